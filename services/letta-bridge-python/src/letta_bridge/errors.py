@@ -1,0 +1,120 @@
+"""What can go wrong in the bridge.
+
+::
+
+    ServiceError                     shared_utils: code, retryable
+    ├── LettaError
+    │   ├── LettaUnavailable         surely not sent: wait, send again
+    │   ├── TurnFateUnknown          may have been stored: look for it first
+    │   ├── AgentGone                404: find it by tag or make a new one
+    │   ├── LettaRejected            sending it again would not help; `cause` names whose fault it is
+    │   └── EmptyAnswer              answered, but said nothing
+    ├── BreakerOpen                  the Letta server is left alone for a while
+    ├── ReplyDeadlineExceeded        the reply budget is used up
+    ├── FallbackUnavailable          memory-python did not answer
+    ├── LeaseLost                    another bridge has this turn now
+    ├── UploadRefused                input_file is outside the upload root, too large, or not text
+    └── SessionStoreError            the session store cannot be read or written
+"""
+
+from __future__ import annotations
+
+from shared_utils.errors import ServiceError
+
+
+class LettaError(ServiceError):
+    """Letta could not do what was asked."""
+
+    code = "letta_error"
+
+
+class LettaUnavailable(LettaError):
+    """Letta did not take the request, so nothing was stored; it can be sent again."""
+
+    code = "letta_unavailable"
+    retryable = True
+
+    def __init__(self, message: str | None = None, *, busy: bool = False, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.busy = busy
+        """True where the server is well but this agent is taken (409): no reason to open the breaker."""
+        self.retry_after = retry_after
+        """Seconds the server asked for, None where it asked for nothing."""
+
+
+class TurnFateUnknown(LettaError):
+    """Letta may or may not have stored the turn; look for its otid before sending it again."""
+
+    code = "turn_fate_unknown"
+    retryable = True
+
+    def __init__(
+        self, message: str | None = None, *, cause: str = "connection_lost", retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.cause = cause
+        """timeout | connection_lost | rate_limited | server_error"""
+        self.retry_after = retry_after
+
+
+class AgentGone(LettaError):
+    """The agent does not exist in Letta (any more)."""
+
+    code = "agent_gone"
+
+
+class LettaRejected(LettaError):
+    """Letta refused the request, and would refuse it again."""
+
+    code = "letta_rejected"
+
+    def __init__(self, message: str | None = None, *, cause: str = "bad_request", status: int = 400) -> None:
+        super().__init__(message)
+        self.cause = cause
+        """bad_request | letta_credentials | model_credentials | insufficient_credits | forbidden | invalid |
+        context_overflow | unknown_model"""
+        self.status = status
+
+
+class EmptyAnswer(LettaError):
+    """Letta answered without an assistant message."""
+
+    code = "empty_answer"
+
+
+class BreakerOpen(ServiceError):
+    """Letta failed several times in a row and is left alone for a while."""
+
+    code = "breaker_open"
+    retryable = True
+
+
+class ReplyDeadlineExceeded(ServiceError):
+    """No answer was ready within the reply budget."""
+
+    code = "reply_deadline"
+
+
+class FallbackUnavailable(ServiceError):
+    """memory-python did not answer in time."""
+
+    code = "fallback_unavailable"
+
+
+class LeaseLost(ServiceError):
+    """Another bridge has taken this turn over; its answer is no longer ours to give."""
+
+    code = "lease_lost"
+
+
+class UploadRefused(ServiceError):
+    """The input file may not be read."""
+
+    code = "upload_refused"
+
+
+class SessionStoreError(ServiceError):
+    """The session store cannot be read or written."""
+
+    code = "session_store"
+    retryable = True

@@ -1,0 +1,7 @@
+"""The request list, its lanes, and the turns in flight."""
+
+from letta_bridge.request_queue.keys import Keys
+from letta_bridge.request_queue.port import Exchange, Outcome, QueueStatus, RequestQueue, Settlement, Turn
+from letta_bridge.request_queue.redis_queue import RedisQueue
+
+__all__ = ["Exchange", "Keys", "Outcome", "QueueStatus", "RedisQueue", "RequestQueue", "Settlement", "Turn"]

@@ -1,0 +1,96 @@
+"""Every Redis key of the bridge; the only place that knows one. docs/architecture.md tells them in prose.
+
+``Q`` is the request list's name. All other keys carry the hash tag ``{Q}``, so that one queue lives in one Cluster
+slot and a script may touch all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one queue. ``script_keys`` is the KEYS of every Lua script, in the order lua/common.lua names."""
+
+    requests: str
+    """List: tasks not taken yet. Foreign producers LPUSH; taken from the right."""
+
+    incoming: str = field(init=False)
+    """List: what the blocking BLMOVE took and no script has routed yet."""
+    lanes: str = field(init=False)
+    """Hash lane → receipt: lanes with a turn in flight."""
+    ready: str = field(init=False)
+    """List of lanes with work and no turn in flight, in the order they will be served (left first)."""
+    turns: str = field(init=False)
+    """Hash receipt → record: turns in flight."""
+    leases: str = field(init=False)
+    """Sorted set receipt → deadline in ms of the Redis server's clock."""
+    replies: str = field(init=False)
+    """Stream, capped: all replies, for late subscribers."""
+    dead: str = field(init=False)
+    """List, newest left: dead letters, a JSON line and then the payload as it came."""
+    counters: str = field(init=False)
+    """Hash: taken, handed_out, redelivered, settled:<outcome>."""
+    bridges: str = field(init=False)
+    """Sorted set of live bridges by last heartbeat in ms."""
+    lane_prefix: str = field(init=False)
+    """+ lane: list of that lane's waiting entries (right first)."""
+    reply_prefix: str = field(init=False)
+    """+ user:task_id: the kept reply, expires."""
+    missed_prefix: str = field(init=False)
+    """+ user: list of turns that the agent does not know yet, oldest left."""
+    fallback_prefix: str = field(init=False)
+    """+ user:task_id: memory-python's answer to a turn handed over, or the tombstone that forbids one; expires."""
+    handed_prefix: str = field(init=False)
+    """+ user:task_id: set once the turn was handed to memory-python; expires."""
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            if name != "requests":
+                suffix = f"{name.removesuffix('_prefix')}:" if name.endswith("_prefix") else name
+                object.__setattr__(self, name, f"{{{self.requests}}}:{suffix}")
+
+    @property
+    def script_keys(self) -> tuple[str, ...]:
+        """KEYS of every script."""
+        return (
+            self.requests,
+            self.incoming,
+            self.lanes,
+            self.ready,
+            self.turns,
+            self.leases,
+            self.replies,
+            self.dead,
+            self.counters,
+            self.bridges,
+            self.lane_prefix,
+            self.reply_prefix,
+            self.missed_prefix,
+        )
+
+    def lane(self, name: str) -> str:
+        """The list of one lane's waiting entries."""
+        return self.lane_prefix + name
+
+    def reply(self, user_id: str, task_id: str) -> str:
+        """Where the reply to a task is kept."""
+        return self.reply_prefix + per_task(user_id, task_id)
+
+    def missed(self, user_id: str) -> str:
+        """The turns a user's agent does not know yet."""
+        return self.missed_prefix + user_id
+
+    def fallback(self, user_id: str, task_id: str) -> str:
+        """Where memory-python leaves its answer to a turn handed over."""
+        return self.fallback_prefix + per_task(user_id, task_id)
+
+    def handed(self, user_id: str, task_id: str) -> str:
+        """The mark of a turn handed over."""
+        return self.handed_prefix + per_task(user_id, task_id)
+
+
+def per_task(user_id: str, task_id: str) -> str:
+    """The part of a key that names a user's task. Colons in the user are escaped: no two users can share a key."""
+    return f"{user_id.replace('%', '%25').replace(':', '%3A')}:{task_id}"

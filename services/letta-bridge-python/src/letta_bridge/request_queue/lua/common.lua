@@ -1,0 +1,71 @@
+-- Shared by every script of the queue; prepended to each before it is loaded.
+--
+-- KEYS (request_queue/keys.py is the only other place that knows them)
+--   1 requests   list    tasks not taken yet, oldest right
+--   2 incoming   list    taken by BLMOVE, not routed yet, oldest right
+--   3 lanes      hash    lane -> receipt of its turn in flight
+--   4 ready      list    lanes with work and no turn in flight, next one left
+--   5 turns      hash    receipt -> record
+--   6 leases     zset    receipt -> deadline (ms, this server's clock)
+--   7 replies    stream  every reply, capped
+--   8 dead       list    dead letters, newest left
+--   9 counters   hash    taken, handed_out, redelivered, settled:<outcome>
+--  10 bridges    zset    bridge -> last heartbeat (ms)
+--  11 lane:      prefix  + lane: list of waiting entries, oldest right
+--  12 reply:     prefix  + user:task_id: the kept reply
+--  13 missed:    prefix  + user: turns the agent does not know yet, oldest left
+--
+-- An entry is a task in a lane:      "<seq> <attempts> <first_ms>\n<payload>"
+--   seq       number of the task over the life of the queue
+--   attempts  how often it was handed to a bridge
+--   first_ms  when it was taken from the request list
+-- A record is a turn in flight:      "<bridge>\n<lane>\n<entry>"
+--
+-- Invariants, each holding between any two commands:
+--   a lane is in `lanes`, or in `ready` exactly once, or has no entry
+--   taken = settled + entries in lanes + records in `turns`
+
+local REQUESTS, INCOMING, LANES, READY, TURNS, LEASES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local REPLIES, DEAD, COUNTERS, BRIDGES = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local LANE, REPLY, MISSED = KEYS[11], KEYS[12], KEYS[13]
+
+local function now_ms()
+    local time = redis.call('TIME')
+    return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function split_record(record)
+    local first = string.find(record, '\n', 1, true)
+    local second = string.find(record, '\n', first + 1, true)
+    return string.sub(record, 1, first - 1), string.sub(record, first + 1, second - 1), string.sub(record, second + 1)
+end
+
+local function split_entry(entry)
+    local seq, attempts, first_ms, start = string.match(entry, '^(%d+) (%d+) (%d+)\n()')
+    return seq, tonumber(attempts), first_ms, string.sub(entry, start)
+end
+
+local function join_entry(seq, attempts, first_ms, payload)
+    return seq .. ' ' .. string.format('%d', attempts) .. ' ' .. first_ms .. '\n' .. payload
+end
+
+-- Ends a turn in flight: its lease goes, and its lane takes its place at the end of `ready` if it has more work.
+local function close_turn(receipt, lane)
+    redis.call('HDEL', TURNS, receipt)
+    redis.call('ZREM', LEASES, receipt)
+    redis.call('HDEL', LANES, lane)
+    if redis.call('EXISTS', LANE .. lane) == 1 then
+        redis.call('RPUSH', READY, lane)
+    end
+end
+
+-- Puts a turn in flight back at the head of its lane, and the lane at the head of `ready`.
+local function give_back(receipt, record, attempts_back)
+    local _, lane, entry = split_record(record)
+    local seq, attempts, first_ms, payload = split_entry(entry)
+    redis.call('HDEL', TURNS, receipt)
+    redis.call('ZREM', LEASES, receipt)
+    redis.call('HDEL', LANES, lane)
+    redis.call('RPUSH', LANE .. lane, join_entry(seq, attempts - attempts_back, first_ms, payload))
+    redis.call('LPUSH', READY, lane)
+end

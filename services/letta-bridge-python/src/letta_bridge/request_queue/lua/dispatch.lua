@@ -1,0 +1,107 @@
+-- dispatch: take over what dead bridges left, route new tasks into lanes, hand out up to `want` turns.
+--
+-- ARGV 1 bridge  2 want  3 intake (tasks routed at most)  4 lease_ms  5 longest lane name in bytes
+--      6 payload bytes handed out at most (a longer one is cut; the whole stays in the record)
+--      7 bridge_ttl_ms (a bridge silent for longer is forgotten)
+-- Returns a list of {receipt, lane, attempts, seq, first_ms, payload, kept reply or false, missed turns}.
+
+local bridge, want, intake, lease_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local longest_lane, longest_payload, bridge_ttl_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local now = now_ms()
+
+-- The user and task id of a payload, as Python's parse_task will read them; nil where they cannot be told here.
+local function read_ids(payload)
+    local ok, task = pcall(cjson.decode, payload)
+    if not ok or type(task) ~= 'table' then
+        return nil
+    end
+    local user, task_id = task.user_id, task.task_id
+    if user == nil or user == cjson.null or user == '' then
+        user = 'anonymous'
+    elseif type(user) == 'number' and user == math.floor(user) and math.abs(user) < 9007199254740992 then
+        user = string.format('%.0f', user)
+    end
+    if type(task_id) == 'number' and task_id == math.floor(task_id) and math.abs(task_id) < 9007199254740992 then
+        task_id = string.format('%.0f', task_id)
+    end
+    if type(user) ~= 'string' or #user > longest_lane or string.find(user, '%c') then
+        return nil
+    end
+    if type(task_id) ~= 'string' or task_id == '' then
+        task_id = nil
+    end
+    return user, task_id
+end
+
+-- What no user can be read from gets one of 64 lanes of its own: a flood of it is worked off side by side.
+local function lane_of(payload, seq)
+    if #payload > longest_payload then
+        return '~' .. (seq % 64)
+    end
+    return read_ids(payload) or ('~' .. (seq % 64))
+end
+
+local function route(payload)
+    local seq = redis.call('HINCRBY', COUNTERS, 'taken', 1)
+    local lane = lane_of(payload, seq)
+    local entry = join_entry(string.format('%d', seq), 0, string.format('%d', now), payload)
+    local waiting = redis.call('LPUSH', LANE .. lane, entry)
+    if waiting == 1 and redis.call('HEXISTS', LANES, lane) == 0 then
+        redis.call('RPUSH', READY, lane)
+    end
+end
+
+local function hand_out(lane)
+    local seq, attempts, first_ms, payload = split_entry(redis.call('RPOP', LANE .. lane))
+    attempts = attempts + 1
+    local receipt = seq .. '-' .. string.format('%d', redis.call('HINCRBY', COUNTERS, 'handed_out', 1))
+    redis.call('HSET', TURNS, receipt, bridge .. '\n' .. lane .. '\n' .. join_entry(seq, attempts, first_ms, payload))
+    redis.call('HSET', LANES, lane, receipt)
+    redis.call('ZADD', LEASES, now + lease_ms, receipt)
+    local kept, missed = false, 0
+    if #payload > longest_payload then
+        payload = string.sub(payload, 1, longest_payload + 1)
+    else
+        local user, task_id = read_ids(payload)
+        if user then
+            missed = redis.call('LLEN', MISSED .. user)
+            if task_id then
+                local escaped = string.gsub(string.gsub(user, '%%', '%%25'), ':', '%%3A')
+                kept = redis.call('GET', REPLY .. escaped .. ':' .. task_id)
+            end
+        end
+    end
+    return { receipt, lane, attempts, seq, first_ms, payload, kept, missed }
+end
+
+redis.call('ZADD', BRIDGES, now, bridge)
+redis.call('ZREMRANGEBYSCORE', BRIDGES, '-inf', now - bridge_ttl_ms)
+
+local expired = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 100)
+for _, receipt in ipairs(expired) do
+    local record = redis.call('HGET', TURNS, receipt)
+    if record then
+        give_back(receipt, record, 0)
+        redis.call('HINCRBY', COUNTERS, 'redelivered', 1)
+    else
+        redis.call('ZREM', LEASES, receipt)
+    end
+end
+
+for _ = 1, intake do
+    local payload = redis.call('RPOP', INCOMING) or redis.call('RPOP', REQUESTS)
+    if not payload then
+        break
+    end
+    route(payload)
+end
+
+local turns = {}
+while #turns < want do
+    local lane = redis.call('LPOP', READY)
+    if not lane then
+        break
+    end
+    turns[#turns + 1] = hand_out(lane)
+end
+return turns

@@ -1,0 +1,14 @@
+-- release: give turns that were not started back to the head of their lanes; no attempt is counted.
+--
+-- ARGV receipts
+-- Returns how many were given back.
+
+local released = 0
+for index = 1, #ARGV do
+    local record = redis.call('HGET', TURNS, ARGV[index])
+    if record then
+        give_back(ARGV[index], record, 1)
+        released = released + 1
+    end
+end
+return released

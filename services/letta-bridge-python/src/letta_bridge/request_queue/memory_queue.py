@@ -1,0 +1,213 @@
+"""The request queue in memory: for tests, and a readable model of what the Lua scripts do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+from letta_bridge.request_queue.port import Exchange, Outcome, QueueStatus, Settlement, Turn
+from letta_bridge.settings import QueueSettings
+from shared_utils.errors import MalformedMessage
+from shared_utils.messages import parse_task
+
+
+@dataclass(slots=True)
+class _Entry:
+    seq: int
+    first_ms: int
+    payload: bytes
+    attempts: int = 0
+
+
+@dataclass(slots=True)
+class _InFlight:
+    bridge: str
+    lane: str
+    entry: _Entry
+    deadline: float
+
+
+@dataclass(slots=True)
+class Shelf:
+    """What several bridges share: the state of one queue. Times are seconds of ``clock``."""
+
+    clock: Callable[[], float]
+    requests: deque[bytes] = field(default_factory=deque)
+    lanes: dict[str, deque[_Entry]] = field(default_factory=dict)
+    ready: deque[str] = field(default_factory=deque)
+    turns: dict[str, _InFlight] = field(default_factory=dict)
+    busy: dict[str, str] = field(default_factory=dict)
+    kept: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    missed: dict[str, list[bytes]] = field(default_factory=dict)
+    replies: list[bytes] = field(default_factory=list)
+    published: list[tuple[str, bytes]] = field(default_factory=list)
+    dead: list[tuple[bytes, bytes]] = field(default_factory=list)
+    counters: Counter[str] = field(default_factory=Counter)
+    bridges: set[str] = field(default_factory=set)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def push(self, payload: bytes) -> None:
+        """What a producer's LPUSH does."""
+        self.requests.append(payload)
+        self.arrived.set()
+
+
+class InMemoryQueue:
+    """One bridge's view of a :class:`Shelf`."""
+
+    def __init__(self, shelf: Shelf, settings: QueueSettings, bridge: str) -> None:
+        self.shelf = shelf
+        self._settings = settings
+        self._bridge = bridge
+
+    async def exchange(self, settlements: Sequence[Settlement], want: int) -> Exchange:
+        """See :class:`RequestQueue`."""
+        settled = [self._settle(one) for one in settlements]
+        return Exchange(settled, self._dispatch(want))
+
+    async def wait(self, timeout: float) -> None:
+        """See :class:`RequestQueue`."""
+        if not self.shelf.requests:
+            self.shelf.arrived.clear()
+            try:
+                await asyncio.wait_for(self.shelf.arrived.wait(), timeout)
+            except TimeoutError:
+                return
+
+    async def renew(self, receipts: Collection[str]) -> set[str]:
+        """See :class:`RequestQueue`."""
+        deadline = self.shelf.clock() + self._settings.lease
+        for receipt in receipts:
+            if receipt in self.shelf.turns:
+                self.shelf.turns[receipt].deadline = deadline
+        return {receipt for receipt in receipts if receipt not in self.shelf.turns}
+
+    async def release(self, receipts: Collection[str]) -> None:
+        """See :class:`RequestQueue`."""
+        for receipt in receipts:
+            if receipt in self.shelf.turns:
+                self.shelf.turns[receipt].entry.attempts -= 1
+                self._give_back(receipt)
+
+    async def release_strays(self, known: Collection[str]) -> int:
+        """See :class:`RequestQueue`."""
+        strays = [
+            receipt
+            for receipt, turn in self.shelf.turns.items()
+            if turn.bridge == self._bridge and receipt not in known
+        ]
+        await self.release(strays)
+        return len(strays)
+
+    async def missed(self, user_id: str) -> list[bytes]:
+        """See :class:`RequestQueue`."""
+        return list(self.shelf.missed.get(user_id, []))
+
+    async def status(self) -> QueueStatus:
+        """See :class:`RequestQueue`."""
+        shelf = self.shelf
+        oldest = min((turn.entry.first_ms for turn in shelf.turns.values()), default=None)
+        return QueueStatus(
+            depth=len(shelf.requests),
+            waiting=sum(len(lane) for lane in shelf.lanes.values()),
+            in_flight=len(shelf.turns),
+            ready_lanes=len(shelf.ready),
+            dead=len(shelf.dead),
+            oldest_age=0 if oldest is None else shelf.clock() - oldest / 1000,
+            bridges=len(shelf.bridges),
+            counters=dict(shelf.counters),
+        )
+
+    async def close(self) -> None:
+        """See :class:`RequestQueue`."""
+
+    def _dispatch(self, want: int) -> list[Turn]:
+        shelf = self.shelf
+        shelf.bridges.add(self._bridge)
+        for receipt in [receipt for receipt, turn in shelf.turns.items() if turn.deadline <= shelf.clock()]:
+            self._give_back(receipt)
+            shelf.counters["redelivered"] += 1
+        while shelf.requests:
+            self._route(shelf.requests.popleft())
+        turns: list[Turn] = []
+        while len(turns) < want and shelf.ready:
+            turns.append(self._hand_out(shelf.ready.popleft()))
+        return turns
+
+    def _route(self, payload: bytes) -> None:
+        shelf = self.shelf
+        shelf.counters["taken"] += 1
+        seq = shelf.counters["taken"]
+        try:
+            lane = parse_task(payload, self._settings.limits).user_id
+        except MalformedMessage:
+            lane = f"~{seq % 64}"
+        waiting = shelf.lanes.setdefault(lane, deque())
+        waiting.append(_Entry(seq, int(shelf.clock() * 1000), payload))
+        if len(waiting) == 1 and lane not in shelf.busy:
+            shelf.ready.append(lane)
+
+    def _hand_out(self, lane: str) -> Turn:
+        shelf = self.shelf
+        entry = shelf.lanes[lane].popleft()
+        if not shelf.lanes[lane]:
+            del shelf.lanes[lane]
+        entry.attempts += 1
+        shelf.counters["handed_out"] += 1
+        receipt = f"{entry.seq}-{shelf.counters['handed_out']}"
+        shelf.turns[receipt] = _InFlight(self._bridge, lane, entry, shelf.clock() + self._settings.lease)
+        shelf.busy[lane] = receipt
+        kept, missed = self._known_of(entry.payload)
+        cut = entry.payload[: self._settings.max_payload_bytes + 1]
+        return Turn(receipt, lane, entry.attempts, entry.seq, entry.first_ms, cut, kept, missed)
+
+    def _known_of(self, payload: bytes) -> tuple[bytes | None, int]:
+        try:
+            task = parse_task(payload, self._settings.limits)
+        except MalformedMessage:
+            return None, 0
+        return self.shelf.kept.get((task.user_id, task.task_id)), len(self.shelf.missed.get(task.user_id, []))
+
+    def _settle(self, end: Settlement) -> bool:
+        shelf = self.shelf
+        turn = shelf.turns.get(end.receipt)
+        if turn is None:
+            return False
+        if end.reply is not None:
+            if end.user_id and end.task_id:
+                shelf.kept[end.user_id, end.task_id] = end.reply
+            if end.outcome is not Outcome.REPEATED:
+                shelf.replies.append(end.reply)
+            if end.publish:
+                shelf.published.append((self._settings.responses, end.reply))
+        if end.task_response is not None and end.publish and end.task_id:
+            shelf.published.append((self._settings.task_response + end.task_id, end.task_response))
+        self._change_missed(end)
+        if end.dead is not None:
+            json.loads(end.dead)
+            shelf.dead.insert(0, (end.dead, turn.entry.payload))
+        shelf.counters[f"settled:{end.outcome}"] += 1
+        self._close(end.receipt)
+        if turn.lane in shelf.lanes:
+            shelf.ready.append(turn.lane)
+        return True
+
+    def _change_missed(self, end: Settlement) -> None:
+        if end.missed is not None:
+            kept = [*self.shelf.missed.get(end.user_id, []), end.missed]
+            self.shelf.missed[end.user_id] = kept[-self._settings.missed_kept :]
+        elif end.told_missed:
+            self.shelf.missed.pop(end.user_id, None)
+
+    def _close(self, receipt: str) -> _InFlight:
+        turn = self.shelf.turns.pop(receipt)
+        del self.shelf.busy[turn.lane]
+        return turn
+
+    def _give_back(self, receipt: str) -> None:
+        turn = self._close(receipt)
+        self.shelf.lanes.setdefault(turn.lane, deque()).appendleft(turn.entry)
+        self.shelf.ready.appendleft(turn.lane)

@@ -1,0 +1,136 @@
+"""The request queue as the bridge sees it: turns come out, settlements go in.
+
+Two adapters pass one contract suite: ``redis_queue.py`` (the real one) and ``memory_queue.py`` (for tests).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+class Outcome(StrEnum):
+    """How a task ended; each ends in exactly one of these."""
+
+    LETTA = "letta"
+    """Its agent answered."""
+    MEMORY = "memory"
+    """memory-python answered."""
+    ERROR = "error"
+    """An error reply told why not."""
+    REPEATED = "repeated"
+    """The same task was answered before; the kept reply was sent again."""
+    DEAD = "dead"
+    """It cannot be worked off; it lies in the dead letters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One task, handed to this bridge under a lease."""
+
+    receipt: str
+    """Fencing token: every later word about this turn must carry it."""
+    lane: str
+    attempts: int
+    """How often it was handed out, this time included."""
+    seq: int
+    """Number of the task over the life of the queue; with ``first_ms`` unique for ever."""
+    first_ms: int
+    """When it was taken from the request list, ms of the Redis server's clock."""
+    payload: bytes
+    """As the producer pushed it; cut just above the size limit where it is larger."""
+    kept_reply: bytes | None = None
+    """The reply to an earlier task of this user with the same id."""
+    missed: int = 0
+    """How many turns this user's agent does not know yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The end of a turn, and everything that has to change together with it."""
+
+    receipt: str
+    outcome: Outcome
+    user_id: str = ""
+    task_id: str = ""
+    """Empty where the task named none that can be read: then nothing is kept or sent per task."""
+    reply: bytes | None = None
+    """JSON for the responses channel."""
+    task_response: bytes | None = None
+    """JSON for ``task_response:{task_id}``."""
+    publish: bool = True
+    """False where memory-python has published already and the reply is only to be kept."""
+    told_missed: bool = False
+    """The agent has now been told every missed turn of this user."""
+    missed: bytes | None = None
+    """A turn the agent does not know yet, JSON."""
+    dead: bytes | None = None
+    """One line of JSON: why the task is a dead letter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What one round trip brought: which settlements counted, and new turns."""
+
+    settled: list[bool] = field(default_factory=list)
+    """One per settlement, in order; False where the lease was lost, or where an earlier try had got through."""
+    turns: list[Turn] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """The queue at one moment, over all bridges."""
+
+    depth: int
+    """Tasks not taken yet."""
+    waiting: int
+    """Tasks taken and waiting in lanes."""
+    in_flight: int
+    ready_lanes: int
+    dead: int
+    oldest_age: float
+    """Seconds the oldest turn in flight has been with the bridges; 0 where there is none."""
+    bridges: int
+    counters: dict[str, int]
+
+
+class RequestQueue(Protocol):
+    """A queue of tasks, handed out as turns.
+
+    Every method may raise one of ``shared_utils.redis_connection.CONNECTION_ERRORS`` and may then be repeated: a
+    settlement that had got through is refused the second time, a turn handed out to nobody returns with its lease.
+    """
+
+    async def exchange(self, settlements: Sequence[Settlement], want: int) -> Exchange:
+        """End turns and take up to ``want`` new ones, in one round trip."""
+        ...
+
+    async def wait(self, timeout: float) -> None:
+        """Block until a task arrives or ``timeout`` seconds are over. Must not be cancelled half-way."""
+        ...
+
+    async def renew(self, receipts: Collection[str]) -> set[str]:
+        """Extend leases; returns the receipts that are lost."""
+        ...
+
+    async def release(self, receipts: Collection[str]) -> None:
+        """Give back turns that were not started."""
+        ...
+
+    async def release_strays(self, known: Collection[str]) -> int:
+        """Give back turns handed to this bridge whose hand-out got lost with a connection; returns how many."""
+        ...
+
+    async def missed(self, user_id: str) -> list[bytes]:
+        """The turns this user's agent does not know yet, oldest first."""
+        ...
+
+    async def status(self) -> QueueStatus:
+        """The queue at this moment."""
+        ...
+
+    async def close(self) -> None:
+        """Give back connections."""
+        ...

@@ -1,0 +1,158 @@
+"""The request queue on Redis or Valkey. What a script does stands in ``lua/``; here is how it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from typing import Any, Final, cast
+
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from letta_bridge.request_queue.keys import Keys, per_task
+from letta_bridge.request_queue.port import Exchange, QueueStatus, Settlement, Turn
+from letta_bridge.request_queue.scripts import Argument, Script, ScriptRunner
+from letta_bridge.settings import QueueSettings
+from shared_utils.redis_connection import RedisClient
+
+_INTAKE: Final = 512
+"""Tasks routed per dispatch at most: bounds how long Redis is busy with one call."""
+_BRIDGE_TTL_MS: Final = 60_000
+_UTF8_BYTES: Final = 4
+"""Bytes a character has at most."""
+
+_DISPATCH: Final = Script.read("dispatch")
+_SETTLE: Final = Script.read("settle")
+_RENEW: Final = Script.read("renew")
+_RELEASE: Final = Script.read("release")
+
+
+class RedisQueue:
+    """One queue, seen by one bridge.
+
+    Args:
+        client: for scripts.
+        blocking: for the blocking pop; a client of its own, whose timeout is longer than any ``wait``.
+        settings: names, lease and limits.
+        bridge: this bridge's name, unique among all bridges.
+    """
+
+    def __init__(self, client: RedisClient, blocking: RedisClient, settings: QueueSettings, bridge: str) -> None:
+        self._client = client
+        self._blocking = blocking
+        self._settings = settings
+        self._bridge = bridge
+        self.keys = Keys(settings.requests)
+        self._scripts = ScriptRunner(client, self.keys.script_keys)
+        self._lease_ms = int(settings.lease * 1000)
+
+    async def exchange(self, settlements: Sequence[Settlement], want: int) -> Exchange:
+        """See :class:`RequestQueue`."""
+        calls: list[tuple[Script, Sequence[Argument]]] = [(_SETTLE, self._settle_args(one)) for one in settlements]
+        calls.append((_DISPATCH, self._dispatch_args(want)))
+        *settled, turns = await self._scripts.run_all(calls)
+        return Exchange([result == 1 for result in settled], [_turn(row) for row in turns])
+
+    async def wait(self, timeout: float) -> None:
+        """See :class:`RequestQueue`."""
+        try:
+            await self._blocking.blmove(self.keys.requests, self.keys.incoming, timeout, "RIGHT", "LEFT")  # type: ignore[arg-type]  # fractions are fine since Redis 6
+        except RedisTimeoutError:
+            # The socket gave up before Redis did; the connection is dropped, nothing is lost.
+            return
+
+    async def renew(self, receipts: Collection[str]) -> set[str]:
+        """See :class:`RequestQueue`."""
+        if not receipts:
+            return set()
+        lost = await self._scripts.run(_RENEW, self._lease_ms, *receipts)
+        return {receipt.decode() for receipt in lost}
+
+    async def release(self, receipts: Collection[str]) -> None:
+        """See :class:`RequestQueue`."""
+        if receipts:
+            await self._scripts.run(_RELEASE, *receipts)
+
+    async def release_strays(self, known: Collection[str]) -> int:
+        """See :class:`RequestQueue`."""
+        mine = f"{self._bridge}\n".encode()
+        strays = []
+        async for receipt, record in cast(
+            "AsyncIterator[tuple[bytes, bytes]]", self._client.hscan_iter(self.keys.turns, count=500)
+        ):
+            if record.startswith(mine) and receipt.decode() not in known:
+                strays.append(receipt.decode())
+        await self.release(strays)
+        return len(strays)
+
+    async def missed(self, user_id: str) -> list[bytes]:
+        """See :class:`RequestQueue`."""
+        return cast("list[bytes]", await self._client.lrange(self.keys.missed(user_id), 0, -1))
+
+    async def status(self) -> QueueStatus:
+        """See :class:`RequestQueue`. Reads only; each figure is exact, together they are a moment apart."""
+        client, keys = self._client, self.keys
+        counts = cast("dict[bytes, bytes]", await client.hgetall(keys.counters))
+        counters = {name.decode(): int(count) for name, count in counts.items()}
+        depth = await client.llen(keys.requests) + await client.llen(keys.incoming)
+        in_flight = await client.hlen(keys.turns)
+        settled = sum(count for name, count in counters.items() if name.startswith("settled:"))
+        seconds, micros = await client.time()
+        now_ms = seconds * 1000 + micros // 1000
+        oldest_ms = now_ms
+        for receipt in cast("list[bytes]", await client.zrange(keys.leases, 0, 0)):
+            record = cast("bytes | None", await client.hget(keys.turns, receipt.decode()))
+            if record:
+                oldest_ms = int(record.split(b"\n", 3)[2].split(b" ")[2])
+        return QueueStatus(
+            depth=depth,
+            waiting=max(0, counters.get("taken", 0) - settled - in_flight),
+            in_flight=in_flight,
+            ready_lanes=await client.llen(keys.ready),
+            dead=await client.llen(keys.dead),
+            oldest_age=max(0, now_ms - oldest_ms) / 1000,
+            bridges=await client.zcount(keys.bridges, now_ms - _BRIDGE_TTL_MS, "+inf"),
+            counters=counters,
+        )
+
+    async def close(self) -> None:
+        """See :class:`RequestQueue`."""
+        await self._client.aclose()
+        await self._blocking.aclose()
+
+    def _dispatch_args(self, want: int) -> tuple[Argument, ...]:
+        settings = self._settings
+        longest_lane = settings.max_id_length * _UTF8_BYTES
+        return (self._bridge, want, _INTAKE, self._lease_ms, longest_lane, settings.max_payload_bytes, _BRIDGE_TTL_MS)
+
+    def _settle_args(self, end: Settlement) -> tuple[Argument, ...]:
+        settings = self._settings
+        addressed = bool(end.task_id)
+        missed_user = end.user_id if end.told_missed or end.missed is not None else ""
+        return (
+            end.receipt,
+            end.outcome.value,
+            end.reply or b"",
+            settings.responses if end.publish else "",
+            (end.task_response or b"") if end.publish and addressed else b"",
+            settings.task_response + end.task_id,
+            per_task(end.user_id, end.task_id) if addressed and end.user_id else "",
+            int(settings.reply_ttl * 1000),
+            settings.replies_kept,
+            missed_user,
+            end.missed or b"",
+            settings.missed_kept,
+            end.dead or b"",
+        )
+
+
+def _turn(row: Sequence[Any]) -> Turn:
+    receipt, lane, attempts, seq, first_ms, payload, kept, missed = row
+    return Turn(
+        receipt=receipt.decode(),
+        lane=lane.decode(errors="replace"),
+        attempts=attempts,
+        seq=int(seq),
+        first_ms=int(first_ms),
+        payload=payload,
+        kept_reply=kept or None,
+        missed=missed,
+    )

@@ -1,0 +1,185 @@
+"""Everything the bridge can be told. config.json holds the same names; docs/configuration.md is made from this."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, SecretStr
+
+from shared_utils.messages import Limits
+from shared_utils.settings import Loaded, LogSettings, RedisSettings, Section, TextList, load, setting
+
+Route = Literal["letta", "memory-python"]
+
+MEMORY_TOOLS: Final = ("memory_insert", "memory_replace", "conversation_search", "archival_memory_insert",
+                       "archival_memory_search")  # fmt: skip
+"""Tools an agent may have: they read and write its own memory, and reach neither code nor network."""
+
+
+class QueueSettings(Section):
+    """The request list and what goes back."""
+
+    requests: str = setting("letta_requests", "LETTA_REQUESTS", doc="list the tasks come from", pattern=r"^[^{}\s]+$")
+    responses: str = setting("letta_responses", "LETTA_RESPONSES", doc="channel the replies are published on")
+    task_response: str = setting("task_response:", doc="+ task id: channel of one task's reply")
+    max_concurrent_requests: int = setting(
+        256, "MAX_CONCURRENT_REQUESTS", doc="turns this bridge holds at once", ge=1, le=100_000
+    )
+    lease: float = setting(30.0, "LEASE_SECONDS", doc="seconds after which a dead bridge's turns are taken over", ge=1)
+    reply_ttl: float = setting(3600.0, "REPLY_TTL", doc="seconds a reply is kept by task id", ge=1)
+    replies_kept: int = setting(10_000, doc="replies in the stream for late subscribers", ge=1)
+    missed_kept: int = setting(200, doc="turns kept per user for an agent that does not know them yet", ge=1)
+    max_deliveries: int = setting(5, doc="hand-outs after which a task is a dead letter", ge=1)
+    max_payload_bytes: int = setting(262_144, doc="size of a task at most", ge=1024)
+    max_depth: int = setting(16, doc="nesting of a task at most", ge=2)
+    max_id_length: int = setting(256, doc="characters of a task id or user id at most", ge=8, le=1024)
+    shutdown_grace: float = setting(20.0, "SHUTDOWN_GRACE", doc="seconds running turns have to end on SIGTERM", ge=0)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of one task."""
+        return Limits(payload_bytes=self.max_payload_bytes, depth=self.max_depth, id_length=self.max_id_length)
+
+
+class BreakerSettings(Section):
+    """When a Letta server is left alone."""
+
+    failures: int = setting(5, doc="failures in a row that open it", ge=1)
+    open_seconds: float = setting(5.0, doc="seconds it stays open at first; doubled each time up to a minute", gt=0)
+
+
+class LettaSettings(Section):
+    """Letta, and what to do without it."""
+
+    enabled: bool = setting(True, "LETTA_ENABLED", doc="false: memory-python answers everything")
+    fallback_to_memory: bool = setting(True, "LETTA_FALLBACK", doc="memory-python answers where Letta cannot")
+    memory_type_routing: dict[str, Route] = setting(
+        {"permanent": "letta", "temporary": "memory-python"}, doc="who answers which meta.memory_type"
+    )
+    api_urls: TextList = setting(
+        ("http://localhost:8283",), "LETTA_API_URL", doc="Letta servers over one database (comma-separated)"
+    )
+    api_key: SecretStr | None = setting(None, "LETTA_API_KEY", doc="Letta's server password")
+    timeout: float = setting(60.0, "LETTA_TIMEOUT", doc="seconds one call to Letta may take", gt=0)
+    retry_attempts: int = setting(3, "LETTA_RETRY_ATTEMPTS", doc="further tries after a failed one", ge=0)
+    reply_deadline: float = setting(
+        90.0, "REPLY_DEADLINE", doc="seconds a turn has for a reply, retries included; then memory-python", gt=0
+    )
+    turn_limit: float = setting(
+        300.0, doc="seconds a turn may still run in Letta while its user's next one waits; then it is cancelled", gt=0
+    )
+    breaker: BreakerSettings = BreakerSettings()
+
+
+class PersonaSettings(Section):
+    """The first memory of an agent, as templates in the user's language."""
+
+    persona: dict[str, str] = setting(
+        {
+            "zh": "我是一个记得用户的聊天伙伴。我用用户的语言回答,并用这种语言记下用户告诉我的事。",
+            "en": "I am a chat companion who remembers its user. I answer and take notes in the user's language.",
+        },
+        doc="language → first value of the block 'persona'",
+    )
+    human: dict[str, str] = setting(
+        {"zh": "关于这位用户,我目前知道的:", "en": "What I know about this user so far:"},
+        doc="language → first value of the block 'human'",
+    )
+
+
+class AgentSettings(Section):
+    """What a new agent is made of."""
+
+    model: str = setting("openai/gpt-4o-mini", "LETTA_MODEL", doc="Letta handle of the model")
+    embedding: str | None = setting(
+        "openai/text-embedding-3-small", "LETTA_EMBEDDING", doc="Letta handle of the embedding model"
+    )
+    agent_type: str = setting("letta_v1_agent", "LETTA_AGENT_TYPE", doc="Letta's agent type")
+    language: str = setting("zh", "LETTA_AGENT_LANGUAGE", doc="language of a new agent where meta.lang says nothing")
+    context_window: int | None = setting(None, doc="tokens; empty leaves it to Letta", ge=4096)
+    block_limit: int = setting(5000, doc="characters of a memory block", ge=200)
+    tools: TextList = setting(MEMORY_TOOLS[:3], doc=f"any of {', '.join(MEMORY_TOOLS)}")
+    personas: dict[str, PersonaSettings] = setting(
+        {"default": PersonaSettings()}, doc="name → its templates; meta.persona chooses, 'default' answers otherwise"
+    )
+
+    def model_post_init(self, _context: object) -> None:
+        """Refuse tools that reach beyond memory."""
+        others = [tool for tool in self.tools if tool not in MEMORY_TOOLS]
+        if others:
+            raise ValueError(f"{', '.join(others)}: an agent of the bridge may only have {', '.join(MEMORY_TOOLS)}")
+        if "default" not in self.personas:
+            raise ValueError("personas needs one named 'default'")
+
+
+class FallbackSettings(Section):
+    """How to reach memory-python."""
+
+    queue: str = setting("user_input_queue", doc="list memory-python reads")
+    timeout: float = setting(15.0, "FALLBACK_TIMEOUT", doc="seconds memory-python has for an answer", gt=0)
+    told_turns: int = setting(20, doc="missed turns told to the agent word for word", ge=1)
+    told_characters: int = setting(8000, doc="characters of missed turns told at most", ge=500)
+
+
+class SessionSettings(Section):
+    """Where it is kept which agent is whose."""
+
+    file: str = setting("sessions.db", doc="SQLite file below the data directory")
+    cached: int = setting(50_000, doc="sessions kept in memory", ge=1)
+
+
+class UploadSettings(Section):
+    """What input_file may name."""
+
+    root: str = setting("uploads", "UPLOAD_ROOT", doc="directory; relative to the data directory")
+    max_bytes: int = setting(262_144, doc="size of a file at most", ge=1)
+
+
+class HttpSettings(Section):
+    """The bridge's own HTTP port."""
+
+    host: str = setting("127.0.0.1", "BRIDGE_HTTP_HOST", doc="address to bind")
+    port: int = setting(8290, "BRIDGE_HTTP_PORT", doc="port to bind; 0 takes a free one", ge=0, lt=65536)
+    data_dir: str = setting("data", "DATA_DIR", doc="run-time data")
+
+
+class BridgeSettings(BaseModel):
+    """All of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    redis: RedisSettings = RedisSettings()
+    logs: LogSettings = LogSettings()
+    queue: QueueSettings = QueueSettings()
+    letta: LettaSettings = LettaSettings()
+    agents: AgentSettings = AgentSettings()
+    fallback: FallbackSettings = FallbackSettings()
+    sessions: SessionSettings = SessionSettings()
+    uploads: UploadSettings = UploadSettings()
+    bridge: HttpSettings = HttpSettings()
+
+    @property
+    def data_dir(self) -> Path:
+        """Where run-time data lies."""
+        return Path(self.bridge.data_dir)
+
+
+def read_settings(
+    config: Path | None = None, *, environ: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None
+) -> Loaded[BridgeSettings]:
+    """The bridge's settings.
+
+    Args:
+        config: config.json; by default what LETTA_BRIDGE_CONFIG names, else ./config.json.
+        environ: the environment, by default this process's.
+        flags: dotted path → value, from the command line.
+
+    Raises:
+        SettingsError: one sentence for the operator.
+    """
+    environ = os.environ if environ is None else environ
+    path = config or Path(environ.get("LETTA_BRIDGE_CONFIG") or "config.json")
+    return load(BridgeSettings, config=path, environ=environ, flags=flags)

@@ -1,0 +1,329 @@
+"""One suite, two queues: the scripts on a real Redis, and the in-memory model of them."""
+
+from __future__ import annotations
+
+import json
+import uuid
+
+import pytest
+
+from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
+from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
+from letta_bridge.settings import QueueSettings
+from shared_utils.redis_connection import connect
+from shared_utils.settings import RedisSettings
+
+
+class InMemoryRig:
+    """Producers and bridges around a queue in memory."""
+
+    def __init__(self, settings):
+        self.settings = settings
+        self.time = 1_000.0
+        self.shelf = Shelf(clock=lambda: self.time)
+
+    def bridge(self, name):
+        return InMemoryQueue(self.shelf, self.settings, name)
+
+    async def push(self, *payloads):
+        for payload in payloads:
+            self.shelf.push(payload)
+
+    async def expire_leases(self):
+        self.time += self.settings.lease + 1
+
+    async def dead(self):
+        return [(json.loads(reason), payload) for reason, payload in self.shelf.dead]
+
+    async def replies(self):
+        return list(self.shelf.replies)
+
+    async def close(self):
+        pass
+
+
+class RedisRig:
+    """The same around a real one."""
+
+    def __init__(self, settings, url):
+        self.settings = settings
+        self.url = url
+        self.client = connect(RedisSettings(url=url), name="rig")
+        self.bridges = []
+
+    def bridge(self, name):
+        settings = RedisSettings(url=self.url)
+        queue = RedisQueue(connect(settings, name=name), connect(settings, name=name), self.settings, name)
+        self.bridges.append(queue)
+        return queue
+
+    @property
+    def keys(self):
+        return self.bridge("keys").keys
+
+    async def push(self, *payloads):
+        for payload in payloads:
+            await self.client.lpush(self.settings.requests, payload)
+
+    async def expire_leases(self):
+        leases = self.keys.leases
+        for receipt in await self.client.zrange(leases, 0, -1):
+            await self.client.zadd(leases, {receipt: 1})
+
+    async def dead(self):
+        letters = await self.client.lrange(self.keys.dead, 0, -1)
+        return [(json.loads(letter.partition(b"\n")[0]), letter.partition(b"\n")[2]) for letter in letters]
+
+    async def replies(self):
+        return [fields[b"reply"] for _, fields in await self.client.xrange(self.keys.replies)]
+
+    async def close(self):
+        await self.client.aclose()
+        for bridge in self.bridges:
+            await bridge.close()
+
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.integration)])
+async def rig(request):
+    settings = QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}", max_payload_bytes=1024, missed_kept=3)
+    if request.param == "memory":
+        rig = InMemoryRig(settings)
+    else:
+        rig = RedisRig(settings, request.getfixturevalue("redis_url"))
+    yield rig
+    await rig.close()
+
+
+def task(user, task_id, **fields):
+    return json.dumps({"task_id": task_id, "user_id": user, "content": "你好", **fields}).encode()
+
+
+def answered(turn, user="ada", task_id="t1", **fields):
+    return Settlement(
+        turn.receipt,
+        Outcome.LETTA,
+        user_id=user,
+        task_id=task_id,
+        reply=b'{"response_text":"hi"}',
+        task_response=b'{"text":"hi"}',
+        **fields,
+    )
+
+
+async def settle(queue, *settlements, want=0):
+    return await queue.exchange(settlements, want)
+
+
+async def test_takes_in_arrival_order(rig):
+    queue = rig.bridge("a")
+    await rig.push(task("ada", "1"), task("bo", "2"), task("cy", "3"))
+    turns = (await queue.exchange([], 10)).turns
+    assert [json.loads(turn.payload)["task_id"] for turn in turns] == ["1", "2", "3"]
+    assert [turn.attempts for turn in turns] == [1, 1, 1]
+
+
+async def test_one_turn_of_a_user_at_a_time_over_all_bridges(rig):
+    first, second = rig.bridge("a"), rig.bridge("b")
+    await rig.push(task("ada", "1"), task("ada", "2"))
+    (turn,) = (await first.exchange([], 10)).turns
+    assert (await second.exchange([], 10)).turns == []
+    await settle(first, answered(turn, task_id="1"))
+    (following,) = (await second.exchange([], 10)).turns
+    assert json.loads(following.payload)["task_id"] == "2"
+
+
+async def test_a_flood_of_one_user_delays_others_by_a_round_at_most(rig):
+    queue = rig.bridge("a")
+    await rig.push(*[task("flood", f"f{index}") for index in range(50)], task("quiet", "q"))
+    served = []
+    turns = (await queue.exchange([], 1)).turns
+    while turns:
+        served.append(json.loads(turns[0].payload)["task_id"])
+        turns = (await settle(queue, answered(turns[0], turns[0].lane, served[-1]), want=1)).turns
+    assert served.index("q") <= 2
+    assert [name for name in served if name != "q"] == [f"f{index}" for index in range(50)]
+
+
+async def test_hands_out_no_more_than_wanted(rig):
+    queue = rig.bridge("a")
+    await rig.push(*[task(f"user{index}", str(index)) for index in range(5)])
+    assert len((await queue.exchange([], 2)).turns) == 2
+    assert len((await queue.exchange([], 0)).turns) == 0
+    assert len((await queue.exchange([], 9)).turns) == 3
+
+
+async def test_settling_twice_counts_once(rig):
+    queue = rig.bridge("a")
+    await rig.push(task("ada", "t1"))
+    (turn,) = (await queue.exchange([], 1)).turns
+    assert (await settle(queue, answered(turn), answered(turn))).settled == [True, False]
+    assert (await rig.replies()) == [b'{"response_text":"hi"}']
+    assert (await queue.status()).counters["settled:letta"] == 1
+
+
+async def test_a_dead_bridges_turn_is_taken_over_and_its_late_answer_refused(rig):
+    dying, other = rig.bridge("a"), rig.bridge("b")
+    await rig.push(task("ada", "t1"), task("ada", "t2"))
+    (turn,) = (await dying.exchange([], 1)).turns
+    assert (await other.exchange([], 1)).turns == []
+    await rig.expire_leases()
+    (again,) = (await other.exchange([], 1)).turns
+    assert (again.payload, again.attempts, again.seq) == (turn.payload, 2, turn.seq)
+    assert again.receipt != turn.receipt
+    assert (await settle(dying, answered(turn))).settled == [False]
+    assert (await settle(other, answered(again))).settled == [True]
+    assert len(await rig.replies()) == 1
+    assert (await other.status()).counters["redelivered"] == 1
+
+
+async def test_renewing_keeps_a_lease_and_tells_what_is_lost(rig):
+    queue = rig.bridge("a")
+    await rig.push(task("ada", "t1"))
+    (turn,) = (await queue.exchange([], 1)).turns
+    assert await queue.renew([turn.receipt, "9-9"]) == {"9-9"}
+    await rig.expire_leases()
+    assert await queue.renew([turn.receipt]) == set()
+    assert (await queue.exchange([], 1)).turns == []
+
+
+async def test_released_turns_return_to_the_head_of_their_lane_uncounted(rig):
+    queue = rig.bridge("a")
+    await rig.push(task("ada", "1"), task("ada", "2"))
+    (turn,) = (await queue.exchange([], 1)).turns
+    await queue.release([turn.receipt])
+    (again,) = (await queue.exchange([], 1)).turns
+    assert (json.loads(again.payload)["task_id"], again.attempts) == ("1", 1)
+
+
+async def test_strays_are_given_back(rig):
+    queue = rig.bridge("a")
+    other = rig.bridge("b")
+    await rig.push(task("ada", "1"), task("bo", "2"), task("cy", "3"))
+    kept, _lost = (await queue.exchange([], 2)).turns
+    await other.exchange([], 1)
+    assert await queue.release_strays({kept.receipt}) == 1
+    assert [json.loads(turn.payload)["task_id"] for turn in (await queue.exchange([], 5)).turns] == ["2"]
+
+
+async def test_a_repeated_task_id_comes_with_its_kept_reply_for_the_same_user_only(rig):
+    queue = rig.bridge("a")
+    await rig.push(task("a:b", "t1"), task("a", "b:t1"), task("a:b", "t1"))
+    turns = (await queue.exchange([], 5)).turns
+    assert [turn.kept_reply for turn in turns] == [None, None]
+    await settle(queue, answered(turns[0], user="a:b"))
+    (repeated,) = (await queue.exchange([], 5)).turns
+    assert repeated.kept_reply == b'{"response_text":"hi"}'
+    await rig.push(task("a", "b:t1"))
+    await queue.release([turns[1].receipt])
+    (stranger,) = (await queue.exchange([], 1)).turns
+    assert stranger.kept_reply is None
+
+
+@pytest.mark.parametrize("user", ["anonymous", "小明", "100%", "a b"])
+async def test_kept_replies_are_found_for_any_spelling(rig, user):
+    queue = rig.bridge("a")
+    await rig.push(task(user, "t1"), task(user, "t1"))
+    (turn,) = (await queue.exchange([], 5)).turns
+    await settle(queue, answered(turn, user=user))
+    (repeated,) = (await queue.exchange([], 5)).turns
+    assert repeated.kept_reply is not None
+
+
+async def test_numbers_and_texts_name_the_same_user(rig):
+    queue = rig.bridge("a")
+    await rig.push(b'{"user_id":1234567890123456,"task_id":7}', b'{"user_id":"1234567890123456","task_id":"7"}')
+    (turn,) = (await queue.exchange([], 5)).turns
+    assert turn.lane == "1234567890123456"
+    await settle(queue, answered(turn, user="1234567890123456", task_id="7"))
+    (repeated,) = (await queue.exchange([], 5)).turns
+    assert repeated.kept_reply is not None
+
+
+async def test_tasks_without_a_user_share_the_anonymous_lane(rig):
+    queue = rig.bridge("a")
+    await rig.push(b'{"content":"1"}', b'{"user_id":null,"content":"2"}', b'{"user_id":"","content":"3"}')
+    assert [turn.lane for turn in (await queue.exchange([], 5)).turns] == ["anonymous"]
+
+
+async def test_missed_turns_are_kept_bounded_and_forgotten_once_told(rig):
+    queue = rig.bridge("a")
+    await rig.push(*[task("ada", f"t{index}") for index in range(6)])
+    for index in range(5):
+        (turn,) = (await queue.exchange([], 1)).turns
+        assert turn.missed == min(index, 3)
+        await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=b'{"n":%d}' % index))
+    assert await queue.missed("ada") == [b'{"n":2}', b'{"n":3}', b'{"n":4}']
+    (turn,) = (await queue.exchange([], 1)).turns
+    await settle(queue, answered(turn, task_id="t5", told_missed=True))
+    assert await queue.missed("ada") == []
+
+
+async def test_dead_letters_keep_the_payload_to_the_byte(rig):
+    queue = rig.bridge("a")
+    payload = b'\xff\x00{"task_id": broken\n\r\n'
+    await rig.push(payload)
+    (turn,) = (await queue.exchange([], 1)).turns
+    assert turn.payload == payload
+    await settle(queue, Settlement(turn.receipt, Outcome.DEAD, dead=b'{"code":"malformed"}'))
+    assert await rig.dead() == [({"code": "malformed"}, payload)]
+    assert (await queue.status()).dead == 1
+
+
+async def test_an_oversized_payload_is_cut_on_the_way_and_whole_in_the_dead_letters(rig):
+    queue = rig.bridge("a")
+    await rig.push(b"x" * 5000)
+    (turn,) = (await queue.exchange([], 1)).turns
+    assert turn.payload == b"x" * 1025
+    await settle(queue, Settlement(turn.receipt, Outcome.DEAD, dead=b"{}"))
+    assert (await rig.dead())[0][1] == b"x" * 5000
+
+
+async def test_hostile_payloads_do_not_share_one_lane(rig):
+    queue = rig.bridge("a")
+    await rig.push(*[b"[" * 900 for _ in range(20)], b"null", b"3", b'{"user_id":[]}', b'{"user_id":"a\\nb"}', b"")
+    assert len((await queue.exchange([], 100)).turns) == 25
+
+
+async def test_everything_taken_is_settled_waiting_or_in_flight(rig):
+    queue = rig.bridge("a")
+    await rig.push(*[task(f"user{index % 3}", str(index)) for index in range(10)])
+    turns = (await queue.exchange([], 2)).turns
+    await settle(queue, answered(turns[0], turns[0].lane, "0"))
+    status = await queue.status()
+    assert (status.depth, status.waiting, status.in_flight) == (0, 8, 1)
+    assert status.counters["taken"] == status.waiting + status.in_flight + status.counters["settled:letta"]
+
+
+async def test_wait_returns_when_a_task_arrives(rig):
+    queue = rig.bridge("a")
+    await queue.wait(0.05)
+    await rig.push(task("ada", "1"))
+    await queue.wait(5)
+    (turn,) = (await queue.exchange([], 1)).turns
+    assert json.loads(turn.payload)["task_id"] == "1"
+
+
+@pytest.mark.integration
+async def test_scripts_are_loaded_again_after_script_flush(redis_url):
+    rig = RedisRig(QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}"), redis_url)
+    queue = rig.bridge("a")
+    await rig.push(task("ada", "t1"), task("ada", "t2"))
+    (turn,) = (await queue.exchange([], 1)).turns
+    await rig.client.script_flush()
+    exchange = await settle(queue, answered(turn), want=1)
+    assert exchange.settled == [True]
+    assert len(exchange.turns) == 1
+    await rig.close()
+
+
+@pytest.mark.integration
+async def test_replies_expire_and_lie_under_the_documented_key(redis_url):
+    rig = RedisRig(QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}", reply_ttl=100), redis_url)
+    queue = rig.bridge("a")
+    await rig.push(task("a:b", "t1"))
+    (turn,) = (await queue.exchange([], 1)).turns
+    await settle(queue, answered(turn, user="a:b"))
+    key = f"{{{rig.settings.requests}}}:reply:a%3Ab:t1"
+    assert await rig.client.get(key) == b'{"response_text":"hi"}'
+    assert 90 < await rig.client.ttl(key) <= 100
+    await rig.close()

@@ -1,0 +1,1 @@
+"""What more than one service of the Letta memory bridge needs."""

@@ -1,0 +1,219 @@
+"""Settings: ``config.json`` < ``config.local.json`` < environment < command line, read once, then frozen.
+
+A service describes what it can be told as pydantic models whose leaves name their environment variables
+(:func:`setting`). :func:`load` merges the sources and remembers where each value came from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Generic, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+from shared_utils.errors import SettingsError
+
+SECTIONS: Final = frozenset(
+    {"redis", "logs", "queue", "letta", "agents", "fallback", "sessions", "uploads", "bridge", "memory"}
+)
+"""Every section config.json may have; a service reads its own and leaves the others to their services."""
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and a misspelt key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def setting(default: Any, *env: str, doc: str, **constraints: Any) -> Any:
+    """A leaf of the configuration.
+
+    Args:
+        default: its value where nothing sets it.
+        env: environment variables that set it, the first that is set wins; ``NAME_FILE`` names a file holding it.
+        doc: one line for the reference.
+        constraints: pydantic's (``gt=0`` …).
+    """
+    return Field(default, description=doc, json_schema_extra={"env": list(env)}, **constraints)
+
+
+def _comma_list(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+TextList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
+"""A list of texts; an environment variable gives it comma-separated."""
+
+
+class RedisSettings(Section):
+    """How to reach Redis or Valkey."""
+
+    url: SecretStr | None = setting(
+        None,
+        "REDIS_URL",
+        doc="redis://, rediss:// (TLS), unix://, redis+sentinel://h1:26379,h2:26379/NAME/DB or "
+        "redis+cluster://host:port; wins over host and port",
+    )
+    host: str = setting("localhost", "REDIS_HOST", doc="host, where there is no url")
+    port: int = setting(6379, "REDIS_PORT", doc="port, where there is no url", gt=0, lt=65536)
+    db: int = setting(0, "REDIS_DB", doc="database number, where there is no url", ge=0)
+    username: str | None = setting(None, "REDIS_USERNAME", doc="ACL user")
+    password: SecretStr | None = setting(None, "REDIS_PASSWORD", doc="password of the ACL user, or requirepass")
+
+
+class LogSettings(Section):
+    """What is logged, and how."""
+
+    level: str = setting(
+        "info", "LOG_LEVEL", doc="debug, info, warning or error", pattern="^(debug|info|warning|error)$"
+    )
+    format: str = setting(
+        "auto",
+        "LOG_FORMAT",
+        doc="json, console, or auto: console on a terminal, json elsewhere",
+        pattern="^(auto|json|console)$",
+    )
+
+
+_Settings = TypeVar("_Settings", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[_Settings]):
+    """Settings, and where each leaf came from (dotted path → source)."""
+
+    settings: _Settings
+    origins: Mapping[str, str]
+
+
+def load(
+    model: type[_Settings],
+    *,
+    config: Path | None,
+    environ: Mapping[str, str],
+    flags: Mapping[str, Any] | None = None,
+) -> Loaded[_Settings]:
+    """Read the settings of one service.
+
+    Args:
+        model: its settings model; each field is a section.
+        config: config.json; None or a missing file means defaults. ``config.local.json`` beside it is laid over it.
+        environ: the environment.
+        flags: dotted path → value, from the command line.
+
+    Raises:
+        SettingsError: one sentence that names the value, its source, and what would be right.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    if config is not None:
+        for path in (config, config.with_name(f"{config.stem}.local{config.suffix}")):
+            _lay_over(values, _read(path, model), origins, str(path))
+    for dotted, names in _environment_names(model):
+        for name in names:
+            found = _from_environment(name, environ)
+            if found is not None:
+                _set(values, dotted, found)
+                origins[dotted] = name
+                break
+    for dotted, value in (flags or {}).items():
+        if value is not None:
+            _set(values, dotted, value)
+            origins[dotted] = "command line"
+    try:
+        return Loaded(model.model_validate(values), origins)
+    except ValidationError as error:
+        raise _explained(error, model, origins) from None
+
+
+def _read(path: Path, model: type[BaseModel]) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise SettingsError(f"{path} is not valid JSON ({error}); correct it there") from None
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path} must hold a JSON object with the sections {_listed(SECTIONS)}")
+    known = SECTIONS | model.model_fields.keys()
+    for key in content:
+        if key not in known and not key.startswith("$"):
+            raise SettingsError(f"{path} has an unknown section '{key}'{_nearest(key, known)}")
+    return {key: value for key, value in content.items() if key in model.model_fields}
+
+
+def _lay_over(into: dict[str, Any], new: Mapping[str, Any], origins: dict[str, str], source: str, at: str = "") -> None:
+    for key, value in new.items():
+        dotted = f"{at}{key}"
+        if isinstance(value, dict) and isinstance(into.get(key, {}), dict):
+            _lay_over(into.setdefault(key, {}), value, origins, source, f"{dotted}.")
+        else:
+            into[key] = value
+            origins[dotted] = source
+
+
+def _environment_names(model: type[BaseModel], at: str = "") -> Iterator[tuple[str, list[str]]]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _environment_names(field.annotation, f"{at}{name}.")
+        elif isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("env"):
+            yield f"{at}{name}", [str(env) for env in field.json_schema_extra["env"]]  # type: ignore[union-attr]  # ours
+
+
+def _from_environment(name: str, environ: Mapping[str, str]) -> str | None:
+    if environ.get(name):
+        return environ[name]
+    secret = environ.get(f"{name}_FILE")
+    if not secret:
+        return None
+    try:
+        return Path(secret).read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise SettingsError(f"{name}_FILE names {secret}, which cannot be read ({error.strerror})") from error
+
+
+def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, leaf = dotted.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+    values[leaf] = value
+
+
+def _explained(error: ValidationError, model: type[BaseModel], origins: Mapping[str, str]) -> SettingsError:
+    problem = error.errors(include_url=False, include_input=False)[0]
+    dotted = ".".join(str(part) for part in problem["loc"])
+    source = origins.get(dotted)
+    where = f"{dotted} (from {source})" if source else dotted
+    if problem["type"] == "extra_forbidden":
+        section = _model_at(model, [str(part) for part in problem["loc"][:-1]])
+        key = str(problem["loc"][-1])
+        return SettingsError(f"the configuration has an unknown key {where}{_nearest(key, section.model_fields)}")
+    return SettingsError(f"the setting {where} is wrong: {problem['msg']}")
+
+
+def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
+    for name in path:
+        field = model.model_fields.get(name)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            break
+        model = field.annotation
+    return model
+
+
+def _nearest(key: str, known: Any) -> str:
+    close = difflib.get_close_matches(key, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known are {_listed(known)}"
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(sorted(names))
