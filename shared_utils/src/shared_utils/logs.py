@@ -46,8 +46,8 @@ def configure(settings: LogSettings, service: str) -> None:
 
 
 def get(name: str) -> FilteringBoundLogger:
-    """A logger whose lines carry ``logger=name``."""
-    return cast("FilteringBoundLogger", structlog.get_logger(logger=name))
+    """A logger whose lines carry ``module=name``."""
+    return cast("FilteringBoundLogger", structlog.get_logger(module=name))
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -74,6 +74,6 @@ class _ToStructlog(logging.Handler):
     """The libraries' own log lines, in the same format."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        structlog.get_logger(logger=record.name).log(
+        structlog.get_logger(module=record.name).log(
             record.levelno, "library_log", message=record.getMessage(), exc_info=record.exc_info
         )

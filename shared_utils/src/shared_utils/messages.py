@@ -150,6 +150,22 @@ class TaskResponse(BaseModel):
     error: bool | None = None
 
 
+class Handover(BaseModel):
+    """What the bridge writes into ``meta.letta_bridge`` of a task it hands to memory-python: answer it, and how."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: Literal[1] = 1
+    answer_key: str
+    """Where the Reply is SET with NX. Only who set it may publish it; the bridge sets a tombstone when it gives up."""
+    answer_ttl: int
+    """Seconds the key lives."""
+    responses_channel: str
+    """Where the Reply is published."""
+    reason: str | None = None
+    """Why the bridge does not answer itself (an error code, or the name of a routing rule)."""
+
+
 class MemoryMetadata(BaseModel):
     """Where a remembered message came from."""
 

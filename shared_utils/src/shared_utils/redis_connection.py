@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
@@ -39,6 +39,7 @@ def connect(settings: RedisSettings, *, name: str, timeout: float = 5.0, max_con
         SettingsError: the URL is none of the forms the settings name.
     """
     options: dict[str, Any] = {
+        "protocol": 2,
         "socket_timeout": timeout,
         "socket_connect_timeout": min(timeout, 5.0),
         "socket_keepalive": True,
@@ -53,11 +54,11 @@ def connect(settings: RedisSettings, *, name: str, timeout: float = 5.0, max_con
     if password:
         options["password"] = password
     if settings.url is None:
-        return Redis(host=settings.host, port=settings.port, db=settings.db, **options)
+        return _pooled(BlockingConnectionPool(host=settings.host, port=settings.port, db=settings.db, **options))
     url = settings.url.get_secret_value()
     scheme = url.partition("://")[0]
     if scheme in {"redis", "rediss", "unix"}:
-        return Redis.from_url(url, **options)
+        return _pooled(BlockingConnectionPool.from_url(url, **options))
     if scheme in {"redis+cluster", "rediss+cluster"}:
         return RedisCluster.from_url(url.replace("+cluster", "", 1), **options)
     if scheme in {"redis+sentinel", "rediss+sentinel"}:
@@ -65,6 +66,11 @@ def connect(settings: RedisSettings, *, name: str, timeout: float = 5.0, max_con
     raise SettingsError(
         f"REDIS_URL starts with '{scheme}://', which is none of redis, rediss, unix, redis+sentinel, redis+cluster"
     )
+
+
+def _pooled(pool: BlockingConnectionPool) -> Redis:
+    # A burst of commands waits for a connection; redis-py's ordinary pool would refuse it.
+    return Redis.from_pool(pool)
 
 
 def _sentinel(url: str, options: dict[str, Any]) -> Redis:

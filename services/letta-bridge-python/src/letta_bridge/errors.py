@@ -8,13 +8,14 @@
     │   ├── TurnFateUnknown          may have been stored: look for it first
     │   ├── AgentGone                404: find it by tag or make a new one
     │   ├── LettaRejected            sending it again would not help; `cause` names whose fault it is
+    │   ├── TurnInterrupted          Letta went away in the middle of it: not again, it may be stored later
     │   └── EmptyAnswer              answered, but said nothing
     ├── BreakerOpen                  the Letta server is left alone for a while
     ├── ReplyDeadlineExceeded        the reply budget is used up
     ├── FallbackUnavailable          memory-python did not answer
     ├── LeaseLost                    another bridge has this turn now
-    ├── UploadRefused                input_file is outside the upload root, too large, or not text
-    └── SessionStoreError            the session store cannot be read or written
+    └── Hopeless                     the task can never be worked off; `reason` says why, for machines
+        └── UploadRefused            input_file is outside the upload root, too large, or not text
 """
 
 from __future__ import annotations
@@ -76,6 +77,12 @@ class LettaRejected(LettaError):
         self.status = status
 
 
+class TurnInterrupted(LettaError):
+    """Letta went away in the middle of the turn; it is not sent again, because it may be stored already."""
+
+    code = "turn_interrupted"
+
+
 class EmptyAnswer(LettaError):
     """Letta answered without an assistant message."""
 
@@ -93,12 +100,14 @@ class ReplyDeadlineExceeded(ServiceError):
     """No answer was ready within the reply budget."""
 
     code = "reply_deadline"
+    retryable = True
 
 
 class FallbackUnavailable(ServiceError):
     """memory-python did not answer in time."""
 
     code = "fallback_unavailable"
+    retryable = True
 
 
 class LeaseLost(ServiceError):
@@ -107,14 +116,18 @@ class LeaseLost(ServiceError):
     code = "lease_lost"
 
 
-class UploadRefused(ServiceError):
+class Hopeless(ServiceError):
+    """The task can never be worked off."""
+
+    code = "hopeless"
+
+    def __init__(self, message: str | None = None, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason or self.code
+        """empty_content | too_many_deliveries | upload_refused | internal"""
+
+
+class UploadRefused(Hopeless):
     """The input file may not be read."""
 
     code = "upload_refused"
-
-
-class SessionStoreError(ServiceError):
-    """The session store cannot be read or written."""
-
-    code = "session_store"
-    retryable = True

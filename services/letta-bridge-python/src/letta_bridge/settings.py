@@ -68,8 +68,8 @@ class LettaSettings(Section):
     reply_deadline: float = setting(
         90.0, "REPLY_DEADLINE", doc="seconds a turn has for a reply, retries included; then memory-python", gt=0
     )
-    turn_limit: float = setting(
-        300.0, doc="seconds a turn may still run in Letta while its user's next one waits; then it is cancelled", gt=0
+    turn_patience: float = setting(
+        30.0, doc="seconds a user's next turn waits for one still running in Letta; then that one is cancelled", gt=0
     )
     breaker: BreakerSettings = BreakerSettings()
 

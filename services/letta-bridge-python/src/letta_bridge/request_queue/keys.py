@@ -41,9 +41,9 @@ class Keys:
     missed_prefix: str = field(init=False)
     """+ user: list of turns that the agent does not know yet, oldest left."""
     fallback_prefix: str = field(init=False)
-    """+ user:task_id: memory-python's answer to a turn handed over, or the tombstone that forbids one; expires."""
+    """+ number of the task: memory-python's answer to it, or the tombstone that forbids one; expires."""
     handed_prefix: str = field(init=False)
-    """+ user:task_id: set once the turn was handed to memory-python; expires."""
+    """+ number of the task: set once it was handed to memory-python; expires."""
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
@@ -82,13 +82,13 @@ class Keys:
         """The turns a user's agent does not know yet."""
         return self.missed_prefix + user_id
 
-    def fallback(self, user_id: str, task_id: str) -> str:
-        """Where memory-python leaves its answer to a turn handed over."""
-        return self.fallback_prefix + per_task(user_id, task_id)
+    def fallback(self, number: str) -> str:
+        """Where memory-python leaves its answer to a task handed over."""
+        return self.fallback_prefix + number
 
-    def handed(self, user_id: str, task_id: str) -> str:
-        """The mark of a turn handed over."""
-        return self.handed_prefix + per_task(user_id, task_id)
+    def handed(self, number: str) -> str:
+        """The mark of a task handed over."""
+        return self.handed_prefix + number
 
 
 def per_task(user_id: str, task_id: str) -> str:

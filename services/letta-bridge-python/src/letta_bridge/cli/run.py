@@ -1,0 +1,43 @@
+"""``letta-bridge run``."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+import uvloop
+
+from letta_bridge.cli.common import ConfigOption, Exit, fail, settings_or_exit
+from letta_bridge.settings import BridgeSettings
+from shared_utils import logs
+from shared_utils.errors import SettingsError
+
+
+def run(
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="Address of the HTTP port.")] = None,
+    port: Annotated[int | None, typer.Option(help="HTTP port; 0 takes a free one.")] = None,
+) -> None:
+    """Run the bridge until SIGTERM or Ctrl-C.
+
+    It starts whether or not Redis, Letta and memory-python are up, says what is missing, and picks them up when they
+    come. On SIGTERM it takes nothing more, ends what it has begun within queue.shutdown_grace, and gives back the rest.
+    """
+    settings = settings_or_exit(config, {"bridge.host": host, "bridge.port": port})
+    logs.configure(settings.logs, "letta-bridge")
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings))
+    except SettingsError as error:
+        fail(str(error), Exit.USAGE)
+    except OSError as error:
+        address = f"{settings.bridge.host}:{settings.bridge.port}"
+        fail(f"cannot listen on {address} ({error.strerror}); choose another BRIDGE_HTTP_PORT", Exit.FAILED)
+
+
+async def _serve(settings: BridgeSettings) -> None:
+    # Imported here: it brings Letta's SDK along, which --help need not wait for.
+    from letta_bridge.bridge import Bridge  # noqa: PLC0415
+
+    await Bridge(settings).run()

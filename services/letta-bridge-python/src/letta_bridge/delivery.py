@@ -1,0 +1,250 @@
+"""One turn to Letta, effectively once: what happens on each failure, and when it may be sent again.
+
+The question before every send is whether the turn could be in the agent's history already. As long as that is open
+(``Fate.UNKNOWN``) the turn's otid is looked for first: an answer there is used, a turn still running is waited for,
+and only one that is surely absent is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+
+from letta_bridge.errors import (
+    AgentGone,
+    EmptyAnswer,
+    LettaUnavailable,
+    ReplyDeadlineExceeded,
+    TurnFateUnknown,
+    TurnInterrupted,
+)
+from letta_bridge.letta import FoundTurn, LettaPort, LettaServers, TurnAnswer, TurnMessage, TurnState, turn_otid
+from letta_bridge.missed_turns import Fate, MissedTurn, tell
+from letta_bridge.session_manager import SessionManager
+from letta_bridge.settings import FallbackSettings, LettaSettings
+from shared_utils import logs
+
+_log = logs.get(__name__)
+
+_RETRYABLE: Final = (LettaUnavailable, TurnFateUnknown)
+_SURE_AFTER: Final = 2
+"""Looks that must find nothing before a turn whose connection was lost counts as absent: Letta shows a turn only once
+its run is written, which takes a moment on a loaded server."""
+_LOOK_AGAIN: Final = 2.0
+"""Seconds between those looks."""
+_ANSWERED: Final = frozenset({"rate_limited", "server_error"})
+"""Causes with which Letta itself said that the turn is over: one look is enough."""
+_POLL_MIN, _POLL_MAX = 0.25, 2.0
+"""Seconds between looks at a turn that is still running."""
+
+
+class Lease(Protocol):
+    """The bridge's right to work on a turn."""
+
+    def begin(self) -> None:
+        """Called right before anybody outside the bridge is told of the turn. Raises LeaseLost."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LettaTurn:
+    """What is to be delivered."""
+
+    user_id: str
+    persona: str
+    language: str | None
+    task_id: str
+    content: str
+    missed: Sequence[MissedTurn]
+    doubtful: bool
+    """An earlier hand-out of the same task may have sent it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The agent's answer."""
+
+    answer: TurnAnswer
+    agent_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What every delivery needs."""
+
+    servers: LettaServers
+    sessions: SessionManager
+    letta: LettaSettings
+    fallback: FallbackSettings
+
+
+class Delivery:
+    """The delivery of one turn. ``fate``, ``agent_id`` and ``interrupted`` are of use after a failure."""
+
+    def __init__(self, desk: Desk, turn: LettaTurn, lease: Lease) -> None:
+        self._desk = desk
+        self._turn = turn
+        self._lease = lease
+        self._missed = list(turn.missed)
+        self._deadline = 0.0
+        self._over = False
+        self.fate = Fate.UNKNOWN if turn.doubtful else Fate.ABSENT
+        self.agent_id: str | None = None
+        """The user's agent, once it is known."""
+        self.interrupted = False
+        """Letta went away after the turn was sent."""
+
+    async def run(self) -> Delivered:
+        """Deliver the turn within the reply budget.
+
+        Raises:
+            LettaError: Letta gives no answer to this turn.
+            BreakerOpen: no Letta server is to be asked now.
+            ReplyDeadlineExceeded: the budget is used up.
+            LeaseLost: another bridge has the turn.
+        """
+        self._deadline = asyncio.get_running_loop().time() + self._desk.letta.reply_deadline
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await self._retried()
+        except TimeoutError:
+            raise ReplyDeadlineExceeded(
+                f"Letta gave no answer within {self._desk.letta.reply_deadline:g} s (letta.reply_deadline)"
+            ) from None
+
+    async def _retried(self) -> Delivered:
+        try:
+            return await self._once()
+        except _RETRYABLE as error:
+            failure: Exception | None = error
+        # tenacity enters with the first failure only; that failure counts as its first attempt.
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(_RETRYABLE),
+            stop=stop_after_attempt(self._desk.letta.retry_attempts + 1),
+            wait=_wait(),
+            reraise=True,
+        ):
+            with attempt:
+                if failure is not None:
+                    first, failure = failure, None
+                    raise first
+                return await self._once()
+        raise AssertionError("tenacity returns or raises")
+
+    async def _once(self) -> Delivered:
+        turn = self._turn
+        server = self._desk.servers.pick(turn.user_id)
+        try:
+            async with server.guard() as letta:
+                agent_id = await self._desk.sessions.agent_for(turn.user_id, turn.persona, turn.language, letta)
+                try:
+                    return await self._with_agent(letta, agent_id)
+                except AgentGone:
+                    self.fate = Fate.ABSENT
+                    agent_id = await self._desk.sessions.replace_agent(
+                        turn.user_id, turn.persona, turn.language, letta, agent_id
+                    )
+                    return await self._with_agent(letta, agent_id)
+        except LettaUnavailable as error:
+            if self.fate is Fate.UNKNOWN and not self._over and not error.busy:
+                self.interrupted = True
+            raise
+
+    async def _with_agent(self, letta: LettaPort, agent_id: str) -> Delivered:
+        self.agent_id = agent_id
+        otid = turn_otid(agent_id, self._turn.task_id)
+        if self.fate is Fate.UNKNOWN:
+            found = await self._settled(letta, agent_id, otid)
+            if found.state is TurnState.STORED:
+                self.fate = Fate.STORED
+                return self._delivered(found.answer, agent_id)
+            self.fate = Fate.ABSENT
+        await self._settle_missed(letta, agent_id)
+        told = tell(self._missed, agent_id, self._turn.language, self._desk.fallback)
+        return await self._send(letta, agent_id, [*told, TurnMessage("user", self._turn.content, otid)])
+
+    async def _send(self, letta: LettaPort, agent_id: str, messages: list[TurnMessage]) -> Delivered:
+        self._lease.begin()
+        self.fate, self._over = Fate.UNKNOWN, False
+        remaining = self._deadline - asyncio.get_running_loop().time()
+        try:
+            answer = await letta.send(agent_id, messages, timeout=max(0.1, min(self._desk.letta.timeout, remaining)))
+        except (LettaUnavailable, AgentGone):
+            self.fate = Fate.ABSENT
+            raise
+        except TurnFateUnknown as error:
+            self._over = error.cause in _ANSWERED
+            raise
+        self.fate = Fate.STORED
+        return self._delivered(answer, agent_id)
+
+    def _delivered(self, answer: TurnAnswer | None, agent_id: str) -> Delivered:
+        if answer is None or not answer.text:
+            reason = answer.stop_reason if answer else "interrupted"
+            raise EmptyAnswer(f"the agent stored the message and said nothing (stop reason {reason})")
+        return Delivered(answer, agent_id)
+
+    async def _settled(self, letta: LettaPort, agent_id: str, otid: str) -> FoundTurn:
+        """The turn once it is STORED, or surely ABSENT."""
+        absent = 0
+        async for found in _looks(letta, agent_id, otid):
+            if found.state is TurnState.STORED:
+                return found
+            if found.state is TurnState.RUNNING:
+                if self.interrupted:
+                    raise TurnInterrupted
+                absent = 0
+                continue
+            absent += 1
+            if self._over or absent >= _SURE_AFTER:
+                return found
+        raise AssertionError("looking ends with an answer or the deadline")
+
+    async def _settle_missed(self, letta: LettaPort, agent_id: str) -> None:
+        """Learn what became of earlier turns that were sent and never heard of, so that nothing is told twice."""
+        for index, missed in enumerate(self._missed):
+            if missed.fate is not Fate.UNKNOWN:
+                continue
+            fate = Fate.ABSENT
+            if missed.agent_id in {None, agent_id}:
+                otid = turn_otid(agent_id, missed.task_id)
+                fate = await self._fate_of(letta, agent_id, otid, 0.0 if missed.interrupted else None)
+            self._missed[index] = missed.model_copy(update={"fate": fate})
+
+    async def _fate_of(self, letta: LettaPort, agent_id: str, otid: str, patience: float | None) -> Fate:
+        clock = asyncio.get_running_loop().time
+        until = clock() + (self._desk.letta.turn_patience if patience is None else patience)
+        async for found in _looks(letta, agent_id, otid):
+            if found.state is TurnState.STORED:
+                return Fate.STORED
+            if found.state is TurnState.ABSENT:
+                return Fate.ABSENT
+            if clock() >= until:
+                _log.warning("turn_cancelled", agent_id=agent_id, runs=len(found.run_ids))
+                await letta.cancel(agent_id, found.run_ids)
+                return Fate.UNKNOWN
+        raise AssertionError("looking ends with an answer or the deadline")
+
+
+async def _looks(letta: LettaPort, agent_id: str, otid: str) -> AsyncIterator[FoundTurn]:
+    pause = _POLL_MIN
+    while True:
+        found = await letta.find_turn(agent_id, otid)
+        yield found
+        await asyncio.sleep(_LOOK_AGAIN if found.state is TurnState.ABSENT else pause)
+        pause = min(pause * 2, _POLL_MAX)
+
+
+def _wait() -> Callable[[RetryCallState], float]:
+    backoff = wait_exponential_jitter(initial=0.5, max=8.0, jitter=0.5)
+
+    def seconds(state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.retry_after if isinstance(error, LettaUnavailable | TurnFateUnknown) else None
+        return max(backoff(state), asked or 0.0)
+
+    return seconds

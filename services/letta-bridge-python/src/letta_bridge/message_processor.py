@@ -1,0 +1,196 @@
+"""One task, one outcome: read it, route it, let its agent answer, fall back where that fails.
+
+Knows ports only: no Redis, no SDK. Whatever a task holds, :meth:`MessageProcessor.process` ends in a settlement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from letta_bridge import settlements
+from letta_bridge.delivery import Delivery, Desk, Lease, LettaTurn
+from letta_bridge.errors import (
+    BreakerOpen,
+    FallbackUnavailable,
+    Hopeless,
+    LeaseLost,
+    LettaError,
+    LettaRejected,
+    ReplyDeadlineExceeded,
+)
+from letta_bridge.fallback import Fallback
+from letta_bridge.missed_turns import Fate, MissedTurn, read
+from letta_bridge.request_queue.port import Settlement, Turn
+from letta_bridge.router import route
+from letta_bridge.settings import BridgeSettings
+from letta_bridge.uploads import read_upload
+from shared_utils import logs
+from shared_utils.errors import MalformedMessage, ServiceError
+from shared_utils.messages import Task, dump, now, parse_task, salvage_ids
+
+_log = logs.get(__name__)
+
+_WITHOUT_LETTA: Final = (LettaError, BreakerOpen, ReplyDeadlineExceeded)
+
+
+class MissedTurns(Protocol):
+    """Where turns that an agent does not know yet are kept."""
+
+    async def missed(self, user_id: str) -> list[bytes]:
+        """Oldest first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A turn whose task could be read."""
+
+    turn: Turn
+    task: Task
+    persona: str
+    doubtful: bool
+    """The task may have been sent to Letta before."""
+
+    @property
+    def number(self) -> str:
+        """Names this task for ever, over all its hand-outs."""
+        return f"{self.turn.seq}-{self.turn.first_ms}"
+
+
+class MessageProcessor:
+    """Works off turns, any number side by side.
+
+    Args:
+        settings: the bridge's.
+        desk: what a delivery to Letta needs.
+        fallback: memory-python.
+        missed: the queue's list of missed turns.
+    """
+
+    def __init__(self, settings: BridgeSettings, desk: Desk, fallback: Fallback, missed: MissedTurns) -> None:
+        self._settings = settings
+        self._limits = settings.queue.limits
+        self._desk = desk
+        self._sessions = desk.sessions
+        self._fallback = fallback
+        self._missed = missed
+        self._uploads = settings.data_dir / settings.uploads.root
+
+    async def process(self, turn: Turn, lease: Lease) -> Settlement:
+        """The one outcome of a turn.
+
+        Raises:
+            LeaseLost: another bridge has the turn; there is nothing to settle.
+        """
+        try:
+            return await self._outcome(turn, lease)
+        except LeaseLost:
+            raise
+        except MalformedMessage as error:
+            return _bury(turn, error, error.task_id, error.user_id)
+        except Hopeless as error:
+            return _bury(turn, error, *salvage_ids(turn.payload))
+        except Exception as error:  # noqa: BLE001  # a defect of ours must not stop everybody else's turns
+            _log.exception("turn_failed", receipt=turn.receipt)
+            defect = Hopeless(f"the bridge failed on this task ({type(error).__name__}); see its log", "internal")
+            return _bury(turn, defect, *salvage_ids(turn.payload))
+
+    async def _outcome(self, turn: Turn, lease: Lease) -> Settlement:
+        if turn.attempts > self._settings.queue.max_deliveries:
+            raise Hopeless(f"the task was handed out {turn.attempts - 1} times in vain", "too_many_deliveries")
+        task = parse_task(turn.payload, self._limits)
+        tried_before = turn.attempts > 1
+        if turn.kept_reply is not None:
+            if not settlements.may_be_tried_again(turn.kept_reply):
+                return settlements.repeated(turn, task, turn.kept_reply)
+            tried_before = True
+        if not task.task_id:
+            task = task.model_copy(update={"task_id": f"{self._settings.queue.requests}-{turn.first_ms}-{turn.seq}"})
+        task = await self._with_content(task)
+        job = _Job(turn, task, self._sessions.persona(task.meta.persona), tried_before)
+        return await self._answered(job, lease)
+
+    async def _with_content(self, task: Task) -> Task:
+        if task.type == "audio" and not task.content:
+            return task
+        content = task.content
+        if not content and task.input_file:
+            content = await read_upload(self._uploads, task.input_file, self._settings.uploads.max_bytes)
+        if not content.strip():
+            raise Hopeless("the task has neither content nor an input file with text in it", "empty_content")
+        return task if content is task.content else task.model_copy(update={"content": content})
+
+    async def _answered(self, job: _Job, lease: Lease) -> Settlement:
+        task = job.task
+        session = await self._sessions.session(task.user_id, job.persona)
+        decision = route(task, self._settings.letta, permanent_memory=session is None or session.permanent_memory)
+        if decision.route == "memory-python":
+            missed_by_agent = self._delivery(job, [], lease) if decision.agent_is_told else None
+            return await self._by_memory(job, lease, decision.reason, missed_by_agent)
+        if job.turn.attempts > 1 and await self._fallback.was_handed_over(job.number):
+            return await self._by_memory(job, lease, "handed_over", self._delivery(job, [], lease))
+        missed = read(await self._missed.missed(task.user_id)) if job.turn.missed else []
+        delivery = self._delivery(job, missed, lease)
+        try:
+            return settlements.by_letta(job.turn, task, await delivery.run())
+        except _WITHOUT_LETTA as error:
+            _log_failure(job, error)
+            if not self._settings.letta.fallback_to_memory:
+                return _refuse(job, error, delivery)
+            return await self._by_memory(job, lease, error.code, delivery, error)
+
+    def _delivery(self, job: _Job, missed: list[MissedTurn], lease: Lease) -> Delivery:
+        task = job.task
+        turn = LettaTurn(
+            task.user_id, job.persona, task.meta.lang, task.task_id, task.content, missed, doubtful=job.doubtful
+        )
+        return Delivery(self._desk, turn, lease)
+
+    async def _by_memory(
+        self, job: _Job, lease: Lease, reason: str, delivery: Delivery | None, error: ServiceError | None = None
+    ) -> Settlement:
+        """memory-python's answer, or an error reply. ``delivery`` is what the agent has to be told of, if anything."""
+        lease.begin()
+        try:
+            answer = await self._fallback.answer(job.task, job.number, reason)
+        except FallbackUnavailable as unavailable:
+            _log.warning("fallback_unavailable", receipt=job.turn.receipt, reason=reason)
+            return _refuse(job, error or unavailable, delivery)
+        missed = _missed(job, delivery, answer.text)
+        return settlements.by_memory(job.turn, job.task, answer, reason, missed)
+
+
+def _refuse(job: _Job, error: ServiceError, delivery: Delivery | None) -> Settlement:
+    # A turn that may still be running in Letta is noted, so that the user's next one does not overlap it.
+    doubtful = delivery is not None and delivery.fate is Fate.UNKNOWN
+    return settlements.refused(job.turn, job.task, error, _missed(job, delivery, None) if doubtful else None)
+
+
+def _missed(job: _Job, delivery: Delivery | None, answer: str | None) -> bytes | None:
+    if delivery is None:
+        return None
+    return dump(
+        MissedTurn(
+            task_id=job.task.task_id,
+            content=job.task.content,
+            response_text=answer,
+            timestamp=now(),
+            fate=delivery.fate,
+            agent_id=delivery.agent_id,
+            interrupted=delivery.interrupted,
+        )
+    )
+
+
+def _bury(turn: Turn, error: ServiceError, task_id: str | None, user_id: str | None) -> Settlement:
+    code = error.reason if isinstance(error, Hopeless) else error.code
+    _log.warning("task_buried", receipt=turn.receipt, code=code, error=str(error))
+    return settlements.buried(turn, error, code, task_id, user_id)
+
+
+def _log_failure(job: _Job, error: ServiceError) -> None:
+    # What Letta refuses for good is somebody's to mend; the rest passes.
+    log = _log.error if isinstance(error, LettaRejected) else _log.warning
+    cause = getattr(error, "cause", None)
+    log("letta_failed", receipt=job.turn.receipt, code=error.code, cause=cause, error=str(error))

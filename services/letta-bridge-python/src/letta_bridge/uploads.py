@@ -1,0 +1,39 @@
+"""The text of an ``input_file``: read only inside the upload root, whatever the task names."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from pathlib import Path
+
+from letta_bridge.errors import UploadRefused
+
+
+async def read_upload(root: Path, name: str, max_bytes: int) -> str:
+    """The text of the file ``name``, a path below ``root`` or an absolute one inside it.
+
+    Raises:
+        UploadRefused: it is outside the root (symbolic links resolved), missing, no regular file, larger than
+            ``max_bytes``, or not UTF-8.
+    """
+    return await asyncio.to_thread(_read, root, name, max_bytes)
+
+
+def _read(root: Path, name: str, max_bytes: int) -> str:
+    try:
+        real_root = root.resolve(strict=True)
+        path = (real_root / name).resolve(strict=True)
+        if not path.is_relative_to(real_root):
+            raise UploadRefused("input_file names a file outside the upload directory; only files inside it are read")
+        with path.open("rb") as file:
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise UploadRefused("input_file does not name a regular file")
+            content = file.read(max_bytes + 1)
+    except (OSError, ValueError) as error:
+        raise UploadRefused("input_file names a file that does not exist or cannot be read") from error
+    if len(content) > max_bytes:
+        raise UploadRefused(f"input_file names a file of more than {max_bytes} bytes; that is the configured limit")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UploadRefused("input_file names a file that is not UTF-8 text") from error

@@ -1,0 +1,138 @@
+"""A whole bridge in memory: queue, Letta, sessions and fallback are the shipped fakes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from letta_bridge import delivery
+from letta_bridge.delivery import Desk
+from letta_bridge.errors import FallbackUnavailable
+from letta_bridge.fallback import FallbackAnswer
+from letta_bridge.intake import Intake
+from letta_bridge.letta import Breaker, BreakerPolicy, InMemoryLetta, LettaServers
+from letta_bridge.message_processor import MessageProcessor
+from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
+from letta_bridge.session_manager import SessionManager
+from letta_bridge.settings import BridgeSettings
+from shared_utils.persistence.memory_sessions import InMemorySessionStore
+
+
+class FakeFallback:
+    """memory-python: answers at once, or not at all."""
+
+    def __init__(self):
+        self.down = False
+        self.foreign = False
+        self.handed = {}
+        self.answered = []
+
+    async def was_handed_over(self, number):
+        return number in self.handed
+
+    async def answer(self, task, number, reason):
+        self.handed[number] = task
+        if self.down:
+            raise FallbackUnavailable
+        self.answered.append((task.task_id, reason))
+        text = f"short: {task.content}"
+        if self.foreign:
+            return FallbackAnswer(text, None)
+        reply = {
+            "task_id": task.task_id,
+            "user_id": task.user_id,
+            "response_text": text,
+            "memory_updated": False,
+            "source": "memory-python",
+            "timestamp": 1.0,
+        }
+        return FallbackAnswer(text, json.dumps(reply).encode())
+
+
+class Rig:
+    """Bridges over one queue, and what a producer sees of them."""
+
+    def __init__(self, tmp_path, **changes):
+        self.settings = BridgeSettings.model_validate({"bridge": {"data_dir": str(tmp_path)}, **changes})
+        self.time = 1_000.0
+        self.shelf = Shelf(clock=lambda: self.time)
+        self.letta = InMemoryLetta()
+        self.store = InMemorySessionStore()
+        self.fallback = FakeFallback()
+        self.servers = LettaServers({"letta": self.letta}, breaker=self.breaker)
+        self.sessions = SessionManager(self.store, self.settings.agents)
+        self.desk = Desk(self.servers, self.sessions, self.settings.letta, self.settings.fallback)
+
+    def breaker(self):
+        return Breaker(BreakerPolicy(failures=3), clock=lambda: self.time)
+
+    def letta_comes_back(self):
+        """Letta answers again, and its breaker's pause is over."""
+        self.letta.down = False
+        self.time += 1_000
+
+    def processor(self, queue=None):
+        return MessageProcessor(self.settings, self.desk, self.fallback, queue or self.queue())
+
+    def queue(self, name="bridge"):
+        return InMemoryQueue(self.shelf, self.settings.queue, name)
+
+    def intake(self, name="bridge", accepting=lambda: True):
+        queue = self.queue(name)
+        return Intake(queue, self.processor(queue).process, self.settings.queue, accepting)
+
+    def push(self, task_id="t1", user="ada", content="hi", **fields):
+        task = {"task_id": task_id, "user_id": user, "content": content, **fields}
+        self.shelf.push(json.dumps(task, ensure_ascii=False).encode())
+
+    async def work_off(self, *, bridges=1):
+        """Run bridges until nothing waits and nothing is in flight."""
+        intakes = [self.intake(f"bridge{number}") for number in range(bridges)]
+        running = [asyncio.create_task(intake.run()) for intake in intakes]
+        while self.shelf.requests or self.shelf.lanes or self.shelf.turns:
+            await asyncio.sleep(0)
+        for intake in intakes:
+            intake.stop()
+        self.shelf.arrived.set()
+        await asyncio.gather(*running)
+
+    def replies(self):
+        """Everything published on letta_responses."""
+        return [json.loads(body) for channel, body in self.shelf.published if channel == "letta_responses"]
+
+    def kept(self, user="ada", task_id="t1"):
+        return json.loads(self.shelf.kept[user, task_id])
+
+    def outcomes(self):
+        return {name[8:]: count for name, count in self.shelf.counters.items() if name.startswith("settled:")}
+
+    async def said_to_agents(self):
+        """The user messages in every agent's history, in order, by user."""
+        histories = {}
+        for (user, _persona), session in self.store.sessions.items():
+            history = await self.letta.history(session.agent_id)
+            histories[user] = [entry["content"] for entry in history if entry["message_type"] == "user_message"]
+        return histories
+
+
+@pytest.fixture
+def make_rig(tmp_path):
+    return lambda **changes: Rig(tmp_path, **changes)
+
+
+@pytest.fixture
+def rig(make_rig):
+    return make_rig()
+
+
+@pytest.fixture(autouse=True)
+def quick_waits(request, monkeypatch):
+    """Back-off and polls cost no time in unit tests; marked tests keep the real ones."""
+    if any(request.node.get_closest_marker(name) for name in ("integration", "letta", "acceptance")):
+        return
+    monkeypatch.setattr(delivery, "_LOOK_AGAIN", 0.0)
+    monkeypatch.setattr(delivery, "_POLL_MIN", 0.0)
+    monkeypatch.setattr(delivery, "_POLL_MAX", 0.0)
+    monkeypatch.setattr(delivery, "_wait", lambda: lambda _state: 0.0)

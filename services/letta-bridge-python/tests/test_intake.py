@@ -1,0 +1,266 @@
+"""The loop that takes turns and gives back outcomes: room, order, leases, a Redis that goes away, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from letta_bridge import intake
+from letta_bridge.errors import LeaseLost
+from letta_bridge.intake import Intake, TurnLease
+from letta_bridge.request_queue import Outcome, Settlement
+from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
+from letta_bridge.settings import QueueSettings
+
+
+class UnreliableQueue(InMemoryQueue):
+    """A queue that can be away, before or after it did what it was asked."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.away = False
+        self.lose_next_answer = False
+        self.asked = asyncio.Event()
+
+    async def exchange(self, settlements, want):
+        self.asked.set()
+        if self.away:
+            raise RedisConnectionError("away")
+        exchange = await super().exchange(settlements, want)
+        if self.lose_next_answer and (settlements or exchange.turns):
+            self.lose_next_answer = False
+            raise RedisConnectionError("answer lost")
+        return exchange
+
+    async def release_strays(self, known):
+        if self.away:
+            raise RedisConnectionError("away")
+        return await super().release_strays(known)
+
+
+class Worker:
+    """An intake whose turns end when the test says so."""
+
+    def __init__(self, shelf=None, name="a", accepting=lambda: True, **changes):
+        self.time = 1_000.0
+        self.settings = QueueSettings(**{"shutdown_grace": 5, **changes})
+        self.shelf = shelf or Shelf(clock=lambda: self.time)
+        self.queue = UnreliableQueue(self.shelf, self.settings, name)
+        self.started = asyncio.Queue()
+        self.gate = asyncio.Event()
+        self.begin = True
+        self.intake = Intake(self.queue, self.process, self.settings, accepting)
+        self.running = None
+
+    async def process(self, turn, lease):
+        if self.begin:
+            lease.begin()
+        self.started.put_nowait(turn)
+        await self.gate.wait()
+        task = json.loads(turn.payload)
+        body = turn.payload
+        return Settlement(turn.receipt, Outcome.LETTA, user_id=task["user_id"], task_id=task["task_id"], reply=body)
+
+    def push(self, *names, user=None):
+        for name in names:
+            self.shelf.push(json.dumps({"user_id": user or name, "task_id": name}).encode())
+
+    async def __aenter__(self):
+        self.running = asyncio.create_task(self.intake.run())
+        return self
+
+    async def __aexit__(self, *_):
+        self.gate.set()
+        await self.stopped()
+
+    async def stopped(self):
+        self.intake.stop()
+        self.shelf.arrived.set()
+        await asyncio.wait_for(self.running, 20)
+
+    def replies(self):
+        return [json.loads(reply)["task_id"] for reply in self.shelf.replies]
+
+    async def settled(self, count):
+        async with asyncio.timeout(20):
+            while len(self.shelf.replies) < count:
+                await asyncio.sleep(0)
+
+
+async def test_never_holds_more_than_there_is_room_for():
+    async with Worker(max_concurrent_requests=2) as worker:
+        worker.push("a", "b", "c", "d")
+        await worker.started.get()
+        await worker.started.get()
+        await asyncio.sleep(0.01)
+        assert worker.started.empty()
+        assert worker.intake.in_flight == 2
+        worker.gate.set()
+        await worker.settled(4)
+    assert worker.replies() == ["a", "b", "c", "d"]
+
+
+async def test_takes_nothing_while_nobody_could_answer():
+    open_for_business = False
+    async with Worker(accepting=lambda: open_for_business) as worker:
+        worker.push("a")
+        await worker.queue.asked.wait()
+        assert worker.started.empty()
+        open_for_business = True
+        await asyncio.wait_for(worker.started.get(), 20)
+
+
+async def test_a_reply_finished_while_redis_is_away_is_held_and_settled_later():
+    async with Worker() as worker:
+        worker.push("a")
+        await worker.started.get()
+        worker.queue.away = True
+        worker.gate.set()
+        worker.queue.asked.clear()
+        await worker.queue.asked.wait()
+        assert worker.intake.in_flight == 1
+        worker.queue.away = False
+        await worker.settled(1)
+    assert worker.replies() == ["a"]
+
+
+async def test_an_answer_of_redis_that_got_lost_doubles_nothing_and_strands_nothing():
+    async with Worker() as worker:
+        worker.gate.set()
+        worker.queue.lose_next_answer = True
+        worker.push("a")
+        await worker.settled(1)
+        worker.queue.lose_next_answer = True
+        worker.push("b", "c")
+        await worker.settled(3)
+    assert sorted(worker.replies()) == ["a", "b", "c"]
+    assert worker.shelf.counters["redelivered"] == 0
+
+
+async def test_stopping_ends_what_was_begun():
+    async with Worker() as worker:
+        worker.push("a")
+        await worker.started.get()
+        worker.intake.stop()
+        worker.gate.set()
+        await worker.stopped()
+    assert worker.replies() == ["a"]
+
+
+async def test_stopping_gives_back_what_was_not_begun():
+    worker = Worker()
+    worker.begin = False
+    async with worker:
+        worker.push("a")
+        await worker.started.get()
+        await worker.stopped()
+        assert [len(lane) for lane in worker.shelf.lanes.values()] == [1]
+        assert worker.shelf.lanes["a"][0].attempts == 0
+
+
+async def test_stopping_leaves_what_outlasts_the_grace_to_its_lease():
+    async with Worker(shutdown_grace=0) as worker:
+        worker.push("a")
+        await worker.started.get()
+        await worker.stopped()
+        assert len(worker.shelf.turns) == 1
+        (turn,) = worker.shelf.turns.values()
+        assert turn.entry.attempts == 1
+
+
+async def test_a_lost_lease_stops_the_turn():
+    async with Worker() as worker:
+        worker.push("a")
+        turn = await worker.started.get()
+        worker.time += 1_000
+        other = InMemoryQueue(worker.shelf, worker.settings, "b")
+        (taken_over,) = (await other.exchange([], 1)).turns
+        await worker.intake._renew([turn.receipt])
+        worker.gate.set()
+        async with asyncio.timeout(20):
+            while worker.intake.in_flight:
+                await asyncio.sleep(0)
+        assert worker.replies() == []
+        assert taken_over.attempts == 2
+
+
+def test_a_lease_that_ran_out_forbids_to_begin(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(intake, "_clock", lambda: now)
+    lease = TurnLease(10)
+    lease.begin()
+    now = 109.0
+    with pytest.raises(LeaseLost):
+        lease.begin()
+    lease.renewed(108.0)
+    lease.begin()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_every_task_taken_is_settled_waiting_or_in_flight(data):
+    """Bridges that work, die and lose answers in any order: each task ends once, each user's in order."""
+
+    async def scenario():
+        now = 1_000.0
+        shelf = Shelf(clock=lambda: now)
+        config = QueueSettings()
+        bridges = [UnreliableQueue(shelf, config, name) for name in "ab"]
+        held = {name: [] for name in "ab"}
+        pushed = 0
+        for _ in range(data.draw(st.integers(5, 40))):
+            step = data.draw(st.sampled_from(["push", "take", "settle", "die", "lose", "release"]))
+            queue = data.draw(st.sampled_from(bridges))
+            mine = held[queue._bridge]
+            if step == "push":
+                user = data.draw(st.sampled_from(["ada", "小明", "cy"]))
+                shelf.push(json.dumps({"user_id": user, "task_id": str(pushed)}).encode())
+                pushed += 1
+            elif step == "die":
+                # The other bridge becomes a zombie: it still holds turns whose leases are over.
+                mine.clear()
+                now += config.lease + 1
+            elif step == "release":
+                await queue.release([mine.pop().receipt for _ in mine[:1]])
+            else:
+                await _exchange(queue, mine, step, data.draw(st.integers(0, 3)))
+            status = await queue.status()
+            settled = sum(count for name, count in status.counters.items() if name.startswith("settled:"))
+            assert status.counters.get("taken", 0) == settled + status.waiting + status.in_flight
+            assert len(shelf.busy) == len(shelf.turns)
+        now += config.lease + 1
+        while shelf.requests or shelf.lanes or shelf.turns:
+            turns = (await bridges[0].exchange([], 5)).turns
+            await bridges[0].exchange([_end(turn) for turn in turns], 0)
+        by_user = {}
+        for reply in shelf.replies:
+            task = json.loads(reply)
+            by_user.setdefault(task["user_id"], []).append(int(task["task_id"]))
+        assert sum(map(len, by_user.values())) == pushed
+        assert all(order == sorted(order) for order in by_user.values())
+
+    asyncio.run(scenario())
+
+
+async def _exchange(queue, mine, step, want):
+    queue.lose_next_answer = step == "lose"
+    ends = [] if step == "take" else [_end(turn) for turn in mine]
+    try:
+        exchange = await queue.exchange(ends, want)
+    except RedisConnectionError:
+        await queue.release_strays({turn.receipt for turn in mine})
+        return
+    finally:
+        queue.lose_next_answer = False
+    if ends:
+        mine.clear()
+    mine.extend(exchange.turns)
+
+
+def _end(turn):
+    return Settlement(turn.receipt, Outcome.LETTA, reply=turn.payload)

@@ -1,0 +1,386 @@
+"""One task, one outcome, whatever goes wrong; over the shipped fakes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from letta_bridge.errors import EmptyAnswer, LettaRejected, LettaUnavailable, TurnFateUnknown
+from letta_bridge.intake import TurnLease
+from letta_bridge.letta import TurnAnswer
+from shared_utils.persistence.sessions import Session
+
+
+async def test_a_task_is_answered_by_its_users_agent(rig):
+    rig.push(content="你好", meta={"memory_type": "permanent"})
+    await rig.work_off()
+    (reply,) = rig.replies()
+    assert (
+        reply.items()
+        >= {
+            "task_id": "t1",
+            "user_id": "ada",
+            "response_text": "echo: 你好",
+            "memory_updated": True,
+            "source": "letta",
+            "status": "ok",
+            "attempts": 1,
+        }.items()
+    )
+    assert reply["agent_id"] == rig.store.sessions["ada", "default"].agent_id
+    assert ("task_response:t1", b'{"text":"echo: \xe4\xbd\xa0\xe5\xa5\xbd","source":"letta"}') in rig.shelf.published
+    assert rig.outcomes() == {"letta": 1}
+
+
+async def test_a_repeated_task_gets_the_kept_reply_and_no_second_turn(rig):
+    rig.push()
+    rig.push()
+    await rig.work_off()
+    first, second = rig.replies()
+    assert first == second
+    assert await rig.said_to_agents() == {"ada": ["hi"]}
+    assert rig.outcomes() == {"letta": 1, "repeated": 1}
+
+
+async def test_another_users_same_task_id_gets_a_turn_of_its_own(rig):
+    rig.push(user="ada", content="secret")
+    rig.push(user="bo", content="other")
+    await rig.work_off()
+    assert {reply["user_id"]: reply["response_text"] for reply in rig.replies()} == {
+        "ada": "echo: secret",
+        "bo": "echo: other",
+    }
+
+
+async def test_an_error_that_may_pass_is_tried_again_when_the_task_is_repeated(make_rig):
+    rig = make_rig(letta={"fallback_to_memory": False, "retry_attempts": 0})
+    rig.letta.down = True
+    rig.push()
+    await rig.work_off()
+    assert rig.kept()["retryable"] is True
+    rig.letta.down = False
+    rig.push()
+    await rig.work_off()
+    assert [reply.get("error", False) for reply in rig.replies()] == [True, False]
+    assert await rig.said_to_agents() == {"ada": ["hi"]}
+
+
+async def test_a_task_without_an_id_is_answered_too(rig):
+    rig.shelf.push(b'{"content":"hi"}')
+    await rig.work_off()
+    (reply,) = rig.replies()
+    assert reply["user_id"] == "anonymous"
+    assert reply["task_id"].startswith("letta_requests-")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LettaUnavailable(),
+        LettaUnavailable(busy=True),
+        TurnFateUnknown(cause="timeout"),
+        TurnFateUnknown(cause="connection_lost"),
+        TurnFateUnknown(cause="rate_limited"),
+        TurnFateUnknown(cause="server_error"),
+    ],
+    ids=lambda error: getattr(error, "cause", error.code),
+)
+async def test_a_passing_failure_is_sent_again(rig, error):
+    rig.push()
+    rig.letta.fail_next(error, stored="nothing")
+    await rig.work_off()
+    (reply,) = rig.replies()
+    assert reply["source"] == "letta"
+    assert await rig.said_to_agents() == {"ada": ["hi"]}
+
+
+@pytest.mark.parametrize("cause", ["timeout", "connection_lost", "rate_limited", "server_error"])
+async def test_an_answer_lost_on_its_way_is_found_and_not_sent_for_again(rig, cause):
+    rig.push()
+    rig.letta.fail_next(TurnFateUnknown(cause=cause), stored="answer")
+    await rig.work_off()
+    (reply,) = rig.replies()
+    assert (reply["source"], reply["response_text"]) == ("letta", "echo: hi")
+    assert await rig.said_to_agents() == {"ada": ["hi"]}
+
+
+async def test_a_turn_stored_half_way_falls_back_and_is_not_repeated(rig):
+    rig.push()
+    rig.letta.fail_next(TurnFateUnknown(cause="rate_limited"), stored="message")
+    await rig.work_off()
+    (reply,) = [rig.kept()]
+    assert (reply["source"], reply["response_text"]) == ("memory-python", "short: hi")
+    assert await rig.said_to_agents() == {"ada": ["hi"]}
+
+
+@pytest.mark.parametrize(
+    "cause", ["bad_request", "letta_credentials", "model_credentials", "insufficient_credits", "context_overflow"]
+)
+async def test_what_letta_refuses_for_good_is_not_sent_again(rig, cause):
+    rig.push()
+    rig.letta.fail_next(LettaRejected(cause=cause))
+    rig.letta.fail_next(LettaRejected(cause="must not be reached"))
+    await rig.work_off()
+    assert rig.kept()["source"] == "memory-python"
+    assert len(rig.letta.sent) <= 1
+
+
+async def test_an_answer_without_text_falls_back(rig):
+    rig.letta._answer = lambda _agent, _messages: ""
+    rig.push()
+    await rig.work_off()
+    assert rig.fallback.answered == [("t1", EmptyAnswer.code)]
+
+
+async def test_a_vanished_agent_is_found_by_its_tags_or_made_anew(rig):
+    rig.push("t1")
+    await rig.work_off()
+    agent = rig.store.sessions["ada", "default"].agent_id
+    await rig.letta.delete_agent(agent)
+    rig.push("t2")
+    await rig.work_off()
+    assert [reply["source"] for reply in rig.replies()] == ["letta", "letta"]
+    assert rig.store.sessions["ada", "default"].agent_id != agent
+
+
+async def test_what_memory_answered_is_told_to_the_agent_once_in_order_with_the_next_turn(rig):
+    rig.push("t1", content="first")
+    await rig.work_off()
+    rig.letta.down = True
+    rig.push("t2", content="second")
+    rig.push("t3", content="third")
+    await rig.work_off()
+    rig.letta_comes_back()
+    rig.push("t4", content="fourth")
+    await rig.work_off()
+    rig.push("t5", content="fifth")
+    await rig.work_off()
+    assert await rig.said_to_agents() == {"ada": ["first", "second", "third", "fourth", "fifth"]}
+    _agent, told = rig.letta.sent[-2]
+    assert [(message.role, message.content) for message in told] == [
+        ("user", "second"),
+        ("assistant", "short: second"),
+        ("user", "third"),
+        ("assistant", "short: third"),
+        ("user", "fourth"),
+    ]
+    assert rig.shelf.missed == {}
+
+
+async def test_a_turn_that_outlived_its_reply_is_not_told_a_second_time(make_rig):
+    rig = make_rig(letta={"reply_deadline": 0.05, "timeout": 0.02})
+    rig.push("t0", content="zero")
+    await rig.work_off()
+    with rig.letta.held() as hold:
+        rig.push("t1", content="slow")
+        await rig.work_off()
+        assert rig.kept(task_id="t1")["source"] == "memory-python"
+        hold.release()
+        await rig.letta.idle()
+    rig.push("t2", content="next")
+    await rig.work_off()
+    assert await rig.said_to_agents() == {"ada": ["zero", "slow", "next"]}
+    assert rig.letta.overlaps == []
+
+
+async def test_the_next_turn_waits_for_one_still_running(make_rig):
+    rig = make_rig(letta={"reply_deadline": 2, "timeout": 0.02, "retry_attempts": 0})
+    rig.push("t0", content="zero")
+    await rig.work_off()
+    with rig.letta.held() as hold:
+        rig.push("t1", content="slow")
+        await rig.work_off()
+        rig.push("t2", content="next")
+        task = asyncio.create_task(rig.work_off())
+        await asyncio.sleep(0.05)
+        assert len(rig.letta.sent) == 2
+        hold.release()
+        await task
+    assert await rig.said_to_agents() == {"ada": ["zero", "slow", "next"]}
+    assert rig.letta.overlaps == []
+
+
+async def test_temporary_tasks_never_reach_the_agent_and_are_never_told(rig):
+    rig.push("t1", meta={"memory_type": "temporary"})
+    rig.push("t2")
+    await rig.work_off()
+    assert rig.kept(task_id="t1")["source"] == "memory-python"
+    assert await rig.said_to_agents() == {"ada": ["hi"]}
+    assert [len(messages) for _, messages in rig.letta.sent] == [1]
+
+
+async def test_letta_switched_off_leaves_everything_to_memory(make_rig):
+    rig = make_rig(letta={"enabled": False})
+    rig.push()
+    await rig.work_off()
+    assert rig.fallback.answered == [("t1", "letta_disabled")]
+    assert len(rig.shelf.missed["ada"]) == 1
+
+
+async def test_a_user_who_wants_no_permanent_memory_has_none(rig):
+    rig.store.sessions["ada", "default"] = Session("ada", "default", metadata={"permanent_memory": False})
+    rig.push()
+    await rig.work_off()
+    assert rig.fallback.answered == [("t1", "user_switch")]
+    assert rig.letta.sent == []
+    assert rig.shelf.missed == {}
+
+
+async def test_audio_without_text_goes_to_memory(rig):
+    rig.push(type="audio", content="", input_file="voice.wav")
+    await rig.work_off()
+    assert rig.fallback.answered == [("t1", "audio")]
+
+
+async def test_without_fallback_an_error_reply_names_the_cause(make_rig):
+    rig = make_rig(letta={"fallback_to_memory": False})
+    rig.push()
+    rig.letta.fail_next(LettaRejected("the key is wrong", cause="letta_credentials"))
+    await rig.work_off()
+    (reply,) = rig.replies()
+    assert reply.items() >= {"error": True, "source": "letta_bridge", "code": "letta_rejected"}.items()
+    assert reply["message"] == "the key is wrong"
+    assert json.loads(dict(rig.shelf.published)["task_response:t1"]) == {
+        "text": "the key is wrong",
+        "source": "letta_bridge",
+        "error": True,
+    }
+
+
+async def test_with_memory_away_too_there_is_an_error_reply(rig):
+    rig.letta.down = True
+    rig.fallback.down = True
+    rig.push()
+    await rig.work_off()
+    assert rig.kept().items() >= {"error": True, "code": "breaker_open", "retryable": True}.items()
+    assert rig.outcomes() == {"error": 1}
+
+
+async def test_somebody_elses_memory_answer_is_published_by_the_bridge(rig):
+    rig.letta.down = True
+    rig.fallback.foreign = True
+    rig.push()
+    await rig.work_off()
+    (reply,) = rig.replies()
+    assert reply.items() >= {"source": "memory-python", "memory_updated": False, "response_text": "short: hi"}.items()
+    assert not [channel for channel, _ in rig.shelf.published if channel.startswith("task_response:")]
+
+
+async def test_our_memorys_answer_is_kept_but_not_published_twice(rig):
+    rig.letta.down = True
+    rig.push()
+    await rig.work_off()
+    assert rig.replies() == []
+    assert rig.kept()["source"] == "memory-python"
+
+
+async def test_the_session_store_away_does_not_stop_anybody(rig):
+    rig.store.broken = True
+    rig.push("t1")
+    rig.push("t2")
+    await rig.work_off()
+    assert [reply["source"] for reply in rig.replies()] == ["letta", "letta"]
+    assert len(await rig.letta.find_agents(["user:ada"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [
+        (b"not json", "malformed"),
+        (b"[]", "malformed"),
+        (b'{"task_id":"x","content":5}', "malformed"),
+        (b'{"task_id":"x","content":"   "}', "empty_content"),
+        (b'{"task_id":"x"}', "empty_content"),
+        (b'{"task_id":"x","input_file":"../../etc/passwd"}', "upload_refused"),
+    ],
+)
+async def test_what_can_never_be_answered_is_a_dead_letter(rig, payload, code):
+    rig.shelf.push(payload)
+    await rig.work_off()
+    ((reason, kept),) = rig.shelf.dead
+    assert json.loads(reason)["code"] == code
+    assert kept == payload
+    if b"task_id" in payload:
+        assert rig.replies()[0]["code"] == code
+
+
+async def test_a_task_handed_out_in_vain_too_often_is_a_dead_letter(rig):
+    rig.push()
+    queue = rig.queue("dying")
+    for _ in range(rig.settings.queue.max_deliveries):
+        assert (await queue.exchange([], 1)).turns
+        rig.time += rig.settings.queue.lease + 1
+    await rig.work_off()
+    assert json.loads(rig.shelf.dead[0][0])["code"] == "too_many_deliveries"
+    assert rig.replies()[0]["error"] is True
+
+
+async def test_a_defect_in_the_bridge_costs_one_task_and_no_more(rig):
+    def explode(*_):
+        raise RuntimeError("boom")
+
+    rig.push("t1", user="ada")
+    rig.sessions.persona = explode
+    await rig.work_off()
+    assert json.loads(rig.shelf.dead[0][0])["code"] == "internal"
+
+
+async def test_an_upload_is_read_inside_its_root_only(rig, tmp_path):
+    uploads = tmp_path / "uploads"
+    uploads.mkdir()
+    (uploads / "note.txt").write_text("留言", encoding="utf-8")
+    (tmp_path / "secret.txt").write_text("secret", encoding="utf-8")
+    (uploads / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (uploads / "big.txt").write_bytes(b"x" * (rig.settings.uploads.max_bytes + 1))
+    (uploads / "image.png").write_bytes(b"\x89PNG\xff")
+    rig.push("good", content="", input_file="note.txt")
+    for name in ("link.txt", "big.txt", "image.png", "", "..", "missing", str(tmp_path / "secret.txt"), "a\0b"):
+        rig.push(f"bad-{name}", content="", input_file=name)
+    await rig.work_off()
+    assert await rig.said_to_agents() == {"ada": ["留言"]}
+    assert rig.outcomes() == {"letta": 1, "dead": 8}
+
+
+async def test_content_comes_before_the_file(rig):
+    rig.push(content="text", input_file="../secret.txt")
+    await rig.work_off()
+    assert await rig.said_to_agents() == {"ada": ["text"]}
+
+
+async def test_a_redelivered_turn_that_was_answered_is_found(rig):
+    rig.push("t0", content="zero")
+    await rig.work_off()
+    agent = rig.store.sessions["ada", "default"].agent_id
+    rig.push("t1", content="one")
+    dying = rig.queue("dying")
+    (turn,) = (await dying.exchange([], 1)).turns
+    await rig.processor().process(turn, TurnLease(30))
+    rig.time += rig.settings.queue.lease + 1
+    await rig.work_off()
+    assert await rig.said_to_agents() == {"ada": ["zero", "one"]}
+    assert rig.kept(task_id="t1")["attempts"] == 2
+    assert rig.kept(task_id="t1")["agent_id"] == agent
+
+
+async def test_a_redelivered_turn_that_memory_has_already_is_not_sent_to_letta(rig):
+    rig.letta.down = True
+    rig.push("t1")
+    dying = rig.queue("dying")
+    (turn,) = (await dying.exchange([], 1)).turns
+    await rig.processor().process(turn, TurnLease(30))
+    rig.letta_comes_back()
+    await rig.work_off()
+    assert rig.kept()["source"] == "memory-python"
+    assert rig.letta.sent == []
+    rig.push("t2", content="next")
+    await rig.work_off()
+    assert await rig.said_to_agents() == {"ada": ["hi", "next"]}
+
+
+async def test_reasons_and_usage_are_told(rig):
+    rig.letta._answer = lambda _agent, _messages: TurnAnswer("hello")
+    rig.push()
+    await rig.work_off()
+    assert rig.kept()["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}

@@ -1,0 +1,1 @@
+"""Where state lives: sessions now, in a file; each store is a port with one contract suite."""
