@@ -1,0 +1,1 @@
+"""A deterministic OpenAI-compatible model for demos and tests."""
