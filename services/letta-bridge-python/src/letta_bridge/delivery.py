@@ -31,13 +31,14 @@ from shared_utils import logs
 _log = logs.get(__name__)
 
 _RETRYABLE: Final = (LettaUnavailable, TurnFateUnknown)
-_SURE_AFTER: Final = 2
+_SURE_AFTER: Final = 3
 """Looks that must find nothing before a turn whose connection was lost counts as absent: Letta shows a turn only once
 its run is written, which takes a moment on a loaded server."""
 _LOOK_AGAIN: Final = 2.0
 """Seconds between those looks."""
-_ANSWERED: Final = frozenset({"rate_limited", "server_error"})
+_ANSWERED: Final = frozenset({"rate_limited", "server_error", "conflict"})
 """Causes with which Letta itself said that the turn is over: one look is enough."""
+_SHARE_OF_REST: Final = 0.95
 _POLL_MIN, _POLL_MAX = 0.25, 2.0
 """Seconds between looks at a turn that is still running."""
 
@@ -170,9 +171,10 @@ class Delivery:
     async def _send(self, letta: LettaPort, agent_id: str, messages: list[TurnMessage]) -> Delivered:
         self._lease.begin()
         self.fate, self._over = Fate.UNKNOWN, False
-        remaining = self._deadline - asyncio.get_running_loop().time()
+        # A little less than what is left, so that the breaker hears of a Letta that hangs.
+        remaining = (self._deadline - asyncio.get_running_loop().time()) * _SHARE_OF_REST
         try:
-            answer = await letta.send(agent_id, messages, timeout=max(0.1, min(self._desk.letta.timeout, remaining)))
+            answer = await letta.send(agent_id, messages, timeout=min(self._desk.letta.timeout, remaining))
         except (LettaUnavailable, AgentGone):
             self.fate = Fate.ABSENT
             raise

@@ -54,7 +54,7 @@ class TurnFateUnknown(LettaError):
     ) -> None:
         super().__init__(message)
         self.cause = cause
-        """timeout | connection_lost | rate_limited | server_error"""
+        """timeout | connection_lost | rate_limited | server_error | conflict"""
         self.retry_after = retry_after
 
 
@@ -73,7 +73,7 @@ class LettaRejected(LettaError):
         super().__init__(message)
         self.cause = cause
         """bad_request | letta_credentials | model_credentials | insufficient_credits | forbidden | invalid |
-        context_overflow | unknown_model"""
+        context_overflow | unknown_model | pending_approval | not_found | redirected | not_letta"""
         self.status = status
 
 

@@ -26,7 +26,7 @@ class QueueSettings(Section):
     responses: str = setting("letta_responses", "LETTA_RESPONSES", doc="channel the replies are published on")
     task_response: str = setting("task_response:", doc="+ task id: channel of one task's reply")
     max_concurrent_requests: int = setting(
-        256, "MAX_CONCURRENT_REQUESTS", doc="turns this bridge holds at once", ge=1, le=100_000
+        64, "MAX_CONCURRENT_REQUESTS", doc="turns this bridge holds at once", ge=1, le=100_000
     )
     lease: float = setting(30.0, "LEASE_SECONDS", doc="seconds after which a dead bridge's turns are taken over", ge=1)
     reply_ttl: float = setting(3600.0, "REPLY_TTL", doc="seconds a reply is kept by task id", ge=1)

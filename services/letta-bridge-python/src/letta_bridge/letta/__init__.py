@@ -1,0 +1,42 @@
+"""The memory agents behind the bridge.
+
+The adapter of a real server is not imported here: ``from letta_bridge.letta.letta_client import LettaClient`` brings
+Letta's SDK along, which takes half a second that the command line's ``--help`` need not pay.
+"""
+
+from __future__ import annotations
+
+from letta_bridge.letta.breaker import Breaker, BreakerPolicy, BreakerState
+from letta_bridge.letta.fake import InMemoryLetta
+from letta_bridge.letta.port import (
+    AgentRef,
+    AgentSpec,
+    Block,
+    FoundTurn,
+    LettaPort,
+    TurnAnswer,
+    TurnMessage,
+    TurnState,
+    Usage,
+    turn_otid,
+)
+from letta_bridge.letta.servers import LettaServer, LettaServers
+
+__all__ = [
+    "AgentRef",
+    "AgentSpec",
+    "Block",
+    "Breaker",
+    "BreakerPolicy",
+    "BreakerState",
+    "FoundTurn",
+    "InMemoryLetta",
+    "LettaPort",
+    "LettaServer",
+    "LettaServers",
+    "TurnAnswer",
+    "TurnMessage",
+    "TurnState",
+    "Usage",
+    "turn_otid",
+]

@@ -1,0 +1,177 @@
+"""From the messages of a turn to what the agent said.
+
+Total over any JSON: whatever a server sends, these functions return and never raise. Only assistant text gets out;
+reasoning, tool calls and tool results never do.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from letta_bridge.letta.port import TurnAnswer, Usage
+
+MEMORY_TOOLS = frozenset(
+    {
+        "archival_memory_insert",
+        "core_memory_append",
+        "core_memory_replace",
+        "memory",
+        "memory_apply_patch",
+        "memory_finish_edits",
+        "memory_insert",
+        "memory_replace",
+        "memory_rethink",
+        "memory_str_insert",
+        "memory_str_replace",
+        "rethink_memory",
+        "rethink_user_memory",
+    }
+)
+"""Letta's tools that change what an agent remembers."""
+
+FOUND = "found"
+"""The stop reason of an answer read from the agent's history, where Letta keeps none."""
+
+# The text of a send_message call whose JSON was cut off or otherwise broken.
+_BROKEN_MESSAGE = re.compile(r'"message"\s*:\s*"((?:[^"\\]|\\.)*)', re.DOTALL)
+_UNPRINTABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def parse_answer(body: bytes) -> TurnAnswer:
+    """The answer in the body of a finished turn. Raises ValueError where the body is not a JSON object."""
+    try:
+        response = json.loads(body)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if isinstance(response, dict):
+        return turn_answer(response)
+    raise ValueError("not a JSON object")
+
+
+def turn_answer(response: Mapping[str, object]) -> TurnAnswer:
+    """The answer in Letta's response: ``messages``, ``stop_reason``, ``usage``, each of them optional."""
+    messages = response.get("messages")
+    return answer_of(
+        messages, stop_reason=_stop_reason(response.get("stop_reason")), usage=_usage(response.get("usage"))
+    )
+
+
+def answer_of(messages: object, *, stop_reason: str, usage: Usage | None = None) -> TurnAnswer:
+    """The answer in a list of Letta messages, oldest first."""
+    listed = [message for message in messages if isinstance(message, dict)] if isinstance(messages, list) else []
+    return TurnAnswer(
+        text=_text(listed),
+        stop_reason=stop_reason,
+        usage=usage or Usage(),
+        memory_updated=_memory_updated(listed),
+    )
+
+
+def _text(messages: list[dict[str, object]]) -> str:
+    said = [_content(m.get("content")) for m in messages if m.get("message_type") == "assistant_message"]
+    text = "\n".join(part for part in said if part.strip())
+    if not text:
+        text = "\n".join(part for part in _sent_by_tool(messages) if part.strip())
+    return _UNPRINTABLE.sub("", text)
+
+
+def _content(content: object) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(_part(part) for part in content)
+    return ""
+
+
+def _part(part: object) -> str:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, dict) and part.get("type", "text") == "text":
+        text = part.get("text")
+        return text if isinstance(text, str) else ""
+    return ""
+
+
+def _sent_by_tool(messages: Iterable[Mapping[str, object]]) -> Iterator[str]:
+    """Agents of the older types speak by calling the tool ``send_message``."""
+    for message in messages:
+        for name, _, arguments in _tool_calls(message):
+            if name == "send_message":
+                yield _message_argument(arguments)
+
+
+def _tool_calls(message: Mapping[str, object]) -> Iterator[tuple[str, object, object]]:
+    """Name, call id and arguments of every tool call; the list form repeats the single one."""
+    if message.get("message_type") != "tool_call_message":
+        return
+    listed = message.get("tool_calls")
+    calls = listed if isinstance(listed, list) and listed else [message.get("tool_call")]
+    for call in calls:
+        if isinstance(call, dict) and isinstance(name := call.get("name"), str):
+            yield name, call.get("tool_call_id"), call.get("arguments")
+
+
+def _message_argument(arguments: object) -> str:
+    given = _parsed(arguments) if isinstance(arguments, str) else arguments
+    if isinstance(given, dict):
+        return _content(given.get("message"))
+    return _salvaged(arguments) if isinstance(arguments, str) else ""
+
+
+def _parsed(arguments: str) -> object:
+    try:
+        return json.loads(arguments, strict=False)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _salvaged(arguments: str) -> str:
+    found = _BROKEN_MESSAGE.search(arguments)
+    if found is None:
+        return ""
+    try:
+        text = json.loads(f'"{found[1]}"', strict=False)
+    except ValueError:
+        return found[1]
+    return text if isinstance(text, str) else ""
+
+
+def _memory_updated(messages: list[dict[str, object]]) -> bool:
+    names = {
+        call_id: name for message in messages for name, call_id, _ in _tool_calls(message) if isinstance(call_id, str)
+    }
+    for message in messages:
+        if message.get("message_type") != "tool_return_message":
+            continue
+        listed = message.get("tool_returns")
+        for returned in listed if isinstance(listed, list) and listed else [message]:
+            if not isinstance(returned, dict) or returned.get("status") != "success":
+                continue
+            call_id = returned.get("tool_call_id")
+            name = names.get(call_id, message.get("name")) if isinstance(call_id, str) else message.get("name")
+            if isinstance(name, str) and name in MEMORY_TOOLS:
+                return True
+    return False
+
+
+def _stop_reason(value: object) -> str:
+    if isinstance(value, dict):
+        value = value.get("stop_reason")
+    return value if isinstance(value, str) else "unknown"
+
+
+def _usage(value: object) -> Usage:
+    if not isinstance(value, dict):
+        return Usage()
+    return Usage(
+        prompt_tokens=_count(value.get("prompt_tokens")),
+        completion_tokens=_count(value.get("completion_tokens")),
+        total_tokens=_count(value.get("total_tokens")),
+        step_count=_count(value.get("step_count")),
+    )
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

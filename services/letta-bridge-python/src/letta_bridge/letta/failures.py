@@ -1,0 +1,235 @@
+"""What a failed request to Letta means: transport errors and refusals, each to one error of the bridge.
+
+The question behind every line is whether the turn may have been stored. Letta persists a turn step by step, so an error
+of a later step (429, 500, 503, a database conflict) can leave the message and a changed memory behind. Causes tell
+whether it is over: after ``rate_limited``, ``server_error`` and ``conflict`` Letta itself ended the turn; after
+``timeout`` and ``connection_lost`` it may still be running.
+
+The errors' texts are for the operator: one sentence, bounded, without the text of any user's message. Letta quotes its
+input in validation errors and its model's errors in braces, so a quotation ends at the first bracket.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+
+import aiohttp
+
+from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, TurnFateUnknown
+
+RETRY_AFTER_CAP = 60.0
+"""Seconds; a server that asks for more is asked again after this long."""
+
+_QUOTED_LENGTH = 160
+_AGENT_MISSING = re.compile(r"\bagent\b.*\bnot found\b|agent IDs were not found", re.IGNORECASE | re.DOTALL)
+_AGENT_ID_MALFORMED = "'path', 'agent_id'"
+_HANDLE_MISSING = re.compile(r"Handle (\S{1,200}) not found")
+
+# Server errors which the same request would meet again: not implemented, HTTP version not supported.
+_PERMANENT = frozenset({501, 505})
+
+# Every other refusal is a bad request.
+_REJECTIONS: Mapping[int, tuple[str, str]] = {
+    401: ("letta_credentials", "Letta refuses the bridge's token"),
+    402: ("insufficient_credits", "The model's provider wants to be paid"),
+    403: ("forbidden", "Letta or its model's provider forbids the request"),
+    422: ("invalid", "Letta finds the request invalid"),
+}
+
+
+def transport_failure(error: BaseException, *, reads: bool) -> LettaError:
+    """No complete answer came.
+
+    Args:
+        error: what aiohttp raised, or an error of httpx or the SDK that has it in its ``__cause__`` chain. The chain
+            decides, because httpx-aiohttp calls a connection lost after sending a ``ConnectTimeout``.
+        reads: the request changes nothing, so its fate does not matter.
+    """
+    chain = list(_chain(error))
+    if any(isinstance(e, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) for e in chain):
+        return LettaUnavailable("Letta cannot be reached: the connection was refused or could not be opened.")
+    if any(isinstance(e, aiohttp.InvalidURL) for e in chain):
+        return LettaRejected("Letta's address is not a URL: correct the configured Letta address.")
+    timed_out = any(isinstance(e, TimeoutError) for e in chain)
+    what = "did not answer in time" if timed_out else "closed the connection before its answer was complete"
+    if reads:
+        return LettaUnavailable(f"Letta {what}.")
+    return TurnFateUnknown(
+        f"Letta {what}, so what was sent may be stored or not.", cause="timeout" if timed_out else "connection_lost"
+    )
+
+
+def refusal(status: int, body: bytes, *, retry_after: str | None = None, reads: bool = False) -> LettaError:
+    """The server answered with a status that is not success.
+
+    Args:
+        status: the HTTP status.
+        body: the answer's body, of any content.
+        retry_after: the header of that name, in seconds or as a date.
+        reads: the request changes nothing, so its fate does not matter.
+    """
+    error = _meaning(status, _Said(body), retry_after=parse_retry_after(retry_after))
+    if reads and isinstance(error, TurnFateUnknown):
+        return LettaUnavailable(str(error), retry_after=error.retry_after)
+    return error
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Seconds to wait, between 0 and ``RETRY_AFTER_CAP``; None where the header is absent or unreadable."""
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            when = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        seconds = (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), RETRY_AFTER_CAP)
+
+
+class _Said:
+    """The parts of an error body that mean something."""
+
+    def __init__(self, body: bytes) -> None:
+        try:
+            parsed = json.loads(body)
+        except (ValueError, RecursionError):
+            parsed = None
+        content = parsed if isinstance(parsed, dict) else {}
+        error = content.get("error")
+        error = error if isinstance(error, dict) else {}
+        detail = error.get("detail", content.get("detail"))
+        kind = error.get("type")
+        self.by_letta = "detail" in content or bool(error)
+        """False for what a proxy says, and for an empty body."""
+        self.kind = kind if isinstance(kind, str) else ""
+        self.detail = detail if isinstance(detail, str) else json.dumps(detail) if detail is not None else ""
+
+    @property
+    def quoted(self) -> str:
+        """The detail as a clause of a sentence: one line, bounded, nothing a user wrote."""
+        head = " ".join(re.split(r"[\[{]", self.detail, maxsplit=1)[0].split())
+        kind = re.sub(r"[^\w.-]", "", self.kind)[:40]
+        parts = [part for part in (kind, head[:_QUOTED_LENGTH].strip(" -:.")) if part]
+        return f" ({': '.join(parts)})" if parts else ""
+
+
+def _meaning(status: int, said: _Said, *, retry_after: float | None) -> LettaError:
+    if status in _SPECIAL:
+        return _SPECIAL[status](status, said, retry_after)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and status not in _PERMANENT:
+        return _server_error(status, said, retry_after)
+    return _rejected(status, said)
+
+
+def _rejected(status: int, said: _Said) -> LettaRejected:
+    cause, meaning = _REJECTIONS.get(status, ("bad_request", "Letta refused the request"))
+    if status < HTTPStatus.BAD_REQUEST:
+        cause, meaning = "redirected", "Letta's address answers with a redirect, which is not followed"
+    elif "CONTEXT_WINDOW_EXCEEDED" in said.detail:
+        cause, meaning = "context_overflow", "The agent's context does not fit the model's window"
+    elif said.kind == "llm_authentication":
+        cause, meaning = "model_credentials", "The model's provider refuses Letta's key"
+    return LettaRejected(f"{meaning}, status {status}{said.quoted}.", cause=cause, status=status)
+
+
+def _not_found(status: int, said: _Said, _: float | None) -> LettaError:
+    handle = _HANDLE_MISSING.search(said.detail)
+    if handle is not None:
+        return LettaRejected(
+            f"Letta does not know the model {handle[1]}: configure a handle its /v1/models lists.",
+            cause="unknown_model",
+            status=status,
+        )
+    if _AGENT_MISSING.search(said.detail):
+        return AgentGone("The agent does not exist in Letta (any more).")
+    return LettaRejected(f"Letta has nothing there, status {status}{said.quoted}.", cause="not_found", status=status)
+
+
+def _invalid(status: int, said: _Said, _: float | None) -> LettaError:
+    if _AGENT_ID_MALFORMED in said.detail:
+        return AgentGone("The agent's id is not one Letta gives, so it cannot exist.")
+    return _rejected(status, said)
+
+
+def _conflict(status: int, said: _Said, retry_after: float | None) -> LettaError:
+    if "PENDING_APPROVAL" in said.detail or "waiting for approval" in said.detail:
+        return LettaRejected(
+            "The agent waits for somebody to approve a tool call: approve or deny it in Letta.",
+            cause="pending_approval",
+            status=status,
+        )
+    if "CONVERSATION_BUSY" in said.detail or "Another request" in said.detail:
+        return LettaUnavailable("The agent is busy with another turn.", busy=True, retry_after=retry_after)
+    # Deadlock, locked row, concurrent update, broken constraint: raised wherever a turn touches the database.
+    return TurnFateUnknown(
+        f"Letta's database refused a change{said.quoted}.", cause="conflict", retry_after=retry_after
+    )
+
+
+def _rate_limited(_: int, said: _Said, retry_after: float | None) -> LettaError:
+    return TurnFateUnknown(
+        f"Letta's model is rate limited{said.quoted}.", cause="rate_limited", retry_after=retry_after
+    )
+
+
+def _gave_up(status: int, said: _Said, retry_after: float | None) -> LettaError:
+    return TurnFateUnknown(
+        f"Letta gave up waiting, status {status}{said.quoted}.", cause="timeout", retry_after=retry_after
+    )
+
+
+def _connection_seen_closed(status: int, _: _Said, retry_after: float | None) -> LettaError:
+    return TurnFateUnknown(
+        f"Letta saw the connection close, status {status}.", cause="connection_lost", retry_after=retry_after
+    )
+
+
+def _not_taking(status: int, said: _Said, retry_after: float | None) -> LettaError:
+    """A proxy's word that nothing went through. Letta's own 503 can come from a later step of a turn."""
+    if said.by_letta:
+        return _server_error(status, said, retry_after)
+    return LettaUnavailable(f"Letta is not taking requests, status {status}.", retry_after=retry_after)
+
+
+def _server_error(status: int, said: _Said, retry_after: float | None) -> LettaError:
+    if "contains invalid characters" in said.detail:
+        return LettaRejected("Letta refuses the agent's name: it has characters Letta does not allow.", status=status)
+    if _AGENT_MISSING.search(said.detail):
+        return AgentGone("The agent does not exist in Letta (any more).")
+    # A proxy that lost its connection to Letta does not know whether the turn still runs there.
+    ended = said.by_letta or status == HTTPStatus.INTERNAL_SERVER_ERROR
+    return TurnFateUnknown(
+        f"Letta failed with status {status}{said.quoted}.",
+        cause="server_error" if ended else "connection_lost",
+        retry_after=retry_after,
+    )
+
+
+_SPECIAL: Mapping[int, Callable[[int, _Said, float | None], LettaError]] = {
+    404: _not_found,
+    408: _gave_up,
+    409: _conflict,
+    422: _invalid,
+    425: _not_taking,
+    429: _rate_limited,
+    499: _connection_seen_closed,
+    503: _not_taking,
+    504: _gave_up,
+}
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and its causes. Not its context: that may be an older failure which the caller is handling."""
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__

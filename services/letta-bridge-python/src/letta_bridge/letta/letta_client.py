@@ -1,0 +1,297 @@
+"""The Letta V1 server as a :class:`~letta_bridge.letta.port.LettaPort`; the only module that knows Letta's SDK.
+
+Turns, the hot path, are plain POSTs over aiohttp: the SDK's typed call costs ten times as much, and httpx's own pool
+collapses under many slow requests. Everything else goes through the SDK over the same aiohttp session.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+from letta_client import APIError, APIStatusError, AsyncLetta, omit
+
+from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, TurnFateUnknown
+from letta_bridge.letta.answer import parse_answer
+from letta_bridge.letta.failures import refusal, transport_failure
+from letta_bridge.letta.port import AgentRef, AgentSpec, FoundTurn, TurnAnswer, TurnMessage
+from letta_bridge.letta.turn_search import Listed, fate
+
+HISTORY_PAGE = 100
+"""Messages asked for at a time."""
+SEARCHED_PAGES = 10
+"""How far back ``find_turn`` reads: 1000 messages. A user's turns run in order, so a turn sought is among the last."""
+
+# uvicorn closes a connection idle for 5 s; reusing one at that moment loses the request.
+_KEEP_ALIVE = 3.0
+# Health is still asked while every turn waits.
+_SPARE_CONNECTIONS = 16
+_SUCCESS = range(200, 300)
+_AGENT_PAGE = 50
+_MOST_AGENTS = 1000
+
+_Shape = TypeVar("_Shape", dict[str, Any], list[Any])
+
+
+class LettaClient:
+    """One Letta server. Build it inside a running event loop; ``close`` it there.
+
+    Args:
+        base_url: the server, from configuration only.
+        api_key: Letta's own password, None for an open server.
+        max_concurrency: turns in flight at most; the connection pool is a little larger, and further ones wait.
+        connect_timeout: seconds for a connection to open.
+        timeout: seconds for everything but turns, which bring their own.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        max_concurrency: int = 1000,
+        connect_timeout: float = 5.0,
+        timeout: float = 30.0,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._connect_timeout = connect_timeout
+        # Cookies would tie requests of different users together. Environment proxies do not apply.
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=max_concurrency + _SPARE_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        self._sdk = AsyncLetta(
+            base_url=self._base_url,
+            api_key=api_key or "",
+            max_retries=0,  # its default of 2 repeats POSTs, which stores a turn three times
+            timeout=httpx.Timeout(timeout, connect=connect_timeout),
+            http_client=httpx.AsyncClient(
+                transport=AiohttpTransport(client=self._session), follow_redirects=False, trust_env=False
+            ),
+        )
+        self._sdk.api_key = api_key or None  # given None, the SDK would take LETTA_API_KEY from the environment
+        self._headers = {"Content-Type": "application/json", "Accept": "application/json", **self._sdk.auth_headers}
+
+    async def send(self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float) -> TurnAnswer:
+        """Hand the agent a turn and wait for its answer; see the port."""
+        turn = {"messages": [{"role": m.role, "content": m.content, "otid": m.otid} for m in messages]}
+        status, headers, body = await self._post(
+            f"/v1/agents/{quote(agent_id, safe='')}/messages", json.dumps(turn).encode(), timeout
+        )
+        if status not in _SUCCESS:
+            raise refusal(status, body, retry_after=headers.get("Retry-After"))
+        try:
+            return parse_answer(body)
+        except ValueError:
+            raise TurnFateUnknown(
+                f"What answered with status {status} in Letta's place does not speak as Letta does."
+            ) from None
+
+    async def find_turn(self, agent_id: str, otid: str) -> FoundTurn:
+        """What became of a turn, as far back as ``SEARCHED_PAGES`` of ``HISTORY_PAGE`` messages."""
+        active = await self._active_runs(agent_id)
+        history: list[Listed] = []
+        async for page in self._pages(agent_id, HISTORY_PAGE, SEARCHED_PAGES):
+            history[:0] = page
+            if any(message.get("otid") == otid for message in page):
+                break
+        return fate(history, otid, active)
+
+    async def cancel(self, agent_id: str, run_ids: Sequence[str]) -> None:
+        """Mark the runs cancelled; the model call that is going on is not interrupted and may still be stored."""
+        if not run_ids:  # Letta would take an empty list for "whatever runs"
+            return
+        try:
+            async with _failures():
+                await self._sdk.agents.messages.cancel(agent_id, run_ids=list(run_ids))
+        except (AgentGone, LettaRejected):
+            return
+
+    async def find_agents(self, tags: Sequence[str]) -> list[AgentRef]:
+        """Every agent that carries all ``tags``, oldest first, at most 1000."""
+        found: list[AgentRef] = []
+        while len(found) < _MOST_AGENTS:
+            async with _failures(reads=True):
+                response = await self._sdk.agents.with_raw_response.list(
+                    tags=list(tags),
+                    match_all_tags=True,
+                    order="asc",
+                    limit=_AGENT_PAGE,
+                    after=found[-1].agent_id if found else omit,
+                    include=["agent.tags"],
+                )
+            page = _objects(response.http_response)
+            found += [_agent_ref(agent) for agent in page]
+            if len(page) < _AGENT_PAGE:
+                break
+        return found
+
+    async def get_agent(self, agent_id: str) -> AgentRef:
+        """One agent. Raises AgentGone where it does not exist."""
+        async with _failures(reads=True):
+            response = await self._sdk.agents.with_raw_response.retrieve(agent_id, include=["agent.tags"])
+        return _agent_ref(_object(response.http_response))
+
+    async def create_agent(self, spec: AgentSpec) -> AgentRef:
+        """Make an agent with exactly the tools of ``spec``: Letta adds none of its own where base tools are off."""
+        async with _failures():
+            response = await self._sdk.agents.with_raw_response.create(
+                name=spec.name,
+                tags=list(spec.tags),
+                model=spec.model,
+                embedding=spec.embedding if spec.embedding is not None else omit,
+                agent_type=spec.agent_type,  # type: ignore[arg-type]  # a Literal there, configuration here
+                memory_blocks=[
+                    {"label": b.label, "value": b.value, "description": b.description or None, "limit": b.limit}
+                    for b in spec.blocks
+                ],
+                tools=list(spec.tools),
+                include_base_tools=False,
+                system=spec.system if spec.system is not None else omit,
+                context_window_limit=spec.context_window if spec.context_window is not None else omit,
+                message_buffer_autoclear=False,
+                enable_sleeptime=False,
+            )
+        return _agent_ref(_object(response.http_response))
+
+    async def history(self, agent_id: str, *, limit: int = 1000) -> list[Mapping[str, object]]:
+        """The agent's newest ``limit`` messages, oldest first."""
+        history: list[Listed] = []
+        async for page in self._pages(agent_id, min(limit, HISTORY_PAGE), limit):
+            history[:0] = page
+            if len(history) >= limit:
+                break
+        return history[-limit:] if limit > 0 else []
+
+    async def export_agent(self, agent_id: str) -> bytes:
+        """The agent as an agent file (JSON, UTF-8), with its messages."""
+        async with _failures(reads=True):
+            response = await self._sdk.agents.with_raw_response.export_file(agent_id)
+        return response.http_response.content
+
+    async def delete_agent(self, agent_id: str) -> bool:
+        """Delete it, after the memory blocks and archives nobody else uses: Letta itself leaves those behind.
+
+        The agent goes last, so that a deletion which broke off can be repeated.
+        """
+        try:
+            await self._delete_memory(agent_id)
+            async with _failures():
+                await self._sdk.agents.delete(agent_id)
+        except AgentGone:
+            return False
+        return True
+
+    async def health(self) -> str:
+        """The server's version."""
+        async with _failures(reads=True):
+            response = await self._sdk.with_raw_response.health()
+        return str(_object(response.http_response).get("version", ""))
+
+    async def close(self) -> None:
+        """Give back connections."""
+        await self._sdk.close()
+        await self._session.close()
+
+    async def _post(self, path: str, body: bytes, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
+        if self._session.closed:
+            raise LettaUnavailable("The connection to Letta was closed by the bridge itself.")
+        # aiohttp would round a timeout up to a whole second, past the caller's own deadline.
+        limits = aiohttp.ClientTimeout(total=timeout, sock_connect=self._connect_timeout, ceil_threshold=math.inf)
+        try:
+            async with self._session.post(
+                f"{self._base_url}{path}", data=body, headers=self._headers, timeout=limits, allow_redirects=False
+            ) as response:
+                return response.status, response.headers, await response.read()
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
+            raise transport_failure(error, reads=False) from error
+
+    async def _active_runs(self, agent_id: str) -> list[str]:
+        async with _failures(reads=True):
+            response = await self._sdk.runs.with_raw_response.list(agent_id=agent_id, active=True, limit=100)
+        return [str(run.get("id")) for run in _objects(response.http_response)]
+
+    async def _pages(self, agent_id: str, size: int, most: int) -> AsyncIterator[Sequence[Listed]]:
+        """Pages of the history, newest page first, each oldest first; ends after ``most`` pages or at the start.
+
+        A page shorter than ``size`` is no sign of the start: Letta lists nothing for an empty answer.
+        """
+        before: str | None = None
+        for _ in range(most):
+            async with _failures(reads=True):
+                response = await self._sdk.agents.messages.with_raw_response.list(
+                    agent_id, limit=size, order="desc", before=before if before is not None else omit
+                )
+            page = _objects(response.http_response)
+            if not page:
+                return
+            yield page
+            before = str(page[0].get("id"))
+
+    async def _delete_memory(self, agent_id: str) -> None:
+        async with _failures(reads=True):
+            blocks = await self._sdk.agents.blocks.with_raw_response.list(agent_id)
+            archives = await self._sdk.archives.with_raw_response.list(agent_id=agent_id)
+        for block in _objects(blocks.http_response):
+            await self._delete_unshared(f"/v1/blocks/{quote(str(block.get('id')), safe='')}")
+        for archive in _objects(archives.http_response):
+            await self._delete_unshared(f"/v1/archives/{quote(str(archive.get('id')), safe='')}")
+
+    async def _delete_unshared(self, path: str) -> None:
+        """Delete a block or an archive that at most one agent uses; it may be gone already."""
+        try:
+            async with _failures():
+                users = await self._sdk.get(f"{path}/agents?limit=2", cast_to=httpx.Response)
+                if len(_objects(users)) <= 1:
+                    await self._sdk.delete(path, cast_to=httpx.Response)
+        except LettaRejected as error:
+            if error.cause != "not_found":
+                raise
+
+
+@asynccontextmanager
+async def _failures(*, reads: bool = False) -> AsyncIterator[None]:
+    """Turn what the SDK raises into the bridge's errors. ``reads``: the request changes nothing."""
+    try:
+        yield
+    except APIStatusError as error:
+        response = error.response
+        retry_after = response.headers.get("Retry-After")
+        raise refusal(error.status_code, response.content, retry_after=retry_after, reads=reads) from error
+    except (APIError, httpx.HTTPError, RuntimeError) as error:
+        # RuntimeError is what a closed client or session raises.
+        raise transport_failure(error, reads=reads) from error
+
+
+def _object(response: httpx.Response) -> dict[str, Any]:
+    return _parsed(response, dict)
+
+
+def _objects(response: httpx.Response) -> list[dict[str, Any]]:
+    return [item for item in _parsed(response, list) if isinstance(item, dict)]
+
+
+def _parsed(response: httpx.Response, shape: type[_Shape]) -> _Shape:
+    try:
+        parsed = json.loads(response.content)
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, shape):
+        raise LettaRejected("What answers at Letta's address does not speak as Letta does.", cause="not_letta")
+    return parsed
+
+
+def _agent_ref(agent: Mapping[str, Any]) -> AgentRef:
+    return AgentRef(
+        agent_id=str(agent.get("id", "")),
+        name=str(agent.get("name", "")),
+        tags=tuple(str(tag) for tag in agent.get("tags") or ()),
+        created_at=str(agent.get("created_at", "")),
+    )

@@ -1,0 +1,196 @@
+"""The memory agents behind the bridge, as the bridge sees them.
+
+Everything the bridge asks of Letta goes through :class:`LettaPort`. One adapter (``letta_client.py``) speaks to a real
+server, one in-memory fake (``fake.py``) serves unit tests; both pass the same contract suite. A successor of the
+retired V1 server enters here.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One memory block of a new agent: ``label`` as the agent sees it, first ``value``, ``limit`` in characters."""
+
+    label: str
+    value: str
+    description: str = ""
+    limit: int = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSpec:
+    """What a new agent is made of. ``model`` and ``embedding`` are Letta handles such as ``openai/gpt-4o-mini``."""
+
+    name: str
+    tags: tuple[str, ...]
+    model: str
+    embedding: str | None
+    agent_type: str
+    blocks: tuple[Block, ...]
+    tools: tuple[str, ...]
+    system: str | None = None
+    context_window: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRef:
+    """An agent that exists in Letta. ``created_at`` is Letta's ISO time, used to choose between twins."""
+
+    agent_id: str
+    name: str
+    tags: tuple[str, ...] = ()
+    created_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnMessage:
+    """One message of a turn's input; ``otid`` is the sender's own id, stored by Letta and searched for later.
+
+    Letta replaces the otid of an assistant message by one of its own, so only user and system messages can be found.
+    """
+
+    role: Literal["user", "assistant", "system"]
+    content: str
+    otid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one turn, as Letta counts them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    step_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TurnAnswer:
+    """What came back for a turn.
+
+    Attributes:
+        text: what the agent said; empty where it said nothing.
+        stop_reason: Letta's word (``end_turn``, ``max_steps``, ``cancelled`` ...), ``found`` for an answer read from
+            the history, which keeps neither a stop reason nor usage.
+        usage: tokens of the turn, all zero where unknown.
+        memory_updated: a memory tool succeeded in the turn.
+    """
+
+    text: str
+    stop_reason: str = "end_turn"
+    usage: Usage = field(default_factory=Usage)
+    memory_updated: bool = False
+
+
+class TurnState(StrEnum):
+    """What Letta knows of a turn: the three answers to "was this message already sent?"."""
+
+    ABSENT = "absent"
+    """Neither stored nor running: it may be sent."""
+    RUNNING = "running"
+    """A run of this agent is still going; ask again."""
+    STORED = "stored"
+    """The message is in the agent's history. ``answer`` is what the agent said to it, None where it never got there."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTurn:
+    """The fate of a turn. ``run_ids`` are the active runs that keep it RUNNING."""
+
+    state: TurnState
+    answer: TurnAnswer | None = None
+    run_ids: tuple[str, ...] = ()
+
+
+def turn_otid(agent_id: str, task_id: str) -> str:
+    """The id a turn is stored under in Letta.
+
+    Args:
+        agent_id: Letta's id, ``agent-<uuid>``; its uuid is the namespace, because Letta compares otids over all agents.
+        task_id: the producer's id of the task, stable over every redelivery.
+
+    Returns:
+        A UUID (version 5) in text form.
+    """
+    namespace = uuid.UUID(agent_id.removeprefix("agent-"))
+    return str(uuid.uuid5(namespace, task_id))
+
+
+class LettaPort(Protocol):
+    """One Letta server. Every method may raise a :class:`letta_bridge.errors.LettaError`, and nothing else.
+
+    A method that only reads raises LettaUnavailable for every failure of the server or the way to it; one that changes
+    something raises TurnFateUnknown where the change may have been made.
+    """
+
+    async def find_agents(self, tags: Sequence[str]) -> list[AgentRef]:
+        """Every agent that carries all ``tags``, oldest first."""
+        ...
+
+    async def get_agent(self, agent_id: str) -> AgentRef:
+        """One agent. Raises AgentGone where it does not exist."""
+        ...
+
+    async def create_agent(self, spec: AgentSpec) -> AgentRef:
+        """Make an agent. Not idempotent and not atomic in Letta: look for the tags first, and after a failure."""
+        ...
+
+    async def send(self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float) -> TurnAnswer:
+        """Hand the agent a turn and wait at most ``timeout`` seconds for its answer. Never retried in here.
+
+        Raises:
+            LettaUnavailable: surely not sent (connection refused, a proxy's 503, 409 busy).
+            TurnFateUnknown: may have been stored (timeout, connection lost, 429, 5xx, database conflict): look with
+                ``find_turn`` first.
+            AgentGone: 404.
+            LettaRejected: 400, 401, 402, 403, 422, context overflow: sending it again would not help. A turn of several
+                steps may still have left its message and a changed memory behind.
+        """
+        ...
+
+    async def find_turn(self, agent_id: str, otid: str) -> FoundTurn:
+        """What became of the turn whose last message, a user's, carries ``otid``.
+
+        ABSENT is sure only some time after sending: Letta shows a turn once its run row is written, 0.1 seconds after
+        the request on an idle server and seconds on a loaded one. A run whose server was killed stays active for ever;
+        cancel it. Raises AgentGone.
+        """
+        ...
+
+    async def cancel(self, agent_id: str, run_ids: Sequence[str]) -> None:
+        """Ask Letta to stop these runs. Best effort: a finished or unknown run is not an error.
+
+        The runs are no longer active afterwards, yet a model call that is going on is not interrupted: its step, and
+        the answer in it, can still be stored later.
+        """
+        ...
+
+    async def history(self, agent_id: str, *, limit: int = 1000) -> list[Mapping[str, object]]:
+        """The agent's newest ``limit`` messages, oldest first, as Letta lists them (message_type, otid, content ...).
+
+        Raises AgentGone.
+        """
+        ...
+
+    async def export_agent(self, agent_id: str) -> bytes:
+        """The agent as an agent file (JSON, UTF-8). Raises AgentGone."""
+        ...
+
+    async def delete_agent(self, agent_id: str) -> bool:
+        """Delete it with the memory that is only its own. False where it was gone already."""
+        ...
+
+    async def health(self) -> str:
+        """The server's version. Raises LettaUnavailable where it does not answer."""
+        ...
+
+    async def close(self) -> None:
+        """Give back connections."""
+        ...

@@ -1,0 +1,104 @@
+"""Several Letta servers over one database: which one takes a user's turn, and which are left alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+
+from letta_bridge.errors import BreakerOpen, LettaError, LettaUnavailable, TurnFateUnknown
+from letta_bridge.letta.breaker import Breaker, BreakerState
+from letta_bridge.letta.port import LettaPort
+
+_UNAVAILABILITY = frozenset({"timeout", "connection_lost", "server_error"})
+_RATE_LIMIT_WEIGHT = 0.25
+"""A rate limit says the model is busy, not that Letta is broken; only a row of them opens the breaker."""
+
+
+class LettaServer:
+    """One Letta server and its breaker."""
+
+    def __init__(self, name: str, port: LettaPort, breaker: Breaker) -> None:
+        self.name = name
+        """Its base URL, without credentials; what logs and health call it."""
+        self.port = port
+        self.breaker = breaker
+
+    @asynccontextmanager
+    async def guard(self) -> AsyncIterator[LettaPort]:
+        """Send one turn under the breaker: the outcome of the block is what the breaker learns.
+
+        Raises:
+            BreakerOpen: at entry, where this server is left alone or another turn is trying it.
+        """
+        permit = self.breaker.enter()
+        if permit is None:
+            raise BreakerOpen(f"Letta at {self.name} failed several times in a row and is left alone for a while.")
+        try:
+            yield self.port
+        except LettaError as error:
+            weight = failure_weight(error)
+            if weight:
+                permit.failed(weight)
+            else:
+                permit.succeeded()
+            raise
+        else:
+            permit.succeeded()
+        finally:
+            permit.released()  # of a cancelled or otherwise broken turn; after an outcome it does nothing
+
+
+class LettaServers:
+    """All Letta servers. They share one database, so any of them can serve any user.
+
+    A user stays on one server while it is healthy (rendezvous hashing); when one is left alone, only its users move.
+    """
+
+    def __init__(self, ports: Mapping[str, LettaPort], *, breaker: Callable[[], Breaker] = Breaker) -> None:
+        """``ports`` by the server's name; every server gets a ``breaker`` of its own."""
+        if not ports:
+            raise ValueError("there must be at least one Letta server")
+        self._servers = tuple(LettaServer(name, port, breaker()) for name, port in ports.items())
+
+    def __iter__(self) -> Iterator[LettaServer]:
+        return iter(self._servers)
+
+    def pick(self, user_key: str) -> LettaServer:
+        """The server for this user's next turn. Raises BreakerOpen where all of them are left alone."""
+        ready = [server for server in self._servers if server.breaker.ready]
+        if not ready:
+            raise BreakerOpen(f"Every Letta server is left alone; the next try is in {self.ready_in():.1f} seconds.")
+        return max(ready, key=lambda server: _score(server.name, user_key))
+
+    def available(self) -> bool:
+        """Whether a turn could be sent now; False tells the intake to stop."""
+        return any(server.breaker.ready for server in self._servers)
+
+    def ready_in(self) -> float:
+        """Seconds until the first server may be tried."""
+        return min(server.breaker.ready_in for server in self._servers)
+
+    def states(self) -> dict[str, BreakerState]:
+        """The state of each server's breaker, by the server's name."""
+        return {server.name: server.breaker.state for server in self._servers}
+
+    async def close(self) -> None:
+        """Give back every server's connections."""
+        for server in self._servers:
+            await server.port.close()
+
+
+def failure_weight(error: LettaError) -> float:
+    """How much an error says that the server is unavailable: 0 for not at all, 1 for fully."""
+    if isinstance(error, LettaUnavailable):
+        return 0.0 if error.busy else 1.0
+    if isinstance(error, TurnFateUnknown):
+        if error.cause == "rate_limited":
+            return _RATE_LIMIT_WEIGHT
+        return 1.0 if error.cause in _UNAVAILABILITY else 0.0
+    return 0.0
+
+
+def _score(server: str, user_key: str) -> bytes:
+    return hashlib.blake2b(f"{server}\0{user_key}".encode(errors="surrogatepass"), digest_size=8).digest()

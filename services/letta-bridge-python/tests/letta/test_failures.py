@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import aiohttp
+import httpx
+import pytest
+from aiohttp.client_reqrep import ConnectionKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, TurnFateUnknown
+from letta_bridge.letta.failures import RETRY_AFTER_CAP, parse_retry_after, refusal, transport_failure
+
+
+def llm(kind: str, detail: str = "") -> dict[str, object]:
+    return {"error": {"type": kind, "message": "Something.", "detail": detail}}
+
+
+def meaning(error: LettaError) -> str:
+    """Class and cause in one word."""
+    if isinstance(error, LettaUnavailable):
+        return "unavailable:busy" if error.busy else "unavailable"
+    if isinstance(error, TurnFateUnknown):
+        return f"unknown:{error.cause}"
+    if isinstance(error, LettaRejected):
+        return f"rejected:{error.cause}"
+    return type(error).__name__
+
+
+AGENT = "agent-22006411-d94a-4f4b-9bd9-25f0a9d311a8"
+# Bodies as Letta 0.16.8 sends them.
+REFUSALS: list[tuple[int, object, str]] = [
+    (307, "", "rejected:redirected"),
+    (400, {"detail": "INVALID_ARGUMENT: Message content is empty or invalid"}, "rejected:bad_request"),
+    (400, llm("llm_bad_request", "INVALID_ARGUMENT: Bad request"), "rejected:bad_request"),
+    (400, {"detail": "CONTEXT_WINDOW_EXCEEDED: too long"}, "rejected:context_overflow"),
+    (400, llm("llm_bad_request", "CONTEXT_WINDOW_EXCEEDED: too long"), "rejected:context_overflow"),
+    (401, {"detail": "Unauthorized"}, "rejected:letta_credentials"),
+    (401, llm("llm_authentication", "UNAUTHENTICATED"), "rejected:model_credentials"),
+    (402, llm("llm_insufficient_credits"), "rejected:insufficient_credits"),
+    (403, llm("bedrock_permission_denied"), "rejected:forbidden"),
+    (404, {"detail": f"Agent with ID {AGENT} not found"}, "AgentGone"),
+    (404, {"detail": "Agent not found"}, "AgentGone"),
+    (404, {"detail": f"Agent not found with id='['{AGENT}']', access level in ['read']"}, "AgentGone"),
+    (404, {"detail": "NOT_FOUND: Handle x/y not found, must be one of []"}, "rejected:unknown_model"),
+    (404, {"detail": f"No message found with id 'message-1' for agent '{AGENT}'."}, "rejected:not_found"),
+    (404, "<html>nginx</html>", "rejected:not_found"),
+    (405, {"detail": "Method Not Allowed"}, "rejected:bad_request"),
+    (408, {"detail": "TIMEOUT"}, "unknown:timeout"),
+    (409, {"detail": "CONFLICT: Cannot send a new message: Another request (run_id=run-1) is"}, "unavailable:busy"),
+    (409, {"detail": {"code": "PENDING_APPROVAL", "message": "x"}}, "rejected:pending_approval"),
+    (409, {"detail": "CONFLICT: agent with id 'a' was updated by another transaction."}, "unknown:conflict"),
+    (409, {"detail": "A database deadlock was detected. Please retry your request."}, "unknown:conflict"),
+    (409, {"detail": "The resource is currently locked by another operation."}, "unknown:conflict"),
+    (413, "", "rejected:bad_request"),
+    (422, {"trace_id": "", "detail": "[{'type': 'missing', 'loc': ('body', 'messages')}]"}, "rejected:invalid"),
+    (422, {"detail": "[{'type': 'string_pattern_mismatch', 'loc': ('path', 'agent_id')}]"}, "AgentGone"),
+    (429, llm("llm_rate_limit"), "unknown:rate_limited"),
+    (429, "", "unknown:rate_limited"),
+    (499, {"detail": "Client disconnected"}, "unknown:connection_lost"),
+    (500, llm("llm_error"), "unknown:server_error"),
+    (500, {"detail": "An unknown error occurred"}, "unknown:server_error"),
+    (500, {"detail": "Export failed: Agent name 'a:b' contains invalid characters."}, "rejected:bad_request"),
+    (500, {"detail": "Export failed: The following agent IDs were not found: ['a']"}, "AgentGone"),
+    (501, "", "rejected:bad_request"),
+    (500, "Internal Server Error", "unknown:server_error"),
+    (502, "<html>", "unknown:connection_lost"),
+    (502, llm("mcp_connection_error"), "unknown:server_error"),
+    (503, "<html>", "unavailable"),
+    (503, {"detail": "The database is temporarily unavailable. Please try again later."}, "unknown:server_error"),
+    (504, llm("llm_timeout"), "unknown:timeout"),
+    (529, "", "unknown:connection_lost"),
+]
+
+
+def as_body(content: object) -> bytes:
+    return content.encode() if isinstance(content, str) else json.dumps(content).encode()
+
+
+@pytest.mark.parametrize(("status", "content", "expected"), REFUSALS)
+def test_refusals(status: int, content: object, expected: str) -> None:
+    assert meaning(refusal(status, as_body(content))) == expected
+
+
+@pytest.mark.parametrize(("status", "content", "expected"), REFUSALS)
+def test_refused_reads_store_nothing(status: int, content: object, expected: str) -> None:
+    error = refusal(status, as_body(content), reads=True)
+    assert meaning(error) == ("unavailable" if expected.startswith("unknown") else expected)
+
+
+@given(
+    status=st.integers(100, 999),
+    body=st.binary() | st.dictionaries(st.sampled_from(["detail", "error"]), st.text()).map(as_body),
+    reads=st.booleans(),
+)
+def test_every_refusal_has_a_meaning(status: int, body: bytes, reads: bool) -> None:
+    error = refusal(status, body, reads=reads)
+    assert isinstance(error, LettaUnavailable | TurnFateUnknown | AgentGone | LettaRejected)
+    assert 0 < len(str(error)) < 400
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("status", [400, 409, 422, 429, 500, 503])
+def test_no_user_text_in_an_error(status: int) -> None:
+    validation = f"[{{'type': 'string_type', 'loc': ('body',), 'input': {'my diary'!r}}}]"
+    provider = "Bad request to endpoint: Error code: 400 - {'error': {'message': 'flagged: my diary'}}"
+    for detail in (validation, provider):
+        error = refusal(status, as_body({"detail": detail}))
+        assert "diary" not in str(error)
+    assert "Error code: 400" in str(refusal(400, as_body(llm("llm_bad_request", provider))))
+
+
+def test_retry_after_reaches_the_error() -> None:
+    error = refusal(429, b"", retry_after="7")
+    assert isinstance(error, TurnFateUnknown)
+    assert error.retry_after == 7.0
+    read = refusal(429, b"", retry_after="7", reads=True)
+    assert isinstance(read, LettaUnavailable)
+    assert read.retry_after == 7.0
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None), ("", None), ("soon", None), ("nan", None), ("0.5", 0.5), ("-3", 0.0),
+        ("3600", RETRY_AFTER_CAP), ("inf", RETRY_AFTER_CAP), ("Fri, 20 Nov 2020 10:00:00 GMT", 0.0),
+    ],
+)  # fmt: skip
+def test_retry_after(value: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(value) == seconds
+
+
+def test_retry_after_as_a_date() -> None:
+    seconds = parse_retry_after(format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True))
+    assert seconds is not None
+    assert 20 < seconds <= 30
+
+
+def connector_error() -> aiohttp.ClientConnectorError:
+    key = ConnectionKey("h", 1, False, True, None, None, None)
+    return aiohttp.ClientConnectorError(key, OSError(111, "refused"))
+
+
+def caused(outer: BaseException, inner: BaseException) -> BaseException:
+    outer.__cause__ = inner
+    return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (connector_error(), "unavailable"),
+        (aiohttp.ConnectionTimeoutError(), "unavailable"),
+        (aiohttp.InvalidURL("x"), "rejected:bad_request"),
+        (aiohttp.SocketTimeoutError(), "unknown:timeout"),
+        (TimeoutError(), "unknown:timeout"),
+        (asyncio.TimeoutError(), "unknown:timeout"),  # noqa: UP041 - what aiohttp's older releases raise
+        (aiohttp.ServerDisconnectedError(), "unknown:connection_lost"),
+        (aiohttp.ClientOSError(104, "reset"), "unknown:connection_lost"),
+        (aiohttp.ClientPayloadError(), "unknown:connection_lost"),
+        (ConnectionResetError(), "unknown:connection_lost"),
+        # httpx-aiohttp's own name for a connection lost after sending.
+        (caused(httpx.ConnectTimeout("x"), aiohttp.ServerDisconnectedError()), "unknown:connection_lost"),
+        (caused(httpx.ConnectError("x"), connector_error()), "unavailable"),
+    ],
+)
+def test_transport_failures(error: BaseException, expected: str) -> None:
+    assert meaning(transport_failure(error, reads=False)) == expected
+    as_read = meaning(transport_failure(error, reads=True))
+    assert as_read == ("unavailable" if expected.startswith("unknown") else expected)
+
+
+def test_a_failure_the_caller_is_handling_says_nothing_about_the_next_one() -> None:
+    error = aiohttp.ServerDisconnectedError()
+    error.__context__ = connector_error()  # as when a turn is sent again in an except block
+    assert meaning(transport_failure(error, reads=False)) == "unknown:connection_lost"

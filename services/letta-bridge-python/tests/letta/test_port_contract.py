@@ -1,0 +1,211 @@
+"""What every Letta behind the port does: one suite, run on the fake and on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import httpx
+import pytest
+
+from letta_bridge.errors import AgentGone, LettaRejected, TurnFateUnknown
+from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, LettaPort, TurnMessage, TurnState, turn_otid
+from letta_bridge.letta.letta_client import LettaClient
+
+GONE = "agent-22006411-d94a-4f4b-9bd9-25f0a9d311a8"
+
+
+@dataclass(frozen=True)
+class World:
+    """A Letta, and an agent specification it accepts, with a tag of this test's own."""
+
+    letta: LettaPort
+    spec: AgentSpec
+
+    async def agent(self) -> str:
+        return (await self.letta.create_agent(self.spec)).agent_id
+
+    def slow(self) -> AbstractContextManager[object]:
+        """Turns take longer than the 0.02 seconds a test may wait: a real server's always do."""
+        return self.letta.held() if isinstance(self.letta, InMemoryLetta) else nullcontext()
+
+
+@pytest.fixture(params=["fake", pytest.param("server", marks=pytest.mark.letta)])
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    letta: LettaPort
+    if request.param == "fake":
+        model = "fake/model"
+        letta = InMemoryLetta(models=frozenset({model}))
+    else:
+        real = request.getfixturevalue("letta_url")
+        model = real.model
+        letta = LettaClient(real.url, api_key=real.api_key)
+    tag = f"test:{uuid.uuid4()}"
+    spec = AgentSpec(
+        name="contract test",
+        tags=("bridge", tag),
+        model=model,
+        embedding=None,
+        agent_type="letta_v1_agent",
+        blocks=(Block("human", "说中文", "about the user", 2000), Block("persona", "kind")),
+        tools=("memory_insert", "memory_replace"),
+    )
+    yield World(letta, spec)
+    for agent in await letta.find_agents([tag]):
+        await letta.delete_agent(agent.agent_id)
+    await letta.close()
+
+
+def user(content: str, otid: str) -> TurnMessage:
+    return TurnMessage("user", content, otid)
+
+
+async def test_created_found_and_deleted(world: World) -> None:
+    letta, spec = world.letta, world.spec
+    assert await letta.find_agents(spec.tags) == []
+    first, second = [await letta.create_agent(spec) for _ in range(2)]
+    assert (first.name, set(first.tags)) == (spec.name, set(spec.tags))
+    assert first.created_at < second.created_at
+    found = await letta.find_agents(spec.tags)
+    assert [agent.agent_id for agent in found] == [first.agent_id, second.agent_id]
+    assert set(found[0].tags) == set(spec.tags)
+    assert await letta.find_agents([*spec.tags, "another"]) == []
+    assert (await letta.get_agent(first.agent_id)).agent_id == first.agent_id
+    assert await letta.delete_agent(first.agent_id)
+    assert not await letta.delete_agent(first.agent_id)
+    assert [agent.agent_id for agent in await letta.find_agents(spec.tags)] == [second.agent_id]
+
+
+@pytest.mark.parametrize("agent_id", [GONE, "agent-of nobody"])
+async def test_an_agent_that_does_not_exist(world: World, agent_id: str) -> None:
+    letta = world.letta
+    for asked in (
+        letta.get_agent(agent_id),
+        letta.send(agent_id, [user("hello", str(uuid.uuid4()))], timeout=30),
+        letta.find_turn(agent_id, str(uuid.uuid4())),
+        letta.history(agent_id),
+        letta.export_agent(agent_id),
+    ):
+        with pytest.raises(AgentGone):
+            await asked
+    assert not await letta.delete_agent(agent_id)
+    await letta.cancel(agent_id, [f"run-{uuid.uuid4()}"])
+
+
+async def test_an_agent_that_cannot_be_made(world: World) -> None:
+    for change, cause in (
+        ({"model": "no/such-model"}, "unknown_model"),
+        ({"name": "user:42/.."}, "bad_request"),
+        ({"tools": ("memory_insert", "no_such_tool")}, "bad_request"),
+    ):
+        with pytest.raises(LettaRejected) as caught:
+            await world.letta.create_agent(replace(world.spec, **change))
+        assert caught.value.cause == cause
+    assert await world.letta.find_agents(world.spec.tags) == []
+
+
+@pytest.mark.parametrize("tools", [(), ("memory_insert",), ("conversation_search", "memory_insert", "memory_rethink")])
+async def test_an_agent_has_the_tools_it_was_given_and_no_others(world: World, tools: tuple[str, ...]) -> None:
+    agent = await world.letta.create_agent(replace(world.spec, tools=tools))
+    exported = json.loads(await world.letta.export_agent(agent.agent_id))
+    assert sorted(tool["name"] for tool in exported["tools"]) == sorted(tools)
+
+
+async def test_a_turn_is_answered_and_found_again(world: World) -> None:
+    agent = await world.agent()
+    otids = [turn_otid(agent, task) for task in ("task 1", "task 2")]
+    answers = [await world.letta.send(agent, [user(f"第{n}句", otid)], timeout=60) for n, otid in enumerate(otids)]
+    assert all(answer.text for answer in answers)
+    assert answers[0].stop_reason == "end_turn"
+    for otid, answer in zip(otids, answers, strict=True):
+        found = await world.letta.find_turn(agent, otid)
+        assert found.state is TurnState.STORED
+        assert found.answer is not None
+        assert found.answer.text == answer.text
+    listed = await world.letta.history(agent)
+    spoken = [m for m in listed if m["message_type"] in {"user_message", "assistant_message"}]
+    assert [m["content"] for m in spoken] == ["第0句", answers[0].text, "第1句", answers[1].text]
+    assert [m["otid"] for m in spoken if m["message_type"] == "user_message"] == otids
+    assert [m["content"] for m in await world.letta.history(agent, limit=2)] == ["第1句", answers[1].text]
+
+
+async def test_a_turn_never_sent(world: World) -> None:
+    agent = await world.agent()
+    await world.letta.send(agent, [user("hello", str(uuid.uuid4()))], timeout=60)
+    found = await world.letta.find_turn(agent, str(uuid.uuid4()))
+    assert (found.state, found.answer, found.run_ids) == (TurnState.ABSENT, None, ())
+
+
+@pytest.mark.parametrize("roles", [("user", "user"), ("user", "assistant", "user"), ("system", "user")])
+async def test_several_messages_in_one_turn(world: World, roles: tuple[str, ...]) -> None:
+    agent = await world.agent()
+    told = [TurnMessage(role, f"{n} {role}", str(uuid.uuid4())) for n, role in enumerate(roles)]  # type: ignore[arg-type]
+    answer = await world.letta.send(agent, told, timeout=60)
+    listed = [m for m in await world.letta.history(agent) if m.get("run_id")]
+    assert [m["content"] for m in listed] == [*(m.content for m in told), answer.text]
+    assert [m["message_type"] for m in listed[:-1]] == [f"{role}_message" for role in roles]
+    kept = {m["otid"] for m in listed}
+    assert all((m.otid in kept) == (m.role != "assistant") for m in told)
+    found = await world.letta.find_turn(agent, told[-1].otid)
+    assert found.answer is not None
+    assert found.answer.text == answer.text
+
+
+async def test_a_turn_goes_on_after_its_caller_left(world: World) -> None:
+    agent, otid = await world.agent(), str(uuid.uuid4())
+    with world.slow(), pytest.raises(TurnFateUnknown) as caught:
+        await world.letta.send(agent, [user("hello", otid)], timeout=0.02)
+    assert caught.value.cause == "timeout"
+    for _ in range(600):
+        found = await world.letta.find_turn(agent, otid)
+        if found.state is TurnState.STORED:
+            break
+        await asyncio.sleep(0.1)  # no event tells that a server far away is ready
+    assert found.answer is not None
+    listed = await world.letta.history(agent)
+    assert [m["message_type"] for m in listed if m["otid"] == otid] == ["user_message"]
+
+
+async def test_an_empty_message_is_refused(world: World) -> None:
+    agent, otid = await world.agent(), str(uuid.uuid4())
+    with pytest.raises(LettaRejected) as caught:
+        await world.letta.send(agent, [user("", otid)], timeout=60)
+    assert caught.value.cause == "bad_request"
+    assert (await world.letta.find_turn(agent, otid)).state is TurnState.ABSENT
+
+
+async def test_cancelling_what_is_not_running(world: World) -> None:
+    agent = await world.agent()
+    await world.letta.cancel(agent, [])
+    await world.letta.cancel(agent, [f"run-{uuid.uuid4()}"])
+
+
+async def test_health(world: World) -> None:
+    assert await world.letta.health()
+
+
+@pytest.mark.letta
+async def test_a_deleted_agent_leaves_no_block_behind(request: pytest.FixtureRequest) -> None:
+    real = request.getfixturevalue("letta_url")
+    headers = {"Authorization": f"Bearer {real.api_key}"} if real.api_key else {}
+    value = f"secret of {uuid.uuid4()}"
+    letta = LettaClient(real.url, api_key=real.api_key)
+    async with httpx.AsyncClient(base_url=real.url, headers=headers) as raw:
+        blocks = (Block("human", value), Block("persona", "kind"))
+        agent = await letta.create_agent(AgentSpec("n", ("bridge",), real.model, None, "letta_v1_agent", blocks, ()))
+        query = {"label": "human", "value_search": value}
+        assert len((await raw.get("/v1/blocks/", params=query)).json()) == 1
+        assert await letta.delete_agent(agent.agent_id)
+        assert (await raw.get("/v1/blocks/", params=query)).json() == []
+    await letta.close()
+
+
+def test_an_otid_belongs_to_one_agent_and_one_task() -> None:
+    other = "agent-32006411-d94a-4f4b-9bd9-25f0a9d311a8"
+    assert turn_otid(GONE, "t") == turn_otid(GONE, "t")
+    assert len({turn_otid(GONE, "t"), turn_otid(other, "t"), turn_otid(GONE, "u")}) == 3
+    assert uuid.UUID(turn_otid(GONE, "任务")).version == 5

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from letta_bridge.errors import (
+    AgentGone,
+    BreakerOpen,
+    EmptyAnswer,
+    LettaError,
+    LettaRejected,
+    LettaUnavailable,
+    TurnFateUnknown,
+)
+from letta_bridge.letta import Breaker, BreakerPolicy, BreakerState, InMemoryLetta, LettaServer, LettaServers
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def servers(clock: Clock) -> LettaServers:
+    policy = BreakerPolicy(failures=2, pause=5.0, jitter=0.0)
+    return LettaServers(
+        {name: InMemoryLetta() for name in ("http://a", "http://b", "http://c")},
+        breaker=lambda: Breaker(policy, clock=clock),
+    )
+
+
+async def fail(server: LettaServer, error: LettaError, times: int = 2) -> None:
+    for _ in range(times):
+        with pytest.raises(type(error)):
+            async with server.guard():
+                raise error
+
+
+USERS = [f"用户{i}" for i in range(600)]
+
+
+def test_users_spread_and_stay(servers: LettaServers) -> None:
+    homes = {user: servers.pick(user).name for user in USERS}
+    assert homes == {user: servers.pick(user).name for user in USERS}
+    assert all(count > 120 for count in Counter(homes.values()).values())
+    assert len(set(homes.values())) == 3
+
+
+async def test_only_the_users_of_a_broken_server_move(servers: LettaServers) -> None:
+    homes = {user: servers.pick(user) for user in USERS}
+    broken = servers.pick("somebody")
+    await fail(broken, LettaUnavailable())
+    moved = {user: servers.pick(user) for user in USERS}
+    assert all(moved[user] is homes[user] for user in USERS if homes[user] is not broken)
+    assert {moved[user].name for user in USERS if homes[user] is broken} == {s.name for s in servers if s is not broken}
+
+
+async def test_none_left(servers: LettaServers, clock: Clock) -> None:
+    for server in servers:
+        assert servers.available()
+        await fail(server, LettaUnavailable())
+    assert not servers.available()
+    assert servers.ready_in() == 5.0
+    assert set(servers.states().values()) == {BreakerState.OPEN}
+    with pytest.raises(BreakerOpen, match=r"5\.0 seconds"):
+        servers.pick("anybody")
+    clock.now += 5.0
+    assert servers.available()
+    async with servers.pick("anybody").guard():
+        pass
+    assert sorted(servers.states().values()) == [BreakerState.CLOSED, BreakerState.HALF_OPEN, BreakerState.HALF_OPEN]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LettaUnavailable(),
+        TurnFateUnknown(cause="timeout"),
+        TurnFateUnknown(cause="connection_lost"),
+        TurnFateUnknown(cause="server_error"),
+    ],
+    ids=str,
+)
+async def test_unavailability_opens(servers: LettaServers, error: LettaError) -> None:
+    server = servers.pick("u")
+    await fail(server, error)
+    assert str(server.breaker.state) == "open"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LettaUnavailable(busy=True),
+        TurnFateUnknown(cause="conflict"),
+        LettaRejected(),
+        AgentGone(),
+        EmptyAnswer(),
+    ],
+    ids=str,
+)
+async def test_an_answer_of_any_kind_is_a_sign_of_life(servers: LettaServers, error: LettaError) -> None:
+    server = servers.pick("u")
+    await fail(server, LettaUnavailable(), times=1)
+    await fail(server, error, times=10)
+    await fail(server, LettaUnavailable(), times=1)
+    assert str(server.breaker.state) == "closed"
+
+
+async def test_only_many_rate_limits_open(servers: LettaServers) -> None:
+    server = servers.pick("u")
+    await fail(server, TurnFateUnknown(cause="rate_limited"), times=7)
+    assert str(server.breaker.state) == "closed"
+    await fail(server, TurnFateUnknown(cause="rate_limited"), times=1)
+    assert str(server.breaker.state) == "open"
+
+
+async def test_one_turn_tries_and_its_cancellation_frees_the_place(servers: LettaServers, clock: Clock) -> None:
+    server = servers.pick("u")
+    await fail(server, LettaUnavailable())
+    clock.now += 5.0
+    inside = asyncio.Event()
+
+    async def trying() -> None:
+        async with server.guard():
+            inside.set()
+            await asyncio.Event().wait()
+
+    trial = asyncio.create_task(trying())
+    await inside.wait()
+    with pytest.raises(BreakerOpen):
+        async with server.guard():
+            pass
+    assert servers.pick("u") is not server
+    trial.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await trial
+    assert str(server.breaker.state) == "half_open"
+    async with server.guard():
+        pass
+    assert str(server.breaker.state) == "closed"
+
+
+def test_no_server_is_an_error() -> None:
+    with pytest.raises(ValueError):
+        LettaServers({})
+
+
+async def test_close_reaches_every_port(servers: LettaServers) -> None:
+    await servers.close()
