@@ -1,0 +1,125 @@
+"""The outside view: what a producer pushes, what a subscriber hears, and what the agents' histories hold."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter, defaultdict
+
+import pytest
+import redis
+
+from letta_bridge.letta.letta_client import LettaClient
+
+QUEUE = "letta_requests"
+
+
+class Observer:
+    """A producer and a subscriber that misses nothing: it reads the replies' stream."""
+
+    def __init__(self, redis_url, letta=None):
+        self.client = redis.Redis.from_url(redis_url, socket_timeout=10)
+        self.letta = letta
+
+    def push(self, user, task_id, content, **fields):
+        task = {"task_id": task_id, "user_id": user, "content": content, **fields}
+        self.client.lpush(QUEUE, json.dumps(task, ensure_ascii=False))
+
+    def push_conversations(self, users, messages):
+        """Each user's messages, interleaved; the text carries user and number."""
+        for number in range(messages):
+            for user in users:
+                self.push(user, f"{user}-{number}", f"第{number}句 from {user}")
+
+    def replies(self):
+        return [json.loads(fields[b"reply"]) for _, fields in self.client.xrange(f"{{{QUEUE}}}:replies")]
+
+    def reply(self, user, task_id):
+        kept = self.client.get(f"{{{QUEUE}}}:reply:{user}:{task_id}")
+        return json.loads(kept) if kept else None
+
+    def wait_for(self, count, timeout=180.0, *, until=None):
+        """Block until there are so many replies (or ``until`` holds); returns them in the order they were given."""
+        deadline = time.monotonic() + timeout
+        last = b"0"
+        seen = []
+        while len(seen) < count and not (until and until(seen)):
+            assert time.monotonic() < deadline, f"{len(seen)} of {count} replies after {timeout} s"
+            try:
+                entries = self.client.xread({f"{{{QUEUE}}}:replies": last}, block=500)
+            except (redis.ConnectionError, redis.TimeoutError):
+                time.sleep(0.1)
+                continue
+            for _, batch in entries:
+                last = batch[-1][0]
+                seen.extend(json.loads(fields[b"reply"]) for _, fields in batch)
+        return seen
+
+    def counters(self):
+        counts = self.client.hgetall(f"{{{QUEUE}}}:counters")
+        return {name.decode(): int(count) for name, count in counts.items()}
+
+    def dead(self):
+        letters = self.client.lrange(f"{{{QUEUE}}}:dead", 0, -1)
+        return [json.loads(letter.partition(b"\n")[0]) for letter in letters]
+
+    def settled(self):
+        return sum(count for name, count in self.counters().items() if name.startswith("settled:"))
+
+    def wait_settled(self, count, timeout=180.0):
+        deadline = time.monotonic() + timeout
+        while self.settled() < count:
+            assert time.monotonic() < deadline, f"{self.counters()} after {timeout} s, {count} settled expected"
+            time.sleep(0.05)
+
+    def said(self, *users):
+        """Each user's messages as their only agent's history holds them, in order."""
+        return asyncio.run(self._said(users))
+
+    async def _said(self, users):
+        client = LettaClient(self.letta.url, api_key=self.letta.api_key)
+        try:
+            said = {}
+            for user in users:
+                agents = await client.find_agents(["bridge", f"user:{user}"])
+                assert len(agents) == 1, f"{user} has {len(agents)} agents"
+                history = await client.history(agents[0].agent_id, limit=1000)
+                said[user] = [
+                    entry["content"]
+                    for entry in history
+                    if entry["message_type"] == "user_message" and not str(entry["content"]).startswith("{")
+                ]
+            return said
+        finally:
+            await client.close()
+
+    def assert_promises_kept(self, users, messages, *, sources=("letta",)):
+        """One reply each, each user's in order, each message once in its own agent and in no other."""
+        replies = self.replies()
+        by_user = defaultdict(list)
+        for reply in replies:
+            assert reply.get("source") in sources, reply
+            by_user[reply["user_id"]].append(reply["task_id"])
+        for user in users:
+            assert by_user[user] == [f"{user}-{number}" for number in range(messages)], user
+        assert len(replies) == len(users) * messages
+        said = self.said(*users)
+        for user in users:
+            expected = [f"第{number}句 from {user}" for number in range(messages)]
+            assert said[user] == expected, (user, Counter(said[user]) - Counter(expected))
+
+
+@pytest.fixture
+def observe(redis_url, letta):
+    """An observer of the real Letta behind a clean Redis."""
+    observer = Observer(redis_url, letta)
+    yield observer
+    observer.client.close()
+
+
+@pytest.fixture
+def users(request):
+    """Ids nobody else uses: the Letta server is shared by all tests."""
+    tag = f"{request.node.name[:24]}-{time.monotonic_ns():x}"
+    return lambda count: [f"用户{number}-{tag}" for number in range(count)]

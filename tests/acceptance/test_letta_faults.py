@@ -1,0 +1,141 @@
+"""Every way Letta can fail, on the real server: one outcome each, and no message doubled in the agent's history."""
+
+from __future__ import annotations
+
+import time
+
+import httpx
+import pytest
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.letta]
+
+
+@pytest.fixture
+def person(users):
+    return users(1)[0]
+
+
+@pytest.fixture
+def talk(observe, person):
+    def say(task_id, content, timeout=90.0):
+        observe.push(person, task_id, content)
+        deadline = time.monotonic() + timeout
+        while (reply := observe.reply(person, task_id)) is None:
+            assert time.monotonic() < deadline, f"no reply to {task_id} after {timeout} s"
+            time.sleep(0.02)
+        return reply
+
+    return say
+
+
+@pytest.mark.parametrize("fault", ["fail:429", "fail:500", "drop"])
+def test_a_model_that_fails_once_is_asked_again(talk, observe, person, redis_url, letta, bridge_factory, fault):
+    # Letta itself asks the model three times a turn: three failures are one failed turn.
+    bridge_factory(redis_url, letta)
+    reply = talk("t1", f"[[{fault} times=3]] 你好")
+    assert (reply["source"], reply["response_text"]) == ("letta", "echo: 你好")
+    assert len(observe.said(person)[person]) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("fail:401", "letta_rejected"), ("fail:402", "letta_rejected"), ("empty", "empty_answer")],
+)
+def test_what_sending_again_would_not_mend_falls_back(
+    talk, observe, person, redis_url, letta, bridge_factory, memory_factory, fault, reason
+):
+    bridge_factory(redis_url, letta)
+    memory_factory(redis_url)
+    talk("t0", "hello")
+    reply = talk("t1", f"[[{fault}]] 你好")
+    assert (reply["source"], reply["fallback_reason"]) == ("memory-python", reason)
+    talk("t2", "next")
+    said = observe.said(person)[person]
+    assert len(said) == len(set(said)) == 3
+
+
+def test_a_failure_after_a_tool_step_doubles_neither_message_nor_memory(
+    talk, observe, person, redis_url, letta, bridge_factory, memory_factory
+):
+    bridge_factory(redis_url, letta)
+    memory_factory(redis_url)
+    reply = talk("t1", "[[fail-after-tool:429]] 我喜欢乌龙茶")
+    assert (reply["source"], reply["fallback_reason"]) == ("memory-python", "empty_answer")
+    assert talk("t2", "我喜欢什么?")["response_text"] == "你喜欢乌龙茶。"
+    assert len(observe.said(person)[person]) == 2
+
+
+def test_a_turn_longer_than_the_reply_budget(
+    talk, observe, person, redis_url, letta, bridge_factory, memory_factory
+):
+    bridge_factory(redis_url, letta, REPLY_DEADLINE="4", LETTA_TIMEOUT="2")
+    memory_factory(redis_url)
+    assert talk("t0", "hello")["source"] == "letta"
+    reply = talk("t1", "[[latency:7000]] slow")
+    assert (reply["source"], reply["fallback_reason"]) == ("memory-python", "reply_deadline")
+    reply = talk("t2", "next")
+    assert len(observe.said(person)[person]) == len(set(observe.said(person)[person]))
+
+
+def test_a_late_answer_within_the_budget_is_waited_for(talk, observe, person, redis_url, letta, bridge_factory):
+    bridge_factory(redis_url, letta, REPLY_DEADLINE="60", LETTA_TIMEOUT="2")
+    reply = talk("t1", "[[latency:5000]] slow")
+    assert (reply["source"], reply["response_text"]) == ("letta", "echo: slow")
+    assert len(observe.said(person)[person]) == 1
+
+
+def test_a_connection_cut_after_the_request_was_sent(
+    talk, observe, person, redis_url, letta, bridge_factory, tcp_proxy
+):
+    proxy = tcp_proxy(letta.url)
+    bridge_factory(redis_url, proxy.url, LETTA_API_KEY=letta.api_key, LETTA_MODEL=letta.model)
+    talk("t0", "hello")
+    observe.push(person, "t1", "[[latency:3000]] cut")
+    sent = proxy.to_server
+    while proxy.to_server < sent + 300:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    proxy.cut()
+    observe.wait_for(2)
+    assert observe.reply(person, "t1")["response_text"] == "echo: cut"
+    assert len(observe.said(person)[person]) == 2
+
+
+def test_letta_away_and_back(talk, observe, person, redis_url, letta, bridge_factory, memory_factory, tcp_proxy):
+    proxy = tcp_proxy(letta.url)
+    bridge = bridge_factory(redis_url, proxy.url, LETTA_API_KEY=letta.api_key, LETTA_MODEL=letta.model)
+    memory_factory(redis_url)
+    assert talk("t1", "我叫小明")["source"] == "letta"
+    proxy.refuse()
+    assert talk("t2", "我喜欢乌龙茶")["source"] == "memory-python"
+    assert talk("t3", "我的猫叫年糕")["source"] == "memory-python"
+    proxy.resume()
+    deadline = time.monotonic() + 60
+    while "open" in httpx.get(f"{bridge.url}/health").json()["breakers"].values():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert talk("tea", "我喜欢什么?")["response_text"] == "你喜欢乌龙茶。"
+    said = observe.said(person)[person]
+    assert len(said) == len(set(said))
+    assert said[:3] == ["我叫小明", "我喜欢乌龙茶", "我的猫叫年糕"]
+    assert observe.client.keys("*:missed:*") == []
+
+
+def test_a_black_hole_before_letta_ends_in_a_fallback(
+    talk, redis_url, letta, bridge_factory, memory_factory, tcp_proxy
+):
+    proxy = tcp_proxy(letta.url)
+    bridge_factory(
+        redis_url, proxy.url, LETTA_API_KEY=letta.api_key, LETTA_MODEL=letta.model, REPLY_DEADLINE="4", LETTA_TIMEOUT="2"
+    )
+    memory_factory(redis_url)
+    assert talk("t0", "hello")["source"] == "letta"
+    proxy.blackhole()
+    assert talk("t1", "lost")["source"] == "memory-python"
+
+
+def test_without_letta_and_without_memory_there_is_an_error_reply(talk, redis_url, bridge_factory):
+    bridge_factory(redis_url, "http://127.0.0.1:9", FALLBACK_TIMEOUT="1", LETTA_RETRY_ATTEMPTS="0")
+    reply = talk("t1", "hello")
+    assert reply["error"] is True
+    assert reply["retryable"] is True

@@ -1,0 +1,88 @@
+"""Many users at once against the real Letta, with bridges that are killed in the middle of it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.letta]
+
+USERS, MESSAGES = 20, 10
+TASKS = USERS * MESSAGES
+LEASE = "5"
+
+
+def test_two_hundred_tasks_of_twenty_users_at_once(observe, users, redis_url, letta, bridge_factory):
+    people = users(USERS)
+    observe.push_conversations(people, MESSAGES)
+    bridge_factory(redis_url, letta)
+    observe.wait_for(TASKS)
+    observe.assert_promises_kept(people, MESSAGES)
+
+
+def test_the_bridge_killed_in_the_middle_of_it(observe, users, redis_url, letta, bridge_factory):
+    people = users(USERS)
+    observe.push_conversations(people, MESSAGES)
+    bridge = bridge_factory(redis_url, letta, LEASE_SECONDS=LEASE)
+    observe.wait_for(TASKS // 4)
+    bridge.kill()
+    bridge.start()
+    observe.wait_for(TASKS)
+    observe.assert_promises_kept(people, MESSAGES)
+    assert observe.counters()["redelivered"] > 0
+
+
+def test_one_of_two_bridges_killed(observe, users, redis_url, letta, bridge_factory):
+    people = users(USERS)
+    first = bridge_factory(redis_url, letta, LEASE_SECONDS=LEASE)
+    bridge_factory(redis_url, letta, LEASE_SECONDS=LEASE)
+    observe.push_conversations(people, MESSAGES)
+    observe.wait_for(TASKS // 4)
+    first.kill()
+    killed_at = time.monotonic()
+    while observe.counters().get("redelivered", 0) == 0:
+        assert time.monotonic() - killed_at < 4 * float(LEASE), "nobody took the dead bridge's turns over"
+        time.sleep(0.05)
+    observe.wait_for(TASKS)
+    observe.assert_promises_kept(people, MESSAGES)
+
+
+def test_a_bridge_that_was_stopped_for_longer_than_its_lease(observe, users, redis_url, letta, bridge_factory):
+    people = users(6)
+    zombie = bridge_factory(redis_url, letta, LEASE_SECONDS="3")
+    observe.push_conversations(people, 4)
+    observe.wait_for(4)
+    zombie.pause()
+    bridge_factory(redis_url, letta, LEASE_SECONDS="3")
+    observe.wait_for(16)
+    zombie.resume()
+    observe.wait_for(24)
+    observe.assert_promises_kept(people, 4)
+
+
+def test_a_bridge_told_to_stop_ends_what_it_began_and_leaves_the_rest(observe, users, redis_url, letta, bridge_factory):
+    people = users(6)
+    bridge = bridge_factory(redis_url, letta)
+    observe.push_conversations(people, 4)
+    observe.wait_for(4)
+    bridge.stop()
+    assert bridge.returncode == 0
+    assert observe.counters().get("redelivered", 0) == 0
+    bridge.start()
+    observe.wait_for(24)
+    observe.assert_promises_kept(people, 4)
+
+
+@pytest.mark.usefixtures("redis_url")
+def test_redis_restarted_in_the_middle_of_it(observe, users, redis_server, letta, bridge_factory):
+    people = users(10)
+    bridge = bridge_factory(redis_server.url, letta)
+    observe.push_conversations(people, 6)
+    observe.wait_for(15)
+    redis_server.kill()
+    redis_server.start()
+    redis_server.wait_ready()
+    observe.wait_for(60)
+    observe.assert_promises_kept(people, 6)
+    assert bridge.running
