@@ -111,6 +111,12 @@ class Observer:
 
 
 @pytest.fixture
+def make_observer():
+    """Observers without a Letta to look into."""
+    return Observer
+
+
+@pytest.fixture
 def observe(redis_url, letta):
     """An observer of the real Letta behind a clean Redis."""
     observer = Observer(redis_url, letta)

@@ -1,0 +1,112 @@
+"""A Letta that only says what it was told, after a set time: for load tests, where the real one would be the limit.
+
+``python -m local_stack.stub_letta --port 0 --latency 0.5`` prints ``ready http://127.0.0.1:PORT``. It knows what the
+bridge asks of Letta on a turn's way (find an agent by tags, make one, send a turn) and keeps no histories.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import uuid
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from aiohttp import web
+
+from local_stack.ports import HOST
+
+_FILLER: Final = "x" * 600
+"""Brings an answer to about 1 KB, as a real one has."""
+
+
+class StubLetta:
+    """Agents by their tags, and an echo."""
+
+    def __init__(self, latency: float) -> None:
+        self._latency = latency
+        self._agents: dict[str, dict[str, Any]] = {}
+        self.turns = 0
+        self.in_flight = 0
+        self.most_in_flight = 0
+
+    def app(self) -> web.Application:
+        """The web application."""
+        app = web.Application()
+        app.router.add_get("/v1/health/", self._health)
+        app.router.add_get("/v1/agents/", self._find)
+        app.router.add_get("/v1/agents", self._find)
+        app.router.add_post("/v1/agents/", self._create)
+        app.router.add_post("/v1/agents", self._create)
+        app.router.add_post("/v1/agents/{agent}/messages", self._turn)
+        app.router.add_get("/stats", self._stats)
+        return app
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        return web.json_response({"version": "stub", "status": "ok"})
+
+    async def _stats(self, _request: web.Request) -> web.Response:
+        return web.json_response({"turns": self.turns, "most_in_flight": self.most_in_flight})
+
+    async def _find(self, request: web.Request) -> web.Response:
+        wanted = set(request.query.getall("tags", []))
+        return web.json_response([agent for agent in self._agents.values() if wanted <= set(agent["tags"])])
+
+    async def _create(self, request: web.Request) -> web.Response:
+        spec = await request.json()
+        agent = {
+            "id": f"agent-{uuid.uuid4()}",
+            "name": spec["name"],
+            "tags": spec.get("tags", []),
+            "created_at": datetime.now(UTC).isoformat(),
+        }
+        self._agents[agent["id"]] = agent
+        return web.json_response(agent)
+
+    async def _turn(self, request: web.Request) -> web.Response:
+        turn = await request.json()
+        self.turns += 1
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            if self._latency:
+                await asyncio.sleep(self._latency)
+        finally:
+            self.in_flight -= 1
+        message = turn["messages"][-1]
+        content = message["content"] if isinstance(message["content"], str) else message["content"][0]["text"]
+        answer = {
+            "messages": [
+                {"id": f"message-{self.turns}", "message_type": "assistant_message", "content": f"echo: {content}"},
+                {"id": "message-filler", "message_type": "reasoning_message", "reasoning": _FILLER},
+            ],
+            "stop_reason": {"message_type": "stop_reason", "stop_reason": "end_turn"},
+            "usage": {"completion_tokens": 3, "prompt_tokens": 668, "total_tokens": 671, "step_count": 1},
+        }
+        return web.Response(body=json.dumps(answer).encode(), content_type="application/json")
+
+
+async def _serve(port: int, latency: float) -> None:
+    runner = web.AppRunner(StubLetta(latency).app(), access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, HOST, port, backlog=4096)
+    await site.start()
+    address = runner.addresses[0]
+    sys.stdout.write(f"ready http://{address[0]}:{address[1]}\n")
+    sys.stdout.flush()
+    await asyncio.Event().wait()
+
+
+def main() -> None:
+    """Serve until killed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds an answer takes")
+    args = parser.parse_args()
+    asyncio.run(_serve(args.port, args.latency))
+
+
+if __name__ == "__main__":
+    main()
