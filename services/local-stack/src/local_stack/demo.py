@@ -1,0 +1,142 @@
+"""A short conversation of two users that shows what survives what."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from local_stack.chat import Answer, Chat
+from local_stack.stack import Stack
+
+_COLUMN = len("memory-python")
+_PATIENCE = 120.0  # seconds for one reply: a takeover and every retry fit in
+
+
+@dataclass(frozen=True)
+class User:
+    """Someone who talks, and in which language."""
+
+    name: str
+    lang: str
+
+
+ADA = User("Ada", "en")
+MING = User("小明", "zh")
+
+
+class Demo:
+    """The conversation; `failures` tells afterwards which expectations did not hold.
+
+    Args:
+        stack: a running one; its bridge and its Letta get killed on the way.
+        say: prints one line.
+    """
+
+    def __init__(self, stack: Stack, say: Callable[[str], None]) -> None:
+        self._stack = stack
+        self._say = say
+        self._held = 0
+        self.failures: list[str] = []
+
+    def run(self) -> bool:
+        """Holds the conversation; True where every expectation held."""
+        self._say(f"\nTwo users talk to the bridge over {self._stack.redis_url}:")
+        self._say("each line they say is LPUSHed on letta_requests, each reply comes from letta_responses.")
+        with Chat(self._stack.redis_url) as chat:
+            self._introductions(chat)
+            self._bridge_dies(chat)
+            self._letta_dies(chat)
+            self._letta_is_back(chat)
+        total = self._held + len(self.failures)
+        self._say("")
+        if self.failures:
+            self._say(f"{len(self.failures)} of {total} expectations did not hold:")
+            for failure in self.failures:
+                self._say(f"  ✗ {failure}")
+        else:
+            self._say(f"All {total} expectations held.")
+        return not self.failures
+
+    def _introductions(self, chat: Chat) -> None:
+        self._title("Two users introduce themselves")
+        self._talk(chat, ADA, "My name is Ada.", "letta")
+        self._talk(chat, MING, "我叫小明。", "letta")
+
+    def _bridge_dies(self, chat: Chat) -> None:
+        bridge = self._stack.bridge
+        self._title("The bridge is killed; the next questions wait in the queue")
+        self._note(f"kill -9 {bridge.pid}  (letta-bridge)")
+        bridge.kill()
+        first = self._ask(chat, ADA, "What is my name?")
+        second = self._ask(chat, MING, "我叫什么名字?")
+        bridge.start()
+        bridge.wait_ready()
+        self._note(f"letta-bridge runs again (pid {bridge.pid})")
+        self._hear(chat, first, ADA, "letta", "Ada")
+        self._hear(chat, second, MING, "letta", "小明")
+
+    def _letta_dies(self, chat: Chat) -> None:
+        letta = self._stack.letta
+        self._title("Letta is killed; memory-python answers meanwhile")
+        self._note(f"kill -9 {letta.pid}  (letta)")
+        letta.kill()
+        self._talk(chat, ADA, "I like oolong tea.", "memory-python")
+        self._talk(chat, MING, "我喜欢围棋。", "memory-python")
+
+    def _letta_is_back(self, chat: Chat) -> None:
+        letta = self._stack.letta
+        self._title("Letta comes back and knows what was said meanwhile")
+        self._note("starting Letta again …")
+        letta.start()
+        letta.wait_ready()
+        self._note(f"letta runs again (pid {letta.pid})")
+        self._talk(chat, ADA, "What do I like?", "letta", "oolong tea")
+        self._talk(chat, MING, "我喜欢什么?", "letta", "围棋")
+        self._talk(chat, ADA, "What is my name?", "letta", "Ada")
+
+    def _talk(self, chat: Chat, user: User, text: str, source: str, part: str = "") -> None:
+        self._hear(chat, self._ask(chat, user, text), user, source, part)
+
+    def _ask(self, chat: Chat, user: User, text: str) -> str:
+        self._say(f"  {_right(user.name)} ▸ {text}")
+        return chat.say(f"demo-{user.name}", text, user.lang)
+
+    def _hear(self, chat: Chat, task_id: str, user: User, source: str, part: str) -> None:
+        answer = chat.answer(task_id, _PATIENCE)
+        problem = _problem(answer, source, part)
+        mark = "✗" if problem else "✓"
+        if answer:
+            self._say(f"  {_right(answer.source)} ◂ {answer.text}   {mark} to {user.name}, {answer.seconds:.1f} s")
+        if problem:
+            failure = f"{user.name}: {problem}"
+            self._say(f"  {_right(mark)}   {failure}")
+            self.failures.append(failure)
+        else:
+            self._held += 1
+
+    def _title(self, text: str) -> None:
+        self._say(f"\n── {text}")
+
+    def _note(self, text: str) -> None:
+        self._say(f"  {_right('·')}   {text}")
+
+
+def _right(text: str) -> str:
+    """`text` at the right edge of a column; a Chinese character is two places wide."""
+    places = sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+    return " " * (_COLUMN - places) + text
+
+
+def _problem(answer: Answer | None, source: str, part: str) -> str:
+    if answer is None:
+        return f"no reply within {_PATIENCE:g} s"
+    if answer.reply.get("error"):
+        return f"an error reply: {answer.text}"
+    if answer.source != source:
+        return f"answered by {answer.source}, expected {source}"
+    if not answer.text:
+        return "an empty reply"
+    if part not in answer.text:
+        return f"expected {part!r} in the reply, got {answer.text!r}"
+    return ""

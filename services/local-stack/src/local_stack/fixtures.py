@@ -1,0 +1,190 @@
+"""A pytest plugin: the parts of the stack as fixtures. Load it with `-p local_stack.fixtures`.
+
+Nothing is started that no test asks for. What is missing on this machine skips the test; in CI it fails it.
+
+============================  ========  ================================================================
+fixture                       scope     gives
+============================  ========  ================================================================
+`redis_server`                session   a `Valkey`; kill and restart it at will
+`redis_url`                   test      its URL, emptied, running
+`postgres_server`             session   a `Postgres`
+`postgres_url`                test      the URL of an empty database on it, dropped afterwards
+`scripted_model`              session   a `ScriptedModel`
+`letta`                       session   a real `Letta` on PostgreSQL and the scripted model
+`tcp_proxy`                   test      `tcp_proxy(target) -> TcpProxy`
+`bridge_factory`              test      `bridge_factory(redis_url, letta, **environment) -> Bridge`, ready
+`memory_factory`              test      `memory_factory(redis_url, model=None, **environment) -> Memory`, ready
+`stack_factory`               test      `stack_factory(data=None) -> Stack`, ready, on free ports
+============================  ========  ================================================================
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import redis
+
+from local_stack.errors import MissingPart
+from local_stack.letta import Letta
+from local_stack.models import ModelAccess, ScriptedModel
+from local_stack.postgres import Postgres
+from local_stack.processes import Process
+from local_stack.proxy import TcpProxy
+from local_stack.services import Bridge, Memory
+from local_stack.stack import Stack
+from local_stack.valkey import Valkey
+
+BridgeFactory = Callable[..., Bridge]
+MemoryFactory = Callable[..., Memory]
+StackFactory = Callable[..., Stack]
+ProxyFactory = Callable[[str], TcpProxy]
+
+_P = TypeVar("_P", bound=Process)
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """A Valkey with an append-only file. Tests that use it directly leave it running."""
+    with _missing_parts(), _running(Valkey(tmp_path_factory.mktemp("valkey"))) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: Valkey) -> str:
+    """An empty Redis, running whatever the test before did to it."""
+    redis_server.resume()
+    redis_server.start()
+    redis_server.wait_ready()
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A PostgreSQL with pgvector, without fsync."""
+    with _missing_parts(), _running(Postgres(tmp_path_factory.mktemp("postgres"), durable=False)) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Postgres) -> Iterator[str]:
+    """An empty database."""
+    name = f"test_{next(_numbers)}"
+    postgres_server.create_database(name)
+    yield postgres_server.url(name)
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def scripted_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedModel]:
+    """The deterministic model; its `base_url` takes dials under /control."""
+    with _missing_parts(), _running(ScriptedModel(logs=tmp_path_factory.mktemp("model"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def letta(
+    postgres_server: Postgres, scripted_model: ScriptedModel, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Letta]:
+    """The real server; starting it takes ten seconds or more, once."""
+    with (
+        _missing_parts(),
+        _running(Valkey(tmp_path_factory.mktemp("locks"), durable=False)) as locks,
+        _running(
+            Letta(
+                tmp_path_factory.mktemp("letta"),
+                database_url=f"{postgres_server.url('letta')}?sslmode=disable",
+                locks=(locks.host, locks.port),
+                model=scripted_model.access,
+            )
+        ) as server,
+    ):
+        yield server
+
+
+@pytest.fixture
+def tcp_proxy() -> Iterator[ProxyFactory]:
+    """Makes proxies that end with the test."""
+    with ExitStack() as held:
+        yield lambda target: held.enter_context(TcpProxy(target))
+
+
+@pytest.fixture
+def bridge_factory(tmp_path: Path) -> Iterator[BridgeFactory]:
+    """Makes running bridges that end with the test.
+
+    All of one test share one data directory, as bridges of one queue do. Pass `ready=False` to get one that is only
+    started.
+    """
+    with ExitStack() as held:
+
+        def make(redis_url: str, letta: Letta | str, *, ready: bool = True, **environment: str | None) -> Bridge:
+            with _missing_parts():
+                number = next(_numbers)
+                bridge = Bridge(
+                    tmp_path / "bridge",
+                    redis_url=redis_url,
+                    letta=letta,
+                    name=f"letta-bridge-{number}",
+                    variables=environment,
+                )
+            held.callback(bridge.stop)
+            bridge.start()
+            if ready:
+                bridge.wait_ready()
+            return bridge
+
+        yield make
+
+
+@pytest.fixture
+def memory_factory(tmp_path: Path) -> Iterator[MemoryFactory]:
+    """Makes running memory-pythons that end with the test."""
+    with ExitStack() as held:
+
+        def make(redis_url: str, model: ModelAccess | None = None, **environment: str | None) -> Memory:
+            with _missing_parts():
+                memory = Memory(logs=tmp_path, redis_url=redis_url, model=model, variables=environment)
+            return held.enter_context(_running(memory))
+
+        yield make
+
+
+@pytest.fixture
+def stack_factory(tmp_path: Path) -> Iterator[StackFactory]:
+    """Makes whole stacks that end with the test; a second one on the same directory needs the first stopped."""
+    with ExitStack() as held:
+
+        def make(data: Path | None = None) -> Stack:
+            with _missing_parts():
+                return held.enter_context(Stack(data or tmp_path / "stack", variables={}))
+
+        yield make
+
+
+@contextmanager
+def _running(process: _P) -> Iterator[_P]:
+    process.start()
+    try:
+        process.wait_ready()
+        yield process
+    finally:
+        process.stop()
+
+
+@contextmanager
+def _missing_parts() -> Iterator[None]:
+    try:
+        yield
+    except MissingPart as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))

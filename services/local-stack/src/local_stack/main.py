@@ -1,0 +1,130 @@
+"""The command line: `local-stack up` and `local-stack demo`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Event
+from typing import Annotated
+
+import typer
+
+from local_stack.demo import Demo
+from local_stack.errors import StackError
+from local_stack.programs import CHECKOUT
+from local_stack.stack import Ports, Stack
+from local_stack.watch import watch
+
+_DATA = CHECKOUT / "data" / "local"
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="The whole stack on this machine, without docker. Everything listens on 127.0.0.1 only.",
+)
+
+
+def _port(what: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(help=f"Port of {what}.", metavar="PORT", min=0, max=65535)
+    return option
+
+
+@app.command()
+def up(
+    *,
+    redis_port: Annotated[int, _port("Redis (an embedded Valkey)")] = 16379,
+    letta_port: Annotated[int, _port("the Letta server")] = 8283,
+    bridge_port: Annotated[int, _port("the bridge's health and metrics")] = 8290,
+    memory_port: Annotated[int, _port("memory-python's health")] = 8285,
+    model_port: Annotated[int, _port("the scripted model")] = 8291,
+    postgres_port: Annotated[int, _port("the embedded PostgreSQL")] = 15432,
+    data: Annotated[
+        Path, typer.Option(help="Directory of everything that survives a restart, and of the logs.", metavar="DIR")
+    ] = _DATA,
+) -> None:
+    """Start everything in the foreground; Ctrl-C stops it, and the data stays.
+
+    Any port may be 0: a free one is picked then. When everything serves, one line is printed on standard output:
+
+    ready redis=URL letta=URL bridge=URL memory=URL model=URL postgres=URL
+
+    Progress goes to standard error. A part that ends by itself is started again.
+
+    REDIS_URL and DATABASE_URL in the environment name a Redis and a PostgreSQL to use instead of the embedded ones.
+    OPENAI_API_KEY, OPENAI_BASE_URL or both name a model to use instead of the scripted one; LETTA_MODEL and
+    LETTA_EMBEDDING are then its handles in Letta, MEMORY_MODEL its name for memory-python.
+    """
+    ports = Ports(redis_port, letta_port, bridge_port, memory_port, model_port, postgres_port)
+    with _ending_well(), Stack(data, ports, announce=_progress) as stack:
+        typer.echo(stack.ready_line)
+        _serve(stack)
+
+
+@app.command()
+def demo(
+    *,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running afterwards, until Ctrl-C.")] = False,
+) -> None:
+    """Start everything afresh, hold a short conversation, kill parts of it, show that memory survives.
+
+    Free ports and a scratch directory are used; nothing is left behind. Exit code 0 only if every expectation held.
+    """
+    held = False
+    with (
+        _ending_well(),
+        tempfile.TemporaryDirectory(prefix="letta-bridge-demo-", ignore_cleanup_errors=True) as scratch,
+        Stack(Path(scratch), variables=_without_stores(), announce=_progress) as stack,
+    ):
+        held = Demo(stack, typer.echo).run()
+        if not held:
+            _show_logs(stack)
+        if keep:
+            typer.echo(f"\n{stack.ready_line}\n(Ctrl-C ends it)")
+            _serve(stack)
+    raise typer.Exit(0 if held else 1)
+
+
+def _serve(stack: Stack) -> None:
+    with suppress(KeyboardInterrupt):
+        watch(stack.processes, Event(), _progress)
+
+
+@contextmanager
+def _ending_well() -> Iterator[None]:
+    """Turns signals and failures into a tidy end: everything stopped, one sentence, an exit code."""
+    # A shell has its background jobs ignore SIGINT; who sends it to us all the same means it. nohup means SIGHUP too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except StackError as error:
+        _progress(str(error))
+        raise typer.Exit(1) from None
+
+
+def _without_stores() -> dict[str, str]:
+    """The environment without the operator's databases: a demonstration has no business in them."""
+    return {name: value for name, value in os.environ.items() if name not in {"REDIS_URL", "DATABASE_URL"}}
+
+
+def _show_logs(stack: Stack) -> None:
+    for process in (stack.bridge, stack.memory, stack.letta):
+        _progress(f"\nThe end of {process.name}'s log:\n{process.log_tail(30)}")
+
+
+def _progress(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def main() -> None:
+    app()

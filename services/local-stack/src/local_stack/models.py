@@ -1,0 +1,73 @@
+"""The language model the stack talks to: the scripted one, or the operator's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from local_stack.ports import HOST, free_port
+from local_stack.processes import Process
+from local_stack.programs import answers, environment, program
+
+_OPENAI = "https://api.openai.com/v1"
+_OPENAI_MODEL = "gpt-4o-mini"
+_SCRIPTED_MODEL = "scripted"
+
+
+@dataclass(frozen=True)
+class ModelAccess:
+    """How to reach an OpenAI-compatible model.
+
+    Attributes:
+        url: its base URL, ending in /v1.
+        api_key: what it wants as bearer token.
+        name: the model's id.
+        handle: the id as Letta writes it: below `openai/` only for OpenAI's own address.
+        embedding: Letta's handle of the embedding model, at the same address.
+    """
+
+    url: str
+    api_key: str
+    name: str
+    handle: str
+    embedding: str = "openai/text-embedding-3-small"
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What programs read it from."""
+        return {"OPENAI_BASE_URL": self.url, "OPENAI_API_KEY": self.api_key}
+
+
+def operators_model(variables: Mapping[str, str]) -> ModelAccess | None:
+    """The model the operator's environment names; None where it has neither OPENAI_API_KEY nor OPENAI_BASE_URL."""
+    url, key = variables.get("OPENAI_BASE_URL"), variables.get("OPENAI_API_KEY")
+    if not url and not key:
+        return None
+    url = url or _OPENAI
+    provider = "openai" if urlsplit(url).hostname == urlsplit(_OPENAI).hostname else "openai-proxy"
+    handle = variables.get("LETTA_MODEL") or f"{provider}/{_OPENAI_MODEL}"
+    name = variables.get("MEMORY_MODEL") or handle.partition("/")[2]
+    embedding = variables.get("LETTA_EMBEDDING") or ModelAccess.embedding
+    return ModelAccess(url, key or "unused", name, handle, embedding)
+
+
+class ScriptedModel(Process):
+    """The project's own deterministic model."""
+
+    def __init__(self, *, logs: Path, port: int = 0) -> None:
+        self.port = port or free_port()
+        self.base_url = f"http://{HOST}:{self.port}"
+        self.url = f"{self.base_url}/v1"
+        super().__init__(
+            "scripted-model",
+            [program("scripted-model"), "--host", HOST, "--port", str(self.port)],
+            logs=logs,
+            environment=environment(),
+            ready=answers(f"{self.base_url}/health"),
+        )
+
+    @property
+    def access(self) -> ModelAccess:
+        return ModelAccess(self.url, "scripted", _SCRIPTED_MODEL, f"openai-proxy/{_SCRIPTED_MODEL}")

@@ -1,0 +1,71 @@
+"""Where the project's own programs are, and the environment they are started with."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from local_stack.errors import MissingPart
+
+CHECKOUT = Path(__file__).resolve().parents[4]
+LETTA_PROGRAM = CHECKOUT / "services" / "letta-server" / ".venv" / "bin" / "letta-server"
+CONFIG = CHECKOUT / "config.json"
+
+# Compiled bytecode saves Letta six seconds of start.
+_UNWANTED = ("PYTHONDONTWRITEBYTECODE",)
+
+
+def program(name: str) -> Path:
+    """A console script of the workspace.
+
+    Raises:
+        MissingPart: it is not installed.
+    """
+    return _installed(Path(sys.executable).parent / name)
+
+
+def letta_program() -> Path:
+    """Letta lives in a virtual environment of its own.
+
+    Raises:
+        MissingPart: it is not installed.
+    """
+    return _installed(LETTA_PROGRAM)
+
+
+def environment(**changes: str | None) -> dict[str, str]:
+    """This process's environment with `changes`; None takes a variable away."""
+    result = {name: value for name, value in os.environ.items() if name not in _UNWANTED}
+    for name, value in changes.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = value
+    return result
+
+
+def answers(url: str) -> Callable[[], bool]:
+    """A check that `GET url` says 200."""
+    parts = urlsplit(url)
+
+    def check() -> bool:
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=2.0)
+        try:
+            connection.request("GET", parts.path or "/")
+            return connection.getresponse().status == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    return check
+
+
+def _installed(path: Path) -> Path:
+    if not path.exists():
+        raise MissingPart(f"{path} is missing; './run sync' installs everything.")
+    return path

@@ -1,0 +1,221 @@
+"""The whole stack on this machine: what is started, in which order."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from local_stack.errors import DataInUse
+from local_stack.letta import Letta
+from local_stack.models import ModelAccess, ScriptedModel, operators_model
+from local_stack.ports import choose_port, is_free
+from local_stack.postgres import Postgres
+from local_stack.processes import POLL, Process
+from local_stack.services import Bridge, Memory
+from local_stack.valkey import Valkey
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where the parts listen; 0 picks a free port."""
+
+    redis: int = 0
+    letta: int = 0
+    bridge: int = 0
+    memory: int = 0
+    model: int = 0
+    postgres: int = 0
+
+
+class Stack:
+    """Valkey, PostgreSQL, a model, Letta, memory-python and the bridge.
+
+    REDIS_URL, DATABASE_URL and OPENAI_API_KEY / OPENAI_BASE_URL in `variables` name parts that run elsewhere; those
+    are used instead of started. The attributes below are there once `start` has returned.
+
+    Args:
+        data: directory of everything that survives a restart; one stack at a time.
+        ports: free ones where not given.
+        variables: this process's environment where not given.
+        announce: told each step in one line.
+    """
+
+    redis_url: str
+    postgres_url: str
+    model: ModelAccess
+    letta: Letta
+    memory: Memory
+    bridge: Bridge
+
+    def __init__(
+        self,
+        data: Path,
+        ports: Ports | None = None,
+        *,
+        variables: Mapping[str, str] | None = None,
+        announce: Callable[[str], None] = lambda _line: None,
+    ) -> None:
+        self.data = data
+        self.logs = data / "logs"
+        self.processes: list[Process] = []
+        """What was started, in that order."""
+        self._ports = ports or Ports()
+        self._variables = os.environ if variables is None else variables
+        self._announce = announce
+        self._held = ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def ready_line(self) -> str:
+        """The one line a program that starts the stack waits for."""
+        return (
+            f"ready redis={self.redis_url} letta={self.letta.url} bridge={self.bridge.url} memory={self.memory.url} "
+            f"model={self.model.url} postgres={self.postgres_url}"
+        )
+
+    def start(self) -> None:
+        """Starts everything and waits until it serves.
+
+        Raises:
+            StackError: a port is taken, the data directory is in use, a program is missing or did not start. What
+                was started before runs on until `stop`.
+        """
+        self.data.mkdir(parents=True, exist_ok=True)
+        self._lock_data()
+        ports = self._free_ports()
+
+        locks = Valkey(self.data / "letta-locks", durable=False, logs=self.logs, name="valkey-letta-locks")
+        redis = self._redis(ports.redis)
+        model = self._model(ports.model)
+        database = self._database(ports.postgres)
+        self._run(*(part for part in (locks, redis, model, database) if part))
+
+        if database:
+            self.postgres_url = database.url("letta")
+        self.letta = Letta(
+            self.data / "letta",
+            # Letta's connection pool insists on TLS unless told otherwise.
+            database_url=f"{self.postgres_url}?sslmode=disable" if database else self.postgres_url,
+            locks=(locks.host, locks.port),
+            model=self.model,
+            port=ports.letta,
+            logs=self.logs,
+        )
+        config = {name: value for name, value in self._variables.items() if name == "LETTA_BRIDGE_CONFIG"}
+        self.memory = Memory(
+            logs=self.logs, redis_url=self.redis_url, model=self.model, port=ports.memory, variables=dict(config)
+        )
+        self.bridge = Bridge(
+            self.data / "bridge",
+            redis_url=self.redis_url,
+            letta=self.letta,
+            port=ports.bridge,
+            logs=self.logs,
+            variables={"DATABASE_URL": self._variables.get("DATABASE_URL"), **config},
+        )
+        # Side by side: Letta takes ten seconds or more, and the others do without it.
+        self._run(self.letta, self.memory, self.bridge)
+
+    def stop(self) -> None:
+        """Ends everything, last started first."""
+        while self.processes:
+            process = self.processes[-1]
+            if process.running:
+                self._announce(f"stopping {process.name}")
+            process.stop()
+            self.processes.pop()
+        self._held.close()
+
+    def _redis(self, port: int) -> Valkey | None:
+        if url := self._variables.get("REDIS_URL"):
+            self.redis_url = url
+            return None
+        valkey = Valkey(self.data / "valkey", port=port, logs=self.logs)
+        self.redis_url = valkey.url
+        return valkey
+
+    def _model(self, port: int) -> ScriptedModel | None:
+        if access := operators_model(self._variables):
+            self.model = access
+            return None
+        scripted = ScriptedModel(logs=self.logs, port=port)
+        self.model = scripted.access
+        return scripted
+
+    def _database(self, port: int) -> Postgres | None:
+        if url := self._variables.get("DATABASE_URL"):
+            self.postgres_url = url
+            return None
+        return Postgres(self.data / "postgres", port=port, logs=self.logs)
+
+    def _run(self, *processes: Process) -> None:
+        began = time.monotonic()
+        for process in processes:
+            self._announce(f"starting {process.name}")
+            self.processes.append(process)
+            process.start()
+        waiting = list(processes)
+        while waiting:
+            for process in [process for process in waiting if process.is_ready()]:
+                waiting.remove(process)
+                self._announce(f"{process.name} is ready after {time.monotonic() - began:.1f} s")
+            time.sleep(POLL)
+
+    def _free_ports(self) -> Ports:
+        elsewhere = {
+            "redis": bool(self._variables.get("REDIS_URL")),
+            "postgres": bool(self._variables.get("DATABASE_URL")),
+            "model": operators_model(self._variables) is not None,
+        }
+        ports = Ports(
+            **{
+                part: 0 if elsewhere.get(part) else choose_port(wanted, f"--{part}-port")
+                for part, wanted in asdict(self._ports).items()
+            }
+        )
+        return replace(ports, model=self._lasting_model_port(ports.model)) if ports.model else ports
+
+    def _lasting_model_port(self, port: int) -> int:
+        """`port`, or the one of the start before where the caller does not mind.
+
+        Letta writes the model's address into each agent when it makes it, and never looks again.
+        """
+        note = self.data / "model-port"
+        before = int(note.read_text()) if note.exists() else port
+        if before != port:
+            if self._ports.model == 0 and is_free(before):
+                return before
+            self._announce(
+                f"The scripted model was on port {before} before and is on {port} now: agents made before cannot "
+                f"reach it; stop, free port {before} and use --model-port {before} to have them back."
+            )
+        note.write_text(str(port))
+        return port
+
+    def _lock_data(self) -> None:
+        file = self._held.enter_context((self.data / "lock").open("w"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataInUse(
+                f"Another stack runs on {self.data}; stop it, or name another directory with --data."
+            ) from error

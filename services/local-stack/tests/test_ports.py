@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from local_stack.errors import PortTaken
+from local_stack.ports import choose_port, free_port, is_free
+
+
+def test_free_ports_differ_and_can_be_bound() -> None:
+    ports = {free_port() for _ in range(50)}
+    assert len(ports) == 50
+    for port in ports:
+        socket.create_server(("127.0.0.1", port)).close()
+
+
+def test_a_free_port_asked_for_is_kept() -> None:
+    port = free_port()
+    assert choose_port(port, "--redis-port") == port
+
+
+def test_a_taken_port_is_one_clear_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(PortTaken, match=rf"Port {port} .* --redis-port"):
+            choose_port(port, "--redis-port")
+
+
+def test_zero_picks_one() -> None:
+    assert choose_port(0, "--redis-port") > 0
+
+
+def test_a_port_is_free_until_somebody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert not is_free(port)
+    assert is_free(port)

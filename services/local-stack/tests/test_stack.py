@@ -1,0 +1,141 @@
+"""The composition, with stubs for the slow parts: what is started, with which settings, and what is said."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+
+from local_stack import letta, models, services
+from local_stack.errors import DataInUse, StartFailed
+from local_stack.ports import free_port
+from local_stack.stack import Ports, Stack
+from local_stack.valkey import Valkey
+
+pytestmark = pytest.mark.integration
+
+_STUB = """\
+import http.server, json, os, pathlib, sys
+name = pathlib.Path(sys.argv[0]).name
+note = pathlib.Path(sys.argv[0]).with_suffix(".json")
+note.write_text(json.dumps({"argv": sys.argv[1:], "env": dict(os.environ)}))
+if "broken" in os.environ.get("LETTA_MODEL", ""):
+    sys.exit("the model is broken")
+words = dict(zip(sys.argv[1:], sys.argv[2:]))
+port = words.get("--port") or os.environ.get(
+    "BRIDGE_HTTP_PORT" if name == "letta-bridge" else "MEMORY_HTTP_PORT")
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *_): pass
+http.server.HTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
+"""
+
+Told = Callable[[str], dict[str, str]]
+
+
+@pytest.fixture(autouse=True)
+def stubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("scripted-model", "letta-server", "memory-python", "letta-bridge"):
+        stub = tmp_path / name
+        stub.write_text(f"#!{sys.executable}\n{_STUB}")
+        stub.chmod(0o755)
+    for module in (models, services):
+        monkeypatch.setattr(module, "program", lambda name: tmp_path / name)
+    monkeypatch.setattr(letta, "letta_program", lambda: tmp_path / "letta-server")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Told:
+    """The environment a stub was started with."""
+    return lambda name: dict(json.loads((tmp_path / f"{name}.json").read_text())["env"])
+
+
+def test_the_parts_know_each_other(tmp_path: Path, told: Told) -> None:
+    lines: list[str] = []
+    with Stack(tmp_path / "data", variables={}, announce=lines.append) as stack:
+        words = stack.ready_line.split()
+        assert [word.partition("=")[0] for word in words] == [
+            "ready",
+            "redis",
+            "letta",
+            "bridge",
+            "memory",
+            "model",
+            "postgres",
+        ]
+        bridge, memory, server = told("letta-bridge"), told("memory-python"), told("letta-server")
+        assert bridge["REDIS_URL"] == memory["REDIS_URL"] == stack.redis_url
+        assert bridge["LETTA_API_URL"] == stack.letta.url
+        assert bridge["LETTA_API_KEY"] == server["LETTA_SERVER_PASSWORD"] == stack.letta.api_key
+        assert bridge["LETTA_MODEL"] == "openai-proxy/scripted"
+        assert Path(bridge["DATA_DIR"]).is_absolute()
+        assert server["LETTA_PG_URI"].startswith(stack.postgres_url)
+        assert server["OPENAI_BASE_URL"] == memory["OPENAI_BASE_URL"] == stack.model.url
+        assert "PYTHONDONTWRITEBYTECODE" not in server
+        # Letta's locks are in a Redis of their own.
+        assert f":{server['LETTA_REDIS_PORT']}/" not in stack.redis_url
+    assert not any(process.running for process in stack.processes)
+    assert "letta is ready" in "\n".join(lines)
+
+
+def test_the_letta_password_is_kept_and_kept_secret(tmp_path: Path) -> None:
+    keys = []
+    for _ in range(2):
+        with Stack(tmp_path / "data", variables={}) as stack:
+            keys.append(stack.letta.api_key)
+            assert keys[-1] not in stack.ready_line
+    assert keys[0] == keys[1]
+    assert (tmp_path / "data" / "letta" / "password").stat().st_mode & 0o077 == 0
+
+
+def test_what_the_operator_names_is_used_and_not_started(tmp_path: Path, redis_server: Valkey, told: Told) -> None:
+    variables = {
+        "REDIS_URL": redis_server.url,
+        "DATABASE_URL": "postgresql://elsewhere/letta",
+        "OPENAI_API_KEY": "sk-real",
+        "LETTA_MODEL": "openai/gpt-4.1",
+    }
+    with Stack(tmp_path / "data", variables=variables) as stack:
+        names = [process.name for process in stack.processes]
+        assert names == ["valkey-letta-locks", "letta", "memory-python", "letta-bridge"]
+        assert told("letta-server")["LETTA_PG_URI"] == "postgresql://elsewhere/letta"
+        assert told("letta-server")["OPENAI_API_KEY"] == "sk-real"
+        assert told("letta-bridge")["LETTA_MODEL"] == "openai/gpt-4.1"
+        assert "model=https://api.openai.com/v1" in stack.ready_line
+        assert "sk-real" not in stack.ready_line
+
+
+def test_one_stack_at_a_time_on_a_directory(tmp_path: Path) -> None:
+    with Stack(tmp_path / "data", variables={}), pytest.raises(DataInUse, match="--data"):
+        Stack(tmp_path / "data", variables={}).__enter__()
+
+
+def test_what_does_not_start_stops_the_rest(tmp_path: Path) -> None:
+    stack = Stack(tmp_path / "data", variables={"OPENAI_API_KEY": "k", "LETTA_MODEL": "broken"})
+    with pytest.raises(StartFailed, match="the model is broken"):
+        stack.__enter__()
+    assert stack.processes == []
+    with pytest.raises(redis.ConnectionError), redis.Redis.from_url(stack.redis_url) as client:
+        client.ping()
+
+
+def test_the_model_stays_where_agents_look_for_it(tmp_path: Path) -> None:
+    def model_port(wanted: int = 0) -> tuple[int, str]:
+        lines: list[str] = []
+        with Stack(tmp_path / "data", Ports(model=wanted), variables={}, announce=lines.append) as stack:
+            return int(stack.model.url.rpartition(":")[2].removesuffix("/v1")), "\n".join(lines)
+
+    first, _ = model_port()
+    again, said = model_port()
+    assert again == first
+    assert "cannot reach it" not in said
+    moved, said = model_port(free_port())
+    assert moved != first
+    assert f"use --model-port {first} to have them back" in said

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Event
+
+import pytest
+
+from local_stack.processes import Process
+from local_stack.watch import watch
+
+Script = Callable[..., Process]
+
+
+def test_what_ends_by_itself_is_started_again(script: Script, serve_forever: str) -> None:
+    process = script(serve_forever)
+    process.start()
+    process.wait_ready()
+    first = process.pid
+    lines: list[str] = []
+
+    def announce(line: str) -> None:
+        lines.append(line)
+
+    class AfterTheRestart(Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            return process.running and process.pid != first
+
+    process.kill()
+    watch([process], AfterTheRestart(), announce)
+    assert process.running
+    assert lines == ["script-0 ended by itself (exit code -9); it is started again now"]
+
+
+def test_what_keeps_ending_is_given_longer_pauses(script: Script) -> None:
+    process = script("sys.exit(7)")
+    process.start()
+    lines: list[str] = []
+    over = Event()
+
+    def announce(line: str) -> None:
+        lines.append(line)
+        if len(lines) == 2:
+            over.set()
+
+    watch([process], over, announce)
+    assert [line.rpartition("again ")[2] for line in lines] == ["now", "in 1 s"]
+
+
+def test_what_runs_is_left_alone(script: Script, serve_forever: str) -> None:
+    process = script(serve_forever)
+    process.start()
+    process.wait_ready()
+    first = process.pid
+    looks = iter((False, False, True))
+
+    class ThreeLooks(Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            return next(looks)
+
+    watch([process], ThreeLooks(), pytest.fail)
+    assert process.pid == first
