@@ -7,7 +7,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Final, Protocol
 
 import uvicorn
 from fastapi import APIRouter, FastAPI, Query, Response
@@ -75,6 +75,10 @@ def _status(checks: list[Check]) -> str:
     return "ok" if all(check.ok for check in checks) else "degraded"
 
 
+_GRACE_SECONDS: Final = 2
+"""What a request that is being answered may delay the end of the service by."""
+
+
 class _QuietServer(uvicorn.Server):
     """Uvicorn inside a service that handles its own signals."""
 
@@ -90,7 +94,15 @@ async def serve(app: FastAPI, *, host: str, port: int) -> AsyncIterator[int]:
     Raises:
         OSError: the address cannot be bound.
     """
-    config = uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, lifespan="off")
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
     listener = await asyncio.get_running_loop().run_in_executor(None, _bind, host, port)
     server = _QuietServer(config)
     task = asyncio.create_task(server.serve(sockets=[listener]), name="http")
@@ -102,12 +114,16 @@ async def serve(app: FastAPI, *, host: str, port: int) -> AsyncIterator[int]:
         listener.close()
 
 
+_BACKLOG: Final = 128
+
+
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(_BACKLOG)  # from here on who connects is answered, if a moment later
     except OSError:
         listener.close()
         raise

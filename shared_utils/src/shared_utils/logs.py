@@ -12,9 +12,14 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 
 from shared_utils.settings import LogSettings
 
-_SECRET_KEY: Final = re.compile(r"(?i)(password|secret|token$|api_?key|authorization)")
-_URL_PASSWORD: Final = re.compile(r"(\w+://[^\s/:@]*):[^\s/@]+@")
+_SECRET_KEY: Final = re.compile(r"(?i)(passwo?r?d|secret|token$|api_?key|authorization)")
+_URL_PASSWORD: Final = re.compile(r"(\w+://[^\s/:@]*):[^\s\"'<>]+@")
+"""Up to the last @: a password that should have been escaped is hidden whole."""
 _BEARER: Final = re.compile(r"(?i)\b(bearer\s+|sk-)[\w.~+/=-]{4,}")
+_ASSIGNED: Final = re.compile(r"(?i)((?:passwo?r?d|secret|api_?key)[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;]+")
+
+_LEVELS: Final = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
+"""The levels structlog knows; a library may log at one in between."""
 
 
 def configure(settings: LogSettings, service: str) -> None:
@@ -25,15 +30,13 @@ def configure(settings: LogSettings, service: str) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        redact,
+        structlog.processors.format_exc_info,
+        redact,  # last, so that it sees the tracebacks, too
     ]
     rendering: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
+        [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback)]
         if console
-        else [
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(ensure_ascii=False),
-        ]
+        else [structlog.processors.JSONRenderer(ensure_ascii=False)]
     )
     structlog.configure(
         processors=[*shared, *rendering],
@@ -56,8 +59,8 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
 
 
 def redact_text(text: str) -> str:
-    """A text without passwords in URLs, bearer tokens and API keys."""
-    return _BEARER.sub(r"\1***", _URL_PASSWORD.sub(r"\1:***@", text))
+    """A text without passwords (in URLs, or after ``password=``), bearer tokens and API keys."""
+    return _ASSIGNED.sub(r"\1***", _BEARER.sub(r"\1***", _URL_PASSWORD.sub(r"\1:***@", text)))
 
 
 def _redacted(value: Any) -> Any:
@@ -67,13 +70,18 @@ def _redacted(value: Any) -> Any:
         return {key: "***" if _SECRET_KEY.search(str(key)) else _redacted(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_redacted(item) for item in value]
-    return value
+    # What is no JSON would be written as its repr anyway.
+    return value if value is None or isinstance(value, int | float) else redact_text(repr(value))
 
 
 class _ToStructlog(logging.Handler):
     """The libraries' own log lines, in the same format."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        structlog.get_logger(module=record.name).log(
-            record.levelno, "library_log", message=record.getMessage(), exc_info=record.exc_info
-        )
+        level = max(known for known in _LEVELS if known <= max(record.levelno, logging.DEBUG))
+        try:
+            structlog.get_logger(module=record.name).log(
+                level, "library_log", message=record.getMessage(), exc_info=record.exc_info
+            )
+        except Exception:  # noqa: BLE001  # a library's odd log call must not fail its caller
+            self.handleError(record)

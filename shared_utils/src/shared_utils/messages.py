@@ -150,20 +150,24 @@ class TaskResponse(BaseModel):
     error: bool | None = None
 
 
-class Handover(BaseModel):
-    """What the bridge writes into ``meta.letta_bridge`` of a task it hands to memory-python: answer it, and how."""
+HANDOVER_KEY: Final = "letta_bridge"
+"""Where in a task's ``meta`` the bridge writes its :class:`Handover`."""
 
-    model_config = ConfigDict(frozen=True)
+
+class Handover(BaseModel):
+    """What the bridge writes into a task it wants answered by memory-python: how and where to answer."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     version: Literal[1] = 1
-    answer_key: str
-    """Where the Reply is SET with NX. Only who set it may publish it; the bridge sets a tombstone when it gives up."""
-    answer_ttl: int
-    """Seconds the key lives."""
-    responses_channel: str
+    answer_key: str = Field(min_length=1, max_length=1024)
+    """Redis key. Whoever sets it first has answered: memory-python with a Reply, the bridge with a tombstone."""
+    answer_ttl: int = Field(default=600, gt=0, le=604_800)
+    """Seconds the answer is kept."""
+    responses_channel: str = Field(default="letta_responses", min_length=1, max_length=512)
     """Where the Reply is published."""
-    reason: str | None = None
-    """Why the bridge does not answer itself (an error code, or the name of a routing rule)."""
+    reason: str = Field(default="fallback", max_length=128)
+    """Why Letta did not answer, an error code or the name of a routing rule; becomes ``fallback_reason``."""
 
 
 class MemoryMetadata(BaseModel):

@@ -12,9 +12,9 @@ from urllib.parse import unquote, urlsplit
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from shared_utils.errors import SettingsError
 from shared_utils.settings import RedisSettings
@@ -22,8 +22,8 @@ from shared_utils.settings import RedisSettings
 RedisClient = Redis | RedisCluster
 """What :func:`connect` returns; the commands this project uses are the same on both."""
 
-CONNECTION_ERRORS: Final[tuple[type[Exception], ...]] = (RedisError, OSError)
-"""What a command raises while Redis is away, restarting, loading or failing over."""
+CONNECTION_ERRORS: Final[tuple[type[Exception], ...]] = (RedisError, RedisClusterException, OSError)
+"""What a command raises while Redis is away, restarting, loading or failing over; a Cluster raises no RedisError."""
 
 
 def connect(settings: RedisSettings, *, name: str, timeout: float = 5.0, max_connections: int = 64) -> RedisClient:
@@ -55,12 +55,25 @@ def connect(settings: RedisSettings, *, name: str, timeout: float = 5.0, max_con
         options["password"] = password
     if settings.url is None:
         return _pooled(BlockingConnectionPool(host=settings.host, port=settings.port, db=settings.db, **options))
-    url = settings.url.get_secret_value()
-    scheme = url.partition("://")[0]
+    try:
+        return _by_url(settings.url.get_secret_value(), options)
+    except (ValueError, RedisClusterException):
+        # Their text may quote a piece of the password.
+        raise SettingsError(
+            "REDIS_URL cannot be read: its port or database is wrong, its host is missing, or its password holds one "
+            "of / ? # @ : % unescaped; write them as %2F and so on"
+        ) from None
+
+
+def _by_url(url: str, options: dict[str, Any]) -> RedisClient:
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        raise SettingsError("REDIS_URL is no URL; it reads redis://host:6379, for example")
     if scheme in {"redis", "rediss", "unix"}:
         return _pooled(BlockingConnectionPool.from_url(url, **options))
     if scheme in {"redis+cluster", "rediss+cluster"}:
-        return RedisCluster.from_url(url.replace("+cluster", "", 1), **options)
+        # Its pool does not wait but fails where it is full; the caller's own concurrency is bound enough.
+        return RedisCluster.from_url(url.replace("+cluster", "", 1), **{**options, "max_connections": 2**31})
     if scheme in {"redis+sentinel", "rediss+sentinel"}:
         return _sentinel(url, options)
     raise SettingsError(
@@ -79,12 +92,26 @@ def _sentinel(url: str, options: dict[str, Any]) -> Redis:
     name, _, database = parts.path.strip("/").partition("/")
     if not name or not hosts:
         raise SettingsError("a Sentinel URL reads redis+sentinel://[user:password@]host:26379[,host:26379]/NAME[/DB]")
-    addresses = [(host.rpartition(":")[0] or host, int(host.rpartition(":")[2] or 26379)) for host in hosts.split(",")]
+    addresses = [_address(host) for host in hosts.split(",")]
     if credentials:
         username, _, password = credentials.partition(":")
         options |= {"username": unquote(username) or None, "password": unquote(password) or None}
+    to_sentinels = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout", "retry")}
     if parts.scheme.startswith("rediss"):
-        options["ssl"] = True
-    sentinel = Sentinel(addresses, socket_timeout=options["socket_timeout"])  # type: ignore[no-untyped-call]  # redis-py
-    client: Redis = sentinel.master_for(name, db=int(database or 0), **options)
+        to_sentinels["ssl"] = options["ssl"] = True
+    sentinel = Sentinel(addresses, sentinel_kwargs=to_sentinels)  # type: ignore[no-untyped-call]  # redis-py
+    client: Redis = sentinel.master_for(
+        name, connection_pool_class=_WaitingSentinelPool, db=int(database or 0), **options
+    )
     return client
+
+
+def _address(text: str) -> tuple[str, int]:
+    parts = urlsplit(f"//{text}")
+    if not parts.hostname:
+        raise ValueError("a host is missing")
+    return parts.hostname, parts.port or 26379
+
+
+class _WaitingSentinelPool(SentinelConnectionPool, BlockingConnectionPool):
+    """A burst of commands waits for a connection behind Sentinel, too."""

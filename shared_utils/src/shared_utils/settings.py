@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
@@ -26,7 +26,7 @@ SECTIONS: Final = frozenset(
 class Section(BaseModel):
     """A part of the configuration: frozen, and a misspelt key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 def setting(default: Any, *env: str, doc: str, **constraints: Any) -> Any:
@@ -119,8 +119,8 @@ def load(
         for name in names:
             found = _from_environment(name, environ)
             if found is not None:
-                _set(values, dotted, found)
-                origins[dotted] = name
+                value, origins[dotted] = found
+                _set(values, dotted, value)
                 break
     for dotted, value in (flags or {}).items():
         if value is not None:
@@ -134,22 +134,39 @@ def load(
 
 def _read(path: Path, model: type[BaseModel]) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise SettingsError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
-    try:
-        content = json.loads(text)
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path} is not UTF-8 text; save it as UTF-8") from None
     except ValueError as error:
         raise SettingsError(f"{path} is not valid JSON ({error}); correct it there") from None
+    except RecursionError:
+        raise SettingsError(f"{path} is nested too deeply to be a configuration") from None
     if not isinstance(content, dict):
         raise SettingsError(f"{path} must hold a JSON object with the sections {_listed(SECTIONS)}")
     known = SECTIONS | model.model_fields.keys()
     for key in content:
         if key not in known and not key.startswith("$"):
             raise SettingsError(f"{path} has an unknown section '{key}'{_nearest(key, known)}")
+    _check_sections(content, model, str(path))
     return {key: value for key, value in content.items() if key in model.model_fields}
+
+
+def _check_sections(content: Mapping[str, Any], model: type[BaseModel], source: str, at: str = "") -> None:
+    for name, section in _sections(model):
+        if name in content:
+            if not isinstance(content[name], dict):
+                raise SettingsError(f"{source}: '{at}{name}' must be a JSON object holding its settings by name")
+            _check_sections(content[name], section, source, f"{at}{name}.")
+
+
+def _sections(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield name, field.annotation
 
 
 def _lay_over(into: dict[str, Any], new: Mapping[str, Any], origins: dict[str, str], source: str, at: str = "") -> None:
@@ -163,23 +180,28 @@ def _lay_over(into: dict[str, Any], new: Mapping[str, Any], origins: dict[str, s
 
 
 def _environment_names(model: type[BaseModel], at: str = "") -> Iterator[tuple[str, list[str]]]:
+    for name, section in _sections(model):
+        yield from _environment_names(section, f"{at}{name}.")
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _environment_names(field.annotation, f"{at}{name}.")
-        elif isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("env"):
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("env"):
             yield f"{at}{name}", [str(env) for env in field.json_schema_extra["env"]]  # type: ignore[union-attr]  # ours
 
 
-def _from_environment(name: str, environ: Mapping[str, str]) -> str | None:
+def _from_environment(name: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
+    """The value and the variable it comes from; what is empty counts as not set."""
     if environ.get(name):
-        return environ[name]
-    secret = environ.get(f"{name}_FILE")
+        return environ[name], name
+    source = f"{name}_FILE"
+    secret = environ.get(source)
     if not secret:
         return None
     try:
-        return Path(secret).read_text(encoding="utf-8").rstrip("\r\n")
+        text = Path(secret).read_text(encoding="utf-8").rstrip("\r\n")
     except OSError as error:
-        raise SettingsError(f"{name}_FILE names {secret}, which cannot be read ({error.strerror})") from error
+        raise SettingsError(f"{source} names {secret}, which cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError:
+        raise SettingsError(f"{source} names {secret}, which is not UTF-8 text") from None
+    return (text, source) if text else None
 
 
 def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
@@ -192,21 +214,32 @@ def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
 def _explained(error: ValidationError, model: type[BaseModel], origins: Mapping[str, str]) -> SettingsError:
     problem = error.errors(include_url=False, include_input=False)[0]
     dotted = ".".join(str(part) for part in problem["loc"])
-    source = origins.get(dotted)
+    source = _source(dotted, origins)
     where = f"{dotted} (from {source})" if source else dotted
     if problem["type"] == "extra_forbidden":
         section = _model_at(model, [str(part) for part in problem["loc"][:-1]])
         key = str(problem["loc"][-1])
         return SettingsError(f"the configuration has an unknown key {where}{_nearest(key, section.model_fields)}")
-    return SettingsError(f"the setting {where} is wrong: {problem['msg']}")
+    return SettingsError(f"the setting {where} is wrong: {problem['msg'].removeprefix('Value error, ')}")
+
+
+def _source(dotted: str, origins: Mapping[str, str]) -> str | None:
+    """Where a value comes from, or else what holds it, or else a part of it."""
+    for known, source in origins.items():
+        if f"{dotted}.".startswith(f"{known}.") or known.startswith(f"{dotted}."):
+            return source
+    return None
 
 
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
-    for name in path:
-        field = model.model_fields.get(name)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            break
-        model = field.annotation
+    names = iter(path)
+    for name in names:
+        found = model.model_fields[name].annotation
+        if get_origin(found) is dict:
+            found = get_args(found)[1]
+            next(names, None)
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            model = found
     return model
 
 

@@ -24,7 +24,7 @@ from letta_bridge.errors import FallbackUnavailable
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import FallbackSettings, QueueSettings
 from shared_utils import logs
-from shared_utils.messages import Handover, Reply, Task
+from shared_utils.messages import HANDOVER_KEY, Handover, Reply, Task
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
 
 _log = logs.get(__name__)
@@ -115,7 +115,7 @@ class MemoryPython:
             answer_key=answer_key, answer_ttl=self._ttl, responses_channel=self._queue.responses, reason=reason
         )
         content = task.model_dump(exclude_none=True)
-        content["meta"] = {**content.get("meta", {}), "letta_bridge": handover.model_dump(exclude_none=True)}
+        content["meta"] = {**content.get("meta", {}), HANDOVER_KEY: handover.model_dump(exclude_none=True)}
         # One transaction, so that a kill leaves both or neither. On a Cluster the two keys lie in different slots:
         # there a kill in between hands the task over twice, which this project's memory-python recognises.
         pipeline = self._client.pipeline(transaction=not isinstance(self._client, RedisCluster))

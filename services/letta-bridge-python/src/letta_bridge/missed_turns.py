@@ -78,7 +78,7 @@ def tell(
         messages.append(TurnMessage("system", _left_out(left_out, language), str(uuid.uuid4())))
     for turn in reversed(told):
         otid = turn_otid(agent_id, turn.task_id)
-        said, answer = _bounded(turn.content, settings), _bounded(turn.response_text or "", settings)
+        said, answer = _bounded(turn.content, turn.response_text or "", settings.told_characters)
         if turn.fate is Fate.UNKNOWN:
             messages.append(TurnMessage("system", _note(said, answer, language), str(uuid.uuid4())))
             continue
@@ -88,8 +88,15 @@ def tell(
     return messages
 
 
-def _bounded(text: str, settings: FallbackSettings) -> str:
-    return text if len(text) <= settings.told_characters else text[: settings.told_characters - 1] + "…"
+def _bounded(said: str, answer: str, characters: int) -> tuple[str, str]:
+    """Both within ``characters`` together; the shorter one is left whole where it can be."""
+    half = characters // 2
+    said = _cut(said, max(half, characters - len(answer)))
+    return said, _cut(answer, characters - len(said))
+
+
+def _cut(text: str, characters: int) -> str:
+    return text if len(text) <= characters else text[: characters - 1] + "…"
 
 
 def _note(said: str, answer: str, language: str | None) -> str:

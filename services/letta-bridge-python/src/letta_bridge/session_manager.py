@@ -109,9 +109,7 @@ class SessionManager:
         if agent is None:
             agent = await letta.create_agent(self._spec(session.user_id, session.persona, language))
             _log.info("agent_created", agent_id=agent.agent_id, persona=session.persona)
-        session = await self._confirm(replace(session, agent_id=agent.agent_id))
-        self._remember(session)
-        return session
+        return await self._confirm(replace(session, agent_id=agent.agent_id))
 
     async def _adopt(self, session: Session, letta: LettaPort) -> AgentRef | None:
         agents = await letta.find_agents(_tags(session.user_id, session.persona))
@@ -124,14 +122,22 @@ class SessionManager:
         return agents[0]
 
     async def _confirm(self, session: Session) -> Session:
+        """Write the agent down. Only what the store has is remembered, so that a user's choice in there counts."""
         try:
-            return await self._store.save(session)
-        except StaleSession:
-            self.forget(session.user_id, session.persona)
-            return session
+            saved = await self._saved(session)
         except SessionStoreError as error:
             self._store_failed(error)
             return session
+        self._remember(saved)
+        return saved
+
+    async def _saved(self, session: Session) -> Session:
+        try:
+            return await self._store.save(session)
+        except StaleSession:
+            # Somebody else wrote it meanwhile, an operator say; the agent joins what is there now.
+            current = await self._store.reserve(session.user_id, session.persona)
+            return await self._store.save(replace(current, agent_id=session.agent_id))
 
     async def _touch(self, session: Session) -> None:
         now = time.monotonic()

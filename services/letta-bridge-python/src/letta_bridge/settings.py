@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
 
 from shared_utils.messages import Limits
 from shared_utils.settings import Loaded, LogSettings, RedisSettings, Section, TextList, load, setting
@@ -35,7 +35,7 @@ class QueueSettings(Section):
     max_deliveries: int = setting(5, doc="hand-outs after which a task is a dead letter", ge=1)
     max_payload_bytes: int = setting(262_144, doc="size of a task at most", ge=1024)
     max_depth: int = setting(16, doc="nesting of a task at most", ge=2)
-    max_id_length: int = setting(256, doc="characters of a task id or user id at most", ge=8, le=1024)
+    max_id_length: int = setting(256, doc="characters of a task id or user id at most", ge=16, le=1024)
     shutdown_grace: float = setting(20.0, "SHUTDOWN_GRACE", doc="seconds running turns have to end on SIGTERM", ge=0)
 
     @property
@@ -60,7 +60,10 @@ class LettaSettings(Section):
         {"permanent": "letta", "temporary": "memory-python"}, doc="who answers which meta.memory_type"
     )
     api_urls: TextList = setting(
-        ("http://localhost:8283",), "LETTA_API_URL", doc="Letta servers over one database (comma-separated)"
+        ("http://localhost:8283",),
+        "LETTA_API_URL",
+        doc="Letta servers over one database (comma-separated)",
+        min_length=1,
     )
     api_key: SecretStr | None = setting(None, "LETTA_API_KEY", doc="Letta's server password")
     timeout: float = setting(60.0, "LETTA_TIMEOUT", doc="seconds one call to Letta may take", gt=0)
@@ -106,20 +109,29 @@ class AgentSettings(Section):
         {"default": PersonaSettings()}, doc="name → its templates; meta.persona chooses, 'default' answers otherwise"
     )
 
-    def model_post_init(self, _context: object) -> None:
-        """Refuse tools that reach beyond memory."""
-        others = [tool for tool in self.tools if tool not in MEMORY_TOOLS]
+    @field_validator("tools")
+    @classmethod
+    def _only_memory_tools(cls, tools: tuple[str, ...]) -> tuple[str, ...]:
+        others = [tool for tool in tools if tool not in MEMORY_TOOLS]
         if others:
             raise ValueError(f"{', '.join(others)}: an agent of the bridge may only have {', '.join(MEMORY_TOOLS)}")
-        if "default" not in self.personas:
-            raise ValueError("personas needs one named 'default'")
+        return tools
+
+    @field_validator("personas")
+    @classmethod
+    def _with_default(cls, personas: dict[str, PersonaSettings]) -> dict[str, PersonaSettings]:
+        if "default" not in personas:
+            raise ValueError("one named 'default' is needed")
+        return personas
 
 
 class FallbackSettings(Section):
     """How to reach memory-python."""
 
     queue: str = setting("user_input_queue", doc="list memory-python reads")
-    timeout: float = setting(15.0, "FALLBACK_TIMEOUT", doc="seconds memory-python has for an answer", gt=0)
+    timeout: float = setting(
+        20.0, "FALLBACK_TIMEOUT", doc="seconds memory-python has for an answer; more than its own time limit", gt=0
+    )
     told_turns: int = setting(20, doc="missed turns told to the agent word for word", ge=1)
     told_characters: int = setting(8000, doc="characters of missed turns told at most", ge=500)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import stat
 from pathlib import Path
 
@@ -25,11 +26,12 @@ def _read(root: Path, name: str, max_bytes: int) -> str:
         path = (real_root / name).resolve(strict=True)
         if not path.is_relative_to(real_root):
             raise UploadRefused("input_file names a file outside the upload directory; only files inside it are read")
-        with path.open("rb") as file:
-            if not stat.S_ISREG(path.stat().st_mode):
+        # Not to be held up by a pipe nobody writes to, nor led astray by a link put there a moment ago.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise UploadRefused("input_file does not name a regular file")
             content = file.read(max_bytes + 1)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links that form a circle
         raise UploadRefused("input_file names a file that does not exist or cannot be read") from error
     if len(content) > max_bytes:
         raise UploadRefused(f"input_file names a file of more than {max_bytes} bytes; that is the configured limit")

@@ -121,9 +121,13 @@ class FileSessionStore:
     def _open(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.executescript(resources.files(__package__).joinpath("sessions.sql").read_text("utf-8"))
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.executescript(resources.files(__package__).joinpath("sessions.sql").read_text("utf-8"))
+        except sqlite3.Error:
+            connection.close()
+            raise
         return connection
 
     def _drop(self) -> None:
@@ -135,7 +139,12 @@ class FileSessionStore:
 
 def _find(connection: sqlite3.Connection, user_id: str, persona: str) -> Session | None:
     row = connection.execute(_FIND, (user_id, persona)).fetchone()
-    return None if row is None else _session(row)
+    try:
+        return None if row is None else _session(row)
+    except (ValueError, TypeError) as error:
+        raise SessionStoreError(
+            f"session {row[0]} in the session file cannot be read ({error}); correct or delete that row"
+        ) from error
 
 
 def _row(session: Session) -> tuple[Any, ...]:

@@ -14,7 +14,12 @@ from shared_utils.logs import redact_text
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", help="config.json to read; by default LETTA_BRIDGE_CONFIG or ./config.json."),
+    typer.Option(
+        "--config",
+        exists=True,
+        dir_okay=False,
+        help="config.json to read; by default LETTA_BRIDGE_CONFIG or ./config.json.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 

@@ -12,6 +12,7 @@ import typer
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
+from shared_utils.errors import SettingsError
 from shared_utils.messages import now
 from shared_utils.redis_connection import CONNECTION_ERRORS, connect
 
@@ -38,6 +39,8 @@ def send(
     }
     try:
         reply = asyncio.run(_exchange(settings, task, wait))
+    except SettingsError as error:
+        fail(str(error), Exit.USAGE)
     except CONNECTION_ERRORS as error:
         fail(f"Redis cannot be reached ({error}); check REDIS_URL", Exit.NO_REDIS)
     if reply is None:

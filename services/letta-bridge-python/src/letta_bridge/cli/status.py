@@ -11,6 +11,7 @@ import typer
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
 from letta_bridge.request_queue import QueueStatus, RedisQueue
 from letta_bridge.settings import BridgeSettings
+from shared_utils.errors import SettingsError
 from shared_utils.redis_connection import CONNECTION_ERRORS, connect
 
 
@@ -19,6 +20,8 @@ def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     settings = settings_or_exit(config)
     try:
         queue = asyncio.run(_read(settings))
+    except SettingsError as error:
+        fail(str(error), Exit.USAGE)
     except CONNECTION_ERRORS as error:
         fail(f"Redis cannot be reached ({error}); check REDIS_URL", Exit.NO_REDIS)
     if as_json:

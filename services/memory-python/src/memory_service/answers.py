@@ -1,0 +1,177 @@
+"""Answers to the bridge's tasks: a user's in order, different users' side by side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from pydantic import ValidationError
+from redis.exceptions import ResponseError
+
+from memory_service import keys, records
+from memory_service.composer import Composer
+from memory_service.input_queue import InputQueue, Letter, Settlement
+from memory_service.memory_store import MemoryStore
+from memory_service.outage import Outage
+from memory_service.scripts import ANSWER, Call, run
+from shared_utils import logs
+from shared_utils.messages import AiResponse, Handover, Reply, Task, TaskResponse, dump, now
+from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+
+_LOG: Final = logs.get(__name__)
+_SOURCE: Final = "memory-python"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A remembered task that waits for its answer."""
+
+    receipt: str
+    payload: bytes
+    task: Task
+    handover: Handover
+    message_id: str
+    taken_at: float
+    """The event loop's time."""
+
+
+class Answers:
+    """Holds asks until they are answered; each stays claimed in Redis for as long."""
+
+    def __init__(
+        self,
+        client: RedisClient,
+        store: MemoryStore,
+        queue: InputQueue,
+        composer: Composer,
+        outage: Outage,
+        *,
+        time_limit: float,
+    ) -> None:
+        self._client = client
+        self._store = store
+        self._queue = queue
+        self._composer = composer
+        self._outage = outage
+        self._time_limit = time_limit
+        self._lanes: dict[str, deque[Ask]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._receipts: set[str] = set()
+        self._settled = asyncio.Event()
+
+    @property
+    def receipts(self) -> set[str]:
+        """Of the asks that are held."""
+        return self._receipts
+
+    def accept(self, ask: Ask) -> None:
+        """Answer this after the user's earlier asks."""
+        self._receipts.add(ask.receipt)
+        lane = self._lanes.get(ask.task.user_id)
+        if lane is not None:
+            lane.append(ask)
+            return
+        self._lanes[ask.task.user_id] = deque([ask])
+        task = asyncio.create_task(self._serve(ask.task.user_id), name="answers")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def one_less(self, timeout: float) -> None:
+        """Until an ask was answered, at most ``timeout`` seconds."""
+        self._settled.clear()
+        try:
+            await asyncio.wait_for(self._settled.wait(), timeout)
+        except TimeoutError:
+            return
+
+    async def drain(self, grace: float) -> int:
+        """Finish within ``grace`` seconds; returns how many asks are left unanswered, still claimed in Redis."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace)
+        for task in (unfinished := list(self._tasks)):
+            task.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
+        return len(self._receipts)
+
+    async def _serve(self, user_id: str) -> None:
+        lane = self._lanes[user_id]
+        while lane:
+            await self._finish(lane[0])
+            self._receipts.discard(lane.popleft().receipt)
+            self._settled.set()
+        del self._lanes[user_id]
+
+    async def _finish(self, ask: Ask) -> None:
+        """Answer and settle, however often Redis goes away meanwhile, until nobody would read the answer."""
+        loop = asyncio.get_running_loop()
+        settlement: Settlement | None = None
+        while True:
+            try:
+                if settlement is None:
+                    settlement = await self._answer(ask)
+                await self._queue.settle(settlement)
+            except CONNECTION_ERRORS as error:
+                await self._outage.wait("answers", error)
+                if settlement is None and loop.time() - ask.taken_at > ask.handover.answer_ttl:
+                    settlement = _unanswerable(ask, "expired", "Redis refused the answer until nobody waited for it")
+            except Exception:  # noqa: BLE001  # or one task would end the lane and all behind it be stuck
+                _LOG.exception("answer_failed", task_id=ask.task.task_id)
+                settlement = _unanswerable(ask, "internal", "answering failed; the log tells more")
+            else:
+                self._outage.over("answers")
+                return
+
+    async def _answer(self, ask: Ask) -> Settlement:
+        task, handover = ask.task, ask.handover
+        if await self._client.exists(handover.answer_key):
+            await self._remember_earlier(ask)
+            return Settlement([ask.receipt], counts={"answers_not_needed": 1})
+        text = await self._composer.compose(task, ask.message_id, deadline=ask.taken_at + self._time_limit)
+        reply = Reply(
+            task_id=task.task_id,
+            user_id=task.user_id,
+            response_text=text,
+            memory_updated=False,
+            source=_SOURCE,
+            timestamp=now(),
+            fallback_reason=handover.reason,
+        )
+        response = _response(reply, ask.message_id)
+        told = (
+            *(handover.responses_channel, dump(reply)),
+            *(keys.task_response(task.task_id), dump(TaskResponse(text=text, source=_SOURCE))),
+            *(keys.AI_RESPONSES, dump(response)),
+        )
+        said = await run(self._client, Call(ANSWER, (handover.answer_key,), (dump(reply), handover.answer_ttl, *told)))
+        if not said:
+            await self._remember_earlier(ask)
+            return Settlement([ask.receipt], counts={"answers_not_needed": 1})
+        _LOG.info("answered", task_id=task.task_id, reason=handover.reason)
+        stored = await self._remember(response, task.task_id)
+        return Settlement([ask.receipt], counts={"answered": 1, "stored_ai": stored})
+
+    async def _remember_earlier(self, ask: Ask) -> None:
+        """Remember an answer of ours whose sender was killed before it could; a tombstone is left alone."""
+        try:
+            raw = await self._client.get(ask.handover.answer_key)
+            reply = Reply.model_validate_json(raw) if raw else None
+        except (ValidationError, ResponseError):
+            return
+        if reply is not None and reply.source == _SOURCE and reply.task_id == ask.task.task_id:
+            await self._remember(_response(reply, ask.message_id), reply.task_id)
+
+    async def _remember(self, response: AiResponse, task_id: str) -> int:
+        (remembered,) = await self._store.remember([records.of_ai_response(response, task_id=task_id)])
+        return int(remembered.stored)
+
+
+def _response(reply: Reply, message_id: str) -> AiResponse:
+    return AiResponse(
+        user_id=reply.user_id, text=reply.response_text, original_message_id=message_id, timestamp=reply.timestamp
+    )
+
+
+def _unanswerable(ask: Ask, code: str, reason: str) -> Settlement:
+    return Settlement(letters=[Letter(ask.payload, code, reason, receipt=ask.receipt)])

@@ -1,0 +1,144 @@
+"""The loop that takes tasks: claim, remember, settle or pass on to be answered."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+from memory_service import records
+from memory_service.answers import Answers, Ask
+from memory_service.handover import read_handover
+from memory_service.input_queue import BLOCK_SECONDS, Held, InputQueue, Letter, Settlement
+from memory_service.memory_store import MemoryStore
+from memory_service.outage import Outage
+from memory_service.records import Memory
+from memory_service.settings import MemorySettings
+from memory_service.summary import Summaries
+from shared_utils import logs
+from shared_utils.errors import MalformedMessage
+from shared_utils.messages import Handover, Limits, Task, parse_task
+from shared_utils.redis_connection import CONNECTION_ERRORS
+
+_LOG: Final = logs.get(__name__)
+_LIMITS: Final = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    held: Held
+    task: Task
+    handover: Handover | None
+    memory: Memory
+
+
+class Consumer:
+    """Serial: one batch after the other, so that each user's messages are remembered in the order they came.
+
+    It keeps no list of what it holds. Whatever goes wrong in a round, Redis knows what was claimed and not settled,
+    and the next round starts with that; remembering twice is harmless.
+    """
+
+    def __init__(
+        self,
+        queue: InputQueue,
+        store: MemoryStore,
+        answers: Answers,
+        summaries: Summaries | None,
+        outage: Outage,
+        *,
+        settings: MemorySettings,
+    ) -> None:
+        self._queue = queue
+        self._store = store
+        self._answers = answers
+        self._summaries = summaries
+        self._outage = outage
+        self._settings = settings
+        self._recover = True
+        self._adopt_at = 0.0
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Take tasks until ``stopping`` is set; then return between two rounds, nothing half done."""
+        while not stopping.is_set():
+            try:
+                await self._round()
+            except CONNECTION_ERRORS as error:
+                self._recover = True
+                await self._outage.wait("queue", error)
+            else:
+                self._outage.over("queue")
+
+    async def _round(self) -> None:
+        await self._find_forgotten()
+        room = self._settings.answer.max_waiting - len(self._answers.receipts)
+        held = await self._queue.claim(max(0, min(self._settings.batch, room)))
+        if held:
+            await self._take(held)
+        elif room <= 0:
+            await self._answers.one_less(BLOCK_SECONDS)
+        else:
+            await self._queue.wait()
+
+    async def _find_forgotten(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._adopt_at:
+            adopted = await self._queue.adopt()
+            self._adopt_at = loop.time() + self._settings.lease / 3
+            if adopted:
+                _LOG.info("tasks_taken_over", count=adopted)
+                self._recover = True
+        if self._recover:
+            forgotten = await self._queue.held(but=self._answers.receipts)
+            for start in range(0, len(forgotten), self._settings.batch):
+                await self._take(forgotten[start : start + self._settings.batch])
+            self._recover = False
+
+    async def _take(self, batch: list[Held]) -> None:
+        letters: list[Letter] = []
+        taken: list[_Taken] = []
+        for held in batch:
+            try:
+                taken.append(_read(held))
+            except MalformedMessage as error:
+                letters.append(Letter(held.payload, error.code, str(error), receipt=held.receipt))
+                _LOG.warning("task_malformed", task_id=error.task_id, reason=str(error))
+        outcomes = await self._store.remember([one.memory for one in taken]) if taken else []
+        done: list[str] = []
+        stored = 0
+        for one, outcome in zip(taken, outcomes, strict=True):
+            stored += outcome.stored
+            if outcome.refused:
+                letters.append(Letter(one.held.payload, "refused", outcome.refused, receipt=one.held.receipt))
+                _LOG.warning("task_refused", task_id=one.task.task_id, reason=outcome.refused)
+            elif one.handover is None:
+                done.append(one.held.receipt)
+            else:
+                self._accept(one, one.handover)
+            if self._summaries is not None:
+                self._summaries.consider(one.task.user_id, outcome.length)
+        repeated = len(taken) - stored - sum(outcome.refused is not None for outcome in outcomes)
+        await self._queue.settle(Settlement(done, letters, {"stored_user": stored, "repeated": repeated}))
+
+    def _accept(self, one: _Taken, handover: Handover) -> None:
+        self._answers.accept(
+            Ask(
+                receipt=one.held.receipt,
+                payload=one.held.payload,
+                task=one.task,
+                handover=handover,
+                message_id=one.memory.record.message_id,
+                taken_at=asyncio.get_running_loop().time(),
+            )
+        )
+
+
+def _read(held: Held) -> _Taken:
+    task = parse_task(held.payload, _LIMITS)
+    handover = read_handover(task)
+    said = bool(task.content.strip())
+    if handover is None and not said and not task.input_file:
+        raise MalformedMessage("the task has neither content nor input_file", task_id=task.task_id or None)
+    # The bridge's task is answered here, and silence needs no answer: nobody else shall speak then.
+    wanted = said and handover is None
+    return _Taken(held, task, handover, records.of_task(task, receipt=held.receipt, require_ai_response=wanted))

@@ -1,0 +1,37 @@
+"""What was said lately, in the order it was said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from shared_utils.messages import MemoryRecord
+
+
+class NewestFirst(Protocol):
+    """Where a user's messages are read from."""
+
+    async def newest(self, user_id: str, limit: int) -> list[MemoryRecord]:
+        """The user's last ``limit`` messages, newest first."""
+        ...
+
+
+async def recent(memory: NewestFirst, user_id: str, window: int) -> list[MemoryRecord]:
+    """The user's last ``window`` messages, oldest first: the order a model wants.
+
+    The lists are newest first, so the last messages are ``LRANGE key 0 window-1``, turned round;
+    ``LRANGE key -window -1`` would be the oldest.
+    """
+    return list(reversed(await memory.newest(user_id, window)))
+
+
+def before(conversation: Sequence[MemoryRecord], message_id: str) -> list[MemoryRecord]:
+    """The conversation as it was for one message: without it, and without what the user said after it.
+
+    Answers stay wherever they are: those to earlier messages are often written later.
+    """
+    positions = [index for index, record in enumerate(conversation) if record.message_id == message_id]
+    if not positions:
+        return list(conversation)
+    at = positions[0]
+    return [record for index, record in enumerate(conversation) if index < at or (index > at and record.source == "ai")]

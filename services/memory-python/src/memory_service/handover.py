@@ -1,0 +1,28 @@
+"""Reads what the bridge adds to a task it wants answered here: ``meta.letta_bridge``."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from shared_utils.errors import MalformedMessage
+from shared_utils.messages import HANDOVER_KEY, Handover, Task
+
+
+def read_handover(task: Task) -> Handover | None:
+    """The task's handover; None where an ordinary producer sent it.
+
+    Raises:
+        MalformedMessage: there is one, but it cannot be honoured.
+    """
+    value = (task.meta.model_extra or {}).get(HANDOVER_KEY)
+    if value is None:
+        return None
+    ids = {"task_id": task.task_id or None, "user_id": task.user_id}
+    if not task.task_id:
+        raise MalformedMessage(f"meta.{HANDOVER_KEY} asks for an answer, but the task has no task_id", **ids)
+    try:
+        return Handover.model_validate(value, strict=True)
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        where = ".".join((f"meta.{HANDOVER_KEY}", *(str(part) for part in problem["loc"])))
+        raise MalformedMessage(f"{where}: {problem['msg']}", **ids) from None

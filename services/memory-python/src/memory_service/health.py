@@ -1,0 +1,64 @@
+"""How this instance is, for ``/readyz`` and ``/health``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any, Final
+
+from memory_service.answers import Answers
+from memory_service.composer import Composer
+from memory_service.keys import QueueKeys
+from memory_service.survey import last_survey, work_done
+from shared_utils.health import Check
+from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+
+_TIMEOUT: Final = 1.0
+
+
+class Health:
+    """A health source. Redis is required, a model is not."""
+
+    def __init__(
+        self, client: RedisClient, queue: QueueKeys, answers: Answers, composer: Composer, *, instance: str
+    ) -> None:
+        self._client = client
+        self._queue = queue
+        self._answers = answers
+        self._composer = composer
+        self._instance = instance
+        self.stopping = False
+
+    async def checks(self) -> list[Check]:
+        """Redis, the model, and whether this instance is on its way out."""
+        return [
+            await self._redis(),
+            Check("model", self._composer.model_ok, self._composer.model_state),
+            Check("accepting", not self.stopping, "stopping" if self.stopping else "taking tasks", required=True),
+        ]
+
+    async def summary(self) -> Mapping[str, Any]:
+        """Numbers; those Redis has are left out while it is away."""
+        numbers: dict[str, Any] = {
+            "service": "memory-python",
+            "version": version("memory-service"),
+            "instance": self._instance,
+            "answers_waiting": len(self._answers.receipts),
+        }
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                numbers |= await work_done(self._client, self._queue)
+                survey = await last_survey(self._client)
+        except CONNECTION_ERRORS:
+            return numbers
+        return numbers | {"memory": survey.model_dump() if survey else None}
+
+    async def _redis(self) -> Check:
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                await self._client.ping()
+        except CONNECTION_ERRORS as error:
+            reason = str(error) or type(error).__name__
+            return Check("redis", ok=False, detail=f"not reachable: {reason}; retrying", required=True)
+        return Check("redis", ok=True, detail="reachable", required=True)

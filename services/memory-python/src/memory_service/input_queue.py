@@ -1,0 +1,148 @@
+"""The queue of tasks: claimed, settled, and found again after a kill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, cast
+
+from memory_service import scripts
+from memory_service.instance import surely_dead
+from memory_service.keys import QueueKeys
+from memory_service.scripts import Call
+from shared_utils.redis_connection import RedisClient
+
+BLOCK_SECONDS: Final = 1.0
+"""How long a BLMOVE waits: also how late an instance notices a stop or a task somebody else left in ``incoming``."""
+
+_LETTER_BYTES: Final = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A task this instance has claimed."""
+
+    receipt: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message nobody can do anything with."""
+
+    payload: bytes
+    code: str
+    reason: str
+    receipt: str = ""
+    """Empty where it did not come from the queue."""
+    origin: str = "queue"
+
+    def dump(self) -> str:
+        """JSON; a payload beyond 16 KiB is cut, bytes that are not UTF-8 are escaped."""
+        return json.dumps(
+            {
+                "payload": self.payload[:_LETTER_BYTES].decode("utf-8", "backslashreplace"),
+                "bytes": len(self.payload),
+                "code": self.code,
+                "reason": self.reason,
+                "origin": self.origin,
+                "time": datetime.now(UTC).isoformat(),
+            },
+            ensure_ascii=False,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What became of some tasks."""
+
+    receipts: Sequence[str] = ()
+    letters: Sequence[Letter] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+class InputQueue:
+    """One instance's hold on the queue. Each call may raise what Redis raises while it is away."""
+
+    def __init__(
+        self,
+        client: RedisClient,
+        blocking: RedisClient,
+        keys: QueueKeys,
+        *,
+        instance: str,
+        lease: float,
+        dead_limit: int,
+    ) -> None:
+        """``blocking`` is for BLMOVE alone; its timeout must exceed :data:`BLOCK_SECONDS`."""
+        self._client = client
+        self._blocking = blocking
+        self._keys = keys
+        self._instance = instance
+        self._lease_ms = int(lease * 1000)
+        self._dead_limit = dead_limit
+        self._processing = keys.processing(instance)
+        self._is_first_look = True
+
+    async def claim(self, limit: int) -> list[Held]:
+        """Up to ``limit`` tasks, oldest first; renews the lease, also with a limit of 0."""
+        keys = self._keys
+        taken = await self._run(
+            scripts.CLAIM,
+            (keys.incoming, keys.queue, self._processing, keys.instances),
+            (limit, self._instance, self._lease_ms),
+        )
+        return [Held(taken[i].decode(), taken[i + 1]) for i in range(0, len(taken), 2)]
+
+    async def wait(self) -> None:
+        """Until there may be something to claim, at most :data:`BLOCK_SECONDS`. Not to be cancelled: let it end."""
+        await self._blocking.blmove(self._keys.queue, self._keys.incoming, BLOCK_SECONDS, "RIGHT", "LEFT")  # type: ignore[arg-type]  # seconds may be fractions
+
+    async def adopt(self) -> int:
+        """Take over what dead instances held; returns how many tasks that were.
+
+        Dead is whose lease is over. The first call also looks for instances that ended on this machine: their tasks
+        come before anything newer is taken, so that a restart keeps the order.
+        """
+        names = [raw.decode() for raw in cast("list[bytes]", await self._client.zrange(self._keys.instances, 0, -1))]
+        adopted = 0
+        for name in names:
+            if name != self._instance:
+                gone = self._is_first_look and surely_dead(name)
+                processing = (self._keys.processing(name), self._processing, self._keys.instances)
+                adopted += await self._run(scripts.ADOPT, processing, (name, int(gone)))
+        self._is_first_look = False
+        return adopted
+
+    async def held(self, *, but: Collection[str]) -> list[Held]:
+        """What this instance holds in Redis, oldest first, without the receipts it knows about.
+
+        After an outage or an adoption these are the tasks whose claim was never heard of here.
+        """
+        entries = cast("dict[bytes, bytes]", await self._client.hgetall(self._processing))
+        found = [Held(receipt.decode(), payload) for receipt, payload in entries.items()]
+        return sorted((held for held in found if held.receipt not in but), key=lambda held: held.receipt)
+
+    async def settle(self, settlement: Settlement) -> None:
+        """Let go of tasks, bury letters, count. Repeating it settles and buries nothing twice."""
+        order: dict[str, Any] = {
+            "receipts": list(settlement.receipts),
+            "letters": [[letter.receipt, letter.dump()] for letter in settlement.letters],
+            "counts": {name: count for name, count in settlement.counts.items() if count},
+            "dead_limit": self._dead_limit,
+        }
+        keys = (self._processing, self._keys.dead, self._keys.counters)
+        await self._run(scripts.SETTLE, keys, (json.dumps(order, ensure_ascii=False),))
+
+    async def release(self) -> int:
+        """Give back what is not settled and end the lease; returns how many tasks went back."""
+        keys = self._keys
+        given: int = await self._run(
+            scripts.RELEASE, (self._processing, keys.queue, keys.incoming, keys.instances), (self._instance,)
+        )
+        return given
+
+    async def _run(self, script: scripts.Script, keys: Sequence[str], arguments: Sequence[scripts.Argument]) -> Any:
+        return await scripts.run(self._client, Call(script, keys, arguments))

@@ -1,0 +1,115 @@
+"""The command line of memory-python."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final, NoReturn
+
+import typer
+
+from memory_service import service
+from memory_service.keys import QueueKeys
+from memory_service.settings import ServiceSettings
+from memory_service.survey import take_survey, work_done
+from shared_utils import logs
+from shared_utils.errors import SettingsError
+from shared_utils.redis_connection import CONNECTION_ERRORS, connect
+from shared_utils.settings import load
+
+_FAILED: Final = 1
+_MISCONFIGURED: Final = 3
+_NO_REDIS: Final = 4
+
+_app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Short-term memory of a chat product in Redis, and the Letta bridge's fallback.",
+    epilog="Exit codes: 0 done, 1 a part of the service broke, 2 wrong usage, 3 the configuration is wrong, "
+    "4 Redis cannot be reached (stats only; run waits for it).",
+)
+
+_Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="Configuration file. Default: $LETTA_BRIDGE_CONFIG, else ./config.json where there is one.",
+        show_default=False,
+    ),
+]
+
+
+@_app.command("run")
+def _run(
+    config: _Config = None,
+    port: Annotated[
+        int | None, typer.Option("--port", help="Port of the health endpoints; 0 picks one.", show_default=False)
+    ] = None,
+) -> None:
+    """Take tasks until SIGTERM or SIGINT, then finish what is being answered and give back the rest."""
+    settings = _settings(config, {"memory.http.port": port})
+    logs.configure(settings.logs, "memory-python")
+    http = settings.memory.http
+    try:
+        asyncio.run(service.run(settings))
+    except SettingsError as error:
+        _leave(str(error), _MISCONFIGURED)
+    except OSError as error:
+        _leave(f"http://{http.host}:{http.port} cannot be served ({error.strerror}); set --port", _MISCONFIGURED)
+    except Exception:  # noqa: BLE001  # the outermost place: whatever broke is logged once, as one line
+        logs.get(__name__).exception("service_broke")
+        raise typer.Exit(_FAILED) from None
+
+
+@_app.command("stats")
+def _stats(
+    config: _Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Count users and messages now, and show what all instances have done so far."""
+    settings = _settings(config, {})
+    try:
+        numbers = asyncio.run(_numbers(settings))
+    except SettingsError as error:
+        _leave(str(error), _MISCONFIGURED)
+    except CONNECTION_ERRORS as error:
+        _leave(f"Redis cannot be reached ({error}); check REDIS_URL", _NO_REDIS)
+    if as_json:
+        typer.echo(json.dumps(numbers, ensure_ascii=False))
+        return
+    for name, value in {**numbers, **numbers["counters"]}.items():
+        if name != "counters":
+            typer.echo(f"{name.replace('_', ' '):<20} {'-' if value is None else value}")
+
+
+async def _numbers(settings: ServiceSettings) -> dict[str, Any]:
+    client = connect(settings.redis, name="memory-python-stats")
+    try:
+        survey = await take_survey(client)
+        return {**survey.model_dump(), **await work_done(client, QueueKeys(settings.memory.queue))}
+    finally:
+        await client.aclose()
+
+
+def _settings(config: Path | None, flags: dict[str, Any]) -> ServiceSettings:
+    named = config or (Path(os.environ["LETTA_BRIDGE_CONFIG"]) if os.environ.get("LETTA_BRIDGE_CONFIG") else None)
+    if named is not None and not named.exists():
+        _leave(f"the configuration file {named} does not exist", _MISCONFIGURED)
+    try:
+        return load(ServiceSettings, config=named or Path("config.json"), environ=os.environ, flags=flags).settings
+    except SettingsError as error:
+        _leave(str(error), _MISCONFIGURED)
+
+
+def _leave(sentence: str, code: int) -> NoReturn:
+    print(f"memory-python: {logs.redact_text(sentence)}", file=sys.stderr)  # noqa: T201  # the command line speaks
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """The console script ``memory-python``."""
+    _app()

@@ -1,0 +1,104 @@
+"""Short-term memory as Redis keeps it: one list a user and one for everybody, newest first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+
+from redis.exceptions import ResponseError
+
+from memory_service import keys, records
+from memory_service.records import Memory
+from memory_service.scripts import REMEMBER, REPLACE_TAIL, Argument, Call, run, run_all
+from memory_service.settings import MemorySettings
+from shared_utils.messages import MemoryRecord
+from shared_utils.redis_connection import RedisClient
+
+_HOPELESS: Final = ("WRONGTYPE", "CROSSSLOT")
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What became of one message."""
+
+    stored: bool = False
+    """False where it was stored before, or is refused."""
+    refused: str | None = None
+    """Why Redis will never take it: a stranger's key is in the way, or its user id does not fit a Cluster."""
+    length: int = 0
+    """Messages of the user now."""
+
+
+class MemoryStore:
+    """Remembers, and gives back what was remembered. Each call may raise what Redis raises while it is away."""
+
+    def __init__(self, client: RedisClient, settings: MemorySettings) -> None:
+        self._client = client
+        self._settings = settings
+        self._ttl = max(1, round(settings.memory_ttl_hours * 3600))
+
+    async def remember(self, memories: Sequence[Memory]) -> list[Remembered]:
+        """Store messages, oldest first, each once however often it is given; tell ``memory_updates``.
+
+        A user's messages are stored and told in one script; everybody's list is written before, in another (it may
+        be in another Cluster slot). Where the second is interrupted, repeating the call completes it.
+        """
+        by_user: dict[str, list[int]] = {}
+        for index, memory in enumerate(memories):
+            by_user.setdefault(memory.record.user_id, []).append(index)
+        users = [
+            self._call(keys.user_session(user), [memories[i] for i in indexes], user=True)
+            for user, indexes in by_user.items()
+        ]
+        everybody = self._call(keys.GLOBAL_CONTEXT, memories, user=False)
+        first, *results = await run_all(self._client, [everybody, *users])
+        if isinstance(first, Exception):
+            raise first
+        outcome = [Remembered()] * len(memories)
+        for indexes, result in zip(by_user.values(), results, strict=True):
+            if isinstance(result, ResponseError):
+                if not any(word in str(result) for word in _HOPELESS):
+                    raise result
+                for index in indexes:
+                    outcome[index] = Remembered(refused=str(result))
+            else:
+                for index, stored in zip(indexes, result[1:], strict=True):
+                    outcome[index] = Remembered(stored=bool(stored), length=result[0])
+        return outcome
+
+    async def newest(self, user_id: str, limit: int) -> list[MemoryRecord]:
+        """The user's last ``limit`` messages, newest first as they are kept; :mod:`context` turns them round."""
+        raw = cast("list[bytes]", await self._client.lrange(keys.user_session(user_id), 0, limit - 1))
+        return [record for record in map(records.read, raw) if record is not None]
+
+    async def oldest(self, messages: str, count: int) -> list[bytes]:
+        """The last ``count`` elements of the list ``messages``, raw, newest first."""
+        return cast("list[bytes]", await self._client.lrange(messages, -count, -1))
+
+    async def length(self, messages: str) -> int:
+        """How many elements the list ``messages`` has."""
+        length: int = await self._client.llen(messages)
+        return length
+
+    async def replace_oldest(self, messages: str, newest_of_them: bytes, replacement: bytes = b"") -> int:
+        """Put ``replacement`` in the place of ``newest_of_them`` and all that is older; drop them where it is empty.
+
+        Returns how many messages went: 0 where that message is no longer there. Messages that came meanwhile stay.
+        """
+        gone: int = await run(self._client, Call(REPLACE_TAIL, (messages,), (newest_of_them, replacement)))
+        return gone
+
+    def _call(self, messages: str, memories: Sequence[Memory], *, user: bool) -> Call:
+        settings = self._settings
+        limit = settings.max_memory_size if user else settings.global_memory_limit
+        arguments: list[Argument] = [
+            limit,
+            self._ttl if user else 0,
+            settings.repeat_window,
+            keys.MEMORY_UPDATES if user else "",
+        ]
+        for memory in memories:
+            told = records.dump(memory.update) if user and memory.update else b""
+            arguments += (memory.record.message_id, records.dump(memory.record), told)
+        return Call(REMEMBER, (messages, keys.seen(messages)), arguments)

@@ -1,0 +1,40 @@
+"""Redis being away: said once by the whole service, waited for by each of its loops, said once more when over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from typing import Final
+
+from structlog.typing import FilteringBoundLogger
+
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 2.0
+
+
+class Outage:
+    """What the service's loops know about Redis."""
+
+    def __init__(self, log: FilteringBoundLogger, stopping: asyncio.Event) -> None:
+        self._log = log
+        self._stopping = stopping
+        self._pauses: dict[str, float] = {}
+
+    async def wait(self, part: str, error: Exception) -> None:
+        """Pause ``part`` before its next try, longer each time; briefly where the service is stopping."""
+        if not self._pauses:
+            self._log.warning("redis_unavailable", part=part, kind=type(error).__name__, error=str(error))
+        pause = self._pauses.get(part, _FIRST_PAUSE)
+        self._pauses[part] = min(pause * 2, _LONGEST_PAUSE)
+        if self._stopping.is_set():
+            await asyncio.sleep(_FIRST_PAUSE)
+            return
+        with contextlib.suppress(TimeoutError):
+            spread = random.uniform(0.8, 1.2)  # noqa: S311  # spreads load, guards nothing
+            await asyncio.wait_for(self._stopping.wait(), pause * spread)
+
+    def over(self, part: str) -> None:
+        """Redis answered ``part``."""
+        if self._pauses.pop(part, None) is not None and not self._pauses:
+            self._log.info("redis_available")

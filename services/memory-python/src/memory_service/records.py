@@ -1,0 +1,112 @@
+"""The records of short-term memory: made from what came in, read from what is kept."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from pydantic import ValidationError
+
+from shared_utils.messages import AiResponse, MemoryMetadata, MemoryRecord, MemoryUpdate, Task
+
+_NAMESPACE: Final = uuid.UUID("7e0d3c6a-54a5-4b5e-9d3f-0d1f3f1c9a52")
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A record and what is told about it, if anything."""
+
+    record: MemoryRecord
+    update: MemoryUpdate | None = None
+
+
+def of_task(task: Task, *, receipt: str, require_ai_response: bool) -> Memory:
+    """A user's message. Its id is the same whenever the same task, or the same receipt of a nameless one, comes."""
+    record = MemoryRecord(
+        message_id=_id("task", task.user_id, task.task_id) if task.task_id else _id("receipt", receipt),
+        user_id=task.user_id,
+        type=task.type,
+        content=task.content,
+        source="user",
+        timestamp=_now(),
+        require_ai_response=require_ai_response,
+        metadata=MemoryMetadata(
+            task_id=task.task_id or None,
+            input_file=task.input_file,
+            source=task.source,
+            trace_id=task.meta.trace_id,
+            lang=task.meta.lang,
+        ),
+    )
+    update = MemoryUpdate(
+        user_id=record.user_id,
+        message_id=record.message_id,
+        source="user",
+        content=record.content,
+        require_ai_response=require_ai_response,
+        timestamp=record.timestamp,
+        task_id=task.task_id or None,
+    )
+    return Memory(record, update)
+
+
+def of_ai_response(response: AiResponse, *, task_id: str | None = None) -> Memory:
+    """An answer. Its id is the same in every instance that hears it.
+
+    Nothing is told on ``memory_updates``: that channel is for messages of users.
+    """
+    metadata = {"original_message_id": response.original_message_id, "audio_file": response.audio_file}
+    record = MemoryRecord(
+        message_id=_id(
+            "answer",
+            response.user_id,
+            response.original_message_id or "",
+            str(response.timestamp or ""),
+            response.text,
+        ),
+        user_id=response.user_id,
+        type="audio" if response.audio_file else "text",
+        content=response.text,
+        source="ai",
+        timestamp=_now(),
+        metadata=MemoryMetadata.model_validate(
+            {"task_id": task_id, **{name: value for name, value in metadata.items() if value}}
+        ),
+    )
+    return Memory(record)
+
+
+def dump(message: MemoryRecord | MemoryUpdate) -> bytes:
+    """JSON with every field of the contract, null where it is empty."""
+    return message.model_dump_json().encode()
+
+
+def read(raw: bytes) -> MemoryRecord | None:
+    """A kept record; None where something else is in the list."""
+    try:
+        return MemoryRecord.model_validate_json(raw)
+    except ValidationError:
+        return None
+
+
+def written_at(record: MemoryRecord) -> datetime | None:
+    """When it was remembered; None where the time cannot be read. Without an offset it is this machine's time."""
+    try:
+        return datetime.fromisoformat(record.timestamp).astimezone(UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def summary_id(messages: str, newest: str) -> str:
+    """The id of the summary that ends with the message ``newest``."""
+    return _id("summary", messages, newest)
+
+
+def _id(kind: str, *parts: str) -> str:
+    return str(uuid.uuid5(_NAMESPACE, "\0".join((kind, *parts))))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

@@ -1,0 +1,114 @@
+"""What memory-python can be told; each leaf names its environment variable."""
+
+from __future__ import annotations
+
+from pydantic import Field, SecretStr, model_validator
+
+from shared_utils.settings import LogSettings, RedisSettings, Section, setting
+
+
+class HttpSettings(Section):
+    """Where health is served."""
+
+    host: str = setting("127.0.0.1", "MEMORY_HTTP_HOST", doc="address the health endpoints are served on")
+    port: int = setting(
+        8285, "MEMORY_HTTP_PORT", doc="port of the health endpoints; 0 picks a free one", ge=0, lt=65536
+    )
+
+
+class Sentences(Section):
+    """What is answered where no model answers."""
+
+    zh: str = setting(
+        "我暂时连不上长期记忆，不过你说的我先记下了，稍后再好好回答你。",
+        doc="plain answer in Chinese",
+        min_length=1,
+    )
+    en: str = setting(
+        "I cannot reach my long-term memory right now, but I have noted what you said and will come back to it.",
+        doc="plain answer in English",
+        min_length=1,
+    )
+
+
+class Instructions(Section):
+    """What the model is told before the conversation."""
+
+    zh: str = setting(
+        "你是一个友好的聊天伙伴。长期记忆暂时不可用，你只知道下面的近期对话。简短地回答，不知道的就直说，不要编造。",
+        doc="system prompt for Chinese conversations",
+    )
+    en: str = setting(
+        "You are a friendly companion in a chat. Long-term memory is away for the moment: all you know is the recent "
+        "conversation below. Answer briefly, in the user's language, and say so where you do not know.",
+        doc="system prompt for all other conversations",
+    )
+
+
+class AnswerSettings(Section):
+    """How the bridge's tasks are answered."""
+
+    model: str | None = setting(None, "MEMORY_MODEL", doc="model that answers; without one a plain sentence answers")
+    base_url: str = setting(
+        "https://api.openai.com/v1", "OPENAI_BASE_URL", doc="OpenAI-compatible endpoint", pattern="^https?://"
+    )
+    api_key: SecretStr | None = setting(None, "OPENAI_API_KEY", doc="its key, where it wants one")
+    time_limit: float = setting(15.0, doc="seconds from taking a task to the plain sentence", gt=0)
+    max_tokens: int = setting(400, doc="length of an answer", gt=0)
+    temperature: float = setting(0.7, doc="of the model", ge=0, le=2)
+    concurrency: int = setting(8, doc="model requests at once", gt=0, le=256)
+    max_waiting: int = setting(1000, doc="tasks held for answering before taking pauses", gt=0)
+    language: str = setting(
+        "zh", doc="language of the plain sentence where neither text nor meta tells", pattern="^(zh|en)$"
+    )
+    sentences: Sentences = Sentences()
+    instructions: Instructions = Instructions()
+
+
+class SummarySettings(Section):
+    """When a user's oldest messages become one summary."""
+
+    enabled: bool = setting(False, "MEMORY_SUMMARY", doc="summarise through the model")
+    model: str | None = setting(None, doc="model that summarises; answer.model where absent")
+    at_fraction: float = setting(0.8, doc="how full a user's list is when it is summarised", gt=0, le=1)
+    replace_fraction: float = setting(0.6, doc="oldest part that is replaced", gt=0, le=1)
+    cooldown_success: int = setting(300, doc="seconds until the same user is summarised again", gt=0)
+    cooldown_failure: int = setting(900, doc="seconds until it is tried again after a failure", gt=0)
+    time_limit: float = setting(60.0, doc="seconds a summary may take", gt=0)
+
+
+class MemorySettings(Section):
+    """Short-term memory."""
+
+    queue: str = setting(
+        "user_input_queue", "MEMORY_QUEUE", doc="list producers LPUSH to", min_length=1, pattern="^[^{}]+$"
+    )
+    max_memory_size: int = setting(100, doc="messages kept of a user", gt=0, le=10_000)
+    memory_ttl_hours: float = setting(24.0, doc="hours a silent user is remembered", gt=0)
+    context_window: int = setting(20, doc="newest messages the model is shown", gt=0, le=1000)
+    global_memory_limit: int = setting(1000, doc="messages kept of everybody", gt=0, le=100_000)
+    cleanup_interval_hours: float = setting(6.0, doc="hours between two cleanups", gt=0)
+    cleanup_age_hours: float = setting(48.0, doc="a message older than this is removed by a cleanup", gt=0)
+    survey_interval: int = setting(300, doc="seconds between two counts of users and messages", gt=0)
+    repeat_window: int = setting(3600, doc="seconds in which a repeated task is not stored again", gt=0)
+    batch: int = setting(100, doc="tasks taken at once", gt=0, le=1000)
+    lease: float = setting(30.0, doc="seconds of silence after which another instance takes over", gt=1)
+    shutdown_grace: float = setting(10.0, "MEMORY_SHUTDOWN_GRACE", doc="seconds to finish answers when stopped", ge=0)
+    dead_limit: int = setting(1000, doc="dead letters kept", gt=0)
+    http: HttpSettings = HttpSettings()
+    answer: AnswerSettings = AnswerSettings()
+    summary: SummarySettings = SummarySettings()
+
+    @model_validator(mode="after")
+    def _summary_has_a_model(self) -> MemorySettings:
+        if self.summary.enabled and not (self.summary.model or self.answer.model):
+            raise ValueError("summary.enabled needs a model: set summary.model, answer.model or MEMORY_MODEL")
+        return self
+
+
+class ServiceSettings(Section):
+    """The sections of config.json this service reads."""
+
+    redis: RedisSettings = Field(default_factory=RedisSettings)
+    logs: LogSettings = Field(default_factory=LogSettings)
+    memory: MemorySettings = Field(default_factory=MemorySettings)

@@ -1,0 +1,91 @@
+"""What is done now and then, by one instance for all: forgetting what is too old, and counting what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from redis.exceptions import ResponseError
+
+from memory_service import keys, records
+from memory_service.memory_store import MemoryStore
+from memory_service.outage import Outage
+from memory_service.settings import MemorySettings
+from memory_service.survey import take_survey
+from shared_utils import logs
+from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+
+_LOG: Final = logs.get(__name__)
+_LOOK_SECONDS: Final = 15.0
+_CHUNK: Final = 100
+
+
+class Upkeep:
+    """Looks every few seconds whether it is time, and whether another instance is at it already."""
+
+    def __init__(
+        self, client: RedisClient, store: MemoryStore, settings: MemorySettings, outage: Outage, counters: str
+    ) -> None:
+        self._client = client
+        self._store = store
+        self._settings = settings
+        self._outage = outage
+        self._counters = counters
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Keep looking until ``stopping`` is set or this is cancelled."""
+        while not stopping.is_set():
+            try:
+                await self._look()
+            except CONNECTION_ERRORS as error:
+                await self._outage.wait("upkeep", error)
+                continue
+            self._outage.over("upkeep")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), min(_LOOK_SECONDS, self._settings.survey_interval))
+
+    async def _look(self) -> None:
+        settings = self._settings
+        every = max(1, round(settings.cleanup_interval_hours * 3600))
+        if await self._client.set(keys.CLEANUP_TURN, "1", nx=True, ex=every):
+            forgotten = await self.clean_up(datetime.now(UTC))
+            await self._client.hincrby(self._counters, "forgotten", forgotten)
+            _LOG.info("cleaned_up", forgotten=forgotten)
+        if await self._client.set(keys.SURVEY_TURN, "1", nx=True, ex=settings.survey_interval):
+            survey = await take_survey(self._client)
+            await self._client.set(keys.SURVEY, survey.model_dump_json(), ex=2 * settings.survey_interval + 60)
+
+    async def clean_up(self, now: datetime) -> int:
+        """Forget messages older than ``cleanup_age_hours``, everywhere; returns how many."""
+        cutoff = now - timedelta(hours=self._settings.cleanup_age_hours)
+        forgotten = 0
+        async for messages in self._lists():
+            with contextlib.suppress(ResponseError):  # a stranger's key of another type
+                forgotten += await self._clean(messages, cutoff)
+        return forgotten
+
+    async def _lists(self) -> AsyncIterator[str]:
+        yield keys.GLOBAL_CONTEXT
+        async for raw in self._client.scan_iter(match=keys.ALL_USER_SESSIONS, count=500):
+            yield raw.decode(errors="surrogateescape")
+
+    async def _clean(self, messages: str, cutoff: datetime) -> int:
+        gone = 0
+        while chunk := await self._store.oldest(messages, _CHUNK):
+            expired = 0
+            for raw in reversed(chunk):
+                record = records.read(raw)
+                written = records.written_at(record) if record else None
+                if written is not None and written >= cutoff:
+                    break
+                expired += 1
+            if not expired:
+                break
+            removed = await self._store.replace_oldest(messages, chunk[-expired])
+            gone += removed
+            if not removed or expired < len(chunk):
+                break
+        return gone

@@ -1,0 +1,324 @@
+"""The contract with producers, the chat AI and the bridge, over a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+pytestmark = pytest.mark.integration
+
+QUEUE = "user_input_queue"
+DEAD = "memory:{user_input_queue}:dead"
+
+
+async def test_an_ordinary_task_is_stored_told_and_not_answered(
+    client: Redis, run_service: Any, ear: Any, push: Any, kept: Any
+) -> None:
+    await push(
+        "hello",
+        task_id="t1",
+        source="asr",
+        timestamp=1234567890,
+        meta={"trace_id": "tr", "lang": "zh", "from_channel": "asr_results"},
+    )
+    async with run_service():
+        (update,) = await ear.count("memory_updates", 1)
+    (stored,) = await kept()
+    assert stored == {
+        "message_id": stored["message_id"],
+        "user_id": "ann",
+        "type": "text",
+        "content": "hello",
+        "source": "user",
+        "timestamp": stored["timestamp"],
+        "require_ai_response": True,
+        "metadata": {"task_id": "t1", "input_file": None, "source": "asr", "trace_id": "tr", "lang": "zh"},
+    }
+    assert update == {
+        "event_type": "memory_update",
+        "user_id": "ann",
+        "message_id": stored["message_id"],
+        "source": "user",
+        "content": "hello",
+        "require_ai_response": True,
+        "timestamp": stored["timestamp"],
+        "task_id": "t1",
+    }
+    assert {channel for channel, _ in ear.heard} == {"memory_updates"}
+    assert [json.loads(raw) for raw in await client.lrange("memory:global_context", 0, -1)] == [stored]
+    assert await client.ttl("memory:user_sessions:ann") in range(86_000, 86_401)
+    assert await client.keys("memory:*processing*") == []
+
+
+async def test_a_task_with_nothing_but_content_is_anonymous_and_each_one_is_stored(
+    client: Redis, run_service: Any, ear: Any, kept: Any
+) -> None:
+    for _ in range(3):
+        await client.lpush(QUEUE, '{"content": "same words"}')
+    async with run_service():
+        await ear.count("memory_updates", 3)
+    assert [record["content"] for record in await kept("anonymous")] == ["same words"] * 3
+
+
+async def test_messages_keep_their_order_newest_first(
+    client: Redis, run_service: Any, ear: Any, push: Any, kept: Any
+) -> None:
+    for number in range(250):
+        await push(str(number), task_id=f"t{number}", user_id=f"u{number % 3}")
+    async with run_service(max_memory_size=50, batch=7):
+        updates = await ear.count("memory_updates", 250)
+    assert [update["content"] for update in updates if update["user_id"] == "u0"] == [str(n) for n in range(0, 250, 3)]
+    assert [record["content"] for record in await kept("u1")] == [str(n) for n in range(247, 97, -3)]
+    assert await client.llen("memory:global_context") == 250
+
+
+async def test_a_repeated_task_is_stored_and_told_once(run_service: Any, ear: Any, push: Any, kept: Any) -> None:
+    for content in ("one", "one", "other"):
+        await push(content, task_id=content)
+    await push("one", task_id="one", user_id="bob")
+    async with run_service(batch=1):
+        await ear.count("memory_updates", 3)
+    assert [record["content"] for record in await kept()] == ["other", "one"]
+    assert [record["content"] for record in await kept("bob")] == ["one"]
+
+
+async def test_answers_of_the_chat_ai_are_stored_once_by_two_instances(
+    client: Redis, run_service: Any, eventually: Any, kept: Any, ear: Any
+) -> None:
+    said = {"user_id": "ann", "text": "hi Ann", "original_message_id": "m1", "timestamp": 17.5, "audio_file": "a.wav"}
+    async with run_service(), run_service():
+        await client.publish("ai_responses", "not json")
+        await client.publish("ai_responses", json.dumps(said))
+        await client.publish("ai_responses", json.dumps({**said, "text": "again", "audio_file": None}))
+
+        async def both() -> bool:
+            return len(await kept()) == 2 and await client.llen(DEAD) == 2
+
+        await eventually(both)
+    newest, oldest = await kept()
+    assert (oldest["content"], oldest["source"], oldest["type"]) == ("hi Ann", "ai", "audio")
+    assert oldest["metadata"]["original_message_id"] == "m1"
+    assert oldest["metadata"]["audio_file"] == "a.wav"
+    assert (newest["content"], newest["require_ai_response"]) == ("again", False)
+    assert ear.on("memory_updates") == []
+
+
+async def test_a_task_of_the_bridge_is_answered_everywhere_once(
+    *, client: Redis, run_service: Any, ear: Any, push: Any, handover: Any, kept: Any
+) -> None:
+    given = handover("t1")
+    async with run_service(answer={"sentences": {"zh": "稍等", "en": "wait"}}):
+        await push("你好", task_id="t1", handover=given)
+        (reply,) = await ear.count("letta_responses", 1)
+        (response,) = await ear.count("task_response:t1", 1)
+        (heard,) = await ear.count("ai_responses", 1)
+        await push("and again", task_id="t1", handover=given)
+        await push("last", task_id="t2", handover=handover("t2", responses_channel="elsewhere"))
+        await ear.count("elsewhere", 1)
+    assert {name: value for name, value in reply.items() if name != "timestamp"} == {
+        "task_id": "t1",
+        "user_id": "ann",
+        "response_text": "稍等",
+        "memory_updated": False,
+        "source": "memory-python",
+        "status": "ok",
+        "attempts": 1,
+        "fallback_reason": "breaker_open",
+    }
+    assert response == {"text": "稍等", "source": "memory-python"}
+    assert json.loads(await client.get(given["answer_key"]) or "") == reply
+    assert await client.ttl(given["answer_key"]) in range(500, 601)
+    assert len(ear.on("letta_responses")) == 1
+    contents = [(record["source"], record["content"]) for record in reversed(await kept())]
+    assert contents == [("user", "你好"), ("ai", "稍等"), ("user", "last"), ("ai", "wait")]
+    question = (await kept())[-1]
+    assert question["require_ai_response"] is False
+    assert [update["require_ai_response"] for update in ear.on("memory_updates")] == [False, False]
+    assert heard == {
+        "user_id": "ann",
+        "text": "稍等",
+        "original_message_id": question["message_id"],
+        "timestamp": reply["timestamp"],
+    }
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+async def test_where_the_bridge_gave_up_nothing_is_said_but_the_message_is_remembered(
+    *,
+    client: Redis,
+    run_service: Any,
+    ear: Any,
+    push: Any,
+    handover: Any,
+    kept: Any,
+    model: Any,
+    eventually: Any,
+    when: str,
+) -> None:
+    model.release = asyncio.Event()
+    given = handover("t1")
+    if when == "before":
+        await client.set(given["answer_key"], "given up")
+    async with run_service(model):
+        await push("hello", task_id="t1", handover=given)
+        if when == "meanwhile":
+
+            async def asked() -> bool:
+                return bool(model.asked)
+
+            await eventually(asked)
+            await client.set(given["answer_key"], "given up")
+        model.release.set()
+        await eventually(lambda: client.hget("memory:{user_input_queue}:counters", "answers_not_needed"))
+    assert [channel for channel, _ in ear.heard] == ["memory_updates"]
+    assert [record["content"] for record in await kept()] == ["hello"]
+    assert await client.get(given["answer_key"]) == b"given up"
+    assert len(model.asked) == (when == "meanwhile")
+
+
+async def test_the_model_sees_the_conversation_as_it_was_and_answers_in_order(
+    *, client: Redis, run_service: Any, ear: Any, push: Any, handover: Any, model: Any, eventually: Any
+) -> None:
+    model.release = asyncio.Event()
+    async with run_service(model, context_window=5):
+        for number in range(3):
+            await push(f"q{number}", task_id=f"t{number}", handover=handover(f"t{number}"))
+        await push("q", task_id="other", user_id="bob", handover=handover("other"))
+
+        async def both_asked() -> bool:
+            return len(model.asked) == 2
+
+        await eventually(both_asked)
+        model.release.set()
+        replies = await ear.count("letta_responses", 4)
+    assert [reply["task_id"] for reply in replies if reply["user_id"] == "ann"] == ["t0", "t1", "t2"]
+    asked = [[message["content"] for message in messages[1:]] for messages in model.asked]
+    assert ["q0", "q1", "model says", "q2"] not in asked
+    assert [contents for contents in asked if contents != ["q"]] == [
+        ["q0"],
+        ["q0", "model says", "q1"],
+        ["q0", "q1", "model says", "model says", "q2"],
+    ]
+
+
+async def test_a_hanging_model_does_not_keep_others_waiting(
+    run_service: Any, ear: Any, push: Any, handover: Any, model: Any
+) -> None:
+    model.release = asyncio.Event()
+    async with run_service(model, answer={"time_limit": 0.3, "sentences": {"en": "plain"}}):
+        for number in range(5):
+            await push("hi", task_id=f"t{number}", handover=handover(f"t{number}"))
+        await push("ordinary", task_id="o", user_id="bob")
+        replies = await ear.count("letta_responses", 5)
+        await ear.count("memory_updates", 6)
+    assert {reply["response_text"] for reply in replies} == {"plain"}
+    assert len(model.asked) == 1
+
+
+async def test_what_cannot_be_honoured_is_buried_with_a_reason(
+    client: Redis, run_service: Any, eventually: Any, push: Any, handover: Any
+) -> None:
+    await client.lpush(QUEUE, b"\xff\xfe not json")
+    await client.lpush(QUEUE, json.dumps({"task_id": "t", "content": "x" * 300_000}))
+    await client.lpush(QUEUE, json.dumps({"task_id": "t", "user_id": "ann"}))
+    await push("x", task_id="t", handover=handover("t", version=2))
+    await push("x", task_id="t", handover=handover("t", answer_ttl="soon"))
+    await push("x", handover=handover("t"))
+    await client.set("memory:user_sessions:taken", "a string")
+    await push("x", task_id="t", user_id="taken")
+    async with run_service():
+        await push("fine", task_id="fine")
+        await eventually(lambda: client.exists("memory:user_sessions:ann"))
+        letters = [json.loads(raw) for raw in await client.lrange(DEAD, 0, -1)]
+    reasons = [letter["reason"] for letter in letters]
+    assert len(letters) == 7
+    assert "300" in reasons[5]
+    assert "neither content nor input_file" in reasons[4]
+    assert reasons[3].startswith("meta.letta_bridge.version")
+    assert reasons[2].startswith("meta.letta_bridge.answer_ttl")
+    assert "no task_id" in reasons[1]
+    assert "WRONGTYPE" in reasons[0]
+    assert letters[6]["payload"] == "\\xff\\xfe not json"
+    assert all(len(letter["payload"]) <= 16_384 for letter in letters)
+
+
+async def test_a_flood_of_rubbish_leaves_the_service_alive_and_is_accounted_for(
+    client: Redis, run_service: Any, ear: Any, push: Any
+) -> None:
+    chance = random.Random(5)  # noqa: S311  # the same flood every time
+    pieces = [
+        '{"',
+        '"',
+        "}",
+        "[",
+        "null",
+        "1e999",
+        "\\ud800",
+        "task_id",
+        "meta",
+        ":",
+        ",",
+        "\0",
+        "content",
+        "用户",
+        " ",
+    ]
+
+    def rubbish(number: int) -> bytes:
+        if number % 3 == 0:
+            return chance.randbytes(chance.randrange(200))
+        if number % 3 == 1:
+            return "".join(chance.choices(pieces, k=chance.randrange(30))).encode()
+        values: list[Any] = [
+            None,
+            1,
+            -1,
+            2**70,
+            1.5,
+            True,
+            "",
+            "text",
+            "\0",
+            "{",
+            "}",
+            [],
+            {},
+            [[[]]],
+            {"a": {"b": 1}},
+            "x" * 999,
+        ]
+        names = ["task_id", "user_id", "type", "content", "input_file", "source", "timestamp", "meta", "letta_bridge"]
+        task: dict[str, Any] = {name: chance.choice(values) for name in names if chance.random() < 0.7}
+        if chance.random() < 0.3:
+            task["meta"] = {"letta_bridge": {name: chance.choice(values) for name in ("version", "answer_key")}}
+        return json.dumps(task).encode()
+
+    for start in range(0, 6000, 500):
+        await client.lpush(QUEUE, *[rubbish(start + number) for number in range(500)])
+    await push("still here", task_id="last", user_id="survivor")
+    async with run_service(dead_limit=100):
+        async with asyncio.timeout(60):
+            while not any(update["user_id"] == "survivor" for update in ear.on("memory_updates")):
+                await ear.count("memory_updates", len(ear.on("memory_updates")) + 1)
+    raw: Any = await client.hgetall("memory:{user_input_queue}:counters")
+    counters = {name.decode(): int(count) for name, count in raw.items()}
+    assert counters["settled"] == 6001
+    assert counters["dead"] + counters["stored_user"] + counters["repeated"] == 6001
+    assert await client.llen(DEAD) == 100
+    assert await client.exists(QUEUE, "memory:{user_input_queue}:incoming") == 0
+
+
+async def test_scripts_forgotten_by_redis_are_loaded_again(
+    client: Redis, run_service: Any, ear: Any, push: Any
+) -> None:
+    async with run_service():
+        await push("one", task_id="1")
+        await ear.count("memory_updates", 1)
+        await client.script_flush()
+        await push("two", task_id="2")
+        await ear.count("memory_updates", 2)

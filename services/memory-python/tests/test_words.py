@@ -1,0 +1,129 @@
+"""Which words are found: language, plain sentence, model, and what the model is shown."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from memory_service.composer import Composer
+from memory_service.context import before, recent
+from memory_service.errors import ModelUnavailable
+from memory_service.settings import AnswerSettings, Sentences
+from memory_service.wording import language, sentence
+from shared_utils.messages import Task
+
+
+class Shelf:
+    """Memory without Redis."""
+
+    def __init__(self, *newest_first: Any) -> None:
+        self._records = list(newest_first)
+
+    async def newest(self, user_id: Any, limit: Any) -> Any:
+        return [record for record in self._records if record.user_id == user_id][:limit]
+
+
+@pytest.fixture
+def compose(model: Any) -> Any:
+    async def compose(
+        task: Any,
+        *,
+        memory: Any = None,
+        seconds: Any = 5.0,
+        with_model: Any = True,
+        composer: Any = None,
+        **settings: Any,
+    ) -> Any:
+        composer = composer or Composer(
+            memory or Shelf(), AnswerSettings(**settings), window=20, model=model if with_model else None
+        )
+        return await composer.compose(task, "m1", deadline=asyncio.get_running_loop().time() + seconds)
+
+    return compose
+
+
+PLAIN = Sentences()
+
+
+@pytest.mark.parametrize(
+    ("content", "lang", "spoken"),
+    [
+        ("你好", None, "zh"),
+        ("说 hello 的意思", None, "zh"),
+        ("hello", None, "en"),
+        ("こんにちは、元気", None, "en"),
+        ("hello", "zh-CN", "zh"),
+        ("你好", "en", "en"),
+        ("123 !?", None, "zh"),
+        ("", None, "zh"),
+    ],
+)
+def test_the_language_is_the_texts_unless_the_producer_knows_better(content: str, lang: Any, spoken: str) -> None:
+    task = Task.model_validate({"content": content, "meta": {"lang": lang}})
+    assert language(task, "zh") == spoken
+
+
+def test_each_language_has_its_sentence() -> None:
+    assert sentence(PLAIN, "zh") == PLAIN.zh != sentence(PLAIN, "en") == PLAIN.en
+
+
+async def test_without_a_model_without_words_or_too_late_the_plain_sentence_answers(compose: Any, model: Any) -> None:
+    assert await compose(Task(content="hi"), with_model=False) == PLAIN.en
+    assert await compose(Task(content="  ", input_file="a.wav")) == PLAIN.zh
+    assert await compose(Task(content="hi"), seconds=-1.0) == PLAIN.en
+    assert model.asked == []
+
+
+async def test_a_slow_model_is_not_waited_for_beyond_the_limit(compose: Any, model: Any) -> None:
+    model.release = asyncio.Event()
+    assert await compose(Task(content="hi"), seconds=0.05) == PLAIN.en
+    assert len(model.asked) == 1
+
+
+async def test_a_model_that_keeps_failing_is_given_a_rest(compose: Any, model: Any) -> None:
+    model.error = ModelUnavailable()
+    composer = Composer(Shelf(), AnswerSettings(), window=20, model=model)
+    for _ in range(5):
+        assert await compose(Task(content="hi"), composer=composer) == PLAIN.en
+    assert len(model.asked) == 3
+    assert not composer.model_ok
+    assert composer.model_state == "failed 3 times in a row"
+
+
+async def test_the_model_is_shown_instructions_summary_conversation_and_question(
+    compose: Any, model: Any, record: Any
+) -> None:
+    memory = Shelf(
+        record("hi", message_id="m1"),
+        record("answer", "ai"),
+        record("question"),
+        record("of old", "ai", type="memory_summary"),
+    )
+    assert await compose(Task(user_id="ann", content="hi"), memory=memory) == "model says"
+    (asked,) = model.asked
+    assert [(message["role"], message["content"]) for message in asked[1:]] == [
+        ("system", "Summary of the earlier conversation: of old"),
+        ("user", "question"),
+        ("assistant", "answer"),
+        ("user", "hi"),
+    ]
+    assert asked[0] == {"role": "system", "content": AnswerSettings().instructions.en}
+
+
+async def test_a_long_conversation_is_cut_at_its_old_end(compose: Any, model: Any, record: Any) -> None:
+    memory = Shelf(*(record(f"{number}" * 9000) for number in range(5)))
+    await compose(Task(user_id="ann", content="hi"), memory=memory)
+    assert [message["content"][0] for message in model.asked[0][1:]] == ["1", "0", "h"]
+
+
+async def test_the_window_is_turned_round(record: Any) -> None:
+    memory = Shelf(record("3"), record("2"), record("x", user_id="bob"), record("1"))
+    assert [each.content for each in await recent(memory, "ann", 2)] == ["2", "3"]
+
+
+def test_what_came_after_a_message_was_not_known_to_it(record: Any) -> None:
+    said = [record("q1"), record("q2"), record("a1", "ai"), record("q3")]
+    assert [each.content for each in before(said, "q2")] == ["q1", "a1"]
+    assert before(said, "unknown") == said
