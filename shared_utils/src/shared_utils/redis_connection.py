@@ -81,6 +81,14 @@ def _by_url(url: str, options: dict[str, Any]) -> RedisClient:
     )
 
 
+async def close(client: RedisClient) -> None:
+    """Give back the client's connections, those to its Sentinels too."""
+    await client.aclose()
+    if isinstance(client, Redis) and isinstance(client.connection_pool, SentinelConnectionPool):
+        for sentinel in client.connection_pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
+
+
 def _pooled(pool: BlockingConnectionPool) -> Redis:
     # A burst of commands waits for a connection; redis-py's ordinary pool would refuse it.
     return Redis.from_pool(pool)

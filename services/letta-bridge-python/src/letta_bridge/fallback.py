@@ -25,7 +25,7 @@ from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import FallbackSettings, QueueSettings
 from shared_utils import logs
 from shared_utils.messages import HANDOVER_KEY, Handover, Reply, Task
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close
 
 _log = logs.get(__name__)
 _TOMBSTONE: Final = b'{"abandoned":true}'
@@ -105,7 +105,7 @@ class MemoryPython:
     async def close(self) -> None:
         """Stop listening, and give back connections."""
         await self._listener.close()
-        await self._client.aclose()
+        await close(self._client)
 
     async def _hand_over(self, task: Task, number: str, reason: str) -> None:
         handed, answer_key = self._keys.handed(number), self._keys.fallback(number)
@@ -178,6 +178,7 @@ class _Listener:
         self._pubsub: Any = None
         self._waiting: dict[str, list[asyncio.Queue[bytes]]] = defaultdict(list)
         self._task: asyncio.Task[None] | None = None
+        self._connecting = asyncio.Lock()
 
     @contextlib.asynccontextmanager
     async def subscribed(self, channel: str) -> AsyncIterator[asyncio.Queue[bytes]]:
@@ -185,8 +186,7 @@ class _Listener:
         messages: asyncio.Queue[bytes] = asyncio.Queue()
         self._waiting[channel].append(messages)
         try:
-            if self._pubsub is None:
-                self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)
+            await self._connect()
             await _persistently(lambda: self._pubsub.subscribe(channel))
             if self._task is None:
                 self._task = asyncio.create_task(self._listen(), name="fallback-listener")
@@ -196,7 +196,15 @@ class _Listener:
             if not self._waiting[channel]:
                 del self._waiting[channel]
                 with contextlib.suppress(*CONNECTION_ERRORS):
-                    await self._pubsub.unsubscribe(channel)
+                    if self._pubsub is not None:
+                        await self._pubsub.unsubscribe(channel)
+
+    async def _connect(self) -> None:
+        async with self._connecting:
+            if self._pubsub is None:
+                # A Cluster client knows its nodes only after a command.
+                await _persistently(self._client.ping)
+                self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)
 
     async def close(self) -> None:
         if self._task is not None:
@@ -206,7 +214,7 @@ class _Listener:
         if self._pubsub is not None:
             with contextlib.suppress(*CONNECTION_ERRORS):
                 await self._pubsub.aclose()
-        await self._client.aclose()
+        await close(self._client)
 
     async def _listen(self) -> None:
         while True:

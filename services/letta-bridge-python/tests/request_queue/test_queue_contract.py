@@ -7,7 +7,8 @@ import uuid
 
 import pytest
 
-from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
+from letta_bridge.request_queue import Outcome, PauseMode, RedisQueue, Settlement
+from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
 from letta_bridge.settings import QueueSettings
 from shared_utils.redis_connection import connect
@@ -31,6 +32,12 @@ class InMemoryRig:
 
     async def expire_leases(self):
         self.time += self.settings.lease + 1
+
+    async def pause(self, mode):
+        self.shelf.paused = mode
+
+    async def resume(self):
+        self.shelf.paused = None
 
     async def dead(self):
         return [(json.loads(reason), payload) for reason, payload in self.shelf.dead]
@@ -69,6 +76,12 @@ class RedisRig:
         leases = self.keys.leases
         for receipt in await self.client.zrange(leases, 0, -1):
             await self.client.zadd(leases, {receipt: 1})
+
+    async def pause(self, mode):
+        await QueueAdmin(self.client, self.settings).pause(mode)
+
+    async def resume(self):
+        await QueueAdmin(self.client, self.settings).resume()
 
     async def dead(self):
         letters = await self.client.lrange(self.keys.dead, 0, -1)
@@ -292,6 +305,47 @@ async def test_everything_taken_is_settled_waiting_or_in_flight(rig):
     status = await queue.status()
     assert (status.depth, status.waiting, status.in_flight) == (0, 8, 1)
     assert status.counters["taken"] == status.waiting + status.in_flight + status.counters["settled:letta"]
+
+
+async def test_a_pause_stops_taking_and_handing_out_and_nothing_else(rig):
+    queue = rig.bridge("a")
+    await rig.push(task("ada", "1"), task("bo", "2"))
+    (turn,) = (await queue.exchange([], 1)).turns
+    await rig.pause(PauseMode.ALL)
+    await rig.push(task("cy", "3"))
+    assert (await queue.exchange([], 10)).turns == []
+    assert await queue.renew([turn.receipt]) == set()
+    assert (await settle(queue, answered(turn, task_id="1"), want=10)).settled == [True]
+    status = await queue.status()
+    assert (status.paused, status.depth, status.waiting, status.in_flight) == (PauseMode.ALL, 1, 1, 0)
+    await rig.resume()
+    assert [json.loads(turn.payload)["task_id"] for turn in (await queue.exchange([], 10)).turns] == ["2", "3"]
+    assert (await queue.status()).paused is None
+
+
+async def test_a_paused_intake_lets_the_lanes_be_worked_off(rig):
+    queue = rig.bridge("a")
+    await rig.push(task("ada", "1"), task("ada", "2"))
+    (turn,) = (await queue.exchange([], 1)).turns
+    await rig.pause(PauseMode.INTAKE)
+    await rig.push(task("ada", "3"))
+    (turn,) = (await settle(queue, answered(turn, task_id="1"), want=10)).turns
+    assert json.loads(turn.payload)["task_id"] == "2"
+    assert (await settle(queue, answered(turn, task_id="2"), want=10)).turns == []
+    status = await queue.status()
+    assert (status.paused, status.depth, status.waiting, status.in_flight) == (PauseMode.INTAKE, 1, 0, 0)
+
+
+async def test_a_dead_bridges_turn_waits_out_a_pause_in_its_lane(rig):
+    queue = rig.bridge("a")
+    await rig.push(task("ada", "1"))
+    await queue.exchange([], 1)
+    await rig.pause(PauseMode.ALL)
+    await rig.expire_leases()
+    assert (await queue.exchange([], 1)).turns == []
+    assert (await queue.status()).in_flight == 0
+    await rig.resume()
+    assert [turn.attempts for turn in (await queue.exchange([], 1)).turns] == [2]
 
 
 async def test_wait_returns_when_a_task_arrives(rig):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,10 +21,18 @@ class Valkey(Process):
         port: 0 picks a free one.
         durable: keep an append-only file, so that nothing acknowledged is lost when the process is killed.
         logs: directory of its log; the data directory where not given.
+        options: further settings of its configuration file, by name.
     """
 
     def __init__(
-        self, data: Path, *, port: int = 0, durable: bool = True, logs: Path | None = None, name: str = "valkey"
+        self,
+        data: Path,
+        *,
+        port: int = 0,
+        durable: bool = True,
+        logs: Path | None = None,
+        name: str = "valkey",
+        options: Mapping[str, str] | None = None,
     ) -> None:
         self.host = HOST
         self.port = port or free_port()
@@ -39,6 +48,7 @@ class Valkey(Process):
             "appendfsync": "everysec",
             # A queue that silently forgets is worse than one that says it is full.
             "maxmemory-policy": "noeviction",
+            **(options or {}),
         }
         arguments = [word for key, value in settings.items() for word in (f"--{key}", value)]
         super().__init__(name, [_binary(), *arguments], logs=logs or data, ready=self._answers, start_timeout=30.0)
@@ -48,6 +58,30 @@ class Valkey(Process):
             with redis.Redis(host=HOST, port=self.port, socket_timeout=1.0) as client:
                 return bool(client.ping())
         except redis.RedisError:  # also while it still reads its append-only file
+            return False
+
+
+class Sentinel(Process):
+    """A Sentinel that watches one primary under the name ``bridge``, alone, and gives it up after half a second."""
+
+    def __init__(self, data: Path, primary: Valkey) -> None:
+        self.port = free_port()
+        self.url = f"redis+sentinel://{HOST}:{self.port}/bridge/0"
+        data.mkdir(parents=True, exist_ok=True)
+        configuration = data / "sentinel.conf"
+        configuration.write_text(
+            f"port {self.port}\nbind {HOST}\ndir {data.resolve()}\n"
+            f"sentinel monitor bridge {HOST} {primary.port} 1\n"
+            "sentinel down-after-milliseconds bridge 500\nsentinel failover-timeout bridge 3000\n",
+            encoding="utf-8",
+        )
+        super().__init__("sentinel", [_binary(), configuration, "--sentinel"], logs=data, ready=self._knows_a_replica)
+
+    def _knows_a_replica(self) -> bool:
+        try:
+            with redis.Redis(host=HOST, port=self.port, socket_timeout=1.0, decode_responses=True) as client:
+                return bool(client.sentinel_slaves("bridge"))
+        except redis.RedisError:
             return False
 
 

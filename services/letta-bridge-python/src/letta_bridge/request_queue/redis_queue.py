@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any, Final, cast
 
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from letta_bridge.request_queue.keys import Keys, per_task
-from letta_bridge.request_queue.port import Exchange, QueueStatus, Settlement, Turn
+from letta_bridge.request_queue.port import Exchange, PauseMode, QueueStatus, Settlement, Turn
 from letta_bridge.request_queue.scripts import Argument, Script, ScriptRunner
 from letta_bridge.settings import QueueSettings
-from shared_utils.redis_connection import RedisClient
+from shared_utils.redis_connection import RedisClient, close
 
 _INTAKE: Final = 512
 """Tasks routed per dispatch at most: bounds how long Redis is busy with one call."""
@@ -33,26 +34,41 @@ class RedisQueue:
         blocking: for the blocking pop; a client of its own, whose timeout is longer than any ``wait``.
         settings: names, lease and limits.
         bridge: this bridge's name, unique among all bridges.
+        keys: where it lies, by default what ``settings`` names.
     """
 
-    def __init__(self, client: RedisClient, blocking: RedisClient, settings: QueueSettings, bridge: str) -> None:
+    def __init__(
+        self,
+        client: RedisClient,
+        blocking: RedisClient,
+        settings: QueueSettings,
+        bridge: str,
+        *,
+        keys: Keys | None = None,
+    ) -> None:
         self._client = client
         self._blocking = blocking
         self._settings = settings
         self._bridge = bridge
-        self.keys = Keys(settings.requests)
+        self.keys = keys or Keys(settings.requests)
         self._scripts = ScriptRunner(client, self.keys.script_keys)
         self._lease_ms = int(settings.lease * 1000)
+        self._paused = False
 
     async def exchange(self, settlements: Sequence[Settlement], want: int) -> Exchange:
         """See :class:`RequestQueue`."""
         calls: list[tuple[Script, Sequence[Argument]]] = [(_SETTLE, self._settle_args(one)) for one in settlements]
         calls.append((_DISPATCH, self._dispatch_args(want)))
-        *settled, turns = await self._scripts.run_all(calls)
+        *settled, (paused, turns) = await self._scripts.run_all(calls)
+        self._paused = bool(paused)
         return Exchange([result == 1 for result in settled], [_turn(row) for row in turns])
 
     async def wait(self, timeout: float) -> None:
         """See :class:`RequestQueue`."""
+        if self._paused:
+            # A blocking pop would empty the list one by one, for nobody to route.
+            await asyncio.sleep(timeout)
+            return
         try:
             await self._blocking.blmove(self.keys.requests, self.keys.incoming, timeout, "RIGHT", "LEFT")  # type: ignore[arg-type]  # fractions are fine since Redis 6
         except RedisTimeoutError:
@@ -111,12 +127,13 @@ class RedisQueue:
             oldest_age=max(0, now_ms - oldest_ms) / 1000,
             bridges=await client.zcount(keys.bridges, now_ms - _BRIDGE_TTL_MS, "+inf"),
             counters=counters,
+            paused=_pause_mode(await client.hget(keys.paused, "mode")),
         )
 
     async def close(self) -> None:
         """See :class:`RequestQueue`."""
-        await self._client.aclose()
-        await self._blocking.aclose()
+        await close(self._client)
+        await close(self._blocking)
 
     def _dispatch_args(self, want: int) -> tuple[Argument, ...]:
         settings = self._settings
@@ -142,6 +159,10 @@ class RedisQueue:
             settings.missed_kept,
             end.dead or b"",
         )
+
+
+def _pause_mode(mode: object) -> PauseMode | None:
+    return PauseMode(mode.decode()) if isinstance(mode, bytes) and mode in {b"all", b"intake"} else None
 
 
 def _turn(row: Sequence[Any]) -> Turn:

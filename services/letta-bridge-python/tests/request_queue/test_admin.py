@@ -1,0 +1,188 @@
+"""What an operator does with a queue, on a real Redis."""
+
+from __future__ import annotations
+
+import json
+import uuid
+
+import pytest
+
+from letta_bridge.request_queue import Outcome, PauseMode, RedisQueue, Settlement
+from letta_bridge.request_queue.admin import QueueAdmin
+from letta_bridge.settings import QueueSettings
+from shared_utils.redis_connection import connect
+from shared_utils.settings import RedisSettings
+
+pytestmark = pytest.mark.integration
+
+
+class Rig:
+    """One queue with a bridge and an operator."""
+
+    def __init__(self, url):
+        self.settings = QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}")
+        self.client = connect(RedisSettings(url=url), name="rig")
+        self.queue = RedisQueue(self.client, self.client, self.settings, "bridge-1")
+        self.admin = QueueAdmin(self.client, self.settings)
+
+    async def push(self, user, *task_ids):
+        for task_id in task_ids:
+            task = {"task_id": task_id, "user_id": user, "content": "你好"}
+            await self.client.lpush(self.settings.requests, json.dumps(task, ensure_ascii=False))
+
+    async def take(self, want=10):
+        return (await self.queue.exchange([], want)).turns
+
+    async def bury(self, user, task_id, code="upload_refused", *, time=1.0):
+        await self.push(user, task_id)
+        (turn,) = await self.take()
+        letter = {"code": code, "reason": "因为", "attempts": 1, "time": time, "task_id": task_id, "user_id": user}
+        reply = json.dumps({"task_id": task_id, "error": True, "code": code, "retryable": False}).encode()
+        end = Settlement(
+            turn.receipt,
+            Outcome.DEAD,
+            user_id=user,
+            task_id=task_id,
+            reply=reply,
+            dead=json.dumps(letter, ensure_ascii=False).encode(),
+        )
+        assert (await self.queue.exchange([end], 0)).settled == [True]
+
+    async def letters(self):
+        return [letter async for letter in self.admin.dead()]
+
+
+@pytest.fixture
+async def rig(redis_url):
+    rig = Rig(redis_url)
+    yield rig
+    await rig.client.aclose()
+
+
+async def test_lanes_tell_who_waits_and_who_is_served(rig):
+    await rig.push("ada", "1", "2", "3")
+    await rig.push("小明", "4")
+    (turn,) = await rig.take(1)
+    lanes = await rig.admin.lanes(10)
+    assert (lanes.in_flight, lanes.ready) == (1, 1)
+    ada, ming = sorted(lanes.lanes, key=lambda lane: lane.lane)
+    assert (ada.lane, ada.waiting) == ("ada", 2)
+    assert (ada.in_flight.receipt, ada.in_flight.bridge, ada.in_flight.attempts) == (turn.receipt, "bridge-1", 1)
+    assert 0 < ada.in_flight.lease_left <= rig.settings.lease
+    assert (ming.lane, ming.waiting, ming.in_flight) == ("小明", 1, None)
+
+
+async def test_lanes_are_cut_to_the_longest_waiting(rig):
+    await rig.push("old", "1")
+    await rig.take(0)
+    key = rig.admin.keys.lane("old")
+    entry = await rig.client.rpop(key)
+    seq, attempts, rest = entry.split(b" ", 2)
+    taken, payload = rest.split(b"\n", 1)
+    await rig.client.rpush(key, b"%s %s %d\n%s" % (seq, attempts, int(taken) - 60_000, payload))
+    for number in range(250):
+        await rig.push(f"user{number}", "1")
+    await rig.take(0)
+    lanes = await rig.admin.lanes(3)
+    assert lanes.ready == 251
+    assert len(lanes.lanes) == 3
+    assert (lanes.lanes[0].lane, lanes.lanes[0].oldest_wait >= 60) == ("old", True)
+
+
+async def test_nothing_unfinished_means_no_entry_is_left(rig):
+    assert await rig.admin.unfinished() == (0, 0)
+    await rig.push("ada", "1", "2")
+    await rig.push("bo", "3")
+    (turn,) = await rig.take(1)
+    assert await rig.admin.unfinished() == (1, 1)
+    await rig.queue.release([turn.receipt])
+    assert await rig.admin.unfinished() == (0, 2)
+
+
+async def test_a_pause_tells_since_when_and_why(rig):
+    assert await rig.admin.paused() is None
+    await rig.admin.pause(PauseMode.INTAKE, "升级")
+    paused = await rig.admin.paused()
+    assert (paused.mode, paused.reason) == (PauseMode.INTAKE, "升级")
+    assert paused.since > 1_000_000_000
+    assert await rig.admin.resume() == paused
+    assert await rig.admin.resume() is None
+
+
+async def test_a_paused_queue_keeps_its_list_where_it_is(rig):
+    await rig.admin.pause(PauseMode.ALL)
+    await rig.push("ada", "1", "2")
+    assert await rig.take() == []
+    await rig.queue.wait(0.05)
+    await rig.queue.wait(0.05)
+    assert await rig.client.llen(rig.settings.requests) == 2
+
+
+async def test_dead_letters_come_newest_first_with_ids_that_last(rig):
+    for number in range(3):
+        await rig.bury("ada", f"t{number}", time=float(number))
+    newest, _, oldest = await rig.letters()
+    assert (newest.about["task_id"], oldest.about["task_id"], oldest.position) == ("t2", "t0", 1)
+    assert json.loads(newest.payload)["content"] == "你好"
+    assert await rig.admin.drop(oldest)
+    await rig.bury("bo", "new")
+    assert [letter.id for letter in await rig.letters()][1] == newest.id
+    (found,) = await rig.admin.find_dead(newest.id[:6])
+    assert found.about == newest.about
+
+
+async def test_a_retried_letter_is_a_task_again_and_may_be_answered(rig):
+    await rig.bury("ada", "t1")
+    (letter,) = await rig.letters()
+    assert await rig.admin.retry(letter)
+    assert not await rig.admin.retry(letter)
+    assert await rig.letters() == []
+    (turn,) = await rig.take()
+    assert json.loads(turn.payload)["task_id"] == "t1"
+    assert json.loads(turn.kept_reply)["retryable"] is True
+
+
+async def test_a_retried_letter_does_not_hide_a_real_answer(rig):
+    await rig.bury("ada", "t1")
+    answer = b'{"task_id":"t1","response_text":"hi"}'
+    await rig.client.set(rig.admin.keys.reply("ada", "t1"), answer)
+    (letter,) = await rig.letters()
+    assert await rig.admin.retry(letter)
+    (turn,) = await rig.take()
+    assert turn.kept_reply == answer
+
+
+async def test_a_stale_position_removes_nobody_elses_letter(rig):
+    await rig.bury("ada", "t1")
+    await rig.bury("bo", "t2")
+    _, oldest = await rig.letters()
+    assert await rig.admin.drop(oldest)
+    assert not await rig.admin.drop(oldest)
+    assert await rig.admin.payload(oldest) is None
+    assert [letter.about["task_id"] for letter in await rig.letters()] == ["t2"]
+
+
+async def test_a_sweep_takes_the_chosen_ones_in_order_and_leaves_the_rest(rig):
+    for number in range(230):
+        await rig.bury("ada", f"t{number}", "internal" if number % 2 else "malformed")
+    swept = [letter async for letter in rig.admin.sweep(lambda letter: letter.code == "internal", retry=True)]
+    assert [letter.about["task_id"] for letter in swept] == [f"t{number}" for number in range(1, 230, 2)]
+    assert {letter.code for letter in await rig.letters()} == {"malformed"}
+    pushed = await rig.client.lrange(rig.settings.requests, 0, -1)
+    assert [json.loads(task)["task_id"] for task in reversed(pushed)] == [f"t{n}" for n in range(1, 230, 2)]
+
+
+async def test_a_sweep_keeps_to_its_range(rig):
+    for number in range(5):
+        await rig.bury("ada", f"t{number}")
+    swept = [letter async for letter in rig.admin.sweep(lambda _: True, retry=False, first=2, last=3)]
+    assert [letter.about["task_id"] for letter in swept] == ["t1", "t2"]
+    assert len(await rig.letters()) == 3
+
+
+async def test_what_no_bridge_wrote_is_shown_and_can_be_dropped(rig):
+    await rig.client.lpush(rig.admin.keys.dead, b"\xff\x00 no line", b"[1]\npayload")
+    listed, garbage = await rig.letters()
+    assert (listed.code, listed.payload) == ("unknown", b"payload")
+    assert (garbage.code, garbage.size) == ("unknown", 0)
+    assert await rig.admin.drop(garbage)
