@@ -1,0 +1,158 @@
+"""The command line: help, exit codes, one sentence for what is wrong; no server runs here."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from letta_bridge import __version__
+from letta_bridge.main import app
+from shared_utils import logs
+
+COMMANDS = ("run", "send", "status")
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("{}", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def call(config, monkeypatch):
+    """A command with the test's own configuration; variables of this machine do not count."""
+    # The loggers would keep this test's standard output.
+    monkeypatch.setattr(logs, "configure", lambda *_, **__: None)
+    for name in ("REDIS_URL", "REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "LETTA_BRIDGE_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*arguments, **environ):
+        variables = {"LETTA_BRIDGE_CONFIG": str(config), "COLUMNS": "200", "TERM": "dumb", **environ}
+        return CliRunner().invoke(app, arguments, env=variables)
+
+    return call
+
+
+@pytest.fixture
+def nowhere():
+    """The URL of a port on which nobody listens for as long as the test runs."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        yield f"redis://:hunter2@127.0.0.1:{reserved.getsockname()[1]}"
+
+
+def arguments_of(command):
+    return [command, "hello"] if command == "send" else [command]
+
+
+def sentence(result):
+    """The one line a failing command says."""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("letta-bridge: ")
+    assert "hunter2" not in line
+    return line.removeprefix("letta-bridge: ")
+
+
+def test_help_names_every_command_and_the_exit_codes(call):
+    for result in (call("--help"), call()):
+        assert all(command in result.output for command in COMMANDS)
+        assert "4 Redis cannot be reached" in " ".join(result.output.split())
+    assert call("--help").exit_code == 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(call, command):
+    result = call(command, "--help")
+    assert result.exit_code == 0
+    assert "--config" in result.output
+    assert len(result.output.splitlines()) > 5
+
+
+def test_help_does_not_wait_for_lettas_sdk():
+    # The SDK alone would double the time to the help text.
+    code = "import sys, letta_bridge.main; sys.exit('letta_client' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_the_version_is_told(call):
+    result = call("--version")
+    assert (result.exit_code, result.output.strip()) == (0, __version__)
+
+
+@pytest.mark.parametrize("arguments", [["fly"], ["send"], ["run", "--port", "x"], ["send", "hi", "--wait", "-1"]])
+def test_wrong_usage_is_exit_code_2(call, arguments):
+    assert call(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ('{"letta": {"api_url": "x"}}', "did you mean 'api_urls'?"),
+        ('{"queue": {"lease": 0}}', "queue.lease"),
+        ('{"redis": {"url": ', "is not valid JSON"),
+        ('{"redis": {"url": "http://:hunter2@h"}}', "REDIS_URL starts with 'http://'"),
+        ('{"redis": {"url": "redis://:hunt/hunter2@h"}}', "REDIS_URL cannot be read"),
+    ],
+)
+def test_a_wrong_configuration_is_exit_code_2_and_one_sentence(call, config, command, content, named):
+    config.write_text(content, encoding="utf-8")
+    result = call(*arguments_of(command))
+    assert result.exit_code == 2
+    assert named in sentence(result)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_wrong_variable_is_exit_code_2_and_one_sentence(call, command):
+    result = call(*arguments_of(command), REDIS_PORT="hunter2")
+    assert result.exit_code == 2
+    assert "redis.port (from REDIS_PORT)" in sentence(result)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_named_file_that_does_not_exist_is_exit_code_2(call, tmp_path, command):
+    result = call(*arguments_of(command), "--config", str(tmp_path / "missing.json"))
+    assert result.exit_code == 2
+    assert "does not exist" in result.stderr
+
+
+def test_a_wrong_flag_is_named(call):
+    result = call("run", "--port", "70000")
+    assert result.exit_code == 2
+    assert "bridge.port (from command line)" in sentence(result)
+
+
+@pytest.mark.parametrize("command", ["send", "status"])
+def test_without_redis_the_exit_code_is_4(call, nowhere, command):
+    result = call(*arguments_of(command), REDIS_URL=nowhere)
+    assert result.exit_code == 4
+    assert sentence(result).startswith("Redis cannot be reached (")
+
+
+def test_a_taken_http_port_ends_run_with_one_sentence(call, nowhere, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = call("run", "--port", str(port), REDIS_URL=nowhere, DATA_DIR=str(tmp_path))
+    assert result.exit_code == 1
+    assert f"cannot listen on 127.0.0.1:{port} (" in sentence(result)
+
+
+@pytest.mark.integration
+def test_the_status_of_a_queue_nobody_works_on_fails(call, redis_url):
+    result = call("status", "--json", REDIS_URL=redis_url)
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["bridges"] == 0
+    assert "bridges alive" in call("status", REDIS_URL=redis_url).stdout
+
+
+@pytest.mark.integration
+def test_a_task_nobody_answers_is_exit_code_3(call, redis_url):
+    result = call("send", "hi", "--wait", "0.1", REDIS_URL=redis_url)
+    assert result.exit_code == 3
+    assert "within 0.1 s; is a bridge running?" in sentence(result)

@@ -1,0 +1,115 @@
+"""The bridge's own settings: the defaults in config.json, and what an operator may not ask for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from letta_bridge.settings import MEMORY_TOOLS, BridgeSettings, read_settings
+from shared_utils.errors import SettingsError
+from shared_utils.messages import ANONYMOUS
+
+CONFIG = Path(__file__).parents[3] / "config.json"
+
+
+def settings_of(content, tmp_path, **environ):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return read_settings(path, environ=environ).settings
+
+
+@pytest.mark.skipif(not CONFIG.exists(), reason="config.json is in the checkout, not in the package")
+def test_config_json_holds_the_defaults():
+    content = json.loads(CONFIG.read_text(encoding="utf-8"))
+    sections = {name: section for name, section in content.items() if name in BridgeSettings.model_fields}
+    assert BridgeSettings.model_validate(sections) == BridgeSettings()
+
+
+@pytest.mark.skipif(not CONFIG.exists(), reason="config.json is in the checkout, not in the package")
+def test_config_json_names_everything_but_secrets_and_what_is_empty():
+    content = json.loads(CONFIG.read_text(encoding="utf-8"))
+    defaults = BridgeSettings().model_dump(mode="json", exclude_none=True)
+    assert {name: content[name] for name in defaults} == defaults
+
+
+def test_the_file_is_named_by_the_environment(tmp_path):
+    path = tmp_path / "other.json"
+    path.write_text('{"bridge": {"port": 7}}', encoding="utf-8")
+    assert read_settings(environ={"LETTA_BRIDGE_CONFIG": str(path)}).settings.bridge.port == 7
+
+
+def test_the_file_is_looked_for_here_otherwise(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_settings(environ={}).settings == BridgeSettings()
+    Path("config.json").write_text('{"bridge": {"port": 7}}', encoding="utf-8")
+    assert read_settings(environ={}).settings.bridge.port == 7
+
+
+@pytest.mark.parametrize("tools", [[], ["memory_insert"], list(MEMORY_TOOLS)])
+def test_an_agent_may_have_any_memory_tools(tmp_path, tools):
+    assert settings_of({"agents": {"tools": tools}}, tmp_path).agents.tools == tuple(tools)
+
+
+@pytest.mark.parametrize("tool", ["run_code", "send_message", "web_search", "fetch_webpage", "Memory_insert", ""])
+def test_an_agent_may_have_no_other_tools(tmp_path, tool):
+    with pytest.raises(SettingsError, match=r"agents\.tools \(from .*\) is wrong: .* may only have memory_insert"):
+        settings_of({"agents": {"tools": ["memory_insert", tool]}}, tmp_path)
+
+
+def test_one_persona_is_the_default(tmp_path):
+    with pytest.raises(SettingsError, match=r"agents\.personas \(from .*\) is wrong: one named 'default' is needed"):
+        settings_of({"agents": {"personas": {"luna": {"human": {"en": ""}}}}}, tmp_path)
+    personas = settings_of({"agents": {"personas": {"default": {}, "luna": {}}}}, tmp_path).agents.personas
+    assert set(personas) == {"default", "luna"}
+
+
+def test_several_letta_servers_come_comma_separated(tmp_path):
+    letta = settings_of({}, tmp_path, LETTA_API_URL="http://a:8283, http://b:8283").letta
+    assert letta.api_urls == ("http://a:8283", "http://b:8283")
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ({"letta": {"api_urls": []}}, "letta.api_urls"),
+        ({"letta": {"memory_type_routing": {"permanent": "memory"}}}, "letta.memory_type_routing.permanent"),
+        ({"letta": {"breaker": {"failures": 0}}}, "letta.breaker.failures"),
+        ({"queue": {"requests": "with {braces}"}}, "queue.requests"),
+        ({"queue": {"requests": ""}}, "queue.requests"),
+        ({"queue": {"max_concurrent_requests": 0}}, "queue.max_concurrent_requests"),
+        ({"queue": {"max_id_length": len(ANONYMOUS) - 1}}, "queue.max_id_length"),
+        ({"bridge": {"port": 65536}}, "bridge.port"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused(tmp_path, content, named):
+    with pytest.raises(SettingsError, match=f"the setting {named} "):
+        settings_of(content, tmp_path)
+
+
+@pytest.mark.parametrize(("text", "value"), [("false", False), ("0", False), ("off", False), ("true", True)])
+def test_a_switch_is_set_by_a_word(tmp_path, text, value):
+    assert settings_of({}, tmp_path, LETTA_ENABLED=text).letta.enabled is value
+
+
+def test_no_variable_sets_two_settings():
+    names = []
+
+    def collect(model):
+        for field in model.model_fields.values():
+            if isinstance(field.annotation, type) and hasattr(field.annotation, "model_fields"):
+                collect(field.annotation)
+            else:
+                names.extend((field.json_schema_extra or {}).get("env", []))
+
+    collect(BridgeSettings)
+    assert len(names) == len(set(names)) > 10
+
+
+def test_secrets_are_not_printed(tmp_path):
+    settings = settings_of(
+        {}, tmp_path, LETTA_API_KEY="hunter2", REDIS_URL="redis://:hunter2@h", REDIS_PASSWORD="hunter2"
+    )
+    assert "hunter2" not in f"{settings!r} {settings.model_dump_json()}"
+    assert settings.letta.api_key.get_secret_value() == "hunter2"

@@ -1,0 +1,183 @@
+"""Health endpoints over a fake service, and the server they run in."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from shared_utils import health
+from shared_utils.health import Check
+
+
+class Service:
+    """A service whose dependencies come and go."""
+
+    def __init__(self):
+        self.redis = Check("redis", ok=True, detail="pong", required=True)
+        self.letta = Check("letta", ok=True, detail="0.16.8")
+
+    async def checks(self):
+        return [self.redis, self.letta]
+
+    async def summary(self):
+        return {"in_flight": 3}
+
+    def lose_redis(self):
+        self.redis = Check("redis", ok=False, detail="connection refused", required=True)
+
+    def lose_letta(self):
+        self.letta = Check("letta", ok=False, detail="breaker open")
+
+
+class BrokenService(Service):
+    """One that must not be asked."""
+
+    async def checks(self):
+        raise AssertionError("asked")
+
+
+def application(service):
+    app = FastAPI()
+    app.include_router(health.router(service))
+    return app
+
+
+@pytest.fixture
+def service():
+    return Service()
+
+
+@pytest.fixture
+async def http(service):
+    transport = httpx.ASGITransport(application(service))
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        yield client
+
+
+async def test_being_alive_depends_on_nothing():
+    transport = httpx.ASGITransport(application(BrokenService()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        answer = await client.get("/livez")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+async def test_a_service_with_everything_is_ready(http):
+    answer = await http.get("/readyz")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+async def test_without_a_required_dependency_it_is_not_ready(http, service):
+    service.lose_redis()
+    answer = await http.get("/readyz")
+    assert (answer.status_code, answer.json()) == (503, {"status": "unready"})
+
+
+async def test_without_another_dependency_it_is_degraded_but_ready(http, service):
+    service.lose_letta()
+    answer = await http.get("/readyz")
+    assert (answer.status_code, answer.json()) == (200, {"status": "degraded"})
+
+
+@pytest.mark.parametrize("query", ["verbose", "verbose=", "verbose=1"])
+async def test_each_dependency_is_told_on_request(http, service, query):
+    service.lose_redis()
+    answer = await http.get(f"/readyz?{query}")
+    assert (answer.status_code, answer.json()) == (
+        503,
+        {
+            "status": "unready",
+            "checks": [
+                {"name": "redis", "ok": False, "detail": "connection refused", "required": True},
+                {"name": "letta", "ok": True, "detail": "0.16.8", "required": False},
+            ],
+        },
+    )
+
+
+async def test_dependencies_can_be_left_out(http, service):
+    service.lose_redis()
+    service.lose_letta()
+    without_redis = await http.get("/readyz?exclude=redis&verbose")
+    assert (without_redis.status_code, without_redis.json()["status"]) == (200, "degraded")
+    assert [check["name"] for check in without_redis.json()["checks"]] == ["letta"]
+    assert (await http.get("/readyz?exclude=redis&exclude=letta")).json() == {"status": "ok"}
+    assert (await http.get("/readyz?exclude=nothing")).status_code == 503
+
+
+async def test_the_summary_is_always_answered(http, service):
+    assert (await http.get("/health")).json() == {
+        "status": "ok",
+        "checks": {"redis": "ok", "letta": "ok"},
+        "in_flight": 3,
+    }
+    service.lose_redis()
+    answer = await http.get("/health")
+    assert (answer.status_code, answer.json()["status"]) == (200, "unready")
+    assert answer.json()["checks"] == {"redis": "connection refused", "letta": "ok"}
+
+
+async def answer_of(port, path="/livez"):
+    """One request over a connection of its own, as raw HTTP."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
+async def test_the_app_answers_in_the_same_loop_from_the_first_moment(service):
+    async with health.serve(application(service), host="127.0.0.1", port=0) as port:
+        assert (await answer_of(port)).startswith(b"HTTP/1.1 200 OK")
+    with pytest.raises(ConnectionRefusedError):
+        await answer_of(port)
+
+
+async def test_a_port_is_free_again_afterwards(service):
+    async with health.serve(application(service), host="127.0.0.1", port=0) as port:
+        pass
+    async with health.serve(application(service), host="127.0.0.1", port=port) as again:
+        assert again == port
+        assert (await answer_of(port)).endswith(b'{"status":"ok"}')
+
+
+async def test_a_taken_port_is_an_os_error(service):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
+        async with health.serve(application(service), host="127.0.0.1", port=taken.getsockname()[1]):
+            pytest.fail("it must not get here")
+
+
+async def test_an_address_of_another_machine_is_an_os_error(service):
+    with pytest.raises(OSError, match="assign"):
+        async with health.serve(application(service), host="192.0.2.1", port=0):
+            pytest.fail("it must not get here")
+
+
+async def test_the_end_of_the_block_ends_the_server_whatever_ended_the_block(service):
+    async def run():
+        async with health.serve(application(service), host="127.0.0.1", port=0) as port:
+            running.set_result(port)
+            await asyncio.Event().wait()
+
+    running = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(run())
+    port = await running
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(ConnectionRefusedError):
+        await answer_of(port)
+
+
+async def test_an_idle_connection_does_not_hold_up_the_end(service):
+    async with health.serve(application(service), host="127.0.0.1", port=0) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        await reader.readuntil(b'{"status":"ok"}')
+    assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()

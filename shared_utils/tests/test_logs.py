@@ -1,0 +1,191 @@
+"""One format for every line of the process, and no secret in any of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import structlog
+from pydantic import SecretStr
+
+from shared_utils import logs
+from shared_utils.logs import redact_text
+from shared_utils.settings import LogSettings
+
+
+class Logged:
+    """A process that logs to the captured standard output."""
+
+    def __init__(self, capsys):
+        self._capsys = capsys
+        self._text = ""
+
+    def configure(self, **settings):
+        logs.configure(LogSettings(**settings), "a-service")
+        return logs.get("a.module")
+
+    def text(self):
+        self._text += self._capsys.readouterr().out
+        return self._text
+
+    def lines(self):
+        return [json.loads(line) for line in self.text().splitlines()]
+
+
+def fail(error):
+    raise error
+
+
+@pytest.fixture
+def logged(monkeypatch, capsys):
+    monkeypatch.setattr(logging.root, "handlers", [])
+    level = logging.root.level
+    with structlog.contextvars.bound_contextvars():
+        yield Logged(capsys)
+    logging.root.setLevel(level)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+def test_a_line_is_one_json_object_with_event_service_module_level_and_time(logged):
+    logged.configure(format="json").info(
+        "turn_settled", task_id="t1", attempts=2, ratio=0.5, agent_id=None, note="名\n"
+    )
+    (line,) = logged.lines()
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "turn_settled",
+        "service": "a-service",
+        "module": "a.module",
+        "level": "info",
+        "task_id": "t1",
+        "attempts": 2,
+        "ratio": 0.5,
+        "agent_id": None,
+        "note": "名\n",
+    }
+    assert "名" in logged.text()
+
+
+def test_without_a_terminal_the_automatic_format_is_json(logged):
+    logged.configure().info("started")
+    assert logged.lines()[0]["event"] == "started"
+
+
+def test_the_console_format_is_for_people(logged):
+    log = logged.configure(format="console")
+    try:
+        fail(OSError("redis://:hunter2@h is away"))
+    except OSError:
+        log.exception("failed", task_id="t1")
+    text = logged.text()
+    assert "failed" in text
+    assert "task_id=t1" in text
+    assert "OSError: redis://:***@h is away" in text
+    assert "hunter2" not in text
+
+
+@pytest.mark.parametrize(("level", "events"), [("debug", ["d", "i", "w"]), ("info", ["i", "w"]), ("error", [])])
+def test_the_level_is_the_least_that_is_written(logged, level, events):
+    log = logged.configure(format="json", level=level)
+    log.debug("d")
+    log.info("i")
+    log.warning("w")
+    assert [line["event"] for line in logged.lines()] == events
+
+
+def test_an_exception_is_part_of_its_line_without_its_secrets(logged):
+    log = logged.configure(format="json")
+    try:
+        fail(ValueError("no answer from postgres://u:hunter2@h/d with Bearer abcdef123"))
+    except ValueError:
+        log.exception("failed")
+    (line,) = logged.lines()
+    assert "Traceback" in line["exception"]
+    assert "ValueError: no answer from postgres://u:***@h/d with Bearer ***" in line["exception"]
+
+
+def test_a_librarys_line_has_the_same_format(logged):
+    logged.configure(format="json")
+    logging.getLogger("some.library").warning("cannot reach %s", "redis://:hunter2@h:6379")
+    logging.getLogger("some.library").info("chatter")
+    (line,) = logged.lines()
+    assert line["detail"] == "cannot reach redis://:***@h:6379"
+    assert (line["event"], line["module"], line["level"]) == ("library_log", "some.library", "warning")
+
+
+def test_a_librarys_exception_is_not_lost(logged):
+    logged.configure(format="json")
+    try:
+        fail(KeyError("a key"))
+    except KeyError:
+        logging.getLogger("some.library").exception("it failed")
+    (line,) = logged.lines()
+    assert "KeyError: 'a key'" in line["exception"]
+
+
+def test_a_librarys_own_level_is_taken_for_the_one_below(logged):
+    logged.configure(format="json")
+    logging.getLogger("some.library").log(35, "between")
+    assert logged.lines()[0]["level"] == "warning"
+
+
+def test_a_librarys_wrong_call_does_not_fail_its_caller(logged, monkeypatch):
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    logged.configure(format="json")
+    logging.getLogger("some.library").warning("%d", "no number")
+    assert logged.lines() == []
+
+
+@pytest.mark.parametrize(
+    "key", ["password", "redis_password", "passwd", "secret", "client_secret", "token", "api_key", "apikey",
+            "letta_api_key", "Authorization", "access_token"],
+)  # fmt: skip
+def test_a_value_is_hidden_by_the_name_of_its_key(key):
+    assert logs.redact(None, "", {key: "hunter2", "deep": {key: ["hunter2"]}}) == {key: "***", "deep": {key: "***"}}
+
+
+def test_what_only_counts_tokens_is_shown():
+    event = {"event": "x", "prompt_tokens": 5, "max_tokens": 9, "enabled": True, "missing": None}
+    assert logs.redact(None, "", dict(event)) == event
+
+
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("redis://:hunter2@host", "redis://:***@host"),
+        ("redis://user:hunter2@host:6379/0", "redis://user:***@host:6379/0"),
+        ("redis+sentinel://u:hunter2@h1:1,h2:2/name", "redis+sentinel://u:***@h1:1,h2:2/name"),
+        ("postgres://user:hunter2@host/db", "postgres://user:***@host/db"),
+        ("postgresql://u:hunter%402@h", "postgresql://u:***@h"),
+        ("redis://:hunt@er2@host", "redis://:***@host"),
+        ("postgres://u:hun/ter2@host/db", "postgres://u:***@host/db"),
+        ("from redis://:hunter2@a to redis://:hunter2@b", "from redis://:***@a to redis://:***@b"),
+        ("{'url': 'redis://:hunter2@a', 'mail': 'x@y'}", "{'url': 'redis://:***@a', 'mail': 'x@y'}"),
+        ("Authorization: Bearer eyJhbGciOi.J9-_x", "Authorization: Bearer ***"),
+        ("key sk-proj-abc_DEF123 is wrong", "key sk-*** is wrong"),
+        ("host=h password=hunter2 dbname=d", "host=h password=*** dbname=d"),
+        ('{"api_key": "hunter2", "a": 1}', '{"api_key": "***", "a": 1}'),
+    ],
+)
+def test_a_secret_is_hidden_by_its_shape(text, redacted):
+    assert redact_text(text) == redacted
+
+
+@pytest.mark.parametrize(
+    "text", ["redis://host:6379/0", "a desk-lamp", "risk-averse", "user@example.org: hi", "你好: 10:30@home"]
+)
+def test_what_is_no_secret_is_shown(text):
+    assert redact_text(text) == text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"redis://:hunter2@h", ValueError("sk-hunter2hunter2"), SecretStr("hunter2"), {"redis://:hunter2@h"}],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_value_that_is_no_text_is_searched_too(logged, value):
+    logged.configure(format="json").info("event", value=value, deep=[{"value": value}])
+    assert logged.lines()
+    assert "hunter2" not in logged.text()
