@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+import warnings
 
 import pytest
 import structlog
 from pydantic import SecretStr
 
-from shared_utils import logs
+from shared_utils import logs, redaction
 from shared_utils.logs import redact_text
+from shared_utils.redaction import Policy
 from shared_utils.settings import LogSettings
 
 
@@ -21,8 +24,8 @@ class Logged:
         self._capsys = capsys
         self._text = ""
 
-    def configure(self, **settings):
-        logs.configure(LogSettings(**settings), "a-service")
+    def configure(self, *secrets, **settings):
+        logs.configure(LogSettings(**settings), "a-service", secrets=secrets)
         return logs.get("a.module")
 
     def text(self):
@@ -40,9 +43,13 @@ def fail(error):
 @pytest.fixture
 def logged(monkeypatch, capsys):
     monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(redaction, "policy", Policy())
+    monkeypatch.setattr(logs, "policy", redaction.policy)
     level = logging.root.level
     with structlog.contextvars.bound_contextvars():
         yield Logged(capsys)
+    logging.captureWarnings(capture=False)
     logging.root.setLevel(level)
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
@@ -93,6 +100,74 @@ def test_the_level_is_the_least_that_is_written(logged, level, events):
     log.info("i")
     log.warning("w")
     assert [line["event"] for line in logged.lines()] == events
+
+
+def test_the_level_may_change_while_running(logged):
+    log = logged.configure(format="json")
+    log.debug("before")
+    logs.adjust(LogSettings(level="debug"))
+    log.debug("between")
+    logs.adjust(LogSettings(level="error"))
+    log.warning("after")
+    logging.getLogger("some.library").warning("after")
+    assert [line["event"] for line in logged.lines()] == ["between"]
+
+
+def test_a_configured_secret_is_hidden_in_every_kind_of_line(logged):
+    log = logged.configure("correct horse", format="json", salt="ours")
+    log.info("event", error="it is correct horse", deep={"why": ["correct horse"]})
+    logging.getLogger("some.library").error("sent %r", b"AUTH correct horse")
+    try:
+        fail(OSError("no correct horse"))
+    except OSError:
+        log.exception("failed")
+    assert len(logged.lines()) == 3
+    assert "correct horse" not in logged.text()
+
+
+def test_a_crash_is_one_line_without_secrets(logged):
+    logged.configure("correct horse", format="json")
+    try:
+        fail(RuntimeError("correct horse\nin two lines"))
+    except RuntimeError as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    (line,) = logged.lines()
+    assert (line["event"], line["level"]) == ("crashed", "critical")
+    assert "RuntimeError: ***" in line["exception"]
+
+
+def test_ctrl_c_is_no_crash(logged, capsys):
+    logged.configure(format="json")
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert logged.lines() == []
+
+
+def test_pythons_warnings_have_the_same_format(logged):
+    logged.configure(format="json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("an old way", DeprecationWarning, stacklevel=1)
+    (line,) = logged.lines()
+    assert (line["event"], line["module"], line["level"]) == ("library_log", "py.warnings", "warning")
+    assert "DeprecationWarning: an old way" in line["detail"]
+
+
+def test_what_is_bound_is_in_every_later_line(logged):
+    log = logged.configure(format="json")
+    logs.bind(task_id="t1", user_id="ada")
+    log.info("event")
+    (line,) = logged.lines()
+    assert (line["task_id"], line["user_id"]) == ("t1", logs.pseudonym("ada"))
+
+
+def test_what_people_say_and_who_they_are_may_be_switched_on(logged):
+    log = logged.configure(format="json")
+    log.info("event", user_id="ada", text="hi")
+    logs.adjust(LogSettings(user_ids=True, message_text=True))
+    log.info("event", user_id="ada", text="hi")
+    hidden, shown = logged.lines()
+    assert (hidden["user_id"], hidden["text"]) == (logs.pseudonym("ada"), "<2 characters>")
+    assert (shown["user_id"], shown["text"]) == ("ada", "hi")
 
 
 def test_an_exception_is_part_of_its_line_without_its_secrets(logged):

@@ -65,9 +65,7 @@ def test_a_failure_after_a_tool_step_doubles_neither_message_nor_memory(
     assert len(observe.said(person)[person]) == 2
 
 
-def test_a_turn_longer_than_the_reply_budget(
-    talk, observe, person, redis_url, letta, bridge_factory, memory_factory
-):
+def test_a_turn_longer_than_the_reply_budget(talk, observe, person, redis_url, letta, bridge_factory, memory_factory):
     bridge_factory(redis_url, letta, REPLY_DEADLINE="4", LETTA_TIMEOUT="2")
     memory_factory(redis_url)
     assert talk("t0", "hello")["source"] == "letta"
@@ -126,7 +124,12 @@ def test_a_black_hole_before_letta_ends_in_a_fallback(
 ):
     proxy = tcp_proxy(letta.url)
     bridge_factory(
-        redis_url, proxy.url, LETTA_API_KEY=letta.api_key, LETTA_MODEL=letta.model, REPLY_DEADLINE="4", LETTA_TIMEOUT="2"
+        redis_url,
+        proxy.url,
+        LETTA_API_KEY=letta.api_key,
+        LETTA_MODEL=letta.model,
+        REPLY_DEADLINE="4",
+        LETTA_TIMEOUT="2",
     )
     memory_factory(redis_url)
     assert talk("t0", "hello")["source"] == "letta"

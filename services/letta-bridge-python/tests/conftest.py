@@ -11,6 +11,7 @@ from letta_bridge import delivery
 from letta_bridge.delivery import Desk
 from letta_bridge.errors import FallbackUnavailable
 from letta_bridge.fallback import FallbackAnswer
+from letta_bridge.guards import Guards, InMemoryMeter
 from letta_bridge.intake import Intake
 from letta_bridge.letta import Breaker, BreakerPolicy, InMemoryLetta, LettaServers
 from letta_bridge.message_processor import MessageProcessor
@@ -58,6 +59,7 @@ class Rig:
         self.settings = BridgeSettings.model_validate({"bridge": {"data_dir": str(tmp_path)}, **changes})
         self.time = 1_000.0
         self.shelf = Shelf(clock=lambda: self.time)
+        self.meter = InMemoryMeter(lambda: self.time)
         self.letta = InMemoryLetta()
         self.store = InMemorySessionStore()
         self.fallback = FakeFallback()
@@ -74,10 +76,13 @@ class Rig:
         self.time += 1_000
 
     def processor(self, queue=None):
-        return MessageProcessor(self.settings, self.desk, self.fallback, queue or self.queue())
+        guards = Guards(self.settings.guards, self.meter, clock=lambda: self.time)
+        return MessageProcessor(self.settings, self.desk, self.fallback, queue or self.queue(), guards)
 
     def queue(self, name="bridge"):
-        return InMemoryQueue(self.shelf, self.settings.queue, name)
+        queue = InMemoryQueue(self.shelf, self.settings.queue, name)
+        queue.max_lane = self.settings.guards.max_lane
+        return queue
 
     def intake(self, name="bridge", accepting=lambda: True):
         queue = self.queue(name)

@@ -25,6 +25,7 @@ class UnreliableQueue(InMemoryQueue):
         super().__init__(*args)
         self.away = False
         self.lose_next_answer = False
+        self.after_hand_out = lambda: None
         self.asked = asyncio.Event()
 
     async def exchange(self, settlements, want):
@@ -32,6 +33,8 @@ class UnreliableQueue(InMemoryQueue):
         if self.away:
             raise RedisConnectionError("away")
         exchange = await super().exchange(settlements, want)
+        if exchange.turns:
+            self.after_hand_out()
         if self.lose_next_answer and (settlements or exchange.turns):
             self.lose_next_answer = False
             raise RedisConnectionError("answer lost")
@@ -171,6 +174,15 @@ async def test_stopping_leaves_what_outlasts_the_grace_to_its_lease():
         assert len(worker.shelf.turns) == 1
         (turn,) = worker.shelf.turns.values()
         assert turn.entry.attempts == 1
+
+
+async def test_a_stop_right_after_a_hand_out_waits_for_nothing():
+    async with Worker(shutdown_grace=3_600) as worker:
+        worker.queue.after_hand_out = worker.intake.stop
+        worker.push("a")
+        await asyncio.wait_for(worker.running, 20)
+        assert worker.started.empty()
+        assert worker.shelf.lanes["a"][0].attempts == 0
 
 
 async def test_a_lost_lease_stops_the_turn():

@@ -249,6 +249,47 @@ async def test_without_fallback_an_error_reply_names_the_cause(make_rig):
     }
 
 
+async def test_without_fallback_a_turn_waits_for_the_breaker(make_rig):
+    rig = make_rig(letta={"fallback_to_memory": False, "retry_attempts": 9})
+    rig.letta.down = True
+    rig.push()
+    working = asyncio.create_task(rig.work_off())
+    async with asyncio.timeout(20):
+        while not any(state.value == "open" for state in rig.servers.states().values()):
+            await asyncio.sleep(0)
+    rig.letta_comes_back()
+    await asyncio.wait_for(working, 20)
+    assert [reply["source"] for reply in rig.replies()] == ["letta"]
+
+
+async def test_a_turn_letta_died_under_is_not_sent_again_but_told_as_a_note(rig):
+    rig.push("t0", content="zero")
+    await rig.work_off()
+    agent = rig.store.sessions["ada", "default"].agent_id
+    rig.letta.fail_next(TurnFateUnknown(cause="connection_lost"))
+    find, looks = rig.letta.find_turn, []
+
+    async def refused_then_a_run_left_behind(agent_id, otid):
+        looks.append(otid)
+        if len(looks) == 1:
+            raise LettaUnavailable(refused=True)
+        if len(looks) == 2:
+            rig.letta.leave_run(agent)
+        return await find(agent_id, otid)
+
+    rig.letta.find_turn = refused_then_a_run_left_behind
+    rig.push("t1", content="one")
+    await rig.work_off()
+    assert rig.kept(task_id="t1")["source"] == "memory-python"
+    assert rig.fallback.answered == [("t1", "turn_interrupted")]
+    rig.push("t2", content="two")
+    await rig.work_off()
+    assert await rig.said_to_agents() == {"ada": ["zero", "two"]}
+    _agent, told = rig.letta.sent[-1]
+    assert [message.role for message in told] == ["system", "user"]
+    assert "one" in told[0].content
+
+
 async def test_with_memory_away_too_there_is_an_error_reply(rig):
     rig.letta.down = True
     rig.fallback.down = True

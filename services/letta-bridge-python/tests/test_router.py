@@ -23,7 +23,7 @@ def decision(task, *, permanent_memory=True, **settings):
         ({"content": "hi", "meta": {"memory_type": ""}}, LETTA),
         ({"content": "hi", "meta": {"memory_type": "permanent"}}, LETTA),
         ({"content": "hi", "meta": {"memory_type": "temporary"}}, Decision("memory-python", "temporary")),
-        ({"content": "hi", "meta": {"memory_type": "unheard of"}}, Decision("letta", "unheard of")),
+        ({"content": "hi", "meta": {"memory_type": "unheard of"}}, LETTA),
         ({"content": "hi", "type": "audio"}, LETTA),
         ({"type": "audio"}, Decision("memory-python", "audio")),
         ({"type": "audio", "input_file": "voice.wav"}, Decision("memory-python", "audio")),
@@ -57,7 +57,7 @@ def test_a_user_without_permanent_memory_never_reaches_an_agent(enabled, memory_
     ("routing", "memory_type", "expected"),
     [
         ({"permanent": "memory-python"}, None, Decision("memory-python", "permanent")),
-        ({"permanent": "memory-python"}, "unheard of", Decision("memory-python", "unheard of")),
+        ({"permanent": "memory-python"}, "unheard of", Decision("memory-python", "permanent")),
         ({"temporary": "letta"}, "temporary", Decision("letta", "temporary")),
         ({"diary": "letta", "permanent": "memory-python"}, "diary", Decision("letta", "diary")),
         ({}, None, LETTA),

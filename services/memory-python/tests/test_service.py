@@ -250,7 +250,7 @@ async def test_what_cannot_be_honoured_is_buried_with_a_reason(
 async def test_a_flood_of_rubbish_leaves_the_service_alive_and_is_accounted_for(
     client: Redis, run_service: Any, ear: Any, push: Any
 ) -> None:
-    chance = random.Random(5)  # noqa: S311  # the same flood every time
+    chance = random.Random(5)  # the same flood every time
     pieces = [
         '{"',
         '"',

@@ -1,32 +1,54 @@
-"""Structured logs: one event a line, a stable name and ids, never a user's words, never a secret."""
+"""Structured logs: one event a line, a stable name and ids, never a user's words, never a secret.
+
+docs/logs.md lists every event; :mod:`shared_utils.redaction` says what is hidden.
+"""
 
 from __future__ import annotations
 
 import logging
-import re
 import sys
+from collections.abc import Collection
+from types import TracebackType
 from typing import Any, Final, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
+from shared_utils.redaction import policy, pseudonym, redact, redact_text
 from shared_utils.settings import LogSettings
 
-_SECRET_KEY: Final = re.compile(r"(?i)(passwo?r?d|secret|token$|api_?key|authorization)")
-_URL_PASSWORD: Final = re.compile(r"(\w+://[^\s/:@]*):[^\s\"'<>]+@")
-"""Up to the last @: a password that should have been escaped is hidden whole."""
-_BEARER: Final = re.compile(r"(?i)\b(bearer\s+|sk-)[\w.~+/=-]{4,}")
-_ASSIGNED: Final = re.compile(r"(?i)((?:passwo?r?d|secret|api_?key)[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;]+")
+__all__ = ["adjust", "bind", "configure", "get", "pseudonym", "redact", "redact_text"]
 
 _LEVELS: Final = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
 """The levels structlog knows; a library may log at one in between."""
+_NUMBERS: Final = {logging.getLevelName(level).lower(): level for level in _LEVELS}
 
 
-def configure(settings: LogSettings, service: str) -> None:
-    """Send every log line of this process, the libraries' too, to standard output in one format."""
+class _Threshold:
+    """Drops what is below a level that may change while running."""
+
+    level = logging.INFO
+
+    def __call__(self, _logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        if _NUMBERS[method] < self.level:
+            raise structlog.DropEvent
+        return event
+
+
+_threshold = _Threshold()
+
+
+def configure(settings: LogSettings, service: str, *, secrets: Collection[str] = ()) -> None:
+    """Send every log line of this process, the libraries' too, to standard output in one format.
+
+    Args:
+        settings: level, format, and what is shown.
+        service: its name, in every line.
+        secrets: values to hide wherever they turn up (:func:`shared_utils.secret_values.secrets_of`).
+    """
     console = settings.format == "console" or (settings.format == "auto" and sys.stdout.isatty())
-    level = logging.getLevelNamesMapping()[settings.level.upper()]
     shared: list[Processor] = [
+        _threshold,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -40,12 +62,26 @@ def configure(settings: LogSettings, service: str) -> None:
     )
     structlog.configure(
         processors=[*shared, *rendering],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.PrintLoggerFactory(sys.stdout),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)
-    logging.basicConfig(level=max(level, logging.WARNING), handlers=[_ToStructlog()], force=True)
+    policy.secrets = tuple(sorted(secrets, key=len, reverse=True))
+    policy.salt = settings.salt.get_secret_value() if settings.salt else ""
+    logging.basicConfig(handlers=[_ToStructlog()], force=True)
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _log_crash
+    adjust(settings)
+
+
+def adjust(settings: LogSettings) -> None:
+    """Take over what may change while running: the level, and what is shown."""
+    _threshold.level = _NUMBERS[settings.level]
+    # What libraries say below a warning is about their own insides, and may quote what they send.
+    logging.getLogger().setLevel(max(_threshold.level, logging.WARNING))
+    policy.user_ids = settings.user_ids
+    policy.message_text = settings.message_text
 
 
 def get(name: str) -> FilteringBoundLogger:
@@ -53,25 +89,16 @@ def get(name: str) -> FilteringBoundLogger:
     return cast("FilteringBoundLogger", structlog.get_logger(module=name))
 
 
-def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Hide what looks like a secret, by the name of its key or by its shape."""
-    return {key: "***" if _SECRET_KEY.search(key) else _redacted(value) for key, value in event.items()}
+def bind(**fields: Any) -> None:
+    """Put fields into every later line of this asyncio task."""
+    structlog.contextvars.bind_contextvars(**fields)
 
 
-def redact_text(text: str) -> str:
-    """A text without passwords (in URLs, or after ``password=``), bearer tokens and API keys."""
-    return _ASSIGNED.sub(r"\1***", _BEARER.sub(r"\1***", _URL_PASSWORD.sub(r"\1:***@", text)))
-
-
-def _redacted(value: Any) -> Any:
-    if isinstance(value, str):
-        return redact_text(value)
-    if isinstance(value, dict):
-        return {key: "***" if _SECRET_KEY.search(str(key)) else _redacted(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_redacted(item) for item in value]
-    # What is no JSON would be written as its repr anyway.
-    return value if value is None or isinstance(value, int | float) else redact_text(repr(value))
+def _log_crash(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+        return
+    get(__name__).critical("crashed", exc_info=(kind, error, traceback))
 
 
 class _ToStructlog(logging.Handler):
@@ -81,7 +108,7 @@ class _ToStructlog(logging.Handler):
         level = max(known for known in _LEVELS if known <= max(record.levelno, logging.DEBUG))
         try:
             structlog.get_logger(module=record.name).log(
-                level, "library_log", message=record.getMessage(), exc_info=record.exc_info
+                level, "library_log", detail=record.getMessage(), exc_info=record.exc_info
             )
         except Exception:  # noqa: BLE001  # a library's odd log call must not fail its caller
             self.handleError(record)

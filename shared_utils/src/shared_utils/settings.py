@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Generic, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
+from shared_utils import variables
 from shared_utils.errors import SettingsError
 
 SECTIONS: Final = frozenset(
-    {"redis", "logs", "queue", "letta", "agents", "fallback", "sessions", "uploads", "bridge", "memory"}
+    {"redis", "logs", "queue", "letta", "agents", "fallback", "guards", "sessions", "uploads", "bridge", "memory"}
 )
 """Every section config.json may have; a service reads its own and leaves the others to their services."""
 
@@ -29,16 +30,17 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
-def setting(default: Any, *env: str, doc: str, **constraints: Any) -> Any:
+def setting(default: Any, *env: str, doc: str, reload: bool = False, **constraints: Any) -> Any:
     """A leaf of the configuration.
 
     Args:
         default: its value where nothing sets it.
-        env: environment variables that set it, the first that is set wins; ``NAME_FILE`` names a file holding it.
+        env: short environment variables that set it, besides the one by its path (:mod:`shared_utils.variables`).
         doc: one line for the reference.
+        reload: whether a running service takes a new value over on SIGHUP.
         constraints: pydantic's (``gt=0`` …).
     """
-    return Field(default, description=doc, json_schema_extra={"env": list(env)}, **constraints)
+    return Field(default, description=doc, json_schema_extra={"env": list(env), "reload": reload}, **constraints)
 
 
 def _comma_list(value: object) -> object:
@@ -71,13 +73,24 @@ class LogSettings(Section):
     """What is logged, and how."""
 
     level: str = setting(
-        "info", "LOG_LEVEL", doc="debug, info, warning or error", pattern="^(debug|info|warning|error)$"
+        "info",
+        "LOG_LEVEL",
+        doc="debug, info, warning or error",
+        reload=True,
+        pattern="^(debug|info|warning|error)$",
     )
     format: str = setting(
         "auto",
         "LOG_FORMAT",
         doc="json, console, or auto: console on a terminal, json elsewhere",
         pattern="^(auto|json|console)$",
+    )
+    user_ids: bool = setting(False, "LOG_USER_IDS", doc="show user ids as they are, not as a short hash", reload=True)
+    message_text: bool = setting(
+        False, "LOG_MESSAGE_TEXT", doc="show what users and agents say; for debugging only", reload=True
+    )
+    salt: SecretStr | None = setting(
+        None, "LOG_SALT", doc="makes the hashes of user ids this installation's own; the same for all its services"
     )
 
 
@@ -115,13 +128,12 @@ def load(
     if config is not None:
         for path in (config, config.with_name(f"{config.stem}.local{config.suffix}")):
             _lay_over(values, _read(path, model), origins, str(path))
-    for dotted, names in _environment_names(model):
-        for name in names:
-            found = _from_environment(name, environ)
-            if found is not None:
-                value, origins[dotted] = found
-                _set(values, dotted, value)
-                break
+    variables.refuse_unknown(environ, model, SECTIONS)
+    for leaf in variables.leaves(model):
+        found = variables.given(leaf, environ)
+        if found is not None:
+            value, origins[leaf.path] = found
+            _set(values, leaf.path, value)
     for dotted, value in (flags or {}).items():
         if value is not None:
             _set(values, dotted, value)
@@ -156,17 +168,11 @@ def _read(path: Path, model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _check_sections(content: Mapping[str, Any], model: type[BaseModel], source: str, at: str = "") -> None:
-    for name, section in _sections(model):
+    for name, section in variables.sections(model):
         if name in content:
             if not isinstance(content[name], dict):
                 raise SettingsError(f"{source}: '{at}{name}' must be a JSON object holding its settings by name")
             _check_sections(content[name], section, source, f"{at}{name}.")
-
-
-def _sections(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield name, field.annotation
 
 
 def _lay_over(into: dict[str, Any], new: Mapping[str, Any], origins: dict[str, str], source: str, at: str = "") -> None:
@@ -177,31 +183,6 @@ def _lay_over(into: dict[str, Any], new: Mapping[str, Any], origins: dict[str, s
         else:
             into[key] = value
             origins[dotted] = source
-
-
-def _environment_names(model: type[BaseModel], at: str = "") -> Iterator[tuple[str, list[str]]]:
-    for name, section in _sections(model):
-        yield from _environment_names(section, f"{at}{name}.")
-    for name, field in model.model_fields.items():
-        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("env"):
-            yield f"{at}{name}", [str(env) for env in field.json_schema_extra["env"]]  # type: ignore[union-attr]  # ours
-
-
-def _from_environment(name: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
-    """The value and the variable it comes from; what is empty counts as not set."""
-    if environ.get(name):
-        return environ[name], name
-    source = f"{name}_FILE"
-    secret = environ.get(source)
-    if not secret:
-        return None
-    try:
-        text = Path(secret).read_text(encoding="utf-8").rstrip("\r\n")
-    except OSError as error:
-        raise SettingsError(f"{source} names {secret}, which cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError:
-        raise SettingsError(f"{source} names {secret}, which is not UTF-8 text") from None
-    return (text, source) if text else None
 
 
 def _set(values: dict[str, Any], dotted: str, value: Any) -> None:

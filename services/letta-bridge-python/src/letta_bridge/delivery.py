@@ -16,14 +16,27 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 
 from letta_bridge.errors import (
     AgentGone,
+    BreakerOpen,
     EmptyAnswer,
+    LettaError,
     LettaUnavailable,
     ReplyDeadlineExceeded,
     TurnFateUnknown,
     TurnInterrupted,
+    failure_word,
 )
-from letta_bridge.letta import FoundTurn, LettaPort, LettaServers, TurnAnswer, TurnMessage, TurnState, turn_otid
+from letta_bridge.letta import (
+    FoundTurn,
+    LettaPort,
+    LettaServer,
+    LettaServers,
+    TurnAnswer,
+    TurnMessage,
+    TurnState,
+    turn_otid,
+)
 from letta_bridge.missed_turns import Fate, MissedTurn, tell
+from letta_bridge.recorder import SILENT, Recorder
 from letta_bridge.session_manager import SessionManager
 from letta_bridge.settings import FallbackSettings, LettaSettings
 from shared_utils import logs
@@ -81,6 +94,7 @@ class Desk:
     sessions: SessionManager
     letta: LettaSettings
     fallback: FallbackSettings
+    recorder: Recorder = SILENT
 
 
 class Delivery:
@@ -108,7 +122,9 @@ class Delivery:
             ReplyDeadlineExceeded: the budget is used up.
             LeaseLost: another bridge has the turn.
         """
-        self._deadline = asyncio.get_running_loop().time() + self._desk.letta.reply_deadline
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        self._deadline = began + self._desk.letta.reply_deadline
         try:
             async with asyncio.timeout_at(self._deadline):
                 return await self._retried()
@@ -116,6 +132,8 @@ class Delivery:
             raise ReplyDeadlineExceeded(
                 f"Letta gave no answer within {self._desk.letta.reply_deadline:g} s (letta.reply_deadline)"
             ) from None
+        finally:
+            self._desk.recorder.delivered(clock() - began)
 
     async def _retried(self) -> Delivered:
         try:
@@ -127,6 +145,7 @@ class Delivery:
             retry=retry_if_exception_type(_RETRYABLE),
             stop=stop_after_attempt(self._desk.letta.retry_attempts + 1),
             wait=_wait(),
+            before_sleep=self._note_retry,
             reraise=True,
         ):
             with attempt:
@@ -136,22 +155,37 @@ class Delivery:
                 return await self._once()
         raise AssertionError("tenacity returns or raises")
 
+    def _note_retry(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, LettaError):
+            self._desk.recorder.retried(failure_word(error))
+
     async def _once(self) -> Delivered:
+        while True:
+            try:
+                return await self._through(self._desk.servers.pick(self._turn.user_id))
+            except BreakerOpen:
+                if self._desk.letta.fallback_to_memory:
+                    raise
+                # Nobody else can answer: wait for Letta as long as the reply budget lasts.
+                await asyncio.sleep(max(_POLL_MIN, self._desk.servers.ready_in()))
+
+    async def _through(self, server: LettaServer) -> Delivered:
         turn = self._turn
-        server = self._desk.servers.pick(turn.user_id)
         try:
             async with server.guard() as letta:
                 agent_id = await self._desk.sessions.agent_for(turn.user_id, turn.persona, turn.language, letta)
                 try:
                     return await self._with_agent(letta, agent_id)
-                except AgentGone:
+                except AgentGone as gone:
                     self.fate = Fate.ABSENT
+                    self._desk.recorder.retried(failure_word(gone))
                     agent_id = await self._desk.sessions.replace_agent(
                         turn.user_id, turn.persona, turn.language, letta, agent_id
                     )
                     return await self._with_agent(letta, agent_id)
         except LettaUnavailable as error:
-            if self.fate is Fate.UNKNOWN and not self._over and not error.busy:
+            if self.fate is Fate.UNKNOWN and not self._over and error.refused:
                 self.interrupted = True
             raise
 

@@ -13,6 +13,12 @@
     ├── BreakerOpen                  the Letta server is left alone for a while
     ├── ReplyDeadlineExceeded        the reply budget is used up
     ├── FallbackUnavailable          memory-python did not answer
+    ├── GuardHit                     a limit the operator set; nothing was sent to Letta
+    │   ├── TaskExpired              it waited too long
+    │   ├── LaneFull                 too many tasks of its user wait already
+    │   ├── RateExceeded             its user's turns come too fast
+    │   ├── UserTokensSpent          its user's token budget of the day is spent
+    │   └── TokensSpent              everybody's is
     ├── LeaseLost                    another bridge has this turn now
     └── Hopeless                     the task can never be worked off; `reason` says why, for machines
         └── UploadRefused            input_file is outside the upload root, too large, or not text
@@ -35,10 +41,19 @@ class LettaUnavailable(LettaError):
     code = "letta_unavailable"
     retryable = True
 
-    def __init__(self, message: str | None = None, *, busy: bool = False, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        busy: bool = False,
+        refused: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.busy = busy
         """True where the server is well but this agent is taken (409): no reason to open the breaker."""
+        self.refused = refused
+        """True where nobody listens: the server has gone, and its turns most likely with it."""
         self.retry_after = retry_after
         """Seconds the server asked for, None where it asked for nothing."""
 
@@ -89,6 +104,13 @@ class EmptyAnswer(LettaError):
     code = "empty_answer"
 
 
+def failure_word(error: LettaError) -> str:
+    """What failed in one of few words, for metrics: busy, unavailable, a ``cause``, or the error's code."""
+    if isinstance(error, LettaUnavailable):
+        return "busy" if error.busy else "unavailable"
+    return str(getattr(error, "cause", error.code))
+
+
 class BreakerOpen(ServiceError):
     """Letta failed several times in a row and is left alone for a while."""
 
@@ -108,6 +130,47 @@ class FallbackUnavailable(ServiceError):
 
     code = "fallback_unavailable"
     retryable = True
+
+
+class GuardHit(ServiceError):
+    """A limit the operator set."""
+
+    code = "guard"
+    retryable = True
+
+
+class TaskExpired(GuardHit):
+    """The task waited too long and is not answered any more."""
+
+    code = "expired"
+
+
+class LaneFull(GuardHit):
+    """Too many messages of this user wait already; send it again when they are answered."""
+
+    code = "lane_full"
+
+
+class RateExceeded(GuardHit):
+    """This user's messages come too fast; send it again later."""
+
+    code = "user_rate"
+
+
+class UserTokensSpent(GuardHit):
+    """This user's token budget of the day is spent; it starts anew at midnight UTC."""
+
+    code = "user_tokens_spent"
+
+
+class TokensSpent(GuardHit):
+    """The token budget of the day is spent; it starts anew at midnight UTC."""
+
+    code = "tokens_spent"
+
+
+GUARD_CODES = frozenset(hit.code for hit in (TaskExpired, LaneFull, RateExceeded, UserTokensSpent, TokensSpent))
+"""Of error replies to tasks that were not sent to Letta, and of fallbacks that spared it."""
 
 
 class LeaseLost(ServiceError):

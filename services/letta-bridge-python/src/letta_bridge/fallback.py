@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import to_json
 from redis.asyncio.cluster import RedisCluster
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
@@ -102,6 +103,10 @@ class MemoryPython:
             return answer
         raise FallbackUnavailable(f"memory-python gave no answer within {self._settings.timeout:g} s; is it running?")
 
+    def reload(self, settings: FallbackSettings) -> None:
+        """Take over the time an answer may take."""
+        self._settings = settings
+
     async def close(self) -> None:
         """Stop listening, and give back connections."""
         await self._listener.close()
@@ -119,7 +124,7 @@ class MemoryPython:
         # One transaction, so that a kill leaves both or neither. On a Cluster the two keys lie in different slots:
         # there a kill in between hands the task over twice, which this project's memory-python recognises.
         pipeline = self._client.pipeline(transaction=not isinstance(self._client, RedisCluster))
-        pipeline.lpush(self._settings.queue, json.dumps(content, ensure_ascii=False))
+        pipeline.lpush(self._settings.queue, to_json(content, inf_nan_mode="null"))
         pipeline.set(handed, 1, ex=self._ttl)
         await pipeline.execute()
 
@@ -179,6 +184,7 @@ class _Listener:
         self._waiting: dict[str, list[asyncio.Queue[bytes]]] = defaultdict(list)
         self._task: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
+        self._closing = False
 
     @contextlib.asynccontextmanager
     async def subscribed(self, channel: str) -> AsyncIterator[asyncio.Queue[bytes]]:
@@ -207,17 +213,17 @@ class _Listener:
                 self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)
 
     async def close(self) -> None:
+        self._closing = True
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            # Not cancelled: redis-py now and then swallows that. It looks up once a second.
+            await self._task
         if self._pubsub is not None:
             with contextlib.suppress(*CONNECTION_ERRORS):
                 await self._pubsub.aclose()
         await close(self._client)
 
     async def _listen(self) -> None:
-        while True:
+        while not self._closing:
             try:
                 message = await self._pubsub.get_message(timeout=_POLL_SECONDS)
             except _LISTEN_ERRORS:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import typer
 
 from letta_bridge import __version__
-from letta_bridge.cli import run, send, status
+from letta_bridge.cli import config, dead, doctor, drain, lanes, pause, replay, run, send, status, tail
 
 app = typer.Typer(
     name="letta-bridge",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     help="Answers chat tasks from Redis through each user's own Letta agent.\n\n"
     "Settings come from config.json, then config.local.json beside it, then the environment (docs/configuration.md).",
-    epilog="Exit codes: 0 done; 1 an error reply, or unhealthy; 2 wrong usage or configuration; 3 no reply in time; "
-    "4 Redis cannot be reached.",
+    epilog="Exit codes: 0 done; 1 an error reply, or unhealthy; 2 wrong usage or configuration; 3 not done in time; "
+    "4 Redis cannot be reached, or refuses. More in docs/cli.md.",
 )
 
 
@@ -34,6 +35,15 @@ def _main(
 app.command(name="run")(run.run)
 app.command(name="send")(send.send)
 app.command(name="status")(status.status)
+app.command(name="tail")(tail.tail)
+app.command(name="lanes")(lanes.lanes)
+app.add_typer(dead.app, name="dead")
+app.command(name="replay")(replay.replay)
+app.command(name="pause")(pause.pause)
+app.command(name="resume")(pause.resume)
+app.command(name="drain")(drain.drain)
+app.command(name="config")(config.config)
+app.command(name="doctor")(doctor.doctor)
 
 
 def main() -> None:

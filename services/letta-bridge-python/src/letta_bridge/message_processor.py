@@ -5,7 +5,7 @@ Knows ports only: no Redis, no SDK. Whatever a task holds, :meth:`MessageProcess
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from letta_bridge import settlements
@@ -13,6 +13,7 @@ from letta_bridge.delivery import Delivery, Desk, Lease, LettaTurn
 from letta_bridge.errors import (
     BreakerOpen,
     FallbackUnavailable,
+    GuardHit,
     Hopeless,
     LeaseLost,
     LettaError,
@@ -20,6 +21,7 @@ from letta_bridge.errors import (
     ReplyDeadlineExceeded,
 )
 from letta_bridge.fallback import Fallback
+from letta_bridge.guards import Admission, Guards
 from letta_bridge.missed_turns import Fate, MissedTurn, read
 from letta_bridge.request_queue.port import Settlement, Turn
 from letta_bridge.router import route
@@ -66,16 +68,32 @@ class MessageProcessor:
         desk: what a delivery to Letta needs.
         fallback: memory-python.
         missed: the queue's list of missed turns.
+        guards: what users may ask for; None sets no limit.
     """
 
-    def __init__(self, settings: BridgeSettings, desk: Desk, fallback: Fallback, missed: MissedTurns) -> None:
+    def __init__(
+        self,
+        settings: BridgeSettings,
+        desk: Desk,
+        fallback: Fallback,
+        missed: MissedTurns,
+        guards: Guards | None = None,
+    ) -> None:
         self._settings = settings
         self._limits = settings.queue.limits
         self._desk = desk
         self._sessions = desk.sessions
         self._fallback = fallback
         self._missed = missed
+        self._guards = guards
         self._uploads = settings.data_dir / settings.uploads.root
+
+    def reload(self, settings: BridgeSettings) -> None:
+        """Take over what may change while running; turns that have begun keep what they began with."""
+        self._settings = settings
+        self._desk = replace(self._desk, letta=settings.letta, fallback=settings.fallback)
+        if self._guards is not None:
+            self._guards.settings = settings.guards
 
     async def process(self, turn: Turn, lease: Lease) -> Settlement:
         """The one outcome of a turn.
@@ -104,12 +122,19 @@ class MessageProcessor:
         if turn.kept_reply is not None:
             if not settlements.may_be_tried_again(turn.kept_reply):
                 return settlements.repeated(turn, task, turn.kept_reply)
-            tried_before = True
+            tried_before = tried_before or settlements.may_have_been_sent(turn.kept_reply)
         if not task.task_id:
             task = task.model_copy(update={"task_id": f"{self._settings.queue.requests}-{turn.first_ms}-{turn.seq}"})
-        task = await self._with_content(task)
-        job = _Job(turn, task, self._sessions.persona(task.meta.persona), tried_before)
-        return await self._answered(job, lease)
+        logs.bind(task_id=task.task_id, user_id=task.user_id)
+        try:
+            # What may be in the agent's memory already is seen through, whatever the limits say by now.
+            admitted = Admission() if tried_before or not self._guards else await self._guards.admit(turn, task)
+            task = await self._with_content(task)
+            job = _Job(turn, task, self._sessions.persona(task.meta.persona), tried_before)
+            return await self._answered(job, lease, admitted)
+        except GuardHit as hit:
+            _log.info("guard_hit", receipt=turn.receipt, code=hit.code)
+            return settlements.refused(turn, task, hit, None)
 
     async def _with_content(self, task: Task) -> Task:
         if task.type == "audio" and not task.content:
@@ -121,7 +146,7 @@ class MessageProcessor:
             raise Hopeless("the task has neither content nor an input file with text in it", "empty_content")
         return task if content is task.content else task.model_copy(update={"content": content})
 
-    async def _answered(self, job: _Job, lease: Lease) -> Settlement:
+    async def _answered(self, job: _Job, lease: Lease, admitted: Admission) -> Settlement:
         task = job.task
         session = await self._sessions.session(task.user_id, job.persona)
         decision = route(task, self._settings.letta, permanent_memory=session is None or session.permanent_memory)
@@ -130,15 +155,24 @@ class MessageProcessor:
             return await self._by_memory(job, lease, decision.reason, missed_by_agent)
         if job.turn.attempts > 1 and await self._fallback.was_handed_over(job.number):
             return await self._by_memory(job, lease, "handed_over", self._delivery(job, [], lease))
+        if (limit := admitted.to_letta()) is not None:
+            _log.info("guard_hit", receipt=job.turn.receipt, code=limit.code, soft=True)
+            return await self._without_letta(job, lease, limit, self._delivery(job, [], lease))
         missed = read(await self._missed.missed(task.user_id)) if job.turn.missed else []
         delivery = self._delivery(job, missed, lease)
         try:
-            return settlements.by_letta(job.turn, task, await delivery.run())
+            delivered = await delivery.run()
         except _WITHOUT_LETTA as error:
             _log_failure(job, error)
-            if not self._settings.letta.fallback_to_memory:
-                return _refuse(job, error, delivery)
-            return await self._by_memory(job, lease, error.code, delivery, error)
+            return await self._without_letta(job, lease, error, delivery)
+        if self._guards is not None:
+            await self._guards.spent(task.user_id, delivered.answer.usage.total_tokens)
+        return settlements.by_letta(job.turn, task, delivered)
+
+    async def _without_letta(self, job: _Job, lease: Lease, error: ServiceError, delivery: Delivery) -> Settlement:
+        if not self._settings.letta.fallback_to_memory:
+            return _refuse(job, error, delivery)
+        return await self._by_memory(job, lease, error.code, delivery, error)
 
     def _delivery(self, job: _Job, missed: list[MissedTurn], lease: Lease) -> Delivery:
         task = job.task

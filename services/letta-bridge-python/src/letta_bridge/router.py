@@ -32,8 +32,11 @@ def route(task: Task, settings: LettaSettings, *, permanent_memory: bool) -> Dec
     if not permanent_memory:
         return Decision("memory-python", "user_switch")
     memory_type = task.meta.memory_type or "permanent"
-    # A memory type nobody configured is treated like none at all: remembering is what this service is for.
-    target = settings.memory_type_routing.get(memory_type) or settings.memory_type_routing.get("permanent", "letta")
+    # A memory type nobody configured is treated like none at all: remembering is what this service is for. It also
+    # keeps what a producer wrote out of the reasons, which become labels of metrics.
+    if memory_type not in settings.memory_type_routing:
+        memory_type = "permanent"
+    target = settings.memory_type_routing.get(memory_type, "letta")
     if target == "memory-python":
         return Decision(target, memory_type)
     if not settings.enabled:

@@ -26,17 +26,19 @@ class QueueSettings(Section):
     responses: str = setting("letta_responses", "LETTA_RESPONSES", doc="channel the replies are published on")
     task_response: str = setting("task_response:", doc="+ task id: channel of one task's reply")
     max_concurrent_requests: int = setting(
-        64, "MAX_CONCURRENT_REQUESTS", doc="turns this bridge holds at once", ge=1, le=100_000
+        64, "MAX_CONCURRENT_REQUESTS", doc="turns this bridge holds at once", reload=True, ge=1, le=100_000
     )
     lease: float = setting(30.0, "LEASE_SECONDS", doc="seconds after which a dead bridge's turns are taken over", ge=1)
     reply_ttl: float = setting(3600.0, "REPLY_TTL", doc="seconds a reply is kept by task id", ge=1)
     replies_kept: int = setting(10_000, doc="replies in the stream for late subscribers", ge=1)
     missed_kept: int = setting(200, doc="turns kept per user for an agent that does not know them yet", ge=1)
-    max_deliveries: int = setting(5, doc="hand-outs after which a task is a dead letter", ge=1)
+    max_deliveries: int = setting(5, doc="hand-outs after which a task is a dead letter", reload=True, ge=1)
     max_payload_bytes: int = setting(262_144, doc="size of a task at most", ge=1024)
     max_depth: int = setting(16, doc="nesting of a task at most", ge=2)
     max_id_length: int = setting(256, doc="characters of a task id or user id at most", ge=16, le=1024)
-    shutdown_grace: float = setting(20.0, "SHUTDOWN_GRACE", doc="seconds running turns have to end on SIGTERM", ge=0)
+    shutdown_grace: float = setting(
+        20.0, "SHUTDOWN_GRACE", doc="seconds running turns have to end on SIGTERM", reload=True, ge=0
+    )
 
     @property
     def limits(self) -> Limits:
@@ -54,10 +56,12 @@ class BreakerSettings(Section):
 class LettaSettings(Section):
     """Letta, and what to do without it."""
 
-    enabled: bool = setting(True, "LETTA_ENABLED", doc="false: memory-python answers everything")
-    fallback_to_memory: bool = setting(True, "LETTA_FALLBACK", doc="memory-python answers where Letta cannot")
+    enabled: bool = setting(True, "LETTA_ENABLED", doc="false: memory-python answers everything", reload=True)
+    fallback_to_memory: bool = setting(
+        True, "LETTA_FALLBACK", doc="memory-python answers where Letta cannot", reload=True
+    )
     memory_type_routing: dict[str, Route] = setting(
-        {"permanent": "letta", "temporary": "memory-python"}, doc="who answers which meta.memory_type"
+        {"permanent": "letta", "temporary": "memory-python"}, doc="who answers which meta.memory_type", reload=True
     )
     api_urls: TextList = setting(
         ("http://localhost:8283",),
@@ -66,15 +70,30 @@ class LettaSettings(Section):
         min_length=1,
     )
     api_key: SecretStr | None = setting(None, "LETTA_API_KEY", doc="Letta's server password")
-    timeout: float = setting(60.0, "LETTA_TIMEOUT", doc="seconds one call to Letta may take", gt=0)
-    retry_attempts: int = setting(3, "LETTA_RETRY_ATTEMPTS", doc="further tries after a failed one", ge=0)
+    timeout: float = setting(60.0, "LETTA_TIMEOUT", doc="seconds one call to Letta may take", reload=True, gt=0)
+    retry_attempts: int = setting(3, "LETTA_RETRY_ATTEMPTS", doc="further tries after a failed one", reload=True, ge=0)
     reply_deadline: float = setting(
-        90.0, "REPLY_DEADLINE", doc="seconds a turn has for a reply, retries included; then memory-python", gt=0
+        90.0,
+        "REPLY_DEADLINE",
+        doc="seconds a turn has for a reply, retries included; then memory-python",
+        reload=True,
+        gt=0,
     )
     turn_patience: float = setting(
-        30.0, doc="seconds a user's next turn waits for one still running in Letta; then that one is cancelled", gt=0
+        30.0,
+        doc="seconds a user's next turn waits for one still running in Letta; then that one is cancelled",
+        reload=True,
+        gt=0,
     )
     breaker: BreakerSettings = BreakerSettings()
+
+    @field_validator("api_urls")
+    @classmethod
+    def _without_credentials(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        # The addresses stand in logs and on the health page.
+        if any("@" in url for url in urls):
+            raise ValueError("an address must not hold a user or password; Letta's password is letta.api_key")
+        return urls
 
 
 class PersonaSettings(Section):
@@ -130,10 +149,36 @@ class FallbackSettings(Section):
 
     queue: str = setting("user_input_queue", doc="list memory-python reads")
     timeout: float = setting(
-        20.0, "FALLBACK_TIMEOUT", doc="seconds memory-python has for an answer; more than its own time limit", gt=0
+        20.0,
+        "FALLBACK_TIMEOUT",
+        doc="seconds memory-python has for an answer; more than its own time limit",
+        reload=True,
+        gt=0,
     )
-    told_turns: int = setting(20, doc="missed turns told to the agent word for word", ge=1)
-    told_characters: int = setting(8000, doc="characters of missed turns told at most", ge=500)
+    told_turns: int = setting(20, doc="missed turns told to the agent word for word", reload=True, ge=1)
+    told_characters: int = setting(8000, doc="characters of missed turns told at most", reload=True, ge=500)
+
+
+class BudgetSettings(Section):
+    """Tokens of Letta's model a day, as Letta counts them; days are UTC. 0 is no limit."""
+
+    soft: int = setting(0, doc="tokens after which memory-python answers until midnight", reload=True, ge=0)
+    hard: int = setting(0, doc="tokens after which an error reply answers until midnight", reload=True, ge=0)
+
+
+class GuardSettings(Section):
+    """What one user, and all of them, may ask for, over all bridges of the queue. 0 switches a guard off."""
+
+    turns_per_minute: float = setting(
+        0.0, "GUARD_TURNS_PER_MINUTE", doc="turns a user may take in the long run", reload=True, ge=0
+    )
+    burst: int = setting(10, "GUARD_BURST", doc="turns a quiet user may take at once", reload=True, ge=1)
+    user_tokens: BudgetSettings = BudgetSettings()
+    all_tokens: BudgetSettings = BudgetSettings()
+    max_age: float = setting(
+        0.0, "GUARD_MAX_AGE", doc="seconds after which a task that waited is not answered any more", reload=True, ge=0
+    )
+    max_lane: int = setting(0, "GUARD_MAX_LANE", doc="tasks of one user that may wait", reload=True, ge=0)
 
 
 class SessionSettings(Section):
@@ -147,7 +192,7 @@ class UploadSettings(Section):
     """What input_file may name."""
 
     root: str = setting("uploads", "UPLOAD_ROOT", doc="directory; relative to the data directory")
-    max_bytes: int = setting(262_144, doc="size of a file at most", ge=1)
+    max_bytes: int = setting(262_144, doc="size of a file at most", reload=True, ge=1)
 
 
 class HttpSettings(Section):
@@ -156,6 +201,9 @@ class HttpSettings(Section):
     host: str = setting("127.0.0.1", "BRIDGE_HTTP_HOST", doc="address to bind")
     port: int = setting(8290, "BRIDGE_HTTP_PORT", doc="port to bind; 0 takes a free one", ge=0, lt=65536)
     data_dir: str = setting("data", "DATA_DIR", doc="run-time data")
+    traces: bool = setting(
+        False, "BRIDGE_TRACES", doc="send OpenTelemetry spans, as the OTEL_ variables say; needs letta-bridge[otel]"
+    )
 
 
 class BridgeSettings(BaseModel):
@@ -169,6 +217,7 @@ class BridgeSettings(BaseModel):
     letta: LettaSettings = LettaSettings()
     agents: AgentSettings = AgentSettings()
     fallback: FallbackSettings = FallbackSettings()
+    guards: GuardSettings = GuardSettings()
     sessions: SessionSettings = SessionSettings()
     uploads: UploadSettings = UploadSettings()
     bridge: HttpSettings = HttpSettings()

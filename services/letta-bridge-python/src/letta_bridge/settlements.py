@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from letta_bridge.delivery import Delivered
+from letta_bridge.errors import GUARD_CODES
 from letta_bridge.fallback import FallbackAnswer
 from letta_bridge.request_queue.port import Outcome, Settlement, Turn
 from shared_utils.errors import ServiceError
@@ -91,6 +92,11 @@ def may_be_tried_again(kept: bytes) -> bool:
     return bool(content.get("error") and content.get("retryable"))
 
 
+def may_have_been_sent(kept: bytes) -> bool:
+    """Whether a kept error reply leaves open that Letta has the turn. A guard's does not."""
+    return _content(kept).get("code") not in GUARD_CODES
+
+
 def refused(turn: Turn, task: Task, error: ServiceError, missed: bytes | None) -> Settlement:
     """Nobody could answer; an error reply says why."""
     return Settlement(
@@ -101,6 +107,7 @@ def refused(turn: Turn, task: Task, error: ServiceError, missed: bytes | None) -
         reply=_error_reply(turn, error, error.code, task.task_id, task.user_id),
         task_response=_error_response(error),
         missed=missed,
+        code=error.code,
     )
 
 
@@ -122,6 +129,7 @@ def buried(turn: Turn, error: ServiceError, code: str, task_id: str | None, user
         reply=_error_reply(turn, error, code, task_id, user_id) if task_id else None,
         task_response=_error_response(error) if task_id else None,
         dead=json.dumps(letter, ensure_ascii=False).encode(),
+        code=code,
     )
 
 

@@ -26,11 +26,7 @@ def _read(root: Path, name: str, max_bytes: int) -> str:
         path = (real_root / name).resolve(strict=True)
         if not path.is_relative_to(real_root):
             raise UploadRefused("input_file names a file outside the upload directory; only files inside it are read")
-        # Not to be held up by a pipe nobody writes to, nor led astray by a link put there a moment ago.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UploadRefused("input_file does not name a regular file")
-            content = file.read(max_bytes + 1)
+        content = _content(path, max_bytes + 1)
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links that form a circle
         raise UploadRefused("input_file names a file that does not exist or cannot be read") from error
     if len(content) > max_bytes:
@@ -39,3 +35,15 @@ def _read(root: Path, name: str, max_bytes: int) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UploadRefused("input_file names a file that is not UTF-8 text") from error
+
+
+def _content(path: Path, size: int) -> bytes:
+    # Not to be held up by a pipe nobody writes to, nor led astray by a link put there a moment ago.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise UploadRefused("input_file does not name a regular file")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(size)
+    finally:
+        os.close(descriptor)

@@ -381,3 +381,85 @@ async def test_replies_expire_and_lie_under_the_documented_key(redis_url):
     assert await rig.client.get(key) == b'{"response_text":"hi"}'
     assert 90 < await rig.client.ttl(key) <= 100
     await rig.close()
+
+
+async def test_tasks_beyond_a_full_lane_wait_in_lanes_of_their_own_and_are_counted(rig):
+    queue = rig.bridge("a")
+    queue.max_lane = 2
+    await rig.push(*[task("ada", f"t{number}") for number in range(5)], task("bo", "b0"))
+    turns = (await queue.exchange([], 10)).turns
+    by_lane = {turn.lane: json.loads(turn.payload)["task_id"] for turn in turns}
+    assert (by_lane.pop("ada"), by_lane.pop("bo")) == ("t0", "b0")
+    assert sorted(by_lane.values()) == ["t2", "t3", "t4"]
+    assert all(lane.startswith("~full:") for lane in by_lane)
+    status = await queue.status()
+    assert status.counters["taken"] == status.waiting + status.in_flight == 6
+    ended = [
+        Settlement(turn.receipt, Outcome.ERROR, user_id="ada", task_id=json.loads(turn.payload)["task_id"])
+        for turn in turns
+    ]
+    (following,) = (await queue.exchange(ended, 10)).turns
+    assert (following.lane, json.loads(following.payload)["task_id"]) == ("ada", "t1")
+
+
+async def test_a_lane_that_has_emptied_takes_tasks_again(rig):
+    queue = rig.bridge("a")
+    queue.max_lane = 1
+    await rig.push(task("ada", "t1"))
+    (turn,) = (await queue.exchange([], 10)).turns
+    await rig.push(task("ada", "t2"), task("ada", "t3"))
+    (refused,) = (await queue.exchange([], 10)).turns
+    assert json.loads(refused.payload)["task_id"] == "t3"
+    (following,) = (await settle(queue, answered(turn, task_id="t1"), want=10)).turns
+    assert following.lane == "ada"
+
+
+async def test_a_turn_tells_how_long_its_task_has_waited(rig):
+    queue = rig.bridge("a")
+    await rig.push(task("ada", "t1"))
+    (turn,) = (await queue.exchange([], 1)).turns
+    assert 0 <= turn.waited < 60
+
+
+async def test_missed_turns_are_counted_over_all_users(rig):
+    queue = rig.bridge("a")
+
+    async def pending():
+        return (await queue.status()).counters.get("missed_pending", 0)
+
+    for number in range(3):
+        for user in ("ada", "bob"):
+            await rig.push(task(user, f"{user}{number}"))
+    for _ in range(3):
+        turns = (await queue.exchange([], 10)).turns
+        await queue.exchange([Settlement(turn.receipt, Outcome.MEMORY, turn.lane, missed=b"{}") for turn in turns], 0)
+    assert await pending() == 6
+    await rig.push(task("ada", "a9"))
+    (turn,) = (await queue.exchange([], 1)).turns
+    told = Settlement(turn.receipt, Outcome.LETTA, "ada", told_missed=True)
+    await queue.exchange([told], 0)
+    await queue.exchange([told], 0)
+    assert await pending() == 3
+
+
+async def test_missed_turns_that_are_dropped_are_not_counted(rig):
+    queue = rig.bridge("a")
+    kept = rig.settings.missed_kept
+    for number in range(kept + 2):
+        await rig.push(task("ada", f"t{number}"))
+        (turn,) = (await queue.exchange([], 1)).turns
+        await queue.exchange([Settlement(turn.receipt, Outcome.MEMORY, "ada", missed=b"{}")], 0)
+    assert (await queue.status()).counters["missed_pending"] == kept
+
+
+async def test_the_oldest_task_is_told_whether_it_waits_or_is_in_flight(rig):
+    queue = rig.bridge("a")
+    assert (await queue.status()).oldest_age == 0
+    await rig.push(task("ada", "t1"))
+    await queue.exchange([], 0)
+    waiting = (await queue.status()).oldest_age
+    (turn,) = (await queue.exchange([], 1)).turns
+    in_flight = (await queue.status()).oldest_age
+    assert 0 <= waiting <= in_flight < 60
+    await queue.exchange([answered(turn, task_id="t1")], 0)
+    assert (await queue.status()).oldest_age == 0

@@ -12,6 +12,7 @@ from redis import Redis
 from letta_bridge.fallback import MemoryPython
 from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
 from letta_bridge.settings import FallbackSettings, QueueSettings
+from local_stack.ports import free_port
 from local_stack.valkey import Sentinel, Valkey
 from shared_utils.messages import Task
 from shared_utils.redis_connection import CONNECTION_ERRORS, connect
@@ -48,7 +49,9 @@ async def queue_at():
 
 @pytest.fixture
 async def cluster(start, tmp_path):
-    server = start(Valkey(tmp_path / "node", options={"cluster-enabled": "yes", "appendonly": "no"}))
+    # The cluster's own port is the server's plus 10 000 where nobody says otherwise, which may be too high.
+    options = {"cluster-enabled": "yes", "cluster-port": str(free_port()), "appendonly": "no"}
+    server = start(Valkey(tmp_path / "node", options=options))
     with Redis(host="127.0.0.1", port=server.port) as node:
         node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         async with asyncio.timeout(20):

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 from memory_service import scripts
 from memory_service.instance import surely_dead
 from memory_service.keys import QueueKeys
-from memory_service.scripts import Call
+from shared_utils.lua_scripts import Argument, Call, Script, run
 from shared_utils.redis_connection import RedisClient
 
 BLOCK_SECONDS: Final = 1.0
@@ -144,5 +144,5 @@ class InputQueue:
         )
         return given
 
-    async def _run(self, script: scripts.Script, keys: Sequence[str], arguments: Sequence[scripts.Argument]) -> Any:
-        return await scripts.run(self._client, Call(script, keys, arguments))
+    async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        return await run(self._client, Call(script, keys, arguments))

@@ -18,6 +18,7 @@ from memory_service.survey import take_survey, work_done
 from shared_utils import logs
 from shared_utils.errors import SettingsError
 from shared_utils.redis_connection import CONNECTION_ERRORS, connect
+from shared_utils.secret_values import secrets_of
 from shared_utils.settings import load
 
 _FAILED: Final = 1
@@ -51,11 +52,12 @@ def _run(
     ] = None,
 ) -> None:
     """Take tasks until SIGTERM or SIGINT, then finish what is being answered and give back the rest."""
-    settings = _settings(config, {"memory.http.port": port})
-    logs.configure(settings.logs, "memory-python")
+    flags = {"memory.http.port": port}
+    settings = _settings(config, flags)
+    logs.configure(settings.logs, "memory-python", secrets=secrets_of(settings))
     http = settings.memory.http
     try:
-        asyncio.run(service.run(settings))
+        asyncio.run(service.run(settings, lambda: _read(config, flags)))
     except SettingsError as error:
         _leave(str(error), _MISCONFIGURED)
     except OSError as error:
@@ -96,13 +98,17 @@ async def _numbers(settings: ServiceSettings) -> dict[str, Any]:
 
 
 def _settings(config: Path | None, flags: dict[str, Any]) -> ServiceSettings:
-    named = config or (Path(os.environ["LETTA_BRIDGE_CONFIG"]) if os.environ.get("LETTA_BRIDGE_CONFIG") else None)
-    if named is not None and not named.exists():
-        _leave(f"the configuration file {named} does not exist", _MISCONFIGURED)
     try:
-        return load(ServiceSettings, config=named or Path("config.json"), environ=os.environ, flags=flags).settings
+        return _read(config, flags)
     except SettingsError as error:
         _leave(str(error), _MISCONFIGURED)
+
+
+def _read(config: Path | None, flags: dict[str, Any]) -> ServiceSettings:
+    named = config or (Path(os.environ["LETTA_BRIDGE_CONFIG"]) if os.environ.get("LETTA_BRIDGE_CONFIG") else None)
+    if named is not None and not named.exists():
+        raise SettingsError(f"the configuration file {named} does not exist")
+    return load(ServiceSettings, config=named or Path("config.json"), environ=os.environ, flags=flags).settings
 
 
 def _leave(sentence: str, code: int) -> NoReturn:

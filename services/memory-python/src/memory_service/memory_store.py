@@ -10,8 +10,9 @@ from redis.exceptions import ResponseError
 
 from memory_service import keys, records
 from memory_service.records import Memory
-from memory_service.scripts import REMEMBER, REPLACE_TAIL, Argument, Call, run, run_all
+from memory_service.scripts import REMEMBER, REPLACE_TAIL
 from memory_service.settings import MemorySettings
+from shared_utils.lua_scripts import Argument, Call, run, run_all
 from shared_utils.messages import MemoryRecord
 from shared_utils.redis_connection import RedisClient
 

@@ -1,32 +1,14 @@
-"""The Lua scripts of this service, run by their digest and loaded again where Redis forgot them."""
+"""The Lua scripts of this service."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import resources
-from typing import Any, Final
+from typing import Final
 
-from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import NoScriptError, RedisClusterException, ResponseError
-
-from shared_utils.redis_connection import RedisClient
-
-Argument = str | bytes | int
-
-
-@dataclass(frozen=True)
-class Script:
-    """One file of ``lua/``."""
-
-    text: str
-    digest: str
+from shared_utils.lua_scripts import Script
 
 
 def _script(name: str) -> Script:
-    text = resources.files(__package__).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
-    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+    return Script.read(__package__ or "", name)
 
 
 CLAIM: Final = _script("claim")
@@ -36,55 +18,3 @@ RELEASE: Final = _script("release")
 REMEMBER: Final = _script("remember")
 REPLACE_TAIL: Final = _script("replace_tail")
 ANSWER: Final = _script("answer")
-
-
-@dataclass(frozen=True)
-class Call:
-    """A script with its keys and arguments. Repeating it must be harmless: a lost answer is asked for again."""
-
-    script: Script
-    keys: Sequence[str]
-    arguments: Sequence[Argument]
-
-
-async def run(client: RedisClient, call: Call) -> Any:
-    """The script's result.
-
-    Raises:
-        RedisError: Redis is away or the script failed.
-    """
-    parts: tuple[Any, ...] = (len(call.keys), *call.keys, *call.arguments)
-    try:
-        return await client.evalsha(call.script.digest, *parts)
-    except NoScriptError:
-        return await client.eval(call.script.text, *parts)
-
-
-async def run_all(client: RedisClient, calls: Sequence[Call]) -> list[Any]:
-    """Each script's result or, where one failed, its error. One round trip where Redis is not a Cluster.
-
-    Raises:
-        RedisError: Redis is away.
-    """
-    if isinstance(client, RedisCluster):
-        return [await _result(client, call) for call in calls]
-    pipeline = client.pipeline(transaction=False)
-    for call in calls:
-        pipeline.evalsha(call.script.digest, len(call.keys), *call.keys, *call.arguments)
-    results: list[Any] = await pipeline.execute(raise_on_error=False)
-    return [
-        await _result(client, call) if isinstance(result, NoScriptError) else result
-        for call, result in zip(calls, results, strict=True)
-    ]
-
-
-async def _result(client: RedisClient, call: Call) -> Any:
-    try:
-        return await run(client, call)
-    except ResponseError as error:
-        return error
-    except RedisClusterException as error:
-        # The client finds this out before it asks, and has the same exception for a Cluster that is away.
-        if "same key slot" in str(error):
-            return ResponseError(f"CROSSSLOT {error}")
-        raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import httpx
@@ -27,6 +27,7 @@ from memory_service.summary import Summaries
 from memory_service.upkeep import Upkeep
 from shared_utils import health, logs
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, connect
+from shared_utils.reload import reread
 
 _LOG: Final = logs.get(__name__)
 _NAME: Final = "memory-python"
@@ -128,13 +129,29 @@ async def open_service(settings: ServiceSettings) -> AsyncIterator[Service]:
         await client.aclose()
 
 
-async def run(settings: ServiceSettings) -> None:
-    """Run one instance until SIGTERM or SIGINT. Raises what :meth:`Service.run` raises."""
+async def run(settings: ServiceSettings, read_again: Callable[[], ServiceSettings] | None = None) -> None:
+    """Run one instance until SIGTERM or SIGINT; SIGHUP reads the settings again. Raises as :meth:`Service.run`."""
     async with open_service(settings) as service:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, service.stop)
+        if read_again is not None:
+            loop.add_signal_handler(signal.SIGHUP, _Reloading(settings, read_again))
         await service.run()
+
+
+class _Reloading:
+    """What SIGHUP does: of this service only the log can change while it runs."""
+
+    def __init__(self, settings: ServiceSettings, read_again: Callable[[], ServiceSettings]) -> None:
+        self._settings = settings
+        self._read_again = read_again
+
+    def __call__(self) -> None:
+        settings = reread(self._settings, self._read_again, _LOG)
+        if settings is not None:
+            self._settings = settings
+            logs.adjust(settings.logs)
 
 
 def _model(web: httpx.AsyncClient, settings: MemorySettings, name: str | None) -> ChatModel | None:

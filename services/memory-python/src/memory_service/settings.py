@@ -50,7 +50,10 @@ class AnswerSettings(Section):
 
     model: str | None = setting(None, "MEMORY_MODEL", doc="model that answers; without one a plain sentence answers")
     base_url: str = setting(
-        "https://api.openai.com/v1", "OPENAI_BASE_URL", doc="OpenAI-compatible endpoint", pattern="^https?://"
+        "https://api.openai.com/v1",
+        "OPENAI_BASE_URL",
+        doc="OpenAI-compatible endpoint",
+        pattern="^https?://[^/@]+(/|$)",
     )
     api_key: SecretStr | None = setting(None, "OPENAI_API_KEY", doc="its key, where it wants one")
     time_limit: float = setting(15.0, doc="seconds from taking a task to the plain sentence", gt=0)

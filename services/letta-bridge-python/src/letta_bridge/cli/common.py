@@ -1,16 +1,20 @@
-"""What the commands share: the settings option, exit codes, and how an error is told."""
+"""What the commands share: their options, exit codes, how Redis is asked, and how an error is told."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
 
+from letta_bridge.redis_trouble import explained
 from letta_bridge.settings import BridgeSettings, read_settings
 from shared_utils.errors import SettingsError
 from shared_utils.logs import redact_text
+from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, connect
 
 ConfigOption = Annotated[
     Path | None,
@@ -23,19 +27,24 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
+_TIMEOUT: Final = 10.0
+"""Seconds a command to Redis may take: more than any of these commands blocks."""
+
+_Result = TypeVar("_Result")
+
 
 class Exit(IntEnum):
     """Exit codes of every command."""
 
     DONE = 0
     FAILED = 1
-    """An error reply, or an unhealthy service."""
+    """An error reply, an unhealthy service, or something that was asked for and is not there."""
     USAGE = 2
     """Wrong arguments or configuration."""
     TIMEOUT = 3
-    """No reply in time."""
+    """Not done in time."""
     NO_REDIS = 4
-    """Redis cannot be reached."""
+    """Redis cannot be reached, or refuses."""
 
 
 def settings_or_exit(config: Path | None, flags: dict[str, Any] | None = None) -> BridgeSettings:
@@ -46,7 +55,32 @@ def settings_or_exit(config: Path | None, flags: dict[str, Any] | None = None) -
         fail(str(error), Exit.USAGE)
 
 
+def ask_redis(settings: BridgeSettings, work: Callable[[RedisClient], Awaitable[_Result]]) -> _Result:
+    """What ``work`` returns, given a client. Trouble with Redis ends the command with one sentence."""
+    try:
+        return asyncio.run(_with_client(settings, work))
+    except SettingsError as error:
+        fail(str(error), Exit.USAGE)
+    except BrokenPipeError:
+        raise  # whoever read our output has gone; that is not Redis's fault
+    except CONNECTION_ERRORS as error:
+        fail(explained(error), Exit.NO_REDIS)
+
+
+async def _with_client(settings: BridgeSettings, work: Callable[[RedisClient], Awaitable[_Result]]) -> _Result:
+    client = connect(settings.redis, name="letta-bridge-cli", timeout=_TIMEOUT)
+    try:
+        return await work(client)
+    finally:
+        await client.aclose()
+
+
 def fail(sentence: str, code: Exit) -> NoReturn:
     """End the command: one sentence on standard error, without secrets."""
-    typer.echo(f"letta-bridge: {redact_text(sentence)}", err=True)
+    tell(sentence)
     raise typer.Exit(int(code))
+
+
+def tell(sentence: str) -> None:
+    """One sentence on standard error, without secrets."""
+    typer.echo(f"letta-bridge: {redact_text(sentence)}", err=True)

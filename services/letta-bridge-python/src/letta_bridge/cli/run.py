@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 import uvloop
 
 from letta_bridge.cli.common import ConfigOption, Exit, fail, settings_or_exit
-from letta_bridge.settings import BridgeSettings
+from letta_bridge.settings import BridgeSettings, read_settings
 from shared_utils import logs
 from shared_utils.errors import SettingsError
+from shared_utils.secret_values import secrets_of
 
 
 def run(
@@ -22,13 +24,15 @@ def run(
     """Run the bridge until SIGTERM or Ctrl-C.
 
     It starts whether or not Redis, Letta and memory-python are up, says what is missing, and picks them up when they
-    come. On SIGTERM it takes nothing more, ends what it has begun within queue.shutdown_grace, and gives back the rest.
+    come. On SIGHUP it reads its settings again. On SIGTERM it takes nothing more, ends what it has begun within
+    queue.shutdown_grace, and gives back the rest.
     """
-    settings = settings_or_exit(config, {"bridge.host": host, "bridge.port": port})
-    logs.configure(settings.logs, "letta-bridge")
+    flags = {"bridge.host": host, "bridge.port": port}
+    settings = settings_or_exit(config, flags)
+    logs.configure(settings.logs, "letta-bridge", secrets=secrets_of(settings))
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings))
+            runner.run(_serve(settings, lambda: read_settings(config, flags=flags).settings))
     except SettingsError as error:
         fail(str(error), Exit.USAGE)
     except OSError as error:
@@ -36,8 +40,8 @@ def run(
         fail(f"cannot listen on {address} ({error.strerror}); choose another BRIDGE_HTTP_PORT", Exit.FAILED)
 
 
-async def _serve(settings: BridgeSettings) -> None:
+async def _serve(settings: BridgeSettings, read_again: Callable[[], BridgeSettings]) -> None:
     # Imported here: it brings Letta's SDK along, which --help need not wait for.
     from letta_bridge.bridge import Bridge  # noqa: PLC0415
 
-    await Bridge(settings).run()
+    await Bridge(settings, read_again).run()

@@ -9,12 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
+from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
-from shared_utils.errors import SettingsError
 from shared_utils.messages import now
-from shared_utils.redis_connection import CONNECTION_ERRORS, connect
+from shared_utils.redis_connection import RedisClient
 
 
 def send(
@@ -37,12 +36,7 @@ def send(
         "timestamp": now(),
         "meta": {"memory_type": memory},
     }
-    try:
-        reply = asyncio.run(_exchange(settings, task, wait))
-    except SettingsError as error:
-        fail(str(error), Exit.USAGE)
-    except CONNECTION_ERRORS as error:
-        fail(f"Redis cannot be reached ({error}); check REDIS_URL", Exit.NO_REDIS)
+    reply = ask_redis(settings, lambda client: _exchange(client, settings, task, wait))
     if reply is None:
         fail(f"no reply to task {task['task_id']} within {wait:g} s; is a bridge running?", Exit.TIMEOUT)
     if as_json:
@@ -54,23 +48,21 @@ def send(
     raise typer.Exit(int(Exit.FAILED if reply.get("error") else Exit.DONE))
 
 
-async def _exchange(settings: BridgeSettings, task: dict[str, Any], wait: float) -> dict[str, Any] | None:
+async def _exchange(
+    client: RedisClient, settings: BridgeSettings, task: dict[str, Any], wait: float
+) -> dict[str, Any] | None:
     """Push the task, then wait on its channel; the kept reply makes up for a publication that was missed."""
-    client = connect(settings.redis, name="letta-bridge-send")
     kept = Keys(settings.queue.requests).reply(task["user_id"], task["task_id"])
-    try:
-        async with client.pubsub(ignore_subscribe_messages=True) as pubsub:
-            await pubsub.subscribe(settings.queue.task_response + task["task_id"])
-            await client.lpush(settings.queue.requests, json.dumps(task, ensure_ascii=False))
-            until = asyncio.get_running_loop().time() + wait
-            while True:
-                reply = await client.get(kept)
-                if reply:
-                    content: dict[str, Any] = json.loads(reply)
-                    return content
-                left = until - asyncio.get_running_loop().time()
-                if left <= 0:
-                    return None
-                await pubsub.get_message(timeout=min(left, 1.0))
-    finally:
-        await client.aclose()
+    async with client.pubsub(ignore_subscribe_messages=True) as pubsub:
+        await pubsub.subscribe(settings.queue.task_response + task["task_id"])
+        await client.lpush(settings.queue.requests, json.dumps(task, ensure_ascii=False))
+        until = asyncio.get_running_loop().time() + wait
+        while True:
+            reply = await client.get(kept)
+            if reply:
+                content: dict[str, Any] = json.loads(reply)
+                return content
+            left = until - asyncio.get_running_loop().time()
+            if left <= 0:
+                return None
+            await pubsub.get_message(timeout=min(left, 1.0))

@@ -53,7 +53,9 @@ def transport_failure(error: BaseException, *, reads: bool) -> LettaError:
     """
     chain = list(_chain(error))
     if any(isinstance(e, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) for e in chain):
-        return LettaUnavailable("Letta cannot be reached: the connection was refused or could not be opened.")
+        refused = any(isinstance(e, aiohttp.ClientConnectorError) for e in chain)
+        unreachable = "Letta cannot be reached: the connection was refused or could not be opened."
+        return LettaUnavailable(unreachable, refused=refused)
     if any(isinstance(e, aiohttp.InvalidURL) for e in chain):
         return LettaRejected("Letta's address is not a URL: correct the configured Letta address.")
     timed_out = any(isinstance(e, TimeoutError) for e in chain)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -195,6 +197,34 @@ class LettaClient:
             response = await self._sdk.with_raw_response.health()
         return str(_object(response.http_response).get("version", ""))
 
+    async def model_handles(self) -> list[str]:
+        """The handles an agent's model may have. Unlike health this needs the key and Letta's database."""
+        async with _failures(reads=True):
+            response = await self._sdk.models.with_raw_response.list()
+        return _handles(response.http_response)
+
+    async def embedding_handles(self) -> list[str]:
+        """The handles an agent's embedding model may have."""
+        async with _failures(reads=True):
+            response = await self._sdk.models.embeddings.with_raw_response.list()
+        return _handles(response.http_response)
+
+    async def has_locks(self) -> bool:
+        """Whether Letta has a Redis for its locks.
+
+        Told by asking for the stream of a run that does not exist: without Redis Letta refuses that before it looks.
+        """
+        run = {"run_id": f"run-{uuid.uuid4()}"}
+        async with _failures(reads=True):
+            try:
+                await self._sdk.post("/v1/conversations/default/stream", body=run, cast_to=httpx.Response)
+            except APIStatusError as error:
+                if error.status_code == HTTPStatus.SERVICE_UNAVAILABLE and b"requires Redis" in error.response.content:
+                    return False
+                if error.status_code != HTTPStatus.NOT_FOUND:
+                    raise
+        return True
+
     async def close(self) -> None:
         """Give back connections."""
         await self._sdk.close()
@@ -276,6 +306,10 @@ def _object(response: httpx.Response) -> dict[str, Any]:
 
 def _objects(response: httpx.Response) -> list[dict[str, Any]]:
     return [item for item in _parsed(response, list) if isinstance(item, dict)]
+
+
+def _handles(response: httpx.Response) -> list[str]:
+    return [str(model["handle"]) for model in _objects(response) if model.get("handle")]
 
 
 def _parsed(response: httpx.Response, shape: type[_Shape]) -> _Shape:

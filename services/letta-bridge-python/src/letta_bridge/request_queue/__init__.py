@@ -1,7 +1,17 @@
 """The request list, its lanes, and the turns in flight."""
 
 from letta_bridge.request_queue.keys import Keys
-from letta_bridge.request_queue.port import Exchange, Outcome, QueueStatus, RequestQueue, Settlement, Turn
+from letta_bridge.request_queue.port import Exchange, Outcome, PauseMode, QueueStatus, RequestQueue, Settlement, Turn
 from letta_bridge.request_queue.redis_queue import RedisQueue
 
-__all__ = ["Exchange", "Keys", "Outcome", "QueueStatus", "RedisQueue", "RequestQueue", "Settlement", "Turn"]
+__all__ = [
+    "Exchange",
+    "Keys",
+    "Outcome",
+    "PauseMode",
+    "QueueStatus",
+    "RedisQueue",
+    "RequestQueue",
+    "Settlement",
+    "Turn",
+]

@@ -31,9 +31,11 @@ class Keys:
     dead: str = field(init=False)
     """List, newest left: dead letters, a JSON line and then the payload as it came."""
     counters: str = field(init=False)
-    """Hash: taken, handed_out, redelivered, settled:<outcome>."""
+    """Hash: taken, handed_out, redelivered, missed_pending, settled:<outcome>."""
     bridges: str = field(init=False)
     """Sorted set of live bridges by last heartbeat in ms."""
+    paused: str = field(init=False)
+    """Hash: mode (all | intake), since (ms), reason; absent while work goes on."""
     lane_prefix: str = field(init=False)
     """+ lane: list of that lane's waiting entries (right first)."""
     reply_prefix: str = field(init=False)
@@ -45,11 +47,24 @@ class Keys:
     handed_prefix: str = field(init=False)
     """+ number of the task: set once it was handed to memory-python; expires."""
 
+    rate_prefix: str = field(init=False)
+    """+ user: until when the user's bucket of turns is full, ms of the Redis server's clock; expires then."""
+    tokens_prefix: str = field(init=False)
+    """+ day (since 1970, UTC): hash user → tokens spent that day, and under the empty name everybody's; expires."""
+
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
             if name != "requests":
                 suffix = f"{name.removesuffix('_prefix')}:" if name.endswith("_prefix") else name
                 object.__setattr__(self, name, f"{{{self.requests}}}:{suffix}")
+
+    def scratch(self, mark: str) -> Keys:
+        """The same keys below ``{Q}:<mark>:``, the request list included: to try the scripts out beside the queue."""
+        copy = Keys(self.requests)
+        below = f"{{{self.requests}}}:{mark}:"
+        for name in self.__dataclass_fields__:
+            object.__setattr__(copy, name, below + getattr(self, name).removeprefix(f"{{{self.requests}}}:"))
+        return copy
 
     @property
     def script_keys(self) -> tuple[str, ...]:
@@ -65,6 +80,7 @@ class Keys:
             self.dead,
             self.counters,
             self.bridges,
+            self.paused,
             self.lane_prefix,
             self.reply_prefix,
             self.missed_prefix,
@@ -94,3 +110,8 @@ class Keys:
 def per_task(user_id: str, task_id: str) -> str:
     """The part of a key that names a user's task. Colons in the user are escaped: no two users can share a key."""
     return f"{user_id.replace('%', '%25').replace(':', '%3A')}:{task_id}"
+
+
+def memory_python_instances(queue: str) -> str:
+    """Sorted set of memory-python's own: its instances that read ``queue``, by the end of their lease in ms."""
+    return f"memory:{{{queue}}}:instances"

@@ -8,7 +8,16 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from letta_bridge.request_queue.port import Exchange, Outcome, QueueStatus, Settlement, Turn
+from letta_bridge.request_queue.port import (
+    FULL_LANE,
+    FULL_LANES,
+    Exchange,
+    Outcome,
+    PauseMode,
+    QueueStatus,
+    Settlement,
+    Turn,
+)
 from letta_bridge.settings import QueueSettings
 from shared_utils.errors import MalformedMessage
 from shared_utils.messages import parse_task
@@ -47,6 +56,7 @@ class Shelf:
     dead: list[tuple[bytes, bytes]] = field(default_factory=list)
     counters: Counter[str] = field(default_factory=Counter)
     bridges: set[str] = field(default_factory=set)
+    paused: PauseMode | None = None
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     def push(self, payload: bytes) -> None:
@@ -62,6 +72,8 @@ class InMemoryQueue:
         self.shelf = shelf
         self._settings = settings
         self._bridge = bridge
+        self.max_lane = 0
+        """Tasks that may wait in a lane, 0 for any number; those beyond go to lanes of their own (FULL_LANE)."""
 
     async def exchange(self, settlements: Sequence[Settlement], want: int) -> Exchange:
         """See :class:`RequestQueue`."""
@@ -70,7 +82,7 @@ class InMemoryQueue:
 
     async def wait(self, timeout: float) -> None:
         """See :class:`RequestQueue`."""
-        if not self.shelf.requests:
+        if not self.shelf.requests or self.shelf.paused is not None:
             self.shelf.arrived.clear()
             try:
                 await asyncio.wait_for(self.shelf.arrived.wait(), timeout)
@@ -109,7 +121,8 @@ class InMemoryQueue:
     async def status(self) -> QueueStatus:
         """See :class:`RequestQueue`."""
         shelf = self.shelf
-        oldest = min((turn.entry.first_ms for turn in shelf.turns.values()), default=None)
+        taken = [turn.entry.first_ms for turn in shelf.turns.values()]
+        oldest = min((*taken, *(lane[0].first_ms for lane in shelf.lanes.values())), default=None)
         return QueueStatus(
             depth=len(shelf.requests),
             waiting=sum(len(lane) for lane in shelf.lanes.values()),
@@ -119,6 +132,7 @@ class InMemoryQueue:
             oldest_age=0 if oldest is None else shelf.clock() - oldest / 1000,
             bridges=len(shelf.bridges),
             counters=dict(shelf.counters),
+            paused=shelf.paused,
         )
 
     async def close(self) -> None:
@@ -130,9 +144,11 @@ class InMemoryQueue:
         for receipt in [receipt for receipt, turn in shelf.turns.items() if turn.deadline <= shelf.clock()]:
             self._give_back(receipt)
             shelf.counters["redelivered"] += 1
-        while shelf.requests:
+        while shelf.requests and shelf.paused is None:
             self._route(shelf.requests.popleft())
         turns: list[Turn] = []
+        if shelf.paused is PauseMode.ALL:
+            return turns
         while len(turns) < want and shelf.ready:
             turns.append(self._hand_out(shelf.ready.popleft()))
         return turns
@@ -145,6 +161,8 @@ class InMemoryQueue:
             lane = parse_task(payload, self._settings.limits).user_id
         except MalformedMessage:
             lane = f"~{seq % 64}"
+        if self.max_lane and len(shelf.lanes.get(lane, ())) >= self.max_lane:
+            lane = f"{FULL_LANE}{seq % FULL_LANES}"
         waiting = shelf.lanes.setdefault(lane, deque())
         waiting.append(_Entry(seq, int(shelf.clock() * 1000), payload))
         if len(waiting) == 1 and lane not in shelf.busy:
@@ -162,7 +180,8 @@ class InMemoryQueue:
         shelf.busy[lane] = receipt
         kept, missed = self._known_of(entry.payload)
         cut = entry.payload[: self._settings.max_payload_bytes + 1]
-        return Turn(receipt, lane, entry.attempts, entry.seq, entry.first_ms, cut, kept, missed)
+        waited = shelf.clock() - entry.first_ms / 1000
+        return Turn(receipt, lane, entry.attempts, entry.seq, entry.first_ms, cut, kept, waited, missed)
 
     def _known_of(self, payload: bytes) -> tuple[bytes | None, int]:
         try:
@@ -196,11 +215,14 @@ class InMemoryQueue:
         return True
 
     def _change_missed(self, end: Settlement) -> None:
+        shelf = self.shelf
+        before = len(shelf.missed.get(end.user_id, []))
         if end.missed is not None:
-            kept = [*self.shelf.missed.get(end.user_id, []), end.missed]
-            self.shelf.missed[end.user_id] = kept[-self._settings.missed_kept :]
+            kept = [*shelf.missed.get(end.user_id, []), end.missed]
+            shelf.missed[end.user_id] = kept[-self._settings.missed_kept :]
         elif end.told_missed:
-            self.shelf.missed.pop(end.user_id, None)
+            shelf.missed.pop(end.user_id, None)
+        shelf.counters["missed_pending"] += len(shelf.missed.get(end.user_id, [])) - before
 
     def _close(self, receipt: str) -> _InFlight:
         turn = self.shelf.turns.pop(receipt)

@@ -8,7 +8,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
+
+FULL_LANE: Final = "~full:"
+"""Begins the name of the lanes for tasks whose own lane was full: to be refused, side by side with the work."""
+FULL_LANES: Final = 64
+"""How many there are."""
 
 
 class Outcome(StrEnum):
@@ -24,6 +29,15 @@ class Outcome(StrEnum):
     """The same task was answered before; the kept reply was sent again."""
     DEAD = "dead"
     """It cannot be worked off; it lies in the dead letters."""
+
+
+class PauseMode(StrEnum):
+    """What an operator has stopped, for all bridges of the queue. Turns in flight always go on."""
+
+    ALL = "all"
+    """Nothing is taken, and nothing handed out."""
+    INTAKE = "intake"
+    """Nothing is taken; what waits in lanes is worked off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +57,8 @@ class Turn:
     """As the producer pushed it; cut just above the size limit where it is larger."""
     kept_reply: bytes | None = None
     """The reply to an earlier task of this user with the same id."""
+    waited: float = 0.0
+    """Seconds between being taken from the request list and this hand-out, by the Redis server's clock."""
     missed: int = 0
     """How many turns this user's agent does not know yet."""
 
@@ -68,6 +84,8 @@ class Settlement:
     """A turn the agent does not know yet, JSON."""
     dead: bytes | None = None
     """One line of JSON: why the task is a dead letter."""
+    code: str = ""
+    """Why there is no answer, where there is none: an error's code, for the metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +109,11 @@ class QueueStatus:
     ready_lanes: int
     dead: int
     oldest_age: float
-    """Seconds the oldest turn in flight has been with the bridges; 0 where there is none."""
+    """Seconds since the oldest task was taken that is not settled yet, of the first few hundred; 0 without any."""
     bridges: int
     counters: dict[str, int]
+    paused: PauseMode | None = None
+    """What an operator has stopped, if anything."""
 
 
 class RequestQueue(Protocol):

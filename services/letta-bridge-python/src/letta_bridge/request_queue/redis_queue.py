@@ -9,21 +9,26 @@ from typing import Any, Final, cast
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from letta_bridge.request_queue.keys import Keys, per_task
-from letta_bridge.request_queue.port import Exchange, PauseMode, QueueStatus, Settlement, Turn
-from letta_bridge.request_queue.scripts import Argument, Script, ScriptRunner
+from letta_bridge.request_queue.port import FULL_LANE, FULL_LANES, Exchange, PauseMode, QueueStatus, Settlement, Turn
+from letta_bridge.request_queue.scripts import ScriptRunner, read
 from letta_bridge.settings import QueueSettings
+from shared_utils.lua_scripts import Argument, Script
 from shared_utils.redis_connection import RedisClient, close
 
 _INTAKE: Final = 512
 """Tasks routed per dispatch at most: bounds how long Redis is busy with one call."""
-_BRIDGE_TTL_MS: Final = 60_000
+_BRIDGE_TTL_MS: Final = 15_000
+"""A bridge says at least once a second that it lives."""
+_EXAMINED: Final = 300
+"""Turns in flight, and lanes next to be served, among which the oldest task is looked for."""
 _UTF8_BYTES: Final = 4
 """Bytes a character has at most."""
 
-_DISPATCH: Final = Script.read("dispatch")
-_SETTLE: Final = Script.read("settle")
-_RENEW: Final = Script.read("renew")
-_RELEASE: Final = Script.read("release")
+_DISPATCH: Final = read("dispatch")
+_SETTLE: Final = read("settle")
+_RENEW: Final = read("renew")
+_RELEASE: Final = read("release")
+_LANES: Final = read("lanes")
 
 
 class RedisQueue:
@@ -54,6 +59,8 @@ class RedisQueue:
         self._scripts = ScriptRunner(client, self.keys.script_keys)
         self._lease_ms = int(settings.lease * 1000)
         self._paused = False
+        self.max_lane = 0
+        """Tasks that may wait in a lane, 0 for any number; those beyond go to lanes of their own (FULL_LANE)."""
 
     async def exchange(self, settlements: Sequence[Settlement], want: int) -> Exchange:
         """See :class:`RequestQueue`."""
@@ -111,20 +118,15 @@ class RedisQueue:
         depth = await client.llen(keys.requests) + await client.llen(keys.incoming)
         in_flight = await client.hlen(keys.turns)
         settled = sum(count for name, count in counters.items() if name.startswith("settled:"))
-        seconds, micros = await client.time()
-        now_ms = seconds * 1000 + micros // 1000
-        oldest_ms = now_ms
-        for receipt in cast("list[bytes]", await client.zrange(keys.leases, 0, 0)):
-            record = cast("bytes | None", await client.hget(keys.turns, receipt.decode()))
-            if record:
-                oldest_ms = int(record.split(b"\n", 3)[2].split(b" ")[2])
+        now_ms, _, _, turns, ready = await self._scripts.run(_LANES, 0, _EXAMINED - 1)
+        first = [int(turn[4]) for turn in turns] + [int(lane[2]) for lane in ready if lane[2]]
         return QueueStatus(
             depth=depth,
             waiting=max(0, counters.get("taken", 0) - settled - in_flight),
             in_flight=in_flight,
             ready_lanes=await client.llen(keys.ready),
             dead=await client.llen(keys.dead),
-            oldest_age=max(0, now_ms - oldest_ms) / 1000,
+            oldest_age=max(0, now_ms - min(first, default=now_ms)) / 1000,
             bridges=await client.zcount(keys.bridges, now_ms - _BRIDGE_TTL_MS, "+inf"),
             counters=counters,
             paused=_pause_mode(await client.hget(keys.paused, "mode")),
@@ -138,7 +140,18 @@ class RedisQueue:
     def _dispatch_args(self, want: int) -> tuple[Argument, ...]:
         settings = self._settings
         longest_lane = settings.max_id_length * _UTF8_BYTES
-        return (self._bridge, want, _INTAKE, self._lease_ms, longest_lane, settings.max_payload_bytes, _BRIDGE_TTL_MS)
+        return (
+            self._bridge,
+            want,
+            _INTAKE,
+            self._lease_ms,
+            longest_lane,
+            settings.max_payload_bytes,
+            _BRIDGE_TTL_MS,
+            self.max_lane,
+            FULL_LANE,
+            FULL_LANES,
+        )
 
     def _settle_args(self, end: Settlement) -> tuple[Argument, ...]:
         settings = self._settings
@@ -166,7 +179,7 @@ def _pause_mode(mode: object) -> PauseMode | None:
 
 
 def _turn(row: Sequence[Any]) -> Turn:
-    receipt, lane, attempts, seq, first_ms, payload, kept, missed = row
+    receipt, lane, attempts, seq, first_ms, payload, kept, missed, waited_ms = row
     return Turn(
         receipt=receipt.decode(),
         lane=lane.decode(errors="replace"),
@@ -175,5 +188,6 @@ def _turn(row: Sequence[Any]) -> Turn:
         first_ms=int(first_ms),
         payload=payload,
         kept_reply=kept or None,
+        waited=waited_ms / 1000,
         missed=missed,
     )

@@ -9,11 +9,12 @@
 --   6 leases     zset    receipt -> deadline (ms, this server's clock)
 --   7 replies    stream  every reply, capped
 --   8 dead       list    dead letters, newest left
---   9 counters   hash    taken, handed_out, redelivered, settled:<outcome>
+--   9 counters   hash    taken, handed_out, redelivered, missed_pending, settled:<outcome>
 --  10 bridges    zset    bridge -> last heartbeat (ms)
---  11 lane:      prefix  + lane: list of waiting entries, oldest right
---  12 reply:     prefix  + user:task_id: the kept reply
---  13 missed:    prefix  + user: turns the agent does not know yet, oldest left
+--  11 paused    hash    mode (all | intake), since (ms), reason; absent while work goes on
+--  12 lane:      prefix  + lane: list of waiting entries, oldest right
+--  13 reply:     prefix  + user:task_id: the kept reply
+--  14 missed:    prefix  + user: turns the agent does not know yet, oldest left
 --
 -- An entry is a task in a lane:      "<seq> <attempts> <first_ms>\n<payload>"
 --   seq       number of the task over the life of the queue
@@ -26,8 +27,8 @@
 --   taken = settled + entries in lanes + records in `turns`
 
 local REQUESTS, INCOMING, LANES, READY, TURNS, LEASES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local REPLIES, DEAD, COUNTERS, BRIDGES = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local LANE, REPLY, MISSED = KEYS[11], KEYS[12], KEYS[13]
+local REPLIES, DEAD, COUNTERS, BRIDGES, PAUSED = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local LANE, REPLY, MISSED = KEYS[12], KEYS[13], KEYS[14]
 
 local function now_ms()
     local time = redis.call('TIME')

@@ -1,12 +1,16 @@
 -- dispatch: take over what dead bridges left, route new tasks into lanes, hand out up to `want` turns.
+-- While the queue is paused nothing is routed, and nothing handed out either where the mode is `all`.
 --
 -- ARGV 1 bridge  2 want  3 intake (tasks routed at most)  4 lease_ms  5 longest lane name in bytes
 --      6 payload bytes handed out at most (a longer one is cut; the whole stays in the record)
 --      7 bridge_ttl_ms (a bridge silent for longer is forgotten)
--- Returns a list of {receipt, lane, attempts, seq, first_ms, payload, kept reply or false, missed turns}.
+--      8 tasks that may wait in a lane, 0 for any number  9 beginning of the lanes for those beyond  10 how many lanes
+-- Returns {mode of the pause or '', turns}, each turn being
+--      {receipt, lane, attempts, seq, first_ms, payload, kept reply or false, missed turns, waited_ms}.
 
 local bridge, want, intake, lease_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local longest_lane, longest_payload, bridge_ttl_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local max_lane, full_lane, full_lanes = tonumber(ARGV[8]), ARGV[9], tonumber(ARGV[10])
 local now = now_ms()
 
 -- The user and task id of a payload, as Python's parse_task will read them; nil where they cannot be told here.
@@ -44,6 +48,9 @@ end
 local function route(payload)
     local seq = redis.call('HINCRBY', COUNTERS, 'taken', 1)
     local lane = lane_of(payload, seq)
+    if max_lane > 0 and redis.call('LLEN', LANE .. lane) >= max_lane then
+        lane = full_lane .. (seq % full_lanes)
+    end
     local entry = join_entry(string.format('%d', seq), 0, string.format('%d', now), payload)
     local waiting = redis.call('LPUSH', LANE .. lane, entry)
     if waiting == 1 and redis.call('HEXISTS', LANES, lane) == 0 then
@@ -71,7 +78,7 @@ local function hand_out(lane)
             end
         end
     end
-    return { receipt, lane, attempts, seq, first_ms, payload, kept, missed }
+    return { receipt, lane, attempts, seq, first_ms, payload, kept, missed, now - tonumber(first_ms) }
 end
 
 redis.call('ZADD', BRIDGES, now, bridge)
@@ -86,6 +93,12 @@ for _, receipt in ipairs(expired) do
     else
         redis.call('ZREM', LEASES, receipt)
     end
+end
+
+local paused = redis.call('HGET', PAUSED, 'mode') or ''
+if paused ~= '' then
+    intake = 0
+    want = paused == 'intake' and want or 0
 end
 
 for _ = 1, intake do
@@ -104,4 +117,4 @@ while #turns < want do
     end
     turns[#turns + 1] = hand_out(lane)
 end
-return turns
+return { paused, turns }

@@ -31,11 +31,16 @@ if ARGV[5] ~= '' then
 end
 
 if ARGV[10] ~= '' then
-    if ARGV[11] == '' then
-        redis.call('DEL', MISSED .. ARGV[10])
-    else
+    local before, after = redis.call('LLEN', MISSED .. ARGV[10]), 0
+    if ARGV[11] ~= '' then
         redis.call('RPUSH', MISSED .. ARGV[10], ARGV[11])
         redis.call('LTRIM', MISSED .. ARGV[10], -tonumber(ARGV[12]), -1)
+        after = redis.call('LLEN', MISSED .. ARGV[10])
+    elseif before > 0 then
+        redis.call('DEL', MISSED .. ARGV[10])
+    end
+    if after ~= before then
+        redis.call('HINCRBY', COUNTERS, 'missed_pending', after - before)
     end
 end
 

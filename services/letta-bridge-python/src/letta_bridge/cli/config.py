@@ -1,0 +1,125 @@
+"""``letta-bridge config``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+from pydantic import BaseModel, SecretStr
+
+from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail
+from letta_bridge.cli.output import cut, print_json, print_table
+from letta_bridge.settings import BridgeSettings, read_settings
+from shared_utils.errors import SettingsError
+from shared_utils.logs import redact_text
+from shared_utils.settings import SECTIONS
+
+_HIDDEN = "***"
+_SHOWN_LENGTH = 80
+
+
+def config(
+    setting: Annotated[
+        str | None, typer.Argument(help="Only this setting or section, e.g. letta or queue.lease.")
+    ] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of config.json instead.")] = False,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show the settings that count, and where each came from. Secrets are not shown."""
+    if schema:
+        typer.echo(json.dumps(config_schema(), ensure_ascii=False, indent=2))
+        return
+    try:
+        loaded = read_settings(config)
+    except SettingsError as error:
+        fail(str(error), Exit.USAGE)
+    shown = {
+        name: {"value": value, "source": _source(name, loaded.origins)}
+        for name, value in _leaves(loaded.settings)
+        if setting is None or f"{name}.".startswith(f"{setting}.")
+    }
+    if not shown:
+        fail(f"there is no setting '{setting}'; 'letta-bridge config' shows all", Exit.USAGE)
+    if as_json:
+        print_json(shown)
+        return
+    rows = [(name, _text(leaf["value"], whole=setting in shown), leaf["source"]) for name, leaf in shown.items()]
+    print_table(("SETTING", "VALUE", "FROM"), rows)
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON schema of config.json. Sections of other services are allowed, and theirs to check."""
+    schema = BridgeSettings.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "config.json"
+    for name in sorted(SECTIONS - schema["properties"].keys()):
+        schema["properties"][name] = {"type": "object", "description": "read by another service"}
+    schema["patternProperties"] = {r"^\$": {}}
+    plain: dict[str, Any] = _without_extras(schema)
+    return plain
+
+
+def _without_extras(schema: Any) -> Any:
+    """The schema without what only this project's own code reads in it."""
+    if isinstance(schema, list):
+        return [_without_extras(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    own = {"env", "reload"} if "description" in schema else set()
+    return {key: _without_extras(item) for key, item in schema.items() if key not in own}
+
+
+def _leaves(model: BaseModel, at: str = "") -> Iterator[tuple[str, Any]]:
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            yield from _leaves(value, f"{at}{name}.")
+        else:
+            yield f"{at}{name}", _redacted(value)
+
+
+def _redacted(value: Any) -> Any:
+    """The value as JSON has it, with nothing secret in it."""
+    if isinstance(value, SecretStr):
+        secret = value.get_secret_value()
+        return _address(secret) if "://" in secret else _HIDDEN
+    if isinstance(value, str):
+        return _address(value) if "://" in value else redact_text(value)
+    if isinstance(value, BaseModel):
+        return _redacted(value.model_dump())
+    if isinstance(value, Mapping):
+        return {str(key): _redacted(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _address(url: str) -> str:
+    """A URL without who logs in and without its query; nothing of one in which the password is not escaped."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return _HIDDEN
+    user, at, host = parts.netloc.rpartition("@")
+    if not host or (not at and "@" in url):
+        return _HIDDEN
+    return f"{parts.scheme}://{f'{_HIDDEN}@' if user or at else ''}{host}{parts.path}"
+
+
+def _source(name: str, origins: Mapping[str, str]) -> str:
+    """Where a value came from; a table of several keys may come from several places."""
+    found = {source for known, source in origins.items() if known == name or known.startswith(f"{name}.")}
+    return ", ".join(sorted(found)) or "default"
+
+
+def _text(value: Any, *, whole: bool) -> str:
+    if value is None:
+        return "-"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if whole else cut(text, _SHOWN_LENGTH)

@@ -1,0 +1,177 @@
+"""``letta-bridge dead list|show|retry|drop``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, Final
+
+import typer
+
+from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit
+from letta_bridge.cli.output import cut, moment, plain, print_json, print_table
+from letta_bridge.request_queue.admin import DeadLetter, QueueAdmin
+from letta_bridge.settings import BridgeSettings
+from shared_utils.redis_connection import RedisClient
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Go through the dead letters: tasks that could not be worked off.",
+)
+
+_COLUMNS: Final = ("ID", "TIME", "CODE", "TRIES", "USER", "TASK", "BYTES", "WHY")
+_WHY_LENGTH: Final = 100
+_SHORTEST_ID: Final = 4
+
+CodeOption = Annotated[str | None, typer.Option(help="Only letters with this code, such as too_many_deliveries.")]
+IdsArgument = Annotated[list[str] | None, typer.Argument(help="Ids as 'dead list' shows them, or their beginnings.")]
+AllOption = Annotated[bool, typer.Option("--all", help="Every letter, or every one with --code.")]
+
+
+@app.command(name="list")
+def list_letters(
+    limit: Annotated[int, typer.Option(help="Letters shown at most.", min=1)] = 20,
+    code: CodeOption = None,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """List dead letters, newest first. An id belongs to its letter whatever comes or goes around it."""
+    settings = settings_or_exit(config)
+
+    async def read(client: RedisClient) -> tuple[list[DeadLetter], int]:
+        admin = QueueAdmin(client, settings.queue)
+        found: list[DeadLetter] = []
+        async for letter in admin.dead():
+            if code is None or letter.code == code:
+                found.append(letter)
+                if len(found) == limit:
+                    break
+        return found, await admin.dead_count()
+
+    letters, total = ask_redis(settings, read)
+    if as_json:
+        print_json({"total": total, "letters": [_described(letter) for letter in letters]})
+        return
+    if letters:
+        print_table(_COLUMNS, [_row(letter) for letter in letters], numbers=("TRIES", "BYTES"))
+    typer.echo(f"{len(letters)} of {total} dead letters")
+
+
+@app.command()
+def show(
+    letter_id: Annotated[str, typer.Argument(metavar="ID", help="The letter's id, or its beginning.")],
+    raw: Annotated[bool, typer.Option("--raw", help="Write the payload alone, to the byte.")] = False,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show one dead letter whole: why it is dead, and the task as it came."""
+    settings = settings_or_exit(config)
+
+    async def read(client: RedisClient) -> tuple[DeadLetter, bytes | None]:
+        admin = QueueAdmin(client, settings.queue)
+        letter = await _one(admin, letter_id)
+        return letter, await admin.payload(letter)
+
+    letter, payload = ask_redis(settings, read)
+    if payload is None:
+        fail(f"the letter {letter.id} has just been removed", Exit.FAILED)
+    if raw:
+        sys.stdout.buffer.write(payload)
+        return
+    text = payload.decode(errors="replace")
+    if as_json:
+        print_json({**_described(letter), "payload": text})
+        return
+    rows = [("id", letter.id), ("time", moment(letter.about.get("time")))]
+    rows += [(name, str(value)) for name, value in letter.about.items() if name != "time"]
+    for name, value in rows:
+        typer.echo(f"{name:<10} {plain(value)}")
+    typer.echo(f"\n{plain(text)}")
+
+
+@app.command()
+def retry(
+    ids: IdsArgument = None,
+    every: AllOption = False,
+    code: CodeOption = None,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Put dead letters back on the request list, oldest first, each in one step with its removal.
+
+    What Letta may already have stored of such a task is looked for before it is sent again.
+    """
+    _remove(ids, every=every, code=code, retry=True, as_json=as_json, settings=settings_or_exit(config))
+
+
+@app.command()
+def drop(
+    ids: IdsArgument = None,
+    every: AllOption = False,
+    code: CodeOption = None,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Remove dead letters for good. Nothing asks again: 'dead show --raw' keeps a copy."""
+    _remove(ids, every=every, code=code, retry=False, as_json=as_json, settings=settings_or_exit(config))
+
+
+def _remove(
+    ids: list[str] | None, *, every: bool, code: str | None, retry: bool, as_json: bool, settings: BridgeSettings
+) -> None:
+    if bool(ids) == every:
+        fail("name letters by their ids, or all of them with --all (and --code)", Exit.USAGE)
+    if ids and code:
+        fail("--code goes with --all, not with ids", Exit.USAGE)
+
+    async def remove(client: RedisClient) -> list[DeadLetter]:
+        admin = QueueAdmin(client, settings.queue)
+        if not ids:
+            return [letter async for letter in admin.sweep(_with_code(code), retry=retry)]
+        wanted = {(await _one(admin, letter_id)).digest for letter_id in ids}
+        return [letter async for letter in admin.sweep(lambda letter: letter.digest in wanted, retry=retry)]
+
+    removed = ask_redis(settings, remove)
+    if as_json:
+        print_json({"retried" if retry else "dropped": [letter.id for letter in removed]})
+    else:
+        done = "put back on the request list" if retry else "dropped"
+        typer.echo(f"{len(removed)} {'letter' if len(removed) == 1 else 'letters'} {done}")
+
+
+def _with_code(code: str | None) -> Callable[[DeadLetter], bool]:
+    return lambda letter: code is None or letter.code == code
+
+
+async def _one(admin: QueueAdmin, letter_id: str) -> DeadLetter:
+    if len(letter_id) < _SHORTEST_ID:
+        fail(f"'{letter_id}' is too short for an id; give at least {_SHORTEST_ID} characters", Exit.USAGE)
+    found = await admin.find_dead(letter_id)
+    if not found:
+        fail(f"there is no dead letter '{letter_id}'; 'letta-bridge dead list' shows their ids", Exit.FAILED)
+    if len({letter.digest for letter in found}) > 1:
+        fail(f"{len(found)} letters begin with '{letter_id}'; give more of the id", Exit.USAGE)
+    return found[0]
+
+
+def _described(letter: DeadLetter) -> dict[str, Any]:
+    return {"id": letter.id, "position": letter.position, **letter.about, "payload_bytes": letter.size}
+
+
+def _row(letter: DeadLetter) -> tuple[object, ...]:
+    about = letter.about
+    return (
+        letter.id,
+        moment(about.get("time")),
+        letter.code,
+        about.get("attempts", "-"),
+        about.get("user_id") or "-",
+        about.get("task_id") or "-",
+        letter.size,
+        cut(str(about.get("reason", "")), _WHY_LENGTH),
+    )

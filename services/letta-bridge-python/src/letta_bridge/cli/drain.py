@@ -1,0 +1,80 @@
+"""``letta-bridge drain``."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+import typer
+
+from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit, tell
+from letta_bridge.cli.output import print_json
+from letta_bridge.cli.pause import ReasonOption
+from letta_bridge.request_queue import PauseMode, QueueStatus, RedisQueue
+from letta_bridge.request_queue.admin import QueueAdmin
+from letta_bridge.settings import BridgeSettings
+from shared_utils.redis_connection import RedisClient
+
+_POLL_SECONDS: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """What was not worked off."""
+
+    in_flight: int
+    lanes: int
+    bridges: int
+
+    @property
+    def nothing(self) -> bool:
+        return not (self.in_flight or self.lanes)
+
+
+def drain(
+    timeout: Annotated[float, typer.Option(help="Seconds to wait at most.", min=0)] = 300.0,
+    reason: ReasonOption = "drain",
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Take nothing more, work off what was taken, and return when nothing is in flight or waiting in lanes.
+
+    For an upgrade or before a change to Letta. The request list is left as it is, and the intake stays closed, for all
+    bridges of this queue, until 'resume'; also where the time is over. A queue that was paused goes on with what it
+    has in its lanes.
+    """
+    settings = settings_or_exit(config)
+    left = ask_redis(settings, lambda client: _drained(client, settings, timeout, reason))
+    if as_json:
+        print_json({"drained": left.nothing, "in_flight": left.in_flight, "lanes_waiting": left.lanes})
+    if left.nothing:
+        if not as_json:
+            typer.echo(
+                "drained: nothing is in flight or waiting in lanes; 'letta-bridge resume' opens the intake again"
+            )
+        return
+    what = f"{left.in_flight} turns are in flight and {left.lanes} lanes wait"
+    if not left.bridges:
+        fail(f"{what}, and no bridge is alive to work them off; start one, the intake stays closed", Exit.FAILED)
+    fail(f"{what} after {timeout:g} s; the intake stays closed, run drain again or resume", Exit.TIMEOUT)
+
+
+async def _drained(client: RedisClient, settings: BridgeSettings, timeout: float, reason: str) -> _Left:
+    admin = QueueAdmin(client, settings.queue)
+    queue = RedisQueue(client, client, settings.queue, "drain")
+    await admin.pause(PauseMode.INTAKE, reason)
+    until = asyncio.get_running_loop().time() + timeout
+    shown: tuple[int, int] | None = None
+    while True:
+        in_flight, lanes = await admin.unfinished()
+        status: QueueStatus = await queue.status()
+        left = _Left(in_flight, lanes, status.bridges)
+        if left.nothing or not left.bridges or asyncio.get_running_loop().time() >= until:
+            return left
+        if sys.stderr.isatty() and (in_flight, lanes) != shown:
+            shown = (in_flight, lanes)
+            tell(f"{in_flight} in flight, {lanes} lanes waiting, {status.waiting} tasks in them")
+        await asyncio.sleep(_POLL_SECONDS)

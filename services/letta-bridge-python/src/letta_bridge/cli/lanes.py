@@ -1,0 +1,50 @@
+"""``letta-bridge lanes``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from letta_bridge.cli.common import ConfigOption, JsonOption, ask_redis, settings_or_exit
+from letta_bridge.cli.output import duration, print_json, print_table
+from letta_bridge.request_queue.admin import Lane, Lanes, QueueAdmin
+
+_COLUMNS = ("USER", "WAITING", "OLDEST", "IN FLIGHT", "ATTEMPT", "LEASE", "BRIDGE")
+
+
+def lanes(
+    limit: Annotated[int, typer.Option(help="Users shown at most.", min=1, max=5000)] = 20,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show who waits, how many tasks and for how long, and what is in flight; the longest first.
+
+    OLDEST and IN FLIGHT count from when the task was taken from the request list. LEASE is the time after which another
+    bridge takes the turn over unless its bridge reports in. A user '~7' stands for tasks that name no readable user.
+    """
+    settings = settings_or_exit(config)
+    found = ask_redis(settings, lambda client: QueueAdmin(client, settings.queue).lanes(limit))
+    if as_json:
+        print_json(asdict(found))
+        return
+    if found.lanes:
+        print_table(_COLUMNS, [_row(lane) for lane in found.lanes], numbers=("WAITING", "ATTEMPT"))
+    typer.echo(_summary(found))
+
+
+def _row(lane: Lane) -> tuple[object, ...]:
+    oldest = duration(lane.oldest_wait) if lane.waiting else "-"
+    turn = lane.in_flight
+    if turn is None:
+        return (lane.lane, lane.waiting, oldest, "-", "-", "-", "-")
+    lease = duration(turn.lease_left) if turn.lease_left > 0 else "overdue"
+    return (lane.lane, lane.waiting, oldest, duration(turn.age), turn.attempts, lease, turn.bridge)
+
+
+def _summary(found: Lanes) -> str:
+    hidden = found.in_flight + found.ready - len(found.lanes)
+    more = f"; {hidden} more not shown (--limit)" if hidden > 0 else ""
+    return f"{found.in_flight} users in flight, {found.ready} waiting for a bridge with room{more}"

@@ -1,0 +1,178 @@
+"""``letta-bridge replay``."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, BinaryIO, Final
+
+import typer
+
+from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit, tell
+from letta_bridge.cli.output import print_json
+from letta_bridge.redis_trouble import explained
+from letta_bridge.request_queue.admin import QueueAdmin
+from letta_bridge.settings import BridgeSettings
+from shared_utils.errors import MalformedMessage
+from shared_utils.messages import Limits, parse_task
+from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+
+_BATCH: Final = 200
+_PROGRESS_SECONDS: Final = 1.0
+_TOLD_LINES: Final = 10
+
+
+@dataclass(slots=True)
+class _Replayed:
+    """How far a replay has come."""
+
+    pushed: int = 0
+    skipped: int = 0
+    line: int = 0
+    """The last line that is surely done with."""
+    trouble: str | None = None
+    told: float = field(default=0.0)
+
+
+def replay(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="Tasks as JSON, one a line; - reads standard input.")
+    ] = None,
+    dead: Annotated[
+        str | None, typer.Option(metavar="FIRST..LAST", help="Dead letters instead, by position; 1 is the oldest.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Tasks a second at most; no limit by default.", min=0.01)] = None,
+    from_line: Annotated[int, typer.Option(help="Begin with this line of the file.", min=1)] = 1,
+    check: Annotated[bool, typer.Option("--check", help="Only read the file and tell what is wrong in it.")] = False,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Push tasks from a file onto the request list, in its order; or dead letters, which that removes.
+
+    A line that is no task is named and skipped, and the exit code is 1. Each task wants a task_id of its own: one that
+    was answered in the last queue.reply_ttl gets the same reply again, and no second turn.
+    """
+    settings = settings_or_exit(config)
+    if (file is None) == (dead is None):
+        fail("name either a file of tasks or a range of --dead letters", Exit.USAGE)
+    if file is not None:
+        done = _from_file(settings, file, rate, from_line, check=check)
+    else:
+        first, last = _range(dead or "")
+        done = ask_redis(settings, lambda client: _dead_letters(client, settings, first, last, rate))
+    if as_json:
+        print_json({"pushed": done.pushed, "skipped": done.skipped, "last_line": done.line})
+    else:
+        what = "checked, none pushed" if check else "pushed"
+        typer.echo(f"{done.pushed} tasks {what}, {done.skipped} lines skipped")
+    if done.trouble:
+        fail(done.trouble, Exit.NO_REDIS)
+    raise typer.Exit(int(Exit.FAILED if done.skipped else Exit.DONE))
+
+
+def _from_file(settings: BridgeSettings, file: Path, rate: float | None, from_line: int, *, check: bool) -> _Replayed:
+    try:
+        source = sys.stdin.buffer if str(file) == "-" else file.open("rb")
+    except OSError as error:
+        fail(f"{file} cannot be read ({error.strerror})", Exit.USAGE)
+    with source:
+        if check:
+            done = _Replayed()
+            for _ in _tasks(source, settings.queue.limits, from_line, done):
+                done.pushed += 1
+            return done
+        return ask_redis(settings, lambda client: _push(client, settings, source, rate, from_line))
+
+
+async def _push(
+    client: RedisClient, settings: BridgeSettings, source: BinaryIO, rate: float | None, from_line: int
+) -> _Replayed:
+    await client.ping()
+    done = _Replayed()
+    tasks = _tasks(source, settings.queue.limits, from_line, done)
+    async for _ in _paced(rate):
+        batch = [task for _, task in zip(range(1 if rate else _BATCH), tasks, strict=False)]
+        if not batch:
+            return done
+        before = done.line
+        try:
+            await client.lpush(settings.queue.requests, *batch)
+        except CONNECTION_ERRORS as error:
+            # An answer that got lost says nothing about what was done.
+            done.trouble = (
+                f"{explained(error)}. {done.pushed} tasks are surely pushed; the last {len(batch)}, up to line "
+                f"{before}, may or may not be"
+            )
+            return done
+        done.pushed += len(batch)
+        _show_progress(done)
+    return done
+
+
+def _tasks(source: BinaryIO, limits: Limits, from_line: int, done: _Replayed) -> Iterator[bytes]:
+    """The readable lines, without their line ends. Empty lines count for nothing."""
+    for number, line in enumerate(source, start=1):
+        payload = line.strip()
+        done.line = number
+        if number < from_line or not payload:
+            continue
+        try:
+            parse_task(payload, limits)
+        except MalformedMessage as error:
+            done.skipped += 1
+            if done.skipped <= _TOLD_LINES:
+                tell(f"line {number} is skipped: {error}")
+            elif done.skipped == _TOLD_LINES + 1:
+                tell("further lines are skipped without a word")
+            continue
+        yield payload
+
+
+async def _dead_letters(
+    client: RedisClient, settings: BridgeSettings, first: int, last: int | None, rate: float | None
+) -> _Replayed:
+    done = _Replayed()
+    letters = QueueAdmin(client, settings.queue).sweep(lambda _: True, retry=True, first=first, last=last)
+    pace = _paced(rate)
+    await anext(pace)
+    async for _ in letters:
+        done.pushed += 1
+        _show_progress(done)
+        await anext(pace)
+    return done
+
+
+async def _paced(rate: float | None) -> AsyncIterator[None]:
+    """Without end; ``rate`` times a second, or as fast as it is asked."""
+    clock = asyncio.get_running_loop().time
+    due = clock()
+    while True:
+        yield
+        if rate:
+            due = max(due + 1 / rate, clock() - 1)
+            await asyncio.sleep(max(0.0, due - clock()))
+
+
+def _range(text: str) -> tuple[int, int | None]:
+    first, dots, last = text.partition("..")
+    try:
+        begin = int(first or 1)
+        end = int(last) if last else None if dots else begin
+    except ValueError:
+        begin, end = 0, None
+    if begin < 1 or (end is not None and end < begin):
+        fail(f"--dead takes a range such as 1..50, 3 or 1.., not '{text}'", Exit.USAGE)
+    return begin, end
+
+
+def _show_progress(done: _Replayed) -> None:
+    if not sys.stderr.isatty():
+        return
+    clock = asyncio.get_running_loop().time()
+    if clock - done.told >= _PROGRESS_SECONDS:
+        done.told = clock
+        tell(f"{done.pushed} tasks pushed")

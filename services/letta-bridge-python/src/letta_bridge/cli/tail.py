@@ -1,0 +1,106 @@
+"""``letta-bridge tail``."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+import typer
+
+from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit, tell
+from letta_bridge.cli.output import moment, plain, print_json
+from letta_bridge.redis_trouble import explained
+from letta_bridge.request_queue.keys import Keys
+from letta_bridge.request_queue.reply_stream import BEGINNING, ReplyStream, StreamedReply
+from shared_utils.redis_connection import RedisClient
+
+_AGO: Final = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_STREAM_ID: Final = re.compile(r"\d+-\d+")
+
+
+def tail(
+    since: Annotated[
+        str | None,
+        typer.Option(help="Begin there: 90s, 10m, 2h or 1d ago, an ISO time, 'start', or the id of a reply seen."),
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-n", help="Begin with this many replies.", min=0)] = 10,
+    user: Annotated[str | None, typer.Option(help="Replies to this user only.")] = None,
+    follow: Annotated[bool, typer.Option(help="Wait for more, until Ctrl-C.")] = True,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Follow the replies of all bridges: first late ones from the stream, then live.
+
+    It reads the stream, not the channel, so that no reply is missed, not even while Redis restarts. The stream keeps
+    the last queue.replies_kept replies. With --json each line holds the reply and its id, for a later --since.
+    """
+    settings = settings_or_exit(config)
+    begin = None if since is None else _position(since)
+
+    async def show(client: RedisClient) -> None:
+        stream = ReplyStream(client, Keys(settings.queue.requests))
+        async for reply in _replies(stream, begin, count, follow=follow):
+            content = _content(reply)
+            if user is None or content.get("user_id") == user:
+                _print(reply, content, as_json=as_json)
+
+    with suppress(KeyboardInterrupt):
+        ask_redis(settings, show)
+
+
+async def _replies(stream: ReplyStream, begin: str | None, count: int, *, follow: bool) -> AsyncIterator[StreamedReply]:
+    if begin is None:
+        # The newest is read even where none is to be shown: following has to begin somewhere certain.
+        kept = await stream.newest(max(count, 1))
+        begin = kept[-1].id if kept else BEGINNING
+        for reply in kept if count else ():
+            yield reply
+    else:
+        async for reply in stream.after(begin):
+            begin = reply.id
+            yield reply
+    if follow:
+        async for reply in stream.follow(begin, away=lambda error: tell(f"{explained(error)}; waiting for it")):
+            yield reply
+
+
+def _position(since: str) -> str:
+    """The id of the stream after which replies are wanted."""
+    if since == "start":
+        return BEGINNING
+    if _STREAM_ID.fullmatch(since):
+        return since
+    ago = _AGO.fullmatch(since)
+    if ago:
+        return f"{max(0, int((time.time() - float(ago[1]) * _SECONDS[ago[2]]) * 1000))}-0"
+    try:
+        return f"{max(0, int(datetime.fromisoformat(since).timestamp() * 1000))}-0"
+    except (ValueError, OverflowError, OSError):
+        fail(f"--since does not understand '{since}'; it takes 10m, 2h, 2026-01-31T08:00, or an id", Exit.USAGE)
+
+
+def _content(reply: StreamedReply) -> dict[str, Any]:
+    try:
+        content = json.loads(reply.reply)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _print(reply: StreamedReply, content: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"id": reply.id, "reply": content})
+        return
+    when = moment(int(reply.id.partition("-")[0]) / 1000)
+    if content.get("error"):
+        said = f"error {content.get('code', '')}: {content.get('message', '')}"
+    else:
+        said = f"{content.get('source', '?')}: {content.get('response_text', '')}"
+    typer.echo(plain(f"{when}  {content.get('user_id') or '-'}  {content.get('task_id', '')}  {said}"))

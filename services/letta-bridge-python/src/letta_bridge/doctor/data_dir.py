@@ -1,0 +1,70 @@
+"""What lies on this machine's disk: the data directory, the room in it, and the session file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+from letta_bridge.doctor.findings import Finding, fail, ok, warn
+from letta_bridge.settings import BridgeSettings
+from shared_utils.persistence.file_sessions import FileSessionStore
+from shared_utils.persistence.sessions import SessionStoreError
+
+_FULL: Final = 50 * 2**20
+_TIGHT: Final = 1024 * 2**20
+"""Bytes."""
+_TRIAL: Final = b"\0" * 65_536
+
+
+async def examine(settings: BridgeSettings) -> AsyncIterator[Finding]:
+    """Whether it can be written, has room, and holds a usable session file."""
+    directory = settings.data_dir
+    yield await asyncio.to_thread(_writable, directory)
+    if directory.is_dir():
+        yield _room(directory)
+    yield await _sessions(directory / settings.sessions.file)
+
+
+def _writable(directory: Path) -> Finding:
+    """By writing there, as only that tells of a quota, a read-only mount, or a full disk."""
+    subject = "disk.write"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=directory, prefix=".doctor-") as trial:
+            trial.write(_TRIAL)
+            trial.flush()
+            os.fsync(trial.fileno())
+    except OSError as error:
+        return fail(
+            subject,
+            f"{directory} cannot be written ({error.strerror})",
+            "make room, or give the bridge's user the right, or name another directory in DATA_DIR",
+        )
+    return ok(subject, f"{directory.resolve()} can be written")
+
+
+def _room(directory: Path) -> Finding:
+    free = shutil.disk_usage(directory).free
+    says = f"{free / 2**20:,.0f} MB free in {directory.resolve()}"
+    if free < _FULL:
+        return fail("disk.space", f"the disk is full: {says}", "make room, or move DATA_DIR to another disk")
+    if free < _TIGHT:
+        return warn("disk.space", f"the disk is getting full: {says}", "make room soon")
+    return ok("disk.space", says)
+
+
+async def _sessions(file: Path) -> Finding:
+    store = FileSessionStore(file)
+    try:
+        counts = await store.count()
+    except SessionStoreError as error:
+        says, _, advice = str(error).partition("; ")
+        return fail("sessions", says, advice)
+    finally:
+        await store.close()
+    return ok("sessions", f"{counts['active']} sessions, {counts['reserved']} of them without an agent yet")

@@ -1,0 +1,182 @@
+"""One Letta server: reachable, a version that is known, the right key, the models, locks, and with ``deep`` a turn."""
+
+from __future__ import annotations
+
+import difflib
+import secrets
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from letta_bridge.doctor.findings import Finding, fail, ok, warn
+from letta_bridge.errors import LettaError, LettaRejected, LettaUnavailable
+from letta_bridge.letta.port import AgentSpec, Block, TurnMessage
+from letta_bridge.settings import BridgeSettings
+
+if TYPE_CHECKING:
+    from letta_bridge.letta.letta_client import LettaClient
+
+_KNOWN_VERSION: Final = "0.16."
+_TIMEOUT: Final = 15.0
+"""Seconds for each question but the deep one, which has letta.timeout."""
+_SHOWN_HANDLES: Final = 5
+_KEY_ADVICE: Final = "set LETTA_API_KEY to what the server has in LETTA_SERVER_PASSWORD"
+
+
+async def examine(settings: BridgeSettings, url: str, *, deep: bool) -> AsyncIterator[Finding]:
+    """Every finding about the server at ``url``; a server that does not answer gets one."""
+    if not settings.letta.enabled:
+        yield ok("letta", "not used: letta.enabled is false")
+        return
+    subject = "letta" if len(settings.letta.api_urls) == 1 else f"letta {_where(url)}"
+    key = settings.letta.api_key.get_secret_value() if settings.letta.api_key else None
+    client = _connect(url, key)
+    try:
+        try:
+            version = await client.health()
+        except LettaError as error:
+            yield fail(subject, f"{_where(url)}: {error}", "start Letta, or correct LETTA_API_URL")
+            return
+        yield _version(subject, url, version)
+        try:
+            handles = await client.model_handles()
+        except LettaError as error:
+            yield _refused(subject, error)
+            return
+        yield await _credentials(subject, url, key)
+        yield _handle(f"{subject}.model", settings.agents.model, handles, "LETTA_MODEL")
+        async for finding in _rest(client, settings, subject, deep=deep):
+            yield finding
+    finally:
+        await client.close()
+
+
+async def _rest(client: LettaClient, settings: BridgeSettings, subject: str, *, deep: bool) -> AsyncIterator[Finding]:
+    checks: dict[str, Callable[[LettaClient, BridgeSettings, str], Awaitable[Finding]]]
+    checks = {"embedding": _embedding, "locks": _locks}
+    if deep:
+        checks["turn"] = _turn
+    for name, check in checks.items():
+        try:
+            yield await check(client, settings, f"{subject}.{name}")
+        except LettaError as error:
+            yield fail(f"{subject}.{name}", str(error), "see Letta's log")
+
+
+def _connect(url: str, key: str | None) -> LettaClient:
+    # Imported here: it brings Letta's SDK along, which --help need not wait for.
+    from letta_bridge.letta.letta_client import LettaClient  # noqa: PLC0415
+
+    return LettaClient(url, api_key=key, max_concurrency=4, timeout=_TIMEOUT)
+
+
+def _where(url: str) -> str:
+    """The address without who logs in."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _version(subject: str, url: str, version: str) -> Finding:
+    if version.startswith(_KNOWN_VERSION):
+        return ok(subject, f"version {version} answers at {_where(url)}")
+    return warn(
+        subject,
+        f"version {version or 'unknown'} answers at {_where(url)}; the bridge is made for {_KNOWN_VERSION}x",
+        "run Letta 0.16.8, or try this one with --deep first",
+    )
+
+
+def _refused(subject: str, error: LettaError) -> Finding:
+    if isinstance(error, LettaRejected) and error.cause in {"letta_credentials", "forbidden"}:
+        return fail(f"{subject}.key", str(error), _KEY_ADVICE)
+    return fail(f"{subject}.models", str(error), "see Letta's log; its database may be away")
+
+
+async def _credentials(subject: str, url: str, key: str | None) -> Finding:
+    """The key is right, as it was let in; whether one is needed at all shows without it."""
+    subject = f"{subject}.key"
+    stranger = _connect(url, None)
+    try:
+        await stranger.model_handles()
+    except LettaUnavailable as error:
+        return warn(subject, f"cannot be told: {error}", "run doctor again")
+    except LettaError:
+        return ok(subject, "accepted, and needed")
+    finally:
+        await stranger.close()
+    has = "the key is not asked for" if key else "no key is asked for"
+    return warn(
+        subject, f"{has}: whoever reaches Letta reads every memory", "start it with --secure and LETTA_SERVER_PASSWORD"
+    )
+
+
+async def _embedding(client: LettaClient, settings: BridgeSettings, subject: str) -> Finding:
+    handle = settings.agents.embedding
+    if handle is None:
+        return ok(subject, "none configured: agents have no archival memory")
+    return _handle(subject, handle, await client.embedding_handles(), "LETTA_EMBEDDING")
+
+
+def _handle(subject: str, handle: str, known: Sequence[str], variable: str) -> Finding:
+    if handle in known:
+        return ok(subject, f"{handle} exists")
+    if not known:
+        return fail(
+            subject,
+            f"Letta knows no handle at all, so not {handle}",
+            "give Letta OPENAI_API_KEY or another provider's key, and let it reach the provider",
+        )
+    near = difflib.get_close_matches(handle, known, n=_SHOWN_HANDLES, cutoff=0.5) or list(known)[:_SHOWN_HANDLES]
+    return fail(subject, f"Letta does not know the handle {handle}", f"set {variable}, e.g. to {', '.join(near)}")
+
+
+async def _locks(client: LettaClient, _settings: BridgeSettings, subject: str) -> Finding:
+    if await client.has_locks():
+        return ok(subject, "Letta has its Redis")
+    return warn(
+        subject,
+        "Letta runs without Redis, so two turns of one agent from outside the bridge may overlap",
+        "set LETTA_REDIS_HOST and LETTA_REDIS_PORT for Letta and restart it; it looks for Redis only once",
+    )
+
+
+async def _turn(client: LettaClient, settings: BridgeSettings, subject: str) -> Finding:
+    """A scratch agent: made, spoken to once, found again, and deleted whatever happens."""
+    name = f"bridge-doctor-{secrets.token_hex(6)}"
+    agents = settings.agents
+    spec = AgentSpec(
+        name=name,
+        tags=("bridge-doctor", name),
+        model=agents.model,
+        embedding=agents.embedding,
+        agent_type=agents.agent_type,
+        blocks=(Block("persona", "I answer briefly.", limit=agents.block_limit),),
+        tools=agents.tools,
+        context_window=agents.context_window,
+    )
+    begun = time.monotonic()
+    try:
+        agent = await client.create_agent(spec)
+        message = TurnMessage("user", "Please answer with one word: hello.", str(uuid.uuid4()))
+        answer = await client.send(agent.agent_id, [message], timeout=settings.letta.timeout)
+    except LettaError as error:
+        return fail(subject, f"a scratch agent could not answer: {error}", "mend that in Letta or at its provider")
+    finally:
+        await _forget(client, name)
+    seconds = time.monotonic() - begun
+    if not answer.text:
+        return fail(subject, f"a scratch agent said nothing ({answer.stop_reason})", "try another LETTA_MODEL")
+    return ok(
+        subject, f"a scratch agent answered within {seconds:.1f} s, {answer.usage.total_tokens} tokens, and is deleted"
+    )
+
+
+async def _forget(client: LettaClient, tag: str) -> None:
+    """By its tag: an agent may have been made although the answer to making it got lost."""
+    try:
+        for agent in await client.find_agents([tag]):
+            await client.delete_agent(agent.agent_id)
+    except LettaError:
+        return

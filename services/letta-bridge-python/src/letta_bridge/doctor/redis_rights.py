@@ -1,0 +1,107 @@
+"""Whether this Redis user may do all that the bridge does: tried out beside the queue, with the bridge's own code."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final
+
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
+
+from letta_bridge.doctor.findings import Finding, fail, ok
+from letta_bridge.request_queue import Keys, Outcome, RedisQueue, Settlement
+from letta_bridge.settings import BridgeSettings
+from shared_utils.redis_connection import RedisClient
+
+_SUBJECT: Final = "redis.rights"
+_WAIT: Final = 0.1
+
+
+async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterator[Finding]:
+    """One finding per thing that is refused, or one that nothing is.
+
+    The scripts run on scratch keys below ``{Q}:doctor-…:``, which are deleted afterwards. The lists that others use
+    are trimmed to their full length, which changes nothing and needs the same rights as a push.
+    """
+    mark = f"doctor-{secrets.token_hex(4)}"
+    keys = Keys(settings.queue.requests).scratch(mark)
+    refused = 0
+    steps: dict[str, Callable[[], Awaitable[Any]]] = {
+        f"the queue's keys {{{settings.queue.requests}}}:*": lambda: _queue_round(client, settings, keys, mark),
+        f"the list {settings.queue.requests}": lambda: client.ltrim(settings.queue.requests, 0, -1),
+        f"the list {settings.fallback.queue}": lambda: client.ltrim(settings.fallback.queue, 0, -1),
+        f"the channels {settings.queue.task_response}*": lambda: _subscribe(
+            client, settings.queue.task_response + mark
+        ),
+        f"the channel {settings.queue.responses}": lambda: _subscribe(client, settings.queue.responses),
+    }
+    for what, step in steps.items():
+        try:
+            await step()
+        except ResponseError as error:
+            refused += 1
+            yield _refused(what, error)
+    if not refused:
+        yield ok(_SUBJECT, "every command, key and channel the bridge uses is allowed")
+
+
+def _refused(what: str, error: RedisError) -> Finding:
+    if isinstance(error, NoPermissionError) or "ACL failure" in str(error):
+        return fail(_SUBJECT, f"{what}: {error}", "give the ACL user that right (docs/cli.md lists what it needs)")
+    return fail(_SUBJECT, f"{what} cannot be used: {error}", "look for a key of another kind under that name")
+
+
+async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys, mark: str) -> None:
+    """The life of two tasks: every script and every command of the queue and the fallback."""
+    channel = settings.queue.task_response + mark
+    queue_settings = settings.queue.model_copy(update={"responses": channel})
+    queue = RedisQueue(client, client, queue_settings, mark, keys=keys)
+    try:
+        await client.lpush(keys.requests, b'{"task_id":"1","user_id":"doctor"}', b'{"task_id":"2","user_id":"doctor"}')
+        await queue.wait(_WAIT)
+        (turn,) = (await queue.exchange([], 1)).turns
+        await queue.renew([turn.receipt])
+        await queue.release([turn.receipt])
+        (turn,) = (await queue.exchange([], 1)).turns
+        end = Settlement(
+            turn.receipt,
+            Outcome.DEAD,
+            user_id="doctor",
+            task_id="1",
+            reply=b"{}",
+            task_response=b"{}",
+            missed=b"{}",
+            dead=b"{}",
+        )
+        await queue.exchange([end], 0)
+        await queue.exchange([], 1)
+        await queue.missed("doctor")
+        await queue.status()
+        await queue.release_strays(set())
+        async with client.pipeline(transaction=True) as pipeline:
+            pipeline.lpush(keys.handed("1"), 1)
+            pipeline.delete(keys.handed("1"))
+            pipeline.set(keys.handed("1"), 1, ex=60, nx=True)
+            await pipeline.execute()
+        await client.exists(keys.handed("1"))
+        await client.get(keys.handed("1"))
+    finally:
+        await _clean_up(client, keys)
+
+
+async def _clean_up(client: RedisClient, keys: Keys) -> None:
+    leftovers = (
+        *keys.script_keys,
+        keys.lane("doctor"),
+        keys.reply("doctor", "1"),
+        keys.missed("doctor"),
+        keys.handed("1"),
+    )
+    await client.delete(*leftovers)
+
+
+async def _subscribe(client: RedisClient, channel: str) -> None:
+    async with client.pubsub() as pubsub:
+        await pubsub.subscribe(channel)
+        await pubsub.get_message(timeout=1.0)
+        await pubsub.unsubscribe(channel)

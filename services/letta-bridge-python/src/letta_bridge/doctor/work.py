@@ -1,0 +1,51 @@
+"""The work in Redis: whether anybody does it, what stands still, and whether memory-python is there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from redis.exceptions import NoPermissionError
+
+from letta_bridge.doctor.findings import Finding, ok, warn
+from letta_bridge.request_queue import RedisQueue
+from letta_bridge.request_queue.admin import QueueAdmin
+from letta_bridge.request_queue.keys import memory_python_instances
+from letta_bridge.settings import BridgeSettings
+from shared_utils.redis_connection import RedisClient
+
+
+async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterator[Finding]:
+    """Bridges, pause, dead letters, memory-python."""
+    status = await RedisQueue(client, client, settings.queue, "doctor").status()
+    if status.bridges:
+        yield ok("bridges", f"{status.bridges} alive, {status.depth} tasks not taken, {status.in_flight} in flight")
+    else:
+        waiting = status.depth + status.waiting
+        yield warn("bridges", f"none is alive, {waiting} tasks wait", "start one: letta-bridge run")
+    paused = await QueueAdmin(client, settings.queue).paused()
+    if paused is not None:
+        yield warn(
+            "paused", f"an operator stopped {paused.mode} ({paused.reason or 'no reason'})", "letta-bridge resume"
+        )
+    if status.dead:
+        yield warn("dead", f"{status.dead} dead letters", "see 'letta-bridge dead list'; retry or drop them")
+    yield await _memory_python(client, settings)
+
+
+async def _memory_python(client: RedisClient, settings: BridgeSettings) -> Finding:
+    subject, name = "memory-python", settings.fallback.queue
+    seconds, micros = await client.time()
+    try:
+        waiting = await client.llen(name)
+        alive = await client.zcount(memory_python_instances(name), seconds * 1000 + micros // 1000, "+inf")
+    except NoPermissionError:
+        return ok(subject, "cannot be told with this Redis user's rights")
+    if alive:
+        return ok(subject, f"{alive} alive, {waiting} tasks wait in {name}")
+    if not settings.letta.fallback_to_memory and settings.letta.enabled and not waiting:
+        return ok(subject, "none reports in; only temporary tasks would need it")
+    return warn(
+        subject,
+        f"none reports in, {waiting} tasks wait in {name}",
+        "start memory-python, or leave it where a chat AI of your own, which reports nothing, reads that list",
+    )

@@ -1,0 +1,147 @@
+"""The guards: rate, token budgets, age, and length of a lane. Each that is hit has a code of its own.
+
+A guard that is off costs nothing, and where all that need the meter are off it is not asked. While the meter is away
+(its Redis is the queue's) turns are let through.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from letta_bridge.errors import GuardHit, LaneFull, RateExceeded, TaskExpired, TokensSpent, UserTokensSpent
+from letta_bridge.guards.meter import Meter, Standing
+from letta_bridge.request_queue.port import FULL_LANE, Turn
+from letta_bridge.settings import GuardSettings
+from shared_utils import logs
+from shared_utils.messages import Task
+from shared_utils.redis_connection import CONNECTION_ERRORS
+
+_log = logs.get(__name__)
+
+_EARLIEST: Final = 1_500_000_000.0
+"""A producer's timestamp before this (2017) is no wall clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A turn that may go on, to Letta under the condition of :meth:`to_letta`."""
+
+    soft: GuardHit | None = None
+    hard: GuardHit | None = None
+
+    def to_letta(self) -> GuardHit | None:
+        """Why memory-python should answer in Letta's place; None where Letta may.
+
+        Raises:
+            GuardHit: a hard budget is spent.
+        """
+        if self.hard is not None:
+            raise self.hard
+        return self.soft
+
+
+class Guards:
+    """Judges each turn once, at its beginning.
+
+    Args:
+        settings: the limits; may be exchanged while running.
+        meter: what users have used up.
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, settings: GuardSettings, meter: Meter, *, clock: Callable[[], float] = time.time) -> None:
+        self.settings = settings
+        self._meter = meter
+        self._clock = clock
+        self._away = False
+
+    async def admit(self, turn: Turn, task: Task) -> Admission:
+        """Judge a turn.
+
+        Raises:
+            GuardHit: it gets an error reply in place of an answer.
+        """
+        if turn.lane.startswith(FULL_LANE) and turn.lane != task.user_id:
+            raise LaneFull
+        limit = self.settings.max_age
+        if limit and self._age(turn, task) > limit:
+            raise TaskExpired(f"the task waited for more than {limit:g} s and is not answered any more")
+        if not self._metered:
+            return Admission()
+        standing = await self._standing(task.user_id)
+        if not standing.in_rate:
+            raise RateExceeded(
+                f"this user sends more than {self.settings.turns_per_minute:g} messages a minute; send it again later"
+            )
+        return self._admission(standing)
+
+    async def spent(self, user_id: str, tokens: int) -> None:
+        """A turn of the user's took so many tokens."""
+        if tokens and self._budgeted:
+            try:
+                await self._meter.spend(user_id, tokens)
+            except CONNECTION_ERRORS as error:
+                self._meter_away(error)
+
+    @property
+    def _budgeted(self) -> bool:
+        budgets = (self.settings.user_tokens, self.settings.all_tokens)
+        return any(budget.soft or budget.hard for budget in budgets)
+
+    @property
+    def _metered(self) -> bool:
+        return bool(self.settings.turns_per_minute) or self._budgeted
+
+    async def _standing(self, user_id: str) -> Standing:
+        settings = self.settings
+        try:
+            standing = await self._meter.admit(user_id, per_minute=settings.turns_per_minute, burst=settings.burst)
+        except CONNECTION_ERRORS as error:
+            self._meter_away(error)
+            return Standing()
+        self._away = False
+        return standing
+
+    def _meter_away(self, error: Exception) -> None:
+        if not self._away:
+            _log.warning("guards_blind", error=str(error) or type(error).__name__)
+        self._away = True
+
+    def _admission(self, standing: Standing) -> Admission:
+        of_user, of_all = self.settings.user_tokens, self.settings.all_tokens
+        if _over(standing.user_tokens, of_user.hard):
+            return Admission(hard=UserTokensSpent())
+        if _over(standing.all_tokens, of_all.hard):
+            return Admission(hard=TokensSpent())
+        if _over(standing.user_tokens, of_user.soft):
+            return Admission(soft=UserTokensSpent())
+        if _over(standing.all_tokens, of_all.soft):
+            return Admission(soft=TokensSpent())
+        return Admission()
+
+    def _age(self, turn: Turn, task: Task) -> float:
+        """Seconds since the task was pushed, as far as anybody knows.
+
+        What it waited with the bridges is told by Redis's clock. What it waited before, while no bridge ran, only the
+        producer's timestamp tells; one that cannot be a wall clock's is left out.
+        """
+        pushed = _seconds(task.timestamp)
+        return max(turn.waited, self._clock() - pushed if pushed > _EARLIEST else 0.0)
+
+
+def _over(tokens: int, limit: int) -> bool:
+    return 0 < limit <= tokens
+
+
+def _seconds(timestamp: float | str | None) -> float:
+    if isinstance(timestamp, str):
+        try:
+            moment = dt.datetime.fromisoformat(timestamp)
+            return moment.timestamp() if moment.tzinfo else 0.0
+        except (ValueError, OverflowError):
+            return 0.0
+    return timestamp or 0.0

@@ -1,0 +1,116 @@
+"""The bridge's ports with a stopwatch: Letta and memory-python, each wrapped by one that measures it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import TypeVar
+
+from prometheus_client import Histogram
+
+from letta_bridge.errors import LettaError, failure_word
+from letta_bridge.fallback import Fallback, FallbackAnswer
+from letta_bridge.letta.port import AgentRef, AgentSpec, FoundTurn, LettaPort, TurnAnswer, TurnMessage
+from letta_bridge.metrics.bridge_metrics import BridgeMetrics
+from shared_utils.messages import Task
+
+_Result = TypeVar("_Result")
+
+
+class MeteredLetta:
+    """One Letta server, measured. Is a :class:`letta_bridge.letta.port.LettaPort`, whose methods are told there.
+
+    Args:
+        letta: the server.
+        metrics: where to.
+        model: the handle its agents are made with, for the tokens.
+    """
+
+    def __init__(self, letta: LettaPort, metrics: BridgeMetrics, model: str) -> None:
+        self._letta = letta
+        self._durations = metrics.letta_requests
+        self._children: dict[tuple[str, str], Histogram] = {}
+        self._prompt = metrics.tokens.labels(model, "prompt")
+        self._completion = metrics.tokens.labels(model, "completion")
+
+    async def find_agents(self, tags: Sequence[str]) -> list[AgentRef]:
+        return await self._timed("find_agents", self._letta.find_agents(tags))
+
+    async def get_agent(self, agent_id: str) -> AgentRef:
+        return await self._timed("get_agent", self._letta.get_agent(agent_id))
+
+    async def create_agent(self, spec: AgentSpec) -> AgentRef:
+        return await self._timed("create_agent", self._letta.create_agent(spec))
+
+    async def send(self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float) -> TurnAnswer:
+        answer = await self._timed("send", self._letta.send(agent_id, messages, timeout=timeout))
+        self._prompt.inc(answer.usage.prompt_tokens)
+        self._completion.inc(answer.usage.completion_tokens)
+        return answer
+
+    async def find_turn(self, agent_id: str, otid: str) -> FoundTurn:
+        return await self._timed("find_turn", self._letta.find_turn(agent_id, otid))
+
+    async def cancel(self, agent_id: str, run_ids: Sequence[str]) -> None:
+        await self._timed("cancel", self._letta.cancel(agent_id, run_ids))
+
+    async def history(self, agent_id: str, *, limit: int = 1000) -> list[Mapping[str, object]]:
+        return await self._timed("history", self._letta.history(agent_id, limit=limit))
+
+    async def export_agent(self, agent_id: str) -> bytes:
+        return await self._timed("export_agent", self._letta.export_agent(agent_id))
+
+    async def delete_agent(self, agent_id: str) -> bool:
+        return await self._timed("delete_agent", self._letta.delete_agent(agent_id))
+
+    async def health(self) -> str:
+        return await self._timed("health", self._letta.health())
+
+    async def close(self) -> None:
+        await self._letta.close()
+
+    async def _timed(self, operation: str, call: Awaitable[_Result]) -> _Result:
+        began = time.perf_counter()
+        status = "abandoned"  # the reply budget was used up, the lease lost, or the bridge stopped
+        try:
+            result = await call
+            status = "ok"
+        except LettaError as error:
+            status = failure_word(error)
+            raise
+        else:
+            return result
+        finally:
+            self._child(operation, status).observe(time.perf_counter() - began)
+
+    def _child(self, operation: str, status: str) -> Histogram:
+        child = self._children.get((operation, status))
+        if child is None:
+            child = self._children[operation, status] = self._durations.labels(operation, status)
+        return child
+
+
+class MeteredFallback:
+    """memory-python, measured. Is a :class:`letta_bridge.fallback.Fallback`.
+
+    Args:
+        fallback: who answers.
+        metrics: where to.
+    """
+
+    def __init__(self, fallback: Fallback, metrics: BridgeMetrics) -> None:
+        self._fallback = fallback
+        self._metrics = metrics
+
+    async def answer(self, task: Task, number: str, reason: str) -> FallbackAnswer:
+        """See :class:`letta_bridge.fallback.Fallback`."""
+        self._metrics.fallbacks.labels(reason).inc()
+        began = time.perf_counter()
+        try:
+            return await self._fallback.answer(task, number, reason)
+        finally:
+            self._metrics.memory.observe(time.perf_counter() - began)
+
+    async def was_handed_over(self, number: str) -> bool:
+        """See :class:`letta_bridge.fallback.Fallback`."""
+        return await self._fallback.was_handed_over(number)

@@ -1,0 +1,154 @@
+"""What Prometheus gets: the instruments of this bridge, and what Redis, sessions and breakers say at this moment.
+
+Redis is asked once per scrape, and not for long. While it is away everything else is still told, and
+``letta_bridge_redis_up`` is 0. What Redis says is the same from every bridge of a queue: take ``max`` over bridges.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from prometheus_client import generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from letta_bridge.letta.breaker import BreakerState
+from letta_bridge.metrics.bridge_metrics import BridgeMetrics
+from letta_bridge.request_queue.port import Outcome, QueueStatus
+from shared_utils.redis_connection import CONNECTION_ERRORS
+
+_SECONDS: Final = 2.0
+"""What Redis and the session store have for an answer; less than Prometheus waits for a scrape."""
+_SESSION_STATES: Final = ("active", "reserved")
+
+
+class _Queue(Protocol):
+    async def status(self) -> QueueStatus: ...
+
+
+class _Sessions(Protocol):
+    async def count(self) -> Mapping[str, int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Who is asked at a scrape."""
+
+    queue: _Queue
+    queue_name: str
+    sessions: _Sessions
+    breakers: Callable[[], Mapping[str, BreakerState]]
+    in_flight: Callable[[], int]
+
+
+class Scrape:
+    """Answers Prometheus."""
+
+    def __init__(self, metrics: BridgeMetrics, sources: Sources) -> None:
+        self._metrics = metrics
+        self._sources = sources
+
+    async def text(self) -> bytes:
+        """Everything, in Prometheus's text format."""
+        status, sessions = await asyncio.gather(self._status(), self._counts())
+        here = [
+            _gauge("turns_in_flight", "Turns this bridge holds.", self._sources.in_flight()),
+            _gauge("redis_up", "1 where Redis answered this scrape; without it the queue's metrics are missing.",
+                   status is not None),
+            _sessions(sessions),
+            _breakers(self._sources.breakers()),
+        ]  # fmt: skip
+        queue = [] if status is None else _queue(status, self._sources.queue_name)
+        return generate_latest(_Together([*self._metrics.registry.collect(), *here, *queue]))
+
+    async def _status(self) -> QueueStatus | None:
+        try:
+            async with asyncio.timeout(_SECONDS):
+                return await self._sources.queue.status()
+        except CONNECTION_ERRORS:
+            return None
+
+    async def _counts(self) -> Mapping[str, int]:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SECONDS):
+                return await self._sources.sessions.count()
+        return {}
+
+
+class _Together(Collector):
+    """Families from several places, without the times at which each counter was made."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        for family in self._families:
+            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+            yield family
+
+
+def _queue(status: QueueStatus, name: str) -> list[Metric]:
+    counters = status.counters
+    gauges = {
+        "depth": ("Tasks in the request list, not taken yet.", status.depth),
+        "waiting": ("Tasks taken, waiting in their lanes.", status.waiting),
+        "in_flight": ("Turns in flight, over all bridges.", status.in_flight),
+        "ready_lanes": ("Lanes with work that wait for a bridge with room.", status.ready_lanes),
+        "oldest_task_age_seconds": ("Age of the oldest task taken and not settled, by Redis's clock.",
+                                    status.oldest_age),
+        "dead_letters": ("Dead letters kept now.", status.dead),
+        "missed_turns_pending": ("Turns answered by memory-python that agents have not been told of yet.",
+                                 counters.get("missed_pending", 0)),
+        "bridges": ("Bridges heard of within the last minute.", status.bridges),
+        "paused": ("1 while an operator has stopped the queue.", status.paused is not None),
+    }  # fmt: skip
+    settled = CounterMetricFamily(
+        "letta_bridge_queue_settled", "Tasks settled, over all bridges.", labels=["queue", "outcome"]
+    )
+    for outcome in Outcome:
+        settled.add_metric([name, outcome.value], counters.get(f"settled:{outcome}", 0))
+    return [
+        *(_gauge(f"queue_{what}", text, value, queue=name) for what, (text, value) in gauges.items()),
+        _counter("queue_taken", "Tasks taken from the request list.", counters.get("taken", 0), queue=name),
+        _counter(
+            "queue_redelivered",
+            "Turns handed out again after their bridge fell silent.",
+            counters.get("redelivered", 0),
+            queue=name,
+        ),
+        settled,
+    ]
+
+
+def _sessions(counts: Mapping[str, int]) -> Metric:
+    text = "Sessions in the store: active ones, and those of them that are reserved and have no agent yet."
+    family = GaugeMetricFamily("letta_bridge_sessions", text, labels=["state"])
+    for state in _SESSION_STATES:
+        if state in counts:
+            family.add_metric([state], counts[state])
+    return family
+
+
+def _breakers(states: Mapping[str, BreakerState]) -> Metric:
+    text = "1 for the state the breaker of a Letta server is in, 0 for the others."
+    family = GaugeMetricFamily("letta_bridge_breaker_state", text, labels=["server", "state"])
+    for server, current in states.items():
+        for state in BreakerState:
+            family.add_metric([server, state.value], current is state)
+    return family
+
+
+def _gauge(name: str, text: str, value: float, **labels: str) -> Metric:
+    family = GaugeMetricFamily(f"letta_bridge_{name}", text, labels=list(labels))
+    family.add_metric(list(labels.values()), value)
+    return family
+
+
+def _counter(name: str, text: str, value: float, **labels: str) -> Metric:
+    family = CounterMetricFamily(f"letta_bridge_{name}", text, labels=list(labels))
+    family.add_metric(list(labels.values()), value)
+    return family

@@ -1,0 +1,266 @@
+"""What an operator may do with the queue: look into it, stop it, and go through the dead letters.
+
+Everything here is bounded: it reads page by page, and no payload unless one is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
+
+from letta_bridge.request_queue.keys import Keys, per_task
+from letta_bridge.request_queue.port import PauseMode
+from letta_bridge.request_queue.scripts import ScriptRunner, read
+from letta_bridge.settings import QueueSettings
+from shared_utils.messages import ErrorReply, dump, now
+from shared_utils.redis_connection import RedisClient
+
+_LANES: Final = read("lanes")
+_LETTERS: Final = read("letters")
+_UNBURY: Final = read("unbury")
+
+_PAGE: Final = 100
+_EXAMINED: Final = 5000
+"""Lanes looked at for the longest waiting ones; further ones are only counted."""
+_ID_LENGTH: Final = 12
+_PREVIEW_BYTES: Final = 4096
+_WHOLE: Final = 2**40
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """What is stopped."""
+
+    mode: PauseMode
+    since: float
+    """Seconds since 1970, by Redis's clock."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A turn some bridge works on."""
+
+    receipt: str
+    bridge: str
+    attempts: int
+    age: float
+    """Seconds since the task was taken from the request list."""
+    lease_left: float
+    """Seconds until it is taken over unless its bridge says that it is alive; negative where that is overdue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One user's tasks."""
+
+    lane: str
+    """The user's id; ``~<number>`` for tasks from which no user can be read."""
+    waiting: int
+    oldest_wait: float
+    """Seconds the oldest waiting task has been waiting since it was taken; 0 where none waits."""
+    in_flight: InFlight | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """Who waits and who is served, the longest first."""
+
+    in_flight: int
+    """Turns in flight, of all lanes."""
+    ready: int
+    """Lanes that wait for a bridge with room."""
+    lanes: tuple[Lane, ...]
+    """The most urgent ones only."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A task that could not be worked off."""
+
+    id: str
+    """Made from the letter itself: it stays the same whatever comes or goes around it."""
+    position: int
+    """Counted from the oldest letter, which is 1."""
+    digest: str
+    about: Mapping[str, Any]
+    """code, reason, attempts, time, task_id, user_id; empty for what no bridge wrote."""
+    size: int
+    """Bytes of the payload."""
+    payload: bytes
+    """Its beginning, or all of it."""
+
+    @property
+    def code(self) -> str:
+        """Why it is dead, for machines."""
+        return str(self.about.get("code", "unknown"))
+
+
+class QueueAdmin:
+    """One queue, seen by an operator.
+
+    Every method may raise one of ``shared_utils.redis_connection.CONNECTION_ERRORS``.
+    """
+
+    def __init__(self, client: RedisClient, settings: QueueSettings) -> None:
+        self._client = client
+        self._settings = settings
+        self.keys = Keys(settings.requests)
+        self._scripts = ScriptRunner(client, self.keys.script_keys)
+
+    async def pause(self, mode: PauseMode, reason: str = "") -> None:
+        """Stop all bridges of this queue from taking tasks, and from handing them out where ``mode`` says so."""
+        seconds, micros = await self._client.time()
+        since = seconds * 1000 + micros // 1000
+        fields: dict[Any, Any] = {"mode": mode.value, "since": since, "reason": reason}
+        await self._client.hset(self.keys.paused, mapping=fields)
+
+    async def resume(self) -> Pause | None:
+        """Let work go on; returns what was stopped."""
+        paused = await self.paused()
+        await self._client.delete(self.keys.paused)
+        return paused
+
+    async def paused(self) -> Pause | None:
+        """What is stopped now."""
+        fields = cast("dict[bytes, bytes]", await self._client.hgetall(self.keys.paused))
+        try:
+            mode, since = PauseMode(fields[b"mode"].decode()), int(fields[b"since"]) / 1000
+        except (KeyError, ValueError):
+            return None
+        return Pause(mode, since, fields.get(b"reason", b"").decode(errors="replace"))
+
+    async def lanes(self, limit: int) -> Lanes:
+        """The ``limit`` lanes whose oldest task, waiting or in flight, was taken first."""
+        found: list[Lane] = []
+        in_flight = ready = 0
+        for start in range(0, _EXAMINED, _PAGE):
+            row = await self._scripts.run(_LANES, start, start + _PAGE - 1)
+            now_ms, in_flight, ready, turns, waiting = row
+            found += [_busy_lane(turn, now_ms) for turn in turns]
+            found += [Lane(_text(lane), count, _since(first, now_ms), None) for lane, count, first in waiting]
+            if start + _PAGE >= max(in_flight, ready):
+                break
+        found.sort(key=lambda lane: -max(lane.oldest_wait, lane.in_flight.age if lane.in_flight else 0))
+        return Lanes(in_flight, ready, tuple(found[:limit]))
+
+    async def unfinished(self) -> tuple[int, int]:
+        """Turns in flight, and lanes that wait for a bridge; both 0 means that nothing taken is left to do."""
+        _, in_flight, ready, _, _ = await self._scripts.run(_LANES, 1, 0)
+        return in_flight, ready
+
+    async def dead_count(self) -> int:
+        """How many dead letters there are."""
+        return await self._client.llen(self.keys.dead)
+
+    async def dead(self) -> AsyncIterator[DeadLetter]:
+        """All dead letters, newest first, each with the beginning of its payload."""
+        last = await self.dead_count()
+        while last > 0:
+            first = max(1, last - _PAGE + 1)
+            for letter in reversed(await self._letters(first, last, _PREVIEW_BYTES)):
+                yield letter
+            last = first - 1
+
+    async def find_dead(self, id_prefix: str) -> list[DeadLetter]:
+        """The letters whose id begins so."""
+        return [letter async for letter in self.dead() if letter.digest.startswith(id_prefix.lower())]
+
+    async def payload(self, letter: DeadLetter) -> bytes | None:
+        """All of a letter's payload; None where the letter is gone."""
+        found = await self._letters(letter.position, letter.position, letter.size)
+        return found[0].payload if found and found[0].digest == letter.digest else None
+
+    async def retry(self, letter: DeadLetter) -> bool:
+        """Put the payload back on the request list and remove the letter, in one step; False where it is gone."""
+        return await self._unbury(letter, "retry")
+
+    async def drop(self, letter: DeadLetter) -> bool:
+        """Remove the letter for good; False where it is gone."""
+        return await self._unbury(letter, "drop")
+
+    async def sweep(
+        self, chosen: Callable[[DeadLetter], bool], *, retry: bool, first: int = 1, last: int | None = None
+    ) -> AsyncIterator[DeadLetter]:
+        """Retry or drop every chosen letter between two positions, oldest first; yields each that was removed.
+
+        Letters that come while it runs are left alone, so a task that dies again at once is not tried for ever.
+        """
+        position = first
+        left = min(last or _WHOLE, await self.dead_count()) - first + 1
+        while left > 0:
+            page = await self._letters(position, position + min(left, _PAGE) - 1, _PREVIEW_BYTES)
+            if not page:
+                return
+            left -= len(page)
+            for letter in page:
+                # The letters after a removed one move up by one place.
+                here = replace(letter, position=position)
+                if chosen(here) and await self._unbury(here, "retry" if retry else "drop"):
+                    yield here
+                else:
+                    position += 1
+
+    async def _letters(self, first: int, last: int, payload_bytes: int) -> list[DeadLetter]:
+        rows = await self._scripts.run(_LETTERS, first, last, payload_bytes)
+        return [_letter(first + index, row) for index, row in enumerate(rows)]
+
+    async def _unbury(self, letter: DeadLetter, action: str) -> bool:
+        task_id, user_id = letter.about.get("task_id"), letter.about.get("user_id")
+        kept = per_task(str(user_id), str(task_id)) if task_id and user_id else ""
+        ttl_ms = int(self._settings.reply_ttl * 1000)
+        arguments = (letter.position, letter.digest, action, kept, _mendable(letter) if kept else b"", ttl_ms)
+        return bool(await self._scripts.run(_UNBURY, *arguments) == 1)
+
+
+def _mendable(letter: DeadLetter) -> bytes:
+    """The error reply that lets the bridge try the task again."""
+    return dump(
+        ErrorReply(
+            task_id=str(letter.about.get("task_id")),
+            user_id=str(letter.about.get("user_id")),
+            message="an operator has put the task back on the request list",
+            timestamp=now(),
+            code=letter.code,
+            retryable=True,
+        )
+    )
+
+
+def _letter(position: int, row: list[Any]) -> DeadLetter:
+    digest, line, size, payload = row
+    try:
+        about = json.loads(line)
+    except (ValueError, RecursionError):
+        about = None
+    return DeadLetter(
+        id=digest.decode()[:_ID_LENGTH],
+        position=position,
+        digest=digest.decode(),
+        about=about if isinstance(about, dict) else {},
+        size=size,
+        payload=payload,
+    )
+
+
+def _busy_lane(row: list[Any], now_ms: int) -> Lane:
+    receipt, bridge, lane, attempts, first_ms, deadline, waiting, oldest = row
+    in_flight = InFlight(
+        receipt=_text(receipt),
+        bridge=_text(bridge),
+        attempts=int(attempts),
+        age=_since(first_ms, now_ms),
+        lease_left=(float(deadline) - now_ms) / 1000,
+    )
+    return Lane(_text(lane), waiting, _since(oldest, now_ms), in_flight)
+
+
+def _since(first_ms: bytes, now_ms: int) -> float:
+    """Seconds; 0 where nothing waits."""
+    return max(0, now_ms - int(first_ms)) / 1000 if first_ms else 0.0
+
+
+def _text(name: bytes) -> str:
+    return name.decode(errors="replace")

@@ -1,0 +1,32 @@
+-- lanes: who waits and what is in flight, without any payload. Changes nothing.
+--
+-- ARGV 1 start  2 stop (positions, both of the turns in flight, by deadline, and of `ready`, in the order served)
+-- Returns {now_ms, turns in flight, lanes ready,
+--          {{receipt, bridge, lane, attempts, first_ms, deadline_ms, waiting, first_ms of the oldest waiting}, …},
+--          {{lane, waiting, first_ms of the oldest waiting}, …}}; a first_ms is '' where nothing waits.
+
+local function waiting(lane)
+    local oldest = redis.call('LINDEX', LANE .. lane, -1)
+    local first_ms = oldest and string.match(oldest, '^%d+ %d+ (%d+)\n') or ''
+    return redis.call('LLEN', LANE .. lane), first_ms
+end
+
+local turns = {}
+local leases = redis.call('ZRANGE', LEASES, ARGV[1], ARGV[2], 'WITHSCORES')
+for index = 1, #leases, 2 do
+    local record = redis.call('HGET', TURNS, leases[index])
+    if record then
+        local bridge, lane, entry = split_record(record)
+        local attempts, first_ms = string.match(entry, '^%d+ (%d+) (%d+)\n')
+        local count, oldest = waiting(lane)
+        turns[#turns + 1] = { leases[index], bridge, lane, attempts, first_ms, leases[index + 1], count, oldest }
+    end
+end
+
+local ready = {}
+for index, lane in ipairs(redis.call('LRANGE', READY, ARGV[1], ARGV[2])) do
+    local count, oldest = waiting(lane)
+    ready[index] = { lane, count, oldest }
+end
+
+return { now_ms(), redis.call('HLEN', TURNS), redis.call('LLEN', READY), turns, ready }

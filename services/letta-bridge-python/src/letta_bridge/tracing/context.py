@@ -1,0 +1,37 @@
+"""The trace context of a task, as producers carry it: W3C ``traceparent`` and ``tracestate`` in ``meta``."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from opentelemetry import trace
+from opentelemetry.trace import Link
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from shared_utils.messages import Task
+
+_PROPAGATOR: Final = TraceContextTextMapPropagator()
+_FIELDS: Final = ("traceparent", "tracestate")
+
+
+def creation_links(payload: bytes) -> list[Link]:
+    """A link to where the task was made; none where it does not say so, or says nonsense."""
+    if b'"traceparent"' not in payload:
+        return []
+    try:
+        meta = json.loads(payload)["meta"]
+        carrier = {name: meta[name] for name in _FIELDS if isinstance(meta.get(name), str)}
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return []
+    context = trace.get_current_span(_PROPAGATOR.extract(carrier)).get_span_context()
+    return [Link(context)] if context.is_valid else []
+
+
+def carrying(task: Task) -> Task:
+    """The task with the current span as the place it comes from, whatever it said before."""
+    carrier: dict[str, str] = {}
+    _PROPAGATOR.inject(carrier)
+    if not carrier:
+        return task
+    return task.model_copy(update={"meta": task.meta.model_copy(update={name: carrier.get(name) for name in _FIELDS})})

@@ -1,0 +1,219 @@
+"""What each guard lets through, what a user who hits one is told, and what a guard costs that is off."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from letta_bridge.errors import GUARD_CODES, LaneFull, TaskExpired
+from letta_bridge.guards import Guards, Standing
+from letta_bridge.request_queue import Turn
+from letta_bridge.settings import GuardSettings
+from shared_utils.messages import Task
+
+NOW = 1_795_000_000.0
+
+
+class Meter:
+    """Says what it was told to, and remembers that it was asked."""
+
+    def __init__(self, standing=None, error=None):
+        self.standing = standing or Standing()
+        self.error = error
+        self.asked = 0
+        self.spent = []
+
+    async def admit(self, user_id, *, per_minute, burst):
+        self.asked += 1
+        if self.error:
+            raise self.error
+        return self.standing
+
+    async def spend(self, user_id, tokens):
+        if self.error:
+            raise self.error
+        self.spent.append((user_id, tokens))
+
+
+def make(meter=None, **settings):
+    return Guards(GuardSettings.model_validate(settings), meter or Meter(), clock=lambda: NOW)
+
+
+def turn(**fields):
+    return Turn(**{"receipt": "1-1", "lane": "ada", "attempts": 1, "seq": 1, "first_ms": 0, "payload": b"", **fields})
+
+
+def task(**fields):
+    return Task(task_id="t1", user_id="ada", content="hi", **fields)
+
+
+async def test_guards_that_are_off_ask_nobody():
+    meter = Meter()
+    guards = make(meter)
+    admission = await guards.admit(turn(waited=1e9), task(timestamp=NOW - 1e9))
+    assert admission.to_letta() is None
+    await guards.spent("ada", 1000)
+    assert (meter.asked, meter.spent) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("waited", "timestamp", "expired"),
+    [
+        (61.0, None, True),
+        (59.0, None, False),
+        (0.0, NOW - 61, True),
+        (0.0, NOW - 59, False),
+        (0.0, NOW + 1e6, False),  # a producer's clock that is ahead
+        (0.0, 12_345.6, False),  # the clock of an event loop
+        (0.0, (NOW - 61) * 1000, False),  # milliseconds
+        (0.0, dt.datetime.fromtimestamp(NOW - 61, dt.UTC).isoformat(), True),
+        (0.0, "2020-01-01T00:00:00", False),  # of no known zone
+        (0.0, "yesterday", False),
+    ],
+)
+async def test_a_task_that_waited_too_long_is_not_answered(waited, timestamp, expired):
+    guards = make(max_age=60)
+    if not expired:
+        assert (await guards.admit(turn(waited=waited), task(timestamp=timestamp))).to_letta() is None
+        return
+    with pytest.raises(TaskExpired, match="more than 60 s"):
+        await guards.admit(turn(waited=waited), task(timestamp=timestamp))
+
+
+async def test_a_task_whose_lane_was_full_is_refused_and_a_user_of_that_name_is_not():
+    with pytest.raises(LaneFull):
+        await make().admit(turn(lane="~full:7"), task())
+    await make().admit(turn(lane="~full:7"), Task(task_id="t", user_id="~full:7", content="hi"))
+
+
+@pytest.mark.parametrize(
+    ("budgets", "standing", "kind", "code"),
+    [
+        ({"user_tokens": {"soft": 100}}, Standing(user_tokens=99), None, None),
+        ({"user_tokens": {"soft": 100}}, Standing(user_tokens=100), "soft", "user_tokens_spent"),
+        ({"user_tokens": {"soft": 100, "hard": 200}}, Standing(user_tokens=200), "hard", "user_tokens_spent"),
+        ({"all_tokens": {"soft": 100}}, Standing(all_tokens=100), "soft", "tokens_spent"),
+        ({"all_tokens": {"hard": 100}}, Standing(all_tokens=100), "hard", "tokens_spent"),
+        ({"user_tokens": {"soft": 1}, "all_tokens": {"hard": 1}}, Standing(True, 9, 9), "hard", "tokens_spent"),
+    ],
+)
+async def test_a_soft_budget_falls_back_and_a_hard_one_refuses(budgets, standing, kind, code):
+    admission = await make(Meter(standing), **budgets).admit(turn(), task())
+    assert {name: hit.code for name in ("soft", "hard") if (hit := getattr(admission, name))} == (
+        {kind: code} if kind else {}
+    )
+
+
+async def test_while_the_meter_is_away_turns_go_through():
+    guards = make(Meter(error=RedisConnectionError("away")), turns_per_minute=1, user_tokens={"hard": 1})
+    assert (await guards.admit(turn(), task())).to_letta() is None
+    await guards.spent("ada", 5)
+
+
+def answers(rig):
+    return [(reply["task_id"], reply.get("code") or reply["source"]) for reply in rig.replies()]
+
+
+async def test_a_user_who_comes_too_fast_is_told_so_and_the_others_are_not_touched(make_rig):
+    rig = make_rig(guards={"turns_per_minute": 1, "burst": 2})
+    for number in range(4):
+        rig.push(f"a{number}", user="ada")
+    rig.push("b0", user="bo")
+    await rig.work_off()
+    assert sorted(answers(rig)) == [
+        ("a0", "letta"), ("a1", "letta"), ("a2", "user_rate"), ("a3", "user_rate"), ("b0", "letta"),
+    ]  # fmt: skip
+    reply = rig.kept(task_id="a2")
+    assert (reply["retryable"], reply["message"][:40]) == (True, "this user sends more than 1 messages a m")
+    assert rig.outcomes() == {"letta": 3, "error": 2}
+
+
+async def test_a_refused_task_that_is_sent_again_is_judged_again_and_answered_as_if_new(make_rig):
+    rig = make_rig(guards={"turns_per_minute": 1, "burst": 1})
+    rig.push("a0")
+    rig.push("a1")
+    await rig.work_off()
+    rig.push("a1")
+    await rig.work_off()
+    rig.time += 60
+    rig.push("a1")
+    await rig.work_off()
+    assert answers(rig) == [("a0", "letta"), ("a1", "user_rate"), ("a1", "user_rate"), ("a1", "letta")]
+    assert await rig.said_to_agents() == {"ada": ["hi", "hi"]}
+
+
+async def test_what_may_be_in_the_agents_memory_is_seen_through_whatever_the_limits_say(make_rig):
+    rig = make_rig(
+        letta={"fallback_to_memory": False, "retry_attempts": 0}, guards={"turns_per_minute": 0.001, "burst": 1}
+    )
+    rig.letta.down = True
+    rig.push("a0")
+    await rig.work_off()
+    rig.letta.down = False
+    rig.push("a0")
+    await rig.work_off()
+    assert answers(rig) == [("a0", "letta_unavailable"), ("a0", "letta")]
+
+
+async def test_a_spent_budget_falls_back_then_refuses_and_the_agent_is_told_next_day(make_rig):
+    rig = make_rig(guards={"user_tokens": {"soft": 10, "hard": 1000}})
+    await rig.meter.spend("ada", 10)
+    rig.push("a0", content="first")
+    await rig.work_off()
+    await rig.meter.spend("ada", 990)
+    rig.push("a1", content="second")
+    await rig.work_off()
+    rig.time += 86_400
+    rig.push("a2", content="third")
+    await rig.work_off()
+    assert answers(rig) == [("a1", "user_tokens_spent"), ("a2", "letta")]
+    assert rig.fallback.answered == [("a0", "user_tokens_spent")]
+    assert await rig.said_to_agents() == {"ada": ["first", "third"]}
+
+
+async def test_a_budget_does_not_touch_what_letta_is_not_asked_for(make_rig):
+    rig = make_rig(guards={"all_tokens": {"hard": 1}})
+    await rig.meter.spend("ada", 1)
+    rig.push("a0", meta={"memory_type": "temporary"})
+    await rig.work_off()
+    assert rig.outcomes() == {"memory": 1}
+
+
+async def test_a_turns_tokens_are_counted(make_rig):
+    rig = make_rig(guards={"user_tokens": {"soft": 10**9}})
+    rig.push("a0")
+    await rig.work_off()
+    reply = rig.kept(task_id="a0")
+    standing = await rig.meter.admit("ada", per_minute=0, burst=1)
+    assert standing.user_tokens == standing.all_tokens == reply["usage"]["total_tokens"]
+
+
+async def test_a_full_lane_refuses_at_once_and_keeps_the_order_of_what_waits(make_rig):
+    rig = make_rig(guards={"max_lane": 3})
+    for number in range(8):
+        rig.push(f"a{number}", content=f"say {number}")
+    rig.push("b0", user="bo")
+    await rig.work_off()
+    told = answers(rig)
+    assert [task_id for task_id, source in told if source == "letta" and task_id != "b0"] == ["a0", "a1", "a2"]
+    assert {task_id for task_id, source in told if source == "lane_full"} == {"a3", "a4", "a5", "a6", "a7"}
+    assert (await rig.said_to_agents())["ada"] == ["say 0", "say 1", "say 2"]
+    counters = rig.shelf.counters
+    assert counters["taken"] == counters["settled:letta"] + counters["settled:error"] == 9
+
+
+async def test_new_limits_hold_from_the_next_turn_on(make_rig):
+    rig = make_rig()
+    processor = rig.processor()
+    changed = rig.settings.model_copy(update={"guards": GuardSettings(max_age=10)})
+    processor.reload(changed)
+    payload = json.dumps({"task_id": "t1", "user_id": "ada", "content": "hi"}).encode()
+    settlement = await processor.process(turn(payload=payload, waited=11.0), lease=None)
+    assert json.loads(settlement.reply)["code"] == "expired"
+
+
+def test_each_guard_has_a_code_of_its_own():
+    assert {"expired", "lane_full", "user_rate", "user_tokens_spent", "tokens_spent"} == GUARD_CODES

@@ -1,0 +1,59 @@
+"""What the doctor asks the adapter: handles and locks."""
+
+from __future__ import annotations
+
+import pytest
+from aiohttp import web
+
+from letta_bridge.errors import LettaRejected, LettaUnavailable
+
+
+async def test_handles_are_read_and_what_has_none_is_left_out(stub, client_of):
+    async def models(request):
+        names = ["a/embedding"] if request.path.endswith("embedding") else ["a/one", "", "b/二"]
+        return web.json_response([{"handle": name} for name in names] + [{}])
+
+    client = client_of(await stub(models))
+    assert await client.model_handles() == ["a/one", "b/二"]
+    assert await client.embedding_handles() == ["a/embedding"]
+
+
+@pytest.mark.parametrize(
+    ("status", "detail", "locks"),
+    [
+        (404, "Run not found", True),
+        (503, "Background streaming requires Redis to be running.", False),
+    ],
+)
+async def test_locks_are_told_by_what_a_missing_stream_is_refused_with(stub, client_of, status, detail, locks):
+    async def refuse(_request):
+        return web.json_response({"detail": detail}, status=status)
+
+    assert await client_of(await stub(refuse)).has_locks() is locks
+
+
+async def test_a_server_that_is_not_taking_requests_says_nothing_about_locks(stub, client_of):
+    async def refuse(_request):
+        return web.Response(status=503)
+
+    with pytest.raises(LettaUnavailable):
+        await client_of(await stub(refuse)).has_locks()
+
+
+async def test_a_refused_key_says_nothing_about_locks(stub, client_of):
+    async def refuse(_request):
+        return web.json_response({"detail": "Unauthorized"}, status=401)
+
+    client = client_of(await stub(refuse))
+    for question in (client.has_locks, client.model_handles, client.embedding_handles):
+        with pytest.raises(LettaRejected) as caught:
+            await question()
+        assert caught.value.cause == "letta_credentials"
+
+
+@pytest.mark.letta
+async def test_a_real_server_tells_its_handles_and_locks(letta, client_of):
+    client = client_of(letta.url, api_key=letta.api_key)
+    assert letta.model in await client.model_handles()
+    assert letta.embedding in await client.embedding_handles()
+    assert await client.has_locks() is True

@@ -1,0 +1,55 @@
+"""A rig whose parts are metered, and what Prometheus would read of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from letta_bridge.intake import Intake
+from letta_bridge.letta import LettaServers
+from letta_bridge.message_processor import MessageProcessor
+from letta_bridge.metrics import BridgeMetrics, MeteredFallback, MeteredLetta, Scrape, Sources
+
+
+class Metered:
+    """A rig around one set of instruments."""
+
+    def __init__(self, rig):
+        self.rig = rig
+        self.metrics = metrics = BridgeMetrics()
+        letta = MeteredLetta(rig.letta, metrics, rig.settings.agents.model)
+        rig.servers = LettaServers({"http://letta": letta}, breaker=rig.breaker)
+        rig.desk = replace(rig.desk, servers=rig.servers, recorder=metrics)
+        self.queue = rig.queue()
+        fallback = MeteredFallback(rig.fallback, metrics)
+        self.processor = MessageProcessor(rig.settings, rig.desk, fallback, self.queue)
+        rig.intake = self.intake
+        self.sources = Sources(self.queue, "letta_requests", rig.sessions, rig.servers.states, lambda: 0)
+
+    def intake(self, _name="bridge"):
+        return Intake(self.queue, self.processor.process, self.rig.settings.queue, recorder=self.metrics)
+
+    async def families(self):
+        """Name → family, as a scrape gives them."""
+        text = await Scrape(self.metrics, self.sources).text()
+        return {family.name: family for family in text_string_to_metric_families(text.decode())}
+
+    async def samples(self):
+        """(name, sorted label values) → value."""
+        return {
+            (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+            for family in (await self.families()).values()
+            for sample in family.samples
+        }
+
+
+@pytest.fixture
+def make_metered(make_rig):
+    return lambda **changes: Metered(make_rig(**changes))
+
+
+@pytest.fixture
+def metered(make_metered):
+    return make_metered()

@@ -1,0 +1,71 @@
+"""Following the stream of replies over a Redis that goes away."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from letta_bridge.request_queue.keys import Keys
+from letta_bridge.request_queue.reply_stream import BEGINNING, ReplyStream
+from shared_utils.redis_connection import connect
+from shared_utils.settings import RedisSettings
+
+pytestmark = pytest.mark.integration
+KEYS = Keys("letta_requests")
+
+
+@pytest.fixture
+async def client(redis_url):
+    client = connect(RedisSettings(url=redis_url), name="test", timeout=10)
+    yield client
+    await client.aclose()
+
+
+async def test_pages_are_joined_without_a_gap(client):
+    for number in range(450):
+        await client.xadd(KEYS.replies, {"reply": str(number)})
+    found = [entry async for entry in ReplyStream(client, KEYS).after(BEGINNING)]
+    assert [int(entry.reply) for entry in found] == list(range(450))
+    newest = await ReplyStream(client, KEYS).newest(2)
+    assert newest == found[-2:]
+
+
+async def test_a_follower_misses_nothing_while_redis_is_away(client, tcp_proxy, redis_url):
+    await client.xadd(KEYS.replies, {"reply": "before"})
+    proxy = tcp_proxy(redis_url)
+    behind = connect(RedisSettings(url=proxy.url), name="follower", timeout=10)
+    lost = asyncio.Event()
+    following = ReplyStream(behind, KEYS).follow(BEGINNING, away=lambda _: lost.set())
+    assert (await anext(following)).reply == b"before"
+    following_on = asyncio.create_task(anext(following))
+    proxy.refuse()
+    await lost.wait()
+    await client.xadd(KEYS.replies, {"reply": "meanwhile"})
+    proxy.resume()
+    assert (await following_on).reply == b"meanwhile"
+    await following.aclose()
+    await behind.aclose()
+
+
+async def test_a_cancellation_that_a_connection_swallowed_still_ends_the_following():
+    class Swallowing:
+        """A client that answers a cancelled read as if nothing had come."""
+
+        def __init__(self):
+            self.reading = asyncio.Event()
+
+        async def xread(self, *_, **__):
+            self.reading.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                return []
+
+    swallowing = Swallowing()
+    following = asyncio.ensure_future(anext(ReplyStream(swallowing, KEYS).follow(BEGINNING)))
+    await swallowing.reading.wait()
+    following.cancel()
+    async with asyncio.timeout(30):
+        with pytest.raises(asyncio.CancelledError):
+            await following

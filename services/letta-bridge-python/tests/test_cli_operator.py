@@ -1,0 +1,370 @@
+"""The operator's commands, as typed: what they print, what they change in a real Redis, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+import redis
+from typer.testing import CliRunner
+
+from letta_bridge.main import app
+
+VARIABLES = ("REDIS_URL", "REDIS_HOST", "REDIS_PASSWORD", "LETTA_API_URL", "LETTA_API_KEY", "LETTA_BRIDGE_CONFIG")
+Q = "{letta_requests}"
+SECRET = "hunter2secret"
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    """A command with an empty configuration of its own."""
+    config = tmp_path / "config.json"
+    config.write_text("{}", encoding="utf-8")
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*arguments, stdin=None, **environ):
+        variables = {"LETTA_BRIDGE_CONFIG": str(config), "DATA_DIR": str(tmp_path), "TERM": "dumb", **environ}
+        return CliRunner().invoke(app, arguments, env=variables, input=stdin)
+
+    return call
+
+
+@pytest.fixture
+def on(call, redis_url):
+    """A command on the real Redis; fails the test unless it ends with the code expected."""
+
+    def on(*arguments, code=0, **environ):
+        result = call(*arguments, REDIS_URL=redis_url, **environ)
+        assert result.exit_code == code, result.output
+        return result
+
+    return on
+
+
+@pytest.fixture
+def client(redis_url):
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+def bury(client, *task_ids, code="malformed"):
+    for task_id in task_ids:
+        about = {
+            "code": code,
+            "reason": "读不懂 \x1b[31m",
+            "attempts": 2,
+            "time": 1.0,
+            "task_id": task_id,
+            "user_id": "小明",
+        }
+        task = {"task_id": task_id, "user_id": "小明", "content": "你好"}
+        letter = f"{json.dumps(about, ensure_ascii=False)}\n{json.dumps(task, ensure_ascii=False)}"
+        client.lpush(f"{Q}:dead", letter)
+
+
+def reply(client, text, user="ada"):
+    content = {"task_id": "t", "user_id": user, "response_text": text, "source": "letta"}
+    return client.xadd(f"{Q}:replies", {"reply": json.dumps(content, ensure_ascii=False)}).decode()
+
+
+@pytest.mark.integration
+def test_tail_shows_late_replies_with_their_chinese(on, client):
+    for text in ("one", "two", "你好\x1b]0;x\x07\nthere"):
+        reply(client, text)
+    shown = on("tail", "--no-follow", "-n", "2").stdout
+    assert "one" not in shown
+    assert "ada  t  letta: two" in shown
+    assert "你好 ]0;x  there" in shown
+    assert "\x1b" not in shown
+
+
+@pytest.mark.integration
+def test_tail_since_a_reply_that_was_seen_goes_on_after_it(on, client):
+    first = reply(client, "one")
+    reply(client, "two", user="bo")
+    reply(client, "three")
+    lines = [json.loads(line) for line in on("tail", "--no-follow", "--json", "--since", first).stdout.splitlines()]
+    assert [line["reply"]["response_text"] for line in lines] == ["two", "three"]
+    assert lines[0]["id"] > first
+    assert "two" in on("tail", "--no-follow", "--since", "10m").stdout
+    assert on("tail", "--no-follow", "--since", "start", "--user", "bo").stdout.count("\n") == 1
+    assert on("tail", "--no-follow", "--since", "2999-01-01").stdout == ""
+
+
+@pytest.mark.integration
+def test_ctrl_c_ends_a_following_tail_without_a_word(redis_url, client):
+    reply(client, "one")
+    tail = subprocess.Popen(
+        [sys.executable, "-m", "letta_bridge.main", "tail"],
+        env={**os.environ, "REDIS_URL": redis_url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "letta: one" in tail.stdout.readline()
+    tail.send_signal(signal.SIGINT)
+    assert tail.communicate(timeout=60) == ("", "")
+    assert tail.returncode == 0
+
+
+def test_tail_names_a_since_it_does_not_understand(call):
+    result = call("tail", "--since", "yesterday")
+    assert (result.exit_code, "'yesterday'" in result.stderr) == (2, True)
+
+
+@pytest.mark.integration
+def test_dead_letters_are_listed_shown_retried_and_dropped(on, client):
+    bury(client, "t1", "t2")
+    bury(client, "t3", code="internal")
+    table = on("dead", "list").stdout
+    assert "读不懂" in table
+    assert "\x1b" not in table
+    assert "3 of 3 dead letters" in table
+    newest, second, oldest = json.loads(on("dead", "list", "--json").stdout)["letters"]
+    assert (newest["task_id"], newest["code"], oldest["position"]) == ("t3", "internal", 1)
+    assert '"content": "你好"' in on("dead", "show", second["id"]).stdout
+    assert json.loads(on("dead", "show", second["id"], "--raw").stdout)["task_id"] == "t2"
+    assert "1 letter put back" in on("dead", "retry", oldest["id"][:8]).stdout
+    assert json.loads(client.lindex("letta_requests", 0))["task_id"] == "t1"
+    assert json.loads(on("dead", "drop", second["id"], "--json").stdout) == {"dropped": [second["id"]]}
+    assert client.llen(f"{Q}:dead") == 1
+
+
+@pytest.mark.integration
+def test_all_dead_letters_of_one_code_go_at_once(on, client):
+    bury(client, "t1", "t2", "t3")
+    bury(client, "t4", code="internal")
+    assert "3 letters put back" in on("dead", "retry", "--all", "--code", "malformed").stdout
+    pushed = [json.loads(task)["task_id"] for task in client.lrange("letta_requests", 0, -1)]
+    assert pushed == ["t3", "t2", "t1"]
+    assert "1 letter dropped" in on("dead", "drop", "--all").stdout
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        (["retry"], 2, "--all"),
+        (["drop", "abcd", "--all"], 2, "--all"),
+        (["drop", "abcdef", "--code", "x"], 2, "--code"),
+        (["drop", "ab"], 2, "too short"),
+        (["show", "abcdef"], 1, "no dead letter 'abcdef'"),
+    ],
+)
+def test_a_wrong_choice_of_dead_letters_changes_nothing(on, client, arguments, code, named):
+    bury(client, "t1")
+    assert named in on("dead", *arguments, code=code).stderr
+    assert client.llen(f"{Q}:dead") == 1
+
+
+@pytest.mark.integration
+def test_pause_shows_in_the_status_and_resume_ends_it(on, client):
+    on("pause", "--reason", "升级")
+    client.lpush("letta_requests", "{}")
+    assert "nothing is taken and nothing begun" in on("status", code=1).stdout
+    assert json.loads(on("status", "--json", code=1).stdout)["paused"] == "all"
+    assert "升级" in on("resume").stdout
+    assert "nothing was paused" in on("resume").stdout
+    assert json.loads(on("status", "--json", code=1).stdout)["paused"] is None
+
+
+@pytest.mark.integration
+def test_drain_of_an_idle_queue_is_done_at_once_and_closes_the_intake(on):
+    assert json.loads(on("drain", "--json").stdout) == {"drained": True, "in_flight": 0, "lanes_waiting": 0}
+    assert json.loads(on("status", "--json", code=1).stdout)["paused"] == "intake"
+
+
+@pytest.mark.integration
+def test_drain_waits_for_bridges_only_where_there_are_any(on, client):
+    client.rpush(f"{Q}:ready", "ada")
+    client.rpush(f"{Q}:lane:ada", '1 0 1\n{"user_id":"ada"}')
+    assert "no bridge is alive" in on("drain", code=1).stderr
+    client.zadd(f"{Q}:bridges", {"one": 2**52})
+    assert "after 0.1 s" in on("drain", "--timeout", "0.1", code=3).stderr
+
+
+@pytest.mark.integration
+def test_drain_returns_when_the_last_lane_is_worked_off(on, client):
+    client.zadd(f"{Q}:bridges", {"one": 2**52})
+    client.rpush(f"{Q}:ready", "ada")
+    client.rpush(f"{Q}:lane:ada", '1 0 1\n{"user_id":"ada"}')
+
+    def work_off():
+        while not client.exists(f"{Q}:paused"):
+            pass
+        client.delete(f"{Q}:ready", f"{Q}:lane:ada")
+
+    bridge = threading.Thread(target=work_off)
+    bridge.start()
+    assert "drained" in on("drain", "--timeout", "60").stdout
+    bridge.join()
+
+
+@pytest.mark.integration
+def test_lanes_tell_who_waits(on, client):
+    client.rpush(f"{Q}:ready", "小明", "bo")
+    for user, taken in (("小明", 1_000), ("bo", 2_000)):
+        client.lpush(f"{Q}:lane:{user}", f"1 0 {taken}\n{{}}", f"2 0 {taken + 1}\n{{}}")
+    lines = on("lanes").stdout.splitlines()
+    assert lines[0].split()[:3] == ["USER", "WAITING", "OLDEST"]
+    assert lines[1].split()[:2] == ["小明", "2"]
+    assert lines[-1] == "0 users in flight, 2 waiting for a bridge with room"
+    assert "1 more not shown" in on("lanes", "--limit", "1").stdout
+    (lane,) = json.loads(on("lanes", "--limit", "1", "--json").stdout)["lanes"]
+    assert (lane["lane"], lane["waiting"], lane["in_flight"]) == ("小明", 2, None)
+
+
+@pytest.mark.integration
+def test_replay_pushes_a_file_in_order_and_names_what_is_no_task(on, client, tmp_path):
+    file = tmp_path / "tasks.jsonl"
+    file.write_text('{"task_id":"1","content":"你好"}\n\nnonsense\n{"task_id":"2"}\n', encoding="utf-8")
+    result = on("replay", str(file), code=1)
+    assert "line 3 is skipped" in result.stderr
+    assert "2 tasks pushed, 1 lines skipped" in result.stdout
+    assert [json.loads(task)["task_id"] for task in client.lrange("letta_requests", 0, -1)] == ["2", "1"]
+    assert json.loads(on("replay", str(file), "--from-line", "4", "--json").stdout)["pushed"] == 1
+
+
+@pytest.mark.integration
+def test_replay_reads_standard_input_at_a_rate(on, client):
+    tasks = "".join(f'{{"task_id":"{number}"}}\n' for number in range(5))
+    assert json.loads(on("replay", "-", "--rate", "1000", "--json", stdin=tasks).stdout)["pushed"] == 5
+    assert client.llen("letta_requests") == 5
+
+
+@pytest.mark.integration
+def test_replay_takes_a_range_of_dead_letters(on, client):
+    bury(client, "t1", "t2", "t3")
+    assert json.loads(on("replay", "--dead", "2..", "--json").stdout)["pushed"] == 2
+    assert [json.loads(task)["task_id"] for task in client.lrange("letta_requests", 0, -1)] == ["t3", "t2"]
+    assert client.llen(f"{Q}:dead") == 1
+
+
+def test_a_check_of_a_file_needs_no_redis(call, tmp_path):
+    file = tmp_path / "tasks.jsonl"
+    file.write_text('{"task_id":"1"}\n', encoding="utf-8")
+    result = call("replay", str(file), "--check", REDIS_URL="redis://127.0.0.1:1")
+    assert (result.exit_code, "1 tasks checked, none pushed" in result.stdout) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "a file of tasks"),
+        (["x", "--dead", "1..2"], "a file of tasks"),
+        (["--dead", "5..2"], "5..2"),
+        (["missing"], "missing"),
+    ],
+)
+def test_a_wrong_choice_of_what_to_replay_is_named(call, arguments, named):
+    result = call("replay", *arguments)
+    assert (result.exit_code, named in result.stderr) == (2, True)
+
+
+def test_config_tells_where_each_setting_came_from(call, tmp_path):
+    (tmp_path / "config.json").write_text('{"letta": {"timeout": 5}, "queue": {"lease": 7}}', encoding="utf-8")
+    (tmp_path / "config.local.json").write_text('{"queue": {"lease": 8}}', encoding="utf-8")
+    shown = json.loads(call("config", "--json", LETTA_MODEL="openai/x").stdout)
+    assert shown["letta.timeout"] == {"value": 5.0, "source": str(tmp_path / "config.json")}
+    assert shown["queue.lease"] == {"value": 8.0, "source": str(tmp_path / "config.local.json")}
+    assert shown["agents.model"] == {"value": "openai/x", "source": "LETTA_MODEL"}
+    assert shown["letta.enabled"]["source"] == "default"
+    assert "短期" not in call("config", "queue").stdout
+    assert set(json.loads(call("config", "letta.breaker", "--json").stdout)) == {
+        "letta.breaker.failures",
+        "letta.breaker.open_seconds",
+    }
+    assert call("config", "nonsense").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://:{SECRET}@example.org:6379/0",
+        f"redis://user:{SECRET}@example.org",
+        f"redis+sentinel://:{SECRET}@a:26379,b:26379/main",
+        f"redis://example.org?password={SECRET}",
+        f"redis://:x/{SECRET}@example.org",
+        f"redis://{SECRET}@example.org",
+    ],
+)
+def test_config_shows_no_secret(call, tmp_path, url):
+    secret_file = tmp_path / "key"
+    secret_file.write_text(SECRET)
+    for arguments in (["config"], ["config", "--json"], ["config", "redis"]):
+        result = call(
+            *arguments,
+            REDIS_URL=url,
+            REDIS_PASSWORD=SECRET,
+            LETTA_API_KEY_FILE=str(secret_file),
+        )
+        assert result.exit_code == 0
+        assert SECRET not in result.output
+    assert json.loads(call("config", "--json", LETTA_API_KEY_FILE=str(secret_file)).stdout)["letta.api_key"] == {
+        "value": "***",
+        "source": "LETTA_API_KEY_FILE",
+    }
+
+
+def test_the_schema_takes_the_shipped_configuration(call, pytestconfig):
+    schema = json.loads(call("config", "--schema").stdout)
+    shipped = json.loads((pytestconfig.rootpath / "config.json").read_text("utf-8"))
+    assert shipped.keys() <= schema["properties"].keys()
+    assert schema["additionalProperties"] is False
+    letta = schema["$defs"]["LettaSettings"]
+    assert shipped["letta"].keys() <= letta["properties"].keys()
+    assert letta["properties"]["timeout"]["exclusiveMinimum"] == 0
+    assert "env" not in letta["properties"]["timeout"]
+
+
+def test_doctor_fails_with_exit_code_1_and_a_line_for_each(call, tmp_path):
+    environ = {"REDIS_URL": f"redis://:{SECRET}@127.0.0.1:1", "LETTA_API_URL": "http://127.0.0.1:1"}
+    result = call("doctor", **environ)
+    assert result.exit_code == 1
+    assert [line.split()[:2] for line in result.stdout.splitlines()[:2]] == [["FAIL", "redis"], ["FAIL", "letta"]]
+    assert SECRET not in result.output
+    report = json.loads(call("doctor", "--json", **environ).stdout)
+    assert report["ok"] is False
+    assert {finding["subject"] for finding in report["findings"]} >= {"redis", "letta", "disk.write", "sessions"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["tail"],
+        ["lanes"],
+        ["dead", "list"],
+        ["dead", "retry", "--all"],
+        ["pause"],
+        ["resume"],
+        ["drain"],
+        ["replay", "-"],
+    ],
+)
+def test_without_redis_every_command_says_so(call, arguments):
+    result = call(*arguments, REDIS_URL=f"redis://:{SECRET}@127.0.0.1:1")
+    assert result.exit_code == 4
+    assert result.stderr.startswith("letta-bridge: Redis cannot be reached (")
+    assert SECRET not in result.output
+
+
+@pytest.mark.integration
+def test_a_refused_password_is_told_apart(call, redis_url, client):
+    client.acl_setuser("nobody", enabled=True, passwords=["+right"], keys=["*"], categories=["+@all"])
+    try:
+        result = call("lanes", REDIS_URL=redis_url, REDIS_USERNAME="nobody", REDIS_PASSWORD=SECRET)
+    finally:
+        client.acl_deluser("nobody")
+    assert result.exit_code == 4
+    assert "refuses the password" in result.stderr
+    assert SECRET not in result.output
+
+
+def test_the_shell_can_complete_commands(call):
+    assert "--install-completion" in call("--help").stdout

@@ -1,0 +1,410 @@
+"""The doctor names each fault: on a real Redis set up wrongly, a stand-in for an old one, and a stub of Letta."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+from collections import namedtuple
+
+import pytest
+import redis
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from letta_bridge.doctor import Level, examine
+from letta_bridge.request_queue import PauseMode
+from letta_bridge.request_queue.admin import QueueAdmin
+from letta_bridge.settings import BridgeSettings
+from shared_utils.redis_connection import connect
+from shared_utils.settings import RedisSettings
+
+MODEL, EMBEDDING = "openai-proxy/scripted", "openai/text-embedding-3-small"
+
+
+def _answering(answer):
+    async def handler(_request):
+        return web.json_response(answer())
+
+    return handler
+
+
+class StubLetta:
+    """What the doctor asks of Letta, answered as the dials say."""
+
+    def __init__(self):
+        self.version = "0.16.8"
+        self.password = "letmein"
+        self.models = [MODEL]
+        self.embeddings = [EMBEDDING]
+        self.locks = True
+        self.answer = "hello"
+        self.agents = {}
+        self.turns = 0
+
+    def app(self):
+        app = web.Application(middlewares=[self._guard])
+        for path, answer in {
+            "/v1/health/": lambda: {"version": self.version, "status": "ok"},
+            "/v1/models/": lambda: [{"handle": one} for one in self.models],
+            "/v1/models/embedding": lambda: [{"handle": one} for one in self.embeddings],
+            "/v1/agents/": lambda: list(self.agents.values()),
+            "/v1/agents/{agent}/core-memory/blocks": list,
+            "/v1/archives/": list,
+        }.items():
+            app.router.add_get(path, _answering(answer))
+        app.router.add_post("/v1/conversations/default/stream", self._stream)
+        app.router.add_post("/v1/agents/", self._create)
+        app.router.add_delete("/v1/agents/{agent}", self._delete)
+        app.router.add_post("/v1/agents/{agent}/messages", self._turn)
+        return app
+
+    @web.middleware
+    async def _guard(self, request, handler):
+        open_to_all = self.password is None or "health" in request.path
+        if not open_to_all and request.headers.get("Authorization") != f"Bearer {self.password}":
+            return web.json_response({"detail": "Unauthorized"}, status=401)
+        return await handler(request)
+
+    async def _stream(self, _request):
+        if self.locks:
+            return web.json_response({"detail": "Run not found"}, status=404)
+        return web.json_response({"detail": "Background streaming requires Redis to be running."}, status=503)
+
+    async def _create(self, request):
+        spec = await request.json()
+        agent = {"id": "agent-1", "name": spec["name"], "tags": spec["tags"]}
+        self.agents["agent-1"] = agent
+        return web.json_response(agent)
+
+    async def _delete(self, request):
+        self.agents.pop(request.match_info["agent"])
+        return web.json_response({})
+
+    async def _turn(self, _request):
+        self.turns += 1
+        if self.answer is None:
+            return web.json_response({"detail": "no key"}, status=402)
+        return web.json_response(
+            {
+                "messages": [{"id": "m", "message_type": "assistant_message", "content": self.answer}],
+                "stop_reason": {"message_type": "stop_reason", "stop_reason": "end_turn"},
+                "usage": {"total_tokens": 7},
+            }
+        )
+
+
+@pytest.fixture
+async def stub_letta():
+    stub = StubLetta()
+    async with TestServer(stub.app(), host="127.0.0.1") as server:
+        stub.url = str(server.make_url("")).rstrip("/")
+        yield stub
+
+
+@pytest.fixture
+def nowhere():
+    """A port on which nobody listens for as long as the test runs."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        yield reserved.getsockname()[1]
+
+
+@pytest.fixture
+def settings(tmp_path, stub_letta, nowhere):
+    """Settings with changes: section=dict."""
+
+    def make(**changes):
+        base = {
+            "redis": {"url": f"redis://127.0.0.1:{nowhere}"},
+            "letta": {"api_urls": [stub_letta.url], "api_key": stub_letta.password},
+            "agents": {"model": MODEL, "embedding": EMBEDDING},
+            "bridge": {"data_dir": str(tmp_path / "data")},
+        }
+        for section, values in changes.items():
+            base[section] = base.get(section, {}) | values
+        return BridgeSettings.model_validate(base)
+
+    return make
+
+
+@pytest.fixture
+def admin(redis_url):
+    """An administrator's client; what it sets is undone."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.url = redis_url
+        policy = client.config_get("maxmemory-policy", "maxmemory", "appendonly")
+        yield client
+        for name, value in policy.items():
+            client.config_set(name, value)
+        client.acl_setuser("default", enabled=True, nopass=True)
+        for user in client.acl_list():
+            name = user.split(b" ")[1] if isinstance(user, bytes) else user.split(" ")[1]
+            if name not in {b"default", "default"}:
+                client.acl_deluser(name)
+
+
+async def report(settings, *, deep=False):
+    return [finding async for finding in examine(settings, deep=deep)]
+
+
+async def found(settings, subject, *, deep=False):
+    """All findings about one subject, as (level, text)."""
+    findings = await report(settings, deep=deep)
+    return [(one.level, f"{one.says}; {one.advice}") for one in findings if one.subject == subject]
+
+
+async def the_one(settings, subject, *, deep=False):
+    (finding,) = await found(settings, subject, deep=deep)
+    return finding
+
+
+async def test_every_other_check_is_made_while_redis_is_down(settings):
+    subjects = {finding.subject: finding.level for finding in await report(settings())}
+    assert subjects.pop("redis") is Level.FAIL
+    assert set(subjects.values()) == {Level.OK}
+    assert {"letta", "letta.key", "letta.model", "letta.embedding", "disk.write", "sessions"} <= subjects.keys()
+
+
+async def test_redis_down_is_named(settings):
+    level, text = await the_one(settings(), "redis")
+    assert level is Level.FAIL
+    assert "cannot be reached" in text
+    assert "REDIS_URL" in text
+
+
+@pytest.mark.integration
+async def test_a_sound_redis_has_nothing_to_complain_about(settings, redis_url):
+    findings = await report(settings(redis={"url": redis_url}))
+    about_redis = {one.subject: one.level for one in findings if one.subject.startswith(("redis", "clock"))}
+    assert set(about_redis.values()) == {Level.OK}
+    assert {"redis.version", "redis.persistence", "redis.eviction", "redis.rights", "clock"} <= about_redis.keys()
+
+
+@pytest.mark.integration
+async def test_the_doctor_leaves_nothing_behind(settings, redis_url, admin):
+    await report(settings(redis={"url": redis_url}))
+    assert admin.keys("*") == []
+
+
+@pytest.mark.integration
+async def test_a_wrong_redis_password_is_named(settings, redis_url, admin):
+    admin.acl_setuser("bridge", enabled=True, passwords=["+right"], keys=["*"], channels=["*"], categories=["+@all"])
+    wrong = settings(redis={"url": redis_url, "username": "bridge", "password": "wrong"})
+    level, text = await the_one(wrong, "redis")
+    assert level is Level.FAIL
+    assert "refuses the password" in text
+    assert "REDIS_PASSWORD" in text
+    right = settings(redis={"url": redis_url, "username": "bridge", "password": "right"})
+    assert (await the_one(right, "redis"))[0] is Level.OK
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("keys", "commands", "named"),
+    [
+        (["{letta_requests}:*", "letta_requests", "user_input_queue"], ["-blmove"], "blmove"),
+        (["{letta_requests}:*", "letta_requests"], [], "user_input_queue"),
+        (["letta_requests", "user_input_queue"], [], "{letta_requests}:*"),
+        (["{letta_requests}:*", "letta_requests", "user_input_queue"], ["-xadd"], "{letta_requests}:*"),
+    ],
+)
+async def test_a_missing_right_is_named(settings, admin, keys, commands, named):
+    admin.acl_setuser(
+        "bridge",
+        enabled=True,
+        passwords=["+right"],
+        keys=keys,
+        channels=["letta_responses", "task_response:*"],
+        categories=["+@all"],
+        commands=commands,
+    )
+    (finding, *_) = await found(
+        settings(redis={"url": admin.url, "username": "bridge", "password": "right"}), "redis.rights"
+    )
+    assert finding[0] is Level.FAIL
+    assert named in finding[1]
+
+
+@pytest.mark.integration
+async def test_a_missing_channel_right_is_named(settings, redis_url, admin):
+    admin.acl_setuser(
+        "bridge", enabled=True, passwords=["+right"], keys=["*"], channels=["task_response:*"], categories=["+@all"]
+    )
+    limited = settings(redis={"url": redis_url, "username": "bridge", "password": "right"})
+    level, text = await the_one(limited, "redis.rights")
+    assert (level, "the channel letta_responses" in text) == (Level.FAIL, True)
+
+
+@pytest.mark.integration
+async def test_eviction_is_named(settings, redis_url, admin):
+    admin.config_set("maxmemory-policy", "allkeys-lru")
+    level, text = await the_one(settings(redis={"url": redis_url}), "redis.eviction")
+    assert level is Level.WARN
+    admin.config_set("maxmemory", "200mb")
+    level, text = await the_one(settings(redis={"url": redis_url}), "redis.eviction")
+    assert level is Level.FAIL
+    assert "allkeys-lru" in text
+    assert "set maxmemory-policy noeviction" in text
+
+
+@pytest.mark.integration
+async def test_missing_persistence_is_named(settings, redis_url, admin):
+    admin.config_set("appendonly", "no")
+    level, text = await the_one(settings(redis={"url": redis_url}), "redis.persistence")
+    assert (level, "appendonly yes" in text) == (Level.WARN, True)
+
+
+async def test_a_redis_that_is_too_old_is_named(settings):
+    async def serve(reader, writer):
+        info = b"redis_version:6.0.16\r\nrole:master\r\naof_enabled:1\r\nmaxmemory_policy:noeviction\r\n"
+        while header := await reader.readline():
+            words = []
+            for _ in range(int(header[1:])):
+                length = int((await reader.readline())[1:])
+                words.append((await reader.readexactly(length + 2))[:-2].upper())
+            known = {b"PING": b"+PONG\r\n", b"INFO": b"$%d\r\n%s\r\n" % (len(info), info), b"CLIENT": b"+OK\r\n"}
+            writer.write(known.get(words[0], b"-ERR unknown command\r\n"))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        level, text = await the_one(settings(redis={"url": f"redis://127.0.0.1:{port}"}), "redis.version")
+    assert level is Level.FAIL
+    assert "6.0.16 is too old" in text
+    assert "6.2" in text
+
+
+@pytest.mark.integration
+async def test_a_pause_dead_letters_and_missing_services_are_worth_a_thought(settings, redis_url, admin):
+    made = settings(redis={"url": redis_url})
+    client = connect(RedisSettings(url=redis_url), name="test")
+    await QueueAdmin(client, made.queue).pause(PauseMode.ALL, "升级")
+    await client.aclose()
+    admin.lpush("{letta_requests}:dead", '{"code":"malformed"}\nx')
+    findings = {finding.subject: finding for finding in await report(made)}
+    assert {findings[name].level for name in ("paused", "dead", "bridges", "memory-python")} == {Level.WARN}
+    assert "升级" in findings["paused"].says
+
+
+@pytest.mark.integration
+async def test_a_memory_python_that_reports_in_is_seen(settings, redis_url, admin):
+    admin.zadd("memory:{user_input_queue}:instances", {"one": 2**52, "dead": 1})
+    level, text = await the_one(settings(redis={"url": redis_url}), "memory-python")
+    assert (level, text.startswith("1 alive")) == (Level.OK, True)
+
+
+async def test_letta_down_is_named(settings, nowhere):
+    level, text = await the_one(settings(letta={"api_urls": [f"http://127.0.0.1:{nowhere}"]}), "letta")
+    assert level is Level.FAIL
+    assert "cannot be reached" in text
+    assert "LETTA_API_URL" in text
+
+
+async def test_a_wrong_letta_key_is_named(settings):
+    level, text = await the_one(settings(letta={"api_key": "wrong"}), "letta.key")
+    assert level is Level.FAIL
+    assert "LETTA_API_KEY" in text
+
+
+async def test_an_open_letta_is_worth_a_thought(settings, stub_letta):
+    stub_letta.password = None
+    level, text = await the_one(settings(), "letta.key")
+    assert (level, "LETTA_SERVER_PASSWORD" in text) == (Level.WARN, True)
+
+
+async def test_unknown_handles_are_named_with_the_nearest(settings):
+    made = settings(agents={"model": "openai/scripted", "embedding": "openai/text-embedding-4"})
+    level, text = await the_one(made, "letta.model")
+    assert (level, "openai/scripted" in text, MODEL in text) == (Level.FAIL, True, True)
+    level, text = await the_one(made, "letta.embedding")
+    assert (level, EMBEDDING in text, "LETTA_EMBEDDING" in text) == (Level.FAIL, True, True)
+
+
+async def test_a_letta_without_models_is_named(settings, stub_letta):
+    stub_letta.models = []
+    level, text = await the_one(settings(), "letta.model")
+    assert (level, "OPENAI_API_KEY" in text) == (Level.FAIL, True)
+
+
+async def test_an_unknown_version_and_missing_locks_are_worth_a_thought(settings, stub_letta):
+    stub_letta.version, stub_letta.locks = "0.17.0", False
+    assert (await the_one(settings(), "letta"))[0] is Level.WARN
+    level, text = await the_one(settings(), "letta.locks")
+    assert (level, "LETTA_REDIS_HOST" in text) == (Level.WARN, True)
+
+
+@pytest.mark.parametrize(("answer", "level"), [("hello", Level.OK), ("", Level.FAIL), (None, Level.FAIL)])
+async def test_deep_lets_a_scratch_agent_answer_and_deletes_it(settings, stub_letta, answer, level):
+    assert await found(settings(), "letta.turn") == []
+    stub_letta.answer = answer
+    assert (await the_one(settings(), "letta.turn", deep=True))[0] is level
+    assert (stub_letta.turns, stub_letta.agents) == (1, {})
+
+
+async def test_a_letta_that_is_not_used_is_not_asked(settings, stub_letta):
+    await found(settings(letta={"enabled": False}), "letta.turn", deep=True)
+    assert stub_letta.turns == 0
+
+
+async def test_an_address_that_is_none_hides_no_other_finding(settings):
+    findings = await report(settings(letta={"api_urls": ["http://[broken"]}))
+    assert any(one.level is Level.FAIL and one.subject.startswith("letta") for one in findings)
+    assert "sessions" in {finding.subject for finding in findings}
+
+
+async def test_a_full_disk_is_named(settings, monkeypatch):
+    usage = namedtuple("usage", "total used free")  # noqa: PYI024  # as shutil's own
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 2**20))
+    level, text = await the_one(settings(), "disk.space")
+    assert (level, "the disk is full" in text, "DATA_DIR" in text) == (Level.FAIL, True, True)
+
+
+async def test_a_disk_that_takes_no_byte_is_named(settings, monkeypatch):
+    def full(_):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", full)
+    level, text = await the_one(settings(), "disk.write")
+    assert (level, "No space left" in text) == (Level.FAIL, True)
+
+
+async def test_a_data_directory_that_is_none_is_named(settings, tmp_path):
+    (tmp_path / "data").write_text("a file")
+    findings = {finding.subject: finding for finding in await report(settings())}
+    assert findings["disk.write"].level is Level.FAIL
+    assert findings["sessions"].level is Level.FAIL
+
+
+async def test_an_unusable_session_file_is_named(settings, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "sessions.db").write_bytes(b"no database at all, but long enough to be looked at" * 100)
+    level, text = await the_one(settings(), "sessions")
+    assert (level, "sessions.db" in text) == (Level.FAIL, True)
+
+
+@pytest.mark.letta
+async def test_on_a_real_letta_everything_is_fine(settings, letta):
+    made = settings(
+        letta={"api_urls": [letta.url], "api_key": letta.api_key},
+        agents={"model": letta.model, "embedding": letta.embedding},
+    )
+    findings = [one for one in await report(made, deep=True) if one.subject.startswith("letta")]
+    assert {one.subject: one.level for one in findings} == dict.fromkeys(
+        ("letta", "letta.key", "letta.model", "letta.embedding", "letta.locks", "letta.turn"), Level.OK
+    )
+
+
+@pytest.mark.letta
+async def test_faults_of_a_real_letta_are_named(settings, letta):
+    made = settings(letta={"api_urls": [letta.url], "api_key": "wrong"})
+    assert (await the_one(made, "letta.key"))[0] is Level.FAIL
+    made = settings(
+        letta={"api_urls": [letta.url], "api_key": letta.api_key}, agents={"model": "openai/gpt-9", "embedding": None}
+    )
+    level, text = await the_one(made, "letta.model", deep=True)
+    assert (level, letta.model in text) == (Level.FAIL, True)
+    level, text = await the_one(made, "letta.turn", deep=True)
+    assert (level, "openai/gpt-9" in text) == (Level.FAIL, True)

@@ -1,0 +1,62 @@
+"""docs/configuration.md and config.json say what the code does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from letta_bridge.settings import BridgeSettings
+from memory_service.settings import ServiceSettings
+from shared_utils.reference import defaults, render
+from shared_utils.settings import SECTIONS
+from shared_utils.variables import leaves
+
+CHECKOUT = Path(__file__).parents[2]
+MODELS = (BridgeSettings, ServiceSettings)
+
+
+def test_the_reference_is_current():
+    written = (CHECKOUT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert written == render(MODELS), (
+        "run: .venv/bin/python -m shared_utils.reference letta_bridge.settings:BridgeSettings "
+        "memory_service.settings:ServiceSettings > docs/configuration.md"
+    )
+
+
+def test_config_json_holds_every_default():
+    assert json.loads((CHECKOUT / "config.json").read_text(encoding="utf-8")) == defaults(MODELS)
+
+
+def test_the_sections_of_config_json_are_those_of_the_services():
+    assert set(SECTIONS) == {name for model in MODELS for name in model.model_fields}
+
+
+def test_sections_of_both_services_are_the_same():
+    for name in BridgeSettings.model_fields.keys() & ServiceSettings.model_fields.keys():
+        assert BridgeSettings.model_fields[name].annotation is ServiceSettings.model_fields[name].annotation
+
+
+def test_no_variable_sets_two_settings():
+    owners = {}
+    for model in MODELS:
+        for leaf in leaves(model):
+            for name in leaf.variables:
+                assert owners.setdefault(name, leaf.path) == leaf.path
+                # NAME_FILE is the file of NAME and nothing else.
+                assert name.removesuffix("_FILE") == name or name.removesuffix("_FILE") not in owners
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_setting_is_described(model):
+    for leaf in leaves(model):
+        assert leaf.field.description, leaf.path
+
+
+def test_only_secrets_look_like_secrets():
+    for model in MODELS:
+        for leaf in leaves(model):
+            name = leaf.path.rpartition(".")[2]
+            looks_secret = any(word in name for word in ("password", "api_key", "salt", "secret"))
+            assert looks_secret <= leaf.secret, leaf.path
