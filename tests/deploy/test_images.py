@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 _LIST = """
-import importlib.metadata as m, json
-print(json.dumps({d.name.lower().replace("_", "-"): d.version for d in m.distributions()}))
+import importlib.metadata as m, json, re
+print(json.dumps({re.sub("[._]", "-", d.name.lower()): d.version for d in m.distributions()}))
 """
 _MEMBERS = {
     "letta-bridge-python": {"letta-bridge", "shared-utils"},
@@ -82,3 +82,14 @@ def test_the_subset_keeps_every_hash(checkout: Path) -> None:
 def test_everything_an_image_asks_for_is_locked(roots: tuple[str, ...], checkout: Path) -> None:
     words: list[str | Path] = ["python3", checkout / "deploy/locked.py", checkout / "requirements.lock", *roots]
     assert "==" in subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+def test_lettas_image_holds_its_own_lock(build: Callable[[str], Any], checkout: Path) -> None:
+    image = build("letta-server")
+    listed = subprocess.run([image.root / "opt/letta/bin/python", "-c", _LIST], capture_output=True, check=True)
+    installed = json.loads(listed.stdout)
+    lock_file = checkout / "services/letta-server/requirements.lock"
+    lock = dict(re.findall(r"(?m)^([a-z0-9._-]+)==([^ ]+)", lock_file.read_text("utf-8")))
+    assert {name: version for name, version in installed.items() if name != "letta-server"} == lock
+    version = subprocess.run([image.root / "opt/letta/bin/letta-server", "version"], capture_output=True, check=True)
+    assert b"Letta 0.16.8" in version.stdout
