@@ -253,6 +253,6 @@ def test_switched_on_everything_is_wrapped(rig, monkeypatch):
     try:
         assert telemetry.recorder is not telemetry.metrics
         assert type(telemetry.letta("http://letta", rig.letta)).__name__ == "TracedLetta"
-        assert type(telemetry.fallback(rig.fallback, dict)).__name__ == "TracedFallback"
+        assert type(telemetry.fallback(rig.fallback)).__name__ == "TracedFallback"
     finally:
         telemetry.close()
