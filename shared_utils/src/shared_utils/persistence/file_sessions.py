@@ -7,6 +7,7 @@ import contextlib
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -29,6 +30,7 @@ _UPDATE: Final = (
 _TOUCH: Final = "UPDATE agent_sessions SET last_updated = ? WHERE session_id = ?"
 _COUNT: Final = "SELECT count(*), count(*) - count(agent_id) FROM agent_sessions WHERE is_active = 1"
 _BUSY_SECONDS: Final = 5.0
+_BUSY_PAUSE: Final = 0.01
 
 _Result = TypeVar("_Result")
 
@@ -122,7 +124,7 @@ class FileSessionStore:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            _write_ahead(connection)
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.executescript(resources.files(__package__).joinpath("sessions.sql").read_text("utf-8"))
         except sqlite3.Error:
@@ -135,6 +137,23 @@ class FileSessionStore:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = None
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch the file to its write-ahead log.
+
+    SQLite does not wait for that lock by itself: two bridges that make the file at once would get in each other's way.
+    """
+    until = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+            time.sleep(_BUSY_PAUSE)
+        else:
+            return
 
 
 def _find(connection: sqlite3.Connection, user_id: str, persona: str) -> Session | None:
