@@ -98,8 +98,7 @@ class MemoryPython:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.timeout):
                     return await self._awaited(answer_key, messages)
-        abandoned = await _persistently(lambda: self._client.set(answer_key, _TOMBSTONE, nx=True, ex=self._ttl))
-        if not abandoned and (answer := await self._look(answer_key)) is not None:
+        if not await self._claim(answer_key) and (answer := await self._look(answer_key)) is not None:
             return answer
         raise FallbackUnavailable(f"memory-python gave no answer within {self._settings.timeout:g} s; is it running?")
 
@@ -139,6 +138,7 @@ class MemoryPython:
                         return FallbackAnswer(text, None)
 
     async def _claim(self, answer_key: str) -> bool:
+        """Forbid memory-python to answer; False where it has answered already."""
         return bool(await _persistently(lambda: self._client.set(answer_key, _TOMBSTONE, nx=True, ex=self._ttl)))
 
     async def _look(self, answer_key: str) -> FallbackAnswer | None:

@@ -17,7 +17,7 @@ from memory_service.settings import ServiceSettings
 from memory_service.survey import take_survey, work_done
 from shared_utils import logs
 from shared_utils.errors import SettingsError
-from shared_utils.redis_connection import CONNECTION_ERRORS, connect
+from shared_utils.redis_connection import CONNECTION_ERRORS, close, connect
 from shared_utils.secret_values import secrets_of
 from shared_utils.settings import load
 
@@ -94,7 +94,7 @@ async def _numbers(settings: ServiceSettings) -> dict[str, Any]:
         survey = await take_survey(client)
         return {**survey.model_dump(), **await work_done(client, QueueKeys(settings.memory.queue))}
     finally:
-        await client.aclose()
+        await close(client)
 
 
 def _settings(config: Path | None, flags: dict[str, Any]) -> ServiceSettings:

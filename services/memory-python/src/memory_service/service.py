@@ -26,7 +26,7 @@ from memory_service.settings import MemorySettings, ServiceSettings
 from memory_service.summary import Summaries
 from memory_service.upkeep import Upkeep
 from shared_utils import health, logs
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, connect
+from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, connect
 from shared_utils.reload import reread
 
 _LOG: Final = logs.get(__name__)
@@ -125,8 +125,8 @@ async def open_service(settings: ServiceSettings) -> AsyncIterator[Service]:
         yield Service(settings, client, blocking, web)
     finally:
         await web.aclose()
-        await blocking.aclose()
-        await client.aclose()
+        await close(blocking)
+        await close(client)
 
 
 async def run(settings: ServiceSettings, read_again: Callable[[], ServiceSettings] | None = None) -> None:

@@ -13,7 +13,6 @@ from opengauss_double.tokens import quoted
 PROTOCOL_3 = 196608
 CANCEL_REQUEST = 80877102
 SSL_REQUEST = 80877103
-GSSENC_REQUEST = 80877104
 
 _STARTUP_HEAD = 8  # bytes: the length and the code
 _LONGEST_STARTUP = 10_000  # bytes, as the server limits it

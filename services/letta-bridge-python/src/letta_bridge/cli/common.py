@@ -14,7 +14,7 @@ from letta_bridge.redis_trouble import explained
 from letta_bridge.settings import BridgeSettings, read_settings
 from shared_utils.errors import SettingsError
 from shared_utils.logs import redact_text
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, connect
+from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, connect
 
 ConfigOption = Annotated[
     Path | None,
@@ -72,7 +72,7 @@ async def _with_client(settings: BridgeSettings, work: Callable[[RedisClient], A
     try:
         return await work(client)
     finally:
-        await client.aclose()
+        await close(client)
 
 
 def fail(sentence: str, code: Exit) -> NoReturn:

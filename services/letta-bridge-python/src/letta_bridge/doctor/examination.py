@@ -9,7 +9,7 @@ from letta_bridge.doctor.findings import Finding, Level, fail
 from letta_bridge.redis_trouble import explained
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import SettingsError
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, connect
+from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, connect
 
 _TIMEOUT = 5.0
 
@@ -46,7 +46,7 @@ async def _redis(settings: BridgeSettings) -> AsyncIterator[Finding]:
         async for finding in _with_redis(client, settings):
             yield finding
     finally:
-        await client.aclose()
+        await close(client)
 
 
 async def _with_redis(client: RedisClient, settings: BridgeSettings) -> AsyncIterator[Finding]:
