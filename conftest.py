@@ -5,3 +5,5 @@ from __future__ import annotations
 import importlib
 
 importlib.import_module("shared_utils")
+
+pytest_plugins = ["local_stack.databases"]

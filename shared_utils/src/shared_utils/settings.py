@@ -19,7 +19,20 @@ from shared_utils import variables
 from shared_utils.errors import SettingsError
 
 SECTIONS: Final = frozenset(
-    {"redis", "logs", "queue", "letta", "agents", "fallback", "guards", "sessions", "uploads", "bridge", "memory"}
+    {
+        "redis",
+        "logs",
+        "queue",
+        "letta",
+        "agents",
+        "fallback",
+        "guards",
+        "sessions",
+        "database",
+        "uploads",
+        "bridge",
+        "memory",
+    }
 )
 """Every section config.json may have; a service reads its own and leaves the others to their services."""
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
 
 from shared_utils.messages import Limits
+from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.settings import Loaded, LogSettings, RedisSettings, Section, TextList, load, setting
 
 Route = Literal["letta", "memory-python"]
@@ -219,6 +220,7 @@ class BridgeSettings(BaseModel):
     fallback: FallbackSettings = FallbackSettings()
     guards: GuardSettings = GuardSettings()
     sessions: SessionSettings = SessionSettings()
+    database: DatabaseConfig = DatabaseConfig()
     uploads: UploadSettings = UploadSettings()
     bridge: HttpSettings = HttpSettings()
 

@@ -1,27 +1,14 @@
-"""Sessions: which agent is a user's, and what the user chose. The port, its record, and what can go wrong."""
+"""Sessions: which agent is a user's, and what the user chose. The port, its records, and what can go wrong."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-from shared_utils.errors import ServiceError
-
-
-class SessionStoreError(ServiceError):
-    """The session store cannot be read or written."""
-
-    code = "session_store"
-    retryable = True
-
-
-class StaleSession(SessionStoreError):
-    """The session was changed by somebody else since it was read."""
-
-    code = "stale_session"
+from shared_utils.persistence.errors import SessionStoreError, StaleSession
 
 
 def utc_now() -> datetime:
@@ -43,6 +30,7 @@ class Session:
     """The user's own choices, ``permanent_memory`` among them."""
     created_at: datetime = field(default_factory=utc_now)
     last_updated: datetime = field(default_factory=utc_now)
+    """Last use."""
     expires_at: datetime | None = None
     version: int = 1
     """Counts writes; a write that names an older one is refused."""
@@ -52,6 +40,51 @@ class Session:
     def permanent_memory(self) -> bool:
         """Whether the user lets an agent remember."""
         return self.metadata.get("permanent_memory", True) is not False
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPage:
+    """One page of a list, newest use first."""
+
+    sessions: Sequence[Session]
+    total: int
+    """Of the whole list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cleanup:
+    """What a cleanup did."""
+
+    ended: int
+    """Expired sessions that are inactive now."""
+    removed: int
+    """Sessions inactive for longer than the grace, gone for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restoration:
+    """Active sessions read at the start."""
+
+    sessions: Sequence[Session]
+    failed: Mapping[str, str]
+    """Session id → why its row could not be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStatistics:
+    """Numbers over all sessions."""
+
+    total: int
+    active: int
+    reserved: int
+    """Active ones without an agent."""
+    expired: int
+    average_messages: float
+    """``session_data["message_count"]`` over active sessions; 0 where none counts."""
+    created: Mapping[str, int]
+    """Day (``2026-11-20``, UTC) → sessions made on it; the last 30 days."""
+    last_seen: Mapping[str, int]
+    """``1h``, ``1d``, ``7d``, ``30d``, ``older`` → active sessions last used within it and in no shorter one."""
 
 
 class SessionStore(Protocol):
@@ -65,11 +98,46 @@ class SessionStore(Protocol):
         """The active session, made without an agent where there was none. Safe over several processes."""
         ...
 
-    async def save(self, session: Session) -> Session:
+    async def claim(self, session_id: str, owner: str, seconds: float) -> bool:
+        """The right to make this session's agent, for so long; False while another owner holds it.
+
+        It ends with the time, or when the session gets an agent.
+        """
+        ...
+
+    async def save(self, session: Session, *, expires_in_hours: float | None = None) -> Session:
         """Write agent, data, metadata and expiry; returns the session with its new version.
+
+        Args:
+            session: at the version it was read with.
+            expires_in_hours: sets ``expires_at`` to so long after now, by the store's clock.
 
         Raises:
             StaleSession: somebody else wrote it since it was read.
+            ValueRefused: data or metadata is larger than the store's limit; the key is named.
+        """
+        ...
+
+    async def load(self, session_id: str) -> Session | None:
+        """One session by its id, active or not."""
+        ...
+
+    async def page(
+        self, *, limit: int, offset: int = 0, include_inactive: bool = False, user_id: str | None = None
+    ) -> SessionPage:
+        """A page of all sessions, or of one user's."""
+        ...
+
+    async def delete(self, session_id: str, *, hard: bool = False) -> bool:
+        """End a session (soft), or remove its row; False where there is none."""
+        ...
+
+    async def undelete(self, session_id: str) -> Session:
+        """Make an ended session active again.
+
+        Raises:
+            RowMissing: there is none of this id.
+            Conflict: its user has another active session of this persona.
         """
         ...
 
@@ -77,10 +145,50 @@ class SessionStore(Protocol):
         """Say that these sessions are in use."""
         ...
 
+    async def changed(self, since: datetime | None) -> tuple[Collection[tuple[str, str]], datetime]:
+        """(user, persona) of what was written (not merely used) after ``since``, and the store's time to ask with next.
+
+        With None nothing is listed: only the time is wanted.
+        """
+        ...
+
+    async def cleanup(self, *, grace: timedelta) -> Cleanup:
+        """End expired sessions, remove those ended for longer than ``grace``."""
+        ...
+
+    async def restore(self, *, limit: int) -> Restoration:
+        """The active sessions, most recently used first. A row that cannot be read does not stop the others."""
+        ...
+
+    async def statistics(self) -> SessionStatistics:
+        """Numbers over all sessions."""
+        ...
+
     async def count(self) -> Mapping[str, int]:
-        """``active`` sessions, and how many of them are ``reserved`` without an agent."""
+        """``active`` sessions, and how many of them are ``reserved`` without an agent. Cheap."""
+        ...
+
+    async def check(self) -> str:
+        """What answers, for people: product, version, place.
+
+        Raises:
+            SessionStoreError: nothing does.
+        """
         ...
 
     async def close(self) -> None:
         """Give back files and connections."""
         ...
+
+
+__all__ = [
+    "Cleanup",
+    "Restoration",
+    "Session",
+    "SessionPage",
+    "SessionStatistics",
+    "SessionStore",
+    "SessionStoreError",
+    "StaleSession",
+    "utc_now",
+]

@@ -1,0 +1,90 @@
+"""Test plugin: databases of every kind the project runs on, each test in a schema of its own.
+
+==================  ========  ==========================================================================
+fixture             scope     gives
+==================  ========  ==========================================================================
+`engine`            session   a parameter: each of `ENGINES`; narrow it with
+                              `@pytest.mark.parametrize("engine", [...], indirect=True)`
+`engine_url`        session   the URL of one database on that engine, shared by the tests
+`database_config`   test      a `DatabaseConfig` with a schema of its own there, dropped afterwards
+`database`          test      an open `Database` on it
+`statements_sent`   session   every statement those databases were sent
+==================  ========  ==========================================================================
+
+A test that cannot hold on an engine carries `@pytest.mark.differs("opengauss-5.0", reason="…")`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+from typing import Final
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from local_stack.postgres import Postgres
+from opengauss_double.plugin import running
+from shared_utils.persistence.database import Database
+from shared_utils.persistence.database_config import DatabaseConfig
+
+ENGINES: Final = ("postgresql", "opengauss-5.0", "opengauss-6.0", "opengauss-7.0")
+
+_numbers = count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line("markers", "differs(engine, reason): the test does not hold on this engine, and why")
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """The kind of database."""
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _engine_difference(request: pytest.FixtureRequest) -> None:
+    for mark in request.node.iter_markers("differs"):
+        if "engine" in request.fixturenames and request.getfixturevalue("engine") == mark.args[0]:
+            pytest.skip(mark.kwargs["reason"])
+
+
+@pytest.fixture(scope="session")
+def engine_url(engine: str, postgres_server: Postgres) -> Iterator[str]:
+    """A database on it."""
+    product, _, profile = engine.partition("-")
+    if product == "opengauss":
+        with running(postgres_server.url(), profile) as gauss:
+            yield gauss.url
+        return
+    name = f"shared_{next(_numbers)}"
+    postgres_server.create_database(name)
+    yield postgres_server.url(name)
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture
+def database_config(engine_url: str) -> Iterator[DatabaseConfig]:
+    """A schema nobody else uses; it is made on first use."""
+    schema = f"test_{next(_numbers)}"
+    yield DatabaseConfig.model_validate({"db_url": engine_url, "schema_name": schema, "max_connections": 5})
+    with psycopg.connect(engine_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
+
+
+@pytest.fixture(scope="session")
+def statements_sent() -> set[str]:
+    """Collected over the whole run."""
+    return set()
+
+
+@pytest.fixture
+async def database(database_config: DatabaseConfig, statements_sent: set[str]) -> AsyncIterator[Database]:
+    """With its schema made."""
+    database = Database(database_config, observe=statements_sent.add)
+    await database.open()
+    yield database
+    await database.close()

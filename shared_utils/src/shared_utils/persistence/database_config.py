@@ -1,0 +1,100 @@
+"""How to reach the database, and what it may be asked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Self
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import BaseModel, ConfigDict, SecretStr, field_validator, model_validator
+
+from shared_utils.settings import Section, load, setting
+
+
+class DatabaseConfig(Section):
+    """A PostgreSQL or openGauss database. Without ``db_url`` there is none, and files serve."""
+
+    db_url: SecretStr | None = setting(
+        None,
+        "DATABASE_URL",
+        doc="postgresql://user:password@host:port/name of a PostgreSQL >= 15 or openGauss >= 5.0 database; libpq's "
+        "parameters (sslmode, sslrootcert …) may follow after a ?; empty: files serve",
+    )
+    schema_name: str = setting(
+        "letta_bridge", "DB_SCHEMA", doc="schema of the tables", pattern=r"^[a-z_][a-z0-9_]{0,62}$"
+    )
+    generate_schemas: bool = setting(
+        True, "DB_GENERATE_SCHEMAS", doc="make database, schema and tables; false: `letta-bridge migrate` does"
+    )
+    max_connections: int = setting(10, "DB_MAX_CONNECTIONS", doc="connections at most", ge=1, le=1000)
+    min_connections: int = setting(1, "DB_MIN_CONNECTIONS", doc="connections kept open", ge=0)
+    connection_timeout: float = setting(
+        5.0, "DB_CONNECTION_TIMEOUT", doc="seconds to wait for a connection", ge=1, le=300
+    )
+    query_timeout: float = setting(10.0, "DB_QUERY_TIMEOUT", doc="seconds one question may take", gt=0, le=3600)
+
+    @field_validator("db_url")
+    @classmethod
+    def _a_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is None or not url.get_secret_value():
+            return None
+        text = url.get_secret_value()
+        try:
+            parts = conninfo_to_dict(text)
+        except psycopg.ProgrammingError:
+            raise ValueError(
+                "not a database URL; it reads postgresql://user:password@host:5432/name, with special characters of "
+                "the password percent-encoded (@ is %40)"
+            ) from None
+        if not parts.get("dbname"):
+            raise ValueError("the database URL names no database; add /name at its end")
+        return url
+
+    @model_validator(mode="after")
+    def _min_below_max(self) -> Self:
+        if self.min_connections > self.max_connections:
+            raise ValueError(
+                f"min_connections ({self.min_connections}) is more than max_connections ({self.max_connections})"
+            )
+        return self
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """What DATABASE_URL (or DATABASE_URL_FILE) and the DB_ variables say.
+
+        Raises:
+            SettingsError: one of them is wrong.
+        """
+        model = type("_Environment", (_Environment,), {"__annotations__": {"database": cls}, "database": cls()})
+        found: Self = load(model, config=None, environ=os.environ if environ is None else environ).settings.database
+        return found
+
+    @property
+    def conninfo(self) -> str:
+        """For libpq; the password is in it.
+
+        Raises:
+            ValueError: no database is configured.
+        """
+        if self.db_url is None:
+            raise ValueError("no database is configured; set DATABASE_URL")
+        return self.db_url.get_secret_value()
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """The URL's parts by libpq's names."""
+        return {key: str(value) for key, value in conninfo_to_dict(self.conninfo).items()}
+
+    @property
+    def place(self) -> str:
+        """``name on host:port``, for people: no password in it."""
+        parts = self.parts
+        return f"{parts.get('dbname')} on {parts.get('host', 'localhost')}:{parts.get('port', '5432')}"
+
+
+class _Environment(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    database: DatabaseConfig = DatabaseConfig()

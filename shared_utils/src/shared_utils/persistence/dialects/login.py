@@ -1,0 +1,57 @@
+"""Why a login failed, in words an operator can act on. openGauss answers stock clients with riddles about SASL."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from shared_utils.persistence.errors import LoginRefused
+
+_SHA256_ONLY: Final = (
+    "the openGauss account {user} has a password only in the sha256 form, which PostgreSQL's clients cannot use; as "
+    'its administrator run: gs_guc reload -D $PGDATA -c "password_encryption_type=1", then set the password again '
+    "(ALTER USER \"{user}\" PASSWORD '...'; old hashes are not converted), and allow it in pg_hba.conf: "
+    'gs_guc reload -D $PGDATA -h "host all all 0.0.0.0/0 md5"'
+)
+_SM3_ONLY: Final = _SHA256_ONLY.replace("the sha256 form", "the SM3 form")
+_INITIAL_USER: Final = (
+    "openGauss does not let its initial user {user} in over the network; make an account of its own: "
+    "CREATE USER bridge CREATEDB PASSWORD '...' (after password_encryption_type = 1), and name that one"
+)
+_LOCKED: Final = (
+    "openGauss has locked the account {user} after too many wrong passwords; unlock it as an administrator: "
+    'ALTER USER "{user}" ACCOUNT UNLOCK, and correct the password here first'
+)
+_WRONG: Final = (
+    "the database does not let user {user} in ({reason}); check user, password and pg_hba.conf"
+)  # fmt: skip
+
+_RIDDLES: Final = (
+    ("none of the server's SASL authentication mechanisms are supported", _SHA256_ONLY),
+    ("AUTH_REQ_SASL_CONT without AUTH_REQ_SASL", _SHA256_ONLY),
+    ("authentication method 10 not supported", _SHA256_ONLY),
+    ("authentication method 11 not supported", _SHA256_ONLY),
+    ("authentication method 13 not supported", _SM3_ONLY),
+    ("Forbid remote connection with initial user", _INITIAL_USER),
+    ("account has been locked", _LOCKED),
+    ("Invalid username/password", _WRONG),
+    ("password authentication failed", _WRONG),
+    ("no pg_hba.conf entry", _WRONG),
+    ("no password supplied", _WRONG),
+    ("authentication failed", _WRONG),
+    ("is not permitted to log in", _WRONG),
+)
+"""Part of the client's or server's message → what it means."""
+
+
+def login_refusal(message: str, user: str) -> LoginRefused | None:
+    """What a failed connection attempt means; None where it was not the login that failed.
+
+    Args:
+        message: the driver's error text.
+        user: the account that tried.
+    """
+    for part, meaning in _RIDDLES:
+        if part.lower() in message.lower():
+            reason = message.strip().rpartition("\n")[2].rpartition("FATAL:")[2].strip() or message.strip()
+            return LoginRefused(meaning.format(user=user, reason=reason))
+    return None

@@ -1,0 +1,76 @@
+"""What psycopg raises, as the errors of this package. openGauss names no constraint, so only the SQLSTATE counts."""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import errors
+from psycopg_pool import PoolTimeout, TooManyRequests
+
+from shared_utils.persistence.dialects import login_refusal
+from shared_utils.persistence.errors import (
+    Conflict,
+    DatabaseRefused,
+    DatabaseUnavailable,
+    PersistenceError,
+    PoolExhausted,
+    QueryTimeout,
+    SchemaMissing,
+    ValueRefused,
+)
+
+AGAIN = (errors.SerializationFailure, errors.DeadlockDetected)
+"""The database ended the transaction for another's sake; the same again may well succeed."""
+_AWAY = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    errors.ReadOnlySqlTransaction,  # a standby, or one that is being switched over
+)
+
+
+def meaning(error: psycopg.Error, *, place: str, user: str) -> PersistenceError:
+    """The error of this package for one of psycopg's.
+
+    Args:
+        error: what psycopg raised.
+        place: the database, for people.
+        user: the account.
+    """
+    text = _line(error)
+    found = _refusal(error, text, place, user)
+    if found is None and isinstance(error, _AWAY):
+        found = login_refusal(str(error), user) or DatabaseUnavailable(
+            f"the database {place} is away ({text}); it is tried again"
+        )
+    return found or PersistenceError(f"the database {place} refused a statement ({text})")
+
+
+def _refusal(error: psycopg.Error, text: str, place: str, user: str) -> PersistenceError | None:
+    found: PersistenceError | None = None
+    match error:
+        case PoolTimeout() | TooManyRequests():
+            found = PoolExhausted(
+                f"every connection to the database {place} is in use; raise DB_MAX_CONNECTIONS, or ask it less at once"
+            )
+        case errors.QueryCanceled():
+            found = QueryTimeout(
+                f"the database {place} took longer than DB_QUERY_TIMEOUT allows ({text}); it is overloaded or locked"
+            )
+        case errors.UniqueViolation():
+            found = Conflict(f"such a row exists already ({text})")
+        case errors.UndefinedTable() | errors.InvalidSchemaName() | errors.UndefinedColumn():
+            found = SchemaMissing(
+                f"the database {place} has not the tables this release needs ({text}); run: letta-bridge migrate"
+            )
+        case errors.InsufficientPrivilege():
+            found = DatabaseRefused(
+                f"user {user} may not do that in the database {place} ({text}); run as its owner: "
+                f"letta-bridge migrate --grant {user}"
+            )
+        case psycopg.DataError():
+            found = ValueRefused(f"the database {place} cannot hold a value ({text})")
+    return found
+
+
+def _line(error: psycopg.Error) -> str:
+    primary = error.diag.message_primary
+    return primary or (str(error).strip().rpartition("\n")[2].strip() or type(error).__name__)

@@ -1,0 +1,210 @@
+"""The schema, in numbered steps: ``migrations/NNNN_name.sql``, each applied once, in order, and remembered.
+
+A step only adds (expand); what an older release still needs goes in a later release's step (contract). The first lines
+of a file may say ``-- compatible from: N``: a release that knows no step below N cannot work on the schema any more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Final
+
+import psycopg
+from psycopg import AsyncConnection, errors, sql
+
+from shared_utils import logs
+from shared_utils.persistence.arrival import arrive
+from shared_utils.persistence.database_config import DatabaseConfig
+from shared_utils.persistence.errors import MigrationChanged, SchemaMissing, UnfitDatabase
+from shared_utils.persistence.failures import meaning
+
+_log = logs.get(__name__)
+
+_FILE: Final = re.compile(r"(\d{4})_(\w+)\.sql")
+_COMPATIBLE: Final = re.compile(r"^-- compatible from: (\d+)$", re.MULTILINE)
+_LOCK_SECONDS: Final = 120
+_RECORD: Final = """
+CREATE TABLE schema_migrations (
+    number integer PRIMARY KEY,
+    name text NOT NULL,
+    checksum text NOT NULL,
+    compatible_from integer NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)
+"""
+
+_Connection = AsyncConnection[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step."""
+
+    number: int
+    name: str
+    text: str
+    checksum: str
+    compatible_from: int
+
+
+@cache
+def migrations() -> Sequence[Migration]:
+    """Every step this release knows, in order."""
+    folder = resources.files(__package__).joinpath("migrations")
+    found = [_read(file.name, file.read_text("utf-8")) for file in folder.iterdir() if _FILE.fullmatch(file.name)]
+    return tuple(sorted(found, key=lambda migration: migration.number))
+
+
+async def pending(connection: _Connection, config: DatabaseConfig) -> Sequence[Migration]:
+    """The steps this database lacks.
+
+    Raises:
+        MigrationChanged: it has a step that this release knows differently.
+        UnfitDatabase: a newer release has changed it too much.
+    """
+    applied = await _applied(connection, config.schema_name)
+    for migration in migrations():
+        checksum = applied.get(migration.number, (migration.checksum, 0))[0]
+        if checksum != migration.checksum:
+            raise MigrationChanged(
+                f"migration {migration.number:04} ({migration.name}) of the database {config.place} is not the one of "
+                "this release; restore the file, never edit an applied migration"
+            )
+    newest = migrations()[-1].number
+    needed = max((compatible_from for _, compatible_from in applied.values()), default=0)
+    if needed > newest:
+        raise UnfitDatabase(
+            f"the database {config.place} was changed by a newer release (it needs migration {needed:04}, this one "
+            f"ends at {newest:04}); upgrade this service"
+        )
+    return tuple(migration for migration in migrations() if migration.number not in applied)
+
+
+async def require_schema(connection: _Connection, config: DatabaseConfig) -> None:
+    """Return when the schema is there; make it where the configuration lets us.
+
+    Raises:
+        SchemaMissing: steps are missing and we may not apply them.
+    """
+    missing = await pending(connection, config)
+    if not missing:
+        return
+    if not config.generate_schemas:
+        steps = ", ".join(f"{migration.number:04}" for migration in missing)
+        raise SchemaMissing(
+            f"the database {config.place} lacks the migrations {steps}; run `letta-bridge migrate` as a user that may "
+            "make tables (DB_GENERATE_SCHEMAS is off here)"
+        )
+    await apply(connection, config)
+
+
+async def apply(connection: _Connection, config: DatabaseConfig) -> Sequence[Migration]:
+    """Apply what is missing; several processes may do this at once, one works and the others wait.
+
+    Returns:
+        What this call applied.
+    """
+    key = zlib.crc32(f"letta-bridge {config.schema_name}".encode())
+    await connection.execute(f"SET statement_timeout = {_LOCK_SECONDS * 1000}".encode())
+    await connection.execute("SELECT pg_advisory_lock(%s)", [key])
+    try:
+        await _make_schema(connection, config.schema_name)
+        missing = await pending(connection, config)
+        for migration in missing:
+            async with connection.transaction():
+                await connection.execute(migration.text.encode())  # bytes: a % in it is a %
+                await connection.execute(
+                    "INSERT INTO schema_migrations (number, name, checksum, compatible_from) VALUES (%s, %s, %s, %s)",
+                    [migration.number, migration.name, migration.checksum, migration.compatible_from],
+                )
+            _log.info("migration_applied", number=migration.number, name=migration.name)
+    except errors.InsufficientPrivilege as error:
+        user = config.parts.get("user", "?")
+        raise SchemaMissing(
+            f"user {user} may not make tables in the database {config.place} ({error.diag.message_primary}); run "
+            f"`letta-bridge migrate --grant {user}` as its owner"
+        ) from error
+    else:
+        return missing
+    finally:
+        await _unlock(connection, key)
+
+
+async def migrate(config: DatabaseConfig, *, grant: str | None = None) -> Sequence[Migration]:
+    """Make database and schema as they should be.
+
+    Args:
+        config: the database, and a user that may do this.
+        grant: a role that shall be able to run the service, without any right to change the schema.
+
+    Returns:
+        What was applied.
+    """
+    connection, _ = await arrive(config)
+    try:
+        applied = await apply(connection, config)
+        if grant:
+            await _grant(connection, config.schema_name, grant)
+    except psycopg.Error as error:
+        raise meaning(error, place=config.place, user=config.parts.get("user", "?")) from error
+    finally:
+        await connection.close()
+    return applied
+
+
+async def _make_schema(connection: _Connection, schema: str) -> None:
+    # Looked up first: IF NOT EXISTS asks for the right to make one even where there is nothing to make.
+    found = await connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [schema])
+    if not await found.fetchone():
+        await connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+    if await _record_missing(connection, schema):
+        await connection.execute(_RECORD.encode())
+
+
+async def _applied(connection: _Connection, schema: str) -> dict[int, tuple[str, int]]:
+    if await _record_missing(connection, schema):
+        return {}
+    rows = await connection.execute("SELECT number, checksum, compatible_from FROM schema_migrations")
+    return {number: (checksum, compatible_from) for number, checksum, compatible_from in await rows.fetchall()}
+
+
+async def _record_missing(connection: _Connection, schema: str) -> bool:
+    found = await connection.execute(
+        "SELECT 1 FROM pg_tables WHERE schemaname = %s AND tablename = 'schema_migrations'", [schema]
+    )
+    return not await found.fetchone()
+
+
+async def _grant(connection: _Connection, schema: str, role: str) -> None:
+    names = {"schema": sql.Identifier(schema), "role": sql.Identifier(role)}
+    for text in (
+        "GRANT USAGE ON SCHEMA {schema} TO {role}",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}",
+        "GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}",
+    ):
+        await connection.execute(sql.SQL(text).format(**names))
+
+
+async def _unlock(connection: _Connection, key: int) -> None:
+    if not connection.closed:
+        await connection.execute("SELECT pg_advisory_unlock(%s)", [key])
+
+
+def _read(name: str, text: str) -> Migration:
+    found = _FILE.fullmatch(name)
+    if found is None:
+        raise AssertionError(name)
+    compatible = _COMPATIBLE.search(text)
+    return Migration(
+        int(found[1]),
+        found[2],
+        text,
+        hashlib.sha256(text.encode()).hexdigest(),
+        int(compatible[1]) if compatible else 1,
+    )
