@@ -90,8 +90,10 @@ def test_only_the_bridge_shares_a_network_with_letta(stack: dict[str, Any]) -> N
     assert others == {"letta-bridge"}
     assert stack["networks"]["letta"]["internal"] is True
     assert stack["networks"]["letta-data"]["internal"] is True
-    data = {name for name, service in _services(stack) if "letta-data" in service["networks"]}
-    assert data == {"letta", "letta-locks", "postgres", "opengauss"}
+    locks = {name for name, service in _services(stack) if "letta-data" in service["networks"]}
+    assert locks == {"letta", "letta-locks"}
+    assert stack["networks"]["data"]["internal"] is True
+    assert all(stack["services"][name]["networks"] == ["data"] for name in ("postgres", "opengauss"))
     assert "chat" not in stack["services"]["letta"]["networks"]
 
 

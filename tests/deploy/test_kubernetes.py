@@ -113,9 +113,10 @@ def test_every_variable_is_one_its_service_knows(workload: str, model: Any, mani
 
 
 def test_only_the_bridge_reaches_letta(manifests: Any) -> None:
-    for target, source in (("letta", "letta-bridge"), ("postgres", "letta"), ("letta-locks", "letta")):
+    callers = {"letta": ["letta-bridge"], "postgres": ["letta", "letta-bridge"], "letta-locks": ["letta"]}
+    for target, sources in callers.items():
         (rule,) = manifests["NetworkPolicy", target]["spec"]["ingress"]
-        assert rule["from"] == [{"podSelector": {"matchLabels": {"app": source}}}]
+        assert rule["from"] == [{"podSelector": {"matchLabels": {"app": source}}} for source in sources]
 
 
 def test_scales_on_lists_that_exist_and_never_to_zero(manifests: Any, checkout: Path) -> None:

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from local_stack.processes import Process
 from local_stack.programs import answers, letta_program
 from local_stack.valkey import Valkey
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("images")]  # built once
 
 
 @pytest.fixture
@@ -76,13 +76,27 @@ def test_memory_python(redis_with_users: Valkey, definitions: dict[str, Any], st
     _check_ends_politely(process)
 
 
-def test_letta_bridge(redis_with_users: Valkey, definitions: dict[str, Any], start: Callable[..., Any]) -> None:
-    hosts = {"redis": (HOST, redis_with_users.port), "letta": (HOST, 9)}
+@pytest.fixture
+def database(postgres_server: Postgres, secrets: Path) -> Iterator[tuple[str, int]]:
+    """A PostgreSQL with the account the compose file makes; the bridge makes its own database there."""
+    password = (secrets / "database_password").read_text("utf-8").strip()
+    with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
+        role = sql.SQL("CREATE ROLE letta LOGIN CREATEDB PASSWORD {}").format(sql.Literal(password))
+        connection.execute(role)
+        yield HOST, postgres_server.port
+        postgres_server.drop_database("bridge")
+        connection.execute("DROP ROLE letta")
+
+
+def test_letta_bridge(
+    redis_with_users: Valkey, database: tuple[str, int], definitions: dict[str, Any], start: Callable[..., Any]
+) -> None:
+    hosts = {"redis": (HOST, redis_with_users.port), "letta": (HOST, 9), "postgres": database}
     process = start("letta-bridge", definitions["letta-bridge"], hosts)
     found = httpx.get(f"{process.url}/readyz?verbose").json()
     checks = {check["name"]: check["ok"] for check in found["checks"]}
     assert checks["redis"]
-    assert checks["sessions"], "the data directory is the one place it may write to"
+    assert checks["sessions"], "the database, with the session file in the one place it may write to"
     assert not checks["letta"]
     _check_ends_politely(process)
 

@@ -1,4 +1,5 @@
-"""A real PostgreSQL with passwords, the real letta-server command, and a model that says what the test wants."""
+"""A real PostgreSQL with passwords, doubles of openGauss on top of it, the real letta-server command, and a model that
+says what the test wants."""
 
 from __future__ import annotations
 
@@ -7,7 +8,6 @@ import itertools
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import threading
@@ -17,9 +17,16 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 import pytest
+
+from local_stack import ports
+from opengauss_double.auth import Accounts
+from opengauss_double.lookups import UpstreamLookups
+from opengauss_double.server import Double, ThreadedDouble
+from opengauss_double.upsert import UniqueIndex
 
 SERVICE = Path(__file__).parents[1]
 COMMAND = SERVICE / ".venv" / "bin" / "letta-server"
@@ -47,15 +54,9 @@ class Postgres:
         )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
-    return _free_port
+    return ports.free_port
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +84,7 @@ def postgres() -> Iterator[Postgres]:
         "--no-sync",
     ]
     subprocess.run([binaries / "initdb", *initdb, "-D", home / "data"], check=True, capture_output=True, **user)
-    port = _free_port()
+    port = ports.free_port()
     options = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off", "-p", str(port)]
     with (home / "log").open("wb") as log:
         server = subprocess.Popen(
@@ -101,6 +102,54 @@ def postgres() -> Iterator[Postgres]:
         server.terminate()
         server.wait(20)
         shutil.rmtree(home)
+
+
+@dataclass(frozen=True)
+class Gauss(Postgres):
+    """A double, to be spoken to like the PostgreSQL behind it, and with the same superuser."""
+
+    double: Double
+
+
+@pytest.fixture(scope="session")
+def gauss_factory(postgres: Postgres) -> Iterator[Callable[..., Gauss]]:
+    """Start doubles: ``gauss_factory("7.0")``; each kind once. Their databases are the PostgreSQL's."""
+    started: dict[str, Gauss] = {}
+    with contextlib.ExitStack() as held, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UpstreamLookups, "unique_indexes", _names_before_ids(UpstreamLookups.unique_indexes))
+
+        def start(profile: str, accounts: Accounts | None = None) -> Gauss:
+            if profile in started and accounts is None:
+                return started[profile]
+            url = f"postgresql://postgres:{quote(ADMIN_PASSWORD, safe='')}@127.0.0.1:{postgres.port}/postgres"
+            double = Double(url, profile=profile, accounts=accounts)
+            held.enter_context(ThreadedDouble(double))
+            made = Gauss(double.port, double)
+            return started.setdefault(profile, made) if accounts is None else made
+
+        yield start
+
+
+def _names_before_ids(unique_indexes: Callable[..., Any]) -> Callable[..., Any]:
+    """openGauss updates on a conflict with any unique key, the double with one of its choice.
+
+    Letta's ids are random: what its upserts meet is a name.
+    """
+
+    async def in_order(self: UpstreamLookups, table: str) -> list[UniqueIndex] | None:
+        found: list[UniqueIndex] | None = await unique_indexes(self, table)
+        return found and sorted(found, key=lambda index: index.columns == {"id"})
+
+    return in_order
+
+
+@pytest.fixture(params=["postgresql", "opengauss-7.0"])
+def server(request: pytest.FixtureRequest) -> Postgres:
+    """A server of each kind."""
+    product, _, profile = request.param.partition("-")
+    if product == "postgresql":
+        return request.getfixturevalue("postgres")
+    return request.getfixturevalue("gauss_factory")(profile)
 
 
 @pytest.fixture
@@ -122,7 +171,7 @@ class Started:
         """Everything on stdout and stderr so far."""
         return self._log.read_text("utf-8")
 
-    def ended(self, within: float = 60) -> int:
+    def ended(self, within: float = 180) -> int:
         """Wait for the exit code."""
         return self.process.wait(within)
 

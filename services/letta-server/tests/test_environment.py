@@ -43,6 +43,10 @@ def test_letta_never_learns_the_password_which_it_would_print() -> None:
     assert "LETTA_SERVER_SECURE" not in made()
 
 
+def test_letta_does_not_see_what_is_ours() -> None:
+    assert "LETTA_ENABLE_OPENGAUSS" not in made(LETTA_ENABLE_OPENGAUSS="true")
+
+
 def test_everything_letta_writes_is_below_its_directory() -> None:
     paths = [made()[name] for name in ("HOME", "LETTA_DIR", "LETTA_LOGGING_LETTA_LOG_PATH")]
     assert all(path.startswith("/data") for path in paths)

@@ -1,15 +1,22 @@
-"""``letta-server init`` on a real PostgreSQL: idempotent, whole or not at all, and not on somebody else's tables."""
+"""``letta-server init``: idempotent, whole or not at all, and not on somebody else's tables."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import random
 import signal
+import subprocess
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
-pytestmark = [pytest.mark.integration, pytest.mark.letta]
+pytestmark = [pytest.mark.integration, pytest.mark.letta, pytest.mark.xdist_group("letta-server")]
+
+KILLS: Final = int(os.environ.get("LETTA_SERVER_TEST_KILLS", "1"))
+"""More of them take more time: LETTA_SERVER_TEST_KILLS=20."""
 
 # Stops the making of the schema at one table, as long as somebody holds the lock.
 HALT = """
@@ -48,12 +55,40 @@ def test_check_reports_and_changes_nothing(letta_server: Any, postgres: Any, dat
     assert (code, "holds Letta" in said) == (0, True)
 
 
-def test_ten_at_once_make_one_schema(letta_server: Any, postgres: Any, database: str) -> None:
-    started = [letta_server.start("init", settings=postgres.variables(database)) for _ in range(10)]
+def test_ten_at_once_make_one_schema(letta_server: Any, postgres: Any, server: Any, database: str) -> None:
+    started = [letta_server.start("init", settings=server.variables(database)) for _ in range(10)]
     assert [one.ended() for one in started] == [0] * 10, [one.said for one in started]
+    assert sum("now holds" in one.said for one in started) >= 1
     assert len(tables(postgres, database)) == 49
     with postgres.connect(database) as connection:
         assert connection.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)
+
+
+def test_killed_anywhere_the_next_one_succeeds(
+    letta_server: Any, postgres: Any, server: Any, database: str, dice: random.Random
+) -> None:
+    settings = server.variables(database)
+    longest = 5.0  # seconds; most of it is the import of Letta's models
+    for _ in range(KILLS):
+        victim = letta_server.start("init", settings=settings)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            victim.process.wait(dice.uniform(0, longest))
+            longest = max(1.0, longest / 2)
+        victim.process.kill()
+        victim.process.wait()
+    code, said = letta_server.run("init", settings=settings)
+    assert code == 0, said
+    code, said = letta_server.run("init", "--check", settings=settings)
+    assert code == 0, said
+    assert len(tables(postgres, database)) == 49
+
+
+@pytest.fixture
+def dice() -> random.Random:
+    """Random, but the same again with LETTA_SERVER_TEST_SEED."""
+    seed = int(os.environ.get("LETTA_SERVER_TEST_SEED", random.SystemRandom().randrange(10**6)))
+    print(f"LETTA_SERVER_TEST_SEED={seed}")  # noqa: T201 - pytest shows it with a failure
+    return random.Random(seed)
 
 
 def test_killed_in_the_middle_it_leaves_nothing_and_the_next_one_succeeds(
@@ -131,10 +166,11 @@ def test_a_wrong_password_is_one_sentence_without_it(letta_server: Any, postgres
     assert "wr0ng" not in said
 
 
+@pytest.mark.parametrize("command", ["init", "init --check"])
 def test_a_user_who_may_create_no_database_is_told_what_to_run(
-    letta_server: Any, postgres: Any, database: str, role: dict[str, str]
+    letta_server: Any, postgres: Any, database: str, role: dict[str, str], command: Any
 ) -> None:
-    code, said = letta_server.run("init", settings=postgres.variables(database, **role))
+    code, said = letta_server.run(*command.split(), settings=postgres.variables(database, **role))
     assert code == 1
     assert f'CREATE DATABASE "{database}" OWNER "plain"' in said
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-pytestmark = [pytest.mark.integration, pytest.mark.letta]
+pytestmark = [pytest.mark.integration, pytest.mark.letta, pytest.mark.xdist_group("letta-server")]
 
 PASSWORD = "open-sesame-4711"
 AGENT = {"name": "one", "model": "openai-proxy/gpt-4o-mini", "include_base_tools": False}

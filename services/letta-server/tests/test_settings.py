@@ -31,6 +31,11 @@ def test_an_empty_variable_counts_as_unset() -> None:
     assert read(URI | {"LETTA_REDIS_PORT": "", "LETTA_SERVER_PASSWORD": " "}).redis is None
 
 
+@pytest.mark.parametrize(("said", "meant"), [(None, None), ("", None), ("true", True), ("0", False), ("OFF", False)])
+def test_the_kind_of_server_is_found_out_unless_it_is_said(said: str | None, meant: bool | None) -> None:
+    assert read(URI if said is None else URI | {"LETTA_ENABLE_OPENGAUSS": said}).opengauss is meant
+
+
 def test_secrets_come_from_files_too(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text("from file\n", "utf-8")
@@ -61,6 +66,8 @@ def test_no_secret_is_in_the_printed_form() -> None:
         (URI | {"LETTA_REDIS_HOST": "redis://cache"}, "bare host"),
         (URI | {"LETTA_SERVER_SECURE": "true"}, "without a password"),
         (URI | {"LETTA_SERVER_SECURE": "maybe"}, "true or false"),
+        (URI | {"LETTA_ENABLE_OPENGAUSS": "perhaps"}, "LETTA_ENABLE_OPENGAUSS must be true or false"),
+        (URI | {"LETTA_PG_POOL_SIZE": "many"}, "LETTA_PG_POOL_SIZE must be a whole number"),
         (URI | {"LETTA_SERVER_WAIT": "soon"}, "LETTA_SERVER_WAIT"),
         (URI | {"LETTA_SERVER_WAIT": "inf"}, "LETTA_SERVER_WAIT"),
         (URI | {"LETTA_SERVER_GRACE": "-1"}, "LETTA_SERVER_GRACE"),

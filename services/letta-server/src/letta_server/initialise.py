@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Final
 
 import psycopg
 
-from letta_server import postgresql
+from letta_server import database, preflight
+from letta_server.database import Connection
 from letta_server.database_url import DatabaseUrl
 from letta_server.errors import DatabaseUnfit, SchemaRefused
-from letta_server.postgresql import Connection
 from letta_server.schema import HEAD, statements
+from shared_utils.persistence.dialects import Dialect, OpenGauss, PostgreSQL
 
 _SCHEMA_LOCK: Final = 0x6C6574746101
+
+_LIMITS: Final[Mapping[type, Sequence[str]]] = {
+    PostgreSQL: ("statement_timeout", "idle_in_transaction_session_timeout", "lock_timeout"),
+    OpenGauss: ("statement_timeout", "idle_in_transaction_session_timeout"),
+}
+"""Settings by which an operator may have limited sessions; filling a database on a slow disk takes its time."""
 
 _FOREIGN = """
     SELECT relname FROM pg_class
@@ -32,23 +40,33 @@ class State(Enum):
     READY = "holds Letta 0.16.8's schema"
 
 
-def look(url: DatabaseUrl) -> State:
+def look(url: DatabaseUrl, *, opengauss: bool | None = None) -> State:
     """Say what is there, changing nothing.
 
+    Args:
+        url: the database.
+        opengauss: whether the operator says it is one; None where he says nothing.
+
     Raises:
-        DatabaseUnfit: no access, wrong product or version, no pgvector.
+        DatabaseUnfit: no access, wrong product, version or mode, no vectors, too few rights or connections.
         SchemaRefused: something is there that we neither made nor may touch.
     """
-    connection = postgresql.connect(url)
+    dialect = preflight.server(url).dialect
+    preflight.check_product(dialect, url, opengauss=opengauss)
+    connection = database.connect(url)
     if connection is None:
+        preflight.check_may_create(dialect, url)
         return State.MISSING
     with connection:
-        postgresql.vector_version(connection)
-        return _state(connection, url)
+        preflight.check_database(connection, dialect, url)
+        state = _state(connection, url)
+        if state is State.EMPTY:
+            preflight.check_may_fill(connection, dialect, url)
+        return state
 
 
-def initialise(url: DatabaseUrl) -> State:
-    """Make database, extension, schema and stamp where they are missing.
+def initialise(url: DatabaseUrl, *, opengauss: bool | None = None) -> State:
+    """Make database, vector extension, schema and stamp where they are missing.
 
     Any number of processes may call this at once: one does the work, the others wait for it. All of it but the
     empty database is one transaction, so a process killed in the middle leaves nothing behind.
@@ -59,20 +77,22 @@ def initialise(url: DatabaseUrl) -> State:
     Raises:
         DatabaseUnfit, SchemaRefused: as ``look``, and where rights are missing.
     """
-    before = look(url)
+    before = look(url, opengauss=opengauss)
     if before is State.READY:
         return before
     if before is State.MISSING:
-        postgresql.create_database(url)
-    connection = postgresql.connect(url)
+        database.create_database(url)
+    connection = database.connect(url)
     if connection is None:
         raise DatabaseUnfit(f"Database {url} vanished while it was being filled; start again.")
     with connection:
-        for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
-            connection.execute(f"SET LOCAL {name} = 0")
+        dialect = database.dialect_of(connection)
+        preflight.check_database(connection, dialect, url)
+        for name in _LIMITS[type(dialect)]:
+            connection.execute(f"SET LOCAL {name} = 0".encode())
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_SCHEMA_LOCK])
         if _state(connection, url) is State.EMPTY:
-            _fill(connection, url)
+            _fill(connection, dialect, url)
     return before
 
 
@@ -85,6 +105,7 @@ def _state(connection: Connection, url: DatabaseUrl) -> State:
             f"Database {url} holds tables that are not Letta's ({', '.join(tables[:3])}, ...); "
             "name an empty or a new database, it will be created."
         )
+    preflight.check_may_use(connection, url)
     revisions = sorted(str(row[0]) for row in connection.execute("SELECT version_num FROM alembic_version"))
     if revisions != [HEAD]:
         raise SchemaRefused(
@@ -94,10 +115,16 @@ def _state(connection: Connection, url: DatabaseUrl) -> State:
     return State.READY
 
 
-def _fill(connection: Connection, url: DatabaseUrl) -> None:
-    postgresql.create_vector(connection, url)
+def _fill(connection: Connection, dialect: Dialect, url: DatabaseUrl) -> None:
+    if dialect.vectors == "extension":
+        _create_vector(connection, url)
+    preflight.check_may_fill(connection, dialect, url)
+    if not _may_use_schema(connection):
+        # openGauss lets nobody but its administrators into "public", not even the database's owner. A schema of the
+        # user's own name comes first in everybody's search path.
+        connection.execute("CREATE SCHEMA AUTHORIZATION CURRENT_USER")
     try:
-        for statement in statements():
+        for statement in statements(dialect):
             # Bytes: the text is final, and a % in it is a %.
             connection.execute(statement.encode())
         connection.execute("INSERT INTO alembic_version VALUES (%s)", [HEAD])
@@ -106,3 +133,18 @@ def _fill(connection: Connection, url: DatabaseUrl) -> None:
             f"User {url.user} may not create tables in database {url}: {error.diag.message_primary}; "
             f'make it the owner: ALTER DATABASE "{url.name}" OWNER TO "{url.user}".'
         ) from None
+
+
+def _create_vector(connection: Connection, url: DatabaseUrl) -> None:
+    try:
+        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+    except psycopg.errors.InsufficientPrivilege:
+        raise DatabaseUnfit(
+            f"Database {url} lacks the extension vector and user {url.user} may not create it; "
+            "run there as a superuser: CREATE EXTENSION vector."
+        ) from None
+
+
+def _may_use_schema(connection: Connection) -> bool:
+    row = connection.execute("SELECT has_schema_privilege(current_schema(), 'CREATE')").fetchone()
+    return bool(row and row[0])

@@ -17,6 +17,7 @@ from typing import Any, Final, NoReturn
 from letta_server.errors import SettingsRefused
 from letta_server.password import PasswordMiddleware
 from letta_server.voice import say
+from shared_utils.persistence.dialects import Dialect
 
 _SHUTDOWN_MARGIN: Final = 5.0
 """Seconds Letta gets to close its own things after the last request ended."""
@@ -49,17 +50,18 @@ def exit_cleanly_when_stopped() -> None:
         signal.signal(name, _leave)
 
 
-def serve(listener: socket.socket, *, password: str | None, grace: float) -> NoReturn:
+def serve(listener: socket.socket, dialect: Dialect, *, password: str | None, grace: float) -> NoReturn:
     """Run Letta until SIGTERM or SIGINT, then let requests in flight finish and exit 0.
 
     The process environment must be ``letta_environment``'s already.
 
     Args:
         listener: a bound socket.
+        dialect: the database server's.
         password: what every request must carry; None for an open server.
         grace: seconds the requests in flight get.
     """
-    app = _letta_app()
+    app = _letta_app(dialect)
     if password is not None:
         from starlette.middleware import Middleware  # noqa: PLC0415 - not in the workspace's environment
 
@@ -69,7 +71,10 @@ def serve(listener: socket.socket, *, password: str | None, grace: float) -> NoR
     sys.exit(0)
 
 
-def _letta_app() -> Any:
+def _letta_app(dialect: Dialect) -> Any:
+    from letta_server import hooks  # noqa: PLC0415 - imports SQLAlchemy
+
+    hooks.install(dialect)
     # Without this, Letta writes its API description (2 MB, 1.5 s) to a file at each start; /openapi.json works anyway.
     sys.argv = [sys.argv[0], "--no-generation"]
     gc.disable()  # millions of objects that stay: collecting while they are made costs a second and frees nothing

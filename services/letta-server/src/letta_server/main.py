@@ -1,4 +1,4 @@
-"""The command line: ``letta-server run | init | check | version``.
+"""The command line: ``letta-server run | init | check | move | version``.
 
 Exit codes: 0 done (or stopped by a signal), 1 something is not as it must be, 2 settings or arguments are wrong.
 """
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from letta_server import env_file, initialise, launch, postgresql
+from letta_server import database, env_file, initialise, launch, moving, preflight
 from letta_server.environment import letta_environment
 from letta_server.errors import LettaServerError
 from letta_server.initialise import State
@@ -44,18 +44,24 @@ def _run(given: argparse.Namespace) -> int:
         say("no Redis is set (LETTA_REDIS_HOST): Letta will not lock agents against two turns at once.")
     else:
         wait_for_redis(settings.redis, settings.wait)
-    postgresql.wait_for_server(settings.database, settings.wait)
+    database.wait_for_server(settings.database, settings.wait)
     _become_letta(settings, given.data)
     os.environ.setdefault("LETTA_DEFAULT_BASE_URL", f"http://127.0.0.1:{port}")
     _initialise(settings)
-    launch.serve(listener, password=settings.password, grace=settings.grace)
+    server = preflight.server(settings.database)
+    if server.free_connections < settings.connections:
+        say(
+            f"the database has {server.free_connections} free connections, and Letta may want {settings.connections}: "
+            "raise its max_connections, or lower LETTA_PG_POOL_SIZE and LETTA_PG_MAX_OVERFLOW."
+        )
+    launch.serve(listener, server.dialect, password=settings.password, grace=settings.grace)
 
 
 def _init(given: argparse.Namespace) -> int:
     settings = _settings(given)
-    postgresql.wait_for_server(settings.database, settings.wait)
+    database.wait_for_server(settings.database, settings.wait)
     if given.check:
-        state = initialise.look(settings.database)
+        state = initialise.look(settings.database, opengauss=settings.opengauss)
         say(f"database {settings.database} {state.value}.")
         return 0 if state is State.READY else 1
     _become_letta(settings, given.data)
@@ -65,9 +71,12 @@ def _init(given: argparse.Namespace) -> int:
 
 def _check(given: argparse.Namespace) -> int:
     settings = _settings(given)
-    postgresql.wait_for_server(settings.database, 0)
-    state = initialise.look(settings.database)
+    database.wait_for_server(settings.database, 0)
+    state = initialise.look(settings.database, opengauss=settings.opengauss)
+    server = preflight.server(settings.database)
     show(f"database  {settings.database} {state.value}")
+    free, wanted = server.free_connections, settings.connections
+    show(f"server    {server.dialect.product}, {free} free connections where Letta may want {wanted}")
     if settings.redis is None:
         show("redis     not set: Letta will not lock agents against two turns at once")
     else:
@@ -101,7 +110,7 @@ def _become_letta(settings: Settings, data: Path) -> None:
 
 
 def _initialise(settings: Settings) -> None:
-    if initialise.initialise(settings.database) is not State.READY:
+    if initialise.initialise(settings.database, opengauss=settings.opengauss) is not State.READY:
         say(f"database {settings.database} now holds Letta 0.16.8's schema.")
 
 
@@ -113,7 +122,7 @@ def _port(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="letta-server", description="Letta 0.16.8 on PostgreSQL, nothing by hand.")
+    parser = argparse.ArgumentParser(prog="letta-server", description="Letta 0.16.8, nothing by hand.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--env-file", type=Path, help="more settings, NAME=value a line (default: .env, if there)")
@@ -138,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", parents=[common], help="look at settings, database and Redis once")
     check.set_defaults(command=_check)
 
+    moving.register(commands, [data], _become_letta)
     commands.add_parser("version", help="print the versions").set_defaults(command=_version)
     return parser
 

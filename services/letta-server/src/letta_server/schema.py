@@ -9,16 +9,21 @@ from __future__ import annotations
 from importlib import resources
 from typing import Any, Final
 
+from shared_utils.persistence.dialects import Dialect, OpenGauss
+
 HEAD: Final = "1c28e167b74f"
 """The last of the 167 revisions that Letta 0.16.8 came with; what ``alembic_version`` holds when the schema is its."""
 
 
-def statements() -> list[str]:
-    """All DDL, in order, one statement each."""
+def statements(dialect: Dialect) -> list[str]:
+    """All DDL for this server, in order, one statement each."""
     # Letta and SQLAlchemy are absent from the workspace's environment, where the unit tests run.
     from letta.orm import Base  # noqa: PLC0415
     from sqlalchemy import create_mock_engine  # noqa: PLC0415
 
+    from letta_server import hooks  # noqa: PLC0415 - imports SQLAlchemy
+
+    hooks.install(dialect)
     made: list[str] = []
 
     def collect(statement: Any, *_: object, **__: object) -> None:
@@ -26,10 +31,11 @@ def statements() -> list[str]:
 
     engine = create_mock_engine("postgresql+psycopg://", collect)
     Base.metadata.create_all(engine, checkfirst=False)
-    return [*made, *_completion()]
+    helpers = _script("opengauss.sql") if isinstance(dialect, OpenGauss) else []
+    return [*helpers, *made, *_script("completion.sql")]
 
 
-def _completion() -> list[str]:
-    text = resources.files("letta_server").joinpath("completion.sql").read_text("utf-8")
+def _script(name: str) -> list[str]:
+    text = resources.files("letta_server").joinpath(name).read_text("utf-8")
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
     return [statement.strip() for statement in "\n".join(lines).split(";") if statement.strip()]

@@ -12,7 +12,7 @@ from letta_server.errors import SettingsRefused
 
 _PG_PARTS: Final = ("LETTA_PG_HOST", "LETTA_PG_USER", "LETTA_PG_PASSWORD", "LETTA_PG_DB")
 _TRUE: Final = {"1", "true", "yes", "on"}
-_FALSE: Final = {"", "0", "false", "no", "off"}
+_FALSE: Final = {"0", "false", "no", "off"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class Redis:
 @dataclass(frozen=True)
 class Settings:
     database: DatabaseUrl
+    opengauss: bool | None
+    """What kind of server the operator says it is; None: to be found out."""
+    connections: int
+    """To the database, as many as Letta may have open at once."""
     redis: Redis | None
     """For Letta's locks; None means Letta runs without them, which only a single caller per agent survives."""
     password: str | None = field(repr=False)
@@ -63,6 +67,8 @@ class Settings:
             )
         return cls(
             database=_database(given),
+            opengauss=_switch(given, "LETTA_ENABLE_OPENGAUSS"),
+            connections=_count(given, "LETTA_PG_POOL_SIZE", 25) + _count(given, "LETTA_PG_MAX_OVERFLOW", 10),
             redis=_redis(given),
             password=password,
             encryption_key=_secret(given, "LETTA_ENCRYPTION_KEY"),
@@ -125,8 +131,11 @@ def _secret(given: Mapping[str, str], name: str) -> str | None:
     return text
 
 
-def _switch(given: Mapping[str, str], name: str) -> bool:
-    value = given.get(name, "").strip().lower()
+def _switch(given: Mapping[str, str], name: str) -> bool | None:
+    """None where nothing is said."""
+    if name not in given:
+        return None
+    value = given[name].strip().lower()
     if value not in _TRUE | _FALSE:
         raise SettingsRefused(f"{name} must be true or false, not {value!r}.")
     return value in _TRUE
@@ -136,6 +145,13 @@ def _port(given: Mapping[str, str], name: str, default: int) -> int:
     text = given.get(name, str(default)).strip()
     if not (text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65536):  # noqa: PLR2004 - the last TCP port
         raise SettingsRefused(f"{name} must be a port number from 1 to 65535, not {text!r}.")
+    return int(text)
+
+
+def _count(given: Mapping[str, str], name: str, default: int) -> int:
+    text = given.get(name, str(default)).strip()
+    if not (text.isascii() and text.isdigit()):
+        raise SettingsRefused(f"{name} must be a whole number, 0 or more, not {text!r}.")
     return int(text)
 
 

@@ -1,0 +1,188 @@
+"""What a database must be able to do before Letta may start on it; nothing is changed here.
+
+Each check is a sentence that says what is missing and what to run. Letta's own driver would crash, or work without
+saying so until the first message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from letta_server import database
+from letta_server.database import Connection
+from letta_server.database_url import DatabaseUrl
+from letta_server.errors import DatabaseUnfit
+from shared_utils.persistence.dialects import Dialect, OpenGauss
+
+_RESERVED: Final = 3
+"""Connections servers keep for their administrators, by default."""
+_LEAST: Final = 5
+"""With fewer, Letta does not get through its start."""
+
+_LIMITS = """
+    SELECT current_setting('max_connections')::int - (SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL),
+           (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user)
+               - (SELECT count(*) FROM pg_stat_activity WHERE usename = current_user),
+           (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database())
+               - (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database())
+"""
+"""What the server, the user and the database have left; NULL where there is no limit."""
+_MAY_CREATE = "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user"
+_MAY_FILL = """
+    SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false),
+           has_database_privilege(current_database(), 'CREATE')
+"""
+_UNUSABLE = """
+    SELECT relname FROM pg_class
+    WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()) AND relkind = 'r'
+      AND NOT (has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')
+               AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE'))
+    ORDER BY relname
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """What is known before anything is asked of the database itself."""
+
+    dialect: Dialect
+    free_connections: int
+    """How many the user can still open."""
+
+
+def server(url: DatabaseUrl) -> Server:
+    """Which server this is, asked in the database or, where it does not exist yet, beside it.
+
+    Raises:
+        DatabaseUnfit: no access at all, or a server that Letta cannot run on.
+    """
+    connection = database.connect(url) or database.connect_elsewhere(url)
+    if connection is None:
+        raise DatabaseUnfit(
+            f"Database {url} does not exist, and user {url.user} may enter no other one to create it from."
+        )
+    with connection:
+        return Server(database.dialect_of(connection), _free_connections(connection))
+
+
+def check_product(dialect: Dialect, url: DatabaseUrl, *, opengauss: bool | None) -> None:
+    """Compare the server with what LETTA_ENABLE_OPENGAUSS says; None says nothing.
+
+    Raises:
+        DatabaseUnfit: they contradict each other, or the server has no vector type at all.
+    """
+    if opengauss is not None and opengauss is not isinstance(dialect, OpenGauss):
+        raise DatabaseUnfit(
+            f"LETTA_ENABLE_OPENGAUSS is {str(opengauss).lower()} but the server at {url.host}:{url.port} is "
+            f"{dialect.product}; unset it (the server is recognised by itself), or name the server that is meant."
+        )
+    if dialect.vectors is None:
+        raise DatabaseUnfit(
+            f"{dialect.product} has no vector type, and Letta keeps its embeddings in one; upgrade it to "
+            "openGauss 6.0.2, or 7.0.0-RC1 and later, or give Letta a PostgreSQL >= 15 with pgvector."
+        )
+
+
+def check_database(connection: Connection, dialect: Dialect, url: DatabaseUrl) -> None:
+    """Check mode, vectors and free connections.
+
+    Raises:
+        DatabaseUnfit: one of them will not do.
+    """
+    _check_mode(connection, dialect, url)
+    vector_version(connection, dialect)
+    free = _free_connections(connection)
+    if free < _LEAST:
+        raise DatabaseUnfit(
+            f"Database {url} has {max(free, 0)} free connections for user {url.user}, and Letta needs {_LEAST} to "
+            "start; raise max_connections (or the user's or the database's own limit), or end other clients."
+        )
+
+
+def check_may_create(dialect: Dialect, url: DatabaseUrl) -> None:
+    """Check that the user may create the database, as far as it can be told.
+
+    Raises:
+        DatabaseUnfit: the sentence has the statement for somebody who may.
+    """
+    connection = database.connect_elsewhere(url)
+    if connection is None:
+        return
+    with connection:
+        (may,) = connection.execute(_MAY_CREATE).fetchone() or (True,)
+    # openGauss's administrators may, too, and are marked in another way.
+    if not may and not isinstance(dialect, OpenGauss):
+        raise database.cannot_create(dialect, url, "it has not the right CREATEDB")
+
+
+def check_may_fill(connection: Connection, dialect: Dialect, url: DatabaseUrl) -> None:
+    """Check that the user may make tables in the database.
+
+    Raises:
+        DatabaseUnfit: the sentence has the statement that changes it.
+    """
+    (schema, whole), *_ = connection.execute(_MAY_FILL)
+    # openGauss lets not even the owner into the schema "public", but he may make one of his own.
+    if not schema and not (whole and isinstance(dialect, OpenGauss)):
+        raise DatabaseUnfit(
+            f"User {url.user} may not create tables in database {url}; "
+            f'make it the owner: ALTER DATABASE "{url.name}" OWNER TO "{url.user}".'
+        )
+
+
+def check_may_use(connection: Connection, url: DatabaseUrl) -> None:
+    """Check that the user may read and write the tables that are there.
+
+    Raises:
+        DatabaseUnfit: the sentence has the statement that changes it.
+    """
+    unusable = [str(row[0]) for row in connection.execute(_UNUSABLE)]
+    if unusable:
+        raise DatabaseUnfit(
+            f"User {url.user} may not read and write {len(unusable)} tables of database {url} "
+            f"({', '.join(unusable[:3])}, ...); run there as their owner: GRANT SELECT, INSERT, UPDATE, DELETE ON "
+            f'ALL TABLES IN SCHEMA public TO "{url.user}".'
+        )
+
+
+def _free_connections(connection: Connection) -> int:
+    (server, *own), *_ = connection.execute(_LIMITS)
+    return min(int(left) for left in (server - _RESERVED, *own) if left is not None)
+
+
+def vector_version(connection: Connection, dialect: Dialect) -> str | None:
+    """The version of the vector type in this database; None where it still has to be created.
+
+    Raises:
+        DatabaseUnfit: the server does not have it at all.
+    """
+    if dialect.vectors == "builtin":
+        if connection.execute("SELECT 1 FROM pg_type WHERE typname = 'vector'").fetchone() is None:
+            raise DatabaseUnfit(
+                f"This {dialect.product} was built without DataVec, where Letta keeps its embeddings; "
+                "install the project's own build of it, or a PostgreSQL >= 15 with pgvector."
+            )
+        return dialect.product
+    row = connection.execute("SELECT installed_version FROM pg_available_extensions WHERE name = 'vector'").fetchone()
+    if row is None:
+        raise DatabaseUnfit(
+            "This PostgreSQL has no pgvector, where Letta keeps its embeddings; install it "
+            "(Debian: postgresql-16-pgvector) or use an image that has it (pgvector/pgvector:pg16)."
+        )
+    return None if row[0] is None else str(row[0])
+
+
+def _check_mode(connection: Connection, dialect: Dialect, url: DatabaseUrl) -> None:
+    compatibility, empty_is_null = None, False
+    if isinstance(dialect, OpenGauss):
+        compatibility = _one(connection, "SHOW sql_compatibility")
+        empty_is_null = bool(_one(connection, "SELECT '' IS NULL"))
+    refusal = dialect.mode_refusal(None if compatibility is None else str(compatibility), empty_is_null, url.name)
+    if refusal is not None:
+        raise DatabaseUnfit(f"Letta cannot use this database: {refusal}.")
+
+
+def _one(connection: Connection, question: str) -> object:
+    row = connection.execute(question.encode()).fetchone()
+    return None if row is None else row[0]

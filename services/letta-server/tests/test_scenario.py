@@ -1,0 +1,260 @@
+"""The same life of an agent on PostgreSQL and on openGauss: the same outcome, in nothing but statements it accepts.
+
+openGauss is the double here; ``docs/opengauss.md`` says what that proves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from local_stack.letta import Letta
+from local_stack.valkey import Valkey
+from opengauss_double import protocol, session
+from opengauss_double.profiles import PROFILES
+from opengauss_double.statements import analysed, syntax_refusal
+
+pytestmark = [pytest.mark.integration, pytest.mark.letta, pytest.mark.xdist_group("letta-server")]
+
+TOLD = ("My name is Alice.", "I have a cat called Tom.", "My name is Bob.", "What is my name?", "我喜欢茶。")
+FACTS = ("The user keeps bees.", "The user plays chess on Sundays.", "The user was born in Hangzhou.")
+SHOUT = '''
+def shout(text: str) -> str:
+    """Shout.
+
+    Args:
+        text (str): what
+    """
+    return text.upper()
+'''
+IDENTITY = {
+    "identifier_key": "user-1",
+    "name": "Bob",
+    "identity_type": "user",
+    "properties": [{"key": "city", "value": "Hangzhou", "type": "string"}],
+}
+
+OUTCOME = {
+    "tools": "archival_memory_insert archival_memory_search conversation_search memory_insert memory_replace",
+    "said": [
+        ["memory_insert", "Noted: Your name is Alice."],
+        ["memory_insert", "Noted: Your cat is called Tom."],
+        ["memory_replace", "Noted: Your name is Bob."],
+        ["Your name is Bob."],
+        ["memory_insert", "记住了：你喜欢茶。"],
+    ],
+    "remembered": "\nThe user's name is Bob.\nThe user's cat is called Tom.\n用户喜欢茶。",
+    "passages": sorted(FACTS),
+    "nearest passage": FACTS[1],
+    "nearest passage, by the agent's tool": FACTS[2],
+    "mentions of the cat": ["I have a cat called Tom.", "Noted: Your cat is called Tom."],
+    "messages kept": [*TOLD],
+    "copy's answer": [["Your name is Bob."]],
+    "copy's memory": "\nThe user's name is Bob.\nThe user's cat is called Tom.\n用户喜欢茶。",
+    "tool made twice": "the same, attached once",
+    "identity": [200, 409, 200],
+    "turns that used memory_replace": 1,
+    "tags": ["b", "c"],
+    "found by both tags": ["Bob's agent"],
+    "file": [200, 200],
+    "after deletion": 404,
+}
+
+
+@dataclass
+class Seen:
+    """What a double was asked, and what it answered with an error."""
+
+    statements: list[str] = field(default_factory=list)
+    errors: list[tuple[str, str]] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def seen() -> Iterator[Seen]:
+    """What Letta and the doubles say: each statement passes ``analysed``, each error is written by one of two."""
+    seen = Seen()
+    written, translated = protocol.error, protocol.as_opengauss
+
+    def analyse(sql: str, *arguments: Any) -> Any:
+        seen.statements.append(sql)
+        return analysed(sql, *arguments)
+
+    def error(severity: str, sqlstate: str, message: str, *rest: Any) -> Any:
+        seen.errors.append((sqlstate, message))
+        return written(severity, sqlstate, message, *rest)
+
+    def as_opengauss(kind: bytes, fields: dict[str, str]) -> Any:
+        if kind == b"E":
+            seen.errors.append((fields["C"], fields["M"]))
+        return translated(kind, fields)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "analysed", analyse)
+        patch.setattr(protocol, "error", error)
+        patch.setattr(protocol, "as_opengauss", as_opengauss)
+        yield seen
+
+
+@pytest.fixture
+def letta_on_double(
+    gauss_factory: Any, scripted_model: Any, database: str, tmp_path: Path, seen: Seen
+) -> Iterator[Callable[[str], Letta]]:
+    """A real Letta on an openGauss of that profile, where there was no database before."""
+    locks = Valkey(tmp_path / "locks", durable=False)
+    lettas = []
+
+    def start(profile: str) -> Letta:
+        locks.start()
+        locks.wait_ready()
+        seen.statements.clear()
+        seen.errors.clear()
+        url = gauss_factory(profile).double.url(database.replace(" ", "%20"))
+        access = scripted_model.access
+        letta = Letta(tmp_path / "letta", database_url=url, locks=(locks.host, locks.port), model=access)
+        lettas.append(letta)
+        letta.start()
+        letta.wait_ready()
+        return letta
+
+    yield start
+    for letta in lettas:
+        letta.stop()
+    locks.stop()
+
+
+def test_on_postgresql(letta: Letta) -> None:
+    assert life(letta) == OUTCOME
+
+
+@pytest.mark.parametrize("profile", ["6.0.2", "7.0"])
+def test_on_opengauss(profile: str, letta_on_double: Callable[[str], Letta], seen: Seen, database: str) -> None:
+    assert life(letta_on_double(profile)) == OUTCOME
+
+    statements = set(seen.statements)
+    assert len(statements) > 100
+    for word in ("ON DUPLICATE KEY UPDATE NOTHING", " = excluded.", "RETURNING", "<=>", "SET session_timeout = 0"):
+        assert any(word in statement for statement in statements), word
+    assert [sql for sql in statements if syntax_refusal(analysed(sql, PROFILES[profile]))] == []
+    # Nothing was refused. The errors are PostgreSQL's too: no database at first, an identity made twice, and Letta
+    # itself writes a step's metrics twice, and says so in its log.
+    twice = 'duplicate key value violates unique constraint "{}"'.format
+    assert set(seen.errors) - {("23505", twice("step_metrics_pkey"))} == {
+        ("3D000", f'database "{database}" does not exist'),
+        ("23505", twice("unique_identifier_key_project_id_organization_id")),
+    }
+
+
+def life(letta: Letta) -> dict[str, Any]:
+    """An agent is made, talks, remembers, searches, is copied, organised, and deleted; what came of it, without ids."""
+    headers = {"Authorization": f"Bearer {letta.api_key}"}
+    with httpx.Client(base_url=f"{letta.url}/v1", headers=headers, timeout=60, trust_env=False) as client:
+        return _Life(client, letta).lived()
+
+
+class _Life:
+    def __init__(self, client: httpx.Client, letta: Letta) -> None:
+        self._client = client
+        self._letta = letta
+
+    def lived(self) -> dict[str, Any]:
+        made = self._call("POST", "/agents/", json=self._agent())
+        agent = made["id"]
+        tools = {tool["name"]: tool["id"] for tool in made["tools"]}
+        outcome = {"tools": " ".join(sorted(tools))}
+        outcome["said"] = [self._say(agent, text) for text in TOLD]
+        outcome["remembered"] = self._memory(agent)
+        replaced = {"agent_id": agent, "tools_used": [tools["memory_replace"]]}
+        outcome["turns that used memory_replace"] = len(self._call("GET", "/_internal_runs/", params=replaced))
+        return outcome | self._searched(agent) | self._copied(agent) | self._organised(agent) | self._deleted(agent)
+
+    def _searched(self, agent: str) -> dict[str, Any]:
+        for fact in FACTS:
+            self._call("POST", f"/agents/{agent}/archival-memory", json={"text": fact, "tags": ["fact"]})
+        passages = self._call("GET", f"/agents/{agent}/archival-memory")
+        nearest = self._call("GET", f"/agents/{agent}/archival-memory/search", params={"query": FACTS[1], "top_k": 1})
+        by_tool = self._run(agent, "archival_memory_search", query=FACTS[2])
+        cat = self._run(agent, "conversation_search", query="cat", roles=["user", "assistant"])["results"]
+        messages = self._call("GET", f"/agents/{agent}/messages", params={"order": "asc"})
+        return {
+            "passages": sorted(passage["text"] for passage in passages),
+            "nearest passage": nearest["results"][0]["content"],
+            "nearest passage, by the agent's tool": by_tool[0]["content"],
+            "mentions of the cat": sorted(one["content"] for one in cat),
+            "messages kept": [one["content"] for one in messages if one["message_type"] == "user_message"],
+        }
+
+    def _copied(self, agent: str) -> dict[str, Any]:
+        file = json.dumps(self._call("GET", f"/agents/{agent}/export")).encode()
+        files = {"file": ("bob.af", file, "application/json")}
+        (copy,) = self._call("POST", "/agents/import", files=files)["agent_ids"]
+        outcome = {"copy's answer": [self._say(copy, "What is my name?")], "copy's memory": self._memory(copy)}
+        self._call("DELETE", f"/agents/{copy}")
+        return outcome
+
+    def _organised(self, agent: str) -> dict[str, Any]:
+        """What else is written in ways that differ between the two: upserts, and unique keys that hold NULL."""
+        tools = [self._call("PUT", "/tools/", json={"source_code": SHOUT, "source_type": "python"}) for _ in range(2)]
+        for tool in tools:
+            self._call("PATCH", f"/agents/{agent}/tools/attach/{tool['id']}")
+        attached = [tool["name"] for tool in self._call("GET", f"/agents/{agent}/tools")].count("shout")
+        identity = [self._client.request(how, "/identities/", json=IDENTITY) for how in ("POST", "POST", "PUT")]
+        tagged = self._call("PATCH", f"/agents/{agent}", json={"tags": ["b", "c"]})
+        found = self._call("GET", "/agents/", params={"tags": ["b", "c"], "match_all_tags": True})
+        folder = self._client.post("/folders/", json={"name": "notes", "embedding": self._letta.embedding})
+        upload = {"file": ("bees.txt", b"Bees dance. " * 50, "text/plain")}
+        uploaded = self._client.post(f"/folders/{folder.json()['id']}/upload", files=upload)
+        for made in (uploaded, *identity[-1:]):
+            assert made.status_code == 200, made.text
+        outcome = {
+            "tool made twice": "the same, attached once"
+            if (tools[0]["id"], attached) == (tools[1]["id"], 1)
+            else tools,
+            "identity": [answer.status_code for answer in identity],
+            "tags": sorted(tagged["tags"]),
+            "found by both tags": [one["name"] for one in found],
+            "file": [folder.status_code, uploaded.status_code],
+        }
+        # The next run shall find the server as this one did.
+        self._call("DELETE", f"/identities/{identity[0].json()['id']}")
+        self._call("DELETE", f"/folders/{folder.json()['id']}")
+        self._call("DELETE", f"/tools/{tools[0]['id']}")
+        return outcome
+
+    def _deleted(self, agent: str) -> dict[str, Any]:
+        self._call("DELETE", f"/agents/{agent}")
+        return {"after deletion": self._client.get(f"/agents/{agent}").status_code}
+
+    def _agent(self) -> dict[str, Any]:
+        return {
+            "name": "Bob's agent",
+            "model": self._letta.model,
+            "embedding": self._letta.embedding,
+            "memory_blocks": [{"label": "human", "value": ""}, {"label": "persona", "value": "I listen."}],
+            "tools": ["archival_memory_insert", "archival_memory_search"],
+            "tags": ["a", "b"],
+        }
+
+    def _say(self, agent: str, text: str) -> list[str]:
+        """The tools it called, and its answer."""
+        answer = self._call("POST", f"/agents/{agent}/messages", json={"input": text})
+        called = [one["tool_call"]["name"] for one in answer["messages"] if one["message_type"] == "tool_call_message"]
+        return called + [one["content"] for one in answer["messages"] if one["message_type"] == "assistant_message"]
+
+    def _memory(self, agent: str) -> str:
+        return str(self._call("GET", f"/agents/{agent}/core-memory/blocks/human")["value"])
+
+    def _run(self, agent: str, tool: str, **arguments: Any) -> Any:
+        ran = self._call("POST", f"/agents/{agent}/tools/{tool}/run", json={"args": arguments})
+        assert ran["status"] == "success", ran
+        return ran["func_return"]
+
+    def _call(self, method: str, path: str, **content: Any) -> Any:
+        answer = self._client.request(method, path, **content)
+        assert answer.status_code == 200, f"{method} {path}: {answer.status_code} {answer.text[:2000]}"
+        return answer.json() if answer.content else None
