@@ -4,6 +4,18 @@ from __future__ import annotations
 
 import importlib
 
+import pytest
+
 importlib.import_module("shared_utils")
 
 pytest_plugins = ["local_stack.databases"]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests recorded as `report`, whichever worker they ran in."""
+    for outcome in ("passed", "failed"):
+        for test in terminalreporter.getreports(outcome):
+            for name, text in test.user_properties:
+                if name == "report" and test.when == "call":
+                    terminalreporter.section(test.nodeid)
+                    terminalreporter.write_line(str(text))

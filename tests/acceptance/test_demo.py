@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.letta]
+pytestmark = [pytest.mark.acceptance, pytest.mark.letta, pytest.mark.xdist_group("demo")]
 
 
 def test_the_demonstration_succeeds() -> None:

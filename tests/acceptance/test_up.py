@@ -16,7 +16,7 @@ import pytest
 
 from local_stack.chat import Chat
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.letta]
+pytestmark = [pytest.mark.acceptance, pytest.mark.letta, pytest.mark.xdist_group("up")]
 
 _PROGRAM = Path(sys.executable).parent / "local-stack"
 _PARTS = ("redis", "letta", "bridge", "memory", "model", "postgres")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from local_stack.errors import PortTaken
-from local_stack.ports import choose_port, free_port, is_free
+from local_stack.ports import _claims, choose_port, free_port, is_free
 
 
 def test_free_ports_differ_and_can_be_bound() -> None:
@@ -13,6 +15,18 @@ def test_free_ports_differ_and_can_be_bound() -> None:
     assert len(ports) == 50
     for port in ports:
         socket.create_server(("127.0.0.1", port)).close()
+
+
+def test_what_one_process_handed_out_no_other_does_while_it_lives() -> None:
+    program = "from local_stack.ports import free_port; print(free_port(), flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout
+        port = int(other.stdout.readline())
+        assert not _claims.take(port)
+        other.communicate("\n")
+    assert _claims.take(port)
 
 
 def test_a_free_port_asked_for_is_kept() -> None:

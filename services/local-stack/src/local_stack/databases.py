@@ -12,12 +12,18 @@ fixture             scope     gives
 ==================  ========  ==========================================================================
 
 A test that cannot hold on an engine carries `@pytest.mark.differs("opengauss-5.0", reason="…")`.
+
+What the project's own code sends through `database` has to be in docs/sql.md; a test fails where it is not. SQL that a
+file below `tests/` sends itself is the test's own affair.
 """
 
 from __future__ import annotations
 
+import inspect
+import traceback
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
+from pathlib import Path
 from typing import Final
 
 import psycopg
@@ -25,13 +31,17 @@ import pytest
 from psycopg import sql
 
 from local_stack.postgres import Postgres
+from local_stack.programs import CHECKOUT
 from opengauss_double.plugin import running
+from shared_utils.persistence import database as database_module
+from shared_utils.persistence.catalogue import known
 from shared_utils.persistence.database import Database
 from shared_utils.persistence.database_config import DatabaseConfig
 
 ENGINES: Final = ("postgresql", "opengauss-5.0", "opengauss-6.0", "opengauss-7.0")
 
 _numbers = count(1)
+_LAYER: Final = Path(database_module.__file__)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -83,8 +93,30 @@ def statements_sent() -> set[str]:
 
 @pytest.fixture
 async def database(database_config: DatabaseConfig, statements_sent: set[str]) -> AsyncIterator[Database]:
-    """With its schema made."""
-    database = Database(database_config, observe=statements_sent.add)
+    """With its schema made. What the project sends through it has to be in docs/sql.md."""
+    unknown: set[str] = set()
+
+    def observe(statement: str) -> None:
+        statements_sent.add(statement)
+        if not known(statement) and not _sent_by_a_test():
+            unknown.add(statement)
+
+    database = Database(database_config, observe=observe)
     await database.open()
     yield database
     await database.close()
+    if unknown:
+        pytest.fail(
+            "statements were sent that docs/sql.md does not list; keep them in persistence/sql/*.sql, and run "
+            f"`python -m shared_utils.persistence.catalogue > docs/sql.md`: {sorted(unknown)}"
+        )
+
+
+def _sent_by_a_test() -> bool:
+    """Whether a test called the database layer, and no code of the project stands between."""
+    for frame, _ in traceback.walk_stack(inspect.currentframe()):
+        path = Path(frame.f_code.co_filename)
+        ours = path.is_relative_to(CHECKOUT) and not path.is_relative_to(CHECKOUT / ".venv")
+        if ours and path not in {_LAYER, Path(__file__)}:
+            return "tests" in path.parts
+    return False

@@ -119,7 +119,7 @@ def tcp_proxy() -> Iterator[ProxyFactory]:
 
 @pytest.fixture
 def bridge_factory(tmp_path: Path) -> Iterator[BridgeFactory]:
-    """Makes running bridges that end with the test.
+    """Makes running bridges that are killed with the test: a polite end costs a second, and who wants one asks for it.
 
     All of one test share one data directory, as bridges of one queue do. Pass `ready=False` to get one that is only
     started.
@@ -136,7 +136,7 @@ def bridge_factory(tmp_path: Path) -> Iterator[BridgeFactory]:
                     name=f"letta-bridge-{number}",
                     variables=environment,
                 )
-            held.callback(bridge.stop)
+            held.callback(bridge.kill)
             bridge.start()
             if ready:
                 bridge.wait_ready()
@@ -147,13 +147,16 @@ def bridge_factory(tmp_path: Path) -> Iterator[BridgeFactory]:
 
 @pytest.fixture
 def memory_factory(tmp_path: Path) -> Iterator[MemoryFactory]:
-    """Makes running memory-pythons that end with the test."""
+    """Makes running memory-pythons that are killed with the test."""
     with ExitStack() as held:
 
         def make(redis_url: str, model: ModelAccess | None = None, **environment: str | None) -> Memory:
             with _missing_parts():
                 memory = Memory(logs=tmp_path, redis_url=redis_url, model=model, variables=environment)
-            return held.enter_context(_running(memory))
+            held.callback(memory.kill)
+            memory.start()
+            memory.wait_ready()
+            return memory
 
         yield make
 

@@ -2,23 +2,61 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import socket
+import tempfile
+from pathlib import Path
+from random import SystemRandom
 
 from local_stack.errors import PortTaken
 
 HOST = "127.0.0.1"
 
-_handed_out: set[int] = set()
+# Below what systems give to outgoing connections and to those who ask for port 0: nobody else comes by such a port
+# by chance between our look and the bind.
+_RANGE = range(20_000, 32_000)
+_random = SystemRandom()  # not the tests' seeded one
+
+
+class _Claims:
+    """Which ports this user's processes have handed out.
+
+    Byte `n` of one file is locked by the process that handed out port `n`, and free again when that process ends,
+    however it ends.
+    """
+
+    def __init__(self) -> None:
+        self._file: int | None = None
+        self._own: set[int] = set()
+
+    def take(self, port: int) -> bool:
+        """Whether it is ours now, and was nobody's before."""
+        if port in self._own:
+            return False
+        try:
+            fcntl.lockf(self._opened(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        except (BlockingIOError, PermissionError):
+            return False
+        self._own.add(port)
+        return True
+
+    def _opened(self) -> int:
+        # Opened once: closing any descriptor of the file would drop every lock this process has on it.
+        if self._file is None:
+            path = Path(tempfile.gettempdir()) / f"local-stack-ports-{os.getuid()}"
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        return self._file
+
+
+_claims = _Claims()
 
 
 def free_port() -> int:
-    """A port nobody listens on, never the same twice in one process: the caller binds it only a moment later."""
+    """A port nobody listens on, handed out to nobody else while this process lives: the caller binds it later."""
     while True:
-        with socket.socket() as probe:
-            probe.bind((HOST, 0))
-            port: int = probe.getsockname()[1]
-        if port not in _handed_out:
-            _handed_out.add(port)
+        port = _random.choice(_RANGE)
+        if _claims.take(port) and is_free(port):
             return port
 
 

@@ -64,6 +64,11 @@ class Postgres(Process):
         password = self._password_file.read_text().strip()
         return f"postgresql://{_OWNER}:{password}@{HOST}:{self.port}/{database}"
 
+    @property
+    def programs(self) -> Path:
+        """Where psql, pg_dump and the like are."""
+        return _program("psql").parent
+
     def start(self) -> None:
         if not (self._cluster / "PG_VERSION").exists():
             self._initialise()

@@ -51,7 +51,8 @@ class Process:
         self.name = name
         self.log = logs / f"{name}.log"
         self._command = [str(word) for word in command]
-        self._environment = None if environment is None else dict(environment)
+        self.environment = None if environment is None else dict(environment)
+        """The whole environment it runs with; None inherits."""
         self._ready = ready or (lambda: True)
         self._cwd = cwd
         self._start_timeout = start_timeout
@@ -90,7 +91,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self._environment,
+                env=self.environment,
                 cwd=self._cwd,
                 start_new_session=True,
             )

@@ -1,0 +1,1 @@
+"""Measures the bridge against the job queues one would pick instead, and against what the machine can do."""

@@ -1,0 +1,16 @@
+"""The figures: each module has a ``FIGURE``, what it is, and ``run``, which measures its rows."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Final
+
+from bridge_bench.figures import backlog, bridges, latency, letta, memory, recovery, throughput
+
+FIGURES: Final[dict[str, ModuleType]] = {
+    module.FIGURE.name: module for module in (throughput, latency, memory, recovery, backlog, bridges, letta)
+}
+"""In the order of the report."""
+
+USUAL: Final = ("throughput", "latency", "memory")
+"""Those the targets speak of, and nothing that takes long."""

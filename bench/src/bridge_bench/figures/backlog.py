@@ -1,0 +1,76 @@
+"""Whether a task costs more when many wait, or when many users do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from bridge_bench.figure import Column, Figure
+from bridge_bench.runs import Bench, Row, Sample, interleaved
+from bridge_bench.stage import Load, Stub
+from bridge_bench.subjects import BRIDGE
+from bridge_bench.usage import cpu_seconds
+
+_BACKLOGS: Final = (1_000, 10_000, 100_000)
+_USERS: Final = (10, 100, 1_000, 10_000)
+_WARM_UP: Final = 200
+
+FIGURE = Figure(
+    "backlog",
+    "A long queue, and many users",
+    "What the next tasks cost while so many wait. Where users are few, each of the tasks counted is of a user the "
+    "bridge has served just before; where they are many, it has to read each one's session from its file first.",
+    (
+        Column("cpu", "CPU s / 1 000", "{:.3f}"),
+        Column("redis_cpu", "Redis CPU s / 1 000", "{:.3f}"),
+        Column("tasks_per_second", "tasks/s"),
+    ),
+    first="backlog, users",
+)
+
+
+@dataclass(frozen=True)
+class _Case:
+    series: str
+    backlog: int
+    users: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.backlog:,} tasks, {self.users:,} users"
+
+
+def run(bench: Bench) -> list[Row]:
+    """A row per size."""
+    large = bench.options.large
+    cases = [_Case("backlog", backlog, 100) for backlog in (*_BACKLOGS, *((1_000_000,) if large else ()))]
+    cases += [_Case("users", 20_000, users) for users in _USERS]
+    cases += [_Case("users", 200_000, 100_000)] if large else []
+    with bench.stage.stub() as stub:
+        rows = interleaved(
+            bench, FIGURE.name, cases, lambda case: backlog(bench, stub, case), name=lambda case: case.name
+        )
+    for row, case in zip(rows, cases, strict=True):
+        row |= {"series": case.series, "backlog": case.backlog, "users": case.users}
+    return rows
+
+
+def backlog(bench: Bench, stub: Stub, case: _Case) -> Sample:
+    """One round of one size: the queue is not worked off, only begun."""
+    stage = bench.stage
+    tasks = min(bench.options.tasks, case.backlog - _WARM_UP - bench.options.concurrency)
+    load = Load(tasks, _WARM_UP, case.users, bench.options.concurrency)
+    stage.settle()
+    stage.enqueue(BRIDGE, case.backlog, case.users)
+    with stage.tap() as tap, stage.worker(BRIDGE, stub.url, load) as process:
+        tap.wait(_WARM_UP, lambda: process.running)
+        pids = (process.pid or 0, stage.valkey.pid or 0)
+        before, counted = [cpu_seconds(pid) for pid in pids], tap.count
+        tap.wait(_WARM_UP + tasks, lambda: process.running)
+        after, counted = [cpu_seconds(pid) for pid in pids], tap.count - counted
+    moments = sorted(tap.times().values())[_WARM_UP : _WARM_UP + tasks]
+    return {
+        "cpu": (after[0] - before[0]) * 1000 / counted,
+        "redis_cpu": (after[1] - before[1]) * 1000 / counted,
+        "tasks_per_second": (len(moments) - 1) / (moments[-1] - moments[0]),
+    }

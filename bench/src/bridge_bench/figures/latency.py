@@ -1,0 +1,108 @@
+"""What a worker adds to Letta's own time when there is little to do."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import threading
+import time
+import urllib.request
+from typing import Any, Final
+
+from bridge_bench.errors import WorkerFailed
+from bridge_bench.figure import Bars, Column, Figure
+from bridge_bench.runs import Bench, Row, Sample, interleaved
+from bridge_bench.stage import Load, Stub
+from bridge_bench.subjects import Subject
+from bridge_bench.usage import cpu_seconds
+
+RATE: Final = 100.0
+LETTA_SECONDS: Final = 0.05
+_WARM_UP: Final = 200
+_COUNTED: Final = 1000
+_USERS: Final = 100
+_P99: Final = 98
+_HOLDS: Final = RATE * LETTA_SECONDS * 2
+
+FIGURE = Figure(
+    "latency",
+    "Added latency at 100 tasks a second",
+    "Reply published minus task pushed minus Letta's own time (50 ms, as a bare connection sees it). Tasks come one by "
+    "one, evenly spaced; 1 000 count, after 200 to warm up. Who works on one task at a time cannot hold that rate and "
+    "is left out.",
+    (
+        Column("p50", "p50 ms", "{:.2f}"),
+        Column("p99", "p99 ms", "{:.2f}"),
+        Column("cpu", "CPU s / 1 000", "{:.3f}"),
+    ),
+    (Bars("latency-p99", "Added latency at 100 tasks/s, p99 in ms (less is better)", "p99", "{:.1f}"),),
+)
+
+
+def run(bench: Bench) -> list[Row]:
+    """A row per subject that can hold the rate."""
+    able = [subject for subject in bench.options.subjects if subject.tasks_at_once > _HOLDS]
+    with bench.stage.stub(LETTA_SECONDS) as stub:
+        own = _own_time(stub)
+        rows = interleaved(
+            bench,
+            FIGURE.name,
+            able,
+            lambda subject: latency(bench, stub, subject, own),
+            name=lambda subject: subject.name,
+        )
+    kinds = {subject.name: subject.kind for subject in able}
+    for row in rows:
+        row["kind"] = kinds[row["name"]]
+    return sorted(rows, key=lambda row: row.get("p99", float("inf")))
+
+
+def latency(bench: Bench, stub: Stub, subject: Subject, own: float) -> Sample:
+    """One round of one subject; ``own`` is what Letta itself takes, in seconds."""
+    stage = bench.stage
+    concurrency = min(bench.options.concurrency, subject.tasks_at_once)
+    load = Load(_COUNTED, _WARM_UP, _USERS, concurrency)
+    stage.settle()
+    # One task beforehand tells when the worker is up.
+    stage.enqueue(subject, 1, _USERS, prefix="first")
+    with stage.tap() as tap, stage.worker(subject, stub.url, load) as process:
+        tap.wait(1, lambda: process.running)
+        pushed: dict[str, float] = {}
+
+        def push() -> None:
+            pushed.update(stage.enqueue(subject, _WARM_UP + _COUNTED, _USERS, rate=RATE))
+
+        pusher = threading.Thread(target=push)
+        pusher.start()
+        try:
+            tap.wait(1 + _WARM_UP, lambda: process.running)
+            before = cpu_seconds(process.pid or 0)
+            tap.wait(1 + _WARM_UP + _COUNTED, lambda: process.running)
+            after = cpu_seconds(process.pid or 0)
+        finally:
+            pusher.join()  # or it would go on while the next one is measured
+    replied = tap.times()
+    missing = [task for task in pushed if task not in replied]
+    if missing or not pushed:
+        raise WorkerFailed(f"{len(missing)} of {len(pushed)} tasks were not answered")
+    added = sorted(
+        (replied[task] - moment - own) * 1000 for task, moment in list(pushed.items())[_WARM_UP:]
+    )  # fmt: skip
+    return {
+        "p50": statistics.median(added),
+        "p99": statistics.quantiles(added, n=100)[_P99],
+        "cpu": (after - before) * 1000 / _COUNTED,
+    }
+
+
+def _own_time(stub: Stub) -> float:
+    """Seconds a turn takes over a bare connection."""
+    body = json.dumps({"messages": [{"role": "user", "content": "x", "otid": "x"}]}).encode()
+    request: Any = urllib.request.Request(f"{stub.url}/v1/agents/x/messages", data=body)  # noqa: S310 - our own stub
+    seconds = []
+    for _ in range(30):
+        began = time.monotonic()
+        with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
+            response.read()
+        seconds.append(time.monotonic() - began)
+    return statistics.median(seconds)

@@ -1,0 +1,1 @@
+"""The floors: what a worker costs that promises nothing."""

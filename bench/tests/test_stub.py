@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import asyncio
+import json
+
+import httpx
+import pytest
+
+from letta_bridge.letta import TurnMessage, TurnState
+from letta_bridge.letta.letta_client import LettaClient
+from letta_bridge.letta.port import AgentSpec
+
+AGENT = "agent-00000000-0000-0000-0000-000000000001"
+
+
+@pytest.fixture
+def stub(bench):
+    with bench.stage.stub(0.2, remember=True) as stub:
+        yield stub
+
+
+@pytest.fixture
+async def letta(stub):
+    client = LettaClient(stub.url)
+    yield client
+    await client.close()
+
+
+async def test_the_bridges_own_client_understands_it(letta):
+    answer = await letta.send(AGENT, [TurnMessage("user", "hello", "otid-1")], timeout=10)
+    assert "tomatoes" in answer.text
+    assert answer.stop_reason == "end_turn"
+    assert answer.usage.total_tokens == 691
+    assert await letta.health() == "stub"
+
+
+async def test_a_turn_can_be_found_although_its_caller_went_away(letta, stub):
+    lost = asyncio.create_task(letta.send(AGENT, [TurnMessage("user", "hello", "otid-2")], timeout=10))
+    while not stub.stats()["in_flight"]:
+        await asyncio.sleep(0.01)
+    lost.cancel()
+    while stub.stats()["in_flight"]:
+        await asyncio.sleep(0.01)
+    found = await letta.find_turn(AGENT, "otid-2")
+    assert found.state is TurnState.STORED
+    assert "tomatoes" in found.answer.text
+    assert (await letta.find_turn(AGENT, "otid-3")).state is TurnState.ABSENT
+
+
+async def test_agents_are_made_and_found_by_their_tags(letta):
+    spec = AgentSpec("ada", ("bridge", "user:ada"), "m", None, "letta_v1_agent", blocks=(), tools=())
+    made = await letta.create_agent(spec)
+    assert [agent.agent_id for agent in await letta.find_agents(("user:ada",))] == [made.agent_id]
+    assert await letta.find_agents(("user:eve",)) == []
+
+
+def test_an_answer_has_about_1_kb_and_its_latency(stub):
+    body = json.dumps({"messages": [{"role": "user", "content": "x", "otid": "o"}]})
+    response = httpx.post(f"{stub.url}/v1/agents/{AGENT}/messages", content=body)
+    assert 900 < len(response.content) < 1300
+    assert response.elapsed.total_seconds() >= 0.2
