@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Collection
 from types import TracebackType
-from typing import Any, Final, cast
+from typing import Any, Final, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
@@ -38,15 +38,19 @@ class _Threshold:
 _threshold = _Threshold()
 
 
-def configure(settings: LogSettings, service: str, *, secrets: Collection[str] = ()) -> None:
-    """Send every log line of this process, the libraries' too, to standard output in one format.
+def configure(
+    settings: LogSettings, service: str, *, secrets: Collection[str] = (), stream: TextIO | None = None
+) -> None:
+    """Send every log line of this process, the libraries' too, to one stream in one format.
 
     Args:
         settings: level, format, and what is shown.
         service: its name, in every line.
         secrets: values to hide wherever they turn up (:func:`shared_utils.secret_values.secrets_of`).
+        stream: where to; standard output where not given.
     """
-    console = settings.format == "console" or (settings.format == "auto" and sys.stdout.isatty())
+    stream = stream or sys.stdout
+    console = settings.format == "console" or (settings.format == "auto" and stream.isatty())
     shared: list[Processor] = [
         _threshold,
         structlog.contextvars.merge_contextvars,
@@ -56,14 +60,14 @@ def configure(settings: LogSettings, service: str, *, secrets: Collection[str] =
         redact,  # last, so that it sees the tracebacks, too
     ]
     rendering: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+        [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)]
         if console
         else [structlog.processors.JSONRenderer(ensure_ascii=False)]
     )
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)

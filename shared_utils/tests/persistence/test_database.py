@@ -22,8 +22,8 @@ from shared_utils.persistence.errors import (
 pytestmark = pytest.mark.integration
 
 _INSERT = """
-    INSERT INTO agent_sessions (session_id, user_id, persona, session_data, metadata, created_at, last_updated, changed_at,
-                                version, is_active)
+    INSERT INTO agent_sessions (session_id, user_id, persona, session_data, metadata, created_at, last_updated,
+                                changed_at, version, is_active)
     VALUES (%(id)s, %(user)s, 'default', '{}', '{}', now(), now(), now(), 1, true)
 """
 

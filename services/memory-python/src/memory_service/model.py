@@ -59,7 +59,7 @@ class OpenAiModel:
         }
         async for attempt in AsyncRetrying(
             stop=stop_after_attempt(_ATTEMPTS),
-            wait=wait_exponential_jitter(initial=0.3, max=2.0),
+            wait=wait_exponential_jitter(multiplier=0.3, max=2.0),
             retry=retry_if_exception(lambda error: isinstance(error, ServiceError) and error.retryable),
             reraise=True,
         ):

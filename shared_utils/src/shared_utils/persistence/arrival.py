@@ -8,13 +8,21 @@ from typing import Any, Final
 import psycopg
 from psycopg import AsyncConnection, errors
 from psycopg.conninfo import make_conninfo
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.dialects import Dialect, recognise
-from shared_utils.persistence.errors import DatabaseRefused
+from shared_utils.persistence.errors import (
+    DatabaseRefused,
+    LoginRefused,
+    PersistenceError,
+    SchemaMissing,
+    UnfitDatabase,
+)
 from shared_utils.persistence.failures import meaning
 
 _MAINTENANCE: Final = ("postgres", "template1")
+_PAUSE: Final = 0.1
 
 
 async def arrive(config: DatabaseConfig) -> tuple[AsyncConnection[tuple[Any, ...]], Dialect]:
@@ -29,6 +37,7 @@ async def arrive(config: DatabaseConfig) -> tuple[AsyncConnection[tuple[Any, ...
     try:
         dialect = await _dialect(connection)
         await _refuse_mode(connection, dialect, config)
+        await _refuse_encoding(connection, dialect, config)
         await set_up(connection, dialect, config)
     except psycopg.Error as error:
         await connection.close()
@@ -69,6 +78,7 @@ def parameters(config: DatabaseConfig) -> dict[str, Any]:
     ours = {
         "connect_timeout": max(2, round(config.connection_timeout)),  # libpq takes 1 for 2
         "application_name": "letta-bridge",
+        "client_encoding": "utf8",
         "keepalives_idle": max(1, seconds // 2),
         "keepalives_interval": max(1, seconds // 4),
         "keepalives_count": 2,
@@ -80,33 +90,60 @@ def parameters(config: DatabaseConfig) -> dict[str, Any]:
 async def _reach(config: DatabaseConfig) -> AsyncConnection[tuple[Any, ...]]:
     try:
         return await connect(config)
-    except psycopg.OperationalError as error:
+    except psycopg.Error as error:
         # The server's text is in its own language, so whether the database exists is looked up, not read out of it.
-        if not config.generate_schemas or not await _make_where_missing(config):
-            raise _meaning(error, config) from error
+        meant = _meaning(error, config)
+        if isinstance(meant, LoginRefused) or not await _made_where_missing(config, str(error)):
+            raise meant from error
+    return await _reach_new(config)
+
+
+async def _reach_new(config: DatabaseConfig) -> AsyncConnection[tuple[Any, ...]]:
+    # Another process may be making it still.
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(psycopg.OperationalError),
+        stop=stop_after_delay(config.connection_timeout),
+        wait=wait_fixed(_PAUSE),
+        reraise=True,
+    )
     try:
-        return await connect(config)
+        return await retrying(connect, config)
     except psycopg.Error as error:
         raise _meaning(error, config) from error
 
 
-async def _make_where_missing(config: DatabaseConfig) -> bool:
-    """Whether the database was missing, and is there now."""
+async def _made_where_missing(config: DatabaseConfig, trouble: str) -> bool:
+    """Whether the database was missing, and is there now.
+
+    Args:
+        config: the database.
+        trouble: why it could not be reached. Where another database of the server is refused with the same words, it
+            is not the database that is missing, and further tries would only count as wrong passwords.
+    """
     for maintenance in _MAINTENANCE:
         try:
             connection = await connect(config, maintenance)
-        except psycopg.Error:
+        except psycopg.Error as error:
+            if isinstance(error, errors.ConnectionTimeout) or str(error) == trouble:
+                return False
             continue
-        async with contextlib.aclosing(_Closing(connection)):
-            return await _make(connection, config)
+        try:
+            return await _made(connection, config)
+        finally:
+            await connection.close()
     return False
 
 
-async def _make(connection: AsyncConnection[tuple[Any, ...]], config: DatabaseConfig) -> bool:
+async def _made(connection: AsyncConnection[tuple[Any, ...]], config: DatabaseConfig) -> bool:
     name = config.parts["dbname"]
     listed = await connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
     if await listed.fetchone():
         return False
+    if not config.generate_schemas:
+        raise SchemaMissing(
+            f"the database {config.place} does not exist; run `letta-bridge migrate` as a user that may make it "
+            "(DB_GENERATE_SCHEMAS is off here)"
+        )
     dialect = await _dialect(connection)
     try:
         await connection.execute(dialect.create_database(name))
@@ -120,11 +157,6 @@ async def _make(connection: AsyncConnection[tuple[Any, ...]], config: DatabaseCo
             f"({reason}); run as an administrator: {statement}"
         ) from error
     return True
-
-
-class _Closing:
-    def __init__(self, connection: AsyncConnection[Any]) -> None:
-        self.aclose = connection.close
 
 
 async def _dialect(connection: AsyncConnection[tuple[Any, ...]]) -> Dialect:
@@ -143,5 +175,17 @@ async def _refuse_mode(connection: AsyncConnection[tuple[Any, ...]], dialect: Di
         raise refusal
 
 
-def _meaning(error: psycopg.Error, config: DatabaseConfig) -> Exception:
+async def _refuse_encoding(
+    connection: AsyncConnection[tuple[Any, ...]], dialect: Dialect, config: DatabaseConfig
+) -> None:
+    row = await (await connection.execute("SHOW server_encoding")).fetchone()
+    if row and row[0] != "UTF8":
+        statement = dialect.create_database(f"{config.parts['dbname']}_utf8").as_string(connection)
+        raise UnfitDatabase(
+            f"the database {config.place} is in the encoding {row[0]}, which cannot hold every text; make one in UTF8 "
+            f"and name that: {statement}"
+        )
+
+
+def _meaning(error: psycopg.Error, config: DatabaseConfig) -> PersistenceError:
     return meaning(error, place=config.place, user=config.parts.get("user", "?"))

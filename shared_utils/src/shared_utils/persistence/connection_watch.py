@@ -36,12 +36,18 @@ class ConnectionWatch:
             end.shutdown(socket.SHUT_RDWR)
 
 
-def reporting(connected: Callable[[psycopg.Error | None], None]) -> type[Connection]:
-    """A connection class that tells how each attempt to connect ended; the pool keeps that to itself."""
+def reporting(allowed: Callable[[], None], connected: Callable[[psycopg.Error | None], None]) -> type[Connection]:
+    """A connection class that tells how each attempt to connect ended; the pool keeps that to itself.
+
+    Args:
+        allowed: asked before each attempt; raises what a further one would come to.
+        connected: told the attempt's error, or None.
+    """
 
     class ReportingConnection(AsyncConnection[dict[str, Any]]):
         @classmethod
         async def connect(cls, *args: Any, **kwargs: Any) -> Any:
+            allowed()
             try:
                 connection = await super().connect(*args, **kwargs)
             except psycopg.Error as error:

@@ -21,7 +21,13 @@ from shared_utils.persistence.arrival import arrive, parameters, set_up
 from shared_utils.persistence.connection_watch import Connection, ConnectionWatch, Row, reporting
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.dialects import Dialect
-from shared_utils.persistence.errors import DatabaseUnavailable, PersistenceError, QueryTimeout
+from shared_utils.persistence.errors import (
+    DatabaseUnavailable,
+    LoginRefused,
+    PersistenceError,
+    QueryTimeout,
+    ValueRefused,
+)
 from shared_utils.persistence.failures import AGAIN, meaning
 from shared_utils.persistence.migration import require_schema
 
@@ -30,6 +36,10 @@ Observer = Callable[[str], None]
 
 _PAUSE: Final = 1.0
 """Seconds between two looks whether a lost database is back."""
+_LONGEST_PAUSE: Final = 300.0
+"""The same while it refuses the password, doubled each time: openGauss locks an account after ten wrong ones."""
+_LOGIN_PAUSE: Final = 30.0
+"""Seconds an open pool tries no further connection after its password was refused."""
 _LIFETIME: Final = 1800.0
 """Seconds a connection is used at most, so that a failover or a new password takes effect."""
 _GRACE: Final = 1.0
@@ -57,7 +67,10 @@ class Database:
         self._opening = asyncio.Lock()
         self._trouble: PersistenceError | None = None
         self._look_again = 0.0
+        self._login_pause = _PAUSE
+        self._lent = 0
         self._connect_error: psycopg.Error | None = None
+        self._no_login_before = 0.0
 
     @property
     def trouble(self) -> PersistenceError | None:
@@ -160,6 +173,10 @@ class Database:
             raise
         except psycopg.Error as error:
             raise self._meaning(error) from error
+        except UnicodeEncodeError as error:
+            raise ValueRefused(
+                f"the database {self.config.place} cannot hold a value (half a surrogate pair)"
+            ) from error
 
     @contextlib.asynccontextmanager
     async def _connection(self, timeout: float | None) -> AsyncIterator[Connection]:
@@ -167,13 +184,15 @@ class Database:
         try:
             connection = await pool.getconn()
         except PoolTimeout as error:
-            if self._connect_error is None:
+            if self._connect_error is None or self._lent:  # what is lent works: there are only too few of them
                 raise
-            raise await self._lost(self._connect_error) from error
+            raise await self._lost(pool, self._connect_error) from error
         except PoolClosed as error:
+            self._raise_while_away()
             raise DatabaseUnavailable(f"the database {self.config.place} was closed") from error
         limit = (timeout or self.config.query_timeout) + _GRACE
         watch = ConnectionWatch(connection, limit)
+        self._lent += 1
         try:
             yield connection
         except psycopg.OperationalError as error:
@@ -184,12 +203,14 @@ class Database:
             raise
         finally:
             watch.end()
-            await pool.putconn(connection)
+            self._lent -= 1
+            # Shielded: a caller that is cancelled just now would take the connection's place in the pool with it.
+            await asyncio.shield(pool.putconn(connection))
 
     async def _opened(self) -> AsyncConnectionPool[Connection]:
         pool = self._pool
         if pool is None:
-            self._raise_while_away()
+            self._raise_while_away(looking=self._opening.locked())
             async with self._opening:
                 pool = self._pool or await self._reopened()
         return pool
@@ -202,23 +223,28 @@ class Database:
             self._away(error)
             raise
         self._trouble = None
+        self._login_pause = _PAUSE
         return self._pool
 
-    def _raise_while_away(self) -> None:
-        if self._trouble is not None and time.monotonic() < self._look_again:
+    def _raise_while_away(self, *, looking: bool = False) -> None:
+        if self._trouble is not None and (looking or time.monotonic() < self._look_again):
             raise type(self._trouble)(str(self._trouble))
 
     def _away(self, error: PersistenceError) -> None:
+        pause = _PAUSE
+        if isinstance(error, LoginRefused):
+            pause = self._login_pause
+            self._login_pause = min(2 * pause, _LONGEST_PAUSE)
         self._trouble = error
-        self._look_again = time.monotonic() + _PAUSE
+        self._look_again = time.monotonic() + pause
 
-    async def _lost(self, error: psycopg.Error) -> PersistenceError:
+    async def _lost(self, pool: AsyncConnectionPool[Connection], error: psycopg.Error) -> PersistenceError:
         """Leave the pool; what its connections still do ends with an error of its own."""
         meant = self._meaning(error)
-        self._away(meant)
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            await pool.close(timeout=0)
+        if self._pool is pool:  # else another question has found out before
+            self._pool = None
+            self._away(meant)
+            await asyncio.shield(pool.close(timeout=0))
         return meant
 
     async def _open(self) -> AsyncConnectionPool[Connection]:
@@ -231,7 +257,11 @@ class Database:
                 await connection.close()
             self._connect_error = None
             pool = self._new_pool(self._dialect)
-            await pool.open(wait=True, timeout=config.connection_timeout + _GRACE)
+            try:
+                await pool.open(wait=True, timeout=config.connection_timeout + _GRACE)
+            except BaseException:
+                await pool.close(timeout=0)
+                raise
         except psycopg.Error as error:
             raise self._meaning(self._connect_error or error) from error
         return pool
@@ -240,11 +270,15 @@ class Database:
         config = self.config
 
         async def configure(connection: Connection) -> None:
-            await set_up(connection, dialect, config)
+            try:
+                await set_up(connection, dialect, config)
+            except BaseException:
+                await connection.close()  # the pool only forgets it
+                raise
 
         return AsyncConnectionPool(
             config.conninfo,
-            connection_class=reporting(self._connected),
+            connection_class=reporting(self._allowed, self._connected),
             kwargs={"autocommit": True, "row_factory": dict_row, **parameters(config)},
             min_size=config.min_connections,
             max_size=config.max_connections,
@@ -264,8 +298,15 @@ class Database:
         finally:
             watch.end()
 
+    def _allowed(self) -> None:
+        """Raises what the last attempt to connect came to while a further one would only count towards a lock."""
+        if self._connect_error is not None and time.monotonic() < self._no_login_before:
+            raise psycopg.OperationalError(str(self._connect_error))
+
     def _connected(self, error: psycopg.Error | None) -> None:
         self._connect_error = error
+        if error is not None and isinstance(self._meaning(error), LoginRefused):
+            self._no_login_before = time.monotonic() + _LOGIN_PAUSE
 
     def _meaning(self, error: psycopg.Error) -> PersistenceError:
         return meaning(error, place=self.config.place, user=self.config.parts.get("user", "?"))

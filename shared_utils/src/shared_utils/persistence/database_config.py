@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from typing import Self
+from typing import Final, Self
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import BaseModel, ConfigDict, SecretStr, field_validator, model_validator
 
 from shared_utils.settings import Section, load, setting
+
+_NO_URL: Final = (
+    "not a database URL; it reads postgresql://user:password@host:5432/name, with special characters of the password "
+    "percent-encoded (@ is %40, / is %2F)"
+)
+_UNKNOWN_PARAMETER: Final = re.compile(r'invalid URI query parameter: "(\w+)"')
 
 
 class DatabaseConfig(Section):
@@ -21,6 +28,9 @@ class DatabaseConfig(Section):
         "DATABASE_URL",
         doc="postgresql://user:password@host:port/name of a PostgreSQL >= 15 or openGauss >= 5.0 database; libpq's "
         "parameters (sslmode, sslrootcert …) may follow after a ?; empty: files serve",
+    )
+    password: SecretStr | None = setting(
+        None, "DB_PASSWORD", doc="password of the URL's user, where the URL holds none"
     )
     schema_name: str = setting(
         "letta_bridge", "DB_SCHEMA", doc="schema of the tables", pattern=r"^[a-z_][a-z0-9_]{0,62}$"
@@ -42,12 +52,14 @@ class DatabaseConfig(Section):
             return None
         text = url.get_secret_value()
         try:
-            parts = conninfo_to_dict(text)
-        except psycopg.ProgrammingError:
-            raise ValueError(
-                "not a database URL; it reads postgresql://user:password@host:5432/name, with special characters of "
-                "the password percent-encoded (@ is %40)"
-            ) from None
+            parts = {name: str(value) for name, value in conninfo_to_dict(text).items()}
+        except psycopg.ProgrammingError as error:
+            # libpq quotes what it does not understand, which may be the password; only a parameter's name is safe.
+            if parameter := _UNKNOWN_PARAMETER.search(str(error)):
+                raise ValueError(f"the database URL has a parameter {parameter[1]} that libpq does not know") from None
+            raise ValueError(_NO_URL) from None
+        if "://" in text and _torn(parts):
+            raise ValueError(_NO_URL)
         if not parts.get("dbname"):
             raise ValueError("the database URL names no database; add /name at its end")
         return url
@@ -80,7 +92,10 @@ class DatabaseConfig(Section):
         """
         if self.db_url is None:
             raise ValueError("no database is configured; set DATABASE_URL")
-        return self.db_url.get_secret_value()
+        url = self.db_url.get_secret_value()
+        if self.password is None or "password" in conninfo_to_dict(url):
+            return url
+        return make_conninfo(url, password=self.password.get_secret_value())
 
     @property
     def parts(self) -> dict[str, str]:
@@ -92,6 +107,12 @@ class DatabaseConfig(Section):
         """``name on host:port``, for people: no password in it."""
         parts = self.parts
         return f"{parts.get('dbname')} on {parts.get('host', 'localhost')}:{parts.get('port', '5432')}"
+
+
+def _torn(parts: Mapping[str, str]) -> bool:
+    """Whether an @ or / of the password was taken for the end of it: part of it stands elsewhere now."""
+    ports = parts.get("port", "0").split(",")
+    return "@" in parts.get("host", "") + parts.get("dbname", "") or not all(port.isdecimal() for port in ports if port)
 
 
 class _Environment(BaseModel):

@@ -14,8 +14,11 @@
         ├── MigrationChanged        an applied migration is not the one this release brings
         ├── Conflict                a row like this exists already
         ├── RowMissing              no such row
+        ├── CheckpointNeeded        checkpoints.py: later ones are built on it
+        ├── ValuesMissing           checkpoints.py: a checkpoint names values that are not stored
         ├── ValueRefused            a value is too large, or no database can hold it
         └── SessionStoreError       sessions.py: whatever keeps the session store from answering
+            ├── SessionStoreAway    nothing answers there; a row that cannot be read is not this
             └── StaleSession
 """
 
@@ -102,6 +105,12 @@ class SessionStoreError(PersistenceError):
 
     code = "session_store"
     retryable = True
+
+
+class SessionStoreAway(SessionStoreError):
+    """The session store's database does not answer, or lets nobody in."""
+
+    code = "session_store_away"
 
 
 class StaleSession(SessionStoreError):

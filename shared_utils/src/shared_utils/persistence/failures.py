@@ -55,6 +55,10 @@ def _refusal(error: psycopg.Error, text: str, place: str, user: str) -> Persiste
             found = QueryTimeout(
                 f"the database {place} took longer than DB_QUERY_TIMEOUT allows ({text}); it is overloaded or locked"
             )
+        case errors.SerializationFailure() | errors.DeadlockDetected() | errors.LockNotAvailable():
+            found = DatabaseUnavailable(
+                f"the database {place} ended a transaction for another's sake, again and again ({text}); try it later"
+            )
         case errors.UniqueViolation():
             found = Conflict(f"such a row exists already ({text})")
         case errors.UndefinedTable() | errors.InvalidSchemaName() | errors.UndefinedColumn():

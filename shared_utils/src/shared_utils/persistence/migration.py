@@ -21,7 +21,7 @@ from psycopg import AsyncConnection, errors, sql
 from shared_utils import logs
 from shared_utils.persistence.arrival import arrive
 from shared_utils.persistence.database_config import DatabaseConfig
-from shared_utils.persistence.errors import MigrationChanged, SchemaMissing, UnfitDatabase
+from shared_utils.persistence.errors import DatabaseRefused, MigrationChanged, SchemaMissing, UnfitDatabase
 from shared_utils.persistence.failures import meaning
 
 _log = logs.get(__name__)
@@ -127,8 +127,8 @@ async def apply(connection: _Connection, config: DatabaseConfig) -> Sequence[Mig
     except errors.InsufficientPrivilege as error:
         user = config.parts.get("user", "?")
         raise SchemaMissing(
-            f"user {user} may not make tables in the database {config.place} ({error.diag.message_primary}); run "
-            f"`letta-bridge migrate --grant {user}` as its owner"
+            f"user {user} may not make tables in the database {config.place} ({error.diag.message_primary}); run as "
+            f"its owner: letta-bridge migrate --grant {user}"
         ) from error
     else:
         return missing
@@ -146,16 +146,36 @@ async def migrate(config: DatabaseConfig, *, grant: str | None = None) -> Sequen
     Returns:
         What was applied.
     """
-    connection, _ = await arrive(config)
+    connection, _ = await arrive(config.model_copy(update={"generate_schemas": True}))
     try:
         applied = await apply(connection, config)
         if grant:
             await _grant(connection, config.schema_name, grant)
+    except errors.UndefinedObject as error:
+        raise DatabaseRefused(
+            f"the database {config.place} has no role {grant} ({error.diag.message_primary}); make it first: "
+            f"CREATE USER {grant} PASSWORD '...'"
+        ) from error
     except psycopg.Error as error:
         raise meaning(error, place=config.place, user=config.parts.get("user", "?")) from error
     finally:
         await connection.close()
     return applied
+
+
+async def missing(config: DatabaseConfig) -> Sequence[Migration]:
+    """The steps the database lacks; changes nothing.
+
+    Raises:
+        PersistenceError: it cannot be reached, or is not fit.
+    """
+    connection, _ = await arrive(config.model_copy(update={"generate_schemas": False}))
+    try:
+        return await pending(connection, config)
+    except psycopg.Error as error:
+        raise meaning(error, place=config.place, user=config.parts.get("user", "?")) from error
+    finally:
+        await connection.close()
 
 
 async def _make_schema(connection: _Connection, schema: str) -> None:
@@ -170,7 +190,9 @@ async def _make_schema(connection: _Connection, schema: str) -> None:
 async def _applied(connection: _Connection, schema: str) -> dict[int, tuple[str, int]]:
     if await _record_missing(connection, schema):
         return {}
-    rows = await connection.execute("SELECT number, checksum, compatible_from FROM schema_migrations")
+    # With its schema's name: where we may not look into that, the search path would silently skip it.
+    record = sql.SQL("SELECT number, checksum, compatible_from FROM {}.schema_migrations")
+    rows = await connection.execute(record.format(sql.Identifier(schema)))
     return {number: (checksum, compatible_from) for number, checksum, compatible_from in await rows.fetchall()}
 
 
@@ -187,6 +209,10 @@ async def _grant(connection: _Connection, schema: str, role: str) -> None:
         "GRANT USAGE ON SCHEMA {schema} TO {role}",
         "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}",
         "GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}",
+        "REVOKE INSERT, UPDATE, DELETE ON {schema}.schema_migrations FROM {role}",
+        # What later migrations make.
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {role}",
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT USAGE ON SEQUENCES TO {role}",
     ):
         await connection.execute(sql.SQL(text).format(**names))
 

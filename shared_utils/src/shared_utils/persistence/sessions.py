@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-from shared_utils.persistence.errors import SessionStoreError, StaleSession
+from shared_utils.persistence.errors import SessionStoreAway, SessionStoreError, StaleSession
 
 
 def utc_now() -> datetime:
@@ -35,6 +35,8 @@ class Session:
     version: int = 1
     """Counts writes; a write that names an older one is refused."""
     is_active: bool = True
+    message_count: int = 0
+    """Turns told to ``touch``; the store counts, ``save`` leaves it alone."""
 
     @property
     def permanent_memory(self) -> bool:
@@ -63,11 +65,23 @@ class Cleanup:
 
 @dataclass(frozen=True, slots=True)
 class Restoration:
-    """Active sessions read at the start."""
+    """Sessions read, and those that could not be."""
 
     sessions: Sequence[Session]
     failed: Mapping[str, str]
     """Session id → why its row could not be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of sessions that came from another store."""
+
+    written: int = 0
+    """New here, or newer than the version that was here."""
+    kept: int = 0
+    """Already here, at this version or a newer one."""
+    refused: Collection[str] = ()
+    """Ids of active sessions whose user has another active one of this persona here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +94,7 @@ class SessionStatistics:
     """Active ones without an agent."""
     expired: int
     average_messages: float
-    """``session_data["message_count"]`` over active sessions; 0 where none counts."""
+    """``message_count`` over active sessions that have one; 0 where none has."""
     created: Mapping[str, int]
     """Day (``2026-11-20``, UTC) → sessions made on it; the last 30 days."""
     last_seen: Mapping[str, int]
@@ -89,6 +103,11 @@ class SessionStatistics:
 
 class SessionStore(Protocol):
     """Sessions that outlive the process. Every method may raise SessionStoreError."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it serves less than it should, for people; None while all is well."""
+        ...
 
     async def find(self, user_id: str, persona: str) -> Session | None:
         """The active session."""
@@ -141,23 +160,55 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def touch(self, session_ids: Collection[str]) -> None:
-        """Say that these sessions are in use."""
+    async def touch(
+        self,
+        session_ids: Collection[str],
+        *,
+        messages: Mapping[str, int] | None = None,
+        expires_in_hours: float | None = None,
+    ) -> Collection[str]:
+        """Say that these sessions are in use.
+
+        Args:
+            session_ids: any number.
+            messages: session id → how many more messages it had.
+            expires_in_hours: moves ``expires_at`` to so long after now.
+
+        Returns:
+            Those of them that are no active sessions (any more).
+        """
         ...
 
     async def changed(self, since: datetime | None) -> tuple[Collection[tuple[str, str]], datetime]:
         """(user, persona) of what was written (not merely used) after ``since``, and the store's time to ask with next.
 
-        With None nothing is listed: only the time is wanted.
+        With None nothing is listed: only the time is wanted. A write may be listed more than once; a row that was
+        removed is not listed: ``touch`` tells of those.
         """
         ...
 
     async def cleanup(self, *, grace: timedelta) -> Cleanup:
-        """End expired sessions, remove those ended for longer than ``grace``."""
+        """End expired sessions, remove those ended for longer than ``grace``.
+
+        A session in which a user refused permanent memory does not expire: the choice would be forgotten with it.
+        """
         ...
 
     async def restore(self, *, limit: int) -> Restoration:
         """The active sessions, most recently used first. A row that cannot be read does not stop the others."""
+        ...
+
+    async def part(self, *, after: str, limit: int) -> Restoration:
+        """The sessions, active or not, whose ids follow ``after`` (at first ``""``), in the order of their ids."""
+        ...
+
+    async def put(self, sessions: Sequence[Session], *, dry_run: bool = False) -> Taken:
+        """Take over sessions as another store has them, version and times included; the newer version stays.
+
+        Args:
+            sessions: each id once.
+            dry_run: only say what would be done.
+        """
         ...
 
     async def statistics(self) -> SessionStatistics:
@@ -188,7 +239,9 @@ __all__ = [
     "SessionPage",
     "SessionStatistics",
     "SessionStore",
+    "SessionStoreAway",
     "SessionStoreError",
     "StaleSession",
+    "Taken",
     "utc_now",
 ]

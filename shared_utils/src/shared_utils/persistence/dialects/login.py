@@ -21,9 +21,11 @@ _LOCKED: Final = (
     "openGauss has locked the account {user} after too many wrong passwords; unlock it as an administrator: "
     'ALTER USER "{user}" ACCOUNT UNLOCK, and correct the password here first'
 )
-_WRONG: Final = (
-    "the database does not let user {user} in ({reason}); check user, password and pg_hba.conf"
-)  # fmt: skip
+_WRONG: Final = "the database does not let user {user} in ({reason}); check user, password and pg_hba.conf"
+_TLS: Final = (
+    "no connection to the database is safe enough as its URL asks for ({reason}); give the server a certificate, or "
+    "correct sslmode and sslrootcert in the URL"
+)
 
 _RIDDLES: Final = (
     ("none of the server's SASL authentication mechanisms are supported", _SHA256_ONLY),
@@ -35,10 +37,13 @@ _RIDDLES: Final = (
     ("account has been locked", _LOCKED),
     ("Invalid username/password", _WRONG),
     ("password authentication failed", _WRONG),
-    ("no pg_hba.conf entry", _WRONG),
+    ("pg_hba.conf", _WRONG),
     ("no password supplied", _WRONG),
     ("authentication failed", _WRONG),
+    ("认证失败", _WRONG),
     ("is not permitted to log in", _WRONG),
+    ("does not support SSL", _TLS),
+    ("certificate", _TLS),
 )
 """Part of the client's or server's message → what it means."""
 

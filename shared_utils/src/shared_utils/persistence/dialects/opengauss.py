@@ -50,8 +50,8 @@ class OpenGauss:
         if compatibility == "PG" and not empty_is_null:
             return None
         loss = "an empty text is NULL there, so text would be lost" if empty_is_null else "its SQL differs"
+        statement = self.create_database(f"{database}_pg").as_string()
         return UnfitDatabase(
             f"the openGauss database {database} is in compatibility mode {compatibility or 'unknown'} ({loss}); make "
-            f"one in mode PG and name that: CREATE DATABASE {database}_pg DBCOMPATIBILITY 'PG' ENCODING 'UTF8' "
-            "TEMPLATE template0"
+            f"one in mode PG and name that: {statement}"
         )

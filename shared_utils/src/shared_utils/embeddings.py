@@ -1,0 +1,174 @@
+"""Texts to vectors, over any OpenAI-compatible ``POST {base_url}/embeddings``."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import httpx
+from pydantic import SecretStr
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from shared_utils.errors import ServiceError
+from shared_utils.settings import Section, setting
+
+_FIRST_REFUSAL: Final = 300
+_OVERLOADED: Final = frozenset({408, 409, 425, 429})
+_FIRST_SERVER_ERROR: Final = 500
+_LONGEST_WAIT: Final = 30.0
+
+
+class EmbeddingsUnavailable(ServiceError):
+    """The embedding model cannot be reached, or is overloaded."""
+
+    code = "embeddings_unavailable"
+    retryable = True
+
+    def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds it asked for, None where it asked for nothing."""
+
+
+class EmbeddingsRefused(ServiceError):
+    """The embedding model will not take this request."""
+
+    code = "embeddings_refused"
+
+
+class EmbeddingSettings(Section):
+    """The model that turns texts into vectors. It should be the one Letta's agents use, so that one key serves both."""
+
+    model: str = setting("text-embedding-3-small", "EMBEDDING_MODEL", doc="name of the model", min_length=1)
+    dimensions: int | None = setting(
+        None, "EMBEDDING_DIMENSIONS", doc="length asked for, where the model can choose; empty is its own", ge=1
+    )
+    base_url: str = setting(
+        "https://api.openai.com/v1",
+        "EMBEDDING_BASE_URL",
+        doc="OpenAI-compatible endpoint",
+        pattern="^https?://[^/@]+(/|$)",
+    )
+    api_key: SecretStr | None = setting(None, "EMBEDDING_API_KEY", doc="its key, where it wants one")
+    batch: int = setting(128, doc="texts in one request", ge=1, le=2048)
+    max_characters: int = setting(8000, doc="characters of a text that are embedded; the rest is left out", ge=100)
+    timeout: float = setting(30.0, "EMBEDDING_TIMEOUT", doc="seconds one request may take", gt=0)
+    attempts: int = setting(3, doc="tries of one request", ge=1)
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors."""
+
+    @property
+    def model(self) -> str:
+        """Which model; it is noted beside every vector."""
+        ...
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """One vector per text, in order, all of one length.
+
+        Raises:
+            EmbeddingsUnavailable: out of reach or overloaded, however often it was tried.
+            EmbeddingsRefused: it will not take this, or answers nonsense.
+        """
+        ...
+
+
+class HttpEmbedder:
+    """See :class:`Embedder`. The client is the caller's, and the caller closes it."""
+
+    def __init__(self, client: httpx.AsyncClient, settings: EmbeddingSettings) -> None:
+        self._client = client
+        self._settings = settings
+        self._url = f"{settings.base_url.rstrip('/')}/embeddings"
+        key = settings.api_key
+        self._headers = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+
+    @property
+    def model(self) -> str:
+        """See :class:`Embedder`."""
+        return self._settings.model
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """See :class:`Embedder`."""
+        vectors: list[list[float]] = []
+        for start in range(0, len(texts), self._settings.batch):
+            part = [self._cut(text) for text in texts[start : start + self._settings.batch]]
+            vectors += await self._embed(part)
+        if len({len(vector) for vector in vectors}) > 1:
+            raise EmbeddingsRefused(f"the embedding model {self.model} answered with vectors of several lengths")
+        return vectors
+
+    def _cut(self, text: str) -> str:
+        # An empty text is an error to most servers, and a space is near nothing.
+        return text[: self._settings.max_characters] or " "
+
+    async def _embed(self, texts: Sequence[str]) -> list[list[float]]:
+        body: dict[str, Any] = {"model": self.model, "input": list(texts), "encoding_format": "float"}
+        if self._settings.dimensions is not None:
+            body["dimensions"] = self._settings.dimensions
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self._settings.attempts),
+            wait=_pause,
+            retry=retry_if_exception(lambda error: isinstance(error, EmbeddingsUnavailable)),
+            reraise=True,
+        )
+        return _vectors(await retrying(self._post, body), len(texts), self._settings.dimensions)
+
+    async def _post(self, body: dict[str, Any]) -> Any:
+        try:
+            async with asyncio.timeout(self._settings.timeout):
+                response = await self._client.post(self._url, json=body, headers=self._headers)
+        except (httpx.TransportError, TimeoutError) as error:
+            raise EmbeddingsUnavailable(f"the embedding model cannot be reached ({type(error).__name__})") from error
+        except httpx.HTTPError as error:
+            raise EmbeddingsRefused(f"the embedding model's answer cannot be read ({type(error).__name__})") from error
+        status = response.status_code
+        if status >= _FIRST_SERVER_ERROR or status in _OVERLOADED:
+            retry_after = _seconds(response.headers.get("Retry-After"))
+            raise EmbeddingsUnavailable(f"the embedding model answered with status {status}", retry_after=retry_after)
+        if status >= _FIRST_REFUSAL:
+            raise EmbeddingsRefused(
+                f"the embedding model {self.model} answered with status {status}; check its name, key and base_url"
+            )
+        try:
+            return response.json()
+        except ValueError as error:
+            raise EmbeddingsRefused("the embedding model's answer is not JSON; check its base_url") from error
+
+
+_exponential = wait_exponential_jitter(multiplier=0.3, max=5.0)
+
+
+def _pause(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.retry_after if isinstance(error, EmbeddingsUnavailable) else None
+    return max(_exponential(state), min(asked or 0.0, _LONGEST_WAIT))
+
+
+def _seconds(header: str | None) -> float | None:
+    try:
+        return float(header) if header else None
+    except ValueError:
+        return None
+
+
+def _vectors(answer: Any, count: int, dimensions: int | None) -> list[list[float]]:
+    """The vectors in the order of the texts; servers may answer in another."""
+    try:
+        items = sorted(answer["data"], key=lambda item: item["index"])
+        vectors = [[float(number) for number in item["embedding"]] for item in items]
+    except (KeyError, TypeError, ValueError):
+        raise EmbeddingsRefused("the embedding model's answer holds no embeddings; check its base_url") from None
+    if [item["index"] for item in items] != list(range(count)):
+        raise EmbeddingsRefused(f"the embedding model answered {len(items)} vectors to {count} texts")
+    if any(not vector or not all(map(math.isfinite, vector)) for vector in vectors):
+        raise EmbeddingsRefused("the embedding model answered with an empty vector, or numbers that are none")
+    if dimensions is not None and any(len(vector) != dimensions for vector in vectors):
+        raise EmbeddingsRefused(
+            f"the embedding model answered with {len(vectors[0])} dimensions where {dimensions} were asked for; unset "
+            "embeddings.dimensions, or name a model that can choose"
+        )
+    return vectors

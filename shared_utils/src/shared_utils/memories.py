@@ -1,0 +1,46 @@
+"""Long-term memories of users: how they lie in the passage store, for the bridge that writes and whoever recalls."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final, Literal
+
+from shared_utils.persistence.clean_text import clean_text
+from shared_utils.persistence.database import Database
+from shared_utils.persistence.database_config import DatabaseConfig
+from shared_utils.persistence.vectors import DatabasePassageStore, Scope, VectorSettings, vector_database
+
+Kind = Literal["turn", "passage"]
+"""``metadata["kind"]``: a turn of the journal, or a passage of an agent's archival memory."""
+
+_LONGEST: Final = 400
+_CONNECTIONS: Final = 4
+"""At most: nobody's reply shall wait for a connection that is busy with vectors."""
+
+
+def user_source(user_id: str) -> str:
+    """The ``source_id`` of everything that is one user's, of whatever persona; no two users have the same."""
+    if len(user_id) <= _LONGEST and clean_text(user_id) == user_id:
+        return f"user:{user_id}"
+    return f"user-sha256:{hashlib.sha256(user_id.encode(errors='surrogatepass')).hexdigest()}"
+
+
+def user_scope(user_id: str) -> Scope:
+    """What a question on behalf of a user may find: nothing but their own."""
+    return Scope.source(user_source(user_id))
+
+
+def open_memories(vectors: VectorSettings, database: DatabaseConfig) -> DatabasePassageStore:
+    """The store, with connections of its own; nothing is asked of the database yet.
+
+    Raises:
+        SettingsError: the vectors' own database is not named well.
+    """
+    config = vector_database(vectors, database)
+    few = {"max_connections": min(config.max_connections, _CONNECTIONS), "min_connections": 0}
+    return DatabasePassageStore(Database(config.model_copy(update=few)), vectors)
+
+
+def can_be_kept(vectors: VectorSettings, database: DatabaseConfig) -> bool:
+    """Whether there is a database for them."""
+    return vectors.opengauss.enabled or database.db_url is not None

@@ -1,0 +1,120 @@
+"""An SQLite file: opened on first use, and again after an error, by several processes of one host."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, TypeVar
+
+from shared_utils.persistence.errors import SessionStoreError
+
+_BUSY_SECONDS: Final = 5.0
+_BUSY_PAUSE: Final = 0.01
+
+_Result = TypeVar("_Result")
+
+
+class SqliteFile:
+    """The SQLite file ``path``.
+
+    A disk that was full or missing is no reason to restart: the next call tries again.
+
+    Args:
+        path: its directory is made where it is missing.
+        prepare: makes tables, or brings those of an older release up to date; called in a transaction.
+    """
+
+    def __init__(self, path: Path, prepare: Callable[[sqlite3.Connection], None]) -> None:
+        self.path = path
+        self._prepare = prepare
+        self._connection: sqlite3.Connection | None = None
+        self._lock = threading.Lock()
+
+    async def read(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        """What ``work`` returns, in a thread.
+
+        Raises:
+            SessionStoreError: the file cannot be used.
+        """
+        return await asyncio.to_thread(self._guarded, work)
+
+    async def write(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        """What ``work`` returns, in a thread and in a transaction: wholly or not at all.
+
+        Raises:
+            SessionStoreError: the file cannot be used.
+        """
+
+        def transaction(connection: sqlite3.Connection) -> _Result:
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                return work(connection)
+
+        return await self.read(transaction)
+
+    def close(self) -> None:
+        """Give the file back."""
+        with self._lock:
+            self._drop()
+
+    def _guarded(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        with self._lock, self._explained():
+            if self._connection is None:
+                self._connection = self._open()
+            return work(self._connection)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.IntegrityError:
+            raise  # a row, not the file
+        except (sqlite3.Error, OSError) as error:
+            self._drop()
+            raise SessionStoreError(
+                f"the session file {self.path} cannot be used ({error}); check that its directory can be written and "
+                "the disk is not full"
+            ) from error
+
+    def _open(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None)
+        try:
+            connection.row_factory = sqlite3.Row
+            _write_ahead(connection)
+            connection.execute("PRAGMA synchronous = NORMAL")
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                self._prepare(connection)
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch the file to its write-ahead log.
+
+    SQLite does not wait for that lock by itself: two bridges that make the file at once would get in each other's way.
+    """
+    until = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+            time.sleep(_BUSY_PAUSE)
+        else:
+            return

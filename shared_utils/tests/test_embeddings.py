@@ -1,0 +1,112 @@
+"""The embedding client against servers that answer well, badly, late, and not at all."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+
+from scripted_model.app import application
+from shared_utils.embeddings import EmbeddingSettings, EmbeddingsRefused, EmbeddingsUnavailable, HttpEmbedder
+
+
+def embedder(answer, **settings):
+    """One that asks `answer(body) -> response`; `asked` collects the bodies."""
+    asked = []
+
+    def handle(request):
+        asked.append(json.loads(request.content))
+        return answer(asked[-1])
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(handle))
+    made = HttpEmbedder(client, EmbeddingSettings.model_validate({"base_url": "http://model/v1", **settings}))
+    return made, asked
+
+
+def vectors(*numbers):
+    return httpx.Response(
+        200, json={"data": [{"index": index, "embedding": [float(number)]} for index, number in enumerate(numbers)]}
+    )
+
+
+async def test_texts_are_asked_for_in_parts_and_come_back_in_order():
+    def answer(body):
+        items = [{"index": index, "embedding": [float(text)]} for index, text in enumerate(body["input"])]
+        return httpx.Response(200, json={"data": items[::-1]})
+
+    made, asked = embedder(answer, batch=2)
+    assert await made.embed(["1", "2", "3", "4", "5"]) == [[1.0], [2.0], [3.0], [4.0], [5.0]]
+    assert [len(body["input"]) for body in asked] == [2, 2, 1]
+    assert {body["model"] for body in asked} == {"text-embedding-3-small"}
+    assert await made.embed([]) == []
+
+
+async def test_a_long_text_is_cut_and_an_empty_one_is_a_space():
+    made, asked = embedder(lambda body: vectors(*range(len(body["input"]))), max_characters=100)
+    await made.embed(["长" * 500, ""])
+    assert asked[0]["input"] == ["长" * 100, " "]
+
+
+async def test_an_overloaded_model_is_asked_again():
+    answers = [httpx.Response(429, headers={"Retry-After": "0"}), httpx.Response(503), vectors(1)]
+    made, asked = embedder(lambda _: answers.pop(0))
+    assert await made.embed(["a"]) == [[1.0]]
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_one_that_stays_overloaded_is_unavailable(status):
+    made, asked = embedder(lambda _: httpx.Response(status), attempts=2)
+    with pytest.raises(EmbeddingsUnavailable):
+        await made.embed(["a"])
+    assert len(asked) == 2
+
+
+async def test_one_that_is_away_is_unavailable():
+    def answer(_body):
+        raise httpx.ConnectError("refused")
+
+    made, _ = embedder(answer, attempts=1)
+    with pytest.raises(EmbeddingsUnavailable):
+        await made.embed(["a"])
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        httpx.Response(401),
+        httpx.Response(404),
+        httpx.Response(200, text="<html>"),
+        httpx.Response(200, json={}),
+        httpx.Response(200, json={"data": []}),
+        httpx.Response(200, json={"data": [{"index": 0, "embedding": []}]}),
+        httpx.Response(200, json={"data": [{"index": 0, "embedding": ["x"]}]}),
+        httpx.Response(200, text='{"data": [{"index": 0, "embedding": [NaN]}]}'),
+        httpx.Response(200, json={"data": [{"index": 1, "embedding": [1.0]}]}),
+    ],
+)
+async def test_a_refusal_or_nonsense_is_not_asked_again(response):
+    made, asked = embedder(lambda _: response)
+    with pytest.raises(EmbeddingsRefused):
+        await made.embed(["a"])
+    assert len(asked) == 1
+
+
+async def test_other_dimensions_than_asked_for_are_refused():
+    made, asked = embedder(lambda _: vectors(1), dimensions=8)
+    with pytest.raises(EmbeddingsRefused, match="8 were asked for"):
+        await made.embed(["a"])
+    assert asked[0]["dimensions"] == 8
+
+
+async def test_the_scripted_model_answers_it():
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app=application()))
+    made = HttpEmbedder(client, EmbeddingSettings.model_validate({"base_url": "http://model/v1", "dimensions": 64}))
+    tea, drink, trains = await made.embed(["我喜欢喝茶", "我喜欢喝绿茶", "火车几点开"])
+
+    def near(one, other):
+        return sum(a * b for a, b in zip(one, other, strict=True))
+
+    assert near(tea, drink) > 0.5 > near(tea, trains)
+    await client.aclose()
