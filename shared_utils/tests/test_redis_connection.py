@@ -6,12 +6,13 @@ import asyncio
 import logging
 
 import pytest
+import uvloop
 from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 
 from shared_utils.errors import SettingsError
-from shared_utils.redis_connection import CONNECTION_ERRORS, connect
+from shared_utils.redis_connection import CONNECTION_ERRORS, _watched, close, connect
 from shared_utils.settings import RedisSettings
 
 
@@ -40,7 +41,7 @@ def test_a_url_becomes_a_client_of_one_server(url, connection, options):
     client = client_of(url)
     assert isinstance(client, Redis)
     assert isinstance(client.connection_pool, BlockingConnectionPool)
-    assert client.connection_pool.connection_class is connection
+    assert issubclass(client.connection_pool.connection_class, connection)
     assert options.items() <= options_of(client).items()
 
 
@@ -80,14 +81,14 @@ def test_a_sentinel_url_becomes_a_client_of_the_primary(url, sentinels, name, op
     asked = [sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels]
     assert [(options["host"], options["port"]) for options in asked] == sentinels
     assert (pool.service_name, pool.is_master) == (name, True)
-    assert pool.connection_class is SentinelManagedConnection
+    assert issubclass(pool.connection_class, SentinelManagedConnection)
     assert options.items() <= pool.connection_kwargs.items()
     assert isinstance(pool, BlockingConnectionPool)
 
 
 def test_tls_behind_sentinel_covers_the_sentinels_too():
     pool = client_of("rediss+sentinel://a/main").connection_pool
-    assert pool.connection_class is SentinelManagedSSLConnection
+    assert issubclass(pool.connection_class, SentinelManagedSSLConnection)
     (sentinel,) = pool.sentinel_manager.sentinels
     assert sentinel.connection_pool.connection_class is SSLConnection
 
@@ -171,3 +172,27 @@ async def test_a_server_that_is_away_is_a_connection_error():
     with pytest.raises(CONNECTION_ERRORS):
         await client.ping()
     await client.aclose()
+
+
+@pytest.mark.integration
+def test_a_write_to_a_closed_transport_is_a_lost_connection(redis_url):
+    async def scenario():
+        client = client_of(redis_url)
+        await client.ping()
+        [connection] = client.connection_pool._available_connections
+        connection._writer.transport.abort()
+        with pytest.raises(CONNECTION_ERRORS):
+            await client.ping()
+        assert await client.ping()
+        await close(client)
+
+    uvloop.run(scenario())
+
+
+def test_other_programming_errors_stay_what_they_are():
+    class Broken(Connection):
+        async def send_packed_command(self, *args, **options):
+            raise RuntimeError("deque mutated during iteration")
+
+    with pytest.raises(RuntimeError):
+        asyncio.run(_watched(Broken)().send_packed_command(b""))

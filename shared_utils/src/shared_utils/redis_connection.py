@@ -11,10 +11,11 @@ from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.connection import AbstractConnection, Connection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import ConnectionError, RedisClusterException, RedisError  # noqa: A004  # redis-py's name
 
 from shared_utils.errors import SettingsError
 from shared_utils.settings import RedisSettings
@@ -73,7 +74,10 @@ def _by_url(url: str, options: dict[str, Any]) -> RedisClient:
         return _pooled(BlockingConnectionPool.from_url(url, **options))
     if scheme in {"redis+cluster", "rediss+cluster"}:
         # Its pool does not wait but fails where it is full; the caller's own concurrency is bound enough.
-        return RedisCluster.from_url(url.replace("+cluster", "", 1), **{**options, "max_connections": 2**31})
+        cluster = RedisCluster.from_url(url.replace("+cluster", "", 1), **{**options, "max_connections": 2**31})
+        own = cluster.connection_kwargs
+        own["connection_class"] = _watched(own.get("connection_class", Connection))
+        return cluster
     if scheme in {"redis+sentinel", "rediss+sentinel"}:
         return _sentinel(url, options)
     raise SettingsError(
@@ -89,7 +93,27 @@ async def close(client: RedisClient) -> None:
             await sentinel.aclose()
 
 
+class _ClosedTransport(AbstractConnection):
+    """Says that the connection is lost where uvloop, asked to write to a closed one, says RuntimeError."""
+
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        """See redis-py."""
+        try:
+            await super().send_packed_command(*args, **options)
+        except RuntimeError as error:
+            if "closed" not in str(error):
+                raise
+            await self.disconnect(nowait=True)
+            raise ConnectionError(f"the connection to Redis was closed ({error})") from error
+
+
+def _watched(connection: type[AbstractConnection]) -> type[AbstractConnection]:
+    """The connection class, with the above in front."""
+    return type(connection.__name__, (_ClosedTransport, connection), {})
+
+
 def _pooled(pool: BlockingConnectionPool) -> Redis:
+    pool.connection_class = _watched(pool.connection_class)
     # A burst of commands waits for a connection; redis-py's ordinary pool would refuse it.
     return Redis.from_pool(pool)
 
@@ -111,6 +135,7 @@ def _sentinel(url: str, options: dict[str, Any]) -> Redis:
     client: Redis = sentinel.master_for(
         name, connection_pool_class=_WaitingSentinelPool, db=int(database or 0), **options
     )
+    client.connection_pool.connection_class = _watched(client.connection_pool.connection_class)
     return client
 
 
