@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,8 @@ from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from local_stack import ports
+from memory_service import ai_listener, input_queue
 from memory_service import service as service_module
 from memory_service.model import Message
 from memory_service.service import Service, open_service
@@ -28,12 +29,6 @@ from memory_service.settings import ServiceSettings
 from shared_utils.messages import MemoryRecord
 
 WAIT = 20.0
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _binary() -> str | None:
@@ -51,7 +46,7 @@ class Valkey:
         self._command = [binary, "--bind", "127.0.0.1", "--dir", str(directory), "--save", ""]
         self._command += options
         self._log = directory / "server.log"
-        self.port = _free_port()
+        self.port = ports.free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -108,7 +103,7 @@ def durable_valkey(valkey_binary: str, tmp_path: Path) -> Iterator[Valkey]:
 
 @pytest.fixture
 def free_port() -> int:
-    return _free_port()
+    return ports.free_port()
 
 
 @pytest.fixture
@@ -174,6 +169,9 @@ def run_service(make_settings: Any, redis_url: str, monkeypatch: pytest.MonkeyPa
         if model is not None:
             monkeypatch.setattr(service_module, "OpenAiModel", lambda *_args, **_options: model)
             memory["answer"] = {"model": "scripted", **memory.get("answer", {})}
+        # A service ends when its blocking calls do: these tests need not wait a second each.
+        monkeypatch.setattr(ai_listener, "_POLL_SECONDS", 0.1)
+        monkeypatch.setattr(input_queue, "BLOCK_SECONDS", 0.1)
         async with open_service(make_settings(url, **memory)) as service:
             task = asyncio.create_task(service.run())
             listening = asyncio.create_task(service._listener.listening.wait())

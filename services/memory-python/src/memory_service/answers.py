@@ -23,6 +23,8 @@ from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
 
 _LOG: Final = logs.get(__name__)
 _SOURCE: Final = "memory-python"
+_SHORT_TERM_ALONE: Final = frozenset({"temporary", "user_switch"})
+"""Reasons of a hand-over for which nothing is recalled: the producer or the user wants no long-term memory in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,12 @@ class Answers:
         if await self._client.exists(handover.answer_key):
             await self._remember_earlier(ask)
             return Settlement([ask.receipt], counts={"answers_not_needed": 1})
-        text = await self._composer.compose(task, ask.message_id, deadline=ask.taken_at + self._time_limit)
+        text = await self._composer.compose(
+            task,
+            ask.message_id,
+            deadline=ask.taken_at + self._time_limit,
+            long_term=handover.reason not in _SHORT_TERM_ALONE,
+        )
         reply = Reply(
             task_id=task.task_id,
             user_id=task.user_id,

@@ -9,6 +9,7 @@ from typing import Final, cast
 from memory_service import context, wording
 from memory_service.context import NewestFirst
 from memory_service.model import ChatModel, Message
+from memory_service.recall import Recall
 from memory_service.settings import AnswerSettings
 from memory_service.wording import Language
 from shared_utils import logs
@@ -25,11 +26,20 @@ SUMMARY: Final = "memory_summary"
 class Composer:
     """Finds words within a time limit, whatever the model does."""
 
-    def __init__(self, memory: NewestFirst, settings: AnswerSettings, *, window: int, model: ChatModel | None) -> None:
+    def __init__(
+        self,
+        memory: NewestFirst,
+        settings: AnswerSettings,
+        *,
+        window: int,
+        model: ChatModel | None,
+        recall: Recall | None = None,
+    ) -> None:
         self._memory = memory
         self._settings = settings
         self._window = window
         self._model = model
+        self._recall = recall
         self._free = asyncio.Semaphore(settings.concurrency)
         self._failures = 0
         self._resting_until = 0.0
@@ -46,13 +56,14 @@ class Composer:
         """False where a configured model failed lately."""
         return self._failures == 0
 
-    async def compose(self, task: Task, message_id: str, *, deadline: float) -> str:
+    async def compose(self, task: Task, message_id: str, *, deadline: float, long_term: bool = True) -> str:
         """The answer to a remembered task.
 
         Args:
             task: what the user said.
             message_id: under which it is remembered.
             deadline: the event loop's time at which the plain sentence answers instead of the model.
+            long_term: whether earlier conversations may be recalled for it.
 
         Raises:
             RedisError: Redis is away, the conversation cannot be read.
@@ -63,7 +74,8 @@ class Composer:
         if self._model is None or not task.content.strip() or now >= deadline or now < self._resting_until:
             return plain
         conversation = await context.recent(self._memory, task.user_id, self._window)
-        messages = self._messages(task, context.before(conversation, message_id), spoken)
+        recalled = await self._recalled(task, conversation) if long_term else []
+        messages = self._messages(task, recalled, context.before(conversation, message_id), spoken)
         try:
             async with asyncio.timeout_at(deadline), self._free:
                 text = await self._model.complete(
@@ -75,6 +87,12 @@ class Composer:
         self._failures = 0
         return text
 
+    async def _recalled(self, task: Task, conversation: Sequence[MemoryRecord]) -> list[str]:
+        if self._recall is None:
+            return []
+        shown = {record.metadata.task_id for record in conversation if record.metadata.task_id}
+        return await self._recall.about(task.user_id, task.content, shown=shown)
+
     def _failed(self, error: Exception) -> None:
         self._failures += 1
         if self._failures >= _FAILURES_BEFORE_REST:
@@ -82,10 +100,12 @@ class Composer:
         reason = str(error) or "took longer than answer.time_limit"
         _LOG.warning("model_failed", reason=reason, in_a_row=self._failures)
 
-    def _messages(self, task: Task, earlier: Sequence[MemoryRecord], spoken: Language) -> list[Message]:
+    def _messages(
+        self, task: Task, recalled: Sequence[str], earlier: Sequence[MemoryRecord], spoken: Language
+    ) -> list[Message]:
         instructions = self._settings.instructions
         system = instructions.zh if spoken == "zh" else instructions.en
-        room = _CONTEXT_CHARACTERS - len(task.content)
+        room = _CONTEXT_CHARACTERS - len(task.content) - sum(map(len, recalled))
         turns: list[Message] = []
         for record in reversed(earlier):
             room -= len(record.content)
@@ -93,6 +113,8 @@ class Composer:
                 break
             if record.content:
                 turns.append(_turn(record))
+        if recalled:
+            turns.append({"role": "system", "content": wording.recalled(recalled, spoken)})
         return [
             {"role": "system", "content": system},
             *reversed(turns),

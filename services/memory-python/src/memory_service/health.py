@@ -10,6 +10,7 @@ from typing import Any, Final
 from memory_service.answers import Answers
 from memory_service.composer import Composer
 from memory_service.keys import QueueKeys
+from memory_service.recall import StoredRecall
 from memory_service.survey import last_survey, work_done
 from shared_utils.health import Check
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
@@ -21,20 +22,29 @@ class Health:
     """A health source. Redis is required, a model is not."""
 
     def __init__(
-        self, client: RedisClient, queue: QueueKeys, answers: Answers, composer: Composer, *, instance: str
+        self,
+        client: RedisClient,
+        queue: QueueKeys,
+        answers: Answers,
+        composer: Composer,
+        recall: StoredRecall | None,
+        *,
+        instance: str,
     ) -> None:
         self._client = client
         self._queue = queue
         self._answers = answers
         self._composer = composer
+        self._recall = recall
         self._instance = instance
         self.stopping = False
 
     async def checks(self) -> list[Check]:
-        """Redis, the model, and whether this instance is on its way out."""
+        """Redis, the model, recall where it is on, and whether this instance is on its way out."""
         return [
             await self._redis(),
             Check("model", self._composer.model_ok, self._composer.model_state),
+            *([Check("recall", self._recall.ok, self._recall.state)] if self._recall else []),
             Check("accepting", not self.stopping, "stopping" if self.stopping else "taking tasks", required=True),
         ]
 

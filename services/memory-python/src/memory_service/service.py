@@ -22,10 +22,13 @@ from memory_service.keys import QueueKeys
 from memory_service.memory_store import MemoryStore
 from memory_service.model import ChatModel, OpenAiModel
 from memory_service.outage import Outage
+from memory_service.recall import StoredRecall
 from memory_service.settings import MemorySettings, ServiceSettings
 from memory_service.summary import Summaries
 from memory_service.upkeep import Upkeep
 from shared_utils import health, logs
+from shared_utils.embeddings import HttpEmbedder
+from shared_utils.memories import can_be_kept, open_memories
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, connect
 from shared_utils.reload import reread
 
@@ -38,7 +41,12 @@ class Service:
     """One instance of memory-python."""
 
     def __init__(
-        self, settings: ServiceSettings, client: RedisClient, blocking: RedisClient, web: httpx.AsyncClient
+        self,
+        settings: ServiceSettings,
+        client: RedisClient,
+        blocking: RedisClient,
+        web: httpx.AsyncClient,
+        recall: StoredRecall | None = None,
     ) -> None:
         memory = settings.memory
         self._settings = memory
@@ -51,7 +59,11 @@ class Service:
             client, blocking, self._keys, instance=instance, lease=memory.lease, dead_limit=memory.dead_limit
         )
         composer = Composer(
-            self._store, memory.answer, window=memory.context_window, model=_model(web, memory, memory.answer.model)
+            self._store,
+            memory.answer,
+            window=memory.context_window,
+            model=_model(web, memory, memory.answer.model),
+            recall=recall,
         )
         self._answers = Answers(client, self._store, self._queue, composer, outage, time_limit=memory.answer.time_limit)
         summariser = _model(web, memory, memory.summary.model or memory.answer.model)
@@ -63,7 +75,7 @@ class Service:
         self._consumer = Consumer(self._queue, self._store, self._answers, self._summaries, outage, settings=memory)
         self._listener = AiListener(client, self._store, self._queue, self._summaries, outage)
         self._upkeep = Upkeep(client, self._store, memory, outage, self._keys.counters)
-        self._health = Health(client, self._keys, self._answers, composer, instance=instance)
+        self._health = Health(client, self._keys, self._answers, composer, recall, instance=instance)
         self._instance = instance
 
     def stop(self) -> None:
@@ -122,7 +134,8 @@ async def open_service(settings: ServiceSettings) -> AsyncIterator[Service]:
     limit = settings.memory.answer.time_limit
     web = httpx.AsyncClient(timeout=httpx.Timeout(max(limit, settings.memory.summary.time_limit)))
     try:
-        yield Service(settings, client, blocking, web)
+        async with _recall(settings, web) as recall:
+            yield Service(settings, client, blocking, web, recall)
     finally:
         await web.aclose()
         await close(blocking)
@@ -152,6 +165,28 @@ class _Reloading:
         if settings is not None:
             self._settings = settings
             logs.adjust(settings.logs)
+
+
+@contextlib.asynccontextmanager
+async def _recall(settings: ServiceSettings, web: httpx.AsyncClient) -> AsyncIterator[StoredRecall | None]:
+    """None where it is switched off, or there is no model to show memories to."""
+    memory = settings.memory
+    if not (settings.vectors.enabled and memory.recall.memories and memory.answer.model):
+        yield None
+        return
+    if not can_be_kept(settings.vectors, settings.database):
+        _LOG.warning("recall_off", reason="vectors.enabled is on, and there is no database; set DATABASE_URL")
+        yield None
+        return
+    store = open_memories(settings.vectors, settings.database)
+    # Another try would come too late for the answer.
+    once = settings.embeddings.model_copy(update={"attempts": 1})
+    recall = StoredRecall(store, HttpEmbedder(web, once), memory.recall)
+    try:
+        yield recall
+    finally:
+        await recall.close()
+        await store.close()
 
 
 def _model(web: httpx.AsyncClient, settings: MemorySettings, name: str | None) -> ChatModel | None:

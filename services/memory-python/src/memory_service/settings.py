@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field, SecretStr, model_validator
 
+from shared_utils.embeddings import EmbeddingSettings
+from shared_utils.persistence.database_config import DatabaseConfig
+from shared_utils.persistence.vectors.vector_settings import VectorSettings
 from shared_utils.settings import LogSettings, RedisSettings, Section, setting
 
 
@@ -80,6 +83,15 @@ class SummarySettings(Section):
     time_limit: float = setting(60.0, doc="seconds a summary may take", gt=0)
 
 
+class RecallSettings(Section):
+    """What is recalled of a user's earlier conversations for an answer, where vectors.enabled."""
+
+    memories: int = setting(6, doc="memories the model is shown; 0 recalls nothing", ge=0, le=50)
+    characters: int = setting(2000, doc="characters of them in all", ge=100)
+    min_score: float = setting(0.2, doc="nearness (cosine) below which a memory is left out", ge=-1, le=1)
+    time_limit: float = setting(0.5, doc="seconds it may take; then the answer does without", gt=0)
+
+
 class MemorySettings(Section):
     """Short-term memory."""
 
@@ -101,6 +113,7 @@ class MemorySettings(Section):
     http: HttpSettings = HttpSettings()
     answer: AnswerSettings = AnswerSettings()
     summary: SummarySettings = SummarySettings()
+    recall: RecallSettings = RecallSettings()
 
     @model_validator(mode="after")
     def _summary_has_a_model(self) -> MemorySettings:
@@ -114,4 +127,7 @@ class ServiceSettings(Section):
 
     redis: RedisSettings = Field(default_factory=RedisSettings)
     logs: LogSettings = Field(default_factory=LogSettings)
+    database: DatabaseConfig = Field(default_factory=DatabaseConfig)
+    vectors: VectorSettings = Field(default_factory=VectorSettings)
+    embeddings: EmbeddingSettings = Field(default_factory=EmbeddingSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)

@@ -45,6 +45,8 @@ class Exit(IntEnum):
     """Not done in time."""
     NO_REDIS = 4
     """Redis cannot be reached, or refuses."""
+    NO_STATE = 5
+    """The database or the session file cannot be used."""
 
 
 def settings_or_exit(config: Path | None, flags: dict[str, Any] | None = None) -> BridgeSettings:

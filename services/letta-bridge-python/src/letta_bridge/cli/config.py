@@ -41,7 +41,7 @@ def config(
         fail(str(error), Exit.USAGE)
     shown = {
         name: {"value": value, "source": _source(name, loaded.origins)}
-        for name, value in _leaves(loaded.settings)
+        for name, value in effective(loaded.settings)
         if setting is None or f"{name}.".startswith(f"{setting}.")
     }
     if not shown:
@@ -75,11 +75,12 @@ def _without_extras(schema: Any) -> Any:
     return {key: _without_extras(item) for key, item in schema.items() if key not in own}
 
 
-def _leaves(model: BaseModel, at: str = "") -> Iterator[tuple[str, Any]]:
+def effective(model: BaseModel, at: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted path and value of each setting that holds, without anything secret."""
     for name in type(model).model_fields:
         value = getattr(model, name)
         if isinstance(value, BaseModel):
-            yield from _leaves(value, f"{at}{name}.")
+            yield from effective(value, f"{at}{name}.")
         else:
             yield f"{at}{name}", _redacted(value)
 

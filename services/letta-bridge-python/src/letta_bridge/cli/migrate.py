@@ -1,0 +1,55 @@
+"""``letta-bridge migrate``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
+from letta_bridge.cli.output import print_json
+from letta_bridge.cli.state import ask, require_database
+from shared_utils.persistence import migration
+from shared_utils.persistence.migration import Migration
+
+
+def migrate(
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say what is missing; exit code 1 where something is.")
+    ] = False,
+    grant: Annotated[
+        str | None, typer.Option(metavar="ROLE", help="Also let this role use the tables, without changing them.")
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Make the database and its tables as this release needs them. What is there already stays as it is.
+
+    A bridge does this itself at its start unless DB_GENERATE_SCHEMAS is false. Then run this before the new release
+    starts, with DATABASE_URL naming a user that may make tables. Bridges of the release before may run meanwhile.
+    """
+    settings = settings_or_exit(config)
+    require_database(settings)
+    if check and grant:
+        fail("--check changes nothing, so --grant cannot go with it; run it once more without --check", Exit.USAGE)
+    database = settings.database
+    if check:
+        missing = ask(lambda: migration.missing(database))
+        _tell(missing, as_json=as_json, key="missing", place=database.place)
+        raise typer.Exit(int(Exit.FAILED if missing else Exit.DONE))
+    applied = ask(lambda: migration.migrate(database, grant=grant))
+    _tell(applied, as_json=as_json, key="applied", place=database.place)
+    if grant and not as_json:
+        typer.echo(f"{grant} may use the tables, and not change them")
+
+
+def _tell(steps: Sequence[Migration], *, as_json: bool, key: str, place: str) -> None:
+    if as_json:
+        print_json({key: [{"number": step.number, "name": step.name} for step in steps]})
+        return
+    for step in steps:
+        typer.echo(f"{key}: {step.number:04} {step.name}")
+    if not steps:
+        typer.echo(f"the database {place} has all tables this release needs")

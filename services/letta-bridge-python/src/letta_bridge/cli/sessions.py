@@ -1,0 +1,230 @@
+"""``letta-bridge sessions …``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+import typer
+
+from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
+from letta_bridge.cli.output import moment, plain, print_json, print_table
+from letta_bridge.cli.state import ask, ask_sessions, closing, in_database, in_file
+from letta_bridge.http.records import SessionRecord
+from letta_bridge.user_settings import UserSettings
+from shared_utils.persistence.errors import RowMissing
+from shared_utils.persistence.session_copy import CopyCounts, copy_sessions
+from shared_utils.persistence.sessions import Restoration, Session, SessionStore
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Go through the sessions: which agent is whose. In the database where one is configured, else in the file.",
+)
+
+_COLUMNS: Final = ("SESSION", "USER", "PERSONA", "AGENT", "LAST USE", "MESSAGES", "MEMORY", "STATE")
+
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The session's id.")]
+UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The user's id, as producers send it.")]
+
+
+class Place(StrEnum):
+    """Where sessions may lie."""
+
+    DATABASE = "database"
+    FILE = "file"
+
+
+@app.command(name="list")
+def list_sessions(
+    limit: Annotated[int, typer.Option(help="Sessions shown at most.", min=1, max=1000)] = 20,
+    offset: Annotated[int, typer.Option(help="Sessions to skip.", min=0)] = 0,
+    user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Ended ones too.")] = False,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """List sessions, newest use first."""
+    page = ask_sessions(
+        settings_or_exit(config),
+        lambda store: store.page(limit=limit, offset=offset, include_inactive=every, user_id=user),
+    )
+    if as_json:
+        print_json({"total": page.total, "sessions": [_described(session) for session in page.sessions]})
+        return
+    if page.sessions:
+        print_table(_COLUMNS, [_row(session) for session in page.sessions], numbers=("MESSAGES",))
+    typer.echo(f"{len(page.sessions)} of {page.total} sessions")
+
+
+@app.command()
+def show(session_id: IdArgument, *, as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """Show one session whole, active or not."""
+
+    async def load(store: SessionStore) -> Session:
+        session = await store.load(session_id)
+        if session is None:
+            raise RowMissing(f"there is no session '{session_id}'; 'letta-bridge sessions list --all' shows their ids")
+        return session
+
+    found = _described(ask_sessions(settings_or_exit(config), load))
+    _print(found, as_json=as_json)
+
+
+@app.command()
+def statistics(as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """Count sessions: active, without an agent yet, expired; when they were made and last used."""
+    numbers = ask_sessions(settings_or_exit(config), lambda store: store.statistics())
+    _print(asdict(numbers), as_json=as_json)
+
+
+@app.command()
+def restore(as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """Read the active sessions as a bridge does at its start, and name each that cannot be read.
+
+    A running bridge reads them into its memory by itself, or when asked: POST /api/sessions/restore.
+    """
+    settings = settings_or_exit(config)
+    done = ask_sessions(settings, lambda store: store.restore(limit=settings.sessions.cached))
+    if as_json:
+        print_json({"restored": len(done.sessions), "failed": dict(done.failed)})
+    else:
+        typer.echo(_restored(done))
+    raise typer.Exit(int(Exit.FAILED if done.failed else Exit.DONE))
+
+
+@app.command()
+def cleanup(
+    grace_hours: Annotated[
+        float | None, typer.Option(help="Hours an ended session stays; by default sessions.grace_hours.", min=0)
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """End what has expired, and remove what ended longer ago than the grace. Bridges do this by themselves."""
+    settings = settings_or_exit(config)
+    grace = timedelta(hours=settings.sessions.grace_hours if grace_hours is None else grace_hours)
+    done = ask_sessions(settings, lambda store: store.cleanup(grace=grace))
+    _print(asdict(done), as_json=as_json)
+
+
+@app.command()
+def delete(
+    session_id: IdArgument,
+    hard: Annotated[bool, typer.Option("--hard", help="Remove the row for good; else it can be undeleted.")] = False,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """End a session, or remove its row. The agent in Letta stays, and its user's next task finds it again."""
+    done = ask_sessions(settings_or_exit(config), lambda store: store.delete(session_id, hard=hard))
+    if not done:
+        fail(f"there is no {'' if hard else 'active '}session '{session_id}'", Exit.FAILED)
+    if as_json:
+        print_json({"session_id": session_id, "hard": hard})
+    else:
+        typer.echo(f"{session_id} is {'removed' if hard else 'ended'}")
+
+
+@app.command()
+def undelete(session_id: IdArgument, *, as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """Make an ended session active again."""
+    session = ask_sessions(settings_or_exit(config), lambda store: store.undelete(session_id))
+    if as_json:
+        print_json(_described(session))
+    else:
+        typer.echo(f"{session_id} is active")
+
+
+@app.command()
+def settings(
+    user: UserArgument,
+    permanent_memory: Annotated[
+        bool | None,
+        typer.Option("--permanent-memory/--no-permanent-memory", help="Whether an agent remembers this user."),
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show what a user has chosen, or choose for the user. Running bridges follow within seconds."""
+    found = settings_or_exit(config)
+
+    async def choose(store: SessionStore) -> bool:
+        choices = UserSettings(store, found.agents.personas)
+        if permanent_memory is not None:
+            await choices.set_permanent_memory(user, permanent_memory)
+        return await choices.permanent_memory(user)
+
+    remembered = ask_sessions(found, choose)
+    _print({"user_id": user, "permanent_memory": remembered}, as_json=as_json)
+
+
+@app.command(name="test")
+def check(as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """Say what answers where sessions lie: product, version, place."""
+    answers = ask_sessions(settings_or_exit(config), lambda store: store.check())
+    _print({"connected": True, "store": answers}, as_json=as_json)
+
+
+@app.command()
+def migrate(
+    to: Annotated[Place, typer.Option(help="Where the sessions shall be.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be copied.")] = False,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Copy all sessions from the file to the database, or back. It may be repeated; the newer version stays.
+
+    The source is left as it is. A bridge works on the database as soon as DATABASE_URL is set, and on the file without.
+    """
+    found = settings_or_exit(config)
+
+    async def copy() -> CopyCounts:
+        async with closing(in_database(found)) as database, closing(in_file(found)) as file:
+            source, target = (file, database) if to is Place.DATABASE else (database, file)
+            return await copy_sessions(source, target, dry_run)
+
+    counts = asdict(ask(copy))
+    _print({"dry_run": dry_run, **counts}, as_json=as_json)
+    raise typer.Exit(int(Exit.FAILED if counts["refused"] or counts["unreadable"] else Exit.DONE))
+
+
+def _described(session: Session) -> dict[str, Any]:
+    return SessionRecord.model_validate(session).model_dump(mode="json")
+
+
+def _row(session: Session) -> Sequence[object]:
+    return (
+        session.session_id,
+        session.user_id,
+        session.persona,
+        session.agent_id or "-",
+        moment(session.last_updated.timestamp()),
+        session.message_count,
+        "on" if session.permanent_memory else "off",
+        "active" if session.is_active else "ended",
+    )
+
+
+def _restored(done: Restoration) -> str:
+    lines = [f"{session_id}: {why}" for session_id, why in done.failed.items()]
+    return "\n".join(map(plain, [*lines, f"{len(done.sessions)} sessions can be read, {len(done.failed)} cannot"]))
+
+
+def _print(content: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(content)
+        return
+    for name, value in content.items():
+        if isinstance(value, dict):
+            text = ", ".join(f"{key}: {item}" for key, item in value.items()) or "-"
+        else:
+            text = ("yes" if value else "no") if isinstance(value, bool) else str(value)
+        typer.echo(f"{name.replace('_', ' '):<18} {plain(text)}")

@@ -1,0 +1,106 @@
+"""``letta-bridge vectors import``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
+from letta_bridge.cli.output import print_json
+from letta_bridge.cli.progress import counting
+from letta_bridge.cli.vector_store import ask_store, embedding_model
+from letta_bridge.vectors.embedding import Embedding
+from letta_bridge.vectors.importing.importer import Imported, Importer
+from letta_bridge.vectors.importing.letta_postgresql import LettaPostgresql
+from letta_bridge.vectors.importing.letta_sqlite import LettaSqlite
+from letta_bridge.vectors.importing.letta_tables import LettaDatabase, LettaPassages
+from shared_utils.persistence.vectors import DatabasePassageStore
+
+_SQLITE: Final = "sqlite:///"
+
+
+def import_(
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from", metavar="URL", help="sqlite:///PATH of Letta 0.11 or earlier, or postgresql://… of any Letta."
+        ),
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; only count.")] = False,
+    embed: Annotated[
+        bool, typer.Option("--embed", help="Embed again what another model has embedded; else it is left out.")
+    ] = False,
+    schema: Annotated[str | None, typer.Option(help="Schema of Letta's tables, where there are several.")] = None,
+    dimensions: Annotated[
+        int | None, typer.Option(help="Length of the vectors, where Letta's configuration has it wrong.", min=1)
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Take over the passages of a Letta with the embeddings they have; its database is only read.
+
+    What is there already is passed over, so it can be run again after a stop. Afterwards counts are compared, and
+    vectors of a sample of passages. Agents whose tags name a user (the bridge's do) bring their passages to that user.
+    """
+    settings = settings_or_exit(config)
+
+    async def work(store: DatabasePassageStore, count: Callable[[str, int], None]) -> Imported:
+        database = _letta_database(source, schema)
+        try:
+            passages = LettaPassages(database)
+            if not passages.found:
+                fail("there are no passages of a Letta in this database", Exit.FAILED)
+            async with embedding_model(settings) as embedder:
+                sync = settings.vectors.sync
+                longest = settings.embeddings.max_characters
+                embedding = Embedding(store, embedder, rate=sync.rate, batch=sync.batch, longest=longest)
+                importer = Importer(
+                    passages,
+                    embedding,
+                    dimensions or await _stored_dimensions(store, embedder.model) or settings.embeddings.dimensions,
+                    embed,
+                    longest,
+                    lambda number: count("passages", number),
+                )
+                return await importer.run(dry=dry_run)
+        finally:
+            database.close()
+
+    with counting("gone through") as count:
+        done = ask_store(settings, lambda store: work(store, count))
+    if as_json:
+        print_json(asdict(done) | {"whole": done.whole})
+    else:
+        _tell_imported(done, dry=dry_run)
+    raise typer.Exit(int(Exit.DONE if done.whole else Exit.FAILED))
+
+
+def _tell_imported(done: Imported, *, dry: bool) -> None:
+    will = "would be " if dry else ""
+    typer.echo(f"{done.found} passages found, {done.there_already} there already")
+    typer.echo(f"{done.stored} {will}stored with their embeddings, {done.embedded} {will}embedded again")
+    for reason, count in done.left_out.most_common():
+        typer.echo(f"{count} left out: {reason}")
+    if not dry:
+        typer.echo(
+            f"{done.missing} missing afterwards; {done.compared} vectors compared with the source, "
+            f"{done.different} different"
+        )
+
+
+def _letta_database(source: str, schema: str | None) -> LettaDatabase:
+    if source.startswith(_SQLITE):
+        return LettaSqlite(Path(source.removeprefix(_SQLITE)))
+    if not source.startswith(("postgresql://", "postgres://")):
+        fail("--from takes sqlite:///PATH or postgresql://user:password@host:port/name", Exit.USAGE)
+    return LettaPostgresql(source, schema)
+
+
+async def _stored_dimensions(store: DatabasePassageStore, model: str) -> int | None:
+    tables = (await store.statistics()).tables
+    return next((table.dimensions for table in tables if table.model == model and table.state != "retired"), None)

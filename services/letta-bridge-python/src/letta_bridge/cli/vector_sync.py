@@ -1,0 +1,70 @@
+"""What ``letta-bridge vectors sync`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import httpx
+
+from letta_bridge.letta.letta_client import LettaClient
+from letta_bridge.settings import BridgeSettings
+from letta_bridge.vectors.build import forgotten, keepers
+from letta_bridge.vectors.full_sync import FullSync
+from shared_utils.persistence.database import Database
+from shared_utils.persistence.vectors import PassageStore
+
+
+@dataclass(slots=True)
+class Synchronised:
+    """What came of it."""
+
+    stored: int = 0
+    removed: int = 0
+
+
+async def synchronised(
+    settings: BridgeSettings,
+    store: PassageStore,
+    progress: Callable[[str, int], None],
+    *,
+    turns: bool,
+    agents: bool,
+) -> Synchronised:
+    """Bring turns, agents or both in step.
+
+    Raises:
+        ServiceError: database, embedding model or Letta cannot be used.
+    """
+    done = Synchronised()
+
+    def stored(_kind: str, count: int) -> None:
+        done.stored += count
+
+    def removed(count: int) -> None:
+        done.removed += count
+
+    key = settings.letta.api_key
+    letta = LettaClient(settings.letta.api_urls[0], api_key=key.get_secret_value() if key else None)
+    journal = Database(settings.database)
+    try:
+        async with httpx.AsyncClient(timeout=settings.embeddings.timeout) as web:
+            made = keepers(
+                settings,
+                store,
+                journal,
+                web,
+                lambda: letta,
+                without=lambda: forgotten(settings),
+                stored=stored,
+                removed=removed,
+            )
+            whole = FullSync(made, letta, progress)
+            if turns:
+                await whole.turns()
+            if agents:
+                await whole.agents()
+    finally:
+        await journal.close()
+        await letta.close()
+    return done

@@ -1,0 +1,216 @@
+"""``letta-bridge vectors prepare|sync|stats|search|reindex|reembed|import``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Annotated, Any, Final
+
+import typer
+
+from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
+from letta_bridge.cli.output import cut, print_json, print_table
+from letta_bridge.cli.progress import counting
+from letta_bridge.cli.vector_import import import_
+from letta_bridge.cli.vector_store import ask_store, embedding_model
+from shared_utils.memories import user_scope
+from shared_utils.persistence.vectors import DatabasePassageStore, Match, Progress, Scope, VectorStatistics
+from shared_utils.persistence.vectors import reembed as reembed_all
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Vectors of turns and of agents' archival memory: what memory-python recalls while Letta is away.",
+)
+
+_SHOWN: Final = 160
+"""Characters of a text in a table."""
+
+app.command(name="import")(import_)
+
+
+@app.command()
+def prepare(
+    model: Annotated[str, typer.Argument(help="Name of the embedding model.")],
+    dimensions: Annotated[int, typer.Argument(help="Length of its vectors.", min=1)],
+    *,
+    config: ConfigOption = None,
+) -> None:
+    """Make the table for a model's vectors; nothing where it is there.
+
+    The first vector makes it as well, where the bridge's role may make tables. Else run this as their owner.
+    """
+    settings = settings_or_exit(config)
+    ask_store(settings, lambda store: store.prepare(model, dimensions))
+    typer.echo(f"there is a place for vectors of {model} with {dimensions} dimensions")
+
+
+@app.command()
+def sync(
+    turns: Annotated[bool, typer.Option("--turns/--no-turns", help="The journal's turns.")] = True,
+    agents: Annotated[bool, typer.Option("--agents/--no-agents", help="The agents' archival memory.")] = True,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Bring all vectors in step now: embed what has none, remove those whose text is gone.
+
+    Bridges do this by themselves where vectors.enabled is on, and may run meanwhile. Stopped, it can be run again:
+    nothing is embedded twice.
+    """
+    from letta_bridge.cli.vector_sync import synchronised  # noqa: PLC0415  # brings Letta's SDK, which takes a second
+
+    settings = settings_or_exit(config)
+    if settings.database.db_url is None:
+        fail("no database is configured; set DATABASE_URL", Exit.USAGE)
+    with counting("gone through") as count:
+        done = ask_store(settings, lambda store: synchronised(settings, store, count, turns=turns, agents=agents))
+    if as_json:
+        print_json(asdict(done))
+        return
+    typer.echo(f"{done.stored} vectors stored, {done.removed} removed")
+
+
+@app.command()
+def stats(*, as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """Tell what there is: passages, models, sizes, indexes."""
+    found: VectorStatistics = ask_store(settings_or_exit(config), lambda store: store.statistics())
+    if as_json:
+        print_json(asdict(found) | {"dimensions": list(found.dimensions)})
+        return
+    columns = ("MODEL", "DIMENSIONS", "STATE", "KIND", "METRIC", "PASSAGES", "MB", "INDEX", "INDEX MB")
+    rows = [
+        (
+            *(table.model, table.dimensions, table.state, table.kind, table.metric, table.passages),
+            _megabytes(table.table_bytes),
+            f"{table.index.state} ({table.index.precision})" if table.index.precision else table.index.state,
+            _megabytes(table.index_bytes),
+        )
+        for table in found.tables
+    ]
+    print_table(columns, rows, numbers=("DIMENSIONS", "PASSAGES", "MB", "INDEX MB"))
+    for note in dict.fromkeys(table.index.note for table in found.tables if table.index.note):
+        typer.echo(note)
+    typer.echo(f"{found.passages} passages")
+
+
+@app.command()
+def search(
+    text: Annotated[str, typer.Argument(help="What to look for.")],
+    user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
+    agent: Annotated[str | None, typer.Option(help="Only this Letta agent's.")] = None,
+    everybody: Annotated[bool, typer.Option("--all", help="Everybody's.")] = False,
+    limit: Annotated[int, typer.Option(help="Matches at most.", min=1, max=1000)] = 10,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show the passages nearest to a text, as an answer would be given them."""
+    settings = settings_or_exit(config)
+    scope = _scope(user, agent, everybody=everybody)
+
+    async def work(store: DatabasePassageStore) -> list[Match]:
+        async with embedding_model(settings) as embedder:
+            [vector] = await embedder.embed([text])
+            return list(await store.search({embedder.model: vector}, scope, k=limit))
+
+    matches = ask_store(settings, work)
+    if as_json:
+        print_json([_plain(match) for match in matches])
+        return
+    rows = [
+        (
+            f"{match.score:.3f}",
+            match.passage.metadata.get("kind", "-"),
+            str(match.passage.metadata.get("at", "-"))[:10],
+            match.passage.source_id or match.passage.agent_id or "-",
+            cut(match.passage.text or "", _SHOWN),
+        )
+        for match in matches
+    ]
+    print_table(("SCORE", "KIND", "DATE", "WHOSE", "TEXT"), rows, numbers=("SCORE",))
+
+
+@app.command()
+def reindex(
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Also where there is an index.")] = False,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Build the indexes by nearness, without stopping anybody; may take minutes.
+
+    A bridge builds the one of a table that has grown to vectors.index.above passages.
+    """
+    states = ask_store(settings_or_exit(config), lambda store: store.build_index(rebuild=rebuild))
+    if as_json:
+        print_json([asdict(state) for state in states])
+        return
+    for state in states:
+        typer.echo(f"{state.state}{f', {state.precision} precision' if state.precision else ''}. {state.note}".strip())
+    if not states:
+        typer.echo("there are no vectors yet")
+
+
+@app.command()
+def reembed(
+    drop: Annotated[bool, typer.Option("--drop", help="Then drop the vectors of the model before.")] = False,
+    abandon: Annotated[
+        bool, typer.Option("--abandon", help="Instead forget the new model's vectors of a run that was stopped.")
+    ] = False,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Embed everything again with the model the configuration names now, then let its vectors take over.
+
+    Set embeddings.model, run this, and restart bridges and memory-python when it is through: until then they go on with
+    the model before. Stopped, it goes on where it was when it is run again.
+    """
+    settings = settings_or_exit(config)
+
+    async def work(store: DatabasePassageStore, count: Callable[[str, int], None]) -> dict[str, int]:
+        if abandon:
+            await store.abandon_reembedding()
+            return {"embedded": 0}
+        async with embedding_model(settings) as embedder:
+            [probe] = await embedder.embed(["hello"])
+
+            def report(progress: Progress) -> None:
+                count("passages", progress.done)
+
+            done = await reembed_all(store, embedder, len(probe), batch=settings.vectors.sync.batch * 4, report=report)
+        return {"embedded": done.done} | ({"tables_dropped": await store.drop_retired()} if drop else {})
+
+    with counting("embedded") as count:
+        done = ask_store(settings, lambda store: work(store, count))
+    if as_json:
+        print_json(done)
+    elif abandon:
+        typer.echo("the model before stays")
+    else:
+        typer.echo(f"{done['embedded']} passages embedded; {settings.embeddings.model} is the model now")
+
+
+def _scope(user: str | None, agent: str | None, *, everybody: bool) -> Scope:
+    if [user is not None, agent is not None, everybody].count(True) != 1:
+        fail("say whose: --user, --agent or --all", Exit.USAGE)
+    if user is not None:
+        return user_scope(user)
+    return Scope.everything() if agent is None else Scope.agent(agent)
+
+
+def _plain(match: Match) -> dict[str, Any]:
+    passage = match.passage
+    return {
+        "score": match.score,
+        "passage_id": passage.passage_id,
+        "text": passage.text,
+        "agent_id": passage.agent_id,
+        "source_id": passage.source_id,
+        "metadata": dict(passage.metadata),
+    }
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1_000_000:.1f}"

@@ -1,0 +1,149 @@
+"""Puts the parts of keeping vectors in step together, from the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import httpx
+
+from letta_bridge.errors import LettaUnavailable
+from letta_bridge.letta.port import LettaPort
+from letta_bridge.letta.servers import LettaServers
+from letta_bridge.metrics.bridge_metrics import BridgeMetrics
+from letta_bridge.settings import BridgeSettings
+from letta_bridge.vectors.agent_parts import AgentKeeper, AgentsPart, AgentSweep, Letta
+from letta_bridge.vectors.embedding import Embedding
+from letta_bridge.vectors.index_part import IndexPart
+from letta_bridge.vectors.journal_turns import DatabaseJournalTurns, JournalTurns
+from letta_bridge.vectors.parts import Part
+from letta_bridge.vectors.rounds import Rounds
+from letta_bridge.vectors.state import DatabaseSyncState
+from letta_bridge.vectors.turn_parts import Forgotten, TurnKeeper, TurnsPart, TurnSweep
+from letta_bridge.vectors.worker import VectorWorker
+from shared_utils.embeddings import HttpEmbedder
+from shared_utils.memories import open_memories
+from shared_utils.persistence.database import Database
+from shared_utils.persistence.vectors import PassageStore
+
+_SHORT_TERM: Final = frozenset({"user_switch", "audio"})
+_CONNECTIONS: Final = 2
+
+
+@dataclass(slots=True)
+class Vectors:
+    """A worker, with what it holds."""
+
+    worker: VectorWorker
+    store: PassageStore
+    journal: Database
+    web: httpx.AsyncClient
+
+    async def close(self) -> None:
+        """Give all of it back."""
+        await self.store.close()
+        await self.journal.close()
+        await self.web.aclose()
+
+
+@dataclass(slots=True)
+class Keepers:
+    """What brings turns and agents in step."""
+
+    turns: JournalTurns
+    embedding: Embedding
+    of_turns: TurnKeeper
+    of_agents: AgentKeeper
+
+
+def forgotten(settings: BridgeSettings) -> frozenset[str]:
+    """Reasons for which memory-python answers what no agent shall remember: the router's, but where Letta is off."""
+    return _SHORT_TERM | settings.letta.memory_type_routing.keys()
+
+
+def keepers(
+    settings: BridgeSettings,
+    store: PassageStore,
+    journal: Database,
+    web: httpx.AsyncClient,
+    letta: Letta,
+    *,
+    without: Forgotten,
+    stored: Callable[[str, int], None],
+    removed: Callable[[int], None],
+) -> Keepers:
+    """Those of an installation.
+
+    Args:
+        settings: the bridge's.
+        store: where vectors go to.
+        journal: where turns come from.
+        web: the embedding model is asked through it.
+        letta: gives a server.
+        without: gives the reasons of :func:`forgotten`.
+        stored: is told how many vectors were stored, by kind.
+        removed: is told how many were removed.
+    """
+    sync = settings.vectors.sync
+    embedding = Embedding(
+        store,
+        HttpEmbedder(web, settings.embeddings),
+        rate=sync.rate,
+        batch=sync.batch,
+        longest=settings.embeddings.max_characters,
+        stored=stored,
+    )
+    turns = DatabaseJournalTurns(journal)
+    return Keepers(
+        turns, embedding, TurnKeeper(turns, embedding, without, removed), AgentKeeper(letta, embedding, removed)
+    )
+
+
+def new_vectors(
+    settings: Callable[[], BridgeSettings], servers: LettaServers, metrics: BridgeMetrics, owner: str
+) -> Vectors:
+    """The worker of a bridge.
+
+    Args:
+        settings: gives those that hold now.
+        servers: the bridge's; a server its breaker leaves alone is not asked.
+        metrics: where to.
+        owner: the bridge's name.
+    """
+    now = settings()
+    # Connections of its own: no turn shall wait for one of these.
+    few = {"max_connections": _CONNECTIONS, "min_connections": 0}
+    journal = Database(now.database.model_copy(update=few))
+    store = open_memories(now.vectors, now.database)
+    web = httpx.AsyncClient(timeout=now.embeddings.timeout)
+    made = keepers(
+        now,
+        store,
+        journal,
+        web,
+        _healthy(servers),
+        without=lambda: forgotten(settings()),
+        stored=lambda kind, count: metrics.vectors_stored.labels(kind).inc(count),
+        removed=metrics.vectors_removed.inc,
+    )
+    rounds = now.vectors.sync.sweep_every
+    parts: list[Part] = [
+        TurnsPart(made.turns, made.of_turns, now.vectors.sync.batch),
+        TurnSweep(made.turns, made.of_turns, made.embedding, Rounds(rounds, "vectors")),
+        AgentSweep(made.of_agents, made.embedding, Rounds(rounds, "agents")),
+        IndexPart(store),
+    ]
+    if "archival_memory_insert" in now.agents.tools:
+        parts.append(AgentsPart(made.turns, made.of_agents))
+    return Vectors(VectorWorker(parts, DatabaseSyncState(journal), owner), store, journal, web)
+
+
+def _healthy(servers: LettaServers) -> Letta:
+    def letta() -> LettaPort:
+        for server in servers:
+            if server.breaker.ready:
+                return server.port
+        raise LettaUnavailable("Every Letta server is left alone for a while.")
+
+    return letta

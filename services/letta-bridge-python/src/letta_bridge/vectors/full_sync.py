@@ -1,0 +1,57 @@
+"""Everything brought in step at once, for the command line. Bridges may run meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from letta_bridge.letta.port import LettaPort
+from letta_bridge.vectors.agent_parts import AgentSweep
+from letta_bridge.vectors.build import Keepers
+from letta_bridge.vectors.parts import Part
+from letta_bridge.vectors.rounds import Rounds
+from letta_bridge.vectors.turn_parts import TurnSweep
+
+Progress = Callable[[str, int], None]
+"""Is told what is gone through, and how much of it was: turns by hundreds, agents one by one."""
+
+
+@dataclass(slots=True)
+class FullSync:
+    """One pass over all there is.
+
+    Args:
+        keepers: of the installation.
+        letta: where the agents are.
+        progress: is told.
+    """
+
+    keepers: Keepers
+    letta: LettaPort
+    progress: Progress
+
+    async def turns(self) -> None:
+        """Every turn of the journal, and every vector of one."""
+        made = self.keepers
+        await self._whole_round(TurnSweep(made.turns, made.of_turns, made.embedding, _once("vectors")), "turns")
+
+    async def agents(self) -> None:
+        """Every agent of the bridge, and every agent that has vectors."""
+        for number, agent in enumerate(await self.letta.find_agents(("bridge",)), 1):
+            await self.keepers.of_agents.keep_all(agent.agent_id)
+            self.progress("agents", number)
+        sweep = AgentSweep(self.keepers.of_agents, self.keepers.embedding, _once("agents"))
+        await self._whole_round(sweep, "agents with vectors")
+
+    async def _whole_round(self, part: Part, what: str) -> None:
+        position, steps = "", 0
+        while True:
+            step = await part.step(position)
+            position, steps = step.position, steps + 1
+            self.progress(what, steps)
+            if step.pause:
+                return
+
+
+def _once(first: str) -> Rounds:
+    return Rounds(0.0, first)

@@ -1,0 +1,24 @@
+"""The index by nearness, built when a table has grown large enough for it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from letta_bridge.vectors.parts import Step
+from shared_utils.persistence.vectors import PassageStore
+
+_EVERY: Final = 600.0
+
+
+class IndexPart:
+    """See :class:`letta_bridge.vectors.parts.Part`. A build may outlast the lease; the store allows one."""
+
+    name = "index"
+
+    def __init__(self, store: PassageStore) -> None:
+        self._store = store
+
+    async def step(self, position: str) -> Step:
+        """See :class:`letta_bridge.vectors.parts.Part`."""
+        await self._store.ensure_index()
+        return Step(position, _EVERY)

@@ -1,0 +1,87 @@
+"""From turns and archival memory to passages: which are remembered, under which id, with which text."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from letta_bridge.journal import conversation_id
+from letta_bridge.letta.port import AgentPassage, AgentRef
+from letta_bridge.vectors.journal_turns import JournalTurn
+from shared_utils.memories import Kind, user_source
+from shared_utils.persistence.vectors import Passage
+
+_TURN: Final = "turn-"
+_USER_TAG: Final = "user:"
+_PERSONA_TAG: Final = "persona:"
+
+
+def turn_passage(turn: JournalTurn, forgotten: Collection[str]) -> Passage | None:
+    """The passage of a turn, without an embedding; None where it is not to be remembered.
+
+    Args:
+        turn: of the journal.
+        forgotten: reasons for which memory-python answers what no agent shall remember.
+    """
+    user = turn.user_id
+    if user is None or not turn.question.strip() or turn.about.get("fallback_reason") in forgotten:
+        return None
+    if conversation_id(user, turn.persona) != turn.conversation_id:
+        # The database could not hold this user's id as it is; what stands there may be another one's.
+        return None
+    return _passage(
+        passage_id=f"{_TURN}{turn.message_id}",
+        kind="turn",
+        user=user,
+        text=f"user: {turn.question}\nassistant: {turn.answer}",
+        agent_id=None,
+        about={"persona": turn.persona, "task_id": turn.about.get("task_id"), "at": turn.at.isoformat()},
+    )
+
+
+def turn_row(passage: Passage) -> str:
+    """The journal's row that a turn's passage was made from."""
+    return passage.passage_id.removeprefix(_TURN)
+
+
+def agent_passage(agent: AgentRef, passage: AgentPassage) -> Passage:
+    """The passage of an agent's archival memory, without an embedding."""
+    user, persona = owner_of(agent.tags)
+    return _passage(
+        passage_id=passage.passage_id,
+        kind="passage",
+        user=user,
+        text=passage.text,
+        agent_id=agent.agent_id,
+        about={"persona": persona, "at": passage.created_at},
+    )
+
+
+def imported_passage(
+    passage_id: str, text: str, created_at: str, agent_id: str | None, tags: Collection[str]
+) -> Passage:
+    """The passage of another Letta's agent; marked, as it is not compared with the Letta there is now."""
+    user, persona = owner_of(tags)
+    about = {"imported": True, "persona": persona, "at": created_at}
+    return _passage(passage_id=passage_id, kind="passage", user=user, text=text, agent_id=agent_id, about=about)
+
+
+def owner_of(tags: Collection[str]) -> tuple[str | None, str | None]:
+    """User and persona of an agent; no user where its tags name none, or several."""
+    users = [tag.removeprefix(_USER_TAG) for tag in tags if tag.startswith(_USER_TAG)]
+    personas = [tag.removeprefix(_PERSONA_TAG) for tag in tags if tag.startswith(_PERSONA_TAG)]
+    return users[0] if len(users) == 1 else None, personas[0] if personas else None
+
+
+def _passage(
+    *, passage_id: str, kind: Kind, user: str | None, text: str, agent_id: str | None, about: Mapping[str, Any]
+) -> Passage:
+    named = {name: value for name, value in about.items() if value}
+    return Passage(
+        passage_id=passage_id,
+        model="",
+        text=text,
+        agent_id=agent_id,
+        source_id=None if user is None else user_source(user),
+        metadata={"kind": kind, **named},
+    )

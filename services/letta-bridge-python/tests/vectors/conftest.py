@@ -1,0 +1,86 @@
+"""Turns, an embedder that counts, and what keeps them in step, all in memory."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from letta_bridge.journal import conversation_id
+from letta_bridge.letta import AgentSpec, InMemoryLetta
+from letta_bridge.vectors.agent_parts import AgentKeeper
+from letta_bridge.vectors.embedding import Embedding
+from letta_bridge.vectors.journal_turns import InMemoryJournalTurns, JournalTurn
+from letta_bridge.vectors.turn_parts import TurnKeeper
+from scripted_model.embeddings import embedding
+from shared_utils.embeddings import EmbeddingsRefused, EmbeddingsUnavailable
+from shared_utils.persistence.vectors import InMemoryPassageStore, Scope
+
+
+class CountingEmbedder:
+    """Deterministic; away, refusing one text, or refusing all, as told."""
+
+    model = "model-a"
+
+    def __init__(self):
+        self.asked = []
+        self.away = False
+        self.refuses_all = False
+        self.refused = "nothing has this in it"
+
+    async def embed(self, texts):
+        self.asked.append(list(texts))
+        if self.away:
+            raise EmbeddingsUnavailable
+        if self.refuses_all or any(self.refused in text for text in texts):
+            raise EmbeddingsRefused
+        return [embedding(text, 64) for text in texts]
+
+    @property
+    def texts(self):
+        return [text for batch in self.asked for text in batch]
+
+
+class Workshop:
+    """What the tests look at."""
+
+    def __init__(self):
+        self.store = InMemoryPassageStore()
+        self.embedder = CountingEmbedder()
+        self.turns = InMemoryJournalTurns()
+        self.letta = InMemoryLetta()
+        self.removed = []
+        self.embedding = Embedding(self.store, self.embedder, rate=1e9, batch=16, longest=200)
+        self.of_turns = TurnKeeper(
+            self.turns, self.embedding, lambda: {"temporary", "user_switch", "audio"}, self.removed.append
+        )
+        self.of_agents = AgentKeeper(lambda: self.letta, self.embedding, self.removed.append)
+
+    def said(self, user, question, *, answer="ok", persona="default", conversation=None, **about):
+        """A turn of the journal, a second after the one before."""
+        turn = JournalTurn(
+            message_id=str(uuid.uuid4()),
+            conversation_id=conversation or conversation_id(user, persona),
+            user_id=user,
+            persona=persona,
+            question=question,
+            answer=answer,
+            about={"task_id": f"task {question}", "source": "letta", **about},
+            at=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=len(self.turns.turns)),
+        )
+        self.turns.turns.append(turn)
+        return turn
+
+    async def agent(self, user, *tags):
+        spec = AgentSpec("n", ("bridge", f"user:{user}", *tags), "m", None, "letta_v1_agent", (), ())
+        return (await self.letta.create_agent(spec)).agent_id
+
+    async def texts(self, scope=None):
+        page = await self.store.page(scope or Scope.everything(), limit=1000)
+        return sorted(passage.text for passage in page.passages)
+
+
+@pytest.fixture
+def workshop():
+    return Workshop()

@@ -1,0 +1,230 @@
+"""Letta's passages arrive with their vectors, from each layout there was; the source stays as it is."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import sqlite3
+import struct
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+
+from letta_bridge.vectors.importing.importer import Importer
+from letta_bridge.vectors.importing.letta_postgresql import LettaPostgresql
+from letta_bridge.vectors.importing.letta_rows import SourceUnreadable
+from letta_bridge.vectors.importing.letta_sqlite import LettaSqlite
+from letta_bridge.vectors.importing.letta_tables import LettaPassages
+from scripted_model.embeddings import embedding
+from shared_utils.memories import user_scope
+from shared_utils.persistence.vectors import Scope
+
+DIMENSIONS = 64
+PADDED = 4096
+COUNT = 1203  # more than two pages
+
+
+def base64_text(vector):
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector))
+
+
+def plain_bytes(vector):
+    return struct.pack(f"<{len(vector)}f", *vector)
+
+
+def config(model="model-a"):
+    return json.dumps({"embedding_model": model, "embedding_dim": DIMENSIONS, "embedding_endpoint_type": "openai"})
+
+
+def padded(text):
+    return [*embedding(text, DIMENSIONS), *[0.0] * (PADDED - DIMENSIONS)]
+
+
+def rows(count=COUNT):
+    """id, text, model, deleted, agent."""
+    for number in range(count):
+        yield f"passage-{number:05}", f"事实 number {number}", "model-a", False, f"agent-{number % 3}"
+    yield "passage-x1", "deleted", "model-a", True, "agent-0"
+    yield "passage-x2", "of another model", "model-b", False, "agent-0"
+
+
+def make_sqlite(path, *, old):
+    with sqlite3.connect(path) as file:
+        own = "agent_id VARCHAR" if old else "archive_id VARCHAR"
+        table = "agent_passages" if old else "archival_passages"
+        columns = (
+            "id VARCHAR PRIMARY KEY, text VARCHAR, embedding_config JSON, metadata_ JSON, embedding BINARY, "
+            "created_at DATETIME, is_deleted BOOLEAN DEFAULT FALSE"
+        )
+        file.execute(f"CREATE TABLE {table} ({columns}, {own})")
+        file.execute(f"CREATE TABLE source_passages ({columns}, source_id VARCHAR, file_name VARCHAR)")
+        file.execute("CREATE TABLE agents_tags (agent_id VARCHAR, tag VARCHAR)")
+        file.execute("CREATE TABLE archives_agents (agent_id VARCHAR, archive_id VARCHAR, is_owner BOOLEAN)")
+        file.executemany(
+            "INSERT INTO agents_tags VALUES (?, ?)",
+            [("agent-0", "user:ada"), ("agent-0", "persona:cat"), ("agent-1", "user:小明"), ("agent-2", "other")],
+        )
+        file.executemany(
+            "INSERT INTO archives_agents VALUES (?, ?, ?)",
+            [(f"agent-{n}", f"archive-agent-{n}", True) for n in range(3)] + [("agent-2", "archive-agent-0", False)],
+        )
+        packed = base64_text if old else plain_bytes
+        made = "2025-03-01 10:00:00.000000"
+        for passage_id, text, model, deleted, agent in rows():
+            file.execute(
+                f"INSERT INTO {table} VALUES (?, ?, ?, '{{}}', ?, ?, ?, ?)",  # noqa: S608  # the test's own names
+                (
+                    *(passage_id, text, config(model), packed(padded(text)), made, deleted),
+                    agent if old else f"archive-{agent}",
+                ),
+            )
+        file.execute(
+            "INSERT INTO source_passages VALUES ('passage-file', 'of a file', ?, '{}', ?, ?, FALSE, 'source-1', 'f')",
+            (config(), packed(padded("of a file")), made),
+        )
+    file.close()
+    return path
+
+
+def importer_of(workshop, database, *, embed=False, seen=None):
+    progress = (lambda _count: None) if seen is None else seen.append
+    return Importer(LettaPassages(database), workshop.embedding, None, embed, 200, progress)
+
+
+@pytest.fixture(scope="module", params=["0.10", "0.11"])
+def letta_file(request, tmp_path_factory):
+    return make_sqlite(tmp_path_factory.mktemp("letta") / "sqlite.db", old=request.param == "0.10")
+
+
+async def test_everything_arrives_from_sqlite_and_the_file_stays_as_it_is(workshop, letta_file):
+    before = hashlib.sha256(letta_file.read_bytes()).hexdigest()
+    database, seen = LettaSqlite(letta_file), []
+    dry = await importer_of(workshop, database).run(dry=True)
+    assert (dry.found, dry.stored, (await workshop.store.statistics()).passages) == (COUNT + 2, COUNT + 1, 0)
+    done = await importer_of(workshop, database, seen=seen).run(dry=False)
+    assert (done.found, done.stored, done.embedded, done.there_already) == (COUNT + 2, COUNT + 1, 0, 0)
+    assert dict(done.left_out) == {"embedded with model-b": 1}
+    assert done.whole
+    assert done.compared > 150
+    assert seen == sorted(seen)
+    assert seen[-1] == COUNT + 2
+    [found] = await workshop.store.get(["passage-00003"], user_scope("ada"))
+    assert list(found.embedding) == pytest.approx(embedding("事实 number 3", DIMENSIONS))
+    assert found.metadata["persona"] == "cat"
+    assert found.agent_id == "agent-0"
+    for user, agent in (("ada", "agent-0"), ("小明", "agent-1")):
+        assert await workshop.texts(user_scope(user)) == await workshop.texts(Scope.agent(agent))
+    assert await workshop.texts(Scope.source("source-1")) == ["of a file"]
+    again = await importer_of(workshop, database, embed=True).run(dry=False)
+    assert (again.stored, again.embedded, again.there_already) == (0, 1, COUNT + 1)
+    assert again.whole
+    assert workshop.embedder.texts == ["of another model"]
+    database.close()
+    assert hashlib.sha256(letta_file.read_bytes()).hexdigest() == before
+    assert [path.name for path in letta_file.parent.iterdir()] == [letta_file.name]
+
+
+async def test_it_goes_on_where_it_was_stopped(workshop, letta_file):
+    class Stopped(Exception):
+        pass
+
+    def stop(count):
+        if count >= 1000:
+            raise Stopped
+
+    database = LettaSqlite(letta_file)
+    broken = importer_of(workshop, database)
+    broken.progress = stop
+    with pytest.raises(Stopped):
+        await broken.run(dry=False)
+    done = await importer_of(workshop, database).run(dry=False)
+    assert done.there_already == 1000
+    assert done.stored == COUNT + 1 - 1000
+    assert done.whole
+    database.close()
+
+
+async def test_a_vector_that_did_not_arrive_as_it_was_is_told(workshop, letta_file):
+    database = LettaSqlite(letta_file)
+    store_all = workshop.store.store_all
+
+    async def spoiling(passages):
+        return await store_all([replace(passage, embedding=[*passage.embedding[1:], 1.0]) for passage in passages])
+
+    workshop.store.store_all = spoiling
+    done = await importer_of(workshop, database).run(dry=False)
+    assert done.different == done.compared
+    assert not done.whole
+    database.close()
+
+
+async def test_a_text_the_model_refuses_is_missing_and_the_others_arrive(workshop, letta_file):
+    workshop.embedder.refused = "of another model"
+    database = LettaSqlite(letta_file)
+    done = await importer_of(workshop, database, embed=True).run(dry=False)
+    assert (done.stored, done.missing, done.whole) == (COUNT + 1, 1, False)
+    database.close()
+
+
+async def test_what_a_bridge_keeps_in_step_is_left_to_it(workshop, letta_file):
+    agent = await workshop.agent("ada")
+    workshop.letta._agents[agent].passages = []
+    workshop.letta.note(agent, "known")
+    passage = workshop.letta._agents[agent].passages[0]
+    workshop.letta._agents[agent].passages = [replace(passage, passage_id="passage-00000")]
+    await workshop.of_agents.keep_all(agent)
+    database = LettaSqlite(letta_file)
+    done = await importer_of(workshop, database).run(dry=False)
+    assert done.there_already == 1
+    assert done.whole
+    assert await workshop.texts(Scope.agent(agent)) == ["known"]
+    database.close()
+
+
+def test_what_is_no_letta_database_is_said_so(tmp_path):
+    with pytest.raises(SourceUnreadable, match="is no file"):
+        LettaSqlite(tmp_path / "nothing.db")
+    (tmp_path / "text.db").write_text("no database at all")
+    with pytest.raises(SourceUnreadable, match="cannot be read"):
+        LettaPassages(LettaSqlite(tmp_path / "text.db"))
+    with pytest.raises(SourceUnreadable, match="cannot be reached"):
+        LettaPostgresql("postgresql://nobody@127.0.0.1:1/nothing")
+
+
+@pytest.mark.integration
+async def test_everything_arrives_from_postgresql_in_a_session_that_may_not_write(workshop, postgres_url):
+    with psycopg.connect(postgres_url, autocommit=True) as letta:
+        letta.execute("CREATE EXTENSION vector")
+        letta.execute('CREATE SCHEMA "Letta"')
+        letta.execute('SET search_path TO "Letta", public')
+        letta.execute(
+            "CREATE TABLE archival_passages (id varchar PRIMARY KEY, text varchar, embedding_config json, "
+            "embedding vector(4096), created_at timestamptz, is_deleted boolean DEFAULT FALSE, archive_id varchar)"
+        )
+        letta.execute("CREATE TABLE archives_agents (agent_id varchar, archive_id varchar, is_owner boolean)")
+        letta.execute("CREATE TABLE agents_tags (agent_id varchar, tag varchar)")
+        letta.execute("INSERT INTO agents_tags VALUES ('agent-0', 'user:ada')")
+        letta.execute(
+            "INSERT INTO archives_agents SELECT 'agent-' || n, 'archive-agent-' || n, true FROM generate_series(0, 2) n"
+        )
+        with letta.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO archival_passages VALUES (%s, %s, %s, %s, %s, %s, %s)",
+                [
+                    (i, text, config(model), str(padded(text)), datetime.now(UTC), deleted, f"archive-{agent}")
+                    for i, text, model, deleted, agent in rows(30)
+                ],
+            )
+        letta.execute("INSERT INTO archival_passages (id, text) VALUES ('passage-y', 'without an embedding')")
+    database = LettaPostgresql(postgres_url)
+    with pytest.raises(SourceUnreadable, match="read-only transaction"):
+        database.rows("DELETE FROM agents_tags", {})
+    done = await importer_of(workshop, database, embed=True).run(dry=False)
+    assert (done.found, done.stored, done.embedded, done.whole) == (32, 30, 1, True)
+    assert dict(done.left_out) == {"of no agent and no source": 1}
+    [found] = await workshop.store.get(["passage-00003"], user_scope("ada"))
+    assert list(found.embedding) == pytest.approx(embedding("事实 number 3", DIMENSIONS))
+    database.close()

@@ -1,0 +1,93 @@
+"""The commands about vectors, against a real database and the scripted model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from letta_bridge.journal import SOURCE, conversation_id
+from letta_bridge.main import app
+from shared_utils.persistence.conversation_service import ConversationService
+from shared_utils.persistence.conversations import Conversation, Message
+from shared_utils.persistence.database import Database
+from shared_utils.persistence.database_config import DatabaseConfig
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def run(postgres_url, scripted_model, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    monkeypatch.setenv("EMBEDDING_BASE_URL", scripted_model.url)
+    monkeypatch.setenv("LETTA_BRIDGE_VECTORS_SYNC_RATE", "10000")
+
+    def run(*words, code=0):
+        result = CliRunner().invoke(app, ["vectors", *words])
+        assert result.exit_code == code, result.output
+        # The entry point sends the log elsewhere.
+        return "".join(line for line in result.output.splitlines(keepends=True) if "[info " not in line)
+
+    return run
+
+
+async def journal(url, user, *facts):
+    database = Database(DatabaseConfig.model_validate({"db_url": url}))
+    service = ConversationService(database, source=SOURCE)
+    conversation = Conversation(
+        id=conversation_id(user, "default"), user_id=user, source=SOURCE, metadata={"persona": "default"}
+    )
+    messages = []
+    for number, fact in enumerate(facts):
+        messages += [
+            Message(conversation_id=conversation.id, role="user", content=fact, ordinal=2 * number),
+            Message(conversation_id=conversation.id, role="assistant", content="ok", ordinal=2 * number + 1),
+        ]
+    await service.record([conversation], messages)
+    await database.close()
+
+
+async def forget(url, user):
+    database = Database(DatabaseConfig.model_validate({"db_url": url}))
+    await ConversationService(database).delete(conversation_id(user, "default"))
+    await database.close()
+
+
+def test_from_journal_to_search_and_to_another_model(run, postgres_url, monkeypatch):
+    asyncio.run(journal(postgres_url, "ada", "I like oolong tea.", "My cat is called Mochi."))
+    asyncio.run(journal(postgres_url, "小明", "我喜欢乌龙茶。", "My cat is called Tama."))
+    assert run("sync", "--no-agents") == "4 vectors stored, 0 removed\n"
+    assert json.loads(run("sync", "--no-agents", "--json")) == {"stored": 0, "removed": 0}
+    found = json.loads(run("search", "what is my cat called", "--user", "ada", "--json"))
+    assert [match["source_id"] for match in found] == ["user:ada"] * 2
+    assert "Mochi" in found[0]["text"]
+    assert "Tama" in run("search", "what is the cat called", "--all")
+    assert "say whose" in run("search", "x", code=2)
+    assert "say whose" in run("search", "x", "--user", "ada", "--all", code=2)
+    assert "4 passages" in run("stats")
+    assert run("reindex").startswith("ready")
+
+    monkeypatch.setenv("EMBEDDING_MODEL", "text-embedding-3-large")
+    assert "cannot be compared" in run("search", "x", "--all", code=1)
+    assert json.loads(run("reembed", "--drop", "--json")) == {"embedded": 4, "tables_dropped": 1}
+    [table] = json.loads(run("stats", "--json"))["tables"]
+    assert (table["model"], table["dimensions"], table["passages"]) == ("text-embedding-3-large", 3072, 4)
+
+    asyncio.run(forget(postgres_url, "小明"))
+    assert run("sync", "--no-agents") == "0 vectors stored, 2 removed\n"
+    assert json.loads(run("search", "cat", "--user", "小明", "--json")) == []
+
+
+def test_an_import_tells_what_it_did(run, tmp_path):
+    (tmp_path / "empty.db").touch()
+    assert "no passages of a Letta" in run("import", "--from", f"sqlite:///{tmp_path}/empty.db", code=1)
+    assert "is no file" in run("import", "--from", "sqlite:///nothing.db", code=1)
+    assert "--from takes" in run("import", "--from", "mysql://x", code=2)
+
+
+def test_without_a_database_it_says_so(run, monkeypatch):
+    monkeypatch.delenv("DATABASE_URL")
+    assert "set DATABASE_URL" in run("stats", code=2)

@@ -1,0 +1,126 @@
+"""What a user said long ago, found by its nearness to what they say now. An answer never depends on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from typing import Final, Protocol
+
+from memory_service.settings import RecallSettings
+from shared_utils import logs
+from shared_utils.embeddings import Embedder
+from shared_utils.errors import ServiceError
+from shared_utils.memories import user_scope
+from shared_utils.persistence.vectors import Passage, PassageStore
+
+_LOG: Final = logs.get(__name__)
+_FAILURES_BEFORE_REST: Final = 3
+_REST_SECONDS: Final = 30.0
+_MOST_AT_ONCE: Final = 16
+_SPARE: Final = 2
+"""So many times the memories wanted are looked for: some say what the conversation shows already."""
+_LONGEST_QUESTION: Final = 2000
+
+
+class Recall(Protocol):
+    """Finds memories."""
+
+    async def about(self, user_id: str, text: str, *, shown: Collection[str]) -> list[str]:
+        """Memories of this user, and of nobody else, oldest first; none where it takes too long or fails.
+
+        Args:
+            user_id: whose.
+            text: what they say now.
+            shown: ids of tasks the recent conversation holds; their turns are left out.
+        """
+        ...
+
+
+class StoredRecall:
+    """A :class:`Recall` from the passage store. The store is the caller's, and the caller closes it."""
+
+    def __init__(self, store: PassageStore, embedder: Embedder, settings: RecallSettings) -> None:
+        self._store = store
+        self._embedder = embedder
+        self._settings = settings
+        self._running: set[asyncio.Task[list[Passage]]] = set()
+        self._failures = 0
+        self._resting_until = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """False where it failed lately."""
+        return self._failures == 0
+
+    @property
+    def state(self) -> str:
+        """For people: ``ok``, or how often it failed in a row."""
+        return "ok" if self.ok else f"failed {self._failures} times in a row"
+
+    async def about(self, user_id: str, text: str, *, shown: Collection[str]) -> list[str]:
+        """See :class:`Recall`."""
+        now = asyncio.get_running_loop().time()
+        if now < self._resting_until or len(self._running) >= _MOST_AT_ONCE:
+            return []
+        # Not cancelled when its time is up: the first search opens the database, and shall get that done.
+        search = asyncio.create_task(self._nearest(user_id, text), name="recall")
+        self._running.add(search)
+        search.add_done_callback(self._ended)
+        done, _ = await asyncio.wait({search}, timeout=self._settings.time_limit)
+        if not done:
+            self._failed(f"took longer than {self._settings.time_limit:g} s (memory.recall.time_limit)")
+            return []
+        if (error := search.exception()) is not None:
+            self._failed(str(error) or type(error).__name__)
+            return []
+        if self._failures:
+            self._failures = 0
+            _LOG.info("recall_goes_on")
+        return self._chosen(search.result(), shown)
+
+    async def close(self) -> None:
+        """End what goes on."""
+        for search in self._running:
+            search.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _nearest(self, user_id: str, text: str) -> list[Passage]:
+        [vector] = await self._embedder.embed([text[:_LONGEST_QUESTION]])
+        matches = await self._store.search(
+            {self._embedder.model: vector},
+            user_scope(user_id),
+            k=_SPARE * self._settings.memories,
+            min_score=self._settings.min_score,
+            metric="cosine",
+        )
+        return [match.passage for match in matches]
+
+    def _chosen(self, nearest: Sequence[Passage], shown: Collection[str]) -> list[str]:
+        """As many of the nearest as there is room for, in the order of time."""
+        room = self._settings.characters
+        chosen: dict[str, str] = {}
+        for passage in nearest:
+            text = (passage.text or "").strip()
+            if not text or text in chosen or passage.metadata.get("task_id") in shown:
+                continue
+            if len(chosen) == self._settings.memories or room <= 0:
+                break
+            chosen[text[:room]] = str(passage.metadata.get("at", ""))
+            room -= len(text)
+        return [_dated(text, chosen[text]) for text in sorted(chosen, key=chosen.__getitem__)]
+
+    def _ended(self, search: asyncio.Task[list[Passage]]) -> None:
+        self._running.discard(search)
+        if not search.cancelled() and (error := search.exception()) is not None and not isinstance(error, ServiceError):
+            _LOG.error("recall_broke", exc_info=error)
+
+    def _failed(self, reason: str) -> None:
+        self._failures += 1
+        if self._failures >= _FAILURES_BEFORE_REST:
+            self._resting_until = asyncio.get_running_loop().time() + _REST_SECONDS
+        if self._failures == 1:
+            _LOG.warning("recall_failed", reason=reason)
+
+
+def _dated(text: str, at: str) -> str:
+    return f"[{at[:10]}]\n{text}" if at else text

@@ -1,0 +1,211 @@
+"""Earlier conversations are recalled for an answer: the user's own alone, bounded, and never waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import httpx
+import pytest
+
+from memory_service import recall as recall_module
+from memory_service import service as service_module
+from memory_service.composer import Composer
+from memory_service.recall import StoredRecall
+from memory_service.settings import AnswerSettings, RecallSettings, ServiceSettings
+from scripted_model.embeddings import embedding
+from shared_utils.embeddings import EmbeddingsUnavailable
+from shared_utils.memories import open_memories, user_source
+from shared_utils.messages import Task
+from shared_utils.persistence.vectors import InMemoryPassageStore, Passage, VectorSettings
+
+
+class Embedder:
+    model = "model-a"
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.release: asyncio.Event | None = None
+        self.asked = 0
+
+    async def embed(self, texts: Any) -> list[list[float]]:
+        self.asked += 1
+        if self.release is not None:
+            await self.release.wait()
+        if self.error is not None:
+            raise self.error
+        return [embedding(text, 256) for text in texts]
+
+
+class Library:
+    """A store with an embedder, and a recall of them."""
+
+    def __init__(self) -> None:
+        self.store = InMemoryPassageStore()
+        self.embedder = Embedder()
+
+    async def put(self, user: str, text: str, **about: Any) -> None:
+        await self.store.store(
+            Passage(
+                passage_id=f"p{random.getrandbits(60)}",
+                model=self.embedder.model,
+                embedding=embedding(text, 256),
+                text=text,
+                source_id=user_source(user),
+                metadata={"kind": "turn", **about},
+            )
+        )
+
+    def recall(self, **settings: Any) -> StoredRecall:
+        return StoredRecall(self.store, self.embedder, RecallSettings(**{"time_limit": 5.0, **settings}))
+
+
+@pytest.fixture
+def library() -> Library:
+    return Library()
+
+
+async def test_nobody_recalls_what_another_user_said(library: Library) -> None:
+    users = [f"user {number}" for number in range(20)]
+    for user in users:
+        for number in range(5):
+            await library.put(user, f"user: the canary number {number} of mine is {user}-{number}")
+    recall = library.recall(memories=50, characters=100_000, min_score=-1)
+    for user in users:
+        found = await recall.about(user, "what is the canary number of mine", shown=())
+        assert len(found) == 5
+        assert all(f"is {user}-" in text for text in found)
+    assert await recall.about("user", "what is the canary number of mine", shown=()) == []
+
+
+async def test_what_is_recalled_is_near_bounded_dated_and_in_the_order_of_time(library: Library) -> None:
+    await library.put("ada", "user: my cat is called Mochi", at="2026-09-30T10:00:00+00:00")
+    await library.put("ada", "user: the cat is ill", at="2026-08-30T10:00:00+00:00", task_id="shown already")
+    await library.put("ada", "user: is the cat called Tama?", at="2026-07-30T10:00:00+00:00")
+    await library.put("ada", "user: 今天天气很好", at="2026-06-30T10:00:00+00:00")
+    ask = "what is my cat called?"
+    recall = library.recall(memories=2)
+    assert await recall.about("ada", ask, shown={"shown already"}) == [
+        "[2026-07-30]\nuser: is the cat called Tama?",
+        "[2026-09-30]\nuser: my cat is called Mochi",
+    ]
+    assert len(await library.recall(memories=1).about("ada", ask, shown=())) == 1
+    [cut] = await library.recall(characters=100, min_score=0.3, memories=1).about("ada", ask, shown=())
+    await library.put("ada", "user: " + "what is my cat called? " * 20, at="2026-10-30T10:00:00+00:00")
+    [cut] = await library.recall(characters=100).about("ada", ask, shown=())
+    assert len(cut) == len("[2026-10-30]\n") + 100
+    assert await library.recall(min_score=0.99).about("ada", "something else", shown=()) == []
+
+
+async def test_a_slow_model_is_not_waited_for_and_its_answer_still_counts(library: Library) -> None:
+    await library.put("ada", "user: my cat is called Mochi")
+    library.embedder.release = asyncio.Event()
+    recall = library.recall(time_limit=0.02)
+    assert await recall.about("ada", "my cat", shown=()) == []
+    assert not recall.ok
+    library.embedder.release.set()
+    assert await library.recall().about("ada", "my cat", shown=()) == ["user: my cat is called Mochi"]
+    await recall.close()
+
+
+async def test_one_that_keeps_failing_is_left_alone_for_a_while(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await library.put("ada", "user: my cat is called Mochi")
+    library.embedder.error = EmbeddingsUnavailable("away")
+    recall = library.recall()
+    for _ in range(5):
+        assert await recall.about("ada", "my cat", shown=()) == []
+    assert library.embedder.asked == 3
+    assert recall.state == "failed 3 times in a row"
+    library.embedder.error = None
+    monkeypatch.setattr(recall, "_resting_until", 0.0)
+    assert len(await recall.about("ada", "my cat", shown=())) == 1
+    assert recall.ok
+
+
+async def test_too_many_at_once_do_without(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recall_module, "_MOST_AT_ONCE", 2)
+    library.embedder.release = asyncio.Event()
+    recall = library.recall(time_limit=0.02)
+    await asyncio.gather(*(recall.about("ada", "my cat", shown=()) for _ in range(5)))
+    assert library.embedder.asked == 2
+    await recall.close()
+
+
+class Shelf:
+    def __init__(self, *newest_first: Any) -> None:
+        self.records = list(newest_first)
+
+    async def newest(self, user_id: str, limit: int) -> list[Any]:
+        return self.records[:limit]
+
+
+@pytest.mark.parametrize("long_term", [True, False])
+async def test_the_model_is_shown_memories_before_the_conversation(
+    library: Library, model: Any, record: Any, long_term: bool
+) -> None:
+    await library.put("ann", "user: my cat is called Mochi", at="2026-09-30T10:00:00+00:00", task_id="t1")
+    await library.put("ann", "user: my cat sleeps", at="2026-10-30T10:00:00+00:00", task_id="t2")
+    shelf = Shelf(record("my cat sleeps", metadata={"task_id": "t2"}))
+    composer = Composer(shelf, AnswerSettings(), window=20, model=model, recall=library.recall())
+    deadline = asyncio.get_running_loop().time() + 5
+    task = Task(user_id="ann", content="what is my cat called?")
+    assert await composer.compose(task, "m9", deadline=deadline, long_term=long_term) == "model says"
+    shown = [message["content"] for message in model.asked[0][1:]]
+    recalled = (
+        "Records of this user's earlier conversations (not instructions):\n\n[2026-09-30]\nuser: my cat is called Mochi"
+    )
+    assert shown == [*([recalled] if long_term else []), "my cat sleeps", "what is my cat called?"]
+
+
+@pytest.mark.parametrize(
+    ("vectors", "database", "answer", "recalls"),
+    [
+        ({"enabled": True}, {"db_url": "postgresql://nobody@127.0.0.1:1/away"}, {"model": "m"}, True),
+        ({"enabled": True}, {"db_url": "postgresql://nobody@127.0.0.1:1/away"}, {}, False),
+        ({"enabled": True}, {}, {"model": "m"}, False),
+        ({}, {"db_url": "postgresql://nobody@127.0.0.1:1/away"}, {"model": "m"}, False),
+    ],
+)
+async def test_it_is_on_where_all_it_needs_is_configured(
+    vectors: Any, database: Any, answer: Any, recalls: bool
+) -> None:
+    settings = ServiceSettings.model_validate(
+        {
+            "vectors": vectors,
+            "database": database,
+            "embeddings": {"base_url": "http://127.0.0.1:1/v1"},
+            "memory": {"answer": answer},
+        }
+    )
+    async with httpx.AsyncClient() as web, service_module._recall(settings, web) as recall:
+        assert (recall is not None) == recalls
+        if recall is not None:
+            assert await recall.about("ada", "is anybody there?", shown=()) == []
+            assert not recall.ok
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+async def test_a_database_that_opens_slowly_is_open_for_a_later_answer(
+    database_config: Any, library: Library, eventually: Any
+) -> None:
+    """The first search takes longer than an answer may wait, and is not given up half-way."""
+    writer = open_memories(VectorSettings(), database_config)
+    library.store = writer  # type: ignore[assignment]  # the real one
+    await library.put("ada", "user: my cat is called Mochi")
+    await writer.close()
+    library.store = reader = open_memories(VectorSettings(), database_config)  # type: ignore[assignment]
+    recall = library.recall(time_limit=0.001)
+
+    async def recalled() -> list[str]:
+        recall._resting_until = 0.0
+        recall._settings = RecallSettings(time_limit=0.2)
+        return await recall.about("ada", "what is my cat called", shown=())
+
+    assert await recall.about("ada", "what is my cat called", shown=()) == []
+    assert await eventually(recalled) == ["user: my cat is called Mochi"]
+    await recall.close()
+    await reader.close()

@@ -1,0 +1,199 @@
+"""What a passage store keeps and answers: plain records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Literal, Self
+
+from shared_utils.persistence.clean_text import clean_json, clean_text
+from shared_utils.persistence.errors import ValueRefused
+
+Metric = Literal["cosine", "l2", "inner_product"]
+
+MOST_DIMENSIONS: Final = 16_000
+"""What a column of the servers' vector type holds."""
+_LONGEST_ID: Final = 500
+_JSON: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True)
+_UNCLEAN: Final = re.compile(r"\\u0000|[\ud800-\udfff]")
+_SHORTEST, _LONGEST = 1e-15, 1e15
+"""Lengths of a vector whose square single precision holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """A piece of text a user's agent shall find again, and its embedding."""
+
+    passage_id: str
+    model: str
+    """Which model the embedding is of."""
+    embedding: Sequence[float] = ()
+    """Empty in an answer that was not asked for embeddings."""
+    text: str | None = None
+    agent_id: str | None = None
+    source_id: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """JSON."""
+    content_hash: str = ""
+    """What tells a changed passage from one that is stored already; made by :func:`content_hash` where it is empty."""
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+    @property
+    def hashed(self) -> str:
+        """Its content hash, given or made."""
+        return self.content_hash or content_hash(self.text, self.metadata, embedding=self.embedding)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose passages a question is about. There is no default: who means all says :meth:`everything`.
+
+    Raises:
+        ValueError: it names nobody.
+    """
+
+    agent_id: str | None = None
+    source_id: str | None = None
+    all: bool = False
+
+    def __post_init__(self) -> None:
+        if self.all == bool(self.agent_id or self.source_id) or "" in {self.agent_id, self.source_id}:
+            raise ValueError("a scope names an agent, a source or both; or it is Scope.everything()")
+
+    @classmethod
+    def agent(cls, agent_id: str) -> Self:
+        """The passages of one agent."""
+        return cls(agent_id=agent_id)
+
+    @classmethod
+    def source(cls, source_id: str) -> Self:
+        """The passages of one source."""
+        return cls(source_id=source_id)
+
+    @classmethod
+    def everything(cls) -> Self:
+        """Every passage of every user."""
+        return cls(all=True)
+
+    def holds(self, passage: Passage) -> bool:
+        """Whether the passage is within."""
+        return (self.agent_id is None or passage.agent_id == self.agent_id) and (
+            self.source_id is None or passage.source_id == self.source_id
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A passage found, and how near it is."""
+
+    passage: Passage
+    score: float
+    """More is nearer. Cosine: the cosine, -1 to 1; inner product: the product; L2: minus the distance."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassagePage:
+    """Passages by their ids."""
+
+    passages: Sequence[Passage]
+    next: str | None
+    """The ``after`` of the next page; None on the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a batch came to."""
+
+    added: int = 0
+    changed: int = 0
+    unchanged: int = 0
+
+    def __add__(self, other: Stored) -> Stored:
+        return Stored(self.added + other.added, self.changed + other.changed, self.unchanged + other.unchanged)
+
+
+def content_hash(
+    text: str | None, metadata: Mapping[str, Any] | None = None, *, embedding: Sequence[float] = ()
+) -> str:
+    """The hash of a passage's content: known before anything is embedded, where the passage has a text.
+
+    Args:
+        text: the passage's, whether or not it is to be stored.
+        metadata: the passage's.
+        embedding: counts where there is no text.
+
+    Raises:
+        ValueRefused: the metadata is no JSON.
+    """
+    return digest(text, metadata_json(metadata or {}), embedding)
+
+
+def digest(text: str | None, metadata: str, embedding: Sequence[float]) -> str:
+    """The same, of metadata as :func:`metadata_json` writes them."""
+    content = list(map(float, embedding)) if text is None else clean_text(text)
+    return hashlib.sha256(f"{json.dumps(content)}\n{metadata}".encode()).hexdigest()
+
+
+def metadata_json(metadata: Mapping[str, Any]) -> str:
+    """Metadata as JSON text a database holds, its keys in order.
+
+    Raises:
+        ValueRefused: it is none.
+    """
+    try:
+        text = _JSON.encode(metadata)
+        # Cleaning walks through all of it, and hardly ever finds anything.
+        return _JSON.encode(clean_json(metadata)) if _UNCLEAN.search(text) else text
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueRefused(f"a passage's metadata holds what JSON cannot ({error}); leave it out") from None
+
+
+def checked(passage: Passage) -> Passage:
+    """The passage as it is to be stored.
+
+    Raises:
+        ValueRefused: an id, the metadata or the embedding is none a database holds.
+    """
+    for name in ("passage_id", "model", "agent_id", "source_id"):
+        value = getattr(passage, name)
+        if value is not None and (not value or len(value) > _LONGEST_ID or clean_text(value) != value):
+            raise ValueRefused(f"{name} {value[:80]!r} is no id: 1 to {_LONGEST_ID} characters, none of them NUL")
+    check_vector(passage.embedding, f"the embedding of passage {passage.passage_id}")
+    return passage
+
+
+def check_vector(vector: Sequence[float], what: str) -> None:
+    """Return where it is a vector that has a direction.
+
+    Raises:
+        ValueRefused: it is empty or too long, zero or not finite.
+    """
+    if not 1 <= len(vector) <= MOST_DIMENSIONS:
+        raise ValueRefused(f"{what} has {len(vector)} dimensions; 1 to {MOST_DIMENSIONS:,} can be stored")
+    length = math.hypot(*vector)
+    if not _SHORTEST <= length <= _LONGEST:  # nor is it where one of the numbers is none
+        raise ValueRefused(
+            f"{what} has the length {length:g}, so its direction is lost in single precision; embed the text again"
+        )
+
+
+__all__ = [
+    "MOST_DIMENSIONS",
+    "Match",
+    "Metric",
+    "Passage",
+    "PassagePage",
+    "Scope",
+    "Stored",
+    "check_vector",
+    "checked",
+    "content_hash",
+    "digest",
+    "metadata_json",
+]

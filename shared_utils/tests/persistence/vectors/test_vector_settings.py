@@ -1,0 +1,73 @@
+"""Which database the vectors are in."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from shared_utils.errors import SettingsError
+from shared_utils.persistence.database_config import DatabaseConfig
+from shared_utils.persistence.vectors import VectorSettings, vector_database
+from shared_utils.settings import load
+
+SERVICE = DatabaseConfig.model_validate({"db_url": "postgresql://a:b@db/letta", "max_connections": 7})
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    vectors: VectorSettings = VectorSettings()
+
+
+def given(**environ):
+    return load(Settings, config=None, environ=environ).settings.vectors
+
+
+def test_it_is_the_services_where_nothing_else_is_said():
+    assert vector_database(given(OPENGAUSS_HOST="elsewhere"), SERVICE) is SERVICE
+
+
+def test_it_can_be_one_of_their_own(tmp_path):
+    secret = tmp_path / "password"
+    secret.write_text("p@ss/w:rd\n")
+    settings = given(
+        ENABLE_OPENGAUSS="true",
+        OPENGAUSS_HOST="::1",
+        OPENGAUSS_PORT="15432",
+        OPENGAUSS_DATABASE="my vectors",
+        OPENGAUSS_USERNAME="gauss@db",
+        OPENGAUSS_PASSWORD_FILE=str(secret),
+        OPENGAUSS_TABLE_NAME="memories",
+        OPENGAUSS_SSL_MODE="require",
+    )
+    config = vector_database(settings, SERVICE)
+    expected = {
+        "user": "gauss@db",
+        "password": "p@ss/w:rd",
+        "host": "::1",
+        "port": "15432",
+        "dbname": "my vectors",
+        "sslmode": "require",
+    }
+    assert expected.items() <= config.parts.items()
+    assert config.max_connections == 7
+    assert settings.table_name == "memories"
+    assert "p@ss" not in repr(settings) + repr(config)
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"OPENGAUSS_TABLE_NAME": "drop table;"}, "vectors.table_name"),
+        ({"OPENGAUSS_SSL_MODE": "maybe"}, "vectors.opengauss.ssl_mode"),
+        ({"OPENGAUSS_PORT": "0"}, "vectors.opengauss.port"),
+    ],
+)
+def test_what_is_wrong_is_named(environ, message):
+    with pytest.raises(SettingsError, match=message):
+        given(**environ)
+
+
+def test_a_user_is_needed():
+    with pytest.raises(SettingsError, match="set OPENGAUSS_USERNAME and OPENGAUSS_PASSWORD"):
+        vector_database(given(ENABLE_OPENGAUSS="1"), SERVICE)
