@@ -11,6 +11,7 @@ from redis import Redis
 
 from letta_bridge.fallback import MemoryPython
 from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
+from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.settings import FallbackSettings, QueueSettings
 from local_stack.ports import free_port
 from local_stack.valkey import Sentinel, Valkey
@@ -69,11 +70,16 @@ async def test_every_call_of_the_queue_works_on_a_cluster(cluster, queue_at):
     kept, *others = (await queue.exchange([], 2)).turns
     assert await queue.release_strays({kept.receipt}) == len(others) == 1
     assert await queue.renew([kept.receipt]) == set()
-    end = Settlement(kept.receipt, Outcome.LETTA, user_id="u0", task_id="0", reply=b"{}", missed=b"{}")
+    end = Settlement(kept.receipt, Outcome.LETTA, user_id="u0", task_id="0", reply=b"{}", missed=b"{}", journal=b"{}")
     exchange = await queue.exchange([end], 5)
     assert (exchange.settled, len(exchange.turns)) == ([True], 2)
     assert await queue.missed("u0") == [b"{}"]
+    backlog = RedisJournalBacklog(client, queue.keys, "a")
+    (entry,) = (await backlog.take([], 10)).entries
+    assert [waiting async for waiting in backlog.entries()] == [entry]
+    await backlog.leave([entry.id])
     status = await queue.status()
+    assert status.unjournalled == 0
     assert (status.in_flight, status.counters["taken"]) == (2, 3)
     await client.aclose()
 

@@ -1,0 +1,1 @@
+"""Breaks the stack on purpose and checks the bridge's promises from outside."""

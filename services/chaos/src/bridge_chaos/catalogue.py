@@ -1,0 +1,34 @@
+"""Every fault by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bridge_chaos import bridge_faults, letta_faults, load_faults, postgres_faults, real_letta_faults, redis_faults
+from bridge_chaos.fault import Fault
+
+_ROOMS = (bridge_faults, redis_faults, postgres_faults, letta_faults, load_faults, real_letta_faults)
+
+
+def catalogue() -> dict[str, Fault]:
+    """Name → fault, in the order of the report."""
+    return {fault.name: fault for room in _ROOMS for fault in room.faults()}
+
+
+def chosen(names: Sequence[str]) -> list[Fault]:
+    """The faults of these names, a name without its end standing for all that begin so; all where none is given.
+
+    Raises:
+        KeyError: a name nobody has.
+    """
+    known = catalogue()
+    if not names:
+        return list(known.values())
+    found: dict[str, Fault] = {}
+    for name in names:
+        matching = {key: fault for key, fault in known.items() if key == name or key.startswith(f"{name}/")}
+        matching = matching or {key: fault for key, fault in known.items() if key.startswith(name)}
+        if not matching:
+            raise KeyError(name)
+        found |= matching
+    return list(found.values())

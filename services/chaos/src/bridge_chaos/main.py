@@ -1,0 +1,121 @@
+"""The command line: `bridge-chaos chaos` and `bridge-chaos soak`, which `./run` calls."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bridge_chaos import report
+from bridge_chaos import soak as long_run
+from bridge_chaos.campaign import Campaign, Run, totals
+from bridge_chaos.catalogue import catalogue, chosen
+from bridge_chaos.rig import Lab
+from local_stack.programs import CHECKOUT
+
+_PAGE = CHECKOUT / "docs" / "crash-matrix.md"
+_SOAK_PAGE = CHECKOUT / "docs" / "soak.md"
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Breaks the stack on purpose and checks the bridge's promises from outside. Everything is on 127.0.0.1.",
+)
+
+
+@app.callback()
+def _main() -> None:
+    pass
+
+
+@app.command()
+def chaos(
+    *,
+    minutes: Annotated[
+        float | None, typer.Option(help="So long, in another order each round; else each fault once.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the choices of victims and times; a random one is printed.")
+    ] = None,
+    fault: Annotated[list[str] | None, typer.Option(help="Only this one, or all that begin so; repeatable.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Name the faults and end.")] = False,
+    docs: Annotated[bool, typer.Option(help="Write docs/crash-matrix.md.")] = False,
+    keep: Annotated[Path | None, typer.Option(help="Directory for data and logs; it stays.", metavar="DIR")] = None,
+) -> None:
+    """Break each part of the stack once, in the middle of a conversation; exit code 1 where a promise is broken."""
+    if list_:
+        for name, one in catalogue().items():
+            typer.echo(f"{name:<28} {one.what}")
+        return
+    try:
+        faults = chosen(fault or [])
+    except KeyError as error:
+        raise typer.BadParameter(f"no fault is called {error.args[0]!r}; --list names them") from None
+    seed = secrets.randbelow(1_000_000) if seed is None else seed
+    typer.echo(f"seed {seed}, {len(faults)} faults")
+    with _lab(keep) as lab:
+        campaign = Campaign(lab, faults, seed, _tell)
+        try:
+            campaign.run(minutes)
+        except KeyboardInterrupt:
+            typer.echo("interrupted; this is what was run")
+    for name, why in campaign.skipped.items():
+        typer.echo(f"skipped {name}: {why}")
+    if docs:
+        command = f"./run chaos{f' --minutes {minutes:g}' if minutes else ''} --seed {seed} --docs"
+        _PAGE.write_text(report.page(campaign.runs, catalogue(), campaign.skipped, command), encoding="utf-8")
+        typer.echo(f"wrote {_PAGE}")
+    broken = totals(campaign.runs)
+    typer.echo(f"{len(campaign.runs)} runs, broken promises: {dict(broken) or 'none'}")
+    raise typer.Exit(1 if broken else 0)
+
+
+@app.command()
+def soak(
+    *,
+    minutes: Annotated[float, typer.Option(help="How long users talk.")] = 60.0,
+    seed: Annotated[int | None, typer.Option(help="Of faults and pauses; a random one is printed.")] = None,
+    rate: Annotated[float, typer.Option(help="Messages a second.")] = 20.0,
+    docs: Annotated[bool, typer.Option(help="Write docs/soak.md.")] = False,
+    keep: Annotated[Path | None, typer.Option(help="Directory for data and logs; it stays.", metavar="DIR")] = None,
+) -> None:
+    """Steady load with faults sprinkled in; exit code 1 where a promise is broken or something has grown."""
+    seed = secrets.randbelow(1_000_000) if seed is None else seed
+    typer.echo(f"seed {seed}")
+    with _lab(keep) as lab:
+        result = long_run.soak(lab, minutes, seed, rate, typer.echo)
+    for line in [*long_run.summary(result), *report.findings(result.verdict)]:
+        typer.echo(line)
+    if docs:
+        _SOAK_PAGE.write_text(report.soak_page(long_run.summary(result), minutes, seed), encoding="utf-8")
+        typer.echo(f"wrote {_SOAK_PAGE}")
+    raise typer.Exit(1 if result.problems() else 0)
+
+
+@contextmanager
+def _lab(keep: Path | None) -> Iterator[Lab]:
+    with (
+        tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder,
+        Lab(keep or Path(folder)) as lab,
+    ):
+        yield lab
+
+
+def _tell(run: Run) -> None:
+    typer.echo(report.line(run))
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""The long run: a steady load, a fault every now and then, and at the end nothing broken and nothing grown."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Final
+
+import psutil
+import psycopg
+
+from bridge_chaos.campaign import close_talk
+from bridge_chaos.catalogue import catalogue
+from bridge_chaos.fault import Scene
+from bridge_chaos.load import QUEUE, Conversation, Load
+from bridge_chaos.promises import Verdict, judge
+from bridge_chaos.rig import Lab, Rig, Shape, wait_until
+
+_TTL: Final = 60
+"""Seconds replies are kept by task id here, so that a run outlasts them."""
+_SHAPE: Final = Shape(variables=(("REPLY_TTL", str(_TTL)), ("MAX_CONCURRENT_REQUESTS", "32")))
+_USERS: Final = 40
+_PAUSES: Final = (5.0, 20.0)
+_EVERY: Final = 2.0
+_GROWTH: Final = 0.1
+_SLACK_MIB: Final = 12.0
+_SLACK_DESCRIPTORS: Final = 12
+_FEWEST: Final = 3
+_ANSWERED: Final = 180.0
+_LASTING: Final = ("replies", "counters", "bridges")
+"""Keys that stay: a capped stream, sums, and who lives."""
+SPRINKLED: Final = (
+    "bridge/kill", "bridge/term", "bridge/zombie",
+    "redis/kill", "redis/restart", "redis/black-hole", "redis/slow", "redis/answers-lost", "redis/client-kill",
+    "redis/script-flush", "redis/full",
+    "postgres/kill", "postgres/restart", "postgres/black-hole", "postgres/connections", "postgres/read-only",
+    "letta/kill", "letta/kill-after-tool", "letta/away", "letta/black-hole", "letta/cut", "letta/409", "letta/429",
+    "letta/500", "letta/hang", "letta/drip", "letta/cut-answer", "letta/twice", "memory/killed",
+)  # fmt: skip
+"""Faults that need no stack of their own, and spare the second bridge: it is the one that is measured."""
+
+
+@dataclass
+class Soak:
+    """How it ended."""
+
+    seed: int
+    minutes: float
+    faults: Counter[str] = field(default_factory=Counter)
+    broke_off: list[str] = field(default_factory=list)
+    """Faults that could not do what they wanted."""
+    resident: list[float] = field(default_factory=list)
+    """MiB of the second bridge, every two seconds."""
+    descriptors: list[int] = field(default_factory=list)
+    keys: dict[str, int] = field(default_factory=dict)
+    """Kind of Redis key → how many are left at the end."""
+    rows: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Table → rows, and how many there should be."""
+    verdict: Verdict = field(default_factory=Verdict)
+
+    def problems(self) -> list[str]:
+        """What is broken or has grown; empty where all is well."""
+        found = [f"{name}: {count}" for name, count in self.verdict.broken.items()]
+        early, late = thirds(self.resident)
+        if late > early * (1 + _GROWTH) + _SLACK_MIB:
+            found.append(f"the bridge grew from {early:.0f} to {late:.0f} MiB")
+        early, late = thirds(self.descriptors)
+        if late > early + _SLACK_DESCRIPTORS:
+            found.append(f"the bridge's descriptors grew from {early:.0f} to {late:.0f}")
+        found += [f"{count} keys {kind} are left" for kind, count in self.keys.items() if kind not in _LASTING]
+        found += [f"{table} has {rows} rows, not {due}" for table, (rows, due) in self.rows.items() if rows != due]
+        return found
+
+
+def thirds(samples: Sequence[float]) -> tuple[float, float]:
+    """The medians of the second and the last third: what comes before is warming up."""
+    if len(samples) < _FEWEST:
+        return 0.0, 0.0
+    third = len(samples) // 3
+    return statistics.median(samples[third : 2 * third]), statistics.median(samples[2 * third :])
+
+
+def soak(lab: Lab, minutes: float, seed: int, rate: float, tell: Callable[[str], None]) -> Soak:
+    """Run it.
+
+    Args:
+        lab: where.
+        minutes: how long users talk.
+        seed: of faults and pauses.
+        rate: messages a second.
+        tell: hears of each fault.
+    """
+    result = Soak(seed, minutes)
+    messages = max(1, round(minutes * 60 * rate / _USERS))
+    load = Load(users=_USERS, messages=messages, seconds=minutes * 60)
+    with Rig(lab, _SHAPE) as rig:
+        rig.renew()
+        conversation = Conversation(rig.client, load, f"soak-{seed}")
+        over = threading.Event()
+        watch = threading.Thread(target=_watch, args=(rig, result, over), daemon=True)
+        try:
+            watch.start()
+            conversation.begin()
+            _sprinkle(Scene(rig, conversation, Random(seed)), result, minutes * 60, tell)  # noqa: S311 - repeatable
+            conversation.wait_pushed(minutes * 60 + _ANSWERED)
+            conversation.wait_all(_ANSWERED)
+            close_talk(rig, conversation)
+            result.verdict = asyncio.run(judge(rig, conversation))
+            _count_rows(rig, conversation, result)
+            _count_keys(rig, result)
+        finally:
+            over.set()
+            watch.join()
+            conversation.close()
+    return result
+
+
+def _sprinkle(scene: Scene, result: Soak, seconds: float, tell: Callable[[str], None]) -> None:
+    known = catalogue()
+    began = time.monotonic()
+    while (left := seconds - (time.monotonic() - began)) > _PAUSES[0]:
+        scene.let_pass(min(left, scene.random.uniform(*_PAUSES)))
+        fault = known[scene.random.choice(SPRINKLED)]
+        tell(f"{time.monotonic() - began:6.0f} s  {len(scene.conversation.answered_at):6} answered  {fault.name}")
+        try:
+            fault.act(scene)
+        except Exception as error:  # noqa: BLE001 - the run goes on, and says so at its end
+            result.broke_off.append(f"{fault.name}: {error!r}")
+        result.faults[fault.name] += 1
+
+
+def _watch(rig: Rig, result: Soak, over: threading.Event) -> None:
+    process = psutil.Process(rig.bridges[1].pid)
+    while not over.wait(_EVERY):
+        try:
+            result.resident.append(process.memory_info().rss / 2**20)
+            result.descriptors.append(process.num_fds())
+        except psutil.Error:
+            return
+
+
+def _count_rows(rig: Rig, conversation: Conversation, result: Soak) -> None:
+    answers = sum(result.verdict.sources[name] for name in ("letta", "memory-python"))
+    due = {"agent_messages": 2 * answers, "agent_conversations": len(conversation.users), "agent_sessions": _USERS}
+    with psycopg.connect(rig.postgres.url(rig.database), autocommit=True) as connection:
+        for table, count in due.items():
+            row = connection.execute(f"SELECT count(*) FROM letta_bridge.{table}").fetchone()  # noqa: S608 - our own names
+            result.rows[table] = (row[0] if row else 0, count)
+
+
+def _count_keys(rig: Rig, result: Soak) -> None:
+    """What is left when everything that expires has expired."""
+
+    def quiet() -> bool:
+        result.keys = _kinds(rig)
+        return not set(result.keys) - set(_LASTING)
+
+    wait_until(quiet, 2.0 * _TTL, pause=1.0)
+
+
+def _kinds(rig: Rig) -> dict[str, int]:
+    with rig.client() as client:
+        found: Any = client.scan_iter(match=f"{{{QUEUE}}}:*", count=1000)
+        kinds = Counter(key.decode().removeprefix(f"{{{QUEUE}}}:").partition(":")[0] for key in found)
+    kinds.pop("journal_writer", None)  # renewed all the time
+    if not _unwritten(rig):
+        kinds.pop("journal", None)  # an empty stream stays a key
+    return dict(kinds)
+
+
+def _unwritten(rig: Rig) -> int:
+    with rig.client() as client:
+        waiting: Any = client.xlen(f"{{{QUEUE}}}:journal")
+        return int(waiting)
+
+
+def summary(result: Soak) -> list[str]:
+    """The end of a run, line by line."""
+    memory, descriptors = thirds(result.resident), thirds(result.descriptors)
+    sources = ", ".join(f"{name} {count}" for name, count in sorted(result.verdict.sources.items()) if count)
+    return [
+        f"{result.minutes:g} minutes, seed {result.seed}: {result.verdict.tasks} tasks ({sources})",
+        f"{sum(result.faults.values())} faults: "
+        + ", ".join(f"{name} {count}" for name, count in sorted(result.faults.items())),
+        f"the second bridge's memory: {memory[0]:.1f} MiB in the second third, {memory[1]:.1f} MiB in the last",
+        f"its open descriptors: {descriptors[0]:.0f} and {descriptors[1]:.0f}",
+        "Redis keys at the end: " + (", ".join(f"{kind} {count}" for kind, count in sorted(result.keys.items()))),
+        "database rows (found / said): "
+        + ", ".join(f"{table} {rows} / {due}" for table, (rows, due) in result.rows.items()),
+        *(f"could not be done: {what}" for what in result.broke_off),
+        "broken or grown: " + ("; ".join(result.problems()) or "nothing"),
+    ]

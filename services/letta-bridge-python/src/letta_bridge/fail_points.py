@@ -1,0 +1,64 @@
+"""Named steps of a turn at which a bridge can be told to kill or stop itself: for proving that nothing is lost there.
+
+``CHAOS_FAIL_POINT=<step>:<signal>:<n>`` sends this process the signal when a turn reaches the step for the n-th
+time, once: ``answered:KILL:3``. Without the variable :data:`reach` is None, and each step costs the question whether it
+is (25 ns).
+
+==========  ====================================================================================================
+taken       Redis has handed the turn to this bridge, which has done nothing with it yet
+routed      it is decided who answers
+looked_up   the user's agent is known
+sending     the lease was looked at, and nothing is written to Letta's connection yet
+sent        the turn was written to Letta's connection a moment ago, and Letta is at work
+answered    Letta's answer is here, and Redis does not know
+settled     Redis has the outcome, and this bridge has not heard so
+==========  ====================================================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import Callable
+from typing import Final
+
+VARIABLE: Final = "CHAOS_FAIL_POINT"
+STEPS: Final = ("taken", "routed", "looked_up", "sending", "sent", "answered", "settled")
+_FORM: Final = re.compile(rf"(?P<step>{'|'.join(STEPS)}):(?P<signal>[A-Z0-9]+):(?P<n>[1-9]\d*)")
+_ON_ITS_WAY: Final = 0.05
+"""Seconds after which a request that was begun is surely written."""
+
+
+def armed(text: str | None) -> Callable[[str], None] | None:
+    """What the variable's text asks for; None where it asks for nothing.
+
+    Raises:
+        ValueError: it does not read ``<step>:<signal>:<n>``.
+    """
+    if not text:
+        return None
+    found = _FORM.fullmatch(text)
+    if found is None or f"SIG{found['signal']}" not in signal.Signals.__members__:
+        raise ValueError(f"{VARIABLE} reads <step>:<signal>:<n>, the step being one of {', '.join(STEPS)}")
+    step, left = found["step"], int(found["n"])
+    number = signal.Signals[f"SIG{found['signal']}"]
+
+    def reach(reached: str) -> None:
+        nonlocal left
+        if reached != step:
+            return
+        left -= 1
+        if left != 0:
+            return
+        if step == "sent":
+            asyncio.get_running_loop().call_later(_ON_ITS_WAY, os.kill, os.getpid(), number)
+        else:
+            os.kill(os.getpid(), number)
+
+    return reach
+
+
+reach = armed(os.environ.get(VARIABLE))
+"""Called with each step a turn reaches; None in normal runs."""

@@ -1,0 +1,163 @@
+"""One suite, two queues: answered turns wait for the journal until it has written them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+
+import pytest
+
+from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
+from letta_bridge.request_queue.journal_backlog import LEASE, RedisJournalBacklog
+from letta_bridge.request_queue.memory_queue import InMemoryJournalBacklog, InMemoryQueue, Shelf
+from letta_bridge.settings import QueueSettings
+from shared_utils.redis_connection import connect
+from shared_utils.settings import RedisSettings
+
+
+class InMemoryRig:
+    def __init__(self, settings):
+        self.time = 1_000.0
+        self.shelf = Shelf(clock=lambda: self.time)
+        self.queue = InMemoryQueue(self.shelf, settings, "a")
+
+    def backlog(self, bridge):
+        return InMemoryJournalBacklog(self.shelf, bridge)
+
+    async def push(self, payload):
+        self.shelf.push(payload)
+
+    async def expire_lease(self):
+        self.time += LEASE + 1
+
+    async def close(self):
+        pass
+
+
+class RedisRig:
+    def __init__(self, settings, url):
+        redis = RedisSettings(url=url)
+        self.client = connect(redis, name="rig")
+        self.settings = settings
+        self.queue = RedisQueue(connect(redis, name="a"), connect(redis, name="a"), settings, "a")
+
+    def backlog(self, bridge):
+        return RedisJournalBacklog(self.client, self.queue.keys, bridge)
+
+    async def push(self, payload):
+        await self.client.lpush(self.settings.requests, payload)
+
+    async def expire_lease(self):
+        assert 0 < await self.client.pttl(self.queue.keys.journal_writer) <= LEASE * 1000
+        await self.client.delete(self.queue.keys.journal_writer)
+
+    async def close(self):
+        await self.queue.close()
+        await self.client.aclose()
+
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.integration)])
+async def rig(request):
+    settings = QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}")
+    rig = (
+        InMemoryRig(settings) if request.param == "memory" else RedisRig(settings, request.getfixturevalue("redis_url"))
+    )
+    yield rig
+    await rig.close()
+
+
+async def settled(rig, *names, **fields):
+    """Tasks of one user, answered one after the other."""
+    for name in names:
+        await rig.push(json.dumps({"task_id": name, "user_id": "ada"}).encode())
+    for name in names:
+        (turn,) = (await rig.queue.exchange([], 1)).turns
+        reply = f'"{name}"'.encode()
+        end = Settlement(turn.receipt, Outcome.LETTA, user_id="ada", task_id=name, reply=reply)
+        end = Settlement(**{field: getattr(end, field) for field in end.__slots__} | {"journal": reply} | fields)
+        assert (await rig.queue.exchange([end], 0)).settled == [True]
+        assert (await rig.queue.exchange([end], 0)).settled == [False]
+
+
+async def test_turns_wait_in_the_order_they_were_settled_each_once(rig):
+    await settled(rig, "1", "2", "3")
+    batch = await rig.backlog("a").take([], 10)
+    assert (batch.mine, batch.waiting, batch.dropped) == (True, 3, 0)
+    assert [(entry.turn, entry.reply) for entry in batch.entries] == [
+        (b'"1"', b'"1"'),
+        (b'"2"', b'"2"'),
+        (b'"3"', b'"3"'),
+    ]
+    places = [tuple(map(int, entry.id.split("-"))) for entry in batch.entries]
+    assert places == sorted(set(places))
+    assert (await rig.queue.status()).unjournalled == 3
+
+
+async def test_a_turn_without_a_record_is_not_kept(rig):
+    await settled(rig, "1", journal=None)
+    assert (await rig.backlog("a").take([], 10)).waiting == 0
+
+
+async def test_what_is_not_written_is_handed_out_again(rig):
+    await settled(rig, "1", "2", "3")
+    backlog = rig.backlog("a")
+    first = (await backlog.take([], 2)).entries
+    assert (await backlog.take([], 2)).entries == first
+    batch = await backlog.take([entry.id for entry in first], 2)
+    assert ([entry.turn for entry in batch.entries], batch.waiting) == ([b'"3"'], 1)
+    batch = await backlog.take([entry.id for entry in [*first, *batch.entries]], 0)
+    assert (batch.entries, batch.waiting) == ([], 0)
+
+
+async def test_one_bridge_writes_until_it_leaves_or_falls_silent(rig):
+    await settled(rig, "1", "2")
+    first, second = rig.backlog("a"), rig.backlog("b")
+    (entry, _) = (await first.take([], 10)).entries
+    other = await second.take([], 10)
+    assert (other.mine, other.waiting, other.entries) == (False, 2, [])
+    await second.leave([])
+    assert not (await second.take([], 10)).mine
+    await first.leave([entry.id])
+    batch = await second.take([], 10)
+    assert (batch.mine, [entry.turn for entry in batch.entries]) == (True, [b'"2"'])
+    assert not (await first.take([], 10)).mine
+    await rig.expire_lease()
+    assert (await first.take([], 10)).mine
+
+
+async def test_when_too_many_wait_the_newest_are_left_out_and_counted(rig):
+    rig.queue.journal_bound = 2
+    await settled(rig, "1", "2", "3", "4")
+    batch = await rig.backlog("a").take([], 10)
+    assert ([entry.turn for entry in batch.entries], batch.dropped) == ([b'"1"', b'"2"'], 2)
+    status = await rig.queue.status()
+    assert (status.unjournalled, status.counters["journal_dropped"], status.counters["settled:letta"]) == (2, 2, 4)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("rig", ["redis"], indirect=True)
+async def test_all_that_wait_can_be_looked_through(rig, monkeypatch):
+    monkeypatch.setattr("letta_bridge.request_queue.journal_backlog._PAGE", 2)
+    await settled(rig, "1", "2", "3", "4")
+    backlog = rig.backlog("a")
+    found = [entry async for entry in backlog.entries()]
+    assert found == (await backlog.take([], 10)).entries
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("rig", ["redis"], indirect=True)
+async def test_one_can_wait_until_the_writer_holds_nothing_it_took_before(rig):
+    writer, other = rig.backlog("a"), rig.backlog("other")
+    await other.looked()
+    await settled(rig, "1")
+    (entry,) = (await writer.take([], 10)).entries
+    await other.leave([entry.id])
+    waiting = asyncio.create_task(other.looked())
+    done, _ = await asyncio.wait([waiting], timeout=0.3)
+    assert not done
+    assert (await writer.take([entry.id], 10)).mine
+    await asyncio.wait_for(waiting, 20)
+    waiting = asyncio.create_task(other.looked())
+    await rig.expire_lease()
+    await asyncio.wait_for(waiting, 20)
