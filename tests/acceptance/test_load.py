@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.xdist_group("load")]  # each alone fills a core
 
 HOSTILE = 100_000
 TASKS, IN_FLIGHT, USERS = 20_000, 2_000, 4_000
@@ -99,7 +99,9 @@ def test_a_hundred_thousand_hostile_payloads(observe, redis_url, stub_letta, bri
 
 def test_memory_stays_flat_with_two_thousand_slow_turns_in_flight(observe, redis_url, stub_letta, bridge_factory):
     letta = stub_letta(latency=1.0)
-    bridge = bridge_factory(redis_url, letta, MAX_CONCURRENT_REQUESTS=str(IN_FLIGHT), LOG_LEVEL="error")
+    # On a machine that is busy otherwise, two thousand turns at once are late; how late is not the question here.
+    patience = {"LEASE_SECONDS": "400", "LETTA_TIMEOUT": "400", "REPLY_DEADLINE": "400"}
+    bridge = bridge_factory(redis_url, letta, MAX_CONCURRENT_REQUESTS=str(IN_FLIGHT), LOG_LEVEL="error", **patience)
     process = psutil.Process(bridge.pid)
     pipeline = observe.client.pipeline(transaction=False)
     for number in range(TASKS):

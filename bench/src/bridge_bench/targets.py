@@ -16,6 +16,7 @@ CPU_OF_BEST_PEER: Final = 0.5
 CPU_OF_FLOOR: Final = 2.5
 MEMORY_MIB: Final = 400.0
 FLAT: Final = 1.3
+SETUP: Final = 1.8
 _FLOOR: Final = "redis-py + aiohttp by hand"
 
 
@@ -38,7 +39,7 @@ class Target:
 
 def targets(figures: Figures) -> list[Target]:
     """Every target for which these figures have what it needs."""
-    found = [judge(figures) for judge in (_throughput, _cpu, _floor, _latency, _memory, _flat)]
+    found = [judge(figures) for judge in (_throughput, _cpu, _floor, _latency, _memory, _flat, _setup)]
     return [target for target in found if target is not None] + _failures(figures)
 
 
@@ -113,6 +114,19 @@ def _flat(figures: Figures) -> Target | None:
     first, last = min(rows, key=_backlog), max(rows, key=_backlog)
     ratio = (last["cpu"] + last["redis_cpu"]) / (first["cpu"] + first["redis_cpu"])
     return _at_most(f"cost of a task with {last['backlog']:,} waiting against {first['backlog']:,}", ratio, FLAT)
+
+
+def _setup(figures: Figures) -> Target | None:
+    ours, defaults = _bridge_and(figures, "setup", "peer")
+    if ours is None or not defaults:
+        return None
+    ratio = ours["turns_per_second"] / defaults[0]["turns_per_second"]
+    return Target(
+        "turns of Letta as letta-server runs it against its defaults",
+        f"at least {SETUP:g} ×",
+        f"{ratio:.2f} ×",
+        ratio >= SETUP,
+    )
 
 
 def _backlog(row: Row) -> int:

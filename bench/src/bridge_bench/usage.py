@@ -14,12 +14,12 @@ _MIB: Final = 2**20
 
 
 def cpu_seconds(pid: int) -> float:
-    """Seconds of CPU, user and system, that the process and its children have used so far."""
+    """Seconds of CPU, user and system, that the process and its children have used so far; ended children count."""
     total = 0.0
     for process in _tree(pid):
         with suppress(psutil.Error):
             times = process.cpu_times()
-            total += times.user + times.system
+            total += times.user + times.system + times.children_user + times.children_system
     return total
 
 

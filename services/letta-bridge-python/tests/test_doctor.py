@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import socket
+import subprocess
 from collections import namedtuple
 
 import pytest
@@ -369,6 +371,29 @@ async def test_a_disk_that_takes_no_byte_is_named(settings, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     level, text = await the_one(settings(), "disk.write")
     assert (level, "No space left" in text) == (Level.FAIL, True)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """The data directory on a disk of its own, with room for a few pages."""
+    directory = tmp_path / "data"
+    directory.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=128k", "none", str(directory)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
+        pytest.skip("only root may mount a disk, and not in every container")
+    yield directory
+    subprocess.run(["umount", str(directory)], check=True)
+
+
+async def test_a_disk_that_is_really_full_is_named(settings, small_disk):
+    assert (await the_one(settings(), "disk.write"))[0] is Level.OK
+    level, text = await the_one(settings(), "disk.space")
+    assert (level, "the disk is full: 0 MB free" in text) == (Level.FAIL, True)
+    with contextlib.suppress(OSError), (small_disk / "filling").open("wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
+    level, text = await the_one(settings(), "disk.write")
+    assert (level, "No space left" in text, "DATA_DIR" in text) == (Level.FAIL, True, True)
 
 
 async def test_a_data_directory_that_is_none_is_named(settings, tmp_path):

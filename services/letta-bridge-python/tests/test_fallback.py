@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from letta_bridge import fallback as fallback_module
 from letta_bridge.errors import FallbackUnavailable
 from letta_bridge.fallback import MemoryPython
 from letta_bridge.request_queue import Keys
@@ -39,7 +40,8 @@ async def client(redis_url):
 
 
 @pytest.fixture
-async def make_fallback(redis_url):
+async def make_fallback(redis_url, monkeypatch):
+    monkeypatch.setattr(fallback_module, "_POLL_SECONDS", 0.1)
     made = []
 
     def make(timeout=20.0):

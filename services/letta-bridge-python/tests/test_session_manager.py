@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
-from letta_bridge.errors import LettaUnavailable
+from letta_bridge import session_manager
+from letta_bridge.agent_maker import AgentMaker
+from letta_bridge.errors import LettaUnavailable, TurnFateUnknown
 from letta_bridge.letta import AgentSpec, InMemoryLetta
 from letta_bridge.session_manager import SessionManager
-from letta_bridge.settings import AgentSettings
+from letta_bridge.settings import AgentSettings, SessionSettings
 from shared_utils.persistence.memory_sessions import InMemorySessionStore
-from shared_utils.persistence.sessions import SessionStoreError
+from shared_utils.persistence.sessions import Session, SessionStoreAway, utc_now
 
 PERSONAS = {
     "default": {"persona": {"zh": "中", "en": "E"}, "human": {"zh": "人", "en": "H"}},
@@ -33,16 +37,16 @@ class CountingStore(InMemorySessionStore):
         self.calls.append("find")
         return await super().find(user_id, persona)
 
-    async def touch(self, session_ids):
-        self.calls.append("touch")
-        await super().touch(session_ids)
+    async def claim(self, session_id, owner, seconds):
+        self.calls.append("claim")
+        return await super().claim(session_id, owner, seconds)
 
-    async def save(self, session):
+    async def save(self, session, *, expires_in_hours=None):
         self.calls.append("save")
         if self.meanwhile is not None:
             meanwhile, self.meanwhile = self.meanwhile, None
             await super().save(meanwhile(self.sessions[session.user_id, session.persona]))
-        return await super().save(session)
+        return await super().save(session, expires_in_hours=expires_in_hours)
 
 
 class RecordingLetta(InMemoryLetta):
@@ -87,7 +91,7 @@ async def test_a_new_user_gets_an_agent_and_keeps_it(manager, store, letta):
     assert store.sessions["ada", "default"].agent_id == agent
     assert [await manager.agent_for("ada", "default", None, letta) for _ in range(3)] == [agent] * 3
     assert len(letta.specs) == 1
-    assert (letta.searches, store.calls) == (1, ["find", "save", "touch"])
+    assert (letta.searches, store.calls) == (1, ["find", "claim", "save"])
 
 
 async def test_users_and_personas_have_agents_of_their_own(manager, letta):
@@ -151,7 +155,7 @@ async def test_while_the_store_is_away_the_tags_decide(manager, store, letta):
     assert len(letta.specs) == 1
     assert await manager.session("ada", "default") is None
     assert await manager.count() == {}
-    assert manager.store_error == SessionStoreError.__doc__
+    assert manager.store_error == SessionStoreAway.__doc__
 
 
 async def test_when_the_store_is_back_the_agent_is_written_down(manager, store, letta):
@@ -216,7 +220,7 @@ async def test_a_vanished_agent_is_replaced_while_the_store_is_away(manager, sto
 
 
 async def test_no_more_sessions_than_allowed_are_kept_in_memory(store, letta):
-    manager = SessionManager(store, SETTINGS, cached=2)
+    manager = SessionManager(store, SETTINGS, SessionSettings(cached=2))
     for user in ("ada", "bo"):
         await manager.agent_for(user, "default", None, letta)
     await manager.session("ada", "default")
@@ -280,3 +284,160 @@ async def test_a_persona_without_the_language_speaks_what_it_can(manager, letta)
 )
 def test_an_unknown_persona_is_the_default_one(manager, name, persona):
     assert manager.persona(name) == persona
+
+
+async def test_many_first_messages_at_once_make_one_agent(store, letta):
+    managers = [SessionManager(store, SETTINGS) for _ in range(4)]
+    firsts = [manager.agent_for("ada", "default", None, letta) for manager in managers for _ in range(5)]
+    assert len(set(await asyncio.gather(*firsts))) == 1
+    assert len(letta.specs) == 1
+
+
+async def test_an_agent_a_killed_bridge_left_unconfirmed_is_adopted_when_its_claim_ends(store, letta):
+    session = await store.reserve("ada", "default")
+    await store.claim(session.session_id, "killed", 0.2)
+    spec = AgentSpec("a", ("bridge", "user:ada", "persona:default"), "m", None, "letta_v1_agent", (), ())
+    orphan = await letta.create_agent(spec)
+    waiting = asyncio.create_task(SessionManager(store, SETTINGS).agent_for("ada", "default", None, letta))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    assert await waiting == orphan.agent_id
+    assert len(letta.specs) == 1
+
+
+async def test_a_slow_letta_does_not_end_the_claim_of_a_living_bridge(store, letta):
+    slow, made = asyncio.Event(), letta.create_agent
+
+    async def create(spec):
+        await slow.wait()
+        return await made(spec)
+
+    letta.create_agent = create
+    makers = [AgentMaker(store, SETTINGS, owner=owner, claim=0.1) for owner in ("one", "other")]
+    making = [asyncio.create_task(maker.session("ada", "default", None, letta)) for maker in makers]
+    await asyncio.sleep(0.4)
+    slow.set()
+    sessions = await asyncio.gather(*making)
+    assert sessions[0] == sessions[1]
+    assert len(letta.specs) == 1
+
+
+async def test_a_bridge_that_slept_past_its_claim_removes_its_surplus_agent(store, letta):
+    store.meanwhile = lambda session: replace(session, agent_id="agent-other")
+    assert await SessionManager(store, SETTINGS).agent_for("ada", "default", None, letta) == "agent-other"
+    assert await letta.find_agents(["user:ada"]) == []
+
+
+async def test_after_a_failure_another_bridge_need_not_wait(store, letta):
+    letta.down = True
+    with pytest.raises(LettaUnavailable):
+        await SessionManager(store, SETTINGS).agent_for("ada", "default", None, letta)
+    letta.down = False
+    async with asyncio.timeout(5):
+        assert await SessionManager(store, SETTINGS).agent_for("ada", "default", None, letta)
+
+
+async def test_while_letta_may_still_be_making_it_nobody_else_begins(store, letta):
+    made = letta.create_agent
+
+    async def timed_out(spec):
+        await made(spec)
+        raise TurnFateUnknown
+
+    letta.create_agent = timed_out
+    manager = SessionManager(store, SETTINGS)
+    with pytest.raises(TurnFateUnknown):
+        await manager.agent_for("ada", "default", None, letta)
+    assert not await store.claim(store.sessions["ada", "default"].session_id, "another", 1)
+    assert await manager.agent_for("ada", "default", None, letta)
+    assert len(letta.specs) == 1
+
+
+async def test_what_others_write_counts(manager, store, letta):
+    await manager.follow()
+    await manager.agent_for("ada", "default", None, letta)
+    await store.save(replace(store.sessions["ada", "default"], metadata={"permanent_memory": False}))
+    await manager.follow()
+    assert (await manager.session("ada", "default")).permanent_memory is False
+
+
+async def test_who_was_here_is_written_down_in_one_go(manager, store, letta):
+    agents = [await manager.agent_for(user, "default", None, letta) for user in ("ada", "bo", "ada")]
+    assert agents[0] == agents[2]
+    before = {key: session.last_updated for key, session in store.sessions.items()}
+    await manager.touch_used()
+    assert {user: session.message_count for (user, _), session in store.sessions.items()} == {"ada": 2, "bo": 1}
+    assert all(session.last_updated > before[key] for key, session in store.sessions.items())
+
+
+async def test_uses_are_not_lost_while_the_store_is_away(manager, store, letta):
+    await manager.agent_for("ada", "default", None, letta)
+    store.broken = True
+    await manager.touch_used()
+    store.broken = False
+    await manager.agent_for("ada", "default", None, letta)
+    await manager.touch_used()
+    assert store.sessions["ada", "default"].message_count == 2
+
+
+async def test_a_removed_session_is_forgotten_when_it_is_used(manager, store, letta):
+    await manager.agent_for("ada", "default", None, letta)
+    await store.delete(store.sessions["ada", "default"].session_id, hard=True)
+    await manager.touch_used()
+    assert await manager.session("ada", "default") is None
+
+
+async def test_sessions_are_restored_into_memory(manager, store, letta):
+    await store.put([Session(f"user-{n}", "default", agent_id=f"agent-{n}") for n in range(3)])
+    assert manager.restored is None
+    restored = await manager.restore()
+    assert manager.restored is restored
+    assert len(restored.sessions) == 3
+    store.broken = True
+    assert await manager.agent_for("user-1", "default", None, letta) == "agent-1"
+
+
+async def test_restoring_does_not_bring_back_what_was_older(manager, store, letta):
+    await manager.agent_for("ada", "default", None, letta)
+    known = await manager.session("ada", "default")
+    await store.put([replace(known, agent_id="older", version=1)])
+    await manager.restore()
+    assert await manager.session("ada", "default") == known
+
+
+@pytest.mark.parametrize(("sliding", "moved"), [(True, True), (False, False)])
+async def test_sessions_expire_and_keep_their_agent(store, letta, sliding, moved):
+    settings = SessionSettings(expires_in_hours=2, sliding=sliding, grace_hours=0)
+    manager = SessionManager(store, SETTINGS, settings)
+    agent = await manager.agent_for("ada", "default", None, letta)
+    first = store.sessions["ada", "default"]
+    assert timedelta(hours=1.9) < first.expires_at - utc_now() < timedelta(hours=2)
+    await manager.touch_used()
+    assert (store.sessions["ada", "default"].expires_at > first.expires_at) is moved
+    await store.save(store.sessions["ada", "default"], expires_in_hours=-1)
+    await manager.follow()
+    await manager.clean_up()
+    await manager.follow()
+    assert await manager.session("ada", "default") is None
+    assert await manager.agent_for("ada", "default", None, letta) == agent
+    assert len(letta.specs) == 1
+
+
+async def test_while_it_runs_memory_and_store_are_kept_together(store, letta, monkeypatch):
+    monkeypatch.setattr(session_manager, "_POLL", 0.01)
+    monkeypatch.setattr(session_manager, "_TOUCH", 0.02)
+    manager = SessionManager(store, SETTINGS, SessionSettings(cleanup_interval=1))
+    store.broken = True
+    async with manager.running(), asyncio.timeout(10):
+        await asyncio.sleep(0.03)
+        assert manager.store_error
+        store.broken = False
+        await manager.agent_for("ada", "default", None, letta)
+        while store.sessions["ada", "default"].message_count == 0:
+            await asyncio.sleep(0.005)
+        assert manager.store_error is None
+        await store.save(replace(store.sessions["ada", "default"], metadata={"permanent_memory": False}))
+        while (await manager.session("ada", "default")).permanent_memory:
+            await asyncio.sleep(0.005)
+        await manager.agent_for("ada", "default", None, letta)
+    assert store.sessions["ada", "default"].message_count == 2

@@ -93,6 +93,14 @@ def test_a_switch_is_set_by_a_word(tmp_path, text, value):
     assert settings_of({}, tmp_path, LETTA_ENABLED=text).letta.enabled is value
 
 
+def test_vectors_need_the_journals_database(tmp_path):
+    with pytest.raises(SettingsError, match="set DATABASE_URL"):
+        settings_of({"vectors": {"enabled": True}}, tmp_path)
+    url = "postgresql://bridge@localhost/bridge"
+    assert settings_of({"vectors": {"enabled": True}}, tmp_path, DATABASE_URL=url).vectors.enabled
+    assert not settings_of({}, tmp_path, DATABASE_URL=url).vectors.enabled
+
+
 def test_no_variable_sets_two_settings():
     names = []
 

@@ -24,9 +24,7 @@ import pytest
 
 from local_stack import ports
 from opengauss_double.auth import Accounts
-from opengauss_double.lookups import UpstreamLookups
 from opengauss_double.server import Double, ThreadedDouble
-from opengauss_double.upsert import UniqueIndex
 
 SERVICE = Path(__file__).parents[1]
 COMMAND = SERVICE / ".venv" / "bin" / "letta-server"
@@ -104,43 +102,45 @@ def postgres() -> Iterator[Postgres]:
         shutil.rmtree(home)
 
 
+@dataclass
+class Seen:
+    """What a double was asked, and what it answered with an error."""
+
+    statements: list[str] = field(default_factory=list)
+    errors: list[tuple[str, str]] = field(default_factory=list)
+
+    def statement(self, sql: str) -> None:
+        self.statements.append(sql)
+
+    def error(self, sqlstate: str, message: str) -> None:
+        self.errors.append((sqlstate, message))
+
+
 @dataclass(frozen=True)
 class Gauss(Postgres):
     """A double, to be spoken to like the PostgreSQL behind it, and with the same superuser."""
 
     double: Double
+    seen: Seen
 
 
 @pytest.fixture(scope="session")
 def gauss_factory(postgres: Postgres) -> Iterator[Callable[..., Gauss]]:
     """Start doubles: ``gauss_factory("7.0")``; each kind once. Their databases are the PostgreSQL's."""
     started: dict[str, Gauss] = {}
-    with contextlib.ExitStack() as held, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(UpstreamLookups, "unique_indexes", _names_before_ids(UpstreamLookups.unique_indexes))
+    with contextlib.ExitStack() as held:
 
         def start(profile: str, accounts: Accounts | None = None) -> Gauss:
             if profile in started and accounts is None:
                 return started[profile]
             url = f"postgresql://postgres:{quote(ADMIN_PASSWORD, safe='')}@127.0.0.1:{postgres.port}/postgres"
-            double = Double(url, profile=profile, accounts=accounts)
+            seen = Seen()
+            double = Double(url, profile=profile, accounts=accounts, observer=seen)
             held.enter_context(ThreadedDouble(double))
-            made = Gauss(double.port, double)
+            made = Gauss(double.port, double, seen)
             return started.setdefault(profile, made) if accounts is None else made
 
         yield start
-
-
-def _names_before_ids(unique_indexes: Callable[..., Any]) -> Callable[..., Any]:
-    """openGauss updates on a conflict with any unique key, the double with one of its choice.
-
-    Letta's ids are random: what its upserts meet is a name.
-    """
-
-    async def in_order(self: UpstreamLookups, table: str) -> list[UniqueIndex] | None:
-        found: list[UniqueIndex] | None = await unique_indexes(self, table)
-        return found and sorted(found, key=lambda index: index.columns == {"id"})
-
-    return in_order
 
 
 @pytest.fixture(params=["postgresql", "opengauss-7.0"])

@@ -95,14 +95,12 @@ def user(server: Any, postgres: Any, database: str) -> Any:
 
 @pytest.mark.parametrize("server", ["opengauss-7.0"], indirect=True)
 def test_on_opengauss_the_owner_of_the_database_is_enough(
-    letta_server: Any, server: Any, postgres: Any, user: dict[str, str], database: str
+    letta_server: Any, server: Any, user: dict[str, str], database: str
 ) -> None:
     """Even he may not create in its schema public, so the tables go where everybody looks first."""
     name, password = user["LETTA_PG_USER"], user["LETTA_PG_PASSWORD"]
     with server.connect(user=name, password=password) as connection:
         connection.execute(f"CREATE DATABASE \"{database}\" DBCOMPATIBILITY 'PG'")
-    with postgres.connect(database) as connection:
-        connection.execute("ALTER SCHEMA public OWNER TO postgres")  # as it is on a real openGauss
     code, said = letta_server.run("init", settings=user)
     assert code == 0, said
     with server.connect(database, name, password) as connection:

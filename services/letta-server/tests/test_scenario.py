@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import pytest
 
 from local_stack.letta import Letta
 from local_stack.valkey import Valkey
-from opengauss_double import protocol, session
 from opengauss_double.profiles import PROFILES
 from opengauss_double.statements import analysed, syntax_refusal
 
@@ -67,60 +65,27 @@ OUTCOME = {
 }
 
 
-@dataclass
-class Seen:
-    """What a double was asked, and what it answered with an error."""
-
-    statements: list[str] = field(default_factory=list)
-    errors: list[tuple[str, str]] = field(default_factory=list)
-
-
-@pytest.fixture(scope="module")
-def seen() -> Iterator[Seen]:
-    """What Letta and the doubles say: each statement passes ``analysed``, each error is written by one of two."""
-    seen = Seen()
-    written, translated = protocol.error, protocol.as_opengauss
-
-    def analyse(sql: str, *arguments: Any) -> Any:
-        seen.statements.append(sql)
-        return analysed(sql, *arguments)
-
-    def error(severity: str, sqlstate: str, message: str, *rest: Any) -> Any:
-        seen.errors.append((sqlstate, message))
-        return written(severity, sqlstate, message, *rest)
-
-    def as_opengauss(kind: bytes, fields: dict[str, str]) -> Any:
-        if kind == b"E":
-            seen.errors.append((fields["C"], fields["M"]))
-        return translated(kind, fields)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "analysed", analyse)
-        patch.setattr(protocol, "error", error)
-        patch.setattr(protocol, "as_opengauss", as_opengauss)
-        yield seen
-
-
 @pytest.fixture
 def letta_on_double(
-    gauss_factory: Any, scripted_model: Any, database: str, tmp_path: Path, seen: Seen
-) -> Iterator[Callable[[str], Letta]]:
-    """A real Letta on an openGauss of that profile, where there was no database before."""
+    gauss_factory: Any, scripted_model: Any, database: str, tmp_path: Path
+) -> Iterator[Callable[[str], tuple[Letta, Any]]]:
+    """A real Letta on an openGauss of that profile, where there was no database before; and what the double sees."""
     locks = Valkey(tmp_path / "locks", durable=False)
     lettas = []
 
-    def start(profile: str) -> Letta:
+    def start(profile: str) -> tuple[Letta, Any]:
         locks.start()
         locks.wait_ready()
-        seen.statements.clear()
-        seen.errors.clear()
-        url = gauss_factory(profile).double.url(database.replace(" ", "%20"))
+        gauss = gauss_factory(profile)
+        gauss.seen.statements.clear()
+        gauss.seen.errors.clear()
+        url = gauss.double.url(database.replace(" ", "%20"))
         access = scripted_model.access
         letta = Letta(tmp_path / "letta", database_url=url, locks=(locks.host, locks.port), model=access)
         lettas.append(letta)
         letta.start()
         letta.wait_ready()
-        return letta
+        return letta, gauss.seen
 
     yield start
     for letta in lettas:
@@ -133,8 +98,9 @@ def test_on_postgresql(letta: Letta) -> None:
 
 
 @pytest.mark.parametrize("profile", ["6.0.2", "7.0"])
-def test_on_opengauss(profile: str, letta_on_double: Callable[[str], Letta], seen: Seen, database: str) -> None:
-    assert life(letta_on_double(profile)) == OUTCOME
+def test_on_opengauss(profile: str, letta_on_double: Callable[[str], tuple[Letta, Any]], database: str) -> None:
+    letta, seen = letta_on_double(profile)
+    assert life(letta) == OUTCOME
 
     statements = set(seen.statements)
     assert len(statements) > 100

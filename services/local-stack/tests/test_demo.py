@@ -22,6 +22,8 @@ _ANSWERS = {
     "我叫什么名字?": "你叫小明。",
     "What do I like?": "You like oolong tea.",
     "我喜欢什么?": "你喜欢围棋。",
+    "What is my cat called?": "Your cat is called Mochi.",
+    "我的狗叫什么?": "你的狗叫豆豆。",
 }
 
 
@@ -72,7 +74,7 @@ def answering(redis_url: str, answer: Callable[[str], dict[str, Any]]) -> Iterat
 
 @pytest.fixture
 def stack(redis_url: str) -> SimpleNamespace:
-    return SimpleNamespace(redis_url=redis_url, bridge=Part(), letta=Part())
+    return SimpleNamespace(redis_url=redis_url, bridge=Part(), letta=Part(), memories=lambda: 1000)
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def test_holds_when_everybody_behaves(stack: SimpleNamespace, answer: Callable[[
     with answering(stack.redis_url, answer):
         assert Demo(cast("Stack", stack), lines.append).run()
     assert (stack.bridge.deaths, stack.letta.deaths) == (1, 1)
-    assert lines[-1] == "All 9 expectations held."
+    assert lines[-1] == "All 19 expectations held."
     assert any("小明" in line for line in lines)
 
 
@@ -114,4 +116,16 @@ def test_says_what_did_not_hold(
         assert not demo.run()
     assert len(demo.failures) == 2  # asked twice
     assert complaint in demo.failures[0]
-    assert any("2 of 9 expectations did not hold" in line for line in lines)
+    assert any("2 of 19 expectations did not hold" in line for line in lines)
+
+
+def test_a_fact_short_term_memory_holds_still_proves_nothing(
+    stack: SimpleNamespace, answer: Callable[[str], dict[str, Any]]
+) -> None:
+    lines: list[str] = []
+    demo = Demo(cast("Stack", stack), lines.append)
+    with redis.Redis.from_url(stack.redis_url) as client:
+        client.lpush("memory:user_sessions:demo-Ada", json.dumps({"content": "My cat is called Mochi."}))
+    with answering(stack.redis_url, answer):
+        assert not demo.run()
+    assert demo.failures == ["Mochi is in short-term memory still"]

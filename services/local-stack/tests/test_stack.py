@@ -77,6 +77,9 @@ def test_the_parts_know_each_other(tmp_path: Path, told: Told) -> None:
         assert bridge["LETTA_MODEL"] == "openai-proxy/scripted"
         assert Path(bridge["DATA_DIR"]).is_absolute()
         assert server["LETTA_PG_URI"].startswith(stack.postgres_url)
+        assert bridge["DATABASE_URL"] == memory["DATABASE_URL"] == f"{stack.postgres_url}_bridge"
+        assert bridge["VECTORS_ENABLED"] == memory["VECTORS_ENABLED"] == "true"
+        assert bridge["EMBEDDING_BASE_URL"] == memory["EMBEDDING_BASE_URL"] == stack.model.url
         assert server["OPENAI_BASE_URL"] == memory["OPENAI_BASE_URL"] == stack.model.url
         assert "PYTHONDONTWRITEBYTECODE" not in server
         # Letta's locks are in a Redis of their own.

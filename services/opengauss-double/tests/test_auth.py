@@ -139,6 +139,23 @@ def test_a_password_is_stored_as_the_setting_says_when_it_is_set(double_with: Do
             connection.execute("DROP OWNED BY bridge CASCADE; DROP ROLE bridge")
 
 
+def test_not_even_its_databases_owner_creates_in_public(double_with: DoubleWith) -> None:
+    made = double_with()
+    with psycopg.connect(made.maintenance_url, autocommit=True) as connection:
+        connection.execute("CREATE USER keeper CREATEDB PASSWORD 'Bridge#2024'")
+        try:
+            with psycopg.connect(made.double.url(user="keeper"), autocommit=True) as keeper:
+                keeper.execute("CREATE DATABASE kept DBCOMPATIBILITY 'PG'")
+            with psycopg.connect(made.double.url("kept", "keeper")) as keeper:
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    keeper.execute("CREATE TABLE public.theirs (a int)")
+                keeper.rollback()
+                keeper.execute("CREATE SCHEMA keeper CREATE TABLE ours (a int)")
+        finally:
+            connection.execute("DROP DATABASE IF EXISTS kept")
+            connection.execute("DROP OWNED BY keeper CASCADE; DROP ROLE keeper")
+
+
 def test_other_protocols_are_refused(double_with: DoubleWith) -> None:
     made = double_with()
     for code in (80877104, 196610):  # GSSENCRequest; 3.2

@@ -18,6 +18,36 @@ pytestmark = pytest.mark.integration
 Connection = psycopg.Connection[Any]
 
 
+class _Heard(list[tuple[str, ...]]):
+    def statement(self, sql: str) -> None:
+        self.append((sql,))
+
+    def error(self, sqlstate: str, message: str) -> None:
+        self.append((sqlstate, message))
+
+
+def test_an_observer_hears_what_is_said(opengauss: OpenGaussFactory) -> None:
+    heard = _Heard()
+    made = opengauss("6.0", observer=heard)
+    with psycopg.connect(made.url, autocommit=True) as connection:
+        connection.execute("SELECT 1")
+        connection.execute("SELECT %s::int", [2], prepare=True)
+        with pytest.raises(psycopg.errors.FeatureNotSupported):
+            connection.execute("LISTEN news")
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            connection.execute("TABLE nowhere")
+    assert [said for said in heard if len(said) == 1] == [
+        ("SELECT 1",),
+        ("SELECT $1::int",),
+        ("LISTEN news",),
+        ("TABLE nowhere",),
+    ]
+    assert [said[0] for said in heard if len(said) == 2] == ["0A000", "42P01"]
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(made.double.url("absent"))
+    assert heard[-1] == ("3D000", 'database "absent" does not exist')
+
+
 def test_an_idle_session_is_cut(opengauss: OpenGaussFactory) -> None:
     made = opengauss("6.0", session_timeout="200ms")
     heard: list[str | None] = []

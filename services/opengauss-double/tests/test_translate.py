@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from opengauss_double import PROFILES, Refusal
 from opengauss_double.statements import analysed
 from opengauss_double.translate import DatabaseMade, RoleSet, SettingChanged, Translated, Translator
-from opengauss_double.upsert import UniqueIndex
+from opengauss_double.unique_keys import Column, UniqueIndex
 
 _PIECES = (
     "SELECT",
     "INSERT INTO t",
+    "INSERT INTO t VALUES",
     "(",
     ")",
     ",",
@@ -78,8 +79,12 @@ class _Lookups:
     async def unique_indexes(self, table: str) -> list[UniqueIndex] | None:
         return {
             "t": [UniqueIndex(frozenset({"id"}), ("id",), ""), UniqueIndex(frozenset({"c"}), ("lower(c)",), "(n > 0)")],
+            "many": [UniqueIndex(frozenset({"id"}), ("id",), ""), UniqueIndex(frozenset({"c"}), ("c",), "")],
             "plain": [],
         }.get(table)
+
+    async def columns(self, table: str) -> list[Column]:
+        return [Column("id", "bigint", "7"), Column("c", "text", "NULL")] if table in ("t", "many") else []
 
     async def database_exists(self, name: str) -> bool:
         return name == "there"
@@ -141,6 +146,19 @@ def test_what_both_understand_is_left_alone(sql: str, mode: str) -> None:
                 "INSERT INTO t (c, n) SELECT 'a', 1 ON CONFLICT (lower(c)) WHERE (n > 0) "
                 "DO UPDATE SET n = f(t.n, 2), m = (SELECT 1 WHERE true)"
             ),
+        ),
+        (
+            "INSERT INTO many (c, id) VALUES ($1, 1 + $2) ON DUPLICATE KEY UPDATE n = 1",
+            (
+                'INSERT INTO many (c, id) VALUES ($1, coalesce((SELECT "id" FROM many WHERE (id) = (SELECT id FROM '
+                '(SELECT CAST(1 + $2 AS bigint) AS "id") AS given WHERE true)), (SELECT "id" FROM many WHERE (c) = '
+                '(SELECT c FROM (SELECT CAST($1 AS text) AS "c") AS given WHERE true)), 1 + $2) ) '
+                "ON CONFLICT (id) DO UPDATE SET n = 1"
+            ),
+        ),
+        (
+            "INSERT INTO many VALUES (1, 'a') ON DUPLICATE KEY UPDATE n = EXCLUDED.id",
+            "INSERT INTO many VALUES (1, 'a') ON CONFLICT (id) DO UPDATE SET n = EXCLUDED.id",
         ),
         ("INSERT INTO plain VALUES (1) ON DUPLICATE KEY UPDATE n = 1", "INSERT INTO plain VALUES (1)"),
     ],

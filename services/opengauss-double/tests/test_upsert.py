@@ -81,6 +81,40 @@ def test_takes_the_index_whose_columns_are_inserted(connection: Connection) -> N
     assert connection.execute("SELECT * FROM people").fetchall() == [(7, "ann", 2)]
 
 
+@pytest.mark.parametrize("prepare", [False, True])
+@pytest.mark.parametrize("target", ["players", "players AS p (id, name, team, age)"])
+def test_updates_the_row_that_conflicts_on_any_key(connection: Connection, target: str, prepare: bool) -> None:
+    connection.execute("CREATE TABLE pg_temp.players (id bigint PRIMARY KEY, name text, team text, age int)")
+    connection.execute("CREATE UNIQUE INDEX ON pg_temp.players (name, coalesce(team, 'none')) WHERE age > 0")
+    connection.execute("INSERT INTO players VALUES (1, 'ann', NULL, 1), (2, 'bob', 'x', 1), (4, 'dan', 'x', -1)")
+    given = [(7, "ann", None, 10), (8, "bob", "x", 20), (9, "bob", "y", 30), (2, "ann", None, 40), (5, "dan", "x", 50)]
+    for row in given:
+        statement = f"INSERT INTO {target} VALUES (%s, %s, %s, %s) ON DUPLICATE KEY UPDATE age = EXCLUDED.age"  # noqa: S608 - the test's own words
+        connection.execute(statement, row, prepare=prepare)
+    assert connection.execute("SELECT * FROM players ORDER BY id").fetchall() == [
+        (1, "ann", None, 10),
+        (2, "bob", "x", 40),  # of two rows, the one that conflicts on the primary key
+        (4, "dan", "x", -1),  # not in the index
+        (5, "dan", "x", 50),
+        (9, "bob", "y", 30),
+    ]
+
+
+def test_each_of_several_rows_finds_its_own(connection: Connection) -> None:
+    connection.execute("CREATE TABLE pg_temp.codes (id bigint PRIMARY KEY, code varchar(3) UNIQUE, n int)")
+    connection.execute("INSERT INTO codes VALUES (1, 'a', 0), (2, 'b', 0)")
+    statement = "INSERT INTO codes (code, id, n) VALUES ('b', 5, 1), ('c', 3, 1), (%s, (SELECT 9), 1)"
+    connection.execute(statement + " ON DUPLICATE KEY UPDATE n = VALUES(n)", ["a"])
+    assert connection.execute("SELECT * FROM codes ORDER BY id").fetchall() == [(1, "a", 1), (2, "b", 1), (3, "c", 1)]
+
+
+def test_of_another_source_it_takes_the_primary_key_alone(connection: Connection) -> None:
+    connection.execute("CREATE TABLE pg_temp.codes (id bigint PRIMARY KEY, code text UNIQUE, n int)")
+    connection.execute("INSERT INTO codes VALUES (1, 'a')")
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        connection.execute("INSERT INTO codes SELECT 2, 'a', 1 ON DUPLICATE KEY UPDATE n = EXCLUDED.n")
+
+
 def test_without_a_unique_index_it_is_an_insert(connection: Connection) -> None:
     connection.execute("CREATE TABLE pg_temp.log (a int)")
     for _ in range(2):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Final
 
-from bridge_bench.figures import backlog, bridges, latency, letta, memory, recovery, throughput
+from bridge_bench.figures import backlog, bridges, latency, letta, memory, recovery, sessions, setup, throughput
 
 FIGURES: Final[dict[str, ModuleType]] = {
-    module.FIGURE.name: module for module in (throughput, latency, memory, recovery, backlog, bridges, letta)
+    module.FIGURE.name: module
+    for module in (throughput, latency, memory, recovery, backlog, bridges, letta, setup, sessions)
 }
 """In the order of the report."""
 

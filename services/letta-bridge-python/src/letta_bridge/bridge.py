@@ -4,31 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import secrets
 import signal
 import socket
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any, Final
+
+from fastapi import FastAPI
 
 from letta_bridge import __version__
 from letta_bridge.delivery import Desk
 from letta_bridge.fallback import MemoryPython
 from letta_bridge.guards import Guards, RedisMeter
+from letta_bridge.http.access import require_token
+from letta_bridge.http.api import routers
 from letta_bridge.http.app import create_app
 from letta_bridge.intake import Intake
+from letta_bridge.journal import SOURCE, Journal
 from letta_bridge.letta import Breaker, BreakerPolicy, LettaServers
 from letta_bridge.letta.letta_client import LettaClient
 from letta_bridge.message_processor import MessageProcessor
 from letta_bridge.metrics import Scrape, Sources, loop_lag_watched
 from letta_bridge.request_queue import RedisQueue
+from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.session_manager import SessionManager
+from letta_bridge.session_stores import session_store
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.telemetry import Telemetry
+from letta_bridge.vectors.build import new_vectors
 from shared_utils import health, logs
 from shared_utils.health import Check
-from shared_utils.persistence.file_sessions import FileSessionStore
-from shared_utils.redis_connection import CONNECTION_ERRORS, connect
+from shared_utils.persistence.conversation_service import ConversationService
+from shared_utils.persistence.database import Database
+from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, connect
 from shared_utils.reload import reread
 
 _log = logs.get(__name__)
@@ -61,10 +72,13 @@ class Bridge:
                 BreakerPolicy(failures=settings.letta.breaker.failures, pause=settings.letta.breaker.open_seconds)
             ),
         )
+        self._database = None if settings.database.db_url is None else Database(settings.database)
         self.sessions = SessionManager(
-            FileSessionStore(settings.data_dir / settings.sessions.file),
+            session_store(settings, self._database),
             settings.agents,
-            cached=settings.sessions.cached,
+            settings.sessions,
+            owner=self.name,
+            claim=queue.lease,  # a killed bridge's turn and its claim on the user's agent end together
         )
         self._fallback = MemoryPython(
             connect(settings.redis, name=f"{self.name}-fallback"),
@@ -77,6 +91,13 @@ class Bridge:
         fallback = telemetry.fallback(self._fallback)
         guards = Guards(settings.guards, RedisMeter(redis, self.queue.keys))
         self.queue.max_lane = settings.guards.max_lane
+        self.queue.journal_bound = settings.journal.backlog
+        self._journal = self._new_journal(redis)
+        self._vectors = (
+            new_vectors(lambda: self.settings, self.servers, telemetry.metrics, self.name)
+            if settings.vectors.enabled
+            else None
+        )
         self._processor = MessageProcessor(settings, desk, fallback, self.queue, guards)
         process = telemetry.process(self._processor.process)
         self.intake = Intake(self.queue, process, queue, self._accepting, telemetry.recorder)
@@ -91,6 +112,7 @@ class Bridge:
 
         Raises:
             OSError: the HTTP port is taken.
+            SettingsError: others could reach the API, and there is no token for it.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -98,10 +120,15 @@ class Bridge:
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         http = self.settings.bridge
         try:
+            require_token(http)
             async with (
-                health.serve(create_app(self, self._scrape), host=http.host, port=http.port) as port,
+                health.serve(self._app(), host=http.host, port=http.port) as port,
                 loop_lag_watched(self.telemetry.metrics.loop_lag),
+                self.sessions.running(),
+                self._journal.running() if self._journal else contextlib.nullcontext(),
+                self._vectors.worker.running() if self._vectors else contextlib.nullcontext(),
             ):
+                _spare_the_collector()
                 _log.info("bridge_started", bridge=self.name, version=__version__, port=port)
                 await self.intake.run()
         finally:
@@ -123,6 +150,8 @@ class Bridge:
         self.queue.max_lane = settings.guards.max_lane
         self._fallback.reload(settings.fallback)
         self._processor.reload(settings)
+        if self._journal is not None:
+            self._journal.reload(settings.journal)
         self.intake.reload(settings.queue)
 
     async def checks(self) -> list[Check]:
@@ -131,6 +160,8 @@ class Bridge:
             await self._check_redis(),
             *await self._check_letta(),
             await self._check_sessions(),
+            *self._check_journal(),
+            *self._check_vectors(),
             self._check_drain(),
         ]
 
@@ -159,6 +190,12 @@ class Bridge:
             "paused": status.paused,
             "counters": status.counters,
         }
+
+    def _app(self) -> FastAPI:
+        settings = self.settings
+        grace = timedelta(hours=settings.sessions.grace_hours)
+        api = routers(self.sessions, personas=settings.agents.personas, grace=grace)
+        return create_app(self, self._scrape, settings.bridge, api)
 
     def _accepting(self) -> bool:
         letta = self.settings.letta
@@ -191,6 +228,29 @@ class Bridge:
         error = self.sessions.store_error
         return Check("sessions", ok=error is None, detail=error or "the store answers")
 
+    def _check_journal(self) -> list[Check]:
+        if self._journal is None:
+            return []
+        trouble = self._journal.trouble
+        return [Check("journal", ok=trouble is None, detail=trouble or "writes, or leaves it to another bridge")]
+
+    def _check_vectors(self) -> list[Check]:
+        if self._vectors is None:
+            return []
+        trouble = self._vectors.worker.trouble
+        return [Check("vectors", ok=trouble is None, detail=trouble or "kept in step, by this bridge or another")]
+
+    def _new_journal(self, redis: RedisClient) -> Journal | None:
+        """None where there is no database. It runs while it is switched off, too: something may still wait for it."""
+        if self._database is None:
+            return None
+        return Journal(
+            RedisJournalBacklog(redis, self.queue.keys, self.name),
+            ConversationService(self._database, source=SOURCE),
+            self.settings.journal,
+            self.telemetry.metrics.journalled.inc,
+        )
+
     def _check_drain(self) -> Check:
         return Check("intake", ok=not self._draining, detail="draining" if self._draining else "taking", required=True)
 
@@ -198,6 +258,16 @@ class Bridge:
         for closing in (self._fallback.close(), self.servers.close(), self.sessions.close(), self.queue.close()):
             with contextlib.suppress(*CONNECTION_ERRORS):
                 await closing
+        if self._vectors is not None:
+            await self._vectors.close()
+        if self._database is not None:
+            await self._database.close()
+
+
+def _spare_the_collector() -> None:
+    """What is there now stays; looking through it again and again took a sixth of a loaded bridge's time."""
+    gc.collect()
+    gc.freeze()
 
 
 def _text(error: Exception) -> str:

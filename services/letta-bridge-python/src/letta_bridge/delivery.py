@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
+from letta_bridge import fail_points
 from letta_bridge.errors import (
     AgentGone,
     BreakerOpen,
@@ -52,6 +53,8 @@ _LOOK_AGAIN: Final = 2.0
 _ANSWERED: Final = frozenset({"rate_limited", "server_error", "conflict"})
 """Causes with which Letta itself said that the turn is over: one look is enough."""
 _SHARE_OF_REST: Final = 0.95
+_SHARE_FOR_EARLIER: Final = 0.5
+"""Part of the reply budget that a turn spends at most on waiting for one before it."""
 _POLL_MIN, _POLL_MAX = 0.25, 2.0
 """Seconds between looks at a turn that is still running."""
 
@@ -191,6 +194,8 @@ class Delivery:
 
     async def _with_agent(self, letta: LettaPort, agent_id: str) -> Delivered:
         self.agent_id = agent_id
+        if fail_points.reach is not None:
+            fail_points.reach("looked_up")
         otid = turn_otid(agent_id, self._turn.task_id)
         if self.fate is Fate.UNKNOWN:
             found = await self._settled(letta, agent_id, otid)
@@ -205,6 +210,9 @@ class Delivery:
     async def _send(self, letta: LettaPort, agent_id: str, messages: list[TurnMessage]) -> Delivered:
         self._lease.begin()
         self.fate, self._over = Fate.UNKNOWN, False
+        if fail_points.reach is not None:
+            fail_points.reach("sending")
+            fail_points.reach("sent")
         # A little less than what is left, so that the breaker hears of a Letta that hangs.
         remaining = (self._deadline - asyncio.get_running_loop().time()) * _SHARE_OF_REST
         try:
@@ -216,6 +224,8 @@ class Delivery:
             self._over = error.cause in _ANSWERED
             raise
         self.fate = Fate.STORED
+        if fail_points.reach is not None:
+            fail_points.reach("answered")
         return self._delivered(answer, agent_id)
 
     def _delivered(self, answer: TurnAnswer | None, agent_id: str) -> Delivered:
@@ -251,9 +261,15 @@ class Delivery:
                 fate = await self._fate_of(letta, agent_id, otid, 0.0 if missed.interrupted else None)
             self._missed[index] = missed.model_copy(update={"fate": fate})
 
+    @property
+    def _patience(self) -> float:
+        """Seconds for an earlier turn. Some of the reply budget is left, or a dead run would use up each turn's."""
+        letta = self._desk.letta
+        return min(letta.turn_patience, letta.reply_deadline * _SHARE_FOR_EARLIER)
+
     async def _fate_of(self, letta: LettaPort, agent_id: str, otid: str, patience: float | None) -> Fate:
         clock = asyncio.get_running_loop().time
-        until = clock() + (self._desk.letta.turn_patience if patience is None else patience)
+        until = clock() + (self._patience if patience is None else patience)
         async for found in _looks(letta, agent_id, otid):
             if found.state is TurnState.STORED:
                 return Fate.STORED
@@ -276,7 +292,7 @@ async def _looks(letta: LettaPort, agent_id: str, otid: str) -> AsyncIterator[Fo
 
 
 def _wait() -> Callable[[RetryCallState], float]:
-    backoff = wait_exponential_jitter(initial=0.5, max=8.0, jitter=0.5)
+    backoff = wait_exponential_jitter(multiplier=0.5, max=8.0, jitter=0.5)
 
     def seconds(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
+from letta_bridge import fail_points
 from letta_bridge.errors import LeaseLost
 from letta_bridge.recorder import SILENT, Recorder
 from letta_bridge.request_queue.port import Exchange, RequestQueue, Settlement, Turn
@@ -143,6 +144,8 @@ class Intake:
             self._ended = settlements + self._ended
             await self._await_redis(error)
             return
+        if fail_points.reach is not None:
+            _reached(exchange)
         self._took(settlements, exchange, began)
         if len(exchange.turns) < want:
             self._idle.set()
@@ -281,3 +284,10 @@ class Intake:
                 await asyncio.sleep(0.2)
             else:
                 return
+
+
+def _reached(exchange: Exchange) -> None:
+    for step, count in (("settled", sum(exchange.settled)), ("taken", len(exchange.turns))):
+        for _ in range(count):
+            if fail_points.reach is not None:
+                fail_points.reach(step)

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 from letta_bridge import __version__
-from letta_bridge.cli import config, dead, doctor, drain, lanes, pause, replay, run, send, status, tail
+from letta_bridge.cli import (
+    backup,
+    config,
+    dead,
+    doctor,
+    drain,
+    lanes,
+    migrate,
+    pause,
+    replay,
+    run,
+    send,
+    sessions,
+    status,
+    tail,
+    user,
+    vectors,
+)
+from shared_utils import logs
+from shared_utils.settings import LogSettings
 
 app = typer.Typer(
     name="letta-bridge",
@@ -15,7 +36,7 @@ app = typer.Typer(
     help="Answers chat tasks from Redis through each user's own Letta agent.\n\n"
     "Settings come from config.json, then config.local.json beside it, then the environment (docs/configuration.md).",
     epilog="Exit codes: 0 done; 1 an error reply, or unhealthy; 2 wrong usage or configuration; 3 not done in time; "
-    "4 Redis cannot be reached, or refuses. More in docs/cli.md.",
+    "4 Redis cannot be reached, or refuses; 5 nor can the database, or the session file. More in docs/cli.md.",
 )
 
 
@@ -42,12 +63,19 @@ app.command(name="replay")(replay.replay)
 app.command(name="pause")(pause.pause)
 app.command(name="resume")(pause.resume)
 app.command(name="drain")(drain.drain)
+app.add_typer(user.app, name="user")
+app.command(name="backup")(backup.backup)
+app.command(name="restore")(backup.restore)
+app.command(name="migrate")(migrate.migrate)
+app.add_typer(sessions.app, name="sessions")
+app.add_typer(vectors.app, name="vectors")
 app.command(name="config")(config.config)
 app.command(name="doctor")(doctor.doctor)
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line. What a command logs goes to standard error; ``run`` has its own mind about that."""
+    logs.configure(LogSettings(level="warning", format="console"), "letta-bridge", stream=sys.stderr)
     app()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from letta_bridge import settlements
+from letta_bridge import fail_points, settlements
 from letta_bridge.delivery import Delivery, Desk, Lease, LettaTurn
 from letta_bridge.errors import (
     BreakerOpen,
@@ -22,6 +22,7 @@ from letta_bridge.errors import (
 )
 from letta_bridge.fallback import Fallback
 from letta_bridge.guards import Admission, Guards
+from letta_bridge.journal import journalled
 from letta_bridge.missed_turns import Fate, MissedTurn, read
 from letta_bridge.request_queue.port import Settlement, Turn
 from letta_bridge.router import route
@@ -131,10 +132,15 @@ class MessageProcessor:
             admitted = Admission() if tried_before or not self._guards else await self._guards.admit(turn, task)
             task = await self._with_content(task)
             job = _Job(turn, task, self._sessions.persona(task.meta.persona), tried_before)
-            return await self._answered(job, lease, admitted)
+            return self._journalled(job, await self._answered(job, lease, admitted))
         except GuardHit as hit:
             _log.info("guard_hit", receipt=turn.receipt, code=hit.code)
             return settlements.refused(turn, task, hit, None)
+
+    def _journalled(self, job: _Job, end: Settlement) -> Settlement:
+        if not self._settings.journals:
+            return end
+        return journalled(job.turn, job.task, job.persona, end, self._settings.journal)
 
     async def _with_content(self, task: Task) -> Task:
         if task.type == "audio" and not task.content:
@@ -150,6 +156,8 @@ class MessageProcessor:
         task = job.task
         session = await self._sessions.session(task.user_id, job.persona)
         decision = route(task, self._settings.letta, permanent_memory=session is None or session.permanent_memory)
+        if fail_points.reach is not None:
+            fail_points.reach("routed")
         if decision.route == "memory-python":
             missed_by_agent = self._delivery(job, [], lease) if decision.agent_is_told else None
             return await self._by_memory(job, lease, decision.reason, missed_by_agent)

@@ -1,44 +1,77 @@
-"""Which agent is this user's: looked up, adopted, or made, so that a user never has two."""
+"""Which agent is this user's: what is known of sessions here, and how it is kept true."""
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
+import contextlib
+import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import datetime, timedelta
 from typing import Final
 
-from letta_bridge.letta.port import AgentRef, AgentSpec, Block, LettaPort
-from letta_bridge.settings import AgentSettings
+from letta_bridge.agent_maker import CLAIM_SECONDS, AgentMaker
+from letta_bridge.letta.port import LettaPort
+from letta_bridge.settings import AgentSettings, SessionSettings
 from shared_utils import logs
-from shared_utils.persistence.sessions import Session, SessionStore, SessionStoreError, StaleSession
+from shared_utils.persistence.errors import PersistenceError
+from shared_utils.persistence.sessions import Restoration, Session, SessionStore
 
 _log = logs.get(__name__)
-_TOUCH_SECONDS: Final = 60.0
-"""A session in use is marked so at most this often."""
+_POLL: Final = 3.0
+"""Seconds until what another bridge or an operator wrote counts here."""
+_TOUCH: Final = 30.0
+"""Seconds between two writes of who was here."""
+_NAMED: Final = 20
+"""Unreadable rows in one log line."""
 
 
 class SessionManager:
-    """User and persona → agent. One turn of a user runs at a time (the queue sees to that), so no lock is needed here.
+    """User and persona → session and agent.
 
-    Reserve the row, look in Letta for an agent with the user's tags, make one where there is none, write it down. A
-    kill between any two of these leaves an agent that the next turn finds by its tags. While the store is away the
-    tags alone decide.
+    Args:
+        store: where sessions lie; is closed with the manager.
+        agents: what an agent is made of.
+        sessions: how long they last, and how many are kept in memory.
+        owner: names this bridge, like no other.
+        claim: seconds after which another bridge may go on where a killed one was making an agent.
     """
 
-    def __init__(self, store: SessionStore, settings: AgentSettings, *, cached: int = 50_000) -> None:
-        self._store = store
-        self._settings = settings
-        self._cached = cached
+    def __init__(
+        self,
+        store: SessionStore,
+        agents: AgentSettings,
+        sessions: SessionSettings | None = None,
+        *,
+        owner: str | None = None,
+        claim: float = CLAIM_SECONDS,
+    ) -> None:
+        self.store = store
+        self.restored: Restoration | None = None
+        """What was read into memory last; None before the first time."""
+        self._agents = agents
+        self._settings = sessions or SessionSettings()
+        self._maker = AgentMaker(
+            store,
+            agents,
+            owner=owner or secrets.token_hex(8),
+            expires_in_hours=self._settings.expires_in_hours,
+            claim=claim,
+        )
         self._sessions: OrderedDict[tuple[str, str], Session] = OrderedDict()
-        self._touched: dict[str, float] = {}
-        self.store_error: str | None = None
-        """Why the store was of no use the last time it was asked; None while it works."""
+        self._used: dict[str, tuple[tuple[str, str], int]] = {}
+        self._changed_at: datetime | None = None
+        self._error: str | None = None
+
+    @property
+    def store_error(self) -> str | None:
+        """Why the store was of no or less use the last time it was asked; None while it works."""
+        return self._error or self.store.trouble
 
     def persona(self, name: str | None) -> str:
         """The configured persona of this name, ``default`` where there is none."""
-        return name if name in self._settings.personas else "default"
+        return name if name in self._agents.personas else "default"
 
     async def session(self, user_id: str, persona: str) -> Session | None:
         """The user's session where one is known; None also while the store is away."""
@@ -47,11 +80,8 @@ class SessionManager:
         if session is not None:
             self._sessions.move_to_end(key)
             return session
-        try:
-            session = await self._store.find(user_id, persona)
-            self.store_error = None
-        except SessionStoreError as error:
-            self._store_failed(error)
+        with _Watch(self._store_answered):
+            session = await self.store.find(user_id, persona)
         if session is not None:
             self._remember(session)
         return session
@@ -64,19 +94,22 @@ class SessionManager:
         """
         session = await self.session(user_id, persona)
         if session is None or session.agent_id is None:
-            session = await self._with_agent(session or await self._reserve(user_id, persona), language, letta)
-        await self._touch(session)
+            session = await self._with_agent(user_id, persona, language, letta)
         if session.agent_id is None:
             raise AssertionError("a session with an agent has its id")
+        _, messages = self._used.get(session.session_id, ((user_id, persona), 0))
+        self._used[session.session_id] = ((user_id, persona), messages + 1)
         return session.agent_id
 
     async def replace_agent(self, user_id: str, persona: str, language: str | None, letta: LettaPort, gone: str) -> str:
         """The user's agent after Letta said that ``gone`` does not exist any more."""
         _log.warning("agent_gone", agent_id=gone, persona=persona)
         self.forget(user_id, persona)
-        session = await self.session(user_id, persona) or await self._reserve(user_id, persona)
-        if session.agent_id == gone:
-            session = await self._with_agent(replace(session, agent_id=None), language, letta)
+        session = await self.session(user_id, persona)
+        if session is not None and session.agent_id == gone:
+            self.forget(user_id, persona)
+            with _Watch(self._store_answered):
+                await self._maker.release(session, gone)
         return await self.agent_for(user_id, persona, language, letta)
 
     def forget(self, user_id: str, persona: str) -> None:
@@ -85,108 +118,127 @@ class SessionManager:
 
     async def count(self) -> Mapping[str, int]:
         """Sessions in the store; empty while it is away."""
+        with _Watch(self._store_answered):
+            return await self.store.count()
+        return {}
+
+    async def restore(self) -> Restoration:
+        """Read the active sessions into memory, the most recently used ones where there are too many.
+
+        Raises:
+            SessionStoreError: the store is away.
+        """
+        restored = await self.store.restore(limit=self._settings.cached)
+        for session in reversed(restored.sessions):
+            known = self._sessions.get((session.user_id, session.persona))
+            if known is None or known.version < session.version:
+                self._remember(session)
+        self.restored = restored
+        _log.info("sessions_restored", restored=len(restored.sessions), failed=len(restored.failed))
+        if restored.failed:
+            _log.error("sessions_unreadable", session_ids=sorted(restored.failed)[:_NAMED], failed=len(restored.failed))
+        return restored
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keeps memory and store true to each other, and cleans up; at the end it writes down who was here."""
+        upkeep = asyncio.create_task(self._upkeep())
         try:
-            counts = await self._store.count()
-        except SessionStoreError as error:
-            self._store_failed(error)
-            return {}
-        self.store_error = None
-        return counts
+            yield
+        finally:
+            upkeep.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await upkeep
+            await self.touch_used()
+
+    async def touch_used(self) -> None:
+        """Tell the store which sessions were used since the last time, and forget those it does not have any more."""
+        used, self._used = self._used, {}
+        if not used:
+            return
+        messages = {session_id: count for session_id, (_, count) in used.items()}
+        hours = self._settings.expires_in_hours if self._settings.sliding else None
+        missed = None
+        with _Watch(self._store_answered):
+            missed = await self.store.touch(list(used), messages=messages, expires_in_hours=hours)
+        if missed is None:
+            for session_id, (key, count) in used.items():
+                _, since = self._used.get(session_id, (key, 0))
+                self._used[session_id] = (key, count + since)
+            return
+        for session_id in missed:
+            self.forget(*used[session_id][0])
+
+    async def follow(self) -> None:
+        """Forget what others, or this bridge, wrote since the last time."""
+        with _Watch(self._store_answered):
+            keys, self._changed_at = await self.store.changed(self._changed_at)
+            for key in keys:
+                self.forget(*key)
+
+    async def clean_up(self) -> None:
+        """End expired sessions, remove those ended long ago."""
+        with _Watch(self._store_answered):
+            done = await self.store.cleanup(grace=timedelta(hours=self._settings.grace_hours))
+            if done.ended or done.removed:
+                _log.info("sessions_cleaned_up", ended=done.ended, removed=done.removed)
 
     async def close(self) -> None:
         """Close the store."""
-        await self._store.close()
+        await self.store.close()
 
-    async def _reserve(self, user_id: str, persona: str) -> Session:
-        try:
-            return await self._store.reserve(user_id, persona)
-        except SessionStoreError as error:
-            self._store_failed(error)
-            return Session(user_id, persona)
+    async def _upkeep(self) -> None:
+        await self.follow()  # first: what is written from now on is told, whatever is read meanwhile
+        with _Watch(self._store_answered):
+            await self.restore()
+        touched = cleaned = time.monotonic()
+        while True:
+            await asyncio.sleep(_POLL)
+            await self.follow()
+            if self.restored is None:
+                with _Watch(self._store_answered):
+                    await self.restore()
+            if time.monotonic() - touched >= _TOUCH:
+                await self.touch_used()
+                touched = time.monotonic()
+            if time.monotonic() - cleaned >= self._settings.cleanup_interval:
+                await self.clean_up()
+                cleaned = time.monotonic()
 
-    async def _with_agent(self, session: Session, language: str | None, letta: LettaPort) -> Session:
-        agent = await self._adopt(session, letta)
-        if agent is None:
-            agent = await letta.create_agent(self._spec(session.user_id, session.persona, language))
-            _log.info("agent_created", agent_id=agent.agent_id, persona=session.persona)
-        return await self._confirm(replace(session, agent_id=agent.agent_id))
-
-    async def _adopt(self, session: Session, letta: LettaPort) -> AgentRef | None:
-        agents = await letta.find_agents(_tags(session.user_id, session.persona))
-        if not agents:
-            return None
-        if len(agents) > 1:
-            twins = [agent.agent_id for agent in agents]
-            _log.warning("agent_twins", agent_ids=twins, chosen=twins[0], persona=session.persona)
-        _log.info("agent_adopted", agent_id=agents[0].agent_id, persona=session.persona)
-        return agents[0]
-
-    async def _confirm(self, session: Session) -> Session:
-        """Write the agent down. Only what the store has is remembered, so that a user's choice in there counts."""
-        try:
-            saved = await self._saved(session)
-        except SessionStoreError as error:
-            self._store_failed(error)
+    async def _with_agent(self, user_id: str, persona: str, language: str | None, letta: LettaPort) -> Session:
+        with _Watch(self._store_answered):
+            session = await self._maker.session(user_id, persona, language, letta)
+            self._remember(session)
             return session
-        self._remember(saved)
-        return saved
-
-    async def _saved(self, session: Session) -> Session:
-        try:
-            return await self._store.save(session)
-        except StaleSession:
-            # Somebody else wrote it meanwhile, an operator say; the agent joins what is there now.
-            current = await self._store.reserve(session.user_id, session.persona)
-            return await self._store.save(replace(current, agent_id=session.agent_id))
-
-    async def _touch(self, session: Session) -> None:
-        now = time.monotonic()
-        if now - self._touched.get(session.session_id, -_TOUCH_SECONDS) < _TOUCH_SECONDS:
-            return
-        if len(self._touched) >= self._cached:
-            self._touched.clear()
-        self._touched[session.session_id] = now
-        try:
-            await self._store.touch([session.session_id])
-        except SessionStoreError as error:
-            self._store_failed(error)
+        # Not remembered: once the store is back, what a user chose in there counts.
+        return await self._maker.without_store(user_id, persona, language, letta)
 
     def _remember(self, session: Session) -> None:
-        self._sessions[session.user_id, session.persona] = session
-        self._sessions.move_to_end((session.user_id, session.persona))
-        while len(self._sessions) > self._cached:
+        key = (session.user_id, session.persona)
+        self._sessions[key] = session
+        self._sessions.move_to_end(key)
+        while len(self._sessions) > self._settings.cached:
             self._sessions.popitem(last=False)
 
-    def _store_failed(self, error: SessionStoreError) -> None:
-        if self.store_error is None:
+    def _store_answered(self, error: PersistenceError | None) -> None:
+        if error is not None and self._error is None:
             _log.error("session_store_away", error=str(error))
-        self.store_error = str(error)
-
-    def _spec(self, user_id: str, persona: str, language: str | None) -> AgentSpec:
-        settings = self._settings
-        templates = settings.personas[self.persona(persona)]
-        blocks = tuple(
-            Block(label, self._in_language(texts, language), limit=settings.block_limit)
-            for label, texts in (("persona", templates.persona), ("human", templates.human))
-        )
-        digest = hashlib.sha256(f"{user_id}\0{persona}".encode()).hexdigest()[:24]
-        return AgentSpec(
-            name=f"bridge-{digest}",
-            tags=_tags(user_id, persona),
-            model=settings.model,
-            embedding=settings.embedding,
-            agent_type=settings.agent_type,
-            blocks=blocks,
-            tools=settings.tools,
-            context_window=settings.context_window,
-        )
-
-    def _in_language(self, texts: Mapping[str, str], language: str | None) -> str:
-        for wanted in (language or "", (language or "")[:2].lower(), self._settings.language):
-            if wanted in texts:
-                return texts[wanted]
-        return next(iter(texts.values()), "")
+        self._error = None if error is None else str(error)
 
 
-def _tags(user_id: str, persona: str) -> tuple[str, ...]:
-    return ("bridge", f"user:{user_id}", f"persona:{persona}")
+class _Watch:
+    """Goes on after what is inside could not be done because of the store."""
+
+    def __init__(self, told: Callable[[PersistenceError | None], None]) -> None:
+        self._told = told
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, PersistenceError):
+            self._told(error)
+            return True
+        if error is None:
+            self._told(None)
+        return False

@@ -9,8 +9,11 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
 
+from shared_utils.embeddings import EmbeddingSettings
+from shared_utils.errors import SettingsError
 from shared_utils.messages import Limits
 from shared_utils.persistence.database_config import DatabaseConfig
+from shared_utils.persistence.vectors.vector_settings import VectorSettings
 from shared_utils.settings import Loaded, LogSettings, RedisSettings, Section, TextList, load, setting
 
 Route = Literal["letta", "memory-python"]
@@ -82,7 +85,8 @@ class LettaSettings(Section):
     )
     turn_patience: float = setting(
         30.0,
-        doc="seconds a user's next turn waits for one still running in Letta; then that one is cancelled",
+        doc="seconds a user's next turn waits for one still running in Letta, but no longer than half of "
+        "reply_deadline; then that one is cancelled",
         reload=True,
         gt=0,
     )
@@ -187,6 +191,33 @@ class SessionSettings(Section):
 
     file: str = setting("sessions.db", doc="SQLite file below the data directory")
     cached: int = setting(50_000, doc="sessions kept in memory", ge=1)
+    max_data_bytes: int = setting(65_536, doc="size of a session's data, and of its metadata, at most", ge=1024)
+    expires_in_hours: float | None = setting(
+        None, "SESSION_EXPIRES_IN_HOURS", doc="hours after which a session ends; its agent stays; empty: never", gt=0
+    )
+    sliding: bool = setting(True, doc="count those hours from a session's last use; false: from when it got its agent")
+    cleanup_interval: float = setting(600.0, doc="seconds between two clean-ups of sessions", ge=1)
+    grace_hours: float = setting(
+        720.0, "SESSION_GRACE_HOURS", doc="hours an ended session can be undeleted; then a cleanup removes it", ge=0
+    )
+
+
+class JournalSettings(Section):
+    """What users and agents said, kept in the database; without one there is no journal."""
+
+    enabled: bool = setting(True, "JOURNAL_ENABLED", doc="keep every answered turn", reload=True)
+    retention_days: int = setting(
+        0, "JOURNAL_RETENTION_DAYS", doc="days a message is kept; 0 for ever", reload=True, ge=0, le=36_500
+    )
+    temporary: bool = setting(
+        False,
+        "JOURNAL_TEMPORARY",
+        doc="keep also what no agent may remember: memory_type temporary, users who switched permanent memory off",
+        reload=True,
+    )
+    backlog: int = setting(
+        100_000, doc="turns that may wait in Redis while the database is away; later ones are not kept", ge=1
+    )
 
 
 class UploadSettings(Section):
@@ -201,6 +232,9 @@ class HttpSettings(Section):
 
     host: str = setting("127.0.0.1", "BRIDGE_HTTP_HOST", doc="address to bind")
     port: int = setting(8290, "BRIDGE_HTTP_PORT", doc="port to bind; 0 takes a free one", ge=0, lt=65536)
+    api_token: SecretStr | None = setting(
+        None, "BRIDGE_API_TOKEN", doc="what callers of /api must send; needed where host is not this machine alone"
+    )
     data_dir: str = setting("data", "DATA_DIR", doc="run-time data")
     traces: bool = setting(
         False, "BRIDGE_TRACES", doc="send OpenTelemetry spans, as the OTEL_ variables say; needs letta-bridge[otel]"
@@ -221,8 +255,16 @@ class BridgeSettings(BaseModel):
     guards: GuardSettings = GuardSettings()
     sessions: SessionSettings = SessionSettings()
     database: DatabaseConfig = DatabaseConfig()
+    journal: JournalSettings = JournalSettings()
+    vectors: VectorSettings = VectorSettings()
+    embeddings: EmbeddingSettings = EmbeddingSettings()
     uploads: UploadSettings = UploadSettings()
     bridge: HttpSettings = HttpSettings()
+
+    @property
+    def journals(self) -> bool:
+        """Whether answered turns are journalled."""
+        return self.journal.enabled and self.database.db_url is not None
 
     @property
     def data_dir(self) -> Path:
@@ -245,4 +287,10 @@ def read_settings(
     """
     environ = os.environ if environ is None else environ
     path = config or Path(environ.get("LETTA_BRIDGE_CONFIG") or "config.json")
-    return load(BridgeSettings, config=path, environ=environ, flags=flags)
+    loaded = load(BridgeSettings, config=path, environ=environ, flags=flags)
+    if loaded.settings.vectors.enabled and loaded.settings.database.db_url is None:
+        raise SettingsError(
+            "vectors.enabled is on, and there is no database to read the journal from; set DATABASE_URL, or "
+            "VECTORS_ENABLED=false"
+        )
+    return loaded

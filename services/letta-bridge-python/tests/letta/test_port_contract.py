@@ -29,6 +29,15 @@ class World:
     async def agent(self) -> str:
         return (await self.letta.create_agent(self.spec)).agent_id
 
+    async def note(self, agent_id: str, text: str) -> str:
+        """Put a passage into the agent's archival memory."""
+        if isinstance(self.letta, InMemoryLetta):
+            return self.letta.note(agent_id, text)
+        assert isinstance(self.letta, LettaClient)
+        [made] = await self.letta._sdk.agents.passages.create(agent_id, text=text)
+        assert made.id
+        return made.id
+
     def slow(self) -> AbstractContextManager[object]:
         """Turns take longer than the 0.02 seconds a test may wait: a real server's always do."""
         return self.letta.held() if isinstance(self.letta, InMemoryLetta) else nullcontext()
@@ -113,6 +122,45 @@ async def test_an_agent_has_the_tools_it_was_given_and_no_others(world: World, t
     agent = await world.letta.create_agent(replace(world.spec, tools=tools))
     exported = json.loads(await world.letta.export_agent(agent.agent_id))
     assert sorted(tool["name"] for tool in exported["tools"]) == sorted(tools)
+
+
+async def test_an_exported_agent_can_be_imported(world: World) -> None:
+    letta = world.letta
+    agent = await world.agent()
+    otid = turn_otid(agent, "told")
+    await letta.send(agent, [user("我叫小明。", otid)], timeout=60)
+    told = [message.get("content") for message in await letta.history(agent)]
+    exported = await letta.export_agent(agent)
+    await letta.delete_agent(agent)
+    imported = await letta.import_agent(exported)
+    assert imported.agent_id != agent
+    assert imported.name == world.spec.name
+    assert set(imported.tags) == set(world.spec.tags)
+    assert [found.agent_id for found in await letta.find_agents(world.spec.tags)] == [imported.agent_id]
+    assert [message.get("content") for message in await letta.history(imported.agent_id)] == told
+    assert (await letta.send(imported.agent_id, [user("还记得我吗？", str(uuid.uuid4()))], timeout=60)).text
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"agents": []}', "不是".encode()])
+async def test_what_is_no_agent_file_is_not_imported(world: World, content: bytes) -> None:
+    with pytest.raises(LettaRejected):
+        await world.letta.import_agent(content)
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+async def test_archival_memory_is_listed_in_pages(world: World, newest_first: bool) -> None:
+    agent, other = await world.agent(), await world.agent()
+    told = [f"第{number}条" for number in range(5)]
+    noted = [await world.note(agent, text) for text in told]
+    await world.note(other, "somebody else's")
+    order = -1 if newest_first else 1
+    first = await world.letta.passages(agent, newest_first=newest_first, limit=3)
+    last = first[-1].passage_id
+    second = await world.letta.passages(agent, after=last, newest_first=newest_first, limit=3)
+    assert [passage.passage_id for passage in (*first, *second)] == noted[::order]
+    assert [passage.text for passage in (*first, *second)] == told[::order]
+    assert all(passage.created_at for passage in first)
+    assert await world.letta.passages(GONE) == []
 
 
 async def test_a_turn_is_answered_and_found_again(world: World) -> None:

@@ -13,6 +13,8 @@ from letta_bridge.metrics import MeteredLetta, loop_lag_watched
 from letta_bridge.request_queue import Exchange, Outcome, Settlement, Turn
 
 LABELS = {
+    "letta_bridge_vectors_stored": {"kind"},
+    "letta_bridge_vectors_removed": set(),
     "letta_bridge_build_info": {"version"},
     "letta_bridge_tasks": {"outcome"},
     "letta_bridge_errors": {"code"},
@@ -27,6 +29,7 @@ LABELS = {
     "letta_bridge_turn_duration_seconds": {"outcome"},
     "letta_bridge_redis_exchange_duration_seconds": set(),
     "letta_bridge_event_loop_lag_seconds": set(),
+    "letta_bridge_journalled_turns": set(),
     "letta_bridge_turns_in_flight": set(),
     "letta_bridge_redis_up": set(),
     "letta_bridge_sessions": {"state"},
@@ -40,6 +43,8 @@ LABELS = {
     "letta_bridge_queue_missed_turns_pending": {"queue"},
     "letta_bridge_queue_bridges": {"queue"},
     "letta_bridge_queue_paused": {"queue"},
+    "letta_bridge_queue_journal_waiting": {"queue"},
+    "letta_bridge_queue_journal_dropped": {"queue"},
     "letta_bridge_queue_taken": {"queue"},
     "letta_bridge_queue_redelivered": {"queue"},
     "letta_bridge_queue_settled": {"outcome", "queue"},

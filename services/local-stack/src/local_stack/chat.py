@@ -67,6 +67,11 @@ class Chat:
         self._redis.lpush(_REQUESTS, json.dumps(task, ensure_ascii=False))
         return task_id
 
+    def short_term(self, user: str) -> list[str]:
+        """What memory-python remembers of a user by itself: its records as JSON text, newest first."""
+        records: list[str] = self._redis.lrange(f"memory:user_sessions:{user}", 0, -1)  # type: ignore[assignment]  # sync
+        return records
+
     def answer(self, task_id: str, timeout: float) -> Answer | None:
         """The reply to a task, None where none came within `timeout` seconds."""
         deadline = time.monotonic() + timeout

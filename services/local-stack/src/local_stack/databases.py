@@ -4,8 +4,9 @@
 fixture             scope     gives
 ==================  ========  ==========================================================================
 `engine`            session   a parameter: each of `ENGINES`; narrow it with
-                              `@pytest.mark.parametrize("engine", [...], indirect=True)`
-`engine_url`        session   the URL of one database on that engine, shared by the tests
+                              `@pytest.mark.parametrize("engine", [...], indirect=True)`; a module or
+                              folder with further kinds has a fixture of that name
+`engine_url`        module    the URL of one database on that engine, the same in every module
 `database_config`   test      a `DatabaseConfig` with a schema of its own there, dropped afterwards
 `database`          test      an open `Database` on it
 `statements_sent`   session   every statement those databases were sent
@@ -21,7 +22,9 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -32,11 +35,13 @@ from psycopg import sql
 
 from local_stack.postgres import Postgres
 from local_stack.programs import CHECKOUT
+from opengauss_double import PROFILES
 from opengauss_double.plugin import running
 from shared_utils.persistence import database as database_module
 from shared_utils.persistence.catalogue import known
 from shared_utils.persistence.database import Database
 from shared_utils.persistence.database_config import DatabaseConfig
+from shared_utils.persistence.dialects import Dialect, OpenGauss, PostgreSQL
 
 ENGINES: Final = ("postgresql", "opengauss-5.0", "opengauss-6.0", "opengauss-7.0")
 
@@ -62,9 +67,9 @@ def _engine_difference(request: pytest.FixtureRequest) -> None:
             pytest.skip(mark.kwargs["reason"])
 
 
-@pytest.fixture(scope="session")
-def engine_url(engine: str, postgres_server: Postgres) -> Iterator[str]:
-    """A database on it."""
+@contextmanager
+def _server(engine: str, postgres_server: Postgres) -> Iterator[str]:
+    """An empty database on it."""
     product, _, profile = engine.partition("-")
     if product == "opengauss":
         with running(postgres_server.url(), profile) as gauss:
@@ -74,6 +79,19 @@ def engine_url(engine: str, postgres_server: Postgres) -> Iterator[str]:
     postgres_server.create_database(name)
     yield postgres_server.url(name)
     postgres_server.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def _url_of(postgres_server: Postgres) -> Iterator[Callable[[str], str]]:
+    with ExitStack() as held:
+        yield cache(lambda engine: held.enter_context(_server(engine, postgres_server)))
+
+
+# Not of the session: where a module has an `engine` of its own, pytest would go on with what another module's gave.
+@pytest.fixture(scope="module")
+def engine_url(engine: str, _url_of: Callable[[str], str]) -> str:
+    """A database on it."""
+    return _url_of(engine)
 
 
 @pytest.fixture
@@ -92,7 +110,7 @@ def statements_sent() -> set[str]:
 
 
 @pytest.fixture
-async def database(database_config: DatabaseConfig, statements_sent: set[str]) -> AsyncIterator[Database]:
+async def database(engine: str, database_config: DatabaseConfig, statements_sent: set[str]) -> AsyncIterator[Database]:
     """With its schema made. What the project sends through it has to be in docs/sql.md."""
     unknown: set[str] = set()
 
@@ -102,7 +120,10 @@ async def database(database_config: DatabaseConfig, statements_sent: set[str]) -
             unknown.add(statement)
 
     database = Database(database_config, observe=observe)
-    await database.open()
+    dialect = await database.open()
+    if not _is(dialect, engine):
+        await database.close()
+        pytest.fail(f"the test asks for {engine} and would run on {dialect.product}; see the fixture engine_url")
     yield database
     await database.close()
     if unknown:
@@ -110,6 +131,15 @@ async def database(database_config: DatabaseConfig, statements_sent: set[str]) -
             "statements were sent that docs/sql.md does not list; keep them in persistence/sql/*.sql, and run "
             f"`python -m shared_utils.persistence.catalogue > docs/sql.md`: {sorted(unknown)}"
         )
+
+
+def _is(dialect: Dialect, engine: str) -> bool:
+    """Whether a server is of that kind."""
+    product, _, profile = engine.partition("-")
+    if product == "postgresql":
+        return isinstance(dialect, PostgreSQL)
+    release, _, _ = PROFILES[profile].release.partition("-")
+    return isinstance(dialect, OpenGauss) and release == ".".join(map(str, dialect.version))
 
 
 def _sent_by_a_test() -> bool:

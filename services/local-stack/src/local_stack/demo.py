@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,10 @@ from local_stack.stack import Stack
 
 _COLUMN = len("memory-python")
 _PATIENCE = 120.0  # seconds for one reply: a takeover and every retry fit in
+_LOOK = 1.0  # seconds between two looks whether everything that was said is a long-term memory
+
+SHORT_TERM = 4
+"""Messages memory-python keeps of a user in the demonstration: two turns are as good as weeks."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Demo:
         self._stack = stack
         self._say = say
         self._held = 0
+        self._turns = 0
         self.failures: list[str] = []
 
     def run(self) -> bool:
@@ -47,6 +53,7 @@ class Demo:
             self._introductions(chat)
             self._bridge_dies(chat)
             self._letta_dies(chat)
+            self._long_ago(chat)
             self._letta_is_back(chat)
         total = self._held + len(self.failures)
         self._say("")
@@ -62,6 +69,7 @@ class Demo:
         self._title("Two users introduce themselves")
         self._talk(chat, ADA, "My name is Ada.", "letta")
         self._talk(chat, MING, "我叫小明。", "letta")
+        self._talk(chat, ADA, "My cat is called Mochi.", "letta")
 
     def _bridge_dies(self, chat: Chat) -> None:
         bridge = self._stack.bridge
@@ -84,6 +92,24 @@ class Demo:
         self._talk(chat, ADA, "I like oolong tea.", "memory-python")
         self._talk(chat, MING, "我喜欢围棋。", "memory-python")
 
+    def _long_ago(self, chat: Chat) -> None:
+        self._title("Letta is still away; memory-python recalls what its short-term memory never held, or has lost")
+        self._talk(chat, MING, "我的狗叫豆豆。", "memory-python")
+        self._talk(chat, MING, "今天下了一整天雨。", "memory-python")
+        self._talk(chat, MING, "晚安。", "memory-python")
+        self._talk(chat, ADA, "It rained all day.", "memory-python")
+        deadline = time.monotonic() + _PATIENCE
+        while (memories := self._stack.memories()) < self._turns and time.monotonic() < deadline:
+            time.sleep(_LOOK)
+        self._note(f"{memories} turns have become long-term memories")
+        self._expect(memories >= self._turns, f"only {memories} of {self._turns} turns have a vector")
+        for user, part in ((ADA, "Mochi"), (MING, "豆豆")):
+            records = chat.short_term(_id(user))
+            self._note(f"of {user.name}, short-term memory holds the last {len(records)} messages, {part} not in them")
+            self._expect(not any(part in record for record in records), f"{part} is in short-term memory still")
+        self._talk(chat, ADA, "What is my cat called?", "memory-python", "Mochi")
+        self._talk(chat, MING, "我的狗叫什么?", "memory-python", "豆豆")
+
     def _letta_is_back(self, chat: Chat) -> None:
         letta = self._stack.letta
         self._title("Letta comes back and knows what was said meanwhile")
@@ -100,7 +126,7 @@ class Demo:
 
     def _ask(self, chat: Chat, user: User, text: str) -> str:
         self._say(f"  {_right(user.name)} ▸ {text}")
-        return chat.say(f"demo-{user.name}", text, user.lang)
+        return chat.say(_id(user), text, user.lang)
 
     def _hear(self, chat: Chat, task_id: str, user: User, source: str, part: str) -> None:
         answer = chat.answer(task_id, _PATIENCE)
@@ -108,18 +134,25 @@ class Demo:
         mark = "✗" if problem else "✓"
         if answer:
             self._say(f"  {_right(answer.source)} ◂ {answer.text}   {mark} to {user.name}, {answer.seconds:.1f} s")
-        if problem:
-            failure = f"{user.name}: {problem}"
-            self._say(f"  {_right(mark)}   {failure}")
-            self.failures.append(failure)
-        else:
+            self._turns += 1
+        self._expect(not problem, f"{user.name}: {problem}")
+
+    def _expect(self, held: bool, failure: str) -> None:
+        if held:
             self._held += 1
+            return
+        self._say(f"  {_right('✗')}   {failure}")
+        self.failures.append(failure)
 
     def _title(self, text: str) -> None:
         self._say(f"\n── {text}")
 
     def _note(self, text: str) -> None:
         self._say(f"  {_right('·')}   {text}")
+
+
+def _id(user: User) -> str:
+    return f"demo-{user.name}"
 
 
 def _right(text: str) -> str:

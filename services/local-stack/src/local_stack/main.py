@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from local_stack.demo import Demo
+from local_stack.demo import SHORT_TERM, Demo
 from local_stack.errors import StackError
 from local_stack.programs import CHECKOUT
 from local_stack.stack import Ports, Stack
@@ -79,7 +79,7 @@ def demo(
     with (
         _ending_well(),
         tempfile.TemporaryDirectory(prefix="letta-bridge-demo-", ignore_cleanup_errors=True) as scratch,
-        Stack(Path(scratch), variables=_without_stores(), announce=_progress) as stack,
+        Stack(Path(scratch), variables=_without_stores(), short_term=SHORT_TERM, announce=_progress) as stack,
     ):
         held = Demo(stack, typer.echo).run()
         if not held:

@@ -39,6 +39,12 @@ class ModelAccess:
         """What programs read it from."""
         return {"OPENAI_BASE_URL": self.url, "OPENAI_API_KEY": self.api_key}
 
+    @property
+    def embedding_variables(self) -> dict[str, str]:
+        """What the bridge and memory-python embed with: the model of Letta's agents."""
+        model = self.embedding.rpartition("/")[2]
+        return {"EMBEDDING_BASE_URL": self.url, "EMBEDDING_API_KEY": self.api_key, "EMBEDDING_MODEL": model}
+
 
 def operators_model(variables: Mapping[str, str]) -> ModelAccess | None:
     """The model the operator's environment names; None where it has neither OPENAI_API_KEY nor OPENAI_BASE_URL."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -18,6 +20,7 @@ from local_stack.models import ModelAccess, ScriptedModel, operators_model
 from local_stack.ports import choose_port, is_free
 from local_stack.postgres import Postgres
 from local_stack.processes import POLL, Process
+from local_stack.programs import CHECKOUT, program
 from local_stack.services import Bridge, Memory
 from local_stack.valkey import Valkey
 
@@ -44,11 +47,13 @@ class Stack:
         data: directory of everything that survives a restart; one stack at a time.
         ports: free ones where not given.
         variables: this process's environment where not given.
+        short_term: messages memory-python keeps of a user; its own default where not given.
         announce: told each step in one line.
     """
 
     redis_url: str
     postgres_url: str
+    """Letta's database. The bridge's is another one on the same server."""
     model: ModelAccess
     letta: Letta
     memory: Memory
@@ -60,6 +65,7 @@ class Stack:
         ports: Ports | None = None,
         *,
         variables: Mapping[str, str] | None = None,
+        short_term: int | None = None,
         announce: Callable[[str], None] = lambda _line: None,
     ) -> None:
         self.data = data
@@ -68,6 +74,7 @@ class Stack:
         """What was started, in that order."""
         self._ports = ports or Ports()
         self._variables = os.environ if variables is None else variables
+        self._short_term = short_term
         self._announce = announce
         self._held = ExitStack()
 
@@ -120,9 +127,22 @@ class Stack:
             port=ports.letta,
             logs=self.logs,
         )
-        config = {name: value for name, value in self._variables.items() if name == "LETTA_BRIDGE_CONFIG"}
+        long_term: dict[str, str | None] = {
+            "DATABASE_URL": database.url("letta_bridge") if database else self.postgres_url,
+            "VECTORS_ENABLED": "true",
+            **self.model.embedding_variables,
+            **{name: value for name, value in self._variables.items() if name == "LETTA_BRIDGE_CONFIG"},
+        }
+        # Everything shares this machine; what is quick in production may take a while here.
+        short_term: dict[str, str | None] = {"LETTA_BRIDGE_MEMORY_RECALL_TIME_LIMIT": "3"}
+        if self._short_term is not None:
+            short_term["LETTA_BRIDGE_MEMORY_MAX_MEMORY_SIZE"] = str(self._short_term)
         self.memory = Memory(
-            logs=self.logs, redis_url=self.redis_url, model=self.model, port=ports.memory, variables=dict(config)
+            logs=self.logs,
+            redis_url=self.redis_url,
+            model=self.model,
+            port=ports.memory,
+            variables=long_term | short_term,
         )
         self.bridge = Bridge(
             self.data / "bridge",
@@ -130,10 +150,18 @@ class Stack:
             letta=self.letta,
             port=ports.bridge,
             logs=self.logs,
-            variables={"DATABASE_URL": self._variables.get("DATABASE_URL"), **config},
+            variables=long_term,
         )
         # Side by side: Letta takes ten seconds or more, and the others do without it.
         self._run(self.letta, self.memory, self.bridge)
+
+    def memories(self) -> int:
+        """How many long-term memories there are: turns and passages with a vector."""
+        command = [str(program("letta-bridge")), "vectors", "stats", "--json"]
+        told = subprocess.run(  # noqa: S603  # the project's own program
+            command, env=self.bridge.environment, cwd=CHECKOUT, capture_output=True, text=True, check=False
+        )
+        return int(json.loads(told.stdout)["passages"]) if told.returncode == 0 else 0
 
     def stop(self) -> None:
         """Ends everything, last started first."""

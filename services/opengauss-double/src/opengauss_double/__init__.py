@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from opengauss_double.auth import Account, Accounts, Stored
 from opengauss_double.errors import DoubleError, Refusal, UpstreamRefused
+from opengauss_double.observation import Observer
 from opengauss_double.profiles import PROFILES, Profile
 from opengauss_double.server import Double, ThreadedDouble
 
@@ -13,6 +14,7 @@ __all__ = [
     "Accounts",
     "Double",
     "DoubleError",
+    "Observer",
     "Profile",
     "Refusal",
     "Stored",

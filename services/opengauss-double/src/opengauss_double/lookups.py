@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from opengauss_double.upsert import UniqueIndex
+from opengauss_double.unique_keys import Column, UniqueIndex
 from opengauss_double.upstream import Upstream
 
 _UNIQUE_INDEXES = """
@@ -16,6 +16,12 @@ SELECT t.oid, i.indexrelid,
 FROM (SELECT opengauss_double.to_regclass($1) AS oid) t
 LEFT JOIN pg_index i ON i.indrelid = t.oid AND i.indisunique AND i.indisvalid
 ORDER BY i.indisprimary DESC, i.indexrelid
+"""
+_COLUMNS = """
+SELECT attname, format_type(atttypid, NULL), coalesce(pg_get_expr(adbin, adrelid), 'NULL')
+FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+WHERE attrelid = opengauss_double.to_regclass($1) AND attnum > 0 AND NOT attisdropped
+ORDER BY attnum
 """
 _SETTINGS_OF_ROLE = """
 SELECT set_config(split_part(s, '=', 1), substr(s, strpos(s, '=') + 1), false)
@@ -49,6 +55,10 @@ class UpstreamLookups:
             for _, index, columns, keys, predicate in rows
             if index is not None
         ]
+
+    async def columns(self, table: str) -> list[Column]:
+        rows = [] if self.failed else await self._ask(_COLUMNS, table)
+        return [Column(name or "", kind or "", default or "") for name, kind, default in rows]
 
     async def database_exists(self, name: str) -> bool:
         return not self.failed and bool(await self._ask("SELECT 1 FROM pg_database WHERE datname = $1", name))

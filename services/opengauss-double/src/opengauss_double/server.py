@@ -15,6 +15,7 @@ from opengauss_double.auth import Accounts
 from opengauss_double.databases import Databases
 from opengauss_double.errors import Disconnected
 from opengauss_double.installation import Installation
+from opengauss_double.observation import ObservedChannel, Observer
 from opengauss_double.profiles import PROFILES
 from opengauss_double.protocol import Channel
 from opengauss_double.upstream import Address
@@ -34,6 +35,7 @@ class Double:
         accounts: who may log in; absent: the upstream's user with its password.
         session_timeout: the default of databases made from now on, e.g. `10min`, `2s`, `0`.
         adopt: prepare databases made elsewhere, in this mode, when a client asks for them; their catalog is changed.
+        observer: told what clients send and which errors they are sent.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Double:
         accounts: Accounts | None = None,
         session_timeout: str = "10min",
         adopt: str | None = None,
+        observer: Observer | None = None,
     ) -> None:
         address = Address.parse(upstream)
         release = PROFILES[profile]
@@ -57,6 +60,7 @@ class Double:
         self.port = port
         databases = Databases(address, release, session_timeout, adopt)
         self._installation = Installation(release, address, self.accounts, databases)
+        self._observer = observer
         self._server: asyncio.Server | None = None
         self._sessions: set[asyncio.Task[None]] = set()
 
@@ -90,6 +94,8 @@ class Double:
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         client = Channel(reader, writer)
+        if self._observer is not None:
+            client = ObservedChannel(reader, writer, self._observer)
         if task:
             self._sessions.add(task)
         try:

@@ -12,7 +12,8 @@ from opengauss_double.errors import Refusal
 from opengauss_double.profiles import Profile
 from opengauss_double.statements import Statement
 from opengauss_double.tokens import Kind, Token, joined, quoted, rewritten
-from opengauss_double.upsert import UniqueIndex, is_upsert, upsert
+from opengauss_double.unique_keys import TableLookups
+from opengauss_double.upsert import is_upsert, upsert
 
 # Where mode A takes '' for NULL; elsewhere (COPY … NULL '', COMMENT … IS '') a string is an option's value.
 _DATA_STATEMENTS = frozenset(
@@ -44,11 +45,8 @@ class SettingChanged:
     """A statement that may have set `session_timeout`."""
 
 
-class Lookups(Protocol):
+class Lookups(TableLookups, Protocol):
     """Questions to the upstream."""
-
-    async def unique_indexes(self, table: str) -> list[UniqueIndex] | None:
-        """Those of a table written as in SQL, the primary key first; None where there is no such table."""
 
     async def database_exists(self, name: str) -> bool: ...
 
@@ -84,7 +82,7 @@ class Translator:
             raise statement.refusal
         first, second = statement.starts_with
         if is_upsert(statement.words):
-            statement = await upsert(statement, self._mode, self._lookups.unique_indexes)
+            statement = await upsert(statement, self._mode, self._lookups)
         if (first, second) == ("CREATE", "DATABASE"):
             return await self._create_database(statement)
         changes = dict(self._settings(statement.words))

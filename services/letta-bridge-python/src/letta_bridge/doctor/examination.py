@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from letta_bridge.doctor import data_dir, letta_server, redis_rights, redis_server, work
+from letta_bridge.doctor import data_dir, database, letta_server, redis_rights, redis_server, work
 from letta_bridge.doctor.findings import Finding, Level, fail
 from letta_bridge.redis_trouble import explained
 from letta_bridge.settings import BridgeSettings
@@ -23,6 +23,7 @@ async def examine(settings: BridgeSettings, *, deep: bool = False) -> AsyncItera
     """
     parts = {"redis": _redis(settings)}
     parts |= {f"letta {url}": letta_server.examine(settings, url, deep=deep) for url in settings.letta.api_urls}
+    parts["database"] = database.examine(settings)
     parts["disk"] = data_dir.examine(settings)
     for subject, part in parts.items():
         try:

@@ -10,6 +10,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from letta_bridge.doctor.findings import Finding, fail, ok
 from letta_bridge.request_queue import Keys, Outcome, RedisQueue, Settlement
+from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.settings import BridgeSettings
 from shared_utils.redis_connection import RedisClient
 
@@ -72,8 +73,12 @@ async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys
             task_response=b"{}",
             missed=b"{}",
             dead=b"{}",
+            journal=b"{}",
         )
         await queue.exchange([end], 0)
+        backlog = RedisJournalBacklog(client, keys, mark)
+        (waiting,) = (await backlog.take([], 1)).entries
+        await backlog.leave([waiting.id])
         await queue.exchange([], 1)
         await queue.missed("doctor")
         await queue.status()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from letta_bridge.letta.breaker import Breaker, BreakerPolicy, BreakerState
 from letta_bridge.letta.fake import InMemoryLetta
 from letta_bridge.letta.port import (
+    AgentPassage,
     AgentRef,
     AgentSpec,
     Block,
@@ -23,6 +24,7 @@ from letta_bridge.letta.port import (
 from letta_bridge.letta.servers import LettaServer, LettaServers
 
 __all__ = [
+    "AgentPassage",
     "AgentRef",
     "AgentSpec",
     "Block",

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, TurnFateUnknown
-from letta_bridge.letta.port import AgentRef, AgentSpec, FoundTurn, TurnAnswer, TurnMessage
+from letta_bridge.letta.port import AgentPassage, AgentRef, AgentSpec, FoundTurn, TurnAnswer, TurnMessage
 from letta_bridge.letta.turn_search import fate
 
 Answering = Callable[[str, Sequence[TurnMessage]], str | TurnAnswer]
@@ -41,6 +41,7 @@ class _Agent:
     ref: AgentRef
     spec: AgentSpec
     history: list[dict[str, object]] = field(default_factory=list)
+    passages: list[AgentPassage] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,17 @@ class InMemoryLetta:
         """An active run without a turn, as a killed server leaves it behind; its id."""
         return self._begin_run(agent_id)
 
+    def note(self, agent_id: str, text: str) -> str:
+        """Put a passage into the agent's archival memory; its id."""
+        passage = AgentPassage(f"passage-{uuid.uuid4()}", text, datetime.now(UTC).isoformat())
+        self._agents[agent_id].passages.append(passage)
+        return passage.passage_id
+
+    def unnote(self, agent_id: str, passage_id: str) -> None:
+        """Take it out again."""
+        agent = self._agents[agent_id]
+        agent.passages = [passage for passage in agent.passages if passage.passage_id != passage_id]
+
     async def find_agents(self, tags: Sequence[str]) -> list[AgentRef]:
         """Every agent that carries all ``tags``, oldest first."""
         await self._reached()
@@ -179,12 +191,37 @@ class InMemoryLetta:
         await self._reached()
         return [dict(message) for message in self._existing(agent_id).history[-limit:]] if limit > 0 else []
 
+    async def passages(
+        self, agent_id: str, *, after: str | None = None, newest_first: bool = False, limit: int = 20
+    ) -> list[AgentPassage]:
+        """A page of the agent's archival memory."""
+        await self._reached()
+        agent = self._agents.get(agent_id)
+        listed = agent.passages[:: -1 if newest_first else 1] if agent else []
+        ids = [passage.passage_id for passage in listed]
+        start = ids.index(after) + 1 if after is not None else 0
+        return listed[start : start + limit]
+
     async def export_agent(self, agent_id: str) -> bytes:
         """The agent as JSON."""
         await self._reached()
         agent = self._existing(agent_id)
         content = {"id": agent_id, "name": agent.ref.name, "tags": agent.ref.tags, "messages": agent.history}
         return json.dumps({"agents": [content], "tools": [{"name": name} for name in agent.spec.tools]}).encode()
+
+    async def import_agent(self, content: bytes) -> AgentRef:
+        """A new agent from what ``export_agent`` gave."""
+        await self._reached()
+        try:
+            exported = json.loads(content)
+            agent, tools = exported["agents"][0], exported["tools"]
+            name, tags, messages = agent["name"], tuple(agent["tags"]), list(agent["messages"])
+        except (ValueError, KeyError, IndexError, TypeError):
+            raise LettaRejected("Letta refused the request: not an agent file.") from None
+        spec = AgentSpec(name, tags, "", None, "letta_v1_agent", (), tuple(tool["name"] for tool in tools))
+        ref = AgentRef(f"agent-{uuid.uuid4()}", name, tags, datetime.now(UTC).isoformat())
+        self._agents[ref.agent_id] = _Agent(ref, spec, messages)
+        return ref
 
     async def delete_agent(self, agent_id: str) -> bool:
         """Delete it. False where it was gone already."""

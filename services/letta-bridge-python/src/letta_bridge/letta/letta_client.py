@@ -22,8 +22,9 @@ from letta_client import APIError, APIStatusError, AsyncLetta, omit
 
 from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, TurnFateUnknown
 from letta_bridge.letta.answer import parse_answer
+from letta_bridge.letta.clean_connections import CleanRequest, StaleConnection
 from letta_bridge.letta.failures import refusal, transport_failure
-from letta_bridge.letta.port import AgentRef, AgentSpec, FoundTurn, TurnAnswer, TurnMessage
+from letta_bridge.letta.port import AgentPassage, AgentRef, AgentSpec, FoundTurn, TurnAnswer, TurnMessage
 from letta_bridge.letta.turn_search import Listed, fate
 
 HISTORY_PAGE = 100
@@ -37,7 +38,6 @@ _KEEP_ALIVE = 3.0
 _SPARE_CONNECTIONS = 16
 _SUCCESS = range(200, 300)
 _AGENT_PAGE = 50
-_MOST_AGENTS = 1000
 
 _Shape = TypeVar("_Shape", dict[str, Any], list[Any])
 
@@ -68,6 +68,7 @@ class LettaClient:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=max_concurrency + _SPARE_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE),
             cookie_jar=aiohttp.DummyCookieJar(),
+            request_class=CleanRequest,
         )
         self._sdk = AsyncLetta(
             base_url=self._base_url,
@@ -117,9 +118,9 @@ class LettaClient:
             return
 
     async def find_agents(self, tags: Sequence[str]) -> list[AgentRef]:
-        """Every agent that carries all ``tags``, oldest first, at most 1000."""
+        """Every agent that carries all ``tags``, oldest first."""
         found: list[AgentRef] = []
-        while len(found) < _MOST_AGENTS:
+        while True:
             async with _failures(reads=True):
                 response = await self._sdk.agents.with_raw_response.list(
                     tags=list(tags),
@@ -132,8 +133,7 @@ class LettaClient:
             page = _objects(response.http_response)
             found += [_agent_ref(agent) for agent in page]
             if len(page) < _AGENT_PAGE:
-                break
-        return found
+                return found
 
     async def get_agent(self, agent_id: str) -> AgentRef:
         """One agent. Raises AgentGone where it does not exist."""
@@ -172,11 +172,38 @@ class LettaClient:
                 break
         return history[-limit:] if limit > 0 else []
 
+    async def passages(
+        self, agent_id: str, *, after: str | None = None, newest_first: bool = False, limit: int = 20
+    ) -> list[AgentPassage]:
+        """A page of the agent's archival memory."""
+        async with _failures(reads=True):
+            response = await self._sdk.agents.passages.with_raw_response.list(
+                agent_id,
+                limit=limit,
+                ascending=not newest_first,
+                # To Letta these words mean the time, whatever the order.
+                before=after if newest_first and after is not None else omit,
+                after=after if not newest_first and after is not None else omit,
+            )
+        return [
+            AgentPassage(str(passage.get("id")), str(passage.get("text", "")), str(passage.get("created_at") or ""))
+            for passage in _objects(response.http_response)
+        ]
+
     async def export_agent(self, agent_id: str) -> bytes:
         """The agent as an agent file (JSON, UTF-8), with its messages."""
         async with _failures(reads=True):
             response = await self._sdk.agents.with_raw_response.export_file(agent_id)
         return response.http_response.content
+
+    async def import_agent(self, content: bytes) -> AgentRef:
+        """A new agent from an agent file."""
+        async with _failures():
+            response = await self._sdk.agents.with_raw_response.import_file(
+                file=("agent.af", content, "application/json"), append_copy_suffix=False
+            )
+        agent_ids = _object(response.http_response).get("agent_ids") or [""]
+        return await self.get_agent(str(agent_ids[0]))
 
     async def delete_agent(self, agent_id: str) -> bool:
         """Delete it, after the memory blocks and archives nobody else uses: Letta itself leaves those behind.
@@ -240,6 +267,8 @@ class LettaClient:
                 f"{self._base_url}{path}", data=body, headers=self._headers, timeout=limits, allow_redirects=False
             ) as response:
                 return response.status, response.headers, await response.read()
+        except StaleConnection:
+            return await self._post(path, body, timeout)  # on the next connection, at last on a new one
         except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
             raise transport_failure(error, reads=False) from error
 

@@ -50,6 +50,15 @@ class AgentRef:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentPassage:
+    """One passage of an agent's archival memory. ``created_at`` is Letta's ISO time."""
+
+    passage_id: str
+    text: str
+    created_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TurnMessage:
     """One message of a turn's input; ``otid`` is the sender's own id, stored by Letta and searched for later.
 
@@ -179,8 +188,28 @@ class LettaPort(Protocol):
         """
         ...
 
+    async def passages(
+        self, agent_id: str, *, after: str | None = None, newest_first: bool = False, limit: int = 20
+    ) -> list[AgentPassage]:
+        """A page of the agent's archival memory, oldest first; none, and no error, for an agent that does not exist.
+
+        Args:
+            agent_id: whose.
+            after: the last passage of the page before.
+            newest_first: the other way round. Of passages made in one moment Letta may leave some out at a page's edge.
+            limit: passages of a page; a shorter one is the last.
+        """
+        ...
+
     async def export_agent(self, agent_id: str) -> bytes:
         """The agent as an agent file (JSON, UTF-8). Raises AgentGone."""
+        ...
+
+    async def import_agent(self, content: bytes) -> AgentRef:
+        """A new agent from an agent file: its memory, messages and tags, under an id of its own.
+
+        Not idempotent: look for its tags first. Raises LettaRejected where the file is not one.
+        """
         ...
 
     async def delete_agent(self, agent_id: str) -> bool:

@@ -87,12 +87,23 @@ class BridgeMetrics:
             buckets=_SHORT_BUCKETS,
             registry=registry,
         )
+        self.journalled = Counter(
+            "letta_bridge_journalled_turns", "Turns this bridge has written into the journal.", registry=registry
+        )
+        self.vectors_stored = Counter(
+            "letta_bridge_vectors_stored", "Vectors this bridge has stored, by kind.", ["kind"], registry=registry
+        )
+        self.vectors_removed = Counter(
+            "letta_bridge_vectors_removed", "Vectors this bridge has removed: their text was gone.", registry=registry
+        )
         self.loop_lag = Histogram(
             "letta_bridge_event_loop_lag_seconds",
             "How late the event loop wakes a timer; everything in the bridge is late by as much.",
             buckets=_SHORT_BUCKETS,
             registry=registry,
         )
+        for kind in ("turn", "passage"):
+            self.vectors_stored.labels(kind)
         ProcessCollector(registry=registry)
         # Known from the start, so that a rate over the first minutes exists and "none yet" is 0 and not nothing.
         self._tasks_by = {outcome: self._tasks.labels(outcome.value) for outcome in Outcome}

@@ -10,7 +10,7 @@ from prometheus_client import Histogram
 
 from letta_bridge.errors import LettaError, failure_word
 from letta_bridge.fallback import Fallback, FallbackAnswer
-from letta_bridge.letta.port import AgentRef, AgentSpec, FoundTurn, LettaPort, TurnAnswer, TurnMessage
+from letta_bridge.letta.port import AgentPassage, AgentRef, AgentSpec, FoundTurn, LettaPort, TurnAnswer, TurnMessage
 from letta_bridge.metrics.bridge_metrics import BridgeMetrics
 from shared_utils.messages import Task
 
@@ -57,8 +57,17 @@ class MeteredLetta:
     async def history(self, agent_id: str, *, limit: int = 1000) -> list[Mapping[str, object]]:
         return await self._timed("history", self._letta.history(agent_id, limit=limit))
 
+    async def passages(
+        self, agent_id: str, *, after: str | None = None, newest_first: bool = False, limit: int = 20
+    ) -> list[AgentPassage]:
+        page = self._letta.passages(agent_id, after=after, newest_first=newest_first, limit=limit)
+        return await self._timed("passages", page)
+
     async def export_agent(self, agent_id: str) -> bytes:
         return await self._timed("export_agent", self._letta.export_agent(agent_id))
+
+    async def import_agent(self, content: bytes) -> AgentRef:
+        return await self._timed("import_agent", self._letta.import_agent(content))
 
     async def delete_agent(self, agent_id: str) -> bool:
         return await self._timed("delete_agent", self._letta.delete_agent(agent_id))

@@ -105,6 +105,7 @@ def _queue(status: QueueStatus, name: str) -> list[Metric]:
                                  counters.get("missed_pending", 0)),
         "bridges": ("Bridges heard of within the last minute.", status.bridges),
         "paused": ("1 while an operator has stopped the queue.", status.paused is not None),
+        "journal_waiting": ("Answered turns that are not in the database yet.", status.unjournalled),
     }  # fmt: skip
     settled = CounterMetricFamily(
         "letta_bridge_queue_settled", "Tasks settled, over all bridges.", labels=["queue", "outcome"]
@@ -118,6 +119,12 @@ def _queue(status: QueueStatus, name: str) -> list[Metric]:
             "queue_redelivered",
             "Turns handed out again after their bridge fell silent.",
             counters.get("redelivered", 0),
+            queue=name,
+        ),
+        _counter(
+            "queue_journal_dropped",
+            "Turns that were not journalled, because too many waited for it.",
+            counters.get("journal_dropped", 0),
             queue=name,
         ),
         settled,

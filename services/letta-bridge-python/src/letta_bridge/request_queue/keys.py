@@ -31,11 +31,15 @@ class Keys:
     dead: str = field(init=False)
     """List, newest left: dead letters, a JSON line and then the payload as it came."""
     counters: str = field(init=False)
-    """Hash: taken, handed_out, redelivered, missed_pending, settled:<outcome>."""
+    """Hash: taken, handed_out, redelivered, missed_pending, journal_dropped, journal_looks, settled:<outcome>."""
     bridges: str = field(init=False)
     """Sorted set of live bridges by last heartbeat in ms."""
     paused: str = field(init=False)
     """Hash: mode (all | intake), since (ms), reason; absent while work goes on."""
+    journal: str = field(init=False)
+    """Stream, bounded: answered turns that are not in the database yet, each with its reply."""
+    journal_writer: str = field(init=False)
+    """Name of the bridge that writes the journal now; expires."""
     lane_prefix: str = field(init=False)
     """+ lane: list of that lane's waiting entries (right first)."""
     reply_prefix: str = field(init=False)
@@ -84,6 +88,8 @@ class Keys:
             self.lane_prefix,
             self.reply_prefix,
             self.missed_prefix,
+            self.journal,
+            self.journal_writer,
         )
 
     def lane(self, name: str) -> str:

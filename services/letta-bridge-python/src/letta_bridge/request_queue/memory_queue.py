@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from letta_bridge.request_queue.journal_backlog import LEASE, JournalBatch, JournalEntry
 from letta_bridge.request_queue.port import (
     FULL_LANE,
     FULL_LANES,
@@ -57,6 +58,10 @@ class Shelf:
     counters: Counter[str] = field(default_factory=Counter)
     bridges: set[str] = field(default_factory=set)
     paused: PauseMode | None = None
+    journal: list[tuple[str, bytes, bytes]] = field(default_factory=list)
+    """Id, what the settlement says, reply."""
+    journal_writer: tuple[str, float] = ("", 0.0)
+    """Who writes the journal, and until when."""
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     def push(self, payload: bytes) -> None:
@@ -74,6 +79,8 @@ class InMemoryQueue:
         self._bridge = bridge
         self.max_lane = 0
         """Tasks that may wait in a lane, 0 for any number; those beyond go to lanes of their own (FULL_LANE)."""
+        self.journal_bound = 100_000
+        """Turns that may wait for the journal; those beyond are not journalled, but counted."""
 
     async def exchange(self, settlements: Sequence[Settlement], want: int) -> Exchange:
         """See :class:`RequestQueue`."""
@@ -133,6 +140,7 @@ class InMemoryQueue:
             bridges=len(shelf.bridges),
             counters=dict(shelf.counters),
             paused=shelf.paused,
+            unjournalled=len(shelf.journal),
         )
 
     async def close(self) -> None:
@@ -205,6 +213,7 @@ class InMemoryQueue:
         if end.task_response is not None and end.publish and end.task_id:
             shelf.published.append((self._settings.task_response + end.task_id, end.task_response))
         self._change_missed(end)
+        self._journalise(end)
         if end.dead is not None:
             json.loads(end.dead)
             shelf.dead.insert(0, (end.dead, turn.entry.payload))
@@ -224,6 +233,17 @@ class InMemoryQueue:
             shelf.missed.pop(end.user_id, None)
         shelf.counters["missed_pending"] += len(shelf.missed.get(end.user_id, [])) - before
 
+    def _journalise(self, end: Settlement) -> None:
+        shelf = self.shelf
+        if end.journal is None:
+            return
+        if len(shelf.journal) >= self.journal_bound:
+            shelf.counters["journal_dropped"] += 1
+            return
+        shelf.counters["journalled"] += 1
+        number = f"{int(shelf.clock() * 1000)}-{shelf.counters['journalled']}"
+        shelf.journal.append((number, end.journal, end.reply or b""))
+
     def _close(self, receipt: str) -> _InFlight:
         turn = self.shelf.turns.pop(receipt)
         del self.shelf.busy[turn.lane]
@@ -233,3 +253,31 @@ class InMemoryQueue:
         turn = self._close(receipt)
         self.shelf.lanes.setdefault(turn.lane, deque()).appendleft(turn.entry)
         self.shelf.ready.appendleft(turn.lane)
+
+
+class InMemoryJournalBacklog:
+    """The same over a :class:`Shelf`."""
+
+    def __init__(self, shelf: Shelf, bridge: str) -> None:
+        self._shelf = shelf
+        self._bridge = bridge
+
+    async def take(self, written: Sequence[str], want: int) -> JournalBatch:
+        """See :class:`JournalBacklog`."""
+        shelf = self._shelf
+        self._forget(written)
+        writer, until = shelf.journal_writer
+        mine = writer in {"", self._bridge} or until <= shelf.clock()
+        if mine:
+            shelf.journal_writer = (self._bridge, shelf.clock() + LEASE)
+        entries = [JournalEntry(*entry) for entry in shelf.journal[:want]] if mine else []
+        return JournalBatch(mine, len(shelf.journal), shelf.counters["journal_dropped"], entries)
+
+    async def leave(self, written: Sequence[str]) -> None:
+        """See :class:`JournalBacklog`."""
+        self._forget(written)
+        if self._shelf.journal_writer[0] == self._bridge:
+            self._shelf.journal_writer = ("", 0.0)
+
+    def _forget(self, written: Sequence[str]) -> None:
+        self._shelf.journal = [entry for entry in self._shelf.journal if entry[0] not in written]

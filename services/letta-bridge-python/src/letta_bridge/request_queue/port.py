@@ -29,6 +29,8 @@ class Outcome(StrEnum):
     """The same task was answered before; the kept reply was sent again."""
     DEAD = "dead"
     """It cannot be worked off; it lies in the dead letters."""
+    ERASED = "erased"
+    """Its user was erased while it waited; nobody is answered."""
 
 
 class PauseMode(StrEnum):
@@ -86,6 +88,8 @@ class Settlement:
     """One line of JSON: why the task is a dead letter."""
     code: str = ""
     """Why there is no answer, where there is none: an error's code, for the metrics."""
+    journal: bytes | None = None
+    """What the journal keeps of the turn beside the reply, JSON; None where it is not journalled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,8 @@ class QueueStatus:
     counters: dict[str, int]
     paused: PauseMode | None = None
     """What an operator has stopped, if anything."""
+    unjournalled: int = 0
+    """Turns the journal has not written yet."""
 
 
 class RequestQueue(Protocol):

@@ -61,6 +61,8 @@ class RedisQueue:
         self._paused = False
         self.max_lane = 0
         """Tasks that may wait in a lane, 0 for any number; those beyond go to lanes of their own (FULL_LANE)."""
+        self.journal_bound = 100_000
+        """Turns that may wait for the journal; those beyond are not journalled, but counted."""
 
     async def exchange(self, settlements: Sequence[Settlement], want: int) -> Exchange:
         """See :class:`RequestQueue`."""
@@ -130,6 +132,7 @@ class RedisQueue:
             bridges=await client.zcount(keys.bridges, now_ms - _BRIDGE_TTL_MS, "+inf"),
             counters=counters,
             paused=_pause_mode(await client.hget(keys.paused, "mode")),
+            unjournalled=await client.xlen(keys.journal),
         )
 
     async def close(self) -> None:
@@ -171,6 +174,8 @@ class RedisQueue:
             end.missed or b"",
             settings.missed_kept,
             end.dead or b"",
+            end.journal or b"",
+            self.journal_bound,
         )
 
 

@@ -11,7 +11,7 @@ from opentelemetry.trace import Span, SpanKind, Tracer
 
 from letta_bridge.errors import FallbackUnavailable, LettaError, failure_word
 from letta_bridge.fallback import Fallback, FallbackAnswer
-from letta_bridge.letta.port import AgentRef, AgentSpec, FoundTurn, LettaPort, TurnAnswer, TurnMessage
+from letta_bridge.letta.port import AgentPassage, AgentRef, AgentSpec, FoundTurn, LettaPort, TurnAnswer, TurnMessage
 from letta_bridge.tracing.context import carrying
 from shared_utils.messages import Task
 
@@ -54,8 +54,16 @@ class TracedLetta:
     async def history(self, agent_id: str, *, limit: int = 1000) -> list[Mapping[str, object]]:
         return await self._letta.history(agent_id, limit=limit)
 
+    async def passages(
+        self, agent_id: str, *, after: str | None = None, newest_first: bool = False, limit: int = 20
+    ) -> list[AgentPassage]:
+        return await self._letta.passages(agent_id, after=after, newest_first=newest_first, limit=limit)
+
     async def export_agent(self, agent_id: str) -> bytes:
         return await self._letta.export_agent(agent_id)
+
+    async def import_agent(self, content: bytes) -> AgentRef:
+        return await self._letta.import_agent(content)
 
     async def delete_agent(self, agent_id: str) -> bool:
         return await self._letta.delete_agent(agent_id)

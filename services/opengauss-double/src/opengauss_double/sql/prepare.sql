@@ -4,6 +4,9 @@ SET allow_system_table_mods = on;
 CREATE SCHEMA opengauss_double;
 GRANT USAGE ON SCHEMA opengauss_double TO PUBLIC;
 
+-- The schema public is the initial user's, who need not own the database; nobody else may create in it.
+ALTER SCHEMA public OWNER TO CURRENT_USER;
+
 -- json and jsonb convert only where a cast is written.
 UPDATE pg_cast SET castcontext = 'e'
 WHERE (castsource, casttarget) IN (('json'::regtype, 'jsonb'::regtype), ('jsonb'::regtype, 'json'::regtype));

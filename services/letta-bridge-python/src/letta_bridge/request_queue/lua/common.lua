@@ -9,12 +9,14 @@
 --   6 leases     zset    receipt -> deadline (ms, this server's clock)
 --   7 replies    stream  every reply, capped
 --   8 dead       list    dead letters, newest left
---   9 counters   hash    taken, handed_out, redelivered, missed_pending, settled:<outcome>
+--   9 counters   hash    taken, handed_out, redelivered, missed_pending, journal_dropped, journal_looks, settled:<outcome>
 --  10 bridges    zset    bridge -> last heartbeat (ms)
 --  11 paused    hash    mode (all | intake), since (ms), reason; absent while work goes on
 --  12 lane:      prefix  + lane: list of waiting entries, oldest right
 --  13 reply:     prefix  + user:task_id: the kept reply
 --  14 missed:    prefix  + user: turns the agent does not know yet, oldest left
+--  15 journal    stream  answered turns that are not in the database yet
+--  16 journal_writer  string  the bridge that writes them now, expires
 --
 -- An entry is a task in a lane:      "<seq> <attempts> <first_ms>\n<payload>"
 --   seq       number of the task over the life of the queue
@@ -28,7 +30,7 @@
 
 local REQUESTS, INCOMING, LANES, READY, TURNS, LEASES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local REPLIES, DEAD, COUNTERS, BRIDGES, PAUSED = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
-local LANE, REPLY, MISSED = KEYS[12], KEYS[13], KEYS[14]
+local LANE, REPLY, MISSED, JOURNAL, JOURNAL_WRITER = KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
 
 local function now_ms()
     local time = redis.call('TIME')

@@ -7,6 +7,7 @@
 --      7 user:task_id the reply is kept under, '' not to keep it  8 reply_ttl_ms  9 length of the replies stream
 --     10 user whose missed turns change, '' for nobody  11 missed turn to add, '' to forget them all  12 most kept
 --     13 dead letter: JSON line to put before the payload, '' for none
+--     14 what the journal keeps beside the reply, '' for nothing  15 turns that may wait for the journal
 
 local receipt = ARGV[1]
 local record = redis.call('HGET', TURNS, receipt)
@@ -47,6 +48,15 @@ end
 if ARGV[13] ~= '' then
     local _, _, _, payload = split_entry(entry)
     redis.call('LPUSH', DEAD, ARGV[13] .. '\n' .. payload)
+end
+
+if ARGV[14] ~= '' then
+    -- The newest are left out: those before them may be on their way into the database already.
+    if redis.call('XLEN', JOURNAL) < tonumber(ARGV[15]) then
+        redis.call('XADD', JOURNAL, '*', 'turn', ARGV[14], 'reply', ARGV[3])
+    else
+        redis.call('HINCRBY', COUNTERS, 'journal_dropped', 1)
+    end
 end
 
 redis.call('HINCRBY', COUNTERS, 'settled:' .. ARGV[2], 1)

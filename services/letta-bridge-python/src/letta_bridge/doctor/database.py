@@ -1,0 +1,177 @@
+"""The database: reachable, of a kind and version that is known, its tables, rights, and room for connections."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+import psycopg
+from psycopg import AsyncConnection
+
+from letta_bridge.doctor.findings import Finding, fail, ok, warn
+from letta_bridge.settings import BridgeSettings
+from shared_utils.persistence.arrival import arrive
+from shared_utils.persistence.database_config import DatabaseConfig
+from shared_utils.persistence.dialects import Dialect, PostgreSQL
+from shared_utils.persistence.errors import DatabaseRefused, PersistenceError, SchemaMissing
+from shared_utils.persistence.failures import meaning
+from shared_utils.persistence.migration import Migration, migrations, pending
+
+_WITHOUT_RIGHTS: Final = """
+SELECT tablename::text
+FROM pg_tables
+WHERE schemaname = %s
+  AND NOT (
+    has_table_privilege(quote_ident(schemaname) || '.' || quote_ident(tablename), 'SELECT')
+    AND (
+      tablename = 'schema_migrations'
+      OR (
+        has_table_privilege(quote_ident(schemaname) || '.' || quote_ident(tablename), 'INSERT')
+        AND has_table_privilege(quote_ident(schemaname) || '.' || quote_ident(tablename), 'UPDATE')
+        AND has_table_privilege(quote_ident(schemaname) || '.' || quote_ident(tablename), 'DELETE')
+      )
+    )
+  )
+ORDER BY tablename
+"""
+_MAY_MAKE: Final = "SELECT has_database_privilege(current_database()::text, 'CREATE')"
+_USED: Final = "SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL"
+_MOST: Final = "SELECT current_setting('max_connections')::int"
+_RESERVED: Final = "SELECT current_setting('superuser_reserved_connections')::int"
+
+_Connection = AsyncConnection[tuple[Any, ...]]
+
+
+async def examine(settings: BridgeSettings) -> AsyncIterator[Finding]:
+    """Every finding; changes nothing. A database that cannot be used gets one."""
+    config = settings.database
+    if config.db_url is None:
+        yield ok("database", "none configured (DATABASE_URL): sessions lie in a file, and nothing is journalled")
+        return
+    try:
+        connection, dialect = await arrive(config.model_copy(update={"generate_schemas": False}))
+    except SchemaMissing as error:
+        yield _absent(error, config)
+        return
+    except PersistenceError as error:
+        yield _refused("database", error)
+        return
+    try:
+        yield ok("database", f"{dialect.product} answers, {config.place}")
+        async for finding in _inside(connection, config):
+            yield finding
+        yield await _room(connection, config)
+        for suspicion in (await _pooler(connection, dialect), _plain_text(connection, config)):
+            if suspicion is not None:
+                yield suspicion
+    finally:
+        await connection.close()
+
+
+async def _inside(connection: _Connection, config: DatabaseConfig) -> AsyncIterator[Finding]:
+    try:
+        missing = await pending(connection, config)
+    except psycopg.Error as error:
+        meant = meaning(error, place=config.place, user=_user(config))
+        yield _refused("database.rights" if isinstance(meant, DatabaseRefused) else "database.schema", meant)
+        return
+    except PersistenceError as error:
+        yield _refused("database.schema", error)
+        return
+    yield _schema(missing, config)
+    yield await _rights(connection, config, missing)
+
+
+def _absent(error: SchemaMissing, config: DatabaseConfig) -> Finding:
+    if not config.generate_schemas:
+        return _refused("database", error)
+    return warn("database", f"{config.place} does not exist yet", "the bridge makes it at its start, if its user may")
+
+
+def _schema(missing: Sequence[Migration], config: DatabaseConfig) -> Finding:
+    subject = "database.schema"
+    if not missing:
+        return ok(subject, f"all {len(migrations())} migrations are applied in schema {config.schema_name}")
+    says = f"schema {config.schema_name} lacks {', '.join(f'{step.number:04} {step.name}' for step in missing)}"
+    if config.generate_schemas:
+        return warn(subject, says, "the bridge applies them at its start; or run before: letta-bridge migrate")
+    return fail(subject, says, "run as a user that may make tables: letta-bridge migrate")
+
+
+async def _rights(connection: _Connection, config: DatabaseConfig, missing: Sequence[Migration]) -> Finding:
+    subject, user = "database.rights", _user(config)
+    rows = await (await connection.execute(_WITHOUT_RIGHTS, [config.schema_name])).fetchall()
+    if rows:
+        tables = ", ".join(name for (name,) in rows)
+        return fail(
+            subject, f"user {user} may not use {tables}", f"run as their owner: letta-bridge migrate --grant {user}"
+        )
+    if missing and config.generate_schemas and not await _number(connection, _MAY_MAKE):
+        return fail(
+            subject,
+            f"user {user} may make no schema in {config.place}",
+            f"run as an administrator: letta-bridge migrate --grant {user}",
+        )
+    return ok(subject, f"user {user} may do what the bridge does")
+
+
+async def _room(connection: _Connection, config: DatabaseConfig) -> Finding:
+    subject, reserved = "database.connections", 0
+    most, used = await _number(connection, _MOST), await _number(connection, _USED)
+    with contextlib.suppress(psycopg.Error):  # openGauss calls it otherwise
+        reserved = await _number(connection, _RESERVED)
+    free = max(0, most - reserved - used)
+    says = f"{free} of {most} connections are free, and this bridge takes up to {config.max_connections}"
+    if free < config.max_connections:
+        return warn(subject, says, "raise the server's max_connections, or lower DB_MAX_CONNECTIONS")
+    return ok(subject, says)
+
+
+async def _pooler(connection: _Connection, dialect: Dialect) -> Finding | None:
+    """PgBouncer and its like give keys of their own out. openGauss's keys never name the process."""
+    if not isinstance(dialect, PostgreSQL):
+        return None
+    if connection.info.backend_pid == await _number(connection, "SELECT pg_backend_pid()"):
+        return None
+    return warn(
+        "database.pooler",
+        "a connection pooler stands before the server",
+        "let it pool by session (pool_mode = session): the bridge sets things for the length of its sessions",
+    )
+
+
+def _plain_text(connection: _Connection, config: DatabaseConfig) -> Finding | None:
+    host = config.parts.get("host", "")
+    if connection.pgconn.ssl_in_use or _is_near(host):
+        return None
+    return warn(
+        "database.tls",
+        f"what users say travels to {host} unencrypted",
+        "add sslmode=verify-full and sslrootcert to DATABASE_URL, unless the network is yours alone",
+    )
+
+
+def _is_near(host: str) -> bool:
+    """On this machine: a socket, or the loopback address."""
+    if not host or host.startswith(("/", "@")) or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _refused(subject: str, error: PersistenceError) -> Finding:
+    says, _, advice = str(error).partition("; ")
+    return fail(subject, says, advice or "mend that and run doctor again")
+
+
+async def _number(connection: _Connection, statement: str) -> int:
+    row = await (await connection.execute(statement.encode())).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _user(config: DatabaseConfig) -> str:
+    return config.parts.get("user", "?")

@@ -1,0 +1,109 @@
+"""What the API sends and takes, as JSON has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared_utils.persistence.sessions import Session
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+
+class SessionRecord(_Record):
+    """One session."""
+
+    session_id: str
+    user_id: str
+    persona: str
+    agent_id: str | None = Field(description="Letta's agent; null while it is not made yet")
+    session_data: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    permanent_memory: bool = Field(description="whether the user lets an agent remember")
+    message_count: int
+    created_at: datetime
+    last_updated: datetime = Field(description="last use")
+    expires_at: datetime | None
+    version: int = Field(description="counts writes")
+    is_active: bool
+
+
+def records(sessions: Sequence[Session]) -> list[SessionRecord]:
+    """As the API sends them."""
+    return [SessionRecord.model_validate(session) for session in sessions]
+
+
+class SessionList(_Record):
+    """One page of sessions, newest use first."""
+
+    sessions: Sequence[SessionRecord]
+    total: int = Field(description="of the whole list")
+    limit: int
+    offset: int
+
+
+class RestoredSessions(SessionList):
+    """What this bridge read from the store into its memory the last time it was asked to."""
+
+    failed: Mapping[str, str] = Field(description="session id → why its row could not be read")
+
+
+class RestoreResult(_Record):
+    """What was read."""
+
+    restored: int
+    failed: Mapping[str, str] = Field(description="session id → why its row could not be read")
+
+
+class CleanupResult(_Record):
+    """What a cleanup did."""
+
+    ended: int = Field(description="expired sessions that are inactive now")
+    removed: int = Field(description="sessions inactive for longer than the grace, gone for good")
+
+
+class Statistics(_Record):
+    """Numbers over all sessions."""
+
+    total: int
+    active: int
+    reserved: int = Field(description="active ones without an agent")
+    expired: int
+    average_messages: float = Field(description="over active sessions that have messages")
+    created: Mapping[str, int] = Field(description="day (UTC) → sessions made on it; the last 30 days")
+    last_seen: Mapping[str, int] = Field(description="1h, 1d, 7d, 30d, older → active sessions last used within it")
+
+
+class Connection(_Record):
+    """Whether the session store answers."""
+
+    connected: bool
+    store: str = Field(description="what answers: product, version, place")
+    trouble: str | None = Field(description="why it serves less than it should")
+
+
+class Deletion(_Record):
+    """What became of a session."""
+
+    session_id: str
+    hard: bool = Field(description="the row is gone; else the session is only ended, and can be undeleted")
+
+
+class UserSettingsRecord(_Record):
+    """What a user has chosen."""
+
+    user_id: str
+    permanent_memory: bool
+
+
+class UserChoice(BaseModel):
+    """What a user chooses."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    permanent_memory: bool = Field(strict=True, description="false: no agent remembers, memory-python answers")

@@ -1,0 +1,36 @@
+"""``/api/users``: what each user has chosen."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+
+from letta_bridge.http.answers import ERRORS
+from letta_bridge.http.records import UserChoice, UserSettingsRecord
+from letta_bridge.user_settings import UserSettings
+from shared_utils import logs
+
+_log = logs.get(__name__)
+
+# A user id may hold any character, a slash too.
+UserId = Annotated[str, Path(min_length=1, max_length=1024)]
+
+
+def router(settings: UserSettings) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(prefix="/api/users", tags=["users"], responses=ERRORS)
+
+    @routes.get("/{user_id:path}/settings")
+    async def get_settings(user_id: UserId) -> UserSettingsRecord:
+        """A user's settings; the defaults for a user nobody knows."""
+        return UserSettingsRecord(user_id=user_id, permanent_memory=await settings.permanent_memory(user_id))
+
+    @routes.put("/{user_id:path}/settings")
+    async def put_settings(user_id: UserId, choice: UserChoice) -> UserSettingsRecord:
+        """Switch permanent memory on or off, for every persona. Other bridges follow within seconds."""
+        changed = await settings.set_permanent_memory(user_id, choice.permanent_memory)
+        _log.info("user_settings_changed", user_id=user_id, permanent_memory=choice.permanent_memory, sessions=changed)
+        return UserSettingsRecord(user_id=user_id, permanent_memory=choice.permanent_memory)
+
+    return routes

@@ -1,0 +1,177 @@
+"""Writes answered turns into the database, off the way of any reply.
+
+A turn waits in Redis until the transaction that holds it is through, and is forgotten there after that: a bridge that
+is killed in between leaves it to be written again, which its ids make harmless. While the database is away turns wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import timedelta
+from typing import Final
+
+from letta_bridge.journal.record import JournalRows, read_entry
+from letta_bridge.request_queue.journal_backlog import JournalBacklog, JournalEntry
+from letta_bridge.settings import JournalSettings
+from shared_utils import logs
+from shared_utils.persistence.conversation_service import ConversationService
+from shared_utils.persistence.errors import PersistenceError, ValueRefused
+from shared_utils.redis_connection import CONNECTION_ERRORS
+
+_log = logs.get(__name__)
+
+_BATCH: Final = 200
+_IDLE: Final = 1.0
+"""Seconds between two looks while nothing, or little, waits: what comes meanwhile is one transaction."""
+_PAUSE_MOST: Final = 10.0
+"""Seconds between two tries at most, while the database is away."""
+_PURGE_EVERY: Final = 3600.0
+_AWAY: Final[tuple[type[Exception], ...]] = (PersistenceError, *CONNECTION_ERRORS)
+
+
+class Journal:
+    """The journal of one queue, written by one bridge at a time.
+
+    Args:
+        backlog: where turns wait.
+        service: the conversations; its source is the journal's.
+        settings: ``retention_days`` counts here.
+        written: is told how many turns were written.
+    """
+
+    def __init__(
+        self,
+        backlog: JournalBacklog,
+        service: ConversationService,
+        settings: JournalSettings,
+        written: Callable[[int], None] = lambda _count: None,
+    ) -> None:
+        self._backlog = backlog
+        self._service = service
+        self._settings = settings
+        self._tell_written = written
+        self._stopping = asyncio.Event()
+        self._done: Sequence[str] = ()
+        """Entries that are in the database, and that Redis has not been told of."""
+        self._dropped: int | None = None
+        self._purge_at = 0.0
+        self.trouble: str | None = None
+        """Why nothing could be written the last time; None while it works."""
+
+    def reload(self, settings: JournalSettings) -> None:
+        """Take over the retention."""
+        self._settings = settings
+
+    def stop(self) -> None:
+        """Write what waits now, and let :meth:`run` return."""
+        self._stopping.set()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Written while this context is open; what waits at its end is still tried."""
+        task = asyncio.create_task(self.run(), name="journal")
+        try:
+            yield
+        finally:
+            # Not cancelled: a transaction half-way through would be tried again for nothing.
+            self.stop()
+            await task
+
+    async def run(self) -> None:
+        """Write until :meth:`stop`."""
+        pause = _IDLE
+        while not self._stopping.is_set():
+            try:
+                full = await self._pass()
+                pause = 0.0 if full else _IDLE
+            except _AWAY as error:
+                pause = min(max(pause, _IDLE) * 2, _PAUSE_MOST)
+                self._in_trouble(error)
+            except Exception:  # noqa: BLE001  # a defect of ours must not stop the bridge, nor end the journal for good
+                pause = _PAUSE_MOST
+                _log.exception("journal_failed")
+            await self._wait(pause)
+        await self._end()
+
+    async def _pass(self) -> bool:
+        """Write one batch; whether another one is waiting."""
+        batch = await self._backlog.take(self._done, _BATCH)
+        self._done = ()
+        self._note_dropped(batch.dropped)
+        if not batch.mine:
+            self.trouble = None  # it is another bridge's now
+            return False
+        if batch.entries:
+            await self._write(batch.entries)
+        full = len(batch.entries) == _BATCH
+        if batch.entries and not full:
+            await self._backlog.take(self._done, 0)
+            self._done = ()
+        await self._purge()
+        if self.trouble is not None:
+            self.trouble = None
+            _log.info("journal_goes_on", waiting=batch.waiting)
+        return full
+
+    async def _write(self, entries: Sequence[JournalEntry]) -> None:
+        rows = [row for entry in entries if (row := _readable(entry)) is not None]
+        try:
+            await self._record(rows)
+        except ValueRefused:
+            # One of them, or all: each on its own, so that none holds up the others for ever.
+            for row in rows:
+                try:
+                    await self._record([row])
+                except ValueRefused as error:
+                    _log.error("journal_turn_refused", message_id=row.messages[0].id, error=str(error))
+        self._done = [entry.id for entry in entries]
+
+    async def _record(self, rows: Sequence[JournalRows]) -> None:
+        await self._service.record(
+            [row.conversation for row in rows],
+            [message for row in rows for message in row.messages],
+        )
+        self._tell_written(len(rows))
+
+    async def _purge(self) -> None:
+        days = self._settings.retention_days
+        if not days or time.monotonic() < self._purge_at:
+            return
+        removed = await self._service.purge(timedelta(days=days))
+        self._purge_at = time.monotonic() + _PURGE_EVERY
+        if removed:
+            _log.info("journal_purged", messages=removed)
+
+    async def _end(self) -> None:
+        with contextlib.suppress(*_AWAY):
+            while await self._pass():
+                pass
+        with contextlib.suppress(*CONNECTION_ERRORS):
+            await self._backlog.leave(self._done)
+
+    async def _wait(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
+    def _note_dropped(self, dropped: int) -> None:
+        if self._dropped is not None and dropped > self._dropped:
+            _log.error("journal_full", dropped=dropped - self._dropped)
+        self._dropped = dropped
+
+    def _in_trouble(self, error: Exception) -> None:
+        text = str(error) or type(error).__name__
+        if self.trouble is None:
+            _log.warning("journal_waits", error=text)
+        self.trouble = text
+
+
+def _readable(entry: JournalEntry) -> JournalRows | None:
+    try:
+        return read_entry(entry)
+    except ValueError as error:
+        _log.error("journal_turn_unreadable", entry=entry.id, error=type(error).__name__)
+        return None

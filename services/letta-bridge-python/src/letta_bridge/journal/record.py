@@ -1,0 +1,132 @@
+"""What the journal keeps of a turn: one user message and its answer, in the conversation of user and persona.
+
+All ids come from what the turn is, so that a turn written again is the same rows again.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+
+from letta_bridge.request_queue.journal_backlog import JournalEntry
+from letta_bridge.request_queue.port import Outcome, Settlement, Turn
+from letta_bridge.settings import JournalSettings
+from shared_utils.messages import Reply, Task
+from shared_utils.persistence.conversations import Conversation, Message
+
+SOURCE: Final = "letta_bridge"
+"""``source`` of the journal's conversations."""
+
+_ANSWERED: Final = frozenset({Outcome.LETTA, Outcome.MEMORY})
+_CONVERSATIONS: Final = uuid.UUID("0b2a3a0e-54a4-4c0f-9d5e-5d1f4d4a6a61")
+_MESSAGES: Final = uuid.UUID("6f1b0f5a-9b86-4a52-8a3e-2f7a9a3f6c17")
+_PER_MS: Final = 1 << 20
+"""Ordinals of one millisecond: two for each turn settled in it."""
+
+
+class _Said(BaseModel):
+    """The half of a turn that is not in its reply."""
+
+    model_config = ConfigDict(frozen=True)
+
+    user_id: str
+    task_id: str
+    number: str
+    """Names the task for ever, over all its hand-outs."""
+    persona: str
+    type: str = "text"
+    content: str
+    taken_ms: int
+    """When it was taken from the request list, by Redis's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalRows:
+    """One turn as rows."""
+
+    conversation: Conversation
+    messages: tuple[Message, Message]
+
+
+def conversation_id(user_id: str, persona: str) -> str:
+    """The id of a user's journal with one persona."""
+    return str(uuid.uuid5(_CONVERSATIONS, json.dumps([user_id, persona])))
+
+
+def journalled(turn: Turn, task: Task, persona: str, end: Settlement, settings: JournalSettings) -> Settlement:
+    """The settlement, with what the journal needs where it wants this turn: one that was answered."""
+    if end.outcome not in _ANSWERED or end.reply is None:
+        return end
+    # What memory-python answered and no agent shall hear of was meant to be forgotten.
+    if not settings.temporary and end.outcome is Outcome.MEMORY and end.missed is None:
+        return end
+    said = _Said(
+        user_id=task.user_id,
+        task_id=task.task_id,
+        number=f"{turn.seq}-{turn.first_ms}",
+        persona=persona,
+        type=task.type,
+        content=task.content,
+        taken_ms=turn.first_ms,
+    )
+    return replace(end, journal=said.model_dump_json().encode())
+
+
+def read_entry(entry: JournalEntry) -> JournalRows:
+    """The rows of a turn.
+
+    Raises:
+        ValueError: the entry is none this release can read.
+    """
+    said = _Said.model_validate_json(entry.turn)
+    reply = Reply.model_validate_json(entry.reply)
+    settled_ms, _, within = entry.id.partition("-")
+    # Settled one after the other, a user's turns have rising ordinals, whichever bridge writes them and when.
+    ordinal = int(settled_ms) * _PER_MS + int(within) * 2
+    taken, settled = _time(said.taken_ms), _time(int(settled_ms))
+    conversation = Conversation(
+        id=conversation_id(said.user_id, said.persona),
+        user_id=said.user_id,
+        source=SOURCE,
+        title=f"{said.user_id} · {said.persona}",
+        metadata={"persona": said.persona},
+        created_at=taken,
+        updated_at=settled,
+    )
+    question = Message(
+        id=_message_id(said.number, "user"),
+        conversation_id=conversation.id,
+        ordinal=ordinal,
+        role="user",
+        content=said.content,
+        metadata={"task_id": said.task_id, "type": said.type},
+        created_at=taken,
+    )
+    answer = Message(
+        id=_message_id(said.number, "assistant"),
+        conversation_id=conversation.id,
+        ordinal=ordinal + 1,
+        role="assistant",
+        content=reply.response_text,
+        metadata={"task_id": said.task_id} | _about(reply),
+        created_at=settled,
+    )
+    return JournalRows(conversation, (question, answer))
+
+
+def _message_id(number: str, role: str) -> str:
+    return str(uuid.uuid5(_MESSAGES, f"{number}:{role}"))
+
+
+def _about(reply: Reply) -> dict[str, Any]:
+    fields = {"source", "agent_id", "fallback_reason", "attempts", "memory_updated", "usage"}
+    return reply.model_dump(include=fields, exclude_none=True)
+
+
+def _time(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -1,0 +1,108 @@
+"""Answered turns on their way into the journal: they wait in Redis until the database has them.
+
+``settle.lua`` puts them there together with the reply, so none is lost with a bridge. One bridge at a time writes;
+while it says nothing for longer than its lease, the next one that asks takes over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, cast
+
+from letta_bridge.request_queue.keys import Keys
+from letta_bridge.request_queue.scripts import ScriptRunner, read
+from shared_utils.redis_connection import RedisClient
+
+LEASE: Final = 30.0
+"""Seconds one bridge may be silent before another one writes. Two that write at once do no harm."""
+_PAGE: Final = 200
+_LOOK: Final = 0.1
+_JOURNAL: Final = read("journal")
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """One turn that waits."""
+
+    id: str
+    """``<ms of the Redis server's clock>-<n>``: when it was settled; rises from entry to entry."""
+    turn: bytes
+    """What the settlement said of it, JSON."""
+    reply: bytes
+    """The reply, JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalBatch:
+    """What one look brought."""
+
+    mine: bool
+    """Whether this bridge writes now; where it does not, there are no entries."""
+    waiting: int
+    """Entries that wait, those of the batch included."""
+    dropped: int
+    """Turns left out since ever, because too many waited."""
+    entries: Sequence[JournalEntry] = field(default_factory=list)
+    """The oldest ones, in the order they were settled."""
+
+
+class JournalBacklog(Protocol):
+    """Where turns wait for the journal; every method may raise one of ``CONNECTION_ERRORS`` and may be repeated."""
+
+    async def take(self, written: Sequence[str], want: int) -> JournalBatch:
+        """Forget the entries that are in the database now, and look at up to ``want`` others."""
+        ...
+
+    async def leave(self, written: Sequence[str]) -> None:
+        """Forget the entries that are in the database now, and let another bridge write."""
+        ...
+
+
+class RedisJournalBacklog:
+    """The turns of one queue, seen by one bridge."""
+
+    def __init__(self, client: RedisClient, keys: Keys, bridge: str) -> None:
+        self._client = client
+        self._keys = keys
+        self._bridge = bridge
+        self._scripts = ScriptRunner(client, keys.script_keys)
+
+    async def take(self, written: Sequence[str], want: int) -> JournalBatch:
+        """See :class:`JournalBacklog`."""
+        mine, waiting, dropped, rows = await self._ask(round(LEASE * 1000), want, written)
+        entries = [JournalEntry(number.decode(), turn, reply) for number, turn, reply in rows]
+        return JournalBatch(mine == 1, waiting, int(dropped), entries)
+
+    async def leave(self, written: Sequence[str]) -> None:
+        """See :class:`JournalBacklog`."""
+        await self._ask(0, 0, written)
+
+    async def entries(self) -> AsyncIterator[JournalEntry]:
+        """All that wait, oldest first, for whoever looks for a user in them; nothing changes."""
+        last = "-"
+        while True:
+            page: Any = await self._client.xrange(self._keys.journal, min=last, count=_PAGE)
+            for number, fields in page:
+                yield JournalEntry(number.decode(), fields.get(b"turn", b""), fields.get(b"reply", b""))
+            if len(page) < _PAGE:
+                return
+            last = f"({page[-1][0].decode()}"
+
+    async def looked(self) -> None:
+        """Return when the writer has looked here again: what it took before is in the database by then, or will not be.
+
+        For whoever removed entries. A writer that is gone is waited for until its lease is over.
+        """
+        before = await self._looks()
+        while True:
+            if await self._looks() != before or not await self._client.exists(self._keys.journal_writer):
+                return
+            await asyncio.sleep(_LOOK)
+
+    async def _looks(self) -> bytes | None:
+        return cast("bytes | None", await self._client.hget(self._keys.counters, "journal_looks"))
+
+    async def _ask(self, lease_ms: int, want: int, written: Sequence[str]) -> Any:
+        return await self._scripts.run(_JOURNAL, self._bridge, lease_ms, want, *written)

@@ -1,0 +1,58 @@
+"""The user's conversations in the database, the journal's and any other's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from letta_bridge.user_data.files import write_json_lines
+from letta_bridge.user_data.trace import Counts
+from shared_utils.persistence.conversation_service import ConversationService
+from shared_utils.persistence.conversations import Conversation, Message
+
+_PAGE: Final = 100
+
+
+class ConversationTrace:
+    """See :class:`Trace`."""
+
+    def __init__(self, service: ConversationService) -> None:
+        self._service = service
+
+    async def count(self, user_id: str) -> Counts:
+        """See :class:`Trace`."""
+        return {"conversations": len(await self._all(user_id))}
+
+    async def export(self, user_id: str, folder: Path) -> Counts:
+        """See :class:`Trace`. A file for each conversation: itself in the first line, then its messages in order."""
+        conversations = await self._all(user_id)
+        for conversation in conversations:
+            messages = await self._messages(conversation.id)
+            lines = [conversation.model_dump(), *(message.model_dump() for message in messages)]
+            write_json_lines(folder / "conversations" / f"{conversation.id}.jsonl", lines)
+        return {"conversations": len(conversations)}
+
+    async def erase(self, user_id: str) -> Counts:
+        """See :class:`Trace`."""
+        gone = [await self._service.delete(conversation.id) for conversation in await self._all(user_id)]
+        return {"conversations": sum(gone)}
+
+    async def _all(self, user_id: str) -> list[Conversation]:
+        found: list[Conversation] = []
+        after: str | None = None
+        while True:
+            page = await self._service.of_user(user_id, limit=_PAGE, after=after)
+            found += page.rows
+            after = page.next
+            if after is None:
+                return found
+
+    async def _messages(self, conversation_id: str) -> list[Message]:
+        found: list[Message] = []
+        before: str | None = None
+        while True:
+            page = await self._service.history(conversation_id, limit=_PAGE, before=before)
+            found = [*page.rows, *found]
+            before = page.next
+            if before is None:
+                return found

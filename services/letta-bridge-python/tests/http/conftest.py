@@ -1,0 +1,92 @@
+"""The API over sessions in memory, asked without a socket."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import httpx
+import pytest
+
+from letta_bridge.http.api import routers
+from letta_bridge.http.app import create_app
+from letta_bridge.settings import HttpSettings
+from shared_utils.health import Check
+from shared_utils.persistence.memory_sessions import InMemorySessionStore
+from shared_utils.persistence.sessions import Restoration
+
+TOKEN = "a-long-token-时"
+
+
+class FakeSessions:
+    """What the API sees of a session manager."""
+
+    def __init__(self):
+        self.store = InMemorySessionStore()
+        self.restored = None
+        self.forgotten = []
+        self.failed = {}
+
+    async def restore(self):
+        done = await self.store.restore(limit=1000)
+        self.restored = Restoration(done.sessions, self.failed)
+        return self.restored
+
+    def forget(self, user_id, persona):
+        self.forgotten.append((user_id, persona))
+
+    async def add(self, user_id, persona="default", **changes):
+        """A session with an agent."""
+        session = await self.store.reserve(user_id, persona)
+        return await self.store.save(replace(session, agent_id=f"agent-{user_id}", **changes))
+
+
+class Healthy:
+    """A bridge of which only health and metrics are asked."""
+
+    async def checks(self):
+        return [Check("redis", ok=True, detail="answers", required=True)]
+
+    async def summary(self):
+        return {}
+
+    async def text(self):
+        return b"up 1\n"
+
+
+@pytest.fixture
+def sessions():
+    return FakeSessions()
+
+
+@pytest.fixture
+def app_for(sessions):
+    """The application with HTTP settings."""
+
+    def make(**settings):
+        api = routers(sessions, personas=["default", "teacher"], grace=timedelta(days=30))
+        return create_app(Healthy(), Healthy(), HttpSettings.model_validate({"api_token": TOKEN} | settings), api)
+
+    return make
+
+
+@pytest.fixture
+def ask_as(app_for):
+    """``await ask_as(headers)(method, path, **how)``: the answer of an application of its own."""
+
+    def asker(headers, **settings):
+        transport = httpx.ASGITransport(app_for(**settings))
+
+        async def ask(method, path, base="http://127.0.0.1", **how):
+            async with httpx.AsyncClient(transport=transport, base_url=base, headers=headers) as client:
+                return await client.request(method, path, **how)
+
+        return ask
+
+    return asker
+
+
+@pytest.fixture
+def ask(ask_as):
+    """The same with the right token."""
+    return ask_as({"Authorization": f"Bearer {TOKEN}".encode()})

@@ -1,0 +1,99 @@
+"""Who may use the API, and how it describes itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from letta_bridge.http.access import require_token
+from letta_bridge.settings import HttpSettings
+from shared_utils.errors import SettingsError
+
+STATISTICS = "/api/sessions/postgres/statistics"
+
+
+async def test_the_right_token_is_let_in(ask):
+    assert (await ask("GET", STATISTICS)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "header", [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic a-long-token", "bearer a-long-token-时x"]
+)
+@pytest.mark.parametrize("path", [STATISTICS, "/api", "/api/", "/api/nothing", "/api/users/ada/settings"])
+async def test_without_it_everything_below_api_is_401(ask_as, header, path):
+    headers = {} if header is None else {"Authorization": header.encode()}
+    answer = await ask_as(headers)("GET", path)
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+async def test_a_strangers_body_is_not_read(app_for):
+    async def receive():
+        raise AssertionError("the body was read")
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "PUT", "path": "/api/users/ada/settings", "headers": [], "query_string": b""}
+    await app_for()(scope, receive, send)
+    assert sent[0]["status"] == 401
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/metrics", "/openapi.json"])
+async def test_health_and_metrics_need_no_token(ask_as, path):
+    assert (await ask_as({})("GET", path)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("base", "status"), [("127.0.0.1", 200), ("localhost:8290", 200), ("[::1]:8290", 200), ("evil.example", 403)]
+)
+async def test_without_a_token_only_this_machine_is_answered(ask_as, base, status):
+    ask = ask_as({}, api_token=None)
+    assert (await ask("GET", STATISTICS, base=f"http://{base}")).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"), [("http://localhost:3000", 200), ("https://evil.example", 403), ("null", 403)]
+)
+async def test_without_a_token_no_foreign_page_is_answered(ask_as, origin, status):
+    answer = await ask_as({"Origin": origin}, api_token=None)("GET", STATISTICS)
+    assert answer.status_code == status
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.7", "bridge.example"])
+def test_off_the_loopback_a_token_is_required(host):
+    with pytest.raises(SettingsError, match="BRIDGE_API_TOKEN"):
+        require_token(HttpSettings(host=host))
+    require_token(HttpSettings.model_validate({"host": host, "api_token": "secret"}))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "::1"])
+def test_on_the_loopback_it_is_not(host):
+    require_token(HttpSettings(host=host))
+
+
+async def test_the_description_knows_every_route_and_the_token(ask_as):
+    schema = (await ask_as({})("GET", "/openapi.json")).json()
+    assert {path for path in schema["paths"] if path.startswith("/api/")} == {
+        "/api/sessions/postgres/sessions",
+        "/api/sessions/postgres/sessions/{session_id}",
+        "/api/sessions/postgres/sessions/{session_id}/undelete",
+        "/api/sessions/postgres/statistics",
+        "/api/sessions/postgres/restore",
+        "/api/sessions/postgres/cleanup",
+        "/api/sessions/postgres/connection/test",
+        "/api/sessions/restored",
+        "/api/sessions/restore",
+        "/api/users/{user_id}/settings",
+    }
+    assert schema["paths"]["/api/sessions/restored"]["get"]["security"] == [{"token": []}]
+    assert "security" not in schema["paths"]["/livez"]["get"]
+    ids = [operation["operationId"] for path in schema["paths"].values() for operation in path.values()]
+    assert len(ids) == len(set(ids))
+
+
+async def test_an_unknown_path_answers_like_the_rest(ask):
+    answer = await ask("GET", "/api/nothing")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    assert (await ask("PATCH", STATISTICS)).json()["code"] == "method_not_allowed"

@@ -1,0 +1,215 @@
+"""The journal's loop: what it does with a database that is away, and with turns that cannot be written."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from letta_bridge.journal import Journal, journal
+from letta_bridge.request_queue.memory_queue import InMemoryJournalBacklog
+from letta_bridge.settings import JournalSettings
+from shared_utils.persistence.errors import DatabaseUnavailable, ValueRefused
+
+
+class FakeService:
+    """Conversations in memory that can be away, or refuse a text."""
+
+    def __init__(self):
+        self.messages = {}
+        self.calls = []
+        self.down = False
+        self.broken = False
+        self.purged = []
+        self.after = lambda: None
+
+    async def record(self, conversations, messages):
+        self.calls.append([message.content for message in messages])
+        if self.broken:
+            raise RuntimeError
+        if self.down:
+            raise DatabaseUnavailable("gone")
+        if any("refuse" in message.content for message in messages):
+            raise ValueRefused("too odd")
+        for message in messages:
+            self.messages.setdefault(message.id, message)
+        self.after()
+        return len(messages)
+
+    async def purge(self, older_than):
+        self.purged.append(older_than)
+        return 1
+
+    def said(self):
+        return [message.content for message in sorted(self.messages.values(), key=lambda each: each.ordinal)]
+
+
+@pytest.fixture
+def rig(make_rig):
+    return make_rig(database={"db_url": "postgresql://u:p@localhost/x"})
+
+
+@pytest.fixture
+def service():
+    return FakeService()
+
+
+@pytest.fixture
+def written():
+    return []
+
+
+@pytest.fixture
+def make_journal(rig, service, written, monkeypatch):
+    monkeypatch.setattr(journal, "_IDLE", 0.001)
+    monkeypatch.setattr(journal, "_PAUSE_MOST", 0.002)
+
+    def make(bridge="a", **settings):
+        backlog = InMemoryJournalBacklog(rig.shelf, bridge)
+        return Journal(backlog, service, JournalSettings(**settings), written.append)
+
+    return make
+
+
+async def until(holds):
+    async with asyncio.timeout(20):
+        while not holds():
+            await asyncio.sleep(0.001)
+
+
+async def talked(rig, *contents, user="ada"):
+    for number, content in enumerate(contents):
+        rig.push(f"{user}-{content}-{number}", user, content)
+    await rig.work_off()
+
+
+async def test_answered_turns_are_written_and_forgotten(rig, service, make_journal, written):
+    await talked(rig, "one", "two")
+    rig.letta.down = True
+    await talked(rig, "three")
+    async with make_journal().running():
+        await until(lambda: not rig.shelf.journal)
+    said = service.said()
+    assert said[::2] == ["one", "two", "three"]
+    assert said[5] == "short: three"
+    assert sum(written) == 3
+
+
+async def test_without_a_database_or_switched_off_nothing_is_kept(make_rig):
+    for changes in ({}, {"database": {"db_url": "postgresql://u:p@h/x"}, "journal": {"enabled": False}}):
+        rig = make_rig(**changes)
+        await talked(rig, "one")
+        assert rig.shelf.journal == []
+
+
+async def test_while_the_database_is_away_turns_wait(rig, service, make_journal):
+    service.down = True
+    await talked(rig, "one")
+    journal = make_journal()
+    async with journal.running():
+        await until(lambda: len(service.calls) > 2)
+        assert journal.trouble == "gone"
+        assert len(rig.shelf.journal) == 1
+        service.down = False
+        await until(lambda: not rig.shelf.journal)
+        await until(lambda: journal.trouble is None)
+    assert service.said()[0] == "one"
+
+
+async def test_a_bridge_that_dies_between_writing_and_forgetting_does_no_harm(rig, service, make_journal, monkeypatch):
+    await talked(rig, "one")
+    first = make_journal("a")
+
+    class Killed(BaseException):
+        pass
+
+    def die():
+        raise Killed
+
+    service.after = die
+    with pytest.raises(Killed):
+        await first._pass()
+    assert len(rig.shelf.journal) == 1
+    service.after = lambda: None
+    rig.time += 1000
+    async with make_journal("b").running():
+        await until(lambda: not rig.shelf.journal)
+    assert len(service.calls) == 2
+    assert len(service.messages) == 2
+
+
+async def test_one_turn_that_is_refused_does_not_hold_up_the_others(rig, service, make_journal, written):
+    await talked(rig, "one", "refuse", "three")
+    async with make_journal().running():
+        await until(lambda: not rig.shelf.journal)
+    assert service.said()[::2] == ["one", "three"]
+    assert sum(written) == 2
+
+
+async def test_what_cannot_be_read_is_left_out(rig, service, make_journal):
+    await talked(rig, "one")
+    rig.shelf.journal.insert(0, ("1-0", b"{}", b"{}"))
+    async with make_journal().running():
+        await until(lambda: not rig.shelf.journal)
+    assert service.said()[0] == "one"
+
+
+async def test_a_defect_does_not_end_the_journal(rig, service, make_journal):
+    service.broken = True
+    await talked(rig, "one")
+    async with make_journal().running():
+        await until(lambda: len(service.calls) > 1)
+        service.broken = False
+        await until(lambda: not rig.shelf.journal)
+
+
+async def test_it_goes_on_when_redis_is_back(rig, make_journal, monkeypatch):
+    await talked(rig, "one")
+    tries = []
+    take = InMemoryJournalBacklog.take
+
+    async def failing(self, written, want):
+        tries.append(written)
+        if len(tries) < 4:
+            raise RedisConnectionError("no Redis")
+        return await take(self, written, want)
+
+    monkeypatch.setattr(InMemoryJournalBacklog, "take", failing)
+    journal = make_journal()
+    async with journal.running():
+        await until(lambda: journal.trouble == "no Redis")
+        await until(lambda: not rig.shelf.journal)
+        await until(lambda: journal.trouble is None)
+
+
+async def test_what_was_settled_before_the_stop_is_written_at_the_stop(rig, service, make_journal, monkeypatch):
+    monkeypatch.setattr(journal, "_BATCH", 2)
+    monkeypatch.setattr(journal, "_IDLE", 60.0)
+    async with make_journal("a").running():
+        await until(lambda: rig.shelf.journal_writer[0] == "a")
+        await talked(rig, "1", "2", "3", "4", "5")
+    assert service.said()[::2] == ["1", "2", "3", "4", "5"]
+    assert rig.shelf.journal == []
+    assert rig.shelf.journal_writer[0] == ""
+
+
+async def test_old_messages_are_purged_where_a_retention_is_set(rig, service, make_journal):
+    await make_journal()._pass()
+    assert service.purged == []
+    journal = make_journal(retention_days=3)
+    await journal._pass()
+    await journal._pass()
+    assert [age.days for age in service.purged] == [3]
+
+
+async def test_turns_that_are_dropped_are_told(rig, make_journal, capsys):
+    journal = make_journal()
+    rig.shelf.counters["journal_dropped"] = 5
+    await journal._pass()
+    rig.shelf.counters["journal_dropped"] = 7
+    await journal._pass()
+    await journal._pass()
+    told = [line for line in capsys.readouterr().out.splitlines() if "journal_full" in line]
+    assert len(told) == 1
+    assert "dropped=2" in told[0]

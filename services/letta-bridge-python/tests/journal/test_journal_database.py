@@ -1,0 +1,94 @@
+"""From settlement to row, through a real Redis, on every kind of database."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import AsyncExitStack
+
+import pytest
+
+from letta_bridge.journal import SOURCE, Journal, conversation_id, journal, journalled
+from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
+from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
+from letta_bridge.settings import JournalSettings, QueueSettings
+from shared_utils.messages import Reply, dump, parse_task
+from shared_utils.persistence.conversation_service import ConversationService
+from shared_utils.redis_connection import connect
+from shared_utils.settings import RedisSettings
+
+pytestmark = pytest.mark.integration
+USERS = ("ada", "bo", "怡")
+TURNS = 8
+
+
+@pytest.fixture
+async def client(redis_url):
+    client = connect(RedisSettings(url=redis_url), name="test")
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def queue(client):
+    return RedisQueue(client, client, QueueSettings(), "a")
+
+
+@pytest.fixture
+def service(database):
+    return ConversationService(database, source=SOURCE)
+
+
+async def answer_all(queue, client):
+    """Every user's tasks, answered as two bridges would: a user's one after the other, users at once."""
+    for number in range(TURNS):
+        for user in USERS:
+            task = {"task_id": f"{user}-{number}", "user_id": user, "content": f"{user} {number}\0"}
+            await client.lpush("letta_requests", json.dumps(task))
+    while turns := (await queue.exchange([], 10)).turns:
+        await queue.exchange([answered(turn) for turn in turns], 0)
+
+
+def answered(turn):
+    task = parse_task(turn.payload, QueueSettings().limits)
+    reply = Reply(
+        task_id=task.task_id,
+        user_id=task.user_id,
+        response_text=f"re: {task.content}",
+        memory_updated=True,
+        source="letta",
+        timestamp=1.0,
+    )
+    end = Settlement(turn.receipt, Outcome.LETTA, user_id=task.user_id, task_id=task.task_id, reply=dump(reply))
+    return journalled(turn, task, "default", end, JournalSettings())
+
+
+async def test_every_turn_is_written_once_in_order_whoever_writes_it(queue, client, service, monkeypatch):
+    monkeypatch.setattr(journal, "_BATCH", 3)
+    monkeypatch.setattr(journal, "_IDLE", 0.01)
+    writers = []
+
+    async def written(name):
+        # The lease is taken away again and again, so that both write, often the same turns.
+        while await client.xlen(queue.keys.journal):
+            await client.set(queue.keys.journal_writer, name, px=20)
+            await asyncio.sleep(0.005)
+
+    await answer_all(queue, client)
+    async with asyncio.timeout(60), AsyncExitStack() as running:
+        for name in "ab":
+            backlog = RedisJournalBacklog(client, queue.keys, name)
+            await running.enter_async_context(
+                Journal(
+                    backlog, service, JournalSettings(), lambda count, name=name: writers.append((name, count))
+                ).running()
+            )
+        await asyncio.gather(written("a"), written("b"))
+    assert {name for name, _ in writers} == {"a", "b"}
+    for user in USERS:
+        transcript = await service.get(conversation_id(user, "default"))
+        expected = [text for n in range(TURNS) for text in (f"{user} {n}\ufffd", f"re: {user} {n}\ufffd")]
+        assert [message.content for message in transcript.messages] == expected
+        assert transcript.conversation.user_id == user
+    assert await service.conversations.count() == len(USERS)
+    assert await service.messages.count() == 2 * TURNS * len(USERS)

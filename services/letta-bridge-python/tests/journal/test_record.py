@@ -1,0 +1,106 @@
+"""What is kept of a turn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from letta_bridge.journal import conversation_id, journalled, read_entry
+from letta_bridge.request_queue import Outcome, Settlement, Turn
+from letta_bridge.request_queue.journal_backlog import JournalEntry
+from letta_bridge.settings import JournalSettings
+from shared_utils.messages import Reply, Task, Usage, dump
+
+TURN = Turn("7-9", "ada", 2, 7, 1_700_000_000_123, b"")
+TASK = Task(task_id="t1", user_id="ada", content="你好")
+REPLY = Reply(
+    task_id="t1",
+    user_id="ada",
+    response_text="hello",
+    memory_updated=True,
+    source="letta",
+    timestamp=1.0,
+    agent_id="agent-1",
+    usage=Usage(total_tokens=5),
+    attempts=2,
+)
+END = Settlement("7-9", Outcome.LETTA, user_id="ada", task_id="t1", reply=dump(REPLY))
+SETTINGS = JournalSettings()
+
+
+def entry(end=END, number="1700000001000-3", **fields):
+    noted = journalled(TURN, TASK, "default", replace(end, **fields), SETTINGS)
+    return JournalEntry(number, noted.journal, noted.reply)
+
+
+def test_a_turn_is_two_messages_of_one_conversation():
+    rows = read_entry(entry())
+    question, answer = rows.messages
+    assert rows.conversation.id == question.conversation_id == answer.conversation_id
+    assert (rows.conversation.user_id, rows.conversation.metadata) == ("ada", {"persona": "default"})
+    assert (question.role, question.content, question.metadata) == ("user", "你好", {"task_id": "t1", "type": "text"})
+    assert (answer.role, answer.content) == ("assistant", "hello")
+    assert answer.metadata == {
+        "task_id": "t1",
+        "source": "letta",
+        "agent_id": "agent-1",
+        "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 5},
+        "attempts": 2,
+        "memory_updated": True,
+    }
+    assert question.created_at.isoformat() == "2023-11-14T22:13:20.123000+00:00"
+    assert answer.created_at.isoformat() == "2023-11-14T22:13:21+00:00"
+
+
+def test_the_same_turn_is_the_same_rows():
+    again = read_entry(entry(number="1700000002000-0"))
+    assert [message.id for message in again.messages] == [message.id for message in read_entry(entry()).messages]
+    other = read_entry(JournalEntry("1-0", entry().turn.replace(b"7-17", b"8-17"), entry().reply))
+    assert not {message.id for message in other.messages} & {message.id for message in again.messages}
+
+
+def test_ordinals_rise_with_the_place_in_the_stream():
+    places = ["1700000001000-0", "1700000001000-1", "1700000001001-0", "8000000000000-1000"]
+    ordinals = [message.ordinal for place in places for message in read_entry(entry(number=place)).messages]
+    assert ordinals == sorted(set(ordinals))
+    assert ordinals[-1] < 2**63
+
+
+def test_no_two_users_share_a_conversation():
+    names = [("a", "b"), ("a", 'b"'), ('a", "b', ""), ("ab", ""), ("", "ab"), ("a\u2028", "b")]
+    assert len({conversation_id(*name) for name in names}) == len(names)
+    assert conversation_id("ada", "default") == conversation_id("ada", "default")
+
+
+def test_why_memory_python_answered_is_kept():
+    reply = REPLY.model_copy(update={"source": "memory-python", "agent_id": None, "fallback_reason": "breaker_open"})
+    _, answer = read_entry(entry(outcome=Outcome.MEMORY, reply=dump(reply), missed=b"{}")).messages
+    assert (answer.metadata["source"], answer.metadata["fallback_reason"]) == ("memory-python", "breaker_open")
+
+
+def test_whose_turn_it_is_is_not_asked_of_the_reply():
+    reply = dump(REPLY.model_copy(update={"user_id": "eve", "task_id": "t9"}))
+    rows = read_entry(entry(reply=reply))
+    assert (rows.conversation.user_id, rows.messages[1].metadata["task_id"]) == ("ada", "t1")
+
+
+@pytest.mark.parametrize("outcome", [Outcome.ERROR, Outcome.REPEATED, Outcome.DEAD])
+def test_what_was_not_answered_is_not_kept(outcome):
+    assert journalled(TURN, TASK, "default", replace(END, outcome=outcome), SETTINGS).journal is None
+
+
+def test_what_was_meant_to_be_forgotten_is_not_kept_unless_one_says_so():
+    settings, everything = JournalSettings(), JournalSettings(temporary=True)
+    temporary = replace(END, outcome=Outcome.MEMORY)
+    assert journalled(TURN, TASK, "default", temporary, settings).journal is None
+    assert journalled(TURN, TASK, "default", temporary, everything).journal is not None
+    missed_by_agent = replace(temporary, missed=b"{}")
+    assert journalled(TURN, TASK, "default", missed_by_agent, settings).journal is not None
+    assert journalled(TURN, TASK, "default", END, settings).journal is not None
+
+
+@pytest.mark.parametrize(("turn", "reply"), [(b"{}", dump(REPLY)), (b"", b""), (entry().turn, b'{"error":true}')])
+def test_what_cannot_be_read_is_a_value_error(turn, reply):
+    with pytest.raises(ValueError):
+        read_entry(JournalEntry("1-0", turn, reply))

@@ -1,0 +1,204 @@
+"""``sessions`` and ``migrate`` as typed, on a real database and on the file."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from datetime import timedelta
+
+import psycopg
+import pytest
+from psycopg import sql
+from typer.testing import CliRunner
+
+from letta_bridge.main import app
+from shared_utils.persistence.database import Database
+from shared_utils.persistence.database_config import DatabaseConfig
+from shared_utils.persistence.database_sessions import DatabaseSessionStore
+from shared_utils.persistence.file_sessions import FileSessionStore
+from shared_utils.persistence.migration import migrations
+from shared_utils.persistence.sessions import utc_now
+
+pytestmark = pytest.mark.integration
+
+VARIABLES = ("DATABASE_URL", "LETTA_BRIDGE_CONFIG", "DB_SCHEMA", "DATA_DIR")
+
+
+def printed(result):
+    """The JSON of a command; only in a process of its own do log lines go elsewhere."""
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    """A command with an empty configuration and no database, unless the variables say so."""
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*arguments, code=0, **environ):
+        variables = {"LETTA_BRIDGE_CONFIG": str(tmp_path / "config.json"), "DATA_DIR": str(tmp_path), **environ}
+        result = CliRunner().invoke(app, arguments, env=variables | {"TERM": "dumb"})
+        assert result.exit_code == code, result.output
+        return result
+
+    return call
+
+
+@pytest.fixture
+def database_variables(postgres_url):
+    return {"DATABASE_URL": postgres_url}
+
+
+@pytest.fixture(params=["database", "file"])
+def place(request, tmp_path):
+    """The variables that name a store, and the store itself for one piece of work."""
+    if request.param == "file":
+        return {}, lambda: FileSessionStore(tmp_path / "sessions.db")
+    config = DatabaseConfig.model_validate({"db_url": request.getfixturevalue("postgres_url")})
+    return request.getfixturevalue("database_variables"), lambda: DatabaseSessionStore(Database(config))
+
+
+@pytest.fixture
+def on(call, place):
+    """A command on that store; what it printed as JSON."""
+
+    def on(*arguments, code=0):
+        return printed(call(*arguments, "--json", code=code, **place[0]))
+
+    on.text = lambda *arguments, code=0: call(*arguments, code=code, **place[0]).output
+    return on
+
+
+@pytest.fixture
+def put(place):
+    """Write a session with an agent."""
+
+    def put(user, persona="default", **changes):
+        async def write():
+            store = place[1]()
+            session = await store.reserve(user, persona)
+            saved = await store.save(replace(session, agent_id=f"agent-{user}", **changes))
+            await store.close()
+            return saved
+
+        return asyncio.run(write())
+
+    return put
+
+
+def test_sessions_are_listed_and_shown(on, put):
+    ada, _ = put("ada"), put("小明", metadata={"permanent_memory": False}, session_data={"mood": "好\x1b[31m"})
+    listed = on("sessions", "list")
+    assert [one["user_id"] for one in listed["sessions"]] == ["小明", "ada"]
+    assert listed["total"] == 2
+    text = on.text("sessions", "list", "--user", "小明")
+    assert "agent-小明" in text
+    assert "off" in text
+    assert "1 of 1 sessions" in text
+    assert on("sessions", "show", ada.session_id)["agent_id"] == "agent-ada"
+    shown = on.text("sessions", "show", on("sessions", "list", "--limit", "1")["sessions"][0]["session_id"])
+    assert "\x1b" not in shown
+    assert "sessions list --all" in on.text("sessions", "show", "nobody", code=1)
+
+
+def test_a_session_is_deleted_and_undeleted(on, put):
+    session_id = put("ada").session_id
+    assert on("sessions", "delete", session_id) == {"session_id": session_id, "hard": False}
+    assert on("sessions", "list")["total"] == 0
+    assert on("sessions", "list", "--all")["sessions"][0]["is_active"] is False
+    assert "no active session" in on.text("sessions", "delete", session_id, code=1)
+    assert on("sessions", "undelete", session_id)["is_active"] is True
+    on("sessions", "delete", session_id)
+    put("ada")
+    assert "another active" in on.text("sessions", "undelete", session_id, code=1)
+    assert "is removed" in on.text("sessions", "delete", session_id, "--hard")
+    assert "no session" in on.text("sessions", "undelete", session_id, code=1)
+
+
+def test_numbers_and_cleanup(on, put):
+    put("ada", expires_at=utc_now() - timedelta(hours=1))
+    put("bo")
+    assert on("sessions", "statistics")["expired"] == 1
+    assert "last seen          1h: 2" in on.text("sessions", "statistics")
+    assert on("sessions", "cleanup") == {"ended": 1, "removed": 0}
+    assert on("sessions", "cleanup", "--grace-hours", "0") == {"ended": 0, "removed": 1}
+
+
+def test_restore_tells_what_a_bridge_would_read(on, put):
+    put("ada")
+    assert on("sessions", "restore") == {"restored": 1, "failed": {}}
+    assert "1 sessions can be read, 0 cannot" in on.text("sessions", "restore")
+
+
+def test_a_user_is_switched_off_and_on(on):
+    assert on("sessions", "settings", "小明") == {"user_id": "小明", "permanent_memory": True}
+    assert on("sessions", "settings", "小明", "--no-permanent-memory")["permanent_memory"] is False
+    assert "permanent memory   no" in on.text("sessions", "settings", "小明")
+    assert on("sessions", "settings", "小明", "--permanent-memory")["permanent_memory"] is True
+
+
+def test_what_answers_is_told(on, place):
+    assert on("sessions", "test")["connected"] is True
+    assert ("PostgreSQL" in on.text("sessions", "test")) == bool(place[0])
+
+
+def test_a_database_that_is_away_ends_it_with_5(call):
+    said = call("sessions", "list", code=5, DATABASE_URL="postgresql://bo:hunter2@127.0.0.1:1/db").stderr
+    assert "is away" in said
+    assert "hunter2" not in said
+    assert call("migrate", "--check", code=5, DATABASE_URL="postgresql://bo@127.0.0.1:1/db")
+
+
+def test_sessions_go_to_the_database_and_back(call, database_variables, tmp_path):
+    async def write():
+        store = FileSessionStore(tmp_path / "sessions.db")
+        for user in ("ada", "小明"):
+            await store.reserve(user, "default")
+        await store.close()
+
+    asyncio.run(write())
+
+    def migrated(*arguments):
+        return printed(call("sessions", "migrate", *arguments, "--json", **database_variables))
+
+    assert migrated("--to", "database", "--dry-run")["written"] == 2
+    assert migrated("--to", "database")["written"] == 2
+    assert migrated("--to", "database")["kept"] == 2
+    listed = printed(call("sessions", "list", "--json", **database_variables))
+    assert {one["user_id"] for one in listed["sessions"]} == {"ada", "小明"}
+    assert migrated("--to", "file")["kept"] == 2
+    (tmp_path / "sessions.db").unlink()
+    assert migrated("--to", "file")["written"] == 2
+
+
+def test_without_a_database_there_is_nothing_to_migrate(call):
+    assert "DATABASE_URL" in call("migrate", code=2).stderr
+    assert "DATABASE_URL" in call("sessions", "migrate", "--to", "database", code=2).stderr
+
+
+def test_migrate_says_what_is_missing_and_makes_it(call, database_variables):
+    everything = [{"number": step.number, "name": step.name} for step in migrations()]
+    missing = printed(call("migrate", "--check", "--json", code=1, **database_variables))
+    assert missing == {"missing": everything}
+    assert printed(call("migrate", "--json", **database_variables)) == {"applied": everything}
+    assert "has all tables" in call("migrate", "--check", **database_variables).stdout
+    assert printed(call("migrate", "--json", **database_variables)) == {"applied": []}
+
+
+def test_a_service_may_run_as_a_role_that_can_change_no_table(call, database_variables, postgres_url):
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE clerk LOGIN PASSWORD 'clerk'")
+        try:
+            assert "clerk may use the tables" in call("migrate", "--grant", "clerk", **database_variables).stdout
+            place = postgres_url.rpartition("@")[2]
+            as_clerk = database_variables | {"DATABASE_URL": f"postgresql://clerk:clerk@{place}"}
+            call("sessions", "settings", "ada", "--no-permanent-memory", **as_clerk)
+            call("migrate", "--check", **as_clerk)
+            assert (
+                "no role nobody_here" in call("migrate", "--grant", "nobody_here", code=5, **database_variables).stderr
+            )
+        finally:
+            connection.execute(sql.SQL("DROP OWNED BY clerk; DROP ROLE clerk"))
+    call("migrate", "--check", "--grant", "clerk", code=2, **database_variables)

@@ -1,0 +1,45 @@
+"""A fail point strikes once, at its step, at the time it was told; without one there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from letta_bridge import fail_points
+
+
+@pytest.fixture
+def struck(monkeypatch):
+    signals = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: signals.append((pid, number)))
+    return signals
+
+
+def test_nothing_is_armed_in_normal_runs():
+    assert fail_points.reach is None
+    assert fail_points.armed(None) is fail_points.armed("") is None
+
+
+@pytest.mark.parametrize("text", ["answered", "nowhere:KILL:1", "answered:KILL:soon", "answered:NOTHING:1"])
+def test_what_cannot_be_read_is_refused(text):
+    with pytest.raises(ValueError, match=r"CHAOS_FAIL_POINT"):
+        fail_points.armed(text)
+
+
+def test_it_strikes_at_the_count_and_never_again(struck):
+    reach = fail_points.armed("answered:STOP:2")
+    for step in ("answered", "settled", "answered", "answered"):
+        reach(step)
+    assert struck == [(os.getpid(), signal.SIGSTOP)]
+
+
+async def test_sent_strikes_when_the_request_is_on_its_way(struck):
+    reach = fail_points.armed("sent:KILL:1")
+    reach("sent")
+    assert struck == []
+    async with asyncio.timeout(10):
+        while not struck:
+            await asyncio.sleep(0.01)

@@ -1,0 +1,19 @@
+"""How long a user's next turn waits for one that Letta never ends."""
+
+from __future__ import annotations
+
+from letta_bridge.errors import TurnFateUnknown
+
+
+async def test_a_run_left_behind_is_cancelled_within_the_reply_budget_however_patient_the_bridge_is(make_rig):
+    rig = make_rig(letta={"reply_deadline": 0.6, "turn_patience": 30.0})
+    rig.push("t0", content="hello")
+    await rig.work_off()
+    rig.letta.leave_run(rig.store.sessions["ada", "default"].agent_id)
+    rig.letta.fail_next(TurnFateUnknown("gone", cause="connection_lost"))
+    rig.push("t1", content="lost")
+    await rig.work_off()
+    rig.push("t2", content="next")
+    await rig.work_off()
+    assert [reply["source"] for reply in rig.replies()] == ["letta", "letta"]
+    assert (rig.kept(task_id="t1")["source"], rig.kept(task_id="t2")["source"]) == ("memory-python", "letta")

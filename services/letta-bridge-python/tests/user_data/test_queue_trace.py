@@ -1,0 +1,133 @@
+"""What one user left in the queue goes, and nobody else's; on a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
+from letta_bridge.settings import QueueSettings
+from letta_bridge.user_data.queue_trace import QueueTrace
+from letta_bridge.user_data.short_term_trace import ShortTermTrace
+from letta_bridge.user_data.trace import ErasureBusy
+from shared_utils.redis_connection import connect
+from shared_utils.settings import RedisSettings
+
+pytestmark = pytest.mark.integration
+
+USERS = ("小明", "u*", "u1", "a:b", "u[1]")
+"""Ids that a careless pattern would take for one another."""
+
+
+@pytest.fixture
+async def client(redis_url):
+    client = connect(RedisSettings(url=redis_url), name="test")
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def queue(client, redis_url):
+    return RedisQueue(client, connect(RedisSettings(url=redis_url), name="pop"), QueueSettings(), "bridge")
+
+
+def payload(user, number):
+    return json.dumps({"task_id": f"{user}-{number}", "user_id": user, "content": f"消息 {number}"})
+
+
+async def fill(client, queue):
+    """Every user: an answered task, a dead letter, a missed turn, a waiting task and an untaken one; meters."""
+    for number in range(3):
+        for user in USERS:
+            await client.lpush("letta_requests", payload(user, number))
+    outcomes = {0: Outcome.LETTA, 1: Outcome.MEMORY, 2: Outcome.DEAD}
+    for number, outcome in outcomes.items():
+        turns = (await queue.exchange([], want=10)).turns
+        assert len(turns) == len(USERS)
+        for turn in turns:
+            user = turn.lane
+            about = json.dumps({"user_id": user, "task_id": f"{user}-{number}", "code": "malformed"}).encode()
+            reply = json.dumps({"user_id": user, "task_id": f"{user}-{number}", "response_text": "好"}).encode()
+            settlement = Settlement(
+                turn.receipt,
+                outcome,
+                user_id=user,
+                task_id=f"{user}-{number}",
+                reply=reply,
+                missed=b'{"missed": 1}' if outcome is Outcome.MEMORY else None,
+                dead=about if outcome is Outcome.DEAD else None,
+                journal=json.dumps({"user_id": user}).encode() if outcome is Outcome.LETTA else None,
+            )
+            await queue.exchange([settlement], want=0)
+    for user in USERS:
+        await client.lpush("letta_requests", payload(user, 3), payload(user, 4))
+        await client.set(f"{{letta_requests}}:rate:{user}", "1")
+        await client.hset("{letta_requests}:tokens:20000", user, 5)
+
+
+@pytest.fixture
+def trace(client):
+    return QueueTrace(client, QueueSettings(), patience=0.3)
+
+
+async def test_one_user_goes_and_no_other(client, queue, trace):
+    await fill(client, queue)
+    before = {user: await trace.count(user) for user in USERS}
+    expected = {"waiting_tasks": 2, "missed_turns": 1, "kept_replies": 3, "streamed_replies": 3, "dead_letters": 1}
+    expected["unjournalled_turns"] = 1
+    assert before == dict.fromkeys(USERS, expected)
+    for gone in range(len(USERS)):
+        assert await trace.erase(USERS[gone]) == expected | {"meters": 2}
+        assert await trace.count(USERS[gone]) == dict.fromkeys(expected, 0)
+        for user in USERS[gone + 1 :]:
+            assert await trace.count(user) == expected
+    assert await trace.erase(USERS[0]) == dict.fromkeys([*expected, "meters"], 0)
+
+
+async def test_counters_still_add_up(client, queue, trace):
+    await fill(client, queue)
+    turns = (await queue.exchange([], want=2)).turns  # routes what waits; two are in flight
+    held = {turn.lane for turn in turns}
+    for user in set(USERS) - held:
+        await trace.erase(user)
+    status = await queue.status()
+    settled = sum(count for name, count in status.counters.items() if name.startswith("settled:"))
+    assert status.counters["taken"] == settled + status.waiting + status.in_flight
+    assert status.counters["missed_pending"] == len(held)
+
+
+async def test_a_turn_in_flight_is_waited_for(client, queue, trace):
+    await client.lpush("letta_requests", payload("u1", 1))
+    [turn] = (await queue.exchange([], want=1)).turns
+    with pytest.raises(ErasureBusy, match="letta-bridge lanes"):
+        await trace.erase("u1")
+    patient = QueueTrace(client, QueueSettings(), patience=30)
+    erasing = asyncio.create_task(patient.erase("u1"))
+    await queue.exchange([Settlement(turn.receipt, Outcome.LETTA, user_id="u1", task_id="u1-1", reply=b"{}")], want=0)
+    assert (await erasing)["kept_replies"] == 1
+
+
+async def test_all_of_it_is_exported(client, queue, trace, tmp_path):
+    await fill(client, queue)
+    counts = await trace.export("小明", tmp_path)
+    assert counts == await trace.count("小明")
+    waiting = [json.loads(line) for line in (tmp_path / "waiting_tasks.jsonl").read_text("utf-8").splitlines()]
+    assert [task["content"] for task in waiting] == ["消息 3", "消息 4"]
+    assert "小明" in (tmp_path / "dead_letters.jsonl").read_text("utf-8")
+
+
+async def test_short_term_memory_goes_for_one_user(client, tmp_path):
+    trace = ShortTermTrace(client)
+    for user in USERS:
+        record = json.dumps({"user_id": user, "content": "记住"}, ensure_ascii=False)
+        await client.lpush(f"memory:user_sessions:{user}", record)
+        await client.lpush("memory:global_context", record)
+        await client.zadd(f"memory:seen:{{memory:user_sessions:{user}}}", {"m": 1})
+    assert await trace.count("u*") == {"short_term_messages": 2}
+    assert await trace.export("u*", tmp_path) == {"short_term_messages": 1}
+    assert await trace.erase("u*") == {"short_term_messages": 2}
+    assert await client.keys("memory:*u[*]*") == []
+    for user in set(USERS) - {"u*"}:
+        assert await trace.count(user) == {"short_term_messages": 2}

@@ -1,0 +1,38 @@
+"""docs/sql.md lists every statement the services send."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shared_utils.persistence.catalogue import known, render
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def test_the_page_is_current():
+    written = (CHECKOUT / "docs" / "sql.md").read_text(encoding="utf-8")
+    assert written == render(), "run: .venv/bin/python -m shared_utils.persistence.catalogue > docs/sql.md"
+
+
+def test_a_statement_is_known_however_it_is_spaced_and_in_either_dialect():
+    insert = (
+        'INSERT INTO "agent_conversations" '
+        '("id", "user_id", "source", "title", "metadata", "created_at", "updated_at") '
+        'SELECT "id", "user_id", "source", "title", "metadata"::jsonb, "created_at", "updated_at" FROM '
+        '(SELECT unnest(%(id)s::text[]) AS "id", unnest(%(user_id)s::text[]) AS "user_id", '
+        'unnest(%(source)s::text[]) AS "source", unnest(%(title)s::text[]) AS "title", '
+        'unnest(%(metadata)s::text[]) AS "metadata", unnest(%(created_at)s::timestamptz[]) AS "created_at", '
+        'unnest(%(updated_at)s::timestamptz[]) AS "updated_at") AS given'
+    )
+    assert known(insert)
+    assert known(f"{insert}\n  ON CONFLICT   DO NOTHING")
+    assert known(f"{insert} ON DUPLICATE KEY UPDATE NOTHING")
+    assert not known(f"{insert} ON CONFLICT (id) DO NOTHING")
+
+
+def test_filters_are_known_by_their_conditions():
+    begin, end = 'SELECT count(*) AS rows FROM "agent_messages"', '"role" = %(where_0)s::text'
+    assert known(f'{begin} WHERE {end} AND "content" IS NULL AND "ordinal" = ANY(%(where_12)s::bigint[])')
+    assert not known(f"{begin} WHERE {end} OR {end}")
+    assert not known(f"{begin} WHERE \"role\" = 'user'")
+    assert not known(f"{begin} WHERE {end} AND ")
