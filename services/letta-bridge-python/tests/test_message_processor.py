@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 import pytest
 
 from letta_bridge.errors import EmptyAnswer, LettaRejected, LettaUnavailable, TurnFateUnknown
+from letta_bridge.letta.fake import echo
 from letta_bridge.intake import TurnLease
 from letta_bridge.letta import TurnAnswer
 from shared_utils.persistence.sessions import Session
@@ -183,6 +185,33 @@ async def test_a_turn_that_outlived_its_reply_is_not_told_a_second_time(make_rig
     await rig.work_off()
     assert await rig.said_to_agents() == {"ada": ["zero", "slow", "next"]}
     assert rig.letta.overlaps == []
+
+
+@pytest.mark.parametrize("fallback", [True, False])
+@pytest.mark.parametrize("way", ["late", "silent"])
+async def test_what_a_lost_turn_told_is_not_told_a_second_time(make_rig, way, fallback):
+    rig = make_rig(letta={"reply_deadline": 0.05, "timeout": 0.02, "retry_attempts": 0})
+    rig.push("t0", content="zero")
+    await rig.work_off()
+    rig.letta.down = True
+    rig.push("t1", content="one")
+    await rig.work_off()
+    rig.letta_comes_back()
+    rig.fallback.down = not fallback
+    with rig.letta.held() if way == "late" else contextlib.nullcontext() as hold:
+        if way == "silent":
+            rig.letta._answer = lambda _agent, _messages: ""
+        rig.push("t2", content="two")  # goes to Letta with what was missed, and nobody hears an answer
+        await rig.work_off()
+        if hold is not None:
+            hold.release()
+        await rig.letta.idle()
+    rig.letta._answer = echo
+    rig.fallback.down = False
+    rig.push("t3", content="three")
+    await rig.work_off()
+    assert await rig.said_to_agents() == {"ada": ["zero", "one", "two", "three"]}
+    assert rig.shelf.missed == {}
 
 
 async def test_the_next_turn_waits_for_one_still_running(make_rig):

@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 from letta_bridge.letta import turn_otid
-from letta_bridge.missed_turns import Fate, MissedTurn, read, tell
+from letta_bridge.missed_turns import Fate, MissedTurn, read, tell, untold
 from letta_bridge.settings import FallbackSettings
 from shared_utils.messages import dump
 
@@ -69,6 +69,18 @@ def test_a_turn_of_unknown_fate_is_told_as_a_note(language, note):
     (message,) = told([missed(1, fate=Fate.UNKNOWN)], language)
     assert (message.role, message.content) == ("system", note)
     assert message.otid != turn_otid(AGENT, "t1")
+
+
+def test_a_turn_that_is_stored_took_all_before_it_along():
+    turns = [missed(1), missed(2, fate=Fate.STORED), missed(3)]
+    assert untold(turns) == turns[1:]
+    assert untold(turns[:1]) == turns[:1]
+
+
+def test_a_turn_that_may_be_stored_may_have_taken_all_before_it_along():
+    turns = [missed(1), missed(2, fate=Fate.UNKNOWN), missed(3)]
+    assert [turn.fate for turn in untold(turns)] == [Fate.UNKNOWN, Fate.UNKNOWN, Fate.ABSENT]
+    assert [role for role, _ in roles_and_contents(told(untold(turns)))] == ["system", "system", "user", "assistant"]
 
 
 @pytest.mark.parametrize("answer", [None, ""])

@@ -36,7 +36,7 @@ from letta_bridge.letta import (
     TurnState,
     turn_otid,
 )
-from letta_bridge.missed_turns import Fate, MissedTurn, tell
+from letta_bridge.missed_turns import Fate, MissedTurn, tell, untold
 from letta_bridge.recorder import SILENT, Recorder
 from letta_bridge.session_manager import SessionManager
 from letta_bridge.settings import FallbackSettings, LettaSettings
@@ -253,13 +253,14 @@ class Delivery:
     async def _settle_missed(self, letta: LettaPort, agent_id: str) -> None:
         """Learn what became of earlier turns that were sent and never heard of, so that nothing is told twice."""
         for index, missed in enumerate(self._missed):
-            if missed.fate is not Fate.UNKNOWN:
-                continue
-            fate = Fate.ABSENT
-            if missed.agent_id in {None, agent_id}:
+            fate = missed.fate
+            if missed.agent_id not in {None, agent_id}:
+                fate = Fate.ABSENT  # it was another agent, which is gone
+            elif fate is Fate.UNKNOWN:
                 otid = turn_otid(agent_id, missed.task_id)
                 fate = await self._fate_of(letta, agent_id, otid, 0.0 if missed.interrupted else None)
             self._missed[index] = missed.model_copy(update={"fate": fate})
+        self._missed = untold(self._missed)
 
     @property
     def _patience(self) -> float:

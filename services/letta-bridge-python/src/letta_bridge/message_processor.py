@@ -206,7 +206,9 @@ class MessageProcessor:
 def _refuse(job: _Job, error: ServiceError, delivery: Delivery | None) -> Settlement:
     # A turn that may still be running in Letta is noted, so that the user's next one does not overlap it.
     doubtful = delivery is not None and delivery.fate is Fate.UNKNOWN
-    return settlements.refused(job.turn, job.task, error, _missed(job, delivery, None) if doubtful else None)
+    missed = _missed(job, delivery, None) if doubtful else None
+    stored = delivery is not None and delivery.fate is Fate.STORED
+    return settlements.refused(job.turn, job.task, error, missed, told_missed=stored)
 
 
 def _missed(job: _Job, delivery: Delivery | None, answer: str | None) -> bytes | None:

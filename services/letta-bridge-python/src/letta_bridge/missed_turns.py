@@ -55,6 +55,22 @@ def read(records: Sequence[bytes]) -> list[MissedTurn]:
     return turns
 
 
+def untold(turns: Sequence[MissedTurn]) -> list[MissedTurn]:
+    """What an agent is still to be told, given each turn's fate.
+
+    A turn that reached the agent brought with it all that was missed before it: where it is stored, those need no second
+    telling; where it may be, they may be.
+    """
+    left: list[MissedTurn] = []
+    for turn in turns:
+        if turn.fate is Fate.STORED:
+            left = []
+        elif turn.fate is Fate.UNKNOWN:
+            left = [earlier.model_copy(update={"fate": Fate.UNKNOWN}) for earlier in left]
+        left.append(turn)
+    return left
+
+
 def tell(
     turns: Sequence[MissedTurn], agent_id: str, language: str | None, settings: FallbackSettings
 ) -> list[TurnMessage]:

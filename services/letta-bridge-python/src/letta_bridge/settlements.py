@@ -97,8 +97,10 @@ def may_have_been_sent(kept: bytes) -> bool:
     return _content(kept).get("code") not in GUARD_CODES
 
 
-def refused(turn: Turn, task: Task, error: ServiceError, missed: bytes | None) -> Settlement:
-    """Nobody could answer; an error reply says why."""
+def refused(
+    turn: Turn, task: Task, error: ServiceError, missed: bytes | None, *, told_missed: bool = False
+) -> Settlement:
+    """Nobody could answer; an error reply says why. ``told_missed``: the agent got what it had missed all the same."""
     return Settlement(
         turn.receipt,
         Outcome.ERROR,
@@ -107,6 +109,7 @@ def refused(turn: Turn, task: Task, error: ServiceError, missed: bytes | None) -
         reply=_error_reply(turn, error, error.code, task.task_id, task.user_id),
         task_response=_error_response(error),
         missed=missed,
+        told_missed=told_missed,
         code=error.code,
     )
 
