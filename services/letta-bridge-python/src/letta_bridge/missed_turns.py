@@ -58,8 +58,8 @@ def read(records: Sequence[bytes]) -> list[MissedTurn]:
 def untold(turns: Sequence[MissedTurn]) -> list[MissedTurn]:
     """What an agent is still to be told, given each turn's fate.
 
-    A turn that reached the agent brought with it all that was missed before it: where it is stored, those need no second
-    telling; where it may be, they may be.
+    A turn that reached the agent brought with it all that was missed before it: where it is stored, those need no
+    second telling; where it may be, they may be.
     """
     left: list[MissedTurn] = []
     for turn in turns:
