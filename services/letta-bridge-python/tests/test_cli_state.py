@@ -18,7 +18,8 @@ from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.database_sessions import DatabaseSessionStore
 from shared_utils.persistence.file_sessions import FileSessionStore
 from shared_utils.persistence.migration import migrations
-from shared_utils.persistence.sessions import utc_now
+from shared_utils.persistence.session_journal import Entry, SessionJournal
+from shared_utils.persistence.sessions import Session, utc_now
 
 pytestmark = pytest.mark.integration
 
@@ -124,6 +125,22 @@ def test_numbers_and_cleanup(on, put):
     assert "last seen          1h: 2" in on.text("sessions", "statistics")
     assert on("sessions", "cleanup") == {"ended": 1, "removed": 0}
     assert on("sessions", "cleanup", "--grace-hours", "0") == {"ended": 0, "removed": 1}
+
+
+def test_conflicts_of_an_outage_are_shown(call, tmp_path):
+    assert printed(call("sessions", "conflicts", "--json", DATA_DIR=str(tmp_path))) == {"conflicts": []}
+    lost = Session("小明", "default", agent_id="agent-1")
+
+    async def write():
+        journal = SessionJournal(tmp_path / "sessions.db")
+        entry = Entry(1, lost.session_id, 0, lost)
+        await journal.lost(entry, "the database has another session", lost=lost, won=None, drop=False)
+        journal.close()
+
+    asyncio.run(write())
+    [conflict] = printed(call("sessions", "conflicts", "--json", DATA_DIR=str(tmp_path)))["conflicts"]
+    assert (conflict["session_id"], conflict["lost"]["user_id"]) == (lost.session_id, "小明")
+    assert "another session" in call("sessions", "conflicts", DATA_DIR=str(tmp_path)).output
 
 
 def test_restore_tells_what_a_bridge_would_read(on, put):

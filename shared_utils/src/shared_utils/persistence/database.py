@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.rows import dict_row
@@ -45,6 +46,8 @@ _LIFETIME: Final = 1800.0
 _GRACE: Final = 1.0
 """Seconds the server has to end a statement that took too long, before its connection is cut."""
 _TRIES: Final = 5
+_FRESH: Final = 0.2
+"""Seconds since its last use in which a connection is taken to be there without being asked."""
 _WAITING: Final = 8
 """Questions per connection that may wait for one."""
 
@@ -69,6 +72,7 @@ class Database:
         self._look_again = 0.0
         self._login_pause = _PAUSE
         self._lent = 0
+        self._used: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
         self._connect_error: psycopg.Error | None = None
         self._no_login_before = 0.0
 
@@ -120,9 +124,11 @@ class Database:
         Raises:
             PersistenceError: any of errors.py.
         """
+        with contextlib.suppress(*AGAIN):  # tenacity enters with the first failure only
+            return await self._once(work, transaction, timeout)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(AGAIN),
-            stop=stop_after_attempt(_TRIES),
+            stop=stop_after_attempt(_TRIES - 1),
             wait=wait_random_exponential(multiplier=0.02, max=0.5),
             reraise=True,
         )
@@ -195,6 +201,7 @@ class Database:
         self._lent += 1
         try:
             yield connection
+            self._used[connection] = time.monotonic()
         except psycopg.OperationalError as error:
             if watch.cut:
                 raise QueryTimeout(
@@ -292,6 +299,8 @@ class Database:
         )
 
     async def _check(self, connection: Connection) -> None:
+        if time.monotonic() - self._used.get(connection, -_FRESH) < _FRESH:
+            return
         watch = ConnectionWatch(connection, self.config.connection_timeout)
         try:
             await AsyncConnectionPool.check_connection(connection)

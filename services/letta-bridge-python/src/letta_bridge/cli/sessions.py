@@ -17,6 +17,7 @@ from letta_bridge.http.records import SessionRecord
 from letta_bridge.user_settings import UserSettings
 from shared_utils.persistence.errors import RowMissing
 from shared_utils.persistence.session_copy import CopyCounts, copy_sessions
+from shared_utils.persistence.session_journal import SessionJournal
 from shared_utils.persistence.sessions import Restoration, Session, SessionStore
 
 app = typer.Typer(
@@ -95,6 +96,32 @@ def restore(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     else:
         typer.echo(_restored(done))
     raise typer.Exit(int(Exit.FAILED if done.failed else Exit.DONE))
+
+
+@app.command()
+def conflicts(
+    limit: Annotated[int, typer.Option(help="Conflicts shown at most.", min=1, max=1000)] = 20,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show what this host's session file gave up when it met the database again after an outage, newest first."""
+    settings = settings_or_exit(config)
+
+    async def read() -> list[dict[str, Any]]:
+        journal = SessionJournal(settings.data_dir / settings.sessions.file)
+        try:
+            return [asdict(conflict) for conflict in await journal.conflicts(limit)]
+        finally:
+            journal.close()
+
+    found = ask(read)
+    if as_json:
+        print_json({"conflicts": found})
+        return
+    for conflict in found:
+        typer.echo(f"{conflict['happened']}  {conflict['session_id']}  {plain(conflict['reason'])}")
+    typer.echo(f"{len(found)} conflicts; --json shows what lost and what won")
 
 
 @app.command()
