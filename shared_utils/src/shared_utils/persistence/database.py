@@ -11,7 +11,6 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
-from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.rows import dict_row
@@ -46,8 +45,6 @@ _LIFETIME: Final = 1800.0
 _GRACE: Final = 1.0
 """Seconds the server has to end a statement that took too long, before its connection is cut."""
 _TRIES: Final = 5
-_FRESH: Final = 0.2
-"""Seconds since its last use in which a connection is taken to be there without being asked."""
 _WAITING: Final = 8
 """Questions per connection that may wait for one."""
 
@@ -72,7 +69,6 @@ class Database:
         self._look_again = 0.0
         self._login_pause = _PAUSE
         self._lent = 0
-        self._used: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
         self._connect_error: psycopg.Error | None = None
         self._no_login_before = 0.0
 
@@ -201,7 +197,6 @@ class Database:
         self._lent += 1
         try:
             yield connection
-            self._used[connection] = time.monotonic()
         except psycopg.OperationalError as error:
             if watch.cut:
                 raise QueryTimeout(
@@ -299,8 +294,6 @@ class Database:
         )
 
     async def _check(self, connection: Connection) -> None:
-        if time.monotonic() - self._used.get(connection, -_FRESH) < _FRESH:
-            return
         watch = ConnectionWatch(connection, self.config.connection_timeout)
         try:
             await AsyncConnectionPool.check_connection(connection)
