@@ -108,9 +108,13 @@ def test_on_opengauss(profile: str, letta_on_double: Callable[[str], tuple[Letta
         assert any(word in statement for statement in statements), word
     assert [sql for sql in statements if syntax_refusal(analysed(sql, PROFILES[profile]))] == []
     # Nothing was refused. The errors are PostgreSQL's too: no database at first, an identity made twice, and Letta
-    # itself writes a step's metrics twice, and says so in its log.
+    # itself writes a step's metrics twice, and embeds a file in the background that may be deleted meanwhile.
     twice = 'duplicate key value violates unique constraint "{}"'.format
-    assert set(seen.errors) - {("23505", twice("step_metrics_pkey"))} == {
+    orphan = (
+        'insert or update on table "source_passages" violates foreign key constraint "source_passages_file_id_fkey"'
+    )
+    lettas_own = {("23505", twice("step_metrics_pkey")), ("23503", orphan("source_passages"))}
+    assert {error for error in seen.errors if error not in lettas_own} == {
         ("3D000", f'database "{database}" does not exist'),
         ("23505", twice("unique_identifier_key_project_id_organization_id")),
     }

@@ -16,7 +16,7 @@ local now = now_ms()
 -- The user and task id of a payload, as Python's parse_task will read them; nil where they cannot be told here.
 local function read_ids(payload)
     local ok, task = pcall(cjson.decode, payload)
-    if not ok or type(task) ~= 'table' then
+    if not ok or type(task) ~= 'table' or not string.find(payload, '^%s*{') then  -- a list is a table, too
         return nil
     end
     local user, task_id = task.user_id, task.task_id
