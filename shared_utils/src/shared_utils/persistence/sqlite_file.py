@@ -13,7 +13,8 @@ from typing import Final, TypeVar
 
 from shared_utils.persistence.errors import SessionStoreError
 
-_BUSY_SECONDS: Final = 5.0
+BUSY_SECONDS: Final = 5.0
+"""How long a writer waits for another one."""
 _BUSY_PAUSE: Final = 0.01
 
 _Result = TypeVar("_Result")
@@ -83,10 +84,10 @@ class SqliteFile:
 
     def _open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None)
+        connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None)
         try:
             connection.row_factory = sqlite3.Row
-            _write_ahead(connection)
+            write_ahead(connection)
             connection.execute("PRAGMA synchronous = NORMAL")
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
@@ -103,12 +104,12 @@ class SqliteFile:
             self._connection = None
 
 
-def _write_ahead(connection: sqlite3.Connection) -> None:
+def write_ahead(connection: sqlite3.Connection) -> None:
     """Switch the file to its write-ahead log.
 
     SQLite does not wait for that lock by itself: two bridges that make the file at once would get in each other's way.
     """
-    until = time.monotonic() + _BUSY_SECONDS
+    until = time.monotonic() + BUSY_SECONDS
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")

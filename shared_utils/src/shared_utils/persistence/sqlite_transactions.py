@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import sqlite3
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -16,11 +15,10 @@ from typing import Any, Final, TypeVar
 from shared_utils.persistence.checkpoint_rows import Row
 from shared_utils.persistence.checkpoint_statements import Statements
 from shared_utils.persistence.errors import DatabaseUnavailable
+from shared_utils.persistence.sqlite_file import BUSY_SECONDS, write_ahead
 from shared_utils.persistence.statements import statements
 
 _SQL: Final = statements("file_checkpoints")
-_BUSY_SECONDS: Final = 5.0
-_BUSY_PAUSE: Final = 0.01
 _JSON: Final = frozenset({"metadata", "value_names", "value_versions", "inherited"})
 
 _Result = TypeVar("_Result")
@@ -103,9 +101,9 @@ class SqliteTransactions:
     def _opened(self) -> sqlite3.Connection:
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(self._path or ":memory:", timeout=_BUSY_SECONDS, isolation_level=None)
+        connection = sqlite3.connect(self._path or ":memory:", timeout=BUSY_SECONDS, isolation_level=None)
         try:
-            _write_ahead(connection)
+            write_ahead(connection)
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.executescript(_SQL["tables"])
             connection.create_function("contains", 2, _contains, deterministic=True)
@@ -170,17 +168,3 @@ def _holds(value: Any, wanted: Any) -> bool:
         case _:
             # True is 1 to Python, and neither to JSON.
             return isinstance(value, bool) == isinstance(wanted, bool) and bool(value == wanted)
-
-
-def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Switch the file to its write-ahead log; SQLite does not wait for that lock by itself."""
-    until = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
-                raise
-            time.sleep(_BUSY_PAUSE)
-        else:
-            return
