@@ -71,8 +71,9 @@ def test_a_turn_longer_than_the_reply_budget(talk, observe, person, redis_url, l
     assert talk("t0", "hello")["source"] == "letta"
     reply = talk("t1", "[[latency:7000]] slow")
     assert (reply["source"], reply["fallback_reason"]) == ("memory-python", "reply_deadline")
-    reply = talk("t2", "next")
-    assert len(observe.said(person)[person]) == len(set(observe.said(person)[person]))
+    talk("t2", "next")
+    said = observe.said(person)[person]  # once: the slow turn may be stored at any moment
+    assert len(said) == len(set(said))
 
 
 def test_a_late_answer_within_the_budget_is_waited_for(talk, observe, person, redis_url, letta, bridge_factory):
