@@ -60,6 +60,11 @@ class Observer:
         counts = self.client.hgetall(f"{{{QUEUE}}}:counters")
         return {name.decode(): int(count) for name, count in counts.items()}
 
+    def in_hand(self, pid):
+        """Receipts of the turns that the bridge of this process id holds; a bridge's name ends in pid and mark."""
+        records = self.client.hgetall(f"{{{QUEUE}}}:turns")
+        return [receipt for receipt, record in records.items() if record.split(b"\n")[0].split(b"-")[-2] == b"%d" % pid]
+
     def dead(self):
         letters = self.client.lrange(f"{{{QUEUE}}}:dead", 0, -1)
         return [json.loads(letter.partition(b"\n")[0]) for letter in letters]

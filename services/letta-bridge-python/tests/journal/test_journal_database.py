@@ -68,12 +68,13 @@ async def test_every_turn_is_written_once_in_order_whoever_writes_it(queue, clie
     monkeypatch.setattr(journal, "_IDLE", 0.01)
     writers = []
 
-    async def written(name):
-        # The lease is taken away again and again, so that both write, often the same turns.
+    async def lease_taken_from_each_who_wrote():
         while await client.xlen(queue.keys.journal):
-            await client.set(queue.keys.journal_writer, name, px=20)
-            await asyncio.sleep(0.005)
+            last = writers[-1][0] if writers else "a"
+            await client.set(queue.keys.journal_writer, "b" if last == "a" else "a", px=1000)
+            await asyncio.sleep(0.002)
 
+    await client.set(queue.keys.journal_writer, "b", px=1000)
     await answer_all(queue, client)
     async with asyncio.timeout(60), AsyncExitStack() as running:
         for name in "ab":
@@ -83,7 +84,7 @@ async def test_every_turn_is_written_once_in_order_whoever_writes_it(queue, clie
                     backlog, service, JournalSettings(), lambda count, name=name: writers.append((name, count))
                 ).running()
             )
-        await asyncio.gather(written("a"), written("b"))
+        await lease_taken_from_each_who_wrote()
     assert {name for name, _ in writers} == {"a", "b"}
     for user in USERS:
         transcript = await service.get(conversation_id(user, "default"))
