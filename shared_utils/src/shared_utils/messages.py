@@ -320,3 +320,12 @@ def _matched_id(match: re.Match[bytes] | None) -> str | None:
         return _plain_id(match.group(1).decode())
     except UnicodeDecodeError:
         return None
+
+
+def json_object(text: bytes) -> dict[str, Any]:
+    """What a JSON object holds; empty for any other text."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

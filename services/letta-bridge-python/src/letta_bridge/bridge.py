@@ -25,7 +25,7 @@ from letta_bridge.http.app import create_app
 from letta_bridge.intake import Intake
 from letta_bridge.journal import SOURCE, Journal
 from letta_bridge.letta import Breaker, BreakerPolicy, LettaServers
-from letta_bridge.letta.letta_client import LettaClient
+from letta_bridge.letta.connection import letta_client
 from letta_bridge.message_processor import MessageProcessor
 from letta_bridge.metrics import Scrape, Sources, loop_lag_watched
 from letta_bridge.request_queue import RedisQueue
@@ -67,7 +67,10 @@ class Bridge:
         self._redis = redis
         self.queue = RedisQueue(redis, connect(settings.redis, name=f"{self.name}-pop", timeout=10), queue, self.name)
         self.servers = LettaServers(
-            {url: telemetry.letta(url, _letta_client(url, settings)) for url in settings.letta.api_urls},
+            {
+                url: telemetry.letta(url, letta_client(settings.letta, url, max_concurrency=_MOST_TURNS))
+                for url in settings.letta.api_urls
+            },
             breaker=lambda: Breaker(
                 BreakerPolicy(failures=settings.letta.breaker.failures, pause=settings.letta.breaker.open_seconds)
             ),
@@ -272,12 +275,3 @@ def _spare_the_collector() -> None:
 
 def _text(error: Exception) -> str:
     return str(error) or "no answer in time"
-
-
-def _letta_client(url: str, settings: BridgeSettings) -> LettaClient:
-    key = settings.letta.api_key
-    return LettaClient(
-        url,
-        api_key=key.get_secret_value() if key else None,
-        max_concurrency=_MOST_TURNS,
-    )

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
 from letta_bridge.delivery import Delivered
 from letta_bridge.errors import GUARD_CODES
 from letta_bridge.fallback import FallbackAnswer
 from letta_bridge.request_queue.port import Outcome, Settlement, Turn
 from shared_utils.errors import ServiceError
-from shared_utils.messages import ErrorReply, Reply, Task, TaskResponse, Usage, dump, now
+from shared_utils.messages import ErrorReply, Reply, Task, TaskResponse, Usage, dump, json_object, now
 
 
 def by_letta(turn: Turn, task: Task, delivered: Delivered) -> Settlement:
@@ -70,7 +68,7 @@ def by_memory(turn: Turn, task: Task, answer: FallbackAnswer, reason: str, misse
 
 def repeated(turn: Turn, task: Task, kept: bytes) -> Settlement:
     """The same task again: the same reply again, and no second turn."""
-    content = _content(kept)
+    content = json_object(kept)
     response = TaskResponse(
         text=str(content.get("response_text") or content.get("message") or ""),
         source=str(content.get("source", "letta")),
@@ -88,13 +86,13 @@ def repeated(turn: Turn, task: Task, kept: bytes) -> Settlement:
 
 def may_be_tried_again(kept: bytes) -> bool:
     """Whether a kept reply is an error that a second try may mend."""
-    content = _content(kept)
+    content = json_object(kept)
     return bool(content.get("error") and content.get("retryable"))
 
 
 def may_have_been_sent(kept: bytes) -> bool:
     """Whether a kept error reply leaves open that Letta has the turn. A guard's does not."""
-    return _content(kept).get("code") not in GUARD_CODES
+    return json_object(kept).get("code") not in GUARD_CODES
 
 
 def refused(
@@ -152,11 +150,3 @@ def _error_reply(turn: Turn, error: ServiceError, code: str, task_id: str, user_
 
 def _error_response(error: ServiceError) -> bytes:
     return dump(TaskResponse(text=str(error), source="letta_bridge", error=True))
-
-
-def _content(reply: bytes) -> Mapping[str, Any]:
-    try:
-        content = json.loads(reply)
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}

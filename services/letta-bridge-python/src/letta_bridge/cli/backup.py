@@ -14,6 +14,7 @@ from letta_bridge.backup.manifest import Manifest
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit, tell
 from letta_bridge.cli.config import effective
 from letta_bridge.cli.output import print_json
+from letta_bridge.letta.connection import letta_client
 from letta_bridge.letta.port import LettaPort
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import ServiceError
@@ -83,11 +84,8 @@ def restore(
 def _with_letta(
     settings: BridgeSettings, agents: bool, work: Callable[[LettaPort | None], Awaitable[_Result]]
 ) -> _Result:
-    from letta_bridge.letta.letta_client import LettaClient  # noqa: PLC0415  # a second that other commands need not wait
-
     async def run() -> _Result:
-        key = settings.letta.api_key
-        letta = LettaClient(settings.letta.api_urls[0], api_key=key.get_secret_value() if key else None)
+        letta = letta_client(settings.letta)
         try:
             return await work(letta if agents else None)
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import AsyncIterator
@@ -17,6 +16,7 @@ from letta_bridge.cli.output import moment, plain, print_json
 from letta_bridge.redis_trouble import explained
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.reply_stream import BEGINNING, ReplyStream, StreamedReply
+from shared_utils.messages import json_object
 from shared_utils.redis_connection import RedisClient
 
 _AGO: Final = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
@@ -47,7 +47,7 @@ def tail(
     async def show(client: RedisClient) -> None:
         stream = ReplyStream(client, Keys(settings.queue.requests))
         async for reply in _replies(stream, begin, count, follow=follow):
-            content = _content(reply)
+            content = json_object(reply.reply)
             if user is None or content.get("user_id") == user:
                 _print(reply, content, as_json=as_json)
 
@@ -84,14 +84,6 @@ def _position(since: str) -> str:
         return f"{max(0, int(datetime.fromisoformat(since).timestamp() * 1000))}-0"
     except (ValueError, OverflowError, OSError):
         fail(f"--since does not understand '{since}'; it takes 10m, 2h, 2026-01-31T08:00, or an id", Exit.USAGE)
-
-
-def _content(reply: StreamedReply) -> dict[str, Any]:
-    try:
-        content = json.loads(reply.reply)
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _print(reply: StreamedReply, content: dict[str, Any], *, as_json: bool) -> None:

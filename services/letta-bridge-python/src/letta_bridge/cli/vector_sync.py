@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from letta_bridge.letta.letta_client import LettaClient
+from letta_bridge.letta.connection import letta_client
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.vectors.build import forgotten, keepers
 from letta_bridge.vectors.full_sync import FullSync
@@ -44,8 +44,7 @@ async def synchronised(
     def removed(count: int) -> None:
         done.removed += count
 
-    key = settings.letta.api_key
-    letta = LettaClient(settings.letta.api_urls[0], api_key=key.get_secret_value() if key else None)
+    letta = letta_client(settings.letta)
     journal = Database(settings.database)
     try:
         async with httpx.AsyncClient(timeout=settings.embeddings.timeout) as web:

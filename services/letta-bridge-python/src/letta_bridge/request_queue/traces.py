@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Final, cast
+from collections.abc import AsyncIterator
+from typing import Final, cast
 
 from letta_bridge.request_queue.admin import DeadLetter, QueueAdmin
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
@@ -13,6 +12,7 @@ from letta_bridge.request_queue.keys import Keys, per_task
 from letta_bridge.request_queue.reply_stream import BEGINNING, ReplyStream
 from letta_bridge.request_queue.scripts import ScriptRunner, read
 from letta_bridge.settings import QueueSettings
+from shared_utils.messages import json_object
 from shared_utils.redis_connection import RedisClient
 
 _FORGET: Final = read("forget")
@@ -73,13 +73,13 @@ class UserTraces:
     async def streamed_replies(self) -> AsyncIterator[tuple[str, bytes]]:
         """Id and text of each of their replies in the stream."""
         async for entry in ReplyStream(self._client, self._keys).after(BEGINNING):
-            if _content(entry.reply).get("user_id") == self._user_id:
+            if json_object(entry.reply).get("user_id") == self._user_id:
                 yield entry.id, entry.reply
 
     async def unjournalled(self) -> AsyncIterator[tuple[str, bytes]]:
         """Id and turn of each of theirs that waits for the journal."""
         async for entry in RedisJournalBacklog(self._client, self._keys, "").entries():
-            if _content(entry.turn).get("user_id") == self._user_id:
+            if json_object(entry.turn).get("user_id") == self._user_id:
                 yield entry.id, entry.turn
 
     async def dead(self) -> AsyncIterator[DeadLetter]:
@@ -127,7 +127,7 @@ class UserTraces:
 
     async def _untaken(self, key: str) -> list[bytes]:
         payloads = await _all(self._client, key)
-        return [payload for payload in payloads if _content(payload).get("user_id") == self._user_id]
+        return [payload for payload in payloads if json_object(payload).get("user_id") == self._user_id]
 
 
 async def _all(client: RedisClient, key: str, *, reverse: bool = True) -> list[bytes]:
@@ -136,11 +136,3 @@ async def _all(client: RedisClient, key: str, *, reverse: bool = True) -> list[b
     while page := cast("list[bytes]", await client.lrange(key, len(found), len(found) + _PAGE - 1)):
         found += page
     return found[::-1] if reverse else found
-
-
-def _content(text: bytes) -> Mapping[str, Any]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}

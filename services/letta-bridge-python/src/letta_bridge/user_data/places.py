@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from letta_bridge.letta.connection import letta_client
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.user_data.agent_trace import AgentTrace
 from letta_bridge.user_data.conversation_trace import ConversationTrace
@@ -37,13 +38,10 @@ async def user_data(settings: BridgeSettings, *, patience: float) -> AsyncIterat
         settings: the bridge's; its Redis account must be allowed to read the short-term memory.
         patience: seconds to wait for a turn in flight.
     """
-    from letta_bridge.letta.letta_client import LettaClient  # noqa: PLC0415  # a second that other commands need not wait
-
     async with AsyncExitStack() as held:
         client = connect(settings.redis, name="letta-bridge-user", timeout=_REDIS_TIMEOUT)
         held.push_async_callback(close, client)
-        key = settings.letta.api_key
-        letta = LettaClient(settings.letta.api_urls[0], api_key=key.get_secret_value() if key else None)
+        letta = letta_client(settings.letta)
         held.push_async_callback(letta.close)
         traces: list[Trace] = [QueueTrace(client, settings.queue, patience), AgentTrace(letta)]
         path = settings.data_dir / settings.sessions.file

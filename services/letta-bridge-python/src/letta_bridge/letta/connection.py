@@ -1,0 +1,25 @@
+"""From the settings to a client of a Letta server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from letta_bridge.settings import LettaSettings
+
+if TYPE_CHECKING:
+    from letta_bridge.letta.letta_client import LettaClient
+
+
+def letta_client(settings: LettaSettings, url: str | None = None, **limits: Any) -> LettaClient:
+    """A client with the configured password.
+
+    Args:
+        settings: of Letta.
+        url: which of its servers; the first where not given, since they share one database.
+        limits: ``max_concurrency`` and the like, as LettaClient takes them.
+    """
+    # Imported here: it brings Letta's SDK along, which commands that do not ask Letta need not wait for.
+    from letta_bridge.letta.letta_client import LettaClient  # noqa: PLC0415
+
+    key = settings.api_key
+    return LettaClient(url or settings.api_urls[0], api_key=key.get_secret_value() if key else None, **limits)
