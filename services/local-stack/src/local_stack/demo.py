@@ -117,6 +117,9 @@ class Demo:
         letta.start()
         letta.wait_ready()
         self._note(f"letta runs again (pid {letta.pid})")
+        deadline = time.monotonic() + _PATIENCE
+        while self._stack.leaves_letta_alone() and time.monotonic() < deadline:
+            time.sleep(_LOOK)
         self._talk(chat, ADA, "What do I like?", "letta", "oolong tea")
         self._talk(chat, MING, "我喜欢什么?", "letta", "围棋")
         self._talk(chat, ADA, "What is my name?", "letta", "Ada")
