@@ -140,7 +140,24 @@ async def test_a_connection_that_died_in_the_pool_is_noticed_before_it_is_used(m
     [row] = await database.fetch(PID)
     with psycopg.connect(engine_url, autocommit=True) as other:
         other.execute("SELECT pg_terminate_backend(%s)", [row["pid"]])
+        while other.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [row["pid"]]).fetchall():
+            await asyncio.sleep(0.01)
     assert await database.fetch("SELECT 1 AS one") == ONE
+
+
+async def test_a_connection_just_used_is_not_asked_whether_it_is_there(make, monkeypatch):
+    database = make(min_connections=1, max_connections=1)
+    await database.fetch(PID)
+    asked = []
+    real = layer.AsyncConnectionPool.check_connection
+    monkeypatch.setattr(
+        layer.AsyncConnectionPool, "check_connection", lambda connection: asked.append(1) or real(connection)
+    )
+    await database.fetch(PID)
+    assert not asked
+    monkeypatch.setattr(layer, "_FRESH", 0.0)
+    await database.fetch(PID)
+    assert asked
 
 
 async def test_opengauss_is_asked_to_leave_idle_sessions_alone(opengauss):

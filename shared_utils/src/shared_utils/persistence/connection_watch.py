@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,16 @@ class ConnectionWatch:
             socket.socket(fileno=os.dup(self._connection.fileno())) as end,
         ):
             end.shutdown(socket.SHUT_RDWR)
+
+
+def silent(connection: AsyncConnection[Any]) -> bool:
+    """Whether nothing came from the server since the last answer: what ends a session, or a server, says so.
+
+    It costs no round trip, and so cannot tell a peer that went without a word.
+    """
+    look = select.poll()
+    look.register(connection.fileno(), select.POLLIN)
+    return not look.poll(0)
 
 
 def reporting(allowed: Callable[[], None], connected: Callable[[psycopg.Error | None], None]) -> type[Connection]:

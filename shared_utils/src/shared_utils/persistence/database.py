@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.rows import dict_row
@@ -18,7 +19,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from shared_utils.persistence.arrival import arrive, parameters, set_up
-from shared_utils.persistence.connection_watch import Connection, ConnectionWatch, Row, reporting
+from shared_utils.persistence.connection_watch import Connection, ConnectionWatch, Row, reporting, silent
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.dialects import Dialect
 from shared_utils.persistence.errors import (
@@ -44,6 +45,8 @@ _LIFETIME: Final = 1800.0
 """Seconds a connection is used at most, so that a failover or a new password takes effect."""
 _GRACE: Final = 1.0
 """Seconds the server has to end a statement that took too long, before its connection is cut."""
+_FRESH: Final = 1.0
+"""Seconds since its last use after which a connection is asked whether it is there; before, it is listened to."""
 _TRIES: Final = 5
 _WAITING: Final = 8
 """Questions per connection that may wait for one."""
@@ -69,6 +72,7 @@ class Database:
         self._look_again = 0.0
         self._login_pause = _PAUSE
         self._lent = 0
+        self._used: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
         self._connect_error: psycopg.Error | None = None
         self._no_login_before = 0.0
 
@@ -197,6 +201,7 @@ class Database:
         self._lent += 1
         try:
             yield connection
+            self._used[connection] = time.monotonic()
         except psycopg.OperationalError as error:
             if watch.cut:
                 raise QueryTimeout(
@@ -294,6 +299,8 @@ class Database:
         )
 
     async def _check(self, connection: Connection) -> None:
+        if time.monotonic() - self._used.get(connection, -_FRESH) < _FRESH and silent(connection):
+            return
         watch = ConnectionWatch(connection, self.config.connection_timeout)
         try:
             await AsyncConnectionPool.check_connection(connection)
