@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -28,6 +27,7 @@ from local_stack.processes import Process
 from local_stack.programs import answers, environment
 from local_stack.services import Bridge
 from local_stack.valkey import Valkey
+from shared_utils.persistence.session_rows import prepare
 
 _WARM_SESSION: Final = (
     "INSERT INTO agent_sessions (session_id, user_id, persona, agent_id, session_data, metadata, created_at, "
@@ -163,7 +163,7 @@ class Stage:
 
     def _bridge(self, name: str, letta: str, load: Load) -> Bridge:
         data = self.data / f"bridge-{load.users}"
-        _known_agents(data / "sessions.db", load.users)
+        known_agents(data / "sessions.db", load.users)
         variables: dict[str, str | None] = {
             "MAX_CONCURRENT_REQUESTS": str(load.concurrency),
             "LOG_FORMAT": "json",
@@ -191,16 +191,15 @@ def _running(process: Any) -> Iterator[Any]:
         process.stop()
 
 
-def _known_agents(file: Path, users: int) -> None:
+def known_agents(file: Path, users: int) -> None:
     """A session file in which every user has an agent already, as in a service that has run for a while."""
     if file.exists():
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    schema = resources.files("shared_utils.persistence").joinpath("sessions.sql").read_text("utf-8")
     connection = sqlite3.connect(file)
     try:
-        connection.executescript(schema)
         with connection:
+            prepare(connection)
             rows = [
                 (f"session-{number}", f"user-{number}", f"agent-{uuid.UUID(int=number)}", _LONG_AGO, _LONG_AGO)
                 for number in range(users)

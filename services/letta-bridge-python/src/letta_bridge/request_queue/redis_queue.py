@@ -17,6 +17,8 @@ from shared_utils.redis_connection import RedisClient, close
 
 _INTAKE: Final = 512
 """Tasks routed per dispatch at most: bounds how long Redis is busy with one call."""
+_SETTLED: Final = 64
+"""Turns settled by one call at most, for the same reason."""
 _BRIDGE_TTL_MS: Final = 15_000
 """A bridge says at least once a second that it lives."""
 _EXAMINED: Final = 300
@@ -66,9 +68,16 @@ class RedisQueue:
 
     async def exchange(self, settlements: Sequence[Settlement], want: int) -> Exchange:
         """See :class:`RequestQueue`."""
-        calls: list[tuple[Script, Sequence[Argument]]] = [(_SETTLE, self._settle_args(one)) for one in settlements]
+        calls: list[tuple[Script, Sequence[Argument]]] = [
+            (_SETTLE, self._settle_args(settlements[start : start + _SETTLED]))
+            for start in range(0, len(settlements), _SETTLED)
+        ]
         calls.append((_DISPATCH, self._dispatch_args(want)))
-        *settled, (paused, turns) = await self._scripts.run_all(calls)
+        *batches, (paused, turns) = await self._scripts.run_all(calls)
+        settled = [result for batch in batches for result in batch]
+        for result in settled:
+            if isinstance(result, Exception):
+                raise result
         self._paused = bool(paused)
         return Exchange([result == 1 for result in settled], [_turn(row) for row in turns])
 
@@ -156,27 +165,30 @@ class RedisQueue:
             FULL_LANES,
         )
 
-    def _settle_args(self, end: Settlement) -> tuple[Argument, ...]:
+    def _settle_args(self, ends: Sequence[Settlement]) -> list[Argument]:
         settings = self._settings
-        addressed = bool(end.task_id)
-        missed_user = end.user_id if end.told_missed or end.missed is not None else ""
-        return (
-            end.receipt,
-            end.outcome.value,
-            end.reply or b"",
-            settings.responses if end.publish else "",
-            (end.task_response or b"") if end.publish and addressed else b"",
-            settings.task_response + end.task_id,
-            per_task(end.user_id, end.task_id) if addressed and end.user_id else "",
+        args: list[Argument] = [
             int(settings.reply_ttl * 1000),
             settings.replies_kept,
-            missed_user,
-            end.missed or b"",
             settings.missed_kept,
-            end.dead or b"",
-            end.journal or b"",
             self.journal_bound,
-        )
+        ]
+        for end in ends:
+            addressed = bool(end.task_id)
+            args += (
+                end.receipt,
+                end.outcome.value,
+                end.reply or b"",
+                settings.responses if end.publish else "",
+                (end.task_response or b"") if end.publish and addressed else b"",
+                settings.task_response + end.task_id,
+                per_task(end.user_id, end.task_id) if addressed and end.user_id else "",
+                end.user_id if end.told_missed or end.missed is not None else "",
+                end.missed or b"",
+                end.dead or b"",
+                end.journal or b"",
+            )
+        return args
 
 
 def _pause_mode(mode: object) -> PauseMode | None:

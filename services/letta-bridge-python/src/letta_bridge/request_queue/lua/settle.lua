@@ -1,64 +1,85 @@
--- settle: give a turn its one outcome: publish and keep the reply, remember what the agent missed, end the turn.
--- Refused (returns 0) where the receipt is not in flight any more: another bridge has the turn, or it was settled.
+-- settle: give turns their one outcome each: publish and keep the reply, remember what the agent missed, end the turn.
+-- Refused where the receipt is not in flight any more: another bridge has the turn, or it was settled.
 --
--- ARGV 1 receipt  2 outcome (letta | memory | error | repeated | dead)
---      3 reply JSON, '' for none  4 channel for it, '' to keep it without publishing
---      5 task response JSON, '' for none  6 channel for it
---      7 user:task_id the reply is kept under, '' not to keep it  8 reply_ttl_ms  9 length of the replies stream
---     10 user whose missed turns change, '' for nobody  11 missed turn to add, '' to forget them all  12 most kept
---     13 dead letter: JSON line to put before the payload, '' for none
---     14 what the journal keeps beside the reply, '' for nothing  15 turns that may wait for the journal
+-- ARGV 1 reply_ttl_ms  2 length of the replies stream  3 missed turns kept at most  4 turns that may wait for the journal
+--      and then, for each turn,
+--      receipt, outcome (letta | memory | error | repeated | dead | erased),
+--      reply JSON or '', channel for it or '' to keep it without publishing,
+--      task response JSON or '', channel for it,
+--      user:task_id the reply is kept under, '' not to keep it,
+--      user whose missed turns change or '', missed turn to add, '' to forget them all,
+--      dead letter: JSON line to put before the payload, '' for none,
+--      what the journal keeps beside the reply, '' for nothing
+-- Returns for each 1, 0 where it was refused, or its error: one that fails does not hold up the others.
 
-local receipt = ARGV[1]
-local record = redis.call('HGET', TURNS, receipt)
-if not record then
-    return 0
-end
-local _, lane, entry = split_record(record)
+local reply_ttl_ms, replies_kept, missed_kept, journal_bound = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local FIRST, FIELDS = 5, 11
 
-if ARGV[3] ~= '' then
-    if ARGV[7] ~= '' then
-        redis.call('SET', REPLY .. ARGV[7], ARGV[3], 'PX', ARGV[8])
+local function answer(outcome, reply, channel, response, response_channel, kept)
+    if reply ~= '' then
+        if kept ~= '' then
+            redis.call('SET', REPLY .. kept, reply, 'PX', reply_ttl_ms)
+        end
+        if outcome ~= 'repeated' then
+            redis.call('XADD', REPLIES, 'MAXLEN', '~', replies_kept, '*', 'reply', reply)
+        end
+        if channel ~= '' then
+            redis.call('PUBLISH', channel, reply)
+        end
     end
-    if ARGV[2] ~= 'repeated' then
-        redis.call('XADD', REPLIES, 'MAXLEN', '~', ARGV[9], '*', 'reply', ARGV[3])
+    if response ~= '' then
+        redis.call('PUBLISH', response_channel, response)
     end
-    if ARGV[4] ~= '' then
-        redis.call('PUBLISH', ARGV[4], ARGV[3])
-    end
-end
-if ARGV[5] ~= '' then
-    redis.call('PUBLISH', ARGV[6], ARGV[5])
 end
 
-if ARGV[10] ~= '' then
-    local before, after = redis.call('LLEN', MISSED .. ARGV[10]), 0
-    if ARGV[11] ~= '' then
-        redis.call('RPUSH', MISSED .. ARGV[10], ARGV[11])
-        redis.call('LTRIM', MISSED .. ARGV[10], -tonumber(ARGV[12]), -1)
-        after = redis.call('LLEN', MISSED .. ARGV[10])
+local function remember(user, missed)
+    local before, after = redis.call('LLEN', MISSED .. user), 0
+    if missed ~= '' then
+        redis.call('RPUSH', MISSED .. user, missed)
+        redis.call('LTRIM', MISSED .. user, -missed_kept, -1)
+        after = redis.call('LLEN', MISSED .. user)
     elseif before > 0 then
-        redis.call('DEL', MISSED .. ARGV[10])
+        redis.call('DEL', MISSED .. user)
     end
     if after ~= before then
         redis.call('HINCRBY', COUNTERS, 'missed_pending', after - before)
     end
 end
 
-if ARGV[13] ~= '' then
-    local _, _, _, payload = split_entry(entry)
-    redis.call('LPUSH', DEAD, ARGV[13] .. '\n' .. payload)
-end
-
-if ARGV[14] ~= '' then
-    -- The newest are left out: those before them may be on their way into the database already.
-    if redis.call('XLEN', JOURNAL) < tonumber(ARGV[15]) then
-        redis.call('XADD', JOURNAL, '*', 'turn', ARGV[14], 'reply', ARGV[3])
-    else
-        redis.call('HINCRBY', COUNTERS, 'journal_dropped', 1)
+local function settle(
+    receipt, outcome, reply, channel, response, response_channel, kept, missed_user, missed, dead, journal)
+    local record = redis.call('HGET', TURNS, receipt)
+    if not record then
+        return 0
     end
+    local _, lane, entry = split_record(record)
+    answer(outcome, reply, channel, response, response_channel, kept)
+    if missed_user ~= '' then
+        remember(missed_user, missed)
+    end
+    if dead ~= '' then
+        local _, _, _, payload = split_entry(entry)
+        redis.call('LPUSH', DEAD, dead .. '\n' .. payload)
+    end
+    if journal ~= '' then
+        -- The newest are left out: those before them may be on their way into the database already.
+        if redis.call('XLEN', JOURNAL) < journal_bound then
+            redis.call('XADD', JOURNAL, '*', 'turn', journal, 'reply', reply)
+        else
+            redis.call('HINCRBY', COUNTERS, 'journal_dropped', 1)
+        end
+    end
+    redis.call('HINCRBY', COUNTERS, 'settled:' .. outcome, 1)
+    close_turn(receipt, lane)
+    return 1
 end
 
-redis.call('HINCRBY', COUNTERS, 'settled:' .. ARGV[2], 1)
-close_turn(receipt, lane)
-return 1
+local results = {}
+for at = FIRST, #ARGV, FIELDS do
+    local done, result = pcall(settle, unpack(ARGV, at, at + FIELDS - 1))
+    if not done and type(result) ~= 'table' then  -- a table in Redis 7 and later, a text before
+        result = { err = result }
+    end
+    results[#results + 1] = result
+end
+return results

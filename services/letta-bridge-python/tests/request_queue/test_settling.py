@@ -1,0 +1,62 @@
+"""Many turns settled by one call of the script, on a real Redis."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from redis.exceptions import ResponseError
+
+from letta_bridge.request_queue import Outcome, RedisQueue, Settlement, redis_queue
+from letta_bridge.settings import QueueSettings
+from shared_utils.redis_connection import connect
+from shared_utils.settings import RedisSettings
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+async def client(redis_url):
+    client = connect(RedisSettings(url=redis_url), name="test")
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def queue(client):
+    return RedisQueue(client, client, QueueSettings(), "a")
+
+
+async def handed_out(queue, client, *users):
+    for user in users:
+        await client.lpush("letta_requests", json.dumps({"task_id": f"of {user}", "user_id": user, "content": "hi"}))
+    return (await queue.exchange([], len(users))).turns
+
+
+def answered(turn, **changes):
+    ids = json.loads(turn.payload)
+    values = {"user_id": ids["user_id"], "task_id": ids["task_id"], "reply": b'{"reply": 1}'} | changes
+    return Settlement(turn.receipt, Outcome.LETTA, **values)
+
+
+async def test_one_that_fails_does_not_hold_up_the_others(queue, client):
+    turns = await handed_out(queue, client, "ada", "怡", "bo")
+    ends = [answered(turns[0]), answered(turns[1], missed=b"{}"), answered(turns[2])]
+    spoilt = queue.keys.missed("怡")
+    await client.set(spoilt, "no list")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await queue.exchange(ends, 0)
+    assert list(await client.hkeys(queue.keys.turns)) == [turns[1].receipt.encode()]
+    await client.delete(spoilt)
+    assert (await queue.exchange(ends, 0)).settled == [False, True, False]
+    assert await client.hlen(queue.keys.turns) == 0
+
+
+async def test_any_number_is_settled_in_order(queue, client, monkeypatch):
+    monkeypatch.setattr(redis_queue, "_SETTLED", 3)
+    turns = await handed_out(queue, client, *(f"用户{number}" for number in range(8)))
+    ends = [answered(turn, reply=b'{"number": %d}' % number) for number, turn in enumerate(turns)]
+    ends.insert(4, Settlement("999-999", Outcome.LETTA))
+    assert (await queue.exchange(ends, 0)).settled == [True] * 4 + [False] + [True] * 4
+    replies = [json.loads(entry[b"reply"])["number"] for _, entry in await client.xrange(queue.keys.replies)]
+    assert replies == list(range(8))
