@@ -189,6 +189,24 @@ def test_a_write_to_a_closed_transport_is_a_lost_connection(redis_url):
     uvloop.run(scenario())
 
 
+@pytest.mark.integration
+async def test_two_that_read_at_once_lose_the_connection(redis_url):
+    client = client_of(redis_url)
+    pubsub = client.pubsub()
+    await pubsub.subscribe("letta_responses")
+    await pubsub.get_message(timeout=5)
+    connection = pubsub.connection
+    first = asyncio.create_task(connection.read_response())
+    await asyncio.sleep(0)
+    with pytest.raises(CONNECTION_ERRORS):
+        await connection.read_response()
+    with pytest.raises(CONNECTION_ERRORS):
+        await first
+    await pubsub.subscribe("task_response:1")  # it comes back by itself
+    await pubsub.aclose()
+    await close(client)
+
+
 def test_other_programming_errors_stay_what_they_are():
     class Broken(Connection):
         async def send_packed_command(self, *args, **options):

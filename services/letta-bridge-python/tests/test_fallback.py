@@ -44,10 +44,12 @@ async def make_fallback(redis_url, monkeypatch):
     monkeypatch.setattr(fallback_module, "_POLL_SECONDS", 0.1)
     made = []
 
-    def make(timeout=20.0):
+    def make(timeout=20.0, checked_every=15.0):
         redis = RedisSettings(url=redis_url)
+        listener = connect(redis, name="b")
+        listener.connection_pool.connection_kwargs["health_check_interval"] = checked_every
         fallback = MemoryPython(
-            connect(redis, name="a"), connect(redis, name="b"), KEYS, FallbackSettings(timeout=timeout), QueueSettings()
+            connect(redis, name="a"), listener, KEYS, FallbackSettings(timeout=timeout), QueueSettings()
         )
         made.append(fallback)
         return fallback
@@ -147,3 +149,14 @@ async def test_an_answer_survives_the_loss_of_the_listening_connection(make_fall
     await client.client_kill_filter(_type="pubsub")
     await client.set(KEYS.fallback("7-1"), json.dumps(REPLY), nx=True)
     assert (await asyncio.wait_for(answering, 20)).text == "在呢"
+
+
+async def test_one_turn_after_the_other_while_the_connection_is_looked_after(make_fallback, client, handed_over):
+    fallback = make_fallback(checked_every=0.01)
+    for number in range(5):
+        task = TASK.model_copy(update={"task_id": f"t{number}"})
+        answering = asyncio.create_task(fallback.answer(task, f"7-{number}", "breaker_open"))
+        await handed_over(number + 1)
+        await client.set(KEYS.fallback(f"7-{number}"), json.dumps(REPLY), nx=True)
+        assert (await answering).text == "在呢"
+        await asyncio.sleep(0.03)  # past the next check, with nobody waiting

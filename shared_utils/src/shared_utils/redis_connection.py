@@ -6,7 +6,7 @@ twice; each caller knows whether repeating is safe.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -93,8 +93,12 @@ async def close(client: RedisClient) -> None:
             await sentinel.aclose()
 
 
-class _ClosedTransport(AbstractConnection):
-    """Says that the connection is lost where uvloop, asked to write to a closed one, says RuntimeError."""
+class _Loss(AbstractConnection):
+    """Says that the connection is lost where others say RuntimeError.
+
+    They are uvloop, asked to write to a closed one, and asyncio, asked to read by two at once: whoever subscribes
+    while redis-py connects anew for whoever listens.
+    """
 
     async def send_packed_command(self, *args: Any, **options: Any) -> None:
         """See redis-py."""
@@ -103,13 +107,25 @@ class _ClosedTransport(AbstractConnection):
         except RuntimeError as error:
             if "closed" not in str(error):
                 raise
-            await self.disconnect(nowait=True)
-            raise ConnectionError(f"the connection to Redis was closed ({error})") from error
+            await self._give_up(error)
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        """See redis-py."""
+        try:
+            return await super().read_response(*args, **options)
+        except RuntimeError as error:
+            if "already waiting" not in str(error):
+                raise
+            await self._give_up(error)
+
+    async def _give_up(self, error: RuntimeError) -> NoReturn:
+        await self.disconnect(nowait=True)
+        raise ConnectionError(f"the connection to Redis was closed ({error})") from error
 
 
 def _watched(connection: type[AbstractConnection]) -> type[AbstractConnection]:
     """The connection class, with the above in front."""
-    return type(connection.__name__, (_ClosedTransport, connection), {})
+    return type(connection.__name__, (_Loss, connection), {})
 
 
 def _pooled(pool: BlockingConnectionPool) -> Redis:

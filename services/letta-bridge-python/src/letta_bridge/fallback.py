@@ -36,7 +36,7 @@ _OWN_SOURCES: Final = frozenset({"letta", "letta_bridge", "memory-python"})
 """Who publishes on task_response without being somebody else's answer to this turn."""
 
 _LISTEN_ERRORS: Final[tuple[type[Exception], ...]] = (*CONNECTION_ERRORS, RuntimeError)
-"""RuntimeError is what redis-py raises while nothing is subscribed."""
+"""RuntimeError is what redis-py raises where the connection was given up at that moment."""
 
 _Result = TypeVar("_Result")
 
@@ -78,7 +78,7 @@ class MemoryPython:
         self, client: RedisClient, listener: RedisClient, keys: Keys, settings: FallbackSettings, queue: QueueSettings
     ) -> None:
         self._client = client
-        self._listener = _Listener(listener)
+        self._listener = _Listener(listener, queue.task_response)
         self._keys = keys
         self._settings = settings
         self._queue = queue
@@ -176,10 +176,17 @@ def _foreign_text(message: bytes) -> str | None:
 
 
 class _Listener:
-    """Subscriptions that come and go on one connection, and survive its loss."""
+    """Subscriptions that come and go on one connection, and survive its loss.
 
-    def __init__(self, client: RedisClient) -> None:
+    Args:
+        client: of its own.
+        silent: a channel nobody publishes on. It is always subscribed to: without any, redis-py asks before a
+            subscription whether the connection is well, and reads that answer beside whoever listens.
+    """
+
+    def __init__(self, client: RedisClient, silent: str) -> None:
         self._client = client
+        self._silent = silent
         self._pubsub: Any = None
         self._waiting: dict[str, list[asyncio.Queue[bytes]]] = defaultdict(list)
         self._task: asyncio.Task[None] | None = None
@@ -210,7 +217,9 @@ class _Listener:
             if self._pubsub is None:
                 # A Cluster client knows its nodes only after a command.
                 await _persistently(self._client.ping)
-                self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)
+                pubsub = self._client.pubsub(ignore_subscribe_messages=True)
+                await _persistently(lambda: pubsub.subscribe(self._silent))
+                self._pubsub = pubsub
 
     async def close(self) -> None:
         self._closing = True
