@@ -29,6 +29,9 @@ class Embedder:
         self.release: asyncio.Event | None = None
         self.asked = 0
 
+    async def now(self) -> Embedder:
+        return self
+
     async def embed(self, texts: Any) -> list[list[float]]:
         self.asked += 1
         if self.release is not None:
@@ -58,7 +61,7 @@ class Library:
         )
 
     def recall(self, **settings: Any) -> StoredRecall:
-        return StoredRecall(self.store, self.embedder, RecallSettings(**{"time_limit": 5.0, **settings}))
+        return StoredRecall(self.store, self.embedder.now, RecallSettings(**{"time_limit": 5.0, **settings}))
 
 
 @pytest.fixture

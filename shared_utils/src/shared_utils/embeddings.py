@@ -41,7 +41,12 @@ class EmbeddingsRefused(ServiceError):
 class EmbeddingSettings(Section):
     """The model that turns texts into vectors. It should be the one Letta's agents use, so that one key serves both."""
 
-    model: str = setting("text-embedding-3-small", "EMBEDDING_MODEL", doc="name of the model", min_length=1)
+    model: str = setting(
+        "text-embedding-3-small",
+        "EMBEDDING_MODEL",
+        doc="name of the model; vectors there are keep theirs until letta-bridge vectors reembed",
+        min_length=1,
+    )
     dimensions: int | None = setting(
         None, "EMBEDDING_DIMENSIONS", doc="length asked for, where the model can choose; empty is its own", ge=1
     )
@@ -90,6 +95,11 @@ class HttpEmbedder:
     def model(self) -> str:
         """See :class:`Embedder`."""
         return self._settings.model
+
+    def instead(self, model: str, dimensions: int) -> HttpEmbedder:
+        """An embedder of another model at the same address; ``dimensions`` counts where the model can choose."""
+        chosen = None if self._settings.dimensions is None else dimensions
+        return HttpEmbedder(self._client, self._settings.model_copy(update={"model": model, "dimensions": chosen}))
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """See :class:`Embedder`."""

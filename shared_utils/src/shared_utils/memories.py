@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Awaitable, Callable
 from typing import Final, Literal
 
+from shared_utils import logs
+from shared_utils.embeddings import Embedder, HttpEmbedder
 from shared_utils.persistence.clean_text import clean_text
 from shared_utils.persistence.database import Database
 from shared_utils.persistence.database_config import DatabaseConfig
-from shared_utils.persistence.vectors import DatabasePassageStore, Scope, VectorSettings, vector_database
+from shared_utils.persistence.vectors import (
+    DatabasePassageStore,
+    PassageStore,
+    Scope,
+    VectorSettings,
+    vector_database,
+)
+
+_log = logs.get(__name__)
+
+EmbedderNow = Callable[[], Awaitable[Embedder]]
+"""Gives the embedder to use for what comes next: model and vectors must be of one and the same."""
 
 Kind = Literal["turn", "passage"]
 """``metadata["kind"]``: a turn of the journal, or a passage of an agent's archival memory."""
@@ -44,3 +58,24 @@ def open_memories(vectors: VectorSettings, database: DatabaseConfig) -> Database
 def can_be_kept(vectors: VectorSettings, database: DatabaseConfig) -> bool:
     """Whether there is a database for them."""
     return vectors.opengauss.enabled or database.db_url is not None
+
+
+def embedder_of(store: PassageStore, configured: HttpEmbedder) -> EmbedderNow:
+    """Gives an embedder of the model whose vectors the store has.
+
+    The configured model counts where there are none yet. Else it takes over in the moment ``letta-bridge vectors
+    reembed`` has changed over to it, in every process, and nobody is without memories meanwhile.
+    """
+    told = ""
+
+    async def now() -> Embedder:
+        nonlocal told
+        current = await store.current_model()
+        if current is None or current.name == configured.model:
+            return configured
+        if told != current.name:
+            told = current.name
+            _log.warning("other_embedding_model", stored=current.name, configured=configured.model)
+        return configured.instead(current.name, current.dimensions)
+
+    return now

@@ -29,6 +29,9 @@ class CountingEmbedder:
         self.refuses_all = False
         self.refused = "nothing has this in it"
 
+    async def now(self):
+        return self
+
     async def embed(self, texts):
         self.asked.append(list(texts))
         if self.away:
@@ -51,7 +54,7 @@ class Workshop:
         self.turns = InMemoryJournalTurns()
         self.letta = InMemoryLetta()
         self.removed = []
-        self.embedding = Embedding(self.store, self.embedder, rate=1e9, batch=16, longest=200)
+        self.embedding = Embedding(self.store, self.embedder.now, rate=1e9, batch=16, longest=200)
         self.of_turns = TurnKeeper(
             self.turns, self.embedding, lambda: {"temporary", "user_switch", "audio"}, self.removed.append
         )

@@ -91,7 +91,7 @@ def make_sqlite(path, *, old):
 
 def importer_of(workshop, database, *, embed=False, seen=None):
     progress = (lambda _count: None) if seen is None else seen.append
-    return Importer(LettaPassages(database), workshop.embedding, None, embed, 200, progress)
+    return Importer(LettaPassages(database), workshop.embedding, workshop.embedder.model, None, embed, 200, progress)
 
 
 @pytest.fixture(scope="module", params=["0.10", "0.11"])

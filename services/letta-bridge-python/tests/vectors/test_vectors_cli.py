@@ -71,10 +71,11 @@ def test_from_journal_to_search_and_to_another_model(run, postgres_url, monkeypa
     assert run("reindex").startswith("ready")
 
     monkeypatch.setenv("EMBEDDING_MODEL", "text-embedding-3-large")
-    assert "cannot be compared" in run("search", "x", "--all", code=1)
+    assert "Mochi" in run("search", "what is my cat called", "--user", "ada")  # with the model before, until
     assert json.loads(run("reembed", "--drop", "--json")) == {"embedded": 4, "tables_dropped": 1}
     [table] = json.loads(run("stats", "--json"))["tables"]
     assert (table["model"], table["dimensions"], table["passages"]) == ("text-embedding-3-large", 3072, 4)
+    assert "Mochi" in run("search", "what is my cat called", "--user", "ada")
 
     asyncio.run(forget(postgres_url, "小明"))
     assert run("sync", "--no-agents") == "0 vectors stored, 2 removed\n"

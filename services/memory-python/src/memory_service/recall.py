@@ -8,9 +8,8 @@ from typing import Final, Protocol
 
 from memory_service.settings import RecallSettings
 from shared_utils import logs
-from shared_utils.embeddings import Embedder
 from shared_utils.errors import ServiceError
-from shared_utils.memories import user_scope
+from shared_utils.memories import EmbedderNow, user_scope
 from shared_utils.persistence.vectors import Passage, PassageStore
 
 _LOG: Final = logs.get(__name__)
@@ -39,7 +38,7 @@ class Recall(Protocol):
 class StoredRecall:
     """A :class:`Recall` from the passage store. The store is the caller's, and the caller closes it."""
 
-    def __init__(self, store: PassageStore, embedder: Embedder, settings: RecallSettings) -> None:
+    def __init__(self, store: PassageStore, embedder: EmbedderNow, settings: RecallSettings) -> None:
         self._store = store
         self._embedder = embedder
         self._settings = settings
@@ -85,9 +84,10 @@ class StoredRecall:
         await asyncio.gather(*self._running, return_exceptions=True)
 
     async def _nearest(self, user_id: str, text: str) -> list[Passage]:
-        [vector] = await self._embedder.embed([text[:_LONGEST_QUESTION]])
+        embedder = await self._embedder()
+        [vector] = await embedder.embed([text[:_LONGEST_QUESTION]])
         matches = await self._store.search(
-            {self._embedder.model: vector},
+            {embedder.model: vector},
             user_scope(user_id),
             k=_SPARE * self._settings.memories,
             min_score=self._settings.min_score,

@@ -28,7 +28,7 @@ from memory_service.summary import Summaries
 from memory_service.upkeep import Upkeep
 from shared_utils import health, logs
 from shared_utils.embeddings import HttpEmbedder
-from shared_utils.memories import can_be_kept, open_memories
+from shared_utils.memories import can_be_kept, embedder_of, open_memories
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, connect
 from shared_utils.reload import reread
 
@@ -181,7 +181,7 @@ async def _recall(settings: ServiceSettings, web: httpx.AsyncClient) -> AsyncIte
     store = open_memories(settings.vectors, settings.database)
     # Another try would come too late for the answer.
     once = settings.embeddings.model_copy(update={"attempts": 1})
-    recall = StoredRecall(store, HttpEmbedder(web, once), memory.recall)
+    recall = StoredRecall(store, embedder_of(store, HttpEmbedder(web, once)), memory.recall)
     try:
         yield recall
     finally:

@@ -18,6 +18,7 @@ from letta_bridge.vectors.importing.importer import Imported, Importer
 from letta_bridge.vectors.importing.letta_postgresql import LettaPostgresql
 from letta_bridge.vectors.importing.letta_sqlite import LettaSqlite
 from letta_bridge.vectors.importing.letta_tables import LettaDatabase, LettaPassages
+from shared_utils.memories import embedder_of
 from shared_utils.persistence.vectors import DatabasePassageStore
 
 _SQLITE: Final = "sqlite:///"
@@ -55,13 +56,16 @@ def import_(
             passages = LettaPassages(database)
             if not passages.found:
                 fail("there are no passages of a Letta in this database", Exit.FAILED)
-            async with embedding_model(settings) as embedder:
+            async with embedding_model(settings) as configured:
+                now = embedder_of(store, configured)
+                embedder = await now()
                 sync = settings.vectors.sync
                 longest = settings.embeddings.max_characters
-                embedding = Embedding(store, embedder, rate=sync.rate, batch=sync.batch, longest=longest)
+                embedding = Embedding(store, now, rate=sync.rate, batch=sync.batch, longest=longest)
                 importer = Importer(
                     passages,
                     embedding,
+                    embedder.model,
                     dimensions or await _stored_dimensions(store, embedder.model) or settings.embeddings.dimensions,
                     embed,
                     longest,

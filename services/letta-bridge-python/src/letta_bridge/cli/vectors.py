@@ -13,7 +13,7 @@ from letta_bridge.cli.output import cut, print_json, print_table
 from letta_bridge.cli.progress import counting
 from letta_bridge.cli.vector_import import import_
 from letta_bridge.cli.vector_store import ask_store, embedding_model
-from shared_utils.memories import user_scope
+from shared_utils.memories import embedder_of, user_scope
 from shared_utils.persistence.vectors import DatabasePassageStore, Match, Progress, Scope, VectorStatistics
 from shared_utils.persistence.vectors import reembed as reembed_all
 
@@ -110,7 +110,8 @@ def search(
     scope = _scope(user, agent, everybody=everybody)
 
     async def work(store: DatabasePassageStore) -> list[Match]:
-        async with embedding_model(settings) as embedder:
+        async with embedding_model(settings) as configured:
+            embedder = await embedder_of(store, configured)()
             [vector] = await embedder.embed([text])
             return list(await store.search({embedder.model: vector}, scope, k=limit))
 
@@ -164,8 +165,8 @@ def reembed(
 ) -> None:
     """Embed everything again with the model the configuration names now, then let its vectors take over.
 
-    Set embeddings.model, run this, and restart bridges and memory-python when it is through: until then they go on with
-    the model before. Stopped, it goes on where it was when it is run again.
+    Bridges and memory-python go on with the model before until it is through, and then with the new one, restarted or
+    not. Stopped, it goes on where it was when it is run again.
     """
     settings = settings_or_exit(config)
 

@@ -23,7 +23,7 @@ from letta_bridge.vectors.state import DatabaseSyncState
 from letta_bridge.vectors.turn_parts import Forgotten, TurnKeeper, TurnsPart, TurnSweep
 from letta_bridge.vectors.worker import VectorWorker
 from shared_utils.embeddings import HttpEmbedder
-from shared_utils.memories import open_memories
+from shared_utils.memories import embedder_of, open_memories
 from shared_utils.persistence.database import Database
 from shared_utils.persistence.vectors import PassageStore
 
@@ -88,7 +88,7 @@ def keepers(
     sync = settings.vectors.sync
     embedding = Embedding(
         store,
-        HttpEmbedder(web, settings.embeddings),
+        embedder_of(store, HttpEmbedder(web, settings.embeddings)),
         rate=sync.rate,
         batch=sync.batch,
         longest=settings.embeddings.max_characters,

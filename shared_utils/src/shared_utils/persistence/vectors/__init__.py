@@ -26,6 +26,7 @@ from shared_utils.persistence.vectors.port import (
     Filter,
     IndexState,
     PassageStore,
+    StoredModel,
     TableStatistics,
     VectorStatistics,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "ReembeddingUnfinished",
     "Scope",
     "Stored",
+    "StoredModel",
     "TableStatistics",
     "VectorError",
     "VectorSettings",

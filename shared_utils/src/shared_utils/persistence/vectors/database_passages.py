@@ -28,7 +28,7 @@ from shared_utils.persistence.vectors.passages import (
     check_vector,
     checked,
 )
-from shared_utils.persistence.vectors.port import Filter, IndexState, TableStatistics, VectorStatistics
+from shared_utils.persistence.vectors.port import Filter, IndexState, StoredModel, TableStatistics, VectorStatistics
 from shared_utils.persistence.vectors.ranking import check_limits, paged, ranked
 from shared_utils.persistence.vectors.rows import columns, embeddings_sql, passage_of, written
 from shared_utils.persistence.vectors.tables import State, VectorTable, VectorTables, in_use, mismatch
@@ -216,6 +216,10 @@ class DatabasePassageStore:
                 built |= await builder.build(table, rebuild=False)
         self._tables.forget()
         return built
+
+    async def current_model(self) -> StoredModel | None:
+        current = (table for table in await self._tables.known() if table.state == "current")
+        return next((StoredModel(table.model, table.dimensions) for table in current), None)
 
     async def begin_reembedding(self, model: str, dimensions: int) -> None:
         await self._make(model, dimensions, "filling")

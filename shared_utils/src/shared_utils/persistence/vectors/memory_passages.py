@@ -29,7 +29,7 @@ from shared_utils.persistence.vectors.passages import (
     checked,
     metadata_json,
 )
-from shared_utils.persistence.vectors.port import Filter, IndexState, TableStatistics, VectorStatistics
+from shared_utils.persistence.vectors.port import Filter, IndexState, StoredModel, TableStatistics, VectorStatistics
 from shared_utils.persistence.vectors.ranking import check_limits, paged, ranked
 
 _NOTE = "in memory every passage in scope is compared"
@@ -168,6 +168,10 @@ class InMemoryPassageStore:
 
     async def ensure_index(self) -> bool:
         return False
+
+    async def current_model(self) -> StoredModel | None:
+        current = (shelf for shelf in self._shelves if shelf.state == "current")
+        return next((StoredModel(shelf.model, shelf.dimensions) for shelf in current), None)
 
     async def begin_reembedding(self, model: str, dimensions: int) -> None:
         self._make(model, dimensions, "filling")

@@ -54,6 +54,14 @@ class VectorStatistics:
         return sorted({table.dimensions for table in self.tables})
 
 
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A model whose vectors a store has."""
+
+    name: str
+    dimensions: int
+
+
 class PassageStore(Protocol):
     """Passages with embeddings: kept, found by nearness, forgotten.
 
@@ -165,6 +173,10 @@ class PassageStore(Protocol):
 
     async def ensure_index(self) -> bool:
         """Build the indexes that are due: of tables that are large and have none. Whether one was built."""
+        ...
+
+    async def current_model(self) -> StoredModel | None:
+        """The model whose vectors are searched and taken; None before the first. A change is seen a little later."""
         ...
 
     async def begin_reembedding(self, model: str, dimensions: int) -> None:

@@ -50,7 +50,8 @@ class Importer:
 
     Args:
         source: Letta's passages.
-        embedding: where to, and the configured model: only its vectors can be stored beside those that will come.
+        embedding: where to.
+        model: the one it embeds with: only its vectors can be stored beside those that will come.
         dimensions: of its vectors; None believes what Letta says.
         embed: whether passages of other models are embedded again; else they are left out.
         longest: characters of a text that are kept.
@@ -59,6 +60,7 @@ class Importer:
 
     source: LettaPassages
     embedding: Embedding
+    model: str
     dimensions: int | None
     embed: bool
     longest: int
@@ -82,9 +84,7 @@ class Importer:
             if not dry:
                 await self._store.store_all(ready)
                 await self.embedding.keep(to_embed)
-                known = await self._store.hashes(
-                    [p.passage_id for p in (*ready, *to_embed)], model=self.embedding.model
-                )
+                known = await self._store.hashes([p.passage_id for p in (*ready, *to_embed)], model=self.model)
                 done.missing += len(ready) + len(to_embed) - len(known)
             done.stored += len(ready)
             done.embedded += len(to_embed)
@@ -114,7 +114,7 @@ class Importer:
     ) -> tuple[list[Passage], list[Passage]]:
         """Those that bring a vector of our model, and those to embed."""
         ids = [passage.passage_id for _, passage in page]
-        hashes = await self._store.hashes(ids, model=self.embedding.model)
+        hashes = await self._store.hashes(ids, model=self.model)
         held = {there.passage_id: there for there in await self._store.get(ids, Scope.everything(), embeddings=False)}
         ready: list[Passage] = []
         to_embed: list[Passage] = []
@@ -128,11 +128,11 @@ class Importer:
                 done.left_out["of no agent and no source"] += 1
                 continue
             elif vector:
-                ready.append(replace(passage, model=self.embedding.model, embedding=vector))
+                ready.append(replace(passage, model=self.model, embedding=vector))
             elif self.embed and row.text.strip():
                 to_embed.append(passage)
             else:
-                done.left_out[_reason(row, self.embedding.model)] += 1
+                done.left_out[_reason(row, self.model)] += 1
                 continue
             if vector and ours and number % self._every == 0:
                 self._sample[row.passage_id] = vector
@@ -140,7 +140,7 @@ class Importer:
 
     def _vector(self, row: LettaPassage) -> Sequence[float]:
         """Of our model, without padding; empty where there is none."""
-        if row.model.rpartition("/")[2] != self.embedding.model.rpartition("/")[2]:
+        if row.model.rpartition("/")[2] != self.model.rpartition("/")[2]:
             return ()
         vector = unpadded(row.embedding, self.dimensions or row.dimensions)
         return vector if any(vector) else ()
