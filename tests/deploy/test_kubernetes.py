@@ -112,8 +112,19 @@ def test_every_variable_is_one_its_service_knows(workload: str, model: Any, mani
         assert variable["name"] in known or variable["name"].removesuffix("_FILE") in known
 
 
+def test_who_recalls_finds_what_the_bridge_embeds(manifests: Any) -> None:
+    workloads = dict(_workloads(manifests))
+    common = []
+    for name in ("letta-bridge", "memory-python"):
+        (container,) = workloads[name]["template"]["spec"]["containers"]
+        variables = {variable["name"]: variable["value"] for variable in container["env"]}
+        common.append({key: variables[key] for key in ("DATABASE_URL", "DB_PASSWORD_FILE", "VECTORS_ENABLED")})
+    assert common[0] == common[1]
+
+
 def test_only_the_bridge_reaches_letta(manifests: Any) -> None:
-    callers = {"letta": ["letta-bridge"], "postgres": ["letta", "letta-bridge"], "letta-locks": ["letta"]}
+    askers = ["letta", "letta-bridge", "memory-python"]
+    callers = {"letta": ["letta-bridge"], "postgres": askers, "letta-locks": ["letta"]}
     for target, sources in callers.items():
         (rule,) = manifests["NetworkPolicy", target]["spec"]["ingress"]
         assert rule["from"] == [{"podSelector": {"matchLabels": {"app": source}}} for source in sources]
