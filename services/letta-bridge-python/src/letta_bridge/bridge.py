@@ -45,6 +45,8 @@ from shared_utils.reload import reread
 _log = logs.get(__name__)
 _CHECK_SECONDS: Final = 2.0
 """What a health check may take; a dependency that needs longer is as good as away."""
+_COLLECTED_EVERY: Final = 50_000
+"""Objects made, less those gone, between two looks of the garbage collector at the young ones."""
 _MOST_TURNS: Final = 100_000
 """Connections to Letta at most. The intake bounds them, by a number that may change while running."""
 
@@ -268,9 +270,13 @@ class Bridge:
 
 
 def _spare_the_collector() -> None:
-    """What is there now stays; looking through it again and again took a sixth of a loaded bridge's time."""
+    """What is there now stays; looking through it again and again took a sixth of a loaded bridge's time.
+
+    What comes later is looked through more rarely: a turn makes hundreds of objects and no cycles of its own.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_COLLECTED_EVERY)
 
 
 def _text(error: Exception) -> str:

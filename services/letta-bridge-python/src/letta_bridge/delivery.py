@@ -176,7 +176,7 @@ class Delivery:
     async def _through(self, server: LettaServer) -> Delivered:
         turn = self._turn
         try:
-            async with server.guard() as letta:
+            with server.guard() as letta:
                 agent_id = await self._desk.sessions.agent_for(turn.user_id, turn.persona, turn.language, letta)
                 try:
                     return await self._with_agent(letta, agent_id)

@@ -94,7 +94,7 @@ class MessageProcessor:
         self._settings = settings
         self._desk = replace(self._desk, letta=settings.letta, fallback=settings.fallback)
         if self._guards is not None:
-            self._guards.settings = settings.guards
+            self._guards.reload(settings.guards)
 
     async def process(self, turn: Turn, lease: Lease) -> Settlement:
         """The one outcome of a turn.

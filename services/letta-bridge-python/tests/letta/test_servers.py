@@ -41,9 +41,8 @@ def servers(clock: Clock) -> LettaServers:
 
 async def fail(server: LettaServer, error: LettaError, times: int = 2) -> None:
     for _ in range(times):
-        with pytest.raises(type(error)):
-            async with server.guard():
-                raise error
+        with pytest.raises(type(error)), server.guard():
+            raise error
 
 
 USERS = [f"用户{i}" for i in range(600)]
@@ -76,7 +75,7 @@ async def test_none_left(servers: LettaServers, clock: Clock) -> None:
         servers.pick("anybody")
     clock.now += 5.0
     assert servers.available()
-    async with servers.pick("anybody").guard():
+    with servers.pick("anybody").guard():
         pass
     assert sorted(servers.states().values()) == [BreakerState.CLOSED, BreakerState.HALF_OPEN, BreakerState.HALF_OPEN]
 
@@ -131,21 +130,20 @@ async def test_one_turn_tries_and_its_cancellation_frees_the_place(servers: Lett
     inside = asyncio.Event()
 
     async def trying() -> None:
-        async with server.guard():
+        with server.guard():
             inside.set()
             await asyncio.Event().wait()
 
     trial = asyncio.create_task(trying())
     await inside.wait()
-    with pytest.raises(BreakerOpen):
-        async with server.guard():
-            pass
+    with pytest.raises(BreakerOpen), server.guard():
+        pass
     assert servers.pick("u") is not server
     trial.cancel()
     with pytest.raises(asyncio.CancelledError):
         await trial
     assert str(server.breaker.state) == "half_open"
-    async with server.guard():
+    with server.guard():
         pass
     assert str(server.breaker.state) == "closed"
 

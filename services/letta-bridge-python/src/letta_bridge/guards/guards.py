@@ -48,16 +48,23 @@ class Guards:
     """Judges each turn once, at its beginning.
 
     Args:
-        settings: the limits; may be exchanged while running.
+        settings: the limits.
         meter: what users have used up.
         clock: seconds since 1970.
     """
 
     def __init__(self, settings: GuardSettings, meter: Meter, *, clock: Callable[[], float] = time.time) -> None:
-        self.settings = settings
         self._meter = meter
         self._clock = clock
         self._away = False
+        self.reload(settings)
+
+    def reload(self, settings: GuardSettings) -> None:
+        """Take over the limits; turns that were judged stay judged."""
+        self._settings = settings
+        budgets = (settings.user_tokens, settings.all_tokens)
+        self._budgeted = any(budget.soft or budget.hard for budget in budgets)
+        self._metered = bool(settings.turns_per_minute) or self._budgeted
 
     async def admit(self, turn: Turn, task: Task) -> Admission:
         """Judge a turn.
@@ -67,7 +74,7 @@ class Guards:
         """
         if turn.lane.startswith(FULL_LANE) and turn.lane != task.user_id:
             raise LaneFull
-        limit = self.settings.max_age
+        limit = self._settings.max_age
         if limit and self._age(turn, task) > limit:
             raise TaskExpired(f"the task waited for more than {limit:g} s and is not answered any more")
         if not self._metered:
@@ -75,7 +82,7 @@ class Guards:
         standing = await self._standing(task.user_id)
         if not standing.in_rate:
             raise RateExceeded(
-                f"this user sends more than {self.settings.turns_per_minute:g} messages a minute; send it again later"
+                f"this user sends more than {self._settings.turns_per_minute:g} messages a minute; send it again later"
             )
         return self._admission(standing)
 
@@ -87,17 +94,8 @@ class Guards:
             except CONNECTION_ERRORS as error:
                 self._meter_away(error)
 
-    @property
-    def _budgeted(self) -> bool:
-        budgets = (self.settings.user_tokens, self.settings.all_tokens)
-        return any(budget.soft or budget.hard for budget in budgets)
-
-    @property
-    def _metered(self) -> bool:
-        return bool(self.settings.turns_per_minute) or self._budgeted
-
     async def _standing(self, user_id: str) -> Standing:
-        settings = self.settings
+        settings = self._settings
         try:
             standing = await self._meter.admit(user_id, per_minute=settings.turns_per_minute, burst=settings.burst)
         except CONNECTION_ERRORS as error:
@@ -112,7 +110,7 @@ class Guards:
         self._away = True
 
     def _admission(self, standing: Standing) -> Admission:
-        of_user, of_all = self.settings.user_tokens, self.settings.all_tokens
+        of_user, of_all = self._settings.user_tokens, self._settings.all_tokens
         if _over(standing.user_tokens, of_user.hard):
             return Admission(hard=UserTokensSpent())
         if _over(standing.all_tokens, of_all.hard):

@@ -10,6 +10,8 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from pydantic_core import from_json
+
 from letta_bridge.letta.port import TurnAnswer, Usage
 
 MEMORY_TOOLS = frozenset(
@@ -42,12 +44,19 @@ _UNPRINTABLE = re.compile("[\x00\ud800-\udfff]")
 def parse_answer(body: bytes) -> TurnAnswer:
     """The answer in the body of a finished turn. Raises ValueError where the body is not a JSON object."""
     try:
-        response = json.loads(body)
+        response = _loaded(body)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if isinstance(response, dict):
         return turn_answer(response)
     raise ValueError("not a JSON object")
+
+
+def _loaded(body: bytes) -> object:
+    try:
+        return from_json(body)
+    except ValueError:
+        return json.loads(body)  # it takes half a surrogate pair, too
 
 
 def turn_answer(response: Mapping[str, object]) -> TurnAnswer:

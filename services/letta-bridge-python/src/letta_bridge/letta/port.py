@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Literal, Protocol
 
 
@@ -128,8 +129,12 @@ def turn_otid(agent_id: str, task_id: str) -> str:
     Returns:
         A UUID (version 5) in text form.
     """
-    namespace = uuid.UUID(agent_id.removeprefix("agent-"))
-    return str(uuid.uuid5(namespace, task_id))
+    return str(uuid.uuid5(_namespace(agent_id), task_id))
+
+
+@lru_cache(maxsize=10_000)
+def _namespace(agent_id: str) -> uuid.UUID:
+    return uuid.UUID(agent_id.removeprefix("agent-"))
 
 
 class LettaPort(Protocol):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from letta_bridge.errors import BreakerOpen, LettaError, LettaUnavailable, TurnFateUnknown
 from letta_bridge.letta.breaker import Breaker, BreakerState
@@ -24,8 +24,8 @@ class LettaServer:
         self.port = port
         self.breaker = breaker
 
-    @asynccontextmanager
-    async def guard(self) -> AsyncIterator[LettaPort]:
+    @contextmanager
+    def guard(self) -> Iterator[LettaPort]:
         """Send one turn under the breaker: the outcome of the block is what the breaker learns.
 
         Raises:
@@ -69,6 +69,8 @@ class LettaServers:
         ready = [server for server in self._servers if server.breaker.ready]
         if not ready:
             raise BreakerOpen(f"Every Letta server is left alone; the next try is in {self.ready_in():.1f} seconds.")
+        if len(ready) == 1:
+            return ready[0]
         return max(ready, key=lambda server: _score(server.name, user_key))
 
     def available(self) -> bool:
