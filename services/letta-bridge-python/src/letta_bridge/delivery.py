@@ -67,7 +67,7 @@ class Lease(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LettaTurn:
     """What is to be delivered."""
 
@@ -81,7 +81,7 @@ class LettaTurn:
     """An earlier hand-out of the same task may have sent it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Delivered:
     """The agent's answer."""
 

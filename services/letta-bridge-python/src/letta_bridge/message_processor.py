@@ -45,7 +45,7 @@ class MissedTurns(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Job:
     """A turn whose task could be read."""
 

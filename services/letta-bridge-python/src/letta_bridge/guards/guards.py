@@ -26,7 +26,7 @@ _EARLIEST: Final = 1_500_000_000.0
 """A producer's timestamp before this (2017) is no wall clock."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admission:
     """A turn that may go on, to Letta under the condition of :meth:`to_letta`."""
 

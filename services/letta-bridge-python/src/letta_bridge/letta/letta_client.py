@@ -19,6 +19,7 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 from letta_client import APIError, APIStatusError, AsyncLetta, omit
+from yarl import URL
 
 from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, TurnFateUnknown
 from letta_bridge.letta.answer import parse_answer
@@ -62,7 +63,7 @@ class LettaClient:
         connect_timeout: float = 5.0,
         timeout: float = 30.0,
     ) -> None:
-        self._base_url = base_url.rstrip("/")
+        self._base_url = str(URL(base_url)).rstrip("/")
         self._connect_timeout = connect_timeout
         # Cookies would tie requests of different users together. Environment proxies do not apply.
         self._session = aiohttp.ClientSession(
@@ -264,7 +265,11 @@ class LettaClient:
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=self._connect_timeout, ceil_threshold=math.inf)
         try:
             async with self._session.post(
-                f"{self._base_url}{path}", data=body, headers=self._headers, timeout=limits, allow_redirects=False
+                URL(f"{self._base_url}{path}", encoded=True),  # quoted already
+                data=body,
+                headers=self._headers,
+                timeout=limits,
+                allow_redirects=False,
             ) as response:
                 return response.status, response.headers, await response.read()
         except StaleConnection:

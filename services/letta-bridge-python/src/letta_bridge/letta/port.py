@@ -59,7 +59,7 @@ class AgentPassage:
     created_at: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TurnMessage:
     """One message of a turn's input; ``otid`` is the sender's own id, stored by Letta and searched for later.
 
@@ -71,7 +71,7 @@ class TurnMessage:
     otid: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Usage:
     """Tokens of one turn, as Letta counts them."""
 
@@ -81,7 +81,7 @@ class Usage:
     step_count: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TurnAnswer:
     """What came back for a turn.
 
