@@ -6,7 +6,6 @@ import os
 import resource
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +49,7 @@ def faults() -> list[Fault]:
             "bridge/full-disk",
             "the bridges' data directory, with the sessions' file, is full; there is no database",
             _fill,
-            shape=Shape(database=False, data=Path(tempfile.gettempdir()) / f"chaos-small-{os.getpid()}"),
+            shape=Shape(database=False),
             prepare=_small_disk,
             at_once=True,
             missing=lambda: None if os.geteuid() == 0 else "mounting a small file system needs root",
@@ -151,9 +150,7 @@ def _no_memory(scene: Scene) -> None:
 
 def _small_disk(scene: Scene) -> None:
     """Put the data directory on a file system of one megabyte."""
-    folder = scene.rig.shape.data
-    if folder is None:
-        return
+    folder = scene.rig.data
     for bridge in scene.rig.bridges:
         bridge.kill()
     shutil.rmtree(folder, ignore_errors=True)
@@ -163,9 +160,7 @@ def _small_disk(scene: Scene) -> None:
 
 
 def _fill(scene: Scene) -> None:
-    folder = scene.rig.shape.data
-    if folder is None:
-        return
+    folder = scene.rig.data
     ballast = folder / "ballast"
     scene.strike()
     try:
@@ -177,11 +172,13 @@ def _fill(scene: Scene) -> None:
         scene.let_pass(5.0)
     finally:
         ballast.unlink()
-        scene.conversation.wait_all(60.0)
-        for bridge in scene.rig.bridges:
-            bridge.stop()
-        subprocess.run(["umount", folder], check=True)  # noqa: S603, S607
-        scene.rig.restart(*scene.rig.bridges)
+        try:
+            scene.conversation.wait_all(60.0)
+        finally:
+            for bridge in scene.rig.bridges:
+                bridge.stop()
+            subprocess.run(["umount", folder], check=True)  # noqa: S603, S607
+            scene.rig.restart(*scene.rig.bridges)
 
 
 def _clock(seconds: int) -> Callable[[Scene], None]:

@@ -63,7 +63,6 @@ class Shape:
         memory: memory-python runs.
         redis_options: further settings of Valkey.
         variables: further environment of the bridges.
-        data: the bridges' data directory; one of their own where not given.
     """
 
     real_letta: bool = False
@@ -75,7 +74,6 @@ class Shape:
     memory: bool = True
     redis_options: tuple[tuple[str, str], ...] = ()
     variables: tuple[tuple[str, str], ...] = ()
-    data: Path | None = None
 
 
 class Double(Process):
@@ -238,6 +236,11 @@ class Rig:
         for process in processes:
             process.wait_ready()
 
+    @property
+    def data(self) -> Path:
+        """The bridges' data directory."""
+        return self.folder / "bridge"
+
     def _proxies(self) -> Iterator[TcpProxy]:
         yield self.to_redis
         if self.shape.database:
@@ -325,7 +328,7 @@ class Rig:
             variables["DATABASE_URL"] = self.to_postgres.url
         return self._add(
             Bridge(
-                self.shape.data or self.folder / "bridge",
+                self.data,
                 redis_url=redis_url,
                 letta=self.to_letta[0].url,
                 logs=self.folder,
