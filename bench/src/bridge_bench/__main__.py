@@ -24,6 +24,8 @@ from bridge_bench.subjects import BRIDGE, FLOORS, PEERS_BY_NAME, Subject
 from bridge_bench.targets import targets
 from local_stack.errors import StackError
 from local_stack.programs import CHECKOUT
+from shared_utils import logs
+from shared_utils.settings import LogSettings
 
 _DOCS: Final = CHECKOUT / "docs"
 _RESULTS: Final = CHECKOUT / "bench" / "results.json"
@@ -40,6 +42,7 @@ def bench(
     rounds: Annotated[int, typer.Option(help="Rounds, of which the medians are told.", min=1)] = 3,
     peers: Annotated[str, typer.Option(help="Comma-separated: beginnings of their names; all, none.")] = "all",
     figure: Annotated[str, typer.Option(help=f"Comma-separated, or all: {', '.join(FIGURES)}.")] = ",".join(USUAL),
+    letta: Annotated[bool, typer.Option("--letta", help="The same as --figure letta: with a real Letta.")] = False,
     concurrency: Annotated[int, typer.Option(help="Tasks in flight at most.", min=1)] = 64,
     users: Annotated[int, typer.Option(help="Users the tasks are spread over.", min=1)] = 500,
     patience: Annotated[float, typer.Option(help="Seconds a killed worker's tasks are waited for.")] = 75.0,
@@ -49,6 +52,8 @@ def bench(
     docs: Annotated[bool, typer.Option("--docs", help="Take the results over into docs/performance.md.")] = False,
 ) -> None:
     """Measure the bridge against peers and floors, interleaved; print tables of medians."""
+    logs.configure(LogSettings(level="warning", format="console"), "bench", stream=sys.stderr)
+    figure = "letta" if letta else figure
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     try:
         names = list(FIGURES) if figure == "all" else [_known(name, FIGURES, "figure") for name in figure.split(",")]

@@ -19,7 +19,9 @@ FIGURE = Figure(
     "backlog",
     "A long queue, and many users",
     "What the next tasks cost while so many wait. Where users are few, each of the tasks counted is of a user the "
-    "bridge has served just before; where they are many, it has to read each one's session from its file first.",
+    "bridge has served just before; where they are many, it has to read each one's session from its file first. "
+    "A pass sorts up to 512 waiting tasks into their users' lanes, however few it takes: with a long queue, Redis's "
+    "share holds that work, done once for each task, before its turn comes.",
     (
         Column("cpu", "CPU s / 1 000", "{:.3f}"),
         Column("redis_cpu", "Redis CPU s / 1 000", "{:.3f}"),
