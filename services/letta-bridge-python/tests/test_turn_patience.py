@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from letta_bridge.delivery import Desk
 from letta_bridge.errors import TurnFateUnknown
+from letta_bridge.letta import Breaker, BreakerPolicy, LettaServers
 
 
 async def test_a_run_left_behind_is_cancelled_within_the_reply_budget_however_patient_the_bridge_is(make_rig):
@@ -17,3 +21,21 @@ async def test_a_run_left_behind_is_cancelled_within_the_reply_budget_however_pa
     await rig.work_off()
     assert [reply["source"] for reply in rig.replies()] == ["letta", "letta"]
     assert (rig.kept(task_id="t1")["source"], rig.kept(task_id="t2")["source"]) == ("memory-python", "letta")
+
+
+async def test_a_turn_whose_server_is_left_alone_is_not_waited_for_through_another_one(make_rig):
+    rig = make_rig(letta={"reply_deadline": 60.0})
+    servers = LettaServers({"a": rig.letta, "b": rig.letta}, breaker=lambda: Breaker(BreakerPolicy(failures=1)))
+    rig.desk = Desk(servers, rig.sessions, rig.settings.letta, rig.settings.fallback)
+    rig.push("t0", content="hello")
+    await rig.work_off()
+    rig.letta.leave_run(rig.store.sessions["ada", "default"].agent_id)
+    rig.letta.fail_next(TurnFateUnknown("gone", cause="connection_lost"))
+    rig.push("t1", content="lost")
+    async with asyncio.timeout(30):
+        await rig.work_off()
+    assert rig.fallback.answered == [("t1", "turn_interrupted")]
+    rig.push("t2", content="next")
+    async with asyncio.timeout(30):
+        await rig.work_off()
+    assert rig.kept(task_id="t2")["source"] == "letta"

@@ -110,11 +110,13 @@ class Delivery:
         self._missed = list(turn.missed)
         self._deadline = 0.0
         self._over = False
+        self._server: LettaServer | None = None
+        self._sent_to: LettaServer | None = None
         self.fate = Fate.UNKNOWN if turn.doubtful else Fate.ABSENT
         self.agent_id: str | None = None
         """The user's agent, once it is known."""
         self.interrupted = False
-        """Letta went away after the turn was sent."""
+        """The server went away, or is left alone, after the turn was sent to it."""
 
     async def run(self) -> Delivered:
         """Deliver the turn within the reply budget.
@@ -175,6 +177,7 @@ class Delivery:
 
     async def _through(self, server: LettaServer) -> Delivered:
         turn = self._turn
+        self._server = server
         try:
             with server.guard() as letta:
                 agent_id = await self._desk.sessions.agent_for(turn.user_id, turn.persona, turn.language, letta)
@@ -209,7 +212,7 @@ class Delivery:
 
     async def _send(self, letta: LettaPort, agent_id: str, messages: list[TurnMessage]) -> Delivered:
         self._lease.begin()
-        self.fate, self._over = Fate.UNKNOWN, False
+        self.fate, self._over, self._sent_to = Fate.UNKNOWN, False, self._server
         if fail_points.reach is not None:
             fail_points.reach("sending")
             fail_points.reach("sent")
@@ -241,6 +244,8 @@ class Delivery:
             if found.state is TurnState.STORED:
                 return found
             if found.state is TurnState.RUNNING:
+                # Seen through another server, too: what a dead one began stays active for ever.
+                self.interrupted = self.interrupted or self._deserted()
                 if self.interrupted:
                     raise TurnInterrupted
                 absent = 0
@@ -249,6 +254,11 @@ class Delivery:
             if self._over or absent >= _SURE_AFTER:
                 return found
         raise AssertionError("looking ends with an answer or the deadline")
+
+    def _deserted(self) -> bool:
+        """Whether the server that has the turn is another one, and left alone since."""
+        sent_to = self._sent_to
+        return sent_to is not None and sent_to is not self._server and not sent_to.breaker.ready
 
     async def _settle_missed(self, letta: LettaPort, agent_id: str) -> None:
         """Learn what became of earlier turns that were sent and never heard of, so that nothing is told twice."""
