@@ -19,6 +19,16 @@ from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
 from letta_bridge.session_manager import SessionManager
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence.memory_sessions import InMemorySessionStore
+from shared_utils.redis_connection import close, connect
+from shared_utils.settings import RedisSettings
+
+
+@pytest.fixture
+async def client(redis_url):
+    """A client of a clean Redis, for tests that look into it themselves."""
+    client = connect(RedisSettings(url=redis_url), name="test", timeout=10)
+    yield client
+    await close(client)
 
 
 class FakeFallback:

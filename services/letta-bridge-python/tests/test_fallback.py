@@ -33,13 +33,6 @@ KEYS = Keys("letta_requests")
 
 
 @pytest.fixture
-async def client(redis_url):
-    client = connect(RedisSettings(url=redis_url), name="test")
-    yield client
-    await client.aclose()
-
-
-@pytest.fixture
 async def make_fallback(redis_url, monkeypatch):
     monkeypatch.setattr(fallback_module, "_POLL_SECONDS", 0.1)
     made = []

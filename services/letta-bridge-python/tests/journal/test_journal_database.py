@@ -14,19 +14,10 @@ from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.settings import JournalSettings, QueueSettings
 from shared_utils.messages import Reply, dump, parse_task
 from shared_utils.persistence.conversation_service import ConversationService
-from shared_utils.redis_connection import connect
-from shared_utils.settings import RedisSettings
 
 pytestmark = pytest.mark.integration
 USERS = ("ada", "bo", "怡")
 TURNS = 8
-
-
-@pytest.fixture
-async def client(redis_url):
-    client = connect(RedisSettings(url=redis_url), name="test")
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture

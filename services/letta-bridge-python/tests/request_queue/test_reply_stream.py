@@ -15,13 +15,6 @@ pytestmark = pytest.mark.integration
 KEYS = Keys("letta_requests")
 
 
-@pytest.fixture
-async def client(redis_url):
-    client = connect(RedisSettings(url=redis_url), name="test", timeout=10)
-    yield client
-    await client.aclose()
-
-
 async def test_pages_are_joined_without_a_gap(client):
     for number in range(450):
         await client.xadd(KEYS.replies, {"reply": str(number)})

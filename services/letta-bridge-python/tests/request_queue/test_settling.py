@@ -9,17 +9,8 @@ from redis.exceptions import ResponseError
 
 from letta_bridge.request_queue import Outcome, RedisQueue, Settlement, redis_queue
 from letta_bridge.settings import QueueSettings
-from shared_utils.redis_connection import connect
-from shared_utils.settings import RedisSettings
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-async def client(redis_url):
-    client = connect(RedisSettings(url=redis_url), name="test")
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture

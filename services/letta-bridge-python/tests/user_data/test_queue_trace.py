@@ -22,13 +22,6 @@ USERS = ("小明", "u*", "u1", "a:b", "u[1]")
 
 
 @pytest.fixture
-async def client(redis_url):
-    client = connect(RedisSettings(url=redis_url), name="test")
-    yield client
-    await client.aclose()
-
-
-@pytest.fixture
 async def queue(client, redis_url):
     return RedisQueue(client, connect(RedisSettings(url=redis_url), name="pop"), QueueSettings(), "bridge")
 
