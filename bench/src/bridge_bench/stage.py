@@ -22,6 +22,7 @@ import redis
 from bridge_bench.errors import BenchError, WorkerFailed
 from bridge_bench.replies import ReplyTap
 from bridge_bench.subjects import SOURCES, Subject
+from bridge_bench.worker_side.tasks import REQUESTS
 from local_stack.ports import HOST, free_port
 from local_stack.processes import Process
 from local_stack.programs import answers, environment
@@ -116,6 +117,11 @@ class Stage:
         """Leaves nothing in Redis."""
         with redis.Redis.from_url(self.valkey.url) as client:
             client.flushall()
+
+    def waiting(self) -> int:
+        """Tasks the bridge has not sorted into its users' lanes yet."""
+        with redis.Redis.from_url(self.valkey.url) as client:
+            return int(client.llen(REQUESTS))
 
     def enqueue(
         self, subject: Subject, count: int, users: int, *, first: int = 0, prefix: str = "t", rate: float = 0.0
