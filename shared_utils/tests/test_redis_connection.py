@@ -147,7 +147,7 @@ async def test_a_burst_of_commands_waits_for_connections(redis_url):
 @pytest.mark.integration
 async def test_a_burst_behind_sentinel_waits_for_connections(redis_url, monkeypatch):
     at = options_of(client_of(redis_url))
-    client = connect(RedisSettings(url="redis+sentinel://sentinel/main"), name="burst", max_connections=2)
+    client = connect(RedisSettings(url="redis+sentinel://sentinel/main"), name="behind", max_connections=2)
 
     async def primary(_name):
         return at["host"], at["port"]

@@ -6,7 +6,8 @@ twice; each caller knows whether repeating is safe.
 
 from __future__ import annotations
 
-from typing import Any, Final, NoReturn
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NoReturn, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -16,9 +17,12 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisClusterException, RedisError  # noqa: A004  # redis-py's name
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from shared_utils.errors import SettingsError
 from shared_utils.settings import RedisSettings
+
+_Result = TypeVar("_Result")
 
 RedisClient = Redis | RedisCluster
 """What :func:`connect` returns; the commands this project uses are the same on both."""
@@ -91,6 +95,20 @@ async def close(client: RedisClient) -> None:
     if isinstance(client, Redis) and isinstance(client.connection_pool, SentinelConnectionPool):
         for sentinel in client.connection_pool.sentinel_manager.sentinels:
             await sentinel.aclose()
+
+
+async def persistently(command: Callable[[], Awaitable[_Result]]) -> _Result:
+    """What a command that may be repeated returns, as soon as Redis answers: a turn outlives an absence of Redis."""
+    async def again() -> _Result:  # tenacity does not await what a plain function returns
+        return await command()
+
+    try:
+        return await command()
+    except CONNECTION_ERRORS:
+        patiently = AsyncRetrying(
+            retry=retry_if_exception_type(CONNECTION_ERRORS), wait=wait_random_exponential(0.1, max=1.0)
+        )
+        return await patiently(again)
 
 
 class _Loss(AbstractConnection):

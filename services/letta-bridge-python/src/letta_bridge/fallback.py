@@ -12,21 +12,20 @@ import asyncio
 import contextlib
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 from pydantic import ValidationError
 from pydantic_core import to_json
 from redis.asyncio.cluster import RedisCluster
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from letta_bridge.errors import FallbackUnavailable
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import FallbackSettings, QueueSettings
 from shared_utils import logs
 from shared_utils.messages import HANDOVER_KEY, Handover, Reply, Task
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close
+from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, persistently
 
 _log = logs.get(__name__)
 _TOMBSTONE: Final = b'{"abandoned":true}'
@@ -37,8 +36,6 @@ _OWN_SOURCES: Final = frozenset({"letta", "letta_bridge", "memory-python"})
 
 _LISTEN_ERRORS: Final[tuple[type[Exception], ...]] = (*CONNECTION_ERRORS, RuntimeError)
 """RuntimeError is what redis-py raises where the connection was given up at that moment."""
-
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +84,14 @@ class MemoryPython:
     async def was_handed_over(self, number: str) -> bool:
         """See :class:`Fallback`."""
         key = self._keys.handed(number)
-        return bool(await _persistently(lambda: self._client.exists(key)))
+        return bool(await persistently(lambda: self._client.exists(key)))
 
     async def answer(self, task: Task, number: str, reason: str) -> FallbackAnswer:
         """See :class:`Fallback`."""
         answer_key = self._keys.fallback(number)
         channel = self._queue.task_response + task.task_id
         async with self._listener.subscribed(channel) as messages:
-            await _persistently(lambda: self._hand_over(task, number, reason))
+            await persistently(lambda: self._hand_over(task, number, reason))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.timeout):
                     return await self._awaited(answer_key, messages)
@@ -139,10 +136,10 @@ class MemoryPython:
 
     async def _claim(self, answer_key: str) -> bool:
         """Forbid memory-python to answer; False where it has answered already."""
-        return bool(await _persistently(lambda: self._client.set(answer_key, _TOMBSTONE, nx=True, ex=self._ttl)))
+        return bool(await persistently(lambda: self._client.set(answer_key, _TOMBSTONE, nx=True, ex=self._ttl)))
 
     async def _look(self, answer_key: str) -> FallbackAnswer | None:
-        kept = await _persistently(lambda: self._client.get(answer_key))
+        kept = await persistently(lambda: self._client.get(answer_key))
         if not isinstance(kept, bytes) or kept == _TOMBSTONE:
             return None
         try:
@@ -151,17 +148,6 @@ class MemoryPython:
             _log.error("fallback_answer_unreadable", key=answer_key)
             return None
         return FallbackAnswer(reply.response_text, kept)
-
-
-async def _persistently(command: Callable[[], Awaitable[_Result]]) -> _Result:
-    """A command that may be repeated, until Redis answers: a turn outlives an absence of Redis."""
-    try:
-        return await command()
-    except CONNECTION_ERRORS:
-        patiently = AsyncRetrying(
-            retry=retry_if_exception_type(CONNECTION_ERRORS), wait=wait_random_exponential(0.1, max=1.0)
-        )
-        return await patiently(command)
 
 
 def _foreign_text(message: bytes) -> str | None:
@@ -200,7 +186,7 @@ class _Listener:
         self._waiting[channel].append(messages)
         try:
             await self._connect()
-            await _persistently(lambda: self._pubsub.subscribe(channel))
+            await persistently(lambda: self._pubsub.subscribe(channel))
             if self._task is None:
                 self._task = asyncio.create_task(self._listen(), name="fallback-listener")
             yield messages
@@ -216,9 +202,9 @@ class _Listener:
         async with self._connecting:
             if self._pubsub is None:
                 # A Cluster client knows its nodes only after a command.
-                await _persistently(self._client.ping)
+                await persistently(self._client.ping)
                 pubsub = self._client.pubsub(ignore_subscribe_messages=True)
-                await _persistently(lambda: pubsub.subscribe(self._silent))
+                await persistently(lambda: pubsub.subscribe(self._silent))
                 self._pubsub = pubsub
 
     async def close(self) -> None:

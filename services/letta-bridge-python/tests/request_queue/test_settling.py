@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from redis.exceptions import ConnectionError as RedisAway
 from redis.exceptions import ResponseError
 
 from letta_bridge.request_queue import Outcome, RedisQueue, Settlement, redis_queue
@@ -51,3 +52,17 @@ async def test_any_number_is_settled_in_order(queue, client, monkeypatch):
     assert (await queue.exchange(ends, 0)).settled == [True] * 4 + [False] + [True] * 4
     replies = [json.loads(entry[b"reply"])["number"] for _, entry in await client.xrange(queue.keys.replies)]
     assert replies == list(range(8))
+
+
+async def test_missed_turns_are_waited_for_while_redis_is_away(queue, client, monkeypatch):
+    await client.rpush(queue.keys.missed("怡"), "first")
+    read, failures = client.lrange, [RedisAway("gone"), RedisAway("still gone")]
+
+    async def now_and_then(*args):
+        if failures:
+            raise failures.pop()
+        return await read(*args)
+
+    monkeypatch.setattr(client, "lrange", now_and_then)
+    assert await queue.missed("怡") == [b"first"]
+    assert not failures

@@ -151,7 +151,7 @@ class RequestQueue(Protocol):
         ...
 
     async def missed(self, user_id: str) -> list[bytes]:
-        """The turns this user's agent does not know yet, oldest first."""
+        """The turns this user's agent does not know yet, oldest first. Waits while they cannot be read."""
         ...
 
     async def status(self) -> QueueStatus:

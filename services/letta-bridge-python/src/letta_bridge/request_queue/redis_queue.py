@@ -13,7 +13,7 @@ from letta_bridge.request_queue.port import FULL_LANE, FULL_LANES, Exchange, Pau
 from letta_bridge.request_queue.scripts import ScriptRunner, read
 from letta_bridge.settings import QueueSettings
 from shared_utils.lua_scripts import Argument, Script
-from shared_utils.redis_connection import RedisClient, close
+from shared_utils.redis_connection import RedisClient, close, persistently
 
 _INTAKE: Final = 512
 """Tasks routed per dispatch at most: bounds how long Redis is busy with one call."""
@@ -119,7 +119,9 @@ class RedisQueue:
 
     async def missed(self, user_id: str) -> list[bytes]:
         """See :class:`RequestQueue`."""
-        return cast("list[bytes]", await self._client.lrange(self.keys.missed(user_id), 0, -1))
+        # By a turn that has been taken: it waits for Redis as its outcome would.
+        found = await persistently(lambda: self._client.lrange(self.keys.missed(user_id), 0, -1))
+        return cast("list[bytes]", found)
 
     async def status(self) -> QueueStatus:
         """See :class:`RequestQueue`. Reads only; each figure is exact, together they are a moment apart."""
