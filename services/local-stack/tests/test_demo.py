@@ -74,7 +74,9 @@ def answering(redis_url: str, answer: Callable[[str], dict[str, Any]]) -> Iterat
 
 @pytest.fixture
 def stack(redis_url: str) -> SimpleNamespace:
-    return SimpleNamespace(redis_url=redis_url, bridge=Part(), letta=Part(), memories=lambda: 1000)
+    return SimpleNamespace(
+        redis_url=redis_url, bridge=Part(), letta=Part(), memories=lambda: 1000, leaves_letta_alone=lambda: False
+    )
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ async def test_a_deadlock_is_tried_again(database):
     await asyncio.gather(database.run(crossing("a", "b")), database.run(crossing("b", "a")))
     rows = await database.fetch("SELECT version FROM agent_sessions")
     assert [row["version"] for row in rows] == [3, 3]
-    assert len(tries) == 3
+    assert len(tries) > 2  # once more than without a deadlock, or oftener where the retries met again
 
 
 async def test_a_slow_statement_ends(database_config, opened):
