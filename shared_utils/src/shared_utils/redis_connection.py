@@ -99,6 +99,7 @@ async def close(client: RedisClient) -> None:
 
 async def persistently(command: Callable[[], Awaitable[_Result]]) -> _Result:
     """What a command that may be repeated returns, as soon as Redis answers: a turn outlives an absence of Redis."""
+
     async def again() -> _Result:  # tenacity does not await what a plain function returns
         return await command()
 
