@@ -109,7 +109,7 @@ def test_nobody_enters_without_a_password(redis_with_users: Valkey) -> None:
 def test_the_server_keeps_what_it_acknowledged_and_forgets_nothing(user: User) -> None:
     settings = user("admin").config_get("append*", "maxmemory-policy", "maxmemory")
     assert settings["appendonly"] == "yes"
-    assert settings["appendfsync"] == "everysec"
+    assert settings["appendfsync"] == "always"
     assert settings["maxmemory-policy"] == "noeviction"
     assert int(settings["maxmemory"]) == 768 * 2**20
 

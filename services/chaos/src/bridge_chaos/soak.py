@@ -24,7 +24,17 @@ from bridge_chaos.rig import Lab, Rig, Shape, wait_until
 
 _TTL: Final = 60
 """Seconds replies are kept by task id here, so that a run outlasts them."""
-_SHAPE: Final = Shape(variables=(("REPLY_TTL", str(_TTL)), ("MAX_CONCURRENT_REQUESTS", "32")))
+_SHAPE: Final = Shape(
+    # Other work may keep the disk busy, and Valkey would put off writing what it has acknowledged.
+    redis_options=(("appendfsync", "always"),),
+    variables=(
+        ("REPLY_TTL", str(_TTL)),
+        ("MAX_CONCURRENT_REQUESTS", "32"),
+        # Letta may be broken for minutes here, and what is only counted to the agent would look forgotten.
+        ("LETTA_BRIDGE_FALLBACK_TOLD_TURNS", "200"),
+        ("LETTA_BRIDGE_FALLBACK_TOLD_CHARACTERS", "100000"),
+    ),
+)
 _USERS: Final = 40
 _PAUSES: Final = (5.0, 20.0)
 _EVERY: Final = 2.0
