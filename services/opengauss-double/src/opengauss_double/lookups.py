@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from opengauss_double.errors import UpstreamRefused
 from opengauss_double.unique_keys import Column, UniqueIndex
 from opengauss_double.upstream import Upstream
 
@@ -65,7 +66,12 @@ class UpstreamLookups:
 
     async def session_timeout(self) -> str | None:
         """Its present value; None where it cannot be asked for."""
-        return None if self.failed else (await self._ask(_TIMEOUT))[0][0]
+        if self.failed:
+            return None
+        try:
+            return (await self._ask(_TIMEOUT))[0][0]
+        except UpstreamRefused:  # another session is preparing the database; its settings count from the next one on
+            return None
 
     async def become(self, role: str) -> bool:
         """Runs the session as `role` with its settings, where the upstream has it; whether it is a superuser."""
