@@ -11,6 +11,7 @@ import pytest
 from psycopg import sql
 
 from opengauss_double import Accounts, Double, ThreadedDouble
+from shared_utils.persistence import arrival
 from shared_utils.persistence.database import Database
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.errors import DatabaseRefused, LoginRefused, SchemaMissing, UnfitDatabase
@@ -60,6 +61,24 @@ async def test_a_missing_database_is_made_fit_by_whoever_comes_first(missing):
         assert row == {"sql_compatibility": "PG"}
     for database in databases:
         await database.close()
+
+
+@pytest.mark.parametrize("server", ["postgresql"], indirect=True)
+async def test_a_database_made_by_another_between_two_questions_is_used(server, missing, monkeypatch):
+    connect = arrival.connect
+
+    async def overtaken(config, database=None):
+        try:
+            return await connect(config, database)
+        except psycopg.OperationalError:
+            with psycopg.connect(server, autocommit=True) as other:
+                other.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(config.parts["dbname"])))
+            raise
+
+    monkeypatch.setattr(arrival, "connect", overtaken)
+    database = Database(config_for(missing))
+    await database.open()
+    await database.close()
 
 
 @pytest.mark.parametrize("server", ["postgresql", "6.0"], indirect=True)

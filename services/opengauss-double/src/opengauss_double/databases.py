@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from opengauss_double import facts, settings
-from opengauss_double.errors import Refusal
+from opengauss_double.errors import Refusal, UpstreamRefused
+from opengauss_double.lookups import TIMEOUT
 from opengauss_double.profiles import Profile
 from opengauss_double.tokens import quoted
 from opengauss_double.upstream import Address, Upstream
@@ -54,9 +55,12 @@ class Databases:
         return f"opengauss_double_{self.profile.name}" if name == _MAINTENANCE else name
 
     async def mode(self, upstream: Upstream, name: str) -> str:
-        """The mode of the database that `upstream` is connected to. Raises `Refusal` where it is not this double's."""
+        """The mode of the database that `upstream` is connected to. Raises `Refusal` where it is not this double's.
+
+        It is not yet, where the connection is older than what made it so: then it has none of its settings.
+        """
         mark = await self._mark(upstream, self.upstream_name(name))
-        if mark is None or mark[0] != self.profile.name:
+        if mark is None or mark[0] != self.profile.name or not await _has_defaults(upstream):
             raise Refusal("3D000", f'database "{name}" does not exist')
         return mark[1]
 
@@ -144,6 +148,13 @@ class Databases:
         statements = [f"ALTER DATABASE {database} SET {key} = {quoted(value)};" for key, value in values.items()]
         mark = quoted(f"opengauss_double {self.profile.name} {mode}")
         return "".join([*statements, f"COMMENT ON DATABASE {database} IS {mark};"])
+
+
+async def _has_defaults(upstream: Upstream) -> bool:
+    try:
+        return bool(await upstream.ask(TIMEOUT))
+    except UpstreamRefused:
+        return False
 
 
 def _identifier(name: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-from opengauss_double.errors import UpstreamRefused
 from opengauss_double.unique_keys import Column, UniqueIndex
 from opengauss_double.upstream import Upstream
 
@@ -31,7 +30,7 @@ WHERE setrole = (SELECT oid FROM pg_roles WHERE rolname = $1)
     AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
 ORDER BY setdatabase
 """
-_TIMEOUT = "SELECT current_setting('opengauss_double.session_timeout')"
+TIMEOUT = "SELECT current_setting('opengauss_double.session_timeout')"
 
 
 class UpstreamLookups:
@@ -66,12 +65,7 @@ class UpstreamLookups:
 
     async def session_timeout(self) -> str | None:
         """Its present value; None where it cannot be asked for."""
-        if self.failed:
-            return None
-        try:
-            return (await self._ask(_TIMEOUT))[0][0]
-        except UpstreamRefused:  # another session is preparing the database; its settings count from the next one on
-            return None
+        return None if self.failed else (await self._ask(TIMEOUT))[0][0]
 
     async def become(self, role: str) -> bool:
         """Runs the session as `role` with its settings, where the upstream has it; whether it is a superuser."""

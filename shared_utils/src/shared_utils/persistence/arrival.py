@@ -23,6 +23,10 @@ from shared_utils.persistence.failures import meaning
 
 _MAINTENANCE: Final = ("postgres", "template1")
 _PAUSE: Final = 0.1
+"""Seconds between tries to reach a database that is being made."""
+_OVERTAKEN: Final = 1.0
+"""Seconds for which a database is tried that is listed after all: another process may have made it since it was asked
+for. Where that is not why it refused, its reason is told so much later."""
 
 
 async def arrive(config: DatabaseConfig) -> tuple[AsyncConnection[tuple[Any, ...]], Dialect]:
@@ -93,16 +97,17 @@ async def _reach(config: DatabaseConfig) -> AsyncConnection[tuple[Any, ...]]:
     except psycopg.Error as error:
         # The server's text is in its own language, so whether the database exists is looked up, not read out of it.
         meant = _meaning(error, config)
-        if isinstance(meant, LoginRefused) or not await _made_where_missing(config, str(error)):
+        patience = None if isinstance(meant, LoginRefused) else await _made_where_missing(config, str(error))
+        if patience is None:
             raise meant from error
-    return await _reach_new(config)
+    return await _reach_new(config, patience)
 
 
-async def _reach_new(config: DatabaseConfig) -> AsyncConnection[tuple[Any, ...]]:
+async def _reach_new(config: DatabaseConfig, patience: float) -> AsyncConnection[tuple[Any, ...]]:
     # Another process may be making it still.
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(psycopg.OperationalError),
-        stop=stop_after_delay(config.connection_timeout),
+        stop=stop_after_delay(patience),
         wait=wait_fixed(_PAUSE),
         reraise=True,
     )
@@ -112,8 +117,8 @@ async def _reach_new(config: DatabaseConfig) -> AsyncConnection[tuple[Any, ...]]
         raise _meaning(error, config) from error
 
 
-async def _made_where_missing(config: DatabaseConfig, trouble: str) -> bool:
-    """Whether the database was missing, and is there now.
+async def _made_where_missing(config: DatabaseConfig, trouble: str) -> float | None:
+    """For how many seconds to try again; None where that is of no use, as it was not the database that was missing.
 
     Args:
         config: the database.
@@ -125,20 +130,20 @@ async def _made_where_missing(config: DatabaseConfig, trouble: str) -> bool:
             connection = await connect(config, maintenance)
         except psycopg.Error as error:
             if isinstance(error, errors.ConnectionTimeout) or str(error) == trouble:
-                return False
+                return None
             continue
         try:
             return await _made(connection, config)
         finally:
             await connection.close()
-    return False
+    return None
 
 
-async def _made(connection: AsyncConnection[tuple[Any, ...]], config: DatabaseConfig) -> bool:
+async def _made(connection: AsyncConnection[tuple[Any, ...]], config: DatabaseConfig) -> float:
     name = config.parts["dbname"]
     listed = await connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
     if await listed.fetchone():
-        return False
+        return min(_OVERTAKEN, config.connection_timeout)
     if not config.generate_schemas:
         raise SchemaMissing(
             f"the database {config.place} does not exist; run `letta-bridge migrate` as a user that may make it "
@@ -156,7 +161,7 @@ async def _made(connection: AsyncConnection[tuple[Any, ...]], config: DatabaseCo
             f"the database {config.place} does not exist and user {config.parts.get('user')} cannot make it "
             f"({reason}); run as an administrator: {statement}"
         ) from error
-    return True
+    return config.connection_timeout
 
 
 async def _dialect(connection: AsyncConnection[tuple[Any, ...]]) -> Dialect:
