@@ -25,6 +25,8 @@ class UnreliableQueue(InMemoryQueue):
         super().__init__(*args)
         self.away = False
         self.lose_next_answer = False
+        self.lose_next_arrival = False
+        self.strays_sought = []
         self.after_hand_out = lambda: None
         self.asked = asyncio.Event()
 
@@ -40,10 +42,20 @@ class UnreliableQueue(InMemoryQueue):
             raise RedisConnectionError("answer lost")
         return exchange
 
-    async def release_strays(self, known):
+    async def take(self, want, timeout):
+        turns = await super().take(want, timeout)
+        if turns:
+            self.after_hand_out()
+        if self.away or (turns and self.lose_next_arrival):
+            self.lose_next_arrival = False
+            raise RedisConnectionError("answer lost")
+        return turns
+
+    async def release_strays(self, known, *, waited=False):
         if self.away:
             raise RedisConnectionError("away")
-        return await super().release_strays(known)
+        self.strays_sought.append(waited)
+        return await super().release_strays(known, waited=waited)
 
 
 class Worker:
@@ -57,6 +69,7 @@ class Worker:
         self.started = asyncio.Queue()
         self.gate = asyncio.Event()
         self.begin = True
+        self.fail_with = None
         self.intake = Intake(self.queue, self.process, self.settings, accepting)
         self.running = None
 
@@ -65,6 +78,8 @@ class Worker:
             lease.begin()
         self.started.put_nowait(turn)
         await self.gate.wait()
+        if self.fail_with is not None:
+            raise self.fail_with
         task = json.loads(turn.payload)
         body = turn.payload
         return Settlement(turn.receipt, Outcome.LETTA, user_id=task["user_id"], task_id=task["task_id"], reply=body)
@@ -85,6 +100,12 @@ class Worker:
         self.intake.stop()
         self.shelf.arrived.set()
         await asyncio.wait_for(self.running, 20)
+
+    async def idle(self):
+        """Until it waits for arrivals."""
+        async with asyncio.timeout(20):
+            while not self.intake._asked:
+                await asyncio.sleep(0)
 
     def replies(self):
         return [json.loads(reply)["task_id"] for reply in self.shelf.replies]
@@ -143,6 +164,97 @@ async def test_an_answer_of_redis_that_got_lost_doubles_nothing_and_strands_noth
         await worker.settled(3)
     assert sorted(worker.replies()) == ["a", "b", "c"]
     assert worker.shelf.counters["redelivered"] == 0
+
+
+async def test_an_idle_bridge_starts_what_arrives():
+    async with Worker() as worker:
+        await worker.idle()
+        worker.push("a")
+        turn = await asyncio.wait_for(worker.started.get(), 20)
+        assert worker.shelf.turns[turn.receipt].waited
+        worker.gate.set()
+        await worker.settled(1)
+
+
+async def test_an_arrival_whose_answer_got_lost_returns_uncounted(monkeypatch):
+    monkeypatch.setattr(intake, "_BACKOFF_MAX", 0.0)
+    monkeypatch.setattr(intake, "_IDLE_SECONDS", 0.05)
+    async with Worker() as worker:
+        worker.gate.set()
+        await worker.idle()
+        worker.queue.lose_next_arrival = True
+        worker.push("a")
+        turn = await asyncio.wait_for(worker.started.get(), 20)
+        assert turn.attempts == 1
+        await worker.settled(1)
+        assert worker.queue.strays_sought == [True]
+    assert worker.shelf.counters["redelivered"] == 0
+
+
+async def test_an_arrival_that_comes_with_the_stop_goes_back():
+    async with Worker() as worker:
+        await worker.idle()
+        worker.queue.after_hand_out = worker.intake.stop
+        worker.push("a")
+        await asyncio.wait_for(worker.running, 20)
+        assert worker.started.empty()
+        assert worker.shelf.lanes["a"][0].attempts == 0
+
+
+async def test_an_arrival_nobody_could_answer_goes_back(monkeypatch):
+    monkeypatch.setattr(intake, "_IDLE_SECONDS", 0.05)
+    open_for_business = True
+    async with Worker(accepting=lambda: open_for_business) as worker:
+        await worker.idle()
+        open_for_business = False
+        worker.push("a")
+        await asyncio.sleep(0.01)
+        assert worker.started.empty()
+        open_for_business = True
+        turn = await asyncio.wait_for(worker.started.get(), 20)
+        assert turn.attempts == 1
+
+
+@pytest.mark.parametrize("room", [1, 2, 3, 100])
+async def test_waiting_and_passing_share_the_room(room, monkeypatch):
+    monkeypatch.setattr(intake, "_IDLE_SECONDS", 3_600.0)  # neither may leave to the other's time-out what is there
+    async with Worker(max_concurrent_requests=room) as worker:
+        await worker.idle()
+        names = [f"u{number}" for number in range(2 * room)]
+        worker.push(*names)
+        for _ in range(room):
+            await asyncio.wait_for(worker.started.get(), 20)
+        await asyncio.sleep(0.01)
+        assert worker.started.empty()
+        assert len(worker.shelf.turns) == worker.intake.in_flight == room
+        worker.gate.set()
+        await worker.settled(2 * room)
+
+
+async def test_a_turn_whose_lease_ran_out_here_is_no_stray(monkeypatch):
+    """Its message may be with the agent: given back uncounted, it would be sent again unseen."""
+    now = 100.0
+    monkeypatch.setattr(intake, "_clock", lambda: now)
+    async with Worker() as worker:
+        worker.push("a")
+        turn = await worker.started.get()
+        now += worker.settings.lease * 0.9
+        worker.fail_with = LeaseLost()
+        worker.gate.set()
+        async with asyncio.timeout(20):
+            while worker.intake.in_flight:
+                await asyncio.sleep(0)
+        worker.queue.away = True
+        worker.intake._wake.set()
+        async with asyncio.timeout(20):
+            while worker.intake.redis_error is None:
+                await asyncio.sleep(0)
+        worker.queue.away = False
+        async with asyncio.timeout(20):
+            while worker.intake.redis_error is not None:
+                await asyncio.sleep(0.01)
+        assert worker.queue.strays_sought
+        assert worker.shelf.turns[turn.receipt].entry.attempts == 1
 
 
 async def test_stopping_ends_what_was_begun():

@@ -71,6 +71,29 @@ async def run_all(client: RedisClient, calls: Sequence[Call]) -> list[Any]:
     ]
 
 
+async def run_behind(client: RedisClient, command: Sequence[Any], call: Call) -> Any:
+    """The script's result, run as soon as ``command`` is over, which may block.
+
+    Both are sent at once where Redis is no Cluster: nothing is lost to a round trip between them.
+
+    Raises:
+        RedisError: Redis is away, or one of them failed; the script may have run all the same.
+    """
+    if isinstance(client, RedisCluster):
+        await client.execute_command(*command)
+        return await run(client, call)
+    pipeline = client.pipeline(transaction=False)
+    pipeline.execute_command(*command)
+    pipeline.evalsha(call.script.digest, len(call.keys), *call.keys, *call.arguments)
+    results: list[Any] = await pipeline.execute(raise_on_error=False)
+    if isinstance(results[-1], NoScriptError):
+        results[-1] = await run(client, call)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    return results[-1]
+
+
 async def _result(client: RedisClient, call: Call) -> Any:
     try:
         return await run(client, call)

@@ -1,7 +1,9 @@
 """Turns in, settlements out: the loop that takes work while there is room, and gives back every outcome.
 
 One pass is one round trip: all turns that ended since the last one are settled, and as many new ones taken as there
-is room for. Only an idle bridge blocks on the list. While Redis is away, finished turns wait here and keep their room.
+is room for. Only where that finds less than there is room for does the bridge also wait for what arrives, on a
+connection of its own, which brings it as turns at once. While Redis is away, finished turns wait here and keep their
+room.
 """
 
 from __future__ import annotations
@@ -10,13 +12,13 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
 from letta_bridge import fail_points
 from letta_bridge.errors import LeaseLost
 from letta_bridge.recorder import SILENT, Recorder
-from letta_bridge.request_queue.port import Exchange, RequestQueue, Settlement, Turn
+from letta_bridge.request_queue.port import RequestQueue, Settlement, Turn
 from letta_bridge.settings import QueueSettings
 from shared_utils import logs
 from shared_utils.redis_connection import CONNECTION_ERRORS
@@ -27,6 +29,8 @@ _IDLE_SECONDS: Final = 1.0
 """How long an idle bridge blocks before it looks for turns whose lease has expired."""
 _BACKOFF_MIN, _BACKOFF_MAX = 0.05, 1.0
 """Seconds between tries while Redis is away."""
+_ARRIVALS: Final = 64
+"""Places kept for what arrives while the bridge waits, at most; there are as many again for the passes meanwhile."""
 _LEASE_MARGIN: Final = 0.8
 """Part of the lease within which this bridge believes in it."""
 _CANCEL_SECONDS: Final = 2.0
@@ -91,8 +95,17 @@ class Intake:
         self._recorder = recorder
         self._running: dict[str, tuple[asyncio.Task[None], TurnLease]] = {}
         self._ended: list[Settlement] = []
+        self._settling: list[Settlement] = []
+        """Told to Redis, which has not answered yet."""
+        self._asked = 0
+        """Turns asked for and not come yet."""
+        self._lost: dict[str, float] = {}
+        """Receipt → when its lease was lost. Until that is so for Redis, too, the turn is no stray: it may be begun."""
+        self._strays = False
+        """The wait for arrivals may have been handed turns that are not here."""
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
+        """The last time there was room, Redis had less than that: what comes now arrives."""
         self._stopping = asyncio.Event()
         self._over = asyncio.Event()
         self.redis_error: str | None = None
@@ -101,7 +114,7 @@ class Intake:
     @property
     def in_flight(self) -> int:
         """Turns held now, those that only wait for Redis included."""
-        return len(self._running) + len(self._ended)
+        return len(self._running) + len(self._ended) + len(self._settling)
 
     def reload(self, settings: QueueSettings) -> None:
         """Take over room and grace; the lease and names stay as they were."""
@@ -134,28 +147,48 @@ class Intake:
 
     async def _pass(self) -> None:
         self._wake.clear()
+        want = self._room()
+        try:
+            turns = await self._exchange(want)
+        except CONNECTION_ERRORS as error:
+            await self._await_redis(error)
+            return
+        if len(turns) < want:
+            self._idle.set()
+
+    def _room(self) -> int:
+        """How many turns may be asked for now."""
+        if self._stopping.is_set() or not self._accepting():
+            return 0
+        return max(0, self._settings.max_concurrent_requests - len(self._running) - self._asked)
+
+    async def _exchange(self, want: int) -> list[Turn]:
+        """Settle all that has ended, and start up to ``want`` new turns. What Redis did not take has ended still."""
         settlements, self._ended = self._ended, []
-        room = self._settings.max_concurrent_requests - len(self._running)
-        want = room if self._accepting() and not self._stopping.is_set() else 0
+        self._settling = settlements
+        self._asked += want
         began = time.perf_counter()
         try:
             exchange = await self._queue.exchange(settlements, want)
-        except CONNECTION_ERRORS as error:
+        except CONNECTION_ERRORS:
             self._ended = settlements + self._ended
-            await self._await_redis(error)
-            return
+            raise
+        finally:
+            self._settling = []
+            self._asked -= want
         if fail_points.reach is not None:
-            _reached(exchange)
-        self._took(settlements, exchange, began)
-        if len(exchange.turns) < want:
-            self._idle.set()
-
-    def _took(self, settlements: list[Settlement], exchange: Exchange, began: float) -> None:
+            _reached("settled", sum(exchange.settled))
         self._recorder.exchanged(settlements, exchange, time.perf_counter() - began)
         for settlement, counted in zip(settlements, exchange.settled, strict=True):
             if not counted:
                 _log.info("settlement_refused", receipt=settlement.receipt, outcome=settlement.outcome)
-        for turn in exchange.turns:
+        self._start(exchange.turns)
+        return exchange.turns
+
+    def _start(self, turns: Sequence[Turn]) -> None:
+        if fail_points.reach is not None:
+            _reached("taken", len(turns))
+        for turn in turns:
             lease = TurnLease(self._settings.lease)
             task = asyncio.create_task(self._work(turn, lease))
             # A callback, because a task that is cancelled before its first step runs no `finally` of its own.
@@ -178,6 +211,7 @@ class Intake:
 
     def _lease_lost(self, receipt: str) -> None:
         _log.warning("lease_lost", receipt=receipt)
+        self._lost[receipt] = _clock()
         self._recorder.lease_lost()
 
     async def _await_redis(self, error: Exception) -> None:
@@ -191,7 +225,7 @@ class Intake:
             self._wake.clear()
             pause = min(pause * 2, _BACKOFF_MAX)
             try:
-                strays = await self._queue.release_strays(self._held())
+                strays = await self._queue.release_strays(self._held() | self._lost.keys())
             except CONNECTION_ERRORS:
                 continue
             self.redis_error = None
@@ -200,25 +234,61 @@ class Intake:
             return
 
     def _held(self) -> set[str]:
-        return self._running.keys() | {settlement.receipt for settlement in self._ended}
+        return self._running.keys() | {settlement.receipt for settlement in (*self._ended, *self._settling)}
 
     async def _await_arrivals(self) -> None:
+        """Beside the passes, each of the two with turns of its own: what the other's answer brings, it cannot know."""
         while not self._stopping.is_set():
             await self._idle.wait()
-            self._idle.clear()
-            if self._stopping.is_set():
-                return
+            want = min(_ARRIVALS, (self._room() + 1) // 2)
+            if not want:
+                self._idle.clear()
+                continue
             try:
-                await self._queue.wait(_IDLE_SECONDS)
+                await self._release_strays()
+                turns = await self._take(want)
             except CONNECTION_ERRORS:
-                await self._pause(_BACKOFF_MAX)
-            self._wake.set()
+                self._look_again()
+                await _unless(self._stopping, _BACKOFF_MAX)
+            else:
+                if len(turns) == want:
+                    self._look_again()
+        with contextlib.suppress(*CONNECTION_ERRORS):
+            await self._release_strays()
+
+    def _look_again(self) -> None:
+        """Let a pass find out whether there is more, or whether Redis is away, before the next wait for arrivals."""
+        self._idle.clear()
+        self._wake.set()
+
+    async def _release_strays(self) -> None:
+        """Give back what was handed out to the wait for arrivals and is not here."""
+        if self._strays:
+            await self._queue.release_strays(self._held() | self._lost.keys(), waited=True)
+            self._strays = False
+
+    async def _take(self, want: int) -> list[Turn]:
+        """Start up to ``want`` turns as soon as any arrives; those that come too late for that are strays."""
+        self._strays = True
+        self._asked += want
+        try:
+            turns = await self._queue.take(want, _IDLE_SECONDS)
+        finally:
+            self._asked -= want
+        if turns and (self._stopping.is_set() or not self._accepting()):
+            return turns
+        self._strays = False
+        self._recorder.arrived(turns)
+        self._start(turns)
+        return turns
 
     async def _keep_leases(self) -> None:
         while not self._over.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.lease / 3):
                     await self._over.wait()
+            over = _clock() - self._settings.lease
+            self._lost = {receipt: since for receipt, since in self._lost.items() if since > over}
             held = list(self._held())
             for start in range(0, len(held), _RENEW_CHUNK):
                 await self._renew(held[start : start + _RENEW_CHUNK])
@@ -241,11 +311,7 @@ class Intake:
                 lease.renewed(asked_at)
 
     async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+        await _unless(self._wake, seconds)
 
     async def _drain(self) -> None:
         """What has not begun goes back at once; what has begun gets the grace, then is left to its lease."""
@@ -272,22 +338,26 @@ class Intake:
     async def _give_back(self, unbegun: set[str]) -> None:
         """Settle what has ended and release what was not begun; a bounded number of tries where Redis is away."""
         self._wake.clear()
-        settlements, self._ended = self._ended, []
         for _ in range(10):
             try:
-                if settlements:
-                    began = time.perf_counter()
-                    self._took(settlements, await self._queue.exchange(settlements, 0), began)
+                if self._ended:
+                    await self._exchange(0)
                 await self._queue.release(unbegun)
             except CONNECTION_ERRORS as error:
-                _log.warning("redis_away", error=str(error), held=len(settlements))
+                _log.warning("redis_away", error=str(error), held=len(self._ended))
                 await asyncio.sleep(0.2)
             else:
                 return
 
 
-def _reached(exchange: Exchange) -> None:
-    for step, count in (("settled", sum(exchange.settled)), ("taken", len(exchange.turns))):
-        for _ in range(count):
-            if fail_points.reach is not None:
-                fail_points.reach(step)
+async def _unless(event: asyncio.Event, seconds: float) -> None:
+    """Until the event, and no longer than that."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
+def _reached(step: str, count: int) -> None:
+    for _ in range(count):
+        if fail_points.reach is not None:
+            fail_points.reach(step)

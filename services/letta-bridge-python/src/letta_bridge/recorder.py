@@ -15,6 +15,10 @@ class Recorder(Protocol):
         """Redis took these settlements and gave new turns, in one round trip of so many seconds."""
         ...
 
+    def arrived(self, turns: Sequence[Turn]) -> None:
+        """Redis gave these turns, which an idle bridge was waiting for."""
+        ...
+
     def ended(self, turn: Turn, settlement: Settlement, seconds: float) -> None:
         """A turn has its outcome, so many seconds after it was handed out; Redis does not know of it yet."""
         ...
@@ -36,6 +40,9 @@ class _Silent:
     """Nobody listens."""
 
     def exchanged(self, settlements: Sequence[Settlement], exchange: Exchange, seconds: float) -> None:
+        pass
+
+    def arrived(self, turns: Sequence[Turn]) -> None:
         pass
 
     def ended(self, turn: Turn, settlement: Settlement, seconds: float) -> None:
@@ -64,6 +71,11 @@ class Recorders:
         """See :class:`Recorder`."""
         for recorder in self._recorders:
             recorder.exchanged(settlements, exchange, seconds)
+
+    def arrived(self, turns: Sequence[Turn]) -> None:
+        """See :class:`Recorder`."""
+        for recorder in self._recorders:
+            recorder.arrived(turns)
 
     def ended(self, turn: Turn, settlement: Settlement, seconds: float) -> None:
         """See :class:`Recorder`."""

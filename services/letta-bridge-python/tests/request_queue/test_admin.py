@@ -113,8 +113,8 @@ async def test_a_paused_queue_keeps_its_list_where_it_is(rig):
     await rig.admin.pause(PauseMode.ALL)
     await rig.push("ada", "1", "2")
     assert await rig.take() == []
-    await rig.queue.wait(0.05)
-    await rig.queue.wait(0.05)
+    await rig.queue.take(1, 0.05)
+    await rig.queue.take(1, 0.05)
     assert await rig.client.llen(rig.settings.requests) == 2
 
 

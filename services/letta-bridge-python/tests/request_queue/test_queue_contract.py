@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 
@@ -348,13 +349,37 @@ async def test_a_dead_bridges_turn_waits_out_a_pause_in_its_lane(rig):
     assert [turn.attempts for turn in (await queue.exchange([], 1)).turns] == [2]
 
 
-async def test_wait_returns_when_a_task_arrives(rig):
+async def test_what_arrives_is_taken_at_once(rig):
     queue = rig.bridge("a")
-    await queue.wait(0.05)
+    assert await queue.take(1, 0.05) == []
+    taking = asyncio.create_task(queue.take(2, 3))
     await rig.push(task("ada", "1"))
-    await queue.wait(5)
-    (turn,) = (await queue.exchange([], 1)).turns
-    assert json.loads(turn.payload)["task_id"] == "1"
+    (turn,) = await asyncio.wait_for(taking, 20)
+    assert (json.loads(turn.payload)["task_id"], turn.attempts) == ("1", 1)
+    await rig.push(task("ada", "2"), task("bo", "3"), task("cy", "4"))
+    assert [json.loads(turn.payload)["task_id"] for turn in await queue.take(1, 3)] == ["3"]
+    exchange = await settle(queue, answered(turn), want=5)
+    assert [json.loads(turn.payload)["task_id"] for turn in exchange.turns] == ["4", "2"]
+
+
+async def test_a_paused_queue_lets_the_wait_pass(rig):
+    queue = rig.bridge("a")
+    await rig.pause(PauseMode.ALL)
+    await queue.exchange([], 1)
+    await rig.push(task("ada", "1"))
+    assert await queue.take(1, 0.05) == []
+    assert (await queue.status()).depth == 1
+
+
+async def test_strays_of_the_wait_are_told_from_the_others(rig):
+    queue = rig.bridge("a")
+    await rig.push(task("ada", "1"))
+    (exchanged,) = (await queue.exchange([], 1)).turns
+    await rig.push(task("bo", "2"), task("cy", "3"))
+    kept, _lost = await queue.take(2, 3)
+    assert await queue.release_strays({exchanged.receipt}) == 0
+    assert await queue.release_strays({kept.receipt}, waited=True) == 1
+    assert [json.loads(turn.payload)["task_id"] for turn in (await queue.exchange([], 5)).turns] == ["3"]
 
 
 @pytest.mark.integration

@@ -74,10 +74,11 @@ class QueueMachine(RuleBasedStateMachine):
         self.shelf.push(payload)
         self.runner.run(self.client.lpush(self.settings.requests, payload))
 
-    @rule(bridge=st.sampled_from(BRIDGES))
-    def wait(self, bridge):
+    @rule(bridge=st.sampled_from(BRIDGES), want=st.integers(1, 4))
+    def take(self, bridge, want):
         if self.shelf.requests and self.shelf.paused is None:
-            self.both(bridge, lambda queue: queue.wait(0.05))
+            real, model = self.both(bridge, lambda queue: queue.take(want, 0.05))
+            self.handed_out(bridge, real, model)
 
     @rule(bridge=st.sampled_from(BRIDGES), want=st.integers(0, 4), ends=st.lists(ENDS, max_size=3), data=st.data())
     def exchange(self, bridge, want, ends, data):
@@ -86,10 +87,13 @@ class QueueMachine(RuleBasedStateMachine):
         settlements = [settlement(self.held[bridge][receipt], end) for receipt, end in zip(chosen, ends, strict=False)]
         real, model = self.both(bridge, lambda queue: queue.exchange(settlements, want))
         assert real.settled == model.settled
-        assert [seen(turn) for turn in real.turns] == [seen(turn) for turn in model.turns]
         for receipt in chosen:
             self.held[bridge].pop(receipt, None)
-        for turn in real.turns:
+        self.handed_out(bridge, real.turns, model.turns)
+
+    def handed_out(self, bridge, real, model):
+        assert [seen(turn) for turn in real] == [seen(turn) for turn in model]
+        for turn in real:
             self.held[bridge][turn.receipt] = turn
             numbers = self.handed.setdefault(turn.lane, [])
             assert turn.attempts > 1 or turn.seq in numbers or not numbers or turn.seq > numbers[-1], "out of order"
@@ -108,16 +112,16 @@ class QueueMachine(RuleBasedStateMachine):
         for receipt in chosen:
             del self.held[bridge][receipt]
 
-    @rule(bridge=st.sampled_from(BRIDGES), data=st.data())
-    def forget(self, bridge, data):
+    @rule(bridge=st.sampled_from(BRIDGES), waited=st.booleans(), data=st.data())
+    def forget(self, bridge, waited, data):
         """An answer of Redis gets lost: the bridge does not know of a turn it has."""
         if not self.held[bridge]:
             return
         del self.held[bridge][data.draw(st.sampled_from(sorted(self.held[bridge])))]
-        mine = [receipt for receipt, turn in self.shelf.turns.items() if turn.bridge == bridge]
+        mine = [receipt for receipt, turn in self.shelf.turns.items() if (turn.bridge, turn.waited) == (bridge, waited)]
         if len([receipt for receipt in mine if receipt not in self.held[bridge]]) > 1:
             return  # which of two strays returns first is nobody's promise
-        real, model = self.both(bridge, lambda queue: queue.release_strays(set(self.held[bridge])))
+        real, model = self.both(bridge, lambda queue: queue.release_strays(set(self.held[bridge]), waited=waited))
         assert real == model
 
     @rule(bridge=st.sampled_from(BRIDGES), data=st.data())

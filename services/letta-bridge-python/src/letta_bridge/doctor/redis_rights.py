@@ -59,8 +59,7 @@ async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys
     queue = RedisQueue(client, client, queue_settings, mark, keys=keys)
     try:
         await client.lpush(keys.requests, b'{"task_id":"1","user_id":"doctor"}', b'{"task_id":"2","user_id":"doctor"}')
-        await queue.wait(_WAIT)
-        (turn,) = (await queue.exchange([], 1)).turns
+        (turn,) = await queue.take(1, _WAIT)
         await queue.renew([turn.receipt])
         await queue.release([turn.receipt])
         (turn,) = (await queue.exchange([], 1)).turns

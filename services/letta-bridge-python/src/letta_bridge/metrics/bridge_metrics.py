@@ -125,7 +125,11 @@ class BridgeMetrics:
             self._turns_by[settlement.outcome].observe(before + now - ended)
             if settlement.code:
                 self._errors.labels(settlement.code).inc()
-        for turn in exchange.turns:
+        self.arrived(exchange.turns)
+
+    def arrived(self, turns: Sequence[Turn]) -> None:
+        """See :class:`letta_bridge.recorder.Recorder`."""
+        for turn in turns:
             self._wait.observe(turn.waited)
             if turn.attempts == 1:
                 self.lane_wait.observe(turn.waited)

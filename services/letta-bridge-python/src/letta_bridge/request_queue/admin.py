@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 from letta_bridge.request_queue.keys import Keys, per_task
 from letta_bridge.request_queue.port import PauseMode
-from letta_bridge.request_queue.scripts import ScriptRunner, read
+from letta_bridge.request_queue.scripts import WAITED, ScriptRunner, read
 from letta_bridge.settings import QueueSettings
 from shared_utils.messages import ErrorReply, dump, now
 from shared_utils.redis_connection import RedisClient
@@ -249,7 +249,7 @@ def _busy_lane(row: list[Any], now_ms: int) -> Lane:
     receipt, bridge, lane, attempts, first_ms, deadline, waiting, oldest = row
     in_flight = InFlight(
         receipt=_text(receipt),
-        bridge=_text(bridge),
+        bridge=_text(bridge).removesuffix(WAITED),
         attempts=int(attempts),
         age=_since(first_ms, now_ms),
         lease_left=(float(deadline) - now_ms) / 1000,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
@@ -35,6 +36,8 @@ class _Entry:
 @dataclass(slots=True)
 class _InFlight:
     bridge: str
+    waited: bool
+    """Taken by an idle bridge that waited for it."""
     lane: str
     entry: _Entry
     deadline: float
@@ -85,16 +88,15 @@ class InMemoryQueue:
     async def exchange(self, settlements: Sequence[Settlement], want: int) -> Exchange:
         """See :class:`RequestQueue`."""
         settled = [self._settle(one) for one in settlements]
-        return Exchange(settled, self._dispatch(want))
+        return Exchange(settled, self._dispatch(want, waited=False))
 
-    async def wait(self, timeout: float) -> None:
+    async def take(self, want: int, timeout: float) -> list[Turn]:
         """See :class:`RequestQueue`."""
         if not self.shelf.requests or self.shelf.paused is not None:
             self.shelf.arrived.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.shelf.arrived.wait(), timeout)
-            except TimeoutError:
-                return
+        return [] if self.shelf.paused is not None else self._dispatch(want, waited=True)
 
     async def renew(self, receipts: Collection[str]) -> set[str]:
         """See :class:`RequestQueue`."""
@@ -111,12 +113,12 @@ class InMemoryQueue:
                 self.shelf.turns[receipt].entry.attempts -= 1
                 self._give_back(receipt)
 
-    async def release_strays(self, known: Collection[str]) -> int:
+    async def release_strays(self, known: Collection[str], *, waited: bool = False) -> int:
         """See :class:`RequestQueue`."""
         strays = [
             receipt
             for receipt, turn in self.shelf.turns.items()
-            if turn.bridge == self._bridge and receipt not in known
+            if (turn.bridge, turn.waited) == (self._bridge, waited) and receipt not in known
         ]
         await self.release(strays)
         return len(strays)
@@ -146,7 +148,7 @@ class InMemoryQueue:
     async def close(self) -> None:
         """See :class:`RequestQueue`."""
 
-    def _dispatch(self, want: int) -> list[Turn]:
+    def _dispatch(self, want: int, *, waited: bool) -> list[Turn]:
         shelf = self.shelf
         shelf.bridges.add(self._bridge)
         for receipt in [receipt for receipt, turn in shelf.turns.items() if turn.deadline <= shelf.clock()]:
@@ -158,7 +160,7 @@ class InMemoryQueue:
         if shelf.paused is PauseMode.ALL:
             return turns
         while len(turns) < want and shelf.ready:
-            turns.append(self._hand_out(shelf.ready.popleft()))
+            turns.append(self._hand_out(shelf.ready.popleft(), waited=waited))
         return turns
 
     def _route(self, payload: bytes) -> None:
@@ -176,7 +178,7 @@ class InMemoryQueue:
         if len(waiting) == 1 and lane not in shelf.busy:
             shelf.ready.append(lane)
 
-    def _hand_out(self, lane: str) -> Turn:
+    def _hand_out(self, lane: str, *, waited: bool) -> Turn:
         shelf = self.shelf
         entry = shelf.lanes[lane].popleft()
         if not shelf.lanes[lane]:
@@ -184,12 +186,12 @@ class InMemoryQueue:
         entry.attempts += 1
         shelf.counters["handed_out"] += 1
         receipt = f"{entry.seq}-{shelf.counters['handed_out']}"
-        shelf.turns[receipt] = _InFlight(self._bridge, lane, entry, shelf.clock() + self._settings.lease)
+        shelf.turns[receipt] = _InFlight(self._bridge, waited, lane, entry, shelf.clock() + self._settings.lease)
         shelf.busy[lane] = receipt
         kept, missed = self._known_of(entry.payload)
         cut = entry.payload[: self._settings.max_payload_bytes + 1]
-        waited = shelf.clock() - entry.first_ms / 1000
-        return Turn(receipt, lane, entry.attempts, entry.seq, entry.first_ms, cut, kept, waited, missed)
+        in_lane = shelf.clock() - entry.first_ms / 1000
+        return Turn(receipt, lane, entry.attempts, entry.seq, entry.first_ms, cut, kept, in_lane, missed)
 
     def _known_of(self, payload: bytes) -> tuple[bytes | None, int]:
         try:

@@ -134,8 +134,12 @@ class RequestQueue(Protocol):
         """End turns and take up to ``want`` new ones, in one round trip."""
         ...
 
-    async def wait(self, timeout: float) -> None:
-        """Block until a task arrives or ``timeout`` seconds are over. Must not be cancelled half-way."""
+    async def take(self, want: int, timeout: float) -> list[Turn]:
+        """Up to ``want`` turns as soon as a task arrives, or ``timeout`` seconds are over; one call at a time.
+
+        For an idle bridge, beside :meth:`exchange`. Must not be cancelled half-way. While the queue is paused it only
+        lets the time pass.
+        """
         ...
 
     async def renew(self, receipts: Collection[str]) -> set[str]:
@@ -146,8 +150,14 @@ class RequestQueue(Protocol):
         """Give back turns that were not started."""
         ...
 
-    async def release_strays(self, known: Collection[str]) -> int:
-        """Give back turns handed to this bridge whose hand-out got lost with a connection; returns how many."""
+    async def release_strays(self, known: Collection[str], *, waited: bool = False) -> int:
+        """Give back turns handed to this bridge whose hand-out got lost with a connection; returns how many.
+
+        Args:
+            known: the receipts of all turns the bridge has.
+            waited: look at those :meth:`take` was given, not at those of :meth:`exchange`. Of either, only while no
+                call is under way: what its answer is about to bring would count as lost.
+        """
         ...
 
     async def missed(self, user_id: str) -> list[bytes]:

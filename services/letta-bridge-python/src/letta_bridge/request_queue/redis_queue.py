@@ -6,11 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any, Final, cast
 
-from redis.exceptions import TimeoutError as RedisTimeoutError
-
 from letta_bridge.request_queue.keys import Keys, per_task
 from letta_bridge.request_queue.port import FULL_LANE, FULL_LANES, Exchange, PauseMode, QueueStatus, Settlement, Turn
-from letta_bridge.request_queue.scripts import ScriptRunner, read
+from letta_bridge.request_queue.scripts import WAITED, ScriptRunner, read
 from letta_bridge.settings import QueueSettings
 from shared_utils.lua_scripts import Argument, Script
 from shared_utils.redis_connection import RedisClient, close, persistently
@@ -38,7 +36,7 @@ class RedisQueue:
 
     Args:
         client: for scripts.
-        blocking: for the blocking pop; a client of its own, whose timeout is longer than any ``wait``.
+        blocking: for the blocking pop; a client of its own, whose timeout is longer than any of :meth:`take`.
         settings: names, lease and limits.
         bridge: this bridge's name, unique among all bridges.
         keys: where it lies, by default what ``settings`` names.
@@ -59,6 +57,7 @@ class RedisQueue:
         self._bridge = bridge
         self.keys = keys or Keys(settings.requests)
         self._scripts = ScriptRunner(client, self.keys.script_keys)
+        self._blocking_scripts = ScriptRunner(blocking, self.keys.script_keys)
         self._lease_ms = int(settings.lease * 1000)
         self._paused = False
         self.max_lane = 0
@@ -72,7 +71,7 @@ class RedisQueue:
             (_SETTLE, self._settle_args(settlements[start : start + _SETTLED]))
             for start in range(0, len(settlements), _SETTLED)
         ]
-        calls.append((_DISPATCH, self._dispatch_args(want)))
+        calls.append((_DISPATCH, self._dispatch_args(want, self._bridge)))
         *batches, (paused, turns) = await self._scripts.run_all(calls)
         settled = [result for batch in batches for result in batch]
         for result in settled:
@@ -81,17 +80,17 @@ class RedisQueue:
         self._paused = bool(paused)
         return Exchange([result == 1 for result in settled], [_turn(row) for row in turns])
 
-    async def wait(self, timeout: float) -> None:
+    async def take(self, want: int, timeout: float) -> list[Turn]:
         """See :class:`RequestQueue`."""
         if self._paused:
             # A blocking pop would empty the list one by one, for nobody to route.
             await asyncio.sleep(timeout)
-            return
-        try:
-            await self._blocking.blmove(self.keys.requests, self.keys.incoming, timeout, "RIGHT", "LEFT")  # type: ignore[arg-type]  # fractions are fine since Redis 6
-        except RedisTimeoutError:
-            # The socket gave up before Redis did; the connection is dropped, nothing is lost.
-            return
+            return []
+        arrival = ("BLMOVE", self.keys.requests, self.keys.incoming, "RIGHT", "LEFT", timeout)
+        args = self._dispatch_args(want, self._bridge + WAITED)
+        paused, turns = await self._blocking_scripts.run_behind(arrival, _DISPATCH, *args)
+        self._paused = bool(paused)
+        return [_turn(row) for row in turns]
 
     async def renew(self, receipts: Collection[str]) -> set[str]:
         """See :class:`RequestQueue`."""
@@ -105,9 +104,9 @@ class RedisQueue:
         if receipts:
             await self._scripts.run(_RELEASE, *receipts)
 
-    async def release_strays(self, known: Collection[str]) -> int:
+    async def release_strays(self, known: Collection[str], *, waited: bool = False) -> int:
         """See :class:`RequestQueue`."""
-        mine = f"{self._bridge}\n".encode()
+        mine = f"{self._bridge}{WAITED if waited else ''}\n".encode()
         strays = []
         async for receipt, record in cast(
             "AsyncIterator[tuple[bytes, bytes]]", self._client.hscan_iter(self.keys.turns, count=500)
@@ -151,7 +150,7 @@ class RedisQueue:
         await close(self._client)
         await close(self._blocking)
 
-    def _dispatch_args(self, want: int) -> tuple[Argument, ...]:
+    def _dispatch_args(self, want: int, taker: str) -> tuple[Argument, ...]:
         settings = self._settings
         longest_lane = settings.max_id_length * _UTF8_BYTES
         return (
@@ -165,6 +164,7 @@ class RedisQueue:
             self.max_lane,
             FULL_LANE,
             FULL_LANES,
+            taker,
         )
 
     def _settle_args(self, ends: Sequence[Settlement]) -> list[Argument]:

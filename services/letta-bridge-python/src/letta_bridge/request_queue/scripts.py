@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
-from shared_utils.lua_scripts import Argument, Call, Script, run, run_all
+from shared_utils.lua_scripts import Argument, Call, Script, run, run_all, run_behind
 from shared_utils.redis_connection import RedisClient
+
+WAITED: Final = "+"
+"""Behind a bridge's name in the record of a turn: it was taken by the connection on which an idle bridge waits."""
 
 
 def read(name: str) -> Script:
@@ -24,6 +27,10 @@ class ScriptRunner:
     async def run(self, script: Script, *args: Argument) -> Any:
         """One script's result. Raises RedisError."""
         return await run(self._client, Call(script, self._keys, args))
+
+    async def run_behind(self, command: Sequence[Argument | float], script: Script, *args: Argument) -> Any:
+        """The script's result, run as soon as ``command``, which may block, is over. Raises RedisError."""
+        return await run_behind(self._client, command, Call(script, self._keys, args))
 
     async def run_all(self, calls: Sequence[tuple[Script, Sequence[Argument]]]) -> list[Any]:
         """Several scripts in order and in one round trip (one each on a Cluster); their results in the same order.

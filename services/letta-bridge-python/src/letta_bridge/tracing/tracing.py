@@ -92,19 +92,12 @@ class Tracing:
         start = end - int(seconds * _NS)
         for settlement, counted in zip(settlements, exchange.settled, strict=True):
             self._settled(settlement, counted=counted, start=start, end=end)
-        if exchange.turns:
-            receive = self._tracer.start_span(
-                f"receive {self._requests}",
-                kind=SpanKind.CLIENT,
-                context=Context(),
-                attributes={
-                    **self._attributes("receive", "receive", self._requests),
-                    "messaging.batch.message_count": len(exchange.turns),
-                },
-                links=[link for turn in exchange.turns for link in creation_links(turn.payload)],
-                start_time=start,
-            )
-            receive.end(end)
+        self._received(exchange.turns, start=start, end=end)
+
+    def arrived(self, turns: Sequence[Turn]) -> None:
+        """See :class:`letta_bridge.recorder.Recorder`. The wait for them belongs to nobody's turn."""
+        moment = time.time_ns()
+        self._received(turns, start=moment, end=moment)
 
     def ended(self, turn: Turn, settlement: Settlement, seconds: float) -> None:
         """See :class:`letta_bridge.recorder.Recorder`. The span of :meth:`process` tells it."""
@@ -149,6 +142,22 @@ class Tracing:
             start_time=start,
         )
         ack.end(end)
+
+    def _received(self, turns: Sequence[Turn], *, start: int, end: int) -> None:
+        if not turns:
+            return
+        receive = self._tracer.start_span(
+            f"receive {self._requests}",
+            kind=SpanKind.CLIENT,
+            context=Context(),
+            attributes={
+                **self._attributes("receive", "receive", self._requests),
+                "messaging.batch.message_count": len(turns),
+            },
+            links=[link for turn in turns for link in creation_links(turn.payload)],
+            start_time=start,
+        )
+        receive.end(end)
 
     def _attributes(self, name: str, kind: str, destination: str) -> dict[str, Any]:
         return {

@@ -22,7 +22,8 @@
 --   seq       number of the task over the life of the queue
 --   attempts  how often it was handed to a bridge
 --   first_ms  when it was taken from the request list
--- A record is a turn in flight:      "<bridge>\n<lane>\n<entry>"
+-- A record is a turn in flight:      "<taker>\n<lane>\n<entry>"
+--   taker     the bridge, with a + where the connection on which it waits took the turn
 --
 -- Invariants, each holding between any two commands:
 --   a lane is in `lanes`, or in `ready` exactly once, or has no entry

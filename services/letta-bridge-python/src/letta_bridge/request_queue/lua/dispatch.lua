@@ -5,12 +5,14 @@
 --      6 payload bytes handed out at most (a longer one is cut; the whole stays in the record)
 --      7 bridge_ttl_ms (a bridge silent for longer is forgotten)
 --      8 tasks that may wait in a lane, 0 for any number  9 beginning of the lanes for those beyond  10 how many lanes
+--      11 taker: as which part of the bridge it takes them
 -- Returns {mode of the pause or '', turns}, each turn being
 --      {receipt, lane, attempts, seq, first_ms, payload, kept reply or false, missed turns, waited_ms}.
 
 local bridge, want, intake, lease_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local longest_lane, longest_payload, bridge_ttl_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local max_lane, full_lane, full_lanes = tonumber(ARGV[8]), ARGV[9], tonumber(ARGV[10])
+local taker = ARGV[11]
 local now = now_ms()
 
 -- The user and task id of a payload, as Python's parse_task will read them; nil where they cannot be told here.
@@ -62,7 +64,7 @@ local function hand_out(lane)
     local seq, attempts, first_ms, payload = split_entry(redis.call('RPOP', LANE .. lane))
     attempts = attempts + 1
     local receipt = seq .. '-' .. string.format('%d', redis.call('HINCRBY', COUNTERS, 'handed_out', 1))
-    redis.call('HSET', TURNS, receipt, bridge .. '\n' .. lane .. '\n' .. join_entry(seq, attempts, first_ms, payload))
+    redis.call('HSET', TURNS, receipt, taker .. '\n' .. lane .. '\n' .. join_entry(seq, attempts, first_ms, payload))
     redis.call('HSET', LANES, lane, receipt)
     redis.call('ZADD', LEASES, now + lease_ms, receipt)
     local kept, missed = false, 0
