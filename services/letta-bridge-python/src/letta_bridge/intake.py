@@ -31,6 +31,9 @@ _BACKOFF_MIN, _BACKOFF_MAX = 0.05, 1.0
 """Seconds between tries while Redis is away."""
 _ARRIVALS: Final = 64
 """Places kept for what arrives while the bridge waits, at most; there are as many again for the passes meanwhile."""
+_SETTLED: Final = 64
+"""Turns settled in a pass at most, and half of those there is room for: while Redis has them, others are in work.
+Settled all at once, they would all be waited for at once, too."""
 _LEASE_MARGIN: Final = 0.8
 """Part of the lease within which this bridge believes in it."""
 _CANCEL_SECONDS: Final = 2.0
@@ -147,24 +150,31 @@ class Intake:
 
     async def _pass(self) -> None:
         self._wake.clear()
+        settlements = self._some_ended()
         want = self._room()
         try:
-            turns = await self._exchange(want)
+            turns = await self._exchange(settlements, want)
         except CONNECTION_ERRORS as error:
             await self._await_redis(error)
             return
         if len(turns) < want:
             self._idle.set()
+        if self._ended:
+            self._wake.set()
+
+    def _some_ended(self) -> list[Settlement]:
+        most = max(1, min(_SETTLED, self._settings.max_concurrent_requests // 2))
+        settlements, self._ended = self._ended[:most], self._ended[most:]
+        return settlements
 
     def _room(self) -> int:
         """How many turns may be asked for now."""
         if self._stopping.is_set() or not self._accepting():
             return 0
-        return max(0, self._settings.max_concurrent_requests - len(self._running) - self._asked)
+        return max(0, self._settings.max_concurrent_requests - len(self._running) - len(self._ended) - self._asked)
 
-    async def _exchange(self, want: int) -> list[Turn]:
-        """Settle all that has ended, and start up to ``want`` new turns. What Redis did not take has ended still."""
-        settlements, self._ended = self._ended, []
+    async def _exchange(self, settlements: list[Settlement], want: int) -> list[Turn]:
+        """Settle these, and start up to ``want`` new turns. What Redis did not take waits with what has ended."""
         self._settling = settlements
         self._asked += want
         began = time.perf_counter()
@@ -340,8 +350,8 @@ class Intake:
         self._wake.clear()
         for _ in range(10):
             try:
-                if self._ended:
-                    await self._exchange(0)
+                while self._ended:
+                    await self._exchange(self._some_ended(), 0)
                 await self._queue.release(unbegun)
             except CONNECTION_ERRORS as error:
                 _log.warning("redis_away", error=str(error), held=len(self._ended))

@@ -10,9 +10,10 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
 from letta_bridge import __version__
+from letta_bridge.metrics.histogram import Histogram
 from letta_bridge.request_queue.port import Exchange, Outcome, Settlement, Turn
 
 _PHASE_BUCKETS: Final = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 90, 120)

@@ -6,12 +6,11 @@ import time
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import TypeVar
 
-from prometheus_client import Histogram
-
 from letta_bridge.errors import LettaError, failure_word
 from letta_bridge.fallback import Fallback, FallbackAnswer
 from letta_bridge.letta.port import AgentPassage, AgentRef, AgentSpec, FoundTurn, LettaPort, TurnAnswer, TurnMessage
 from letta_bridge.metrics.bridge_metrics import BridgeMetrics
+from letta_bridge.metrics.histogram import Observations
 from shared_utils.messages import Task
 
 _Result = TypeVar("_Result")
@@ -29,7 +28,7 @@ class MeteredLetta:
     def __init__(self, letta: LettaPort, metrics: BridgeMetrics, model: str) -> None:
         self._letta = letta
         self._durations = metrics.letta_requests
-        self._children: dict[tuple[str, str], Histogram] = {}
+        self._children: dict[tuple[str, str], Observations] = {}
         self._prompt = metrics.tokens.labels(model, "prompt")
         self._completion = metrics.tokens.labels(model, "completion")
 
@@ -92,7 +91,7 @@ class MeteredLetta:
         finally:
             self._child(operation, status).observe(time.perf_counter() - began)
 
-    def _child(self, operation: str, status: str) -> Histogram:
+    def _child(self, operation: str, status: str) -> Observations:
         child = self._children.get((operation, status))
         if child is None:
             child = self._children[operation, status] = self._durations.labels(operation, status)
