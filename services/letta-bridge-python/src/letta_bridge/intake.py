@@ -217,7 +217,10 @@ class Intake:
             self._lease_lost(turn.receipt)
         else:
             self._recorder.ended(turn, settlement, time.perf_counter() - began)
+            # At once, and not when the task is told to be over: that would be a round of the loop later.
+            self._running.pop(turn.receipt, None)
             self._ended.append(settlement)
+            self._wake.set()
 
     def _lease_lost(self, receipt: str) -> None:
         _log.warning("lease_lost", receipt=receipt)
@@ -263,6 +266,7 @@ class Intake:
             else:
                 if len(turns) == want:
                     self._look_again()
+                await asyncio.sleep(0)  # what came goes its way before the next is waited for
         with contextlib.suppress(*CONNECTION_ERRORS):
             await self._release_strays()
 
