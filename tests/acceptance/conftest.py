@@ -60,6 +60,9 @@ class Observer:
         counts = self.client.hgetall(f"{{{QUEUE}}}:counters")
         return {name.decode(): int(count) for name, count in counts.items()}
 
+    def unjournalled(self):
+        return self.client.xlen(f"{{{QUEUE}}}:journal")
+
     def in_hand(self, pid):
         """Receipts of the turns that the bridge of this process id holds; a bridge's name ends in pid and mark."""
         records = self.client.hgetall(f"{{{QUEUE}}}:turns")

@@ -51,10 +51,11 @@ def held(postgres_url):
         return sorted(connection.execute(_HELD).fetchall())
 
 
-def wait_for_journal(postgres_url, users):
+def wait_for_journal(observe):
+    """Until every turn settled is in the database, and nowhere else any more."""
     deadline = time.monotonic() + 60
-    while len([row for row in held(postgres_url) if row[1] == "conversation"]) < len(users):
-        assert time.monotonic() < deadline, held(postgres_url)
+    while waiting := observe.unjournalled():
+        assert time.monotonic() < deadline, waiting
         time.sleep(0.1)
 
 
@@ -63,7 +64,7 @@ def test_one_user_is_exported_and_erased_and_no_other(command, observe, users, p
     gone, others = everybody[1], [everybody[0], *everybody[2:]]
     observe.push_conversations(everybody, 2)
     observe.wait_settled(8)
-    wait_for_journal(postgres_url, everybody)
+    wait_for_journal(observe)
     before = {user: json.loads(command("user", "show", user, "--json")) for user in everybody}
     assert all(count["agents"] == count["sessions"] == count["conversations"] == 1 for count in before.values())
 
@@ -97,7 +98,7 @@ def test_a_backup_comes_back_into_an_empty_place(
     everybody = users(2)
     observe.push_conversations(everybody, 1)
     observe.wait_settled(2)
-    wait_for_journal(postgres_url, everybody)
+    wait_for_journal(observe)
     path = f"{postgres_server.programs}{os.pathsep}{os.environ['PATH']}"
     made = json.loads(command("backup", str(tmp_path / "backup"), "--json", *["--plain"] * plain, PATH=path))
     assert made["method"] == ("copy" if plain else "pg_dump")
