@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from letta_bridge import intake
 from letta_bridge.errors import LeaseLost
-from letta_bridge.intake import Intake, TurnLease
+from letta_bridge.intake import Intake
 from letta_bridge.request_queue import Outcome, Settlement
 from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
 from letta_bridge.settings import QueueSettings
@@ -27,11 +27,13 @@ class UnreliableQueue(InMemoryQueue):
         self.lose_next_answer = False
         self.lose_next_arrival = False
         self.strays_sought = []
+        self.settled_at_once = []
         self.after_hand_out = lambda: None
         self.asked = asyncio.Event()
 
     async def exchange(self, settlements, want):
         self.asked.set()
+        self.settled_at_once.append(len(settlements))
         if self.away:
             raise RedisConnectionError("away")
         exchange = await super().exchange(settlements, want)
@@ -234,7 +236,7 @@ async def test_waiting_and_passing_share_the_room(room, monkeypatch):
 async def test_a_turn_whose_lease_ran_out_here_is_no_stray(monkeypatch):
     """Its message may be with the agent: given back uncounted, it would be sent again unseen."""
     now = 100.0
-    monkeypatch.setattr(intake, "_clock", lambda: now)
+    monkeypatch.setattr(intake, "clock", lambda: now)
     async with Worker() as worker:
         worker.push("a")
         turn = await worker.started.get()
@@ -255,6 +257,18 @@ async def test_a_turn_whose_lease_ran_out_here_is_no_stray(monkeypatch):
                 await asyncio.sleep(0.01)
         assert worker.queue.strays_sought
         assert worker.shelf.turns[turn.receipt].entry.attempts == 1
+
+
+async def test_half_of_what_has_ended_is_settled_while_the_rest_is_in_work():
+    async with Worker(max_concurrent_requests=8) as worker:
+        worker.push(*(f"u{number}" for number in range(16)))
+        for _ in range(8):
+            await worker.started.get()
+        worker.gate.set()
+        await worker.settled(16)
+    assert max(worker.queue.settled_at_once) == 4
+    assert sum(worker.queue.settled_at_once) == 16
+    assert sorted(worker.replies()) == sorted(f"u{number}" for number in range(16))
 
 
 async def test_stopping_ends_what_was_begun():
@@ -311,18 +325,6 @@ async def test_a_lost_lease_stops_the_turn():
                 await asyncio.sleep(0)
         assert worker.replies() == []
         assert taken_over.attempts == 2
-
-
-def test_a_lease_that_ran_out_forbids_to_begin(monkeypatch):
-    now = 100.0
-    monkeypatch.setattr(intake, "_clock", lambda: now)
-    lease = TurnLease(10)
-    lease.begin()
-    now = 109.0
-    with pytest.raises(LeaseLost):
-        lease.begin()
-    lease.renewed(108.0)
-    lease.begin()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -9,9 +9,9 @@ import json
 import pytest
 
 from letta_bridge.errors import EmptyAnswer, LettaRejected, LettaUnavailable, TurnFateUnknown
-from letta_bridge.intake import TurnLease
 from letta_bridge.letta import TurnAnswer
 from letta_bridge.letta.fake import echo
+from letta_bridge.turn_lease import TurnLease
 from shared_utils.persistence.sessions import Session
 
 

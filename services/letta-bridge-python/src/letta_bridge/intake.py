@@ -20,6 +20,7 @@ from letta_bridge.errors import LeaseLost
 from letta_bridge.recorder import SILENT, Recorder
 from letta_bridge.request_queue.port import RequestQueue, Settlement, Turn
 from letta_bridge.settings import QueueSettings
+from letta_bridge.turn_lease import TurnLease, clock
 from shared_utils import logs
 from shared_utils.redis_connection import CONNECTION_ERRORS
 
@@ -34,42 +35,9 @@ _ARRIVALS: Final = 64
 _SETTLED: Final = 64
 """Turns settled in a pass at most, and half of those there is room for: while Redis has them, others are in work.
 Settled all at once, they would all be waited for at once, too."""
-_LEASE_MARGIN: Final = 0.8
-"""Part of the lease within which this bridge believes in it."""
 _CANCEL_SECONDS: Final = 2.0
 """What a cancelled turn may take to end."""
 _RENEW_CHUNK: Final = 1000
-_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""Goes on while the machine sleeps, where there is such a clock, so that a bridge that was away for long notices."""
-
-
-def _clock() -> float:
-    return time.clock_gettime(_CLOCK)
-
-
-class TurnLease:
-    """This bridge's right to work on one turn."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds * _LEASE_MARGIN
-        self._until = _clock() + self._seconds
-        self._revoked = False
-        self.begun = False
-        """Somebody outside the bridge may have been told of the turn."""
-
-    def begin(self) -> None:
-        """See :class:`letta_bridge.delivery.Lease`."""
-        if self._revoked or _clock() >= self._until:
-            raise LeaseLost
-        self.begun = True
-
-    def revoke(self) -> None:
-        """Forbid to begin: a turn that is cancelled may not have noticed yet (redis-py now and then swallows that)."""
-        self._revoked = True
-
-    def renewed(self, asked_at: float) -> None:
-        """The queue has extended it; ``asked_at`` is when it was asked to."""
-        self._until = asked_at + self._seconds
 
 
 class Intake:
@@ -224,7 +192,7 @@ class Intake:
 
     def _lease_lost(self, receipt: str) -> None:
         _log.warning("lease_lost", receipt=receipt)
-        self._lost[receipt] = _clock()
+        self._lost[receipt] = clock()
         self._recorder.lease_lost()
 
     async def _await_redis(self, error: Exception) -> None:
@@ -301,14 +269,14 @@ class Intake:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.lease / 3):
                     await self._over.wait()
-            over = _clock() - self._settings.lease
+            over = clock() - self._settings.lease
             self._lost = {receipt: since for receipt, since in self._lost.items() if since > over}
             held = list(self._held())
             for start in range(0, len(held), _RENEW_CHUNK):
                 await self._renew(held[start : start + _RENEW_CHUNK])
 
     async def _renew(self, receipts: list[str]) -> None:
-        asked_at = _clock()
+        asked_at = clock()
         try:
             lost = await self._queue.renew(receipts)
         except CONNECTION_ERRORS:
@@ -332,10 +300,10 @@ class Intake:
         _log.info("draining", in_flight=self.in_flight)
         unbegun = {receipt: turn for receipt, turn in self._running.items() if not turn[1].begun}
         await self._end_tasks(unbegun.values())
-        until = _clock() + self._settings.shutdown_grace
+        until = clock() + self._settings.shutdown_grace
         await self._give_back(set(unbegun))
-        while self._running and _clock() < until:
-            await self._pause(until - _clock())
+        while self._running and clock() < until:
+            await self._pause(until - clock())
             await self._give_back(set())
         left = list(self._running.values())
         await self._end_tasks(left)

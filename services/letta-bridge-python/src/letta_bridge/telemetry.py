@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from letta_bridge.fallback import Fallback
-from letta_bridge.intake import TurnLease
 from letta_bridge.letta.port import LettaPort
 from letta_bridge.metrics import BridgeMetrics, MeteredFallback, MeteredLetta
 from letta_bridge.recorder import Recorder, Recorders
 from letta_bridge.request_queue.port import Settlement, Turn
 from letta_bridge.settings import BridgeSettings
+from letta_bridge.turn_lease import TurnLease
 
 if TYPE_CHECKING:
     from letta_bridge.tracing import Tracing

@@ -392,6 +392,9 @@ async def test_scripts_are_loaded_again_after_script_flush(redis_url):
     exchange = await settle(queue, answered(turn), want=1)
     assert exchange.settled == [True]
     assert len(exchange.turns) == 1
+    await rig.client.script_flush()
+    await rig.push(task("bo", "t3"))
+    assert len(await queue.take(1, 3)) == 1
     await rig.close()
 
 

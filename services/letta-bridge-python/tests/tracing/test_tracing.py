@@ -90,6 +90,16 @@ async def test_a_turn_is_received_processed_sent_and_acknowledged(traced):
         assert [f"{link.context.trace_id:032x}" for link in spans[linked].links] == [TRACE]
 
 
+def test_what_an_idle_bridge_waited_for_is_received_when_it_came(traced):
+    payload = json.dumps({"task_id": "t1", "user_id": "ada", "meta": {"traceparent": TRACEPARENT}}).encode()
+    traced.tracing.arrived([Turn("1-1", "ada", 1, 1, 1, payload)])
+    traced.tracing.arrived([])
+    (receive,) = traced.spans().values()
+    assert receive.name == "receive letta_requests"
+    assert receive.start_time == receive.end_time, "the wait belongs to nobody"
+    assert [f"{link.context.trace_id:032x}" for link in receive.links] == [TRACE]
+
+
 async def test_names_and_attributes_are_the_conventions(traced):
     traced.rig.push("t1", "ada", "hi")
     await traced.rig.work_off()
