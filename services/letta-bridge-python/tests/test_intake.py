@@ -178,6 +178,35 @@ async def test_an_idle_bridge_starts_what_arrives():
         await worker.settled(1)
 
 
+async def test_the_next_of_a_user_is_not_left_to_the_wait_for_arrivals(monkeypatch):
+    monkeypatch.setattr(intake, "_IDLE_SECONDS", 3_600.0)
+    async with Worker() as worker:
+        worker.gate.set()
+        await worker.idle()
+        worker.push(*"abcdefgh", user="ada")
+        worker.push(*"123", user="bo")
+        await worker.settled(11)
+    replies = worker.replies()
+    assert [name for name in replies if name.isalpha()] == list("abcdefgh")
+    assert [name for name in replies if name.isdigit()] == list("123")
+
+
+async def test_outcomes_that_never_cease_do_not_hold_up_the_next_of_a_user():
+    """Each pass has something to settle, and the wait for arrivals goes on: one of them takes what is left."""
+    worker = Worker()
+    worker.push("a", "b", user="ada")
+    worker.push("c")
+    intake = worker.intake
+    ends = [_end(turn) for turn in (await worker.queue.exchange([], 2)).turns]
+    intake._waiting = True
+    for end in ends:
+        intake._ended.append(end)
+        await intake._pass()
+    turn = await asyncio.wait_for(worker.started.get(), 20)
+    assert json.loads(turn.payload)["task_id"] == "b"
+    intake._running[turn.receipt][0].cancel()
+
+
 async def test_an_arrival_whose_answer_got_lost_returns_uncounted(monkeypatch):
     monkeypatch.setattr(intake, "_BACKOFF_MAX", 0.0)
     monkeypatch.setattr(intake, "_IDLE_SECONDS", 0.05)

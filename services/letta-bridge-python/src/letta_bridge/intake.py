@@ -18,7 +18,7 @@ from typing import Final
 from letta_bridge import fail_points
 from letta_bridge.errors import LeaseLost
 from letta_bridge.recorder import SILENT, Recorder
-from letta_bridge.request_queue.port import RequestQueue, Settlement, Turn
+from letta_bridge.request_queue.port import Exchange, RequestQueue, Settlement, Turn
 from letta_bridge.settings import QueueSettings
 from letta_bridge.turn_lease import TurnLease, clock
 from shared_utils import logs
@@ -72,6 +72,10 @@ class Intake:
         """Turns asked for and not come yet."""
         self._lost: dict[str, float] = {}
         """Receipt → when its lease was lost. Until that is so for Redis, too, the turn is no stray: it may be begun."""
+        self._waiting = False
+        """Redis is being asked for what arrives."""
+        self._more = False
+        """The last pass brought turns, or left some."""
         self._strays = False
         """The wait for arrivals may have been handed turns that are not here."""
         self._wake = asyncio.Event()
@@ -119,15 +123,17 @@ class Intake:
     async def _pass(self) -> None:
         self._wake.clear()
         settlements = self._some_ended()
-        want = self._room()
+        # Where the wait for arrivals brings what comes, and there was nothing else, outcomes go out alone, and sooner.
+        want = 0 if settlements and self._waiting and not self._more else self._room()
         try:
-            turns = await self._exchange(settlements, want)
+            exchange = await self._exchange(settlements, want)
         except CONNECTION_ERRORS as error:
             await self._await_redis(error)
             return
-        if len(turns) < want:
+        self._more = exchange.more or bool(exchange.turns)
+        if len(exchange.turns) < want:
             self._idle.set()
-        if self._ended:
+        if self._ended or exchange.more:
             self._wake.set()
 
     def _some_ended(self) -> list[Settlement]:
@@ -141,7 +147,7 @@ class Intake:
             return 0
         return max(0, self._settings.max_concurrent_requests - len(self._running) - len(self._ended) - self._asked)
 
-    async def _exchange(self, settlements: list[Settlement], want: int) -> list[Turn]:
+    async def _exchange(self, settlements: list[Settlement], want: int) -> Exchange:
         """Settle these, and start up to ``want`` new turns. What Redis did not take waits with what has ended."""
         self._settling = settlements
         self._asked += want
@@ -161,7 +167,7 @@ class Intake:
             if not counted:
                 _log.info("settlement_refused", receipt=settlement.receipt, outcome=settlement.outcome)
         self._start(exchange.turns)
-        return exchange.turns
+        return exchange
 
     def _start(self, turns: Sequence[Turn]) -> None:
         if fail_points.reach is not None:
@@ -251,11 +257,12 @@ class Intake:
 
     async def _take(self, want: int) -> list[Turn]:
         """Start up to ``want`` turns as soon as any arrives; those that come too late for that are strays."""
-        self._strays = True
+        self._strays = self._waiting = True
         self._asked += want
         try:
             turns = await self._queue.take(want, _IDLE_SECONDS)
         finally:
+            self._waiting = False
             self._asked -= want
         if turns and (self._stopping.is_set() or not self._accepting()):
             return turns

@@ -362,6 +362,18 @@ async def test_what_arrives_is_taken_at_once(rig):
     assert [json.loads(turn.payload)["task_id"] for turn in exchange.turns] == ["4", "2"]
 
 
+async def test_who_asks_for_no_turns_is_told_whether_there_are_some(rig):
+    queue = rig.bridge("a")
+    await rig.push(task("ada", "1"), task("bo", "2"), task("ada", "3"))
+    ada, bo = (await queue.exchange([], 2)).turns
+    exchange = await settle(queue, answered(bo), want=0)
+    assert (exchange.settled, exchange.turns, exchange.more) == ([True], [], False)
+    exchange = await settle(queue, answered(ada), want=0)
+    assert (exchange.settled, exchange.turns, exchange.more) == ([True], [], True)
+    exchange = await queue.exchange([], 2)
+    assert ([json.loads(turn.payload)["task_id"] for turn in exchange.turns], exchange.more) == (["3"], False)
+
+
 async def test_a_paused_queue_lets_the_wait_pass(rig):
     queue = rig.bridge("a")
     await rig.pause(PauseMode.ALL)

@@ -88,6 +88,8 @@ class InMemoryQueue:
     async def exchange(self, settlements: Sequence[Settlement], want: int) -> Exchange:
         """See :class:`RequestQueue`."""
         settled = [self._settle(one) for one in settlements]
+        if settlements and not want:
+            return Exchange(settled, more=bool(self.shelf.ready))
         return Exchange(settled, self._dispatch(want, waited=False))
 
     async def take(self, want: int, timeout: float) -> list[Turn]:

@@ -100,6 +100,8 @@ class Exchange:
     settled: list[bool] = field(default_factory=list)
     """One per settlement, in order; False where the lease was lost, or where an earlier try had got through."""
     turns: list[Turn] = field(default_factory=list)
+    more: bool = False
+    """Where no turns were asked for: there are some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ class RequestQueue(Protocol):
     """
 
     async def exchange(self, settlements: Sequence[Settlement], want: int) -> Exchange:
-        """End turns and take up to ``want`` new ones, in one round trip."""
+        """End turns and take up to ``want`` new ones, in one round trip. Asked for none, it only ends turns."""
         ...
 
     async def take(self, want: int, timeout: float) -> list[Turn]:

@@ -71,14 +71,20 @@ class RedisQueue:
             (_SETTLE, self._settle_args(settlements[start : start + _SETTLED]))
             for start in range(0, len(settlements), _SETTLED)
         ]
-        calls.append((_DISPATCH, self._dispatch_args(want, self._bridge)))
-        *batches, (paused, turns) = await self._scripts.run_all(calls)
-        settled = [result for batch in batches for result in batch]
+        dispatched = want > 0 or not settlements
+        if dispatched:
+            calls.append((_DISPATCH, self._dispatch_args(want, self._bridge)))
+        batches = await self._scripts.run_all(calls)
+        turns = []
+        if dispatched:
+            paused, turns = batches.pop()
+            self._paused = bool(paused)
+        settled = [result for *results, _ in batches for result in results]
         for result in settled:
             if isinstance(result, Exception):
                 raise result
-        self._paused = bool(paused)
-        return Exchange([result == 1 for result in settled], [_turn(row) for row in turns])
+        left = 0 if dispatched else batches[-1][-1]
+        return Exchange([result == 1 for result in settled], [_turn(row) for row in turns], left > 0)
 
     async def take(self, want: int, timeout: float) -> list[Turn]:
         """See :class:`RequestQueue`."""

@@ -10,7 +10,8 @@
 --      user whose missed turns change or '', missed turn to add, '' to forget them all,
 --      dead letter: JSON line to put before the payload, '' for none,
 --      what the journal keeps beside the reply, '' for nothing
--- Returns for each 1, 0 where it was refused, or its error: one that fails does not hold up the others.
+-- Returns for each 1, 0 where it was refused, or its error (one that fails does not hold up the others); and behind them
+--      how many lanes wait in `ready`.
 
 local reply_ttl_ms, replies_kept, missed_kept, journal_bound = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local FIRST, FIELDS = 5, 11
@@ -82,4 +83,5 @@ for at = FIRST, #ARGV, FIELDS do
     end
     results[#results + 1] = result
 end
+results[#results + 1] = redis.call('LLEN', READY)
 return results
