@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from bridge_bench.stage import known_agents
+from pathlib import Path
+
+import pytest
+
+from bridge_bench import machine
+from bridge_bench.stage import Stage, known_agents
 from shared_utils.persistence.file_sessions import FileSessionStore
 
 
@@ -16,3 +21,15 @@ async def test_every_user_has_an_agent_already(tmp_path):
     assert not restored.failed
     assert {session.user_id for session in restored.sessions} == {"user-0", "user-1", "user-2"}
     assert all(session.agent_id for session in restored.sessions)
+
+
+@pytest.mark.integration
+def test_valkey_has_the_official_images_allocator_where_there_is_one(tmp_path, monkeypatch):
+    with Stage(tmp_path / "as-it-is") as stage:
+        loaded = Path(f"/proc/{stage.valkey.pid}/maps").read_text("utf-8")
+    assert ("jemalloc" in loaded) is (machine.allocator() is not None)
+    assert ("on jemalloc" in machine.versions([])) is ("jemalloc" in loaded)
+    monkeypatch.setattr(machine, "find_library", lambda _: None)
+    with Stage(tmp_path / "without") as stage:
+        assert "jemalloc" not in Path(f"/proc/{stage.valkey.pid}/maps").read_text("utf-8")
+    assert machine.versions([]).endswith("on libc's malloc")

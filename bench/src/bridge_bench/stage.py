@@ -19,6 +19,7 @@ from typing import Any, Final, Self
 
 import redis
 
+from bridge_bench import machine
 from bridge_bench.errors import BenchError, WorkerFailed
 from bridge_bench.replies import ReplyTap
 from bridge_bench.subjects import SOURCES, Subject
@@ -89,6 +90,8 @@ class Stage:
         self.data = data
         self.announce = announce
         self.valkey = Valkey(data / "valkey")
+        if library := machine.allocator():
+            self.valkey.environment = {**os.environ, "LD_PRELOAD": library}
         self._held = ExitStack()
         self._workers = 0
 
