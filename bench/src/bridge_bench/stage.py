@@ -26,7 +26,7 @@ from bridge_bench.subjects import SOURCES, Subject
 from bridge_bench.worker_side.tasks import REQUESTS
 from local_stack.ports import HOST, free_port
 from local_stack.processes import Process
-from local_stack.programs import answers, environment
+from local_stack.programs import CHECKOUT, answers, environment
 from local_stack.services import Bridge
 from local_stack.valkey import Valkey
 from shared_utils.persistence.session_rows import prepare
@@ -155,7 +155,9 @@ class Stage:
         try:
             yield process
         except WorkerFailed as error:
-            raise WorkerFailed(f"{error}; the end of its log: {process.log_tail(5)}") from None
+            # The page says where in the checkout, not where on this machine.
+            tail = process.log_tail(5).replace(f"{CHECKOUT}/", "")
+            raise WorkerFailed(f"{error}; the end of its log: {tail}") from None
         finally:
             process.kill()
 
