@@ -178,6 +178,18 @@ async def test_an_idle_bridge_starts_what_arrives():
         await worker.settled(1)
 
 
+async def test_an_outcome_of_an_idle_bridge_is_one_round_trip(monkeypatch):
+    monkeypatch.setattr(intake, "_IDLE_SECONDS", 3_600.0)
+    async with Worker() as worker:
+        worker.gate.set()
+        await worker.idle()
+        worker.queue.settled_at_once.clear()
+        worker.push("a")
+        await worker.settled(1)
+        await asyncio.sleep(0.01)
+        assert worker.queue.settled_at_once == [1]
+
+
 async def test_the_next_of_a_user_is_not_left_to_the_wait_for_arrivals(monkeypatch):
     monkeypatch.setattr(intake, "_IDLE_SECONDS", 3_600.0)
     async with Worker() as worker:

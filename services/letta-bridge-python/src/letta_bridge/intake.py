@@ -1,7 +1,7 @@
 """Turns in, settlements out: the loop that takes work while there is room, and gives back every outcome.
 
-One pass is one round trip: all turns that ended since the last one are settled, and as many new ones taken as there
-is room for. Only where that finds less than there is room for does the bridge also wait for what arrives, on a
+One pass is one round trip: turns that ended since the last one are settled, and as many new ones taken as there is
+room for. Only where that finds less than there is room for does the bridge also wait for what arrives, on a
 connection of its own, which brings it as turns at once. While Redis is away, finished turns wait here and keep their
 room.
 """
@@ -180,8 +180,8 @@ class Intake:
             self._running[turn.receipt] = (task, lease)
 
     def _left(self, receipt: str, _task: asyncio.Task[None]) -> None:
-        self._running.pop(receipt, None)
-        self._wake.set()
+        if self._running.pop(receipt, None) is not None:  # it ended without an outcome
+            self._wake.set()
 
     async def _work(self, turn: Turn, lease: TurnLease) -> None:
         began = time.perf_counter()
@@ -212,7 +212,7 @@ class Intake:
             self._wake.clear()
             pause = min(pause * 2, _BACKOFF_MAX)
             try:
-                strays = await self._queue.release_strays(self._held() | self._lost.keys())
+                strays = await self._queue.release_strays(self._no_strays())
             except CONNECTION_ERRORS:
                 continue
             self.redis_error = None
@@ -222,6 +222,9 @@ class Intake:
 
     def _held(self) -> set[str]:
         return self._running.keys() | {settlement.receipt for settlement in (*self._ended, *self._settling)}
+
+    def _no_strays(self) -> set[str]:
+        return self._held() | self._lost.keys()
 
     async def _await_arrivals(self) -> None:
         """Beside the passes, each of the two with turns of its own: what the other's answer brings, it cannot know."""
@@ -252,7 +255,7 @@ class Intake:
     async def _release_strays(self) -> None:
         """Give back what was handed out to the wait for arrivals and is not here."""
         if self._strays:
-            await self._queue.release_strays(self._held() | self._lost.keys(), waited=True)
+            await self._queue.release_strays(self._no_strays(), waited=True)
             self._strays = False
 
     async def _take(self, want: int) -> list[Turn]:
