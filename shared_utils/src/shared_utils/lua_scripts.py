@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import NoScriptError, RedisClusterException, ResponseError
+from redis.exceptions import NoScriptError
 
 from shared_utils.redis_connection import RedisClient
-
-Argument = str | bytes | int
+from shared_utils.redis_pipeline import Argument, Command, Pipeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +25,11 @@ class Script:
     def read(cls, package: str, *names: str) -> Script:
         """The files ``lua/<name>.lua`` of a package, one behind the other."""
         folder = resources.files(package) / "lua"
-        source = "".join((folder / f"{name}.lua").read_text("utf-8") for name in names)
+        return cls.of("".join((folder / f"{name}.lua").read_text("utf-8") for name in names))
+
+    @classmethod
+    def of(cls, source: str) -> Script:
+        """A script of this source."""
         return cls(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -46,32 +48,23 @@ async def run(client: RedisClient, call: Call) -> Any:
     Raises:
         RedisError: Redis is away, or the script failed.
     """
-    parts: tuple[Any, ...] = (len(call.keys), *call.keys, *call.arguments)
+    parts: tuple[Any, ...] = _parts(call)
     try:
         return await client.evalsha(call.script.digest, *parts)
     except NoScriptError:
         return await client.eval(call.script.source, *parts)
 
 
-async def run_all(client: RedisClient, calls: Sequence[Call]) -> list[Any]:
+async def run_all(pipeline: Pipeline, calls: Sequence[Call]) -> list[Any]:
     """Each script's result or, where one failed, its error; in order. One round trip where Redis is not a Cluster.
 
     Raises:
         RedisError: Redis is away.
     """
-    if isinstance(client, RedisCluster) or len(calls) == 1:
-        return [await _result(client, call) for call in calls]
-    pipeline = client.pipeline(transaction=False)
-    for call in calls:
-        pipeline.evalsha(call.script.digest, len(call.keys), *call.keys, *call.arguments)
-    results: list[Any] = await pipeline.execute(raise_on_error=False)
-    return [
-        await _result(client, call) if isinstance(result, NoScriptError) else result
-        for call, result in zip(calls, results, strict=True)
-    ]
+    return await _with_sources(pipeline, calls, await pipeline.execute(*map(_by_digest, calls)))
 
 
-async def run_behind(client: RedisClient, command: Sequence[Any], call: Call) -> Any:
+async def run_behind(pipeline: Pipeline, command: Command, call: Call) -> Any:
     """The script's result, run as soon as ``command`` is over, which may block.
 
     Both are sent at once where Redis is no Cluster: nothing is lost to a round trip between them.
@@ -79,28 +72,25 @@ async def run_behind(client: RedisClient, command: Sequence[Any], call: Call) ->
     Raises:
         RedisError: Redis is away, or one of them failed; the script may have run all the same.
     """
-    if isinstance(client, RedisCluster):
-        await client.execute_command(*command)
-        return await run(client, call)
-    pipeline = client.pipeline(transaction=False)
-    pipeline.execute_command(*command)
-    pipeline.evalsha(call.script.digest, len(call.keys), *call.keys, *call.arguments)
-    results: list[Any] = await pipeline.execute(raise_on_error=False)
-    if isinstance(results[-1], NoScriptError):
-        results[-1] = await run(client, call)
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
-    return results[-1]
+    waited, *ran = await pipeline.execute(command, _by_digest(call))
+    [result] = await _with_sources(pipeline, [call], ran)
+    for outcome in (waited, result):
+        if isinstance(outcome, Exception):
+            raise outcome
+    return result
 
 
-async def _result(client: RedisClient, call: Call) -> Any:
-    try:
-        return await run(client, call)
-    except ResponseError as error:
-        return error
-    except RedisClusterException as error:
-        # The client finds this out before it asks, and has the same exception for a Cluster that is away.
-        if "same key slot" in str(error):
-            return ResponseError(f"CROSSSLOT {error}")
-        raise
+async def _with_sources(pipeline: Pipeline, calls: Sequence[Call], results: list[Any]) -> list[Any]:
+    """The results, once those that Redis had no script for have been asked for with the script's source."""
+    for index, (call, result) in enumerate(zip(calls, results, strict=True)):
+        if isinstance(result, NoScriptError):
+            [results[index]] = await pipeline.execute(("EVAL", call.script.source, *_parts(call)))
+    return results
+
+
+def _by_digest(call: Call) -> Command:
+    return ("EVALSHA", call.script.digest, *_parts(call))
+
+
+def _parts(call: Call) -> tuple[Argument, ...]:
+    return (len(call.keys), *call.keys, *call.arguments)

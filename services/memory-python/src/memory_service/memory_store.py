@@ -12,9 +12,10 @@ from memory_service import keys, records
 from memory_service.records import Memory
 from memory_service.scripts import REMEMBER, REPLACE_TAIL
 from memory_service.settings import MemorySettings
-from shared_utils.lua_scripts import Argument, Call, run, run_all
+from shared_utils.lua_scripts import Call, run, run_all
 from shared_utils.messages import MemoryRecord
 from shared_utils.redis_connection import RedisClient
+from shared_utils.redis_pipeline import Argument, pipeline_of
 
 _HOPELESS: Final = ("WRONGTYPE", "CROSSSLOT")
 
@@ -36,6 +37,7 @@ class MemoryStore:
 
     def __init__(self, client: RedisClient, settings: MemorySettings) -> None:
         self._client = client
+        self._pipeline = pipeline_of(client)
         self._settings = settings
         self._ttl = max(1, round(settings.memory_ttl_hours * 3600))
 
@@ -53,7 +55,7 @@ class MemoryStore:
             for user, indexes in by_user.items()
         ]
         everybody = self._call(keys.GLOBAL_CONTEXT, memories, user=False)
-        first, *results = await run_all(self._client, [everybody, *users])
+        first, *results = await run_all(self._pipeline, [everybody, *users])
         if isinstance(first, Exception):
             raise first
         outcome = [Remembered()] * len(memories)

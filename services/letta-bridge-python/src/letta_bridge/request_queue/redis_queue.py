@@ -10,8 +10,9 @@ from letta_bridge.request_queue.keys import Keys, per_task
 from letta_bridge.request_queue.port import FULL_LANE, FULL_LANES, Exchange, PauseMode, QueueStatus, Settlement, Turn
 from letta_bridge.request_queue.scripts import WAITED, ScriptRunner, read
 from letta_bridge.settings import QueueSettings
-from shared_utils.lua_scripts import Argument, Script
+from shared_utils.lua_scripts import Script
 from shared_utils.redis_connection import RedisClient, close, persistently
+from shared_utils.redis_pipeline import Argument
 
 _INTAKE: Final = 512
 """Tasks routed per dispatch at most: bounds how long Redis is busy with one call."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from shared_utils.lua_scripts import Argument, Call, Script, run, run_all, run_behind
+from shared_utils.lua_scripts import Call, Script, run, run_all, run_behind
 from shared_utils.redis_connection import RedisClient
+from shared_utils.redis_pipeline import Argument, Command, pipeline_of
 
 WAITED: Final = "+"
 """Behind a bridge's name in the record of a turn: it was taken by the connection on which an idle bridge waits."""
@@ -22,15 +23,16 @@ class ScriptRunner:
 
     def __init__(self, client: RedisClient, keys: Sequence[str]) -> None:
         self._client = client
+        self._pipeline = pipeline_of(client)
         self._keys = tuple(keys)
 
     async def run(self, script: Script, *args: Argument) -> Any:
         """One script's result. Raises RedisError."""
         return await run(self._client, Call(script, self._keys, args))
 
-    async def run_behind(self, command: Sequence[Argument | float], script: Script, *args: Argument) -> Any:
+    async def run_behind(self, command: Command, script: Script, *args: Argument) -> Any:
         """The script's result, run as soon as ``command``, which may block, is over. Raises RedisError."""
-        return await run_behind(self._client, command, Call(script, self._keys, args))
+        return await run_behind(self._pipeline, command, Call(script, self._keys, args))
 
     async def run_all(self, calls: Sequence[tuple[Script, Sequence[Argument]]]) -> list[Any]:
         """Several scripts in order and in one round trip (one each on a Cluster); their results in the same order.
@@ -39,7 +41,7 @@ class ScriptRunner:
             RedisError: the first script that failed. The others count; the caller repeats all, and a script of this
                 queue that is repeated after it counted changes nothing.
         """
-        results = await run_all(self._client, [Call(script, self._keys, args) for script, args in calls])
+        results = await run_all(self._pipeline, [Call(script, self._keys, args) for script, args in calls])
         for result in results:
             if isinstance(result, Exception):
                 raise result
