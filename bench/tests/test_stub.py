@@ -6,6 +6,7 @@ import json
 import httpx
 import pytest
 
+from bridge_bench.ceiling import own_time
 from letta_bridge.letta import TurnMessage, TurnState
 from letta_bridge.letta.letta_client import LettaClient
 from letta_bridge.letta.port import AgentSpec
@@ -59,3 +60,8 @@ def test_an_answer_has_about_1_kb_and_its_latency(stub):
     response = httpx.post(f"{stub.url}/v1/agents/{AGENT}/messages", content=body)
     assert 900 < len(response.content) < 1300
     assert response.elapsed.total_seconds() >= 0.2
+
+
+def test_its_own_time_is_its_latency_and_little_else(bench):
+    with bench.stage.stub(0.02) as stub:
+        assert 0.02 <= own_time(stub) < 0.2

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import statistics
 import time
-from typing import Final
+from typing import IO, Final
 
 from bridge_bench.stage import Stub
 from bridge_bench.usage import cpu_seconds
@@ -13,6 +15,7 @@ from local_stack.ports import HOST
 
 _SECONDS: Final = 2.0
 _CONNECTIONS: Final = 64
+_ASKED: Final = 30
 _BODY: Final = turn_body({"content": "x" * 100, "task_id": "t-0"})
 _REQUEST: Final = b"POST /v1/agents/x/messages HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
 
@@ -24,6 +27,23 @@ def ceiling(stub: Stub) -> tuple[float, float]:
     turns = asyncio.run(_asked(stub))
     seconds = time.monotonic() - began
     return turns / seconds, (cpu_seconds(stub.pid or 0) - before) * 1000 / turns
+
+
+def own_time(stub: Stub) -> float:
+    """Seconds a turn takes over a bare connection that is kept, when nobody else asks."""
+    with socket.create_connection((HOST, stub.port)) as connection, connection.makefile("rb") as answers:
+        return statistics.median(_timed(connection, answers) for _ in range(_ASKED))
+
+
+def _timed(connection: socket.socket, answers: IO[bytes]) -> float:
+    began = time.monotonic()
+    connection.sendall(_REQUEST)
+    length = 0
+    while (line := answers.readline()) != b"\r\n":
+        name, _, value = line.partition(b":")
+        length = int(value) if name.lower() == b"content-length" else length
+    answers.read(length)
+    return time.monotonic() - began
 
 
 async def _asked(stub: Stub) -> int:

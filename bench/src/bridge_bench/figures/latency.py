@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import threading
-import time
-import urllib.request
-from typing import Any, Final
+from typing import Final
 
+from bridge_bench.ceiling import own_time
 from bridge_bench.errors import WorkerFailed
 from bridge_bench.figure import Bars, Column, Figure
 from bridge_bench.runs import Bench, Row, Sample, interleaved
@@ -27,9 +25,9 @@ _HOLDS: Final = RATE * LETTA_SECONDS * 2
 FIGURE = Figure(
     "latency",
     "Added latency at 100 tasks a second",
-    "Reply published minus task pushed minus Letta's own time (50 ms, as a bare connection sees it). Tasks come one by "
-    "one, evenly spaced; 1 000 count, after 200 to warm up. Who works on one task at a time cannot hold that rate and "
-    "is left out.",
+    "Reply published minus task pushed minus Letta's own time (50 ms, as a bare connection that is kept sees it). "
+    "Tasks come one by one, evenly spaced; 1 000 count, after 200 to warm up. Who works on one task at a time cannot "
+    "hold that rate and is left out.",
     (
         Column("p50", "p50 ms", "{:.2f}"),
         Column("p99", "p99 ms", "{:.2f}"),
@@ -43,7 +41,7 @@ def run(bench: Bench) -> list[Row]:
     """A row per subject that can hold the rate."""
     able = [subject for subject in bench.options.subjects if subject.tasks_at_once > _HOLDS]
     with bench.stage.stub(LETTA_SECONDS) as stub:
-        own = _own_time(stub)
+        own = own_time(stub)
         rows = interleaved(
             bench,
             FIGURE.name,
@@ -93,16 +91,3 @@ def latency(bench: Bench, stub: Stub, subject: Subject, own: float) -> Sample:
         "p99": statistics.quantiles(added, n=100)[_P99],
         "cpu": (after - before) * 1000 / _COUNTED,
     }
-
-
-def _own_time(stub: Stub) -> float:
-    """Seconds a turn takes over a bare connection."""
-    body = json.dumps({"messages": [{"role": "user", "content": "x", "otid": "x"}]}).encode()
-    request: Any = urllib.request.Request(f"{stub.url}/v1/agents/x/messages", data=body)  # noqa: S310 - our own stub
-    seconds = []
-    for _ in range(30):
-        began = time.monotonic()
-        with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
-            response.read()
-        seconds.append(time.monotonic() - began)
-    return statistics.median(seconds)
