@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from scripted_model.app import application
+from shared_utils import embeddings
 from shared_utils.embeddings import EmbeddingSettings, EmbeddingsRefused, EmbeddingsUnavailable, HttpEmbedder
 
 
@@ -48,14 +49,31 @@ async def test_a_long_text_is_cut_and_an_empty_one_is_a_space():
     assert asked[0]["input"] == ["长" * 100, " "]
 
 
-async def test_an_overloaded_model_is_asked_again():
-    answers = [httpx.Response(429, headers={"Retry-After": "0"}), httpx.Response(503), vectors(1)]
+@pytest.fixture
+def pauses(monkeypatch):
+    """The pauses before another attempt, in seconds; nobody waits for them."""
+    found = []
+    real = embeddings._pause
+
+    def none(state):
+        found.append(real(state))
+        return 0.0
+
+    monkeypatch.setattr(embeddings, "_pause", none)
+    return found
+
+
+async def test_an_overloaded_model_is_asked_again(pauses):
+    answers = [httpx.Response(429, headers={"Retry-After": "7"}), httpx.Response(503), vectors(1)]
     made, asked = embedder(lambda _: answers.pop(0))
     assert await made.embed(["a"]) == [[1.0]]
     assert len(asked) == 3
+    assert pauses[0] == 7.0
+    assert 0 < pauses[1] < 6
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.usefixtures("pauses")
 async def test_one_that_stays_overloaded_is_unavailable(status):
     made, asked = embedder(lambda _: httpx.Response(status), attempts=2)
     with pytest.raises(EmbeddingsUnavailable):

@@ -21,6 +21,8 @@ _ANSWERED: Final = re.compile(rb'"task_id": ?"([a-z]+-\d+)", ?"user_id": ?"[^"]*
 _CHUNK: Final = 1 << 18
 _QUIET: Final = 45.0
 """Seconds without a reply after which nothing more is expected."""
+_LOOK: Final = 0.2
+"""Seconds between two looks at the worker."""
 
 
 class ReplyTap(threading.Thread):
@@ -78,7 +80,7 @@ class ReplyTap(threading.Thread):
         with self._changed:
             before, last = self.count, time.monotonic()
             while self.count < count:
-                self._changed.wait(1.0)
+                self._changed.wait(min(quiet, _LOOK))
                 if self.count > before:
                     before, last = self.count, time.monotonic()
                 elif not alive():

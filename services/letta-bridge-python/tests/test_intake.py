@@ -131,7 +131,8 @@ async def test_never_holds_more_than_there_is_room_for():
     assert worker.replies() == ["a", "b", "c", "d"]
 
 
-async def test_takes_nothing_while_nobody_could_answer():
+async def test_takes_nothing_while_nobody_could_answer(monkeypatch):
+    monkeypatch.setattr(intake, "_IDLE_SECONDS", 0.01)
     open_for_business = False
     async with Worker(accepting=lambda: open_for_business) as worker:
         worker.push("a")
