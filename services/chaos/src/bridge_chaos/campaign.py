@@ -7,6 +7,7 @@ import itertools
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final
@@ -136,11 +137,13 @@ class Campaign:
 
     def _on_one_rig(self, shape: Shape, waiting: deque[Fault], seed: int, until: float) -> None:
         """Run what waits; a run that breaks off takes its rig with it."""
-        with Rig(self._lab, shape) as rig:
+        rig: Rig | None = None
+        with ExitStack() as held:
             while waiting and time.monotonic() < until:
                 fault = waiting.popleft()
                 began = time.monotonic()
                 try:
+                    rig = rig or held.enter_context(Rig(self._lab, shape))
                     self._add(run_once(rig, fault, seed))
                 except Exception as error:  # noqa: BLE001 - the other faults are to be tried all the same
                     verdict = Verdict(accounts=[f"the run broke off: {error!r}"])

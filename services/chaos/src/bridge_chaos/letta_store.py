@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from shared_utils.persistence.sqlite_file import write_ahead
+
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS agents (id TEXT PRIMARY KEY, name TEXT, tags TEXT, created_at TEXT);
 CREATE TABLE IF NOT EXISTS messages (
@@ -35,7 +37,7 @@ class LettaStore:
 
     def __init__(self, file: Path) -> None:
         self._connection = sqlite3.connect(file, isolation_level=None, timeout=30)
-        self._connection.execute("PRAGMA journal_mode=WAL")
+        write_ahead(self._connection)
         self._connection.execute("PRAGMA synchronous=OFF")  # killed processes, not power cuts
         self._connection.executescript(_SCHEMA)
 
