@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import to_json
 
 from shared_utils.errors import MalformedMessage
 
@@ -258,7 +259,7 @@ def parse_task(payload: bytes, limits: Limits) -> Task:
 
 def dump(message: BaseModel) -> bytes:
     """A message as it goes over the wire: UTF-8 JSON without empty additions."""
-    return message.model_dump_json(exclude_none=True).encode()
+    return to_json(message, exclude_none=True)
 
 
 def salvage_ids(payload: bytes) -> tuple[str | None, str | None]:

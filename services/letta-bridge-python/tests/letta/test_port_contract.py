@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from letta_bridge.errors import AgentGone, LettaRejected, TurnFateUnknown
 from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, LettaPort, TurnMessage, TurnState, turn_otid
@@ -256,4 +258,8 @@ def test_an_otid_belongs_to_one_agent_and_one_task() -> None:
     other = "agent-32006411-d94a-4f4b-9bd9-25f0a9d311a8"
     assert turn_otid(GONE, "t") == turn_otid(GONE, "t")
     assert len({turn_otid(GONE, "t"), turn_otid(other, "t"), turn_otid(GONE, "u")}) == 3
-    assert uuid.UUID(turn_otid(GONE, "任务")).version == 5
+
+
+@given(st.uuids(), st.text(st.characters(codec="utf-8")))
+def test_an_otid_is_the_uuid_5_of_the_task_in_the_agents_namespace(agent: uuid.UUID, task_id: str) -> None:
+    assert turn_otid(f"agent-{agent}", task_id) == str(uuid.uuid5(agent, task_id))
