@@ -30,6 +30,7 @@ def faults() -> list[Fault]:
             "redis/failover",
             "the primary gets SIGKILL; Sentinel makes the replica primary",
             _failover,
+            prepare=_in_step,
             shape=Shape(sentinel=True),
             window=_WHY_LATE,
             unkept=frozenset({"lost", "repeated_replies", "out_of_order", "accounts", "journal"}),
@@ -57,6 +58,16 @@ def _kill(scene: Scene) -> None:
 def _restart(scene: Scene) -> None:
     scene.strike()
     scene.rig.redis.restart()
+
+
+def _in_step(scene: Scene) -> None:
+    """A replica that is still copying would lose what it never had."""
+    replica = scene.rig.replica
+    if replica is None:
+        raise RuntimeError("there is no replica to make the primary")
+    with Redis(host=HOST, port=replica.port, socket_timeout=5) as client:
+        if not wait_until(lambda: client.info("replication")["master_link_status"] == "up", 30.0):
+            scene.problems.append("the replica did not catch up within 30 s")
 
 
 def _failover(scene: Scene) -> None:

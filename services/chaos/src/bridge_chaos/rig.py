@@ -249,8 +249,10 @@ class Rig:
 
     def _start(self) -> None:
         shape = self.shape
+        # A primary otherwise waits for five seconds whether more than one replica wants its data.
+        sync = {"repl-diskless-sync-delay": "0"} if shape.sentinel else {}
         self.redis = self._add(
-            Valkey(self.folder / "valkey", options=dict(shape.redis_options) | self._cluster_options)
+            Valkey(self.folder / "valkey", options=dict(shape.redis_options) | self._cluster_options | sync)
         )
         parts: list[Process] = [self.redis]
         if shape.cluster:
