@@ -15,9 +15,9 @@ _AWAY: Final = 5.0
 _SLOW: Final = 0.15
 _WHY_LATE: Final = (
     "Redis replicates after it has answered: what the primary acknowledged and had not passed on when it died never "
-    "happened. A reply given in those milliseconds is given again by the new primary's account, and a task pushed in "
-    "them is gone unless its producer asks for WAIT. The agent's history stays right: the turn is found there by its "
-    "otid."
+    "happened. With a replica that keeps up that is less than a millisecond, which no run here has hit. A reply given "
+    "in it is given again by the new primary's account, and a task pushed in it is gone unless its producer asks for "
+    "WAIT. The agent's history stays right: the turn is found there by its otid."
 )
 
 
