@@ -141,4 +141,6 @@ def _read(held: Held) -> _Taken:
         raise MalformedMessage("the task has neither content nor input_file", task_id=task.task_id or None)
     # The bridge's task is answered here, and silence needs no answer: nobody else shall speak then.
     wanted = said and handover is None
-    return _Taken(held, task, handover, records.of_task(task, receipt=held.receipt, require_ai_response=wanted))
+    persona = handover.persona if handover else None
+    memory = records.of_task(task, receipt=held.receipt, require_ai_response=wanted, persona=persona)
+    return _Taken(held, task, handover, memory)

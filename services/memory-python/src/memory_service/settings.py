@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, SecretStr, model_validator
 
+from shared_utils import canned_sentences
 from shared_utils.embeddings import EmbeddingSettings
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.vectors.vector_settings import VectorSettings
@@ -23,12 +24,12 @@ class Sentences(Section):
     """What is answered where no model answers."""
 
     zh: str = setting(
-        "我暂时连不上长期记忆，不过你说的我先记下了，稍后再好好回答你。",
+        canned_sentences.CHINESE,
         doc="plain answer in Chinese",
         min_length=1,
     )
     en: str = setting(
-        "I cannot reach my long-term memory right now, but I have noted what you said and will come back to it.",
+        canned_sentences.ENGLISH,
         doc="plain answer in English",
         min_length=1,
     )
