@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
 
+from shared_utils import canned_sentences
 from shared_utils.embeddings import EmbeddingSettings
 from shared_utils.errors import SettingsError
 from shared_utils.messages import Limits
@@ -162,6 +163,12 @@ class FallbackSettings(Section):
     )
     told_turns: int = setting(20, doc="missed turns told to the agent word for word", reload=True, ge=1)
     told_characters: int = setting(8000, doc="characters of missed turns told at most", reload=True, ge=500)
+    canned_sentences: TextList = setting(
+        (canned_sentences.CHINESE, canned_sentences.ENGLISH),
+        doc="memory-python's plain sentences (memory.answer.sentences), which are nobody's answer; for replies and "
+        "records of a release that does not mark them",
+        reload=True,
+    )
 
 
 class BudgetSettings(Section):

@@ -55,6 +55,7 @@ async def synchronised(
                 web,
                 lambda: letta,
                 without=lambda: forgotten(settings),
+                canned=lambda: settings.fallback.canned_sentences,
                 stored=stored,
                 removed=removed,
             )

@@ -16,12 +16,13 @@ _USER_TAG: Final = "user:"
 _PERSONA_TAG: Final = "persona:"
 
 
-def turn_passage(turn: JournalTurn, forgotten: Collection[str]) -> Passage | None:
+def turn_passage(turn: JournalTurn, forgotten: Collection[str], canned: Collection[str] = ()) -> Passage | None:
     """The passage of a turn, without an embedding; None where it is not to be remembered.
 
     Args:
         turn: of the journal.
         forgotten: reasons for which memory-python answers what no agent shall remember.
+        canned: sentences that are nobody's answer; of such a turn only what the user said is remembered.
     """
     user = turn.user_id
     if user is None or not turn.question.strip() or turn.about.get("fallback_reason") in forgotten:
@@ -33,10 +34,23 @@ def turn_passage(turn: JournalTurn, forgotten: Collection[str]) -> Passage | Non
         passage_id=f"{_TURN}{turn.message_id}",
         kind="turn",
         user=user,
-        text=f"user: {turn.question}\nassistant: {turn.answer}",
+        text=_dialogue(turn.question, "" if turn.answer in canned else turn.answer),
         agent_id=None,
         about={"persona": turn.persona, "task_id": turn.about.get("task_id"), "at": turn.at.isoformat()},
     )
+
+
+def _dialogue(question: str, answer: str) -> str:
+    """A line of each, or the user's alone. Further lines are indented, so that none looks like the other's."""
+    said = {"user": question, "assistant": answer}
+    indented = {speaker: "\n  ".join(text.splitlines()) for speaker, text in said.items() if text}
+    return "\n".join(f"{speaker}: {text}" for speaker, text in indented.items())
+
+
+def ends_with_any(passage: Passage, answers: Collection[str]) -> bool:
+    """Whether a turn's passage holds one of these answers."""
+    text = passage.text or ""
+    return any(text.endswith(f"\nassistant: {answer}") for answer in answers)
 
 
 def turn_row(passage: Passage) -> str:
