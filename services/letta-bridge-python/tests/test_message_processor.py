@@ -294,29 +294,27 @@ async def test_without_fallback_a_turn_waits_for_the_breaker(make_rig):
 async def test_a_turn_letta_died_under_is_not_sent_again_but_told_as_a_note(rig):
     rig.push("t0", content="zero")
     await rig.work_off()
-    agent = rig.store.sessions["ada", "default"].agent_id
     rig.letta.fail_next(TurnFateUnknown(cause="connection_lost"))
-    find, looks = rig.letta.find_turn, []
+    find, looks = rig.letta.find_turns, []
 
-    async def refused_then_a_run_left_behind(agent_id, otid):
-        looks.append(otid)
+    async def refused_then_a_run_left_behind(agent_id, sought, **how):
+        looks.append(sought)
         if len(looks) == 1:
             raise LettaUnavailable(refused=True)
         if len(looks) == 2:
-            rig.letta.leave_run(agent)
-        return await find(agent_id, otid)
+            rig.letta.leave_run(agent_id, sought[0].otid)
+        return await find(agent_id, sought, **how)
 
-    rig.letta.find_turn = refused_then_a_run_left_behind
+    rig.letta.find_turns = refused_then_a_run_left_behind
     rig.push("t1", content="one")
     await rig.work_off()
     assert rig.kept(task_id="t1")["source"] == "memory-python"
     assert rig.fallback.answered == [("t1", "turn_interrupted")]
     rig.push("t2", content="two")
     await rig.work_off()
-    assert await rig.said_to_agents() == {"ada": ["zero", "two"]}
+    assert await rig.said_to_agents() == {"ada": ["zero", '{"quoted_user_message": "one"}', "two"]}
     _agent, told = rig.letta.sent[-1]
-    assert [message.role for message in told] == ["system", "user"]
-    assert "one" in told[0].content
+    assert [message.role for message in told] == ["system", "user", "assistant", "user"]
 
 
 async def test_with_memory_away_too_there_is_an_error_reply(rig):

@@ -21,6 +21,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from bridge_chaos.letta_store import LettaStore
+from letta_bridge.letta.turn_search import LABEL
 from local_stack.ports import HOST
 
 MODES: Final = ("status", "late_status", "empty", "hang", "drip", "cut", "twice", "tool")
@@ -125,7 +126,9 @@ class LettaDouble:
         return web.json_response(self._store.history(agent_id, before=request.query.get("before"), limit=limit)[::-1])
 
     async def _runs(self, request: web.Request) -> web.Response:
-        return web.json_response(self._store.active_runs(request.query["agent_id"]))
+        statuses = request.query.getall("statuses", ["running"])
+        runs = [] if "before" in request.query else self._store.runs(request.query["agent_id"], statuses)
+        return web.json_response(runs)
 
     async def _cancel(self, request: web.Request) -> web.Response:
         self._store.cancel_runs((await request.json()).get("run_ids") or [])
@@ -151,14 +154,15 @@ class LettaDouble:
 
     async def _turn(self, request: web.Request) -> web.StreamResponse:
         agent_id = request.match_info["agent"]
-        messages = (await request.json())["messages"]
+        turn = await request.json()
+        messages = turn["messages"]
         if self._store.agent(agent_id) is None:
             return _unknown(request)
         self._seen.turns += 1
         fault = self._fault()
         if fault.mode == "status":
             return web.json_response(_REFUSALS[fault.code], status=fault.code)
-        run_id, _ = self._store.begin_run(agent_id)
+        run_id = self._store.begin_run(agent_id, turn.get(LABEL))
         self._seen.overlaps += agent_id in self._seen.at_work
         self._seen.at_work.add(agent_id)
         try:

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from letta_bridge.letta.turn_search import LABEL
 from shared_utils.persistence.sqlite_file import write_ahead
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS agents (id TEXT PRIMARY KEY, name TEXT, tags TEXT, created_at TEXT);
 CREATE TABLE IF NOT EXISTS messages (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, agent_id TEXT, id TEXT, otid TEXT, run_id TEXT, kind TEXT, content TEXT);
-CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, agent_id TEXT, status TEXT, began REAL);
+    number INTEGER PRIMARY KEY AUTOINCREMENT, agent_id TEXT, id TEXT, otid TEXT, run_id TEXT, kind TEXT, content TEXT,
+    date TEXT DEFAULT (strftime('%Y-%m-%dT%H:%M:%S+00:00', 'now')));
+CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, agent_id TEXT, status TEXT, began TEXT, label TEXT);
 CREATE INDEX IF NOT EXISTS messages_of ON messages (agent_id, number);
 CREATE INDEX IF NOT EXISTS runs_of ON runs (agent_id, status);
 CREATE INDEX IF NOT EXISTS agents_by_tags ON agents (tags);
@@ -65,23 +66,35 @@ class LettaStore:
             self._connection.execute(f"DELETE FROM {table} WHERE agent_id = ?", (agent_id,))  # noqa: S608 - no input
         return self._connection.execute("DELETE FROM agents WHERE id = ?", (agent_id,)).rowcount > 0
 
-    def begin_run(self, agent_id: str) -> tuple[str, int]:
-        """A new run's id, and how many of the agent were active already."""
-        active = len(self.active_runs(agent_id))
+    def begin_run(self, agent_id: str, label: str | None = None) -> str:
+        """A new run's id. ``label`` is what the sender wrote into the request, for the run to keep."""
         run_id = f"run-{uuid.uuid4()}"
-        self._connection.execute("INSERT INTO runs VALUES (?, ?, 'running', ?)", (run_id, agent_id, time.time()))
-        return run_id, active
+        began = datetime.now(UTC).isoformat()
+        self._connection.execute("INSERT INTO runs VALUES (?, ?, 'running', ?, ?)", (run_id, agent_id, began, label))
+        return run_id
 
     def end_run(self, run_id: str, status: str) -> None:
-        self._connection.execute("UPDATE runs SET status = ? WHERE id = ? AND status = 'running'", (status, run_id))
+        """A turn is over, also one whose run was cancelled meanwhile: Letta's cancel does not stop it."""
+        self._connection.execute("UPDATE runs SET status = ? WHERE id = ?", (status, run_id))
 
     def cancel_runs(self, run_ids: Sequence[str]) -> None:
         for run_id in run_ids:
-            self.end_run(run_id, "cancelled")
+            self._connection.execute(
+                "UPDATE runs SET status = 'cancelled' WHERE id = ? AND status = 'running'", (run_id,)
+            )
 
-    def active_runs(self, agent_id: str) -> list[dict[str, Any]]:
-        found = self._connection.execute("SELECT id FROM runs WHERE agent_id = ? AND status = 'running'", (agent_id,))
-        return [{"id": row[0], "status": "running"} for row in found]
+    def runs(self, agent_id: str, statuses: Sequence[str]) -> list[dict[str, Any]]:
+        """The agent's runs in one of these states, newest first."""
+        marks = ",".join("?" * len(statuses))
+        found = self._connection.execute(
+            "SELECT id, status, began, label FROM runs "  # noqa: S608 - question marks
+            f"WHERE agent_id = ? AND status IN ({marks}) ORDER BY began DESC",
+            (agent_id, *statuses),
+        )
+        return [
+            {"id": run_id, "status": status, "created_at": began, "request_config": {LABEL: label} if label else None}
+            for run_id, status, began, label in found
+        ]
 
     def store_step(self, agent_id: str, run_id: str, messages: Sequence[Mapping[str, Any]]) -> None:
         """All messages of one step at once; each `role`, `content` and perhaps `otid`."""
@@ -102,11 +115,11 @@ class LettaStore:
         """The newest `limit` messages before the one with the id `before`, newest first."""
         bound = "(SELECT number FROM messages WHERE id = ?)" if before else "9223372036854775807 + 0 * length(?)"
         found = self._connection.execute(
-            "SELECT id, otid, run_id, kind, content FROM messages "  # noqa: S608 - one of two constants
+            "SELECT id, otid, run_id, kind, content, date FROM messages "  # noqa: S608 - one of two constants
             f"WHERE agent_id = ? AND number < {bound} ORDER BY number DESC LIMIT ?",
             (agent_id, before or "", limit),
         )
-        names = ("id", "otid", "run_id", "message_type", "content")
+        names = ("id", "otid", "run_id", "message_type", "content", "date")
         return [dict(zip(names, row, strict=True)) for row in found]
 
 

@@ -11,7 +11,12 @@ from letta_bridge.settings import AgentSettings
 
 def agent_tags(user_id: str, persona: str) -> tuple[str, ...]:
     """Agents with all of these are the user's."""
-    return ("bridge", f"user:{user_id}", f"persona:{persona}")
+    return ("bridge", f"user:{user_id}", persona_tag(persona))
+
+
+def persona_tag(persona: str) -> str:
+    """The tag of every agent of a persona."""
+    return f"persona:{persona}"
 
 
 def agent_spec(settings: AgentSettings, user_id: str, persona: str, language: str | None) -> AgentSpec:

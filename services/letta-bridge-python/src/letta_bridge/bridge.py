@@ -178,6 +178,7 @@ class Bridge:
             "bridge": self.name,
             "in_flight_here": self.intake.in_flight,
             "breakers": {name: state.value for name, state in self.servers.states().items()},
+            "users_paused": self.servers.users.paused,
             "sessions": dict(await self.sessions.count()),
         }
         try:

@@ -30,7 +30,7 @@ SETTINGS = JournalSettings()
 
 
 def entry(end=END, number="1700000001000-3", **fields):
-    noted = journalled(TURN, TASK, "default", replace(end, **fields), SETTINGS)
+    noted = journalled(TURN, TASK, "default", replace(end, **fields), SETTINGS, is_remembered=True)
     return JournalEntry(number, noted.journal, noted.reply)
 
 
@@ -87,17 +87,26 @@ def test_whose_turn_it_is_is_not_asked_of_the_reply():
 
 @pytest.mark.parametrize("outcome", [Outcome.ERROR, Outcome.REPEATED, Outcome.DEAD])
 def test_what_was_not_answered_is_not_kept(outcome):
-    assert journalled(TURN, TASK, "default", replace(END, outcome=outcome), SETTINGS).journal is None
+    end = replace(END, outcome=outcome)
+    assert journalled(TURN, TASK, "default", end, SETTINGS, is_remembered=True).journal is None
+
+
+def test_of_a_canned_answer_only_what_the_user_said_is_kept():
+    reply = REPLY.model_copy(update={"source": "memory-python", "fallback_reason": "breaker_open", "canned": True})
+    (question,) = read_entry(entry(outcome=Outcome.MEMORY, reply=dump(reply))).messages
+    assert (question.role, question.content) == ("user", "你好")
+    assert question.id == read_entry(entry()).messages[0].id
+    assert question.metadata.items() >= {"task_id": "t1", "canned": True, "fallback_reason": "breaker_open"}.items()
+    assert question.created_at.isoformat() == "2023-11-14T22:13:21+00:00"
 
 
 def test_what_was_meant_to_be_forgotten_is_not_kept_unless_one_says_so():
     settings, everything = JournalSettings(), JournalSettings(temporary=True)
     temporary = replace(END, outcome=Outcome.MEMORY)
-    assert journalled(TURN, TASK, "default", temporary, settings).journal is None
-    assert journalled(TURN, TASK, "default", temporary, everything).journal is not None
-    missed_by_agent = replace(temporary, missed=b"{}")
-    assert journalled(TURN, TASK, "default", missed_by_agent, settings).journal is not None
-    assert journalled(TURN, TASK, "default", END, settings).journal is not None
+    assert journalled(TURN, TASK, "default", temporary, settings, is_remembered=False).journal is None
+    assert journalled(TURN, TASK, "default", temporary, everything, is_remembered=False).journal is not None
+    assert journalled(TURN, TASK, "default", temporary, settings, is_remembered=True).journal is not None
+    assert journalled(TURN, TASK, "default", END, settings, is_remembered=True).journal is not None
 
 
 @pytest.mark.parametrize(("turn", "reply"), [(b"{}", dump(REPLY)), (b"", b""), (entry().turn, b'{"error":true}')])

@@ -8,7 +8,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from letta_bridge.errors import LettaRejected, LettaUnavailable, TurnFateUnknown
-from letta_bridge.letta import AgentSpec, TurnAnswer, Usage
+from letta_bridge.letta import AgentSpec, SoughtTurn, TurnAnswer, Usage
 from letta_bridge.metrics import MeteredLetta, loop_lag_watched
 from letta_bridge.request_queue import Exchange, Outcome, Settlement, Turn
 
@@ -41,6 +41,7 @@ LABELS = {
     "letta_bridge_queue_oldest_task_age_seconds": {"queue"},
     "letta_bridge_queue_dead_letters": {"queue"},
     "letta_bridge_queue_missed_turns_pending": {"queue"},
+    "letta_bridge_queue_missed_turns_dropped": {"queue"},
     "letta_bridge_queue_bridges": {"queue"},
     "letta_bridge_queue_paused": {"queue"},
     "letta_bridge_queue_journal_waiting": {"queue"},
@@ -103,6 +104,12 @@ async def test_reasons_codes_and_phases(metered):
     assert samples["letta_bridge_turn_phase_duration_seconds_count", "memory"] == 3
     assert samples["letta_bridge_turn_phase_duration_seconds_count", "settle"] == 6
     assert samples["letta_bridge_lane_wait_seconds_count",] == 6
+
+
+async def test_missed_turns_beyond_the_bound_are_counted(metered):
+    rig = metered.rig
+    rig.shelf.counters["missed_dropped"] = 7
+    assert (await metered.samples())["letta_bridge_queue_missed_turns_dropped_total", "letta_requests"] == 7
 
 
 async def test_missed_turns_are_pending_until_the_agent_is_told(metered):
@@ -210,7 +217,7 @@ async def test_metered_letta_hands_everything_on(metered):
     spec = AgentSpec("bridge-x", ("bridge", "user:u"), "m", None, "letta_v1_agent", (), ())
     agent = await letta.create_agent(spec)
     assert await letta.find_agents(["user:u"]) == [agent] == [await letta.get_agent(agent.agent_id)]
-    assert (await letta.find_turn(agent.agent_id, "nothing")).answer is None
+    assert (await letta.find_turns(agent.agent_id, [SoughtTurn("nothing", 0.0)])).turns[0].answer is None
     await letta.cancel(agent.agent_id, [])
     assert await letta.history(agent.agent_id) == await metered.rig.letta.history(agent.agent_id)
     assert await letta.export_agent(agent.agent_id)

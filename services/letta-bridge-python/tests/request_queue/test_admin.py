@@ -33,10 +33,19 @@ class Rig:
     async def take(self, want=10):
         return (await self.queue.exchange([], want)).turns
 
-    async def bury(self, user, task_id, code="upload_refused", *, time=1.0):
+    async def take_all(self):
+        """All turns, each settled at once so that its lane goes on."""
+        turns = []
+        while taken := await self.take():
+            turns += taken
+            await self.queue.exchange([Settlement(turn.receipt, Outcome.ERROR) for turn in taken], 0)
+        return turns
+
+    async def bury(self, user, task_id, code="upload_refused", *, time=1.0, **identity):
         await self.push(user, task_id)
         (turn,) = await self.take()
         letter = {"code": code, "reason": "因为", "attempts": 1, "time": time, "task_id": task_id, "user_id": user}
+        letter |= identity
         reply = json.dumps({"task_id": task_id, "error": True, "code": code, "retryable": False}).encode()
         end = Settlement(
             turn.receipt,
@@ -140,6 +149,17 @@ async def test_a_retried_letter_is_a_task_again_and_may_be_answered(rig):
     (turn,) = await rig.take()
     assert json.loads(turn.payload)["task_id"] == "t1"
     assert json.loads(turn.kept_reply)["retryable"] is True
+
+
+async def test_a_retried_task_keeps_the_name_under_which_it_was_sent(rig):
+    await rig.bury("ada", "t1", idempotency_key="7-1000", taken_at=1.0, content_digest="abc")
+    await rig.bury("ada", "t2", time=5000.0)  # by the previous release
+    for letter in await rig.letters():
+        assert await rig.admin.retry(letter)
+    kept = {json.loads(turn.payload)["task_id"]: json.loads(turn.kept_reply) for turn in await rig.take_all()}
+    assert kept["t1"].items() >= {"idempotency_key": "7-1000", "taken_at": 1.0, "content_digest": "abc"}.items()
+    assert kept["t2"]["taken_at"] < 5000.0
+    assert "idempotency_key" not in kept["t2"]
 
 
 async def test_a_retried_letter_does_not_hide_a_real_answer(rig):

@@ -11,6 +11,7 @@ import pytest
 from letta_bridge.request_queue import Outcome, PauseMode, RedisQueue, Settlement
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
+from letta_bridge.request_queue.port import fingerprint
 from letta_bridge.request_queue.scripts import read
 from letta_bridge.settings import QueueSettings
 from shared_utils.redis_connection import connect
@@ -117,15 +118,8 @@ def task(user, task_id, **fields):
 
 
 def answered(turn, user="ada", task_id="t1", **fields):
-    return Settlement(
-        turn.receipt,
-        Outcome.LETTA,
-        user_id=user,
-        task_id=task_id,
-        reply=b'{"response_text":"hi"}',
-        task_response=b'{"text":"hi"}',
-        **fields,
-    )
+    values = {"reply": b'{"response_text":"hi"}', "task_response": b'{"text":"hi"}', **fields}
+    return Settlement(turn.receipt, Outcome.LETTA, user_id=user, task_id=task_id, **values)
 
 
 async def settle(queue, *settlements, want=0):
@@ -272,8 +266,65 @@ async def test_missed_turns_are_kept_bounded_and_forgotten_once_told(rig):
         await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=b'{"n":%d}' % index))
     assert await queue.missed("ada") == [b'{"n":2}', b'{"n":3}', b'{"n":4}']
     (turn,) = (await queue.exchange([], 1)).turns
-    await settle(queue, answered(turn, task_id="t5", told_missed=True))
+    told = frozenset(fingerprint(record) for record in await queue.missed("ada"))
+    await settle(queue, answered(turn, task_id="t5", told=told))
     assert await queue.missed("ada") == []
+
+
+async def next_turn(rig, queue, number):
+    await rig.push(task("ada", f"t{number}"))
+    (turn,) = (await queue.exchange([], 1)).turns
+    return turn
+
+
+async def test_a_settlement_removes_the_missed_turns_it_names_and_no_others(rig):
+    queue = rig.bridge("a")
+    records = ['{"说":"第一句"}'.encode(), b'{"n":2}', b"not json"]
+    for number, record in enumerate(records):
+        turn = await next_turn(rig, queue, number)
+        await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=record))
+    turn = await next_turn(rig, queue, 3)
+    told = frozenset({fingerprint(records[0]), fingerprint(b"never kept")})
+    await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", told=told, missed=b'{"n":4}'))
+    assert await queue.missed("ada") == [b'{"n":2}', b"not json", b'{"n":4}']
+    assert (await queue.status()).counters["missed_pending"] == 3
+    turn = await next_turn(rig, queue, 4)
+    await settle(queue, answered(turn, task_id="t4"))
+    assert len(await queue.missed("ada")) == 3
+
+
+async def test_one_personas_missed_turns_do_not_push_out_anothers(rig):
+    queue = rig.bridge("a")
+    kept = rig.settings.missed_kept
+    records = [b'{"n":0}', *(b'{"n":%d,"persona":"doctor"}' % number for number in range(1, kept + 3))]
+    for number, record in enumerate(records):
+        turn = await next_turn(rig, queue, number)
+        await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=record))
+    assert await queue.missed("ada") == [records[0], *records[-kept:]]
+    counters = (await queue.status()).counters
+    assert (counters["missed_pending"], counters["missed_dropped"]) == (kept + 1, 2)
+    turn = await next_turn(rig, queue, 99)
+    await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=b'{"persona":"default"}'))
+    assert (await queue.missed("ada"))[0] == records[0]
+
+
+async def test_a_kept_reply_carries_members_that_nobody_is_sent(rig):
+    queue = rig.bridge("a")
+    turn = await next_turn(rig, queue, 1)
+    await settle(queue, answered(turn, task_id="t1", reply=b'{"text":"}"}', mark=b'"idempotency_key":"1-2"'))
+    repeated = await next_turn(rig, queue, 1)
+    assert json.loads(repeated.kept_reply) == {"text": "}", "idempotency_key": "1-2"}
+    assert [json.loads(reply) for reply in await rig.replies()] == [{"text": "}"}]
+
+
+async def test_a_settlement_may_leave_the_kept_reply_of_an_earlier_task(rig):
+    queue = rig.bridge("a")
+    turn = await next_turn(rig, queue, 1)
+    await settle(queue, answered(turn, task_id="t1", reply=b'{"of":"the first"}'))
+    turn = await next_turn(rig, queue, 1)
+    await settle(queue, answered(turn, task_id="t1", reply=b'{"of":"the second"}', replaces_kept=False))
+    assert (await next_turn(rig, queue, 1)).kept_reply == b'{"of":"the first"}'
+    assert await rig.replies() == [b'{"of":"the first"}', b'{"of":"the second"}']
 
 
 async def test_dead_letters_keep_the_payload_to_the_byte(rig):
@@ -480,7 +531,7 @@ async def test_missed_turns_are_counted_over_all_users(rig):
     assert await pending() == 6
     await rig.push(task("ada", "a9"))
     (turn,) = (await queue.exchange([], 1)).turns
-    told = Settlement(turn.receipt, Outcome.LETTA, "ada", told_missed=True)
+    told = Settlement(turn.receipt, Outcome.LETTA, "ada", told=frozenset({fingerprint(b"{}")}))
     await queue.exchange([told], 0)
     await queue.exchange([told], 0)
     assert await pending() == 3
@@ -493,7 +544,8 @@ async def test_missed_turns_that_are_dropped_are_not_counted(rig):
         await rig.push(task("ada", f"t{number}"))
         (turn,) = (await queue.exchange([], 1)).turns
         await queue.exchange([Settlement(turn.receipt, Outcome.MEMORY, "ada", missed=b"{}")], 0)
-    assert (await queue.status()).counters["missed_pending"] == kept
+    counters = (await queue.status()).counters
+    assert (counters["missed_pending"], counters["missed_dropped"]) == (kept, 2)
 
 
 async def test_the_oldest_task_is_told_whether_it_waits_or_is_in_flight(rig):

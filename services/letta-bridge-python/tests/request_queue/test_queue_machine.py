@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from letta_bridge.request_queue import Outcome, PauseMode, RedisQueue, Settlement
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
+from letta_bridge.request_queue.port import fingerprint
 from letta_bridge.request_queue.scripts import read
 from letta_bridge.settings import QueueSettings
 from shared_utils.redis_connection import connect
@@ -88,7 +89,11 @@ class QueueMachine(RuleBasedStateMachine):
     def exchange(self, bridge, want, ends, data):
         receipts = sorted(self.held[bridge])
         chosen = data.draw(st.lists(st.sampled_from(receipts), max_size=len(ends))) if receipts else []
-        settlements = [settlement(self.held[bridge][receipt], end) for receipt, end in zip(chosen, ends, strict=False)]
+        known = sorted({fingerprint(record) for records in self.shelf.missed.values() for record in records})
+        told = data.draw(st.sets(st.sampled_from(known))) if known else set()
+        settlements = [
+            settlement(self.held[bridge][receipt], end, told) for receipt, end in zip(chosen, ends, strict=False)
+        ]
         real, model = self.both(bridge, lambda queue: queue.exchange(settlements, want))
         assert real.settled == model.settled
         for receipt in chosen:
@@ -213,7 +218,7 @@ def seen(turn):
     return (turn.receipt, turn.lane, turn.attempts, turn.seq, turn.payload, turn.kept_reply, turn.missed)
 
 
-def settlement(turn, end):
+def settlement(turn, end, told):
     """One of the ways in which a turn can end."""
     try:
         task = json.loads(turn.payload)
@@ -227,8 +232,12 @@ def settlement(turn, end):
         outcome,
         **ids,
         reply=reply,
-        told_missed=end == "told" and bool(ids),
-        missed=b'{"of":"%s"}' % turn.receipt.encode() if end == "memory" and ids else None,
+        replaces_kept=end != "error",
+        mark=b'"key":1' if reply else b"",
+        told=frozenset(told if end in {"told", "memory"} and ids else ()),
+        missed=b'{"of":"%s","persona":"%d"}' % (turn.receipt.encode(), turn.seq % 2)
+        if end == "memory" and ids
+        else None,
         dead=b'{"code":"test"}' if end == "dead" else None,
         journal=b"{}" if end in {"letta", "memory"} and reply else None,
     )

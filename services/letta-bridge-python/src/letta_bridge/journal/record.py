@@ -50,7 +50,8 @@ class JournalRows:
     """One turn as rows."""
 
     conversation: Conversation
-    messages: tuple[Message, Message]
+    messages: tuple[Message, ...]
+    """What the user said and the answer; the first alone where a canned sentence was all there was."""
 
 
 def conversation_id(user_id: str, persona: str) -> str:
@@ -58,12 +59,16 @@ def conversation_id(user_id: str, persona: str) -> str:
     return str(uuid.uuid5(_CONVERSATIONS, json.dumps([user_id, persona])))
 
 
-def journalled(turn: Turn, task: Task, persona: str, end: Settlement, settings: JournalSettings) -> Settlement:
-    """The settlement, with what the journal needs where it wants this turn: one that was answered."""
+def journalled(
+    turn: Turn, task: Task, persona: str, end: Settlement, settings: JournalSettings, *, is_remembered: bool
+) -> Settlement:
+    """The settlement, with what the journal needs where it wants this turn: one that was answered.
+
+    ``is_remembered``: the user's agent knows of the turn, or will be told of it.
+    """
     if end.outcome not in _ANSWERED or end.reply is None:
         return end
-    # What memory-python answered and no agent shall hear of was meant to be forgotten.
-    if not settings.temporary and end.outcome is Outcome.MEMORY and end.missed is None:
+    if not settings.temporary and not is_remembered:
         return end
     said = _Said(
         user_id=task.user_id,
@@ -107,6 +112,11 @@ def read_entry(entry: JournalEntry) -> JournalRows:
         metadata={"task_id": said.task_id, "type": said.type},
         created_at=taken,
     )
+    if reply.canned:
+        # Nobody's words; what is known of the reply stands with the question.
+        about = {"metadata": question.metadata | _about(reply), "created_at": settled}
+        alone = question.model_copy(update=about)
+        return JournalRows(conversation, (alone,))
     answer = Message(
         id=_message_id(said.number, "assistant"),
         conversation_id=conversation.id,
@@ -124,7 +134,16 @@ def _message_id(number: str, role: str) -> str:
 
 
 def _about(reply: Reply) -> dict[str, Any]:
-    fields = {"source", "agent_id", "fallback_reason", "attempts", "memory_updated", "usage"}
+    fields = {
+        "source",
+        "agent_id",
+        "fallback_reason",
+        "fallback_cause",
+        "canned",
+        "attempts",
+        "memory_updated",
+        "usage",
+    }
     return reply.model_dump(include=fields, exclude_none=True)
 
 

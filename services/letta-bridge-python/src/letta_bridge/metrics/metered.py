@@ -8,7 +8,16 @@ from typing import TypeVar
 
 from letta_bridge.errors import LettaError, failure_word
 from letta_bridge.fallback import Fallback, FallbackAnswer
-from letta_bridge.letta.port import AgentPassage, AgentRef, AgentSpec, FoundTurn, LettaPort, TurnAnswer, TurnMessage
+from letta_bridge.letta.port import (
+    AgentPassage,
+    AgentRef,
+    AgentSpec,
+    FoundTurns,
+    LettaPort,
+    SoughtTurn,
+    TurnAnswer,
+    TurnMessage,
+)
 from letta_bridge.metrics.bridge_metrics import BridgeMetrics
 from letta_bridge.metrics.histogram import Observations
 from shared_utils.messages import Task
@@ -47,8 +56,10 @@ class MeteredLetta:
         self._completion.inc(answer.usage.completion_tokens)
         return answer
 
-    async def find_turn(self, agent_id: str, otid: str) -> FoundTurn:
-        return await self._timed("find_turn", self._letta.find_turn(agent_id, otid))
+    async def find_turns(
+        self, agent_id: str, sought: Sequence[SoughtTurn], *, time_limit: float | None = None
+    ) -> FoundTurns:
+        return await self._timed("find_turns", self._letta.find_turns(agent_id, sought, time_limit=time_limit))
 
     async def cancel(self, agent_id: str, run_ids: Sequence[str]) -> None:
         await self._timed("cancel", self._letta.cancel(agent_id, run_ids))
@@ -110,12 +121,14 @@ class MeteredFallback:
         self._fallback = fallback
         self._metrics = metrics
 
-    async def answer(self, task: Task, number: str, reason: str) -> FallbackAnswer:
+    async def answer(
+        self, task: Task, number: str, reason: str, *, cause: str | None = None, persona: str | None = None
+    ) -> FallbackAnswer:
         """See :class:`letta_bridge.fallback.Fallback`."""
         self._metrics.fallbacks.labels(reason).inc()
         began = time.perf_counter()
         try:
-            return await self._fallback.answer(task, number, reason)
+            return await self._fallback.answer(task, number, reason, cause=cause, persona=persona)
         finally:
             self._metrics.memory.observe(time.perf_counter() - began)
 

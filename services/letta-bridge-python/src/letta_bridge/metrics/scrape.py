@@ -122,6 +122,12 @@ def _queue(status: QueueStatus, name: str) -> list[Metric]:
             queue=name,
         ),
         _counter(
+            "queue_missed_turns_dropped",
+            "Missed turns dropped, because a user had too many with one persona.",
+            counters.get("missed_dropped", 0),
+            queue=name,
+        ),
+        _counter(
             "queue_journal_dropped",
             "Turns that were not journalled, because too many waited for it.",
             counters.get("journal_dropped", 0),

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
+from letta_bridge.idempotency import marked
 from letta_bridge.request_queue.keys import Keys, per_task
 from letta_bridge.request_queue.port import PauseMode
 from letta_bridge.request_queue.scripts import WAITED, ScriptRunner, read
@@ -216,8 +217,8 @@ class QueueAdmin:
 
 
 def _mendable(letter: DeadLetter) -> bytes:
-    """The error reply that lets the bridge try the task again."""
-    return dump(
+    """The error reply that lets the bridge try the task again, and look for it under the name it may have been sent."""
+    reply = dump(
         ErrorReply(
             task_id=str(letter.about.get("task_id")),
             user_id=str(letter.about.get("user_id")),
@@ -227,6 +228,7 @@ def _mendable(letter: DeadLetter) -> bytes:
             retryable=True,
         )
     )
+    return marked(reply, letter.about)
 
 
 def _letter(position: int, row: list[Any]) -> DeadLetter:

@@ -19,10 +19,11 @@ from letta_bridge.request_queue.port import (
     QueueStatus,
     Settlement,
     Turn,
+    fingerprint,
 )
 from letta_bridge.settings import QueueSettings
 from shared_utils.errors import MalformedMessage
-from shared_utils.messages import parse_task
+from shared_utils.messages import json_object, parse_task
 
 
 @dataclass(slots=True)
@@ -209,7 +210,10 @@ class InMemoryQueue:
             return False
         if end.reply is not None:
             if end.user_id and end.task_id:
-                shelf.kept[end.user_id, end.task_id] = end.reply
+                marked = end.reply[:-1] + b"," + end.mark + b"}" if end.mark else end.reply
+                if end.replaces_kept:
+                    shelf.kept.pop((end.user_id, end.task_id), None)
+                shelf.kept.setdefault((end.user_id, end.task_id), marked)
             if end.outcome is not Outcome.REPEATED:
                 shelf.replies.append(end.reply)
             if end.publish:
@@ -229,13 +233,18 @@ class InMemoryQueue:
 
     def _change_missed(self, end: Settlement) -> None:
         shelf = self.shelf
-        before = len(shelf.missed.get(end.user_id, []))
+        before = shelf.missed.get(end.user_id, [])
+        after = [record for record in before if fingerprint(record) not in end.told]
         if end.missed is not None:
-            kept = [*shelf.missed.get(end.user_id, []), end.missed]
-            shelf.missed[end.user_id] = kept[-self._settings.missed_kept :]
-        elif end.told_missed:
-            shelf.missed.pop(end.user_id, None)
-        shelf.counters["missed_pending"] += len(shelf.missed.get(end.user_id, [])) - before
+            after.append(end.missed)
+            same = [record for record in after if _persona(record) == _persona(end.missed)]
+            for record in same[: max(0, len(same) - self._settings.missed_kept)]:
+                after.remove(record)
+                shelf.counters["missed_dropped"] += 1
+        shelf.missed[end.user_id] = after
+        if not after:
+            del shelf.missed[end.user_id]
+        shelf.counters["missed_pending"] += len(after) - len(before)
 
     def _journalise(self, end: Settlement) -> None:
         shelf = self.shelf
@@ -257,6 +266,11 @@ class InMemoryQueue:
         turn = self._close(receipt)
         self.shelf.lanes.setdefault(turn.lane, deque()).appendleft(turn.entry)
         self.shelf.ready.appendleft(turn.lane)
+
+
+def _persona(record: bytes) -> str:
+    """To whom a missed turn was said; records of the previous release do not tell."""
+    return str(json_object(record).get("persona", "default"))
 
 
 class InMemoryJournalBacklog:

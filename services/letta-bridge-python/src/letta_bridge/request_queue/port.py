@@ -5,6 +5,7 @@ Two adapters pass one contract suite: ``redis_queue.py`` (the real one) and ``me
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -63,7 +64,7 @@ class Turn:
     waited: float = 0.0
     """Seconds between being taken from the request list and this hand-out, by the Redis server's clock."""
     missed: int = 0
-    """How many turns this user's agent does not know yet."""
+    """How many turns this user's agents do not know yet, of all personas."""
 
 
 @dataclass(slots=True)
@@ -81,10 +82,14 @@ class Settlement:
     """JSON for ``task_response:{task_id}``."""
     publish: bool = True
     """False where memory-python has published already and the reply is only to be kept."""
-    told_missed: bool = False
-    """The agent has now been told every missed turn of this user."""
+    replaces_kept: bool = True
+    """False where a reply that is kept under the same task id stays there: it is another task's."""
+    mark: bytes = b""
+    """JSON members added to the reply where it is kept; nobody else is sent them."""
+    told: frozenset[str] = frozenset()
+    """Fingerprints of the missed turns the agent has now been told of; these records and no others are removed."""
     missed: bytes | None = None
-    """A turn the agent does not know yet, JSON."""
+    """A turn the agent does not know yet, JSON; it is added after ``told`` is removed."""
     dead: bytes | None = None
     """One line of JSON: why the task is a dead letter."""
     code: str = ""
@@ -125,6 +130,11 @@ class QueueStatus:
     """Turns the journal has not written yet."""
 
 
+def fingerprint(record: bytes) -> str:
+    """What names a record of a missed turn in a settlement: its SHA-1 in hexadecimal digits, as Redis computes it."""
+    return hashlib.sha1(record, usedforsecurity=False).hexdigest()
+
+
 class RequestQueue(Protocol):
     """A queue of tasks, handed out as turns.
 
@@ -163,7 +173,7 @@ class RequestQueue(Protocol):
         ...
 
     async def missed(self, user_id: str) -> list[bytes]:
-        """The turns this user's agent does not know yet, oldest first. Waits while they cannot be read."""
+        """The turns this user's agents do not know yet, oldest first. Waits while they cannot be read."""
         ...
 
     async def status(self) -> QueueStatus:

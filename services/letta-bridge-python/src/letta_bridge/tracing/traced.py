@@ -11,7 +11,16 @@ from opentelemetry.trace import Span, SpanKind, Tracer
 
 from letta_bridge.errors import FallbackUnavailable, LettaError, failure_word
 from letta_bridge.fallback import Fallback, FallbackAnswer
-from letta_bridge.letta.port import AgentPassage, AgentRef, AgentSpec, FoundTurn, LettaPort, TurnAnswer, TurnMessage
+from letta_bridge.letta.port import (
+    AgentPassage,
+    AgentRef,
+    AgentSpec,
+    FoundTurns,
+    LettaPort,
+    SoughtTurn,
+    TurnAnswer,
+    TurnMessage,
+)
 from letta_bridge.tracing.context import carrying
 from shared_utils.messages import Task
 
@@ -45,8 +54,10 @@ class TracedLetta:
     async def get_agent(self, agent_id: str) -> AgentRef:
         return await self._letta.get_agent(agent_id)
 
-    async def find_turn(self, agent_id: str, otid: str) -> FoundTurn:
-        return await self._letta.find_turn(agent_id, otid)
+    async def find_turns(
+        self, agent_id: str, sought: Sequence[SoughtTurn], *, time_limit: float | None = None
+    ) -> FoundTurns:
+        return await self._letta.find_turns(agent_id, sought, time_limit=time_limit)
 
     async def cancel(self, agent_id: str, run_ids: Sequence[str]) -> None:
         await self._letta.cancel(agent_id, run_ids)
@@ -98,7 +109,9 @@ class TracedFallback:
         self._attributes = attributes
         self._name = f"send {attributes['messaging.destination.name']}"
 
-    async def answer(self, task: Task, number: str, reason: str) -> FallbackAnswer:
+    async def answer(
+        self, task: Task, number: str, reason: str, *, cause: str | None = None, persona: str | None = None
+    ) -> FallbackAnswer:
         """See :class:`letta_bridge.fallback.Fallback`."""
         with self._tracer.start_as_current_span(
             self._name,
@@ -107,7 +120,7 @@ class TracedFallback:
             record_exception=False,
         ) as span:
             try:
-                return await self._fallback.answer(carrying(task), number, reason)
+                return await self._fallback.answer(carrying(task), number, reason, cause=cause, persona=persona)
             except FallbackUnavailable as error:
                 span.set_attribute("error.type", error.code)
                 raise
