@@ -1,4 +1,4 @@
-"""A model that outlasts every limit, on the real server: nothing stands in an agent twice, and nothing is missing."""
+"""A model that outlasts every limit, on a real server: nothing is in an agent twice, missing, or out of context."""
 
 from __future__ import annotations
 
@@ -48,6 +48,14 @@ def agent(letta):
     return lambda user: asyncio.run(find(user))
 
 
+def in_context(server, agent_id, history):
+    """What the user says in the agent's context, in order."""
+    response = server.get(f"/v1/agents/{agent_id}")
+    response.raise_for_status()
+    known = set(response.json()["message_ids"])
+    return said([entry for entry in history if entry["id"] in known])
+
+
 def wait_until(condition, timeout=120.0):
     deadline = time.monotonic() + timeout
     while not (result := condition()):
@@ -78,21 +86,44 @@ def quoted(history):
     return [quotation["quoted_user_message"] for quotation in quotations]
 
 
-def test_three_quick_messages_are_each_in_the_agent_once(
+def test_quick_messages_to_a_slow_model_are_each_in_the_agent_once_and_in_its_context(
     *, observe, person, server, agent, redis_url, letta, bridge_factory, memory_factory
 ):
     bridge_factory(redis_url, letta, **LIMITS)
     memory_factory(redis_url)
     observe.push(person, "t0", "hello")
     observe.wait_for(1)
-    slow = [f"[[latency:15000]] message {number}" for number in range(3)]
+    slow = [f"[[latency:20000]] message {number}" for number in range(3)]
     for number, content in enumerate(slow):
         observe.push(person, f"t{number + 1}", content)
-    sources = [reply["source"] for reply in observe.wait_for(4)]
-    assert sources == ["letta", "memory-python", "memory-python", "memory-python"]
+    reasons = [reply.get("fallback_reason") for reply in observe.wait_for(4)]
+    assert reasons == [None, "reply_deadline", "earlier_turn_running", "earlier_turn_running"]
     agent_id, _ = agent(person)
-    labelled = {run["request_config"]["assistant_message_tool_kwarg"] for run in runs(server, agent_id)}
-    assert len(labelled) == 4, "each turn was sent once"
+    assert [run["status"] for run in runs(server, agent_id)] == ["created", "completed"], "nothing runs beside it"
+    wait_until(lambda: at_rest(server, agent_id))
+    observe.push(person, "t9", "last")
+    observe.wait_for(5)
+    _, history = agent(person)
+    assert said(history) == in_context(server, agent_id, history) == ["hello", *slow, "last"]
+    assert quoted(history) == []
+    assert observe.client.keys("*:missed:*") == []
+
+
+def test_messages_to_a_model_taken_for_dead_are_each_in_the_agent_once(
+    *, observe, person, server, agent, redis_url, letta, bridge_factory, memory_factory
+):
+    """Runs of so slow a model look like those that a killed server left behind, and are cancelled."""
+    bridge_factory(redis_url, letta, **LIMITS, LETTA_BRIDGE_LETTA_RUN_LIFETIME="1")
+    memory_factory(redis_url)
+    observe.push(person, "t0", "hello")
+    observe.wait_for(1)
+    slow = [f"[[latency:20000]] message {number}" for number in range(3)]
+    for number, content in enumerate(slow):
+        observe.push(person, f"t{number + 1}", content)
+    observe.wait_for(4)
+    agent_id, _ = agent(person)
+    labelled = [run["request_config"]["assistant_message_tool_kwarg"] for run in runs(server, agent_id)]
+    assert len(labelled) == len(set(labelled)), "no turn is sent twice"
     wait_until(lambda: at_rest(server, agent_id))
     observe.push(person, "t9", "last")
     observe.wait_for(5)

@@ -12,12 +12,13 @@ QUICK = {"reply_deadline": 0.1, "timeout": 0.03, "turn_patience": 0.01}
 
 
 async def slow_turns(rig, user, count):
-    rig.letta._hold = hold = Hold()
+    """Each takes longer than the bridge waits, and is stored before the next one."""
     for number in range(count):
-        rig.push(f"{user}{number}", user=user, content=f"write me a novel {number}")
-    await rig.work_off()
-    rig.letta._hold = None
-    return hold
+        with rig.letta.held() as hold:
+            rig.push(f"{user}{number}", user=user, content=f"write me a novel {number}")
+            await rig.work_off()
+            hold.release()
+            await rig.letta.idle()
 
 
 async def test_slow_turns_of_one_user_do_not_switch_letta_off_for_others(make_rig):
@@ -25,23 +26,19 @@ async def test_slow_turns_of_one_user_do_not_switch_letta_off_for_others(make_ri
     for user in ("bob", "mallory"):
         rig.push(f"hi {user}", user=user)
     await rig.work_off()
-    hold = await slow_turns(rig, "mallory", 6)
+    await slow_turns(rig, "mallory", 6)
     rig.push("b1", user="bob", content="what is my name?")
     await rig.work_off()
     assert rig.kept("bob", "b1")["source"] == "letta"
     assert set(rig.servers.states().values()) == {BreakerState.CLOSED}
-    hold.release()
-    await rig.letta.idle()
 
 
 async def test_after_some_slow_turns_a_user_is_answered_at_once_by_memory(make_rig):
     rig = make_rig(letta=QUICK)
     rig.push("hi", user="mallory")
     await rig.work_off()
-    hold = await slow_turns(rig, "mallory", 6)
+    await slow_turns(rig, "mallory", 6)
     assert [reason for _, reason in rig.fallback.answered[-3:]] == ["user_paused"] * 3
-    hold.release()
-    await rig.letta.idle()
     rig.time += 1_000
     rig.push("next", user="mallory", content="next")
     await rig.work_off()
@@ -51,13 +48,28 @@ async def test_after_some_slow_turns_a_user_is_answered_at_once_by_memory(make_r
     assert rig.shelf.missed == {}
 
 
+async def test_turns_beside_a_slow_one_do_not_count_as_failures(make_rig):
+    rig = make_rig(letta=QUICK)
+    rig.push("hi", user="mallory")
+    await rig.work_off()
+    with rig.letta.held() as hold:
+        for number in range(6):
+            rig.push(f"m{number}", user="mallory", content=f"write me a novel {number}")
+        await rig.work_off()
+        hold.release()
+        await rig.letta.idle()
+    assert {reason for _, reason in rig.fallback.answered[1:]} == {"earlier_turn_running"}
+    rig.push("next", user="mallory", content="next")
+    await rig.work_off()
+    assert rig.kept("mallory", "next")["source"] == "letta"
+    assert rig.letta.overlaps == []
+
+
 async def test_without_a_fallback_a_paused_user_waits(make_rig):
     rig = make_rig(letta={**QUICK, "fallback_to_memory": False, "retry_attempts": 0})
     rig.push("hi", user="mallory")
     await rig.work_off()
-    hold = await slow_turns(rig, "mallory", 3)
-    hold.release()
-    await rig.letta.idle()
+    await slow_turns(rig, "mallory", 3)
     rig.desk = replace(rig.desk, letta=rig.settings.letta.model_copy(update={"reply_deadline": 20.0}))
     rig.push("next", user="mallory", content="next")
     working = asyncio.create_task(rig.work_off())

@@ -8,7 +8,7 @@ import uuid
 
 import pytest
 
-from letta_bridge.errors import TurnInterrupted
+from letta_bridge.errors import EarlierTurnRunning, TurnInterrupted
 from letta_bridge.letta import FoundTurn, FoundTurns, TurnAnswer, TurnState
 from letta_bridge.missed_turns import Fate, MissedTurn, read
 from letta_bridge.reconciliation import PresentTurn, Reconciliation
@@ -56,6 +56,14 @@ def missed(number, **fields):
     return MissedTurn.model_validate({name: value for name, value in turn.items() if value is not None})
 
 
+def running(*run_ids, since=None):
+    return FoundTurn(TurnState.RUNNING, run_ids=run_ids, running_since=time.time() if since is None else since)
+
+
+DEAD = 1.0
+"""When a run began that a killed server left behind."""
+
+
 def present(*, ended=False, deserted=False):
     return PresentTurn("9-1", "t9", time.time(), "hello", ended=ended, is_deserted=lambda: deserted)
 
@@ -63,7 +71,15 @@ def present(*, ended=False, deserted=False):
 async def reconciled(letta, *turns, present=None, patience=0.0):
     kept = read([dump(turn) for turn in turns])
     looks = []
-    result = await Reconciliation(letta, AGENT, kept, present, patience=patience, looked=lambda: looks.append(1)).run()
+    result = await Reconciliation(
+        letta,
+        AGENT,
+        kept,
+        present,
+        patience=patience,
+        is_dead=lambda began: began == DEAD,
+        looked=lambda: looks.append(1),
+    ).run()
     assert len(looks) == len(letta.sought)
     names = {each.fingerprint: each.turn.task_id for each in kept}
     fates = [(each.turn.task_id, each.turn.fate) for each in result.pending]
@@ -115,9 +131,21 @@ async def test_a_turn_that_shows_late_is_not_absent():
     assert await reconciled(Letta([ABSENT], [ABSENT], [late]), missed(1)) == (None, [("1-1", Fate.STORED)], set())
 
 
-async def test_a_running_turn_is_cancelled_when_patience_is_over_and_looked_at_once_more():
-    running = FoundTurn(TurnState.RUNNING, run_ids=("run-1",))
-    letta = Letta([running, FoundTurn(TurnState.RUNNING, run_ids=("run-2",))], [CANCELLED, STORED])
+async def test_a_turn_beside_one_that_is_still_at_work_is_not_sent():
+    letta = Letta([running("run-1"), running("run-2", since=DEAD)])
+    with pytest.raises(EarlierTurnRunning):
+        await reconciled(letta, missed(1), missed(2), patience=0.05)
+    assert len(letta.sought) > 1
+    assert letta.cancelled == []
+
+
+async def test_a_turn_that_ends_within_the_patience_is_waited_for():
+    letta = Letta([running("run-1")], [running("run-1")], [STORED])
+    assert await reconciled(letta, missed(1), patience=20.0) == (None, [("1-1", Fate.STORED)], set())
+
+
+async def test_what_a_killed_server_left_behind_is_cancelled_at_once_and_looked_at_once_more():
+    letta = Letta([running("run-1", since=DEAD), running("run-2", since=DEAD)], [CANCELLED, STORED])
     assert await reconciled(letta, missed(1), missed(2)) == (
         None,
         [("1-1", Fate.UNKNOWN), ("2-1", Fate.STORED)],
@@ -127,13 +155,19 @@ async def test_a_running_turn_is_cancelled_when_patience_is_over_and_looked_at_o
 
 
 async def test_a_turn_whose_cancel_has_no_effect_stays_in_doubt():
-    letta = Letta([FoundTurn(TurnState.RUNNING, run_ids=("run-1",))])
+    letta = Letta([running("run-1", since=DEAD)])
+    assert await reconciled(letta, missed(1)) == (None, [("1-1", Fate.UNKNOWN)], set())
+    assert letta.cancelled == ["run-1"]
+
+
+async def test_a_run_without_a_date_is_taken_for_dead():
+    letta = Letta([FoundTurn(TurnState.RUNNING, run_ids=("run-1",))], [CANCELLED])
     assert await reconciled(letta, missed(1)) == (None, [("1-1", Fate.UNKNOWN)], set())
     assert letta.cancelled == ["run-1"]
 
 
 async def test_an_interrupted_turn_is_not_waited_for():
-    letta = Letta([FoundTurn(TurnState.RUNNING, run_ids=("run-1",))], [CANCELLED])
+    letta = Letta([running("run-1")], [CANCELLED])
     async with asyncio.timeout(20):
         await reconciled(letta, missed(1, interrupted=True), patience=3600.0)
     assert letta.cancelled == ["run-1"]
@@ -212,8 +246,7 @@ async def test_the_present_turn_is_looked_for_as_the_previous_release_sent_it_to
 
 
 async def test_the_present_turn_is_waited_for_beyond_all_patience():
-    running = FoundTurn(TurnState.RUNNING, run_ids=("run-1",))
-    letta = Letta(*[[running]] * 20, [STORED])
+    letta = Letta(*[[running("run-1")]] * 20, [STORED])
     found, _, _ = await reconciled(letta, present=present())
     assert found.state is TurnState.STORED
     assert letta.cancelled == []
@@ -221,8 +254,7 @@ async def test_the_present_turn_is_waited_for_beyond_all_patience():
 
 async def test_a_run_that_may_be_another_programs_is_waited_for_within_the_patience_only():
     """An unlabelled run: the previous release's of this turn, or anybody's."""
-    unlabelled = FoundTurn(TurnState.RUNNING, run_ids=("run-9",))
-    letta = Letta([ABSENT, unlabelled])
+    letta = Letta([ABSENT, running("run-9")])
     with pytest.raises(TurnInterrupted):
         await reconciled(letta, present=present(), patience=0.05)
     assert len(letta.sought) > 1
@@ -239,7 +271,7 @@ async def test_the_present_turn_is_absent_after_three_looks_or_one_where_letta_e
 
 
 @pytest.mark.parametrize(
-    ("found", "deserted"), [(CANCELLED, False), (FoundTurn(TurnState.RUNNING, run_ids=("run-1",)), True)]
+    ("found", "deserted"), [(CANCELLED, False), (running("run-1"), True), (running("run-1", since=DEAD), False)]
 )
 async def test_a_present_turn_that_was_broken_off_is_not_sent_again(found, deserted):
     with pytest.raises(TurnInterrupted):

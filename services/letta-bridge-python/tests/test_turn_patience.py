@@ -10,7 +10,7 @@ from letta_bridge.letta import Breaker, BreakerPolicy, LettaServers
 
 
 async def test_a_run_left_behind_is_cancelled_within_the_reply_budget_however_patient_the_bridge_is(make_rig):
-    rig = make_rig(letta={"reply_deadline": 0.6, "turn_patience": 30.0})
+    rig = make_rig(letta={"reply_deadline": 0.6, "turn_patience": 30.0, "run_lifetime": 0.7})
     rig.push("t0", content="hello")
     await rig.work_off()
     rig.letta.fail_next(TurnFateUnknown("gone", cause="connection_lost"), leave_run=True)

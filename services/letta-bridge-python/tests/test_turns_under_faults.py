@@ -18,7 +18,7 @@ from letta_bridge.turn_lease import TurnLease
 PERSONAS = ("default", "doctor")
 FAULTS = {
     "refused": (LettaRejected("no", cause="letta_credentials"), "nothing"),
-    "away": (LettaUnavailable(refused=True), "nothing"),
+    "away": (LettaUnavailable(), "nothing"),
     "failed": (TurnFateUnknown(cause="server_error"), "nothing"),
     "failed late": (TurnFateUnknown(cause="server_error"), "message"),
     "lost before": (TurnFateUnknown(cause="connection_lost"), "nothing"),
@@ -29,6 +29,7 @@ MEMORY = st.sampled_from(["well", "canned", "away"])
 STEPS = st.one_of(
     st.tuples(st.just("say"), st.sampled_from(PERSONAS), LETTA, MEMORY),
     st.tuples(st.just("kill"), st.sampled_from(PERSONAS), LETTA, MEMORY),
+    st.tuples(st.just("kill letta"), st.sampled_from(PERSONAS), MEMORY),
     st.tuples(st.just("push again"), st.just(""), LETTA, MEMORY),
     st.tuples(st.sampled_from(["release", "cancel", "expire", "lose"])),
 )
@@ -43,12 +44,14 @@ class World:
         """What was said → task id and persona."""
         self.holds = []
         self.before = {}
+        self.cancelled = False
 
     async def step(self, name, *args):
         self.before = {user: list(records) for user, records in self.rig.shelf.missed.items()}
         await {
             "say": self.say,
             "kill": self.kill,
+            "kill letta": self.kill_letta,
             "push again": self.push_again,
             "release": self.release,
             "cancel": self.cancel,
@@ -99,6 +102,13 @@ class World:
         await self.rig.work_off()
         self.check_reply(content)
 
+    async def kill_letta(self, persona, memory):
+        """It is killed, with all that runs, and started again after somebody has noticed."""
+        await self.rig.letta.kill()
+        self.rig.letta.down = self.rig.letta.refuses = True
+        await self.say(persona, "well", memory)
+        self.rig.letta.down = False
+
     async def push_again(self, _persona, letta, memory):
         for content, (task_id, persona) in self.said.items():
             kept = json.loads(self.rig.shelf.kept.get(("ada", task_id), b"{}"))
@@ -116,6 +126,7 @@ class World:
 
     async def cancel(self):
         """An operator cancels whatever runs."""
+        self.cancelled = True
         for run_id, (agent_id, run) in list(self.rig.letta._runs.items()):
             if run.active:
                 await self.rig.letta.cancel(agent_id, [run_id])
@@ -159,6 +170,9 @@ class World:
             heard = {content for content, whose in rig.fallback.heard if whose == persona}
             assert heard | (answers.keys() & own) <= counted.keys() | quoted
         assert rig.shelf.missed == {}
+        if not self.cancelled:
+            # A cancel hides a turn that is still at work; nothing else may run beside one.
+            assert rig.letta.overlaps == []
 
 
 @settings(

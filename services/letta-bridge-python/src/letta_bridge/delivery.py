@@ -42,6 +42,7 @@ from letta_bridge.reconciliation import PresentTurn, Reconciliation
 from letta_bridge.recorder import SILENT, Recorder
 from letta_bridge.session_manager import SessionManager
 from letta_bridge.settings import FallbackSettings, LettaSettings
+from shared_utils.messages import now
 
 _RETRYABLE: Final = (LettaUnavailable, TurnFateUnknown)
 _ANSWERED: Final = frozenset({"rate_limited", "server_error", "conflict"})
@@ -251,6 +252,7 @@ class Delivery:
             earlier,
             present if self.fate is Fate.UNKNOWN else None,
             patience=self._patience,
+            is_dead=self._is_dead,
             looked=self._looked,
         )
 
@@ -302,6 +304,12 @@ class Delivery:
         if sent_to is not None and sent_to is not self._server and not sent_to.breaker.ready:
             self.interrupted = True
         return self.interrupted
+
+    def _is_dead(self, began: float | None) -> bool:
+        """Whether a run that is still active was left behind by a server that has gone."""
+        if began is None:
+            return False
+        return began < self._desk.servers.gone_at() or now() - began >= self._desk.letta.run_lifetime
 
     @property
     def _patience(self) -> float:

@@ -9,6 +9,7 @@
     │   ├── AgentGone                404: find it by tag or make a new one
     │   ├── LettaRejected            sending it again would not help; `cause` names whose fault it is
     │   ├── TurnInterrupted          broken off in the middle: not again, it may be stored later
+    │   ├── EarlierTurnRunning       not sent: it would run beside an earlier turn of its agent
     │   └── EmptyAnswer              answered, but said nothing
     ├── BreakerOpen                  the Letta server is left alone for a while
     │   └── UserPaused               only this user's turns are: they kept failing on a server that works
@@ -101,6 +102,13 @@ class TurnInterrupted(LettaError):
     """
 
     code = "turn_interrupted"
+
+
+class EarlierTurnRunning(LettaError):
+    """An earlier message of this user is still being answered; this one was not sent to Letta."""
+
+    code = "earlier_turn_running"
+    retryable = True
 
 
 class EmptyAnswer(LettaError):

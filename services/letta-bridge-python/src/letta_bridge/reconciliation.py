@@ -1,8 +1,10 @@
 """What became of turns whose fate is open: the user's present one, sent before, and earlier ones the agent missed.
 
-Letta is looked at until every question is settled. A turn still running is waited for; one that outlasts the patience
-is given up and its own runs, no others, are cancelled. Doubt is carried: a turn of which a run was cancelled, and which
-is not stored, stays UNKNOWN, whoever cancelled it and however long ago.
+Letta is looked at until every question is settled. A turn still running is waited for. One that outlasts the patience
+keeps the present turn from being sent: of two turns side by side, the one that ends last decides what is in the agent's
+context, and the other is out of it for good. Only runs that a killed server left behind are cancelled, and only those
+of the turns in question. Doubt is carried: a turn of which a run was cancelled, and which is not stored, stays UNKNOWN,
+whoever cancelled it and however long ago.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from letta_bridge.errors import TurnInterrupted
+from letta_bridge.errors import EarlierTurnRunning, TurnInterrupted
 from letta_bridge.idempotency import CLOCK_TOLERANCE_SECONDS
 from letta_bridge.letta import FoundTurn, LettaPort, SoughtTurn, TurnState, turn_otid
 from letta_bridge.missed_turns import Fate, KeptTurn, MissedTurn, fingerprints
@@ -71,6 +73,7 @@ class Reconciliation:
         earlier: missed turns of this agent's user and persona, oldest first.
         present: the turn to be delivered, where it may have been sent; its own run is waited for without end.
         patience: seconds for earlier ones that are still running, all of them together, and for other programs' runs.
+        is_dead: from when a run began to whether it is one that a killed server left behind.
         looked: called after each look that Letta answered.
     """
 
@@ -82,11 +85,13 @@ class Reconciliation:
         present: PresentTurn | None,
         *,
         patience: float,
+        is_dead: Callable[[float | None], bool],
         looked: Callable[[], None],
     ) -> None:
         self._letta = letta
         self._agent_id = agent_id
         self._present = present
+        self._is_dead = is_dead
         self._looked = looked
         self._clock = asyncio.get_running_loop().time
         self._until = self._clock() + patience
@@ -103,6 +108,7 @@ class Reconciliation:
         Raises:
             LettaError: Letta could not be asked.
             TurnInterrupted: the present turn was broken off and may still be stored.
+            EarlierTurnRunning: the patience is over, and an earlier turn is still at work.
         """
         if not self._earlier and self._present is None:
             return self._reconciled({})
@@ -158,7 +164,8 @@ class Reconciliation:
         if present.state is not TurnState.RUNNING:
             return False
         # Without a run of its own, all there is to see is an unlabelled one, which may be of another program for ever.
-        if self._present.is_deserted() or (not present.run_ids and self._clock() >= self._until):
+        without_end = not present.run_ids and self._clock() >= self._until
+        if without_end or self._present.is_deserted() or self._is_dead(present.running_since):
             raise TurnInterrupted
         return True
 
@@ -166,8 +173,17 @@ class Reconciliation:
         """Whether something is at work on the agent that this turn should not overlap, and there is time left."""
         if self._clock() >= self._until:
             return False
-        waited_for = (kept for kept in self._running(earlier) if not kept.turn.interrupted)
-        return bool(others) or any(waited_for)
+        return bool(others) or bool(self._at_work(earlier))
+
+    def _at_work(self, earlier: Mapping[str, FoundTurn]) -> list[KeptTurn]:
+        """The earlier turns that run, unless their server has gone."""
+        return [
+            kept
+            for kept in self._running(earlier)
+            if not kept.turn.interrupted
+            and (since := earlier[kept.fingerprint].running_since) is not None
+            and not self._is_dead(since)
+        ]
 
     def _running(self, earlier: Mapping[str, FoundTurn]) -> list[KeptTurn]:
         """The earlier turns that are at work and not given up yet."""
@@ -180,7 +196,13 @@ class Reconciliation:
         ]
 
     async def _give_up(self, earlier: Mapping[str, FoundTurn]) -> bool:
-        """Cancel the active runs of earlier turns, of these and no others; False where there are none."""
+        """Cancel the runs of earlier turns that are left behind, and no others; False where there are none.
+
+        Raises:
+            EarlierTurnRunning: one of them is still at work.
+        """
+        if self._at_work(earlier):
+            raise EarlierTurnRunning
         running = self._running(earlier)
         self._given_up |= fingerprints(running)
         runs = [run_id for kept in running for run_id in earlier[kept.fingerprint].run_ids]

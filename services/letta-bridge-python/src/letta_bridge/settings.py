@@ -87,7 +87,14 @@ class LettaSettings(Section):
     turn_patience: float = setting(
         30.0,
         doc="seconds a user's next turn waits for one still running in Letta, but no longer than half of "
-        "reply_deadline; then that one is cancelled",
+        "reply_deadline; then memory-python answers it",
+        reload=True,
+        gt=0,
+    )
+    run_lifetime: float = setting(
+        600.0,
+        doc="seconds after which a run that is still active is taken for one that a killed server left behind, and "
+        "cancelled; longer than any turn of the model takes",
         reload=True,
         gt=0,
     )

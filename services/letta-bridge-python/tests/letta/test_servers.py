@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 
 import pytest
@@ -8,11 +9,13 @@ import pytest
 from letta_bridge.errors import (
     AgentGone,
     BreakerOpen,
+    EarlierTurnRunning,
     EmptyAnswer,
     LettaError,
     LettaRejected,
     LettaUnavailable,
     TurnFateUnknown,
+    TurnInterrupted,
     UserPaused,
 )
 from letta_bridge.letta import Breaker, BreakerPolicy, BreakerState, InMemoryLetta, LettaServer, LettaServers
@@ -205,6 +208,32 @@ async def test_only_so_many_users_failures_are_remembered(
     for user in USERS[:10]:
         await time_out(patient, user, times=1)
     assert len(patient.users._breakers) == 3
+
+
+@pytest.mark.parametrize("error", [EarlierTurnRunning(), TurnInterrupted()], ids=str)
+async def test_a_turn_that_was_not_sent_says_nothing(servers: LettaServers, clock: Clock, error: LettaError) -> None:
+    server = servers.pick("u")
+    await fail(server, LettaUnavailable(), times=1)
+    await fail(server, error, times=5)
+    assert server.breaker.state is BreakerState.CLOSED
+    await fail(server, LettaUnavailable(), times=1)
+    assert server.breaker.state is BreakerState.OPEN
+    clock.now += 5.0
+    await fail(server, error, times=1)
+    assert str(server.breaker.state) == "half_open"
+    with server.guard():
+        pass
+
+
+async def test_a_refused_connection_tells_that_a_server_has_gone(servers: LettaServers) -> None:
+    first, *others = servers
+    await fail(first, LettaUnavailable(refused=True), times=1)
+    assert servers.gone_at() == 0.0, "another one may be at work"
+    for server in others:
+        await fail(server, LettaUnavailable(), times=1)
+        assert servers.gone_at() == 0.0, "it is there, and does not answer"
+        await fail(server, LettaUnavailable(refused=True), times=1)
+    assert servers.gone_at() == pytest.approx(time.time(), abs=60)
 
 
 def test_no_server_is_an_error() -> None:

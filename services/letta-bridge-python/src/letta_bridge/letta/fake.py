@@ -89,6 +89,7 @@ class InMemoryLetta:
             context then, so a test of the bridge asserts that this is empty.
         sent: every turn that reached the server, as (agent id, messages).
         down: while True every call raises LettaUnavailable.
+        refuses: while ``down``, nobody listens: the process has gone.
     """
 
     def __init__(self, answer: Answering = echo, *, models: frozenset[str] | None = None) -> None:
@@ -96,11 +97,13 @@ class InMemoryLetta:
         self.overlaps: list[str] = []
         self.sent: list[tuple[str, tuple[TurnMessage, ...]]] = []
         self.down = False
+        self.refuses = False
         self._answer = answer
         self._models = models
         self._agents: dict[str, _Agent] = {}
         self._runs: dict[str, tuple[str, Run]] = {}
         """Run id → agent and run; those that ended are kept, as Letta keeps them."""
+        self._killed: set[str] = set()
         self._turns: Counter[str] = Counter()
         self._faults: deque[_Fault] = deque()
         self._hold: Hold | None = None
@@ -122,6 +125,11 @@ class InMemoryLetta:
         finally:
             self._hold = None
             hold.release()
+
+    async def kill(self) -> None:
+        """The process dies: the turns that go on are lost, and their runs stay active for ever."""
+        self._killed |= {run_id for run_id, (_, run) in self._runs.items() if run.active}
+        await self.close()
 
     async def idle(self) -> None:
         """Wait until no turn goes on."""
@@ -195,6 +203,8 @@ class InMemoryLetta:
         if not done:
             task.add_done_callback(_outcome_unheard)
             raise TurnFateUnknown("Letta did not answer in time.", cause="timeout")
+        if task.cancelled():
+            raise TurnFateUnknown("Letta went away.", cause="connection_lost")
         return task.result()
 
     async def find_turns(
@@ -274,7 +284,7 @@ class InMemoryLetta:
     async def _reached(self) -> None:
         await asyncio.sleep(0)  # a real server lets other tasks run, too
         if self.down:
-            raise LettaUnavailable("Letta cannot be reached.")
+            raise LettaUnavailable("Letta cannot be reached.", refused=self.refuses)
 
     def _existing(self, agent_id: str) -> _Agent:
         if (agent := self._agents.get(agent_id)) is None:
@@ -316,7 +326,7 @@ class InMemoryLetta:
             return answer
         finally:
             self._turns[agent_id] -= 1
-            if fault is None or not fault.leave_run:
+            if run_id not in self._killed and (fault is None or not fault.leave_run):
                 self._end_run(run_id, ended)
 
 

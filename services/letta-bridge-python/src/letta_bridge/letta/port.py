@@ -142,6 +142,7 @@ class FoundTurn:
         state: see :class:`TurnState`.
         answer: of a STORED turn.
         run_ids: the active runs that keep it RUNNING; they belong to this turn and to no other.
+        running_since: when the newest of them began, seconds since 1970 by Letta's clock; None where that is not said.
         run_id: the run that stored the message, where Letta says so.
         told: one of its copies is stored: a later turn has told the agent of it.
     """
@@ -149,6 +150,7 @@ class FoundTurn:
     state: TurnState
     answer: TurnAnswer | None = None
     run_ids: tuple[str, ...] = ()
+    running_since: float | None = None
     run_id: str | None = None
     told: bool = False
 

@@ -11,11 +11,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from letta_bridge.errors import BreakerOpen, LettaError, LettaUnavailable, TurnFateUnknown, UserPaused
+from letta_bridge.errors import (
+    BreakerOpen,
+    EarlierTurnRunning,
+    LettaError,
+    LettaUnavailable,
+    TurnFateUnknown,
+    TurnInterrupted,
+    UserPaused,
+)
 from letta_bridge.letta.breaker import Breaker, BreakerState
 from letta_bridge.letta.port import LettaPort
+from shared_utils.messages import now
 
 _UNAVAILABILITY = frozenset({"timeout", "connection_lost", "server_error"})
+_SAYS_NOTHING: Final = (EarlierTurnRunning, TurnInterrupted)
+"""Errors of turns that were not sent, or not this time."""
 _RATE_LIMIT_WEIGHT = 0.25
 """A rate limit says the model is busy, not that Letta is broken; only a row of them opens the breaker."""
 _USERS: Final = 10_000
@@ -30,6 +41,8 @@ class LettaServer:
         """Its base URL, without credentials; what logs and health call it."""
         self.port = port
         self.breaker = breaker
+        self.gone_at = 0.0
+        """When nobody listened there the last time this bridge knocked, seconds since 1970; 0 for never."""
         self._users = users
 
     @contextmanager
@@ -44,8 +57,12 @@ class LettaServer:
             raise BreakerOpen(f"Letta at {self.name} failed several times in a row and is left alone for a while.")
         try:
             yield self.port
+        except _SAYS_NOTHING:
+            raise
         except LettaError as error:
             weight = failure_weight(error)
+            if isinstance(error, LettaUnavailable) and error.refused:
+                self.gone_at = now()
             if weight:
                 permit.failed(weight)
             else:
@@ -140,6 +157,10 @@ class LettaServers:
     def ready_in(self) -> float:
         """Seconds until the first server may be tried."""
         return min(server.breaker.ready_in for server in self._servers)
+
+    def gone_at(self) -> float:
+        """Since when all servers have been seen gone at least once: what began before is no longer at work."""
+        return min(server.gone_at for server in self._servers)
 
     def states(self) -> dict[str, BreakerState]:
         """The state of each server's breaker, by the server's name."""

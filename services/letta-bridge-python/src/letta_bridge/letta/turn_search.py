@@ -146,21 +146,30 @@ class TurnSearch:
         return [run for run in self._runs if run.may_be_of(turn)]
 
 
+def _running(active: Sequence[Run], stored_by: str | None = None) -> FoundTurn:
+    began = [run.began for run in active if run.began is not None]
+    return FoundTurn(
+        TurnState.RUNNING,
+        run_ids=tuple(run.run_id for run in active),
+        running_since=max(began) if len(began) == len(active) else None,
+        run_id=stored_by,
+    )
+
+
 def _unstored(runs: Sequence[Run]) -> FoundTurn:
-    active = tuple(run.run_id for run in runs if run.active)
-    if active:
-        return FoundTurn(TurnState.RUNNING, run_ids=active)
+    if active := [run for run in runs if run.active]:
+        return _running(active)
     return FoundTurn(TurnState.CANCELLED if any(run.cancelled for run in runs) else TurnState.ABSENT)
 
 
 def _stored(messages: Sequence[Listed], place: int, runs: Sequence[Run]) -> FoundTurn:
-    active = tuple(run.run_id for run in runs if run.active)
+    active = [run for run in runs if run.active]
     answer = answer_of(_rest_of_turn(messages, place), stop_reason=FOUND)
     run_id = messages[place].get("run_id")
     stored_by = run_id if isinstance(run_id, str) else None
     # A run stores step by step: text beside a tool call is not the answer while its run goes on.
-    if stored_by in active or (active and not answer.text):
-        return FoundTurn(TurnState.RUNNING, run_ids=active, run_id=stored_by)
+    if any(run.run_id == stored_by for run in active) or (active and not answer.text):
+        return _running(active, stored_by)
     return FoundTurn(TurnState.STORED, answer=answer if answer.text else None, run_id=stored_by)
 
 
