@@ -148,6 +148,10 @@ class DatabaseSessionStore:
         rows = [] if since is None else await self._fetch("changed", {"since": since})
         return {(row["user_id"], row["persona"]) for row in rows}, now["now"]
 
+    async def refusing_users(self) -> Collection[str]:
+        """See :class:`SessionStore`."""
+        return {row["user_id"] for row in await self._fetch("refusing_users")}
+
     async def cleanup(self, *, grace: timedelta) -> Cleanup:
         """See :class:`SessionStore`."""
         ended = await self._sweep("expired_ids", "end_these", {})

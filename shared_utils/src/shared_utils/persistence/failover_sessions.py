@@ -147,6 +147,13 @@ class FailoverSessionStore:
             keys = {*keys, *await self._mirror.active_keys()}  # whoever the file served may have changed
         return keys, now
 
+    async def refusing_users(self) -> Collection[str]:
+        """See :class:`SessionStore`. Of the database alone: the file need not know every session."""
+        await self._begin()
+        if self._away is not None:
+            raise SessionStoreAway(self._away)
+        return await self._database.refusing_users()
+
     async def cleanup(self, *, grace: timedelta) -> Cleanup:
         """See :class:`SessionStore`. While the database is away nothing is cleaned up: that can wait."""
         await self._begin()

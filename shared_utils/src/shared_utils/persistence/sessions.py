@@ -27,7 +27,7 @@ class Session:
     """None while the session is only reserved: its agent may or may not exist in Letta yet."""
     session_data: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """The user's own choices, ``permanent_memory`` among them."""
+    """``permanent_memory``, as releases before choices.py keep it, and whatever else a program puts here."""
     created_at: datetime = field(default_factory=utc_now)
     last_updated: datetime = field(default_factory=utc_now)
     """Last use."""
@@ -40,8 +40,8 @@ class Session:
 
     @property
     def permanent_memory(self) -> bool:
-        """Whether the user lets an agent remember."""
-        return self.metadata.get("permanent_memory", True) is not False
+        """False where this row refuses permanent memory; any value but ``true`` does. choices.py knows what counts."""
+        return self.metadata.get("permanent_memory", True) is True
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,10 +187,17 @@ class SessionStore(Protocol):
         """
         ...
 
+    async def refusing_users(self) -> Collection[str]:
+        """Users whose rows refuse permanent memory, as earlier releases note it.
+
+        An ended row counts only where no active one of its user says ``true`` explicitly.
+        """
+        ...
+
     async def cleanup(self, *, grace: timedelta) -> Cleanup:
         """End expired sessions, remove those ended for longer than ``grace``.
 
-        A session in which a user refused permanent memory does not expire: the choice would be forgotten with it.
+        A session that refuses permanent memory does not expire: a bridge of the release before would forget the choice.
         """
         ...
 

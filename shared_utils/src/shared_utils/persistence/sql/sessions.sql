@@ -98,11 +98,20 @@ SELECT user_id, persona FROM agent_sessions WHERE changed_at > %(since)s;
 -- Somewhat in the past: a write with an earlier time may still be on its way to being visible.
 SELECT clock_timestamp() - interval '2 seconds' AS now;
 
+-- name: refusing_users
+-- What earlier releases note of a refusal; any value but true is one.
+SELECT DISTINCT refusing.user_id FROM agent_sessions AS refusing
+WHERE NOT ((refusing.metadata -> 'permanent_memory') = 'true'::jsonb)
+  AND (refusing.is_active OR NOT EXISTS (
+      SELECT 1 FROM agent_sessions AS allowing
+      WHERE allowing.user_id = refusing.user_id AND allowing.is_active
+        AND (allowing.metadata -> 'permanent_memory') = 'true'::jsonb));
+
 -- name: expired_ids
 -- SKIP LOCKED: another bridge cleans up as well.
 SELECT session_id FROM agent_sessions
 WHERE is_active AND expires_at IS NOT NULL AND expires_at <= now()
-  AND (metadata ->> 'permanent_memory') IS DISTINCT FROM 'false'  -- in brackets: openGauss binds IS more tightly
+  AND coalesce((metadata -> 'permanent_memory') = 'true'::jsonb, true)
 ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED;
 
 -- name: end_these
