@@ -16,6 +16,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from letta_bridge import __version__
+from letta_bridge.consent import Consent
 from letta_bridge.delivery import Desk
 from letta_bridge.fallback import MemoryPython
 from letta_bridge.guards import Guards, RedisMeter
@@ -31,9 +32,10 @@ from letta_bridge.metrics import Scrape, Sources, loop_lag_watched
 from letta_bridge.request_queue import RedisQueue
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.session_manager import SessionManager
-from letta_bridge.session_stores import session_store
+from letta_bridge.session_stores import choice_copies, session_store
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.telemetry import Telemetry
+from letta_bridge.user_settings import SessionChoices, UserSettings
 from letta_bridge.vectors.build import new_vectors
 from shared_utils import health, logs
 from shared_utils.health import Check
@@ -85,6 +87,8 @@ class Bridge:
             owner=self.name,
             claim=queue.lease,  # a killed bridge's turn and its claim on the user's agent end together
         )
+        self._choices = choice_copies(settings, redis, self._database, self.sessions.store)
+        self._consent = Consent(self._choices)
         self._fallback = MemoryPython(
             connect(settings.redis, name=f"{self.name}-fallback"),
             connect(settings.redis, name=f"{self.name}-sub"),
@@ -103,7 +107,7 @@ class Bridge:
             if settings.vectors.enabled
             else None
         )
-        self._processor = MessageProcessor(settings, desk, fallback, self.queue, guards)
+        self._processor = MessageProcessor(settings, desk, fallback, self.queue, guards, consent=self._consent)
         process = telemetry.process(self._processor.process)
         self.intake = Intake(self.queue, process, queue, self._accepting, telemetry.recorder)
         self._scrape = Scrape(
@@ -130,6 +134,7 @@ class Bridge:
                 health.serve(self._app(), host=http.host, port=http.port) as port,
                 loop_lag_watched(self.telemetry.metrics.loop_lag),
                 self.sessions.running(),
+                self._choices.running(),
                 self._journal.running() if self._journal else contextlib.nullcontext(),
                 self._vectors.worker.running() if self._vectors else contextlib.nullcontext(),
             ):
@@ -165,6 +170,7 @@ class Bridge:
             await self._check_redis(),
             *await self._check_letta(),
             await self._check_sessions(),
+            self._check_consent(),
             *self._check_journal(),
             *self._check_vectors(),
             self._check_drain(),
@@ -199,7 +205,8 @@ class Bridge:
     def _app(self) -> FastAPI:
         settings = self.settings
         grace = timedelta(hours=settings.sessions.grace_hours)
-        api = routers(self.sessions, personas=settings.agents.personas, grace=grace)
+        earlier = SessionChoices(self.sessions.store, settings.agents.personas, self.sessions.forget)
+        api = routers(self.sessions, UserSettings(self._consent, earlier), grace=grace)
         return create_app(self, self._scrape, settings.bridge, api)
 
     def _accepting(self) -> bool:
@@ -233,6 +240,10 @@ class Bridge:
         error = self.sessions.store_error
         return Check("sessions", ok=error is None, detail=error or "the store answers")
 
+    def _check_consent(self) -> Check:
+        trouble = self._choices.trouble
+        return Check("consent", ok=trouble is None, detail=trouble or "the copies of users' choices agree")
+
     def _check_journal(self) -> list[Check]:
         if self._journal is None:
             return []
@@ -260,7 +271,13 @@ class Bridge:
         return Check("intake", ok=not self._draining, detail="draining" if self._draining else "taking", required=True)
 
     async def _close(self) -> None:
-        for closing in (self._fallback.close(), self.servers.close(), self.sessions.close(), self.queue.close()):
+        for closing in (
+            self._fallback.close(),
+            self.servers.close(),
+            self._choices.close(),
+            self.sessions.close(),
+            self.queue.close(),
+        ):
             with contextlib.suppress(*CONNECTION_ERRORS):
                 await closing
         if self._vectors is not None:

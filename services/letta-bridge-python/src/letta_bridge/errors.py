@@ -19,6 +19,8 @@
     │   ├── RateExceeded             its user's turns come too fast
     │   ├── UserTokensSpent          its user's token budget of the day is spent
     │   └── TokensSpent              everybody's is
+    ├── ChoiceUnknown                nobody can tell whether agents may remember this user
+    ├── ChoiceNotShared              a user's choice could not be entered in Redis
     ├── LeaseLost                    another bridge has this turn now
     └── Hopeless                     the task can never be worked off; `reason` says why, for machines
         └── UploadRefused            input_file is outside the upload root, too large, or not text
@@ -171,6 +173,20 @@ class TokensSpent(GuardHit):
 
 GUARD_CODES = frozenset(hit.code for hit in (TaskExpired, LaneFull, RateExceeded, UserTokensSpent, TokensSpent))
 """Of error replies to tasks that were not sent to Letta, and of fallbacks that spared it."""
+
+
+class ChoiceUnknown(ServiceError):
+    """Nobody can tell whether agents may remember this user: Redis lost its copy of that, and the database is away."""
+
+    code = "choice_unknown"
+    retryable = True
+
+
+class ChoiceNotShared(ServiceError):
+    """A user's choice about permanent memory could not be entered in Redis."""
+
+    code = "choice_not_shared"
+    retryable = True
 
 
 class LeaseLost(ServiceError):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from letta_bridge import fail_points, settlements
+from letta_bridge.consent import Consent
 from letta_bridge.delivery import Delivery, Desk, Lease, LettaTurn
 from letta_bridge.errors import (
     BreakerOpen,
@@ -70,6 +71,7 @@ class MessageProcessor:
         fallback: memory-python.
         missed: the queue's list of missed turns.
         guards: what users may ask for; None sets no limit.
+        consent: who may be remembered.
     """
 
     def __init__(
@@ -79,6 +81,8 @@ class MessageProcessor:
         fallback: Fallback,
         missed: MissedTurns,
         guards: Guards | None = None,
+        *,
+        consent: Consent,
     ) -> None:
         self._settings = settings
         self._limits = settings.queue.limits
@@ -86,6 +90,7 @@ class MessageProcessor:
         self._sessions = desk.sessions
         self._fallback = fallback
         self._missed = missed
+        self._consent = consent
         self._guards = guards
         self._uploads = settings.data_dir / settings.uploads.root
 
@@ -155,7 +160,8 @@ class MessageProcessor:
     async def _answered(self, job: _Job, lease: Lease, admitted: Admission) -> Settlement:
         task = job.task
         session = await self._sessions.session(task.user_id, job.persona)
-        decision = route(task, self._settings.letta, permanent_memory=session is None or session.permanent_memory)
+        consent = await self._consent.verdict(task.user_id, job.turn.choice, session)
+        decision = route(task, self._settings.letta, consent=consent)
         if fail_points.reach is not None:
             fail_points.reach("routed")
         if decision.route == "memory-python":

@@ -124,7 +124,8 @@ async def test_a_producers_own_memory_type_is_no_label(make_metered):
     metered.rig.push("t2", "ada", "hi")
     await metered.rig.work_off()
     samples = await metered.samples()
-    assert samples["letta_bridge_fallbacks_total", "permanent"] == 2
+    assert samples["letta_bridge_fallbacks_total", "memory_type_unknown"] == 1
+    assert samples["letta_bridge_fallbacks_total", "permanent"] == 1
 
 
 async def test_an_open_breaker_shows(metered):

@@ -23,8 +23,9 @@ from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
 
 _LOG: Final = logs.get(__name__)
 _SOURCE: Final = "memory-python"
-_SHORT_TERM_ALONE: Final = frozenset({"temporary", "user_switch"})
-"""Reasons of a hand-over for which nothing is recalled: the producer or the user wants no long-term memory in it."""
+_SHORT_TERM_ALONE: Final = frozenset({"temporary", "memory_type_unknown", "user_switch", "choice_unknown"})
+"""Reasons of a hand-over for which nothing is recalled: the producer or the user wants no long-term memory in it, or
+nobody can tell whether they do."""
 
 
 @dataclass(frozen=True, slots=True)

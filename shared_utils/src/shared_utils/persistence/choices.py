@@ -9,7 +9,7 @@ no words, so that it may outlive an erasure.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
@@ -66,3 +66,20 @@ class ChoiceStore(Protocol):
     async def close(self) -> None:
         """Give back what belongs to this store alone."""
         ...
+
+
+async def pages(store: ChoiceStore, *, size: int = 500) -> AsyncIterator[Sequence[Choice]]:
+    """All choices of a store, in parts."""
+    after = ""
+    while page := await store.page(after=after, limit=size):
+        yield page
+        after = page[-1].user_key
+
+
+async def copy_choices(source: ChoiceStore, target: ChoiceStore) -> int:
+    """Merge all choices of one store into another; returns how many there are. It may be repeated."""
+    copied = 0
+    async for page in pages(source):
+        await target.merge(page)
+        copied += len(page)
+    return copied

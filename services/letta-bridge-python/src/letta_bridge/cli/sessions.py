@@ -12,13 +12,14 @@ import typer
 
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
 from letta_bridge.cli.output import moment, plain, print_json, print_table
-from letta_bridge.cli.state import ask, ask_sessions, closing, in_database, in_file
-from letta_bridge.http.records import SessionRecord
+from letta_bridge.cli.state import ask, ask_sessions, ask_user_settings, in_database, in_file
+from letta_bridge.http.records import SessionRecord, records
 from letta_bridge.user_settings import UserSettings
+from shared_utils.persistence.choices import copy_choices
 from shared_utils.persistence.errors import RowMissing
 from shared_utils.persistence.session_copy import CopyCounts, copy_sessions
 from shared_utils.persistence.session_journal import SessionJournal
-from shared_utils.persistence.sessions import Restoration, Session, SessionStore
+from shared_utils.persistence.sessions import Restoration, SessionStore
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,29 +51,31 @@ def list_sessions(
     config: ConfigOption = None,
 ) -> None:
     """List sessions, newest use first."""
-    page = ask_sessions(
-        settings_or_exit(config),
-        lambda store: store.page(limit=limit, offset=offset, include_inactive=every, user_id=user),
-    )
+
+    async def read(store: SessionStore, choices: UserSettings) -> tuple[list[SessionRecord], int]:
+        page = await store.page(limit=limit, offset=offset, include_inactive=every, user_id=user)
+        return await records(page.sessions, choices), page.total
+
+    sessions, total = ask_user_settings(settings_or_exit(config), read)
     if as_json:
-        print_json({"total": page.total, "sessions": [_described(session) for session in page.sessions]})
+        print_json({"total": total, "sessions": [_described(session) for session in sessions]})
         return
-    if page.sessions:
-        print_table(_COLUMNS, [_row(session) for session in page.sessions], numbers=("MESSAGES",))
-    typer.echo(f"{len(page.sessions)} of {page.total} sessions")
+    if sessions:
+        print_table(_COLUMNS, [_row(session) for session in sessions], numbers=("MESSAGES",))
+    typer.echo(f"{len(sessions)} of {total} sessions")
 
 
 @app.command()
 def show(session_id: IdArgument, *, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """Show one session whole, active or not."""
 
-    async def load(store: SessionStore) -> Session:
+    async def load(store: SessionStore, choices: UserSettings) -> SessionRecord:
         session = await store.load(session_id)
         if session is None:
             raise RowMissing(f"there is no session '{session_id}'; 'letta-bridge sessions list --all' shows their ids")
-        return session
+        return (await records([session], choices))[0]
 
-    found = _described(ask_sessions(settings_or_exit(config), load))
+    found = _described(ask_user_settings(settings_or_exit(config), load))
     _print(found, as_json=as_json)
 
 
@@ -148,7 +151,7 @@ def delete(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """End a session, or remove its row. The agent in Letta stays, and its user's next task finds it again."""
+    """End a session, or remove its row. Agent and choices stay: its user's next task finds the agent again."""
     done = ask_sessions(settings_or_exit(config), lambda store: store.delete(session_id, hard=hard))
     if not done:
         fail(f"there is no {'' if hard else 'active '}session '{session_id}'", Exit.FAILED)
@@ -161,7 +164,11 @@ def delete(
 @app.command()
 def undelete(session_id: IdArgument, *, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """Make an ended session active again."""
-    session = ask_sessions(settings_or_exit(config), lambda store: store.undelete(session_id))
+
+    async def undo(store: SessionStore, choices: UserSettings) -> SessionRecord:
+        return (await records([await store.undelete(session_id)], choices))[0]
+
+    session = ask_user_settings(settings_or_exit(config), undo)
     if as_json:
         print_json(_described(session))
     else:
@@ -179,16 +186,17 @@ def settings(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show what a user has chosen, or choose for the user. Running bridges follow within seconds."""
-    found = settings_or_exit(config)
+    """Show what a user has chosen, or choose for the user: for every persona and every bridge, from the next turn on.
 
-    async def choose(store: SessionStore) -> bool:
-        choices = UserSettings(store, found.agents.personas)
+    A choice needs Redis, where running bridges read it.
+    """
+
+    async def choose(_store: SessionStore, choices: UserSettings) -> bool:
         if permanent_memory is not None:
             await choices.set_permanent_memory(user, permanent_memory)
         return await choices.permanent_memory(user)
 
-    remembered = ask_sessions(found, choose)
+    remembered = ask_user_settings(settings_or_exit(config), choose)
     _print({"user_id": user, "permanent_memory": remembered}, as_json=as_json)
 
 
@@ -207,27 +215,29 @@ def migrate(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Copy all sessions from the file to the database, or back. It may be repeated; the newer version stays.
+    """Copy sessions and choices from the file to the database, or back. It may be repeated; the newer version stays.
 
     The source is left as it is. A bridge works on the database as soon as DATABASE_URL is set, and on the file without.
     """
     found = settings_or_exit(config)
 
     async def copy() -> CopyCounts:
-        async with closing(in_database(found)) as database, closing(in_file(found)) as file:
+        async with in_database(found) as database, in_file(found) as file:
             source, target = (file, database) if to is Place.DATABASE else (database, file)
-            return await copy_sessions(source, target, dry_run)
+            if not dry_run:
+                await copy_choices(source.choices, target.choices)
+            return await copy_sessions(source.sessions, target.sessions, dry_run)
 
     counts = asdict(ask(copy))
     _print({"dry_run": dry_run, **counts}, as_json=as_json)
     raise typer.Exit(int(Exit.FAILED if counts["refused"] or counts["unreadable"] else Exit.DONE))
 
 
-def _described(session: Session) -> dict[str, Any]:
-    return SessionRecord.model_validate(session).model_dump(mode="json")
+def _described(session: SessionRecord) -> dict[str, Any]:
+    return session.model_dump(mode="json")
 
 
-def _row(session: Session) -> Sequence[object]:
+def _row(session: SessionRecord) -> Sequence[object]:
     return (
         session.session_id,
         session.user_id,

@@ -40,6 +40,8 @@ class Keys:
     """Stream, bounded: answered turns that are not in the database yet, each with its reply."""
     journal_writer: str = field(init=False)
     """Name of the bridge that writes the journal now; expires."""
+    choices: str = field(init=False)
+    """Hash: users' choices about permanent memory, and whether all are there (consent/lua/common.lua); kept."""
     lane_prefix: str = field(init=False)
     """+ lane: list of that lane's waiting entries (right first)."""
     reply_prefix: str = field(init=False)
@@ -90,6 +92,7 @@ class Keys:
             self.missed_prefix,
             self.journal,
             self.journal_writer,
+            self.choices,
         )
 
     def lane(self, name: str) -> str:

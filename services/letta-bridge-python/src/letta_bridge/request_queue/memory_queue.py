@@ -14,6 +14,7 @@ from letta_bridge.request_queue.port import (
     FULL_LANE,
     FULL_LANES,
     Exchange,
+    HeldChoice,
     Outcome,
     PauseMode,
     QueueStatus,
@@ -23,6 +24,7 @@ from letta_bridge.request_queue.port import (
 from letta_bridge.settings import QueueSettings
 from shared_utils.errors import MalformedMessage
 from shared_utils.messages import parse_task
+from shared_utils.persistence.choices import user_key
 
 
 @dataclass(slots=True)
@@ -65,6 +67,8 @@ class Shelf:
     """Id, what the settlement says, reply."""
     journal_writer: tuple[str, float] = ("", 0.0)
     """Who writes the journal, and until when."""
+    choices: dict[str, bytes] = field(default_factory=dict)
+    """Fields of the hash ``choices``."""
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     def push(self, payload: bytes) -> None:
@@ -190,17 +194,20 @@ class InMemoryQueue:
         receipt = f"{entry.seq}-{shelf.counters['handed_out']}"
         shelf.turns[receipt] = _InFlight(self._bridge, waited, lane, entry, shelf.clock() + self._settings.lease)
         shelf.busy[lane] = receipt
-        kept, missed = self._known_of(entry.payload)
+        kept, missed, choice = self._known_of(entry.payload)
         cut = entry.payload[: self._settings.max_payload_bytes + 1]
         in_lane = shelf.clock() - entry.first_ms / 1000
-        return Turn(receipt, lane, entry.attempts, entry.seq, entry.first_ms, cut, kept, in_lane, missed)
+        return Turn(receipt, lane, entry.attempts, entry.seq, entry.first_ms, cut, kept, in_lane, missed, choice)
 
-    def _known_of(self, payload: bytes) -> tuple[bytes | None, int]:
+    def _known_of(self, payload: bytes) -> tuple[bytes | None, int, HeldChoice | None]:
+        shelf = self.shelf
         try:
             task = parse_task(payload, self._settings.limits)
         except MalformedMessage:
-            return None, 0
-        return self.shelf.kept.get((task.user_id, task.task_id)), len(self.shelf.missed.get(task.user_id, []))
+            return None, 0, None
+        fields = ("complete", "born", "changes", user_key(task.user_id))
+        choice = HeldChoice(task.user_id, *map(shelf.choices.get, fields))
+        return shelf.kept.get((task.user_id, task.task_id)), len(shelf.missed.get(task.user_id, [])), choice
 
     def _settle(self, end: Settlement) -> bool:
         shelf = self.shelf

@@ -42,6 +42,18 @@ class PauseMode(StrEnum):
     """Nothing is taken; what waits in lanes is worked off."""
 
 
+@dataclass(slots=True)
+class HeldChoice:
+    """What Redis holds of a user's choice about permanent memory; ``consent`` reads it."""
+
+    user_id: str
+    """As the server read it from the payload. Where the task names another, this says nothing."""
+    complete: bytes | None
+    born: bytes | None
+    changes: bytes | None
+    entry: bytes | None
+
+
 # Not frozen, as little else that is made for every turn: a frozen one costs three times as much. Nobody changes one.
 @dataclass(slots=True)
 class Turn:
@@ -64,6 +76,8 @@ class Turn:
     """Seconds between being taken from the request list and this hand-out, by the Redis server's clock."""
     missed: int = 0
     """How many turns this user's agent does not know yet."""
+    choice: HeldChoice | None = None
+    """The user's choice about permanent memory at this hand-out; None where the server could not read the user."""
 
 
 @dataclass(slots=True)

@@ -7,7 +7,16 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any, Final, cast
 
 from letta_bridge.request_queue.keys import Keys, per_task
-from letta_bridge.request_queue.port import FULL_LANE, FULL_LANES, Exchange, PauseMode, QueueStatus, Settlement, Turn
+from letta_bridge.request_queue.port import (
+    FULL_LANE,
+    FULL_LANES,
+    Exchange,
+    HeldChoice,
+    PauseMode,
+    QueueStatus,
+    Settlement,
+    Turn,
+)
 from letta_bridge.request_queue.scripts import WAITED, ScriptRunner, read
 from letta_bridge.settings import QueueSettings
 from shared_utils.lua_scripts import Script
@@ -205,7 +214,7 @@ def _pause_mode(mode: object) -> PauseMode | None:
 
 
 def _turn(row: Sequence[Any]) -> Turn:
-    receipt, lane, attempts, seq, first_ms, payload, kept, missed, waited_ms = row
+    receipt, lane, attempts, seq, first_ms, payload, kept, missed, waited_ms, choice = row
     return Turn(
         receipt=receipt.decode(),
         lane=lane.decode(errors="replace"),
@@ -216,4 +225,5 @@ def _turn(row: Sequence[Any]) -> Turn:
         kept_reply=kept or None,
         waited=waited_ms / 1000,
         missed=missed,
+        choice=HeldChoice(choice[0].decode(errors="replace"), *choice[1:]) if choice else None,
     )

@@ -17,6 +17,7 @@
 --  14 missed:    prefix  + user: turns the agent does not know yet, oldest left
 --  15 journal    stream  answered turns that are not in the database yet
 --  16 journal_writer  string  the bridge that writes them now, expires
+--  17 choices  hash    users' choices about permanent memory; consent/lua/common.lua says what is in it
 --
 -- An entry is a task in a lane:      "<seq> <attempts> <first_ms>\n<payload>"
 --   seq       number of the task over the life of the queue
@@ -32,6 +33,7 @@
 local REQUESTS, INCOMING, LANES, READY, TURNS, LEASES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local REPLIES, DEAD, COUNTERS, BRIDGES, PAUSED = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local LANE, REPLY, MISSED, JOURNAL, JOURNAL_WRITER = KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
+local CHOICES = KEYS[17]
 
 local function now_ms()
     local time = redis.call('TIME')

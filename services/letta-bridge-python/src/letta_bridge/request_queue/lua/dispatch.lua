@@ -7,7 +7,8 @@
 --      8 tasks that may wait in a lane, 0 for any number  9 beginning of the lanes for those beyond  10 how many lanes
 --      11 taker: as which part of the bridge it takes them
 -- Returns {mode of the pause or '', turns}, each turn being
---      {receipt, lane, attempts, seq, first_ms, payload, kept reply or false, missed turns, waited_ms}.
+--      {receipt, lane, attempts, seq, first_ms, payload, kept reply or false, missed turns, waited_ms,
+--       {user, complete, born, changes, the user's entry} of `choices`, or false where no user can be read here}.
 
 local bridge, want, intake, lease_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local longest_lane, longest_payload, bridge_ttl_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -67,20 +68,22 @@ local function hand_out(lane)
     redis.call('HSET', TURNS, receipt, taker .. '\n' .. lane .. '\n' .. join_entry(seq, attempts, first_ms, payload))
     redis.call('HSET', LANES, lane, receipt)
     redis.call('ZADD', LEASES, now + lease_ms, receipt)
-    local kept, missed = false, 0
+    local kept, missed, choice = false, 0, false
     if #payload > longest_payload then
         payload = string.sub(payload, 1, longest_payload + 1)
     else
         local user, task_id = read_ids(payload)
         if user then
             missed = redis.call('LLEN', MISSED .. user)
+            choice = { user, unpack(
+                redis.call('HMGET', CHOICES, 'complete', 'born', 'changes', redis.sha1hex(user)), 1, 4) }
             if task_id then
                 local escaped = string.gsub(string.gsub(user, '%%', '%%25'), ':', '%%3A')
                 kept = redis.call('GET', REPLY .. escaped .. ':' .. task_id)
             end
         end
     end
-    return { receipt, lane, attempts, seq, first_ms, payload, kept, missed, now - tonumber(first_ms) }
+    return { receipt, lane, attempts, seq, first_ms, payload, kept, missed, now - tonumber(first_ms), choice }
 end
 
 redis.call('ZADD', BRIDGES, now, bridge)
