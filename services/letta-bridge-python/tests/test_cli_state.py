@@ -39,7 +39,12 @@ def call(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
     def call(*arguments, code=0, **environ):
-        variables = {"LETTA_BRIDGE_CONFIG": str(tmp_path / "config.json"), "DATA_DIR": str(tmp_path), **environ}
+        variables = {
+            "LETTA_BRIDGE_CONFIG": str(tmp_path / "config.json"),
+            "DATA_DIR": str(tmp_path),
+            "LETTA_API_URL": "http://127.0.0.1:1",
+            **environ,
+        }
         result = CliRunner().invoke(app, arguments, env=variables | {"TERM": "dumb"})
         assert result.exit_code == code, result.output
         return result

@@ -82,7 +82,9 @@ class LettaDouble:
             ("GET", "/v1/agents/{agent}/messages"): self._history,
             ("POST", "/v1/agents/{agent}/messages"): self._turn,
             ("POST", "/v1/agents/{agent}/messages/cancel"): self._cancel,
+            ("PATCH", "/v1/agents/{agent}"): self._retag,
             ("GET", "/v1/agents/{agent}/core-memory/blocks"): self._nothing,
+            ("GET", "/v1/agents/{agent}/archival-memory"): self._nothing,
             ("GET", "/v1/archives/"): self._nothing,
             ("GET", "/v1/runs/"): self._runs,
             ("POST", "/control"): self._control,
@@ -112,6 +114,10 @@ class LettaDouble:
 
     async def _get(self, request: web.Request) -> web.Response:
         agent = self._store.agent(request.match_info["agent"])
+        return web.json_response(agent) if agent else _unknown(request)
+
+    async def _retag(self, request: web.Request) -> web.Response:
+        agent = self._store.retag(request.match_info["agent"], (await request.json())["tags"])
         return web.json_response(agent) if agent else _unknown(request)
 
     async def _delete(self, request: web.Request) -> web.Response:

@@ -47,7 +47,13 @@ class LettaStore:
     def add_agent(self, name: str, tags: Sequence[str]) -> dict[str, Any]:
         agent = (f"agent-{uuid.uuid4()}", name, json.dumps(sorted(tags)), datetime.now(UTC).isoformat())
         self._connection.execute("INSERT INTO agents VALUES (?, ?, ?, ?)", agent)
+        self.store_step(agent[0], "", [{"role": "system", "content": "system"}])
         return _agent(agent)
+
+    def retag(self, agent_id: str, tags: Sequence[str]) -> dict[str, Any] | None:
+        changed = (json.dumps(sorted(tags)), agent_id)
+        self._connection.execute("UPDATE agents SET tags = ? WHERE id = ?", changed)
+        return self.agent(agent_id)
 
     def agent(self, agent_id: str) -> dict[str, Any] | None:
         row = self._connection.execute("SELECT * FROM agents WHERE id = ?", (agent_id,)).fetchone()

@@ -16,6 +16,8 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from letta_bridge import __version__
+from letta_bridge.agent_attempts import RedisAgentAttempts
+from letta_bridge.agent_refusals import AgentRefusals
 from letta_bridge.consent import Consent
 from letta_bridge.delivery import Desk
 from letta_bridge.fallback import MemoryPython
@@ -80,15 +82,18 @@ class Bridge:
             ),
         )
         self._database = None if settings.database.db_url is None else Database(settings.database)
+        store = session_store(settings, self._database)
+        self._choices = choice_copies(settings, redis, self._database, store)
+        self._consent = Consent(self._choices)
         self.sessions = SessionManager(
-            session_store(settings, self._database),
+            store,
             settings.agents,
             settings.sessions,
             owner=self.name,
             claim=queue.lease,  # a killed bridge's turn and its claim on the user's agent end together
+            attempts=RedisAgentAttempts(redis, self.queue.keys),
+            consent=self._consent,
         )
-        self._choices = choice_copies(settings, redis, self._database, self.sessions.store)
-        self._consent = Consent(self._choices)
         self._fallback = MemoryPython(
             connect(settings.redis, name=f"{self.name}-fallback"),
             connect(settings.redis, name=f"{self.name}-sub"),
@@ -206,7 +211,8 @@ class Bridge:
         settings = self.settings
         grace = timedelta(hours=settings.sessions.grace_hours)
         earlier = SessionChoices(self.sessions.store, settings.agents.personas, self.sessions.forget)
-        api = routers(self.sessions, UserSettings(self._consent, earlier), grace=grace)
+        agents = AgentRefusals(lambda: self.servers.pick("").port, settings.agents)
+        api = routers(self.sessions, UserSettings(self._consent, earlier, agents), grace=grace)
         return create_app(self, self._scrape, settings.bridge, api)
 
     def _accepting(self) -> bool:

@@ -19,6 +19,7 @@
     │   ├── RateExceeded             its user's turns come too fast
     │   ├── UserTokensSpent          its user's token budget of the day is spent
     │   └── TokensSpent              everybody's is
+    ├── MemoryRefused                the user's own agents say that no agent may remember this user
     ├── ChoiceUnknown                nobody can tell whether agents may remember this user
     ├── ChoiceNotShared              a user's choice could not be entered in Redis
     ├── LeaseLost                    another bridge has this turn now
@@ -173,6 +174,12 @@ class TokensSpent(GuardHit):
 
 GUARD_CODES = frozenset(hit.code for hit in (TaskExpired, LaneFull, RateExceeded, UserTokensSpent, TokensSpent))
 """Of error replies to tasks that were not sent to Letta, and of fallbacks that spared it."""
+
+
+class MemoryRefused(ServiceError):
+    """The user has refused permanent memory; the user's agents say so."""
+
+    code = "user_switch"
 
 
 class ChoiceUnknown(ServiceError):

@@ -19,6 +19,7 @@ from letta_bridge.errors import (
     LeaseLost,
     LettaError,
     LettaRejected,
+    MemoryRefused,
     ReplyDeadlineExceeded,
 )
 from letta_bridge.fallback import Fallback
@@ -176,6 +177,8 @@ class MessageProcessor:
         delivery = self._delivery(job, missed, lease)
         try:
             delivered = await delivery.run()
+        except MemoryRefused as refused:
+            return await self._by_memory(job, lease, refused.code, None)
         except _WITHOUT_LETTA as error:
             _log_failure(job, error)
             return await self._without_letta(job, lease, error, delivery)

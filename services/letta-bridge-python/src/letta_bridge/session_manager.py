@@ -11,7 +11,9 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
+from letta_bridge.agent_attempts import AgentAttempts
 from letta_bridge.agent_maker import CLAIM_SECONDS, AgentMaker
+from letta_bridge.consent import Consent
 from letta_bridge.letta.port import LettaPort
 from letta_bridge.settings import AgentSettings, SessionSettings
 from shared_utils import logs
@@ -36,6 +38,8 @@ class SessionManager:
         sessions: how long they last, and how many are kept in memory.
         owner: names this bridge, like no other.
         claim: seconds after which another bridge may go on where a killed one was making an agent.
+        attempts: marks of attempts to make an agent, over all bridges; by default of this process alone.
+        consent: what a refusal found on an agent is compared with; by default it holds.
     """
 
     def __init__(
@@ -46,6 +50,8 @@ class SessionManager:
         *,
         owner: str | None = None,
         claim: float = CLAIM_SECONDS,
+        attempts: AgentAttempts | None = None,
+        consent: Consent | None = None,
     ) -> None:
         self.store = store
         self.restored: Restoration | None = None
@@ -58,6 +64,8 @@ class SessionManager:
             owner=owner or secrets.token_hex(8),
             expires_in_hours=self._settings.expires_in_hours,
             claim=claim,
+            attempts=attempts,
+            heed=consent.heed if consent else None,
         )
         self._sessions: OrderedDict[tuple[str, str], Session] = OrderedDict()
         self._used: dict[str, tuple[tuple[str, str], int]] = {}
@@ -91,6 +99,7 @@ class SessionManager:
 
         Raises:
             LettaError: Letta could not be asked.
+            MemoryRefused: an agent of the user says that no agent may remember this user.
         """
         session = await self.session(user_id, persona)
         if session is None or session.agent_id is None:

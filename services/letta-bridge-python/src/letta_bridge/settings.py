@@ -118,8 +118,15 @@ class PersonaSettings(Section):
 
 
 class AgentSettings(Section):
-    """What a new agent is made of."""
+    """Whose agents are, and what a new one is made of."""
 
+    tenant: str = setting(
+        "",
+        "TENANT",
+        doc="whose users these are: agents, sessions and choices of one tenant are invisible to every other; empty is "
+        "a tenant of its own, the one of installations without any",
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$|^$",
+    )
     model: str = setting("openai/gpt-4o-mini", "LETTA_MODEL", doc="Letta handle of the model")
     embedding: str | None = setting(
         "openai/text-embedding-3-small", "LETTA_EMBEDDING", doc="Letta handle of the embedding model"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from letta_bridge.agent_refusals import AgentRefusals
 from letta_bridge.consent import Consent
 from shared_utils.persistence.choices import user_key
 from shared_utils.persistence.errors import PersistenceError
@@ -23,11 +24,13 @@ class UserSettings:
     Args:
         consent: where choices lie.
         sessions: what bridges of the release before read.
+        agents: the users' agents, which carry a refusal as well; None leaves them alone.
     """
 
-    def __init__(self, consent: Consent, sessions: SessionChoices) -> None:
+    def __init__(self, consent: Consent, sessions: SessionChoices, agents: AgentRefusals | None = None) -> None:
         self._consent = consent
         self._sessions = sessions
+        self._agents = agents
 
     async def permanent_memory(self, user_id: str) -> bool:
         """Whether agents remember this user; they do where the user is known to have chosen nothing.
@@ -48,8 +51,10 @@ class UserSettings:
             PersistenceError: it could not be stored; it may be repeated.
             ChoiceNotShared: Redis is away.
         """
-        await self._consent.choose(user_id, permanent_memory=wanted)
+        choice = await self._consent.choose(user_id, permanent_memory=wanted)
         await self._sessions.write(user_id, wanted)
+        if self._agents is not None:
+            await self._agents.write(user_id, choice)
 
     async def by_session(self, sessions: Sequence[Session]) -> Mapping[str, bool]:
         """Session id → whether agents may remember its user, as far as the stores tell."""

@@ -8,6 +8,7 @@ import pytest
 
 from letta_bridge.errors import LettaUnavailable
 from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
+from letta_bridge.settings import AgentSettings
 from letta_bridge.user_data.agent_trace import AgentTrace
 from letta_bridge.user_data.erasure import UserData
 from letta_bridge.user_data.session_trace import SessionTrace
@@ -46,7 +47,8 @@ async def everywhere(letta, sessions, tmp_path):
             agent = await letta.create_agent(spec)
             await letta.send(agent.agent_id, [TurnMessage("user", f"我是{user}", f"{user}-{persona}")], timeout=5)
             await sessions.reserve(user, persona)
-    return UserData((AgentTrace(letta), SessionTrace(sessions)), FileErasureLog(tmp_path / "erasures.jsonl"))
+    traces = (AgentTrace(letta, AgentSettings()), SessionTrace(sessions))
+    return UserData(traces, FileErasureLog(tmp_path / "erasures.jsonl"))
 
 
 async def test_erasing_one_user_touches_no_other(everywhere):

@@ -196,7 +196,7 @@ def settings(
             await choices.set_permanent_memory(user, permanent_memory)
         return await choices.permanent_memory(user)
 
-    remembered = ask_user_settings(settings_or_exit(config), choose)
+    remembered = ask_user_settings(settings_or_exit(config), choose, with_agents=permanent_memory is not None)
     _print({"user_id": user, "permanent_memory": remembered}, as_json=as_json)
 
 

@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from letta_bridge.agent_refusals import AgentRefusals
 from letta_bridge.cli.common import Exit, fail
 from letta_bridge.consent import Consent
 from letta_bridge.errors import ChoiceNotShared, ChoiceUnknown
+from letta_bridge.letta.connection import letta_client
 from letta_bridge.session_stores import choice_copies
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.user_settings import SessionChoices, UserSettings
@@ -64,11 +66,19 @@ def ask_sessions(settings: BridgeSettings, work: Callable[[SessionStore], Awaita
 
 
 def ask_user_settings(
-    settings: BridgeSettings, work: Callable[[SessionStore, UserSettings], Awaitable[_Result]]
+    settings: BridgeSettings,
+    work: Callable[[SessionStore, UserSettings], Awaitable[_Result]],
+    *,
+    with_agents: bool = False,
 ) -> _Result:
     """What ``work`` returns, given the configured session store and what users chose.
 
     Redis is asked only for a single user's choice; where it is away, a choice cannot be made.
+
+    Args:
+        settings: the bridge's.
+        work: what to do.
+        with_agents: a choice is also written on the user's agents; that brings Letta's client along.
     """
 
     async def asked() -> _Result:
@@ -76,10 +86,14 @@ def ask_user_settings(
         redis = connect(settings.redis, name="letta-bridge-cli", timeout=_REDIS_TIMEOUT_SECONDS)
         sessions = _in_file(settings) if database is None else _in(database, settings)
         copies = choice_copies(settings, redis, database, sessions)
+        letta = letta_client(settings.letta) if with_agents else None
+        agents = None if letta is None else AgentRefusals(lambda: letta, settings.agents)
         try:
             earlier = SessionChoices(sessions, settings.agents.personas)
-            return await work(sessions, UserSettings(Consent(copies), earlier))
+            return await work(sessions, UserSettings(Consent(copies), earlier, agents))
         finally:
+            if letta is not None:
+                await letta.close()
             await copies.close()
             await sessions.close()
             await close(redis)

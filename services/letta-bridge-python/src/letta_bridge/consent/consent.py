@@ -97,6 +97,17 @@ class Consent:
         await persistently(lambda: self.copies.shared.learn([choice]))
         await self.copies.keep(choice)
 
+    async def heed(self, user_id: str, refusal: Choice) -> bool:
+        """Whether a refusal found on an agent still holds; then every copy knows it from now on."""
+        entry = entered(refusal.user_key, (await self._read(user_id)).entry)
+        stored = (await self.copies.stored([refusal.user_key])).get(refusal.user_key)
+        newest = stored if stored is not None and stored.beats(entry) else entry
+        if newest is not None and not refusal.beats(newest):
+            return not newest.permanent_memory
+        with contextlib.suppress(PersistenceError):
+            await self.learn(refusal)
+        return True
+
     async def _refuse(self, wanted: Choice) -> Choice:
         try:
             choice = await self.copies.shared.choose(wanted)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from letta_bridge.letta.breaker import Breaker, BreakerPolicy, BreakerState
 from letta_bridge.letta.fake import InMemoryLetta
 from letta_bridge.letta.port import (
+    AgentContents,
     AgentPassage,
     AgentRef,
     AgentSpec,
@@ -24,6 +25,7 @@ from letta_bridge.letta.port import (
 from letta_bridge.letta.servers import LettaServer, LettaServers
 
 __all__ = [
+    "AgentContents",
     "AgentPassage",
     "AgentRef",
     "AgentSpec",

@@ -12,14 +12,22 @@ import json
 import re
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal
 
 from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, TurnFateUnknown
-from letta_bridge.letta.port import AgentPassage, AgentRef, AgentSpec, FoundTurn, TurnAnswer, TurnMessage
+from letta_bridge.letta.port import (
+    AgentContents,
+    AgentPassage,
+    AgentRef,
+    AgentSpec,
+    FoundTurn,
+    TurnAnswer,
+    TurnMessage,
+)
 from letta_bridge.letta.turn_search import fate
 
 Answering = Callable[[str, Sequence[TurnMessage]], str | TurnAnswer]
@@ -153,6 +161,26 @@ class InMemoryLetta:
         agent = self._agents[ref.agent_id] = _Agent(ref, spec)
         _store(agent, "system_message", spec.system or "system", otid=None, run_id=None)
         return ref
+
+    async def contents(self, agent_id: str) -> AgentContents:
+        """What an agent holds."""
+        await self._reached()
+        agent = self._existing(agent_id)
+        kinds = [message["message_type"] for message in agent.history]
+        return AgentContents(
+            whole=bool(kinds),
+            messages=sum(kind != "system_message" for kind in kinds),
+            passages=min(1, len(agent.passages)),
+            blocks={block.label: block.value for block in agent.spec.blocks},
+            running=agent_id in self._runs.values(),
+        )
+
+    async def retag(self, agent_id: str, *, add: Collection[str] = (), remove: Collection[str] = ()) -> None:
+        """Change an agent's tags."""
+        await self._reached()
+        agent = self._existing(agent_id)
+        kept = [tag for tag in agent.ref.tags if tag not in remove and tag not in add]
+        agent.ref = replace(agent.ref, tags=(*kept, *add))
 
     async def send(self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float) -> TurnAnswer:
         """Answer a turn. After ``timeout`` seconds the caller is let go, and the turn goes on."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from http import HTTPStatus
@@ -26,7 +26,15 @@ from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, Turn
 from letta_bridge.letta.answer import parse_answer
 from letta_bridge.letta.clean_connections import CleanRequest, StaleConnection
 from letta_bridge.letta.failures import refusal, transport_failure
-from letta_bridge.letta.port import AgentPassage, AgentRef, AgentSpec, FoundTurn, TurnAnswer, TurnMessage
+from letta_bridge.letta.port import (
+    AgentContents,
+    AgentPassage,
+    AgentRef,
+    AgentSpec,
+    FoundTurn,
+    TurnAnswer,
+    TurnMessage,
+)
 from letta_bridge.letta.turn_search import Listed, fate
 
 HISTORY_PAGE = 100
@@ -165,6 +173,27 @@ class LettaClient:
                 enable_sleeptime=False,
             )
         return _agent_ref(_object(response.http_response))
+
+    async def contents(self, agent_id: str) -> AgentContents:
+        """What an agent holds; in the order in which a turn would change it, so that no change goes unseen."""
+        passages = await self.passages(agent_id, limit=1)
+        async with _failures(reads=True):
+            response = await self._sdk.agents.blocks.with_raw_response.list(agent_id)
+        blocks = {str(b.get("label")): str(b.get("value") or "") for b in _objects(response.http_response)}
+        kinds = [str(message.get("message_type")) for message in await self.history(agent_id)]
+        return AgentContents(
+            whole=bool(kinds),
+            messages=sum(kind != "system_message" for kind in kinds),
+            passages=len(passages),
+            blocks=blocks,
+            running=bool(await self._active_runs(agent_id)),
+        )
+
+    async def retag(self, agent_id: str, *, add: Collection[str] = (), remove: Collection[str] = ()) -> None:
+        """Change an agent's tags."""
+        tags = (set((await self.get_agent(agent_id)).tags) - set(remove)) | set(add)
+        async with _failures():
+            await self._sdk.agents.with_raw_response.update(agent_id, tags=sorted(tags))
 
     async def history(self, agent_id: str, *, limit: int = 1000) -> list[Mapping[str, object]]:
         """The agent's newest ``limit`` messages, oldest first."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -49,6 +49,22 @@ class AgentRef:
     name: str
     tags: tuple[str, ...] = ()
     created_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentContents:
+    """What an agent holds, as far as it tells one of a user's agents from another."""
+
+    whole: bool
+    """Its system message is stored. Letta stores that after the agent, which shows earlier and can do nothing."""
+    messages: int
+    """Beside system messages, of the newest 1000 rows."""
+    passages: int
+    """Of its archival memory; 1 stands for any number."""
+    blocks: Mapping[str, str]
+    """Label → value of its memory blocks."""
+    running: bool
+    """A turn of it is going on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +176,14 @@ class LettaPort(Protocol):
 
     async def create_agent(self, spec: AgentSpec) -> AgentRef:
         """Make an agent. Not idempotent and not atomic in Letta: look for the tags first, and after a failure."""
+        ...
+
+    async def contents(self, agent_id: str) -> AgentContents:
+        """What it holds, read in several requests. Raises AgentGone."""
+        ...
+
+    async def retag(self, agent_id: str, *, add: Collection[str] = (), remove: Collection[str] = ()) -> None:
+        """Change its tags. Not atomic: of two changes at once one may be lost. Raises AgentGone."""
         ...
 
     async def send(self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float) -> TurnAnswer:

@@ -52,6 +52,8 @@ class Keys:
     """+ number of the task: memory-python's answer to it, or the tombstone that forbids one; expires."""
     handed_prefix: str = field(init=False)
     """+ number of the task: set once it was handed to memory-python; expires."""
+    making_prefix: str = field(init=False)
+    """+ user:persona: the attempt that makes this agent; expires."""
 
     rate_prefix: str = field(init=False)
     """+ user: until when the user's bucket of turns is full, ms of the Redis server's clock; expires then."""
@@ -110,6 +112,10 @@ class Keys:
     def fallback(self, number: str) -> str:
         """Where memory-python leaves its answer to a task handed over."""
         return self.fallback_prefix + number
+
+    def making(self, user_id: str, persona: str) -> str:
+        """The mark of an attempt to make an agent."""
+        return self.making_prefix + per_task(user_id, persona)
 
     def handed(self, number: str) -> str:
         """The mark of a task handed over."""
