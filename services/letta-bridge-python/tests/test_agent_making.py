@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from letta_bridge import agent_attempts, agent_maker
 from letta_bridge.agent_attempts import InMemoryAgentAttempts
-from letta_bridge.agent_spec import agent_spec, refusal_tag
+from letta_bridge.agent_spec import Owner, agent_spec, refusal_tag
 from letta_bridge.errors import LettaRejected, LettaUnavailable, MemoryRefused, TurnFateUnknown
 from letta_bridge.letta import InMemoryLetta, TurnMessage
 from letta_bridge.session_manager import SessionManager
@@ -19,6 +19,7 @@ from shared_utils.persistence.choices import Choice, user_key
 from shared_utils.persistence.memory_sessions import InMemorySessionStore
 
 SETTINGS = AgentSettings()
+ADA = Owner("", "ada", "default")
 
 
 class LateLetta(InMemoryLetta):
@@ -157,8 +158,8 @@ async def test_what_shows_too_late_takes_nothing_over(letta, bridge, impatient):
 
 
 async def test_the_older_empty_agent_is_not_adopted_by_a_bridge_that_knows_nothing(letta, bridge):
-    older = await letta.create_agent(agent_spec(SETTINGS, "ada", "default", None))
-    used = await letta.create_agent(agent_spec(SETTINGS, "ada", "default", None))
+    older = await letta.create_agent(agent_spec(SETTINGS, ADA, None))
+    used = await letta.create_agent(agent_spec(SETTINGS, ADA, None))
     await letta.say(used.agent_id, "I am Ada")
     with capture_logs() as logs:
         assert await ask(bridge(), letta) == used.agent_id
@@ -172,7 +173,7 @@ async def test_of_two_with_content_the_one_an_ended_session_names_is_kept_and_th
     manager = bridge(store)
     mine = await ask(manager, letta)
     await letta.say(mine, "one")
-    rival = (await letta.create_agent(agent_spec(SETTINGS, "ada", "default", None))).agent_id
+    rival = (await letta.create_agent(agent_spec(SETTINGS, ADA, None))).agent_id
     for text in ("two", "three", "four"):
         await letta.say(rival, text)
     await store.delete(store.sessions["ada", "default"].session_id)
@@ -254,7 +255,7 @@ class TestRefusalOnAnAgent:
 
     @staticmethod
     async def refused(letta, chosen_ms=17):
-        ref = await letta.create_agent(agent_spec(SETTINGS, "ada", "default", None))
+        ref = await letta.create_agent(agent_spec(SETTINGS, ADA, None))
         await letta.retag(ref.agent_id, add=[refusal_tag(Choice(user_key("ada"), False, chosen_ms))])
         return ref.agent_id
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from letta_bridge.agent_selection import Candidate, candidates, select
 from letta_bridge.agent_spec import (
+    Owner,
     agent_spec,
     agent_tags,
     attempt_tag,
@@ -24,6 +25,7 @@ from letta_bridge.agent_spec import (
 from letta_bridge.letta import AgentContents, AgentRef, InMemoryLetta, TurnMessage
 from letta_bridge.settings import AgentSettings
 from shared_utils.persistence.choices import IMPORTED_MS, Choice, user_key
+from shared_utils.settings import TenantSettings
 
 SETTINGS = AgentSettings()
 
@@ -114,13 +116,13 @@ def test_nothing_that_holds_something_is_ever_called_surplus(found, random):
 
 async def test_contents_are_read_and_agents_that_are_gone_left_out():
     letta = InMemoryLetta()
-    refs = [await letta.create_agent(agent_spec(SETTINGS, "ada", "default", "en")) for _ in range(3)]
+    refs = [await letta.create_agent(agent_spec(SETTINGS, Owner("", "ada", "default"), "en")) for _ in range(3)]
     await letta.send(refs[0].agent_id, [TurnMessage("user", "hello", "o")], timeout=5)
     letta.note(refs[1].agent_id, "a passage")
     await letta.delete_agent(refs[2].agent_id)
     found = await candidates(letta, SETTINGS, "default", refs)
     assert [(one.agent_id, one.used) for one in found] == [(refs[0].agent_id, True), (refs[1].agent_id, True)]
-    spare = await letta.create_agent(agent_spec(SETTINGS, "ada", "default", "zh"))
+    spare = await letta.create_agent(agent_spec(SETTINGS, Owner("", "ada", "default"), "zh"))
     assert [one.used for one in await candidates(letta, SETTINGS, "default", [spare])] == [False]
 
 
@@ -141,20 +143,24 @@ def test_blocks_are_untouched_while_they_hold_the_templates(blocks, expected):
 
 class TestTags:
     def test_agents_of_a_named_tenant_carry_no_tag_that_an_earlier_release_looks_for(self):
-        default = agent_tags(AgentSettings(), "ada", "default")
-        named = agent_tags(AgentSettings(tenant="shop"), "ada", "default")
+        default, named = agent_tags("", "ada", "default"), agent_tags("shop", "ada", "default")
         assert default == ("bridge", "user:ada", "persona:default")
         assert not set(default) <= set(named)
         assert not set(named) <= set(default)
 
-    @pytest.mark.parametrize("tenant", ["a", "shop-2", "a_b", "0"])
+    @pytest.mark.parametrize("tenant", ["a", "shop_2", "0"])
     def test_no_two_tenants_share_a_tag(self, tenant):
-        assert bridge_tag(AgentSettings(tenant=tenant)) == f"bridge:{tenant}"
+        assert bridge_tag(tenant) == f"bridge:{tenant}"
+        assert bridge_tag("") == "bridge"
 
-    @pytest.mark.parametrize("tenant", ["A", "a b", "a:b", "-a", "ä", "x" * 41])
+    @pytest.mark.parametrize("tenant", ["A", "a b", "a:b", "a-b", "_a", "ä", "x" * 31])
     def test_a_tenant_that_could_be_mistaken_is_refused(self, tenant):
-        with pytest.raises(ValueError, match="tenant"):
-            AgentSettings(tenant=tenant)
+        with pytest.raises(ValueError, match="name"):
+            TenantSettings(name=tenant)
+
+    def test_the_agents_of_one_user_in_two_tenants_have_two_names(self):
+        owners = [Owner("", "ada", "default"), Owner("shop", "ada", "default")]
+        assert len({agent_spec(SETTINGS, owner, None).name for owner in owners}) == 2
 
     @pytest.mark.parametrize(
         ("tags", "foreign"),
@@ -167,12 +173,12 @@ class TestTags:
         ],
     )
     def test_an_agent_of_another_tenant_is_told_from_one_that_no_bridge_made(self, tags, foreign):
-        assert of_another_tenant(AgentSettings(), tags) is foreign
+        assert of_another_tenant("", tags) is foreign
 
     def test_what_became_of_an_agent_is_no_part_of_its_identity(self):
         refusal = Choice(user_key("ada"), permanent_memory=False, chosen_ms=17)
-        tags = (*agent_tags(SETTINGS, "ada", "cat"), attempt_tag("t"), refusal_tag(refusal), "mine")
-        assert identity_tags(tags) == (*agent_tags(SETTINGS, "ada", "cat"), "mine")
+        tags = (*agent_tags("", "ada", "cat"), attempt_tag("t"), refusal_tag(refusal), "mine")
+        assert identity_tags(tags) == (*agent_tags("", "ada", "cat"), "mine")
         assert owner_of(tags) == ("ada", "cat")
         assert refusal_in("ada", tags) == refusal
 

@@ -22,6 +22,7 @@ SECTIONS: Final = frozenset(
     {
         "redis",
         "logs",
+        "tenant",
         "queue",
         "letta",
         "agents",
@@ -83,6 +84,24 @@ class RedisSettings(Section):
     db: int = setting(0, "REDIS_DB", doc="database number, where there is no url", ge=0)
     username: str | None = setting(None, "REDIS_USERNAME", doc="ACL user")
     password: SecretStr | None = setting(None, "REDIS_PASSWORD", doc="password of the ACL user, or requirepass")
+
+
+class TenantSettings(Section):
+    """Whose users these are; what is kept of one tenant's is invisible to every other."""
+
+    name: str = setting(
+        "",
+        "TENANT",
+        doc="goes into the agents' tags, the schema's name and the session file's place; empty is the tenant of "
+        "installations that name none",
+        pattern=r"^[a-z0-9][a-z0-9_]{0,29}$|^$",
+    )
+    shards: bool = setting(
+        False,
+        "TENANT_SHARDS",
+        doc="several queues serve this tenant, and producers keep each user in one of them; false: a second queue of "
+        "the same tenant on the same Letta is left without agents",
+    )
 
 
 class LogSettings(Section):

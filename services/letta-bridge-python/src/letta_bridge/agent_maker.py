@@ -23,7 +23,7 @@ from weakref import WeakValueDictionary
 
 from letta_bridge.agent_attempts import SHOWS_WITHIN_SECONDS, AgentAttempts, Attempt, InMemoryAgentAttempts
 from letta_bridge.agent_selection import Candidate, Selection, candidates, select
-from letta_bridge.agent_spec import agent_spec, agent_tags, refusal_in, refusal_tags
+from letta_bridge.agent_spec import Owner, agent_spec, agent_tags, refusal_in, refusal_tags
 from letta_bridge.errors import LettaError, LettaRejected, LettaUnavailable, MemoryRefused
 from letta_bridge.letta.port import AgentContents, AgentRef, LettaPort
 from letta_bridge.settings import AgentSettings
@@ -72,6 +72,7 @@ class AgentMaker:
     Args:
         store: where sessions lie.
         settings: what an agent is made of.
+        tenant: whose agents they are.
         owner: names this bridge in claims, like no other.
         expires_in_hours: when a session ends after it got its agent.
         claim: seconds a claim lasts without being renewed.
@@ -84,6 +85,7 @@ class AgentMaker:
         store: SessionStore,
         settings: AgentSettings,
         *,
+        tenant: str = "",
         owner: str,
         expires_in_hours: float | None = None,
         claim: float = CLAIM_SECONDS,
@@ -92,6 +94,7 @@ class AgentMaker:
     ) -> None:
         self._store = store
         self._settings = settings
+        self._tenant = tenant
         self._owner = owner
         self._hours = expires_in_hours
         self._claim_seconds = claim
@@ -171,7 +174,8 @@ class AgentMaker:
 
     async def _created(self, making: _Making) -> tuple[str, bool]:
         session, letta, attempt = making.session, making.letta, making.attempt
-        spec = agent_spec(self._settings, session.user_id, session.persona, making.language, attempt=attempt.token)
+        whose = Owner(self._tenant, session.user_id, session.persona)
+        spec = agent_spec(self._settings, whose, making.language, attempt=attempt.token)
         try:
             made = await letta.create_agent(spec)
         except LettaError as error:
@@ -209,7 +213,8 @@ class AgentMaker:
         )
         if found.chosen is not None and (found.surplus or found.rivals):
             # Where more than one holds something, a part of what the user said is in each: somebody's to mend.
-            (_log.error if found.rivals else _log.warning)(
+            log = _log.error if found.rivals else _log.warning
+            log(
                 "duplicate_agents",
                 persona=persona,
                 agent_id=found.chosen.agent_id,
@@ -261,7 +266,7 @@ class AgentMaker:
                     await letta.delete_agent(agent_id)
 
     def _tags(self, session: Session) -> tuple[str, ...]:
-        return agent_tags(self._settings, session.user_id, session.persona)
+        return agent_tags(self._tenant, session.user_id, session.persona)
 
     @contextlib.asynccontextmanager
     async def _renewed(self, session: Session) -> AsyncIterator[None]:

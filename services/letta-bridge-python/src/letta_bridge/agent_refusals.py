@@ -12,7 +12,6 @@ from typing import Final
 from letta_bridge.agent_spec import refusal_tag, refusal_tags, user_tags
 from letta_bridge.errors import BreakerOpen, LettaError
 from letta_bridge.letta.port import LettaPort
-from letta_bridge.settings import AgentSettings
 from shared_utils import logs
 from shared_utils.persistence.choices import Choice
 
@@ -26,12 +25,12 @@ class AgentRefusals:
 
     Args:
         letta: gives a server that may be asked now; raises BreakerOpen where there is none.
-        settings: whose agents they are.
+        tenant: whose agents they are.
     """
 
-    def __init__(self, letta: Callable[[], LettaPort], settings: AgentSettings) -> None:
+    def __init__(self, letta: Callable[[], LettaPort], tenant: str) -> None:
         self._letta = letta
-        self._settings = settings
+        self._tenant = tenant
 
     async def write(self, user_id: str, choice: Choice) -> bool:
         """Bring the tags of a user's agents in step with what was chosen; False where Letta could not be asked."""
@@ -39,7 +38,7 @@ class AgentRefusals:
         try:
             async with asyncio.timeout(_SECONDS):
                 letta = self._letta()
-                for agent in await letta.find_agents(user_tags(self._settings, user_id)):
+                for agent in await letta.find_agents(user_tags(self._tenant, user_id)):
                     held = set(refusal_tags(agent.tags))
                     if held != wanted:
                         await letta.retag(agent.agent_id, add=wanted - held, remove=held - wanted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from letta_bridge.letta.port import AgentSpec, Block
 from letta_bridge.settings import AgentSettings
@@ -19,19 +19,27 @@ _REFUSED: Final = "memory-refused:"
 """+ ms since 1970: when the user refused permanent memory. The last resort where every other copy of that was lost."""
 
 
-def bridge_tag(settings: AgentSettings) -> str:
+class Owner(NamedTuple):
+    """Whose an agent is."""
+
+    tenant: str
+    user_id: str
+    persona: str
+
+
+def bridge_tag(tenant: str) -> str:
     """The tag of every agent of this tenant: no release that knows no tenants finds those of a named one."""
-    return f"{_BRIDGE}:{settings.tenant}" if settings.tenant else _BRIDGE
+    return f"{_BRIDGE}:{tenant}" if tenant else _BRIDGE
 
 
-def user_tags(settings: AgentSettings, user_id: str) -> tuple[str, ...]:
+def user_tags(tenant: str, user_id: str) -> tuple[str, ...]:
     """Agents with all of these are the user's, of whatever persona."""
-    return bridge_tag(settings), f"{_USER}{user_id}"
+    return bridge_tag(tenant), f"{_USER}{user_id}"
 
 
-def agent_tags(settings: AgentSettings, user_id: str, persona: str) -> tuple[str, ...]:
+def agent_tags(tenant: str, user_id: str, persona: str) -> tuple[str, ...]:
     """Agents with all of these are the user's with this persona."""
-    return *user_tags(settings, user_id), f"{_PERSONA}{persona}"
+    return *user_tags(tenant, user_id), f"{_PERSONA}{persona}"
 
 
 def owner_of(tags: Collection[str]) -> tuple[str | None, str | None]:
@@ -41,10 +49,10 @@ def owner_of(tags: Collection[str]) -> tuple[str | None, str | None]:
     return users[0] if len(users) == 1 else None, personas[0] if personas else None
 
 
-def of_another_tenant(settings: AgentSettings, tags: Collection[str]) -> bool:
+def of_another_tenant(tenant: str, tags: Collection[str]) -> bool:
     """Whether an agent belongs to a bridge of another tenant; one that no bridge made does not."""
     made_by = [tag for tag in tags if tag == _BRIDGE or tag.startswith(f"{_BRIDGE}:")]
-    return bool(made_by) and bridge_tag(settings) not in made_by
+    return bool(made_by) and bridge_tag(tenant) not in made_by
 
 
 def identity_tags(tags: Iterable[str]) -> tuple[str, ...]:
@@ -76,19 +84,17 @@ def refusal_in(user_id: str, tags: Iterable[str]) -> Choice | None:
     return Choice(user_key(user_id), permanent_memory=False, chosen_ms=latest)
 
 
-def agent_spec(
-    settings: AgentSettings, user_id: str, persona: str, language: str | None, *, attempt: str = ""
-) -> AgentSpec:
+def agent_spec(settings: AgentSettings, owner: Owner, language: str | None, *, attempt: str = "") -> AgentSpec:
     """A new agent for the user; its name tells nothing of its user, its first memory is in the user's language."""
     blocks = tuple(
         Block(label, _in_language(settings, texts, language), limit=settings.block_limit)
-        for label, texts in _templates(settings, persona).items()
+        for label, texts in _templates(settings, owner.persona).items()
     )
-    owner = (settings.tenant, user_id, persona) if settings.tenant else (user_id, persona)
-    digest = hashlib.sha256("\0".join(owner).encode()).hexdigest()[:24]
+    whose = (owner.user_id, owner.persona) if not owner.tenant else (owner.tenant, owner.user_id, owner.persona)
+    digest = hashlib.sha256("\0".join(whose).encode()).hexdigest()[:24]
     return AgentSpec(
         name=f"bridge-{digest}",
-        tags=agent_tags(settings, user_id, persona) + ((attempt_tag(attempt),) if attempt else ()),
+        tags=agent_tags(*owner) + ((attempt_tag(attempt),) if attempt else ()),
         model=settings.model,
         embedding=settings.embedding,
         agent_type=settings.agent_type,

@@ -20,6 +20,7 @@ from letta_bridge.agent_attempts import RedisAgentAttempts
 from letta_bridge.agent_refusals import AgentRefusals
 from letta_bridge.consent import Consent
 from letta_bridge.delivery import Desk
+from letta_bridge.errors import BreakerOpen
 from letta_bridge.fallback import MemoryPython
 from letta_bridge.guards import Guards, RedisMeter
 from letta_bridge.http.access import require_token
@@ -29,14 +30,17 @@ from letta_bridge.intake import Intake
 from letta_bridge.journal import SOURCE, Journal
 from letta_bridge.letta import Breaker, BreakerPolicy, LettaServers
 from letta_bridge.letta.connection import letta_client
+from letta_bridge.letta.port import LettaPort
 from letta_bridge.message_processor import MessageProcessor
 from letta_bridge.metrics import Scrape, Sources, loop_lag_watched
 from letta_bridge.request_queue import RedisQueue
+from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.session_manager import SessionManager
 from letta_bridge.session_stores import choice_copies, session_store
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.telemetry import Telemetry
+from letta_bridge.tenant_claim import TenantClaim
 from letta_bridge.user_settings import SessionChoices, UserSettings
 from letta_bridge.vectors.build import new_vectors
 from shared_utils import health, logs
@@ -82,6 +86,7 @@ class Bridge:
             ),
         )
         self._database = None if settings.database.db_url is None else Database(settings.database)
+        self._tenant = self._new_claim(redis)
         store = session_store(settings, self._database)
         self._choices = choice_copies(settings, redis, self._database, store)
         self._consent = Consent(self._choices)
@@ -89,10 +94,12 @@ class Bridge:
             store,
             settings.agents,
             settings.sessions,
+            tenant=settings.tenant.name,
             owner=self.name,
             claim=queue.lease,  # a killed bridge's turn and its claim on the user's agent end together
             attempts=RedisAgentAttempts(redis, self.queue.keys),
             consent=self._consent,
+            claim_on_tenant=self._tenant,
         )
         self._fallback = MemoryPython(
             connect(settings.redis, name=f"{self.name}-fallback"),
@@ -100,6 +107,7 @@ class Bridge:
             self.queue.keys,
             settings.fallback,
             queue,
+            tenant=settings.tenant.name,
         )
         desk = Desk(self.servers, self.sessions, settings.letta, settings.fallback, telemetry.recorder)
         fallback = telemetry.fallback(self._fallback)
@@ -140,6 +148,7 @@ class Bridge:
                 loop_lag_watched(self.telemetry.metrics.loop_lag),
                 self.sessions.running(),
                 self._choices.running(),
+                self._tenant.running(self._any_letta) if self._tenant else contextlib.nullcontext(),
                 self._journal.running() if self._journal else contextlib.nullcontext(),
                 self._vectors.worker.running() if self._vectors else contextlib.nullcontext(),
             ):
@@ -176,6 +185,7 @@ class Bridge:
             *await self._check_letta(),
             await self._check_sessions(),
             self._check_consent(),
+            *self._check_tenant(),
             *self._check_journal(),
             *self._check_vectors(),
             self._check_drain(),
@@ -211,9 +221,15 @@ class Bridge:
         settings = self.settings
         grace = timedelta(hours=settings.sessions.grace_hours)
         earlier = SessionChoices(self.sessions.store, settings.agents.personas, self.sessions.forget)
-        agents = AgentRefusals(lambda: self.servers.pick("").port, settings.agents)
+        agents = AgentRefusals(self._any_letta, settings.tenant.name)
         api = routers(self.sessions, UserSettings(self._consent, earlier, agents), grace=grace)
         return create_app(self, self._scrape, settings.bridge, api)
+
+    def _any_letta(self) -> LettaPort:
+        """For what is no user's turn. Raises BreakerOpen."""
+        if not self.settings.letta.enabled:
+            raise BreakerOpen("Letta is not used: letta.enabled is false")
+        return self.servers.pick("").port
 
     def _accepting(self) -> bool:
         letta = self.settings.letta
@@ -250,6 +266,13 @@ class Bridge:
         trouble = self._choices.trouble
         return Check("consent", ok=trouble is None, detail=trouble or "the copies of users' choices agree")
 
+    def _check_tenant(self) -> list[Check]:
+        if self._tenant is None:
+            return []
+        trouble = self._tenant.trouble
+        detail = trouble or f"claim on the tenant '{self.settings.tenant.name}': {self._tenant.state.value}"
+        return [Check("tenant", ok=trouble is None, detail=detail, required=True)]
+
     def _check_journal(self) -> list[Check]:
         if self._journal is None:
             return []
@@ -261,6 +284,13 @@ class Bridge:
             return []
         trouble = self._vectors.worker.trouble
         return [Check("vectors", ok=trouble is None, detail=trouble or "kept in step, by this bridge or another")]
+
+    def _new_claim(self, redis: RedisClient) -> TenantClaim | None:
+        """None where several queues share the tenant's agents."""
+        settings = self.settings
+        if settings.tenant.shards:
+            return None
+        return TenantClaim(settings.tenant.name, settings.queue.requests, QueueIdentity(redis, self.queue.keys))
 
     def _new_journal(self, redis: RedisClient) -> Journal | None:
         """None where there is no database. It runs while it is switched off, too: something may still wait for it."""

@@ -19,6 +19,7 @@
     │   ├── RateExceeded             its user's turns come too fast
     │   ├── UserTokensSpent          its user's token budget of the day is spent
     │   └── TokensSpent              everybody's is
+    ├── TenantTaken                  another queue serves this tenant on this Letta
     ├── MemoryRefused                the user's own agents say that no agent may remember this user
     ├── ChoiceUnknown                nobody can tell whether agents may remember this user
     ├── ChoiceNotShared              a user's choice could not be entered in Redis
@@ -174,6 +175,13 @@ class TokensSpent(GuardHit):
 
 GUARD_CODES = frozenset(hit.code for hit in (TaskExpired, LaneFull, RateExceeded, UserTokensSpent, TokensSpent))
 """Of error replies to tasks that were not sent to Letta, and of fallbacks that spared it."""
+
+
+class TenantTaken(ServiceError):
+    """Another queue serves this tenant on this Letta, so its agents are not for this queue's users."""
+
+    code = "tenant_taken"
+    retryable = True
 
 
 class MemoryRefused(ServiceError):

@@ -21,6 +21,7 @@ from letta_bridge.errors import (
     LettaRejected,
     MemoryRefused,
     ReplyDeadlineExceeded,
+    TenantTaken,
 )
 from letta_bridge.fallback import Fallback
 from letta_bridge.guards import Admission, Guards
@@ -36,7 +37,7 @@ from shared_utils.messages import Task, dump, now, parse_task, salvage_ids
 
 _log = logs.get(__name__)
 
-_WITHOUT_LETTA: Final = (LettaError, BreakerOpen, ReplyDeadlineExceeded)
+_WITHOUT_LETTA: Final = (LettaError, BreakerOpen, ReplyDeadlineExceeded, TenantTaken)
 
 
 class MissedTurns(Protocol):

@@ -16,6 +16,7 @@ from letta_bridge.agent_maker import CLAIM_SECONDS, AgentMaker
 from letta_bridge.consent import Consent
 from letta_bridge.letta.port import LettaPort
 from letta_bridge.settings import AgentSettings, SessionSettings
+from letta_bridge.tenant_claim import TenantClaim
 from shared_utils import logs
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions import Restoration, Session, SessionStore
@@ -36,10 +37,12 @@ class SessionManager:
         store: where sessions lie; is closed with the manager.
         agents: what an agent is made of.
         sessions: how long they last, and how many are kept in memory.
+        tenant: whose users these are.
         owner: names this bridge, like no other.
         claim: seconds after which another bridge may go on where a killed one was making an agent.
         attempts: marks of attempts to make an agent, over all bridges; by default of this process alone.
         consent: what a refusal found on an agent is compared with; by default it holds.
+        claim_on_tenant: whether this queue may use the tenant's agents; None where several queues share them.
     """
 
     def __init__(
@@ -48,19 +51,23 @@ class SessionManager:
         agents: AgentSettings,
         sessions: SessionSettings | None = None,
         *,
+        tenant: str = "",
         owner: str | None = None,
         claim: float = CLAIM_SECONDS,
         attempts: AgentAttempts | None = None,
         consent: Consent | None = None,
+        claim_on_tenant: TenantClaim | None = None,
     ) -> None:
         self.store = store
         self.restored: Restoration | None = None
         """What was read into memory last; None before the first time."""
         self._agents = agents
+        self._claim_on_tenant = claim_on_tenant
         self._settings = sessions or SessionSettings()
         self._maker = AgentMaker(
             store,
             agents,
+            tenant=tenant,
             owner=owner or secrets.token_hex(8),
             expires_in_hours=self._settings.expires_in_hours,
             claim=claim,
@@ -100,7 +107,10 @@ class SessionManager:
         Raises:
             LettaError: Letta could not be asked.
             MemoryRefused: an agent of the user says that no agent may remember this user.
+            TenantTaken: the tenant's agents are another queue's.
         """
+        if self._claim_on_tenant is not None:
+            await self._claim_on_tenant.require(letta)
         session = await self.session(user_id, persona)
         if session is None or session.agent_id is None:
             session = await self._with_agent(user_id, persona, language, letta)

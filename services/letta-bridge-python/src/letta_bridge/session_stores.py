@@ -22,7 +22,7 @@ def session_store(settings: BridgeSettings, database: Database | None) -> Sessio
         settings: the file's place, and the limits.
         database: is closed with the store.
     """
-    file = settings.data_dir / settings.sessions.file
+    file = settings.session_file
     limit = settings.sessions.max_data_bytes
     if database is None:
         return FileSessionStore(file, max_bytes=limit)
@@ -40,7 +40,7 @@ def choice_copies(
         database: is not closed with them.
         sessions: whose metadata holds the refusals of earlier releases.
     """
-    file = FileChoiceStore(settings.data_dir / settings.sessions.file)
+    file = FileChoiceStore(settings.session_file)
     shared = RedisChoices(redis, Keys(settings.queue.requests))
     if database is None:
         return ChoiceCopies(shared, file, None, sessions)

@@ -5,16 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, SecretStr, field_validator, model_validator
 
 from shared_utils.embeddings import EmbeddingSettings
 from shared_utils.errors import SettingsError
 from shared_utils.messages import Limits
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.vectors.vector_settings import VectorSettings
-from shared_utils.settings import Loaded, LogSettings, RedisSettings, Section, TextList, load, setting
+from shared_utils.settings import (
+    Loaded,
+    LogSettings,
+    RedisSettings,
+    Section,
+    TenantSettings,
+    TextList,
+    load,
+    setting,
+)
 
 Route = Literal["letta", "memory-python"]
 
@@ -118,15 +127,8 @@ class PersonaSettings(Section):
 
 
 class AgentSettings(Section):
-    """Whose agents are, and what a new one is made of."""
+    """What a new agent is made of."""
 
-    tenant: str = setting(
-        "",
-        "TENANT",
-        doc="whose users these are: agents, sessions and choices of one tenant are invisible to every other; empty is "
-        "a tenant of its own, the one of installations without any",
-        pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$|^$",
-    )
     model: str = setting("openai/gpt-4o-mini", "LETTA_MODEL", doc="Letta handle of the model")
     embedding: str | None = setting(
         "openai/text-embedding-3-small", "LETTA_EMBEDDING", doc="Letta handle of the embedding model"
@@ -255,6 +257,7 @@ class BridgeSettings(BaseModel):
 
     redis: RedisSettings = RedisSettings()
     logs: LogSettings = LogSettings()
+    tenant: TenantSettings = TenantSettings()
     queue: QueueSettings = QueueSettings()
     letta: LettaSettings = LettaSettings()
     agents: AgentSettings = AgentSettings()
@@ -268,6 +271,12 @@ class BridgeSettings(BaseModel):
     uploads: UploadSettings = UploadSettings()
     bridge: HttpSettings = HttpSettings()
 
+    @model_validator(mode="after")
+    def _in_the_tenants_schema(self) -> Self:
+        # Here, and not wherever a database is opened: a place that forgot it would show one tenant another's users.
+        object.__setattr__(self, "database", self.database.of_tenant(self.tenant.name))
+        return self
+
     @property
     def journals(self) -> bool:
         """Whether answered turns are journalled."""
@@ -277,6 +286,16 @@ class BridgeSettings(BaseModel):
     def data_dir(self) -> Path:
         """Where run-time data lies."""
         return Path(self.bridge.data_dir)
+
+    @property
+    def tenant_dir(self) -> Path:
+        """Where this tenant's state lies."""
+        return self.data_dir / f"tenant-{self.tenant.name}" if self.tenant.name else self.data_dir
+
+    @property
+    def session_file(self) -> Path:
+        """Sessions and choices, where there is no database and while it is away."""
+        return self.tenant_dir / self.sessions.file
 
 
 def read_settings(

@@ -138,6 +138,24 @@ async def test_tags_are_added_and_removed(world: World) -> None:
     assert (await letta.contents(agent)).messages == 0
 
 
+async def test_notes_are_left_changed_and_removed(world: World) -> None:
+    letta = world.letta
+    label = f"contract/{uuid.uuid4().hex[:8]}"
+    assert await letta.notes(label) == []
+    for value in ('{"a": 1}', "第二"):
+        await letta.write_note(label, value)
+    first, second = await letta.notes(label)
+    assert (first.value, second.value) == ('{"a": 1}', "第二")
+    await letta.write_note(label, "changed", note_id=first.note_id)
+    assert [note.value for note in await letta.notes(label)] == ["changed", "第二"]
+    assert await letta.notes(f"{label}/other") == []
+    for note in (first, second, second):
+        await letta.delete_note(note.note_id)
+    assert await letta.notes(label) == []
+    with pytest.raises(LettaRejected):
+        await letta.write_note(label, "too late", note_id=first.note_id)
+
+
 async def test_an_agent_that_cannot_be_made(world: World) -> None:
     for change, cause in (
         ({"model": "no/such-model"}, "unknown_model"),

@@ -8,7 +8,6 @@ import pytest
 
 from letta_bridge.errors import LettaUnavailable
 from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
-from letta_bridge.settings import AgentSettings
 from letta_bridge.user_data.agent_trace import AgentTrace
 from letta_bridge.user_data.erasure import UserData
 from letta_bridge.user_data.session_trace import SessionTrace
@@ -47,7 +46,7 @@ async def everywhere(letta, sessions, tmp_path):
             agent = await letta.create_agent(spec)
             await letta.send(agent.agent_id, [TurnMessage("user", f"我是{user}", f"{user}-{persona}")], timeout=5)
             await sessions.reserve(user, persona)
-    traces = (AgentTrace(letta, AgentSettings()), SessionTrace(sessions))
+    traces = (AgentTrace(letta), SessionTrace(sessions))
     return UserData(traces, FileErasureLog(tmp_path / "erasures.jsonl"))
 
 

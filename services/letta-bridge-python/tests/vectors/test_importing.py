@@ -15,7 +15,6 @@ import psycopg
 import pytest
 
 from letta_bridge.agent_spec import of_another_tenant
-from letta_bridge.settings import AgentSettings
 from letta_bridge.vectors.importing.importer import Importer
 from letta_bridge.vectors.importing.letta_postgresql import LettaPostgresql
 from letta_bridge.vectors.importing.letta_rows import SourceUnreadable
@@ -94,7 +93,7 @@ def make_sqlite(path, *, old):
 
 def importer_of(workshop, database, *, embed=False, seen=None, tenant=""):
     progress = (lambda _count: None) if seen is None else seen.append
-    model, foreign = workshop.embedder.model, partial(of_another_tenant, AgentSettings(tenant=tenant))
+    model, foreign = workshop.embedder.model, partial(of_another_tenant, tenant)
     return Importer(LettaPassages(database), workshop.embedding, model, None, embed, 200, progress, foreign)
 
 

@@ -8,8 +8,12 @@ from shared_utils.errors import MalformedMessage
 from shared_utils.messages import HANDOVER_KEY, Handover, Task
 
 
-def read_handover(task: Task) -> Handover | None:
+def read_handover(task: Task, tenant: str) -> Handover | None:
     """The task's handover; None where an ordinary producer sent it.
+
+    Args:
+        task: as it was taken.
+        tenant: whose users are remembered here.
 
     Raises:
         MalformedMessage: there is one, but it cannot be honoured.
@@ -21,8 +25,15 @@ def read_handover(task: Task) -> Handover | None:
     if not task.task_id:
         raise MalformedMessage(f"meta.{HANDOVER_KEY} asks for an answer, but the task has no task_id", **ids)
     try:
-        return Handover.model_validate(value, strict=True)
+        handover = Handover.model_validate(value, strict=True)
     except ValidationError as error:
         problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
         where = ".".join((f"meta.{HANDOVER_KEY}", *(str(part) for part in problem["loc"])))
         raise MalformedMessage(f"{where}: {problem['msg']}", **ids) from None
+    if handover.tenant != tenant:
+        raise MalformedMessage(
+            f"it is of the tenant '{handover.tenant}', and this memory-python remembers users of '{tenant}'; give each "
+            "tenant a memory-python and a Redis of its own",
+            **ids,
+        )
+    return handover

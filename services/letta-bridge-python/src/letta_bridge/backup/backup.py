@@ -47,7 +47,7 @@ async def make_backup(
     """
     await asyncio.to_thread(_make_empty, folder)
     method, rows = await save_state(settings, folder, plain=plain)
-    agents = await save_agents(letta, bridge_tag(settings.agents), folder / "agents", progress) if letta else 0
+    agents = await save_agents(letta, bridge_tag(settings.tenant.name), folder / "agents", progress) if letta else 0
     write_json(folder / "config.json", configuration)
     made = Manifest(
         release=__version__,
@@ -73,7 +73,7 @@ async def restore_backup(
     """
     found = await asyncio.to_thread(manifest.read, folder)
     await load_state(settings, folder, found)
-    agents = await load_agents(letta, bridge_tag(settings.agents), folder / "agents", progress) if letta else 0
+    agents = await load_agents(letta, bridge_tag(settings.tenant.name), folder / "agents", progress) if letta else 0
     return found, agents
 
 

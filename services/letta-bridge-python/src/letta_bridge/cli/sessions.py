@@ -112,7 +112,7 @@ def conflicts(
     settings = settings_or_exit(config)
 
     async def read() -> list[dict[str, Any]]:
-        journal = SessionJournal(settings.data_dir / settings.sessions.file)
+        journal = SessionJournal(settings.session_file)
         try:
             return [asdict(conflict) for conflict in await journal.conflicts(limit)]
         finally:

@@ -87,7 +87,7 @@ def ask_user_settings(
         sessions = _in_file(settings) if database is None else _in(database, settings)
         copies = choice_copies(settings, redis, database, sessions)
         letta = letta_client(settings.letta) if with_agents else None
-        agents = None if letta is None else AgentRefusals(lambda: letta, settings.agents)
+        agents = None if letta is None else AgentRefusals(lambda: letta, settings.tenant.name)
         try:
             earlier = SessionChoices(sessions, settings.agents.personas)
             return await work(sessions, UserSettings(Consent(copies), earlier, agents))
@@ -118,7 +118,7 @@ async def in_database(settings: BridgeSettings) -> AsyncIterator[UserStores]:
 @asynccontextmanager
 async def in_file(settings: BridgeSettings) -> AsyncIterator[UserStores]:
     """What lies in the session file."""
-    stores = UserStores(_in_file(settings), FileChoiceStore(settings.data_dir / settings.sessions.file))
+    stores = UserStores(_in_file(settings), FileChoiceStore(settings.session_file))
     try:
         yield stores
     finally:
@@ -137,4 +137,4 @@ def _in(database: Database, settings: BridgeSettings) -> SessionStore:
 
 
 def _in_file(settings: BridgeSettings) -> SessionStore:
-    return FileSessionStore(settings.data_dir / settings.sessions.file, max_bytes=settings.sessions.max_data_bytes)
+    return FileSessionStore(settings.session_file, max_bytes=settings.sessions.max_data_bytes)

@@ -71,7 +71,7 @@ def import_(
                     embed,
                     longest,
                     lambda number: count("passages", number),
-                    lambda tags: of_another_tenant(settings.agents, tags),
+                    lambda tags: of_another_tenant(settings.tenant.name, tags),
                 )
                 return await importer.run(dry=dry_run)
         finally:

@@ -59,7 +59,7 @@ async def synchronised(
                 stored=stored,
                 removed=removed,
             )
-            whole = FullSync(made, letta, bridge_tag(settings.agents), progress)
+            whole = FullSync(made, letta, bridge_tag(settings.tenant.name), progress)
             if turns:
                 await whole.turns()
             if agents:

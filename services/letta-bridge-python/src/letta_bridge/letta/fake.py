@@ -25,6 +25,7 @@ from letta_bridge.letta.port import (
     AgentRef,
     AgentSpec,
     FoundTurn,
+    Note,
     TurnAnswer,
     TurnMessage,
 )
@@ -98,6 +99,7 @@ class InMemoryLetta:
         self._models = models
         self._agents: dict[str, _Agent] = {}
         self._runs: dict[str, str] = {}  # active run -> agent
+        self._notes: dict[str, tuple[str, Note]] = {}  # with its label
         self._turns: Counter[str] = Counter()
         self._faults: deque[_Fault] = deque()
         self._hold: Hold | None = None
@@ -255,6 +257,24 @@ class InMemoryLetta:
         """Delete it. False where it was gone already."""
         await self._reached()
         return self._agents.pop(agent_id, None) is not None
+
+    async def notes(self, label: str) -> list[Note]:
+        """The notes under a label, oldest first."""
+        await self._reached()
+        return [note for under, note in self._notes.values() if under == label]
+
+    async def write_note(self, label: str, value: str, *, note_id: str | None = None) -> None:
+        """Leave a note, or give one another text."""
+        await self._reached()
+        if note_id is not None and note_id not in self._notes:
+            raise LettaRejected("There is no such block.", cause="not_found", status=404)
+        note = Note(note_id or f"block-{uuid.uuid4()}", value)
+        self._notes[note.note_id] = (label, note)
+
+    async def delete_note(self, note_id: str) -> None:
+        """Remove a note."""
+        await self._reached()
+        self._notes.pop(note_id, None)
 
     async def health(self) -> str:
         """The fake's version."""

@@ -32,6 +32,7 @@ from letta_bridge.letta.port import (
     AgentRef,
     AgentSpec,
     FoundTurn,
+    Note,
     TurnAnswer,
     TurnMessage,
 )
@@ -49,6 +50,7 @@ _SPARE_CONNECTIONS = 16
 _SUCCESS = range(200, 300)
 _ADDRESSES = 10_000
 _AGENT_PAGE = 50
+_NOTES = 50
 
 _Shape = TypeVar("_Shape", dict[str, Any], list[Any])
 
@@ -249,6 +251,29 @@ class LettaClient:
         except AgentGone:
             return False
         return True
+
+    async def notes(self, label: str) -> list[Note]:
+        """The memory blocks under a label, oldest first."""
+        async with _failures(reads=True):
+            response = await self._sdk.blocks.with_raw_response.list(label=label, order="asc", limit=_NOTES)
+        return [Note(str(b.get("id")), str(b.get("value") or "")) for b in _objects(response.http_response)]
+
+    async def write_note(self, label: str, value: str, *, note_id: str | None = None) -> None:
+        """Make or change a memory block."""
+        async with _failures():
+            if note_id is None:
+                await self._sdk.blocks.with_raw_response.create(label=label, value=value)
+            else:
+                await self._sdk.blocks.with_raw_response.update(note_id, value=value)
+
+    async def delete_note(self, note_id: str) -> None:
+        """Delete a memory block."""
+        try:
+            async with _failures():
+                await self._sdk.delete(f"/v1/blocks/{quote(note_id, safe='')}", cast_to=httpx.Response)
+        except LettaRejected as error:
+            if error.cause != "not_found":
+                raise
 
     async def health(self) -> str:
         """The server's version."""

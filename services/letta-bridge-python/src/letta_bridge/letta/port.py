@@ -52,6 +52,14 @@ class AgentRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """A text that programs leave for each other in Letta: a memory block of no agent."""
+
+    note_id: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class AgentContents:
     """What an agent holds, as far as it tells one of a user's agents from another."""
 
@@ -249,6 +257,18 @@ class LettaPort(Protocol):
 
     async def delete_agent(self, agent_id: str) -> bool:
         """Delete it with the memory that is only its own. False where it was gone already."""
+        ...
+
+    async def notes(self, label: str) -> list[Note]:
+        """The notes under a label (up to 50 of letters, digits, ``_``, ``-`` and ``/``), oldest first."""
+        ...
+
+    async def write_note(self, label: str, value: str, *, note_id: str | None = None) -> None:
+        """Leave a note, or give one another text."""
+        ...
+
+    async def delete_note(self, note_id: str) -> None:
+        """Remove a note; one that is gone is no error."""
         ...
 
     async def health(self) -> str:

@@ -15,6 +15,7 @@ from letta_bridge.letta.port import (
     AgentSpec,
     FoundTurn,
     LettaPort,
+    Note,
     TurnAnswer,
     TurnMessage,
 )
@@ -85,6 +86,15 @@ class MeteredLetta:
 
     async def delete_agent(self, agent_id: str) -> bool:
         return await self._timed("delete_agent", self._letta.delete_agent(agent_id))
+
+    async def notes(self, label: str) -> list[Note]:
+        return await self._timed("notes", self._letta.notes(label))
+
+    async def write_note(self, label: str, value: str, *, note_id: str | None = None) -> None:
+        await self._timed("write_note", self._letta.write_note(label, value, note_id=note_id))
+
+    async def delete_note(self, note_id: str) -> None:
+        await self._timed("delete_note", self._letta.delete_note(note_id))
 
     async def health(self) -> str:
         return await self._timed("health", self._letta.health())

@@ -42,6 +42,8 @@ class Keys:
     """Name of the bridge that writes the journal now; expires."""
     choices: str = field(init=False)
     """Hash: users' choices about permanent memory, and whether all are there (consent/lua/common.lua); kept."""
+    identity: str = field(init=False)
+    """String: the queue's own id, by which Letta's claim on a tenant tells it from others; kept."""
     lane_prefix: str = field(init=False)
     """+ lane: list of that lane's waiting entries (right first)."""
     reply_prefix: str = field(init=False)

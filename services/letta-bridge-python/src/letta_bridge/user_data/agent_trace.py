@@ -7,16 +7,15 @@ from pathlib import Path
 
 from letta_bridge.agent_spec import user_tags
 from letta_bridge.letta.port import AgentRef, LettaPort
-from letta_bridge.settings import AgentSettings
 from letta_bridge.user_data.trace import Counts
 
 
 class AgentTrace:
     """See :class:`Trace`. Every agent that carries the user's tag, of every persona, twins included."""
 
-    def __init__(self, letta: LettaPort, settings: AgentSettings) -> None:
+    def __init__(self, letta: LettaPort, tenant: str = "") -> None:
         self._letta = letta
-        self._settings = settings
+        self._tenant = tenant
 
     async def count(self, user_id: str) -> Counts:
         """See :class:`Trace`."""
@@ -37,7 +36,7 @@ class AgentTrace:
         return {"agents": sum(gone)}
 
     async def _agents(self, user_id: str) -> list[AgentRef]:
-        return await self._letta.find_agents(user_tags(self._settings, user_id))
+        return await self._letta.find_agents(user_tags(self._tenant, user_id))
 
 
 def _write(path: Path, content: bytes) -> None:
