@@ -44,6 +44,12 @@ class UserSettings:
             refused = False  # the choice itself may still be known
         return not refused and await self._consent.permanent_memory(user_id)
 
+    async def chosen_ms(self, user_id: str) -> int | None:
+        """When the user chose, in ms since 1970, as far as the stores tell; None where there is no choice."""
+        key = user_key(user_id)
+        stored = (await self._consent.copies.stored([key])).get(key)
+        return None if stored is None else stored.chosen_ms
+
     async def set_permanent_memory(self, user_id: str, wanted: bool) -> None:
         """Switch it for every persona, now and to come. A refusal counts for every bridge from the next hand-out on.
 

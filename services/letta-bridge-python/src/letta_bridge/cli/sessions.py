@@ -11,9 +11,12 @@ from typing import Annotated, Any, Final
 import typer
 
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
+from letta_bridge.cli.duplicate_agents import duplicate_agents
 from letta_bridge.cli.output import moment, plain, print_json, print_table
 from letta_bridge.cli.state import ask, ask_sessions, ask_user_settings, in_database, in_file
+from letta_bridge.errors import LettaError
 from letta_bridge.http.records import SessionRecord, records
+from letta_bridge.letta.connection import letta_client
 from letta_bridge.user_settings import UserSettings
 from shared_utils.persistence.choices import copy_choices
 from shared_utils.persistence.errors import RowMissing
@@ -27,6 +30,7 @@ app = typer.Typer(
     help="Go through the sessions: which agent is whose. In the database where one is configured, else in the file.",
 )
 
+_AGENT_COLUMNS: Final = ("USER", "PERSONA", "AGENT", "MESSAGES", "PASSAGES", "STATE")
 _COLUMNS: Final = ("SESSION", "USER", "PERSONA", "AGENT", "LAST USE", "MESSAGES", "MEMORY", "STATE")
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The session's id.")]
@@ -198,6 +202,43 @@ def settings(
 
     remembered = ask_user_settings(settings_or_exit(config), choose, with_agents=permanent_memory is not None)
     _print({"user_id": user, "permanent_memory": remembered}, as_json=as_json)
+
+
+@app.command()
+def duplicates(
+    remove_empty: Annotated[
+        bool, typer.Option("--remove-empty", help="Delete agents that hold nothing and that no session names.")
+    ] = False,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Find users with several agents in Letta, and say which one is used. It goes through all agents.
+
+    Where two hold something, people have to decide: docs/troubleshooting.md says how.
+    """
+    settings = settings_or_exit(config)
+
+    async def work(store: SessionStore) -> list[dict[str, Any]]:
+        letta = letta_client(settings.letta)
+        try:
+            return await duplicate_agents(letta, settings, store, remove=remove_empty)
+        finally:
+            await letta.close()
+
+    try:
+        found = ask_sessions(settings, work)
+    except LettaError as error:
+        fail(f"{error}; all agents are looked at again when this is run again", Exit.FAILED)
+    if as_json:
+        print_json({"agents": found})
+    elif found:
+        print_table(_AGENT_COLUMNS, [tuple(agent.values()) for agent in found], numbers=("MESSAGES", "PASSAGES"))
+    if not as_json:
+        users = len({(agent["user_id"], agent["persona"]) for agent in found})
+        typer.echo(f"{users} users with several agents, {len(found)} agents in all")
+    left = [agent for agent in found if agent["state"] != "removed"]
+    raise typer.Exit(int(Exit.FAILED if len(left) > len({(a["user_id"], a["persona"]) for a in left}) else Exit.DONE))
 
 
 @app.command(name="test")

@@ -8,10 +8,14 @@ from typing import Any, Final
 
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
+from letta_bridge.agent_attempts import Attempt, RedisAgentAttempts
+from letta_bridge.consent import RedisChoices
 from letta_bridge.doctor.findings import Finding, fail, ok
 from letta_bridge.request_queue import Keys, Outcome, RedisQueue, Settlement
+from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.settings import BridgeSettings
+from shared_utils.persistence.choices import Choice, user_key
 from shared_utils.redis_connection import RedisClient
 
 _SUBJECT: Final = "redis.rights"
@@ -87,10 +91,26 @@ async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys
             pipeline.delete(keys.handed("1"))
             pipeline.set(keys.handed("1"), 1, ex=60, nx=True)
             await pipeline.execute()
+        await _choices_round(client, keys)
         await client.exists(keys.handed("1"))
         await client.get(keys.handed("1"))
     finally:
         await _clean_up(client, keys)
+
+
+async def _choices_round(client: RedisClient, keys: Keys) -> None:
+    """Every script and command over users' choices, over the making of agents, and the queue's id."""
+    choices = RedisChoices(client, keys)
+    chosen = await choices.choose(Choice(user_key("doctor"), permanent_memory=False, chosen_ms=0))
+    await choices.vouch(await choices.learn([chosen]))
+    await choices.read("doctor")
+    _ = [one async for one in choices.entries()]
+    await choices.doubt()
+    attempt = Attempt("doctor", "doctor", "doctor")
+    attempts = RedisAgentAttempts(client, keys)
+    await attempts.begin(attempt)
+    await attempts.end(attempt)
+    await QueueIdentity(client, keys)()
 
 
 async def _clean_up(client: RedisClient, keys: Keys) -> None:
@@ -100,6 +120,8 @@ async def _clean_up(client: RedisClient, keys: Keys) -> None:
         keys.reply("doctor", "1"),
         keys.missed("doctor"),
         keys.handed("1"),
+        keys.making("doctor", "doctor"),
+        keys.identity,
     )
     await client.delete(*leftovers)
 

@@ -19,8 +19,14 @@ local function read_entry(user_key)
     return state, tonumber(chosen_ms or 0), state ~= nil
 end
 
+local function name_it(new_name)
+    if redis.call('HEXISTS', CHOICES, 'born') == 0 then
+        redis.call('HSET', CHOICES, 'born', new_name)
+    end
+end
+
 local function write_entry(user_key, state, chosen_ms, new_name)
-    redis.call('HSETNX', CHOICES, 'born', new_name)
+    name_it(new_name)
     redis.call('HSET', CHOICES, user_key, state .. ' ' .. string.format('%.0f', chosen_ms))
     local changes = redis.call('HGET', CHOICES, 'changes')
     if changes and not string.match(changes, '^%d+$') then

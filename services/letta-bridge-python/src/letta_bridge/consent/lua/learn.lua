@@ -4,7 +4,7 @@
 -- ARGV 1 name for a new hash  2 '1' where somebody has chosen anew  3… user key, '0' or '1', chosen_ms of each choice
 -- Returns {complete, born, changes}.
 
-redis.call('HSETNX', CHOICES, 'born', ARGV[1])
+name_it(ARGV[1])
 for at = 3, #ARGV, 3 do
     local user_key, state, chosen_ms = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
     local entered, entered_ms, readable = read_entry(user_key)
