@@ -116,6 +116,12 @@ class TestStore:
         await asyncio.gather(*(store.merge([one, replace(one, user_key=f"k{n}")]) for n, one in enumerate(all_of_them)))
         assert await store.find(["k"]) == {"k": Choice("k", OFF, 30)}
 
+    async def test_far_more_questions_than_connections_are_all_answered(self, store):
+        kept = [Choice(f"k{n}", OFF, n + 1) for n in range(400)]
+        await asyncio.gather(*(store.merge([one]) for one in kept))
+        found = await asyncio.gather(*(store.find([one.user_key]) for one in kept))
+        assert [one[choice.user_key] for one, choice in zip(found, kept, strict=True)] == kept
+
     async def test_a_time_beyond_32_bits_is_kept(self, store):
         late = Choice("k", OFF, 1_800_000_000_000)
         await store.merge([late])

@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from shared_utils.persistence.choices import Choice
-from shared_utils.persistence.database import Connection, Database, Row
+from shared_utils.persistence.database import Connection, Database, Params, Row
+from shared_utils.persistence.pool_queue import PoolQueue
 from shared_utils.persistence.statements import statements
 
 _SQL: Final = statements("choices")
@@ -18,10 +19,11 @@ class DatabaseChoiceStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._queue = PoolQueue(database)
 
     async def find(self, user_keys: Collection[str]) -> Mapping[str, Choice]:
         """See :class:`ChoiceStore`."""
-        rows = await self._database.fetch(_SQL["find"], {"user_keys": list(user_keys)})
+        rows = await self._fetch("find", {"user_keys": list(user_keys)})
         return {row["user_key"]: _choice(row) for row in rows}
 
     async def merge(self, choices: Sequence[Choice]) -> None:
@@ -35,20 +37,23 @@ class DatabaseChoiceStore:
             await self._database.send(connection, _SQL["insert_new"], columns)
             await self._database.send(connection, _SQL["update_newer"], columns)
 
-        await self._database.run(work)
+        await self._queue.ask(lambda: self._database.run(work))
 
     async def page(self, *, after: str = "", limit: int = 1000) -> Sequence[Choice]:
         """See :class:`ChoiceStore`."""
-        return [_choice(row) for row in await self._database.fetch(_SQL["page"], {"after": after, "limit": limit})]
+        return [_choice(row) for row in await self._fetch("page", {"after": after, "limit": limit})]
 
     async def changed(self, since: datetime | None) -> tuple[Sequence[Choice], datetime]:
         """See :class:`ChoiceStore`."""
-        [now] = await self._database.fetch(_SQL["now"])
-        rows = [] if since is None else await self._database.fetch(_SQL["changed"], {"since": since})
+        [now] = await self._fetch("now", {})
+        rows = [] if since is None else await self._fetch("changed", {"since": since})
         return [_choice(row) for row in rows], now["now"]
 
     async def close(self) -> None:
         """See :class:`ChoiceStore`."""
+
+    async def _fetch(self, name: str, params: Params) -> list[Row]:
+        return await self._queue.ask(lambda: self._database.fetch(_SQL[name], params))
 
 
 def _choice(row: Row) -> Choice:

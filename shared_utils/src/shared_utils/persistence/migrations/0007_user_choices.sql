@@ -10,5 +10,5 @@ CREATE TABLE user_choices (
 
 CREATE INDEX user_choices_changed_at ON user_choices (changed_at);
 -- Refusals in the form of earlier releases.
-CREATE INDEX agent_sessions_refusing ON agent_sessions (user_id)
+CREATE INDEX agent_sessions_refusing ON agent_sessions (user_id, session_id)
     WHERE NOT ((metadata -> 'permanent_memory') = 'true'::jsonb);

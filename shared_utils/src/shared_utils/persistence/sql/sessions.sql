@@ -98,14 +98,17 @@ SELECT user_id, persona FROM agent_sessions WHERE changed_at > %(since)s;
 -- Somewhat in the past: a write with an earlier time may still be on its way to being visible.
 SELECT clock_timestamp() - interval '2 seconds' AS now;
 
--- name: refusing_users
--- What earlier releases note of a refusal; any value but true is one.
-SELECT DISTINCT refusing.user_id FROM agent_sessions AS refusing
-WHERE NOT ((refusing.metadata -> 'permanent_memory') = 'true'::jsonb)
-  AND (refusing.is_active OR NOT EXISTS (
-      SELECT 1 FROM agent_sessions AS allowing
-      WHERE allowing.user_id = refusing.user_id AND allowing.is_active
-        AND (allowing.metadata -> 'permanent_memory') = 'true'::jsonb));
+-- name: refusing
+-- What earlier releases note of a refusal of permanent memory; any value but true is one.
+SELECT user_id, session_id, is_active FROM agent_sessions
+WHERE NOT ((metadata -> 'permanent_memory') = 'true'::jsonb)
+  AND (user_id, session_id) > (%(after_user)s::text, %(after_session)s::text)
+ORDER BY user_id, session_id
+LIMIT %(limit)s;
+
+-- name: allowing
+SELECT user_id FROM agent_sessions
+WHERE user_id = ANY(%(users)s::text[]) AND is_active AND (metadata -> 'permanent_memory') = 'true'::jsonb;
 
 -- name: expired_ids
 -- SKIP LOCKED: another bridge cleans up as well.
