@@ -1,6 +1,6 @@
-"""A user's refusal of permanent memory, with real bridges: another one, a new one, Redis lost, the database away.
+"""Opt-outs with real bridges: several hosts, new hosts, Redis data lost, database away.
 
-Letta is a stub that counts the turns it gets: none of a user who refused.
+Letta is a stub that counts the turns it gets; none may belong to a user who opted out.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def stub_letta():
 
 @pytest.fixture
 def own_postgres(tmp_path):
-    """One that may be killed."""
+    """A server that this test may kill."""
     server = Postgres(tmp_path / "own-postgres", durable=False)
     server.start()
     server.wait_ready()
@@ -46,7 +46,7 @@ def own_postgres(tmp_path):
 
 @pytest.fixture
 def producer(redis_url, memory_factory, make_observer, stub_letta):
-    """Says something as a user, and waits for the answer."""
+    """Sends a task as a user and waits for its reply; returns the source or the fallback reason."""
     memory_factory(redis_url)
     observer = make_observer(redis_url)
     numbers = iter(range(1000))
@@ -73,7 +73,7 @@ def choose(bridge, user, permanent_memory, *, status=200):
     return answer.json()
 
 
-def remembered(bridge, user):
+def permanent_memory_of(bridge, user):
     answer = httpx.get(f"{bridge.url}/api/users/{user}/settings", timeout=20).raise_for_status()
     return answer.json()["permanent_memory"]
 
@@ -89,14 +89,12 @@ def complete(client):
     return client.hexists(CHOICES, "complete")
 
 
-def test_two_bridges_without_a_database_and_with_directories_of_their_own_honour_one_refusal(
-    bridge_factory, redis_url, stub_letta, producer
-):
+def test_opt_out_applies_to_bridges_with_separate_data_directories(bridge_factory, redis_url, stub_letta, producer):
     bridges = [bridge_factory(redis_url, stub_letta, data=f"host-{number}") for number in range(2)]
     assert producer("bo") == "letta"
     choose(bridges[0], "ada", False)
     assert [producer("ada") for _ in range(6)] == ["user_switch"] * 6
-    assert [remembered(bridge, "ada") for bridge in bridges] == [False, False]
+    assert [permanent_memory_of(bridge, "ada") for bridge in bridges] == [False, False]
     bridges[0].kill()
     assert producer("ada") == "user_switch"
     new = bridge_factory(redis_url, stub_letta, data="host-3")
@@ -107,9 +105,7 @@ def test_two_bridges_without_a_database_and_with_directories_of_their_own_honour
     assert producer("ada") == "letta"
 
 
-def test_a_refusal_outlives_its_sessions_and_holds_for_a_persona_configured_later(
-    bridge_factory, redis_url, stub_letta, producer
-):
+def test_opt_out_survives_deleted_sessions_and_covers_later_personas(bridge_factory, redis_url, stub_letta, producer):
     bridge = bridge_factory(redis_url, stub_letta)
     assert producer("ada") == "letta"
     choose(bridge, "ada", False)
@@ -126,7 +122,7 @@ def test_a_refusal_outlives_its_sessions_and_holds_for_a_persona_configured_late
     assert producer.turns() == 2
 
 
-def test_a_new_bridge_serves_everybody_as_they_chose_while_the_database_is_away(
+def test_bridge_started_without_the_database_honours_every_choice(
     bridge_factory, redis_url, stub_letta, producer, own_postgres
 ):
     variables = {**IMPATIENT, "DATABASE_URL": own_postgres.url("bridge")}
@@ -134,7 +130,7 @@ def test_a_new_bridge_serves_everybody_as_they_chose_while_the_database_is_away(
     choose(first, "ada", False)
     choose(first, "bo", False)
     choose(first, "bo", True)
-    wait_until(lambda: complete(producer.redis), "Redis is not declared complete")
+    wait_until(lambda: complete(producer.redis), "Redis is not marked complete")
     first.kill()
     own_postgres.kill()
     second = bridge_factory(redis_url, stub_letta, data="pod-2", **variables)
@@ -142,17 +138,17 @@ def test_a_new_bridge_serves_everybody_as_they_chose_while_the_database_is_away(
     assert choose(second, "cy", True, status=503)["code"] == "database_unavailable"
     choose(second, "cy", False)
     assert producer("cy") == "user_switch"
-    # The refusal made during the outage is in the database once it is back, though Redis loses everything then.
+    # After the outage the database holds the opt-out made meanwhile, so a loss of Redis does not lose it.
     own_postgres.start()
     own_postgres.wait_ready()
-    wait_until(lambda: _check(second, "consent"), "the copies are not compared after the outage")
+    wait_until(lambda: _check(second, "consent"), "the replicas are not reconciled after the outage")
     producer.redis.flushall()
     second.kill()
     bridge_factory(redis_url, stub_letta, data="pod-3", **variables)
     assert [producer(user) for user in ("ada", "bo", "cy")] == ["user_switch", "letta", "user_switch"]
 
 
-def test_where_neither_redis_nor_the_database_can_tell_nobody_is_remembered(
+def test_unknown_choices_go_to_the_fallback_without_redis_data_and_database(
     bridge_factory, redis_url, stub_letta, producer, own_postgres
 ):
     variables = {**IMPATIENT, "DATABASE_URL": own_postgres.url("bridge")}
@@ -167,15 +163,13 @@ def test_where_neither_redis_nor_the_database_can_tell_nobody_is_remembered(
     assert not _check(second, "consent")
     own_postgres.start()
     own_postgres.wait_ready()
-    wait_until(lambda: complete(producer.redis), "Redis is not loaded from the database")
+    wait_until(lambda: complete(producer.redis), "Redis is not reloaded from the database")
     assert [producer(user) for user in ("ada", "bo")] == ["user_switch", "letta"]
     assert producer.redis.llen(f"{{{QUEUE}}}:missed:bo") == 0
     assert producer.turns() == 1
 
 
-def test_a_refusal_survives_an_erasure_and_a_permission_is_needed_to_be_remembered_again(
-    bridge_factory, redis_url, stub_letta, producer, tmp_path
-):
+def test_opt_out_survives_erasure_until_the_user_opts_in(bridge_factory, redis_url, stub_letta, producer, tmp_path):
     bridge = bridge_factory(redis_url, stub_letta)
     assert producer("ada") == "letta"
     choose(bridge, "ada", False)
@@ -205,9 +199,7 @@ def test_a_refusal_survives_an_erasure_and_a_permission_is_needed_to_be_remember
     assert producer("ada") == "letta"
 
 
-def test_a_second_queue_of_the_same_tenant_is_not_ready_and_one_of_its_own_tenant_is(
-    bridge_factory, redis_url, stub_letta, producer
-):
+def test_second_queue_is_ready_only_with_a_tenant_of_its_own(bridge_factory, redis_url, stub_letta, producer):
     alone = {"TENANT_SHARDS": "false"}
     bridge_factory(redis_url, stub_letta, **alone)
     assert producer("ada") == "letta"

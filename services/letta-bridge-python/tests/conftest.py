@@ -8,7 +8,7 @@ import json
 import pytest
 
 from letta_bridge import delivery
-from letta_bridge.consent import ChoiceCopies, Consent, InMemorySharedChoices
+from letta_bridge.consent import ChoiceReplicas, Consent, InMemorySharedChoices
 from letta_bridge.delivery import Desk
 from letta_bridge.errors import FallbackUnavailable
 from letta_bridge.fallback import FallbackAnswer
@@ -79,7 +79,7 @@ class Rig:
         self.sessions = SessionManager(self.store, self.settings.agents)
         self.shared_choices = InMemorySharedChoices(self.shelf.choices, self.shelf.clock)
         self.choices = InMemoryChoiceStore()
-        self.consent = Consent(ChoiceCopies(self.shared_choices, self.choices, None, self.store))
+        self.consent = Consent(ChoiceReplicas(self.shared_choices, self.choices, None, self.store))
         self.desk = Desk(self.servers, self.sessions, self.settings.letta, self.settings.fallback)
 
     def breaker(self):

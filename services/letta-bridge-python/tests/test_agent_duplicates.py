@@ -1,4 +1,4 @@
-"""Users with several agents are found and told apart; what holds nothing goes when that is asked for."""
+"""Users with several agents are listed with each agent's content; empty agents are deleted on request."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def states(rows):
     return {row["agent_id"]: row["state"] for row in rows}
 
 
-async def test_users_with_one_agent_for_each_persona_and_tenant_are_not_listed(letta, store):
+async def test_one_agent_per_persona_and_tenant_is_no_duplicate(letta, store):
     await make(letta, "ada")
     await make(letta, "ada", persona="coach")
     await make(letta, "ada", tenant="shop")
     assert await duplicate_agents(letta, SETTINGS, store, remove=True) == []
 
 
-async def test_each_agent_of_a_user_with_several_is_listed_with_what_it_holds(letta, store):
+async def test_each_duplicate_is_listed_with_its_content(letta, store):
     empty, kept, rival = await make(letta, "ada"), await make(letta, "ada", said=["a", "b"]), await make(letta, "ada")
     letta.note(rival, "a passage")
     await make(letta, "bo")
     rows = await duplicate_agents(letta, SETTINGS, store, remove=False)
-    assert states(rows) == {kept: "used", rival: "holds something", empty: "empty"}
+    assert states(rows) == {kept: "used", rival: "conflicting", empty: "empty"}
     assert {row["agent_id"]: (row["messages"], row["passages"]) for row in rows} == {
         kept: (4, 0),
         rival: (0, 1),
@@ -62,7 +62,7 @@ async def test_each_agent_of_a_user_with_several_is_listed_with_what_it_holds(le
     assert {(row["user_id"], row["persona"]) for row in rows} == {("ada", "default")}
 
 
-async def test_an_active_session_decides_before_an_ended_one(letta, store):
+async def test_active_session_decides_before_an_ended_one(letta, store):
     old, new = await make(letta, "ada", said=["a", "b", "c"]), await make(letta, "ada", said=["d"])
     ended = await name(store, "ada", old)
     await store.delete(ended.session_id)
@@ -70,23 +70,23 @@ async def test_an_active_session_decides_before_an_ended_one(letta, store):
     assert states(await duplicate_agents(letta, SETTINGS, store, remove=False))[new] == "used"
 
 
-async def test_only_what_holds_nothing_and_no_session_names_is_removed(letta, store):
+async def test_only_empty_agents_that_no_session_names_are_deleted(letta, store):
     kept, rival = await make(letta, "ada", said=["a"]), await make(letta, "ada", said=["b", "c"])
     empty, named = await make(letta, "ada"), await make(letta, "ada")
     await name(store, "ada", named)
     rows = await duplicate_agents(letta, SETTINGS, store, remove=True)
-    assert states(rows) == {rival: "used", kept: "holds something", named: "empty", empty: "removed"}
+    assert states(rows) == {rival: "used", kept: "conflicting", named: "empty", empty: "deleted"}
     assert {ref.agent_id for ref in await letta.find_agents(["user:ada"])} == {kept, rival, named}
 
 
-async def test_of_two_empty_ones_one_stays(letta, store):
+async def test_of_two_empty_agents_one_is_kept(letta, store):
     first = await make(letta, "ada")
     await make(letta, "ada")
     await duplicate_agents(letta, SETTINGS, store, remove=True)
     assert [ref.agent_id for ref in await letta.find_agents(["user:ada"])] == [first]
 
 
-async def test_an_agent_that_was_used_meanwhile_stays(letta, store, monkeypatch):
+async def test_agent_used_between_listing_and_deletion_is_kept(letta, store, monkeypatch):
     await make(letta, "ada", said=["a"])
     spare = await make(letta, "ada")
     contents, seen = letta.contents, []

@@ -1,4 +1,4 @@
-"""Which of several agents is a user's: by what they hold, in whatever order Letta lists them."""
+"""Selection among several agents of one user: by content, in whatever order Letta lists them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from letta_bridge.agent_spec import (
     bridge_tag,
     identity_tags,
     of_another_tenant,
+    opt_out_in,
+    opt_out_tag,
     owner_of,
-    refusal_in,
-    refusal_tag,
     untouched,
 )
 from letta_bridge.letta import AgentContents, AgentRef, InMemoryLetta, TurnMessage
@@ -30,8 +30,8 @@ from shared_utils.settings import TenantSettings
 SETTINGS = AgentSettings()
 
 
-def agent(name, *, age=0, messages=0, passages=0, running=False, whole=True, noted=False):
-    contents = AgentContents(whole, messages, passages, {}, running)
+def agent(name, *, age=0, messages=0, passages=0, running=False, complete=True, noted=False):
+    contents = AgentContents(complete, messages, passages, {}, running)
     used = bool(messages or passages or running or noted)
     return Candidate(AgentRef(name, name, (), f"2026-11-{20 - age:02}T00:00:00Z"), contents, used)
 
@@ -57,37 +57,37 @@ def chosen(found, named=None):
         (agent("other", messages=2), "older"),
     ],
 )
-def test_an_older_agent_that_holds_nothing_is_surplus(other, named):
+def test_an_older_agent_without_content_loses(other, named):
     older = agent("older", age=5)
     assert chosen([older, other], named) == "other"
     found = select([older, other], named)
-    assert (ids(found.surplus), ids(found.rivals)) == (["older"], [])
+    assert (ids(found.empty), ids(found.conflicting)) == (["older"], [])
 
 
-def test_of_two_that_hold_something_the_one_a_session_names_is_kept():
+def test_of_two_with_content_the_one_named_by_a_session_wins():
     few, many = agent("few", messages=2), agent("many", messages=90, age=3)
     assert chosen([few, many], "few") == "few"
-    assert ids(select([few, many], "few").rivals) == ["many"]
+    assert ids(select([few, many], "few").conflicting) == ["many"]
 
 
-def test_of_two_that_hold_something_and_no_session_names_the_one_with_most_messages_is_kept():
+def test_of_two_with_content_and_no_session_the_one_with_most_messages_wins():
     found = [agent("few", messages=2, age=9), agent("many", messages=90), agent("noted", passages=1, age=3)]
     assert chosen(found) == "many"
     assert chosen(found, "gone") == "many"
-    assert ids(select(found, None).rivals) == ["few", "noted"]
+    assert ids(select(found, None).conflicting) == ["few", "noted"]
 
 
-def test_of_empty_ones_every_bridge_chooses_the_same_oldest_one_unless_a_session_names_another():
+def test_of_empty_agents_the_oldest_wins_unless_a_session_names_another():
     found = [agent("b", age=1), agent("a"), agent("c", age=1)]
     assert chosen(found) == "b"
     assert chosen(found, "a") == "a"
 
 
-def test_an_agent_that_was_not_made_to_the_end_is_never_chosen():
-    half = agent("half", whole=False, noted=True)
+def test_an_incomplete_agent_is_never_chosen():
+    half = agent("half", complete=False, noted=True)
     assert select([half], "half").chosen is None
     found = select([half, agent("whole")], "half")
-    assert (found.chosen.agent_id, ids(found.half_made), ids(found.surplus)) == ("whole", ["half"], [])
+    assert (found.chosen.agent_id, ids(found.incomplete), ids(found.empty)) == ("whole", ["half"], [])
     assert select([], None).chosen is None
 
 
@@ -99,22 +99,22 @@ def test_an_agent_that_was_not_made_to_the_end_is_never_chosen():
             age=st.integers(0, 3),
             messages=st.integers(0, 3),
             running=st.booleans(),
-            whole=st.booleans(),
+            complete=st.booleans(),
         ),
         max_size=5,
     ),
     st.randoms(),
 )
-def test_nothing_that_holds_something_is_ever_called_surplus(found, random):
+def test_no_agent_with_content_is_ever_classified_as_empty(found, random):
     named = random.choice([*ids(found), "gone"])
     selection = select(found, named)
-    assert not any(one.used or not one.contents.whole for one in selection.surplus)
-    named_in_it = [*selection.surplus, *selection.rivals, *selection.half_made]
+    assert not any(one.used or not one.contents.complete for one in selection.empty)
+    named_in_it = [*selection.empty, *selection.conflicting, *selection.incomplete]
     assert len(named_in_it) + (selection.chosen is not None) == len(found)
-    assert selection.chosen is None or selection.chosen.used or not selection.rivals
+    assert selection.chosen is None or selection.chosen.used or not selection.conflicting
 
 
-async def test_contents_are_read_and_agents_that_are_gone_left_out():
+async def test_candidates_leave_out_deleted_agents():
     letta = InMemoryLetta()
     refs = [await letta.create_agent(agent_spec(SETTINGS, Owner("", "ada", "default"), "en")) for _ in range(3)]
     await letta.send(refs[0].agent_id, [TurnMessage("user", "hello", "o")], timeout=5)
@@ -137,12 +137,12 @@ async def test_contents_are_read_and_agents_that_are_gone_left_out():
         ({"human": "", "diary": ""}, False),
     ],
 )
-def test_blocks_are_untouched_while_they_hold_the_templates(blocks, expected):
+def test_blocks_count_as_untouched_while_they_hold_the_templates(blocks, expected):
     assert untouched(SETTINGS, "default", blocks) is expected
 
 
 class TestTags:
-    def test_agents_of_a_named_tenant_carry_no_tag_that_an_earlier_release_looks_for(self):
+    def test_earlier_releases_do_not_find_the_agents_of_a_named_tenant(self):
         default, named = agent_tags("", "ada", "default"), agent_tags("shop", "ada", "default")
         assert default == ("bridge", "user:ada", "persona:default")
         assert not set(default) <= set(named)
@@ -154,7 +154,7 @@ class TestTags:
         assert bridge_tag("") == "bridge"
 
     @pytest.mark.parametrize("tenant", ["A", "a b", "a:b", "a-b", "_a", "ä", "x" * 31])
-    def test_a_tenant_that_could_be_mistaken_is_refused(self, tenant):
+    def test_an_ambiguous_tenant_name_is_refused(self, tenant):
         with pytest.raises(ValueError, match="name"):
             TenantSettings(name=tenant)
 
@@ -172,17 +172,17 @@ class TestTags:
             (("bridge", "bridge:shop"), False),
         ],
     )
-    def test_an_agent_of_another_tenant_is_told_from_one_that_no_bridge_made(self, tags, foreign):
+    def test_an_agent_of_another_tenant_differs_from_one_that_no_bridge_created(self, tags, foreign):
         assert of_another_tenant("", tags) is foreign
 
-    def test_what_became_of_an_agent_is_no_part_of_its_identity(self):
-        refusal = Choice(user_key("ada"), permanent_memory=False, chosen_ms=17)
-        tags = (*agent_tags("", "ada", "cat"), attempt_tag("t"), refusal_tag(refusal), "mine")
+    def test_identity_tags_leave_out_the_history_of_an_agent(self):
+        opt_out = Choice(user_key("ada"), permanent_memory=False, chosen_ms=17)
+        tags = (*agent_tags("", "ada", "cat"), attempt_tag("t"), opt_out_tag(opt_out), "mine")
         assert identity_tags(tags) == (*agent_tags("", "ada", "cat"), "mine")
         assert owner_of(tags) == ("ada", "cat")
-        assert refusal_in("ada", tags) == refusal
+        assert opt_out_in("ada", tags) == opt_out
 
-    def test_the_latest_refusal_counts_and_one_that_cannot_be_read_is_the_earliest(self):
-        assert refusal_in("ada", ["memory-refused:5", "memory-refused:9", "x"]).chosen_ms == 9
-        assert refusal_in("ada", ["memory-refused:soon"]).chosen_ms == IMPORTED_MS
-        assert refusal_in("ada", ["memory", "user:memory-refused:5"]) is None
+    def test_the_latest_opt_out_counts_and_an_unreadable_one_is_the_earliest(self):
+        assert opt_out_in("ada", ["memory-opt-out:5", "memory-opt-out:9", "x"]).chosen_ms == 9
+        assert opt_out_in("ada", ["memory-opt-out:soon"]).chosen_ms == IMPORTED_MS
+        assert opt_out_in("ada", ["memory", "user:memory-opt-out:5"]) is None

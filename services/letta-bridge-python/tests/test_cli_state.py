@@ -168,11 +168,11 @@ def test_a_user_is_switched_off_and_on(on, put, redis_url, monkeypatch):
     assert on("sessions", "settings", "小明", "--permanent-memory")["permanent_memory"] is True
 
 
-def test_without_redis_a_refusal_is_written_down_and_reported_and_a_permission_changes_nothing(on, monkeypatch):
+def test_without_redis_an_opt_out_is_stored_and_an_opt_in_changes_nothing(on, monkeypatch):
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
     assert on("sessions", "settings", "ada")["permanent_memory"] is True
-    refused = on.text("sessions", "settings", "ada", "--no-permanent-memory", code=4)
-    assert "is written down, but Redis is away" in refused
+    opt_out = on.text("sessions", "settings", "ada", "--no-permanent-memory", code=4)
+    assert "the opt-out is stored, but Redis is away" in opt_out
     assert on("sessions", "settings", "ada")["permanent_memory"] is False
     assert "nothing was changed" in on.text("sessions", "settings", "ada", "--permanent-memory", code=4)
     assert on("sessions", "settings", "ada")["permanent_memory"] is False

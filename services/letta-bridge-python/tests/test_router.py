@@ -13,7 +13,7 @@ LETTA = Decision("letta", "permanent")
 UNKNOWN_TYPE = Decision("memory-python", "memory_type_unknown")
 
 
-def decision(task, *, consent=Verdict.GIVEN, **settings):
+def decision(task, *, consent=Verdict.ALLOWED, **settings):
     return route(Task.model_validate(task), LettaSettings.model_validate(settings), consent=consent)
 
 
@@ -57,7 +57,7 @@ def test_a_memory_type_nobody_configured_is_no_request_for_a_permanent_memory(en
 @pytest.mark.parametrize("memory_type", ["permanent", "temporary", None])
 def test_a_user_without_permanent_memory_never_reaches_an_agent(enabled, memory_type):
     task = {"content": "hi", "meta": {"memory_type": memory_type}}
-    for consent, reason in ((Verdict.REFUSED, "user_switch"), (Verdict.UNKNOWN, "choice_unknown")):
+    for consent, reason in ((Verdict.DENIED, "user_switch"), (Verdict.UNKNOWN, "choice_unknown")):
         assert decision(task, consent=consent, enabled=enabled) == Decision("memory-python", reason)
 
 

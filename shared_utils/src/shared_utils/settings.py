@@ -87,20 +87,20 @@ class RedisSettings(Section):
 
 
 class TenantSettings(Section):
-    """Whose users these are; what is kept of one tenant's is invisible to every other."""
+    """The tenant that this queue serves; tenants share no agents, sessions or choices."""
 
     name: str = setting(
         "",
         "TENANT",
-        doc="goes into the agents' tags, the schema's name and the session file's place; empty is the tenant of "
-        "installations that name none",
+        doc="part of the agents' tags, the database schema and the path of the session file; empty: the default "
+        "tenant, which owns the agents of installations without tenants",
         pattern=r"^[a-z0-9][a-z0-9_]{0,29}$|^$",
     )
     shards: bool = setting(
         False,
         "TENANT_SHARDS",
-        doc="several queues serve this tenant, and producers keep each user in one of them; false: a second queue of "
-        "the same tenant on the same Letta is left without agents",
+        doc="true: several queues serve this tenant, and producers keep each user in one of them; false: a second "
+        "queue of this tenant on the same Letta gets no agents",
     )
 
 

@@ -1,4 +1,4 @@
-"""Users with more than one agent: found, told apart, and rid of what holds nothing."""
+"""Finds users with more than one agent, and deletes their empty ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from letta_bridge.letta.port import AgentRef, LettaPort
 from letta_bridge.settings import AgentSettings
 
 AgentsOfSessions = Callable[[str, str], Awaitable[Collection[str]]]
-"""Given user and persona, the agents that sessions name, active ones first, then those used last."""
+"""(user, persona) → the agents that sessions name: of active ones first, then by last use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,21 +23,21 @@ class Duplicates:
     persona: str
     selection: Selection
     named: Collection[str]
-    """Agents that a session names; none of them is ever removed."""
+    """Agents that a session names; none of them is ever deleted."""
 
     @property
     def removable(self) -> list[Candidate]:
-        """Those that hold nothing and that no session names, where another one is the user's."""
+        """Agents without content that no session names, provided that the user has another one."""
         if self.selection.chosen is None:
             return []
-        empty = (*self.selection.surplus, *self.selection.half_made)
+        empty = (*self.selection.empty, *self.selection.incomplete)
         return [one for one in empty if not one.used and one.agent_id not in self.named]
 
 
 async def find_duplicates(
     letta: LettaPort, settings: AgentSettings, tenant: str, named_by_sessions: AgentsOfSessions
 ) -> list[Duplicates]:
-    """Go through all agents of a tenant.
+    """Search all agents of a tenant.
 
     Raises:
         LettaError: Letta could not be asked.
@@ -57,7 +57,7 @@ async def find_duplicates(
 
 
 async def remove_empty(letta: LettaPort, settings: AgentSettings, found: Duplicates) -> list[str]:
-    """Delete what holds nothing, looked at once more; the ids.
+    """Delete the removable agents after a second look at their content; returns their ids.
 
     Raises:
         LettaError: Letta could not be asked.

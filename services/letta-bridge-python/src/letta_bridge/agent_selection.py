@@ -1,8 +1,8 @@
-"""Which of several agents is a user's: the one that holds something, never simply the older one.
+"""Chooses among several agents of one user by their content, never by age alone.
 
-A user has more than one where the request that made the first was lost and showed too late, or where a backup was
-brought back beside what was there. The one that holds nothing is surplus. Where several hold something, the one that a
-session names is kept, else the one with most messages; the others are named, because only people can merge memories.
+A user has several agents if a lost creation request completed too late, or if a backup was restored next to it.
+An agent with content wins over an empty one. If several have content, the one that a session names wins, else the one
+with the most messages; the others are reported, because merging memories takes a human decision.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from letta_bridge.settings import AgentSettings
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An agent with the user's tags, and what it holds."""
+    """An agent with the user's tags, and its content."""
 
     agent: AgentRef
     contents: AgentContents
     used: bool
-    """It holds something, or a turn of it is going on."""
+    """It has content, or a turn of it is running."""
 
     @property
     def agent_id(self) -> str:
@@ -33,22 +33,22 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The user's agent, and what else has the user's tags."""
+    """The user's agent, and the other agents with the user's tags."""
 
     chosen: Candidate | None = None
-    """None where no agent is whole."""
-    surplus: Sequence[Candidate] = field(default_factory=list)
-    """Whole agents that hold nothing."""
-    rivals: Sequence[Candidate] = field(default_factory=list)
-    """Whole agents that hold something."""
-    half_made: Sequence[Candidate] = field(default_factory=list)
-    """Letta has not made them to the end, yet or ever."""
+    """None if no agent is complete."""
+    empty: Sequence[Candidate] = field(default_factory=list)
+    """Complete agents without content."""
+    conflicting: Sequence[Candidate] = field(default_factory=list)
+    """Complete agents with content of their own."""
+    incomplete: Sequence[Candidate] = field(default_factory=list)
+    """Agents that Letta has not finished creating, and may never finish."""
 
 
 async def candidates(
     letta: LettaPort, settings: AgentSettings, persona: str, agents: Sequence[AgentRef]
 ) -> list[Candidate]:
-    """What each agent holds; one that is gone meanwhile is left out.
+    """The content of each agent; one that was deleted meanwhile is left out.
 
     Raises:
         LettaError: Letta could not be asked.
@@ -69,23 +69,23 @@ def select(found: Sequence[Candidate], named: str | None) -> Selection:
 
     Args:
         found: all with the user's tags, in any order.
-        named: the agent of the user's session, where there is one.
+        named: the agent that the user's session names, if any.
     """
-    whole = [one for one in found if one.contents.whole]
-    half_made = [one for one in found if not one.contents.whole]
-    if not whole:
-        return Selection(half_made=half_made)
+    complete = [one for one in found if one.contents.complete]
+    incomplete = [one for one in found if not one.contents.complete]
+    if not complete:
+        return Selection(incomplete=incomplete)
 
     def rank(one: Candidate) -> tuple[bool, bool, int]:
         return one.used, one.agent_id == named, one.contents.messages
 
-    best = max(map(rank, whole))
-    # Of equals every bridge has to choose the same one.
-    chosen = min((one for one in whole if rank(one) == best), key=lambda one: (one.agent.created_at, one.agent_id))
-    others = [one for one in whole if one is not chosen]
+    best = max(map(rank, complete))
+    # On a tie every bridge has to choose the same one.
+    chosen = min((one for one in complete if rank(one) == best), key=lambda one: (one.agent.created_at, one.agent_id))
+    others = [one for one in complete if one is not chosen]
     return Selection(
         chosen,
-        surplus=[one for one in others if not one.used],
-        rivals=[one for one in others if one.used],
-        half_made=half_made,
+        empty=[one for one in others if not one.used],
+        conflicting=[one for one in others if one.used],
+        incomplete=incomplete,
     )

@@ -1,4 +1,4 @@
-"""What a user's agent is made of, and the tags it is found by."""
+"""The specification of a user's agent, and its tags."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _BRIDGE: Final = "bridge"
 _USER: Final = "user:"
 _PERSONA: Final = "persona:"
 _ATTEMPT: Final = "attempt:"
-"""+ token of the attempt that made the agent: whoever sent a request whose answer was lost knows its agent by it."""
-_REFUSED: Final = "memory-refused:"
-"""+ ms since 1970: when the user refused permanent memory. The last resort where every other copy of that was lost."""
+"""+ idempotency token of the attempt that created the agent."""
+_OPT_OUT: Final = "memory-opt-out:"
+"""+ ms since 1970: when the user opted out of permanent memory."""
 
 
 class Owner(NamedTuple):
-    """Whose an agent is."""
+    """The owner of an agent."""
 
     tenant: str
     user_id: str
@@ -28,56 +28,56 @@ class Owner(NamedTuple):
 
 
 def bridge_tag(tenant: str) -> str:
-    """The tag of every agent of this tenant: no release that knows no tenants finds those of a named one."""
+    """Tag of every agent of a tenant. Releases without tenants do not find agents of a named tenant."""
     return f"{_BRIDGE}:{tenant}" if tenant else _BRIDGE
 
 
 def user_tags(tenant: str, user_id: str) -> tuple[str, ...]:
-    """Agents with all of these are the user's, of whatever persona."""
+    """Tags shared by all agents of a user."""
     return bridge_tag(tenant), f"{_USER}{user_id}"
 
 
 def agent_tags(tenant: str, user_id: str, persona: str) -> tuple[str, ...]:
-    """Agents with all of these are the user's with this persona."""
+    """Tags of a user's agent with this persona."""
     return *user_tags(tenant, user_id), f"{_PERSONA}{persona}"
 
 
 def owner_of(tags: Collection[str]) -> tuple[str | None, str | None]:
-    """User and persona of an agent; no user where its tags name none, or several."""
+    """User and persona of an agent; the user is None if the tags name none, or several."""
     users = [tag.removeprefix(_USER) for tag in tags if tag.startswith(_USER)]
     personas = [tag.removeprefix(_PERSONA) for tag in tags if tag.startswith(_PERSONA)]
     return users[0] if len(users) == 1 else None, personas[0] if personas else None
 
 
 def of_another_tenant(tenant: str, tags: Collection[str]) -> bool:
-    """Whether an agent belongs to a bridge of another tenant; one that no bridge made does not."""
-    made_by = [tag for tag in tags if tag == _BRIDGE or tag.startswith(f"{_BRIDGE}:")]
-    return bool(made_by) and bridge_tag(tenant) not in made_by
+    """Whether an agent belongs to another tenant; an agent that no bridge created belongs to none."""
+    bridges = [tag for tag in tags if tag == _BRIDGE or tag.startswith(f"{_BRIDGE}:")]
+    return bool(bridges) and bridge_tag(tenant) not in bridges
 
 
 def identity_tags(tags: Iterable[str]) -> tuple[str, ...]:
-    """Those of an agent's tags that say whose it is, without those that say what became of it."""
-    return tuple(tag for tag in tags if not tag.startswith((_ATTEMPT, _REFUSED)))
+    """The tags that identify an agent, without those that record its history."""
+    return tuple(tag for tag in tags if not tag.startswith((_ATTEMPT, _OPT_OUT)))
 
 
 def attempt_tag(token: str) -> str:
-    """The tag of the agent that one attempt makes."""
+    """The tag that carries an attempt's idempotency token."""
     return f"{_ATTEMPT}{token}"
 
 
-def refusal_tag(choice: Choice) -> str:
-    """The tag of the agents of a user who refused permanent memory."""
-    return f"{_REFUSED}{choice.chosen_ms}"
+def opt_out_tag(choice: Choice) -> str:
+    """The tag of the agents of a user who opted out."""
+    return f"{_OPT_OUT}{choice.chosen_ms}"
 
 
-def refusal_tags(tags: Iterable[str]) -> tuple[str, ...]:
-    """Those of an agent's tags that hold a refusal."""
-    return tuple(tag for tag in tags if tag.startswith(_REFUSED))
+def opt_out_tags_in(tags: Iterable[str]) -> tuple[str, ...]:
+    """Those of an agent's tags that hold an opt-out."""
+    return tuple(tag for tag in tags if tag.startswith(_OPT_OUT))
 
 
-def refusal_in(user_id: str, tags: Iterable[str]) -> Choice | None:
-    """The latest refusal in the tags of a user's agents; where its time cannot be read it is the earliest choice."""
-    times = [tag.removeprefix(_REFUSED) for tag in refusal_tags(tags)]
+def opt_out_in(user_id: str, tags: Iterable[str]) -> Choice | None:
+    """The latest opt-out in the tags of a user's agents; an unreadable time counts as the earliest."""
+    times = [tag.removeprefix(_OPT_OUT) for tag in opt_out_tags_in(tags)]
     if not times:
         return None
     latest = max(int(time) if time.isascii() and time.isdigit() else IMPORTED_MS for time in times)
@@ -105,7 +105,7 @@ def agent_spec(settings: AgentSettings, owner: Owner, language: str | None, *, a
 
 
 def untouched(settings: AgentSettings, persona: str, blocks: Mapping[str, str]) -> bool:
-    """Whether these memory blocks are as a new agent has them, in whatever language."""
+    """Whether these memory blocks still hold the templates of a new agent, in any language."""
     templates = _templates(settings, persona)
     return all(label in templates and value in {*templates[label].values(), ""} for label, value in blocks.items())
 

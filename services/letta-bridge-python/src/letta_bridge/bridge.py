@@ -16,8 +16,6 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from letta_bridge import __version__
-from letta_bridge.agent_attempts import RedisAgentAttempts
-from letta_bridge.agent_refusals import AgentRefusals
 from letta_bridge.consent import Consent
 from letta_bridge.delivery import Desk
 from letta_bridge.errors import BreakerOpen
@@ -33,11 +31,13 @@ from letta_bridge.letta.connection import letta_client
 from letta_bridge.letta.port import LettaPort
 from letta_bridge.message_processor import MessageProcessor
 from letta_bridge.metrics import Scrape, Sources, loop_lag_watched
+from letta_bridge.opt_out_tags import OptOutTags
 from letta_bridge.request_queue import RedisQueue
+from letta_bridge.request_queue.creation_leases import RedisCreationLeases
 from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.session_manager import SessionManager
-from letta_bridge.session_stores import choice_copies, session_store
+from letta_bridge.session_stores import choice_replicas, session_store
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.telemetry import Telemetry
 from letta_bridge.tenant_claim import TenantClaim
@@ -88,7 +88,7 @@ class Bridge:
         self._database = None if settings.database.db_url is None else Database(settings.database)
         self._tenant = self._new_claim(redis)
         store = session_store(settings, self._database)
-        self._choices = choice_copies(settings, redis, self._database, store)
+        self._choices = choice_replicas(settings, redis, self._database, store)
         self._consent = Consent(self._choices)
         self.sessions = SessionManager(
             store,
@@ -97,7 +97,7 @@ class Bridge:
             tenant=settings.tenant.name,
             owner=self.name,
             claim=queue.lease,  # a killed bridge's turn and its claim on the user's agent end together
-            attempts=RedisAgentAttempts(redis, self.queue.keys),
+            creation_leases=RedisCreationLeases(redis, self.queue.keys),
             consent=self._consent,
             claim_on_tenant=self._tenant,
         )
@@ -221,12 +221,12 @@ class Bridge:
         settings = self.settings
         grace = timedelta(hours=settings.sessions.grace_hours)
         earlier = SessionChoices(self.sessions.store, settings.agents.personas, self.sessions.forget)
-        agents = AgentRefusals(self._any_letta, settings.tenant.name)
+        agents = OptOutTags(self._any_letta, settings.tenant.name)
         api = routers(self.sessions, UserSettings(self._consent, earlier, agents), grace=grace)
         return create_app(self, self._scrape, settings.bridge, api)
 
     def _any_letta(self) -> LettaPort:
-        """For what is no user's turn. Raises BreakerOpen."""
+        """A server for work outside of turns. Raises BreakerOpen."""
         if not self.settings.letta.enabled:
             raise BreakerOpen("Letta is not used: letta.enabled is false")
         return self.servers.pick("").port
@@ -264,7 +264,7 @@ class Bridge:
 
     def _check_consent(self) -> Check:
         trouble = self._choices.trouble
-        return Check("consent", ok=trouble is None, detail=trouble or "the copies of users' choices agree")
+        return Check("consent", ok=trouble is None, detail=trouble or "the replicas of users' choices are equal")
 
     def _check_tenant(self) -> list[Check]:
         if self._tenant is None:
@@ -286,7 +286,7 @@ class Bridge:
         return [Check("vectors", ok=trouble is None, detail=trouble or "kept in step, by this bridge or another")]
 
     def _new_claim(self, redis: RedisClient) -> TenantClaim | None:
-        """None where several queues share the tenant's agents."""
+        """None if the tenant is sharded: then several queues use its agents."""
         settings = self.settings
         if settings.tenant.shards:
             return None

@@ -20,9 +20,9 @@
     │   ├── UserTokensSpent          its user's token budget of the day is spent
     │   └── TokensSpent              everybody's is
     ├── TenantTaken                  another queue serves this tenant on this Letta
-    ├── MemoryRefused                the user's own agents say that no agent may remember this user
-    ├── ChoiceUnknown                nobody can tell whether agents may remember this user
-    ├── ChoiceNotShared              a user's choice could not be entered in Redis
+    ├── OptedOut                     the tags of the user's agents hold an opt-out
+    ├── ChoiceUnknown                a user's choice about permanent memory cannot be determined
+    ├── ChoiceNotShared              a user's choice could not be written to Redis
     ├── LeaseLost                    another bridge has this turn now
     └── Hopeless                     the task can never be worked off; `reason` says why, for machines
         └── UploadRefused            input_file is outside the upload root, too large, or not text
@@ -178,27 +178,27 @@ GUARD_CODES = frozenset(hit.code for hit in (TaskExpired, LaneFull, RateExceeded
 
 
 class TenantTaken(ServiceError):
-    """Another queue serves this tenant on this Letta, so its agents are not for this queue's users."""
+    """Another queue serves this tenant on this Letta, so this queue may not use the tenant's agents."""
 
     code = "tenant_taken"
     retryable = True
 
 
-class MemoryRefused(ServiceError):
-    """The user has refused permanent memory; the user's agents say so."""
+class OptedOut(ServiceError):
+    """The user has opted out of permanent memory; the tags of the user's agents say so."""
 
     code = "user_switch"
 
 
 class ChoiceUnknown(ServiceError):
-    """Nobody can tell whether agents may remember this user: Redis lost its copy of that, and the database is away."""
+    """The user's choice about permanent memory cannot be determined: Redis lost it, and the database is away."""
 
     code = "choice_unknown"
     retryable = True
 
 
 class ChoiceNotShared(ServiceError):
-    """A user's choice about permanent memory could not be entered in Redis."""
+    """A user's choice about permanent memory could not be written to Redis."""
 
     code = "choice_not_shared"
     retryable = True

@@ -122,7 +122,7 @@ class MemoryPython:
             return
         handover = Handover(
             version=2 if self._tenant else 1,
-            tenant=self._tenant,
+            tenant=self._tenant or None,
             answer_key=answer_key,
             answer_ttl=self._ttl,
             responses_channel=self._queue.responses,

@@ -19,7 +19,7 @@ from letta_bridge.errors import (
     LeaseLost,
     LettaError,
     LettaRejected,
-    MemoryRefused,
+    OptedOut,
     ReplyDeadlineExceeded,
     TenantTaken,
 )
@@ -73,7 +73,7 @@ class MessageProcessor:
         fallback: memory-python.
         missed: the queue's list of missed turns.
         guards: what users may ask for; None sets no limit.
-        consent: who may be remembered.
+        consent: decides whether a user may be remembered.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class MessageProcessor:
         delivery = self._delivery(job, missed, lease)
         try:
             delivered = await delivery.run()
-        except MemoryRefused as refused:
+        except OptedOut as refused:
             return await self._by_memory(job, lease, refused.code, None)
         except _WITHOUT_LETTA as error:
             _log_failure(job, error)

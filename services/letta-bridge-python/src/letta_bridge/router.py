@@ -30,11 +30,11 @@ def route(task: Task, settings: LettaSettings, *, consent: Verdict) -> Decision:
     """
     if task.type == "audio" and not task.content:
         return Decision("memory-python", "audio")
-    if consent is not Verdict.GIVEN:
-        return Decision("memory-python", "user_switch" if consent is Verdict.REFUSED else "choice_unknown")
+    if consent is not Verdict.ALLOWED:
+        return Decision("memory-python", "user_switch" if consent is Verdict.DENIED else "choice_unknown")
     memory_type = task.meta.memory_type or "permanent"
-    # Whoever asks for an unknown kind of memory has not asked for a permanent one. What a producer wrote stays out of
-    # the reasons, which become labels of metrics.
+    # Fail closed: an unknown memory type is no request for permanent memory. The reason does not contain the type,
+    # because reasons become metric labels.
     if memory_type != "permanent" and memory_type not in settings.memory_type_routing:
         return Decision("memory-python", "memory_type_unknown")
     target = settings.memory_type_routing.get(memory_type, "letta")

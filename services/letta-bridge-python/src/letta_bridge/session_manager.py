@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
-from letta_bridge.agent_attempts import AgentAttempts
 from letta_bridge.agent_maker import CLAIM_SECONDS, AgentMaker
 from letta_bridge.consent import Consent
 from letta_bridge.letta.port import LettaPort
+from letta_bridge.request_queue.creation_leases import CreationLeases
 from letta_bridge.settings import AgentSettings, SessionSettings
 from letta_bridge.tenant_claim import TenantClaim
 from shared_utils import logs
@@ -37,12 +37,12 @@ class SessionManager:
         store: where sessions lie; is closed with the manager.
         agents: what an agent is made of.
         sessions: how long they last, and how many are kept in memory.
-        tenant: whose users these are.
+        tenant: owner of the users and agents.
         owner: names this bridge, like no other.
         claim: seconds after which another bridge may go on where a killed one was making an agent.
-        attempts: marks of attempts to make an agent, over all bridges; by default of this process alone.
-        consent: what a refusal found on an agent is compared with; by default it holds.
-        claim_on_tenant: whether this queue may use the tenant's agents; None where several queues share them.
+        creation_leases: keep attempts to create an agent apart, over all bridges; by default in this process only.
+        consent: decides whether an opt-out found in an agent's tags still holds; without it every opt-out does.
+        claim_on_tenant: whether this queue may use the tenant's agents; None for a sharded tenant.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class SessionManager:
         tenant: str = "",
         owner: str | None = None,
         claim: float = CLAIM_SECONDS,
-        attempts: AgentAttempts | None = None,
+        creation_leases: CreationLeases | None = None,
         consent: Consent | None = None,
         claim_on_tenant: TenantClaim | None = None,
     ) -> None:
@@ -71,8 +71,8 @@ class SessionManager:
             owner=owner or secrets.token_hex(8),
             expires_in_hours=self._settings.expires_in_hours,
             claim=claim,
-            attempts=attempts,
-            heed=consent.heed if consent else None,
+            leases=creation_leases,
+            honours=consent.honours_opt_out if consent else None,
         )
         self._sessions: OrderedDict[tuple[str, str], Session] = OrderedDict()
         self._used: dict[str, tuple[tuple[str, str], int]] = {}
@@ -106,8 +106,8 @@ class SessionManager:
 
         Raises:
             LettaError: Letta could not be asked.
-            MemoryRefused: an agent of the user says that no agent may remember this user.
-            TenantTaken: the tenant's agents are another queue's.
+            OptedOut: the tags of the user's agents hold an opt-out that is still valid.
+            TenantTaken: another queue serves the tenant.
         """
         if self._claim_on_tenant is not None:
             await self._claim_on_tenant.require(letta)

@@ -1,8 +1,8 @@
-"""Where sessions and choices lie, by the settings."""
+"""Builds the stores of sessions and choices from the settings."""
 
 from __future__ import annotations
 
-from letta_bridge.consent import ChoiceCopies, RedisChoices
+from letta_bridge.consent import ChoiceReplicas, RedisChoices
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence.database import Database
@@ -29,19 +29,19 @@ def session_store(settings: BridgeSettings, database: Database | None) -> Sessio
     return FailoverSessionStore(DatabaseSessionStore(database, max_bytes=limit), file, max_bytes=limit)
 
 
-def choice_copies(
+def choice_replicas(
     settings: BridgeSettings, redis: RedisClient, database: Database | None, sessions: SessionStore
-) -> ChoiceCopies:
-    """Users' choices, in the same places as their sessions, and in Redis.
+) -> ChoiceReplicas:
+    """The replicas of users' choices: in Redis, in the session file, and in the database if there is one.
 
     Args:
-        settings: the file's place, and the queue's name.
-        redis: is not closed with them.
-        database: is not closed with them.
-        sessions: whose metadata holds the refusals of earlier releases.
+        settings: the path of the session file, and the queue's name.
+        redis: stays open when the replicas are closed.
+        database: stays open when the replicas are closed; None makes the session file the durable store.
+        sessions: their metadata holds the opt-outs of earlier releases.
     """
     file = FileChoiceStore(settings.session_file)
     shared = RedisChoices(redis, Keys(settings.queue.requests))
     if database is None:
-        return ChoiceCopies(shared, file, None, sessions)
-    return ChoiceCopies(shared, DatabaseChoiceStore(database), file, sessions)
+        return ChoiceReplicas(shared, file, None, sessions)
+    return ChoiceReplicas(shared, DatabaseChoiceStore(database), file, sessions)

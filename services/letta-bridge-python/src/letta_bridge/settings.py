@@ -272,8 +272,8 @@ class BridgeSettings(BaseModel):
     bridge: HttpSettings = HttpSettings()
 
     @model_validator(mode="after")
-    def _in_the_tenants_schema(self) -> Self:
-        # Here, and not wherever a database is opened: a place that forgot it would show one tenant another's users.
+    def _use_tenant_schema(self) -> Self:
+        # Applied once here: a caller that forgot it would read another tenant's schema.
         object.__setattr__(self, "database", self.database.of_tenant(self.tenant.name))
         return self
 
@@ -289,12 +289,12 @@ class BridgeSettings(BaseModel):
 
     @property
     def tenant_dir(self) -> Path:
-        """Where this tenant's state lies."""
+        """Directory of this tenant's local state."""
         return self.data_dir / f"tenant-{self.tenant.name}" if self.tenant.name else self.data_dir
 
     @property
     def session_file(self) -> Path:
-        """Sessions and choices, where there is no database and while it is away."""
+        """File of sessions and choices, used without a database and during an outage."""
         return self.tenant_dir / self.sessions.file
 
 

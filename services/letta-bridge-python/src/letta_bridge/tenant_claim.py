@@ -1,11 +1,12 @@
-"""One queue serves a tenant on one Letta: which one, and what a second one is told.
+"""Claims a tenant for one queue on one Letta, with a heartbeat, so that a second queue of the same tenant is refused.
 
-Two queues whose settings name the same tenant would share its users' agents: what one user of the first queue said, a
-user of the same id in the second would be told, and their turns would overlap. Only Letta is sure to be common to both,
-so each queue leaves a note there and keeps changing it. A queue that finds the note of another one, and sees it change,
-gets no agents. A note that stays the same for several looks is of a queue that is gone, and is removed.
+Two queues with the same tenant would share the agents of users whose ids are equal: one user would read the memory of
+another, and their turns would overlap. The queues may use different Redis servers, so the claim is stored in Letta, as
+a note (a memory block attached to no agent). The bridges of the holding queue rewrite the note with every heartbeat.
+Other queues get no agents while the note changes, and delete it after it stayed unchanged for several of their own
+heartbeats.
 
-Nothing depends on clocks of several machines. Of two queues that begin at once the older note wins.
+The protocol compares no clocks of different machines. Of two notes the older one wins.
 """
 
 from __future__ import annotations
@@ -27,135 +28,135 @@ from shared_utils.messages import json_object
 from shared_utils.redis_connection import CONNECTION_ERRORS, persistently
 
 _log = logs.get(__name__)
-_BEAT_SECONDS: Final = 15.0
-"""Between two looks; with each of them the own note is changed."""
-_SILENT_LOOKS: Final = 5
-"""Looks that find another queue's note unchanged before that queue counts as gone."""
+_HEARTBEAT_SECONDS: Final = 15.0
+"""Interval at which the note is read, and rewritten by the holder."""
+_MISSED_HEARTBEATS: Final = 5
+"""Consecutive reads of an unchanged note after which its queue counts as gone."""
 _LABEL: Final = "letta-bridge"
 
 
 class ClaimState(StrEnum):
-    """Whether this queue serves its tenant."""
+    """Whether this queue holds its tenant."""
 
     UNKNOWN = "unknown"
     """Letta has not been asked yet."""
     HELD = "held"
     TAKEN = "taken"
-    """Another queue does."""
+    """Another queue holds it."""
 
 
 @dataclass(slots=True)
 class _Other:
-    """Another queue's note, as it was seen last."""
+    """Another queue's note at the last read."""
 
     value: str
     unchanged: int = 0
-    """Looks in a row."""
+    """Consecutive reads with this value."""
 
 
 class TenantClaim:
     """The claim of one queue on one tenant.
 
     Args:
-        tenant: its name.
-        queue: the request list's name, for people.
-        identity: gives the queue's id, the same for all its bridges; may raise CONNECTION_ERRORS.
+        tenant: name of the tenant; empty for the default one.
+        queue: name of the request list, shown to operators.
+        identity: returns the queue's id, the same for all its bridges; may raise CONNECTION_ERRORS.
     """
 
     def __init__(self, tenant: str, queue: str, identity: Callable[[], Awaitable[str]]) -> None:
         self.state = ClaimState.UNKNOWN
         self.holder = ""
-        """The queue that serves the tenant, where it is another one."""
+        """Name of the queue that holds the tenant, if it is another one."""
         self._tenant = tenant
         self._queue = queue
         self._identity = identity
         self._label = f"{_LABEL}/{tenant}" if tenant else _LABEL
         self._others: dict[str, _Other] = {}
-        self._looking = asyncio.Lock()
+        self._beating = asyncio.Lock()
 
     @property
     def trouble(self) -> str | None:
-        """Why this queue's users get no agents; None where they do, or where that is not known yet."""
+        """Why users of this queue get no agents; None while they do, and before the first read."""
         if self.state is not ClaimState.TAKEN:
             return None
         return (
             f"the queue '{self.holder}' serves the tenant '{self._tenant}' on this Letta; give this queue a tenant of "
             "its own (TENANT), or set TENANT_SHARDS=true on both where no user is ever in two queues. If that queue is "
-            "gone, this ends within two minutes"
+            "gone, its claim expires within two minutes"
         )
 
     async def require(self, letta: LettaPort) -> None:
-        """Return where this queue may use the tenant's agents.
+        """Raise unless this queue may use the tenant's agents.
 
         Raises:
-            TenantTaken: another queue serves the tenant.
+            TenantTaken: another queue holds the tenant.
             LettaError: Letta could not be asked.
         """
         if self.state is ClaimState.UNKNOWN:
-            async with self._looking:
+            async with self._beating:
                 if self.state is ClaimState.UNKNOWN:
-                    await self._look(letta, await persistently(self._identity))
+                    await self._beat(letta, await persistently(self._identity))
         if (trouble := self.trouble) is not None:
             raise TenantTaken(trouble)
 
-    async def look(self, letta: LettaPort) -> None:
-        """Renew the claim, or learn that another queue has it.
+    async def beat(self, letta: LettaPort) -> None:
+        """Send one heartbeat: renew the claim, or record its holder.
 
         Raises:
-            LettaError: Letta could not be asked; what was known stays.
+            LettaError: Letta could not be asked; the state stays as it was.
             CONNECTION_ERRORS: Redis is away.
         """
-        async with self._looking:
-            await self._look(letta, await self._identity())
+        async with self._beating:
+            await self._beat(letta, await self._identity())
 
     @contextlib.asynccontextmanager
     async def running(self, letta: Callable[[], LettaPort]) -> AsyncIterator[None]:
-        """Keeps the claim.
+        """Send heartbeats in the background.
 
         Args:
-            letta: gives a server that may be asked now; raises BreakerOpen where there is none.
+            letta: returns a server; raises BreakerOpen while the circuit breaker is open.
         """
-        keeping = asyncio.create_task(self._keep(letta))
+        heartbeats = asyncio.create_task(self._send_heartbeats(letta))
         try:
             yield
         finally:
-            keeping.cancel()
+            heartbeats.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await keeping
+                await heartbeats
 
-    async def _keep(self, letta: Callable[[], LettaPort]) -> None:
+    async def _send_heartbeats(self, letta: Callable[[], LettaPort]) -> None:
         while True:
             with contextlib.suppress(LettaError, BreakerOpen, *CONNECTION_ERRORS):
-                await self.look(letta())
-            await asyncio.sleep(_BEAT_SECONDS * random.uniform(0.8, 1.0))  # noqa: S311  # spreads the looks, no secret
+                await self.beat(letta())
+            await asyncio.sleep(_HEARTBEAT_SECONDS * random.uniform(0.8, 1.0))  # noqa: S311  # jitter, no secret
 
-    async def _look(self, letta: LettaPort, identity: str) -> None:
+    async def _beat(self, letta: LettaPort, identity: str) -> None:
         notes = await letta.notes(self._label)
-        mine = [note for note in notes if _said(note, "id") == identity]
-        others = [note for note in notes if note not in mine and not await self._removed(note, letta)]
+        mine = [note for note in notes if _field(note, "id") == identity]
+        others = [note for note in notes if note not in mine and not await self._expired(note, letta)]
         if not mine and not others:
             await letta.write_note(self._label, self._text(identity))
-            notes = await letta.notes(self._label)  # another queue may have begun at the same moment
-            mine = [note for note in notes if _said(note, "id") == identity]
+            notes = await letta.notes(self._label)  # another queue may have written one concurrently
+            mine = [note for note in notes if _field(note, "id") == identity]
             others = [note for note in notes if note not in mine]
         first = min(mine + others, key=notes.index, default=None)
         if first is None or first in mine:
             for note in mine[:1]:
                 await letta.write_note(self._label, self._text(identity), note_id=note.note_id)
             await self._delete(mine[1:], letta)
-            self._now(ClaimState.HELD, "")
+            self._enter(ClaimState.HELD, "")
         else:
             await self._delete(mine, letta)
-            self._now(ClaimState.TAKEN, _said(first, "queue") or "?")
+            self._enter(ClaimState.TAKEN, _field(first, "queue") or "?")
 
-    async def _removed(self, note: Note, letta: LettaPort) -> bool:
-        """Whether another queue's note was removed, because nobody has changed it for long."""
+    async def _expired(self, note: Note, letta: LettaPort) -> bool:
+        """Count another queue's missed heartbeats; whether its note was deleted because of them."""
         other = self._others.get(note.note_id)
         if other is None or other.value != note.value:
             self._others[note.note_id] = _Other(note.value)
             return False
         other.unchanged += 1
-        if other.unchanged < _SILENT_LOOKS:
+        if other.unchanged < _MISSED_HEARTBEATS:
             return False
         await letta.delete_note(note.note_id)
         del self._others[note.note_id]
@@ -166,9 +167,9 @@ class TenantClaim:
             await letta.delete_note(note.note_id)
 
     def _text(self, identity: str) -> str:
-        return json.dumps({"queue": self._queue, "id": identity, "beat": secrets.token_hex(8)})
+        return json.dumps({"queue": self._queue, "id": identity, "heartbeat": secrets.token_hex(8)})
 
-    def _now(self, state: ClaimState, holder: str) -> None:
+    def _enter(self, state: ClaimState, holder: str) -> None:
         if (state, holder) != (self.state, self.holder):
             self.state, self.holder = state, holder
             if state is ClaimState.TAKEN:
@@ -177,5 +178,5 @@ class TenantClaim:
                 _log.info("tenant_claimed", tenant=self._tenant)
 
 
-def _said(note: Note, field: str) -> str:
+def _field(note: Note, field: str) -> str:
     return str(json_object(note.value.encode(errors="replace")).get(field, ""))

@@ -1,4 +1,4 @@
-"""What a user may choose: whether agents remember. Kept by ``consent``, and in sessions for one more release."""
+"""Reads and writes a user's choice about permanent memory, in ``consent`` and in the forms that older bridges read."""
 
 from __future__ import annotations
 
@@ -6,55 +6,55 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from letta_bridge.agent_refusals import AgentRefusals
 from letta_bridge.consent import Consent
+from letta_bridge.opt_out_tags import OptOutTags
 from shared_utils.persistence.choices import user_key
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions import Session, SessionStore, StaleSession
 
 _METADATA_KEY: Final = "permanent_memory"
 _SESSIONS_OF_A_USER: Final = 1000
-"""At most; there is one per persona."""
+"""Upper bound; a user has one active session per persona."""
 _WRITE_ATTEMPTS: Final = 5
 
 
 class UserSettings:
-    """The settings of users, over all their personas.
+    """The settings of users, which apply to all their personas.
 
     Args:
-        consent: where choices lie.
-        sessions: what bridges of the release before read.
-        agents: the users' agents, which carry a refusal as well; None leaves them alone.
+        consent: stores the choices.
+        sessions: the form that bridges of the previous release read.
+        agents: tags of the users' agents, which replicate opt-outs; None writes none.
     """
 
-    def __init__(self, consent: Consent, sessions: SessionChoices, agents: AgentRefusals | None = None) -> None:
+    def __init__(self, consent: Consent, sessions: SessionChoices, agents: OptOutTags | None = None) -> None:
         self._consent = consent
         self._sessions = sessions
         self._agents = agents
 
     async def permanent_memory(self, user_id: str) -> bool:
-        """Whether agents remember this user; they do where the user is known to have chosen nothing.
+        """Whether agents may remember this user; True for a user who has not chosen.
 
         Raises:
-            ChoiceUnknown: nobody can tell now.
+            ChoiceUnknown: no store can answer now.
         """
         try:
-            refused = await self._sessions.refused(user_id)
+            opted_out = await self._sessions.opted_out(user_id)
         except PersistenceError:
-            refused = False  # the choice itself may still be known
-        return not refused and await self._consent.permanent_memory(user_id)
+            opted_out = False  # consent may still know the choice
+        return not opted_out and await self._consent.permanent_memory(user_id)
 
     async def chosen_ms(self, user_id: str) -> int | None:
-        """When the user chose, in ms since 1970, as far as the stores tell; None where there is no choice."""
+        """When the user chose, in ms since 1970, by the durable stores; None without a choice."""
         key = user_key(user_id)
-        stored = (await self._consent.copies.stored([key])).get(key)
+        stored = (await self._consent.replicas.stored([key])).get(key)
         return None if stored is None else stored.chosen_ms
 
     async def set_permanent_memory(self, user_id: str, wanted: bool) -> None:
-        """Switch it for every persona, now and to come. A refusal counts for every bridge from the next hand-out on.
+        """Set it for every present and future persona. An opt-out applies to every bridge from its next hand-out on.
 
         Raises:
-            PersistenceError: it could not be stored; it may be repeated.
+            PersistenceError: it could not be stored; safe to retry.
             ChoiceNotShared: Redis is away.
         """
         choice = await self._consent.choose(user_id, permanent_memory=wanted)
@@ -63,8 +63,8 @@ class UserSettings:
             await self._agents.write(user_id, choice)
 
     async def by_session(self, sessions: Sequence[Session]) -> Mapping[str, bool]:
-        """Session id → whether agents may remember its user, as far as the stores tell."""
-        stored = await self._consent.copies.stored({user_key(session.user_id) for session in sessions})
+        """Session id → whether agents may remember its user, by the durable stores."""
+        stored = await self._consent.replicas.stored({user_key(session.user_id) for session in sessions})
         return {
             session.session_id: session.permanent_memory and (choice is None or choice.permanent_memory)
             for session in sessions
@@ -73,12 +73,12 @@ class UserSettings:
 
 
 class SessionChoices:
-    """Choices in the metadata of sessions, where releases before ``consent`` keep them; written for one release more.
+    """Choices in session metadata: the form of earlier releases, still written for bridges of the previous release.
 
     Args:
-        store: where sessions lie.
-        personas: those an agent may have. A user who wants no memory gets a session of each, so that none begins one.
-        forget: told (user, persona) of each session that changed.
+        store: the sessions.
+        personas: all configured personas; an opt-out is written to a session of each, created where it is missing.
+        forget: called with (user, persona) of each session that changed, to invalidate caches.
     """
 
     def __init__(
@@ -88,8 +88,8 @@ class SessionChoices:
         self._personas = personas
         self._forget = forget
 
-    async def refused(self, user_id: str) -> bool:
-        """Whether a session of the user refuses.
+    async def opted_out(self, user_id: str) -> bool:
+        """Whether a session of the user holds an opt-out.
 
         Raises:
             SessionStoreError: the store is away.
@@ -97,10 +97,10 @@ class SessionChoices:
         return any(not session.permanent_memory for session in await self._of(user_id))
 
     async def write(self, user_id: str, wanted: bool) -> None:
-        """Switch it in every session of the user.
+        """Set it in every session of the user.
 
         Raises:
-            SessionStoreError: the store is away, or somebody else keeps writing the same session.
+            SessionStoreError: the store is away, or another writer keeps changing the same session.
         """
         personas = {session.persona for session in await self._of(user_id)}
         if not wanted:
@@ -113,7 +113,7 @@ class SessionChoices:
             try:
                 return await self._switch(user_id, persona, wanted)
             except StaleSession:
-                continue  # a bridge wrote it meanwhile
+                continue  # another bridge changed it concurrently
         return await self._switch(user_id, persona, wanted)
 
     async def _switch(self, user_id: str, persona: str, wanted: bool) -> None:

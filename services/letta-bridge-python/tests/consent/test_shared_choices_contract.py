@@ -1,4 +1,4 @@
-"""One suite, two shared copies: the hash on a real Redis, and the in-memory model of it."""
+"""One contract, two adapters of the shared replica: a hash in a real Redis, and its in-memory model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from letta_bridge.consent import InMemorySharedChoices, RedisChoices, Sighting
+from letta_bridge.consent import InMemorySharedChoices, RedisChoices, ReplicaState
 from letta_bridge.consent.shared_choices import entered
 from letta_bridge.request_queue import RedisQueue
 from letta_bridge.request_queue.keys import Keys
@@ -25,7 +25,7 @@ ADA = user_key("ada")
 
 
 class InMemoryRig:
-    """The model, and a queue whose hand-outs bring it along."""
+    """The model, and an in-memory queue whose hand-outs include it."""
 
     def __init__(self, requests):
         self.shelf = Shelf(clock=time.time)
@@ -102,25 +102,25 @@ async def entry(rig, user="ada"):
     return entered(user_key(user), (await rig.choices.read(user)).entry)
 
 
-async def test_an_empty_copy_vouches_for_nothing(rig):
-    assert await rig.choices.sighting() == Sighting(complete=False, born="", changes=0)
+async def test_empty_replica_is_not_complete(rig):
+    assert await rig.choices.state() == ReplicaState(complete=False, generation="", changes=0)
     assert await entry(rig) is None
     assert await kept(rig) == {}
 
 
-async def test_a_choice_gets_a_time_and_is_read_by_its_user(rig):
+async def test_choice_is_timestamped_and_read_by_its_user(rig):
     before = time.time() * 1000 - 5000
     chosen = await rig.choices.choose(Choice(ADA, False, 0))
     assert before < chosen.chosen_ms < before + 60_000
     assert await entry(rig) == chosen
     assert await entry(rig, "bo") is None
     assert await kept(rig) == {ADA: chosen}
-    seen = await rig.choices.sighting()
+    seen = await rig.choices.state()
     assert (seen.complete, seen.changes) == (False, 1)
-    assert seen.born
+    assert seen.generation
 
 
-async def test_a_choice_is_later_than_every_one_known_before(rig):
+async def test_choice_is_later_than_every_known_one(rig):
     first = await rig.choices.choose(Choice(ADA, False, 0))
     second = await rig.choices.choose(Choice(ADA, True, 0))
     third = await rig.choices.choose(Choice(ADA, False, second.chosen_ms + 10**9))
@@ -130,113 +130,113 @@ async def test_a_choice_is_later_than_every_one_known_before(rig):
     assert await entry(rig) == fourth
 
 
-async def test_dating_a_choice_enters_nothing(rig):
+async def test_timestamping_a_choice_stores_nothing(rig):
     first = await rig.choices.choose(Choice(ADA, False, 0))
-    dated = await rig.choices.date(Choice(ADA, True, 0))
-    assert dated.chosen_ms > first.chosen_ms
+    timestamped = await rig.choices.timestamped(Choice(ADA, True, 0))
+    assert timestamped.chosen_ms > first.chosen_ms
     assert await entry(rig) == first
 
 
-async def test_learning_keeps_the_winner(rig):
-    await rig.choices.learn([Choice(ADA, True, 5), Choice(user_key("bo"), False, 3)])
-    await rig.choices.learn([Choice(ADA, True, 4), Choice(ADA, False, 4)])
+async def test_merge_keeps_the_winner(rig):
+    await rig.choices.merge([Choice(ADA, True, 5), Choice(user_key("bo"), False, 3)])
+    await rig.choices.merge([Choice(ADA, True, 4), Choice(ADA, False, 4)])
     assert await entry(rig) == Choice(ADA, True, 5)
-    await rig.choices.learn([Choice(ADA, False, 5)])
-    await rig.choices.learn([Choice(ADA, True, 5)])
+    await rig.choices.merge([Choice(ADA, False, 5)])
+    await rig.choices.merge([Choice(ADA, True, 5)])
     assert await entry(rig) == Choice(ADA, False, 5)
-    await rig.choices.learn([Choice(ADA, True, 6)])
+    await rig.choices.merge([Choice(ADA, True, 6)])
     assert await entry(rig) == Choice(ADA, True, 6)
     assert (await kept(rig))[user_key("bo")] == Choice(user_key("bo"), False, 3)
 
 
-async def test_learning_what_is_known_is_no_change(rig):
-    first = await rig.choices.learn([Choice(ADA, True, 5)])
-    assert await rig.choices.learn([Choice(ADA, True, 5), Choice(ADA, False, 4)]) == first
+async def test_merge_of_known_choices_is_no_change(rig):
+    first = await rig.choices.merge([Choice(ADA, True, 5)])
+    assert await rig.choices.merge([Choice(ADA, True, 5), Choice(ADA, False, 4)]) == first
 
 
-async def test_a_copy_is_complete_once_vouched_for_until_it_is_doubted(rig):
-    seen = await rig.choices.learn([Choice(ADA, False, 5)])
-    assert await rig.choices.vouch(seen)
-    assert (await rig.choices.sighting()).complete
+async def test_replica_is_complete_from_mark_complete_to_mark_incomplete(rig):
+    seen = await rig.choices.merge([Choice(ADA, False, 5)])
+    assert await rig.choices.mark_complete(seen)
+    assert (await rig.choices.state()).complete
     await rig.choices.choose(Choice(ADA, True, 0))
-    assert (await rig.choices.sighting()).complete
-    await rig.choices.doubt()
-    assert not (await rig.choices.sighting()).complete
+    assert (await rig.choices.state()).complete
+    await rig.choices.mark_incomplete()
+    assert not (await rig.choices.state()).complete
     assert await entry(rig) is not None
 
 
-async def test_nobody_vouches_for_a_copy_that_was_lost_meanwhile(rig):
-    seen = await rig.choices.learn([Choice(ADA, False, 5)])
+async def test_mark_complete_refuses_a_replica_lost_meanwhile(rig):
+    seen = await rig.choices.merge([Choice(ADA, False, 5)])
     await rig.lose()
-    assert not await rig.choices.vouch(seen)
-    await rig.choices.learn([Choice(user_key("bo"), False, 5)] * 3)
-    assert not await rig.choices.vouch(seen)
+    assert not await rig.choices.mark_complete(seen)
+    await rig.choices.merge([Choice(user_key("bo"), False, 5)] * 3)
+    assert not await rig.choices.mark_complete(seen)
 
 
-async def test_nobody_vouches_for_a_copy_that_forgot_its_last_writes(rig):
-    await rig.choices.learn([Choice(user_key("bo"), True, 5)])
+async def test_mark_complete_refuses_a_replica_rolled_back_meanwhile(rig):
+    await rig.choices.merge([Choice(user_key("bo"), True, 5)])
     replica = await rig.snapshot()
-    seen = await rig.choices.learn([Choice(ADA, False, 5)])
+    seen = await rig.choices.merge([Choice(ADA, False, 5)])
     await rig.roll_back(replica)
-    assert not await rig.choices.vouch(seen)
-    assert not (await rig.choices.sighting()).follows(seen)
+    assert not await rig.choices.mark_complete(seen)
+    assert not (await rig.choices.state()).follows(seen)
 
 
 @pytest.mark.parametrize("damaged", [b"", b"2 5", b"yes", b"1", b"1 soon", b"\xff"])
-async def test_an_entry_that_cannot_be_read_refuses_until_somebody_chooses_anew(rig, damaged):
+async def test_unreadable_entry_is_an_opt_out_until_the_next_choice(rig, damaged):
     await rig.set(ADA, damaged)
     assert (await entry(rig)).permanent_memory is False
-    await rig.choices.learn([Choice(ADA, True, 2**50)])
+    await rig.choices.merge([Choice(ADA, True, 2**50)])
     assert (await entry(rig)).permanent_memory is False
     assert await kept(rig) == {}
     chosen = await rig.choices.choose(Choice(ADA, True, 0))
     assert await entry(rig) == chosen
     await rig.set(ADA, damaged)
-    await rig.choices.learn([chosen], chosen=True)
+    await rig.choices.merge([chosen], chosen=True)
     assert await entry(rig) == chosen
 
 
-async def test_a_count_of_changes_that_cannot_be_read_makes_it_another_copy(rig):
-    await rig.choices.learn([Choice(ADA, False, 5)])
-    seen = await rig.choices.sighting()
-    await rig.choices.vouch(seen)
+async def test_unreadable_change_count_starts_a_new_generation(rig):
+    await rig.choices.merge([Choice(ADA, False, 5)])
+    seen = await rig.choices.state()
+    await rig.choices.mark_complete(seen)
     await rig.set("changes", b"many")
-    assert not (await rig.choices.sighting()).complete
+    assert not (await rig.choices.state()).complete
     await rig.choices.choose(Choice(user_key("bo"), False, 0))
-    after = await rig.choices.sighting()
+    after = await rig.choices.state()
     assert (after.complete, after.changes) == (False, 1)
-    assert after.born != seen.born
+    assert after.generation != seen.generation
     assert (await entry(rig)).permanent_memory is False
 
 
-async def test_an_entry_of_a_later_release_is_read_by_its_beginning(rig):
+async def test_entry_of_a_later_release_is_read_by_its_first_fields(rig):
     await rig.set(ADA, b"1 17 some more")
     assert await entry(rig) == Choice(ADA, True, 17)
 
 
-async def test_a_hand_out_brings_the_choice_of_its_user(rig):
-    refused = await rig.choices.choose(Choice(ADA, False, 0))
-    await rig.choices.vouch(await rig.choices.sighting())
+async def test_hand_out_includes_the_choice_of_its_user(rig):
+    opt_out = await rig.choices.choose(Choice(ADA, False, 0))
+    await rig.choices.mark_complete(await rig.choices.state())
     for user in ("ada", 7, None, "小明"):
         await rig.push(json.dumps({"task_id": "t", "user_id": user, "content": "hi"}).encode())
     turns = {turn.choice.user_id: turn.choice for turn in (await rig.queue.exchange([], 9)).turns}
     assert set(turns) == {"ada", "7", "anonymous", "小明"}
-    assert entered(ADA, turns["ada"].entry) == refused
+    assert entered(ADA, turns["ada"].entry) == opt_out
     assert turns["小明"].entry is None
     for choice in turns.values():
-        assert Sighting.of(choice.complete, choice.born, choice.changes) == await rig.choices.sighting()
+        assert ReplicaState.of(choice.complete, choice.generation, choice.changes) == await rig.choices.state()
     read = await rig.choices.read("ada")
     assert (read.user_id, read.entry) == ("ada", turns["ada"].entry)
 
 
 @pytest.mark.parametrize("payload", [b"nonsense", b'{"user_id": ["ada"]}', b'{"user_id": "a\\u0000b"}'])
-async def test_a_hand_out_whose_user_cannot_be_read_brings_no_choice(rig, payload):
+async def test_hand_out_without_a_readable_user_includes_no_choice(rig, payload):
     await rig.push(payload)
     (turn,) = (await rig.queue.exchange([], 1)).turns
     assert turn.choice is None
 
 
-async def test_concurrent_choices_of_one_user_have_different_times(rig):
+async def test_concurrent_choices_of_one_user_have_different_timestamps(rig):
     chosen = await asyncio.gather(*(rig.choices.choose(Choice(ADA, n % 2 == 0, 0)) for n in range(20)))
     assert len({choice.chosen_ms for choice in chosen}) == 20
     assert await entry(rig) == max(chosen, key=lambda choice: choice.chosen_ms)
@@ -247,7 +247,7 @@ async def test_concurrent_choices_of_one_user_have_different_times(rig):
 @given(
     steps=st.lists(
         st.tuples(
-            st.sampled_from(["choose", "date", "learn", "vouch", "doubt"]),
+            st.sampled_from(["choose", "timestamped", "merge", "mark_complete", "mark_incomplete"]),
             st.sampled_from(["ada", "bo"]),
             st.booleans(),
             st.integers(0, 6).map(lambda n: 2**43 + n),
@@ -255,7 +255,7 @@ async def test_concurrent_choices_of_one_user_have_different_times(rig):
         max_size=12,
     )
 )
-async def test_the_model_does_what_the_scripts_do(redis_url, steps):
+async def test_model_and_scripts_agree(redis_url, steps):
     requests = f"q-{uuid.uuid4().hex[:8]}"
     model, real = InMemoryRig(requests), RedisRig(requests, redis_url)
     try:
@@ -263,18 +263,18 @@ async def test_the_model_does_what_the_scripts_do(redis_url, steps):
             choice = Choice(user_key(user), permanent_memory, chosen_ms)
             outcomes = []
             for rig in (model, real):
-                if verb in {"choose", "date"}:
+                if verb in {"choose", "timestamped"}:
                     outcomes.append(await getattr(rig.choices, verb)(choice))
-                elif verb == "learn":
-                    seen = await rig.choices.learn([choice])
+                elif verb == "merge":
+                    seen = await rig.choices.merge([choice])
                     outcomes.append((seen.complete, seen.changes))
-                elif verb == "vouch":
-                    outcomes.append(await rig.choices.vouch(await rig.choices.sighting()))
+                elif verb == "mark_complete":
+                    outcomes.append(await rig.choices.mark_complete(await rig.choices.state()))
                 else:
-                    outcomes.append(await rig.choices.doubt())
+                    outcomes.append(await rig.choices.mark_incomplete())
             assert outcomes[0] == outcomes[1], verb
         assert await kept(model) == await kept(real)
-        assert (await model.choices.sighting()).complete == (await real.choices.sighting()).complete
+        assert (await model.choices.state()).complete == (await real.choices.state()).complete
     finally:
         await real.lose()
         await real.close()

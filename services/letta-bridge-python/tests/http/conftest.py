@@ -9,7 +9,7 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from letta_bridge.consent import ChoiceCopies, Consent, InMemorySharedChoices
+from letta_bridge.consent import ChoiceReplicas, Consent, InMemorySharedChoices
 from letta_bridge.http.api import routers
 from letta_bridge.http.app import create_app
 from letta_bridge.settings import HttpSettings
@@ -32,7 +32,7 @@ class FakeSessions:
         self.failed = {}
         self.choices = InMemoryChoiceStore()
         self.shared_choices = InMemorySharedChoices({}, time.time)
-        copies = ChoiceCopies(self.shared_choices, self.choices, None, self.store)
+        copies = ChoiceReplicas(self.shared_choices, self.choices, None, self.store)
         self.settings = UserSettings(Consent(copies), SessionChoices(self.store, ["default", "teacher"], self.forget))
 
     async def restore(self):

@@ -111,7 +111,7 @@ async def test_an_agent_that_does_not_exist(world: World, agent_id: str) -> None
 
 async def test_a_new_agent_is_whole_and_holds_nothing_but_its_first_blocks(world: World) -> None:
     contents = await world.letta.contents(await world.agent())
-    assert (contents.whole, contents.messages, contents.passages, contents.running) == (True, 0, 0, False)
+    assert (contents.complete, contents.messages, contents.passages, contents.running) == (True, 0, 0, False)
     assert contents.blocks == {"human": "说中文", "persona": "kind"}
 
 
@@ -124,7 +124,7 @@ async def test_contents_count_what_was_said_and_noted(world: World) -> None:
     await world.note(agent, "a passage")
     await world.note(agent, "another")
     contents = await letta.contents(agent)
-    assert (contents.messages, contents.passages, contents.whole) == (said, 1, True)
+    assert (contents.messages, contents.passages, contents.complete) == (said, 1, True)
 
 
 async def test_tags_are_added_and_removed(world: World) -> None:

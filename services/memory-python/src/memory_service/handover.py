@@ -12,8 +12,8 @@ def read_handover(task: Task, tenant: str) -> Handover | None:
     """The task's handover; None where an ordinary producer sent it.
 
     Args:
-        task: as it was taken.
-        tenant: whose users are remembered here.
+        task: from the queue.
+        tenant: the tenant of this memory-python.
 
     Raises:
         MalformedMessage: there is one, but it cannot be honoured.
@@ -30,9 +30,10 @@ def read_handover(task: Task, tenant: str) -> Handover | None:
         problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
         where = ".".join((f"meta.{HANDOVER_KEY}", *(str(part) for part in problem["loc"])))
         raise MalformedMessage(f"{where}: {problem['msg']}", **ids) from None
-    if handover.tenant != tenant:
+    theirs = handover.tenant or ""
+    if theirs != tenant:
         raise MalformedMessage(
-            f"it is of the tenant '{handover.tenant}', and this memory-python remembers users of '{tenant}'; give each "
+            f"the handover is of the tenant '{theirs}', and this memory-python serves '{tenant}'; give each "
             "tenant a memory-python and a Redis of its own",
             **ids,
         )

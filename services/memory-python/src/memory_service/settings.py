@@ -136,6 +136,6 @@ class ServiceSettings(Section):
     memory: MemorySettings = Field(default_factory=MemorySettings)
 
     @model_validator(mode="after")
-    def _in_the_tenants_schema(self) -> Self:
+    def _use_tenant_schema(self) -> Self:
         object.__setattr__(self, "database", self.database.of_tenant(self.tenant.name))
         return self

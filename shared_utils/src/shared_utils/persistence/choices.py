@@ -1,9 +1,9 @@
-"""What users chose about permanent memory: one record per user, for every persona, whatever becomes of their sessions.
+"""A user's choice about permanent memory: one record per user, for all personas, independent of sessions.
 
-The same record lies in the durable store (database or session file), in each host's session file and in Redis. Copies
-are merged, never overwritten: the later choice wins, and of two made in the same millisecond the one that refuses. So
-copies may be brought together in any order, any number of times. The record names its user by a digest alone and holds
-no words, so that it may outlive an erasure.
+The record is replicated in the durable store (database or session file), in the session file of each host, and in
+Redis. It is a last-writer-wins register: the later choice wins, and an opt-out wins a tie, so replicas converge in
+whatever order and however often they are merged. The record contains a digest of the user id and no text of the user,
+so it may outlive an erasure.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Final, Protocol
 
 IMPORTED_MS: Final = 1
-"""``chosen_ms`` of a refusal whose time nobody noted: every choice with a time of its own is later."""
+"""``chosen_ms`` of an opt-out imported without a timestamp; earlier than every real one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,49 +27,49 @@ class Choice:
     permanent_memory: bool
     """False: no agent may remember this user."""
     chosen_ms: int
-    """When it was made, in ms since 1970 by the Redis server's clock."""
+    """Timestamp in ms since 1970, by the clock of the Redis server."""
 
     def beats(self, other: Choice | None) -> bool:
-        """Whether this choice replaces ``other``: it is later, or equally late and the stricter one."""
+        """Whether this choice replaces ``other``: it is later, or an opt-out with the same timestamp."""
         if other is None or self.chosen_ms != other.chosen_ms:
             return other is None or self.chosen_ms > other.chosen_ms
         return other.permanent_memory and not self.permanent_memory
 
 
 def user_key(user_id: str) -> str:
-    """A user as choices know them: hex SHA-1 of the id, the only digest that Redis's Lua can compute as well."""
+    """Key of a user's choice: hex SHA-1 of the user id, the only digest available to Lua in Redis."""
     return hashlib.sha1(user_id.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()
 
 
 class ChoiceStore(Protocol):
-    """Choices that outlive the process. Every method may raise PersistenceError."""
+    """A durable store of choices. Every method may raise PersistenceError."""
 
     async def find(self, user_keys: Collection[str]) -> Mapping[str, Choice]:
-        """The choices of these users, by their keys; whoever has made none is left out."""
+        """The choices of these users by user key; users without a choice are left out."""
         ...
 
     async def merge(self, choices: Sequence[Choice]) -> None:
-        """Keep the winner of each choice and what is stored for its user, all or none of them."""
+        """Store each choice that beats the stored one of its user, in one transaction. Idempotent."""
         ...
 
     async def page(self, *, after: str = "", limit: int = 1000) -> Sequence[Choice]:
-        """The choices whose keys follow ``after``, in the order of their keys."""
+        """Up to ``limit`` choices whose keys follow ``after``, in key order."""
         ...
 
     async def changed(self, since: datetime | None) -> tuple[Sequence[Choice], datetime]:
-        """What was stored after ``since``, and the store's time to ask with next.
+        """The choices stored after ``since``, and the position for the next call.
 
-        With None nothing is listed: only the time is wanted. A choice may be listed more than once.
+        None lists no choices and only returns the position. A choice may be listed more than once.
         """
         ...
 
     async def close(self) -> None:
-        """Give back what belongs to this store alone."""
+        """Release the resources that this store owns."""
         ...
 
 
 async def pages(store: ChoiceStore, *, size: int = 500) -> AsyncIterator[Sequence[Choice]]:
-    """All choices of a store, in parts."""
+    """All choices of a store, in batches of up to ``size``."""
     after = ""
     while page := await store.page(after=after, limit=size):
         yield page
@@ -77,7 +77,7 @@ async def pages(store: ChoiceStore, *, size: int = 500) -> AsyncIterator[Sequenc
 
 
 async def copy_choices(source: ChoiceStore, target: ChoiceStore) -> int:
-    """Merge all choices of one store into another; returns how many there are. It may be repeated."""
+    """Merge all choices of one store into another; returns their number. Idempotent."""
     copied = 0
     async for page in pages(source):
         await target.merge(page)

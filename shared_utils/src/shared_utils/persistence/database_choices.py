@@ -15,7 +15,7 @@ _SQL: Final = statements("choices")
 
 
 class DatabaseChoiceStore:
-    """See :class:`ChoiceStore`. The database is the caller's, and the caller closes it."""
+    """See :class:`ChoiceStore`. The caller owns the database and closes it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -33,11 +33,11 @@ class DatabaseChoiceStore:
         columns = _columns(choices)
 
         async def work(connection: Connection) -> None:
-            # Inserted first: whoever inserts the same key at once is waited for, and the update then sees that row.
+            # Insert first: it waits for a concurrent insert of the same key, whose row the update then sees.
             await self._database.send(connection, _SQL["insert_new"], columns)
             await self._database.send(connection, _SQL["update_newer"], columns)
 
-        await self._queue.ask(lambda: self._database.run(work))
+        await self._queue.run(lambda: self._database.run(work))
 
     async def page(self, *, after: str = "", limit: int = 1000) -> Sequence[Choice]:
         """See :class:`ChoiceStore`."""
@@ -53,7 +53,7 @@ class DatabaseChoiceStore:
         """See :class:`ChoiceStore`."""
 
     async def _fetch(self, name: str, params: Params) -> list[Row]:
-        return await self._queue.ask(lambda: self._database.fetch(_SQL[name], params))
+        return await self._queue.run(lambda: self._database.fetch(_SQL[name], params))
 
 
 def _choice(row: Row) -> Choice:
@@ -61,7 +61,7 @@ def _choice(row: Row) -> Choice:
 
 
 def _columns(choices: Sequence[Choice]) -> dict[str, list[Any]]:
-    """Column → its values, one row a user, in one order everywhere: two bridges must not block each other."""
+    """Column → values, one row per user in key order, so that concurrent merges cannot deadlock."""
     winners: dict[str, Choice] = {}
     for choice in choices:
         if choice.beats(winners.get(choice.user_key)):

@@ -145,16 +145,16 @@ class DatabaseSessionStore:
         rows = [] if since is None else await self._fetch("changed", {"since": since})
         return {(row["user_id"], row["persona"]) for row in rows}, now["now"]
 
-    async def refusing_users(self) -> Collection[str]:
+    async def opted_out_users(self) -> Collection[str]:
         """See :class:`SessionStore`."""
-        refusing: set[str] = set()
+        opted_out: set[str] = set()
         after = {"after_user": "", "after_session": ""}
-        while rows := await self._fetch("refusing", {**after, "limit": _BATCH}):
+        while rows := await self._fetch("opted_out", {**after, "limit": _BATCH}):
             users = {row["user_id"] for row in rows}
-            allowing = {row["user_id"] for row in await self._fetch("allowing", {"users": sorted(users)})}
-            refusing |= {row["user_id"] for row in rows if row["is_active"] or row["user_id"] not in allowing}
+            opted_in = {row["user_id"] for row in await self._fetch("opted_in", {"users": sorted(users)})}
+            opted_out |= {row["user_id"] for row in rows if row["is_active"] or row["user_id"] not in opted_in}
             after = {"after_user": rows[-1]["user_id"], "after_session": rows[-1]["session_id"]}
-        return refusing
+        return opted_out
 
     async def cleanup(self, *, grace: timedelta) -> Cleanup:
         """See :class:`SessionStore`."""
@@ -285,7 +285,7 @@ class DatabaseSessionStore:
 
     async def _run(self, work: Callable[[], Awaitable[_Result]]) -> _Result:
         with _explained():
-            return await self._queue.ask(work)
+            return await self._queue.run(work)
 
 
 @contextlib.contextmanager

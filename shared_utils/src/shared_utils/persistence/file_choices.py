@@ -1,4 +1,4 @@
-"""Choices in the session file: for one host, and where the database is away."""
+"""Choices in the session file: the durable store without a database, else the replica of one host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shared_utils.persistence.statements import statements
 
 _SQL: Final = statements("file_choices")
 _CLOCK_MARGIN: Final = timedelta(seconds=2)
-"""How far ``changed`` looks back: a write with an earlier time may still wait for its lock."""
+"""Overlap of ``changed``: a write with an earlier timestamp may still wait for its lock."""
 
 
 class FileChoiceStore:
@@ -75,7 +75,7 @@ class FileChoiceStore:
 
 
 def _choice(row: sqlite3.Row) -> Choice:
-    # SQLite holds whatever it was given: only a 1 with a time permits.
+    # SQLite enforces no column types; anything but a 1 with an integer timestamp is an opt-out.
     if not isinstance(row["chosen_ms"], int):
         return Choice(row["user_key"], permanent_memory=False, chosen_ms=IMPORTED_MS)
     return Choice(row["user_key"], row["permanent_memory"] == 1, row["chosen_ms"])

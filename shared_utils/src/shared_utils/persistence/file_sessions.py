@@ -178,9 +178,9 @@ class FileSessionStore:
         rows = await self._file.read(lambda connection: connection.execute(_SQL["changed"], values).fetchall())
         return {(row["user_id"], row["persona"]) for row in rows}, now
 
-    async def refusing_users(self) -> Collection[str]:
+    async def opted_out_users(self) -> Collection[str]:
         """See :class:`SessionStore`."""
-        rows = await self._file.read(lambda connection: connection.execute(_SQL["refusing_users"]).fetchall())
+        rows = await self._file.read(lambda connection: connection.execute(_SQL["opted_out_users"]).fetchall())
         return {row["user_id"] for row in rows}
 
     async def cleanup(self, *, grace: timedelta) -> Cleanup:

@@ -1,4 +1,4 @@
-"""Choices in memory: for tests."""
+"""Choices in memory, for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many questions at once wait here for a connection; the pool would turn some of them away."""
+"""Queues the queries of one store for the connection pool, which would reject some of them under load."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ _Result = TypeVar("_Result")
 
 
 class PoolQueue:
-    """The questions of one store to a database that others ask as well."""
+    """Limits the concurrent queries of one store, and retries while the pool is exhausted by others."""
 
     def __init__(self, database: Database) -> None:
-        self._patience = database.config.connection_timeout
-        self._room = asyncio.Semaphore(database.config.max_connections)
-        self._answered = 0.0
+        self._timeout = database.config.connection_timeout
+        self._slots = asyncio.Semaphore(database.config.max_connections)
+        self._finished = 0.0
 
-    async def ask(self, question: Callable[[], Awaitable[_Result]]) -> _Result:
-        """What the question comes to.
+    async def run(self, query: Callable[[], Awaitable[_Result]]) -> _Result:
+        """Return the query's result.
 
         Raises:
-            PoolExhausted: every connection is in use, and nobody has been answered for long.
-            PersistenceError: any other of errors.py.
+            PoolExhausted: every connection is in use, and no query of this store finished in ``connection_timeout``.
+            PersistenceError: any other error of the query.
         """
-        async with self._room:
-            asked = time.monotonic()
+        async with self._slots:
+            started = time.monotonic()
             while True:
                 try:
-                    result = await question()
+                    result = await query()
                 except PoolExhausted:
-                    # Busy or away? While others are answered it is busy, and that passes.
-                    if time.monotonic() - max(asked, self._answered) > self._patience:
+                    # While other queries of this store finish, the database is busy rather than unreachable.
+                    if time.monotonic() - max(started, self._finished) > self._timeout:
                         raise
                     continue
-                self._answered = time.monotonic()
+                self._finished = time.monotonic()
                 return result

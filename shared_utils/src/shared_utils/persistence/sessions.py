@@ -27,7 +27,7 @@ class Session:
     """None while the session is only reserved: its agent may or may not exist in Letta yet."""
     session_data: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """``permanent_memory``, as releases before choices.py keep it, and whatever else a program puts here."""
+    """``permanent_memory`` (the form before choices.py), and fields of other programs."""
     created_at: datetime = field(default_factory=utc_now)
     last_updated: datetime = field(default_factory=utc_now)
     """Last use."""
@@ -40,7 +40,7 @@ class Session:
 
     @property
     def permanent_memory(self) -> bool:
-        """False where this row refuses permanent memory; any value but ``true`` does. choices.py knows what counts."""
+        """False if this row holds an opt-out: any value but ``true``. The decision is made by choices.py."""
         return self.metadata.get("permanent_memory", True) is True
 
 
@@ -187,17 +187,17 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def refusing_users(self) -> Collection[str]:
-        """Users whose rows refuse permanent memory, as earlier releases note it.
+    async def opted_out_users(self) -> Collection[str]:
+        """Users whose sessions hold an opt-out, the form of earlier releases.
 
-        An ended row counts only where no active one of its user says ``true`` explicitly.
+        An ended session counts only if no active session of the user holds an explicit opt-in.
         """
         ...
 
     async def cleanup(self, *, grace: timedelta) -> Cleanup:
         """End expired sessions, remove those ended for longer than ``grace``.
 
-        A session that refuses permanent memory does not expire: a bridge of the release before would forget the choice.
+        A session with an opt-out does not expire, because a bridge of the previous release would lose the choice.
         """
         ...
 

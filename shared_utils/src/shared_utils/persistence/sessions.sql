@@ -54,7 +54,7 @@ CREATE TABLE session_conflicts (
 );
 
 -- step: 4
--- What users chose about permanent memory, for all personas: the user is a SHA-1, the later choice wins.
+-- Users' choices about permanent memory, for all personas. user_key is the SHA-1 of the user id.
 CREATE TABLE user_choices (
     user_key         TEXT PRIMARY KEY,
     permanent_memory INTEGER NOT NULL,

@@ -52,6 +52,6 @@ def _tags(content: bytes, tag: str, file: Path) -> Sequence[str]:
     if tag not in tags:
         raise BackupDamaged(
             f"{file} holds an agent without the tag '{tag}', so of another tenant; remove it from the backup, or "
-            "correct agents.tenant"
+            "correct tenant.name"
         )
     return identity_tags(tags)

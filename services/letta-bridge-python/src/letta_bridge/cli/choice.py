@@ -1,4 +1,4 @@
-"""What a user chose about permanent memory, as ``user show`` and ``user export`` tell it."""
+"""A user's choice about permanent memory, for ``user show`` and ``user export``."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from shared_utils.persistence.sessions import SessionStore
 
 
 def choice_record(settings: BridgeSettings, user_id: str) -> Mapping[str, Any]:
-    """user_id, permanent_memory (None where nobody can tell now) and chosen_at (None where that is not known)."""
+    """Return user_id, permanent_memory (None while no store can answer) and chosen_at (None if unknown)."""
 
     async def read(_store: SessionStore, choices: UserSettings) -> tuple[bool | None, int | None]:
         try:
-            remembered: bool | None = await choices.permanent_memory(user_id)
+            permanent_memory: bool | None = await choices.permanent_memory(user_id)
         except ChoiceUnknown:
-            remembered = None
-        return remembered, await choices.chosen_ms(user_id)
+            permanent_memory = None
+        return permanent_memory, await choices.chosen_ms(user_id)
 
-    remembered, chosen_ms = ask_user_settings(settings, read)
+    permanent_memory, chosen_ms = ask_user_settings(settings, read)
     known = chosen_ms is not None and chosen_ms > IMPORTED_MS
     return {
         "user_id": user_id,
-        "permanent_memory": remembered,
+        "permanent_memory": permanent_memory,
         "chosen_at": datetime.fromtimestamp(chosen_ms / 1000, UTC) if known and chosen_ms is not None else None,
     }
 
 
-def choice_words(record: Mapping[str, Any]) -> str:
-    """For people."""
-    words = {True: "on", False: "off", None: "not known now: neither Redis nor the database can tell"}
+def choice_text(record: Mapping[str, Any]) -> str:
+    """Format the choice for a terminal."""
+    words = {True: "on", False: "off", None: "unknown: neither Redis nor the database can answer"}
     when = record["chosen_at"]
     return words[record["permanent_memory"]] + (f", chosen {when:%Y-%m-%d %H:%M:%S} UTC" if when else "")

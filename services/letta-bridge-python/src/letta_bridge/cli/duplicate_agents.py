@@ -1,4 +1,4 @@
-"""What ``letta-bridge sessions duplicates`` prints."""
+"""The rows of ``letta-bridge sessions duplicates``."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence.sessions import SessionStore
 
 _SESSIONS: Final = 1000
-"""Of one user, ended ones included, in which agents are looked for."""
+"""Sessions of one user that are searched for the agents they name, ended ones included."""
 
 
 async def duplicate_agents(
     letta: LettaPort, settings: BridgeSettings, store: SessionStore, *, remove: bool
 ) -> list[dict[str, Any]]:
-    """Every agent of a user who has several: user_id, persona, agent_id, messages, passages, state.
+    """The agents of every user who has several: user_id, persona, agent_id, messages, passages, state.
 
-    The state is ``used``, ``holds something``, ``empty``, ``unfinished`` or ``removed``.
+    The state is ``used``, ``conflicting`` (content of its own), ``empty``, ``incomplete`` or ``deleted``.
     """
 
     async def named(user_id: str, persona: str) -> list[str]:
@@ -30,7 +30,7 @@ async def duplicate_agents(
     rows = []
     for found in await find_duplicates(letta, settings.agents, settings.tenant.name, named):
         gone = await remove_empty(letta, settings.agents, found) if remove else []
-        rows += [_row(found, one, "removed" if one.agent_id in gone else state) for one, state in _states(found)]
+        rows += [_row(found, one, "deleted" if one.agent_id in gone else state) for one, state in _states(found)]
     return rows
 
 
@@ -38,9 +38,9 @@ def _states(found: Duplicates) -> list[tuple[Candidate, str]]:
     selection = found.selection
     return [
         *((one, "used") for one in [selection.chosen] if one is not None),
-        *((one, "holds something") for one in selection.rivals),
-        *((one, "empty") for one in selection.surplus),
-        *((one, "unfinished") for one in selection.half_made),
+        *((one, "conflicting") for one in selection.conflicting),
+        *((one, "empty") for one in selection.empty),
+        *((one, "incomplete") for one in selection.incomplete),
     ]
 
 

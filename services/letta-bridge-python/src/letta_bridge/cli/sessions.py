@@ -190,9 +190,9 @@ def settings(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show what a user has chosen, or choose for the user: for every persona and every bridge, from the next turn on.
+    """Show a user's choice about permanent memory, or change it for all personas and bridges from the next turn on.
 
-    A choice needs Redis, where running bridges read it.
+    A change needs Redis, where running bridges read it.
     """
 
     async def choose(_store: SessionStore, choices: UserSettings) -> bool:
@@ -200,22 +200,22 @@ def settings(
             await choices.set_permanent_memory(user, permanent_memory)
         return await choices.permanent_memory(user)
 
-    remembered = ask_user_settings(settings_or_exit(config), choose, with_agents=permanent_memory is not None)
-    _print({"user_id": user, "permanent_memory": remembered}, as_json=as_json)
+    result = ask_user_settings(settings_or_exit(config), choose, with_agents=permanent_memory is not None)
+    _print({"user_id": user, "permanent_memory": result}, as_json=as_json)
 
 
 @app.command()
 def duplicates(
     remove_empty: Annotated[
-        bool, typer.Option("--remove-empty", help="Delete agents that hold nothing and that no session names.")
+        bool, typer.Option("--remove-empty", help="Delete agents without content that no session names.")
     ] = False,
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Find users with several agents in Letta, and say which one is used. It goes through all agents.
+    """List users with several agents in Letta, and which agent is used. Searches all agents of the tenant.
 
-    Where two hold something, people have to decide: docs/troubleshooting.md says how.
+    For agents in state conflicting, docs/troubleshooting.md describes how to merge their content.
     """
     settings = settings_or_exit(config)
 
@@ -229,7 +229,7 @@ def duplicates(
     try:
         found = ask_sessions(settings, work)
     except LettaError as error:
-        fail(f"{error}; all agents are looked at again when this is run again", Exit.FAILED)
+        fail(f"{error}; run this again", Exit.FAILED)
     if as_json:
         print_json({"agents": found})
     elif found:
@@ -237,7 +237,7 @@ def duplicates(
     if not as_json:
         users = len({(agent["user_id"], agent["persona"]) for agent in found})
         typer.echo(f"{users} users with several agents, {len(found)} agents in all")
-    left = [agent for agent in found if agent["state"] != "removed"]
+    left = [agent for agent in found if agent["state"] != "deleted"]
     raise typer.Exit(int(Exit.FAILED if len(left) > len({(a["user_id"], a["persona"]) for a in left}) else Exit.DONE))
 
 

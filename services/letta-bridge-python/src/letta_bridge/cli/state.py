@@ -1,4 +1,4 @@
-"""How the commands ask the database or the session file, and how its errors end them."""
+"""Gives commands the stores of sessions and choices, and ends a command whose store fails."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from letta_bridge.agent_refusals import AgentRefusals
 from letta_bridge.cli.common import Exit, fail
 from letta_bridge.consent import Consent
 from letta_bridge.errors import ChoiceNotShared, ChoiceUnknown
 from letta_bridge.letta.connection import letta_client
-from letta_bridge.session_stores import choice_copies
+from letta_bridge.opt_out_tags import OptOutTags
+from letta_bridge.session_stores import choice_replicas
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.user_settings import SessionChoices, UserSettings
 from shared_utils.persistence.choices import ChoiceStore
@@ -35,7 +35,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class UserStores:
-    """Sessions and choices that lie in one place."""
+    """Sessions and choices in one place: the database or the session file."""
 
     sessions: SessionStore
     choices: ChoiceStore
@@ -71,30 +71,30 @@ def ask_user_settings(
     *,
     with_agents: bool = False,
 ) -> _Result:
-    """What ``work`` returns, given the configured session store and what users chose.
+    """What ``work`` returns, given the configured session store and the settings of users.
 
-    Redis is asked only for a single user's choice; where it is away, a choice cannot be made.
+    Redis is used only for the choice of a single user; without Redis, an opt-in fails and an opt-out is reported.
 
     Args:
-        settings: the bridge's.
-        work: what to do.
-        with_agents: a choice is also written on the user's agents; that brings Letta's client along.
+        settings: of the bridge.
+        work: uses the stores; they are closed afterwards.
+        with_agents: also tag the user's agents with a choice, which needs a Letta client.
     """
 
     async def asked() -> _Result:
         database = Database(settings.database) if settings.database.db_url else None
         redis = connect(settings.redis, name="letta-bridge-cli", timeout=_REDIS_TIMEOUT_SECONDS)
         sessions = _in_file(settings) if database is None else _in(database, settings)
-        copies = choice_copies(settings, redis, database, sessions)
+        replicas = choice_replicas(settings, redis, database, sessions)
         letta = letta_client(settings.letta) if with_agents else None
-        agents = None if letta is None else AgentRefusals(lambda: letta, settings.tenant.name)
+        agents = None if letta is None else OptOutTags(lambda: letta, settings.tenant.name)
         try:
             earlier = SessionChoices(sessions, settings.agents.personas)
-            return await work(sessions, UserSettings(Consent(copies), earlier, agents))
+            return await work(sessions, UserSettings(Consent(replicas), earlier, agents))
         finally:
             if letta is not None:
                 await letta.close()
-            await copies.close()
+            await replicas.close()
             await sessions.close()
             await close(redis)
 
@@ -106,7 +106,7 @@ def ask_user_settings(
 
 @asynccontextmanager
 async def in_database(settings: BridgeSettings) -> AsyncIterator[UserStores]:
-    """What lies in the database; without one the command ends."""
+    """The stores in the database; ends the command without one."""
     require_database(settings)
     database = Database(settings.database)
     try:
@@ -117,7 +117,7 @@ async def in_database(settings: BridgeSettings) -> AsyncIterator[UserStores]:
 
 @asynccontextmanager
 async def in_file(settings: BridgeSettings) -> AsyncIterator[UserStores]:
-    """What lies in the session file."""
+    """The stores in the session file."""
     stores = UserStores(_in_file(settings), FileChoiceStore(settings.session_file))
     try:
         yield stores

@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from letta_bridge.cli.choice import choice_record, choice_words
+from letta_bridge.cli.choice import choice_record, choice_text
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
 from letta_bridge.cli.output import print_json, print_table
 from letta_bridge.redis_trouble import explained
@@ -33,7 +33,7 @@ _Result = TypeVar("_Result")
 
 @app.command()
 def show(user: UserArgument, *, as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Count what there is of a user, and tell what the user chose about permanent memory."""
+    """Count a user's data in every store, and show the user's choice about permanent memory."""
     settings = settings_or_exit(config)
     counts = _ask(settings, lambda data: data.count(user))
     choice = choice_record(settings, user)
@@ -41,7 +41,7 @@ def show(user: UserArgument, *, as_json: JsonOption = False, config: ConfigOptio
         print_json({**counts, "permanent_memory": choice["permanent_memory"]})
         return
     _tell(counts, as_json=False, did="there")
-    typer.echo(f"permanent memory: {choice_words(choice)}")
+    typer.echo(f"permanent memory: {choice_text(choice)}")
 
 
 @app.command()
@@ -56,7 +56,7 @@ def export(
     if to.exists() and any(to.iterdir()):
         fail(f"{to} is not empty; name a new directory", Exit.USAGE)
     settings = settings_or_exit(config)
-    write_json(to / "choice.json", choice_record(settings, user))  # first: the manifest comes last
+    write_json(to / "choice.json", choice_record(settings, user))  # before the export, whose manifest completes it
     counts = _ask(settings, lambda data: data.export(user, to))
     _tell(counts, as_json=as_json, did=f"written to {to}")
 
@@ -73,8 +73,8 @@ def erase(
 ) -> None:
     """Remove all of it for good. It can be repeated: where it broke off, it goes on.
 
-    A message the user sends afterwards begins anew, with a new agent, unless the user has refused permanent memory: a
-    refusal stays, under a hash of the user's id. An audit row stays, too: that hash, when it was, and how much went.
+    A later message of the user gets a new agent, unless the user has opted out of permanent memory: the choice is kept
+    under a hash of the user id. An audit row is kept, too: a hash of the user id, the time and the counts.
     """
     settings = settings_or_exit(config)
     if dry_run:

@@ -1,16 +1,16 @@
-"""Whether agents may remember a user: where choices lie, how their copies are kept equal, and what holds for a turn."""
+"""Consent to permanent memory: where choices are stored, how replicas are reconciled, and the verdict for each turn."""
 
 from letta_bridge.consent.consent import Consent, Verdict
-from letta_bridge.consent.copies import ChoiceCopies
 from letta_bridge.consent.redis_choices import RedisChoices
-from letta_bridge.consent.shared_choices import InMemorySharedChoices, SharedChoices, Sighting
+from letta_bridge.consent.replicas import ChoiceReplicas
+from letta_bridge.consent.shared_choices import InMemorySharedChoices, ReplicaState, SharedChoices
 
 __all__ = [
-    "ChoiceCopies",
+    "ChoiceReplicas",
     "Consent",
     "InMemorySharedChoices",
     "RedisChoices",
+    "ReplicaState",
     "SharedChoices",
-    "Sighting",
     "Verdict",
 ]

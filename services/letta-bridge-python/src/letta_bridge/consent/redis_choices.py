@@ -1,4 +1,4 @@
-"""Shared choices on Redis or Valkey. What a script does stands in ``lua/``."""
+"""The shared replica on Redis or Valkey; ``lua/`` documents each script."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
-from letta_bridge.consent.shared_choices import COMPLETE, STATE_FIELDS, Sighting, read_entry
+from letta_bridge.consent.shared_choices import COMPLETE, STATE_FIELDS, ReplicaState, read_entry
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.port import HeldChoice
 from letta_bridge.request_queue.scripts import ScriptRunner
@@ -23,8 +23,8 @@ def _read(name: str) -> Script:
 
 
 _CHOOSE: Final = _read("choose")
-_LEARN: Final = _read("learn")
-_VOUCH: Final = _read("vouch")
+_MERGE: Final = _read("merge")
+_MARK_COMPLETE: Final = _read("mark_complete")
 
 
 class RedisChoices:
@@ -39,24 +39,24 @@ class RedisChoices:
         """See the port."""
         return HeldChoice(user_id, *await self._fields(*STATE_FIELDS, user_key(user_id)))
 
-    async def sighting(self) -> Sighting:
+    async def state(self) -> ReplicaState:
         """See the port."""
-        return Sighting.of(*await self._fields(*STATE_FIELDS))
+        return ReplicaState.of(*await self._fields(*STATE_FIELDS))
 
     async def choose(self, choice: Choice) -> Choice:
         """See the port."""
         return await self._dated(choice, entered=str(int(choice.permanent_memory)))
 
-    async def date(self, choice: Choice) -> Choice:
+    async def timestamped(self, choice: Choice) -> Choice:
         """See the port."""
         return await self._dated(choice, entered="")
 
-    async def learn(self, choices: Sequence[Choice], *, chosen: bool = False) -> Sighting:
+    async def merge(self, choices: Sequence[Choice], *, chosen: bool = False) -> ReplicaState:
         """See the port."""
-        arguments: list[str | int] = [_new_name(), int(chosen)]
+        arguments: list[str | int] = [_new_generation(), int(chosen)]
         for choice in choices:
             arguments += (choice.user_key, int(choice.permanent_memory), choice.chosen_ms)
-        return Sighting.of(*await self._scripts.run(_LEARN, *arguments))
+        return ReplicaState.of(*await self._scripts.run(_MERGE, *arguments))
 
     async def entries(self) -> AsyncIterator[Choice]:
         """See the port."""
@@ -66,21 +66,21 @@ class RedisChoices:
             if field not in STATE_FIELDS and (choice := read_entry(field, entry)):
                 yield choice
 
-    async def vouch(self, seen: Sighting) -> bool:
+    async def mark_complete(self, seen: ReplicaState) -> bool:
         """See the port."""
-        return bool(await self._scripts.run(_VOUCH, seen.born, seen.changes) == 1)
+        return bool(await self._scripts.run(_MARK_COMPLETE, seen.generation, seen.changes) == 1)
 
-    async def doubt(self) -> None:
+    async def mark_incomplete(self) -> None:
         """See the port."""
         await self._client.hdel(self._key, COMPLETE)
 
     async def _dated(self, choice: Choice, *, entered: str) -> Choice:
-        arguments = (choice.user_key, entered, choice.chosen_ms, _new_name())
+        arguments = (choice.user_key, entered, choice.chosen_ms, _new_generation())
         return replace(choice, chosen_ms=int(await self._scripts.run(_CHOOSE, *arguments)))
 
     async def _fields(self, *names: str) -> list[Any]:
         return cast("list[Any]", await self._client.hmget(self._key, list(names)))
 
 
-def _new_name() -> str:
+def _new_generation() -> str:
     return secrets.token_hex(8)

@@ -1,7 +1,7 @@
-"""Choices as all bridges of a queue share them: who refuses, and whether the absence of an entry means anything.
+"""The replica of all choices that the bridges of one queue share in Redis.
 
 Two adapters pass one contract suite: ``redis_choices.py`` (the real one) and :class:`InMemorySharedChoices` (for
-tests). A hand-out brings the entry of its user along, so that a turn needs no question of its own.
+tests). Each hand-out carries its user's entry, so a turn needs no round trip of its own.
 """
 
 from __future__ import annotations
@@ -16,91 +16,95 @@ from letta_bridge.request_queue.port import HeldChoice
 from shared_utils.persistence.choices import Choice, user_key
 
 _ENTRY: Final = re.compile(rb"([01]) (\d{1,16})")
-COMPLETE, BORN, CHANGES = "complete", "born", "changes"
-STATE_FIELDS: Final = (COMPLETE, BORN, CHANGES)
-"""Fields that are no user's."""
-_NEVER_LATER: Final = 2**62
+COMPLETE, GENERATION, CHANGES = "complete", "generation", "changes"
+STATE_FIELDS: Final = (COMPLETE, GENERATION, CHANGES)
+"""Fields that belong to no user."""
+_UNREADABLE_MS: Final = 2**62
+"""``chosen_ms`` of an unreadable entry: no replica's choice is later."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
-    """The state of the shared copy, seen at one moment."""
+class ReplicaState:
+    """The state of the shared replica at one moment."""
 
     complete: bool
-    """Every choice of the durable store was entered: who has no entry has made no choice."""
-    born: str
-    """Names the copy; another name means that it was lost and made anew. Empty where there is none."""
+    """The completeness marker: a user without an entry has made no choice."""
+    generation: str
+    """Random id of the replica; another id means that it was lost and created again. Empty if there is none."""
     changes: int
-    """Counts writes; fewer than before under the same name mean that Redis lost some."""
+    """Number of writes; fewer than before in the same generation mean that Redis lost some."""
 
     @classmethod
-    def of(cls, complete: bytes | None, born: bytes | None, changes: bytes | None) -> Self:
-        """From the fields' values; whatever cannot be read is as good as missing."""
+    def of(cls, complete: bytes | None, generation: bytes | None, changes: bytes | None) -> Self:
+        """Parse the fields' values; an unreadable value counts as missing."""
         counted = int(changes) if changes and changes.isdigit() else 0
-        readable = born is not None and (changes is None or changes.isdigit())
-        return cls(complete is not None and readable, (born or b"").decode(errors="replace"), counted)
+        readable = generation is not None and (changes is None or changes.isdigit())
+        return cls(complete is not None and readable, (generation or b"").decode(errors="replace"), counted)
 
-    def follows(self, earlier: Sighting) -> bool:
-        """Whether nothing that was there at ``earlier`` was lost since."""
-        return self.born == earlier.born and self.changes >= earlier.changes
+    def follows(self, earlier: ReplicaState) -> bool:
+        """Whether no write was lost since ``earlier``."""
+        return self.generation == earlier.generation and self.changes >= earlier.changes
 
 
 def read_entry(user: str, entry: bytes | None) -> Choice | None:
-    """The choice in a user's entry; None where there is none, or none that this release can read."""
+    """The choice in a user's entry; None without an entry, or if this release cannot read it."""
     found = _ENTRY.match(entry) if entry is not None else None
     return None if found is None else Choice(user, found[1] == b"1", int(found[2]))
 
 
 def entered(user: str, entry: bytes | None) -> Choice | None:
-    """The same, but what cannot be read is a refusal that no other copy's choice replaces."""
+    """Like :func:`read_entry`, but an unreadable entry is an opt-out that no other replica's choice overrides."""
     if entry is None:
         return None
-    return read_entry(user, entry) or Choice(user, permanent_memory=False, chosen_ms=_NEVER_LATER)
+    return read_entry(user, entry) or Choice(user, permanent_memory=False, chosen_ms=_UNREADABLE_MS)
 
 
 class SharedChoices(Protocol):
-    """The copy of one queue. Every method may raise one of ``CONNECTION_ERRORS``, and may be repeated."""
+    """The replica of one queue. Every method may raise one of ``CONNECTION_ERRORS`` and may be retried."""
 
     async def read(self, user_id: str) -> HeldChoice:
-        """A user's entry, and the state of the copy."""
+        """A user's entry together with the replica's state."""
         ...
 
-    async def sighting(self) -> Sighting:
-        """The state of the copy."""
+    async def state(self) -> ReplicaState:
+        """The replica's state."""
         ...
 
     async def choose(self, choice: Choice) -> Choice:
-        """Enter what somebody chooses now; the choice with its time.
+        """Store a choice that is made now.
 
         Args:
-            choice: its ``chosen_ms`` is what is known from elsewhere, 0 for nothing; the new time is later than that,
-                later than the entry's, and not before the Redis server's now.
+            choice: ``chosen_ms`` is the latest time known from other replicas, or 0.
+
+        Returns:
+            The choice with its timestamp: not before the Redis server's clock, later than ``chosen_ms`` and than the
+            user's entry.
         """
         ...
 
-    async def date(self, choice: Choice) -> Choice:
-        """The same, but nothing is entered."""
+    async def timestamped(self, choice: Choice) -> Choice:
+        """The same timestamp as :meth:`choose` would give, without storing anything."""
         ...
 
-    async def learn(self, choices: Sequence[Choice], *, chosen: bool = False) -> Sighting:
-        """Enter choices known from elsewhere, where they win.
+    async def merge(self, choices: Sequence[Choice], *, chosen: bool = False) -> ReplicaState:
+        """Store choices of other replicas where they win.
 
         Args:
-            choices: each with its time.
-            chosen: somebody has chosen them just now, so they also replace an entry that cannot be read.
+            choices: each with its timestamp.
+            chosen: the user has just made this choice, so it also replaces an unreadable entry.
         """
         ...
 
     def entries(self) -> AsyncIterator[Choice]:
-        """All entries that can be read; one that is written meanwhile may be missing or come twice."""
+        """All readable entries; one that is written meanwhile may be missing or listed twice."""
         ...
 
-    async def vouch(self, seen: Sighting) -> bool:
-        """Declare the copy complete; False where it does not follow what the loader saw last."""
+    async def mark_complete(self, seen: ReplicaState) -> bool:
+        """Set the completeness marker; False if writes were lost since the loader saw the state ``seen``."""
         ...
 
-    async def doubt(self) -> None:
-        """Declare that the copy may lack something."""
+    async def mark_incomplete(self) -> None:
+        """Remove the completeness marker."""
         ...
 
 
@@ -117,33 +121,33 @@ class InMemorySharedChoices:
         self._check()
         return held_choice(self.fields, user_id)
 
-    async def sighting(self) -> Sighting:
+    async def state(self) -> ReplicaState:
         """See :class:`SharedChoices`."""
         self._check()
-        return Sighting.of(*map(self.fields.get, STATE_FIELDS))
+        return ReplicaState.of(*map(self.fields.get, STATE_FIELDS))
 
     async def choose(self, choice: Choice) -> Choice:
         """See :class:`SharedChoices`."""
-        dated = await self.date(choice)
+        dated = await self.timestamped(choice)
         self._write(dated)
         return dated
 
-    async def date(self, choice: Choice) -> Choice:
+    async def timestamped(self, choice: Choice) -> Choice:
         """See :class:`SharedChoices`."""
         self._check()
         before = read_entry(choice.user_key, self.fields.get(choice.user_key))
         earliest = max(choice.chosen_ms, before.chosen_ms if before else 0) + 1
         return Choice(choice.user_key, choice.permanent_memory, max(round(self._clock() * 1000), earliest))
 
-    async def learn(self, choices: Sequence[Choice], *, chosen: bool = False) -> Sighting:
+    async def merge(self, choices: Sequence[Choice], *, chosen: bool = False) -> ReplicaState:
         """See :class:`SharedChoices`."""
         self._check()
-        self.fields.setdefault(BORN, secrets.token_hex(8).encode())
+        self.fields.setdefault(GENERATION, secrets.token_hex(8).encode())
         known = read_entry if chosen else entered
         for choice in choices:
             if choice.beats(known(choice.user_key, self.fields.get(choice.user_key))):
                 self._write(choice)
-        return await self.sighting()
+        return await self.state()
 
     async def entries(self) -> AsyncIterator[Choice]:
         """See :class:`SharedChoices`."""
@@ -152,23 +156,23 @@ class InMemorySharedChoices:
             if field not in STATE_FIELDS and (choice := read_entry(field, entry)):
                 yield choice
 
-    async def vouch(self, seen: Sighting) -> bool:
+    async def mark_complete(self, seen: ReplicaState) -> bool:
         """See :class:`SharedChoices`."""
-        if not seen.born or not (await self.sighting()).follows(seen):
+        if not seen.generation or not (await self.state()).follows(seen):
             return False
         self.fields[COMPLETE] = b"1"
         return True
 
-    async def doubt(self) -> None:
+    async def mark_incomplete(self) -> None:
         """See :class:`SharedChoices`."""
         self._check()
         self.fields.pop(COMPLETE, None)
 
     def _write(self, choice: Choice) -> None:
-        self.fields.setdefault(BORN, secrets.token_hex(8).encode())
+        self.fields.setdefault(GENERATION, secrets.token_hex(8).encode())
         self.fields[choice.user_key] = f"{int(choice.permanent_memory)} {choice.chosen_ms}".encode()
         if not self.fields.setdefault(CHANGES, b"0").isdigit():
-            self.fields |= {BORN: secrets.token_hex(8).encode(), CHANGES: b"0"}
+            self.fields |= {GENERATION: secrets.token_hex(8).encode(), CHANGES: b"0"}
             self.fields.pop(COMPLETE, None)
         self.fields[CHANGES] = str(int(self.fields[CHANGES]) + 1).encode()
 
@@ -178,5 +182,5 @@ class InMemorySharedChoices:
 
 
 def held_choice(fields: dict[str, bytes], user_id: str) -> HeldChoice:
-    """What a hand-out brings along, from the hash's fields."""
+    """What a hand-out carries, read from the hash's fields."""
     return HeldChoice(user_id, *map(fields.get, (*STATE_FIELDS, user_key(user_id))))

@@ -144,18 +144,18 @@ async def _locks(client: LettaClient, _settings: BridgeSettings, subject: str) -
 
 
 async def _agents(client: LettaClient, settings: BridgeSettings, subject: str) -> Finding:
-    """All agents are gone through, so this is left to the deep examination."""
+    """Part of the deep examination only, because it reads every agent."""
 
     async def no_session(_user_id: str, _persona: str) -> Sequence[str]:
         return ()
 
     found = await find_duplicates(client, settings.agents, settings.tenant.name, no_session)
-    torn = sum(bool(one.selection.rivals) for one in found)
+    conflicting = sum(bool(one.selection.conflicting) for one in found)
     if not found:
         return ok(subject, "no user has two agents")
     return warn(
         subject,
-        f"{len(found)} users have several agents; for {torn} of them more than one holds something",
+        f"{len(found)} users have several agents; for {conflicting} of them more than one has content",
         "see letta-bridge sessions duplicates, and docs/troubleshooting.md",
     )
 

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
-from letta_bridge.agent_attempts import Attempt, RedisAgentAttempts
 from letta_bridge.consent import RedisChoices
 from letta_bridge.doctor.findings import Finding, fail, ok
 from letta_bridge.request_queue import Keys, Outcome, RedisQueue, Settlement
+from letta_bridge.request_queue.creation_leases import CreationLease, RedisCreationLeases
 from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.settings import BridgeSettings
@@ -99,17 +99,17 @@ async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys
 
 
 async def _choices_round(client: RedisClient, keys: Keys) -> None:
-    """Every script and command over users' choices, over the making of agents, and the queue's id."""
+    """Run every script and command of consent, creation leases and the queue's identity."""
     choices = RedisChoices(client, keys)
     chosen = await choices.choose(Choice(user_key("doctor"), permanent_memory=False, chosen_ms=0))
-    await choices.vouch(await choices.learn([chosen]))
+    await choices.mark_complete(await choices.merge([chosen]))
     await choices.read("doctor")
     _ = [one async for one in choices.entries()]
-    await choices.doubt()
-    attempt = Attempt("doctor", "doctor", "doctor")
-    attempts = RedisAgentAttempts(client, keys)
-    await attempts.begin(attempt)
-    await attempts.end(attempt)
+    await choices.mark_incomplete()
+    lease = CreationLease("doctor", "doctor", "doctor")
+    leases = RedisCreationLeases(client, keys)
+    await leases.acquire(lease)
+    await leases.release(lease)
     await QueueIdentity(client, keys)()
 
 
@@ -120,7 +120,7 @@ async def _clean_up(client: RedisClient, keys: Keys) -> None:
         keys.reply("doctor", "1"),
         keys.missed("doctor"),
         keys.handed("1"),
-        keys.making("doctor", "doctor"),
+        keys.creating("doctor", "doctor"),
         keys.identity,
     )
     await client.delete(*leftovers)

@@ -17,7 +17,7 @@ def routers(manager: Sessions, settings: UserSettings, *, grace: timedelta) -> S
 
     Args:
         manager: the session manager.
-        settings: what users choose.
+        settings: choices of users.
         grace: how long an ended session stays.
     """
     return sessions.router(manager, settings, grace=grace), restored.router(manager, settings), users.router(settings)

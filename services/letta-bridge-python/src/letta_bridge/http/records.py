@@ -25,7 +25,7 @@ class SessionRecord(_Record):
     agent_id: str | None = Field(description="Letta's agent; null while it is not made yet")
     session_data: Mapping[str, Any]
     metadata: Mapping[str, Any]
-    permanent_memory: bool = Field(description="whether the user lets an agent remember, of whatever persona")
+    permanent_memory: bool = Field(description="whether agents may remember the user; one choice for all personas")
     message_count: int
     created_at: datetime
     last_updated: datetime = Field(description="last use")
@@ -35,10 +35,10 @@ class SessionRecord(_Record):
 
 
 async def records(sessions: Sequence[Session], settings: UserSettings) -> list[SessionRecord]:
-    """As the API sends them, with what their users chose."""
-    remembered = await settings.by_session(sessions)
+    """Sessions as the API returns them, with the choices of their users."""
+    chosen = await settings.by_session(sessions)
     return [
-        SessionRecord.model_validate(session).model_copy(update={"permanent_memory": remembered[session.session_id]})
+        SessionRecord.model_validate(session).model_copy(update={"permanent_memory": chosen[session.session_id]})
         for session in sessions
     ]
 

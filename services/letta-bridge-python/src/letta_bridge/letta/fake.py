@@ -165,12 +165,12 @@ class InMemoryLetta:
         return ref
 
     async def contents(self, agent_id: str) -> AgentContents:
-        """What an agent holds."""
+        """Summarize an agent's content."""
         await self._reached()
         agent = self._existing(agent_id)
         kinds = [message["message_type"] for message in agent.history]
         return AgentContents(
-            whole=bool(kinds),
+            complete=bool(kinds),
             messages=sum(kind != "system_message" for kind in kinds),
             passages=min(1, len(agent.passages)),
             blocks={block.label: block.value for block in agent.spec.blocks},
@@ -264,7 +264,7 @@ class InMemoryLetta:
         return [note for under, note in self._notes.values() if under == label]
 
     async def write_note(self, label: str, value: str, *, note_id: str | None = None) -> None:
-        """Leave a note, or give one another text."""
+        """Create a note, or replace its text."""
         await self._reached()
         if note_id is not None and note_id not in self._notes:
             raise LettaRejected("There is no such block.", cause="not_found", status=404)
@@ -272,7 +272,7 @@ class InMemoryLetta:
         self._notes[note.note_id] = (label, note)
 
     async def delete_note(self, note_id: str) -> None:
-        """Remove a note."""
+        """Delete a note."""
         await self._reached()
         self._notes.pop(note_id, None)
 

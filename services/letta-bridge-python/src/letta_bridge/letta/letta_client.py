@@ -177,14 +177,14 @@ class LettaClient:
         return _agent_ref(_object(response.http_response))
 
     async def contents(self, agent_id: str) -> AgentContents:
-        """What an agent holds; in the order in which a turn would change it, so that no change goes unseen."""
+        """Summarize an agent's content. Runs are read last, so that a turn that starts meanwhile is noticed."""
         passages = await self.passages(agent_id, limit=1)
         async with _failures(reads=True):
             response = await self._sdk.agents.blocks.with_raw_response.list(agent_id)
         blocks = {str(b.get("label")): str(b.get("value") or "") for b in _objects(response.http_response)}
         kinds = [str(message.get("message_type")) for message in await self.history(agent_id)]
         return AgentContents(
-            whole=bool(kinds),
+            complete=bool(kinds),
             messages=sum(kind != "system_message" for kind in kinds),
             passages=len(passages),
             blocks=blocks,
@@ -259,7 +259,7 @@ class LettaClient:
         return [Note(str(b.get("id")), str(b.get("value") or "")) for b in _objects(response.http_response)]
 
     async def write_note(self, label: str, value: str, *, note_id: str | None = None) -> None:
-        """Make or change a memory block."""
+        """Create a memory block, or replace its value."""
         async with _failures():
             if note_id is None:
                 await self._sdk.blocks.with_raw_response.create(label=label, value=value)

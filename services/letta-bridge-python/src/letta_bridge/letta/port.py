@@ -53,7 +53,7 @@ class AgentRef:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A text that programs leave for each other in Letta: a memory block of no agent."""
+    """A text shared through Letta: a memory block that is attached to no agent."""
 
     note_id: str
     value: str
@@ -61,18 +61,18 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class AgentContents:
-    """What an agent holds, as far as it tells one of a user's agents from another."""
+    """Summary of an agent's content, to tell the agents of one user apart."""
 
-    whole: bool
-    """Its system message is stored. Letta stores that after the agent, which shows earlier and can do nothing."""
+    complete: bool
+    """The system message is stored. Letta lists a new agent before that, and the agent cannot answer until then."""
     messages: int
-    """Beside system messages, of the newest 1000 rows."""
+    """Number of messages without system messages, among the newest 1000."""
     passages: int
-    """Of its archival memory; 1 stands for any number."""
+    """0, or 1 for any number of archival passages."""
     blocks: Mapping[str, str]
     """Label → value of its memory blocks."""
     running: bool
-    """A turn of it is going on."""
+    """A turn is running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +187,11 @@ class LettaPort(Protocol):
         ...
 
     async def contents(self, agent_id: str) -> AgentContents:
-        """What it holds, read in several requests. Raises AgentGone."""
+        """Summarize an agent's content, in several requests. Raises AgentGone."""
         ...
 
     async def retag(self, agent_id: str, *, add: Collection[str] = (), remove: Collection[str] = ()) -> None:
-        """Change its tags. Not atomic: of two changes at once one may be lost. Raises AgentGone."""
+        """Change an agent's tags. Not atomic: a concurrent change may be lost. Raises AgentGone."""
         ...
 
     async def send(self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float) -> TurnAnswer:
@@ -264,11 +264,11 @@ class LettaPort(Protocol):
         ...
 
     async def write_note(self, label: str, value: str, *, note_id: str | None = None) -> None:
-        """Leave a note, or give one another text."""
+        """Create a note, or replace the text of an existing one."""
         ...
 
     async def delete_note(self, note_id: str) -> None:
-        """Remove a note; one that is gone is no error."""
+        """Delete a note. Idempotent."""
         ...
 
     async def health(self) -> str:

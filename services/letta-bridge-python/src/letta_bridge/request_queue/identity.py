@@ -1,4 +1,4 @@
-"""The queue's own id: the same for all its bridges, another one for every other queue, in whatever Redis."""
+"""A random id of the queue: the same for all its bridges, and different from every other queue in any Redis."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shared_utils.redis_connection import RedisClient
 
 
 class QueueIdentity:
-    """The id, which lies in Redis. A bridge that knows it writes it again where Redis has lost it."""
+    """Reads the id from Redis, and restores it from this process after Redis has lost it."""
 
     def __init__(self, client: RedisClient, keys: Keys) -> None:
         self._client = client
@@ -18,7 +18,7 @@ class QueueIdentity:
         self._known = secrets.token_hex(16)
 
     async def __call__(self) -> str:
-        """The id. Raises one of ``CONNECTION_ERRORS``."""
+        """Return the id, 32 hex digits. Raises one of ``CONNECTION_ERRORS``."""
         await self._client.set(self._key, self._known, nx=True)
         kept = cast("bytes | None", await self._client.get(self._key))
         if kept:

@@ -41,9 +41,9 @@ class Keys:
     journal_writer: str = field(init=False)
     """Name of the bridge that writes the journal now; expires."""
     choices: str = field(init=False)
-    """Hash: users' choices about permanent memory, and whether all are there (consent/lua/common.lua); kept."""
+    """Hash: users' choices about permanent memory, with a completeness marker (consent/lua/common.lua); kept."""
     identity: str = field(init=False)
-    """String: the queue's own id, by which Letta's claim on a tenant tells it from others; kept."""
+    """String: the queue's random id, which its claim on a tenant carries; kept."""
     lane_prefix: str = field(init=False)
     """+ lane: list of that lane's waiting entries (right first)."""
     reply_prefix: str = field(init=False)
@@ -54,8 +54,8 @@ class Keys:
     """+ number of the task: memory-python's answer to it, or the tombstone that forbids one; expires."""
     handed_prefix: str = field(init=False)
     """+ number of the task: set once it was handed to memory-python; expires."""
-    making_prefix: str = field(init=False)
-    """+ user:persona: the attempt that makes this agent; expires."""
+    creating_prefix: str = field(init=False)
+    """+ user:persona: the lease of the attempt that creates this agent; expires."""
 
     rate_prefix: str = field(init=False)
     """+ user: until when the user's bucket of turns is full, ms of the Redis server's clock; expires then."""
@@ -115,9 +115,9 @@ class Keys:
         """Where memory-python leaves its answer to a task handed over."""
         return self.fallback_prefix + number
 
-    def making(self, user_id: str, persona: str) -> str:
-        """The mark of an attempt to make an agent."""
-        return self.making_prefix + per_task(user_id, persona)
+    def creating(self, user_id: str, persona: str) -> str:
+        """The lease on creating an agent."""
+        return self.creating_prefix + per_task(user_id, persona)
 
     def handed(self, number: str) -> str:
         """The mark of a task handed over."""

@@ -205,7 +205,7 @@ class InMemoryQueue:
             task = parse_task(payload, self._settings.limits)
         except MalformedMessage:
             return None, 0, None
-        fields = ("complete", "born", "changes", user_key(task.user_id))
+        fields = ("complete", "generation", "changes", user_key(task.user_id))
         choice = HeldChoice(task.user_id, *map(shelf.choices.get, fields))
         return shelf.kept.get((task.user_id, task.task_id)), len(shelf.missed.get(task.user_id, [])), choice
 

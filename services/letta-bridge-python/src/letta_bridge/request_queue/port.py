@@ -44,12 +44,12 @@ class PauseMode(StrEnum):
 
 @dataclass(slots=True)
 class HeldChoice:
-    """What Redis holds of a user's choice about permanent memory; ``consent`` reads it."""
+    """The user's entry in the shared choices, and their state, as a hand-out carries them; ``consent`` reads it."""
 
     user_id: str
-    """As the server read it from the payload. Where the task names another, this says nothing."""
+    """As the Lua script read it from the payload; not to be used if the parsed task names another user."""
     complete: bytes | None
-    born: bytes | None
+    generation: bytes | None
     changes: bytes | None
     entry: bytes | None
 
@@ -77,7 +77,7 @@ class Turn:
     missed: int = 0
     """How many turns this user's agent does not know yet."""
     choice: HeldChoice | None = None
-    """The user's choice about permanent memory at this hand-out; None where the server could not read the user."""
+    """The user's choice about permanent memory at this hand-out; None if the Lua script could not read the user."""
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ SELECT unnest(%(user_key)s::text[]), unnest(%(permanent_memory)s::boolean[]), un
 {or_ignore};
 
 -- name: update_newer
--- The later choice wins; of two equally late ones, the one that refuses.
+-- The later choice wins; an opt-out wins a tie.
 UPDATE user_choices
 SET permanent_memory = given.permanent_memory, chosen_ms = given.chosen_ms, changed_at = clock_timestamp()
 FROM (SELECT unnest(%(user_key)s::text[]) AS user_key, unnest(%(permanent_memory)s::boolean[]) AS permanent_memory,
@@ -27,5 +27,5 @@ WHERE user_key > %(after)s ORDER BY user_key LIMIT %(limit)s;
 SELECT user_key, permanent_memory, chosen_ms FROM user_choices WHERE changed_at > %(since)s;
 
 -- name: now
--- Somewhat in the past: a write with an earlier time may still be on its way to being visible.
+-- Two seconds back: a transaction with an earlier timestamp may not be committed yet.
 SELECT clock_timestamp() - interval '2 seconds' AS now;

@@ -1,4 +1,4 @@
--- Choices in the session file (SQLite); the table is in ../sessions.sql.
+-- Choices about permanent memory in the session file (SQLite); the table is in ../sessions.sql.
 
 -- name: find
 SELECT user_key, permanent_memory, chosen_ms FROM user_choices WHERE user_key = :user_key;

@@ -98,15 +98,15 @@ SELECT user_id, persona FROM agent_sessions WHERE changed_at > %(since)s;
 -- Somewhat in the past: a write with an earlier time may still be on its way to being visible.
 SELECT clock_timestamp() - interval '2 seconds' AS now;
 
--- name: refusing
--- What earlier releases note of a refusal of permanent memory; any value but true is one.
+-- name: opted_out
+-- Opt-outs in the form of earlier releases: any value but true.
 SELECT user_id, session_id, is_active FROM agent_sessions
 WHERE NOT ((metadata -> 'permanent_memory') = 'true'::jsonb)
   AND (user_id, session_id) > (%(after_user)s::text, %(after_session)s::text)
 ORDER BY user_id, session_id
 LIMIT %(limit)s;
 
--- name: allowing
+-- name: opted_in
 SELECT user_id FROM agent_sessions
 WHERE user_id = ANY(%(users)s::text[]) AND is_active AND (metadata -> 'permanent_memory') = 'true'::jsonb;
 

@@ -1,7 +1,8 @@
--- choose: date a choice that somebody makes now, later than every other one known of this user, and enter it if asked.
--- Repeating it dates the same choice anew.
+-- choose: timestamp a choice that is made now, later than every known choice of this user, and store it if asked.
+-- Running it twice stores the same choice with a later timestamp.
 --
--- ARGV 1 user key  2 '0' or '1', or '' to enter nothing  3 chosen_ms known from elsewhere, or 0  4 name for a new hash
+-- ARGV 1 user key  2 '0' or '1', '' to store nothing  3 chosen_ms known from other replicas, or 0
+--      4 generation for a hash that does not exist yet
 -- Returns chosen_ms.
 
 local time = redis.call('TIME')

@@ -8,7 +8,7 @@
 --      11 taker: as which part of the bridge it takes them
 -- Returns {mode of the pause or '', turns}, each turn being
 --      {receipt, lane, attempts, seq, first_ms, payload, kept reply or false, missed turns, waited_ms,
---       {user, complete, born, changes, the user's entry} of `choices`, or false where no user can be read here}.
+--       {user, complete, generation, changes, the user's entry} of `choices`, or false where no user can be read here}.
 
 local bridge, want, intake, lease_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local longest_lane, longest_payload, bridge_ttl_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -76,7 +76,7 @@ local function hand_out(lane)
         if user then
             missed = redis.call('LLEN', MISSED .. user)
             choice = { user, unpack(
-                redis.call('HMGET', CHOICES, 'complete', 'born', 'changes', redis.sha1hex(user)), 1, 4) }
+                redis.call('HMGET', CHOICES, 'complete', 'generation', 'changes', redis.sha1hex(user)), 1, 4) }
             if task_id then
                 local escaped = string.gsub(string.gsub(user, '%%', '%%25'), ':', '%%3A')
                 kept = redis.call('GET', REPLY .. escaped .. ':' .. task_id)

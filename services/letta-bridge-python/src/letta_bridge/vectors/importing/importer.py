@@ -56,7 +56,7 @@ class Importer:
         embed: whether passages of other models are embedded again; else they are left out.
         longest: characters of a text that are kept.
         progress: is told how many were gone through.
-        foreign: given an agent's tags, whether it is another tenant's.
+        foreign: whether an agent with these tags belongs to another tenant.
     """
 
     source: LettaPassages
