@@ -189,6 +189,22 @@ async def test_failover_that_lost_writes_is_not_trusted_without_the_database(wor
     assert await world.verdict(other, "cy") is DENIED
 
 
+async def test_failover_hidden_by_later_writes_loses_no_opt_out(world):
+    writer, reader = [await started(world.bridge()) for _ in range(2)]
+    replica = dict(world.redis)
+    await opt_out(writer)
+    await reader.replicas.poll()
+    world.fail_over(replica)
+    await opt_out(writer, "cy")  # as many changes as before the failover
+    world.database_goes_away()
+    await started(reader)
+    assert await world.verdict(reader) is DENIED
+    world.database_comes_back()
+    await started(reader)
+    assert world.handed_out().entry is not None
+    assert await world.verdict(reader) is DENIED
+
+
 async def test_hand_outs_read_out_of_order_do_not_count_as_a_loss(world):
     bridge = await started(world.bridge())
     earlier = world.handed_out("bo")

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from letta_bridge.consent import InMemorySharedChoices, RedisChoices, ReplicaState
-from letta_bridge.consent.shared_choices import entered
+from letta_bridge.consent.shared_choices import strict_entry
 from letta_bridge.request_queue import RedisQueue
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
@@ -99,7 +99,7 @@ async def kept(rig):
 
 
 async def entry(rig, user="ada"):
-    return entered(user_key(user), (await rig.choices.read(user)).entry)
+    return strict_entry(user_key(user), (await rig.choices.read(user)).entry)
 
 
 async def test_empty_replica_is_not_complete(rig):
@@ -221,7 +221,7 @@ async def test_hand_out_includes_the_choice_of_its_user(rig):
         await rig.push(json.dumps({"task_id": "t", "user_id": user, "content": "hi"}).encode())
     turns = {turn.choice.user_id: turn.choice for turn in (await rig.queue.exchange([], 9)).turns}
     assert set(turns) == {"ada", "7", "anonymous", "小明"}
-    assert entered(ADA, turns["ada"].entry) == opt_out
+    assert strict_entry(ADA, turns["ada"].entry) == opt_out
     assert turns["小明"].entry is None
     for choice in turns.values():
         assert ReplicaState.of(choice.complete, choice.generation, choice.changes) == await rig.choices.state()

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 from letta_bridge.consent.replicas import ChoiceReplicas
-from letta_bridge.consent.shared_choices import ReplicaState, entered
+from letta_bridge.consent.shared_choices import ReplicaState, strict_entry
 from letta_bridge.errors import ChoiceNotShared, ChoiceUnknown
 from letta_bridge.request_queue.port import HeldChoice
 from shared_utils.persistence.choices import IMPORTED_MS, Choice, user_key
@@ -102,7 +102,7 @@ class Consent:
 
     async def honours_opt_out(self, user_id: str, opt_out: Choice) -> bool:
         """Whether an opt-out found in an agent's tags still holds; one that does is merged into the replicas."""
-        entry = entered(opt_out.user_key, (await self._read(user_id)).entry)
+        entry = strict_entry(opt_out.user_key, (await self._read(user_id)).entry)
         stored = (await self.replicas.stored([opt_out.user_key])).get(opt_out.user_key)
         newest = stored if stored is not None and stored.beats(entry) else entry
         if newest is not None and not opt_out.beats(newest):
@@ -147,7 +147,7 @@ class Consent:
         return await persistently(lambda: self.replicas.shared.read(user_id))
 
     def _opted_out(self, held: HeldChoice) -> bool:
-        entry = entered("", held.entry)
+        entry = strict_entry("", held.entry)
         if entry is not None and not entry.permanent_memory:
             return True
         recent = self.replicas.recent_opt_out(held.user_id)
@@ -156,7 +156,7 @@ class Consent:
     async def _by_stores(self, held: HeldChoice) -> Verdict:
         """The newest choice of the durable store and Redis; without that store, of this host's file and Redis."""
         key = user_key(held.user_id)
-        entry = entered(key, held.entry)
+        entry = strict_entry(key, held.entry)
         try:
             stored = (await self.replicas.durable.find([key])).get(key)
         except PersistenceError:

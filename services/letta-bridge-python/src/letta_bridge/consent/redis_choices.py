@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
-from letta_bridge.consent.shared_choices import COMPLETE, STATE_FIELDS, ReplicaState, read_entry
+from letta_bridge.consent.shared_choices import COMPLETE, STATE_FIELDS, ReplicaState, parse_entry
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.port import HeldChoice
 from letta_bridge.request_queue.scripts import ScriptRunner
@@ -45,11 +45,11 @@ class RedisChoices:
 
     async def choose(self, choice: Choice) -> Choice:
         """See the port."""
-        return await self._dated(choice, entered=str(int(choice.permanent_memory)))
+        return await self._timestamp(choice, state=str(int(choice.permanent_memory)))
 
     async def timestamped(self, choice: Choice) -> Choice:
         """See the port."""
-        return await self._dated(choice, entered="")
+        return await self._timestamp(choice, state="")
 
     async def merge(self, choices: Sequence[Choice], *, chosen: bool = False) -> ReplicaState:
         """See the port."""
@@ -63,7 +63,7 @@ class RedisChoices:
         found = self._client.hscan_iter(self._key, count=_SCAN_COUNT)
         async for name, entry in cast("AsyncIterator[tuple[bytes, bytes]]", found):
             field = name.decode(errors="replace")
-            if field not in STATE_FIELDS and (choice := read_entry(field, entry)):
+            if field not in STATE_FIELDS and (choice := parse_entry(field, entry)):
                 yield choice
 
     async def mark_complete(self, seen: ReplicaState) -> bool:
@@ -74,8 +74,8 @@ class RedisChoices:
         """See the port."""
         await self._client.hdel(self._key, COMPLETE)
 
-    async def _dated(self, choice: Choice, *, entered: str) -> Choice:
-        arguments = (choice.user_key, entered, choice.chosen_ms, _new_generation())
+    async def _timestamp(self, choice: Choice, *, state: str) -> Choice:
+        arguments = (choice.user_key, state, choice.chosen_ms, _new_generation())
         return replace(choice, chosen_ms=int(await self._scripts.run(_CHOOSE, *arguments)))
 
     async def _fields(self, *names: str) -> list[Any]:

@@ -30,8 +30,6 @@ _POLL_SECONDS: Final = 3.0
 """Between two polls of the durable store for choices made through another queue, or while Redis was away."""
 _RECONCILE_SECONDS: Final = 3600.0
 """Between two full reconciliations when nothing else triggers one."""
-_RECENT_SECONDS: Final = 900.0
-"""How long a newly stored opt-out is also kept in memory: a failover of Redis may lose its last writes."""
 _PAUSE_SECONDS: Final = 1.0
 """Minimum between two rounds of upkeep, whatever triggers them."""
 _LOAD_ATTEMPTS: Final = 5
@@ -65,6 +63,7 @@ class ChoiceReplicas:
         self._sessions = sessions
         self._trusted: ReplicaState | None = None
         self._recent: dict[str, tuple[Choice, float]] = {}
+        """Choices stored since the last reconciliation: a failover of Redis may lose its last writes."""
         self._since: datetime | None = None
         self._durable_away = False
         self._reconcile = asyncio.Event()
@@ -93,14 +92,14 @@ class ChoiceReplicas:
         return trusted is not None and state.generation == trusted.generation and state.changes < trusted.changes
 
     def recent_opt_out(self, user_id: str) -> Choice | None:
-        """The user's opt-out if it was stored during the last minutes, whatever Redis says."""
+        """The user's opt-out if it was stored since the last reconciliation, whatever Redis says."""
         if not self._recent:
             return None
         found = self._recent.get(user_key(user_id))
         return found[0] if found is not None and not found[0].permanent_memory else None
 
     def remember(self, choices: Iterable[Choice]) -> None:
-        """Keep newly stored choices in memory for a while."""
+        """Keep newly stored choices in memory until the next reconciliation."""
         now = time.monotonic()
         for choice in choices:
             known = self._recent.get(choice.user_key)
@@ -159,6 +158,7 @@ class ChoiceReplicas:
         Raises:
             CONNECTION_ERRORS: Redis is away.
         """
+        begun = time.monotonic()
         if self.lost_writes(await self.shared.state()):
             _log.error("choices_lost_in_redis")
             await self.shared.mark_incomplete()  # the other bridges must not trust it either
@@ -178,6 +178,7 @@ class ChoiceReplicas:
                     await self._load_shared(self.local)
         else:
             self.trouble, self._durable_away = None, False
+            self._recent = {key: (choice, at) for key, (choice, at) in self._recent.items() if at >= begun}
         state = await self.shared.state()
         self._trusted = state if state.complete else None
 
@@ -187,7 +188,6 @@ class ChoiceReplicas:
         Raises:
             CONNECTION_ERRORS: Redis is away.
         """
-        self._drop_old()
         try:
             choices, self._since = await self.durable.changed(self._since)
             if self._durable_away:  # it is back, and other hosts may have deferred writes as well
@@ -202,7 +202,7 @@ class ChoiceReplicas:
         if self._others_wrote and (self._durable_away or self.local is None):
             self._others_wrote = False
             with contextlib.suppress(PersistenceError):
-                await self._store_shared(None)
+                await self._store_shared(durably=self.local is None)
         self.trusts(await self.shared.state())  # notices a loss without waiting for a turn
 
     async def close(self) -> None:
@@ -234,39 +234,38 @@ class ChoiceReplicas:
     async def _load(self) -> None:
         """Merge the durable store and Redis in both directions, and set the completeness marker."""
         for _ in range(_LOAD_ATTEMPTS):
-            state, stored = await self._load_shared(self.durable)
-            await self._store_shared(stored)
+            state = await self._load_shared(self.durable)
+            await self._store_shared(durably=True)
             if await self.shared.mark_complete(state):
                 return
         raise PersistenceError("Redis keeps losing the choices that are loaded into it; check its log and its memory")
 
-    async def _load_shared(self, store: ChoiceStore) -> tuple[ReplicaState, dict[str, Choice]]:
-        """Merge a store into Redis; returns the state to set the marker for, and all choices of the store."""
-        stored: dict[str, Choice] = {}
+    async def _load_shared(self, store: ChoiceStore) -> ReplicaState:
+        """Merge a store into Redis; returns the state to set the completeness marker for."""
         state = await self.shared.merge([])  # creates the generation, so that a loss from here on is noticed
         async for page in pages(store):
-            stored |= {choice.user_key: choice for choice in page}
             after = await self.shared.merge(page)
             if not after.follows(state):
-                return state, stored  # the marker will not be set for this state
+                return state  # the marker will not be set for this state
             state = after
             if store is self.durable:
                 await self.mirror(page)
-        return state, stored
+        return state
 
-    async def _store_shared(self, stored: Mapping[str, Choice] | None) -> None:
-        """Store the entries of Redis that ``stored`` lacks; None copies all of them to this host only."""
+    async def _store_shared(self, *, durably: bool) -> None:
+        """Merge Redis into the durable store and this host's file, or into the file only."""
         batch: list[Choice] = []
         async for choice in self.shared.entries():
-            if stored is None or choice.beats(stored.get(choice.user_key)):
-                batch.append(choice)
+            batch.append(choice)
             if len(batch) == _BATCH:
-                await self._store_all(batch, durably=stored is not None)
+                await self._store_all(batch, durably=durably)
                 batch = []
-        await self._store_all(batch, durably=stored is not None)
+        await self._store_all(batch, durably=durably)
 
     async def _store_all(self, choices: Sequence[Choice], *, durably: bool) -> None:
-        if choices and (durably or self.local is None):
+        if durably:
+            stored = await self.durable.find([choice.user_key for choice in choices])
+            choices = [choice for choice in choices if choice.beats(stored.get(choice.user_key))]
             await self.durable.merge(choices)
         await self.mirror(choices)
 
@@ -276,8 +275,3 @@ class ChoiceReplicas:
         imported = [Choice(user_key(user), permanent_memory=False, chosen_ms=IMPORTED_MS) for user in users]
         for start in range(0, len(imported), _BATCH):
             await self.durable.merge(imported[start : start + _BATCH])
-
-    def _drop_old(self) -> None:
-        before = time.monotonic() - _RECENT_SECONDS
-        for key in [key for key, (_, at) in self._recent.items() if at < before]:
-            del self._recent[key]

@@ -46,17 +46,17 @@ class ReplicaState:
         return self.generation == earlier.generation and self.changes >= earlier.changes
 
 
-def read_entry(user: str, entry: bytes | None) -> Choice | None:
+def parse_entry(user: str, entry: bytes | None) -> Choice | None:
     """The choice in a user's entry; None without an entry, or if this release cannot read it."""
     found = _ENTRY.match(entry) if entry is not None else None
     return None if found is None else Choice(user, found[1] == b"1", int(found[2]))
 
 
-def entered(user: str, entry: bytes | None) -> Choice | None:
-    """Like :func:`read_entry`, but an unreadable entry is an opt-out that no other replica's choice overrides."""
+def strict_entry(user: str, entry: bytes | None) -> Choice | None:
+    """Like :func:`parse_entry`, but an unreadable entry is an opt-out that no other replica's choice overrides."""
     if entry is None:
         return None
-    return read_entry(user, entry) or Choice(user, permanent_memory=False, chosen_ms=_UNREADABLE_MS)
+    return parse_entry(user, entry) or Choice(user, permanent_memory=False, chosen_ms=_UNREADABLE_MS)
 
 
 class SharedChoices(Protocol):
@@ -128,14 +128,14 @@ class InMemorySharedChoices:
 
     async def choose(self, choice: Choice) -> Choice:
         """See :class:`SharedChoices`."""
-        dated = await self.timestamped(choice)
-        self._write(dated)
-        return dated
+        timestamped = await self.timestamped(choice)
+        self._write(timestamped)
+        return timestamped
 
     async def timestamped(self, choice: Choice) -> Choice:
         """See :class:`SharedChoices`."""
         self._check()
-        before = read_entry(choice.user_key, self.fields.get(choice.user_key))
+        before = parse_entry(choice.user_key, self.fields.get(choice.user_key))
         earliest = max(choice.chosen_ms, before.chosen_ms if before else 0) + 1
         return Choice(choice.user_key, choice.permanent_memory, max(round(self._clock() * 1000), earliest))
 
@@ -143,7 +143,7 @@ class InMemorySharedChoices:
         """See :class:`SharedChoices`."""
         self._check()
         self.fields.setdefault(GENERATION, secrets.token_hex(8).encode())
-        known = read_entry if chosen else entered
+        known = parse_entry if chosen else strict_entry
         for choice in choices:
             if choice.beats(known(choice.user_key, self.fields.get(choice.user_key))):
                 self._write(choice)
@@ -153,7 +153,7 @@ class InMemorySharedChoices:
         """See :class:`SharedChoices`."""
         self._check()
         for field, entry in list(self.fields.items()):
-            if field not in STATE_FIELDS and (choice := read_entry(field, entry)):
+            if field not in STATE_FIELDS and (choice := parse_entry(field, entry)):
                 yield choice
 
     async def mark_complete(self, seen: ReplicaState) -> bool:
