@@ -11,7 +11,6 @@ import pytest
 from letta_bridge.request_queue import Outcome, PauseMode, RedisQueue, Settlement
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
-from letta_bridge.request_queue.scripts import read
 from letta_bridge.settings import QueueSettings
 from shared_utils.redis_connection import connect
 from shared_utils.settings import RedisSettings
@@ -105,9 +104,6 @@ async def rig(request):
         rig = InMemoryRig(settings)
     else:
         rig = RedisRig(settings, request.getfixturevalue("redis_url"))
-        # A server that does not know `settle` yet runs the dispatch sent with it first, and has nothing to hand out.
-        for name in ("settle", "dispatch"):
-            await rig.client.script_load(read(name).source)
     yield rig
     await rig.close()
 

@@ -14,7 +14,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from letta_bridge.request_queue import Outcome, PauseMode, RedisQueue, Settlement
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
-from letta_bridge.request_queue.scripts import read
 from letta_bridge.settings import QueueSettings
 from shared_utils.redis_connection import connect
 from shared_utils.settings import RedisSettings
@@ -50,9 +49,6 @@ class QueueMachine(RuleBasedStateMachine):
     async def connect(self):
         redis = RedisSettings(url=self.url)
         self.client = connect(redis, name="machine")
-        # A server that does not know `settle` yet runs the dispatch sent with it first: another order than the model's.
-        for name in ("settle", "dispatch"):
-            await self.client.script_load(read(name).source)
         self.queues = {name: RedisQueue(self.client, self.client, self.settings, name) for name in BRIDGES}
         self.keys = self.queues["one"].keys
 
