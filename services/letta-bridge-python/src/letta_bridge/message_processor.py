@@ -16,6 +16,7 @@ from letta_bridge.errors import (
     FallbackUnavailable,
     GuardHit,
     Hopeless,
+    LaneFull,
     LeaseLost,
     LettaError,
     LettaRejected,
@@ -61,7 +62,7 @@ class _Job:
     @property
     def number(self) -> str:
         """Names this task for ever, over all its hand-outs."""
-        return f"{self.turn.seq}-{self.turn.first_ms}"
+        return self.turn.number
 
 
 class MessageProcessor:
@@ -123,8 +124,8 @@ class MessageProcessor:
             return _bury(turn, defect, *salvage_ids(turn.payload))
 
     async def _outcome(self, turn: Turn, lease: Lease) -> Settlement:
-        if turn.attempts > self._settings.queue.max_deliveries:
-            raise Hopeless(f"the task was handed out {turn.attempts - 1} times in vain", "too_many_deliveries")
+        if turn.deliveries > self._settings.queue.max_deliveries:
+            raise Hopeless(f"the task was handed out {turn.deliveries - 1} times in vain", "too_many_deliveries")
         task = parse_task(turn.payload, self._limits)
         tried_before = turn.attempts > 1
         if turn.kept_reply is not None:
@@ -135,6 +136,8 @@ class MessageProcessor:
             task = task.model_copy(update={"task_id": f"{self._settings.queue.requests}-{turn.first_ms}-{turn.seq}"})
         logs.bind(task_id=task.task_id, user_id=task.user_id)
         try:
+            if turn.found_lane_full(task.user_id):
+                raise LaneFull  # on redelivery too: an overflow lane runs beside the user's own lane
             # What may be in the agent's memory already is seen through, whatever the limits say by now.
             admitted = Admission() if tried_before or not self._guards else await self._guards.admit(turn, task)
             task = await self._with_content(task)

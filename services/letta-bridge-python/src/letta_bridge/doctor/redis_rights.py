@@ -14,6 +14,7 @@ from letta_bridge.request_queue import Keys, Outcome, RedisQueue, Settlement
 from letta_bridge.request_queue.creation_leases import CreationLease, RedisCreationLeases
 from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
+from letta_bridge.request_queue.scripts import WAITED
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence.choices import Choice, user_key
 from shared_utils.redis_connection import RedisClient
@@ -65,6 +66,7 @@ async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys
         await client.lpush(keys.requests, b'{"task_id":"1","user_id":"doctor"}', b'{"task_id":"2","user_id":"doctor"}')
         (turn,) = await queue.take(1, _WAIT)
         await queue.renew([turn.receipt])
+        await queue.restore([turn])
         await queue.release([turn.receipt])
         (turn,) = (await queue.exchange([], 1)).turns
         end = Settlement(
@@ -95,7 +97,7 @@ async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys
         await client.exists(keys.handed("1"))
         await client.get(keys.handed("1"))
     finally:
-        await _clean_up(client, keys)
+        await _clean_up(client, keys, mark)
 
 
 async def _choices_round(client: RedisClient, keys: Keys) -> None:
@@ -113,7 +115,7 @@ async def _choices_round(client: RedisClient, keys: Keys) -> None:
     await QueueIdentity(client, keys)()
 
 
-async def _clean_up(client: RedisClient, keys: Keys) -> None:
+async def _clean_up(client: RedisClient, keys: Keys, mark: str) -> None:
     leftovers = (
         *keys.script_keys,
         keys.lane("doctor"),
@@ -122,6 +124,8 @@ async def _clean_up(client: RedisClient, keys: Keys) -> None:
         keys.handed("1"),
         keys.creating("doctor", "doctor"),
         keys.identity,
+        keys.call(mark),
+        keys.call(mark + WAITED),
     )
     await client.delete(*leftovers)
 

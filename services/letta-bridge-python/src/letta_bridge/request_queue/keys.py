@@ -31,7 +31,8 @@ class Keys:
     dead: str = field(init=False)
     """List, newest left: dead letters, a JSON line and then the payload as it came."""
     counters: str = field(init=False)
-    """Hash: taken, handed_out, redelivered, missed_pending, journal_dropped, journal_looks, settled:<outcome>."""
+    """Hash: taken, handed_out, redelivered, restored, answers_refused, missed_pending, journal_dropped, journal_looks,
+    settled:<outcome>."""
     bridges: str = field(init=False)
     """Sorted set of live bridges by last heartbeat in ms."""
     paused: str = field(init=False)
@@ -44,6 +45,8 @@ class Keys:
     """Hash: users' choices about permanent memory, with a completeness marker (consent/lua/common.lua); kept."""
     identity: str = field(init=False)
     """String: the queue's random id, which its claim on a tenant carries; kept."""
+    call_prefix: str = field(init=False)
+    """+ taker: ticket of its last hand-out call that Redis executed; expires a day after the last one."""
     lane_prefix: str = field(init=False)
     """+ lane: list of that lane's waiting entries (right first)."""
     reply_prefix: str = field(init=False)
@@ -97,6 +100,7 @@ class Keys:
             self.journal,
             self.journal_writer,
             self.choices,
+            self.call_prefix,
         )
 
     def lane(self, name: str) -> str:
@@ -110,6 +114,10 @@ class Keys:
     def missed(self, user_id: str) -> str:
         """The turns a user's agent does not know yet."""
         return self.missed_prefix + user_id
+
+    def call(self, taker: str) -> str:
+        """The ticket of a taker's last hand-out call."""
+        return self.call_prefix + taker
 
     def fallback(self, number: str) -> str:
         """Where memory-python leaves its answer to a task handed over."""
