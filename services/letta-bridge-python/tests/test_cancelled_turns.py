@@ -11,7 +11,7 @@ from letta_bridge.delivery import Desk
 from letta_bridge.letta import Breaker, BreakerPolicy, LettaServers
 from letta_bridge.letta.fake import Hold
 from letta_bridge.missed_turns import Fate, MissedTurn
-from letta_bridge.turn_lease import TurnLease
+from letta_bridge.turn_lease import TurnLease, clock
 from shared_utils.messages import dump
 
 SLOW = {"reply_deadline": 0.1, "timeout": 0.03, "retry_attempts": 3, "turn_patience": 0.01}
@@ -183,7 +183,7 @@ async def test_a_bridge_killed_after_it_cancelled_leaves_the_doubt_behind(left_b
     rig.push("t2", content="two")
     before = dict(rig.shelf.missed)
     (turn,) = (await rig.queue("dying").exchange([], 1)).turns
-    await rig.processor(rig.queue("dying")).process(turn, TurnLease(30))  # cancels, sends, and is killed
+    await rig.processor(rig.queue("dying")).process(turn, TurnLease(30, clock()))  # cancels, sends, and is killed
     assert rig.shelf.missed == before
     rig.time += rig.settings.queue.lease + 1
     await rig.work_off()

@@ -11,7 +11,7 @@ from letta_bridge.errors import LettaRejected, TurnFateUnknown
 from letta_bridge.letta import AgentSpec, TurnAnswer, TurnMessage
 from letta_bridge.letta.fake import echo
 from letta_bridge.missed_turns import MissedTurn
-from letta_bridge.turn_lease import TurnLease
+from letta_bridge.turn_lease import TurnLease, clock
 from shared_utils.messages import dump
 
 QUICK = {"reply_deadline": 0.05, "timeout": 0.02, "retry_attempts": 0}
@@ -68,7 +68,7 @@ async def test_a_dead_letter_found_stored_clears_only_what_went_with_it(make_rig
     await answered_by_memory(rig, "a", "missed before")
     rig.push("t1", content="one")
     (turn,) = (await rig.queue("dying").exchange([], 1)).turns
-    await rig.processor(rig.queue("dying")).process(turn, TurnLease(30))  # stored with "a"; killed before it settled
+    await rig.processor(rig.queue("dying")).process(turn, TurnLease(30, clock()))  # stored with "a"; killed before it settled
     rig.time += rig.settings.queue.lease + 1
     await rig.work_off()
     assert json.loads(rig.shelf.dead[0][0])["code"] == "too_many_deliveries"
@@ -93,7 +93,7 @@ async def test_what_a_killed_bridge_has_told_is_not_told_again_by_the_next_turn(
     await answered_by_memory(rig, "a", "missed")
     rig.push("t1", content="one")
     (turn,) = (await rig.queue("dying").exchange([], 1)).turns
-    await rig.processor(rig.queue("dying")).process(turn, TurnLease(30))
+    await rig.processor(rig.queue("dying")).process(turn, TurnLease(30, clock()))
     rig.time += rig.settings.queue.lease + 1
     rig.push("t2", content="two")
     await rig.work_off()
@@ -148,7 +148,7 @@ async def test_what_is_settled_twice_by_two_bridges_is_told_once(rig):
     rig.push("t1", content="one")
     slow = rig.queue("slow")
     (turn,) = (await slow.exchange([], 1)).turns
-    late = await rig.processor(slow).process(turn, TurnLease(30))
+    late = await rig.processor(slow).process(turn, TurnLease(30, clock()))
     rig.time += rig.settings.queue.lease + 1
     await rig.work_off()
     assert (await slow.exchange([late], 0)).settled == [False]

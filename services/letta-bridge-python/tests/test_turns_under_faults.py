@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from letta_bridge.errors import LettaRejected, LettaUnavailable, TurnFateUnknown
 from letta_bridge.letta import LettaServers, TurnAnswer
 from letta_bridge.letta.fake import Hold, echo
-from letta_bridge.turn_lease import TurnLease
+from letta_bridge.turn_lease import TurnLease, clock
 
 PERSONAS = ("default", "doctor")
 FAULTS = {
@@ -97,7 +97,7 @@ class World:
         content = self.push(persona)
         queue = self.rig.queue("dying")
         (turn,) = (await queue.exchange([], 1)).turns
-        await self.rig.processor(queue).process(turn, TurnLease(30))
+        await self.rig.processor(queue).process(turn, TurnLease(30, clock()))
         self.rig.time += self.rig.settings.queue.lease + 1
         await self.rig.work_off()
         self.check_reply(content)

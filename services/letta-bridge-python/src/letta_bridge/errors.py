@@ -22,6 +22,10 @@
     │   ├── UserTokensSpent          its user's token budget of the day is spent
     │   └── TokensSpent              everybody's is
     ├── TaskIdReused                 the task id belongs to an earlier task that said something else
+    ├── TenantTaken                  another queue serves this tenant on this Letta
+    ├── OptedOut                     the tags of the user's agents hold an opt-out
+    ├── ChoiceUnknown                a user's choice about permanent memory cannot be determined
+    ├── ChoiceNotShared              a user's choice could not be written to Redis
     ├── LeaseLost                    another bridge has this turn now
     └── Hopeless                     the task can never be worked off; `reason` says why, for machines
         └── UploadRefused            input_file is outside the upload root, too large, or not text
@@ -201,6 +205,33 @@ class TaskIdReused(ServiceError):
     """This task id was used a short while ago for a task that said something else; send this one under a new id."""
 
     code = "task_id_reused"
+
+
+class TenantTaken(ServiceError):
+    """Another queue serves this tenant on this Letta, so this queue may not use the tenant's agents."""
+
+    code = "tenant_taken"
+    retryable = True
+
+
+class OptedOut(ServiceError):
+    """The user has opted out of permanent memory; the tags of the user's agents say so."""
+
+    code = "user_switch"
+
+
+class ChoiceUnknown(ServiceError):
+    """The user's choice about permanent memory cannot be determined: Redis lost it, and the database is away."""
+
+    code = "choice_unknown"
+    retryable = True
+
+
+class ChoiceNotShared(ServiceError):
+    """A user's choice about permanent memory could not be written to Redis."""
+
+    code = "choice_not_shared"
+    retryable = True
 
 
 class LeaseLost(ServiceError):

@@ -9,16 +9,20 @@ from dataclasses import replace
 from typing import Final, Protocol
 
 from letta_bridge import fail_points, settlements
+from letta_bridge.consent import Consent
 from letta_bridge.delivery import Delivery, Desk, Lease, LettaTurn
 from letta_bridge.errors import (
     BreakerOpen,
     FallbackUnavailable,
     GuardHit,
     Hopeless,
+    LaneFull,
     LeaseLost,
     LettaError,
     LettaRejected,
+    OptedOut,
     ReplyDeadlineExceeded,
+    TenantTaken,
     failure_word,
 )
 from letta_bridge.fallback import Fallback, FallbackAnswer
@@ -29,7 +33,7 @@ from letta_bridge.missed_turns import KeptTurn, read
 from letta_bridge.request_queue.port import Settlement, Turn
 from letta_bridge.router import route
 from letta_bridge.settings import BridgeSettings
-from letta_bridge.turn_job import Job, number_of
+from letta_bridge.turn_job import Job
 from letta_bridge.uploads import read_upload
 from shared_utils import logs
 from shared_utils.errors import MalformedMessage, ServiceError
@@ -39,7 +43,7 @@ _log = logs.get(__name__)
 
 _DEFECT: Final = "internal"
 """The code of a dead letter that a defect of the bridge made."""
-_WITHOUT_LETTA: Final = (LettaError, BreakerOpen, ReplyDeadlineExceeded)
+_WITHOUT_LETTA: Final = (LettaError, BreakerOpen, ReplyDeadlineExceeded, TenantTaken)
 
 
 class MissedTurns(Protocol):
@@ -59,6 +63,7 @@ class MessageProcessor:
         fallback: memory-python.
         missed: the queue's list of missed turns.
         guards: what users may ask for; None sets no limit.
+        consent: decides whether a user may be remembered.
     """
 
     def __init__(
@@ -68,6 +73,8 @@ class MessageProcessor:
         fallback: Fallback,
         missed: MissedTurns,
         guards: Guards | None = None,
+        *,
+        consent: Consent,
     ) -> None:
         self._settings = settings
         self._limits = settings.queue.limits
@@ -75,6 +82,7 @@ class MessageProcessor:
         self._sessions = desk.sessions
         self._fallback = fallback
         self._missed = missed
+        self._consent = consent
         self._guards = guards
         self._uploads = settings.data_dir / settings.uploads.root
 
@@ -106,11 +114,11 @@ class MessageProcessor:
             return self._bury(turn, job, defect)
 
     def _check_attempts(self, turn: Turn) -> None:
-        if turn.attempts > self._settings.queue.max_deliveries:
-            raise Hopeless(f"the task was handed out {turn.attempts - 1} times in vain", "too_many_deliveries")
+        if turn.deliveries > self._settings.queue.max_deliveries:
+            raise Hopeless(f"the task was handed out {turn.deliveries - 1} times in vain", "too_many_deliveries")
 
     def _job(self, turn: Turn, task: Task) -> Job:
-        identity = Identity(number_of(turn), turn.first_ms / 1000, content_digest(task))
+        identity = Identity(turn.number, turn.first_ms / 1000, content_digest(task))
         doubtful = turn.attempts > 1
         if turn.kept_reply is not None:
             kept = KeptReply.read(turn.kept_reply)
@@ -132,6 +140,8 @@ class MessageProcessor:
             if not kept.may_be_tried_again:
                 return settlements.repeated(turn, task, kept)
         try:
+            if turn.found_lane_full(task.user_id):
+                raise LaneFull  # on redelivery too: an overflow lane runs beside the user's own lane
             # What may be in the agent's memory already is seen through, whatever the limits say by now.
             admitted = Admission() if job.doubtful or not self._guards else await self._guards.admit(turn, task)
             job.task = await self._with_content(task)
@@ -153,14 +163,14 @@ class MessageProcessor:
     async def _answered(self, job: Job, lease: Lease, admitted: Admission) -> Settlement:
         task = job.task
         session = await self._sessions.session(task.user_id, job.persona)
-        decision = route(task, self._settings.letta, permanent_memory=session is None or session.permanent_memory)
+        consent = await self._consent.verdict(task.user_id, job.turn.choice, session)
+        decision = route(task, self._settings.letta, consent=consent)
         if fail_points.reach is not None:
             fail_points.reach("routed")
-        if decision.route == "memory-python" and not decision.agent_is_told:
-            return await self._by_memory(job, lease, decision.reason, None)
-        delivery = await self._delivery(job, lease)
         if decision.route == "memory-python":
-            return await self._by_memory(job, lease, decision.reason, delivery)
+            missed_by_agent = await self._delivery(job, lease) if decision.agent_is_told else None
+            return await self._by_memory(job, lease, decision.reason, missed_by_agent)
+        delivery = await self._delivery(job, lease)
         if job.turn.attempts > 1 and await self._fallback.was_handed_over(job.number):
             return await self._by_memory(job, lease, "handed_over", delivery)
         if (limit := admitted.to_letta()) is not None:
@@ -168,6 +178,8 @@ class MessageProcessor:
             return await self._without_letta(job, lease, limit, delivery)
         try:
             delivered = await delivery.run()
+        except OptedOut as refused:
+            return await self._by_memory(job, lease, refused.code, None)
         except _WITHOUT_LETTA as error:
             _log_failure(job, error)
             return await self._without_letta(job, lease, error, delivery)
@@ -252,7 +264,7 @@ class MessageProcessor:
         elif job is None:
             job = self._readable(turn)
         if job is None:
-            identity = Identity(number_of(turn), turn.first_ms / 1000, None)
+            identity = Identity(turn.number, turn.first_ms / 1000, None)
             return settlements.buried(turn, error, code, identity, task_id=task_id, user_id=user_id)
         kept = turn.kept_reply
         return settlements.buried(

@@ -180,6 +180,8 @@ def buried(
         "task_id": task_id,
         "user_id": user_id,
         **identity.fields(),
+        "number": turn.number,
+        "lane": turn.lane,
     }
     return Settlement(
         turn.receipt,

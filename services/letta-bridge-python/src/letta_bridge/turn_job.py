@@ -41,7 +41,7 @@ class Job:
     @property
     def number(self) -> str:
         """Names this task for ever, over all its hand-outs."""
-        return number_of(self.turn)
+        return self.turn.number
 
     def missed_turn(
         self, delivery: Undelivered, answer: FallbackAnswer | None, *, told_characters: int
@@ -84,8 +84,3 @@ class Job:
             persona=self.persona,
             taken_at=self.identity.taken_at,
         )
-
-
-def number_of(turn: Turn) -> str:
-    """Names a task for ever, over all its hand-outs."""
-    return f"{turn.seq}-{turn.first_ms}"

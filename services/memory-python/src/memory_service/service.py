@@ -73,7 +73,15 @@ class Service:
             if memory.summary.enabled and summariser
             else None
         )
-        self._consumer = Consumer(self._queue, self._store, self._answers, self._summaries, outage, settings=memory)
+        self._consumer = Consumer(
+            self._queue,
+            self._store,
+            self._answers,
+            self._summaries,
+            outage,
+            settings=memory,
+            tenant=settings.tenant.name,
+        )
         self._listener = AiListener(
             client,
             self._store,

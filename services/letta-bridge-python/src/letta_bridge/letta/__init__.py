@@ -9,6 +9,7 @@ from __future__ import annotations
 from letta_bridge.letta.breaker import Breaker, BreakerPolicy, BreakerState
 from letta_bridge.letta.fake import InMemoryLetta
 from letta_bridge.letta.port import (
+    AgentContents,
     AgentPassage,
     AgentRef,
     AgentSpec,
@@ -16,6 +17,7 @@ from letta_bridge.letta.port import (
     FoundTurn,
     FoundTurns,
     LettaPort,
+    Note,
     SoughtTurn,
     TurnAnswer,
     TurnMessage,
@@ -27,6 +29,7 @@ from letta_bridge.letta.port import (
 from letta_bridge.letta.servers import LettaServer, LettaServers
 
 __all__ = [
+    "AgentContents",
     "AgentPassage",
     "AgentRef",
     "AgentSpec",
@@ -40,6 +43,7 @@ __all__ = [
     "LettaPort",
     "LettaServer",
     "LettaServers",
+    "Note",
     "SoughtTurn",
     "TurnAnswer",
     "TurnMessage",

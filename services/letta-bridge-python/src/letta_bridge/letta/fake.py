@@ -13,7 +13,7 @@ import re
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -21,10 +21,12 @@ from typing import Literal
 
 from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, TurnFateUnknown
 from letta_bridge.letta.port import (
+    AgentContents,
     AgentPassage,
     AgentRef,
     AgentSpec,
     FoundTurns,
+    Note,
     SoughtTurn,
     TurnAnswer,
     TurnMessage,
@@ -104,6 +106,7 @@ class InMemoryLetta:
         self._runs: dict[str, tuple[str, Run]] = {}
         """Run id → agent and run; those that ended are kept, as Letta keeps them."""
         self._killed: set[str] = set()
+        self._notes: dict[str, tuple[str, Note]] = {}  # with its label
         self._turns: Counter[str] = Counter()
         self._faults: deque[_Fault] = deque()
         self._hold: Hold | None = None
@@ -185,6 +188,26 @@ class InMemoryLetta:
         agent = self._agents[ref.agent_id] = _Agent(ref, spec)
         _store(agent, "system_message", spec.system or "system", otid=None, run_id=None)
         return ref
+
+    async def contents(self, agent_id: str) -> AgentContents:
+        """Summarize an agent's content."""
+        await self._reached()
+        agent = self._existing(agent_id)
+        kinds = [message["message_type"] for message in agent.history]
+        return AgentContents(
+            complete=bool(kinds),
+            messages=sum(kind != "system_message" for kind in kinds),
+            passages=min(1, len(agent.passages)),
+            blocks={block.label: block.value for block in agent.spec.blocks},
+            running=any(owner == agent_id and run.active for owner, run in self._runs.values()),
+        )
+
+    async def retag(self, agent_id: str, *, add: Collection[str] = (), remove: Collection[str] = ()) -> None:
+        """Change an agent's tags."""
+        await self._reached()
+        agent = self._existing(agent_id)
+        kept = [tag for tag in agent.ref.tags if tag not in remove and tag not in add]
+        agent.ref = replace(agent.ref, tags=(*kept, *add))
 
     async def send(self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float) -> TurnAnswer:
         """Answer a turn. After ``timeout`` seconds the caller is let go, and the turn goes on."""
@@ -269,6 +292,24 @@ class InMemoryLetta:
         """Delete it. False where it was gone already."""
         await self._reached()
         return self._agents.pop(agent_id, None) is not None
+
+    async def notes(self, label: str) -> list[Note]:
+        """The notes under a label, oldest first."""
+        await self._reached()
+        return [note for under, note in self._notes.values() if under == label]
+
+    async def write_note(self, label: str, value: str, *, note_id: str | None = None) -> None:
+        """Create a note, or replace its text."""
+        await self._reached()
+        if note_id is not None and note_id not in self._notes:
+            raise LettaRejected("There is no such block.", cause="not_found", status=404)
+        note = Note(note_id or f"block-{uuid.uuid4()}", value)
+        self._notes[note.note_id] = (label, note)
+
+    async def delete_note(self, note_id: str) -> None:
+        """Delete a note."""
+        await self._reached()
+        self._notes.pop(note_id, None)
 
     async def health(self) -> str:
         """The fake's version."""
