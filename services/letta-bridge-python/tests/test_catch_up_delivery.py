@@ -68,7 +68,7 @@ async def test_a_dead_letter_found_stored_clears_only_what_went_with_it(make_rig
     await answered_by_memory(rig, "a", "missed before")
     rig.push("t1", content="one")
     (turn,) = (await rig.queue("dying").exchange([], 1)).turns
-    await rig.processor(rig.queue("dying")).process(turn, TurnLease(30, clock()))  # stored with "a"; killed before it settled
+    await rig.processor(rig.queue("dying")).process(turn, TurnLease(30, clock()))  # killed before it settled
     rig.time += rig.settings.queue.lease + 1
     await rig.work_off()
     assert json.loads(rig.shelf.dead[0][0])["code"] == "too_many_deliveries"
