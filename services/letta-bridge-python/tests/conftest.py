@@ -50,7 +50,7 @@ class FakeFallback:
         self.answered.append((task.task_id, reason))
         text = f"short: {task.content}"
         if self.foreign:
-            return FallbackAnswer(text, None)
+            return FallbackAnswer(text, None, json.dumps({"text": text}).encode())
         reply = {
             "task_id": task.task_id,
             "user_id": task.user_id,

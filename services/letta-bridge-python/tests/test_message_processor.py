@@ -335,7 +335,8 @@ async def test_somebody_elses_memory_answer_is_published_by_the_bridge(rig):
     await rig.work_off()
     (reply,) = rig.replies()
     assert reply.items() >= {"source": "memory-python", "memory_updated": False, "response_text": "short: hi"}.items()
-    assert not [channel for channel, _ in rig.shelf.published if channel.startswith("task_response:")]
+    told = [json.loads(text) for channel, text in rig.shelf.published if channel == "task_response:t1"]
+    assert told == [{"text": "short: hi"}]
 
 
 async def test_our_memorys_answer_is_kept_but_not_published_twice(rig):

@@ -114,13 +114,15 @@ def refuse_unknown(environ: Mapping[str, str], model: type[BaseModel], all_secti
     Args:
         environ: the environment.
         model: the settings of one service.
-        all_sections: of every service; variables of a section that ``model`` lacks are left to their service.
+        all_sections: of every service; variables of a section that ``model`` lacks, or of which it reads a part, are
+            left to their service.
 
     Raises:
         SettingsError: names the variable, and the nearest right one.
     """
     known = {name for leaf in leaves(model) for name in leaf.variables} | {CONFIG_VARIABLE}
-    foreign = tuple(f"{PREFIX}{section.upper()}_" for section in all_sections - model.model_fields.keys())
+    whole = {name for name, section in sections(model) if section.model_config.get("extra") != "ignore"}
+    foreign = tuple(f"{PREFIX}{section.upper()}_" for section in all_sections - whole)
     for name in sorted(environ):
         if name in known or name.removesuffix(_FILE) in known or not name.startswith((PREFIX, *_SHORT)):
             continue

@@ -42,7 +42,7 @@ def by_letta(turn: Turn, task: Task, delivered: Delivered) -> Settlement:
 
 
 def by_memory(turn: Turn, task: Task, answer: FallbackAnswer, reason: str, missed: bytes | None) -> Settlement:
-    """memory-python answered. It published its reply itself; somebody else's chat AI published the text only."""
+    """memory-python answered. It published its reply itself; somebody else's chat AI answered the bridge alone."""
     reply = answer.reply or dump(
         Reply(
             task_id=task.task_id,
@@ -61,6 +61,7 @@ def by_memory(turn: Turn, task: Task, answer: FallbackAnswer, reason: str, misse
         user_id=task.user_id,
         task_id=task.task_id,
         reply=reply,
+        task_response=answer.response,
         publish=answer.reply is None,
         missed=missed,
     )

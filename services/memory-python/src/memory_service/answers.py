@@ -149,7 +149,10 @@ class Answers:
         response = _response(reply, ask.message_id)
         told = (
             *(handover.responses_channel, dump(reply)),
-            *(keys.task_response(task.task_id), dump(TaskResponse(text=text, source=_SOURCE))),
+            *(
+                handover.response_channel or keys.task_response(task.task_id),
+                dump(TaskResponse(text=text, source=_SOURCE)),
+            ),
             *(keys.AI_RESPONSES, dump(response)),
         )
         said = await run(self._client, Call(ANSWER, (handover.answer_key,), (dump(reply), handover.answer_ttl, *told)))

@@ -17,11 +17,12 @@ from memory_service.settings import MemorySettings
 from memory_service.summary import Summaries
 from shared_utils import logs
 from shared_utils.errors import MalformedMessage
-from shared_utils.messages import Handover, Limits, Task, parse_task
+from shared_utils.limits import BOUNDS, Limits
+from shared_utils.messages import HANDOVER_KEY, Handover, Task, parse_task
 from shared_utils.redis_connection import CONNECTION_ERRORS
 
 _LOG: Final = logs.get(__name__)
-_LIMITS: Final = Limits()
+_HANDOVER_MARK: Final = HANDOVER_KEY.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Consumer:
         outage: Outage,
         *,
         settings: MemorySettings,
+        limits: Limits,
     ) -> None:
         self._queue = queue
         self._store = store
@@ -55,6 +57,7 @@ class Consumer:
         self._summaries = summaries
         self._outage = outage
         self._settings = settings
+        self._limits = limits
         self._recover = True
         self._adopt_at = 0.0
 
@@ -99,7 +102,7 @@ class Consumer:
         taken: list[_Taken] = []
         for held in batch:
             try:
-                taken.append(_read(held))
+                taken.append(_read(held, self._limits))
             except MalformedMessage as error:
                 letters.append(Letter(held.payload, error.code, str(error), receipt=held.receipt))
                 _LOG.warning("task_malformed", task_id=error.task_id, reason=str(error))
@@ -133,9 +136,15 @@ class Consumer:
         )
 
 
-def _read(held: Held) -> _Taken:
-    task = parse_task(held.payload, _LIMITS)
+def _read(held: Held, limits: Limits) -> _Taken:
+    # A task handed over was within the bridge's limits, which may be others, and has grown by the handover itself.
+    marked = _HANDOVER_MARK in held.payload
+    task = parse_task(held.payload, BOUNDS if marked else limits)
     handover = read_handover(task)
+    if marked and handover is None:
+        task = parse_task(held.payload, limits)
+    elif handover is not None and handover.task_id is not None:
+        task = task.model_copy(update={"task_id": handover.task_id})
     said = bool(task.content.strip())
     if handover is None and not said and not task.input_file:
         raise MalformedMessage("the task has neither content nor input_file", task_id=task.task_id or None)

@@ -72,8 +72,11 @@ class Service:
             if memory.summary.enabled and summariser
             else None
         )
-        self._consumer = Consumer(self._queue, self._store, self._answers, self._summaries, outage, settings=memory)
-        self._listener = AiListener(client, self._store, self._queue, self._summaries, outage)
+        limits = settings.queue.limits
+        self._consumer = Consumer(
+            self._queue, self._store, self._answers, self._summaries, outage, settings=memory, limits=limits
+        )
+        self._listener = AiListener(client, self._store, self._queue, self._summaries, outage, limits=limits)
         self._upkeep = Upkeep(client, self._store, memory, outage, self._keys.counters)
         self._health = Health(client, self._keys, self._answers, composer, recall, instance=instance)
         self._instance = instance
