@@ -98,10 +98,10 @@ def given(leaf: Leaf, environ: Mapping[str, str]) -> tuple[Any, str] | None:
     """The value the environment gives a setting and the variable it comes from; what is empty counts as not set.
 
     Raises:
-        SettingsError: the file a variable names cannot be read, or a table's value is no JSON.
+        SettingsError: the file a variable names cannot be read, or holds an empty secret; a table's value is no JSON.
     """
     for name in leaf.variables:
-        found = _read(name, environ)
+        found = _read(name, environ, secret=leaf.secret)
         if found is not None:
             text, source = found
             return (_table(text, source) if leaf.table else text), source
@@ -146,7 +146,7 @@ def _nearest(name: str, known: Collection[str]) -> str | None:
     return PREFIX + near[0] if near else None
 
 
-def _read(name: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
+def _read(name: str, environ: Mapping[str, str], *, secret: bool) -> tuple[str, str] | None:
     if environ.get(name):
         return environ[name], name
     source = f"{name}{_FILE}"
@@ -159,6 +159,8 @@ def _read(name: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
         raise SettingsError(f"{source} names {path}, which cannot be read ({error.strerror})") from error
     except UnicodeDecodeError:
         raise SettingsError(f"{source} names {path}, which is not UTF-8 text") from None
+    if secret and not text.strip():
+        raise SettingsError(f"{source} names {path}, which is empty; write the secret into it, or unset {source}")
     return (text, source) if text else None
 
 

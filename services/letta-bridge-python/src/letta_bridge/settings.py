@@ -237,6 +237,12 @@ class UploadSettings(Section):
 
     root: str = setting("uploads", "UPLOAD_ROOT", doc="directory; relative to the data directory")
     max_bytes: int = setting(262_144, doc="size of a file at most", reload=True, ge=1)
+    shared: bool = setting(
+        False,
+        "UPLOAD_SHARED",
+        doc="let every user name the files outside the users' folders, too; false: each user's own folder alone",
+        reload=True,
+    )
 
 
 class HttpSettings(Section):

@@ -13,6 +13,7 @@ from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settin
 from letta_bridge.cli.output import print_json, print_table
 from letta_bridge.redis_trouble import explained
 from letta_bridge.settings import BridgeSettings
+from letta_bridge.uploads import user_folder
 from letta_bridge.user_data.erasure import UserData
 from letta_bridge.user_data.places import user_data
 from letta_bridge.user_data.trace import Counts
@@ -48,6 +49,13 @@ def export(
         fail(f"{to} is not empty; name a new directory", Exit.USAGE)
     counts = _ask(settings_or_exit(config), lambda data: data.export(user, to))
     _tell(counts, as_json=as_json, did=f"written to {to}")
+
+
+@app.command()
+def folder(user: UserArgument, *, config: ConfigOption = None) -> None:
+    """Print the directory that holds the user's uploads, the only one from which a task of theirs may name files."""
+    settings = settings_or_exit(config)
+    typer.echo(settings.data_dir / settings.uploads.root / user_folder(user))
 
 
 @app.command()
