@@ -20,6 +20,10 @@ class Service:
     def __init__(self):
         self.redis = Check("redis", ok=True, detail="pong", required=True)
         self.letta = Check("letta", ok=True, detail="0.16.8")
+        self.stopping = False
+
+    def own_checks(self):
+        return [] if not self.stopping else [Check("intake", ok=False, detail="draining", required=True)]
 
     async def checks(self):
         return [self.redis, self.letta]
@@ -91,6 +95,15 @@ async def test_a_hundred_callers_ask_the_dependencies_once():
         answers = await asyncio.gather(*(client.get(path) for path in ["/health", "/readyz"] * 50))
     assert {answer.status_code for answer in answers} == {200}
     assert service.asked == 2  # once for the checks, once for the summary
+
+
+async def test_a_service_that_stops_is_not_ready_at_once():
+    service = Service()
+    transport = httpx.ASGITransport(application(service, fresh=60.0))
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        assert (await client.get("/readyz")).status_code == 200
+        service.stopping = True
+        assert (await client.get("/readyz")).status_code == 503
 
 
 async def test_an_error_is_not_remembered():

@@ -33,7 +33,11 @@ class Check:
 
 
 class HealthSource(Protocol):
-    """A service that can say how it is. Both calls must answer quickly, whatever is down."""
+    """A service that can say how it is. Each call must answer quickly, whatever is down."""
+
+    def own_checks(self) -> list[Check]:
+        """What the service knows by itself, that it is stopping for example: told as it is now."""
+        ...
 
     async def checks(self) -> list[Check]:
         """Each dependency."""
@@ -57,7 +61,8 @@ def router(source: HealthSource, *, fresh: float = FRESH_SECONDS) -> APIRouter:
 
     async def all_checks() -> list[Check]:
         # Details quote other programs' errors.
-        return [replace(check, detail=redact_text(check.detail)) for check in await ask_checks()]
+        checks = [*await ask_checks(), *source.own_checks()]
+        return [replace(check, detail=redact_text(check.detail)) for check in checks]
 
     @routes.head("/livez", include_in_schema=False)
     @routes.get("/livez")

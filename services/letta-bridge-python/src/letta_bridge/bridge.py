@@ -159,6 +159,12 @@ class Bridge:
             self._journal.reload(settings.journal)
         self.intake.reload(settings.queue)
 
+    def own_checks(self) -> list[Check]:
+        """See :class:`shared_utils.health.HealthSource`."""
+        return [
+            Check("intake", ok=not self._draining, detail="draining" if self._draining else "taking", required=True)
+        ]
+
     async def checks(self) -> list[Check]:
         """See :class:`shared_utils.health.HealthSource`. Letta and the sessions only degrade: there is a fallback."""
         return [
@@ -167,7 +173,6 @@ class Bridge:
             await self._check_sessions(),
             *self._check_journal(),
             *self._check_vectors(),
-            self._check_drain(),
         ]
 
     async def summary(self) -> Mapping[str, Any]:
@@ -255,9 +260,6 @@ class Bridge:
             self.settings.journal,
             self.telemetry.metrics.journalled.inc,
         )
-
-    def _check_drain(self) -> Check:
-        return Check("intake", ok=not self._draining, detail="draining" if self._draining else "taking", required=True)
 
     async def _close(self) -> None:
         for closing in (self._fallback.close(), self.servers.close(), self.sessions.close(), self.queue.close()):
