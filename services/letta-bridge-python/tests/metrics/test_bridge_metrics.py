@@ -43,6 +43,7 @@ LABELS = {
     "letta_bridge_queue_missed_turns_pending": {"queue"},
     "letta_bridge_queue_bridges": {"queue"},
     "letta_bridge_queue_paused": {"queue"},
+    "letta_bridge_queue_held_users": {"queue"},
     "letta_bridge_queue_journal_waiting": {"queue"},
     "letta_bridge_queue_journal_dropped": {"queue"},
     "letta_bridge_queue_taken": {"queue"},

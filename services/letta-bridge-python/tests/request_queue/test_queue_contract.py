@@ -10,6 +10,7 @@ import pytest
 
 from letta_bridge.request_queue import Outcome, PauseMode, RedisQueue, Settlement
 from letta_bridge.request_queue.admin import QueueAdmin
+from letta_bridge.request_queue.holds import Holds
 from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
 from letta_bridge.request_queue.scripts import read
 from letta_bridge.settings import QueueSettings
@@ -40,6 +41,18 @@ class InMemoryRig:
 
     async def resume(self):
         self.shelf.paused = None
+
+    async def age(self, seconds):
+        self.time += seconds
+
+    async def hold(self, user):
+        self.shelf.held[user] = self.time + 60
+
+    async def release(self, user):
+        self.shelf.held.pop(user)
+
+    async def end_holds(self):
+        self.time += 61
 
     async def dead(self):
         return [(json.loads(reason), payload) for reason, payload in self.shelf.dead]
@@ -84,6 +97,37 @@ class RedisRig:
 
     async def resume(self):
         await QueueAdmin(self.client, self.settings).resume()
+
+    async def age(self, seconds):
+        """Let everything that is taken be older: Redis has no clock to set."""
+        tenths = round(seconds * 10)
+        for tenth, tasks in (await self.client.hgetall(self.keys.open)).items():
+            await self.client.hdel(self.keys.open, tenth)
+            await self.client.hset(self.keys.open, str(int(tenth) - tenths), tasks)
+
+        def older(entry):
+            seq, attempts, rest = entry.split(b" ", 2)
+            first_ms, _, payload = rest.partition(b"\n")
+            return b"%s %s %d\n%s" % (seq, attempts, int(first_ms) - tenths * 100, payload)
+
+        async for key in self.client.scan_iter(match=f"{{{self.settings.requests}}}:lane:*"):
+            entries = await self.client.lrange(key, 0, -1)
+            await self.client.delete(key)
+            await self.client.rpush(key, *map(older, entries))
+        for receipt, record in (await self.client.hgetall(self.keys.turns)).items():
+            taker, lane, entry = record.split(b"\n", 2)
+            await self.client.hset(self.keys.turns, receipt, b"\n".join((taker, lane, older(entry))))
+
+    async def hold(self, user):
+        assert await Holds(self.client, self.keys).take(user, "holder", "test") == 0
+
+    async def release(self, user):
+        assert await Holds(self.client, self.keys).lift(user, "holder")
+
+    async def end_holds(self):
+        held = await self.client.hgetall(self.keys.held)
+        for lane, record in held.items():
+            await self.client.hset(self.keys.held, lane, b"1" + record[record.index(b" ") :])
 
     async def dead(self):
         letters = await self.client.lrange(self.keys.dead, 0, -1)
@@ -506,4 +550,73 @@ async def test_the_oldest_task_is_told_whether_it_waits_or_is_in_flight(rig):
     in_flight = (await queue.status()).oldest_age
     assert 0 <= waiting <= in_flight < 60
     await queue.exchange([answered(turn, task_id="t1")], 0)
+    assert (await queue.status()).oldest_age == 0
+
+
+async def test_a_held_users_tasks_wait_and_others_go_on(rig):
+    queue = rig.bridge("a")
+    await rig.hold("ada")
+    await rig.push(task("ada", "1"), task("bo", "2"), task("ada", "3"), task("cy", "4"))
+    assert [turn.lane for turn in (await queue.exchange([], 10)).turns] == ["bo", "cy"]
+    assert (await queue.exchange([], 10)).turns == []
+    status = await queue.status()
+    assert (status.waiting, status.held) == (2, 1)
+    await rig.release("ada")
+    (turn,) = (await queue.exchange([], 10)).turns
+    assert json.loads(turn.payload)["task_id"] == "1"
+
+
+async def test_a_hold_lets_a_turn_in_flight_end_and_holds_the_next(rig):
+    queue = rig.bridge("a")
+    await rig.push(task("ada", "1"), task("ada", "2"))
+    (turn,) = (await queue.exchange([], 10)).turns
+    await rig.hold("ada")
+    assert (await settle(queue, answered(turn))).settled == [True]
+    assert (await queue.exchange([], 10)).turns == []
+    await rig.release("ada")
+    assert len((await queue.exchange([], 10)).turns) == 1
+
+
+async def test_a_hold_holds_what_a_dead_bridge_left(rig):
+    queue = rig.bridge("a")
+    await rig.push(task("ada", "1"))
+    await queue.exchange([], 1)
+    await rig.hold("ada")
+    await rig.expire_leases()
+    assert (await rig.bridge("b").exchange([], 10)).turns == []
+
+
+async def test_a_hold_ends_by_itself(rig):
+    queue = rig.bridge("a")
+    await rig.hold("ada")
+    await rig.push(task("ada", "1"))
+    assert (await queue.exchange([], 10)).turns == []
+    await rig.end_holds()
+    assert len((await queue.exchange([], 10)).turns) == 1
+
+
+async def test_many_held_users_do_not_keep_others_from_their_turn(rig):
+    queue = rig.bridge("a")
+    for number in range(30):
+        await rig.hold(f"held-{number}")
+        await rig.push(task(f"held-{number}", "1"))
+    await rig.push(task("ada", "1"), task("bo", "1"))
+    assert [turn.lane for turn in (await queue.exchange([], 2)).turns] == ["ada", "bo"]
+    await rig.release("held-7")
+    assert [turn.lane for turn in (await queue.exchange([], 2)).turns] == ["held-7"]
+
+
+async def test_the_oldest_task_is_told_without_its_payload_until_it_is_settled(rig):
+    queue = rig.bridge("a")
+    assert (await queue.status()).oldest_age == 0
+    await rig.push(task("ada", "1"), task("ada", "2"))
+    (first,) = (await queue.exchange([], 1)).turns
+    await rig.age(5.0)
+    await rig.push(task("bo", "3"))
+    (second,) = (await queue.exchange([], 1)).turns
+    assert 4.5 < (await queue.status()).oldest_age < 60
+    await settle(queue, answered(first), answered(second, "bo", "3"))
+    assert 4.5 < (await queue.status()).oldest_age < 60  # ada's second one waits as long
+    (third,) = (await queue.exchange([], 1)).turns
+    await settle(queue, answered(third, task_id="2"))
     assert (await queue.status()).oldest_age == 0

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from letta_bridge.request_queue import Outcome, PauseMode, RedisQueue, Settlement
 from letta_bridge.request_queue.admin import QueueAdmin
+from letta_bridge.request_queue.holds import Holds
 from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
 from letta_bridge.request_queue.scripts import read
 from letta_bridge.settings import QueueSettings
@@ -72,6 +73,16 @@ class QueueMachine(RuleBasedStateMachine):
         for user in users:
             self.pushed += not again
             self.push_payload(json.dumps({"user_id": user, "task_id": f"t{self.pushed}", "content": "你好"}).encode())
+
+    @rule(user=st.sampled_from(USERS), begins=st.booleans())
+    def hold(self, user, begins):
+        holds = Holds(self.client, self.keys)
+        if begins:
+            self.shelf.held[user] = float("inf")
+            self.runner.run(holds.take(user, "holder", "test"))
+        else:
+            self.shelf.held.pop(user, None)
+            self.runner.run(holds.lift(user))
 
     @rule(payload=st.sampled_from(ODD))
     def push_payload(self, payload):

@@ -34,12 +34,20 @@ class Keys:
     """Hash: taken, handed_out, redelivered, missed_pending, journal_dropped, journal_looks, settled:<outcome>."""
     bridges: str = field(init=False)
     """Sorted set of live bridges by last heartbeat in ms."""
+    erasures: str = field(init=False)
+    """Sorted set SHA-256 of a user's id → when the user was erased, ms; read by bridges that keep files."""
+    erasures_followed: str = field(init=False)
+    """Sorted set of bridges by the latest erasure they have followed, ms."""
     paused: str = field(init=False)
     """Hash: mode (all | intake), since (ms), reason; absent while work goes on."""
     journal: str = field(init=False)
     """Stream, bounded: answered turns that are not in the database yet, each with its reply."""
     journal_writer: str = field(init=False)
     """Name of the bridge that writes the journal now; expires."""
+    held: str = field(init=False)
+    """Hash lane → hold: lanes of which no turn begins, until the time in it is over."""
+    open: str = field(init=False)
+    """Hash tenth of a second → tasks taken in it and not settled: tells the oldest."""
     lane_prefix: str = field(init=False)
     """+ lane: list of that lane's waiting entries (right first)."""
     reply_prefix: str = field(init=False)
@@ -90,6 +98,8 @@ class Keys:
             self.missed_prefix,
             self.journal,
             self.journal_writer,
+            self.held,
+            self.open,
         )
 
     def lane(self, name: str) -> str:

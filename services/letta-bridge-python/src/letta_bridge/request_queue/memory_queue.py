@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from letta_bridge.request_queue.journal_backlog import LEASE, JournalBatch, JournalEntry
@@ -61,6 +61,10 @@ class Shelf:
     counters: Counter[str] = field(default_factory=Counter)
     bridges: set[str] = field(default_factory=set)
     paused: PauseMode | None = None
+    held: dict[str, float] = field(default_factory=dict)
+    """Lane → until when no turn of it begins."""
+    erasures: dict[str, int] = field(default_factory=dict)
+    """SHA-256 of a user's id → when the user was erased, ms."""
     journal: list[tuple[str, bytes, bytes]] = field(default_factory=list)
     """Id, what the settlement says, reply."""
     journal_writer: tuple[str, float] = ("", 0.0)
@@ -145,6 +149,7 @@ class InMemoryQueue:
             counters=dict(shelf.counters),
             paused=shelf.paused,
             unjournalled=len(shelf.journal),
+            held=sum(until > shelf.clock() for until in shelf.held.values()),
         )
 
     async def close(self) -> None:
@@ -161,8 +166,14 @@ class InMemoryQueue:
         turns: list[Turn] = []
         if shelf.paused is PauseMode.ALL:
             return turns
+        passed_over: list[str] = []
         while len(turns) < want and shelf.ready:
-            turns.append(self._hand_out(shelf.ready.popleft(), waited=waited))
+            lane = shelf.ready.popleft()
+            if shelf.held.get(lane, 0.0) > shelf.clock():
+                passed_over.append(lane)
+            else:
+                turns.append(self._hand_out(lane, waited=waited))
+        shelf.ready.extend(passed_over)
         return turns
 
     def _route(self, payload: bytes) -> None:
@@ -282,6 +293,10 @@ class InMemoryJournalBacklog:
         self._forget(written)
         if self._shelf.journal_writer[0] == self._bridge:
             self._shelf.journal_writer = ("", 0.0)
+
+    async def erased_since(self, at_ms: int) -> Mapping[str, int]:
+        """See :class:`JournalBacklog`."""
+        return {user_hash: at for user_hash, at in self._shelf.erasures.items() if at >= at_ms}
 
     def _forget(self, written: Sequence[str]) -> None:
         self._shelf.journal = [entry for entry in self._shelf.journal if entry[0] not in written]

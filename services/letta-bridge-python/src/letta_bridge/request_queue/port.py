@@ -14,6 +14,14 @@ FULL_LANE: Final = "~full:"
 """Begins the name of the lanes for tasks whose own lane was full: to be refused, side by side with the work."""
 FULL_LANES: Final = 64
 """How many there are."""
+UNREADABLE_LANES: Final = 64
+"""How many lanes there are for tasks from which no user can be read; ``~`` and a number."""
+
+
+def shared_lanes() -> tuple[str, ...]:
+    """The lanes that are no single user's."""
+    unreadable = (f"~{number}" for number in range(UNREADABLE_LANES))
+    return (*unreadable, *(f"{FULL_LANE}{number}" for number in range(FULL_LANES)))
 
 
 class Outcome(StrEnum):
@@ -116,13 +124,15 @@ class QueueStatus:
     ready_lanes: int
     dead: int
     oldest_age: float
-    """Seconds since the oldest task was taken that is not settled yet, of the first few hundred; 0 without any."""
+    """Seconds since the oldest task was taken that is not settled yet; 0 without any."""
     bridges: int
     counters: dict[str, int]
     paused: PauseMode | None = None
     """What an operator has stopped, if anything."""
     unjournalled: int = 0
     """Turns the journal has not written yet."""
+    held: int = 0
+    """Users of whom no turn begins for the moment."""
 
 
 class RequestQueue(Protocol):

@@ -17,6 +17,8 @@
 --  14 missed:    prefix  + user: turns the agent does not know yet, oldest left
 --  15 journal    stream  answered turns that are not in the database yet
 --  16 journal_writer  string  the bridge that writes them now, expires
+--  17 held      hash    lane -> "<until_ms> <since_ms> <renewed_ms> <holder> <why>": no turn of it begins meanwhile
+--  18 open      hash    tenth of a second -> tasks taken in it and not settled; tells the oldest without its payload
 --
 -- An entry is a task in a lane:      "<seq> <attempts> <first_ms>\n<payload>"
 --   seq       number of the task over the life of the queue
@@ -26,16 +28,43 @@
 --   taker     the bridge, with a + where the connection on which it waits took the turn
 --
 -- Invariants, each holding between any two commands:
---   a lane is in `lanes`, or in `ready` exactly once, or has no entry
+--   a lane is in `lanes`, or in `ready` exactly once, or has no entry; a held one, too: it is passed over in `ready`
 --   taken = settled + entries in lanes + records in `turns`
 
 local REQUESTS, INCOMING, LANES, READY, TURNS, LEASES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local REPLIES, DEAD, COUNTERS, BRIDGES, PAUSED = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local LANE, REPLY, MISSED, JOURNAL, JOURNAL_WRITER = KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
+local HELD, OPEN = KEYS[17], KEYS[18]
 
 local function now_ms()
     local time = redis.call('TIME')
     return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Counts tasks that are taken and not settled, by the tenth of a second in which they were taken.
+local function count_open(tenth, tasks)
+    if redis.call('HINCRBY', OPEN, tenth, tasks) <= 0 then
+        redis.call('HDEL', OPEN, tenth)  -- below 0: a bridge of a release before took it
+    end
+end
+
+local function tenth_of(first_ms)
+    return string.format('%d', math.floor(tonumber(first_ms) / 100))
+end
+
+-- Notes that these entries are not open any more.
+local function close_entries(entries)
+    local closed = {}
+    for _, entry in ipairs(entries) do
+        local first_ms = string.match(entry, '^%d+ %d+ (%d+)\n')
+        if first_ms then
+            local tenth = tenth_of(first_ms)
+            closed[tenth] = (closed[tenth] or 0) + 1
+        end
+    end
+    for tenth, tasks in pairs(closed) do
+        count_open(tenth, -tasks)
+    end
 end
 
 local function split_record(record)

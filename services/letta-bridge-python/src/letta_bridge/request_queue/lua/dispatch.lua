@@ -25,10 +25,10 @@ local function read_ids(payload)
     if user == nil or user == cjson.null or user == '' then
         user = 'anonymous'
     elseif type(user) == 'number' and user == math.floor(user) and math.abs(user) < 9007199254740992 then
-        user = string.format('%.0f', user)
+        user = string.format('%.0f', user + 0)  -- Python has no -0
     end
     if type(task_id) == 'number' and task_id == math.floor(task_id) and math.abs(task_id) < 9007199254740992 then
-        task_id = string.format('%.0f', task_id)
+        task_id = string.format('%.0f', task_id + 0)
     end
     if type(user) ~= 'string' or #user > longest_lane or string.find(user, '%c') then
         return nil
@@ -103,20 +103,44 @@ if paused ~= '' then
     want = paused == 'intake' and want or 0
 end
 
+local routed = 0
 for _ = 1, intake do
     local payload = redis.call('RPOP', INCOMING) or redis.call('RPOP', REQUESTS)
     if not payload then
         break
     end
     route(payload)
+    routed = routed + 1
+end
+if routed > 0 then
+    count_open(tenth_of(now), routed)
 end
 
-local turns = {}
+local any_held = redis.call('EXISTS', HELD) == 1
+
+-- Whether nothing of this lane is to be begun. A hold whose time is over is forgotten here.
+local function is_held(lane)
+    local held = any_held and redis.call('HGET', HELD, lane)
+    if held and tonumber(string.match(held, '^%d+') or 0) <= now then
+        redis.call('HDEL', HELD, lane)
+        held = false
+    end
+    return held
+end
+
+local turns, passed_over = {}, {}
 while #turns < want do
     local lane = redis.call('LPOP', READY)
     if not lane then
         break
     end
-    turns[#turns + 1] = hand_out(lane)
+    if is_held(lane) then
+        passed_over[#passed_over + 1] = lane
+    else
+        turns[#turns + 1] = hand_out(lane)
+    end
+end
+for _, lane in ipairs(passed_over) do
+    redis.call('RPUSH', READY, lane)
 end
 return { paused, turns }

@@ -47,6 +47,8 @@ local function remember(user, missed)
     end
 end
 
+local closed = {}
+
 local function settle(
     receipt, outcome, reply, channel, response, response_channel, kept, missed_user, missed, dead, journal)
     local record = redis.call('HGET', TURNS, receipt)
@@ -72,6 +74,7 @@ local function settle(
     end
     redis.call('HINCRBY', COUNTERS, 'settled:' .. outcome, 1)
     close_turn(receipt, lane)
+    closed[#closed + 1] = entry
     return 1
 end
 
@@ -83,5 +86,6 @@ for at = FIRST, #ARGV, FIELDS do
     end
     results[#results + 1] = result
 end
+close_entries(closed)
 results[#results + 1] = redis.call('LLEN', READY)
 return results
