@@ -38,6 +38,8 @@ class Ask:
     message_id: str
     taken_at: float
     """The event loop's time."""
+    origin_ms: int | None = None
+    """See :class:`memory_service.records.Memory`."""
 
 
 class Answers:
@@ -160,7 +162,7 @@ class Answers:
             await self._remember_earlier(ask)
             return Settlement([ask.receipt], counts={"answers_not_needed": 1})
         _LOG.info("answered", task_id=task.task_id, reason=handover.reason)
-        stored = await self._remember(response, task.task_id)
+        stored = await self._remember(response, ask)
         return Settlement([ask.receipt], counts={"answered": 1, "stored_ai": stored})
 
     async def _remember_earlier(self, ask: Ask) -> None:
@@ -171,10 +173,11 @@ class Answers:
         except (ValidationError, ResponseError):
             return
         if reply is not None and reply.source == _SOURCE and reply.task_id == ask.task.task_id:
-            await self._remember(_response(reply, ask.message_id), reply.task_id)
+            await self._remember(_response(reply, ask.message_id), ask)
 
-    async def _remember(self, response: AiResponse, task_id: str) -> int:
-        (remembered,) = await self._store.remember([records.of_ai_response(response, task_id=task_id)])
+    async def _remember(self, response: AiResponse, ask: Ask) -> int:
+        memory = records.of_ai_response(response, task_id=ask.task.task_id, origin_ms=ask.origin_ms)
+        (remembered,) = await self._store.remember([memory])
         return int(remembered.stored)
 
 

@@ -108,20 +108,24 @@ class Consumer:
                 _LOG.warning("task_malformed", task_id=error.task_id, reason=str(error))
         outcomes = await self._store.remember([one.memory for one in taken]) if taken else []
         done: list[str] = []
-        stored = 0
+        stored = erased = 0
         for one, outcome in zip(taken, outcomes, strict=True):
             stored += outcome.stored
-            if outcome.refused:
+            erased += outcome.erased
+            if outcome.erased:
+                done.append(one.held.receipt)
+            elif outcome.refused:
                 letters.append(Letter(one.held.payload, "refused", outcome.refused, receipt=one.held.receipt))
                 _LOG.warning("task_refused", task_id=one.task.task_id, reason=outcome.refused)
             elif one.handover is None:
                 done.append(one.held.receipt)
             else:
                 self._accept(one, one.handover)
-            if self._summaries is not None:
+            if self._summaries is not None and not outcome.erased:
                 self._summaries.consider(one.task.user_id, outcome.length)
-        repeated = len(taken) - stored - sum(outcome.refused is not None for outcome in outcomes)
-        await self._queue.settle(Settlement(done, letters, {"stored_user": stored, "repeated": repeated}))
+        repeated = len(taken) - stored - erased - sum(outcome.refused is not None for outcome in outcomes)
+        counts = {"stored_user": stored, "repeated": repeated, "erased": erased}
+        await self._queue.settle(Settlement(done, letters, counts))
 
     def _accept(self, one: _Taken, handover: Handover) -> None:
         self._answers.accept(
@@ -132,6 +136,7 @@ class Consumer:
                 handover=handover,
                 message_id=one.memory.record.message_id,
                 taken_at=asyncio.get_running_loop().time(),
+                origin_ms=one.memory.origin_ms,
             )
         )
 
@@ -150,4 +155,7 @@ def _read(held: Held, limits: Limits) -> _Taken:
         raise MalformedMessage("the task has neither content nor input_file", task_id=task.task_id or None)
     # The bridge's task is answered here, and silence needs no answer: nobody else shall speak then.
     wanted = said and handover is None
-    return _Taken(held, task, handover, records.of_task(task, receipt=held.receipt, require_ai_response=wanted))
+    origins = (held.claimed_ms, handover.taken_ms if handover else None)
+    origin = min((ms for ms in origins if ms is not None), default=None)
+    memory = records.of_task(task, receipt=held.receipt, require_ai_response=wanted, origin_ms=origin)
+    return _Taken(held, task, handover, memory)

@@ -20,9 +20,14 @@ class Memory:
 
     record: MemoryRecord
     update: MemoryUpdate | None = None
+    origin_ms: int | None = None
+    """When what it comes from reached this stack, ms of the Redis server's clock: what an erasure since then forbids to
+    remember. None where that is not known: then ``answers`` tells."""
+    answers: str | None = None
+    """The message it answers; what was erased is not answered."""
 
 
-def of_task(task: Task, *, receipt: str, require_ai_response: bool) -> Memory:
+def of_task(task: Task, *, receipt: str, require_ai_response: bool, origin_ms: int | None = None) -> Memory:
     """A user's message. Its id is the same whenever the same task, or the same receipt of a nameless one, comes."""
     record = MemoryRecord(
         message_id=_id("task", task.user_id, task.task_id) if task.task_id else _id("receipt", receipt),
@@ -49,10 +54,10 @@ def of_task(task: Task, *, receipt: str, require_ai_response: bool) -> Memory:
         timestamp=record.timestamp,
         task_id=task.task_id or None,
     )
-    return Memory(record, update)
+    return Memory(record, update, origin_ms)
 
 
-def of_ai_response(response: AiResponse, *, task_id: str | None = None) -> Memory:
+def of_ai_response(response: AiResponse, *, task_id: str | None = None, origin_ms: int | None = None) -> Memory:
     """An answer. Its id is the same in every instance that hears it.
 
     Nothing is told on ``memory_updates``: that channel is for messages of users.
@@ -75,7 +80,7 @@ def of_ai_response(response: AiResponse, *, task_id: str | None = None) -> Memor
             {"task_id": task_id, **{name: value for name, value in metadata.items() if value}}
         ),
     )
-    return Memory(record)
+    return Memory(record, origin_ms=origin_ms, answers=response.original_message_id)
 
 
 def dump(message: MemoryRecord | MemoryUpdate) -> bytes:
