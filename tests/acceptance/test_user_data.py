@@ -76,7 +76,11 @@ def test_one_user_is_exported_and_erased_and_no_other(command, observe, users, p
 
     assert json.loads(command("user", "erase", gone, "--dry-run", "--json")) == before[gone]
     erased = json.loads(command("user", "erase", gone, "--yes", "--json"))
-    assert {name: count for name, count in erased.items() if name in before[gone]} == before[gone]
+    assert erased["complete"]
+    assert erased["found"] == before[gone]
+    assert set(erased["left"].values()) == {0}
+    # The bridge of this host may be quicker with its session file.
+    assert erased["removed"] | {"sessions_in_file": 0} == before[gone] | {"sessions_in_file": 0}
     assert set(json.loads(command("user", "show", gone, "--json")).values()) == {0}
     assert gone not in {user for user, _ in held(postgres_url)}
     for user in others:

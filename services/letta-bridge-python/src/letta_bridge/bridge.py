@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from letta_bridge import __version__
 from letta_bridge.delivery import Desk
+from letta_bridge.erasure_follower import ErasureFollower
 from letta_bridge.fallback import MemoryPython
 from letta_bridge.guards import Guards, RedisMeter
 from letta_bridge.http.access import require_token
@@ -29,6 +30,7 @@ from letta_bridge.letta.connection import letta_client
 from letta_bridge.message_processor import MessageProcessor
 from letta_bridge.metrics import Scrape, Sources, loop_lag_watched
 from letta_bridge.request_queue import RedisQueue
+from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.session_manager import SessionManager
 from letta_bridge.session_stores import session_store
@@ -39,6 +41,7 @@ from shared_utils import health, logs
 from shared_utils.health import Check
 from shared_utils.persistence.conversation_service import ConversationService
 from shared_utils.persistence.database import Database
+from shared_utils.persistence.file_erasures import FileErasures
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, connect
 from shared_utils.reload import reread
 
@@ -106,6 +109,13 @@ class Bridge:
         self._processor = MessageProcessor(settings, desk, fallback, self.queue, guards)
         process = telemetry.process(self._processor.process)
         self.intake = Intake(self.queue, process, queue, self._accepting, telemetry.recorder)
+        self._erasures = ErasureFollower(
+            RedisErasureLedger(redis, self.queue.keys),
+            self.name,
+            file=FileErasures(settings.data_dir / settings.sessions.file),
+            uploads=settings.data_dir / settings.uploads.root,
+            forget=self.sessions.forget_users,
+        )
         self._scrape = Scrape(
             telemetry.metrics,
             Sources(self.queue, queue.requests, self.sessions, self.servers.states, lambda: self.intake.in_flight),
@@ -129,6 +139,7 @@ class Bridge:
             async with (
                 health.serve(self._app(), host=http.host, port=http.port) as port,
                 loop_lag_watched(self.telemetry.metrics.loop_lag),
+                self._erasures.running(),
                 self.sessions.running(),
                 self._journal.running() if self._journal else contextlib.nullcontext(),
                 self._vectors.worker.running() if self._vectors else contextlib.nullcontext(),

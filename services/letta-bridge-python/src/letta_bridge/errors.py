@@ -20,6 +20,7 @@
     │   ├── UserTokensSpent          its user's token budget of the day is spent
     │   └── TokensSpent              everybody's is
     ├── LeaseLost                    another bridge has this turn now
+    ├── UploadsKept                  a user's files cannot be removed by this process
     └── Hopeless                     the task can never be worked off; `reason` says why, for machines
         └── UploadRefused            input_file is outside the upload root, too large, or not text
 """
@@ -27,6 +28,13 @@
 from __future__ import annotations
 
 from shared_utils.errors import ServiceError
+
+
+class UploadsKept(ServiceError):
+    """A user's uploads cannot be removed here."""
+
+    code = "uploads_kept"
+    retryable = True
 
 
 class LettaError(ServiceError):

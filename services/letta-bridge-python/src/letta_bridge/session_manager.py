@@ -15,6 +15,7 @@ from letta_bridge.agent_maker import CLAIM_SECONDS, AgentMaker
 from letta_bridge.letta.port import LettaPort
 from letta_bridge.settings import AgentSettings, SessionSettings
 from shared_utils import logs
+from shared_utils.persistence.erasures import user_hash
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions import Restoration, Session, SessionStore
 
@@ -115,6 +116,14 @@ class SessionManager:
     def forget(self, user_id: str, persona: str) -> None:
         """Drop what is remembered of a session, so that the store is asked again."""
         self._sessions.pop((user_id, persona), None)
+
+    def forget_users(self, hashes: set[str]) -> None:
+        """Drop what is remembered of the users whose id has one of these SHA-256 values."""
+        for user_id in {user_id for user_id, _ in self._sessions}:
+            if user_hash(user_id) in hashes:
+                for key in [key for key in self._sessions if key[0] == user_id]:
+                    del self._sessions[key]
+        self._used = {session_id: use for session_id, use in self._used.items() if user_hash(use[0][0]) not in hashes}
 
     async def count(self) -> Mapping[str, int]:
         """Sessions in the store; empty while it is away."""

@@ -8,16 +8,17 @@ nothing swapped between the check and the reading leads outside.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import re
+import shutil
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from letta_bridge.errors import UploadRefused
+from letta_bridge.errors import UploadRefused, UploadsKept
+from shared_utils.persistence.erasures import user_hash
 
 _USER_FOLDER: Final = re.compile(r"[0-9a-fA-F]{64}")
 """Any user's folder, also where the file system takes capitals for small letters."""
@@ -26,7 +27,40 @@ _MISSING: Final = "input_file names a file that does not exist or cannot be read
 
 def user_folder(user_id: str) -> str:
     """The name of a user's folder: the SHA-256 of the id in UTF-8, in lower-case hexadecimal digits."""
-    return hashlib.sha256(user_id.encode(errors="surrogatepass")).hexdigest()
+    return user_hash(user_id)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files in a user's folder; nothing that is reached through a link."""
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def remove_files(folder: Path, until: float | None = None) -> int:
+    """Remove a user's folder, or what lies in it since before a moment; how many files that was.
+
+    Args:
+        folder: the user's.
+        until: seconds since 1970: a file whose inode changed later stays; None: nothing stays.
+
+    Raises:
+        UploadsKept: this process may not.
+    """
+    try:
+        if until is None:
+            gone = len(files_of(folder))
+            if folder.exists():
+                shutil.rmtree(folder)
+            return gone
+        old = [path for path in files_of(folder) if path.stat().st_ctime <= until]
+        for path in old:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UploadsKept(
+            f"the uploads in {folder} cannot be removed ({error.strerror}); remove them where it can be written"
+        ) from error
+    return len(old)
 
 
 @dataclass(frozen=True, slots=True)

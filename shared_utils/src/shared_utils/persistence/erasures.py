@@ -70,6 +70,11 @@ class DatabaseErasureLog:
         row = {"erasure_id": erasure.erasure_id, "counts": Jsonb(erasure.counts)}
         await self._database.execute(_SQL["finish" if finished else "note"], row)
 
+    async def lately(self, days: int) -> Mapping[str, int]:
+        """Hash of each user whose erasure was begun within so many days → when the last one was, ms since 1970."""
+        rows = await self._database.fetch(_SQL["lately"], {"seconds": days * 86_400})
+        return {row["user_hash"]: int(row["started_at"].timestamp() * 1000) for row in rows}
+
     async def history(self, user_id: str) -> list[Mapping[str, Any]]:
         """See :class:`ErasureLog`."""
         return list(await self._database.fetch(_SQL["history"], {"user_hash": user_hash(user_id)}))

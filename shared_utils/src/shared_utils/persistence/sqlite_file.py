@@ -89,6 +89,8 @@ class SqliteFile:
             connection.row_factory = sqlite3.Row
             write_ahead(connection)
             connection.execute("PRAGMA synchronous = NORMAL")
+            # What is deleted or replaced would stay readable in the file's free pages.
+            connection.execute("PRAGMA secure_delete = ON")
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
                 self._prepare(connection)

@@ -10,6 +10,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from letta_bridge.doctor.findings import Finding, fail, ok
 from letta_bridge.request_queue import Keys, Outcome, RedisQueue, Settlement
+from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.settings import BridgeSettings
 from shared_utils.redis_connection import RedisClient
@@ -82,6 +83,9 @@ async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys
         await queue.missed("doctor")
         await queue.status()
         await queue.release_strays(set())
+        ledger = RedisErasureLedger(client, keys)
+        await ledger.follow(mark, await ledger.now_ms())
+        await ledger.since(await ledger.now_ms())
         async with client.pipeline(transaction=True) as pipeline:
             pipeline.lpush(keys.handed("1"), 1)
             pipeline.delete(keys.handed("1"))
@@ -100,6 +104,7 @@ async def _clean_up(client: RedisClient, keys: Keys) -> None:
         keys.reply("doctor", "1"),
         keys.missed("doctor"),
         keys.handed("1"),
+        keys.erasures_followed,
     )
     await client.delete(*leftovers)
 

@@ -18,6 +18,7 @@ from letta_bridge.request_queue.journal_backlog import JournalBacklog, JournalEn
 from letta_bridge.settings import JournalSettings
 from shared_utils import logs
 from shared_utils.persistence.conversation_service import ConversationService
+from shared_utils.persistence.erasures import user_hash
 from shared_utils.persistence.errors import PersistenceError, ValueRefused
 from shared_utils.redis_connection import CONNECTION_ERRORS
 
@@ -56,6 +57,8 @@ class Journal:
         self._stopping = asyncio.Event()
         self._done: Sequence[str] = ()
         """Entries that are in the database, and that Redis has not been told of."""
+        self._unchecked: dict[str, tuple[JournalEntry, JournalRows]] = {}
+        """Rows that may be in the database, and whose users may have been erased meanwhile; a batch, by entry."""
         self._dropped: int | None = None
         self._purge_at = 0.0
         self.trouble: str | None = None
@@ -98,6 +101,7 @@ class Journal:
 
     async def _pass(self) -> bool:
         """Write one batch; whether another one is waiting."""
+        await self._remove_erased()
         batch = await self._backlog.take(self._done, _BATCH)
         self._done = ()
         self._note_dropped(batch.dropped)
@@ -117,7 +121,9 @@ class Journal:
         return full
 
     async def _write(self, entries: Sequence[JournalEntry]) -> None:
-        rows = [row for entry in entries if (row := _readable(entry)) is not None]
+        readable = {entry.id: (entry, row) for entry in entries if (row := _readable(entry)) is not None}
+        rows = [row for _, row in readable.values()]
+        self._unchecked |= readable  # before: a transaction whose answer got lost may be through
         try:
             await self._record(rows)
         except ValueRefused:
@@ -128,6 +134,19 @@ class Journal:
                 except ValueRefused as error:
                     _log.error("journal_turn_refused", message_id=row.messages[0].id, error=str(error))
         self._done = [entry.id for entry in entries]
+        await self._remove_erased()
+
+    async def _remove_erased(self) -> None:
+        """Take out again what was written of users who were erased while this bridge held their turns."""
+        if not self._unchecked:
+            return
+        erased = await self._backlog.erased_since(min(entry.settled_ms for entry, _ in self._unchecked.values()))
+        for entry, row in self._unchecked.values() if erased else ():
+            user = row.conversation.user_id
+            if user is not None and erased.get(user_hash(user), -1) >= entry.settled_ms:
+                await self._service.take_back(row.messages)
+                _log.info("journal_turn_erased", message_id=row.messages[0].id)
+        self._unchecked = {}
 
     async def _record(self, rows: Sequence[JournalRows]) -> None:
         await self._service.record(

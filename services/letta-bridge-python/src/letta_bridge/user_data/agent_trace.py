@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Final
 
 from letta_bridge.letta.port import AgentRef, LettaPort
 from letta_bridge.user_data.trace import Counts
@@ -11,6 +12,8 @@ from letta_bridge.user_data.trace import Counts
 
 class AgentTrace:
     """See :class:`Trace`. Every agent that carries the user's tag, of every persona, twins included."""
+
+    name: Final = "agents in Letta"
 
     def __init__(self, letta: LettaPort) -> None:
         self._letta = letta

@@ -16,6 +16,8 @@ _PAGE: Final = 100
 class ConversationTrace:
     """See :class:`Trace`."""
 
+    name: Final = "conversations"
+
     def __init__(self, service: ConversationService) -> None:
         self._service = service
 
