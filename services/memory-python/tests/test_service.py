@@ -226,7 +226,7 @@ async def test_what_cannot_be_honoured_is_buried_with_a_reason(
     await client.lpush(QUEUE, b"\xff\xfe not json")
     await client.lpush(QUEUE, json.dumps({"task_id": "t", "content": "x" * 300_000}))
     await client.lpush(QUEUE, json.dumps({"task_id": "t", "user_id": "ann"}))
-    await push("x", task_id="t", handover=handover("t", version=2))
+    await push("x", task_id="t", handover=handover("t", version=3))
     await push("x", task_id="t", handover=handover("t", answer_ttl="soon"))
     await push("x", handover=handover("t"))
     await client.set("memory:user_sessions:taken", "a string")

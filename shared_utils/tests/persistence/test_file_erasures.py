@@ -9,8 +9,10 @@ from dataclasses import replace
 
 import pytest
 
+from shared_utils.persistence.choices import Choice, imported_opt_out, user_key
 from shared_utils.persistence.erasures import user_hash
 from shared_utils.persistence.failover_sessions import FailoverSessionStore
+from shared_utils.persistence.file_choices import FileChoiceStore
 from shared_utils.persistence.file_erasures import FileErasures
 from shared_utils.persistence.file_sessions import FileSessionStore
 from shared_utils.persistence.memory_sessions import InMemorySessionStore
@@ -62,6 +64,18 @@ async def test_one_user_goes_to_the_byte_and_no_other(path, erasures):
     assert await erasures.count("ada") == {"sessions": 0, "writes": 0, "conflicts": 0}
     assert await erasures.count("bob") == of_bob
     assert await erasures.erase("ada") == {"sessions": 0, "writes": 0, "conflicts": 0}
+
+
+async def test_an_opt_out_of_an_earlier_release_outlives_its_session(path, erasures):
+    store, choices = FileSessionStore(path), FileChoiceStore(path)
+    for user, metadata in {"ada": {"permanent_memory": "no"}, "bob": {"permanent_memory": False}, "cy": {}}.items():
+        await store.save(replace(await store.reserve(user, "default"), metadata=metadata))
+    chosen = Choice(user_key("bob"), permanent_memory=True, chosen_ms=1_000)
+    await choices.merge([chosen])
+    assert await erasures.follow({user_hash(user): 2_000 for user in ("ada", "bob", "cy")}) == 3
+    assert sorted(await choices.page(), key=lambda choice: choice.chosen_ms) == [imported_opt_out("ada"), chosen]
+    await choices.close()
+    await store.close()
 
 
 async def test_to_look_makes_no_file(path, erasures):

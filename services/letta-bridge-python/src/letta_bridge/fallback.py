@@ -102,13 +102,21 @@ class MemoryPython:
     """The fallback over Redis."""
 
     def __init__(
-        self, client: RedisClient, listener: RedisClient, keys: Keys, settings: FallbackSettings, queue: QueueSettings
+        self,
+        client: RedisClient,
+        listener: RedisClient,
+        keys: Keys,
+        settings: FallbackSettings,
+        queue: QueueSettings,
+        *,
+        tenant: str = "",
     ) -> None:
         self._client = client
         self._listener = ChannelListener(listener, queue.task_response)
         self._keys = keys
         self._settings = settings
         self._queue = queue
+        self._tenant = tenant
         self._ttl = min(MAX_ANSWER_TTL, int(max(queue.reply_ttl, settings.timeout * 4)))
         self._relay = AnswerRelay(client)
 
@@ -158,6 +166,8 @@ class MemoryPython:
         if await self._client.exists(handed):
             return
         handover = Handover(
+            version=2 if self._tenant else 1,
+            tenant=self._tenant or None,
             answer_key=self._keys.fallback(wait.number),
             answer_ttl=self._ttl,
             responses_channel=self._queue.responses,

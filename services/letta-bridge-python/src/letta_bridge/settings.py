@@ -5,16 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, SecretStr, field_validator, model_validator
 
 from shared_utils.embeddings import EmbeddingSettings
 from shared_utils.errors import SettingsError
 from shared_utils.limits import MAX_CHANNEL_LENGTH, MAX_QUEUE_NAME_LENGTH, MAX_REPLY_TTL, TaskLimits
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.vectors.vector_settings import VectorSettings
-from shared_utils.settings import Loaded, LogSettings, RedisSettings, Section, TextList, load, setting
+from shared_utils.settings import (
+    Loaded,
+    LogSettings,
+    RedisSettings,
+    Section,
+    TenantSettings,
+    TextList,
+    load,
+    setting,
+)
 
 Route = Literal["letta", "memory-python"]
 
@@ -235,7 +244,7 @@ class JournalSettings(Section):
 class UploadSettings(Section):
     """What input_file may name."""
 
-    root: str = setting("uploads", "UPLOAD_ROOT", doc="directory; relative to the data directory")
+    root: str = setting("uploads", "UPLOAD_ROOT", doc="directory; relative to the data directory of the tenant")
     max_bytes: int = setting(262_144, doc="size of a file at most", reload=True, ge=1)
     shared: bool = setting(
         False,
@@ -266,6 +275,7 @@ class BridgeSettings(BaseModel):
 
     redis: RedisSettings = RedisSettings()
     logs: LogSettings = LogSettings()
+    tenant: TenantSettings = TenantSettings()
     queue: QueueSettings = QueueSettings()
     letta: LettaSettings = LettaSettings()
     agents: AgentSettings = AgentSettings()
@@ -279,6 +289,12 @@ class BridgeSettings(BaseModel):
     uploads: UploadSettings = UploadSettings()
     bridge: HttpSettings = HttpSettings()
 
+    @model_validator(mode="after")
+    def _use_tenant_schema(self) -> Self:
+        # Applied once here: a caller that forgot it would read another tenant's schema.
+        object.__setattr__(self, "database", self.database.of_tenant(self.tenant.name))
+        return self
+
     @property
     def journals(self) -> bool:
         """Whether answered turns are journalled."""
@@ -288,6 +304,21 @@ class BridgeSettings(BaseModel):
     def data_dir(self) -> Path:
         """Where run-time data lies."""
         return Path(self.bridge.data_dir)
+
+    @property
+    def tenant_dir(self) -> Path:
+        """Directory of this tenant's local state."""
+        return self.data_dir / f"tenant-{self.tenant.name}" if self.tenant.name else self.data_dir
+
+    @property
+    def session_file(self) -> Path:
+        """File of sessions and choices, used without a database and during an outage."""
+        return self.tenant_dir / self.sessions.file
+
+    @property
+    def upload_dir(self) -> Path:
+        """Directory that holds a folder of uploads for each user of this tenant."""
+        return self.tenant_dir / self.uploads.root
 
 
 def read_settings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -14,8 +15,10 @@ from letta_bridge.user_data.agent_trace import AgentTrace
 from letta_bridge.user_data.erasure import UserData
 from letta_bridge.user_data.session_trace import SessionTrace
 from letta_bridge.user_data.trace import ErasureBusy
+from shared_utils.persistence.choices import imported_opt_out
 from shared_utils.persistence.erasures import FileErasureLog
 from shared_utils.persistence.errors import PersistenceError
+from shared_utils.persistence.file_choices import FileChoiceStore
 from shared_utils.persistence.file_sessions import FileSessionStore
 
 USERS = tuple(f"用户{number}" for number in range(20))
@@ -144,6 +147,15 @@ async def test_erasing_one_user_touches_no_other(everywhere):
     for user in USERS:
         assert await everywhere.count(user) == ({"agents": 0, "sessions": 0} if user == "用户7" else everything)
     assert removed(await everywhere.erase("用户7")) == {"agents": 0, "sessions": 0}
+
+
+async def test_an_opt_out_of_an_earlier_release_outlives_its_session(sessions, tmp_path):
+    choices = FileChoiceStore(tmp_path / "choices.db")
+    for user, metadata in {"ada": {"permanent_memory": False}, "bo": {"permanent_memory": True}, "cy": {}}.items():
+        await sessions.save(replace(await sessions.reserve(user, "default"), metadata=metadata))
+        assert await SessionTrace(sessions, choices=choices).erase(user) == {"sessions": 1}
+    assert await choices.page() == [imported_opt_out("ada")]
+    await choices.close()
 
 
 async def test_the_lane_is_held_and_quiet_before_anything_goes(everywhere, lane):

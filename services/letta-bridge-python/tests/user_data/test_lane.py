@@ -126,6 +126,54 @@ async def test_a_turn_in_flight_from_a_shared_lane_is_waited_for(client, queue, 
     assert await lane.quiet("Ada") == 0
 
 
+async def lose_the_hand_out(client, queue, other):
+    """Redis loses its writes while Ada's turn is in flight: the turn is restored beside a later one of hers."""
+    await queue.exchange([], 1)
+    await client.lpush("letta_requests", b'{"task_id":"t1","user_id":"Ada"}')
+    (turn,) = (await queue.exchange([], 1)).turns
+    await client.flushdb()
+    await client.lpush("letta_requests", b'{"task_id":"t2","user_id":"Ada"}')
+    (later,) = (await other.exchange([], 1)).turns
+    assert (await queue.exchange([], 1)).turns == []
+    assert await queue.restore([turn]) == set()
+    return turn, later
+
+
+async def test_a_restored_turn_in_a_lane_of_its_own_is_waited_for(client, queue, lane):
+    turn, later = await lose_the_hand_out(client, queue, RedisQueue(client, client, QueueSettings(), "other"))
+    async with lane.held("Ada"):
+        await RedisQueue(client, client, QueueSettings(), "other").exchange(
+            [Settlement(later.receipt, Outcome.LETTA, user_id="Ada", task_id="t2", reply=b"{}")], 0
+        )
+        with pytest.raises(ErasureBusy):
+            await lane.quiet("Ada")
+        await lane.quiet("Ada~again")
+        await queue.exchange([Settlement(turn.receipt, Outcome.LETTA, user_id="Ada", task_id="t1", reply=b"{}")], 0)
+        assert await lane.quiet("Ada") == 0
+
+
+async def test_a_restored_task_that_waits_in_a_lane_of_its_own_is_refused(client, queue, lane):
+    other = RedisQueue(client, client, QueueSettings(), "other")
+    await lose_the_hand_out(client, queue, other)
+    for receipt in await client.zrange(queue.keys.leases, 0, -1):
+        await client.zadd(queue.keys.leases, {receipt: 1})
+    async with lane.held("Ada"):
+        assert (await other.exchange([], 5)).turns == []
+        assert await lane.quiet("Ada") == 2
+    assert await client.llen(queue.keys.ready) == 0
+    assert [key async for key in client.scan_iter(match="*:lane:*")] == []
+
+
+async def test_an_agent_in_the_making_is_waited_for(client, queue):
+    lane = UserLane(client, QueueSettings(), patience=0.3, personas=("default", "cat"))
+    await client.set(queue.keys.creating("Ada", "cat"), "token", px=60_000)
+    with pytest.raises(ErasureBusy, match="making an agent"):
+        await lane.quiet("Ada")
+    assert await lane.quiet("Bo") == 0
+    await client.pexpire(queue.keys.creating("Ada", "cat"), 200)
+    assert await UserLane(client, QueueSettings(), patience=30, personas=("default", "cat")).quiet("Ada") == 0
+
+
 async def test_sixty_waiting_tasks_are_refused_while_the_one_in_flight_ends(client, queue):
     lane = UserLane(client, QueueSettings(), patience=30)
     for number in range(61):

@@ -121,6 +121,24 @@ async def test_a_turn_in_flight_is_waited_for(client, queue, trace, lane):
     assert (await trace.erase("u1"))["kept_replies"] == 1
 
 
+@pytest.mark.parametrize("lane", ["~3", "~full:3", "u1~again:0017-1"])
+async def test_a_record_set_aside_in_another_lane_goes_with_its_user(client, trace, lane):
+    about = {"v": 2, "code": "unreadable_record", "lane": lane, "user_id": lane}
+    entry = "7 1 1\n" + payload("u1", 1)
+    bodies = {"entry": entry, "turn": f"bridge v2\n{lane}\n{entry}", "journal": '{}\n{"user_id":"u1"}'}
+    for kind, body in bodies.items():
+        for owner in ("u1", "a:b"):
+            letter = (
+                json.dumps(about | {"record": kind}) + "\n" + body.replace("u1-1", "t").replace('"u1"', f'"{owner}"')
+            )
+            await client.lpush("{letta_requests}:dead", letter)
+    assert (await trace.count("u1"))["dead_letters"] == 3
+    assert (await trace.erase("u1"))["dead_letters"] == 3
+    left = await client.lrange("{letta_requests}:dead", 0, -1)
+    assert len(left) == 3
+    assert all(b'"a:b"' in letter for letter in left)
+
+
 async def test_all_of_it_is_exported(client, queue, trace, tmp_path):
     await fill(client, queue)
     counts = await trace.export("小明", tmp_path)

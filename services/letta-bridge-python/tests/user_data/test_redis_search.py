@@ -46,6 +46,8 @@ PLACES = {
     f"{Q}missed:ada": "list",
     f"{Q}reply:ada:t1": "string",
     f"{Q}rate:ada": "string",
+    f"{Q}creating:ada:default": "string",
+    f"{Q}lane:ada~again:0017-1": "list",
     f"{Q}fallback:7-1": "string",
     f"{Q}replies": "stream",
     f"{Q}journal": "stream",
@@ -64,6 +66,8 @@ PLACES = {
     "memory:{user_input_queue}:processing:x": "hash",
     "memory:a_new_kind": "string",
 }
+
+ESCAPED = (f"{Q}reply:", f"{Q}creating:")
 
 
 async def put(client, key, kind, user):
@@ -97,14 +101,17 @@ async def test_a_user_is_found_in_every_kind_of_key(client):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("user", ["a", "a:b", "a%3Ab", "*", "a*", "[a]", "reply", "~7", "", "user_id", "lanes", "held"])
+@pytest.mark.parametrize(
+    "user", ["a", "a:b", "a%3Ab", "*", "a*", "[a]", "reply", "~7", "", "user_id", "lanes", "held", "complete"]
+)
 async def test_users_whose_ids_look_alike_are_told_apart(client, user):
     search = RedisSearch(client, BridgeSettings())
     others = {"a", "a:b", "a%3Ab", "*", "a*", "[a]", "b"} - {user}
+    await client.hset(f"{Q}choices", mapping={"complete": "1", "generation": "a", "changes": "3"})
     for other in others:
         for key, kind in PLACES.items():
-            await put(client, key.replace(":ada", f":{other.replace('%', '%25').replace(':', '%3A')}"
-                                          if ":reply:" in key else f":{other}"), kind, other)  # fmt: skip
+            escaped = other.replace("%", "%25").replace(":", "%3A") if key.startswith(ESCAPED) else other
+            await put(client, key.replace(":ada", f":{escaped}"), kind, other)
     assert await search.find(user) == []
 
 

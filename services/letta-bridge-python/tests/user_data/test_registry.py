@@ -17,6 +17,7 @@ from shared_utils.persistence.migration import migrations
 QUEUE = "QueueTrace"
 LANE = "UserLane.quiet"
 NOBODY = "names no user"
+CHOICE = "a user's choice about permanent memory, under a hash; outlives an erasure"
 HASH = "a user's hash and a time, no words; bounded by age and number"
 
 OF_KEYS = {
@@ -29,6 +30,10 @@ OF_KEYS = {
     "lane_prefix": LANE,
     "held": "the erasure's own hold, lifted at its end",
     "open": NOBODY,
+    "choices": CHOICE,
+    "identity": NOBODY,
+    "call_prefix": NOBODY,
+    "creating_prefix": "waited for by UserLane.quiet; expires within a minute",
     "replies": QUEUE,
     "reply_prefix": QUEUE,
     "dead": QUEUE,
@@ -74,6 +79,7 @@ OF_TABLES = {
     "agent_checkpoint_values": "CheckpointTrace, with their thread",
     "agent_checkpoint_writes": "CheckpointTrace, with their thread",
     "erasures": HASH,
+    "user_choices": CHOICE,
     "vector_models": NOBODY,
     "vector_sync": NOBODY,
 }
@@ -83,6 +89,7 @@ OF_FILE_TABLES = {
     "session_journal_uses": "SessionFileTrace, with their session",
     "session_conflicts": "SessionFileTrace",
     "erasures_followed": HASH,
+    "user_choices": CHOICE,
 }
 _MADE = re.compile(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)")
 

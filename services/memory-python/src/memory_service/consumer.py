@@ -50,6 +50,7 @@ class Consumer:
         *,
         settings: MemorySettings,
         limits: Limits,
+        tenant: str = "",
     ) -> None:
         self._queue = queue
         self._store = store
@@ -58,6 +59,7 @@ class Consumer:
         self._outage = outage
         self._settings = settings
         self._limits = limits
+        self._tenant = tenant
         self._recover = True
         self._adopt_at = 0.0
 
@@ -102,7 +104,7 @@ class Consumer:
         taken: list[_Taken] = []
         for held in batch:
             try:
-                taken.append(_read(held, self._limits))
+                taken.append(_read(held, self._limits, self._tenant))
             except MalformedMessage as error:
                 letters.append(Letter(held.payload, error.code, str(error), receipt=held.receipt))
                 _LOG.warning("task_malformed", task_id=error.task_id, reason=str(error))
@@ -141,11 +143,11 @@ class Consumer:
         )
 
 
-def _read(held: Held, limits: Limits) -> _Taken:
+def _read(held: Held, limits: Limits, tenant: str) -> _Taken:
     # A task handed over was within the bridge's limits, which may be others, and has grown by the handover itself.
     marked = _HANDOVER_MARK in held.payload
     task = parse_task(held.payload, BOUNDS if marked else limits)
-    handover = read_handover(task)
+    handover = read_handover(task, tenant)
     if marked and handover is None:
         task = parse_task(held.payload, limits)
     elif handover is not None and handover.task_id is not None:

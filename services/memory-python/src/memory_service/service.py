@@ -74,7 +74,14 @@ class Service:
         )
         limits = settings.queue.limits
         self._consumer = Consumer(
-            self._queue, self._store, self._answers, self._summaries, outage, settings=memory, limits=limits
+            self._queue,
+            self._store,
+            self._answers,
+            self._summaries,
+            outage,
+            settings=memory,
+            limits=limits,
+            tenant=settings.tenant.name,
         )
         self._listener = AiListener(client, self._store, self._queue, self._summaries, outage, limits=limits)
         self._upkeep = Upkeep(client, self._store, memory, outage, self._keys.counters)

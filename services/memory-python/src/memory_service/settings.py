@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from pydantic import ConfigDict, Field, SecretStr, model_validator
 
 from shared_utils.embeddings import EmbeddingSettings
 from shared_utils.limits import MAX_QUEUE_NAME_LENGTH, TaskLimits
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.vectors.vector_settings import VectorSettings
-from shared_utils.settings import LogSettings, RedisSettings, Section, setting
+from shared_utils.settings import LogSettings, RedisSettings, Section, TenantSettings, setting
 
 
 class HttpSettings(Section):
@@ -140,7 +142,13 @@ class ServiceSettings(Section):
     queue: QueueLimits = Field(default_factory=QueueLimits)
     redis: RedisSettings = Field(default_factory=RedisSettings)
     logs: LogSettings = Field(default_factory=LogSettings)
+    tenant: TenantSettings = Field(default_factory=TenantSettings)
     database: DatabaseConfig = Field(default_factory=DatabaseConfig)
     vectors: VectorSettings = Field(default_factory=VectorSettings)
     embeddings: EmbeddingSettings = Field(default_factory=EmbeddingSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
+
+    @model_validator(mode="after")
+    def _use_tenant_schema(self) -> Self:
+        object.__setattr__(self, "database", self.database.of_tenant(self.tenant.name))
+        return self

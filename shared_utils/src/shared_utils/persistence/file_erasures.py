@@ -1,7 +1,8 @@
 """Erasures followed in the session file: what it holds of a user goes, whenever this host learns of the erasure.
 
 The file may hold sessions, writes that wait for the database, uses and conflicts. Which erasures it has followed stands
-in it too, so that a file brought back from a backup follows them once more.
+in it too, so that a file brought back from a backup follows them once more. An opt-out in a session of an earlier
+release is kept as a choice, which outlives an erasure (choices.py).
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
+from shared_utils.persistence.choices import imported_opt_out
 from shared_utils.persistence.erasures import user_hash
+from shared_utils.persistence.file_choices import merge_choices
 from shared_utils.persistence.session_rows import prepare
 from shared_utils.persistence.sqlite_file import SqliteFile
 from shared_utils.persistence.statements import statements
 
 _SQL: Final = statements("file_erasures")
+_SESSIONS: Final = statements("file_sessions")
 _LOG_TRIES: Final = 40
 _LOG_PAUSE_SECONDS: Final = 0.05
 _KEPT: Final = 100_000
@@ -89,6 +93,8 @@ _COUNTED: Final = ("sessions", "writes", "conflicts")
 
 def _erase(connection: sqlite3.Connection, digests: Collection[str]) -> int:
     users = [row["user_id"] for row in connection.execute(_SQL["users"]) if user_hash(row["user_id"]) in digests]
+    opted_out = {row["user_id"] for row in connection.execute(_SESSIONS["opted_out_users"])}
+    merge_choices(connection, map(imported_opt_out, opted_out.intersection(users)))
     return sum(
         connection.execute(_SQL[name], {"user_id": user}).rowcount
         for user in users

@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from letta_bridge.cli.choice import choice_record, choice_text
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit
 from letta_bridge.cli.output import plain, print_json, print_table
 from letta_bridge.redis_trouble import explained
@@ -17,6 +18,7 @@ from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.uploads import user_folder
 from letta_bridge.user_data.erasure import UserData
+from letta_bridge.user_data.files import write_json
 from letta_bridge.user_data.places import user_data
 from letta_bridge.user_data.report import BEYOND_REACH, ErasureReport
 from letta_bridge.user_data.trace import Counts
@@ -50,8 +52,15 @@ _OTHER_SECONDS = 600.0
 
 @app.command()
 def show(user: UserArgument, *, as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Count what there is of a user."""
-    _tell(_ask(settings_or_exit(config), lambda data: data.count(user)), as_json=as_json, did="there")
+    """Count a user's data in every store, and show the user's choice about permanent memory."""
+    settings = settings_or_exit(config)
+    counts = _ask(settings, lambda data: data.count(user))
+    choice = choice_record(settings, user)
+    if as_json:
+        print_json({**counts, "permanent_memory": choice["permanent_memory"]})
+        return
+    _tell(counts, as_json=False, did="there")
+    typer.echo(f"permanent memory: {choice_text(choice)}")
 
 
 @app.command()
@@ -65,7 +74,9 @@ def export(
     """Write all of it to a directory: agent files, and a line of JSON for everything else."""
     if to.exists() and any(to.iterdir()):
         fail(f"{to} is not empty; name a new directory", Exit.USAGE)
-    counts = _ask(settings_or_exit(config), lambda data: data.export(user, to))
+    settings = settings_or_exit(config)
+    write_json(to / "choice.json", choice_record(settings, user))  # before the export, whose manifest completes it
+    counts = _ask(settings, lambda data: data.export(user, to))
     _tell(counts, as_json=as_json, did=f"written to {to}")
 
 
@@ -73,7 +84,7 @@ def export(
 def folder(user: UserArgument, *, config: ConfigOption = None) -> None:
     """Print the directory that holds the user's uploads, the only one from which a task of theirs may name files."""
     settings = settings_or_exit(config)
-    typer.echo(settings.data_dir / settings.uploads.root / user_folder(user))
+    typer.echo(settings.upload_dir / user_folder(user))
 
 
 @app.command()
@@ -95,8 +106,9 @@ def erase(
     """Remove all of it for good, and look through every place whether anything is left.
 
     No turn of the user begins meanwhile; tasks that wait, or come until it is done, get an error reply with the code
-    'erased'. A message the user sends afterwards begins anew, with a new agent. It can be repeated: where it broke off,
-    it goes on. An audit row stays: a hash of the user's id, when it was, and how much went.
+    'erased'. It can be repeated: where it broke off, it goes on. A later message of the user gets a new agent, unless
+    the user has opted out of permanent memory: the choice is kept under a hash of the user id. So is an audit row, with
+    the time and the counts.
     """
     settings = settings_or_exit(config)
     if dry_run:

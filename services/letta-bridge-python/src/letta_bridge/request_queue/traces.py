@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, cast
 
 from letta_bridge.request_queue.admin import DeadLetter, QueueAdmin
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.request_queue.keys import Keys, per_task
-from letta_bridge.request_queue.port import shared_lanes
+from letta_bridge.request_queue.port import RESTORED_LANE, shared_lanes, user_of_restored
 from letta_bridge.request_queue.reply_stream import BEGINNING, ReplyStream
 from letta_bridge.request_queue.scripts import ScriptRunner, read
 from letta_bridge.settings import QueueSettings
@@ -24,6 +24,8 @@ _FORGET_MISSED: Final = read("forget_missed")
 _PAGE: Final = 500
 _FORGOTTEN: Final = 20
 """Waiting tasks dropped by one call: they come back, to be answered."""
+_RECORD_LINES: Final = 3
+"""Lines before the payload in the record of a turn; an entry has one."""
 _WRITER_PATIENCE_SECONDS: Final = 60.0
 """For the journal's writer to look again: twice its lease."""
 
@@ -56,11 +58,18 @@ class UserTraces:
         if self._user_id not in self._shared_lanes and await self._client.hexists(self._keys.lanes, self._user_id):
             return True
         receipts = await self._client.hmget(self._keys.lanes, list(self._shared_lanes))
+        restored = self._client.hscan_iter(self._keys.lanes, match=glob_escaped(self._user_id + RESTORED_LANE) + "*")
+        receipts += [receipt async for _, receipt in cast("AsyncIterator[tuple[bytes, bytes]]", restored)]
         for receipt in filter(None, receipts):
             record = await self._client.hget(self._keys.turns, cast("str", receipt))
             if isinstance(record, bytes) and self._is_mine(record.split(b"\n", 3)[-1]):
                 return True
         return False
+
+    async def creating(self, personas: Sequence[str]) -> bool:
+        """Whether an agent of theirs may be in the making, by the leases on its creation."""
+        leases = [await self._client.exists(self._keys.creating(self._user_id, persona)) for persona in personas]
+        return any(leases)
 
     async def waiting(self) -> AsyncIterator[bytes]:
         """The payloads that wait for their turn, oldest first: in lanes, then those nobody has taken yet."""
@@ -68,7 +77,7 @@ class UserTraces:
             lane = [entry async for entry in list_items(self._client, self._keys.lane(self._user_id))]
             for entry in reversed(lane):
                 yield _payload(entry)
-        async for _, entry in self._in_shared_lanes():
+        async for _, entry in self._in_other_lanes():
             yield _payload(entry)
         for key in (self._keys.incoming, self._keys.requests):
             mine = [payload async for payload in list_items(self._client, key) if self._is_mine(payload)]
@@ -85,7 +94,7 @@ class UserTraces:
             for payload in mine:
                 for _ in range(await self._client.lrem(key, 0, cast("str", payload))):
                     yield payload
-        for lane, entry in [found async for found in self._in_shared_lanes()]:
+        for lane, entry in [found async for found in self._in_other_lanes()]:
             for dropped in await self._scripts.run(_FORGET, lane, 0, entry):
                 yield _payload(dropped)
         if self._user_id not in self._shared_lanes:
@@ -172,10 +181,11 @@ class UserTraces:
         return gone
 
     async def dead(self) -> AsyncIterator[DeadLetter]:
-        """Their dead letters, those that name nobody a reader of tasks would understand included."""
+        """Their dead letters, those whose body alone tells whose they are included."""
         async for letter in self._admin.dead():
-            if letter.about.get("user_id") == self._user_id or (
-                letter.about.get("user_id") is None and self._is_mine(await self.payload(letter))
+            named = letter.about.get("user_id")
+            if named == self._user_id or (
+                (named is None or self._is_lane_of_any(named)) and self._is_in(await self.payload(letter))
             ):
                 yield letter
 
@@ -190,12 +200,27 @@ class UserTraces:
             return 0
         return len([letter async for letter in self._admin.sweep(lambda one: one.digest in mine, retry=False)])
 
-    async def _in_shared_lanes(self) -> AsyncIterator[tuple[str, bytes]]:
-        """Lane and entry of each task of theirs that waits among others'."""
-        for lane in self._shared_lanes:
+    async def _in_other_lanes(self) -> AsyncIterator[tuple[str, bytes]]:
+        """Lane and entry of each task of theirs that waits in another lane than their own."""
+        for lane in (*self._shared_lanes, *await self._restored_lanes()):
             async for entry in list_items(self._client, self._keys.lane(lane)):
                 if self._is_mine(_payload(entry)):
                     yield lane, entry
+
+    async def _restored_lanes(self) -> list[str]:
+        """Lanes beside their own in which a task waits; ``restore.lua`` makes them, and an expired lease fills them."""
+        begin = (self._user_id + RESTORED_LANE).encode()
+        ready = [lane async for lane in list_items(self._client, self._keys.ready) if lane.startswith(begin)]
+        return [lane.decode(errors="replace") for lane in dict.fromkeys(ready)]
+
+    def _is_lane_of_any(self, named: object) -> bool:
+        """Whether it is a lane, which a record that was set aside names, and not a user's own one."""
+        return named in self._shared_lanes or (isinstance(named, str) and user_of_restored(named) == self._user_id)
+
+    def _is_in(self, body: bytes) -> bool:
+        """Whether a letter's body is theirs: a task, or a record with a task or its reply behind lines of its own."""
+        lines = body.split(b"\n", _RECORD_LINES)
+        return any(self._is_mine(b"\n".join(lines[start:])) for start in range(len(lines)))
 
     def _is_mine(self, payload: bytes) -> bool:
         return ownership(payload, self._user_id) is Ownership.THEIRS

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
+from letta_bridge.agent_spec import user_tags
 from letta_bridge.letta.port import AgentRef, LettaPort
 from letta_bridge.user_data.trace import Counts
 
@@ -15,8 +16,9 @@ class AgentTrace:
 
     name: Final = "agents in Letta"
 
-    def __init__(self, letta: LettaPort) -> None:
+    def __init__(self, letta: LettaPort, tenant: str = "") -> None:
         self._letta = letta
+        self._tenant = tenant
 
     async def count(self, user_id: str) -> Counts:
         """See :class:`Trace`."""
@@ -37,7 +39,7 @@ class AgentTrace:
         return {"agents": sum(gone)}
 
     async def _agents(self, user_id: str) -> list[AgentRef]:
-        return await self._letta.find_agents(("bridge", f"user:{user_id}"))
+        return await self._letta.find_agents(user_tags(self._tenant, user_id))
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
@@ -30,16 +31,24 @@ class UserLane:
         settings: the queue's.
         patience: seconds to wait for a turn in flight.
         hold_patience: seconds to wait for another erasure of the same user; by default as many.
+        personas: each may have an agent in the making.
     """
 
     def __init__(
-        self, client: RedisClient, settings: QueueSettings, patience: float, *, hold_patience: float | None = None
+        self,
+        client: RedisClient,
+        settings: QueueSettings,
+        patience: float,
+        *,
+        hold_patience: float | None = None,
+        personas: Sequence[str] = ("default",),
     ) -> None:
         keys = Keys(settings.requests)
         self._client = client
         self._settings = settings
         self._patience = patience
         self._hold_patience = patience if hold_patience is None else hold_patience
+        self._personas = personas
         self._holds = Holds(client, keys)
         self._bridges = RedisErasureLedger(client, keys)
         self._memory = RedisErasureLedger(client, keys, key=ERASURES)
@@ -51,8 +60,11 @@ class UserLane:
     async def quiet(self, user_id: str) -> int:
         """Refuse what waits, and wait for the end of the turn in flight; how many tasks were refused.
 
+        An agent whose creation was requested may appear in Letta after the turn has ended: the lease on its creation is
+        waited for as well.
+
         Raises:
-            ErasureBusy: a turn of this user did not end in time.
+            ErasureBusy: a turn of this user, or the creation of an agent, did not end in time.
         """
         traces = UserTraces(self._client, self._settings, user_id)
         clock = asyncio.get_running_loop().time
@@ -63,6 +75,12 @@ class UserLane:
                 raise ErasureBusy(
                     f"a turn of this user has been in flight for {self._patience:g} s; wait for its end "
                     "(letta-bridge lanes) and run this again, or with a longer --wait"
+                )
+            await asyncio.sleep(_LOOK_SECONDS)
+        while await traces.creating(self._personas):
+            if clock() >= until:
+                raise ErasureBusy(
+                    "Letta may still be making an agent of this user; run this again in a minute, or with a longer wait"
                 )
             await asyncio.sleep(_LOOK_SECONDS)
         return refused + await self._refuse_waiting(traces)

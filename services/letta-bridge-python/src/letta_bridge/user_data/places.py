@@ -23,6 +23,7 @@ from shared_utils.memories import can_be_kept, open_memories
 from shared_utils.persistence.conversation_service import ConversationService
 from shared_utils.persistence.database import Database
 from shared_utils.persistence.database_checkpoints import DatabaseCheckpoints
+from shared_utils.persistence.database_choices import DatabaseChoiceStore
 from shared_utils.persistence.database_sessions import DatabaseSessionStore
 from shared_utils.persistence.erasures import DatabaseErasureLog, ErasureLog, FileErasureLog
 from shared_utils.redis_connection import close, connect
@@ -51,10 +52,10 @@ async def user_data(
         traces: list[Trace] = [
             QueueTrace(client, settings.queue),
             ShortTermTrace(client, settings.fallback.queue),
-            AgentTrace(letta),
+            AgentTrace(letta, settings.tenant.name),
         ]
-        path = settings.data_dir / settings.sessions.file
-        audit: ErasureLog = FileErasureLog(settings.data_dir / "erasures.jsonl")
+        path = settings.session_file
+        audit: ErasureLog = FileErasureLog(settings.tenant_dir / "erasures.jsonl")
         in_database = settings.database.db_url is not None
         in_file = SessionFileTrace(path, "sessions_in_file" if in_database else "sessions")
         held.push_async_callback(in_file.close)
@@ -66,12 +67,13 @@ async def user_data(
             traces += [
                 ConversationTrace(ConversationService(database)),
                 CheckpointTrace(DatabaseCheckpoints(database)),
-                SessionTrace(DatabaseSessionStore(database)),
+                SessionTrace(DatabaseSessionStore(database), choices=DatabaseChoiceStore(database)),
             ]
         if can_be_kept(settings.vectors, settings.database):
             vectors = open_memories(settings.vectors, settings.database)
             held.push_async_callback(vectors.close)
             traces.append(VectorTrace(vectors))
-        traces.append(UploadTrace(settings.data_dir / settings.uploads.root))
-        lane = UserLane(client, settings.queue, patience, hold_patience=hold_patience)
+        traces.append(UploadTrace(settings.upload_dir))
+        personas = tuple(settings.agents.personas)
+        lane = UserLane(client, settings.queue, patience, hold_patience=hold_patience, personas=personas)
         yield UserData(traces, audit, lane, RedisSearch(client, settings))

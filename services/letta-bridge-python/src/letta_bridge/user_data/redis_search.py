@@ -13,7 +13,7 @@ from typing import Any, Final
 from redis.asyncio.cluster import RedisCluster
 
 from letta_bridge.request_queue.keys import Keys
-from letta_bridge.request_queue.port import shared_lanes
+from letta_bridge.request_queue.port import RESTORED_LANE, shared_lanes
 from letta_bridge.settings import BridgeSettings
 from shared_utils.memory_keys import SURVEY, QueueKeys, seen, seen_before, summary_pause, user_session
 from shared_utils.redis_connection import RedisClient
@@ -50,7 +50,7 @@ class RedisSearch:
             for key in page:
                 if self._names(key, user_id):
                     found.append(_text(key))
-                elif not self._is_another_users(key):
+                elif not self._is_another_users(key, user_id):
                     unnamed.append(key)
             found += [_text(key) async for key in self._holding(unnamed, user_id)]
         return sorted(found)
@@ -72,6 +72,7 @@ class RedisSearch:
         """Keys whose names of counters and services say nothing of users, and those where tasks wait."""
         keys, memory = self._keys, QueueKeys(self._input)
         yield from (keys.counters, keys.paused, keys.bridges, keys.erasures_followed)
+        yield from (keys.choices, keys.identity)  # the choices outlive an erasure, under digests
         yield from (memory.counters, memory.instances, SURVEY)
         yield from (keys.incoming, keys.ready, *map(keys.lane, (user_id, *shared_lanes())))
 
@@ -97,12 +98,15 @@ class RedisSearch:
             *(keys.missed(user_id), keys.rate_prefix + user_id),
             *(messages, seen(messages), seen_before(messages), summary_pause(messages)),
         )
-        return key in {name.encode() for name in names} or key.startswith(keys.reply(user_id, "").encode())
+        per_task = (keys.reply(user_id, "").encode(), keys.creating(user_id, "").encode())
+        return key in {name.encode() for name in names} or key.startswith(per_task)
 
-    def _is_another_users(self, key: bytes) -> bool:
+    def _is_another_users(self, key: bytes, user_id: str) -> bool:
         keys = self._keys
+        if key.startswith(keys.lane(user_id + RESTORED_LANE).encode()):
+            return False  # one of this user's lanes, or a user's whose id looks like one
         per_user = (
-            *(keys.lane_prefix, keys.missed_prefix, keys.rate_prefix, keys.reply_prefix),
+            *(keys.lane_prefix, keys.missed_prefix, keys.rate_prefix, keys.reply_prefix, keys.creating_prefix),
             *("memory:user_sessions:", "memory:seen:", "memory:summary_pause:"),
         )
         return key.startswith(tuple(prefix.encode() for prefix in per_user))

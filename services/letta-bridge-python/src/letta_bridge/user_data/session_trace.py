@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 from letta_bridge.user_data.files import write_json_lines
 from letta_bridge.user_data.trace import Counts
+from shared_utils.persistence.choices import ChoiceStore, imported_opt_out
 from shared_utils.persistence.file_erasures import FileErasures
 from shared_utils.persistence.file_sessions import FileSessionStore
 from shared_utils.persistence.sessions import Session, SessionStore
@@ -16,11 +18,18 @@ _PAGE: Final = 100
 
 
 class SessionTrace:
-    """See :class:`Trace`; ``name`` tells one store's sessions from another's."""
+    """See :class:`Trace`.
 
-    def __init__(self, store: SessionStore, name: str = "sessions") -> None:
+    Args:
+        store: the sessions.
+        name: tells one store's sessions from another's.
+        choices: keeps the opt-out that an earlier release wrote into a session; None where the store only is read.
+    """
+
+    def __init__(self, store: SessionStore, name: str = "sessions", *, choices: ChoiceStore | None = None) -> None:
         self.name = name
         self._store = store
+        self._choices = choices
 
     async def count(self, user_id: str) -> Counts:
         """See :class:`Trace`."""
@@ -35,7 +44,10 @@ class SessionTrace:
     async def erase(self, user_id: str) -> Counts:
         """See :class:`Trace`."""
         gone = 0
-        for session in await self._all(user_id):
+        sessions = await self._all(user_id)
+        if self._choices is not None and _opted_out(sessions):
+            await self._choices.merge([imported_opt_out(user_id)])
+        for session in sessions:
             gone += await self._store.delete(session.session_id, hard=True)
         return {self.name: gone}
 
@@ -46,6 +58,12 @@ class SessionTrace:
             found += page.sessions
             if len(page.sessions) < _PAGE:
                 return found
+
+
+def _opted_out(sessions: Sequence[Session]) -> bool:
+    """See :meth:`SessionStore.opted_out_users`."""
+    opted_in = any(session.is_active and session.metadata.get("permanent_memory") is True for session in sessions)
+    return any(not session.permanent_memory and (session.is_active or not opted_in) for session in sessions)
 
 
 class SessionFileTrace:
