@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,32 @@ class AgentRef:
     name: str
     tags: tuple[str, ...] = ()
     created_at: str = ""
+
+    @property
+    def former_ids(self) -> tuple[str, ...]:
+        """Ids this agent had before it was restored from a backup, in no particular order; see :func:`former_tag`."""
+        return tuple(tag.removeprefix(FORMER_TAG) for tag in self.tags if tag.startswith(FORMER_TAG))
+
+
+FORMER_TAG: Final = "formerly:"
+"""+ id of an agent before a restore. ``restore`` writes it, one for each restore; it is deleted with the agent."""
+RESTORE_TAG: Final = "restored-from:"
+"""+ id of the backup an agent was last restored from. ``restore`` writes it; it is deleted with the agent."""
+
+
+def former_tag(agent_id: str) -> str:
+    """The tag of an agent that had this id before it was restored.
+
+    A restored agent has a new id, and with it the idempotency keys of its turns change. Its messages keep the otids
+    that they were sent with. So a turn that may have been sent before the restore is looked for under the key of each
+    of :attr:`AgentRef.former_ids`, too.
+    """
+    return f"{FORMER_TAG}{agent_id}"
+
+
+def restore_tag(backup_id: str) -> str:
+    """The tag of an agent that was restored from this backup."""
+    return f"{RESTORE_TAG}{backup_id}"
 
 
 @dataclass(frozen=True, slots=True)
