@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from letta_bridge.letta.port import AgentSpec, Block
+from letta_bridge.letta.port import FORMER_TAG, RESTORE_TAG, AgentSpec, Block
 from letta_bridge.settings import AgentSettings
 
 
 def agent_tags(user_id: str, persona: str) -> tuple[str, ...]:
     """Agents with all of these are the user's."""
     return ("bridge", f"user:{user_id}", f"persona:{persona}")
+
+
+def identity_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """Those of an agent's tags that say whose it is, without those that say what became of it."""
+    return tuple(tag for tag in tags if not tag.startswith((FORMER_TAG, RESTORE_TAG)))
 
 
 def agent_spec(settings: AgentSettings, user_id: str, persona: str, language: str | None) -> AgentSpec:
