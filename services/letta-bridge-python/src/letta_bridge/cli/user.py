@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -13,6 +14,7 @@ from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settin
 from letta_bridge.cli.output import print_json, print_table
 from letta_bridge.redis_trouble import explained
 from letta_bridge.settings import BridgeSettings
+from letta_bridge.user_data.agent_trace import CONTENTS
 from letta_bridge.user_data.erasure import UserData
 from letta_bridge.user_data.places import user_data
 from letta_bridge.user_data.trace import Counts
@@ -43,11 +45,17 @@ def export(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Write all of it to a directory: agent files, and a line of JSON for everything else."""
+    """Write all of it to a directory, for its owner only: every agent whole, and a line of JSON for everything else.
+
+    `agents/contents.json` says what is in each agent's file and what could not be carried. It is complete once there is
+    `manifest.json`.
+    """
     if to.exists() and any(to.iterdir()):
         fail(f"{to} is not empty; name a new directory", Exit.USAGE)
     counts = _ask(settings_or_exit(config), lambda data: data.export(user, to))
     _tell(counts, as_json=as_json, did=f"written to {to}")
+    if counts.get("agents") and not as_json:
+        typer.echo(f"not carried: {'; '.join(_not_carried(to / CONTENTS))}")
 
 
 @app.command()
@@ -72,6 +80,11 @@ def erase(
     if not yes and not typer.confirm(f"Erase everything of user {user!r}?", err=True):
         fail("nothing was erased", Exit.FAILED)
     _tell(_ask(settings, lambda data: data.erase(user), wait=wait), as_json=as_json, did="erased")
+
+
+def _not_carried(contents: Path) -> list[str]:
+    said = json.loads(contents.read_bytes())
+    return [*said["never_carried"], *dict.fromkeys(what for agent in said["agents"] for what in agent["not_carried"])]
 
 
 def _ask(settings: BridgeSettings, work: Callable[[UserData], Awaitable[_Result]], *, wait: float = 0) -> _Result:

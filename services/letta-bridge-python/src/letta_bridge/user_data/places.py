@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from letta_bridge.letta.connection import letta_client
+from letta_bridge.letta.connection import agent_store, letta_client
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.user_data.agent_trace import AgentTrace
 from letta_bridge.user_data.conversation_trace import ConversationTrace
@@ -43,7 +43,9 @@ async def user_data(settings: BridgeSettings, *, patience: float) -> AsyncIterat
         held.push_async_callback(close, client)
         letta = letta_client(settings.letta)
         held.push_async_callback(letta.close)
-        traces: list[Trace] = [QueueTrace(client, settings.queue, patience), AgentTrace(letta)]
+        agents = AgentTrace(letta, agent_store(letta))
+        held.push_async_callback(agents.close)
+        traces: list[Trace] = [QueueTrace(client, settings.queue, patience), agents]
         path = settings.data_dir / settings.sessions.file
         audit: ErasureLog = FileErasureLog(settings.data_dir / "erasures.jsonl")
         sessions: SessionStore = FileSessionStore(path)
