@@ -8,7 +8,6 @@ active ones although its turn goes on.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import uuid
 from collections import Counter, deque
@@ -209,27 +208,6 @@ class InMemoryLetta:
         ids = [passage.passage_id for passage in listed]
         start = ids.index(after) + 1 if after is not None else 0
         return listed[start : start + limit]
-
-    async def export_agent(self, agent_id: str) -> bytes:
-        """The agent as JSON."""
-        await self._reached()
-        agent = self._existing(agent_id)
-        content = {"id": agent_id, "name": agent.ref.name, "tags": agent.ref.tags, "messages": agent.history}
-        return json.dumps({"agents": [content], "tools": [{"name": name} for name in agent.spec.tools]}).encode()
-
-    async def import_agent(self, content: bytes) -> AgentRef:
-        """A new agent from what ``export_agent`` gave."""
-        await self._reached()
-        try:
-            exported = json.loads(content)
-            agent, tools = exported["agents"][0], exported["tools"]
-            name, tags, messages = agent["name"], tuple(agent["tags"]), list(agent["messages"])
-        except (ValueError, KeyError, IndexError, TypeError):
-            raise LettaRejected("Letta refused the request: not an agent file.") from None
-        spec = AgentSpec(name, tags, "", None, "letta_v1_agent", (), tuple(tool["name"] for tool in tools))
-        ref = AgentRef(f"agent-{uuid.uuid4()}", name, tags, datetime.now(UTC).isoformat())
-        self._agents[ref.agent_id] = FakeAgent(ref, spec, messages)
-        return ref
 
     async def delete_agent(self, agent_id: str) -> bool:
         """Delete it. False where it was gone already."""

@@ -193,16 +193,6 @@ class LettaClient:
             for passage in _objects(response.http_response)
         ]
 
-    async def export_agent(self, agent_id: str) -> bytes:
-        """The agent as an agent file (JSON, UTF-8), with its messages."""
-        async with _failures(reads=True):
-            response = await self._sdk.agents.with_raw_response.export_file(agent_id)
-        return response.http_response.content
-
-    async def import_agent(self, content: bytes) -> AgentRef:
-        """A new agent from an agent file."""
-        return await self.get_agent(await self.import_agent_file(content))
-
     async def import_agent_file(
         self, content: bytes | BinaryIO, *, variables: Mapping[str, str] | None = None, timeout: float | None = None
     ) -> str:

@@ -238,17 +238,6 @@ class LettaPort(Protocol):
         """
         ...
 
-    async def export_agent(self, agent_id: str) -> bytes:
-        """The agent as an agent file (JSON, UTF-8). Raises AgentGone."""
-        ...
-
-    async def import_agent(self, content: bytes) -> AgentRef:
-        """A new agent from an agent file: its memory, messages and tags, under an id of its own.
-
-        Not idempotent: look for its tags first. Raises LettaRejected where the file is not one.
-        """
-        ...
-
     async def delete_agent(self, agent_id: str) -> bool:
         """Delete it with the memory that is only its own. False where it was gone already."""
         ...
