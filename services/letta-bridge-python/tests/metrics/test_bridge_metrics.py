@@ -218,7 +218,6 @@ async def test_metered_letta_hands_everything_on(metered):
     assert (await letta.find_turn(agent.agent_id, "nothing")).answer is None
     await letta.cancel(agent.agent_id, [])
     assert await letta.history(agent.agent_id) == await metered.rig.letta.history(agent.agent_id)
-    assert await letta.export_agent(agent.agent_id)
     assert await letta.delete_agent(agent.agent_id)
     assert await letta.health()
     await letta.close()

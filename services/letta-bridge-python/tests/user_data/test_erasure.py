@@ -10,6 +10,7 @@ import pytest
 
 from letta_bridge.errors import LettaUnavailable
 from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
+from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
 from letta_bridge.user_data import erasure as erasure_module
 from letta_bridge.user_data.agent_trace import AgentTrace
 from letta_bridge.user_data.erasure import UserData
@@ -132,7 +133,8 @@ async def everywhere(letta, sessions, audit, lane):
             agent = await letta.create_agent(spec)
             await letta.send(agent.agent_id, [TurnMessage("user", f"我是{user}", f"{user}-{persona}")], timeout=5)
             await sessions.reserve(user, persona)
-    return UserData((AgentTrace(letta), SessionTrace(sessions)), audit, lane, Found())
+    traces = (AgentTrace(letta, InMemoryAgentStore(letta)), SessionTrace(sessions))
+    return UserData(traces, audit, lane, Found())
 
 
 def removed(report):
@@ -276,12 +278,18 @@ async def test_tasks_that_come_after_the_last_refusal_are_no_leftover(audit, lan
 
 async def test_an_export_is_complete_with_its_manifest(everywhere, tmp_path):
     folder = tmp_path / "export"
-    assert await everywhere.export("用户3", folder) == {"agents": 2, "sessions": 2}
+    counts = {"agents": 2, "agent_messages": 6, "agent_passages": 0, "sessions": 2}
+    assert await everywhere.export("用户3", folder) == counts
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     assert manifest["user_id"] == "用户3"
-    files = list((folder / "agents").glob("*.af"))
-    assert len(files) == 2
+    files, snapshots = ([*(folder / "agents").glob(f"*.{ending}")] for ending in ("af", "jsonl"))
+    assert len(files) == len(snapshots) == 2
     assert all("我是用户3" in json.dumps(json.loads(file.read_bytes()), ensure_ascii=False) for file in files)
+    assert all("我是用户3" in file.read_text("utf-8") for file in snapshots)
+    contents = json.loads((folder / "agents" / "contents.json").read_text("utf-8"))
+    assert {about["file"] for about in contents["agents"]} == {file.name for file in snapshots}
+    assert contents["never_carried"]
+    assert {oct(file.stat().st_mode & 0o777) for file in folder.rglob("*") if file.is_file()} == {"0o600"}
     rows = [json.loads(line) for line in (folder / "sessions.jsonl").read_text("utf-8").splitlines()]
     assert {row["persona"] for row in rows} == {"default", "cat"}
 

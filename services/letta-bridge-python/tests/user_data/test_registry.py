@@ -82,6 +82,7 @@ OF_TABLES = {
     "user_choices": CHOICE,
     "vector_models": NOBODY,
     "vector_sync": NOBODY,
+    "restores": NOBODY,
 }
 OF_FILE_TABLES = {
     "agent_sessions": "SessionFileTrace",

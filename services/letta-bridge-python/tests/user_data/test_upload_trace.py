@@ -43,6 +43,7 @@ async def test_they_are_exported_as_they_are_without_links(root, tmp_path):
     assert await UploadTrace(root).export("ada", tmp_path / "export") == {"uploads": 2}
     exported = tmp_path / "export" / "uploads"
     assert sorted(str(path.relative_to(exported)) for path in exported.rglob("*.txt")) == ["note.txt", "voice/one.txt"]
+    assert {oct(path.stat().st_mode & 0o777) for path in exported.rglob("*.txt")} == {"0o600"}
 
 
 async def test_without_a_directory_there_is_nothing(tmp_path):

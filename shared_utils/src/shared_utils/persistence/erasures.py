@@ -17,6 +17,7 @@ from shared_utils.persistence.database import Database
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions import utc_now
 from shared_utils.persistence.statements import statements
+from shared_utils.private_files import create
 
 _SQL: Final = statements("erasures")
 
@@ -112,7 +113,7 @@ class FileErasureLog:
 
     def _append(self, line: Mapping[str, Any]) -> None:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            create(self._path)
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -17,6 +18,7 @@ from letta_bridge.request_queue.holds import Holds
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.uploads import user_folder
+from letta_bridge.user_data.agent_trace import CONTENTS
 from letta_bridge.user_data.erasure import UserData
 from letta_bridge.user_data.files import write_json
 from letta_bridge.user_data.places import user_data
@@ -71,13 +73,19 @@ def export(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Write all of it to a directory: agent files, and a line of JSON for everything else."""
+    """Write all of it to a directory, for its owner only: every agent whole, and a line of JSON for everything else.
+
+    `agents/contents.json` says what is in each agent's file and what could not be carried. It is complete once there is
+    `manifest.json`.
+    """
     if to.exists() and any(to.iterdir()):
         fail(f"{to} is not empty; name a new directory", Exit.USAGE)
     settings = settings_or_exit(config)
     write_json(to / "choice.json", choice_record(settings, user))  # before the export, whose manifest completes it
     counts = _ask(settings, lambda data: data.export(user, to))
     _tell(counts, as_json=as_json, did=f"written to {to}")
+    if counts.get("agents") and not as_json:
+        typer.echo(f"not carried: {'; '.join(_not_carried(to / CONTENTS))}")
 
 
 @app.command()
@@ -125,6 +133,11 @@ def erase(
         _tell_report(report)
     if not report.complete:
         fail("not everything could be erased; run this again when what is named above can be reached", Exit.FAILED)
+
+
+def _not_carried(contents: Path) -> list[str]:
+    said = json.loads(contents.read_bytes())
+    return [*said["never_carried"], *dict.fromkeys(what for agent in said["agents"] for what in agent["not_carried"])]
 
 
 @app.command()

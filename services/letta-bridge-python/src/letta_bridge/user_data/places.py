@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from letta_bridge.letta.connection import letta_client
+from letta_bridge.letta.connection import agent_store, letta_client
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.user_data.agent_trace import AgentTrace
 from letta_bridge.user_data.checkpoint_trace import CheckpointTrace
@@ -49,10 +49,12 @@ async def user_data(
         held.push_async_callback(close, client)
         letta = letta_client(settings.letta)
         held.push_async_callback(letta.close)
+        agents = AgentTrace(letta, agent_store(letta), settings.tenant.name)
+        held.push_async_callback(agents.close)
         traces: list[Trace] = [
             QueueTrace(client, settings.queue),
             ShortTermTrace(client, settings.fallback.queue),
-            AgentTrace(letta, settings.tenant.name),
+            agents,
         ]
         path = settings.session_file
         audit: ErasureLog = FileErasureLog(settings.tenant_dir / "erasures.jsonl")

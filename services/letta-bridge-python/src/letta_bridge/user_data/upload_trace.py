@@ -9,6 +9,7 @@ from typing import Final
 
 from letta_bridge.uploads import files_of, remove_files, user_folder
 from letta_bridge.user_data.trace import Counts
+from shared_utils.private_files import replacing
 
 
 class UploadTrace:
@@ -42,5 +43,5 @@ class UploadTrace:
 
 
 def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    with source.open("rb") as reading, replacing(target) as writing:
+        shutil.copyfileobj(reading, writing)
