@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from shared_utils import health
 from shared_utils.health import Check
+from shared_utils.remembered import Remembered
 
 
 class Service:
@@ -19,6 +20,10 @@ class Service:
     def __init__(self):
         self.redis = Check("redis", ok=True, detail="pong", required=True)
         self.letta = Check("letta", ok=True, detail="0.16.8")
+        self.stopping = False
+
+    def own_checks(self):
+        return [] if not self.stopping else [Check("intake", ok=False, detail="draining", required=True)]
 
     async def checks(self):
         return [self.redis, self.letta]
@@ -33,6 +38,24 @@ class Service:
         self.letta = Check("letta", ok=False, detail="breaker open")
 
 
+class CountingService(Service):
+    """One that takes its time, and counts how often it is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = 0
+
+    async def checks(self):
+        self.asked += 1
+        await asyncio.sleep(0)
+        return await super().checks()
+
+    async def summary(self):
+        self.asked += 1
+        await asyncio.sleep(0)
+        return await super().summary()
+
+
 class BrokenService(Service):
     """One that must not be asked."""
 
@@ -40,9 +63,9 @@ class BrokenService(Service):
         raise AssertionError("asked")
 
 
-def application(service):
+def application(service, fresh=0.0):
     app = FastAPI()
-    app.include_router(health.router(service))
+    app.include_router(health.router(service, fresh=fresh))
     return app
 
 
@@ -63,6 +86,51 @@ async def test_being_alive_depends_on_nothing():
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         answer = await client.get("/livez")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+async def test_a_hundred_callers_ask_the_dependencies_once():
+    service = CountingService()
+    transport = httpx.ASGITransport(application(service, fresh=60.0))
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        answers = await asyncio.gather(*(client.get(path) for path in ["/health", "/readyz"] * 50))
+    assert {answer.status_code for answer in answers} == {200}
+    assert service.asked == 2  # once for the checks, once for the summary
+
+
+async def test_a_service_that_stops_is_not_ready_at_once():
+    service = Service()
+    transport = httpx.ASGITransport(application(service, fresh=60.0))
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        assert (await client.get("/readyz")).status_code == 200
+        service.stopping = True
+        assert (await client.get("/readyz")).status_code == 503
+
+
+async def test_an_error_is_not_remembered():
+    answers = iter([OSError("away"), "back"])
+
+    async def ask():
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    remembered = Remembered(ask, 60.0)
+    with pytest.raises(OSError, match="away"):
+        await remembered()
+    assert [await remembered(), await remembered()] == ["back", "back"]
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health"])
+async def test_head_is_answered_like_get(http, path):
+    answer = await http.head(path)
+    assert answer.status_code == 200
+
+
+async def test_a_dependencys_words_are_shown_without_passwords(http, service):
+    service.letta = Check("letta", ok=False, detail="cannot reach http://bridge:hunter2@letta:8283")
+    assert "hunter2" not in (await http.get("/health")).text
+    assert "hunter2" not in (await http.get("/readyz?verbose")).text
 
 
 async def test_a_service_with_everything_is_ready(http):

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared_utils.errors import MalformedMessage
+from shared_utils.limits import Limits
 from shared_utils.messages import (
     MAX_SAFE_INTEGER,
     AiResponse,
     ErrorReply,
     Handover,
-    Limits,
     MemoryMetadata,
     MemoryRecord,
     MemoryUpdate,

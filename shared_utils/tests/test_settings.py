@@ -140,10 +140,29 @@ def test_a_secret_may_lie_in_a_file(checkout, tmp_path):
     assert both.settings.redis.password.get_secret_value() == "plain"
 
 
-def test_an_empty_secret_file_counts_as_not_set(checkout, tmp_path):
+@pytest.mark.parametrize("content", ["", "\n", " \t\n"])
+def test_an_empty_secret_file_is_refused(checkout, tmp_path, content):
     secret = tmp_path / "secret"
-    secret.write_text("\n", encoding="utf-8")
-    assert checkout.read(environ={"REDIS_PASSWORD_FILE": str(secret)}).settings.redis.password is None
+    secret.write_text(content, encoding="utf-8")
+    refusal = checkout.refusal(environ={"REDIS_PASSWORD_FILE": str(secret)})
+    assert refusal.startswith(f"REDIS_PASSWORD_FILE names {secret}, which is empty")
+
+
+def test_another_empty_file_counts_as_not_set(checkout, tmp_path):
+    empty = tmp_path / "empty"
+    empty.write_text("\n", encoding="utf-8")
+    assert checkout.read(environ={"LETTA_API_URL_FILE": str(empty)}).settings.letta.api_urls == ("http://a",)
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t\n"])
+def test_a_blank_secret_is_refused_wherever_it_stands(checkout, blank):
+    sentence = "the secret letta.api_key (from {}) is empty; give it a value, or leave it out"
+    assert checkout.refusal({"letta": {"api_key": blank}}) == sentence.format(checkout.main)
+    assert checkout.refusal({}, {"letta": {"api_key": blank}}) == sentence.format(checkout.local)
+    if blank:
+        assert checkout.refusal({}, {}, {"LETTA_API_KEY": blank}) == sentence.format("LETTA_API_KEY")
+    else:
+        assert checkout.read({}, {}, {"LETTA_API_KEY": blank}).settings.letta.api_key is None
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"], ids=["missing", "not text"])

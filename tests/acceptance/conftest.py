@@ -4,15 +4,79 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import time
 from collections import Counter, defaultdict
+from pathlib import Path
 
+import psycopg
 import pytest
 import redis
+from psycopg import sql
 
 from letta_bridge.letta.letta_client import LettaClient
+from local_stack.programs import program
 
 QUEUE = "letta_requests"
+EVERYTHING = """
+    SELECT table_schema, table_name FROM information_schema.tables
+    WHERE table_type = 'BASE TABLE' AND table_schema NOT IN ('pg_catalog', 'information_schema')
+"""
+
+
+class Place:
+    """Where to look: one Redis, some databases, some directories."""
+
+    def __init__(self, client, databases, directories):
+        self.client = client
+        self.databases = databases
+        self.directories = directories
+
+    def holding(self, *needles):
+        """Names of all keys, tables and files that hold one of these texts, in any of the forms they are written in."""
+        forms = {form for needle in needles for form in (needle.encode(), json.dumps(needle)[1:-1].encode())}
+        return sorted({*self._keys(forms), *self._tables(forms), *self._files(forms)})
+
+    def _keys(self, forms):
+        for key in self.client.scan_iter(count=1000):
+            held = [key, *self._items(key)]
+            if any(form in item for form in forms for item in held):
+                yield f"redis {key.decode(errors='replace')}"
+
+    def _items(self, key):
+        match self.client.type(key):
+            case b"string":
+                return [self.client.get(key)]
+            case b"list":
+                return self.client.lrange(key, 0, -1)
+            case b"hash":
+                return [item for pair in self.client.hgetall(key).items() for item in pair]
+            case b"set":
+                return list(self.client.smembers(key))
+            case b"zset":
+                return self.client.zrange(key, 0, -1)
+            case b"stream":
+                return [item for _, fields in self.client.xrange(key) for pair in fields.items() for item in pair]
+        raise AssertionError(f"{key} is of a type this test does not know")
+
+    def _tables(self, forms):
+        for url in self.databases:
+            with psycopg.connect(url, autocommit=True) as connection:
+                for schema, table in connection.execute(EVERYTHING).fetchall():
+                    query = sql.SQL("SELECT t::text FROM {} AS t").format(sql.Identifier(schema, table))
+                    rows = [row.encode() for (row,) in connection.execute(query)]
+                    # A tuple's text doubles quotes and backslashes.
+                    plain = [row.replace(b'""', b'"').replace(b"\\\\", b"\\") for row in rows]
+                    if any(form in row for form in forms for row in plain):
+                        yield f"table {schema}.{table}"
+
+    def _files(self, forms):
+        for directory in self.directories:
+            for path in Path(directory).rglob("*"):
+                if path.is_file():
+                    content = path.read_bytes()
+                    if any(form in content or form in str(path).encode() for form in forms):
+                        yield f"file {path.relative_to(directory)}"
 
 
 class Observer:
@@ -137,3 +201,44 @@ def users(request):
     """Ids nobody else uses: the Letta server is shared by all tests."""
     tag = f"{request.node.name[:24]}-{time.monotonic_ns():x}"
     return lambda count: [f"用户{number}-{tag}" for number in range(count)]
+
+
+@pytest.fixture
+def place_of():
+    """Where a word may lie: ``place_of(redis client, database URLs, directories).holding(word)``."""
+    return Place
+
+
+@pytest.fixture
+def command_of():
+    """``command_of(bridge)(ARGUMENT, …)``: letta-bridge in that bridge's environment; exit code, output, errors."""
+
+    def made(bridge):
+        def run(*arguments, timeout=120, **variables):
+            done = subprocess.run(
+                [program("letta-bridge"), *arguments],
+                env={**bridge.environment, **variables},
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+            return done.returncode, done.stdout, done.stderr
+
+        return run
+
+    return made
+
+
+@pytest.fixture
+def until():
+    """Wait until a condition holds, and return what it gave: ``until(condition, "what did not happen")``."""
+
+    def wait(condition, what, timeout=90.0):
+        deadline = time.monotonic() + timeout
+        while not (found := condition()):
+            assert time.monotonic() < deadline, f"{what} after {timeout} s"
+            time.sleep(0.05)
+        return found
+
+    return wait

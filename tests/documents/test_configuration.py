@@ -33,9 +33,13 @@ def test_the_sections_of_config_json_are_those_of_the_services():
     assert set(SECTIONS) == {name for model in MODELS for name in model.model_fields}
 
 
-def test_sections_of_both_services_are_the_same():
+def test_settings_that_both_services_read_are_defined_once():
     for name in BridgeSettings.model_fields.keys() & ServiceSettings.model_fields.keys():
-        assert BridgeSettings.model_fields[name].annotation is ServiceSettings.model_fields[name].annotation
+        of_bridge = BridgeSettings.model_fields[name].annotation.model_fields
+        of_memory = ServiceSettings.model_fields[name].annotation.model_fields
+        assert of_memory.keys() <= of_bridge.keys()
+        for setting, field in of_memory.items():
+            assert (field.default, field.metadata) == (of_bridge[setting].default, of_bridge[setting].metadata)
 
 
 def test_no_variable_sets_two_settings():

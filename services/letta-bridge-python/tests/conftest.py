@@ -55,7 +55,7 @@ class FakeFallback:
         if self.canned:
             text = "I cannot answer now."
         if self.foreign:
-            return FallbackAnswer(text, None)
+            return FallbackAnswer(text, None, json.dumps({"text": text}).encode())
         reply = {
             "task_id": task.task_id,
             "user_id": task.user_id,

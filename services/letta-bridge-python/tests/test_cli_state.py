@@ -217,6 +217,18 @@ def test_without_a_database_there_is_nothing_to_migrate(call):
     assert "DATABASE_URL" in call("sessions", "migrate", "--to", "database", code=2).stderr
 
 
+def test_migrate_makes_a_listed_table_of_vectors_that_is_missing(call, database_variables):
+    call("migrate", **database_variables)
+    call("vectors", "prepare", "small", "3", **database_variables)
+    with psycopg.connect(database_variables["DATABASE_URL"], autocommit=True) as connection:
+        connection.execute("DROP TABLE letta_bridge.passage_embeddings_1")
+    missing = printed(call("migrate", "--check", "--json", code=1, **database_variables))
+    assert missing == {"missing": [], "vector_tables_missing": ["passage_embeddings_1"]}
+    assert "letta-bridge vectors sync" in call("migrate", **database_variables).stdout
+    call("migrate", "--check", **database_variables)
+    call("vectors", "stats", **database_variables)
+
+
 def test_migrate_says_what_is_missing_and_makes_it(call, database_variables):
     everything = [{"number": step.number, "name": step.name} for step in migrations()]
     missing = printed(call("migrate", "--check", "--json", code=1, **database_variables))

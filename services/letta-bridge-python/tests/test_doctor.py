@@ -15,7 +15,7 @@ import redis
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from letta_bridge.doctor import Level, examine
+from letta_bridge.doctor import Level, data_dir, examine
 from letta_bridge.request_queue import PauseMode
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.settings import BridgeSettings
@@ -394,6 +394,17 @@ async def test_a_disk_that_is_really_full_is_named(settings, small_disk):
             pass
     level, text = await the_one(settings(), "disk.write")
     assert (level, "No space left" in text, "DATA_DIR" in text) == (Level.FAIL, True, True)
+
+
+async def test_a_session_file_that_everybody_can_read_is_named(settings, tmp_path):
+    """As releases before made it."""
+    assert not [finding async for finding in data_dir.examine(settings()) if finding.subject == "disk.private"]
+    file = tmp_path / "data" / "sessions.db"
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.chmod(0o644)
+    [finding] = [finding async for finding in data_dir.examine(settings()) if finding.subject == "disk.private"]
+    assert finding.level is Level.WARN
+    assert str(file) in finding.says
 
 
 async def test_a_data_directory_that_is_none_is_named(settings, tmp_path):

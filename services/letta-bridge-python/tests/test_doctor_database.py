@@ -11,7 +11,10 @@ from psycopg import sql
 from letta_bridge.doctor import Level, database
 from letta_bridge.settings import BridgeSettings
 from opengauss_double import Accounts
+from shared_utils.persistence.database import Database
 from shared_utils.persistence.migration import migrate
+from shared_utils.persistence.table_copy import mend_vector_tables
+from shared_utils.persistence.vectors import DatabasePassageStore, VectorSettings
 
 pytestmark = pytest.mark.integration
 
@@ -60,6 +63,21 @@ async def test_a_fit_database_has_nothing_wrong(url):
         ("database", "database.schema", "database.rights", "database.connections"), Level.OK
     )
     assert found["database"][1].startswith(("PostgreSQL 1", "openGauss 5.0.0", "openGauss 7.0.0"))
+
+
+async def test_a_list_of_vectors_without_its_tables_is_named_and_migrate_mends_it(url):
+    """What a restore by an earlier release left."""
+    settings = settings_for(url)
+    store = DatabasePassageStore(Database(settings.database), VectorSettings())
+    await store.prepare("small", 3)
+    await store.close()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP TABLE letta_bridge.passage_embeddings_1")
+    found = await report(settings)
+    assert found["database.vectors"][0] is Level.FAIL
+    assert "passage_embeddings_1 are listed and missing; run letta-bridge migrate" in found["database.vectors"][1]
+    assert await mend_vector_tables(settings.database) == ["passage_embeddings_1"]
+    assert "database.vectors" not in await report(settings)
 
 
 @pytest.mark.parametrize(("generate", "level"), [(True, Level.WARN), (False, Level.FAIL)])

@@ -12,6 +12,7 @@ from letta_bridge.errors import EmptyAnswer, LettaRejected, LettaUnavailable, Tu
 from letta_bridge.letta import TurnAnswer
 from letta_bridge.letta.fake import echo
 from letta_bridge.turn_lease import TurnLease, clock
+from letta_bridge.uploads import user_folder
 from shared_utils.persistence.sessions import Session
 
 
@@ -333,7 +334,8 @@ async def test_somebody_elses_memory_answer_is_published_by_the_bridge(rig):
     await rig.work_off()
     (reply,) = rig.replies()
     assert reply.items() >= {"source": "memory-python", "memory_updated": False, "response_text": "short: hi"}.items()
-    assert not [channel for channel, _ in rig.shelf.published if channel.startswith("task_response:")]
+    told = [json.loads(text) for channel, text in rig.shelf.published if channel == "task_response:t1"]
+    assert told == [{"text": "short: hi"}]
 
 
 async def test_our_memorys_answer_is_kept_but_not_published_twice(rig):
@@ -414,9 +416,9 @@ async def test_a_defect_in_the_bridge_costs_one_task_and_no_more(rig):
     assert json.loads(rig.shelf.dead[0][0])["code"] == "internal"
 
 
-async def test_an_upload_is_read_inside_its_root_only(rig, tmp_path):
-    uploads = tmp_path / "uploads"
-    uploads.mkdir()
+async def test_an_upload_is_read_inside_its_users_folder_only(rig, tmp_path):
+    uploads = tmp_path / "uploads" / user_folder("ada")
+    uploads.mkdir(parents=True)
     (uploads / "note.txt").write_text("留言", encoding="utf-8")
     (tmp_path / "secret.txt").write_text("secret", encoding="utf-8")
     (uploads / "link.txt").symlink_to(tmp_path / "secret.txt")

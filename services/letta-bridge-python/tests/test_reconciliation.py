@@ -9,7 +9,7 @@ import uuid
 import pytest
 
 from letta_bridge.errors import EarlierTurnRunning, TurnInterrupted
-from letta_bridge.letta import FoundTurn, FoundTurns, TurnAnswer, TurnState
+from letta_bridge.letta import FoundTurn, FoundTurns, TurnAnswer, TurnState, turn_otid
 from letta_bridge.missed_turns import Fate, MissedTurn, read
 from letta_bridge.reconciliation import PresentTurn, Reconciliation
 from shared_utils.messages import dump
@@ -68,7 +68,7 @@ def present(*, ended=False, deserted=False):
     return PresentTurn("9-1", "t9", time.time(), "hello", ended=ended, is_deserted=lambda: deserted)
 
 
-async def reconciled(letta, *turns, present=None, patience=0.0):
+async def reconciled(letta, *turns, present=None, former_ids=(), patience=0.0):
     kept = read([dump(turn) for turn in turns])
     looks = []
     result = await Reconciliation(
@@ -76,6 +76,7 @@ async def reconciled(letta, *turns, present=None, patience=0.0):
         AGENT,
         kept,
         present,
+        former_ids=former_ids,
         patience=patience,
         is_dead=lambda began: began == DEAD,
         looked=lambda: looks.append(1),
@@ -94,6 +95,20 @@ async def test_an_earlier_turn_is_pending_with_the_fate_that_shows(found, fate):
 async def test_a_turn_the_agent_was_told_of_is_resolved():
     told = FoundTurn(TurnState.ABSENT, told=True)
     assert await reconciled(Letta([told, ABSENT]), missed(1), missed(2)) == (None, [("2-1", Fate.ABSENT)], {"1-1"})
+
+
+async def test_a_restored_agent_is_looked_through_for_what_was_sent_to_it_before():
+    former = f"agent-{uuid.UUID(int=8)}"
+    letta = Letta([ABSENT, STORED, ABSENT, STORED])
+    earlier = missed(1, agent_id=former)
+    found, pending, _ = await reconciled(letta, earlier, present=present(), former_ids=[former])
+    assert (found, pending) == (STORED, [("1-1", Fate.STORED)])
+    ((new, old, *presents),) = letta.sought
+    assert [new.otid, old.otid] == [earlier.otids(agent_id).own for agent_id in (AGENT, former)]
+    assert new.copies == earlier.otids(AGENT).copies | earlier.otids(former).copies
+    assert [sought.otid for sought in presents] == [
+        turn_otid(agent_id, key) for key in ("9-1", "t9") for agent_id in (AGENT, former)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,54 +1,137 @@
-"""Only files inside the upload root are read, and none of them holds the bridge up."""
+"""Only a user's own files inside the upload directory are read, and none of them holds the bridge up."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import os
+import re
+import threading
 
 import pytest
 
 from letta_bridge.errors import UploadRefused
-from letta_bridge.uploads import read_upload
+from letta_bridge.uploads import Uploads, user_folder
 
 LIMIT = 1000
+ADA, BOB = user_folder("ada"), user_folder("bob")
 
 
 @pytest.fixture
 def root(tmp_path):
+    """The upload directory, with files of ada and bob and a shared one."""
     root = tmp_path / "uploads"
-    (root / "voice").mkdir(parents=True)
-    (root / "note.txt").write_text("留言", encoding="utf-8")
-    (root / "voice" / "one.txt").write_text("one", encoding="utf-8")
+    (root / ADA / "voice").mkdir(parents=True)
+    (root / ADA / "note.txt").write_text("留言", encoding="utf-8")
+    (root / ADA / "voice" / "one.txt").write_text("one", encoding="utf-8")
+    (root / BOB).mkdir()
+    (root / BOB / "note.txt").write_text("bob's", encoding="utf-8")
+    (root / BOB / "only-bob.txt").write_text("bob's", encoding="utf-8")
+    (root / "shared.txt").write_text("everybody's", encoding="utf-8")
+    (root / "album").mkdir()
+    (root / "album" / "one.txt").write_text("everybody's", encoding="utf-8")
     (tmp_path / "secret.txt").write_text("secret", encoding="utf-8")
     (tmp_path / "uploads-of-others").mkdir()
     (tmp_path / "uploads-of-others" / "x.txt").write_text("theirs", encoding="utf-8")
     return root
 
 
-def text_of(root, name):
-    return read_upload(root, name, LIMIT)
+def text_of(root, name, *, shared=False):
+    return Uploads(root, LIMIT, shared).read("ada", name)
 
 
-async def refused(root, name, sentence):
+async def refused(root, name, sentence, *, shared=False):
     with pytest.raises(UploadRefused, match=sentence) as caught:
         async with asyncio.timeout(10):
-            await text_of(root, name)
+            await text_of(root, name, shared=shared)
     assert str(root.parent) not in str(caught.value)
     assert caught.value.code == "upload_refused"
 
 
-@pytest.mark.parametrize("name", ["note.txt", "./note.txt", "voice/../note.txt", "../uploads/note.txt"])
-async def test_a_file_inside_the_root_is_read_however_it_is_named(root, name):
-    assert await text_of(root, name) == "留言"
+OWN_NOTES = [
+    "note.txt",
+    "./note.txt",
+    "voice/../note.txt",
+    f"../{ADA}/note.txt",
+    f"{ADA}/note.txt",
+    f"x/../{ADA}/note.txt",
+]
 
 
-async def test_an_absolute_path_inside_the_root_is_read(root):
-    assert await text_of(root, str(root / "voice" / "one.txt")) == "one"
+@pytest.mark.parametrize("name", OWN_NOTES)
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_users_own_file_is_read_however_it_is_named(root, name, shared):
+    assert await text_of(root, name, shared=shared) == "留言"
 
 
-async def test_a_link_that_stays_inside_is_followed(root):
-    (root / "link.txt").symlink_to("voice/one.txt")
-    assert await text_of(root, "link.txt") == "one"
+async def test_an_absolute_path_inside_the_users_folder_is_read(root):
+    assert await text_of(root, str(root / ADA / "voice" / "one.txt")) == "one"
+
+
+@pytest.mark.parametrize(
+    "name", [f"../{BOB}/note.txt", f"{BOB}/note.txt", f"{BOB}/only-bob.txt", f"{BOB.upper()}/note.txt"]
+)
+@pytest.mark.parametrize("shared", [False, True])
+async def test_another_users_file_is_refused(root, name, shared):
+    await refused(root, name, "outside its user's folder|does not exist", shared=shared)
+    await refused(root, str(root / BOB / "note.txt"), "outside its user's folder", shared=shared)
+
+
+@pytest.mark.parametrize("name", ["../shared.txt", "../album/one.txt"])
+async def test_a_file_of_nobody_in_particular_is_read_only_where_uploads_are_shared(root, name):
+    await refused(root, name, "outside its user's folder .* set uploads.shared")
+    assert await text_of(root, name.removeprefix("../"), shared=True) == "everybody's"
+    assert await text_of(root, str(root / name.removeprefix("../")), shared=True) == "everybody's"
+    await refused(root, name.removeprefix("../"), "does not exist")
+
+
+async def test_where_uploads_are_shared_the_users_own_file_comes_first(root):
+    (root / "note.txt").write_text("everybody's", encoding="utf-8")
+    assert await text_of(root, "note.txt", shared=True) == "留言"
+
+
+@pytest.mark.parametrize("user", ["ada", "小明", "../..", "a/b", ".", "", "x" * 1000, "\ud83d", "CON", "a:b", "*"])
+def test_a_folders_name_is_safe_for_any_user(user):
+    assert re.fullmatch("[0-9a-f]{64}", user_folder(user))
+
+
+@pytest.mark.parametrize("target", ["voice/one.txt", "../shared.txt", "../../secret.txt", "/etc/passwd"])
+async def test_a_link_is_not_followed(root, target):
+    (root / ADA / "link.txt").symlink_to(target)
+    await refused(root, "link.txt", "does not exist or cannot be read")
+
+
+@pytest.mark.parametrize("target", ["voice", "..", f"../{BOB}", "/etc"])
+async def test_a_link_to_a_directory_is_not_followed(root, target):
+    (root / ADA / "dir").symlink_to(target)
+    for name in ("dir/one.txt", "dir/note.txt", "dir/shared.txt", "dir/passwd"):
+        await refused(root, name, "does not exist or cannot be read")
+
+
+def test_a_directory_swapped_for_a_link_while_it_is_read_leads_nowhere(root, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "one.txt").write_text("TOP SECRET", encoding="utf-8")
+    (root / ADA / "link").symlink_to(outside)
+    exchange = ctypes.CDLL(None, use_errno=True).renameat2
+    over = threading.Event()
+
+    def swap():
+        while not over.is_set():
+            exchange(-100, os.fsencode(root / ADA / "voice"), -100, os.fsencode(root / ADA / "link"), 2)
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    texts = set()
+    try:
+        for _ in range(5_000):
+            with contextlib.suppress(UploadRefused):
+                texts.add(Uploads(root, LIMIT)._read("ada", "voice/one.txt"))
+    finally:
+        over.set()
+        swapping.join()
+    assert texts == {"one"}
 
 
 async def test_a_root_that_is_a_link_itself_works(root, tmp_path):
@@ -57,26 +140,16 @@ async def test_a_root_that_is_a_link_itself_works(root, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret.txt", "voice/../../secret.txt", "../uploads-of-others/x.txt", "/etc/passwd", ".."]
+    "name", ["../../secret.txt", "voice/../../../secret.txt", "../../uploads-of-others/x.txt", "/etc/passwd", "../.."]
 )
-async def test_what_lies_outside_is_refused(root, name):
-    await refused(root, name, "outside the upload directory")
-
-
-@pytest.mark.parametrize("target", ["../secret.txt", "/etc/passwd"])
-async def test_a_link_that_leads_outside_is_refused(root, target):
-    (root / "link.txt").symlink_to(target)
-    await refused(root, "link.txt", "outside the upload directory")
-
-
-async def test_a_directory_link_that_leads_outside_is_refused(root):
-    (root / "dir").symlink_to("..")
-    await refused(root, "dir/secret.txt", "outside the upload directory")
+@pytest.mark.parametrize("shared", [False, True])
+async def test_what_lies_outside_is_refused(root, name, shared):
+    await refused(root, name, "outside the upload directory", shared=shared)
 
 
 async def test_links_in_a_circle_are_refused(root):
-    (root / "a").symlink_to("b")
-    (root / "b").symlink_to("a")
+    (root / ADA / "a").symlink_to("b")
+    (root / ADA / "b").symlink_to("a")
     await refused(root, "a", "does not exist or cannot be read")
 
 
@@ -95,24 +168,24 @@ async def test_a_directory_is_refused(root, name):
 
 
 async def test_a_pipe_nobody_writes_to_is_refused_at_once(root):
-    os.mkfifo(root / "pipe")
+    os.mkfifo(root / ADA / "pipe")
     await refused(root, "pipe", "does not name a regular file")
 
 
 async def test_a_file_may_be_as_large_as_the_limit(root):
-    (root / "large.txt").write_bytes(b"x" * LIMIT)
+    (root / ADA / "large.txt").write_bytes(b"x" * LIMIT)
     assert await text_of(root, "large.txt") == "x" * LIMIT
-    (root / "large.txt").write_bytes(b"x" * (LIMIT + 1))
+    (root / ADA / "large.txt").write_bytes(b"x" * (LIMIT + 1))
     await refused(root, "large.txt", f"more than {LIMIT} bytes")
 
 
 @pytest.mark.parametrize("content", [b"\x89PNG\xff", "留言".encode("gbk"), "hi".encode("utf-16")])
 async def test_what_is_not_utf8_is_refused(root, content):
-    (root / "odd.txt").write_bytes(content)
+    (root / ADA / "odd.txt").write_bytes(content)
     await refused(root, "odd.txt", "not UTF-8")
 
 
 @pytest.mark.parametrize(("content", "text"), [(b"", ""), (b"\xef\xbb\xbfhi", "hi"), (b"a\r\nb", "a\r\nb")])
 async def test_text_is_read_as_it_is_but_for_a_byte_order_mark(root, content, text):
-    (root / "odd.txt").write_bytes(content)
+    (root / ADA / "odd.txt").write_bytes(content)
     assert await text_of(root, "odd.txt") == text

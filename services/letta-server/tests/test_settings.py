@@ -28,7 +28,17 @@ def test_what_is_not_set_has_a_default() -> None:
 
 
 def test_an_empty_variable_counts_as_unset() -> None:
-    assert read(URI | {"LETTA_REDIS_PORT": "", "LETTA_SERVER_PASSWORD": " "}).redis is None
+    settings = read(URI | {"LETTA_REDIS_PORT": "", "LETTA_SERVER_PASSWORD": ""})
+    assert (settings.redis, settings.password) == (None, None)
+
+
+@pytest.mark.parametrize("name", ["LETTA_SERVER_PASSWORD", "LETTA_ENCRYPTION_KEY", "OPENAI_API_KEY"])
+def test_a_blank_secret_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsRefused, match=f"^{name} holds nothing but blanks"):
+        read(URI | {name: " \t"})
+    (tmp_path / "secret").write_text(" \n")
+    with pytest.raises(SettingsRefused, match=f"^{name}_FILE names .* which is empty"):
+        read(URI | {f"{name}_FILE": str(tmp_path / "secret")})
 
 
 @pytest.mark.parametrize(("said", "meant"), [(None, None), ("", None), ("true", True), ("0", False), ("OFF", False)])

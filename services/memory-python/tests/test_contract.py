@@ -20,6 +20,7 @@ from memory_service.keys import QueueKeys
 from memory_service.main import _app
 from memory_service.settings import MemorySettings, ServiceSettings
 from shared_utils.errors import MalformedMessage
+from shared_utils.limits import Limits
 from shared_utils.messages import AiResponse, Handover, Task
 from shared_utils.settings import load
 
@@ -115,6 +116,14 @@ def test_the_environment_names_the_model_and_its_key_is_not_shown() -> None:
     assert settings.memory.answer.model == "m"
     assert settings.memory.answer.base_url == "http://model/v1"
     assert "sk-secret" not in repr(settings)
+
+
+def test_the_limits_of_a_task_are_those_of_the_bridge(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"queue": {"requests": "letta_requests", "max_id_length": 300, "lease": 30}}')
+    environ = {"LETTA_BRIDGE_QUEUE_MAX_PAYLOAD_BYTES": "2048", "LETTA_BRIDGE_QUEUE_LEASE": "10"}
+    limits = load(ServiceSettings, config=config, environ=environ).settings.queue.limits
+    assert limits == Limits(payload_bytes=2048, depth=16, id_length=300)
 
 
 def test_a_summary_without_a_model_is_refused() -> None:

@@ -269,7 +269,7 @@ async def test_what_cannot_be_honoured_is_buried_with_a_reason(
     await client.lpush(QUEUE, b"\xff\xfe not json")
     await client.lpush(QUEUE, json.dumps({"task_id": "t", "content": "x" * 300_000}))
     await client.lpush(QUEUE, json.dumps({"task_id": "t", "user_id": "ann"}))
-    await push("x", task_id="t", handover=handover("t", version=2))
+    await push("x", task_id="t", handover=handover("t", version=3))
     await push("x", task_id="t", handover=handover("t", answer_ttl="soon"))
     await push("x", handover=handover("t"))
     await client.set("memory:user_sessions:taken", "a string")
@@ -365,3 +365,45 @@ async def test_scripts_forgotten_by_redis_are_loaded_again(
         await client.script_flush()
         await push("two", task_id="2")
         await ear.count("memory_updates", 2)
+
+
+async def test_a_task_under_the_bridges_id_is_answered_and_remembered_under_the_producers(
+    run_service: Any, ear: Any, push: Any, handover: Any, kept: Any
+) -> None:
+    asked = handover("x") | {"task_id": "t1", "response_channel": "answers_of:t1", "taken_ms": 1}
+    await push("hello", task_id="5b0f9c0e-0000-4000-8000-000000000001", handover=asked)
+    async with run_service():
+        (reply,) = await ear.count("letta_responses", 1)
+        (response,) = await ear.count("answers_of:t1", 1)
+        (update,) = await ear.count("memory_updates", 1)
+        await ear.count("ai_responses", 1)
+    assert (reply["task_id"], update["task_id"]) == ("t1", "t1")
+    assert response["text"] == reply["response_text"]
+    assert [record["metadata"]["task_id"] for record in await kept()] == ["t1", "t1"]
+
+
+async def test_what_the_bridge_has_checked_is_not_refused_for_its_size(
+    client: Redis, run_service: Any, ear: Any, push: Any, handover: Any
+) -> None:
+    nested: Any = "deep"
+    for _ in range(30):
+        nested = [nested]
+    user = "u" * 1000
+    asked = handover("x") | {"task_id": "t1", "response_channel": "task_response:t1", "taken_ms": 1}
+    await push("x" * 300_000, task_id="own", user_id=user, extra=nested, handover=asked)
+    async with run_service():
+        (reply,) = await ear.count("letta_responses", 1)
+        await ear.count("ai_responses", 1)
+    assert reply["user_id"] == user
+    assert await client.llen(DEAD) == 0
+
+
+@pytest.mark.parametrize("fields", [{"content": "x" * 300_000}, {"content": "x", "user_id": "u" * 300}])
+async def test_the_word_letta_bridge_does_not_raise_a_limit(
+    client: Redis, run_service: Any, eventually: Any, fields: Any
+) -> None:
+    await client.lpush(QUEUE, json.dumps({"task_id": "t", "meta": {"letta_bridge": None}, **fields}))
+    async with run_service():
+        await eventually(lambda: client.llen(DEAD))
+    letter = json.loads((await client.lrange(DEAD, 0, -1))[0])
+    assert letter["code"] == "malformed"

@@ -1,4 +1,7 @@
-"""Health over HTTP: ``/livez`` (no dependencies), ``/readyz`` (each dependency), ``/health`` (a summary for people)."""
+"""Health over HTTP: ``/livez`` (no dependencies), ``/readyz`` (each dependency), ``/health`` (a summary for people).
+
+Anybody may ask, so asking is cheap: dependencies are looked at once a second at most, however many ask.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,17 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Final, Protocol
 
 import uvicorn
 from fastapi import APIRouter, FastAPI, Query, Response
+
+from shared_utils.logs import redact_text
+from shared_utils.remembered import Remembered
+
+FRESH_SECONDS: Final = 1.0
+"""How old an answer may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +33,11 @@ class Check:
 
 
 class HealthSource(Protocol):
-    """A service that can say how it is. Both calls must answer quickly, whatever is down."""
+    """A service that can say how it is. Each call must answer quickly, whatever is down."""
+
+    def own_checks(self) -> list[Check]:
+        """What the service knows by itself, that it is stopping for example: told as it is now."""
+        ...
 
     async def checks(self) -> list[Check]:
         """Each dependency."""
@@ -35,15 +48,29 @@ class HealthSource(Protocol):
         ...
 
 
-def router(source: HealthSource) -> APIRouter:
-    """The three health endpoints over one source."""
-    routes = APIRouter(tags=["health"])
+def router(source: HealthSource, *, fresh: float = FRESH_SECONDS) -> APIRouter:
+    """The three health endpoints over one source, for GET and HEAD.
 
+    Args:
+        source: the service.
+        fresh: seconds for which an answer of the source is given again.
+    """
+    routes = APIRouter(tags=["health"])
+    ask_checks = Remembered(source.checks, fresh)
+    ask_summary = Remembered(source.summary, fresh)
+
+    async def all_checks() -> list[Check]:
+        # Details quote other programs' errors.
+        checks = [*await ask_checks(), *source.own_checks()]
+        return [replace(check, detail=redact_text(check.detail)) for check in checks]
+
+    @routes.head("/livez", include_in_schema=False)
     @routes.get("/livez")
     async def livez() -> dict[str, str]:
         """The process runs. Asks nothing else, so that a restart is never blamed on a dependency."""
         return {"status": "ok"}
 
+    @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz")
     async def readyz(
         response: Response,
@@ -51,7 +78,7 @@ def router(source: HealthSource) -> APIRouter:
         exclude: Annotated[list[str] | None, Query()] = None,
     ) -> dict[str, Any]:
         """503 where a required dependency is missing. ``?verbose`` tells each, ``?exclude=NAME`` leaves one out."""
-        checks = [check for check in await source.checks() if check.name not in (exclude or [])]
+        checks = [check for check in await all_checks() if check.name not in (exclude or [])]
         ready = all(check.ok for check in checks if check.required)
         response.status_code = 200 if ready else 503
         body: dict[str, Any] = {"status": _status(checks)}
@@ -59,12 +86,13 @@ def router(source: HealthSource) -> APIRouter:
             body["checks"] = [asdict(check) for check in checks]
         return body
 
+    @routes.head("/health", include_in_schema=False)
     @routes.get("/health")
     async def health() -> dict[str, Any]:
         """The summary; always 200, ``status`` says ok, degraded or unready."""
-        checks = await source.checks()
+        checks = await all_checks()
         details = {check.name: "ok" if check.ok else check.detail for check in checks}
-        return {"status": _status(checks), "checks": details, **await source.summary()}
+        return {"status": _status(checks), "checks": details, **await ask_summary()}
 
     return routes
 

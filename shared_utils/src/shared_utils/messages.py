@@ -11,13 +11,19 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
 from shared_utils.errors import MalformedMessage
+from shared_utils.limits import (
+    MAX_ANSWER_TTL,
+    MAX_CHANNEL_LENGTH,
+    MAX_ID_LENGTH,
+    MAX_QUEUE_NAME_LENGTH,
+    Limits,
+)
 
 ANONYMOUS: Final = "anonymous"
 """The user of a task that names none."""
@@ -28,16 +34,6 @@ MAX_SAFE_INTEGER: Final = 2**53
 _SALVAGED_ID_LENGTH: Final = 256
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _READABLE_ID = {name: re.compile(rb'"%s"\s*:\s*"([^"\\]{1,256})"' % name.encode()) for name in ("task_id", "user_id")}
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a payload may be at most."""
-
-    payload_bytes: int = 262_144
-    depth: int = 16
-    id_length: int = 256
-    """Characters of a task id or user id."""
 
 
 def _id_text(value: object) -> object:
@@ -163,7 +159,12 @@ HANDOVER_KEY: Final = "letta_bridge"
 
 
 class Handover(BaseModel):
-    """What the bridge writes into a task it wants answered by memory-python: how and where to answer."""
+    """What the bridge writes into a task it wants answered by memory-python: how and where to answer.
+
+    The task itself carries an id that the bridge made, because a stranger's task id is not unique: programs that know
+    nothing of this record answer on ``task_response:{task_id}``, where no other turn listens. Fields with a default may
+    be missing: releases before did not write them, and ignore them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -171,11 +172,11 @@ class Handover(BaseModel):
     """2 if a tenant is named, so that a memory-python without tenants refuses the handover."""
     tenant: str | None = Field(default=None, max_length=64)
     """The user's tenant, None for the default one; a memory-python of another tenant refuses the handover."""
-    answer_key: str = Field(min_length=1, max_length=1024)
+    answer_key: str = Field(min_length=1, max_length=MAX_QUEUE_NAME_LENGTH + 768)
     """Redis key. Whoever sets it first has answered: memory-python with a Reply, the bridge with a tombstone."""
-    answer_ttl: int = Field(default=600, gt=0, le=604_800)
+    answer_ttl: int = Field(default=600, gt=0, le=MAX_ANSWER_TTL)
     """Seconds the answer is kept."""
-    responses_channel: str = Field(default="letta_responses", min_length=1, max_length=512)
+    responses_channel: str = Field(default="letta_responses", min_length=1, max_length=MAX_CHANNEL_LENGTH)
     """Where the Reply is published."""
     reason: str = Field(default="fallback", max_length=128)
     """Why Letta did not answer, an error code or the name of a routing rule; becomes ``fallback_reason``."""
@@ -183,6 +184,12 @@ class Handover(BaseModel):
     """What exactly failed; becomes ``fallback_cause``."""
     persona: str | None = Field(default=None, max_length=256)
     """The persona that would have answered: what was said to others is not shown to the model."""
+    task_id: str | None = Field(default=None, min_length=1, max_length=MAX_ID_LENGTH)
+    """The producer's id of the task, which the answer and whatever is remembered carry; None: the task's own."""
+    response_channel: str | None = Field(default=None, min_length=1, max_length=MAX_CHANNEL_LENGTH + MAX_ID_LENGTH)
+    """Where the producer waits for the text; None: ``task_response:`` and the id."""
+    taken_ms: int | None = Field(default=None, ge=0)
+    """When the task was taken from the request list, ms of the Redis server's clock."""
 
 
 class MemoryMetadata(BaseModel):

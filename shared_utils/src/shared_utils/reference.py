@@ -77,7 +77,8 @@ def defaults(models: Iterable[type[BaseModel]]) -> dict[str, Any]:
     """What config.json holds: every default but secrets and what is empty."""
     found: dict[str, Any] = {}
     for model in models:
-        found |= model().model_dump(mode="json", exclude_none=True)
+        # The first model to have a section has all of it; a later one may read a part.
+        found = model().model_dump(mode="json", exclude_none=True) | found
     return found
 
 

@@ -173,10 +173,22 @@ def load(
         if value is not None:
             _set(values, dotted, value)
             origins[dotted] = "command line"
+    _refuse_blank_secrets(values, model, origins)
     try:
         return Loaded(model.model_validate(values), origins)
     except ValidationError as error:
         raise _explained(error, model, origins) from None
+
+
+def _refuse_blank_secrets(values: Mapping[str, Any], model: type[BaseModel], origins: Mapping[str, str]) -> None:
+    """A blank secret would be compared, sent or hashed like any other: it guards nothing and looks as if it did."""
+    for leaf in variables.leaves(model):
+        value: Any = values
+        for key in leaf.path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if leaf.secret and isinstance(value, str) and not value.strip():
+            source = _source(leaf.path, origins)
+            raise SettingsError(f"the secret {leaf.path} (from {source}) is empty; give it a value, or leave it out")
 
 
 def _read(path: Path, model: type[BaseModel]) -> dict[str, Any]:

@@ -98,10 +98,10 @@ def given(leaf: Leaf, environ: Mapping[str, str]) -> tuple[Any, str] | None:
     """The value the environment gives a setting and the variable it comes from; what is empty counts as not set.
 
     Raises:
-        SettingsError: the file a variable names cannot be read, or a table's value is no JSON.
+        SettingsError: the file a variable names cannot be read, or holds an empty secret; a table's value is no JSON.
     """
     for name in leaf.variables:
-        found = _read(name, environ)
+        found = _read(name, environ, secret=leaf.secret)
         if found is not None:
             text, source = found
             return (_table(text, source) if leaf.table else text), source
@@ -114,13 +114,15 @@ def refuse_unknown(environ: Mapping[str, str], model: type[BaseModel], all_secti
     Args:
         environ: the environment.
         model: the settings of one service.
-        all_sections: of every service; variables of a section that ``model`` lacks are left to their service.
+        all_sections: of every service; variables of a section that ``model`` lacks, or of which it reads a part, are
+            left to their service.
 
     Raises:
         SettingsError: names the variable, and the nearest right one.
     """
     known = {name for leaf in leaves(model) for name in leaf.variables} | {CONFIG_VARIABLE}
-    foreign = tuple(f"{PREFIX}{section.upper()}_" for section in all_sections - model.model_fields.keys())
+    whole = {name for name, section in sections(model) if section.model_config.get("extra") != "ignore"}
+    foreign = tuple(f"{PREFIX}{section.upper()}_" for section in all_sections - whole)
     for name in sorted(environ):
         if name in known or name.removesuffix(_FILE) in known or not name.startswith((PREFIX, *_SHORT)):
             continue
@@ -144,7 +146,7 @@ def _nearest(name: str, known: Collection[str]) -> str | None:
     return PREFIX + near[0] if near else None
 
 
-def _read(name: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
+def _read(name: str, environ: Mapping[str, str], *, secret: bool) -> tuple[str, str] | None:
     if environ.get(name):
         return environ[name], name
     source = f"{name}{_FILE}"
@@ -157,6 +159,8 @@ def _read(name: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
         raise SettingsError(f"{source} names {path}, which cannot be read ({error.strerror})") from error
     except UnicodeDecodeError:
         raise SettingsError(f"{source} names {path}, which is not UTF-8 text") from None
+    if secret and not text.strip():
+        raise SettingsError(f"{source} names {path}, which is empty; write the secret into it, or unset {source}")
     return (text, source) if text else None
 
 

@@ -46,6 +46,15 @@ class TestDatabase(Suite):
     def log(self, database):
         return DatabaseErasureLog(database)
 
+    async def test_the_latest_of_each_user_is_told_by_hash(self, log):
+        for user in ("ada", "bob", "ada"):
+            await log.note(await log.begin(user), finished=True)
+        lately = await log.lately(1)
+        assert lately.keys() == {user_hash("ada"), user_hash("bob")}
+        [*_, last] = await log.history("ada")
+        assert lately[user_hash("ada")] == int(last["started_at"].timestamp() * 1000)
+        assert await log.lately(0) == {}
+
 
 async def test_a_file_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")

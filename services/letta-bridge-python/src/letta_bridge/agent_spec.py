@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
-from letta_bridge.letta.port import AgentSpec, Block
+from letta_bridge.letta.port import FORMER_TAG, RESTORE_TAG, AgentSpec, Block
 from letta_bridge.settings import AgentSettings
 from shared_utils.persistence.choices import IMPORTED_MS, Choice, user_key
 
@@ -62,7 +62,7 @@ def of_another_tenant(tenant: str, tags: Collection[str]) -> bool:
 
 def identity_tags(tags: Iterable[str]) -> tuple[str, ...]:
     """The tags that identify an agent, without those that record its history."""
-    return tuple(tag for tag in tags if not tag.startswith((_ATTEMPT, _OPT_OUT)))
+    return tuple(tag for tag in tags if not tag.startswith((_ATTEMPT, _OPT_OUT, FORMER_TAG, RESTORE_TAG)))
 
 
 def attempt_tag(token: str) -> str:

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from letta_bridge import __version__
 from letta_bridge.consent import Consent
 from letta_bridge.delivery import Desk
+from letta_bridge.erasure_follower import ErasureFollower
 from letta_bridge.errors import BreakerOpen
 from letta_bridge.fallback import MemoryPython
 from letta_bridge.guards import Guards, RedisMeter
@@ -34,6 +35,7 @@ from letta_bridge.metrics import Scrape, Sources, loop_lag_watched
 from letta_bridge.opt_out_tags import OptOutTags
 from letta_bridge.request_queue import RedisQueue
 from letta_bridge.request_queue.creation_leases import RedisCreationLeases
+from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.session_manager import SessionManager
@@ -47,6 +49,7 @@ from shared_utils import health, logs
 from shared_utils.health import Check
 from shared_utils.persistence.conversation_service import ConversationService
 from shared_utils.persistence.database import Database
+from shared_utils.persistence.file_erasures import FileErasures
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, connect
 from shared_utils.reload import reread
 
@@ -123,6 +126,13 @@ class Bridge:
         self._processor = MessageProcessor(settings, desk, fallback, self.queue, guards, consent=self._consent)
         process = telemetry.process(self._processor.process)
         self.intake = Intake(self.queue, process, queue, self._accepting, telemetry.recorder)
+        self._erasures = ErasureFollower(
+            RedisErasureLedger(redis, self.queue.keys),
+            self.name,
+            file=FileErasures(settings.session_file),
+            uploads=settings.upload_dir,
+            forget=self.sessions.forget_users,
+        )
         self._scrape = Scrape(
             telemetry.metrics,
             Sources(self.queue, queue.requests, self.sessions, self.servers.states, lambda: self.intake.in_flight),
@@ -146,6 +156,7 @@ class Bridge:
             async with (
                 health.serve(self._app(), host=http.host, port=http.port) as port,
                 loop_lag_watched(self.telemetry.metrics.loop_lag),
+                self._erasures.running(),
                 self.sessions.running(),
                 self._choices.running(),
                 self._tenant.running(self._any_letta) if self._tenant else contextlib.nullcontext(),
@@ -178,6 +189,12 @@ class Bridge:
             self._journal.reload(settings.journal)
         self.intake.reload(settings.queue)
 
+    def own_checks(self) -> list[Check]:
+        """See :class:`shared_utils.health.HealthSource`."""
+        return [
+            Check("intake", ok=not self._draining, detail="draining" if self._draining else "taking", required=True)
+        ]
+
     async def checks(self) -> list[Check]:
         """See :class:`shared_utils.health.HealthSource`. Letta and the sessions only degrade: there is a fallback."""
         return [
@@ -188,7 +205,6 @@ class Bridge:
             *self._check_tenant(),
             *self._check_journal(),
             *self._check_vectors(),
-            self._check_drain(),
         ]
 
     async def summary(self) -> Mapping[str, Any]:
@@ -303,9 +319,6 @@ class Bridge:
             self.settings.journal,
             self.telemetry.metrics.journalled.inc,
         )
-
-    def _check_drain(self) -> Check:
-        return Check("intake", ok=not self._draining, detail="draining" if self._draining else "taking", required=True)
 
     async def _close(self) -> None:
         for closing in (

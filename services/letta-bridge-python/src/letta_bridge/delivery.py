@@ -30,6 +30,7 @@ from letta_bridge.errors import (
     failure_word,
 )
 from letta_bridge.letta import (
+    AgentRef,
     LettaPort,
     LettaServer,
     LettaServers,
@@ -218,7 +219,7 @@ class Delivery:
         # A turn nothing is open about costs no look.
         if self.fate is Fate.UNKNOWN or self._earlier:
             earlier = [kept for kept in self._earlier if await self._is_of_persona(letta, kept.turn, agent_id)]
-            reconciled = await self._reconciliation(letta, agent_id, earlier).run()
+            reconciled = await self._reconciliation(letta, await letta.get_agent(agent_id), earlier).run()
             self.resolved |= reconciled.resolved
             if reconciled.present is not None:
                 self.fate = Fate.STORED
@@ -241,16 +242,17 @@ class Delivery:
             self._personas[missed.agent_id] = known
         return known
 
-    def _reconciliation(self, letta: LettaPort, agent_id: str, earlier: Sequence[KeptTurn]) -> Reconciliation:
+    def _reconciliation(self, letta: LettaPort, agent: AgentRef, earlier: Sequence[KeptTurn]) -> Reconciliation:
         turn = self._turn
         present = PresentTurn(
             turn.key, turn.producer_id, turn.taken_at, turn.content, ended=self.ended, is_deserted=self._is_deserted
         )
         return Reconciliation(
             letta,
-            agent_id,
+            agent.agent_id,
             earlier,
             present if self.fate is Fate.UNKNOWN else None,
+            former_ids=agent.former_ids,
             patience=self._patience,
             is_dead=self._is_dead,
             looked=self._looked,

@@ -27,6 +27,7 @@
     ├── ChoiceUnknown                a user's choice about permanent memory cannot be determined
     ├── ChoiceNotShared              a user's choice could not be written to Redis
     ├── LeaseLost                    another bridge has this turn now
+    ├── UploadsKept                  a user's files cannot be removed by this process
     └── Hopeless                     the task can never be worked off; `reason` says why, for machines
         └── UploadRefused            input_file is outside the upload root, too large, or not text
 """
@@ -34,6 +35,13 @@
 from __future__ import annotations
 
 from shared_utils.errors import ServiceError
+
+
+class UploadsKept(ServiceError):
+    """A user's uploads cannot be removed here."""
+
+    code = "uploads_kept"
+    retryable = True
 
 
 class LettaError(ServiceError):

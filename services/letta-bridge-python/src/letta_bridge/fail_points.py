@@ -13,6 +13,21 @@ sent        the turn was written to Letta's connection a moment ago, and Letta i
 answered    Letta's answer is here, and Redis does not know
 settled     Redis has the outcome, and this bridge has not heard so
 ==========  ====================================================================================================
+
+``backup`` and ``restore`` have steps of their own, ``ARCHIVE_STEPS``; a chaos campaign, which breaks turns, leaves them
+alone.
+
+===============  ===============================================================================================
+state_saved      the tables, or the session file, are written; no agent is
+agent_saved      an agent's snapshot is written
+backup_listed    every file is written, and the manifest is not
+agent_written    Letta has made an agent, without passages and without the tags of the bridge
+agent_archive    an archive of the agent is filled
+agent_complete   the agent has everything but its tags
+agent_restored   the agent has its tags
+agents_restored  every agent is restored; the state is not
+state_restored   the state is committed; the command has not said so
+===============  ===============================================================================================
 """
 
 from __future__ import annotations
@@ -26,7 +41,18 @@ from typing import Final
 
 VARIABLE: Final = "CHAOS_FAIL_POINT"
 STEPS: Final = ("taken", "routed", "looked_up", "sending", "sent", "answered", "settled")
-_FORM: Final = re.compile(rf"(?P<step>{'|'.join(STEPS)}):(?P<signal>[A-Z0-9]+):(?P<n>[1-9]\d*)")
+ARCHIVE_STEPS: Final = (
+    "state_saved",
+    "agent_saved",
+    "backup_listed",
+    "agent_written",
+    "agent_archive",
+    "agent_complete",
+    "agent_restored",
+    "agents_restored",
+    "state_restored",
+)
+_FORM: Final = re.compile(rf"(?P<step>{'|'.join(STEPS + ARCHIVE_STEPS)}):(?P<signal>[A-Z0-9]+):(?P<n>[1-9]\d*)")
 _ON_ITS_WAY: Final = 0.05
 """Seconds after which a request that was begun is surely written."""
 
@@ -62,3 +88,9 @@ def armed(text: str | None) -> Callable[[str], None] | None:
 
 reach = armed(os.environ.get(VARIABLE))
 """Called with each step a turn reaches; None in normal runs."""
+
+
+def passed(step: str) -> None:
+    """Say that a command has come to one of ``ARCHIVE_STEPS``."""
+    if reach is not None:
+        reach(step)

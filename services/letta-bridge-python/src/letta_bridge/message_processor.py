@@ -34,7 +34,7 @@ from letta_bridge.request_queue.port import Settlement, Turn
 from letta_bridge.router import route
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.turn_job import Job
-from letta_bridge.uploads import read_upload
+from letta_bridge.uploads import Uploads
 from shared_utils import logs
 from shared_utils.errors import MalformedMessage, ServiceError
 from shared_utils.messages import Task, dump, parse_task, salvage_ids
@@ -84,7 +84,7 @@ class MessageProcessor:
         self._missed = missed
         self._consent = consent
         self._guards = guards
-        self._uploads = settings.data_dir / settings.uploads.root
+        self._uploads = settings.upload_dir
 
     def reload(self, settings: BridgeSettings) -> None:
         """Take over what may change while running; turns that have begun keep what they began with."""
@@ -155,7 +155,10 @@ class MessageProcessor:
             return task
         content = task.content
         if not content and task.input_file:
-            content = await read_upload(self._uploads, task.input_file, self._settings.uploads.max_bytes)
+            uploads = self._settings.uploads
+            content = await Uploads(self._uploads, uploads.max_bytes, uploads.shared).read(
+                task.user_id, task.input_file
+            )
         if not content.strip():
             raise Hopeless("the task has neither content nor an input file with text in it", "empty_content")
         return task if content is task.content else task.model_copy(update={"content": content})

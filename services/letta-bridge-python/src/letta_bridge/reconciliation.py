@@ -70,6 +70,7 @@ class Reconciliation:
     Args:
         letta: the server.
         agent_id: whose turns.
+        former_ids: ids the agent had before it was restored; its messages keep the otids that they were sent with.
         earlier: missed turns of this agent's user and persona, oldest first.
         present: the turn to be delivered, where it may have been sent; its own run is waited for without end.
         patience: seconds for earlier ones that are still running, all of them together, and for other programs' runs.
@@ -84,12 +85,14 @@ class Reconciliation:
         earlier: Sequence[KeptTurn],
         present: PresentTurn | None,
         *,
+        former_ids: Sequence[str] = (),
         patience: float,
         is_dead: Callable[[float | None], bool],
         looked: Callable[[], None],
     ) -> None:
         self._letta = letta
         self._agent_id = agent_id
+        self._ids = (agent_id, *former_ids)
         self._present = present
         self._is_dead = is_dead
         self._looked = looked
@@ -97,7 +100,7 @@ class Reconciliation:
         self._until = self._clock() + patience
         self._given_up: set[str] = set()
         # What was sent to an agent that is gone never reached its successor.
-        gone = {kept.fingerprint for kept in earlier if kept.turn.agent_id not in {None, agent_id}}
+        gone = {kept.fingerprint for kept in earlier if kept.turn.agent_id not in {None, *self._ids}}
         self._earlier = [kept for kept in earlier if kept.fingerprint not in gone]
         self._of_gone_agents = [_with_fate(kept, Fate.ABSENT) for kept in earlier if kept.fingerprint in gone]
         self._order = {kept.fingerprint: index for index, kept in enumerate(earlier)}
@@ -148,11 +151,12 @@ class Reconciliation:
 
     def _ways(self) -> list[tuple[str, list[SoughtTurn]]]:
         """Each turn by fingerprint, the present one under "", with every way in which it may have been sent."""
-        ways = [(kept.fingerprint, _ways_of(kept.turn, self._agent_id)) for kept in self._earlier]
+        ways = [(kept.fingerprint, _ways_of(kept.turn, self._ids)) for kept in self._earlier]
         if (present := self._present) is not None:
             since = present.taken_at - CLOCK_TOLERANCE_SECONDS
-            own = SoughtTurn(turn_otid(self._agent_id, present.key), since)
-            ways.append(("", [own, _legacy(self._agent_id, present.producer_id, since, present.content)]))
+            own = [SoughtTurn(turn_otid(agent_id, present.key), since) for agent_id in self._ids]
+            legacy = [_legacy(agent_id, present.producer_id, since, present.content) for agent_id in self._ids]
+            ways.append(("", own + legacy))
         return ways
 
     def _is_running(self, present: FoundTurn | None) -> bool:
@@ -252,17 +256,21 @@ class Reconciliation:
         return Fate.UNKNOWN
 
 
-def _ways_of(turn: MissedTurn, agent_id: str) -> list[SoughtTurn]:
-    """Every otid under which an earlier turn may be stored, the first one that of its own bridge."""
-    otids = turn.otids(agent_id)
+def _ways_of(turn: MissedTurn, agent_ids: Sequence[str]) -> list[SoughtTurn]:
+    """Every otid under which an earlier turn may be stored, the first one that of its own bridge.
+
+    ``agent_ids``: of its agent, the present one and then the former ones.
+    """
     if turn.taken_at is None:
         since = turn.timestamp - _LEGACY_SECONDS
-        return [replace(_legacy(agent_id, turn.task_id, since, turn.content), copies=otids.copies)]
-    since = turn.taken_at - CLOCK_TOLERANCE_SECONDS
-    ways = [SoughtTurn(otids.own, since, copies=otids.copies)]
-    if turn.producer_id is not None:
-        ways.append(_legacy(agent_id, turn.producer_id, since, turn.content))
-    return ways
+        ways = [_legacy(agent_id, turn.task_id, since, turn.content) for agent_id in agent_ids]
+    else:
+        since = turn.taken_at - CLOCK_TOLERANCE_SECONDS
+        ways = [SoughtTurn(turn.otids(agent_id).own, since) for agent_id in agent_ids]
+        if turn.producer_id is not None:
+            ways += [_legacy(agent_id, turn.producer_id, since, turn.content) for agent_id in agent_ids]
+    copies = frozenset[str]().union(*(turn.otids(agent_id).copies for agent_id in agent_ids))
+    return [replace(ways[0], copies=copies), *ways[1:]]
 
 
 def _legacy(agent_id: str, producer_id: str, since: float, content: str) -> SoughtTurn:

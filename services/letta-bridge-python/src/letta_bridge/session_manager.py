@@ -18,6 +18,7 @@ from letta_bridge.request_queue.creation_leases import CreationLeases
 from letta_bridge.settings import AgentSettings, SessionSettings
 from letta_bridge.tenant_claim import TenantClaim
 from shared_utils import logs
+from shared_utils.persistence.erasures import user_hash
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions import Restoration, Session, SessionStore
 
@@ -134,6 +135,14 @@ class SessionManager:
     def forget(self, user_id: str, persona: str) -> None:
         """Drop what is remembered of a session, so that the store is asked again."""
         self._sessions.pop((user_id, persona), None)
+
+    def forget_users(self, hashes: set[str]) -> None:
+        """Drop what is remembered of the users whose id has one of these SHA-256 values."""
+        for user_id in {user_id for user_id, _ in self._sessions}:
+            if user_hash(user_id) in hashes:
+                for key in [key for key in self._sessions if key[0] == user_id]:
+                    del self._sessions[key]
+        self._used = {session_id: use for session_id, use in self._used.items() if user_hash(use[0][0]) not in hashes}
 
     async def count(self) -> Mapping[str, int]:
         """Sessions in the store; empty while it is away."""

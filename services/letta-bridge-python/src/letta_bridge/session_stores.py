@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from letta_bridge.consent import ChoiceReplicas, RedisChoices
+from letta_bridge.request_queue.erasure_ledger import KEPT_DAYS
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence.database import Database
 from shared_utils.persistence.database_choices import DatabaseChoiceStore
 from shared_utils.persistence.database_sessions import DatabaseSessionStore
+from shared_utils.persistence.erasures import DatabaseErasureLog
 from shared_utils.persistence.failover_sessions import FailoverSessionStore
 from shared_utils.persistence.file_choices import FileChoiceStore
 from shared_utils.persistence.file_sessions import FileSessionStore
@@ -26,7 +28,10 @@ def session_store(settings: BridgeSettings, database: Database | None) -> Sessio
     limit = settings.sessions.max_data_bytes
     if database is None:
         return FileSessionStore(file, max_bytes=limit)
-    return FailoverSessionStore(DatabaseSessionStore(database, max_bytes=limit), file, max_bytes=limit)
+    log = DatabaseErasureLog(database)
+    return FailoverSessionStore(
+        DatabaseSessionStore(database, max_bytes=limit), file, max_bytes=limit, erased=lambda: log.lately(KEPT_DAYS)
+    )
 
 
 def choice_replicas(

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr, field_validator, model_va
 from shared_utils import canned_sentences
 from shared_utils.embeddings import EmbeddingSettings
 from shared_utils.errors import SettingsError
-from shared_utils.messages import Limits
+from shared_utils.limits import MAX_CHANNEL_LENGTH, MAX_QUEUE_NAME_LENGTH, MAX_REPLY_TTL, TaskLimits
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.vectors.vector_settings import VectorSettings
 from shared_utils.settings import (
@@ -33,31 +33,37 @@ MEMORY_TOOLS: Final = ("memory_insert", "memory_replace", "conversation_search",
 """Tools an agent may have: they read and write its own memory, and reach neither code nor network."""
 
 
-class QueueSettings(Section):
+class QueueSettings(TaskLimits):
     """The request list and what goes back."""
 
-    requests: str = setting("letta_requests", "LETTA_REQUESTS", doc="list the tasks come from", pattern=r"^[^{}\s]+$")
-    responses: str = setting("letta_responses", "LETTA_RESPONSES", doc="channel the replies are published on")
-    task_response: str = setting("task_response:", doc="+ task id: channel of one task's reply")
+    requests: str = setting(
+        "letta_requests",
+        "LETTA_REQUESTS",
+        doc="list the tasks come from",
+        pattern=r"^[^{}\s]+$",
+        max_length=MAX_QUEUE_NAME_LENGTH,
+    )
+    responses: str = setting(
+        "letta_responses",
+        "LETTA_RESPONSES",
+        doc="channel the replies are published on",
+        min_length=1,
+        max_length=MAX_CHANNEL_LENGTH,
+    )
+    task_response: str = setting(
+        "task_response:", doc="+ task id: channel of one task's reply", max_length=MAX_CHANNEL_LENGTH
+    )
     max_concurrent_requests: int = setting(
         64, "MAX_CONCURRENT_REQUESTS", doc="turns this bridge holds at once", reload=True, ge=1, le=100_000
     )
     lease: float = setting(30.0, "LEASE_SECONDS", doc="seconds after which a dead bridge's turns are taken over", ge=1)
-    reply_ttl: float = setting(3600.0, "REPLY_TTL", doc="seconds a reply is kept by task id", ge=1)
+    reply_ttl: float = setting(3600.0, "REPLY_TTL", doc="seconds a reply is kept by task id", ge=1, le=MAX_REPLY_TTL)
     replies_kept: int = setting(10_000, doc="replies in the stream for late subscribers", ge=1)
     missed_kept: int = setting(200, doc="turns kept per user for an agent that does not know them yet", ge=1)
     max_deliveries: int = setting(5, doc="hand-outs after which a task is a dead letter", reload=True, ge=1)
-    max_payload_bytes: int = setting(262_144, doc="size of a task at most", ge=1024)
-    max_depth: int = setting(16, doc="nesting of a task at most", ge=2)
-    max_id_length: int = setting(256, doc="characters of a task id or user id at most", ge=16, le=1024)
     shutdown_grace: float = setting(
         20.0, "SHUTDOWN_GRACE", doc="seconds running turns have to end on SIGTERM", reload=True, ge=0
     )
-
-    @property
-    def limits(self) -> Limits:
-        """The limits of one task."""
-        return Limits(payload_bytes=self.max_payload_bytes, depth=self.max_depth, id_length=self.max_id_length)
 
 
 class BreakerSettings(Section):
@@ -169,7 +175,13 @@ class AgentSettings(Section):
 class FallbackSettings(Section):
     """How to reach memory-python."""
 
-    queue: str = setting("user_input_queue", doc="list memory-python reads")
+    queue: str = setting(
+        "user_input_queue",
+        doc="list memory-python reads",
+        pattern="^[^{}]+$",
+        min_length=1,
+        max_length=MAX_QUEUE_NAME_LENGTH,
+    )
     timeout: float = setting(
         20.0,
         "FALLBACK_TIMEOUT",
@@ -246,8 +258,14 @@ class JournalSettings(Section):
 class UploadSettings(Section):
     """What input_file may name."""
 
-    root: str = setting("uploads", "UPLOAD_ROOT", doc="directory; relative to the data directory")
+    root: str = setting("uploads", "UPLOAD_ROOT", doc="directory; relative to the data directory of the tenant")
     max_bytes: int = setting(262_144, doc="size of a file at most", reload=True, ge=1)
+    shared: bool = setting(
+        False,
+        "UPLOAD_SHARED",
+        doc="let every user name the files outside the users' folders, too; false: each user's own folder alone",
+        reload=True,
+    )
 
 
 class HttpSettings(Section):
@@ -310,6 +328,11 @@ class BridgeSettings(BaseModel):
     def session_file(self) -> Path:
         """File of sessions and choices, used without a database and during an outage."""
         return self.tenant_dir / self.sessions.file
+
+    @property
+    def upload_dir(self) -> Path:
+        """Directory that holds a folder of uploads for each user of this tenant."""
+        return self.tenant_dir / self.uploads.root
 
 
 def read_settings(

@@ -57,7 +57,7 @@ def by_memory(
     missed: bytes | None = None,
     told: Collection[str] = (),
 ) -> Settlement:
-    """memory-python answered. It published its reply itself; somebody else's chat AI published the text only.
+    """memory-python answered. It published its reply itself; somebody else's chat AI answered the bridge alone.
 
     Args:
         turn: the turn.
@@ -89,6 +89,7 @@ def by_memory(
         user_id=task.user_id,
         task_id=task.task_id,
         reply=reply,
+        task_response=answer.response,
         publish=answer.reply is None,
         mark=identity.mark(),
         missed=missed,

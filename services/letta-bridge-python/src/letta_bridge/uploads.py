@@ -1,49 +1,157 @@
-"""The text of an ``input_file``: read only inside the upload root, whatever the task names."""
+"""The text of an ``input_file``: read only inside the upload directory, and only what is the task's own user's.
+
+Each user has a folder there, named by the SHA-256 of the user's id: a name that is safe for any id, and that producers
+in any language can make. Every part of a path is opened relative to the one before and never through a link, so that
+nothing swapped between the check and the reading leads outside.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
+import shutil
 import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from letta_bridge.errors import UploadRefused
+from letta_bridge.errors import UploadRefused, UploadsKept
+from shared_utils.persistence.erasures import user_hash
+
+_USER_FOLDER: Final = re.compile(r"[0-9a-fA-F]{64}")
+"""Any user's folder, also where the file system takes capitals for small letters."""
+_MISSING: Final = "input_file names a file that does not exist or cannot be read"
 
 
-async def read_upload(root: Path, name: str, max_bytes: int) -> str:
-    """The text of the file ``name``, a path below ``root`` or an absolute one inside it.
+def user_folder(user_id: str) -> str:
+    """The name of a user's folder: the SHA-256 of the id in UTF-8, in lower-case hexadecimal digits."""
+    return user_hash(user_id)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files in a user's folder; nothing that is reached through a link."""
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def remove_files(folder: Path, until: float | None = None) -> int:
+    """Remove a user's folder, or what lies in it since before a moment; how many files that was.
+
+    Args:
+        folder: the user's.
+        until: seconds since 1970: a file whose inode changed later stays; None: nothing stays.
 
     Raises:
-        UploadRefused: it is outside the root (symbolic links resolved), missing, no regular file, larger than
-            ``max_bytes``, or not UTF-8.
+        UploadsKept: this process may not.
     """
-    return await asyncio.to_thread(_read, root, name, max_bytes)
-
-
-def _read(root: Path, name: str, max_bytes: int) -> str:
     try:
-        real_root = root.resolve(strict=True)
-        path = (real_root / name).resolve(strict=True)
-        if not path.is_relative_to(real_root):
-            raise UploadRefused("input_file names a file outside the upload directory; only files inside it are read")
-        content = _content(path, max_bytes + 1)
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links that form a circle
-        raise UploadRefused("input_file names a file that does not exist or cannot be read") from error
-    if len(content) > max_bytes:
-        raise UploadRefused(f"input_file names a file of more than {max_bytes} bytes; that is the configured limit")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UploadRefused("input_file names a file that is not UTF-8 text") from error
+        if until is None:
+            gone = len(files_of(folder))
+            if folder.exists():
+                shutil.rmtree(folder)
+            return gone
+        old = [path for path in files_of(folder) if path.stat().st_ctime <= until]
+        for path in old:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UploadsKept(
+            f"the uploads in {folder} cannot be removed ({error.strerror}); remove them where it can be written"
+        ) from error
+    return len(old)
 
 
-def _content(path: Path, size: int) -> bytes:
-    # Not to be held up by a pipe nobody writes to, nor led astray by a link put there a moment ago.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+@dataclass(frozen=True, slots=True)
+class Uploads:
+    """The upload directory."""
+
+    root: Path
+    max_bytes: int
+    shared: bool = False
+    """Whether every user may also name the files that lie in no user's folder."""
+
+    async def read(self, user_id: str, name: str) -> str:
+        """The text of a user's file.
+
+        Args:
+            user_id: the task's.
+            name: a path inside the user's folder, or one that begins with the folder's name; absolute or not.
+
+        Raises:
+            UploadRefused: it is outside the folder, missing, no regular file, reached through a link, larger than
+                ``max_bytes``, or not UTF-8.
+        """
+        return await asyncio.to_thread(self._read, user_id, name)
+
+    def _read(self, user_id: str, name: str) -> str:
+        content = None
+        try:
+            for parts in self._places(user_id, name):
+                try:
+                    content = _content(self.root, parts, self.max_bytes + 1)
+                    break
+                except FileNotFoundError:
+                    continue
+        except (OSError, ValueError) as error:
+            raise UploadRefused(_MISSING) from error
+        if content is None:
+            raise UploadRefused(_MISSING)
+        if len(content) > self.max_bytes:
+            raise UploadRefused(
+                f"input_file names a file of more than {self.max_bytes} bytes; that is the configured limit"
+            )
+        try:
+            return content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UploadRefused("input_file names a file that is not UTF-8 text") from error
+
+    def _places(self, user_id: str, name: str) -> Sequence[tuple[str, ...]]:
+        """Where the file may lie, as parts below the root; the user's own folder first."""
+        if "\0" in name:  # normpath may end a path there
+            raise UploadRefused(_MISSING)
+        mine = user_folder(user_id)
+        roots = sorted({self.root.absolute(), self.root.resolve()})
+        found = [_below(root, base / name) for base in (Path(mine), Path()) for root in roots]
+        inside = [parts for parts in found if parts is not None]
+        places = [parts for parts in inside if parts[:1] == (mine,)]
+        if self.shared:
+            places += [parts for parts in inside if not parts or not _USER_FOLDER.fullmatch(parts[0])]
+        if places:
+            return tuple(dict.fromkeys(places))
+        if inside:
+            raise UploadRefused(
+                "input_file names a file outside its user's folder of the upload directory; put it into the folder "
+                "named by the SHA-256 of user_id, or set uploads.shared"
+            )
+        raise UploadRefused("input_file names a file outside the upload directory; only files inside it are read")
+
+
+def _below(root: Path, path: Path) -> tuple[str, ...] | None:
+    """The parts of ``path`` below ``root``, where it is relative to, without ``.`` and ``..``; None where it is not."""
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise UploadRefused("input_file does not name a regular file")
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(size)
+        return Path(os.path.normpath(root / path)).relative_to(os.path.normpath(root)).parts
+    except ValueError:
+        return None
+
+
+def _content(root: Path, parts: Sequence[str], size: int) -> bytes:
+    """The first ``size`` bytes of a regular file."""
+    # Not to be held up by a pipe nobody writes to.
+    directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for part in parts[:-1]:
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+            os.close(directory)
+            directory = inner
+        file = os.open(parts[-1] if parts else ".", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=directory)
     finally:
-        os.close(descriptor)
+        os.close(directory)
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise UploadRefused("input_file does not name a regular file")
+        with os.fdopen(file, "rb", closefd=False) as opened:
+            return opened.read(size)
+    finally:
+        os.close(file)

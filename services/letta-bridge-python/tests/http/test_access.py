@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 
+from letta_bridge.http import access, attempts
 from letta_bridge.http.access import require_token
-from letta_bridge.settings import HttpSettings
+from letta_bridge.settings import HttpSettings, read_settings
 from shared_utils.errors import SettingsError
 
 STATISTICS = "/api/sessions/postgres/statistics"
+TOKEN = "a-long-token-时"
+
+
+class Time:
+    """A clock that is set."""
+
+    def __init__(self):
+        self.now = 1_000.0
+
+
+@pytest.fixture
+def ask_of(app_for, monkeypatch):
+    """``time, ask = ask_of(address)``: one application, asked from that address with a token or none."""
+
+    def make(address):
+        time = Time()
+        monkeypatch.setattr(access, "Attempts", lambda: attempts.Attempts(lambda: time.now))
+        transport = httpx.ASGITransport(app_for(), client=(address, 4711))
+
+        async def ask(token):
+            headers = {} if token is None else {"Authorization": f"Bearer {token}".encode()}
+            async with httpx.AsyncClient(transport=transport, base_url="http://bridge", headers=headers) as client:
+                return await client.get(STATISTICS)
+
+        return time, ask
+
+    return make
 
 
 async def test_the_right_token_is_let_in(ask):
@@ -65,12 +94,73 @@ async def test_without_a_token_no_foreign_page_is_answered(ask_as, origin, statu
 def test_off_the_loopback_a_token_is_required(host):
     with pytest.raises(SettingsError, match="BRIDGE_API_TOKEN"):
         require_token(HttpSettings(host=host))
-    require_token(HttpSettings.model_validate({"host": host, "api_token": "secret"}))
+    require_token(HttpSettings.model_validate({"host": host, "api_token": "a-secret-of-16-ch"}))
+    with pytest.raises(SettingsError, match="has 6 characters and others can try to guess it"):
+        require_token(HttpSettings.model_validate({"host": host, "api_token": "secret"}))
+
+
+@pytest.mark.parametrize("token", ["", " ", "a token", "token\n", "tok\0en", "\ud83d"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_token_that_guards_nothing_or_cannot_be_sent_is_refused(host, token):
+    with pytest.raises(SettingsError, match="BRIDGE_API_TOKEN is empty, or holds a space"):
+        require_token(HttpSettings.model_validate({"host": host, "api_token": token}))
+
+
+def test_an_empty_token_in_config_json_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"bridge": {"api_token": ""}}')
+    with pytest.raises(SettingsError, match=r"the secret bridge\.api_token \(from .*config\.json\) is empty"):
+        read_settings(tmp_path / "config.json", environ={})
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "::1"])
 def test_on_the_loopback_it_is_not(host):
     require_token(HttpSettings(host=host))
+    require_token(HttpSettings.model_validate({"host": host, "api_token": "secret"}))
+
+
+@pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via"])
+async def test_without_a_token_what_a_proxy_passes_on_is_not_answered(ask_as, header):
+    answer = await ask_as({header: "203.0.113.7"}, api_token=None)("GET", STATISTICS)
+    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "TRACE", "PUT"])
+async def test_no_method_passes_without_the_token(ask_as, method):
+    assert (await ask_as({})(method, STATISTICS)).status_code == 401
+
+
+async def test_who_guesses_tokens_is_locked_out_for_a_while(ask_of):
+    time, ask = ask_of("203.0.113.7")
+    for _ in range(attempts.MAX_WRONG):
+        assert (await ask("wrong")).status_code == 401
+    locked = await ask(TOKEN)
+    assert (locked.status_code, locked.json()["code"]) == (429, "too_many_attempts")
+    assert 0 < int(locked.headers["Retry-After"]) <= attempts.WINDOW_SECONDS
+    time.now += attempts.WINDOW_SECONDS
+    assert (await ask(TOKEN)).status_code == 200
+
+
+async def test_an_address_that_sent_the_right_token_is_not_locked_out(ask_of):
+    _, ask = ask_of("203.0.113.7")
+    assert (await ask(TOKEN)).status_code == 200
+    for _ in range(attempts.MAX_WRONG + 1):
+        assert (await ask("wrong")).status_code == 401
+    assert (await ask(TOKEN)).status_code == 200
+
+
+async def test_a_request_without_a_token_is_no_attempt(ask_of):
+    _, ask = ask_of("203.0.113.7")
+    for _ in range(attempts.MAX_WRONG + 1):
+        assert (await ask(None)).status_code == 401
+    assert (await ask(TOKEN)).status_code == 200
+
+
+def test_a_flood_of_addresses_is_forgotten():
+    time = Time()
+    known = attempts.Attempts(lambda: time.now)
+    for number in range(20_000):
+        known.wrong(f"address-{number}")
+    assert len(known._addresses) == 10_000
 
 
 async def test_the_description_knows_every_route_and_the_token(ask_as):

@@ -8,9 +8,10 @@ import json
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from letta_bridge.journal import Journal, journal
+from letta_bridge.journal import Journal, conversation_id, journal
 from letta_bridge.request_queue.memory_queue import InMemoryJournalBacklog
 from letta_bridge.settings import JournalSettings
+from shared_utils.persistence.erasures import user_hash
 from shared_utils.persistence.errors import DatabaseUnavailable, ValueRefused
 
 
@@ -41,6 +42,10 @@ class FakeService:
     async def purge(self, older_than):
         self.purged.append(older_than)
         return 1
+
+    async def take_back(self, messages):
+        for message in messages:
+            self.messages.pop(message.id, None)
 
     def said(self):
         return [message.content for message in sorted(self.messages.values(), key=lambda each: each.ordinal)]
@@ -138,6 +143,45 @@ async def test_a_bridge_that_dies_between_writing_and_forgetting_does_no_harm(ri
         await until(lambda: not rig.shelf.journal)
     assert len(service.calls) == 2
     assert len(service.messages) == 2
+
+
+async def test_a_turn_written_while_its_user_was_erased_is_taken_back(rig, service, make_journal):
+    await talked(rig, "before", user="ada")
+    await talked(rig, "before", user="bob")
+
+    def erase():
+        rig.shelf.journal = [entry for entry in rig.shelf.journal if b'"ada"' not in entry[1]]
+        rig.shelf.erasures[user_hash("ada")] = int(rig.time * 1000)
+
+    service.after = erase
+    await make_journal()._pass()
+    assert {message.conversation_id for message in service.messages.values()} == {conversation_id("bob", "default")}
+    assert rig.shelf.journal == []
+
+
+async def test_a_turn_settled_after_its_users_erasure_stays(rig, service, make_journal):
+    rig.shelf.erasures[user_hash("ada")] = int(rig.time * 1000) - 1
+    await talked(rig, "after")
+    await make_journal()._pass()
+    assert service.said()[0] == "after"
+
+
+async def test_what_was_written_is_looked_at_again_when_redis_is_back(rig, service, make_journal, monkeypatch):
+    await talked(rig, "before")
+    erased_since = InMemoryJournalBacklog.erased_since
+
+    async def away(self, at_ms):
+        raise RedisConnectionError("no Redis")
+
+    monkeypatch.setattr(InMemoryJournalBacklog, "erased_since", away)
+    journal = make_journal()
+    with pytest.raises(RedisConnectionError):
+        await journal._pass()
+    rig.shelf.journal.clear()
+    rig.shelf.erasures[user_hash("ada")] = int(rig.time * 1000)
+    monkeypatch.setattr(InMemoryJournalBacklog, "erased_since", erased_since)
+    await journal._pass()
+    assert service.messages == {}
 
 
 async def test_one_turn_that_is_refused_does_not_hold_up_the_others(rig, service, make_journal, written):

@@ -10,10 +10,12 @@ import pytest
 
 from letta_bridge.journal import SOURCE, Journal, conversation_id, journal, journalled
 from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
+from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.settings import JournalSettings, QueueSettings
 from shared_utils.messages import Reply, dump, parse_task
 from shared_utils.persistence.conversation_service import ConversationService
+from shared_utils.persistence.erasures import user_hash
 
 pytestmark = pytest.mark.integration
 USERS = ("ada", "bo", "怡")
@@ -84,3 +86,20 @@ async def test_every_turn_is_written_once_in_order_whoever_writes_it(queue, clie
         assert transcript.conversation.user_id == user
     assert await service.conversations.count() == len(USERS)
     assert await service.messages.count() == 2 * TURNS * len(USERS)
+
+
+async def test_a_turn_written_while_its_user_was_erased_leaves_no_row(queue, client, service):
+    await answer_all(queue, client)
+    backlog = RedisJournalBacklog(client, queue.keys, "a")
+    batch = await backlog.take([], 1000)
+    ledger = RedisErasureLedger(client, queue.keys)
+    await ledger.write(user_hash("ada"), await ledger.now_ms())
+    for entry in batch.entries:
+        if b'"ada"' in entry.turn:
+            await client.xdel(queue.keys.journal, entry.id)
+    writer = Journal(backlog, service, JournalSettings())
+    await writer._write(batch.entries)
+    for user in USERS:
+        found = (await service.history(conversation_id(user, "default"), limit=100)).rows
+        assert len(found) == (0 if user == "ada" else 2 * TURNS)
+    assert [row.user_id for row in (await service.of_user("ada")).rows] == []

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, LettaPort, TurnMessage
+from letta_bridge.letta.agent_store import AgentDescription, AgentStore, StoredMessage, StoredPassage
+from letta_bridge.letta.agent_store_client import LettaAgentStore
+from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
 from letta_bridge.letta.letta_client import LettaClient
 
 
@@ -65,3 +70,76 @@ async def client_of() -> AsyncIterator[Callable[..., LettaClient]]:
     yield build
     for client in clients:
         await client.close()
+
+
+@dataclass(frozen=True)
+class Agents:
+    """A Letta with agents to read and write whole, and a specification of one, with a tag of this test's own."""
+
+    letta: LettaPort
+    store: AgentStore
+    spec: AgentSpec
+    tag: str
+
+    async def made(self, **changes: object) -> str:
+        """A new agent's id."""
+        return (await self.letta.create_agent(replace(self.spec, **changes))).agent_id  # type: ignore[arg-type]
+
+    async def told(self, agent_id: str, *texts: str) -> list[str]:
+        """Otids of the turns in which the agent was told these."""
+        otids = [str(uuid.uuid4()) for _ in texts]
+        for text, otid in zip(texts, otids, strict=True):
+            await self.letta.send(agent_id, [TurnMessage("user", text, otid)], timeout=60)
+        return otids
+
+    async def note(self, agent_id: str, *texts: str) -> None:
+        """Put passages into the agent's archival memory, each with a date and a tag."""
+        described = await self.store.describe(agent_id)
+        archive = await self.store.make_archive({"name": "notes", **self._embedding(described)})
+        await self.store.attach_archive(agent_id, archive)
+        passages = [
+            StoredPassage("", archive, text, f"2021-02-03T04:05:{number:02}.123456+00:00", ("tag",), {"number": number})
+            for number, text in enumerate(texts)
+        ]
+        await self.store.add_passages(archive, passages)
+
+    async def rows(self, agent_id: str) -> list[StoredMessage]:
+        """The whole history."""
+        return [message async for message in self.store.messages(await self.store.describe(agent_id))]
+
+    @staticmethod
+    def _embedding(described: AgentDescription) -> dict[str, object]:
+        config = described.settings.get("embedding_config")
+        return {"embedding_config": config} if config else {}
+
+
+@pytest.fixture(params=["fake", pytest.param("server", marks=pytest.mark.letta)])
+async def agents(request: pytest.FixtureRequest) -> AsyncIterator[Agents]:
+    """The agents of a fake, and of a real server."""
+    letta: LettaPort
+    store: AgentStore
+    embedding = None
+    if request.param == "fake":
+        model = "fake/model"
+        fake = letta = InMemoryLetta(models=frozenset({model}))
+        store = InMemoryAgentStore(fake)
+    else:
+        real = request.getfixturevalue("letta_url")
+        model, embedding = real.model, "openai/text-embedding-3-small"
+        letta = client = LettaClient(real.url, api_key=real.api_key)
+        store = LettaAgentStore(client)
+    tag = f"user:test-{uuid.uuid4()}"
+    spec = AgentSpec(
+        name="agent test",
+        tags=("bridge", tag, "persona:default"),
+        model=model,
+        embedding=embedding,
+        agent_type="letta_v1_agent",
+        blocks=(Block("human", "说中文 ✨", "about the user", 2000), Block("persona", "kind")),
+        tools=("memory_insert", "memory_replace"),
+    )
+    yield Agents(letta, store, spec, tag)
+    for agent in await letta.find_agents([tag]):
+        await letta.delete_agent(agent.agent_id)
+    await store.close()
+    await letta.close()

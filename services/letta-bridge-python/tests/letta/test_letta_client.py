@@ -433,7 +433,7 @@ async def test_gone_while_being_deleted(stub: Stub, client_of: Clients) -> None:
     client = client_of(await stub(handler))
     assert not await client.delete_agent(AGENT)
     with pytest.raises(AgentGone):
-        await client.export_agent(AGENT)
+        await client.get_agent(AGENT)
 
 
 def test_the_package_does_not_load_the_sdk() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -121,7 +120,6 @@ async def test_an_agent_that_does_not_exist(world: World, agent_id: str) -> None
         letta.send(agent_id, [user("hello", str(uuid.uuid4()))], timeout=30),
         letta.find_turns(agent_id, [SoughtTurn(str(uuid.uuid4()), 0.0)]),
         letta.history(agent_id),
-        letta.export_agent(agent_id),
         letta.contents(agent_id),
         letta.retag(agent_id, add=["more"]),
     ):
@@ -188,36 +186,6 @@ async def test_an_agent_that_cannot_be_made(world: World) -> None:
             await world.letta.create_agent(replace(world.spec, **change))
         assert caught.value.cause == cause
     assert await world.letta.find_agents(world.spec.tags) == []
-
-
-@pytest.mark.parametrize("tools", [(), ("memory_insert",), ("conversation_search", "memory_insert", "memory_rethink")])
-async def test_an_agent_has_the_tools_it_was_given_and_no_others(world: World, tools: tuple[str, ...]) -> None:
-    agent = await world.letta.create_agent(replace(world.spec, tools=tools))
-    exported = json.loads(await world.letta.export_agent(agent.agent_id))
-    assert sorted(tool["name"] for tool in exported["tools"]) == sorted(tools)
-
-
-async def test_an_exported_agent_can_be_imported(world: World) -> None:
-    letta = world.letta
-    agent = await world.agent()
-    otid = turn_otid(agent, "told")
-    await letta.send(agent, [user("我叫小明。", otid)], timeout=60)
-    told = [message.get("content") for message in await letta.history(agent)]
-    exported = await letta.export_agent(agent)
-    await letta.delete_agent(agent)
-    imported = await letta.import_agent(exported)
-    assert imported.agent_id != agent
-    assert imported.name == world.spec.name
-    assert set(imported.tags) == set(world.spec.tags)
-    assert [found.agent_id for found in await letta.find_agents(world.spec.tags)] == [imported.agent_id]
-    assert [message.get("content") for message in await letta.history(imported.agent_id)] == told
-    assert (await letta.send(imported.agent_id, [user("还记得我吗？", str(uuid.uuid4()))], timeout=60)).text
-
-
-@pytest.mark.parametrize("content", [b"", b"{}", b'{"agents": []}', "不是".encode()])
-async def test_what_is_no_agent_file_is_not_imported(world: World, content: bytes) -> None:
-    with pytest.raises(LettaRejected):
-        await world.letta.import_agent(content)
 
 
 @pytest.mark.parametrize("newest_first", [False, True])

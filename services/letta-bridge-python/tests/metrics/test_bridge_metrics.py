@@ -45,6 +45,7 @@ LABELS = {
     "letta_bridge_queue_missed_turns_dropped": {"queue"},
     "letta_bridge_queue_bridges": {"queue"},
     "letta_bridge_queue_paused": {"queue"},
+    "letta_bridge_queue_held_users": {"queue"},
     "letta_bridge_queue_journal_waiting": {"queue"},
     "letta_bridge_queue_journal_dropped": {"queue"},
     "letta_bridge_queue_taken": {"queue"},
@@ -224,7 +225,6 @@ async def test_metered_letta_hands_everything_on(metered):
     assert (await letta.find_turns(agent.agent_id, [SoughtTurn("nothing", 0.0)])).turns[0].answer is None
     await letta.cancel(agent.agent_id, [])
     assert await letta.history(agent.agent_id) == await metered.rig.letta.history(agent.agent_id)
-    assert await letta.export_agent(agent.agent_id)
     assert await letta.delete_agent(agent.agent_id)
     assert await letta.health()
     await letta.close()

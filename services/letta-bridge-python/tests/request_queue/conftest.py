@@ -10,6 +10,7 @@ import pytest
 from letta_bridge.request_queue import RedisQueue
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.calls import TICKET_DIGITS
+from letta_bridge.request_queue.holds import Holds
 from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
 from letta_bridge.settings import QueueSettings
 from shared_utils.redis_connection import connect
@@ -49,6 +50,18 @@ class InMemoryRig:
 
     async def resume(self):
         self.shelf.paused = None
+
+    async def age(self, seconds):
+        self.time += seconds
+
+    async def hold(self, user):
+        self.shelf.held[user] = self.time + 60
+
+    async def release(self, user):
+        self.shelf.held.pop(user)
+
+    async def end_holds(self):
+        self.time += 61
 
     async def dead(self):
         return [(json.loads(reason), payload) for reason, payload in self.shelf.dead]
@@ -99,6 +112,37 @@ class RedisRig:
 
     async def resume(self):
         await QueueAdmin(self.client, self.settings).resume()
+
+    async def age(self, seconds):
+        """Let everything that is taken be older: Redis has no clock to set."""
+        tenths = round(seconds * 10)
+        for tenth, tasks in (await self.client.hgetall(self.keys.open)).items():
+            await self.client.hdel(self.keys.open, tenth)
+            await self.client.hset(self.keys.open, str(int(tenth) - tenths), tasks)
+
+        def older(entry):
+            seq, attempts, rest = entry.split(b" ", 2)
+            first_ms, _, payload = rest.partition(b"\n")
+            return b"%s %s %d\n%s" % (seq, attempts, int(first_ms) - tenths * 100, payload)
+
+        async for key in self.client.scan_iter(match=f"{{{self.settings.requests}}}:lane:*"):
+            entries = await self.client.lrange(key, 0, -1)
+            await self.client.delete(key)
+            await self.client.rpush(key, *map(older, entries))
+        for receipt, record in (await self.client.hgetall(self.keys.turns)).items():
+            taker, lane, entry = record.split(b"\n", 2)
+            await self.client.hset(self.keys.turns, receipt, b"\n".join((taker, lane, older(entry))))
+
+    async def hold(self, user):
+        assert await Holds(self.client, self.keys).take(user, "holder", "test") == 0
+
+    async def release(self, user):
+        assert await Holds(self.client, self.keys).lift(user, "holder")
+
+    async def end_holds(self):
+        held = await self.client.hgetall(self.keys.held)
+        for lane, record in held.items():
+            await self.client.hset(self.keys.held, lane, b"1" + record[record.index(b" ") :])
 
     async def dead(self):
         letters = await self.client.lrange(self.keys.dead, 0, -1)

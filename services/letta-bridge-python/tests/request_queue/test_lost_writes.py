@@ -77,6 +77,38 @@ async def test_an_answer_to_a_task_that_redis_forgot_reaches_its_user(rig):
     assert (await queue.status()).counters["restored"] == 1
 
 
+async def test_a_hold_covers_the_lane_of_a_restored_turn_too(rig):
+    queue, other = rig.bridge("a"), rig.bridge("b")
+    await queue.exchange([], 1)
+    await other.exchange([], 1)
+    await rig.save()
+    await rig.push(task("ada", "t1"))
+    (turn,) = (await queue.exchange([], 1)).turns
+    await rig.lose_writes()
+    await rig.push(task("ada", "t2"))
+    await other.exchange([], 1)
+    assert await restored(queue, turn) == set()
+    await rig.expire_leases()
+    await rig.hold("ada")
+    assert (await other.exchange([], 5)).turns == []
+    await rig.release("ada")
+    assert sorted(task_ids((await other.exchange([], 5)).turns)) == ["t1", "t2"]
+
+
+async def test_a_restored_task_counts_as_open_since_it_was_taken(rig):
+    queue = rig.bridge("a")
+    await queue.exchange([], 1)
+    await rig.save()
+    await rig.push(task("ada", "t1"))
+    (turn,) = (await queue.exchange([], 1)).turns
+    await rig.lose_writes()
+    assert await restored(queue, turn) == set()
+    await rig.age(100)
+    assert 99 < (await queue.status()).oldest_age < 130
+    await queue.exchange([answered(turn)], 0)
+    assert (await queue.status()).oldest_age == 0
+
+
 async def test_restoring_twice_restores_once(rig):
     queue = rig.bridge("a")
     await queue.exchange([], 1)

@@ -472,3 +472,72 @@ async def test_the_oldest_task_is_told_whether_it_waits_or_is_in_flight(rig):
     assert 0 <= waiting <= in_flight < 60
     await queue.exchange([answered(turn, task_id="t1")], 0)
     assert (await queue.status()).oldest_age == 0
+
+
+async def test_a_held_users_tasks_wait_and_others_go_on(rig):
+    queue = rig.bridge("a")
+    await rig.hold("ada")
+    await rig.push(task("ada", "1"), task("bo", "2"), task("ada", "3"), task("cy", "4"))
+    assert [turn.lane for turn in (await queue.exchange([], 10)).turns] == ["bo", "cy"]
+    assert (await queue.exchange([], 10)).turns == []
+    status = await queue.status()
+    assert (status.waiting, status.held) == (2, 1)
+    await rig.release("ada")
+    (turn,) = (await queue.exchange([], 10)).turns
+    assert json.loads(turn.payload)["task_id"] == "1"
+
+
+async def test_a_hold_lets_a_turn_in_flight_end_and_holds_the_next(rig):
+    queue = rig.bridge("a")
+    await rig.push(task("ada", "1"), task("ada", "2"))
+    (turn,) = (await queue.exchange([], 10)).turns
+    await rig.hold("ada")
+    assert (await settle(queue, answered(turn))).settled == [True]
+    assert (await queue.exchange([], 10)).turns == []
+    await rig.release("ada")
+    assert len((await queue.exchange([], 10)).turns) == 1
+
+
+async def test_a_hold_holds_what_a_dead_bridge_left(rig):
+    queue = rig.bridge("a")
+    await rig.push(task("ada", "1"))
+    await queue.exchange([], 1)
+    await rig.hold("ada")
+    await rig.expire_leases()
+    assert (await rig.bridge("b").exchange([], 10)).turns == []
+
+
+async def test_a_hold_ends_by_itself(rig):
+    queue = rig.bridge("a")
+    await rig.hold("ada")
+    await rig.push(task("ada", "1"))
+    assert (await queue.exchange([], 10)).turns == []
+    await rig.end_holds()
+    assert len((await queue.exchange([], 10)).turns) == 1
+
+
+async def test_many_held_users_do_not_keep_others_from_their_turn(rig):
+    queue = rig.bridge("a")
+    for number in range(30):
+        await rig.hold(f"held-{number}")
+        await rig.push(task(f"held-{number}", "1"))
+    await rig.push(task("ada", "1"), task("bo", "1"))
+    assert [turn.lane for turn in (await queue.exchange([], 2)).turns] == ["ada", "bo"]
+    await rig.release("held-7")
+    assert [turn.lane for turn in (await queue.exchange([], 2)).turns] == ["held-7"]
+
+
+async def test_the_oldest_task_is_told_without_its_payload_until_it_is_settled(rig):
+    queue = rig.bridge("a")
+    assert (await queue.status()).oldest_age == 0
+    await rig.push(task("ada", "1"), task("ada", "2"))
+    (first,) = (await queue.exchange([], 1)).turns
+    await rig.age(5.0)
+    await rig.push(task("bo", "3"))
+    (second,) = (await queue.exchange([], 1)).turns
+    assert 4.5 < (await queue.status()).oldest_age < 60
+    await settle(queue, answered(first), answered(second, "bo", "3"))
+    assert 4.5 < (await queue.status()).oldest_age < 60  # ada's second one waits as long
+    (third,) = (await queue.exchange([], 1)).turns
+    await settle(queue, answered(third, task_id="2"))
+    assert (await queue.status()).oldest_age == 0

@@ -12,7 +12,11 @@ from redis import Redis
 from letta_bridge.fallback import MemoryPython
 from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
-from letta_bridge.settings import FallbackSettings, QueueSettings
+from letta_bridge.settings import BridgeSettings, FallbackSettings, QueueSettings
+from letta_bridge.user_data.lane import UserLane
+from letta_bridge.user_data.queue_trace import QueueTrace
+from letta_bridge.user_data.redis_search import RedisSearch
+from letta_bridge.user_data.short_term_trace import ShortTermTrace
 from local_stack.ports import free_port
 from local_stack.valkey import Sentinel, Valkey
 from shared_utils.messages import Task
@@ -99,6 +103,35 @@ async def test_a_turn_is_handed_over_on_a_cluster(cluster, queue_at):
     await client.set(keys.fallback("1-1"), json.dumps({**reply, "source": "memory-python", "timestamp": 1.0}), nx=True)
     assert (await asyncio.wait_for(answering, 20)).text == "在"
     await fallback.close()
+    await client.aclose()
+
+
+async def test_a_user_is_erased_on_a_cluster(cluster, queue_at):
+    queue = queue_at(cluster)
+    client = connect(RedisSettings(url=cluster), name="erasure")
+    lane = UserLane(client, QueueSettings(), patience=1)
+    traces = [QueueTrace(client, QueueSettings()), ShortTermTrace(client, "user_input_queue")]
+    for user in ("ada", "bob"):
+        for number in range(2):
+            await client.lpush("letta_requests", json.dumps({"user_id": user, "task_id": f"{user}-{number}"}))
+        await client.lpush("user_input_queue", json.dumps({"user_id": user, "content": "x"}))
+        await client.lpush(f"memory:user_sessions:{user}", json.dumps({"user_id": user, "content": "x"}))
+    for turn in (await queue.exchange([], 2)).turns:
+        reply = json.dumps({"user_id": turn.lane, "response_text": "x"}).encode()
+        end = Settlement(turn.receipt, Outcome.LETTA, user_id=turn.lane, task_id="t", reply=reply, missed=b"{}")
+        await queue.exchange([end], 0)
+    search = RedisSearch(client, BridgeSettings())
+    assert len(await search.find("ada")) >= 4
+    async with lane.held("ada"):
+        assert [turn.lane for turn in (await queue.exchange([], 5)).turns] == ["bob"]
+        assert await lane.quiet("ada") == 1
+        marked = await lane.mark("ada")
+        for trace in traces:
+            await trace.erase("ada")
+        assert await search.find("ada") == []
+    assert await lane.behind(marked) == ["a"]
+    assert {sum((await trace.count("ada")).values()) for trace in traces} == {0}
+    assert len(await search.find("bob")) >= 4
     await client.aclose()
 
 

@@ -19,6 +19,7 @@ from letta_server.initialise import State
 from letta_server.redis_probe import wait_for_redis
 from letta_server.settings import Settings
 from letta_server.voice import say, show
+from shared_utils.private_files import make_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: argparse.Namespace) -> int:
     launch.exit_cleanly_when_stopped()
+    os.umask(0o077)  # Letta's files quote what users say
     settings = _settings(given)
     listener = launch.reserve(given.host, given.port)
     host, port = listener.getsockname()[:2]
@@ -102,7 +104,7 @@ def _settings(given: argparse.Namespace) -> Settings:
 
 def _become_letta(settings: Settings, data: Path) -> None:
     data = data.resolve()
-    data.mkdir(parents=True, exist_ok=True)
+    make_folder(data)
     environment = letta_environment(os.environ, settings, data)
     os.environ.clear()
     os.environ.update(environment)

@@ -11,6 +11,7 @@ from letta_server.database_url import DatabaseUrl
 from letta_server.errors import SettingsRefused
 
 _PG_PARTS: Final = ("LETTA_PG_HOST", "LETTA_PG_USER", "LETTA_PG_PASSWORD", "LETTA_PG_DB")
+_SECRETS: Final = ("LETTA_SERVER_PASSWORD", "LETTA_PG_PASSWORD", "LETTA_ENCRYPTION_KEY", "OPENAI_API_KEY")
 _TRUE: Final = {"1", "true", "yes", "on"}
 _FALSE: Final = {"0", "false", "no", "off"}
 
@@ -54,6 +55,10 @@ class Settings:
             SettingsRefused: one sentence naming the variable.
         """
         given = {name: value for name, value in environment.items() if value.strip()}
+        for name in _SECRETS:
+            # An empty variable counts as not set, as compose files pass it on; blanks are a slip of the hand.
+            if environment.get(name) and name not in given:
+                raise SettingsRefused(f"{name} holds nothing but blanks; give it a value, or leave it out.")
         password = _secret(given, "LETTA_SERVER_PASSWORD")
         if (secure or _switch(given, "LETTA_SERVER_SECURE")) and password is None:
             raise SettingsRefused(
@@ -126,7 +131,7 @@ def _secret(given: Mapping[str, str], name: str) -> str | None:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise SettingsRefused(f"{name}_FILE names {path}, which cannot be read: {reason}.") from None
     text = text.removesuffix("\n").removesuffix("\r")
-    if not text:
+    if not text.strip():
         raise SettingsRefused(f"{name}_FILE names {path}, which is empty.")
     return text
 

@@ -9,6 +9,7 @@ fixture             scope     gives
 `engine_url`        module    the URL of one database on that engine, the same in every module
 `database_config`   test      a `DatabaseConfig` with a schema of its own there, dropped afterwards
 `database`          test      an open `Database` on it
+`url_of`            session   `url_of(engine)`: the URL of one database there, for tests of several at once
 `statements_sent`   session   every statement those databases were sent
 ==================  ========  ==========================================================================
 
@@ -82,16 +83,17 @@ def _server(engine: str, postgres_server: Postgres) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def _url_of(postgres_server: Postgres) -> Iterator[Callable[[str], str]]:
+def url_of(postgres_server: Postgres) -> Iterator[Callable[[str], str]]:
+    """Gives the URL of one database on an engine, the same one each time."""
     with ExitStack() as held:
         yield cache(lambda engine: held.enter_context(_server(engine, postgres_server)))
 
 
 # Not of the session: where a module has an `engine` of its own, pytest would go on with what another module's gave.
 @pytest.fixture(scope="module")
-def engine_url(engine: str, _url_of: Callable[[str], str]) -> str:
+def engine_url(engine: str, url_of: Callable[[str], str]) -> str:
     """A database on it."""
-    return _url_of(engine)
+    return url_of(engine)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from local_stack.models import ModelAccess
 from local_stack.ports import HOST, free_port
 from local_stack.processes import Process
 from local_stack.programs import answers, environment, letta_program
+from shared_utils.private_files import make_folder
 
 
 class Letta(Process):
@@ -37,7 +38,7 @@ class Letta(Process):
         self.url = f"http://{HOST}:{self.port}"
         self.model = model.handle
         self.embedding = model.embedding
-        data.mkdir(parents=True, exist_ok=True)
+        make_folder(data)
         self.api_key = _password(data / "password")
         super().__init__(
             "letta",

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from local_stack.errors import StartFailed
 from local_stack.reaper import Reaper
+from shared_utils.private_files import create
 
 POLL = 0.05  # seconds between two looks at a child
 _reaper = Reaper()
@@ -83,7 +84,7 @@ class Process:
             return
         self._end_group()
         self._deadline = time.monotonic() + self._start_timeout
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        create(self.log)  # Letta's own log quotes what users say
         with self.log.open("ab") as log:
             self._log_start = log.tell()
             self._child = subprocess.Popen(  # noqa: S603 - the caller's own command, no shell

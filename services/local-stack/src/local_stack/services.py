@@ -9,6 +9,7 @@ from local_stack.models import ModelAccess
 from local_stack.ports import HOST, free_port
 from local_stack.processes import Process
 from local_stack.programs import CHECKOUT, CONFIG, answers, environment, program
+from shared_utils.private_files import make_folder
 
 
 class Bridge(Process):
@@ -33,7 +34,7 @@ class Bridge(Process):
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://{HOST}:{self.port}"
-        data.mkdir(parents=True, exist_ok=True)
+        make_folder(data)
         settings: dict[str, str | None] = {
             "REDIS_URL": redis_url,
             "DATABASE_URL": None,

@@ -24,6 +24,7 @@ from local_stack.processes import POLL, Process
 from local_stack.programs import CHECKOUT, program
 from local_stack.services import Bridge, Memory
 from local_stack.valkey import Valkey
+from shared_utils.private_files import make_folder
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Stack:
             StackError: a port is taken, the data directory is in use, a program is missing or did not start. What
                 was started before runs on until `stop`.
         """
-        self.data.mkdir(parents=True, exist_ok=True)
+        make_folder(self.data)
         self._lock_data()
         ports = self._free_ports()
 

@@ -16,11 +16,11 @@ from memory_service.outage import Outage
 from memory_service.summary import Summaries
 from shared_utils import logs
 from shared_utils.errors import MalformedMessage
-from shared_utils.messages import AiResponse, Limits
+from shared_utils.limits import MAX_ID_LENGTH, Limits
+from shared_utils.messages import AiResponse
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
 
 _LOG: Final = logs.get(__name__)
-_LIMITS: Final = Limits()
 _POLL_SECONDS: Final = 0.5
 
 
@@ -35,6 +35,7 @@ class AiListener:
         summaries: Summaries | None,
         outage: Outage,
         *,
+        limits: Limits,
         plain_sentences: Collection[str] = (),
     ) -> None:
         self._client = client
@@ -43,6 +44,7 @@ class AiListener:
         self._summaries = summaries
         self._outage = outage
         self._plain_sentences = plain_sentences
+        self._limits = limits
         self.listening = asyncio.Event()
         """Set once subscribed."""
 
@@ -76,7 +78,7 @@ class AiListener:
 
     async def _remember(self, payload: bytes) -> None:
         try:
-            response = _read(payload)
+            response = _read(payload, self._limits)
         except MalformedMessage as error:
             _LOG.warning("ai_response_malformed", reason=str(error))
             await self._queue.settle(Settlement(letters=[Letter(payload, error.code, str(error), origin=AI_RESPONSES)]))
@@ -90,17 +92,18 @@ class AiListener:
             self._summaries.consider(response.user_id, remembered.length)
 
 
-def _read(payload: bytes) -> AiResponse:
-    if len(payload) > _LIMITS.payload_bytes:
-        raise MalformedMessage(f"the answer has {len(payload)} bytes, {_LIMITS.payload_bytes} are allowed")
+def _read(payload: bytes, limits: Limits) -> AiResponse:
+    if len(payload) > limits.payload_bytes:
+        raise MalformedMessage(f"the answer has {len(payload)} bytes, {limits.payload_bytes} are allowed")
     try:
         response = AiResponse.model_validate_json(payload)
     except ValidationError as error:
         problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
         raise MalformedMessage(f"the answer cannot be read: {where} {problem['msg']}") from None
-    if len(response.user_id) > _LIMITS.id_length:
-        raise MalformedMessage(f"user_id has {len(response.user_id)} characters, {_LIMITS.id_length} are allowed")
+    # The user of a task that was handed over is within the bridge's limit, which may be another than this service's.
+    if len(response.user_id) > MAX_ID_LENGTH:
+        raise MalformedMessage(f"user_id has {len(response.user_id)} characters, {MAX_ID_LENGTH} are allowed")
     if not response.text.strip():
         raise MalformedMessage("the answer has no text")
     return response

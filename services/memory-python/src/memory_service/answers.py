@@ -38,6 +38,8 @@ class Ask:
     message_id: str
     taken_at: float
     """The event loop's time."""
+    origin_ms: int | None = None
+    """See :class:`memory_service.records.Memory`."""
 
 
 class Answers:
@@ -153,7 +155,7 @@ class Answers:
         said_to_one = TaskResponse(text=words.text, source=_SOURCE, canned=reply.canned)
         told = (
             *(handover.responses_channel, dump(reply)),
-            *(keys.task_response(task.task_id), dump(said_to_one)),
+            *(handover.response_channel or keys.task_response(task.task_id), dump(said_to_one)),
             # A plain sentence is nobody's words: whoever listens there would remember it as the AI's.
             *(() if words.canned else (keys.AI_RESPONSES, dump(response))),
         )
@@ -162,7 +164,7 @@ class Answers:
             await self._remember_earlier(ask)
             return Settlement([ask.receipt], counts={"answers_not_needed": 1})
         _LOG.info("answered", task_id=task.task_id, reason=handover.reason)
-        stored = 0 if words.canned else await self._remember(response, task.task_id, handover.persona)
+        stored = 0 if words.canned else await self._remember(response, ask)
         return Settlement([ask.receipt], counts={"answered": 1, "stored_ai": stored})
 
     async def _remember_earlier(self, ask: Ask) -> None:
@@ -174,10 +176,12 @@ class Answers:
             return
         if reply is None or reply.canned or reply.source != _SOURCE or reply.task_id != ask.task.task_id:
             return
-        await self._remember(_response(reply, ask.message_id), reply.task_id, ask.handover.persona)
+        await self._remember(_response(reply, ask.message_id), ask)
 
-    async def _remember(self, response: AiResponse, task_id: str, persona: str | None) -> int:
-        memory = records.of_ai_response(response, task_id=task_id, persona=persona)
+    async def _remember(self, response: AiResponse, ask: Ask) -> int:
+        memory = records.of_ai_response(
+            response, task_id=ask.task.task_id, persona=ask.handover.persona, origin_ms=ask.origin_ms
+        )
         (remembered,) = await self._store.remember([memory])
         return int(remembered.stored)
 

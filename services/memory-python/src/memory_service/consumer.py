@@ -17,11 +17,12 @@ from memory_service.settings import MemorySettings
 from memory_service.summary import Summaries
 from shared_utils import logs
 from shared_utils.errors import MalformedMessage
-from shared_utils.messages import Handover, Limits, Task, parse_task
+from shared_utils.limits import BOUNDS, Limits
+from shared_utils.messages import HANDOVER_KEY, Handover, Task, parse_task
 from shared_utils.redis_connection import CONNECTION_ERRORS
 
 _LOG: Final = logs.get(__name__)
-_LIMITS: Final = Limits()
+_HANDOVER_MARK: Final = HANDOVER_KEY.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Consumer:
         outage: Outage,
         *,
         settings: MemorySettings,
+        limits: Limits,
         tenant: str = "",
     ) -> None:
         self._queue = queue
@@ -56,6 +58,7 @@ class Consumer:
         self._summaries = summaries
         self._outage = outage
         self._settings = settings
+        self._limits = limits
         self._tenant = tenant
         self._recover = True
         self._adopt_at = 0.0
@@ -101,26 +104,30 @@ class Consumer:
         taken: list[_Taken] = []
         for held in batch:
             try:
-                taken.append(_read(held, self._tenant))
+                taken.append(_read(held, self._limits, self._tenant))
             except MalformedMessage as error:
                 letters.append(Letter(held.payload, error.code, str(error), receipt=held.receipt))
                 _LOG.warning("task_malformed", task_id=error.task_id, reason=str(error))
         outcomes = await self._store.remember([one.memory for one in taken]) if taken else []
         done: list[str] = []
-        stored = 0
+        stored = erased = 0
         for one, outcome in zip(taken, outcomes, strict=True):
             stored += outcome.stored
-            if outcome.refused:
+            erased += outcome.erased
+            if outcome.erased:
+                done.append(one.held.receipt)
+            elif outcome.refused:
                 letters.append(Letter(one.held.payload, "refused", outcome.refused, receipt=one.held.receipt))
                 _LOG.warning("task_refused", task_id=one.task.task_id, reason=outcome.refused)
             elif one.handover is None:
                 done.append(one.held.receipt)
             else:
                 self._accept(one, one.handover)
-            if self._summaries is not None:
+            if self._summaries is not None and not outcome.erased:
                 self._summaries.consider(one.task.user_id, outcome.length)
-        repeated = len(taken) - stored - sum(outcome.refused is not None for outcome in outcomes)
-        await self._queue.settle(Settlement(done, letters, {"stored_user": stored, "repeated": repeated}))
+        repeated = len(taken) - stored - erased - sum(outcome.refused is not None for outcome in outcomes)
+        counts = {"stored_user": stored, "repeated": repeated, "erased": erased}
+        await self._queue.settle(Settlement(done, letters, counts))
 
     def _accept(self, one: _Taken, handover: Handover) -> None:
         self._answers.accept(
@@ -131,18 +138,27 @@ class Consumer:
                 handover=handover,
                 message_id=one.memory.record.message_id,
                 taken_at=asyncio.get_running_loop().time(),
+                origin_ms=one.memory.origin_ms,
             )
         )
 
 
-def _read(held: Held, tenant: str) -> _Taken:
-    task = parse_task(held.payload, _LIMITS)
+def _read(held: Held, limits: Limits, tenant: str) -> _Taken:
+    # A task handed over was within the bridge's limits, which may be others, and has grown by the handover itself.
+    marked = _HANDOVER_MARK in held.payload
+    task = parse_task(held.payload, BOUNDS if marked else limits)
     handover = read_handover(task, tenant)
+    if marked and handover is None:
+        task = parse_task(held.payload, limits)
+    elif handover is not None and handover.task_id is not None:
+        task = task.model_copy(update={"task_id": handover.task_id})
     said = bool(task.content.strip())
     if handover is None and not said and not task.input_file:
         raise MalformedMessage("the task has neither content nor input_file", task_id=task.task_id or None)
     # The bridge's task is answered here, and silence needs no answer: nobody else shall speak then.
     wanted = said and handover is None
+    origins = (held.claimed_ms, handover.taken_ms if handover else None)
+    origin = min((ms for ms in origins if ms is not None), default=None)
     persona = handover.persona if handover else None
-    memory = records.of_task(task, receipt=held.receipt, require_ai_response=wanted, persona=persona)
+    memory = records.of_task(task, receipt=held.receipt, require_ai_response=wanted, persona=persona, origin_ms=origin)
     return _Taken(held, task, handover, memory)

@@ -39,13 +39,16 @@ class Health:
         self._instance = instance
         self.stopping = False
 
+    def own_checks(self) -> list[Check]:
+        """Whether this instance is on its way out."""
+        return [Check("accepting", not self.stopping, "stopping" if self.stopping else "taking tasks", required=True)]
+
     async def checks(self) -> list[Check]:
-        """Redis, the model, recall where it is on, and whether this instance is on its way out."""
+        """Redis, the model, and recall where it is on."""
         return [
             await self._redis(),
             Check("model", self._composer.model_ok, self._composer.model_state),
             *([Check("recall", self._recall.ok, self._recall.state)] if self._recall else []),
-            Check("accepting", not self.stopping, "stopping" if self.stopping else "taking tasks", required=True),
         ]
 
     async def summary(self) -> Mapping[str, Any]:

@@ -28,6 +28,12 @@ class Held:
     receipt: str
     payload: bytes
 
+    @property
+    def claimed_ms(self) -> int | None:
+        """When it was claimed, ms of the Redis server's clock: a receipt begins with it."""
+        micros = self.receipt.partition("-")[0]
+        return int(micros) // 1000 if micros.isdecimal() else None
+
 
 @dataclass(frozen=True, slots=True)
 class Letter:

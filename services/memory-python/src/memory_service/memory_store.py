@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
+from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
 from memory_service import keys, records
@@ -14,6 +15,7 @@ from memory_service.scripts import REMEMBER, REPLACE_TAIL
 from memory_service.settings import MemorySettings
 from shared_utils.lua_scripts import Call, run, run_all
 from shared_utils.messages import MemoryRecord
+from shared_utils.persistence.erasures import user_hash
 from shared_utils.redis_connection import RedisClient
 from shared_utils.redis_pipeline import Argument, pipeline_of
 
@@ -26,6 +28,8 @@ class Remembered:
 
     stored: bool = False
     """False where it was stored before, or is refused."""
+    erased: bool = False
+    """Its user was erased since it reached this stack: it is remembered nowhere."""
     refused: str | None = None
     """Why Redis will never take it: a stranger's key is in the way, or its user id does not fit a Cluster."""
     length: int = 0
@@ -39,6 +43,8 @@ class MemoryStore:
         self._client = client
         self._pipeline = pipeline_of(client)
         self._settings = settings
+        # In a Cluster it lies in another slot than the lists: there nothing tells of an erasure in between.
+        self._erasures = () if isinstance(client, RedisCluster) else (keys.ERASURES,)
         self._ttl = max(1, round(settings.memory_ttl_hours * 3600))
 
     async def remember(self, memories: Sequence[Memory]) -> list[Remembered]:
@@ -67,7 +73,7 @@ class MemoryStore:
                     outcome[index] = Remembered(refused=str(result))
             else:
                 for index, stored in zip(indexes, result[1:], strict=True):
-                    outcome[index] = Remembered(stored=bool(stored), length=result[0])
+                    outcome[index] = Remembered(stored=stored > 0, erased=stored < 0, length=result[0])
         return outcome
 
     async def newest(self, user_id: str, limit: int) -> list[MemoryRecord]:
@@ -103,5 +109,10 @@ class MemoryStore:
         ]
         for memory in memories:
             told = records.dump(memory.update) if user and memory.update else b""
-            arguments += (memory.record.message_id, records.dump(memory.record), told)
-        return Call(REMEMBER, (messages, keys.seen(messages)), arguments)
+            arguments += (
+                *(memory.record.message_id, records.dump(memory.record), told),
+                user_hash(memory.record.user_id),
+                "" if memory.origin_ms is None else memory.origin_ms,
+                memory.answers or "",
+            )
+        return Call(REMEMBER, (messages, keys.seen(messages), *self._erasures), arguments)

@@ -24,9 +24,21 @@ class Memory:
 
     record: MemoryRecord
     update: MemoryUpdate | None = None
+    origin_ms: int | None = None
+    """When what it comes from reached this stack, ms of the Redis server's clock: what an erasure since then forbids to
+    remember. None where that is not known: then ``answers`` tells."""
+    answers: str | None = None
+    """The message it answers; what was erased is not answered."""
 
 
-def of_task(task: Task, *, receipt: str, require_ai_response: bool, persona: str | None = None) -> Memory:
+def of_task(
+    task: Task,
+    *,
+    receipt: str,
+    require_ai_response: bool,
+    persona: str | None = None,
+    origin_ms: int | None = None,
+) -> Memory:
     """A user's message. Its id is the same whenever the same task, or the same receipt of a nameless one, comes.
 
     A task id alone does not name a message: producers use ids again, and then it says something else.
@@ -36,6 +48,7 @@ def of_task(task: Task, *, receipt: str, require_ai_response: bool, persona: str
         receipt: of this claim.
         require_ai_response: whether the chat AI is asked for an answer.
         persona: to whom it was said, where the bridge says so.
+        origin_ms: when it reached this stack, see :class:`Memory`.
     """
     said = ("file", task.input_file) if task.input_file else ("text", task.content)
     record = MemoryRecord(
@@ -66,10 +79,12 @@ def of_task(task: Task, *, receipt: str, require_ai_response: bool, persona: str
         timestamp=record.timestamp,
         task_id=task.task_id or None,
     )
-    return Memory(record, update)
+    return Memory(record, update, origin_ms)
 
 
-def of_ai_response(response: AiResponse, *, task_id: str | None = None, persona: str | None = None) -> Memory:
+def of_ai_response(
+    response: AiResponse, *, task_id: str | None = None, persona: str | None = None, origin_ms: int | None = None
+) -> Memory:
     """An answer. Its id is the same in every instance that hears it.
 
     Nothing is told on ``memory_updates``: that channel is for messages of users.
@@ -96,7 +111,7 @@ def of_ai_response(response: AiResponse, *, task_id: str | None = None, persona:
             {"task_id": task_id, **{name: value for name, value in metadata.items() if value}}
         ),
     )
-    return Memory(record)
+    return Memory(record, origin_ms=origin_ms, answers=response.original_message_id)
 
 
 def dump(message: MemoryRecord | MemoryUpdate) -> bytes:

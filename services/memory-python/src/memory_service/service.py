@@ -73,6 +73,7 @@ class Service:
             if memory.summary.enabled and summariser
             else None
         )
+        limits = settings.queue.limits
         self._consumer = Consumer(
             self._queue,
             self._store,
@@ -80,6 +81,7 @@ class Service:
             self._summaries,
             outage,
             settings=memory,
+            limits=limits,
             tenant=settings.tenant.name,
         )
         self._listener = AiListener(
@@ -88,6 +90,7 @@ class Service:
             self._queue,
             self._summaries,
             outage,
+            limits=limits,
             plain_sentences=wording.plain_sentences(memory.answer.sentences),
         )
         self._upkeep = Upkeep(client, self._store, memory, outage, self._keys.counters)

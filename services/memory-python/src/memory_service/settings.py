@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import ConfigDict, Field, SecretStr, model_validator
 
 from shared_utils import canned_sentences
 from shared_utils.embeddings import EmbeddingSettings
+from shared_utils.limits import MAX_QUEUE_NAME_LENGTH, TaskLimits
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.vectors.vector_settings import VectorSettings
 from shared_utils.settings import LogSettings, RedisSettings, Section, TenantSettings, setting
@@ -99,7 +100,12 @@ class MemorySettings(Section):
     """Short-term memory."""
 
     queue: str = setting(
-        "user_input_queue", "MEMORY_QUEUE", doc="list producers LPUSH to", min_length=1, pattern="^[^{}]+$"
+        "user_input_queue",
+        "MEMORY_QUEUE",
+        doc="list producers LPUSH to",
+        pattern="^[^{}]+$",
+        min_length=1,
+        max_length=MAX_QUEUE_NAME_LENGTH,
     )
     max_memory_size: int = setting(100, doc="messages kept of a user", gt=0, le=10_000)
     memory_ttl_hours: float = setting(24.0, doc="hours a silent user is remembered", gt=0)
@@ -125,9 +131,16 @@ class MemorySettings(Section):
         return self
 
 
+class QueueLimits(TaskLimits):
+    """The limits of a task, from the section ``queue``; its other settings are the bridge's alone."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
 class ServiceSettings(Section):
     """The sections of config.json this service reads."""
 
+    queue: QueueLimits = Field(default_factory=QueueLimits)
     redis: RedisSettings = Field(default_factory=RedisSettings)
     logs: LogSettings = Field(default_factory=LogSettings)
     tenant: TenantSettings = Field(default_factory=TenantSettings)

@@ -41,6 +41,11 @@ def user_key(user_id: str) -> str:
     return hashlib.sha1(user_id.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()
 
 
+def imported_opt_out(user_id: str) -> Choice:
+    """The choice of a user whose sessions hold an opt-out in the form of earlier releases."""
+    return Choice(user_key(user_id), permanent_memory=False, chosen_ms=IMPORTED_MS)
+
+
 class ChoiceStore(Protocol):
     """A durable store of choices. Every method may raise PersistenceError."""
 

@@ -209,6 +209,18 @@ class ConversationService:
 
         return await self._database.run(work)
 
+    async def take_back(self, messages: Sequence[Message]) -> None:
+        """Remove these messages of one conversation, and the conversation where it is empty then."""
+        ids, conversation = [message.id for message in messages], messages[0].conversation_id
+
+        async def work(connection: Connection) -> None:
+            # Locked first: whoever is adding to it has done so before it is looked at.
+            await self._database.rows(connection, _SQL["lock"], {"id": conversation})
+            await self._database.send(connection, _SQL["delete_messages"], {"ids": ids})
+            await self._database.send(connection, _SQL["delete_empty"], {"id": conversation})
+
+        await self._database.run(work)
+
     async def purge(self, older_than: timedelta) -> int:
         """Remove this source's messages older than that, by the database's clock, and conversations left empty.
 

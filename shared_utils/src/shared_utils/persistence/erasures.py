@@ -17,6 +17,7 @@ from shared_utils.persistence.database import Database
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions import utc_now
 from shared_utils.persistence.statements import statements
+from shared_utils.private_files import create
 
 _SQL: Final = statements("erasures")
 
@@ -70,6 +71,11 @@ class DatabaseErasureLog:
         row = {"erasure_id": erasure.erasure_id, "counts": Jsonb(erasure.counts)}
         await self._database.execute(_SQL["finish" if finished else "note"], row)
 
+    async def lately(self, days: int) -> Mapping[str, int]:
+        """Hash of each user whose erasure was begun within so many days → when the last one was, ms since 1970."""
+        rows = await self._database.fetch(_SQL["lately"], {"seconds": days * 86_400})
+        return {row["user_hash"]: int(row["started_at"].timestamp() * 1000) for row in rows}
+
     async def history(self, user_id: str) -> list[Mapping[str, Any]]:
         """See :class:`ErasureLog`."""
         return list(await self._database.fetch(_SQL["history"], {"user_hash": user_hash(user_id)}))
@@ -107,7 +113,7 @@ class FileErasureLog:
 
     def _append(self, line: Mapping[str, Any]) -> None:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            create(self._path)
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:

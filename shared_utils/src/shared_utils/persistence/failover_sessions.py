@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 
 from shared_utils import logs
 from shared_utils.persistence.errors import PersistenceError
+from shared_utils.persistence.file_erasures import FileErasures
 from shared_utils.persistence.file_sessions import FileSessionStore
 from shared_utils.persistence.session_journal import SessionConflict, SessionJournal, record
 from shared_utils.persistence.session_replay import SessionReplay
@@ -33,6 +34,8 @@ from shared_utils.persistence.sessions import (
 )
 
 _log = logs.get(__name__)
+_CLOCKS_APART_MS: Final = 3_600_000
+"""The file notes erasures by the clock of Redis, too; the database's is off by less."""
 _PAUSE: Final = 1.0
 """Seconds between two looks whether the database is back."""
 
@@ -48,16 +51,26 @@ class FailoverSessionStore:
         path: the session file; several bridges of one host may share it.
         max_bytes: of a session's data, and of its metadata.
         pause: seconds between two looks whether the database is back.
+        erased: gives the users erased lately (see :meth:`DatabaseErasureLog.lately`): nothing that the file still holds
+            of them is brought to the database.
     """
 
     def __init__(
-        self, database: SessionStore, path: Path, *, max_bytes: int = MAX_BYTES, pause: float = _PAUSE
+        self,
+        database: SessionStore,
+        path: Path,
+        *,
+        max_bytes: int = MAX_BYTES,
+        pause: float = _PAUSE,
+        erased: Callable[[], Awaitable[Mapping[str, int]]] | None = None,
     ) -> None:
         self._database = database
         self._mirror = FileSessionStore(path, max_bytes=max_bytes)
         self._file = FileSessionStore(path, max_bytes=max_bytes, record=record)
         self._journal = SessionJournal(path)
         self._replay = SessionReplay(database, self._mirror, self._journal)
+        self._erasures = FileErasures(path)
+        self._erased = erased
         self._pause = pause
         self._away: str | None = None
         self._mirror_trouble: str | None = None
@@ -202,6 +215,7 @@ class FailoverSessionStore:
         for store in (self._mirror, self._file, self._database):
             await store.close()
         self._journal.close()
+        self._erasures.close()
 
     async def _read(self, ask: _Ask[_Result]) -> _Result:
         await self._begin()
@@ -250,6 +264,8 @@ class FailoverSessionStore:
         while self._away is not None:
             try:
                 await self._database.check()
+                if self._erased is not None:
+                    await self._erasures.follow(await self._erased(), slack_ms=_CLOCKS_APART_MS)
                 replayed += await self._replay.run()
                 async with self._writing:
                     replayed += await self._replay.run()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -38,21 +38,7 @@ class FileChoiceStore:
         """See :class:`ChoiceStore`."""
         if not choices:
             return
-        now = time_text(utc_now())
-        rows = [
-            {
-                "user_key": choice.user_key,
-                "permanent_memory": int(choice.permanent_memory),
-                "chosen_ms": choice.chosen_ms,
-                "changed_at": now,
-            }
-            for choice in choices
-        ]
-
-        def write(connection: sqlite3.Connection) -> None:
-            connection.executemany(_SQL["merge"], rows)
-
-        await self._file.write(write)
+        await self._file.write(lambda connection: merge_choices(connection, choices))
 
     async def page(self, *, after: str = "", limit: int = 1000) -> Sequence[Choice]:
         """See :class:`ChoiceStore`."""
@@ -72,6 +58,21 @@ class FileChoiceStore:
     async def close(self) -> None:
         """See :class:`ChoiceStore`."""
         self._file.close()
+
+
+def merge_choices(connection: sqlite3.Connection, choices: Iterable[Choice]) -> None:
+    """See :meth:`ChoiceStore.merge`, within a transaction on the session file."""
+    now = time_text(utc_now())
+    rows = [
+        {
+            "user_key": choice.user_key,
+            "permanent_memory": int(choice.permanent_memory),
+            "chosen_ms": choice.chosen_ms,
+            "changed_at": now,
+        }
+        for choice in choices
+    ]
+    connection.executemany(_SQL["merge"], rows)
 
 
 def _choice(row: sqlite3.Row) -> Choice:

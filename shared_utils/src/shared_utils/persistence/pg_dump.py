@@ -1,77 +1,76 @@
-"""PostgreSQL's own dump and restore of the schema, where its programs are installed."""
+"""Converts a dump in pg_dump's custom format, as earlier releases wrote it, to the COPY text that backups hold now."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
-from psycopg.conninfo import make_conninfo
+from shared_utils.persistence.errors import DatabaseRefused, PersistenceError
+from shared_utils.private_files import make_folder, opener
 
-from shared_utils.persistence.database_config import DatabaseConfig
-from shared_utils.persistence.dialects import Dialect, PostgreSQL
-from shared_utils.persistence.errors import PersistenceError
-
-_OURS: Final = ("--no-owner", "--no-privileges")
-_VERSION: Final = re.compile(r"(\d+)(?:\.\d+)*\D*$")
-
-
-async def can_dump(dialect: Dialect) -> bool:
-    """Whether pg_dump is here, and new enough for this server."""
-    if not isinstance(dialect, PostgreSQL) or not shutil.which("pg_dump") or not shutil.which("pg_restore"):
-        return False
-    _, output = await _run(["pg_dump", "--version"], {})
-    found = _VERSION.search(output.strip().splitlines()[0]) if output.strip() else None
-    return bool(found and int(found[1]) >= dialect.version[0])
+_COPY: Final = re.compile(rb"COPY (?:\S+\.)?\"?(?P<table>\w+)\"? \((?P<columns>[^)]*)\) FROM stdin;\n")
+_END: Final = b"\\.\n"
+_LONGEST: Final = 1 << 30
+"""Maximum bytes of a line, which is a row."""
 
 
-async def dump(config: DatabaseConfig, file: Path) -> None:
-    """Write the schema with all it holds to ``file``, in pg_dump's custom format.
+async def unpack(dump: Path, folder: Path) -> dict[str, Path]:
+    """Write each table of a dump to a file in the format of ``table_copy``. Returns table → file.
+
+    Args:
+        dump: the dump file.
+        folder: the folder to write to, created where it is missing.
 
     Raises:
-        PersistenceError: pg_dump failed; its own words are in the text.
+        DatabaseRefused: pg_restore is not installed.
+        PersistenceError: pg_restore cannot read the dump; the text quotes its message.
     """
-    await _required(
-        ["pg_dump", "--format=custom", *_OURS, f"--schema={config.schema_name}", f"--file={file}", _target(config)],
-        config,
-    )
-
-
-async def restore(config: DatabaseConfig, file: Path) -> None:
-    """Bring back what :func:`dump` wrote: all of it, or nothing. The schema must not exist yet.
-
-    Raises:
-        PersistenceError: pg_restore failed; its own words are in the text.
-    """
-    await _required(
-        ["pg_restore", *_OURS, "--single-transaction", "--exit-on-error", _target(config), str(file)],
-        config,
-    )
-
-
-async def _required(command: list[str], config: DatabaseConfig) -> None:
-    password = config.parts.get("password")
-    code, output = await _run(command, {"PGPASSWORD": password} if password else {})
-    if code:
-        raise PersistenceError(f"{command[0]} failed on the database {config.place}: {output.strip() or code}")
-
-
-async def _run(command: list[str], variables: dict[str, str]) -> tuple[int, str]:
+    program = shutil.which("pg_restore")
+    if program is None:
+        raise DatabaseRefused(
+            "the backup was made by pg_dump and pg_restore is not here; install PostgreSQL's client programs of the "
+            "server's version, or make the backup again with this release"
+        )
+    make_folder(folder)
     process = await asyncio.create_subprocess_exec(
-        *command,
+        *(program, "--data-only", "--file=-", str(dump)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env=os.environ | variables,
+        stderr=asyncio.subprocess.PIPE,
+        limit=_LONGEST,
     )
-    output, _ = await process.communicate()
-    return process.returncode or 0, output.decode(errors="replace")
+    if process.stdout is None or process.stderr is None:
+        raise AssertionError("both are pipes")
+    complaints = asyncio.create_task(process.stderr.read())
+    tables = await _split(process.stdout, folder)
+    if await process.wait():
+        said = (await complaints).decode(errors="replace").strip()
+        raise PersistenceError(f"pg_restore cannot read {dump}: {said or process.returncode}")
+    return tables
 
 
-def _target(config: DatabaseConfig) -> str:
-    # Whoever may list processes sees their arguments; the environment of another user's process stays hidden.
-    parts = {key: value for key, value in config.parts.items() if key != "password"}
-    return f"--dbname={make_conninfo('', **parts)}"
+async def _split(text: AsyncIterator[bytes], folder: Path) -> dict[str, Path]:
+    tables: dict[str, Path] = {}
+    file: IO[bytes] | None = None
+    try:
+        async for line in text:
+            if file is None:
+                if found := _COPY.fullmatch(line):
+                    table = found["table"].decode()
+                    tables[table] = folder / f"{table}.copy"
+                    file = open(tables[table], "xb", opener=opener)  # noqa: ASYNC230, SIM115  # closed below
+                    columns = found["columns"].replace(b'"', b"").replace(b" ", b"")
+                    file.write(columns + b"\n")
+            elif line == _END:
+                file.close()
+                file = None
+            else:
+                file.write(line)
+    finally:
+        if file is not None:
+            file.close()
+    return tables

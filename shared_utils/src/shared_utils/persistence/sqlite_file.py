@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from shared_utils.persistence.errors import SessionStoreError
+from shared_utils.private_files import create
 
 BUSY_SECONDS: Final = 5.0
 """How long a writer waits for another one."""
@@ -83,12 +84,14 @@ class SqliteFile:
             ) from error
 
     def _open(self) -> sqlite3.Connection:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        create(self.path)  # what SQLite makes beside it has its rights
         connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None)
         try:
             connection.row_factory = sqlite3.Row
             write_ahead(connection)
             connection.execute("PRAGMA synchronous = NORMAL")
+            # What is deleted or replaced would stay readable in the file's free pages.
+            connection.execute("PRAGMA secure_delete = ON")
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
                 self._prepare(connection)

@@ -17,6 +17,7 @@ from shared_utils.persistence.checkpoint_statements import Statements
 from shared_utils.persistence.errors import DatabaseUnavailable
 from shared_utils.persistence.sqlite_file import BUSY_SECONDS, write_ahead
 from shared_utils.persistence.statements import statements
+from shared_utils.private_files import create
 
 _SQL: Final = statements("file_checkpoints")
 _JSON: Final = frozenset({"metadata", "value_names", "value_versions", "inherited"})
@@ -100,7 +101,7 @@ class SqliteTransactions:
 
     def _opened(self) -> sqlite3.Connection:
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            create(self._path)
         connection = sqlite3.connect(self._path or ":memory:", timeout=BUSY_SECONDS, isolation_level=None)
         try:
             write_ahead(connection)

@@ -1,83 +1,86 @@
-"""Making a backup, and bringing one back."""
+"""Makes a backup."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from letta_bridge import __version__
+from letta_bridge import __version__, fail_points
+from letta_bridge.agent_snapshots import NEVER_CARRIED
 from letta_bridge.agent_spec import bridge_tag
 from letta_bridge.backup import manifest
-from letta_bridge.backup.agent_files import Progress, load_agents, save_agents
+from letta_bridge.backup.agents import Progress, SavedAgents, save_agents
 from letta_bridge.backup.manifest import Manifest
-from letta_bridge.backup.state import load_state, save_state
-from letta_bridge.letta.port import LettaPort
+from letta_bridge.backup.state import save_state
+from letta_bridge.letta.agent_store import AgentStore
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.user_data.files import write_json
 from shared_utils.persistence.errors import Conflict
 from shared_utils.persistence.sessions import utc_now
+from shared_utils.private_files import make_folder, replacing
 
 
 async def make_backup(
     settings: BridgeSettings,
-    letta: LettaPort | None,
+    store: AgentStore | None,
     folder: Path,
     *,
     configuration: Mapping[str, Any],
-    plain: bool = False,
-    progress: Progress = lambda _: None,
+    not_saved: Mapping[str, int | str] | None = None,
+    secrets: bool = False,
+    progress: Progress = lambda _what, _count: None,
 ) -> Manifest:
-    """Write all of it below ``folder``.
+    """Write a backup below ``folder``, readable by its owner only.
 
-    State comes before agents: a user who appears in between has an agent without a session, which is found by its tags.
+    The state is saved before the agents: a user who appears in between has an agent without a session, and a bridge
+    finds that agent by its tags.
 
     Args:
         settings: the bridge's.
-        letta: where the agents live; None leaves them out, for those who back up Letta's own database.
-        folder: empty, or not there yet.
-        configuration: what holds now, without secrets.
-        plain: COPY text even where pg_dump is present.
-        progress: is told how many agents are done.
+        store: the server that has the agents; None leaves agents out.
+        folder: an empty or missing directory.
+        configuration: the effective settings without secrets.
+        not_saved: contents of Redis, label → how much, for the manifest.
+        secrets: include the values of agents' variables.
+        progress: called with a label (``agents``, ``messages``) and the running total.
 
     Raises:
-        Conflict: there is something in the folder.
-        ServiceError: database or Letta cannot be read.
+        Conflict: the folder is not empty.
+        ServiceError: the database or Letta cannot be read.
     """
-    await asyncio.to_thread(_make_empty, folder)
-    method, rows = await save_state(settings, folder, plain=plain)
-    agents = await save_agents(letta, bridge_tag(settings.tenant.name), folder / "agents", progress) if letta else 0
+    created_at = utc_now()
+    await asyncio.to_thread(_begin, folder)
+    state = await save_state(settings, folder)
+    fail_points.passed("state_saved")
+    tag = bridge_tag(settings.tenant.name)
+    agents = await save_agents(store, tag, folder, progress, secrets=secrets) if store else SavedAgents()
     write_json(folder / "config.json", configuration)
+    fail_points.passed("backup_listed")
     made = Manifest(
+        backup_id=str(uuid.uuid4()),
         release=__version__,
-        created_at=utc_now(),
-        method=method,
-        rows=dict(rows),
-        agents=agents,
+        created_at=created_at,
+        finished_at=utc_now(),
+        state=state,
+        agents=tuple(agents.saved),
+        skipped=tuple(agents.skipped),
+        not_saved=dict(not_saved or {}),
+        never_carried=NEVER_CARRIED if agents.saved else (),
         parts=await asyncio.to_thread(manifest.parts_of, folder),
     )
     await asyncio.to_thread(manifest.write, folder, made)
     return made
 
 
-async def restore_backup(
-    settings: BridgeSettings, letta: LettaPort | None, folder: Path, *, progress: Progress = lambda _: None
-) -> tuple[Manifest, int]:
-    """Bring a backup back; what it was, and how many agents were imported.
-
-    Raises:
-        BackupDamaged: it is not as it was written; nothing was changed.
-        Conflict: database or session file are not empty; nothing was changed.
-        ServiceError: database or Letta cannot be written.
-    """
-    found = await asyncio.to_thread(manifest.read, folder)
-    await load_state(settings, folder, found)
-    agents = await load_agents(letta, bridge_tag(settings.tenant.name), folder / "agents", progress) if letta else 0
-    return found, agents
-
-
-def _make_empty(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _begin(folder: Path) -> None:
+    make_folder(folder)
+    if (folder / manifest.UNFINISHED).exists():
+        raise Conflict(f"{folder} holds a backup that was never finished; remove it, or name a new directory")
     if any(folder.iterdir()):
         raise Conflict(f"{folder} is not empty; name a new directory for the backup")
+    with replacing(folder / manifest.UNFINISHED) as file:
+        file.write(json.dumps({"begun_at": utc_now().isoformat(), "release": __version__}).encode() + b"\n")

@@ -1,31 +1,42 @@
-"""What a backup holds, with a checksum of each file. It is written last: without it a backup is not complete."""
+"""The manifest of a backup: every file with size and checksum, every table and agent with counts.
+
+The manifest is written last and atomically: a directory without one is no backup. Format 1, of earlier releases, whose
+agent files hold only the messages in context, can still be read.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
-from typing import Final, Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from shared_utils.errors import ServiceError
+from letta_bridge.backup.errors import BackupDamaged
+from shared_utils.private_files import replacing
 
 FILE: Final = "manifest.json"
-Method = Literal["pg_dump", "copy", "file"]
-"""How the state was saved: PostgreSQL's custom format, COPY text per table, or the SQLite session file."""
+UNFINISHED: Final = "unfinished"
+"""Exists in a backup's directory while the backup is being made."""
+OLD_AGENTS_LACK: Final = (
+    "the backup is of an earlier release, whose agent files hold the messages in context only: older messages, "
+    "archival memory and the ids that mark redelivered messages are not in it"
+)
+
+Place = Literal["database", "vectors", "file"]
+"""The service's database, a database for vectors only, or the session file of a service without a database."""
+Method = Literal["copy", "file", "pg_dump"]
+"""COPY text per table, the SQLite session file, or (format 1 only) pg_dump's custom format."""
 
 
-class BackupDamaged(ServiceError):
-    """The backup is not what its manifest says."""
-
-    code = "backup_damaged"
-
-
-class Part(BaseModel):
-    """One file."""
-
+class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True)
+
+
+class Part(_Frozen):
+    """One file."""
 
     path: str
     """Below the backup's directory."""
@@ -33,50 +44,172 @@ class Part(BaseModel):
     sha256: str
 
 
-class Manifest(BaseModel):
-    """All of it."""
+class SavedTable(_Frozen):
+    """One table."""
 
-    model_config = ConfigDict(frozen=True)
+    name: str
+    path: str
+    rows: int | None
+    """None in format 1, where it was not counted."""
+    digest: str | None
+    """Of the content, independent of the order of rows; None in format 1."""
 
+
+class SavedState(_Frozen):
+    """The tables of one database, or the session file."""
+
+    name: Place
+    method: Method
+    product: str = ""
+    at: datetime
+    """The moment of the snapshot."""
+    tables: tuple[SavedTable, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Tables in the schema that are not the bridge's."""
+
+
+class SavedAgent(_Frozen):
+    """One agent."""
+
+    agent_id: str
+    path: str
+    taken_at: datetime | None = None
+    counts: Mapping[str, int] = {}
+    """Part of the snapshot → number of items."""
+    left_out: tuple[str, ...] = ()
+
+
+class SkippedAgent(_Frozen):
+    """An agent that is missing from the backup."""
+
+    agent_id: str
+    name: str
+    reason: str
+    harmless: bool
+    """True where the agent was deleted meanwhile; otherwise an operator has to look at it."""
+
+
+class Manifest(_Frozen):
+    """The manifest, format 2."""
+
+    format: Literal[2] = 2
+    backup_id: str
+    release: str
+    created_at: datetime
+    finished_at: datetime
+    state: tuple[SavedState, ...]
+    agents: tuple[SavedAgent, ...]
+    skipped: tuple[SkippedAgent, ...] = ()
+    not_saved: Mapping[str, int | str] = {}
+    """Contents of Redis, which no backup holds: label → how much."""
+    never_carried: tuple[str, ...] = ()
+    parts: tuple[Part, ...]
+
+    @property
+    def at(self) -> datetime:
+        """The moment of the state's snapshot; with several databases, that of the first one."""
+        return self.state[0].at
+
+    @property
+    def tables(self) -> tuple[SavedTable, ...]:
+        """The tables of all databases."""
+        return tuple(table for state in self.state for table in state.tables)
+
+    @property
+    def whole_agents(self) -> bool:
+        """Whether agents were saved as complete snapshots, not as agent files of an earlier release."""
+        return not any(agent.path.endswith(".af") for agent in self.agents)
+
+
+class _OldManifest(_Frozen):
     format: Literal[1] = 1
     release: str
     created_at: datetime
     method: Method
     rows: dict[str, int]
-    """Table → rows, where they were counted."""
     agents: int
     parts: tuple[Part, ...]
 
 
+_ANY: Final[TypeAdapter[Manifest | _OldManifest]] = TypeAdapter(
+    Annotated[Manifest | _OldManifest, Field(discriminator="format")]
+)
+
+
 def parts_of(folder: Path) -> tuple[Part, ...]:
-    """Every file of a backup but the manifest."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / FILE)
-    return tuple(_part(folder, path) for path in files)
+    """Every file of a backup, without the manifest and the marker of an unfinished backup."""
+    files = sorted(path for path in folder.rglob("*") if not path.is_dir())
+    about = {folder / FILE, folder / UNFINISHED}
+    return tuple(_part(folder, path) for path in files if path not in about)
 
 
 def write(folder: Path, manifest: Manifest) -> None:
     """Complete a backup."""
-    (folder / FILE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / UNFINISHED).unlink(missing_ok=True)
+    with replacing(folder / FILE) as file:
+        file.write(manifest.model_dump_json(indent=2).encode() + b"\n")
 
 
 def read(folder: Path) -> Manifest:
-    """The manifest of a backup whose every file is as it was written.
+    """Read the manifest of a backup, and verify every file of the directory against it.
 
     Raises:
-        BackupDamaged: there is none, or a file is missing or changed.
+        BackupDamaged: there is no manifest, or a file is missing, changed, or not named in it.
     """
     try:
-        manifest = Manifest.model_validate_json((folder / FILE).read_bytes())
+        text = (folder / FILE).read_bytes()
     except FileNotFoundError:
+        if (folder / UNFINISHED).exists():
+            raise BackupDamaged(f"the backup in {folder} was never finished; make another one") from None
         raise BackupDamaged(f"{folder} holds no complete backup ({FILE} is missing); name another directory") from None
+    try:
+        found = _ANY.validate_json(text)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]["msg"]
         raise BackupDamaged(f"{folder / FILE} is not a manifest this release can read ({problem})") from None
-    for part in manifest.parts:
+    _check(folder, found.parts)
+    return found if isinstance(found, Manifest) else _upgraded(found, text)
+
+
+def _check(folder: Path, parts: tuple[Part, ...]) -> None:
+    named = {part.path for part in parts}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_dir() or name in named or name == FILE):
+            raise BackupDamaged(f"{path} is not named in the manifest; remove it, or use another copy of the backup")
+    for part in parts:
+        place = PurePosixPath(part.path)
+        if place.is_absolute() or ".." in place.parts:
+            raise BackupDamaged(f"the manifest names {part.path}, which is outside {folder}; use another copy of it")
         path = folder / part.path
         if not path.is_file() or _part(folder, path) != part:
             raise BackupDamaged(f"{path} is missing or was changed since the backup; use another copy of it")
-    return manifest
+
+
+def _upgraded(old: _OldManifest, text: bytes) -> Manifest:
+    tables = {PurePosixPath(part.path) for part in old.parts if part.path.startswith("database/")}
+    agents = [part.path for part in old.parts if part.path.startswith("agents/")]
+    return Manifest(
+        backup_id=f"format-1-{hashlib.sha256(text).hexdigest()}",
+        release=old.release,
+        created_at=old.created_at,
+        finished_at=old.created_at,
+        state=(
+            SavedState(
+                name="file" if old.method == "file" else "database",
+                method=old.method,
+                at=old.created_at,
+                tables=tuple(
+                    SavedTable(name=path.stem, path=str(path), rows=old.rows.get(path.stem), digest=None)
+                    for path in sorted(tables)
+                ),
+            ),
+        ),
+        agents=tuple(
+            SavedAgent(agent_id=PurePosixPath(path).stem, path=path, left_out=(OLD_AGENTS_LACK,)) for path in agents
+        ),
+        parts=old.parts,
+    )
 
 
 def _part(folder: Path, path: Path) -> Part:

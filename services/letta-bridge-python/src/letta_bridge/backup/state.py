@@ -1,83 +1,201 @@
-"""Where the bridge's state is saved from and brought back to: the database, or the session file where there is none."""
+"""The state's part of a backup: the service's database and the vectors' own, or the session file without a database.
+
+A backup of an installation whose vectors have a database of their own can be restored into one where they do not, and
+the other way round: each table is restored into the database that holds it there.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sqlite3
+import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-from letta_bridge.backup.manifest import Manifest, Method
+from letta_bridge.backup import session_file
+from letta_bridge.backup.manifest import Manifest, Place, SavedState, SavedTable
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence import pg_dump
-from shared_utils.persistence.arrival import arrive
-from shared_utils.persistence.dialects import Dialect
-from shared_utils.persistence.errors import Conflict, DatabaseRefused
-from shared_utils.persistence.table_copy import copy_in, copy_out
+from shared_utils.persistence.database_config import DatabaseConfig
+from shared_utils.persistence.errors import DatabaseRefused
+from shared_utils.persistence.sessions import utc_now
+from shared_utils.persistence.table_copy import (
+    BOOKKEEPING,
+    Expected,
+    RestoreMarker,
+    copy_in,
+    copy_out,
+    migrated_tables,
+    require_empty,
+)
+from shared_utils.persistence.vectors import vector_database
+from shared_utils.private_files import replacing
 
-_DUMP = "database.dump"
-_TABLES = "database"
-_SESSIONS = "sessions.db"
+_DUMP: Final = "database.dump"
+_SESSIONS: Final = "sessions.db"
+_AUDIT: Final = "erasures.jsonl"
+_VECTOR_MODELS: Final = "vector_models"
 
 
-async def save_state(settings: BridgeSettings, folder: Path, *, plain: bool) -> tuple[Method, Mapping[str, int]]:
-    """Write the state below ``folder``; how, and the rows of each table where they were counted.
+@dataclass(slots=True)
+class LoadedState:
+    """The result of restoring the state."""
+
+    done_before: bool = True
+    """An earlier run restored all of it."""
+    rows: dict[str, int] = field(default_factory=dict)
+    compared: int = 0
+    """Number of tables whose content was compared with the manifest."""
+    moved_sessions: int = 0
+    absent: tuple[str, ...] = ()
+    """Tables of this release that the backup does not have; they are empty."""
+
+
+async def save_state(settings: BridgeSettings, folder: Path) -> tuple[SavedState, ...]:
+    """Write the state below ``folder``, each database from one consistent snapshot.
+
+    Raises:
+        PersistenceError: a database or the session file cannot be read.
+    """
+    found = [await _copied_out(name, config, folder) for name, config in _databases(settings).items()]
+    if settings.database.db_url is None:
+        at = utc_now()
+        await asyncio.to_thread(session_file.save, settings.session_file, folder / _SESSIONS)
+        await asyncio.to_thread(_copy, settings.tenant_dir / _AUDIT, folder / _AUDIT)
+        found.append(SavedState(name="file", method="file", at=at))
+    return tuple(found)
+
+
+async def check_place(settings: BridgeSettings, manifest: Manifest) -> None:
+    """Verify that databases and session file are empty, or were restored from this backup. Changes no rows.
+
+    Raises:
+        Conflict: one of them holds other data.
+        DatabaseRefused: the backup needs a database and none is configured.
+    """
+    databases = _databases(settings)
+    for state in manifest.state:
+        if state.name == "file":
+            target = settings.session_file
+            await asyncio.to_thread(session_file.restored_before, target, manifest.backup_id)
+        elif not databases or (state.name == "database" and "database" not in databases):
+            raise DatabaseRefused("the backup is of a database and none is configured; set DATABASE_URL")
+    if manifest.tables or any(state.method == "pg_dump" for state in manifest.state):
+        for config in databases.values():
+            await require_empty(config, _marker(manifest))
+
+
+async def load_state(
+    settings: BridgeSettings, folder: Path, scratch: Path, manifest: Manifest, agents: Mapping[str, str]
+) -> LoadedState:
+    """Restore the state, each database in one transaction and the session file atomically.
 
     Args:
         settings: the bridge's.
-        folder: of the backup.
-        plain: COPY text even where pg_dump is present: it can be brought back to the other engine.
-    """
-    config = settings.database
-    if config.db_url is None:
-        await asyncio.to_thread(_copy_file, settings.session_file, folder / _SESSIONS)
-        return "file", {}
-    if not plain and await pg_dump.can_dump(await _dialect(settings)):
-        await pg_dump.dump(config, folder / _DUMP)
-        return "pg_dump", {}
-    return "copy", await copy_out(config, folder / _TABLES)
-
-
-async def load_state(settings: BridgeSettings, folder: Path, manifest: Manifest) -> None:
-    """Bring the state of a backup back to an empty place.
+        folder: the backup's directory.
+        scratch: an empty folder for temporary files.
+        manifest: the backup's.
+        agents: former agent id → current agent id.
 
     Raises:
-        Conflict: the place is not empty.
-        DatabaseRefused: the backup needs something this installation has not.
+        Conflict: a database or the session file is not empty.
+        RestoreMismatch: a table does not hold what the manifest says; its database was not changed.
+        PersistenceError: a database cannot be used.
     """
-    config = settings.database
-    if manifest.method == "file":
-        await asyncio.to_thread(_copy_file, folder / _SESSIONS, settings.session_file)
+    done = LoadedState()
+    tables = {table.name: Expected(folder / table.path, table.rows, table.digest) for table in manifest.tables}
+    tables |= _vectors_of(manifest, folder)
+    if any(state.method == "pg_dump" for state in manifest.state):
+        files = await pg_dump.unpack(folder / _DUMP, scratch / "database")
+        tables = {name: Expected(file) for name, file in files.items() if name not in BOOKKEEPING}
+    if tables:
+        for config, part in _places(settings, tables):
+            came = await copy_in(config, part, _marker(manifest), agents)
+            done.done_before &= came.done_before
+            done.rows |= came.rows
+            done.compared += came.compared
+            done.moved_sessions += came.moved_sessions
+            done.absent += came.absent if config is settings.database else ()
+    if any(state.name == "file" for state in manifest.state):
+        await asyncio.to_thread(_load_file, settings, folder, manifest, agents, done)
+    return done
+
+
+def _databases(settings: BridgeSettings) -> dict[Place, DatabaseConfig]:
+    """The configured databases. The service's comes last: a restore is complete once it is restored."""
+    service, vectors = settings.database, vector_database(settings.vectors, settings.database)
+    found: dict[Place, DatabaseConfig] = {}
+    if settings.vectors.opengauss.enabled and (service.db_url is None or vectors.place != service.place):
+        found["vectors"] = vectors
+    if service.db_url is not None:
+        found["database"] = service
+    return found
+
+
+async def _copied_out(name: Place, config: DatabaseConfig, folder: Path) -> SavedState:
+    copied = await copy_out(config, folder / name)
+    return SavedState(
+        name=name,
+        method="copy",
+        product=copied.product,
+        at=copied.at,
+        tables=tuple(
+            SavedTable(name=table.name, path=f"{name}/{table.file}", rows=table.rows, digest=table.digest)
+            for table in copied.tables
+        ),
+        left_out=copied.left_out,
+    )
+
+
+def _vectors_of(manifest: Manifest, folder: Path) -> dict[str, Expected]:
+    """Tables of vectors that the backup has from a database of their own; they replace those of the service's."""
+    return {
+        table.name: Expected(folder / table.path, table.rows, table.digest)
+        for state in manifest.state
+        if state.name == "vectors"
+        for table in state.tables
+        if _is_of_vectors(table.name)
+    }
+
+
+def _places(
+    settings: BridgeSettings, tables: Mapping[str, Expected]
+) -> list[tuple[DatabaseConfig, dict[str, Expected]]]:
+    """Each database of this installation, with the tables to restore into it."""
+    databases = _databases(settings)
+    if len(databases) == 1:
+        return [(config, dict(tables)) for config in databases.values()]
+    return [
+        (config, {table: file for table, file in tables.items() if _is_of_vectors(table) == (name == "vectors")})
+        for name, config in databases.items()
+    ]
+
+
+def _is_of_vectors(table: str) -> bool:
+    """Whether a table belongs to the vectors: tables of embeddings are the only ones that no migration creates."""
+    return table == _VECTOR_MODELS or table not in migrated_tables()
+
+
+def _load_file(
+    settings: BridgeSettings, folder: Path, manifest: Manifest, agents: Mapping[str, str], done: LoadedState
+) -> None:
+    target = settings.session_file
+    if session_file.restored_before(target, manifest.backup_id):
+        done.moved_sessions += session_file.move(target, agents)
         return
-    if config.db_url is None:
-        raise DatabaseRefused("the backup is of a database and none is configured; set DATABASE_URL")
-    if manifest.method == "copy":
-        await copy_in(config, folder / _TABLES)
-        return
-    if not await pg_dump.can_dump(await _dialect(settings)):
-        raise DatabaseRefused(
-            "the backup was made by pg_dump and pg_restore for this server is not here; install PostgreSQL's client "
-            "programs of its version, or make the backup with --plain"
-        )
-    await pg_dump.restore(config, folder / _DUMP)
+    done.done_before = False
+    _copy(folder / _AUDIT, settings.tenant_dir / _AUDIT)
+    marker = _marker(manifest)
+    done.moved_sessions += session_file.load(folder / _SESSIONS, target, marker.backup_id, marker.made_at, agents)
 
 
-async def _dialect(settings: BridgeSettings) -> Dialect:
-    connection, dialect = await arrive(settings.database)
-    await connection.close()
-    return dialect
+def _marker(manifest: Manifest) -> RestoreMarker:
+    return RestoreMarker(manifest.backup_id, manifest.at)
 
 
-def _copy_file(source: Path, target: Path) -> None:
-    """SQLite's own copy: whole, though bridges write to the source meanwhile."""
-    if target.exists():
-        raise Conflict(f"{target} exists already; move it away, or name another place")
-    if not source.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        contextlib.closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as reading,
-        contextlib.closing(sqlite3.connect(target)) as writing,
-    ):
-        reading.backup(writing)
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file atomically. Does nothing where the source is missing or the target exists."""
+    if source.exists() and not target.exists():
+        with source.open("rb") as reading, replacing(target) as writing:
+            shutil.copyfileobj(reading, writing)

@@ -3,59 +3,75 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import typer
 
-from letta_bridge.backup.backup import make_backup, restore_backup
+from letta_bridge.backup.backup import make_backup
 from letta_bridge.backup.manifest import Manifest
+from letta_bridge.backup.restore import RestoreReport, restore_backup
+from letta_bridge.cli.backup_output import backup_lines, restore_json, restore_lines
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit, tell
 from letta_bridge.cli.config import effective
 from letta_bridge.cli.output import print_json
-from letta_bridge.letta.connection import letta_client
-from letta_bridge.letta.port import LettaPort
+from letta_bridge.cli.progress import counting
+from letta_bridge.letta.agent_store import AgentStore
+from letta_bridge.letta.connection import agent_store, letta_client
+from letta_bridge.redis_trouble import explained
+from letta_bridge.request_queue import QueueStatus, RedisQueue
+from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import ServiceError
+from shared_utils.redis_connection import CONNECTION_ERRORS, close, connect
 
 AgentsOption = Annotated[
     bool,
-    typer.Option(
-        "--agents/--no-agents", help="Agent files out of Letta; leave them out if you save Letta's own database."
-    ),
+    typer.Option("--agents/--no-agents", help="Agents out of Letta; leave them out if you save Letta's own database."),
 ]
 _Result = TypeVar("_Result")
-_EVERY = 100
+_REDIS_TIMEOUT_SECONDS: Final = 10.0
 
 
 def backup(
     folder: Annotated[Path, typer.Argument(help="Directory to write to; empty, or not there yet.", file_okay=False)],
     agents: AgentsOption = True,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="COPY text even where pg_dump is present: also fits the other database.")
+    secrets: Annotated[
+        bool, typer.Option("--secrets", help="Also save the values of agents' variables, which may be secret.")
     ] = False,
+    plain: Annotated[bool, typer.Option("--plain", hidden=True)] = False,
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Save database (or session file), agents and settings, with a manifest of checksums. Bridges may run meanwhile.
+    """Save database (or session file), every agent whole, and settings, with a manifest. Bridges may run meanwhile.
 
-    Settings are saved without secrets. Redis is not saved: it holds work, not memory; its own AOF does that.
+    Only its owner can read it. The bridge's settings are saved without secrets. Redis is not saved: it holds work, not
+    memory; its own AOF does that, and the manifest says how much there was. Exit code 1: an agent could not be read.
     """
+    del plain  # of earlier releases: every backup is COPY text now, which fits both database products
     settings = settings_or_exit(config)
 
-    async def work(letta: LettaPort | None) -> Manifest:
-        configuration = dict(effective(settings))
+    async def work(store: AgentStore | None, count: Callable[[str, int], None]) -> Manifest:
         return await make_backup(
-            settings, letta, folder, configuration=configuration, plain=plain, progress=_progress("saved")
+            settings,
+            store,
+            folder,
+            configuration=dict(effective(settings)),
+            not_saved=await _in_redis(settings),
+            secrets=secrets,
+            progress=count,
         )
 
-    made = _with_letta(settings, agents, work)
+    made = _with_letta(settings, agents, "saved", work)
     if as_json:
         print_json(made.model_dump(mode="json"))
-        return
-    typer.echo(f"{folder}: {len(made.parts)} files, {made.agents} agents, state by {made.method}")
+    else:
+        for line in backup_lines(folder, made):
+            typer.echo(line)
+    raise typer.Exit(int(Exit.FAILED if any(not skipped.harmless for skipped in made.skipped) else Exit.DONE))
 
 
 def restore(
@@ -65,30 +81,42 @@ def restore(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Bring a backup back into an empty place: the checksums are compared first, then all of the state or nothing.
+    """Restore a backup into an empty place, and compare what arrived with it, item by item.
 
-    Agents of users who have one in Letta are left alone. The saved settings are not put in force: compare config.json.
+    Checksums are compared first, and files that the manifest does not name are refused. Agents come one by one, then
+    all of the state or nothing; after a crash, repeat the command. Agents of users who have one in Letta are left
+    alone. The saved settings are not put in force: compare config.json. Exit code 1: something is not as it was saved.
     """
     settings = settings_or_exit(config)
 
-    async def work(letta: LettaPort | None) -> tuple[Manifest, int]:
-        return await restore_backup(settings, letta, folder, progress=_progress("restored"))
+    async def work(store: AgentStore | None, count: Callable[[str, int], None]) -> RestoreReport:
+        await _warn_of_running_bridges(settings)
+        return await restore_backup(settings, store, folder, progress=count)
 
-    found, imported = _with_letta(settings, agents, work)
+    report = _with_letta(settings, agents, "restored", work)
     if as_json:
-        print_json({"manifest": found.model_dump(mode="json"), "agents_imported": imported})
-        return
-    typer.echo(f"state of {found.created_at:%Y-%m-%d %H:%M} UTC is back, {imported} agents imported")
+        print_json(restore_json(report))
+    else:
+        for line in restore_lines(report):
+            typer.echo(line)
+    raise typer.Exit(int(Exit.DONE if report.whole else Exit.FAILED))
 
 
 def _with_letta(
-    settings: BridgeSettings, agents: bool, work: Callable[[LettaPort | None], Awaitable[_Result]]
+    settings: BridgeSettings,
+    agents: bool,
+    did: str,
+    work: Callable[[AgentStore | None, Callable[[str, int], None]], Awaitable[_Result]],
 ) -> _Result:
     async def run() -> _Result:
         letta = letta_client(settings.letta)
+        store = agent_store(letta)
         try:
-            return await work(letta if agents else None)
+            with counting(did) as count:
+                return await work(store if agents else None, count)
         finally:
+            with contextlib.suppress(ServiceError):  # a later run deletes a reader that stays behind
+                await store.close()
             await letta.close()
 
     try:
@@ -97,9 +125,37 @@ def _with_letta(
         fail(str(error), Exit.FAILED)
 
 
-def _progress(did: str) -> Callable[[int], None]:
-    def progress(done: int) -> None:
-        if done % _EVERY == 0:
-            tell(f"{done} agents {did}")
+async def _in_redis(settings: BridgeSettings) -> Mapping[str, int | str]:
+    """What the backup does not hold: label → how much, or why it is unknown."""
+    status = await _queue(settings)
+    if isinstance(status, str):
+        return {"redis": status}
+    queue, unwritten = status
+    return {
+        "tasks waiting": queue.depth + queue.waiting,
+        "tasks in flight": queue.in_flight,
+        "turns that agents have not been told yet": queue.counters.get("missed_pending", 0),
+        "answered turns that are not in the database yet": unwritten,
+        "dead letters": queue.dead,
+    }
 
-    return progress
+
+async def _warn_of_running_bridges(settings: BridgeSettings) -> None:
+    status = await _queue(settings)
+    if not isinstance(status, str) and status[0].bridges and status[0].paused is None:
+        tell(
+            f"{status[0].bridges} bridges are running: a user who talks before the end gets a new agent, and the saved "
+            "one is then not restored; stop them, or run letta-bridge pause"
+        )
+
+
+async def _queue(settings: BridgeSettings) -> tuple[QueueStatus, int] | str:
+    """The queue and the length of the journal's backlog; or why Redis cannot be asked."""
+    client = connect(settings.redis, name="letta-bridge-cli", timeout=_REDIS_TIMEOUT_SECONDS)
+    try:
+        queue = await RedisQueue(client, client, settings.queue, "backup").status()
+        return queue, await client.xlen(Keys(settings.queue.requests).journal)
+    except CONNECTION_ERRORS as error:
+        return explained(error)
+    finally:
+        await close(client)

@@ -8,8 +8,12 @@ from typing import Annotated
 import typer
 
 from letta_bridge.cli.common import ConfigOption, JsonOption, ask_redis, settings_or_exit
-from letta_bridge.cli.output import duration, print_json, print_table
+from letta_bridge.cli.output import duration, plain, print_json, print_table
 from letta_bridge.request_queue.admin import Lane, Lanes, QueueAdmin
+from letta_bridge.request_queue.holds import Hold, Holds
+from letta_bridge.request_queue.keys import Keys
+from letta_bridge.settings import BridgeSettings
+from shared_utils.redis_connection import RedisClient
 
 _COLUMNS = ("USER", "WAITING", "OLDEST", "IN FLIGHT", "ATTEMPT", "LEASE", "BRIDGE")
 
@@ -24,15 +28,27 @@ def lanes(
 
     OLDEST and IN FLIGHT count from when the task was taken from the request list. LEASE is the time after which another
     bridge takes the turn over unless its bridge reports in. A user '~7' stands for tasks that name no readable user.
+    No turn of a user who is held begins: an erasure is under way.
     """
     settings = settings_or_exit(config)
-    found = ask_redis(settings, lambda client: QueueAdmin(client, settings.queue).lanes(limit))
+    found, held = ask_redis(settings, lambda client: _look(client, settings, limit))
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(found) | {"held": [asdict(hold) for hold in held]})
         return
     if found.lanes:
         print_table(_COLUMNS, [_row(lane) for lane in found.lanes], numbers=("WAITING", "ATTEMPT"))
+    for hold in held:
+        typer.echo(
+            f"held: {plain(hold.lane)} for {duration(hold.held_seconds)} ({plain(hold.why)}); ends in "
+            f"{duration(hold.seconds_left)} unless it is renewed, or with 'letta-bridge user release'"
+        )
     typer.echo(_summary(found))
+
+
+async def _look(client: RedisClient, settings: BridgeSettings, limit: int) -> tuple[Lanes, list[Hold]]:
+    return await QueueAdmin(client, settings.queue).lanes(limit), await Holds(
+        client, Keys(settings.queue.requests)
+    ).all()
 
 
 def _row(lane: Lane) -> tuple[object, ...]:

@@ -12,6 +12,8 @@ from letta_bridge.cli.output import print_json
 from letta_bridge.cli.state import ask, require_database
 from shared_utils.persistence import migration
 from shared_utils.persistence.migration import Migration
+from shared_utils.persistence.table_copy import absent_vector_tables, mend_vector_tables
+from shared_utils.persistence.vectors import vector_database
 
 
 def migrate(
@@ -27,6 +29,8 @@ def migrate(
 ) -> None:
     """Make the database and its tables as this release needs them. What is there already stays as it is.
 
+    Tables of vectors that are listed and missing, as a restore by an earlier release left them, are made anew, empty.
+
     A bridge does this itself at its start unless DB_GENERATE_SCHEMAS is false. Then run this before the new release
     starts, with DATABASE_URL naming a user that may make tables. Bridges of the release before may run meanwhile.
     """
@@ -35,21 +39,28 @@ def migrate(
     if check and grant:
         fail("--check changes nothing, so --grant cannot go with it; run it once more without --check", Exit.USAGE)
     database = settings.database
+    vectors = vector_database(settings.vectors, database)
     if check:
         missing = ask(lambda: migration.missing(database))
-        _tell(missing, as_json=as_json, key="missing", place=database.place)
-        raise typer.Exit(int(Exit.FAILED if missing else Exit.DONE))
+        absent = ask(lambda: absent_vector_tables(vectors))
+        _tell(missing, absent, as_json=as_json, key="missing", place=database.place)
+        raise typer.Exit(int(Exit.FAILED if missing or absent else Exit.DONE))
     applied = ask(lambda: migration.migrate(database, grant=grant))
-    _tell(applied, as_json=as_json, key="applied", place=database.place)
+    mended = ask(lambda: mend_vector_tables(vectors))
+    _tell(applied, mended, as_json=as_json, key="applied", place=database.place)
     if grant and not as_json:
         typer.echo(f"{grant} may use the tables, and not change them")
 
 
-def _tell(steps: Sequence[Migration], *, as_json: bool, key: str, place: str) -> None:
+def _tell(steps: Sequence[Migration], vectors: Sequence[str], *, as_json: bool, key: str, place: str) -> None:
     if as_json:
-        print_json({key: [{"number": step.number, "name": step.name} for step in steps]})
+        content: dict[str, object] = {key: [{"number": step.number, "name": step.name} for step in steps]}
+        print_json(content | ({f"vector_tables_{key}": [*vectors]} if vectors else {}))
         return
     for step in steps:
         typer.echo(f"{key}: {step.number:04} {step.name}")
-    if not steps:
+    if vectors:
+        did = "are listed and missing" if key == "missing" else "were listed and missing, and are made anew, empty"
+        typer.echo(f"tables of vectors {did}: {', '.join(vectors)}; fill them: letta-bridge vectors sync")
+    elif not steps:
         typer.echo(f"the database {place} has all tables this release needs")

@@ -1,22 +1,32 @@
-"""How a long command shows how far it is: a line on standard error that is written over, and only on a terminal."""
+"""How a long command shows how far it is, on standard error: a line written over, or now and then one in a log."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from letta_bridge.cli.common import tell
+
+_LOG_SECONDS: Final = 30.0
+"""Between two lines where no terminal shows a bar."""
 
 
 @contextmanager
 def counting(did: str) -> Iterator[Callable[[str, int], None]]:
     """Gives what to call with what it is and how many; ``did`` says what was done to them."""
+    if not sys.stderr.isatty():
+        yield _logged(did)
+        return
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        console=console, transient=True, disable=not sys.stderr.isatty(),
+        console=console, transient=True,
     ) as progress:  # fmt: skip
         tasks: dict[str, int] = {}
 
@@ -26,3 +36,15 @@ def counting(did: str) -> Iterator[Callable[[str, int], None]]:
             progress.update(tasks[what], completed=number)  # type: ignore[arg-type]  # a NewType of int there
 
         yield count
+
+
+def _logged(did: str) -> Callable[[str, int], None]:
+    last = time.monotonic()
+
+    def count(what: str, number: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _LOG_SECONDS:
+            last = time.monotonic()
+            tell(f"{number} {what} {did}")
+
+    return count

@@ -17,7 +17,8 @@ from letta_bridge.redis_trouble import explained
 from letta_bridge.request_queue.admin import DeadLetter, QueueAdmin
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import MalformedMessage
-from shared_utils.messages import Limits, parse_task
+from shared_utils.limits import Limits
+from shared_utils.messages import parse_task
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
 
 _BATCH: Final = 200

@@ -1,8 +1,9 @@
-"""``letta-bridge user show|export|erase``."""
+"""``letta-bridge user show|export|folder|erase|release``."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -10,13 +11,18 @@ from typing import Annotated, TypeVar
 import typer
 
 from letta_bridge.cli.choice import choice_record, choice_text
-from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
-from letta_bridge.cli.output import print_json, print_table
+from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit
+from letta_bridge.cli.output import plain, print_json, print_table
 from letta_bridge.redis_trouble import explained
+from letta_bridge.request_queue.holds import Holds
+from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
+from letta_bridge.uploads import user_folder
+from letta_bridge.user_data.agent_trace import CONTENTS
 from letta_bridge.user_data.erasure import UserData
 from letta_bridge.user_data.files import write_json
 from letta_bridge.user_data.places import user_data
+from letta_bridge.user_data.report import BEYOND_REACH, ErasureReport
 from letta_bridge.user_data.trace import Counts
 from shared_utils.errors import ServiceError
 from shared_utils.redis_connection import CONNECTION_ERRORS
@@ -27,8 +33,23 @@ app = typer.Typer(
     help="Everything that is kept of one user: agents, sessions, conversations, replies, short-term memory.",
 )
 
-UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The user's id, as producers send it.")]
+
+def _text(user: str) -> str:
+    try:
+        user.encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter("the id is not UTF-8 text, so no producer can have sent it") from None
+    return user
+
+
+UserArgument = Annotated[
+    str, typer.Argument(metavar="USER", help="The user's id, as producers send it.", callback=_text)
+]
 _Result = TypeVar("_Result")
+_SPARE_SECONDS = 10.0
+"""Beyond the longest turn: for its outcome to be settled."""
+_OTHER_SECONDS = 600.0
+"""For another erasure of the same user, which may have a million keys to look through."""
 
 
 @app.command()
@@ -52,13 +73,26 @@ def export(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Write all of it to a directory: agent files, and a line of JSON for everything else."""
+    """Write all of it to a directory, for its owner only: every agent whole, and a line of JSON for everything else.
+
+    `agents/contents.json` says what is in each agent's file and what could not be carried. It is complete once there is
+    `manifest.json`.
+    """
     if to.exists() and any(to.iterdir()):
         fail(f"{to} is not empty; name a new directory", Exit.USAGE)
     settings = settings_or_exit(config)
     write_json(to / "choice.json", choice_record(settings, user))  # before the export, whose manifest completes it
     counts = _ask(settings, lambda data: data.export(user, to))
     _tell(counts, as_json=as_json, did=f"written to {to}")
+    if counts.get("agents") and not as_json:
+        typer.echo(f"not carried: {'; '.join(_not_carried(to / CONTENTS))}")
+
+
+@app.command()
+def folder(user: UserArgument, *, config: ConfigOption = None) -> None:
+    """Print the directory that holds the user's uploads, the only one from which a task of theirs may name files."""
+    settings = settings_or_exit(config)
+    typer.echo(settings.upload_dir / user_folder(user))
 
 
 @app.command()
@@ -66,15 +100,23 @@ def erase(
     user: UserArgument,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would go.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    wait: Annotated[float, typer.Option(help="Seconds to wait for a turn in flight.", min=0)] = 60.0,
+    wait: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds to wait for a turn in flight (by default as long as one may take), and for another erasure.",
+            min=0,
+        ),
+    ] = None,
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Remove all of it for good. It can be repeated: where it broke off, it goes on.
+    """Remove all of it for good, and look through every place whether anything is left.
 
-    A later message of the user gets a new agent, unless the user has opted out of permanent memory: the choice is kept
-    under a hash of the user id. An audit row is kept, too: a hash of the user id, the time and the counts.
+    No turn of the user begins meanwhile; tasks that wait, or come until it is done, get an error reply with the code
+    'erased'. It can be repeated: where it broke off, it goes on. A later message of the user gets a new agent, unless
+    the user has opted out of permanent memory: the choice is kept under a hash of the user id. So is an audit row, with
+    the time and the counts.
     """
     settings = settings_or_exit(config)
     if dry_run:
@@ -82,12 +124,46 @@ def erase(
         return
     if not yes and not typer.confirm(f"Erase everything of user {user!r}?", err=True):
         fail("nothing was erased", Exit.FAILED)
-    _tell(_ask(settings, lambda data: data.erase(user), wait=wait), as_json=as_json, did="erased")
+    longest = settings.letta.reply_deadline + settings.fallback.timeout + _SPARE_SECONDS
+    waits = (longest, _OTHER_SECONDS) if wait is None else (wait, wait)
+    report = _ask(settings, lambda data: data.erase(user), waits=waits)
+    if as_json:
+        print_json(report.as_json())
+    else:
+        _tell_report(report)
+    if not report.complete:
+        fail("not everything could be erased; run this again when what is named above can be reached", Exit.FAILED)
 
 
-def _ask(settings: BridgeSettings, work: Callable[[UserData], Awaitable[_Result]], *, wait: float = 0) -> _Result:
+def _not_carried(contents: Path) -> list[str]:
+    said = json.loads(contents.read_bytes())
+    return [*said["never_carried"], *dict.fromkeys(what for agent in said["agents"] for what in agent["not_carried"])]
+
+
+@app.command()
+def release(user: UserArgument, *, config: ConfigOption = None) -> None:
+    """End the hold that an erasure has on a user's lane, so that bridges serve the user again.
+
+    One that was killed leaves its hold for a minute at most, and needs no help.
+    """
+    settings = settings_or_exit(config)
+    keys = Keys(settings.queue.requests)
+    if ask_redis(settings, lambda client: Holds(client, keys).lift(user)):
+        typer.echo("released: bridges serve this user again")
+    else:
+        fail("this user is not held", Exit.FAILED)
+
+
+def _ask(
+    settings: BridgeSettings,
+    work: Callable[[UserData], Awaitable[_Result]],
+    *,
+    waits: tuple[float, float] = (0.0, 0.0),
+) -> _Result:
+    """What ``work`` returns. ``waits``: seconds for a turn in flight, and for another erasure of the user."""
+
     async def ask() -> _Result:
-        async with user_data(settings, patience=wait) as data:
+        async with user_data(settings, patience=waits[0], hold_patience=waits[1]) as data:
             return await work(data)
 
     try:
@@ -104,3 +180,27 @@ def _tell(counts: Counts, *, as_json: bool, did: str) -> None:
         return
     print_table(("WHAT", "HOW MANY"), [(name.replace("_", " "), count) for name, count in counts.items()])
     typer.echo(f"{sum(counts.values())} {did}")
+
+
+def _tell_report(report: ErasureReport) -> None:
+    rows = [
+        (name.replace("_", " "), _number(place.found), place.removed, _number(place.left))
+        for name, place in report.places.items()
+    ]
+    print_table(("PLACE", "FOUND", "REMOVED", "LEFT"), rows, numbers=("FOUND", "REMOVED", "LEFT"))
+    for name, why in report.unreachable.items():
+        typer.echo(f"could not be reached: {name}: {why}")
+    for key in report.elsewhere:
+        typer.echo(f"still names the user: the Redis key {plain(key)}")
+    for bridge in report.behind:
+        typer.echo(f"has not said that it followed: the bridge {bridge}; one of a release before does not")
+    if report.arrived_since:
+        typer.echo(f"{report.arrived_since} tasks have come since; they begin anew")
+    typer.echo(f"{sum(place.removed for place in report.places.values())} erased")
+    typer.echo("no erasure reaches:")
+    for place in BEYOND_REACH:
+        typer.echo(f"  {place}")
+
+
+def _number(count: int | None) -> str:
+    return "?" if count is None else str(count)

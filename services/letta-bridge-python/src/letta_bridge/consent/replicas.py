@@ -21,7 +21,7 @@ from typing import Final, Protocol
 
 from letta_bridge.consent.shared_choices import ReplicaState, SharedChoices
 from shared_utils import logs
-from shared_utils.persistence.choices import IMPORTED_MS, Choice, ChoiceStore, copy_choices, pages, user_key
+from shared_utils.persistence.choices import Choice, ChoiceStore, copy_choices, imported_opt_out, pages, user_key
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.redis_connection import CONNECTION_ERRORS
 
@@ -272,6 +272,6 @@ class ChoiceReplicas:
     async def _import_opt_outs(self) -> None:
         """Import opt-outs that earlier releases wrote into sessions; any explicit choice is later than these."""
         users = await self._sessions.opted_out_users()
-        imported = [Choice(user_key(user), permanent_memory=False, chosen_ms=IMPORTED_MS) for user in users]
+        imported = [imported_opt_out(user) for user in users]
         for start in range(0, len(imported), _BATCH):
             await self.durable.merge(imported[start : start + _BATCH])

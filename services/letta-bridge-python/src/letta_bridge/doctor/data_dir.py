@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from letta_bridge.doctor.findings import Finding, fail, ok, warn
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence.file_sessions import FileSessionStore
 from shared_utils.persistence.sessions import SessionStoreError
+from shared_utils.private_files import make_folder
 
 _FULL: Final = 50 * 2**20
 _TIGHT: Final = 1024 * 2**20
@@ -27,6 +29,8 @@ async def examine(settings: BridgeSettings) -> AsyncIterator[Finding]:
     yield await asyncio.to_thread(_writable, directory)
     if directory.is_dir():
         yield _room(directory)
+    if (exposed := _exposed(settings.session_file)) is not None:
+        yield exposed
     yield await _sessions(settings.session_file)
 
 
@@ -34,7 +38,7 @@ def _writable(directory: Path) -> Finding:
     """By writing there, as only that tells of a quota, a read-only mount, or a full disk."""
     subject = "disk.write"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_folder(directory)
         with tempfile.NamedTemporaryFile(dir=directory, prefix=".doctor-") as trial:
             trial.write(_TRIAL)
             trial.flush()
@@ -56,6 +60,17 @@ def _room(directory: Path) -> Finding:
     if free < _TIGHT:
         return warn("disk.space", f"the disk is getting full: {says}", "make room soon")
     return ok("disk.space", says)
+
+
+def _exposed(sessions: Path) -> Finding | None:
+    """Files that an earlier release made readable for everybody on this machine."""
+    held = (sessions.with_name(name) for name in (sessions.name, f"{sessions.name}-wal", "erasures.jsonl"))
+    open_to_all = [str(file) for file in held if file.exists() and file.stat().st_mode & stat.S_IROTH]
+    if not open_to_all:
+        return None
+    return warn(
+        "disk.private", f"everybody on this machine can read {', '.join(open_to_all)}", "take the right away: chmod 600"
+    )
 
 
 async def _sessions(file: Path) -> Finding:

@@ -12,12 +12,15 @@ from psycopg import AsyncConnection
 
 from letta_bridge.doctor.findings import Finding, fail, ok, warn
 from letta_bridge.settings import BridgeSettings
+from shared_utils.errors import SettingsError
 from shared_utils.persistence.arrival import arrive
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.dialects import Dialect, PostgreSQL
 from shared_utils.persistence.errors import DatabaseRefused, PersistenceError, SchemaMissing
 from shared_utils.persistence.failures import meaning
 from shared_utils.persistence.migration import Migration, migrations, pending
+from shared_utils.persistence.table_copy import absent_vector_tables
+from shared_utils.persistence.vectors import vector_database
 
 _WITHOUT_RIGHTS: Final = """
 SELECT tablename::text
@@ -63,7 +66,11 @@ async def examine(settings: BridgeSettings) -> AsyncIterator[Finding]:
         async for finding in _inside(connection, config):
             yield finding
         yield await _room(connection, config)
-        for suspicion in (await _pooler(connection, dialect), _plain_text(connection, config)):
+        for suspicion in (
+            await _vectors(settings),
+            await _pooler(connection, dialect),
+            _plain_text(connection, config),
+        ):
             if suspicion is not None:
                 yield suspicion
     finally:
@@ -82,6 +89,24 @@ async def _inside(connection: _Connection, config: DatabaseConfig) -> AsyncItera
         return
     yield _schema(missing, config)
     yield await _rights(connection, config, missing)
+
+
+async def _vectors(settings: BridgeSettings) -> Finding | None:
+    """An earlier release's restore brought the list of tables back, and not the tables."""
+    subject = "database.vectors"
+    try:
+        config = vector_database(settings.vectors, settings.database)
+        absent = await absent_vector_tables(config)
+    except (PersistenceError, SettingsError) as error:
+        says, _, advice = str(error).partition("; ")
+        return fail(subject, says, advice or "mend that and run doctor again")
+    if not absent:
+        return None
+    return fail(
+        subject,
+        f"the tables of vectors {', '.join(absent)} are listed and missing",
+        "run letta-bridge migrate, which makes them anew, and then letta-bridge vectors sync",
+    )
 
 
 def _absent(error: SchemaMissing, config: DatabaseConfig) -> Finding:

@@ -12,6 +12,7 @@ from letta_bridge.consent import RedisChoices
 from letta_bridge.doctor.findings import Finding, fail, ok
 from letta_bridge.request_queue import Keys, Outcome, RedisQueue, Settlement
 from letta_bridge.request_queue.creation_leases import CreationLease, RedisCreationLeases
+from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.request_queue.scripts import WAITED
@@ -88,6 +89,9 @@ async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys
         await queue.missed("doctor")
         await queue.status()
         await queue.release_strays(set())
+        ledger = RedisErasureLedger(client, keys)
+        await ledger.follow(mark, await ledger.now_ms())
+        await ledger.since(await ledger.now_ms())
         async with client.pipeline(transaction=True) as pipeline:
             pipeline.lpush(keys.handed("1"), 1)
             pipeline.delete(keys.handed("1"))
@@ -122,6 +126,7 @@ async def _clean_up(client: RedisClient, keys: Keys, mark: str) -> None:
         keys.reply("doctor", "1"),
         keys.missed("doctor"),
         keys.handed("1"),
+        keys.erasures_followed,
         keys.creating("doctor", "doctor"),
         keys.identity,
         keys.call(mark),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import secrets
 from typing import Final
 from urllib.parse import urlsplit
@@ -12,22 +13,40 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from letta_bridge.http.answers import problem
+from letta_bridge.http.attempts import Attempts
 from letta_bridge.settings import HttpSettings
 from shared_utils.errors import SettingsError
 
 _GUARDED: Final = "/api"
+_SHORTEST_TOKEN: Final = 16
+"""Characters of a token that others can try to guess."""
+_PROXIED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+"""Headers that a proxy adds: the request comes from elsewhere, whatever address it was passed on from."""
 
 
 def require_token(settings: HttpSettings) -> None:
     """Return where the API may be served like this.
 
     Raises:
-        SettingsError: others could reach it, and there is no token.
+        SettingsError: others could reach it, and there is no token, or one that can be guessed or never be sent.
     """
-    if settings.api_token is None and not _is_loopback(settings.host):
+    token = None if settings.api_token is None else settings.api_token.get_secret_value()
+    if token is not None and (not token or any(char.isspace() or not char.isprintable() for char in token)):
+        raise SettingsError(
+            "BRIDGE_API_TOKEN is empty, or holds a space or a character no header can carry; make one with "
+            "'openssl rand -hex 32'"
+        )
+    if _is_loopback(settings.host):
+        return
+    if token is None:
         raise SettingsError(
             f"the HTTP port is bound to {settings.host or 'every address'}, where others can reach the API; set "
             "BRIDGE_API_TOKEN (or BRIDGE_API_TOKEN_FILE), or bind it to 127.0.0.1 with BRIDGE_HTTP_HOST"
+        )
+    if len(token) < _SHORTEST_TOKEN:
+        raise SettingsError(
+            f"BRIDGE_API_TOKEN has {len(token)} characters and others can try to guess it; give it {_SHORTEST_TOKEN} "
+            "or more ('openssl rand -hex 32' makes one)"
         )
 
 
@@ -38,31 +57,39 @@ class Guard:
         self._app = app
         token = settings.api_token
         self._token = None if token is None else token.get_secret_value().encode()
+        self._attempts = Attempts()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         path = scope.get("path", "")
         if scope["type"] == "http" and (path == _GUARDED or path.startswith(f"{_GUARDED}/")):
             headers = Headers(scope=scope)
-            refusal = _stranger(headers) if self._token is None else _wrong_token(headers, self._token)
+            refusal = _stranger(headers) if self._token is None else self._refusal(scope, headers, self._token)
             if refusal is not None:
                 await refusal(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-
-def _wrong_token(headers: Headers, token: bytes) -> Response | None:
-    scheme, _, given = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and secrets.compare_digest(given.strip().encode("latin-1"), token):
-        return None
-    sentence = "send the header 'Authorization: Bearer TOKEN' with the bridge's BRIDGE_API_TOKEN"
-    return problem(401, "unauthorized", sentence, {"WWW-Authenticate": "Bearer"})
+    def _refusal(self, scope: Scope, headers: Headers, token: bytes) -> Response | None:
+        address = (scope.get("client") or ("",))[0]
+        if seconds := self._attempts.locked_for(address):
+            sentence = "too many wrong tokens came from this address; wait a minute, and send the right one"
+            return problem(429, "too_many_attempts", sentence, {"Retry-After": str(math.ceil(seconds))})
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and secrets.compare_digest(given.strip().encode("latin-1"), token):
+            self._attempts.right(address)
+            return None
+        if given:
+            self._attempts.wrong(address)
+        sentence = "send the header 'Authorization: Bearer TOKEN' with the bridge's BRIDGE_API_TOKEN"
+        return problem(401, "unauthorized", sentence, {"WWW-Authenticate": "Bearer"})
 
 
 def _stranger(headers: Headers) -> Response | None:
-    """Without a token: a browser could be made to ask for a foreign page, under a name that leads here."""
+    """Without a token: a browser could be made to ask for a foreign page, or a proxy pass strangers' requests on."""
     host = _host(f"//{headers.get('host', '')}")
-    if not _is_loopback(host) or ("origin" in headers and not _is_loopback(_host(headers["origin"]))):
+    of_foreign_page = "origin" in headers and not _is_loopback(_host(headers["origin"]))
+    if not _is_loopback(host) or of_foreign_page or any(name in headers for name in _PROXIED):
         return problem(403, "forbidden", "without BRIDGE_API_TOKEN the API answers programs of this machine alone")
     return None
 

@@ -7,6 +7,9 @@ from typing import Protocol
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
+from shared_utils.health import FRESH_SECONDS
+from shared_utils.remembered import Remembered
+
 
 class MetricsSource(Protocol):
     """Who can say everything at once; must answer quickly, whatever is down."""
@@ -16,13 +19,15 @@ class MetricsSource(Protocol):
         ...
 
 
-def router(source: MetricsSource) -> APIRouter:
-    """The one endpoint."""
+def router(source: MetricsSource, *, fresh: float = FRESH_SECONDS) -> APIRouter:
+    """The one endpoint; anybody may ask, so the source is asked once in ``fresh`` seconds."""
     routes = APIRouter(tags=["metrics"])
+    ask_text = Remembered(source.text, fresh)
 
+    @routes.head("/metrics", include_in_schema=False)
     @routes.get("/metrics")
     async def metrics() -> Response:
         """All metrics; docs/metrics.md tells them."""
-        return Response(await source.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        return Response(await ask_text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     return routes

@@ -19,6 +19,7 @@ from letta_bridge.request_queue.records import Fault
 from letta_bridge.settings import JournalSettings
 from shared_utils import logs
 from shared_utils.persistence.conversation_service import ConversationService
+from shared_utils.persistence.erasures import user_hash
 from shared_utils.persistence.errors import PersistenceError, ValueRefused
 from shared_utils.redis_connection import CONNECTION_ERRORS
 
@@ -59,6 +60,8 @@ class Journal:
         """Entries that are in the database, and that Redis has not been told of."""
         self._unreadable: dict[str, Fault] = {}
         """Entries that this release cannot read, and that are to be set aside with the next look."""
+        self._unchecked: dict[str, tuple[JournalEntry, JournalRows]] = {}
+        """Rows that may be in the database, and whose users may have been erased meanwhile; a batch, by entry."""
         self._dropped: int | None = None
         self._purge_at = 0.0
         self.trouble: str | None = None
@@ -101,6 +104,7 @@ class Journal:
 
     async def _pass(self) -> bool:
         """Write one batch; whether another one is waiting."""
+        await self._remove_erased()
         batch = await self._take(_BATCH)
         self._note_dropped(batch.dropped)
         if not batch.mine:
@@ -127,10 +131,13 @@ class Journal:
         unreadable = {}
         for entry in entries:
             try:
-                rows.append(read_entry(entry))
+                row = read_entry(entry)
             except UnreadableEntry as error:
                 _log.error("journal_turn_unreadable", entry=entry.id, code=error.fault)
                 unreadable[entry.id] = error.fault
+            else:
+                rows.append(row)
+                self._unchecked[entry.id] = (entry, row)  # before: a transaction whose answer is lost may be through
         try:
             await self._record(rows)
         except ValueRefused:
@@ -142,6 +149,19 @@ class Journal:
                     _log.error("journal_turn_refused", message_id=row.messages[0].id, error=str(error))
         self._done = [entry.id for entry in entries if entry.id not in unreadable]
         self._unreadable = unreadable
+        await self._remove_erased()
+
+    async def _remove_erased(self) -> None:
+        """Take out again what was written of users who were erased while this bridge held their turns."""
+        if not self._unchecked:
+            return
+        erased = await self._backlog.erased_since(min(entry.settled_ms for entry, _ in self._unchecked.values()))
+        for entry, row in self._unchecked.values() if erased else ():
+            user = row.conversation.user_id
+            if user is not None and erased.get(user_hash(user), -1) >= entry.settled_ms:
+                await self._service.take_back(row.messages)
+                _log.info("journal_turn_erased", message_id=row.messages[0].id)
+        self._unchecked = {}
 
     async def _record(self, rows: Sequence[JournalRows]) -> None:
         await self._service.record(

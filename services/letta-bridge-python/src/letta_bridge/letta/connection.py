@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from letta_bridge.settings import LettaSettings
 
 if TYPE_CHECKING:
+    from letta_bridge.letta.agent_store import AgentStore
     from letta_bridge.letta.letta_client import LettaClient
 
 
@@ -23,3 +24,10 @@ def letta_client(settings: LettaSettings, url: str | None = None, **limits: Any)
 
     key = settings.api_key
     return LettaClient(url or settings.api_urls[0], api_key=key.get_secret_value() if key else None, **limits)
+
+
+def agent_store(client: LettaClient) -> AgentStore:
+    """A store of complete agents over a client. Closing the store does not close the client."""
+    from letta_bridge.letta.agent_store_client import LettaAgentStore  # noqa: PLC0415  # as above
+
+    return LettaAgentStore(client)

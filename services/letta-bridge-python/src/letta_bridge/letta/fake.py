@@ -8,7 +8,6 @@ a cancelled run is no longer active although its turn goes on; where that is sto
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
 import uuid
@@ -17,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, TurnFateUnknown
 from letta_bridge.letta.port import (
@@ -48,11 +47,14 @@ def echo(_agent_id: str, messages: Sequence[TurnMessage]) -> str:
 
 
 @dataclass
-class _Agent:
+class FakeAgent:
+    """One agent. ``whole`` belongs to ``fake_agent_store.py``."""
+
     ref: AgentRef
     spec: AgentSpec
     history: list[dict[str, object]] = field(default_factory=list)
     passages: list[AgentPassage] = field(default_factory=list)
+    whole: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class InMemoryLetta:
         self.refuses = False
         self._answer = answer
         self._models = models
-        self._agents: dict[str, _Agent] = {}
+        self._agents: dict[str, FakeAgent] = {}
         self._runs: dict[str, tuple[str, Run]] = {}
         """Run id → agent and run; those that ended are kept, as Letta keeps them."""
         self._killed: set[str] = set()
@@ -162,7 +164,12 @@ class InMemoryLetta:
     def unnote(self, agent_id: str, passage_id: str) -> None:
         """Take it out again."""
         agent = self._agents[agent_id]
-        agent.passages = [passage for passage in agent.passages if passage.passage_id != passage_id]
+        agent.passages[:] = [passage for passage in agent.passages if passage.passage_id != passage_id]
+
+    @property
+    def agents(self) -> dict[str, FakeAgent]:
+        """All agents by id."""
+        return self._agents
 
     async def find_agents(self, tags: Sequence[str]) -> list[AgentRef]:
         """Every agent that carries all ``tags``, oldest first."""
@@ -185,7 +192,7 @@ class InMemoryLetta:
             raise LettaRejected("Letta does not know a tool.")
         created = datetime.now(UTC).isoformat()
         ref = AgentRef(f"agent-{uuid.uuid4()}", spec.name, tuple(spec.tags), created)
-        agent = self._agents[ref.agent_id] = _Agent(ref, spec)
+        agent = self._agents[ref.agent_id] = FakeAgent(ref, spec)
         _store(agent, "system_message", spec.system or "system", otid=None, run_id=None)
         return ref
 
@@ -267,27 +274,6 @@ class InMemoryLetta:
         start = ids.index(after) + 1 if after is not None else 0
         return listed[start : start + limit]
 
-    async def export_agent(self, agent_id: str) -> bytes:
-        """The agent as JSON."""
-        await self._reached()
-        agent = self._existing(agent_id)
-        content = {"id": agent_id, "name": agent.ref.name, "tags": agent.ref.tags, "messages": agent.history}
-        return json.dumps({"agents": [content], "tools": [{"name": name} for name in agent.spec.tools]}).encode()
-
-    async def import_agent(self, content: bytes) -> AgentRef:
-        """A new agent from what ``export_agent`` gave."""
-        await self._reached()
-        try:
-            exported = json.loads(content)
-            agent, tools = exported["agents"][0], exported["tools"]
-            name, tags, messages = agent["name"], tuple(agent["tags"]), list(agent["messages"])
-        except (ValueError, KeyError, IndexError, TypeError):
-            raise LettaRejected("Letta refused the request: not an agent file.") from None
-        spec = AgentSpec(name, tags, "", None, "letta_v1_agent", (), tuple(tool["name"] for tool in tools))
-        ref = AgentRef(f"agent-{uuid.uuid4()}", name, tags, datetime.now(UTC).isoformat())
-        self._agents[ref.agent_id] = _Agent(ref, spec, messages)
-        return ref
-
     async def delete_agent(self, agent_id: str) -> bool:
         """Delete it. False where it was gone already."""
         await self._reached()
@@ -327,7 +313,7 @@ class InMemoryLetta:
         if self.down:
             raise LettaUnavailable("Letta cannot be reached.", refused=self.refuses)
 
-    def _existing(self, agent_id: str) -> _Agent:
+    def _existing(self, agent_id: str) -> FakeAgent:
         if (agent := self._agents.get(agent_id)) is None:
             raise AgentGone("The agent does not exist in Letta (any more).")
         return agent
@@ -341,7 +327,7 @@ class InMemoryLetta:
         agent_id, run = self._runs[run_id]
         self._runs[run_id] = (agent_id, replace(run, status=status))
 
-    async def _turn(self, agent: _Agent, messages: tuple[TurnMessage, ...], fault: _Fault | None) -> TurnAnswer:
+    async def _turn(self, agent: FakeAgent, messages: tuple[TurnMessage, ...], fault: _Fault | None) -> TurnAnswer:
         agent_id = agent.ref.agent_id
         run_id = self._begin_run(agent_id, messages[-1].otid)
         ended = "failed"
@@ -371,7 +357,7 @@ class InMemoryLetta:
                 self._end_run(run_id, ended)
 
 
-def _store(agent: _Agent, message_type: str, content: str, *, otid: str | None, run_id: str | None) -> None:
+def _store(agent: FakeAgent, message_type: str, content: str, *, otid: str | None, run_id: str | None) -> None:
     agent.history.append(
         {
             "id": f"message-{uuid.uuid4()}",

@@ -14,13 +14,13 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import quote
 
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
-from letta_client import APIError, APIStatusError, AsyncLetta, omit
+from letta_client import APIError, APIStatusError, AsyncLetta, not_given, omit
 from yarl import URL
 
 from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, TurnFateUnknown
@@ -235,20 +235,59 @@ class LettaClient:
             for passage in _objects(response.http_response)
         ]
 
-    async def export_agent(self, agent_id: str) -> bytes:
-        """The agent as an agent file (JSON, UTF-8), with its messages."""
-        async with _failures(reads=True):
-            response = await self._sdk.agents.with_raw_response.export_file(agent_id)
-        return response.http_response.content
+    async def import_agent_file(
+        self, content: bytes | BinaryIO, *, variables: Mapping[str, str] | None = None, timeout: float | None = None
+    ) -> str:
+        """Create an agent from an agent file (JSON) and return its new id.
 
-    async def import_agent(self, content: bytes) -> AgentRef:
-        """A new agent from an agent file."""
+        Args:
+            content: an open file, which is streamed, or its text.
+            variables: values for the variables that the file names.
+            timeout: seconds; the client's default where not given.
+
+        Raises:
+            LettaRejected: the content is no agent file.
+        """
         async with _failures():
             response = await self._sdk.agents.with_raw_response.import_file(
-                file=("agent.af", content, "application/json"), append_copy_suffix=False
+                file=("agent.af", content, "application/json"),
+                append_copy_suffix=False,
+                override_existing_tools=False,  # an import must not change tools that other agents use
+                secrets=json.dumps(dict(variables)) if variables else omit,
+                timeout=timeout if timeout is not None else not_given,
             )
-        agent_ids = _object(response.http_response).get("agent_ids") or [""]
-        return await self.get_agent(str(agent_ids[0]))
+        agent_ids = _object(response.http_response).get("agent_ids") or []
+        if not agent_ids:
+            raise LettaRejected("Letta made no agent of the agent file: it names none.")
+        return str(agent_ids[0])
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        query: Mapping[str, object] | None = None,
+        timeout: float | None = None,
+        reads: bool = False,
+    ) -> httpx.Response:
+        """Call an endpoint of Letta's API that has no method of its own. Errors are those of the port.
+
+        Args:
+            method: HTTP method.
+            path: below the server's address, with variable parts percent-encoded.
+            body: sent as JSON.
+            query: query parameters.
+            timeout: seconds; the client's default where not given.
+            reads: the call changes nothing, so every failure of the server is LettaUnavailable.
+        """
+        options: dict[str, Any] = {"params": dict(query or {})}
+        if timeout is not None:
+            options["timeout"] = timeout
+        call = getattr(self._sdk, method.lower())
+        given = {"body": body} if body is not None else {}
+        async with _failures(reads=reads):
+            return cast("httpx.Response", await call(path, cast_to=httpx.Response, options=options, **given))
 
     async def delete_agent(self, agent_id: str) -> bool:
         """Delete it, after the memory blocks and archives nobody else uses: Letta itself leaves those behind.

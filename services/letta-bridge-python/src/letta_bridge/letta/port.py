@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,32 @@ class AgentRef:
     name: str
     tags: tuple[str, ...] = ()
     created_at: str = ""
+
+    @property
+    def former_ids(self) -> tuple[str, ...]:
+        """Ids this agent had before it was restored from a backup, in no particular order; see :func:`former_tag`."""
+        return tuple(tag.removeprefix(FORMER_TAG) for tag in self.tags if tag.startswith(FORMER_TAG))
+
+
+FORMER_TAG: Final = "formerly:"
+"""+ id of an agent before a restore. ``restore`` writes it, one for each restore; it is deleted with the agent."""
+RESTORE_TAG: Final = "restored-from:"
+"""+ id of the backup an agent was last restored from. ``restore`` writes it; it is deleted with the agent."""
+
+
+def former_tag(agent_id: str) -> str:
+    """The tag of an agent that had this id before it was restored.
+
+    A restored agent has a new id, and with it the idempotency keys of its turns change. Its messages keep the otids
+    that they were sent with. So a turn that may have been sent before the restore is looked for under the key of each
+    of :attr:`AgentRef.former_ids`, too.
+    """
+    return f"{FORMER_TAG}{agent_id}"
+
+
+def restore_tag(backup_id: str) -> str:
+    """The tag of an agent that was restored from this backup."""
+    return f"{RESTORE_TAG}{backup_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,17 +334,6 @@ class LettaPort(Protocol):
             after: the last passage of the page before.
             newest_first: the other way round. Of passages made in one moment Letta may leave some out at a page's edge.
             limit: passages of a page; a shorter one is the last.
-        """
-        ...
-
-    async def export_agent(self, agent_id: str) -> bytes:
-        """The agent as an agent file (JSON, UTF-8). Raises AgentGone."""
-        ...
-
-    async def import_agent(self, content: bytes) -> AgentRef:
-        """A new agent from an agent file: its memory, messages and tags, under an id of its own.
-
-        Not idempotent: look for its tags first. Raises LettaRejected where the file is not one.
         """
         ...
 

@@ -81,12 +81,6 @@ class MeteredLetta:
         page = self._letta.passages(agent_id, after=after, newest_first=newest_first, limit=limit)
         return await self._timed("passages", page)
 
-    async def export_agent(self, agent_id: str) -> bytes:
-        return await self._timed("export_agent", self._letta.export_agent(agent_id))
-
-    async def import_agent(self, content: bytes) -> AgentRef:
-        return await self._timed("import_agent", self._letta.import_agent(content))
-
     async def delete_agent(self, agent_id: str) -> bool:
         return await self._timed("delete_agent", self._letta.delete_agent(agent_id))
 

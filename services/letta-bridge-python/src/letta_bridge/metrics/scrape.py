@@ -105,6 +105,7 @@ def _queue(status: QueueStatus, name: str) -> list[Metric]:
                                  counters.get("missed_pending", 0)),
         "bridges": ("Bridges heard of within the last minute.", status.bridges),
         "paused": ("1 while an operator has stopped the queue.", status.paused is not None),
+        "held_users": ("Users of whom no turn begins for the moment, because an erasure holds them.", status.held),
         "journal_waiting": ("Answered turns that are not in the database yet.", status.unjournalled),
     }  # fmt: skip
     settled = CounterMetricFamily(

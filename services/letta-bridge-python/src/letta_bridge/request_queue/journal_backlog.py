@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Protocol, cast
 
+from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.records import Fault
 from letta_bridge.request_queue.scripts import ScriptRunner, read
@@ -34,6 +35,11 @@ class JournalEntry:
     """What the settlement said of it, JSON."""
     reply: bytes
     """The reply, JSON."""
+
+    @property
+    def settled_ms(self) -> int:
+        """When it was settled, ms of the Redis server's clock."""
+        return int(self.id.partition("-")[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,10 @@ class JournalBacklog(Protocol):
         """Forget the entries that are in the database now, and let another bridge write."""
         ...
 
+    async def erased_since(self, at_ms: int) -> Mapping[str, int]:
+        """SHA-256 of the id of each user erased from then on → when, ms of the Redis server's clock."""
+        ...
+
 
 class RedisJournalBacklog:
     """The turns of one queue, seen by one bridge."""
@@ -87,6 +97,11 @@ class RedisJournalBacklog:
     async def leave(self, written: Sequence[str]) -> None:
         """See :class:`JournalBacklog`."""
         await self._ask(0, 0, written)
+
+    async def erased_since(self, at_ms: int) -> Mapping[str, int]:
+        """See :class:`JournalBacklog`."""
+        erasures = await RedisErasureLedger(self._client, self._keys).since(at_ms)
+        return {erasure.user_hash: erasure.at_ms for erasure in erasures}
 
     async def entries(self) -> AsyncIterator[JournalEntry]:
         """All that wait, oldest first, for whoever looks for a user in them; nothing changes."""

@@ -35,6 +35,10 @@ class Keys:
     journal_looks, settled:<outcome>."""
     bridges: str = field(init=False)
     """Sorted set of live bridges by last heartbeat in ms."""
+    erasures: str = field(init=False)
+    """Sorted set SHA-256 of a user's id → when the user was erased, ms; read by bridges that keep files."""
+    erasures_followed: str = field(init=False)
+    """Sorted set of bridges by the latest erasure they have followed, ms."""
     paused: str = field(init=False)
     """Hash: mode (all | intake), since (ms), reason; absent while work goes on."""
     journal: str = field(init=False)
@@ -47,6 +51,10 @@ class Keys:
     """String: the queue's random id, which its claim on a tenant carries; kept."""
     call_prefix: str = field(init=False)
     """+ taker: ticket of its last hand-out call that Redis executed; expires a day after the last one."""
+    held: str = field(init=False)
+    """Hash lane → hold: lanes of which no turn begins, until the time in it is over."""
+    open: str = field(init=False)
+    """Hash tenth of a second → tasks taken in it and not settled: tells the oldest."""
     lane_prefix: str = field(init=False)
     """+ lane: list of that lane's waiting entries (right first)."""
     reply_prefix: str = field(init=False)
@@ -101,6 +109,8 @@ class Keys:
             self.journal_writer,
             self.choices,
             self.call_prefix,
+            self.held,
+            self.open,
         )
 
     def lane(self, name: str) -> str:

@@ -25,6 +25,8 @@ from letta_bridge.request_queue.port import (
     Settlement,
     Turn,
     fingerprint,
+    restored_lane,
+    user_of_restored,
 )
 from letta_bridge.request_queue.records import Fault, parts_of_number
 from letta_bridge.settings import QueueSettings
@@ -70,6 +72,10 @@ class Shelf:
     counters: Counter[str] = field(default_factory=Counter)
     bridges: set[str] = field(default_factory=set)
     paused: PauseMode | None = None
+    held: dict[str, float] = field(default_factory=dict)
+    """Lane → until when no turn of it begins."""
+    erasures: dict[str, int] = field(default_factory=dict)
+    """SHA-256 of a user's id → when the user was erased, ms."""
     journal: list[tuple[str, bytes, bytes]] = field(default_factory=list)
     """Id, what the settlement says, reply."""
     journal_writer: tuple[str, float] = ("", 0.0)
@@ -218,6 +224,7 @@ class InMemoryQueue:
             counters=dict(shelf.counters),
             paused=shelf.paused,
             unjournalled=len(shelf.journal),
+            held=sum(until > shelf.clock() for until in shelf.held.values()),
         )
 
     async def close(self) -> None:
@@ -239,12 +246,20 @@ class InMemoryQueue:
         while shelf.requests and shelf.paused is None:
             self._route(shelf.requests.popleft(), ticket)
         turns: list[Turn] = []
+        passed_over: list[str] = []
         while shelf.paused is not PauseMode.ALL and len(turns) < want and shelf.ready:
             lane = shelf.ready.popleft()
-            if self._set_unreadable_aside(lane):
+            if self._is_held(lane):
+                passed_over.append(lane)
+            elif self._set_unreadable_aside(lane):
                 turns.append(self._hand_out(lane, receipt(ticket, calls.mark, len(turns) + 1)))
+        shelf.ready.extend(passed_over)
         calls.answered(ticket)
         return turns
+
+    def _is_held(self, lane: str) -> bool:
+        held = self.shelf.held
+        return any(held.get(one, 0.0) > self.shelf.clock() for one in (lane, user_of_restored(lane)))
 
     def _doubt_heads(self) -> None:
         for lane in self.shelf.ready:
@@ -314,7 +329,7 @@ class InMemoryQueue:
             self._take_back(turn.payload)
             shelf.counters["taken"] += 1
         if lane in shelf.busy:
-            lane = f"{lane}~again:{turn.receipt}"
+            lane = restored_lane(lane, turn.receipt)
         elif lane in shelf.ready:
             shelf.ready.remove(lane)
         payload = waiting[0].payload if waiting else turn.payload
@@ -474,6 +489,10 @@ class InMemoryJournalBacklog:
         self._forget(written)
         if self._shelf.journal_writer[0] == self._bridge:
             self._shelf.journal_writer = ("", 0.0)
+
+    async def erased_since(self, at_ms: int) -> Mapping[str, int]:
+        """See :class:`JournalBacklog`."""
+        return {user_hash: at for user_hash, at in self._shelf.erasures.items() if at >= at_ms}
 
     def _forget(self, written: Sequence[str]) -> None:
         self._shelf.journal = [entry for entry in self._shelf.journal if entry[0] not in written]

@@ -6,6 +6,7 @@ Two adapters pass one contract suite: ``redis_queue.py`` (the real one) and ``me
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,6 +18,29 @@ FULL_LANE: Final = "~full:"
 """Begins the name of the lanes for tasks whose own lane was full: to be refused, side by side with the work."""
 FULL_LANES: Final = 64
 """How many there are."""
+UNREADABLE_LANES: Final = 64
+"""How many lanes there are for tasks from which no user can be read; ``~`` and a number."""
+
+RESTORED_LANE: Final = "~again:"
+"""Between a user and a receipt in the name of a lane for one restored turn; see :func:`restored_lane`."""
+_RESTORED: Final = re.compile(f"(.*){RESTORED_LANE}[0-9]+[-+][0-9]+", re.DOTALL)
+
+
+def restored_lane(user: str, receipt: str) -> str:
+    """The lane of a turn that Redis lost and that is restored while a later turn of its user is in flight."""
+    return f"{user}{RESTORED_LANE}{receipt}"
+
+
+def user_of_restored(lane: str) -> str:
+    """The user's own lane beside that of a restored turn; any other lane is returned as it is."""
+    found = _RESTORED.fullmatch(lane)
+    return found[1] if found else lane
+
+
+def shared_lanes() -> tuple[str, ...]:
+    """The lanes that are no single user's."""
+    unreadable = (f"~{number}" for number in range(UNREADABLE_LANES))
+    return (*unreadable, *(f"{FULL_LANE}{number}" for number in range(FULL_LANES)))
 
 
 class Outcome(StrEnum):
@@ -165,13 +189,15 @@ class QueueStatus:
     ready_lanes: int
     dead: int
     oldest_age: float
-    """Seconds since the oldest task was taken that is not settled yet, of the first few hundred; 0 without any."""
+    """Seconds since the oldest task was taken that is not settled yet; 0 without any."""
     bridges: int
     counters: dict[str, int]
     paused: PauseMode | None = None
     """What an operator has stopped, if anything."""
     unjournalled: int = 0
     """Turns the journal has not written yet."""
+    held: int = 0
+    """Users of whom no turn begins for the moment."""
 
 
 def fingerprint(record: bytes) -> str:

@@ -36,8 +36,6 @@ _BRIDGE_TTL_MS: Final = 15_000
 """A bridge says at least once a second that it lives."""
 _TICKET_SECONDS: Final = 86_400.0
 """How long Redis stores the last ticket of a silent bridge. After that a missing ticket proves nothing."""
-_EXAMINED: Final = 300
-"""Turns in flight, and lanes next to be served, among which the oldest task is looked for."""
 _UTF8_BYTES: Final = 4
 """Bytes a character has at most."""
 
@@ -46,7 +44,7 @@ _SETTLE: Final = read("settle")
 _RENEW: Final = read("renew")
 _RELEASE: Final = read("release")
 _RESTORE: Final = read("restore")
-_LANES: Final = read("lanes")
+_OLDEST: Final = read("oldest")
 
 _SETTLED_NOW, _FORGOTTEN = 1, 3
 _REFUSALS: Final = {0: Refusal.TAKEN_OVER, 2: Refusal.REPEATED}
@@ -196,19 +194,19 @@ class RedisQueue:
         depth = await client.llen(keys.requests) + await client.llen(keys.incoming)
         in_flight = await client.hlen(keys.turns)
         settled = sum(count for name, count in counters.items() if name.startswith("settled:"))
-        now_ms, _, _, turns, ready = await self._scripts.run(_LANES, 0, _EXAMINED - 1)
-        first = [int(turn[4]) for turn in turns if turn[4]] + [int(lane[2]) for lane in ready if lane[2]]
+        now_ms, first_ms = await self._scripts.run(_OLDEST)
         return QueueStatus(
             depth=depth,
             waiting=max(0, counters.get("taken", 0) - settled - in_flight),
             in_flight=in_flight,
             ready_lanes=await client.llen(keys.ready),
             dead=await client.llen(keys.dead),
-            oldest_age=max(0, now_ms - min(first, default=now_ms)) / 1000,
+            oldest_age=max(0, now_ms - int(first_ms or now_ms)) / 1000,
             bridges=await client.zcount(keys.bridges, now_ms - _BRIDGE_TTL_MS, "+inf"),
             counters=counters,
             paused=_pause_mode(await client.hget(keys.paused, "mode")),
             unjournalled=await client.xlen(keys.journal),
+            held=await client.hlen(keys.held),
         )
 
     async def close(self) -> None:

@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from typing import Final, cast
 
 from letta_bridge.request_queue.admin import DeadLetter, QueueAdmin
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.request_queue.keys import Keys, per_task
+from letta_bridge.request_queue.port import RESTORED_LANE, shared_lanes, user_of_restored
 from letta_bridge.request_queue.reply_stream import BEGINNING, ReplyStream
 from letta_bridge.request_queue.scripts import ScriptRunner, read
 from letta_bridge.settings import QueueSettings
 from shared_utils.messages import json_object
+from shared_utils.ownership import Ownership, ownership
 from shared_utils.redis_connection import RedisClient
+from shared_utils.redis_pages import glob_escaped, list_items
 
 _FORGET: Final = read("forget")
+_FORGET_MISSED: Final = read("forget_missed")
 _PAGE: Final = 500
-_WRITER_PATIENCE: Final = 60.0
-"""Seconds for the journal's writer to look again: twice its lease."""
-_GLOB: Final = str.maketrans({char: f"\\{char}" for char in "*?[]\\^-"})
+_FORGOTTEN: Final = 20
+"""Waiting tasks dropped by one call: they come back, to be answered."""
+_RECORD_LINES: Final = 3
+"""Lines before the payload in the record of a turn; an entry has one."""
+_WRITER_PATIENCE_SECONDS: Final = 60.0
+"""For the journal's writer to look again: twice its lease."""
+
+
+@dataclass(slots=True)
+class UserKeys:
+    """Keys in which something of a user may lie, from one scan of all keys."""
+
+    kept_replies: list[bytes] = field(default_factory=list)
+    """Each holds one of theirs."""
+    fallback_answers: list[bytes] = field(default_factory=list)
+    """Each holds an answer of theirs that was not fetched."""
+    token_counts: list[bytes] = field(default_factory=list)
+    """Hashes of a day; each has a field of theirs."""
 
 
 class UserTraces:
-    """One user in one queue. Every method may raise one of ``CONNECTION_ERRORS``.
-
-    An answer of memory-python that waits under its task's number (``{Q}:fallback:<number>``) names no user; it expires
-    by itself within ``reply_ttl``.
-    """
+    """One user in one queue. Every method may raise one of ``CONNECTION_ERRORS``."""
 
     def __init__(self, client: RedisClient, settings: QueueSettings, user_id: str) -> None:
         self._client = client
@@ -35,40 +51,103 @@ class UserTraces:
         self._keys = Keys(settings.requests)
         self._scripts = ScriptRunner(client, self._keys.script_keys)
         self._user_id = user_id
+        self._shared_lanes = shared_lanes()
 
     async def in_flight(self) -> bool:
         """Whether a bridge works on a turn of theirs."""
-        return bool(await self._client.hexists(self._keys.lanes, self._user_id))
+        if self._user_id not in self._shared_lanes and await self._client.hexists(self._keys.lanes, self._user_id):
+            return True
+        receipts = await self._client.hmget(self._keys.lanes, list(self._shared_lanes))
+        restored = self._client.hscan_iter(self._keys.lanes, match=glob_escaped(self._user_id + RESTORED_LANE) + "*")
+        receipts += [receipt async for _, receipt in cast("AsyncIterator[tuple[bytes, bytes]]", restored)]
+        for receipt in filter(None, receipts):
+            record = await self._client.hget(self._keys.turns, cast("str", receipt))
+            if isinstance(record, bytes) and self._is_mine(record.split(b"\n", 3)[-1]):
+                return True
+        return False
 
-    async def waiting(self) -> list[bytes]:
-        """The payloads that wait for their turn, oldest first, those nobody has taken yet last."""
-        lane = await _all(self._client, self._keys.lane(self._user_id))
-        payloads = [entry.partition(b"\n")[2] for entry in lane]
+    async def creating(self, personas: Sequence[str]) -> bool:
+        """Whether an agent of theirs may be in the making, by the leases on its creation."""
+        leases = [await self._client.exists(self._keys.creating(self._user_id, persona)) for persona in personas]
+        return any(leases)
+
+    async def waiting(self) -> AsyncIterator[bytes]:
+        """The payloads that wait for their turn, oldest first: in lanes, then those nobody has taken yet."""
+        if self._user_id not in self._shared_lanes:
+            lane = [entry async for entry in list_items(self._client, self._keys.lane(self._user_id))]
+            for entry in reversed(lane):
+                yield _payload(entry)
+        async for _, entry in self._in_other_lanes():
+            yield _payload(entry)
         for key in (self._keys.incoming, self._keys.requests):
-            payloads += await self._untaken(key)
-        return payloads
+            mine = [payload async for payload in list_items(self._client, key) if self._is_mine(payload)]
+            for payload in reversed(mine):
+                yield payload
+
+    async def drop_waiting(self) -> AsyncIterator[bytes]:
+        """Drop the tasks that wait now, and yield each one's payload; a turn in flight is left alone.
+
+        In the order in which a task moves on, so that none moves past the look at it.
+        """
+        for key in (self._keys.requests, self._keys.incoming):
+            mine = {payload async for payload in list_items(self._client, key) if self._is_mine(payload)}
+            for payload in mine:
+                for _ in range(await self._client.lrem(key, 0, cast("str", payload))):
+                    yield payload
+        for lane, entry in [found async for found in self._in_other_lanes()]:
+            for dropped in await self._scripts.run(_FORGET, lane, 0, entry):
+                yield _payload(dropped)
+        if self._user_id not in self._shared_lanes:
+            while dropped := await self._scripts.run(_FORGET, self._user_id, _FORGOTTEN):
+                for entry in dropped:
+                    yield _payload(entry)
 
     async def missed(self) -> list[bytes]:
-        """The turns their agent does not know yet."""
-        return await _all(self._client, self._keys.missed(self._user_id), reverse=False)
+        """The turns their agent does not know yet, oldest first."""
+        return [turn async for turn in list_items(self._client, self._keys.missed(self._user_id))]
 
-    async def forget(self) -> tuple[int, int] | None:
-        """Drop waiting tasks and missed turns; how many of each, or None while a turn is in flight."""
-        waiting, missed = await self._scripts.run(_FORGET, self._user_id)
-        if waiting < 0:
-            return None
-        for key in (self._keys.incoming, self._keys.requests):
-            for payload in set(await self._untaken(key)):
-                waiting += await self._client.lrem(key, 0, cast("str", payload))
-        return waiting, missed
+    async def drop_missed(self) -> int:
+        """Forget them; how many."""
+        gone: int = await self._scripts.run(_FORGET_MISSED, self._user_id)
+        return gone
 
-    async def kept_replies(self) -> AsyncIterator[tuple[bytes, bytes]]:
-        """Key and text of each reply kept by task id."""
-        pattern = self._keys.reply_prefix + per_task(self._user_id, "")
-        async for key in self._client.scan_iter(match=f"{pattern.translate(_GLOB)}*", count=_PAGE):
-            reply = await self._client.get(key)
-            if reply is not None:
-                yield key, cast("bytes", reply)
+    async def find_keys(self) -> UserKeys:
+        """Look through all keys of the queue, once."""
+        keys, found = self._keys, UserKeys()
+        kept = (keys.reply_prefix + per_task(self._user_id, "")).encode()
+        answers: list[bytes] = []
+        async for key in self._client.scan_iter(match=glob_escaped(f"{{{keys.requests}}}:") + "*", count=_PAGE * 2):
+            if key.startswith(kept):
+                found.kept_replies.append(key)
+            elif key.startswith(keys.fallback_prefix.encode()):
+                answers.append(key)
+            elif key.startswith(keys.tokens_prefix.encode()) and await self._client.hexists(key, self._user_id):
+                found.token_counts.append(key)
+        for key in answers:
+            answer = await self._client.get(key)
+            if isinstance(answer, bytes) and json_object(answer).get("user_id") == self._user_id:
+                found.fallback_answers.append(key)
+        return found
+
+    async def values(self, keys: list[bytes]) -> list[bytes]:
+        """What these keys hold; those that are gone by now are left out."""
+        return [value for key in keys if isinstance(value := await self._client.get(key), bytes)]
+
+    async def drop_keys(self, keys: list[bytes]) -> int:
+        """Delete these keys; how many there still were."""
+        return sum([await self._client.delete(key) for key in keys])
+
+    async def drop_token_counts(self, keys: list[bytes]) -> int:
+        """Forget their tokens in these days; how many days."""
+        return sum([await self._client.hdel(key.decode(), self._user_id) for key in keys])
+
+    async def has_rate(self) -> bool:
+        """Whether a guard counts their turns now."""
+        return bool(await self._client.exists(self._keys.rate_prefix + self._user_id))
+
+    async def drop_rate(self) -> int:
+        """Forget that; 1 where there was something."""
+        return int(await self._client.delete(self._keys.rate_prefix + self._user_id))
 
     async def streamed_replies(self) -> AsyncIterator[tuple[str, bytes]]:
         """Id and text of each of their replies in the stream."""
@@ -76,63 +155,76 @@ class UserTraces:
             if json_object(entry.reply).get("user_id") == self._user_id:
                 yield entry.id, entry.reply
 
+    async def drop_streamed(self) -> int:
+        """Remove these; how many."""
+        numbers = [number async for number, _ in self.streamed_replies()]
+        return sum([await self._client.xdel(self._keys.replies, number) for number in numbers])
+
     async def unjournalled(self) -> AsyncIterator[tuple[str, bytes]]:
         """Id and turn of each of theirs that waits for the journal."""
         async for entry in RedisJournalBacklog(self._client, self._keys, "").entries():
-            if json_object(entry.turn).get("user_id") == self._user_id:
+            if self._user_id in {json_object(half).get("user_id") for half in (entry.turn, entry.reply)}:
                 yield entry.id, entry.turn
 
+    async def drop_unjournalled(self) -> int:
+        """Remove what waits for the journal; how many turns. Afterwards none of them is still being written.
+
+        Raises:
+            TimeoutError: the journal's writer does not look again.
+        """
+        backlog = RedisJournalBacklog(self._client, self._keys, "")
+        waiting = [number async for number, _ in self.unjournalled()]
+        gone = sum([await self._client.xdel(self._keys.journal, number) for number in waiting])
+        if await self._client.exists(self._keys.journal_writer):
+            async with asyncio.timeout(_WRITER_PATIENCE_SECONDS):
+                await backlog.looked()
+        return gone
+
     async def dead(self) -> AsyncIterator[DeadLetter]:
-        """Their dead letters."""
+        """Their dead letters, those whose body alone tells whose they are included."""
         async for letter in self._admin.dead():
-            if letter.about.get("user_id") == self._user_id:
+            named = letter.about.get("user_id")
+            if named == self._user_id or (
+                (named is None or self._is_lane_of_any(named)) and self._is_in(await self.payload(letter))
+            ):
                 yield letter
 
     async def payload(self, letter: DeadLetter) -> bytes:
         """All of a letter's payload; empty where it is gone."""
         return await self._admin.payload(letter) or b""
 
-    async def drop_replies(self) -> tuple[int, int]:
-        """Remove kept and streamed replies; how many of each."""
-        kept = [key async for key, _ in self.kept_replies()]
-        streamed = [number async for number, _ in self.streamed_replies()]
-        for key in kept:
-            await self._client.delete(key)
-        for number in streamed:
-            await self._client.xdel(self._keys.replies, number)
-        return len(kept), len(streamed)
-
-    async def drop_unjournalled(self) -> int:
-        """Remove what waits for the journal; how many turns. Afterwards none of them is still being written."""
-        backlog = RedisJournalBacklog(self._client, self._keys, "")
-        waiting = [number async for number, _ in self.unjournalled()]
-        for number in waiting:
-            await self._client.xdel(self._keys.journal, number)
-        if await self._client.exists(self._keys.journal_writer):
-            async with asyncio.timeout(_WRITER_PATIENCE):
-                await backlog.looked()
-        return len(waiting)
-
     async def drop_dead(self) -> int:
         """Remove their dead letters; how many."""
-        mine = self._admin.sweep(lambda letter: letter.about.get("user_id") == self._user_id, retry=False)
-        return len([letter async for letter in mine])
+        mine = {letter.digest async for letter in self.dead()}
+        if not mine:
+            return 0
+        return len([letter async for letter in self._admin.sweep(lambda one: one.digest in mine, retry=False)])
 
-    async def drop_meters(self) -> int:
-        """Forget what the guards counted of them; how many counters."""
-        gone: int = await self._client.delete(self._keys.rate_prefix + self._user_id)
-        async for key in self._client.scan_iter(match=f"{self._keys.tokens_prefix.translate(_GLOB)}*", count=_PAGE):
-            gone += await self._client.hdel(key.decode(), self._user_id)
-        return gone
+    async def _in_other_lanes(self) -> AsyncIterator[tuple[str, bytes]]:
+        """Lane and entry of each task of theirs that waits in another lane than their own."""
+        for lane in (*self._shared_lanes, *await self._restored_lanes()):
+            async for entry in list_items(self._client, self._keys.lane(lane)):
+                if self._is_mine(_payload(entry)):
+                    yield lane, entry
 
-    async def _untaken(self, key: str) -> list[bytes]:
-        payloads = await _all(self._client, key)
-        return [payload for payload in payloads if json_object(payload).get("user_id") == self._user_id]
+    async def _restored_lanes(self) -> list[str]:
+        """Lanes beside their own in which a task waits; ``restore.lua`` makes them, and an expired lease fills them."""
+        begin = (self._user_id + RESTORED_LANE).encode()
+        ready = [lane async for lane in list_items(self._client, self._keys.ready) if lane.startswith(begin)]
+        return [lane.decode(errors="replace") for lane in dict.fromkeys(ready)]
+
+    def _is_lane_of_any(self, named: object) -> bool:
+        """Whether it is a lane, which a record that was set aside names, and not a user's own one."""
+        return named in self._shared_lanes or (isinstance(named, str) and user_of_restored(named) == self._user_id)
+
+    def _is_in(self, body: bytes) -> bool:
+        """Whether a letter's body is theirs: a task, or a record with a task or its reply behind lines of its own."""
+        lines = body.split(b"\n", _RECORD_LINES)
+        return any(self._is_mine(b"\n".join(lines[start:])) for start in range(len(lines)))
+
+    def _is_mine(self, payload: bytes) -> bool:
+        return ownership(payload, self._user_id) is Ownership.THEIRS
 
 
-async def _all(client: RedisClient, key: str, *, reverse: bool = True) -> list[bytes]:
-    """A list, read in pages; ``reverse`` for those whose oldest is right."""
-    found: list[bytes] = []
-    while page := cast("list[bytes]", await client.lrange(key, len(found), len(found) + _PAGE - 1)):
-        found += page
-    return found[::-1] if reverse else found
+def _payload(entry: bytes) -> bytes:
+    return entry.partition(b"\n")[2]

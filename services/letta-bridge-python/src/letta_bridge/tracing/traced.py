@@ -78,12 +78,6 @@ class TracedLetta:
     ) -> list[AgentPassage]:
         return await self._letta.passages(agent_id, after=after, newest_first=newest_first, limit=limit)
 
-    async def export_agent(self, agent_id: str) -> bytes:
-        return await self._letta.export_agent(agent_id)
-
-    async def import_agent(self, content: bytes) -> AgentRef:
-        return await self._letta.import_agent(content)
-
     async def delete_agent(self, agent_id: str) -> bool:
         return await self._letta.delete_agent(agent_id)
 

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
+from typing import Final
 
+from letta_bridge.agent_snapshots import NEVER_CARRIED, Captured, capture
+from letta_bridge.agent_snapshots.agent_file import write_agent_file
+from letta_bridge.agent_snapshots.records import snapshot_name
 from letta_bridge.agent_spec import user_tags
+from letta_bridge.errors import AgentGone
+from letta_bridge.letta.agent_store import AgentStore
 from letta_bridge.letta.port import AgentRef, LettaPort
+from letta_bridge.user_data.files import write_json
 from letta_bridge.user_data.trace import Counts
+
+_FOLDER: Final = "agents"
+CONTENTS: Final = f"{_FOLDER}/contents.json"
+"""Says which file is whose, what is in it, and what could not be carried."""
 
 
 class AgentTrace:
-    """See :class:`Trace`. Every agent that carries the user's tag, of every persona, twins included."""
+    """See :class:`Trace`. Every agent that carries the user's tag, of every persona, twins included.
 
-    def __init__(self, letta: LettaPort, tenant: str = "") -> None:
+    Args:
+        letta: where they are.
+        store: the same server, for taking agents along whole.
+        tenant: whose agents.
+    """
+
+    name: Final = "agents in Letta"
+
+    def __init__(self, letta: LettaPort, store: AgentStore, tenant: str = "") -> None:
         self._letta = letta
+        self._store = store
         self._tenant = tenant
 
     async def count(self, user_id: str) -> Counts:
@@ -22,12 +41,26 @@ class AgentTrace:
         return {"agents": len(await self._agents(user_id))}
 
     async def export(self, user_id: str, folder: Path) -> Counts:
-        """See :class:`Trace`. One agent file each: messages, memory blocks and archival memory are in it."""
-        agents = await self._agents(user_id)
-        for agent in agents:
-            content = await self._letta.export_agent(agent.agent_id)
-            await asyncio.to_thread(_write, folder / "agents" / f"{agent.agent_id}.af", content)
-        return {"agents": len(agents)}
+        """See :class:`Trace`. For each agent a snapshot with all of it, and an agent file for any Letta.
+
+        An agent file has every message too; passages have no place in one. Values of variables are the operator's
+        secrets and are not written.
+        """
+        taken: list[Captured] = []
+        for agent in await self._agents(user_id):
+            snapshot = folder / _FOLDER / snapshot_name(agent.agent_id)
+            try:
+                taken.append(await capture(self._store, agent.agent_id, snapshot))
+            except AgentGone:
+                continue  # deleted just now
+            write_agent_file(snapshot, snapshot.with_suffix(".af"))
+        if taken:
+            write_json(folder / CONTENTS, {"agents": list(map(_about, taken)), "never_carried": NEVER_CARRIED})
+        return {
+            "agents": len(taken),
+            "agent_messages": sum(one.counts["message"] for one in taken),
+            "agent_passages": sum(one.counts["passage"] for one in taken),
+        }
 
     async def erase(self, user_id: str) -> Counts:
         """See :class:`Trace`."""
@@ -35,10 +68,20 @@ class AgentTrace:
         gone = [await self._letta.delete_agent(agent.agent_id) for agent in agents]
         return {"agents": sum(gone)}
 
+    async def close(self) -> None:
+        """Remove what an export needed in Letta."""
+        await self._store.close()
+
     async def _agents(self, user_id: str) -> list[AgentRef]:
         return await self._letta.find_agents(user_tags(self._tenant, user_id))
 
 
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+def _about(one: Captured) -> dict[str, object]:
+    return {
+        "agent_id": one.agent.agent_id,
+        "file": snapshot_name(one.agent.agent_id),
+        "tags": one.agent.tags,
+        "taken_at": one.taken_at,
+        "counts": one.counts,
+        "not_carried": one.left_out,
+    }

@@ -9,12 +9,15 @@ from letta_bridge.user_data.files import write_json_lines
 from letta_bridge.user_data.trace import Counts
 from shared_utils.persistence.conversation_service import ConversationService
 from shared_utils.persistence.conversations import Conversation, Message
+from shared_utils.private_files import file_name
 
 _PAGE: Final = 100
 
 
 class ConversationTrace:
     """See :class:`Trace`."""
+
+    name: Final = "conversations"
 
     def __init__(self, service: ConversationService) -> None:
         self._service = service
@@ -29,7 +32,8 @@ class ConversationTrace:
         for conversation in conversations:
             messages = await self._messages(conversation.id)
             lines = [conversation.model_dump(), *(message.model_dump() for message in messages)]
-            write_json_lines(folder / "conversations" / f"{conversation.id}.jsonl", lines)
+            # The id is whatever an application chose.
+            write_json_lines(folder / "conversations" / file_name(conversation.id, ".jsonl"), lines)
         return {"conversations": len(conversations)}
 
     async def erase(self, user_id: str) -> Counts:

@@ -1,30 +1,70 @@
-"""Erasing a user: every place in turn, with a row in the audit around it."""
+"""Erasing a user: the lane held and quiet, every place in turn, then the proof; with a row in the audit around it."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from letta_bridge.user_data.files import write_json
+from letta_bridge.user_data.report import ErasureReport, counted
 from letta_bridge.user_data.trace import Counts, Trace
-from shared_utils.persistence.erasures import ErasureLog
+from shared_utils.errors import ServiceError
+from shared_utils.logs import redact_text
+from shared_utils.persistence.erasures import Erasure, ErasureLog
 from shared_utils.persistence.sessions import utc_now
 
-_PASSES: Final = 3
-"""A bridge that was just writing something of the user down leaves work for another pass."""
+_PASSES: Final = 4
+"""A service that was just writing something of the user down leaves work for another pass."""
+_WAITING: Final = "waiting_tasks"
+_FOLLOW_LOOKS: Final = 20
+_FOLLOW_PAUSE_SECONDS: Final = 0.5
+"""Between two looks whether live bridges have followed: all of them together, three times as long as they need."""
+
+
+class Lane(Protocol):
+    """The user's lane; see :class:`letta_bridge.user_data.lane.UserLane`."""
+
+    def held(self, user_id: str) -> AbstractAsyncContextManager[None]:
+        """No turn of this user begins while the block runs."""
+        ...
+
+    async def quiet(self, user_id: str) -> int:
+        """Refuse what waits, and wait for the end of the turn in flight; how many tasks were refused."""
+        ...
+
+    async def mark(self, user_id: str) -> int:
+        """Refuse what others hold from before now; the time of it."""
+        ...
+
+    async def behind(self, at_ms: int) -> list[str]:
+        """Live bridges that have not followed that mark yet."""
+        ...
+
+
+class Search(Protocol):
+    """See :class:`letta_bridge.user_data.redis_search.RedisSearch`."""
+
+    async def find(self, user_id: str) -> list[str]:
+        """Keys that name the user."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class UserData:
     """One installation's places, in the order they are erased.
 
-    A place that fails stops the erasure there; run again, it goes on with what is left, under the same audit row.
+    A place that cannot be reached is reported, and the others are erased; run again, it goes on with what is left,
+    under the same audit row.
     """
 
     traces: Sequence[Trace]
     audit: ErasureLog
+    lane: Lane
+    search: Search
 
     async def count(self, user_id: str) -> Counts:
         """How much there is of this user, everywhere."""
@@ -41,20 +81,68 @@ class UserData:
         write_json(folder / "manifest.json", {"user_id": user_id, "exported_at": utc_now(), "counts": counts})
         return counts
 
-    async def erase(self, user_id: str) -> Counts:
-        """Remove all of it; how much went, in this run and in earlier ones that broke off.
+    async def erase(self, user_id: str) -> ErasureReport:
+        """Remove all of it.
 
         Raises:
+            LaneHeld: another erasure of this user is running.
             ErasureBusy: a turn of this user does not end.
-            ServiceError: a place cannot be reached now.
+            PersistenceError: the audit cannot be written; nothing was erased.
         """
         erasure = await self.audit.begin(user_id)
-        for _ in range(_PASSES):
-            for trace in self.traces:
-                for name, gone in (await trace.erase(user_id)).items():
-                    erasure.counts[name] = erasure.counts.get(name, 0) + gone
-                await self.audit.note(erasure)
-            if not any((await self.count(user_id)).values()):
+        report = ErasureReport()
+        async with self.lane.held(user_id):
+            await self._count(user_id, report, left=False)
+            for _ in range(_PASSES):
+                marked = await self._pass(user_id, erasure, report)
+                await self._count(user_id, report, left=True)
+                # Emptied by the pass, the lane holds what came after it: messages of somebody who begins anew.
+                report.arrived_since, report.place(_WAITING).left = report.place(_WAITING).left or 0, 0
+                if report.unreachable or not any(place.left for place in report.places.values()):
+                    break
+            report.elsewhere = await self.search.find(user_id)
+        report.behind = await self._followed(marked)
+        for name, removed in erasure.counts.items():
+            report.place(name).removed = removed
+        await self._note(erasure, report, finished=report.complete)
+        return report
+
+    async def _pass(self, user_id: str, erasure: Erasure, report: ErasureReport) -> int:
+        _add(erasure, {_WAITING: await self.lane.quiet(user_id)})
+        # Behind the turn in flight, whose answer counts; what is older than this and comes later is refused.
+        marked = await self.lane.mark(user_id)
+        for trace in self.traces:
+            try:
+                _add(erasure, await trace.erase(user_id))
+            except ServiceError as error:
+                report.unreachable[trace.name] = redact_text(str(error))
+        # What others have put back meanwhile, a dead letter for example.
+        _add(erasure, {_WAITING: await self.lane.quiet(user_id)})
+        await self._note(erasure, report)
+        return marked
+
+    async def _note(self, erasure: Erasure, report: ErasureReport, *, finished: bool = False) -> None:
+        try:
+            await self.audit.note(erasure, finished=finished)
+        except ServiceError as error:
+            report.unreachable["audit"] = redact_text(str(error))
+
+    async def _count(self, user_id: str, report: ErasureReport, *, left: bool) -> None:
+        for trace in self.traces:
+            try:
+                counted(report, await trace.count(user_id), left=left)
+            except ServiceError as error:
+                if left:
+                    report.unreachable[trace.name] = redact_text(str(error))
+
+    async def _followed(self, marked: int) -> list[str]:
+        for _ in range(_FOLLOW_LOOKS):
+            if not await self.lane.behind(marked):
                 break
-        await self.audit.note(erasure, finished=True)
-        return erasure.counts
+            await asyncio.sleep(_FOLLOW_PAUSE_SECONDS)
+        return await self.lane.behind(marked)
+
+
+def _add(erasure: Erasure, counts: Counts) -> None:
+    for name, gone in counts.items():
+        erasure.counts[name] = erasure.counts.get(name, 0) + gone

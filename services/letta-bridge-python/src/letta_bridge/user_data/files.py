@@ -1,4 +1,4 @@
-"""How an export is written: one JSON document a line, readable by people and programs."""
+"""How an export is written: one JSON document a line, readable by people and programs, and by its owner only."""
 
 from __future__ import annotations
 
@@ -8,26 +8,34 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from shared_utils.private_files import replacing
+
 
 def write_json_lines(path: Path, items: Iterable[bytes | Mapping[str, Any]]) -> int:
     """Write a file where there is something to write; how many lines.
 
     A text that is not JSON becomes a JSON string.
     """
-    lines = [_line(item) for item in items]
-    if lines:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return len(lines)
+    left = iter(items)
+    first = next(left, None)
+    if first is None:
+        return 0
+    with replacing(path) as file:
+        file.write(_line(first))
+        count = 1
+        for item in left:
+            file.write(_line(item))
+            count += 1
+    return count
 
 
 def write_json(path: Path, item: Mapping[str, Any]) -> None:
     """Write one document."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(item, ensure_ascii=False, indent=2, default=_plain) + "\n", encoding="utf-8")
+    with replacing(path) as file:
+        file.write(_encoded(json.dumps(item, ensure_ascii=False, indent=2, default=_plain)))
 
 
-def _line(item: bytes | Mapping[str, Any]) -> str:
+def _line(item: bytes | Mapping[str, Any]) -> bytes:
     content: Any = item
     if isinstance(item, bytes):
         text = item.decode(errors="replace")
@@ -35,7 +43,12 @@ def _line(item: bytes | Mapping[str, Any]) -> str:
             content = json.loads(text)
         except ValueError:
             content = text
-    return json.dumps(content, ensure_ascii=False, default=_plain)
+    return _encoded(json.dumps(content, ensure_ascii=False, default=_plain))
+
+
+def _encoded(text: str) -> bytes:
+    """With half a surrogate pair, which JSON may hold and UTF-8 may not, as an escape."""
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _plain(value: object) -> str:

@@ -1,9 +1,7 @@
-"""The queue's keys: waiting tasks, missed turns, replies, dead letters, meters."""
+"""The queue's keys: waiting tasks, missed turns, replies, dead letters, answers nobody fetched, meters."""
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -14,43 +12,45 @@ from letta_bridge.user_data.files import write_json_lines
 from letta_bridge.user_data.trace import Counts, ErasureBusy
 from shared_utils.redis_connection import RedisClient
 
-_LOOK: Final = 0.2
-"""Seconds between two looks whether a turn has ended."""
-
 
 class QueueTrace:
-    """See :class:`Trace`.
+    """See :class:`Trace`. What waits is refused before, by the lane's :meth:`UserLane.quiet`.
 
     Args:
         client: of an account that may write the queue's keys.
         settings: the queue's.
-        patience: seconds to wait for a turn in flight.
     """
 
-    def __init__(self, client: RedisClient, settings: QueueSettings, patience: float) -> None:
+    name: Final = "the queue in Redis"
+
+    def __init__(self, client: RedisClient, settings: QueueSettings) -> None:
         self._client = client
         self._settings = settings
-        self._patience = patience
 
     async def count(self, user_id: str) -> Counts:
         """See :class:`Trace`."""
         traces = self._of(user_id)
+        keys = await traces.find_keys()
         return {
-            "waiting_tasks": len(await traces.waiting()),
+            "waiting_tasks": len([payload async for payload in traces.waiting()]),
             "missed_turns": len(await traces.missed()),
-            "kept_replies": len([key async for key, _ in traces.kept_replies()]),
+            "kept_replies": len(keys.kept_replies),
+            "fallback_answers": len(keys.fallback_answers),
             "streamed_replies": len([number async for number, _ in traces.streamed_replies()]),
             "dead_letters": len([letter async for letter in traces.dead()]),
             "unjournalled_turns": len([number async for number, _ in traces.unjournalled()]),
+            "meters": len(keys.token_counts) + await traces.has_rate(),
         }
 
     async def export(self, user_id: str, folder: Path) -> Counts:
         """See :class:`Trace`."""
         traces = self._of(user_id)
+        keys = await traces.find_keys()
         found: dict[str, Iterable[bytes]] = {
-            "waiting_tasks": await traces.waiting(),
+            "waiting_tasks": [payload async for payload in traces.waiting()],
             "missed_turns": await traces.missed(),
-            "kept_replies": [reply async for _, reply in traces.kept_replies()],
+            "kept_replies": await traces.values(keys.kept_replies),
+            "fallback_answers": await traces.values(keys.fallback_answers),
             "streamed_replies": [reply async for _, reply in traces.streamed_replies()],
             "dead_letters": [await traces.payload(letter) async for letter in traces.dead()],
             "unjournalled_turns": [turn async for _, turn in traces.unjournalled()],
@@ -61,31 +61,26 @@ class QueueTrace:
         """See :class:`Trace`.
 
         Raises:
-            ErasureBusy: a turn of this user did not end in time.
+            ErasureBusy: the journal's writer is stuck with what it took before.
         """
         traces = self._of(user_id)
-        waiting, missed = await self._forgotten(traces)
-        kept, streamed = await traces.drop_replies()
+        keys = await traces.find_keys()
+        try:
+            unjournalled = await traces.drop_unjournalled()
+        except TimeoutError:
+            raise ErasureBusy(
+                "the bridge that writes the journal has not looked into Redis for a minute; is its database slow? run "
+                "this again"
+            ) from None
         return {
-            "waiting_tasks": waiting,
-            "missed_turns": missed,
-            "kept_replies": kept,
-            "streamed_replies": streamed,
+            "missed_turns": await traces.drop_missed(),
+            "kept_replies": await traces.drop_keys(keys.kept_replies),
+            "fallback_answers": await traces.drop_keys(keys.fallback_answers),
+            "streamed_replies": await traces.drop_streamed(),
             "dead_letters": await traces.drop_dead(),
-            "unjournalled_turns": await traces.drop_unjournalled(),
-            "meters": await traces.drop_meters(),
+            "unjournalled_turns": unjournalled,
+            "meters": await traces.drop_token_counts(keys.token_counts) + await traces.drop_rate(),
         }
-
-    async def _forgotten(self, traces: UserTraces) -> tuple[int, int]:
-        until = time.monotonic() + self._patience
-        while (gone := await traces.forget()) is None:
-            if time.monotonic() >= until:
-                raise ErasureBusy(
-                    f"a turn of this user has been in flight for {self._patience:g} s; wait for its end "
-                    "(letta-bridge lanes) and run this again"
-                )
-            await asyncio.sleep(_LOOK)
-        return gone
 
     def _of(self, user_id: str) -> UserTraces:
         return UserTraces(self._client, self._settings, user_id)

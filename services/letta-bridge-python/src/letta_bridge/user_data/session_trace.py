@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 from letta_bridge.user_data.files import write_json_lines
 from letta_bridge.user_data.trace import Counts
+from shared_utils.persistence.choices import ChoiceStore, imported_opt_out
+from shared_utils.persistence.file_erasures import FileErasures
 from shared_utils.persistence.file_sessions import FileSessionStore
-from shared_utils.persistence.session_journal import SessionJournal
 from shared_utils.persistence.sessions import Session, SessionStore
 
 _PAGE: Final = 100
 
 
 class SessionTrace:
-    """See :class:`Trace`; ``name`` tells one store's sessions from another's."""
+    """See :class:`Trace`.
 
-    def __init__(self, store: SessionStore, name: str = "sessions") -> None:
+    Args:
+        store: the sessions.
+        name: tells one store's sessions from another's.
+        choices: keeps the opt-out that an earlier release wrote into a session; None where the store only is read.
+    """
+
+    def __init__(self, store: SessionStore, name: str = "sessions", *, choices: ChoiceStore | None = None) -> None:
+        self.name = name
         self._store = store
-        self._name = name
+        self._choices = choices
 
     async def count(self, user_id: str) -> Counts:
         """See :class:`Trace`."""
         page = await self._store.page(limit=1, include_inactive=True, user_id=user_id)
-        return {self._name: page.total}
+        return {self.name: page.total}
 
     async def export(self, user_id: str, folder: Path) -> Counts:
         """See :class:`Trace`."""
         sessions = [asdict(session) for session in await self._all(user_id)]
-        return {self._name: write_json_lines(folder / f"{self._name}.jsonl", sessions)}
+        return {self.name: write_json_lines(folder / f"{self.name}.jsonl", sessions)}
 
     async def erase(self, user_id: str) -> Counts:
         """See :class:`Trace`."""
         gone = 0
-        for session in await self._all(user_id):
+        sessions = await self._all(user_id)
+        if self._choices is not None and _opted_out(sessions):
+            await self._choices.merge([imported_opt_out(user_id)])
+        for session in sessions:
             gone += await self._store.delete(session.session_id, hard=True)
-        return {self._name: gone}
+        return {self.name: gone}
 
     async def _all(self, user_id: str) -> list[Session]:
         found: list[Session] = []
@@ -48,28 +60,50 @@ class SessionTrace:
                 return found
 
 
-class SessionFileTrace:
-    """See :class:`Trace`: what this host's bridges keep in the session file for an outage of the database."""
+def _opted_out(sessions: Sequence[Session]) -> bool:
+    """See :meth:`SessionStore.opted_out_users`."""
+    opted_in = any(session.is_active and session.metadata.get("permanent_memory") is True for session in sessions)
+    return any(not session.permanent_memory and (session.is_active or not opted_in) for session in sessions)
 
-    def __init__(self, path: Path) -> None:
-        self._store = FileSessionStore(path)
-        self._journal = SessionJournal(path)
-        self._sessions = SessionTrace(self._store, "sessions_in_file")
+
+class SessionFileTrace:
+    """See :class:`Trace`: the session file of this host, whether it serves alone or for an outage of the database.
+
+    Args:
+        path: the file; it is not made where it is missing.
+        name: of its sessions, in the counts.
+    """
+
+    def __init__(self, path: Path, name: str = "sessions_in_file") -> None:
+        self.name = name
+        self._path = path
+        self._file = FileErasures(path)
 
     async def count(self, user_id: str) -> Counts:
         """See :class:`Trace`."""
-        return await self._sessions.count(user_id)
+        return self._named(await self._file.count(user_id))
 
     async def export(self, user_id: str, folder: Path) -> Counts:
         """See :class:`Trace`."""
-        return await self._sessions.export(user_id, folder)
+        if not self._path.exists():
+            return {self.name: 0}
+        store = FileSessionStore(self._path)
+        try:
+            return await SessionTrace(store, self.name).export(user_id, folder)
+        finally:
+            await store.close()
 
     async def erase(self, user_id: str) -> Counts:
-        """See :class:`Trace`. Writes that wait for the database go first, so that none brings the session back."""
-        waiting = await self._journal.erase(user_id)
-        return {**await self._sessions.erase(user_id), "session_writes_in_file": waiting}
+        """See :class:`Trace`. Nothing of it stays in the file's free pages."""
+        return self._named(await self._file.erase(user_id))
 
     async def close(self) -> None:
         """Give the file back."""
-        self._journal.close()
-        await self._store.close()
+        self._file.close()
+
+    def _named(self, counts: Counts) -> Counts:
+        return {
+            self.name: counts["sessions"],
+            "session_writes_in_file": counts["writes"],
+            "session_conflicts_in_file": counts["conflicts"],
+        }

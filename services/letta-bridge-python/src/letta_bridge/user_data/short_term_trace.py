@@ -1,63 +1,130 @@
-"""What memory-python keeps of a user in Redis; its key names are its public contract (services/memory-python)."""
+"""What memory-python keeps of a user in Redis: messages, and tasks on their way to it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from letta_bridge.user_data.files import write_json_lines
 from letta_bridge.user_data.trace import Counts
+from shared_utils.memory_keys import (
+    GLOBAL_CONTEXT,
+    QueueKeys,
+    seen,
+    seen_before,
+    summary_pause,
+    user_session,
+)
+from shared_utils.ownership import Ownership, ownership
 from shared_utils.redis_connection import RedisClient
+from shared_utils.redis_pages import glob_escaped, list_items
 
-_GLOBAL_CONTEXT: Final = "memory:global_context"
+_PAGE: Final = 500
 
 
 class ShortTermTrace:
-    """See :class:`Trace`."""
+    """See :class:`Trace`.
 
-    def __init__(self, client: RedisClient) -> None:
+    Args:
+        client: of an account that may write memory-python's keys.
+        queue: the list memory-python reads.
+    """
+
+    name: Final = "memory-python's keys in Redis"
+
+    def __init__(self, client: RedisClient, queue: str) -> None:
         self._client = client
+        self._keys = QueueKeys(queue)
 
     async def count(self, user_id: str) -> Counts:
         """See :class:`Trace`."""
-        return {"short_term_messages": len(await self._messages(user_id)) + len(await self._in_context(user_id))}
+        messages = [record async for record in list_items(self._client, user_session(user_id))]
+        context = [record async for record in self._in_context(user_id)]
+        return {
+            "short_term_messages": len(messages) + len(context),
+            "handed_over_tasks": len([task async for task in self._tasks(user_id)]),
+            "short_term_dead_letters": len([letter async for letter in self._dead(user_id)]),
+            "short_term_marks": sum([await self._client.exists(key) for key in _marks(user_id)]),
+        }
 
     async def export(self, user_id: str, folder: Path) -> Counts:
         """See :class:`Trace`."""
-        messages = (await self._messages(user_id))[::-1]
-        return {"short_term_messages": write_json_lines(folder / "short_term_messages.jsonl", messages)}
+        messages = [record async for record in list_items(self._client, user_session(user_id))]
+        found: dict[str, list[bytes]] = {
+            "short_term_messages": messages[::-1],
+            "handed_over_tasks": [task async for _, _, task in self._tasks(user_id)],
+            "short_term_dead_letters": [letter async for letter in self._dead(user_id)],
+        }
+        return {name: write_json_lines(folder / f"{name}.jsonl", texts) for name, texts in found.items()}
 
     async def erase(self, user_id: str) -> Counts:
-        """See :class:`Trace`."""
-        gone = len(await self._messages(user_id))
-        messages = _messages_key(user_id)
-        for key in (
-            messages,
-            f"memory:seen:{{{messages}}}",
-            f"memory:seen:{messages}",
-            f"memory:summary_pause:{messages}",
-        ):
-            await self._client.delete(key)
-        for record in await self._in_context(user_id):
-            gone += await self._client.lrem(_GLOBAL_CONTEXT, 0, cast("str", record))
-        return {"short_term_messages": gone}
+        """See :class:`Trace`. Tasks go first, so that none of them is remembered afterwards."""
+        tasks = [await self._drop(*found) for found in [one async for one in self._tasks(user_id)]]
+        letters = [
+            await self._removed(self._keys.dead, letter) for letter in [one async for one in self._dead(user_id)]
+        ]
+        await self._forget_seen(user_id)
+        gone = await self._client.llen(user_session(user_id))
+        await self._client.delete(user_session(user_id))
+        records = [record async for record in self._in_context(user_id)]
+        context = [await self._removed(GLOBAL_CONTEXT, record) for record in records]
+        return {
+            "short_term_messages": gone + sum(context),
+            "handed_over_tasks": sum(tasks),
+            "short_term_dead_letters": sum(letters),
+            "short_term_marks": sum([await self._client.delete(key) for key in _marks(user_id)]),
+        }
 
-    async def _messages(self, user_id: str) -> list[bytes]:
-        return cast("list[bytes]", await self._client.lrange(_messages_key(user_id), 0, -1))
+    async def _in_context(self, user_id: str) -> AsyncIterator[bytes]:
+        """Their messages in the list of everybody's latest."""
+        async for record in list_items(self._client, GLOBAL_CONTEXT):
+            if _object(record).get("user_id") == user_id:
+                yield record
 
-    async def _in_context(self, user_id: str) -> list[bytes]:
-        """Their messages in the list of everybody's latest, which memory-python keeps short."""
-        records = cast("list[bytes]", await self._client.lrange(_GLOBAL_CONTEXT, 0, -1))
-        return [record for record in records if _user(record) == user_id]
+    async def _tasks(self, user_id: str) -> AsyncIterator[tuple[str, str | None, bytes]]:
+        """Key, field of it and payload of each task that memory-python has not taken, or has not settled."""
+        for key in (self._keys.queue, self._keys.incoming):  # as a task moves on, so that none moves past the look
+            async for payload in list_items(self._client, key):
+                if ownership(payload, user_id) is Ownership.THEIRS:
+                    yield key, None, payload
+        pattern = glob_escaped(self._keys.processing("")) + "*"
+        async for name in self._client.scan_iter(match=pattern, count=_PAGE):
+            claimed = cast("dict[bytes, bytes]", await self._client.hgetall(name.decode()))
+            for receipt, payload in claimed.items():
+                if ownership(payload, user_id) is Ownership.THEIRS:
+                    yield name.decode(), receipt.decode(), payload
+
+    async def _drop(self, key: str, field: str | None, payload: bytes) -> int:
+        if field is None:
+            return await self._removed(key, payload)
+        return int(await self._client.hdel(key, field))
+
+    async def _dead(self, user_id: str) -> AsyncIterator[bytes]:
+        async for letter in list_items(self._client, self._keys.dead):
+            payload = str(_object(letter).get("payload", "")).encode(errors="replace")
+            if ownership(payload, user_id) is Ownership.THEIRS:
+                yield letter
+
+    async def _forget_seen(self, user_id: str) -> None:
+        """Let nobody take an answer to an erased message for one to a message that is still there."""
+        ids = cast("list[bytes]", await self._client.zrange(seen(user_session(user_id)), 0, -1))
+        for start in range(0, len(ids), _PAGE):
+            await self._client.zrem(seen(GLOBAL_CONTEXT), *ids[start : start + _PAGE])
+
+    async def _removed(self, key: str, item: bytes) -> int:
+        return int(await self._client.lrem(key, 0, cast("str", item)))
 
 
-def _messages_key(user_id: str) -> str:
-    return f"memory:user_sessions:{user_id}"
+def _marks(user_id: str) -> tuple[str, ...]:
+    messages = user_session(user_id)
+    return tuple(dict.fromkeys((seen(messages), seen_before(messages), summary_pause(messages))))
 
 
-def _user(record: bytes) -> str | None:
+def _object(text: bytes) -> dict[str, Any]:
     try:
-        return str(json.loads(record)["user_id"])
-    except (ValueError, KeyError, TypeError):
-        return None
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -22,6 +22,11 @@ class ErasureBusy(ServiceError):
 class Trace(Protocol):
     """One place. Each method may be called again after a failure, and then does what is left."""
 
+    @property
+    def name(self) -> str:
+        """For people: what could not be reached."""
+        ...
+
     async def count(self, user_id: str) -> Counts:
         """How much there is."""
         ...

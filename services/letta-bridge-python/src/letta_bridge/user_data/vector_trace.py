@@ -17,6 +17,8 @@ _PAGE: Final = 1000
 class VectorTrace:
     """See :class:`Trace`. Comes after what the vectors are made from, or a worker makes them once more."""
 
+    name: Final = "vectors"
+
     def __init__(self, store: PassageStore) -> None:
         self._store = store
 

@@ -1,17 +1,35 @@
--- Remember messages in one list, newest first, each once, and tell so.
+-- Remember messages in one list, newest first, each once, and tell so. What comes from before its user's erasure is not
+-- remembered: it was on its way, in a service that was frozen, while everything else of the user went.
 -- KEYS[1] list of messages   KEYS[2] seen: zset message id -> Redis time in seconds
+-- KEYS[3] erasures: zset hash of a user -> when the user was erased (Redis time, ms); absent in a Cluster
 -- ARGV[1] limit of the list  ARGV[2] its ttl in seconds, 0 for none  ARGV[3] window of seen in seconds
 -- ARGV[4] channel, '' for none
--- ARGV[5..] message id, record, update ('' for none), oldest message first
--- Returns the list's length, then for each message 1 (stored) or 0 (was stored before).
+-- ARGV[5..] message id, record, update ('' for none), hash of its user, origin in ms ('' where it is not known),
+--           id of the message it answers ('' for none); oldest message first
+-- Returns the list's length, then for each message 1 (stored), 0 (was stored before) or -1 (its user was erased since).
 local KEEP_SEEN = 10000
+local FIELDS = 6
+local DAY_MS = 86400000
 -- Fails before anything is written where a stranger's key of another type is in the way.
 redis.call('LLEN', KEYS[1])
-local now = tonumber(redis.call('TIME')[1])
+local time = redis.call('TIME')
+local now = tonumber(time[1])
+local any_erased = KEYS[3] and redis.call('EXISTS', KEYS[3]) == 1
+
+local function is_erased(user, origin, answers)
+  local at = any_erased and redis.call('ZSCORE', KEYS[3], user)
+  if not at then return false end
+  if origin ~= '' then return tonumber(origin) <= tonumber(at) end
+  -- An answer that was heard: the message it answers is among the ones seen, unless that was erased.
+  return answers ~= '' and tonumber(at) > now * 1000 - DAY_MS and not redis.call('ZSCORE', KEYS[2], answers)
+end
+
 local answer = { 0 }
 local stored = false
-for i = 5, #ARGV, 3 do
-  if redis.call('ZADD', KEYS[2], 'NX', now, ARGV[i]) == 1 then
+for i = 5, #ARGV, FIELDS do
+  if is_erased(ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]) then
+    answer[#answer + 1] = -1
+  elseif redis.call('ZADD', KEYS[2], 'NX', now, ARGV[i]) == 1 then
     redis.call('LPUSH', KEYS[1], ARGV[i + 1])
     if ARGV[4] ~= '' and ARGV[i + 2] ~= '' then
       redis.call('PUBLISH', ARGV[4], ARGV[i + 2])

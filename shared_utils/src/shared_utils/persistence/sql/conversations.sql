@@ -52,3 +52,13 @@ DELETE FROM agent_conversations WHERE updated_at < now() - %(seconds)s::float8 *
         AND NOT EXISTS (SELECT 1 FROM agent_messages m WHERE m.conversation_id = c.id)
     ORDER BY c.updated_at LIMIT %(most)s
 );
+
+-- name: lock
+SELECT id FROM agent_conversations WHERE id = %(id)s FOR UPDATE;
+
+-- name: delete_messages
+DELETE FROM agent_messages WHERE id = ANY(%(ids)s);
+
+-- name: delete_empty
+DELETE FROM agent_conversations
+WHERE id = %(id)s AND NOT EXISTS (SELECT 1 FROM agent_messages WHERE conversation_id = %(id)s);

@@ -17,5 +17,6 @@ UPDATE erasures SET finished_at = now(), counts = %(counts)s WHERE erasure_id = 
 SELECT erasure_id, user_hash, started_at, finished_at, counts FROM erasures
 WHERE user_hash = %(user_hash)s ORDER BY started_at;
 
--- name: finished_since
-SELECT user_hash, finished_at FROM erasures WHERE finished_at > %(since)s ORDER BY finished_at;
+-- name: lately
+SELECT user_hash, max(started_at) AS started_at FROM erasures
+WHERE started_at > now() - %(seconds)s::float8 * interval '1 second' GROUP BY user_hash;

@@ -20,23 +20,37 @@
 --  16 journal_writer  string  the bridge that writes them now, expires
 --  17 choices  hash    users' choices about permanent memory; consent/lua/common.lua says what is in it
 --  18 call:      prefix  + taker: ticket of the taker's last hand-out call that Redis executed, expires
+--  19 held      hash    lane -> "<until_ms> <since_ms> <renewed_ms> <holder> <why>": no turn of it begins meanwhile
+--  20 open      hash    tenth of a second -> tasks taken in it and not settled; tells the oldest without its payload
 --
 -- A receipt identifies one hand-out for ever: "<ticket>-<n>" is the n-th turn of the hand-out call with that ticket;
 -- "<ticket>+<n>" was handed to the connection on which an idle bridge waits. Tickets come from the bridges
 -- (request_queue/calls.py), because counters in Redis run backwards when Redis loses acknowledged writes.
 --
 -- Invariants, each holding between any two commands:
---   a lane is in `lanes`, or in `ready` exactly once, or has no entry
+--   a lane is in `lanes`, or in `ready` exactly once, or has no entry; a held one, too: it is passed over in `ready`
 --   taken = settled + entries in lanes + records in `turns`
 
 local REQUESTS, INCOMING, LANES, READY, TURNS, LEASES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local REPLIES, DEAD, COUNTERS, BRIDGES, PAUSED = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local LANE, REPLY, MISSED, JOURNAL, JOURNAL_WRITER = KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
 local CHOICES, CALL = KEYS[17], KEYS[18]
+local HELD, OPEN = KEYS[19], KEYS[20]
 
 local function now_ms()
     local time = redis.call('TIME')
     return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Counts tasks that are taken and not settled, by the tenth of a second in which they were taken.
+local function count_open(tenth, tasks)
+    if redis.call('HINCRBY', OPEN, tenth, tasks) <= 0 then
+        redis.call('HDEL', OPEN, tenth)  -- below 0: a bridge of an earlier release took it
+    end
+end
+
+local function tenth_of(first_ms)
+    return string.format('%d', math.floor(tonumber(first_ms) / 100))
 end
 
 -- Whether Redis has lost the hand-out of this receipt, which it had acknowledged to the bridge. A taker makes its calls

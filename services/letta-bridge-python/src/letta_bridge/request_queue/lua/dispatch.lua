@@ -30,10 +30,10 @@ local function read_ids(payload)
     if user == nil or user == cjson.null or user == '' then
         user = 'anonymous'
     elseif type(user) == 'number' and user == math.floor(user) and math.abs(user) < 9007199254740992 then
-        user = string.format('%.0f', user)
+        user = string.format('%.0f', user + 0)  -- Python has no -0
     end
     if type(task_id) == 'number' and task_id == math.floor(task_id) and math.abs(task_id) < 9007199254740992 then
-        task_id = string.format('%.0f', task_id)
+        task_id = string.format('%.0f', task_id + 0)
     end
     if type(user) ~= 'string' or #user > longest_lane or string.find(user, '%c') then
         return nil
@@ -79,6 +79,7 @@ local function route_new()
         return
     end
     local place = redis.call('HINCRBY', COUNTERS, 'taken', arrived + listed) - arrived - listed
+    count_open(tenth_of(now), arrived + listed)
     place = route_from(INCOMING, arrived, place)
     route_from(REQUESTS, listed, place)
 end
@@ -103,6 +104,22 @@ local function next_entry(lane)
         bury_record('entry', lane, entry)
         unreadable = unreadable + 1
     end
+end
+
+local any_held = redis.call('EXISTS', HELD) == 1
+
+local function is_held_as(lane)
+    local held = any_held and redis.call('HGET', HELD, lane)
+    if held and tonumber(string.match(held, '^%d+') or 0) <= now then
+        redis.call('HDEL', HELD, lane)
+        held = false
+    end
+    return held
+end
+
+-- Whether no turn of this lane may begin. A hold of a user is one of the lanes beside the user's own, too (restore.lua).
+local function is_held(lane)
+    return is_held_as(lane) or any_held and is_held_as(string.match(lane, '^(.*)~again:%d+[-+]%d+$') or lane)
 end
 
 local function hand_out(lane, receipt)
@@ -214,12 +231,20 @@ elseif paused ~= 'intake' then
 end
 
 local part = taker == bridge and '-' or '+'
-local turns = {}
+local turns, passed_over = {}, {}
 for _ = 1, want > 0 and redis.call('LLEN', READY) or 0 do
-    turns[#turns + 1] = hand_out(redis.call('LPOP', READY), ticket .. part .. (#turns + 1))
+    local lane = redis.call('LPOP', READY)
+    if is_held(lane) then
+        passed_over[#passed_over + 1] = lane
+    else
+        turns[#turns + 1] = hand_out(lane, ticket .. part .. (#turns + 1))
+    end
     if #turns == want then
         break
     end
+end
+for _, lane in ipairs(passed_over) do
+    redis.call('RPUSH', READY, lane)
 end
 if #turns > 0 then
     redis.call('HINCRBY', COUNTERS, 'handed_out', #turns)

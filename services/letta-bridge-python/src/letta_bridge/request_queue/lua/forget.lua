@@ -1,21 +1,27 @@
--- forget: drop the waiting tasks of a user and the turns its agent does not know; nothing is sent to anybody.
+-- forget: drop waiting tasks of a user; a turn in flight is left alone. Repeating it drops what is left.
 --
--- ARGV 1 user, who is the lane
--- Returns {tasks dropped, missed turns dropped}, or {-1, 0} where a turn of this user is in flight: wait for its end.
+-- ARGV 1 lane  2 tasks dropped at most, the oldest first; 0 where entries follow  3… entries: only these are dropped
+-- Returns the entries that were dropped.
 
-local lane = ARGV[1]
-if redis.call('HEXISTS', LANES, lane) == 1 then
-    return {-1, 0}
+local lane, most = ARGV[1], tonumber(ARGV[2])
+local dropped = {}
+while #dropped < most do
+    local entry = redis.call('RPOP', LANE .. lane)
+    if not entry then
+        break
+    end
+    dropped[#dropped + 1] = entry
 end
-local waiting = redis.call('LLEN', LANE .. lane)
-if waiting > 0 then
-    redis.call('DEL', LANE .. lane)
-    redis.call('LREM', READY, 0, lane)
-    redis.call('HINCRBY', COUNTERS, 'settled:erased', waiting)
+for index = 3, #ARGV do
+    if redis.call('LREM', LANE .. lane, 1, ARGV[index]) == 1 then
+        dropped[#dropped + 1] = ARGV[index]
+    end
 end
-local missed = redis.call('LLEN', MISSED .. lane)
-if missed > 0 then
-    redis.call('DEL', MISSED .. lane)
-    redis.call('HINCRBY', COUNTERS, 'missed_pending', -missed)
+if #dropped > 0 then
+    close_entries(dropped)
+    redis.call('HINCRBY', COUNTERS, 'settled:erased', #dropped)
+    if redis.call('EXISTS', LANE .. lane) == 0 then
+        redis.call('LREM', READY, 0, lane)
+    end
 end
-return {waiting, missed}
+return dropped

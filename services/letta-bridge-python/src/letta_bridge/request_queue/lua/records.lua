@@ -31,6 +31,21 @@ local function split_entry(entry)
     end
 end
 
+-- Counts these entries as not open any more. One that does not have version 1 names no time: `oldest` finds its surplus.
+local function close_entries(entries)
+    local closed = {}
+    for _, entry in ipairs(entries) do
+        local first_ms = string.match(entry, '^%d+ %d+ (%d+)\n')
+        if first_ms then
+            local tenth = tenth_of(first_ms)
+            closed[tenth] = (closed[tenth] or 0) + 1
+        end
+    end
+    for tenth, tasks in pairs(closed) do
+        count_open(tenth, -tasks)
+    end
+end
+
 local function join_entry(seq, attempts, first_ms, payload)
     return seq .. ' ' .. attempts .. ' ' .. first_ms .. '\n' .. payload
 end
@@ -81,6 +96,7 @@ end
 local function bury_record(kind, lane, record)
     set_aside(kind, fault_of(record), lane, record)
     redis.call('HINCRBY', COUNTERS, 'settled:dead', 1)
+    close_entries({ record })
 end
 
 -- Stores a key of the wrong type as a dead letter (its DUMP, for an administrator's RESTORE) and deletes it. Returns

@@ -61,6 +61,7 @@ local function restore(receipt, lane, seq, attempts, first_ms, payload)
         end
         take_back(payload)
         redis.call('HINCRBY', COUNTERS, 'taken', 1)
+        count_open(tenth_of(first_ms), 1)
     end
     if redis.call('HEXISTS', LANES, lane) == 1 then
         lane = lane .. '~again:' .. receipt  -- a later turn of the user is in flight: finish this one beside it

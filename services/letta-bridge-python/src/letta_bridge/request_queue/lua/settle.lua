@@ -117,6 +117,8 @@ local function mend_missed(user, missed, problem)
     end
 end
 
+local closed = {}
+
 local function settle(
     receipt, outcome, reply, channel, response, response_channel, kept, condition, mark,
     missed_user, told, missed, dead, journal)
@@ -146,6 +148,7 @@ local function settle(
     end
     redis.call('HINCRBY', COUNTERS, 'settled:' .. outcome, 1)
     close_turn(receipt, lane)
+    closed[#closed + 1] = entry
     return SETTLED
 end
 
@@ -157,5 +160,6 @@ for at = FIRST, #ARGV, FIELDS do
     end
     results[#results + 1] = result
 end
+close_entries(closed)
 results[#results + 1] = redis.call('LLEN', READY)
 return results

@@ -29,6 +29,7 @@ end
 -- `taken` rises because the task was counted as settled when it became a letter.
 local function take_again(to, seq, first_ms, payload)
     redis.call('HINCRBY', COUNTERS, 'taken', 1)
+    count_open(tenth_of(first_ms), 1)
     enqueue(to, join_entry(seq, '01', first_ms, payload))
     return true
 end

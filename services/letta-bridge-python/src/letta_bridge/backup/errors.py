@@ -1,0 +1,11 @@
+"""What can go wrong with a backup."""
+
+from __future__ import annotations
+
+from shared_utils.errors import ServiceError
+
+
+class BackupDamaged(ServiceError):
+    """The backup is not what its manifest says."""
+
+    code = "backup_damaged"

@@ -1,0 +1,102 @@
+"""Copies the SQLite session file, also while bridges write to it."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import quote
+
+from shared_utils.persistence.errors import Conflict, PersistenceError
+from shared_utils.persistence.session_rows import time_text
+from shared_utils.persistence.sessions import utc_now
+from shared_utils.private_files import PARTIAL, create
+
+_RESTORES = "CREATE TABLE IF NOT EXISTS restores (backup_id TEXT PRIMARY KEY, made_at TEXT, restored_at TEXT)"
+_MOVE = "UPDATE agent_sessions SET agent_id = ?, version = version + 1, changed_at = ? WHERE agent_id = ?"
+
+
+def save(source: Path, target: Path) -> None:
+    """Copy a consistent snapshot of the file. Does nothing where the file does not exist."""
+    if source.exists():
+        _copied(f"file:{quote(str(source))}?mode=ro", target, lambda _: None)
+
+
+def restored_before(target: Path, backup_id: str) -> bool:
+    """Whether the file was restored from this backup. False where there is no file.
+
+    Raises:
+        Conflict: the file exists and was not.
+    """
+    if not target.exists():
+        return False
+    with contextlib.closing(sqlite3.connect(f"file:{quote(str(target))}?mode=ro", uri=True)) as connection:
+        try:
+            found = connection.execute("SELECT 1 FROM restores WHERE backup_id = ?", [backup_id]).fetchone()
+        except sqlite3.Error:
+            found = None
+    if found is None:
+        raise Conflict(f"{target} exists already; move it away, or name another place")
+    return True
+
+
+def load(source: Path, target: Path, backup_id: str, made_at: datetime, agents: Mapping[str, str]) -> int:
+    """Restore the file atomically, with a marker of the backup in it. Returns the number of sessions changed.
+
+    Args:
+        source: the file in the backup; may not exist, where the backup was made before the first session.
+        target: the file to create.
+        backup_id: written into the file.
+        made_at: the moment of the backup.
+        agents: former agent id → current agent id, replaced in sessions.
+    """
+    moved = 0
+
+    def finish(connection: sqlite3.Connection) -> None:
+        nonlocal moved
+        with connection:
+            connection.execute(_RESTORES)
+            times = [time_text(made_at), time_text(utc_now())]
+            connection.execute("INSERT INTO restores VALUES (?, ?, ?)", [backup_id, *times])
+            moved = _moved(connection, agents)
+
+    if source.exists():
+        # Without "immutable" SQLite creates files beside the source, which fails on a read-only mount.
+        _copied(f"file:{quote(str(source))}?mode=ro&immutable=1", target, finish)
+    return moved
+
+
+def move(target: Path, agents: Mapping[str, str]) -> int:
+    """Replace agents' former ids in a file that was restored before. Returns the number of sessions changed."""
+    try:
+        with contextlib.closing(sqlite3.connect(target)) as connection, connection:
+            return _moved(connection, agents)
+    except sqlite3.Error as error:
+        raise PersistenceError(f"the session file {target} cannot be written ({error})") from error
+
+
+def _moved(connection: sqlite3.Connection, agents: Mapping[str, str]) -> int:
+    now = time_text(utc_now())
+    return sum(connection.execute(_MOVE, [new, now, former]).rowcount for former, new in agents.items())
+
+
+def _copied(source: str, target: Path, finish: Callable[[sqlite3.Connection], None]) -> None:
+    partial = target.with_name(target.name + PARTIAL)
+    for left in (partial, *(partial.with_name(partial.name + ending) for ending in ("-journal", "-wal", "-shm"))):
+        left.unlink(missing_ok=True)
+    create(partial)
+    try:
+        with (
+            contextlib.closing(sqlite3.connect(source, uri=True)) as reading,
+            contextlib.closing(sqlite3.connect(partial)) as writing,
+        ):
+            reading.backup(writing)
+            # The copied header refers to a write-ahead log, which the copy does not have.
+            writing.execute("PRAGMA journal_mode = DELETE")
+            finish(writing)
+    except sqlite3.Error as error:
+        partial.unlink(missing_ok=True)
+        raise PersistenceError(f"the session file cannot be copied to {target} ({error})") from error
+    partial.replace(target)

@@ -1,0 +1,39 @@
+"""The scratch folder of a restore, in the data directory, with a lock against concurrent restores."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from shared_utils.persistence.errors import Conflict
+from shared_utils.private_files import create, make_folder
+
+_FOLDER: Final = ".restore"
+_LOCK: Final = "lock"
+
+
+@contextlib.contextmanager
+def workspace(data_dir: Path) -> Iterator[Path]:
+    """An empty folder, readable by its owner only, and deleted at the end. Leftovers of a killed restore are deleted.
+
+    Raises:
+        Conflict: another restore of this data directory is running.
+    """
+    folder = data_dir / _FOLDER
+    create(folder / _LOCK)
+    with (folder / _LOCK).open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Conflict(f"another restore is running in {data_dir}; wait for its end") from None
+        scratch = folder / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
+        make_folder(scratch)
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,140 @@
+"""Holds: one user's tasks wait in their lane and none of them begins, over all bridges of the queue.
+
+A hold is a lease. Its holder renews it; a holder that was killed is no longer heard of, another may take over after
+:data:`STALE_SECONDS`, and after :data:`TTL_SECONDS` bridges serve the user again by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final, cast
+
+from letta_bridge.request_queue.keys import Keys
+from letta_bridge.request_queue.scripts import ScriptRunner, read
+from shared_utils.errors import ServiceError
+from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+
+TTL_SECONDS: Final = 60.0
+STALE_SECONDS: Final = 20.0
+RENEW_SECONDS: Final = 5.0
+MAX_HELD: Final = 1000
+"""Lanes held at once: each dispatch passes over those of them that are ready."""
+
+_HOLD: Final = read("hold")
+_UNHOLD: Final = read("unhold")
+
+
+class LaneHeld(ServiceError):
+    """Somebody else holds this user's lane."""
+
+    code = "lane_held"
+    retryable = True
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """One held lane."""
+
+    lane: str
+    why: str
+    held_seconds: float
+    """Since it began."""
+    seconds_left: float
+    """Until it ends, unless it is renewed."""
+
+
+class Holds:
+    """The holds of one queue. Every method may raise one of ``CONNECTION_ERRORS``."""
+
+    def __init__(self, client: RedisClient, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+        self._scripts = ScriptRunner(client, keys.script_keys)
+
+    async def take(self, lane: str, holder: str, why: str) -> float:
+        """Hold the lane, or renew the hold.
+
+        Returns:
+            0; where another holds it, the seconds until that hold may be taken over.
+
+        Raises:
+            LaneHeld: too many lanes are held.
+        """
+        ttl_ms, stale_ms = int(TTL_SECONDS * 1000), int(STALE_SECONDS * 1000)
+        state, *wait_ms = await self._scripts.run(_HOLD, lane, holder, ttl_ms, stale_ms, MAX_HELD, why)
+        if state < 0:
+            raise LaneHeld(f"{MAX_HELD} users are held already; wait until some of them are not")
+        return 0.0 if state else max(1, wait_ms[0]) / 1000
+
+    async def lift(self, lane: str, holder: str = "") -> bool:
+        """End a hold, whoever has it where ``holder`` is empty; False where there was none."""
+        return bool(await self._scripts.run(_UNHOLD, lane, holder))
+
+    async def all(self) -> list[Hold]:
+        """The lanes held now, the longest first."""
+        held = cast("dict[bytes, bytes]", await self._client.hgetall(self._keys.held))
+        seconds, micros = await self._client.time() if held else (0, 0)
+        now_ms = seconds * 1000 + micros // 1000
+        holds = []
+        for lane, record in held.items():
+            until, since, _renewed, _holder, why = record.decode(errors="replace").split(" ", 4)
+            if int(until) > now_ms:
+                left = (int(until) - now_ms) / 1000
+                holds.append(Hold(lane.decode(errors="replace"), why, (now_ms - int(since)) / 1000, left))
+        return sorted(holds, key=lambda hold: -hold.held_seconds)
+
+    @contextlib.asynccontextmanager
+    async def held(self, lane: str, why: str, patience: float) -> AsyncIterator[None]:
+        """Hold the lane while the block runs; the block is cancelled where the hold gets lost.
+
+        Args:
+            lane: the user.
+            why: for people, one line.
+            patience: seconds to wait for another holder to end.
+
+        Raises:
+            LaneHeld: another holder did not end in time, or has taken over.
+        """
+        holder = secrets.token_hex(8)
+        await self._taken(lane, holder, why, patience)
+        lost = False
+        try:
+            async with asyncio.timeout(None) as limit:
+
+                async def renew() -> None:
+                    nonlocal lost
+                    while not lost:
+                        await asyncio.sleep(RENEW_SECONDS)
+                        # While Redis is away the block fails by itself, or goes on when it is back.
+                        with contextlib.suppress(*CONNECTION_ERRORS):
+                            lost = bool(await self.take(lane, holder, why))
+                    limit.reschedule(asyncio.get_running_loop().time())
+
+                renewing = asyncio.create_task(renew(), name="hold")
+                try:
+                    yield
+                finally:
+                    renewing.cancel()
+                    await asyncio.gather(renewing, return_exceptions=True)
+        except TimeoutError:
+            if lost:
+                raise LaneHeld("another one holds this user's lane by now; run this again when it has ended") from None
+            raise
+        finally:
+            with contextlib.suppress(*CONNECTION_ERRORS):
+                await self.lift(lane, holder)
+
+    async def _taken(self, lane: str, holder: str, why: str, patience: float) -> None:
+        clock = asyncio.get_running_loop().time
+        until = clock() + patience
+        while (wait := await self.take(lane, holder, why)) > 0:
+            if clock() + min(wait, RENEW_SECONDS) > until:
+                raise LaneHeld(
+                    "another erasure holds this user's lane; wait for its end, or end its hold with "
+                    "'letta-bridge user release'"
+                )
+            await asyncio.sleep(min(wait, 1.0))

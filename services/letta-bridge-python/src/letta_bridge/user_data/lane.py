@@ -1,0 +1,122 @@
+"""One user's lane during an erasure: held, emptied, and quiet before anything is erased."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Final
+
+from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
+from letta_bridge.request_queue.holds import Holds
+from letta_bridge.request_queue.keys import Keys
+from letta_bridge.request_queue.traces import UserTraces
+from letta_bridge.settings import QueueSettings
+from letta_bridge.user_data.trace import ErasureBusy
+from shared_utils.memory_keys import ERASURES
+from shared_utils.messages import ErrorReply, TaskResponse, dump, now, salvage_ids
+from shared_utils.persistence.erasures import user_hash
+from shared_utils.redis_connection import RedisClient
+
+_LOOK_SECONDS: Final = 0.2
+"""Between two looks whether a turn has ended."""
+_SENTENCE: Final = "the user's data was erased while this task waited; push it again to begin anew"
+
+
+class UserLane:
+    """The lane of one queue's users.
+
+    Args:
+        client: of an account that may write the queue's keys and memory-python's.
+        settings: the queue's.
+        patience: seconds to wait for a turn in flight.
+        hold_patience: seconds to wait for another erasure of the same user; by default as many.
+        personas: each may have an agent in the making.
+    """
+
+    def __init__(
+        self,
+        client: RedisClient,
+        settings: QueueSettings,
+        patience: float,
+        *,
+        hold_patience: float | None = None,
+        personas: Sequence[str] = ("default",),
+    ) -> None:
+        keys = Keys(settings.requests)
+        self._client = client
+        self._settings = settings
+        self._patience = patience
+        self._hold_patience = patience if hold_patience is None else hold_patience
+        self._personas = personas
+        self._holds = Holds(client, keys)
+        self._bridges = RedisErasureLedger(client, keys)
+        self._memory = RedisErasureLedger(client, keys, key=ERASURES)
+
+    def held(self, user_id: str) -> AbstractAsyncContextManager[None]:
+        """No turn of this user begins while the block runs; see :meth:`Holds.held`."""
+        return self._holds.held(user_id, "erasure", self._hold_patience)
+
+    async def quiet(self, user_id: str) -> int:
+        """Refuse what waits, and wait for the end of the turn in flight; how many tasks were refused.
+
+        An agent whose creation was requested may appear in Letta after the turn has ended: the lease on its creation is
+        waited for as well.
+
+        Raises:
+            ErasureBusy: a turn of this user, or the creation of an agent, did not end in time.
+        """
+        traces = UserTraces(self._client, self._settings, user_id)
+        clock = asyncio.get_running_loop().time
+        until = clock() + self._patience
+        refused = await self._refuse_waiting(traces)
+        while await traces.in_flight():
+            if clock() >= until:
+                raise ErasureBusy(
+                    f"a turn of this user has been in flight for {self._patience:g} s; wait for its end "
+                    "(letta-bridge lanes) and run this again, or with a longer --wait"
+                )
+            await asyncio.sleep(_LOOK_SECONDS)
+        while await traces.creating(self._personas):
+            if clock() >= until:
+                raise ErasureBusy(
+                    "Letta may still be making an agent of this user; run this again in a minute, or with a longer wait"
+                )
+            await asyncio.sleep(_LOOK_SECONDS)
+        return refused + await self._refuse_waiting(traces)
+
+    async def mark(self, user_id: str) -> int:
+        """Tell bridges and memory-python that what they hold of this user from before now is to go.
+
+        What they write later, from something older, is refused by this mark.
+
+        Returns:
+            Now, ms of the Redis server's clock.
+        """
+        at_ms = await self._bridges.now_ms()
+        for ledger in (self._memory, self._bridges):
+            await ledger.write(user_hash(user_id), at_ms)
+        return at_ms
+
+    async def behind(self, at_ms: int) -> list[str]:
+        """Live bridges that have not followed the mark of that time yet."""
+        return await self._bridges.behind(at_ms)
+
+    async def _refuse_waiting(self, traces: UserTraces) -> int:
+        refused = 0
+        async for payload in traces.drop_waiting():
+            refused += 1
+            await self._refuse(payload)
+        return refused
+
+    async def _refuse(self, payload: bytes) -> None:
+        """Publish why there is no answer; nothing is kept."""
+        task_id, user_id = salvage_ids(payload)
+        if task_id is None:
+            return
+        reply = ErrorReply(
+            task_id=task_id, user_id=user_id, message=_SENTENCE, timestamp=now(), code="erased", retryable=True
+        )
+        response = TaskResponse(text=_SENTENCE, source="letta_bridge", error=True)
+        await self._client.publish(self._settings.responses, dump(reply))
+        await self._client.publish(self._settings.task_response + task_id, dump(response))

@@ -1,0 +1,132 @@
+"""A restore that is broken off at any call, before or after its effect, ends the same when it is repeated."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from letta_bridge.agent_snapshots import AgentRestorer, capture
+from letta_bridge.agent_snapshots.comparison import compare
+from letta_bridge.agent_snapshots.records import snapshot_name
+from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
+from letta_bridge.letta.agent_store import StoredConversation, StoredPassage
+from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
+
+CHANGES = (
+    "write",
+    "attach_block",
+    "make_archive",
+    "attach_archive",
+    "add_passages",
+    "set_context",
+    "fork",
+    "recompile",
+    "retag",
+    "delete",
+)
+
+
+class Killed(BaseException):
+    """As SIGKILL does: nothing that follows is done."""
+
+
+class Breaking:
+    """A store that ends at its n-th change."""
+
+    def __init__(self, store, after, *, done):
+        self._store = store
+        self.left = after
+        self._done = done
+
+    def __getattr__(self, name):
+        call = getattr(self._store, name)
+        if name not in CHANGES:
+            return call
+
+        async def change(*arguments):
+            self.left -= 1
+            if self.left == 0 and not self._done:
+                raise Killed
+            result = await call(*arguments)
+            if self.left == 0:
+                raise Killed
+            return result
+
+        return change
+
+
+async def two_agents(letta, store):
+    """Two agents that share a block and an archive; one of them has a side conversation."""
+    made = []
+    for user in ("小明", "ada"):
+        tags = ("bridge", f"user:{user}", "persona:default")
+        spec = AgentSpec("x", tags, "fake/model", None, "letta_v1_agent", (Block("human", user),), ("memory_insert",))
+        agent = (await letta.create_agent(spec)).agent_id
+        for number in range(3):
+            await letta.send(agent, [TurnMessage("user", f"{user} {number}", f"{user}-{number}")], timeout=5)
+        made.append(agent)
+    archive = await store.make_archive({"name": "notes"})
+    for agent in made:
+        await store.attach_archive(agent, archive)
+    await store.add_passages(archive, [StoredPassage("", archive, f"第{n}条", "", ("tag",)) for n in range(3)])
+    described = await store.describe(made[0])
+    await store.set_context(made[0], described.context[:2])
+    await store.fork(made[0], StoredConversation("", (), "side"))
+    await store.set_context(made[0], described.context[-3:])
+    return made
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["before its effect", "after its effect"])
+async def test_broken_off_at_any_call_and_repeated_it_ends_the_same(tmp_path, done):
+    source = InMemoryLetta()
+    store = InMemoryAgentStore(source)
+    agents = await two_agents(source, store)
+    saved, again = tmp_path / "saved", tmp_path / "again"
+    for agent in agents:
+        await capture(store, agent, saved / snapshot_name(agent))
+
+    breaks = 0
+    while True:
+        breaks += 1
+        target = InMemoryLetta()
+        breaking = Breaking(InMemoryAgentStore(target), breaks, done=done)
+        restoring = AgentRestorer(breaking, "bridge", "backup-1", saved, tmp_path)
+        try:
+            for agent in agents:
+                await restoring.restore(agent, saved / snapshot_name(agent))
+        except Killed:
+            pass
+        restoring = AgentRestorer(InMemoryAgentStore(target), "bridge", "backup-1", saved, tmp_path)
+        results = [await restoring.restore(agent, saved / snapshot_name(agent)) for agent in agents]
+        assert all(result.outcome in {"restored", "restored_before"} for result in results), breaks
+        assert len(target.agents) == 2, breaks
+        for agent, result in zip(agents, results, strict=True):
+            assert set(target.agents[result.new_id].ref.tags) == {
+                *result.tags,
+                f"formerly:{agent}",
+                "restored-from:backup-1",
+            }
+            await capture(InMemoryAgentStore(target), result.new_id, again / snapshot_name(agent))
+            assert compare(saved / snapshot_name(agent), again / snapshot_name(agent)).differences == [], breaks
+        if breaking.left > 0:
+            break
+    assert breaks > 12
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".restore-")]
+
+
+async def test_an_agent_restored_twice_knows_all_its_former_ids(tmp_path):
+    ids, letta = [], InMemoryLetta()
+    store = InMemoryAgentStore(letta)
+    agent = (await two_agents(letta, store))[1]
+    for number in range(3):
+        ids.append(agent)
+        folder = tmp_path / str(number)
+        await capture(store, agent, folder / snapshot_name(agent))
+        letta = InMemoryLetta()
+        store = InMemoryAgentStore(letta)
+        restorer = AgentRestorer(store, "bridge", f"backup-{number}", folder, tmp_path)
+        restored = await restorer.restore(agent, folder / snapshot_name(agent))
+        agent = restored.new_id
+    assert set((await store.get(agent)).former_ids) == set(ids)
+    assert dataclasses.asdict(restored.comparison)["differences"] == []

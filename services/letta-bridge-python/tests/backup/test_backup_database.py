@@ -1,0 +1,318 @@
+"""Backups of databases: between both products, with vectors, of earlier releases, and broken off at any step."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+from datetime import UTC, datetime
+from itertools import count
+
+import psycopg
+import pytest
+
+from letta_bridge import fail_points
+from letta_bridge.backup import manifest
+from letta_bridge.backup.backup import make_backup
+from letta_bridge.backup.restore import restore_backup
+from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
+from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
+from letta_bridge.settings import BridgeSettings
+from shared_utils.persistence.conversation_service import ConversationService
+from shared_utils.persistence.database import Database
+from shared_utils.persistence.database_sessions import DatabaseSessionStore
+from shared_utils.persistence.errors import Conflict, DatabaseRefused
+from shared_utils.persistence.migration import migrate
+from shared_utils.persistence.table_copy import migrated_tables
+from shared_utils.persistence.vectors import (
+    DatabasePassageStore,
+    Passage,
+    Scope,
+    VectorSettings,
+    vector_database,
+)
+
+pytestmark = pytest.mark.integration
+
+numbers = count(1)
+USERS = ("小明", "../../etc", "a\nb", "ada")
+
+
+@pytest.fixture
+def place(url_of, tmp_path):
+    """Makes settings of an installation with a schema of its own on a server."""
+    made = []
+
+    def make(server, **more):
+        schema, number = f"backup_{next(numbers)}", next(numbers)
+        config = {"db_url": url_of(server), "schema_name": schema, "max_connections": 3}
+        settings = BridgeSettings.model_validate(
+            {"bridge": {"data_dir": str(tmp_path / f"data-{number}")}, "database": config, **more}
+        )
+        made.append(settings.database)
+        return settings
+
+    yield make
+    for config in made:
+        with psycopg.connect(config.conninfo, autocommit=True) as connection:
+            connection.execute(f"DROP SCHEMA IF EXISTS {config.schema_name} CASCADE")
+
+
+@pytest.fixture
+async def letta():
+    letta = InMemoryLetta()
+    for user in USERS:
+        tags = ("bridge", f"user:{user}", "persona:default")
+        spec = AgentSpec("x", tags, "m", None, "letta_v1_agent", (Block("human", user),), ())
+        agent = await letta.create_agent(spec)
+        for number in range(3):
+            await letta.send(agent.agent_id, [TurnMessage("user", f"{user} {number}", f"{user}-{number}")], timeout=5)
+        letta.note(agent.agent_id, f"{user} likes cats")
+    return letta
+
+
+async def lived_in(settings, letta):
+    """Sessions, conversations and vectors of every user."""
+    database = Database(settings.database)
+    sessions, service = DatabaseSessionStore(database), ConversationService(database)
+    vectors = DatabasePassageStore(Database(vector_config(settings)), VectorSettings())
+    for number, user in enumerate(USERS):
+        [agent] = await letta.find_agents([f"user:{user}"])
+        session = await sessions.reserve(user, "default")
+        await sessions.save(type(session)(**{**as_dict(session), "agent_id": agent.agent_id}))
+        conversation = await service.create("t", user_id=user)
+        await service.add_message(conversation.id, "user", f"你好 {user}")
+        vector = {"embedding": [1.0, number / 3], "model": "small"}
+        await vectors.store(Passage(passage_id=f"p{number}", agent_id=agent.agent_id, text=f"of {user}", **vector))
+    await vectors.close()
+    await database.close()
+
+
+def vector_config(settings):
+    return vector_database(settings.vectors, settings.database)
+
+
+def as_dict(session):
+    return {name: getattr(session, name) for name in session.__dataclass_fields__}
+
+
+async def content(settings, letta):
+    """Everything an installation holds, with ids of agents as their users."""
+    database = Database(settings.database)
+    users = {agent.ref.agent_id: agent.ref.tags[1] for agent in letta.agents.values()}
+    sessions = await database.fetch("SELECT session_id, user_id, agent_id FROM agent_sessions ORDER BY user_id")
+    messages = await database.fetch("SELECT content FROM agent_messages ORDER BY content")
+    await database.close()
+    vectors = DatabasePassageStore(Database(vector_config(settings)), VectorSettings())
+    page = await vectors.page(Scope.everything())
+    found = await vectors.search({"small": [1.0, 0.5]}, Scope.everything(), k=3)
+    await vectors.close()
+    return {
+        "sessions": [(row["session_id"], row["user_id"], users[row["agent_id"]]) for row in sessions],
+        "messages": [row["content"] for row in messages],
+        "vectors": [(passage.passage_id, users[passage.agent_id], passage.text) for passage in page.passages],
+        "found": [match.passage.passage_id for match in found],
+        "agents": sorted(
+            (agent.ref.tags[1], tuple(str(message["content"]) for message in agent.history[1:]))
+            for agent in letta.agents.values()
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("postgresql", "postgresql"),
+        ("postgresql", "opengauss-5.0"),
+        ("postgresql", "opengauss-7.0"),
+        ("opengauss-5.0", "postgresql"),
+        ("opengauss-7.0", "postgresql"),
+    ],
+)
+async def test_an_installation_moves_between_servers(place, letta, tmp_path, source, target):
+    here, there, other = place(source), place(target), InMemoryLetta()
+    await lived_in(here, letta)
+    made = await make_backup(here, InMemoryAgentStore(letta), tmp_path / "backup", configuration={})
+    assert {table.name for table in made.tables} > migrated_tables()
+    assert all(table.rows is not None and table.digest for table in made.tables)
+    report = await restore_backup(there, InMemoryAgentStore(other), tmp_path / "backup")
+    assert report.whole
+    assert report.lacks == ()
+    assert report.state.compared == len(made.tables)
+    assert report.state.moved_sessions == len(USERS)
+    assert await content(there, other) == await content(here, letta)
+    again = await restore_backup(there, InMemoryAgentStore(other), tmp_path / "backup")
+    assert again.state.done_before
+    assert again.outcomes == {"restored_before": len(USERS)}
+
+
+class Killed(BaseException):
+    """As SIGKILL does."""
+
+
+async def test_broken_off_at_every_step_and_repeated_it_ends_the_same(place, letta, tmp_path, monkeypatch):
+    here = place("postgresql")
+    await lived_in(here, letta)
+    await make_backup(here, InMemoryAgentStore(letta), tmp_path / "backup", configuration={})
+    expected = await content(here, letta)
+
+    reached = []
+    monkeypatch.setattr(fail_points, "reach", reached.append)
+    await restore_backup(place("postgresql"), InMemoryAgentStore(InMemoryLetta()), tmp_path / "backup")
+    steps = list(reached)
+    assert set(steps) >= {"agent_written", "agent_archive", "agent_complete", "agent_restored", "agents_restored"}
+    for number in range(len(steps)):
+        there, other = place("postgresql"), InMemoryLetta()
+        left = iter(range(number, -1, -1))
+
+        def kill(_step, left=left):
+            if next(left, 1) == 0:
+                raise Killed
+
+        monkeypatch.setattr(fail_points, "reach", kill)
+        with pytest.raises(Killed):
+            await restore_backup(there, InMemoryAgentStore(other), tmp_path / "backup")
+        monkeypatch.setattr(fail_points, "reach", None)
+        report = await restore_backup(there, InMemoryAgentStore(other), tmp_path / "backup")
+        assert report.whole, steps[number]
+        assert await content(there, other) == expected, steps[number]
+
+
+async def test_a_backup_that_breaks_off_at_any_step_is_no_backup(place, letta, tmp_path, monkeypatch):
+    here = place("postgresql")
+    await lived_in(here, letta)
+    reached = []
+    monkeypatch.setattr(fail_points, "reach", reached.append)
+    await make_backup(here, InMemoryAgentStore(letta), tmp_path / "whole", configuration={})
+    for number in range(len(reached)):
+        left = iter(range(number, -1, -1))
+
+        def kill(_step, left=left):
+            if next(left, 1) == 0:
+                raise Killed
+
+        monkeypatch.setattr(fail_points, "reach", kill)
+        folder = tmp_path / f"broken-{number}"
+        with pytest.raises(Killed):
+            await make_backup(here, InMemoryAgentStore(letta), folder, configuration={})
+        with pytest.raises(manifest.BackupDamaged, match="never finished"):
+            manifest.read(folder)
+
+
+async def test_vectors_with_a_database_of_their_own_are_saved_too(place, letta, tmp_path, url_of):
+    """And a backup of one kind of installation can be brought back into the other."""
+    parts = psycopg.conninfo.conninfo_to_dict(url_of("opengauss-7.0"))
+    own = {
+        "enabled": True,
+        "host": parts["host"],
+        "port": int(parts["port"]),
+        "database": parts["dbname"],
+        "username": parts["user"],
+        "password": parts["password"],
+        "ssl_mode": "disable",
+    }
+    here, there, other = place("postgresql", vectors={"opengauss": own}), place("postgresql"), InMemoryLetta()
+    await lived_in(here, letta)
+    made = await make_backup(here, InMemoryAgentStore(letta), tmp_path / "backup", configuration={})
+    assert [state.name for state in made.state] == ["vectors", "database"]
+    report = await restore_backup(there, InMemoryAgentStore(other), tmp_path / "backup")
+    assert report.whole
+    assert await content(there, other) == await content(here, letta)
+
+    await make_backup(there, InMemoryAgentStore(other), tmp_path / "again", configuration={})
+    back, third = place("postgresql", vectors={"opengauss": own}), InMemoryLetta()
+    assert (await restore_backup(back, InMemoryAgentStore(third), tmp_path / "again")).whole
+    assert await content(back, third) == await content(here, letta)
+    with psycopg.connect(vector_config(back).conninfo, autocommit=True) as connection:
+        for settings in (here, back):
+            connection.execute(f"DROP SCHEMA IF EXISTS {settings.database.schema_name} CASCADE")
+
+
+def old_manifest(folder, method, rows):
+    (folder / "config.json").write_text("{}\n")
+    old = {
+        "format": 1,
+        "release": "0.1.0",
+        "created_at": "2026-11-20T12:00:00Z",
+        "method": method,
+        "rows": rows,
+        "agents": 0,
+        "parts": [part.model_dump() for part in manifest.parts_of(folder)],
+    }
+    (folder / "manifest.json").write_text(json.dumps(old))
+
+
+async def test_a_backup_that_pg_dump_made_is_still_read(place, letta, tmp_path, postgres_server, monkeypatch):
+    here, there = place("postgresql"), place("postgresql")
+    await lived_in(here, letta)
+    folder = tmp_path / "backup"
+    folder.mkdir()
+    programs = {**os.environ, "PATH": f"{postgres_server.programs}{os.pathsep}{os.environ['PATH']}"}
+    dump = ["pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--schema={here.database.schema_name}"]
+    dump += [f"--file={folder / 'database.dump'}", here.database.conninfo]
+    await asyncio.to_thread(subprocess.run, dump, env=programs, check=True)
+    old_manifest(folder, "pg_dump", {})
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DatabaseRefused, match="pg_restore is not here"):
+        await restore_backup(there, None, folder)
+    monkeypatch.setenv("PATH", programs["PATH"])
+    report = await restore_backup(there, None, folder)
+    [lack] = report.lacks
+    assert "checksums" in lack
+    assert await content(there, letta) == await content(here, letta)
+    assert (await restore_backup(there, None, folder)).state.done_before
+
+
+async def test_a_copy_of_an_earlier_release_brings_its_vectors_too(place, letta, tmp_path):
+    here, there = place("postgresql"), place("opengauss-7.0")
+    await lived_in(here, letta)
+    made = await make_backup(here, None, tmp_path / "new", configuration={})
+    folder = tmp_path / "old"
+    (tmp_path / "new" / "database").rename(tmp_path / "database")
+    folder.mkdir()
+    (tmp_path / "database").rename(folder / "database")
+    old_manifest(folder, "copy", {table.name: table.rows for table in made.tables})
+    report = await restore_backup(there, None, folder)
+    assert report.whole
+    assert any("checksums" in lack for lack in report.lacks)
+    assert await content(there, letta) == await content(here, letta)
+
+
+async def test_a_database_with_rows_is_refused_before_any_agent_is_written(place, letta, tmp_path):
+    here, there, other = place("postgresql"), place("postgresql"), InMemoryLetta()
+    await lived_in(here, letta)
+    await make_backup(here, InMemoryAgentStore(letta), tmp_path / "backup", configuration={})
+    database = Database(there.database)
+    await DatabaseSessionStore(database).reserve("somebody", "default")
+    await database.close()
+    with pytest.raises(Conflict, match="holds rows in agent_sessions"):
+        await restore_backup(there, InMemoryAgentStore(other), tmp_path / "backup")
+    assert other.agents == {}
+
+
+async def test_an_older_schema_gets_the_tables_of_this_release_empty(place, letta, tmp_path):
+    here, there = place("postgresql"), place("postgresql")
+    await lived_in(here, letta)
+    made = await make_backup(here, None, tmp_path / "backup", configuration={})
+    tables = tuple(table for table in made.tables if table.name != "erasures")
+    (tmp_path / "backup" / "database" / "erasures.copy").unlink()
+    state = made.state[0].model_copy(update={"tables": tables})
+    parts = manifest.parts_of(tmp_path / "backup")
+    manifest.write(tmp_path / "backup", made.model_copy(update={"state": (state,), "parts": parts}))
+    report = await restore_backup(there, None, tmp_path / "backup")
+    assert report.state.absent == ("erasures",)
+
+
+async def test_a_backup_carries_no_notes_about_other_restores(place, letta, tmp_path):
+    here, there = place("postgresql"), place("postgresql")
+    await lived_in(here, letta)
+    await make_backup(here, None, tmp_path / "one", configuration={})
+    await restore_backup(there, None, tmp_path / "one")
+    made = await make_backup(there, None, tmp_path / "two", configuration={})
+    assert "restores" not in {table.name for table in made.tables}
+    third = place("postgresql")
+    await migrate(third.database)
+    assert not (await restore_backup(third, None, tmp_path / "two")).state.done_before
+    assert made.at <= datetime.now(UTC)

@@ -1,0 +1,134 @@
+"""Holds as leases: taken, renewed, taken over, lost; on a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+
+import pytest
+
+from letta_bridge.request_queue import Keys, holds
+from letta_bridge.request_queue.holds import Holds, LaneHeld
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def keys():
+    return Keys(f"q-{uuid.uuid4().hex[:8]}")
+
+
+@pytest.fixture
+def held(client, keys):
+    return Holds(client, keys)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Holders renew and are given up after fractions of a second."""
+    monkeypatch.setattr(holds, "TTL_SECONDS", 30.0)
+    monkeypatch.setattr(holds, "STALE_SECONDS", 0.5)
+    monkeypatch.setattr(holds, "RENEW_SECONDS", 0.05)
+
+
+async def test_a_hold_is_shown_with_why_and_how_long(held):
+    assert await held.take("小明 x", "one", "an erasure") == 0
+    (hold,) = await held.all()
+    assert (hold.lane, hold.why) == ("小明 x", "an erasure")
+    assert 0 <= hold.held_seconds < 30
+    assert 0 < hold.seconds_left <= holds.TTL_SECONDS
+    assert await held.lift("小明 x")
+    assert await held.all() == []
+    assert not await held.lift("小明 x")
+
+
+async def test_only_the_holder_renews_and_lifts_unless_an_operator_does(held):
+    assert await held.take("ada", "one", "") == 0
+    assert await held.take("ada", "one", "") == 0
+    assert 0 < await held.take("ada", "two", "") <= holds.STALE_SECONDS
+    assert not await held.lift("ada", "two")
+    assert await held.lift("ada")
+
+
+async def test_a_hold_that_is_not_renewed_is_taken_over(held, quick):
+    assert await held.take("ada", "killed", "") == 0
+    wait = await held.take("ada", "two", "")
+    await asyncio.sleep(wait)
+    assert await held.take("ada", "two", "") == 0
+    assert await held.take("ada", "killed", "") > 0
+
+
+async def test_one_waits_for_the_other(held, quick):
+    order = []
+
+    async def work(name):
+        async with held.held("ada", "erasure", 30):
+            order.append(f"{name} begins")
+            await asyncio.sleep(0.2)
+            order.append(f"{name} ends")
+
+    await asyncio.gather(work("one"), work("two"))
+    assert [step.split()[1] for step in order] == ["begins", "ends"] * 2
+
+
+async def test_without_patience_the_second_is_refused(held):
+    async with held.held("ada", "erasure", 0):
+        with pytest.raises(LaneHeld, match="letta-bridge user release"):
+            async with held.held("ada", "erasure", 0):
+                pass
+        async with held.held("bo", "erasure", 0):
+            assert {hold.lane for hold in await held.all()} == {"ada", "bo"}
+    assert await held.all() == []
+
+
+async def test_who_lost_the_hold_does_not_go_on(held, quick):
+    async def work():
+        async with held.held("ada", "erasure", 0):
+            await held.lift("ada")
+            await held.take("ada", "another", "")
+            await asyncio.sleep(30)
+            pytest.fail("it went on")
+
+    with pytest.raises(LaneHeld, match="another one holds"):
+        await work()
+    assert len(await held.all()) == 1  # the other's
+
+
+async def test_an_error_of_the_work_ends_the_hold_and_is_told(held):
+    with pytest.raises(TimeoutError):
+        async with held.held("ada", "erasure", 0):
+            raise TimeoutError
+    assert await held.all() == []
+
+
+async def test_the_work_may_be_cancelled(held):
+    entered = asyncio.Event()
+
+    async def work():
+        async with held.held("ada", "erasure", 0):
+            entered.set()
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(work())
+    await entered.wait()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert await held.all() == []
+
+
+async def test_the_number_of_held_users_is_bounded(held, monkeypatch):
+    monkeypatch.setattr(holds, "MAX_HELD", 2)
+    for user in ("ada", "bo"):
+        await held.take(user, "one", "")
+    with pytest.raises(LaneHeld, match="2 users are held already"):
+        await held.take("cy", "one", "")
+    assert await held.take("ada", "one", "") == 0
+
+
+async def test_nothing_is_left_in_redis_when_the_last_hold_is_over(held, client, keys):
+    await held.take("ada", "killed", "")
+    assert 0 < await client.pttl(keys.held) <= holds.TTL_SECONDS * 1000
+    await held.lift("ada")
+    assert not await client.exists(keys.held)

@@ -1,0 +1,114 @@
+"""``letta-bridge user``, as typed, on a real Redis and a Letta that is away."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+import redis
+from typer.testing import CliRunner
+
+from letta_bridge.main import app
+from letta_bridge.uploads import user_folder
+
+pytestmark = pytest.mark.integration
+Q = "{letta_requests}"
+
+
+@pytest.fixture
+def on(tmp_path, monkeypatch, redis_url):
+    """A command on the real Redis, without a Letta; fails the test unless it ends with the code expected."""
+    config = tmp_path / "config.json"
+    config.write_text("{}", encoding="utf-8")
+    variables = {
+        "LETTA_BRIDGE_CONFIG": str(config),
+        "DATA_DIR": str(tmp_path / "data"),
+        "TERM": "dumb",
+        "REDIS_URL": redis_url,
+        "LETTA_API_URL": "http://127.0.0.1:1",
+    }
+    for name in ("DATABASE_URL", "LETTA_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def on(*arguments, code=0, **environ):
+        result = CliRunner().invoke(app, arguments, env=variables | environ)
+        assert result.exit_code == code, result.output
+        return result
+
+    return on
+
+
+@pytest.fixture
+def client(redis_url):
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+def hold(client, user, seconds=60):
+    now = int(time.time() * 1000)
+    client.hset(f"{Q}:held", user, f"{now + seconds * 1000} {now - 5000} {now} holder an erasure")
+
+
+def test_what_cannot_be_reached_is_named_and_the_rest_goes(on, client, tmp_path):
+    client.lpush("letta_requests", json.dumps({"task_id": "t", "user_id": "ada", "content": "x"}))
+    client.set(f"{Q}:reply:ada:t0", json.dumps({"user_id": "ada"}))
+    folder = tmp_path / "data" / "uploads" / user_folder("ada")
+    folder.mkdir(parents=True)
+    (folder / "note.txt").write_text("x")
+    result = on("user", "erase", "ada", "--yes", code=1)
+    rows = {line[:26].strip(): line[26:].split() for line in result.output.splitlines() if line.split()[-1:] != []}
+    assert rows["waiting tasks"] == ["1", "1", "0"]
+    assert rows["kept replies"] == ["1", "1", "0"]
+    assert rows["uploads"] == ["1", "1", "0"]
+    assert "could not be reached: agents in Letta:" in result.output
+    assert "no erasure reaches:" in result.output
+    assert "not everything could be erased" in result.output
+    assert not folder.exists()
+    assert not client.exists(f"{Q}:held")
+
+
+def test_a_hold_is_shown_and_released(on, client):
+    hold(client, "小明")
+    lanes = on("lanes").output
+    assert "held: 小明 for 5" in lanes
+    assert "(an erasure)" in lanes
+    assert "users held           1" in on("status", code=1).output
+    [shown] = json.loads(on("lanes", "--json").output)["held"]
+    assert (shown["lane"], shown["why"]) == ("小明", "an erasure")
+    assert "released" in on("user", "release", "小明").output
+    assert "held:" not in on("lanes").output
+    assert "is not held" in on("user", "release", "小明", code=1).output
+
+
+def test_another_erasure_of_the_same_user_is_waited_for_no_longer_than_asked(on, client):
+    hold(client, "ada")
+    result = on("user", "erase", "ada", "--yes", "--wait", "0", code=1)
+    assert "another erasure holds this user's lane" in result.output
+    threading.Timer(0.5, client.hdel, (f"{Q}:held", "ada")).start()
+    assert "agents in Letta" in on("user", "erase", "ada", "--yes", "--wait", "30", code=1).output
+
+
+def test_a_turn_that_does_not_end_stops_the_erasure_before_anything_goes(on, client):
+    client.hset(f"{Q}:lanes", "ada", "1-1")
+    client.set(f"{Q}:reply:ada:t0", json.dumps({"user_id": "ada"}))
+    result = on("user", "erase", "ada", "--yes", "--wait", "0.1", code=1)
+    assert "a turn of this user has been in flight" in result.output
+    assert client.exists(f"{Q}:reply:ada:t0")
+    assert not client.exists(f"{Q}:held")
+
+
+def test_the_folder_of_a_users_uploads_is_printed_and_not_made(on, tmp_path):
+    printed = on("user", "folder", "a/../b").output.strip()
+    assert printed == str(tmp_path / "data" / "uploads" / user_folder("a/../b"))
+    assert not (tmp_path / "data").exists()
+
+
+def test_an_id_that_no_producer_can_have_sent_is_a_wrong_argument(on):
+    assert "not UTF-8" in on("user", "show", "\udcff", code=2).output
+
+
+def test_to_look_makes_nothing(on, tmp_path):
+    on("user", "show", "ada", code=1)  # Letta is away
+    assert not (tmp_path / "data").exists()

@@ -1,0 +1,53 @@
+-- Statements of backup and restore, beside COPY.
+
+-- name: begin_reading
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY;
+
+-- name: columns
+SELECT c.relname, a.attname
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
+WHERE n.nspname = %(schema)s AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY c.relname, a.attnum;
+
+-- name: references
+SELECT c.relname, r.relname
+FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_class r ON r.oid = k.confrelid
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND k.contype = 'f' AND c.oid <> r.oid;
+
+-- name: sequences
+SELECT c.relname, a.attname
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
+    JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+WHERE n.nspname = %(schema)s AND pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%%';
+
+-- name: advance
+SELECT setval(pg_get_serial_sequence(%(table_name)s, %(column_name)s), greatest(max({column}), 1)) FROM {schema}.{table};
+
+-- name: one_row
+SELECT 1 FROM {schema}.{table} LIMIT 1;
+
+-- name: vector_models
+SELECT collection, table_number, model, dimensions, kind, metric, state FROM {schema}.vector_models
+ORDER BY collection, table_number;
+
+-- name: set_vector_kind
+UPDATE {schema}.vector_models SET kind = %(kind)s WHERE collection = %(collection)s AND table_number = %(table_number)s;
+
+-- name: restored_before
+SELECT restored_at FROM {schema}.restores WHERE backup_id = %(backup_id)s;
+
+-- name: note_restore
+INSERT INTO {schema}.restores (backup_id, made_at, restored_at) VALUES (%(backup_id)s, %(made_at)s, now());
+
+-- name: move_sessions
+UPDATE {schema}.agent_sessions
+SET agent_id = moved.new_id, version = version + 1, changed_at = now()
+FROM (SELECT unnest(%(former_ids)s::text[]) AS former_id, unnest(%(new_ids)s::text[]) AS new_id) AS moved
+WHERE agent_id = moved.former_id;
+
+-- name: move_vectors
+UPDATE {schema}.{table}
+SET agent_id = moved.new_id
+FROM (SELECT unnest(%(former_ids)s::text[]) AS former_id, unnest(%(new_ids)s::text[]) AS new_id) AS moved
+WHERE agent_id = moved.former_id;

@@ -1,0 +1,29 @@
+"""Copies the tables of the schema to files of COPY text and back, on both database products, without their tools.
+
+`tables.py` lists the tables, `digest.py` computes the checksum of a table, `outward.py` and `inward.py` copy, and
+`vector_tables.py` handles the tables that are created on demand.
+"""
+
+from __future__ import annotations
+
+from shared_utils.persistence.table_copy.digest import RowDigest
+from shared_utils.persistence.table_copy.inward import CopyIn, Expected, RestoreMarker, copy_in, require_empty
+from shared_utils.persistence.table_copy.outward import CopiedSchema, CopiedTable, copy_out
+from shared_utils.persistence.table_copy.tables import BOOKKEEPING, migrated_tables
+from shared_utils.persistence.table_copy.vector_tables import absent_vector_tables, mend_vector_tables
+
+__all__ = [
+    "BOOKKEEPING",
+    "CopiedSchema",
+    "CopiedTable",
+    "CopyIn",
+    "Expected",
+    "RestoreMarker",
+    "RowDigest",
+    "absent_vector_tables",
+    "copy_in",
+    "copy_out",
+    "mend_vector_tables",
+    "migrated_tables",
+    "require_empty",
+]

@@ -1,0 +1,115 @@
+"""Files closed to others from their first moment, whole or not at all, under names that are never paths."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared_utils.private_files import create, file_name, make_folder, replacing
+
+NASTY = (
+    "../../etc/passwd",
+    "a/b",
+    "..",
+    ".",
+    "",
+    "a\nb\0c",
+    "小明",
+    "用户" * 128,
+    "x" * 256,
+    "half \ud83d",
+    "con",
+    ".hidden",
+    "UPPER",
+    "upper",
+    "a:b*c?",
+    "名 字",
+)
+
+
+def mode(path):
+    return oct(path.stat().st_mode & 0o777)
+
+
+@pytest.fixture(autouse=True)
+def _open_umask():
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def test_what_is_made_is_closed_to_others(tmp_path):
+    make_folder(tmp_path / "a" / "b")
+    create(tmp_path / "c" / "file")
+    with replacing(tmp_path / "d" / "file") as file:
+        assert mode(tmp_path / "d" / "file.partial") == "0o600"
+        file.write(b"x")
+    assert [mode(tmp_path / name) for name in ("a", "a/b", "c", "d")] == ["0o700"] * 4
+    assert [mode(tmp_path / name) for name in ("c/file", "d/file")] == ["0o600"] * 2
+
+
+def test_what_is_there_stays_as_it_is(tmp_path):
+    (tmp_path / "open").mkdir(mode=0o755)
+    (tmp_path / "file").write_text("x")
+    make_folder(tmp_path / "open")
+    create(tmp_path / "file")
+    assert mode(tmp_path / "open") == "0o755"
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("before")
+    with replacing(path) as file:
+        file.write(b"after")
+        assert path.read_text() == "before"
+    assert path.read_text() == "after"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_that_is_broken_off_leaves_nothing(tmp_path):
+    def broken_off():
+        with replacing(tmp_path / "file") as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken_off()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_written_anew_and_a_link_is_not_followed(tmp_path):
+    (tmp_path / "elsewhere").write_text("untouched")
+    (tmp_path / "file.partial").symlink_to(tmp_path / "elsewhere")
+    with replacing(tmp_path / "file") as file:
+        file.write(b"x")
+    assert (tmp_path / "elsewhere").read_text() == "untouched"
+    assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_any_text_names_a_file(tmp_path, text):
+    name = file_name(text, ".jsonl")
+    (tmp_path / name).write_text("x")
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+    assert len(name.encode()) <= 255
+
+
+@given(st.text(max_size=300), st.text(max_size=300))
+def test_no_two_texts_share_a_name_whatever_their_case(one, other):
+    if one != other:
+        assert file_name(one).lower() != file_name(other).lower()
+    name = file_name(one)
+    assert name == file_name(one)
+    assert "/" not in name
+    assert name not in {".", ".."}
+    assert name.isascii()
+    assert name.isprintable()
+
+
+def test_ids_as_letta_gives_them_stay_readable():
+    assert file_name("agent-22006411-d94a-4f4b-9bd9-25f0a9d311a8") == "agent-22006411-d94a-4f4b-9bd9-25f0a9d311a8"
+    assert file_name("小明").startswith("%E5%B0%8F%E6%98%8E~")
