@@ -13,6 +13,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from shared_utils.errors import ServiceError
 from shared_utils.settings import Section, setting
+from shared_utils.text import clean_text, read_json
 
 _FIRST_REFUSAL: Final = 300
 _OVERLOADED: Final = frozenset({408, 409, 425, 429})
@@ -113,7 +114,7 @@ class HttpEmbedder:
 
     def _cut(self, text: str) -> str:
         # An empty text is an error to most servers, and a space is near nothing.
-        return text[: self._settings.max_characters] or " "
+        return clean_text(text[: self._settings.max_characters]) or " "
 
     async def _embed(self, texts: Sequence[str]) -> list[list[float]]:
         body: dict[str, Any] = {"model": self.model, "input": list(texts), "encoding_format": "float"}
@@ -144,7 +145,7 @@ class HttpEmbedder:
                 f"the embedding model {self.model} answered with status {status}; check its name, key and base_url"
             )
         try:
-            return response.json()
+            return read_json(response.content)
         except ValueError as error:
             raise EmbeddingsRefused("the embedding model's answer is not JSON; check its base_url") from error
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from pydantic import ValidationError
 from pydantic_core import to_json
 from redis.asyncio.cluster import RedisCluster
 
@@ -26,6 +24,7 @@ from letta_bridge.settings import FallbackSettings, QueueSettings
 from shared_utils import logs
 from shared_utils.messages import HANDOVER_KEY, Handover, Reply, Task
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, persistently
+from shared_utils.text import read_json
 
 _log = logs.get(__name__)
 _TOMBSTONE: Final = b'{"abandoned":true}'
@@ -143,8 +142,8 @@ class MemoryPython:
         if not isinstance(kept, bytes) or kept == _TOMBSTONE:
             return None
         try:
-            reply = Reply.model_validate_json(kept)
-        except ValidationError:
+            reply = Reply.model_validate(read_json(kept))
+        except ValueError:
             _log.error("fallback_answer_unreadable", key=answer_key)
             return None
         return FallbackAnswer(reply.response_text, kept)
@@ -152,7 +151,7 @@ class MemoryPython:
 
 def _foreign_text(message: bytes) -> str | None:
     try:
-        content: Any = json.loads(message)
+        content: Any = read_json(message)
     except ValueError:
         return None
     if not isinstance(content, dict) or content.get("source") in _OWN_SOURCES or content.get("error"):

@@ -6,11 +6,12 @@ import uuid
 from collections.abc import Sequence
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from letta_bridge.letta.port import TurnMessage, turn_otid
 from letta_bridge.settings import FallbackSettings
 from shared_utils import logs
+from shared_utils.text import read_json
 
 _log = logs.get(__name__)
 
@@ -49,9 +50,9 @@ def read(records: Sequence[bytes]) -> list[MissedTurn]:
     turns = []
     for record in records:
         try:
-            turns.append(MissedTurn.model_validate_json(record))
-        except ValidationError as error:
-            _log.error("missed_turn_unreadable", problems=error.error_count())
+            turns.append(MissedTurn.model_validate(read_json(record)))
+        except ValueError as error:
+            _log.error("missed_turn_unreadable", kind=type(error).__name__)
     return turns
 
 

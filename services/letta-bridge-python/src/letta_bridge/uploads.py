@@ -6,8 +6,13 @@ import asyncio
 import os
 import stat
 from pathlib import Path
+from typing import Final
 
 from letta_bridge.errors import UploadRefused
+from shared_utils.text import REPLACEMENT, read_text
+
+_UNREADABLE_SHARE: Final = 0.05
+"""Of a file's characters: a few broken ones are no reason to lose a message, many mean that it is no UTF-8 text."""
 
 
 async def read_upload(root: Path, name: str, max_bytes: int) -> str:
@@ -15,7 +20,7 @@ async def read_upload(root: Path, name: str, max_bytes: int) -> str:
 
     Raises:
         UploadRefused: it is outside the root (symbolic links resolved), missing, no regular file, larger than
-            ``max_bytes``, or not UTF-8.
+            ``max_bytes``, or no text in UTF-8 (or in UTF-16 with a byte order mark).
     """
     return await asyncio.to_thread(_read, root, name, max_bytes)
 
@@ -31,10 +36,10 @@ def _read(root: Path, name: str, max_bytes: int) -> str:
         raise UploadRefused("input_file names a file that does not exist or cannot be read") from error
     if len(content) > max_bytes:
         raise UploadRefused(f"input_file names a file of more than {max_bytes} bytes; that is the configured limit")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UploadRefused("input_file names a file that is not UTF-8 text") from error
+    text = read_text(content)
+    if text.count(REPLACEMENT) > len(text) * _UNREADABLE_SHARE:
+        raise UploadRefused("input_file names a file that is not UTF-8 text; convert it, or name a text file")
+    return text
 
 
 def _content(path: Path, size: int) -> bytes:

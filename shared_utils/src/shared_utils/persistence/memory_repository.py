@@ -6,7 +6,6 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Generic
 
-from shared_utils.persistence.clean_text import clean_json, clean_text
 from shared_utils.persistence.errors import Conflict
 from shared_utils.persistence.repository import (
     Page,
@@ -19,6 +18,7 @@ from shared_utils.persistence.repository import (
     present,
 )
 from shared_utils.persistence.table import Model, Table
+from shared_utils.text import clean_json, clean_text
 
 _COMPARISONS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
     "=": operator.eq,

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Generic, Literal, Protocol
 
-from shared_utils.persistence.clean_text import clean_json, clean_text
 from shared_utils.persistence.database import Database
 from shared_utils.persistence.errors import RowMissing
 from shared_utils.persistence.table import Model, Table
+from shared_utils.text import clean_json, clean_text
 
 Comparison = Literal["=", "!=", "<", "<=", ">", ">=", "in"]
 

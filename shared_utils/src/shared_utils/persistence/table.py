@@ -16,8 +16,8 @@ from uuid import UUID
 from psycopg import sql
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
-from shared_utils.persistence.clean_text import clean_json, clean_text
 from shared_utils.persistence.errors import PersistenceError, ValueRefused
+from shared_utils.text import clean_json, clean_text
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -116,6 +117,8 @@ async def _push(
 def _tasks(source: BinaryIO, limits: Limits, from_line: int, done: _Replayed) -> Iterator[bytes]:
     """The readable lines, without their line ends. Empty lines count for nothing."""
     for number, line in enumerate(source, start=1):
+        if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            fail("the file is UTF-16; save it as UTF-8, one task a line", Exit.USAGE)
         payload = line.strip()
         done.line = number
         if number < from_line or not payload:

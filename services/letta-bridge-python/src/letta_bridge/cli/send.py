@@ -12,7 +12,7 @@ import typer
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
-from shared_utils.messages import now
+from shared_utils.messages import json_object, now
 from shared_utils.redis_connection import RedisClient
 
 
@@ -60,8 +60,7 @@ async def _exchange(
         while True:
             reply = await client.get(kept)
             if reply:
-                content: dict[str, Any] = json.loads(reply)
-                return content
+                return json_object(reply)
             left = until - asyncio.get_running_loop().time()
             if left <= 0:
                 return None

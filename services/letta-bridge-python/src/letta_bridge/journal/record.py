@@ -18,6 +18,7 @@ from letta_bridge.request_queue.port import Outcome, Settlement, Turn
 from letta_bridge.settings import JournalSettings
 from shared_utils.messages import Reply, Task
 from shared_utils.persistence.conversations import Conversation, Message
+from shared_utils.text import read_json
 
 SOURCE: Final = "letta_bridge"
 """``source`` of the journal's conversations."""
@@ -83,8 +84,8 @@ def read_entry(entry: JournalEntry) -> JournalRows:
     Raises:
         ValueError: the entry is none this release can read.
     """
-    said = _Said.model_validate_json(entry.turn)
-    reply = Reply.model_validate_json(entry.reply)
+    said = _Said.model_validate(read_json(entry.turn))
+    reply = Reply.model_validate(read_json(entry.reply))
     settled_ms, _, within = entry.id.partition("-")
     # Settled one after the other, a user's turns have rising ordinals, whichever bridge writes them and when.
     ordinal = int(settled_ms) * _PER_MS + int(within) * 2

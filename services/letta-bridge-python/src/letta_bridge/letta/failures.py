@@ -22,6 +22,7 @@ from http import HTTPStatus
 import aiohttp
 
 from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, TurnFateUnknown
+from shared_utils.text import read_json
 
 RETRY_AFTER_CAP = 60.0
 """Seconds; a server that asks for more is asked again after this long."""
@@ -102,8 +103,8 @@ class _Said:
 
     def __init__(self, body: bytes) -> None:
         try:
-            parsed = json.loads(body)
-        except (ValueError, RecursionError):
+            parsed = read_json(body)
+        except ValueError:
             parsed = None
         content = parsed if isinstance(parsed, dict) else {}
         error = content.get("error")

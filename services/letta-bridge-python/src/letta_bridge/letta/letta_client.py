@@ -28,6 +28,7 @@ from letta_bridge.letta.clean_connections import CleanRequest, StaleConnection
 from letta_bridge.letta.failures import refusal, transport_failure
 from letta_bridge.letta.port import AgentPassage, AgentRef, AgentSpec, FoundTurn, TurnAnswer, TurnMessage
 from letta_bridge.letta.turn_search import Listed, fate
+from shared_utils.text import read_json
 
 HISTORY_PAGE = 100
 """Messages asked for at a time."""
@@ -353,8 +354,8 @@ def _handles(response: httpx.Response) -> list[str]:
 
 def _parsed(response: httpx.Response, shape: type[_Shape]) -> _Shape:
     try:
-        parsed = json.loads(response.content)
-    except (ValueError, RecursionError):
+        parsed = read_json(response.content)
+    except ValueError:
         parsed = None
     if not isinstance(parsed, shape):
         raise LettaRejected("What answers at Letta's address does not speak as Letta does.", cause="not_letta")

@@ -5,7 +5,6 @@ Everything here is bounded: it reads page by page, and no payload unless one is 
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
@@ -14,7 +13,7 @@ from letta_bridge.request_queue.keys import Keys, per_task
 from letta_bridge.request_queue.port import PauseMode
 from letta_bridge.request_queue.scripts import WAITED, ScriptRunner, read
 from letta_bridge.settings import QueueSettings
-from shared_utils.messages import ErrorReply, dump, now
+from shared_utils.messages import ErrorReply, dump, json_object, now
 from shared_utils.redis_connection import RedisClient
 
 _LANES: Final = read("lanes")
@@ -231,15 +230,11 @@ def _mendable(letter: DeadLetter) -> bytes:
 
 def _letter(position: int, row: list[Any]) -> DeadLetter:
     digest, line, size, payload = row
-    try:
-        about = json.loads(line)
-    except (ValueError, RecursionError):
-        about = None
     return DeadLetter(
         id=digest.decode()[:_ID_LENGTH],
         position=position,
         digest=digest.decode(),
-        about=about if isinstance(about, dict) else {},
+        about=json_object(line),
         size=size,
         payload=payload,
     )

@@ -8,6 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from shared_utils.text import read_json, read_text
+
 
 def write_json_lines(path: Path, items: Iterable[bytes | Mapping[str, Any]]) -> int:
     """Write a file where there is something to write; how many lines.
@@ -30,11 +32,10 @@ def write_json(path: Path, item: Mapping[str, Any]) -> None:
 def _line(item: bytes | Mapping[str, Any]) -> str:
     content: Any = item
     if isinstance(item, bytes):
-        text = item.decode(errors="replace")
         try:
-            content = json.loads(text)
+            content = read_json(item)
         except ValueError:
-            content = text
+            content = read_text(item)
     return json.dumps(content, ensure_ascii=False, default=_plain)
 
 

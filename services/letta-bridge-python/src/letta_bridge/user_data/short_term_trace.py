@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Final, cast
 
 from letta_bridge.user_data.files import write_json_lines
 from letta_bridge.user_data.trace import Counts
 from shared_utils.redis_connection import RedisClient
+from shared_utils.text import read_json
 
 _GLOBAL_CONTEXT: Final = "memory:global_context"
 
@@ -58,6 +58,6 @@ def _messages_key(user_id: str) -> str:
 
 def _user(record: bytes) -> str | None:
     try:
-        return str(json.loads(record)["user_id"])
+        return str(read_json(record)["user_id"])
     except (ValueError, KeyError, TypeError):
         return None

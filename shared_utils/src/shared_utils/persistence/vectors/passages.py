@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal, Self
 
-from shared_utils.persistence.clean_text import clean_json, clean_text
 from shared_utils.persistence.errors import ValueRefused
+from shared_utils.text import clean_json, clean_text
 
 Metric = Literal["cosine", "l2", "inner_product"]
 

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from shared_utils.persistence.clean_text import clean_text
 from shared_utils.persistence.vectors.passages import Passage, digest, metadata_json
 from shared_utils.persistence.vectors.wire import array_text, body, numbers, packed_array
+from shared_utils.text import clean_text
 
 _PLAIN: Final = (
     "passage_id, model, text, agent_id, source_id, metadata, content_hash, created_at, updated_at"  # but the embedding
