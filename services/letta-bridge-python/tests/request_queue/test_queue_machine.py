@@ -16,14 +16,20 @@ from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
 from letta_bridge.request_queue.scripts import read
 from letta_bridge.settings import QueueSettings
+from shared_utils.errors import MalformedMessage
+from shared_utils.messages import Limits, parse_task
 from shared_utils.redis_connection import connect
 from shared_utils.settings import RedisSettings
 
 pytestmark = pytest.mark.integration
 
-USERS = ("ada", "b:o", "100%", "小明")
+USERS = ("ada", "b:o", "100%", "小明", "~7", "1234567890123456789")
 BRIDGES = ("one", "two")
-ODD = (b"", b"null", b"[1]", b'{"user_id":[]}', b'{"user_id":7,"task_id":7}', b'{"user_id":"a\\nb"}', b"x" * 2000)
+ODD = (
+    *(b"", b"null", b"[1]", b"x" * 2000, b'{"user_id":[]}', b'{"user_id":7,"task_id":7}', b'{"user_id":"a\\nb"}'),
+    b'{"user_id":1234567890123456789,"task_id":1234567890123456788}',
+    b'\xef\xbb\xbf{"user_id":"ada","task_id":"half a pair \\ud83d"}',
+)
 ENDS = st.sampled_from(["letta", "told", "memory", "error", "repeated", "dead"])
 
 
@@ -216,9 +222,9 @@ def seen(turn):
 def settlement(turn, end):
     """One of the ways in which a turn can end."""
     try:
-        task = json.loads(turn.payload)
-        ids = {"user_id": str(task["user_id"]), "task_id": str(task["task_id"])}
-    except (ValueError, TypeError, KeyError):
+        task = parse_task(turn.payload, Limits())
+        ids = {"user_id": task.user_id, "task_id": task.task_id}
+    except MalformedMessage:
         ids = {}
     reply = json.dumps({"to": turn.receipt}).encode() if ids and end != "dead" else None
     outcome = Outcome.LETTA if end == "told" else Outcome(end)

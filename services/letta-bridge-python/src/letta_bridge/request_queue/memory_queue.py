@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from letta_bridge.request_queue.journal_backlog import LEASE, JournalBatch, JournalEntry
+from letta_bridge.request_queue.keys import user_lane
 from letta_bridge.request_queue.port import (
     FULL_LANE,
     FULL_LANES,
@@ -170,7 +171,7 @@ class InMemoryQueue:
         shelf.counters["taken"] += 1
         seq = shelf.counters["taken"]
         try:
-            lane = parse_task(payload, self._settings.limits).user_id
+            lane = user_lane(parse_task(payload, self._settings.limits).user_id)
         except MalformedMessage:
             lane = f"~{seq % 64}"
         if self.max_lane and len(shelf.lanes.get(lane, ())) >= self.max_lane:

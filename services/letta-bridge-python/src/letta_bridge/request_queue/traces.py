@@ -8,7 +8,7 @@ from typing import Final, cast
 
 from letta_bridge.request_queue.admin import DeadLetter, QueueAdmin
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
-from letta_bridge.request_queue.keys import Keys, per_task
+from letta_bridge.request_queue.keys import Keys, per_task, user_lane
 from letta_bridge.request_queue.reply_stream import BEGINNING, ReplyStream
 from letta_bridge.request_queue.scripts import ScriptRunner, read
 from letta_bridge.settings import QueueSettings
@@ -38,7 +38,7 @@ class UserTraces:
 
     async def in_flight(self) -> bool:
         """Whether a bridge works on a turn of theirs."""
-        return bool(await self._client.hexists(self._keys.lanes, self._user_id))
+        return bool(await self._client.hexists(self._keys.lanes, user_lane(self._user_id)))
 
     async def waiting(self) -> list[bytes]:
         """The payloads that wait for their turn, oldest first, those nobody has taken yet last."""
@@ -54,7 +54,7 @@ class UserTraces:
 
     async def forget(self) -> tuple[int, int] | None:
         """Drop waiting tasks and missed turns; how many of each, or None while a turn is in flight."""
-        waiting, missed = await self._scripts.run(_FORGET, self._user_id)
+        waiting, missed = await self._scripts.run(_FORGET, user_lane(self._user_id), self._user_id)
         if waiting < 0:
             return None
         for key in (self._keys.incoming, self._keys.requests):
