@@ -247,6 +247,26 @@ async def test_what_cannot_be_honoured_is_buried_with_a_reason(
     assert all(len(letter["payload"]) <= 16_384 for letter in letters)
 
 
+async def test_text_that_is_no_utf8_is_remembered_and_answered(
+    *, client: Redis, run_service: Any, push: Any, kept: Any, ear: Any, handover: Any, model: Any, eventually: Any
+) -> None:
+    meta = {"letta_bridge": handover("t1"), "lang": "\ud83d", "trace_id": 5}
+    await push("half \ud83d", task_id="t1", source="\ud83d", meta=meta)
+    await client.lpush(QUEUE, b'\xef\xbb\xbf{"user_id":"ann","task_id":"t2","content":"raw \xff","meta":[]}\x00')
+    async with run_service(model):
+        (reply,) = await ear.count("letta_responses", 1)
+        await client.publish("ai_responses", b'\xef\xbb\xbf{"user_id":"ann","text":"said \\ud83d\xff","timestamp":[1]}')
+
+        async def all_kept() -> bool:
+            return len(await kept()) == 4
+
+        await eventually(all_kept)
+        letters = await client.llen(DEAD)
+    assert (reply["response_text"], letters) == ("model says", 0)
+    said = {record["content"] for record in await kept()}
+    assert said == {"half \ufffd", "raw \ufffd", "model says", "said \ufffd\ufffd"}
+
+
 async def test_a_flood_of_rubbish_leaves_the_service_alive_and_is_accounted_for(
     client: Redis, run_service: Any, ear: Any, push: Any
 ) -> None:

@@ -17,6 +17,7 @@ from shared_utils import logs
 from shared_utils.errors import MalformedMessage
 from shared_utils.messages import AiResponse, Limits
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.text import read_json
 
 _LOG: Final = logs.get(__name__)
 _LIMITS: Final = Limits()
@@ -83,11 +84,13 @@ def _read(payload: bytes) -> AiResponse:
     if len(payload) > _LIMITS.payload_bytes:
         raise MalformedMessage(f"the answer has {len(payload)} bytes, {_LIMITS.payload_bytes} are allowed")
     try:
-        response = AiResponse.model_validate_json(payload)
+        response = AiResponse.model_validate(read_json(payload))
     except ValidationError as error:
         problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
         raise MalformedMessage(f"the answer cannot be read: {where} {problem['msg']}") from None
+    except ValueError as error:
+        raise MalformedMessage(f"the answer cannot be read: {error}") from None
     if len(response.user_id) > _LIMITS.id_length:
         raise MalformedMessage(f"user_id has {len(response.user_id)} characters, {_LIMITS.id_length} are allowed")
     if not response.text.strip():

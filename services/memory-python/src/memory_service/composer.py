@@ -20,6 +20,8 @@ _LOG: Final = logs.get(__name__)
 _FAILURES_BEFORE_REST: Final = 3
 _REST_SECONDS: Final = 30.0
 _CONTEXT_CHARACTERS: Final = 24_000
+_ANSWER_CHARACTERS: Final = 32_000
+"""Of a model's answer at most: it is kept in Redis and shown to the model again."""
 SUMMARY: Final = "memory_summary"
 
 
@@ -85,7 +87,7 @@ class Composer:
             self._failed(error)
             return plain
         self._failures = 0
-        return text
+        return text[:_ANSWER_CHARACTERS]
 
     async def _recalled(self, task: Task, conversation: Sequence[MemoryRecord]) -> list[str]:
         if self._recall is None:

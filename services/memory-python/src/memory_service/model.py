@@ -12,6 +12,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 
 from memory_service.errors import ModelRefused, ModelSaidNothing, ModelUnavailable
 from shared_utils.errors import ServiceError
+from shared_utils.text import read_json
 
 _ATTEMPTS: Final = 3
 _FIRST_REFUSAL: Final = 300
@@ -80,7 +81,7 @@ class OpenAiModel:
         if status >= _FIRST_REFUSAL:
             raise ModelRefused(f"the model answered with status {status}; check its name, key and base_url")
         try:
-            return response.json()
+            return read_json(response.content)
         except ValueError as error:
             raise ModelSaidNothing("the model's answer is not JSON; check base_url") from error
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from pydantic import ValidationError
-
 from shared_utils.messages import AiResponse, MemoryMetadata, MemoryRecord, MemoryUpdate, Task
+from shared_utils.text import read_json
 
 _NAMESPACE: Final = uuid.UUID("7e0d3c6a-54a5-4b5e-9d3f-0d1f3f1c9a52")
 
@@ -86,8 +85,8 @@ def dump(message: MemoryRecord | MemoryUpdate) -> bytes:
 def read(raw: bytes) -> MemoryRecord | None:
     """A kept record; None where something else is in the list."""
     try:
-        return MemoryRecord.model_validate_json(raw)
-    except ValidationError:
+        return MemoryRecord.model_validate(read_json(raw))
+    except ValueError:
         return None
 
 
