@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import httpx
-from pydantic import SecretStr
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from shared_utils.errors import ServiceError
+from shared_utils.setting_types import HttpAddress, HttpKey
 from shared_utils.settings import Section, setting
 from shared_utils.text import clean_text, read_json
 
@@ -51,13 +51,12 @@ class EmbeddingSettings(Section):
     dimensions: int | None = setting(
         None, "EMBEDDING_DIMENSIONS", doc="length asked for, where the model can choose; empty is its own", ge=1
     )
-    base_url: str = setting(
+    base_url: HttpAddress = setting(
         "https://api.openai.com/v1",
         "EMBEDDING_BASE_URL",
         doc="OpenAI-compatible endpoint",
-        pattern="^https?://[^/@]+(/|$)",
     )
-    api_key: SecretStr | None = setting(None, "EMBEDDING_API_KEY", doc="its key, where it wants one")
+    api_key: HttpKey | None = setting(None, "EMBEDDING_API_KEY", doc="its key, where it wants one")
     batch: int = setting(128, doc="texts in one request", ge=1, le=2048)
     max_characters: int = setting(8000, doc="characters of a text that are embedded; the rest is left out", ge=100)
     timeout: float = setting(30.0, "EMBEDDING_TIMEOUT", doc="seconds one request may take", gt=0)

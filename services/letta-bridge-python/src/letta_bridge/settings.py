@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from shared_utils.embeddings import EmbeddingSettings
 from shared_utils.errors import SettingsError
 from shared_utils.messages import Limits
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.vectors.vector_settings import VectorSettings
-from shared_utils.settings import Loaded, LogSettings, RedisSettings, Section, TextList, load, setting
+from shared_utils.setting_types import HttpKey, HttpToken, http_address
+from shared_utils.settings import Loaded, LogSettings, RedisSettings, Section, TextList, config_file, load, setting
 
 Route = Literal["letta", "memory-python"]
 
@@ -73,7 +74,7 @@ class LettaSettings(Section):
         doc="Letta servers over one database (comma-separated)",
         min_length=1,
     )
-    api_key: SecretStr | None = setting(None, "LETTA_API_KEY", doc="Letta's server password")
+    api_key: HttpKey | None = setting(None, "LETTA_API_KEY", doc="Letta's server password")
     timeout: float = setting(60.0, "LETTA_TIMEOUT", doc="seconds one call to Letta may take", reload=True, gt=0)
     retry_attempts: int = setting(3, "LETTA_RETRY_ATTEMPTS", doc="further tries after a failed one", reload=True, ge=0)
     reply_deadline: float = setting(
@@ -94,11 +95,8 @@ class LettaSettings(Section):
 
     @field_validator("api_urls")
     @classmethod
-    def _without_credentials(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
-        # The addresses stand in logs and on the health page.
-        if any("@" in url for url in urls):
-            raise ValueError("an address must not hold a user or password; Letta's password is letta.api_key")
-        return urls
+    def _addresses(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(http_address, urls))
 
 
 class PersonaSettings(Section):
@@ -232,7 +230,7 @@ class HttpSettings(Section):
 
     host: str = setting("127.0.0.1", "BRIDGE_HTTP_HOST", doc="address to bind")
     port: int = setting(8290, "BRIDGE_HTTP_PORT", doc="port to bind; 0 takes a free one", ge=0, lt=65536)
-    api_token: SecretStr | None = setting(
+    api_token: HttpToken | None = setting(
         None, "BRIDGE_API_TOKEN", doc="what callers of /api must send; needed where host is not this machine alone"
     )
     data_dir: str = setting("data", "DATA_DIR", doc="run-time data")
@@ -278,7 +276,8 @@ def read_settings(
     """The bridge's settings.
 
     Args:
-        config: config.json; by default what LETTA_BRIDGE_CONFIG names, else ./config.json.
+        config: config.json; by default what LETTA_BRIDGE_CONFIG names, else ./config.json. One that is named and
+            missing is an error.
         environ: the environment, by default this process's.
         flags: dotted path → value, from the command line.
 
@@ -286,8 +285,8 @@ def read_settings(
         SettingsError: one sentence for the operator.
     """
     environ = os.environ if environ is None else environ
-    path = config or Path(environ.get("LETTA_BRIDGE_CONFIG") or "config.json")
-    loaded = load(BridgeSettings, config=path, environ=environ, flags=flags)
+    path, named = config_file(config, environ)
+    loaded = load(BridgeSettings, config=path, environ=environ, flags=flags, must_exist=named)
     if loaded.settings.vectors.enabled and loaded.settings.database.db_url is None:
         raise SettingsError(
             "vectors.enabled is on, and there is no database to read the journal from; set DATABASE_URL, or "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import Final
 
 from memory_service import context, wording
 from memory_service.context import NewestFirst
@@ -70,7 +70,7 @@ class Composer:
         Raises:
             RedisError: Redis is away, the conversation cannot be read.
         """
-        spoken = wording.language(task, cast("Language", self._settings.language))
+        spoken = wording.language(task, self._settings.language)
         plain = wording.sentence(self._settings.sentences, spoken)
         now = asyncio.get_running_loop().time()
         if self._model is None or not task.content.strip() or now >= deadline or now < self._resting_until:

@@ -50,7 +50,9 @@ class DatabaseConfig(Section):
     def _a_url(cls, url: SecretStr | None) -> SecretStr | None:
         if url is None or not url.get_secret_value():
             return None
-        text = url.get_secret_value()
+        text = url.get_secret_value().strip()
+        if "@" in text.partition("?")[2]:  # the ? belongs to the password, and a parameter's name would be a part of it
+            raise ValueError(_NO_URL)
         try:
             parts = {name: str(value) for name, value in conninfo_to_dict(text).items()}
         except psycopg.ProgrammingError as error:
@@ -62,7 +64,7 @@ class DatabaseConfig(Section):
             raise ValueError(_NO_URL)
         if not parts.get("dbname"):
             raise ValueError("the database URL names no database; add /name at its end")
-        return url
+        return SecretStr(text)
 
     @model_validator(mode="after")
     def _min_below_max(self) -> Self:

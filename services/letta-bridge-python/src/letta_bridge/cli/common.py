@@ -16,6 +16,7 @@ from letta_bridge.settings import BridgeSettings, read_settings
 from shared_utils.errors import SettingsError
 from shared_utils.logs import redact_text
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, connect
+from shared_utils.settings import Loaded
 from shared_utils.text import clean_text, is_clean
 
 ConfigOption = Annotated[
@@ -53,8 +54,13 @@ class Exit(IntEnum):
 
 def settings_or_exit(config: Path | None, flags: dict[str, Any] | None = None) -> BridgeSettings:
     """The settings; a wrong one ends the command with one sentence."""
+    return load_or_exit(config, flags).settings
+
+
+def load_or_exit(config: Path | None, flags: dict[str, Any] | None = None) -> Loaded[BridgeSettings]:
+    """The settings and where they came from; a wrong one ends the command with one sentence."""
     try:
-        return read_settings(config, flags=flags).settings
+        return read_settings(config, flags=flags)
     except SettingsError as error:
         fail(str(error), Exit.USAGE)
 
