@@ -360,7 +360,7 @@ def test_doctor_fails_with_exit_code_1_and_a_line_for_each(call, tmp_path):
 def test_without_redis_every_command_says_so(call, arguments):
     result = call(*arguments, REDIS_URL=f"redis://:{SECRET}@127.0.0.1:1")
     assert result.exit_code == 4
-    assert result.stderr.startswith("letta-bridge: Redis cannot be reached (")
+    assert result.stderr.startswith("letta-bridge: Redis at 127.0.0.1:")
     assert SECRET not in result.output
 
 

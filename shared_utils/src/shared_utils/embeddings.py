@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
+from shared_utils.connection_trouble import connection_trouble
 from shared_utils.errors import ServiceError
 from shared_utils.setting_types import HttpAddress, HttpKey
 from shared_utils.settings import Section, setting
@@ -132,7 +133,9 @@ class HttpEmbedder:
             async with asyncio.timeout(self._settings.timeout):
                 response = await self._client.post(self._url, json=body, headers=self._headers)
         except (httpx.TransportError, TimeoutError) as error:
-            raise EmbeddingsUnavailable(f"the embedding model cannot be reached ({type(error).__name__})") from error
+            raise EmbeddingsUnavailable(
+                f"the embedding model cannot be reached ({connection_trouble(error) or type(error).__name__})"
+            ) from error
         except httpx.HTTPError as error:
             raise EmbeddingsRefused(f"the embedding model's answer cannot be read ({type(error).__name__})") from error
         status = response.status_code

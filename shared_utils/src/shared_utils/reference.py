@@ -53,6 +53,26 @@ the section `logs` only.
 """
 
 _CLOSING: Final = """\
+## Redis addresses
+
+| `REDIS_URL` | |
+|---|---|
+| `redis://user:password@host:6379/0` | one server; every part but the host may be left out |
+| `rediss://…` | the same with TLS |
+| `unix:///path/to/redis.sock?db=0` | a socket on this machine; `unix://user:password@/path` with a password |
+| `redis+sentinel://user:password@h1:26379,h2:26379/NAME/0` | the primary that these Sentinels call `NAME`; \
+user and password are the servers' |
+| `redis+cluster://user:password@h1:6379,h2:6379` | a Cluster; name several nodes, because one may be down at a start |
+| `rediss+sentinel://…`, `rediss+cluster://…` | the same with TLS, toward the Sentinels too |
+
+In a password, `/ ? # [ @ : %` are percent-encoded (`%2F` and so on); `REDIS_PASSWORD` takes it as it is. Sentinels that
+want a password get the servers' one, unless `REDIS_SENTINEL_PASSWORD` (and `REDIS_SENTINEL_USERNAME`) says another.
+
+Options follow behind a `?`, joined by `&`: `db`, `username`, `password`, `sentinel_username`, `sentinel_password`, and
+with TLS `ssl_ca_certs` (file of the authority that signed the server's certificate), `ssl_certfile` and `ssl_keyfile`
+(a certificate of the client), `ssl_cert_reqs` (`required`, `optional`, `none`), `ssl_check_hostname` (`true`, `false`).
+Any other option is refused by its name: time limits and the like are the services' own.
+
 ## letta-server
 
 It starts Letta, which is configured by variables alone. [Its README](../services/letta-server/README.md) has them:

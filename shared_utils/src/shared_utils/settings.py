@@ -77,14 +77,22 @@ class RedisSettings(Section):
     url: SecretStr | None = setting(
         None,
         "REDIS_URL",
-        doc="redis://, rediss:// (TLS), unix://, redis+sentinel://h1:26379,h2:26379/NAME/DB or "
-        "redis+cluster://host:port; wins over host and port",
+        doc="redis://, rediss:// (TLS), unix:///path/to/socket, redis+sentinel://h1:26379,h2:26379/NAME/DB or "
+        "redis+cluster://h1:6379,h2:6379; rediss+sentinel:// and rediss+cluster:// with TLS; wins over host and port; "
+        "options behind a ?: ssl_ca_certs, ssl_certfile, ssl_keyfile, ssl_cert_reqs, ssl_check_hostname, db, username, "
+        "password, sentinel_username, sentinel_password",
     )
     host: str = setting("localhost", "REDIS_HOST", doc="host, where there is no url")
     port: int = setting(6379, "REDIS_PORT", doc="port, where there is no url", gt=0, lt=65536)
     db: int = setting(0, "REDIS_DB", doc="database number, where there is no url", ge=0)
     username: str | None = setting(None, "REDIS_USERNAME", doc="ACL user")
     password: SecretStr | None = setting(None, "REDIS_PASSWORD", doc="password of the ACL user, or requirepass")
+    sentinel_username: str | None = setting(None, "REDIS_SENTINEL_USERNAME", doc="ACL user of the Sentinels")
+    sentinel_password: SecretStr | None = setting(
+        None,
+        "REDIS_SENTINEL_PASSWORD",
+        doc="password of the Sentinels, where they want another one than the servers they watch",
+    )
 
 
 class LogSettings(Section):

@@ -23,7 +23,7 @@ from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import FallbackSettings, QueueSettings
 from shared_utils import logs
 from shared_utils.messages import HANDOVER_KEY, Handover, Reply, Task
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, persistently
+from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, persistently, subscriber
 from shared_utils.text import read_json
 
 _log = logs.get(__name__)
@@ -74,7 +74,7 @@ class MemoryPython:
         self, client: RedisClient, listener: RedisClient, keys: Keys, settings: FallbackSettings, queue: QueueSettings
     ) -> None:
         self._client = client
-        self._listener = _Listener(listener, queue.task_response)
+        self._listener = _Listener(listener, queue.requests, queue.task_response)
         self._keys = keys
         self._settings = settings
         self._queue = queue
@@ -165,12 +165,14 @@ class _Listener:
 
     Args:
         client: of its own.
+        near: a key; of a Cluster, the node that serves it is listened to.
         silent: a channel nobody publishes on. It is always subscribed to: without any, redis-py asks before a
             subscription whether the connection is well, and reads that answer beside whoever listens.
     """
 
-    def __init__(self, client: RedisClient, silent: str) -> None:
+    def __init__(self, client: RedisClient, near: str, silent: str) -> None:
         self._client = client
+        self._near = near
         self._silent = silent
         self._pubsub: Any = None
         self._waiting: dict[str, list[asyncio.Queue[bytes]]] = defaultdict(list)
@@ -200,11 +202,12 @@ class _Listener:
     async def _connect(self) -> None:
         async with self._connecting:
             if self._pubsub is None:
-                # A Cluster client knows its nodes only after a command.
-                await persistently(self._client.ping)
-                pubsub = self._client.pubsub(ignore_subscribe_messages=True)
-                await persistently(lambda: pubsub.subscribe(self._silent))
-                self._pubsub = pubsub
+                self._pubsub = await persistently(self._open)
+
+    async def _open(self) -> Any:
+        pubsub = await subscriber(self._client, self._near)
+        await pubsub.subscribe(self._silent, *self._waiting)
+        return pubsub
 
     async def close(self) -> None:
         self._closing = True
@@ -222,8 +225,16 @@ class _Listener:
                 message = await self._pubsub.get_message(timeout=_POLL_SECONDS)
             except _LISTEN_ERRORS:
                 await asyncio.sleep(_POLL_SECONDS / 5)
+                await self._move()
                 continue
             if message is None:
                 continue
             for queue in self._waiting.get(message["channel"].decode(), []):
                 queue.put_nowait(message["data"])
+
+    async def _move(self) -> None:
+        """Listen to the node of a Cluster that serves the key by now: redis-py stays with the one that is gone."""
+        if isinstance(self._client, RedisCluster):
+            with contextlib.suppress(*CONNECTION_ERRORS):
+                gone, self._pubsub = self._pubsub, await self._open()
+                await gone.aclose()

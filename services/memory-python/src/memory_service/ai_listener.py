@@ -9,14 +9,14 @@ from pydantic import ValidationError
 
 from memory_service import records
 from memory_service.input_queue import InputQueue, Letter, Settlement
-from memory_service.keys import AI_RESPONSES
+from memory_service.keys import AI_RESPONSES, GLOBAL_CONTEXT
 from memory_service.memory_store import MemoryStore
 from memory_service.outage import Outage
 from memory_service.summary import Summaries
 from shared_utils import logs
 from shared_utils.errors import MalformedMessage
 from shared_utils.messages import AiResponse, Limits
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, subscriber
 from shared_utils.text import read_json
 
 _LOG: Final = logs.get(__name__)
@@ -47,8 +47,7 @@ class AiListener:
                 await self._outage.wait("ai_responses", error)
 
     async def _listen(self, stopping: asyncio.Event) -> None:
-        await self._client.ping()  # a Cluster client must have met its nodes before it can subscribe
-        async with self._client.pubsub(ignore_subscribe_messages=True) as channel:
+        async with await subscriber(self._client, GLOBAL_CONTEXT) as channel:
             await channel.subscribe(AI_RESPONSES)
             self._outage.over("ai_responses")
             self.listening.set()

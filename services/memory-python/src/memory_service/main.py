@@ -18,6 +18,7 @@ from memory_service.survey import take_survey, work_done
 from shared_utils import logs
 from shared_utils.errors import SettingsError
 from shared_utils.redis_connection import CONNECTION_ERRORS, close, connect
+from shared_utils.redis_trouble import explained
 from shared_utils.secret_values import secrets_of
 from shared_utils.settings import Loaded, config_file, load
 
@@ -81,7 +82,7 @@ def _stats(
     except SettingsError as error:
         _leave(str(error), _MISCONFIGURED)
     except CONNECTION_ERRORS as error:
-        _leave(f"Redis cannot be reached ({error}); check REDIS_URL", _NO_REDIS)
+        _leave(explained(error), _NO_REDIS)
     if as_json:
         typer.echo(json.dumps(numbers, ensure_ascii=False))
         return

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from memory_service.errors import ModelRefused, ModelSaidNothing, ModelUnavailable
+from shared_utils.connection_trouble import connection_trouble
 from shared_utils.errors import ServiceError
 from shared_utils.text import read_json
 
@@ -72,7 +73,9 @@ class OpenAiModel:
         try:
             response = await self._client.post(self._url, json=body, headers=self._headers)
         except httpx.TransportError as error:
-            raise ModelUnavailable(f"the model cannot be reached ({type(error).__name__})") from error
+            raise ModelUnavailable(
+                f"the model cannot be reached ({connection_trouble(error) or type(error).__name__})"
+            ) from error
         except httpx.HTTPError as error:
             raise ModelRefused(f"the model's answer cannot be read ({type(error).__name__})") from error
         status = response.status_code

@@ -6,6 +6,7 @@ import psycopg
 from psycopg import errors
 from psycopg_pool import PoolTimeout, TooManyRequests
 
+from shared_utils.connection_trouble import connection_trouble
 from shared_utils.persistence.dialects import login_refusal
 from shared_utils.persistence.errors import (
     Conflict,
@@ -39,7 +40,7 @@ def meaning(error: psycopg.Error, *, place: str, user: str) -> PersistenceError:
     found = _refusal(error, text, place, user)
     if found is None and isinstance(error, _AWAY):
         found = login_refusal(str(error), user) or DatabaseUnavailable(
-            f"the database {place} is away ({text}); it is tried again"
+            f"the database {place} is away ({connection_trouble(error) or text}); it is tried again"
         )
     return found or PersistenceError(f"the database {place} refused a statement ({text})")
 

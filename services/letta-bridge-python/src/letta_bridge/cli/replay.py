@@ -14,12 +14,12 @@ import typer
 
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit, tell
 from letta_bridge.cli.output import print_json
-from letta_bridge.redis_trouble import explained
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import MalformedMessage
 from shared_utils.messages import Limits, parse_task
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.redis_trouble import explained
 
 _BATCH: Final = 200
 _PROGRESS_SECONDS: Final = 1.0

@@ -13,7 +13,7 @@ from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, f
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
 from shared_utils.messages import json_object, now
-from shared_utils.redis_connection import RedisClient
+from shared_utils.redis_connection import RedisClient, subscriber
 
 
 def send(
@@ -53,7 +53,7 @@ async def _exchange(
 ) -> dict[str, Any] | None:
     """Push the task, then wait on its channel; the kept reply makes up for a publication that was missed."""
     kept = Keys(settings.queue.requests).reply(task["user_id"], task["task_id"])
-    async with client.pubsub(ignore_subscribe_messages=True) as pubsub:
+    async with await subscriber(client, kept) as pubsub:
         await pubsub.subscribe(settings.queue.task_response + task["task_id"])
         await client.lpush(settings.queue.requests, json.dumps(task, ensure_ascii=False))
         until = asyncio.get_running_loop().time() + wait

@@ -11,13 +11,13 @@ import typer
 
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
 from letta_bridge.cli.output import print_json, print_table
-from letta_bridge.redis_trouble import explained
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.user_data.erasure import UserData
 from letta_bridge.user_data.places import user_data
 from letta_bridge.user_data.trace import Counts
 from shared_utils.errors import ServiceError
 from shared_utils.redis_connection import CONNECTION_ERRORS
+from shared_utils.redis_trouble import explained
 
 app = typer.Typer(
     no_args_is_help=True,

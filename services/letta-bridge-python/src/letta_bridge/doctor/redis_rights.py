@@ -12,7 +12,7 @@ from letta_bridge.doctor.findings import Finding, fail, ok
 from letta_bridge.request_queue import Keys, Outcome, RedisQueue, Settlement
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.settings import BridgeSettings
-from shared_utils.redis_connection import RedisClient
+from shared_utils.redis_connection import RedisClient, subscriber
 
 _SUBJECT: Final = "redis.rights"
 _WAIT: Final = 0.1
@@ -32,9 +32,11 @@ async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterato
         f"the list {settings.queue.requests}": lambda: client.ltrim(settings.queue.requests, 0, -1),
         f"the list {settings.fallback.queue}": lambda: client.ltrim(settings.fallback.queue, 0, -1),
         f"the channels {settings.queue.task_response}*": lambda: _subscribe(
-            client, settings.queue.task_response + mark
+            client, settings.queue.task_response + mark, settings.queue.requests
         ),
-        f"the channel {settings.queue.responses}": lambda: _subscribe(client, settings.queue.responses),
+        f"the channel {settings.queue.responses}": lambda: _subscribe(
+            client, settings.queue.responses, settings.queue.requests
+        ),
     }
     for what, step in steps.items():
         try:
@@ -104,8 +106,8 @@ async def _clean_up(client: RedisClient, keys: Keys) -> None:
     await client.delete(*leftovers)
 
 
-async def _subscribe(client: RedisClient, channel: str) -> None:
-    async with client.pubsub() as pubsub:
+async def _subscribe(client: RedisClient, channel: str, near: str) -> None:
+    async with await subscriber(client, near) as pubsub:
         await pubsub.subscribe(channel)
         await pubsub.get_message(timeout=1.0)
         await pubsub.unsubscribe(channel)
