@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
-from letta_bridge import intake
+from letta_bridge import intake, redis_outage
 from letta_bridge.errors import LeaseLost
 from letta_bridge.intake import Intake
 from letta_bridge.request_queue import Outcome, Settlement
@@ -26,6 +28,9 @@ class UnreliableQueue(InMemoryQueue):
         self.away = False
         self.lose_next_answer = False
         self.lose_next_arrival = False
+        self.refuses = False
+        """Exchanges are refused, while every other command works."""
+        self.refused = 0
         self.strays_sought = []
         self.settled_at_once = []
         self.after_hand_out = lambda: None
@@ -36,6 +41,9 @@ class UnreliableQueue(InMemoryQueue):
         self.settled_at_once.append(len(settlements))
         if self.away:
             raise RedisConnectionError("away")
+        if self.refuses:
+            self.refused += 1
+            raise ResponseError("WRONGTYPE the key q is no list")
         exchange = await super().exchange(settlements, want)
         if exchange.turns:
             self.after_hand_out()
@@ -221,7 +229,7 @@ async def test_outcomes_that_never_cease_do_not_hold_up_the_next_of_a_user():
 
 
 async def test_an_arrival_whose_answer_got_lost_returns_uncounted(monkeypatch):
-    monkeypatch.setattr(intake, "_BACKOFF_MAX", 0.0)
+    monkeypatch.setattr(intake, "_ARRIVALS_PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(intake, "_IDLE_SECONDS", 0.05)
     async with Worker() as worker:
         worker.gate.set()
@@ -299,6 +307,40 @@ async def test_a_turn_whose_lease_ran_out_here_is_no_stray(monkeypatch):
                 await asyncio.sleep(0.01)
         assert worker.queue.strays_sought
         assert worker.shelf.turns[turn.receipt].entry.attempts == 1
+
+
+async def test_a_refused_exchange_is_told_once_however_well_other_commands_work(monkeypatch):
+    told = []
+    monkeypatch.setattr(redis_outage, "_FIRST_PAUSE_SECONDS", 0.001)
+    log = SimpleNamespace(
+        warning=lambda event, **fields: told.append((event, fields["code"])), info=lambda event, **_: told.append(event)
+    )
+    monkeypatch.setattr(redis_outage, "_log", log)
+    async with Worker() as worker:
+        worker.queue.refuses = True
+        worker.intake._wake.set()
+        async with asyncio.timeout(20):
+            while worker.queue.refused < 6:
+                await asyncio.sleep(0.001)
+        assert "the key q is no list" in worker.intake.redis_error
+        assert told == [("redis_away", "wrongtype")]
+        worker.queue.refuses = False
+        worker.push("a")
+        worker.gate.set()
+        await worker.settled(1)
+        assert worker.intake.redis_error is None
+        assert told == [("redis_away", "wrongtype"), "redis_back"]
+
+
+def test_pauses_grow_up_to_a_bound_that_is_longer_where_somebody_has_to_mend_something():
+    outage = redis_outage.RedisOutage()
+    for error, longest in ((RedisConnectionError("away"), 1.0), (ResponseError("WRONGTYPE x"), 5.0)):
+        outage.failed(error, held=0)
+        pauses = [outage.pause() for _ in range(12)]
+        assert pauses == sorted(pauses)
+        assert pauses[-1] == longest
+        outage.over(held=0)
+        assert outage.trouble is None
 
 
 async def test_half_of_what_has_ended_is_settled_while_the_rest_is_in_work():

@@ -23,6 +23,7 @@ _SILENT: Final = "it does not answer in time"
 _TYPES: Final = (
     (ssl.SSLError, _NO_TLS),
     (socket.gaierror, _NO_NAME),
+    (TimeoutError, _SILENT),
     (ConnectionRefusedError, _REFUSED),
     (FileNotFoundError, _NO_SOCKET),
     (PermissionError, _FORBIDDEN),

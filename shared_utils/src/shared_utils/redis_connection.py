@@ -19,11 +19,12 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisClusterException, RedisError  # noqa: A004  # redis-py's name
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
 
 from shared_utils.redis_address import RedisAddress, parse
 from shared_utils.redis_cluster import Cluster
 from shared_utils.redis_sentinel import Sentinels
+from shared_utils.redis_trouble import redis_trouble
 from shared_utils.settings import RedisSettings
 
 _Result = TypeVar("_Result")
@@ -129,18 +130,28 @@ async def close(client: RedisClient) -> None:
 
 
 async def persistently(command: Callable[[], Awaitable[_Result]]) -> _Result:
-    """What a command that may be repeated returns, as soon as Redis answers: a turn outlives an absence of Redis."""
+    """What a command that may be repeated returns, as soon as Redis answers: a turn outlives an absence of Redis.
+
+    Raises:
+        RedisError: Redis refuses it, and will until somebody changes a key, a right or a setting.
+    """
 
     async def again() -> _Result:  # tenacity does not await what a plain function returns
         return await command()
 
     try:
         return await command()
-    except CONNECTION_ERRORS:
+    except CONNECTION_ERRORS as error:
+        if not _passes(error):
+            raise
         patiently = AsyncRetrying(
-            retry=retry_if_exception_type(CONNECTION_ERRORS), wait=wait_random_exponential(0.1, max=1.0)
+            retry=retry_if_exception(_passes), wait=wait_random_exponential(0.1, max=1.0), reraise=True
         )
         return await patiently(again)
+
+
+def _passes(error: BaseException) -> bool:
+    return isinstance(error, CONNECTION_ERRORS) and not redis_trouble(error).is_lasting
 
 
 class _Loss(AbstractConnection):

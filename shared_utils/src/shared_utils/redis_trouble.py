@@ -31,6 +31,11 @@ class RedisTrouble:
     is_lasting: bool = False
     """Whether repeating the command is vain until somebody changes a key, a right or a setting."""
 
+    @property
+    def is_refusal(self) -> bool:
+        """Whether Redis answers, and does not do what is asked."""
+        return self.code != _UNREACHABLE
+
     def __str__(self) -> str:
         return f"{self.says}; {self.advice}"
 
@@ -51,7 +56,7 @@ _REFUSALS: Final[dict[str, tuple[str, str, bool]]] = {
     ),
     "WRONGTYPE": (
         "Redis holds something else under the name of one of this project's keys ({error})",
-        "'letta-bridge doctor' names the key; rename or delete it, or give the queue another name in LETTA_REQUESTS",
+        "rename or delete that key ('letta-bridge doctor' names it), or give the queue another name in LETTA_REQUESTS",
         True,
     ),
     "OOM": ("Redis is full ({error})", "raise its maxmemory, or work off what waits in its lists", False),
@@ -77,12 +82,15 @@ _REFUSALS: Final[dict[str, tuple[str, str, bool]]] = {
         "bring back the node that serves this queue's slot, or its replica",
         False,
     ),
+    "TRYAGAIN": ("a slot of the Redis Cluster is being moved", "wait until that is done", False),
     "BUSY": ("Redis is busy with somebody's script", "end it: redis-cli SCRIPT KILL", False),
 }
 _CODE: Final = re.compile(rf"\b({'|'.join(_REFUSALS)}|NOAUTH)\b")
 _NO_LOGIN: Final = re.compile("Authentication required|username-password pair")
 """What is left of such an error where a Cluster's client wraps it."""
-_SCRIPT: Final = re.compile(r",? (script: |\(call to ).*$", re.DOTALL)
+_PIPELINE: Final = re.compile(r"^Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
+"""What redis-py puts in front: it quotes the command, and with it what a user wrote."""
+_SCRIPT: Final = re.compile(r",? (script: [0-9a-f]*,? ?on @user_script|\(call to f_).*$", re.DOTALL)
 """Where in a script it happened: of no use to an operator."""
 _AT: Final = re.compile(r"connecting to (\S*[:/]\S*?)\.?(?:\s|$)")
 _LONGEST: Final = 200
@@ -148,8 +156,8 @@ def _code_of(error: Exception) -> str | None:
     code = found[1] if found else None
     if isinstance(error, AuthenticationError) or code == "NOAUTH" or _NO_LOGIN.search(str(error)):
         return "WRONGPASS"
-    return code
+    return code or ("NOPERM" if "ACL failure" in str(error) else None)
 
 
 def _text(error: Exception) -> str:
-    return _SCRIPT.sub("", str(error)).strip(" .\n")[:_LONGEST] or type(error).__name__
+    return _SCRIPT.sub("", _PIPELINE.sub("", str(error))).strip(" .\n")[:_LONGEST] or type(error).__name__

@@ -40,6 +40,7 @@ from shared_utils.health import Check
 from shared_utils.persistence.conversation_service import ConversationService
 from shared_utils.persistence.database import Database
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, connect
+from shared_utils.redis_trouble import explained
 from shared_utils.reload import reread
 
 _log = logs.get(__name__)
@@ -207,12 +208,14 @@ class Bridge:
         return letta.fallback_to_memory or not letta.enabled or self.servers.available()
 
     async def _check_redis(self) -> Check:
+        trouble = self.intake.redis_error
         try:
             async with asyncio.timeout(_CHECK_SECONDS):
-                await self._redis.ping()
+                # Of a Cluster, this asks the one node that serves the queue.
+                await self._redis.hlen(self.queue.keys.lanes)
         except CONNECTION_ERRORS as error:
-            return Check("redis", ok=False, detail=f"no answer: {_text(error)}", required=True)
-        return Check("redis", ok=True, detail="answers", required=True)
+            trouble = trouble or explained(error)
+        return Check("redis", ok=trouble is None, detail=trouble or "does what is asked", required=True)
 
     async def _check_letta(self) -> list[Check]:
         async def check(name: str, url: str) -> Check:

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 
 from pydantic_core import to_json
 from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import ResponseError
 
 from letta_bridge.errors import FallbackUnavailable
 from letta_bridge.request_queue.keys import Keys
@@ -24,6 +25,7 @@ from letta_bridge.settings import FallbackSettings, QueueSettings
 from shared_utils import logs
 from shared_utils.messages import HANDOVER_KEY, Handover, Reply, Task
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, persistently, subscriber
+from shared_utils.redis_trouble import explained
 from shared_utils.text import read_json
 
 _log = logs.get(__name__)
@@ -87,6 +89,12 @@ class MemoryPython:
 
     async def answer(self, task: Task, number: str, reason: str) -> FallbackAnswer:
         """See :class:`Fallback`."""
+        try:
+            return await self._answer(task, number, reason)
+        except ResponseError as error:
+            raise FallbackUnavailable(f"memory-python cannot be asked: {explained(error)}") from error
+
+    async def _answer(self, task: Task, number: str, reason: str) -> FallbackAnswer:
         answer_key = self._keys.fallback(number)
         channel = self._queue.task_response + task.task_id
         async with self._listener.subscribed(channel) as messages:

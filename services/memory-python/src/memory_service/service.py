@@ -75,7 +75,7 @@ class Service:
         self._consumer = Consumer(self._queue, self._store, self._answers, self._summaries, outage, settings=memory)
         self._listener = AiListener(client, self._store, self._queue, self._summaries, outage)
         self._upkeep = Upkeep(client, self._store, memory, outage, self._keys.counters)
-        self._health = Health(client, self._keys, self._answers, composer, recall, instance=instance)
+        self._health = Health(client, self._keys, self._answers, composer, recall, outage=outage, instance=instance)
         self._instance = instance
 
     def stop(self) -> None:

@@ -6,13 +6,15 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
-from redis.exceptions import NoPermissionError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from letta_bridge.doctor.findings import Finding, fail, ok
 from letta_bridge.request_queue import Keys, Outcome, RedisQueue, Settlement
+from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.settings import BridgeSettings
 from shared_utils.redis_connection import RedisClient, subscriber
+from shared_utils.redis_trouble import redis_trouble
 
 _SUBJECT: Final = "redis.rights"
 _WAIT: Final = 0.1
@@ -38,6 +40,11 @@ async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterato
             client, settings.queue.responses, settings.queue.requests
         ),
     }
+    trouble = await QueueAdmin(client, settings.queue).trouble()
+    if trouble is not None and trouble.code != "noperm":
+        # Every step would meet it, and say something else about it.
+        yield fail("redis.queue", trouble.says, trouble.advice)
+        return
     for what, step in steps.items():
         try:
             await step()
@@ -49,9 +56,12 @@ async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterato
 
 
 def _refused(what: str, error: RedisError) -> Finding:
-    if isinstance(error, NoPermissionError) or "ACL failure" in str(error):
-        return fail(_SUBJECT, f"{what}: {error}", "give the ACL user that right (docs/cli.md lists what it needs)")
-    return fail(_SUBJECT, f"{what} cannot be used: {error}", "look for a key of another kind under that name")
+    trouble = redis_trouble(error)
+    if trouble.code == "noperm":
+        return fail(
+            _SUBJECT, f"{what}: {trouble.says}", "give the ACL user that right (docs/cli.md lists what it needs)"
+        )
+    return fail(_SUBJECT, f"{what} cannot be used: {trouble.says}", trouble.advice)
 
 
 async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys, mark: str) -> None:

@@ -9,15 +9,19 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
+from redis.exceptions import ResponseError
+
 from letta_bridge.request_queue.keys import Keys, per_task
 from letta_bridge.request_queue.port import PauseMode
 from letta_bridge.request_queue.scripts import WAITED, ScriptRunner, read
 from letta_bridge.settings import QueueSettings
 from shared_utils.messages import ErrorReply, dump, json_object, now
 from shared_utils.redis_connection import RedisClient
+from shared_utils.redis_trouble import RedisTrouble, redis_trouble
 
 _LANES: Final = read("lanes")
 _LETTERS: Final = read("letters")
+_PROBE: Final = read("probe")
 _UNBURY: Final = read("unbury")
 
 _PAGE: Final = 100
@@ -108,6 +112,17 @@ class QueueAdmin:
         self._settings = settings
         self.keys = Keys(settings.requests)
         self._scripts = ScriptRunner(client, self.keys.script_keys)
+
+    async def trouble(self) -> RedisTrouble | None:
+        """Why no bridge could work with this queue now, as far as this Redis user meets it; None where one could.
+
+        Nothing is changed.
+        """
+        try:
+            await self._scripts.run(_PROBE)
+        except ResponseError as error:
+            return redis_trouble(error)
+        return None
 
     async def pause(self, mode: PauseMode, reason: str = "") -> None:
         """Stop all bridges of this queue from taking tasks, and from handing them out where ``mode`` says so."""

@@ -6,13 +6,19 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any, Final, cast
 
+from redis.exceptions import ResponseError
+
 from letta_bridge.request_queue.keys import Keys, per_task
 from letta_bridge.request_queue.port import FULL_LANE, FULL_LANES, Exchange, PauseMode, QueueStatus, Settlement, Turn
 from letta_bridge.request_queue.scripts import WAITED, ScriptRunner, read
 from letta_bridge.settings import QueueSettings
+from shared_utils import logs
 from shared_utils.lua_scripts import Script
 from shared_utils.redis_connection import RedisClient, close, persistently
 from shared_utils.redis_pipeline import Argument
+from shared_utils.redis_trouble import explained, redis_trouble
+
+_log = logs.get(__name__)
 
 _INTAKE: Final = 512
 """Tasks routed per dispatch at most: bounds how long Redis is busy with one call."""
@@ -30,6 +36,7 @@ _SETTLE: Final = read("settle")
 _RENEW: Final = read("renew")
 _RELEASE: Final = read("release")
 _LANES: Final = read("lanes")
+_PROBE: Final = read("probe")
 
 
 class RedisQueue:
@@ -75,7 +82,10 @@ class RedisQueue:
         dispatched = want > 0 or not settlements
         if dispatched:
             calls.append((_DISPATCH, self._dispatch_args(want, self._bridge)))
-        batches = await self._scripts.run_all(calls)
+        try:
+            batches = await self._scripts.run_all(calls)
+        except ResponseError as error:
+            raise await self._naming_the_key(error) from error
         turns = []
         if dispatched:
             paused, turns = batches.pop()
@@ -86,6 +96,16 @@ class RedisQueue:
                 raise result
         left = 0 if dispatched else batches[-1][-1]
         return Exchange([result == 1 for result in settled], [_turn(row) for row in turns], left > 0)
+
+    async def _naming_the_key(self, error: ResponseError) -> ResponseError:
+        """An error that says which key is of another type, where that is what is wrong; Redis does not."""
+        if redis_trouble(error).code != "wrongtype":
+            return error
+        try:
+            await self._scripts.run(_PROBE)
+        except ResponseError as named:
+            return named
+        return error
 
     async def take(self, want: int, timeout: float) -> list[Turn]:
         """See :class:`RequestQueue`."""
@@ -126,7 +146,12 @@ class RedisQueue:
     async def missed(self, user_id: str) -> list[bytes]:
         """See :class:`RequestQueue`."""
         # By a turn that has been taken: it waits for Redis as its outcome would.
-        found = await persistently(lambda: self._client.lrange(self.keys.missed(user_id), 0, -1))
+        try:
+            found = await persistently(lambda: self._client.lrange(self.keys.missed(user_id), 0, -1))
+        except ResponseError as error:
+            # Whatever lies there is no missed turn, and no reason to leave the user without an answer.
+            _log.error("missed_turns_unreadable", user_id=user_id, error=explained(error))
+            return []
         return cast("list[bytes]", found)
 
     async def status(self) -> QueueStatus:
