@@ -234,6 +234,7 @@ async def test_what_cannot_be_honoured_is_buried_with_a_reason(
     async with run_service():
         await push("fine", task_id="fine")
         await eventually(lambda: client.exists("memory:user_sessions:ann"))
+        await eventually(lambda: client.exists(DEAD))
         letters = [json.loads(raw) for raw in await client.lrange(DEAD, 0, -1)]
     reasons = [letter["reason"] for letter in letters]
     assert len(letters) == 7
