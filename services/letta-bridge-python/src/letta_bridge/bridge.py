@@ -30,6 +30,7 @@ from letta_bridge.message_processor import MessageProcessor
 from letta_bridge.metrics import Scrape, Sources, loop_lag_watched
 from letta_bridge.request_queue import RedisQueue
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
+from letta_bridge.request_queue.other_queues import tell_left_behind
 from letta_bridge.session_manager import SessionManager
 from letta_bridge.session_stores import session_store
 from letta_bridge.settings import BridgeSettings
@@ -136,7 +137,12 @@ class Bridge:
             ):
                 _spare_the_collector()
                 _log.info("bridge_started", bridge=self.name, version=__version__, port=port)
-                await self.intake.run()
+                looking = asyncio.create_task(tell_left_behind(self._redis, self.settings.queue.requests))
+                try:
+                    await self.intake.run()
+                finally:
+                    looking.cancel()
+                    await asyncio.gather(looking, return_exceptions=True)
         finally:
             await self._close()
             await asyncio.to_thread(self.telemetry.close)
