@@ -8,6 +8,7 @@ import json
 import pytest
 
 from letta_bridge import delivery
+from letta_bridge.consent import ChoiceReplicas, Consent, InMemorySharedChoices
 from letta_bridge.delivery import Desk
 from letta_bridge.errors import FallbackUnavailable
 from letta_bridge.fallback import FallbackAnswer
@@ -18,6 +19,7 @@ from letta_bridge.message_processor import MessageProcessor
 from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
 from letta_bridge.session_manager import SessionManager
 from letta_bridge.settings import BridgeSettings
+from shared_utils.persistence.memory_choices import InMemoryChoiceStore
 from shared_utils.persistence.memory_sessions import InMemorySessionStore
 from shared_utils.redis_connection import close, connect
 from shared_utils.settings import RedisSettings
@@ -75,6 +77,9 @@ class Rig:
         self.fallback = FakeFallback()
         self.servers = LettaServers({"letta": self.letta}, breaker=self.breaker)
         self.sessions = SessionManager(self.store, self.settings.agents)
+        self.shared_choices = InMemorySharedChoices(self.shelf.choices, self.shelf.clock)
+        self.choices = InMemoryChoiceStore()
+        self.consent = Consent(ChoiceReplicas(self.shared_choices, self.choices, None, self.store))
         self.desk = Desk(self.servers, self.sessions, self.settings.letta, self.settings.fallback)
 
     def breaker(self):
@@ -87,7 +92,8 @@ class Rig:
 
     def processor(self, queue=None):
         guards = Guards(self.settings.guards, self.meter, clock=lambda: self.time)
-        return MessageProcessor(self.settings, self.desk, self.fallback, queue or self.queue(), guards)
+        queue = queue or self.queue()
+        return MessageProcessor(self.settings, self.desk, self.fallback, queue, guards, consent=self.consent)
 
     def queue(self, name="bridge"):
         queue = InMemoryQueue(self.shelf, self.settings.queue, name)

@@ -13,7 +13,7 @@ from letta_bridge.journal.record import read_entry
 from letta_bridge.letta import TurnAnswer
 from letta_bridge.letta.fake import echo
 from letta_bridge.request_queue.journal_backlog import JournalEntry
-from letta_bridge.turn_lease import TurnLease
+from letta_bridge.turn_lease import TurnLease, clock
 from shared_utils.persistence.sessions import Session
 
 
@@ -442,6 +442,25 @@ async def test_a_task_handed_out_in_vain_too_often_is_a_dead_letter(rig):
     assert rig.replies()[0]["error"] is True
 
 
+@pytest.mark.parametrize(
+    "ids", [{"user_id": "ada", "task_id": "t1"}, {"user_id": 7, "task_id": 7}, {}, {"user_id": "ada"}, {"task_id": 7}]
+)
+async def test_a_retried_dead_letter_is_sent_to_letta_once(make_rig, ids):
+    """Its bridge was killed after the agent had answered, and it must not be handed out again."""
+    rig = make_rig(queue={"max_deliveries": 1})
+    rig.shelf.push(json.dumps({"content": "remember this", **ids}).encode())
+    dying = rig.queue("dying")
+    (turn,) = (await dying.exchange([], 1)).turns
+    await rig.processor().process(turn, TurnLease(30, clock()))
+    rig.time += rig.settings.queue.lease + 1
+    await rig.work_off()
+    assert rig.outcomes() == {"dead": 1}
+    assert rig.shelf.retry(0) == turn.lane
+    await rig.work_off()
+    assert rig.outcomes() == {"dead": 1, "letta": 1}
+    assert list((await rig.said_to_agents()).values()) == [["remember this"]]
+
+
 async def test_a_defect_in_the_bridge_costs_one_task_and_no_more(rig):
     def explode(*_):
         raise RuntimeError("boom")
@@ -481,7 +500,7 @@ async def test_a_redelivered_turn_that_was_answered_is_found(rig):
     rig.push("t1", content="one")
     dying = rig.queue("dying")
     (turn,) = (await dying.exchange([], 1)).turns
-    await rig.processor().process(turn, TurnLease(30))
+    await rig.processor().process(turn, TurnLease(30, clock()))
     rig.time += rig.settings.queue.lease + 1
     await rig.work_off()
     assert await rig.said_to_agents() == {"ada": ["zero", "one"]}
@@ -494,7 +513,7 @@ async def test_a_redelivered_turn_that_memory_has_already_is_not_sent_to_letta(r
     rig.push("t1")
     dying = rig.queue("dying")
     (turn,) = (await dying.exchange([], 1)).turns
-    await rig.processor().process(turn, TurnLease(30))
+    await rig.processor().process(turn, TurnLease(30, clock()))
     rig.letta_comes_back()
     await rig.work_off()
     assert rig.kept()["source"] == "memory-python"

@@ -156,7 +156,10 @@ class Handover(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 1
+    """2 if a tenant is named, so that a memory-python without tenants refuses the handover."""
+    tenant: str | None = Field(default=None, max_length=64)
+    """The user's tenant, None for the default one; a memory-python of another tenant refuses the handover."""
     answer_key: str = Field(min_length=1, max_length=1024)
     """Redis key. Whoever sets it first has answered: memory-python with a Reply, the bridge with a tombstone."""
     answer_ttl: int = Field(default=600, gt=0, le=604_800)

@@ -82,8 +82,14 @@ class LettaDouble:
             ("GET", "/v1/agents/{agent}/messages"): self._history,
             ("POST", "/v1/agents/{agent}/messages"): self._turn,
             ("POST", "/v1/agents/{agent}/messages/cancel"): self._cancel,
+            ("PATCH", "/v1/agents/{agent}"): self._retag,
             ("GET", "/v1/agents/{agent}/core-memory/blocks"): self._nothing,
+            ("GET", "/v1/agents/{agent}/archival-memory"): self._nothing,
             ("GET", "/v1/archives/"): self._nothing,
+            ("GET", "/v1/blocks/"): self._notes,
+            ("POST", "/v1/blocks/"): self._add_note,
+            ("PATCH", "/v1/blocks/{block}"): self._change_note,
+            ("DELETE", "/v1/blocks/{block}"): self._delete_note,
             ("GET", "/v1/runs/"): self._runs,
             ("POST", "/control"): self._control,
             ("GET", "/seen"): self._tell_seen,
@@ -114,6 +120,10 @@ class LettaDouble:
         agent = self._store.agent(request.match_info["agent"])
         return web.json_response(agent) if agent else _unknown(request)
 
+    async def _retag(self, request: web.Request) -> web.Response:
+        agent = self._store.retag(request.match_info["agent"], (await request.json())["tags"])
+        return web.json_response(agent) if agent else _unknown(request)
+
     async def _delete(self, request: web.Request) -> web.Response:
         return web.json_response({}) if self._store.delete_agent(request.match_info["agent"]) else _unknown(request)
 
@@ -123,6 +133,20 @@ class LettaDouble:
             return _unknown(request)
         limit = int(request.query.get("limit", "100"))
         return web.json_response(self._store.history(agent_id, before=request.query.get("before"), limit=limit)[::-1])
+
+    async def _notes(self, request: web.Request) -> web.Response:
+        return web.json_response(self._store.notes(request.query.get("label", "")))
+
+    async def _add_note(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        return web.json_response(self._store.add_note(body["label"], body["value"]))
+
+    async def _change_note(self, request: web.Request) -> web.Response:
+        changed = self._store.change_note(request.match_info["block"], (await request.json())["value"])
+        return web.json_response({}) if changed else _no_block()
+
+    async def _delete_note(self, request: web.Request) -> web.Response:
+        return web.json_response({}) if self._store.delete_note(request.match_info["block"]) else _no_block()
 
     async def _runs(self, request: web.Request) -> web.Response:
         return web.json_response(self._store.active_runs(request.query["agent_id"]))
@@ -221,6 +245,10 @@ async def _sent(request: web.Request, fault: _Dial, answer: list[dict[str, Any]]
 def _unknown(request: web.Request) -> web.Response:
     detail = f"Agent with ID {request.match_info['agent']} not found"
     return web.json_response({"detail": detail}, status=HTTPStatus.NOT_FOUND)
+
+
+def _no_block() -> web.Response:
+    return web.json_response({"detail": "Block not found"}, status=HTTPStatus.NOT_FOUND)
 
 
 async def _serve(port: int, store: LettaStore, latency: float) -> None:

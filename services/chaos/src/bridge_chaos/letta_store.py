@@ -20,6 +20,7 @@ _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS agents (id TEXT PRIMARY KEY, name TEXT, tags TEXT, created_at TEXT);
 CREATE TABLE IF NOT EXISTS messages (
     number INTEGER PRIMARY KEY AUTOINCREMENT, agent_id TEXT, id TEXT, otid TEXT, run_id TEXT, kind TEXT, content TEXT);
+CREATE TABLE IF NOT EXISTS notes (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT, label TEXT, value TEXT);
 CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, agent_id TEXT, status TEXT, began REAL);
 CREATE INDEX IF NOT EXISTS messages_of ON messages (agent_id, number);
 CREATE INDEX IF NOT EXISTS runs_of ON runs (agent_id, status);
@@ -47,7 +48,13 @@ class LettaStore:
     def add_agent(self, name: str, tags: Sequence[str]) -> dict[str, Any]:
         agent = (f"agent-{uuid.uuid4()}", name, json.dumps(sorted(tags)), datetime.now(UTC).isoformat())
         self._connection.execute("INSERT INTO agents VALUES (?, ?, ?, ?)", agent)
+        self.store_step(agent[0], "", [{"role": "system", "content": "system"}])
         return _agent(agent)
+
+    def retag(self, agent_id: str, tags: Sequence[str]) -> dict[str, Any] | None:
+        changed = (json.dumps(sorted(tags)), agent_id)
+        self._connection.execute("UPDATE agents SET tags = ? WHERE id = ?", changed)
+        return self.agent(agent_id)
 
     def agent(self, agent_id: str) -> dict[str, Any] | None:
         row = self._connection.execute("SELECT * FROM agents WHERE id = ?", (agent_id,)).fetchone()
@@ -64,6 +71,23 @@ class LettaStore:
         for table in ("messages", "runs"):
             self._connection.execute(f"DELETE FROM {table} WHERE agent_id = ?", (agent_id,))  # noqa: S608 - no input
         return self._connection.execute("DELETE FROM agents WHERE id = ?", (agent_id,)).rowcount > 0
+
+    def notes(self, label: str) -> list[dict[str, Any]]:
+        """Memory blocks of no agent, oldest first."""
+        rows = self._connection.execute("SELECT id, value FROM notes WHERE label = ? ORDER BY number", (label,))
+        return [{"id": row[0], "label": label, "value": row[1]} for row in rows]
+
+    def add_note(self, label: str, value: str) -> dict[str, Any]:
+        note = (f"block-{uuid.uuid4()}", label, value)
+        self._connection.execute("INSERT INTO notes (id, label, value) VALUES (?, ?, ?)", note)
+        return {"id": note[0], "label": label, "value": value}
+
+    def change_note(self, note_id: str, value: str) -> bool:
+        changed = self._connection.execute("UPDATE notes SET value = ? WHERE id = ?", (value, note_id))
+        return changed.rowcount > 0
+
+    def delete_note(self, note_id: str) -> bool:
+        return self._connection.execute("DELETE FROM notes WHERE id = ?", (note_id,)).rowcount > 0
 
     def begin_run(self, agent_id: str) -> tuple[str, int]:
         """A new run's id, and how many of the agent were active already."""

@@ -46,6 +46,7 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "MAX_CONCURRENT_REQUESTS": "8",
     "DB_CONNECTION_TIMEOUT": "1",
     "DB_QUERY_TIMEOUT": "2",
+    "TENANT_SHARDS": "true",  # between two runs Redis is emptied, which makes another queue of it, and Letta is not
 }
 
 

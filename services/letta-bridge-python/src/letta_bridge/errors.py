@@ -19,6 +19,10 @@
     │   ├── RateExceeded             its user's turns come too fast
     │   ├── UserTokensSpent          its user's token budget of the day is spent
     │   └── TokensSpent              everybody's is
+    ├── TenantTaken                  another queue serves this tenant on this Letta
+    ├── OptedOut                     the tags of the user's agents hold an opt-out
+    ├── ChoiceUnknown                a user's choice about permanent memory cannot be determined
+    ├── ChoiceNotShared              a user's choice could not be written to Redis
     ├── LeaseLost                    another bridge has this turn now
     └── Hopeless                     the task can never be worked off; `reason` says why, for machines
         └── UploadRefused            input_file is outside the upload root, too large, or not text
@@ -171,6 +175,33 @@ class TokensSpent(GuardHit):
 
 GUARD_CODES = frozenset(hit.code for hit in (TaskExpired, LaneFull, RateExceeded, UserTokensSpent, TokensSpent))
 """Of error replies to tasks that were not sent to Letta, and of fallbacks that spared it."""
+
+
+class TenantTaken(ServiceError):
+    """Another queue serves this tenant on this Letta, so this queue may not use the tenant's agents."""
+
+    code = "tenant_taken"
+    retryable = True
+
+
+class OptedOut(ServiceError):
+    """The user has opted out of permanent memory; the tags of the user's agents say so."""
+
+    code = "user_switch"
+
+
+class ChoiceUnknown(ServiceError):
+    """The user's choice about permanent memory cannot be determined: Redis lost it, and the database is away."""
+
+    code = "choice_unknown"
+    retryable = True
+
+
+class ChoiceNotShared(ServiceError):
+    """A user's choice about permanent memory could not be written to Redis."""
+
+    code = "choice_not_shared"
+    retryable = True
 
 
 class LeaseLost(ServiceError):

@@ -73,13 +73,21 @@ class MemoryPython:
     """The fallback over Redis."""
 
     def __init__(
-        self, client: RedisClient, listener: RedisClient, keys: Keys, settings: FallbackSettings, queue: QueueSettings
+        self,
+        client: RedisClient,
+        listener: RedisClient,
+        keys: Keys,
+        settings: FallbackSettings,
+        queue: QueueSettings,
+        *,
+        tenant: str = "",
     ) -> None:
         self._client = client
         self._listener = _Listener(listener, queue.requests, queue.task_response)
         self._keys = keys
         self._settings = settings
         self._queue = queue
+        self._tenant = tenant
         self._ttl = int(max(queue.reply_ttl, settings.timeout * 4))
 
     async def was_handed_over(self, number: str) -> bool:
@@ -120,7 +128,12 @@ class MemoryPython:
         if await self._client.exists(handed):
             return
         handover = Handover(
-            answer_key=answer_key, answer_ttl=self._ttl, responses_channel=self._queue.responses, reason=reason
+            version=2 if self._tenant else 1,
+            tenant=self._tenant or None,
+            answer_key=answer_key,
+            answer_ttl=self._ttl,
+            responses_channel=self._queue.responses,
+            reason=reason,
         )
         content = task.model_dump(exclude_none=True)
         content["meta"] = {**content.get("meta", {}), HANDOVER_KEY: handover.model_dump(exclude_none=True)}

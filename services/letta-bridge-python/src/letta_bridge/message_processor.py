@@ -9,16 +9,20 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from letta_bridge import fail_points, settlements
+from letta_bridge.consent import Consent
 from letta_bridge.delivery import Delivery, Desk, Lease, LettaTurn
 from letta_bridge.errors import (
     BreakerOpen,
     FallbackUnavailable,
     GuardHit,
     Hopeless,
+    LaneFull,
     LeaseLost,
     LettaError,
     LettaRejected,
+    OptedOut,
     ReplyDeadlineExceeded,
+    TenantTaken,
 )
 from letta_bridge.fallback import Fallback
 from letta_bridge.guards import Admission, Guards
@@ -34,7 +38,7 @@ from shared_utils.messages import Task, dump, now, parse_task, salvage_ids
 
 _log = logs.get(__name__)
 
-_WITHOUT_LETTA: Final = (LettaError, BreakerOpen, ReplyDeadlineExceeded)
+_WITHOUT_LETTA: Final = (LettaError, BreakerOpen, ReplyDeadlineExceeded, TenantTaken)
 
 
 class MissedTurns(Protocol):
@@ -58,7 +62,7 @@ class _Job:
     @property
     def number(self) -> str:
         """Names this task for ever, over all its hand-outs."""
-        return f"{self.turn.seq}-{self.turn.first_ms}"
+        return self.turn.number
 
 
 class MessageProcessor:
@@ -70,6 +74,7 @@ class MessageProcessor:
         fallback: memory-python.
         missed: the queue's list of missed turns.
         guards: what users may ask for; None sets no limit.
+        consent: decides whether a user may be remembered.
     """
 
     def __init__(
@@ -79,6 +84,8 @@ class MessageProcessor:
         fallback: Fallback,
         missed: MissedTurns,
         guards: Guards | None = None,
+        *,
+        consent: Consent,
     ) -> None:
         self._settings = settings
         self._limits = settings.queue.limits
@@ -86,6 +93,7 @@ class MessageProcessor:
         self._sessions = desk.sessions
         self._fallback = fallback
         self._missed = missed
+        self._consent = consent
         self._guards = guards
         self._uploads = settings.data_dir / settings.uploads.root
 
@@ -116,8 +124,8 @@ class MessageProcessor:
             return _bury(turn, defect, *salvage_ids(turn.payload))
 
     async def _outcome(self, turn: Turn, lease: Lease) -> Settlement:
-        if turn.attempts > self._settings.queue.max_deliveries:
-            raise Hopeless(f"the task was handed out {turn.attempts - 1} times in vain", "too_many_deliveries")
+        if turn.deliveries > self._settings.queue.max_deliveries:
+            raise Hopeless(f"the task was handed out {turn.deliveries - 1} times in vain", "too_many_deliveries")
         task = parse_task(turn.payload, self._limits)
         tried_before = turn.attempts > 1
         if turn.kept_reply is not None:
@@ -128,6 +136,8 @@ class MessageProcessor:
             task = task.model_copy(update={"task_id": f"{self._settings.queue.requests}-{turn.first_ms}-{turn.seq}"})
         logs.bind(task_id=task.task_id, user_id=task.user_id)
         try:
+            if turn.found_lane_full(task.user_id):
+                raise LaneFull  # on redelivery too: an overflow lane runs beside the user's own lane
             # What may be in the agent's memory already is seen through, whatever the limits say by now.
             admitted = Admission() if tried_before or not self._guards else await self._guards.admit(turn, task)
             task = await self._with_content(task)
@@ -155,7 +165,8 @@ class MessageProcessor:
     async def _answered(self, job: _Job, lease: Lease, admitted: Admission) -> Settlement:
         task = job.task
         session = await self._sessions.session(task.user_id, job.persona)
-        decision = route(task, self._settings.letta, permanent_memory=session is None or session.permanent_memory)
+        consent = await self._consent.verdict(task.user_id, job.turn.choice, session)
+        decision = route(task, self._settings.letta, consent=consent)
         if fail_points.reach is not None:
             fail_points.reach("routed")
         if decision.route == "memory-python":
@@ -170,6 +181,8 @@ class MessageProcessor:
         delivery = self._delivery(job, missed, lease)
         try:
             delivered = await delivery.run()
+        except OptedOut as refused:
+            return await self._by_memory(job, lease, refused.code, None)
         except _WITHOUT_LETTA as error:
             _log_failure(job, error)
             return await self._without_letta(job, lease, error, delivery)

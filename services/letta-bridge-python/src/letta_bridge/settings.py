@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from shared_utils.embeddings import EmbeddingSettings
 from shared_utils.errors import SettingsError
@@ -15,7 +15,17 @@ from shared_utils.messages import Limits
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.vectors.vector_settings import VectorSettings
 from shared_utils.setting_types import HttpKey, HttpToken, http_address
-from shared_utils.settings import Loaded, LogSettings, RedisSettings, Section, TextList, config_file, load, setting
+from shared_utils.settings import (
+    Loaded,
+    LogSettings,
+    RedisSettings,
+    Section,
+    TenantSettings,
+    TextList,
+    config_file,
+    load,
+    setting,
+)
 
 Route = Literal["letta", "memory-python"]
 
@@ -246,6 +256,7 @@ class BridgeSettings(BaseModel):
 
     redis: RedisSettings = RedisSettings()
     logs: LogSettings = LogSettings()
+    tenant: TenantSettings = TenantSettings()
     queue: QueueSettings = QueueSettings()
     letta: LettaSettings = LettaSettings()
     agents: AgentSettings = AgentSettings()
@@ -259,6 +270,12 @@ class BridgeSettings(BaseModel):
     uploads: UploadSettings = UploadSettings()
     bridge: HttpSettings = HttpSettings()
 
+    @model_validator(mode="after")
+    def _use_tenant_schema(self) -> Self:
+        # Applied once here: a caller that forgot it would read another tenant's schema.
+        object.__setattr__(self, "database", self.database.of_tenant(self.tenant.name))
+        return self
+
     @property
     def journals(self) -> bool:
         """Whether answered turns are journalled."""
@@ -268,6 +285,16 @@ class BridgeSettings(BaseModel):
     def data_dir(self) -> Path:
         """Where run-time data lies."""
         return Path(self.bridge.data_dir)
+
+    @property
+    def tenant_dir(self) -> Path:
+        """Directory of this tenant's local state."""
+        return self.data_dir / f"tenant-{self.tenant.name}" if self.tenant.name else self.data_dir
+
+    @property
+    def session_file(self) -> Path:
+        """File of sessions and choices, used without a database and during an outage."""
+        return self.tenant_dir / self.sessions.file
 
 
 def read_settings(

@@ -121,6 +121,8 @@ def buried(turn: Turn, error: ServiceError, code: str, task_id: str | None, user
         "time": now(),
         "task_id": task_id,
         "user_id": user_id,
+        "number": turn.number,
+        "lane": turn.lane,
     }
     return Settlement(
         turn.receipt,

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from letta_bridge.journal import conversation_id, journalled, read_entry
+from letta_bridge.journal.record import UnreadableEntry
 from letta_bridge.request_queue import Outcome, Settlement, Turn
 from letta_bridge.request_queue.journal_backlog import JournalEntry
+from letta_bridge.request_queue.records import Fault
 from letta_bridge.settings import JournalSettings
 from shared_utils.messages import Reply, Task, Usage, dump
 
@@ -100,7 +102,31 @@ def test_what_was_meant_to_be_forgotten_is_not_kept_unless_one_says_so():
     assert journalled(TURN, TASK, "default", END, settings).journal is not None
 
 
-@pytest.mark.parametrize(("turn", "reply"), [(b"{}", dump(REPLY)), (b"", b""), (entry().turn, b'{"error":true}')])
-def test_what_cannot_be_read_is_a_value_error(turn, reply):
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(
+    ("turn", "reply", "fault"),
+    [
+        (b"{}", dump(REPLY), Fault.UNREADABLE),
+        (b"", b"", Fault.UNREADABLE),
+        (entry().turn, b'{"error":true}', Fault.UNREADABLE),
+        (b'{"v":2}', dump(REPLY), Fault.NEWER),
+        (entry().turn.replace(b'"v":1', b'"v":2'), dump(REPLY), Fault.NEWER),
+    ],
+)
+def test_a_record_that_cannot_be_read_says_whether_a_later_release_wrote_it(turn, reply, fault):
+    with pytest.raises(UnreadableEntry) as caught:
         read_entry(JournalEntry("1-0", turn, reply))
+    assert caught.value.fault is fault
+
+
+def test_a_record_without_a_version_is_read_and_keeps_its_ids():
+    """As bridges wrote it before records had versions; written again, it is the same row."""
+    turn = (
+        b'{"user_id":"ada","task_id":"t1","number":"7-1700000000123","persona":"default","type":"text",'
+        b'"content":"\xe4\xbd\xa0\xe5\xa5\xbd","taken_ms":1700000000123}'
+    )
+    rows = read_entry(JournalEntry("1700000001000-3", turn, dump(REPLY)))
+    assert rows == read_entry(entry())
+    assert [message.id for message in rows.messages] == [
+        "35f50fd1-8ba4-54e8-8f0a-80bce9b0ca42",
+        "b96c2557-0ebe-5382-a17f-aae4e691ffa3",
+    ]

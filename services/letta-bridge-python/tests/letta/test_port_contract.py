@@ -100,11 +100,60 @@ async def test_an_agent_that_does_not_exist(world: World, agent_id: str) -> None
         letta.find_turn(agent_id, str(uuid.uuid4())),
         letta.history(agent_id),
         letta.export_agent(agent_id),
+        letta.contents(agent_id),
+        letta.retag(agent_id, add=["more"]),
     ):
         with pytest.raises(AgentGone):
             await asked
     assert not await letta.delete_agent(agent_id)
     await letta.cancel(agent_id, [f"run-{uuid.uuid4()}"])
+
+
+async def test_a_new_agent_is_whole_and_holds_nothing_but_its_first_blocks(world: World) -> None:
+    contents = await world.letta.contents(await world.agent())
+    assert (contents.complete, contents.messages, contents.passages, contents.running) == (True, 0, 0, False)
+    assert contents.blocks == {"human": "说中文", "persona": "kind"}
+
+
+async def test_contents_count_what_was_said_and_noted(world: World) -> None:
+    letta = world.letta
+    agent = await world.agent()
+    await letta.send(agent, [user("hello", turn_otid(agent, "t"))], timeout=60)
+    said = (await letta.contents(agent)).messages
+    assert said >= 2
+    await world.note(agent, "a passage")
+    await world.note(agent, "another")
+    contents = await letta.contents(agent)
+    assert (contents.messages, contents.passages, contents.complete) == (said, 1, True)
+
+
+async def test_tags_are_added_and_removed(world: World) -> None:
+    letta, spec = world.letta, world.spec
+    agent = await world.agent()
+    await letta.retag(agent, add=["one", "two:小明"])
+    assert set((await letta.get_agent(agent)).tags) == {*spec.tags, "one", "two:小明"}
+    await letta.retag(agent, add=["three", "one"], remove=["two:小明", "unknown"])
+    assert set((await letta.get_agent(agent)).tags) == {*spec.tags, "one", "three"}
+    assert [ref.agent_id for ref in await letta.find_agents([*spec.tags, "three"])] == [agent]
+    assert (await letta.contents(agent)).messages == 0
+
+
+async def test_notes_are_left_changed_and_removed(world: World) -> None:
+    letta = world.letta
+    label = f"contract/{uuid.uuid4().hex[:8]}"
+    assert await letta.notes(label) == []
+    for value in ('{"a": 1}', "第二"):
+        await letta.write_note(label, value)
+    first, second = await letta.notes(label)
+    assert (first.value, second.value) == ('{"a": 1}', "第二")
+    await letta.write_note(label, "changed", note_id=first.note_id)
+    assert [note.value for note in await letta.notes(label)] == ["changed", "第二"]
+    assert await letta.notes(f"{label}/other") == []
+    for note in (first, second, second):
+        await letta.delete_note(note.note_id)
+    assert await letta.notes(label) == []
+    with pytest.raises(LettaRejected):
+        await letta.write_note(label, "too late", note_id=first.note_id)
 
 
 async def test_an_agent_that_cannot_be_made(world: World) -> None:

@@ -11,6 +11,7 @@ from letta_bridge.errors import LettaRejected, LettaUnavailable, TurnFateUnknown
 from letta_bridge.letta import AgentSpec, TurnAnswer, Usage
 from letta_bridge.metrics import MeteredLetta, loop_lag_watched
 from letta_bridge.request_queue import Exchange, Outcome, Settlement, Turn
+from letta_bridge.request_queue.port import Refusal
 
 LABELS = {
     "letta_bridge_vectors_stored": {"kind"},
@@ -18,7 +19,7 @@ LABELS = {
     "letta_bridge_build_info": {"version"},
     "letta_bridge_tasks": {"outcome"},
     "letta_bridge_errors": {"code"},
-    "letta_bridge_settlements_refused": set(),
+    "letta_bridge_settlements_refused": {"reason"},
     "letta_bridge_leases_lost": set(),
     "letta_bridge_retries": {"cause"},
     "letta_bridge_fallbacks": {"reason"},
@@ -47,6 +48,8 @@ LABELS = {
     "letta_bridge_queue_journal_dropped": {"queue"},
     "letta_bridge_queue_taken": {"queue"},
     "letta_bridge_queue_redelivered": {"queue"},
+    "letta_bridge_queue_restored": {"queue"},
+    "letta_bridge_queue_answers_refused": {"queue"},
     "letta_bridge_queue_settled": {"outcome", "queue"},
 }
 
@@ -124,7 +127,8 @@ async def test_a_producers_own_memory_type_is_no_label(make_metered):
     metered.rig.push("t2", "ada", "hi")
     await metered.rig.work_off()
     samples = await metered.samples()
-    assert samples["letta_bridge_fallbacks_total", "permanent"] == 2
+    assert samples["letta_bridge_fallbacks_total", "memory_type_unknown"] == 1
+    assert samples["letta_bridge_fallbacks_total", "permanent"] == 1
 
 
 async def test_an_open_breaker_shows(metered):
@@ -224,9 +228,11 @@ async def test_what_another_bridge_took_over_is_counted(metered):
     settlement = Settlement("1-1", Outcome.LETTA)
     metered.metrics.ended(turn, settlement, 1.0)
     metered.metrics.exchanged([settlement], Exchange([False], [turn]), 0.001)
+    metered.metrics.refused(settlement, Refusal.TAKEN_OVER)
     metered.metrics.lease_lost()
     samples = await metered.samples()
-    assert samples["letta_bridge_settlements_refused_total",] == 1
+    assert samples["letta_bridge_settlements_refused_total", "taken_over"] == 1
+    assert samples["letta_bridge_settlements_refused_total", "repeated"] == 0
     assert samples["letta_bridge_leases_lost_total",] == 1
     assert samples["letta_bridge_tasks_total", "letta"] == 0
     assert samples["letta_bridge_lane_wait_seconds_count",] == 0, "a second hand-out is no wait in the lane"

@@ -8,108 +8,8 @@ import uuid
 
 import pytest
 
-from letta_bridge.request_queue import Outcome, PauseMode, RedisQueue, Settlement
-from letta_bridge.request_queue.admin import QueueAdmin
-from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
-from letta_bridge.request_queue.scripts import read
+from letta_bridge.request_queue import Outcome, PauseMode, Settlement
 from letta_bridge.settings import QueueSettings
-from shared_utils.redis_connection import connect
-from shared_utils.settings import RedisSettings
-
-
-class InMemoryRig:
-    """Producers and bridges around a queue in memory."""
-
-    def __init__(self, settings):
-        self.settings = settings
-        self.time = 1_000.0
-        self.shelf = Shelf(clock=lambda: self.time)
-
-    def bridge(self, name):
-        return InMemoryQueue(self.shelf, self.settings, name)
-
-    async def push(self, *payloads):
-        for payload in payloads:
-            self.shelf.push(payload)
-
-    async def expire_leases(self):
-        self.time += self.settings.lease + 1
-
-    async def pause(self, mode):
-        self.shelf.paused = mode
-
-    async def resume(self):
-        self.shelf.paused = None
-
-    async def dead(self):
-        return [(json.loads(reason), payload) for reason, payload in self.shelf.dead]
-
-    async def replies(self):
-        return list(self.shelf.replies)
-
-    async def close(self):
-        pass
-
-
-class RedisRig:
-    """The same around a real one."""
-
-    def __init__(self, settings, url):
-        self.settings = settings
-        self.url = url
-        self.client = connect(RedisSettings(url=url), name="rig")
-        self.bridges = []
-
-    def bridge(self, name):
-        settings = RedisSettings(url=self.url)
-        queue = RedisQueue(connect(settings, name=name), connect(settings, name=name), self.settings, name)
-        self.bridges.append(queue)
-        return queue
-
-    @property
-    def keys(self):
-        return self.bridge("keys").keys
-
-    async def push(self, *payloads):
-        for payload in payloads:
-            await self.client.lpush(self.settings.requests, payload)
-
-    async def expire_leases(self):
-        leases = self.keys.leases
-        for receipt in await self.client.zrange(leases, 0, -1):
-            await self.client.zadd(leases, {receipt: 1})
-
-    async def pause(self, mode):
-        await QueueAdmin(self.client, self.settings).pause(mode)
-
-    async def resume(self):
-        await QueueAdmin(self.client, self.settings).resume()
-
-    async def dead(self):
-        letters = await self.client.lrange(self.keys.dead, 0, -1)
-        return [(json.loads(letter.partition(b"\n")[0]), letter.partition(b"\n")[2]) for letter in letters]
-
-    async def replies(self):
-        return [fields[b"reply"] for _, fields in await self.client.xrange(self.keys.replies)]
-
-    async def close(self):
-        await self.client.aclose()
-        for bridge in self.bridges:
-            await bridge.close()
-
-
-@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.integration)])
-async def rig(request):
-    settings = QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}", max_payload_bytes=1024, missed_kept=3)
-    if request.param == "memory":
-        rig = InMemoryRig(settings)
-    else:
-        rig = RedisRig(settings, request.getfixturevalue("redis_url"))
-        # A server that does not know `settle` yet runs the dispatch sent with it first, and has nothing to hand out.
-        for name in ("settle", "dispatch"):
-            await rig.client.script_load(read(name).source)
-    yield rig
-    await rig.close()
 
 
 def task(user, task_id, **fields):
@@ -213,11 +113,12 @@ async def test_released_turns_return_to_the_head_of_their_lane_uncounted(rig):
     assert (json.loads(again.payload)["task_id"], again.attempts) == ("1", 1)
 
 
-async def test_strays_are_given_back(rig):
+async def test_strays_are_given_back(rig, lose_answer):
     queue = rig.bridge("a")
     other = rig.bridge("b")
     await rig.push(task("ada", "1"), task("bo", "2"), task("cy", "3"))
-    kept, _lost = (await queue.exchange([], 2)).turns
+    kept, lost = (await queue.exchange([], 2)).turns
+    lose_answer(queue.passes, [kept, lost])
     await other.exchange([], 1)
     assert await queue.release_strays({kept.receipt}) == 1
     assert [json.loads(turn.payload)["task_id"] for turn in (await queue.exchange([], 5)).turns] == ["2"]
@@ -387,20 +288,32 @@ async def test_a_paused_queue_lets_the_wait_pass(rig):
     assert (await queue.status()).depth == 1
 
 
-async def test_strays_of_the_wait_are_told_from_the_others(rig):
+async def test_strays_of_the_wait_are_told_from_the_others(rig, lose_answer):
     queue = rig.bridge("a")
     await rig.push(task("ada", "1"))
     (exchanged,) = (await queue.exchange([], 1)).turns
     await rig.push(task("bo", "2"), task("cy", "3"))
-    kept, _lost = await queue.take(2, 3)
+    kept, lost = await queue.take(2, 3)
+    lose_answer(queue.passes, [exchanged])
+    lose_answer(queue.waits, [kept, lost])
     assert await queue.release_strays({exchanged.receipt}) == 0
     assert await queue.release_strays({kept.receipt}, waited=True) == 1
     assert [json.loads(turn.payload)["task_id"] for turn in (await queue.exchange([], 5)).turns] == ["3"]
 
 
+async def test_a_turn_whose_hand_out_arrived_is_no_stray(rig):
+    """The bridge does not have it any more because its lease ran out, or because Redis forgot that it was settled."""
+    queue = rig.bridge("a")
+    await rig.push(task("ada", "1"))
+    await queue.exchange([], 1)
+    assert await queue.release_strays(set()) == 0
+    await rig.expire_leases()
+    assert [turn.attempts for turn in (await queue.exchange([], 1)).turns] == [2]
+
+
 @pytest.mark.integration
-async def test_scripts_are_loaded_again_after_script_flush(redis_url):
-    rig = RedisRig(QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}"), redis_url)
+async def test_scripts_are_loaded_again_after_script_flush(redis_url, redis_rig):
+    rig = redis_rig(QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}"), redis_url)
     queue = rig.bridge("a")
     await rig.push(task("ada", "t1"), task("ada", "t2"))
     (turn,) = (await queue.exchange([], 1)).turns
@@ -415,8 +328,8 @@ async def test_scripts_are_loaded_again_after_script_flush(redis_url):
 
 
 @pytest.mark.integration
-async def test_replies_expire_and_lie_under_the_documented_key(redis_url):
-    rig = RedisRig(QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}", reply_ttl=100), redis_url)
+async def test_replies_expire_and_lie_under_the_documented_key(redis_url, redis_rig):
+    rig = redis_rig(QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}", reply_ttl=100), redis_url)
     queue = rig.bridge("a")
     await rig.push(task("a:b", "t1"))
     (turn,) = (await queue.exchange([], 1)).turns

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from letta_bridge.request_queue.keys import user_lane
+from letta_bridge.request_queue.keys import user_lane, user_of
 from local_stack.valkey import Valkey
 from shared_utils.errors import MalformedMessage
 from shared_utils.messages import Limits, parse_task
@@ -18,11 +18,14 @@ from shared_utils.messages import Limits, parse_task
 pytestmark = pytest.mark.integration
 
 LIMITS = Limits()
+LUA = resources.files("letta_bridge.request_queue") / "lua"
 SCRIPT = (
-    (resources.files("letta_bridge.request_queue") / "lua" / "task_ids.lua").read_text()
+    (LUA / "records.lua").read_text()
+    + (LUA / "task_ids.lua").read_text()
     + """
 local user, task_id = read_ids(ARGV[1], tonumber(ARGV[2]))
-return { user or false, task_id or false, user and user_lane(user) or false }
+return { user or false, task_id or false, user and user_lane(user) or false,
+    user and user_of(user_lane(user)) or false }
 """
 )
 
@@ -37,7 +40,7 @@ def by_script(redis_server: Valkey):
 
 
 def check(by_script, payload):
-    user, task_id, lane = by_script(payload)
+    user, task_id, lane, user_of_lane = by_script(payload)
     try:
         task = parse_task(payload, LIMITS)
     except MalformedMessage:
@@ -45,6 +48,7 @@ def check(by_script, payload):
     assert user == task.user_id.encode()
     assert (task_id or b"") == task.task_id.encode()
     assert lane == user_lane(task.user_id).encode()
+    assert user_of_lane == user_of(user_lane(task.user_id)).encode() == user
 
 
 NUMBERS = st.one_of(

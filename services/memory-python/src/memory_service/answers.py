@@ -23,8 +23,8 @@ from shared_utils.text import read_json
 
 _LOG: Final = logs.get(__name__)
 _SOURCE: Final = "memory-python"
-_SHORT_TERM_ALONE: Final = frozenset({"temporary", "user_switch"})
-"""Reasons of a hand-over for which nothing is recalled: the producer or the user wants no long-term memory in it."""
+_SHORT_TERM_ALONE: Final = frozenset({"temporary", "memory_type_unknown", "user_switch", "choice_unknown"})
+"""Handover reasons without recall: producer or user declined long-term memory, or the choice is unknown."""
 
 
 @dataclass(frozen=True, slots=True)

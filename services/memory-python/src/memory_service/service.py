@@ -72,7 +72,15 @@ class Service:
             if memory.summary.enabled and summariser
             else None
         )
-        self._consumer = Consumer(self._queue, self._store, self._answers, self._summaries, outage, settings=memory)
+        self._consumer = Consumer(
+            self._queue,
+            self._store,
+            self._answers,
+            self._summaries,
+            outage,
+            settings=memory,
+            tenant=settings.tenant.name,
+        )
         self._listener = AiListener(client, self._store, self._queue, self._summaries, outage)
         self._upkeep = Upkeep(client, self._store, memory, outage, self._keys.counters)
         self._health = Health(client, self._keys, self._answers, composer, recall, outage=outage, instance=instance)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,7 +10,7 @@ from shared_utils.embeddings import EmbeddingSettings
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.vectors.vector_settings import VectorSettings
 from shared_utils.setting_types import HttpAddress, HttpKey
-from shared_utils.settings import LogSettings, RedisSettings, Section, setting
+from shared_utils.settings import LogSettings, RedisSettings, Section, TenantSettings, setting
 
 
 class HttpSettings(Section):
@@ -129,7 +129,13 @@ class ServiceSettings(Section):
 
     redis: RedisSettings = Field(default_factory=RedisSettings)
     logs: LogSettings = Field(default_factory=LogSettings)
+    tenant: TenantSettings = Field(default_factory=TenantSettings)
     database: DatabaseConfig = Field(default_factory=DatabaseConfig)
     vectors: VectorSettings = Field(default_factory=VectorSettings)
     embeddings: EmbeddingSettings = Field(default_factory=EmbeddingSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
+
+    @model_validator(mode="after")
+    def _use_tenant_schema(self) -> Self:
+        object.__setattr__(self, "database", self.database.of_tenant(self.tenant.name))
+        return self

@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict
 
 from letta_bridge.request_queue.journal_backlog import JournalEntry
 from letta_bridge.request_queue.port import Outcome, Settlement, Turn
+from letta_bridge.request_queue.records import JSON_VERSION, Fault, fault_of_json
 from letta_bridge.settings import JournalSettings
-from shared_utils.messages import Reply, Task
+from shared_utils.messages import Reply, Task, json_object
 from shared_utils.persistence.conversations import Conversation, Message
 from shared_utils.text import read_json
 
@@ -35,6 +36,7 @@ class _Said(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    v: int = JSON_VERSION
     user_id: str
     task_id: str
     number: str
@@ -44,6 +46,14 @@ class _Said(BaseModel):
     content: str
     taken_ms: int
     """When it was taken from the request list, by Redis's clock."""
+
+
+class UnreadableEntry(ValueError):
+    """An entry that this release cannot read."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.value)
+        self.fault = fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +79,7 @@ def journalled(turn: Turn, task: Task, persona: str, end: Settlement, settings: 
     said = _Said(
         user_id=task.user_id,
         task_id=task.task_id,
-        number=f"{turn.seq}-{turn.first_ms}",
+        number=turn.number,
         persona=persona,
         type=task.type,
         content=task.content,
@@ -82,10 +92,15 @@ def read_entry(entry: JournalEntry) -> JournalRows:
     """The rows of a turn.
 
     Raises:
-        ValueError: the entry is none this release can read.
+        UnreadableEntry: the entry is none this release can read.
     """
-    said = _Said.model_validate(read_json(entry.turn))
-    reply = Reply.model_validate(read_json(entry.reply))
+    try:
+        said = _Said.model_validate(read_json(entry.turn))
+        reply = Reply.model_validate(read_json(entry.reply))
+    except ValueError:
+        raise UnreadableEntry(fault_of_json(json_object(entry.turn))) from None
+    if said.v > JSON_VERSION:
+        raise UnreadableEntry(Fault.NEWER)
     settled_ms, _, within = entry.id.partition("-")
     # Settled one after the other, a user's turns have rising ordinals, whichever bridge writes them and when.
     ordinal = int(settled_ms) * _PER_MS + int(within) * 2

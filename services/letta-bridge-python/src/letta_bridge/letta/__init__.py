@@ -9,12 +9,14 @@ from __future__ import annotations
 from letta_bridge.letta.breaker import Breaker, BreakerPolicy, BreakerState
 from letta_bridge.letta.fake import InMemoryLetta
 from letta_bridge.letta.port import (
+    AgentContents,
     AgentPassage,
     AgentRef,
     AgentSpec,
     Block,
     FoundTurn,
     LettaPort,
+    Note,
     TurnAnswer,
     TurnMessage,
     TurnState,
@@ -24,6 +26,7 @@ from letta_bridge.letta.port import (
 from letta_bridge.letta.servers import LettaServer, LettaServers
 
 __all__ = [
+    "AgentContents",
     "AgentPassage",
     "AgentRef",
     "AgentSpec",
@@ -36,6 +39,7 @@ __all__ = [
     "LettaPort",
     "LettaServer",
     "LettaServers",
+    "Note",
     "TurnAnswer",
     "TurnMessage",
     "TurnState",

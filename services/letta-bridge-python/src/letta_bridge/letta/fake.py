@@ -12,14 +12,23 @@ import json
 import re
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal
 
 from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, TurnFateUnknown
-from letta_bridge.letta.port import AgentPassage, AgentRef, AgentSpec, FoundTurn, TurnAnswer, TurnMessage
+from letta_bridge.letta.port import (
+    AgentContents,
+    AgentPassage,
+    AgentRef,
+    AgentSpec,
+    FoundTurn,
+    Note,
+    TurnAnswer,
+    TurnMessage,
+)
 from letta_bridge.letta.turn_search import fate
 
 Answering = Callable[[str, Sequence[TurnMessage]], str | TurnAnswer]
@@ -90,6 +99,7 @@ class InMemoryLetta:
         self._models = models
         self._agents: dict[str, _Agent] = {}
         self._runs: dict[str, str] = {}  # active run -> agent
+        self._notes: dict[str, tuple[str, Note]] = {}  # with its label
         self._turns: Counter[str] = Counter()
         self._faults: deque[_Fault] = deque()
         self._hold: Hold | None = None
@@ -153,6 +163,26 @@ class InMemoryLetta:
         agent = self._agents[ref.agent_id] = _Agent(ref, spec)
         _store(agent, "system_message", spec.system or "system", otid=None, run_id=None)
         return ref
+
+    async def contents(self, agent_id: str) -> AgentContents:
+        """Summarize an agent's content."""
+        await self._reached()
+        agent = self._existing(agent_id)
+        kinds = [message["message_type"] for message in agent.history]
+        return AgentContents(
+            complete=bool(kinds),
+            messages=sum(kind != "system_message" for kind in kinds),
+            passages=min(1, len(agent.passages)),
+            blocks={block.label: block.value for block in agent.spec.blocks},
+            running=agent_id in self._runs.values(),
+        )
+
+    async def retag(self, agent_id: str, *, add: Collection[str] = (), remove: Collection[str] = ()) -> None:
+        """Change an agent's tags."""
+        await self._reached()
+        agent = self._existing(agent_id)
+        kept = [tag for tag in agent.ref.tags if tag not in remove and tag not in add]
+        agent.ref = replace(agent.ref, tags=(*kept, *add))
 
     async def send(self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float) -> TurnAnswer:
         """Answer a turn. After ``timeout`` seconds the caller is let go, and the turn goes on."""
@@ -227,6 +257,24 @@ class InMemoryLetta:
         """Delete it. False where it was gone already."""
         await self._reached()
         return self._agents.pop(agent_id, None) is not None
+
+    async def notes(self, label: str) -> list[Note]:
+        """The notes under a label, oldest first."""
+        await self._reached()
+        return [note for under, note in self._notes.values() if under == label]
+
+    async def write_note(self, label: str, value: str, *, note_id: str | None = None) -> None:
+        """Create a note, or replace its text."""
+        await self._reached()
+        if note_id is not None and note_id not in self._notes:
+            raise LettaRejected("There is no such block.", cause="not_found", status=404)
+        note = Note(note_id or f"block-{uuid.uuid4()}", value)
+        self._notes[note.note_id] = (label, note)
+
+    async def delete_note(self, note_id: str) -> None:
+        """Delete a note."""
+        await self._reached()
+        self._notes.pop(note_id, None)
 
     async def health(self) -> str:
         """The fake's version."""

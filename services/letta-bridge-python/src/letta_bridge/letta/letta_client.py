@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from http import HTTPStatus
@@ -26,7 +26,16 @@ from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, Turn
 from letta_bridge.letta.answer import parse_answer
 from letta_bridge.letta.clean_connections import CleanRequest, StaleConnection
 from letta_bridge.letta.failures import refusal, transport_failure
-from letta_bridge.letta.port import AgentPassage, AgentRef, AgentSpec, FoundTurn, TurnAnswer, TurnMessage
+from letta_bridge.letta.port import (
+    AgentContents,
+    AgentPassage,
+    AgentRef,
+    AgentSpec,
+    FoundTurn,
+    Note,
+    TurnAnswer,
+    TurnMessage,
+)
 from letta_bridge.letta.turn_search import Listed, fate
 from shared_utils.text import read_json
 
@@ -42,6 +51,7 @@ _SPARE_CONNECTIONS = 16
 _SUCCESS = range(200, 300)
 _ADDRESSES = 10_000
 _AGENT_PAGE = 50
+_NOTES = 50
 
 _Shape = TypeVar("_Shape", dict[str, Any], list[Any])
 
@@ -167,6 +177,27 @@ class LettaClient:
             )
         return _agent_ref(_object(response.http_response))
 
+    async def contents(self, agent_id: str) -> AgentContents:
+        """Summarize an agent's content. Runs are read last, so that a turn that starts meanwhile is noticed."""
+        passages = await self.passages(agent_id, limit=1)
+        async with _failures(reads=True):
+            response = await self._sdk.agents.blocks.with_raw_response.list(agent_id)
+        blocks = {str(b.get("label")): str(b.get("value") or "") for b in _objects(response.http_response)}
+        kinds = [str(message.get("message_type")) for message in await self.history(agent_id)]
+        return AgentContents(
+            complete=bool(kinds),
+            messages=sum(kind != "system_message" for kind in kinds),
+            passages=len(passages),
+            blocks=blocks,
+            running=bool(await self._active_runs(agent_id)),
+        )
+
+    async def retag(self, agent_id: str, *, add: Collection[str] = (), remove: Collection[str] = ()) -> None:
+        """Change an agent's tags."""
+        tags = (set((await self.get_agent(agent_id)).tags) - set(remove)) | set(add)
+        async with _failures():
+            await self._sdk.agents.with_raw_response.update(agent_id, tags=sorted(tags))
+
     async def history(self, agent_id: str, *, limit: int = 1000) -> list[Mapping[str, object]]:
         """The agent's newest ``limit`` messages, oldest first."""
         history: list[Listed] = []
@@ -221,6 +252,29 @@ class LettaClient:
         except AgentGone:
             return False
         return True
+
+    async def notes(self, label: str) -> list[Note]:
+        """The memory blocks under a label, oldest first."""
+        async with _failures(reads=True):
+            response = await self._sdk.blocks.with_raw_response.list(label=label, order="asc", limit=_NOTES)
+        return [Note(str(b.get("id")), str(b.get("value") or "")) for b in _objects(response.http_response)]
+
+    async def write_note(self, label: str, value: str, *, note_id: str | None = None) -> None:
+        """Create a memory block, or replace its value."""
+        async with _failures():
+            if note_id is None:
+                await self._sdk.blocks.with_raw_response.create(label=label, value=value)
+            else:
+                await self._sdk.blocks.with_raw_response.update(note_id, value=value)
+
+    async def delete_note(self, note_id: str) -> None:
+        """Delete a memory block."""
+        try:
+            async with _failures():
+                await self._sdk.delete(f"/v1/blocks/{quote(note_id, safe='')}", cast_to=httpx.Response)
+        except LettaRejected as error:
+            if error.cause != "not_found":
+                raise
 
     async def health(self) -> str:
         """The server's version."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -49,6 +49,30 @@ class AgentRef:
     name: str
     tags: tuple[str, ...] = ()
     created_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A text shared through Letta: a memory block that is attached to no agent."""
+
+    note_id: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentContents:
+    """Summary of an agent's content, to tell the agents of one user apart."""
+
+    complete: bool
+    """The system message is stored. Letta lists a new agent before that, and the agent cannot answer until then."""
+    messages: int
+    """Number of messages without system messages, among the newest 1000."""
+    passages: int
+    """0, or 1 for any number of archival passages."""
+    blocks: Mapping[str, str]
+    """Label → value of its memory blocks."""
+    running: bool
+    """A turn is running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +186,14 @@ class LettaPort(Protocol):
         """Make an agent. Not idempotent and not atomic in Letta: look for the tags first, and after a failure."""
         ...
 
+    async def contents(self, agent_id: str) -> AgentContents:
+        """Summarize an agent's content, in several requests. Raises AgentGone."""
+        ...
+
+    async def retag(self, agent_id: str, *, add: Collection[str] = (), remove: Collection[str] = ()) -> None:
+        """Change an agent's tags. Not atomic: a concurrent change may be lost. Raises AgentGone."""
+        ...
+
     async def send(self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float) -> TurnAnswer:
         """Hand the agent a turn and wait at most ``timeout`` seconds for its answer. Never retried in here.
 
@@ -225,6 +257,18 @@ class LettaPort(Protocol):
 
     async def delete_agent(self, agent_id: str) -> bool:
         """Delete it with the memory that is only its own. False where it was gone already."""
+        ...
+
+    async def notes(self, label: str) -> list[Note]:
+        """The notes under a label (up to 50 of letters, digits, ``_``, ``-`` and ``/``), oldest first."""
+        ...
+
+    async def write_note(self, label: str, value: str, *, note_id: str | None = None) -> None:
+        """Create a note, or replace the text of an existing one."""
+        ...
+
+    async def delete_note(self, note_id: str) -> None:
+        """Delete a note. Idempotent."""
         ...
 
     async def health(self) -> str:

@@ -11,8 +11,9 @@ from typing import Any, Final, cast
 
 from redis.exceptions import ResponseError
 
-from letta_bridge.request_queue.keys import Keys, per_task
-from letta_bridge.request_queue.port import PauseMode
+from letta_bridge.request_queue.keys import Keys, per_task, user_lane
+from letta_bridge.request_queue.port import FULL_LANE, PauseMode
+from letta_bridge.request_queue.records import body_of_letter, parts_of_number
 from letta_bridge.request_queue.scripts import WAITED, ScriptRunner, read
 from letta_bridge.settings import QueueSettings
 from shared_utils.messages import ErrorReply, dump, json_object, now
@@ -60,7 +61,7 @@ class Lane:
     """One user's tasks."""
 
     lane: str
-    """The user's id; ``~<number>`` for tasks from which no user can be read."""
+    """The user's id, with a ~ before it if it begins with one; ``~<number>`` for tasks that name no user."""
     waiting: int
     oldest_wait: float
     """Seconds the oldest waiting task has been waiting since it was taken; 0 where none waits."""
@@ -89,11 +90,14 @@ class DeadLetter:
     """Counted from the oldest letter, which is 1."""
     digest: str
     about: Mapping[str, Any]
-    """code, reason, attempts, time, task_id, user_id; empty for what no bridge wrote."""
+    """code, reason, attempts, time, task_id, user_id, number and lane of the task; empty if no bridge wrote the letter.
+
+    A record that was set aside has v, record, code, reason, time, lane and user_id.
+    """
     size: int
     """Bytes of the payload."""
     payload: bytes
-    """Its beginning, or all of it."""
+    """The beginning, or all, of the task as it was pushed, or of the record that was set aside."""
 
     @property
     def code(self) -> str:
@@ -188,7 +192,13 @@ class QueueAdmin:
         return found[0].payload if found and found[0].digest == letter.digest else None
 
     async def retry(self, letter: DeadLetter) -> bool:
-        """Put the payload back on the request list and remove the letter, in one step; False where it is gone."""
+        """Requeue the task and remove the letter, in one step.
+
+        The task keeps its number and counts as a redelivery: the bridge looks for it in Letta before it sends it.
+
+        Returns:
+            False if the letter is gone, or holds a record that this release cannot read.
+        """
         return await self._unbury(letter, "retry")
 
     async def drop(self, letter: DeadLetter) -> bool:
@@ -222,11 +232,23 @@ class QueueAdmin:
         return [_letter(first + index, row) for index, row in enumerate(rows)]
 
     async def _unbury(self, letter: DeadLetter, action: str) -> bool:
-        task_id, user_id = letter.about.get("task_id"), letter.about.get("user_id")
+        about = letter.about
+        task_id, user_id = about.get("task_id"), about.get("user_id")
         kept = per_task(str(user_id), str(task_id)) if task_id and user_id else ""
         ttl_ms = int(self._settings.reply_ttl * 1000)
+        lane = _lane_of(letter)
+        seq, first_ms = (parts_of_number(about.get("number")) if lane else None) or ("", "")
         arguments = (letter.position, letter.digest, action, kept, _mendable(letter) if kept else b"", ttl_ms)
-        return bool(await self._scripts.run(_UNBURY, *arguments) == 1)
+        result = await self._scripts.run(_UNBURY, *arguments, body_of_letter(about), lane, seq, first_ms)
+        return bool(result == 1)
+
+
+def _lane_of(letter: DeadLetter) -> str:
+    """The lane that a retried task goes to; empty if the letter does not name one."""
+    lane, user_id = letter.about.get("lane"), letter.about.get("user_id")
+    if isinstance(lane, str) and lane.startswith(FULL_LANE) and isinstance(user_id, str):
+        return user_lane(user_id)  # in an overflow lane it would be refused again
+    return lane if isinstance(lane, str) else ""
 
 
 def _mendable(letter: DeadLetter) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,7 +11,17 @@ from opentelemetry.trace import Span, SpanKind, Tracer
 
 from letta_bridge.errors import FallbackUnavailable, LettaError, failure_word
 from letta_bridge.fallback import Fallback, FallbackAnswer
-from letta_bridge.letta.port import AgentPassage, AgentRef, AgentSpec, FoundTurn, LettaPort, TurnAnswer, TurnMessage
+from letta_bridge.letta.port import (
+    AgentContents,
+    AgentPassage,
+    AgentRef,
+    AgentSpec,
+    FoundTurn,
+    LettaPort,
+    Note,
+    TurnAnswer,
+    TurnMessage,
+)
 from letta_bridge.tracing.context import carrying
 from shared_utils.messages import Task
 
@@ -38,6 +48,12 @@ class TracedLetta:
             agent = await self._letta.create_agent(spec)
             span.set_attribute("gen_ai.agent.id", agent.agent_id)
             return agent
+
+    async def contents(self, agent_id: str) -> AgentContents:
+        return await self._letta.contents(agent_id)
+
+    async def retag(self, agent_id: str, *, add: Collection[str] = (), remove: Collection[str] = ()) -> None:
+        await self._letta.retag(agent_id, add=add, remove=remove)
 
     async def find_agents(self, tags: Sequence[str]) -> list[AgentRef]:
         return await self._letta.find_agents(tags)
@@ -67,6 +83,15 @@ class TracedLetta:
 
     async def delete_agent(self, agent_id: str) -> bool:
         return await self._letta.delete_agent(agent_id)
+
+    async def notes(self, label: str) -> list[Note]:
+        return await self._letta.notes(label)
+
+    async def write_note(self, label: str, value: str, *, note_id: str | None = None) -> None:
+        await self._letta.write_note(label, value, note_id=note_id)
+
+    async def delete_note(self, note_id: str) -> None:
+        await self._letta.delete_note(note_id)
 
     async def health(self) -> str:
         return await self._letta.health()

@@ -27,7 +27,7 @@ from shared_utils.memories import embedder_of, open_memories
 from shared_utils.persistence.database import Database
 from shared_utils.persistence.vectors import PassageStore
 
-_SHORT_TERM: Final = frozenset({"user_switch", "audio"})
+_SHORT_TERM: Final = frozenset({"user_switch", "choice_unknown", "memory_type_unknown", "audio"})
 _CONNECTIONS: Final = 2
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
+from letta_bridge.agent_spec import owner_of
 from letta_bridge.journal import conversation_id
 from letta_bridge.letta.port import AgentPassage, AgentRef
 from letta_bridge.vectors.journal_turns import JournalTurn
@@ -12,8 +13,6 @@ from shared_utils.memories import Kind, user_source
 from shared_utils.persistence.vectors import Passage
 
 _TURN: Final = "turn-"
-_USER_TAG: Final = "user:"
-_PERSONA_TAG: Final = "persona:"
 
 
 def turn_passage(turn: JournalTurn, forgotten: Collection[str]) -> Passage | None:
@@ -64,13 +63,6 @@ def imported_passage(
     user, persona = owner_of(tags)
     about = {"imported": True, "persona": persona, "at": created_at}
     return _passage(passage_id=passage_id, kind="passage", user=user, text=text, agent_id=agent_id, about=about)
-
-
-def owner_of(tags: Collection[str]) -> tuple[str | None, str | None]:
-    """User and persona of an agent; no user where its tags name none, or several."""
-    users = [tag.removeprefix(_USER_TAG) for tag in tags if tag.startswith(_USER_TAG)]
-    personas = [tag.removeprefix(_PERSONA_TAG) for tag in tags if tag.startswith(_PERSONA_TAG)]
-    return users[0] if len(users) == 1 else None, personas[0] if personas else None
 
 
 def _passage(

@@ -7,6 +7,7 @@ local READS = {
     { 'HLEN', TURNS, 'hash' }, { 'ZCARD', LEASES, 'sorted set' }, { 'XLEN', REPLIES, 'stream' },
     { 'LLEN', DEAD, 'list' }, { 'HLEN', COUNTERS, 'hash' }, { 'ZCARD', BRIDGES, 'sorted set' },
     { 'HLEN', PAUSED, 'hash' }, { 'XLEN', JOURNAL, 'stream' }, { 'GET', JOURNAL_WRITER, 'text' },
+    { 'HLEN', CHOICES, 'hash' },
 }
 
 local function failed(result)

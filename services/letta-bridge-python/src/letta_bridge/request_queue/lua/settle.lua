@@ -1,8 +1,8 @@
 -- settle: give turns their one outcome each: publish and keep the reply, remember what the agent missed, end the turn.
--- Refused where the receipt is not in flight any more: another bridge has the turn, or it was settled.
+-- Refused unless the receipt is in flight with this bridge.
 --
 -- ARGV 1 reply_ttl_ms  2 length of the replies stream  3 missed turns kept at most  4 turns that may wait for the journal
---      and then, for each turn,
+--      5 bridge  and then, for each turn,
 --      receipt, outcome (letta | memory | error | repeated | dead | erased),
 --      reply JSON or '', channel for it or '' to keep it without publishing,
 --      task response JSON or '', channel for it,
@@ -10,11 +10,29 @@
 --      user whose missed turns change or '', missed turn to add, '' to forget them all,
 --      dead letter: JSON line to put before the payload, '' for none,
 --      what the journal keeps beside the reply, '' for nothing
--- Returns for each 1, 0 where it was refused, or its error (one that fails does not hold up the others); and behind them
---      how many lanes wait in `ready`.
+-- Returns for each turn a code (below), or its error (one that fails does not hold up the others); then the length of
+--      `ready`.
 
 local reply_ttl_ms, replies_kept, missed_kept, journal_bound = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local FIRST, FIELDS = 5, 11
+local bridge = ARGV[5]
+local FIRST, FIELDS = 6, 11
+-- Codes that request_queue/redis_queue.py reads.
+local TAKEN_OVER, SETTLED, REPEATED, FORGOTTEN = 0, 1, 2, 3
+
+-- FORGOTTEN: Redis has lost the hand-out, call `restore` first. REPEATED: an earlier try succeeded, this very reply is
+-- kept. TAKEN_OVER: another bridge has the task or has ended it; an answer is dropped and counted.
+local function refusal(record, receipt, reply, kept)
+    if not record and forgotten(bridge, receipt) then
+        return FORGOTTEN
+    end
+    if reply ~= '' then
+        if kept ~= '' and redis.pcall('GET', REPLY .. kept) == reply then
+            return REPEATED
+        end
+        redis.call('HINCRBY', COUNTERS, 'answers_refused', 1)
+    end
+    return TAKEN_OVER
+end
 
 local function answer(outcome, reply, channel, response, response_channel, kept)
     if reply ~= '' then
@@ -47,20 +65,34 @@ local function remember(user, missed)
     end
 end
 
+-- A missed-turns key of the wrong type must not keep the user's answer from being published.
+local function mend_missed(user, missed, problem)
+    if not is_wrong_type(problem) then
+        error(problem)
+    elseif set_key_aside(MISSED .. user, user_lane(user)) then
+        remember(user, missed)
+    elseif missed ~= '' then
+        set_aside('missed', 'unreadable_record', user_lane(user), missed)
+    end
+end
+
 local function settle(
     receipt, outcome, reply, channel, response, response_channel, kept, missed_user, missed, dead, journal)
     local record = redis.call('HGET', TURNS, receipt)
-    if not record then
-        return 0
+    local _, lane, entry = split_turn(record and is_of(record, bridge) and record or '')
+    if not entry then
+        return refusal(record, receipt, reply, kept)
     end
-    local _, lane, entry = split_record(record)
-    answer(outcome, reply, channel, response, response_channel, kept)
     if missed_user ~= '' then
-        remember(missed_user, missed)
+        local done, problem = pcall(remember, missed_user, missed)
+        if not done then
+            mend_missed(missed_user, missed, problem)
+        end
     end
+    answer(outcome, reply, channel, response, response_channel, kept)
     if dead ~= '' then
         local _, _, _, payload = split_entry(entry)
-        redis.call('LPUSH', DEAD, dead .. '\n' .. payload)
+        redis.call('LPUSH', DEAD, dead .. '\n' .. (payload or entry))
     end
     if journal ~= '' then
         -- The newest are left out: those before them may be on their way into the database already.
@@ -72,7 +104,7 @@ local function settle(
     end
     redis.call('HINCRBY', COUNTERS, 'settled:' .. outcome, 1)
     close_turn(receipt, lane)
-    return 1
+    return SETTLED
 end
 
 local results = {}

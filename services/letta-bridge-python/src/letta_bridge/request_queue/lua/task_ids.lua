@@ -1,5 +1,5 @@
 -- The user and the task id of a payload: exactly what shared_utils.messages.parse_task reads from it, in whatever way a
--- producer wrote them. Two answers that differ would put one user into two lanes. Prepended to dispatch.lua.
+-- producer wrote them. Two answers that differ would put one user into two lanes. Prepended to scripts that read tasks.
 --
 -- cjson rounds integers from 2^53 on, and refuses half a surrogate pair, a byte order mark and NUL; parse_task does not.
 
@@ -85,12 +85,18 @@ local function identifier(value)
     return value
 end
 
--- User and task id; nil where no user can be told, which parse_task refuses, too.
-local function read_ids(payload, longest_user)
+-- The task of a payload, as cjson reads it, with exact ids; false or nil where it is no JSON object.
+local function read_task(payload)
     local task = decoded(payload)
     if not task or inexact(task.user_id) or inexact(task.task_id) then
         task = decoded(readable(payload))
     end
+    return task
+end
+
+-- User and task id; nil where no user can be told, which parse_task refuses, too.
+local function read_ids(payload, longest_user)
+    local task = read_task(payload)
     if not task then
         return nil
     end
@@ -105,9 +111,4 @@ local function read_ids(payload, longest_user)
         return user, nil
     end
     return user, clean_utf8(task_id)
-end
-
--- The lane of a user: their id, with a ~ in front where it begins with one, as the names of all other lanes do.
-local function user_lane(user)
-    return string.sub(user, 1, 1) == '~' and '~' .. user or user
 end
