@@ -8,6 +8,7 @@ import random
 import psycopg
 import pytest
 
+from local_stack.databases import DIRECT
 from opengauss_double import Accounts, Double, ThreadedDouble
 from shared_utils.persistence import database as layer
 from shared_utils.persistence.database import Database
@@ -135,6 +136,7 @@ async def test_too_many_who_wait_are_told_at_once(make):
     assert await asyncio.gather(holding, *(task for task in waiting if task is not refused)) == [ONE] * 9
 
 
+@pytest.mark.parametrize("engine", DIRECT, indirect=True)
 async def test_a_connection_that_died_in_the_pool_is_noticed_before_it_is_used(make, engine_url):
     database = make(min_connections=1, max_connections=1)
     [row] = await database.fetch(PID)
@@ -143,6 +145,16 @@ async def test_a_connection_that_died_in_the_pool_is_noticed_before_it_is_used(m
         while other.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [row["pid"]]).fetchall():
             await asyncio.sleep(0.01)
     assert await database.fetch("SELECT 1 AS one") == ONE
+
+
+@on_postgresql
+async def test_however_many_connections_died_in_the_pool_the_next_question_is_answered(make, postgres_server):
+    database = make(min_connections=5, max_connections=5, connection_timeout=5)
+    await asyncio.gather(*(database.fetch("SELECT pg_sleep(0.1), 1 AS one") for _ in range(5)))
+    with psycopg.connect(postgres_server.url(), autocommit=True) as other:
+        ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'letta-bridge'"
+        assert other.execute(ended).fetchone() >= (5,)
+    assert await asyncio.gather(*(database.fetch("SELECT 1 AS one") for _ in range(5))) == [ONE] * 5
 
 
 async def test_a_connection_just_used_is_not_asked_whether_it_is_there(make, monkeypatch):

@@ -204,7 +204,12 @@ class DatabaseSessionStore:
         """See :class:`SessionStore`."""
         with _explained():
             dialect = await self._database.open()
-        await self._fetch("now")
+        [row] = await self._fetch("read_only")
+        if row["read_only"]:
+            raise SessionStoreAway(
+                f"the database {self._database.config.place} is read-only: a standby, or default_transaction_read_only "
+                "is set for it; name the primary in DATABASE_URL, or take that setting back"
+            )
         return f"{dialect.product}, {self._database.config.place}, schema {self._database.config.schema_name}"
 
     async def close(self) -> None:

@@ -70,7 +70,7 @@ class Table(Generic[Model]):
             if column != key
         )
         parts = {
-            "table": sql.Identifier(name),
+            "table": sql.Composed([sql.SQL("{schema}."), sql.Identifier(name)]),  # the database fills in the schema
             "names": names,
             "values": values,
             "rows": rows,

@@ -99,7 +99,7 @@ def _conditional(table: Table[Any]) -> Iterator[str]:
     one = "|".join(re.escape(text).replace("where_n", r"where_\d+") for text in conditions(table)).join(("(?:", ")"))
     for text in (table.page(), table.page(newest_first=True), table.count()):
         before, order, after = text.partition(" ORDER BY ")
-        yield f"{re.escape(before)} WHERE {one}(?: AND {one})*{re.escape(order + after)}"
+        yield f"{_as_pattern(before)} WHERE {one}(?: AND {one})*{re.escape(order + after)}"
 
 
 def _flat(text: str) -> str:
