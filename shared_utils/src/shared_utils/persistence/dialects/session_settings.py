@@ -33,9 +33,10 @@ RELIED_ON: Final[Mapping[str, str]] = MappingProxyType(
 LIMITS: Final = ("statement_timeout", "idle_in_transaction_session_timeout")
 """Limits in milliseconds that both products have; 0 is none."""
 
-_OF_SESSIONS: Final = frozenset(
+OF_SESSIONS: Final = frozenset(
     {"default_transaction_isolation", "default_transaction_deferrable", "idle_session_timeout", "session_timeout"}
 )
+"""Those that mean nothing within a transaction."""
 
 
 def literal(value: str) -> str:
@@ -54,15 +55,24 @@ def for_session(settings: Mapping[str, str]) -> str:
     return "; ".join(f"SET {name} TO {value}" for name, value in settings.items())
 
 
+def for_this_transaction(settings: Mapping[str, str]) -> str:
+    """One query string that sets them until the transaction ends that it is sent in.
+
+    Args:
+        settings: name → value as SQL. What means nothing within a transaction is left out.
+    """
+    return "; ".join(f"SET LOCAL {name} TO {value}" for name, value in settings.items() if name not in OF_SESSIONS)
+
+
 def for_transaction(settings: Mapping[str, str], *, snapshot: bool = False) -> str:
     """One query string that begins a transaction and sets them until it ends.
 
     Whether it may write is left to the default: a database that is read only is so by an operator's decision.
 
     Args:
-        settings: name → value as SQL. What means nothing within a transaction is left out.
+        settings: see :func:`for_this_transaction`.
         snapshot: every statement sees one state of the database.
     """
     begin = f"BEGIN ISOLATION LEVEL {'REPEATABLE READ' if snapshot else 'READ COMMITTED'}"
-    local = (f"SET LOCAL {name} TO {value}" for name, value in settings.items() if name not in _OF_SESSIONS)
-    return "; ".join((begin, *local))
+    local = for_this_transaction(settings)
+    return f"{begin}; {local}" if local else begin
