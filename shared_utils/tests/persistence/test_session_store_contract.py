@@ -321,10 +321,21 @@ async def test_statistics(store):
     await store.put([Session("e", "default", is_active=False), Session("f", "default", agent_id="agent-1")])
     await store.save(await store.find("b", "default"), expires_in_hours=-1)
     statistics = await store.statistics()
-    assert (statistics.total, statistics.active, statistics.reserved, statistics.expired) == (6, 5, 4, 1)
+    assert (statistics.total, statistics.active, statistics.reserved, statistics.expired) == (6, 4, 3, 1)
+    assert await store.count() == {"active": 4, "reserved": 3}
     assert statistics.last_seen == {"1h": 3, "1d": 0, "7d": 1, "30d": 0, "older": 1}
     assert sum(statistics.created.values()) == 5
     assert statistics.created[now.date().isoformat()] >= 3
+
+
+async def test_a_session_that_never_expires_counts_as_active(store):
+    """A choice against permanent memory would be forgotten with it, so no cleanup ends it."""
+    session = await store.reserve("ada", "default")
+    await store.save(replace(session, metadata={"permanent_memory": False}), expires_in_hours=-1)
+    statistics = await store.statistics()
+    assert (statistics.active, statistics.reserved, statistics.expired) == (1, 1, 0)
+    assert await store.count() == {"active": 1, "reserved": 1}
+    assert (await store.cleanup(grace=timedelta(days=1))).ended == 0
 
 
 async def test_it_says_what_it_is(store, engine):

@@ -174,22 +174,23 @@ class DatabaseSessionStore:
         """See :class:`SessionStore`."""
         names = ("total", "total_active", "reserved", "expired", "average_messages", "last_seen", "not_seen")
         numbers = {name: (await self._fetch(name))[0] for name in names}
-        active = int(numbers["total_active"]["total"])
+        expired = int(numbers["expired"]["expired"])
+        unended = int(numbers["total_active"]["total"])
         seen = numbers["last_seen"]
         hour, day, week = (int(seen[name]) for name in ("hour", "day", "week"))
         older = int(numbers["not_seen"]["older"])
         return SessionStatistics(
             total=int(numbers["total"]["total"]),
-            active=active,
-            reserved=int(numbers["reserved"]["reserved"]),
-            expired=int(numbers["expired"]["expired"]),
+            active=max(0, unended - expired),
+            reserved=max(0, int(numbers["reserved"]["reserved"]) - int(numbers["expired"]["reserved"])),
+            expired=expired,
             average_messages=float(numbers["average_messages"]["average"] or 0),
             created={row["day"]: int(row["made"]) for row in await self._fetch("created")},
             last_seen={
                 "1h": hour,
                 "1d": day - hour,
                 "7d": week - day,
-                "30d": max(0, active - week - older),  # counted one after the other, so they may not add up
+                "30d": max(0, unended - week - older),  # counted one after the other, so they may not add up
                 "older": older,
             },
         )
@@ -198,7 +199,11 @@ class DatabaseSessionStore:
         """See :class:`SessionStore`."""
         [active] = await self._fetch("total_active")
         [reserved] = await self._fetch("reserved")
-        return {"active": int(active["total"]), "reserved": int(reserved["reserved"])}
+        [expired] = await self._fetch("expired")
+        return {
+            "active": max(0, int(active["total"]) - int(expired["expired"])),
+            "reserved": max(0, int(reserved["reserved"]) - int(expired["reserved"])),
+        }
 
     async def check(self) -> str:
         """See :class:`SessionStore`."""

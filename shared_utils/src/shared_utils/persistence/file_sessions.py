@@ -258,7 +258,7 @@ class FileSessionStore:
                     "1d": numbers["day"] - numbers["hour"],
                     "7d": numbers["week"] - numbers["day"],
                     "30d": numbers["month"] - numbers["week"],
-                    "older": numbers["active"] - numbers["month"],
+                    "older": numbers["unended"] - numbers["month"],
                 },
             )
 
@@ -266,7 +266,8 @@ class FileSessionStore:
 
     async def count(self) -> Mapping[str, int]:
         """See :class:`SessionStore`."""
-        row = await self._file.read(lambda connection: connection.execute(_SQL["count"]).fetchone())
+        values = {"now": time_text(utc_now())}
+        row = await self._file.read(lambda connection: connection.execute(_SQL["count"], values).fetchone())
         return {"active": row["active"], "reserved": row["reserved"]}
 
     async def check(self) -> str:

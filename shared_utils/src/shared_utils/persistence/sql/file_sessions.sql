@@ -56,18 +56,21 @@ SELECT * FROM agent_sessions WHERE is_active = 1 AND expires_at <= :now;
 DELETE FROM agent_sessions WHERE is_active = 0 AND changed_at <= :before;
 
 -- name: count
-SELECT count(*) AS active, count(*) - count(agent_id) AS reserved FROM agent_sessions WHERE is_active = 1;
+-- Without those that the next cleanup ends.
+SELECT count(*) AS active, count(*) - count(agent_id) AS reserved FROM agent_sessions
+WHERE is_active = 1 AND NOT coalesce(expires_at <= :now AND json_extract(metadata, '$.permanent_memory') IS NOT 0, 0);
 
 -- name: active_keys
 SELECT user_id, persona FROM agent_sessions WHERE is_active = 1;
 
 -- name: statistics
-SELECT count(*) AS total, sum(is_active) AS active, sum(is_active AND agent_id IS NULL) AS reserved,
-       sum(is_active AND expires_at IS NOT NULL AND expires_at <= :now) AS expired,
+SELECT count(*) AS total, sum(is_active) AS unended, sum(is_active AND NOT is_over) AS active,
+       sum(is_active AND NOT is_over AND agent_id IS NULL) AS reserved, sum(is_active AND is_over) AS expired,
        avg(CASE WHEN is_active AND message_count > 0 THEN message_count END) AS average_messages,
        sum(is_active AND last_updated > :hour) AS hour, sum(is_active AND last_updated > :day) AS day,
        sum(is_active AND last_updated > :week) AS week, sum(is_active AND last_updated > :month) AS month
-FROM agent_sessions;
+FROM (SELECT *, coalesce(expires_at <= :now AND json_extract(metadata, '$.permanent_memory') IS NOT 0, 0) AS is_over
+      FROM agent_sessions);
 
 -- name: created
 SELECT substr(created_at, 1, 10) AS day, count(*) AS made FROM agent_sessions

@@ -168,7 +168,11 @@ WHERE agent_sessions.session_id = newer.session_id AND agent_sessions.version < 
 RETURNING agent_sessions.session_id;
 
 -- name: expired
-SELECT count(*) AS expired FROM {schema}.agent_sessions WHERE is_active AND expires_at IS NOT NULL AND expires_at <= now();
+-- Those that the next cleanup ends, and how many of them have no agent.
+SELECT count(*) AS expired, coalesce(sum(CASE WHEN agent_id IS NULL THEN 1 END), 0) AS reserved
+FROM {schema}.agent_sessions
+WHERE is_active AND expires_at IS NOT NULL AND expires_at <= now()
+  AND (metadata ->> 'permanent_memory') IS DISTINCT FROM 'false';
 
 -- name: reserved
 SELECT count(*) AS reserved FROM {schema}.agent_sessions WHERE is_active AND agent_id IS NULL;
