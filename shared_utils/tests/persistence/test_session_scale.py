@@ -39,6 +39,7 @@ _ON_INDEX = {
     "end_these": ({"ids": _IDS}, _ONE),
     "ended_ids": ({"limit": 1000, "grace": 86_400.0 * 30}, {"agent_sessions_ended"}),
     "remove_these": ({"ids": _IDS}, _ONE),
+    "load_all": ({"ids": _IDS}, _ONE),
     "versions": ({"ids": _IDS}, _ONE),
     "holders": ({"users": ["user-77", "user-78"]}, _USER),
 }

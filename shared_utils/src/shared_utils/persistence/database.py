@@ -50,8 +50,6 @@ _GRACE: Final = 1.0
 _FRESH: Final = 1.0
 """Seconds since its last use after which a connection is asked whether it is there; before, it is listened to."""
 _TRIES: Final = 5
-_WAITING: Final = 8
-"""Questions per connection that may wait for one."""
 
 _Result = TypeVar("_Result")
 
@@ -313,7 +311,6 @@ class Database:
             min_size=config.min_connections,
             max_size=config.max_connections,
             timeout=config.connection_timeout,
-            max_waiting=_WAITING * config.max_connections,
             max_lifetime=_LIFETIME,
             reconnect_timeout=config.connection_timeout,
             configure=configure,

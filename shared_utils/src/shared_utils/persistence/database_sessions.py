@@ -64,6 +64,10 @@ class DatabaseSessionStore:
         """See :class:`SessionStore`."""
         return _one(await self._fetch("load", {"session_id": session_id}))
 
+    async def load_all(self, session_ids: Collection[str]) -> Sequence[Session]:
+        """See :class:`SessionStore`."""
+        return [_session(row) for row in await self._fetch("load_all", {"ids": list(session_ids)})]
+
     async def reserve(self, user_id: str, persona: str) -> Session:
         """See :class:`SessionStore`."""
         fresh = Session(user_id, persona)

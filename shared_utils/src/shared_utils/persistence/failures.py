@@ -56,7 +56,8 @@ def _refusal(error: psycopg.Error, text: str, place: str, user: str) -> Persiste
     match error:
         case PoolTimeout() | TooManyRequests():
             found = PoolExhausted(
-                f"every connection to the database {place} is in use; raise DB_MAX_CONNECTIONS, or ask it less at once"
+                f"no connection to the database {place} became free within DB_CONNECTION_TIMEOUT; raise that or "
+                "DB_MAX_CONNECTIONS, or ask it less at once"
             )
         case errors.QueryCanceled():
             found = QueryTimeout(

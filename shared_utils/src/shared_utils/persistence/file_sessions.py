@@ -66,6 +66,14 @@ class FileSessionStore:
         """See :class:`SessionStore`."""
         return await self._file.read(lambda connection: _load(connection, session_id))
 
+    async def load_all(self, session_ids: Collection[str]) -> Sequence[Session]:
+        """See :class:`SessionStore`."""
+
+        def load(connection: sqlite3.Connection) -> Sequence[Session]:
+            return [found for one in session_ids if (found := _load(connection, one)) is not None]
+
+        return await self._file.read(load)
+
     async def reserve(self, user_id: str, persona: str) -> Session:
         """See :class:`SessionStore`."""
 

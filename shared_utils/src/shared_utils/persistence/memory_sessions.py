@@ -56,6 +56,11 @@ class InMemorySessionStore:
         self._check()
         return self._sessions.get(session_id)
 
+    async def load_all(self, session_ids: Collection[str]) -> Sequence[Session]:
+        """See :class:`SessionStore`."""
+        self._check()
+        return [self._sessions[one] for one in session_ids if one in self._sessions]
+
     async def reserve(self, user_id: str, persona: str) -> Session:
         """See :class:`SessionStore`."""
         self._check()

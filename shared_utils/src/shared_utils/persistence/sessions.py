@@ -144,6 +144,10 @@ class SessionStore(Protocol):
         """One session by its id, active or not."""
         ...
 
+    async def load_all(self, session_ids: Collection[str]) -> Sequence[Session]:
+        """Those of the sessions that there are, active or not, in any order."""
+        ...
+
     async def page(
         self, *, limit: int, offset: int = 0, include_inactive: bool = False, user_id: str | None = None
     ) -> SessionPage:

@@ -12,6 +12,12 @@ SELECT session_id, user_id, persona, agent_id, session_data, metadata, created_a
 FROM {schema}.agent_sessions
 WHERE session_id = %(session_id)s;
 
+-- name: load_all
+SELECT session_id, user_id, persona, agent_id, session_data, metadata, created_at, last_updated, expires_at, version,
+       is_active, message_count
+FROM {schema}.agent_sessions
+WHERE session_id = ANY(%(ids)s::text[]);
+
 -- name: reserve
 INSERT INTO {schema}.agent_sessions (session_id, user_id, persona, session_data, metadata, created_at, last_updated, changed_at,
                             version, is_active)
