@@ -6,6 +6,14 @@ SELECT * FROM agent_sessions WHERE user_id = :user_id AND persona = :persona AND
 -- name: load
 SELECT * FROM agent_sessions WHERE session_id = :session_id;
 
+-- name: known
+SELECT session_id, version, message_count, last_updated, expires_at FROM agent_sessions
+WHERE session_id IN (SELECT value FROM json_each(:ids));
+
+-- name: holders
+SELECT user_id, persona, session_id FROM agent_sessions
+WHERE is_active = 1 AND user_id IN (SELECT value FROM json_each(:users));
+
 -- name: write
 INSERT INTO agent_sessions (session_id, user_id, persona, agent_id, session_data, metadata, created_at, last_updated,
                             expires_at, version, is_active, message_count, changed_at)
