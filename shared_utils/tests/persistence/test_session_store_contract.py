@@ -311,6 +311,19 @@ async def test_active_sessions_are_restored_newest_first(store):
     assert restoration.failed == {}
 
 
+async def test_more_sessions_than_one_part_holds_are_restored_in_order(store):
+    """Many of one moment: a part may end among them."""
+    now = utc_now()
+    times = [now - timedelta(minutes=number // 900) for number in range(2500)]
+    sessions = [Session(f"user-{number}", "default", last_updated=at) for number, at in enumerate(times)]
+    for start in range(0, len(sessions), 500):
+        await store.put(sessions[start : start + 500])
+    ordered = sorted(sessions, key=lambda one: (-one.last_updated.timestamp(), one.session_id))
+    for limit in (2300, 5000):
+        found = (await store.restore(limit=limit)).sessions
+        assert [one.session_id for one in found] == [one.session_id for one in ordered[:limit]]
+
+
 async def test_statistics(store):
     assert (await store.statistics()).average_messages == 0.0
     now = utc_now()

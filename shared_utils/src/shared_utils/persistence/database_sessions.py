@@ -30,6 +30,7 @@ from shared_utils.persistence.statements import statements
 _log = logs.get(__name__)
 _SQL: Final = statements("sessions")
 _BATCH: Final = 1000
+_LATEST: Final = datetime.max.replace(tzinfo=UTC)
 _TRIES: Final = 5
 _OURS: Final = (SessionStoreError, Conflict, RowMissing, ValueRefused)
 
@@ -160,11 +161,24 @@ class DatabaseSessionStore:
 
     async def restore(self, *, limit: int) -> Restoration:
         """See :class:`SessionStore`."""
-        return await self._readable("page_active", {"limit": limit, "offset": 0})
+        sessions: list[Session] = []
+        failed: dict[str, str] = {}
+        position: dict[str, Any] = {"at": _LATEST, "id": ""}
+        # In parts: tens of thousands of rows in one statement would take longer than one may.
+        while (left := limit - len(sessions) - len(failed)) > 0:
+            rows = await self._fetch("recent_ids", {**position, "limit": min(left, _BATCH)})
+            part = await self._loaded([row["session_id"] for row in rows])
+            sessions += part.sessions
+            failed |= part.failed
+            if len(rows) < _BATCH:
+                break
+            position = {"at": rows[-1]["last_updated"], "id": rows[-1]["session_id"]}
+        return Restoration(sessions, failed)
 
     async def part(self, *, after: str, limit: int) -> Restoration:
         """See :class:`SessionStore`."""
-        return await self._readable("part", {"after": after, "limit": limit})
+        rows = await self._fetch("part_ids", {"after": after, "limit": limit})
+        return await self._loaded([row["session_id"] for row in rows])
 
     async def put(self, sessions: Sequence[Session], *, dry_run: bool = False) -> Taken:
         """See :class:`SessionStore`."""
@@ -264,24 +278,25 @@ class DatabaseSessionStore:
             if done < _BATCH:
                 return total
 
-    async def _readable(self, name: str, values: dict[str, Any]) -> Restoration:
-        """Rows together; where one cannot even be fetched, one by one."""
-        sessions, failed = [], {}
+    async def _loaded(self, ids: Sequence[str]) -> Restoration:
+        """Those of the rows that are still there, in this order; one by one where one of them cannot be fetched."""
+        failed: dict[str, str] = {}
         try:
-            rows = await self._fetch(name, values)
+            rows = await self._fetch("load_all", {"ids": list(ids)})
         except ValueRefused:
             rows = []
-            for row in await self._fetch(f"{name}_ids", values):
+            for one in ids:
                 try:
-                    rows += await self._fetch("load", row)
+                    rows += await self._fetch("load", {"session_id": one})
                 except ValueRefused as error:
-                    failed[row["session_id"]] = str(error)
+                    failed[one] = str(error)
+        found: dict[str, Session] = {}
         for row in rows:
             try:
-                sessions.append(_session(row))
+                found[row["session_id"]] = _session(row)
             except SessionStoreError as error:
                 failed[row["session_id"]] = str(error)
-        return Restoration(sessions, failed)
+        return Restoration([found[one] for one in ids if one in found], failed)
 
     async def _fetch(self, name: str, params: Params | None = None) -> list[Row]:
         return await self._run(lambda: self._database.fetch(_SQL[name], params))

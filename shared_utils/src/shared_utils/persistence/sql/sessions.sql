@@ -127,22 +127,15 @@ ORDER BY changed_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED;
 -- name: remove_these
 DELETE FROM {schema}.agent_sessions WHERE session_id = ANY(%(ids)s::text[]);
 
--- name: part
-SELECT session_id, user_id, persona, agent_id, session_data, metadata, created_at, last_updated, expires_at, version,
-       is_active, message_count
-FROM {schema}.agent_sessions
-WHERE session_id > %(after)s
-ORDER BY session_id
-LIMIT %(limit)s;
-
 -- name: part_ids
 SELECT session_id FROM {schema}.agent_sessions WHERE session_id > %(after)s ORDER BY session_id LIMIT %(limit)s;
 
--- name: page_active_ids
-SELECT session_id FROM {schema}.agent_sessions
-WHERE is_active
+-- name: recent_ids
+-- The active ones from a place in their order on.
+SELECT session_id, last_updated FROM {schema}.agent_sessions
+WHERE is_active AND last_updated <= %(at)s AND (last_updated < %(at)s OR session_id > %(id)s)
 ORDER BY last_updated DESC, session_id
-LIMIT %(limit)s OFFSET %(offset)s;
+LIMIT %(limit)s;
 
 -- name: versions
 SELECT session_id, version FROM {schema}.agent_sessions WHERE session_id = ANY(%(ids)s::text[]);
