@@ -94,7 +94,10 @@ async def test_no_default_of_an_opengauss_database_changes_what_is_kept(prepared
 @pytest.mark.parametrize("level", ["DATABASE", "ROLE"])
 @pytest.mark.parametrize("server", ["postgresql", "postgresql/transaction", "postgresql/session"])
 async def test_all_of_them_together_change_nothing(prepared, server, level, tmp_path):
-    await keeps_everything(config_for(prepared(server, OF_POSTGRESQL, level=level)), tmp_path)
+    settings = dict(OF_POSTGRESQL)
+    if server.endswith("/session"):
+        del settings["idle_session_timeout"]  # cuts the pooler's sessions, and with them its clients: theirs to set
+    await keeps_everything(config_for(prepared(server, settings, level=level)), tmp_path)
 
 
 @pytest.mark.parametrize("server", ["opengauss-6.0.2", "opengauss-6.0/transaction", "opengauss-6.0/session"])
@@ -204,7 +207,7 @@ async def _sessions(database):
     kept = await store.save(replace(await store.reserve("cid", "default"), agent_id="a"), expires_in_hours=24)
     assert timedelta(hours=23) < kept.expires_at - datetime.now(UTC) < timedelta(hours=25)
     statistics = await store.statistics()
-    assert (statistics.total, statistics.active) == (3, 3)
+    assert (statistics.total, statistics.active, statistics.expired) == (3, 2, 1)
 
 
 async def _checkpoints(database):
