@@ -123,6 +123,11 @@ class DatabaseConfig(Section):
         return {key: str(value) for key, value in conninfo_to_dict(self.conninfo).items()}
 
     @property
+    def schema_sql(self) -> str:
+        """The schema's name as SQL: quoted, since a reserved word is a name, too."""
+        return f'"{self.schema_name}"'
+
+    @property
     def place(self) -> str:
         """``name on host:port``, for people: no password in it."""
         parts = self.parts

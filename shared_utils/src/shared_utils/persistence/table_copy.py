@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psycopg
-from psycopg import AsyncConnection, sql
+from psycopg import sql
 
 from shared_utils.persistence.arrival import arrive
+from shared_utils.persistence.connections import Connection
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.errors import Conflict, PersistenceError
 from shared_utils.persistence.failures import meaning
@@ -38,8 +39,6 @@ _SEQUENCES: Final = """
     WHERE n.nspname = %s AND pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%%'
 """
 
-_Connection = AsyncConnection[tuple[Any, ...]]
-
 
 async def copy_out(config: DatabaseConfig, folder: Path) -> Mapping[str, int]:
     """Write every table to ``folder/<table>.copy``: a line with its columns, then COPY text; all of one moment.
@@ -51,8 +50,7 @@ async def copy_out(config: DatabaseConfig, folder: Path) -> Mapping[str, int]:
         PersistenceError: the database cannot be read.
     """
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
-    async with _connected(config) as connection, connection.transaction():
-        await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    async with _connected(config) as connection, connection.work(unlimited=True, snapshot=True):
         tables = await _tables(connection, config.schema_name)
         return {table: await _write(connection, table, columns, folder) for table, columns in tables.items()}
 
@@ -71,8 +69,7 @@ async def copy_in(config: DatabaseConfig, folder: Path) -> Mapping[str, int]:
     """
     async with _connected(config) as connection:
         await apply(connection, config)
-        await connection.execute("SET statement_timeout = 0")
-        async with connection.transaction():
+        async with connection.work(unlimited=True):
             tables = await _tables(connection, config.schema_name)
             for table in tables:
                 await _refuse_rows(connection, table, config)
@@ -86,10 +83,9 @@ async def copy_in(config: DatabaseConfig, folder: Path) -> Mapping[str, int]:
 
 
 @asynccontextmanager
-async def _connected(config: DatabaseConfig) -> AsyncIterator[_Connection]:
+async def _connected(config: DatabaseConfig) -> AsyncIterator[Connection]:
     connection, _ = await arrive(config)
     try:
-        await connection.execute("SET statement_timeout = 0")
         yield connection
     except psycopg.Error as error:
         raise meaning(error, place=config.place, user=config.parts.get("user", "?")) from error
@@ -97,7 +93,7 @@ async def _connected(config: DatabaseConfig) -> AsyncIterator[_Connection]:
         await connection.close()
 
 
-async def _tables(connection: _Connection, schema: str) -> dict[str, list[str]]:
+async def _tables(connection: Connection, schema: str) -> dict[str, list[str]]:
     tables: dict[str, list[str]] = {}
     for table, column in await _pairs(connection, _COLUMNS, schema):
         if table != _RECORD:
@@ -105,7 +101,7 @@ async def _tables(connection: _Connection, schema: str) -> dict[str, list[str]]:
     return tables
 
 
-async def _pairs(connection: _Connection, statement: str, schema: str) -> list[tuple[str, str]]:
+async def _pairs(connection: Connection, statement: str, schema: str) -> list[tuple[str, str]]:
     rows = await (await connection.execute(statement.encode(), [schema])).fetchall()
     return [(str(first), str(second)) for first, second in rows]
 
@@ -125,7 +121,7 @@ def _in_order(tables: Iterable[str], references: Sequence[tuple[str, str]]) -> l
     return order
 
 
-async def _write(connection: _Connection, table: str, columns: Sequence[str], folder: Path) -> int:
+async def _write(connection: Connection, table: str, columns: Sequence[str], folder: Path) -> int:
     statement = sql.SQL("COPY {} ({}) TO STDOUT").format(sql.Identifier(table), _listed(columns))
     async with connection.cursor() as cursor:
         with (folder / f"{table}.copy").open("wb") as file:
@@ -136,7 +132,7 @@ async def _write(connection: _Connection, table: str, columns: Sequence[str], fo
         return cursor.rowcount
 
 
-async def _read(connection: _Connection, table: str, path: Path) -> int:
+async def _read(connection: Connection, table: str, path: Path) -> int:
     with path.open("rb") as file:
         columns = file.readline().decode().strip().split(",")
         statement = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(table), _listed(columns))
@@ -147,7 +143,7 @@ async def _read(connection: _Connection, table: str, path: Path) -> int:
             return cursor.rowcount
 
 
-async def _refuse_rows(connection: _Connection, table: str, config: DatabaseConfig) -> None:
+async def _refuse_rows(connection: Connection, table: str, config: DatabaseConfig) -> None:
     found = await connection.execute(sql.SQL("SELECT 1 FROM {} LIMIT 1").format(sql.Identifier(table)))
     if await found.fetchone():
         raise Conflict(
@@ -156,7 +152,7 @@ async def _refuse_rows(connection: _Connection, table: str, config: DatabaseConf
         )
 
 
-async def _advance(connection: _Connection, schema: str, table: str, column: str) -> None:
+async def _advance(connection: Connection, schema: str, table: str, column: str) -> None:
     statement = sql.SQL("SELECT setval(pg_get_serial_sequence({}, {}), greatest(max({}), 1)) FROM {}").format(
         sql.Literal(f"{schema}.{table}"), sql.Literal(column), sql.Identifier(column), sql.Identifier(table)
     )

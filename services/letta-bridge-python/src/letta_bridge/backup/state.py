@@ -12,7 +12,6 @@ from letta_bridge.backup.manifest import Manifest, Method
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence import pg_dump
 from shared_utils.persistence.arrival import arrive
-from shared_utils.persistence.dialects import Dialect
 from shared_utils.persistence.errors import Conflict, DatabaseRefused
 from shared_utils.persistence.table_copy import copy_in, copy_out
 
@@ -33,7 +32,7 @@ async def save_state(settings: BridgeSettings, folder: Path, *, plain: bool) -> 
     if config.db_url is None:
         await asyncio.to_thread(_copy_file, settings.session_file, folder / _SESSIONS)
         return "file", {}
-    if not plain and await pg_dump.can_dump(await _dialect(settings)):
+    if not plain and await _can_dump(settings):
         await pg_dump.dump(config, folder / _DUMP)
         return "pg_dump", {}
     return "copy", await copy_out(config, folder / _TABLES)
@@ -55,18 +54,20 @@ async def load_state(settings: BridgeSettings, folder: Path, manifest: Manifest)
     if manifest.method == "copy":
         await copy_in(config, folder / _TABLES)
         return
-    if not await pg_dump.can_dump(await _dialect(settings)):
+    if not await _can_dump(settings):
         raise DatabaseRefused(
-            "the backup was made by pg_dump and pg_restore for this server is not here; install PostgreSQL's client "
-            "programs of its version, or make the backup with --plain"
+            "the backup was made by pg_dump and pg_restore for this server is not here, or a connection pooler stands "
+            "before it; install PostgreSQL's client programs of its version and name the server itself in "
+            "DATABASE_URL, or make the backup with --plain"
         )
     await pg_dump.restore(config, folder / _DUMP)
 
 
-async def _dialect(settings: BridgeSettings) -> Dialect:
+async def _can_dump(settings: BridgeSettings) -> bool:
+    """Not through a pooler: pg_dump sets the search path of its session, which may be another program's next."""
     connection, dialect = await arrive(settings.database)
     await connection.close()
-    return dialect
+    return not connection.pooled and await pg_dump.can_dump(dialect)
 
 
 def _copy_file(source: Path, target: Path) -> None:

@@ -1,21 +1,21 @@
 -- The audit of erasures.
 
 -- name: unfinished
-SELECT erasure_id, counts FROM erasures WHERE user_hash = %(user_hash)s AND finished_at IS NULL ORDER BY started_at LIMIT 1;
+SELECT erasure_id, counts FROM {schema}.erasures WHERE user_hash = %(user_hash)s AND finished_at IS NULL ORDER BY started_at LIMIT 1;
 
 -- name: begin
-INSERT INTO erasures (erasure_id, user_hash, started_at, counts)
+INSERT INTO {schema}.erasures (erasure_id, user_hash, started_at, counts)
 VALUES (%(erasure_id)s, %(user_hash)s, now(), '{}'::jsonb);
 
 -- name: note
-UPDATE erasures SET counts = %(counts)s WHERE erasure_id = %(erasure_id)s;
+UPDATE {schema}.erasures SET counts = %(counts)s WHERE erasure_id = %(erasure_id)s;
 
 -- name: finish
-UPDATE erasures SET finished_at = now(), counts = %(counts)s WHERE erasure_id = %(erasure_id)s;
+UPDATE {schema}.erasures SET finished_at = now(), counts = %(counts)s WHERE erasure_id = %(erasure_id)s;
 
 -- name: history
-SELECT erasure_id, user_hash, started_at, finished_at, counts FROM erasures
+SELECT erasure_id, user_hash, started_at, finished_at, counts FROM {schema}.erasures
 WHERE user_hash = %(user_hash)s ORDER BY started_at;
 
 -- name: finished_since
-SELECT user_hash, finished_at FROM erasures WHERE finished_at > %(since)s ORDER BY finished_at;
+SELECT user_hash, finished_at FROM {schema}.erasures WHERE finished_at > %(since)s ORDER BY finished_at;

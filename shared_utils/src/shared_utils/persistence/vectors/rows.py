@@ -30,7 +30,7 @@ def passage_of(row: Mapping[str, Any]) -> Passage:
         text=row["text"],
         agent_id=row["agent_id"],
         source_id=row["source_id"],
-        metadata=row["metadata"],
+        metadata=row["metadata"] or {},  # null, where an earlier release was given none
         content_hash=row["content_hash"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
