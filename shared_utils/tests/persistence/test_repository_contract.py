@@ -8,7 +8,7 @@ from typing import get_args
 from uuid import UUID
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import AwareDatetime, BaseModel
 
@@ -282,6 +282,7 @@ async def things(engine, request):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(questions())
+@example(([], Where("weight", "in", [0.5, 1])))
 async def test_every_question_is_answered_or_refused_as_in_memory(things, question):
     """The in-memory repository is what tests of applications run on: it must not take what a database refuses."""
     rows, where = question

@@ -48,8 +48,14 @@ def composed(conditions: Sequence[Where], table: Table[Any]) -> tuple[list[str],
         name = f"where_{number}"
         texts.append(condition(where, table, name))
         if where.value is not None:
-            params[name] = clean_json(list(where.value) if where.comparison == "in" else where.value)
+            params[name] = clean_json(_of_one_type(where, table) if where.comparison == "in" else where.value)
     return texts, params
+
+
+def _of_one_type(where: Where, table: Table[Any]) -> list[Any]:
+    """The values of ``in``; whole and other numbers cannot be sent in one array."""
+    is_float = table.columns[where.column] == "double precision"
+    return [float(value) if is_float else value for value in where.value]
 
 
 def condition(where: Where, table: Table[Any], name: str) -> str:

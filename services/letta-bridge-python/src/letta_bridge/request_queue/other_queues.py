@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
 from letta_bridge.request_queue.keys import Keys
@@ -49,17 +50,28 @@ class LeftBehind:
 async def left_behind(client: RedisClient, own: str) -> list[LeftBehind]:
     """Every queue but ``own`` that has work and no live bridge, as far as this Redis user may look; changes nothing.
 
+    Nodes of a Cluster that are down are left out: a bridge works without those that it does not need.
+
     Raises:
         RedisError, OSError: Redis is away, or forbids SCAN.
     """
-    names = set()
+    nodes: list[dict[str, Any]] = [{}]
+    out_of_reach: tuple[type[Exception], ...] = ()
+    if isinstance(client, RedisCluster):
+        await client.initialize()
+        nodes = [{"target_nodes": node} for node in client.get_primaries()]
+        out_of_reach = CONNECTION_ERRORS
+    names: set[str] = set()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_SCAN_SECONDS):
-            async for key in client.scan_iter(match=f"{{*}}{_MARK}", count=_SCANNED_AT_ONCE):
-                names.add(key.decode(errors="replace")[1 : -len(_MARK) - 1])
+            for node in nodes:
+                with contextlib.suppress(*out_of_reach):
+                    async for key in client.scan_iter(match=f"{{*}}{_MARK}", count=_SCANNED_AT_ONCE, **node):
+                        names.add(key.decode(errors="replace")[1 : -len(_MARK) - 1])
     found = []
     for name in sorted(names - {own}):
-        with contextlib.suppress(ResponseError):  # another's, of which this Redis user may see nothing
+        # One of another program's, of which this Redis user may see nothing, or on a node that is down.
+        with contextlib.suppress(ResponseError, *out_of_reach):
             if (queue := await _look(client, Keys(name))) is not None:
                 found.append(queue)
     return found
