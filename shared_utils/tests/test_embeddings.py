@@ -49,6 +49,12 @@ async def test_a_long_text_is_cut_and_an_empty_one_is_a_space():
     assert asked[0]["input"] == ["长" * 100, " "]
 
 
+async def test_texts_are_sent_as_utf8_whatever_they_hold():
+    made, asked = embedder(lambda body: vectors(*range(len(body["input"]))))
+    await made.embed(["half \ud83d", "NUL\x00"])
+    assert asked[0]["input"] == ["half \ufffd", "NUL\ufffd"]
+
+
 @pytest.fixture
 def pauses(monkeypatch):
     """The pauses before another attempt, in seconds; nobody waits for them."""

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from shared_utils.errors import MalformedMessage
 from shared_utils.limits import Limits
 from shared_utils.messages import (
-    MAX_SAFE_INTEGER,
     AiResponse,
     ErrorReply,
     Handover,
@@ -110,18 +109,18 @@ def test_unknown_fields_are_kept():
         b'"text"',
         b"not json",
         b'{"task_id":"a"} x',
-        b'{"content":5}',
-        b'{"content":["hi"]}',
+        b'{"content":true}',
+        b'{"content":[{"type":"image_url","image_url":{"url":"https://example.org/a.png"}}]}',
+        b'{"content":[{"type":"text"}]}',
+        b'{"content":[5]}',
+        b'{"meta":{"memory_type":5}}',
+        b'{"meta":{"memory_type":["temporary"]}}',
+        b'{"user_id":"a\\ud800"}',
+        b'{"user_id":"a\xff"}',
+        b'{"user_id":1e16}',
         b'{"user_id":true}',
         b'{"user_id":1.5}',
         b'{"user_id":{}}',
-        b'{"meta":[]}',
-        b'{"meta":{"lang":5}}',
-        b'{"timestamp":[]}',
-        b'{"content":"\xff"}',
-        b'{"content":"\\ud800"}',
-        b'{"\\ud800":1}',
-        b'{"x":' + b"9" * 5000 + b"}",
         b'{"user_id":' + b"9" * 5000 + b"}",
         b"[" * 200_000,
         b'{"x":' * 30_000,
@@ -130,7 +129,6 @@ def test_unknown_fields_are_kept():
         b'{"user_id":"a\\nb"}',
         '{"user_id":"a\x85b"}'.encode(),
         '{"task_id":"a"}'.encode("utf-16"),
-        b'\xef\xbb\xbf{"task_id":"a"}',
     ],
     ids=lambda payload: repr(payload[:24]),
 )
@@ -142,10 +140,21 @@ def test_what_breaks_the_contract_is_malformed(payload):
     assert "\n" not in str(caught.value)
 
 
-def test_an_integer_id_that_other_readers_would_round_is_refused():
-    assert parse({"user_id": MAX_SAFE_INTEGER - 1}).user_id == str(MAX_SAFE_INTEGER - 1)
+@pytest.mark.parametrize("field", ["user_id", "task_id"])
+@pytest.mark.parametrize("number", [2**53 - 1, 2**53, 2**53 + 1, 1234567890123456789, -(2**63), 10**30])
+def test_an_integer_id_is_its_digits_however_large(field, number):
+    assert getattr(parse({field: number}), field) == str(number)
+
+
+@pytest.mark.parametrize(("sent", "read"), [(b"7.0", "7"), (b"-0.0", "0"), (b"-0", "0"), (b"1e3", "1000")])
+def test_a_floating_point_id_is_taken_where_it_is_exact(sent, read):
+    assert parse_task(b'{"user_id":%s}' % sent, LIMITS).user_id == read
+
+
+@pytest.mark.parametrize("sent", [b"9007199254740992.0", b"1e300", b"1.5", b"1e999", b"NaN"])
+def test_an_inexact_floating_point_id_is_refused(sent):
     with pytest.raises(MalformedMessage, match="send it as text"):
-        parse({"user_id": MAX_SAFE_INTEGER})
+        parse_task(b'{"user_id":%s}' % sent, LIMITS)
 
 
 def test_of_a_repeated_key_the_last_counts():
@@ -188,11 +197,117 @@ def test_a_task_may_be_nested_as_deep_as_its_limit(place):
 
 
 def test_a_refusal_names_the_ids_but_never_what_the_user_wrote():
-    payload = json.dumps({"task_id": "t1", "user_id": "ada", "content": ["my secret"], "meta": {"lang": "my secret"}})
+    content = [{"type": "my secret", "text": "my secret"}]
+    payload = json.dumps({"task_id": "t1", "user_id": "ada", "content": content, "meta": {"lang": "my secret"}})
     with pytest.raises(MalformedMessage) as caught:
         parse_task(payload.encode(), LIMITS)
     assert (caught.value.task_id, caught.value.user_id) == ("t1", "ada")
     assert "secret" not in str(caught.value)
+
+
+def test_a_user_id_that_may_name_two_users_is_refused_with_the_task_id():
+    with pytest.raises(MalformedMessage, match="two users") as caught:
+        parse_task(b'{"task_id":"t1","user_id":"ada\\ud83d","content":"hi"}', LIMITS)
+    assert (caught.value.task_id, caught.value.user_id) == ("t1", None)
+
+
+@pytest.mark.parametrize(
+    ("payload", "read"),
+    [
+        (b'{"content":"a\\ud83d"}', {"content": "a\ufffd"}),
+        (b'{"content":"a\\ude00b"}', {"content": "a\ufffdb"}),
+        (b'{"content":"\\ud83d\\ude00"}', {"content": "\U0001f600"}),
+        (b'{"content":"a\xffb"}', {"content": "a\ufffdb"}),
+        (b'{"content":"\xe4\xbd"}', {"content": "\ufffd\ufffd"}),
+        (b'{"content":"a\\u0000b"}', {"content": "a\ufffdb"}),
+        (b'{"content":"a\nb\tc"}', {"content": "a\nb\tc"}),
+        (b'\xef\xbb\xbf{"content":"a"}', {"content": "a"}),
+        (b'{"content":"a"}\x00', {"content": "a"}),
+        (b'{"content":"a"}\r\n', {"content": "a"}),
+        (b'{"task_id":"a\\ud83d","content":"a"}', {"task_id": "a\ufffd"}),
+        (b'{"\\ud83d":1,"content":"a"}', {"content": "a"}),
+        (b'{"x":' + b"9" * 5000 + b',"content":"a"}', {"content": "a"}),
+        (b'{"x":"\\ud83d","content":"a","meta":{"lang":"\\ud83d","y":["\\ud83d"]}}', {"content": "a"}),
+    ],
+    ids=lambda value: repr(value[:30]) if isinstance(value, bytes) else None,
+)
+def test_what_utf8_cannot_hold_becomes_the_replacement_character(payload, read):
+    task = parse_task(payload, LIMITS)
+    assert {name: getattr(task, name) for name in read} == read
+    parse_task(dump(task), LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        ([], {}),
+        ([1], {}),
+        ("", {}),
+        ("web", {}),
+        (5, {}),
+        (False, {}),
+        ('{"lang":"en"}', {"lang": "en"}),
+        ({"lang": 5}, {"lang": "5"}),
+        ({"trace_id": 17, "persona": 3}, {"trace_id": "17", "persona": "3"}),
+        ({"lang": ["zh", "en"]}, {"lang": '["zh", "en"]'}),
+        ({"memory_type": " Temporary "}, {"memory_type": "temporary"}),
+        ({"memory_type": ""}, {}),
+    ],
+)
+def test_meta_of_any_shape_loses_no_message(sent, read):
+    task = parse({"content": "hi", "meta": sent})
+    assert task.content == "hi"
+    assert task.meta.model_dump(exclude_none=True) == read
+
+
+@pytest.mark.parametrize(
+    ("field", "sent", "read"),
+    [
+        ("type", 5, "5"),
+        ("type", False, "text"),
+        ("source", {"app": "web"}, '{"app": "web"}'),
+        ("source", 0, "user"),
+        ("input_file", False, None),
+        ("input_file", [], None),
+        ("input_file", 7, "7"),
+        ("timestamp", [1], "[1]"),
+        ("timestamp", True, "true"),
+        ("timestamp", 10**400, str(10**400)),
+    ],
+)
+def test_a_field_that_is_only_passed_on_may_have_any_shape(field, sent, read):
+    task = parse({"content": "hi", field: sent})
+    assert (task.content, getattr(task, field)) == ("hi", read)
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        (42, "42"),
+        (1.5, "1.5"),
+        ([], ""),
+        (["a", "b"], "a\nb"),
+        ([{"type": "text", "text": "a"}, {"type": "input_text", "text": "b"}, {"text": "c"}], "a\nb\nc"),
+        ({"type": "text", "text": "a"}, "a"),
+    ],
+)
+def test_content_is_text_or_text_parts(sent, read):
+    assert parse({"content": sent}).content == read
+
+
+@pytest.mark.parametrize(
+    ("sent", "named"),
+    [
+        ([{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}], "'image_url'"),
+        ([{"type": "my secret words"}], "an unknown type"),
+        ([{"type": "text", "text": 5}], "'text'"),
+        ([None], "an unknown type"),
+        ({}, "'text'"),
+    ],
+)
+def test_a_content_part_without_text_is_named(sent, named):
+    with pytest.raises(MalformedMessage, match=f"content holds a part of (type )?{named}; only text parts"):
+        parse({"content": sent})
 
 
 @pytest.mark.parametrize(
@@ -204,8 +319,12 @@ def test_a_refusal_names_the_ids_but_never_what_the_user_wrote():
         (b'{"task_id":"","user_id":["b"]}', (None, None)),
         (b'{"task_id":"a\\u0000","user_id":"' + b"u" * 257 + b'"}', (None, None)),
         (b'{"task_id":"a","content":"cut o', ("a", None)),
+        (b'{"task_id":1.0,"user_id":12345678901234567890}', ("1", "12345678901234567890")),
+        (b'{"task_id":1.5,"user_id":[]}', (None, None)),
+        (b'{"task_id":"a\\ud83d","user_id":"b\\ud83d"}', ("a\ufffd", None)),
+        (b'{"task_id":"a\xff","user_id":"b\xff"', ("a\ufffd", None)),
         (b'{"content":"\xff","task_id" : "a"', ("a", None)),
-        (b'{"task_id":"\xff","user_id":"b"', (None, "b")),
+        (b'{"task_id":"\x01","user_id":"b"', (None, "b")),
         (b'{"content":"\\"task_id\\":\\"forged\\"', (None, None)),
         (b'{"task_id":"a","x":' + b"[" * 100_000, ("a", None)),
         (b'{"task_id":"a","x":' + b"9" * 5000 + b"}", ("a", None)),
@@ -363,8 +482,8 @@ def test_no_field_other_programs_know_was_renamed_or_dropped(model, contract):
 
 
 def test_a_chat_ais_answer_is_read_tolerantly():
-    answer = AiResponse.model_validate_json(b'{"user_id":7,"text":null,"timestamp":1.5,"mood":"glad"}')
-    assert (answer.user_id, answer.text, answer.model_extra) == ("7", "", {"mood": "glad"})
+    answer = AiResponse.model_validate({"user_id": 7, "text": None, "timestamp": 1.5, "audio_file": 0, "mood": "glad"})
+    assert (answer.user_id, answer.text, answer.audio_file, answer.model_extra) == ("7", "", None, {"mood": "glad"})
 
 
 def test_now_is_in_seconds():

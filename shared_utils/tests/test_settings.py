@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from shared_utils.errors import SettingsError
-from shared_utils.settings import LogSettings, RedisSettings, Section, TextList, load, setting
+from shared_utils.settings import LogSettings, RedisSettings, Section, TextList, config_file, load, setting
 
 
 class Inner(Section):
@@ -138,6 +139,67 @@ def test_a_secret_may_lie_in_a_file(checkout, tmp_path):
     assert loaded.origins["redis.password"] == "REDIS_PASSWORD_FILE"
     both = checkout.read(environ={"REDIS_PASSWORD_FILE": str(secret), "REDIS_PASSWORD": "plain"})
     assert both.settings.redis.password.get_secret_value() == "plain"
+
+
+@pytest.mark.parametrize("left", ["\n", "\r\n", "\ufeff", "\u200b"], ids=ascii)
+def test_what_cannot_be_meant_is_stripped_wherever_a_value_comes_from(checkout, tmp_path, left):
+    secret = tmp_path / "secret"
+    secret.write_text(f"\ufeff wörd {left}", encoding="utf-8")
+    environ = {
+        "REDIS_HOST": f" valkey{left}",
+        "REDIS_PORT": f"7{left}",
+        "LOG_LEVEL": f"'DEBUG'{left}",
+        "LOG_USER_IDS": f"TRUE{left}",
+        "LETTA_API_KEY": f'"key"{left}',
+        "REDIS_PASSWORD_FILE": f"{secret}{left}",
+    }
+    settings = checkout.read({"redis": {"username": f"ada{left}"}}, environ=environ).settings
+    redis = settings.redis
+    assert (redis.host, redis.port, redis.username) == ("valkey", 7, "ada")
+    assert (settings.logs.level, settings.logs.user_ids) == ("debug", True)
+    assert (settings.letta.api_key.get_secret_value(), redis.password.get_secret_value()) == ("key", " wörd ")
+
+
+@pytest.mark.parametrize("written", ["INFO", "Info", " info "])
+def test_a_choice_may_be_written_in_any_case(checkout, written):
+    assert checkout.read({"logs": {"level": written}}).settings.logs.level == "info"
+    assert checkout.read({"letta": {"routing": {"a": " HERE "}}}).settings.letta.routing == {"a": "here"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "sentence"),
+    [
+        ({"REDIS_PASSWORD": "hunter\n2"}, "the setting redis.password (from REDIS_PASSWORD) holds a line break"),
+        ({"REDIS_URL": "redis://:hunter2@h\x01"}, "the setting redis.url (from REDIS_URL) holds a line break"),
+        ({"LETTA_API_KEY": "hunter2\udcff"}, "the setting letta.api_key (from LETTA_API_KEY) holds bytes that are not"),
+        ({"REDIS_HOST": "hunter2\x01"}, "the setting redis.host (from REDIS_HOST) holds a line break or another"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_its_variable_alone(checkout, environ, sentence):
+    refusal = checkout.refusal(environ=environ)
+    assert refusal.startswith(sentence)
+    assert "hunter" not in refusal
+
+
+def test_a_variable_of_blanks_counts_as_not_set(checkout):
+    assert checkout.read(environ={"REDIS_HOST": " ", "REDIS_PORT": "\n", "REDIS_PASSWORD": '""'}).settings == Settings()
+
+
+def test_what_kubernetes_sets_for_a_service_named_redis_counts_as_not_set(checkout):
+    environ = {"REDIS_PORT": "tcp://10.96.0.1:6379", "REDIS_PORT_6379_TCP": "tcp://10.96.0.1:6379"}
+    assert checkout.read(environ=environ).settings.redis.port == 6379
+    assert checkout.read({"redis": {"port": 7}}, environ=environ).settings.redis.port == 7
+
+
+def test_a_configuration_file_that_is_named_must_exist(tmp_path):
+    path, named = config_file(None, {"LETTA_BRIDGE_CONFIG": f"'{tmp_path}/typo.json'\n"})
+    assert (path, named) == (tmp_path / "typo.json", True)
+    with pytest.raises(SettingsError, match=r"typo\.json does not exist"):
+        load(Settings, config=path, environ={}, must_exist=named)
+    assert config_file(tmp_path / "x.json", {}) == (tmp_path / "x.json", True)
+    path, named = config_file(None, {"LETTA_BRIDGE_CONFIG": " "})
+    assert (path, named) == (Path("config.json"), False)
+    assert load(Settings, config=tmp_path / "none.json", environ={}).config is None
 
 
 @pytest.mark.parametrize("content", ["", "\n", " \t\n"])

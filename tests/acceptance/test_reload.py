@@ -74,6 +74,18 @@ def test_wrong_settings_are_refused_and_the_bridge_goes_on(bridge_factory, redis
     assert hang_up(bridge, "settings_reloaded")["changed"] == {"guards.max_age": 1.0}
 
 
+def test_settings_stay_where_their_file_is_gone(bridge_factory, redis_url, configuration):
+    configuration.change(guards={"max_age": 1})
+    nobody = f"http://{HOST}:{free_port()}"
+    bridge = bridge_factory(redis_url, nobody, LETTA_BRIDGE_CONFIG=str(configuration.path))
+    configuration.path.unlink()
+    line = hang_up(bridge, "settings_refused")
+    assert f"{configuration.path.name} does not exist" in line["error"]
+    configuration.path.write_text("{}")
+    configuration.change(guards={"max_age": 2})
+    assert hang_up(bridge, "settings_reloaded")["changed"] == {"guards.max_age": 2.0}
+
+
 def test_memory_python_takes_a_new_log_level_over(memory_factory, redis_url, configuration):
     memory = memory_factory(redis_url, LETTA_BRIDGE_CONFIG=str(configuration.path))
     configuration.change(logs={"level": "debug"}, memory={"batch": 7})

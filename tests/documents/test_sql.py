@@ -16,7 +16,7 @@ def test_the_page_is_current():
 
 def test_a_statement_is_known_however_it_is_spaced_and_in_either_dialect():
     insert = (
-        'INSERT INTO "agent_conversations" '
+        'INSERT INTO "letta_bridge"."agent_conversations" '
         '("id", "user_id", "source", "title", "metadata", "created_at", "updated_at") '
         'SELECT "id", "user_id", "source", "title", "metadata"::jsonb, "created_at", "updated_at" FROM '
         '(SELECT unnest(%(id)s::text[]) AS "id", unnest(%(user_id)s::text[]) AS "user_id", '
@@ -31,7 +31,7 @@ def test_a_statement_is_known_however_it_is_spaced_and_in_either_dialect():
 
 
 def test_filters_are_known_by_their_conditions():
-    begin, end = 'SELECT count(*) AS rows FROM "agent_messages"', '"role" = %(where_0)s::text'
+    begin, end = 'SELECT count(*) AS rows FROM "letta_bridge"."agent_messages"', '"role" = %(where_0)s::text'
     assert known(f'{begin} WHERE {end} AND "content" IS NULL AND "ordinal" = ANY(%(where_12)s::bigint[])')
     assert not known(f"{begin} WHERE {end} OR {end}")
     assert not known(f"{begin} WHERE \"role\" = 'user'")

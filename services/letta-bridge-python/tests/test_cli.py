@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -132,7 +133,7 @@ def test_a_wrong_flag_is_named(call):
 def test_without_redis_the_exit_code_is_4(call, nowhere, command):
     result = call(*arguments_of(command), REDIS_URL=nowhere)
     assert result.exit_code == 4
-    assert sentence(result).startswith("Redis cannot be reached (")
+    assert re.match(r"Redis at 127\.0\.0\.1:\d+ cannot be reached: nobody listens there", sentence(result))
 
 
 def test_a_taken_http_port_ends_run_with_one_sentence(call, nowhere, tmp_path):
@@ -156,3 +157,30 @@ def test_a_task_nobody_answers_is_exit_code_3(call, redis_url):
     result = call("send", "hi", "--wait", "0.1", REDIS_URL=redis_url)
     assert result.exit_code == 3
     assert "within 0.1 s; is a bridge running?" in sentence(result)
+
+
+def test_an_argument_that_is_no_utf8_is_refused(tmp_path):
+    command = [
+        sys.executable.encode(),
+        b"-m",
+        b"letta_bridge.main",
+        b"sessions",
+        b"settings",
+        b"ada\xff",
+        b"--no-permanent-memory",
+    ]
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, env={"PYTHONUTF8": "1"}, check=False)
+    assert done.returncode == 2
+    assert done.stderr.decode() == (
+        "letta-bridge: the argument 'ada\\udcff' is not UTF-8 text; type it anew, in a terminal that uses UTF-8\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_may_be_any_bytes(tmp_path):
+    config = tmp_path / "confi\udcff.json"
+    config.write_text('{"queue": {"requests": "of that file"}}')
+    command = [sys.executable, "-m", "letta_bridge.main", "config", "queue.requests", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, env={"PYTHONUTF8": "1"}, check=False)
+    assert done.returncode == 2
+    assert b"queue.requests" in done.stderr

@@ -248,6 +248,14 @@ def test_replay_pushes_a_file_in_order_and_names_what_is_no_task(on, client, tmp
 
 
 @pytest.mark.integration
+def test_replay_takes_a_file_with_a_byte_order_mark_and_names_one_in_utf16(on, client, tmp_path):
+    lines = '{"task_id":"1","user_id":"ada","content":"你好"}\r\n{"task_id":"2","content":"half \\ud83d"}\r\n'
+    (tmp_path / "tasks.jsonl").write_bytes(lines.encode("utf-8-sig"))
+    assert json.loads(on("replay", str(tmp_path / "tasks.jsonl"), "--json").stdout)["pushed"] == 2
+    (tmp_path / "wide.jsonl").write_bytes(lines.encode("utf-16"))
+    assert "is UTF-16; save it as UTF-8" in on("replay", str(tmp_path / "wide.jsonl"), code=2).stderr
+
+
 def test_replay_reads_standard_input_at_a_rate(on, client):
     tasks = "".join(f'{{"task_id":"{number}"}}\n' for number in range(5))
     assert json.loads(on("replay", "-", "--rate", "1000", "--json", stdin=tasks).stdout)["pushed"] == 5
@@ -366,7 +374,7 @@ def test_doctor_fails_with_exit_code_1_and_a_line_for_each(call, tmp_path):
 def test_without_redis_every_command_says_so(call, arguments):
     result = call(*arguments, REDIS_URL=f"redis://:{SECRET}@127.0.0.1:1")
     assert result.exit_code == 4
-    assert result.stderr.startswith("letta-bridge: Redis cannot be reached (")
+    assert result.stderr.startswith("letta-bridge: Redis at 127.0.0.1:")
     assert SECRET not in result.output
 
 

@@ -351,8 +351,8 @@ async def test_a_letta_that_is_not_used_is_not_asked(settings, stub_letta):
     assert stub_letta.turns == 0
 
 
-async def test_an_address_that_is_none_hides_no_other_finding(settings):
-    findings = await report(settings(letta={"api_urls": ["http://[broken"]}))
+async def test_an_address_that_leads_nowhere_hides_no_other_finding(settings):
+    findings = await report(settings(letta={"api_urls": ["http://" + "x" * 300 + ".invalid"]}))
     assert any(one.level is Level.FAIL and one.subject.startswith("letta") for one in findings)
     assert "sessions" in {finding.subject for finding in findings}
 

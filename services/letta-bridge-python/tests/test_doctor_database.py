@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import psycopg
 import pytest
 from psycopg import sql
 
 from letta_bridge.doctor import Level, database
 from letta_bridge.settings import BridgeSettings
+from local_stack.databases import bouncing
 from opengauss_double import Accounts
 from shared_utils.persistence.database import Database
 from shared_utils.persistence.migration import migrate
@@ -163,38 +162,10 @@ async def test_text_in_the_clear_is_named(postgres_url):
     assert "db.example" in found["database.tls"][1]
 
 
-async def test_a_pooler_is_named(postgres_url, pooler):
-    found = await report(settings_for(await pooler(postgres_url)))
-    assert found["database.pooler"][0] is Level.WARN
-    assert "pool_mode = session" in found["database.pooler"][1]
-
-
-@pytest.fixture
-async def pooler():
-    """Something like PgBouncer, as far as a client sees: it hands out backend keys of its own."""
-    servers, tasks = [], []
-
-    async def relay(reader, writer, change=None):
-        while data := await reader.read(65536):
-            writer.write(change(data) if change else data)
-        writer.close()
-
-    def own_key(data):
-        at = data.find(b"K\x00\x00\x00\x0c")
-        return data if at < 0 else data[: at + 5] + b"\x00\x00\x00\x07" + data[at + 9 :]
-
-    async def start(url):
-        host, port = url.rpartition("@")[2].partition("/")[0].split(":")
-
-        async def accepted(reader, writer):
-            up_reader, up_writer = await asyncio.open_connection(host, int(port))
-            tasks.append(asyncio.current_task())
-            await asyncio.gather(relay(reader, up_writer), relay(up_reader, writer, own_key))
-
-        servers.append(await asyncio.start_server(accepted, "127.0.0.1", 0))
-        return url.replace(f":{port}/", f":{servers[-1].sockets[0].getsockname()[1]}/")
-
-    yield start
-    for server in servers:
-        server.close()
-    await asyncio.gather(*tasks)
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+async def test_a_pooler_is_named_and_is_no_fault(postgres_url, tmp_path, mode):
+    with bouncing(postgres_url, tmp_path / "pgbouncer", mode) as pooler:
+        found = await report(settings_for(pooler.url()))
+    assert found["database.pooler"][0] is Level.OK
+    assert "pooler" in found["database.pooler"][1]
+    assert "database.pooler" not in await report(settings_for(postgres_url))

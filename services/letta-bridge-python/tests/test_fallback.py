@@ -72,6 +72,16 @@ async def subscribed(client, channel):
             await asyncio.sleep(0.005)
 
 
+@pytest.mark.parametrize(
+    "said", [b'{"text":"hi \\ud83d"}', b'{"text":"hi \xff"}', b'\xef\xbb\xbf{"text":"hi \\u0000"}'], ids=ascii
+)
+async def test_somebody_elses_answer_counts_whatever_it_is_encoded_in(make_fallback, client, handed_over, said):
+    answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "breaker_open"))
+    await handed_over()
+    await client.publish("task_response:t1", said)
+    assert (await answering).text == "hi \ufffd"
+
+
 async def test_the_task_is_handed_over_whole_with_how_to_answer(make_fallback, client, handed_over):
     answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "breaker_open"))
     (task,) = await handed_over()

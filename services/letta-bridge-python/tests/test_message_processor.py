@@ -9,8 +9,10 @@ import json
 import pytest
 
 from letta_bridge.errors import EmptyAnswer, LettaRejected, LettaUnavailable, TurnFateUnknown
+from letta_bridge.journal.record import read_entry
 from letta_bridge.letta import TurnAnswer
 from letta_bridge.letta.fake import echo
+from letta_bridge.request_queue.journal_backlog import JournalEntry
 from letta_bridge.turn_lease import TurnLease, clock
 from letta_bridge.uploads import user_folder
 from shared_utils.persistence.sessions import Session
@@ -360,7 +362,9 @@ async def test_the_session_store_away_does_not_stop_anybody(rig):
     [
         (b"not json", "malformed"),
         (b"[]", "malformed"),
-        (b'{"task_id":"x","content":5}', "malformed"),
+        (b'{"task_id":"x","content":true}', "malformed"),
+        (b'{"task_id":"x","content":[{"type":"image_url"}]}', "malformed"),
+        (b'{"task_id":"x","user_id":"half \\ud83d","content":"hi"}', "malformed"),
         (b'{"task_id":"x","content":"   "}', "empty_content"),
         (b'{"task_id":"x"}', "empty_content"),
         (b'{"task_id":"x","input_file":"../../etc/passwd"}', "upload_refused"),
@@ -374,6 +378,57 @@ async def test_what_can_never_be_answered_is_a_dead_letter(rig, payload, code):
     assert kept == payload
     if b"task_id" in payload:
         assert rig.replies()[0]["code"] == code
+
+
+HALF = b"\\ud83d"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"task_id":"t1","user_id":"ada","content":"hi %s"}' % HALF,
+        b'{"task_id":"t1","user_id":"ada","content":"hi","source":"%s","timestamp":"%s"}' % (HALF, HALF),
+        b'{"task_id":"t1","user_id":"ada","content":"hi","type":"%s","input_file":"%s"}' % (HALF, HALF),
+        b'{"task_id":"t1","user_id":"ada","content":"hi","%s":["%s"]}' % (HALF, HALF),
+        b'{"task_id":"t1","user_id":"ada","content":"hi","meta":{"lang":"%s","persona":"%s"}}' % (HALF, HALF),
+        b'{"task_id":"t1","user_id":"ada","content":"hi \xff"}',
+        b'{"task_id":"t1","user_id":"ada","content":"hi\\u0000"}',
+        b'\xef\xbb\xbf{"task_id":"t1","user_id":"ada","content":"hi"}',
+        b'{"task_id":"t1","user_id":"ada","content":"hi","meta":[]}',
+        b'{"task_id":"t1","user_id":"ada","content":[{"type":"text","text":"hi"}]}',
+    ],
+    ids=ascii,
+)  # fmt: skip
+@pytest.mark.parametrize("letta_is_down", [False, True])
+async def test_text_that_is_no_utf8_is_answered_journalled_and_told(make_rig, payload, letta_is_down):
+    rig = make_rig(database={"db_url": "postgresql://127.0.0.1/none"})
+    rig.letta.down = letta_is_down
+    rig.fallback.foreign = True
+    rig.shelf.push(payload)
+    await rig.work_off()
+    (reply,) = rig.replies()
+    assert (reply["task_id"], reply["source"]) == ("t1", "memory-python" if letta_is_down else "letta")
+    assert not rig.shelf.dead
+    ((entry, said, answer),) = rig.shelf.journal
+    assert read_entry(JournalEntry(entry, said, answer)).messages[0].content.startswith("hi")
+    rig.letta_comes_back()
+    rig.push("t2")
+    await rig.work_off()
+    assert [reply["source"] for reply in rig.replies()][1:] == ["letta"]
+
+
+@pytest.mark.parametrize("user_id", [1234567890123456789, -(2**63), 2**53])
+async def test_a_platforms_large_user_numbers_have_an_agent_each(rig, user_id):
+    rig.push("t1", user=user_id)
+    rig.push("t2", user=user_id + 1)
+    rig.push("t3", user=str(user_id))
+    await rig.work_off()
+    assert {reply["task_id"]: reply["user_id"] for reply in rig.replies()} == {
+        "t1": str(user_id),
+        "t2": str(user_id + 1),
+        "t3": str(user_id),
+    }
+    assert len(await rig.letta.find_agents([f"user:{user_id}"])) == 1
 
 
 async def test_a_task_handed_out_in_vain_too_often_is_a_dead_letter(rig):

@@ -94,6 +94,71 @@ def test_a_switch_is_set_by_a_word(tmp_path, text, value):
     assert settings_of({}, tmp_path, LETTA_ENABLED=text).letta.enabled is value
 
 
+def test_a_file_that_is_named_and_missing_is_refused(tmp_path):
+    missing = tmp_path / "typo.json"
+    for named, environ in ((missing, {}), (None, {"LETTA_BRIDGE_CONFIG": str(missing)})):
+        with pytest.raises(SettingsError, match=r"typo\.json does not exist"):
+            read_settings(named, environ=environ)
+
+
+def test_a_file_that_was_there_at_the_start_is_as_good_as_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_settings(environ={}).config is None
+    Path("config.json").write_text('{"guards": {"max_lane": 5}}', encoding="utf-8")
+    first = read_settings(environ={})
+    Path("config.json").unlink()
+    with pytest.raises(SettingsError, match="does not exist"):
+        read_settings(first.config, environ={})
+
+
+@pytest.mark.parametrize(
+    "written", ["secret-key\n", "\ufeffsecret-key", "'secret-key'", "Bearer secret-key", " secret-key "]
+)
+@pytest.mark.parametrize("name", ["LETTA_API_KEY", "EMBEDDING_API_KEY"])
+def test_a_key_is_what_can_be_sent(tmp_path, name, written):
+    settings = settings_of({}, tmp_path, **{name: written})
+    key = settings.letta.api_key if name == "LETTA_API_KEY" else settings.embeddings.api_key
+    assert key.get_secret_value() == "secret-key"
+
+
+@pytest.mark.parametrize(("name", "setting"), [("LETTA_API_KEY", "letta"), ("EMBEDDING_API_KEY", "embeddings")])
+@pytest.mark.parametrize("key", ["secret-é", "secret-键", "sec\tret"])
+def test_a_key_that_cannot_be_sent_is_refused(tmp_path, name, setting, key):
+    with pytest.raises(SettingsError, match=rf"the setting {setting}\.api_key \(from {name}\)") as caught:
+        settings_of({}, tmp_path, **{name: key})
+    assert key not in str(caught.value)
+
+
+def test_a_token_for_others_is_trimmed(tmp_path):
+    token = settings_of({}, tmp_path, BRIDGE_API_TOKEN=" a-token-时\n").bridge.api_token
+    assert token.get_secret_value() == "a-token-时"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["letta:8283", "http://", "http://h:port", "http://[broken", "ftp://h", "http://a b:1", "http://u:hunter2@h", "h"],
+)
+def test_an_address_of_letta_that_is_none_is_refused(tmp_path, url):
+    with pytest.raises(SettingsError, match=r"the setting letta\.api_urls \(from LETTA_API_URL\) is wrong: ") as caught:
+        settings_of({}, tmp_path, LETTA_API_URL=f"http://fine:8283,{url}")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_addresses_of_letta_lose_what_cannot_be_meant(tmp_path):
+    urls = settings_of({}, tmp_path, LETTA_API_URL="'http://a:8283, http://[::1]:8283'\r\n").letta.api_urls
+    assert urls == ("http://a:8283", "http://[::1]:8283")
+
+
+@pytest.mark.parametrize("port", ["REDIS_PORT", "BRIDGE_HTTP_PORT", "LETTA_BRIDGE_REDIS_PORT"])
+def test_a_port_of_kubernetes_is_none_of_ours(tmp_path, port):
+    assert settings_of({}, tmp_path, **{port: "tcp://10.96.0.1:6379"}) == BridgeSettings()
+
+
+def test_a_route_may_be_written_in_capitals(tmp_path):
+    routing = settings_of({"letta": {"memory_type_routing": {"permanent": "LETTA"}}}, tmp_path).letta
+    assert routing.memory_type_routing["permanent"] == "letta"
+
+
 def test_the_state_of_each_tenant_lies_in_a_place_of_its_own(tmp_path):
     environ = {"DATABASE_URL": "postgresql://h/d", "DATA_DIR": "/data"}
     places = set()

@@ -179,7 +179,7 @@ async def test_a_file_may_be_as_large_as_the_limit(root):
     await refused(root, "large.txt", f"more than {LIMIT} bytes")
 
 
-@pytest.mark.parametrize("content", [b"\x89PNG\xff", "留言".encode("gbk"), "hi".encode("utf-16")])
+@pytest.mark.parametrize("content", [b"\x89PNG\xff", "留言".encode("gbk"), b"\x7fELF\x02\x01" + bytes(9)])
 async def test_what_is_not_utf8_is_refused(root, content):
     (root / ADA / "odd.txt").write_bytes(content)
     await refused(root, "odd.txt", "not UTF-8")
@@ -187,5 +187,19 @@ async def test_what_is_not_utf8_is_refused(root, content):
 
 @pytest.mark.parametrize(("content", "text"), [(b"", ""), (b"\xef\xbb\xbfhi", "hi"), (b"a\r\nb", "a\r\nb")])
 async def test_text_is_read_as_it_is_but_for_a_byte_order_mark(root, content, text):
+    (root / ADA / "odd.txt").write_bytes(content)
+    assert await text_of(root, "odd.txt") == text
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("留言 😀".encode("utf-16"), "留言 😀"),
+        ("留".encode() * 30 + b"\xe7\x95", "留" * 30 + "\ufffd"),
+        (b"x" * 40 + b"\x00", "x" * 40 + "\ufffd"),
+    ],
+    ids=["utf-16", "cut within a character", "NUL at the end"],
+)
+async def test_a_few_broken_characters_are_replaced(root, content, text):
     (root / ADA / "odd.txt").write_bytes(content)
     assert await text_of(root, "odd.txt") == text

@@ -17,6 +17,12 @@ def test_every_way_of_writing_a_line(tmp_path: Path) -> None:
     assert env_file.read(file) == expected
 
 
+def test_a_file_of_windows_is_read(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_bytes("\ufeffA=1\r\nB='two'\r\n\r\n# C=3\r\nD=4 \r\n".encode())
+    assert env_file.read(file) == {"A": "1", "B": "two", "D": "4"}
+
+
 def test_a_line_that_is_none_is_named_by_its_number_only(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_text("A=1\nsecret-without-name\n", "utf-8")

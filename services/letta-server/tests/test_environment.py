@@ -50,3 +50,9 @@ def test_letta_does_not_see_what_is_ours() -> None:
 def test_everything_letta_writes_is_below_its_directory() -> None:
     paths = [made()[name] for name in ("HOME", "LETTA_DIR", "LETTA_LOGGING_LETTA_LOG_PATH")]
     assert all(path.startswith("/data") for path in paths)
+
+
+def test_letta_gets_values_without_what_cannot_be_meant() -> None:
+    letta = made(OPENAI_BASE_URL="'http://model/v1'\r\n", ANTHROPIC_API_KEY="k\n", LETTA_REDIS_PORT="tcp://10.96.0.1:1")
+    assert (letta["OPENAI_BASE_URL"], letta["ANTHROPIC_API_KEY"]) == ("http://model/v1", "k")
+    assert letta["LETTA_REDIS_PORT"] == "6379"

@@ -55,6 +55,38 @@ def test_check_reports_and_changes_nothing(letta_server: Any, postgres: Any, dat
     assert (code, "holds Letta" in said) == (0, True)
 
 
+def test_tables_are_found_where_they_are_whatever_the_search_path_says(
+    letta_server: Any, postgres: Any, database: str
+) -> None:
+    settings = postgres.variables(database)
+    assert letta_server.run("init", settings=settings)[0] == 0
+    with postgres.connect() as connection:
+        connection.execute(f'ALTER DATABASE "{database}" SET search_path = nowhere')
+        connection.execute(f'ALTER DATABASE "{database}" SET DateStyle = German')
+    code, said = letta_server.run("init", "--check", settings=settings)
+    assert (code, "holds Letta 0.16.8's schema" in said) == (0, True)
+    with postgres.connect(database) as connection:
+        connection.execute("SET search_path TO public; CREATE SCHEMA other; ALTER TABLE agents SET SCHEMA other")
+        for table in ("alembic_version", "messages"):
+            connection.execute(f"CREATE TABLE other.{table} (LIKE public.{table})")
+        connection.execute("CREATE TABLE public.agents (id text)")
+    code, said = letta_server.run("init", "--check", settings=settings)
+    assert (code, "several schemas (other, public)" in said) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [("default_transaction_read_only = on", "read-only"), ("session_replication_role = replica", "foreign keys")],
+)
+def test_a_database_in_which_letta_would_fail_or_lose_data_is_refused(
+    letta_server: Any, postgres: Any, empty: str, setting: str, named: str
+) -> None:
+    with postgres.connect() as connection:
+        connection.execute(f'ALTER DATABASE "{empty}" SET {setting}')
+    code, said = letta_server.run("init", settings=postgres.variables(empty))
+    assert (code, named in said, said.count("\n")) == (1, True, 1)
+
+
 def test_ten_at_once_make_one_schema(letta_server: Any, postgres: Any, server: Any, database: str) -> None:
     started = [letta_server.start("init", settings=server.variables(database)) for _ in range(10)]
     assert [one.ended() for one in started] == [0] * 10, [one.said for one in started]

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
+from local_stack.databases import bouncing
 from local_stack.letta import Letta
 from local_stack.valkey import Valkey
 from opengauss_double.profiles import PROFILES
@@ -93,8 +97,62 @@ def letta_on_double(
     locks.stop()
 
 
+@pytest.fixture
+def letta_behind(scripted_model: Any, tmp_path: Path) -> Iterator[Callable[..., Letta]]:
+    """A real Letta on a database behind a PgBouncer in the given mode."""
+    with ExitStack() as held:
+
+        def start(url: str, mode: Any) -> Letta:
+            locks = Valkey(tmp_path / "locks", durable=False)
+            locks.start()
+            held.callback(locks.stop)
+            locks.wait_ready()
+            pooler = held.enter_context(bouncing(url, tmp_path / "pgbouncer", mode, default_pool_size="8"))
+            letta = Letta(
+                tmp_path / "letta",
+                database_url=f"{pooler.url()}?sslmode=disable",
+                locks=(locks.host, locks.port),
+                model=scripted_model.access,
+            )
+            size = "8" if mode == "session" else "20"
+            letta.environment |= {"LETTA_PG_POOL_SIZE": size, "LETTA_PG_MAX_OVERFLOW": "0"}
+            letta.start()
+            held.callback(letta.stop)
+            letta.wait_ready()
+            return letta
+
+        yield start
+
+
 def test_on_postgresql(letta: Letta) -> None:
     assert life(letta) == OUTCOME
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_behind_a_pooler(letta_behind: Callable[..., Letta], postgres_url: str, mode: str) -> None:
+    """Also with defaults of the database that would send Letta elsewhere, and with more connections than sessions."""
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        name = connection.info.dbname
+        connection.execute("CREATE SCHEMA elsewhere")
+        for setting in ("DateStyle = German", "standard_conforming_strings = off", "array_nulls = off"):
+            connection.execute(f'ALTER DATABASE "{name}" SET {setting}')
+        letta = letta_behind(postgres_url, mode)
+        # Now that its tables are there, the default leads to other ones.
+        connection.execute(f'ALTER DATABASE "{name}" SET search_path = elsewhere')
+        connection.execute(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        assert life(letta) == OUTCOME
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(talk, [letta] * 16)) == [OUTCOME["said"][:1]] * 16
+        found = connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'elsewhere'").fetchone()
+        assert found == (0,)
+
+
+def test_behind_a_pooler_on_opengauss(letta_behind: Callable[..., Letta], gauss_factory: Any, database: str) -> None:
+    url = gauss_factory("7.0").double.url(database.replace(" ", "%20"))
+    assert life(letta_behind(url, "transaction")) == OUTCOME
 
 
 @pytest.mark.parametrize("profile", ["6.0.2", "7.0"])
@@ -125,6 +183,15 @@ def life(letta: Letta) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {letta.api_key}"}
     with httpx.Client(base_url=f"{letta.url}/v1", headers=headers, timeout=60, trust_env=False) as client:
         return _Life(client, letta).lived()
+
+
+def talk(letta: Letta) -> list[Any]:
+    """A new agent is told something, while others are."""
+    headers = {"Authorization": f"Bearer {letta.api_key}"}
+    with httpx.Client(base_url=f"{letta.url}/v1", headers=headers, timeout=60, trust_env=False) as client:
+        one = _Life(client, letta)
+        agent = one._call("POST", "/agents/", json=one._agent())["id"]
+        return [one._say(agent, TOLD[0])]
 
 
 class _Life:

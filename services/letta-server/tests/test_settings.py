@@ -96,3 +96,48 @@ def test_the_secure_flag_wants_a_password() -> None:
     with pytest.raises(SettingsRefused):
         read(URI, secure=True)
     assert read(URI | {"LETTA_SERVER_PASSWORD": "x"}, secure=True).password == "x"
+
+
+@pytest.mark.parametrize("left", ["\n", "\r\n", "\ufeff", "\u200b"], ids=ascii)
+def test_what_cannot_be_meant_is_stripped(left: str, tmp_path: Path) -> None:
+    given = {name: f"{value}{left}" for name, value in PARTS.items()}
+    settings = read(given | {"OPENAI_API_KEY": f'"sk-1"{left}', "LETTA_SERVER_SECURE": f"TRUE{left}", **password(left)})
+    assert settings.database == read(PARTS).database
+    assert (settings.openai_api_key, settings.password) == ("sk-1", "open sesame")
+    file = tmp_path / "key"
+    file.write_text(f"\ufeffsk-1{left}\n", "utf-8")
+    assert read(URI | {"OPENAI_API_KEY_FILE": str(file)}).openai_api_key == "sk-1"
+
+
+def password(left: str) -> dict[str, str]:
+    return {"LETTA_SERVER_PASSWORD": f"open sesame{left}"}
+
+
+def test_the_encryption_key_is_never_changed(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("\ufeff'key' \n", "utf-8")
+    assert read(URI | {"LETTA_ENCRYPTION_KEY": "'key'\n"}).encryption_key == "'key'\n"
+    assert read(URI | {"LETTA_ENCRYPTION_KEY_FILE": str(file)}).encryption_key == "\ufeff'key' "
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"OPENAI_API_KEY": "sk-中"}, "OPENAI_API_KEY cannot be sent"),
+        ({"ANTHROPIC_API_KEY": "sk\u00e4"}, "ANTHROPIC_API_KEY cannot be sent"),
+        ({"LETTA_SERVER_PASSWORD": "hunter\u4e2d"}, "LETTA_SERVER_PASSWORD cannot be sent"),
+        ({"LETTA_SERVER_PASSWORD": "hunter\n2"}, "LETTA_SERVER_PASSWORD holds a line break"),
+        ({"OPENAI_API_KEY": "sk\udcff"}, "OPENAI_API_KEY holds bytes that are not UTF-8"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_by_its_name(given: dict[str, str], named: str) -> None:
+    with pytest.raises(SettingsRefused, match=named) as refusal:
+        read(URI | given)
+    assert not [value for value in given.values() if value in str(refusal.value)]
+
+
+def test_what_kubernetes_sets_for_a_service_named_letta_redis_is_left_alone() -> None:
+    assert read(URI | {"LETTA_REDIS_PORT": "tcp://10.96.0.1:6379"}).redis is None
+    hosted = read(URI | {"LETTA_REDIS_PORT": "tcp://10.96.0.1:6379", "LETTA_REDIS_HOST": "cache"})
+    assert hosted.redis == Redis("cache", 6379)
+    assert read(PARTS | {"LETTA_PG_PORT": "tcp://10.96.0.1:5432"}).database == read(PARTS).database

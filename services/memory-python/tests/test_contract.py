@@ -155,7 +155,14 @@ def test_a_wrong_configuration_is_one_sentence_and_exit_3(run_cli: Any, tmp_path
     assert run_cli("stats", LETTA_BRIDGE_CONFIG="missing.json").exit_code == 3
 
 
+def test_a_key_that_cannot_be_sent_is_one_sentence_and_exit_3(run_cli: Any) -> None:
+    wrong = run_cli("run", OPENAI_API_KEY="sk-键")
+    assert (wrong.exit_code, wrong.output.count("\n")) == (3, 1)
+    assert "memory.answer.api_key (from OPENAI_API_KEY)" in wrong.output
+    assert "键" not in wrong.output
+
+
 def test_stats_without_redis_is_exit_4(run_cli: Any) -> None:
     away = run_cli("stats", REDIS_URL="redis://127.0.0.1:1")
     assert away.exit_code == 4
-    assert "Redis cannot be reached" in away.output
+    assert "Redis at 127.0.0.1:1 cannot be reached: nobody listens there" in away.output

@@ -52,7 +52,7 @@ async def test_without_redis_it_lives_but_is_not_ready(make_settings: Any, web: 
         ready = await http.get("/readyz?verbose")
         assert (await http.get("/health")).json()["status"] == "unready"
     assert ready.status_code == 503
-    assert "not reachable" in ready.json()["checks"][0]["detail"]
+    assert "cannot be reached" in ready.json()["checks"][0]["detail"]
 
 
 def test_stats_from_the_command_line(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,3 +78,9 @@ async def test_an_answer_without_text_is_none(ask: Any, answer: Any) -> None:
     error, requests = await ask(answer)
     assert isinstance(error, ModelSaidNothing)
     assert len(requests) == 1
+
+
+async def test_half_a_character_in_an_answer_is_replaced(ask: Any) -> None:
+    answer = httpx.Response(200, content=b'{"choices":[{"message":{"content":"laughs \\ud83d \xff"}}]}')
+    text, _ = await ask(answer)
+    assert text == "laughs \ufffd \ufffd"

@@ -274,12 +274,16 @@ async def test_what_cannot_be_honoured_is_buried_with_a_reason(
     await push("x", handover=handover("t"))
     await client.set("memory:user_sessions:taken", "a string")
     await push("x", task_id="t", user_id="taken")
+
+    async def all_buried() -> bool:
+        return await client.llen(DEAD) == 7
+
     async with run_service():
         await push("fine", task_id="fine")
         await eventually(lambda: client.exists("memory:user_sessions:ann"))
+        await eventually(all_buried)
         letters = [json.loads(raw) for raw in await client.lrange(DEAD, 0, -1)]
     reasons = [letter["reason"] for letter in letters]
-    assert len(letters) == 7
     assert "300" in reasons[5]
     assert "neither content nor input_file" in reasons[4]
     assert reasons[3].startswith("meta.letta_bridge.version")
@@ -288,6 +292,26 @@ async def test_what_cannot_be_honoured_is_buried_with_a_reason(
     assert "WRONGTYPE" in reasons[0]
     assert letters[6]["payload"] == "\\xff\\xfe not json"
     assert all(len(letter["payload"]) <= 16_384 for letter in letters)
+
+
+async def test_text_that_is_no_utf8_is_remembered_and_answered(
+    *, client: Redis, run_service: Any, push: Any, kept: Any, ear: Any, handover: Any, model: Any, eventually: Any
+) -> None:
+    meta = {"letta_bridge": handover("t1"), "lang": "\ud83d", "trace_id": 5}
+    await push("half \ud83d", task_id="t1", source="\ud83d", meta=meta)
+    await client.lpush(QUEUE, b'\xef\xbb\xbf{"user_id":"ann","task_id":"t2","content":"raw \xff","meta":[]}\x00')
+    async with run_service(model):
+        (reply,) = await ear.count("letta_responses", 1)
+        await client.publish("ai_responses", b'\xef\xbb\xbf{"user_id":"ann","text":"said \\ud83d\xff","timestamp":[1]}')
+
+        async def all_kept() -> bool:
+            return len(await kept()) == 4
+
+        await eventually(all_kept)
+        letters = await client.llen(DEAD)
+    assert (reply["response_text"], letters) == ("model says", 0)
+    said = {record["content"] for record in await kept()}
+    assert said == {"half \ufffd", "raw \ufffd", "model says", "said \ufffd\ufffd"}
 
 
 async def test_a_flood_of_rubbish_leaves_the_service_alive_and_is_accounted_for(

@@ -26,6 +26,14 @@ class _Heard(list[tuple[str, ...]]):
         self.append((sqlstate, message))
 
 
+def test_the_clients_port_is_the_clients_and_not_the_doubles(opengauss: OpenGaussFactory) -> None:
+    with psycopg.connect(opengauss("6.0").url) as connection:
+        with socket.socket(fileno=connection.fileno()) as end:
+            port = end.getsockname()[1]
+            end.detach()
+        assert connection.execute("SELECT inet_client_port()").fetchone() == (port,)
+
+
 def test_an_observer_hears_what_is_said(opengauss: OpenGaussFactory) -> None:
     heard = _Heard()
     made = opengauss("6.0", observer=heard)

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import httpx
-from pydantic import SecretStr
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
+from shared_utils.connection_trouble import connection_trouble
 from shared_utils.errors import ServiceError
+from shared_utils.setting_types import HttpAddress, HttpKey
 from shared_utils.settings import Section, setting
+from shared_utils.text import clean_text, read_json
 
 _FIRST_REFUSAL: Final = 300
 _OVERLOADED: Final = frozenset({408, 409, 425, 429})
@@ -50,13 +52,12 @@ class EmbeddingSettings(Section):
     dimensions: int | None = setting(
         None, "EMBEDDING_DIMENSIONS", doc="length asked for, where the model can choose; empty is its own", ge=1
     )
-    base_url: str = setting(
+    base_url: HttpAddress = setting(
         "https://api.openai.com/v1",
         "EMBEDDING_BASE_URL",
         doc="OpenAI-compatible endpoint",
-        pattern="^https?://[^/@]+(/|$)",
     )
-    api_key: SecretStr | None = setting(None, "EMBEDDING_API_KEY", doc="its key, where it wants one")
+    api_key: HttpKey | None = setting(None, "EMBEDDING_API_KEY", doc="its key, where it wants one")
     batch: int = setting(128, doc="texts in one request", ge=1, le=2048)
     max_characters: int = setting(8000, doc="characters of a text that are embedded; the rest is left out", ge=100)
     timeout: float = setting(30.0, "EMBEDDING_TIMEOUT", doc="seconds one request may take", gt=0)
@@ -113,7 +114,7 @@ class HttpEmbedder:
 
     def _cut(self, text: str) -> str:
         # An empty text is an error to most servers, and a space is near nothing.
-        return text[: self._settings.max_characters] or " "
+        return clean_text(text[: self._settings.max_characters]) or " "
 
     async def _embed(self, texts: Sequence[str]) -> list[list[float]]:
         body: dict[str, Any] = {"model": self.model, "input": list(texts), "encoding_format": "float"}
@@ -132,7 +133,9 @@ class HttpEmbedder:
             async with asyncio.timeout(self._settings.timeout):
                 response = await self._client.post(self._url, json=body, headers=self._headers)
         except (httpx.TransportError, TimeoutError) as error:
-            raise EmbeddingsUnavailable(f"the embedding model cannot be reached ({type(error).__name__})") from error
+            raise EmbeddingsUnavailable(
+                f"the embedding model cannot be reached ({connection_trouble(error) or type(error).__name__})"
+            ) from error
         except httpx.HTTPError as error:
             raise EmbeddingsRefused(f"the embedding model's answer cannot be read ({type(error).__name__})") from error
         status = response.status_code
@@ -144,7 +147,7 @@ class HttpEmbedder:
                 f"the embedding model {self.model} answered with status {status}; check its name, key and base_url"
             )
         try:
-            return response.json()
+            return read_json(response.content)
         except ValueError as error:
             raise EmbeddingsRefused("the embedding model's answer is not JSON; check its base_url") from error
 

@@ -8,7 +8,6 @@ from typing import Final, Literal
 
 from shared_utils import logs
 from shared_utils.embeddings import Embedder, HttpEmbedder
-from shared_utils.persistence.clean_text import clean_text
 from shared_utils.persistence.database import Database
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.vectors import (
@@ -18,6 +17,7 @@ from shared_utils.persistence.vectors import (
     VectorSettings,
     vector_database,
 )
+from shared_utils.text import clean_text
 
 _log = logs.get(__name__)
 

@@ -7,13 +7,12 @@ seconds since 1970 (int or float) unless a field says ISO 8601.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
 from shared_utils.errors import MalformedMessage
@@ -24,37 +23,34 @@ from shared_utils.limits import (
     MAX_QUEUE_NAME_LENGTH,
     Limits,
 )
+from shared_utils.message_fields import (
+    ANONYMOUS,
+    LARGEST_EXACT_FLOAT,
+    Content,
+    FilePath,
+    MemoryType,
+    Moment,
+    PassedOn,
+    Source,
+    Table,
+    TaskId,
+    TaskType,
+    UserId,
+    identifier,
+)
+from shared_utils.text import clean_json, clean_text, is_clean, load_json, read_json
 
-ANONYMOUS: Final = "anonymous"
-"""The user of a task that names none."""
-
-MAX_SAFE_INTEGER: Final = 2**53
-"""Beyond this a number is not the same in every JSON reader; ids that large must be text."""
-
+_SALVAGED_BYTES: Final = 65_536
 _SALVAGED_ID_LENGTH: Final = 256
-_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_READABLE_ID = {name: re.compile(rb'"%s"\s*:\s*"([^"\\]{1,256})"' % name.encode()) for name in ("task_id", "user_id")}
-
-
-def _id_text(value: object) -> object:
-    # Chat platforms number their users; a number becomes the same text in every service.
-    if isinstance(value, bool) or not isinstance(value, int):
-        return value
-    if abs(value) >= MAX_SAFE_INTEGER:
-        raise ValueError("is a number too large to be exact; send it as text")
-    return str(value)
-
-
-def _user_text(value: object) -> object:
-    return ANONYMOUS if value is None or value == "" else _id_text(value)
-
-
-def _text(value: object) -> object:
-    return "" if value is None else value
-
-
-def _mapping(value: object) -> object:
-    return {} if value is None else value
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
+_ID_KEYS: Final = {
+    name: re.compile(rb'(?i)"%s"\s*:' % b"".join(rb"(?:%c|\\u00%02x)" % (char, char) for char in name.encode()))
+    for name in ("task_id", "user_id")
+}
+"""The key of an id, plain or with escapes."""
+_READABLE_ID: Final = {
+    name: re.compile(rb'"%s"\s*:\s*"([^"\\]{1,256})"' % name.encode()) for name in ("task_id", "user_id")
+}
 
 
 class TaskMeta(BaseModel):
@@ -62,11 +58,11 @@ class TaskMeta(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    memory_type: str | None = None
+    memory_type: MemoryType = None
     """``permanent`` (also when absent) or ``temporary``; the router's table may know more."""
-    trace_id: str | None = None
-    lang: str | None = None
-    persona: str | None = None
+    trace_id: PassedOn = None
+    lang: PassedOn = None
+    persona: PassedOn = None
     """Which of the configured personas answers; absent means the default one."""
 
 
@@ -75,16 +71,16 @@ class Task(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    task_id: Annotated[str, BeforeValidator(lambda value: "" if value is None else _id_text(value))] = ""
+    task_id: TaskId = ""
     """The producer's id. Empty means the producer does not care: the bridge gives it one."""
-    type: Annotated[str, BeforeValidator(lambda value: value or "text")] = "text"
-    user_id: Annotated[str, BeforeValidator(_user_text)] = ANONYMOUS
-    content: Annotated[str, BeforeValidator(_text)] = ""
-    input_file: str | None = None
+    type: TaskType = "text"
+    user_id: UserId = ANONYMOUS
+    content: Content = ""
+    input_file: FilePath = None
     """Path below the upload root, read only where ``content`` is empty."""
-    source: Annotated[str, BeforeValidator(lambda value: value or "user")] = "user"
-    timestamp: float | str | None = None
-    meta: Annotated[TaskMeta, BeforeValidator(_mapping)] = TaskMeta()
+    source: Source = "user"
+    timestamp: Moment = None
+    meta: Annotated[TaskMeta, Table] = TaskMeta()
 
 
 class Usage(BaseModel):
@@ -240,11 +236,11 @@ class AiResponse(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    user_id: Annotated[str, BeforeValidator(_user_text)] = ANONYMOUS
-    text: Annotated[str, BeforeValidator(_text)] = ""
-    original_message_id: str | None = None
-    timestamp: float | str | None = None
-    audio_file: str | None = None
+    user_id: UserId = ANONYMOUS
+    text: Content = ""
+    original_message_id: PassedOn = None
+    timestamp: Moment = None
+    audio_file: FilePath = None
 
 
 def now() -> float:
@@ -265,14 +261,13 @@ def parse_task(payload: bytes, limits: Limits) -> Task:
     if len(payload) > limits.payload_bytes:
         raise _malformed(payload, f"the task has {len(payload)} bytes, {limits.payload_bytes} are allowed")
     try:
-        task = Task.model_validate_json(payload)
+        raw = load_json(payload)
+        _check_ids(raw, payload, limits)
+        task = Task.model_validate(clean_json(raw))
     except ValidationError as error:
         raise _malformed(payload, f"the task cannot be read: {_first_problem(error)}") from None
-    for name, value in (("task_id", task.task_id), ("user_id", task.user_id)):
-        if len(value) > limits.id_length:
-            raise _malformed(payload, f"{name} has {len(value)} characters, {limits.id_length} are allowed")
-        if _CONTROL.search(value):
-            raise _malformed(payload, f"{name} holds control characters")
+    except (ValueError, RecursionError) as error:
+        raise _malformed(payload, f"the task cannot be read: {error}") from None
     if _too_deep(task, limits.depth):
         raise _malformed(payload, f"the task is nested deeper than {limits.depth} levels")
     return task
@@ -285,17 +280,63 @@ def dump(message: BaseModel) -> bytes:
 
 def salvage_ids(payload: bytes) -> tuple[str | None, str | None]:
     """The task id and user id of a payload that cannot be read as a task, each None where it cannot be told."""
-    head = payload[:65_536]
+    head = payload[:_SALVAGED_BYTES]
     try:
-        parsed = json.loads(head)
-    except (ValueError, RecursionError):
-        parsed = None
-    if isinstance(parsed, Mapping):
-        return _plain_id(parsed.get("task_id")), _plain_id(parsed.get("user_id"))
-    if parsed is not None:
+        parsed = load_json(head)
+    except ValueError:
+        found = {name: pattern.search(head) for name, pattern in _READABLE_ID.items()}
+        parsed = {name: match[1].decode("utf-8", "surrogateescape") for name, match in found.items() if match}
+    if not isinstance(parsed, Mapping):
         return None, None
-    found = {name: pattern.search(head) for name, pattern in _READABLE_ID.items()}
-    return _matched_id(found["task_id"]), _matched_id(found["user_id"])
+    task_id, user_id = _salvaged_id(parsed.get("task_id")), _salvaged_id(parsed.get("user_id"))
+    return task_id and clean_text(task_id), user_id if user_id and is_clean(user_id) else None
+
+
+def json_object(text: bytes | str) -> dict[str, Any]:
+    """What a JSON object holds; empty for any other text."""
+    try:
+        content = read_json(text)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _check_ids(raw: object, payload: bytes, limits: Limits) -> None:
+    """Ids as they were written: cleaning must not make one user of two.
+
+    Raises:
+        ValueError: one of them, or the task as a whole, cannot be read.
+    """
+    if not isinstance(raw, Mapping):
+        raise ValueError("it is no JSON object")  # noqa: TRY004  # one kind of error for whatever is wrong
+    for name in ("task_id", "user_id"):
+        value = raw.get(name)
+        try:
+            text = identifier(value)
+        except ValueError as error:
+            raise ValueError(f"{name} {error}") from None
+        if not isinstance(text, str):
+            continue
+        if len(text) > limits.id_length:
+            raise ValueError(f"{name} has {len(text)} characters, {limits.id_length} are allowed")
+        if _CONTROL.search(text):
+            raise ValueError(f"{name} holds control characters")
+        if name == "user_id" and not is_clean(text):
+            raise ValueError("user_id holds half a character, or bytes that are not UTF-8: it could be two users")
+        # The queue's scripts, whose numbers are floating-point ones, read the digits behind the plain key.
+        is_rounded = isinstance(value, int) and abs(value) >= LARGEST_EXACT_FLOAT
+        if is_rounded and any(b"\\" in key for key in _ID_KEYS[name].findall(payload)):
+            raise ValueError(f"{name} is a large number behind a key with escapes; send it as text")
+
+
+def _salvaged_id(value: object) -> str | None:
+    try:
+        text = identifier(value)
+    except ValueError:
+        return None
+    if isinstance(text, str) and 0 < len(text) <= _SALVAGED_ID_LENGTH and not _CONTROL.search(text):
+        return text
+    return None
 
 
 def _malformed(payload: bytes, sentence: str) -> MalformedMessage:
@@ -307,7 +348,7 @@ def _first_problem(error: ValidationError) -> str:
     # Never the input itself: a log line or dead letter must not quote what a user wrote.
     problem = error.errors(include_input=False, include_context=False, include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"][:4])
-    return f"{where}: {problem['msg']}" if where else problem["msg"]
+    return f"{where} {problem['msg'].removeprefix('Value error, ')}" if where else problem["msg"]
 
 
 def _too_deep(task: Task, limit: int) -> bool:
@@ -323,31 +364,3 @@ def _too_deep(task: Task, limit: int) -> bool:
         if not level:
             return False
     return True
-
-
-def _plain_id(value: object) -> str | None:
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    return (
-        value
-        if isinstance(value, str) and 0 < len(value) <= _SALVAGED_ID_LENGTH and not _CONTROL.search(value)
-        else None
-    )
-
-
-def _matched_id(match: re.Match[bytes] | None) -> str | None:
-    if match is None:
-        return None
-    try:
-        return _plain_id(match.group(1).decode())
-    except UnicodeDecodeError:
-        return None
-
-
-def json_object(text: bytes) -> dict[str, Any]:
-    """What a JSON object holds; empty for any other text."""
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}

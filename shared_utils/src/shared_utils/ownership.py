@@ -15,9 +15,10 @@ from typing import Any, Final
 
 from shared_utils.errors import MalformedMessage
 from shared_utils.limits import BOUNDS
-from shared_utils.messages import ANONYMOUS, parse_task
+from shared_utils.message_fields import ANONYMOUS, identifier
+from shared_utils.messages import parse_task
+from shared_utils.text import read_json, read_text
 
-_BOM: Final = b"\xef\xbb\xbf"
 _USER_IDS: Final = re.compile(r'"user_id"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d+(?=[\s,}\]])|null)', re.DOTALL)
 
 
@@ -45,10 +46,10 @@ def owners(payload: bytes) -> frozenset[str]:
         return frozenset({parse_task(payload, BOUNDS).user_id})
     except MalformedMessage:
         pass
-    text = payload.removeprefix(_BOM).decode(errors="replace")
+    text = read_text(payload)
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
+        content = read_json(payload)
+    except ValueError:
         return frozenset(_named_in(text))
     if isinstance(content, Mapping):
         user = _user(content.get("user_id"))
@@ -60,11 +61,11 @@ def _user(value: Any) -> str | None:
     """The user of an object that is no task in all else, as generously as any reader of the stack takes the id."""
     if value is None or value == "":
         return ANONYMOUS
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return value if isinstance(value, str) else None
+    try:
+        user = identifier(value)
+    except ValueError:
+        return None
+    return user if isinstance(user, str) else None
 
 
 def _named_in(text: str) -> Iterator[str]:

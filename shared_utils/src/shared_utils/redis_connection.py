@@ -7,19 +7,24 @@ twice; each caller knows whether repeating is safe.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Final, NoReturn, TypeVar
-from urllib.parse import unquote, urlsplit
 
+from pydantic import SecretStr
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.cluster import RedisCluster
-from redis.asyncio.connection import AbstractConnection, Connection
+from redis.asyncio.client import PubSub
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisClusterException, RedisError  # noqa: A004  # redis-py's name
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
 
-from shared_utils.errors import SettingsError
+from shared_utils.redis_address import RedisAddress, parse
+from shared_utils.redis_cluster import Cluster
+from shared_utils.redis_sentinel import Sentinels
+from shared_utils.redis_trouble import redis_trouble
 from shared_utils.settings import RedisSettings
 
 _Result = TypeVar("_Result")
@@ -29,6 +34,8 @@ RedisClient = Redis | RedisCluster
 
 CONNECTION_ERRORS: Final[tuple[type[Exception], ...]] = (RedisError, RedisClusterException, OSError)
 """What a command raises while Redis is away, restarting, loading or failing over; a Cluster raises no RedisError."""
+
+_TCP: Final = {"socket_keepalive": True}
 
 
 def connect(settings: RedisSettings, *, name: str, timeout: float = 5.0, max_connections: int = 64) -> RedisClient:
@@ -47,46 +54,71 @@ def connect(settings: RedisSettings, *, name: str, timeout: float = 5.0, max_con
         "protocol": 2,
         "socket_timeout": timeout,
         "socket_connect_timeout": min(timeout, 5.0),
-        "socket_keepalive": True,
         "health_check_interval": 15,
         "client_name": name,
         "max_connections": max_connections,
         "retry": Retry(NoBackoff(), 0),
     }
-    password = settings.password.get_secret_value() if settings.password else None
-    if settings.username:
-        options["username"] = settings.username
-    if password:
-        options["password"] = password
+    address = _address_of(settings)
+    options |= {"username": address.username, "password": address.password}
+    match address.kind:
+        case "socket":
+            return _pooled(UnixDomainSocketConnection, {**options, "path": address.path, "db": address.db or 0})
+        case "sentinel":
+            return _sentinel(address, options)
+        case "cluster":
+            return _cluster(address, options)
+        case "server":
+            ((host, port),) = address.hosts
+            at = {"host": host, "port": port, "db": address.db or 0, **_TCP, **address.tls_options}
+            return _pooled(SSLConnection if address.tls else Connection, options | at)
+
+
+def _address_of(settings: RedisSettings) -> RedisAddress:
+    """Where Redis is, and as whom; the settings fill in the names and passwords that the URL lacks."""
     if settings.url is None:
-        return _pooled(BlockingConnectionPool(host=settings.host, port=settings.port, db=settings.db, **options))
-    try:
-        return _by_url(settings.url.get_secret_value(), options)
-    except (ValueError, RedisClusterException):
-        # Their text may quote a piece of the password.
-        raise SettingsError(
-            "REDIS_URL cannot be read: its port or database is wrong, its host is missing, or its password holds one "
-            "of / ? # @ : % unescaped; write them as %2F and so on"
-        ) from None
-
-
-def _by_url(url: str, options: dict[str, Any]) -> RedisClient:
-    scheme, separator, _ = url.partition("://")
-    if not separator:
-        raise SettingsError("REDIS_URL is no URL; it reads redis://host:6379, for example")
-    if scheme in {"redis", "rediss", "unix"}:
-        return _pooled(BlockingConnectionPool.from_url(url, **options))
-    if scheme in {"redis+cluster", "rediss+cluster"}:
-        # Its pool does not wait but fails where it is full; the caller's own concurrency is bound enough.
-        cluster = RedisCluster.from_url(url.replace("+cluster", "", 1), **{**options, "max_connections": 2**31})
-        own = cluster.connection_kwargs
-        own["connection_class"] = _watched(own.get("connection_class", Connection))
-        return cluster
-    if scheme in {"redis+sentinel", "rediss+sentinel"}:
-        return _sentinel(url, options)
-    raise SettingsError(
-        f"REDIS_URL starts with '{scheme}://', which is none of redis, rediss, unix, redis+sentinel, redis+cluster"
+        address = RedisAddress("server", hosts=((settings.host, settings.port),), db=settings.db)
+    else:
+        address = parse(settings.url.get_secret_value().strip())
+    return replace(
+        address,
+        username=address.username or settings.username,
+        password=address.password or _shown(settings.password),
+        sentinel_username=address.sentinel_username or settings.sentinel_username,
+        sentinel_password=address.sentinel_password or _shown(settings.sentinel_password),
     )
+
+
+def _shown(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() or None if secret else None
+
+
+def _cluster(address: RedisAddress, options: dict[str, Any]) -> RedisCluster:
+    seeds = [ClusterNode(host, port) for host, port in address.hosts]
+    # Its pool does not wait but fails where it is full; the caller's own concurrency is bound enough.
+    options |= {"max_connections": 2**31, "ssl": address.tls, **_TCP, **address.tls_options}
+    cluster = Cluster(startup_nodes=seeds, **options)
+    own = cluster.connection_kwargs
+    own["connection_class"] = _watched(own["connection_class"])
+    return cluster
+
+
+async def subscriber(client: RedisClient, near: str) -> PubSub:
+    """A new subscription, to nothing yet. It stays with one server: after an outage a new one may have to be made.
+
+    Args:
+        client: what it is opened with.
+        near: a key; of a Cluster, the node that serves it is subscribed to. A channel's own slot may lie on a node that
+            is down, and every node tells what any of them was told.
+
+    Raises:
+        RedisError, RedisClusterException, OSError: a Cluster, whose nodes have to be known before, is away.
+    """
+    if not isinstance(client, RedisCluster):
+        return client.pubsub(ignore_subscribe_messages=True)
+    # A command, so that a node that is gone is noticed: subscriptions alone never make the client look for the new one.
+    await client.exists(near)
+    return client.pubsub(node=client.get_node_from_key(near), ignore_subscribe_messages=True)
 
 
 async def close(client: RedisClient) -> None:
@@ -98,18 +130,28 @@ async def close(client: RedisClient) -> None:
 
 
 async def persistently(command: Callable[[], Awaitable[_Result]]) -> _Result:
-    """What a command that may be repeated returns, as soon as Redis answers: a turn outlives an absence of Redis."""
+    """What a command that may be repeated returns, as soon as Redis answers: a turn outlives an absence of Redis.
+
+    Raises:
+        RedisError: Redis refuses it, and will until somebody changes a key, a right or a setting.
+    """
 
     async def again() -> _Result:  # tenacity does not await what a plain function returns
         return await command()
 
     try:
         return await command()
-    except CONNECTION_ERRORS:
+    except CONNECTION_ERRORS as error:
+        if not _passes(error):
+            raise
         patiently = AsyncRetrying(
-            retry=retry_if_exception_type(CONNECTION_ERRORS), wait=wait_random_exponential(0.1, max=1.0)
+            retry=retry_if_exception(_passes), wait=wait_random_exponential(0.1, max=1.0), reraise=True
         )
         return await patiently(again)
+
+
+def _passes(error: BaseException) -> bool:
+    return isinstance(error, CONNECTION_ERRORS) and not redis_trouble(error).is_lasting
 
 
 class _Loss(AbstractConnection):
@@ -147,38 +189,21 @@ def _watched(connection: type[AbstractConnection]) -> type[AbstractConnection]:
     return type(connection.__name__, (_Loss, connection), {})
 
 
-def _pooled(pool: BlockingConnectionPool) -> Redis:
-    pool.connection_class = _watched(pool.connection_class)
+def _pooled(connection: type[AbstractConnection], options: dict[str, Any]) -> Redis:
     # A burst of commands waits for a connection; redis-py's ordinary pool would refuse it.
-    return Redis.from_pool(pool)
+    return Redis.from_pool(BlockingConnectionPool(connection_class=_watched(connection), **options))
 
 
-def _sentinel(url: str, options: dict[str, Any]) -> Redis:
-    parts = urlsplit(url)
-    credentials, _, hosts = parts.netloc.rpartition("@")
-    name, _, database = parts.path.strip("/").partition("/")
-    if not name or not hosts:
-        raise SettingsError("a Sentinel URL reads redis+sentinel://[user:password@]host:26379[,host:26379]/NAME[/DB]")
-    addresses = [_address(host) for host in hosts.split(",")]
-    if credentials:
-        username, _, password = credentials.partition(":")
-        options |= {"username": unquote(username) or None, "password": unquote(password) or None}
-    to_sentinels = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout", "retry")}
-    if parts.scheme.startswith("rediss"):
-        to_sentinels["ssl"] = options["ssl"] = True
-    sentinel = Sentinel(addresses, sentinel_kwargs=to_sentinels)  # type: ignore[no-untyped-call]  # redis-py
-    client: Redis = sentinel.master_for(
-        name, connection_pool_class=_WaitingSentinelPool, db=int(database or 0), **options
-    )
+def _sentinel(address: RedisAddress, options: dict[str, Any]) -> Redis:
+    to_sentinels = {name: options[name] for name in ("protocol", "socket_timeout", "socket_connect_timeout", "retry")}
+    if address.tls:
+        to_sentinels |= {"ssl": True, **address.tls_options}
+        options |= {"ssl": True, **address.tls_options}
+    options |= {"db": address.db or 0, **_TCP}
+    sentinels = Sentinels(address, to_sentinels)
+    client: Redis = sentinels.master_for(address.name, connection_pool_class=_WaitingSentinelPool, **options)
     client.connection_pool.connection_class = _watched(client.connection_pool.connection_class)
     return client
-
-
-def _address(text: str) -> tuple[str, int]:
-    parts = urlsplit(f"//{text}")
-    if not parts.hostname:
-        raise ValueError("a host is missing")
-    return parts.hostname, parts.port or 26379
 
 
 class _WaitingSentinelPool(SentinelConnectionPool, BlockingConnectionPool):

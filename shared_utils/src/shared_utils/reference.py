@@ -23,16 +23,22 @@ _INTRODUCTION: Final = """\
 
 `config.json` holds every default. Over it go, in this order: `config.local.json` beside it, the environment, and the
 flags of a command. Leave `config.json` as it is and write what differs into `config.local.json`, which git ignores.
-Which file is read: `--config`, else the variable `LETTA_BRIDGE_CONFIG`, else `./config.json`.
+Which file is read: `--config`, else the variable `LETTA_BRIDGE_CONFIG`, else `./config.json`. A file that is named and
+not there is an error, at the start and on SIGHUP.
 
 - A key that does not exist is an error which names the nearest one that does. A service reads its own sections and
   leaves the others to their services; keys that begin with `$` are comments.
 - Every setting has a variable by its path: `LETTA_BRIDGE_` + the path in capitals with `_` for each dot, so
   `LETTA_BRIDGE_QUEUE_LEASE` sets `queue.lease`. Many have a short one too; the long one wins where both are set.
 - An unknown variable that begins with `LETTA_BRIDGE_` is an error, and so is a near miss of a short one
-  (`LETTA_TIMOUT`). Variables of letta-server, of systemd, and those Kubernetes sets for its services are left alone.
+  (`LETTA_TIMOUT`). Variables of letta-server, of systemd, and those Kubernetes sets for its services are left alone;
+  so `REDIS_PORT=tcp://…`, which it sets for a service named `redis`, counts as not set.
 - A variable `NAME` may also be given as `NAME_FILE`, the path of a file that holds the value: for secrets.
   Where both are set `NAME` counts. An empty variable counts as not set.
+- What cannot be meant is stripped: line ends, a byte order mark and invisible characters around a value, spaces around
+  anything but a password, and one pair of quotes around a variable (a password that has quotes of its own goes into a
+  `NAME_FILE`). Choices may be written in capitals. What cannot be sent is refused at the start: a line break within a
+  value, bytes that are not UTF-8, a key with a character that no HTTP header may hold.
 - A list is comma-separated in a variable, a table is a JSON object.
 - Secrets have no flags, so that no process list shows them, and belong into a variable or a file rather than into
   `config.json`. They are never printed.
@@ -47,15 +53,30 @@ the section `logs` only.
 """
 
 _CLOSING: Final = """\
+## Redis addresses
+
+| `REDIS_URL` | |
+|---|---|
+| `redis://user:password@host:6379/0` | one server; every part but the host may be left out |
+| `rediss://…` | the same with TLS |
+| `unix:///path/to/redis.sock?db=0` | a socket on this machine; `unix://user:password@/path` with a password |
+| `redis+sentinel://user:password@h1:26379,h2:26379/NAME/0` | the primary that these Sentinels call `NAME`; \
+user and password are the servers' |
+| `redis+cluster://user:password@h1:6379,h2:6379` | a Cluster; name several nodes, because one may be down at a start |
+| `rediss+sentinel://…`, `rediss+cluster://…` | the same with TLS, toward the Sentinels too |
+
+In a password, `/ ? # [ @ : %` are percent-encoded (`%2F` and so on); `REDIS_PASSWORD` takes it as it is. Sentinels that
+want a password get the servers' one, unless `REDIS_SENTINEL_PASSWORD` (and `REDIS_SENTINEL_USERNAME`) says another.
+
+Options follow behind a `?`, joined by `&`: `db`, `username`, `password`, `sentinel_username`, `sentinel_password`, and
+with TLS `ssl_ca_certs` (file of the authority that signed the server's certificate), `ssl_certfile` and `ssl_keyfile`
+(a certificate of the client), `ssl_cert_reqs` (`required`, `optional`, `none`), `ssl_check_hostname` (`true`, `false`).
+Any other option is refused by its name: time limits and the like are the services' own.
+
 ## letta-server
 
 It starts Letta, which is configured by variables alone. [Its README](../services/letta-server/README.md) has them:
 `LETTA_PG_*`, `LETTA_REDIS_*`, `LETTA_SERVER_*`, `LETTA_ENCRYPTION_KEY`.
-
-## Kubernetes
-
-For a service named `redis` Kubernetes sets `REDIS_PORT=tcp://…` in every pod of the namespace, which is no port. Put
-`enableServiceLinks: false` into the pod's specification.
 """
 
 _BOUNDS: Final = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}", "multiple_of": "multiple of {}"}
@@ -129,6 +150,8 @@ def _type(leaf: Leaf) -> str:
 
 def _type_name(annotation: Any) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _type_name(arguments[0])
     if origin in {typing.Union, types.UnionType}:
         return " or ".join("empty" if part is type(None) else _type_name(part) for part in arguments)
     if origin is typing.Literal:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Generic, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from shared_utils import variables
 from shared_utils.errors import SettingsError
+from shared_utils.values import trimmed, trouble, unquoted
+from shared_utils.variables import CONFIG_VARIABLE, Leaf
 
 SECTIONS: Final = frozenset(
     {
@@ -76,14 +78,22 @@ class RedisSettings(Section):
     url: SecretStr | None = setting(
         None,
         "REDIS_URL",
-        doc="redis://, rediss:// (TLS), unix://, redis+sentinel://h1:26379,h2:26379/NAME/DB or "
-        "redis+cluster://host:port; wins over host and port",
+        doc="redis://, rediss:// (TLS), unix:///path/to/socket, redis+sentinel://h1:26379,h2:26379/NAME/DB or "
+        "redis+cluster://h1:6379,h2:6379; rediss+sentinel:// and rediss+cluster:// with TLS; wins over host and port; "
+        "options behind a ?: ssl_ca_certs, ssl_certfile, ssl_keyfile, ssl_cert_reqs, ssl_check_hostname, db, username, "
+        "password, sentinel_username, sentinel_password",
     )
     host: str = setting("localhost", "REDIS_HOST", doc="host, where there is no url")
     port: int = setting(6379, "REDIS_PORT", doc="port, where there is no url", gt=0, lt=65536)
     db: int = setting(0, "REDIS_DB", doc="database number, where there is no url", ge=0)
     username: str | None = setting(None, "REDIS_USERNAME", doc="ACL user")
     password: SecretStr | None = setting(None, "REDIS_PASSWORD", doc="password of the ACL user, or requirepass")
+    sentinel_username: str | None = setting(None, "REDIS_SENTINEL_USERNAME", doc="ACL user of the Sentinels")
+    sentinel_password: SecretStr | None = setting(
+        None,
+        "REDIS_SENTINEL_PASSWORD",
+        doc="password of the Sentinels, where they want another one than the servers they watch",
+    )
 
 
 class TenantSettings(Section):
@@ -107,18 +117,11 @@ class TenantSettings(Section):
 class LogSettings(Section):
     """What is logged, and how."""
 
-    level: str = setting(
-        "info",
-        "LOG_LEVEL",
-        doc="debug, info, warning or error",
-        reload=True,
-        pattern="^(debug|info|warning|error)$",
+    level: Literal["debug", "info", "warning", "error"] = setting(
+        "info", "LOG_LEVEL", doc="what is less important is left out", reload=True
     )
-    format: str = setting(
-        "auto",
-        "LOG_FORMAT",
-        doc="json, console, or auto: console on a terminal, json elsewhere",
-        pattern="^(auto|json|console)$",
+    format: Literal["auto", "json", "console"] = setting(
+        "auto", "LOG_FORMAT", doc="auto: console on a terminal, json elsewhere"
     )
     user_ids: bool = setting(False, "LOG_USER_IDS", doc="show user ids as they are, not as a short hash", reload=True)
     message_text: bool = setting(
@@ -138,6 +141,16 @@ class Loaded(Generic[_Settings]):
 
     settings: _Settings
     origins: Mapping[str, str]
+    config: Path | None = None
+    """The config.json that was read; None where there was none."""
+
+
+def config_file(named: Path | None, environ: Mapping[str, str]) -> tuple[Path, bool]:
+    """The path of config.json, and whether the caller or LETTA_BRIDGE_CONFIG names it; else it is ./config.json."""
+    if named is not None:
+        return named, True
+    variable = unquoted(trimmed(environ.get(CONFIG_VARIABLE, "")))
+    return Path(variable or "config.json"), bool(variable)
 
 
 def load(
@@ -146,21 +159,26 @@ def load(
     config: Path | None,
     environ: Mapping[str, str],
     flags: Mapping[str, Any] | None = None,
+    must_exist: bool = False,
 ) -> Loaded[_Settings]:
     """Read the settings of one service.
 
     Args:
         model: its settings model; each field is a section.
-        config: config.json; None or a missing file means defaults. ``config.local.json`` beside it is laid over it.
+        config: config.json; None means defaults. ``config.local.json`` beside it is laid over it.
         environ: the environment.
         flags: dotted path → value, from the command line.
+        must_exist: whether a missing config.json is an error; else it means defaults.
 
     Raises:
         SettingsError: one sentence that names the value, its source, and what would be right.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    is_there = config is not None and config.exists()
     if config is not None:
+        if must_exist and not is_there:
+            raise SettingsError(f"the configuration file {config} does not exist; correct its name, or put it there")
         for path in (config, config.with_name(f"{config.stem}.local{config.suffix}")):
             _lay_over(values, _read(path, model), origins, str(path))
     variables.refuse_unknown(environ, model, SECTIONS)
@@ -174,8 +192,10 @@ def load(
             _set(values, dotted, value)
             origins[dotted] = "command line"
     _refuse_blank_secrets(values, model, origins)
+    for leaf in variables.leaves(model):
+        _tidy(values, leaf, origins)
     try:
-        return Loaded(model.model_validate(values), origins)
+        return Loaded(model.model_validate(values), origins, config if is_there else None)
     except ValidationError as error:
         raise _explained(error, model, origins) from None
 
@@ -237,6 +257,32 @@ def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
     for section in sections:
         values = values.setdefault(section, {})
     values[leaf] = value
+
+
+def _tidy(values: dict[str, Any], leaf: Leaf, origins: Mapping[str, str]) -> None:
+    """Bring a text into the form in which it can only be meant, wherever it comes from.
+
+    Raises:
+        SettingsError: it cannot be used; the sentence does not repeat it.
+    """
+    *sections, name = leaf.path.split(".")
+    for section in sections:
+        values = values.get(section, {})
+    value = values.get(name)
+    if isinstance(value, str):
+        text = values[name] = _word(trimmed(value, keep_spaces=leaf.secret), leaf.choices)
+        if problem := trouble(text, one_line=leaf.secret):
+            raise SettingsError(f"the setting {leaf.path} (from {_source(leaf.path, origins)}) {problem}")
+    elif isinstance(value, dict) and leaf.choices:
+        values[name] = {
+            key: _word(trimmed(entry), leaf.choices) if isinstance(entry, str) else entry
+            for key, entry in value.items()
+        }
+
+
+def _word(text: str, choices: Sequence[str]) -> str:
+    """The choice that is meant, in whatever case it is written; other texts as they are."""
+    return next((choice for choice in choices if choice.lower() == text.lower()), text)
 
 
 def _explained(error: ValidationError, model: type[BaseModel], origins: Mapping[str, str]) -> SettingsError:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from shared_utils.errors import SettingsError
+from shared_utils.values import is_service_port, trimmed, unquoted
 
 PREFIX: Final = "LETTA_BRIDGE_"
 """Of every setting's variable by path. Nobody else's variables begin so: an unknown one is an error."""
@@ -65,7 +66,12 @@ class Leaf:
     @property
     def secret(self) -> bool:
         """Whether its value is never shown."""
-        return SecretStr in (self.field.annotation, *get_args(self.field.annotation))
+        return SecretStr in _parts(self.field.annotation)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words it, or each value of its table, may be; empty where it may be any."""
+        return tuple(part for part in _parts(self.field.annotation) if isinstance(part, str))
 
     @property
     def table(self) -> bool:
@@ -75,6 +81,13 @@ class Leaf:
     def _extra(self, key: str, default: Any) -> Any:
         extra = self.field.json_schema_extra
         return extra.get(key, default) if isinstance(extra, dict) else default
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """A type and what it is made of, down to the words of a ``Literal``."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _parts(part)
 
 
 def sections(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
@@ -97,12 +110,14 @@ def leaves(model: type[BaseModel], at: str = "") -> Iterator[Leaf]:
 def given(leaf: Leaf, environ: Mapping[str, str]) -> tuple[Any, str] | None:
     """The value the environment gives a setting and the variable it comes from; what is empty counts as not set.
 
+    So does what Kubernetes sets in ``REDIS_PORT`` for a service named redis.
+
     Raises:
         SettingsError: the file a variable names cannot be read, or holds an empty secret; a table's value is no JSON.
     """
     for name in leaf.variables:
         found = _read(name, environ, secret=leaf.secret)
-        if found is not None:
+        if found is not None and not is_service_port(name, found[0]):
             text, source = found
             return (_table(text, source) if leaf.table else text), source
     return None
@@ -147,21 +162,22 @@ def _nearest(name: str, known: Collection[str]) -> str | None:
 
 
 def _read(name: str, environ: Mapping[str, str], *, secret: bool) -> tuple[str, str] | None:
-    if environ.get(name):
-        return environ[name], name
+    text = unquoted(trimmed(environ.get(name, ""), keep_spaces=True))
+    if text.strip() or (text and secret):
+        return text, name
     source = f"{name}{_FILE}"
-    path = environ.get(source)
+    path = unquoted(trimmed(environ.get(source, "")))
     if not path:
         return None
     try:
-        text = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+        text = trimmed(Path(path).read_text(encoding="utf-8"), keep_spaces=True)
     except OSError as error:
         raise SettingsError(f"{source} names {path}, which cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError:
+    except ValueError:  # not UTF-8, or a NUL in the path
         raise SettingsError(f"{source} names {path}, which is not UTF-8 text") from None
     if secret and not text.strip():
         raise SettingsError(f"{source} names {path}, which is empty; write the secret into it, or unset {source}")
-    return (text, source) if text else None
+    return (text, source) if text.strip() else None
 
 
 def _table(text: str, source: str) -> Any:

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import uuid
 from pathlib import Path
 from typing import Annotated, TypedDict
 
@@ -271,6 +272,36 @@ def test_nothing_else_needs_the_extra():
     importing = re.compile(r"^\s*(?:from|import) (?:shared_utils\.persistence\.)?lang(?:graph|chain)", re.MULTILINE)
     found = {path.parent.name for path in source.rglob("*.py") if importing.search(path.read_text(encoding="utf-8"))}
     assert found == {"langchain", "langgraph"}
+
+
+@pytest.mark.parametrize("nothing", [None, "", True, 1.5, ["a"]])
+async def test_what_names_no_thread_is_nobodys(quick, nothing):
+    """Everybody who forgot their thread would share one with whoever is called "None"."""
+    configured = {"configurable": {"thread_id": nothing, "checkpoint_ns": ""}}
+    await quick.aput(thread("None"), checkpoint("1"), {}, {})
+    with pytest.raises(ValueError, match="thread_id"):
+        await quick.aput(configured, checkpoint("2"), {}, {})
+    with pytest.raises(ValueError, match="thread_id"):
+        await quick.aget_tuple(configured)
+    with pytest.raises(ValueError, match="thread_id"):
+        [one async for one in quick.alist(configured)]
+    for refused in (
+        quick.adelete_thread(nothing),
+        quick.acopy_thread(nothing, "x"),
+        quick.acopy_thread("None", nothing),
+        quick.aprune([nothing]),
+        quick.adelete_for_runs([nothing]),
+    ):
+        with pytest.raises(ValueError, match="names nothing"):
+            await refused
+    assert [found.config["configurable"]["thread_id"] async for found in quick.alist(None)] == ["None"]
+
+
+async def test_a_number_or_a_uuid_names_a_thread(quick):
+    name = uuid.uuid4()
+    for given in (7, name):
+        await quick.aput(thread(given), checkpoint("1"), {}, {})
+        assert (await quick.aget_tuple(thread(str(given)))).checkpoint["id"] == "1"
 
 
 async def test_wrong_use_is_named(quick):

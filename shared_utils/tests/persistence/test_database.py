@@ -44,7 +44,7 @@ def opened():
 
 async def test_the_dialect_is_told(database, engine):
     dialect = await database.open()
-    assert isinstance(dialect, PostgreSQL if engine == "postgresql" else OpenGauss)
+    assert isinstance(dialect, PostgreSQL if engine.startswith("postgresql") else OpenGauss)
 
 
 async def test_rows_come_back_as_they_were_sent(database):

@@ -41,7 +41,7 @@ async def fill(path, *users):
         for size in (3000, 10):
             data = {"note": f"canary-of-{user}" * size}
             session = await store.save(replace(session, agent_id=f"agent of canary-of-{user}", session_data=data))
-        entry = await journal.first()
+        (entry,) = await journal.oldest(1)
         await journal.lost(entry, "test", lost=session, won=None, drop=False)
         await journal.use([session.session_id], {session.session_id: 3})
     await store.close()

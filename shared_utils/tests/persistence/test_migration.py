@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from local_stack.databases import DIRECT
 from shared_utils.persistence.database import Database
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.errors import DatabaseRefused, MigrationChanged, SchemaMissing, UnfitDatabase
@@ -129,6 +130,9 @@ async def test_a_step_that_fails_leaves_nothing_behind(database_config, monkeypa
     assert await applied(database_config) == [migration.number for migration in migrations()]
 
 
+directly = pytest.mark.parametrize("engine", DIRECT, indirect=True)  # the pooler knows one account
+
+
 @pytest.fixture
 def humble(database_config, engine_url):
     """A role that may nothing, and the same database seen by it."""
@@ -142,6 +146,7 @@ def humble(database_config, engine_url):
         connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
 
 
+@directly
 async def test_a_role_without_rights_is_told_who_has_them(database_config, humble):
     role, its_config = humble
     with pytest.raises(SchemaMissing, match=f"migrate --grant {role}"):
@@ -151,6 +156,7 @@ async def test_a_role_without_rights_is_told_who_has_them(database_config, humbl
         await opened(its_config)
 
 
+@directly
 async def test_a_role_without_rights_works_after_a_grant(database_config, humble):
     role, its_config = humble
     await migrate(database_config, grant=role)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import get_args
+from uuid import UUID
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from pydantic import AwareDatetime, BaseModel
 
 from local_stack.databases import ENGINES
 from shared_utils.persistence.conversations import CONVERSATIONS, MESSAGES, Conversation, Message
-from shared_utils.persistence.errors import Conflict, RowMissing, ValueRefused
+from shared_utils.persistence.database import Database
+from shared_utils.persistence.errors import Conflict, RowChanged, RowMissing, ValueRefused
 from shared_utils.persistence.memory_repository import InMemoryRepository
-from shared_utils.persistence.repository import PostgresRepository, Where
+from shared_utils.persistence.repository import Comparison, PostgresRepository, Where
+from shared_utils.persistence.table import Table
 
 pytestmark = pytest.mark.parametrize(
     "engine",
@@ -79,6 +87,34 @@ async def test_update_replaces_the_row(conversations):
     changed = conversation(1, title="after", metadata={"a": 1})
     assert await conversations.update(changed) == changed
     assert await conversations.get("01") == changed
+
+
+async def test_an_update_with_a_condition_keeps_what_somebody_else_wrote(conversations):
+    read = await conversations.add(conversation(1, title="before", metadata={"b": 1, "a": [None, 0.1]}))
+    other = await conversations.update(read.model_copy(update={"title": "another's"}), expected=read)
+    with pytest.raises(RowChanged, match="read it again"):
+        await conversations.update(read.model_copy(update={"title": "mine"}), expected=read)
+    assert await conversations.get("01") == other
+    mine = other.model_copy(update={"title": "mine", "user_id": "ada"})
+    assert await conversations.update(mine, expected=await conversations.get("01")) == mine
+    with pytest.raises(RowMissing):
+        await conversations.update(conversation(2), expected=conversation(2))
+
+
+async def test_no_change_of_many_at_once_is_lost(conversations):
+    await conversations.add(conversation(1, metadata={"n": 0}))
+
+    def one_more(record):
+        return record.model_copy(update={"metadata": {"n": record.metadata["n"] + 1}})
+
+    changed = await asyncio.gather(*(conversations.modify("01", one_more) for _ in range(20)))
+    assert sorted(record.metadata["n"] for record in changed) == list(range(1, 21))
+    assert (await conversations.get("01")).metadata == {"n": 20}
+    with pytest.raises(RowMissing):
+        await conversations.modify("nobody", one_more)
+    with pytest.raises(ValueError, match="leave its id"):
+        await conversations.modify("01", lambda record: record.model_copy(update={"id": "02"}))
+    assert (await conversations.get("01")).metadata == {"n": 20}
 
 
 async def test_delete_removes_it(conversations):
@@ -192,3 +228,93 @@ async def test_what_cannot_be_asked_is_refused(conversations, where):
 async def test_a_page_that_is_none_is_refused(conversations, paging):
     with pytest.raises(ValueError):
         await conversations.list(**paging)
+
+
+class Thing(BaseModel):
+    """A column of each type that is compared."""
+
+    id: str
+    name: str | None = None
+    good: bool | None = None
+    size: int | None = None
+    weight: float | None = None
+    at: AwareDatetime | None = None
+    ref: UUID | None = None
+
+
+THINGS = Table(Thing, "things", order=())
+TEXTS = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=4)
+VALUES = {
+    "name": st.sampled_from(["", "a", "A", "b", "ä", "z", "你", "😀", "a b"]) | TEXTS,
+    "good": st.booleans(),
+    "size": st.integers(-3, 3) | st.integers(-(2**63), 2**63 - 1),
+    "weight": st.sampled_from([-1.5, -0.0, 0.0, 0.1, 1e300]) | st.integers(-3, 3).map(float),
+    "at": st.datetimes(datetime(2026, 1, 1), datetime(2026, 1, 3), timezones=st.just(UTC)),  # noqa: DTZ001
+    "ref": st.integers(0, 2**128 - 1).map(lambda number: UUID(int=number)),
+}
+ANYTHING = st.one_of(st.none(), TEXTS, st.floats(), st.integers(), st.binary(max_size=2), *VALUES.values())
+
+
+@st.composite
+def questions(draw):
+    """Things, and a condition, which may be none that can be asked."""
+    columns = {name: st.none() | values for name, values in VALUES.items()}
+    things = draw(
+        st.lists(st.builds(Thing, id=st.uuids().map(str), **columns), max_size=6, unique_by=lambda one: one.id)
+    )
+    column, comparison = draw(st.sampled_from(list(VALUES))), draw(st.sampled_from(get_args(Comparison)))
+    value = VALUES[column] | st.sampled_from([getattr(one, column) for one in things] or [None])
+    value = value if draw(st.integers(0, 4)) else ANYTHING
+    return things, Where(column, comparison, draw(st.lists(value, max_size=3) if comparison == "in" else value))
+
+
+@pytest.fixture
+async def things(engine, request):
+    if engine == "memory":
+        yield InMemoryRepository(THINGS)
+        return
+    database = Database(request.getfixturevalue("database_config"))
+    columns = ", ".join(f'"{name}" {kind}' for name, kind in THINGS.columns.items() if name != "id")
+    await database.execute(f'CREATE TABLE {{schema}}.things ("id" text COLLATE "C" PRIMARY KEY, {columns})')
+    yield PostgresRepository(database, THINGS)
+    await database.close()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(questions())
+@example(([], Where("weight", "in", [0.5, 1])))
+async def test_every_question_is_answered_or_refused_as_in_memory(things, question):
+    """The in-memory repository is what tests of applications run on: it must not take what a database refuses."""
+    rows, where = question
+    expected = InMemoryRepository(THINGS)
+    for repository in (things, expected):
+        for old in (await repository.list(limit=1000)).rows:
+            await repository.delete(old.id)
+        await repository.bulk_create(rows)
+    assert await answer(things, where) == await answer(expected, where)
+
+
+async def answer(repository, where):
+    try:
+        found = {row.id for row in (await repository.filter(where)).rows}
+    except ValueError as refused:
+        return str(refused)
+    assert await repository.count(where) == len(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        Where("created_at", ">", "2026-01-01"),
+        Where("created_at", ">", datetime(2026, 1, 1)),  # noqa: DTZ001
+        Where("created_at", "in", ["2026-01-01T00:00:00Z"]),
+        Where("title", "=", 7),
+        Where("title", "in", ["a", None]),
+        Where("user_id", "<", True),
+    ],
+    ids=str,
+)
+async def test_a_value_of_another_type_is_refused(conversations, where):
+    with pytest.raises(ValueError, match="is compared with"):
+        await conversations.filter(where)

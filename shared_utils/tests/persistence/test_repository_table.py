@@ -53,9 +53,9 @@ def test_columns_are_typed_by_the_model():
 
 def test_values_are_parameters_and_names_are_quoted():
     table = Table(type("Row", (BaseModel,), {"__annotations__": {"id": str, "more": dict}}), 'a "b"', order=())
-    assert table.insert == 'INSERT INTO "a ""b""" ("id", "more") VALUES (%(id)s::text, %(more)s::jsonb)'
+    assert table.insert == 'INSERT INTO {schema}."a ""b""" ("id", "more") VALUES (%(id)s::text, %(more)s::jsonb)'
     assert table.insert_all == (
-        'INSERT INTO "a ""b""" ("id", "more") SELECT "id", "more"::jsonb FROM '
+        'INSERT INTO {schema}."a ""b""" ("id", "more") SELECT "id", "more"::jsonb FROM '
         '(SELECT unnest(%(id)s::text[]) AS "id", unnest(%(more)s::text[]) AS "more") AS given'
     )
 

@@ -264,6 +264,31 @@ async def test_an_outage_during_the_replay_loses_nothing(store, database, monkey
     assert (await store.count())["conflicts"] == 0
 
 
+async def test_what_many_users_wrote_goes_back_together(store, database, monkeypatch):
+    for number in range(20):
+        await with_agent(store, f"known-{number}", f"agent-{number}")
+    taken = await database.reserve("elsewhere", "default")
+    database.broken = True
+    for number in range(20):
+        known = await store.find(f"known-{number}", "default")
+        await store.save(replace(known, session_data={"n": number}))
+    for number in range(300):
+        await with_agent(store, f"new-{number}", f"agent-of-{number}")
+    mine = await with_agent(store, "elsewhere", "agent-here")
+    puts, loads = [], []
+    put, load = database.put, database.load
+    monkeypatch.setattr(database, "put", lambda sessions, **how: puts.append(len(sessions)) or put(sessions, **how))
+    monkeypatch.setattr(database, "load", lambda one: loads.append(one) or load(one))
+    await back(store, database)
+    assert sum(puts) >= 320
+    assert len(puts) + len(loads) < 20
+    assert [(await database.find(f"new-{n}", "default")).agent_id for n in (0, 299)] == ["agent-of-0", "agent-of-299"]
+    assert (await database.find("known-7", "default")).session_data == {"n": 7}
+    found = await database.find("elsewhere", "default")
+    assert (found.session_id, found.agent_id) == (taken.session_id, mine.agent_id)
+    assert (await store.count())["waiting"] == 0
+
+
 async def test_writes_during_the_replay_come_after_it(store, database):
     database.broken = True
     session = await with_agent(store, "ada", "agent-1")
@@ -365,8 +390,9 @@ async def test_a_journal_keeps_its_order(path):
     await store.delete(saved.session_id, hard=True)
     await store.put([Session("bo", "default", version=5)])
     journal, found = SessionJournal(path), []
-    while entry := await journal.first():
+    for entry in await journal.oldest(10):
         found.append((entry.base, entry.session and entry.session.version))
+        assert (await journal.oldest(1))[0] == entry
         await journal.done(entry)
     assert found == [(0, 1), (1, 2), (None, None), (0, 5)]
     journal.close()

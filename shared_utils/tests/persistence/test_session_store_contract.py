@@ -333,6 +333,19 @@ async def test_active_sessions_are_restored_newest_first(store):
     assert restoration.failed == {}
 
 
+async def test_more_sessions_than_one_part_holds_are_restored_in_order(store):
+    """Many of one moment: a part may end among them."""
+    now = utc_now()
+    times = [now - timedelta(minutes=number // 900) for number in range(2500)]
+    sessions = [Session(f"user-{number}", "default", last_updated=at) for number, at in enumerate(times)]
+    for start in range(0, len(sessions), 500):
+        await store.put(sessions[start : start + 500])
+    ordered = sorted(sessions, key=lambda one: (-one.last_updated.timestamp(), one.session_id))
+    for limit in (2300, 5000):
+        found = (await store.restore(limit=limit)).sessions
+        assert [one.session_id for one in found] == [one.session_id for one in ordered[:limit]]
+
+
 async def test_statistics(store):
     assert (await store.statistics()).average_messages == 0.0
     now = utc_now()
@@ -343,15 +356,29 @@ async def test_statistics(store):
     await store.put([Session("e", "default", is_active=False), Session("f", "default", agent_id="agent-1")])
     await store.save(await store.find("b", "default"), expires_in_hours=-1)
     statistics = await store.statistics()
-    assert (statistics.total, statistics.active, statistics.reserved, statistics.expired) == (6, 5, 4, 1)
+    assert (statistics.total, statistics.active, statistics.reserved, statistics.expired) == (6, 4, 3, 1)
+    assert await store.count() == {"active": 4, "reserved": 3}
     assert statistics.last_seen == {"1h": 3, "1d": 0, "7d": 1, "30d": 0, "older": 1}
     assert sum(statistics.created.values()) == 5
     assert statistics.created[now.date().isoformat()] >= 3
 
 
+@pytest.mark.parametrize("choice", [False, None, "no", 0, 1])
+async def test_a_session_that_never_expires_counts_as_active(store, choice):
+    """A choice against permanent memory would be forgotten with it, so no cleanup ends it."""
+    session = await store.reserve("ada", "default")
+    await store.save(replace(session, metadata={"permanent_memory": choice}), expires_in_hours=-1)
+    statistics = await store.statistics()
+    assert (statistics.active, statistics.reserved, statistics.expired) == (1, 1, 0)
+    assert await store.count() == {"active": 1, "reserved": 1}
+    assert (await store.cleanup(grace=timedelta(days=1))).ended == 0
+
+
 async def test_it_says_what_it_is(store, engine):
     says = await store.check()
-    assert {"memory": "memory", "file": "SQLite", "postgresql": "PostgreSQL"}.get(engine, "openGauss") in says
+    assert {"memory": "memory", "file": "SQLite", "postgresql": "PostgreSQL"}.get(
+        engine.partition("/")[0], "openGauss"
+    ) in says
     assert store.trouble is None
 
 

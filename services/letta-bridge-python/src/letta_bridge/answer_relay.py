@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from letta_bridge.channel_listener import Subscription
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.text import read_json
 
 _PAUSE_SECONDS: Final = 0.5
 """What follows the text is relayed no sooner: the text itself is published when the turn is settled."""
@@ -19,8 +20,8 @@ _PAUSE_SECONDS: Final = 0.5
 def object_of(message: bytes) -> dict[str, Any]:
     """What a JSON object holds; empty for any other text."""
     try:
-        content = json.loads(message)
-    except (ValueError, RecursionError):
+        content = read_json(message)
+    except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -38,6 +38,7 @@ from letta_bridge.request_queue.creation_leases import RedisCreationLeases
 from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
+from letta_bridge.request_queue.other_queues import tell_left_behind
 from letta_bridge.session_manager import SessionManager
 from letta_bridge.session_stores import choice_replicas, session_store
 from letta_bridge.settings import BridgeSettings
@@ -51,6 +52,7 @@ from shared_utils.persistence.conversation_service import ConversationService
 from shared_utils.persistence.database import Database
 from shared_utils.persistence.file_erasures import FileErasures
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, connect
+from shared_utils.redis_trouble import explained
 from shared_utils.reload import reread
 
 _log = logs.get(__name__)
@@ -165,7 +167,12 @@ class Bridge:
             ):
                 _spare_the_collector()
                 _log.info("bridge_started", bridge=self.name, version=__version__, port=port)
-                await self.intake.run()
+                looking = asyncio.create_task(tell_left_behind(self._redis, self.settings.queue.requests))
+                try:
+                    await self.intake.run()
+                finally:
+                    looking.cancel()
+                    await asyncio.gather(looking, return_exceptions=True)
         finally:
             await self._close()
             await asyncio.to_thread(self.telemetry.close)
@@ -253,12 +260,14 @@ class Bridge:
         return letta.fallback_to_memory or not letta.enabled or self.servers.available()
 
     async def _check_redis(self) -> Check:
+        trouble = self.intake.redis_error
         try:
             async with asyncio.timeout(_CHECK_SECONDS):
-                await self._redis.ping()
+                # Of a Cluster, this asks the one node that serves the queue.
+                await self._redis.hlen(self.queue.keys.lanes)
         except CONNECTION_ERRORS as error:
-            return Check("redis", ok=False, detail=f"no answer: {_text(error)}", required=True)
-        return Check("redis", ok=True, detail="answers", required=True)
+            trouble = trouble or explained(error)
+        return Check("redis", ok=trouble is None, detail=trouble or "does what is asked", required=True)
 
     async def _check_letta(self) -> list[Check]:
         async def check(name: str, url: str) -> Check:

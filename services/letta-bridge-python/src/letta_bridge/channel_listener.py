@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 from typing import Any, Final
 
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, persistently
+from redis.asyncio.cluster import RedisCluster
+
+from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, persistently, subscriber
 
 _POLL_SECONDS: Final = 1.0
 """How late the listener notices that it is to end."""
@@ -38,12 +40,14 @@ class ChannelListener:
 
     Args:
         client: of its own; it is closed with the listener.
+        near: a key; of a Cluster, the node that serves it is listened to.
         silent: a channel nobody publishes on. It is always subscribed to: without any, redis-py asks before a
             subscription whether the connection is well, and reads that answer beside whoever listens.
     """
 
-    def __init__(self, client: RedisClient, silent: str) -> None:
+    def __init__(self, client: RedisClient, near: str, silent: str) -> None:
         self._client = client
+        self._near = near
         self._silent = silent
         self._pubsub: Any = None
         self._subscriptions: dict[str, list[Subscription]] = {}
@@ -100,11 +104,12 @@ class ChannelListener:
     async def _connect(self) -> None:
         async with self._connecting:
             if self._pubsub is None:
-                # A Cluster client knows its nodes only after a command.
-                await persistently(self._client.ping)
-                pubsub = self._client.pubsub(ignore_subscribe_messages=True)
-                await persistently(lambda: pubsub.subscribe(self._silent))
-                self._pubsub = pubsub
+                self._pubsub = await persistently(self._open)
+
+    async def _open(self) -> Any:
+        pubsub = await subscriber(self._client, self._near)
+        await pubsub.subscribe(self._silent, *self._subscriptions)
+        return pubsub
 
     async def _listen(self) -> None:
         while not self._closing:
@@ -112,8 +117,16 @@ class ChannelListener:
                 message = await self._pubsub.get_message(timeout=_POLL_SECONDS)
             except _LISTEN_ERRORS:
                 await asyncio.sleep(_PAUSE_SECONDS)
+                await self._move()
                 continue
             if message is None:
                 continue
             for subscription in self._subscriptions.get(message["channel"].decode(), []):
                 subscription.messages.put_nowait(message["data"])
+
+    async def _move(self) -> None:
+        """Listen to the node of a Cluster that serves the key by now: redis-py stays with the one that is gone."""
+        if isinstance(self._client, RedisCluster):
+            with contextlib.suppress(*CONNECTION_ERRORS):
+                gone, self._pubsub = self._pubsub, await self._open()
+                await gone.aclose()

@@ -18,9 +18,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from pydantic import ValidationError
 from pydantic_core import to_json
 from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import ResponseError
 
 from letta_bridge.answer_relay import AnswerRelay, object_of, under
 from letta_bridge.channel_listener import ChannelListener, Subscription
@@ -31,6 +31,8 @@ from shared_utils import logs
 from shared_utils.limits import MAX_ANSWER_TTL
 from shared_utils.messages import HANDOVER_KEY, Handover, Reply, Task, TaskResponse, dump
 from shared_utils.redis_connection import RedisClient, close, persistently
+from shared_utils.redis_trouble import explained
+from shared_utils.text import read_json
 
 _log = logs.get(__name__)
 _TOMBSTONE: Final = b'{"abandoned":true}'
@@ -125,7 +127,7 @@ class MemoryPython:
         tenant: str = "",
     ) -> None:
         self._client = client
-        self._listener = ChannelListener(listener, queue.task_response)
+        self._listener = ChannelListener(listener, queue.requests, queue.task_response)
         self._keys = keys
         self._settings = settings
         self._queue = queue
@@ -142,6 +144,14 @@ class MemoryPython:
         self, task: Task, number: str, reason: str, *, cause: str | None = None, persona: str | None = None
     ) -> FallbackAnswer:
         """See :class:`Fallback`."""
+        try:
+            return await self._answer(task, number, reason, cause, persona)
+        except ResponseError as error:
+            raise FallbackUnavailable(f"memory-python cannot be asked: {explained(error)}") from error
+
+    async def _answer(
+        self, task: Task, number: str, reason: str, cause: str | None, persona: str | None
+    ) -> FallbackAnswer:
         wait = _Wait(task, number, await self._handed_id(task, number))
         async with AsyncExitStack() as held:
             subscription = await self._listener.subscribe(self._queue.task_response + wait.handed_id, number)
@@ -234,8 +244,8 @@ class MemoryPython:
         if not isinstance(kept, bytes) or kept == _TOMBSTONE:
             return None
         try:
-            reply = Reply.model_validate_json(kept)
-        except ValidationError:
+            reply = Reply.model_validate(read_json(kept))
+        except ValueError:
             if wait.report():
                 _log.error("fallback_answer_unreadable", number=wait.number)
             return None

@@ -18,6 +18,7 @@ from typing import Final
 from letta_bridge import fail_points
 from letta_bridge.errors import LeaseLost
 from letta_bridge.recorder import SILENT, Recorder
+from letta_bridge.redis_outage import RedisOutage
 from letta_bridge.request_queue.port import Exchange, Refusal, RequestQueue, Settlement, Turn
 from letta_bridge.settings import QueueSettings
 from letta_bridge.turn_lease import TurnLease, clock
@@ -30,8 +31,8 @@ _IDLE_SECONDS: Final = 1.0
 """How long an idle bridge blocks before it looks for turns whose lease has expired."""
 _IDLE_SHARE: Final = 0.25
 """Share of a lease that it blocks at most, because the lease of an arriving turn counts from the start of the wait."""
-_BACKOFF_MIN, _BACKOFF_MAX = 0.05, 1.0
-"""Seconds between tries while Redis is away."""
+_ARRIVALS_PAUSE_SECONDS: Final = 1.0
+"""Before the wait for arrivals is tried again; the passes find out when that is of use."""
 _ARRIVALS: Final = 64
 """Places kept for what arrives while the bridge waits, at most; there are as many again for the passes meanwhile."""
 _SETTLED: Final = 64
@@ -87,8 +88,12 @@ class Intake:
         """The last time there was room, Redis had less than that: what comes now arrives."""
         self._stopping = asyncio.Event()
         self._over = asyncio.Event()
-        self.redis_error: str | None = None
-        """Why Redis was of no use the last time it was asked; None while it works."""
+        self._outage = RedisOutage()
+
+    @property
+    def redis_error(self) -> str | None:
+        """Why nothing can be taken, in one sentence; None while Redis does what the passes ask."""
+        return None if self._outage.trouble is None else str(self._outage.trouble)
 
     @property
     def in_flight(self) -> int:
@@ -136,6 +141,7 @@ class Intake:
         except CONNECTION_ERRORS as error:
             await self._await_redis(error)
             return
+        self._outage.over(held=self.in_flight)
         self._more = exchange.more or bool(exchange.turns)
         if len(exchange.turns) < want:
             self._idle.set()
@@ -262,24 +268,18 @@ class Intake:
         self._recorder.lease_lost()
 
     async def _await_redis(self, error: Exception) -> None:
-        """Until Redis answers again; then give back what was handed out while its answer got lost."""
-        if self.redis_error is None:
-            _log.warning("redis_away", error=str(error) or type(error).__name__, held=self.in_flight)
-        self.redis_error = str(error) or type(error).__name__
-        pause = _BACKOFF_MIN
-        while not self._stopping.is_set():
-            await self._pause(pause)
-            self._wake.clear()
-            pause = min(pause * 2, _BACKOFF_MAX)
-            try:
-                strays = await self._queue.release_strays(self._no_strays())
-                await self._return_unwanted()
-            except CONNECTION_ERRORS:
-                continue
-            self.redis_error = None
-            _log.info("redis_back", strays=strays, held=self.in_flight)
-            self._wake.set()
-            return
+        """Pause, and give back what was handed out while its answer got lost.
+
+        Whether Redis is of use again, the next pass finds out: it asks what failed, and another command proves nothing.
+        """
+        self._outage.failed(error, held=self.in_flight)
+        await _unless(self._stopping, self._outage.pause())
+        try:
+            self._outage.returned(await self._queue.release_strays(self._no_strays()))
+            await self._return_unwanted()
+        except CONNECTION_ERRORS as another:
+            self._outage.failed(another, held=self.in_flight)
+        self._wake.set()
 
     def _no_strays(self) -> set[str]:
         return self._turns.keys() | self._lost.keys()
@@ -297,7 +297,7 @@ class Intake:
                 turns = await self._take(want)
             except CONNECTION_ERRORS:
                 self._look_again()
-                await _unless(self._stopping, _BACKOFF_MAX)
+                await _unless(self._stopping, _ARRIVALS_PAUSE_SECONDS)
             else:
                 if len(turns) == want:
                     self._look_again()
@@ -413,7 +413,7 @@ class Intake:
                     await self._exchange(self._some_ended(), 0)
                 await self._queue.release(unbegun)
             except CONNECTION_ERRORS as error:
-                _log.warning("redis_away", error=str(error), held=len(self._ended))
+                self._outage.failed(error, held=len(self._ended))
                 await asyncio.sleep(0.2)
             else:
                 return

@@ -25,6 +25,7 @@ from letta_bridge.cli import (
     user,
     vectors,
 )
+from letta_bridge.cli.common import refuse_undecodable
 from shared_utils import logs
 from shared_utils.settings import LogSettings
 
@@ -76,6 +77,7 @@ app.command(name="doctor")(doctor.doctor)
 def main() -> None:
     """Run the command line. What a command logs goes to standard error; ``run`` has its own mind about that."""
     logs.configure(LogSettings(level="warning", format="console"), "letta-bridge", stream=sys.stderr)
+    refuse_undecodable(sys.argv[1:])
     app()
 
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from letta_bridge.letta.port import derived_otid, turn_otid
 from letta_bridge.request_queue.port import fingerprint
 from shared_utils import logs
+from shared_utils.text import read_json
 
 _log = logs.get(__name__)
 
@@ -125,9 +126,9 @@ def read(records: Sequence[bytes], canned: Collection[str] = ()) -> list[KeptTur
     turns = []
     for record in records:
         try:
-            turn = MissedTurn.model_validate_json(record)
-        except ValidationError as error:
-            _log.error("missed_turn_unreadable", fingerprint=fingerprint(record), problems=error.error_count())
+            turn = MissedTurn.model_validate(read_json(record))
+        except ValueError as error:
+            _log.error("missed_turn_unreadable", fingerprint=fingerprint(record), kind=type(error).__name__)
             continue
         if turn.response_text in canned:
             turn = turn.model_copy(update={"response_text": None, "canned": True})

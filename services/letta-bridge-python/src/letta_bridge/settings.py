@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from shared_utils import canned_sentences
 from shared_utils.embeddings import EmbeddingSettings
@@ -15,6 +15,7 @@ from shared_utils.errors import SettingsError
 from shared_utils.limits import MAX_CHANNEL_LENGTH, MAX_QUEUE_NAME_LENGTH, MAX_REPLY_TTL, TaskLimits
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.vectors.vector_settings import VectorSettings
+from shared_utils.setting_types import HttpKey, HttpToken, http_address
 from shared_utils.settings import (
     Loaded,
     LogSettings,
@@ -22,6 +23,7 @@ from shared_utils.settings import (
     Section,
     TenantSettings,
     TextList,
+    config_file,
     load,
     setting,
 )
@@ -89,7 +91,7 @@ class LettaSettings(Section):
         doc="Letta servers over one database (comma-separated)",
         min_length=1,
     )
-    api_key: SecretStr | None = setting(None, "LETTA_API_KEY", doc="Letta's server password")
+    api_key: HttpKey | None = setting(None, "LETTA_API_KEY", doc="Letta's server password")
     timeout: float = setting(60.0, "LETTA_TIMEOUT", doc="seconds one call to Letta may take", reload=True, gt=0)
     retry_attempts: int = setting(3, "LETTA_RETRY_ATTEMPTS", doc="further tries after a failed one", reload=True, ge=0)
     reply_deadline: float = setting(
@@ -117,11 +119,8 @@ class LettaSettings(Section):
 
     @field_validator("api_urls")
     @classmethod
-    def _without_credentials(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
-        # The addresses stand in logs and on the health page.
-        if any("@" in url for url in urls):
-            raise ValueError("an address must not hold a user or password; Letta's password is letta.api_key")
-        return urls
+    def _addresses(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(http_address, urls))
 
 
 class PersonaSettings(Section):
@@ -273,7 +272,7 @@ class HttpSettings(Section):
 
     host: str = setting("127.0.0.1", "BRIDGE_HTTP_HOST", doc="address to bind")
     port: int = setting(8290, "BRIDGE_HTTP_PORT", doc="port to bind; 0 takes a free one", ge=0, lt=65536)
-    api_token: SecretStr | None = setting(
+    api_token: HttpToken | None = setting(
         None, "BRIDGE_API_TOKEN", doc="what callers of /api must send; needed where host is not this machine alone"
     )
     data_dir: str = setting("data", "DATA_DIR", doc="run-time data")
@@ -341,7 +340,8 @@ def read_settings(
     """The bridge's settings.
 
     Args:
-        config: config.json; by default what LETTA_BRIDGE_CONFIG names, else ./config.json.
+        config: config.json; by default what LETTA_BRIDGE_CONFIG names, else ./config.json. One that is named and
+            missing is an error.
         environ: the environment, by default this process's.
         flags: dotted path → value, from the command line.
 
@@ -349,8 +349,8 @@ def read_settings(
         SettingsError: one sentence for the operator.
     """
     environ = os.environ if environ is None else environ
-    path = config or Path(environ.get("LETTA_BRIDGE_CONFIG") or "config.json")
-    loaded = load(BridgeSettings, config=path, environ=environ, flags=flags)
+    path, named = config_file(config, environ)
+    loaded = load(BridgeSettings, config=path, environ=environ, flags=flags, must_exist=named)
     if loaded.settings.vectors.enabled and loaded.settings.database.db_url is None:
         raise SettingsError(
             "vectors.enabled is on, and there is no database to read the journal from; set DATABASE_URL, or "

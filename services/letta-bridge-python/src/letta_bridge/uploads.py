@@ -19,10 +19,13 @@ from typing import Final
 
 from letta_bridge.errors import UploadRefused, UploadsKept
 from shared_utils.persistence.erasures import user_hash
+from shared_utils.text import REPLACEMENT, read_text
 
 _USER_FOLDER: Final = re.compile(r"[0-9a-fA-F]{64}")
 """Any user's folder, also where the file system takes capitals for small letters."""
 _MISSING: Final = "input_file names a file that does not exist or cannot be read"
+_UNREADABLE_SHARE: Final = 0.05
+"""Of a file's characters: a few broken ones are no reason to lose a message, many mean that it is no UTF-8 text."""
 
 
 def user_folder(user_id: str) -> str:
@@ -102,10 +105,10 @@ class Uploads:
             raise UploadRefused(
                 f"input_file names a file of more than {self.max_bytes} bytes; that is the configured limit"
             )
-        try:
-            return content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise UploadRefused("input_file names a file that is not UTF-8 text") from error
+        text = read_text(content)
+        if text.count(REPLACEMENT) > len(text) * _UNREADABLE_SHARE:
+            raise UploadRefused("input_file names a file that is not UTF-8 text; convert it, or name a text file")
+        return text
 
     def _places(self, user_id: str, name: str) -> Sequence[tuple[str, ...]]:
         """Where the file may lie, as parts below the root; the user's own folder first."""

@@ -188,3 +188,24 @@ async def test_a_choice_survives_a_bridge_that_writes_at_the_same_time(ask, sess
 async def test_a_choice_that_is_none_is_422(ask, body):
     answer = await ask("PUT", "/api/users/ada/settings", content=body, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "/api/users/ada%FF/settings"),
+        ("GET", "/api/users/ada%ED%A0%BD/settings"),
+        ("GET", f"{BASE}/sessions?user_id=ada%FF"),
+    ],
+)
+async def test_an_address_that_is_no_utf8_names_nobody(ask, sessions, method, path):
+    await sessions.add("ada\ufffd")
+    answer = await ask(method, path, json={"permanent_memory": False})
+    assert (answer.status_code, answer.json()["error"].partition(";")[0]) == (400, "the address is not UTF-8")
+    namesake = quote("ada\ufffd")
+    assert (await ask("GET", f"/api/users/{namesake}/settings")).json()["permanent_memory"] is True
+
+
+async def test_a_body_with_half_a_character_gets_a_sentence(ask):
+    answer = await ask("PUT", "/api/users/ada/settings", content=b'{"permanent_memory":true,"\\ud83d":1}')
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")

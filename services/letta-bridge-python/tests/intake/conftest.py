@@ -7,6 +7,7 @@ import json
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 from letta_bridge.intake import Intake
 from letta_bridge.request_queue import Outcome, Settlement
@@ -23,6 +24,9 @@ class UnreliableQueue(InMemoryQueue):
         self.away = False
         self.lose_next_answer = False
         self.lose_next_arrival = False
+        self.refuses = False
+        """Exchanges are refused, while every other command works."""
+        self.refused = 0
         self.strays_sought = []
         self.settled_at_once = []
         self.after_hand_out = lambda: None
@@ -33,6 +37,9 @@ class UnreliableQueue(InMemoryQueue):
         self.settled_at_once.append(len(settlements))
         if self.away:
             raise RedisConnectionError("away")
+        if self.refuses:
+            self.refused += 1
+            raise ResponseError("WRONGTYPE the key q is no list")
         exchange = await super().exchange(settlements, want)
         if exchange.turns:
             self.after_hand_out()

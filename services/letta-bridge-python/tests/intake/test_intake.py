@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
-from letta_bridge import intake, turn_lease
+from letta_bridge import intake, redis_outage, turn_lease
 from letta_bridge.errors import LeaseLost
 from letta_bridge.request_queue import Outcome, Settlement
 from letta_bridge.request_queue.calls import TICKET_DIGITS
@@ -121,7 +123,7 @@ async def test_outcomes_that_never_cease_do_not_hold_up_the_next_of_a_user(make_
 
 
 async def test_an_arrival_whose_answer_got_lost_returns_uncounted(make_worker, monkeypatch):
-    monkeypatch.setattr(intake, "_BACKOFF_MAX", 0.0)
+    monkeypatch.setattr(intake, "_ARRIVALS_PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(intake, "_IDLE_SECONDS", 0.05)
     async with make_worker() as worker:
         worker.gate.set()
@@ -200,6 +202,40 @@ async def test_a_turn_whose_lease_ran_out_here_is_no_stray(make_worker, monkeypa
                 await asyncio.sleep(0.01)
         assert worker.queue.strays_sought
         assert worker.shelf.turns[turn.receipt].entry.attempts == 1
+
+
+async def test_a_refused_exchange_is_logged_once_while_other_commands_work(make_worker, monkeypatch):
+    told = []
+    monkeypatch.setattr(redis_outage, "_FIRST_PAUSE_SECONDS", 0.001)
+    log = SimpleNamespace(
+        warning=lambda event, **fields: told.append((event, fields["code"])), info=lambda event, **_: told.append(event)
+    )
+    monkeypatch.setattr(redis_outage, "_log", log)
+    async with make_worker() as worker:
+        worker.queue.refuses = True
+        worker.intake._wake.set()
+        async with asyncio.timeout(20):
+            while worker.queue.refused < 6:
+                await asyncio.sleep(0.001)
+        assert "the key q is no list" in worker.intake.redis_error
+        assert told == [("redis_away", "wrongtype")]
+        worker.queue.refuses = False
+        worker.push("a")
+        worker.gate.set()
+        await worker.settled(1)
+        assert worker.intake.redis_error is None
+        assert told == [("redis_away", "wrongtype"), "redis_back"]
+
+
+def test_pauses_grow_up_to_a_bound_that_is_longer_where_somebody_has_to_mend_something():
+    outage = redis_outage.RedisOutage()
+    for error, longest in ((RedisConnectionError("away"), 1.0), (ResponseError("WRONGTYPE x"), 5.0)):
+        outage.failed(error, held=0)
+        pauses = [outage.pause() for _ in range(12)]
+        assert pauses == sorted(pauses)
+        assert pauses[-1] == longest
+        outage.over(held=0)
+        assert outage.trouble is None
 
 
 async def test_half_of_what_has_ended_is_settled_while_the_rest_is_in_work(make_worker):

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from letta_bridge import intake, turn_lease
+from letta_bridge import intake, redis_outage, turn_lease
 from letta_bridge.intake import Intake
 from letta_bridge.request_queue.memory_queue import InMemoryQueue
 
@@ -110,7 +110,7 @@ async def test_a_hand_out_that_was_read_at_once_is_begun_without_asking(late_wor
 
 
 async def test_a_late_hand_out_that_cannot_be_renewed_goes_back_uncounted(late_worker, monkeypatch):
-    monkeypatch.setattr(intake, "_BACKOFF_MIN", 0.0)
+    monkeypatch.setattr(redis_outage, "_FIRST_PAUSE_SECONDS", 0.0)
     worker = late_worker
 
     async def nobody():

@@ -60,7 +60,7 @@ def text_of(*messages: object) -> str:
         ([called("send_message", None)], ""),
         ([called("other_tool", '{"message": "secret"}')], ""),
         ([{"message_type": "tool_call_message", "tool_call": {"name": "send_message", "arguments": "{}"}}], ""),
-        ([said("a\x00b\ud800c")], "abc"),
+        ([said("a\x00b\ud800c")], "a\ufffdb\ufffdc"),
     ],
 )
 def test_text(messages: list[object], text: str) -> None:

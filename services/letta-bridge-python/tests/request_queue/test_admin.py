@@ -243,19 +243,20 @@ async def test_a_retried_task_does_not_hide_a_real_answer_either(rig):
     assert turn.kept_reply == answer
 
 
-async def test_what_died_in_an_overflow_lane_is_retried_in_its_users_own(rig):
+@pytest.mark.parametrize(("user", "lane"), [("ada", "ada"), ("~ada", "~~ada")])
+async def test_what_died_in_an_overflow_lane_is_retried_in_its_users_own(rig, user, lane):
     rig.queue.max_lane = 1
-    await rig.push("ada", "t1")
-    await rig.client.lpush(rig.settings.requests, b'{"user_id":"ada","task_id":"t2"}')
+    await rig.push(user, "t1")
+    await rig.client.lpush(rig.settings.requests, json.dumps({"user_id": user, "task_id": "t2"}))
     turns = await rig.take()
-    (refused,) = [turn for turn in turns if turn.found_lane_full("ada")]
-    letter = {"code": "too_many_deliveries", "number": refused.number, "lane": refused.lane, "user_id": "ada"}
-    ends = [Settlement(turn.receipt, Outcome.LETTA, user_id="ada") for turn in turns if turn is not refused]
+    (refused,) = [turn for turn in turns if turn.found_lane_full(user)]
+    letter = {"code": "too_many_deliveries", "number": refused.number, "lane": refused.lane, "user_id": user}
+    ends = [Settlement(turn.receipt, Outcome.LETTA, user_id=user) for turn in turns if turn is not refused]
     ends.append(Settlement(refused.receipt, Outcome.DEAD, dead=json.dumps(letter).encode()))
     await rig.queue.exchange(ends, 0)
     assert await rig.admin.retry((await rig.letters())[0])
     (turn,) = await rig.take()
-    assert (turn.number, turn.lane) == (refused.number, "ada")
+    assert (turn.number, turn.lane) == (refused.number, lane)
 
 
 async def test_a_stale_position_removes_nobody_elses_letter(rig):

@@ -151,6 +151,18 @@ async def test_a_turn_whose_task_is_in_the_request_list_again_is_removed_from_th
     assert ((await queue.status()).depth, await adds_up(queue)) == (0, True)
 
 
+@pytest.mark.parametrize("content", [b'"half \\ud83d"', b'"\xff"'], ids=["half a pair", "not UTF-8"])
+async def test_a_task_that_only_the_bridge_can_read_is_removed_from_the_request_list(rig, content):
+    queue = rig.bridge("a")
+    await queue.exchange([], 0)
+    await rig.push(b'\xef\xbb\xbf{"user_id":"ada","task_id":"t1","content":' + content + b"}")
+    await rig.save()
+    (turn,) = (await queue.exchange([], 5)).turns
+    await rig.lose_writes()
+    assert await restored(queue, turn) == set()
+    assert ((await queue.status()).depth, await adds_up(queue)) == (0, True)
+
+
 async def test_a_task_without_an_id_is_left_in_the_request_list(rig):
     """It may be another one with the same words."""
     queue = rig.bridge("a")

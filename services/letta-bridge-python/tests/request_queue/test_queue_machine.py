@@ -20,19 +20,26 @@ from letta_bridge.request_queue import Outcome, PauseMode, RedisQueue, Settlemen
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.calls import TICKET_DIGITS, Calls
 from letta_bridge.request_queue.holds import Holds
+from letta_bridge.request_queue.keys import user_lane
 from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf, _Entry
 from letta_bridge.request_queue.port import fingerprint
 from letta_bridge.request_queue.records import Fault
 from letta_bridge.request_queue.scripts import ScriptRunner, read
 from letta_bridge.settings import QueueSettings
+from shared_utils.errors import MalformedMessage
+from shared_utils.messages import Limits, parse_task
 from shared_utils.redis_connection import connect
 from shared_utils.settings import RedisSettings
 
 pytestmark = pytest.mark.integration
 
-USERS = ("ada", "b:o", "100%", "小明")
+USERS = ("ada", "b:o", "100%", "小明", "~7", "1234567890123456789")
 BRIDGES = ("one", "two")
-ODD = (b"", b"null", b"[1]", b'{"user_id":[]}', b'{"user_id":7,"task_id":7}', b'{"user_id":"a\\nb"}', b"x" * 2000)
+ODD = (
+    *(b"", b"null", b"[1]", b"x" * 2000, b'{"user_id":[]}', b'{"user_id":7,"task_id":7}', b'{"user_id":"a\\nb"}'),
+    b'{"user_id":1234567890123456789,"task_id":1234567890123456788}',
+    b'\xef\xbb\xbf{"user_id":"ada","task_id":"half a pair \\ud83d"}',
+)
 ENDS = st.sampled_from(["letta", "told", "memory", "error", "repeated", "dead"])
 DAMAGE = ((b"\x00\xff garbage", Fault.UNREADABLE), (b"v2 {}\n{}", Fault.NEWER), (b"", Fault.UNREADABLE))
 
@@ -55,6 +62,8 @@ class QueueMachine(RuleBasedStateMachine):
         """Bridge → receipt → turn and the model's turn, those whose lease it lost included: it does not know."""
         self.handed = {}
         """Lane → numbers of its tasks in the order they were first handed out; since the last loss of writes."""
+        self.restored = set()
+        """Numbers of restored turns: they belong to a history that Redis lost, and are in no order with others."""
         self.payloads = {}
         """Number of a task → its payload, for ever."""
         self.pushed = 0
@@ -151,6 +160,8 @@ class QueueMachine(RuleBasedStateMachine):
             assert all(turn.receipt not in held for held in self.held.values()), "a receipt was given twice"
             assert self.payloads.setdefault(turn.number, turn.payload) == turn.payload, "a number was given twice"
             self.held[bridge][turn.receipt] = (turn, modelled)
+            if turn.seq in self.restored:
+                continue
             numbers = self.handed.setdefault(turn.lane, [])
             assert turn.attempts > 1 or turn.seq in numbers or not numbers or turn.seq > numbers[-1], "out of order"
             if turn.attempts == 1:  # one handed out first before a loss of writes says nothing of the order after it
@@ -271,7 +282,9 @@ class QueueMachine(RuleBasedStateMachine):
         assert real == model
         for receipt in real:
             del held[receipt]
-        self.alive |= {self.shelf.turns[receipt].entry.payload for receipt in self.shelf.turns.keys() - known}
+        entries = [self.shelf.turns[receipt].entry for receipt in self.shelf.turns.keys() - known]
+        self.alive |= {entry.payload for entry in entries}
+        self.restored |= {entry.seq for entry in entries}
 
     async def dump(self):
         found = {}
@@ -297,7 +310,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.alive.discard(entries[place].payload)
         raw, fault = damage
         entries[place] = _Entry(0, entries[place].first_ms, raw, fault=fault)
-        self.runner.run(self.client.lset(self.keys.lane(lane), -1 - place, raw))
+        self.runner.run(self.client.lset(self.keys.lane_prefix + lane, -1 - place, raw))
 
     @rule(damage=st.sampled_from(DAMAGE), data=st.data())
     def damage_turn(self, damage, data):
@@ -331,16 +344,16 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(user=st.sampled_from(USERS), most=st.integers(1, 5))
     def forget_user(self, user, most):
-        shelf = self.shelf
-        waiting = shelf.lanes.get(user, deque())
+        shelf, lane = self.shelf, user_lane(user)
+        waiting = shelf.lanes.get(lane, deque())
         gone = [waiting.popleft() for _ in range(min(most, len(waiting)))]
-        dropped = self.runner.run(self.scripts.run(read("forget"), user, most))
+        dropped = self.runner.run(self.scripts.run(read("forget"), lane, most))
         assert [told(entry) for entry in dropped] == [modelled(entry) for entry in gone]
         self.ended |= {entry.payload for entry in gone}
         if gone and not waiting:
-            del shelf.lanes[user]
-            if user in shelf.ready:
-                shelf.ready.remove(user)
+            del shelf.lanes[lane]
+            if lane in shelf.ready:
+                shelf.ready.remove(lane)
         shelf.counters["settled:erased"] += len(gone)
         missed = self.runner.run(self.scripts.run(read("forget_missed"), user))
         assert missed == len(shelf.missed.pop(user, []))
@@ -471,9 +484,9 @@ def seen(turn):
 def settlement(turn, end, told):
     """One of the ways in which a turn can end."""
     try:
-        task = json.loads(turn.payload)
-        ids = {"user_id": str(task["user_id"]), "task_id": str(task["task_id"])}
-    except (ValueError, TypeError, KeyError):
+        task = parse_task(turn.payload, Limits())
+        ids = {"user_id": task.user_id, "task_id": task.task_id}
+    except MalformedMessage:
         ids = {}
     reply = json.dumps({"to": turn.receipt}).encode() if ids and end != "dead" else None
     outcome = Outcome.LETTA if end == "told" else Outcome(end)

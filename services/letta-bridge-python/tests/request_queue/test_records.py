@@ -165,6 +165,15 @@ async def test_a_letter_says_to_any_release_what_it_always_said(queue, client):
 # Back: what the next release wrote; and damage
 
 
+@pytest.mark.parametrize(("lane", "user"), [("~~ada", "~ada"), ("~7", None), ("~full:7", None)])
+async def test_a_letter_of_a_record_names_the_user_of_the_lane(queue, client, lane, user):
+    await client.rpush(queue.keys.lane_prefix + lane, GARBAGE[0])
+    await client.rpush(queue.keys.ready, lane)
+    await queue.exchange([], 10)
+    ((about, _),) = await letters(client, queue.keys)
+    assert (about["lane"], about.get("user_id")) == (lane, user)
+
+
 @pytest.mark.parametrize(
     ("entry", "code"), [(NEXT_ENTRY, "newer_record"), *((entry, "unreadable_record") for entry in GARBAGE)]
 )

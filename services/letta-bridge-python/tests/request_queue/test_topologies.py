@@ -12,6 +12,7 @@ from redis import Redis
 from letta_bridge.fallback import MemoryPython
 from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
+from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings, FallbackSettings, QueueSettings
 from letta_bridge.user_data.lane import UserLane
 from letta_bridge.user_data.queue_trace import QueueTrace
@@ -20,7 +21,7 @@ from letta_bridge.user_data.short_term_trace import ShortTermTrace
 from local_stack.ports import free_port
 from local_stack.valkey import Sentinel, Valkey
 from shared_utils.messages import Task
-from shared_utils.redis_connection import CONNECTION_ERRORS, connect
+from shared_utils.redis_connection import CONNECTION_ERRORS, close, connect
 from shared_utils.settings import RedisSettings
 
 pytestmark = pytest.mark.integration
@@ -133,6 +134,64 @@ async def test_a_user_is_erased_on_a_cluster(cluster, queue_at):
     assert {sum((await trace.count("ada")).values()) for trace in traces} == {0}
     assert len(await search.find("bob")) >= 4
     await client.aclose()
+
+
+@pytest.fixture
+async def cluster_with_a_replica(start, tmp_path):
+    """URL of a Cluster, and the primary of the request list, whose replica takes over when it dies."""
+    options = {"cluster-enabled": "yes", "appendonly": "no", "cluster-node-timeout": "1000"}
+    options |= {"cluster-replica-validity-factor": "0", "cluster-require-full-coverage": "no"}
+    nodes = [
+        start(Valkey(tmp_path / f"node{number}", options=options | {"cluster-port": str(free_port())}))
+        for number in range(4)
+    ]
+    with contextlib.ExitStack() as clients:
+        asked = [clients.enter_context(Redis(host="127.0.0.1", port=node.port)) for node in nodes]
+        slot = asked[0].execute_command("CLUSTER", "KEYSLOT", "letta_requests")
+        asked[0].execute_command("CLUSTER", "ADDSLOTSRANGE", slot, slot)
+        asked[1].execute_command("CLUSTER", "ADDSLOTSRANGE", 0, slot - 1)
+        asked[2].execute_command("CLUSTER", "ADDSLOTSRANGE", slot + 1, 16383)
+        for node, client in zip(nodes[1:], asked[1:], strict=True):
+            bus = client.config_get("cluster-port")["cluster-port"]
+            asked[0].execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
+        async with asyncio.timeout(40):
+            while any(client.cluster("INFO")["cluster_known_nodes"] != "4" for client in asked):
+                await asyncio.sleep(0.05)
+            primary = asked[0].execute_command("CLUSTER", "MYID").decode()
+            asked[3].execute_command("CLUSTER", "REPLICATE", primary)
+            while asked[3].info("replication").get("master_link_status") != "up":
+                await asyncio.sleep(0.05)
+            while any(client.cluster("INFO")["cluster_slots_assigned"] != "16384" for client in asked):
+                await asyncio.sleep(0.05)
+    return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes[:3]), nodes[0]
+
+
+async def test_somebody_elses_answer_is_heard_after_a_failover_of_a_cluster(cluster_with_a_replica):
+    url, primary = cluster_with_a_replica
+    redis = RedisSettings(url=url)
+    fallback = MemoryPython(
+        connect(redis, name="a"),
+        connect(redis, name="b"),
+        Keys("letta_requests"),
+        FallbackSettings(timeout=60),
+        QueueSettings(),
+    )
+    client = connect(redis, name="chat-ai")
+
+    async def asked_and_answered(number):
+        answering = asyncio.create_task(fallback.answer(Task(task_id=number, content="hi"), number, "test"))
+        async with asyncio.timeout(60):
+            while not answering.done():
+                with contextlib.suppress(*CONNECTION_ERRORS):
+                    await client.publish(f"task_response:{number}", json.dumps({"text": f"answer {number}"}))
+                await asyncio.sleep(0.2)
+        return (await answering).text
+
+    assert await asked_and_answered("1") == "answer 1"
+    primary.kill()
+    assert await asked_and_answered("2") == "answer 2"
+    await fallback.close()
+    await close(client)
 
 
 async def test_the_queue_follows_a_failover(start, tmp_path, queue_at):

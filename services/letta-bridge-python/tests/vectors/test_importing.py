@@ -7,6 +7,7 @@ import hashlib
 import json
 import sqlite3
 import struct
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -20,6 +21,7 @@ from letta_bridge.vectors.importing.letta_postgresql import LettaPostgresql
 from letta_bridge.vectors.importing.letta_rows import SourceUnreadable
 from letta_bridge.vectors.importing.letta_sqlite import LettaSqlite
 from letta_bridge.vectors.importing.letta_tables import LettaPassages
+from local_stack.databases import bouncing
 from scripted_model.embeddings import embedding
 from shared_utils.memories import user_scope
 from shared_utils.persistence.vectors import Scope
@@ -198,7 +200,8 @@ def test_what_is_no_letta_database_is_said_so(tmp_path):
 
 
 @pytest.mark.integration
-async def test_everything_arrives_from_postgresql_in_a_session_that_may_not_write(workshop, postgres_url):
+@pytest.mark.parametrize("mode", [None, "transaction", "session"])
+async def test_everything_arrives_from_postgresql_and_nothing_is_written(workshop, postgres_url, tmp_path, mode):
     with psycopg.connect(postgres_url, autocommit=True) as letta:
         letta.execute("CREATE EXTENSION vector")
         letta.execute('CREATE SCHEMA "Letta"')
@@ -222,7 +225,12 @@ async def test_everything_arrives_from_postgresql_in_a_session_that_may_not_writ
                 ],
             )
         letta.execute("INSERT INTO archival_passages (id, text) VALUES ('passage-y', 'without an embedding')")
-    database = LettaPostgresql(postgres_url)
+        letta.execute(f'ALTER DATABASE "{letta.info.dbname}" SET search_path TO nowhere')
+    with bouncing(postgres_url, tmp_path / "pgbouncer", mode) if mode else nullcontext() as pooler:
+        await _arrives_wholly(workshop, LettaPostgresql(pooler.url() if pooler else postgres_url))
+
+
+async def _arrives_wholly(workshop, database):
     with pytest.raises(SourceUnreadable, match="read-only transaction"):
         database.rows("DELETE FROM agents_tags", {})
     done = await importer_of(workshop, database, embed=True).run(dry=False)

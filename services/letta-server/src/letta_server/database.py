@@ -5,19 +5,25 @@ from __future__ import annotations
 from typing import Any, Final
 
 import psycopg
-from psycopg import pq
+from psycopg import pq, sql
 from psycopg.conninfo import make_conninfo
 
 from letta_server.database_url import DatabaseUrl
 from letta_server.errors import DatabaseUnfit
 from letta_server.waiting import wait_until_up
 from shared_utils.persistence.dialects import Dialect, login_refusal, recognise
+from shared_utils.persistence.dialects.session_settings import RELIED_ON, for_this_transaction, literal
 from shared_utils.persistence.errors import UnfitDatabase
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 _MAINTENANCE: Final = ("postgres", "template1")
-_CREATION_LOCK: Final = 0x6C65747461  # "letta"
+_MARKS: Final = ("alembic_version", "agents", "messages")
+"""Tables by which a schema is known to be Letta's."""
+_HOMES: Final = """
+    SELECT nspname::text FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE relkind = 'r' AND relname = ANY(%s) GROUP BY nspname HAVING count(*) = %s ORDER BY nspname
+"""
 _CONNECT_TIMEOUT: Final = 5
 
 
@@ -44,11 +50,22 @@ def wait_for_server(url: DatabaseUrl, limit: float) -> None:
 
 
 def connect(url: DatabaseUrl) -> Connection | None:
-    """Open the database; None where the server has none of this name.
+    """Open the database, in a transaction that begins with what its statements rely on; None where there is none.
 
     Raises:
         DatabaseUnfit: the server does not let us in.
     """
+    connection = _connect(url)
+    if connection is not None:
+        try:
+            _settle(connection, url)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _connect(url: DatabaseUrl) -> Connection | None:
     try:
         return _open(url)
     except psycopg.OperationalError as error:
@@ -101,13 +118,13 @@ def create_database(url: DatabaseUrl) -> None:
         )
     with connection:
         dialect = dialect_of(connection)
-        connection.execute("SELECT pg_advisory_lock(%s)", [_CREATION_LOCK])
-        if _listed(connection, url.name):
-            return
         try:
             connection.execute(dialect.create_database(url.name))
+        except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+            return
         except psycopg.Error as error:
-            raise cannot_create(dialect, url, _reason(error)) from None
+            if not _listed(connection, url.name):  # else another process made it meanwhile
+                raise cannot_create(dialect, url, _reason(error)) from None
 
 
 def cannot_create(dialect: Dialect, url: DatabaseUrl, reason: str) -> DatabaseUnfit:
@@ -119,9 +136,49 @@ def cannot_create(dialect: Dialect, url: DatabaseUrl, reason: str) -> DatabaseUn
     )
 
 
+def search_path(connection: Connection, url: DatabaseUrl) -> str | None:
+    """The search path that leads to Letta's tables, as SQL; None where there are none and the session's own leads on.
+
+    Raises:
+        DatabaseUnfit: there are several, and the session's own leads to none of them.
+    """
+    row = connection.execute("SELECT current_schemas(false)::text[]").fetchone()
+    current: list[str] = row[0] if row else []
+    homes = [str(name) for (name,) in connection.execute(_HOMES, [list(_MARKS), len(_MARKS)])]
+    home = next((schema for schema in current if schema in homes), None)
+    if home is None and len(homes) > 1:
+        raise DatabaseUnfit(
+            f"Database {url} holds Letta's tables in several schemas ({', '.join(homes)}), and the search_path of user "
+            f'{url.user} leads to none of them; name one: ALTER ROLE "{url.user}" SET search_path = ...'
+        )
+    if home is None and homes:
+        home = homes[0]
+    if home is None:
+        return None if current else '"$user", public'
+    schemas = dict.fromkeys([home, *current, "public"])
+    return ", ".join(sql.Identifier(schema).as_string(None) for schema in schemas)
+
+
+def is_pooled(connection: Connection, dialect: Dialect) -> bool:
+    """Whether a connection pooler stands between, or may."""
+    row = connection.execute(dialect.pooler_question.encode()).fetchone()
+    return dialect.is_pooled(row[0] if row else None, connection)
+
+
+def _settle(connection: Connection, url: DatabaseUrl) -> None:
+    """Within the transaction only: a pooler may give the session to others."""
+    settings = {name: literal(value) for name, value in dialect_of(connection).session_settings.items()}
+    connection.execute(for_this_transaction({name: settings[name] for name in RELIED_ON}).encode())
+    path = search_path(connection, url)
+    if path is not None:
+        connection.execute(f"SET LOCAL search_path TO {path}".encode())
+
+
 def _open(url: DatabaseUrl, *, autocommit: bool = False) -> Connection:
     conninfo = make_conninfo(**url.conninfo, connect_timeout=str(_CONNECT_TIMEOUT), application_name="letta-server")
-    return psycopg.connect(conninfo, autocommit=autocommit)
+    connection = psycopg.connect(conninfo, autocommit=autocommit, prepare_threshold=None)
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    return connection
 
 
 def _refuse_login(error: psycopg.Error, url: DatabaseUrl) -> None:

@@ -11,6 +11,10 @@ from letta_server.errors import SettingsRefused
 _SCHEMES: Final = {"postgresql", "postgres"}
 _SSL_MODES: Final = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
 _SSL_FILES: Final = {"sslrootcert": "PGSSLROOTCERT", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY"}
+_UNESCAPED: Final = (
+    "LETTA_PG_URI cannot be read: percent-encode the special characters of its password, or set LETTA_PG_HOST, "
+    "LETTA_PG_USER, LETTA_PG_PASSWORD and LETTA_PG_DB instead, which take it as it is."
+)
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,10 @@ class DatabaseUrl:
             parts = urlsplit(uri.strip())
             port = parts.port or 5432
         except ValueError:
-            raise SettingsRefused(
-                "LETTA_PG_URI cannot be read: percent-encode the special characters of its password, or set "
-                "LETTA_PG_HOST, LETTA_PG_USER, LETTA_PG_PASSWORD and LETTA_PG_DB instead, which take it as it is."
-            ) from None
+            raise SettingsRefused(_UNESCAPED) from None
+        if parts.fragment or "@" in parts.path + parts.query:
+            # An unescaped character of the password was taken for the end of it; what follows must not be shown.
+            raise SettingsRefused(_UNESCAPED)
         # "postgresql+asyncpg" is how Letta's own documents write it; the driver is not the operator's choice.
         if parts.scheme.partition("+")[0] not in _SCHEMES:
             raise SettingsRefused("LETTA_PG_URI must start with postgresql://; Letta 0.16.8 knows no other database.")

@@ -22,7 +22,7 @@ def read(path: Path) -> dict[str, str]:
         SettingsRefused: the file cannot be read, or a line is not NAME=value.
     """
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError):
         raise SettingsRefused(f"The environment file {path} cannot be read as UTF-8 text.") from None
     found = {}

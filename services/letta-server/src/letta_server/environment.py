@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from letta_server.settings import Settings
+from letta_server.settings import Settings, given_values
 
 _BETTER: Final = {
     # Letta's default opens and closes some 20 connections a message; a pool halves the time of a turn.
@@ -15,9 +15,6 @@ _BETTER: Final = {
     "LETTA_TRACK_PROVIDER_TRACE": "false",
 }
 """Only where the operator says nothing."""
-
-_EMPTY_IS_UNSET: Final = ("LETTA_", "OPENAI_")
-"""Compose files pass variables on empty; Letta would take an empty host or URL for one."""
 
 _OURS: Final = (
     # The password middleware is this package's: Letta's prints the password, and its tools' processes would inherit it.
@@ -45,11 +42,7 @@ def letta_environment(current: Mapping[str, str], settings: Settings, data: Path
         settings: what was read from it.
         data: Letta's own directory. It becomes HOME, because some of Letta's paths follow nothing else.
     """
-    environment = {
-        name: value
-        for name, value in current.items()
-        if name not in _OURS and (value.strip() or not name.startswith(_EMPTY_IS_UNSET))
-    }
+    environment = {name: value for name, value in given_values(current).items() if name not in _OURS}
     environment |= {
         "LETTA_PG_URI": settings.database.letta_uri,
         "HOME": str(data),

@@ -11,13 +11,14 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final, NoReturn
 
 from letta_server.errors import SettingsRefused
 from letta_server.password import PasswordMiddleware
+from letta_server.preflight import Server
 from letta_server.voice import say
-from shared_utils.persistence.dialects import Dialect
 
 _SHUTDOWN_MARGIN: Final = 5.0
 """Seconds Letta gets to close its own things after the last request ended."""
@@ -45,23 +46,26 @@ def reserve(host: str, port: int) -> socket.socket:
 
 
 def exit_cleanly_when_stopped() -> None:
-    """Make SIGTERM and SIGINT an exit code of 0, from now on; uvicorn hands a signal on after its graceful end."""
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, _leave)
+    """Make SIGTERM and SIGINT an exit code of 0, from now on and at once, whatever goes on.
+
+    Nothing is lost: what is being made in the database is one transaction. An exception instead would come up in the
+    middle of somebody else's import, which may turn it into another one, or swallow it.
+    """
+    _handle(_leave_at_once)
 
 
-def serve(listener: socket.socket, dialect: Dialect, *, password: str | None, grace: float) -> NoReturn:
+def serve(listener: socket.socket, server: Server, *, password: str | None, grace: float) -> NoReturn:
     """Run Letta until SIGTERM or SIGINT, then let requests in flight finish and exit 0.
 
     The process environment must be ``letta_environment``'s already.
 
     Args:
         listener: a bound socket.
-        dialect: the database server's.
+        server: the database's.
         password: what every request must carry; None for an open server.
         grace: seconds the requests in flight get.
     """
-    app = _letta_app(dialect)
+    app = _letta_app(server)
     if password is not None:
         from starlette.middleware import Middleware  # noqa: PLC0415 - not in the workspace's environment
 
@@ -71,10 +75,12 @@ def serve(listener: socket.socket, dialect: Dialect, *, password: str | None, gr
     sys.exit(0)
 
 
-def _letta_app(dialect: Dialect) -> Any:
+def _letta_app(server: Server) -> Any:
     from letta_server import hooks  # noqa: PLC0415 - imports SQLAlchemy
+    from letta_server.hooks import session_settings  # noqa: PLC0415
 
-    hooks.install(dialect)
+    hooks.install(server.dialect)
+    session_settings.install(server.session_settings, pooled=server.pooled)
     # Without this, Letta writes its API description (2 MB, 1.5 s) to a file at each start; /openapi.json works anyway.
     sys.argv = [sys.argv[0], "--no-generation"]
     gc.disable()  # millions of objects that stay: collecting while they are made costs a second and frees nothing
@@ -120,7 +126,7 @@ def _keep_configuration_in_memory() -> None:
 def _run(app: Any, listener: socket.socket, grace: float) -> None:
     import uvicorn  # noqa: PLC0415
 
-    class Server(uvicorn.Server):
+    class UvicornServer(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
@@ -128,6 +134,8 @@ def _run(app: Any, listener: socket.socket, grace: float) -> None:
                 say(f"Letta is ready on http://{host}:{port}")
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            if not self.started:
+                _leave_at_once(sig, frame)
             # Letta waits for threads without a limit, and a thread may be waiting for a model.
             last_resort = threading.Timer(grace + _SHUTDOWN_MARGIN, os._exit, (0,))
             last_resort.daemon = True
@@ -144,11 +152,21 @@ def _run(app: Any, listener: socket.socket, grace: float) -> None:
         access_log=False,
         timeout_graceful_shutdown=max(1, round(grace)),
     )
-    server = Server(config)
+    server = UvicornServer(config)
+    _handle(_leave)  # uvicorn hands a signal on after its graceful end
     server.run(sockets=[listener])
     if not server.started:
         sys.exit(1)
 
 
+def _handle(handler: Callable[[int, FrameType | None], NoReturn]) -> None:
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, handler)
+
+
 def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
     sys.exit(0)
+
+
+def _leave_at_once(_signal: int, _frame: FrameType | None) -> NoReturn:
+    os._exit(0)

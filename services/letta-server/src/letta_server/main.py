@@ -56,7 +56,9 @@ def _run(given: argparse.Namespace) -> int:
             f"the database has {server.free_connections} free connections, and Letta may want {settings.connections}: "
             "raise its max_connections, or lower LETTA_PG_POOL_SIZE and LETTA_PG_MAX_OVERFLOW."
         )
-    launch.serve(listener, server.dialect, password=settings.password, grace=settings.grace)
+    if server.pooled:
+        say("a connection pooler stands before the database, or may: each of Letta's transactions sets what it needs.")
+    launch.serve(listener, server, password=settings.password, grace=settings.grace)
 
 
 def _init(given: argparse.Namespace) -> int:
@@ -78,7 +80,8 @@ def _check(given: argparse.Namespace) -> int:
     server = preflight.server(settings.database)
     show(f"database  {settings.database} {state.value}")
     free, wanted = server.free_connections, settings.connections
-    show(f"server    {server.dialect.product}, {free} free connections where Letta may want {wanted}")
+    pooler = ", behind a connection pooler" if server.pooled else ""
+    show(f"server    {server.dialect.product}{pooler}, {free} free connections where Letta may want {wanted}")
     if settings.redis is None:
         show("redis     not set: Letta will not lock agents against two turns at once")
     else:

@@ -6,6 +6,7 @@ saying so until the first message.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +15,7 @@ from letta_server.database import Connection
 from letta_server.database_url import DatabaseUrl
 from letta_server.errors import DatabaseUnfit
 from shared_utils.persistence.dialects import Dialect, OpenGauss
+from shared_utils.persistence.dialects.session_settings import RELIED_ON
 
 _RESERVED: Final = 3
 """Connections servers keep for their administrators, by default."""
@@ -49,6 +51,21 @@ class Server:
     dialect: Dialect
     free_connections: int
     """How many the user can still open."""
+    pooled: bool
+    """A connection pooler stands between, or may."""
+    search_path: str | None
+    """Leads to Letta's tables, as SQL; None where there are none yet."""
+
+    @property
+    def session_settings(self) -> Mapping[str, str]:
+        """Setting → value that Letta's statements rely on. Time limits are left to the operator: they lose nothing."""
+        fixed = {**RELIED_ON, **{name: self.dialect.session_settings[name] for name in self._own}}
+        return fixed if self.search_path is None else {**fixed, "search_path": self.search_path}
+
+    @property
+    def _own(self) -> Iterable[str]:
+        """By default openGauss cuts sessions that are idle for ten minutes."""
+        return ("session_timeout", "behavior_compat_options") if isinstance(self.dialect, OpenGauss) else ()
 
 
 def server(url: DatabaseUrl) -> Server:
@@ -57,13 +74,16 @@ def server(url: DatabaseUrl) -> Server:
     Raises:
         DatabaseUnfit: no access at all, or a server that Letta cannot run on.
     """
-    connection = database.connect(url) or database.connect_elsewhere(url)
+    found = database.connect(url)
+    connection = found or database.connect_elsewhere(url)
     if connection is None:
         raise DatabaseUnfit(
             f"Database {url} does not exist, and user {url.user} may enter no other one to create it from."
         )
     with connection:
-        return Server(database.dialect_of(connection), _free_connections(connection))
+        dialect = database.dialect_of(connection)
+        path = None if found is None else database.search_path(connection, url)
+        return Server(dialect, _free_connections(connection), database.is_pooled(connection, dialect), path)
 
 
 def check_product(dialect: Dialect, url: DatabaseUrl, *, opengauss: bool | None) -> None:
@@ -91,6 +111,7 @@ def check_database(connection: Connection, dialect: Dialect, url: DatabaseUrl) -
         DatabaseUnfit: one of them will not do.
     """
     _check_mode(connection, dialect, url)
+    _check_settings(connection, url)
     vector_version(connection, dialect)
     free = _free_connections(connection)
     if free < _LEAST:
@@ -181,6 +202,19 @@ def _check_mode(connection: Connection, dialect: Dialect, url: DatabaseUrl) -> N
     refusal = dialect.mode_refusal(None if compatibility is None else str(compatibility), empty_is_null, url.name)
     if refusal is not None:
         raise DatabaseUnfit(f"Letta cannot use this database: {refusal}.")
+
+
+def _check_settings(connection: Connection, url: DatabaseUrl) -> None:
+    if _one(connection, "SHOW transaction_read_only") == "on":
+        raise DatabaseUnfit(
+            f"Database {url} is read-only: a standby, or default_transaction_read_only is set for it; name the "
+            "primary, or take that setting back."
+        )
+    if (role := _one(connection, "SHOW session_replication_role")) != "origin":
+        raise DatabaseUnfit(
+            f"Sessions in database {url} have session_replication_role = {role}, with which foreign keys do not work; "
+            "reset that setting of the role or the database."
+        )
 
 
 def _one(connection: Connection, question: str) -> object:

@@ -9,9 +9,13 @@ from typing import Final
 
 from letta_server.database_url import DatabaseUrl
 from letta_server.errors import SettingsRefused
+from shared_utils.values import header_trouble, is_service_port, trimmed, trouble, unquoted
 
 _PG_PARTS: Final = ("LETTA_PG_HOST", "LETTA_PG_USER", "LETTA_PG_PASSWORD", "LETTA_PG_DB")
 _SECRETS: Final = ("LETTA_SERVER_PASSWORD", "LETTA_PG_PASSWORD", "LETTA_ENCRYPTION_KEY", "OPENAI_API_KEY")
+_ENCRYPTION_KEY: Final = "LETTA_ENCRYPTION_KEY"
+_PREFIXES: Final = ("LETTA_", "OPENAI_")
+_KEY: Final = "_API_KEY"
 _TRUE: Final = {"1", "true", "yes", "on"}
 _FALSE: Final = {"0", "false", "no", "off"}
 
@@ -54,17 +58,17 @@ class Settings:
         Raises:
             SettingsRefused: one sentence naming the variable.
         """
-        given = {name: value for name, value in environment.items() if value.strip()}
         for name in _SECRETS:
             # An empty variable counts as not set, as compose files pass it on; blanks are a slip of the hand.
-            if environment.get(name) and name not in given:
+            if environment.get(name) and not environment[name].strip():
                 raise SettingsRefused(f"{name} holds nothing but blanks; give it a value, or leave it out.")
-        password = _secret(given, "LETTA_SERVER_PASSWORD")
+        given = given_values(environment)
+        password = _header_secret(given, "LETTA_SERVER_PASSWORD")
         if (secure or _switch(given, "LETTA_SERVER_SECURE")) and password is None:
             raise SettingsRefused(
                 "Secure mode is asked for without a password; set LETTA_SERVER_PASSWORD or LETTA_SERVER_PASSWORD_FILE."
             )
-        openai_api_key = _secret(given, "OPENAI_API_KEY")
+        openai_api_key = _header_secret(given, "OPENAI_API_KEY")
         if openai_api_key is None and given.keys() & {"OPENAI_BASE_URL", "OPENAI_API_BASE"}:
             raise SettingsRefused(
                 "OPENAI_BASE_URL is set without OPENAI_API_KEY, and Letta ignores the one without the other; "
@@ -76,11 +80,36 @@ class Settings:
             connections=_count(given, "LETTA_PG_POOL_SIZE", 25) + _count(given, "LETTA_PG_MAX_OVERFLOW", 10),
             redis=_redis(given),
             password=password,
-            encryption_key=_secret(given, "LETTA_ENCRYPTION_KEY"),
+            encryption_key=_secret(given, _ENCRYPTION_KEY),
             openai_api_key=openai_api_key,
             wait=_seconds(given, "LETTA_SERVER_WAIT", 60.0),
             grace=_seconds(given, "LETTA_SERVER_GRACE", 30.0),
         )
+
+
+def given_values(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what cannot be meant in variables of Letta and of models' providers.
+
+    Those are blanks (compose files pass variables on empty), line ends, quotes, and addresses that Kubernetes sets in
+    ``…_PORT``. The encryption key stays as it is, to the character: with another one Letta's stored secrets cannot be
+    read.
+
+    Raises:
+        SettingsRefused: a value cannot be used; the sentence does not repeat it.
+    """
+    given = {}
+    for name, value in environment.items():
+        kept = value
+        if name.startswith(_PREFIXES) or name.endswith(_KEY):
+            if not value.strip() or is_service_port(name, value):
+                continue
+            if name != _ENCRYPTION_KEY:
+                kept = unquoted(trimmed(value, keep_spaces=name.endswith("_PASSWORD")))
+                problem = trouble(kept, one_line=True) or (header_trouble(kept) if name.endswith(_KEY) else None)
+                if problem:
+                    raise SettingsRefused(f"{name} {problem}.")
+        given[name] = kept
+    return given
 
 
 def _database(given: Mapping[str, str]) -> DatabaseUrl:
@@ -119,7 +148,7 @@ def _redis(given: Mapping[str, str]) -> Redis | None:
 
 
 def _secret(given: Mapping[str, str], name: str) -> str | None:
-    """A value from NAME, or from the file NAME_FILE names (one trailing line end is not part of it)."""
+    """A value from NAME, or from the file NAME_FILE names (line ends around it are not part of it)."""
     path = given.get(f"{name}_FILE")
     if path is None:
         return given.get(name)
@@ -130,10 +159,23 @@ def _secret(given: Mapping[str, str], name: str) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise SettingsRefused(f"{name}_FILE names {path}, which cannot be read: {reason}.") from None
-    text = text.removesuffix("\n").removesuffix("\r")
+    text = text.removesuffix("\n").removesuffix("\r") if name == _ENCRYPTION_KEY else trimmed(text, keep_spaces=True)
     if not text.strip():
         raise SettingsRefused(f"{name}_FILE names {path}, which is empty.")
+    if problem := trouble(text, one_line=True):
+        raise SettingsRefused(f"The file {path} that {name}_FILE names {problem}.")
     return text
+
+
+def _header_secret(given: Mapping[str, str], name: str) -> str | None:
+    """A secret that is sent in an HTTP header, by Letta or to it."""
+    secret = _secret(given, name)
+    if secret is None:
+        return None
+    secret = trimmed(secret)
+    if problem := header_trouble(secret):
+        raise SettingsRefused(f"{name} {problem}.")
+    return secret
 
 
 def _switch(given: Mapping[str, str], name: str) -> bool | None:

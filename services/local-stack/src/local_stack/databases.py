@@ -28,12 +28,14 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from local_stack.fixtures import missing_parts
+from local_stack.pgbouncer import PgBouncer, PoolMode
 from local_stack.postgres import Postgres
 from local_stack.programs import CHECKOUT
 from opengauss_double import PROFILES
@@ -44,7 +46,10 @@ from shared_utils.persistence.database import Database
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.dialects import Dialect, OpenGauss, PostgreSQL
 
-ENGINES: Final = ("postgresql", "opengauss-5.0", "opengauss-6.0", "opengauss-7.0")
+DIRECT: Final = ("postgresql", "opengauss-5.0", "opengauss-6.0", "opengauss-7.0")
+POOLED: Final = ("postgresql/transaction", "opengauss-6.0/transaction")
+"""Behind a PgBouncer whose ``pool_mode`` stands after the slash; ``session`` may, too."""
+ENGINES: Final = (*DIRECT, *POOLED)
 
 _numbers = count(1)
 _LAYER: Final = Path(database_module.__file__)
@@ -64,13 +69,21 @@ def engine(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(autouse=True)
 def _engine_difference(request: pytest.FixtureRequest) -> None:
     for mark in request.node.iter_markers("differs"):
-        if "engine" in request.fixturenames and request.getfixturevalue("engine") == mark.args[0]:
+        if "engine" in request.fixturenames and request.getfixturevalue("engine").partition("/")[0] == mark.args[0]:
             pytest.skip(mark.kwargs["reason"])
 
 
 @contextmanager
-def _server(engine: str, postgres_server: Postgres) -> Iterator[str]:
+def _server(engine: str, postgres_server: Postgres, folder: Path) -> Iterator[str]:
     """An empty database on it."""
+    server, _, mode = engine.partition("/")
+    if mode:
+        with (
+            _server(server, postgres_server, folder) as url,
+            bouncing(url, folder / engine, cast("PoolMode", mode)) as pooler,
+        ):
+            yield pooler.url()
+        return
     product, _, profile = engine.partition("-")
     if product == "opengauss":
         with running(postgres_server.url(), profile) as gauss:
@@ -82,11 +95,25 @@ def _server(engine: str, postgres_server: Postgres) -> Iterator[str]:
     postgres_server.drop_database(name)
 
 
+@contextmanager
+def bouncing(upstream: str, folder: Path, mode: PoolMode, **options: str) -> Iterator[PgBouncer]:
+    """A running PgBouncer; a test that has none is skipped, in CI it fails."""
+    with missing_parts():
+        pooler = PgBouncer(folder, upstream=upstream, mode=mode, options=options)
+    pooler.start()
+    try:
+        pooler.wait_ready()
+        yield pooler
+    finally:
+        pooler.stop()
+
+
 @pytest.fixture(scope="session")
-def url_of(postgres_server: Postgres) -> Iterator[Callable[[str], str]]:
+def url_of(postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
     """Gives the URL of one database on an engine, the same one each time."""
     with ExitStack() as held:
-        yield cache(lambda engine: held.enter_context(_server(engine, postgres_server)))
+        folder = tmp_path_factory.mktemp("poolers")
+        yield cache(lambda engine: held.enter_context(_server(engine, postgres_server, folder)))
 
 
 # Not of the session: where a module has an `engine` of its own, pytest would go on with what another module's gave.
@@ -137,7 +164,7 @@ async def database(engine: str, database_config: DatabaseConfig, statements_sent
 
 def _is(dialect: Dialect, engine: str) -> bool:
     """Whether a server is of that kind."""
-    product, _, profile = engine.partition("-")
+    product, _, profile = engine.partition("/")[0].partition("-")
     if product == "postgresql":
         return isinstance(dialect, PostgreSQL)
     release, _, _ = PROFILES[profile].release.partition("-")

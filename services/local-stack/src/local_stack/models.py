@@ -10,10 +10,12 @@ from urllib.parse import urlsplit
 from local_stack.ports import HOST, free_port
 from local_stack.processes import Process
 from local_stack.programs import answers, environment, program
+from shared_utils.values import trimmed, unquoted
 
 _OPENAI = "https://api.openai.com/v1"
 _OPENAI_MODEL = "gpt-4o-mini"
 _SCRIPTED_MODEL = "scripted"
+_READ = ("OPENAI_BASE_URL", "OPENAI_API_KEY", "LETTA_MODEL", "LETTA_EMBEDDING", "MEMORY_MODEL")
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,15 @@ class ModelAccess:
 
 def operators_model(variables: Mapping[str, str]) -> ModelAccess | None:
     """The model the operator's environment names; None where it has neither OPENAI_API_KEY nor OPENAI_BASE_URL."""
-    url, key = variables.get("OPENAI_BASE_URL"), variables.get("OPENAI_API_KEY")
+    variables = {name: unquoted(trimmed(variables.get(name, ""))) for name in _READ}
+    url, key = variables["OPENAI_BASE_URL"], variables["OPENAI_API_KEY"]
     if not url and not key:
         return None
     url = url or _OPENAI
     provider = "openai" if urlsplit(url).hostname == urlsplit(_OPENAI).hostname else "openai-proxy"
-    handle = variables.get("LETTA_MODEL") or f"{provider}/{_OPENAI_MODEL}"
-    name = variables.get("MEMORY_MODEL") or handle.partition("/")[2]
-    embedding = variables.get("LETTA_EMBEDDING") or ModelAccess.embedding
+    handle = variables["LETTA_MODEL"] or f"{provider}/{_OPENAI_MODEL}"
+    name = variables["MEMORY_MODEL"] or handle.partition("/")[2]
+    embedding = variables["LETTA_EMBEDDING"] or ModelAccess.embedding
     return ModelAccess(url, key or "unused", name, handle, embedding)
 
 

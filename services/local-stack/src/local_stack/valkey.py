@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
 import redis
 
@@ -21,7 +22,7 @@ class Valkey(Process):
         port: 0 picks a free one.
         durable: keep an append-only file, so that nothing acknowledged is lost when the process is killed.
         logs: directory of its log; the data directory where not given.
-        options: further settings of its configuration file, by name.
+        options: further settings of its configuration file, by name; with ``requirepass`` the URL has the password.
     """
 
     def __init__(
@@ -36,7 +37,9 @@ class Valkey(Process):
     ) -> None:
         self.host = HOST
         self.port = port or free_port()
-        self.url = f"redis://{HOST}:{self.port}/0"
+        self.password = (options or {}).get("requirepass")
+        login = f":{quote(self.password, safe='')}@" if self.password else ""
+        self.url = f"redis://{login}{HOST}:{self.port}/0"
         data.mkdir(parents=True, exist_ok=True)
         settings = {
             "port": str(self.port),
@@ -55,32 +58,48 @@ class Valkey(Process):
 
     def _answers(self) -> bool:
         try:
-            with redis.Redis(host=HOST, port=self.port, socket_timeout=1.0) as client:
+            with redis.Redis(host=HOST, port=self.port, password=self.password, socket_timeout=1.0) as client:
                 return bool(client.ping())
         except redis.RedisError:  # also while it still reads its append-only file
             return False
 
 
 class Sentinel(Process):
-    """A Sentinel that watches one primary under the name ``bridge``, alone, and gives it up after half a second."""
+    """A Sentinel that watches one primary under the name ``bridge``, alone, and gives it up after half a second.
 
-    def __init__(self, data: Path, primary: Valkey) -> None:
+    Args:
+        data: its directory; made if missing.
+        primary: what it watches; its password is told to the Sentinel.
+        password: of the Sentinel itself.
+        replicas: whether it is ready only when it knows a replica.
+    """
+
+    def __init__(self, data: Path, primary: Valkey, *, password: str | None = None, replicas: bool = True) -> None:
         self.port = free_port()
+        self._password = password
+        self._replicas = replicas
         self.url = f"redis+sentinel://{HOST}:{self.port}/bridge/0"
         data.mkdir(parents=True, exist_ok=True)
         configuration = data / "sentinel.conf"
         configuration.write_text(
             f"port {self.port}\nbind {HOST}\ndir {data.resolve()}\n"
             f"sentinel monitor bridge {HOST} {primary.port} 1\n"
-            "sentinel down-after-milliseconds bridge 500\nsentinel failover-timeout bridge 3000\n",
+            "sentinel down-after-milliseconds bridge 500\nsentinel failover-timeout bridge 3000\n"
+            + (f'sentinel auth-pass bridge "{primary.password}"\n' if primary.password else "")
+            + (f'requirepass "{password}"\n' if password else ""),
             encoding="utf-8",
         )
-        super().__init__("sentinel", [_binary(), configuration, "--sentinel"], logs=data, ready=self._knows_a_replica)
+        super().__init__("sentinel", [_binary(), configuration, "--sentinel"], logs=data, ready=self._knows_enough)
 
-    def _knows_a_replica(self) -> bool:
+    def _knows_enough(self) -> bool:
+        client = redis.Redis(
+            host=HOST, port=self.port, password=self._password, socket_timeout=1.0, decode_responses=True
+        )
         try:
-            with redis.Redis(host=HOST, port=self.port, socket_timeout=1.0, decode_responses=True) as client:
-                return bool(client.sentinel_slaves("bridge"))
+            with client:
+                if self._replicas:
+                    return bool(client.sentinel_slaves("bridge"))
+                return bool(client.sentinel_get_master_addr_by_name("bridge"))
         except redis.RedisError:
             return False
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from memory_service import records
 from memory_service.input_queue import InputQueue, Letter, Settlement
-from memory_service.keys import AI_RESPONSES
+from memory_service.keys import AI_RESPONSES, GLOBAL_CONTEXT
 from memory_service.memory_store import MemoryStore
 from memory_service.outage import Outage
 from memory_service.summary import Summaries
@@ -18,7 +18,8 @@ from shared_utils import logs
 from shared_utils.errors import MalformedMessage
 from shared_utils.limits import MAX_ID_LENGTH, Limits
 from shared_utils.messages import AiResponse
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, subscriber
+from shared_utils.text import read_json
 
 _LOG: Final = logs.get(__name__)
 _POLL_SECONDS: Final = 0.5
@@ -57,8 +58,7 @@ class AiListener:
                 await self._outage.wait("ai_responses", error)
 
     async def _listen(self, stopping: asyncio.Event) -> None:
-        await self._client.ping()  # a Cluster client must have met its nodes before it can subscribe
-        async with self._client.pubsub(ignore_subscribe_messages=True) as channel:
+        async with await subscriber(self._client, GLOBAL_CONTEXT) as channel:
             await channel.subscribe(AI_RESPONSES)
             self._outage.over("ai_responses")
             self.listening.set()
@@ -96,11 +96,13 @@ def _read(payload: bytes, limits: Limits) -> AiResponse:
     if len(payload) > limits.payload_bytes:
         raise MalformedMessage(f"the answer has {len(payload)} bytes, {limits.payload_bytes} are allowed")
     try:
-        response = AiResponse.model_validate_json(payload)
+        response = AiResponse.model_validate(read_json(payload))
     except ValidationError as error:
         problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
         raise MalformedMessage(f"the answer cannot be read: {where} {problem['msg']}") from None
+    except ValueError as error:
+        raise MalformedMessage(f"the answer cannot be read: {error}") from None
     # The user of a task that was handed over is within the bridge's limit, which may be another than this service's.
     if len(response.user_id) > MAX_ID_LENGTH:
         raise MalformedMessage(f"user_id has {len(response.user_id)} characters, {MAX_ID_LENGTH} are allowed")

@@ -7,7 +7,6 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from pydantic import ValidationError
 from redis.exceptions import ResponseError
 
 from memory_service import keys, records
@@ -20,6 +19,7 @@ from shared_utils import logs
 from shared_utils.lua_scripts import Call, run
 from shared_utils.messages import AiResponse, Handover, Reply, Task, TaskResponse, dump, now
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.text import read_json
 
 _LOG: Final = logs.get(__name__)
 _SOURCE: Final = "memory-python"
@@ -171,8 +171,8 @@ class Answers:
         """Remember an answer of ours whose sender was killed before it could; a tombstone is left alone."""
         try:
             raw = await self._client.get(ask.handover.answer_key)
-            reply = Reply.model_validate_json(raw) if raw else None
-        except (ValidationError, ResponseError):
+            reply = Reply.model_validate(read_json(raw)) if raw else None
+        except (ValueError, ResponseError):
             return
         if reply is None or reply.canned or reply.source != _SOURCE or reply.task_id != ask.task.task_id:
             return

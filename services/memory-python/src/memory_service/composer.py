@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 from memory_service import context, records, wording
 from memory_service.context import NewestFirst
@@ -21,6 +21,8 @@ _LOG: Final = logs.get(__name__)
 _FAILURES_BEFORE_REST: Final = 3
 _REST_SECONDS: Final = 30.0
 _CONTEXT_CHARACTERS: Final = 24_000
+_ANSWER_CHARACTERS: Final = 32_000
+"""Of a model's answer at most: it is kept in Redis and shown to the model again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class Composer:
         Raises:
             RedisError: Redis is away, the conversation cannot be read.
         """
-        spoken = wording.language(task, cast("Language", self._settings.language))
+        spoken = wording.language(task, self._settings.language)
         plain = Words(wording.sentence(self._settings.sentences, spoken), canned=True)
         now = asyncio.get_running_loop().time()
         if self._model is None or not task.content.strip() or now >= deadline or now < self._resting_until:
@@ -99,7 +101,7 @@ class Composer:
             self._failed(error)
             return plain
         self._failures = 0
-        return Words(text)
+        return Words(text[:_ANSWER_CHARACTERS])
 
     def _is_shown(self, record: MemoryRecord, persona: str | None) -> bool:
         """Not a plain sentence, which earlier releases remembered, and not what was said to another persona."""

@@ -108,6 +108,9 @@ class Consumer:
             except MalformedMessage as error:
                 letters.append(Letter(held.payload, error.code, str(error), receipt=held.receipt))
                 _LOG.warning("task_malformed", task_id=error.task_id, reason=str(error))
+            except Exception:  # noqa: BLE001  # the same task would end every instance that takes it over
+                letters.append(Letter(held.payload, "internal", "reading it failed; the log tells more", held.receipt))
+                _LOG.exception("task_failed")
         outcomes = await self._store.remember([one.memory for one in taken]) if taken else []
         done: list[str] = []
         stored = erased = 0

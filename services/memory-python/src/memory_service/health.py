@@ -10,10 +10,12 @@ from typing import Any, Final
 from memory_service.answers import Answers
 from memory_service.composer import Composer
 from memory_service.keys import QueueKeys
+from memory_service.outage import Outage
 from memory_service.recall import StoredRecall
 from memory_service.survey import last_survey, work_done
 from shared_utils.health import Check
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.redis_trouble import explained
 
 _TIMEOUT: Final = 1.0
 
@@ -29,6 +31,7 @@ class Health:
         composer: Composer,
         recall: StoredRecall | None,
         *,
+        outage: Outage,
         instance: str,
     ) -> None:
         self._client = client
@@ -36,6 +39,7 @@ class Health:
         self._answers = answers
         self._composer = composer
         self._recall = recall
+        self._outage = outage
         self._instance = instance
         self.stopping = False
 
@@ -68,10 +72,15 @@ class Health:
         return numbers | {"memory": survey.model_dump() if survey else None}
 
     async def _redis(self) -> Check:
+        """Required where it keeps tasks from being taken; where it only keeps others from their work, that is less."""
+        troubles = self._outage.troubles
+        taking = troubles.get("queue")
         try:
             async with asyncio.timeout(_TIMEOUT):
-                await self._client.ping()
+                await self._client.llen(self._queue.queue)
         except CONNECTION_ERRORS as error:
-            reason = str(error) or type(error).__name__
-            return Check("redis", ok=False, detail=f"not reachable: {reason}; retrying", required=True)
-        return Check("redis", ok=True, detail="reachable", required=True)
+            taking = taking or explained(error)
+        if taking is not None:
+            return Check("redis", ok=False, detail=taking, required=True)
+        others = "; ".join(f"{part}: {trouble}" for part, trouble in troubles.items())
+        return Check("redis", ok=not others, detail=others or "does what is asked")

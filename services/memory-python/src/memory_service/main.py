@@ -18,8 +18,9 @@ from memory_service.survey import take_survey, work_done
 from shared_utils import logs
 from shared_utils.errors import SettingsError
 from shared_utils.redis_connection import CONNECTION_ERRORS, close, connect
+from shared_utils.redis_trouble import explained
 from shared_utils.secret_values import secrets_of
-from shared_utils.settings import load
+from shared_utils.settings import Loaded, config_file, load
 
 _FAILED: Final = 1
 _MISCONFIGURED: Final = 3
@@ -53,11 +54,13 @@ def _run(
 ) -> None:
     """Take tasks until SIGTERM or SIGINT, then finish what is being answered and give back the rest."""
     flags = {"memory.http.port": port}
-    settings = _settings(config, flags)
+    loaded = _load_or_leave(config, flags)
+    settings = loaded.settings
     logs.configure(settings.logs, "memory-python", secrets=secrets_of(settings))
     http = settings.memory.http
     try:
-        asyncio.run(service.run(settings, lambda: _read(config, flags)))
+        # A file that was there at the start is as good as named.
+        asyncio.run(service.run(settings, lambda: _read(loaded.config or config, flags).settings))
     except SettingsError as error:
         _leave(str(error), _MISCONFIGURED)
     except OSError as error:
@@ -73,13 +76,13 @@ def _stats(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Count users and messages now, and show what all instances have done so far."""
-    settings = _settings(config, {})
+    settings = _load_or_leave(config, {}).settings
     try:
         numbers = asyncio.run(_numbers(settings))
     except SettingsError as error:
         _leave(str(error), _MISCONFIGURED)
     except CONNECTION_ERRORS as error:
-        _leave(f"Redis cannot be reached ({error}); check REDIS_URL", _NO_REDIS)
+        _leave(explained(error), _NO_REDIS)
     if as_json:
         typer.echo(json.dumps(numbers, ensure_ascii=False))
         return
@@ -97,18 +100,16 @@ async def _numbers(settings: ServiceSettings) -> dict[str, Any]:
         await close(client)
 
 
-def _settings(config: Path | None, flags: dict[str, Any]) -> ServiceSettings:
+def _load_or_leave(config: Path | None, flags: dict[str, Any]) -> Loaded[ServiceSettings]:
     try:
         return _read(config, flags)
     except SettingsError as error:
         _leave(str(error), _MISCONFIGURED)
 
 
-def _read(config: Path | None, flags: dict[str, Any]) -> ServiceSettings:
-    named = config or (Path(os.environ["LETTA_BRIDGE_CONFIG"]) if os.environ.get("LETTA_BRIDGE_CONFIG") else None)
-    if named is not None and not named.exists():
-        raise SettingsError(f"the configuration file {named} does not exist")
-    return load(ServiceSettings, config=named or Path("config.json"), environ=os.environ, flags=flags).settings
+def _read(config: Path | None, flags: dict[str, Any]) -> Loaded[ServiceSettings]:
+    path, named = config_file(config, os.environ)
+    return load(ServiceSettings, config=path, environ=os.environ, flags=flags, must_exist=named)
 
 
 def _leave(sentence: str, code: int) -> NoReturn:

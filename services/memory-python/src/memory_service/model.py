@@ -11,7 +11,9 @@ from pydantic import SecretStr
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from memory_service.errors import ModelRefused, ModelSaidNothing, ModelUnavailable
+from shared_utils.connection_trouble import connection_trouble
 from shared_utils.errors import ServiceError
+from shared_utils.text import read_json
 
 _ATTEMPTS: Final = 3
 _FIRST_REFUSAL: Final = 300
@@ -71,7 +73,9 @@ class OpenAiModel:
         try:
             response = await self._client.post(self._url, json=body, headers=self._headers)
         except httpx.TransportError as error:
-            raise ModelUnavailable(f"the model cannot be reached ({type(error).__name__})") from error
+            raise ModelUnavailable(
+                f"the model cannot be reached ({connection_trouble(error) or type(error).__name__})"
+            ) from error
         except httpx.HTTPError as error:
             raise ModelRefused(f"the model's answer cannot be read ({type(error).__name__})") from error
         status = response.status_code
@@ -80,7 +84,7 @@ class OpenAiModel:
         if status >= _FIRST_REFUSAL:
             raise ModelRefused(f"the model answered with status {status}; check its name, key and base_url")
         try:
-            return response.json()
+            return read_json(response.content)
         except ValueError as error:
             raise ModelSaidNothing("the model's answer is not JSON; check base_url") from error
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections.abc import Mapping
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
+
+from shared_utils.redis_trouble import explained
 
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
@@ -20,11 +23,18 @@ class Outage:
         self._log = log
         self._stopping = stopping
         self._pauses: dict[str, float] = {}
+        self._troubles: dict[str, str] = {}
+
+    @property
+    def troubles(self) -> Mapping[str, str]:
+        """Part → why it can do nothing, in one sentence; a part that works is not in it."""
+        return self._troubles
 
     async def wait(self, part: str, error: Exception) -> None:
         """Pause ``part`` before its next try, longer each time; briefly where the service is stopping."""
         if not self._pauses:
-            self._log.warning("redis_unavailable", part=part, kind=type(error).__name__, error=str(error))
+            self._log.warning("redis_unavailable", part=part, kind=type(error).__name__, error=explained(error))
+        self._troubles[part] = explained(error)
         pause = self._pauses.get(part, _FIRST_PAUSE)
         self._pauses[part] = min(pause * 2, _LONGEST_PAUSE)
         if self._stopping.is_set():
@@ -36,5 +46,6 @@ class Outage:
 
     def over(self, part: str) -> None:
         """Redis answered ``part``."""
+        self._troubles.pop(part, None)
         if self._pauses.pop(part, None) is not None and not self._pauses:
             self._log.info("redis_available")

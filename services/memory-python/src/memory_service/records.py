@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from pydantic import ValidationError
-
 from shared_utils.messages import AiResponse, MemoryMetadata, MemoryRecord, MemoryUpdate, Task
+from shared_utils.text import read_json
 
 SUMMARY: Final = "memory_summary"
 """The type of a record that stands for older ones."""
@@ -133,8 +132,8 @@ def is_summary(record: MemoryRecord) -> bool:
 def read(raw: bytes) -> MemoryRecord | None:
     """A kept record; None where something else is in the list."""
     try:
-        return MemoryRecord.model_validate_json(raw)
-    except ValidationError:
+        return MemoryRecord.model_validate(read_json(raw))
+    except ValueError:
         return None
 
 

@@ -94,7 +94,7 @@ class Service:
             plain_sentences=wording.plain_sentences(memory.answer.sentences),
         )
         self._upkeep = Upkeep(client, self._store, memory, outage, self._keys.counters)
-        self._health = Health(client, self._keys, self._answers, composer, recall, instance=instance)
+        self._health = Health(client, self._keys, self._answers, composer, recall, outage=outage, instance=instance)
         self._instance = instance
 
     def stop(self) -> None:

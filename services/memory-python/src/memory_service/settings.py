@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
-from pydantic import ConfigDict, Field, SecretStr, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from shared_utils import canned_sentences
 from shared_utils.embeddings import EmbeddingSettings
 from shared_utils.limits import MAX_QUEUE_NAME_LENGTH, TaskLimits
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.vectors.vector_settings import VectorSettings
+from shared_utils.setting_types import HttpAddress, HttpKey
 from shared_utils.settings import LogSettings, RedisSettings, Section, TenantSettings, setting
 
 
@@ -56,20 +57,19 @@ class AnswerSettings(Section):
     """How the bridge's tasks are answered."""
 
     model: str | None = setting(None, "MEMORY_MODEL", doc="model that answers; without one a plain sentence answers")
-    base_url: str = setting(
+    base_url: HttpAddress = setting(
         "https://api.openai.com/v1",
         "OPENAI_BASE_URL",
         doc="OpenAI-compatible endpoint",
-        pattern="^https?://[^/@]+(/|$)",
     )
-    api_key: SecretStr | None = setting(None, "OPENAI_API_KEY", doc="its key, where it wants one")
+    api_key: HttpKey | None = setting(None, "OPENAI_API_KEY", doc="its key, where it wants one")
     time_limit: float = setting(15.0, doc="seconds from taking a task to the plain sentence", gt=0)
     max_tokens: int = setting(400, doc="length of an answer", gt=0)
     temperature: float = setting(0.7, doc="of the model", ge=0, le=2)
     concurrency: int = setting(8, doc="model requests at once", gt=0, le=256)
     max_waiting: int = setting(1000, doc="tasks held for answering before taking pauses", gt=0)
-    language: str = setting(
-        "zh", doc="language of the plain sentence where neither text nor meta tells", pattern="^(zh|en)$"
+    language: Literal["zh", "en"] = setting(
+        "zh", doc="language of the plain sentence where neither text nor meta tells"
     )
     sentences: Sentences = Sentences()
     instructions: Instructions = Instructions()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from memory_service import keys, records, wording
@@ -16,11 +16,15 @@ from shared_utils import logs
 from shared_utils.errors import ServiceError
 from shared_utils.messages import MemoryMetadata, MemoryRecord
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.text import read_json
 
 _LOG: Final = logs.get(__name__)
 _MAX_WAITING: Final = 1000
 _MAX_TOKENS: Final = 800
-_CHARACTERS: Final = 48_000
+_PROMPT_CHARACTERS: Final = 48_000
+"""Of the conversation the model is shown at once; what does not fit stays for the next summary."""
+_SUMMARY_CHARACTERS: Final = 12_000
+"""Of a model's answer at most. It is far above ``_MAX_TOKENS``, and leaves the next prompt room for new messages."""
 _OBJECT: Final = re.compile(r"(?s)\{.*\}")
 _INSTRUCTIONS: Final = (
     "Summarise the conversation below for your own later use, in the language it was held in. Reply with one JSON "
@@ -63,6 +67,8 @@ class Summaries:
                 await self.summarise(user_id)
             except CONNECTION_ERRORS as error:
                 _LOG.info("summary_postponed", kind=type(error).__name__)
+            except Exception:  # noqa: BLE001  # one user's conversation must not end the service for everybody
+                _LOG.exception("summary_broke")
             finally:
                 del self._waiting[user_id]
                 if not self._waiting:
@@ -78,12 +84,7 @@ class Summaries:
             return False
         count = int(await self._store.length(messages) * settings.replace_fraction)
         raw = await self._store.oldest(messages, count) if count else []
-        plain = wording.plain_sentences(self._settings.answer.sentences)
-        conversation = [
-            record
-            for record in map(records.read, reversed(raw))
-            if record is not None and not (record.source == "ai" and record.content in plain)
-        ]
+        replaced, conversation = _fitting(raw, wording.plain_sentences(self._settings.answer.sentences))
         if not conversation:
             return False
         try:
@@ -92,36 +93,55 @@ class Summaries:
         except (ServiceError, TimeoutError) as error:
             _LOG.warning("summary_failed", reason=str(error) or "took longer than summary.time_limit")
             return False
+        if len(answer) > _SUMMARY_CHARACTERS:
+            # Cut, it would stand for less than it replaces; kept whole, the next prompt would have no room for it.
+            reason = f"the model answered {len(answer)} characters where {_SUMMARY_CHARACTERS} are allowed"
+            _LOG.warning("summary_failed", reason=reason)
+            return False
         record = _record(user_id, messages, conversation, answer)
-        replaced = await self._store.replace_oldest(messages, raw[0], records.dump(record))
+        gone = await self._store.replace_oldest(messages, raw[-replaced], records.dump(record))
         await self._client.set(pause, "1", ex=settings.cooldown_success)
-        if replaced:
+        if gone:
             await self._client.hincrby(self._counters, "summaries", 1)
-            _LOG.info("summarised", messages=replaced)
-        return bool(replaced)
+            _LOG.info("summarised", messages=gone)
+        return bool(gone)
+
+
+def _fitting(raw: Sequence[bytes], plain: Collection[str]) -> tuple[int, list[MemoryRecord]]:
+    """The oldest of these elements, given newest first, that fit into one prompt: how many, and the records in them.
+
+    Only what the model is shown may be replaced by its summary. One message is always among it, cut where it is too
+    long, so that every summary is a step forward.
+    """
+    conversation: list[MemoryRecord] = []
+    room = _PROMPT_CHARACTERS
+    for count, element in enumerate(reversed(raw)):
+        record = records.read(element)
+        if record is None or (record.source == "ai" and record.content in plain):
+            continue
+        if len(record.content) > room and not all(map(records.is_summary, conversation)):
+            return count, conversation
+        content = record.content[: _SUMMARY_CHARACTERS if records.is_summary(record) else room]
+        conversation.append(record.model_copy(update={"content": content}))
+        room -= len(content)
+    return len(raw), conversation
 
 
 def _prompt(conversation: Sequence[MemoryRecord]) -> list[Message]:
-    lines: list[str] = []
-    room = _CHARACTERS
-    for record in reversed(conversation):
-        room -= len(record.content)
-        if room < 0:
-            break
-        # One object a line: what somebody wrote cannot look like another line.
-        speaker = "summary so far" if records.is_summary(record) else record.source
-        lines.append(json.dumps({speaker: record.content}, ensure_ascii=False))
-    return [
-        {"role": "system", "content": _INSTRUCTIONS},
-        {"role": "user", "content": "\n".join(reversed(lines))},
+    # One object a line: what somebody wrote cannot look like another line.
+    speakers = ["summary so far" if records.is_summary(record) else record.source for record in conversation]
+    lines = [
+        json.dumps({speaker: record.content}, ensure_ascii=False)
+        for speaker, record in zip(speakers, conversation, strict=True)
     ]
+    return [{"role": "system", "content": _INSTRUCTIONS}, {"role": "user", "content": "\n".join(lines)}]
 
 
 def _record(user_id: str, messages: str, conversation: Sequence[MemoryRecord], answer: str) -> MemoryRecord:
     found = _OBJECT.search(answer)
     try:
-        told: Any = json.loads(found.group()) if found else {}
-    except (ValueError, RecursionError):
+        told: Any = read_json(found.group()) if found else {}
+    except ValueError:
         told = {}
     if not isinstance(told, dict):
         told = {}

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
 from memory_service import keys, records
 from memory_service.keys import QueueKeys
 from shared_utils.redis_connection import RedisClient
+from shared_utils.text import read_json
 
 _CHUNK: Final = 500
 
@@ -74,8 +75,8 @@ async def last_survey(client: RedisClient) -> Survey | None:
     """The last survey an instance took; None where there is none yet."""
     raw = await client.get(keys.SURVEY)
     try:
-        return Survey.model_validate_json(raw) if raw else None
-    except ValidationError:
+        return Survey.model_validate(read_json(raw)) if raw else None
+    except ValueError:
         return None
 
 

@@ -27,7 +27,7 @@ async def serve(client: Channel, installation: Installation) -> None:
         user = parameters.get("user", "")
         await installation.accounts.admit(client, user)
         database = parameters.get("database") or user
-        upstream = await _connected(installation, database, parameters)
+        upstream = await _connected(installation, database, parameters, client.peer_port)
     except Refusal as refusal:
         await client.send(protocol.error("FATAL", refusal.sqlstate, refusal.message))
         return
@@ -60,10 +60,13 @@ async def _asked(client: Channel, installation: Installation) -> dict[str, str] 
     return protocol.startup_parameters(body)
 
 
-async def _connected(installation: Installation, database: str, parameters: dict[str, str]) -> Upstream:
+async def _connected(
+    installation: Installation, database: str, parameters: dict[str, str], client_port: int
+) -> Upstream:
     wanted = {
         settings.upstream_name(name, installation.profile, writing=True): value for name, value in _settings(parameters)
     }
+    wanted[settings.CLIENT_PORT] = str(client_port)
     await installation.databases.adopt_foreign(database)
     name = installation.databases.upstream_name(database)
     return await Upstream.connect(installation.address, name, wanted)

@@ -100,6 +100,11 @@ class Channel:
         """The peer's address."""
         return str((self._writer.get_extra_info("peername") or ("",))[0])
 
+    @property
+    def peer_port(self) -> int:
+        """The port the peer connected from."""
+        return int((self._writer.get_extra_info("peername") or ("", 0))[1])
+
 
 def text(value: str) -> bytes:
     return value.encode("utf-8", "surrogateescape") + b"\0"

@@ -8,6 +8,8 @@ from opengauss_double.profiles import Profile
 from opengauss_double.protocol import SETTINGS_PREFIX
 
 SESSION_TIMEOUT = "session_timeout"
+CLIENT_PORT = SETTINGS_PREFIX + "client_port"
+"""The upstream's setting in which the double keeps the port its client connected from."""
 _UNITS = {"": 1, "s": 1, "ms": 0.001, "min": 60, "h": 3600, "d": 86400}
 
 

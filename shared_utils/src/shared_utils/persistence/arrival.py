@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any, Final
 
 import psycopg
-from psycopg import AsyncConnection, errors
+from psycopg import errors
 from psycopg.conninfo import make_conninfo
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from shared_utils.persistence.connection_watch import ConnectionWatch
+from shared_utils.persistence.connections import Connection
 from shared_utils.persistence.database_config import DatabaseConfig
-from shared_utils.persistence.dialects import Dialect, recognise
+from shared_utils.persistence.dialects import Dialect, OpenGauss, recognise
 from shared_utils.persistence.errors import (
     DatabaseRefused,
+    DatabaseUnavailable,
     LoginRefused,
     PersistenceError,
     SchemaMissing,
@@ -21,51 +23,46 @@ from shared_utils.persistence.errors import (
 )
 from shared_utils.persistence.failures import meaning
 
+_FITNESS: Final = "SELECT '' IS NULL, current_setting('server_encoding'), current_setting('session_replication_role')"
 _MAINTENANCE: Final = ("postgres", "template1")
 _PAUSE: Final = 0.1
 """Seconds between tries to reach a database that is being made."""
+_GRACE_SECONDS: Final = 1.0
+"""Beyond the time for connecting, after which a server that has let us in is taken for silent."""
+_MAKING_SECONDS: Final = 60.0
+"""A database may take to be made."""
 _OVERTAKEN: Final = 1.0
 """Seconds for which a database is tried that is listed after all: another process may have made it since it was asked
 for. Where that is not why it refused, its reason is told so much later."""
 
 
-async def arrive(config: DatabaseConfig) -> tuple[AsyncConnection[tuple[Any, ...]], Dialect]:
+async def arrive(config: DatabaseConfig) -> tuple[Connection, Dialect]:
     """An open connection in autocommit, set up for its dialect.
 
     Raises:
         DatabaseUnavailable, LoginRefused: it could not be reached.
-        UnfitDatabase: wrong product, version, or compatibility mode.
+        UnfitDatabase: wrong product, version or compatibility mode, or a setting that makes it lose data.
         DatabaseRefused: it does not exist and may not be made.
     """
     connection = await _reach(config)
+    # A pooler lets clients in while its server is away, and then says nothing.
+    watch = ConnectionWatch(connection, config.connection_timeout + _GRACE_SECONDS)
     try:
         dialect = await _dialect(connection)
-        await _refuse_mode(connection, dialect, config)
-        await _refuse_encoding(connection, dialect, config)
-        await set_up(connection, dialect, config)
+        await _refuse_unfit(connection, dialect, config)
+        await connection.set_up(dialect, config)
     except psycopg.Error as error:
         await connection.close()
-        raise _meaning(error, config) from error
+        raise (_silent(config) if watch.cut else _meaning(error, config)) from error
     except BaseException:
         await connection.close()
         raise
+    finally:
+        watch.end()
     return connection, dialect
 
 
-async def set_up(connection: AsyncConnection[Any], dialect: Dialect, config: DatabaseConfig) -> None:
-    """What every connection begins with. The schema's name is checked by the configuration, so it needs no quotes."""
-    milliseconds = max(1, round(config.query_timeout * 1000))
-    settings = (
-        *dialect.session_settings,
-        "SET TIME ZONE 'UTC'",
-        f"SET search_path TO {config.schema_name}, public",
-        f"SET statement_timeout = {milliseconds}",
-    )
-    for statement in settings:
-        await connection.execute(statement.encode())
-
-
-async def connect(config: DatabaseConfig, database: str | None = None) -> AsyncConnection[tuple[Any, ...]]:
+async def connect(config: DatabaseConfig, database: str | None = None) -> Connection:
     """A bare connection in autocommit.
 
     Args:
@@ -73,7 +70,7 @@ async def connect(config: DatabaseConfig, database: str | None = None) -> AsyncC
         database: another one than the configured.
     """
     other = {} if database is None else {"dbname": database}
-    return await AsyncConnection.connect(make_conninfo(config.conninfo, **parameters(config), **other), autocommit=True)
+    return await Connection.connect(make_conninfo(config.conninfo, **parameters(config), **other), autocommit=True)
 
 
 def parameters(config: DatabaseConfig) -> dict[str, Any]:
@@ -91,7 +88,7 @@ def parameters(config: DatabaseConfig) -> dict[str, Any]:
     return {name: value for name, value in ours.items() if name not in config.parts}
 
 
-async def _reach(config: DatabaseConfig) -> AsyncConnection[tuple[Any, ...]]:
+async def _reach(config: DatabaseConfig) -> Connection:
     try:
         return await connect(config)
     except psycopg.Error as error:
@@ -103,7 +100,7 @@ async def _reach(config: DatabaseConfig) -> AsyncConnection[tuple[Any, ...]]:
     return await _reach_new(config, patience)
 
 
-async def _reach_new(config: DatabaseConfig, patience: float) -> AsyncConnection[tuple[Any, ...]]:
+async def _reach_new(config: DatabaseConfig, patience: float) -> Connection:
     # Another process may be making it still.
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(psycopg.OperationalError),
@@ -132,14 +129,20 @@ async def _made_where_missing(config: DatabaseConfig, trouble: str) -> float | N
             if isinstance(error, errors.ConnectionTimeout) or str(error) == trouble:
                 return None
             continue
+        watch = ConnectionWatch(connection, _MAKING_SECONDS)
         try:
             return await _made(connection, config)
+        except psycopg.Error:
+            if not watch.cut:
+                raise
+            return None
         finally:
+            watch.end()
             await connection.close()
     return None
 
 
-async def _made(connection: AsyncConnection[tuple[Any, ...]], config: DatabaseConfig) -> float:
+async def _made(connection: Connection, config: DatabaseConfig) -> float:
     name = config.parts["dbname"]
     listed = await connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
     if await listed.fetchone():
@@ -164,32 +167,46 @@ async def _made(connection: AsyncConnection[tuple[Any, ...]], config: DatabaseCo
     return config.connection_timeout
 
 
-async def _dialect(connection: AsyncConnection[tuple[Any, ...]]) -> Dialect:
+async def _dialect(connection: Connection) -> Dialect:
     row = await (await connection.execute("SELECT version()")).fetchone()
     return recognise(str(row[0]) if row else "")
 
 
-async def _refuse_mode(connection: AsyncConnection[tuple[Any, ...]], dialect: Dialect, config: DatabaseConfig) -> None:
-    row = await (await connection.execute("SELECT '' IS NULL")).fetchone()
+async def _refuse_unfit(connection: Connection, dialect: Dialect, config: DatabaseConfig) -> None:
+    empty_is_null, encoding, role = await _row(connection, _FITNESS)
     compatibility = None
-    with contextlib.suppress(errors.UndefinedObject):
-        shown = await (await connection.execute("SHOW sql_compatibility")).fetchone()
-        compatibility = str(shown[0]) if shown else None
-    refusal = dialect.mode_refusal(compatibility, bool(row and row[0]), config.parts["dbname"])
+    if isinstance(dialect, OpenGauss):
+        (compatibility,) = await _row(connection, "SHOW sql_compatibility")
+    refusal = dialect.mode_refusal(compatibility, bool(empty_is_null), config.parts["dbname"])
     if refusal is not None:
         raise refusal
-
-
-async def _refuse_encoding(
-    connection: AsyncConnection[tuple[Any, ...]], dialect: Dialect, config: DatabaseConfig
-) -> None:
-    row = await (await connection.execute("SHOW server_encoding")).fetchone()
-    if row and row[0] != "UTF8":
+    if encoding != "UTF8":
         statement = dialect.create_database(f"{config.parts['dbname']}_utf8").as_string(connection)
         raise UnfitDatabase(
-            f"the database {config.place} is in the encoding {row[0]}, which cannot hold every text; make one in UTF8 "
-            f"and name that: {statement}"
+            f"the database {config.place} is in the encoding {encoding}, which cannot hold every text; make one in "
+            f"UTF8 and name that: {statement}"
         )
+    if role != "origin":  # only a superuser could set it back
+        raise UnfitDatabase(
+            f"sessions in the database {config.place} have session_replication_role = {role}, with which foreign keys "
+            "do not work and an erased conversation would leave its messages; reset that setting of the role or the "
+            "database (ALTER ROLE … RESET session_replication_role)"
+        )
+
+
+async def _row(connection: Connection, statement: str) -> tuple[Any, ...]:
+    row: tuple[Any, ...] | None = await (await connection.execute(statement.encode())).fetchone()
+    if row is None:
+        raise AssertionError(f"{statement} has a row")
+    return row
+
+
+def _silent(config: DatabaseConfig) -> DatabaseUnavailable:
+    return DatabaseUnavailable(
+        f"the database {config.place} does not answer within {config.connection_timeout + _GRACE_SECONDS:g} s, though "
+        "something there takes connections: a pooler whose server is away, or a server that is overloaded; it is tried "
+        "again"
+    )
 
 
 def _meaning(error: psycopg.Error, config: DatabaseConfig) -> PersistenceError:

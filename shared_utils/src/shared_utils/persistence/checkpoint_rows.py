@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from shared_utils.persistence.checkpoint_lineage import Node
 from shared_utils.persistence.checkpoints import Blob, Checkpoint, Write
-from shared_utils.persistence.clean_text import clean_json, clean_text
 from shared_utils.persistence.errors import ValueRefused
+from shared_utils.text import clean_json, clean_text
 
 Row = Mapping[str, Any]
 

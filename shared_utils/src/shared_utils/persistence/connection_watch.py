@@ -13,8 +13,7 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 
-Row = dict[str, Any]
-Connection = AsyncConnection[Row]
+from shared_utils.persistence.connections import Connection
 
 
 class ConnectionWatch:
@@ -55,7 +54,7 @@ def reporting(allowed: Callable[[], None], connected: Callable[[psycopg.Error | 
         connected: told the attempt's error, or None.
     """
 
-    class ReportingConnection(AsyncConnection[dict[str, Any]]):
+    class ReportingConnection(Connection):
         @classmethod
         async def connect(cls, *args: Any, **kwargs: Any) -> Any:
             allowed()

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from shared_utils.persistence.clean_text import clean_text
 from shared_utils.persistence.conversations import CONVERSATIONS, MESSAGES, Conversation, Message, Role
 from shared_utils.persistence.database import Connection, Database
 from shared_utils.persistence.errors import RowMissing
 from shared_utils.persistence.repository import BaseRepository, Page, PostgresRepository, Where, present
 from shared_utils.persistence.statements import statements
+from shared_utils.text import clean_text
 
 _SQL: Final = statements("conversations")
 _PURGED: Final = 1000

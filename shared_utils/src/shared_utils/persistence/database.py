@@ -14,12 +14,14 @@ from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 import psycopg
+from psycopg import errors
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from shared_utils.persistence.arrival import arrive, parameters, set_up
-from shared_utils.persistence.connection_watch import Connection, ConnectionWatch, Row, reporting, silent
+from shared_utils.persistence.arrival import arrive, parameters
+from shared_utils.persistence.connection_watch import ConnectionWatch, reporting, silent
+from shared_utils.persistence.connections import Connection, Row
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.dialects import Dialect
 from shared_utils.persistence.errors import (
@@ -48,8 +50,6 @@ _GRACE: Final = 1.0
 _FRESH: Final = 1.0
 """Seconds since its last use after which a connection is asked whether it is there; before, it is listened to."""
 _TRIES: Final = 5
-_WAITING: Final = 8
-"""Questions per connection that may wait for one."""
 
 _Result = TypeVar("_Result")
 
@@ -109,6 +109,7 @@ class Database:
         work: Callable[[Connection], Awaitable[_Result]],
         *,
         transaction: bool = True,
+        snapshot: bool = False,
         timeout: float | None = None,
     ) -> _Result:
         """What ``work`` returns, done in one transaction: wholly or not at all.
@@ -118,14 +119,15 @@ class Database:
 
         Args:
             work: gets the connection; sends statements with :meth:`rows` and :meth:`send`.
-            transaction: False for a single statement.
+            transaction: False for statements that are nothing together, so that each may be a transaction of its own.
+            snapshot: every statement sees one state of the database.
             timeout: seconds it may take in all; by default the configured query timeout.
 
         Raises:
             PersistenceError: any of errors.py.
         """
         with contextlib.suppress(*AGAIN):  # tenacity enters with the first failure only
-            return await self._once(work, transaction, timeout)
+            return await self._once(work, transaction, snapshot, timeout)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(AGAIN),
             stop=stop_after_attempt(_TRIES - 1),
@@ -133,8 +135,20 @@ class Database:
             reraise=True,
         )
         try:
-            return await retrying(self._once, work, transaction, timeout)
+            return await retrying(self._once, work, transaction, snapshot, timeout)
         except AGAIN as error:
+            raise self._meaning(error) from error
+
+    async def run_outside(self, work: Callable[[Connection], Awaitable[_Result]], *, timeout: float) -> _Result:
+        """What ``work`` returns, of statements that cannot be sent in a transaction; see :meth:`run`.
+
+        Behind a pooler they are sent without this project's settings (:attr:`Connection.pooled` says so), which would
+        be other sessions' as well: each must mean the same with any.
+        """
+        try:
+            async with self._connection(timeout) as connection:
+                return await work(connection)
+        except psycopg.Error as error:
             raise self._meaning(error) from error
 
     async def rows(self, connection: Connection, statement: str, params: Params | None = None) -> list[Row]:
@@ -151,7 +165,8 @@ class Database:
         return await connection.execute(text.encode(), params)
 
     def text(self, statement: str) -> str:
-        """The statement in the dialect of the open database."""
+        """The statement for the open database: the schema's name filled in, and its dialect's words."""
+        statement = statement.replace("{schema}", self.config.schema_sql)
         if "{or_ignore}" not in statement:
             return statement
         if self._dialect is None:
@@ -165,15 +180,13 @@ class Database:
             await pool.close(timeout=self.config.connection_timeout)
 
     async def _once(
-        self, work: Callable[[Connection], Awaitable[_Result]], transaction: bool, timeout: float | None
+        self, work: Callable[[Connection], Awaitable[_Result]], transaction: bool, snapshot: bool, timeout: float | None
     ) -> _Result:
         try:
             async with self._connection(timeout) as connection:
-                if not transaction:
+                if not transaction and not connection.pooled:
                     return await work(connection)
-                async with connection.transaction():
-                    if timeout is not None:
-                        await connection.execute(f"SET LOCAL statement_timeout = {round(timeout * 1000)}".encode())
+                async with connection.work(seconds=timeout, snapshot=snapshot):
                     return await work(connection)
         except AGAIN:
             raise
@@ -188,11 +201,11 @@ class Database:
     async def _connection(self, timeout: float | None) -> AsyncIterator[Connection]:
         pool = await self._opened()
         try:
-            connection = await pool.getconn()
+            connection = await self._borrowed(pool)
         except PoolTimeout as error:
             if self._connect_error is None or self._lent:  # what is lent works: there are only too few of them
                 raise
-            raise await self._lost(pool, self._connect_error) from error
+            raise await self._lost(pool, self._meaning(self._connect_error)) from error
         except PoolClosed as error:
             self._raise_while_away()
             raise DatabaseUnavailable(f"the database {self.config.place} was closed") from error
@@ -202,11 +215,15 @@ class Database:
         try:
             yield connection
             self._used[connection] = time.monotonic()
+        except errors.ReadOnlySqlTransaction as error:
+            # What made it so holds for the sessions that are open, even when it is taken back.
+            raise await self._lost(pool, self._meaning(error)) from error
         except psycopg.OperationalError as error:
             if watch.cut:
-                raise QueryTimeout(
+                silent_peer = QueryTimeout(
                     f"the database {self.config.place} did not answer within {limit:g} s; its connection was cut"
-                ) from error
+                )
+                raise await self._lost(pool, silent_peer) from error
             raise
         finally:
             watch.end()
@@ -245,14 +262,13 @@ class Database:
         self._trouble = error
         self._look_again = time.monotonic() + pause
 
-    async def _lost(self, pool: AsyncConnectionPool[Connection], error: psycopg.Error) -> PersistenceError:
+    async def _lost(self, pool: AsyncConnectionPool[Connection], error: PersistenceError) -> PersistenceError:
         """Leave the pool; what its connections still do ends with an error of its own."""
-        meant = self._meaning(error)
         if self._pool is pool:  # else another question has found out before
             self._pool = None
-            self._away(meant)
+            self._away(error)
             await asyncio.shield(pool.close(timeout=0))
-        return meant
+        return error
 
     async def _open(self) -> AsyncConnectionPool[Connection]:
         config = self.config
@@ -277,11 +293,16 @@ class Database:
         config = self.config
 
         async def configure(connection: Connection) -> None:
+            watch = ConnectionWatch(connection, config.connection_timeout)
             try:
-                await set_up(connection, dialect, config)
-            except BaseException:
+                await connection.set_up(dialect, config)
+            except BaseException as error:
+                if isinstance(error, psycopg.Error):
+                    self._connect_error = error
                 await connection.close()  # the pool only forgets it
                 raise
+            finally:
+                watch.end()
 
         return AsyncConnectionPool(
             config.conninfo,
@@ -290,22 +311,37 @@ class Database:
             min_size=config.min_connections,
             max_size=config.max_connections,
             timeout=config.connection_timeout,
-            max_waiting=_WAITING * config.max_connections,
             max_lifetime=_LIFETIME,
             reconnect_timeout=config.connection_timeout,
             configure=configure,
-            check=self._check,
             open=False,
         )
 
-    async def _check(self, connection: Connection) -> None:
+    async def _borrowed(self, pool: AsyncConnectionPool[Connection]) -> Connection:
+        """A connection that answers. The pool's own check would pause after each that does not, longer each time."""
+        deadline = time.monotonic() + self.config.connection_timeout
+        while True:
+            connection = await pool.getconn(max(0.0, deadline - time.monotonic()))
+            try:
+                if await self._answers(connection, deadline - time.monotonic()):
+                    return connection
+            except BaseException:
+                await asyncio.shield(pool.putconn(connection))
+                raise
+            await connection.close()
+            await asyncio.shield(pool.putconn(connection))
+
+    async def _answers(self, connection: Connection, seconds: float) -> bool:
         if time.monotonic() - self._used.get(connection, -_FRESH) < _FRESH and silent(connection):
-            return
-        watch = ConnectionWatch(connection, self.config.connection_timeout)
+            return True
+        watch = ConnectionWatch(connection, max(0.0, seconds))
         try:
             await AsyncConnectionPool.check_connection(connection)
+        except psycopg.Error:
+            return False
         finally:
             watch.end()
+        return True
 
     def _allowed(self) -> None:
         """Raises what the last attempt to connect came to while a further one would only count towards a lock."""

@@ -38,12 +38,9 @@ class _DatabaseTransactions:
 
     async def run(self, work: Callable[[Statements], Awaitable[_Result]], *, snapshot: bool = False) -> _Result:
         async def within(connection: Connection) -> _Result:
-            sending = _DatabaseStatements(self._database, connection)
-            if snapshot:
-                await sending.execute("snapshot", {})
-            return await work(sending)
+            return await work(_DatabaseStatements(self._database, connection))
 
-        return await self._database.run(within)
+        return await self._database.run(within, snapshot=snapshot)
 
     async def close(self) -> None:
         pass  # the database is others' too

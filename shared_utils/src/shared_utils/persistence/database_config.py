@@ -54,7 +54,9 @@ class DatabaseConfig(Section):
     def _a_url(cls, url: SecretStr | None) -> SecretStr | None:
         if url is None or not url.get_secret_value():
             return None
-        text = url.get_secret_value()
+        text = url.get_secret_value().strip()
+        if "@" in text.partition("?")[2]:  # the ? belongs to the password, and a parameter's name would be a part of it
+            raise ValueError(_NO_URL)
         try:
             parts = {name: str(value) for name, value in conninfo_to_dict(text).items()}
         except psycopg.ProgrammingError as error:
@@ -66,7 +68,7 @@ class DatabaseConfig(Section):
             raise ValueError(_NO_URL)
         if not parts.get("dbname"):
             raise ValueError("the database URL names no database; add /name at its end")
-        return url
+        return SecretStr(text)
 
     @model_validator(mode="after")
     def _min_below_max(self) -> Self:
@@ -119,6 +121,11 @@ class DatabaseConfig(Section):
     def parts(self) -> dict[str, str]:
         """The URL's parts by libpq's names."""
         return {key: str(value) for key, value in conninfo_to_dict(self.conninfo).items()}
+
+    @property
+    def schema_sql(self) -> str:
+        """The schema's name as SQL: quoted, since a reserved word is a name, too."""
+        return f'"{self.schema_name}"'
 
     @property
     def place(self) -> str:

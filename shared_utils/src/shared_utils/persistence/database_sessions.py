@@ -29,6 +29,7 @@ from shared_utils.persistence.statements import statements
 _log = logs.get(__name__)
 _SQL: Final = statements("sessions")
 _BATCH: Final = 1000
+_LATEST: Final = datetime.max.replace(tzinfo=UTC)
 _TRIES: Final = 5
 _OURS: Final = (SessionStoreError, Conflict, RowMissing, ValueRefused)
 
@@ -60,6 +61,10 @@ class DatabaseSessionStore:
     async def load(self, session_id: str) -> Session | None:
         """See :class:`SessionStore`."""
         return _one(await self._fetch("load", {"session_id": session_id}))
+
+    async def load_all(self, session_ids: Collection[str]) -> Sequence[Session]:
+        """See :class:`SessionStore`."""
+        return [_session(row) for row in await self._fetch("load_all", {"ids": list(session_ids)})]
 
     async def reserve(self, user_id: str, persona: str) -> Session:
         """See :class:`SessionStore`."""
@@ -164,11 +169,24 @@ class DatabaseSessionStore:
 
     async def restore(self, *, limit: int) -> Restoration:
         """See :class:`SessionStore`."""
-        return await self._readable("page_active", {"limit": limit, "offset": 0})
+        sessions: list[Session] = []
+        failed: dict[str, str] = {}
+        position: dict[str, Any] = {"at": _LATEST, "id": ""}
+        # In parts: tens of thousands of rows in one statement would take longer than one may.
+        while (left := limit - len(sessions) - len(failed)) > 0:
+            rows = await self._fetch("recent_ids", {**position, "limit": min(left, _BATCH)})
+            part = await self._loaded([row["session_id"] for row in rows])
+            sessions += part.sessions
+            failed |= part.failed
+            if len(rows) < _BATCH:
+                break
+            position = {"at": rows[-1]["last_updated"], "id": rows[-1]["session_id"]}
+        return Restoration(sessions, failed)
 
     async def part(self, *, after: str, limit: int) -> Restoration:
         """See :class:`SessionStore`."""
-        return await self._readable("part", {"after": after, "limit": limit})
+        rows = await self._fetch("part_ids", {"after": after, "limit": limit})
+        return await self._loaded([row["session_id"] for row in rows])
 
     async def put(self, sessions: Sequence[Session], *, dry_run: bool = False) -> Taken:
         """See :class:`SessionStore`."""
@@ -182,22 +200,23 @@ class DatabaseSessionStore:
         """See :class:`SessionStore`."""
         names = ("total", "total_active", "reserved", "expired", "average_messages", "last_seen", "not_seen")
         numbers = {name: (await self._fetch(name))[0] for name in names}
-        active = int(numbers["total_active"]["total"])
+        expired = int(numbers["expired"]["expired"])
+        unended = int(numbers["total_active"]["total"])
         seen = numbers["last_seen"]
         hour, day, week = (int(seen[name]) for name in ("hour", "day", "week"))
         older = int(numbers["not_seen"]["older"])
         return SessionStatistics(
             total=int(numbers["total"]["total"]),
-            active=active,
-            reserved=int(numbers["reserved"]["reserved"]),
-            expired=int(numbers["expired"]["expired"]),
+            active=max(0, unended - expired),
+            reserved=max(0, int(numbers["reserved"]["reserved"]) - int(numbers["expired"]["reserved"])),
+            expired=expired,
             average_messages=float(numbers["average_messages"]["average"] or 0),
             created={row["day"]: int(row["made"]) for row in await self._fetch("created")},
             last_seen={
                 "1h": hour,
                 "1d": day - hour,
                 "7d": week - day,
-                "30d": max(0, active - week - older),  # counted one after the other, so they may not add up
+                "30d": max(0, unended - week - older),  # counted one after the other, so they may not add up
                 "older": older,
             },
         )
@@ -206,13 +225,22 @@ class DatabaseSessionStore:
         """See :class:`SessionStore`."""
         [active] = await self._fetch("total_active")
         [reserved] = await self._fetch("reserved")
-        return {"active": int(active["total"]), "reserved": int(reserved["reserved"])}
+        [expired] = await self._fetch("expired")
+        return {
+            "active": max(0, int(active["total"]) - int(expired["expired"])),
+            "reserved": max(0, int(reserved["reserved"]) - int(expired["reserved"])),
+        }
 
     async def check(self) -> str:
         """See :class:`SessionStore`."""
         with _explained():
             dialect = await self._database.open()
-        await self._fetch("now")
+        [row] = await self._fetch("read_only")
+        if row["read_only"]:
+            raise SessionStoreAway(
+                f"the database {self._database.config.place} is read-only: a standby, or default_transaction_read_only "
+                "is set for it; name the primary in DATABASE_URL, or take that setting back"
+            )
         return f"{dialect.product}, {self._database.config.place}, schema {self._database.config.schema_name}"
 
     async def close(self) -> None:
@@ -258,24 +286,25 @@ class DatabaseSessionStore:
             if done < _BATCH:
                 return total
 
-    async def _readable(self, name: str, values: dict[str, Any]) -> Restoration:
-        """Rows together; where one cannot even be fetched, one by one."""
-        sessions, failed = [], {}
+    async def _loaded(self, ids: Sequence[str]) -> Restoration:
+        """Those of the rows that are still there, in this order; one by one where one of them cannot be fetched."""
+        failed: dict[str, str] = {}
         try:
-            rows = await self._fetch(name, values)
+            rows = await self._fetch("load_all", {"ids": list(ids)})
         except ValueRefused:
             rows = []
-            for row in await self._fetch(f"{name}_ids", values):
+            for one in ids:
                 try:
-                    rows += await self._fetch("load", row)
+                    rows += await self._fetch("load", {"session_id": one})
                 except ValueRefused as error:
-                    failed[row["session_id"]] = str(error)
+                    failed[one] = str(error)
+        found: dict[str, Session] = {}
         for row in rows:
             try:
-                sessions.append(_session(row))
+                found[row["session_id"]] = _session(row)
             except SessionStoreError as error:
                 failed[row["session_id"]] = str(error)
-        return Restoration(sessions, failed)
+        return Restoration([found[one] for one in ids if one in found], failed)
 
     async def _fetch(self, name: str, params: Params | None = None) -> list[Row]:
         return await self._run(lambda: self._database.fetch(_SQL[name], params))

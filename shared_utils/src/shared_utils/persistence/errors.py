@@ -14,6 +14,7 @@
         ├── MigrationChanged        an applied migration is not the one this release brings
         ├── Conflict                a row like this exists already
         ├── RowMissing              no such row
+        ├── RowChanged              the row is not as expected any more
         ├── CheckpointNeeded        checkpoints.py: later ones are built on it
         ├── ValuesMissing           checkpoints.py: a checkpoint names values that are not stored
         ├── ValueRefused            a value is too large, or no database can hold it
@@ -92,6 +93,12 @@ class RowMissing(PersistenceError):
     """No such row."""
 
     code = "row_missing"
+
+
+class RowChanged(PersistenceError):
+    """The row is not as expected any more: somebody else wrote it since it was read."""
+
+    code = "row_changed"
 
 
 class ValueRefused(PersistenceError):

@@ -101,6 +101,10 @@ class FailoverSessionStore:
         """See :class:`SessionStore`."""
         return await self._read(lambda store: store.load(session_id))
 
+    async def load_all(self, session_ids: Collection[str]) -> Sequence[Session]:
+        """See :class:`SessionStore`."""
+        return await self._read(lambda store: store.load_all(session_ids))
+
     async def reserve(self, user_id: str, persona: str) -> Session:
         """See :class:`SessionStore`."""
         return await self._seen(await self._write(lambda store: store.reserve(user_id, persona)))

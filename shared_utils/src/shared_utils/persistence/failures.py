@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 import psycopg
 from psycopg import errors
 from psycopg_pool import PoolTimeout, TooManyRequests
 
+from shared_utils.connection_trouble import connection_trouble
+from shared_utils.persistence.connections import NotBegun
 from shared_utils.persistence.dialects import login_refusal
 from shared_utils.persistence.errors import (
     Conflict,
@@ -15,16 +20,14 @@ from shared_utils.persistence.errors import (
     PoolExhausted,
     QueryTimeout,
     SchemaMissing,
+    UnfitDatabase,
     ValueRefused,
 )
 
-AGAIN = (errors.SerializationFailure, errors.DeadlockDetected)
-"""The database ended the transaction for another's sake; the same again may well succeed."""
-_AWAY = (
-    psycopg.OperationalError,
-    psycopg.InterfaceError,
-    errors.ReadOnlySqlTransaction,  # a standby, or one that is being switched over
-)
+AGAIN = (errors.SerializationFailure, errors.DeadlockDetected, NotBegun)
+"""The database ended the transaction for another's sake, or before it began; the same again may well succeed."""
+_POOLER_REFUSAL: Final = re.compile(r"unsupported startup parameter(?: in options)?: (\w+)")
+_AWAY = (psycopg.OperationalError, psycopg.InterfaceError)
 
 
 def meaning(error: psycopg.Error, *, place: str, user: str) -> PersistenceError:
@@ -37,9 +40,14 @@ def meaning(error: psycopg.Error, *, place: str, user: str) -> PersistenceError:
     """
     text = _line(error)
     found = _refusal(error, text, place, user)
+    if found is None and (parameter := _POOLER_REFUSAL.search(str(error))):
+        found = UnfitDatabase(
+            f"the connection pooler before the database {place} takes no parameter {parameter[1]}; take it out of "
+            f"DATABASE_URL, or let the pooler ignore it (ignore_startup_parameters = {parameter[1]})"
+        )
     if found is None and isinstance(error, _AWAY):
         found = login_refusal(str(error), user) or DatabaseUnavailable(
-            f"the database {place} is away ({text}); it is tried again"
+            f"the database {place} is away ({connection_trouble(error) or text}); it is tried again"
         )
     return found or PersistenceError(f"the database {place} refused a statement ({text})")
 
@@ -49,7 +57,8 @@ def _refusal(error: psycopg.Error, text: str, place: str, user: str) -> Persiste
     match error:
         case PoolTimeout() | TooManyRequests():
             found = PoolExhausted(
-                f"every connection to the database {place} is in use; raise DB_MAX_CONNECTIONS, or ask it less at once"
+                f"no connection to the database {place} became free within DB_CONNECTION_TIMEOUT; raise that or "
+                "DB_MAX_CONNECTIONS, or ask it less at once"
             )
         case errors.QueryCanceled():
             found = QueryTimeout(
@@ -58,6 +67,11 @@ def _refusal(error: psycopg.Error, text: str, place: str, user: str) -> Persiste
         case errors.SerializationFailure() | errors.DeadlockDetected() | errors.LockNotAvailable():
             found = DatabaseUnavailable(
                 f"the database {place} ended a transaction for another's sake, again and again ({text}); try it later"
+            )
+        case errors.ReadOnlySqlTransaction():
+            found = DatabaseUnavailable(
+                f"the database {place} is read-only ({text}): a standby, or default_transaction_read_only is set for "
+                "it; name the primary in DATABASE_URL, or take that setting back; it is tried again"
             )
         case errors.UniqueViolation():
             found = Conflict(f"such a row exists already ({text})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -31,6 +32,8 @@ Record = Callable[[sqlite3.Connection, Session, int | None], None]
 """Told of each write in its transaction: the session as it is now and the version before, None where it is removed."""
 
 _SQL: Final = statements("file_sessions")
+_MIRRORED: Final = 500
+"""Sessions written in one transaction."""
 
 
 def _no_record(_connection: sqlite3.Connection, _session: Session, _base: int | None) -> None:
@@ -65,6 +68,14 @@ class FileSessionStore:
     async def load(self, session_id: str) -> Session | None:
         """See :class:`SessionStore`."""
         return await self._file.read(lambda connection: _load(connection, session_id))
+
+    async def load_all(self, session_ids: Collection[str]) -> Sequence[Session]:
+        """See :class:`SessionStore`."""
+
+        def load(connection: sqlite3.Connection) -> Sequence[Session]:
+            return [found for one in session_ids if (found := _load(connection, one)) is not None]
+
+        return await self._file.read(load)
 
     async def reserve(self, user_id: str, persona: str) -> Session:
         """See :class:`SessionStore`."""
@@ -212,10 +223,12 @@ class FileSessionStore:
         held = [storable(session, self._max_bytes) for session in sessions]
 
         def take(connection: sqlite3.Connection) -> Taken:
-            stored = [_load(connection, session.session_id) for session in held]
-            active = [_find(connection, session.user_id, session.persona) for session in held]
-            versions = {session.session_id: session.version for session in stored if session}
-            holders = {(session.user_id, session.persona): session.session_id for session in active if session}
+            versions = {row["session_id"]: row["version"] for row in _known(connection, held)}
+            users = {"users": json.dumps([session.user_id for session in held])}
+            holders = {
+                (row["user_id"], row["persona"]): row["session_id"]
+                for row in connection.execute(_SQL["holders"], users)
+            }
             decided = takeover(held, versions, holders)
             if not dry_run:
                 for session in sorted(decided.newer, key=lambda one: one.is_active) + decided.new:
@@ -225,12 +238,20 @@ class FileSessionStore:
         return await self._file.write(take)
 
     async def mirror(self, sessions: Sequence[Session]) -> None:
-        """Know these sessions as they are elsewhere: what this file held in their place is dropped, unless newer."""
+        """Know these sessions as they are elsewhere: what this file held in their place is dropped, unless newer.
 
+        Some at a time, so that nobody waits for the file until tens of thousands are written at a start; those it knows
+        already, as after a restart, are not written again.
+        """
+        for start in range(0, len(sessions), _MIRRORED):
+            await self._mirror(sessions[start : start + _MIRRORED])
+
+    async def _mirror(self, sessions: Sequence[Session]) -> None:
         def copy(connection: sqlite3.Connection) -> None:
+            known = {row["session_id"]: row for row in _known(connection, sessions)}
             for session in sessions:
-                stored = _load(connection, session.session_id)
-                if stored is not None and stored.version > session.version:
+                stored = known.get(session.session_id)
+                if stored is not None and (stored["version"] > session.version or _is_as(stored, session)):
                     continue
                 if session.is_active:
                     values = {name: getattr(session, name) for name in ("user_id", "persona", "session_id")}
@@ -263,7 +284,7 @@ class FileSessionStore:
                     "1d": numbers["day"] - numbers["hour"],
                     "7d": numbers["week"] - numbers["day"],
                     "30d": numbers["month"] - numbers["week"],
-                    "older": numbers["active"] - numbers["month"],
+                    "older": numbers["unended"] - numbers["month"],
                 },
             )
 
@@ -271,7 +292,8 @@ class FileSessionStore:
 
     async def count(self) -> Mapping[str, int]:
         """See :class:`SessionStore`."""
-        row = await self._file.read(lambda connection: connection.execute(_SQL["count"]).fetchone())
+        values = {"now": time_text(utc_now())}
+        row = await self._file.read(lambda connection: connection.execute(_SQL["count"], values).fetchone())
         return {"active": row["active"], "reserved": row["reserved"]}
 
     async def check(self) -> str:
@@ -294,6 +316,21 @@ class FileSessionStore:
         connection.execute(_SQL["write"], row)
         self._record(connection, session, base)
         return session
+
+
+def _known(connection: sqlite3.Connection, sessions: Sequence[Session]) -> Sequence[sqlite3.Row]:
+    """What the file has of these sessions, but for data and metadata: a new version comes with a change of those."""
+    ids = {"ids": json.dumps([session.session_id for session in sessions])}
+    return connection.execute(_SQL["known"], ids).fetchall()
+
+
+def _is_as(row: sqlite3.Row, session: Session) -> bool:
+    return (row["version"], row["message_count"], row["last_updated"], row["expires_at"]) == (
+        session.version,
+        session.message_count,
+        time_text(session.last_updated),
+        session.expires_at and time_text(session.expires_at),
+    )
 
 
 def _find(connection: sqlite3.Connection, user_id: str, persona: str) -> Session | None:

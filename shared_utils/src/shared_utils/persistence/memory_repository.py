@@ -6,19 +6,20 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Generic
 
-from shared_utils.persistence.clean_text import clean_json, clean_text
+from shared_utils.persistence.conditions import Where, check_condition
 from shared_utils.persistence.errors import Conflict
 from shared_utils.persistence.repository import (
     Page,
-    Where,
-    check_condition,
+    changed_row,
     checked_limit,
     kept,
+    not_as_expected,
     paged,
     position,
     present,
 )
 from shared_utils.persistence.table import Model, Table
+from shared_utils.text import clean_json, clean_text
 
 _COMPARISONS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
     "=": operator.eq,
@@ -68,10 +69,20 @@ class InMemoryRepository(Generic[Model]):
         await self.bulk_create([record])
         return kept(self._table.row(record), self._table)
 
-    async def update(self, record: Model) -> Model:
+    async def update(self, record: Model, *, expected: Model | None = None) -> Model:
         """See :class:`BaseRepository`."""
         row = self._table.row(record)
-        present(await self.find(row[self._table.key]), self._table, row[self._table.key])
+        key = row[self._table.key]
+        there = present(await self.find(key), self._table, key)
+        if expected is not None and there != kept(self._table.row(expected), self._table):
+            raise not_as_expected(True, self._table, key)
+        self._rows[key] = row
+        return kept(row, self._table)
+
+    async def modify(self, key: str, change: Callable[[Model], Model]) -> Model:
+        """See :class:`BaseRepository`."""
+        before = present(await self.find(key), self._table, key)
+        row = changed_row(before, change, self._table)
         self._rows[row[self._table.key]] = row
         return kept(row, self._table)
 

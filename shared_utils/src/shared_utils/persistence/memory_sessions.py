@@ -56,6 +56,11 @@ class InMemorySessionStore:
         self._check()
         return self._sessions.get(session_id)
 
+    async def load_all(self, session_ids: Collection[str]) -> Sequence[Session]:
+        """See :class:`SessionStore`."""
+        self._check()
+        return [self._sessions[one] for one in session_ids if one in self._sessions]
+
     async def reserve(self, user_id: str, persona: str) -> Session:
         """See :class:`SessionStore`."""
         self._check()
@@ -167,8 +172,7 @@ class InMemorySessionStore:
         self._check()
         now = utc_now()
         sessions = list(self._sessions.values())
-        expired = [one for one in sessions if one.is_active and one.expires_at and one.expires_at <= now]
-        expired = [session for session in expired if session.permanent_memory]
+        expired = [session for session in sessions if session.is_active and _is_over(session, now)]
         for session in expired:
             self._write(replace(session, is_active=False, version=session.version + 1))
         ended = [one for one in self._sessions.values() if not one.is_active]
@@ -208,9 +212,9 @@ class InMemorySessionStore:
         recent = [one for one in self._sessions.values() if one.created_at > now - _SPANS["30d"]]
         return SessionStatistics(
             total=len(self._sessions),
-            active=len(active),
-            reserved=sum(session.agent_id is None for session in active),
-            expired=sum(session.expires_at is not None and session.expires_at <= now for session in active),
+            active=sum(not _is_over(session, now) for session in active),
+            reserved=sum(session.agent_id is None and not _is_over(session, now) for session in active),
+            expired=sum(_is_over(session, now) for session in active),
             average_messages=sum(counts) / len(counts) if counts else 0.0,
             created=dict(Counter(session.created_at.date().isoformat() for session in recent)),
             last_seen=dict.fromkeys((*_SPANS, "older"), 0)
@@ -220,7 +224,8 @@ class InMemorySessionStore:
     async def count(self) -> Mapping[str, int]:
         """See :class:`SessionStore`."""
         self._check()
-        active = self.sessions.values()
+        now = utc_now()
+        active = [session for session in self.sessions.values() if not _is_over(session, now)]
         return {"active": len(active), "reserved": sum(session.agent_id is None for session in active)}
 
     async def check(self) -> str:
@@ -247,6 +252,11 @@ class InMemorySessionStore:
     def _check(self) -> None:
         if self.broken:
             raise SessionStoreAway
+
+
+def _is_over(session: Session, now: datetime) -> bool:
+    """Whether the next cleanup ends it."""
+    return session.expires_at is not None and session.expires_at <= now and session.permanent_memory
 
 
 def _span(age: timedelta) -> str:

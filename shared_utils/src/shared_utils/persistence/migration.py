@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any, Final
+from typing import Final
 
 import psycopg
-from psycopg import AsyncConnection, errors, sql
+from psycopg import errors, sql
 
 from shared_utils import logs
 from shared_utils.persistence.arrival import arrive
+from shared_utils.persistence.connections import Connection
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.errors import DatabaseRefused, MigrationChanged, SchemaMissing, UnfitDatabase
 from shared_utils.persistence.failures import meaning
@@ -30,7 +31,7 @@ _FILE: Final = re.compile(r"(\d{4})_(\w+)\.sql")
 _COMPATIBLE: Final = re.compile(r"^-- compatible from: (\d+)$", re.MULTILINE)
 _LOCK_SECONDS: Final = 120
 _RECORD: Final = """
-CREATE TABLE schema_migrations (
+CREATE TABLE {}.schema_migrations (
     number integer PRIMARY KEY,
     name text NOT NULL,
     checksum text NOT NULL,
@@ -38,8 +39,6 @@ CREATE TABLE schema_migrations (
     applied_at timestamptz NOT NULL DEFAULT now()
 )
 """
-
-_Connection = AsyncConnection[tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ def migrations() -> Sequence[Migration]:
     return tuple(sorted(found, key=lambda migration: migration.number))
 
 
-async def pending(connection: _Connection, config: DatabaseConfig) -> Sequence[Migration]:
+async def pending(connection: Connection, config: DatabaseConfig) -> Sequence[Migration]:
     """The steps this database lacks.
 
     Raises:
@@ -86,7 +85,7 @@ async def pending(connection: _Connection, config: DatabaseConfig) -> Sequence[M
     return tuple(migration for migration in migrations() if migration.number not in applied)
 
 
-async def require_schema(connection: _Connection, config: DatabaseConfig) -> None:
+async def require_schema(connection: Connection, config: DatabaseConfig) -> None:
     """Return when the schema is there; make it where the configuration lets us.
 
     Raises:
@@ -104,36 +103,44 @@ async def require_schema(connection: _Connection, config: DatabaseConfig) -> Non
     await apply(connection, config)
 
 
-async def apply(connection: _Connection, config: DatabaseConfig) -> Sequence[Migration]:
+async def apply(connection: Connection, config: DatabaseConfig) -> Sequence[Migration]:
     """Apply what is missing; several processes may do this at once, one works and the others wait.
 
     Returns:
         What this call applied.
     """
-    key = zlib.crc32(f"letta-bridge {config.schema_name}".encode())
-    await connection.execute(f"SET statement_timeout = {_LOCK_SECONDS * 1000}".encode())
-    await connection.execute("SELECT pg_advisory_lock(%s)", [key])
+    applied: list[Migration] = []
     try:
-        await _make_schema(connection, config.schema_name)
-        missing = await pending(connection, config)
-        for migration in missing:
-            async with connection.transaction():
-                await connection.execute(migration.text.encode())  # bytes: a % in it is a %
-                await connection.execute(
-                    "INSERT INTO schema_migrations (number, name, checksum, compatible_from) VALUES (%s, %s, %s, %s)",
-                    [migration.number, migration.name, migration.checksum, migration.compatible_from],
-                )
-            _log.info("migration_applied", number=migration.number, name=migration.name)
+        while (step := await _apply_next(connection, config)) is not None:
+            _log.info("migration_applied", number=step.number, name=step.name)
+            applied.append(step)
     except errors.InsufficientPrivilege as error:
         user = config.parts.get("user", "?")
         raise SchemaMissing(
             f"user {user} may not make tables in the database {config.place} ({error.diag.message_primary}); run as "
             f"its owner: letta-bridge migrate --grant {user}"
         ) from error
-    else:
-        return missing
-    finally:
-        await _unlock(connection, key)
+    return tuple(applied)
+
+
+async def _apply_next(connection: Connection, config: DatabaseConfig) -> Migration | None:
+    """One step under the lock, which the end of the transaction gives back: a pooler may give the session to others."""
+    key = zlib.crc32(f"letta-bridge {config.schema_name}".encode())
+    async with connection.work(seconds=_LOCK_SECONDS):
+        await connection.execute("SELECT pg_advisory_xact_lock(%s)", [key])
+        await _make_schema(connection, config.schema_name)
+        migration = next(iter(await pending(connection, config)), None)
+        if migration is None:
+            return None
+        await connection.execute(migration.text.encode())  # bytes: a % in it is a %
+        note = sql.SQL(
+            "INSERT INTO {}.schema_migrations (number, name, checksum, compatible_from) VALUES (%s, %s, %s, %s)"
+        )
+        await connection.execute(
+            note.format(sql.Identifier(config.schema_name)),
+            [migration.number, migration.name, migration.checksum, migration.compatible_from],
+        )
+    return migration
 
 
 async def migrate(config: DatabaseConfig, *, grant: str | None = None) -> Sequence[Migration]:
@@ -150,7 +157,8 @@ async def migrate(config: DatabaseConfig, *, grant: str | None = None) -> Sequen
     try:
         applied = await apply(connection, config)
         if grant:
-            await _grant(connection, config.schema_name, grant)
+            async with connection.work():
+                await _grant(connection, config.schema_name, grant)
     except errors.UndefinedObject as error:
         raise DatabaseRefused(
             f"the database {config.place} has no role {grant} ({error.diag.message_primary}); make it first: "
@@ -178,16 +186,16 @@ async def missing(config: DatabaseConfig) -> Sequence[Migration]:
         await connection.close()
 
 
-async def _make_schema(connection: _Connection, schema: str) -> None:
+async def _make_schema(connection: Connection, schema: str) -> None:
     # Looked up first: IF NOT EXISTS asks for the right to make one even where there is nothing to make.
     found = await connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [schema])
     if not await found.fetchone():
         await connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
     if await _record_missing(connection, schema):
-        await connection.execute(_RECORD.encode())
+        await connection.execute(sql.SQL(_RECORD).format(sql.Identifier(schema)))
 
 
-async def _applied(connection: _Connection, schema: str) -> dict[int, tuple[str, int]]:
+async def _applied(connection: Connection, schema: str) -> dict[int, tuple[str, int]]:
     if await _record_missing(connection, schema):
         return {}
     # With its schema's name: where we may not look into that, the search path would silently skip it.
@@ -196,14 +204,14 @@ async def _applied(connection: _Connection, schema: str) -> dict[int, tuple[str,
     return {number: (checksum, compatible_from) for number, checksum, compatible_from in await rows.fetchall()}
 
 
-async def _record_missing(connection: _Connection, schema: str) -> bool:
+async def _record_missing(connection: Connection, schema: str) -> bool:
     found = await connection.execute(
         "SELECT 1 FROM pg_tables WHERE schemaname = %s AND tablename = 'schema_migrations'", [schema]
     )
     return not await found.fetchone()
 
 
-async def _grant(connection: _Connection, schema: str, role: str) -> None:
+async def _grant(connection: Connection, schema: str, role: str) -> None:
     names = {"schema": sql.Identifier(schema), "role": sql.Identifier(role)}
     for text in (
         "GRANT USAGE ON SCHEMA {schema} TO {role}",
@@ -215,11 +223,6 @@ async def _grant(connection: _Connection, schema: str, role: str) -> None:
         "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT USAGE ON SEQUENCES TO {role}",
     ):
         await connection.execute(sql.SQL(text).format(**names))
-
-
-async def _unlock(connection: _Connection, key: int) -> None:
-    if not connection.closed:
-        await connection.execute("SELECT pg_advisory_unlock(%s)", [key])
 
 
 def _read(name: str, text: str) -> Migration:

@@ -8,33 +8,19 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Generic, Literal, Protocol
+from typing import Any, Final, Generic, Protocol
 
-from shared_utils.persistence.clean_text import clean_json, clean_text
-from shared_utils.persistence.database import Database
-from shared_utils.persistence.errors import RowMissing
+from shared_utils.persistence.conditions import Comparison, Where, composed
+from shared_utils.persistence.database import Connection, Database
+from shared_utils.persistence.errors import RowChanged, RowMissing
 from shared_utils.persistence.table import Model, Table
-
-Comparison = Literal["=", "!=", "<", "<=", ">", ">=", "in"]
+from shared_utils.text import clean_text
 
 MOST: Final = 1000
 """Rows of a page at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Where:
-    """A condition on one column.
-
-    A missing value (None) is compared with ``=`` and ``!=`` only; as in SQL, a row without a value meets no other one.
-    """
-
-    column: str
-    comparison: Comparison
-    value: Any
-    """For ``in`` a collection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +79,28 @@ class BaseRepository(Protocol[Model]):
         """
         ...
 
-    async def update(self, record: Model) -> Model:
+    async def update(self, record: Model, *, expected: Model | None = None) -> Model:
         """Replace the row of the same key; returns it as it is kept.
+
+        Args:
+            record: what it shall be.
+            expected: what it was when it was read. Without it, whatever somebody else wrote since is lost.
+
+        Raises:
+            RowMissing: there is none.
+            RowChanged: the row is not as expected any more; read it again. Nothing is written.
+        """
+        ...
+
+    async def modify(self, key: str, change: Callable[[Model], Model]) -> Model:
+        """Replace the row of this key by what ``change`` makes of it; returns it as it is kept.
+
+        Changes of one row are made one after another, so that each sees what the one before it wrote.
+
+        Args:
+            key: of the row.
+            change: gets the row as it is, and returns what it shall be, its key the same. It may be called again, and
+                must wait for nothing: the row is locked meanwhile.
 
         Raises:
             RowMissing: there is none.
@@ -167,11 +173,30 @@ class PostgresRepository(Generic[Model]):
         await self._database.execute(self._table.insert, row)
         return kept(row, self._table)
 
-    async def update(self, record: Model) -> Model:
+    async def update(self, record: Model, *, expected: Model | None = None) -> Model:
         """See :class:`BaseRepository`."""
         row = self._table.row(record)
-        touched = await self._database.execute(self._table.update, row)
-        return present(kept(row, self._table) if touched else None, self._table, row[self._table.key])
+        key = row[self._table.key]
+        if expected is None:
+            touched = await self._database.execute(self._table.update, row)
+            return present(kept(row, self._table) if touched else None, self._table, key)
+        before = {f"expected_{column}": value for column, value in self._table.row(expected).items()}
+        if not await self._database.execute(self._table.update_expected, row | before):
+            raise not_as_expected(await self.exists(key), self._table, key)
+        return kept(row, self._table)
+
+    async def modify(self, key: str, change: Callable[[Model], Model]) -> Model:
+        """See :class:`BaseRepository`."""
+        identity = {self._table.key: clean_text(key)}
+
+        async def work(connection: Connection) -> Model:
+            rows = await self._database.rows(connection, self._table.select_locked, identity)
+            before = present(self._table.read(rows[0]) if rows else None, self._table, key)
+            row = changed_row(before, change, self._table)
+            await self._database.send(connection, self._table.update, row)
+            return kept(row, self._table)
+
+        return await self._database.run(work)
 
     async def delete(self, key: str) -> bool:
         """See :class:`BaseRepository`."""
@@ -193,48 +218,6 @@ class PostgresRepository(Generic[Model]):
             return 0
         statement = self._table.insert_new if ignore_existing else self._table.insert_all
         return await self._database.execute(statement, self._table.rows(records))
-
-
-def composed(conditions: Sequence[Where], table: Table[Any]) -> tuple[list[str], dict[str, Any]]:
-    """The conditions as SQL, and their parameters.
-
-    Raises:
-        ValueError: a condition is none that can be asked.
-    """
-    texts, params = [], {}
-    for number, where in enumerate(conditions):
-        check_condition(where, table)
-        name = f"where_{number}"
-        texts.append(condition(where, table, name))
-        if where.value is not None:
-            params[name] = clean_json(list(where.value) if where.comparison == "in" else where.value)
-    return texts, params
-
-
-def condition(where: Where, table: Table[Any], name: str) -> str:
-    """One condition as SQL, its value the parameter ``name``."""
-    column, kind = f'"{where.column}"', table.columns[where.column]
-    if where.comparison == "in":
-        return f"{column} = ANY(%({name})s::{kind}[])"
-    if where.value is None:
-        return f"{column} IS NULL" if where.comparison == "=" else f"{column} IS NOT NULL"
-    return f"{column} {where.comparison} %({name})s::{kind}"
-
-
-def check_condition(where: Where, table: Table[Any]) -> None:
-    """Return where it can be asked.
-
-    Raises:
-        ValueError: no such column, a jsonb column, or a comparison its value does not allow.
-    """
-    if table.columns[table.check(where.column)] == "jsonb":
-        raise ValueError(f"{where.column} of {table.name} is JSON, which is not compared")
-    if where.comparison == "in" and (isinstance(where.value, str) or not isinstance(where.value, Collection)):
-        raise ValueError(f"what {where.column} is to be in must be a collection")
-    if where.value is None and where.comparison not in {"=", "!="}:
-        raise ValueError(f"{where.column} {where.comparison} None holds for no row; use = or !=")
-    if where.comparison not in {"=", "!=", "<", "<=", ">", ">=", "in"}:
-        raise ValueError(f"{where.comparison!r} is no comparison")
 
 
 def checked_limit(limit: int) -> int:
@@ -288,3 +271,39 @@ def present(record: Model | None, table: Table[Model], key: str) -> Model:
     if record is None:
         raise RowMissing(f"{table.name} has no row {key}")
     return record
+
+
+def changed_row(before: Model, change: Callable[[Model], Model], table: Table[Model]) -> dict[str, Any]:
+    """The row that a change makes of another.
+
+    Raises:
+        ValueError: its key is another one.
+    """
+    row = table.row(change(before))
+    if row[table.key] != table.row(before)[table.key]:
+        raise ValueError(f"a change of a row of {table.name} must leave its {table.key} as it is")
+    return row
+
+
+def not_as_expected(there: bool, table: Table[Any], key: str) -> RowChanged | RowMissing:
+    """Why an update with a condition touched nothing."""
+    if there:
+        return RowChanged(f"the row {key} of {table.name} is not as expected any more; read it again")
+    return RowMissing(f"{table.name} has no row {key}")
+
+
+__all__ = [
+    "MOST",
+    "BaseRepository",
+    "Comparison",
+    "Page",
+    "PostgresRepository",
+    "Where",
+    "changed_row",
+    "checked_limit",
+    "kept",
+    "not_as_expected",
+    "paged",
+    "position",
+    "present",
+]

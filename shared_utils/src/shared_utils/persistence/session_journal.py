@@ -62,14 +62,15 @@ class SessionJournal:
     def __init__(self, path: Path) -> None:
         self._file = SqliteFile(path, prepare)
 
-    async def first(self) -> Entry | None:
-        """The oldest entry."""
-        row = await self._file.read(lambda connection: connection.execute(_SQL["first"]).fetchone())
-        return None if row is None else _entry(row)
+    async def oldest(self, limit: int) -> Sequence[Entry]:
+        """The oldest entries, in the order they were written."""
+        rows = await self._file.read(lambda connection: connection.execute(_SQL["oldest"], {"limit": limit}).fetchall())
+        return [_entry(row) for row in rows]
 
-    async def done(self, entry: Entry) -> None:
-        """The database has it."""
-        await self._file.write(lambda connection: connection.execute(_SQL["done"], {"number": entry.number}))
+    async def done(self, *entries: Entry) -> None:
+        """The database has them."""
+        numbers = [{"number": entry.number} for entry in entries]
+        await self._file.write(lambda connection: connection.executemany(_SQL["done"], numbers))
 
     async def lost(
         self, entry: Entry, reason: str, *, lost: Session | None, won: Session | None, drop: bool, kept: bool = True

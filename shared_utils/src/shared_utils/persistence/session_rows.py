@@ -6,7 +6,6 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
@@ -37,7 +36,7 @@ def time_text(time: datetime) -> str:
 
 def row_of(session: Session) -> dict[str, Any]:
     """Column → value."""
-    return asdict(session) | {
+    return {name: getattr(session, name) for name in Session.__dataclass_fields__} | {
         "session_data": encoded(session.session_data),
         "metadata": encoded(session.metadata),
         "is_active": int(session.is_active),

@@ -90,15 +90,18 @@ class SessionStatistics:
 
     total: int
     active: int
+    """Neither ended nor expired."""
     reserved: int
     """Active ones without an agent."""
     expired: int
+    """Those that the next cleanup ends."""
     average_messages: float
     """``message_count`` over active sessions that have one; 0 where none has."""
     created: Mapping[str, int]
     """Day (``2026-11-20``, UTC) → sessions made on it; the last 30 days."""
     last_seen: Mapping[str, int]
-    """``1h``, ``1d``, ``7d``, ``30d``, ``older`` → active sessions last used within it and in no shorter one."""
+    """``1h``, ``1d``, ``7d``, ``30d``, ``older`` → sessions not ended, expired or not, last used within it and in no
+    shorter one."""
 
 
 class SessionStore(Protocol):
@@ -139,6 +142,10 @@ class SessionStore(Protocol):
 
     async def load(self, session_id: str) -> Session | None:
         """One session by its id, active or not."""
+        ...
+
+    async def load_all(self, session_ids: Collection[str]) -> Sequence[Session]:
+        """Those of the sessions that there are, active or not, in any order."""
         ...
 
     async def page(
@@ -223,7 +230,7 @@ class SessionStore(Protocol):
         ...
 
     async def count(self) -> Mapping[str, int]:
-        """``active`` sessions, and how many of them are ``reserved`` without an agent. Cheap."""
+        """``active`` sessions, neither ended nor expired, and those of them ``reserved`` without an agent. Cheap."""
         ...
 
     async def check(self) -> str:

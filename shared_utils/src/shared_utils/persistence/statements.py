@@ -16,7 +16,9 @@ _NAME: Final = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 def statements(file: str, package: str = __package__) -> Mapping[str, str]:
     """Name → statement of ``sql/<file>.sql`` in ``package``.
 
-    ``{or_ignore}`` in a statement stands for the dialect's way to skip a row whose key is taken.
+    In a statement, ``{schema}`` stands for the name of the schema that the tables are in, and ``{or_ignore}`` for the
+    dialect's way to skip a row whose key is taken. Tables are named with their schema, so that no session setting can
+    lead a statement to another program's.
 
     Raises:
         ValueError: two statements have one name.

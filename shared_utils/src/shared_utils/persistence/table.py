@@ -16,8 +16,8 @@ from uuid import UUID
 from psycopg import sql
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
-from shared_utils.persistence.clean_text import clean_json, clean_text
 from shared_utils.persistence.errors import PersistenceError, ValueRefused
+from shared_utils.text import clean_json, clean_text
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -70,7 +70,7 @@ class Table(Generic[Model]):
             if column != key
         )
         parts = {
-            "table": sql.Identifier(name),
+            "table": sql.Composed([sql.SQL("{schema}."), sql.Identifier(name)]),  # the database fills in the schema
             "names": names,
             "values": values,
             "rows": rows,
@@ -84,6 +84,13 @@ class Table(Generic[Model]):
         """Any number of rows; a parameter is the array of one column's values."""
         self.insert_new = f"{self.insert_all} {{or_ignore}}"
         """The same, but for rows whose key is taken."""
+        self.select_locked = _text("SELECT {names} FROM {table} WHERE {is_key} FOR UPDATE", parts)
+        as_expected = [self._is_expected(column) for column in self.columns if column != key]
+        expected = sql.SQL(" AND ").join(as_expected) if as_expected else sql.SQL("true")
+        self.update_expected = _text(
+            "UPDATE {table} SET {changes} WHERE {is_key} AND {expected}", {**parts, "expected": expected}
+        )
+        """Touches nothing where a column is not ``%(expected_<column>)s`` any more."""
         self.update = _text("UPDATE {table} SET {changes} WHERE {is_key}", parts)
         self.delete = _text("DELETE FROM {table} WHERE {is_key}", parts)
         self._select_all = _text("SELECT {names} FROM {table}", parts)
@@ -157,6 +164,11 @@ class Table(Generic[Model]):
             return None if value is None else json.dumps(clean_json(value), ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ValueRefused(f"{column} of {self.name} holds what JSON cannot ({error}); leave it out") from None
+
+    def _is_expected(self, column: str) -> sql.Composed:
+        value = sql.SQL("{}::{}").format(sql.Placeholder(f"expected_{column}"), sql.SQL(self.columns[column]))
+        # In brackets, with its cast first: openGauss binds IS more tightly than PostgreSQL does.
+        return sql.SQL("({} IS NOT DISTINCT FROM {})").format(sql.Identifier(column), value)
 
     def _value(self, column: str) -> sql.Composed:
         return sql.SQL("{}::{}").format(sql.Placeholder(column), sql.SQL(self.columns[column]))

@@ -24,6 +24,8 @@ SERVERS = (
     "opengauss-6.0",
     "opengauss-6.0.2",  # vectors built in, from here on
     "opengauss-7.0",
+    "postgresql/transaction",  # behind PgBouncer
+    "opengauss-6.0.2/transaction",
 )
 _numbers = count(1)
 

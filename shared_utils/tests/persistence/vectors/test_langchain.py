@@ -9,6 +9,7 @@ from langchain_core.documents import Document
 from langchain_tests.integration_tests.vectorstores import EMBEDDING_SIZE, VectorStoreIntegrationTests
 
 from shared_utils.persistence.database import Database
+from shared_utils.persistence.errors import ValueRefused
 from shared_utils.persistence.langchain import PassageVectorStore
 from shared_utils.persistence.vectors import Scope
 
@@ -78,3 +79,30 @@ async def test_near_and_different(make_store, embedding):
     vector = [1.0] * EMBEDDING_SIZE
     assert len(await store.amax_marginal_relevance_search_by_vector(vector, k=9)) == 3
     assert len(await store.asimilarity_search_by_vector(vector, k=2)) == 2
+
+
+async def test_texts_without_metadata_are_found_like_all_others(make_store, embedding):
+    store = PassageVectorStore(make_store(), embedding, model="m", scope=Scope.agent("ada"))
+    assert await store.aadd_texts(["one", "two"], [{"k": 1}, None], ids=["1", "2"]) == ["1", "2"]
+    assert {found.id: found.metadata for found in await store.asimilarity_search("one")} == {"1": {"k": 1}, "2": {}}
+    assert [found.id for found in await store.asimilarity_search("two", filter={"k": 1})] == ["1"]
+    assert [found.metadata for found in await store.aget_by_ids(["2"])] == [{}]
+    assert await store.adelete(filter={"k": 7})
+
+
+@pytest.mark.parametrize(
+    ("texts", "given"),
+    [
+        (["one"], {"ids": [1]}),
+        (["one"], {"ids": [0]}),
+        ([None], {}),
+        ([7], {}),
+        (["one"], {"metadatas": [["a"]]}),
+        (["one"], {"metadatas": ["text"]}),
+    ],
+)
+async def test_what_could_not_be_read_again_is_refused(make_store, embedding, texts, given):
+    store = PassageVectorStore(make_store(), embedding, model="m", scope=Scope.agent("ada"))
+    with pytest.raises((ValueError, ValueRefused)):
+        await store.aadd_texts(texts, **given)
+    assert await store.asimilarity_search("one") == []

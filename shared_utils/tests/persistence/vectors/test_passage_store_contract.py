@@ -321,7 +321,7 @@ async def test_statistics(store, passage, engine):
     [table] = found.tables
     assert (found.passages, found.dimensions) == (3, [3])
     assert (table.model, table.dimensions, table.state, table.passages) == ("small", 3, "current", 3)
-    typed = engine in {"postgresql", "opengauss-6.0.2", "opengauss-7.0"}
+    typed = engine.partition("/")[0] in {"postgresql", "opengauss-6.0.2", "opengauss-7.0"}
     assert table.kind == ("vector" if typed else "float8")
     assert table.index.state == "none"
     assert table.index.precision == ("single" if typed else None)
@@ -329,3 +329,25 @@ async def test_statistics(store, passage, engine):
     if engine != "memory":
         assert table.table_bytes > 0
         assert table.index_bytes > 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"metadata": None},
+        {"metadata": ["a"]},
+        {"text": 7},
+        {"passage_id": 7},
+        {"passage_id": None},
+        {"model": None},
+        {"agent_id": 7},
+        {"source_id": b"x"},
+    ],
+    ids=str,
+)
+async def test_what_could_not_be_read_again_is_refused_when_it_is_stored(store, passage, wrong):
+    good = passage("good")
+    with pytest.raises(ValueRefused):
+        await store.store_all([replace(good, **wrong)])
+    await store.store(good)
+    assert [found.passage_id for found in (await store.page(Scope.everything())).passages] == ["good"]

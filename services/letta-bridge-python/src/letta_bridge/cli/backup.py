@@ -20,12 +20,12 @@ from letta_bridge.cli.output import print_json
 from letta_bridge.cli.progress import counting
 from letta_bridge.letta.agent_store import AgentStore
 from letta_bridge.letta.connection import agent_store, letta_client
-from letta_bridge.redis_trouble import explained
 from letta_bridge.request_queue import QueueStatus, RedisQueue
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import ServiceError
 from shared_utils.redis_connection import CONNECTION_ERRORS, close, connect
+from shared_utils.redis_trouble import explained
 
 AgentsOption = Annotated[
     bool,

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Awaitable, Callable, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
 
-from letta_bridge.redis_trouble import explained
 from letta_bridge.settings import BridgeSettings, read_settings
 from shared_utils.errors import SettingsError
 from shared_utils.logs import redact_text
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, connect
+from shared_utils.redis_trouble import explained
+from shared_utils.settings import Loaded
+from shared_utils.text import clean_text, is_clean
 
 ConfigOption = Annotated[
     Path | None,
@@ -51,8 +54,13 @@ class Exit(IntEnum):
 
 def settings_or_exit(config: Path | None, flags: dict[str, Any] | None = None) -> BridgeSettings:
     """The settings; a wrong one ends the command with one sentence."""
+    return load_or_exit(config, flags).settings
+
+
+def load_or_exit(config: Path | None, flags: dict[str, Any] | None = None) -> Loaded[BridgeSettings]:
+    """The settings and where they came from; a wrong one ends the command with one sentence."""
     try:
-        return read_settings(config, flags=flags).settings
+        return read_settings(config, flags=flags)
     except SettingsError as error:
         fail(str(error), Exit.USAGE)
 
@@ -85,4 +93,12 @@ def fail(sentence: str, code: Exit) -> NoReturn:
 
 def tell(sentence: str) -> None:
     """One sentence on standard error, without secrets."""
-    typer.echo(f"letta-bridge: {redact_text(sentence)}", err=True)
+    typer.echo(f"letta-bridge: {clean_text(redact_text(sentence))}", err=True)
+
+
+def refuse_undecodable(arguments: Sequence[str]) -> None:
+    """End the program where an argument is neither UTF-8 text nor a path: a user named by it may be another one."""
+    for argument in arguments:
+        if not is_clean(argument) and not Path(argument).exists():
+            tell(f"the argument {argument!a} is not UTF-8 text; type it anew, in a terminal that uses UTF-8")
+            sys.exit(Exit.USAGE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -13,13 +14,13 @@ import typer
 
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit, tell
 from letta_bridge.cli.output import print_json
-from letta_bridge.redis_trouble import explained
 from letta_bridge.request_queue.admin import DeadLetter, QueueAdmin
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import MalformedMessage
 from shared_utils.limits import Limits
 from shared_utils.messages import parse_task
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.redis_trouble import explained
 
 _BATCH: Final = 200
 _PROGRESS_SECONDS: Final = 1.0
@@ -117,6 +118,8 @@ async def _push(
 def _tasks(source: BinaryIO, limits: Limits, from_line: int, done: _Replayed) -> Iterator[bytes]:
     """The readable lines, without their line ends. Empty lines count for nothing."""
     for number, line in enumerate(source, start=1):
+        if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            fail("the file is UTF-16; save it as UTF-8, one task a line", Exit.USAGE)
         payload = line.strip()
         done.line = number
         if number < from_line or not payload:

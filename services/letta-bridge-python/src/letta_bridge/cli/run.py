@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 import uvloop
 
-from letta_bridge.cli.common import ConfigOption, Exit, fail, settings_or_exit
+from letta_bridge.cli.common import ConfigOption, Exit, fail, load_or_exit
 from letta_bridge.settings import BridgeSettings, read_settings
 from shared_utils import logs
 from shared_utils.errors import SettingsError
@@ -28,11 +28,13 @@ def run(
     queue.shutdown_grace, and gives back the rest.
     """
     flags = {"bridge.host": host, "bridge.port": port}
-    settings = settings_or_exit(config, flags)
+    loaded = load_or_exit(config, flags)
+    settings = loaded.settings
     logs.configure(settings.logs, "letta-bridge", secrets=secrets_of(settings))
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, lambda: read_settings(config, flags=flags).settings))
+            # A file that was there at the start is as good as named: without it, SIGHUP would drop every limit in it.
+            runner.run(_serve(settings, lambda: read_settings(loaded.config or config, flags=flags).settings))
     except SettingsError as error:
         fail(str(error), Exit.USAGE)
     except OSError as error:

@@ -12,8 +12,8 @@ import typer
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
-from shared_utils.messages import now
-from shared_utils.redis_connection import RedisClient
+from shared_utils.messages import json_object, now
+from shared_utils.redis_connection import RedisClient, subscriber
 
 
 def send(
@@ -53,15 +53,14 @@ async def _exchange(
 ) -> dict[str, Any] | None:
     """Push the task, then wait on its channel; the kept reply makes up for a publication that was missed."""
     kept = Keys(settings.queue.requests).reply(task["user_id"], task["task_id"])
-    async with client.pubsub(ignore_subscribe_messages=True) as pubsub:
+    async with await subscriber(client, kept) as pubsub:
         await pubsub.subscribe(settings.queue.task_response + task["task_id"])
         await client.lpush(settings.queue.requests, json.dumps(task, ensure_ascii=False))
         until = asyncio.get_running_loop().time() + wait
         while True:
             reply = await client.get(kept)
             if reply:
-                content: dict[str, Any] = json.loads(reply)
-                return content
+                return json_object(reply)
             left = until - asyncio.get_running_loop().time()
             if left <= 0:
                 return None

@@ -6,9 +6,13 @@ from dataclasses import asdict
 
 import typer
 
-from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, settings_or_exit
+from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit
+from letta_bridge.cli.local_bridge import not_ready
 from letta_bridge.cli.output import print_json
 from letta_bridge.request_queue import PauseMode, QueueStatus, RedisQueue
+from letta_bridge.request_queue.admin import QueueAdmin
+from shared_utils.redis_connection import RedisClient
+from shared_utils.redis_trouble import RedisTrouble
 
 _PAUSES = {
     None: "no",
@@ -18,19 +22,33 @@ _PAUSES = {
 
 
 def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Show the queue as Redis has it: what waits, what runs, how tasks ended. Fails where no bridge is alive."""
+    """Show the queue as Redis has it: what waits, what runs, how tasks ended.
+
+    Fails where no bridge is alive, where Redis would not let one work, and where this host's bridge takes nothing.
+    """
     settings = settings_or_exit(config)
-    queue = ask_redis(settings, lambda client: RedisQueue(client, client, settings.queue, "status").status())
+
+    async def look(client: RedisClient) -> tuple[RedisTrouble | None, QueueStatus | None]:
+        trouble = await QueueAdmin(client, settings.queue).trouble()
+        if trouble is not None and trouble.code == "wrongtype":
+            return trouble, None  # what lies there cannot be counted
+        return trouble, await RedisQueue(client, client, settings.queue, "status").status()
+
+    trouble, queue = ask_redis(settings, look)
+    if queue is None:
+        fail(str(trouble), Exit.NO_REDIS)
+    why = str(trouble) if trouble else not_ready(settings.bridge)
     if as_json:
-        print_json(asdict(queue))
+        print_json({**asdict(queue), "trouble": why})
     else:
-        typer.echo(_table(queue, settings.queue.requests))
-    raise typer.Exit(int(Exit.DONE if queue.bridges else Exit.FAILED))
+        typer.echo(_table(queue, settings.queue.requests, why))
+    raise typer.Exit(int(Exit.DONE if queue.bridges and why is None else Exit.FAILED))
 
 
-def _table(queue: QueueStatus, name: str) -> str:
+def _table(queue: QueueStatus, name: str, trouble: str | None) -> str:
     rows: list[tuple[str, object]] = [
         ("queue", name),
+        *([] if trouble is None else [("trouble", trouble)]),
         ("bridges alive", queue.bridges),
         ("paused", _PAUSES[queue.paused]),
         ("tasks not taken", queue.depth),

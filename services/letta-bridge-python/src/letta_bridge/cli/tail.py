@@ -13,11 +13,11 @@ import typer
 
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit, tell
 from letta_bridge.cli.output import moment, plain, print_json
-from letta_bridge.redis_trouble import explained
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.reply_stream import BEGINNING, ReplyStream, StreamedReply
 from shared_utils.messages import json_object
 from shared_utils.redis_connection import RedisClient
+from shared_utils.redis_trouble import explained
 
 _AGO: Final = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}

@@ -13,7 +13,6 @@ import typer
 from letta_bridge.cli.choice import choice_record, choice_text
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit
 from letta_bridge.cli.output import plain, print_json, print_table
-from letta_bridge.redis_trouble import explained
 from letta_bridge.request_queue.holds import Holds
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
@@ -26,6 +25,7 @@ from letta_bridge.user_data.report import BEYOND_REACH, ErasureReport
 from letta_bridge.user_data.trace import Counts
 from shared_utils.errors import ServiceError
 from shared_utils.redis_connection import CONNECTION_ERRORS
+from shared_utils.redis_trouble import explained
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import psycopg
-from psycopg import AsyncConnection
 
 from letta_bridge.doctor.findings import Finding, fail, ok, warn
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import SettingsError
 from shared_utils.persistence.arrival import arrive
+from shared_utils.persistence.connections import Connection
 from shared_utils.persistence.database_config import DatabaseConfig
-from shared_utils.persistence.dialects import Dialect, PostgreSQL
 from shared_utils.persistence.errors import DatabaseRefused, PersistenceError, SchemaMissing
 from shared_utils.persistence.failures import meaning
 from shared_utils.persistence.migration import Migration, migrations, pending
@@ -44,8 +43,6 @@ _USED: Final = "SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL"
 _MOST: Final = "SELECT current_setting('max_connections')::int"
 _RESERVED: Final = "SELECT current_setting('superuser_reserved_connections')::int"
 
-_Connection = AsyncConnection[tuple[Any, ...]]
-
 
 async def examine(settings: BridgeSettings) -> AsyncIterator[Finding]:
     """Every finding; changes nothing. A database that cannot be used gets one."""
@@ -66,18 +63,16 @@ async def examine(settings: BridgeSettings) -> AsyncIterator[Finding]:
         async for finding in _inside(connection, config):
             yield finding
         yield await _room(connection, config)
-        for suspicion in (
-            await _vectors(settings),
-            await _pooler(connection, dialect),
-            _plain_text(connection, config),
-        ):
+        for suspicion in (await _vectors(settings), _plain_text(connection, config)):
             if suspicion is not None:
                 yield suspicion
+        if connection.pooled:
+            yield ok("database.pooler", "a connection pooler may stand before the server: nothing relies on a session")
     finally:
         await connection.close()
 
 
-async def _inside(connection: _Connection, config: DatabaseConfig) -> AsyncIterator[Finding]:
+async def _inside(connection: Connection, config: DatabaseConfig) -> AsyncIterator[Finding]:
     try:
         missing = await pending(connection, config)
     except psycopg.Error as error:
@@ -125,7 +120,7 @@ def _schema(missing: Sequence[Migration], config: DatabaseConfig) -> Finding:
     return fail(subject, says, "run as a user that may make tables: letta-bridge migrate")
 
 
-async def _rights(connection: _Connection, config: DatabaseConfig, missing: Sequence[Migration]) -> Finding:
+async def _rights(connection: Connection, config: DatabaseConfig, missing: Sequence[Migration]) -> Finding:
     subject, user = "database.rights", _user(config)
     rows = await (await connection.execute(_WITHOUT_RIGHTS, [config.schema_name])).fetchall()
     if rows:
@@ -142,7 +137,7 @@ async def _rights(connection: _Connection, config: DatabaseConfig, missing: Sequ
     return ok(subject, f"user {user} may do what the bridge does")
 
 
-async def _room(connection: _Connection, config: DatabaseConfig) -> Finding:
+async def _room(connection: Connection, config: DatabaseConfig) -> Finding:
     subject, reserved = "database.connections", 0
     most, used = await _number(connection, _MOST), await _number(connection, _USED)
     with contextlib.suppress(psycopg.Error):  # openGauss calls it otherwise
@@ -154,20 +149,7 @@ async def _room(connection: _Connection, config: DatabaseConfig) -> Finding:
     return ok(subject, says)
 
 
-async def _pooler(connection: _Connection, dialect: Dialect) -> Finding | None:
-    """PgBouncer and its like give keys of their own out. openGauss's keys never name the process."""
-    if not isinstance(dialect, PostgreSQL):
-        return None
-    if connection.info.backend_pid == await _number(connection, "SELECT pg_backend_pid()"):
-        return None
-    return warn(
-        "database.pooler",
-        "a connection pooler stands before the server",
-        "let it pool by session (pool_mode = session): the bridge sets things for the length of its sessions",
-    )
-
-
-def _plain_text(connection: _Connection, config: DatabaseConfig) -> Finding | None:
+def _plain_text(connection: Connection, config: DatabaseConfig) -> Finding | None:
     host = config.parts.get("host", "")
     if connection.pgconn.ssl_in_use or _is_near(host):
         return None
@@ -193,7 +175,7 @@ def _refused(subject: str, error: PersistenceError) -> Finding:
     return fail(subject, says, advice or "mend that and run doctor again")
 
 
-async def _number(connection: _Connection, statement: str) -> int:
+async def _number(connection: Connection, statement: str) -> int:
     row = await (await connection.execute(statement.encode())).fetchone()
     return int(row[0]) if row else 0
 

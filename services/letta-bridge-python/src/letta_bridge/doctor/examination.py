@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 
 from letta_bridge.doctor import data_dir, database, letta_server, redis_rights, redis_server, work
 from letta_bridge.doctor.findings import Finding, Level, fail
-from letta_bridge.redis_trouble import explained
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import SettingsError
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, connect
+from shared_utils.redis_trouble import explained
 
 _TIMEOUT = 5.0
 

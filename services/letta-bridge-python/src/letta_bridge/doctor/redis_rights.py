@@ -6,11 +6,12 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
-from redis.exceptions import NoPermissionError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from letta_bridge.consent import RedisChoices
 from letta_bridge.doctor.findings import Finding, fail, ok
 from letta_bridge.request_queue import Keys, Outcome, RedisQueue, Settlement
+from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.creation_leases import CreationLease, RedisCreationLeases
 from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.identity import QueueIdentity
@@ -18,7 +19,8 @@ from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.request_queue.scripts import WAITED
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence.choices import Choice, user_key
-from shared_utils.redis_connection import RedisClient
+from shared_utils.redis_connection import RedisClient, subscriber
+from shared_utils.redis_trouble import redis_trouble
 
 _SUBJECT: Final = "redis.rights"
 _WAIT: Final = 0.1
@@ -38,10 +40,17 @@ async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterato
         f"the list {settings.queue.requests}": lambda: client.ltrim(settings.queue.requests, 0, -1),
         f"the list {settings.fallback.queue}": lambda: client.ltrim(settings.fallback.queue, 0, -1),
         f"the channels {settings.queue.task_response}*": lambda: _subscribe(
-            client, settings.queue.task_response + mark
+            client, settings.queue.task_response + mark, settings.queue.requests
         ),
-        f"the channel {settings.queue.responses}": lambda: _subscribe(client, settings.queue.responses),
+        f"the channel {settings.queue.responses}": lambda: _subscribe(
+            client, settings.queue.responses, settings.queue.requests
+        ),
     }
+    trouble = await QueueAdmin(client, settings.queue).trouble()
+    if trouble is not None and trouble.code != "noperm":
+        # Every step would meet it, and say something else about it.
+        yield fail("redis.queue", trouble.says, trouble.advice)
+        return
     for what, step in steps.items():
         try:
             await step()
@@ -53,9 +62,12 @@ async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterato
 
 
 def _refused(what: str, error: RedisError) -> Finding:
-    if isinstance(error, NoPermissionError) or "ACL failure" in str(error):
-        return fail(_SUBJECT, f"{what}: {error}", "give the ACL user that right (docs/cli.md lists what it needs)")
-    return fail(_SUBJECT, f"{what} cannot be used: {error}", "look for a key of another kind under that name")
+    trouble = redis_trouble(error)
+    if trouble.code == "noperm":
+        return fail(
+            _SUBJECT, f"{what}: {trouble.says}", "give the ACL user that right (docs/cli.md lists what it needs)"
+        )
+    return fail(_SUBJECT, f"{what} cannot be used: {trouble.says}", trouble.advice)
 
 
 async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys, mark: str) -> None:
@@ -135,8 +147,8 @@ async def _clean_up(client: RedisClient, keys: Keys, mark: str) -> None:
     await client.delete(*leftovers)
 
 
-async def _subscribe(client: RedisClient, channel: str) -> None:
-    async with client.pubsub() as pubsub:
+async def _subscribe(client: RedisClient, channel: str, near: str) -> None:
+    async with await subscriber(client, near) as pubsub:
         await pubsub.subscribe(channel)
         await pubsub.get_message(timeout=1.0)
         await pubsub.unsubscribe(channel)

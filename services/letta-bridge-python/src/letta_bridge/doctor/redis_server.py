@@ -9,9 +9,9 @@ from typing import Any, Final, cast
 from redis.exceptions import ResponseError
 
 from letta_bridge.doctor.findings import Finding, fail, ok, warn
-from letta_bridge.redis_trouble import explained
 from letta_bridge.settings import BridgeSettings
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.redis_trouble import explained
 
 _OLDEST: Final = (6, 2)
 _SKEW_SECONDS: Final = 2.0

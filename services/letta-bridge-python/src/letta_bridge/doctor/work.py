@@ -10,6 +10,7 @@ from letta_bridge.doctor.findings import Finding, ok, warn
 from letta_bridge.request_queue import RedisQueue
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.keys import memory_python_instances
+from letta_bridge.request_queue.other_queues import left_behind
 from letta_bridge.settings import BridgeSettings
 from shared_utils.redis_connection import RedisClient
 
@@ -29,6 +30,9 @@ async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterato
         )
     if status.dead:
         yield warn("dead", f"{status.dead} dead letters", "see 'letta-bridge dead list'; retry or drop them")
+    for queue in await left_behind(client, settings.queue.requests):
+        says, _, advice = str(queue).partition("; ")
+        yield warn("queues", says, advice)
     yield await _memory_python(client, settings)
 
 

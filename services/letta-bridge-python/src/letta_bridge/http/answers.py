@@ -15,6 +15,7 @@ from letta_bridge.errors import ChoiceNotShared, ChoiceUnknown
 from shared_utils import logs
 from shared_utils.errors import ServiceError
 from shared_utils.persistence.errors import Conflict, PersistenceError, RowMissing, StaleSession, ValueRefused
+from shared_utils.text import clean_text
 
 _STATUS: Final = ((RowMissing, 404), (Conflict, 409), (StaleSession, 409), (ValueRefused, 422))
 _AWAY: Final = 503
@@ -36,7 +37,7 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
 
 def problem(status: int, code: str, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The answer itself; what looks like a secret in the sentence is not sent."""
-    body = Problem(code=code, error=logs.redact_text(sentence))
+    body = Problem(code=code, error=clean_text(logs.redact_text(sentence)))
     return JSONResponse(body.model_dump(), status_code=status, headers=dict(headers or {}))
 
 

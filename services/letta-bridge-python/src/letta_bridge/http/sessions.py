@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 
+from letta_bridge.http.addresses import require_utf8
 from letta_bridge.http.answers import ERRORS
 from letta_bridge.http.port import Limit, Offset, Sessions
 from letta_bridge.http.records import (
@@ -30,7 +31,9 @@ SessionId = Annotated[str, Path(min_length=1, max_length=200)]
 
 def router(sessions: Sessions, settings: UserSettings, *, grace: timedelta) -> APIRouter:
     """The routes. ``grace`` is how long an ended session stays where a cleanup is not told otherwise."""
-    routes = APIRouter(prefix="/api/sessions", tags=["sessions"], responses=ERRORS)
+    routes = APIRouter(
+        prefix="/api/sessions", tags=["sessions"], responses=ERRORS, dependencies=[Depends(require_utf8)]
+    )
 
     @routes.get(f"{_POSTGRES}/sessions")
     async def list_sessions(

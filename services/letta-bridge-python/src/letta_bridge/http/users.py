@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Depends, Path
 
+from letta_bridge.http.addresses import require_utf8
 from letta_bridge.http.answers import ERRORS
 from letta_bridge.http.records import UserChoice, UserSettingsRecord
 from letta_bridge.user_settings import UserSettings
@@ -19,7 +20,7 @@ UserId = Annotated[str, Path(min_length=1, max_length=1024)]
 
 def router(settings: UserSettings) -> APIRouter:
     """The routes."""
-    routes = APIRouter(prefix="/api/users", tags=["users"], responses=ERRORS)
+    routes = APIRouter(prefix="/api/users", tags=["users"], responses=ERRORS, dependencies=[Depends(require_utf8)])
 
     @routes.get("/{user_id:path}/settings")
     async def get_settings(user_id: UserId) -> UserSettingsRecord:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from letta_bridge.request_queue.journal_backlog import JournalEntry
 from letta_bridge.request_queue.port import Outcome, Settlement, Turn
@@ -19,6 +19,7 @@ from letta_bridge.request_queue.records import JSON_VERSION, Fault, fault_of_jso
 from letta_bridge.settings import JournalSettings
 from shared_utils.messages import Reply, Task, json_object
 from shared_utils.persistence.conversations import Conversation, Message
+from shared_utils.text import read_json
 
 SOURCE: Final = "letta_bridge"
 """``source`` of the journal's conversations."""
@@ -99,9 +100,9 @@ def read_entry(entry: JournalEntry) -> JournalRows:
         UnreadableEntry: the entry is none this release can read.
     """
     try:
-        said = _Said.model_validate_json(entry.turn)
-        reply = Reply.model_validate_json(entry.reply)
-    except ValidationError:
+        said = _Said.model_validate(read_json(entry.turn))
+        reply = Reply.model_validate(read_json(entry.reply))
+    except ValueError:
         raise UnreadableEntry(fault_of_json(json_object(entry.turn))) from None
     if said.v > JSON_VERSION:
         raise UnreadableEntry(Fault.NEWER)

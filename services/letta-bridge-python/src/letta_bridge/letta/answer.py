@@ -10,9 +10,8 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from pydantic_core import from_json
-
 from letta_bridge.letta.port import TurnAnswer, Usage
+from shared_utils.text import clean_text, read_json
 
 MEMORY_TOOLS = frozenset(
     {
@@ -38,25 +37,14 @@ FOUND = "found"
 
 # The text of a send_message call whose JSON was cut off or otherwise broken.
 _BROKEN_MESSAGE = re.compile(r'"message"\s*:\s*"((?:[^"\\]|\\.)*)', re.DOTALL)
-_UNPRINTABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def parse_answer(body: bytes) -> TurnAnswer:
     """The answer in the body of a finished turn. Raises ValueError where the body is not a JSON object."""
-    try:
-        response = _loaded(body)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    response = read_json(body)
     if isinstance(response, dict):
         return turn_answer(response)
     raise ValueError("not a JSON object")
-
-
-def _loaded(body: bytes) -> object:
-    try:
-        return from_json(body)
-    except ValueError:
-        return json.loads(body)  # it takes half a surrogate pair, too
 
 
 def turn_answer(response: Mapping[str, object]) -> TurnAnswer:
@@ -83,7 +71,7 @@ def _text(messages: list[dict[str, object]]) -> str:
     text = "\n".join(part for part in said if part.strip())
     if not text:
         text = "\n".join(part for part in _sent_by_tool(messages) if part.strip())
-    return _UNPRINTABLE.sub("", text)
+    return clean_text(text)
 
 
 def _content(content: object) -> str:

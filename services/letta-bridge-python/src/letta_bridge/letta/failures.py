@@ -22,6 +22,8 @@ from http import HTTPStatus
 import aiohttp
 
 from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, TurnFateUnknown
+from shared_utils.connection_trouble import connection_trouble
+from shared_utils.text import read_json
 
 RETRY_AFTER_CAP = 60.0
 """Seconds; a server that asks for more is asked again after this long."""
@@ -54,8 +56,8 @@ def transport_failure(error: BaseException, *, reads: bool) -> LettaError:
     chain = list(_chain(error))
     if any(isinstance(e, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) for e in chain):
         refused = any(isinstance(e, aiohttp.ClientConnectorError) for e in chain)
-        unreachable = "Letta cannot be reached: the connection was refused or could not be opened."
-        return LettaUnavailable(unreachable, refused=refused)
+        why = connection_trouble(error) or "the connection could not be opened"
+        return LettaUnavailable(f"Letta cannot be reached: {why}.", refused=refused)
     if any(isinstance(e, aiohttp.InvalidURL) for e in chain):
         return LettaRejected("Letta's address is not a URL: correct the configured Letta address.")
     timed_out = any(isinstance(e, TimeoutError) for e in chain)
@@ -102,8 +104,8 @@ class _Said:
 
     def __init__(self, body: bytes) -> None:
         try:
-            parsed = json.loads(body)
-        except (ValueError, RecursionError):
+            parsed = read_json(body)
+        except ValueError:
             parsed = None
         content = parsed if isinstance(parsed, dict) else {}
         error = content.get("error")

@@ -39,6 +39,7 @@ from letta_bridge.letta.port import (
     TurnMessage,
 )
 from letta_bridge.letta.turn_search import LABEL, Listed, Run, TurnSearch
+from shared_utils.text import read_json
 
 HISTORY_PAGE = 100
 """Messages asked for at a time; a turn sought is mostly among the last of them."""
@@ -475,8 +476,8 @@ def _handles(response: httpx.Response) -> list[str]:
 
 def _parsed(response: httpx.Response, shape: type[_Shape]) -> _Shape:
     try:
-        parsed = json.loads(response.content)
-    except (ValueError, RecursionError):
+        parsed = read_json(response.content)
+    except ValueError:
         parsed = None
     if not isinstance(parsed, shape):
         raise LettaRejected("What answers at Letta's address does not speak as Letta does.", cause="not_letta")

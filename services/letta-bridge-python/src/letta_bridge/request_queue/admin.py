@@ -5,22 +5,25 @@ Everything here is bounded: it reads page by page, and no payload unless one is 
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
+from redis.exceptions import ResponseError
+
 from letta_bridge.idempotency import marked
-from letta_bridge.request_queue.keys import Keys, per_task
+from letta_bridge.request_queue.keys import Keys, per_task, user_lane
 from letta_bridge.request_queue.port import FULL_LANE, PauseMode
 from letta_bridge.request_queue.records import body_of_letter, parts_of_number
 from letta_bridge.request_queue.scripts import WAITED, ScriptRunner, read
 from letta_bridge.settings import QueueSettings
-from shared_utils.messages import ErrorReply, dump, now
+from shared_utils.messages import ErrorReply, dump, json_object, now
 from shared_utils.redis_connection import RedisClient
+from shared_utils.redis_trouble import RedisTrouble, redis_trouble
 
 _LANES: Final = read("lanes")
 _LETTERS: Final = read("letters")
+_PROBE: Final = read("probe")
 _UNBURY: Final = read("unbury")
 
 _PAGE: Final = 100
@@ -59,7 +62,7 @@ class Lane:
     """One user's tasks."""
 
     lane: str
-    """The user's id; ``~<number>`` for tasks from which no user can be read."""
+    """The user's id, with a ~ before it if it begins with one; ``~<number>`` for tasks that name no user."""
     waiting: int
     oldest_wait: float
     """Seconds the oldest waiting task has been waiting since it was taken; 0 where none waits."""
@@ -114,6 +117,17 @@ class QueueAdmin:
         self._settings = settings
         self.keys = Keys(settings.requests)
         self._scripts = ScriptRunner(client, self.keys.script_keys)
+
+    async def trouble(self) -> RedisTrouble | None:
+        """Why no bridge could work with this queue now, as far as this Redis user meets it; None where one could.
+
+        Nothing is changed.
+        """
+        try:
+            await self._scripts.run(_PROBE)
+        except ResponseError as error:
+            return redis_trouble(error)
+        return None
 
     async def pause(self, mode: PauseMode, reason: str = "") -> None:
         """Stop all bridges of this queue from taking tasks, and from handing them out where ``mode`` says so."""
@@ -233,8 +247,8 @@ class QueueAdmin:
 def _lane_of(letter: DeadLetter) -> str:
     """The lane that a retried task goes to; empty if the letter does not name one."""
     lane, user_id = letter.about.get("lane"), letter.about.get("user_id")
-    if isinstance(lane, str) and lane.startswith(FULL_LANE):
-        lane = user_id  # in an overflow lane it would be refused again
+    if isinstance(lane, str) and lane.startswith(FULL_LANE) and isinstance(user_id, str):
+        return user_lane(user_id)  # in an overflow lane it would be refused again
     return lane if isinstance(lane, str) else ""
 
 
@@ -255,15 +269,11 @@ def _mendable(letter: DeadLetter) -> bytes:
 
 def _letter(position: int, row: list[Any]) -> DeadLetter:
     digest, line, size, payload = row
-    try:
-        about = json.loads(line.decode(errors="replace"))
-    except (ValueError, RecursionError):
-        about = None
     return DeadLetter(
         id=digest.decode()[:_ID_LENGTH],
         position=position,
         digest=digest.decode(),
-        about=about if isinstance(about, dict) else {},
+        about=json_object(line),
         size=size,
         payload=payload,
     )

@@ -113,9 +113,9 @@ class Keys:
             self.open,
         )
 
-    def lane(self, name: str) -> str:
-        """The list of one lane's waiting entries."""
-        return self.lane_prefix + name
+    def lane(self, user_id: str) -> str:
+        """The list of a user's waiting entries."""
+        return self.lane_prefix + user_lane(user_id)
 
     def reply(self, user_id: str, task_id: str) -> str:
         """Where the reply to a task is kept."""
@@ -145,6 +145,18 @@ class Keys:
 def per_task(user_id: str, task_id: str) -> str:
     """The part of a key that names a user's task. Colons in the user are escaped: no two users can share a key."""
     return f"{user_id.replace('%', '%25').replace(':', '%3A')}:{task_id}"
+
+
+def user_lane(user_id: str) -> str:
+    """The lane of a user: their id, with a ~ in front where it begins with one, as the names of all other lanes do."""
+    return f"~{user_id}" if user_id.startswith("~") else user_id
+
+
+def user_of(lane: str) -> str | None:
+    """The user of a lane; None for lanes of tasks that name no user, and of tasks that found a lane full."""
+    if not lane.startswith("~"):
+        return lane
+    return lane[1:] if lane.startswith("~~") else None
 
 
 def memory_python_instances(queue: str) -> str:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from letta_bridge.request_queue.calls import TICKET_DIGITS, Calls, receipt
 from letta_bridge.request_queue.journal_backlog import LEASE, JournalBatch, JournalEntry
+from letta_bridge.request_queue.keys import user_lane, user_of
 from letta_bridge.request_queue.port import (
     FULL_LANE,
     FULL_LANES,
@@ -96,7 +97,9 @@ class Shelf:
         line, payload = self.dead[place]
         about = json.loads(line)
         number = parts_of_number(about.get("number"))
-        lane = about["user_id"] if str(about.get("lane")).startswith(FULL_LANE) else about.get("lane")
+        lane = about.get("lane")
+        if str(lane).startswith(FULL_LANE) and about.get("user_id"):
+            lane = user_lane(about["user_id"])
         if number is None or lane is None:
             return None
         del self.dead[place]
@@ -272,7 +275,7 @@ class InMemoryQueue:
         shelf.counters["taken"] += 1
         place = shelf.counters["taken"]
         try:
-            lane = parse_task(payload, self._settings.limits).user_id
+            lane = user_lane(parse_task(payload, self._settings.limits).user_id)
         except MalformedMessage:
             lane = f"~{place % 64}"
         if self.max_lane and len(shelf.lanes.get(lane, ())) >= self.max_lane:
@@ -289,7 +292,7 @@ class InMemoryQueue:
         return bool(waiting)
 
     def _bury(self, entry: _Entry, kind: str, lane: str) -> None:
-        about = {"v": 2, "record": kind, "code": entry.fault, "lane": lane, "user_id": lane}
+        about = {"v": 2, "record": kind, "code": entry.fault, "lane": lane, "user_id": user_of(lane)}
         self.shelf.dead.insert(0, (json.dumps(about).encode(), entry.payload))
         self.shelf.counters["settled:dead"] += 1
 

@@ -120,6 +120,7 @@ class Turn:
 
     def found_lane_full(self, user_id: str) -> bool:
         """Whether the task was taken while this user's lane was full, and must be refused on every delivery."""
+        # Earlier releases put a user of such a name into the lane of that name.
         return self.lane.startswith(FULL_LANE) and self.lane != user_id
 
 

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any, Final, cast
 
+from redis.exceptions import ResponseError
+
 from letta_bridge.request_queue.calls import Calls
 from letta_bridge.request_queue.keys import Keys, per_task
 from letta_bridge.request_queue.port import (
@@ -22,9 +24,13 @@ from letta_bridge.request_queue.port import (
 from letta_bridge.request_queue.scripts import WAITED, ScriptRunner, read
 from letta_bridge.settings import QueueSettings
 from letta_bridge.turn_lease import clock
+from shared_utils import logs
 from shared_utils.lua_scripts import Script
 from shared_utils.redis_connection import RedisClient, close, persistently
 from shared_utils.redis_pipeline import Argument
+from shared_utils.redis_trouble import explained, redis_trouble
+
+_log = logs.get(__name__)
 
 _INTAKE: Final = 512
 """Tasks routed per dispatch at most: bounds how long Redis is busy with one call."""
@@ -45,6 +51,7 @@ _RENEW: Final = read("renew")
 _RELEASE: Final = read("release")
 _RESTORE: Final = read("restore")
 _OLDEST: Final = read("oldest")
+_PROBE: Final = read("probe")
 
 _SETTLED_NOW, _FORGOTTEN = 1, 3
 _REFUSALS: Final = {0: Refusal.TAKEN_OVER, 2: Refusal.REPEATED}
@@ -104,7 +111,10 @@ class RedisQueue:
         if want > 0 or not settlements:
             ticket = self.passes.begin()
             calls.append((_DISPATCH, self._dispatch_args(want, self.passes, ticket)))
-        batches = await self._scripts.run_all(calls)
+        try:
+            batches = await self._scripts.run_all(calls)
+        except ResponseError as error:
+            raise await self._naming_the_key(error) from error
         turns = self._handed_out(self.passes, ticket, batches.pop()) if ticket else []
         results = [result for *results, _ in batches for result in results]
         for result in results:
@@ -117,6 +127,16 @@ class RedisQueue:
                 exchange.refused[settlement.receipt] = _REFUSALS[result]
         self._writes_lost = self._writes_lost or _FORGOTTEN in results
         return exchange
+
+    async def _naming_the_key(self, error: ResponseError) -> ResponseError:
+        """An error that says which key is of another type, where that is what is wrong; Redis does not."""
+        if redis_trouble(error).code != "wrongtype":
+            return error
+        try:
+            await self._scripts.run(_PROBE)
+        except ResponseError as named:
+            return named
+        return error
 
     async def take(self, want: int, timeout: float) -> list[Turn]:
         """See :class:`RequestQueue`."""
@@ -183,7 +203,12 @@ class RedisQueue:
     async def missed(self, user_id: str) -> list[bytes]:
         """See :class:`RequestQueue`."""
         # By a turn that has been taken: it waits for Redis as its outcome would.
-        found = await persistently(lambda: self._client.lrange(self.keys.missed(user_id), 0, -1))
+        try:
+            found = await persistently(lambda: self._client.lrange(self.keys.missed(user_id), 0, -1))
+        except ResponseError as error:
+            # Whatever lies there is no missed turn, and no reason to leave the user without an answer.
+            _log.error("missed_turns_unreadable", user_id=user_id, error=explained(error))
+            return []
         return cast("list[bytes]", found)
 
     async def status(self) -> QueueStatus:

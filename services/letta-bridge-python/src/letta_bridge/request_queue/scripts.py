@@ -12,10 +12,13 @@ from shared_utils.redis_pipeline import Argument, Command, pipeline_of
 WAITED: Final = "+"
 """Behind a bridge's name in the record of a turn: it was taken by the connection on which an idle bridge waits."""
 
+_READS_TASKS: Final = frozenset({"dispatch", "restore"})
+
 
 def read(name: str) -> Script:
-    """``lua/<name>.lua`` behind the files that all scripts share."""
-    return Script.read(__package__ or "", "common", "records", name)
+    """``lua/<name>.lua`` behind the files that all scripts share, and behind ``lua/task_ids.lua`` if it reads tasks."""
+    before = ("common", "records", "task_ids") if name in _READS_TASKS else ("common", "records")
+    return Script.read(__package__ or "", *before, name)
 
 
 class ScriptRunner:

@@ -9,7 +9,7 @@ from typing import Final, cast
 
 from letta_bridge.request_queue.admin import DeadLetter, QueueAdmin
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
-from letta_bridge.request_queue.keys import Keys, per_task
+from letta_bridge.request_queue.keys import Keys, per_task, user_lane
 from letta_bridge.request_queue.port import RESTORED_LANE, shared_lanes, user_of_restored
 from letta_bridge.request_queue.reply_stream import BEGINNING, ReplyStream
 from letta_bridge.request_queue.scripts import ScriptRunner, read
@@ -51,14 +51,15 @@ class UserTraces:
         self._keys = Keys(settings.requests)
         self._scripts = ScriptRunner(client, self._keys.script_keys)
         self._user_id = user_id
+        self._lane = user_lane(user_id)
         self._shared_lanes = shared_lanes()
 
     async def in_flight(self) -> bool:
         """Whether a bridge works on a turn of theirs."""
-        if self._user_id not in self._shared_lanes and await self._client.hexists(self._keys.lanes, self._user_id):
+        if await self._client.hexists(self._keys.lanes, self._lane):
             return True
         receipts = await self._client.hmget(self._keys.lanes, list(self._shared_lanes))
-        restored = self._client.hscan_iter(self._keys.lanes, match=glob_escaped(self._user_id + RESTORED_LANE) + "*")
+        restored = self._client.hscan_iter(self._keys.lanes, match=glob_escaped(self._lane + RESTORED_LANE) + "*")
         receipts += [receipt async for _, receipt in cast("AsyncIterator[tuple[bytes, bytes]]", restored)]
         for receipt in filter(None, receipts):
             record = await self._client.hget(self._keys.turns, cast("str", receipt))
@@ -73,10 +74,9 @@ class UserTraces:
 
     async def waiting(self) -> AsyncIterator[bytes]:
         """The payloads that wait for their turn, oldest first: in lanes, then those nobody has taken yet."""
-        if self._user_id not in self._shared_lanes:
-            lane = [entry async for entry in list_items(self._client, self._keys.lane(self._user_id))]
-            for entry in reversed(lane):
-                yield _payload(entry)
+        lane = [entry async for entry in list_items(self._client, self._keys.lane(self._user_id))]
+        for entry in reversed(lane):
+            yield _payload(entry)
         async for _, entry in self._in_other_lanes():
             yield _payload(entry)
         for key in (self._keys.incoming, self._keys.requests):
@@ -97,10 +97,9 @@ class UserTraces:
         for lane, entry in [found async for found in self._in_other_lanes()]:
             for dropped in await self._scripts.run(_FORGET, lane, 0, entry):
                 yield _payload(dropped)
-        if self._user_id not in self._shared_lanes:
-            while dropped := await self._scripts.run(_FORGET, self._user_id, _FORGOTTEN):
-                for entry in dropped:
-                    yield _payload(entry)
+        while dropped := await self._scripts.run(_FORGET, self._lane, _FORGOTTEN):
+            for entry in dropped:
+                yield _payload(entry)
 
     async def missed(self) -> list[bytes]:
         """The turns their agent does not know yet, oldest first."""
@@ -203,13 +202,13 @@ class UserTraces:
     async def _in_other_lanes(self) -> AsyncIterator[tuple[str, bytes]]:
         """Lane and entry of each task of theirs that waits in another lane than their own."""
         for lane in (*self._shared_lanes, *await self._restored_lanes()):
-            async for entry in list_items(self._client, self._keys.lane(lane)):
+            async for entry in list_items(self._client, self._keys.lane_prefix + lane):
                 if self._is_mine(_payload(entry)):
                     yield lane, entry
 
     async def _restored_lanes(self) -> list[str]:
         """Lanes beside their own in which a task waits; ``restore.lua`` makes them, and an expired lease fills them."""
-        begin = (self._user_id + RESTORED_LANE).encode()
+        begin = (self._lane + RESTORED_LANE).encode()
         ready = [lane async for lane in list_items(self._client, self._keys.ready) if lane.startswith(begin)]
         return [lane.decode(errors="replace") for lane in dict.fromkeys(ready)]
 

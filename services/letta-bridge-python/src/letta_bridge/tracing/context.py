@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Final
 
 from opentelemetry import trace
@@ -10,6 +9,7 @@ from opentelemetry.trace import Link
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from shared_utils.messages import Task
+from shared_utils.text import read_json
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _FIELDS: Final = ("traceparent", "tracestate")
@@ -20,9 +20,9 @@ def creation_links(payload: bytes) -> list[Link]:
     if b'"traceparent"' not in payload:
         return []
     try:
-        meta = json.loads(payload)["meta"]
+        meta = read_json(payload)["meta"]
         carrier = {name: meta[name] for name in _FIELDS if isinstance(meta.get(name), str)}
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+    except (ValueError, TypeError, LookupError, AttributeError):
         return []
     context = trace.get_current_span(_PROPAGATOR.extract(carrier)).get_span_context()
     return [Link(context)] if context.is_valid else []

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shared_utils.private_files import replacing
+from shared_utils.text import read_json, read_text
 
 
 def write_json_lines(path: Path, items: Iterable[bytes | Mapping[str, Any]]) -> int:
@@ -38,11 +39,10 @@ def write_json(path: Path, item: Mapping[str, Any]) -> None:
 def _line(item: bytes | Mapping[str, Any]) -> bytes:
     content: Any = item
     if isinstance(item, bytes):
-        text = item.decode(errors="replace")
         try:
-            content = json.loads(text)
+            content = read_json(item)
         except ValueError:
-            content = text
+            content = read_text(item)
     return _encoded(json.dumps(content, ensure_ascii=False, default=_plain))
 
 

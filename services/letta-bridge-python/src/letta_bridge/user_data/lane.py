@@ -9,7 +9,7 @@ from typing import Final
 
 from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.holds import Holds
-from letta_bridge.request_queue.keys import Keys
+from letta_bridge.request_queue.keys import Keys, user_lane
 from letta_bridge.request_queue.traces import UserTraces
 from letta_bridge.settings import QueueSettings
 from letta_bridge.user_data.trace import ErasureBusy
@@ -55,7 +55,7 @@ class UserLane:
 
     def held(self, user_id: str) -> AbstractAsyncContextManager[None]:
         """No turn of this user begins while the block runs; see :meth:`Holds.held`."""
-        return self._holds.held(user_id, "erasure", self._hold_patience)
+        return self._holds.held(user_lane(user_id), "erasure", self._hold_patience)
 
     async def quiet(self, user_id: str) -> int:
         """Refuse what waits, and wait for the end of the turn in flight; how many tasks were refused.

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from redis.asyncio.cluster import RedisCluster
 
-from letta_bridge.request_queue.keys import Keys
+from letta_bridge.request_queue.keys import Keys, user_lane
 from letta_bridge.request_queue.port import RESTORED_LANE, shared_lanes
 from letta_bridge.settings import BridgeSettings
 from shared_utils.memory_keys import SURVEY, QueueKeys, seen, seen_before, summary_pause, user_session
@@ -74,7 +74,8 @@ class RedisSearch:
         yield from (keys.counters, keys.paused, keys.bridges, keys.erasures_followed)
         yield from (keys.choices, keys.identity)  # the choices outlive an erasure, under digests
         yield from (memory.counters, memory.instances, SURVEY)
-        yield from (keys.incoming, keys.ready, *map(keys.lane, (user_id, *shared_lanes())))
+        yield from (keys.incoming, keys.ready, keys.lane(user_id))
+        yield from (keys.lane_prefix + lane for lane in shared_lanes())
 
     async def _holding(self, keys: list[bytes], user_id: str) -> AsyncIterator[bytes]:
         if not keys:
@@ -85,7 +86,7 @@ class RedisSearch:
             pipeline.type(key)
         for key, kind in zip(keys, await pipeline.execute(), strict=True):
             async for item in key_items(self._client, key, kind):
-                if key.decode(errors="replace") == self._keys.held and item == user_id.encode():
+                if key.decode(errors="replace") == self._keys.held and item == user_lane(user_id).encode():
                     continue
                 if mentions(item, user_id):
                     yield key
@@ -103,7 +104,7 @@ class RedisSearch:
 
     def _is_another_users(self, key: bytes, user_id: str) -> bool:
         keys = self._keys
-        if key.startswith(keys.lane(user_id + RESTORED_LANE).encode()):
+        if key.startswith((keys.lane(user_id) + RESTORED_LANE).encode()):
             return False  # one of this user's lanes, or a user's whose id looks like one
         per_user = (
             *(keys.lane_prefix, keys.missed_prefix, keys.rate_prefix, keys.reply_prefix, keys.creating_prefix),

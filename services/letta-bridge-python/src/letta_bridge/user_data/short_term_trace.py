@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final, cast
@@ -20,6 +19,7 @@ from shared_utils.memory_keys import (
 from shared_utils.ownership import Ownership, ownership
 from shared_utils.redis_connection import RedisClient
 from shared_utils.redis_pages import glob_escaped, list_items
+from shared_utils.text import read_json
 
 _PAGE: Final = 500
 
@@ -124,7 +124,7 @@ def _marks(user_id: str) -> tuple[str, ...]:
 
 def _object(text: bytes) -> dict[str, Any]:
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
+        content = read_json(text)
+    except ValueError:
         return {}
     return content if isinstance(content, dict) else {}

@@ -3,23 +3,23 @@
 Each module changes one thing in SQLAlchemy, in this process, by ``install(dialect)``; no file of Letta's is edited::
 
     version           openGauss's version() is not PostgreSQL's
-    session_settings  a new connection would be cut when idle, and print floats with too few digits
     upserts           ON CONFLICT is not in its grammar
     returning         before 6.0.2 an upsert returns nothing
     nulls             UNIQUE NULLS NOT DISTINCT is not in its grammar
     json_casts        json and jsonb are not stored in each other's columns
 
-The choice of TLS, which Letta makes wrongly where a URI says nothing of it, is made in ``database_url``.
+On both servers ``session_settings`` fixes what a connection relies on. The choice of TLS, which Letta makes wrongly
+where a URI says nothing of it, is made in ``database_url``.
 """
 
 from __future__ import annotations
 
 from functools import cache
 
-from letta_server.hooks import json_casts, nulls, returning, session_settings, upserts, version
+from letta_server.hooks import json_casts, nulls, returning, upserts, version
 from shared_utils.persistence.dialects import Dialect, OpenGauss
 
-_ALL = (version, session_settings, upserts, returning, nulls, json_casts)
+_ALL = (version, upserts, returning, nulls, json_casts)
 
 
 def install(dialect: Dialect) -> None:

@@ -14,21 +14,10 @@ from letta_server.database_url import DatabaseUrl
 from letta_server.errors import DatabaseUnfit, SchemaRefused
 from letta_server.schema import HEAD
 from shared_utils.persistence.dialects import Dialect, OpenGauss
+from shared_utils.persistence.dialects.session_settings import for_session, literal
 
 HALF_MOVED: Final = "half of letta-server move"
 """The stamp of a target until it holds everything: no Letta and no migration will touch it."""
-
-_SETTINGS: Final = (
-    "SET client_encoding = 'UTF8'",
-    "SET DateStyle = 'ISO, YMD'",
-    "SET IntervalStyle = 'postgres'",
-    "SET TimeZone = 'UTC'",
-    "SET bytea_output = 'hex'",
-    # 3 prints enough digits to read a float back: openGauss's default does not.
-    "SET extra_float_digits = 3",
-    "SET statement_timeout = 0",
-    "SET idle_in_transaction_session_timeout = 0",
-)
 
 
 @contextlib.contextmanager
@@ -77,11 +66,19 @@ def _entered(url: DatabaseUrl) -> Iterator[Connection]:
     if connection is None:
         raise DatabaseUnfit(f"Database {url} does not exist; name the database that Letta runs on.")
     with contextlib.closing(connection):
-        connection.autocommit = True
+        path = database.search_path(connection, url)
         dialect = database.dialect_of(connection)
+        pooled = database.is_pooled(connection, dialect)
+        connection.rollback()
+        connection.autocommit = True
+        if pooled:
+            raise DatabaseUnfit(
+                f"A connection pooler stands before database {url}, or may, and a move needs a session of its own; "
+                "name the server itself."
+            )
         _refuse_mode(connection, dialect, url)
-        for statement in (*dialect.session_settings, *_SETTINGS):
-            connection.execute(statement.encode())
+        settings = {name: literal(value) for name, value in dialect.session_settings.items()}
+        connection.execute(for_session(settings if path is None else {**settings, "search_path": path}).encode())
         yield connection
 
 

@@ -39,5 +39,10 @@ CREATE FUNCTION pg_catalog.datcompatibility(pg_catalog.pg_database) RETURNS text
 AS $$ SELECT coalesce(
     substring(pg_catalog.shobj_description($1.oid, 'pg_database') FROM '^opengauss_double \S+ (\S+)$'), 'A') $$;
 
+-- The server's client is the double's, not the double.
+UPDATE pg_proc SET proname = proname || ' (hidden)' WHERE oid = 'pg_catalog.inet_client_port()'::regprocedure;
+CREATE FUNCTION pg_catalog.inet_client_port() RETURNS integer STABLE LANGUAGE sql
+AS $$ SELECT nullif(current_setting('opengauss_double.client_port'), '')::integer $$;
+
 -- The double's own questions need what it hides.
 CREATE FUNCTION opengauss_double.to_regclass(text) RETURNS regclass STABLE STRICT LANGUAGE internal AS 'to_regclass';

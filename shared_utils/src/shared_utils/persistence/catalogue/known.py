@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from shared_utils.persistence.conditions import Comparison, Where, condition
 from shared_utils.persistence.conversations import CONVERSATIONS, MESSAGES
 from shared_utils.persistence.dialects import OpenGauss, PostgreSQL
-from shared_utils.persistence.repository import Comparison, Where, condition
 from shared_utils.persistence.statements import statements
 from shared_utils.persistence.table import Table
 
@@ -48,6 +48,8 @@ def fixed(table: Table[Any]) -> Mapping[str, str]:
         "bulk_create": table.insert_all,
         "bulk_create, ignoring existing": table.insert_new,
         "update": table.update,
+        "update, where the row is as expected": table.update_expected,
+        "modify": table.select_locked,
         "delete": table.delete,
         "count": table.count(),
         "list": table.page(),
@@ -99,7 +101,7 @@ def _conditional(table: Table[Any]) -> Iterator[str]:
     one = "|".join(re.escape(text).replace("where_n", r"where_\d+") for text in conditions(table)).join(("(?:", ")"))
     for text in (table.page(), table.page(newest_first=True), table.count()):
         before, order, after = text.partition(" ORDER BY ")
-        yield f"{re.escape(before)} WHERE {one}(?: AND {one})*{re.escape(order + after)}"
+        yield f"{_as_pattern(before)} WHERE {one}(?: AND {one})*{re.escape(order + after)}"
 
 
 def _flat(text: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from shared_utils.persistence.catalogue.known import OR_IGNORE, TABLES, conditions, fixed, named
-from shared_utils.persistence.catalogue.preliminaries import PRELIMINARIES, every_connection
+from shared_utils.persistence.catalogue.preliminaries import PRELIMINARIES, every_connection, every_transaction
 from shared_utils.persistence.migration import migrations
 from shared_utils.persistence.table import Table
 
@@ -26,11 +26,12 @@ _DRIVER: Final = """\
 
 | when | statement |
 |---|---|
-| around a piece of work of several statements | `BEGIN`, then `COMMIT` or `ROLLBACK` |
+| around a piece of work of several statements | `BEGIN ISOLATION LEVEL READ COMMITTED`, or `REPEATABLE READ` where \
+all shall see one state; then `COMMIT` or `ROLLBACK` |
 | around a part of it that may fail | `SAVEPOINT "_pg3_1"`; after a failure `ROLLBACK TO "_pg3_1"`; `RELEASE "_pg3_1"` |
-| in a piece of work with a time limit of its own | `SET LOCAL statement_timeout = 10000` |
+| with the first, where it has a time limit of its own | `SET LOCAL statement_timeout TO 10000` |
 | before a connection that was idle is used | an empty statement |
-| for a statement that came up five times on a connection | Parse with a name; later Close, or `DEALLOCATE` |
+| for a statement that came up five times, unless behind a pooler | Parse with a name; later Close, or `DEALLOCATE` |
 """
 
 
@@ -49,10 +50,14 @@ def _sections() -> Iterator[str]:
     for product, statements in every_connection().items():
         yield f"### {product}\n"
         yield _block(statements)
+    yield "## Behind a pooler every piece of work begins with\n"
+    for product, statement in every_transaction().items():
+        yield f"### {product}\n"
+        yield _block([statement])
     yield _DRIVER
     yield "## Statements by name\n"
     gaps = ", ".join(f"on {product} `{text}`" for product, text in OR_IGNORE.items())
-    yield f"`{{or_ignore}}` is {gaps}.\n"
+    yield f"`{{schema}}` is the schema's name in quotation marks, `{{or_ignore}}` is {gaps}.\n"
     for file, texts in named().items():
         yield f"### {file}\n"
         yield _named(texts)

@@ -5,25 +5,23 @@ A test captures what really is sent, and finds neither more nor less.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Final
 
-from psycopg import AsyncConnection
-
-from shared_utils.persistence.arrival import set_up
+from shared_utils.persistence.connections import session_settings
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.dialects import Dialect, OpenGauss, PostgreSQL
+from shared_utils.persistence.dialects.session_settings import for_session, for_transaction
 
 _DIALECTS: Final[tuple[Dialect, ...]] = (PostgreSQL((16,)), OpenGauss((6, 0, 0)))
 _DATABASE: Final = "letta"
+_CONFIG: Final = DatabaseConfig.model_validate({"db_url": f"postgresql://bridge@localhost/{_DATABASE}"})
 
 PRELIMINARIES: Final[Mapping[str, Sequence[str]]] = {
     "To see what server it is, and whether it is fit": (
         "SELECT version()",
-        "SELECT '' IS NULL",
+        "SELECT '' IS NULL, current_setting('server_encoding'), current_setting('session_replication_role')",
         "SHOW sql_compatibility",
-        "SHOW server_encoding",
     ),
     "Where connecting failed, to see whether the database is missing, and then to make it": (
         "SELECT 1 FROM pg_database WHERE datname = %s",
@@ -34,21 +32,23 @@ PRELIMINARIES: Final[Mapping[str, Sequence[str]]] = {
         'SELECT number, checksum, compatible_from FROM "letta_bridge".schema_migrations',
     ),
     "To apply them": (
-        "SET statement_timeout = 120000",
-        "SELECT pg_advisory_lock(%s)",
+        "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout TO 120000",
+        "SELECT pg_advisory_xact_lock(%s)",
         "SELECT 1 FROM pg_namespace WHERE nspname = %s",
         'CREATE SCHEMA "letta_bridge"',
-        """CREATE TABLE schema_migrations (
+        """CREATE TABLE "letta_bridge".schema_migrations (
     number integer PRIMARY KEY,
     name text NOT NULL,
     checksum text NOT NULL,
     compatible_from integer NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT now()
 )""",
-        "INSERT INTO schema_migrations (number, name, checksum, compatible_from) VALUES (%s, %s, %s, %s)",
-        "SELECT pg_advisory_unlock(%s)",
+        """INSERT INTO "letta_bridge".schema_migrations (number, name, checksum, compatible_from)
+VALUES (%s, %s, %s, %s)""",
+        "COMMIT",
     ),
     "`letta-bridge migrate --grant bridge`": (
+        for_transaction({}),
         'GRANT USAGE ON SCHEMA "letta_bridge" TO "bridge"',
         'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA "letta_bridge" TO "bridge"',
         'GRANT USAGE ON ALL SEQUENCES IN SCHEMA "letta_bridge" TO "bridge"',
@@ -62,20 +62,16 @@ PRELIMINARIES: Final[Mapping[str, Sequence[str]]] = {
 
 def every_connection() -> Mapping[str, Sequence[str]]:
     """Product → what each of its connections begins with, in this order."""
-    config = DatabaseConfig.model_validate({"db_url": f"postgresql://bridge@localhost/{_DATABASE}"})
-    found = {}
-    for dialect in _DIALECTS:
-        connection = _Recorder()
-        asyncio.run(set_up(cast("AsyncConnection[Any]", connection), dialect, config))
-        found[dialect.product.partition(" ")[0]] = connection.sent
-    return found
+    return {
+        _name(dialect): (dialect.pooler_question, for_session(session_settings(dialect, _CONFIG)))
+        for dialect in _DIALECTS
+    }
 
 
-class _Recorder:
-    """A connection to nowhere."""
+def every_transaction() -> Mapping[str, str]:
+    """Product → what a piece of work begins with where a pooler stands between, in one message."""
+    return {_name(dialect): for_transaction(session_settings(dialect, _CONFIG)) for dialect in _DIALECTS}
 
-    def __init__(self) -> None:
-        self.sent: list[str] = []
 
-    async def execute(self, statement: bytes) -> None:
-        self.sent.append(statement.decode())
+def _name(dialect: Dialect) -> str:
+    return dialect.product.partition(" ")[0]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
+import psycopg
 from psycopg import sql
 
 from shared_utils.persistence.errors import UnfitDatabase
@@ -24,8 +25,22 @@ class Dialect(Protocol):
         ...
 
     @property
-    def session_settings(self) -> Sequence[str]:
-        """Statements every new connection begins with."""
+    def session_settings(self) -> Mapping[str, str]:
+        """Setting → value that statements rely on; see :mod:`.session_settings`."""
+        ...
+
+    @property
+    def pooler_question(self) -> str:
+        """A statement whose one value :meth:`is_pooled` compares with what the client knows of its connection."""
+        ...
+
+    def is_pooled(self, answer: int | None, connection: psycopg.BaseConnection[Any]) -> bool:
+        """Whether a pooler may stand between the connection and the server; True in doubt.
+
+        Args:
+            answer: the value of ``pooler_question``.
+            connection: on which it was asked.
+        """
         ...
 
     @property

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+import psycopg
 from psycopg import sql
 
+from shared_utils.persistence.dialects.session_settings import LIMITS, RELIED_ON
 from shared_utils.persistence.errors import UnfitDatabase
 
 _FIRST_VECTORS: Final = (6, 0, 2)
@@ -25,10 +29,23 @@ class OpenGauss:
         return f"openGauss {'.'.join(map(str, self.version))}"
 
     @property
-    def session_settings(self) -> Sequence[str]:
+    def session_settings(self) -> Mapping[str, str]:
         """See :class:`Dialect`."""
-        # It cuts sessions idle for ten minutes, and prints floats with too few digits to read them back.
-        return ("SET session_timeout = 0", "SET extra_float_digits = 3")
+        # By default it cuts sessions that are idle for ten minutes.
+        limits = (*LIMITS, "session_timeout")
+        return {**RELIED_ON, **dict.fromkeys(limits, "0"), "behavior_compat_options": ""}
+
+    @property
+    def pooler_question(self) -> str:
+        """See :class:`Dialect`."""
+        return "SELECT inet_client_port()"
+
+    def is_pooled(self, answer: int | None, connection: psycopg.BaseConnection[Any]) -> bool:
+        """See :class:`Dialect`. Its cancel keys never name the process, so the client's port has to tell."""
+        with socket.socket(fileno=os.dup(connection.fileno())) as end:
+            if end.family not in {socket.AF_INET, socket.AF_INET6}:
+                return True
+            return bool(end.getsockname()[1] != answer)
 
     @property
     def or_ignore(self) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Final
 
+import psycopg
 from psycopg import sql
 
+from shared_utils.persistence.dialects.session_settings import LIMITS, RELIED_ON
 from shared_utils.persistence.errors import UnfitDatabase
+
+_FIRST_TRANSACTION_TIMEOUT: Final = (17,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +27,21 @@ class PostgreSQL:
         return f"PostgreSQL {'.'.join(map(str, self.version))}"
 
     @property
-    def session_settings(self) -> Sequence[str]:
+    def session_settings(self) -> Mapping[str, str]:
         """See :class:`Dialect`."""
-        return ()
+        limits = [*LIMITS, "lock_timeout", "idle_session_timeout"]
+        if self.version >= _FIRST_TRANSACTION_TIMEOUT:
+            limits.append("transaction_timeout")
+        return {**RELIED_ON, **dict.fromkeys(limits, "0")}
+
+    @property
+    def pooler_question(self) -> str:
+        """See :class:`Dialect`."""
+        return "SELECT pg_backend_pid()"
+
+    def is_pooled(self, answer: int | None, connection: psycopg.BaseConnection[Any]) -> bool:
+        """See :class:`Dialect`. A pooler gives its clients cancel keys of its own, which name no process."""
+        return connection.info.backend_pid != answer
 
     @property
     def or_ignore(self) -> str:

@@ -13,19 +13,22 @@ from shared_utils.persistence.vectors.distances import score_between
 
 
 def passages_of(
-    texts: Iterable[str],
-    metadatas: Sequence[dict[str, Any]] | None,
-    ids: Sequence[str | None] | None,
+    texts: Iterable[Any],
+    metadatas: Sequence[dict[str, Any] | None] | None,
+    ids: Sequence[Any] | None,
     *,
     model: str,
     scope: Scope,
 ) -> list[Passage]:
-    """Passages without embeddings; those without an id get one.
+    """Passages without embeddings; those without an id get one, those without metadata have none.
 
     Raises:
-        ValueError: there are not as many metadata or ids as texts.
+        ValueError: there are not as many metadata or ids as texts, or a text or an id is none.
     """
     texts = list(texts)
+    wrong = [value for value in (*texts, *(ids or ())) if not isinstance(value, str | None)]
+    if wrong or None in texts:
+        raise ValueError(f"a text or an id is {wrong[0] if wrong else None!r}, and no text (str)")
     for name, given in (("metadatas", metadatas), ("ids", ids)):
         if given is not None and len(given) != len(texts):
             raise ValueError(f"there are {len(given)} {name} to {len(texts)} texts")
@@ -36,7 +39,7 @@ def passages_of(
             text=text,
             agent_id=scope.agent_id,
             source_id=scope.source_id,
-            metadata=metadatas[number] if metadatas else {},
+            metadata=(metadatas[number] if metadatas else None) or {},
         )
         for number, text in enumerate(texts)
     ]

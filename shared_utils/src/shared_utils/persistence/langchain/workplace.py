@@ -5,7 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+
+from shared_utils.persistence.loop_calls import result_of
+
+_WRONG: Final = (
+    "the synchronous methods of this vector store need its event loop to run in another thread; use the asynchronous "
+    "ones, or call this with asyncio.to_thread"
+)
 
 _Result = TypeVar("_Result")
 
@@ -26,15 +33,9 @@ class Workplace:
         """What the coroutine returns, for a thread without an event loop.
 
         Raises:
-            RuntimeError: called within the very loop, which would wait for itself.
+            RuntimeError: called within the very loop, which would wait for itself; or the loop has ended.
         """
-        if not self._loop.is_running() or self._loop is _running_loop():
-            coroutine.close()
-            raise RuntimeError(
-                "the synchronous methods of this vector store need its event loop to run in another thread; use the "
-                "asynchronous ones, or call this with asyncio.to_thread"
-            )
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        return result_of(coroutine, self._loop, _WRONG)
 
     async def done(self, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
         """What the coroutine returns, for any event loop."""
@@ -49,10 +50,3 @@ class Workplace:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -17,6 +16,13 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
+from shared_utils.persistence.loop_calls import result_of, running_loop
+
+_WRONG: Final = (
+    "the synchronous methods of this checkpointer need a running event loop in another thread, the one it was made in; "
+    "use the asynchronous ones (graph.ainvoke), or call this with asyncio.to_thread"
+)
+
 _Result = TypeVar("_Result")
 
 
@@ -25,10 +31,7 @@ class BlockingMethods(BaseCheckpointSaver[str]):
 
     def __init__(self, *, serde: SerializerProtocol | None = None) -> None:
         super().__init__(serde=serde)
-        try:
-            self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        except RuntimeError:
-            self._loop = None
+        self._loop = running_loop()
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """See the asynchronous one, as for all of these."""
@@ -79,17 +82,4 @@ class BlockingMethods(BaseCheckpointSaver[str]):
         return self._wait(self.aget_delta_channel_history(config=config, channels=channels))
 
     def _wait(self, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
-        if self._loop is None or not self._loop.is_running() or self._loop is _running_loop():
-            coroutine.close()
-            raise RuntimeError(
-                "the synchronous methods of this checkpointer need a running event loop in another thread, the one it "
-                "was made in; use the asynchronous ones (graph.ainvoke), or call this with asyncio.to_thread"
-            )
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
+        return result_of(coroutine, self._loop, _WRONG)

@@ -21,7 +21,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from shared_utils.persistence.checkpoints import Blob, Checkpoint, CheckpointStore, ValuesMissing, Write
 from shared_utils.persistence.langgraph.blocking import BlockingMethods
-from shared_utils.persistence.langgraph.place import Place
+from shared_utils.persistence.langgraph.place import Place, identity
 
 _PAGE: Final = 50
 """Checkpoints held in memory at once while a list is walked."""
@@ -73,15 +73,18 @@ class CheckpointSaver(BlockingMethods):
             before: that are older than this one.
             limit: at most so many.
         """
-        configurable = config["configurable"] if config else {}
-        thread_id, namespace = configurable.get("thread_id"), configurable.get("checkpoint_ns")
+        configurable = config.get("configurable", {}) if config else {}
+        # One that is given must name a thread: None would list everybody's.
+        given = "thread_id" in configurable
+        thread_id = identity("thread_id", configurable["thread_id"]) if given else None
+        namespace = configurable.get("checkpoint_ns")
         only = configurable.get("checkpoint_id")
         until = Place.of(before).checkpoint_id if before else None
         after: Checkpoint | None = None
         while limit is None or limit > 0:
             size = _PAGE if limit is None else min(limit, _PAGE)
             page = await self.store.list(
-                None if thread_id is None else str(thread_id),
+                thread_id,
                 namespace,
                 metadata=filter,
                 before=until,
@@ -130,7 +133,7 @@ class CheckpointSaver(BlockingMethods):
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Remove a thread with all it has."""
-        await self.store.delete(str(thread_id))
+        await self.store.delete(identity("thread_id", thread_id))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Remove what these runs stored.
@@ -138,11 +141,12 @@ class CheckpointSaver(BlockingMethods):
         Raises:
             CheckpointNeeded: a later run's delta channels are built on it. Nothing is removed.
         """
-        await self.store.delete_runs([str(run_id) for run_id in run_ids])
+        await self.store.delete_runs([identity("run_id", run_id) for run_id in run_ids])
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Give another thread all a thread has, with its whole ancestry."""
-        await self.store.copy(str(source_thread_id), str(target_thread_id))
+        source, target = (identity("thread_id", one) for one in (source_thread_id, target_thread_id))
+        await self.store.copy(source, target)
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Shorten threads.
@@ -152,7 +156,7 @@ class CheckpointSaver(BlockingMethods):
             strategy: ``keep_latest`` keeps each namespace's latest step and the ones its delta channels are built on;
                 ``delete`` removes the threads.
         """
-        threads = [str(thread_id) for thread_id in thread_ids]
+        threads = [identity("thread_id", thread_id) for thread_id in thread_ids]
         match strategy:
             case "keep_latest":
                 await self.store.cleanup(keep_last=1, thread_ids=threads)

@@ -6,6 +6,14 @@ SELECT * FROM agent_sessions WHERE user_id = :user_id AND persona = :persona AND
 -- name: load
 SELECT * FROM agent_sessions WHERE session_id = :session_id;
 
+-- name: known
+SELECT session_id, version, message_count, last_updated, expires_at FROM agent_sessions
+WHERE session_id IN (SELECT value FROM json_each(:ids));
+
+-- name: holders
+SELECT user_id, persona, session_id FROM agent_sessions
+WHERE is_active = 1 AND user_id IN (SELECT value FROM json_each(:users));
+
 -- name: write
 INSERT INTO agent_sessions (session_id, user_id, persona, agent_id, session_data, metadata, created_at, last_updated,
                             expires_at, version, is_active, message_count, changed_at)
@@ -67,18 +75,26 @@ WHERE CASE WHEN json_valid(opted_out.metadata)
 DELETE FROM agent_sessions WHERE is_active = 0 AND changed_at <= :before;
 
 -- name: count
-SELECT count(*) AS active, count(*) - count(agent_id) AS reserved FROM agent_sessions WHERE is_active = 1;
+-- Without those that the next cleanup ends.
+SELECT count(*) AS active, count(*) - count(agent_id) AS reserved FROM agent_sessions
+WHERE is_active = 1
+  AND NOT coalesce(
+      expires_at <= :now AND CASE WHEN json_valid(metadata)
+                                  THEN coalesce(json_type(metadata, '$.permanent_memory'), 'true') END IS 'true', 0);
 
 -- name: active_keys
 SELECT user_id, persona FROM agent_sessions WHERE is_active = 1;
 
 -- name: statistics
-SELECT count(*) AS total, sum(is_active) AS active, sum(is_active AND agent_id IS NULL) AS reserved,
-       sum(is_active AND expires_at IS NOT NULL AND expires_at <= :now) AS expired,
+SELECT count(*) AS total, sum(is_active) AS unended, sum(is_active AND NOT is_over) AS active,
+       sum(is_active AND NOT is_over AND agent_id IS NULL) AS reserved, sum(is_active AND is_over) AS expired,
        avg(CASE WHEN is_active AND message_count > 0 THEN message_count END) AS average_messages,
        sum(is_active AND last_updated > :hour) AS hour, sum(is_active AND last_updated > :day) AS day,
        sum(is_active AND last_updated > :week) AS week, sum(is_active AND last_updated > :month) AS month
-FROM agent_sessions;
+FROM (SELECT *, coalesce(
+          expires_at <= :now AND CASE WHEN json_valid(metadata)
+                                      THEN coalesce(json_type(metadata, '$.permanent_memory'), 'true') END IS 'true', 0
+      ) AS is_over FROM agent_sessions);
 
 -- name: created
 SELECT substr(created_at, 1, 10) AS day, count(*) AS made FROM agent_sessions

@@ -3,8 +3,8 @@
 -- name: add
 INSERT INTO session_journal (session_id, base_version, session) VALUES (:session_id, :base_version, :session);
 
--- name: first
-SELECT number, session_id, base_version, session FROM session_journal ORDER BY number LIMIT 1;
+-- name: oldest
+SELECT number, session_id, base_version, session FROM session_journal ORDER BY number LIMIT :limit;
 
 -- name: done
 DELETE FROM session_journal WHERE number = :number;

@@ -1,8 +1,5 @@
 -- Statements of backup and restore, beside COPY.
 
--- name: begin_reading
-SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY;
-
 -- name: columns
 SELECT c.relname, a.attname
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid

@@ -2,8 +2,9 @@
 -- and filter, and as distance the operator of the metric between embedding and query.
 
 -- name: vector_type
-SELECT pg_type.oid AS oid, typname, (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS version
-FROM pg_type WHERE typname IN ('vector', 'halfvec') AND pg_type_is_visible(pg_type.oid);
+SELECT pg_type.oid AS oid, typname, nspname, (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS version
+FROM pg_type JOIN pg_namespace ON pg_namespace.oid = typnamespace
+WHERE typname IN ('vector', 'halfvec') AND pg_type_is_visible(pg_type.oid);
 
 -- name: create_extension
 CREATE EXTENSION IF NOT EXISTS vector WITH SCHEMA public;
@@ -16,24 +17,24 @@ SELECT table_number, model, dimensions, kind, metric, state,
                JOIN pg_namespace ON pg_namespace.oid = pg_class.relnamespace
                WHERE nspname = %(schema)s AND indisvalid
                  AND relname = collection || '_' || table_number || '_nearest') AS indexed
-FROM vector_models WHERE collection = %(collection)s
+FROM {schema}.vector_models WHERE collection = %(collection)s
 ORDER BY CASE state WHEN 'current' THEN 1 WHEN 'filling' THEN 2 ELSE 3 END, table_number;
 
 -- name: lock_models
 SELECT pg_advisory_xact_lock(%(key)s);
 
 -- name: add_model
-INSERT INTO vector_models (collection, table_number, model, dimensions, kind, metric, state, created_at)
+INSERT INTO {schema}.vector_models (collection, table_number, model, dimensions, kind, metric, state, created_at)
 VALUES (%(collection)s, %(table_number)s, %(model)s, %(dimensions)s, %(kind)s, %(metric)s, %(state)s, now());
 
 -- name: set_state
-UPDATE vector_models SET state = %(state)s WHERE collection = %(collection)s AND table_number = %(table_number)s;
+UPDATE {schema}.vector_models SET state = %(state)s WHERE collection = %(collection)s AND table_number = %(table_number)s;
 
 -- name: remove_model
-DELETE FROM vector_models WHERE collection = %(collection)s AND table_number = %(table_number)s;
+DELETE FROM {schema}.vector_models WHERE collection = %(collection)s AND table_number = %(table_number)s;
 
 -- name: drop_table
-DROP TABLE IF EXISTS {table};
+DROP TABLE IF EXISTS {schema}.{table};
 
 -- name: write
 -- Adds what is new and changes what has another hash. Nothing is written where a passage belongs to somebody else, or
@@ -46,16 +47,16 @@ WITH given AS MATERIALIZED (
          SELECT passage.passage_id, passage.content_hash <> given.content_hash AS changed,
                 passage.agent_id IS NOT DISTINCT FROM given.agent_id
                 AND passage.source_id IS NOT DISTINCT FROM given.source_id AS same_owner
-         FROM given JOIN {table} AS passage ON passage.passage_id = given.passage_id
+         FROM given JOIN {schema}.{table} AS passage ON passage.passage_id = given.passage_id
      ),
      fit AS MATERIALIZED (
          SELECT 1 AS one
          WHERE NOT EXISTS (SELECT 1 FROM known WHERE NOT same_owner)
-           AND EXISTS (SELECT 1 FROM vector_models
+           AND EXISTS (SELECT 1 FROM {schema}.vector_models
                        WHERE collection = %(collection)s AND table_number = %(table_number)s AND state <> 'retired')
      ),
      changed AS (
-         UPDATE {table} AS passage
+         UPDATE {schema}.{table} AS passage
          SET embedding = newer.embedding, metadata = newer.metadata, text = newer.text,
              content_hash = newer.content_hash, updated_at = clock_timestamp()
          FROM (SELECT unnest(%(passage_id)s::text[]) AS passage_id, {embeddings} AS embedding,
@@ -66,7 +67,7 @@ WITH given AS MATERIALIZED (
          RETURNING 1
      ),
      added AS (
-         INSERT INTO {table} (passage_id, embedding, embedding_dim, model, metadata, agent_id, source_id, text,
+         INSERT INTO {schema}.{table} (passage_id, embedding, embedding_dim, model, metadata, agent_id, source_id, text,
                               content_hash, created_at, updated_at)
          SELECT passage_id, embedding, %(dimensions)s::integer, %(model)s::text, metadata, agent_id, source_id, text,
                 content_hash, clock_timestamp(), clock_timestamp()
@@ -82,60 +83,58 @@ SELECT (SELECT count(*) FROM added) AS added, (SELECT count(*) FROM changed) AS 
        (SELECT min(passage_id) FROM known WHERE NOT same_owner) AS taken;
 
 -- name: hashes
-SELECT passage_id, content_hash FROM {table} WHERE passage_id = ANY(%(passage_ids)s::text[]);
+SELECT passage_id, content_hash FROM {schema}.{table} WHERE passage_id = ANY(%(passage_ids)s::text[]);
 
 -- name: get
-SELECT {columns} FROM {table} AS passage WHERE passage_id = ANY(%(passage_ids)s::text[]) AND {conditions};
+SELECT {columns} FROM {schema}.{table} AS passage WHERE passage_id = ANY(%(passage_ids)s::text[]) AND {conditions};
 
 -- name: page
-SELECT {columns} FROM {table} AS passage
+SELECT {columns} FROM {schema}.{table} AS passage
 WHERE passage_id > %(after)s AND {conditions}
 ORDER BY passage_id LIMIT %(limit)s;
 
 -- name: delete
-DELETE FROM {table} AS passage WHERE {conditions} RETURNING passage_id;
+DELETE FROM {schema}.{table} AS passage WHERE {conditions} RETURNING passage_id;
 
 -- name: delete_these
-DELETE FROM {table} AS passage WHERE passage_id = ANY(%(passage_ids)s::text[]) AND {conditions} RETURNING passage_id;
+DELETE FROM {schema}.{table} AS passage WHERE passage_id = ANY(%(passage_ids)s::text[]) AND {conditions} RETURNING passage_id;
 
 -- name: few
 -- Whether few enough passages are asked about to compare the query with each.
-SELECT count(*) AS found FROM (SELECT 1 FROM {table} AS passage WHERE {conditions} LIMIT %(most)s) AS few;
+SELECT count(*) AS found FROM (SELECT 1 FROM {schema}.{table} AS passage WHERE {conditions} LIMIT %(most)s) AS few;
 
 -- name: nearest_exact
 SELECT {columns}, {distance} AS distance
-FROM {table} AS passage
+FROM {schema}.{table} AS passage
 WHERE {conditions}
 ORDER BY distance, passage_id LIMIT %(limit)s;
 
 -- name: nearest_indexed
 -- The limit stands in the text, so that the plan is made for it; the conditions are such as no other index serves.
 SELECT {columns}, {distance} AS distance
-FROM {table} AS passage
+FROM {schema}.{table} AS passage
 WHERE CASE WHEN {conditions} THEN true ELSE false END
 ORDER BY {distance} LIMIT {limit};
 
 -- name: nearest_widened
 -- For servers whose index gives up after so many passages, whatever the conditions left of them.
 SELECT {columns}, distance
-FROM (SELECT passage.*, {distance} AS distance FROM {table} AS passage ORDER BY {distance} LIMIT {width}) AS passage
+FROM (SELECT passage.*, {distance} AS distance FROM {schema}.{table} AS passage ORDER BY {distance} LIMIT {width}) AS passage
 WHERE {conditions}
 ORDER BY distance LIMIT {limit};
 
 -- name: widen_iterative
-SELECT set_config('hnsw.ef_search', %(width)s, false), set_config('hnsw.iterative_scan', 'relaxed_order', false);
+SELECT set_config('hnsw.ef_search', %(width)s, {local}), set_config('hnsw.iterative_scan', 'relaxed_order', {local});
 
 -- name: widen_extension
-SELECT set_config('hnsw.ef_search', %(width)s, false);
+SELECT set_config('hnsw.ef_search', %(width)s, {local});
 
 -- name: widen_builtin
-SET hnsw_ef_search = {width};
+SELECT set_config('hnsw_ef_search', %(width)s, {local});
 
 -- name: try_lock
-SELECT pg_try_advisory_lock(%(key)s) AS locked;
-
--- name: unlock
-SELECT pg_advisory_unlock(%(key)s);
+-- The key stands in the text, so that the simple protocol is used: it keeps no snapshot, for which a build would wait.
+SELECT pg_try_advisory_xact_lock({key}) AS locked;
 
 -- name: unlimited
 SET statement_timeout = 0;
@@ -156,17 +155,17 @@ RESET maintenance_work_mem;
 RESET max_parallel_maintenance_workers;
 
 -- name: drop_index
-DROP INDEX CONCURRENTLY IF EXISTS {index};
+DROP INDEX CONCURRENTLY IF EXISTS {schema}.{index};
 
 -- name: create_nearest
-CREATE INDEX CONCURRENTLY {index} ON {table} USING hnsw ({embedding} {operators})
+CREATE INDEX CONCURRENTLY {index} ON {schema}.{table} USING hnsw ({embedding} {operators})
 WITH (m = {m}, ef_construction = {ef_construction});
 
 -- name: create_metadata
-CREATE INDEX CONCURRENTLY {index} ON {table} USING gin (metadata);
+CREATE INDEX CONCURRENTLY {index} ON {schema}.{table} USING gin (metadata);
 
 -- name: rename_index
-ALTER INDEX {index} RENAME TO {name};
+ALTER INDEX {schema}.{index} RENAME TO {name};
 
 -- name: indexes
 SELECT relname, indisvalid FROM pg_index
@@ -179,26 +178,26 @@ SELECT 1 AS found FROM pg_locks
 WHERE locktype = 'advisory' AND classid::bigint = 0 AND objid::bigint = %(key)s AND objsubid = 1;
 
 -- name: size
-SELECT count(*) AS passages, pg_table_size('{table}'::regclass) AS table_bytes,
-       pg_indexes_size('{table}'::regclass) AS index_bytes
-FROM {table};
+SELECT count(*) AS passages, pg_table_size('{schema}.{table}'::regclass) AS table_bytes,
+       pg_indexes_size('{schema}.{table}'::regclass) AS index_bytes
+FROM {schema}.{table};
 
 -- name: only_in
-SELECT count(*) AS passages FROM {table} AS passage
-WHERE NOT EXISTS (SELECT 1 FROM {other} AS other WHERE other.passage_id = passage.passage_id);
+SELECT count(*) AS passages FROM {schema}.{table} AS passage
+WHERE NOT EXISTS (SELECT 1 FROM {schema}.{other} AS other WHERE other.passage_id = passage.passage_id);
 
 -- name: outdated
 -- Passages whose embedding of the new model is missing, or older than what was written since.
-SELECT {columns} FROM {table} AS passage
+SELECT {columns} FROM {schema}.{table} AS passage
 WHERE passage_id > %(after)s
-  AND NOT EXISTS (SELECT 1 FROM {other} AS other
+  AND NOT EXISTS (SELECT 1 FROM {schema}.{other} AS other
                   WHERE other.passage_id = passage.passage_id
                     AND (other.content_hash = passage.content_hash OR other.updated_at >= passage.updated_at))
 ORDER BY passage_id LIMIT %(limit)s;
 
 -- name: hold
 -- Whoever deletes one of these meanwhile waits, and then deletes its new embedding as well.
-SELECT passage_id, content_hash FROM {table} WHERE passage_id = ANY(%(passage_ids)s::text[]) FOR SHARE;
+SELECT passage_id, content_hash FROM {schema}.{table} WHERE passage_id = ANY(%(passage_ids)s::text[]) FOR SHARE;
 
 -- name: lock_writes
-LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE;
+LOCK TABLE {schema}.{table} IN SHARE ROW EXCLUSIVE MODE;

@@ -1,7 +1,7 @@
 -- The table of one embedding model's vectors.
 
 -- name: create_table
-CREATE TABLE {table} (
+CREATE TABLE {schema}.{table} (
     id bigserial NOT NULL,
     passage_id text COLLATE "C" PRIMARY KEY,
     embedding {type} NOT NULL,
@@ -17,7 +17,7 @@ CREATE TABLE {table} (
 );
 
 -- name: create_agent_index
-CREATE INDEX {table}_agent ON {table} (agent_id, passage_id) WHERE agent_id IS NOT NULL;
+CREATE INDEX {table}_agent ON {schema}.{table} (agent_id, passage_id) WHERE agent_id IS NOT NULL;
 
 -- name: create_source_index
-CREATE INDEX {table}_source ON {table} (source_id, passage_id) WHERE source_id IS NOT NULL;
+CREATE INDEX {table}_source ON {schema}.{table} (source_id, passage_id) WHERE source_id IS NOT NULL;

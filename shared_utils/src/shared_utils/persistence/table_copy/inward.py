@@ -13,6 +13,7 @@ from typing import Final
 import psycopg
 
 from shared_utils.persistence.arrival import arrive
+from shared_utils.persistence.connections import Connection
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.errors import Conflict, DatabaseRefused
 from shared_utils.persistence.failures import meaning
@@ -21,7 +22,6 @@ from shared_utils.persistence.table_copy.digest import changed_rows, embedding_i
 from shared_utils.persistence.table_copy.outward import digest_of
 from shared_utils.persistence.table_copy.tables import (
     BOOKKEEPING,
-    Connection,
     columns,
     copy_statement,
     in_order,
@@ -114,14 +114,14 @@ async def copy_in(
     async with _connected(config) as connection:
         if await _done(connection, config, marker):
             again = _Filling(connection, config.schema_name, {}, CopyIn(done_before=True))
-            async with _transaction(connection):
+            async with connection.work(unlimited=True):
                 await again.move(agents)
             return again.done
         known = await _ours(connection, config)
         # May create the vector extension, on a connection of its own and outside of the transaction.
         kind = await fitting_kind(config, "vector") if tables.keys() - known else "vector"
         filling = _Filling(connection, config.schema_name, tables, CopyIn(absent=tuple(sorted(known - tables.keys()))))
-        async with _transaction(connection):
+        async with connection.work(unlimited=True):
             await lock(connection, config.schema_name, known, "SHARE ROW EXCLUSIVE")
             await _refuse_rows(connection, config, known)
             await filling.fill(known)
@@ -143,13 +143,6 @@ async def _connected(config: DatabaseConfig) -> AsyncIterator[Connection]:
         raise meaning(error, place=config.place, user=config.parts.get("user", "?")) from error
     finally:
         await connection.close()
-
-
-@asynccontextmanager
-async def _transaction(connection: Connection) -> AsyncIterator[None]:
-    async with connection.transaction():
-        await connection.execute("SET LOCAL statement_timeout = 0")
-        yield
 
 
 async def _done(connection: Connection, config: DatabaseConfig, marker: RestoreMarker) -> bool:

@@ -12,18 +12,17 @@ from typing import Final
 import psycopg
 
 from shared_utils.persistence.arrival import arrive
+from shared_utils.persistence.connections import Connection
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.failures import meaning
 from shared_utils.persistence.sessions import utc_now
 from shared_utils.persistence.table_copy.digest import RowDigest, embedding_form
 from shared_utils.persistence.table_copy.tables import (
     BOOKKEEPING,
-    Connection,
     columns,
     copy_statement,
     lock,
     migrated_tables,
-    statement,
 )
 from shared_utils.persistence.table_copy.vector_tables import EMBEDDING, listed
 from shared_utils.private_files import make_folder, replacing
@@ -79,9 +78,7 @@ async def copy_out(config: DatabaseConfig, folder: Path) -> CopiedSchema:
 
 
 async def _copied(connection: Connection, schema: str, folder: Path, product: str) -> CopiedSchema:
-    async with connection.transaction():
-        await connection.execute(statement("begin_reading", schema))
-        await connection.execute("SET LOCAL statement_timeout = 0")
+    async with connection.work(unlimited=True, snapshot=True):
         at = utc_now()
         there = await columns(connection, schema)
         vectors = {table.name for table in await listed(connection, schema)} if "vector_models" in there else set()

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Final
 
-from psycopg import AsyncConnection, sql
+from psycopg import sql
 
+from shared_utils.persistence.connections import Connection
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.migration import migrations
 from shared_utils.persistence.statements import statements
@@ -22,8 +23,6 @@ _SQL: Final = statements("table_copy", "shared_utils.persistence")
 BOOKKEEPING: Final = frozenset({"schema_migrations", "restores"})
 """Tables about the schema itself, which a backup does not hold."""
 _CREATE: Final = re.compile(r"^CREATE TABLE (?:IF NOT EXISTS )?(\w+)", re.MULTILINE)
-
-Connection = AsyncConnection[tuple[Any, ...]]
 
 
 @cache

@@ -11,12 +11,13 @@ import psycopg
 
 from shared_utils import logs
 from shared_utils.persistence.arrival import arrive
+from shared_utils.persistence.connections import Connection
 from shared_utils.persistence.database import Database
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.errors import SchemaMissing
 from shared_utils.persistence.failures import meaning
 from shared_utils.persistence.statements import statements
-from shared_utils.persistence.table_copy.tables import Connection, columns, statement
+from shared_utils.persistence.table_copy.tables import columns, statement
 from shared_utils.persistence.vectors.engine import look
 from shared_utils.persistence.vectors.filter_sql import filled
 
@@ -95,7 +96,7 @@ async def mend_vector_tables(config: DatabaseConfig) -> Sequence[str]:
         absent = await _absent(connection, config.schema_name)
         for table in absent:
             kind = await fitting_kind(config, table.kind)
-            async with connection.transaction():
+            async with connection.work():
                 await make(connection, config.schema_name, table, kind)
             _log.warning("vector_table_mended", table=table.name, model=table.model)
         return [table.name for table in absent]

@@ -43,6 +43,12 @@ class VectorEngine:
     """Whether its index goes on until it has found enough that meet the conditions."""
     lack: str = ""
     """Why there is no vector type."""
+    schema: str = "public"
+    """Where its types and operators are."""
+
+    def named(self, name: str) -> str:
+        """A type or an operator class of the server's, with its schema, as SQL."""
+        return f'"{self.schema}".{name}'
 
     def precision(self, kind: str, dimensions: int) -> str | None:
         """What an index on such a table holds: ``single`` or ``half`` precision; None where there can be none."""
@@ -89,6 +95,7 @@ async def _found(database: Database, *, builtin: bool) -> VectorEngine | None:
         half="halfvec" in types and version >= _FIRST_HALF,
         builtin=builtin,
         iterative=version >= _FIRST_ITERATIVE,
+        schema=types["vector"]["nspname"],
     )
 
 

@@ -39,7 +39,7 @@ class Conditions:
     def without(self, table: str) -> None:
         """Leave out the passages that another table has."""
         self._parts.append(
-            f"NOT EXISTS (SELECT 1 FROM {table} AS newer WHERE newer.passage_id = passage.passage_id)"  # noqa: S608
+            f"NOT EXISTS (SELECT 1 FROM {{schema}}.{table} AS newer WHERE newer.passage_id = passage.passage_id)"  # noqa: S608
         )
 
     def _sql(self, condition: Condition) -> str:

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from operator import ge, gt, le, lt
 from typing import Any, Final, Literal
 
-from shared_utils.persistence.clean_text import clean_json, clean_text
 from shared_utils.persistence.vectors.errors import FilterRefused
+from shared_utils.text import clean_json, clean_text
 
 Scalar = str | int | float | bool | None
 Operator = Literal["$eq", "$ne", "$lt", "$lte", "$gt", "$gte", "$in", "$nin", "$exists"]

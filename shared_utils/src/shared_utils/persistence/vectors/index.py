@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+import psycopg
 from psycopg import errors
 
 from shared_utils import logs
+from shared_utils.persistence.arrival import arrive
 from shared_utils.persistence.database import Connection, Database
+from shared_utils.persistence.database_config import DatabaseConfig
+from shared_utils.persistence.errors import QueryTimeout
 from shared_utils.persistence.statements import statements
-from shared_utils.persistence.vectors.engine import VectorEngine, indexed_expression, operator_class
+from shared_utils.persistence.vectors.engine import VectorEngine, operator_class
 from shared_utils.persistence.vectors.filter_sql import filled
 from shared_utils.persistence.vectors.port import IndexState
 from shared_utils.persistence.vectors.tables import VectorTable
@@ -53,45 +59,55 @@ class IndexBuilder:
             return False
 
         async def work(connection: Connection) -> bool:
-            [row] = await self.database.rows(connection, _SQL["try_lock"], {"key": table.lock})
-            if not row["locked"]:
-                return False
             try:
                 return await self._build_alone(connection, table, precision, rebuild=rebuild)
-            finally:
-                if not connection.closed:
-                    await self.database.send(connection, _SQL["unlock"], {"key": table.lock})
+            except errors.QueryCanceled as error:
+                raise QueryTimeout(
+                    f"the server ended the building of the index {table.index} after its own statement_timeout; raise "
+                    "that for this user, or run `letta-bridge vectors reindex` with a DATABASE_URL past the pooler"
+                ) from error
 
-        return await self.database.run(work, transaction=False, timeout=self.settings.build_timeout)
+        async with _alone(self.database.config, table.lock) as alone:
+            return alone and await self.database.run_outside(work, timeout=self.settings.build_timeout)
 
     async def _build_alone(self, connection: Connection, table: VectorTable, precision: str, *, rebuild: bool) -> bool:
         rows = await self.database.rows(connection, _SQL["indexes"], self._names(table))
         valid = {row["relname"]: row["indisvalid"] for row in rows}
         if valid.get(table.index) and not rebuild:
             return False
+        async with self._settings(connection):
+            await self._nearest(connection, table, precision)
+            if not valid.get(_metadata(table)):
+                await self._metadata(connection, table)
+        _log.info("vector_index_built", table=table.name, model=table.model, precision=precision)
+        return True
+
+    @contextlib.asynccontextmanager
+    async def _settings(self, connection: Connection) -> AsyncIterator[None]:
+        """Time and memory for a build; behind a pooler those of the server: ours would reach other sessions."""
+        if connection.pooled:
+            yield
+            return
         milliseconds = max(1, round(self.database.config.query_timeout * 1000))
         await self.database.send(connection, _SQL["unlimited"])
         await self.database.send(connection, filled(_SQL["index_memory"], {"megabytes": self.settings.memory}))
         try:
-            await self._nearest(connection, table, precision)
-            if not valid.get(_metadata(table)):
-                await self._metadata(connection, table)
+            yield
         finally:
             if not connection.closed:
                 await self.database.send(connection, _SQL["reset_memory"])
                 await self.database.send(connection, filled(_SQL["limited"], {"milliseconds": milliseconds}))
-        _log.info("vector_index_built", table=table.name, model=table.model, precision=precision)
-        return True
 
     async def _nearest(self, connection: Connection, table: VectorTable, precision: str) -> None:
         """Beside the one there is, which answers until this one takes its name."""
         newer = f"{table.index}_new"
-        expression = indexed_expression(precision, table.dimensions)
+        expression = f"embedding::{self.engine.named('halfvec')}({table.dimensions})"
         gaps = {
             "index": newer,
             "table": table.name,
-            "embedding": f"({expression})" if precision == "half" else expression,
-            "operators": operator_class(table.metric, precision),
+            "embedding": f"(({expression}))" if precision == "half" else "embedding",
+            # With their schema: behind a pooler the search path is not ours.
+            "operators": self.engine.named(operator_class(table.metric, precision)),
             "m": self.settings.m,
             "ef_construction": self.settings.ef_construction,
         }
@@ -101,6 +117,8 @@ class IndexBuilder:
         except errors.DiskFull:
             # Workers share memory, of which a container has little: 64 MB, where nobody asked for more.
             await self._drop(connection, newer)
+            if connection.pooled:
+                raise
             await self.database.send(connection, _SQL["one_worker"])
             await self.database.send(connection, filled(_SQL["create_nearest"], gaps))
             await self.database.send(connection, _SQL["reset_workers"])
@@ -117,6 +135,24 @@ class IndexBuilder:
 
     def _names(self, table: VectorTable) -> dict[str, Any]:
         return {"schema": self.database.config.schema_name, "names": [table.index, _metadata(table)]}
+
+
+@contextlib.asynccontextmanager
+async def _alone(config: DatabaseConfig, key: int) -> AsyncIterator[bool]:
+    """Whether nobody else holds the lock ``key``; if so, nobody else gets it meanwhile.
+
+    It belongs to a transaction on a connection of its own, in which nothing else happens: a pooler leaves a session to
+    whoever has a transaction open in it, and a build waits for no transaction that has looked at nothing.
+    """
+    connection, _ = await arrive(config)
+    try:
+        await connection.begin(unlimited=True)
+        found = await (await connection.execute(filled(_SQL["try_lock"], {"key": key}).encode())).fetchone()
+        yield bool(found and found[0])
+    finally:
+        with contextlib.suppress(psycopg.Error):  # where the connection was lost, the lock is free already
+            await connection.rollback()
+        await connection.close()
 
 
 def _metadata(table: VectorTable) -> str:

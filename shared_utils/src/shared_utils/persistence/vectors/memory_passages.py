@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal
 
-from shared_utils.persistence.clean_text import clean_json, clean_text
 from shared_utils.persistence.errors import Conflict
 from shared_utils.persistence.vectors.distances import score_between
 from shared_utils.persistence.vectors.errors import (
@@ -31,6 +30,7 @@ from shared_utils.persistence.vectors.passages import (
 )
 from shared_utils.persistence.vectors.port import Filter, IndexState, StoredModel, TableStatistics, VectorStatistics
 from shared_utils.persistence.vectors.ranking import check_limits, paged, ranked
+from shared_utils.text import clean_json, clean_text
 
 _NOTE = "in memory every passage in scope is compared"
 

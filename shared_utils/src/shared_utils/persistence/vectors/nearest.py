@@ -121,15 +121,14 @@ class Nearest:
         return found
 
     async def _widen(self, connection: Connection, width: int) -> None:
-        """Nobody else uses these settings, so that a connection keeps them."""
+        """Nobody else uses these settings, so that a connection of our own keeps them."""
         if self._widths.get(connection) == width:
             return
-        if self.engine.builtin:
-            await self.database.send(connection, filled(_SQL["widen_builtin"], {"width": width}))
-        else:
-            name = "widen_iterative" if self.engine.iterative else "widen_extension"
-            await self.database.send(connection, _SQL[name], {"width": str(width)})
-        self._widths[connection] = width
+        kind = "builtin" if self.engine.builtin else "iterative" if self.engine.iterative else "extension"
+        statement = filled(_SQL[f"widen_{kind}"], {"local": str(connection.pooled).lower()})
+        await self.database.send(connection, statement, {"width": str(width)})
+        if not connection.pooled:
+            self._widths[connection] = width
 
     def _gaps(self, table: VectorTable, question: Question) -> dict[str, Any]:
         return {

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal, Self
 
-from shared_utils.persistence.clean_text import clean_json, clean_text
 from shared_utils.persistence.errors import ValueRefused
+from shared_utils.text import clean_json, clean_text
 
 Metric = Literal["cosine", "l2", "inner_product"]
 
@@ -158,14 +158,30 @@ def checked(passage: Passage) -> Passage:
     """The passage as it is to be stored.
 
     Raises:
-        ValueRefused: an id, the metadata or the embedding is none a database holds.
+        ValueRefused: an id, the text, the metadata or the embedding is none a database holds.
     """
-    for name in ("passage_id", "model", "agent_id", "source_id"):
-        value = getattr(passage, name)
-        if value is not None and (not value or len(value) > _LONGEST_ID or clean_text(value) != value):
-            raise ValueRefused(f"{name} {value[:80]!r} is no id: 1 to {_LONGEST_ID} characters, none of them NUL")
+    for name, required in (("passage_id", True), ("model", True), ("agent_id", False), ("source_id", False)):
+        if required or getattr(passage, name) is not None:
+            _check_id(name, getattr(passage, name))
+    if not (passage.text is None or isinstance(passage.text, str)):
+        raise ValueRefused(f"the text of passage {passage.passage_id} is {_kind(passage.text)}; give a text, or None")
+    if not isinstance(passage.metadata, Mapping):
+        raise ValueRefused(
+            f"the metadata of passage {passage.passage_id} is {_kind(passage.metadata)}; give a mapping, {{}} for none"
+        )
     check_vector(passage.embedding, f"the embedding of passage {passage.passage_id}")
     return passage
+
+
+def _check_id(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise ValueRefused(f"{name} {str(value)[:80]} is {_kind(value)}; an id is a text")
+    if not value or len(value) > _LONGEST_ID or clean_text(value) != value:
+        raise ValueRefused(f"{name} {value[:80]!r} is no id: 1 to {_LONGEST_ID} characters, none of them NUL")
+
+
+def _kind(value: object) -> str:
+    return f"a value of type {type(value).__name__}"
 
 
 def check_vector(vector: Sequence[float], what: str) -> None:

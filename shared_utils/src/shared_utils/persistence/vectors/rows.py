@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from shared_utils.persistence.clean_text import clean_text
 from shared_utils.persistence.vectors.passages import Passage, digest, metadata_json
 from shared_utils.persistence.vectors.wire import array_text, body, numbers, packed_array
+from shared_utils.text import clean_text
 
 _PLAIN: Final = (
     "passage_id, model, text, agent_id, source_id, metadata, content_hash, created_at, updated_at"  # but the embedding
@@ -30,7 +30,7 @@ def passage_of(row: Mapping[str, Any]) -> Passage:
         text=row["text"],
         agent_id=row["agent_id"],
         source_id=row["source_id"],
-        metadata=row["metadata"],
+        metadata=row["metadata"] or {},  # null, where an earlier release was given none
         content_hash=row["content_hash"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import quote, urlencode
 
 from pydantic import SecretStr
@@ -24,11 +24,8 @@ class OpenGaussSettings(Section):
     database: str = setting("letta", "OPENGAUSS_DATABASE", doc="name of the database; made where it is missing")
     username: str | None = setting(None, "OPENGAUSS_USERNAME", doc="user")
     password: SecretStr | None = setting(None, "OPENGAUSS_PASSWORD", doc="the user's password")
-    ssl_mode: str = setting(
-        "prefer",
-        "OPENGAUSS_SSL_MODE",
-        doc="disable, allow, prefer, require, verify-ca or verify-full",
-        pattern="^(disable|allow|prefer|require|verify-ca|verify-full)$",
+    ssl_mode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = setting(
+        "prefer", "OPENGAUSS_SSL_MODE", doc="as libpq's sslmode"
     )
 
 
@@ -72,7 +69,7 @@ class VectorSettings(Section):
         doc="what the names of the tables begin with, one for each model",
         pattern=_NAME,
     )
-    metric: Metric = setting("cosine", doc="nearness of new tables: cosine, l2 or inner_product")
+    metric: Metric = setting("cosine", doc="nearness of new tables")
     exact_below: int = setting(
         1000, doc="with up to so many passages in scope and filter, the query is compared with each", ge=0, le=100_000
     )

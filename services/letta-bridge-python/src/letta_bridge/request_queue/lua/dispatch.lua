@@ -20,36 +20,10 @@ local now = now_ms()
 -- Bounds per call: unreadable entries set aside, heads of lanes marked after a loss of writes.
 local UNREADABLE, DOUBTED = 100, 5000
 
--- The user and task id of a payload, as Python's parse_task will read them; nil where they cannot be told here.
-local function read_ids(payload)
-    local ok, task = pcall(cjson.decode, payload)
-    if not ok or type(task) ~= 'table' or not string.find(payload, '^%s*{') then  -- a list is a table, too
-        return nil
-    end
-    local user, task_id = task.user_id, task.task_id
-    if user == nil or user == cjson.null or user == '' then
-        user = 'anonymous'
-    elseif type(user) == 'number' and user == math.floor(user) and math.abs(user) < 9007199254740992 then
-        user = string.format('%.0f', user + 0)  -- Python has no -0
-    end
-    if type(task_id) == 'number' and task_id == math.floor(task_id) and math.abs(task_id) < 9007199254740992 then
-        task_id = string.format('%.0f', task_id + 0)
-    end
-    if type(user) ~= 'string' or #user > longest_lane or string.find(user, '%c') then
-        return nil
-    end
-    if type(task_id) ~= 'string' or task_id == '' then
-        task_id = nil
-    end
-    return user, task_id
-end
-
 -- What no user can be read from gets one of 64 lanes of its own: a flood of it is worked off side by side.
 local function lane_of(payload, place)
-    if #payload > longest_payload then
-        return '~' .. (place % 64)
-    end
-    return read_ids(payload) or ('~' .. (place % 64))
+    local user = #payload <= longest_payload and read_ids(payload, longest_lane)
+    return user and user_lane(user) or ('~' .. (place % 64))
 end
 
 local function route(payload, place)
@@ -137,7 +111,7 @@ local function hand_out(lane, receipt)
     if #payload > longest_payload then
         payload = string.sub(payload, 1, longest_payload + 1)
     else
-        local user, task_id = read_ids(payload)
+        local user, task_id = read_ids(payload, longest_lane)
         if user then
             missed = length_of(MISSED .. user)
             choice = { user, unpack(

@@ -23,7 +23,7 @@ for index = 5, FIRST_WRITTEN - 1, 2 do
         local id, turn, reply = fields_of(entry)
         local readable, said = pcall(cjson.decode, turn)
         local user = readable and type(said) == 'table' and type(said.user_id) == 'string' and said.user_id
-        set_aside('journal', ARGV[index + 1], user, turn .. '\n' .. reply)
+        set_aside('journal', ARGV[index + 1], user and user_lane(user), turn .. '\n' .. reply)
         redis.call('XDEL', JOURNAL, id)
     end
 end

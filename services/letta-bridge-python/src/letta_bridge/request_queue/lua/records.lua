@@ -85,10 +85,23 @@ local function fault_of(record)
     return newer and 'newer_record' or 'unreadable_record'
 end
 
+-- The lane of a user: their id, with a ~ in front where it begins with one, as the names of all other lanes do.
+local function user_lane(user)
+    return string.sub(user, 1, 1) == '~' and '~' .. user or user
+end
+
+-- The user of a lane; nil for the lanes of tasks that name no user, and for those of tasks that found a lane full.
+local function user_of(lane)
+    if string.sub(lane, 1, 1) ~= '~' then
+        return lane
+    end
+    return string.sub(lane, 2, 2) == '~' and string.sub(lane, 2) or nil
+end
+
 -- Stores an unreadable record as a dead letter. kind: entry | turn | journal | missed | key
 local function set_aside(kind, code, lane, record)
     local about = { v = 2, record = kind, code = code, reason = WHY[code], time = now_ms() / 1000,
-        lane = lane or nil, user_id = lane or nil }
+        lane = lane or nil, user_id = lane and user_of(lane) or nil }
     redis.call('LPUSH', DEAD, cjson.encode(about) .. '\n' .. record)
 end
 

@@ -22,8 +22,8 @@ local function take_out(lane, seq)
 end
 
 local function names_itself(payload)
-    local readable, task = pcall(cjson.decode, payload)
-    local id = readable and type(task) == 'table' and task.task_id
+    local task = read_task(payload)
+    local id = task and task.task_id
     return type(id) == 'number' or type(id) == 'string' and id ~= ''
 end
 

@@ -110,10 +110,10 @@ end
 local function mend_missed(user, missed, problem)
     if not is_wrong_type(problem) then
         error(problem)
-    elseif set_key_aside(MISSED .. user, user) then
+    elseif set_key_aside(MISSED .. user, user_lane(user)) then
         remember(user, '', missed)
     elseif missed ~= '' then
-        set_aside('missed', 'unreadable_record', user, missed)
+        set_aside('missed', 'unreadable_record', user_lane(user), missed)
     end
 end
 

@@ -1,4 +1,4 @@
-"""Letta's tables in PostgreSQL or openGauss, in a session that may not write."""
+"""Letta's tables in PostgreSQL or openGauss, read in transactions that may not write."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
 from letta_bridge.vectors.importing.letta_rows import SourceUnreadable
+from shared_utils.persistence.dialects import recognise
+from shared_utils.persistence.dialects.session_settings import for_transaction, literal
+from shared_utils.persistence.errors import UnfitDatabase
 
 _CONNECT_TIMEOUT: Final = 10
 _SCHEMAS: Final = (
@@ -34,16 +37,16 @@ class LettaPostgresql:
     most = "%(most)s"
 
     def __init__(self, url: str, schema: str | None = None) -> None:
-        parts = conninfo_to_dict(url)
-        options = f"{parts.get('options') or ''} -c default_transaction_read_only=on".strip()
-        conninfo = make_conninfo(url, options=options, connect_timeout=_CONNECT_TIMEOUT)
+        conninfo = make_conninfo(url, connect_timeout=_CONNECT_TIMEOUT, client_encoding="utf8")
         try:
-            self._connection = psycopg.connect(conninfo, autocommit=True, row_factory=dict_row)
+            # Nothing prepared, and settings for a transaction only: a pooler may stand between.
+            self._connection = psycopg.connect(conninfo, autocommit=True, row_factory=dict_row, prepare_threshold=None)
         except psycopg.Error as error:
             raise SourceUnreadable(f"Letta's database cannot be reached ({str(error).strip()})") from error
         try:
+            self._begin = self._beginning()
             self._schema = schema or self._only_schema()
-            self.rows("SELECT set_config('search_path', %(schema)s, false)", {"schema": f'"{self._schema}"'})
+            self._begin += f'; SET LOCAL search_path TO "{self._schema}", public'
         except SourceUnreadable:
             self.close()
             raise
@@ -55,12 +58,26 @@ class LettaPostgresql:
 
     def rows(self, statement: str, params: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         try:
-            return self._connection.execute(statement.encode(), params or None).fetchall()
+            self._connection.execute(self._begin.encode())
+            try:
+                return self._connection.execute(statement.encode(), params or None).fetchall()
+            finally:
+                self._connection.execute(b"ROLLBACK")
         except psycopg.Error as error:
             raise SourceUnreadable(f"Letta's database cannot be read ({str(error).strip()})") from error
 
     def close(self) -> None:
         self._connection.close()
+
+    def _beginning(self) -> str:
+        """What each transaction begins with, in one message."""
+        try:
+            row = self._connection.execute(b"SELECT version() AS version").fetchone()
+            dialect = recognise(str(row["version"]) if row else "")
+        except (psycopg.Error, UnfitDatabase) as error:
+            raise SourceUnreadable(f"Letta's database cannot be read ({error})") from error
+        settings = {name: literal(value) for name, value in dialect.session_settings.items()}
+        return f"{for_transaction(settings)}; SET LOCAL transaction_read_only TO on"
 
     def _only_schema(self) -> str:
         schemas = [str(row["table_schema"]) for row in self.rows(_SCHEMAS, {})]

@@ -1,0 +1,28 @@
+-- probe: whether the queue's scripts could do their work, and which key is in their way where not. Changes nothing.
+--
+-- Returns 1, or the error that they would meet; one about a key of another type names it.
+
+local READS = {
+    { 'LLEN', REQUESTS, 'list' }, { 'LLEN', INCOMING, 'list' }, { 'HLEN', LANES, 'hash' }, { 'LLEN', READY, 'list' },
+    { 'HLEN', TURNS, 'hash' }, { 'ZCARD', LEASES, 'sorted set' }, { 'XLEN', REPLIES, 'stream' },
+    { 'LLEN', DEAD, 'list' }, { 'HLEN', COUNTERS, 'hash' }, { 'ZCARD', BRIDGES, 'sorted set' },
+    { 'HLEN', PAUSED, 'hash' }, { 'XLEN', JOURNAL, 'stream' }, { 'GET', JOURNAL_WRITER, 'text' },
+    { 'HLEN', CHOICES, 'hash' },
+}
+
+local function failed(result)
+    return type(result) == 'table' and result.err
+end
+
+for _, read in ipairs(READS) do
+    local result = redis.pcall(read[1], read[2])
+    if failed(result) and string.find(result.err, 'WRONGTYPE', 1, true) then
+        return redis.error_reply('WRONGTYPE the key ' .. read[2] .. ' is no ' .. read[3])
+    elseif failed(result) then
+        return result
+    end
+end
+-- Refused where writing is, by a full Redis, a replica or a full disk. A reply's key names a user and a task: this one
+-- is nobody's, and what does not exist is not written.
+local written = redis.pcall('SET', REPLY .. 'probe', '', 'XX')
+return failed(written) and written or 1

@@ -1,0 +1,63 @@
+"""Values that people set: what cannot be meant is stripped, and what cannot be sent is named.
+
+A value reaches a service through an environment, a file of secrets, a ``.env`` file or config.json, and its way there
+leaves things on it: a line end, a byte order mark, an invisible character of a web page, quotes. Only the standard
+library is used here, so that every service can.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_INVISIBLE: Final = "\ufeff\u200b\u200c\u200d\u2060\x00\r\n\v\f\u2028\u2029"
+_SPACES: Final = " \t\u00a0\u3000"
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_BREAK: Final = re.compile("[\t\n]")
+_NOT_IN_A_HEADER: Final = re.compile("[^\x20-\x7e]")
+_SERVICE_PORT: Final = re.compile(r"(tcp|udp|sctp)://", re.ASCII)
+
+
+def trimmed(value: str, *, keep_spaces: bool = False) -> str:
+    """The value without line ends, byte order marks and invisible characters around it.
+
+    Args:
+        value: as it was found.
+        keep_spaces: for passwords, which may begin or end with a space.
+    """
+    return value.strip(_INVISIBLE if keep_spaces else _INVISIBLE + _SPACES)
+
+
+def unquoted(value: str) -> str:
+    """The value without a pair of quotes around it, which some programs that read ``.env`` files leave there."""
+    inner = value[1:-1]
+    is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" and value[0] not in inner
+    return inner if is_quoted else value
+
+
+def trouble(value: str, *, one_line: bool = False) -> str | None:
+    """What keeps the value from being used, as the rest of a sentence that does not repeat it; None where nothing.
+
+    Args:
+        value: trimmed.
+        one_line: whether a line break or tab within it is trouble, too.
+    """
+    if _SURROGATE.search(value):
+        return "holds bytes that are not UTF-8; write it anew, in UTF-8"
+    if _CONTROL.search(value) or (one_line and _BREAK.search(value)):
+        return "holds a line break or another control character; write it anew, in one line"
+    return None
+
+
+def header_trouble(value: str) -> str | None:
+    """The same for what is sent in an HTTP header: a key or a token."""
+    found = _NOT_IN_A_HEADER.search(value)
+    if found is None:
+        return None
+    return f"cannot be sent: its character {found.start() + 1} is none that an HTTP header may hold; copy it anew"
+
+
+def is_service_port(name: str, value: str) -> bool:
+    """Whether this is what Kubernetes and Docker set in ``…_PORT`` for a service: an address where a number belongs."""
+    return name.endswith("_PORT") and _SERVICE_PORT.match(value.strip()) is not None

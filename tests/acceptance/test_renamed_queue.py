@@ -1,0 +1,41 @@
+"""A bridge that is started with another name of the request list says what it left behind under the old one."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+import redis
+
+from local_stack.ports import HOST, free_port
+
+pytestmark = pytest.mark.acceptance
+
+
+def eventually(found, says):
+    """Wait until ``found()`` is true; returns its value."""
+    deadline = time.monotonic() + 60
+    while not (value := found()):
+        assert time.monotonic() < deadline, says()
+        time.sleep(0.05)
+    return value
+
+
+def test_work_in_flight_under_the_old_name_is_named_at_the_start(redis_url, bridge_factory):
+    nobody = f"http://{HOST}:{free_port()}"
+    names = {"LETTA_REQUESTS": "old_requests", "FALLBACK_TIMEOUT": "300"}
+    old = bridge_factory(redis_url, nobody, LETTA_ENABLED="false", **names)
+    with redis.Redis.from_url(redis_url) as client:
+        client.lpush("old_requests", json.dumps({"user_id": "ada", "task_id": "1", "content": "hi"}))
+        eventually(lambda: client.hlen("{old_requests}:turns"), old.log_tail)
+        old.kill()
+        client.delete("{old_requests}:bridges")  # as it is some seconds later
+    new = bridge_factory(redis_url, nobody, LETTA_ENABLED="false")
+
+    def told():
+        lines = [json.loads(line) for line in new.log.read_text(encoding="utf-8").splitlines()]
+        return [line for line in lines if line["event"] == "queue_left_behind"]
+
+    (line,) = eventually(told, new.log_tail)
+    assert (line["queue"], line["in_flight"]) == ("old_requests", 1)
