@@ -78,7 +78,9 @@ async def test_an_id_of_a_task_nobody_could_read_is_an_error_for_another(rig):
     assert [reply["code"] for reply in rig.replies()] == ["malformed", "task_id_reused"]
 
 
-@pytest.mark.parametrize("other", [b'{"task_id":"1","user_id":"ada","content":true}', b'{"task_id":"1","user_id":"ada"}'])
+@pytest.mark.parametrize(
+    "other", [b'{"task_id":"1","user_id":"ada","content":true}', b'{"task_id":"1","user_id":"ada"}']
+)
 async def test_a_dead_letter_does_not_take_the_place_of_an_earlier_tasks_reply(rig, other):
     rig.push("1", content="first")
     await rig.work_off()
