@@ -89,7 +89,7 @@ async def test_a_model_that_keeps_failing_is_given_a_rest(compose: Any, model: A
         assert (await compose(Task(content="hi"), composer=composer)).canned
     assert len(model.asked) == 3
     assert not composer.model_ok
-    assert composer.model_state == "failed 3 times in a row"
+    assert composer.model_state == f"failed 3 times in a row: {ModelUnavailable()}"
 
 
 async def test_the_model_is_shown_instructions_summary_conversation_and_question(

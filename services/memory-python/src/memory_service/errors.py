@@ -19,11 +19,21 @@ class ModelUnavailable(ServiceError):
     code = "model_unavailable"
     retryable = True
 
+    def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds it asked for, None where it asked for nothing."""
+
 
 class ModelRefused(ServiceError):
     """The model refuses the request."""
 
     code = "model_refused"
+
+    def __init__(self, message: str | None = None, *, parameters: frozenset[str] = frozenset()) -> None:
+        super().__init__(message)
+        self.parameters = parameters
+        """Of the request, those that the refusal is about."""
 
 
 class ModelSaidNothing(ServiceError):

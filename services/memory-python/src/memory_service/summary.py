@@ -92,7 +92,11 @@ class Summaries:
         except (ServiceError, TimeoutError) as error:
             _LOG.warning("summary_failed", reason=str(error) or "took longer than summary.time_limit")
             return False
-        record = _record(user_id, messages, conversation, answer)
+        if answer.truncated:
+            # Half a summary would take the place of the whole conversation.
+            _LOG.warning("summary_failed", reason="the model reached its length limit")
+            return False
+        record = _record(user_id, messages, conversation, answer.text)
         replaced = await self._store.replace_oldest(messages, raw[0], records.dump(record))
         await self._client.set(pause, "1", ex=settings.cooldown_success)
         if replaced:
