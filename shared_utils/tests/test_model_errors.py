@@ -26,8 +26,8 @@ OVERFLOWS = [
     json.dumps({"object": "error", "code": 400, "message": "This model's maximum context length is 8192 tokens. "
                 "However, you requested 9000 tokens in the messages, Please reduce the length of the messages."}),
     json.dumps({"object": "error", "message": "The prompt is longer than the maximum model length of 2048"}),
-    json.dumps([{"error": {"code": 400, "status": "INVALID_ARGUMENT",
-                "message": "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)."}}]),
+    json.dumps([{"error": {"code": 400, "status": "INVALID_ARGUMENT", "message":
+                "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)."}}]),
     json.dumps({"message": "Prompt contains 40000 tokens, too large for model with 32768 maximum context length"}),
     json.dumps({"error": "input length exceeds context length"}),
     openai("Trying to keep the first 5000 tokens when context the overflows. However, the model is loaded with context "
@@ -63,7 +63,7 @@ def test_an_error_rendered_by_a_client_reads_the_same(body: str) -> None:
         (400, json.dumps({"error": {"message": "API key not valid. Please pass a valid API key."}}), Cause.CREDENTIALS),
         (401, "", Cause.CREDENTIALS),
         (402, "", Cause.CREDITS),
-        (429, openai("You exceeded your current quota, please check your plan", code="insufficient_quota"), Cause.CREDITS),
+        (429, openai("You exceeded your current quota, check your plan", code="insufficient_quota"), Cause.CREDITS),
         (400, json.dumps({"error": {"message": "Your credit balance is too low to access the API"}}), Cause.CREDITS),
         (403, openai("Country, region, or territory not supported"), Cause.FORBIDDEN),
         (404, openai("The model `gpt-9` does not exist or you do not have access to it."), Cause.UNKNOWN_MODEL),
@@ -84,6 +84,7 @@ def test_an_error_rendered_by_a_client_reads_the_same(body: str) -> None:
         (429, "", Cause.RATE_LIMITED),
         (500, "", Cause.UNAVAILABLE),
         (502, "<html>", Cause.UNAVAILABLE),
+        (503, openai("The moderation service is overloaded"), Cause.UNAVAILABLE),
         (529, json.dumps({"error": {"type": "overloaded_error", "message": "Overloaded"}}), Cause.UNAVAILABLE),
         (301, "", Cause.BAD_REQUEST),
     ],

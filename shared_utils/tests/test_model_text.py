@@ -34,7 +34,7 @@ CALL = '{"name": "memory_insert", "arguments": {"label": "human", "new_string": 
         ("◁think▷hm◁/think▷hello", "hello"),
         ("[THINK]hm[/THINK]hello", "hello"),
         ("  [THINK]hm[/THINK]hello", "hello"),
-        ("<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>hello<|return|>", "hello"),
+        ("<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>hi<|return|>", "hi"),
         ("it`s\n\n<think>secret</think>`fine`", "it`s\n\n`fine`"),
         ("```<think>secret", "```"),
         ("[see <think>secret</think> this]", "[see  this]"),
@@ -53,7 +53,7 @@ CALL = '{"name": "memory_insert", "arguments": {"label": "human", "new_string": 
         ('{"type": "function", "function": {"name": "f", "arguments": "{\\"a\\": 1}"}}', ""),
         ('{"type": "function", "name": "f", "parameters": {}}', ""),
         ('{"name": "f", "arguments": {"a": 1,}}', ""),
-        ("<function=memory_insert>{\"label\": \"human\"}</function>hello", "hello"),
+        ('<function=memory_insert>{"label": "human"}</function>hello', "hello"),
         ('<function_calls><invoke name="f"><parameter name="a">1</parameter></invoke></function_calls>hi', "hi"),
         (f"[TOOL_CALLS] [{CALL}]", ""),
         (f"<|python_tag|>{CALL}<|eom_id|>hello", "hello"),
@@ -99,11 +99,18 @@ def test_ordinary_text_is_unchanged(ordinary: str) -> None:
 
 
 _PIECES = st.sampled_from(
-    ["你好。", "我想<5", "a < b > c", "<div>", "</p>", "`code`", "```py\nx = [1]\n```\n", "\n", " ", "{}", "[x]", "{'a': 1}",
-     '{"name": "Ada"}', "think", "</", "<|", "|>", "《思考》", "<!-- no -->", "🙂", "1. ", "- ", "\t", "\\", '"', "~~~\n"]
+    ["你好。", "我想<5", "a < b > c", "<div>", "</p>", "`code`", "```py\nx = [1]\n```\n", "\n", " ", "{}", "[x]",
+     "{'a': 1}", '{"name": "Ada"}', "think", "</", "<|", "|>", "《思考》", "<!-- no -->", "🙂", "1. ", "- ",
+     "\t", "\\", '"', "~~~\n"]
 )  # fmt: skip
-_ORDINARY = st.lists(_PIECES | st.text(max_size=8)).map("".join).filter(
-    lambda text: not re.search(r"(?i)think|thought|reason|tool|function|invoke|im_|eot|[◁｜]", text.replace("think", ""))
+_ORDINARY = (
+    st.lists(_PIECES | st.text(max_size=8))
+    .map("".join)
+    .filter(
+        lambda text: (
+            not re.search(r"(?i)<[/|]?(think|thought|reason|tool|im_|eot|seed|inner|function|invoke)|[◁｜]", text)
+        )
+    )
 )
 
 
@@ -113,7 +120,7 @@ def test_no_ordinary_text_is_changed(text: str) -> None:
 
 
 _MARKS = st.sampled_from(
-    ["<think>", "</think>", "<tool_call>", "</tool_call>", CALL, CALL[:30], "```", "`", "\n", "[THINK]", "[/THINK]", "{", "["]
+    ["<think>", "</think>", "<tool_call>", "</tool_call>", CALL, CALL[:30], "```", "`", "\n", "[THINK]", "[/THINK]"]
 )
 
 
@@ -130,7 +137,9 @@ def test_a_thought_never_gets_out(before: str, secret: str, after: str) -> None:
     assert secret not in text_for_user(f"{secret}{before}</think>{after}x")
 
 
-@pytest.mark.parametrize("piece", ["{", "[", "<tool_call>{}", "`", "```\n", "<think", '{"name":\n', "</think>", "\n\n["])
+@pytest.mark.parametrize(
+    "piece", ["{", "[", "<tool_call>{}", "`", "```\n", "<think", '{"name":\n', "</think>", "\n\n[", "``` `` ` "]
+)
 def test_a_hostile_text_is_read_in_bounded_time(piece: str) -> None:
     began = time.process_time()
     text_for_user(piece * (262_144 // len(piece)))

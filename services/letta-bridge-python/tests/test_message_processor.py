@@ -9,7 +9,7 @@ import json
 import pytest
 
 from letta_bridge.errors import EmptyAnswer, LettaRejected, LettaUnavailable, TurnFateUnknown
-from letta_bridge.letta import TurnAnswer
+from letta_bridge.letta import TurnAnswer, Usage
 from letta_bridge.letta.fake import echo
 from letta_bridge.turn_lease import TurnLease, clock
 from shared_utils.persistence.sessions import Session
@@ -25,7 +25,7 @@ async def test_a_task_is_answered_by_its_users_agent(rig):
             "task_id": "t1",
             "user_id": "ada",
             "response_text": "echo: 你好",
-            "memory_updated": True,
+            "memory_updated": False,
             "source": "letta",
             "status": "ok",
             "attempts": 1,
@@ -106,6 +106,67 @@ async def test_an_answer_lost_on_its_way_is_found_and_not_sent_for_again(rig, ca
     (reply,) = rig.replies()
     assert (reply["source"], reply["response_text"]) == ("letta", "echo: hi")
     assert await rig.said_to_agents() == {"ada": ["hi"]}
+
+
+@pytest.mark.parametrize("updated", [True, False])
+async def test_a_reply_says_whether_memory_was_updated(rig, updated):
+    rig.letta._answer = lambda _agent, _messages: TurnAnswer("noted", memory_updated=updated)
+    rig.push()
+    await rig.work_off()
+    assert rig.kept()["memory_updated"] is updated
+
+
+async def test_an_answer_found_later_has_its_tokens_and_counts_them(make_rig):
+    rig = make_rig(guards={"user_tokens": {"soft": 42}})
+    rig.letta._answer = lambda _agent, _messages: TurnAnswer("once", "max_tokens_exceeded", Usage(40, 2, 42, 1))
+    rig.push()
+    rig.letta.fail_next(TurnFateUnknown(cause="timeout"), stored="answer")
+    await rig.work_off()
+    assert rig.kept()["usage"] == {"prompt_tokens": 40, "completion_tokens": 2, "total_tokens": 42}
+    assert rig.kept()["truncated"] is True
+    rig.push("t2")
+    await rig.work_off()
+    assert rig.kept(task_id="t2")["source"] == "memory-python"
+
+
+async def test_an_answer_found_later_whose_tokens_are_not_told_names_none(rig, monkeypatch):
+    async def unknown(_run_id):
+        raise LettaUnavailable
+
+    monkeypatch.setattr(rig.letta, "run_end", unknown)
+    rig.push()
+    rig.letta.fail_next(TurnFateUnknown(cause="timeout"), stored="answer")
+    await rig.work_off()
+    assert rig.kept()["source"] == "letta"
+    assert "usage" not in rig.kept()
+
+
+async def test_a_text_cut_at_the_length_limit_is_marked(rig):
+    rig.letta._answer = lambda _agent, _messages: TurnAnswer("Once upon", "max_tokens_exceeded")
+    rig.push()
+    await rig.work_off()
+    rig.push()
+    await rig.work_off()
+    first, again = rig.replies()
+    assert first["truncated"] is again["truncated"] is True
+    told = [json.loads(body) for channel, body in rig.shelf.published if channel == "task_response:t1"]
+    assert told == [{"text": "Once upon", "source": "letta", "truncated": True}] * 2
+
+
+@pytest.mark.parametrize(
+    ("stop_reason", "cause"),
+    [
+        ("end_turn", "empty_answer"),
+        ("max_tokens_exceeded", "length_limit"),
+        ("context_window_overflow_in_system_prompt", "context_overflow"),
+    ],
+)
+async def test_a_silent_answer_says_why(rig, stop_reason, cause):
+    rig.fallback.foreign = True
+    rig.letta._answer = lambda _agent, _messages: TurnAnswer("", stop_reason)
+    rig.push()
+    await rig.work_off()
+    assert (rig.kept()["fallback_reason"], rig.kept()["fallback_cause"]) == ("empty_answer", cause)
 
 
 async def test_a_turn_stored_half_way_falls_back_and_is_not_repeated(rig):
@@ -467,7 +528,7 @@ async def test_a_redelivered_turn_that_memory_has_already_is_not_sent_to_letta(r
 
 
 async def test_reasons_and_usage_are_told(rig):
-    rig.letta._answer = lambda _agent, _messages: TurnAnswer("hello")
+    rig.letta._answer = lambda _agent, _messages: TurnAnswer("hello", usage=Usage(3, 1, 4, 1))
     rig.push()
     await rig.work_off()
-    assert rig.kept()["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    assert rig.kept()["usage"] == {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}

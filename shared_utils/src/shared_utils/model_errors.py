@@ -60,8 +60,8 @@ _WORDS: Final[Mapping[Cause, re.Pattern[str]]] = {
             | exceeded\ your\ budget | credit\ balance\ is\ too\ low | out\ of\ credits | arrear | 余额不足 | 欠费""",
         Cause.OVERFLOW: r"""context_length_exceeded | context_window_exceeded | exceed_context_size
             | exceeds?\ (the\ )?(available\ |model'?s?\ |maximum\ )*context | maximum\ (context|prompt)\ length
-            | (longer|greater)\ than\ the\ (maximum\ model|model'?s?\ (maximum\ )?context|context|maximum\ context)\ ?length
-            | context\ (length|size|window)\ (is\ |was\ |of\ [\d,]+\ (is\ )?)?(exceeded|too\ (small|short))
+            | (longer|greater)\ than\ the\ (maximum\ |model'?s?\ |context\ ){1,3}length
+            | context\ (length|size|window)\ (is\ |was\ |has\ been\ |of\ [\d,]+\ (is\ )?)?(exceeded|too\ (small|short))
             | context\ overflows? | prompt\ is\ too\ long | input\ is\ too\ long | prompt\ too\ long | too\ many\ tokens
             | input\ length.{0,60}exceed | exceeds?\ the\ maximum\ (number\ of\ tokens|allowed\ input\ length|length)
             | input\ tokens?\ (count\ )?.{0,40}exceeds? | reduce\ the\ length\ of\ (the|your)
@@ -69,19 +69,23 @@ _WORDS: Final[Mapping[Cause, re.Pattern[str]]] = {
             | range\ of\ input\ length\ should\ be | must\ have\ less\ than\ \d+\ tokens
             | tokens\ to\ keep\ from\ the\ initial\ prompt | inputs`?\ (tokens|must)\ .{0,60}(<=|less\ than)
             | input\ \(\d+\ tokens\)\ is\ too\ large | 超长 | (上下文|输入).{0,10}(超过|超出|过长)""",
-        Cause.NO_TOOLS: r"""(does|do)\ not\ support\ (tools?|functions?|tool[ _](use|call(s|ing)?|choice)|function[ _]call)
-            | no\ endpoints\ found\ that\ support\ tool | (tools?|tool_choice|function\ calling)\b.{0,40}
-            (is|are)\ not\ supported | requires\ --(jinja|enable-auto-tool-choice)""",
-        Cause.CONTENT: r"""content[_ ](filter|policy|management) | flagged | moderation | responsible\ ?ai | data_inspection
-            | safety\ (system|filter|setting) | prohibited_content | sensitive\ (words?|content) | 敏感""",
-        Cause.UNKNOWN_MODEL: r"""model_not_found | unknown_model | no\ such\ model | not\ a\ valid\ model | invalid\ model\ name
-            | model\b.{0,120}\b(does\ not\ exist|not\ found|is\ not\ available|not\ exist) | 模型不存在""",
-        Cause.CREDENTIALS: r"""invalid[_ ](api[_ ]?)key | incorrect\ api\ key | api[_ ]?key\ (not\ valid|is\ invalid|expired)
-            | (expired|revoked|missing|no)\ api\ key | invalid_authentication | authentication_error | unauthorized
-            | invalid\ (bearer\ )?token | token\ (has\ )?expired""",
-        Cause.PARAMETER: r"""unsupported[_ ](parameter|value) | (parameter|argument)s?\b.{0,60}not\ (supported|permitted|allowed)
+        Cause.NO_TOOLS: r"""(does|do)\ not\ support\ (tool|function) | no\ endpoints\ found\ that\ support\ tool
+            | (tools?|tool_choice|function\ calling)\b.{0,40}(is|are)\ not\ supported
+            | requires\ --(jinja|enable-auto-tool-choice)""",
+        Cause.CONTENT: r"""content[_ ](filter|policy|management) | flagged | moderation | responsible\ ?ai
+            | data_inspection | safety\ (system|filter|setting) | prohibited_content
+            | sensitive\ (words?|content) | 敏感""",
+        Cause.UNKNOWN_MODEL: r"""model_not_found | unknown_model | no\ such\ model | not\ a\ valid\ model
+            | invalid\ model\ name | 模型不存在
+            | model\b.{0,120}\b(does\ not\ exist|not\ found|is\ not\ available|not\ exist)""",
+        Cause.CREDENTIALS: r"""invalid[_ ](api[_ ]?)key | incorrect\ api\ key
+            | api[_ ]?key\ (not\ valid|is\ invalid|expired) | (expired|revoked|missing|no)\ api\ key
+            | invalid_authentication | authentication_error | unauthorized | invalid\ (bearer\ )?token
+            | token\ (has\ )?expired""",
+        Cause.PARAMETER: r"""unsupported[_ ](parameter|value) | extra\ (inputs|fields)\ (are\ )?not\ permitted
+            | (parameter|argument)s?\b.{0,60}not\ (supported|permitted|allowed)
             | unrecognized\ (request\ )?(argument|parameter) | unknown\ (parameter|field|argument|name)
-            | extra\ (inputs|fields)\ (are\ )?not\ permitted | does\ not\ support.{0,40}(parameter|temperature|max_)""",
+            | does\ not\ support.{0,40}(parameter|temperature|max_)""",
     }.items()
 }  # fmt: skip
 """In this order: an overflow's words name a parameter often, and a quota is told with the status of a rate limit."""
@@ -100,12 +104,18 @@ _OF_STATUS: Final[Mapping[int, Cause]] = {
 _SURE: Final = frozenset({401, 402})
 """Statuses whose words cannot mean anything else."""
 _SERVER_ERROR: Final = 500
+_DESPITE_SERVER_ERROR: Final = frozenset({Cause.CREDITS, Cause.OVERFLOW, Cause.NO_TOOLS})
+"""What some servers refuse with a status of 500 and more; other words there are about the server's own trouble."""
 _PARAMETERS: Final = ("max_completion_tokens", "max_tokens", "temperature", "encoding_format", "dimensions")
 """Parameters of requests from here that some model refuses."""
 
 _QUOTED_CHARACTERS: Final = 200
 _READ_CHARACTERS: Final = 16_384
-_INPUT: Final = re.compile(r"""['"]?\b(input_value|input|prompt|messages|content)['"]?\s*[=:]""", re.IGNORECASE)
+_INPUT: Final = re.compile(
+    r"""['"](?:input|prompt|messages|content)['"]\s*: | \b(?:input_value|input|prompt|messages|content)\s*=""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""Where a validator begins to repeat what it was sent."""
 _QUOTATION: Final = re.compile(r"""(?<!\w)(?:'([^'\n]*)'|"([^"\n]*)"|`([^`\n]*)`|“([^”\n]*)”|‘([^’\n]*)’)(?!\w)""")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][\w.:/-]{0,99}", re.ASCII)
 _SECRET: Final = re.compile(r"\b(?:sk|pk|key|gsk|hf|xai|nvapi|AIza)[-_]?[\w*-]{6,}", re.ASCII)
@@ -179,7 +189,7 @@ def _cause(status: int, words: str) -> Cause:
     if status in _SURE:
         return _OF_STATUS[status]
     for cause, pattern in _WORDS.items():
-        if pattern.search(words):
+        if (status < _SERVER_ERROR or cause in _DESPITE_SERVER_ERROR) and pattern.search(words):
             return cause
     return _OF_STATUS.get(status, Cause.UNAVAILABLE if status >= _SERVER_ERROR else Cause.BAD_REQUEST)
 

@@ -1,7 +1,7 @@
 """A model's answer as its user may see it: without the model's thoughts, and without tool calls written as text.
 
 Models mark both in their text in many ways, and servers that should take the marks out often do not. Code is left
-alone, so that a text *about* these marks keeps them as long as it quotes them as code. Streams do not pass through here.
+alone: a text *about* these marks keeps them where it quotes them as code. Only whole texts can be cleaned here.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class _Cleaning:
         return self._leave_out(mark.start(), self._section_end(mark))
 
     def _end_of_thoughts(self, mark: re.Match[str]) -> int:
-        """Leave out all that came before a closing mark whose opening one is in the prompt, as many templates have it."""
+        """Leave out all before a closing mark: many templates have the opening one in the prompt."""
         stray = self._had_thoughts and not self._text[mark.end() :].strip()
         self._leave_out(mark.start(), mark.end())
         if not stray:
@@ -115,27 +115,32 @@ class _Cleaning:
         return mark.end()
 
     def _section_end(self, mark: re.Match[str]) -> int:
-        """The end of a section that is left out; the text's own end where the section is never closed."""
-        text, start = self._text, mark.end()
+        """The end of a section that is left out; the text's own end where a thought is never closed."""
+        start = mark.end()
         if mark["token"] or mark["call_end"]:
             return start
-        if mark["thought"]:
-            return _after(re.compile(rf"</{re.escape(mark['thought'])}\s*>", re.IGNORECASE), text, start)
+        if (closing := self._closing(mark)) is not None:
+            return closing
+        # Not closed: the call itself goes, and what was said after it stays.
+        return call_end(self._text, start) or len(self._text)
+
+    def _closing(self, mark: re.Match[str]) -> int | None:
+        """Behind the mark that closes this one. None where a call has no such mark."""
         if mark["channel"]:
-            return _after(_CHANNEL_END, text, start)
+            return _after(_CHANNEL_END, self._text, mark.end())
+        if mark["thought"]:
+            return _after(_closing_tag(mark["thought"]), self._text, mark.end())
         if mark["section"]:
             closing = _CLOSING[mark["section"].lower()]
-            if closing is None:
-                return call_end(text, start) or len(text)
-            return _after(re.compile(re.escape(closing), re.IGNORECASE), text, start)
-        name = mark["call"] or mark["named_call"].split("=")[0].split()[0]
-        if name not in self._never_closed:
-            closed = re.compile(rf"</{re.escape(name)}\s*>", re.IGNORECASE).search(text, start)
-            if closed is not None:
-                return closed.end()
+            return None if closing is None else _after(re.compile(re.escape(closing)), self._text, mark.end())
+        name = mark["call"] or re.split(r"[=\s]", mark["named_call"], maxsplit=1)[0]
+        if name in self._never_closed:
+            return None
+        closed = _closing_tag(name).search(self._text, mark.end())
+        if closed is None:
             self._never_closed.add(name)
-        # Not closed: the call itself goes, and what was said after it stays.
-        return call_end(text, start) or len(text)
+            return None
+        return closed.end()
 
     def _code(self, mark: re.Match[str]) -> int:
         """Behind a code block or span, which is kept unless all it holds is a tool call."""
@@ -184,6 +189,10 @@ class _Cleaning:
     def _keep(self, end: int) -> None:
         self._kept.append(self._text[self._at : end])
         self._at = end
+
+
+def _closing_tag(name: str) -> re.Pattern[str]:
+    return re.compile(rf"</{re.escape(name)}\s*>", re.IGNORECASE)
 
 
 def _after(closing: re.Pattern[str], text: str, start: int) -> int:

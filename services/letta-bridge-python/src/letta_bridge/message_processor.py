@@ -183,8 +183,8 @@ class MessageProcessor:
         except _WITHOUT_LETTA as error:
             _log_failure(job, error)
             return await self._without_letta(job, lease, error, delivery)
-        if self._guards is not None:
-            await self._guards.spent(task.user_id, delivered.answer.usage.total_tokens)
+        if self._guards is not None and (usage := delivered.answer.usage) is not None:
+            await self._guards.spent(task.user_id, usage.total_tokens)
         return self._journalled(
             job, settlements.by_letta(job.turn, task, job.identity, delivered, delivery.resolved), is_remembered=True
         )

@@ -9,6 +9,7 @@ from letta_bridge.delivery import Delivered
 from letta_bridge.errors import TaskIdReused
 from letta_bridge.fallback import FallbackAnswer
 from letta_bridge.idempotency import Identity, KeptReply
+from letta_bridge.letta.port import Usage as TurnUsage
 from letta_bridge.request_queue.port import Outcome, Settlement, Turn
 from shared_utils.errors import ServiceError
 from shared_utils.messages import ErrorReply, Reply, Task, TaskResponse, Usage, dump, now
@@ -23,16 +24,13 @@ def by_letta(
         task_id=task.task_id,
         user_id=task.user_id,
         response_text=answer.text,
-        memory_updated=True,
+        memory_updated=answer.memory_updated,
         source="letta",
         timestamp=now(),
         agent_id=delivered.agent_id,
-        usage=Usage(
-            prompt_tokens=answer.usage.prompt_tokens,
-            completion_tokens=answer.usage.completion_tokens,
-            total_tokens=answer.usage.total_tokens,
-        ),
+        usage=_usage(answer.usage),
         attempts=turn.attempts,
+        truncated=answer.truncated or None,
     )
     return Settlement(
         turn.receipt,
@@ -40,7 +38,7 @@ def by_letta(
         user_id=task.user_id,
         task_id=task.task_id,
         reply=dump(reply),
-        task_response=dump(TaskResponse(text=answer.text, source="letta")),
+        task_response=dump(TaskResponse(text=answer.text, source="letta", truncated=reply.truncated)),
         mark=identity.mark(),
         told=frozenset(told),
     )
@@ -104,6 +102,7 @@ def repeated(turn: Turn, task: Task, kept: KeptReply) -> Settlement:
         source=str(content.get("source", "letta")),
         error=True if content.get("error") else None,
         canned=True if content.get("canned") is True else None,
+        truncated=True if content.get("truncated") is True else None,
     )
     return Settlement(
         turn.receipt,
@@ -195,6 +194,16 @@ def buried(
         missed=missed if user_id else None,
         dead=json.dumps(letter, ensure_ascii=False).encode(),
         code=code,
+    )
+
+
+def _usage(usage: TurnUsage | None) -> Usage | None:
+    if usage is None:
+        return None
+    return Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.total_tokens,
     )
 
 
