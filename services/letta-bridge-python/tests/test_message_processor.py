@@ -532,3 +532,33 @@ async def test_reasons_and_usage_are_told(rig):
     rig.push()
     await rig.work_off()
     assert rig.kept()["usage"] == {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+
+
+async def test_an_expired_key_of_the_model_shows_in_the_figures(rig):
+    rig.fallback.canned = True
+    for number in range(3):
+        rig.letta.fail_next(LettaRejected(cause="model_credentials"))
+        rig.push(f"t{number}")
+    rig.push("t9", meta={"memory_type": "temporary"})
+    await rig.work_off()
+    recent = await rig.queue().recent()
+    assert (recent.by_agent, recent.fell_back, recent.by_memory, recent.canned) == (0, 3, 4, 4)
+    assert (recent.failed_share, recent.main_cause, recent.in_trouble) == (1.0, "model_credentials", True)
+
+
+async def test_turns_that_no_agent_was_to_answer_are_no_failures(rig):
+    rig.push("t1")
+    rig.push("t2", meta={"memory_type": "temporary"})
+    rig.push("t3", user="bo", content=" ")
+    await rig.work_off()
+    recent = await rig.queue().recent()
+    assert (recent.for_agents, recent.by_agent, recent.by_memory, recent.failed_share) == (1, 1, 1, 0.0)
+
+
+async def test_turns_that_get_an_error_count_with_what_failed(make_rig):
+    rig = make_rig(letta={"fallback_to_memory": False, "retry_attempts": 0})
+    rig.letta.fail_next(LettaRejected(cause="context_overflow"))
+    rig.push("t1")
+    await rig.work_off()
+    recent = await rig.queue().recent()
+    assert (recent.unanswered, recent.main_cause) == (1, "context_overflow")

@@ -177,6 +177,12 @@ class FallbackSettings(Section):
         reload=True,
         gt=0,
     )
+    health_url: str | None = setting(
+        "http://localhost:8285",
+        "MEMORY_PYTHON_URL",
+        doc="where memory-python serves its health, for letta-bridge doctor; null: it is not asked",
+        pattern="^https?://[^/@]+(/|$)",
+    )
     told_turns: int = setting(20, doc="missed turns told to the agent word for word", reload=True, ge=1)
     told_characters: int = setting(8000, doc="characters of missed turns told at most", reload=True, ge=500)
     canned_sentences: TextList = setting(

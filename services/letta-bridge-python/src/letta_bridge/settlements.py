@@ -10,6 +10,7 @@ from letta_bridge.errors import TaskIdReused
 from letta_bridge.fallback import FallbackAnswer
 from letta_bridge.idempotency import Identity, KeptReply
 from letta_bridge.letta.port import Usage as TurnUsage
+from letta_bridge.request_queue import recent_turns
 from letta_bridge.request_queue.port import Outcome, Settlement, Turn
 from shared_utils.errors import ServiceError
 from shared_utils.messages import ErrorReply, Reply, Task, TaskResponse, Usage, dump, now
@@ -41,6 +42,7 @@ def by_letta(
         task_response=dump(TaskResponse(text=answer.text, source="letta", truncated=reply.truncated)),
         mark=identity.mark(),
         told=frozenset(told),
+        tally=(recent_turns.BY_AGENT,),
     )
 
 
@@ -52,6 +54,7 @@ def by_memory(
     *,
     reason: str,
     cause: str | None = None,
+    in_place_of_agent: bool = False,
     missed: bytes | None = None,
     told: Collection[str] = (),
 ) -> Settlement:
@@ -64,6 +67,7 @@ def by_memory(
         answer: memory-python's.
         reason: why it answered, as ``fallback_reason`` has it.
         cause: what exactly failed, as ``fallback_cause`` has it.
+        in_place_of_agent: an agent was to answer, and could not.
         missed: the turn, for the agent to be told of; None where it is not to know.
         told: missed turns that the agent knows by now, by fingerprint.
     """
@@ -91,6 +95,11 @@ def by_memory(
         mark=identity.mark(),
         missed=missed,
         told=frozenset(told),
+        tally=(
+            recent_turns.BY_MEMORY,
+            *((recent_turns.FELL_BACK, recent_turns.because(cause or reason)) if in_place_of_agent else ()),
+            *((recent_turns.CANNED,) if answer.canned else ()),
+        ),
     )
 
 
@@ -123,8 +132,12 @@ def refused(
     *,
     missed: bytes | None = None,
     told: Collection[str] = (),
+    cause: str | None = None,
 ) -> Settlement:
-    """Nobody could answer; an error reply says why. ``missed`` and ``told`` are as in :func:`by_memory`."""
+    """Nobody could answer; an error reply says why. ``missed`` and ``told`` are as in :func:`by_memory`.
+
+    ``cause``: what kept an answer from being given; None where a limit of the operator's did.
+    """
     return Settlement(
         turn.receipt,
         Outcome.ERROR,
@@ -136,6 +149,7 @@ def refused(
         missed=missed,
         told=frozenset(told),
         code=error.code,
+        tally=(recent_turns.UNANSWERED, recent_turns.because(cause)) if cause else (),
     )
 
 

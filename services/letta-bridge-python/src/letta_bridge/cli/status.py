@@ -38,6 +38,7 @@ def _table(queue: QueueStatus, name: str) -> str:
         ("in flight", queue.in_flight),
         ("oldest in flight", f"{queue.oldest_age:.1f} s"),
         ("dead letters", queue.dead),
+        ("answers", queue.recent),
         *((counter.replace("settled:", "settled by "), count) for counter, count in sorted(queue.counters.items())),
     ]
     return "\n".join(f"{label:<20} {value}" for label, value in rows)

@@ -79,6 +79,7 @@ async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys
             missed=b"{}",
             dead=b"{}",
             journal=b"{}",
+            tally=("doctor",),
         )
         await queue.exchange([end], 0)
         backlog = RedisJournalBacklog(client, keys, mark)
@@ -87,6 +88,7 @@ async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys
         await queue.exchange([], 1)
         await queue.missed("doctor")
         await queue.status()
+        await queue.recent()
         await queue.release_strays(set())
         async with client.pipeline(transaction=True) as pipeline:
             pipeline.lpush(keys.handed("1"), 1)
@@ -116,8 +118,10 @@ async def _choices_round(client: RedisClient, keys: Keys) -> None:
 
 
 async def _clean_up(client: RedisClient, keys: Keys, mark: str) -> None:
+    seconds, _ = await client.time()
     leftovers = (
         *keys.script_keys,
+        *(keys.tally(seconds // 60 - past) for past in range(2)),
         keys.lane("doctor"),
         keys.reply("doctor", "1"),
         keys.missed("doctor"),

@@ -26,6 +26,7 @@ from letta_bridge.request_queue.port import (
     Turn,
     fingerprint,
 )
+from letta_bridge.request_queue.recent_turns import RECENT_MINUTES, RecentTurns
 from letta_bridge.request_queue.records import Fault, parts_of_number
 from letta_bridge.settings import QueueSettings
 from shared_utils.errors import MalformedMessage
@@ -68,6 +69,8 @@ class Shelf:
     published: list[tuple[str, bytes]] = field(default_factory=list)
     dead: list[tuple[bytes, bytes]] = field(default_factory=list)
     counters: Counter[str] = field(default_factory=Counter)
+    tallies: Counter[tuple[int, str]] = field(default_factory=Counter)
+    """(Minute, word) → turns."""
     bridges: set[str] = field(default_factory=set)
     paused: PauseMode | None = None
     journal: list[tuple[str, bytes, bytes]] = field(default_factory=list)
@@ -218,7 +221,16 @@ class InMemoryQueue:
             counters=dict(shelf.counters),
             paused=shelf.paused,
             unjournalled=len(shelf.journal),
+            recent=await self.recent(),
         )
+
+    async def recent(self) -> RecentTurns:
+        """See :class:`RequestQueue`."""
+        minute, words = int(self.shelf.clock() // 60), Counter[str]()
+        for (tallied, word), count in self.shelf.tallies.items():
+            if minute - RECENT_MINUTES < tallied <= minute:
+                words[word] += count
+        return RecentTurns.of(words)
 
     async def close(self) -> None:
         """See :class:`RequestQueue`."""
@@ -382,6 +394,7 @@ class InMemoryQueue:
             json.loads(end.dead)
             shelf.dead.insert(0, (end.dead, turn.entry.payload))
         shelf.counters[f"settled:{end.outcome}"] += 1
+        shelf.tallies.update((int(shelf.clock() // 60), word) for word in end.tally)
         self._close(end.receipt)
         if turn.lane in shelf.lanes:
             shelf.ready.append(turn.lane)

@@ -19,6 +19,7 @@ from letta_bridge.request_queue.port import (
     Settlement,
     Turn,
 )
+from letta_bridge.request_queue.recent_turns import RECENT_MINUTES, RecentTurns
 from letta_bridge.request_queue.scripts import WAITED, ScriptRunner, read
 from letta_bridge.settings import QueueSettings
 from letta_bridge.turn_lease import clock
@@ -47,6 +48,7 @@ _RENEW: Final = read("renew")
 _RELEASE: Final = read("release")
 _RESTORE: Final = read("restore")
 _LANES: Final = read("lanes")
+_RECENT: Final = read("recent")
 
 _SETTLED_NOW, _FORGOTTEN = 1, 3
 _REFUSALS: Final = {0: Refusal.TAKEN_OVER, 2: Refusal.REPEATED}
@@ -209,7 +211,13 @@ class RedisQueue:
             counters=counters,
             paused=_pause_mode(await client.hget(keys.paused, "mode")),
             unjournalled=await client.xlen(keys.journal),
+            recent=await self.recent(),
         )
+
+    async def recent(self) -> RecentTurns:
+        """See :class:`RequestQueue`."""
+        words = await self._scripts.run(_RECENT, RECENT_MINUTES)
+        return RecentTurns.of({word.decode(): int(count) for word, count in zip(words[::2], words[1::2], strict=True)})
 
     async def close(self) -> None:
         """See :class:`RequestQueue`."""
@@ -273,6 +281,7 @@ class RedisQueue:
                 end.missed or b"",
                 end.dead or b"",
                 end.journal or b"",
+                " ".join(end.tally),
             )
         return args
 

@@ -20,6 +20,7 @@
 --  16 journal_writer  string  the bridge that writes them now, expires
 --  17 choices  hash    users' choices about permanent memory; consent/lua/common.lua says what is in it
 --  18 call:      prefix  + taker: ticket of the taker's last hand-out call that Redis executed, expires
+--  19 tally:     prefix  + minute: hash word -> turns settled in that minute under the word, expires
 --
 -- A receipt identifies one hand-out for ever: "<ticket>-<n>" is the n-th turn of the hand-out call with that ticket;
 -- "<ticket>+<n>" was handed to the connection on which an idle bridge waits. Tickets come from the bridges
@@ -32,11 +33,16 @@
 local REQUESTS, INCOMING, LANES, READY, TURNS, LEASES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local REPLIES, DEAD, COUNTERS, BRIDGES, PAUSED = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local LANE, REPLY, MISSED, JOURNAL, JOURNAL_WRITER = KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
-local CHOICES, CALL = KEYS[17], KEYS[18]
+local CHOICES, CALL, TALLY = KEYS[17], KEYS[18], KEYS[19]
 
 local function now_ms()
     local time = redis.call('TIME')
     return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Minutes since 1970: what the tallies are kept by.
+local function minute_of(ms)
+    return math.floor(ms / 60000)
 end
 
 -- Whether Redis has lost the hand-out of this receipt, which it had acknowledged to the bridge. A taker makes its calls
