@@ -98,9 +98,12 @@ async def test_somebody_elses_answer_is_heard(make_fallback, client, handed_over
         b'{"text":"no","error":true}',
         b'{"text":"another user","source":"letta"}',
         b'{"text":"ours without its key","source":"memory-python"}',
+        b'{"text":"<think>only a thought","source":"chat-ai"}',
     ):
         await client.publish("task_response:t1", noise)
-    await client.publish("task_response:t1", json.dumps({"text": "我是聊天机器人", "source": "chat-ai"}))
+    await client.publish(
+        "task_response:t1", json.dumps({"text": "<think>嗯</think>我是聊天机器人", "source": "chat-ai"})
+    )
     answer = await asyncio.wait_for(answering, 20)
     assert (answer.text, answer.reply) == ("我是聊天机器人", None)
     assert not await client.set(KEYS.fallback("7-1"), json.dumps(REPLY), nx=True)

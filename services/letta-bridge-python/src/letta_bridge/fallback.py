@@ -25,6 +25,7 @@ from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import FallbackSettings, QueueSettings
 from shared_utils import logs
 from shared_utils.messages import HANDOVER_KEY, Handover, Reply, Task
+from shared_utils.model_text import text_for_user
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, persistently
 
 _log = logs.get(__name__)
@@ -190,7 +191,8 @@ def _foreign_text(message: bytes) -> str | None:
     if not isinstance(content, dict) or content.get("source") in _OWN_SOURCES or content.get("error"):
         return None
     text = content.get("text")
-    return text if isinstance(text, str) and text.strip() else None
+    text = text_for_user(text) if isinstance(text, str) else ""
+    return text if text.strip() else None
 
 
 class _Listener:
