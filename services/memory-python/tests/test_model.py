@@ -150,6 +150,7 @@ async def test_a_refusal_says_whose_it_is_to_mend(ask: Any, answer: Any, said: s
     error, requests = await ask(answer)
     assert isinstance(error, ModelRefused)
     assert said in str(error)
+    assert error.concerns_conversation is ("context size" in said or "context_window" in said)
     assert len(requests) == 1
 
 

@@ -106,10 +106,11 @@ def test_a_providers_refusal_is_told_in_its_own_words(
 
 def test_a_providers_words_do_not_repeat_the_user() -> None:
     detail = "Error code: 400 - {'error': {'message': 'cannot parse Dear diary, today I went to the doctor'}}"
-    error = refusal(400, as_body(llm("llm_bad_request", detail)), sent=["Dear diary, today I went to the doctor"])
-    assert "cannot parse" in str(error)
-    assert "diary" not in str(error)
-    assert "doctor" not in str(error)
+    for said in (detail, "Error code: 400 - cannot parse Dear diary, today I went to the doctor"):
+        error = refusal(400, as_body(llm("llm_bad_request", said)), sent=["Dear diary, today I went to the doctor"])
+        assert "cannot parse" in str(error)
+        assert "diary" not in str(error)
+        assert "doctor" not in str(error)
 
 
 def as_body(content: object) -> bytes:

@@ -9,6 +9,7 @@ from typing import Final, cast
 
 from memory_service import context, records, wording
 from memory_service.context import NewestFirst
+from memory_service.errors import ModelRefused
 from memory_service.model import ChatModel, Message
 from memory_service.recall import Recall
 from memory_service.settings import AnswerSettings
@@ -118,6 +119,10 @@ class Composer:
         return await self._recall.about(task.user_id, task.content, shown=shown, persona=persona)
 
     def _failed(self, error: Exception) -> None:
+        if isinstance(error, ModelRefused) and error.concerns_conversation:
+            # One user's conversation must not take the model away from everybody else.
+            _LOG.warning("model_failed", reason=str(error), in_a_row=self._failures)
+            return
         self._failures += 1
         if self._failures >= _FAILURES_BEFORE_REST:
             self._resting_until = asyncio.get_running_loop().time() + _REST_SECONDS

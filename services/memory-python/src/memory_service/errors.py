@@ -30,10 +30,18 @@ class ModelRefused(ServiceError):
 
     code = "model_refused"
 
-    def __init__(self, message: str | None = None, *, parameters: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        parameters: frozenset[str] = frozenset(),
+        concerns_conversation: bool = False,
+    ) -> None:
         super().__init__(message)
         self.parameters = parameters
         """Of the request, those that the refusal is about."""
+        self.concerns_conversation = concerns_conversation
+        """This conversation is too long or not permitted; the model may take any other."""
 
 
 class ModelSaidNothing(ServiceError):

@@ -139,7 +139,11 @@ class OpenAiModel:
         if refusal.cause.passes:
             return ModelUnavailable(says, retry_after=parse_retry_after(response.headers.get("Retry-After")))
         advice = _ADVICE.get(refusal.cause, "check its name, key and base_url")
-        return ModelRefused(f"{says}; {advice}", parameters=refusal.parameters)
+        return ModelRefused(
+            f"{says}; {advice}",
+            parameters=refusal.parameters,
+            concerns_conversation=refusal.cause in {Cause.OVERFLOW, Cause.CONTENT},
+        )
 
 
 _exponential = wait_exponential_jitter(multiplier=0.3, max=2.0)

@@ -108,11 +108,12 @@ class _Said:
         status = _PROVIDERS_STATUS.search(self.detail)
         self.provider = read_refusal(int(status[1]), self.detail[status.end() :], hidden=sent) if status else None
         """What the model's provider said, where Letta quotes it."""
+        self._own_words = self.detail[: status.end()] if status else self.detail
 
     @property
     def quoted(self) -> str:
         """The detail as a clause of a sentence: one line, bounded, nothing a user wrote."""
-        head = " ".join(re.split(r"[\[{]", self.detail, maxsplit=1)[0].split())
+        head = " ".join(re.split(r"[\[{]", self._own_words, maxsplit=1)[0].split())
         kind = re.sub(r"[^\w.-]", "", self.kind)[:40]
         parts = [part for part in (kind, head[:_QUOTED_LENGTH].strip(" -:."), self._providers_words) if part]
         return f" ({': '.join(parts)})" if parts else ""
