@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import httpx
 import pytest
@@ -114,6 +116,68 @@ async def test_a_refusal_or_nonsense_is_not_asked_again(response):
     made, asked = embedder(lambda _: response)
     with pytest.raises(EmbeddingsRefused):
         await made.embed(["a"])
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    "indexes",
+    [(None, None, None), (..., ..., ...), (0, 1, 2), (..., 1, 2), (None, 1, 2)],
+    ids=["null", "left out", "given", "zero left out", "zero null"],
+)
+async def test_vectors_without_an_index_are_in_the_order_of_the_texts(indexes):
+    items = [
+        {"embedding": [float(place)], **({} if index is ... else {"index": index})}
+        for place, index in enumerate(indexes)
+    ]
+    made, _ = embedder(lambda _: httpx.Response(200, json={"data": items}))
+    assert await made.embed(["a", "b", "c"]) == [[0.0], [1.0], [2.0]]
+
+
+async def test_an_index_of_zero_that_is_left_out_is_found_wherever_it_stands():
+    items = [{"index": 1, "embedding": [1.0]}, {"embedding": [0.0]}]
+    made, _ = embedder(lambda _: httpx.Response(200, json={"data": items}))
+    assert await made.embed(["a", "b"]) == [[0.0], [1.0]]
+
+
+@pytest.mark.parametrize("indexes", [(0, 0), (..., ..., 1), (1, 2), (0, ...), ("x", 0)])
+async def test_vectors_whose_texts_cannot_be_told_are_refused(indexes):
+    items = [{"embedding": [1.0], **({} if index is ... else {"index": index})} for index in indexes]
+    made, _ = embedder(lambda _: httpx.Response(200, json={"data": items}))
+    with pytest.raises(EmbeddingsRefused):
+        await made.embed(["text"] * len(items))
+
+
+async def test_a_date_in_retry_after_is_waited_for(pauses):
+    when = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
+    answers = [httpx.Response(429, headers={"Retry-After": when}), vectors(1)]
+    made, _ = embedder(lambda _: answers.pop(0))
+    assert await made.embed(["a"]) == [[1.0]]
+    assert 10 < pauses[0] <= 20
+
+
+async def test_a_server_that_does_not_know_the_encoding_is_asked_without_it():
+    def answer(body):
+        refused = {"error": {"message": "Unknown parameter: 'encoding_format'", "param": "encoding_format"}}
+        return httpx.Response(400, json=refused) if "encoding_format" in body else vectors(1)
+
+    made, asked = embedder(answer)
+    assert await made.embed(["a"]) == await made.embed(["b"]) == [[1.0]]
+    assert ["encoding_format" in body for body in asked] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "said"),
+    [
+        (401, "Incorrect API key provided", "refuses the key (Incorrect API key provided); give it"),
+        (429, "You exceeded your current quota", "a quota is used up (You exceeded your current quota)"),
+        (400, "This model's maximum context length is 512 tokens", "maximum context length is 512 tokens"),
+    ],
+)
+async def test_a_refusal_is_told_in_the_providers_words_and_not_asked_again(status, message, said):
+    made, asked = embedder(lambda _: httpx.Response(status, json={"error": {"message": message}}))
+    with pytest.raises(EmbeddingsRefused) as raised:
+        await made.embed(["a"])
+    assert said in str(raised.value)
     assert len(asked) == 1
 
 

@@ -191,6 +191,15 @@ def test_pause_shows_in_the_status_and_resume_ends_it(on, client):
 
 
 @pytest.mark.integration
+def test_status_tells_which_turns_agents_did_not_answer(on, client):
+    assert "no agent was asked in the last 10 minutes" in on("status", code=1).stdout
+    tally = f"{Q}:tally:{client.time()[0] // 60}"
+    client.hset(tally, mapping={"agent": 1, "memory": 3, "fallback": 3, "canned": 3, "cause:model_credentials": 3})
+    assert "3 of 4 turns in the last 10 minutes (75%), mostly model_credentials" in on("status", code=1).stdout
+    assert json.loads(on("status", "--json", code=1).stdout)["recent"]["causes"] == {"model_credentials": 3}
+
+
+@pytest.mark.integration
 def test_drain_of_an_idle_queue_is_done_at_once_and_closes_the_intake(on):
     assert json.loads(on("drain", "--json").stdout) == {"drained": True, "in_flight": 0, "lanes_waiting": 0}
     assert json.loads(on("status", "--json", code=1).stdout)["paused"] == "intake"

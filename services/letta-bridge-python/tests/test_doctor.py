@@ -298,6 +298,76 @@ async def test_a_memory_python_that_reports_in_is_seen(settings, redis_url, admi
     assert (level, text.startswith("1 alive")) == (Level.OK, True)
 
 
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("tally", "level", "said"),
+    [
+        ({}, Level.OK, "no agent was asked"),
+        ({"agent": 8}, Level.OK, "agents answered all 8 turns"),
+        ({"agent": 2, "fallback": 1, "cause:timeout": 1}, Level.WARN, "a faster model"),
+        (
+            {"fallback": 4, "memory": 4, "canned": 4, "cause:model_credentials": 4},
+            Level.FAIL,
+            "4 of 4 turns in the last 10 minutes (100%), mostly model_credentials, 4 users' messages got",
+        ),
+    ],
+)
+async def test_turns_that_fell_back_are_named_with_their_cause(settings, redis_url, admin, tally, level, said):
+    for word, count in tally.items():
+        admin.hset(f"{{letta_requests}}:tally:{admin.time()[0] // 60}", word, count)
+    found_level, text = await the_one(settings(redis={"url": redis_url}), "answers")
+    assert (found_level, said in text) == (level, True)
+
+
+@pytest.fixture
+async def memory_python():
+    """``await memory_python(status, body)``: the address of one whose /readyz answers so."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(status, body):
+            async def readyz(_request):
+                return web.json_response(body, status=status)
+
+            app = web.Application()
+            app.router.add_get("/readyz", readyz)
+            server = await stack.enter_async_context(TestServer(app, host="127.0.0.1"))
+            return str(server.make_url("")).rstrip("/")
+
+        yield start
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("status", "checks", "level", "said"),
+    [
+        (200, [("redis", True, "reachable", True), ("model", True, "ok", False)], Level.OK, "model ok"),
+        (200, [("redis", True, "reachable", True), ("model", False, "failed 3 times: the key is refused", False)],
+         Level.WARN, "the key is refused; give memory-python a valid OPENAI_API_KEY"),
+        (503, [("redis", False, "not reachable", True)], Level.FAIL, "redis: not reachable"),
+        (200, None, Level.WARN, "is no memory-python"),
+    ],
+)  # fmt: skip
+async def test_memory_python_is_asked_how_it_is(settings, redis_url, admin, memory_python, status, checks, level, said):
+    admin.zadd("memory:{user_input_queue}:instances", {"one": 2**52})
+    names = ("name", "ok", "detail", "required")
+    body = {"status": "x"} if checks is None else {"checks": [dict(zip(names, check, strict=True)) for check in checks]}
+    url = await memory_python(status, body)
+    found_level, text = await the_one(
+        settings(redis={"url": redis_url}, fallback={"health_url": url}), "memory-python.ready"
+    )
+    assert (found_level, said in text) == (level, True)
+
+
+@pytest.mark.integration
+async def test_a_memory_python_whose_health_cannot_be_asked_is_worth_a_thought(settings, redis_url, admin, nowhere):
+    admin.zadd("memory:{user_input_queue}:instances", {"one": 2**52})
+    made = settings(redis={"url": redis_url}, fallback={"health_url": f"http://127.0.0.1:{nowhere}"})
+    level, text = await the_one(made, "memory-python.ready")
+    assert (level, "MEMORY_PYTHON_URL" in text) == (Level.WARN, True)
+    made = settings(redis={"url": redis_url}, fallback={"health_url": None})
+    assert await found(made, "memory-python.ready") == []
+
+
 async def test_letta_down_is_named(settings, nowhere):
     level, text = await the_one(settings(letta={"api_urls": [f"http://127.0.0.1:{nowhere}"]}), "letta")
     assert level is Level.FAIL

@@ -177,9 +177,12 @@ async def test_a_task_handed_over_by_the_release_before_is_answered_on_the_produ
     for noise in (
         b'{"text":"another user","source":"letta"}',
         b'{"text":"ours without its key","source":"memory-python"}',
+        b'{"text":"<think>only a thought","source":"chat-ai"}',
     ):
         await client.publish("task_response:t1", noise)
-    await client.publish("task_response:t1", json.dumps({"text": "我是聊天机器人", "source": "chat-ai"}))
+    await client.publish(
+        "task_response:t1", json.dumps({"text": "<think>嗯</think>我是聊天机器人", "source": "chat-ai"})
+    )
     answer = await asyncio.wait_for(answering, 20)
     assert (answer.text, answer.reply, answer.response) == ("我是聊天机器人", None, None)
     assert await client.llen("user_input_queue") == 0

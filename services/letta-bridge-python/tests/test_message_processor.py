@@ -10,7 +10,7 @@ import pytest
 
 from letta_bridge.errors import EmptyAnswer, LettaRejected, LettaUnavailable, TurnFateUnknown
 from letta_bridge.journal.record import read_entry
-from letta_bridge.letta import TurnAnswer
+from letta_bridge.letta import TurnAnswer, Usage
 from letta_bridge.letta.fake import echo
 from letta_bridge.request_queue.journal_backlog import JournalEntry
 from letta_bridge.turn_lease import TurnLease, clock
@@ -28,7 +28,7 @@ async def test_a_task_is_answered_by_its_users_agent(rig):
             "task_id": "t1",
             "user_id": "ada",
             "response_text": "echo: 你好",
-            "memory_updated": True,
+            "memory_updated": False,
             "source": "letta",
             "status": "ok",
             "attempts": 1,
@@ -109,6 +109,67 @@ async def test_an_answer_lost_on_its_way_is_found_and_not_sent_for_again(rig, ca
     (reply,) = rig.replies()
     assert (reply["source"], reply["response_text"]) == ("letta", "echo: hi")
     assert await rig.said_to_agents() == {"ada": ["hi"]}
+
+
+@pytest.mark.parametrize("updated", [True, False])
+async def test_a_reply_says_whether_memory_was_updated(rig, updated):
+    rig.letta._answer = lambda _agent, _messages: TurnAnswer("noted", memory_updated=updated)
+    rig.push()
+    await rig.work_off()
+    assert rig.kept()["memory_updated"] is updated
+
+
+async def test_an_answer_found_later_has_its_tokens_and_counts_them(make_rig):
+    rig = make_rig(guards={"user_tokens": {"soft": 42}})
+    rig.letta._answer = lambda _agent, _messages: TurnAnswer("once", "max_tokens_exceeded", Usage(40, 2, 42, 1))
+    rig.push()
+    rig.letta.fail_next(TurnFateUnknown(cause="timeout"), stored="answer")
+    await rig.work_off()
+    assert rig.kept()["usage"] == {"prompt_tokens": 40, "completion_tokens": 2, "total_tokens": 42}
+    assert rig.kept()["truncated"] is True
+    rig.push("t2")
+    await rig.work_off()
+    assert rig.kept(task_id="t2")["source"] == "memory-python"
+
+
+async def test_an_answer_found_later_whose_tokens_are_not_told_names_none(rig, monkeypatch):
+    async def unknown(_run_id):
+        raise LettaUnavailable
+
+    monkeypatch.setattr(rig.letta, "run_end", unknown)
+    rig.push()
+    rig.letta.fail_next(TurnFateUnknown(cause="timeout"), stored="answer")
+    await rig.work_off()
+    assert rig.kept()["source"] == "letta"
+    assert "usage" not in rig.kept()
+
+
+async def test_a_text_cut_at_the_length_limit_is_marked(rig):
+    rig.letta._answer = lambda _agent, _messages: TurnAnswer("Once upon", "max_tokens_exceeded")
+    rig.push()
+    await rig.work_off()
+    rig.push()
+    await rig.work_off()
+    first, again = rig.replies()
+    assert first["truncated"] is again["truncated"] is True
+    told = [json.loads(body) for channel, body in rig.shelf.published if channel == "task_response:t1"]
+    assert told == [{"text": "Once upon", "source": "letta", "truncated": True}] * 2
+
+
+@pytest.mark.parametrize(
+    ("stop_reason", "cause"),
+    [
+        ("end_turn", "empty_answer"),
+        ("max_tokens_exceeded", "length_limit"),
+        ("context_window_overflow_in_system_prompt", "context_overflow"),
+    ],
+)
+async def test_a_silent_answer_says_why(rig, stop_reason, cause):
+    rig.fallback.foreign = True
+    rig.letta._answer = lambda _agent, _messages: TurnAnswer("", stop_reason)
+    rig.push()
+    await rig.work_off()
+    assert (rig.kept()["fallback_reason"], rig.kept()["fallback_cause"]) == ("empty_answer", cause)
 
 
 async def test_a_turn_stored_half_way_falls_back_and_is_not_repeated(rig):
@@ -524,7 +585,37 @@ async def test_a_redelivered_turn_that_memory_has_already_is_not_sent_to_letta(r
 
 
 async def test_reasons_and_usage_are_told(rig):
-    rig.letta._answer = lambda _agent, _messages: TurnAnswer("hello")
+    rig.letta._answer = lambda _agent, _messages: TurnAnswer("hello", usage=Usage(3, 1, 4, 1))
     rig.push()
     await rig.work_off()
-    assert rig.kept()["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    assert rig.kept()["usage"] == {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+
+
+async def test_an_expired_key_of_the_model_shows_in_the_figures(rig):
+    rig.fallback.canned = True
+    for number in range(3):
+        rig.letta.fail_next(LettaRejected(cause="model_credentials"))
+        rig.push(f"t{number}")
+    rig.push("t9", meta={"memory_type": "temporary"})
+    await rig.work_off()
+    recent = await rig.queue().recent()
+    assert (recent.by_agent, recent.fell_back, recent.by_memory, recent.canned) == (0, 3, 4, 4)
+    assert (recent.failed_share, recent.main_cause, recent.in_trouble) == (1.0, "model_credentials", True)
+
+
+async def test_turns_that_no_agent_was_to_answer_are_no_failures(rig):
+    rig.push("t1")
+    rig.push("t2", meta={"memory_type": "temporary"})
+    rig.push("t3", user="bo", content=" ")
+    await rig.work_off()
+    recent = await rig.queue().recent()
+    assert (recent.for_agents, recent.by_agent, recent.by_memory, recent.failed_share) == (1, 1, 1, 0.0)
+
+
+async def test_turns_that_get_an_error_count_with_what_failed(make_rig):
+    rig = make_rig(letta={"fallback_to_memory": False, "retry_attempts": 0})
+    rig.letta.fail_next(LettaRejected(cause="context_overflow"))
+    rig.push("t1")
+    await rig.work_off()
+    recent = await rig.queue().recent()
+    assert (recent.unanswered, recent.main_cause) == (1, "context_overflow")

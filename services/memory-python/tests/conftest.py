@@ -23,7 +23,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from local_stack import ports
 from memory_service import ai_listener, input_queue
 from memory_service import service as service_module
-from memory_service.model import Message
+from memory_service.model import Completion, Message
 from memory_service.service import Service, open_service
 from memory_service.settings import ServiceSettings
 from shared_utils.messages import MemoryRecord
@@ -142,17 +142,18 @@ class ScriptedModel:
     """Answers ``answer``, after ``release`` was set, or fails with ``error``; keeps what it was asked."""
 
     answer: str = "model says"
+    truncated: bool = False
     error: Exception | None = None
     release: asyncio.Event | None = None
     asked: list[list[Message]] = field(default_factory=list)
 
-    async def complete(self, messages: Sequence[Message], *, max_tokens: int, temperature: float) -> str:
+    async def complete(self, messages: Sequence[Message], *, max_tokens: int, temperature: float) -> Completion:
         self.asked.append(list(messages))
         if self.release is not None:
             await self.release.wait()
         if self.error is not None:
             raise self.error
-        return self.answer
+        return Completion(self.answer, self.truncated)
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import pytest
 from pydantic import SecretStr
 
 from memory_service.errors import ModelRefused, ModelSaidNothing, ModelUnavailable
-from memory_service.model import OpenAiModel
+from memory_service.model import Completion, OpenAiModel
 
 
 @pytest.fixture
 def ask(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr("memory_service.model.wait_exponential_jitter", lambda **_: lambda _state: 0)
+    monkeypatch.setattr("memory_service.model._exponential", lambda _state: 0)
 
     async def ask(*answers: Any) -> Any:
         requests = []
@@ -38,13 +38,22 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Any:
     return ask
 
 
-def says(content: str | None) -> Any:
-    return httpx.Response(200, json={"choices": [{"message": {"role": "assistant", "content": content}}]})
+def says(content: str | None, finish_reason: str = "stop") -> Any:
+    message = {"role": "assistant", "content": content}
+    return httpx.Response(200, json={"choices": [{"message": message, "finish_reason": finish_reason}]})
+
+
+def refuses(message: str, status: int = 400, **headers: str) -> Any:
+    return httpx.Response(status, json={"error": {"message": message}}, headers=headers)
+
+
+def parameters(request: Any) -> dict[str, Any]:
+    return {key: value for key, value in json.loads(request.content).items() if key not in {"model", "messages"}}
 
 
 async def test_what_is_sent_and_what_comes_back(ask: Any) -> None:
     text, (request,) = await ask(says("<think>hm</think>\n hello "))
-    assert text == "hello"
+    assert text == Completion("hello")
     assert str(request.url) == "http://model/v1/chat/completions"
     assert request.headers["authorization"] == "Bearer key"
     assert json.loads(request.content) == {
@@ -58,7 +67,7 @@ async def test_what_is_sent_and_what_comes_back(ask: Any) -> None:
 @pytest.mark.parametrize("failure", [httpx.Response(429), httpx.Response(503), httpx.ConnectError("no")])
 async def test_what_may_pass_is_tried_again(ask: Any, failure: Any) -> None:
     text, requests = await ask(failure, failure, says("hello"))
-    assert (text, len(requests)) == ("hello", 3)
+    assert (text, len(requests)) == (Completion("hello"), 3)
     error, requests = await ask(failure)
     assert isinstance(error, ModelUnavailable)
     assert len(requests) == 3
@@ -83,4 +92,76 @@ async def test_an_answer_without_text_is_none(ask: Any, answer: Any) -> None:
 async def test_half_a_character_in_an_answer_is_replaced(ask: Any) -> None:
     answer = httpx.Response(200, content=b'{"choices":[{"message":{"content":"laughs \\ud83d \xff"}}]}')
     text, _ = await ask(answer)
-    assert text == "laughs \ufffd \ufffd"
+    assert text == Completion("laughs \ufffd \ufffd")
+
+
+async def test_a_text_cut_at_the_length_limit_is_marked(ask: Any) -> None:
+    assert (await ask(says("Once upon a", "length")))[0] == Completion("Once upon a", truncated=True)
+    error, _ = await ask(says("<think>long thoughts", "length"))
+    assert isinstance(error, ModelSaidNothing)
+    assert "raise answer.max_tokens" in str(error)
+
+
+@pytest.mark.parametrize("text", ["<think>never closed", '{"name": "memory_insert", "arguments": {"label": "human"}}'])
+async def test_thoughts_and_tool_calls_are_no_answer(ask: Any, text: str) -> None:
+    error, _ = await ask(says(text))
+    assert isinstance(error, ModelSaidNothing)
+    assert "thoughts or tool calls" in str(error)
+
+
+async def test_a_model_that_refuses_parameters_is_asked_without_them(ask: Any) -> None:
+    text, requests = await ask(
+        refuses("Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."),
+        refuses("Unsupported value: 'temperature' does not support 0.5. Only the default (1) value is supported."),
+        says("hello"),
+    )
+    assert text == Completion("hello")
+    assert [parameters(request) for request in requests] == [
+        {"max_tokens": 5, "temperature": 0.5},
+        {"max_completion_tokens": 5, "temperature": 0.5},
+        {"max_completion_tokens": 5},
+    ]
+
+
+async def test_what_a_model_refuses_is_remembered() -> None:
+    asked: list[dict[str, Any]] = []
+
+    def handle(request: Any) -> Any:
+        asked.append(parameters(request))
+        return refuses("temperature: only 1 is allowed") if "temperature" in asked[-1] else says("hello")
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(handle)) as web:
+        model = OpenAiModel(web, base_url="http://model", model="m", api_key=None)
+        for _ in range(2):
+            await model.complete([{"role": "user", "content": "hi"}], max_tokens=5, temperature=0.5)
+    assert asked == [{"max_tokens": 5, "temperature": 0.5}, {"max_tokens": 5}, {"max_tokens": 5}]
+
+
+async def test_a_parameter_that_was_not_sent_is_not_tried_for_ever(ask: Any) -> None:
+    error, requests = await ask(refuses("max_tokens and temperature are not supported parameters"))
+    assert isinstance(error, ModelRefused)
+    assert len(requests) <= 4
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (refuses("Incorrect token: sk-hsu5Gs8a", 401), "refuses the key (Incorrect token: …); give"),
+        (refuses("You exceeded your current quota", 429), "a quota is used up (You exceeded your current quota)"),
+        (refuses("the request exceeds the available context size"), "memory.context_window smaller"),
+        (refuses("The model `m` does not exist", 404), "does not know the model (The model `m` does not exist)"),
+    ],
+)
+async def test_a_refusal_says_whose_it_is_to_mend(ask: Any, answer: Any, said: str) -> None:
+    error, requests = await ask(answer)
+    assert isinstance(error, ModelRefused)
+    assert said in str(error)
+    assert error.concerns_conversation is ("context size" in said or "context_window" in said)
+    assert len(requests) == 1
+
+
+async def test_a_provider_that_asks_for_a_long_pause_is_not_asked_again(ask: Any) -> None:
+    error, requests = await ask(refuses("Rate limit reached", 429, **{"Retry-After": "30"}))
+    assert isinstance(error, ModelUnavailable)
+    assert "Rate limit reached" in str(error)
+    assert len(requests) == 1

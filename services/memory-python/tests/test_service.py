@@ -148,6 +148,18 @@ async def test_a_task_of_the_bridge_is_answered_everywhere_once(
     }
 
 
+async def test_an_answer_cut_off_at_the_length_limit_is_marked(
+    run_service: Any, ear: Any, push: Any, handover: Any, model: Any
+) -> None:
+    model.truncated = True
+    async with run_service(model):
+        await push("你好", task_id="t1", handover=handover("t1"))
+        (reply,) = await ear.count("letta_responses", 1)
+        (response,) = await ear.count("task_response:t1", 1)
+    assert reply["truncated"] is True
+    assert response == {"text": "model says", "source": "memory-python", "truncated": True}
+
+
 async def test_the_plain_sentence_is_nobodys_words(
     *, client: Redis, run_service: Any, ear: Any, push: Any, handover: Any, kept: Any
 ) -> None:

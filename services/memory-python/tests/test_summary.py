@@ -73,6 +73,19 @@ async def test_after_a_failure_the_user_is_left_alone_for_longer(
     assert await client.llen("memory:user_sessions:ann") == 10
 
 
+async def test_a_summary_that_was_cut_off_replaces_nothing(
+    client: Redis, run_service: Any, push: Any, ear: Any, model: Any
+) -> None:
+    model.answer, model.truncated = '{"summary": "they cou', True
+    async with run_service(model, max_memory_size=10, summary=SUMMARY) as service:
+        for number in range(7):
+            await push(str(number), task_id=f"t{number}")
+        await ear.count("memory_updates", 7)
+        assert not await service._summaries.summarise("ann")
+    assert len(model.asked) == 1
+    assert await client.llen("memory:user_sessions:ann") == 7
+
+
 async def test_an_answer_that_is_not_json_is_the_summary_itself(
     *, client: Redis, run_service: Any, push: Any, kept: Any, model: Any, eventually: Any
 ) -> None:

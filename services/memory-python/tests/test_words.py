@@ -9,7 +9,7 @@ import pytest
 
 from memory_service.composer import Composer, Words
 from memory_service.context import before, recent
-from memory_service.errors import ModelUnavailable
+from memory_service.errors import ModelRefused, ModelUnavailable
 from memory_service.settings import AnswerSettings, Sentences
 from memory_service.wording import language, sentence
 from shared_utils.messages import Task
@@ -89,7 +89,17 @@ async def test_a_model_that_keeps_failing_is_given_a_rest(compose: Any, model: A
         assert (await compose(Task(content="hi"), composer=composer)).canned
     assert len(model.asked) == 3
     assert not composer.model_ok
-    assert composer.model_state == "failed 3 times in a row"
+    assert composer.model_state == f"failed 3 times in a row: {ModelUnavailable()}"
+
+
+async def test_conversations_that_the_model_refuses_do_not_take_it_away_from_others(compose: Any, model: Any) -> None:
+    model.error = ModelRefused("too long", concerns_conversation=True)
+    composer = Composer(Shelf(), AnswerSettings(), window=20, model=model)
+    for _ in range(5):
+        assert (await compose(Task(content="hi"), composer=composer)).canned
+    model.error = None
+    assert await compose(Task(content="hi"), composer=composer) == Words("model says")
+    assert len(model.asked) == 6
 
 
 async def test_the_model_is_shown_instructions_summary_conversation_and_question(

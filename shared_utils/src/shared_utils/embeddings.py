@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import httpx
@@ -12,13 +12,13 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from shared_utils.connection_trouble import connection_trouble
 from shared_utils.errors import ServiceError
+from shared_utils.model_errors import Cause, read_refusal
+from shared_utils.retry_after import parse_retry_after
 from shared_utils.setting_types import HttpAddress, HttpKey
 from shared_utils.settings import Section, setting
 from shared_utils.text import clean_text, read_json
 
 _FIRST_REFUSAL: Final = 300
-_OVERLOADED: Final = frozenset({408, 409, 425, 429})
-_FIRST_SERVER_ERROR: Final = 500
 _LONGEST_WAIT: Final = 30.0
 
 
@@ -38,6 +38,11 @@ class EmbeddingsRefused(ServiceError):
     """The embedding model will not take this request."""
 
     code = "embeddings_refused"
+
+    def __init__(self, message: str | None = None, *, parameters: frozenset[str] = frozenset()) -> None:
+        super().__init__(message)
+        self.parameters = parameters
+        """Of the request, those that the refusal is about."""
 
 
 class EmbeddingSettings(Section):
@@ -91,6 +96,9 @@ class HttpEmbedder:
         self._url = f"{settings.base_url.rstrip('/')}/embeddings"
         key = settings.api_key
         self._headers = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+        self._key = key.get_secret_value() if key else ""
+        self._names_encoding = True
+        """Whether requests ask for numbers; a server that refuses the parameter sends them anyway."""
 
     @property
     def model(self) -> str:
@@ -117,7 +125,9 @@ class HttpEmbedder:
         return clean_text(text[: self._settings.max_characters]) or " "
 
     async def _embed(self, texts: Sequence[str]) -> list[list[float]]:
-        body: dict[str, Any] = {"model": self.model, "input": list(texts), "encoding_format": "float"}
+        body: dict[str, Any] = {"model": self.model, "input": list(texts)}
+        if self._names_encoding:
+            body["encoding_format"] = "float"
         if self._settings.dimensions is not None:
             body["dimensions"] = self._settings.dimensions
         retrying = AsyncRetrying(
@@ -126,7 +136,18 @@ class HttpEmbedder:
             retry=retry_if_exception(lambda error: isinstance(error, EmbeddingsUnavailable)),
             reraise=True,
         )
-        return _vectors(await retrying(self._post, body), len(texts), self._settings.dimensions)
+        return _vectors(await retrying(self._answer, body), len(texts), self._settings.dimensions)
+
+    async def _answer(self, body: dict[str, Any]) -> Any:
+        """The answer to ``body``, or to one without the encoding, which some servers do not know."""
+        try:
+            return await self._post(body)
+        except EmbeddingsRefused as error:
+            if "encoding_format" not in error.parameters:
+                raise
+            self._names_encoding = False
+            del body["encoding_format"]
+            return await self._post(body)
 
     async def _post(self, body: dict[str, Any]) -> Any:
         try:
@@ -138,19 +159,29 @@ class HttpEmbedder:
             ) from error
         except httpx.HTTPError as error:
             raise EmbeddingsRefused(f"the embedding model's answer cannot be read ({type(error).__name__})") from error
-        status = response.status_code
-        if status >= _FIRST_SERVER_ERROR or status in _OVERLOADED:
-            retry_after = _seconds(response.headers.get("Retry-After"))
-            raise EmbeddingsUnavailable(f"the embedding model answered with status {status}", retry_after=retry_after)
-        if status >= _FIRST_REFUSAL:
-            raise EmbeddingsRefused(
-                f"the embedding model {self.model} answered with status {status}; check its name, key and base_url"
-            )
+        if response.status_code >= _FIRST_REFUSAL:
+            raise self._refused(response, body["input"])
         try:
             return read_json(response.content)
         except ValueError as error:
             raise EmbeddingsRefused("the embedding model's answer is not JSON; check its base_url") from error
 
+    def _refused(self, response: httpx.Response, texts: Sequence[str]) -> EmbeddingsUnavailable | EmbeddingsRefused:
+        status = response.status_code
+        refusal = read_refusal(status, response.content, hidden=[*texts, *([self._key] if self._key else [])])
+        says = f"the embedding model answered with status {status}: {refusal.sentence}"
+        if refusal.cause.passes:
+            return EmbeddingsUnavailable(says, retry_after=parse_retry_after(response.headers.get("Retry-After")))
+        advice = _ADVICE.get(refusal.cause, f"check embeddings.model ({self.model}), its key and base_url")
+        return EmbeddingsRefused(f"{says}; {advice}", parameters=refusal.parameters)
+
+
+_ADVICE: Final[Mapping[Cause, str]] = {
+    Cause.CREDENTIALS: "give it a valid EMBEDDING_API_KEY",
+    Cause.CREDITS: "pay the provider, or raise the quota",
+    Cause.OVERFLOW: "lower embeddings.max_characters or embeddings.batch",
+}
+"""What to do about a refusal; of every other kind, check what was configured."""
 
 _exponential = wait_exponential_jitter(multiplier=0.3, max=5.0)
 
@@ -161,22 +192,17 @@ def _pause(state: RetryCallState) -> float:
     return max(_exponential(state), min(asked or 0.0, _LONGEST_WAIT))
 
 
-def _seconds(header: str | None) -> float | None:
-    try:
-        return float(header) if header else None
-    except ValueError:
-        return None
-
-
 def _vectors(answer: Any, count: int, dimensions: int | None) -> list[list[float]]:
     """The vectors in the order of the texts; servers may answer in another."""
     try:
-        items = sorted(answer["data"], key=lambda item: item["index"])
+        items = answer["data"]
         vectors = [[float(number) for number in item["embedding"]] for item in items]
-    except (KeyError, TypeError, ValueError):
+        places = _places([item.get("index") for item in items])
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise EmbeddingsRefused("the embedding model's answer holds no embeddings; check its base_url") from None
-    if [item["index"] for item in items] != list(range(count)):
+    if sorted(places) != list(range(count)):
         raise EmbeddingsRefused(f"the embedding model answered {len(items)} vectors to {count} texts")
+    vectors = [vector for _, vector in sorted(zip(places, vectors, strict=True))]
     if any(not vector or not all(map(math.isfinite, vector)) for vector in vectors):
         raise EmbeddingsRefused("the embedding model answered with an empty vector, or numbers that are none")
     if dimensions is not None and any(len(vector) != dimensions for vector in vectors):
@@ -185,3 +211,14 @@ def _vectors(answer: Any, count: int, dimensions: int | None) -> list[list[float
             "embeddings.dimensions, or name a model that can choose"
         )
     return vectors
+
+
+def _places(indexes: list[Any]) -> list[int]:
+    """The text that each vector belongs to, by what the server says of it.
+
+    Servers that write no index answer in the order of the texts; those that leave out zeros leave out one.
+    """
+    missing = [place for place, index in enumerate(indexes) if index is None]
+    if len(missing) == len(indexes):
+        return missing
+    return [0 if index is None else int(index) for index in indexes]

@@ -103,11 +103,13 @@ class Reply(BaseModel):
     user_id: str
     response_text: str
     memory_updated: bool
+    """Whether the turn changed what the agent remembers for good: a memory tool of the agent succeeded."""
     source: Literal["letta", "memory-python"]
     timestamp: float
     status: Literal["ok"] = "ok"
     agent_id: str | None = None
     usage: Usage | None = None
+    """Absent where memory-python answered, and where Letta does not tell what an answer found later took."""
     attempts: int = 1
     """How many times the task was handed to a bridge."""
     fallback_reason: str | None = None
@@ -117,6 +119,8 @@ class Reply(BaseModel):
     canned: bool | None = None
     """True where memory-python had no model's answer and said its configured sentence instead: nobody's words, which
     neither an agent nor a memory is told."""
+    truncated: bool | None = None
+    """True where the model's text was cut off at its length limit."""
 
 
 class ErrorReply(BaseModel):
@@ -147,6 +151,8 @@ class TaskResponse(BaseModel):
     source: str
     error: bool | None = None
     canned: bool | None = None
+    """See :class:`Reply`."""
+    truncated: bool | None = None
     """See :class:`Reply`."""
 
 

@@ -10,6 +10,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any, Final
 
@@ -212,6 +213,7 @@ class Bridge:
             *self._check_tenant(),
             *self._check_journal(),
             *self._check_vectors(),
+            *await self._check_answers(),
         ]
 
     async def summary(self) -> Mapping[str, Any]:
@@ -238,6 +240,7 @@ class Bridge:
             "dead_letters": status.dead,
             "bridges": status.bridges,
             "paused": status.paused,
+            "recent_turns": asdict(status.recent) | {"failed_share": round(status.recent.failed_share, 3)},
             "counters": status.counters,
         }
 
@@ -310,6 +313,15 @@ class Bridge:
             return []
         trouble = self._vectors.worker.trouble
         return [Check("vectors", ok=trouble is None, detail=trouble or "kept in step, by this bridge or another")]
+
+    async def _check_answers(self) -> list[Check]:
+        """Who answered lately. While Redis is away nobody knows, which its own check says."""
+        try:
+            async with asyncio.timeout(_CHECK_SECONDS):
+                recent = await self.queue.recent()
+        except CONNECTION_ERRORS:
+            return []
+        return [Check("answers", ok=not recent.in_trouble, detail=str(recent))]
 
     def _new_claim(self, redis: RedisClient) -> TenantClaim | None:
         """None if the tenant is sharded: then several queues use its agents."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
@@ -38,6 +38,7 @@ from letta_bridge.letta import (
     TurnMessage,
     turn_otid,
 )
+from letta_bridge.letta.port import LENGTH_LIMIT, FoundTurn
 from letta_bridge.missed_turns import DEFAULT_PERSONA, Fate, KeptTurn, MissedTurn, fingerprints
 from letta_bridge.reconciliation import PresentTurn, Reconciliation
 from letta_bridge.recorder import SILENT, Recorder
@@ -51,6 +52,14 @@ _ANSWERED: Final = frozenset({"rate_limited", "server_error", "conflict"})
 _SHARE_OF_REST: Final = 0.95
 _SHARE_FOR_EARLIER: Final = 0.5
 """Part of the reply budget that a turn spends at most on waiting for one before it."""
+_RUN_END_SECONDS: Final = 2.0
+"""For the tokens of an answer that is there already."""
+_SILENCE: Final = {
+    LENGTH_LIMIT: "length_limit",
+    "context_window_overflow_in_system_prompt": "context_overflow",
+    "insufficient_credits": "insufficient_credits",
+}
+"""Letta's stop reasons that tell why a turn has no answer, and the causes they are."""
 _BREAKER_POLL_SECONDS: Final = 0.25
 """Between looks at a breaker, at least."""
 
@@ -223,10 +232,22 @@ class Delivery:
             self.resolved |= reconciled.resolved
             if reconciled.present is not None:
                 self.fate = Fate.STORED
-                return self._delivered(reconciled.present.answer, agent_id)
+                return self._delivered(await self._complete(letta, reconciled.present), agent_id)
             self.fate, self.carried = Fate.ABSENT, set()
             pending = reconciled.pending
         return await self._send(letta, agent_id, pending)
+
+    async def _complete(self, letta: LettaPort, found: FoundTurn) -> TurnAnswer | None:
+        """An answer found in the history, with its stop reason and tokens, unless Letta is slow to tell them."""
+        if found.answer is None or found.run_id is None:
+            return found.answer
+        remaining = self._deadline - asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(min(_RUN_END_SECONDS, remaining / 2)):
+                end = await letta.run_end(found.run_id)
+        except (LettaError, TimeoutError):
+            return found.answer
+        return replace(found.answer, stop_reason=end.stop_reason, usage=end.usage)
 
     async def _is_of_persona(self, letta: LettaPort, missed: MissedTurn, agent_id: str) -> bool:
         """Whether a missed turn was said to this turn's persona. A record of the previous release has only an agent."""
@@ -288,10 +309,13 @@ class Delivery:
         return self._delivered(answer, agent_id)
 
     def _delivered(self, answer: TurnAnswer | None, agent_id: str) -> Delivered:
-        if answer is None or not answer.text:
-            reason = answer.stop_reason if answer else "interrupted"
-            raise EmptyAnswer(f"the agent stored the message and said nothing (stop reason {reason})")
-        return Delivered(answer, agent_id)
+        if answer is not None and answer.text:
+            return Delivered(answer, agent_id)
+        reason = answer.stop_reason if answer else "interrupted"
+        raise EmptyAnswer(
+            f"the agent stored the message and said nothing to the user (stop reason {reason})",
+            cause=_SILENCE.get(reason, EmptyAnswer.code),
+        )
 
     def _looked(self) -> None:
         if self._server is not None:

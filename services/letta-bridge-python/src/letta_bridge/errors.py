@@ -103,7 +103,8 @@ class LettaRejected(LettaError):
         super().__init__(message)
         self.cause = cause
         """bad_request | letta_credentials | model_credentials | insufficient_credits | forbidden | invalid |
-        context_overflow | unknown_model | pending_approval | not_found | redirected | not_letta"""
+        context_overflow | unknown_model | no_tool_support | content_refused | unsupported_parameter |
+        pending_approval | not_found | redirected | not_letta"""
         self.status = status
 
 
@@ -127,6 +128,11 @@ class EmptyAnswer(LettaError):
     """Letta answered without an assistant message."""
 
     code = "empty_answer"
+
+    def __init__(self, message: str | None = None, *, cause: str = "empty_answer") -> None:
+        super().__init__(message)
+        self.cause = cause
+        """empty_answer | length_limit | context_overflow | insufficient_credits"""
 
 
 def failure_word(error: LettaError) -> str:

@@ -30,6 +30,7 @@ from letta_bridge.settings import FallbackSettings, QueueSettings
 from shared_utils import logs
 from shared_utils.limits import MAX_ANSWER_TTL
 from shared_utils.messages import HANDOVER_KEY, Handover, Reply, Task, TaskResponse, dump
+from shared_utils.model_text import text_for_user
 from shared_utils.redis_connection import RedisClient, close, persistently
 from shared_utils.redis_trouble import explained
 from shared_utils.text import read_json
@@ -266,4 +267,5 @@ def _foreign_text(message: bytes, *, renamed: bool) -> str | None:
     if content.get("error") or (not renamed and content.get("source") in _OWN_SOURCES):
         return None
     text = content.get("text")
-    return text if isinstance(text, str) and text.strip() else None
+    text = text_for_user(text) if isinstance(text, str) else ""
+    return text if text.strip() else None

@@ -43,6 +43,8 @@ _log = logs.get(__name__)
 
 _DEFECT: Final = "internal"
 """The code of a dead letter that a defect of the bridge made."""
+_AGENT_WAS_MEANT: Final = frozenset({"choice_unknown", "handed_over"})
+"""Reasons without an error for which memory-python answers although an agent was to."""
 _WITHOUT_LETTA: Final = (LettaError, BreakerOpen, ReplyDeadlineExceeded, TenantTaken)
 
 
@@ -186,8 +188,8 @@ class MessageProcessor:
         except _WITHOUT_LETTA as error:
             _log_failure(job, error)
             return await self._without_letta(job, lease, error, delivery)
-        if self._guards is not None:
-            await self._guards.spent(task.user_id, delivered.answer.usage.total_tokens)
+        if self._guards is not None and (usage := delivered.answer.usage) is not None:
+            await self._guards.spent(task.user_id, usage.total_tokens)
         return self._journalled(
             job, settlements.by_letta(job.turn, task, job.identity, delivered, delivery.resolved), is_remembered=True
         )
@@ -236,6 +238,7 @@ class MessageProcessor:
             answer,
             reason=reason,
             cause=cause,
+            in_place_of_agent=error is not None or reason in _AGENT_WAS_MEANT,
             missed=self._missed_turn(job, delivery, answer),
             told=delivery.resolved if delivery else (),
         )
@@ -256,6 +259,7 @@ class MessageProcessor:
             # A turn that may still be running in Letta is noted, so that the user's next one does not overlap it.
             missed=self._missed_turn(job, delivery, None),
             told=delivery.resolved if delivery else (),
+            cause=failure_word(error) if isinstance(error, LettaError) else error.code,
         )
 
     def _bury(self, turn: Turn, job: Job | None, error: ServiceError) -> Settlement:

@@ -15,7 +15,7 @@ from shared_utils.errors import SettingsError
 from shared_utils.limits import MAX_CHANNEL_LENGTH, MAX_QUEUE_NAME_LENGTH, MAX_REPLY_TTL, TaskLimits
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.vectors.vector_settings import VectorSettings
-from shared_utils.setting_types import HttpKey, HttpToken, http_address
+from shared_utils.setting_types import HttpAddress, HttpKey, HttpToken, http_address
 from shared_utils.settings import (
     Loaded,
     LogSettings,
@@ -187,6 +187,12 @@ class FallbackSettings(Section):
         doc="seconds memory-python has for an answer; more than its own time limit",
         reload=True,
         gt=0,
+    )
+    health_url: HttpAddress | None = setting(
+        "http://localhost:8285",
+        "MEMORY_PYTHON_URL",
+        doc="where memory-python serves its health, for letta-bridge doctor; null: it is not asked",
+        pattern="^https?://[^/@]+(/|$)",
     )
     told_turns: int = setting(20, doc="missed turns told to the agent word for word", reload=True, ge=1)
     told_characters: int = setting(8000, doc="characters of missed turns told at most", reload=True, ge=500)

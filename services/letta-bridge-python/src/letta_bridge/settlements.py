@@ -9,6 +9,8 @@ from letta_bridge.delivery import Delivered
 from letta_bridge.errors import TaskIdReused
 from letta_bridge.fallback import FallbackAnswer
 from letta_bridge.idempotency import Identity, KeptReply
+from letta_bridge.letta.port import Usage as TurnUsage
+from letta_bridge.request_queue import recent_turns
 from letta_bridge.request_queue.port import Outcome, Settlement, Turn
 from shared_utils.errors import ServiceError
 from shared_utils.messages import ErrorReply, Reply, Task, TaskResponse, Usage, dump, now
@@ -23,16 +25,13 @@ def by_letta(
         task_id=task.task_id,
         user_id=task.user_id,
         response_text=answer.text,
-        memory_updated=True,
+        memory_updated=answer.memory_updated,
         source="letta",
         timestamp=now(),
         agent_id=delivered.agent_id,
-        usage=Usage(
-            prompt_tokens=answer.usage.prompt_tokens,
-            completion_tokens=answer.usage.completion_tokens,
-            total_tokens=answer.usage.total_tokens,
-        ),
+        usage=_usage(answer.usage),
         attempts=turn.attempts,
+        truncated=answer.truncated or None,
     )
     return Settlement(
         turn.receipt,
@@ -40,9 +39,10 @@ def by_letta(
         user_id=task.user_id,
         task_id=task.task_id,
         reply=dump(reply),
-        task_response=dump(TaskResponse(text=answer.text, source="letta")),
+        task_response=dump(TaskResponse(text=answer.text, source="letta", truncated=reply.truncated)),
         mark=identity.mark(),
         told=frozenset(told),
+        tally=(recent_turns.BY_AGENT,),
     )
 
 
@@ -54,6 +54,7 @@ def by_memory(
     *,
     reason: str,
     cause: str | None = None,
+    in_place_of_agent: bool = False,
     missed: bytes | None = None,
     told: Collection[str] = (),
 ) -> Settlement:
@@ -66,6 +67,7 @@ def by_memory(
         answer: memory-python's.
         reason: why it answered, as ``fallback_reason`` has it.
         cause: what exactly failed, as ``fallback_cause`` has it.
+        in_place_of_agent: an agent was to answer, and could not.
         missed: the turn, for the agent to be told of; None where it is not to know.
         told: missed turns that the agent knows by now, by fingerprint.
     """
@@ -94,6 +96,11 @@ def by_memory(
         mark=identity.mark(),
         missed=missed,
         told=frozenset(told),
+        tally=(
+            recent_turns.BY_MEMORY,
+            *((recent_turns.FELL_BACK, recent_turns.because(cause or reason)) if in_place_of_agent else ()),
+            *((recent_turns.CANNED,) if answer.canned else ()),
+        ),
     )
 
 
@@ -105,6 +112,7 @@ def repeated(turn: Turn, task: Task, kept: KeptReply) -> Settlement:
         source=str(content.get("source", "letta")),
         error=True if content.get("error") else None,
         canned=True if content.get("canned") is True else None,
+        truncated=True if content.get("truncated") is True else None,
     )
     return Settlement(
         turn.receipt,
@@ -125,8 +133,12 @@ def refused(
     *,
     missed: bytes | None = None,
     told: Collection[str] = (),
+    cause: str | None = None,
 ) -> Settlement:
-    """Nobody could answer; an error reply says why. ``missed`` and ``told`` are as in :func:`by_memory`."""
+    """Nobody could answer; an error reply says why. ``missed`` and ``told`` are as in :func:`by_memory`.
+
+    ``cause``: what kept an answer from being given; None where a limit of the operator's did.
+    """
     return Settlement(
         turn.receipt,
         Outcome.ERROR,
@@ -138,6 +150,7 @@ def refused(
         missed=missed,
         told=frozenset(told),
         code=error.code,
+        tally=(recent_turns.UNANSWERED, recent_turns.because(cause)) if cause else (),
     )
 
 
@@ -196,6 +209,16 @@ def buried(
         missed=missed if user_id else None,
         dead=json.dumps(letter, ensure_ascii=False).encode(),
         code=code,
+    )
+
+
+def _usage(usage: TurnUsage | None) -> Usage | None:
+    if usage is None:
+        return None
+    return Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.total_tokens,
     )
 
 

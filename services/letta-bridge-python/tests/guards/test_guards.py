@@ -10,6 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from letta_bridge.errors import GUARD_CODES, TaskExpired
 from letta_bridge.guards import Guards, Standing
+from letta_bridge.letta import TurnAnswer, Usage
 from letta_bridge.request_queue import Turn
 from letta_bridge.settings import GuardSettings
 from letta_bridge.turn_lease import TurnLease, clock
@@ -179,11 +180,11 @@ async def test_a_budget_does_not_touch_what_letta_is_not_asked_for(make_rig):
 
 async def test_a_turns_tokens_are_counted(make_rig):
     rig = make_rig(guards={"user_tokens": {"soft": 10**9}})
+    rig.letta._answer = lambda _agent, _messages: TurnAnswer("hello", usage=Usage(40, 2, 42, 1))
     rig.push("a0")
     await rig.work_off()
-    reply = rig.kept(task_id="a0")
     standing = await rig.meter.admit("ada", per_minute=0, burst=1)
-    assert standing.user_tokens == standing.all_tokens == reply["usage"]["total_tokens"]
+    assert standing.user_tokens == standing.all_tokens == rig.kept(task_id="a0")["usage"]["total_tokens"] == 42
 
 
 async def test_a_full_lane_refuses_at_once_and_keeps_the_order_of_what_waits(make_rig):

@@ -61,6 +61,12 @@ def text_of(*messages: object) -> str:
         ([called("other_tool", '{"message": "secret"}')], ""),
         ([{"message_type": "tool_call_message", "tool_call": {"name": "send_message", "arguments": "{}"}}], ""),
         ([said("a\x00b\ud800c")], "a\ufffdb\ufffdc"),
+        ([said("<think>hm</think>\n\nhi")], "hi"),
+        ([said("<think>hm")], ""),
+        ([said("<think>hm"), said("hi")], "hi"),
+        ([said('{"name": "memory_insert", "arguments": {"label": "human"}}')], ""),
+        ([called("send_message", '{"message": "<think>hm</think>hi"}')], "hi"),
+        ([said("<think>hm"), called("send_message", '{"message": "hi"}')], "hi"),
     ],
 )
 def test_text(messages: list[object], text: str) -> None:
@@ -102,6 +108,8 @@ def test_a_whole_response() -> None:
         "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5, "step_count": 1, "more": None},
     }
     expected = TurnAnswer("hi", "max_steps", Usage(3, 2, 5, 1))
+    assert not expected.truncated
+    assert TurnAnswer("hi", "max_tokens_exceeded").truncated
     assert turn_answer(response) == expected
     assert parse_answer(json.dumps(response).encode()) == expected
 
@@ -157,7 +165,7 @@ def test_any_object_has_an_answer(response: dict[str, object]) -> None:
     answer = turn_answer(response)
     answer.text.encode()
     assert isinstance(answer.stop_reason, str)
-    assert answer.usage.total_tokens >= 0
+    assert answer.usage is None or answer.usage.total_tokens > 0
 
 
 @given(messages=_MESSAGES | _JSON)

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 
 import aiohttp
 import httpx
@@ -13,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, TurnFateUnknown
-from letta_bridge.letta.failures import RETRY_AFTER_CAP, parse_retry_after, refusal, transport_failure
+from letta_bridge.letta.failures import refusal, transport_failure
 
 
 def llm(kind: str, detail: str = "") -> dict[str, object]:
@@ -77,6 +75,44 @@ REFUSALS: list[tuple[int, object, str]] = [
 ]
 
 
+PROVIDERS = [
+    (400, 400, "llm_bad_request", "registry.ollama.ai/gemma:2b does not support tools", "rejected:no_tool_support"),
+    (400, 400, "llm_bad_request", "request (9000 tokens) exceeds the available context size (4096 tokens)",
+     "rejected:context_overflow"),
+    (500, 500, "llm_error", "Context size has been exceeded.", "rejected:context_overflow"),
+    (500, 403, "llm_error", "Country not supported", "rejected:forbidden"),
+    (500, 404, "llm_error", "The model `gpt-9` does not exist", "rejected:unknown_model"),
+    (429, 429, "llm_rate_limit", "You exceeded your current quota, please check your plan and billing details.",
+     "rejected:insufficient_credits"),
+    (401, 401, "llm_authentication", "Incorrect API key provided: sk-12345678.", "rejected:model_credentials"),
+    (400, 400, "llm_bad_request", "Unsupported parameter: 'max_completion_tokens'", "rejected:unsupported_parameter"),
+    (400, 400, "llm_bad_request", "messages: roles must alternate", "rejected:bad_request"),
+    (429, 429, "llm_rate_limit", "Rate limit reached for requests", "unknown:rate_limited"),
+    (500, 503, "llm_error", "The engine is overloaded", "unknown:server_error"),
+]  # fmt: skip
+"""Status of Letta and of the provider, Letta's word, the provider's, and the meaning."""
+
+
+@pytest.mark.parametrize(("status", "providers", "kind", "words", "expected"), PROVIDERS)
+def test_a_providers_refusal_is_told_in_its_own_words(
+    status: int, providers: int, kind: str, words: str, expected: str
+) -> None:
+    answer = {"error": {"message": words, "type": "invalid_request_error", "code": None}}
+    error = refusal(status, as_body(llm(kind, f"OpenAI's client: Error code: {providers} - {answer}")))
+    assert meaning(error) == expected
+    assert words.split("sk-", maxsplit=1)[0].strip(" .") in str(error)
+    assert "sk-12345678" not in str(error)
+
+
+def test_a_providers_words_do_not_repeat_the_user() -> None:
+    detail = "Error code: 400 - {'error': {'message': 'cannot parse Dear diary, today I went to the doctor'}}"
+    for said in (detail, "Error code: 400 - cannot parse Dear diary, today I went to the doctor"):
+        error = refusal(400, as_body(llm("llm_bad_request", said)), sent=["Dear diary, today I went to the doctor"])
+        assert "cannot parse" in str(error)
+        assert "diary" not in str(error)
+        assert "doctor" not in str(error)
+
+
 def as_body(content: object) -> bytes:
     return content.encode() if isinstance(content, str) else json.dumps(content).encode()
 
@@ -121,23 +157,6 @@ def test_retry_after_reaches_the_error() -> None:
     read = refusal(429, b"", retry_after="7", reads=True)
     assert isinstance(read, LettaUnavailable)
     assert read.retry_after == 7.0
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        (None, None), ("", None), ("soon", None), ("nan", None), ("0.5", 0.5), ("-3", 0.0),
-        ("3600", RETRY_AFTER_CAP), ("inf", RETRY_AFTER_CAP), ("Fri, 20 Nov 2020 10:00:00 GMT", 0.0),
-    ],
-)  # fmt: skip
-def test_retry_after(value: str | None, seconds: float | None) -> None:
-    assert parse_retry_after(value) == seconds
-
-
-def test_retry_after_as_a_date() -> None:
-    seconds = parse_retry_after(format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True))
-    assert seconds is not None
-    assert 20 < seconds <= 30
 
 
 def connector_error() -> aiohttp.ClientConnectorError:

@@ -222,6 +222,35 @@ async def test_a_turn_is_answered_and_found_again(world: World) -> None:
     assert [m["content"] for m in await world.letta.history(agent, limit=2)] == ["第1句", answers[1].text]
 
 
+async def test_a_run_tells_what_its_messages_do_not(world: World) -> None:
+    """Why it ended, and its tokens: what an answer that is found in the history lacks."""
+    agent, otid = await world.agent(), str(uuid.uuid4())
+    answer = await world.letta.send(agent, [user("hello", otid)], timeout=60)
+    found = await world.find(agent, otid)
+    assert found.answer is not None
+    assert (found.answer.stop_reason, found.answer.usage) == ("found", None)
+    assert found.run_id is not None
+    end = await world.letta.run_end(found.run_id)
+    tokens = [(usage.prompt_tokens, usage.total_tokens) if usage else None for usage in (end.usage, answer.usage)]
+    assert end.stop_reason == answer.stop_reason
+    assert tokens[0] == tokens[1]
+    with pytest.raises(LettaRejected) as caught:
+        await world.letta.run_end(f"run-{uuid.uuid4()}")
+    assert caught.value.cause == "not_found"
+
+
+@pytest.mark.letta
+async def test_a_text_cut_at_the_length_limit_is_marked(world: World) -> None:
+    if isinstance(world.letta, InMemoryLetta):
+        pytest.skip("the fake has no model that cuts")
+    agent, otid = await world.agent(), str(uuid.uuid4())
+    answer = await world.letta.send(agent, [user("[[cut]] Once upon a time", otid)], timeout=60)
+    assert answer.truncated
+    found = await world.find(agent, otid)
+    assert found.run_id is not None
+    assert (await world.letta.run_end(found.run_id)).stop_reason == answer.stop_reason
+
+
 async def test_a_turn_never_sent(world: World) -> None:
     agent = await world.agent()
     await world.letta.send(agent, [user("hello", str(uuid.uuid4()))], timeout=60)

@@ -43,6 +43,7 @@ OF_KEYS = {
     "handed_prefix": "the number and an id of a task, no user; expires",
     "rate_prefix": QUEUE,
     "tokens_prefix": QUEUE,
+    "tally_prefix": NOBODY,
     "counters": NOBODY,
     "bridges": NOBODY,
     "paused": NOBODY,

@@ -152,7 +152,7 @@ class Stack:
             letta=self.letta,
             port=ports.bridge,
             logs=self.logs,
-            variables=long_term,
+            variables=long_term | {"MEMORY_PYTHON_URL": self.memory.url},
         )
         # Side by side: Letta takes ten seconds or more, and the others do without it.
         self._run(self.letta, self.memory, self.bridge)

@@ -150,9 +150,10 @@ class Answers:
             fallback_reason=handover.reason,
             fallback_cause=handover.cause,
             canned=words.canned or None,
+            truncated=words.truncated or None,
         )
         response = _response(reply, ask.message_id)
-        said_to_one = TaskResponse(text=words.text, source=_SOURCE, canned=reply.canned)
+        said_to_one = TaskResponse(text=words.text, source=_SOURCE, canned=reply.canned, truncated=reply.truncated)
         told = (
             *(handover.responses_channel, dump(reply)),
             *(handover.response_channel or keys.task_response(task.task_id), dump(said_to_one)),

@@ -9,6 +9,7 @@ from typing import Final
 
 from memory_service import context, records, wording
 from memory_service.context import NewestFirst
+from memory_service.errors import ModelRefused
 from memory_service.model import ChatModel, Message
 from memory_service.recall import Recall
 from memory_service.settings import AnswerSettings
@@ -32,6 +33,8 @@ class Words:
     text: str
     canned: bool = False
     """The plain sentence, which no model said."""
+    truncated: bool = False
+    """The model's text, cut off at its length limit."""
 
 
 class Composer:
@@ -54,14 +57,16 @@ class Composer:
         self._plain_sentences = wording.plain_sentences(settings.sentences)
         self._free = asyncio.Semaphore(settings.concurrency)
         self._failures = 0
+        self._failure = ""
+        """Why the last one did, for operators."""
         self._resting_until = 0.0
 
     @property
     def model_state(self) -> str:
-        """For people: ``not configured``, ``ok``, or how often it failed in a row."""
+        """For people: ``not configured``, ``ok``, or how often it failed in a row and why."""
         if self._model is None:
             return "not configured"
-        return "ok" if self._failures == 0 else f"failed {self._failures} times in a row"
+        return "ok" if self._failures == 0 else f"failed {self._failures} times in a row: {self._failure}"
 
     @property
     def model_ok(self) -> bool:
@@ -94,14 +99,15 @@ class Composer:
         messages = self._messages(task, recalled, context.before(conversation, message_id), spoken)
         try:
             async with asyncio.timeout_at(deadline), self._free:
-                text = await self._model.complete(
+                completion = await self._model.complete(
                     messages, max_tokens=self._settings.max_tokens, temperature=self._settings.temperature
                 )
         except (ServiceError, TimeoutError) as error:
             self._failed(error)
             return plain
-        self._failures = 0
-        return Words(text[:_ANSWER_CHARACTERS])
+        self._failures, self._failure = 0, ""
+        text = completion.text[:_ANSWER_CHARACTERS]
+        return Words(text, truncated=completion.truncated or len(text) < len(completion.text))
 
     def _is_shown(self, record: MemoryRecord, persona: str | None) -> bool:
         """Not a plain sentence, which earlier releases remembered, and not what was said to another persona."""
@@ -116,11 +122,15 @@ class Composer:
         return await self._recall.about(task.user_id, task.content, shown=shown, persona=persona)
 
     def _failed(self, error: Exception) -> None:
+        if isinstance(error, ModelRefused) and error.concerns_conversation:
+            # One user's conversation must not take the model away from everybody else.
+            _LOG.warning("model_failed", reason=str(error), in_a_row=self._failures)
+            return
         self._failures += 1
         if self._failures >= _FAILURES_BEFORE_REST:
             self._resting_until = asyncio.get_running_loop().time() + _REST_SECONDS
-        reason = str(error) or "took longer than answer.time_limit"
-        _LOG.warning("model_failed", reason=reason, in_a_row=self._failures)
+        self._failure = str(error) or "took longer than answer.time_limit"
+        _LOG.warning("model_failed", reason=self._failure, in_a_row=self._failures)
 
     def _messages(
         self, task: Task, recalled: Sequence[str], earlier: Sequence[MemoryRecord], spoken: Language

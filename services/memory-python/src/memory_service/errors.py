@@ -19,11 +19,29 @@ class ModelUnavailable(ServiceError):
     code = "model_unavailable"
     retryable = True
 
+    def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds it asked for, None where it asked for nothing."""
+
 
 class ModelRefused(ServiceError):
     """The model refuses the request."""
 
     code = "model_refused"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        parameters: frozenset[str] = frozenset(),
+        concerns_conversation: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.parameters = parameters
+        """Of the request, those that the refusal is about."""
+        self.concerns_conversation = concerns_conversation
+        """This conversation is too long or not permitted; the model may take any other."""
 
 
 class ModelSaidNothing(ServiceError):

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypedDict
 
 import httpx
 from pydantic import SecretStr
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from memory_service.errors import ModelRefused, ModelSaidNothing, ModelUnavailable
+from shared_utils import logs
 from shared_utils.connection_trouble import connection_trouble
-from shared_utils.errors import ServiceError
+from shared_utils.model_errors import Cause, read_refusal
+from shared_utils.model_text import text_for_user
+from shared_utils.retry_after import parse_retry_after
 from shared_utils.text import read_json
 
+_LOG: Final = logs.get(__name__)
 _ATTEMPTS: Final = 3
 _FIRST_REFUSAL: Final = 300
-_OVERLOADED: Final = frozenset({408, 409, 425, 429})
-_FIRST_SERVER_ERROR: Final = 500
-_THOUGHTS: Final = re.compile(r"(?s)<think>.*?</think>")
+_LONGEST_PAUSE_SECONDS: Final = 5.0
+"""A provider that asks for a longer pause is not asked again: an answer after it would come too late."""
+_INSTEAD: Final[Mapping[str, str | None]] = {
+    "max_tokens": "max_completion_tokens",
+    "max_completion_tokens": None,
+    "temperature": None,
+}
+"""Parameters that some models refuse, and what says the same; None leaves it to the model."""
+_ADVICE: Final[Mapping[Cause, str]] = {
+    Cause.CREDENTIALS: "give memory-python a valid OPENAI_API_KEY",
+    Cause.CREDITS: "pay the provider, or raise the quota",
+    Cause.OVERFLOW: "take a model with a larger window, or make memory.context_window smaller",
+    Cause.UNKNOWN_MODEL: "correct MEMORY_MODEL or OPENAI_BASE_URL",
+}
 
 
 class Message(TypedDict):
@@ -29,11 +44,21 @@ class Message(TypedDict):
     content: str
 
 
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model answered."""
+
+    text: str
+    """Without its thoughts and tool calls; never blank."""
+    truncated: bool = False
+    """Cut off at ``max_tokens``."""
+
+
 class ChatModel(Protocol):
     """Answers a conversation."""
 
-    async def complete(self, messages: Sequence[Message], *, max_tokens: int, temperature: float) -> str:
-        """The model's text, never blank.
+    async def complete(self, messages: Sequence[Message], *, max_tokens: int, temperature: float) -> Completion:
+        """The model's answer.
 
         Raises:
             ModelUnavailable: out of reach or overloaded.
@@ -44,30 +69,55 @@ class ChatModel(Protocol):
 
 
 class OpenAiModel:
-    """A :class:`ChatModel` over ``POST {base_url}/chat/completions``. The caller sets the time limit."""
+    """A :class:`ChatModel` over ``POST {base_url}/chat/completions``. The caller sets the time limit.
+
+    Which parameters the model refuses is learnt from its refusals, and kept for as long as this object lives.
+    """
 
     def __init__(self, client: httpx.AsyncClient, *, base_url: str, model: str, api_key: SecretStr | None) -> None:
         self._client = client
         self._url = f"{base_url.rstrip('/')}/chat/completions"
         self._model = model
-        self._headers = {"authorization": f"Bearer {api_key.get_secret_value()}"} if api_key else {}
+        self._key = api_key.get_secret_value() if api_key else ""
+        self._headers = {"authorization": f"Bearer {self._key}"} if api_key else {}
+        self._refused: set[str] = set()
+        """Names of ``_INSTEAD``."""
 
-    async def complete(self, messages: Sequence[Message], *, max_tokens: int, temperature: float) -> str:
-        body = {
-            "model": self._model,
-            "messages": list(messages),
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-        }
+    async def complete(self, messages: Sequence[Message], *, max_tokens: int, temperature: float) -> Completion:
         async for attempt in AsyncRetrying(
             stop=stop_after_attempt(_ATTEMPTS),
-            wait=wait_exponential_jitter(multiplier=0.3, max=2.0),
-            retry=retry_if_exception(lambda error: isinstance(error, ServiceError) and error.retryable),
+            wait=_pause,
+            retry=retry_if_exception(_is_worth_another_try),
             reraise=True,
         ):
             with attempt:
-                return _text(await self._post(body))
+                return await self._answer(messages, {"max_tokens": max_tokens, "temperature": temperature})
         raise ModelUnavailable
+
+    async def _answer(self, messages: Sequence[Message], parameters: Mapping[str, float]) -> Completion:
+        while True:
+            accepted = self._accepted(parameters)
+            try:
+                answer = await self._post({"model": self._model, "messages": list(messages), **accepted})
+            except ModelRefused as error:
+                refused = error.parameters & accepted.keys() & _INSTEAD.keys()
+                if not refused:
+                    raise
+                self._refused |= refused
+                _LOG.info("model_parameter_refused", parameters=sorted(refused))
+            else:
+                return _completion(answer)
+
+    def _accepted(self, parameters: Mapping[str, float]) -> dict[str, float]:
+        """The parameters under names that the model has not refused."""
+        accepted: dict[str, float] = {}
+        for name, value in parameters.items():
+            known: str | None = name
+            while known is not None and known in self._refused:
+                known = _INSTEAD[known]
+            if known is not None:
+                accepted[known] = value
+        return accepted
 
     async def _post(self, body: dict[str, Any]) -> Any:
         try:
@@ -78,23 +128,53 @@ class OpenAiModel:
             ) from error
         except httpx.HTTPError as error:
             raise ModelRefused(f"the model's answer cannot be read ({type(error).__name__})") from error
-        status = response.status_code
-        if status >= _FIRST_SERVER_ERROR or status in _OVERLOADED:
-            raise ModelUnavailable(f"the model answered with status {status}")
-        if status >= _FIRST_REFUSAL:
-            raise ModelRefused(f"the model answered with status {status}; check its name, key and base_url")
+        if response.status_code >= _FIRST_REFUSAL:
+            raise self._refusal(response, body["messages"])
         try:
             return read_json(response.content)
         except ValueError as error:
             raise ModelSaidNothing("the model's answer is not JSON; check base_url") from error
 
+    def _refusal(self, response: httpx.Response, messages: Sequence[Message]) -> ModelUnavailable | ModelRefused:
+        status = response.status_code
+        hidden = [message["content"] for message in messages] + ([self._key] if self._key else [])
+        refusal = read_refusal(status, response.content, hidden=hidden)
+        says = f"the model answered with status {status}: {refusal.sentence}"
+        if refusal.cause.passes:
+            return ModelUnavailable(says, retry_after=parse_retry_after(response.headers.get("Retry-After")))
+        advice = _ADVICE.get(refusal.cause, "check its name, key and base_url")
+        return ModelRefused(
+            f"{says}; {advice}",
+            parameters=refusal.parameters,
+            concerns_conversation=refusal.cause in {Cause.OVERFLOW, Cause.CONTENT},
+        )
 
-def _text(answer: Any) -> str:
+
+_exponential = wait_exponential_jitter(multiplier=0.3, max=2.0)
+
+
+def _pause(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.retry_after if isinstance(error, ModelUnavailable) else None
+    return max(_exponential(state), asked or 0.0)
+
+
+def _is_worth_another_try(error: BaseException) -> bool:
+    return isinstance(error, ModelUnavailable) and (error.retry_after or 0.0) <= _LONGEST_PAUSE_SECONDS
+
+
+def _completion(answer: Any) -> Completion:
     try:
-        content = answer["choices"][0]["message"]["content"]
+        choice = answer["choices"][0]
+        content = choice["message"]["content"]
     except (KeyError, IndexError, TypeError):
-        content = None
-    text = _THOUGHTS.sub("", content).strip() if isinstance(content, str) else ""
-    if not text:
-        raise ModelSaidNothing
-    return text
+        choice, content = {}, None
+    truncated = choice.get("finish_reason") == "length"
+    text = text_for_user(content).strip() if isinstance(content, str) else ""
+    if text:
+        return Completion(text, truncated)
+    if truncated:
+        raise ModelSaidNothing("the model reached its length limit before it said anything; raise answer.max_tokens")
+    if isinstance(content, str) and content.strip():
+        raise ModelSaidNothing("the model wrote nothing but thoughts or tool calls")
+    raise ModelSaidNothing

@@ -93,12 +93,16 @@ class Summaries:
         except (ServiceError, TimeoutError) as error:
             _LOG.warning("summary_failed", reason=str(error) or "took longer than summary.time_limit")
             return False
-        if len(answer) > _SUMMARY_CHARACTERS:
+        if answer.truncated:
+            # Half a summary would take the place of the whole conversation.
+            _LOG.warning("summary_failed", reason="the model reached its length limit")
+            return False
+        if len(answer.text) > _SUMMARY_CHARACTERS:
             # Cut, it would stand for less than it replaces; kept whole, the next prompt would have no room for it.
-            reason = f"the model answered {len(answer)} characters where {_SUMMARY_CHARACTERS} are allowed"
+            reason = f"the model answered {len(answer.text)} characters where {_SUMMARY_CHARACTERS} are allowed"
             _LOG.warning("summary_failed", reason=reason)
             return False
-        record = _record(user_id, messages, conversation, answer)
+        record = _record(user_id, messages, conversation, answer.text)
         gone = await self._store.replace_oldest(messages, raw[-replaced], records.dump(record))
         await self._client.set(pause, "1", ex=settings.cooldown_success)
         if gone:

@@ -87,6 +87,8 @@ async def _outcome(request: Request, told: Conversation, call: Call, fault: Faul
     if fault.action in {"hang", "drop"}:
         return fault.action, await _cut(request)
     reply = Reply() if fault.action == "empty" else _scripted(told)
+    if fault.action == "cut" and reply.call is None:
+        reply = Reply(reply.text[: len(reply.text) // 2], truncated=True)
     call.reply = reply.text
     call.tool = {"name": reply.call.name, "arguments": reply.call.arguments} if reply.call else None
     outcome = fault.action or ("tool" if reply.call else "text")

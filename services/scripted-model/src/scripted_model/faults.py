@@ -6,14 +6,16 @@ import random
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Action = Literal["fail", "empty", "hang", "drop"]
+Action = Literal["fail", "empty", "cut", "hang", "drop"]
+
+MarkerName = Literal["fail-after-tool", "fail", "empty", "cut", "hang", "drop", "latency"]
 
 _MARKER = re.compile(
-    r"\s*\[\[(?P<name>fail-after-tool|fail|empty|hang|drop|latency)(?::(?P<number>\d+(?:\.\d+)?))?"
+    r"\s*\[\[(?P<name>fail-after-tool|fail|empty|cut|hang|drop|latency)(?::(?P<number>\d+(?:\.\d+)?))?"
     r"(?:\s+(?:(?P<once>once)|times=(?P<times>\d+)))?\]\]\s*"
 )
 _DEFAULTS = {"fail": 500.0, "fail-after-tool": 500.0, "hang": 3600.0, "latency": 1000.0}
@@ -23,7 +25,8 @@ _DEFAULTS = {"fail": 500.0, "fail-after-tool": 500.0, "hang": 3600.0, "latency":
 class Fault:
     """What goes wrong with one call. ``action`` None means it is only late.
 
-    ``fail`` answers ``status``; ``empty`` answers without text; ``drop`` closes the connection without answering;
+    ``fail`` answers ``status``; ``empty`` answers without text; ``cut`` answers with
+    the first half of the text, as at the length limit; ``drop`` closes the connection without answering;
     ``hang`` says nothing for ``seconds`` and then does the same. ``delay`` (seconds) comes before any of them.
     """
 
@@ -37,7 +40,7 @@ class Fault:
 class Marker:
     """One ``[[name:number times=N]]`` of a message; ``times`` None means at every call."""
 
-    name: str
+    name: MarkerName
     number: float
     times: int | None
 
@@ -50,8 +53,8 @@ class Marker:
                 return Fault(delay=self.number / 1000)
             case "hang":
                 return Fault("hang", seconds=self.number)
-            case "empty":
-                return Fault("empty")
+            case "empty" | "cut":
+                return Fault(self.name)
             case _:
                 return Fault("drop")
 
@@ -147,4 +150,4 @@ def without_markers(text: str) -> str:
 def _marker(match: re.Match[str]) -> Marker:
     number = float(match["number"]) if match["number"] else _DEFAULTS.get(match["name"], 0.0)
     times = 1 if match["once"] else int(match["times"]) if match["times"] else None
-    return Marker(match["name"], number, times)
+    return Marker(cast("MarkerName", match["name"]), number, times)

@@ -34,6 +34,8 @@ class Reply:
 
     text: str = ""
     call: ToolCall | None = None
+    truncated: bool = False
+    """The text is cut off at the length limit."""
 
 
 def reply(conversation: Conversation, *, must_store: bool = False) -> Reply:

@@ -52,7 +52,9 @@ class Completion:
 
     @property
     def finish_reason(self) -> str:
-        return "tool_calls" if self.reply.call else "stop"
+        if self.reply.call:
+            return "tool_calls"
+        return "length" if self.reply.truncated else "stop"
 
     def body(self) -> dict[str, Any]:
         """The answer to a request without ``stream``."""

@@ -57,6 +57,7 @@ def _table(queue: QueueStatus, name: str, trouble: str | None) -> str:
         ("oldest in flight", f"{queue.oldest_age:.1f} s"),
         ("dead letters", queue.dead),
         ("users held", queue.held),
+        ("answers", queue.recent),
         *((counter.replace("settled:", "settled by "), count) for counter, count in sorted(queue.counters.items())),
     ]
     return "\n".join(f"{label:<20} {value}" for label, value in rows)

@@ -186,9 +186,8 @@ async def _turn(client: LettaClient, settings: BridgeSettings, subject: str) -> 
     seconds = time.monotonic() - begun
     if not answer.text:
         return fail(subject, f"a scratch agent said nothing ({answer.stop_reason})", "try another LETTA_MODEL")
-    return ok(
-        subject, f"a scratch agent answered within {seconds:.1f} s, {answer.usage.total_tokens} tokens, and is deleted"
-    )
+    took = f"{seconds:.1f} s, {answer.usage.total_tokens} tokens" if answer.usage else f"{seconds:.1f} s"
+    return ok(subject, f"a scratch agent answered within {took}, and is deleted")
 
 
 async def _forget(client: LettaClient, tag: str) -> None:

@@ -92,6 +92,7 @@ async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys
             missed=b"{}",
             dead=b"{}",
             journal=b"{}",
+            tally=("doctor",),
         )
         await queue.exchange([end], 0)
         backlog = RedisJournalBacklog(client, keys, mark)
@@ -100,6 +101,7 @@ async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys
         await queue.exchange([], 1)
         await queue.missed("doctor")
         await queue.status()
+        await queue.recent()
         await queue.release_strays(set())
         ledger = RedisErasureLedger(client, keys)
         await ledger.follow(mark, await ledger.now_ms())
@@ -132,8 +134,10 @@ async def _choices_round(client: RedisClient, keys: Keys) -> None:
 
 
 async def _clean_up(client: RedisClient, keys: Keys, mark: str) -> None:
+    seconds, _ = await client.time()
     leftovers = (
         *keys.script_keys,
+        *(keys.tally(seconds // 60 - past) for past in range(2)),
         keys.lane("doctor"),
         keys.reply("doctor", "1"),
         keys.missed("doctor"),

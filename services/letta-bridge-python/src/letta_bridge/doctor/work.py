@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 from redis.exceptions import NoPermissionError
 
+from letta_bridge.doctor import recent_answers
 from letta_bridge.doctor.findings import Finding, ok, warn
 from letta_bridge.request_queue import RedisQueue
 from letta_bridge.request_queue.admin import QueueAdmin
@@ -16,7 +17,7 @@ from shared_utils.redis_connection import RedisClient
 
 
 async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterator[Finding]:
-    """Bridges, pause, dead letters, memory-python."""
+    """Bridges, pause, dead letters, who answered lately, memory-python."""
     status = await RedisQueue(client, client, settings.queue, "doctor").status()
     if status.bridges:
         yield ok("bridges", f"{status.bridges} alive, {status.depth} tasks not taken, {status.in_flight} in flight")
@@ -33,22 +34,29 @@ async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterato
     for queue in await left_behind(client, settings.queue.requests):
         says, _, advice = str(queue).partition("; ")
         yield warn("queues", says, advice)
-    yield await _memory_python(client, settings)
+    yield recent_answers.answers(status.recent)
+    async for finding in _memory_python(client, settings):
+        yield finding
 
 
-async def _memory_python(client: RedisClient, settings: BridgeSettings) -> Finding:
-    subject, name = "memory-python", settings.fallback.queue
+async def _memory_python(client: RedisClient, settings: BridgeSettings) -> AsyncIterator[Finding]:
+    subject, name, url = "memory-python", settings.fallback.queue, settings.fallback.health_url
     seconds, micros = await client.time()
     try:
         waiting = await client.llen(name)
         alive = await client.zcount(memory_python_instances(name), seconds * 1000 + micros // 1000, "+inf")
     except NoPermissionError:
-        return ok(subject, "cannot be told with this Redis user's rights")
+        yield ok(subject, "cannot be told with this Redis user's rights")
+        return
     if alive:
-        return ok(subject, f"{alive} alive, {waiting} tasks wait in {name}")
+        yield ok(subject, f"{alive} alive, {waiting} tasks wait in {name}")
+        for finding in await recent_answers.memory_python(url) if url else ():
+            yield finding
+        return
     if not settings.letta.fallback_to_memory and settings.letta.enabled and not waiting:
-        return ok(subject, "none reports in; only temporary tasks would need it")
-    return warn(
+        yield ok(subject, "none reports in; only temporary tasks would need it")
+        return
+    yield warn(
         subject,
         f"none reports in, {waiting} tasks wait in {name}",
         "start memory-python, or leave it where a chat AI of your own, which reports nothing, reads that list",

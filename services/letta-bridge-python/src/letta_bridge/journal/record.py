@@ -156,6 +156,7 @@ def _about(reply: Reply) -> dict[str, Any]:
         "fallback_reason",
         "fallback_cause",
         "canned",
+        "truncated",
         "attempts",
         "memory_updated",
         "usage",

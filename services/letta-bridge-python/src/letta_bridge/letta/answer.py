@@ -1,7 +1,7 @@
 """From the messages of a turn to what the agent said.
 
 Total over any JSON: whatever a server sends, these functions return and never raise. Only assistant text gets out;
-reasoning, tool calls and tool results never do.
+reasoning, tool calls and tool results never do, not even where the model wrote them into its text.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from letta_bridge.letta.port import TurnAnswer, Usage
+from letta_bridge.letta.port import RunEnd, TurnAnswer, Usage
+from shared_utils.model_text import text_for_user
 from shared_utils.text import clean_text, read_json
 
 MEMORY_TOOLS = frozenset(
@@ -61,17 +62,18 @@ def answer_of(messages: object, *, stop_reason: str, usage: Usage | None = None)
     return TurnAnswer(
         text=_text(listed),
         stop_reason=stop_reason,
-        usage=usage or Usage(),
+        usage=usage,
         memory_updated=_memory_updated(listed),
     )
 
 
 def _text(messages: list[dict[str, object]]) -> str:
     said = [_content(m.get("content")) for m in messages if m.get("message_type") == "assistant_message"]
-    text = "\n".join(part for part in said if part.strip())
-    if not text:
-        text = "\n".join(part for part in _sent_by_tool(messages) if part.strip())
-    return clean_text(text)
+    return clean_text(_joined(said) or _joined(_sent_by_tool(messages)))
+
+
+def _joined(said: Iterable[str]) -> str:
+    return "\n".join(part for part in map(text_for_user, said) if part.strip())
 
 
 def _content(content: object) -> str:
@@ -159,9 +161,16 @@ def _stop_reason(value: object) -> str:
     return value if isinstance(value, str) else "unknown"
 
 
-def _usage(value: object) -> Usage:
-    if not isinstance(value, dict):
-        return Usage()
+def run_end(run: object, usage: object) -> RunEnd:
+    """What Letta says of a run that is over: the run, and its usage."""
+    reason = run.get("stop_reason") if isinstance(run, dict) else None
+    return RunEnd(reason if isinstance(reason, str) else FOUND, _usage(usage))
+
+
+def _usage(value: object) -> Usage | None:
+    """The tokens of a turn; None where Letta counts none, which it does of a turn that it lost in the middle."""
+    if not isinstance(value, dict) or not _count(value.get("total_tokens")):
+        return None
     return Usage(
         prompt_tokens=_count(value.get("prompt_tokens")),
         completion_tokens=_count(value.get("completion_tokens")),

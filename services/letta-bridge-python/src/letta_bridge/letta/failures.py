@@ -6,32 +6,35 @@ whether it is over: after ``rate_limited``, ``server_error`` and ``conflict`` Le
 ``timeout`` and ``connection_lost`` it may still be running.
 
 The errors' texts are for the operator: one sentence, bounded, without the text of any user's message. Letta quotes its
-input in validation errors and its model's errors in braces, so a quotation ends at the first bracket.
+input in validation errors, so a quotation of Letta ends at the first bracket. What its model's provider said, which
+stands in braces there, is read and shown by ``shared_utils.model_errors``.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable, Collection, Iterator, Mapping
 from http import HTTPStatus
 
 import aiohttp
 
 from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, TurnFateUnknown
 from shared_utils.connection_trouble import connection_trouble
+from shared_utils.model_errors import MEANINGS, Cause, Refusal, read_refusal
+from shared_utils.retry_after import parse_retry_after
 from shared_utils.text import read_json
-
-RETRY_AFTER_CAP = 60.0
-"""Seconds; a server that asks for more is asked again after this long."""
 
 _QUOTED_LENGTH = 160
 _AGENT_MISSING = re.compile(r"\bagent\b.*\bnot found\b|agent IDs were not found", re.IGNORECASE | re.DOTALL)
 _AGENT_ID_MALFORMED = "'path', 'agent_id'"
 _HANDLE_MISSING = re.compile(r"Handle (\S{1,200}) not found")
+
+_PROVIDERS_STATUS = re.compile(r"\bError code: (\d{3})\b")
+"""How Letta's client of the provider begins an error: the provider's status, and its answer behind it."""
+_OF_THE_MODEL = frozenset(Cause) - {Cause.BAD_REQUEST, Cause.RATE_LIMITED, Cause.UNAVAILABLE}
+"""Refusals of a provider that mean the same whatever status Letta gives them: 500 for a forbidden model and 429 for a
+quota that is used up would look as if they passed by themselves."""
 
 # Server errors which the same request would meet again: not implemented, HTTP version not supported.
 _PERMANENT = frozenset({501, 505})
@@ -69,7 +72,9 @@ def transport_failure(error: BaseException, *, reads: bool) -> LettaError:
     )
 
 
-def refusal(status: int, body: bytes, *, retry_after: str | None = None, reads: bool = False) -> LettaError:
+def refusal(
+    status: int, body: bytes, *, retry_after: str | None = None, reads: bool = False, sent: Collection[str] = ()
+) -> LettaError:
     """The server answered with a status that is not success.
 
     Args:
@@ -77,32 +82,18 @@ def refusal(status: int, body: bytes, *, retry_after: str | None = None, reads: 
         body: the answer's body, of any content.
         retry_after: the header of that name, in seconds or as a date.
         reads: the request changes nothing, so its fate does not matter.
+        sent: texts of the request, of which no error may quote anything.
     """
-    error = _meaning(status, _Said(body), retry_after=parse_retry_after(retry_after))
+    error = _meaning(status, _Said(body, sent), retry_after=parse_retry_after(retry_after))
     if reads and isinstance(error, TurnFateUnknown):
         return LettaUnavailable(str(error), retry_after=error.retry_after)
     return error
 
 
-def parse_retry_after(value: str | None) -> float | None:
-    """Seconds to wait, between 0 and ``RETRY_AFTER_CAP``; None where the header is absent or unreadable."""
-    if not value:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            when = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        seconds = (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return None if math.isnan(seconds) else min(max(seconds, 0.0), RETRY_AFTER_CAP)
-
-
 class _Said:
     """The parts of an error body that mean something."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, sent: Collection[str] = ()) -> None:
         try:
             parsed = read_json(body)
         except ValueError:
@@ -116,22 +107,39 @@ class _Said:
         """False for what a proxy says, and for an empty body."""
         self.kind = kind if isinstance(kind, str) else ""
         self.detail = detail if isinstance(detail, str) else json.dumps(detail) if detail is not None else ""
+        status = _PROVIDERS_STATUS.search(self.detail)
+        self.provider = read_refusal(int(status[1]), self.detail[status.end() :], hidden=sent) if status else None
+        """What the model's provider said, where Letta quotes it."""
+        self._own_words = self.detail[: status.end()] if status else self.detail
 
     @property
     def quoted(self) -> str:
         """The detail as a clause of a sentence: one line, bounded, nothing a user wrote."""
-        head = " ".join(re.split(r"[\[{]", self.detail, maxsplit=1)[0].split())
+        head = " ".join(re.split(r"[\[{]", self._own_words, maxsplit=1)[0].split())
         kind = re.sub(r"[^\w.-]", "", self.kind)[:40]
-        parts = [part for part in (kind, head[:_QUOTED_LENGTH].strip(" -:.")) if part]
+        parts = [part for part in (kind, head[:_QUOTED_LENGTH].strip(" -:."), self._providers_words) if part]
         return f" ({': '.join(parts)})" if parts else ""
+
+    @property
+    def _providers_words(self) -> str:
+        return self.provider.words if self.provider else ""
 
 
 def _meaning(status: int, said: _Said, *, retry_after: float | None) -> LettaError:
+    if said.provider is not None and said.provider.cause in _OF_THE_MODEL:
+        return _refused_by_provider(status, said, said.provider)
     if status in _SPECIAL:
         return _SPECIAL[status](status, said, retry_after)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR and status not in _PERMANENT:
         return _server_error(status, said, retry_after)
     return _rejected(status, said)
+
+
+def _refused_by_provider(status: int, said: _Said, refusal: Refusal) -> LettaRejected:
+    meaning = MEANINGS[refusal.cause]
+    return LettaRejected(
+        f"Letta's model: {meaning}, status {status}{said.quoted}.", cause=refusal.cause.value, status=status
+    )
 
 
 def _rejected(status: int, said: _Said) -> LettaRejected:

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, TurnFateUnknown
+from letta_bridge.letta.answer import FOUND
 from letta_bridge.letta.port import (
     AgentContents,
     AgentPassage,
@@ -26,6 +27,7 @@ from letta_bridge.letta.port import (
     AgentSpec,
     FoundTurns,
     Note,
+    RunEnd,
     SoughtTurn,
     TurnAnswer,
     TurnMessage,
@@ -107,6 +109,8 @@ class InMemoryLetta:
         self._agents: dict[str, FakeAgent] = {}
         self._runs: dict[str, tuple[str, Run]] = {}
         """Run id → agent and run; those that ended are kept, as Letta keeps them."""
+        self._answers: dict[str, TurnAnswer] = {}
+        """Run id → what it came to."""
         self._killed: set[str] = set()
         self._notes: dict[str, tuple[str, Note]] = {}  # with its label
         self._turns: Counter[str] = Counter()
@@ -250,6 +254,14 @@ class InMemoryLetta:
         search.at_the_beginning()
         return search.result()
 
+    async def run_end(self, run_id: str) -> RunEnd:
+        """Why a run ended, and what it took."""
+        await self._reached()
+        if run_id not in self._runs:
+            raise LettaRejected("There is no such run.", cause="not_found", status=404)
+        answer = self._answers.get(run_id)
+        return RunEnd(answer.stop_reason, answer.usage) if answer else RunEnd(FOUND, None)
+
     async def cancel(self, agent_id: str, run_ids: Sequence[str]) -> None:
         """Mark the active ones of these runs as cancelled."""
         await self._reached()
@@ -341,6 +353,7 @@ class InMemoryLetta:
                 raise fault.error
             said = self._answer(agent_id, messages)
             answer = said if isinstance(said, TurnAnswer) else TurnAnswer(said)
+            self._answers[run_id] = answer
             for message in messages:
                 # Letta keeps the sender's otid on every input but those of the assistant.
                 otid = None if message.role == "assistant" else message.otid

@@ -24,7 +24,7 @@ from letta_client import APIError, APIStatusError, AsyncLetta, not_given, omit
 from yarl import URL
 
 from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, TurnFateUnknown
-from letta_bridge.letta.answer import parse_answer
+from letta_bridge.letta.answer import parse_answer, run_end
 from letta_bridge.letta.clean_connections import CleanRequest, StaleConnection
 from letta_bridge.letta.failures import refusal, transport_failure
 from letta_bridge.letta.port import (
@@ -34,6 +34,7 @@ from letta_bridge.letta.port import (
     AgentSpec,
     FoundTurns,
     Note,
+    RunEnd,
     SoughtTurn,
     TurnAnswer,
     TurnMessage,
@@ -111,7 +112,8 @@ class LettaClient:
         }
         status, headers, body = await self._post(self._turns_url(agent_id), json.dumps(turn).encode(), timeout)
         if status not in _SUCCESS:
-            raise refusal(status, body, retry_after=headers.get("Retry-After"))
+            sent = [message.content for message in messages]
+            raise refusal(status, body, retry_after=headers.get("Retry-After"), sent=sent)
         try:
             return parse_answer(body)
         except ValueError:
@@ -131,6 +133,13 @@ class LettaClient:
         else:
             search.at_the_beginning()
         return search.result()
+
+    async def run_end(self, run_id: str) -> RunEnd:
+        """Why a run ended, and what it took."""
+        async with _failures(reads=True):
+            run = await self._sdk.runs.with_raw_response.retrieve(run_id)
+            usage = await self._sdk.runs.usage.with_raw_response.retrieve(run_id)
+        return run_end(_object(run.http_response), _object(usage.http_response))
 
     async def cancel(self, agent_id: str, run_ids: Sequence[str]) -> None:
         """Mark the runs cancelled; the model call that is going on is not interrupted and may still be stored."""

@@ -10,10 +10,13 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final, Literal, Protocol
+
+LENGTH_LIMIT: Final = "max_tokens_exceeded"
+"""Letta's stop reason of a turn whose last text reached the model's length limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +143,27 @@ class TurnAnswer:
         text: what the agent said; empty where it said nothing.
         stop_reason: Letta's word (``end_turn``, ``max_steps``, ``cancelled`` ...), ``found`` for an answer read from
             the history, which keeps neither a stop reason nor usage.
-        usage: tokens of the turn, all zero where unknown.
+        usage: tokens of the turn, None where unknown.
         memory_updated: a memory tool succeeded in the turn.
     """
 
     text: str
     stop_reason: str = "end_turn"
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage | None = None
     memory_updated: bool = False
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the text was cut off at the model's length limit."""
+        return self.stop_reason == LENGTH_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """What Letta says of a run that is over: its stop reason, ``found`` where it says none, and its tokens."""
+
+    stop_reason: str
+    usage: Usage | None
 
 
 class TurnState(StrEnum):
@@ -307,6 +323,10 @@ class LettaPort(Protocol):
         0.1 seconds after the request on an idle server and seconds on a loaded one. A run whose server was killed stays
         active for ever; cancel it. Of several messages with one otid the newest counts. Raises AgentGone.
         """
+        ...
+
+    async def run_end(self, run_id: str) -> RunEnd:
+        """Why a run that is over ended, and what it took; its messages tell neither. Two requests."""
         ...
 
     async def cancel(self, agent_id: str, run_ids: Sequence[str]) -> None:

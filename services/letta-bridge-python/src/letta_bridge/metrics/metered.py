@@ -16,9 +16,11 @@ from letta_bridge.letta.port import (
     FoundTurns,
     LettaPort,
     Note,
+    RunEnd,
     SoughtTurn,
     TurnAnswer,
     TurnMessage,
+    Usage,
 )
 from letta_bridge.metrics.bridge_metrics import BridgeMetrics
 from letta_bridge.metrics.histogram import Observations
@@ -60,14 +62,18 @@ class MeteredLetta:
 
     async def send(self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float) -> TurnAnswer:
         answer = await self._timed("send", self._letta.send(agent_id, messages, timeout=timeout))
-        self._prompt.inc(answer.usage.prompt_tokens)
-        self._completion.inc(answer.usage.completion_tokens)
+        self._count(answer.usage)
         return answer
 
     async def find_turns(
         self, agent_id: str, sought: Sequence[SoughtTurn], *, time_limit: float | None = None
     ) -> FoundTurns:
         return await self._timed("find_turns", self._letta.find_turns(agent_id, sought, time_limit=time_limit))
+
+    async def run_end(self, run_id: str) -> RunEnd:
+        end = await self._timed("run_end", self._letta.run_end(run_id))
+        self._count(end.usage)
+        return end
 
     async def cancel(self, agent_id: str, run_ids: Sequence[str]) -> None:
         await self._timed("cancel", self._letta.cancel(agent_id, run_ids))
@@ -98,6 +104,11 @@ class MeteredLetta:
 
     async def close(self) -> None:
         await self._letta.close()
+
+    def _count(self, usage: Usage | None) -> None:
+        if usage is not None:
+            self._prompt.inc(usage.prompt_tokens)
+            self._completion.inc(usage.completion_tokens)
 
     async def _timed(self, operation: str, call: Awaitable[_Result]) -> _Result:
         began = time.perf_counter()

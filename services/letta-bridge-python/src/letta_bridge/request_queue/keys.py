@@ -49,6 +49,8 @@ class Keys:
     """Hash: users' choices about permanent memory, with a completeness marker (consent/lua/common.lua); kept."""
     identity: str = field(init=False)
     """String: the queue's random id, which its claim on a tenant carries; kept."""
+    tally_prefix: str = field(init=False)
+    """+ minute (since 1970, UTC): hash word → turns settled in that minute under the word; expires."""
     call_prefix: str = field(init=False)
     """+ taker: ticket of its last hand-out call that Redis executed; expires a day after the last one."""
     held: str = field(init=False)
@@ -111,6 +113,7 @@ class Keys:
             self.call_prefix,
             self.held,
             self.open,
+            self.tally_prefix,
         )
 
     def lane(self, user_id: str) -> str:
@@ -128,6 +131,10 @@ class Keys:
     def call(self, taker: str) -> str:
         """The ticket of a taker's last hand-out call."""
         return self.call_prefix + taker
+
+    def tally(self, minute: int) -> str:
+        """What the turns settled in a minute since 1970 are tallied under."""
+        return f"{self.tally_prefix}{minute}"
 
     def fallback(self, number: str) -> str:
         """Where memory-python leaves its answer to a task handed over."""

@@ -29,6 +29,7 @@ from letta_bridge.request_queue.port import (
     restored_lane,
     user_of_restored,
 )
+from letta_bridge.request_queue.recent_turns import RECENT_MINUTES, RecentTurns
 from letta_bridge.request_queue.records import Fault, parts_of_number
 from letta_bridge.settings import QueueSettings
 from shared_utils.errors import MalformedMessage
@@ -71,6 +72,8 @@ class Shelf:
     published: list[tuple[str, bytes]] = field(default_factory=list)
     dead: list[tuple[bytes, bytes]] = field(default_factory=list)
     counters: Counter[str] = field(default_factory=Counter)
+    tallies: Counter[tuple[int, str]] = field(default_factory=Counter)
+    """(Minute, word) → turns."""
     bridges: set[str] = field(default_factory=set)
     paused: PauseMode | None = None
     held: dict[str, float] = field(default_factory=dict)
@@ -228,7 +231,16 @@ class InMemoryQueue:
             paused=shelf.paused,
             unjournalled=len(shelf.journal),
             held=sum(until > shelf.clock() for until in shelf.held.values()),
+            recent=await self.recent(),
         )
+
+    async def recent(self) -> RecentTurns:
+        """See :class:`RequestQueue`."""
+        minute, words = int(self.shelf.clock() // 60), Counter[str]()
+        for (tallied, word), count in self.shelf.tallies.items():
+            if minute - RECENT_MINUTES < tallied <= minute:
+                words[word] += count
+        return RecentTurns.of(words)
 
     async def close(self) -> None:
         """See :class:`RequestQueue`."""
@@ -400,6 +412,7 @@ class InMemoryQueue:
             json.loads(end.dead)
             shelf.dead.insert(0, (end.dead, turn.entry.payload))
         shelf.counters[f"settled:{end.outcome}"] += 1
+        shelf.tallies.update((int(shelf.clock() // 60), word) for word in end.tally)
         self._close(end.receipt)
         if turn.lane in shelf.lanes:
             shelf.ready.append(turn.lane)

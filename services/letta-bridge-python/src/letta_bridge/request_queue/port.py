@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol
 
+from letta_bridge.request_queue.recent_turns import RecentTurns
 from letta_bridge.request_queue.records import number_of
 
 FULL_LANE: Final = "~full:"
@@ -153,6 +154,8 @@ class Settlement:
     """Why there is no answer, where there is none: an error's code, for the metrics."""
     journal: bytes | None = None
     """What the journal keeps of the turn beside the reply, JSON; None where it is not journalled."""
+    tally: tuple[str, ...] = ()
+    """Words of ``recent_turns.py``: what the turn counts as in the figures of the last minutes."""
 
 
 class Refusal(StrEnum):
@@ -199,6 +202,8 @@ class QueueStatus:
     """Turns the journal has not written yet."""
     held: int = 0
     """Users of whom no turn begins for the moment."""
+    recent: RecentTurns = field(default_factory=RecentTurns)
+    """Turns of the last ten minutes."""
 
 
 def fingerprint(record: bytes) -> str:
@@ -271,6 +276,10 @@ class RequestQueue(Protocol):
 
     async def status(self) -> QueueStatus:
         """The queue at this moment."""
+        ...
+
+    async def recent(self) -> RecentTurns:
+        """What became of the turns of the last ten minutes, over all bridges."""
         ...
 
     async def close(self) -> None:

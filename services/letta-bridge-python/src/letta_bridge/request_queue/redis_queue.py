@@ -21,6 +21,7 @@ from letta_bridge.request_queue.port import (
     Settlement,
     Turn,
 )
+from letta_bridge.request_queue.recent_turns import RECENT_MINUTES, RecentTurns
 from letta_bridge.request_queue.scripts import WAITED, ScriptRunner, read
 from letta_bridge.settings import QueueSettings
 from letta_bridge.turn_lease import clock
@@ -52,6 +53,7 @@ _RELEASE: Final = read("release")
 _RESTORE: Final = read("restore")
 _OLDEST: Final = read("oldest")
 _PROBE: Final = read("probe")
+_RECENT: Final = read("recent")
 
 _SETTLED_NOW, _FORGOTTEN = 1, 3
 _REFUSALS: Final = {0: Refusal.TAKEN_OVER, 2: Refusal.REPEATED}
@@ -232,7 +234,13 @@ class RedisQueue:
             paused=_pause_mode(await client.hget(keys.paused, "mode")),
             unjournalled=await client.xlen(keys.journal),
             held=await client.hlen(keys.held),
+            recent=await self.recent(),
         )
+
+    async def recent(self) -> RecentTurns:
+        """See :class:`RequestQueue`."""
+        words = await self._scripts.run(_RECENT, RECENT_MINUTES)
+        return RecentTurns.of({word.decode(): int(count) for word, count in zip(words[::2], words[1::2], strict=True)})
 
     async def close(self) -> None:
         """See :class:`RequestQueue`."""
@@ -296,6 +304,7 @@ class RedisQueue:
                 end.missed or b"",
                 end.dead or b"",
                 end.journal or b"",
+                " ".join(end.tally),
             )
         return args
 

@@ -19,6 +19,7 @@ from letta_bridge.letta.port import (
     FoundTurns,
     LettaPort,
     Note,
+    RunEnd,
     SoughtTurn,
     TurnAnswer,
     TurnMessage,
@@ -40,8 +41,9 @@ class TracedLetta:
         with self._span("invoke_agent", "invoke_agent", {"gen_ai.agent.id": agent_id}) as span:
             answer = await self._letta.send(agent_id, messages, timeout=timeout)
             span.set_attribute("gen_ai.response.finish_reasons", [answer.stop_reason])
-            span.set_attribute("gen_ai.usage.input_tokens", answer.usage.prompt_tokens)
-            span.set_attribute("gen_ai.usage.output_tokens", answer.usage.completion_tokens)
+            if answer.usage is not None:
+                span.set_attribute("gen_ai.usage.input_tokens", answer.usage.prompt_tokens)
+                span.set_attribute("gen_ai.usage.output_tokens", answer.usage.completion_tokens)
             return answer
 
     async def create_agent(self, spec: AgentSpec) -> AgentRef:
@@ -66,6 +68,9 @@ class TracedLetta:
         self, agent_id: str, sought: Sequence[SoughtTurn], *, time_limit: float | None = None
     ) -> FoundTurns:
         return await self._letta.find_turns(agent_id, sought, time_limit=time_limit)
+
+    async def run_end(self, run_id: str) -> RunEnd:
+        return await self._letta.run_end(run_id)
 
     async def cancel(self, agent_id: str, run_ids: Sequence[str]) -> None:
         await self._letta.cancel(agent_id, run_ids)

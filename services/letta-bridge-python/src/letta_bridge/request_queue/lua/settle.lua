@@ -12,13 +12,15 @@
 --      user whose missed turns change or '', SHA-1 of each record to remove, separated by blanks,
 --      missed turn to add, '' for none,
 --      dead letter: JSON line to put before the payload, '' for none,
---      what the journal keeps beside the reply, '' for nothing
+--      what the journal keeps beside the reply, '' for nothing,
+--      words the turn is tallied under, separated by blanks
 -- Returns for each turn a code (below), or its error (one that fails does not hold up the others); then the length of
 --      `ready`.
 
 local reply_ttl_ms, replies_kept, missed_kept, journal_bound = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local bridge = ARGV[5]
-local FIRST, FIELDS = 6, 14
+local FIRST, FIELDS = 6, 15
+local TALLY_SECONDS = 900
 -- Codes that request_queue/redis_queue.py reads.
 local TAKEN_OVER, SETTLED, REPEATED, FORGOTTEN = 0, 1, 2, 3
 
@@ -119,9 +121,20 @@ end
 
 local closed = {}
 
+-- The figures of the last minutes; whatever lies under that name, the turn is settled.
+local function tally(words)
+    local key = TALLY .. minute_of(now_ms())
+    for word in string.gmatch(words, '%S+') do
+        redis.pcall('HINCRBY', key, word, 1)
+    end
+    if words ~= '' then
+        redis.pcall('EXPIRE', key, TALLY_SECONDS)
+    end
+end
+
 local function settle(
     receipt, outcome, reply, channel, response, response_channel, kept, condition, mark,
-    missed_user, told, missed, dead, journal)
+    missed_user, told, missed, dead, journal, tallied)
     local record = redis.call('HGET', TURNS, receipt)
     local _, lane, entry = split_turn(record and is_of(record, bridge) and record or '')
     if not entry then
@@ -147,6 +160,7 @@ local function settle(
         end
     end
     redis.call('HINCRBY', COUNTERS, 'settled:' .. outcome, 1)
+    tally(tallied)
     close_turn(receipt, lane)
     closed[#closed + 1] = entry
     return SETTLED

@@ -1,0 +1,96 @@
+"""The figures of the last ten minutes, in both queues."""
+
+from __future__ import annotations
+
+import json
+import uuid
+
+import pytest
+
+from letta_bridge.request_queue import Outcome, Settlement
+from letta_bridge.request_queue.recent_turns import RecentTurns
+from letta_bridge.settings import QueueSettings
+
+FELL_BACK = ("memory", "fallback", "cause:model_credentials", "canned")
+
+
+@pytest.fixture
+async def redis_queue(redis_url, redis_rig):
+    rig = redis_rig(QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}"), redis_url)
+    yield rig
+    await rig.close()
+
+
+async def settled(rig, queue, number, tally):
+    """Take a task of a user of its own, and settle it."""
+    user, task_id = f"user{number}", f"t{number}"
+    await rig.push(json.dumps({"task_id": task_id, "user_id": user, "content": "hi"}).encode())
+    (turn,) = (await queue.exchange([], 1)).turns
+    end = Settlement(turn.receipt, Outcome.LETTA, user_id=user, task_id=task_id, reply=b"{}", tally=tally)
+    assert (await queue.exchange([end], 0)).settled == [True]
+    return end
+
+
+async def test_what_became_of_the_last_turns_is_summed_over_bridges(rig):
+    bridges = [rig.bridge("a"), rig.bridge("b")]
+    assert (await bridges[0].recent()).for_agents == 0
+    for number, tally in enumerate([("agent",), FELL_BACK, ("unanswered", "cause:timeout"), (), FELL_BACK]):
+        await settled(rig, bridges[number % 2], number, tally)
+    recent = await bridges[0].recent()
+    assert recent == (await bridges[1].status()).recent
+    assert recent == RecentTurns(
+        by_agent=1, by_memory=2, fell_back=2, unanswered=1, canned=2, causes={"model_credentials": 2, "timeout": 1}
+    )
+
+
+async def test_a_settlement_that_is_repeated_is_tallied_once(rig):
+    queue = rig.bridge("a")
+    end = await settled(rig, queue, 1, ("agent",))
+    assert (await queue.exchange([end], 0)).settled == [False]
+    assert (await queue.recent()).by_agent == 1
+
+
+@pytest.mark.integration
+async def test_tallies_are_of_ten_minutes_and_expire(redis_queue):
+    queue, client = redis_queue.bridge("a"), redis_queue.client
+    minute = (await client.time())[0] // 60
+    for past in (3, 11):
+        await client.hset(queue.keys.tally(minute - past), "agent", 1)
+    await settled(redis_queue, queue, 1, ("memory",))
+    recent = await queue.recent()
+    assert (recent.by_agent, recent.by_memory) == (1, 1)
+    written = [
+        key async for key in client.scan_iter(f"{queue.keys.tally_prefix}*") if await client.hexists(key, "memory")
+    ]
+    assert [0 < await client.ttl(key) <= 900 for key in written] == [True]
+
+
+@pytest.mark.integration
+async def test_a_tally_of_the_wrong_type_does_not_hold_up_an_answer(redis_queue):
+    queue, client = redis_queue.bridge("a"), redis_queue.client
+    minute = (await client.time())[0] // 60
+    for ahead in range(3):
+        await client.set(queue.keys.tally(minute + ahead), "x")
+    await settled(redis_queue, queue, 1, ("agent",))
+    assert (await queue.recent()).for_agents == 0
+
+
+@pytest.mark.parametrize(
+    ("tally", "in_trouble", "says"),
+    [
+        ({}, False, "no agent was asked"),
+        ({"memory": 5, "canned": 5}, False, "no agent was asked"),
+        ({"agent": 9}, False, "agents answered all 9 turns"),
+        ({"agent": 9, "fallback": 1, "cause:timeout": 1}, False, "1 of 10 turns in the last 10 minutes (10%), mostly"),
+        ({"agent": 4, "fallback": 1, "cause:timeout": 1}, True, "1 of 5 turns"),
+        (
+            {"fallback": 2, "canned": 2, "cause:timeout": 1, "cause:model_credentials": 2},
+            True,
+            "mostly model_credentials",
+        ),
+        ({"unanswered": 1, "cause:breaker_open": 1}, True, "1 got an error"),
+    ],
+)
+def test_the_figures_are_told_to_people(tally, in_trouble, says):
+    recent = RecentTurns.of(tally)
+    assert (recent.in_trouble, says in str(recent)) == (in_trouble, True)
