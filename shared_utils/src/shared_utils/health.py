@@ -36,14 +36,16 @@ class HealthSource(Protocol):
 
 
 def router(source: HealthSource) -> APIRouter:
-    """The three health endpoints over one source."""
+    """The three health endpoints over one source, for GET and HEAD."""
     routes = APIRouter(tags=["health"])
 
+    @routes.head("/livez", include_in_schema=False)
     @routes.get("/livez")
     async def livez() -> dict[str, str]:
         """The process runs. Asks nothing else, so that a restart is never blamed on a dependency."""
         return {"status": "ok"}
 
+    @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz")
     async def readyz(
         response: Response,
@@ -59,6 +61,7 @@ def router(source: HealthSource) -> APIRouter:
             body["checks"] = [asdict(check) for check in checks]
         return body
 
+    @routes.head("/health", include_in_schema=False)
     @routes.get("/health")
     async def health() -> dict[str, Any]:
         """The summary; always 200, ``status`` says ok, degraded or unready."""

@@ -20,6 +20,7 @@ def router(source: MetricsSource) -> APIRouter:
     """The one endpoint."""
     routes = APIRouter(tags=["metrics"])
 
+    @routes.head("/metrics", include_in_schema=False)
     @routes.get("/metrics")
     async def metrics() -> Response:
         """All metrics; docs/metrics.md tells them."""
