@@ -44,8 +44,8 @@ def test_a_proxy_in_front_of_postgres(postgres_server: Postgres, tcp_proxy: Prox
 
 def test_what_is_missing_skips_here_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
-    with pytest.raises(pytest.skip.Exception, match="not here"), fixtures._missing_parts():
+    with pytest.raises(pytest.skip.Exception, match="not here"), fixtures.missing_parts():
         raise MissingPart("not here")
     monkeypatch.setenv("CI", "true")
-    with pytest.raises(pytest.fail.Exception, match="not here"), fixtures._missing_parts():
+    with pytest.raises(pytest.fail.Exception, match="not here"), fixtures.missing_parts():
         raise MissingPart("not here")
