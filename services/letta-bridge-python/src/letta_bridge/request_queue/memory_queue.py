@@ -16,6 +16,7 @@ from letta_bridge.request_queue.journal_backlog import LEASE, JournalBatch, Jour
 from letta_bridge.request_queue.port import (
     FULL_LANE,
     FULL_LANES,
+    Capacity,
     Exchange,
     HeldChoice,
     Outcome,
@@ -74,6 +75,7 @@ class Shelf:
     """Id, what the settlement says, reply."""
     journal_writer: tuple[str, float] = ("", 0.0)
     """Who writes the journal, and until when."""
+    capacity: Capacity = field(default_factory=lambda: Capacity(used_bytes=0, limit_bytes=0, saves=True))
     choices: dict[str, bytes] = field(default_factory=dict)
     """Fields of the hash ``choices``."""
     calls: dict[str, str] = field(default_factory=dict)
@@ -218,6 +220,10 @@ class InMemoryQueue:
             counters=dict(shelf.counters),
             paused=shelf.paused,
             unjournalled=len(shelf.journal),
+            capacity=shelf.capacity,
+            unjournalled_age=shelf.clock() - int(shelf.journal[0][0].partition("-")[0]) / 1000
+            if shelf.journal
+            else 0.0,
         )
 
     async def close(self) -> None:

@@ -154,6 +154,17 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True)
+class Capacity:
+    """What Redis says of its own memory and disk."""
+
+    used_bytes: int
+    limit_bytes: int
+    """``maxmemory``; 0: none is set."""
+    saves: bool
+    """Whether its last attempts to write to disk succeeded. Where one failed it refuses writes, or may lose them."""
+
+
+@dataclass(frozen=True, slots=True)
 class QueueStatus:
     """The queue at one moment, over all bridges."""
 
@@ -172,6 +183,10 @@ class QueueStatus:
     """What an operator has stopped, if anything."""
     unjournalled: int = 0
     """Turns the journal has not written yet."""
+    unjournalled_age: float = 0.0
+    """Seconds since the oldest of them was answered; 0 without any."""
+    capacity: Capacity | None = None
+    """None where Redis does not say."""
 
 
 def fingerprint(record: bytes) -> str:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any, Final, cast
 
 from letta_bridge.request_queue.calls import Calls
+from letta_bridge.request_queue.capacity import capacity_of
 from letta_bridge.request_queue.keys import Keys, per_task
 from letta_bridge.request_queue.port import (
     FULL_LANE,
@@ -47,6 +48,7 @@ _RENEW: Final = read("renew")
 _RELEASE: Final = read("release")
 _RESTORE: Final = read("restore")
 _LANES: Final = read("lanes")
+_CAPACITY: Final = read("capacity")
 
 _SETTLED_NOW, _FORGOTTEN = 1, 3
 _REFUSALS: Final = {0: Refusal.TAKEN_OVER, 2: Refusal.REPEATED}
@@ -197,6 +199,7 @@ class RedisQueue:
         in_flight = await client.hlen(keys.turns)
         settled = sum(count for name, count in counters.items() if name.startswith("settled:"))
         now_ms, _, _, turns, ready = await self._scripts.run(_LANES, 0, _EXAMINED - 1)
+        unjournalled_age, capacity = capacity_of(await self._scripts.run(_CAPACITY))
         first = [int(turn[4]) for turn in turns if turn[4]] + [int(lane[2]) for lane in ready if lane[2]]
         return QueueStatus(
             depth=depth,
@@ -209,6 +212,8 @@ class RedisQueue:
             counters=counters,
             paused=_pause_mode(await client.hget(keys.paused, "mode")),
             unjournalled=await client.xlen(keys.journal),
+            unjournalled_age=unjournalled_age,
+            capacity=capacity,
         )
 
     async def close(self) -> None:
