@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections import Counter, defaultdict
 
@@ -11,6 +12,11 @@ import pytest
 import redis
 
 from letta_bridge.letta.letta_client import LettaClient
+from local_stack.fixtures import missing_parts
+from local_stack.ports import HOST, free_port
+from local_stack.processes import Process
+from local_stack.programs import answers
+from local_stack.prometheus import Prometheus
 
 QUEUE = "letta_requests"
 
@@ -137,3 +143,47 @@ def users(request):
     """Ids nobody else uses: the Letta server is shared by all tests."""
     tag = f"{request.node.name[:24]}-{time.monotonic_ns():x}"
     return lambda count: [f"用户{number}-{tag}" for number in range(count)]
+
+
+@pytest.fixture
+def prometheus(tmp_path):
+    """A running one that scrapes nothing yet."""
+    with missing_parts():
+        server = Prometheus(tmp_path / "prometheus")
+    server.start()
+    server.wait_ready()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def start_stub(tmp_path):
+    """Starts stubs of Letta, each with its ``url``; one that was killed starts again at the same place."""
+    stubs = []
+
+    def start():
+        port = free_port()
+        words = [sys.executable, "-m", "local_stack.stub_letta", "--port", str(port)]
+        stub = Process(f"stub-{port}", words, logs=tmp_path, ready=answers(f"http://{HOST}:{port}/v1/health/"))
+        stub.url = f"http://{HOST}:{port}"
+        stubs.append(stub)
+        stub.start()
+        stub.wait_ready()
+        return stub
+
+    yield start
+    for stub in stubs:
+        stub.kill()
+
+
+@pytest.fixture
+def eventually():
+    """``eventually(holds, what)``: wait until it holds."""
+
+    def wait(holds, what, timeout=120.0):
+        deadline = time.monotonic() + timeout
+        while not holds():
+            assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
+            time.sleep(0.2)
+
+    return wait
