@@ -17,9 +17,10 @@ import yaml
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from local_stack.fixtures import missing_parts
 from local_stack.ports import HOST, free_port
 from local_stack.processes import Process
-from local_stack.programs import answers
+from local_stack.programs import answers, debian_program
 from local_stack.valkey import Valkey
 
 pytestmark = pytest.mark.integration
@@ -106,6 +107,29 @@ def test_what_is_not_theirs_is_refused(name: str, user: User) -> None:
     for command in _REFUSED[name]:
         with pytest.raises(redis.ResponseError, match=r"(?i)no permissions|ACL failure in script"):
             client.execute_command(*command)
+
+
+@pytest.mark.parametrize("place", ["compose", "kubernetes"])
+def test_redis_cli_finds_the_server_healthy(
+    place: str, redis_with_users: Valkey, user: User, compose: Callable[..., Any], checkout: Path
+) -> None:
+    with missing_parts():
+        redis_cli = debian_program("redis-cli", package="redis-tools")
+    if place == "compose":
+        redis_service = compose("docker-compose.yml")["services"]["redis"]
+        _, line = redis_service["healthcheck"]["test"]
+        password = redis_service["environment"]["REDISCLI_AUTH"]
+    else:
+        _, workload = yaml.safe_load_all((checkout / "deploy/kubernetes/redis.yaml").read_text("utf-8"))
+        (container,) = workload["spec"]["template"]["spec"]["containers"]
+        *_, line = container["readinessProbe"]["exec"]["command"]
+        password = next(one["value"] for one in container["env"] if one["name"] == "REDISCLI_AUTH")
+    line = line.replace("redis-cli", f"{redis_cli} -p {redis_with_users.port}")
+    asked = subprocess.run(
+        ["sh", "-c", line], env={"PATH": "/usr/bin:/bin", "REDISCLI_AUTH": password}, check=False, capture_output=True
+    )
+    assert asked.returncode == 0, asked.stderr
+    assert user("admin").acl_log() == []
 
 
 def _as_keda_asks(client: Any, key: str) -> int:
