@@ -188,10 +188,46 @@ async def test_the_summary_is_always_answered(http, service):
     assert answer.json()["checks"] == {"redis": "connection refused", "letta": "ok"}
 
 
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/readyz?verbose", "/health"])
+async def test_head_is_answered_as_get_is_without_the_body(http, service, path):
+    service.lose_redis()
+    got, headed = await http.get(path), await http.head(path)
+    assert (headed.status_code, headed.content) == (got.status_code, b"")
+    assert headed.headers == got.headers
+
+
+def test_the_description_names_get_alone(service):
+    described = application(service).openapi()["paths"]
+    assert {tuple(methods) for methods in described.values()} == {("get",)}
+
+
+KUBELET = (
+    b"GET %s HTTP/1.1\r\nHost: 10.1.2.3:8290\r\nUser-Agent: kube-probe/1.33\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+)
+HAPROXY = b"HEAD %s HTTP/1.0\r\n\r\n"
+"""``option httpchk HEAD``: no Host header at all."""
+ELB = b"GET %s HTTP/1.1\r\nHost: 10.1.2.3:8290\r\nConnection: close\r\nUser-Agent: ELB-HealthChecker/2.0\r\n\r\n"
+CURL = b"HEAD %s HTTP/1.1\r\nHost: bridge:8290\r\nUser-Agent: curl/8.5.0\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("request_text", [KUBELET, HAPROXY, ELB, CURL], ids=["kubelet", "haproxy", "elb", "curl -I"])
+async def test_probes_of_others_are_answered_as_they_ask(service, request_text):
+    async with health.serve(application(service), host="127.0.0.1", port=0) as port:
+        for path, status in ((b"/livez", b"200"), (b"/readyz", b"200"), (b"/health", b"200")):
+            assert (await raw_answer(port, request_text % path)).split(b" ")[1] == status
+        service.lose_redis()
+        assert (await raw_answer(port, request_text % b"/readyz")).split(b" ")[1] == b"503"
+
+
 async def answer_of(port, path="/livez"):
-    """One request over a connection of its own, as raw HTTP."""
+    """One request over a connection of its own."""
+    return await raw_answer(port, f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+
+
+async def raw_answer(port, request_text):
+    """What the server says to these bytes until it closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+    writer.write(request_text)
     answer = await reader.read()
     writer.close()
     await writer.wait_closed()

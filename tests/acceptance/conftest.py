@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+import sys
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -15,7 +16,11 @@ import redis
 from psycopg import sql
 
 from letta_bridge.letta.letta_client import LettaClient
-from local_stack.programs import program
+from local_stack.fixtures import missing_parts
+from local_stack.ports import HOST, free_port
+from local_stack.processes import Process
+from local_stack.programs import answers, program
+from local_stack.prometheus import Prometheus
 
 QUEUE = "letta_requests"
 EVERYTHING = """
@@ -240,5 +245,49 @@ def until():
             assert time.monotonic() < deadline, f"{what} after {timeout} s"
             time.sleep(0.05)
         return found
+
+    return wait
+
+
+@pytest.fixture
+def prometheus(tmp_path):
+    """A running one that scrapes nothing yet."""
+    with missing_parts():
+        server = Prometheus(tmp_path / "prometheus")
+    server.start()
+    server.wait_ready()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def start_stub(tmp_path):
+    """Starts stubs of Letta, each with its ``url``; one that was killed starts again at the same place."""
+    stubs = []
+
+    def start():
+        port = free_port()
+        words = [sys.executable, "-m", "local_stack.stub_letta", "--port", str(port)]
+        stub = Process(f"stub-{port}", words, logs=tmp_path, ready=answers(f"http://{HOST}:{port}/v1/health/"))
+        stub.url = f"http://{HOST}:{port}"
+        stubs.append(stub)
+        stub.start()
+        stub.wait_ready()
+        return stub
+
+    yield start
+    for stub in stubs:
+        stub.kill()
+
+
+@pytest.fixture
+def eventually():
+    """``eventually(holds, what)``: wait until it holds."""
+
+    def wait(holds, what, timeout=120.0):
+        deadline = time.monotonic() + timeout
+        while not holds():
+            assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
+            time.sleep(0.2)
 
     return wait

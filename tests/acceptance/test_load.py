@@ -17,6 +17,8 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.xdist_group("load")]  # each a
 
 HOSTILE = 100_000
 TASKS, IN_FLIGHT, USERS = 20_000, 2_000, 4_000
+AT_ONCE = IN_FLIGHT * 9 // 10
+"""The stub answers nobody until it has so many turns: a bridge that held fewer would never end the first."""
 
 
 @pytest.fixture
@@ -24,8 +26,9 @@ def stub_letta():
     """Starts stubs of Letta; gives their addresses."""
     stubs = []
 
-    def start(latency=0.0):
-        command = [sys.executable, "-m", "local_stack.stub_letta", "--latency", str(latency)]
+    def start(latency=0.0, gather=1):
+        options = ["--latency", str(latency), "--gather", str(gather)]
+        command = [sys.executable, "-m", "local_stack.stub_letta", *options]
         stub = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         stubs.append(stub)
         return stub.stdout.readline().split()[1]
@@ -98,9 +101,11 @@ def test_a_hundred_thousand_hostile_payloads(observe, redis_url, stub_letta, bri
 
 
 def test_memory_stays_flat_with_two_thousand_slow_turns_in_flight(observe, redis_url, stub_letta, bridge_factory):
-    letta = stub_letta(latency=1.0)
-    # On a machine that is busy otherwise, two thousand turns at once are late; how late is not the question here.
-    patience = {"LEASE_SECONDS": "400", "LETTA_TIMEOUT": "400", "REPLY_DEADLINE": "400"}
+    letta = stub_letta(latency=1.0, gather=AT_ONCE)
+    # On a machine that is busy otherwise, two thousand turns at once are late; how late is not the question here. The
+    # breaker is kept shut: it would open while nobody is answered and a few look-ups are late.
+    patience = {"LEASE_SECONDS": "600", "LETTA_TIMEOUT": "600", "REPLY_DEADLINE": "600"}
+    patience["LETTA_BRIDGE_LETTA_BREAKER_FAILURES"] = "1000000"
     bridge = bridge_factory(redis_url, letta, MAX_CONCURRENT_REQUESTS=str(IN_FLIGHT), LOG_LEVEL="error", **patience)
     process = psutil.Process(bridge.pid)
     pipeline = observe.client.pipeline(transaction=False)
@@ -109,13 +114,13 @@ def test_memory_stays_flat_with_two_thousand_slow_turns_in_flight(observe, redis
         pipeline.lpush("letta_requests", json.dumps(task))
     pipeline.execute()
     resident = []
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + 560  # pytest ends a test after ten minutes
     while (settled := observe.settled()) < TASKS:
         assert time.monotonic() < deadline, observe.counters()
         resident.append((settled, process.memory_info().rss / 2**20))
         time.sleep(0.2)
     assert observe.counters()["settled:letta"] == TASKS
-    assert httpx.get(f"{letta}/stats").json()["most_in_flight"] > IN_FLIGHT * 0.9
+    assert httpx.get(f"{letta}/stats").json()["most_in_flight"] >= AT_ONCE
     middle = [rss for settled, rss in resident if TASKS * 0.4 <= settled < TASKS * 0.6]
     end = [rss for settled, rss in resident if settled >= TASKS * 0.8]
     assert max(end) < max(middle) * 1.1 + 5, (max(middle), max(end))

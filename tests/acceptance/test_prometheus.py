@@ -1,107 +1,18 @@
-"""A real Prometheus scrapes real bridges, loads the alert rules, and raises alarms.
-
-Prometheus comes in no Python package: where it is not installed (Debian: apt-get install prometheus) this is skipped.
-"""
+"""A real Prometheus scrapes real bridges, evaluates every rule, and answers what the Grafana dashboard asks."""
 
 from __future__ import annotations
 
 import json
-import re
-import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import httpx
 import pytest
 import redis
 
-from local_stack.ports import free_port
-from local_stack.processes import Process
+pytestmark = pytest.mark.acceptance
 
-DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
-
-pytestmark = [
-    pytest.mark.acceptance,
-    pytest.mark.skipif(
-        shutil.which("prometheus") is None, reason="prometheus is not installed; the Debian package has that name"
-    ),
-]
-
-
-class Prometheus(Process):
-    """One that scrapes and evaluates every half second, and knows no patience."""
-
-    def __init__(self, directory, targets):
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        rules = (DEPLOY / "alerts.yml").read_text(encoding="utf-8")
-        (directory / "alerts.yml").write_text(re.sub(r"for: \d+m", "for: 0s", rules), encoding="utf-8")
-        config = (DEPLOY / "prometheus.yml").read_text(encoding="utf-8")
-        config = re.sub(r"(scrape|evaluation)_interval: \w+", r"\1_interval: 500ms", config)
-        config = config.replace("scrape_timeout: 10s", "scrape_timeout: 500ms")
-        config = config.replace('["letta-bridge:8290"]', json.dumps(targets))
-        (directory / "prometheus.yml").write_text(config, encoding="utf-8")
-        command = [
-            "prometheus",
-            f"--config.file={directory / 'prometheus.yml'}",
-            f"--storage.tsdb.path={directory / 'tsdb'}",
-            f"--web.listen-address=127.0.0.1:{port}",
-        ]
-        super().__init__("prometheus", command, logs=directory, ready=self._ready_now)
-
-    def _ready_now(self):
-        try:
-            return httpx.get(f"{self.url}/-/ready", timeout=1).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    def api(self, path, **query):
-        return httpx.get(f"{self.url}/api/v1/{path}", params=query, timeout=5).json()["data"]
-
-    def value(self, query):
-        found = self.api("query", query=query)["result"]
-        return float(found[0]["value"][1]) if found else None
-
-    def firing(self):
-        return {alert["labels"]["alertname"] for alert in self.api("alerts")["alerts"] if alert["state"] == "firing"}
-
-
-@pytest.fixture
-def start_prometheus(tmp_path):
-    """Starts one over these bridges."""
-    started = []
-
-    def start(*bridges):
-        directory = tmp_path / "prometheus"
-        directory.mkdir()
-        server = Prometheus(directory, [bridge.url.removeprefix("http://") for bridge in bridges])
-        started.append(server)
-        server.start()
-        server.wait_ready()
-        return server
-
-    yield start
-    for server in started:
-        server.stop()
-
-
-@pytest.fixture
-def stub():
-    """A stub of Letta: its process and its address."""
-    process = subprocess.Popen([sys.executable, "-m", "local_stack.stub_letta"], stdout=subprocess.PIPE, text=True)
-    yield process, process.stdout.readline().split()[1]
-    process.kill()
-    process.stdout.close()
-    process.wait()
-
-
-def wait_until(holds, what, timeout=60.0):
-    deadline = time.monotonic() + timeout
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
-        time.sleep(0.1)
+DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "letta-bridge.json"
+EMPTY_WHERE_NOTHING_FAILS = {"Errors by code", "Retries by cause"}
 
 
 def push(client, number, **fields):
@@ -109,36 +20,61 @@ def push(client, number, **fields):
     client.lpush("letta_requests", json.dumps(task))
 
 
-def test_scraped_and_alarmed(redis_url, stub, bridge_factory, start_prometheus):
-    letta, address = stub
-    bridges = [bridge_factory(redis_url, address, FALLBACK_TIMEOUT="0.2", LETTA_RETRY_ATTEMPTS="0") for _ in range(2)]
-    prometheus = start_prometheus(*bridges)
-    rules = [rule for group in prometheus.api("rules")["groups"] for rule in group["rules"]]
-    assert len(rules) > 10
-    wait_until(lambda: prometheus.value("sum(letta_bridge_redis_up)") == 2, "both bridges are scraped")
+def test_scraped_and_evaluated(redis_url, start_stub, bridge_factory, prometheus, eventually):
+    stub = start_stub()
+    bridges = [bridge_factory(redis_url, stub.url, FALLBACK_TIMEOUT="0.2", LETTA_RETRY_ATTEMPTS="0") for _ in range(2)]
+    prometheus.discover(bridge.url for bridge in bridges)
+    eventually(lambda: prometheus.value("sum(letta_bridge_redis_up)") == 2, "both bridges are scraped")
     targets = prometheus.api("targets")["activeTargets"]
     assert [target["health"] for target in targets] == ["up", "up"], targets
-
     with redis.Redis.from_url(redis_url) as client:
         for number in range(20):
             push(client, number)
         settled = 'sum(letta_bridge_tasks_total{outcome="letta"})'
-        wait_until(lambda: prometheus.value(settled) == 20, "twenty answers are counted")
+        eventually(lambda: prometheus.value(settled) == 20, "twenty answers are counted")
         assert prometheus.value('max(letta_bridge_queue_settled_total{outcome="letta"})') == 20
         assert prometheus.value('sum(letta_bridge_tokens_total{type="prompt"})') == 20 * 668
-        broken = {rule["name"] for rule in rules if rule.get("lastError")}
-        assert not broken
-        assert not prometheus.firing() & {"LettaBridgeLettaAway", "LettaBridgeDeadLetters", "LettaBridgeDown"}
-
+        assert prometheus.value("min(letta_bridge_check_ok)") == 1
+        eventually(lambda: not prometheus.firing(), "no alarm is left of the start")
         push(client, "empty", content="")
-        wait_until(lambda: "LettaBridgeDeadLetters" in prometheus.firing(), "dead letters raise an alarm")
-
-        letta.kill()
+        eventually(lambda: "DeadLetters" in prometheus.firing(), "dead letters raise an alarm")
+        stub.kill()
         for number in range(100, 140):
             push(client, number)
-        wait_until(lambda: "LettaBridgeLettaAway" in prometheus.firing(), "an absent Letta raises an alarm")
-
+        eventually(lambda: "LettaAway" in prometheus.firing(), "an absent Letta raises an alarm")
     bridges[0].kill()
-    wait_until(lambda: "LettaBridgeDown" in prometheus.firing(), "a dead bridge raises an alarm")
-    evaluated = [rule for group in prometheus.api("rules")["groups"] for rule in group["rules"]]
-    assert not [rule["lastError"] for rule in evaluated if rule.get("lastError")]
+    eventually(lambda: "Down" in prometheus.firing(), "a dead bridge raises an alarm")
+    assert "None" not in prometheus.firing()
+    assert not prometheus.broken_rules()
+
+
+def test_the_dashboard_is_answered(redis_url, start_stub, bridge_factory, prometheus, eventually):
+    """Asked as Grafana asks: variables by label values, each panel by a range with the variables filled in."""
+    bridge = bridge_factory(redis_url, start_stub().url, FALLBACK_TIMEOUT="0.2")
+    prometheus.discover([bridge.url])
+    with redis.Redis.from_url(redis_url) as client:
+        for number in range(20):
+            push(client, number)
+        push(client, "temporary", meta={"memory_type": "temporary"})
+        settled = "max(letta_bridge_queue_taken_total)"
+        eventually(lambda: prometheus.value(settled) == 21, "all tasks are counted")
+        rate = "sum(rate(letta_bridge_queue_taken_total[1m]))"
+        eventually(lambda: prometheus.value(rate) is not None, "there are two scrapes")
+    values = {}
+    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    for variable in dashboard["templating"]["list"]:
+        if variable["type"] == "query":
+            metric, label = variable["query"]["query"].removeprefix("label_values(").rstrip(")").split(", ")
+            values[variable["name"]] = prometheus.api(f"label/{label}/values", **{"match[]": metric})
+    assert values == {"job": ["letta-bridge"], "queue": ["letta_requests"]}
+    now = time.time()
+    empty = set()
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", []):
+            expression = target["expr"].replace("$job", values["job"][0]).replace("$queue", values["queue"][0])
+            expression = expression.replace("$__rate_interval", "1m")
+            assert "$" not in expression
+            found = prometheus.api("query_range", query=expression, start=str(now - 60), end=str(now), step="15")
+            if not found["result"]:
+                empty.add(panel["title"])
+    assert empty <= EMPTY_WHERE_NOTHING_FAILS

@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 import redis
+import yaml
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from local_stack.fixtures import missing_parts
 from local_stack.ports import HOST, free_port
 from local_stack.processes import Process
-from local_stack.programs import answers
+from local_stack.programs import answers, debian_program
 from local_stack.valkey import Valkey
 
 pytestmark = pytest.mark.integration
@@ -67,7 +69,16 @@ _REFUSED = {
         ("LPUSH", "memory:user_sessions:ada", "x"),
         ("EVAL", "return 1", "0"),
     ],
-    "scaler": [("LRANGE", "letta_requests", "0", "-1"), ("RPOP", "letta_requests"), ("LLEN", "user_input_queue")],
+    "scaler": [
+        ("LRANGE", "letta_requests", "0", "-1"),
+        ("RPOP", "letta_requests"),
+        ("LLEN", "user_input_queue"),
+        ("EVAL", "return redis.call('LLEN', KEYS[1])", "1", "user_input_queue"),
+        ("EVAL", "return redis.call('LLEN', 'user_input_queue')", "0"),
+        ("EVAL", "return redis.call('LRANGE', KEYS[1], 0, -1)", "1", "letta_requests"),
+        ("EVAL", "return redis.call('RPOP', KEYS[1])", "1", "letta_requests"),
+        ("EVAL", "return redis.call('DEL', KEYS[1])", "1", "letta_requests"),
+    ],
     "health": [("GET", "letta_requests"), ("INFO",), ("SUBSCRIBE", "letta_responses")],
 }
 
@@ -96,6 +107,64 @@ def test_what_is_not_theirs_is_refused(name: str, user: User) -> None:
     for command in _REFUSED[name]:
         with pytest.raises(redis.ResponseError, match=r"(?i)no permissions|ACL failure in script"):
             client.execute_command(*command)
+
+
+@pytest.mark.parametrize("place", ["compose", "kubernetes"])
+def test_redis_cli_finds_the_server_healthy(
+    place: str, redis_with_users: Valkey, user: User, compose: Callable[..., Any], checkout: Path
+) -> None:
+    with missing_parts():
+        redis_cli = debian_program("redis-cli", package="redis-tools")
+    if place == "compose":
+        redis_service = compose("docker-compose.yml")["services"]["redis"]
+        _, line = redis_service["healthcheck"]["test"]
+        password = redis_service["environment"]["REDISCLI_AUTH"]
+    else:
+        _, workload = yaml.safe_load_all((checkout / "deploy/kubernetes/redis.yaml").read_text("utf-8"))
+        (container,) = workload["spec"]["template"]["spec"]["containers"]
+        *_, line = container["readinessProbe"]["exec"]["command"]
+        password = next(one["value"] for one in container["env"] if one["name"] == "REDISCLI_AUTH")
+    line = line.replace("redis-cli", f"{redis_cli} -p {redis_with_users.port}")
+    asked = subprocess.run(
+        ["sh", "-c", line], env={"PATH": "/usr/bin:/bin", "REDISCLI_AUTH": password}, check=False, capture_output=True
+    )
+    assert asked.returncode == 0, asked.stderr
+    assert user("admin").acl_log() == []
+
+
+def _as_keda_asks(client: Any, key: str) -> int:
+    """What KEDA's scaler for Redis lists sends since 2.0: one script, which looks at the type before it counts."""
+    script = """
+        local kind = redis.call('type', KEYS[1]).ok
+        if kind == 'zset' then return redis.call('zcard', KEYS[1])
+        elseif kind == 'set' then return redis.call('scard', KEYS[1])
+        elseif kind == 'hash' then return redis.call('hlen', KEYS[1])
+        elseif kind == 'list' or kind == 'none' then return redis.call('llen', KEYS[1])
+        else return redis.error_reply('ERR unsupported key type: ' .. kind) end
+    """
+    return int(client.execute_command("EVAL", script, "1", key))
+
+
+def test_keda_reads_the_length_of_each_list_its_manifest_names(
+    redis_with_users: Valkey, secrets: Path, user: User, checkout: Path
+) -> None:
+    triggers = [
+        trigger["metadata"]
+        for manifest in yaml.safe_load_all((checkout / "deploy/kubernetes/keda.yaml").read_text("utf-8"))
+        for trigger in manifest["spec"].get("triggers", [])
+    ]
+    assert [trigger["listName"] for trigger in triggers] == ["letta_requests", "{letta_requests}:ready"]
+    admin = user("admin")
+    for trigger in triggers:
+        password = (secrets / f"redis_{trigger['username']}_password").read_text("utf-8").strip()
+        client = redis.Redis(port=redis_with_users.port, protocol=3, username=trigger["username"], password=password)
+        with client:
+            assert client.ping()  # KEDA's first command on a connection
+            assert _as_keda_asks(client, trigger["listName"]) == 0
+            admin.rpush(trigger["listName"], "one", "two", "three")
+            assert _as_keda_asks(client, trigger["listName"]) == 3
+            assert client.llen(trigger["listName"]) == 3  # what KEDA 1 sent
+    assert admin.acl_log() == []
 
 
 def test_nobody_enters_without_a_password(redis_with_users: Valkey) -> None:

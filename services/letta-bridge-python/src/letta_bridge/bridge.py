@@ -138,7 +138,15 @@ class Bridge:
         )
         self._scrape = Scrape(
             telemetry.metrics,
-            Sources(self.queue, queue.requests, self.sessions, self.servers.states, lambda: self.intake.in_flight),
+            Sources(
+                self.queue,
+                queue.requests,
+                self.sessions,
+                self.servers.states,
+                in_flight=lambda: self.intake.in_flight,
+                checks=self._all_checks,
+                redis_error=lambda: self.intake.redis_error,
+            ),
         )
         self._draining = False
 
@@ -205,16 +213,23 @@ class Bridge:
 
     async def checks(self) -> list[Check]:
         """See :class:`shared_utils.health.HealthSource`. Letta and the sessions only degrade: there is a fallback."""
+        # At once: several that hang together would outlast a probe's or a scrape's patience.
+        redis, letta, sessions, answers = await asyncio.gather(
+            self._check_redis(), self._check_letta(), self._check_sessions(), self._check_answers()
+        )
         return [
-            await self._check_redis(),
-            *await self._check_letta(),
-            await self._check_sessions(),
+            redis,
+            *letta,
+            sessions,
             self._check_consent(),
             *self._check_tenant(),
             *self._check_journal(),
             *self._check_vectors(),
-            *await self._check_answers(),
+            *answers,
         ]
+
+    async def _all_checks(self) -> list[Check]:
+        return [*await self.checks(), *self.own_checks()]
 
     async def summary(self) -> Mapping[str, Any]:
         """See :class:`shared_utils.health.HealthSource`."""
@@ -287,7 +302,11 @@ class Bridge:
         return list(await asyncio.gather(*map(check, names, urls)))
 
     async def _check_sessions(self) -> Check:
-        await self.sessions.count()
+        try:
+            async with asyncio.timeout(_CHECK_SECONDS):
+                await self.sessions.count()
+        except TimeoutError:
+            return Check("sessions", ok=False, detail="the store does not answer in time")
         error = self.sessions.store_error
         return Check("sessions", ok=error is None, detail=error or "the store answers")
 

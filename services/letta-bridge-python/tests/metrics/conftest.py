@@ -11,6 +11,7 @@ from letta_bridge.intake import Intake
 from letta_bridge.letta import LettaServers
 from letta_bridge.message_processor import MessageProcessor
 from letta_bridge.metrics import BridgeMetrics, MeteredFallback, MeteredLetta, Scrape, Sources
+from shared_utils.health import Check
 
 
 class Metered:
@@ -26,7 +27,20 @@ class Metered:
         fallback = MeteredFallback(rig.fallback, metrics)
         self.processor = MessageProcessor(rig.settings, rig.desk, fallback, self.queue, consent=rig.consent)
         rig.intake = self.intake
-        self.sources = Sources(self.queue, "letta_requests", rig.sessions, rig.servers.states, lambda: 0)
+        self.checks = [Check("redis", ok=True, detail="", required=True), Check("journal", ok=False, detail="away")]
+        self.redis_error = None
+        self.sources = Sources(
+            self.queue,
+            "letta_requests",
+            rig.sessions,
+            rig.servers.states,
+            in_flight=lambda: 0,
+            checks=self._checks,
+            redis_error=lambda: self.redis_error,
+        )
+
+    async def _checks(self):
+        return self.checks
 
     def intake(self, _name="bridge"):
         return Intake(self.queue, self.processor.process, self.rig.settings.queue, recorder=self.metrics)

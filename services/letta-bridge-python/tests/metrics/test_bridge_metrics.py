@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -33,6 +34,8 @@ LABELS = {
     "letta_bridge_journalled_turns": set(),
     "letta_bridge_turns_in_flight": set(),
     "letta_bridge_redis_up": set(),
+    "letta_bridge_check_ok": {"check", "required"},
+    "letta_bridge_canned_answers": set(),
     "letta_bridge_sessions": {"state"},
     "letta_bridge_breaker_state": {"server", "state"},
     "letta_bridge_queue_depth": {"queue"},
@@ -47,7 +50,11 @@ LABELS = {
     "letta_bridge_queue_paused": {"queue"},
     "letta_bridge_queue_held_users": {"queue"},
     "letta_bridge_queue_journal_waiting": {"queue"},
+    "letta_bridge_queue_journal_oldest_age_seconds": {"queue"},
     "letta_bridge_queue_journal_dropped": {"queue"},
+    "letta_bridge_redis_memory_used_bytes": {"queue"},
+    "letta_bridge_redis_memory_limit_bytes": {"queue"},
+    "letta_bridge_redis_saves": {"queue"},
     "letta_bridge_queue_taken": {"queue"},
     "letta_bridge_queue_redelivered": {"queue"},
     "letta_bridge_queue_restored": {"queue"},
@@ -165,6 +172,39 @@ async def test_a_redis_that_hangs_does_not_hold_the_scrape(metered, monkeypatch)
     monkeypatch.setattr(metered.queue, "status", asyncio.Event().wait)
     monkeypatch.setattr("letta_bridge.metrics.scrape._SECONDS", 0.01)
     assert (await metered.samples())["letta_bridge_redis_up",] == 0
+
+
+async def test_a_redis_that_answers_but_hands_out_nothing_is_not_up(metered):
+    metered.redis_error = "Redis is full"
+    samples = await metered.samples()
+    assert samples["letta_bridge_redis_up",] == 0
+    assert samples["letta_bridge_queue_depth", "letta_requests"] == 0
+
+
+async def test_each_health_check_is_a_sample(metered):
+    samples = await metered.samples()
+    assert samples["letta_bridge_check_ok", "redis", "true"] == 1
+    assert samples["letta_bridge_check_ok", "journal", "false"] == 0
+
+
+async def test_checks_that_hang_do_not_hold_the_scrape(metered, monkeypatch):
+    monkeypatch.setattr(metered, "_checks", asyncio.Event().wait)
+    metered.sources = replace(metered.sources, checks=metered._checks)
+    monkeypatch.setattr("letta_bridge.metrics.scrape._CHECKS_SECONDS", 0.01)
+    samples = await metered.samples()
+    assert samples["letta_bridge_redis_up",] == 1
+    assert not [name for name, *_ in samples if name == "letta_bridge_check_ok"]
+
+
+async def test_canned_answers_are_counted_and_others_are_not(metered):
+    metered.rig.letta.down = True
+    metered.rig.push("t1", "ada", "hi")
+    await metered.rig.work_off()
+    assert (await metered.samples())["letta_bridge_canned_answers_total",] == 0
+    metered.rig.fallback.canned = True
+    metered.rig.push("t2", "ada", "hi")
+    await metered.rig.work_off()
+    assert (await metered.samples())["letta_bridge_canned_answers_total",] == 1
 
 
 async def test_redis_is_asked_once_a_scrape(metered, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 
@@ -44,6 +45,9 @@ class InMemoryRig:
 
     async def expire_leases(self):
         self.time += self.settings.lease + 1
+
+    async def let_time_pass(self):
+        self.time += 1
 
     async def pause(self, mode):
         self.shelf.paused = mode
@@ -106,6 +110,9 @@ class RedisRig:
         leases = self.keys.leases
         for receipt in await self.client.zrange(leases, 0, -1):
             await self.client.zadd(leases, {receipt: 1})
+
+    async def let_time_pass(self):
+        await asyncio.sleep(0.005)
 
     async def pause(self, mode):
         await QueueAdmin(self.client, self.settings).pause(mode)

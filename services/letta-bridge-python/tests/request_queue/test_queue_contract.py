@@ -461,6 +461,19 @@ async def test_missed_turns_that_are_dropped_are_not_counted(rig):
     assert (counters["missed_pending"], counters["missed_dropped"]) == (kept, 2)
 
 
+async def test_the_oldest_turn_that_is_not_journalled_has_an_age(rig):
+    queue = rig.bridge("a")
+    assert (await queue.status()).unjournalled_age == 0
+    for number in range(2):
+        await rig.push(task("ada", f"t{number}"))
+        (turn,) = (await queue.exchange([], 1)).turns
+        await queue.exchange([answered(turn, task_id=f"t{number}", journal=b"{}")], 0)
+    await rig.let_time_pass()
+    status = await queue.status()
+    assert status.unjournalled == 2
+    assert 0 < status.unjournalled_age < 60
+
+
 async def test_the_oldest_task_is_told_whether_it_waits_or_is_in_flight(rig):
     queue = rig.bridge("a")
     assert (await queue.status()).oldest_age == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ CONFIG = CHECKOUT / "config.json"
 
 # Compiled bytecode saves Letta six seconds of start.
 _UNWANTED = ("PYTHONDONTWRITEBYTECODE",)
+_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin")
+"""Where packages put servers, and where a user's PATH does not lead."""
 
 
 def program(name: str) -> Path:
@@ -35,6 +38,18 @@ def letta_program() -> Path:
         MissingPart: it is not installed.
     """
     return _installed(LETTA_PROGRAM)
+
+
+def debian_program(name: str, *, package: str) -> str:
+    """A program that no Python package has; `./run test` installs it where it may.
+
+    Raises:
+        MissingPart: it is not installed.
+    """
+    found = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), *_FOLDERS)))
+    if found is None:
+        raise MissingPart(f"{name} is not installed; on Debian and Ubuntu: apt-get install {package}.")
+    return found
 
 
 def environment(**changes: str | None) -> dict[str, str]:

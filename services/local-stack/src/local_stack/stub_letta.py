@@ -1,8 +1,9 @@
 """A Letta that only says what it was told, after a set time: for load tests, where the real one would be the limit.
 
-``python -m local_stack.stub_letta --port 0 --latency 0.5`` prints ``ready http://127.0.0.1:PORT``. It knows what the
-bridge asks of Letta on a turn's way (find an agent by tags, make one, see what it holds, send a turn) and keeps no
-histories.
+``python -m local_stack.stub_letta --port 0 --latency 0.5`` prints ``ready http://127.0.0.1:PORT``. With ``--gather N``
+it answers nobody until N turns are in flight at once: a caller that never holds so many waits for ever. The stub knows
+what the bridge asks of Letta on a turn's way (find an agent by tags, make one, see what it holds, send a turn) and
+keeps no histories.
 """
 
 from __future__ import annotations
@@ -24,10 +25,17 @@ _FILLER: Final = "x" * 600
 
 
 class StubLetta:
-    """Agents by their tags, and an echo."""
+    """Agents by their tags, and an echo.
 
-    def __init__(self, latency: float) -> None:
+    Args:
+        latency: seconds an answer takes.
+        gather: turns that have to be in flight at once before the first is answered.
+    """
+
+    def __init__(self, latency: float, gather: int = 1) -> None:
         self._latency = latency
+        self._gather = gather
+        self._gathered = asyncio.Event()
         self._agents: dict[str, dict[str, Any]] = {}
         self._blocks: dict[str, dict[str, Any]] = {}
         self.turns = 0
@@ -112,7 +120,10 @@ class StubLetta:
         self.turns += 1
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        if self.in_flight >= self._gather:
+            self._gathered.set()
         try:
+            await self._gathered.wait()
             if self._latency:
                 await asyncio.sleep(self._latency)
         finally:
@@ -130,8 +141,8 @@ class StubLetta:
         return web.Response(body=json.dumps(answer).encode(), content_type="application/json")
 
 
-async def _serve(port: int, latency: float) -> None:
-    runner = web.AppRunner(StubLetta(latency).app(), access_log=None)
+async def _serve(port: int, stub: StubLetta) -> None:
+    runner = web.AppRunner(stub.app(), access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, HOST, port, backlog=4096)
     await site.start()
@@ -146,8 +157,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds an answer takes")
+    parser.add_argument("--gather", type=int, default=1, help="answer nobody until so many turns are in flight")
     args = parser.parse_args()
-    asyncio.run(_serve(args.port, args.latency))
+    asyncio.run(_serve(args.port, StubLetta(args.latency, args.gather)))
 
 
 if __name__ == "__main__":

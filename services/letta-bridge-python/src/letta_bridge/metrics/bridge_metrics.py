@@ -53,6 +53,11 @@ class BridgeMetrics:
         self.fallbacks = Counter(
             "letta_bridge_fallbacks", "Turns given to memory-python, by reason.", ["reason"], registry=registry
         )
+        self.canned = Counter(
+            "letta_bridge_canned_answers",
+            "Turns for which memory-python had a configured sentence alone: no model answered the user.",
+            registry=registry,
+        )
         self.tokens = Counter(
             "letta_bridge_tokens", "Tokens of turns as Letta counts them.", ["model", "type"], registry=registry
         )

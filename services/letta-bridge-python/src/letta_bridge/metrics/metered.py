@@ -150,7 +150,10 @@ class MeteredFallback:
         self._metrics.fallbacks.labels(reason).inc()
         began = time.perf_counter()
         try:
-            return await self._fallback.answer(task, number, reason, cause=cause, persona=persona)
+            answer = await self._fallback.answer(task, number, reason, cause=cause, persona=persona)
+            if answer.canned:
+                self._metrics.canned.inc()
+            return answer
         finally:
             self._metrics.memory.observe(time.perf_counter() - began)
 

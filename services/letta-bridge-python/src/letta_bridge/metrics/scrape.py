@@ -1,14 +1,15 @@
-"""What Prometheus gets: the instruments of this bridge, and what Redis, sessions and breakers say at this moment.
+"""What Prometheus gets: the instruments of this bridge, and what Redis, sessions, breakers and health checks say now.
 
 Redis is asked once per scrape, and not for long. While it is away everything else is still told, and
-``letta_bridge_redis_up`` is 0. What Redis says is the same from every bridge of a queue: take ``max`` over bridges.
+``letta_bridge_redis_up`` is 0, as it is while Redis answers but refuses what the intake asks of it. What Redis says is
+the same from every bridge of a queue: take ``max`` over bridges.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -18,11 +19,14 @@ from prometheus_client.registry import Collector
 
 from letta_bridge.letta.breaker import BreakerState
 from letta_bridge.metrics.bridge_metrics import BridgeMetrics
-from letta_bridge.request_queue.port import Outcome, QueueStatus
+from letta_bridge.request_queue.port import Capacity, Outcome, QueueStatus
+from shared_utils.health import Check
 from shared_utils.redis_connection import CONNECTION_ERRORS
 
 _SECONDS: Final = 2.0
 """What Redis and the session store have for an answer; less than Prometheus waits for a scrape."""
+_CHECKS_SECONDS: Final = 6.0
+"""What all health checks together have; each bounds itself, and Prometheus waits ten seconds for a scrape."""
 _SESSION_STATES: Final = ("active", "reserved")
 
 
@@ -43,6 +47,10 @@ class Sources:
     sessions: _Sessions
     breakers: Callable[[], Mapping[str, BreakerState]]
     in_flight: Callable[[], int]
+    checks: Callable[[], Awaitable[Sequence[Check]]]
+    """The checks behind ``/readyz``."""
+    redis_error: Callable[[], str | None]
+    """Why the intake can take nothing from Redis; None while it can."""
 
 
 class Scrape:
@@ -54,11 +62,12 @@ class Scrape:
 
     async def text(self) -> bytes:
         """Everything, in Prometheus's text format."""
-        status, sessions = await asyncio.gather(self._status(), self._counts())
+        status, sessions, checks = await asyncio.gather(self._status(), self._counts(), self._checks())
+        works = status is not None and self._sources.redis_error() is None
         here = [
             _gauge("turns_in_flight", "Turns this bridge holds.", self._sources.in_flight()),
-            _gauge("redis_up", "1 where Redis answered this scrape; without it the queue's metrics are missing.",
-                   status is not None),
+            _gauge("redis_up", "1 where Redis answered this scrape and lets this bridge take tasks.", works),
+            _health(checks),
             _sessions(sessions),
             _breakers(self._sources.breakers()),
         ]  # fmt: skip
@@ -71,6 +80,12 @@ class Scrape:
                 return await self._sources.queue.status()
         except CONNECTION_ERRORS:
             return None
+
+    async def _checks(self) -> Sequence[Check]:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CHECKS_SECONDS):
+                return await self._sources.checks()
+        return ()
 
     async def _counts(self) -> Mapping[str, int]:
         with contextlib.suppress(TimeoutError):
@@ -103,10 +118,11 @@ def _queue(status: QueueStatus, name: str) -> list[Metric]:
         "dead_letters": ("Dead letters kept now.", status.dead),
         "missed_turns_pending": ("Turns answered by memory-python that agents have not been told of yet.",
                                  counters.get("missed_pending", 0)),
-        "bridges": ("Bridges heard of within the last minute.", status.bridges),
+        "bridges": ("Bridges heard of within the last 15 seconds.", status.bridges),
         "paused": ("1 while an operator has stopped the queue.", status.paused is not None),
         "held_users": ("Users of whom no turn begins for the moment, because an erasure holds them.", status.held),
         "journal_waiting": ("Answered turns that are not in the database yet.", status.unjournalled),
+        "journal_oldest_age_seconds": ("Seconds since the oldest of them was answered.", status.unjournalled_age),
     }  # fmt: skip
     settled = CounterMetricFamily(
         "letta_bridge_queue_settled", "Tasks settled, over all bridges.", labels=["queue", "outcome"]
@@ -147,7 +163,24 @@ def _queue(status: QueueStatus, name: str) -> list[Metric]:
             queue=name,
         ),
         settled,
+        *([] if status.capacity is None else _capacity(status.capacity, name)),
     ]
+
+
+def _capacity(capacity: Capacity, name: str) -> list[Metric]:
+    return [
+        _gauge("redis_memory_used_bytes", "Memory Redis uses for its data.", capacity.used_bytes, queue=name),
+        _gauge("redis_memory_limit_bytes", "Redis's maxmemory; 0 is no limit.", capacity.limit_bytes, queue=name),
+        _gauge("redis_saves", "1 where Redis's last attempts to write to disk succeeded.", capacity.saves, queue=name),
+    ]
+
+
+def _health(checks: Sequence[Check]) -> Metric:
+    text = "1 where the health check of this name passes; a required one that fails makes the bridge unready."
+    family = GaugeMetricFamily("letta_bridge_check_ok", text, labels=["check", "required"])
+    for check in checks:
+        family.add_metric([check.name, str(check.required).lower()], check.ok)
+    return family
 
 
 def _sessions(counts: Mapping[str, int]) -> Metric:

@@ -17,6 +17,7 @@ from letta_bridge.request_queue.keys import user_lane, user_of
 from letta_bridge.request_queue.port import (
     FULL_LANE,
     FULL_LANES,
+    Capacity,
     Exchange,
     HeldChoice,
     Outcome,
@@ -84,6 +85,7 @@ class Shelf:
     """Id, what the settlement says, reply."""
     journal_writer: tuple[str, float] = ("", 0.0)
     """Who writes the journal, and until when."""
+    capacity: Capacity = field(default_factory=lambda: Capacity(used_bytes=0, limit_bytes=0, saves=True))
     choices: dict[str, bytes] = field(default_factory=dict)
     """Fields of the hash ``choices``."""
     calls: dict[str, str] = field(default_factory=dict)
@@ -232,6 +234,10 @@ class InMemoryQueue:
             unjournalled=len(shelf.journal),
             held=sum(until > shelf.clock() for until in shelf.held.values()),
             recent=await self.recent(),
+            capacity=shelf.capacity,
+            unjournalled_age=shelf.clock() - int(shelf.journal[0][0].partition("-")[0]) / 1000
+            if shelf.journal
+            else 0.0,
         )
 
     async def recent(self) -> RecentTurns:

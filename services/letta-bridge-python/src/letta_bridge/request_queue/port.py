@@ -182,6 +182,17 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True)
+class Capacity:
+    """What Redis says of its own memory and disk."""
+
+    used_bytes: int
+    limit_bytes: int
+    """``maxmemory``; 0: none is set."""
+    saves: bool
+    """Whether its last attempts to write to disk succeeded. Where one failed it refuses writes, or may lose them."""
+
+
+@dataclass(frozen=True, slots=True)
 class QueueStatus:
     """The queue at one moment, over all bridges."""
 
@@ -204,6 +215,10 @@ class QueueStatus:
     """Users of whom no turn begins for the moment."""
     recent: RecentTurns = field(default_factory=RecentTurns)
     """Turns of the last ten minutes."""
+    unjournalled_age: float = 0.0
+    """Seconds since the oldest of them was answered; 0 without any."""
+    capacity: Capacity | None = None
+    """None where Redis does not say."""
 
 
 def fingerprint(record: bytes) -> str:

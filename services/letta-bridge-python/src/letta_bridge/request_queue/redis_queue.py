@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 from redis.exceptions import ResponseError
 
 from letta_bridge.request_queue.calls import Calls
+from letta_bridge.request_queue.capacity import capacity_of
 from letta_bridge.request_queue.keys import Keys, per_task
 from letta_bridge.request_queue.port import (
     FULL_LANE,
@@ -54,6 +55,7 @@ _RESTORE: Final = read("restore")
 _OLDEST: Final = read("oldest")
 _PROBE: Final = read("probe")
 _RECENT: Final = read("recent")
+_CAPACITY: Final = read("capacity")
 
 _SETTLED_NOW, _FORGOTTEN = 1, 3
 _REFUSALS: Final = {0: Refusal.TAKEN_OVER, 2: Refusal.REPEATED}
@@ -222,6 +224,7 @@ class RedisQueue:
         in_flight = await client.hlen(keys.turns)
         settled = sum(count for name, count in counters.items() if name.startswith("settled:"))
         now_ms, first_ms = await self._scripts.run(_OLDEST)
+        unjournalled_age, capacity = capacity_of(await self._scripts.run(_CAPACITY))
         return QueueStatus(
             depth=depth,
             waiting=max(0, counters.get("taken", 0) - settled - in_flight),
@@ -235,6 +238,8 @@ class RedisQueue:
             unjournalled=await client.xlen(keys.journal),
             held=await client.hlen(keys.held),
             recent=await self.recent(),
+            unjournalled_age=unjournalled_age,
+            capacity=capacity,
         )
 
     async def recent(self) -> RecentTurns:

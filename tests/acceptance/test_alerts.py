@@ -1,0 +1,230 @@
+"""States an operator has to know: made with real parts, seen by a real Prometheus, and over when they are mended."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shlex
+import subprocess
+from itertools import count
+
+import psycopg
+import pytest
+import redis
+
+from local_stack.postgres import Postgres
+from local_stack.programs import environment, program
+from local_stack.valkey import Valkey
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.xdist_group("alerts")]
+
+IMPATIENT = {"DB_CONNECTION_TIMEOUT": "1", "DB_QUERY_TIMEOUT": "1"}
+JOURNAL = "{letta_requests}:journal"
+
+
+@pytest.fixture
+def own_postgres(tmp_path):
+    """One that may be killed."""
+    server = Postgres(tmp_path / "postgres", durable=False)
+    server.start()
+    server.wait_ready()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def start_redis(tmp_path):
+    """``start_redis(limit_files=True)``: one of the test's own, on whose files the system may be told a limit."""
+    started = []
+
+    def start(*, limit_files=False):
+        server = Valkey(tmp_path / "own-redis", logs=tmp_path)
+        if limit_files:
+            # As with a full disk a write then fails with an error, instead of the signal that ends the process.
+            server._command = ["sh", "-c", f"trap '' XFSZ; exec {shlex.join(server._command)}"]
+        started.append(server)
+        server.start()
+        server.wait_ready()
+        return server
+
+    yield start
+    for server in started:
+        server.kill()
+
+
+@pytest.fixture
+def raised(prometheus, eventually):
+    """``raised("A", "B")``: wait until these fire; with ``over`` until none of them does."""
+
+    def wait(*names, over=False):
+        def holds():
+            firing = prometheus.firing() & set(names)
+            return not firing if over else firing == set(names)
+
+        eventually(holds, f"{names} {'are over' if over else 'fire'}")
+        assert not prometheus.broken_rules()
+
+    return wait
+
+
+def push(client, *task_ids):
+    for task_id in task_ids:
+        client.lpush("letta_requests", json.dumps({"task_id": task_id, "user_id": f"u-{task_id}", "content": "hi"}))
+
+
+def test_no_bridge_at_all_is_seen_although_none_can_say_so(
+    redis_url, start_stub, bridge_factory, prometheus, raised, eventually
+):
+    raised("None")
+    bridge = bridge_factory(redis_url, start_stub().url)
+    prometheus.discover([bridge.url])
+    raised("None", over=True)
+    prometheus.discover([])  # what becomes of a pod that is taken away
+    eventually(lambda: not prometheus.api("targets")["activeTargets"], "the target is forgotten")
+    bridge.kill()
+    raised("None")
+    assert "Down" not in prometheus.firing()
+    bridge.start()
+    prometheus.discover([bridge.url])
+    raised("None", over=True)
+
+
+@pytest.mark.parametrize("kind", ["killed", "read only"])
+def test_a_database_that_takes_nothing_is_seen_while_turns_wait_for_it(
+    kind, own_postgres, redis_url, start_stub, bridge_factory, make_observer, prometheus, raised, eventually
+):
+    own_postgres.create_database("bridge")
+    stub = start_stub()
+    bridges = [bridge_factory(redis_url, stub.url, DATABASE_URL=own_postgres.url("bridge"), **IMPATIENT) for _ in "ab"]
+    prometheus.discover(bridge.url for bridge in bridges)
+    observer = make_observer(redis_url)
+    push(observer.client, *(f"before-{number}" for number in range(10)))
+    observer.wait_settled(10)
+    eventually(lambda: not observer.unjournalled(), "the journal is written")
+    eventually(lambda: prometheus.value("min(letta_bridge_check_ok)") == 1, "all is well")
+    eventually(lambda: not prometheus.firing(), "no alarm is left of the start")
+    if kind == "killed":
+        own_postgres.kill()
+    else:
+        server_says(own_postgres, "ALTER SYSTEM SET default_transaction_read_only = on")
+    push(observer.client, *(f"during-{number}" for number in range(30)))
+    observer.wait_settled(40)
+    raised("JournalStopped", *(["SessionsInFile"] if kind == "killed" else []))
+    assert prometheus.value("max(letta_bridge_queue_journal_waiting)") == 30
+    # The oldest of them, as old as after an outage of a quarter of an hour.
+    seconds, _ = observer.client.time()
+    (_, oldest), *_ = observer.client.xrange(JOURNAL, count=1)
+    observer.client.delete(JOURNAL)
+    observer.client.xadd(JOURNAL, oldest, id=f"{(seconds - 900) * 1000}-0")
+    raised("JournalBehind")
+    assert not prometheus.firing() & {"None", "Down", "RedisAway", "LettaAway", "LettaSilent"}
+    if kind == "killed":
+        own_postgres.start()
+        own_postgres.wait_ready()
+    else:
+        server_says(own_postgres, "ALTER SYSTEM RESET default_transaction_read_only")
+    raised("JournalStopped", "JournalBehind", "SessionsInFile", "ConsentUnsure", over=True)
+    assert not observer.unjournalled()
+    with psycopg.connect(own_postgres.url("bridge")) as connection:
+        (users,) = connection.execute("SELECT count(*) FROM letta_bridge.agent_messages WHERE role = 'user'").fetchone()
+    assert users == 11
+    observer.client.close()
+
+
+def server_says(server, statement):
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute("SET default_transaction_read_only = off")
+        connection.execute(statement)
+        connection.execute("SELECT pg_reload_conf()")
+
+
+def test_a_redis_that_fills_up_is_seen_before_it_is_full(
+    start_redis, start_stub, bridge_factory, make_observer, prometheus, raised
+):
+    server = start_redis()
+    bridge = bridge_factory(server.url, start_stub().url)
+    prometheus.discover([bridge.url])
+    with redis.Redis.from_url(server.url) as client:
+        client.setrange("ballast", 20_000_000, b"x")
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"] * 1.05))
+        raised("RedisNearlyFull")
+        assert "RedisAway" not in prometheus.firing()  # there is room still
+        client.delete("ballast")
+        raised("RedisNearlyFull", over=True)
+        client.config_set("maxmemory", "1mb")
+        raised("RedisNearlyFull", "RedisAway")
+        client.config_set("maxmemory", "0")
+        raised("RedisNearlyFull", "RedisAway", over=True)
+    observer = make_observer(server.url)
+    observer.push("ada", "t1", "hi")
+    assert observer.wait_for(1)[0]["source"] == "letta"
+    observer.client.close()
+
+
+def test_a_redis_whose_disk_is_full_is_seen(start_redis, start_stub, bridge_factory, make_observer, prometheus, raised):
+    server = start_redis(limit_files=True)
+    bridge = bridge_factory(server.url, start_stub().url)
+    prometheus.discover([bridge.url])
+    observer = make_observer(server.url)
+    observer.push("ada", "t1", "hi")
+    observer.wait_for(1)
+    size = max(file.stat().st_size for file in (server.log.parent / "own-redis").rglob("*.aof"))
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    observer.push("ada", "t2", "hi")
+    raised("RedisCannotSave", "RedisAway")
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    raised("RedisCannotSave", "RedisAway", over=True)
+    observer.push("ada", "t3", "hi")
+    assert {reply["task_id"] for reply in observer.wait_for(3)} == {"t1", "t2", "t3"}
+    observer.client.close()
+
+
+def test_a_letta_that_nobody_asks_is_missed_all_the_same(redis_url, start_stub, bridge_factory, prometheus, raised):
+    stub = start_stub()
+    prometheus.discover([bridge_factory(redis_url, stub.url).url])
+    stub.kill()
+    raised("LettaSilent")
+    assert "LettaAway" not in prometheus.firing()
+    stub.start()
+    raised("LettaSilent", over=True)
+
+
+def test_users_whom_no_model_answers_are_seen(
+    redis_url, start_stub, bridge_factory, memory_factory, make_observer, prometheus, raised, eventually
+):
+    stub = start_stub()
+    memory_factory(redis_url)  # without a model
+    prometheus.discover([bridge_factory(redis_url, stub.url, LETTA_RETRY_ATTEMPTS="0").url])
+    raised("None", over=True)
+    stub.kill()
+    observer = make_observer(redis_url)
+    pushed = count(1)
+
+    def one_more_fires_it():
+        number = next(pushed)
+        push(observer.client, f"t{number}")
+        reply = observer.wait_for(number)[number - 1]
+        assert (reply["source"], reply["canned"]) == ("memory-python", True)
+        return prometheus.firing() >= {"CannedAnswers", "LettaAway"}
+
+    eventually(one_more_fires_it, "both alerts fire")
+    observer.client.close()
+
+
+def test_a_pause_is_told_and_what_waits_is_its_doing(
+    redis_url, start_stub, bridge_factory, make_observer, prometheus, raised
+):
+    prometheus.discover([bridge_factory(redis_url, start_stub().url).url])
+
+    def operate(command):
+        subprocess.run([program("letta-bridge"), command], env=environment(REDIS_URL=redis_url), check=True, timeout=60)
+
+    operate("pause")
+    observer = make_observer(redis_url)
+    observer.push("ada", "t1", "hi")
+    raised("Paused")
+    assert "TasksNotTaken" not in prometheus.firing()
+    operate("resume")
+    raised("Paused", over=True)
+    observer.wait_for(1)
+    observer.client.close()
