@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bridge_chaos import bridge_faults, letta_faults, load_faults, postgres_faults, real_letta_faults, redis_faults
 from bridge_chaos.fault import Fault
+from bridge_chaos.faults import bridge, letta, load, memory, postgres, real_letta, redis
 
-_ROOMS = (bridge_faults, redis_faults, postgres_faults, letta_faults, load_faults, real_letta_faults)
+_GROUPS = (bridge, redis, postgres, letta, memory, load, real_letta)
 
 
 def catalogue() -> dict[str, Fault]:
     """Name → fault, in the order of the report."""
-    return {fault.name: fault for room in _ROOMS for fault in room.faults()}
+    return {fault.name: fault for group in _GROUPS for fault in group.faults()}
 
 
 def chosen(names: Sequence[str]) -> list[Fault]:

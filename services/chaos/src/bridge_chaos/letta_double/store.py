@@ -6,6 +6,7 @@ Several servers may share the file, as several Letta servers share a database.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 import uuid
@@ -21,6 +22,9 @@ CREATE TABLE IF NOT EXISTS agents (id TEXT PRIMARY KEY, name TEXT, tags TEXT, cr
 CREATE TABLE IF NOT EXISTS messages (
     number INTEGER PRIMARY KEY AUTOINCREMENT, agent_id TEXT, id TEXT, otid TEXT, run_id TEXT, kind TEXT, content TEXT);
 CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, agent_id TEXT, status TEXT, began REAL);
+CREATE TABLE IF NOT EXISTS work (number INTEGER PRIMARY KEY AUTOINCREMENT, agent_id TEXT, pid INTEGER);
+CREATE TABLE IF NOT EXISTS overlaps (agent_id TEXT);
+CREATE INDEX IF NOT EXISTS work_of ON work (agent_id);
 CREATE INDEX IF NOT EXISTS messages_of ON messages (agent_id, number);
 CREATE INDEX IF NOT EXISTS runs_of ON runs (agent_id, status);
 CREATE INDEX IF NOT EXISTS agents_by_tags ON agents (tags);
@@ -53,24 +57,48 @@ class LettaStore:
         row = self._connection.execute("SELECT * FROM agents WHERE id = ?", (agent_id,)).fetchone()
         return _agent(row) if row else None
 
-    def agents(self, tags: Iterable[str]) -> list[dict[str, Any]]:
+    def agents(self, tags: Iterable[str], *, newest_first: bool = False) -> list[dict[str, Any]]:
         """Those that carry all `tags`, oldest first."""
         wanted = sorted(tags)
         pattern = "%" + "%".join(json.dumps(tag) for tag in wanted) + "%"
         rows = self._connection.execute("SELECT * FROM agents WHERE tags LIKE ? ORDER BY created_at, id", (pattern,))
-        return [agent for agent in map(_agent, rows) if set(wanted) <= set(agent["tags"])]
+        found = [agent for agent in map(_agent, rows) if set(wanted) <= set(agent["tags"])]
+        return found[::-1] if newest_first else found
 
     def delete_agent(self, agent_id: str) -> bool:
         for table in ("messages", "runs"):
             self._connection.execute(f"DELETE FROM {table} WHERE agent_id = ?", (agent_id,))  # noqa: S608 - no input
         return self._connection.execute("DELETE FROM agents WHERE id = ?", (agent_id,)).rowcount > 0
 
-    def begin_run(self, agent_id: str) -> tuple[str, int]:
-        """A new run's id, and how many of the agent were active already."""
-        active = len(self.active_runs(agent_id))
-        run_id = f"run-{uuid.uuid4()}"
+    def begin_work(self, agent_id: str) -> int:
+        """A turn begins in this process; its number. Beside another of the same agent, in any process, it overlaps."""
+        busy = self._connection.execute("SELECT pid FROM work WHERE agent_id = ?", (agent_id,)).fetchall()
+        if any(_is_alive(pid) for (pid,) in busy):
+            self._connection.execute("INSERT INTO overlaps VALUES (?)", (agent_id,))
+        row = self._connection.execute("INSERT INTO work (agent_id, pid) VALUES (?, ?)", (agent_id, os.getpid()))
+        return row.lastrowid or 0
+
+    def end_work(self, number: int) -> None:
+        self._connection.execute("DELETE FROM work WHERE number = ?", (number,))
+
+    def at_work(self) -> int:
+        """Turns at work now, over all processes."""
+        return sum(_is_alive(pid) for (pid,) in self._connection.execute("SELECT pid FROM work"))
+
+    def overlaps(self) -> list[str]:
+        """The agent of each turn that began beside another one of the same agent."""
+        return [agent_id for (agent_id,) in self._connection.execute("SELECT agent_id FROM overlaps")]
+
+    def forget_overlaps(self) -> None:
+        self._connection.execute("DELETE FROM overlaps")
+
+    @staticmethod
+    def new_run_id() -> str:
+        return f"run-{uuid.uuid4()}"
+
+    def begin_run(self, agent_id: str, run_id: str) -> None:
+        """List the run as active."""
         self._connection.execute("INSERT INTO runs VALUES (?, ?, 'running', ?)", (run_id, agent_id, time.time()))
-        return run_id, active
 
     def end_run(self, run_id: str, status: str) -> None:
         self._connection.execute("UPDATE runs SET status = ? WHERE id = ? AND status = 'running'", (status, run_id))
@@ -112,3 +140,11 @@ class LettaStore:
 
 def _agent(row: Sequence[str]) -> dict[str, Any]:
     return {"id": row[0], "name": row[1], "tags": json.loads(row[2]), "created_at": row[3]}
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
