@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bridge_chaos.fault import Fault
-from bridge_chaos.faults import bridge, letta, load, memory, postgres, real_letta, redis
+from bridge_chaos.faults import (
+    bridge,
+    ids,
+    letta,
+    letta_calls,
+    load,
+    memory,
+    postgres,
+    real_letta,
+    redis,
+    redis_loss,
+)
 
-_GROUPS = (bridge, redis, postgres, letta, memory, load, real_letta)
+_GROUPS = (bridge, redis, redis_loss, postgres, letta, letta_calls, memory, ids, load, real_letta)
 
 
 def catalogue() -> dict[str, Fault]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 import redis
@@ -31,6 +31,7 @@ class Conversation:
 
     def __init__(self, client: Callable[[], redis.Redis], load: Load, tag: str, choose: Choose | None = None) -> None:
         self.load = load
+        self.tag = tag
         self.users = [f"用户-{tag}-u{number:03}" for number in range(load.users)]
         self.utterances: dict[Task, Utterance] = {}
         self.pushes: Counter[Task] = Counter()
@@ -107,9 +108,9 @@ class Conversation:
         """Until the whole load is pushed."""
         return self.observer.wait(lambda: len(self.accepted_at) >= self.load.count, timeout)
 
-    def wait_all(self, timeout: float) -> bool:
-        """Until everything pushed is answered; False where time was not enough."""
-        return self.observer.wait(lambda: not self._unanswered(), timeout)
+    def wait_all(self, timeout: float, *, but: Collection[object] = ()) -> bool:
+        """Until everything pushed is answered, `but` these tasks perhaps; False where time was not enough."""
+        return self.observer.wait(lambda: self._unanswered() <= set(but), timeout)
 
     @property
     def is_over(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Final
 from bridge_chaos.conversation import Conversation
 from bridge_chaos.environment import Environment
 from bridge_chaos.load import Load, Task
-from bridge_chaos.promises.verdict import Finding
+from bridge_chaos.promises.verdict import PROMISES, Finding
 from bridge_chaos.topology import Topology
 from local_stack.services import Bridge
 
@@ -50,8 +50,8 @@ class FaultContext:
     """Promises of this fault alone that were broken."""
     remarks: list[str] = field(default_factory=list)
     """What it measured, for the report."""
-    covered: set[Task | str] = field(default_factory=set)
-    """Tasks and users that its window holds."""
+    covered: dict[str, set[Task | str]] = field(default_factory=dict)
+    """Promise → tasks and users for which the fault's window holds."""
     checked: set[str] = field(default_factory=set)
     """Promises that this fault puts to the test itself."""
     expected: dict[str, set[Task]] = field(default_factory=dict)
@@ -73,10 +73,11 @@ class FaultContext:
         """The fault lasts."""
         time.sleep(seconds)
 
-    def cover(self, tasks: Iterable[Task]) -> None:
-        """The fault's window holds these tasks, and what is said of their users' order."""
+    def cover(self, tasks: Iterable[Task], *promises: str) -> None:
+        """The fault's window holds for these tasks and their users' order; for these promises, or all it names."""
         for task in tasks:
-            self.covered |= {task, task.user}
+            for promise in promises or PROMISES:
+                self.covered.setdefault(promise, set()).update((task, task.user))
 
     def expect(self, promise: str, tasks: Iterable[Task]) -> None:
         """What the promise forbids is the right outcome for these tasks: an operator wanted it so."""
@@ -132,7 +133,7 @@ class Fault:
         """Whether the finding lies in this fault's window."""
         if self.window is None or finding.promise not in self.window.promises:
             return False
-        return finding.subject is None or finding.subject in context.covered
+        return finding.subject is None or finding.subject in context.covered.get(finding.promise, ())
 
 
 def parts(*names: str) -> frozenset[str]:

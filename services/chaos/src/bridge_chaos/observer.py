@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import redis
@@ -35,8 +35,8 @@ class Observer:
         """User → tasks in the order they were answered."""
         self.answered_at: dict[Task, float] = {}
         """Task → when its first reply was heard, by the monotonic clock."""
-        self.published: Counter[Task] = Counter()
-        """Task → how often a reply was published on the channel."""
+        self.published: dict[Task, list[Reply]] = defaultdict(list)
+        """Task → its replies on the channel: repeated ones are only there. One may get lost with a connection."""
         self._client = client
         self.changed = threading.Condition()
         """Notified of every reply; whoever waits for something else may notify it, too."""
@@ -61,8 +61,12 @@ class Observer:
         return self.wait(lambda: wanted <= self.answered_at.keys(), timeout)
 
     def wait_for_replies(self, task: Task, count: int, timeout: float) -> bool:
-        """Until a task has so many replies in the stream."""
-        return self.wait(lambda: len(self.replies.get(task, ())) >= count, timeout)
+        """Until so many replies to a task were heard."""
+        return self.wait(lambda: len(self.heard(task)) >= count, timeout)
+
+    def heard(self, task: Task) -> Sequence[Reply]:
+        """The replies to a task from wherever more of them were heard."""
+        return max(self.published.get(task, ()), self.replies.get(task, ()), key=len)
 
     def last(self, task: Task) -> Reply:
         """The newest reply to a task; an empty one where there is none."""
@@ -98,9 +102,14 @@ class Observer:
                     while not self._over.is_set():
                         message = pubsub.get_message(timeout=0.2)
                         if message:
-                            self.published[_task_of(json.loads(message["data"]))] += 1
+                            self._note_published(json.loads(message["data"]))
             except AWAY:
                 time.sleep(PAUSE_SECONDS)
+
+    def _note_published(self, reply: Reply) -> None:
+        with self.changed:
+            self.published[_task_of(reply)].append(reply)
+            self.changed.notify_all()
 
 
 def _task_of(reply: Reply) -> Task:

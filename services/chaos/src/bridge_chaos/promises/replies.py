@@ -40,7 +40,7 @@ def judge_replies(verdict: Verdict, conversation: Conversation, dead: Mapping[Ta
         for reply in replies:
             _judge_reply(verdict, utterance, reply, echoes=echoes)
         # A push that was repeated is answered again on the channel, by the reply that was kept.
-        published = observer.published[task] - conversation.pushes[task] + 1
+        published = len(observer.published[task]) - conversation.pushes[task] + 1
         answers = sum(is_answer(reply) for reply in replies)
         if max(answers, published) > 1:
             verdict.add("repeated_replies", f"{task}: {answers} answers, {published} times published", task)
