@@ -7,7 +7,7 @@ import json
 import psycopg
 import pytest
 
-from bridge_chaos.load import QUEUE
+from bridge_chaos.load import QUEUE, Utterance
 from bridge_chaos.promises import judge
 from bridge_chaos.promises.verdict import count
 
@@ -33,6 +33,10 @@ def agents(environment, conversation):
         yield Agents()
 
 
+def said(user, number, persona="default"):
+    return Utterance(user, number, persona).text
+
+
 def texts(verdict, promise):
     return [finding.text for finding in verdict.findings if finding.promise == promise]
 
@@ -49,25 +53,25 @@ def test_a_quiet_conversation_breaks_nothing(environment, conversation):
 
 def test_repeated_foreign_and_missing_messages_in_agents_are_found(environment, conversation, agents):
     ada, bo, cy, _ = conversation.users
-    agents.say(ada, f"第0句 from {ada}.")
-    agents.say(bo, f"第1句 from {cy}.")
+    agents.say(ada, said(ada, 0))
+    agents.say(bo, said(cy, 1))
     agents.forget(cy)
     verdict = judge(environment, conversation)
-    assert texts(verdict, "repeated_messages") == [f"'第0句 from {ada}.' 2 times"]
+    assert texts(verdict, "repeated_messages") == [f"{said(ada, 0)!r} 2 times"]
     assert len(texts(verdict, "out_of_order")) == 0  # the other message went to the other persona
     assert len(texts(verdict, "strangers")) == 2  # what was said, and the answer to it
-    assert texts(verdict, "forgotten") == [f"第{number}句 from {cy}." for number in (0, 1)]
+    assert texts(verdict, "forgotten") == [said(cy, number) for number in (0, 1)]
 
 
 def test_a_message_after_a_later_one_is_out_of_order(environment, conversation, agents):
     bo = conversation.users[1]
-    agents.say(bo, f"第0句 from {bo}.")
+    agents.say(bo, said(bo, 0))
     assert subjects(judge(environment, conversation), "out_of_order") == [bo]
 
 
 def test_words_to_another_persona_are_found(environment, conversation, agents):
     ada = conversation.users[0]
-    agents.say(ada, f"第1句 from {ada} to coach.")
+    agents.say(ada, said(ada, 1, "coach"))
     assert set(subjects(judge(environment, conversation), "strangers")) == {ada}
 
 
@@ -90,8 +94,8 @@ def test_lost_repeated_and_foreign_replies_are_found(environment, conversation):
     lost, twice = conversation.tasks_of([ada]).pop(), conversation.tasks_of([bo]).pop()
     observer = conversation.observer
     with environment.client() as client:
-        said = {"task_id": twice.task_id, "user_id": bo, "response_text": f"第0句 from {ada}.", "source": "letta"}
-        client.xadd(f"{{{QUEUE}}}:replies", {"reply": json.dumps(said)})
+        reply = {"task_id": twice.task_id, "user_id": bo, "response_text": said(ada, 0), "source": "letta"}
+        client.xadd(f"{{{QUEUE}}}:replies", {"reply": json.dumps(reply)})
         assert observer.wait_for_replies(twice, 2, 10)
         del observer.replies[lost]
         verdict = judge(environment, conversation)

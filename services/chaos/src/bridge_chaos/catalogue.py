@@ -7,23 +7,44 @@ from collections.abc import Sequence
 from bridge_chaos.fault import Fault
 from bridge_chaos.faults import (
     bridge,
+    bridges,
+    consent,
     ids,
     letta,
     letta_calls,
     load,
     memory,
+    model,
+    operator,
     postgres,
     real_letta,
+    records,
     redis,
     redis_loss,
 )
 
-_GROUPS = (bridge, redis, redis_loss, postgres, letta, letta_calls, memory, ids, load, real_letta)
+_MODULES = (
+    bridge,
+    bridges,
+    redis,
+    redis_loss,
+    records,
+    postgres,
+    letta,
+    letta_calls,
+    model,
+    memory,
+    consent,
+    ids,
+    operator,
+    load,
+    real_letta,
+)
 
 
 def catalogue() -> dict[str, Fault]:
     """Name → fault, in the order of the report."""
-    return {fault.name: fault for group in _GROUPS for fault in group.faults()}
+    return {fault.name: fault for module in _MODULES for fault in module.faults()}
 
 
 def chosen(names: Sequence[str]) -> list[Fault]:

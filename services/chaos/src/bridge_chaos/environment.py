@@ -135,10 +135,11 @@ class Environment:
 
     def _restored(self, number: int, bridge: Bridge) -> bool:
         """Whether the bridge's environment or configuration had been changed; both are as at first again."""
-        changed = self.config(number).read_bytes() != CONFIG.read_bytes()
+        file = self.config(number)
+        changed = not file.exists() or file.read_bytes() != CONFIG.read_bytes()
         changed = changed or bridge.environment != self._pristine[number]
         bridge.environment = dict(self._pristine[number])
-        shutil.copyfile(CONFIG, self.config(number))
+        shutil.copyfile(CONFIG, file)
         return changed
 
     def _start(self) -> None:

@@ -12,7 +12,7 @@ from bridge_chaos.environment import PERSONA
 
 QUEUE: Final = "letta_requests"
 DEFAULT_PERSONA: Final = "default"
-_SAID: Final = re.compile(r"第(\d+)句 from ([^\s.\"\\]+)(?: to (\w+))?\.")
+_SAID: Final = re.compile(r"第(\d+)句 from ([^\s#\"\\]+)#\d+(?: to (\w+))?\.")
 
 
 class Task(NamedTuple):
@@ -41,7 +41,12 @@ class Utterance:
     def text(self) -> str:
         """What is said; `recognised` reads it back."""
         to = "" if self.persona == DEFAULT_PERSONA else f" to {self.persona}"
-        return f"第{self.number}句 from {self.user}{to}."
+        return f"第{self.number}句 from {self.user}#{self.number}{to}."
+
+    @property
+    def mark(self) -> str:
+        """A part of the text that is the same in every encoding, and in no other text."""
+        return f"{self.user.encode('ascii', 'ignore').decode()}#{self.number}"
 
     def payload(self, prefix: str = "") -> str:
         """The task as a producer pushes it."""

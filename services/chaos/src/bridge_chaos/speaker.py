@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any, Final
 
+from bridge_chaos.choices import Chooser, choose_until_confirmed
 from bridge_chaos.fault import FaultContext
-from bridge_chaos.load import DEFAULT_PERSONA, QUEUE, Task
+from bridge_chaos.letta_reader import Message
+from bridge_chaos.load import QUEUE, Task
 from bridge_chaos.observer import AWAY, PAUSE_SECONDS, Reply
 
 ANSWER_SECONDS: Final = 60.0
@@ -52,9 +55,21 @@ class Speaker:
         before = len(self._observer.heard(self.task(task_id)))
         return self.reply(self.say(content, task_id, **fields), number=before + 1)
 
-    def told(self, persona: str = DEFAULT_PERSONA) -> list[str]:
-        """What the user's agents of a persona have been told as the user's words, oldest first."""
+    def choose(self, *, permanent_memory: bool) -> None:
+        """Switch permanent memory on or off, until a bridge confirms it."""
+        chooser = Chooser([bridge.url for bridge in self._context.environment.bridges])
+        until = time.monotonic() + ANSWER_SECONDS
+        choose_until_confirmed(chooser, self.user, permanent_memory, lambda: time.monotonic() > until)
+
+    def told(self) -> list[str]:
+        """What the user's agents have been told as the user's words, oldest first, one agent after the other."""
+        return [str(m["content"]) for m in self._messages() if m.get("message_type") == "user_message"]
+
+    def is_known(self, words: str) -> bool:
+        """Whether the words stand anywhere in an agent of the user, quoted or not."""
+        return any(words in str(message.get("content")) for message in self._messages())
+
+    def _messages(self) -> list[Message]:
         with self._context.environment.letta.reader() as reader:
-            agents = reader.agents(["bridge", f"user:{self.user}", f"persona:{persona}"])
-            messages = [message for agent in agents for message in reader.messages(str(agent["id"]))]
-        return [str(message["content"]) for message in messages if message.get("message_type") == "user_message"]
+            agents = reader.agents(["bridge", f"user:{self.user}"])
+            return [message for agent in agents for message in reader.messages(str(agent["id"]))]

@@ -33,6 +33,12 @@ def faults() -> list[Fault]:
     return [
         *(Fault(f"postgres/{name}", what, act, occupies=_SERVER) for name, what, act in rows),
         Fault(
+            "postgres/away-at-start",
+            f"PostgreSQL is down for {_AWAY_SECONDS:g} s, and both bridges start meanwhile",
+            _away_at_start,
+            occupies=_SERVER | parts("bridges"),
+        ),
+        Fault(
             "postgres/black-hole",
             f"no byte passes between PostgreSQL and the bridges for {_AWAY_SECONDS:g} s",
             _black_hole,
@@ -54,6 +60,14 @@ def _restart(context: FaultContext) -> None:
 def _away(context: FaultContext) -> None:
     context.strike()
     context.environment.postgres.kill()
+    context.let_pass(_AWAY_SECONDS)
+    restart(context.environment.postgres)
+
+
+def _away_at_start(context: FaultContext) -> None:
+    context.strike()
+    context.environment.postgres.kill()
+    restart(*context.environment.bridges)
     context.let_pass(_AWAY_SECONDS)
     restart(context.environment.postgres)
 

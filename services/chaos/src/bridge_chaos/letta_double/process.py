@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +40,8 @@ class LettaDouble(Process):
     ) -> None:
         """From now on the next `times` calls of an operation go wrong; `details` are further fields of a `Dial`."""
         dial = {"operation": operation, "mode": mode, "left": times, **(details or {})}
-        httpx.post(f"{self.url}/control", json=dial).raise_for_status()
+        # Not httpx's own JSON: it cannot send half a surrogate pair, which a model may write.
+        httpx.post(f"{self.url}/control", content=json.dumps(dial)).raise_for_status()
 
     def heal(self) -> None:
         """Take all faults back, and forget what was seen."""

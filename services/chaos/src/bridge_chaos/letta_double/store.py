@@ -112,9 +112,16 @@ class LettaStore:
         return [{"id": row[0], "status": "running"} for row in found]
 
     def store_step(self, agent_id: str, run_id: str, messages: Sequence[Mapping[str, Any]]) -> None:
-        """All messages of one step at once; each `role`, `content` and perhaps `otid`."""
+        """All messages of one step at once; each `role`, `content` and perhaps `otid`. NUL is stripped."""
         rows = [
-            (agent_id, f"message-{uuid.uuid4()}", m.get("otid"), run_id, _KINDS.get(m["role"], m["role"]), m["content"])
+            (
+                agent_id,
+                f"message-{uuid.uuid4()}",
+                m.get("otid"),
+                run_id,
+                _KINDS.get(m["role"], m["role"]),
+                json.dumps(str(m["content"]).replace("\x00", "")),  # half a surrogate pair is kept
+            )
             for m in messages
         ]
         self._connection.execute("BEGIN IMMEDIATE")
@@ -134,8 +141,8 @@ class LettaStore:
             f"WHERE agent_id = ? AND number < {bound} ORDER BY number DESC LIMIT ?",
             (agent_id, before or "", limit),
         )
-        names = ("id", "otid", "run_id", "message_type", "content")
-        return [dict(zip(names, row, strict=True)) for row in found]
+        names = ("id", "otid", "run_id", "message_type")
+        return [dict(zip(names, row, strict=False)) | {"content": json.loads(row[4])} for row in found]
 
 
 def _agent(row: Sequence[str]) -> dict[str, Any]:
