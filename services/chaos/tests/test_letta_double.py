@@ -39,7 +39,7 @@ def spec_of(user):
     return AgentSpec(
         name=user,
         tags=("bridge", f"user:{user}"),
-        model="m",
+        model="openai/gpt-4o-mini",
         embedding=None,
         agent_type="letta_v1_agent",
         blocks=(),
@@ -130,7 +130,9 @@ async def test_histories_and_agents_come_in_pages(letta, agent_id):
     for number in range(60):
         await letta.send(agent_id, say(str(number), f"o{number}"), timeout=5)
     history = await letta.history(agent_id)
-    assert [entry["content"] for entry in history if entry["otid"]] == [str(number) for number in range(60)]
+    assert [entry["content"] for entry in history if entry["message_type"] == "user_message"] == [
+        str(number) for number in range(60)
+    ]
     made = [(await letta.create_agent(spec_of("bea"))).agent_id for _ in range(3)]
     assert [agent.agent_id for agent in await letta.find_agents(["user:bea"])] == made
 

@@ -10,6 +10,7 @@ import pytest
 from bridge_chaos.load import QUEUE, Utterance
 from bridge_chaos.promises import judge
 from bridge_chaos.promises.verdict import count
+from bridge_chaos.waiting import wait_until
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.xdist_group("chaos")]
 
@@ -117,6 +118,13 @@ def test_an_error_without_a_code_is_unclear(environment, conversation):
     task = conversation.tasks_of(conversation.users[:1]).pop()
     conversation.observer.replies[task] = [{"error": True, "source": "letta_bridge", "message": "no"}]
     assert subjects(judge(environment, conversation), "unclear") == [task]
+
+
+def test_what_is_no_reply_and_was_given_out_as_one_is_unclear(environment, conversation):
+    with environment.client() as client:
+        client.publish("letta_responses", b"\x00 damaged")
+    assert wait_until(lambda: conversation.observer.unreadable, 10)
+    assert len(texts(judge(environment, conversation), "unclear")) == 1
 
 
 def test_a_good_task_among_the_dead_letters_is_buried(environment, conversation):

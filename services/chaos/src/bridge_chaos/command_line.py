@@ -78,6 +78,7 @@ def insist(context: FaultContext, *words: str, variables: Mapping[str, str] | No
     for _ in range(_FURTHER_TRIES):
         if outcome.succeeded:
             break
+        context.remarks.append(f"tried again: {outcome}")
         context.let_pass(_PAUSE_SECONDS)
         outcome = command(context, *words, variables=variables)
     return outcome

@@ -1,41 +1,59 @@
-"""A second, empty place to restore a backup to: a Letta, a database and a data directory of its own."""
+"""A second, empty place to restore a backup to: a real Letta, a database and a data directory of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from bridge_chaos.environment import Environment
-from bridge_chaos.letta_double import LettaDouble
+from bridge_chaos.letta_gate import LettaGate
 from bridge_chaos.letta_reader import LettaReader
+from bridge_chaos.letta_servers import real_letta
 from bridge_chaos.waiting import revive
+from local_stack.letta import Letta
 
 
 @dataclass(frozen=True)
 class EmptyPlace:
-    """Where it is: the variables a command finds it by, and its Letta."""
+    """Where it is.
+
+    Attributes:
+        variables: environment by which a command finds it.
+        letta: its server.
+        gate: stands before the server and loses connections on demand.
+    """
 
     variables: Mapping[str, str]
-    letta: LettaDouble
+    letta: Letta
+    gate: LettaGate
 
     def reader(self) -> LettaReader:
         """Reads what was restored. Close it."""
-        return LettaReader(self.letta.url)
+        return LettaReader(self.letta.url, self.letta.api_key)
 
 
 @contextmanager
 def empty_place(environment: Environment) -> Iterator[EmptyPlace]:
-    """Made for the moment, beside an environment with a double of Letta."""
-    number = environment.workspace.number()
-    folder = environment.folder / f"place-{number}"
+    """One made for the moment, beside an environment with a real Letta and a database.
+
+    Raises:
+        LookupError: the environment has no model for a real Letta.
+    """
+    if environment.model is None:
+        raise LookupError("this environment has no model for a Letta to restore to")
+    name = f"place_{environment.workspace.number()}"
+    folder = environment.folder / name
     folder.mkdir(parents=True)
-    letta = LettaDouble(folder / "letta.db", logs=folder, name="letta", latency=environment.topology.latency)
-    variables = {"LETTA_API_URL": letta.url, "DATA_DIR": str(folder)}
-    if environment.topology.database:
-        variables["DATABASE_URL"] = environment.workspace.new_database(f"chaos_place_{number}")
-    try:
-        revive(letta)
-        yield EmptyPlace(variables, letta)
-    finally:
-        letta.kill()
+    with ExitStack() as held:
+        letta = real_letta(folder, f"letta_{name}", environment.postgres, environment.model, held)
+        gate = LettaGate(letta.url, logs=folder)
+        held.callback(gate.kill)
+        revive(letta, gate)
+        variables = {
+            "LETTA_API_URL": gate.url,
+            "LETTA_API_KEY": letta.api_key,
+            "DATA_DIR": str(folder),
+            "DATABASE_URL": environment.workspace.new_database(f"chaos_{name}"),
+        }
+        yield EmptyPlace(variables, letta, gate)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
 from bridge_chaos.letta_double import LettaDouble
+from bridge_chaos.letta_double.process import Dialled
+from bridge_chaos.letta_gate import LettaGate
 from bridge_chaos.letta_reader import LettaReader
 from bridge_chaos.topology import Topology
 from bridge_chaos.waiting import revive
@@ -32,6 +35,8 @@ class LettaServers:
     """
 
     real: Letta | None = None
+    gate: LettaGate | None = None
+    """Between the real one and its proxy."""
 
     def __init__(
         self, folder: Path, topology: Topology, postgres: Postgres, model: ScriptedModel | None, held: ExitStack
@@ -48,7 +53,10 @@ class LettaServers:
                 for number in range(topology.letta_servers)
             ]
         revive(*self._processes)
-        urls = [self.real.url] if self.real else [double.url for double in self.doubles]
+        if self.real is not None:
+            self.gate = self._add(LettaGate(self.real.url, logs=folder))
+            revive(self.gate)
+        urls = [self.gate.url] if self.gate else [double.url for double in self.doubles]
         self.links = [held.enter_context(TcpProxy(url)) for url in urls]
 
     @property
@@ -85,19 +93,40 @@ class LettaServers:
         revive(*self._processes)
         for link in self.links:
             link.resume()
-        for double in self.doubles:
-            double.heal()
+        for server in self._dialled:
+            server.heal()
+
+    @property
+    def dialled(self) -> Dialled:
+        """The server whose faults are dialled in: the first double, or the gate before the real one."""
+        return self._dialled[0]
+
+    @property
+    def _dialled(self) -> Sequence[Dialled]:
+        return [self.gate] if self.gate else self.doubles
 
     @property
     def _processes(self) -> list[Process]:
-        return [*self.doubles, *([self.real] if self.real else [])]
+        return [*self.doubles, *(part for part in (self.real, self.gate) if part)]
 
     def _real(self, folder: Path, postgres: Postgres, model: ScriptedModel) -> Letta:
-        locks = self._add(Valkey(folder / "locks", durable=False, name="valkey-locks"))
-        revive(locks)
-        url = f"{postgres.url('letta')}?sslmode=disable"
-        return self._add(Letta(folder / "letta", database_url=url, locks=(locks.host, locks.port), model=model.access))
+        return real_letta(folder, f"letta_{folder.name.replace('-', '_')}", postgres, model, self._held)
 
     def _add(self, process: _P) -> _P:
         self._held.callback(process.kill)
         return process
+
+
+def real_letta(folder: Path, database: str, postgres: Postgres, model: ScriptedModel, held: ExitStack) -> Letta:
+    """A real Letta on a database of that name, with a Redis of its own for its locks; not started."""
+    locks = Valkey(folder / f"{database}-locks", durable=False, name="valkey-locks")
+    held.callback(locks.kill)
+    revive(locks)
+    letta = Letta(
+        folder / database,
+        database_url=f"{postgres.url(database)}?sslmode=disable",
+        locks=(locks.host, locks.port),
+        model=model.access,
+    )
+    held.callback(letta.kill)
+    return letta

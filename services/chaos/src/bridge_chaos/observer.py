@@ -37,6 +37,8 @@ class Observer:
         """Task → when its first reply was heard, by the monotonic clock."""
         self.published: dict[Task, list[Reply]] = defaultdict(list)
         """Task → its replies on the channel: repeated ones are only there. One may get lost with a connection."""
+        self.unreadable: list[bytes] = []
+        """What was given out as a reply and is none."""
         self._client = client
         self.changed = threading.Condition()
         """Notified of every reply; whoever waits for something else may notify it, too."""
@@ -82,13 +84,15 @@ class Observer:
                         found: Any = client.xread({f"{{{QUEUE}}}:replies": last}, block=200)
                         for entry, fields in found[0][1] if found else []:
                             last = entry
-                            self._note(json.loads(fields[b"reply"]))
+                            self._note(fields[b"reply"])
             except AWAY:
                 time.sleep(PAUSE_SECONDS)
 
-    def _note(self, reply: Reply) -> None:
-        task = _task_of(reply)
+    def _note(self, text: bytes) -> None:
         with self.changed:
+            if (reply := self._read(text)) is None:
+                return
+            task = _task_of(reply)
             self.replies[task].append(reply)
             self.order[task.user].append(task)
             self.answered_at.setdefault(task, time.monotonic())
@@ -102,14 +106,23 @@ class Observer:
                     while not self._over.is_set():
                         message = pubsub.get_message(timeout=0.2)
                         if message:
-                            self._note_published(json.loads(message["data"]))
+                            self._note_published(message["data"])
             except AWAY:
                 time.sleep(PAUSE_SECONDS)
 
-    def _note_published(self, reply: Reply) -> None:
+    def _note_published(self, text: bytes) -> None:
         with self.changed:
-            self.published[_task_of(reply)].append(reply)
-            self.changed.notify_all()
+            if (reply := self._read(text)) is not None:
+                self.published[_task_of(reply)].append(reply)
+                self.changed.notify_all()
+
+    def _read(self, text: bytes) -> Reply | None:
+        try:
+            reply: Reply = json.loads(text)
+        except ValueError:
+            self.unreadable.append(text)
+            return None
+        return reply
 
 
 def _task_of(reply: Reply) -> Task:

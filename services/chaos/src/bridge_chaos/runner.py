@@ -189,7 +189,8 @@ def _is_expected(finding: Finding, context: FaultContext) -> bool:
 
 
 def _has_open_breaker(bridge: Bridge) -> bool:
-    return "open" in httpx.get(f"{bridge.url}/health").json()["breakers"].values()
+    health = httpx.get(f"{bridge.url}/health")
+    return not health.is_success or "open" in health.json()["breakers"].values()
 
 
 def _recovery(context: FaultContext) -> list[float]:

@@ -44,7 +44,10 @@ class Topology:
     def parts(self) -> frozenset[str]:
         """What faults can strike in it; the words are those of :attr:`bridge_chaos.fault.Fault.occupies`."""
         parts = {"bridge", "bridges", "data", "redis", f"redis-{self.redis}", "letta", "letta-link", "operator"}
-        parts |= {"real-letta", "letta-model"} if self.real_letta else {"letta-double", "letta-turns", "letta-calls"}
+        if self.real_letta:
+            parts |= {"real-letta", "letta-model", "letta-gate"}
+        else:
+            parts |= {"letta-double", "letta-turns", "letta-calls"}
         if self.database:
             parts |= {"postgres", "postgres-link"}
         if self.redis == "single":

@@ -12,8 +12,10 @@ from bridge_chaos.topology import Topology
 from bridge_chaos.waiting import restart, wait_until
 
 _NAPS: Final = 3
-_NAP_SECONDS: Final = 2.5 * LEASE
-"""Longer than the lease and shorter than what the bridge waits for Redis."""
+_NAP_SECONDS: Final = 3 * LEASE
+"""Longer than the lease and the looks of whoever takes over, and shorter than what the bridge waits for Redis."""
+_IDLE_SECONDS: Final = 1.5
+"""After its last turn a bridge waits for work again."""
 _BURST: Final = 8
 _DIED_SECONDS: Final = 60.0
 _AWAY_SECONDS: Final = 6.0
@@ -32,7 +34,7 @@ def faults() -> list[Fault]:
             "bridges/idle-frozen",
             f"a bridge is frozen for {_NAP_SECONDS:g} s while it waits for work, {_NAPS} times",
             _naps,
-            load=Load(users=8, messages=9, seconds=40.0),
+            load=Load(users=4, messages=2, seconds=1.0),
             occupies=_ONE,
         ),
         Fault(
@@ -82,13 +84,24 @@ def faults() -> list[Fault]:
 
 
 def _naps(context: FaultContext) -> None:
-    for _ in range(_NAPS):
-        wait_until(lambda: not context.conversation.unanswered(), 5.0)
+    """Two tasks are pushed at the moment it freezes: Redis hands it one of them, which the other takes over."""
+    context.conversation.wait_pushed(_DIED_SECONDS)
+    context.conversation.wait_all(_DIED_SECONDS)
+    speakers = [Speaker(context, f"awake{number}") for number in range(2)]
+    for nap in range(_NAPS):
+        context.let_pass(_IDLE_SECONDS)
         context.strike()
         context.victim.pause()
+        tasks = [speaker.say(f"Nap {nap}.", str(nap)) for speaker in speakers]
         context.let_pass(_NAP_SECONDS)
         context.victim.resume()
-        context.let_pass(context.random.uniform(0.5, 2.0))
+        for speaker, task in zip(speakers, tasks, strict=True):
+            speaker.reply(task)
+        context.let_pass(_IDLE_SECONDS)
+    for speaker in speakers:
+        told = speaker.told()
+        wanted = [f"Nap {nap}." for nap in range(_NAPS)]
+        context.check("repeated_messages", told == wanted, f"{speaker.user}: {told}", speaker.user)
 
 
 def _kill(context: FaultContext) -> None:

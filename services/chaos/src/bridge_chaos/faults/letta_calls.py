@@ -6,9 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from bridge_chaos.backups import restore_and_compare, saved_backup
 from bridge_chaos.command_line import insist
-from bridge_chaos.empty_place import empty_place
 from bridge_chaos.fault import Fault, FaultContext, parts
 from bridge_chaos.letta_double.dials import CUTS
 from bridge_chaos.speaker import Speaker
@@ -55,7 +53,6 @@ def faults() -> list[Fault]:
         _Call("delete", "agents are deleted", 2, _erased_user),
     ]
     found = [_fault(call, mode, point) for call in calls for mode, point in _POINTS.items()]
-    found += [_get(mode, point) for mode, point in _POINTS.items()]
     found.append(
         Fault(
             "letta-call/create-orphan",
@@ -127,17 +124,3 @@ def _erased_user(context: FaultContext) -> None:
     done = insist(context, "user", "erase", speaker.user, "--yes")
     context.check("erased", done.succeeded, str(done), speaker.user)
     context.check("erased", speaker.told() == [], f"the agent of {speaker.user} is left", speaker.user)
-
-
-def _get(mode: str, point: str) -> Fault:
-    """Agents are read one by one where a backup is restored, in an empty Letta of its own."""
-
-    def act(context: FaultContext) -> None:
-        context.strike()
-        backup = saved_backup(context)
-        with empty_place(context.environment) as place:
-            place.letta.fail(mode, operation="get", times=2, details={"seconds": _WORKING_SECONDS})
-            restore_and_compare(context, backup, place)
-
-    what = f"a backup is restored, and 2 connections are lost {_WHEN[point]} of an agent that is read"
-    return Fault(f"letta-call/get-{point}", what, act, needs=_NEEDS | parts("operator", "postgres"))

@@ -8,11 +8,10 @@ import signal
 from pathlib import Path
 from typing import Any, Final
 
-from bridge_chaos.backups import restore_and_compare, saved_backup
 from bridge_chaos.command_line import command, insist
-from bridge_chaos.empty_place import empty_place
 from bridge_chaos.fault import Fault, FaultContext, parts
 from bridge_chaos.load import QUEUE, Load, Task, Utterance
+from bridge_chaos.promises.replies import described
 from bridge_chaos.remains import remains_of
 from bridge_chaos.speaker import Speaker
 from bridge_chaos.topology import Topology
@@ -65,13 +64,6 @@ def faults() -> list[Fault]:
             load=_LOAD,
             occupies=parts("bridges"),
         ),
-        Fault(
-            "operator/backup",
-            "'backup' while users talk, and 'restore' into an empty place",
-            _backup,
-            load=_LOAD,
-            needs=_NEEDS | parts("postgres", "letta-double"),
-        ),
     ]
 
 
@@ -105,7 +97,7 @@ def _dead_retry(context: FaultContext) -> None:
 def _buried(context: FaultContext) -> list[Task]:
     with context.environment.client() as client:
         letters: Any = client.lrange(f"{{{QUEUE}}}:dead", 0, -1)
-    about = [json.loads(letter.partition(b"\n")[0]) for letter in letters]
+    about = [described(letter) for letter in letters]
     return [Task(str(one.get("user_id")), str(one.get("task_id"))) for one in about]
 
 
@@ -198,10 +190,3 @@ def _write(file: Path, content: str | None) -> None:
         file.unlink(missing_ok=True)
     else:
         file.write_text(content, encoding="utf-8")
-
-
-def _backup(context: FaultContext) -> None:
-    context.strike()
-    backup = saved_backup(context)
-    with empty_place(context.environment) as place:
-        restore_and_compare(context, backup, place)

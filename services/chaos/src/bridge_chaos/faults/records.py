@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -10,6 +9,7 @@ from typing import Any, Final
 from bridge_chaos.environment import Environment
 from bridge_chaos.fault import Fault, FaultContext, parts
 from bridge_chaos.load import QUEUE, Task
+from bridge_chaos.promises.replies import described
 from bridge_chaos.speaker import Speaker
 from bridge_chaos.topology import Topology
 
@@ -76,16 +76,12 @@ def _set_aside(context: FaultContext, environment: Environment, users: set[str])
     """The unreadable records become dead letters with a reason: expected, and taken away again."""
     with environment.client() as client:
         for letter in client.lrange(f"{{{QUEUE}}}:dead", 0, -1):
-            head = letter.partition(b"\n")[0]
-            try:
-                about = json.loads(head)
-            except ValueError:
-                about = {}
+            about = described(letter)
             user = str(about.get("user_id"))
             if user in users or not about.get("task_id"):
                 context.remarks.append(f"set aside: {about.get('code')}: {about.get('reason')}")
                 context.expect("buried", [Task(user, str(about.get("task_id")))])
-                context.check("unclear", bool(about.get("reason")), f"set aside without a reason: {head!r}")
+                context.check("unclear", bool(about.get("reason")), f"set aside without a reason: {letter[:60]!r}")
                 client.lrem(f"{{{QUEUE}}}:dead", 1, letter)
 
 

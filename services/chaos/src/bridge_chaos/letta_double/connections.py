@@ -20,7 +20,7 @@ def cutting(dials: Dials, operations: Mapping[tuple[str, str], str]) -> Middlewa
 
     Args:
         dials: the faults.
-        operations: method and path, without a slash at its end → the operation of `dials`.
+        operations: method and path, without a slash at its end → the operation.
     """
 
     @web.middleware

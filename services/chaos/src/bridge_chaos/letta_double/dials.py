@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-OPERATIONS: Final = ("list_agents", "create", "get", "delete", "history", "runs", "cancel", "send")
-"""Every kind of call that can be dialled."""
+OPERATIONS: Final[Mapping[tuple[str, str], str]] = {
+    ("GET", "/v1/agents"): "list_agents",
+    ("POST", "/v1/agents"): "create",
+    ("POST", "/v1/agents/import"): "import",
+    ("GET", "/v1/agents/{agent}"): "get",
+    ("DELETE", "/v1/agents/{agent}"): "delete",
+    ("GET", "/v1/agents/{agent}/messages"): "history",
+    ("POST", "/v1/agents/{agent}/messages"): "send",
+    ("POST", "/v1/agents/{agent}/messages/cancel"): "cancel",
+    ("GET", "/v1/runs"): "runs",
+}
+"""Method and path, without a slash at its end → the kind of call, as it is dialled."""
 
 CUTS: Final = ("cut-request", "cut-working", "cut-answer", "cut")
 """Connections lost, at any operation.
@@ -54,7 +65,7 @@ class Dials:
         Raises:
             ValueError: nobody knows the operation or mode.
         """
-        if dial.operation not in OPERATIONS or dial.mode not in {"", *CUTS, *TURN_MODES, *CREATE_MODES}:
+        if dial.operation not in OPERATIONS.values() or dial.mode not in {"", *CUTS, *TURN_MODES, *CREATE_MODES}:
             raise ValueError(f"there is no fault {dial.mode!r} of {dial.operation!r}")
         self._dials[dial.operation] = dial
         self.struck[dial.operation] = 0

@@ -15,25 +15,10 @@ from local_stack.processes import Process
 from local_stack.programs import answers, environment
 
 
-class LettaDouble(Process):
-    """A double of Letta.
+class Dialled:
+    """A server whose faults are dialled in at its `url`."""
 
-    Args:
-        file: what it remembers; several may share it.
-        latency: seconds a step of a turn takes.
-    """
-
-    def __init__(self, file: Path, *, logs: Path, name: str, latency: float) -> None:
-        port = free_port()
-        self.url = f"http://{HOST}:{port}"
-        command = [sys.executable, "-m", "bridge_chaos.letta_double", "--port", str(port), "--file", str(file)]
-        super().__init__(
-            name,
-            [*command, "--latency", str(latency)],
-            logs=logs,
-            environment=environment(),
-            ready=answers(f"{self.url}/v1/health/"),
-        )
+    url: str
 
     def fail(
         self, mode: str, *, times: int, operation: str = "send", details: Mapping[str, float | str] | None = None
@@ -52,6 +37,27 @@ class LettaDouble(Process):
         return int(self.seen()["struck"].get(operation, 0))
 
     def seen(self) -> Mapping[str, Any]:
-        """``turns`` begun, ``at_work`` now, ``struck`` by operation, and ``overlaps``: an agent id for each."""
+        """``struck`` by operation; of a double ``turns`` begun, ``at_work`` now, and an agent id for each overlap."""
         seen: Mapping[str, Any] = httpx.get(f"{self.url}/seen").json()
         return seen
+
+
+class LettaDouble(Process, Dialled):
+    """A double of Letta.
+
+    Args:
+        file: what it remembers; several may share it.
+        latency: seconds a step of a turn takes.
+    """
+
+    def __init__(self, file: Path, *, logs: Path, name: str, latency: float) -> None:
+        port = free_port()
+        self.url = f"http://{HOST}:{port}"
+        command = [sys.executable, "-m", "bridge_chaos.letta_double", "--port", str(port), "--file", str(file)]
+        super().__init__(
+            name,
+            [*command, "--latency", str(latency)],
+            logs=logs,
+            environment=environment(),
+            ready=answers(f"{self.url}/v1/health/"),
+        )

@@ -21,6 +21,9 @@ _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS agents (id TEXT PRIMARY KEY, name TEXT, tags TEXT, created_at TEXT);
 CREATE TABLE IF NOT EXISTS messages (
     number INTEGER PRIMARY KEY AUTOINCREMENT, agent_id TEXT, id TEXT, otid TEXT, run_id TEXT, kind TEXT, content TEXT);
+CREATE TABLE IF NOT EXISTS blocks (id TEXT PRIMARY KEY, agent_id TEXT, label TEXT, value TEXT);
+CREATE TABLE IF NOT EXISTS passages (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT, agent_id TEXT, text TEXT, created_at TEXT);
 CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, agent_id TEXT, status TEXT, began REAL);
 CREATE TABLE IF NOT EXISTS work (number INTEGER PRIMARY KEY AUTOINCREMENT, agent_id TEXT, pid INTEGER);
 CREATE TABLE IF NOT EXISTS overlaps (agent_id TEXT);
@@ -48,9 +51,11 @@ class LettaStore:
     def close(self) -> None:
         self._connection.close()
 
-    def add_agent(self, name: str, tags: Sequence[str]) -> dict[str, Any]:
+    def add_agent(self, name: str, tags: Sequence[str], blocks: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
         agent = (f"agent-{uuid.uuid4()}", name, json.dumps(sorted(tags)), datetime.now(UTC).isoformat())
         self._connection.execute("INSERT INTO agents VALUES (?, ?, ?, ?)", agent)
+        rows = [(f"block-{uuid.uuid4()}", agent[0], block["label"], block["value"]) for block in blocks]
+        self._connection.executemany("INSERT INTO blocks VALUES (?, ?, ?, ?)", rows)
         return _agent(agent)
 
     def agent(self, agent_id: str) -> dict[str, Any] | None:
@@ -66,7 +71,7 @@ class LettaStore:
         return found[::-1] if newest_first else found
 
     def delete_agent(self, agent_id: str) -> bool:
-        for table in ("messages", "runs"):
+        for table in ("messages", "runs", "passages"):
             self._connection.execute(f"DELETE FROM {table} WHERE agent_id = ?", (agent_id,))  # noqa: S608 - no input
         return self._connection.execute("DELETE FROM agents WHERE id = ?", (agent_id,)).rowcount > 0
 
@@ -91,6 +96,32 @@ class LettaStore:
 
     def forget_overlaps(self) -> None:
         self._connection.execute("DELETE FROM overlaps")
+
+    def add_passage(self, agent_id: str, text: str) -> dict[str, Any]:
+        passage = (f"passage-{uuid.uuid4()}", agent_id, text, datetime.now(UTC).isoformat())
+        self._connection.execute("INSERT INTO passages (id, agent_id, text, created_at) VALUES (?, ?, ?, ?)", passage)
+        return {"id": passage[0], "text": text, "created_at": passage[3]}
+
+    def passages(self, agent_id: str) -> list[dict[str, Any]]:
+        """All of an agent, oldest first."""
+        found = self._connection.execute(
+            "SELECT id, text, created_at FROM passages WHERE agent_id = ? ORDER BY number", (agent_id,)
+        )
+        return [{"id": row[0], "text": row[1], "created_at": row[2]} for row in found]
+
+    def blocks(self, agent_id: str | None) -> list[dict[str, Any]]:
+        """Those of an agent, or all."""
+        found = self._connection.execute(
+            "SELECT id, label, value FROM blocks WHERE agent_id = ? OR ? IS NULL", (agent_id, agent_id)
+        )
+        return [{"id": row[0], "label": row[1], "value": row[2]} for row in found]
+
+    def agents_of_block(self, block_id: str) -> list[dict[str, Any]]:
+        found = self._connection.execute("SELECT agent_id FROM blocks WHERE id = ?", (block_id,))
+        return [agent for row in found if (agent := self.agent(row[0]))]
+
+    def delete_block(self, block_id: str) -> None:
+        self._connection.execute("DELETE FROM blocks WHERE id = ?", (block_id,))
 
     @staticmethod
     def new_run_id() -> str:
@@ -117,7 +148,7 @@ class LettaStore:
             (
                 agent_id,
                 f"message-{uuid.uuid4()}",
-                m.get("otid"),
+                m.get("otid") if m["role"] != "assistant" else str(uuid.uuid4()),  # its own
                 run_id,
                 _KINDS.get(m["role"], m["role"]),
                 json.dumps(str(m["content"]).replace("\x00", "")),  # half a surrogate pair is kept

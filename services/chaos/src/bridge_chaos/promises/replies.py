@@ -19,9 +19,18 @@ def dead_letters(client: redis.Redis) -> dict[Task, str]:
     letters: Any = client.lrange(f"{{{QUEUE}}}:dead", 0, -1)
     found = {}
     for letter in letters:
-        about: Mapping[str, Any] = json.loads(letter.partition(b"\n")[0])
+        about = described(letter)
         found[Task(str(about.get("user_id")), str(about.get("task_id")))] = str(about.get("reason"))
     return found
+
+
+def described(letter: bytes) -> Mapping[str, Any]:
+    """What a dead letter says of itself: code, reason, user_id, task_id; nothing where that cannot be read."""
+    try:
+        about = json.loads(letter.partition(b"\n")[0])
+    except ValueError:
+        return {}
+    return about if isinstance(about, dict) else {}
 
 
 def judge_replies(verdict: Verdict, conversation: Conversation, dead: Mapping[Task, str], *, echoes: bool) -> None:
@@ -29,6 +38,8 @@ def judge_replies(verdict: Verdict, conversation: Conversation, dead: Mapping[Ta
     for task, reason in dead.items():
         verdict.add("buried", f"{task}: {reason}", task)
     observer = conversation.observer
+    for text in observer.unreadable:
+        verdict.add("unclear", f"what was given out as a reply is none: {text[:60]!r}")
     for task, utterance in conversation.utterances.items():
         replies = observer.replies.get(task, [])
         if task in dead:
