@@ -34,8 +34,8 @@ class Outcome:
 
     @property
     def is_clear(self) -> bool:
-        """Whether it succeeded, or said in one sentence why not."""
-        return self.succeeded or (self.errors.startswith("letta-bridge: ") and "Traceback" not in self.errors)
+        """Whether it succeeded, or said why not, in sentences."""
+        return self.succeeded or ("Traceback" not in self.errors and bool(self.errors.strip() or self.output.strip()))
 
     def __str__(self) -> str:
         last = self.errors.strip().splitlines()[-1:] or self.output.strip().splitlines()[-1:] or ["nothing was said"]

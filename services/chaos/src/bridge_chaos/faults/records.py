@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from bridge_chaos.command_line import command
 from bridge_chaos.environment import Environment
 from bridge_chaos.fault import Fault, FaultContext, parts
 from bridge_chaos.load import QUEUE, Task
@@ -17,6 +18,8 @@ _DAMAGED: Final = b"\x00\xff damaged"
 _LATER: Final = b"99\nof a later release\n{}"
 _NEEDS: Final = parts("redis", "letta")
 _USERS: Final = 3
+_RETRIED_SECONDS: Final = 2.0
+_LOOKS: Final = (("dead", "list"), ("dead", "list", "--json"), ("status",), ("doctor",), ("dead", "retry", "--all"))
 
 _Write = Callable[[Any, str, bytes], None]
 """Puts an unreadable record of a user where the bridges find it."""
@@ -29,7 +32,6 @@ def faults() -> list[Fault]:
         ("lane", "in a user's lane", _in_lane),
         ("missed", "among what an agent has missed", _as_missed),
         ("reply", "as a kept reply", _as_reply),
-        ("dead", "among the dead letters", _as_dead),
     ]
     kinds = (("damaged", "a damaged record", _DAMAGED), ("later", "a record of a later release", _LATER))
     found = [
@@ -40,6 +42,15 @@ def faults() -> list[Fault]:
             needs=_NEEDS | parts("operator"),
         )
         for name, where, write in places
+        for kind, what, record in kinds
+    ]
+    found += [
+        Fault(
+            f"records/{kind}-dead",
+            f"{what} stands among the dead letters; an operator looks through them",
+            _looked_through(record),
+            needs=_NEEDS | parts("operator"),
+        )
         for kind, what, record in kinds
     ]
     found.append(
@@ -68,6 +79,21 @@ def _served(write: _Write, record: bytes) -> Callable[[FaultContext], None]:
             text = f"{speaker.user} is not served any more: {dict(reply)}"
             context.check("lost", reply.get("source") == "letta", text, speaker.user)
         _set_aside(context, context.environment, {speaker.user for speaker in speakers})
+
+    return act
+
+
+def _looked_through(record: bytes) -> Callable[[FaultContext], None]:
+    """Commands over dead letters go on past one that cannot be read."""
+
+    def act(context: FaultContext) -> None:
+        context.strike()
+        with context.environment.client() as client:
+            client.lpush(f"{{{QUEUE}}}:dead", record)
+            for words in _LOOKS:
+                command(context, *words)
+            context.let_pass(_RETRIED_SECONDS)
+            client.delete(f"{{{QUEUE}}}:dead")
 
     return act
 
@@ -106,10 +132,6 @@ def _as_missed(client: Any, user: str, record: bytes) -> None:
 
 def _as_reply(client: Any, user: str, record: bytes) -> None:
     client.set(f"{{{QUEUE}}}:reply:{user}:1", record, ex=600)
-
-
-def _as_dead(client: Any, user: str, record: bytes) -> None:
-    client.lpush(f"{{{QUEUE}}}:dead", record + user.encode())
 
 
 def _in_journal(client: Any, user: str, record: bytes) -> None:
