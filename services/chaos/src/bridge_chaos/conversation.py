@@ -44,6 +44,8 @@ class Conversation:
         """Said while the user's permanent memory was off, as a bridge had confirmed."""
         self.unsure: set[Task] = set()
         """In the queue while the choice changed: it may count for either."""
+        self.reordered: set[Task] = set()
+        """Brought back by an operator: nothing is promised of their place."""
         self.opted_out: set[str] = set()
         """Users whose permanent memory is off now."""
         self.observer = Observer(client)
@@ -120,6 +122,16 @@ class Conversation:
     def unanswered(self) -> set[Task]:
         with self.observer.changed:
             return self._unanswered()
+
+    def note_retried(self, tasks: Collection[Task]) -> None:
+        """An operator has pushed these once more."""
+        self.pushes.update(tasks)
+        self.reordered.update(tasks)
+
+    def in_order(self, utterances: Iterable[Utterance]) -> bool:
+        """Whether they come in the order they were said in, those left aside that an operator brought back."""
+        numbers = [utterance.number for utterance in utterances if utterance.task not in self.reordered]
+        return numbers == sorted(numbers)
 
     def tasks_of(self, users: Iterable[str]) -> set[Task]:
         """Everything those have said so far."""

@@ -15,7 +15,7 @@ from bridge_chaos.foreign_memory import ForeignMemory
 from bridge_chaos.letta_servers import LettaServers
 from bridge_chaos.redis_servers import RedisServers
 from bridge_chaos.topology import Topology
-from bridge_chaos.waiting import revive
+from bridge_chaos.waiting import restart, revive, wait_until
 from bridge_chaos.workspace import Workspace
 from letta_bridge.fail_points import VARIABLE as FAIL_POINT
 from local_stack.models import ScriptedModel
@@ -30,6 +30,7 @@ PERSONA: Final = "coach"
 """The persona some users talk to beside the default one."""
 _P = TypeVar("_P", bound=Process)
 _BRIDGES: Final = 2
+_DIED_SECONDS: Final = 30.0
 _SETTINGS: Final[dict[str, str | None]] = {
     "LEASE_SECONDS": f"{LEASE:g}",
     "SHUTDOWN_GRACE": "5",
@@ -132,6 +133,18 @@ class Environment:
 
     def disarm(self, bridge: Bridge) -> None:
         self.take(bridge, FAIL_POINT)
+
+    def die_at(self, point: str, *bridges: Bridge) -> None:
+        """Restart bridges so that each dies at a step of a turn, wait until all have, and start them again whole."""
+        for bridge in bridges:
+            bridge.kill()
+            self.arm(bridge, point)
+        for bridge in bridges:
+            bridge.start()  # it may be dead before it is ready
+        wait_until(lambda: not any(bridge.running for bridge in bridges), _DIED_SECONDS)
+        for bridge in bridges:
+            self.disarm(bridge)
+        restart(*bridges)
 
     def _restored(self, number: int, bridge: Bridge) -> bool:
         """Whether the bridge's environment or configuration had been changed; both are as at first again."""

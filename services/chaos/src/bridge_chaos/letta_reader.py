@@ -51,6 +51,14 @@ class LettaReader:
             history[:0] = page
         return history
 
+    def owner(self, agent_id: str) -> str | None:
+        """The user an agent belongs to; None where the agent is gone."""
+        answer = self._client.get(f"/v1/agents/{agent_id}", params={"include": ["agent.tags"]})
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            return None
+        tags = [str(tag) for tag in answer.raise_for_status().json().get("tags") or ()]
+        return next((tag.removeprefix("user:") for tag in tags if tag.startswith("user:")), None)
+
     def delete(self, agent_id: str) -> None:
         self._client.delete(f"/v1/agents/{agent_id}").raise_for_status()
 

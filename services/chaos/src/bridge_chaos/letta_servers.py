@@ -12,7 +12,7 @@ from bridge_chaos.letta_double.process import Dialled
 from bridge_chaos.letta_gate import LettaGate
 from bridge_chaos.letta_reader import LettaReader
 from bridge_chaos.topology import Topology
-from bridge_chaos.waiting import revive
+from bridge_chaos.waiting import revive, wait_until
 from local_stack.letta import Letta
 from local_stack.models import ScriptedModel
 from local_stack.postgres import Postgres
@@ -87,6 +87,10 @@ class LettaServers:
     def overlaps(self) -> list[str]:
         """The agent of each turn that began beside another one of the same agent; of doubles only."""
         return list(self.double.seen()["overlaps"]) if self.doubles else []
+
+    def wait_idle(self, timeout: float) -> bool:
+        """Until no turn is at work in a double: what a bridge has given up may be stored late."""
+        return not self.doubles or wait_until(lambda: not self.double.seen()["at_work"], timeout, pause=0.1)
 
     def heal(self) -> None:
         """Start what is down, let bytes pass, and take faults back."""

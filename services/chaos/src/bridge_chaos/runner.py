@@ -73,6 +73,7 @@ def run_once(environment: Environment, scenario: Scenario, seed: int) -> Run:
         may_be_lost = {task for context in contexts for task in context.covered.get("lost", ())}
         conversation.wait_all(scenario.patience, but=may_be_lost)
         close_talk(environment, conversation)
+        environment.letta.wait_idle(_CLOSED_SECONDS)
         verdict = judge(environment, conversation)
     finally:
         conversation.close()

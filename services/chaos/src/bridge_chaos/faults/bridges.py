@@ -9,7 +9,7 @@ from bridge_chaos.fault import Fault, FaultContext, Window, parts
 from bridge_chaos.load import Load
 from bridge_chaos.speaker import Speaker
 from bridge_chaos.topology import Topology
-from bridge_chaos.waiting import restart, wait_until
+from bridge_chaos.waiting import restart
 
 _NAPS: Final = 3
 _NAP_SECONDS: Final = 3 * LEASE
@@ -135,14 +135,10 @@ def _overflow(context: FaultContext) -> None:
     """The bridge dies with a refused task in its hands: the second one finds it as one that was handed out before."""
     bridges = context.environment.bridges
     for bridge in bridges:
-        context.environment.arm(bridge, f"taken:KILL:{context.random.randint(3, 6)}")
-    restart(*bridges)
+        bridge.kill()
     _burst(context, wait=False)
-    wait_until(lambda: not all(bridge.running for bridge in bridges), _DIED_SECONDS)
     context.strike()
-    for bridge in bridges:
-        context.environment.disarm(bridge)
-    restart(*bridges)
+    context.environment.die_at(f"taken:KILL:{context.random.randint(6, 8)}", *bridges)
     _burst(context)
 
 

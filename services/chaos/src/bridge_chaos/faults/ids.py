@@ -9,11 +9,9 @@ from bridge_chaos.fault import Fault, FaultContext, parts
 from bridge_chaos.observer import Reply, is_answer
 from bridge_chaos.speaker import Speaker
 from bridge_chaos.topology import Topology
-from bridge_chaos.waiting import restart, wait_until
 
 _SPEAKERS: Final = 3
 _REPLY_TTL_SECONDS: Final = 3.0
-_STRUCK_SECONDS: Final = 30.0
 _SHORT: Final = Topology(variables=(("REPLY_TTL", f"{_REPLY_TTL_SECONDS:g}"),))
 
 
@@ -142,12 +140,7 @@ def _refused_once(context: FaultContext, say_again: Callable[[], None]) -> None:
 
 def _killed_once(context: FaultContext, say_again: Callable[[], None]) -> None:
     """Both bridges die with a turn in their hands that they have not sent."""
-    bridges = context.environment.bridges
-    for bridge in bridges:
-        context.environment.arm(bridge, "looked_up:KILL:1")
-    restart(*bridges)
+    for bridge in context.environment.bridges:
+        bridge.kill()
     say_again()
-    wait_until(lambda: not any(bridge.running for bridge in bridges), _STRUCK_SECONDS)
-    for bridge in bridges:
-        context.environment.disarm(bridge)
-    restart(*bridges)
+    context.environment.die_at("looked_up:KILL:1", *context.environment.bridges)

@@ -13,13 +13,16 @@ from bridge_chaos.waiting import wait_until
 
 _SLOW_SECONDS: Final = 11.0
 _SHORT_LIMITS: Final = (
-    ("LETTA_TIMEOUT", "2"),
-    ("REPLY_DEADLINE", "3"),
-    ("LETTA_BRIDGE_LETTA_TURN_PATIENCE", "1"),
+    ("LETTA_TIMEOUT", "2.5"),
+    ("REPLY_DEADLINE", "2"),
+    ("LETTA_BRIDGE_LETTA_TURN_PATIENCE", "0.75"),
 )
-"""Of 90, 60 and 30 s one thirtieth: the slow turns here are as five minutes there."""
+"""Of minutes seconds: to these limits the slow turns here are as ten minutes to the default ones."""
+_NO_BREAKER: Final = (("LETTA_BRIDGE_LETTA_BREAKER_FAILURES", "1000"),)
 _STRUCK_SECONDS: Final = 60.0
-_QUICK_SECONDS: Final = 20.0
+_NOVELS: Final = 12
+"""Slow turns of one user: enough to open the breakers of both bridges."""
+_ALL: Final = 10_000
 _NONSENSICAL: Final = 12
 """Answers of a run."""
 _TURNS: Final = parts("letta-turns")
@@ -44,19 +47,21 @@ def faults() -> list[Fault]:
     return [
         Fault(
             "model/slow",
-            "8 turns take four times as long as a reply may, and their users speak on",
-            _slow(8),
-            topology=slow,
-            load=Load(users=8, messages=6, seconds=12.0),
+            "every turn takes four times as long as a reply may, and users speak on",
+            _slow,
+            topology=Topology(variables=(*_SHORT_LIMITS, *_NO_BREAKER)),
+            load=Load(users=6, messages=4, seconds=2.0, choosing=0),
+            at_once=True,
             window=_OUTLASTS,
             occupies=_TURNS,
             needs=_NEEDS,
         ),
         Fault(
             "model/slow-user",
-            "six turns of one user take four times as long as a reply may; everybody else is answered by Letta",
+            f"{_NOVELS} turns of one user take four times as long as a reply may; others are answered by Letta",
             _slow_user,
             topology=slow,
+            load=Load(users=4, messages=2, seconds=1.0, choosing=0),
             window=_OUTLASTS,
             occupies=_TURNS,
             needs=_NEEDS,
@@ -79,32 +84,33 @@ def _described(text: str) -> str:
     return names[_NONSENSE.index(text)]
 
 
-def _slow(times: int) -> Callable[[FaultContext], None]:
-    def act(context: FaultContext) -> None:
-        context.strike()
-        double = context.environment.letta.double
-        double.fail("hang", times=times, details={"seconds": _SLOW_SECONDS})
-        wait_until(lambda: double.struck() >= times or context.conversation.is_over, _STRUCK_SECONDS, pause=0.1)
-        context.cover(context.conversation.tasks_of(context.conversation.users))
-
-    return act
+def _slow(context: FaultContext) -> None:
+    """Until all is said and answered somehow, every turn is slow."""
+    double = context.environment.letta.double
+    context.strike()
+    double.fail("hang", times=_ALL, details={"seconds": _SLOW_SECONDS})
+    context.conversation.wait_pushed(_STRUCK_SECONDS)
+    context.conversation.wait_all(_STRUCK_SECONDS)
+    double.fail("", times=0)
+    context.cover(context.conversation.tasks_of(context.conversation.users))
 
 
 def _slow_user(context: FaultContext) -> None:
     """One user's context is no reason to leave Letta alone for everybody."""
+    context.conversation.wait_pushed(_STRUCK_SECONDS)
+    context.conversation.wait_all(_STRUCK_SECONDS)
     double = context.environment.letta.double
     slow, quick = Speaker(context, "slow"), Speaker(context, "quick")
     quick.ask("Hello.", "0")
     context.strike()
-    double.fail("hang", times=6, details={"seconds": _SLOW_SECONDS, "only": "novel"})
-    tasks = [slow.say(f"Write a novel, part {number}.", str(number)) for number in range(6)]
-    context.cover([*tasks])
+    double.fail("hang", times=_NOVELS, details={"seconds": _SLOW_SECONDS, "only": "novel"})
+    tasks = [slow.say(f"Write a novel, part {number}.", str(number)) for number in range(_NOVELS)]
+    context.cover(tasks)
     for task in tasks:
         slow.reply(task)
-        source = quick.ask(f"Hello after {task.task_id}.", f"q{task.task_id}").get("source")
-        text = f"{quick.user} was answered by {source} because another user's turns are slow"
-        context.check("accounts", source == "letta", text, quick.user)
-    wait_until(lambda: not double.seen()["at_work"], _QUICK_SECONDS)
+    sources = {quick.ask(f"Hello, {number}.", str(number)).get("source") for number in range(1, 5)}
+    text = f"{quick.user} was answered by {sources} because another user's turns are slow"
+    context.check("accounts", sources == {"letta"}, text, quick.user)
 
 
 def _says(text: str) -> Callable[[FaultContext], None]:

@@ -15,7 +15,7 @@ from bridge_chaos.promises.replies import described
 from bridge_chaos.remains import remains_of
 from bridge_chaos.speaker import Speaker
 from bridge_chaos.topology import Topology
-from bridge_chaos.waiting import restart, wait_until
+from bridge_chaos.waiting import wait_until
 from local_stack.programs import CONFIG
 
 _NEEDS: Final = parts("operator", "redis", "letta", "bridges")
@@ -68,21 +68,15 @@ def faults() -> list[Fault]:
 
 
 def _dead_retry(context: FaultContext) -> None:
-    bridges = context.environment.bridges
     context.strike()
     for step in ("sent", "answered"):
-        for bridge in bridges:
-            context.environment.arm(bridge, f"{step}:KILL:1")
-        restart(*bridges)
-        wait_until(lambda: not all(bridge.running for bridge in bridges), _ENDED_SECONDS)
-        for bridge in bridges:
-            context.environment.disarm(bridge)
-        restart(*bridges)
+        context.environment.die_at(f"{step}:KILL:1", *context.environment.bridges)
     context.conversation.wait_pushed(_ENDED_SECONDS)
     context.conversation.wait_all(_ENDED_SECONDS)
     buried = _buried(context)
     context.remarks.append(f"{len(buried)} dead letters")
     context.expect("unclear", buried)
+    context.conversation.note_retried(buried)
     retried = insist(context, "dead", "retry", "--all")
     context.check("buried", retried.succeeded, str(retried))
     for task in buried:

@@ -17,16 +17,13 @@ _CANNED: Final = (Sentences().zh, Sentences().en)
 """What memory-python says where it has no answer: nobody's words."""
 
 
-def judge_histories(verdict: Verdict, conversation: Conversation, reader: LettaReader) -> dict[str, str]:
-    """Judge every user's agents; returns each agent's user."""
+def judge_histories(verdict: Verdict, conversation: Conversation, reader: LettaReader) -> None:
+    """Judge every user's agents."""
     if conversation.private:
         verdict.checked.add("consent")
-    owners: dict[str, str] = {}
     for user in conversation.users:
         agents = {str(agent["id"]): agent for agent in reader.agents(["bridge", f"user:{user}"])}
-        owners |= dict.fromkeys(agents, user)
         _judge_user(verdict, conversation, user, {key: (_persona(agents[key]), reader.messages(key)) for key in agents})
-    return owners
 
 
 def _judge_user(
@@ -38,8 +35,8 @@ def _judge_user(
         said, noted = _read(verdict, conversation, user, persona, messages)
         times_said.update(said)
         known[agent_id] = {*said, *noted}
-        numbers = [utterance.number for utterance in said]
-        if numbers != sorted(numbers):
+        if not conversation.in_order(said):
+            numbers = [utterance.number for utterance in said]
             verdict.add("out_of_order", f"history of {user}, {persona}: {numbers}", user)
     for utterance, times in times_said.items():
         if times > 1:

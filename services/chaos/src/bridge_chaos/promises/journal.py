@@ -10,7 +10,7 @@ import redis
 
 from bridge_chaos.conversation import Conversation
 from bridge_chaos.environment import Environment
-from bridge_chaos.load import QUEUE, Task
+from bridge_chaos.load import QUEUE, Task, Utterance
 from bridge_chaos.observer import is_answer
 from bridge_chaos.promises.verdict import Verdict
 from bridge_chaos.waiting import wait_until
@@ -42,18 +42,19 @@ def judge_journal(verdict: Verdict, environment: Environment, conversation: Conv
             verdict.add("journal", f"{task} is missing", task)
         if written[task] > 1:
             verdict.add("journal", f"{task} is there {written[task]} times", task)
-    for user, numbers in _numbers(conversation, rows).items():
-        if numbers != sorted(numbers):
-            verdict.add("out_of_order", f"journal of {user[0]}, {user[1]}: {numbers}", user[0])
+    for (user, persona), said in _kept(conversation, rows).items():
+        if not conversation.in_order(said):
+            numbers = [utterance.number for utterance in said]
+            verdict.add("out_of_order", f"journal of {user}, {persona}: {numbers}", user)
 
 
-def _numbers(conversation: Conversation, rows: list[Any]) -> dict[tuple[str, str], list[int]]:
-    """User and persona → the numbers of the messages in the order of their conversation."""
-    found: dict[tuple[str, str], list[int]] = {}
+def _kept(conversation: Conversation, rows: list[Any]) -> dict[tuple[str, str], list[Utterance]]:
+    """User and persona → what was said, in the order of their conversation in the database."""
+    found: dict[tuple[str, str], list[Utterance]] = {}
     for user, task_id in rows:
         utterance = conversation.utterances.get(Task(user, str(task_id)))
         if utterance is not None:
-            found.setdefault((user, utterance.persona), []).append(utterance.number)
+            found.setdefault((user, utterance.persona), []).append(utterance)
     return found
 
 

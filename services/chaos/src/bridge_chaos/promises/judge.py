@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from bridge_chaos.conversation import Conversation
 from bridge_chaos.environment import Environment
 from bridge_chaos.promises.accounts import AT_REST_SECONDS, judge_accounts
@@ -19,10 +21,10 @@ def judge(environment: Environment, conversation: Conversation, *, at_rest_secon
         dead = dead_letters(client)
     judge_replies(verdict, conversation, dead, echoes=bool(environment.letta.doubles))
     with environment.letta.reader() as reader:
-        owners = judge_histories(verdict, conversation, reader)
-    for agent_id in environment.letta.overlaps():
-        user = owners.get(agent_id)
-        verdict.add("overlaps", f"turns of {user or agent_id} ran side by side", user)
+        judge_histories(verdict, conversation, reader)
+        for agent_id, times in Counter(environment.letta.overlaps()).items():
+            user = reader.owner(agent_id)
+            verdict.add("overlaps", f"{times} turns of {user or agent_id} began beside another one", user)
     if environment.topology.database:
         judge_journal(verdict, environment, conversation)
     return verdict

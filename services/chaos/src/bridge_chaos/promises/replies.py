@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import redis
 
@@ -12,6 +12,9 @@ from bridge_chaos.conversation import Conversation
 from bridge_chaos.load import QUEUE, Task, Utterance, recognised
 from bridge_chaos.observer import Reply, is_answer
 from bridge_chaos.promises.verdict import Verdict
+
+_AT_THE_DOOR: Final = frozenset({"lane_full"})
+"""Codes of refusals that do not wait for the user's earlier tasks."""
 
 
 def dead_letters(client: redis.Redis) -> dict[Task, str]:
@@ -56,9 +59,10 @@ def judge_replies(verdict: Verdict, conversation: Conversation, dead: Mapping[Ta
         if max(answers, published) > 1:
             verdict.add("repeated_replies", f"{task}: {answers} answers, {published} times published", task)
     for user in conversation.users:
-        numbers = [int(task.task_id) for task in dict.fromkeys(observer.order[user]) if task in conversation.utterances]
-        if numbers != sorted(numbers):
-            verdict.add("out_of_order", f"replies of {user}: {numbers}", user)
+        served = [task for task in dict.fromkeys(observer.order[user]) if task in conversation.utterances]
+        said = [conversation.utterances[task] for task in served if observer.last(task).get("code") not in _AT_THE_DOOR]
+        if not conversation.in_order(said):
+            verdict.add("out_of_order", f"replies of {user}: {[utterance.number for utterance in said]}", user)
 
 
 def _judge_reply(verdict: Verdict, utterance: Utterance, reply: Reply, *, echoes: bool) -> None:
