@@ -36,4 +36,4 @@ def test_the_double_passes_the_ports_contract_suite(tmp_path):
     finally:
         double.kill()
     assert ended.returncode == 0, ended.stdout[-4000:]
-    assert "18 passed" in ended.stdout or "skipped" not in ended.stdout
+    assert "skipped" not in ended.stdout

@@ -7,7 +7,8 @@ import json
 import psycopg
 import pytest
 
-from bridge_chaos.load import QUEUE, Utterance
+from bridge_chaos.environment import QUEUE
+from bridge_chaos.load import Utterance
 from bridge_chaos.promises import judge
 from bridge_chaos.promises.verdict import count
 from bridge_chaos.waiting import wait_until

@@ -11,7 +11,8 @@ from typing import Final
 import redis
 
 from bridge_chaos.choices import Choose, choose_until_confirmed
-from bridge_chaos.load import QUEUE, Load, Task, Utterance
+from bridge_chaos.environment import QUEUE
+from bridge_chaos.load import Load, Task, Utterance
 from bridge_chaos.observer import AWAY, PAUSE_SECONDS, Observer
 
 _FLOOD_BATCH: Final = 1000

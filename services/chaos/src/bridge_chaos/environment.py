@@ -7,7 +7,7 @@ import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from redis import Redis
 
@@ -18,12 +18,14 @@ from bridge_chaos.topology import Topology
 from bridge_chaos.waiting import restart, revive, wait_until
 from bridge_chaos.workspace import Workspace
 from letta_bridge.fail_points import VARIABLE as FAIL_POINT
+from local_stack.errors import StartFailed
 from local_stack.models import ScriptedModel
 from local_stack.processes import Process
 from local_stack.programs import CONFIG
 from local_stack.proxy import TcpProxy
 from local_stack.services import Bridge, Memory
 
+QUEUE: Final = "letta_requests"
 LEASE: Final = 3.0
 """Seconds; ten times shorter than by default, so that a run is."""
 PERSONA: Final = "coach"
@@ -31,6 +33,9 @@ PERSONA: Final = "coach"
 _P = TypeVar("_P", bound=Process)
 _BRIDGES: Final = 2
 _DIED_SECONDS: Final = 30.0
+_SERVING_SECONDS: Final = 120.0
+_PROBE_SECONDS: Final = 30.0
+_PROBES: Final = 4
 _SETTINGS: Final[dict[str, str | None]] = {
     "LEASE_SECONDS": f"{LEASE:g}",
     "SHUTDOWN_GRACE": "5",
@@ -42,6 +47,7 @@ _SETTINGS: Final[dict[str, str | None]] = {
     "MAX_CONCURRENT_REQUESTS": "8",
     "DB_CONNECTION_TIMEOUT": "1",
     "DB_QUERY_TIMEOUT": "2",
+    "TENANT_SHARDS": "true",  # between two runs Redis is emptied, which makes another queue of it, and Letta is not
 }
 
 
@@ -115,6 +121,8 @@ class Environment:
                 client.config_set("maxmemory", "0")
             client.flushall()
         revive(*self.bridges)
+        if not wait_until(self._serves, _SERVING_SECONDS):
+            raise StartFailed(f"Letta answered no turn within {_SERVING_SECONDS:g} s of a run's beginning")
 
     def give(self, bridge: Bridge, variables: dict[str, str]) -> None:
         """Further environment of a bridge's next start; `renew` takes it away."""
@@ -145,6 +153,20 @@ class Environment:
         for bridge in bridges:
             self.disarm(bridge)
         restart(*bridges)
+
+    def _serves(self) -> bool:
+        """Whether users are answered by Letta: a bridge that has just lost what was in Redis may need a moment."""
+        tasks = [f"probe-{self.workspace.number()}" for _ in range(_PROBES)]
+        payloads = [json.dumps({"task_id": "0", "user_id": task, "content": "Hello."}) for task in tasks]
+
+        def answers() -> list[bytes | None]:
+            found: Any = [client.get(f"{{{QUEUE}}}:reply:{task}:0") for task in tasks]
+            return list(found)
+
+        with self.client() as client:
+            client.lpush(QUEUE, *payloads)
+            wait_until(lambda: all(answers()), _PROBE_SECONDS)
+            return all(answer is not None and json.loads(answer).get("source") == "letta" for answer in answers())
 
     def _restored(self, number: int, bridge: Bridge) -> bool:
         """Whether the bridge's environment or configuration had been changed; both are as at first again."""

@@ -10,7 +10,6 @@ from typing import Final, NamedTuple
 
 from bridge_chaos.environment import PERSONA
 
-QUEUE: Final = "letta_requests"
 DEFAULT_PERSONA: Final = "default"
 _SAID: Final = re.compile(r"第(\d+)句 from ([^\s#\"\\]+)#\d+(?: to (\w+))?\.")
 

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import redis
 
-from bridge_chaos.load import QUEUE, Task
+from bridge_chaos.environment import QUEUE
+from bridge_chaos.load import Task
 
 AWAY: Final = (redis.RedisError, OSError)
 """What a client says while Redis is away."""
@@ -40,6 +41,9 @@ class Observer:
         self.unreadable: list[bytes] = []
         """What was given out as a reply and is none."""
         self._client = client
+        with client() as redis_client:
+            newest: Any = redis_client.xrevrange(f"{{{QUEUE}}}:replies", count=1)
+        self._from: bytes = newest[0][0] if newest else b"0"
         self.changed = threading.Condition()
         """Notified of every reply; whoever waits for something else may notify it, too."""
         self._over = threading.Event()
@@ -76,7 +80,7 @@ class Observer:
         return replies[-1] if replies else {}
 
     def _read_stream(self) -> None:
-        last = b"0"
+        last = self._from
         while not self._over.is_set():
             try:
                 with self._client() as client:

@@ -17,9 +17,9 @@ import psycopg
 from bridge_chaos.catalogue import catalogue
 from bridge_chaos.choices import Chooser
 from bridge_chaos.conversation import Conversation
-from bridge_chaos.environment import Environment
+from bridge_chaos.environment import QUEUE, Environment
 from bridge_chaos.fault import FaultContext
-from bridge_chaos.load import QUEUE, Load
+from bridge_chaos.load import Load
 from bridge_chaos.promises import Verdict, judge
 from bridge_chaos.runner import close_talk
 from bridge_chaos.topology import Topology

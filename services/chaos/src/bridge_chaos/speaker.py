@@ -7,9 +7,10 @@ import time
 from typing import Any, Final
 
 from bridge_chaos.choices import Chooser, choose_until_confirmed
+from bridge_chaos.environment import QUEUE
 from bridge_chaos.fault import FaultContext
 from bridge_chaos.letta_reader import Message
-from bridge_chaos.load import QUEUE, Task
+from bridge_chaos.load import Task
 from bridge_chaos.observer import AWAY, PAUSE_SECONDS, Reply
 
 ANSWER_SECONDS: Final = 60.0
@@ -21,12 +22,13 @@ class Speaker:
     Args:
         context: the run.
         name: tells it from other speakers of the run.
+        user: the id of a user of the load, to speak as that one.
     """
 
-    def __init__(self, context: FaultContext, name: str) -> None:
+    def __init__(self, context: FaultContext, name: str, *, user: str | None = None) -> None:
         self._context = context
         self._observer = context.conversation.observer
-        self.user = f"{name}-{context.conversation.tag}"
+        self.user = user or f"{name}-{context.conversation.tag}"
 
     def say(self, content: str, task_id: str, *, queue: str = QUEUE, **fields: Any) -> Task:
         """Push a task, again and again until Redis confirms it."""

@@ -17,6 +17,7 @@ _NAP_SECONDS: Final = 3 * LEASE
 _IDLE_SECONDS: Final = 1.5
 """After its last turn a bridge waits for work again."""
 _BURST: Final = 8
+_OTHER_QUEUE: Final = "other_requests"
 _DIED_SECONDS: Final = 60.0
 _AWAY_SECONDS: Final = 6.0
 _ONE: Final = parts("bridge")
@@ -64,6 +65,13 @@ def faults() -> list[Fault]:
             _overflow,
             topology=Topology(variables=(("GUARD_MAX_LANE", "3"),), latency=0.4),
             occupies=parts("bridges"),
+        ),
+        Fault(
+            "bridges/own-queues",
+            "the bridges serve a queue each, of two tenants whose users have the same ids, over one Letta",
+            _two_tenants,
+            topology=Topology(uneven=(("LETTA_REQUESTS", _OTHER_QUEUE), ("TENANT", "other"))),
+            needs=parts("letta", "redis", "bridges"),
         ),
         Fault(
             "bridges/own-fallback",
@@ -158,6 +166,20 @@ def _burst(context: FaultContext, *, wait: bool = True) -> None:
         told = speaker.told()
         context.check("out_of_order", told == sorted(told), f"{speaker.user}: {told}", speaker.user)
         context.check("repeated_messages", len(told) == len(set(told)), f"{speaker.user}: {told}", speaker.user)
+
+
+def _two_tenants(context: FaultContext) -> None:
+    """What is said to one tenant is known to no agent of the other."""
+    context.strike()
+    speakers = [Speaker(context, "", user=user) for user in context.conversation.users[:_BURST]]
+    for speaker in speakers:
+        speaker.say("This is for the other tenant.", "other", queue=_OTHER_QUEUE)
+    for speaker in speakers:
+        reply = speaker.reply(speaker.task("other"))
+        context.check("lost", bool(reply), f"{speaker.user} of the other tenant got no answer", speaker.user)
+        known = speaker.is_known("This is for the other tenant.")
+        text = f"the agent of {speaker.user} knows what was said to another tenant"
+        context.check("strangers", not known, text, speaker.user)
 
 
 def _letta_away(context: FaultContext) -> None:

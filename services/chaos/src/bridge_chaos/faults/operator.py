@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from bridge_chaos.command_line import command, insist
+from bridge_chaos.environment import QUEUE
 from bridge_chaos.fault import Fault, FaultContext, parts
-from bridge_chaos.load import QUEUE, Load, Task, Utterance
+from bridge_chaos.load import Load, Task, Utterance
 from bridge_chaos.promises.replies import described
 from bridge_chaos.remains import remains_of
 from bridge_chaos.speaker import Speaker

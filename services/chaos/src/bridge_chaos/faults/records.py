@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from bridge_chaos.command_line import command
-from bridge_chaos.environment import Environment
+from bridge_chaos.environment import QUEUE, Environment
 from bridge_chaos.fault import Fault, FaultContext, parts
-from bridge_chaos.load import QUEUE, Task
+from bridge_chaos.load import Task
 from bridge_chaos.promises.replies import described
 from bridge_chaos.speaker import Speaker
 from bridge_chaos.topology import Topology

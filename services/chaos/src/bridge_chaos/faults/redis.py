@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from redis import Redis, RedisError
 
+from bridge_chaos.environment import QUEUE
 from bridge_chaos.fault import Fault, FaultContext, Window, parts
-from bridge_chaos.load import QUEUE
 from bridge_chaos.topology import Topology
 from bridge_chaos.waiting import restart, wait_until
 from local_stack.ports import HOST

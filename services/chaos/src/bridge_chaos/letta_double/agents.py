@@ -14,7 +14,7 @@ from bridge_chaos.letta_double.store import LettaStore
 from bridge_chaos.letta_double.turns import REFUSALS, Pace
 
 _CREATE_STEPS: Final = 0.5
-"""Making an agent takes this part of a turn's step."""
+"""Of a turn's step, until an agent is listed, and again until it has its system message."""
 _NAME: Final = re.compile(r"[\w '-]*")
 _PROVIDERS: Final = ("openai/", "openai-proxy/")
 """Beginnings of the handles of models it knows."""
@@ -46,10 +46,10 @@ class Agents:
         """Agents that carry all tags, newest first unless asked otherwise."""
         query = request.query
         found = self._store.agents(query.getall("tags", []), newest_first=query.get("order") != "asc")
-        return web.json_response(_page(found, query.get("after"), int(query.get("limit", "50"))))
+        return web.json_response(page_of(found, query.get("after"), int(query.get("limit", "50"))))
 
     async def create(self, request: web.Request) -> web.Response:
-        """Not atomic: `orphan` makes the agent and answers with an error."""
+        """Not atomic: the agent is listed before its system message is stored, and `orphan` fails in between."""
         spec = await request.json()
         if refusal := _refusal(spec):
             return refusal
@@ -58,6 +58,8 @@ class Agents:
         dial = request[DIAL]
         if dial.mode == "orphan":
             return web.json_response(REFUSALS[dial.code], status=dial.code)
+        await asyncio.sleep(self._pace.latency * _CREATE_STEPS)
+        self._store.store_step(agent["id"], "", [{"role": "system", "content": "You are an agent."}])
         return web.json_response(agent)
 
     async def get(self, request: web.Request) -> web.Response:
@@ -87,7 +89,7 @@ class Agents:
         newest_first = query.get("ascending", "true").lower() == "false"
         # To Letta these words mean the time, whatever the order.
         edge = query.get("before") if newest_first else query.get("after")
-        return web.json_response(_page(found[::-1] if newest_first else found, edge, int(query.get("limit", "50"))))
+        return web.json_response(page_of(found[::-1] if newest_first else found, edge, int(query.get("limit", "50"))))
 
     async def blocks(self, request: web.Request) -> web.Response:
         """Blocks of an agent, or of all that have a label and hold a text."""
@@ -99,9 +101,22 @@ class Agents:
         """A block here has one agent."""
         return web.json_response(self._store.agents_of_block(request.match_info["block"]))
 
+    async def add_block(self, request: web.Request) -> web.Response:
+        """A block of no agent."""
+        block = await request.json()
+        return web.json_response(self._store.add_block(None, block["label"], block["value"]))
+
+    async def change_block(self, request: web.Request) -> web.Response:
+        value = (await request.json())["value"]
+        return _done(self._store.change_block(request.match_info["block"], value))
+
     async def delete_block(self, request: web.Request) -> web.Response:
-        self._store.delete_block(request.match_info["block"])
-        return web.json_response({})
+        return _done(self._store.delete_block(request.match_info["block"]))
+
+    async def retag(self, request: web.Request) -> web.Response:
+        """Change an agent's tags."""
+        self._store.retag(request.match_info["agent"], (await request.json())["tags"])
+        return await self.get(request)
 
 
 def unknown(request: web.Request) -> web.Response:
@@ -123,6 +138,13 @@ def _refusal(spec: dict[str, Any]) -> web.Response | None:
     return None
 
 
-def _page(found: list[dict[str, Any]], after: str | None, limit: int) -> list[dict[str, Any]]:
+def _done(found: bool) -> web.Response:
+    if found:
+        return web.json_response({})
+    return web.json_response({"detail": "Block not found"}, status=HTTPStatus.NOT_FOUND)
+
+
+def page_of(found: list[dict[str, Any]], after: str | None, limit: int) -> list[dict[str, Any]]:
+    """So many of those that come after the one with an id."""
     start = next((place + 1 for place, item in enumerate(found) if item["id"] == after), 0)
     return found[start : start + limit]

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from bridge_chaos.letta_double.agents import Agents, unknown
+from bridge_chaos.letta_double.agents import Agents, page_of, unknown
 from bridge_chaos.letta_double.connections import DIAL, cutting
 from bridge_chaos.letta_double.dials import OPERATIONS, Dial, Dials
 from bridge_chaos.letta_double.store import LettaStore
@@ -45,7 +45,10 @@ class Server:
             ("GET", "/v1/agents/{agent}/archival-memory", agents.passages),
             ("POST", "/v1/agents/{agent}/archival-memory", agents.add_passage),
             ("GET", "/v1/agents/{agent}/core-memory/blocks", agents.blocks),
+            ("PATCH", "/v1/agents/{agent}", agents.retag),
             ("GET", "/v1/blocks/", agents.blocks),
+            ("POST", "/v1/blocks/", agents.add_block),
+            ("PATCH", "/v1/blocks/{block}", agents.change_block),
             ("GET", "/v1/blocks/{block}/agents", agents.block_agents),
             ("DELETE", "/v1/blocks/{block}", agents.delete_block),
             ("GET", "/v1/archives/", self._nothing),
@@ -67,7 +70,10 @@ class Server:
         return web.json_response([])
 
     async def _runs(self, request: web.Request) -> web.Response:
-        return web.json_response(self._store.active_runs(request.query["agent_id"]))
+        """A page of an agent's runs, newest first; the active ones unless states are named."""
+        query = request.query
+        found = self._store.runs(query["agent_id"], query.getall("statuses", ["running"]))
+        return web.json_response(page_of(found, query.get("before"), int(query.get("limit", "100"))))
 
     async def _cancel(self, request: web.Request) -> web.Response:
         """The runs count as cancelled from now on; their turns go on and are stored."""
@@ -76,14 +82,14 @@ class Server:
 
     async def _send(self, request: web.Request) -> web.StreamResponse:
         agent_id = request.match_info["agent"]
-        messages = (await request.json())["messages"]
+        asked = await request.json()
         if self._store.agent(agent_id) is None:
             return unknown(request)
-        if not all(message["content"] for message in messages):
+        if not all(message["content"] for message in asked["messages"]):
             detail = {"detail": "Message content is empty or invalid"}
             return web.json_response(detail, status=HTTPStatus.BAD_REQUEST)
         dial = request[DIAL]
-        answer = await self._turns.run(agent_id, messages, dial)
+        answer = await self._turns.run(agent_id, asked, dial)
         if answer is None:
             return web.json_response(REFUSALS[dial.code], status=dial.code)
         return await answer_to(request, dial, answer)

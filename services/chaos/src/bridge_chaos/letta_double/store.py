@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,11 +19,13 @@ from shared_utils.persistence.sqlite_file import write_ahead
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS agents (id TEXT PRIMARY KEY, name TEXT, tags TEXT, created_at TEXT);
 CREATE TABLE IF NOT EXISTS messages (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, agent_id TEXT, id TEXT, otid TEXT, run_id TEXT, kind TEXT, content TEXT);
-CREATE TABLE IF NOT EXISTS blocks (id TEXT PRIMARY KEY, agent_id TEXT, label TEXT, value TEXT);
+    number INTEGER PRIMARY KEY AUTOINCREMENT, agent_id TEXT, id TEXT, otid TEXT, run_id TEXT, kind TEXT, content TEXT,
+    date TEXT);
+CREATE TABLE IF NOT EXISTS blocks (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT, agent_id TEXT, label TEXT, value TEXT);
 CREATE TABLE IF NOT EXISTS passages (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT, agent_id TEXT, text TEXT, created_at TEXT);
-CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, agent_id TEXT, status TEXT, began REAL);
+CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, agent_id TEXT, status TEXT, began TEXT, request TEXT);
 CREATE TABLE IF NOT EXISTS work (number INTEGER PRIMARY KEY AUTOINCREMENT, agent_id TEXT, pid INTEGER);
 CREATE TABLE IF NOT EXISTS overlaps (agent_id TEXT);
 CREATE INDEX IF NOT EXISTS work_of ON work (agent_id);
@@ -52,11 +53,16 @@ class LettaStore:
         self._connection.close()
 
     def add_agent(self, name: str, tags: Sequence[str], blocks: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-        agent = (f"agent-{uuid.uuid4()}", name, json.dumps(sorted(tags)), datetime.now(UTC).isoformat())
+        """An agent without its system message, which Letta stores later."""
+        agent = (f"agent-{uuid.uuid4()}", name, json.dumps(sorted(tags)), _now())
         self._connection.execute("INSERT INTO agents VALUES (?, ?, ?, ?)", agent)
-        rows = [(f"block-{uuid.uuid4()}", agent[0], block["label"], block["value"]) for block in blocks]
-        self._connection.executemany("INSERT INTO blocks VALUES (?, ?, ?, ?)", rows)
+        for block in blocks:
+            self.add_block(agent[0], block["label"], block["value"])
         return _agent(agent)
+
+    def retag(self, agent_id: str, tags: Sequence[str]) -> None:
+        changed = (json.dumps(sorted(tags)), agent_id)
+        self._connection.execute("UPDATE agents SET tags = ? WHERE id = ?", changed)
 
     def agent(self, agent_id: str) -> dict[str, Any] | None:
         row = self._connection.execute("SELECT * FROM agents WHERE id = ?", (agent_id,)).fetchone()
@@ -98,7 +104,7 @@ class LettaStore:
         self._connection.execute("DELETE FROM overlaps")
 
     def add_passage(self, agent_id: str, text: str) -> dict[str, Any]:
-        passage = (f"passage-{uuid.uuid4()}", agent_id, text, datetime.now(UTC).isoformat())
+        passage = (f"passage-{uuid.uuid4()}", agent_id, text, _now())
         self._connection.execute("INSERT INTO passages (id, agent_id, text, created_at) VALUES (?, ?, ?, ?)", passage)
         return {"id": passage[0], "text": text, "created_at": passage[3]}
 
@@ -109,38 +115,61 @@ class LettaStore:
         )
         return [{"id": row[0], "text": row[1], "created_at": row[2]} for row in found]
 
+    def add_block(self, agent_id: str | None, label: str, value: str) -> dict[str, Any]:
+        """A block of an agent, or of none."""
+        block = (f"block-{uuid.uuid4()}", agent_id, label, value)
+        self._connection.execute("INSERT INTO blocks (id, agent_id, label, value) VALUES (?, ?, ?, ?)", block)
+        return {"id": block[0], "label": label, "value": value}
+
     def blocks(self, agent_id: str | None) -> list[dict[str, Any]]:
-        """Those of an agent, or all."""
+        """Those of an agent, or all; oldest first."""
         found = self._connection.execute(
-            "SELECT id, label, value FROM blocks WHERE agent_id = ? OR ? IS NULL", (agent_id, agent_id)
+            "SELECT id, label, value FROM blocks WHERE agent_id = ? OR ? IS NULL ORDER BY number", (agent_id, agent_id)
         )
         return [{"id": row[0], "label": row[1], "value": row[2]} for row in found]
+
+    def change_block(self, block_id: str, value: str) -> bool:
+        changed = self._connection.execute("UPDATE blocks SET value = ? WHERE id = ?", (value, block_id))
+        return changed.rowcount > 0
 
     def agents_of_block(self, block_id: str) -> list[dict[str, Any]]:
         found = self._connection.execute("SELECT agent_id FROM blocks WHERE id = ?", (block_id,))
         return [agent for row in found if (agent := self.agent(row[0]))]
 
-    def delete_block(self, block_id: str) -> None:
-        self._connection.execute("DELETE FROM blocks WHERE id = ?", (block_id,))
+    def delete_block(self, block_id: str) -> bool:
+        return self._connection.execute("DELETE FROM blocks WHERE id = ?", (block_id,)).rowcount > 0
 
     @staticmethod
     def new_run_id() -> str:
         return f"run-{uuid.uuid4()}"
 
-    def begin_run(self, agent_id: str, run_id: str) -> None:
-        """List the run as active."""
-        self._connection.execute("INSERT INTO runs VALUES (?, ?, 'running', ?)", (run_id, agent_id, time.time()))
+    def begin_run(self, agent_id: str, run_id: str, request: Mapping[str, Any]) -> None:
+        """List the run as active. Letta keeps what was asked for beside the messages."""
+        kept = json.dumps({name: value for name, value in request.items() if name != "messages"})
+        self._connection.execute("INSERT INTO runs VALUES (?, ?, 'running', ?, ?)", (run_id, agent_id, _now(), kept))
 
     def end_run(self, run_id: str, status: str) -> None:
-        self._connection.execute("UPDATE runs SET status = ? WHERE id = ? AND status = 'running'", (status, run_id))
+        """The turn is over, also where its run was cancelled meanwhile."""
+        self._connection.execute("UPDATE runs SET status = ? WHERE id = ?", (status, run_id))
 
     def cancel_runs(self, run_ids: Sequence[str]) -> None:
         for run_id in run_ids:
-            self.end_run(run_id, "cancelled")
+            self._connection.execute(
+                "UPDATE runs SET status = 'cancelled' WHERE id = ? AND status = 'running'", (run_id,)
+            )
 
-    def active_runs(self, agent_id: str) -> list[dict[str, Any]]:
-        found = self._connection.execute("SELECT id FROM runs WHERE agent_id = ? AND status = 'running'", (agent_id,))
-        return [{"id": row[0], "status": "running"} for row in found]
+    def runs(self, agent_id: str, statuses: Sequence[str]) -> list[dict[str, Any]]:
+        """The agent's runs in one of these states, newest first."""
+        marks = ",".join("?" * len(statuses))
+        found = self._connection.execute(
+            "SELECT id, status, began, request FROM runs "  # noqa: S608 - question marks
+            f"WHERE agent_id = ? AND status IN ({marks}) ORDER BY began DESC",
+            (agent_id, *statuses),
+        )
+        return [
+            {"id": row[0], "status": row[1], "created_at": row[2], "request_config": json.loads(row[3])}
+            for row in found
+        ]
 
     def store_step(self, agent_id: str, run_id: str, messages: Sequence[Mapping[str, Any]]) -> None:
         """All messages of one step at once; each `role`, `content` and perhaps `otid`. NUL is stripped."""
@@ -152,6 +181,7 @@ class LettaStore:
                 run_id,
                 _KINDS.get(m["role"], m["role"]),
                 json.dumps(str(m["content"]).replace("\x00", "")),  # half a surrogate pair is kept
+                _now(),
             )
             for m in messages
         ]
@@ -160,7 +190,7 @@ class LettaStore:
             self._connection.execute("ROLLBACK")
             return
         self._connection.executemany(
-            "INSERT INTO messages (agent_id, id, otid, run_id, kind, content) VALUES (?, ?, ?, ?, ?, ?)", rows
+            "INSERT INTO messages (agent_id, id, otid, run_id, kind, content, date) VALUES (?, ?, ?, ?, ?, ?, ?)", rows
         )
         self._connection.execute("COMMIT")
 
@@ -168,12 +198,12 @@ class LettaStore:
         """The newest `limit` messages before the one with the id `before`, newest first."""
         bound = "(SELECT number FROM messages WHERE id = ?)" if before else "9223372036854775807 + 0 * length(?)"
         found = self._connection.execute(
-            "SELECT id, otid, run_id, kind, content FROM messages "  # noqa: S608 - one of two constants
+            "SELECT id, otid, run_id, kind, date, content FROM messages "  # noqa: S608 - one of two constants
             f"WHERE agent_id = ? AND number < {bound} ORDER BY number DESC LIMIT ?",
             (agent_id, before or "", limit),
         )
-        names = ("id", "otid", "run_id", "message_type")
-        return [dict(zip(names, row, strict=False)) | {"content": json.loads(row[4])} for row in found]
+        names = ("id", "otid", "run_id", "message_type", "date")
+        return [dict(zip(names, row, strict=False)) | {"content": json.loads(row[5])} for row in found]
 
 
 def _agent(row: Sequence[str]) -> dict[str, Any]:
@@ -186,3 +216,7 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

@@ -45,19 +45,17 @@ class Turns:
         self._pace = pace
         self.begun = 0
 
-    async def run(
-        self, agent_id: str, messages: Sequence[Mapping[str, Any]], dial: Dial
-    ) -> list[dict[str, Any]] | None:
-        """The answer, stored; None where Letta refuses the turn, at once or at a later step."""
+    async def run(self, agent_id: str, request: Mapping[str, Any], dial: Dial) -> list[dict[str, Any]] | None:
+        """The answer to a request's messages, stored; None where Letta refuses it, at once or at a later step."""
         self.begun += 1
         if dial.mode == "status":
             return None
         work = self._store.begin_work(agent_id)
         run_id = LettaStore.new_run_id()
         late = dial.seconds * _LATE_SHARE if dial.mode == "late_run" else self._pace.run_lag
-        listing = asyncio.get_running_loop().call_later(late, self._store.begin_run, agent_id, run_id)
+        listing = asyncio.get_running_loop().call_later(late, self._store.begin_run, agent_id, run_id, request)
         try:
-            answer = await self._answer(agent_id, run_id, messages, dial)
+            answer = await self._answer(agent_id, run_id, request["messages"], dial)
         finally:
             self._store.end_work(work)
             listing.cancel()

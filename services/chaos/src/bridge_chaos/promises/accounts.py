@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import redis
 
-from bridge_chaos.load import QUEUE
+from bridge_chaos.environment import QUEUE
 from bridge_chaos.promises.verdict import Verdict
 from bridge_chaos.waiting import wait_until
 

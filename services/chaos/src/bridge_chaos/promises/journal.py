@@ -9,8 +9,8 @@ import psycopg
 import redis
 
 from bridge_chaos.conversation import Conversation
-from bridge_chaos.environment import Environment
-from bridge_chaos.load import QUEUE, Task, Utterance
+from bridge_chaos.environment import QUEUE, Environment
+from bridge_chaos.load import Task, Utterance
 from bridge_chaos.observer import is_answer
 from bridge_chaos.promises.verdict import Verdict
 from bridge_chaos.waiting import wait_until

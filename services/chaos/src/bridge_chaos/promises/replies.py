@@ -9,7 +9,8 @@ from typing import Any, Final
 import redis
 
 from bridge_chaos.conversation import Conversation
-from bridge_chaos.load import QUEUE, Task, Utterance, recognised
+from bridge_chaos.environment import QUEUE
+from bridge_chaos.load import Task, Utterance, recognised
 from bridge_chaos.observer import Reply, is_answer
 from bridge_chaos.promises.verdict import Verdict
 
