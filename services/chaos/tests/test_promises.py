@@ -62,7 +62,7 @@ def test_repeated_foreign_and_missing_messages_in_agents_are_found(environment, 
     assert texts(verdict, "repeated_messages") == [f"{said(ada, 0)!r} 2 times"]
     assert len(texts(verdict, "out_of_order")) == 0  # the other message went to the other persona
     assert len(texts(verdict, "strangers")) == 2  # what was said, and the answer to it
-    assert texts(verdict, "forgotten") == [said(cy, number) for number in (0, 1)]
+    assert texts(verdict, "forgotten") == [f"{said(cy, number)} (answered by letta, no fallback)" for number in (0, 1)]
 
 
 def test_a_message_after_a_later_one_is_out_of_order(environment, conversation, agents):

@@ -20,7 +20,7 @@ def found(environment):
     environment.renew()
 
     def places():
-        return [place for place, utterance in remains_of(environment, [SAID]) if utterance == SAID]
+        return [place for place, _ in remains_of(environment, [SAID.mark])]
 
     assert places() == []
     yield places

@@ -9,6 +9,7 @@ from bridge_chaos.faults import (
     bridge,
     bridges,
     consent,
+    erasure,
     ids,
     letta,
     letta_calls,
@@ -35,8 +36,10 @@ _MODULES = (
     model,
     memory,
     consent,
+    erasure,
     ids,
     operator,
+    erasure,
     load,
     real_letta,
 )

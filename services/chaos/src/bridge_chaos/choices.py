@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 import httpx
 
-_TIMEOUT_SECONDS: Final = 2.0
+_TIMEOUT_SECONDS: Final = 60.0
+"""Longer than any bridge is frozen: a request that was given up could be carried out after a later one."""
 _PAUSE_SECONDS: Final = 0.1
 
 Choose = Callable[[str, bool], bool]

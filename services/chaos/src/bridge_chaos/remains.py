@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import redis
 from psycopg import sql
 
 from bridge_chaos.environment import Environment
-from bridge_chaos.load import Utterance
 
 _TABLES = (
     "SELECT table_schema, table_name FROM information_schema.tables "
@@ -20,15 +19,14 @@ _TABLES = (
 )
 
 
-def remains_of(environment: Environment, said: Sequence[Utterance]) -> list[tuple[str, Utterance]]:
-    """Each place that still holds one of these messages, with the message."""
-    marks = {utterance.mark: utterance for utterance in said}
-    return [
-        (place, utterance)
-        for place, content in _everything(environment)
-        for mark, utterance in marks.items()
-        if _holds(content, mark)
-    ]
+def remains_of(environment: Environment, marks: Collection[str]) -> list[tuple[str, str]]:
+    """Each place that still holds one of these marks, with the mark.
+
+    Args:
+        environment: where to look.
+        marks: what tells a message from all others, in ASCII, so that it is the same in every encoding.
+    """
+    return [(place, mark) for place, content in _everything(environment) for mark in marks if _holds(content, mark)]
 
 
 def _holds(content: str, mark: str) -> bool:

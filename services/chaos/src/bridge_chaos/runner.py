@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter
@@ -24,8 +25,8 @@ from local_stack.services import Bridge
 
 _BEGUN_SECONDS: Final = 120.0
 _PUSHED_SECONDS: Final = 180.0
-_CLOSING_ROUNDS: Final = 6
-"""Last messages of every user at most, until all of them are Letta's again: a breaker lets one turn try first."""
+_CLOSING_SECONDS: Final = 120.0
+"""Until all users are Letta's again: a breaker lets one turn try first, a claim on an agent ends by itself."""
 _BREAKER_SECONDS: Final = 90.0
 """Until a breaker that was opened may try."""
 _CLOSED_SECONDS: Final = 90.0
@@ -84,13 +85,15 @@ def close_talk(environment: Environment, conversation: Conversation) -> None:
     """Everybody says one more, so that agents are told what they missed; again where it was not Letta who answered."""
     observer = conversation.observer
     users = [user for user in conversation.users if user not in conversation.opted_out]
-    for _ in range(_CLOSING_ROUNDS):
+    until = time.monotonic() + _CLOSING_SECONDS
+    for pause in itertools.count():
         wait_until(lambda: not any(_has_open_breaker(b) for b in environment.bridges), _BREAKER_SECONDS, pause=0.2)
         last = conversation.say_one_more_of(users)
         if not observer.wait_for(last, _CLOSED_SECONDS):
             return
-        if all(observer.last(task).get("source") == "letta" for task in last):
+        if all(observer.last(task).get("source") == "letta" for task in last) or time.monotonic() > until:
             return
+        time.sleep(pause)
 
 
 def _contexts(

@@ -32,7 +32,7 @@ class Speaker:
 
     def say(self, content: str, task_id: str, *, queue: str = QUEUE, **fields: Any) -> Task:
         """Push a task, again and again until Redis confirms it."""
-        payload = json.dumps({"task_id": task_id, "user_id": self.user, "content": content, **fields})
+        payload = json.dumps({"task_id": task_id, "user_id": self.user, "content": content} | fields)
         while True:
             try:
                 with self._context.environment.client() as client:

@@ -24,6 +24,8 @@ _WHEN: Final = {
     "done": "when all is done",
 }
 _TOPOLOGY: Final = Topology()
+_OWN_FILES: Final = Topology(own_data=True, database=False)
+"""Each bridge finds the agents that the other one made by their tags alone."""
 _OCCUPIES: Final = parts("letta-turns", "letta-calls")
 _NEEDS: Final = parts("letta", "letta-double")
 
@@ -45,7 +47,7 @@ def faults() -> list[Fault]:
     short = Topology(variables=(("REPLY_DEADLINE", "6"),))
     calls = [
         _Call("list_agents", "agents are listed", 6, at_once=True),
-        _Call("create", "agents are made", 6, at_once=True),
+        _Call("create", "agents are made", 6, topology=_OWN_FILES, at_once=True),
         _Call("send", "turns are sent", 8),
         _Call("history", "messages are listed", 4, _doubtful_turns),
         _Call("runs", "runs are listed", 4, _doubtful_turns),
@@ -59,6 +61,7 @@ def faults() -> list[Fault]:
             "Letta makes 6 agents and answers 500: creation is not atomic",
             _act(_Call("create", "", 6), "orphan"),
             prepare=_dial(_Call("create", "", 6), "orphan"),
+            topology=_OWN_FILES,
             at_once=True,
             occupies=_OCCUPIES,
             needs=_NEEDS,

@@ -11,9 +11,8 @@ from typing import Any, Final
 from bridge_chaos.command_line import command, insist
 from bridge_chaos.environment import QUEUE
 from bridge_chaos.fault import Fault, FaultContext, parts
-from bridge_chaos.load import Load, Task, Utterance
+from bridge_chaos.load import Load, Task
 from bridge_chaos.promises.replies import described
-from bridge_chaos.remains import remains_of
 from bridge_chaos.speaker import Speaker
 from bridge_chaos.topology import Topology
 from bridge_chaos.waiting import wait_until
@@ -22,7 +21,6 @@ from local_stack.programs import CONFIG
 _NEEDS: Final = parts("operator", "redis", "letta", "bridges")
 _STILL_SECONDS: Final = 3.0
 _ENDED_SECONDS: Final = 60.0
-_ERASED: Final = 2
 _RELOADED_SECONDS: Final = 1.0
 _QUESTIONS: Final = 4
 """Enough that both bridges are asked."""
@@ -40,21 +38,6 @@ def faults() -> list[Fault]:
             load=_LOAD,
             occupies=parts("bridges"),
             needs=parts("operator", "redis", "letta"),
-        ),
-        Fault(
-            "operator/erase",
-            f"{_ERASED} users are erased while they talk",
-            _erase,
-            load=_LOAD,
-            needs=_NEEDS | parts("memory"),
-        ),
-        Fault(
-            "operator/erase-fallback",
-            f"Letta is away, {_ERASED} users are erased while memory-python answers them, and Letta comes back",
-            _erase_in_fallback,
-            load=_LOAD,
-            occupies=parts("letta-link"),
-            needs=_NEEDS | parts("memory"),
         ),
         Fault("operator/pause", "'pause', three seconds, 'resume'", _pause, load=_LOAD, needs=_NEEDS),
         Fault("operator/drain", "'drain' until all is worked off, 'resume'", _drain, load=_LOAD, needs=_NEEDS),
@@ -94,36 +77,6 @@ def _buried(context: FaultContext) -> list[Task]:
         letters: Any = client.lrange(f"{{{QUEUE}}}:dead", 0, -1)
     about = [described(letter) for letter in letters]
     return [Task(str(one.get("user_id")), str(one.get("task_id"))) for one in about]
-
-
-def _erase(context: FaultContext) -> None:
-    context.strike()
-    _erase_users(context)
-
-
-def _erase_in_fallback(context: FaultContext) -> None:
-    context.strike()
-    context.environment.letta.link.refuse()
-    context.let_pass(_STILL_SECONDS)
-    context.environment.letta.link.resume()
-    _erase_users(context)
-
-
-def _erase_users(context: FaultContext) -> None:
-    """What was said before the command began must be nowhere when it has ended, and never come back."""
-    talk = context.conversation
-    users = context.random.sample(talk.users[: -talk.load.choosing], _ERASED)
-    said: list[Utterance] = []
-    for user in users:
-        said += [talk.utterances[task] for task in talk.tasks_of([user])]
-        erased = insist(context, "user", "erase", user, "--yes", "--json")
-        context.check("erased", erased.succeeded, str(erased), user)
-        # What was in the queue is gone with the user, and what was said meanwhile is gone or new.
-        for promise in ("lost", "forgotten", "journal", "repeated_replies"):
-            context.expect(promise, talk.tasks_of([user]))
-    talk.wait_pushed(_ENDED_SECONDS)
-    for place, utterance in remains_of(context.environment, said):
-        context.check("erased", kept=False, text=f"{utterance.text!r} is left in {place}", subject=utterance.user)
 
 
 def _pause(context: FaultContext) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import httpx
@@ -15,6 +16,8 @@ from bridge_chaos.topology import Topology
 from bridge_chaos.waiting import restart
 
 _TOPOLOGY: Final = Topology(real_letta=True, variables=(("LETTA_TIMEOUT", "10"), ("REPLY_DEADLINE", "40")))
+_OWN_FILES: Final = replace(_TOPOLOGY, own_data=True, database=False)
+"""Each bridge finds the agents that the other one made by their tags alone."""
 _LOAD: Final = Load(users=5, messages=4, seconds=6.0)
 _THINKING: Final = Load(users=5, messages=3, seconds=6.0, prefix="[[latency:1500]] ")
 _TOOLS: Final = Load(users=5, messages=3, seconds=6.0, prefix="[[latency:800]] 我喜欢乌龙茶。")
@@ -83,7 +86,7 @@ def _lost_connections() -> list[Fault]:
             f"the real Letta {what}",
             lambda context: context.strike(),
             prepare=_gated(operation, mode),
-            topology=_TOPOLOGY,
+            topology=_OWN_FILES,
             load=_LOAD,
             at_once=True,
             patience=240.0,

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from bridge_chaos.letta_double.connections import DIAL
+from bridge_chaos.letta_double.connections import BEGAN, DIAL
 from bridge_chaos.letta_double.store import LettaStore
 from bridge_chaos.letta_double.turns import REFUSALS, Pace
 
@@ -54,7 +54,8 @@ class Agents:
         if refusal := _refusal(spec):
             return refusal
         await asyncio.sleep(self._pace.latency * _CREATE_STEPS)
-        agent = self._store.add_agent(spec["name"], spec.get("tags", []), spec.get("memory_blocks") or [])
+        blocks = spec.get("memory_blocks") or []
+        agent = self._store.add_agent(spec["name"], spec.get("tags", []), blocks, created_at=request[BEGAN])
         dial = request[DIAL]
         if dial.mode == "orphan":
             return web.json_response(REFUSALS[dial.code], status=dial.code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 from aiohttp import web
@@ -11,6 +12,8 @@ from aiohttp.typedefs import Handler, Middleware
 
 from bridge_chaos.letta_double.dials import CUTS, Dial, Dials
 
+BEGAN: Final = web.RequestKey("began", str)
+"""When a request came, as ISO time: what is made for it has this time, however late it is made."""
 DIAL: Final = web.RequestKey("dial", Dial)
 """The fault that strikes a request; one without a mode where none does."""
 
@@ -26,6 +29,7 @@ def cutting(dials: Dials, operations: Mapping[tuple[str, str], str]) -> Middlewa
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         body = await request.text()
+        request[BEGAN] = datetime.now(UTC).isoformat()
         resource = request.match_info.route.resource
         path = resource.canonical.rstrip("/") if resource else ""
         dial = request[DIAL] = dials.take(operations.get((request.method, path), ""), body)

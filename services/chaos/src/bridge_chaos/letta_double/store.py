@@ -52,9 +52,11 @@ class LettaStore:
     def close(self) -> None:
         self._connection.close()
 
-    def add_agent(self, name: str, tags: Sequence[str], blocks: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    def add_agent(
+        self, name: str, tags: Sequence[str], blocks: Sequence[Mapping[str, Any]] = (), *, created_at: str = ""
+    ) -> dict[str, Any]:
         """An agent without its system message, which Letta stores later."""
-        agent = (f"agent-{uuid.uuid4()}", name, json.dumps(sorted(tags)), _now())
+        agent = (f"agent-{uuid.uuid4()}", name, json.dumps(sorted(tags)), created_at or _now())
         self._connection.execute("INSERT INTO agents VALUES (?, ?, ?, ?)", agent)
         for block in blocks:
             self.add_block(agent[0], block["label"], block["value"])

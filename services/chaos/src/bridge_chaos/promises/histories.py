@@ -9,7 +9,7 @@ from typing import Any, Final
 from bridge_chaos.conversation import Conversation
 from bridge_chaos.letta_reader import LettaReader, Message
 from bridge_chaos.load import DEFAULT_PERSONA, Utterance, recognised
-from bridge_chaos.observer import is_answer
+from bridge_chaos.observer import Reply, is_answer
 from bridge_chaos.promises.verdict import Verdict
 from memory_service.settings import Sentences
 
@@ -69,24 +69,25 @@ def _read(
 
 def _judge_memory(verdict: Verdict, conversation: Conversation, user: str, known: Mapping[str, set[Utterance]]) -> None:
     """Every answered message must be known to the agent that answers the user now."""
-    answered: dict[str, list[tuple[Utterance, str]]] = defaultdict(list)
+    answered: dict[str, list[tuple[Utterance, Reply]]] = defaultdict(list)
     now: dict[str, str] = {}
-    for task in conversation.observer.order[user]:
+    for task in dict.fromkeys(conversation.observer.order[user]):
         utterance = conversation.utterances.get(task)
         reply = conversation.observer.last(task)
         if utterance is None or not is_answer(reply):
             continue
-        answered[utterance.persona].append((utterance, str(reply.get("source"))))
+        answered[utterance.persona].append((utterance, reply))
         if reply.get("agent_id"):
             now[utterance.persona] = str(reply["agent_id"])
     for persona, utterances in answered.items():
         memory = known.get(now.get(persona, ""), set())
-        for utterance, source in dict.fromkeys(utterances):
+        for utterance, reply in utterances:
             if utterance in memory or utterance.task in conversation.private | conversation.unsure:
                 continue
-            if user in conversation.opted_out and source != "letta":
+            if user in conversation.opted_out and reply.get("source") != "letta":
                 continue  # the agent is told when the user switches memory on again
-            verdict.add("forgotten", utterance.text, utterance.task)
+            by = f"{reply.get('source')}, {reply.get('fallback_reason') or 'no fallback'}"
+            verdict.add("forgotten", f"{utterance.text} (answered by {by})", utterance.task)
 
 
 def _persona(agent: Mapping[str, Any]) -> str:
