@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from bridge_bench.ceiling import own_time
-from letta_bridge.letta import TurnMessage, TurnState
+from letta_bridge.letta import SoughtTurn, TurnMessage, TurnState
 from letta_bridge.letta.letta_client import LettaClient
 from letta_bridge.letta.port import AgentSpec
 
@@ -42,10 +42,11 @@ async def test_a_turn_can_be_found_although_its_caller_went_away(letta, stub):
     lost.cancel()
     while stub.stats()["in_flight"]:
         await asyncio.sleep(0.01)
-    found = await letta.find_turn(AGENT, "otid-2")
+    sought = [SoughtTurn(otid, 0.0) for otid in ("otid-2", "otid-3")]
+    found, absent = (await letta.find_turns(AGENT, sought)).turns
     assert found.state is TurnState.STORED
     assert "tomatoes" in found.answer.text
-    assert (await letta.find_turn(AGENT, "otid-3")).state is TurnState.ABSENT
+    assert absent.state is TurnState.ABSENT
 
 
 async def test_agents_are_made_and_found_by_their_tags(letta):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 from redis.exceptions import ResponseError
@@ -147,6 +148,44 @@ async def test_scripts_are_given_again_to_a_server_that_lost_them(client):
         assert await lua_scripts.run_all(pipeline, calls) == expected
     await client.script_flush()
     assert await lua_scripts.run_behind(pipeline, ("PING",), calls[2]) == expected[2]
+
+
+LOG = "redis.call('RPUSH', KEYS[1], ARGV[1])"
+
+
+@pytest.mark.parametrize("known_to_the_server", [(), (1,), (0, 1)])
+async def test_scripts_run_in_order_on_a_server_that_knows_only_some_of_them(client, known_to_the_server):
+    scripts = [Script.of(f"{LOG} -- {number}") for number in range(2)]
+    await client.script_flush()
+    for number in known_to_the_server:
+        await client.script_load(scripts[number].source)
+    await lua_scripts.run_all(pipeline_of(client), [Call(script, ("log",), (script.digest,)) for script in scripts])
+    assert await client.lrange("log", 0, -1) == [script.digest.encode() for script in scripts]
+
+
+async def test_scripts_run_in_order_over_a_new_connection_to_another_server(client, other):
+    """As after a failover: one connection, another server, which somebody taught the second script only."""
+    pipeline = pipeline_of(client)
+    first, second = calls = [Call(Script.of(f"{LOG} -- {name}"), ("log",), (name,)) for name in ("first", "second")]
+    await lua_scripts.run_all(pipeline, calls)
+    await other.script_flush()
+    await other.script_load(second.script.source)
+    await other.client_kill_filter(_type="normal", skipme=True)
+    with contextlib.suppress(*CONNECTION_ERRORS):
+        await pipeline.execute(("PING",))
+    await other.delete("log")
+    await lua_scripts.run_all(pipeline, [first, second])
+    assert await other.lrange("log", 0, -1) == [b"first", b"second"]
+
+
+async def test_a_script_is_sent_once_over_a_connection(client, other):
+    pipeline = pipeline_of(client)
+    call = Call(Script.of(LOG), ("log",), ("x",))
+    await other.config_resetstat()
+    for _ in range(5):
+        await lua_scripts.run_all(pipeline, [call])
+    calls = {name: count["calls"] for name, count in (await other.info("commandstats")).items()}
+    assert (calls["cmdstat_eval"], calls["cmdstat_evalsha"]) == (1, 4)
 
 
 async def test_a_script_that_fails_holds_up_no_other(client):

@@ -65,7 +65,13 @@ def test_one_user_is_exported_and_erased_and_no_other(command, observe, users, p
     observe.push_conversations(everybody, 2)
     observe.wait_settled(8)
     wait_for_journal(observe)
-    before = {user: json.loads(command("user", "show", user, "--json")) for user in everybody}
+
+    def shown(user):
+        counts = json.loads(command("user", "show", user, "--json"))
+        assert counts.pop("permanent_memory") is True
+        return counts
+
+    before = {user: shown(user) for user in everybody}
     assert all(count["agents"] == count["sessions"] == count["conversations"] == 1 for count in before.values())
 
     folder = tmp_path / "export"
@@ -77,10 +83,10 @@ def test_one_user_is_exported_and_erased_and_no_other(command, observe, users, p
     assert json.loads(command("user", "erase", gone, "--dry-run", "--json")) == before[gone]
     erased = json.loads(command("user", "erase", gone, "--yes", "--json"))
     assert {name: count for name, count in erased.items() if name in before[gone]} == before[gone]
-    assert set(json.loads(command("user", "show", gone, "--json")).values()) == {0}
+    assert set(shown(gone).values()) == {0}
     assert gone not in {user for user, _ in held(postgres_url)}
     for user in others:
-        assert json.loads(command("user", "show", user, "--json")) == before[user]
+        assert shown(user) == before[user]
     with psycopg.connect(postgres_url) as connection:
         [(audit, finished)] = connection.execute("SELECT user_hash, finished_at FROM letta_bridge.erasures").fetchall()
     assert finished

@@ -178,6 +178,7 @@ class Stage:
         variables: dict[str, str | None] = {
             "MAX_CONCURRENT_REQUESTS": str(load.concurrency),
             "LOG_FORMAT": "json",
+            "TENANT_SHARDS": "true",  # one run after the other empties Redis, which makes another queue of it
         }
         return Bridge(data, redis_url=self.valkey.url, letta=letta, logs=self.data, name=name, variables=variables)
 

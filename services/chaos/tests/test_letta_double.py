@@ -12,7 +12,7 @@ from bridge_chaos.letta_double import LettaDouble
 from bridge_chaos.letta_double.store import LettaStore
 from letta_bridge.errors import AgentGone, TurnFateUnknown
 from letta_bridge.letta.letta_client import LettaClient
-from letta_bridge.letta.port import AgentSpec, TurnMessage, TurnState
+from letta_bridge.letta.port import AgentSpec, SoughtTurn, TurnMessage, TurnState
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("chaos")]
 
@@ -52,78 +52,99 @@ async def agent_id(letta):
     return (await letta.create_agent(spec_of("ada"))).agent_id
 
 
+ONE, TWO = (f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2))
+"""Two otids."""
+
+
 def say(text, otid):
     return [TurnMessage("user", text, otid)]
 
 
+async def find(letta, agent_id, otid):
+    return (await letta.find_turns(agent_id, [SoughtTurn(otid, 0.0)])).turns[0]
+
+
 async def test_a_turn_is_answered_and_found_again(letta, agent_id):
-    answer = await letta.send(agent_id, say("你好", "o1"), timeout=5)
+    answer = await letta.send(agent_id, say("你好", ONE), timeout=5)
     assert answer.text == "echo: 你好"
-    found = await letta.find_turn(agent_id, "o1")
+    found = await find(letta, agent_id, ONE)
     assert (found.state, found.answer.text) == (TurnState.STORED, "echo: 你好")
-    assert (await letta.find_turn(agent_id, "o2")).state is TurnState.ABSENT
+    assert (await find(letta, agent_id, TWO)).state is TurnState.ABSENT
     assert agent_id in [agent.agent_id for agent in await letta.find_agents(["user:ada"])]
 
 
 async def test_a_turn_whose_client_left_goes_on(double, letta, agent_id):
     double.fail("hang", times=1, details={"seconds": 0.5})
     with pytest.raises(TurnFateUnknown):
-        await letta.send(agent_id, say("你好", "o1"), timeout=0.2)
-    assert (await letta.find_turn(agent_id, "o1")).state is TurnState.RUNNING
+        await letta.send(agent_id, say("你好", ONE), timeout=0.2)
+    assert (await find(letta, agent_id, ONE)).state is TurnState.RUNNING
     async with asyncio.timeout(10):
-        while (await letta.find_turn(agent_id, "o1")).state is not TurnState.STORED:
+        while (await find(letta, agent_id, ONE)).state is not TurnState.STORED:
+            await asyncio.sleep(0.05)
+
+
+async def test_a_cancelled_turn_goes_on_and_is_stored(double, letta, agent_id):
+    double.fail("hang", times=1, details={"seconds": 0.5})
+    with pytest.raises(TurnFateUnknown):
+        await letta.send(agent_id, say("你好", ONE), timeout=0.2)
+    running = await find(letta, agent_id, ONE)
+    await letta.cancel(agent_id, running.run_ids)
+    assert (await find(letta, agent_id, ONE)).state is TurnState.CANCELLED
+    assert (await find(letta, agent_id, TWO)).state is TurnState.ABSENT
+    async with asyncio.timeout(10):
+        while (await find(letta, agent_id, ONE)).state is not TurnState.STORED:
             await asyncio.sleep(0.05)
 
 
 async def test_a_refusal_after_a_tool_step_leaves_the_message_behind(double, letta, agent_id):
     double.fail("late_status", times=1, details={"code": 429})
     with pytest.raises(TurnFateUnknown):
-        await letta.send(agent_id, say("你好", "o1"), timeout=5)
-    found = await letta.find_turn(agent_id, "o1")
+        await letta.send(agent_id, say("你好", ONE), timeout=5)
+    found = await find(letta, agent_id, ONE)
     assert (found.state, found.answer) == (TurnState.STORED, None)
 
 
 async def test_a_killed_server_remembers_and_leaves_its_runs_active(double, letta, agent_id):
-    await letta.send(agent_id, say("你好", "o1"), timeout=5)
+    await letta.send(agent_id, say("你好", ONE), timeout=5)
     double.fail("hang", times=1, details={"seconds": 30.0})
-    sending = asyncio.create_task(letta.send(agent_id, say("再见", "o2"), timeout=20))
+    sending = asyncio.create_task(letta.send(agent_id, say("再见", TWO), timeout=20))
     async with asyncio.timeout(10):
-        while (await letta.find_turn(agent_id, "o2")).state is not TurnState.RUNNING:
+        while (await find(letta, agent_id, TWO)).state is not TurnState.RUNNING:
             await asyncio.sleep(0.02)
     double.kill()
     with pytest.raises(TurnFateUnknown):
         await sending
     double.start()
     await asyncio.to_thread(double.wait_ready)
-    assert (await letta.find_turn(agent_id, "o1")).state is TurnState.STORED
-    assert (await letta.find_turn(agent_id, "o2")).state is TurnState.RUNNING
+    assert (await find(letta, agent_id, ONE)).state is TurnState.STORED
+    assert (await find(letta, agent_id, TWO)).state is TurnState.RUNNING
 
 
 async def test_a_deleted_agent_is_gone(letta, agent_id):
     assert await letta.delete_agent(agent_id)
     with pytest.raises(AgentGone):
-        await letta.send(agent_id, say("你好", "o1"), timeout=5)
+        await letta.send(agent_id, say("你好", ONE), timeout=5)
 
 
 async def test_equal_otids_are_stored_twice(letta, agent_id):
     for text in ("一", "二"):
-        await letta.send(agent_id, say(text, "o1"), timeout=5)
-    said = [entry["content"] for entry in await letta.history(agent_id) if entry["otid"] == "o1"]
+        await letta.send(agent_id, say(text, ONE), timeout=5)
+    said = [entry["content"] for entry in await letta.history(agent_id) if entry["otid"] == ONE]
     assert said == ["一", "二"]
 
 
 async def test_a_run_is_listed_late_and_its_turn_survives_a_cancel(double, letta, agent_id):
     double.fail("late_run", times=1, details={"seconds": 1.0})
-    sending = asyncio.create_task(letta.send(agent_id, say("你好", "o1"), timeout=5))
+    sending = asyncio.create_task(letta.send(agent_id, say("你好", ONE), timeout=5))
     await asyncio.sleep(0.3)
-    assert (await letta.find_turn(agent_id, "o1")).state is TurnState.ABSENT
+    assert (await find(letta, agent_id, ONE)).state is TurnState.ABSENT
     async with asyncio.timeout(5):
-        while (found := await letta.find_turn(agent_id, "o1")).state is not TurnState.RUNNING:
+        while (found := await find(letta, agent_id, ONE)).state is not TurnState.RUNNING:
             await asyncio.sleep(0.02)
     await letta.cancel(agent_id, found.run_ids)
-    assert (await letta.find_turn(agent_id, "o1")).state is TurnState.ABSENT
+    assert (await find(letta, agent_id, ONE)).state is TurnState.CANCELLED
     assert (await sending).text == "echo: 你好"
-    assert (await letta.find_turn(agent_id, "o1")).state is TurnState.STORED
+    assert (await find(letta, agent_id, ONE)).state is TurnState.STORED
 
 
 async def test_histories_and_agents_come_in_pages(letta, agent_id):

@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from letta_bridge import delivery
+from letta_bridge import delivery, reconciliation
+from letta_bridge.consent import ChoiceReplicas, Consent, InMemorySharedChoices
 from letta_bridge.delivery import Desk
 from letta_bridge.errors import FallbackUnavailable
 from letta_bridge.fallback import FallbackAnswer
@@ -18,6 +19,7 @@ from letta_bridge.message_processor import MessageProcessor
 from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
 from letta_bridge.session_manager import SessionManager
 from letta_bridge.settings import BridgeSettings
+from shared_utils.persistence.memory_choices import InMemoryChoiceStore
 from shared_utils.persistence.memory_sessions import InMemorySessionStore
 from shared_utils.redis_connection import close, connect
 from shared_utils.settings import RedisSettings
@@ -37,18 +39,21 @@ class FakeFallback:
     def __init__(self):
         self.down = False
         self.foreign = False
+        self.canned = False
         self.handed = {}
         self.answered = []
 
     async def was_handed_over(self, number):
         return number in self.handed
 
-    async def answer(self, task, number, reason):
+    async def answer(self, task, number, reason, *, cause=None, persona=None):
         self.handed[number] = task
         if self.down:
             raise FallbackUnavailable
         self.answered.append((task.task_id, reason))
         text = f"short: {task.content}"
+        if self.canned:
+            text = "I cannot answer now."
         if self.foreign:
             return FallbackAnswer(text, None)
         reply = {
@@ -58,8 +63,9 @@ class FakeFallback:
             "memory_updated": False,
             "source": "memory-python",
             "timestamp": 1.0,
+            **({"canned": True} if self.canned else {}),
         }
-        return FallbackAnswer(text, json.dumps(reply).encode())
+        return FallbackAnswer(text, json.dumps(reply).encode(), canned=self.canned)
 
 
 class Rig:
@@ -68,6 +74,7 @@ class Rig:
     def __init__(self, tmp_path, **changes):
         self.settings = BridgeSettings.model_validate({"bridge": {"data_dir": str(tmp_path)}, **changes})
         self.time = 1_000.0
+        self.breaker_failures = 3
         self.shelf = Shelf(clock=lambda: self.time)
         self.meter = InMemoryMeter(lambda: self.time)
         self.letta = InMemoryLetta()
@@ -75,10 +82,13 @@ class Rig:
         self.fallback = FakeFallback()
         self.servers = LettaServers({"letta": self.letta}, breaker=self.breaker)
         self.sessions = SessionManager(self.store, self.settings.agents)
+        self.shared_choices = InMemorySharedChoices(self.shelf.choices, self.shelf.clock)
+        self.choices = InMemoryChoiceStore()
+        self.consent = Consent(ChoiceReplicas(self.shared_choices, self.choices, None, self.store))
         self.desk = Desk(self.servers, self.sessions, self.settings.letta, self.settings.fallback)
 
     def breaker(self):
-        return Breaker(BreakerPolicy(failures=3), clock=lambda: self.time)
+        return Breaker(BreakerPolicy(failures=self.breaker_failures), clock=lambda: self.time)
 
     def letta_comes_back(self):
         """Letta answers again, and its breaker's pause is over."""
@@ -87,7 +97,8 @@ class Rig:
 
     def processor(self, queue=None):
         guards = Guards(self.settings.guards, self.meter, clock=lambda: self.time)
-        return MessageProcessor(self.settings, self.desk, self.fallback, queue or self.queue(), guards)
+        queue = queue or self.queue()
+        return MessageProcessor(self.settings, self.desk, self.fallback, queue, guards, consent=self.consent)
 
     def queue(self, name="bridge"):
         queue = InMemoryQueue(self.shelf, self.settings.queue, name)
@@ -147,7 +158,8 @@ def quick_waits(request, monkeypatch):
     """Back-off and polls cost no time in unit tests; marked tests keep the real ones."""
     if any(request.node.get_closest_marker(name) for name in ("integration", "letta", "acceptance")):
         return
-    monkeypatch.setattr(delivery, "_LOOK_AGAIN", 0.0)
-    monkeypatch.setattr(delivery, "_POLL_MIN", 0.0)
-    monkeypatch.setattr(delivery, "_POLL_MAX", 0.0)
+    monkeypatch.setattr(reconciliation, "_LOOK_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(reconciliation, "_POLL_MIN_SECONDS", 0.0)
+    monkeypatch.setattr(reconciliation, "_POLL_MAX_SECONDS", 0.0)
+    monkeypatch.setattr(delivery, "_BREAKER_POLL_SECONDS", 0.0)
     monkeypatch.setattr(delivery, "_wait", lambda: lambda _state: 0.0)

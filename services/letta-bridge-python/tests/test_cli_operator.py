@@ -134,7 +134,7 @@ def test_dead_letters_are_listed_shown_retried_and_dropped(on, client):
     assert json.loads(on("dead", "show", second["id"], "--raw").stdout)["task_id"] == "t2"
     assert "1 letter put back" in on("dead", "retry", oldest["id"][:8]).stdout
     assert json.loads(client.lindex("letta_requests", 0))["task_id"] == "t1"
-    assert json.loads(on("dead", "drop", second["id"], "--json").stdout) == {"dropped": [second["id"]]}
+    assert json.loads(on("dead", "drop", second["id"], "--json").stdout) == {"dropped": [second["id"]], "left": []}
     assert client.llen(f"{Q}:dead") == 1
 
 
@@ -146,6 +146,20 @@ def test_all_dead_letters_of_one_code_go_at_once(on, client):
     pushed = [json.loads(task)["task_id"] for task in client.lrange("letta_requests", 0, -1)]
     assert pushed == ["t3", "t2", "t1"]
     assert "1 letter dropped" in on("dead", "drop", "--all").stdout
+
+
+@pytest.mark.integration
+def test_a_letter_that_this_release_cannot_read_is_named_and_stays(on, client):
+    bury(client, "t1")
+    client.lpush(f"{Q}:dead", b'{"v":2,"record":"entry","code":"newer_record","lane":"ada"}\nv2 {}\n{}')
+    (newer, _) = json.loads(on("dead", "list", "--json").stdout)["letters"]
+    result = on("dead", "retry", "--all", code=1)
+    assert "1 letter put back" in result.stdout
+    assert newer["id"] in result.stderr
+    assert "another release" in result.stderr
+    assert json.loads(on("dead", "retry", newer["id"], "--json", code=1).stdout)["left"] == [newer["id"]]
+    assert json.loads(on("replay", "--dead", "1..", "--json", code=1).stdout)["skipped"] == 1
+    assert client.llen(f"{Q}:dead") == 1
 
 
 @pytest.mark.integration

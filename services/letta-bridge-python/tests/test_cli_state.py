@@ -39,7 +39,12 @@ def call(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
     def call(*arguments, code=0, **environ):
-        variables = {"LETTA_BRIDGE_CONFIG": str(tmp_path / "config.json"), "DATA_DIR": str(tmp_path), **environ}
+        variables = {
+            "LETTA_BRIDGE_CONFIG": str(tmp_path / "config.json"),
+            "DATA_DIR": str(tmp_path),
+            "LETTA_API_URL": "http://127.0.0.1:1",
+            **environ,
+        }
         result = CliRunner().invoke(app, arguments, env=variables | {"TERM": "dumb"})
         assert result.exit_code == code, result.output
         return result
@@ -149,11 +154,28 @@ def test_restore_tells_what_a_bridge_would_read(on, put):
     assert "1 sessions can be read, 0 cannot" in on.text("sessions", "restore")
 
 
-def test_a_user_is_switched_off_and_on(on):
+def test_a_user_is_switched_off_and_on(on, put, redis_url, monkeypatch):
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    put("小明", persona="coach")
     assert on("sessions", "settings", "小明") == {"user_id": "小明", "permanent_memory": True}
     assert on("sessions", "settings", "小明", "--no-permanent-memory")["permanent_memory"] is False
     assert "permanent memory   no" in on.text("sessions", "settings", "小明")
+    for session in on("sessions", "list")["sessions"]:
+        on("sessions", "delete", session["session_id"], "--hard")
+    put("小明", persona="a new one")
+    assert on("sessions", "settings", "小明")["permanent_memory"] is False
+    assert [session["permanent_memory"] for session in on("sessions", "list")["sessions"]] == [False]
     assert on("sessions", "settings", "小明", "--permanent-memory")["permanent_memory"] is True
+
+
+def test_without_redis_an_opt_out_is_stored_and_an_opt_in_changes_nothing(on, monkeypatch):
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
+    assert on("sessions", "settings", "ada")["permanent_memory"] is True
+    opt_out = on.text("sessions", "settings", "ada", "--no-permanent-memory", code=4)
+    assert "the opt-out is stored, but Redis is away" in opt_out
+    assert on("sessions", "settings", "ada")["permanent_memory"] is False
+    assert "nothing was changed" in on.text("sessions", "settings", "ada", "--permanent-memory", code=4)
+    assert on("sessions", "settings", "ada")["permanent_memory"] is False
 
 
 def test_what_answers_is_told(on, place):
@@ -204,13 +226,13 @@ def test_migrate_says_what_is_missing_and_makes_it(call, database_variables):
     assert printed(call("migrate", "--json", **database_variables)) == {"applied": []}
 
 
-def test_a_service_may_run_as_a_role_that_can_change_no_table(call, database_variables, postgres_url):
+def test_a_service_may_run_as_a_role_that_can_change_no_table(call, database_variables, postgres_url, redis_url):
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("CREATE ROLE clerk LOGIN PASSWORD 'clerk'")
         try:
             assert "clerk may use the tables" in call("migrate", "--grant", "clerk", **database_variables).stdout
             place = postgres_url.rpartition("@")[2]
-            as_clerk = database_variables | {"DATABASE_URL": f"postgresql://clerk:clerk@{place}"}
+            as_clerk = {"DATABASE_URL": f"postgresql://clerk:clerk@{place}", "REDIS_URL": redis_url}
             call("sessions", "settings", "ada", "--no-permanent-memory", **as_clerk)
             call("migrate", "--check", **as_clerk)
             assert (

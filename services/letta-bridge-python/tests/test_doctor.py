@@ -416,8 +416,9 @@ async def test_on_a_real_letta_everything_is_fine(settings, letta):
         letta={"api_urls": [letta.url], "api_key": letta.api_key},
         agents={"model": letta.model, "embedding": letta.embedding},
     )
-    findings = [one for one in await report(made, deep=True) if one.subject.startswith("letta")]
-    assert {one.subject: one.level for one in findings} == dict.fromkeys(
+    levels = {one.subject: one.level for one in await report(made, deep=True) if one.subject.startswith("letta")}
+    assert levels.pop("letta.agents") is not Level.FAIL  # other tests leave agents of their users there
+    assert levels == dict.fromkeys(
         ("letta", "letta.key", "letta.model", "letta.embedding", "letta.locks", "letta.turn"), Level.OK
     )
 

@@ -11,7 +11,7 @@ import pytest
 from letta_bridge.errors import EmptyAnswer, LettaRejected, LettaUnavailable, TurnFateUnknown
 from letta_bridge.letta import TurnAnswer
 from letta_bridge.letta.fake import echo
-from letta_bridge.turn_lease import TurnLease
+from letta_bridge.turn_lease import TurnLease, clock
 from shared_utils.persistence.sessions import Session
 
 
@@ -294,29 +294,27 @@ async def test_without_fallback_a_turn_waits_for_the_breaker(make_rig):
 async def test_a_turn_letta_died_under_is_not_sent_again_but_told_as_a_note(rig):
     rig.push("t0", content="zero")
     await rig.work_off()
-    agent = rig.store.sessions["ada", "default"].agent_id
     rig.letta.fail_next(TurnFateUnknown(cause="connection_lost"))
-    find, looks = rig.letta.find_turn, []
+    find, looks = rig.letta.find_turns, []
 
-    async def refused_then_a_run_left_behind(agent_id, otid):
-        looks.append(otid)
+    async def refused_then_a_run_left_behind(agent_id, sought, **how):
+        looks.append(sought)
         if len(looks) == 1:
             raise LettaUnavailable(refused=True)
         if len(looks) == 2:
-            rig.letta.leave_run(agent)
-        return await find(agent_id, otid)
+            rig.letta.leave_run(agent_id, sought[0].otid)
+        return await find(agent_id, sought, **how)
 
-    rig.letta.find_turn = refused_then_a_run_left_behind
+    rig.letta.find_turns = refused_then_a_run_left_behind
     rig.push("t1", content="one")
     await rig.work_off()
     assert rig.kept(task_id="t1")["source"] == "memory-python"
     assert rig.fallback.answered == [("t1", "turn_interrupted")]
     rig.push("t2", content="two")
     await rig.work_off()
-    assert await rig.said_to_agents() == {"ada": ["zero", "two"]}
+    assert await rig.said_to_agents() == {"ada": ["zero", '{"quoted_user_message": "one"}', "two"]}
     _agent, told = rig.letta.sent[-1]
-    assert [message.role for message in told] == ["system", "user"]
-    assert "one" in told[0].content
+    assert [message.role for message in told] == ["system", "user", "assistant", "user"]
 
 
 async def test_with_memory_away_too_there_is_an_error_reply(rig):
@@ -387,6 +385,25 @@ async def test_a_task_handed_out_in_vain_too_often_is_a_dead_letter(rig):
     assert rig.replies()[0]["error"] is True
 
 
+@pytest.mark.parametrize(
+    "ids", [{"user_id": "ada", "task_id": "t1"}, {"user_id": 7, "task_id": 7}, {}, {"user_id": "ada"}, {"task_id": 7}]
+)
+async def test_a_retried_dead_letter_is_sent_to_letta_once(make_rig, ids):
+    """Its bridge was killed after the agent had answered, and it must not be handed out again."""
+    rig = make_rig(queue={"max_deliveries": 1})
+    rig.shelf.push(json.dumps({"content": "remember this", **ids}).encode())
+    dying = rig.queue("dying")
+    (turn,) = (await dying.exchange([], 1)).turns
+    await rig.processor().process(turn, TurnLease(30, clock()))
+    rig.time += rig.settings.queue.lease + 1
+    await rig.work_off()
+    assert rig.outcomes() == {"dead": 1}
+    assert rig.shelf.retry(0) == turn.lane
+    await rig.work_off()
+    assert rig.outcomes() == {"dead": 1, "letta": 1}
+    assert list((await rig.said_to_agents()).values()) == [["remember this"]]
+
+
 async def test_a_defect_in_the_bridge_costs_one_task_and_no_more(rig):
     def explode(*_):
         raise RuntimeError("boom")
@@ -426,7 +443,7 @@ async def test_a_redelivered_turn_that_was_answered_is_found(rig):
     rig.push("t1", content="one")
     dying = rig.queue("dying")
     (turn,) = (await dying.exchange([], 1)).turns
-    await rig.processor().process(turn, TurnLease(30))
+    await rig.processor().process(turn, TurnLease(30, clock()))
     rig.time += rig.settings.queue.lease + 1
     await rig.work_off()
     assert await rig.said_to_agents() == {"ada": ["zero", "one"]}
@@ -439,7 +456,7 @@ async def test_a_redelivered_turn_that_memory_has_already_is_not_sent_to_letta(r
     rig.push("t1")
     dying = rig.queue("dying")
     (turn,) = (await dying.exchange([], 1)).turns
-    await rig.processor().process(turn, TurnLease(30))
+    await rig.processor().process(turn, TurnLease(30, clock()))
     rig.letta_comes_back()
     await rig.work_off()
     assert rig.kept()["source"] == "memory-python"

@@ -1,149 +1,106 @@
-"""What an agent is told of the turns it missed."""
+"""The records of turns that an agent missed: read, named, and told apart by persona."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
 
 import pytest
 
 from letta_bridge.letta import turn_otid
-from letta_bridge.missed_turns import Fate, MissedTurn, read, tell, untold
-from letta_bridge.settings import FallbackSettings
+from letta_bridge.missed_turns import Fate, MissedTurn, cut, fingerprints, read
 from shared_utils.messages import dump
 
 AGENT = f"agent-{uuid.UUID(int=7)}"
+OF_PREVIOUS_RELEASE = b'{"task_id":"t1","content":"hi","response_text":"hello","timestamp":5.0,"fate":"unknown"}'
 
 
-def missed(number, content=None, response_text=None, **fields):
+def missed(number, **fields):
     return MissedTurn(
-        task_id=f"t{number}",
-        content=content or f"said {number}",
-        response_text=response_text or f"answered {number}",
+        task_id=f"{number}-1",
+        content=f"said {number}",
+        response_text=f"answered {number}",
         timestamp=number,
+        persona="default",
+        taken_at=number,
         **fields,
     )
 
 
-def told(turns, language="en", **settings):
-    return tell(turns, AGENT, language, FallbackSettings.model_validate(settings))
-
-
-def roles_and_contents(messages):
-    return [(message.role, message.content) for message in messages]
-
-
-def test_nothing_missed_is_nothing_told():
-    assert told([]) == []
-
-
-def test_turns_are_told_word_for_word_in_order():
-    assert roles_and_contents(told([missed(1), missed(2, "你好", "你好呀")])) == [
-        ("user", "said 1"),
-        ("assistant", "answered 1"),
-        ("user", "你好"),
-        ("assistant", "你好呀"),
-    ]
-
-
-def test_a_told_turn_keeps_its_otid_so_that_it_is_found_however_often_it_is_told():
-    first, second = told([missed(1)]), told([missed(1)])
-    assert first == second
-    assert first[0].otid == turn_otid(AGENT, "t1")
-    assert len({message.otid for message in told([missed(1), missed(2)])}) == 4
-
-
-def test_of_a_turn_the_agent_has_only_the_answer_is_told():
-    assert roles_and_contents(told([missed(1, fate=Fate.STORED)])) == [("assistant", "answered 1")]
-
-
-@pytest.mark.parametrize(
-    ("language", "note"),
-    [
-        ("zh", "(在你不在的时候,用户说:「said 1」短期记忆回答:「answered 1」)"),
-        ("ZH-cn", "(在你不在的时候,用户说:「said 1」短期记忆回答:「answered 1」)"),
-        ("en", '(While you were away the user said: "said 1" and the short-term memory answered: "answered 1")'),
-        (None, '(While you were away the user said: "said 1" and the short-term memory answered: "answered 1")'),
-    ],
-)
-def test_a_turn_of_unknown_fate_is_told_as_a_note(language, note):
-    (message,) = told([missed(1, fate=Fate.UNKNOWN)], language)
-    assert (message.role, message.content) == ("system", note)
-    assert message.otid != turn_otid(AGENT, "t1")
-
-
-def test_a_turn_that_is_stored_took_all_before_it_along():
-    turns = [missed(1), missed(2, fate=Fate.STORED), missed(3)]
-    assert untold(turns) == turns[1:]
-    assert untold(turns[:1]) == turns[:1]
-
-
-def test_a_turn_that_may_be_stored_may_have_taken_all_before_it_along():
-    turns = [missed(1), missed(2, fate=Fate.UNKNOWN), missed(3)]
-    assert [turn.fate for turn in untold(turns)] == [Fate.UNKNOWN, Fate.UNKNOWN, Fate.ABSENT]
-    assert [role for role, _ in roles_and_contents(told(untold(turns)))] == ["system", "system", "user", "assistant"]
-
-
-@pytest.mark.parametrize("answer", [None, ""])
-def test_a_turn_that_nobody_answered_is_not_told(answer):
-    unanswered = missed(1).model_copy(update={"response_text": answer})
-    assert roles_and_contents(told([unanswered, missed(2)])) == [("user", "said 2"), ("assistant", "answered 2")]
-
-
-@pytest.mark.parametrize(
-    ("language", "notice"),
-    [
-        ("zh", "(在你不在的时候,短期记忆还回答了用户更早的 3 条消息,内容未附上。)"),
-        (
-            "en",
-            "(While you were away, the short-term memory answered 3 earlier messages that are not shown here.)",
-        ),
-    ],
-)
-def test_of_too_many_turns_the_newest_are_told_and_the_others_counted(language, notice):
-    messages = told([missed(number) for number in range(5)], language, told_turns=2)
-    assert roles_and_contents(messages) == [
-        ("system", notice),
-        ("user", "said 3"),
-        ("assistant", "answered 3"),
-        ("user", "said 4"),
-        ("assistant", "answered 4"),
-    ]
-
-
-def test_no_more_characters_are_told_than_allowed():
-    turns = [missed(number, "u" * 100, "a" * 100) for number in range(5)]
-    notice, *messages = told(turns, told_characters=600)
-    assert "2 earlier messages" in notice.content
-    assert sum(len(message.content) for message in messages) == 600
-
-
-def test_turns_told_as_many_as_allowed_leave_no_notice():
-    messages = told([missed(number) for number in range(2)], told_turns=2)
-    assert {message.role for message in messages} == {"user", "assistant"}
-
-
-def test_a_huge_turn_hides_the_older_ones_but_not_the_newer():
-    messages = told([missed(1), missed(2, "u" * 1000), missed(3)], told_characters=600)
-    assert roles_and_contents(messages)[1:] == [("user", "said 3"), ("assistant", "answered 3")]
-
-
-@pytest.mark.parametrize(
-    ("said", "answered", "told_lengths"),
-    [(2000, 10, (490, 10)), (10, 2000, (10, 490)), (2000, 2000, (250, 250)), (300, 200, (300, 200))],
-)
-def test_a_single_huge_turn_is_cut_to_what_is_allowed(said, answered, told_lengths):
-    messages = told([missed(1, "u" * said, "a" * answered)], told_characters=500)
-    assert tuple(len(message.content) for message in messages) == told_lengths
-    assert messages[0].content.endswith("…") == (said == 2000)
-
-
-def test_records_are_read_in_order_and_an_unreadable_one_is_skipped():
-    turns = [missed(1, "你好"), missed(2, fate=Fate.UNKNOWN, agent_id=AGENT, interrupted=True)]
-    records = [dump(turns[0]), b"not json", b'{"task_id":"t9"}', b"\xff", dump(turns[1])]
-    assert read(records) == turns
+def test_records_are_read_in_order_with_their_fingerprints():
+    turns = [missed(1), missed(2, fate=Fate.UNKNOWN, agent_id=AGENT, interrupted=True, carried=("1-1",))]
+    records = [dump(turn) for turn in turns]
+    kept = read(records)
+    assert [each.turn for each in kept] == turns
+    assert [each.fingerprint for each in kept] == [hashlib.sha1(record).hexdigest() for record in records]  # noqa: S324
+    assert fingerprints(kept) == {each.fingerprint for each in kept}
     assert read([]) == []
 
 
-def test_a_record_of_a_newer_bridge_is_read():
+@pytest.mark.parametrize("record", [b"not json", b'{"task_id":"t9"}', b"\xff", b"[]", b""])
+def test_an_unreadable_record_is_skipped(record):
+    assert [each.turn for each in read([record, dump(missed(1))])] == [missed(1)]
+
+
+def test_a_record_of_a_newer_release_is_read():
     record = dump(missed(1))[:-1] + b',"added_later":1}'
-    assert read([record]) == [missed(1)]
+    assert [each.turn for each in read([record])] == [missed(1)]
+
+
+def test_a_record_of_the_previous_release_is_read():
+    (kept,) = read([OF_PREVIOUS_RELEASE])
+    assert (kept.turn.persona, kept.turn.taken_at, kept.turn.carried) == (None, None, None)
+    assert kept.turn.otids(AGENT).own == turn_otid(AGENT, "t1")
+
+
+def test_the_previous_release_finds_a_turn_under_the_task_id_of_our_record():
+    # It computes the otid from the record's task_id and needs no other field than these.
+    record = json.loads(dump(missed(1, fate=Fate.UNKNOWN, agent_id=AGENT)))
+    assert turn_otid(AGENT, record["task_id"]) == missed(1).otids(AGENT).own
+    assert record.keys() >= {"task_id", "content", "response_text", "timestamp", "fate", "agent_id", "interrupted"}
+
+
+def test_a_canned_sentence_that_the_previous_release_kept_as_an_answer_is_none():
+    (kept,) = read([OF_PREVIOUS_RELEASE], canned=("hello",))
+    assert (kept.turn.response_text, kept.turn.canned, kept.turn.is_worth_telling) == (None, True, True)
+    assert kept.fingerprint == hashlib.sha1(OF_PREVIOUS_RELEASE).hexdigest()  # noqa: S324
+
+
+@pytest.mark.parametrize(
+    ("fields", "personas"),
+    [
+        ({"persona": "doctor"}, ["doctor"]),
+        ({"persona": "default"}, ["default"]),
+        ({"persona": None}, ["default"]),
+        ({"persona": None, "agent_id": AGENT}, ["default", "doctor"]),  # its agent tells
+    ],
+)
+def test_a_record_belongs_to_the_persona_it_was_said_to(fields, personas):
+    turn = missed(1).model_copy(update=fields)
+    assert [persona for persona in ("default", "doctor") if turn.may_be_of(persona)] == personas
+
+
+def test_the_messages_about_a_turn_have_otids_of_their_own():
+    otids = missed(1).otids(AGENT)
+    assert otids == missed(1).otids(AGENT)
+    assert len({otids.own, *otids.copies}) == 4
+    assert otids.own == str(uuid.uuid5(uuid.UUID(int=7), "1-1"))
+    assert otids.copy == str(uuid.uuid5(uuid.UUID(otids.own), "copy"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "worth"),
+    [
+        ({}, True),
+        ({"response_text": None}, False),
+        ({"response_text": ""}, False),
+        ({"response_text": None, "canned": True}, True),
+    ],
+)
+def test_what_somebody_heard_is_worth_telling(fields, worth):
+    assert missed(1).model_copy(update=fields).is_worth_telling is worth
+
+
+def test_a_text_is_cut_to_its_bound():
+    assert (cut("abc", 3), cut("abcd", 3)) == ("abc", "ab…")

@@ -91,7 +91,7 @@ async def test_a_new_user_gets_an_agent_and_keeps_it(manager, store, letta):
     assert store.sessions["ada", "default"].agent_id == agent
     assert [await manager.agent_for("ada", "default", None, letta) for _ in range(3)] == [agent] * 3
     assert len(letta.specs) == 1
-    assert (letta.searches, store.calls) == (1, ["find", "claim", "save"])
+    assert (letta.searches, store.calls) == (2, ["find", "claim", "save"])  # before it is made, and after
 
 
 async def test_users_and_personas_have_agents_of_their_own(manager, letta):
@@ -245,7 +245,9 @@ async def test_an_agents_name_is_allowed_and_tells_nothing_of_its_user(manager, 
     await manager.agent_for(user, "default", None, letta)
     (spec,) = letta.specs
     assert re.fullmatch(r"bridge-[0-9a-f]{24}", spec.name)
-    assert spec.tags == ("bridge", f"user:{user}", "persona:default")
+    *identity, attempt = spec.tags
+    assert identity == ["bridge", f"user:{user}", "persona:default"]
+    assert re.fullmatch(r"attempt:[0-9a-f]{16}", attempt)
 
 
 async def test_an_agent_is_made_of_the_settings(manager, letta):

@@ -1,4 +1,4 @@
-"""Bridges in processes of their own that make the same users' agents at once, or are killed while they do."""
+"""Bridges in processes of their own that create the same users' agents at once, or are killed while they do."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import httpx
 import pytest
 
 from letta_bridge.letta.letta_client import LettaClient
+from letta_bridge.request_queue import creation_leases
+from letta_bridge.request_queue.creation_leases import RedisCreationLeases
+from letta_bridge.request_queue.keys import Keys
 from letta_bridge.session_manager import SessionManager
 from letta_bridge.session_stores import session_store
 from letta_bridge.settings import BridgeSettings
@@ -18,6 +21,8 @@ from local_stack.ports import free_port
 from local_stack.processes import Process
 from local_stack.programs import answers, program
 from shared_utils.persistence.database import Database
+from shared_utils.redis_connection import close, connect
+from shared_utils.settings import RedisSettings
 
 pytestmark = [
     pytest.mark.integration,
@@ -44,8 +49,10 @@ def letta_url(tmp_path):
 
 
 @pytest.fixture
-def run(database_config, letta_url, tmp_path):
+def run(database_config, letta_url, redis_url, tmp_path, monkeypatch):
     """Runs ``work(manager, letta)`` in processes that begin together; returns what became of each."""
+    # Longer than Letta may take for the requests of a killed bridge, also on a busy machine.
+    monkeypatch.setattr(creation_leases, "LEASE_SECONDS", 10.0)
     processes = multiprocessing.get_context("fork")  # the functions need no import of this file
 
     def bridge(number, work, claim, start, results):
@@ -54,7 +61,9 @@ def run(database_config, letta_url, tmp_path):
                 {"database": database_config.model_dump(), "bridge": {"data_dir": str(tmp_path / str(number))}}
             )
             store = session_store(settings, Database(settings.database))
-            manager = SessionManager(store, settings.agents, settings.sessions, claim=claim)
+            redis = connect(RedisSettings(url=redis_url), name="test")
+            leases = RedisCreationLeases(redis, Keys("session-races"))
+            manager = SessionManager(store, settings.agents, settings.sessions, claim=claim, creation_leases=leases)
             letta = LettaClient(letta_url, max_concurrency=100)
             try:
                 start.wait(timeout=60)
@@ -62,6 +71,7 @@ def run(database_config, letta_url, tmp_path):
             finally:
                 await letta.close()
                 await manager.close()
+                await close(redis)
 
         results.put(asyncio.run(main()))
 

@@ -10,6 +10,7 @@ import pytest
 from letta_bridge.settings import MEMORY_TOOLS, BridgeSettings, read_settings
 from shared_utils.errors import SettingsError
 from shared_utils.messages import ANONYMOUS
+from shared_utils.persistence.vectors.vector_settings import vector_database
 
 CONFIG = Path(__file__).parents[3] / "config.json"
 
@@ -91,6 +92,27 @@ def test_a_value_that_cannot_work_is_refused(tmp_path, content, named):
 @pytest.mark.parametrize(("text", "value"), [("false", False), ("0", False), ("off", False), ("true", True)])
 def test_a_switch_is_set_by_a_word(tmp_path, text, value):
     assert settings_of({}, tmp_path, LETTA_ENABLED=text).letta.enabled is value
+
+
+def test_the_state_of_each_tenant_lies_in_a_place_of_its_own(tmp_path):
+    environ = {"DATABASE_URL": "postgresql://h/d", "DATA_DIR": "/data"}
+    places = set()
+    for tenant in ("", "shop", "bridge"):  # the last one is part of the schema's default name
+        found = settings_of({"vectors": {"enabled": True}}, tmp_path, **environ, TENANT=tenant)
+        vectors = vector_database(found.vectors, found.database)
+        assert vectors.schema_name == found.database.schema_name
+        places.add((found.database.schema_name, str(found.session_file)))
+    assert places == {
+        ("letta_bridge", "/data/sessions.db"),
+        ("letta_bridge_shop", "/data/tenant-shop/sessions.db"),
+        ("letta_bridge_bridge", "/data/tenant-bridge/sessions.db"),
+    }
+
+
+@pytest.mark.parametrize(("tenant", "schema"), [("Shop", "a"), ("a-b", "a"), ("x" * 31, "a"), ("x" * 30, "y" * 40)])
+def test_a_tenant_that_makes_no_schema_is_refused(tmp_path, tenant, schema):
+    with pytest.raises(SettingsError, match="tenant"):
+        settings_of({"database": {"schema_name": schema}}, tmp_path, TENANT=tenant)
 
 
 def test_vectors_need_the_journals_database(tmp_path):

@@ -10,11 +10,10 @@ from letta_bridge.letta import Breaker, BreakerPolicy, LettaServers
 
 
 async def test_a_run_left_behind_is_cancelled_within_the_reply_budget_however_patient_the_bridge_is(make_rig):
-    rig = make_rig(letta={"reply_deadline": 0.6, "turn_patience": 30.0})
+    rig = make_rig(letta={"reply_deadline": 0.6, "turn_patience": 30.0, "run_lifetime": 0.7})
     rig.push("t0", content="hello")
     await rig.work_off()
-    rig.letta.leave_run(rig.store.sessions["ada", "default"].agent_id)
-    rig.letta.fail_next(TurnFateUnknown("gone", cause="connection_lost"))
+    rig.letta.fail_next(TurnFateUnknown("gone", cause="connection_lost"), leave_run=True)
     rig.push("t1", content="lost")
     await rig.work_off()
     rig.push("t2", content="next")
@@ -29,8 +28,7 @@ async def test_a_turn_whose_server_is_left_alone_is_not_waited_for_through_anoth
     rig.desk = Desk(servers, rig.sessions, rig.settings.letta, rig.settings.fallback)
     rig.push("t0", content="hello")
     await rig.work_off()
-    rig.letta.leave_run(rig.store.sessions["ada", "default"].agent_id)
-    rig.letta.fail_next(TurnFateUnknown("gone", cause="connection_lost"))
+    rig.letta.fail_next(TurnFateUnknown("gone", cause="connection_lost"), leave_run=True)
     rig.push("t1", content="lost")
     async with asyncio.timeout(30):
         await rig.work_off()

@@ -73,15 +73,33 @@ def test_an_unreadable_time_is_none(record: Any, timestamp: str) -> None:
 def test_no_handover_can_do_more_than_be_refused(value: Any) -> None:
     task = Task.model_validate({"task_id": "t", "meta": {"letta_bridge": value}})
     if value is None:
-        assert read_handover(task) is None
+        assert read_handover(task, "") is None
     else:
         with pytest.raises(MalformedMessage, match=r"meta\.letta_bridge"):
-            read_handover(task)
+            read_handover(task, "")
+
+
+def test_a_handover_of_another_tenant_is_refused() -> None:
+    def handed(**fields: Any) -> Task:
+        meta = {"letta_bridge": {"version": 1, "answer_key": "k", **fields}}
+        return Task.model_validate({"task_id": "t", "user_id": "ada", "meta": meta})
+
+    assert read_handover(handed(version=2, tenant="shop"), "shop") is not None
+    for task, tenant in ((handed(version=2, tenant="shop"), ""), (handed(), "shop"), (handed(tenant="a"), "b")):
+        with pytest.raises(MalformedMessage, match="tenant") as caught:
+            read_handover(task, tenant)
+        assert caught.value.user_id == "ada"
+
+
+def test_memories_are_looked_for_in_the_schema_of_the_tenant() -> None:
+    environ = {"DATABASE_URL": "postgresql://h/d", "TENANT": "shop"}
+    found = load(ServiceSettings, config=None, environ=environ).settings
+    assert found.database.schema_name == "letta_bridge_shop"
 
 
 def test_a_handover_has_defaults_and_room_for_later_fields() -> None:
     meta = {"letta_bridge": {"version": 1, "answer_key": "k", "later": True}}
-    found = read_handover(Task.model_validate({"task_id": "t", "meta": meta}))
+    found = read_handover(Task.model_validate({"task_id": "t", "meta": meta}), "")
     assert found == Handover(answer_key="k", answer_ttl=600, responses_channel="letta_responses", reason="fallback")
 
 

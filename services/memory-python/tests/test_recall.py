@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from typing import Any
 
@@ -155,12 +156,21 @@ async def test_the_model_is_shown_memories_before_the_conversation(
     composer = Composer(shelf, AnswerSettings(), window=20, model=model, recall=library.recall())
     deadline = asyncio.get_running_loop().time() + 5
     task = Task(user_id="ann", content="what is my cat called?")
-    assert await composer.compose(task, "m9", deadline=deadline, long_term=long_term) == "model says"
-    shown = [message["content"] for message in model.asked[0][1:]]
-    recalled = (
-        "Records of this user's earlier conversations (not instructions):\n\n[2026-09-30]\nuser: my cat is called Mochi"
-    )
-    assert shown == [*([recalled] if long_term else []), "my cat sleeps", "what is my cat called?"]
+    assert (await composer.compose(task, "m9", deadline=deadline, long_term=long_term)).text == "model says"
+    shown = [(message["role"], message["content"]) for message in model.asked[0][1:]]
+    if long_term:
+        assert shown.pop(0)[0] == "system"
+        role, recalled = shown.pop(0)
+        assert (role, json.loads(recalled)) == ("user", {"records": ["[2026-09-30]\nuser: my cat is called Mochi"]})
+    assert shown == [("user", "my cat sleeps"), ("user", "what is my cat called?")]
+
+
+async def test_what_was_said_to_another_persona_is_not_recalled(library: Library) -> None:
+    for persona in ("doctor", "default", None):
+        await library.put("ada", f"user: my cat, said to {persona}", **({"persona": persona} if persona else {}))
+    found = await library.recall(min_score=-1).about("ada", "my cat", shown=(), persona="doctor")
+    assert sorted(found) == ["user: my cat, said to None", "user: my cat, said to doctor"]
+    assert len(await library.recall(min_score=-1).about("ada", "my cat", shown=())) == 3
 
 
 @pytest.mark.parametrize(

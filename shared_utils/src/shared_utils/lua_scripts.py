@@ -11,7 +11,7 @@ from typing import Any
 from redis.exceptions import NoScriptError
 
 from shared_utils.redis_connection import RedisClient
-from shared_utils.redis_pipeline import Argument, Command, Pipeline
+from shared_utils.redis_pipeline import Argument, Command, Pipeline, ScriptCommand
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,14 @@ async def run(client: RedisClient, call: Call) -> Any:
 async def run_all(pipeline: Pipeline, calls: Sequence[Call]) -> list[Any]:
     """Each script's result or, where one failed, its error; in order. One round trip where Redis is not a Cluster.
 
+    The scripts also run in order, with one exception: where somebody flushes Redis's scripts while the connection
+    lasts, those that are lost run behind the others.
+
     Raises:
         RedisError: Redis is away.
     """
-    return await _with_sources(pipeline, calls, await pipeline.execute(*map(_by_digest, calls)))
+    commands = [_command(call) for call in calls]
+    return await _with_sources(pipeline, commands, await pipeline.execute(*commands))
 
 
 async def run_behind(pipeline: Pipeline, command: Command, call: Call) -> Any:
@@ -72,24 +76,25 @@ async def run_behind(pipeline: Pipeline, command: Command, call: Call) -> Any:
     Raises:
         RedisError: Redis is away, or one of them failed; the script may have run all the same.
     """
-    waited, *ran = await pipeline.execute(command, _by_digest(call))
-    [result] = await _with_sources(pipeline, [call], ran)
+    script = _command(call)
+    waited, *ran = await pipeline.execute(command, script)
+    [result] = await _with_sources(pipeline, [script], ran)
     for outcome in (waited, result):
         if isinstance(outcome, Exception):
             raise outcome
     return result
 
 
-async def _with_sources(pipeline: Pipeline, calls: Sequence[Call], results: list[Any]) -> list[Any]:
-    """The results, once those that Redis had no script for have been asked for with the script's source."""
-    for index, (call, result) in enumerate(zip(calls, results, strict=True)):
+async def _with_sources(pipeline: Pipeline, commands: Sequence[ScriptCommand], results: list[Any]) -> list[Any]:
+    """The results, once those that Redis has no script for any more have been asked for with the script's source."""
+    for index, (command, result) in enumerate(zip(commands, results, strict=True)):
         if isinstance(result, NoScriptError):
-            [results[index]] = await pipeline.execute(("EVAL", call.script.source, *_parts(call)))
+            [results[index]] = await pipeline.execute(command.by_source)
     return results
 
 
-def _by_digest(call: Call) -> Command:
-    return ("EVALSHA", call.script.digest, *_parts(call))
+def _command(call: Call) -> ScriptCommand:
+    return ScriptCommand(call.script.source, call.script.digest, _parts(call))
 
 
 def _parts(call: Call) -> tuple[Argument, ...]:

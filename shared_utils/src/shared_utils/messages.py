@@ -120,6 +120,11 @@ class Reply(BaseModel):
     """How many times the task was handed to a bridge."""
     fallback_reason: str | None = None
     """Why memory-python answered, where it did (an error code)."""
+    fallback_cause: str | None = None
+    """What exactly failed then, in one of few words: timeout, server_error, unknown_model …"""
+    canned: bool | None = None
+    """True where memory-python had no model's answer and said its configured sentence instead: nobody's words, which
+    neither an agent nor a memory is told."""
 
 
 class ErrorReply(BaseModel):
@@ -149,6 +154,8 @@ class TaskResponse(BaseModel):
     text: str
     source: str
     error: bool | None = None
+    canned: bool | None = None
+    """See :class:`Reply`."""
 
 
 HANDOVER_KEY: Final = "letta_bridge"
@@ -160,7 +167,10 @@ class Handover(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 1
+    """2 if a tenant is named, so that a memory-python without tenants refuses the handover."""
+    tenant: str | None = Field(default=None, max_length=64)
+    """The user's tenant, None for the default one; a memory-python of another tenant refuses the handover."""
     answer_key: str = Field(min_length=1, max_length=1024)
     """Redis key. Whoever sets it first has answered: memory-python with a Reply, the bridge with a tombstone."""
     answer_ttl: int = Field(default=600, gt=0, le=604_800)
@@ -169,6 +179,10 @@ class Handover(BaseModel):
     """Where the Reply is published."""
     reason: str = Field(default="fallback", max_length=128)
     """Why Letta did not answer, an error code or the name of a routing rule; becomes ``fallback_reason``."""
+    cause: str | None = Field(default=None, max_length=128)
+    """What exactly failed; becomes ``fallback_cause``."""
+    persona: str | None = Field(default=None, max_length=256)
+    """The persona that would have answered: what was said to others is not shown to the model."""
 
 
 class MemoryMetadata(BaseModel):

@@ -22,6 +22,7 @@ SECTIONS: Final = frozenset(
     {
         "redis",
         "logs",
+        "tenant",
         "queue",
         "letta",
         "agents",
@@ -83,6 +84,24 @@ class RedisSettings(Section):
     db: int = setting(0, "REDIS_DB", doc="database number, where there is no url", ge=0)
     username: str | None = setting(None, "REDIS_USERNAME", doc="ACL user")
     password: SecretStr | None = setting(None, "REDIS_PASSWORD", doc="password of the ACL user, or requirepass")
+
+
+class TenantSettings(Section):
+    """The tenant that this queue serves; tenants share no agents, sessions or choices."""
+
+    name: str = setting(
+        "",
+        "TENANT",
+        doc="part of the agents' tags, the database schema and the path of the session file; empty: the default "
+        "tenant, which owns the agents of installations without tenants",
+        pattern=r"^[a-z0-9][a-z0-9_]{0,29}$|^$",
+    )
+    shards: bool = setting(
+        False,
+        "TENANT_SHARDS",
+        doc="true: several queues serve this tenant, and producers keep each user in one of them; false: a second "
+        "queue of this tenant on the same Letta gets no agents",
+    )
 
 
 class LogSettings(Section):

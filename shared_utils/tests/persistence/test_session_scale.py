@@ -34,6 +34,8 @@ _ON_INDEX = {
     "part": ({"after": "session-0000500", "limit": 500}, _ONE),
     "touch": ({"ids": _IDS, "messages": [1, 1], "hours": None}, _ONE),
     "changed": ({"since": datetime.now(UTC) - timedelta(seconds=5)}, {"agent_sessions_changed_at"}),
+    "opted_out": ({"after_user": "", "after_session": "", "limit": 1000}, {"agent_sessions_opted_out"}),
+    "opted_in": ({"users": ["user-77", "user-78"]}, _USER),
     "expired_ids": ({"limit": 1000}, {"agent_sessions_expires_at"}),
     "end_these": ({"ids": _IDS}, _ONE),
     "ended_ids": ({"limit": 1000, "grace": 86_400.0 * 30}, {"agent_sessions_ended"}),

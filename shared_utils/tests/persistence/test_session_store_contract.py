@@ -225,6 +225,28 @@ async def test_cleanup_ends_what_expired_and_later_removes_it(store):
     assert await store.load(expired.session_id) is None
 
 
+@pytest.mark.parametrize("value", [False, None, 0, "false", "true", [], {}])
+async def test_any_value_but_true_is_an_opt_out(store, value):
+    saved = await store.save(replace(await store.reserve("ada", "default"), metadata={"permanent_memory": value}))
+    assert saved.permanent_memory is False
+    assert set(await store.opted_out_users()) == {"ada"}
+
+
+async def test_users_without_an_opt_out_are_not_listed(store):
+    await store.reserve("ada", "default")
+    await store.save(replace(await store.reserve("bo", "default"), metadata={"permanent_memory": True, "x": 1}))
+    assert list(await store.opted_out_users()) == []
+
+
+async def test_an_opt_out_in_an_ended_session_holds_until_the_user_opts_in(store):
+    opted_out = await store.save(replace(await store.reserve("ada", "default"), metadata={"permanent_memory": False}))
+    await store.delete(opted_out.session_id)
+    unaware = await store.reserve("ada", "default")
+    assert set(await store.opted_out_users()) == {"ada"}
+    await store.save(replace(unaware, metadata={"permanent_memory": True}))
+    assert list(await store.opted_out_users()) == []
+
+
 async def test_a_page_lists_the_most_recently_used_first(store):
     sessions = [await store.reserve(f"user-{number}", "default") for number in range(5)]
     await store.delete(sessions[3].session_id)

@@ -181,6 +181,7 @@ def _bridge(bench: Bench, letta: Letta, urls: Sequence[str]) -> Iterator[Bridge]
             "LETTA_REQUESTS": f"letta_requests_{number}",
             "LETTA_RESPONSES": f"letta_requests_{number}:responses",
             "LETTA_FALLBACK": "false",
+            "TENANT_SHARDS": "true",
         },
     )
     bridge.start()

@@ -39,7 +39,6 @@ _MODULES = (
     erasure,
     ids,
     operator,
-    erasure,
     load,
     real_letta,
 )

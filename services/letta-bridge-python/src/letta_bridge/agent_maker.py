@@ -1,9 +1,12 @@
-"""Makes a user's agent, so that the user never has two: over all bridges, and whenever one is killed.
+"""Finds or creates a user's agent, so that the user never has two: over all bridges, and whenever one is killed.
 
-Reserve the session, claim the right to make its agent, look in Letta for one with the user's tags, make one where there
-is none, write it down. A bridge killed in between leaves a claim that ends by itself, and perhaps an agent, which the
-next one finds by its tags. No database connection is held while Letta works. While the store is away the tags alone
-decide.
+The steps: reserve the session, claim it, search Letta by the user's tags, acquire the creation lease, create the agent,
+search again, save the agent in the session. Creating an agent is not idempotent: Letta completes a request whose
+connection was lost, and lists the agent late. After any failure that leaves the outcome open, no other attempt begins
+until that agent must have been listed. Of agents that appear later still, ``agent_selection`` chooses by content.
+
+A bridge that is killed in between leaves a claim and a lease, which expire, and perhaps an agent, which the next search
+finds. No database connection is held while Letta works. While the store is away, the tags alone decide.
 """
 
 from __future__ import annotations
@@ -11,24 +14,61 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
-from dataclasses import replace
-from typing import Final
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Self
 from weakref import WeakValueDictionary
 
-from letta_bridge.agent_spec import agent_spec, agent_tags
-from letta_bridge.errors import LettaError, TurnFateUnknown
-from letta_bridge.letta.port import LettaPort
+from letta_bridge.agent_selection import Candidate, Selection, candidates, select
+from letta_bridge.agent_spec import Owner, agent_spec, agent_tags, opt_out_in, opt_out_tags_in
+from letta_bridge.errors import LettaError, LettaRejected, LettaUnavailable, OptedOut
+from letta_bridge.letta.port import AgentContents, AgentRef, LettaPort
+from letta_bridge.request_queue.creation_leases import (
+    LISTED_WITHIN_SECONDS,
+    CreationLease,
+    CreationLeases,
+    InMemoryCreationLeases,
+)
 from letta_bridge.settings import AgentSettings
 from shared_utils import logs
+from shared_utils.persistence.choices import Choice
+from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions import Session, SessionStore, SessionStoreError, StaleSession
 
 _log = logs.get(__name__)
 CLAIM_SECONDS: Final = 30.0
 """Seconds after which a killed bridge's claim is free; a living one renews it."""
-_LOOK_MIN, _LOOK_MAX = 0.05, 1.0
-"""Seconds between looks whether another bridge has made the agent."""
-_TRIES: Final = 5
+_SEARCH_MIN_SECONDS, _SEARCH_MAX_SECONDS = 0.05, 1.0
+"""Between two searches while another attempt may still produce the agent."""
+_SAVE_ATTEMPTS: Final = 5
+_ENDED_SESSIONS: Final = 100
+"""Sessions of one user that are searched for the agent they name."""
+
+Honours = Callable[[str, Choice], Awaitable[bool]]
+"""(user, opt-out found in an agent's tags) → whether the opt-out is still valid."""
+
+
+async def _honour_every_opt_out(_user_id: str, _opt_out: Choice) -> bool:
+    return True
+
+
+@dataclass(slots=True)
+class _Making:
+    """The agent of one session, being found or created."""
+
+    session: Session
+    language: str | None
+    letta: LettaPort
+    lease: CreationLease
+    uncertain: bool = False
+    """Letta may still be creating an agent of this attempt."""
+
+    @classmethod
+    def of(cls, session: Session, language: str | None, letta: LettaPort) -> Self:
+        lease = CreationLease(session.user_id, session.persona, secrets.token_hex(8))
+        return cls(session, language, letta, lease)
 
 
 class AgentMaker:
@@ -37,9 +77,12 @@ class AgentMaker:
     Args:
         store: where sessions lie.
         settings: what an agent is made of.
+        tenant: whose agents they are.
         owner: names this bridge in claims, like no other.
         expires_in_hours: when a session ends after it got its agent.
         claim: seconds a claim lasts without being renewed.
+        leases: keep attempts to create an agent apart, over all bridges; by default in this process only.
+        honours: whether an opt-out found in an agent's tags is still valid; by default every one is.
     """
 
     def __init__(
@@ -47,15 +90,21 @@ class AgentMaker:
         store: SessionStore,
         settings: AgentSettings,
         *,
+        tenant: str = "",
         owner: str,
         expires_in_hours: float | None = None,
         claim: float = CLAIM_SECONDS,
+        leases: CreationLeases | None = None,
+        honours: Honours | None = None,
     ) -> None:
         self._store = store
         self._settings = settings
+        self._tenant = tenant
         self._owner = owner
         self._hours = expires_in_hours
         self._claim_seconds = claim
+        self._leases = leases or InMemoryCreationLeases()
+        self._honours = honours or _honour_every_opt_out
         self._making: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def session(self, user_id: str, persona: str, language: str | None, letta: LettaPort) -> Session:
@@ -63,29 +112,29 @@ class AgentMaker:
 
         Raises:
             LettaError: Letta could not be asked.
+            OptedOut: the tags of the user's agents hold an opt-out that is still valid.
             SessionStoreError: the store could not; :meth:`without_store` can still find or make the agent.
         """
         key = (user_id, persona)
         async with self._making.setdefault(key, asyncio.Lock()):  # the claim is the whole bridge's
-            pause = _LOOK_MIN
-            while True:
+            async for _ in _searches():
                 session = await self._store.reserve(user_id, persona)
                 if session.agent_id is not None:
                     return session
                 if await self._store.claim(session.session_id, self._owner, self._claim_seconds):
                     async with self._renewed(session):
-                        return await self._made(session, language, letta)
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads the looks, no secret
-                pause = min(2 * pause, _LOOK_MAX)
+                        return await self._made(_Making.of(session, language, letta))
+        raise AssertionError("the search ends with a claim")
 
     async def without_store(self, user_id: str, persona: str, language: str | None, letta: LettaPort) -> Session:
         """A session nobody has written down, with the user's agent.
 
         Raises:
             LettaError: Letta could not be asked.
+            OptedOut: see :meth:`session`.
         """
         session = Session(user_id, persona)
-        agent_id, _ = await self._found_or_made(session, language, letta)
+        agent_id, _ = await self._found_or_made(_Making.of(session, language, letta))
         return replace(session, agent_id=agent_id)
 
     async def release(self, session: Session, agent_id: str) -> None:
@@ -98,35 +147,111 @@ class AgentMaker:
             with contextlib.suppress(StaleSession):
                 await self._store.save(replace(session, agent_id=None))
 
-    async def _made(self, session: Session, language: str | None, letta: LettaPort) -> Session:
+    async def _made(self, making: _Making) -> Session:
+        session = making.session
         try:
-            agent_id, new = await self._found_or_made(session, language, letta)
-        except LettaError as error:
-            if not isinstance(error, TurnFateUnknown):  # then Letta may still be at it: nobody else shall begin
+            agent_id, new = await self._found_or_made(making)
+        except (LettaError, OptedOut):
+            if not making.uncertain:  # else a bridge of the previous release, which has no leases, would start again
                 with contextlib.suppress(SessionStoreError):
                     await self._store.claim(session.session_id, self._owner, 0)
             raise
         saved = await self._confirmed(session, agent_id)
         if new and saved.agent_id != agent_id:
-            await self._removed(agent_id, saved, letta)
+            await self._remove_if_empty(agent_id, making)
         return saved
 
-    async def _found_or_made(self, session: Session, language: str | None, letta: LettaPort) -> tuple[str, bool]:
-        """The agent's id, and whether it was made just now."""
-        agents = await letta.find_agents(agent_tags(session.user_id, session.persona))
-        if not agents:
-            agent = await letta.create_agent(agent_spec(self._settings, session.user_id, session.persona, language))
-            _log.info("agent_created", agent_id=agent.agent_id, persona=session.persona)
-            return agent.agent_id, True
-        if len(agents) > 1:
-            twins = [agent.agent_id for agent in agents]
-            _log.warning("agent_twins", agent_ids=twins, chosen=twins[0], persona=session.persona)
-        _log.info("agent_adopted", agent_id=agents[0].agent_id, persona=session.persona)
-        return agents[0].agent_id, False
+    async def _found_or_made(self, making: _Making) -> tuple[str, bool]:
+        """The agent's id, and whether this call created it."""
+        incomplete_until = time.monotonic() + LISTED_WITHIN_SECONDS
+        async for _ in _searches():
+            found = await self._look(making)
+            if found.chosen is not None:
+                _log.info("agent_adopted", agent_id=found.chosen.agent_id, persona=making.session.persona)
+                return found.chosen.agent_id, False
+            if found.incomplete and time.monotonic() < incomplete_until:
+                continue
+            if await self._leases.acquire(making.lease):
+                for incomplete in found.incomplete:
+                    await self._remove_if_empty(incomplete.agent_id, making)
+                return await self._created(making)
+        raise AssertionError("the search ends with an agent or a lease")
+
+    async def _created(self, making: _Making) -> tuple[str, bool]:
+        session, letta, lease = making.session, making.letta, making.lease
+        whose = Owner(self._tenant, session.user_id, session.persona)
+        spec = agent_spec(self._settings, whose, making.language, attempt=lease.token)
+        try:
+            made = await letta.create_agent(spec)
+        except LettaError as error:
+            # A refused connection or an invalid request created nothing. Any other failure may have created an agent,
+            # or a part of one; a cancelled request may, too, and its lease lasts longest.
+            refused = isinstance(error, LettaUnavailable) and error.refused
+            making.uncertain = not refused and not isinstance(error, LettaRejected)
+            await (self._leases.mark_uncertain if making.uncertain else self._leases.release)(lease)
+            raise
+        _log.info("agent_created", agent_id=made.agent_id, persona=session.persona)
+        chosen_id = made.agent_id
+        with contextlib.suppress(LettaError):  # the agent exists; another search can tell whether it is the only one
+            agents = await letta.find_agents(self._tags(session))
+            if [agent.agent_id for agent in agents] != [made.agent_id]:
+                found = await self._selected(making, agents)
+                if found.chosen is not None and found.chosen.agent_id != made.agent_id:
+                    chosen_id = found.chosen.agent_id
+                    await self._remove_if_empty(made.agent_id, making)
+        await self._leases.release(lease)
+        return chosen_id, chosen_id == made.agent_id
+
+    async def _look(self, making: _Making) -> Selection:
+        """The user's agent among those that Letta lists now."""
+        agents = await making.letta.find_agents(self._tags(making.session))
+        await self._check_opt_out(making, agents)
+        if len(agents) == 1:  # the usual case: its content makes no difference
+            whole = bool(await making.letta.history(agents[0].agent_id, limit=1))
+            return select([Candidate(agents[0], AgentContents(whole, 0, 0, {}, running=False), used=whole)], None)
+        return await self._selected(making, agents) if agents else Selection()
+
+    async def _selected(self, making: _Making, agents: Sequence[AgentRef]) -> Selection:
+        persona = making.session.persona
+        found = select(
+            await candidates(making.letta, self._settings, persona, agents), await self._named(making.session)
+        )
+        if found.chosen is not None and (found.empty or found.conflicting):
+            # With content in more than one, each knows a part of what the user said; an operator has to decide.
+            log = _log.error if found.conflicting else _log.warning
+            log(
+                "duplicate_agents",
+                persona=persona,
+                agent_id=found.chosen.agent_id,
+                empty=[one.agent_id for one in found.empty],
+                conflicting=[one.agent_id for one in found.conflicting],
+            )
+        return found
+
+    async def _check_opt_out(self, making: _Making, agents: Sequence[AgentRef]) -> None:
+        opt_out = opt_out_in(making.session.user_id, [tag for agent in agents for tag in agent.tags])
+        if opt_out is None:
+            return
+        if await self._honours(making.session.user_id, opt_out):
+            raise OptedOut
+        for agent in agents:
+            if stale := opt_out_tags_in(agent.tags):
+                with contextlib.suppress(LettaError):
+                    await making.letta.retag(agent.agent_id, remove=stale)
+
+    async def _named(self, session: Session) -> str | None:
+        """The agent named by this session, else by the user's most recently used one with this persona."""
+        if session.agent_id is not None:
+            return session.agent_id
+        with contextlib.suppress(PersistenceError):
+            page = await self._store.page(limit=_ENDED_SESSIONS, include_inactive=True, user_id=session.user_id)
+            named = [one for one in page.sessions if one.persona == session.persona and one.agent_id is not None]
+            return named[0].agent_id if named else None
+        return None
 
     async def _confirmed(self, session: Session, agent_id: str) -> Session:
         current = session
-        for _ in range(_TRIES):
+        for _ in range(_SAVE_ATTEMPTS):
             try:
                 return await self._store.save(replace(current, agent_id=agent_id), expires_in_hours=self._hours)
             except StaleSession:
@@ -136,11 +261,17 @@ class AgentMaker:
                     return current
         raise SessionStoreError(f"session {session.session_id} is written all the time; who does that?")
 
-    async def _removed(self, agent_id: str, saved: Session, letta: LettaPort) -> None:
-        """Another bridge made the agent while this one was asleep for longer than its claim; this one is empty."""
-        _log.warning("agent_surplus", agent_id=agent_id, chosen=saved.agent_id, persona=saved.persona)
+    async def _remove_if_empty(self, agent_id: str, making: _Making) -> None:
+        """Delete an agent that this attempt created, or one that was never completed, if it has no content."""
+        letta, persona = making.letta, making.session.persona
         with contextlib.suppress(LettaError):
-            await letta.delete_agent(agent_id)
+            for one in await candidates(letta, self._settings, persona, [await letta.get_agent(agent_id)]):
+                if not one.used:
+                    _log.warning("empty_agent_deleted", agent_id=agent_id, persona=persona)
+                    await letta.delete_agent(agent_id)
+
+    def _tags(self, session: Session) -> tuple[str, ...]:
+        return agent_tags(self._tenant, session.user_id, session.persona)
 
     @contextlib.asynccontextmanager
     async def _renewed(self, session: Session) -> AsyncIterator[None]:
@@ -155,3 +286,12 @@ class AgentMaker:
             yield
         finally:
             renewing.cancel()
+
+
+async def _searches() -> AsyncIterator[None]:
+    """At once, and then at growing intervals without end."""
+    pause = _SEARCH_MIN_SECONDS
+    while True:
+        yield
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads the looks, no secret
+        pause = min(2 * pause, _SEARCH_MAX_SECONDS)

@@ -1,30 +1,105 @@
-"""What a user's agent is made of, and what it is found by."""
+"""The specification of a user's agent, and its tags."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final, NamedTuple
 
 from letta_bridge.letta.port import AgentSpec, Block
 from letta_bridge.settings import AgentSettings
+from shared_utils.persistence.choices import IMPORTED_MS, Choice, user_key
+
+_BRIDGE: Final = "bridge"
+_USER: Final = "user:"
+_PERSONA: Final = "persona:"
+_ATTEMPT: Final = "attempt:"
+"""+ idempotency token of the attempt that created the agent."""
+_OPT_OUT: Final = "memory-opt-out:"
+"""+ ms since 1970: when the user opted out of permanent memory."""
 
 
-def agent_tags(user_id: str, persona: str) -> tuple[str, ...]:
-    """Agents with all of these are the user's."""
-    return ("bridge", f"user:{user_id}", f"persona:{persona}")
+class Owner(NamedTuple):
+    """The owner of an agent."""
+
+    tenant: str
+    user_id: str
+    persona: str
 
 
-def agent_spec(settings: AgentSettings, user_id: str, persona: str, language: str | None) -> AgentSpec:
+def bridge_tag(tenant: str) -> str:
+    """Tag of every agent of a tenant. Releases without tenants do not find agents of a named tenant."""
+    return f"{_BRIDGE}:{tenant}" if tenant else _BRIDGE
+
+
+def user_tags(tenant: str, user_id: str) -> tuple[str, ...]:
+    """Tags shared by all agents of a user."""
+    return bridge_tag(tenant), f"{_USER}{user_id}"
+
+
+def agent_tags(tenant: str, user_id: str, persona: str) -> tuple[str, ...]:
+    """Tags of a user's agent with this persona."""
+    return *user_tags(tenant, user_id), persona_tag(persona)
+
+
+def persona_tag(persona: str) -> str:
+    """The tag of every agent of a persona."""
+    return f"{_PERSONA}{persona}"
+
+
+def owner_of(tags: Collection[str]) -> tuple[str | None, str | None]:
+    """User and persona of an agent; the user is None if the tags name none, or several."""
+    users = [tag.removeprefix(_USER) for tag in tags if tag.startswith(_USER)]
+    personas = [tag.removeprefix(_PERSONA) for tag in tags if tag.startswith(_PERSONA)]
+    return users[0] if len(users) == 1 else None, personas[0] if personas else None
+
+
+def of_another_tenant(tenant: str, tags: Collection[str]) -> bool:
+    """Whether an agent belongs to another tenant; an agent that no bridge created belongs to none."""
+    bridges = [tag for tag in tags if tag == _BRIDGE or tag.startswith(f"{_BRIDGE}:")]
+    return bool(bridges) and bridge_tag(tenant) not in bridges
+
+
+def identity_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """The tags that identify an agent, without those that record its history."""
+    return tuple(tag for tag in tags if not tag.startswith((_ATTEMPT, _OPT_OUT)))
+
+
+def attempt_tag(token: str) -> str:
+    """The tag that carries an attempt's idempotency token."""
+    return f"{_ATTEMPT}{token}"
+
+
+def opt_out_tag(choice: Choice) -> str:
+    """The tag of the agents of a user who opted out."""
+    return f"{_OPT_OUT}{choice.chosen_ms}"
+
+
+def opt_out_tags_in(tags: Iterable[str]) -> tuple[str, ...]:
+    """Those of an agent's tags that hold an opt-out."""
+    return tuple(tag for tag in tags if tag.startswith(_OPT_OUT))
+
+
+def opt_out_in(user_id: str, tags: Iterable[str]) -> Choice | None:
+    """The latest opt-out in the tags of a user's agents; an unreadable time counts as the earliest."""
+    times = [tag.removeprefix(_OPT_OUT) for tag in opt_out_tags_in(tags)]
+    if not times:
+        return None
+    latest = max(int(time) if time.isascii() and time.isdigit() else IMPORTED_MS for time in times)
+    return Choice(user_key(user_id), permanent_memory=False, chosen_ms=latest)
+
+
+def agent_spec(settings: AgentSettings, owner: Owner, language: str | None, *, attempt: str = "") -> AgentSpec:
     """A new agent for the user; its name tells nothing of its user, its first memory is in the user's language."""
-    templates = settings.personas[persona if persona in settings.personas else "default"]
     blocks = tuple(
         Block(label, _in_language(settings, texts, language), limit=settings.block_limit)
-        for label, texts in (("persona", templates.persona), ("human", templates.human))
+        for label, texts in _templates(settings, owner.persona).items()
     )
-    digest = hashlib.sha256(f"{user_id}\0{persona}".encode()).hexdigest()[:24]
+    whose = (owner.user_id, owner.persona) if not owner.tenant else (owner.tenant, owner.user_id, owner.persona)
+    digest = hashlib.sha256("\0".join(whose).encode()).hexdigest()[:24]
     return AgentSpec(
         name=f"bridge-{digest}",
-        tags=agent_tags(user_id, persona),
+        tags=agent_tags(*owner) + ((attempt_tag(attempt),) if attempt else ()),
         model=settings.model,
         embedding=settings.embedding,
         agent_type=settings.agent_type,
@@ -32,6 +107,17 @@ def agent_spec(settings: AgentSettings, user_id: str, persona: str, language: st
         tools=settings.tools,
         context_window=settings.context_window,
     )
+
+
+def untouched(settings: AgentSettings, persona: str, blocks: Mapping[str, str]) -> bool:
+    """Whether these memory blocks still hold the templates of a new agent, in any language."""
+    templates = _templates(settings, persona)
+    return all(label in templates and value in {*templates[label].values(), ""} for label, value in blocks.items())
+
+
+def _templates(settings: AgentSettings, persona: str) -> dict[str, Mapping[str, str]]:
+    configured = settings.personas[persona if persona in settings.personas else "default"]
+    return {"persona": configured.persona, "human": configured.human}
 
 
 def _in_language(settings: AgentSettings, texts: Mapping[str, str], language: str | None) -> str:

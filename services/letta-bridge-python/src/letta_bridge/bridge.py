@@ -16,7 +16,9 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from letta_bridge import __version__
+from letta_bridge.consent import Consent
 from letta_bridge.delivery import Desk
+from letta_bridge.errors import BreakerOpen
 from letta_bridge.fallback import MemoryPython
 from letta_bridge.guards import Guards, RedisMeter
 from letta_bridge.http.access import require_token
@@ -26,14 +28,20 @@ from letta_bridge.intake import Intake
 from letta_bridge.journal import SOURCE, Journal
 from letta_bridge.letta import Breaker, BreakerPolicy, LettaServers
 from letta_bridge.letta.connection import letta_client
+from letta_bridge.letta.port import LettaPort
 from letta_bridge.message_processor import MessageProcessor
 from letta_bridge.metrics import Scrape, Sources, loop_lag_watched
+from letta_bridge.opt_out_tags import OptOutTags
 from letta_bridge.request_queue import RedisQueue
+from letta_bridge.request_queue.creation_leases import RedisCreationLeases
+from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.session_manager import SessionManager
-from letta_bridge.session_stores import session_store
+from letta_bridge.session_stores import choice_replicas, session_store
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.telemetry import Telemetry
+from letta_bridge.tenant_claim import TenantClaim
+from letta_bridge.user_settings import SessionChoices, UserSettings
 from letta_bridge.vectors.build import new_vectors
 from shared_utils import health, logs
 from shared_utils.health import Check
@@ -78,12 +86,20 @@ class Bridge:
             ),
         )
         self._database = None if settings.database.db_url is None else Database(settings.database)
+        self._tenant = self._new_claim(redis)
+        store = session_store(settings, self._database)
+        self._choices = choice_replicas(settings, redis, self._database, store)
+        self._consent = Consent(self._choices)
         self.sessions = SessionManager(
-            session_store(settings, self._database),
+            store,
             settings.agents,
             settings.sessions,
+            tenant=settings.tenant.name,
             owner=self.name,
             claim=queue.lease,  # a killed bridge's turn and its claim on the user's agent end together
+            creation_leases=RedisCreationLeases(redis, self.queue.keys),
+            consent=self._consent,
+            claim_on_tenant=self._tenant,
         )
         self._fallback = MemoryPython(
             connect(settings.redis, name=f"{self.name}-fallback"),
@@ -91,6 +107,7 @@ class Bridge:
             self.queue.keys,
             settings.fallback,
             queue,
+            tenant=settings.tenant.name,
         )
         desk = Desk(self.servers, self.sessions, settings.letta, settings.fallback, telemetry.recorder)
         fallback = telemetry.fallback(self._fallback)
@@ -103,7 +120,7 @@ class Bridge:
             if settings.vectors.enabled
             else None
         )
-        self._processor = MessageProcessor(settings, desk, fallback, self.queue, guards)
+        self._processor = MessageProcessor(settings, desk, fallback, self.queue, guards, consent=self._consent)
         process = telemetry.process(self._processor.process)
         self.intake = Intake(self.queue, process, queue, self._accepting, telemetry.recorder)
         self._scrape = Scrape(
@@ -130,6 +147,8 @@ class Bridge:
                 health.serve(self._app(), host=http.host, port=http.port) as port,
                 loop_lag_watched(self.telemetry.metrics.loop_lag),
                 self.sessions.running(),
+                self._choices.running(),
+                self._tenant.running(self._any_letta) if self._tenant else contextlib.nullcontext(),
                 self._journal.running() if self._journal else contextlib.nullcontext(),
                 self._vectors.worker.running() if self._vectors else contextlib.nullcontext(),
             ):
@@ -165,6 +184,8 @@ class Bridge:
             await self._check_redis(),
             *await self._check_letta(),
             await self._check_sessions(),
+            self._check_consent(),
+            *self._check_tenant(),
             *self._check_journal(),
             *self._check_vectors(),
             self._check_drain(),
@@ -178,6 +199,7 @@ class Bridge:
             "bridge": self.name,
             "in_flight_here": self.intake.in_flight,
             "breakers": {name: state.value for name, state in self.servers.states().items()},
+            "users_paused": self.servers.users.paused,
             "sessions": dict(await self.sessions.count()),
         }
         try:
@@ -199,8 +221,16 @@ class Bridge:
     def _app(self) -> FastAPI:
         settings = self.settings
         grace = timedelta(hours=settings.sessions.grace_hours)
-        api = routers(self.sessions, personas=settings.agents.personas, grace=grace)
+        earlier = SessionChoices(self.sessions.store, settings.agents.personas, self.sessions.forget)
+        agents = OptOutTags(self._any_letta, settings.tenant.name)
+        api = routers(self.sessions, UserSettings(self._consent, earlier, agents), grace=grace)
         return create_app(self, self._scrape, settings.bridge, api)
+
+    def _any_letta(self) -> LettaPort:
+        """A server for work outside of turns. Raises BreakerOpen."""
+        if not self.settings.letta.enabled:
+            raise BreakerOpen("Letta is not used: letta.enabled is false")
+        return self.servers.pick("").port
 
     def _accepting(self) -> bool:
         letta = self.settings.letta
@@ -233,6 +263,17 @@ class Bridge:
         error = self.sessions.store_error
         return Check("sessions", ok=error is None, detail=error or "the store answers")
 
+    def _check_consent(self) -> Check:
+        trouble = self._choices.trouble
+        return Check("consent", ok=trouble is None, detail=trouble or "the replicas of users' choices are equal")
+
+    def _check_tenant(self) -> list[Check]:
+        if self._tenant is None:
+            return []
+        trouble = self._tenant.trouble
+        detail = trouble or f"claim on the tenant '{self.settings.tenant.name}': {self._tenant.state.value}"
+        return [Check("tenant", ok=trouble is None, detail=detail, required=True)]
+
     def _check_journal(self) -> list[Check]:
         if self._journal is None:
             return []
@@ -244,6 +285,13 @@ class Bridge:
             return []
         trouble = self._vectors.worker.trouble
         return [Check("vectors", ok=trouble is None, detail=trouble or "kept in step, by this bridge or another")]
+
+    def _new_claim(self, redis: RedisClient) -> TenantClaim | None:
+        """None if the tenant is sharded: then several queues use its agents."""
+        settings = self.settings
+        if settings.tenant.shards:
+            return None
+        return TenantClaim(settings.tenant.name, settings.queue.requests, QueueIdentity(redis, self.queue.keys))
 
     def _new_journal(self, redis: RedisClient) -> Journal | None:
         """None where there is no database. It runs while it is switched off, too: something may still wait for it."""
@@ -260,7 +308,13 @@ class Bridge:
         return Check("intake", ok=not self._draining, detail="draining" if self._draining else "taking", required=True)
 
     async def _close(self) -> None:
-        for closing in (self._fallback.close(), self.servers.close(), self.sessions.close(), self.queue.close()):
+        for closing in (
+            self._fallback.close(),
+            self.servers.close(),
+            self._choices.close(),
+            self.sessions.close(),
+            self.queue.close(),
+        ):
             with contextlib.suppress(*CONNECTION_ERRORS):
                 await closing
         if self._vectors is not None:

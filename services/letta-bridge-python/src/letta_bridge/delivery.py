@@ -1,62 +1,57 @@
 """One turn to Letta, effectively once: what happens on each failure, and when it may be sent again.
 
 The question before every send is whether the turn could be in the agent's history already. As long as that is open
-(``Fate.UNKNOWN``) the turn's otid is looked for first: an answer there is used, a turn still running is waited for,
-and only one that is surely absent is sent.
+(``Fate.UNKNOWN``) the turn is looked for first (``reconciliation.py``): an answer there is used, a turn still running
+is waited for, and only one that is surely absent is sent.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from letta_bridge import fail_points
+from letta_bridge.agent_spec import persona_tag
+from letta_bridge.catch_up import tell
 from letta_bridge.errors import (
     AgentGone,
     BreakerOpen,
     EmptyAnswer,
     LettaError,
+    LettaRejected,
     LettaUnavailable,
     ReplyDeadlineExceeded,
     TurnFateUnknown,
-    TurnInterrupted,
+    UserPaused,
     failure_word,
 )
 from letta_bridge.letta import (
-    FoundTurn,
     LettaPort,
     LettaServer,
     LettaServers,
     TurnAnswer,
     TurnMessage,
-    TurnState,
     turn_otid,
 )
-from letta_bridge.missed_turns import Fate, MissedTurn, tell, untold
+from letta_bridge.missed_turns import DEFAULT_PERSONA, Fate, KeptTurn, MissedTurn, fingerprints
+from letta_bridge.reconciliation import PresentTurn, Reconciliation
 from letta_bridge.recorder import SILENT, Recorder
 from letta_bridge.session_manager import SessionManager
 from letta_bridge.settings import FallbackSettings, LettaSettings
-from shared_utils import logs
-
-_log = logs.get(__name__)
+from shared_utils.messages import now
 
 _RETRYABLE: Final = (LettaUnavailable, TurnFateUnknown)
-_SURE_AFTER: Final = 3
-"""Looks that must find nothing before a turn whose connection was lost counts as absent: Letta shows a turn only once
-its run is written, which takes a moment on a loaded server."""
-_LOOK_AGAIN: Final = 2.0
-"""Seconds between those looks."""
 _ANSWERED: Final = frozenset({"rate_limited", "server_error", "conflict"})
 """Causes with which Letta itself said that the turn is over: one look is enough."""
 _SHARE_OF_REST: Final = 0.95
 _SHARE_FOR_EARLIER: Final = 0.5
 """Part of the reply budget that a turn spends at most on waiting for one before it."""
-_POLL_MIN, _POLL_MAX = 0.25, 2.0
-"""Seconds between looks at a turn that is still running."""
+_BREAKER_POLL_SECONDS: Final = 0.25
+"""Between looks at a breaker, at least."""
 
 
 class Lease(Protocol):
@@ -74,9 +69,15 @@ class LettaTurn:
     user_id: str
     persona: str
     language: str | None
-    task_id: str
+    producer_id: str
+    """The task's id, as its producer named it."""
+    key: str
+    """The task's idempotency key."""
+    taken_at: float
+    """When the task was first taken, seconds since 1970 by Redis's clock."""
     content: str
-    missed: Sequence[MissedTurn]
+    missed: Sequence[KeptTurn]
+    """Turns that this persona's agent does not know yet, oldest first."""
     doubtful: bool
     """An earlier hand-out of the same task may have sent it."""
 
@@ -101,22 +102,35 @@ class Desk:
 
 
 class Delivery:
-    """The delivery of one turn. ``fate``, ``agent_id`` and ``interrupted`` are of use after a failure."""
+    """The delivery of one turn. After a failure, its public attributes tell what the turn has become.
+
+    Attributes:
+        fate: whether Letta has the turn.
+        agent_id: the user's agent, once it is known.
+        interrupted: the server went away, or is left alone, after the turn was sent to it.
+        ended: Letta itself said that the last try is over.
+        carried: keys of the missed turns that may have been sent along with it, where ``fate`` is not ABSENT.
+        resolved: fingerprints of the missed turns that the agent has now been told of, or that hold nothing to tell.
+    """
 
     def __init__(self, desk: Desk, turn: LettaTurn, lease: Lease) -> None:
         self._desk = desk
         self._turn = turn
         self._lease = lease
-        self._missed = list(turn.missed)
+        own = [kept for kept in turn.missed if kept.turn.task_id == turn.key]
+        self._earlier = [kept for kept in turn.missed if kept.turn.task_id != turn.key]
+        self._personas: dict[str | None, bool] = {}
+        """Agent id → whether it is one of this turn's persona."""
         self._deadline = 0.0
-        self._over = False
         self._server: LettaServer | None = None
         self._sent_to: LettaServer | None = None
         self.fate = Fate.UNKNOWN if turn.doubtful else Fate.ABSENT
         self.agent_id: str | None = None
-        """The user's agent, once it is known."""
         self.interrupted = False
-        """The server went away, or is left alone, after the turn was sent to it."""
+        self.ended = False
+        self.carried = _possibly_carried(own, self._earlier) if turn.doubtful else set()
+        # What an earlier try left of this very turn is superseded by whatever becomes of it now.
+        self.resolved = fingerprints(own)
 
     async def run(self) -> Delivered:
         """Deliver the turn within the reply budget.
@@ -169,17 +183,18 @@ class Delivery:
         while True:
             try:
                 return await self._through(self._desk.servers.pick(self._turn.user_id))
-            except BreakerOpen:
+            except BreakerOpen as error:
                 if self._desk.letta.fallback_to_memory:
                     raise
                 # Nobody else can answer: wait for Letta as long as the reply budget lasts.
-                await asyncio.sleep(max(_POLL_MIN, self._desk.servers.ready_in()))
+                ready_in = error.ready_in if isinstance(error, UserPaused) else self._desk.servers.ready_in()
+                await asyncio.sleep(max(_BREAKER_POLL_SECONDS, ready_in))
 
     async def _through(self, server: LettaServer) -> Delivered:
         turn = self._turn
         self._server = server
         try:
-            with server.guard() as letta:
+            with server.guard(turn.user_id) as letta:
                 agent_id = await self._desk.sessions.agent_for(turn.user_id, turn.persona, turn.language, letta)
                 try:
                     return await self._with_agent(letta, agent_id)
@@ -191,7 +206,7 @@ class Delivery:
                     )
                     return await self._with_agent(letta, agent_id)
         except LettaUnavailable as error:
-            if self.fate is Fate.UNKNOWN and not self._over and error.refused:
+            if self.fate is Fate.UNKNOWN and not self.ended and error.refused:
                 self.interrupted = True
             raise
 
@@ -199,20 +214,55 @@ class Delivery:
         self.agent_id = agent_id
         if fail_points.reach is not None:
             fail_points.reach("looked_up")
-        otid = turn_otid(agent_id, self._turn.task_id)
-        if self.fate is Fate.UNKNOWN:
-            found = await self._settled(letta, agent_id, otid)
-            if found.state is TurnState.STORED:
+        pending: Sequence[KeptTurn] = ()
+        # A turn nothing is open about costs no look.
+        if self.fate is Fate.UNKNOWN or self._earlier:
+            earlier = [kept for kept in self._earlier if await self._is_of_persona(letta, kept.turn, agent_id)]
+            reconciled = await self._reconciliation(letta, agent_id, earlier).run()
+            self.resolved |= reconciled.resolved
+            if reconciled.present is not None:
                 self.fate = Fate.STORED
-                return self._delivered(found.answer, agent_id)
-            self.fate = Fate.ABSENT
-        await self._settle_missed(letta, agent_id)
-        told = tell(self._missed, agent_id, self._turn.language, self._desk.fallback)
-        return await self._send(letta, agent_id, [*told, TurnMessage("user", self._turn.content, otid)])
+                return self._delivered(reconciled.present.answer, agent_id)
+            self.fate, self.carried = Fate.ABSENT, set()
+            pending = reconciled.pending
+        return await self._send(letta, agent_id, pending)
 
-    async def _send(self, letta: LettaPort, agent_id: str, messages: list[TurnMessage]) -> Delivered:
+    async def _is_of_persona(self, letta: LettaPort, missed: MissedTurn, agent_id: str) -> bool:
+        """Whether a missed turn was said to this turn's persona. A record of the previous release has only an agent."""
+        if missed.persona is not None or missed.agent_id in {None, agent_id}:
+            return True
+        known = self._personas.get(missed.agent_id)
+        if known is None:
+            try:
+                tags = (await letta.get_agent(missed.agent_id)).tags
+                known = persona_tag(self._turn.persona) in tags
+            except AgentGone:
+                known = self._turn.persona == DEFAULT_PERSONA
+            self._personas[missed.agent_id] = known
+        return known
+
+    def _reconciliation(self, letta: LettaPort, agent_id: str, earlier: Sequence[KeptTurn]) -> Reconciliation:
+        turn = self._turn
+        present = PresentTurn(
+            turn.key, turn.producer_id, turn.taken_at, turn.content, ended=self.ended, is_deserted=self._is_deserted
+        )
+        return Reconciliation(
+            letta,
+            agent_id,
+            earlier,
+            present if self.fate is Fate.UNKNOWN else None,
+            patience=self._patience,
+            is_dead=self._is_dead,
+            looked=self._looked,
+        )
+
+    async def _send(self, letta: LettaPort, agent_id: str, pending: Sequence[KeptTurn]) -> Delivered:
+        missed = [kept.turn for kept in pending]
+        told = tell(missed, agent_id, self._turn.language, self._desk.fallback) if missed else []
+        messages = [*told, TurnMessage("user", self._turn.content, turn_otid(agent_id, self._turn.key))]
         self._lease.begin()
-        self.fate, self._over, self._sent_to = Fate.UNKNOWN, False, self._server
+        self.fate, self.ended, self._sent_to = Fate.UNKNOWN, False, self._server
+        self.carried = {kept.turn.task_id for kept in pending}
         if fail_points.reach is not None:
             fail_points.reach("sending")
             fail_points.reach("sent")
@@ -224,9 +274,13 @@ class Delivery:
             self.fate = Fate.ABSENT
             raise
         except TurnFateUnknown as error:
-            self._over = error.cause in _ANSWERED
+            self.ended = error.cause in _ANSWERED
+            raise
+        except LettaRejected:
+            self.ended = True
             raise
         self.fate = Fate.STORED
+        self.resolved |= fingerprints(pending)
         if fail_points.reach is not None:
             fail_points.reach("answered")
         return self._delivered(answer, agent_id)
@@ -237,69 +291,39 @@ class Delivery:
             raise EmptyAnswer(f"the agent stored the message and said nothing (stop reason {reason})")
         return Delivered(answer, agent_id)
 
-    async def _settled(self, letta: LettaPort, agent_id: str, otid: str) -> FoundTurn:
-        """The turn once it is STORED, or surely ABSENT."""
-        absent = 0
-        async for found in _looks(letta, agent_id, otid):
-            if found.state is TurnState.STORED:
-                return found
-            if found.state is TurnState.RUNNING:
-                # Seen through another server, too: what a dead one began stays active for ever.
-                self.interrupted = self.interrupted or self._deserted()
-                if self.interrupted:
-                    raise TurnInterrupted
-                absent = 0
-                continue
-            absent += 1
-            if self._over or absent >= _SURE_AFTER:
-                return found
-        raise AssertionError("looking ends with an answer or the deadline")
+    def _looked(self) -> None:
+        if self._server is not None:
+            self._server.answered()
 
-    def _deserted(self) -> bool:
-        """Whether the server that has the turn is another one, and left alone since."""
+    def _is_deserted(self) -> bool:
+        """Whether the server that has the turn went away, or is another one and left alone since.
+
+        Seen through another server, too: what a dead one began stays active for ever.
+        """
         sent_to = self._sent_to
-        return sent_to is not None and sent_to is not self._server and not sent_to.breaker.ready
+        if sent_to is not None and sent_to is not self._server and not sent_to.breaker.ready:
+            self.interrupted = True
+        return self.interrupted
 
-    async def _settle_missed(self, letta: LettaPort, agent_id: str) -> None:
-        """Learn what became of earlier turns that were sent and never heard of, so that nothing is told twice."""
-        for index, missed in enumerate(self._missed):
-            fate = missed.fate
-            if missed.agent_id not in {None, agent_id}:
-                fate = Fate.ABSENT  # it was another agent, which is gone
-            elif fate is Fate.UNKNOWN:
-                otid = turn_otid(agent_id, missed.task_id)
-                fate = await self._fate_of(letta, agent_id, otid, 0.0 if missed.interrupted else None)
-            self._missed[index] = missed.model_copy(update={"fate": fate})
-        self._missed = untold(self._missed)
+    def _is_dead(self, began: float | None) -> bool:
+        """Whether a run that is still active was left behind by a server that has gone."""
+        if began is None:
+            return False
+        return began < self._desk.servers.gone_at() or now() - began >= self._desk.letta.run_lifetime
 
     @property
     def _patience(self) -> float:
-        """Seconds for an earlier turn. Some of the reply budget is left, or a dead run would use up each turn's."""
+        """Seconds for earlier turns. Some of the reply budget is left, or a dead run would use up each turn's."""
         letta = self._desk.letta
         return min(letta.turn_patience, letta.reply_deadline * _SHARE_FOR_EARLIER)
 
-    async def _fate_of(self, letta: LettaPort, agent_id: str, otid: str, patience: float | None) -> Fate:
-        clock = asyncio.get_running_loop().time
-        until = clock() + (self._patience if patience is None else patience)
-        async for found in _looks(letta, agent_id, otid):
-            if found.state is TurnState.STORED:
-                return Fate.STORED
-            if found.state is TurnState.ABSENT:
-                return Fate.ABSENT
-            if clock() >= until:
-                _log.warning("turn_cancelled", agent_id=agent_id, runs=len(found.run_ids))
-                await letta.cancel(agent_id, found.run_ids)
-                return Fate.UNKNOWN
-        raise AssertionError("looking ends with an answer or the deadline")
 
-
-async def _looks(letta: LettaPort, agent_id: str, otid: str) -> AsyncIterator[FoundTurn]:
-    pause = _POLL_MIN
-    while True:
-        found = await letta.find_turn(agent_id, otid)
-        yield found
-        await asyncio.sleep(_LOOK_AGAIN if found.state is TurnState.ABSENT else pause)
-        pause = min(pause * 2, _POLL_MAX)
+def _possibly_carried(own: Sequence[KeptTurn], earlier: Sequence[KeptTurn]) -> set[str]:
+    """Keys of the missed turns that an earlier try of a turn may have been sent with."""
+    known = [kept.turn.carried for kept in own if kept.turn.carried is not None]
+    if own and len(known) == len(own):
+        return {key for keys in known for key in keys}
+    return {kept.turn.task_id for kept in earlier}
 
 
 def _wait() -> Callable[[RetryCallState], float]:

@@ -8,9 +8,11 @@
     │   ├── TurnFateUnknown          may have been stored: look for it first
     │   ├── AgentGone                404: find it by tag or make a new one
     │   ├── LettaRejected            sending it again would not help; `cause` names whose fault it is
-    │   ├── TurnInterrupted          Letta went away in the middle of it: not again, it may be stored later
+    │   ├── TurnInterrupted          broken off in the middle: not again, it may be stored later
+    │   ├── EarlierTurnRunning       not sent: it would run beside an earlier turn of its agent
     │   └── EmptyAnswer              answered, but said nothing
     ├── BreakerOpen                  the Letta server is left alone for a while
+    │   └── UserPaused               only this user's turns are: they kept failing on a server that works
     ├── ReplyDeadlineExceeded        the reply budget is used up
     ├── FallbackUnavailable          memory-python did not answer
     ├── GuardHit                     a limit the operator set; nothing was sent to Letta
@@ -19,6 +21,11 @@
     │   ├── RateExceeded             its user's turns come too fast
     │   ├── UserTokensSpent          its user's token budget of the day is spent
     │   └── TokensSpent              everybody's is
+    ├── TaskIdReused                 the task id belongs to an earlier task that said something else
+    ├── TenantTaken                  another queue serves this tenant on this Letta
+    ├── OptedOut                     the tags of the user's agents hold an opt-out
+    ├── ChoiceUnknown                a user's choice about permanent memory cannot be determined
+    ├── ChoiceNotShared              a user's choice could not be written to Redis
     ├── LeaseLost                    another bridge has this turn now
     └── Hopeless                     the task can never be worked off; `reason` says why, for machines
         └── UploadRefused            input_file is outside the upload root, too large, or not text
@@ -93,9 +100,19 @@ class LettaRejected(LettaError):
 
 
 class TurnInterrupted(LettaError):
-    """Letta went away in the middle of the turn; it is not sent again, because it may be stored already."""
+    """The turn was broken off in Letta and is not sent again, because it may still be stored.
+
+    Letta went away in the middle of it, or somebody cancelled its run.
+    """
 
     code = "turn_interrupted"
+
+
+class EarlierTurnRunning(LettaError):
+    """An earlier message of this user is still being answered; this one was not sent to Letta."""
+
+    code = "earlier_turn_running"
+    retryable = True
 
 
 class EmptyAnswer(LettaError):
@@ -116,6 +133,17 @@ class BreakerOpen(ServiceError):
 
     code = "breaker_open"
     retryable = True
+
+
+class UserPaused(BreakerOpen):
+    """This user's last turns failed on a server that answers everybody else; the next try is after a short pause."""
+
+    code = "user_paused"
+
+    def __init__(self, message: str | None = None, *, ready_in: float = 0.0) -> None:
+        super().__init__(message)
+        self.ready_in = ready_in
+        """Seconds until this user's next turn may try."""
 
 
 class ReplyDeadlineExceeded(ServiceError):
@@ -171,6 +199,39 @@ class TokensSpent(GuardHit):
 
 GUARD_CODES = frozenset(hit.code for hit in (TaskExpired, LaneFull, RateExceeded, UserTokensSpent, TokensSpent))
 """Of error replies to tasks that were not sent to Letta, and of fallbacks that spared it."""
+
+
+class TaskIdReused(ServiceError):
+    """This task id was used a short while ago for a task that said something else; send this one under a new id."""
+
+    code = "task_id_reused"
+
+
+class TenantTaken(ServiceError):
+    """Another queue serves this tenant on this Letta, so this queue may not use the tenant's agents."""
+
+    code = "tenant_taken"
+    retryable = True
+
+
+class OptedOut(ServiceError):
+    """The user has opted out of permanent memory; the tags of the user's agents say so."""
+
+    code = "user_switch"
+
+
+class ChoiceUnknown(ServiceError):
+    """The user's choice about permanent memory cannot be determined: Redis lost it, and the database is away."""
+
+    code = "choice_unknown"
+    retryable = True
+
+
+class ChoiceNotShared(ServiceError):
+    """A user's choice about permanent memory could not be written to Redis."""
+
+    code = "choice_not_shared"
+    retryable = True
 
 
 class LeaseLost(ServiceError):

@@ -45,18 +45,31 @@ class FallbackAnswer:
     text: str
     reply: bytes | None
     """The reply it has published already; None where somebody else's chat AI answered and nobody published one."""
+    canned: bool = False
+    """A plain configured sentence, which no model said: nobody's answer, and remembered by nobody."""
+
+    def as_canned(self) -> FallbackAnswer:
+        """The same, and its reply says so."""
+        if self.canned:
+            return self
+        reply = None if self.reply is None else self.reply.rstrip()[:-1] + b',"canned":true}'
+        return FallbackAnswer(self.text, reply, canned=True)
 
 
 class Fallback(Protocol):
     """Who answers when Letta does not."""
 
-    async def answer(self, task: Task, number: str, reason: str) -> FallbackAnswer:
+    async def answer(
+        self, task: Task, number: str, reason: str, *, cause: str | None = None, persona: str | None = None
+    ) -> FallbackAnswer:
         """Hand the task over and wait for the answer. A task handed over before is only waited for.
 
         Args:
             task: with its task id and content.
             number: names this task for ever; the same producer's task id pushed again has another.
             reason: why, for the reply and the log.
+            cause: what exactly failed, for the reply; one of few words.
+            persona: who would have answered.
 
         Raises:
             FallbackUnavailable: nobody answered in time, and nobody will any more.
@@ -72,13 +85,21 @@ class MemoryPython:
     """The fallback over Redis."""
 
     def __init__(
-        self, client: RedisClient, listener: RedisClient, keys: Keys, settings: FallbackSettings, queue: QueueSettings
+        self,
+        client: RedisClient,
+        listener: RedisClient,
+        keys: Keys,
+        settings: FallbackSettings,
+        queue: QueueSettings,
+        *,
+        tenant: str = "",
     ) -> None:
         self._client = client
         self._listener = _Listener(listener, queue.task_response)
         self._keys = keys
         self._settings = settings
         self._queue = queue
+        self._tenant = tenant
         self._ttl = int(max(queue.reply_ttl, settings.timeout * 4))
 
     async def was_handed_over(self, number: str) -> bool:
@@ -86,12 +107,14 @@ class MemoryPython:
         key = self._keys.handed(number)
         return bool(await persistently(lambda: self._client.exists(key)))
 
-    async def answer(self, task: Task, number: str, reason: str) -> FallbackAnswer:
+    async def answer(
+        self, task: Task, number: str, reason: str, *, cause: str | None = None, persona: str | None = None
+    ) -> FallbackAnswer:
         """See :class:`Fallback`."""
         answer_key = self._keys.fallback(number)
         channel = self._queue.task_response + task.task_id
         async with self._listener.subscribed(channel) as messages:
-            await persistently(lambda: self._hand_over(task, number, reason))
+            await persistently(lambda: self._hand_over(task, number, reason, cause, persona))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.timeout):
                     return await self._awaited(answer_key, messages)
@@ -108,12 +131,21 @@ class MemoryPython:
         await self._listener.close()
         await close(self._client)
 
-    async def _hand_over(self, task: Task, number: str, reason: str) -> None:
+    async def _hand_over(
+        self, task: Task, number: str, reason: str, cause: str | None = None, persona: str | None = None
+    ) -> None:
         handed, answer_key = self._keys.handed(number), self._keys.fallback(number)
         if await self._client.exists(handed):
             return
         handover = Handover(
-            answer_key=answer_key, answer_ttl=self._ttl, responses_channel=self._queue.responses, reason=reason
+            version=2 if self._tenant else 1,
+            tenant=self._tenant or None,
+            answer_key=answer_key,
+            answer_ttl=self._ttl,
+            responses_channel=self._queue.responses,
+            reason=reason,
+            cause=cause,
+            persona=persona,
         )
         content = task.model_dump(exclude_none=True)
         content["meta"] = {**content.get("meta", {}), HANDOVER_KEY: handover.model_dump(exclude_none=True)}
@@ -147,7 +179,7 @@ class MemoryPython:
         except ValidationError:
             _log.error("fallback_answer_unreadable", key=answer_key)
             return None
-        return FallbackAnswer(reply.response_text, kept)
+        return FallbackAnswer(reply.response_text, kept, canned=bool(reply.canned))
 
 
 def _foreign_text(message: bytes) -> str | None:

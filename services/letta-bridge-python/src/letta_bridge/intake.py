@@ -3,7 +3,7 @@
 One pass is one round trip: turns that ended since the last one are settled, and as many new ones taken as there is
 room for. Only where that finds less than there is room for does the bridge also wait for what arrives, on a
 connection of its own, which brings it as turns at once. While Redis is away, finished turns wait here and keep their
-room.
+room. If Redis comes back without its last writes, the bridge first restores the turns it still works on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 from letta_bridge import fail_points
 from letta_bridge.errors import LeaseLost
 from letta_bridge.recorder import SILENT, Recorder
-from letta_bridge.request_queue.port import Exchange, RequestQueue, Settlement, Turn
+from letta_bridge.request_queue.port import Exchange, Refusal, RequestQueue, Settlement, Turn
 from letta_bridge.settings import QueueSettings
 from letta_bridge.turn_lease import TurnLease, clock
 from shared_utils import logs
@@ -28,6 +28,8 @@ _log = logs.get(__name__)
 
 _IDLE_SECONDS: Final = 1.0
 """How long an idle bridge blocks before it looks for turns whose lease has expired."""
+_IDLE_SHARE: Final = 0.25
+"""Share of a lease that it blocks at most, because the lease of an arriving turn counts from the start of the wait."""
 _BACKOFF_MIN, _BACKOFF_MAX = 0.05, 1.0
 """Seconds between tries while Redis is away."""
 _ARRIVALS: Final = 64
@@ -64,14 +66,16 @@ class Intake:
         self._settings = settings
         self._accepting = accepting
         self._recorder = recorder
+        self._turns: dict[str, Turn] = {}
+        """Receipt → turn that is in work, or whose settlement Redis has not confirmed yet."""
         self._running: dict[str, tuple[asyncio.Task[None], TurnLease]] = {}
         self._ended: list[Settlement] = []
-        self._settling: list[Settlement] = []
-        """Told to Redis, which has not answered yet."""
         self._asked = 0
         """Turns asked for and not come yet."""
         self._lost: dict[str, float] = {}
         """Receipt → when its lease was lost. Until that is so for Redis, too, the turn is no stray: it may be begun."""
+        self._unwanted: set[str] = set()
+        """Receipts of turns that were handed out and not started; they are released."""
         self._waiting = False
         """Redis is being asked for what arrives."""
         self._more = False
@@ -89,7 +93,7 @@ class Intake:
     @property
     def in_flight(self) -> int:
         """Turns held now, those that only wait for Redis included."""
-        return len(self._running) + len(self._ended) + len(self._settling)
+        return len(self._turns)
 
     def reload(self, settings: QueueSettings) -> None:
         """Take over room and grace; the lease and names stay as they were."""
@@ -122,10 +126,12 @@ class Intake:
 
     async def _pass(self) -> None:
         self._wake.clear()
-        settlements = self._some_ended()
-        # Where the wait for arrivals brings what comes, and there was nothing else, outcomes go out alone, and sooner.
-        want = 0 if settlements and self._waiting and not self._more else self._room()
         try:
+            if self._queue.writes_lost:
+                await self._restore()
+            settlements = self._some_ended()
+            # Where the wait for arrivals brings what comes, and there was nothing else, outcomes go out alone, sooner.
+            want = 0 if settlements and self._waiting and not self._more else self._room()
             exchange = await self._exchange(settlements, want)
         except CONNECTION_ERRORS as error:
             await self._await_redis(error)
@@ -133,7 +139,7 @@ class Intake:
         self._more = exchange.more or bool(exchange.turns)
         if len(exchange.turns) < want:
             self._idle.set()
-        if self._ended or exchange.more:
+        if self._ended or exchange.more or self._queue.writes_lost:
             self._wake.set()
 
     def _some_ended(self) -> list[Settlement]:
@@ -149,38 +155,92 @@ class Intake:
 
     async def _exchange(self, settlements: list[Settlement], want: int) -> Exchange:
         """Settle these, and start up to ``want`` new turns. What Redis did not take waits with what has ended."""
-        self._settling = settlements
         self._asked += want
-        began = time.perf_counter()
+        asked_at, began = clock(), time.perf_counter()
         try:
-            exchange = await self._queue.exchange(settlements, want)
-        except CONNECTION_ERRORS:
-            self._ended = settlements + self._ended
-            raise
+            try:
+                exchange = await self._queue.exchange(settlements, want)
+            except CONNECTION_ERRORS:
+                self._ended = settlements + self._ended
+                raise
+            if fail_points.reach is not None:
+                _reached("settled", sum(exchange.settled))
+            self._recorder.exchanged(settlements, exchange, time.perf_counter() - began)
+            self._note_settled(settlements, exchange)
+            await self._begin(exchange.turns, asked_at)
         finally:
-            self._settling = []
             self._asked -= want
-        if fail_points.reach is not None:
-            _reached("settled", sum(exchange.settled))
-        self._recorder.exchanged(settlements, exchange, time.perf_counter() - began)
-        for settlement, counted in zip(settlements, exchange.settled, strict=True):
-            if not counted:
-                _log.info("settlement_refused", receipt=settlement.receipt, outcome=settlement.outcome)
-        self._start(exchange.turns)
         return exchange
 
-    def _start(self, turns: Sequence[Turn]) -> None:
+    def _note_settled(self, settlements: Sequence[Settlement], exchange: Exchange) -> None:
+        unknown = []
+        for settlement, counted in zip(settlements, exchange.settled, strict=True):
+            refusal = exchange.refused.get(settlement.receipt)
+            if refusal is not None:
+                self._refused(settlement, refusal)
+            elif counted:
+                self._turns.pop(settlement.receipt, None)
+            else:
+                unknown.append(settlement)
+        self._ended = unknown + self._ended
+
+    def _refused(self, settlement: Settlement, refusal: Refusal) -> None:
+        self._turns.pop(settlement.receipt, None)
+        self._recorder.refused(settlement, refusal)
+        log = _log.info if refusal is Refusal.REPEATED else _log.warning
+        log(
+            "settlement_refused",
+            receipt=settlement.receipt,
+            outcome=settlement.outcome,
+            reason=refusal,
+            task_id=settlement.task_id,
+            user_id=settlement.user_id,
+        )
+
+    async def _restore(self) -> None:
+        """Put the turns of this bridge back in flight in a Redis that lost its last writes."""
+        turns = list(self._turns.values())
+        asked_at = clock()
+        lost = await self._queue.restore(turns)
+        _log.warning("redis_lost_writes", held=len(turns), lost=len(lost))
+        for receipt, (_, lease) in self._running.items():
+            if receipt not in lost:
+                lease.renewed(asked_at)
+        for settlement in [one for one in self._ended if one.receipt in lost]:
+            self._ended.remove(settlement)
+            self._refused(settlement, Refusal.TAKEN_OVER)
+        for receipt in lost:
+            self._abandon(receipt)
+
+    async def _begin(self, turns: Sequence[Turn], asked_at: float) -> None:
+        """Start turns that Redis handed out after ``asked_at``.
+
+        If the answer was read so late that their leases may be over, the leases are renewed first: another bridge may
+        have taken the turns over.
+        """
+        if turns and TurnLease(self._settings.lease, asked_at).stale:
+            self._unwanted.update(turn.receipt for turn in turns)
+            asked_at = clock()
+            lost = await self._queue.renew([turn.receipt for turn in turns])
+            turns = [] if self._queue.writes_lost else [turn for turn in turns if turn.receipt not in lost]
+            self._unwanted.clear()
+            _log.warning("turns_read_late", kept=len(turns), lost=len(lost))
+        self._start(turns, asked_at)
+
+    def _start(self, turns: Sequence[Turn], asked_at: float) -> None:
         if fail_points.reach is not None:
             _reached("taken", len(turns))
         for turn in turns:
-            lease = TurnLease(self._settings.lease)
+            lease = TurnLease(self._settings.lease, asked_at)
             task = asyncio.create_task(self._work(turn, lease))
             # A callback, because a task that is cancelled before its first step runs no `finally` of its own.
             task.add_done_callback(functools.partial(self._left, turn.receipt))
+            self._turns[turn.receipt] = turn
             self._running[turn.receipt] = (task, lease)
 
     def _left(self, receipt: str, _task: asyncio.Task[None]) -> None:
         if self._running.pop(receipt, None) is not None:  # it ended without an outcome
+            self._turns.pop(receipt, None)
             self._wake.set()
 
     async def _work(self, turn: Turn, lease: TurnLease) -> None:
@@ -213,6 +273,7 @@ class Intake:
             pause = min(pause * 2, _BACKOFF_MAX)
             try:
                 strays = await self._queue.release_strays(self._no_strays())
+                await self._return_unwanted()
             except CONNECTION_ERRORS:
                 continue
             self.redis_error = None
@@ -220,11 +281,8 @@ class Intake:
             self._wake.set()
             return
 
-    def _held(self) -> set[str]:
-        return self._running.keys() | {settlement.receipt for settlement in (*self._ended, *self._settling)}
-
     def _no_strays(self) -> set[str]:
-        return self._held() | self._lost.keys()
+        return self._turns.keys() | self._lost.keys()
 
     async def _await_arrivals(self) -> None:
         """Beside the passes, each of the two with turns of its own: what the other's answer brings, it cannot know."""
@@ -257,21 +315,32 @@ class Intake:
         if self._strays:
             await self._queue.release_strays(self._no_strays(), waited=True)
             self._strays = False
+        await self._return_unwanted()
+
+    async def _return_unwanted(self) -> None:
+        await self._queue.release(self._unwanted)
+        self._unwanted.clear()
 
     async def _take(self, want: int) -> list[Turn]:
-        """Start up to ``want`` turns as soon as any arrives; those that come too late for that are strays."""
+        """Start up to ``want`` turns as soon as any arrives; those that arrive during a shutdown are released."""
         self._strays = self._waiting = True
         self._asked += want
+        asked_at = clock()
         try:
-            turns = await self._queue.take(want, _IDLE_SECONDS)
+            try:
+                turns = await self._queue.take(want, min(_IDLE_SECONDS, self._settings.lease * _IDLE_SHARE))
+            finally:
+                self._waiting = False
+            self._strays = False
+            if self._queue.writes_lost:
+                self._look_again()
+            elif turns and (self._stopping.is_set() or not self._accepting()):
+                self._unwanted.update(turn.receipt for turn in turns)
+            else:
+                self._recorder.arrived(turns)
+                await self._begin(turns, asked_at)
         finally:
-            self._waiting = False
             self._asked -= want
-        if turns and (self._stopping.is_set() or not self._accepting()):
-            return turns
-        self._strays = False
-        self._recorder.arrived(turns)
-        self._start(turns)
         return turns
 
     async def _keep_leases(self) -> None:
@@ -281,7 +350,7 @@ class Intake:
                     await self._over.wait()
             over = clock() - self._settings.lease
             self._lost = {receipt: since for receipt, since in self._lost.items() if since > over}
-            held = list(self._held())
+            held = list(self._turns)
             for start in range(0, len(held), _RENEW_CHUNK):
                 await self._renew(held[start : start + _RENEW_CHUNK])
 
@@ -291,16 +360,22 @@ class Intake:
             lost = await self._queue.renew(receipts)
         except CONNECTION_ERRORS:
             return
+        if self._queue.writes_lost:
+            self._wake.set()  # the next pass restores the turns, which renews their leases
+            return
         for receipt in receipts:
-            task, lease = self._running.get(receipt, (None, None))
-            if task is None or lease is None:
-                continue
             if receipt in lost:
-                self._lease_lost(receipt)
-                lease.revoke()
-                task.cancel()
-            else:
-                lease.renewed(asked_at)
+                self._abandon(receipt)
+            elif receipt in self._running:
+                self._running[receipt][1].renewed(asked_at)
+
+    def _abandon(self, receipt: str) -> None:
+        """Stop work on a turn that another bridge has."""
+        task, lease = self._running.get(receipt, (None, None))
+        if task is not None and lease is not None:
+            self._lease_lost(receipt)
+            lease.revoke()
+            task.cancel()
 
     async def _pause(self, seconds: float) -> None:
         await _unless(self._wake, seconds)
@@ -333,6 +408,8 @@ class Intake:
         for _ in range(10):
             try:
                 while self._ended:
+                    if self._queue.writes_lost:
+                        await self._restore()
                     await self._exchange(self._some_ended(), 0)
                 await self._queue.release(unbegun)
             except CONNECTION_ERRORS as error:

@@ -1,18 +1,27 @@
-"""Turns that the agent does not know yet, because memory-python answered them: kept, and told with the next turn."""
+"""Turns that an agent does not know yet: the records that the queue keeps of them.
+
+One list per user, oldest first; each record belongs to the persona it was said to. The user owns the list (erasing the
+user empties it), ``queue.missed_kept`` bounds it per persona, and a settlement removes exactly the records that the
+agent has been told of. Records of the previous release name no persona and no idempotency key; they are read as well.
+"""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from letta_bridge.letta.port import TurnMessage, turn_otid
-from letta_bridge.settings import FallbackSettings
+from letta_bridge.letta.port import derived_otid, turn_otid
+from letta_bridge.request_queue.port import fingerprint
 from shared_utils import logs
 
 _log = logs.get(__name__)
+
+DEFAULT_PERSONA: Final = "default"
+"""Whose a record of the previous release is, where nothing tells."""
 
 
 class Fate(StrEnum):
@@ -21,111 +30,116 @@ class Fate(StrEnum):
     ABSENT = "absent"
     """Never stored: the agent knows nothing of it."""
     UNKNOWN = "unknown"
-    """Sent, and not heard of since: look for it before the agent is told anything."""
+    """It was sent and may be stored at any time: look for it before the agent is told anything."""
     STORED = "stored"
     """The user's message is in the agent's history."""
 
 
 class MissedTurn(BaseModel):
-    """One exchange between a user and memory-python."""
+    """One exchange between a user and memory-python, or a turn that nobody answered and Letta may still be at."""
 
     model_config = ConfigDict(frozen=True)
 
     task_id: str
+    """The task's idempotency key, under which it may have been sent. In a record of the previous release it is the
+    producer's task id, under which that release sent it; the name of the field lets that release read ours."""
     content: str
     """What the user said."""
     response_text: str | None = None
-    """What memory-python answered; None where nobody did."""
+    """What memory-python answered; None where nobody did, or only with a canned sentence."""
     timestamp: float
+    """When it was settled, seconds since 1970."""
     fate: Fate = Fate.ABSENT
     agent_id: str | None = None
     """The agent it may have been sent to; None where that is not known either."""
     interrupted: bool = False
     """Letta went away after it was sent: a run of it that still seems active is most likely dead."""
+    persona: str | None = None
+    """To whom the user spoke; None in a record of the previous release."""
+    taken_at: float | None = None
+    """When the task was taken, seconds since 1970 by Redis's clock; None in a record of the previous release."""
+    producer_id: str | None = None
+    """The producer's task id, where a bridge of the previous release may have sent the turn under it."""
+    carried: tuple[str, ...] | None = None
+    """``task_id`` of each missed turn that may have been sent along with this one; None where that is not known."""
+    ended: bool = False
+    """Letta itself said that the last try to send it is over."""
+    canned: bool = False
+    """Answered by a plain sentence of memory-python, which is no answer of anybody."""
+
+    @property
+    def is_worth_telling(self) -> bool:
+        """Whether the user's words belong into the agent's memory: somebody heard them, be it without an answer."""
+        return self.canned or bool(self.response_text)
+
+    def may_be_of(self, persona: str) -> bool:
+        """Whether it was said to this persona. A record that names none is told apart by its agent, if it has one."""
+        if self.persona is not None:
+            return self.persona == persona
+        return self.agent_id is not None or persona == DEFAULT_PERSONA
+
+    def otids(self, agent_id: str) -> Otids:
+        """The otids of this turn's messages in an agent's history."""
+        return Otids.of(turn_otid(agent_id, self.task_id))
 
 
-def read(records: Sequence[bytes]) -> list[MissedTurn]:
-    """Missed turns as the queue keeps them, oldest first; an unreadable one is skipped and logged."""
+@dataclass(frozen=True, slots=True)
+class Otids:
+    """Under which otids the messages about one turn are stored."""
+
+    own: str
+    """The turn itself, as it was sent in its own time."""
+    copy: str
+    """The user's words, told with a later turn."""
+    quotation: str
+    """The note before a quotation of the user's words, where the turn may be stored as well."""
+    answer: str
+    """The note before memory-python's answer to a turn that is stored."""
+
+    @classmethod
+    def of(cls, own: str) -> Self:
+        """Those of the turn whose own otid this is."""
+        return cls(own, *(derived_otid(own, purpose) for purpose in ("copy", "quotation", "answer")))
+
+    @property
+    def copies(self) -> frozenset[str]:
+        """Any of these in the history means that the agent has been told."""
+        return frozenset((self.copy, self.quotation, self.answer))
+
+
+@dataclass(frozen=True, slots=True)
+class KeptTurn:
+    """A missed turn, and the fingerprint that names its record to the queue."""
+
+    turn: MissedTurn
+    fingerprint: str
+
+
+def read(records: Sequence[bytes], canned: Collection[str] = ()) -> list[KeptTurn]:
+    """Missed turns as the queue keeps them, oldest first. One that cannot be read is logged, and stays in the list.
+
+    Args:
+        records: what the queue keeps.
+        canned: memory-python's plain sentences, which the previous release kept as its answers.
+    """
     turns = []
     for record in records:
         try:
-            turns.append(MissedTurn.model_validate_json(record))
+            turn = MissedTurn.model_validate_json(record)
         except ValidationError as error:
-            _log.error("missed_turn_unreadable", problems=error.error_count())
+            _log.error("missed_turn_unreadable", fingerprint=fingerprint(record), problems=error.error_count())
+            continue
+        if turn.response_text in canned:
+            turn = turn.model_copy(update={"response_text": None, "canned": True})
+        turns.append(KeptTurn(turn, fingerprint(record)))
     return turns
 
 
-def untold(turns: Sequence[MissedTurn]) -> list[MissedTurn]:
-    """What an agent is still to be told, given each turn's fate.
-
-    A turn that reached the agent brought with it all that was missed before it: where it is stored, those need no
-    second telling; where it may be, they may be.
-    """
-    left: list[MissedTurn] = []
-    for turn in turns:
-        if turn.fate is Fate.STORED:
-            left = []
-        elif turn.fate is Fate.UNKNOWN:
-            left = [earlier.model_copy(update={"fate": Fate.UNKNOWN}) for earlier in left]
-        left.append(turn)
-    return left
-
-
-def tell(
-    turns: Sequence[MissedTurn], agent_id: str, language: str | None, settings: FallbackSettings
-) -> list[TurnMessage]:
-    """The messages that tell an agent what it missed, in order, to be sent before the user's next message.
-
-    The newest turns are told word for word, within the configured bounds; older ones are only counted. A turn whose
-    user message the agent has already is told by its answer alone. One whose fate is still unknown is told as a note:
-    should Letta store the message after all, it is not there twice. One that nobody answered is not told.
-    """
-    answered = [turn for turn in turns if turn.response_text]
-    told: list[MissedTurn] = []
-    characters = 0
-    for turn in reversed(answered):
-        characters += len(turn.content) + len(turn.response_text or "")
-        if len(told) == settings.told_turns or (told and characters > settings.told_characters):
-            break
-        told.append(turn)
-    messages: list[TurnMessage] = []
-    left_out = len(answered) - len(told)
-    if left_out:
-        messages.append(TurnMessage("system", _left_out(left_out, language), str(uuid.uuid4())))
-    for turn in reversed(told):
-        otid = turn_otid(agent_id, turn.task_id)
-        said, answer = _bounded(turn.content, turn.response_text or "", settings.told_characters)
-        if turn.fate is Fate.UNKNOWN:
-            messages.append(TurnMessage("system", _note(said, answer, language), str(uuid.uuid4())))
-            continue
-        if turn.fate is Fate.ABSENT:
-            messages.append(TurnMessage("user", said, otid))
-        messages.append(TurnMessage("assistant", answer, str(uuid.uuid5(uuid.UUID(otid), "answer"))))
-    return messages
-
-
-def _bounded(said: str, answer: str, characters: int) -> tuple[str, str]:
-    """Both within ``characters`` together; the shorter one is left whole where it can be."""
-    half = characters // 2
-    said = _cut(said, max(half, characters - len(answer)))
-    return said, _cut(answer, characters - len(said))
-
-
-def _cut(text: str, characters: int) -> str:
+def cut(text: str, characters: int) -> str:
+    """The text, or its beginning with an ellipsis, within so many characters."""
     return text if len(text) <= characters else text[: characters - 1] + "…"
 
 
-def _note(said: str, answer: str, language: str | None) -> str:
-    if _is_chinese(language):
-        return f"(在你不在的时候,用户说:「{said}」短期记忆回答:「{answer}」)"
-    return f'(While you were away the user said: "{said}" and the short-term memory answered: "{answer}")'
-
-
-def _left_out(count: int, language: str | None) -> str:
-    if _is_chinese(language):
-        return f"(在你不在的时候,短期记忆还回答了用户更早的 {count} 条消息,内容未附上。)"
-    return f"(While you were away, the short-term memory answered {count} earlier messages that are not shown here.)"
-
-
-def _is_chinese(language: str | None) -> bool:
-    return (language or "").lower().startswith("zh")
+def fingerprints(turns: Iterable[KeptTurn]) -> set[str]:
+    """The fingerprints of several records."""
+    return {kept.fingerprint for kept in turns}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from letta_bridge.request_queue.port import Exchange, Settlement, Turn
+from letta_bridge.request_queue.port import Exchange, Refusal, Settlement, Turn
 
 
 class Recorder(Protocol):
@@ -21,6 +21,10 @@ class Recorder(Protocol):
 
     def ended(self, turn: Turn, settlement: Settlement, seconds: float) -> None:
         """A turn has its outcome, so many seconds after it was handed out; Redis does not know of it yet."""
+        ...
+
+    def refused(self, settlement: Settlement, refusal: Refusal) -> None:
+        """Redis refused a settlement for good."""
         ...
 
     def lease_lost(self) -> None:
@@ -46,6 +50,9 @@ class _Silent:
         pass
 
     def ended(self, turn: Turn, settlement: Settlement, seconds: float) -> None:
+        pass
+
+    def refused(self, settlement: Settlement, refusal: Refusal) -> None:
         pass
 
     def lease_lost(self) -> None:
@@ -81,6 +88,11 @@ class Recorders:
         """See :class:`Recorder`."""
         for recorder in self._recorders:
             recorder.ended(turn, settlement, seconds)
+
+    def refused(self, settlement: Settlement, refusal: Refusal) -> None:
+        """See :class:`Recorder`."""
+        for recorder in self._recorders:
+            recorder.refused(settlement, refusal)
 
     def lease_lost(self) -> None:
         """See :class:`Recorder`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from letta_bridge.consent import Verdict
 from letta_bridge.settings import LettaSettings, Route
 from shared_utils.messages import Task
 
@@ -14,28 +15,28 @@ class Decision:
 
     route: Route
     reason: str
-    """permanent, temporary, letta_disabled, user_switch or audio."""
+    """A configured memory type, or memory_type_unknown, letta_disabled, user_switch, choice_unknown, audio."""
     agent_is_told: bool = False
     """Whether the user's agent hears of it later, where memory-python answers: not what was meant to be forgotten."""
 
 
-def route(task: Task, settings: LettaSettings, *, permanent_memory: bool) -> Decision:
+def route(task: Task, settings: LettaSettings, *, consent: Verdict) -> Decision:
     """Decide by the operator's switches, then the user's own, then the task.
 
     Args:
         task: a well-formed task.
         settings: ``enabled`` and ``memory_type_routing`` count.
-        permanent_memory: the user's own switch.
+        consent: the user's own choice.
     """
     if task.type == "audio" and not task.content:
         return Decision("memory-python", "audio")
-    if not permanent_memory:
-        return Decision("memory-python", "user_switch")
+    if consent is not Verdict.ALLOWED:
+        return Decision("memory-python", "user_switch" if consent is Verdict.DENIED else "choice_unknown")
     memory_type = task.meta.memory_type or "permanent"
-    # A memory type nobody configured is treated like none at all: remembering is what this service is for. It also
-    # keeps what a producer wrote out of the reasons, which become labels of metrics.
-    if memory_type not in settings.memory_type_routing:
-        memory_type = "permanent"
+    # Fail closed: an unknown memory type is no request for permanent memory. The reason does not contain the type,
+    # because reasons become metric labels.
+    if memory_type != "permanent" and memory_type not in settings.memory_type_routing:
+        return Decision("memory-python", "memory_type_unknown")
     target = settings.memory_type_routing.get(memory_type, "letta")
     if target == "memory-python":
         return Decision(target, memory_type)

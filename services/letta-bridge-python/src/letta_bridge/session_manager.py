@@ -12,8 +12,11 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from letta_bridge.agent_maker import CLAIM_SECONDS, AgentMaker
+from letta_bridge.consent import Consent
 from letta_bridge.letta.port import LettaPort
+from letta_bridge.request_queue.creation_leases import CreationLeases
 from letta_bridge.settings import AgentSettings, SessionSettings
+from letta_bridge.tenant_claim import TenantClaim
 from shared_utils import logs
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions import Restoration, Session, SessionStore
@@ -34,8 +37,12 @@ class SessionManager:
         store: where sessions lie; is closed with the manager.
         agents: what an agent is made of.
         sessions: how long they last, and how many are kept in memory.
+        tenant: owner of the users and agents.
         owner: names this bridge, like no other.
         claim: seconds after which another bridge may go on where a killed one was making an agent.
+        creation_leases: keep attempts to create an agent apart, over all bridges; by default in this process only.
+        consent: decides whether an opt-out found in an agent's tags still holds; without it every opt-out does.
+        claim_on_tenant: whether this queue may use the tenant's agents; None for a sharded tenant.
     """
 
     def __init__(
@@ -44,20 +51,28 @@ class SessionManager:
         agents: AgentSettings,
         sessions: SessionSettings | None = None,
         *,
+        tenant: str = "",
         owner: str | None = None,
         claim: float = CLAIM_SECONDS,
+        creation_leases: CreationLeases | None = None,
+        consent: Consent | None = None,
+        claim_on_tenant: TenantClaim | None = None,
     ) -> None:
         self.store = store
         self.restored: Restoration | None = None
         """What was read into memory last; None before the first time."""
         self._agents = agents
+        self._claim_on_tenant = claim_on_tenant
         self._settings = sessions or SessionSettings()
         self._maker = AgentMaker(
             store,
             agents,
+            tenant=tenant,
             owner=owner or secrets.token_hex(8),
             expires_in_hours=self._settings.expires_in_hours,
             claim=claim,
+            leases=creation_leases,
+            honours=consent.honours_opt_out if consent else None,
         )
         self._sessions: OrderedDict[tuple[str, str], Session] = OrderedDict()
         self._used: dict[str, tuple[tuple[str, str], int]] = {}
@@ -91,7 +106,11 @@ class SessionManager:
 
         Raises:
             LettaError: Letta could not be asked.
+            OptedOut: the tags of the user's agents hold an opt-out that is still valid.
+            TenantTaken: another queue serves the tenant.
         """
+        if self._claim_on_tenant is not None:
+            await self._claim_on_tenant.require(letta)
         session = await self.session(user_id, persona)
         if session is None or session.agent_id is None:
             session = await self._with_agent(user_id, persona, language, letta)

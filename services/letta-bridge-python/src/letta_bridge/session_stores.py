@@ -1,13 +1,18 @@
-"""Where sessions lie, by the settings."""
+"""Builds the stores of sessions and choices from the settings."""
 
 from __future__ import annotations
 
+from letta_bridge.consent import ChoiceReplicas, RedisChoices
+from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence.database import Database
+from shared_utils.persistence.database_choices import DatabaseChoiceStore
 from shared_utils.persistence.database_sessions import DatabaseSessionStore
 from shared_utils.persistence.failover_sessions import FailoverSessionStore
+from shared_utils.persistence.file_choices import FileChoiceStore
 from shared_utils.persistence.file_sessions import FileSessionStore
 from shared_utils.persistence.sessions import SessionStore
+from shared_utils.redis_connection import RedisClient
 
 
 def session_store(settings: BridgeSettings, database: Database | None) -> SessionStore:
@@ -17,8 +22,26 @@ def session_store(settings: BridgeSettings, database: Database | None) -> Sessio
         settings: the file's place, and the limits.
         database: is closed with the store.
     """
-    file = settings.data_dir / settings.sessions.file
+    file = settings.session_file
     limit = settings.sessions.max_data_bytes
     if database is None:
         return FileSessionStore(file, max_bytes=limit)
     return FailoverSessionStore(DatabaseSessionStore(database, max_bytes=limit), file, max_bytes=limit)
+
+
+def choice_replicas(
+    settings: BridgeSettings, redis: RedisClient, database: Database | None, sessions: SessionStore
+) -> ChoiceReplicas:
+    """The replicas of users' choices: in Redis, in the session file, and in the database if there is one.
+
+    Args:
+        settings: the path of the session file, and the queue's name.
+        redis: stays open when the replicas are closed.
+        database: stays open when the replicas are closed; None makes the session file the durable store.
+        sessions: their metadata holds the opt-outs of earlier releases.
+    """
+    file = FileChoiceStore(settings.session_file)
+    shared = RedisChoices(redis, Keys(settings.queue.requests))
+    if database is None:
+        return ChoiceReplicas(shared, file, None, sessions)
+    return ChoiceReplicas(shared, DatabaseChoiceStore(database), file, sessions)

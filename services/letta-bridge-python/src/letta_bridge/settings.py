@@ -5,16 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, SecretStr, field_validator, model_validator
 
+from shared_utils import canned_sentences
 from shared_utils.embeddings import EmbeddingSettings
 from shared_utils.errors import SettingsError
 from shared_utils.messages import Limits
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.vectors.vector_settings import VectorSettings
-from shared_utils.settings import Loaded, LogSettings, RedisSettings, Section, TextList, load, setting
+from shared_utils.settings import (
+    Loaded,
+    LogSettings,
+    RedisSettings,
+    Section,
+    TenantSettings,
+    TextList,
+    load,
+    setting,
+)
 
 Route = Literal["letta", "memory-python"]
 
@@ -86,7 +96,14 @@ class LettaSettings(Section):
     turn_patience: float = setting(
         30.0,
         doc="seconds a user's next turn waits for one still running in Letta, but no longer than half of "
-        "reply_deadline; then that one is cancelled",
+        "reply_deadline; then memory-python answers it",
+        reload=True,
+        gt=0,
+    )
+    run_lifetime: float = setting(
+        600.0,
+        doc="seconds after which a run that is still active is taken for one that a killed server left behind, and "
+        "cancelled; longer than any turn of the model takes",
         reload=True,
         gt=0,
     )
@@ -162,6 +179,12 @@ class FallbackSettings(Section):
     )
     told_turns: int = setting(20, doc="missed turns told to the agent word for word", reload=True, ge=1)
     told_characters: int = setting(8000, doc="characters of missed turns told at most", reload=True, ge=500)
+    canned_sentences: TextList = setting(
+        (canned_sentences.CHINESE, canned_sentences.ENGLISH),
+        doc="memory-python's plain sentences (memory.answer.sentences), which are nobody's answer; for replies and "
+        "records of a release that does not mark them",
+        reload=True,
+    )
 
 
 class BudgetSettings(Section):
@@ -248,6 +271,7 @@ class BridgeSettings(BaseModel):
 
     redis: RedisSettings = RedisSettings()
     logs: LogSettings = LogSettings()
+    tenant: TenantSettings = TenantSettings()
     queue: QueueSettings = QueueSettings()
     letta: LettaSettings = LettaSettings()
     agents: AgentSettings = AgentSettings()
@@ -261,6 +285,12 @@ class BridgeSettings(BaseModel):
     uploads: UploadSettings = UploadSettings()
     bridge: HttpSettings = HttpSettings()
 
+    @model_validator(mode="after")
+    def _use_tenant_schema(self) -> Self:
+        # Applied once here: a caller that forgot it would read another tenant's schema.
+        object.__setattr__(self, "database", self.database.of_tenant(self.tenant.name))
+        return self
+
     @property
     def journals(self) -> bool:
         """Whether answered turns are journalled."""
@@ -270,6 +300,16 @@ class BridgeSettings(BaseModel):
     def data_dir(self) -> Path:
         """Where run-time data lies."""
         return Path(self.bridge.data_dir)
+
+    @property
+    def tenant_dir(self) -> Path:
+        """Directory of this tenant's local state."""
+        return self.data_dir / f"tenant-{self.tenant.name}" if self.tenant.name else self.data_dir
+
+    @property
+    def session_file(self) -> Path:
+        """File of sessions and choices, used without a database and during an outage."""
+        return self.tenant_dir / self.sessions.file
 
 
 def read_settings(

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 
 from letta_bridge.delivery import Delivered
-from letta_bridge.errors import GUARD_CODES
+from letta_bridge.errors import TaskIdReused
 from letta_bridge.fallback import FallbackAnswer
+from letta_bridge.idempotency import Identity, KeptReply
 from letta_bridge.request_queue.port import Outcome, Settlement, Turn
 from shared_utils.errors import ServiceError
-from shared_utils.messages import ErrorReply, Reply, Task, TaskResponse, Usage, dump, json_object, now
+from shared_utils.messages import ErrorReply, Reply, Task, TaskResponse, Usage, dump, now
 
 
-def by_letta(turn: Turn, task: Task, delivered: Delivered) -> Settlement:
-    """The user's agent answered; it now also knows every turn it had missed."""
+def by_letta(
+    turn: Turn, task: Task, identity: Identity, delivered: Delivered, told: Collection[str] = ()
+) -> Settlement:
+    """The user's agent answered. ``told``: the missed turns it has been told of, by fingerprint."""
     answer = delivered.answer
     reply = Reply(
         task_id=task.task_id,
@@ -37,12 +41,34 @@ def by_letta(turn: Turn, task: Task, delivered: Delivered) -> Settlement:
         task_id=task.task_id,
         reply=dump(reply),
         task_response=dump(TaskResponse(text=answer.text, source="letta")),
-        told_missed=True,
+        mark=identity.mark(),
+        told=frozenset(told),
     )
 
 
-def by_memory(turn: Turn, task: Task, answer: FallbackAnswer, reason: str, missed: bytes | None) -> Settlement:
-    """memory-python answered. It published its reply itself; somebody else's chat AI published the text only."""
+def by_memory(
+    turn: Turn,
+    task: Task,
+    identity: Identity,
+    answer: FallbackAnswer,
+    *,
+    reason: str,
+    cause: str | None = None,
+    missed: bytes | None = None,
+    told: Collection[str] = (),
+) -> Settlement:
+    """memory-python answered. It published its reply itself; somebody else's chat AI published the text only.
+
+    Args:
+        turn: the turn.
+        task: what it is about.
+        identity: under which name the task may have been sent.
+        answer: memory-python's.
+        reason: why it answered, as ``fallback_reason`` has it.
+        cause: what exactly failed, as ``fallback_cause`` has it.
+        missed: the turn, for the agent to be told of; None where it is not to know.
+        told: missed turns that the agent knows by now, by fingerprint.
+    """
     reply = answer.reply or dump(
         Reply(
             task_id=task.task_id,
@@ -53,6 +79,8 @@ def by_memory(turn: Turn, task: Task, answer: FallbackAnswer, reason: str, misse
             timestamp=now(),
             attempts=turn.attempts,
             fallback_reason=reason,
+            fallback_cause=cause,
+            canned=answer.canned or None,
         )
     )
     return Settlement(
@@ -62,43 +90,42 @@ def by_memory(turn: Turn, task: Task, answer: FallbackAnswer, reason: str, misse
         task_id=task.task_id,
         reply=reply,
         publish=answer.reply is None,
+        mark=identity.mark(),
         missed=missed,
+        told=frozenset(told),
     )
 
 
-def repeated(turn: Turn, task: Task, kept: bytes) -> Settlement:
+def repeated(turn: Turn, task: Task, kept: KeptReply) -> Settlement:
     """The same task again: the same reply again, and no second turn."""
-    content = json_object(kept)
+    content = kept.content
     response = TaskResponse(
         text=str(content.get("response_text") or content.get("message") or ""),
         source=str(content.get("source", "letta")),
         error=True if content.get("error") else None,
+        canned=True if content.get("canned") is True else None,
     )
     return Settlement(
         turn.receipt,
         Outcome.REPEATED,
         user_id=task.user_id,
         task_id=task.task_id,
-        reply=kept,
+        reply=kept.reply,
         task_response=dump(response),
+        mark=kept.mark,
     )
 
 
-def may_be_tried_again(kept: bytes) -> bool:
-    """Whether a kept reply is an error that a second try may mend."""
-    content = json_object(kept)
-    return bool(content.get("error") and content.get("retryable"))
-
-
-def may_have_been_sent(kept: bytes) -> bool:
-    """Whether a kept error reply leaves open that Letta has the turn. A guard's does not."""
-    return json_object(kept).get("code") not in GUARD_CODES
-
-
 def refused(
-    turn: Turn, task: Task, error: ServiceError, missed: bytes | None, *, told_missed: bool = False
+    turn: Turn,
+    task: Task,
+    identity: Identity,
+    error: ServiceError,
+    *,
+    missed: bytes | None = None,
+    told: Collection[str] = (),
 ) -> Settlement:
-    """Nobody could answer; an error reply says why. ``told_missed``: the agent got what it had missed all the same."""
+    """Nobody could answer; an error reply says why. ``missed`` and ``told`` are as in :func:`by_memory`."""
     return Settlement(
         turn.receipt,
         Outcome.ERROR,
@@ -106,14 +133,45 @@ def refused(
         task_id=task.task_id,
         reply=_error_reply(turn, error, error.code, task.task_id, task.user_id),
         task_response=_error_response(error),
+        mark=identity.mark(),
         missed=missed,
-        told_missed=told_missed,
+        told=frozenset(told),
         code=error.code,
     )
 
 
-def buried(turn: Turn, error: ServiceError, code: str, task_id: str | None, user_id: str | None) -> Settlement:
-    """The task can never be worked off: a dead letter, and an error reply where its id can be read."""
+def reused(turn: Turn, task: Task, identity: Identity) -> Settlement:
+    """The task's id belongs to an earlier task, whose reply stays kept; this one is not worked off."""
+    error = TaskIdReused()
+    return Settlement(
+        turn.receipt,
+        Outcome.ERROR,
+        user_id=task.user_id,
+        task_id=task.task_id,
+        reply=_error_reply(turn, error, error.code, task.task_id, task.user_id),
+        task_response=_error_response(error),
+        replaces_kept=False,
+        mark=identity.mark(),
+        code=error.code,
+    )
+
+
+def buried(
+    turn: Turn,
+    error: ServiceError,
+    code: str,
+    identity: Identity,
+    *,
+    task_id: str | None,
+    user_id: str | None,
+    missed: bytes | None = None,
+    replaces_kept: bool = False,
+) -> Settlement:
+    """The task can never be worked off: a dead letter, and an error reply where its id can be read.
+
+    The letter says under which name the task may have been sent, so that it is looked for when an operator retries it.
+    ``replaces_kept``: what is kept under the task's id is of this very task.
+    """
     letter = {
         "code": code,
         "reason": str(error),
@@ -121,6 +179,9 @@ def buried(turn: Turn, error: ServiceError, code: str, task_id: str | None, user
         "time": now(),
         "task_id": task_id,
         "user_id": user_id,
+        **identity.fields(),
+        "number": turn.number,
+        "lane": turn.lane,
     }
     return Settlement(
         turn.receipt,
@@ -129,6 +190,9 @@ def buried(turn: Turn, error: ServiceError, code: str, task_id: str | None, user
         task_id=task_id or "",
         reply=_error_reply(turn, error, code, task_id, user_id) if task_id else None,
         task_response=_error_response(error) if task_id else None,
+        replaces_kept=replaces_kept,
+        mark=identity.mark(),
+        missed=missed if user_id else None,
         dead=json.dumps(letter, ensure_ascii=False).encode(),
         code=code,
     )

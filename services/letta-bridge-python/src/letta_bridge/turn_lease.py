@@ -9,6 +9,8 @@ from letta_bridge.errors import LeaseLost
 
 _MARGIN: Final = 0.8
 """Part of the lease within which this bridge believes in it."""
+_FRESH: Final = 0.5
+"""Share of the lease that must be left when a turn is started; less means that the answer was read late."""
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """Goes on while the machine sleeps, where there is such a clock, so that a bridge that was away for long notices."""
 
@@ -19,11 +21,17 @@ def clock() -> float:
 
 
 class TurnLease:
-    """This bridge's right to work on one turn."""
+    """This bridge's right to work on one turn.
 
-    def __init__(self, seconds: float) -> None:
+    Args:
+        seconds: how long the queue grants it.
+        asked_at: when the bridge asked for the turn, by :func:`clock`. The queue handed it out after that, so the lease
+            ends here before it ends there, however late the answer is read.
+    """
+
+    def __init__(self, seconds: float, asked_at: float) -> None:
         self._seconds = seconds * _MARGIN
-        self._until = clock() + self._seconds
+        self._until = asked_at + self._seconds
         self._revoked = False
         self.begun = False
         """Somebody outside the bridge may have been told of the turn."""
@@ -33,6 +41,11 @@ class TurnLease:
         if self._revoked or clock() >= self._until:
             raise LeaseLost
         self.begun = True
+
+    @property
+    def stale(self) -> bool:
+        """Whether so much of the lease has passed that it must be renewed before the turn is started."""
+        return self._until - clock() < self._seconds * _FRESH
 
     def revoke(self) -> None:
         """Forbid to begin: a turn that is cancelled may not have noticed yet (redis-py now and then swallows that)."""

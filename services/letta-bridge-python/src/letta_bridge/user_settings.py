@@ -1,26 +1,84 @@
-"""What a user may choose: whether an agent remembers. It lies in the metadata of the user's sessions."""
+"""Reads and writes a user's choice about permanent memory, in ``consent`` and in the forms that older bridges read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from letta_bridge.consent import Consent
+from letta_bridge.opt_out_tags import OptOutTags
+from shared_utils.persistence.choices import user_key
+from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions import Session, SessionStore, StaleSession
 
-_KEY: Final = "permanent_memory"
-_MOST: Final = 1000
-"""Active sessions of one user; there is one per persona."""
-_TRIES: Final = 5
+_METADATA_KEY: Final = "permanent_memory"
+_SESSIONS_OF_A_USER: Final = 1000
+"""Upper bound; a user has one active session per persona."""
+_WRITE_ATTEMPTS: Final = 5
 
 
 class UserSettings:
-    """The settings of users, over all their personas.
+    """The settings of users, which apply to all their personas.
 
     Args:
-        store: where sessions lie.
-        personas: those an agent may have. A user who wants no memory gets a session of each, so that none begins one.
-        forget: told (user, persona) of each session that changed.
+        consent: stores the choices.
+        sessions: the form that bridges of the previous release read.
+        agents: tags of the users' agents, which replicate opt-outs; None writes none.
+    """
+
+    def __init__(self, consent: Consent, sessions: SessionChoices, agents: OptOutTags | None = None) -> None:
+        self._consent = consent
+        self._sessions = sessions
+        self._agents = agents
+
+    async def permanent_memory(self, user_id: str) -> bool:
+        """Whether agents may remember this user; True for a user who has not chosen.
+
+        Raises:
+            ChoiceUnknown: no store can answer now.
+        """
+        try:
+            opted_out = await self._sessions.opted_out(user_id)
+        except PersistenceError:
+            opted_out = False  # consent may still know the choice
+        return not opted_out and await self._consent.permanent_memory(user_id)
+
+    async def chosen_ms(self, user_id: str) -> int | None:
+        """When the user chose, in ms since 1970, by the durable stores; None without a choice."""
+        key = user_key(user_id)
+        stored = (await self._consent.replicas.stored([key])).get(key)
+        return None if stored is None else stored.chosen_ms
+
+    async def set_permanent_memory(self, user_id: str, wanted: bool) -> None:
+        """Set it for every present and future persona. An opt-out applies to every bridge from its next hand-out on.
+
+        Raises:
+            PersistenceError: it could not be stored; safe to retry.
+            ChoiceNotShared: Redis is away.
+        """
+        choice = await self._consent.choose(user_id, permanent_memory=wanted)
+        await self._sessions.write(user_id, wanted)
+        if self._agents is not None:
+            await self._agents.write(user_id, choice)
+
+    async def by_session(self, sessions: Sequence[Session]) -> Mapping[str, bool]:
+        """Session id → whether agents may remember its user, by the durable stores."""
+        stored = await self._consent.replicas.stored({user_key(session.user_id) for session in sessions})
+        return {
+            session.session_id: session.permanent_memory and (choice is None or choice.permanent_memory)
+            for session in sessions
+            for choice in [stored.get(user_key(session.user_id))]
+        }
+
+
+class SessionChoices:
+    """Choices in session metadata: the form of earlier releases, still written for bridges of the previous release.
+
+    Args:
+        store: the sessions.
+        personas: all configured personas; an opt-out is written to a session of each, created where it is missing.
+        forget: called with (user, persona) of each session that changed, to invalidate caches.
     """
 
     def __init__(
@@ -30,37 +88,41 @@ class UserSettings:
         self._personas = personas
         self._forget = forget
 
-    async def permanent_memory(self, user_id: str) -> bool:
-        """Whether agents remember this user; a user nobody knows has chosen nothing, so they do."""
-        return all(session.permanent_memory for session in await self._sessions(user_id))
-
-    async def set_permanent_memory(self, user_id: str, wanted: bool) -> int:
-        """Switch it for every persona; returns how many sessions were changed.
+    async def opted_out(self, user_id: str) -> bool:
+        """Whether a session of the user holds an opt-out.
 
         Raises:
-            SessionStoreError: the store is away, or somebody else keeps writing the same session.
+            SessionStoreError: the store is away.
         """
-        personas = {session.persona for session in await self._sessions(user_id)}
+        return any(not session.permanent_memory for session in await self._of(user_id))
+
+    async def write(self, user_id: str, wanted: bool) -> None:
+        """Set it in every session of the user.
+
+        Raises:
+            SessionStoreError: the store is away, or another writer keeps changing the same session.
+        """
+        personas = {session.persona for session in await self._of(user_id)}
         if not wanted:
             personas |= set(self._personas)
-        return sum([await self._switched(user_id, persona, wanted) for persona in sorted(personas)])
+        for persona in sorted(personas):
+            await self._switched(user_id, persona, wanted)
 
-    async def _switched(self, user_id: str, persona: str, wanted: bool) -> bool:
-        for _ in range(_TRIES - 1):
+    async def _switched(self, user_id: str, persona: str, wanted: bool) -> None:
+        for _ in range(_WRITE_ATTEMPTS - 1):
             try:
                 return await self._switch(user_id, persona, wanted)
             except StaleSession:
-                continue  # a bridge wrote it meanwhile
+                continue  # another bridge changed it concurrently
         return await self._switch(user_id, persona, wanted)
 
-    async def _switch(self, user_id: str, persona: str, wanted: bool) -> bool:
+    async def _switch(self, user_id: str, persona: str, wanted: bool) -> None:
         session = await self._store.reserve(user_id, persona)
         if session.permanent_memory == wanted:
-            return False
-        await self._store.save(replace(session, metadata={**session.metadata, _KEY: wanted}))
+            return
+        await self._store.save(replace(session, metadata={**session.metadata, _METADATA_KEY: wanted}))
         if self._forget is not None:
             self._forget(user_id, persona)
-        return True
 
-    async def _sessions(self, user_id: str) -> Collection[Session]:
-        return (await self._store.page(limit=_MOST, user_id=user_id)).sessions
+    async def _of(self, user_id: str) -> Collection[Session]:
+        return (await self._store.page(limit=_SESSIONS_OF_A_USER, user_id=user_id)).sessions

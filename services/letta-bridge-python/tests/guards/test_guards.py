@@ -8,10 +8,11 @@ import json
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from letta_bridge.errors import GUARD_CODES, LaneFull, TaskExpired
+from letta_bridge.errors import GUARD_CODES, TaskExpired
 from letta_bridge.guards import Guards, Standing
 from letta_bridge.request_queue import Turn
 from letta_bridge.settings import GuardSettings
+from letta_bridge.turn_lease import TurnLease, clock
 from shared_utils.messages import Task
 
 NOW = 1_795_000_000.0
@@ -81,12 +82,6 @@ async def test_a_task_that_waited_too_long_is_not_answered(waited, timestamp, ex
         return
     with pytest.raises(TaskExpired, match="more than 60 s"):
         await guards.admit(turn(waited=waited), task(timestamp=timestamp))
-
-
-async def test_a_task_whose_lane_was_full_is_refused_and_a_user_of_that_name_is_not():
-    with pytest.raises(LaneFull):
-        await make().admit(turn(lane="~full:7"), task())
-    await make().admit(turn(lane="~full:7"), Task(task_id="t", user_id="~full:7", content="hi"))
 
 
 @pytest.mark.parametrize(
@@ -203,6 +198,49 @@ async def test_a_full_lane_refuses_at_once_and_keeps_the_order_of_what_waits(mak
     assert (await rig.said_to_agents())["ada"] == ["say 0", "say 1", "say 2"]
     counters = rig.shelf.counters
     assert counters["taken"] == counters["settled:letta"] + counters["settled:error"] == 9
+
+
+@pytest.mark.parametrize("limit", [{"max_lane": 3}, {}], ids=["limited", "not limited any more"])
+@pytest.mark.parametrize("attempts", [1, 2, 5])
+async def test_a_task_whose_lane_was_full_is_refused_on_every_delivery(make_rig, attempts, limit):
+    rig = make_rig(guards=limit)
+    payload = json.dumps({"task_id": "t1", "user_id": "ada", "content": "hi"}).encode()
+    refused = turn(lane="~full:7", attempts=attempts, payload=payload)
+    settlement = await rig.processor().process(refused, TurnLease(30, clock()))
+    assert json.loads(settlement.reply)["code"] == "lane_full"
+    assert rig.letta.sent == []
+
+
+async def test_a_user_who_is_called_like_an_overflow_lane_is_served(make_rig):
+    rig = make_rig(guards={"max_lane": 3})
+    rig.push("t1", user="~full:7")
+    await rig.work_off()
+    assert answers(rig) == [("t1", "letta")]
+
+
+async def test_a_killed_bridge_changes_nothing_about_what_a_full_lane_refused(make_rig):
+    rig = make_rig(guards={"max_lane": 2})
+    for number in range(6):
+        rig.push(f"a{number}", content=f"say {number}")
+    dying = rig.queue("dying")
+    assert len((await dying.exchange([], 10)).turns) == 5, "a0, and four to refuse; a1 waits behind a0"
+    rig.time += rig.settings.queue.lease + 1
+    await rig.work_off()
+    told = dict(answers(rig))
+    assert [task_id for task_id, source in told.items() if source == "letta"] == ["a0", "a1"]
+    assert {task_id for task_id, source in told.items() if source == "lane_full"} == {"a2", "a3", "a4", "a5"}
+    assert (await rig.said_to_agents())["ada"] == ["say 0", "say 1"]
+
+
+async def test_a_task_refused_by_a_full_lane_may_be_sent_again(make_rig):
+    rig = make_rig(guards={"max_lane": 1})
+    rig.push("a0")
+    rig.push("a1", content="again")
+    await rig.work_off()
+    assert rig.kept(task_id="a1")["code"] == "lane_full"
+    rig.push("a1", content="again")
+    await rig.work_off()
+    assert rig.kept(task_id="a1")["source"] == "letta"
 
 
 async def test_new_limits_hold_from_the_next_turn_on(make_rig):

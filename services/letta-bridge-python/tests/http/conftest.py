@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import timedelta
 
 import httpx
 import pytest
 
+from letta_bridge.consent import ChoiceReplicas, Consent, InMemorySharedChoices
 from letta_bridge.http.api import routers
 from letta_bridge.http.app import create_app
 from letta_bridge.settings import HttpSettings
+from letta_bridge.user_settings import SessionChoices, UserSettings
 from shared_utils.health import Check
+from shared_utils.persistence.memory_choices import InMemoryChoiceStore
 from shared_utils.persistence.memory_sessions import InMemorySessionStore
 from shared_utils.persistence.sessions import Restoration
 
@@ -26,6 +30,10 @@ class FakeSessions:
         self.restored = None
         self.forgotten = []
         self.failed = {}
+        self.choices = InMemoryChoiceStore()
+        self.shared_choices = InMemorySharedChoices({}, time.time)
+        copies = ChoiceReplicas(self.shared_choices, self.choices, None, self.store)
+        self.settings = UserSettings(Consent(copies), SessionChoices(self.store, ["default", "teacher"], self.forget))
 
     async def restore(self):
         done = await self.store.restore(limit=1000)
@@ -64,7 +72,7 @@ def app_for(sessions):
     """The application with HTTP settings."""
 
     def make(**settings):
-        api = routers(sessions, personas=["default", "teacher"], grace=timedelta(days=30))
+        api = routers(sessions, sessions.settings, grace=timedelta(days=30))
         return create_app(Healthy(), Healthy(), HttpSettings.model_validate({"api_token": TOKEN} | settings), api)
 
     return make

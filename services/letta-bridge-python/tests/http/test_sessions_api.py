@@ -108,7 +108,6 @@ async def test_the_connection_test_says_what_answers(ask, sessions):
         ("GET", f"{BASE}/connection/test"),
         ("POST", f"{BASE}/restore"),
         ("POST", "/api/sessions/restore"),
-        ("GET", "/api/users/ada/settings"),
     ],
 )
 async def test_a_store_that_is_away_is_503(ask, sessions, method, path):

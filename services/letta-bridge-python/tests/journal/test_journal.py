@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -169,11 +170,11 @@ async def test_it_goes_on_when_redis_is_back(rig, make_journal, monkeypatch):
     tries = []
     take = InMemoryJournalBacklog.take
 
-    async def failing(self, written, want):
+    async def failing(self, written, *args):
         tries.append(written)
         if len(tries) < 4:
             raise RedisConnectionError("no Redis")
-        return await take(self, written, want)
+        return await take(self, written, *args)
 
     monkeypatch.setattr(InMemoryJournalBacklog, "take", failing)
     journal = make_journal()
@@ -213,3 +214,24 @@ async def test_turns_that_are_dropped_are_told(rig, make_journal, capsys):
     told = [line for line in capsys.readouterr().out.splitlines() if "journal_full" in line]
     assert len(told) == 1
     assert "dropped=2" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("turn", "code"),
+    [
+        (b'{"v":2,"user_id":"ada","said":{"content":"hi"}}', "newer_record"),
+        (b'{"user_id":"ada"}', "unreadable_record"),
+        (b"\xff\n garbage", "unreadable_record"),
+    ],
+)
+async def test_a_record_that_cannot_be_read_is_set_aside_whole_and_the_others_are_written(
+    rig, service, make_journal, turn, code
+):
+    await talked(rig, "one")
+    rig.shelf.journal.append(("1000000-7", turn, b'{"text":"hello"}'))
+    await talked(rig, "two")
+    async with make_journal().running():
+        await until(lambda: not rig.shelf.journal)
+    assert service.said()[::2] == ["one", "two"]
+    ((line, body),) = rig.shelf.dead
+    assert (json.loads(line)["code"], body) == (code, turn + b'\n{"text":"hello"}')

@@ -51,7 +51,7 @@ def answered(turn):
         timestamp=1.0,
     )
     end = Settlement(turn.receipt, Outcome.LETTA, user_id=task.user_id, task_id=task.task_id, reply=dump(reply))
-    return journalled(turn, task, "default", end, JournalSettings())
+    return journalled(turn, task, "default", end, JournalSettings(), is_remembered=True)
 
 
 async def test_every_turn_is_written_once_in_order_whoever_writes_it(queue, client, service, monkeypatch):

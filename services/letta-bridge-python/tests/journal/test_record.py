@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from letta_bridge.journal import conversation_id, journalled, read_entry
+from letta_bridge.journal.record import UnreadableEntry
 from letta_bridge.request_queue import Outcome, Settlement, Turn
 from letta_bridge.request_queue.journal_backlog import JournalEntry
+from letta_bridge.request_queue.records import Fault
 from letta_bridge.settings import JournalSettings
 from shared_utils.messages import Reply, Task, Usage, dump
 
@@ -30,7 +32,7 @@ SETTINGS = JournalSettings()
 
 
 def entry(end=END, number="1700000001000-3", **fields):
-    noted = journalled(TURN, TASK, "default", replace(end, **fields), SETTINGS)
+    noted = journalled(TURN, TASK, "default", replace(end, **fields), SETTINGS, is_remembered=True)
     return JournalEntry(number, noted.journal, noted.reply)
 
 
@@ -87,20 +89,53 @@ def test_whose_turn_it_is_is_not_asked_of_the_reply():
 
 @pytest.mark.parametrize("outcome", [Outcome.ERROR, Outcome.REPEATED, Outcome.DEAD])
 def test_what_was_not_answered_is_not_kept(outcome):
-    assert journalled(TURN, TASK, "default", replace(END, outcome=outcome), SETTINGS).journal is None
+    end = replace(END, outcome=outcome)
+    assert journalled(TURN, TASK, "default", end, SETTINGS, is_remembered=True).journal is None
+
+
+def test_of_a_canned_answer_only_what_the_user_said_is_kept():
+    reply = REPLY.model_copy(update={"source": "memory-python", "fallback_reason": "breaker_open", "canned": True})
+    (question,) = read_entry(entry(outcome=Outcome.MEMORY, reply=dump(reply))).messages
+    assert (question.role, question.content) == ("user", "你好")
+    assert question.id == read_entry(entry()).messages[0].id
+    assert question.metadata.items() >= {"task_id": "t1", "canned": True, "fallback_reason": "breaker_open"}.items()
+    assert question.created_at.isoformat() == "2023-11-14T22:13:21+00:00"
 
 
 def test_what_was_meant_to_be_forgotten_is_not_kept_unless_one_says_so():
     settings, everything = JournalSettings(), JournalSettings(temporary=True)
     temporary = replace(END, outcome=Outcome.MEMORY)
-    assert journalled(TURN, TASK, "default", temporary, settings).journal is None
-    assert journalled(TURN, TASK, "default", temporary, everything).journal is not None
-    missed_by_agent = replace(temporary, missed=b"{}")
-    assert journalled(TURN, TASK, "default", missed_by_agent, settings).journal is not None
-    assert journalled(TURN, TASK, "default", END, settings).journal is not None
+    assert journalled(TURN, TASK, "default", temporary, settings, is_remembered=False).journal is None
+    assert journalled(TURN, TASK, "default", temporary, everything, is_remembered=False).journal is not None
+    assert journalled(TURN, TASK, "default", temporary, settings, is_remembered=True).journal is not None
+    assert journalled(TURN, TASK, "default", END, settings, is_remembered=True).journal is not None
 
 
-@pytest.mark.parametrize(("turn", "reply"), [(b"{}", dump(REPLY)), (b"", b""), (entry().turn, b'{"error":true}')])
-def test_what_cannot_be_read_is_a_value_error(turn, reply):
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(
+    ("turn", "reply", "fault"),
+    [
+        (b"{}", dump(REPLY), Fault.UNREADABLE),
+        (b"", b"", Fault.UNREADABLE),
+        (entry().turn, b'{"error":true}', Fault.UNREADABLE),
+        (b'{"v":2}', dump(REPLY), Fault.NEWER),
+        (entry().turn.replace(b'"v":1', b'"v":2'), dump(REPLY), Fault.NEWER),
+    ],
+)
+def test_a_record_that_cannot_be_read_says_whether_a_later_release_wrote_it(turn, reply, fault):
+    with pytest.raises(UnreadableEntry) as caught:
         read_entry(JournalEntry("1-0", turn, reply))
+    assert caught.value.fault is fault
+
+
+def test_a_record_without_a_version_is_read_and_keeps_its_ids():
+    """As bridges wrote it before records had versions; written again, it is the same row."""
+    turn = (
+        b'{"user_id":"ada","task_id":"t1","number":"7-1700000000123","persona":"default","type":"text",'
+        b'"content":"\xe4\xbd\xa0\xe5\xa5\xbd","taken_ms":1700000000123}'
+    )
+    rows = read_entry(JournalEntry("1700000001000-3", turn, dump(REPLY)))
+    assert rows == read_entry(entry())
+    assert [message.id for message in rows.messages] == [
+        "35f50fd1-8ba4-54e8-8f0a-80bce9b0ca42",
+        "b96c2557-0ebe-5382-a17f-aae4e691ffa3",
+    ]

@@ -69,6 +69,57 @@ def test_one_turn_tries(breaker: Breaker, clock: Clock) -> None:
     entered(breaker)
 
 
+def test_failures_of_one_user_do_not_open_it_while_the_server_answers(breaker: Breaker) -> None:
+    for _ in range(20):
+        permit = breaker.enter("mallory")
+        assert permit is not None
+        permit.failed()
+        breaker.answered()
+    assert str(breaker.state) == "closed"
+
+
+def test_failures_of_several_users_open_it_although_the_server_answers(breaker: Breaker) -> None:
+    for user in ("ada", "bob", "eve"):
+        assert str(breaker.state) == "closed"
+        permit = breaker.enter(user)
+        assert permit is not None
+        permit.failed()
+        breaker.answered()
+    assert str(breaker.state) == "open"
+
+
+def test_a_server_that_answers_nothing_is_opened_by_one_user(breaker: Breaker) -> None:
+    breaker.answered()
+    for _ in range(3):
+        permit = breaker.enter("ada")
+        assert permit is not None
+        permit.failed()
+    assert str(breaker.state) == "open"
+
+
+def test_a_success_forgets_every_users_failures(breaker: Breaker) -> None:
+    for user in ("ada", "bob", "eve", "mallory") * 5:
+        for outcome in ("failed", "succeeded"):
+            permit = breaker.enter(user)
+            assert permit is not None
+            getattr(permit, outcome)()
+            breaker.answered()
+    assert str(breaker.state) == "closed"
+
+
+def test_one_slow_try_does_not_keep_all_others_from_trying(breaker: Breaker, clock: Clock) -> None:
+    broken(breaker)
+    clock.now += 5.0
+    slow = entered(breaker)
+    clock.now += 14.0
+    assert breaker.enter() is None
+    clock.now += 1.0
+    entered(breaker).succeeded()
+    assert str(breaker.state) == "closed"
+    slow.failed()
+    assert str(breaker.state) == "closed"
+
+
 def test_a_cancelled_try_frees_its_place(breaker: Breaker, clock: Clock) -> None:
     broken(breaker)
     clock.now += 5.0

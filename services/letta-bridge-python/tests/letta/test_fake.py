@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from letta_bridge.errors import LettaRejected, LettaUnavailable, TurnFateUnknown
-from letta_bridge.letta import AgentSpec, InMemoryLetta, TurnAnswer, TurnMessage, TurnState
+from letta_bridge.letta import AgentSpec, FoundTurn, InMemoryLetta, SoughtTurn, TurnAnswer, TurnMessage, TurnState
 from letta_bridge.letta.fake import Stored
 
 SPEC = AgentSpec("n", ("bridge",), "m", None, "letta_v1_agent", (), ())
@@ -19,6 +19,10 @@ async def letta() -> AsyncIterator[InMemoryLetta]:
     fake = InMemoryLetta()
     yield fake
     await fake.close()
+
+
+async def find(letta: InMemoryLetta, agent: str, otid: str) -> FoundTurn:
+    return (await letta.find_turns(agent, [SoughtTurn(otid, 0.0)])).turns[0]
 
 
 def turn(content: str = "hello", otid: str = "o1") -> list[TurnMessage]:
@@ -52,7 +56,7 @@ async def test_how_far_a_failing_turn_got(
     letta.fail_next(TurnFateUnknown(), stored=stored)
     with pytest.raises(TurnFateUnknown):
         await letta.send(agent, turn(), timeout=5)
-    found = await letta.find_turn(agent, "o1")
+    found = await find(letta, agent, "o1")
     assert found.state is state
     assert (found.answer.text if found.answer else None) == text
 
@@ -63,12 +67,12 @@ async def test_a_held_turn_runs_on_after_its_caller_left(letta: InMemoryLetta) -
         with pytest.raises(TurnFateUnknown) as caught:
             await letta.send(agent, turn(), timeout=0.01)
         assert caught.value.cause == "timeout"
-        running = await letta.find_turn(agent, "o1")
+        running = await find(letta, agent, "o1")
         assert running.state is TurnState.RUNNING
         await letta.cancel(agent, running.run_ids)
-        assert (await letta.find_turn(agent, "o1")).state is TurnState.ABSENT
+        assert (await find(letta, agent, "o1")).state is TurnState.CANCELLED
     await letta.idle()
-    assert (await letta.find_turn(agent, "o1")).state is TurnState.STORED
+    assert (await find(letta, agent, "o1")).state is TurnState.STORED
 
 
 async def test_overlaps_are_noticed(letta: InMemoryLetta) -> None:
@@ -84,11 +88,12 @@ async def test_overlaps_are_noticed(letta: InMemoryLetta) -> None:
 
 async def test_a_run_left_behind(letta: InMemoryLetta) -> None:
     agent = (await letta.create_agent(SPEC)).agent_id
-    run = letta.leave_run(agent)
-    found = await letta.find_turn(agent, "o1")
+    run = letta.leave_run(agent, "o1")
+    found = await find(letta, agent, "o1")
     assert (found.state, found.run_ids) == (TurnState.RUNNING, (run,))
+    assert (await find(letta, agent, "o2")).state is TurnState.ABSENT
     await letta.cancel(agent, [run])
-    assert (await letta.find_turn(agent, "o1")).state is TurnState.ABSENT
+    assert (await find(letta, agent, "o1")).state is TurnState.CANCELLED
 
 
 async def test_down(letta: InMemoryLetta) -> None:

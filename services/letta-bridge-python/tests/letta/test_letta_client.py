@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import subprocess
 import sys
+import uuid
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from aiohttp import web
 
 from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, TurnFateUnknown
-from letta_bridge.letta import AgentSpec, Block, TurnMessage, TurnState
-from letta_bridge.letta.letta_client import HISTORY_PAGE, SEARCHED_PAGES, LettaClient
+from letta_bridge.letta import AgentSpec, Block, FoundTurn, SoughtTurn, TurnMessage, TurnState, letta_client
+from letta_bridge.letta.letta_client import HISTORY_PAGE, OLDER_PAGE, LettaClient
+from letta_bridge.letta.turn_search import LABEL
 
 Stub = Callable[[Callable[[web.Request], Awaitable[web.StreamResponse]]], Awaitable[str]]
 Clients = Callable[..., LettaClient]
@@ -35,7 +39,8 @@ async def test_a_turn(stub: Stub, client_of: Clients) -> None:
         {"role": "system", "content": "before", "otid": "o0"},
         {"role": "user", "content": "你好 \ud800", "otid": "otid-1"},
     ]
-    assert asked == [("POST", f"/v1/agents/{AGENT}/messages", "Bearer s3cret", {"messages": messages})]
+    body = {"messages": messages, LABEL: "otid-1"}
+    assert asked == [("POST", f"/v1/agents/{AGENT}/messages", "Bearer s3cret", body)]
 
 
 async def test_only_the_given_key_is_sent(stub: Stub, client_of: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,14 +225,20 @@ class Pages:
     async def handle(self, request: web.Request) -> web.Response:
         self.asked.append(request.path)
         if request.path == "/v1/runs/":
-            assert request.query["active"] == "true"
+            assert request.query.getall("statuses") == ["created", "running", "cancelled"]
             assert request.query["agent_id"] == AGENT
-            return web.json_response(self.runs)
+            newer = [i for i, run in enumerate(self.runs) if run["id"] == request.query.get("before")]
+            start = newer[0] + 1 if newer else 0
+            return web.json_response(self.runs[start : start + int(request.query["limit"])])
         assert request.query["order"] == "desc"
         end = len(self.messages)
         if "before" in request.query:
             end = next(i for i, m in enumerate(self.messages) if m["id"] == request.query["before"])
         return web.json_response(self.messages[max(0, end - int(request.query["limit"])) : end])
+
+
+async def find(client: LettaClient, otid: str, since: float = 0.0) -> FoundTurn:
+    return (await client.find_turns(AGENT, [SoughtTurn(otid, since)])).turns[0]
 
 
 def turns(count: int) -> list[dict[str, object]]:
@@ -248,27 +259,78 @@ def turns(count: int) -> list[dict[str, object]]:
 async def test_a_turn_on_an_older_page(stub: Stub, client_of: Clients) -> None:
     history = Pages(turns(150), [])
     client = client_of(await stub(history.handle))
-    found = await client.find_turn(AGENT, "20-user_message")
+    found = await find(client, "20-user_message")
     assert found.state is TurnState.STORED
     assert found.answer is not None
     assert found.answer.text == "20"
-    assert history.asked == ["/v1/runs/"] + [f"/v1/agents/{AGENT}/messages"] * 3
+    assert history.asked == ["/v1/runs/"] + [f"/v1/agents/{AGENT}/messages"] * 2
 
 
 async def test_an_answer_on_the_page_after_its_question(stub: Stub, client_of: Clients) -> None:
     page = HISTORY_PAGE // 2
     history = Pages(turns(page + 1)[:-1], [])
-    found = await client_of(await stub(history.handle)).find_turn(AGENT, "0-user_message")
+    found = await find(client_of(await stub(history.handle)), "0-user_message")
     assert found.answer is not None
     assert found.answer.text == "0"
 
 
-async def test_the_search_is_bounded(stub: Stub, client_of: Clients) -> None:
-    history = Pages(turns(HISTORY_PAGE * SEARCHED_PAGES), [{"id": "run-7"}])
-    found = await client_of(await stub(history.handle)).find_turn(AGENT, "nowhere")
-    assert found.state is TurnState.RUNNING
-    assert found.run_ids == ("run-7",)
-    assert len(history.asked) == 1 + SEARCHED_PAGES
+async def test_a_turn_is_absent_only_after_all_of_the_history(stub: Stub, client_of: Clients) -> None:
+    history = Pages(turns(1200), [])
+    client = client_of(await stub(history.handle))
+    assert (await find(client, "nowhere")).state is TurnState.ABSENT
+    pages = 2 + math.ceil((2400 - HISTORY_PAGE) / OLDER_PAGE)  # the first, and one that is empty
+    assert len(history.asked) == 1 + pages
+    assert (await find(client, "0-user_message")).state is TurnState.STORED
+
+
+async def test_a_search_stops_at_messages_older_than_the_task(stub: Stub, client_of: Clients) -> None:
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    dates = [(began + timedelta(seconds=n)).isoformat() for n in range(1200)]
+    history = Pages([{**message, "date": date} for message, date in zip(turns(600), dates, strict=True)], [])
+    since = (began + timedelta(seconds=1150)).timestamp()
+    found = await find(client_of(await stub(history.handle)), "nowhere", since)
+    assert found.state is TurnState.ABSENT
+    assert len(history.asked) == 1 + 2
+
+
+async def test_a_search_whose_time_is_up_is_not_complete(stub: Stub, client_of: Clients) -> None:
+    history = Pages(turns(1200), [])
+    client = client_of(await stub(history.handle))
+    look = await client.find_turns(AGENT, [SoughtTurn("nowhere", 0.0)], time_limit=0.0)
+    assert not look.complete
+    assert len(history.asked) == 1 + 1
+    assert (await client.find_turns(AGENT, [SoughtTurn("1199-user_message", 0.0)], time_limit=0.0)).complete
+    assert (await client.find_turns(AGENT, [SoughtTurn("nowhere", 0.0)], time_limit=60.0)).complete
+
+
+async def test_all_runs_are_read(stub: Stub, client_of: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(letta_client, "_RUN_PAGE", 2)
+    runs = [{"id": f"run-{n}", "status": "running", "request_config": {LABEL: str(uuid.UUID(int=n))}} for n in range(5)]
+    history = Pages([], runs)  # type: ignore[arg-type]  # a run is a dictionary, too
+    found = await find(client_of(await stub(history.handle)), str(uuid.UUID(int=4)))
+    assert (found.state, found.run_ids) == (TurnState.RUNNING, ("run-4",))
+
+
+async def test_a_server_that_lists_one_page_for_ever_is_not_letta(stub: Stub, client_of: Clients) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.json_response([] if request.path == "/v1/runs/" else turns(3))
+
+    with pytest.raises(LettaRejected) as caught:
+        await find(client_of(await stub(handler)), "nowhere")
+    assert caught.value.cause == "not_letta"
+
+
+async def test_a_turn_labels_its_run(stub: Stub, client_of: Clients) -> None:
+    bodies = []
+
+    async def handler(request: web.Request) -> web.Response:
+        bodies.append(await request.json())
+        return web.json_response(ANSWER)
+
+    told = [TurnMessage("user", "earlier", "otid-1"), TurnMessage("user", "now", "otid-2")]
+    await client_of(await stub(handler)).send(AGENT, told, timeout=5)
+    assert bodies[0][LABEL] == "otid-2"
+    assert [message["otid"] for message in bodies[0]["messages"]] == ["otid-1", "otid-2"]
 
 
 @pytest.mark.parametrize(("limit", "first"), [(0, None), (3, "148-assistant_message"), (250, "25-user_message")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from letta_bridge.errors import AgentGone, LettaRejected, TurnFateUnknown
-from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, LettaPort, TurnMessage, TurnState, turn_otid
+from letta_bridge.letta import (
+    AgentSpec,
+    Block,
+    FoundTurn,
+    InMemoryLetta,
+    LettaPort,
+    SoughtTurn,
+    TurnMessage,
+    TurnState,
+    derived_otid,
+    turn_otid,
+)
 from letta_bridge.letta.letta_client import LettaClient
 
 GONE = "agent-22006411-d94a-4f4b-9bd9-25f0a9d311a8"
@@ -39,6 +51,16 @@ class World:
         [made] = await self.letta._sdk.agents.passages.create(agent_id, text=text)
         assert made.id
         return made.id
+
+    async def find(self, agent_id: str, otid: str, **sought: object) -> FoundTurn:
+        turn = SoughtTurn(otid, **{"since": time.time() - 600, **sought})  # type: ignore[arg-type]
+        return (await self.letta.find_turns(agent_id, [turn])).turns[0]
+
+    async def wait_until(self, agent_id: str, otid: str, state: TurnState) -> FoundTurn:
+        async with asyncio.timeout(60):
+            while (found := await self.find(agent_id, otid)).state is not state:
+                await asyncio.sleep(0.1)  # no event tells that a server far away is ready
+        return found
 
     def slow(self) -> AbstractContextManager[object]:
         """Turns take longer than the 0.02 seconds a test may wait: a real server's always do."""
@@ -97,14 +119,63 @@ async def test_an_agent_that_does_not_exist(world: World, agent_id: str) -> None
     for asked in (
         letta.get_agent(agent_id),
         letta.send(agent_id, [user("hello", str(uuid.uuid4()))], timeout=30),
-        letta.find_turn(agent_id, str(uuid.uuid4())),
+        letta.find_turns(agent_id, [SoughtTurn(str(uuid.uuid4()), 0.0)]),
         letta.history(agent_id),
         letta.export_agent(agent_id),
+        letta.contents(agent_id),
+        letta.retag(agent_id, add=["more"]),
     ):
         with pytest.raises(AgentGone):
             await asked
     assert not await letta.delete_agent(agent_id)
     await letta.cancel(agent_id, [f"run-{uuid.uuid4()}"])
+
+
+async def test_a_new_agent_is_whole_and_holds_nothing_but_its_first_blocks(world: World) -> None:
+    contents = await world.letta.contents(await world.agent())
+    assert (contents.complete, contents.messages, contents.passages, contents.running) == (True, 0, 0, False)
+    assert contents.blocks == {"human": "说中文", "persona": "kind"}
+
+
+async def test_contents_count_what_was_said_and_noted(world: World) -> None:
+    letta = world.letta
+    agent = await world.agent()
+    await letta.send(agent, [user("hello", turn_otid(agent, "t"))], timeout=60)
+    said = (await letta.contents(agent)).messages
+    assert said >= 2
+    await world.note(agent, "a passage")
+    await world.note(agent, "another")
+    contents = await letta.contents(agent)
+    assert (contents.messages, contents.passages, contents.complete) == (said, 1, True)
+
+
+async def test_tags_are_added_and_removed(world: World) -> None:
+    letta, spec = world.letta, world.spec
+    agent = await world.agent()
+    await letta.retag(agent, add=["one", "two:小明"])
+    assert set((await letta.get_agent(agent)).tags) == {*spec.tags, "one", "two:小明"}
+    await letta.retag(agent, add=["three", "one"], remove=["two:小明", "unknown"])
+    assert set((await letta.get_agent(agent)).tags) == {*spec.tags, "one", "three"}
+    assert [ref.agent_id for ref in await letta.find_agents([*spec.tags, "three"])] == [agent]
+    assert (await letta.contents(agent)).messages == 0
+
+
+async def test_notes_are_left_changed_and_removed(world: World) -> None:
+    letta = world.letta
+    label = f"contract/{uuid.uuid4().hex[:8]}"
+    assert await letta.notes(label) == []
+    for value in ('{"a": 1}', "第二"):
+        await letta.write_note(label, value)
+    first, second = await letta.notes(label)
+    assert (first.value, second.value) == ('{"a": 1}', "第二")
+    await letta.write_note(label, "changed", note_id=first.note_id)
+    assert [note.value for note in await letta.notes(label)] == ["changed", "第二"]
+    assert await letta.notes(f"{label}/other") == []
+    for note in (first, second, second):
+        await letta.delete_note(note.note_id)
+    assert await letta.notes(label) == []
+    with pytest.raises(LettaRejected):
+        await letta.write_note(label, "too late", note_id=first.note_id)
 
 
 async def test_an_agent_that_cannot_be_made(world: World) -> None:
@@ -172,7 +243,7 @@ async def test_a_turn_is_answered_and_found_again(world: World) -> None:
     assert all(answer.text for answer in answers)
     assert answers[0].stop_reason == "end_turn"
     for otid, answer in zip(otids, answers, strict=True):
-        found = await world.letta.find_turn(agent, otid)
+        found = await world.find(agent, otid)
         assert found.state is TurnState.STORED
         assert found.answer is not None
         assert found.answer.text == answer.text
@@ -186,7 +257,7 @@ async def test_a_turn_is_answered_and_found_again(world: World) -> None:
 async def test_a_turn_never_sent(world: World) -> None:
     agent = await world.agent()
     await world.letta.send(agent, [user("hello", str(uuid.uuid4()))], timeout=60)
-    found = await world.letta.find_turn(agent, str(uuid.uuid4()))
+    found = await world.find(agent, str(uuid.uuid4()))
     assert (found.state, found.answer, found.run_ids) == (TurnState.ABSENT, None, ())
 
 
@@ -200,7 +271,7 @@ async def test_several_messages_in_one_turn(world: World, roles: tuple[str, ...]
     assert [m["message_type"] for m in listed[:-1]] == [f"{role}_message" for role in roles]
     kept = {m["otid"] for m in listed}
     assert all((m.otid in kept) == (m.role != "assistant") for m in told)
-    found = await world.letta.find_turn(agent, told[-1].otid)
+    found = await world.find(agent, told[-1].otid)
     assert found.answer is not None
     assert found.answer.text == answer.text
 
@@ -210,11 +281,7 @@ async def test_a_turn_goes_on_after_its_caller_left(world: World) -> None:
     with world.slow(), pytest.raises(TurnFateUnknown) as caught:
         await world.letta.send(agent, [user("hello", otid)], timeout=0.02)
     assert caught.value.cause == "timeout"
-    for _ in range(600):
-        found = await world.letta.find_turn(agent, otid)
-        if found.state is TurnState.STORED:
-            break
-        await asyncio.sleep(0.1)  # no event tells that a server far away is ready
+    found = await world.wait_until(agent, otid, TurnState.STORED)
     assert found.answer is not None
     listed = await world.letta.history(agent)
     assert [m["message_type"] for m in listed if m["otid"] == otid] == ["user_message"]
@@ -225,7 +292,66 @@ async def test_an_empty_message_is_refused(world: World) -> None:
     with pytest.raises(LettaRejected) as caught:
         await world.letta.send(agent, [user("", otid)], timeout=60)
     assert caught.value.cause == "bad_request"
-    assert (await world.letta.find_turn(agent, otid)).state is TurnState.ABSENT
+    assert (await world.find(agent, otid)).state is TurnState.ABSENT
+
+
+async def test_of_two_turns_with_one_otid_the_newest_is_found(world: World) -> None:
+    agent, otid = await world.agent(), str(uuid.uuid4())
+    for number in range(2):
+        await world.letta.send(agent, [user(f"第{number}句", otid)], timeout=60)
+    found = await world.find(agent, otid)
+    assert found.answer is not None
+    assert "第1句" in found.answer.text
+
+
+async def test_an_otid_that_others_may_have_had_counts_with_the_same_words_and_a_later_date_only(world: World) -> None:
+    agent, otid = await world.agent(), str(uuid.uuid4())
+    await world.letta.send(agent, [user("说\0定了", otid)], timeout=60)
+    legacy = {"labelled": False, "content": "说\0定了"}
+    assert (await world.find(agent, otid, **legacy)).state is TurnState.STORED
+    assert (await world.find(agent, otid, **{**legacy, "content": "something else"})).state is TurnState.ABSENT
+    assert (await world.find(agent, otid, **{**legacy, "since": time.time() + 60})).state is TurnState.ABSENT
+
+
+async def test_several_turns_and_their_copies_are_found_in_one_look(world: World) -> None:
+    agent = await world.agent()
+    first, second, third = (str(uuid.uuid4()) for _ in range(3))
+    copy = derived_otid(first, "copy")
+    await world.letta.send(agent, [user("told later", copy), user("second", second)], timeout=60)
+    sought = [SoughtTurn(first, 0.0, copies=frozenset({copy})), SoughtTurn(second, 0.0), SoughtTurn(third, 0.0)]
+    found = await world.letta.find_turns(agent, sought)
+    assert [turn.state for turn in found.turns] == [TurnState.ABSENT, TurnState.STORED, TurnState.ABSENT]
+    assert [turn.told for turn in found.turns] == [True, False, False]
+    assert found.other_runs == ()
+
+
+async def test_a_run_belongs_to_the_turn_it_was_sent_for(world: World) -> None:
+    agent, otids = await world.agent(), [str(uuid.uuid4()) for _ in range(2)]
+    with world.slow():
+        for otid in otids:
+            with pytest.raises(TurnFateUnknown):
+                await world.letta.send(agent, [user(f"[[latency:6000]] {otid}", otid)], timeout=0.02)
+        running = [await world.wait_until(agent, otid, TurnState.RUNNING) for otid in otids]
+        assert [len(turn.run_ids) for turn in running] == [1, 1]
+        assert running[0].run_ids != running[1].run_ids
+        look = await world.letta.find_turns(agent, [SoughtTurn(str(uuid.uuid4()), 0.0)])
+        assert look.turns[0].state is TurnState.ABSENT
+        assert set(look.other_runs) == {*running[0].run_ids, *running[1].run_ids}
+        await world.letta.cancel(agent, running[0].run_ids)
+        states = [(await world.find(agent, otid)).state for otid in otids]
+        assert states == [TurnState.CANCELLED, TurnState.RUNNING]
+    for otid in otids:  # a cancel stops no model call: what was cancelled is stored after all
+        await world.wait_until(agent, otid, TurnState.STORED)
+
+
+async def test_a_failed_turn_is_absent_although_it_had_a_run(world: World) -> None:
+    agent, otid = await world.agent(), str(uuid.uuid4())
+    if isinstance(world.letta, InMemoryLetta):
+        world.letta.fail_next(TurnFateUnknown(cause="server_error"))
+    with pytest.raises(TurnFateUnknown) as caught:
+        await world.letta.send(agent, [user("[[fail:500]] hello", otid)], timeout=60)
+    assert caught.value.cause == "server_error"
+    assert (await world.find(agent, otid)).state is TurnState.ABSENT
 
 
 async def test_cancelling_what_is_not_running(world: World) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 
 import pytest
@@ -8,11 +9,14 @@ import pytest
 from letta_bridge.errors import (
     AgentGone,
     BreakerOpen,
+    EarlierTurnRunning,
     EmptyAnswer,
     LettaError,
     LettaRejected,
     LettaUnavailable,
     TurnFateUnknown,
+    TurnInterrupted,
+    UserPaused,
 )
 from letta_bridge.letta import Breaker, BreakerPolicy, BreakerState, InMemoryLetta, LettaServer, LettaServers
 
@@ -39,10 +43,18 @@ def servers(clock: Clock) -> LettaServers:
     )
 
 
-async def fail(server: LettaServer, error: LettaError, times: int = 2) -> None:
+async def fail(server: LettaServer, error: LettaError, times: int = 2, user: str = "") -> None:
     for _ in range(times):
-        with pytest.raises(type(error)), server.guard():
+        with pytest.raises(type(error)), server.guard(user):
             raise error
+
+
+async def time_out(servers: LettaServers, user: str, times: int = 2) -> None:
+    """Turns of this user that last too long, on a server that answers everything else."""
+    for _ in range(times):
+        server = servers.pick(user)
+        await fail(server, TurnFateUnknown(cause="timeout"), 1, user)
+        server.answered()
 
 
 USERS = [f"用户{i}" for i in range(600)]
@@ -146,6 +158,82 @@ async def test_one_turn_tries_and_its_cancellation_frees_the_place(servers: Lett
     with server.guard():
         pass
     assert str(server.breaker.state) == "closed"
+
+
+async def test_a_user_whose_turns_time_out_is_left_alone_and_nobody_else_is(
+    servers: LettaServers, clock: Clock
+) -> None:
+    await time_out(servers, "mallory")
+    with pytest.raises(UserPaused) as caught:
+        servers.pick("mallory")
+    assert caught.value.ready_in == 5.0
+    assert servers.users.paused == 1
+    assert set(servers.states().values()) == {BreakerState.CLOSED}
+    assert all(servers.pick(user) for user in USERS)
+    clock.now += 5.0
+    await time_out(servers, "mallory", times=1)
+    with pytest.raises(UserPaused) as caught:
+        servers.pick("mallory")
+    assert caught.value.ready_in == 10.0
+    clock.now += 10.0
+    with servers.pick("mallory").guard("mallory"):
+        pass
+    await time_out(servers, "mallory", times=1)
+    assert servers.pick("mallory")
+
+
+async def test_a_server_that_is_down_costs_no_user_a_pause_of_their_own(servers: LettaServers, clock: Clock) -> None:
+    server = servers.pick("ada")
+    await fail(server, TurnFateUnknown(cause="timeout"), user="ada")
+    assert server.breaker.state is BreakerState.OPEN
+    assert servers.pick("ada") is not server
+    clock.now += 5.0
+    assert servers.pick("ada") is server
+
+
+@pytest.mark.parametrize("error", [LettaRejected(), AgentGone(), EmptyAnswer(), LettaUnavailable(busy=True)], ids=str)
+async def test_an_answer_ends_a_users_row_of_failures(servers: LettaServers, error: LettaError) -> None:
+    for _ in range(5):
+        await time_out(servers, "ada", times=1)
+        await fail(servers.pick("ada"), error, 1, "ada")
+    assert servers.pick("ada")
+
+
+async def test_only_so_many_users_failures_are_remembered(
+    servers: LettaServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("letta_bridge.letta.servers._USERS", 3)
+    policy = BreakerPolicy(failures=100)
+    patient = LettaServers({"a": InMemoryLetta()}, breaker=lambda: Breaker(policy))
+    for user in USERS[:10]:
+        await time_out(patient, user, times=1)
+    assert len(patient.users._breakers) == 3
+
+
+@pytest.mark.parametrize("error", [EarlierTurnRunning(), TurnInterrupted()], ids=str)
+async def test_a_turn_that_was_not_sent_says_nothing(servers: LettaServers, clock: Clock, error: LettaError) -> None:
+    server = servers.pick("u")
+    await fail(server, LettaUnavailable(), times=1)
+    await fail(server, error, times=5)
+    assert server.breaker.state is BreakerState.CLOSED
+    await fail(server, LettaUnavailable(), times=1)
+    assert server.breaker.state is BreakerState.OPEN
+    clock.now += 5.0
+    await fail(server, error, times=1)
+    assert str(server.breaker.state) == "half_open"
+    with server.guard():
+        pass
+
+
+async def test_a_refused_connection_tells_that_a_server_has_gone(servers: LettaServers) -> None:
+    first, *others = servers
+    await fail(first, LettaUnavailable(refused=True), times=1)
+    assert servers.gone_at() == 0.0, "another one may be at work"
+    for server in others:
+        await fail(server, LettaUnavailable(), times=1)
+        assert servers.gone_at() == 0.0, "it is there, and does not answer"
+        await fail(server, LettaUnavailable(refused=True), times=1)
+    assert servers.gone_at() == pytest.approx(time.time(), abs=60)
 
 
 def test_no_server_is_an_error() -> None:

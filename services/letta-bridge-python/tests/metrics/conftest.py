@@ -24,7 +24,7 @@ class Metered:
         rig.desk = replace(rig.desk, servers=rig.servers, recorder=metrics)
         self.queue = rig.queue()
         fallback = MeteredFallback(rig.fallback, metrics)
-        self.processor = MessageProcessor(rig.settings, rig.desk, fallback, self.queue)
+        self.processor = MessageProcessor(rig.settings, rig.desk, fallback, self.queue, consent=rig.consent)
         rig.intake = self.intake
         self.sources = Sources(self.queue, "letta_requests", rig.sessions, rig.servers.states, lambda: 0)
 

@@ -8,9 +8,10 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from letta_bridge.errors import LettaRejected, LettaUnavailable, TurnFateUnknown
-from letta_bridge.letta import AgentSpec, TurnAnswer, Usage
+from letta_bridge.letta import AgentSpec, SoughtTurn, TurnAnswer, Usage
 from letta_bridge.metrics import MeteredLetta, loop_lag_watched
 from letta_bridge.request_queue import Exchange, Outcome, Settlement, Turn
+from letta_bridge.request_queue.port import Refusal
 
 LABELS = {
     "letta_bridge_vectors_stored": {"kind"},
@@ -18,7 +19,7 @@ LABELS = {
     "letta_bridge_build_info": {"version"},
     "letta_bridge_tasks": {"outcome"},
     "letta_bridge_errors": {"code"},
-    "letta_bridge_settlements_refused": set(),
+    "letta_bridge_settlements_refused": {"reason"},
     "letta_bridge_leases_lost": set(),
     "letta_bridge_retries": {"cause"},
     "letta_bridge_fallbacks": {"reason"},
@@ -41,12 +42,15 @@ LABELS = {
     "letta_bridge_queue_oldest_task_age_seconds": {"queue"},
     "letta_bridge_queue_dead_letters": {"queue"},
     "letta_bridge_queue_missed_turns_pending": {"queue"},
+    "letta_bridge_queue_missed_turns_dropped": {"queue"},
     "letta_bridge_queue_bridges": {"queue"},
     "letta_bridge_queue_paused": {"queue"},
     "letta_bridge_queue_journal_waiting": {"queue"},
     "letta_bridge_queue_journal_dropped": {"queue"},
     "letta_bridge_queue_taken": {"queue"},
     "letta_bridge_queue_redelivered": {"queue"},
+    "letta_bridge_queue_restored": {"queue"},
+    "letta_bridge_queue_answers_refused": {"queue"},
     "letta_bridge_queue_settled": {"outcome", "queue"},
 }
 
@@ -105,6 +109,12 @@ async def test_reasons_codes_and_phases(metered):
     assert samples["letta_bridge_lane_wait_seconds_count",] == 6
 
 
+async def test_missed_turns_beyond_the_bound_are_counted(metered):
+    rig = metered.rig
+    rig.shelf.counters["missed_dropped"] = 7
+    assert (await metered.samples())["letta_bridge_queue_missed_turns_dropped_total", "letta_requests"] == 7
+
+
 async def test_missed_turns_are_pending_until_the_agent_is_told(metered):
     rig = metered.rig
     rig.letta.down = True
@@ -124,7 +134,8 @@ async def test_a_producers_own_memory_type_is_no_label(make_metered):
     metered.rig.push("t2", "ada", "hi")
     await metered.rig.work_off()
     samples = await metered.samples()
-    assert samples["letta_bridge_fallbacks_total", "permanent"] == 2
+    assert samples["letta_bridge_fallbacks_total", "memory_type_unknown"] == 1
+    assert samples["letta_bridge_fallbacks_total", "permanent"] == 1
 
 
 async def test_an_open_breaker_shows(metered):
@@ -210,7 +221,7 @@ async def test_metered_letta_hands_everything_on(metered):
     spec = AgentSpec("bridge-x", ("bridge", "user:u"), "m", None, "letta_v1_agent", (), ())
     agent = await letta.create_agent(spec)
     assert await letta.find_agents(["user:u"]) == [agent] == [await letta.get_agent(agent.agent_id)]
-    assert (await letta.find_turn(agent.agent_id, "nothing")).answer is None
+    assert (await letta.find_turns(agent.agent_id, [SoughtTurn("nothing", 0.0)])).turns[0].answer is None
     await letta.cancel(agent.agent_id, [])
     assert await letta.history(agent.agent_id) == await metered.rig.letta.history(agent.agent_id)
     assert await letta.export_agent(agent.agent_id)
@@ -224,9 +235,11 @@ async def test_what_another_bridge_took_over_is_counted(metered):
     settlement = Settlement("1-1", Outcome.LETTA)
     metered.metrics.ended(turn, settlement, 1.0)
     metered.metrics.exchanged([settlement], Exchange([False], [turn]), 0.001)
+    metered.metrics.refused(settlement, Refusal.TAKEN_OVER)
     metered.metrics.lease_lost()
     samples = await metered.samples()
-    assert samples["letta_bridge_settlements_refused_total",] == 1
+    assert samples["letta_bridge_settlements_refused_total", "taken_over"] == 1
+    assert samples["letta_bridge_settlements_refused_total", "repeated"] == 0
     assert samples["letta_bridge_leases_lost_total",] == 1
     assert samples["letta_bridge_tasks_total", "letta"] == 0
     assert samples["letta_bridge_lane_wait_seconds_count",] == 0, "a second hand-out is no wait in the lane"

@@ -33,10 +33,19 @@ class Rig:
     async def take(self, want=10):
         return (await self.queue.exchange([], want)).turns
 
-    async def bury(self, user, task_id, code="upload_refused", *, time=1.0):
+    async def take_all(self):
+        """All turns, each settled at once so that its lane goes on."""
+        turns = []
+        while taken := await self.take():
+            turns += taken
+            await self.queue.exchange([Settlement(turn.receipt, Outcome.ERROR) for turn in taken], 0)
+        return turns
+
+    async def bury(self, user, task_id, code="upload_refused", *, time=1.0, **identity):
         await self.push(user, task_id)
         (turn,) = await self.take()
         letter = {"code": code, "reason": "因为", "attempts": 1, "time": time, "task_id": task_id, "user_id": user}
+        letter |= identity
         reply = json.dumps({"task_id": task_id, "error": True, "code": code, "retryable": False}).encode()
         end = Settlement(
             turn.receipt,
@@ -47,6 +56,22 @@ class Rig:
             dead=json.dumps(letter, ensure_ascii=False).encode(),
         )
         assert (await self.queue.exchange([end], 0)).settled == [True]
+
+    async def bury_payload(self, payload, **about):
+        """As this release buries a task."""
+        await self.client.lpush(self.settings.requests, payload)
+        turns = await self.take()
+        turn = next(turn for turn in turns if turn.payload == payload)
+        letter = {"code": "internal", "number": turn.number, "lane": turn.lane, "attempts": turn.attempts} | about
+        end = Settlement(turn.receipt, Outcome.DEAD, dead=json.dumps(letter, ensure_ascii=False).encode())
+        assert (await self.queue.exchange([end], 0)).settled == [True]
+        await self.queue.release([other.receipt for other in turns if other is not turn])
+        return turn
+
+    async def adds_up(self):
+        status = await self.queue.status()
+        settled = sum(count for name, count in status.counters.items() if name.startswith("settled:"))
+        return status.counters["taken"] == settled + status.waiting + status.in_flight
 
     async def letters(self):
         return [letter async for letter in self.admin.dead()]
@@ -142,6 +167,17 @@ async def test_a_retried_letter_is_a_task_again_and_may_be_answered(rig):
     assert json.loads(turn.kept_reply)["retryable"] is True
 
 
+async def test_a_retried_task_keeps_the_name_under_which_it_was_sent(rig):
+    await rig.bury("ada", "t1", idempotency_key="7-1000", taken_at=1.0, content_digest="abc")
+    await rig.bury("ada", "t2", time=5000.0)  # by the previous release
+    for letter in await rig.letters():
+        assert await rig.admin.retry(letter)
+    kept = {json.loads(turn.payload)["task_id"]: json.loads(turn.kept_reply) for turn in await rig.take_all()}
+    assert kept["t1"].items() >= {"idempotency_key": "7-1000", "taken_at": 1.0, "content_digest": "abc"}.items()
+    assert kept["t2"]["taken_at"] < 5000.0
+    assert "idempotency_key" not in kept["t2"]
+
+
 async def test_a_retried_letter_does_not_hide_a_real_answer(rig):
     await rig.bury("ada", "t1")
     answer = b'{"task_id":"t1","response_text":"hi"}'
@@ -150,6 +186,76 @@ async def test_a_retried_letter_does_not_hide_a_real_answer(rig):
     assert await rig.admin.retry(letter)
     (turn,) = await rig.take()
     assert turn.kept_reply == answer
+
+
+@pytest.mark.parametrize(
+    ("payload", "about", "lane"),
+    [
+        (b'{"user_id":"ada","task_id":"t1"}', {"user_id": "ada", "task_id": "t1"}, "ada"),
+        (b'{"user_id":7,"task_id":7}', {"user_id": "7", "task_id": "7"}, "7"),
+        (b'{"content":"nobody says it"}', {"user_id": None, "task_id": None}, "anonymous"),
+        (b'{"user_id":"ada","content":"no id"}', {"user_id": "ada", "task_id": None}, "ada"),
+        (b"\xff\x00 no JSON", {"user_id": None, "task_id": None}, "~1"),
+        (b"", {"user_id": None, "task_id": None}, "~1"),
+    ],
+)
+async def test_a_retried_task_keeps_its_number_and_counts_as_handed_out(rig, payload, about, lane):
+    dead = await rig.bury_payload(payload, **about)
+    (letter,) = await rig.letters()
+    assert await rig.admin.retry(letter)
+    assert await rig.adds_up()
+    (turn,) = await rig.take()
+    assert (turn.number, turn.lane, turn.payload) == (dead.number, lane, payload)
+    assert (turn.attempts, turn.deliveries) == (2, 1), "max_deliveries does not count what an operator forgave"
+    assert await rig.letters() == []
+
+
+async def test_a_retried_task_waits_behind_what_its_user_has_in_flight(rig):
+    dead = await rig.bury_payload(b'{"user_id":"ada","task_id":"t1"}', user_id="ada", task_id="t1")
+    await rig.push("ada", "t2")
+    (flying,) = await rig.take()
+    assert await rig.admin.retry((await rig.letters())[0])
+    assert await rig.take() == []
+    end = Settlement(flying.receipt, Outcome.LETTA, user_id="ada", task_id="t2")
+    (turn,) = (await rig.queue.exchange([end], 1)).turns
+    assert turn.number == dead.number
+
+
+@pytest.mark.parametrize("release", ["this", "before"])
+async def test_a_retried_task_is_not_answered_from_the_error_reply_it_left(rig, release):
+    kept = json.dumps({"task_id": "t1", "error": True, "code": "internal", "retryable": False})
+    if release == "this":
+        await rig.bury_payload(b'{"user_id":"ada","task_id":"t1"}', user_id="ada", task_id="t1")
+    else:
+        await rig.bury("ada", "t1")
+    await rig.client.set(rig.admin.keys.reply("ada", "t1"), kept)
+    assert await rig.admin.retry((await rig.letters())[0])
+    (turn,) = await rig.take()
+    assert turn.kept_reply is None or json.loads(turn.kept_reply)["retryable"] is True
+
+
+async def test_a_retried_task_does_not_hide_a_real_answer_either(rig):
+    await rig.bury_payload(b'{"user_id":"ada","task_id":"t1"}', user_id="ada", task_id="t1")
+    answer = b'{"task_id":"t1","response_text":"hi"}'
+    await rig.client.set(rig.admin.keys.reply("ada", "t1"), answer)
+    assert await rig.admin.retry((await rig.letters())[0])
+    (turn,) = await rig.take()
+    assert turn.kept_reply == answer
+
+
+async def test_what_died_in_an_overflow_lane_is_retried_in_its_users_own(rig):
+    rig.queue.max_lane = 1
+    await rig.push("ada", "t1")
+    await rig.client.lpush(rig.settings.requests, b'{"user_id":"ada","task_id":"t2"}')
+    turns = await rig.take()
+    (refused,) = [turn for turn in turns if turn.found_lane_full("ada")]
+    letter = {"code": "too_many_deliveries", "number": refused.number, "lane": refused.lane, "user_id": "ada"}
+    ends = [Settlement(turn.receipt, Outcome.LETTA, user_id="ada") for turn in turns if turn is not refused]
+    ends.append(Settlement(refused.receipt, Outcome.DEAD, dead=json.dumps(letter).encode()))
+    await rig.queue.exchange(ends, 0)
+    assert await rig.admin.retry((await rig.letters())[0])
+    (turn,) = await rig.take()
+    assert (turn.number, turn.lane) == (refused.number, "ada")
 
 
 async def test_a_stale_position_removes_nobody_elses_letter(rig):

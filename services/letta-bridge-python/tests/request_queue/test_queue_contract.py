@@ -8,108 +8,9 @@ import uuid
 
 import pytest
 
-from letta_bridge.request_queue import Outcome, PauseMode, RedisQueue, Settlement
-from letta_bridge.request_queue.admin import QueueAdmin
-from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
-from letta_bridge.request_queue.scripts import read
+from letta_bridge.request_queue import Outcome, PauseMode, Settlement
+from letta_bridge.request_queue.port import fingerprint
 from letta_bridge.settings import QueueSettings
-from shared_utils.redis_connection import connect
-from shared_utils.settings import RedisSettings
-
-
-class InMemoryRig:
-    """Producers and bridges around a queue in memory."""
-
-    def __init__(self, settings):
-        self.settings = settings
-        self.time = 1_000.0
-        self.shelf = Shelf(clock=lambda: self.time)
-
-    def bridge(self, name):
-        return InMemoryQueue(self.shelf, self.settings, name)
-
-    async def push(self, *payloads):
-        for payload in payloads:
-            self.shelf.push(payload)
-
-    async def expire_leases(self):
-        self.time += self.settings.lease + 1
-
-    async def pause(self, mode):
-        self.shelf.paused = mode
-
-    async def resume(self):
-        self.shelf.paused = None
-
-    async def dead(self):
-        return [(json.loads(reason), payload) for reason, payload in self.shelf.dead]
-
-    async def replies(self):
-        return list(self.shelf.replies)
-
-    async def close(self):
-        pass
-
-
-class RedisRig:
-    """The same around a real one."""
-
-    def __init__(self, settings, url):
-        self.settings = settings
-        self.url = url
-        self.client = connect(RedisSettings(url=url), name="rig")
-        self.bridges = []
-
-    def bridge(self, name):
-        settings = RedisSettings(url=self.url)
-        queue = RedisQueue(connect(settings, name=name), connect(settings, name=name), self.settings, name)
-        self.bridges.append(queue)
-        return queue
-
-    @property
-    def keys(self):
-        return self.bridge("keys").keys
-
-    async def push(self, *payloads):
-        for payload in payloads:
-            await self.client.lpush(self.settings.requests, payload)
-
-    async def expire_leases(self):
-        leases = self.keys.leases
-        for receipt in await self.client.zrange(leases, 0, -1):
-            await self.client.zadd(leases, {receipt: 1})
-
-    async def pause(self, mode):
-        await QueueAdmin(self.client, self.settings).pause(mode)
-
-    async def resume(self):
-        await QueueAdmin(self.client, self.settings).resume()
-
-    async def dead(self):
-        letters = await self.client.lrange(self.keys.dead, 0, -1)
-        return [(json.loads(letter.partition(b"\n")[0]), letter.partition(b"\n")[2]) for letter in letters]
-
-    async def replies(self):
-        return [fields[b"reply"] for _, fields in await self.client.xrange(self.keys.replies)]
-
-    async def close(self):
-        await self.client.aclose()
-        for bridge in self.bridges:
-            await bridge.close()
-
-
-@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.integration)])
-async def rig(request):
-    settings = QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}", max_payload_bytes=1024, missed_kept=3)
-    if request.param == "memory":
-        rig = InMemoryRig(settings)
-    else:
-        rig = RedisRig(settings, request.getfixturevalue("redis_url"))
-        # A server that does not know `settle` yet runs the dispatch sent with it first, and has nothing to hand out.
-        for name in ("settle", "dispatch"):
-            await rig.client.script_load(read(name).source)
-    yield rig
-    await rig.close()
 
 
 def task(user, task_id, **fields):
@@ -117,15 +18,8 @@ def task(user, task_id, **fields):
 
 
 def answered(turn, user="ada", task_id="t1", **fields):
-    return Settlement(
-        turn.receipt,
-        Outcome.LETTA,
-        user_id=user,
-        task_id=task_id,
-        reply=b'{"response_text":"hi"}',
-        task_response=b'{"text":"hi"}',
-        **fields,
-    )
+    values = {"reply": b'{"response_text":"hi"}', "task_response": b'{"text":"hi"}', **fields}
+    return Settlement(turn.receipt, Outcome.LETTA, user_id=user, task_id=task_id, **values)
 
 
 async def settle(queue, *settlements, want=0):
@@ -213,11 +107,12 @@ async def test_released_turns_return_to_the_head_of_their_lane_uncounted(rig):
     assert (json.loads(again.payload)["task_id"], again.attempts) == ("1", 1)
 
 
-async def test_strays_are_given_back(rig):
+async def test_strays_are_given_back(rig, lose_answer):
     queue = rig.bridge("a")
     other = rig.bridge("b")
     await rig.push(task("ada", "1"), task("bo", "2"), task("cy", "3"))
-    kept, _lost = (await queue.exchange([], 2)).turns
+    kept, lost = (await queue.exchange([], 2)).turns
+    lose_answer(queue.passes, [kept, lost])
     await other.exchange([], 1)
     assert await queue.release_strays({kept.receipt}) == 1
     assert [json.loads(turn.payload)["task_id"] for turn in (await queue.exchange([], 5)).turns] == ["2"]
@@ -272,8 +167,65 @@ async def test_missed_turns_are_kept_bounded_and_forgotten_once_told(rig):
         await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=b'{"n":%d}' % index))
     assert await queue.missed("ada") == [b'{"n":2}', b'{"n":3}', b'{"n":4}']
     (turn,) = (await queue.exchange([], 1)).turns
-    await settle(queue, answered(turn, task_id="t5", told_missed=True))
+    told = frozenset(fingerprint(record) for record in await queue.missed("ada"))
+    await settle(queue, answered(turn, task_id="t5", told=told))
     assert await queue.missed("ada") == []
+
+
+async def next_turn(rig, queue, number):
+    await rig.push(task("ada", f"t{number}"))
+    (turn,) = (await queue.exchange([], 1)).turns
+    return turn
+
+
+async def test_a_settlement_removes_the_missed_turns_it_names_and_no_others(rig):
+    queue = rig.bridge("a")
+    records = ['{"说":"第一句"}'.encode(), b'{"n":2}', b"not json"]
+    for number, record in enumerate(records):
+        turn = await next_turn(rig, queue, number)
+        await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=record))
+    turn = await next_turn(rig, queue, 3)
+    told = frozenset({fingerprint(records[0]), fingerprint(b"never kept")})
+    await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", told=told, missed=b'{"n":4}'))
+    assert await queue.missed("ada") == [b'{"n":2}', b"not json", b'{"n":4}']
+    assert (await queue.status()).counters["missed_pending"] == 3
+    turn = await next_turn(rig, queue, 4)
+    await settle(queue, answered(turn, task_id="t4"))
+    assert len(await queue.missed("ada")) == 3
+
+
+async def test_one_personas_missed_turns_do_not_push_out_anothers(rig):
+    queue = rig.bridge("a")
+    kept = rig.settings.missed_kept
+    records = [b'{"n":0}', *(b'{"n":%d,"persona":"doctor"}' % number for number in range(1, kept + 3))]
+    for number, record in enumerate(records):
+        turn = await next_turn(rig, queue, number)
+        await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=record))
+    assert await queue.missed("ada") == [records[0], *records[-kept:]]
+    counters = (await queue.status()).counters
+    assert (counters["missed_pending"], counters["missed_dropped"]) == (kept + 1, 2)
+    turn = await next_turn(rig, queue, 99)
+    await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=b'{"persona":"default"}'))
+    assert (await queue.missed("ada"))[0] == records[0]
+
+
+async def test_a_kept_reply_carries_members_that_nobody_is_sent(rig):
+    queue = rig.bridge("a")
+    turn = await next_turn(rig, queue, 1)
+    await settle(queue, answered(turn, task_id="t1", reply=b'{"text":"}"}', mark=b'"idempotency_key":"1-2"'))
+    repeated = await next_turn(rig, queue, 1)
+    assert json.loads(repeated.kept_reply) == {"text": "}", "idempotency_key": "1-2"}
+    assert [json.loads(reply) for reply in await rig.replies()] == [{"text": "}"}]
+
+
+async def test_a_settlement_may_leave_the_kept_reply_of_an_earlier_task(rig):
+    queue = rig.bridge("a")
+    turn = await next_turn(rig, queue, 1)
+    await settle(queue, answered(turn, task_id="t1", reply=b'{"of":"the first"}'))
+    turn = await next_turn(rig, queue, 1)
+    await settle(queue, answered(turn, task_id="t1", reply=b'{"of":"the second"}', replaces_kept=False))
+    assert (await next_turn(rig, queue, 1)).kept_reply == b'{"of":"the first"}'
+    assert await rig.replies() == [b'{"of":"the first"}', b'{"of":"the second"}']
 
 
 async def test_dead_letters_keep_the_payload_to_the_byte(rig):
@@ -387,20 +339,32 @@ async def test_a_paused_queue_lets_the_wait_pass(rig):
     assert (await queue.status()).depth == 1
 
 
-async def test_strays_of_the_wait_are_told_from_the_others(rig):
+async def test_strays_of_the_wait_are_told_from_the_others(rig, lose_answer):
     queue = rig.bridge("a")
     await rig.push(task("ada", "1"))
     (exchanged,) = (await queue.exchange([], 1)).turns
     await rig.push(task("bo", "2"), task("cy", "3"))
-    kept, _lost = await queue.take(2, 3)
+    kept, lost = await queue.take(2, 3)
+    lose_answer(queue.passes, [exchanged])
+    lose_answer(queue.waits, [kept, lost])
     assert await queue.release_strays({exchanged.receipt}) == 0
     assert await queue.release_strays({kept.receipt}, waited=True) == 1
     assert [json.loads(turn.payload)["task_id"] for turn in (await queue.exchange([], 5)).turns] == ["3"]
 
 
+async def test_a_turn_whose_hand_out_arrived_is_no_stray(rig):
+    """The bridge does not have it any more because its lease ran out, or because Redis forgot that it was settled."""
+    queue = rig.bridge("a")
+    await rig.push(task("ada", "1"))
+    await queue.exchange([], 1)
+    assert await queue.release_strays(set()) == 0
+    await rig.expire_leases()
+    assert [turn.attempts for turn in (await queue.exchange([], 1)).turns] == [2]
+
+
 @pytest.mark.integration
-async def test_scripts_are_loaded_again_after_script_flush(redis_url):
-    rig = RedisRig(QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}"), redis_url)
+async def test_scripts_are_loaded_again_after_script_flush(redis_url, redis_rig):
+    rig = redis_rig(QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}"), redis_url)
     queue = rig.bridge("a")
     await rig.push(task("ada", "t1"), task("ada", "t2"))
     (turn,) = (await queue.exchange([], 1)).turns
@@ -415,8 +379,8 @@ async def test_scripts_are_loaded_again_after_script_flush(redis_url):
 
 
 @pytest.mark.integration
-async def test_replies_expire_and_lie_under_the_documented_key(redis_url):
-    rig = RedisRig(QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}", reply_ttl=100), redis_url)
+async def test_replies_expire_and_lie_under_the_documented_key(redis_url, redis_rig):
+    rig = redis_rig(QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}", reply_ttl=100), redis_url)
     queue = rig.bridge("a")
     await rig.push(task("a:b", "t1"))
     (turn,) = (await queue.exchange([], 1)).turns
@@ -480,7 +444,7 @@ async def test_missed_turns_are_counted_over_all_users(rig):
     assert await pending() == 6
     await rig.push(task("ada", "a9"))
     (turn,) = (await queue.exchange([], 1)).turns
-    told = Settlement(turn.receipt, Outcome.LETTA, "ada", told_missed=True)
+    told = Settlement(turn.receipt, Outcome.LETTA, "ada", told=frozenset({fingerprint(b"{}")}))
     await queue.exchange([told], 0)
     await queue.exchange([told], 0)
     assert await pending() == 3
@@ -493,7 +457,8 @@ async def test_missed_turns_that_are_dropped_are_not_counted(rig):
         await rig.push(task("ada", f"t{number}"))
         (turn,) = (await queue.exchange([], 1)).turns
         await queue.exchange([Settlement(turn.receipt, Outcome.MEMORY, "ada", missed=b"{}")], 0)
-    assert (await queue.status()).counters["missed_pending"] == kept
+    counters = (await queue.status()).counters
+    assert (counters["missed_pending"], counters["missed_dropped"]) == (kept, 2)
 
 
 async def test_the_oldest_task_is_told_whether_it_waits_or_is_in_flight(rig):

@@ -9,7 +9,10 @@ from redis.exceptions import ConnectionError as RedisAway
 from redis.exceptions import ResponseError
 
 from letta_bridge.request_queue import Outcome, RedisQueue, Settlement, redis_queue
+from letta_bridge.request_queue.port import Refusal
 from letta_bridge.settings import QueueSettings
+from shared_utils.redis_connection import connect
+from shared_utils.settings import RedisSettings
 
 pytestmark = pytest.mark.integration
 
@@ -31,16 +34,45 @@ def answered(turn, **changes):
     return Settlement(turn.receipt, Outcome.LETTA, **values)
 
 
-async def test_one_that_fails_does_not_hold_up_the_others(queue, client):
+async def test_a_key_of_another_kind_among_the_missed_turns_is_set_aside_and_keeps_nobodys_answer(queue, client):
     turns = await handed_out(queue, client, "ada", "怡", "bo")
     ends = [answered(turns[0]), answered(turns[1], missed=b"{}"), answered(turns[2])]
     spoilt = queue.keys.missed("怡")
     await client.set(spoilt, "no list")
+    dump = await client.dump(spoilt)
+    assert (await queue.exchange(ends, 0)).settled == [True, True, True]
+    assert await queue.missed("怡") == [b"{}"]
+    line, _, content = (await client.lindex(queue.keys.dead, 0)).partition(b"\n")
+    assert content == dump
+    about = json.loads(line)
+    assert (about["code"], about["record"], about["user_id"]) == ("unreadable_record", "key", "怡")
+
+
+async def test_an_answer_is_given_although_its_missed_turn_can_be_kept_nowhere(queue, client, redis_url):
+    """A Redis user without the right to DUMP."""
+    (turn,) = await handed_out(queue, client, "怡")
+    await client.set(queue.keys.missed("怡"), "no list")
+    await client.execute_command("ACL", "SETUSER", "poor", "on", ">secret", "~*", "&*", "+@all", "-dump")
+    poor = connect(RedisSettings(url=redis_url, username="poor", password="secret"), name="poor")
+    bridge = RedisQueue(poor, poor, QueueSettings(), "a")
+    assert (await bridge.exchange([answered(turn, missed=b'{"said": 1}')], 0)).settled == [True]
+    line, _, record = (await client.lindex(queue.keys.dead, 0)).partition(b"\n")
+    assert (json.loads(line)["record"], record) == ("missed", b'{"said": 1}')
+    await bridge.close()
+    await client.execute_command("ACL", "DELUSER", "poor")
+
+
+async def test_one_that_fails_does_not_hold_up_the_others(queue, client):
+    turns = await handed_out(queue, client, "ada", "怡", "bo")
+    ends = [answered(turns[0]), answered(turns[1], journal=b"{}"), answered(turns[2])]
+    await client.set(queue.keys.journal, "no stream")
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         await queue.exchange(ends, 0)
     assert list(await client.hkeys(queue.keys.turns)) == [turns[1].receipt.encode()]
-    await client.delete(spoilt)
-    assert (await queue.exchange(ends, 0)).settled == [False, True, False]
+    await client.delete(queue.keys.journal)
+    again = await queue.exchange(ends, 0)
+    assert again.settled == [False, True, False]
+    assert again.refused == {turns[0].receipt: Refusal.REPEATED, turns[2].receipt: Refusal.REPEATED}
     assert await client.hlen(queue.keys.turns) == 0
 
 

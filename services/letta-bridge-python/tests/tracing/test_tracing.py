@@ -51,7 +51,8 @@ class Traced:
         rig.servers = LettaServers({"letta": letta}, breaker=rig.breaker)
         rig.desk = replace(rig.desk, servers=rig.servers, recorder=tracing)
         self.queue = rig.queue()
-        processor = MessageProcessor(rig.settings, rig.desk, tracing.fallback(rig.fallback), self.queue)
+        fallback = tracing.fallback(rig.fallback)
+        processor = MessageProcessor(rig.settings, rig.desk, fallback, self.queue, consent=rig.consent)
         process = tracing.process(processor.process)
         rig.intake = lambda _name: Intake(self.queue, process, rig.settings.queue, recorder=tracing)
 

@@ -46,7 +46,8 @@ async def everywhere(letta, sessions, tmp_path):
             agent = await letta.create_agent(spec)
             await letta.send(agent.agent_id, [TurnMessage("user", f"我是{user}", f"{user}-{persona}")], timeout=5)
             await sessions.reserve(user, persona)
-    return UserData((AgentTrace(letta), SessionTrace(sessions)), FileErasureLog(tmp_path / "erasures.jsonl"))
+    traces = (AgentTrace(letta), SessionTrace(sessions))
+    return UserData(traces, FileErasureLog(tmp_path / "erasures.jsonl"))
 
 
 async def test_erasing_one_user_touches_no_other(everywhere):

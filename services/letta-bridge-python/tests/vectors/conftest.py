@@ -56,7 +56,11 @@ class Workshop:
         self.removed = []
         self.embedding = Embedding(self.store, self.embedder.now, rate=1e9, batch=16, longest=200)
         self.of_turns = TurnKeeper(
-            self.turns, self.embedding, lambda: {"temporary", "user_switch", "audio"}, self.removed.append
+            self.turns,
+            self.embedding,
+            lambda: {"temporary", "user_switch", "audio"},
+            self.removed.append,
+            canned=lambda: {"I cannot answer now."},
         )
         self.of_agents = AgentKeeper(lambda: self.letta, self.embedding, self.removed.append)
 

@@ -9,10 +9,12 @@ import sqlite3
 import struct
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 import psycopg
 import pytest
 
+from letta_bridge.agent_spec import of_another_tenant
 from letta_bridge.vectors.importing.importer import Importer
 from letta_bridge.vectors.importing.letta_postgresql import LettaPostgresql
 from letta_bridge.vectors.importing.letta_rows import SourceUnreadable
@@ -89,9 +91,10 @@ def make_sqlite(path, *, old):
     return path
 
 
-def importer_of(workshop, database, *, embed=False, seen=None):
+def importer_of(workshop, database, *, embed=False, seen=None, tenant=""):
     progress = (lambda _count: None) if seen is None else seen.append
-    return Importer(LettaPassages(database), workshop.embedding, workshop.embedder.model, None, embed, 200, progress)
+    model, foreign = workshop.embedder.model, partial(of_another_tenant, tenant)
+    return Importer(LettaPassages(database), workshop.embedding, model, None, embed, 200, progress, foreign)
 
 
 @pytest.fixture(scope="module", params=["0.10", "0.11"])

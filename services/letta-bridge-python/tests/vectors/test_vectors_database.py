@@ -60,6 +60,34 @@ async def test_turns_come_in_order_page_by_page(database):
     assert await turns.present(rows) == {turn.message_id for turn in seen if turn.user_id == "小明"}
 
 
+async def test_a_question_without_an_answer_is_a_turn_where_a_canned_sentence_was_all_there_was(database):
+    service = ConversationService(database, source=SOURCE)
+    conversation = Conversation(id=conversation_id("ada", "default"), user_id="ada", source=SOURCE)
+    rows = [
+        ("user", "answered", {}),
+        ("assistant", "an answer", {"source": "letta"}),
+        ("user", "alone", {"canned": True, "fallback_reason": "breaker_open"}),
+        ("user", "lost its answer", {}),
+    ]
+    messages = [
+        Message(
+            conversation_id=conversation.id,
+            ordinal=2 * number,
+            role=role,
+            content=content,
+            metadata=about,
+            created_at=BEGAN + timedelta(seconds=number),
+        )
+        for number, (role, content, about) in enumerate(rows)
+    ]
+    messages[1] = messages[1].model_copy(update={"ordinal": 1})
+    await service.record([conversation], messages)
+    found = await DatabaseJournalTurns(database).after(JournalPosition(), 10)
+    assert [(turn.question, turn.answer) for turn in found] == [("answered", "an answer"), ("alone", "")]
+    assert found[1].about["fallback_reason"] == "breaker_open"
+    assert await DatabaseJournalTurns(database).present([found[1].message_id]) == {found[1].message_id}
+
+
 async def record(service, user, count):
     conversation = Conversation(
         id=conversation_id(user, "default"), user_id=user, source=SOURCE, metadata={"persona": "default"}

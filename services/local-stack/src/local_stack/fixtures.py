@@ -121,20 +121,23 @@ def tcp_proxy() -> Iterator[ProxyFactory]:
 def bridge_factory(tmp_path: Path) -> Iterator[BridgeFactory]:
     """Makes running bridges that are killed with the test: a polite end costs a second, and who wants one asks for it.
 
-    All of one test share one data directory, as bridges of one queue do. Pass `ready=False` to get one that is only
-    started.
+    All of one test share one data directory, as bridges of one host do, unless `data` names another one. Pass
+    `ready=False` to get one that is only started. They share their tenant with other queues: each test empties Redis,
+    which makes another queue of it, and all tests have one Letta.
     """
     with ExitStack() as held:
 
-        def make(redis_url: str, letta: Letta | str, *, ready: bool = True, **environment: str | None) -> Bridge:
+        def make(
+            redis_url: str, letta: Letta | str, *, ready: bool = True, data: str = "bridge", **environment: str | None
+        ) -> Bridge:
             with _missing_parts():
                 number = next(_numbers)
                 bridge = Bridge(
-                    tmp_path / "bridge",
+                    tmp_path / data,
                     redis_url=redis_url,
                     letta=letta,
                     name=f"letta-bridge-{number}",
-                    variables=environment,
+                    variables={"TENANT_SHARDS": "true", **environment},
                 )
             held.callback(bridge.kill)
             bridge.start()

@@ -1,7 +1,8 @@
 """A Letta that only says what it was told, after a set time: for load tests, where the real one would be the limit.
 
 ``python -m local_stack.stub_letta --port 0 --latency 0.5`` prints ``ready http://127.0.0.1:PORT``. It knows what the
-bridge asks of Letta on a turn's way (find an agent by tags, make one, send a turn) and keeps no histories.
+bridge asks of Letta on a turn's way (find an agent by tags, make one, see what it holds, send a turn) and keeps no
+histories.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class StubLetta:
     def __init__(self, latency: float) -> None:
         self._latency = latency
         self._agents: dict[str, dict[str, Any]] = {}
+        self._blocks: dict[str, dict[str, Any]] = {}
         self.turns = 0
         self.in_flight = 0
         self.most_in_flight = 0
@@ -41,6 +43,15 @@ class StubLetta:
         app.router.add_post("/v1/agents/", self._create)
         app.router.add_post("/v1/agents", self._create)
         app.router.add_post("/v1/agents/{agent}/messages", self._turn)
+        app.router.add_get("/v1/agents/{agent}/messages", self._history)
+        app.router.add_get("/v1/agents/{agent}", self._get)
+        app.router.add_delete("/v1/agents/{agent}", self._delete)
+        app.router.add_get("/v1/blocks/", self._notes)
+        app.router.add_post("/v1/blocks/", self._write_note)
+        app.router.add_patch("/v1/blocks/{block}", self._write_note)
+        app.router.add_delete("/v1/blocks/{block}", self._delete_note)
+        for empty in ("agents/{agent}/core-memory/blocks", "agents/{agent}/archival-memory", "runs/", "archives/"):
+            app.router.add_get(f"/v1/{empty}", self._nothing)
         app.router.add_get("/stats", self._stats)
         return app
 
@@ -64,6 +75,37 @@ class StubLetta:
         }
         self._agents[agent["id"]] = agent
         return web.json_response(agent)
+
+    async def _get(self, request: web.Request) -> web.Response:
+        agent = self._agents.get(request.match_info["agent"])
+        return web.json_response(agent) if agent else web.json_response({"detail": "Agent not found"}, status=404)
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        gone = self._agents.pop(request.match_info["agent"], None)
+        return web.json_response({}) if gone else web.json_response({"detail": "Agent not found"}, status=404)
+
+    async def _notes(self, request: web.Request) -> web.Response:
+        label = request.query.get("label")
+        return web.json_response([note for note in self._blocks.values() if note["label"] == label])
+
+    async def _write_note(self, request: web.Request) -> web.Response:
+        block = request.match_info.get("block") or f"block-{uuid.uuid4()}"
+        self._blocks[block] = {**self._blocks.get(block, {}), **await request.json(), "id": block}
+        return web.json_response(self._blocks[block])
+
+    async def _delete_note(self, request: web.Request) -> web.Response:
+        self._blocks.pop(request.match_info["block"], None)
+        return web.json_response({})
+
+    async def _nothing(self, _request: web.Request) -> web.Response:
+        return web.json_response([])
+
+    async def _history(self, request: web.Request) -> web.Response:
+        """Of an agent just made: there is no other history."""
+        if request.match_info["agent"] not in self._agents:
+            return web.json_response({"detail": "Agent not found"}, status=404)
+        system = {"id": "message-system", "message_type": "system_message", "content": "system"}
+        return web.json_response([] if request.query.get("before") else [system])
 
     async def _turn(self, request: web.Request) -> web.Response:
         turn = await request.json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Final
 
 from pydantic import ValidationError
@@ -27,13 +28,21 @@ class AiListener:
     """Subscribes, and subscribes again after every outage. What is said while Redis is away is lost to pub/sub."""
 
     def __init__(
-        self, client: RedisClient, store: MemoryStore, queue: InputQueue, summaries: Summaries | None, outage: Outage
+        self,
+        client: RedisClient,
+        store: MemoryStore,
+        queue: InputQueue,
+        summaries: Summaries | None,
+        outage: Outage,
+        *,
+        plain_sentences: Collection[str] = (),
     ) -> None:
         self._client = client
         self._store = store
         self._queue = queue
         self._summaries = summaries
         self._outage = outage
+        self._plain_sentences = plain_sentences
         self.listening = asyncio.Event()
         """Set once subscribed."""
 
@@ -72,6 +81,8 @@ class AiListener:
             _LOG.warning("ai_response_malformed", reason=str(error))
             await self._queue.settle(Settlement(letters=[Letter(payload, error.code, str(error), origin=AI_RESPONSES)]))
             return
+        if response.text in self._plain_sentences:
+            return  # an instance of an earlier release said it, without any model
         (remembered,) = await self._store.remember([records.of_ai_response(response)])
         if remembered.stored:
             await self._queue.settle(Settlement(counts={"stored_ai": 1}))

@@ -23,8 +23,8 @@ from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
 
 _LOG: Final = logs.get(__name__)
 _SOURCE: Final = "memory-python"
-_SHORT_TERM_ALONE: Final = frozenset({"temporary", "user_switch"})
-"""Reasons of a hand-over for which nothing is recalled: the producer or the user wants no long-term memory in it."""
+_SHORT_TERM_ALONE: Final = frozenset({"temporary", "memory_type_unknown", "user_switch", "choice_unknown"})
+"""Handover reasons without recall: producer or user declined long-term memory, or the choice is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,33 +131,38 @@ class Answers:
         if await self._client.exists(handover.answer_key):
             await self._remember_earlier(ask)
             return Settlement([ask.receipt], counts={"answers_not_needed": 1})
-        text = await self._composer.compose(
+        words = await self._composer.compose(
             task,
             ask.message_id,
             deadline=ask.taken_at + self._time_limit,
             long_term=handover.reason not in _SHORT_TERM_ALONE,
+            persona=handover.persona,
         )
         reply = Reply(
             task_id=task.task_id,
             user_id=task.user_id,
-            response_text=text,
+            response_text=words.text,
             memory_updated=False,
             source=_SOURCE,
             timestamp=now(),
             fallback_reason=handover.reason,
+            fallback_cause=handover.cause,
+            canned=words.canned or None,
         )
         response = _response(reply, ask.message_id)
+        said_to_one = TaskResponse(text=words.text, source=_SOURCE, canned=reply.canned)
         told = (
             *(handover.responses_channel, dump(reply)),
-            *(keys.task_response(task.task_id), dump(TaskResponse(text=text, source=_SOURCE))),
-            *(keys.AI_RESPONSES, dump(response)),
+            *(keys.task_response(task.task_id), dump(said_to_one)),
+            # A plain sentence is nobody's words: whoever listens there would remember it as the AI's.
+            *(() if words.canned else (keys.AI_RESPONSES, dump(response))),
         )
         said = await run(self._client, Call(ANSWER, (handover.answer_key,), (dump(reply), handover.answer_ttl, *told)))
         if not said:
             await self._remember_earlier(ask)
             return Settlement([ask.receipt], counts={"answers_not_needed": 1})
         _LOG.info("answered", task_id=task.task_id, reason=handover.reason)
-        stored = await self._remember(response, task.task_id)
+        stored = 0 if words.canned else await self._remember(response, task.task_id, handover.persona)
         return Settlement([ask.receipt], counts={"answered": 1, "stored_ai": stored})
 
     async def _remember_earlier(self, ask: Ask) -> None:
@@ -167,11 +172,13 @@ class Answers:
             reply = Reply.model_validate_json(raw) if raw else None
         except (ValidationError, ResponseError):
             return
-        if reply is not None and reply.source == _SOURCE and reply.task_id == ask.task.task_id:
-            await self._remember(_response(reply, ask.message_id), reply.task_id)
+        if reply is None or reply.canned or reply.source != _SOURCE or reply.task_id != ask.task.task_id:
+            return
+        await self._remember(_response(reply, ask.message_id), reply.task_id, ask.handover.persona)
 
-    async def _remember(self, response: AiResponse, task_id: str) -> int:
-        (remembered,) = await self._store.remember([records.of_ai_response(response, task_id=task_id)])
+    async def _remember(self, response: AiResponse, task_id: str, persona: str | None) -> int:
+        memory = records.of_ai_response(response, task_id=task_id, persona=persona)
+        (remembered,) = await self._store.remember([memory])
         return int(remembered.stored)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, cast
 
-from memory_service import context, wording
+from memory_service import context, records, wording
 from memory_service.context import NewestFirst
 from memory_service.model import ChatModel, Message
 from memory_service.recall import Recall
@@ -20,7 +21,15 @@ _LOG: Final = logs.get(__name__)
 _FAILURES_BEFORE_REST: Final = 3
 _REST_SECONDS: Final = 30.0
 _CONTEXT_CHARACTERS: Final = 24_000
-SUMMARY: Final = "memory_summary"
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """An answer's words."""
+
+    text: str
+    canned: bool = False
+    """The plain sentence, which no model said."""
 
 
 class Composer:
@@ -40,6 +49,7 @@ class Composer:
         self._window = window
         self._model = model
         self._recall = recall
+        self._plain_sentences = wording.plain_sentences(settings.sentences)
         self._free = asyncio.Semaphore(settings.concurrency)
         self._failures = 0
         self._resting_until = 0.0
@@ -56,7 +66,9 @@ class Composer:
         """False where a configured model failed lately."""
         return self._failures == 0
 
-    async def compose(self, task: Task, message_id: str, *, deadline: float, long_term: bool = True) -> str:
+    async def compose(
+        self, task: Task, message_id: str, *, deadline: float, long_term: bool = True, persona: str | None = None
+    ) -> Words:
         """The answer to a remembered task.
 
         Args:
@@ -64,17 +76,19 @@ class Composer:
             message_id: under which it is remembered.
             deadline: the event loop's time at which the plain sentence answers instead of the model.
             long_term: whether earlier conversations may be recalled for it.
+            persona: to whom it was said: what the user said to others is not shown. None shows everything.
 
         Raises:
             RedisError: Redis is away, the conversation cannot be read.
         """
         spoken = wording.language(task, cast("Language", self._settings.language))
-        plain = wording.sentence(self._settings.sentences, spoken)
+        plain = Words(wording.sentence(self._settings.sentences, spoken), canned=True)
         now = asyncio.get_running_loop().time()
         if self._model is None or not task.content.strip() or now >= deadline or now < self._resting_until:
             return plain
-        conversation = await context.recent(self._memory, task.user_id, self._window)
-        recalled = await self._recalled(task, conversation) if long_term else []
+        recent = await context.recent(self._memory, task.user_id, self._window)
+        conversation = [record for record in recent if self._is_shown(record, persona)]
+        recalled = await self._recalled(task, conversation, persona) if long_term else []
         messages = self._messages(task, recalled, context.before(conversation, message_id), spoken)
         try:
             async with asyncio.timeout_at(deadline), self._free:
@@ -85,13 +99,19 @@ class Composer:
             self._failed(error)
             return plain
         self._failures = 0
-        return text
+        return Words(text)
 
-    async def _recalled(self, task: Task, conversation: Sequence[MemoryRecord]) -> list[str]:
+    def _is_shown(self, record: MemoryRecord, persona: str | None) -> bool:
+        """Not a plain sentence, which earlier releases remembered, and not what was said to another persona."""
+        if record.source == "ai" and record.content in self._plain_sentences:
+            return False
+        return persona is None or records.persona_of(record) in {None, persona}
+
+    async def _recalled(self, task: Task, conversation: Sequence[MemoryRecord], persona: str | None) -> list[str]:
         if self._recall is None:
             return []
         shown = {record.metadata.task_id for record in conversation if record.metadata.task_id}
-        return await self._recall.about(task.user_id, task.content, shown=shown)
+        return await self._recall.about(task.user_id, task.content, shown=shown, persona=persona)
 
     def _failed(self, error: Exception) -> None:
         self._failures += 1
@@ -112,17 +132,16 @@ class Composer:
             if room < 0:
                 break
             if record.content:
-                turns.append(_turn(record))
-        if recalled:
-            turns.append({"role": "system", "content": wording.recalled(recalled, spoken)})
+                turns = [*_turn(record, spoken), *turns]
         return [
             {"role": "system", "content": system},
-            *reversed(turns),
+            *(wording.recalled(recalled, spoken) if recalled else ()),
+            *turns,
             {"role": "user", "content": task.content},
         ]
 
 
-def _turn(record: MemoryRecord) -> Message:
-    if record.type == SUMMARY:
-        return {"role": "system", "content": f"Summary of the earlier conversation: {record.content}"}
-    return {"role": "assistant" if record.source == "ai" else "user", "content": record.content}
+def _turn(record: MemoryRecord, spoken: Language) -> list[Message]:
+    if records.is_summary(record):
+        return wording.summarised(record.content, spoken)
+    return [{"role": "assistant" if record.source == "ai" else "user", "content": record.content}]

@@ -48,6 +48,7 @@ class Consumer:
         outage: Outage,
         *,
         settings: MemorySettings,
+        tenant: str = "",
     ) -> None:
         self._queue = queue
         self._store = store
@@ -55,6 +56,7 @@ class Consumer:
         self._summaries = summaries
         self._outage = outage
         self._settings = settings
+        self._tenant = tenant
         self._recover = True
         self._adopt_at = 0.0
 
@@ -99,7 +101,7 @@ class Consumer:
         taken: list[_Taken] = []
         for held in batch:
             try:
-                taken.append(_read(held))
+                taken.append(_read(held, self._tenant))
             except MalformedMessage as error:
                 letters.append(Letter(held.payload, error.code, str(error), receipt=held.receipt))
                 _LOG.warning("task_malformed", task_id=error.task_id, reason=str(error))
@@ -133,12 +135,14 @@ class Consumer:
         )
 
 
-def _read(held: Held) -> _Taken:
+def _read(held: Held, tenant: str) -> _Taken:
     task = parse_task(held.payload, _LIMITS)
-    handover = read_handover(task)
+    handover = read_handover(task, tenant)
     said = bool(task.content.strip())
     if handover is None and not said and not task.input_file:
         raise MalformedMessage("the task has neither content nor input_file", task_id=task.task_id or None)
     # The bridge's task is answered here, and silence needs no answer: nobody else shall speak then.
     wanted = said and handover is None
-    return _Taken(held, task, handover, records.of_task(task, receipt=held.receipt, require_ai_response=wanted))
+    persona = handover.persona if handover else None
+    memory = records.of_task(task, receipt=held.receipt, require_ai_response=wanted, persona=persona)
+    return _Taken(held, task, handover, memory)

@@ -8,8 +8,12 @@ from shared_utils.errors import MalformedMessage
 from shared_utils.messages import HANDOVER_KEY, Handover, Task
 
 
-def read_handover(task: Task) -> Handover | None:
+def read_handover(task: Task, tenant: str) -> Handover | None:
     """The task's handover; None where an ordinary producer sent it.
+
+    Args:
+        task: from the queue.
+        tenant: the tenant of this memory-python.
 
     Raises:
         MalformedMessage: there is one, but it cannot be honoured.
@@ -21,8 +25,16 @@ def read_handover(task: Task) -> Handover | None:
     if not task.task_id:
         raise MalformedMessage(f"meta.{HANDOVER_KEY} asks for an answer, but the task has no task_id", **ids)
     try:
-        return Handover.model_validate(value, strict=True)
+        handover = Handover.model_validate(value, strict=True)
     except ValidationError as error:
         problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
         where = ".".join((f"meta.{HANDOVER_KEY}", *(str(part) for part in problem["loc"])))
         raise MalformedMessage(f"{where}: {problem['msg']}", **ids) from None
+    theirs = handover.tenant or ""
+    if theirs != tenant:
+        raise MalformedMessage(
+            f"the handover is of the tenant '{theirs}', and this memory-python serves '{tenant}'; give each "
+            "tenant a memory-python and a Redis of its own",
+            **ids,
+        )
+    return handover

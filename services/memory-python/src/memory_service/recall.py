@@ -24,13 +24,14 @@ _LONGEST_QUESTION: Final = 2000
 class Recall(Protocol):
     """Finds memories."""
 
-    async def about(self, user_id: str, text: str, *, shown: Collection[str]) -> list[str]:
+    async def about(self, user_id: str, text: str, *, shown: Collection[str], persona: str | None = None) -> list[str]:
         """Memories of this user, and of nobody else, oldest first; none where it takes too long or fails.
 
         Args:
             user_id: whose.
             text: what they say now.
             shown: ids of tasks the recent conversation holds; their turns are left out.
+            persona: to whom they say it; what was said to another one is left out. None leaves out nothing.
         """
         ...
 
@@ -56,7 +57,7 @@ class StoredRecall:
         """For people: ``ok``, or how often it failed in a row."""
         return "ok" if self.ok else f"failed {self._failures} times in a row"
 
-    async def about(self, user_id: str, text: str, *, shown: Collection[str]) -> list[str]:
+    async def about(self, user_id: str, text: str, *, shown: Collection[str], persona: str | None = None) -> list[str]:
         """See :class:`Recall`."""
         now = asyncio.get_running_loop().time()
         if now < self._resting_until or len(self._running) >= _MOST_AT_ONCE:
@@ -75,7 +76,8 @@ class StoredRecall:
         if self._failures:
             self._failures = 0
             _LOG.info("recall_goes_on")
-        return self._chosen(search.result(), shown)
+        mine = [passage for passage in search.result() if _is_of(passage, persona)]
+        return self._chosen(mine, shown)
 
     async def close(self) -> None:
         """End what goes on."""
@@ -120,6 +122,10 @@ class StoredRecall:
             self._resting_until = asyncio.get_running_loop().time() + _REST_SECONDS
         if self._failures == 1:
             _LOG.warning("recall_failed", reason=reason)
+
+
+def _is_of(passage: Passage, persona: str | None) -> bool:
+    return persona is None or passage.metadata.get("persona") in {None, persona}
 
 
 def _dated(text: str, at: str) -> str:

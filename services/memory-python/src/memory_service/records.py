@@ -11,6 +11,10 @@ from pydantic import ValidationError
 
 from shared_utils.messages import AiResponse, MemoryMetadata, MemoryRecord, MemoryUpdate, Task
 
+SUMMARY: Final = "memory_summary"
+"""The type of a record that stands for older ones."""
+_PERSONA: Final = "persona"
+"""A member of a record's metadata that the surrounding stack does not know."""
 _NAMESPACE: Final = uuid.UUID("7e0d3c6a-54a5-4b5e-9d3f-0d1f3f1c9a52")
 
 
@@ -22,22 +26,35 @@ class Memory:
     update: MemoryUpdate | None = None
 
 
-def of_task(task: Task, *, receipt: str, require_ai_response: bool) -> Memory:
-    """A user's message. Its id is the same whenever the same task, or the same receipt of a nameless one, comes."""
+def of_task(task: Task, *, receipt: str, require_ai_response: bool, persona: str | None = None) -> Memory:
+    """A user's message. Its id is the same whenever the same task, or the same receipt of a nameless one, comes.
+
+    A task id alone does not name a message: producers use ids again, and then it says something else.
+
+    Args:
+        task: the message.
+        receipt: of this claim.
+        require_ai_response: whether the chat AI is asked for an answer.
+        persona: to whom it was said, where the bridge says so.
+    """
+    said = ("file", task.input_file) if task.input_file else ("text", task.content)
     record = MemoryRecord(
-        message_id=_id("task", task.user_id, task.task_id) if task.task_id else _id("receipt", receipt),
+        message_id=_id("task", task.user_id, task.task_id, *said) if task.task_id else _id("receipt", receipt),
         user_id=task.user_id,
         type=task.type,
         content=task.content,
         source="user",
         timestamp=_now(),
         require_ai_response=require_ai_response,
-        metadata=MemoryMetadata(
-            task_id=task.task_id or None,
-            input_file=task.input_file,
-            source=task.source,
-            trace_id=task.meta.trace_id,
-            lang=task.meta.lang,
+        metadata=MemoryMetadata.model_validate(
+            {
+                "task_id": task.task_id or None,
+                "input_file": task.input_file,
+                "source": task.source,
+                "trace_id": task.meta.trace_id,
+                "lang": task.meta.lang,
+                **({_PERSONA: persona} if persona else {}),
+            }
         ),
     )
     update = MemoryUpdate(
@@ -52,12 +69,16 @@ def of_task(task: Task, *, receipt: str, require_ai_response: bool) -> Memory:
     return Memory(record, update)
 
 
-def of_ai_response(response: AiResponse, *, task_id: str | None = None) -> Memory:
+def of_ai_response(response: AiResponse, *, task_id: str | None = None, persona: str | None = None) -> Memory:
     """An answer. Its id is the same in every instance that hears it.
 
     Nothing is told on ``memory_updates``: that channel is for messages of users.
     """
-    metadata = {"original_message_id": response.original_message_id, "audio_file": response.audio_file}
+    metadata = {
+        "original_message_id": response.original_message_id,
+        "audio_file": response.audio_file,
+        _PERSONA: persona,
+    }
     record = MemoryRecord(
         message_id=_id(
             "answer",
@@ -81,6 +102,17 @@ def of_ai_response(response: AiResponse, *, task_id: str | None = None) -> Memor
 def dump(message: MemoryRecord | MemoryUpdate) -> bytes:
     """JSON with every field of the contract, null where it is empty."""
     return message.model_dump_json().encode()
+
+
+def persona_of(record: MemoryRecord) -> str | None:
+    """To whom the user spoke; None where nobody said so."""
+    persona = (record.metadata.model_extra or {}).get(_PERSONA)
+    return persona if isinstance(persona, str) else None
+
+
+def is_summary(record: MemoryRecord) -> bool:
+    """Whether a record is one this service made of older ones; a user's message may call itself anything."""
+    return record.type == SUMMARY and record.source == "ai"
 
 
 def read(raw: bytes) -> MemoryRecord | None:

@@ -11,6 +11,7 @@ from typing import Final
 import httpx
 from fastapi import FastAPI
 
+from memory_service import wording
 from memory_service.ai_listener import AiListener
 from memory_service.answers import Answers
 from memory_service.composer import Composer
@@ -72,8 +73,23 @@ class Service:
             if memory.summary.enabled and summariser
             else None
         )
-        self._consumer = Consumer(self._queue, self._store, self._answers, self._summaries, outage, settings=memory)
-        self._listener = AiListener(client, self._store, self._queue, self._summaries, outage)
+        self._consumer = Consumer(
+            self._queue,
+            self._store,
+            self._answers,
+            self._summaries,
+            outage,
+            settings=memory,
+            tenant=settings.tenant.name,
+        )
+        self._listener = AiListener(
+            client,
+            self._store,
+            self._queue,
+            self._summaries,
+            outage,
+            plain_sentences=wording.plain_sentences(memory.answer.sentences),
+        )
         self._upkeep = Upkeep(client, self._store, memory, outage, self._keys.counters)
         self._health = Health(client, self._keys, self._answers, composer, recall, instance=instance)
         self._instance = instance

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from pydantic import Field, SecretStr, model_validator
 
+from shared_utils import canned_sentences
 from shared_utils.embeddings import EmbeddingSettings
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.vectors.vector_settings import VectorSettings
-from shared_utils.settings import LogSettings, RedisSettings, Section, setting
+from shared_utils.settings import LogSettings, RedisSettings, Section, TenantSettings, setting
 
 
 class HttpSettings(Section):
@@ -23,12 +26,12 @@ class Sentences(Section):
     """What is answered where no model answers."""
 
     zh: str = setting(
-        "我暂时连不上长期记忆，不过你说的我先记下了，稍后再好好回答你。",
+        canned_sentences.CHINESE,
         doc="plain answer in Chinese",
         min_length=1,
     )
     en: str = setting(
-        "I cannot reach my long-term memory right now, but I have noted what you said and will come back to it.",
+        canned_sentences.ENGLISH,
         doc="plain answer in English",
         min_length=1,
     )
@@ -127,7 +130,13 @@ class ServiceSettings(Section):
 
     redis: RedisSettings = Field(default_factory=RedisSettings)
     logs: LogSettings = Field(default_factory=LogSettings)
+    tenant: TenantSettings = Field(default_factory=TenantSettings)
     database: DatabaseConfig = Field(default_factory=DatabaseConfig)
     vectors: VectorSettings = Field(default_factory=VectorSettings)
     embeddings: EmbeddingSettings = Field(default_factory=EmbeddingSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
+
+    @model_validator(mode="after")
+    def _use_tenant_schema(self) -> Self:
+        object.__setattr__(self, "database", self.database.of_tenant(self.tenant.name))
+        return self

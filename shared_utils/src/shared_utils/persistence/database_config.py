@@ -17,6 +17,7 @@ _NO_URL: Final = (
     "not a database URL; it reads postgresql://user:password@host:5432/name, with special characters of the password "
     "percent-encoded (@ is %40, / is %2F)"
 )
+_LONGEST_NAME: Final = 63
 _UNKNOWN_PARAMETER: Final = re.compile(r'invalid URI query parameter: "(\w+)"')
 
 
@@ -33,7 +34,10 @@ class DatabaseConfig(Section):
         None, "DB_PASSWORD", doc="password of the URL's user, where the URL holds none"
     )
     schema_name: str = setting(
-        "letta_bridge", "DB_SCHEMA", doc="schema of the tables", pattern=r"^[a-z_][a-z0-9_]{0,62}$"
+        "letta_bridge",
+        "DB_SCHEMA",
+        doc="schema of the tables; a tenant's name is added to it",
+        pattern=r"^[a-z_][a-z0-9_]{0,62}$",
     )
     generate_schemas: bool = setting(
         True, "DB_GENERATE_SCHEMAS", doc="make database, schema and tables; false: `letta-bridge migrate` does"
@@ -82,6 +86,20 @@ class DatabaseConfig(Section):
         model = type("_Environment", (_Environment,), {"__annotations__": {"database": cls}, "database": cls()})
         found: Self = load(model, config=None, environ=os.environ if environ is None else environ).settings.database
         return found
+
+    def of_tenant(self, name: str) -> Self:
+        """The same with a schema of the tenant's own, so that no two tenants can meet in one; "" leaves it as it is.
+
+        Raises:
+            ValueError: the schema's name would be longer than PostgreSQL's names may be.
+        """
+        schema = f"{self.schema_name}_{name}" if name else self.schema_name
+        if len(schema) > _LONGEST_NAME:
+            raise ValueError(
+                f"the schema {schema} of this tenant has more than {_LONGEST_NAME} characters; shorten "
+                "database.schema_name or tenant.name"
+            )
+        return self.model_copy(update={"schema_name": schema})
 
     @property
     def conninfo(self) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from shared_utils import logs
 from shared_utils.persistence.database import Connection, Database, Params, Row
-from shared_utils.persistence.errors import Conflict, PersistenceError, PoolExhausted, RowMissing, ValueRefused
+from shared_utils.persistence.errors import Conflict, PersistenceError, RowMissing, ValueRefused
+from shared_utils.persistence.pool_queue import PoolQueue
 from shared_utils.persistence.session_takeover import Takeover, takeover
 from shared_utils.persistence.session_values import MAX_BYTES, encoded, storable
 from shared_utils.persistence.sessions import (
@@ -47,9 +46,7 @@ class DatabaseSessionStore:
     def __init__(self, database: Database, *, max_bytes: int = MAX_BYTES) -> None:
         self._database = database
         self._max_bytes = max_bytes
-        # Many first messages at once wait here; the pool would turn some of them away.
-        self._room = asyncio.Semaphore(database.config.max_connections)
-        self._answered = 0.0
+        self._queue = PoolQueue(database)
 
     @property
     def trouble(self) -> str | None:
@@ -147,6 +144,17 @@ class DatabaseSessionStore:
         [now] = await self._fetch("now")
         rows = [] if since is None else await self._fetch("changed", {"since": since})
         return {(row["user_id"], row["persona"]) for row in rows}, now["now"]
+
+    async def opted_out_users(self) -> Collection[str]:
+        """See :class:`SessionStore`."""
+        opted_out: set[str] = set()
+        after = {"after_user": "", "after_session": ""}
+        while rows := await self._fetch("opted_out", {**after, "limit": _BATCH}):
+            users = {row["user_id"] for row in rows}
+            opted_in = {row["user_id"] for row in await self._fetch("opted_in", {"users": sorted(users)})}
+            opted_out |= {row["user_id"] for row in rows if row["is_active"] or row["user_id"] not in opted_in}
+            after = {"after_user": rows[-1]["user_id"], "after_session": rows[-1]["session_id"]}
+        return opted_out
 
     async def cleanup(self, *, grace: timedelta) -> Cleanup:
         """See :class:`SessionStore`."""
@@ -277,17 +285,7 @@ class DatabaseSessionStore:
 
     async def _run(self, work: Callable[[], Awaitable[_Result]]) -> _Result:
         with _explained():
-            async with self._room:
-                while True:
-                    try:
-                        result = await work()
-                    except PoolExhausted:
-                        # Busy or away? While others are answered it is busy, and that passes.
-                        if time.monotonic() - self._answered > self._database.config.connection_timeout:
-                            raise
-                        continue
-                    self._answered = time.monotonic()
-                    return result
+            return await self._queue.run(work)
 
 
 @contextlib.contextmanager

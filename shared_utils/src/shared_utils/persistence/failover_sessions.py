@@ -147,6 +147,13 @@ class FailoverSessionStore:
             keys = {*keys, *await self._mirror.active_keys()}  # whoever the file served may have changed
         return keys, now
 
+    async def opted_out_users(self) -> Collection[str]:
+        """See :class:`SessionStore`. Asks only the database, because the file may lack sessions."""
+        await self._begin()
+        if self._away is not None:
+            raise SessionStoreAway(self._away)
+        return await self._database.opted_out_users()
+
     async def cleanup(self, *, grace: timedelta) -> Cleanup:
         """See :class:`SessionStore`. While the database is away nothing is cleaned up: that can wait."""
         await self._begin()

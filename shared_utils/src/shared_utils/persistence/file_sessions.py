@@ -178,6 +178,11 @@ class FileSessionStore:
         rows = await self._file.read(lambda connection: connection.execute(_SQL["changed"], values).fetchall())
         return {(row["user_id"], row["persona"]) for row in rows}, now
 
+    async def opted_out_users(self) -> Collection[str]:
+        """See :class:`SessionStore`."""
+        rows = await self._file.read(lambda connection: connection.execute(_SQL["opted_out_users"]).fetchall())
+        return {row["user_id"] for row in rows}
+
     async def cleanup(self, *, grace: timedelta) -> Cleanup:
         """See :class:`SessionStore`."""
         now = utc_now()

@@ -153,6 +153,15 @@ class InMemorySessionStore:
         ids = [session_id for session_id, at in self._changed.items() if at >= since and session_id in self._sessions]
         return {(self._sessions[one].user_id, self._sessions[one].persona) for one in ids}, now
 
+    async def opted_out_users(self) -> Collection[str]:
+        """See :class:`SessionStore`."""
+        self._check()
+        rows = list(self._sessions.values())
+        opted_in = {row.user_id for row in rows if row.is_active and row.metadata.get("permanent_memory") is True}
+        return {
+            row.user_id for row in rows if not row.permanent_memory and (row.is_active or row.user_id not in opted_in)
+        }
+
     async def cleanup(self, *, grace: timedelta) -> Cleanup:
         """See :class:`SessionStore`."""
         self._check()

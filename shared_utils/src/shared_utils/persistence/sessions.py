@@ -27,7 +27,7 @@ class Session:
     """None while the session is only reserved: its agent may or may not exist in Letta yet."""
     session_data: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """The user's own choices, ``permanent_memory`` among them."""
+    """``permanent_memory`` (the form before choices.py), and fields of other programs."""
     created_at: datetime = field(default_factory=utc_now)
     last_updated: datetime = field(default_factory=utc_now)
     """Last use."""
@@ -40,8 +40,8 @@ class Session:
 
     @property
     def permanent_memory(self) -> bool:
-        """Whether the user lets an agent remember."""
-        return self.metadata.get("permanent_memory", True) is not False
+        """False if this row holds an opt-out: any value but ``true``. The decision is made by choices.py."""
+        return self.metadata.get("permanent_memory", True) is True
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,10 +187,17 @@ class SessionStore(Protocol):
         """
         ...
 
+    async def opted_out_users(self) -> Collection[str]:
+        """Users whose sessions hold an opt-out, the form of earlier releases.
+
+        An ended session counts only if no active session of the user holds an explicit opt-in.
+        """
+        ...
+
     async def cleanup(self, *, grace: timedelta) -> Cleanup:
         """End expired sessions, remove those ended for longer than ``grace``.
 
-        A session in which a user refused permanent memory does not expire: the choice would be forgotten with it.
+        A session with an opt-out does not expire, because a bridge of the previous release would lose the choice.
         """
         ...
 

@@ -52,3 +52,13 @@ CREATE TABLE session_conflicts (
     lost       TEXT,
     won        TEXT
 );
+
+-- step: 4
+-- Users' choices about permanent memory, for all personas. user_key is the SHA-1 of the user id.
+CREATE TABLE user_choices (
+    user_key         TEXT PRIMARY KEY,
+    permanent_memory INTEGER NOT NULL,
+    chosen_ms        INTEGER NOT NULL,
+    changed_at       TEXT NOT NULL
+);
+CREATE INDEX user_choices_changed_at ON user_choices (changed_at);

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from scripted_model.faults import markers
+
 OPERATIONS: Final[Mapping[tuple[str, str], str]] = {
     ("GET", "/v1/agents"): "list_agents",
     ("POST", "/v1/agents"): "create",
@@ -26,13 +28,14 @@ CUTS: Final = ("cut-request", "cut-working", "cut-answer", "cut")
 cut-request: before Letta has read the request, which it never sees; cut-working: while Letta works, which is done
 ``seconds`` later all the same; cut-answer: in the middle of the answer; cut: when all is done, before the answer."""
 
-TURN_MODES: Final = ("status", "late_status", "empty", "hang", "drip", "twice", "tool", "late_run", "text")
+TURN_MODES: Final = ("status", "failed", "late_status", "empty", "hang", "drip", "twice", "tool", "late_run", "text")
 """What else can go wrong with a turn.
 
-status: refused with ``code``, nothing stored; late_status: refused after the message and a tool step were stored;
-empty: stored, and nothing said; hang: nothing happens for ``seconds``, then the turn is done; drip: the answer comes
-byte by byte over ``seconds``; twice: the answer is sent two times; tool: two steps, ``seconds`` between them; late_run:
-the turn takes ``seconds``, and its run is listed only after three quarters of them; text: the model says ``text``."""
+status: refused with ``code``, nothing stored; failed: the same, with a run that is listed as failed; late_status:
+refused after the message and a tool step were stored; empty: stored, and nothing said; hang: nothing happens for
+``seconds``, then the turn is done; drip: the answer comes byte by byte over ``seconds``; twice: the answer is sent two
+times; tool: two steps, ``seconds`` between them; late_run: the turn takes ``seconds``, and its run is listed only after
+three quarters of them; text: the model says ``text``."""
 
 CREATE_MODES: Final = ("orphan",)
 """orphan: the agent is made, and the answer is ``code``: creation is not atomic in Letta."""
@@ -83,3 +86,16 @@ class Dials:
         dial.left -= 1
         self.struck[operation] += 1
         return dial
+
+
+def marked(text: str) -> Dial:
+    """The fault that a message asks for with a marker of the scripted model; one without a mode where it asks for none.
+
+    Of those markers the double knows ``[[latency:MILLISECONDS]]`` and ``[[fail:STATUS]]``.
+    """
+    for marker in markers(text):
+        if marker.name == "latency":
+            return Dial(mode="hang", seconds=marker.fault.delay)
+        if marker.name == "fail":
+            return Dial(mode="failed", code=marker.fault.status)
+    return Dial()

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from bridge_chaos.letta_double.agents import Agents, page_of, unknown
 from bridge_chaos.letta_double.connections import DIAL, cutting
-from bridge_chaos.letta_double.dials import OPERATIONS, Dial, Dials
+from bridge_chaos.letta_double.dials import OPERATIONS, Dial, Dials, marked
 from bridge_chaos.letta_double.store import LettaStore
 from bridge_chaos.letta_double.turns import REFUSALS, Pace, Turns, answer_to
 
@@ -89,9 +89,11 @@ class Server:
             detail = {"detail": "Message content is empty or invalid"}
             return web.json_response(detail, status=HTTPStatus.BAD_REQUEST)
         dial = request[DIAL]
+        if not dial.mode:
+            dial = marked(str(asked["messages"][-1]["content"]))
         answer = await self._turns.run(agent_id, asked, dial)
         if answer is None:
-            return web.json_response(REFUSALS[dial.code], status=dial.code)
+            return web.json_response(REFUSALS.get(dial.code, REFUSALS[500]), status=dial.code)
         return await answer_to(request, dial, answer)
 
     async def _control(self, request: web.Request) -> web.Response:

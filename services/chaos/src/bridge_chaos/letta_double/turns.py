@@ -75,6 +75,8 @@ class Turns:
             if dial.mode == "late_status":
                 return None
             self._store.store_step(agent_id, run_id, [said])
+        elif dial.mode == "failed":
+            return None
         elif dial.mode == "empty":
             self._store.store_step(agent_id, run_id, messages)
             return []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from letta_bridge import __version__
+from letta_bridge.agent_spec import bridge_tag
 from letta_bridge.backup import manifest
 from letta_bridge.backup.agent_files import Progress, load_agents, save_agents
 from letta_bridge.backup.manifest import Manifest
@@ -46,7 +47,7 @@ async def make_backup(
     """
     await asyncio.to_thread(_make_empty, folder)
     method, rows = await save_state(settings, folder, plain=plain)
-    agents = await save_agents(letta, folder / "agents", progress) if letta else 0
+    agents = await save_agents(letta, bridge_tag(settings.tenant.name), folder / "agents", progress) if letta else 0
     write_json(folder / "config.json", configuration)
     made = Manifest(
         release=__version__,
@@ -72,7 +73,7 @@ async def restore_backup(
     """
     found = await asyncio.to_thread(manifest.read, folder)
     await load_state(settings, folder, found)
-    agents = await load_agents(letta, folder / "agents", progress) if letta else 0
+    agents = await load_agents(letta, bridge_tag(settings.tenant.name), folder / "agents", progress) if letta else 0
     return found, agents
 
 

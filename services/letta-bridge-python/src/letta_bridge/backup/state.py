@@ -31,7 +31,7 @@ async def save_state(settings: BridgeSettings, folder: Path, *, plain: bool) -> 
     """
     config = settings.database
     if config.db_url is None:
-        await asyncio.to_thread(_copy_file, settings.data_dir / settings.sessions.file, folder / _SESSIONS)
+        await asyncio.to_thread(_copy_file, settings.session_file, folder / _SESSIONS)
         return "file", {}
     if not plain and await pg_dump.can_dump(await _dialect(settings)):
         await pg_dump.dump(config, folder / _DUMP)
@@ -48,7 +48,7 @@ async def load_state(settings: BridgeSettings, folder: Path, manifest: Manifest)
     """
     config = settings.database
     if manifest.method == "file":
-        await asyncio.to_thread(_copy_file, folder / _SESSIONS, settings.data_dir / settings.sessions.file)
+        await asyncio.to_thread(_copy_file, folder / _SESSIONS, settings.session_file)
         return
     if config.db_url is None:
         raise DatabaseRefused("the backup is of a database and none is configured; set DATABASE_URL")

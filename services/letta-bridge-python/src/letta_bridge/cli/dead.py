@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Annotated, Any, Final
 
 import typer
@@ -23,6 +22,8 @@ app = typer.Typer(
 _COLUMNS: Final = ("ID", "TIME", "CODE", "TRIES", "USER", "TASK", "BYTES", "WHY")
 _WHY_LENGTH: Final = 100
 _SHORTEST_ID: Final = 4
+_NAMED: Final = 5
+"""Ids listed in an error message at most."""
 
 CodeOption = Annotated[str | None, typer.Option(help="Only letters with this code, such as too_many_deliveries.")]
 IdsArgument = Annotated[list[str] | None, typer.Argument(help="Ids as 'dead list' shows them, or their beginnings.")]
@@ -101,9 +102,10 @@ def retry(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Put dead letters back on the request list, oldest first, each in one step with its removal.
+    """Requeue the tasks of dead letters, oldest first; a letter is removed in the same step.
 
-    What Letta may already have stored of such a task is looked for before it is sent again.
+    A task keeps its idempotency key, so a message that Letta stored before is not sent again. A letter that holds a
+    record which this release cannot read stays, and the exit code is 1.
     """
     _remove(ids, every=every, code=code, retry=True, as_json=as_json, settings=settings_or_exit(config))
 
@@ -129,23 +131,37 @@ def _remove(
     if ids and code:
         fail("--code goes with --all, not with ids", Exit.USAGE)
 
+    chosen: list[DeadLetter] = []
+
     async def remove(client: RedisClient) -> list[DeadLetter]:
         admin = QueueAdmin(client, settings.queue)
-        if not ids:
-            return [letter async for letter in admin.sweep(_with_code(code), retry=retry)]
-        wanted = {(await _one(admin, letter_id)).digest for letter_id in ids}
-        return [letter async for letter in admin.sweep(lambda letter: letter.digest in wanted, retry=retry)]
+        wanted = {(await _one(admin, letter_id)).digest for letter_id in ids or ()}
+
+        def choose(letter: DeadLetter) -> bool:
+            fits = letter.digest in wanted if ids else code in {None, letter.code}
+            if fits:
+                chosen.append(letter)
+            return fits
+
+        return [letter async for letter in admin.sweep(choose, retry=retry)]
 
     removed = ask_redis(settings, remove)
+    gone = {letter.digest for letter in removed}
+    left = [letter.id for letter in chosen if letter.digest not in gone]
     if as_json:
-        print_json({"retried" if retry else "dropped": [letter.id for letter in removed]})
+        print_json({"retried" if retry else "dropped": [letter.id for letter in removed], "left": left})
     else:
-        done = "put back on the request list" if retry else "dropped"
-        typer.echo(f"{len(removed)} {'letter' if len(removed) == 1 else 'letters'} {done}")
+        typer.echo(f"{_letters(len(removed))} {'put back into the queue' if retry else 'dropped'}")
+    if left:
+        fail(
+            f"{_letters(len(left))} left ({', '.join(left[:_NAMED])}): somebody else removed it, or another release "
+            "wrote it; 'letta-bridge dead show' tells which",
+            Exit.FAILED,
+        )
 
 
-def _with_code(code: str | None) -> Callable[[DeadLetter], bool]:
-    return lambda letter: code is None or letter.code == code
+def _letters(count: int) -> str:
+    return f"{count} {'letter' if count == 1 else 'letters'}"
 
 
 async def _one(admin: QueueAdmin, letter_id: str) -> DeadLetter:

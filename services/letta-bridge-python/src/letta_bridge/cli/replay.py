@@ -14,7 +14,7 @@ import typer
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit, tell
 from letta_bridge.cli.output import print_json
 from letta_bridge.redis_trouble import explained
-from letta_bridge.request_queue.admin import QueueAdmin
+from letta_bridge.request_queue.admin import DeadLetter, QueueAdmin
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import MalformedMessage
 from shared_utils.messages import Limits, parse_task
@@ -68,7 +68,7 @@ def replay(
         print_json({"pushed": done.pushed, "skipped": done.skipped, "last_line": done.line})
     else:
         what = "checked, none pushed" if check else "pushed"
-        typer.echo(f"{done.pushed} tasks {what}, {done.skipped} lines skipped")
+        typer.echo(f"{done.pushed} tasks {what}, {done.skipped} {'lines' if file else 'letters'} skipped")
     if done.trouble:
         fail(done.trouble, Exit.NO_REDIS)
     raise typer.Exit(int(Exit.FAILED if done.skipped else Exit.DONE))
@@ -136,11 +136,17 @@ async def _dead_letters(
     client: RedisClient, settings: BridgeSettings, first: int, last: int | None, rate: float | None
 ) -> _Replayed:
     done = _Replayed()
-    letters = QueueAdmin(client, settings.queue).sweep(lambda _: True, retry=True, first=first, last=last)
+
+    def choose(_: DeadLetter) -> bool:
+        done.skipped += 1  # until the letter is removed
+        return True
+
+    letters = QueueAdmin(client, settings.queue).sweep(choose, retry=True, first=first, last=last)
     pace = _paced(rate)
     await anext(pace)
     async for _ in letters:
         done.pushed += 1
+        done.skipped -= 1
         _show_progress(done)
         await anext(pace)
     return done

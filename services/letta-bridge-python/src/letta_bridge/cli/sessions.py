@@ -11,14 +11,18 @@ from typing import Annotated, Any, Final
 import typer
 
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
+from letta_bridge.cli.duplicate_agents import duplicate_agents
 from letta_bridge.cli.output import moment, plain, print_json, print_table
-from letta_bridge.cli.state import ask, ask_sessions, closing, in_database, in_file
-from letta_bridge.http.records import SessionRecord
+from letta_bridge.cli.state import ask, ask_sessions, ask_user_settings, in_database, in_file
+from letta_bridge.errors import LettaError
+from letta_bridge.http.records import SessionRecord, records
+from letta_bridge.letta.connection import letta_client
 from letta_bridge.user_settings import UserSettings
+from shared_utils.persistence.choices import copy_choices
 from shared_utils.persistence.errors import RowMissing
 from shared_utils.persistence.session_copy import CopyCounts, copy_sessions
 from shared_utils.persistence.session_journal import SessionJournal
-from shared_utils.persistence.sessions import Restoration, Session, SessionStore
+from shared_utils.persistence.sessions import Restoration, SessionStore
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,6 +30,7 @@ app = typer.Typer(
     help="Go through the sessions: which agent is whose. In the database where one is configured, else in the file.",
 )
 
+_AGENT_COLUMNS: Final = ("USER", "PERSONA", "AGENT", "MESSAGES", "PASSAGES", "STATE")
 _COLUMNS: Final = ("SESSION", "USER", "PERSONA", "AGENT", "LAST USE", "MESSAGES", "MEMORY", "STATE")
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The session's id.")]
@@ -50,29 +55,31 @@ def list_sessions(
     config: ConfigOption = None,
 ) -> None:
     """List sessions, newest use first."""
-    page = ask_sessions(
-        settings_or_exit(config),
-        lambda store: store.page(limit=limit, offset=offset, include_inactive=every, user_id=user),
-    )
+
+    async def read(store: SessionStore, choices: UserSettings) -> tuple[list[SessionRecord], int]:
+        page = await store.page(limit=limit, offset=offset, include_inactive=every, user_id=user)
+        return await records(page.sessions, choices), page.total
+
+    sessions, total = ask_user_settings(settings_or_exit(config), read)
     if as_json:
-        print_json({"total": page.total, "sessions": [_described(session) for session in page.sessions]})
+        print_json({"total": total, "sessions": [_described(session) for session in sessions]})
         return
-    if page.sessions:
-        print_table(_COLUMNS, [_row(session) for session in page.sessions], numbers=("MESSAGES",))
-    typer.echo(f"{len(page.sessions)} of {page.total} sessions")
+    if sessions:
+        print_table(_COLUMNS, [_row(session) for session in sessions], numbers=("MESSAGES",))
+    typer.echo(f"{len(sessions)} of {total} sessions")
 
 
 @app.command()
 def show(session_id: IdArgument, *, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """Show one session whole, active or not."""
 
-    async def load(store: SessionStore) -> Session:
+    async def load(store: SessionStore, choices: UserSettings) -> SessionRecord:
         session = await store.load(session_id)
         if session is None:
             raise RowMissing(f"there is no session '{session_id}'; 'letta-bridge sessions list --all' shows their ids")
-        return session
+        return (await records([session], choices))[0]
 
-    found = _described(ask_sessions(settings_or_exit(config), load))
+    found = _described(ask_user_settings(settings_or_exit(config), load))
     _print(found, as_json=as_json)
 
 
@@ -109,7 +116,7 @@ def conflicts(
     settings = settings_or_exit(config)
 
     async def read() -> list[dict[str, Any]]:
-        journal = SessionJournal(settings.data_dir / settings.sessions.file)
+        journal = SessionJournal(settings.session_file)
         try:
             return [asdict(conflict) for conflict in await journal.conflicts(limit)]
         finally:
@@ -148,7 +155,7 @@ def delete(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """End a session, or remove its row. The agent in Letta stays, and its user's next task finds it again."""
+    """End a session, or remove its row. Agent and choices stay: its user's next task finds the agent again."""
     done = ask_sessions(settings_or_exit(config), lambda store: store.delete(session_id, hard=hard))
     if not done:
         fail(f"there is no {'' if hard else 'active '}session '{session_id}'", Exit.FAILED)
@@ -161,7 +168,11 @@ def delete(
 @app.command()
 def undelete(session_id: IdArgument, *, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """Make an ended session active again."""
-    session = ask_sessions(settings_or_exit(config), lambda store: store.undelete(session_id))
+
+    async def undo(store: SessionStore, choices: UserSettings) -> SessionRecord:
+        return (await records([await store.undelete(session_id)], choices))[0]
+
+    session = ask_user_settings(settings_or_exit(config), undo)
     if as_json:
         print_json(_described(session))
     else:
@@ -179,17 +190,55 @@ def settings(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show what a user has chosen, or choose for the user. Running bridges follow within seconds."""
-    found = settings_or_exit(config)
+    """Show a user's choice about permanent memory, or change it for all personas and bridges from the next turn on.
 
-    async def choose(store: SessionStore) -> bool:
-        choices = UserSettings(store, found.agents.personas)
+    A change needs Redis, where running bridges read it.
+    """
+
+    async def choose(_store: SessionStore, choices: UserSettings) -> bool:
         if permanent_memory is not None:
             await choices.set_permanent_memory(user, permanent_memory)
         return await choices.permanent_memory(user)
 
-    remembered = ask_sessions(found, choose)
-    _print({"user_id": user, "permanent_memory": remembered}, as_json=as_json)
+    result = ask_user_settings(settings_or_exit(config), choose, with_agents=permanent_memory is not None)
+    _print({"user_id": user, "permanent_memory": result}, as_json=as_json)
+
+
+@app.command()
+def duplicates(
+    remove_empty: Annotated[
+        bool, typer.Option("--remove-empty", help="Delete agents without content that no session names.")
+    ] = False,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """List users with several agents in Letta, and which agent is used. Searches all agents of the tenant.
+
+    For agents in state conflicting, docs/troubleshooting.md describes how to merge their content.
+    """
+    settings = settings_or_exit(config)
+
+    async def work(store: SessionStore) -> list[dict[str, Any]]:
+        letta = letta_client(settings.letta)
+        try:
+            return await duplicate_agents(letta, settings, store, remove=remove_empty)
+        finally:
+            await letta.close()
+
+    try:
+        found = ask_sessions(settings, work)
+    except LettaError as error:
+        fail(f"{error}; run this again", Exit.FAILED)
+    if as_json:
+        print_json({"agents": found})
+    elif found:
+        print_table(_AGENT_COLUMNS, [tuple(agent.values()) for agent in found], numbers=("MESSAGES", "PASSAGES"))
+    if not as_json:
+        users = len({(agent["user_id"], agent["persona"]) for agent in found})
+        typer.echo(f"{users} users with several agents, {len(found)} agents in all")
+    left = [agent for agent in found if agent["state"] != "deleted"]
+    raise typer.Exit(int(Exit.FAILED if len(left) > len({(a["user_id"], a["persona"]) for a in left}) else Exit.DONE))
 
 
 @app.command(name="test")
@@ -207,27 +256,29 @@ def migrate(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Copy all sessions from the file to the database, or back. It may be repeated; the newer version stays.
+    """Copy sessions and choices from the file to the database, or back. It may be repeated; the newer version stays.
 
     The source is left as it is. A bridge works on the database as soon as DATABASE_URL is set, and on the file without.
     """
     found = settings_or_exit(config)
 
     async def copy() -> CopyCounts:
-        async with closing(in_database(found)) as database, closing(in_file(found)) as file:
+        async with in_database(found) as database, in_file(found) as file:
             source, target = (file, database) if to is Place.DATABASE else (database, file)
-            return await copy_sessions(source, target, dry_run)
+            if not dry_run:
+                await copy_choices(source.choices, target.choices)
+            return await copy_sessions(source.sessions, target.sessions, dry_run)
 
     counts = asdict(ask(copy))
     _print({"dry_run": dry_run, **counts}, as_json=as_json)
     raise typer.Exit(int(Exit.FAILED if counts["refused"] or counts["unreadable"] else Exit.DONE))
 
 
-def _described(session: Session) -> dict[str, Any]:
-    return SessionRecord.model_validate(session).model_dump(mode="json")
+def _described(session: SessionRecord) -> dict[str, Any]:
+    return session.model_dump(mode="json")
 
 
-def _row(session: Session) -> Sequence[object]:
+def _row(session: SessionRecord) -> Sequence[object]:
     return (
         session.session_id,
         session.user_id,

@@ -1,24 +1,44 @@
-"""How the commands ask the database or the session file, and how its errors end them."""
+"""Gives commands the stores of sessions and choices, and ends a command whose store fails."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from letta_bridge.cli.common import Exit, fail
+from letta_bridge.consent import Consent
+from letta_bridge.errors import ChoiceNotShared, ChoiceUnknown
+from letta_bridge.letta.connection import letta_client
+from letta_bridge.opt_out_tags import OptOutTags
+from letta_bridge.session_stores import choice_replicas
 from letta_bridge.settings import BridgeSettings
+from letta_bridge.user_settings import SessionChoices, UserSettings
+from shared_utils.persistence.choices import ChoiceStore
 from shared_utils.persistence.database import Database
+from shared_utils.persistence.database_choices import DatabaseChoiceStore
 from shared_utils.persistence.database_sessions import DatabaseSessionStore
 from shared_utils.persistence.errors import Conflict, PersistenceError, RowMissing, StaleSession, ValueRefused
+from shared_utils.persistence.file_choices import FileChoiceStore
 from shared_utils.persistence.file_sessions import FileSessionStore
 from shared_utils.persistence.sessions import SessionStore
+from shared_utils.redis_connection import close, connect
 
 _ANSWERS: Final = (Conflict, RowMissing, StaleSession, ValueRefused)
 """The store answers these; it is not to blame."""
+_REDIS_TIMEOUT_SECONDS: Final = 5.0
 
 _Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class UserStores:
+    """Sessions and choices in one place: the database or the session file."""
+
+    sessions: SessionStore
+    choices: ChoiceStore
 
 
 def ask(work: Callable[[], Awaitable[_Result]]) -> _Result:
@@ -39,21 +59,71 @@ def ask_sessions(settings: BridgeSettings, work: Callable[[SessionStore], Awaita
     """What ``work`` returns, given the configured session store: the database where there is one, else the file."""
 
     async def asked() -> _Result:
-        async with closing(in_database(settings) if settings.database.db_url else in_file(settings)) as store:
-            return await work(store)
+        async with in_database(settings) if settings.database.db_url else in_file(settings) as stores:
+            return await work(stores.sessions)
 
     return ask(asked)
 
 
-def in_database(settings: BridgeSettings) -> SessionStore:
-    """Sessions in the database; without one the command ends."""
+def ask_user_settings(
+    settings: BridgeSettings,
+    work: Callable[[SessionStore, UserSettings], Awaitable[_Result]],
+    *,
+    with_agents: bool = False,
+) -> _Result:
+    """What ``work`` returns, given the configured session store and the settings of users.
+
+    Redis is used only for the choice of a single user; without Redis, an opt-in fails and an opt-out is reported.
+
+    Args:
+        settings: of the bridge.
+        work: uses the stores; they are closed afterwards.
+        with_agents: also tag the user's agents with a choice, which needs a Letta client.
+    """
+
+    async def asked() -> _Result:
+        database = Database(settings.database) if settings.database.db_url else None
+        redis = connect(settings.redis, name="letta-bridge-cli", timeout=_REDIS_TIMEOUT_SECONDS)
+        sessions = _in_file(settings) if database is None else _in(database, settings)
+        replicas = choice_replicas(settings, redis, database, sessions)
+        letta = letta_client(settings.letta) if with_agents else None
+        agents = None if letta is None else OptOutTags(lambda: letta, settings.tenant.name)
+        try:
+            earlier = SessionChoices(sessions, settings.agents.personas)
+            return await work(sessions, UserSettings(Consent(replicas), earlier, agents))
+        finally:
+            if letta is not None:
+                await letta.close()
+            await replicas.close()
+            await sessions.close()
+            await close(redis)
+
+    try:
+        return ask(asked)
+    except (ChoiceUnknown, ChoiceNotShared) as error:
+        fail(str(error), Exit.NO_REDIS)
+
+
+@asynccontextmanager
+async def in_database(settings: BridgeSettings) -> AsyncIterator[UserStores]:
+    """The stores in the database; ends the command without one."""
     require_database(settings)
-    return DatabaseSessionStore(Database(settings.database), max_bytes=settings.sessions.max_data_bytes)
+    database = Database(settings.database)
+    try:
+        yield UserStores(_in(database, settings), DatabaseChoiceStore(database))
+    finally:
+        await database.close()
 
 
-def in_file(settings: BridgeSettings) -> SessionStore:
-    """Sessions in the file."""
-    return FileSessionStore(settings.data_dir / settings.sessions.file, max_bytes=settings.sessions.max_data_bytes)
+@asynccontextmanager
+async def in_file(settings: BridgeSettings) -> AsyncIterator[UserStores]:
+    """The stores in the session file."""
+    stores = UserStores(_in_file(settings), FileChoiceStore(settings.session_file))
+    try:
+        yield stores
+    finally:
+        await stores.choices.close()
+        await stores.sessions.close()
 
 
 def require_database(settings: BridgeSettings) -> None:
@@ -62,10 +132,9 @@ def require_database(settings: BridgeSettings) -> None:
         fail("no database is configured; set DATABASE_URL", Exit.USAGE)
 
 
-@contextlib.asynccontextmanager
-async def closing(store: SessionStore) -> AsyncIterator[SessionStore]:
-    """The store, closed afterwards."""
-    try:
-        yield store
-    finally:
-        await store.close()
+def _in(database: Database, settings: BridgeSettings) -> SessionStore:
+    return DatabaseSessionStore(database, max_bytes=settings.sessions.max_data_bytes)
+
+
+def _in_file(settings: BridgeSettings) -> SessionStore:
+    return FileSessionStore(settings.session_file, max_bytes=settings.sessions.max_data_bytes)

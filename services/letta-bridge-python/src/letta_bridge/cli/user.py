@@ -9,11 +9,13 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from letta_bridge.cli.choice import choice_record, choice_text
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
 from letta_bridge.cli.output import print_json, print_table
 from letta_bridge.redis_trouble import explained
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.user_data.erasure import UserData
+from letta_bridge.user_data.files import write_json
 from letta_bridge.user_data.places import user_data
 from letta_bridge.user_data.trace import Counts
 from shared_utils.errors import ServiceError
@@ -31,8 +33,15 @@ _Result = TypeVar("_Result")
 
 @app.command()
 def show(user: UserArgument, *, as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Count what there is of a user."""
-    _tell(_ask(settings_or_exit(config), lambda data: data.count(user)), as_json=as_json, did="there")
+    """Count a user's data in every store, and show the user's choice about permanent memory."""
+    settings = settings_or_exit(config)
+    counts = _ask(settings, lambda data: data.count(user))
+    choice = choice_record(settings, user)
+    if as_json:
+        print_json({**counts, "permanent_memory": choice["permanent_memory"]})
+        return
+    _tell(counts, as_json=False, did="there")
+    typer.echo(f"permanent memory: {choice_text(choice)}")
 
 
 @app.command()
@@ -46,7 +55,9 @@ def export(
     """Write all of it to a directory: agent files, and a line of JSON for everything else."""
     if to.exists() and any(to.iterdir()):
         fail(f"{to} is not empty; name a new directory", Exit.USAGE)
-    counts = _ask(settings_or_exit(config), lambda data: data.export(user, to))
+    settings = settings_or_exit(config)
+    write_json(to / "choice.json", choice_record(settings, user))  # before the export, whose manifest completes it
+    counts = _ask(settings, lambda data: data.export(user, to))
     _tell(counts, as_json=as_json, did=f"written to {to}")
 
 
@@ -62,8 +73,8 @@ def erase(
 ) -> None:
     """Remove all of it for good. It can be repeated: where it broke off, it goes on.
 
-    A message the user sends afterwards begins anew, with a new agent. An audit row stays: a hash of the user's id, when
-    it was, and how much went.
+    A later message of the user gets a new agent, unless the user has opted out of permanent memory: the choice is kept
+    under a hash of the user id. An audit row is kept, too: a hash of the user id, the time and the counts.
     """
     settings = settings_or_exit(config)
     if dry_run:

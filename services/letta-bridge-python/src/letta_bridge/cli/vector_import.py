@@ -9,6 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
+from letta_bridge.agent_spec import of_another_tenant
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
 from letta_bridge.cli.output import print_json
 from letta_bridge.cli.progress import counting
@@ -70,6 +71,7 @@ def import_(
                     embed,
                     longest,
                     lambda number: count("passages", number),
+                    lambda tags: of_another_tenant(settings.tenant.name, tags),
                 )
                 return await importer.run(dry=dry_run)
         finally:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import httpx
 
+from letta_bridge.agent_spec import bridge_tag
 from letta_bridge.letta.connection import letta_client
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.vectors.build import forgotten, keepers
@@ -55,10 +56,11 @@ async def synchronised(
                 web,
                 lambda: letta,
                 without=lambda: forgotten(settings),
+                canned=lambda: settings.fallback.canned_sentences,
                 stored=stored,
                 removed=removed,
             )
-            whole = FullSync(made, letta, progress)
+            whole = FullSync(made, letta, bridge_tag(settings.tenant.name), progress)
             if turns:
                 await whole.turns()
             if agents:

@@ -27,7 +27,7 @@ async def examine(settings: BridgeSettings) -> AsyncIterator[Finding]:
     yield await asyncio.to_thread(_writable, directory)
     if directory.is_dir():
         yield _room(directory)
-    yield await _sessions(directory / settings.sessions.file)
+    yield await _sessions(settings.session_file)
 
 
 def _writable(directory: Path) -> Finding:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from letta_bridge.agent_duplicates import find_duplicates
 from letta_bridge.doctor.findings import Finding, fail, ok, warn
 from letta_bridge.errors import LettaError, LettaRejected, LettaUnavailable
 from letta_bridge.letta.port import AgentSpec, Block, TurnMessage
@@ -57,7 +58,7 @@ async def _rest(client: LettaClient, settings: BridgeSettings, subject: str, *, 
     checks: dict[str, Callable[[LettaClient, BridgeSettings, str], Awaitable[Finding]]]
     checks = {"embedding": _embedding, "locks": _locks}
     if deep:
-        checks["turn"] = _turn
+        checks |= {"agents": _agents, "turn": _turn}
     for name, check in checks.items():
         try:
             yield await check(client, settings, f"{subject}.{name}")
@@ -139,6 +140,23 @@ async def _locks(client: LettaClient, _settings: BridgeSettings, subject: str) -
         subject,
         "Letta runs without Redis, so two turns of one agent from outside the bridge may overlap",
         "set LETTA_REDIS_HOST and LETTA_REDIS_PORT for Letta and restart it; it looks for Redis only once",
+    )
+
+
+async def _agents(client: LettaClient, settings: BridgeSettings, subject: str) -> Finding:
+    """Part of the deep examination only, because it reads every agent."""
+
+    async def no_session(_user_id: str, _persona: str) -> Sequence[str]:
+        return ()
+
+    found = await find_duplicates(client, settings.agents, settings.tenant.name, no_session)
+    conflicting = sum(bool(one.selection.conflicting) for one in found)
+    if not found:
+        return ok(subject, "no user has two agents")
+    return warn(
+        subject,
+        f"{len(found)} users have several agents; for {conflicting} of them more than one has content",
+        "see letta-bridge sessions duplicates, and docs/troubleshooting.md",
     )
 
 

@@ -8,10 +8,15 @@ from typing import Any, Final
 
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
+from letta_bridge.consent import RedisChoices
 from letta_bridge.doctor.findings import Finding, fail, ok
 from letta_bridge.request_queue import Keys, Outcome, RedisQueue, Settlement
+from letta_bridge.request_queue.creation_leases import CreationLease, RedisCreationLeases
+from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
+from letta_bridge.request_queue.scripts import WAITED
 from letta_bridge.settings import BridgeSettings
+from shared_utils.persistence.choices import Choice, user_key
 from shared_utils.redis_connection import RedisClient
 
 _SUBJECT: Final = "redis.rights"
@@ -61,6 +66,7 @@ async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys
         await client.lpush(keys.requests, b'{"task_id":"1","user_id":"doctor"}', b'{"task_id":"2","user_id":"doctor"}')
         (turn,) = await queue.take(1, _WAIT)
         await queue.renew([turn.receipt])
+        await queue.restore([turn])
         await queue.release([turn.receipt])
         (turn,) = (await queue.exchange([], 1)).turns
         end = Settlement(
@@ -87,19 +93,39 @@ async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys
             pipeline.delete(keys.handed("1"))
             pipeline.set(keys.handed("1"), 1, ex=60, nx=True)
             await pipeline.execute()
+        await _choices_round(client, keys)
         await client.exists(keys.handed("1"))
         await client.get(keys.handed("1"))
     finally:
-        await _clean_up(client, keys)
+        await _clean_up(client, keys, mark)
 
 
-async def _clean_up(client: RedisClient, keys: Keys) -> None:
+async def _choices_round(client: RedisClient, keys: Keys) -> None:
+    """Run every script and command of consent, creation leases and the queue's identity."""
+    choices = RedisChoices(client, keys)
+    chosen = await choices.choose(Choice(user_key("doctor"), permanent_memory=False, chosen_ms=0))
+    await choices.mark_complete(await choices.merge([chosen]))
+    await choices.read("doctor")
+    _ = [one async for one in choices.entries()]
+    await choices.mark_incomplete()
+    lease = CreationLease("doctor", "doctor", "doctor")
+    leases = RedisCreationLeases(client, keys)
+    await leases.acquire(lease)
+    await leases.release(lease)
+    await QueueIdentity(client, keys)()
+
+
+async def _clean_up(client: RedisClient, keys: Keys, mark: str) -> None:
     leftovers = (
         *keys.script_keys,
         keys.lane("doctor"),
         keys.reply("doctor", "1"),
         keys.missed("doctor"),
         keys.handed("1"),
+        keys.creating("doctor", "doctor"),
+        keys.identity,
+        keys.call(mark),
+        keys.call(mark + WAITED),
     )
     await client.delete(*leftovers)
 

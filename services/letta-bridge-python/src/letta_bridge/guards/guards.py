@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from letta_bridge.errors import GuardHit, LaneFull, RateExceeded, TaskExpired, TokensSpent, UserTokensSpent
+from letta_bridge.errors import GuardHit, RateExceeded, TaskExpired, TokensSpent, UserTokensSpent
 from letta_bridge.guards.meter import Meter, Standing
-from letta_bridge.request_queue.port import FULL_LANE, Turn
+from letta_bridge.request_queue.port import Turn
 from letta_bridge.settings import GuardSettings
 from shared_utils import logs
 from shared_utils.messages import Task
@@ -72,8 +72,6 @@ class Guards:
         Raises:
             GuardHit: it gets an error reply in place of an answer.
         """
-        if turn.lane.startswith(FULL_LANE) and turn.lane != task.user_id:
-            raise LaneFull
         limit = self._settings.max_age
         if limit and self._age(turn, task) > limit:
             raise TaskExpired(f"the task waited for more than {limit:g} s and is not answered any more")

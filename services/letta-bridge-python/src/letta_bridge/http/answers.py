@@ -11,7 +11,9 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from letta_bridge.errors import ChoiceNotShared, ChoiceUnknown
 from shared_utils import logs
+from shared_utils.errors import ServiceError
 from shared_utils.persistence.errors import Conflict, PersistenceError, RowMissing, StaleSession, ValueRefused
 
 _STATUS: Final = ((RowMissing, 404), (Conflict, 409), (StaleSession, 409), (ValueRefused, 422))
@@ -46,6 +48,11 @@ def explain_errors(app: FastAPI) -> None:
         status = next((status for kind, status in _STATUS if isinstance(error, kind)), _AWAY)
         headers = {"Retry-After": str(_RETRY_SECONDS)} if status == _AWAY and error.retryable else None
         return problem(status, error.code, str(error), headers)
+
+    @app.exception_handler(ChoiceUnknown)
+    @app.exception_handler(ChoiceNotShared)
+    async def _of_consent(_request: Request, error: ServiceError) -> JSONResponse:
+        return problem(_AWAY, error.code, str(error), {"Retry-After": str(_RETRY_SECONDS)})
 
     @app.exception_handler(RequestValidationError)
     async def _of_the_request(_request: Request, error: RequestValidationError) -> JSONResponse:

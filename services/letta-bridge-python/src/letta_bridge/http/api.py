@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 
 from fastapi import APIRouter
@@ -12,13 +12,12 @@ from letta_bridge.http.port import Sessions
 from letta_bridge.user_settings import UserSettings
 
 
-def routers(manager: Sessions, *, personas: Collection[str], grace: timedelta) -> Sequence[APIRouter]:
+def routers(manager: Sessions, settings: UserSettings, *, grace: timedelta) -> Sequence[APIRouter]:
     """The routes.
 
     Args:
         manager: the session manager.
-        personas: those an agent may have.
+        settings: choices of users.
         grace: how long an ended session stays.
     """
-    settings = UserSettings(manager.store, personas, manager.forget)
-    return sessions.router(manager, grace=grace), restored.router(manager), users.router(settings)
+    return sessions.router(manager, settings, grace=grace), restored.router(manager, settings), users.router(settings)

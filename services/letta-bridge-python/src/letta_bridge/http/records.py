@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from letta_bridge.user_settings import UserSettings
 from shared_utils.persistence.sessions import Session
 
 
@@ -24,7 +25,7 @@ class SessionRecord(_Record):
     agent_id: str | None = Field(description="Letta's agent; null while it is not made yet")
     session_data: Mapping[str, Any]
     metadata: Mapping[str, Any]
-    permanent_memory: bool = Field(description="whether the user lets an agent remember")
+    permanent_memory: bool = Field(description="whether agents may remember the user; one choice for all personas")
     message_count: int
     created_at: datetime
     last_updated: datetime = Field(description="last use")
@@ -33,9 +34,13 @@ class SessionRecord(_Record):
     is_active: bool
 
 
-def records(sessions: Sequence[Session]) -> list[SessionRecord]:
-    """As the API sends them."""
-    return [SessionRecord.model_validate(session) for session in sessions]
+async def records(sessions: Sequence[Session], settings: UserSettings) -> list[SessionRecord]:
+    """Sessions as the API returns them, with the choices of their users."""
+    chosen = await settings.by_session(sessions)
+    return [
+        SessionRecord.model_validate(session).model_copy(update={"permanent_memory": chosen[session.session_id]})
+        for session in sessions
+    ]
 
 
 class SessionList(_Record):

@@ -7,10 +7,11 @@ from fastapi import APIRouter
 from letta_bridge.http.answers import ERRORS
 from letta_bridge.http.port import Limit, Offset, Sessions
 from letta_bridge.http.records import RestoredSessions, RestoreResult, records
+from letta_bridge.user_settings import UserSettings
 from shared_utils.persistence.sessions import Restoration
 
 
-def router(sessions: Sessions) -> APIRouter:
+def router(sessions: Sessions, settings: UserSettings) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/api/sessions", tags=["sessions"], responses=ERRORS)
 
@@ -25,7 +26,7 @@ def router(sessions: Sessions) -> APIRouter:
     async def restored(limit: Limit = 50, offset: Offset = 0) -> RestoredSessions:
         """What was read the last time, at the start of the bridge if not later."""
         done = sessions.restored or Restoration((), {})
-        part = records(done.sessions[offset : offset + limit])
+        part = await records(done.sessions[offset : offset + limit], settings)
         return RestoredSessions(sessions=part, total=len(done.sessions), limit=limit, offset=offset, failed=done.failed)
 
     return routes

@@ -18,6 +18,7 @@ from letta_bridge.http.records import (
     Statistics,
     records,
 )
+from letta_bridge.user_settings import UserSettings
 from shared_utils import logs
 from shared_utils.persistence.errors import RowMissing
 from shared_utils.persistence.sessions import Session, SessionStore
@@ -27,7 +28,7 @@ _POSTGRES: Final = "/postgres"
 SessionId = Annotated[str, Path(min_length=1, max_length=200)]
 
 
-def router(sessions: Sessions, *, grace: timedelta) -> APIRouter:
+def router(sessions: Sessions, settings: UserSettings, *, grace: timedelta) -> APIRouter:
     """The routes. ``grace`` is how long an ended session stays where a cleanup is not told otherwise."""
     routes = APIRouter(prefix="/api/sessions", tags=["sessions"], responses=ERRORS)
 
@@ -40,16 +41,18 @@ def router(sessions: Sessions, *, grace: timedelta) -> APIRouter:
     ) -> SessionList:
         """A page of all sessions, or of one user's; newest use first."""
         page = await sessions.store.page(limit=limit, offset=offset, include_inactive=include_inactive, user_id=user_id)
-        return SessionList(sessions=records(page.sessions), total=page.total, limit=limit, offset=offset)
+        shown = await records(page.sessions, settings)
+        return SessionList(sessions=shown, total=page.total, limit=limit, offset=offset)
 
     @routes.get(f"{_POSTGRES}/sessions/{{session_id}}")
     async def get_session(session_id: SessionId) -> SessionRecord:
         """One session, active or not."""
-        return SessionRecord.model_validate(await _loaded(sessions.store, session_id))
+        [shown] = await records([await _loaded(sessions.store, session_id)], settings)
+        return shown
 
     @routes.delete(f"{_POSTGRES}/sessions/{{session_id}}")
     async def delete_session(session_id: SessionId, hard: bool = False) -> Deletion:
-        """End a session, or remove its row. The agent in Letta stays: its user's next task finds it again."""
+        """End a session, or remove its row. Agent and choices stay: its user's next task finds the agent again."""
         session = await _loaded(sessions.store, session_id)
         deleted = await sessions.store.delete(session_id, hard=hard)
         sessions.forget(session.user_id, session.persona)
@@ -64,7 +67,8 @@ def router(sessions: Sessions, *, grace: timedelta) -> APIRouter:
         session = await sessions.store.undelete(session_id)
         sessions.forget(session.user_id, session.persona)
         _log.info("session_undeleted", session_id=session_id, user_id=session.user_id)
-        return SessionRecord.model_validate(session)
+        [shown] = await records([session], settings)
+        return shown
 
     @routes.get(f"{_POSTGRES}/statistics")
     async def statistics() -> Statistics:

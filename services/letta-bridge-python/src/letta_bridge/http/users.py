@@ -23,14 +23,17 @@ def router(settings: UserSettings) -> APIRouter:
 
     @routes.get("/{user_id:path}/settings")
     async def get_settings(user_id: UserId) -> UserSettingsRecord:
-        """A user's settings; the defaults for a user nobody knows."""
+        """A user's settings; defaults for a user without choices. 503 while no store can answer."""
         return UserSettingsRecord(user_id=user_id, permanent_memory=await settings.permanent_memory(user_id))
 
     @routes.put("/{user_id:path}/settings")
     async def put_settings(user_id: UserId, choice: UserChoice) -> UserSettingsRecord:
-        """Switch permanent memory on or off, for every persona. Other bridges follow within seconds."""
-        changed = await settings.set_permanent_memory(user_id, choice.permanent_memory)
-        _log.info("user_settings_changed", user_id=user_id, permanent_memory=choice.permanent_memory, sessions=changed)
+        """Switch permanent memory on or off for all present and future personas, on every bridge.
+
+        Turns already handed out to a bridge are the only exception.
+        """
+        await settings.set_permanent_memory(user_id, choice.permanent_memory)
+        _log.info("user_settings_changed", user_id=user_id, permanent_memory=choice.permanent_memory)
         return UserSettingsRecord(user_id=user_id, permanent_memory=choice.permanent_memory)
 
     return routes

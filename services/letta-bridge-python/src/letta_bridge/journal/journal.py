@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from typing import Final
 
-from letta_bridge.journal.record import JournalRows, read_entry
-from letta_bridge.request_queue.journal_backlog import JournalBacklog, JournalEntry
+from letta_bridge.journal.record import JournalRows, UnreadableEntry, read_entry
+from letta_bridge.request_queue.journal_backlog import JournalBacklog, JournalBatch, JournalEntry
+from letta_bridge.request_queue.records import Fault
 from letta_bridge.settings import JournalSettings
 from shared_utils import logs
 from shared_utils.persistence.conversation_service import ConversationService
@@ -56,6 +57,8 @@ class Journal:
         self._stopping = asyncio.Event()
         self._done: Sequence[str] = ()
         """Entries that are in the database, and that Redis has not been told of."""
+        self._unreadable: dict[str, Fault] = {}
+        """Entries that this release cannot read, and that are to be set aside with the next look."""
         self._dropped: int | None = None
         self._purge_at = 0.0
         self.trouble: str | None = None
@@ -98,8 +101,7 @@ class Journal:
 
     async def _pass(self) -> bool:
         """Write one batch; whether another one is waiting."""
-        batch = await self._backlog.take(self._done, _BATCH)
-        self._done = ()
+        batch = await self._take(_BATCH)
         self._note_dropped(batch.dropped)
         if not batch.mine:
             self.trouble = None  # it is another bridge's now
@@ -108,16 +110,27 @@ class Journal:
             await self._write(batch.entries)
         full = len(batch.entries) == _BATCH
         if batch.entries and not full:
-            await self._backlog.take(self._done, 0)
-            self._done = ()
+            await self._take(0)
         await self._purge()
         if self.trouble is not None:
             self.trouble = None
             _log.info("journal_goes_on", waiting=batch.waiting)
         return full
 
+    async def _take(self, want: int) -> JournalBatch:
+        batch = await self._backlog.take(self._done, want, self._unreadable)
+        self._done, self._unreadable = (), {}
+        return batch
+
     async def _write(self, entries: Sequence[JournalEntry]) -> None:
-        rows = [row for entry in entries if (row := _readable(entry)) is not None]
+        rows = []
+        unreadable = {}
+        for entry in entries:
+            try:
+                rows.append(read_entry(entry))
+            except UnreadableEntry as error:
+                _log.error("journal_turn_unreadable", entry=entry.id, code=error.fault)
+                unreadable[entry.id] = error.fault
         try:
             await self._record(rows)
         except ValueRefused:
@@ -127,7 +140,8 @@ class Journal:
                     await self._record([row])
                 except ValueRefused as error:
                     _log.error("journal_turn_refused", message_id=row.messages[0].id, error=str(error))
-        self._done = [entry.id for entry in entries]
+        self._done = [entry.id for entry in entries if entry.id not in unreadable]
+        self._unreadable = unreadable
 
     async def _record(self, rows: Sequence[JournalRows]) -> None:
         await self._service.record(
@@ -167,11 +181,3 @@ class Journal:
         if self.trouble is None:
             _log.warning("journal_waits", error=text)
         self.trouble = text
-
-
-def _readable(entry: JournalEntry) -> JournalRows | None:
-    try:
-        return read_entry(entry)
-    except ValueError as error:
-        _log.error("journal_turn_unreadable", entry=entry.id, error=type(error).__name__)
-        return None

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from letta_bridge.request_queue.journal_backlog import JournalEntry
 from letta_bridge.request_queue.port import Outcome, Settlement, Turn
+from letta_bridge.request_queue.records import JSON_VERSION, Fault, fault_of_json
 from letta_bridge.settings import JournalSettings
-from shared_utils.messages import Reply, Task
+from shared_utils.messages import Reply, Task, json_object
 from shared_utils.persistence.conversations import Conversation, Message
 
 SOURCE: Final = "letta_bridge"
@@ -34,6 +35,7 @@ class _Said(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    v: int = JSON_VERSION
     user_id: str
     task_id: str
     number: str
@@ -45,12 +47,21 @@ class _Said(BaseModel):
     """When it was taken from the request list, by Redis's clock."""
 
 
+class UnreadableEntry(ValueError):
+    """An entry that this release cannot read."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.value)
+        self.fault = fault
+
+
 @dataclass(frozen=True, slots=True)
 class JournalRows:
     """One turn as rows."""
 
     conversation: Conversation
-    messages: tuple[Message, Message]
+    messages: tuple[Message, ...]
+    """What the user said and the answer; the first alone where a canned sentence was all there was."""
 
 
 def conversation_id(user_id: str, persona: str) -> str:
@@ -58,17 +69,21 @@ def conversation_id(user_id: str, persona: str) -> str:
     return str(uuid.uuid5(_CONVERSATIONS, json.dumps([user_id, persona])))
 
 
-def journalled(turn: Turn, task: Task, persona: str, end: Settlement, settings: JournalSettings) -> Settlement:
-    """The settlement, with what the journal needs where it wants this turn: one that was answered."""
+def journalled(
+    turn: Turn, task: Task, persona: str, end: Settlement, settings: JournalSettings, *, is_remembered: bool
+) -> Settlement:
+    """The settlement, with what the journal needs where it wants this turn: one that was answered.
+
+    ``is_remembered``: the user's agent knows of the turn, or will be told of it.
+    """
     if end.outcome not in _ANSWERED or end.reply is None:
         return end
-    # What memory-python answered and no agent shall hear of was meant to be forgotten.
-    if not settings.temporary and end.outcome is Outcome.MEMORY and end.missed is None:
+    if not settings.temporary and not is_remembered:
         return end
     said = _Said(
         user_id=task.user_id,
         task_id=task.task_id,
-        number=f"{turn.seq}-{turn.first_ms}",
+        number=turn.number,
         persona=persona,
         type=task.type,
         content=task.content,
@@ -81,10 +96,15 @@ def read_entry(entry: JournalEntry) -> JournalRows:
     """The rows of a turn.
 
     Raises:
-        ValueError: the entry is none this release can read.
+        UnreadableEntry: the entry is none this release can read.
     """
-    said = _Said.model_validate_json(entry.turn)
-    reply = Reply.model_validate_json(entry.reply)
+    try:
+        said = _Said.model_validate_json(entry.turn)
+        reply = Reply.model_validate_json(entry.reply)
+    except ValidationError:
+        raise UnreadableEntry(fault_of_json(json_object(entry.turn))) from None
+    if said.v > JSON_VERSION:
+        raise UnreadableEntry(Fault.NEWER)
     settled_ms, _, within = entry.id.partition("-")
     # Settled one after the other, a user's turns have rising ordinals, whichever bridge writes them and when.
     ordinal = int(settled_ms) * _PER_MS + int(within) * 2
@@ -107,6 +127,11 @@ def read_entry(entry: JournalEntry) -> JournalRows:
         metadata={"task_id": said.task_id, "type": said.type},
         created_at=taken,
     )
+    if reply.canned:
+        # Nobody's words; what is known of the reply stands with the question.
+        about = {"metadata": question.metadata | _about(reply), "created_at": settled}
+        alone = question.model_copy(update=about)
+        return JournalRows(conversation, (alone,))
     answer = Message(
         id=_message_id(said.number, "assistant"),
         conversation_id=conversation.id,
@@ -124,7 +149,16 @@ def _message_id(number: str, role: str) -> str:
 
 
 def _about(reply: Reply) -> dict[str, Any]:
-    fields = {"source", "agent_id", "fallback_reason", "attempts", "memory_updated", "usage"}
+    fields = {
+        "source",
+        "agent_id",
+        "fallback_reason",
+        "fallback_cause",
+        "canned",
+        "attempts",
+        "memory_updated",
+        "usage",
+    }
     return reply.model_dump(include=fields, exclude_none=True)
 
 

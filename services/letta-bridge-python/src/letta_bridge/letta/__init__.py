@@ -9,21 +9,27 @@ from __future__ import annotations
 from letta_bridge.letta.breaker import Breaker, BreakerPolicy, BreakerState
 from letta_bridge.letta.fake import InMemoryLetta
 from letta_bridge.letta.port import (
+    AgentContents,
     AgentPassage,
     AgentRef,
     AgentSpec,
     Block,
     FoundTurn,
+    FoundTurns,
     LettaPort,
+    Note,
+    SoughtTurn,
     TurnAnswer,
     TurnMessage,
     TurnState,
     Usage,
+    derived_otid,
     turn_otid,
 )
 from letta_bridge.letta.servers import LettaServer, LettaServers
 
 __all__ = [
+    "AgentContents",
     "AgentPassage",
     "AgentRef",
     "AgentSpec",
@@ -32,13 +38,17 @@ __all__ = [
     "BreakerPolicy",
     "BreakerState",
     "FoundTurn",
+    "FoundTurns",
     "InMemoryLetta",
     "LettaPort",
     "LettaServer",
     "LettaServers",
+    "Note",
+    "SoughtTurn",
     "TurnAnswer",
     "TurnMessage",
     "TurnState",
     "Usage",
+    "derived_otid",
     "turn_otid",
 ]

@@ -1,12 +1,23 @@
-"""A circuit breaker: a server that keeps failing is left alone for a while, then tried with one turn."""
+"""A circuit breaker: a server that keeps failing is left alone for a while, then tried with one turn.
+
+What opens it must speak about the server. A failure counts in full as long as the server has answered nothing since the
+failures began: a server that is down is found out about even by a single user. Once it has answered anything, each
+user's failures count up to a share of the bound, so that only several users' together open it: one user's big context
+or long answers do not.
+"""
 
 from __future__ import annotations
 
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+_TRIAL_PAUSES: Final = 3
+"""First pauses after which a trial that has not ended lets another turn try as well."""
 
 
 class BreakerState(StrEnum):
@@ -26,22 +37,25 @@ class BreakerPolicy:
         pause: seconds of the first pause; doubled at each failed try.
         longest_pause: seconds, the cap of that growth.
         jitter: share of a pause that is added at random, so that bridges do not try in step.
+        user_share: part of ``failures`` that one user's count for, once the server has answered something.
     """
 
     failures: float = 5
     pause: float = 5.0
     longest_pause: float = 60.0
     jitter: float = 0.2
+    user_share: float = 0.4
 
 
 class Permit:
     """Leave to send one turn. Tell it the outcome once; every later word is ignored."""
 
-    __slots__ = ("_breaker", "_era")
+    __slots__ = ("_breaker", "_era", "_user")
 
-    def __init__(self, breaker: Breaker, era: int) -> None:
+    def __init__(self, breaker: Breaker, era: int, user: str) -> None:
         self._breaker: Breaker | None = breaker
         self._era = era
+        self._user = user
 
     def succeeded(self) -> None:
         """The server answered."""
@@ -51,7 +65,7 @@ class Permit:
     def failed(self, weight: float = 1.0) -> None:
         """The server failed; ``weight`` below 1 counts as a part of a failure."""
         if (breaker := self._spent()) is not None:
-            breaker._failed(self._era, weight)  # noqa: SLF001
+            breaker._failed(self._era, self._user, weight)  # noqa: SLF001
 
     def released(self) -> None:
         """Nothing was learnt, for example because the turn was cancelled."""
@@ -81,10 +95,13 @@ class Breaker:
         self._clock = clock
         self._jitter = jitter
         self._era = 0
-        self._strikes = 0.0
+        self._unanswered = 0.0
+        """Failures since the server last answered anything."""
+        self._by_user: defaultdict[str, float] = defaultdict(float)
+        """Failures of each user since a turn last succeeded."""
         self._pauses = 0
         self._open_until: float | None = None
-        self._trying = False
+        self._trying_since: float | None = None
 
     @property
     def state(self) -> BreakerState:
@@ -102,33 +119,46 @@ class Breaker:
         """Seconds until a turn may try; 0 where the breaker is closed or half open."""
         return 0.0 if self._open_until is None else max(0.0, self._open_until - self._clock())
 
-    def enter(self) -> Permit | None:
-        """A permit for one turn, or None: the pause is not over, or another turn is trying already."""
+    def enter(self, user: str = "") -> Permit | None:
+        """A permit for one turn of this user, or None: the pause is not over, or another turn is trying already."""
         if not self.ready:
             return None
-        self._trying = self._open_until is not None
-        return Permit(self, self._era)
+        self._trying_since = None if self._open_until is None else self._clock()
+        return Permit(self, self._era, user)
+
+    def answered(self) -> None:
+        """The server answered something, be it no turn: it is not down."""
+        self._unanswered = 0.0
+
+    @property
+    def _trying(self) -> bool:
+        """Whether a turn is trying the server. One slow turn does not keep all others from trying."""
+        patience = _TRIAL_PAUSES * self._policy.pause
+        return self._trying_since is not None and self._clock() - self._trying_since < patience
 
     def _succeeded(self, era: int) -> None:
         if era != self._era:
             return
-        self._strikes = 0.0
+        self._forget()
         if self._open_until is not None:
             self._era += 1
             self._open_until = None
-            self._trying = False
+            self._trying_since = None
             self._pauses = 0
 
-    def _failed(self, era: int, weight: float) -> None:
+    def _failed(self, era: int, user: str, weight: float) -> None:
         if era != self._era:
             return
-        self._strikes += weight
-        if self._trying or self._strikes >= self._policy.failures:
+        self._unanswered += weight
+        self._by_user[user] += weight
+        most = self._policy.failures
+        of_users = sum(min(failures, most * self._policy.user_share) for failures in self._by_user.values())
+        if self._trying_since is not None or self._unanswered >= most or of_users >= most:
             self._open()
 
     def _released(self, era: int) -> None:
         if era == self._era:
-            self._trying = False
+            self._trying_since = None
 
     def _open(self) -> None:
         # 2**30 pauses of any length are beyond every cap; a larger exponent would overflow a float.
@@ -136,5 +166,9 @@ class Breaker:
         self._open_until = self._clock() + pause * (1 + self._policy.jitter * self._jitter())
         self._era += 1
         self._pauses += 1
-        self._strikes = 0.0
-        self._trying = False
+        self._forget()
+        self._trying_since = None
+
+    def _forget(self) -> None:
+        self._unanswered = 0.0
+        self._by_user.clear()

@@ -1,8 +1,8 @@
 """A Letta without a server, for unit tests: agents, histories, otids and runs in memory, and faults on demand.
 
 It passes the same contract suite as the real adapter and copies what was measured of Letta 0.16.8: turns of one agent
-are not kept apart (``overlaps`` tells), a turn whose caller went away goes on, and a cancelled run vanishes from the
-active ones although its turn goes on.
+are not kept apart (``overlaps`` tells), a turn whose caller went away goes on, a run carries the label of its turn, and
+a cancelled run is no longer active although its turn goes on; where that is stored after all, the run is completed.
 """
 
 from __future__ import annotations
@@ -10,17 +10,28 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal
 
 from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, TurnFateUnknown
-from letta_bridge.letta.port import AgentPassage, AgentRef, AgentSpec, FoundTurn, TurnAnswer, TurnMessage
-from letta_bridge.letta.turn_search import fate
+from letta_bridge.letta.port import (
+    AgentContents,
+    AgentPassage,
+    AgentRef,
+    AgentSpec,
+    FoundTurns,
+    Note,
+    SoughtTurn,
+    TurnAnswer,
+    TurnMessage,
+)
+from letta_bridge.letta.turn_search import Run, TurnSearch, as_stored
 
 Answering = Callable[[str, Sequence[TurnMessage]], str | TurnAnswer]
 """From an agent's id and the turn to what the agent says; an empty text is no answer."""
@@ -48,6 +59,7 @@ class _Agent:
 class _Fault:
     error: LettaError
     stored: Stored
+    leave_run: bool
 
 
 class Hold:
@@ -79,6 +91,7 @@ class InMemoryLetta:
             context then, so a test of the bridge asserts that this is empty.
         sent: every turn that reached the server, as (agent id, messages).
         down: while True every call raises LettaUnavailable.
+        refuses: while ``down``, nobody listens: the process has gone.
     """
 
     def __init__(self, answer: Answering = echo, *, models: frozenset[str] | None = None) -> None:
@@ -86,18 +99,25 @@ class InMemoryLetta:
         self.overlaps: list[str] = []
         self.sent: list[tuple[str, tuple[TurnMessage, ...]]] = []
         self.down = False
+        self.refuses = False
         self._answer = answer
         self._models = models
         self._agents: dict[str, _Agent] = {}
-        self._runs: dict[str, str] = {}  # active run -> agent
+        self._runs: dict[str, tuple[str, Run]] = {}
+        """Run id → agent and run; those that ended are kept, as Letta keeps them."""
+        self._killed: set[str] = set()
+        self._notes: dict[str, tuple[str, Note]] = {}  # with its label
         self._turns: Counter[str] = Counter()
         self._faults: deque[_Fault] = deque()
         self._hold: Hold | None = None
         self._tasks: set[asyncio.Task[TurnAnswer]] = set()
 
-    def fail_next(self, error: LettaError, *, stored: Stored = "nothing") -> None:
-        """Let the next turn end in ``error``. Called repeatedly, the faults queue up."""
-        self._faults.append(_Fault(error, stored))
+    def fail_next(self, error: LettaError, *, stored: Stored = "nothing", leave_run: bool = False) -> None:
+        """Let the next turn end in ``error``. Called repeatedly, the faults queue up.
+
+        ``leave_run``: its run stays active for ever, as that of a killed server does.
+        """
+        self._faults.append(_Fault(error, stored, leave_run))
 
     @contextmanager
     def held(self) -> Iterator[Hold]:
@@ -109,14 +129,29 @@ class InMemoryLetta:
             self._hold = None
             hold.release()
 
+    async def kill(self) -> None:
+        """The process dies: the turns that go on are lost, and their runs stay active for ever."""
+        self._killed |= {run_id for run_id, (_, run) in self._runs.items() if run.active}
+        await self.close()
+
     async def idle(self) -> None:
         """Wait until no turn goes on."""
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def leave_run(self, agent_id: str) -> str:
-        """An active run without a turn, as a killed server leaves it behind; its id."""
-        return self._begin_run(agent_id)
+    def leave_run(self, agent_id: str, otid: str | None = None, *, began: float | None = None) -> str:
+        """An active run that never ends, as a killed server leaves it behind; its id.
+
+        Args:
+            agent_id: whose.
+            otid: of the turn it was for; None for a run that no bridge labelled.
+            began: seconds since 1970, now where not given.
+        """
+        return self._begin_run(agent_id, otid, began)
+
+    def run_status(self, run_id: str) -> str:
+        """Letta's word for the state of a run."""
+        return self._runs[run_id][1].status
 
     def note(self, agent_id: str, text: str) -> str:
         """Put a passage into the agent's archival memory; its id."""
@@ -154,6 +189,26 @@ class InMemoryLetta:
         _store(agent, "system_message", spec.system or "system", otid=None, run_id=None)
         return ref
 
+    async def contents(self, agent_id: str) -> AgentContents:
+        """Summarize an agent's content."""
+        await self._reached()
+        agent = self._existing(agent_id)
+        kinds = [message["message_type"] for message in agent.history]
+        return AgentContents(
+            complete=bool(kinds),
+            messages=sum(kind != "system_message" for kind in kinds),
+            passages=min(1, len(agent.passages)),
+            blocks={block.label: block.value for block in agent.spec.blocks},
+            running=any(owner == agent_id and run.active for owner, run in self._runs.values()),
+        )
+
+    async def retag(self, agent_id: str, *, add: Collection[str] = (), remove: Collection[str] = ()) -> None:
+        """Change an agent's tags."""
+        await self._reached()
+        agent = self._existing(agent_id)
+        kept = [tag for tag in agent.ref.tags if tag not in remove and tag not in add]
+        agent.ref = replace(agent.ref, tags=(*kept, *add))
+
     async def send(self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float) -> TurnAnswer:
         """Answer a turn. After ``timeout`` seconds the caller is let go, and the turn goes on."""
         await self._reached()
@@ -171,20 +226,30 @@ class InMemoryLetta:
         if not done:
             task.add_done_callback(_outcome_unheard)
             raise TurnFateUnknown("Letta did not answer in time.", cause="timeout")
+        if task.cancelled():
+            raise TurnFateUnknown("Letta went away.", cause="connection_lost")
         return task.result()
 
-    async def find_turn(self, agent_id: str, otid: str) -> FoundTurn:
-        """What became of a turn."""
+    async def find_turns(
+        self, agent_id: str, sought: Sequence[SoughtTurn], *, time_limit: float | None = None
+    ) -> FoundTurns:
+        """What became of these turns; it takes no time."""
+        del time_limit
         await self._reached()
         agent = self._existing(agent_id)
-        return fate(agent.history, otid, [run for run, owner in self._runs.items() if owner == agent_id])
+        runs = [run for owner, run in self._runs.values() if owner == agent_id and (run.active or run.cancelled)]
+        search = TurnSearch(sought, runs, time.time())
+        search.read([dict(message) for message in agent.history])
+        search.at_the_beginning()
+        return search.result()
 
     async def cancel(self, agent_id: str, run_ids: Sequence[str]) -> None:
-        """Take the runs from the active ones."""
+        """Mark the active ones of these runs as cancelled."""
         await self._reached()
         for run_id in run_ids:
-            if self._runs.get(run_id) == agent_id:
-                del self._runs[run_id]
+            owner, run = self._runs.get(run_id, ("", None))
+            if run is not None and owner == agent_id and run.active:
+                self._end_run(run_id, "cancelled")
 
     async def history(self, agent_id: str, *, limit: int = 1000) -> list[Mapping[str, object]]:
         """The newest ``limit`` messages, oldest first."""
@@ -228,6 +293,24 @@ class InMemoryLetta:
         await self._reached()
         return self._agents.pop(agent_id, None) is not None
 
+    async def notes(self, label: str) -> list[Note]:
+        """The notes under a label, oldest first."""
+        await self._reached()
+        return [note for under, note in self._notes.values() if under == label]
+
+    async def write_note(self, label: str, value: str, *, note_id: str | None = None) -> None:
+        """Create a note, or replace its text."""
+        await self._reached()
+        if note_id is not None and note_id not in self._notes:
+            raise LettaRejected("There is no such block.", cause="not_found", status=404)
+        note = Note(note_id or f"block-{uuid.uuid4()}", value)
+        self._notes[note.note_id] = (label, note)
+
+    async def delete_note(self, note_id: str) -> None:
+        """Delete a note."""
+        await self._reached()
+        self._notes.pop(note_id, None)
+
     async def health(self) -> str:
         """The fake's version."""
         await self._reached()
@@ -242,21 +325,26 @@ class InMemoryLetta:
     async def _reached(self) -> None:
         await asyncio.sleep(0)  # a real server lets other tasks run, too
         if self.down:
-            raise LettaUnavailable("Letta cannot be reached.")
+            raise LettaUnavailable("Letta cannot be reached.", refused=self.refuses)
 
     def _existing(self, agent_id: str) -> _Agent:
         if (agent := self._agents.get(agent_id)) is None:
             raise AgentGone("The agent does not exist in Letta (any more).")
         return agent
 
-    def _begin_run(self, agent_id: str) -> str:
+    def _begin_run(self, agent_id: str, otid: str | None, began: float | None = None) -> str:
         run_id = f"run-{uuid.uuid4()}"
-        self._runs[run_id] = agent_id
+        self._runs[run_id] = (agent_id, Run(run_id, "running", otid, time.time() if began is None else began))
         return run_id
+
+    def _end_run(self, run_id: str, status: str) -> None:
+        agent_id, run = self._runs[run_id]
+        self._runs[run_id] = (agent_id, replace(run, status=status))
 
     async def _turn(self, agent: _Agent, messages: tuple[TurnMessage, ...], fault: _Fault | None) -> TurnAnswer:
         agent_id = agent.ref.agent_id
-        run_id = self._begin_run(agent_id)
+        run_id = self._begin_run(agent_id, messages[-1].otid)
+        ended = "failed"
         if self._turns[agent_id]:
             self.overlaps.append(agent_id)
         self._turns[agent_id] += 1
@@ -273,12 +361,14 @@ class InMemoryLetta:
                 _store(agent, f"{message.role}_message", message.content, otid=otid, run_id=run_id)
             if answer.text and (fault is None or fault.stored == "answer"):
                 _store(agent, "assistant_message", answer.text, otid=None, run_id=run_id)
+            ended = "completed"
             if fault is not None:
                 raise fault.error
             return answer
         finally:
             self._turns[agent_id] -= 1
-            self._runs.pop(run_id, None)
+            if run_id not in self._killed and (fault is None or not fault.leave_run):
+                self._end_run(run_id, ended)
 
 
 def _store(agent: _Agent, message_type: str, content: str, *, otid: str | None, run_id: str | None) -> None:
@@ -288,7 +378,7 @@ def _store(agent: _Agent, message_type: str, content: str, *, otid: str | None, 
             "message_type": message_type,
             "otid": otid or str(uuid.uuid4()),
             "run_id": run_id,
-            "content": content,
+            "content": as_stored(content),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
     )

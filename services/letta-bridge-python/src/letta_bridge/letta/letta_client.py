@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from http import HTTPStatus
@@ -26,13 +27,23 @@ from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, Turn
 from letta_bridge.letta.answer import parse_answer
 from letta_bridge.letta.clean_connections import CleanRequest, StaleConnection
 from letta_bridge.letta.failures import refusal, transport_failure
-from letta_bridge.letta.port import AgentPassage, AgentRef, AgentSpec, FoundTurn, TurnAnswer, TurnMessage
-from letta_bridge.letta.turn_search import Listed, fate
+from letta_bridge.letta.port import (
+    AgentContents,
+    AgentPassage,
+    AgentRef,
+    AgentSpec,
+    FoundTurns,
+    Note,
+    SoughtTurn,
+    TurnAnswer,
+    TurnMessage,
+)
+from letta_bridge.letta.turn_search import LABEL, Listed, Run, TurnSearch
 
 HISTORY_PAGE = 100
-"""Messages asked for at a time."""
-SEARCHED_PAGES = 10
-"""How far back ``find_turn`` reads: 1000 messages. A user's turns run in order, so a turn sought is among the last."""
+"""Messages asked for at a time; a turn sought is mostly among the last of them."""
+OLDER_PAGE = 500
+"""Messages asked for at a time once the first page did not do."""
 
 # uvicorn closes a connection idle for 5 s; reusing one at that moment loses the request.
 _KEEP_ALIVE = 3.0
@@ -41,6 +52,10 @@ _SPARE_CONNECTIONS = 16
 _SUCCESS = range(200, 300)
 _ADDRESSES = 10_000
 _AGENT_PAGE = 50
+_RUN_PAGE = 1000
+_UNFINISHED = ("created", "running", "cancelled")
+"""States of runs that matter to a turn that is not stored: it may still be, or nobody can tell."""
+_NOTES = 50
 
 _Shape = TypeVar("_Shape", dict[str, Any], list[Any])
 
@@ -89,7 +104,10 @@ class LettaClient:
 
     async def send(self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float) -> TurnAnswer:
         """Hand the agent a turn and wait for its answer; see the port."""
-        turn = {"messages": [{"role": m.role, "content": m.content, "otid": m.otid} for m in messages]}
+        turn = {
+            "messages": [{"role": m.role, "content": m.content, "otid": m.otid} for m in messages],
+            LABEL: messages[-1].otid,
+        }
         status, headers, body = await self._post(self._turns_url(agent_id), json.dumps(turn).encode(), timeout)
         if status not in _SUCCESS:
             raise refusal(status, body, retry_after=headers.get("Retry-After"))
@@ -100,15 +118,18 @@ class LettaClient:
                 f"What answered with status {status} in Letta's place does not speak as Letta does."
             ) from None
 
-    async def find_turn(self, agent_id: str, otid: str) -> FoundTurn:
-        """What became of a turn, as far back as ``SEARCHED_PAGES`` of ``HISTORY_PAGE`` messages."""
-        active = await self._active_runs(agent_id)
-        history: list[Listed] = []
-        async for page in self._pages(agent_id, HISTORY_PAGE, SEARCHED_PAGES):
-            history[:0] = page
-            if any(message.get("otid") == otid for message in page):
+    async def find_turns(
+        self, agent_id: str, sought: Sequence[SoughtTurn], *, time_limit: float | None = None
+    ) -> FoundTurns:
+        """What became of these turns, as far back as their ``since``."""
+        began = time.monotonic()
+        search = TurnSearch(sought, await self._unfinished_runs(agent_id), time.time())
+        async for page in self._pages(agent_id, HISTORY_PAGE, older=OLDER_PAGE):
+            if search.read(page) or (time_limit is not None and time.monotonic() - began > time_limit):
                 break
-        return fate(history, otid, active)
+        else:
+            search.at_the_beginning()
+        return search.result()
 
     async def cancel(self, agent_id: str, run_ids: Sequence[str]) -> None:
         """Mark the runs cancelled; the model call that is going on is not interrupted and may still be stored."""
@@ -166,14 +187,35 @@ class LettaClient:
             )
         return _agent_ref(_object(response.http_response))
 
+    async def contents(self, agent_id: str) -> AgentContents:
+        """Summarize an agent's content. Runs are read last, so that a turn that starts meanwhile is noticed."""
+        passages = await self.passages(agent_id, limit=1)
+        async with _failures(reads=True):
+            response = await self._sdk.agents.blocks.with_raw_response.list(agent_id)
+        blocks = {str(b.get("label")): str(b.get("value") or "") for b in _objects(response.http_response)}
+        kinds = [str(message.get("message_type")) for message in await self.history(agent_id)]
+        return AgentContents(
+            complete=bool(kinds),
+            messages=sum(kind != "system_message" for kind in kinds),
+            passages=len(passages),
+            blocks=blocks,
+            running=any(run.active for run in await self._unfinished_runs(agent_id)),
+        )
+
+    async def retag(self, agent_id: str, *, add: Collection[str] = (), remove: Collection[str] = ()) -> None:
+        """Change an agent's tags."""
+        tags = (set((await self.get_agent(agent_id)).tags) - set(remove)) | set(add)
+        async with _failures():
+            await self._sdk.agents.with_raw_response.update(agent_id, tags=sorted(tags))
+
     async def history(self, agent_id: str, *, limit: int = 1000) -> list[Mapping[str, object]]:
         """The agent's newest ``limit`` messages, oldest first."""
         history: list[Listed] = []
-        async for page in self._pages(agent_id, min(limit, HISTORY_PAGE), limit):
+        async for page in self._pages(agent_id, max(1, min(limit, HISTORY_PAGE))):
             history[:0] = page
             if len(history) >= limit:
                 break
-        return history[-limit:] if limit > 0 else []
+        return history[max(0, len(history) - limit) :]
 
     async def passages(
         self, agent_id: str, *, after: str | None = None, newest_first: bool = False, limit: int = 20
@@ -220,6 +262,29 @@ class LettaClient:
         except AgentGone:
             return False
         return True
+
+    async def notes(self, label: str) -> list[Note]:
+        """The memory blocks under a label, oldest first."""
+        async with _failures(reads=True):
+            response = await self._sdk.blocks.with_raw_response.list(label=label, order="asc", limit=_NOTES)
+        return [Note(str(b.get("id")), str(b.get("value") or "")) for b in _objects(response.http_response)]
+
+    async def write_note(self, label: str, value: str, *, note_id: str | None = None) -> None:
+        """Create a memory block, or replace its value."""
+        async with _failures():
+            if note_id is None:
+                await self._sdk.blocks.with_raw_response.create(label=label, value=value)
+            else:
+                await self._sdk.blocks.with_raw_response.update(note_id, value=value)
+
+    async def delete_note(self, note_id: str) -> None:
+        """Delete a memory block."""
+        try:
+            async with _failures():
+                await self._sdk.delete(f"/v1/blocks/{quote(note_id, safe='')}", cast_to=httpx.Response)
+        except LettaRejected as error:
+            if error.cause != "not_found":
+                raise
 
     async def health(self) -> str:
         """The server's version."""
@@ -282,18 +347,32 @@ class LettaClient:
         except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
             raise transport_failure(error, reads=False) from error
 
-    async def _active_runs(self, agent_id: str) -> list[str]:
-        async with _failures(reads=True):
-            response = await self._sdk.runs.with_raw_response.list(agent_id=agent_id, active=True, limit=100)
-        return [str(run.get("id")) for run in _objects(response.http_response)]
+    async def _unfinished_runs(self, agent_id: str) -> list[Run]:
+        """The runs of an agent that are active or cancelled, newest first."""
+        found: list[Run] = []
+        while True:
+            async with _failures(reads=True):
+                response = await self._sdk.runs.with_raw_response.list(
+                    agent_id=agent_id,
+                    statuses=_UNFINISHED,
+                    limit=_RUN_PAGE,
+                    order="desc",
+                    before=found[-1].run_id if found else omit,  # older ones; `after` lists newer ones in either order
+                )
+            page = _objects(response.http_response)
+            found += [Run.listed(run) for run in page]
+            if len(page) < _RUN_PAGE:
+                return found
 
-    async def _pages(self, agent_id: str, size: int, most: int) -> AsyncIterator[Sequence[Listed]]:
-        """Pages of the history, newest page first, each oldest first; ends after ``most`` pages or at the start.
+    async def _pages(self, agent_id: str, first: int, *, older: int | None = None) -> AsyncIterator[Sequence[Listed]]:
+        """Pages of the history, newest page first, each oldest first; ends at the start of the history.
 
-        A page shorter than ``size`` is no sign of the start: Letta lists nothing for an empty answer.
+        The first page has ``first`` messages, the others ``older``. A shorter page is no sign of the start: Letta lists
+        nothing for an empty answer.
         """
         before: str | None = None
-        for _ in range(most):
+        size = first
+        while True:
             async with _failures(reads=True):
                 response = await self._sdk.agents.messages.with_raw_response.list(
                     agent_id, limit=size, order="desc", before=before if before is not None else omit
@@ -301,8 +380,12 @@ class LettaClient:
             page = _objects(response.http_response)
             if not page:
                 return
+            oldest = str(page[0].get("id"))
+            if oldest == before:
+                raise LettaRejected("What answers at Letta's address lists the same messages again.", cause="not_letta")
             yield page
-            before = str(page[0].get("id"))
+            before = oldest
+            size = older or first
 
     async def _delete_memory(self, agent_id: str) -> None:
         async with _failures(reads=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -49,6 +49,30 @@ class AgentRef:
     name: str
     tags: tuple[str, ...] = ()
     created_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A text shared through Letta: a memory block that is attached to no agent."""
+
+    note_id: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentContents:
+    """Summary of an agent's content, to tell the agents of one user apart."""
+
+    complete: bool
+    """The system message is stored. Letta lists a new agent before that, and the agent cannot answer until then."""
+    messages: int
+    """Number of messages without system messages, among the newest 1000."""
+    passages: int
+    """0, or 1 for any number of archival passages."""
+    blocks: Mapping[str, str]
+    """Label → value of its memory blocks."""
+    running: bool
+    """A turn is running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,37 +125,97 @@ class TurnAnswer:
 
 
 class TurnState(StrEnum):
-    """What Letta knows of a turn: the three answers to "was this message already sent?"."""
+    """What Letta knows of a turn: the four answers to "was this message already sent?"."""
 
     ABSENT = "absent"
-    """Neither stored nor running: it may be sent."""
+    """Neither stored nor running, and no run of it was ever cancelled: it may be sent."""
     RUNNING = "running"
-    """A run of this agent is still going; ask again."""
+    """A run of this turn is still active; ask again."""
+    CANCELLED = "cancelled"
+    """Not stored, but a run of it was cancelled. A cancel does not stop a model call, so it may still be stored."""
     STORED = "stored"
     """The message is in the agent's history. ``answer`` is what the agent said to it, None where it never got there."""
 
 
 @dataclass(frozen=True, slots=True)
+class SoughtTurn:
+    """A turn to look for in an agent's history.
+
+    Attributes:
+        otid: the otid of the turn's last message, which is the user's.
+        since: seconds since 1970. Nothing of the turn is older, so a search may stop at older messages. The caller has
+            subtracted what the clocks of Redis and Letta may differ by.
+        content: what the stored message must say to count as this turn; None accepts any text.
+        labelled: whether every bridge that can have sent it labels its runs. A bridge of the previous release does not:
+            then any unlabelled run that began after ``since`` may be this turn's.
+        copies: otids under which a later turn may have told the agent of this one.
+    """
+
+    otid: str
+    since: float
+    content: str | None = None
+    labelled: bool = True
+    copies: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class FoundTurn:
-    """The fate of a turn. ``run_ids`` are the active runs that keep it RUNNING."""
+    """What became of a turn.
+
+    Attributes:
+        state: see :class:`TurnState`.
+        answer: of a STORED turn.
+        run_ids: the active runs that keep it RUNNING; they belong to this turn and to no other.
+        running_since: when the newest of them began, seconds since 1970 by Letta's clock; None where that is not said.
+        run_id: the run that stored the message, where Letta says so.
+        told: one of its copies is stored: a later turn has told the agent of it.
+    """
 
     state: TurnState
     answer: TurnAnswer | None = None
     run_ids: tuple[str, ...] = ()
+    running_since: float | None = None
+    run_id: str | None = None
+    told: bool = False
 
 
-def turn_otid(agent_id: str, task_id: str) -> str:
+@dataclass(frozen=True, slots=True)
+class FoundTurns:
+    """What one look at an agent shows.
+
+    Attributes:
+        turns: one for each turn sought, in that order.
+        other_runs: active runs of the agent that belong to none of them: another program's, or those of turns that the
+            bridge no longer knows. Runs too old to be at work are left out.
+        complete: whether everything was looked at. Where it was not, ABSENT only means not found so far.
+    """
+
+    turns: tuple[FoundTurn, ...]
+    other_runs: tuple[str, ...] = ()
+    complete: bool = True
+
+
+def turn_otid(agent_id: str, key: str) -> str:
     """The id a turn is stored under in Letta.
 
     Args:
         agent_id: Letta's id, ``agent-<uuid>``; its uuid is the namespace, because Letta compares otids over all agents.
-        task_id: the producer's id of the task, stable over every redelivery.
+        key: the task's idempotency key, stable over every redelivery.
 
     Returns:
         A UUID (version 5) in text form.
     """
+    return _uuid5(_namespace(agent_id), key)
+
+
+def derived_otid(otid: str, purpose: str) -> str:
+    """An otid of a message that belongs to the turn ``otid`` but is not the turn itself."""
+    return _uuid5(uuid.UUID(otid).bytes, purpose)
+
+
+def _uuid5(namespace: bytes, name: str) -> str:
     # uuid.uuid5 does the same with an import and a 128-bit number on the way, a tenth of what a turn costs the bridge.
-    digest = bytearray(hashlib.sha1(_namespace(agent_id) + task_id.encode(), usedforsecurity=False).digest()[:16])
+    digest = bytearray(hashlib.sha1(namespace + name.encode(), usedforsecurity=False).digest()[:16])
     digest[6] = digest[6] & 0x0F | 0x50  # the version
     digest[8] = digest[8] & 0x3F | 0x80  # the variant
     text = digest.hex()
@@ -162,25 +246,40 @@ class LettaPort(Protocol):
         """Make an agent. Not idempotent and not atomic in Letta: look for the tags first, and after a failure."""
         ...
 
+    async def contents(self, agent_id: str) -> AgentContents:
+        """Summarize an agent's content, in several requests. Raises AgentGone."""
+        ...
+
+    async def retag(self, agent_id: str, *, add: Collection[str] = (), remove: Collection[str] = ()) -> None:
+        """Change an agent's tags. Not atomic: a concurrent change may be lost. Raises AgentGone."""
+        ...
+
     async def send(self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float) -> TurnAnswer:
         """Hand the agent a turn and wait at most ``timeout`` seconds for its answer. Never retried in here.
+
+        Letta's run of it is labelled with the otid of the last message: :meth:`find_turns` tells by it whose a run is.
 
         Raises:
             LettaUnavailable: surely not sent (connection refused, a proxy's 503, 409 busy).
             TurnFateUnknown: may have been stored (timeout, connection lost, 429, 5xx, database conflict): look with
-                ``find_turn`` first.
+                ``find_turns`` first.
             AgentGone: 404.
             LettaRejected: 400, 401, 402, 403, 422, context overflow: sending it again would not help. A turn of several
                 steps may still have left its message and a changed memory behind.
         """
         ...
 
-    async def find_turn(self, agent_id: str, otid: str) -> FoundTurn:
-        """What became of the turn whose last message, a user's, carries ``otid``.
+    async def find_turns(
+        self, agent_id: str, sought: Sequence[SoughtTurn], *, time_limit: float | None = None
+    ) -> FoundTurns:
+        """What became of these turns, in one look: the agent's history back to the oldest ``since``, and its runs.
 
-        ABSENT is sure only some time after sending: Letta shows a turn once its run row is written, 0.1 seconds after
-        the request on an idle server and seconds on a loaded one. A run whose server was killed stays active for ever;
-        cancel it. Raises AgentGone.
+        After ``time_limit`` seconds no further page of the history is asked for, and the look is not complete.
+
+        Only a turn for which everything back to its ``since``, or the beginning of the history, was looked at is
+        ABSENT. Even then ABSENT is sure only some time after sending: Letta shows a turn once its run row is written,
+        0.1 seconds after the request on an idle server and seconds on a loaded one. A run whose server was killed stays
+        active for ever; cancel it. Of several messages with one otid the newest counts. Raises AgentGone.
         """
         ...
 
@@ -188,7 +287,7 @@ class LettaPort(Protocol):
         """Ask Letta to stop these runs. Best effort: a finished or unknown run is not an error.
 
         The runs are no longer active afterwards, yet a model call that is going on is not interrupted: its step, and
-        the answer in it, can still be stored later.
+        the answer in it, can still be stored later. Pass only runs of turns that are given up.
         """
         ...
 
@@ -225,6 +324,18 @@ class LettaPort(Protocol):
 
     async def delete_agent(self, agent_id: str) -> bool:
         """Delete it with the memory that is only its own. False where it was gone already."""
+        ...
+
+    async def notes(self, label: str) -> list[Note]:
+        """The notes under a label (up to 50 of letters, digits, ``_``, ``-`` and ``/``), oldest first."""
+        ...
+
+    async def write_note(self, label: str, value: str, *, note_id: str | None = None) -> None:
+        """Create a note, or replace the text of an existing one."""
+        ...
+
+    async def delete_note(self, note_id: str) -> None:
+        """Delete a note. Idempotent."""
         ...
 
     async def health(self) -> str:

@@ -1,52 +1,122 @@
-"""Several Letta servers over one database: which one takes a user's turn, and which are left alone."""
+"""Several Letta servers over one database: which one takes a user's turn, and which are left alone.
+
+A user whose own turns keep failing on a server that works is left alone as well, and nobody else is.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Final
 
-from letta_bridge.errors import BreakerOpen, LettaError, LettaUnavailable, TurnFateUnknown
+from letta_bridge.errors import (
+    BreakerOpen,
+    EarlierTurnRunning,
+    LettaError,
+    LettaUnavailable,
+    TurnFateUnknown,
+    TurnInterrupted,
+    UserPaused,
+)
 from letta_bridge.letta.breaker import Breaker, BreakerState
 from letta_bridge.letta.port import LettaPort
+from shared_utils.messages import now
 
 _UNAVAILABILITY = frozenset({"timeout", "connection_lost", "server_error"})
+_SAYS_NOTHING: Final = (EarlierTurnRunning, TurnInterrupted)
+"""Errors of turns that were not sent, or not this time."""
 _RATE_LIMIT_WEIGHT = 0.25
 """A rate limit says the model is busy, not that Letta is broken; only a row of them opens the breaker."""
+_USERS: Final = 10_000
+"""Users whose failures are remembered, those of the latest failures."""
 
 
 class LettaServer:
     """One Letta server and its breaker."""
 
-    def __init__(self, name: str, port: LettaPort, breaker: Breaker) -> None:
+    def __init__(self, name: str, port: LettaPort, breaker: Breaker, users: UserBreakers | None = None) -> None:
         self.name = name
         """Its base URL, without credentials; what logs and health call it."""
         self.port = port
         self.breaker = breaker
+        self.gone_at = 0.0
+        """When nobody listened there the last time this bridge knocked, seconds since 1970; 0 for never."""
+        self._users = users
 
     @contextmanager
-    def guard(self) -> Iterator[LettaPort]:
-        """Send one turn under the breaker: the outcome of the block is what the breaker learns.
+    def guard(self, user: str = "") -> Iterator[LettaPort]:
+        """Send one turn of a user under the breaker: the outcome of the block is what the breaker learns.
 
         Raises:
             BreakerOpen: at entry, where this server is left alone or another turn is trying it.
         """
-        permit = self.breaker.enter()
+        permit = self.breaker.enter(user)
         if permit is None:
             raise BreakerOpen(f"Letta at {self.name} failed several times in a row and is left alone for a while.")
         try:
             yield self.port
+        except _SAYS_NOTHING:
+            raise
         except LettaError as error:
             weight = failure_weight(error)
+            if isinstance(error, LettaUnavailable) and error.refused:
+                self.gone_at = now()
             if weight:
                 permit.failed(weight)
             else:
                 permit.succeeded()
+            if self._users is not None:
+                self._users.learn(user, error, weight, server_is_open=self.breaker.state is not BreakerState.CLOSED)
             raise
         else:
             permit.succeeded()
+            if self._users is not None:
+                self._users.forget(user)
         finally:
             permit.released()  # of a cancelled or otherwise broken turn; after an outcome it does nothing
+
+    def answered(self) -> None:
+        """The server answered a question about a turn, so it is not down."""
+        self.breaker.answered()
+
+
+class UserBreakers:
+    """The breakers of users whose own turns fail; they last until a turn succeeds, and as long as the bridge."""
+
+    def __init__(self, breaker: Callable[[], Breaker]) -> None:
+        self._new = breaker
+        self._breakers: OrderedDict[str, Breaker] = OrderedDict()
+
+    @property
+    def paused(self) -> int:
+        """How many users are left alone now."""
+        return sum(breaker.state is BreakerState.OPEN for breaker in self._breakers.values())
+
+    def admit(self, user: str) -> None:
+        """Raises UserPaused where this user's turns are left alone for now."""
+        breaker = self._breakers.get(user)
+        if breaker is not None and not breaker.ready:
+            raise UserPaused(ready_in=breaker.ready_in)
+
+    def learn(self, user: str, error: LettaError, weight: float, *, server_is_open: bool) -> None:
+        """A turn of the user failed. What a server that is down did to it is not the user's failure."""
+        if server_is_open:
+            self._breakers.clear()
+        elif not weight:
+            self.forget(user)
+        elif isinstance(error, TurnFateUnknown):
+            breaker = self._breakers.setdefault(user, self._new())
+            self._breakers.move_to_end(user)
+            while len(self._breakers) > _USERS:
+                self._breakers.popitem(last=False)
+            if (permit := breaker.enter(user)) is not None:
+                permit.failed(weight)
+
+    def forget(self, user: str) -> None:
+        """A turn of the user succeeded."""
+        self._breakers.pop(user, None)
 
 
 class LettaServers:
@@ -56,16 +126,23 @@ class LettaServers:
     """
 
     def __init__(self, ports: Mapping[str, LettaPort], *, breaker: Callable[[], Breaker] = Breaker) -> None:
-        """``ports`` by the server's name; every server gets a ``breaker`` of its own."""
+        """``ports`` by the server's name; every server, and every user who needs one, gets a ``breaker`` of its own."""
         if not ports:
             raise ValueError("there must be at least one Letta server")
-        self._servers = tuple(LettaServer(name, port, breaker()) for name, port in ports.items())
+        self.users = UserBreakers(breaker)
+        self._servers = tuple(LettaServer(name, port, breaker(), self.users) for name, port in ports.items())
 
     def __iter__(self) -> Iterator[LettaServer]:
         return iter(self._servers)
 
     def pick(self, user_key: str) -> LettaServer:
-        """The server for this user's next turn. Raises BreakerOpen where all of them are left alone."""
+        """The server for this user's next turn.
+
+        Raises:
+            UserPaused: this user's turns are left alone for now.
+            BreakerOpen: all servers are.
+        """
+        self.users.admit(user_key)
         ready = [server for server in self._servers if server.breaker.ready]
         if not ready:
             raise BreakerOpen(f"Every Letta server is left alone; the next try is in {self.ready_in():.1f} seconds.")
@@ -80,6 +157,10 @@ class LettaServers:
     def ready_in(self) -> float:
         """Seconds until the first server may be tried."""
         return min(server.breaker.ready_in for server in self._servers)
+
+    def gone_at(self) -> float:
+        """Since when all servers have been seen gone at least once: what began before is no longer at work."""
+        return min(server.gone_at for server in self._servers)
 
     def states(self) -> dict[str, BreakerState]:
         """The state of each server's breaker, by the server's name."""

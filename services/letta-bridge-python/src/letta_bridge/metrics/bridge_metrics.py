@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollecto
 
 from letta_bridge import __version__
 from letta_bridge.metrics.histogram import Histogram
-from letta_bridge.request_queue.port import Exchange, Outcome, Settlement, Turn
+from letta_bridge.request_queue.port import Exchange, Outcome, Refusal, Settlement, Turn
 
 _PHASE_BUCKETS: Final = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 90, 120)
 """Seconds. A settle takes milliseconds, a turn of an agent seconds to minutes."""
@@ -39,7 +39,9 @@ class BridgeMetrics:
         )
         self._refused = Counter(
             "letta_bridge_settlements_refused",
-            "Settlements that Redis refused: another bridge had the turn, or an earlier try had got through.",
+            "Settlements that Redis refused. taken_over: another bridge has the task or has ended it, an answer is "
+            "dropped; repeated: an earlier try succeeded and its confirmation was lost.",
+            ["reason"],
             registry=registry,
         )
         self._leases_lost = Counter(
@@ -107,6 +109,8 @@ class BridgeMetrics:
             self.vectors_stored.labels(kind)
         ProcessCollector(registry=registry)
         # Known from the start, so that a rate over the first minutes exists and "none yet" is 0 and not nothing.
+        for refusal in Refusal:
+            self._refused.labels(refusal.value)
         self._tasks_by = {outcome: self._tasks.labels(outcome.value) for outcome in Outcome}
         self._turns_by = {outcome: self._turns.labels(outcome.value) for outcome in Outcome}
         self._ended: dict[str, tuple[float, float]] = {}
@@ -117,10 +121,9 @@ class BridgeMetrics:
         now = time.perf_counter()
         self._exchanges.observe(seconds)
         for settlement, counted in zip(settlements, exchange.settled, strict=True):
-            ended, before = self._ended.pop(settlement.receipt, (now, 0.0))
             if not counted:
-                self._refused.inc()
                 continue
+            ended, before = self._ended.pop(settlement.receipt, (now, 0.0))
             self._tasks_by[settlement.outcome].inc()
             self._settle.observe(now - ended)
             self._turns_by[settlement.outcome].observe(before + now - ended)
@@ -138,6 +141,11 @@ class BridgeMetrics:
     def ended(self, turn: Turn, settlement: Settlement, seconds: float) -> None:
         """See :class:`letta_bridge.recorder.Recorder`."""
         self._ended[settlement.receipt] = (time.perf_counter(), turn.waited + seconds)
+
+    def refused(self, settlement: Settlement, refusal: Refusal) -> None:
+        """See :class:`letta_bridge.recorder.Recorder`."""
+        self._ended.pop(settlement.receipt, None)
+        self._refused.labels(refusal.value).inc()
 
     def lease_lost(self) -> None:
         """See :class:`letta_bridge.recorder.Recorder`."""

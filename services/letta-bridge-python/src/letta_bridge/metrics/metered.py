@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from letta_bridge.errors import LettaError, failure_word
 from letta_bridge.fallback import Fallback, FallbackAnswer
-from letta_bridge.letta.port import AgentPassage, AgentRef, AgentSpec, FoundTurn, LettaPort, TurnAnswer, TurnMessage
+from letta_bridge.letta.port import (
+    AgentContents,
+    AgentPassage,
+    AgentRef,
+    AgentSpec,
+    FoundTurns,
+    LettaPort,
+    Note,
+    SoughtTurn,
+    TurnAnswer,
+    TurnMessage,
+)
 from letta_bridge.metrics.bridge_metrics import BridgeMetrics
 from letta_bridge.metrics.histogram import Observations
 from shared_utils.messages import Task
@@ -41,14 +52,22 @@ class MeteredLetta:
     async def create_agent(self, spec: AgentSpec) -> AgentRef:
         return await self._timed("create_agent", self._letta.create_agent(spec))
 
+    async def contents(self, agent_id: str) -> AgentContents:
+        return await self._timed("contents", self._letta.contents(agent_id))
+
+    async def retag(self, agent_id: str, *, add: Collection[str] = (), remove: Collection[str] = ()) -> None:
+        await self._timed("retag", self._letta.retag(agent_id, add=add, remove=remove))
+
     async def send(self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float) -> TurnAnswer:
         answer = await self._timed("send", self._letta.send(agent_id, messages, timeout=timeout))
         self._prompt.inc(answer.usage.prompt_tokens)
         self._completion.inc(answer.usage.completion_tokens)
         return answer
 
-    async def find_turn(self, agent_id: str, otid: str) -> FoundTurn:
-        return await self._timed("find_turn", self._letta.find_turn(agent_id, otid))
+    async def find_turns(
+        self, agent_id: str, sought: Sequence[SoughtTurn], *, time_limit: float | None = None
+    ) -> FoundTurns:
+        return await self._timed("find_turns", self._letta.find_turns(agent_id, sought, time_limit=time_limit))
 
     async def cancel(self, agent_id: str, run_ids: Sequence[str]) -> None:
         await self._timed("cancel", self._letta.cancel(agent_id, run_ids))
@@ -70,6 +89,15 @@ class MeteredLetta:
 
     async def delete_agent(self, agent_id: str) -> bool:
         return await self._timed("delete_agent", self._letta.delete_agent(agent_id))
+
+    async def notes(self, label: str) -> list[Note]:
+        return await self._timed("notes", self._letta.notes(label))
+
+    async def write_note(self, label: str, value: str, *, note_id: str | None = None) -> None:
+        await self._timed("write_note", self._letta.write_note(label, value, note_id=note_id))
+
+    async def delete_note(self, note_id: str) -> None:
+        await self._timed("delete_note", self._letta.delete_note(note_id))
 
     async def health(self) -> str:
         return await self._timed("health", self._letta.health())
@@ -110,12 +138,14 @@ class MeteredFallback:
         self._fallback = fallback
         self._metrics = metrics
 
-    async def answer(self, task: Task, number: str, reason: str) -> FallbackAnswer:
+    async def answer(
+        self, task: Task, number: str, reason: str, *, cause: str | None = None, persona: str | None = None
+    ) -> FallbackAnswer:
         """See :class:`letta_bridge.fallback.Fallback`."""
         self._metrics.fallbacks.labels(reason).inc()
         began = time.perf_counter()
         try:
-            return await self._fallback.answer(task, number, reason)
+            return await self._fallback.answer(task, number, reason, cause=cause, persona=persona)
         finally:
             self._metrics.memory.observe(time.perf_counter() - began)
 

@@ -122,6 +122,24 @@ def _queue(status: QueueStatus, name: str) -> list[Metric]:
             queue=name,
         ),
         _counter(
+            "queue_missed_turns_dropped",
+            "Missed turns dropped, because a user had too many with one persona.",
+            counters.get("missed_dropped", 0),
+            queue=name,
+        ),
+        _counter(
+            "queue_restored",
+            "Turns that Redis had lost with its last writes, put back in flight by their bridges.",
+            counters.get("restored", 0),
+            queue=name,
+        ),
+        _counter(
+            "queue_answers_refused",
+            "Replies that were refused: another bridge had the task, or had ended it.",
+            counters.get("answers_refused", 0),
+            queue=name,
+        ),
+        _counter(
             "queue_journal_dropped",
             "Turns that were not journalled, because too many waited for it.",
             counters.get("journal_dropped", 0),

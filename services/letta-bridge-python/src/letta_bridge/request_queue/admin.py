@@ -10,8 +10,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
+from letta_bridge.idempotency import marked
 from letta_bridge.request_queue.keys import Keys, per_task
-from letta_bridge.request_queue.port import PauseMode
+from letta_bridge.request_queue.port import FULL_LANE, PauseMode
+from letta_bridge.request_queue.records import body_of_letter, parts_of_number
 from letta_bridge.request_queue.scripts import WAITED, ScriptRunner, read
 from letta_bridge.settings import QueueSettings
 from shared_utils.messages import ErrorReply, dump, now
@@ -86,11 +88,14 @@ class DeadLetter:
     """Counted from the oldest letter, which is 1."""
     digest: str
     about: Mapping[str, Any]
-    """code, reason, attempts, time, task_id, user_id; empty for what no bridge wrote."""
+    """code, reason, attempts, time, task_id, user_id, number and lane of the task; empty if no bridge wrote the letter.
+
+    A record that was set aside has v, record, code, reason, time, lane and user_id.
+    """
     size: int
     """Bytes of the payload."""
     payload: bytes
-    """Its beginning, or all of it."""
+    """The beginning, or all, of the task as it was pushed, or of the record that was set aside."""
 
     @property
     def code(self) -> str:
@@ -174,7 +179,13 @@ class QueueAdmin:
         return found[0].payload if found and found[0].digest == letter.digest else None
 
     async def retry(self, letter: DeadLetter) -> bool:
-        """Put the payload back on the request list and remove the letter, in one step; False where it is gone."""
+        """Requeue the task and remove the letter, in one step.
+
+        The task keeps its number and counts as a redelivery: the bridge looks for it in Letta before it sends it.
+
+        Returns:
+            False if the letter is gone, or holds a record that this release cannot read.
+        """
         return await self._unbury(letter, "retry")
 
     async def drop(self, letter: DeadLetter) -> bool:
@@ -208,16 +219,28 @@ class QueueAdmin:
         return [_letter(first + index, row) for index, row in enumerate(rows)]
 
     async def _unbury(self, letter: DeadLetter, action: str) -> bool:
-        task_id, user_id = letter.about.get("task_id"), letter.about.get("user_id")
+        about = letter.about
+        task_id, user_id = about.get("task_id"), about.get("user_id")
         kept = per_task(str(user_id), str(task_id)) if task_id and user_id else ""
         ttl_ms = int(self._settings.reply_ttl * 1000)
+        lane = _lane_of(letter)
+        seq, first_ms = (parts_of_number(about.get("number")) if lane else None) or ("", "")
         arguments = (letter.position, letter.digest, action, kept, _mendable(letter) if kept else b"", ttl_ms)
-        return bool(await self._scripts.run(_UNBURY, *arguments) == 1)
+        result = await self._scripts.run(_UNBURY, *arguments, body_of_letter(about), lane, seq, first_ms)
+        return bool(result == 1)
+
+
+def _lane_of(letter: DeadLetter) -> str:
+    """The lane that a retried task goes to; empty if the letter does not name one."""
+    lane, user_id = letter.about.get("lane"), letter.about.get("user_id")
+    if isinstance(lane, str) and lane.startswith(FULL_LANE):
+        lane = user_id  # in an overflow lane it would be refused again
+    return lane if isinstance(lane, str) else ""
 
 
 def _mendable(letter: DeadLetter) -> bytes:
-    """The error reply that lets the bridge try the task again."""
-    return dump(
+    """The error reply that lets the bridge try the task again, and look for it under the name it may have been sent."""
+    reply = dump(
         ErrorReply(
             task_id=str(letter.about.get("task_id")),
             user_id=str(letter.about.get("user_id")),
@@ -227,12 +250,13 @@ def _mendable(letter: DeadLetter) -> bytes:
             retryable=True,
         )
     )
+    return marked(reply, letter.about)
 
 
 def _letter(position: int, row: list[Any]) -> DeadLetter:
     digest, line, size, payload = row
     try:
-        about = json.loads(line)
+        about = json.loads(line.decode(errors="replace"))
     except (ValueError, RecursionError):
         about = None
     return DeadLetter(

@@ -7,11 +7,13 @@ while it says nothing for longer than its lease, the next one that asks takes ov
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, Protocol, cast
 
 from letta_bridge.request_queue.keys import Keys
+from letta_bridge.request_queue.records import Fault
 from letta_bridge.request_queue.scripts import ScriptRunner, read
 from shared_utils.redis_connection import RedisClient
 
@@ -51,8 +53,13 @@ class JournalBatch:
 class JournalBacklog(Protocol):
     """Where turns wait for the journal; every method may raise one of ``CONNECTION_ERRORS`` and may be repeated."""
 
-    async def take(self, written: Sequence[str], want: int) -> JournalBatch:
-        """Forget the entries that are in the database now, and look at up to ``want`` others."""
+    async def take(
+        self, written: Sequence[str], want: int, unreadable: Mapping[str, Fault] = MappingProxyType({})
+    ) -> JournalBatch:
+        """Forget the entries that are in the database now, and look at up to ``want`` others.
+
+        ``unreadable`` entries, by id, become dead letters.
+        """
         ...
 
     async def leave(self, written: Sequence[str]) -> None:
@@ -69,9 +76,11 @@ class RedisJournalBacklog:
         self._bridge = bridge
         self._scripts = ScriptRunner(client, keys.script_keys)
 
-    async def take(self, written: Sequence[str], want: int) -> JournalBatch:
+    async def take(
+        self, written: Sequence[str], want: int, unreadable: Mapping[str, Fault] = MappingProxyType({})
+    ) -> JournalBatch:
         """See :class:`JournalBacklog`."""
-        mine, waiting, dropped, rows = await self._ask(round(LEASE * 1000), want, written)
+        mine, waiting, dropped, rows = await self._ask(round(LEASE * 1000), want, written, unreadable)
         entries = [JournalEntry(number.decode(), turn, reply) for number, turn, reply in rows]
         return JournalBatch(mine == 1, waiting, int(dropped), entries)
 
@@ -104,5 +113,8 @@ class RedisJournalBacklog:
     async def _looks(self) -> bytes | None:
         return cast("bytes | None", await self._client.hget(self._keys.counters, "journal_looks"))
 
-    async def _ask(self, lease_ms: int, want: int, written: Sequence[str]) -> Any:
-        return await self._scripts.run(_JOURNAL, self._bridge, lease_ms, want, *written)
+    async def _ask(
+        self, lease_ms: int, want: int, written: Sequence[str], unreadable: Mapping[str, Fault] = MappingProxyType({})
+    ) -> Any:
+        aside = [word for entry, fault in unreadable.items() for word in (entry, fault.value)]
+        return await self._scripts.run(_JOURNAL, self._bridge, lease_ms, want, len(unreadable), *aside, *written)

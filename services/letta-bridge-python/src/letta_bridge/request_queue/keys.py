@@ -31,7 +31,8 @@ class Keys:
     dead: str = field(init=False)
     """List, newest left: dead letters, a JSON line and then the payload as it came."""
     counters: str = field(init=False)
-    """Hash: taken, handed_out, redelivered, missed_pending, journal_dropped, journal_looks, settled:<outcome>."""
+    """Hash: taken, handed_out, redelivered, restored, answers_refused, missed_pending, missed_dropped, journal_dropped,
+    journal_looks, settled:<outcome>."""
     bridges: str = field(init=False)
     """Sorted set of live bridges by last heartbeat in ms."""
     paused: str = field(init=False)
@@ -40,6 +41,12 @@ class Keys:
     """Stream, bounded: answered turns that are not in the database yet, each with its reply."""
     journal_writer: str = field(init=False)
     """Name of the bridge that writes the journal now; expires."""
+    choices: str = field(init=False)
+    """Hash: users' choices about permanent memory, with a completeness marker (consent/lua/common.lua); kept."""
+    identity: str = field(init=False)
+    """String: the queue's random id, which its claim on a tenant carries; kept."""
+    call_prefix: str = field(init=False)
+    """+ taker: ticket of its last hand-out call that Redis executed; expires a day after the last one."""
     lane_prefix: str = field(init=False)
     """+ lane: list of that lane's waiting entries (right first)."""
     reply_prefix: str = field(init=False)
@@ -50,6 +57,8 @@ class Keys:
     """+ number of the task: memory-python's answer to it, or the tombstone that forbids one; expires."""
     handed_prefix: str = field(init=False)
     """+ number of the task: set once it was handed to memory-python; expires."""
+    creating_prefix: str = field(init=False)
+    """+ user:persona: the lease of the attempt that creates this agent; expires."""
 
     rate_prefix: str = field(init=False)
     """+ user: until when the user's bucket of turns is full, ms of the Redis server's clock; expires then."""
@@ -90,6 +99,8 @@ class Keys:
             self.missed_prefix,
             self.journal,
             self.journal_writer,
+            self.choices,
+            self.call_prefix,
         )
 
     def lane(self, name: str) -> str:
@@ -104,9 +115,17 @@ class Keys:
         """The turns a user's agent does not know yet."""
         return self.missed_prefix + user_id
 
+    def call(self, taker: str) -> str:
+        """The ticket of a taker's last hand-out call."""
+        return self.call_prefix + taker
+
     def fallback(self, number: str) -> str:
         """Where memory-python leaves its answer to a task handed over."""
         return self.fallback_prefix + number
+
+    def creating(self, user_id: str, persona: str) -> str:
+        """The lease on creating an agent."""
+        return self.creating_prefix + per_task(user_id, persona)
 
     def handed(self, number: str) -> str:
         """The mark of a task handed over."""

@@ -5,10 +5,13 @@ Two adapters pass one contract suite: ``redis_queue.py`` (the real one) and ``me
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol
+
+from letta_bridge.request_queue.records import number_of
 
 FULL_LANE: Final = "~full:"
 """Begins the name of the lanes for tasks whose own lane was full: to be refused, side by side with the work."""
@@ -42,6 +45,18 @@ class PauseMode(StrEnum):
     """Nothing is taken; what waits in lanes is worked off."""
 
 
+@dataclass(slots=True)
+class HeldChoice:
+    """The user's entry in the shared choices, and their state, as a hand-out carries them; ``consent`` reads it."""
+
+    user_id: str
+    """As the Lua script read it from the payload; not to be used if the parsed task names another user."""
+    complete: bytes | None
+    generation: bytes | None
+    changes: bytes | None
+    entry: bytes | None
+
+
 # Not frozen, as little else that is made for every turn: a frozen one costs three times as much. Nobody changes one.
 @dataclass(slots=True)
 class Turn:
@@ -53,7 +68,7 @@ class Turn:
     attempts: int
     """How often it was handed out, this time included."""
     seq: int
-    """Number of the task over the life of the queue; with ``first_ms`` unique for ever."""
+    """The counter of tasks taken, followed by a ticket; see :attr:`number`."""
     first_ms: int
     """When it was taken from the request list, ms of the Redis server's clock."""
     payload: bytes
@@ -63,7 +78,25 @@ class Turn:
     waited: float = 0.0
     """Seconds between being taken from the request list and this hand-out, by the Redis server's clock."""
     missed: int = 0
-    """How many turns this user's agent does not know yet."""
+    """How many turns this user's agents do not know yet, of all personas."""
+    choice: HeldChoice | None = None
+    """The user's choice about permanent memory at this hand-out; None if the Lua script could not read the user."""
+    supposed: bool = False
+    """One of the attempts is only supposed, because Redis lost writes, or was forgiven by ``dead retry``."""
+
+    @property
+    def deliveries(self) -> int:
+        """The attempts that count toward ``max_deliveries``."""
+        return self.attempts - self.supposed
+
+    @property
+    def number(self) -> str:
+        """The identity of the task: the same for all its hand-outs, and never that of another task."""
+        return number_of(self.seq, self.first_ms)
+
+    def found_lane_full(self, user_id: str) -> bool:
+        """Whether the task was taken while this user's lane was full, and must be refused on every delivery."""
+        return self.lane.startswith(FULL_LANE) and self.lane != user_id
 
 
 @dataclass(slots=True)
@@ -81,10 +114,14 @@ class Settlement:
     """JSON for ``task_response:{task_id}``."""
     publish: bool = True
     """False where memory-python has published already and the reply is only to be kept."""
-    told_missed: bool = False
-    """The agent has now been told every missed turn of this user."""
+    replaces_kept: bool = True
+    """False where a reply that is kept under the same task id stays there: it is another task's."""
+    mark: bytes = b""
+    """JSON members added to the reply where it is kept; nobody else is sent them."""
+    told: frozenset[str] = frozenset()
+    """Fingerprints of the missed turns the agent has now been told of; these records and no others are removed."""
     missed: bytes | None = None
-    """A turn the agent does not know yet, JSON."""
+    """A turn the agent does not know yet, JSON; it is added after ``told`` is removed."""
     dead: bytes | None = None
     """One line of JSON: why the task is a dead letter."""
     code: str = ""
@@ -93,15 +130,27 @@ class Settlement:
     """What the journal keeps of the turn beside the reply, JSON; None where it is not journalled."""
 
 
+class Refusal(StrEnum):
+    """Why a settlement is refused for good."""
+
+    REPEATED = "repeated"
+    """An earlier try succeeded and its confirmation was lost; harmless."""
+    TAKEN_OVER = "taken_over"
+    """Another bridge has the task or has ended it; this outcome, and an answer in it, is dropped."""
+
+
 @dataclass(slots=True)
 class Exchange:
     """What one round trip brought: which settlements counted, and new turns."""
 
     settled: list[bool] = field(default_factory=list)
-    """One per settlement, in order; False where the lease was lost, or where an earlier try had got through."""
+    """One per settlement, in order."""
     turns: list[Turn] = field(default_factory=list)
     more: bool = False
     """Where no turns were asked for: there are some."""
+    refused: dict[str, Refusal] = field(default_factory=dict)
+    """Receipt → why its settlement is refused. One that is neither settled nor refused is to be repeated after
+    :meth:`RequestQueue.restore`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +174,26 @@ class QueueStatus:
     """Turns the journal has not written yet."""
 
 
+def fingerprint(record: bytes) -> str:
+    """What names a record of a missed turn in a settlement: its SHA-1 in hexadecimal digits, as Redis computes it."""
+    return hashlib.sha1(record, usedforsecurity=False).hexdigest()
+
+
 class RequestQueue(Protocol):
     """A queue of tasks, handed out as turns.
 
     Every method may raise one of ``shared_utils.redis_connection.CONNECTION_ERRORS`` and may then be repeated: a
     settlement that had got through is refused the second time, a turn handed out to nobody returns with its lease.
     """
+
+    @property
+    def writes_lost(self) -> bool:
+        """Whether Redis has lost writes that it had acknowledged to this bridge.
+
+        That is so after a failover to a replica that lagged, or a restart from a snapshot. This bridge is handed no
+        turns until it has called :meth:`restore`.
+        """
+        ...
 
     async def exchange(self, settlements: Sequence[Settlement], want: int) -> Exchange:
         """End turns and take up to ``want`` new ones, in one round trip. Asked for none, it only ends turns."""
@@ -145,7 +208,18 @@ class RequestQueue(Protocol):
         ...
 
     async def renew(self, receipts: Collection[str]) -> set[str]:
-        """Extend leases; returns the receipts that are lost."""
+        """Extend leases; returns the receipts that are lost, without those to be restored (:attr:`writes_lost`)."""
+        ...
+
+    async def restore(self, turns: Collection[Turn]) -> set[str]:
+        """Put turns back in flight whose hand-outs Redis has lost.
+
+        Args:
+            turns: all turns of this bridge, including those whose settlement is not confirmed.
+
+        Returns:
+            the receipts of turns that another bridge has, or has ended.
+        """
         ...
 
     async def release(self, receipts: Collection[str]) -> None:
@@ -153,7 +227,9 @@ class RequestQueue(Protocol):
         ...
 
     async def release_strays(self, known: Collection[str], *, waited: bool = False) -> int:
-        """Give back turns handed to this bridge whose hand-out got lost with a connection; returns how many.
+        """Give back turns handed to this bridge in an answer that got lost with a connection; returns how many.
+
+        A turn whose hand-out did arrive is never given back here: it may have been sent, and returns with its lease.
 
         Args:
             known: the receipts of all turns the bridge has.
@@ -163,7 +239,7 @@ class RequestQueue(Protocol):
         ...
 
     async def missed(self, user_id: str) -> list[bytes]:
-        """The turns this user's agent does not know yet, oldest first. Waits while they cannot be read."""
+        """The turns this user's agents do not know yet, oldest first. Waits while they cannot be read."""
         ...
 
     async def status(self) -> QueueStatus:

@@ -6,10 +6,22 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any, Final, cast
 
+from letta_bridge.request_queue.calls import Calls
 from letta_bridge.request_queue.keys import Keys, per_task
-from letta_bridge.request_queue.port import FULL_LANE, FULL_LANES, Exchange, PauseMode, QueueStatus, Settlement, Turn
+from letta_bridge.request_queue.port import (
+    FULL_LANE,
+    FULL_LANES,
+    Exchange,
+    HeldChoice,
+    PauseMode,
+    QueueStatus,
+    Refusal,
+    Settlement,
+    Turn,
+)
 from letta_bridge.request_queue.scripts import WAITED, ScriptRunner, read
 from letta_bridge.settings import QueueSettings
+from letta_bridge.turn_lease import clock
 from shared_utils.lua_scripts import Script
 from shared_utils.redis_connection import RedisClient, close, persistently
 from shared_utils.redis_pipeline import Argument
@@ -18,8 +30,12 @@ _INTAKE: Final = 512
 """Tasks routed per dispatch at most: bounds how long Redis is busy with one call."""
 _SETTLED: Final = 64
 """Turns settled by one call at most, for the same reason."""
+_RESTORED: Final = 16
+"""Turns restored by one call at most; each carries its payload."""
 _BRIDGE_TTL_MS: Final = 15_000
 """A bridge says at least once a second that it lives."""
+_TICKET_SECONDS: Final = 86_400.0
+"""How long Redis stores the last ticket of a silent bridge. After that a missing ticket proves nothing."""
 _EXAMINED: Final = 300
 """Turns in flight, and lanes next to be served, among which the oldest task is looked for."""
 _UTF8_BYTES: Final = 4
@@ -29,7 +45,12 @@ _DISPATCH: Final = read("dispatch")
 _SETTLE: Final = read("settle")
 _RENEW: Final = read("renew")
 _RELEASE: Final = read("release")
+_RESTORE: Final = read("restore")
 _LANES: Final = read("lanes")
+
+_SETTLED_NOW, _FORGOTTEN = 1, 3
+_REFUSALS: Final = {0: Refusal.TAKEN_OVER, 2: Refusal.REPEATED}
+"""The codes of ``settle.lua``."""
 
 
 class RedisQueue:
@@ -61,10 +82,19 @@ class RedisQueue:
         self._blocking_scripts = ScriptRunner(blocking, self.keys.script_keys)
         self._lease_ms = int(settings.lease * 1000)
         self._paused = False
+        self.passes = Calls("-")
+        self.waits = Calls("+")
+        self._writes_lost = False
+        self._answered_at = clock()
         self.max_lane = 0
         """Tasks that may wait in a lane, 0 for any number; those beyond go to lanes of their own (FULL_LANE)."""
         self.journal_bound = 100_000
         """Turns that may wait for the journal; those beyond are not journalled, but counted."""
+
+    @property
+    def writes_lost(self) -> bool:
+        """See :class:`RequestQueue`."""
+        return self._writes_lost
 
     async def exchange(self, settlements: Sequence[Settlement], want: int) -> Exchange:
         """See :class:`RequestQueue`."""
@@ -72,20 +102,23 @@ class RedisQueue:
             (_SETTLE, self._settle_args(settlements[start : start + _SETTLED]))
             for start in range(0, len(settlements), _SETTLED)
         ]
-        dispatched = want > 0 or not settlements
-        if dispatched:
-            calls.append((_DISPATCH, self._dispatch_args(want, self._bridge)))
+        ticket = ""
+        if want > 0 or not settlements:
+            ticket = self.passes.begin()
+            calls.append((_DISPATCH, self._dispatch_args(want, self.passes, ticket)))
         batches = await self._scripts.run_all(calls)
-        turns = []
-        if dispatched:
-            paused, turns = batches.pop()
-            self._paused = bool(paused)
-        settled = [result for *results, _ in batches for result in results]
-        for result in settled:
+        turns = self._handed_out(self.passes, ticket, batches.pop()) if ticket else []
+        results = [result for *results, _ in batches for result in results]
+        for result in results:
             if isinstance(result, Exception):
                 raise result
-        left = 0 if dispatched else batches[-1][-1]
-        return Exchange([result == 1 for result in settled], [_turn(row) for row in turns], left > 0)
+        left = 0 if ticket else batches[-1][-1]
+        exchange = Exchange([result == _SETTLED_NOW for result in results], turns, left > 0)
+        for settlement, result in zip(settlements, results, strict=True):
+            if result in _REFUSALS:
+                exchange.refused[settlement.receipt] = _REFUSALS[result]
+        self._writes_lost = self._writes_lost or _FORGOTTEN in results
+        return exchange
 
     async def take(self, want: int, timeout: float) -> list[Turn]:
         """See :class:`RequestQueue`."""
@@ -94,32 +127,58 @@ class RedisQueue:
             await asyncio.sleep(timeout)
             return []
         arrival = ("BLMOVE", self.keys.requests, self.keys.incoming, "RIGHT", "LEFT", timeout)
-        args = self._dispatch_args(want, self._bridge + WAITED)
-        paused, turns = await self._blocking_scripts.run_behind(arrival, _DISPATCH, *args)
-        self._paused = bool(paused)
-        return [_turn(row) for row in turns]
+        ticket = self.waits.begin()
+        args = self._dispatch_args(want, self.waits, ticket)
+        return self._handed_out(self.waits, ticket, await self._blocking_scripts.run_behind(arrival, _DISPATCH, *args))
 
     async def renew(self, receipts: Collection[str]) -> set[str]:
         """See :class:`RequestQueue`."""
         if not receipts:
             return set()
-        lost = await self._scripts.run(_RENEW, self._lease_ms, *receipts)
+        lost, forgotten = await self._scripts.run(_RENEW, self._lease_ms, self._bridge, *receipts)
+        self._writes_lost = self._writes_lost or bool(forgotten)
         return {receipt.decode() for receipt in lost}
+
+    async def restore(self, turns: Collection[Turn]) -> set[str]:
+        """See :class:`RequestQueue`."""
+        if clock() - self._answered_at > _TICKET_SECONDS:
+            lost = {turn.receipt for turn in turns}
+        else:
+            lost = await self._restored(list(turns))
+        self._writes_lost = False
+        self.passes.start_again()
+        self.waits.start_again()
+        return lost
+
+    async def _restored(self, turns: Sequence[Turn]) -> set[str]:
+        lost = set()
+        for start in range(0, len(turns), _RESTORED):
+            some = turns[start : start + _RESTORED]
+            args: list[Argument] = [self._bridge, self._lease_ms]
+            for turn in some:
+                whole = len(turn.payload) <= self._settings.max_payload_bytes
+                payload = turn.payload if whole else b""
+                attempts = f"{'0' if turn.supposed else ''}{turn.attempts}"
+                args += (turn.receipt, turn.lane, turn.seq, attempts, turn.first_ms, payload)
+            results = await self._scripts.run(_RESTORE, *args)
+            lost |= {turn.receipt for turn, result in zip(some, results, strict=True) if not result}
+        return lost
 
     async def release(self, receipts: Collection[str]) -> None:
         """See :class:`RequestQueue`."""
         if receipts:
-            await self._scripts.run(_RELEASE, *receipts)
+            await self._scripts.run(_RELEASE, self._bridge, *receipts)
 
     async def release_strays(self, known: Collection[str], *, waited: bool = False) -> int:
         """See :class:`RequestQueue`."""
-        mine = f"{self._bridge}{WAITED if waited else ''}\n".encode()
+        calls = self.waits if waited else self.passes
         strays = []
-        async for receipt, record in cast(
+        async for field, _ in cast(
             "AsyncIterator[tuple[bytes, bytes]]", self._client.hscan_iter(self.keys.turns, count=500)
         ):
-            if record.startswith(mine) and receipt.decode() not in known:
-                strays.append(receipt.decode())
+            receipt = field.decode(errors="replace")
+            if calls.lost(receipt) and receipt not in known:
+                strays.append(receipt)
         await self.release(strays)
         return len(strays)
 
@@ -138,7 +197,7 @@ class RedisQueue:
         in_flight = await client.hlen(keys.turns)
         settled = sum(count for name, count in counters.items() if name.startswith("settled:"))
         now_ms, _, _, turns, ready = await self._scripts.run(_LANES, 0, _EXAMINED - 1)
-        first = [int(turn[4]) for turn in turns] + [int(lane[2]) for lane in ready if lane[2]]
+        first = [int(turn[4]) for turn in turns if turn[4]] + [int(lane[2]) for lane in ready if lane[2]]
         return QueueStatus(
             depth=depth,
             waiting=max(0, counters.get("taken", 0) - settled - in_flight),
@@ -157,7 +216,18 @@ class RedisQueue:
         await close(self._client)
         await close(self._blocking)
 
-    def _dispatch_args(self, want: int, taker: str) -> tuple[Argument, ...]:
+    def _handed_out(self, calls: Calls, ticket: str, answer: Sequence[Any]) -> list[Turn]:
+        paused, turns, writes_lost = answer
+        self._paused = bool(paused)
+        if writes_lost:
+            calls.refused(ticket)
+            self._writes_lost = True
+            return []
+        calls.answered(ticket)
+        self._answered_at = clock()
+        return [_turn(row) for row in turns]
+
+    def _dispatch_args(self, want: int, calls: Calls, ticket: str) -> tuple[Argument, ...]:
         settings = self._settings
         longest_lane = settings.max_id_length * _UTF8_BYTES
         return (
@@ -171,7 +241,10 @@ class RedisQueue:
             self.max_lane,
             FULL_LANE,
             FULL_LANES,
-            taker,
+            self._bridge + (WAITED if calls is self.waits else ""),
+            ticket,
+            calls.last_answered,
+            round(_TICKET_SECONDS * 1000),
         )
 
     def _settle_args(self, ends: Sequence[Settlement]) -> list[Argument]:
@@ -181,6 +254,7 @@ class RedisQueue:
             settings.replies_kept,
             settings.missed_kept,
             self.journal_bound,
+            self._bridge,
         ]
         for end in ends:
             addressed = bool(end.task_id)
@@ -192,7 +266,10 @@ class RedisQueue:
                 (end.task_response or b"") if end.publish and addressed else b"",
                 settings.task_response + end.task_id,
                 per_task(end.user_id, end.task_id) if addressed and end.user_id else "",
-                end.user_id if end.told_missed or end.missed is not None else "",
+                "" if end.replaces_kept else "NX",
+                end.mark,
+                end.user_id if end.told or end.missed is not None else "",
+                " ".join(end.told),
                 end.missed or b"",
                 end.dead or b"",
                 end.journal or b"",
@@ -201,19 +278,24 @@ class RedisQueue:
 
 
 def _pause_mode(mode: object) -> PauseMode | None:
-    return PauseMode(mode.decode()) if isinstance(mode, bytes) and mode in {b"all", b"intake"} else None
+    """An unknown mode, of a later release, counts as ALL, as in ``dispatch.lua``."""
+    if not isinstance(mode, bytes):
+        return None
+    return PauseMode.INTAKE if mode == b"intake" else PauseMode.ALL
 
 
 def _turn(row: Sequence[Any]) -> Turn:
-    receipt, lane, attempts, seq, first_ms, payload, kept, missed, waited_ms = row
+    receipt, lane, attempts, seq, first_ms, payload, kept, missed, waited_ms, choice = row
     return Turn(
         receipt=receipt.decode(),
         lane=lane.decode(errors="replace"),
-        attempts=attempts,
+        attempts=int(attempts),
         seq=int(seq),
         first_ms=int(first_ms),
         payload=payload,
         kept_reply=kept or None,
         waited=waited_ms / 1000,
         missed=missed,
+        choice=HeldChoice(choice[0].decode(errors="replace"), *choice[1:]) if choice else None,
+        supposed=attempts.startswith(b"0"),
     )

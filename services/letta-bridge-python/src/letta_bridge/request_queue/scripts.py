@@ -14,8 +14,8 @@ WAITED: Final = "+"
 
 
 def read(name: str) -> Script:
-    """``lua/<name>.lua`` behind ``lua/common.lua``."""
-    return Script.read(__package__ or "", "common", name)
+    """``lua/<name>.lua`` behind the files that all scripts share."""
+    return Script.read(__package__ or "", "common", "records", name)
 
 
 class ScriptRunner:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,7 +11,18 @@ from opentelemetry.trace import Span, SpanKind, Tracer
 
 from letta_bridge.errors import FallbackUnavailable, LettaError, failure_word
 from letta_bridge.fallback import Fallback, FallbackAnswer
-from letta_bridge.letta.port import AgentPassage, AgentRef, AgentSpec, FoundTurn, LettaPort, TurnAnswer, TurnMessage
+from letta_bridge.letta.port import (
+    AgentContents,
+    AgentPassage,
+    AgentRef,
+    AgentSpec,
+    FoundTurns,
+    LettaPort,
+    Note,
+    SoughtTurn,
+    TurnAnswer,
+    TurnMessage,
+)
 from letta_bridge.tracing.context import carrying
 from shared_utils.messages import Task
 
@@ -39,14 +50,22 @@ class TracedLetta:
             span.set_attribute("gen_ai.agent.id", agent.agent_id)
             return agent
 
+    async def contents(self, agent_id: str) -> AgentContents:
+        return await self._letta.contents(agent_id)
+
+    async def retag(self, agent_id: str, *, add: Collection[str] = (), remove: Collection[str] = ()) -> None:
+        await self._letta.retag(agent_id, add=add, remove=remove)
+
     async def find_agents(self, tags: Sequence[str]) -> list[AgentRef]:
         return await self._letta.find_agents(tags)
 
     async def get_agent(self, agent_id: str) -> AgentRef:
         return await self._letta.get_agent(agent_id)
 
-    async def find_turn(self, agent_id: str, otid: str) -> FoundTurn:
-        return await self._letta.find_turn(agent_id, otid)
+    async def find_turns(
+        self, agent_id: str, sought: Sequence[SoughtTurn], *, time_limit: float | None = None
+    ) -> FoundTurns:
+        return await self._letta.find_turns(agent_id, sought, time_limit=time_limit)
 
     async def cancel(self, agent_id: str, run_ids: Sequence[str]) -> None:
         await self._letta.cancel(agent_id, run_ids)
@@ -67,6 +86,15 @@ class TracedLetta:
 
     async def delete_agent(self, agent_id: str) -> bool:
         return await self._letta.delete_agent(agent_id)
+
+    async def notes(self, label: str) -> list[Note]:
+        return await self._letta.notes(label)
+
+    async def write_note(self, label: str, value: str, *, note_id: str | None = None) -> None:
+        await self._letta.write_note(label, value, note_id=note_id)
+
+    async def delete_note(self, note_id: str) -> None:
+        await self._letta.delete_note(note_id)
 
     async def health(self) -> str:
         return await self._letta.health()
@@ -98,7 +126,9 @@ class TracedFallback:
         self._attributes = attributes
         self._name = f"send {attributes['messaging.destination.name']}"
 
-    async def answer(self, task: Task, number: str, reason: str) -> FallbackAnswer:
+    async def answer(
+        self, task: Task, number: str, reason: str, *, cause: str | None = None, persona: str | None = None
+    ) -> FallbackAnswer:
         """See :class:`letta_bridge.fallback.Fallback`."""
         with self._tracer.start_as_current_span(
             self._name,
@@ -107,7 +137,7 @@ class TracedFallback:
             record_exception=False,
         ) as span:
             try:
-                return await self._fallback.answer(carrying(task), number, reason)
+                return await self._fallback.answer(carrying(task), number, reason, cause=cause, persona=persona)
             except FallbackUnavailable as error:
                 span.set_attribute("error.type", error.code)
                 raise

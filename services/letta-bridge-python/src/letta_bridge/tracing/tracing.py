@@ -14,7 +14,7 @@ from letta_bridge import __version__
 from letta_bridge.errors import LeaseLost
 from letta_bridge.fallback import Fallback
 from letta_bridge.letta.port import LettaPort
-from letta_bridge.request_queue.port import Exchange, Settlement, Turn
+from letta_bridge.request_queue.port import Exchange, Refusal, Settlement, Turn
 from letta_bridge.tracing.context import creation_links
 from letta_bridge.tracing.traced import TracedFallback, TracedLetta
 
@@ -101,6 +101,9 @@ class Tracing:
 
     def ended(self, turn: Turn, settlement: Settlement, seconds: float) -> None:
         """See :class:`letta_bridge.recorder.Recorder`. The span of :meth:`process` tells it."""
+
+    def refused(self, settlement: Settlement, refusal: Refusal) -> None:
+        """See :class:`letta_bridge.recorder.Recorder`. The span of the settlement has it."""
 
     def lease_lost(self) -> None:
         """See :class:`letta_bridge.recorder.Recorder`. The span of :meth:`process` tells it."""

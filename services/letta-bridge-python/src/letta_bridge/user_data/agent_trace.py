@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from letta_bridge.agent_spec import user_tags
 from letta_bridge.letta.port import AgentRef, LettaPort
 from letta_bridge.user_data.trace import Counts
 
@@ -12,8 +13,9 @@ from letta_bridge.user_data.trace import Counts
 class AgentTrace:
     """See :class:`Trace`. Every agent that carries the user's tag, of every persona, twins included."""
 
-    def __init__(self, letta: LettaPort) -> None:
+    def __init__(self, letta: LettaPort, tenant: str = "") -> None:
         self._letta = letta
+        self._tenant = tenant
 
     async def count(self, user_id: str) -> Counts:
         """See :class:`Trace`."""
@@ -34,7 +36,7 @@ class AgentTrace:
         return {"agents": sum(gone)}
 
     async def _agents(self, user_id: str) -> list[AgentRef]:
-        return await self._letta.find_agents(("bridge", f"user:{user_id}"))
+        return await self._letta.find_agents(user_tags(self._tenant, user_id))
 
 
 def _write(path: Path, content: bytes) -> None:

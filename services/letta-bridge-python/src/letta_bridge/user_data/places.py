@@ -43,9 +43,9 @@ async def user_data(settings: BridgeSettings, *, patience: float) -> AsyncIterat
         held.push_async_callback(close, client)
         letta = letta_client(settings.letta)
         held.push_async_callback(letta.close)
-        traces: list[Trace] = [QueueTrace(client, settings.queue, patience), AgentTrace(letta)]
-        path = settings.data_dir / settings.sessions.file
-        audit: ErasureLog = FileErasureLog(settings.data_dir / "erasures.jsonl")
+        traces: list[Trace] = [QueueTrace(client, settings.queue, patience), AgentTrace(letta, settings.tenant.name)]
+        path = settings.session_file
+        audit: ErasureLog = FileErasureLog(settings.tenant_dir / "erasures.jsonl")
         sessions: SessionStore = FileSessionStore(path)
         if settings.database.db_url is not None:
             database = Database(settings.database)

@@ -20,14 +20,14 @@ from letta_bridge.vectors.journal_turns import DatabaseJournalTurns, JournalTurn
 from letta_bridge.vectors.parts import Part
 from letta_bridge.vectors.rounds import Rounds
 from letta_bridge.vectors.state import DatabaseSyncState
-from letta_bridge.vectors.turn_parts import Forgotten, TurnKeeper, TurnsPart, TurnSweep
+from letta_bridge.vectors.turn_parts import Canned, Forgotten, TurnKeeper, TurnsPart, TurnSweep
 from letta_bridge.vectors.worker import VectorWorker
 from shared_utils.embeddings import HttpEmbedder
 from shared_utils.memories import embedder_of, open_memories
 from shared_utils.persistence.database import Database
 from shared_utils.persistence.vectors import PassageStore
 
-_SHORT_TERM: Final = frozenset({"user_switch", "audio"})
+_SHORT_TERM: Final = frozenset({"user_switch", "choice_unknown", "memory_type_unknown", "audio"})
 _CONNECTIONS: Final = 2
 
 
@@ -70,6 +70,7 @@ def keepers(
     letta: Letta,
     *,
     without: Forgotten,
+    canned: Canned,
     stored: Callable[[str, int], None],
     removed: Callable[[int], None],
 ) -> Keepers:
@@ -82,6 +83,7 @@ def keepers(
         web: the embedding model is asked through it.
         letta: gives a server.
         without: gives the reasons of :func:`forgotten`.
+        canned: gives the sentences that are nobody's answer.
         stored: is told how many vectors were stored, by kind.
         removed: is told how many were removed.
     """
@@ -95,9 +97,8 @@ def keepers(
         stored=stored,
     )
     turns = DatabaseJournalTurns(journal)
-    return Keepers(
-        turns, embedding, TurnKeeper(turns, embedding, without, removed), AgentKeeper(letta, embedding, removed)
-    )
+    of_turns = TurnKeeper(turns, embedding, without, removed, canned=canned)
+    return Keepers(turns, embedding, of_turns, AgentKeeper(letta, embedding, removed))
 
 
 def new_vectors(
@@ -124,6 +125,7 @@ def new_vectors(
         web,
         _healthy(servers),
         without=lambda: forgotten(settings()),
+        canned=lambda: settings().fallback.canned_sentences,
         stored=lambda kind, count: metrics.vectors_stored.labels(kind).inc(count),
         removed=metrics.vectors_removed.inc,
     )

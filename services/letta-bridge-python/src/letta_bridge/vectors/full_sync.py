@@ -23,11 +23,13 @@ class FullSync:
     Args:
         keepers: of the installation.
         letta: where the agents are.
+        tag: of the agents.
         progress: is told.
     """
 
     keepers: Keepers
     letta: LettaPort
+    tag: str
     progress: Progress
 
     async def turns(self) -> None:
@@ -37,7 +39,7 @@ class FullSync:
 
     async def agents(self) -> None:
         """Every agent of the bridge, and every agent that has vectors."""
-        for number, agent in enumerate(await self.letta.find_agents(("bridge",)), 1):
+        for number, agent in enumerate(await self.letta.find_agents((self.tag,)), 1):
             await self.keepers.of_agents.keep_all(agent.agent_id)
             self.progress("agents", number)
         sweep = AgentSweep(self.keepers.of_agents, self.keepers.embedding, _once("agents"))

@@ -21,12 +21,13 @@ class JournalTurn:
     """One turn: what the user said, and the answer."""
 
     message_id: str
-    """The answer's row."""
+    """The answer's row; the question's where there is no answer."""
     conversation_id: str
     user_id: str | None
     persona: str
     question: str
     answer: str
+    """Empty where a canned sentence was all the user got."""
     about: Mapping[str, Any]
     """What the journal notes of the answer: task_id, source, agent_id, fallback_reason, memory_updated …"""
     at: datetime
@@ -110,7 +111,7 @@ def _turn(row: Mapping[str, Any]) -> JournalTurn:
         user_id=row["user_id"],
         persona=str(row["conversation"].get("persona", "")),
         question=row["question"],
-        answer=row["answer"],
+        answer=row["answer"] or "",
         about=row["metadata"],
         at=row["created_at"],
     )

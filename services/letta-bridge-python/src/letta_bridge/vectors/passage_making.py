@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
+from letta_bridge.agent_spec import owner_of
 from letta_bridge.journal import conversation_id
 from letta_bridge.letta.port import AgentPassage, AgentRef
 from letta_bridge.vectors.journal_turns import JournalTurn
@@ -12,16 +13,15 @@ from shared_utils.memories import Kind, user_source
 from shared_utils.persistence.vectors import Passage
 
 _TURN: Final = "turn-"
-_USER_TAG: Final = "user:"
-_PERSONA_TAG: Final = "persona:"
 
 
-def turn_passage(turn: JournalTurn, forgotten: Collection[str]) -> Passage | None:
+def turn_passage(turn: JournalTurn, forgotten: Collection[str], canned: Collection[str] = ()) -> Passage | None:
     """The passage of a turn, without an embedding; None where it is not to be remembered.
 
     Args:
         turn: of the journal.
         forgotten: reasons for which memory-python answers what no agent shall remember.
+        canned: sentences that are nobody's answer; of such a turn only what the user said is remembered.
     """
     user = turn.user_id
     if user is None or not turn.question.strip() or turn.about.get("fallback_reason") in forgotten:
@@ -33,10 +33,23 @@ def turn_passage(turn: JournalTurn, forgotten: Collection[str]) -> Passage | Non
         passage_id=f"{_TURN}{turn.message_id}",
         kind="turn",
         user=user,
-        text=f"user: {turn.question}\nassistant: {turn.answer}",
+        text=_dialogue(turn.question, "" if turn.answer in canned else turn.answer),
         agent_id=None,
         about={"persona": turn.persona, "task_id": turn.about.get("task_id"), "at": turn.at.isoformat()},
     )
+
+
+def _dialogue(question: str, answer: str) -> str:
+    """A line of each, or the user's alone. Further lines are indented, so that none looks like the other's."""
+    said = {"user": question, "assistant": answer}
+    indented = {speaker: "\n  ".join(text.splitlines()) for speaker, text in said.items() if text}
+    return "\n".join(f"{speaker}: {text}" for speaker, text in indented.items())
+
+
+def ends_with_any(passage: Passage, answers: Collection[str]) -> bool:
+    """Whether a turn's passage holds one of these answers."""
+    text = passage.text or ""
+    return any(text.endswith(f"\nassistant: {answer}") for answer in answers)
 
 
 def turn_row(passage: Passage) -> str:
@@ -64,13 +77,6 @@ def imported_passage(
     user, persona = owner_of(tags)
     about = {"imported": True, "persona": persona, "at": created_at}
     return _passage(passage_id=passage_id, kind="passage", user=user, text=text, agent_id=agent_id, about=about)
-
-
-def owner_of(tags: Collection[str]) -> tuple[str | None, str | None]:
-    """User and persona of an agent; no user where its tags name none, or several."""
-    users = [tag.removeprefix(_USER_TAG) for tag in tags if tag.startswith(_USER_TAG)]
-    personas = [tag.removeprefix(_PERSONA_TAG) for tag in tags if tag.startswith(_PERSONA_TAG)]
-    return users[0] if len(users) == 1 else None, personas[0] if personas else None
 
 
 def _passage(

@@ -8,7 +8,7 @@ from typing import Final
 from letta_bridge.vectors.embedding import Embedding
 from letta_bridge.vectors.journal_turns import JournalPosition, JournalTurn, JournalTurns
 from letta_bridge.vectors.parts import IDLE, Step
-from letta_bridge.vectors.passage_making import turn_passage, turn_row
+from letta_bridge.vectors.passage_making import ends_with_any, turn_passage, turn_row
 from letta_bridge.vectors.rounds import Round, Rounds
 from shared_utils.persistence.vectors import Passage, Scope
 
@@ -16,6 +16,8 @@ _PAGE: Final = 200
 
 Forgotten = Callable[[], Collection[str]]
 """Gives the reasons for which memory-python answers what no agent shall remember, as they are configured now."""
+Canned = Callable[[], Collection[str]]
+"""Gives the sentences of memory-python's that are nobody's answer, as they are configured now."""
 
 
 class TurnKeeper:
@@ -27,16 +29,19 @@ class TurnKeeper:
         embedding: Embedding,
         forgotten: Forgotten,
         removed: Callable[[int], None] = lambda _count: None,
+        *,
+        canned: Canned = tuple,
     ) -> None:
         self._turns = turns
         self._embedding = embedding
         self._forgotten = forgotten
+        self._canned = canned
         self._tell_removed = removed
 
     async def keep(self, turns: Sequence[JournalTurn]) -> int:
         """Embed those that have no vector; how many that were."""
-        forgotten = self._forgotten()
-        passages = [passage for turn in turns if (passage := turn_passage(turn, forgotten)) is not None]
+        forgotten, canned = self._forgotten(), self._canned()
+        passages = [passage for turn in turns if (passage := turn_passage(turn, forgotten, canned)) is not None]
         if not passages:
             return 0
         kept = await self._embedding.keep(passages)
@@ -53,6 +58,12 @@ class TurnKeeper:
             removed = await self._embedding.store.delete(Scope.everything(), passage_ids=[rows[row] for row in gone])
             self._tell_removed(removed)
         return removed
+
+    async def remove_canned(self, passages: Sequence[Passage]) -> int:
+        """Forget those that hold a canned sentence, as earlier releases made them; they are made anew without it."""
+        canned = self._canned()
+        ids = [passage.passage_id for passage in passages if ends_with_any(passage, canned)]
+        return await self._embedding.store.delete(Scope.everything(), passage_ids=ids) if ids else 0
 
 
 class TurnsPart:
@@ -98,6 +109,7 @@ class TurnSweep:
     async def _vectors(self, at: Round) -> Step:
         page = await self._store.page(Scope.everything(), where={"kind": "turn"}, limit=_PAGE, after=at.after or None)
         await self._keeper.remove_orphans(page.passages)
+        await self._keeper.remove_canned(page.passages)
         return self._rounds.phase(at, "journal") if page.next is None else self._rounds.gone_on(at, page.next)
 
     async def _journal(self, at: Round) -> Step:

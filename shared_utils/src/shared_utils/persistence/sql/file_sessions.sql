@@ -52,6 +52,17 @@ SELECT user_id, persona FROM agent_sessions WHERE changed_at > :since;
 -- name: expired
 SELECT * FROM agent_sessions WHERE is_active = 1 AND expires_at <= :now;
 
+-- name: opted_out_users
+-- Opt-outs in the form of earlier releases: any value but true, and unreadable metadata.
+SELECT DISTINCT opted_out.user_id FROM agent_sessions AS opted_out
+WHERE CASE WHEN json_valid(opted_out.metadata)
+           THEN coalesce(json_type(opted_out.metadata, '$.permanent_memory'), 'true') END IS NOT 'true'
+  AND (opted_out.is_active = 1 OR NOT EXISTS (
+      SELECT 1 FROM agent_sessions AS opted_in
+      WHERE opted_in.user_id = opted_out.user_id AND opted_in.is_active = 1
+        AND CASE WHEN json_valid(opted_in.metadata)
+                 THEN json_type(opted_in.metadata, '$.permanent_memory') END = 'true'));
+
 -- name: remove_ended
 DELETE FROM agent_sessions WHERE is_active = 0 AND changed_at <= :before;
 

@@ -98,11 +98,23 @@ SELECT user_id, persona FROM agent_sessions WHERE changed_at > %(since)s;
 -- Somewhat in the past: a write with an earlier time may still be on its way to being visible.
 SELECT clock_timestamp() - interval '2 seconds' AS now;
 
+-- name: opted_out
+-- Opt-outs in the form of earlier releases: any value but true.
+SELECT user_id, session_id, is_active FROM agent_sessions
+WHERE NOT ((metadata -> 'permanent_memory') = 'true'::jsonb)
+  AND (user_id, session_id) > (%(after_user)s::text, %(after_session)s::text)
+ORDER BY user_id, session_id
+LIMIT %(limit)s;
+
+-- name: opted_in
+SELECT user_id FROM agent_sessions
+WHERE user_id = ANY(%(users)s::text[]) AND is_active AND (metadata -> 'permanent_memory') = 'true'::jsonb;
+
 -- name: expired_ids
 -- SKIP LOCKED: another bridge cleans up as well.
 SELECT session_id FROM agent_sessions
 WHERE is_active AND expires_at IS NOT NULL AND expires_at <= now()
-  AND (metadata ->> 'permanent_memory') IS DISTINCT FROM 'false'  -- in brackets: openGauss binds IS more tightly
+  AND coalesce((metadata -> 'permanent_memory') = 'true'::jsonb, true)
 ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED;
 
 -- name: end_these

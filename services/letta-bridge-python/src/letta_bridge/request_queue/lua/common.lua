@@ -1,4 +1,4 @@
--- Shared by every script of the queue; prepended to each before it is loaded.
+-- Shared by every script of the queue; prepended to each, in front of records.lua, before it is loaded.
 --
 -- KEYS (request_queue/keys.py is the only other place that knows them)
 --   1 requests   list    tasks not taken yet, oldest right
@@ -9,7 +9,8 @@
 --   6 leases     zset    receipt -> deadline (ms, this server's clock)
 --   7 replies    stream  every reply, capped
 --   8 dead       list    dead letters, newest left
---   9 counters   hash    taken, handed_out, redelivered, missed_pending, journal_dropped, journal_looks, settled:<outcome>
+--   9 counters   hash    taken, handed_out, redelivered, restored, answers_refused, missed_pending, missed_dropped,
+--                        journal_dropped, journal_looks, settled:<outcome>
 --  10 bridges    zset    bridge -> last heartbeat (ms)
 --  11 paused    hash    mode (all | intake), since (ms), reason; absent while work goes on
 --  12 lane:      prefix  + lane: list of waiting entries, oldest right
@@ -17,13 +18,12 @@
 --  14 missed:    prefix  + user: turns the agent does not know yet, oldest left
 --  15 journal    stream  answered turns that are not in the database yet
 --  16 journal_writer  string  the bridge that writes them now, expires
+--  17 choices  hash    users' choices about permanent memory; consent/lua/common.lua says what is in it
+--  18 call:      prefix  + taker: ticket of the taker's last hand-out call that Redis executed, expires
 --
--- An entry is a task in a lane:      "<seq> <attempts> <first_ms>\n<payload>"
---   seq       number of the task over the life of the queue
---   attempts  how often it was handed to a bridge
---   first_ms  when it was taken from the request list
--- A record is a turn in flight:      "<taker>\n<lane>\n<entry>"
---   taker     the bridge, with a + where the connection on which it waits took the turn
+-- A receipt identifies one hand-out for ever: "<ticket>-<n>" is the n-th turn of the hand-out call with that ticket;
+-- "<ticket>+<n>" was handed to the connection on which an idle bridge waits. Tickets come from the bridges
+-- (request_queue/calls.py), because counters in Redis run backwards when Redis loses acknowledged writes.
 --
 -- Invariants, each holding between any two commands:
 --   a lane is in `lanes`, or in `ready` exactly once, or has no entry
@@ -32,44 +32,17 @@
 local REQUESTS, INCOMING, LANES, READY, TURNS, LEASES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local REPLIES, DEAD, COUNTERS, BRIDGES, PAUSED = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local LANE, REPLY, MISSED, JOURNAL, JOURNAL_WRITER = KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
+local CHOICES, CALL = KEYS[17], KEYS[18]
 
 local function now_ms()
     local time = redis.call('TIME')
     return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
-local function split_record(record)
-    local first = string.find(record, '\n', 1, true)
-    local second = string.find(record, '\n', first + 1, true)
-    return string.sub(record, 1, first - 1), string.sub(record, first + 1, second - 1), string.sub(record, second + 1)
-end
-
-local function split_entry(entry)
-    local seq, attempts, first_ms, start = string.match(entry, '^(%d+) (%d+) (%d+)\n()')
-    return seq, tonumber(attempts), first_ms, string.sub(entry, start)
-end
-
-local function join_entry(seq, attempts, first_ms, payload)
-    return seq .. ' ' .. string.format('%d', attempts) .. ' ' .. first_ms .. '\n' .. payload
-end
-
--- Ends a turn in flight: its lease goes, and its lane takes its place at the end of `ready` if it has more work.
-local function close_turn(receipt, lane)
-    redis.call('HDEL', TURNS, receipt)
-    redis.call('ZREM', LEASES, receipt)
-    redis.call('HDEL', LANES, lane)
-    if redis.call('EXISTS', LANE .. lane) == 1 then
-        redis.call('RPUSH', READY, lane)
-    end
-end
-
--- Puts a turn in flight back at the head of its lane, and the lane at the head of `ready`.
-local function give_back(receipt, record, attempts_back)
-    local _, lane, entry = split_record(record)
-    local seq, attempts, first_ms, payload = split_entry(entry)
-    redis.call('HDEL', TURNS, receipt)
-    redis.call('ZREM', LEASES, receipt)
-    redis.call('HDEL', LANES, lane)
-    redis.call('RPUSH', LANE .. lane, join_entry(seq, attempts - attempts_back, first_ms, payload))
-    redis.call('LPUSH', READY, lane)
+-- Whether Redis has lost the hand-out of this receipt, which it had acknowledged to the bridge. A taker makes its calls
+-- one after the other with rising tickets, so an older last ticket proves it.
+local function forgotten(bridge, receipt)
+    local ticket, part = string.match(receipt, '^(%d+)([-+])')
+    local last = redis.call('GET', CALL .. bridge .. (part == '+' and '+' or '')) or ''
+    return ticket ~= nil and (last == '' or #last == #ticket and last < ticket)
 end

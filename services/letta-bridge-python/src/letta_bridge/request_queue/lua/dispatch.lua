@@ -1,19 +1,24 @@
 -- dispatch: take over what dead bridges left, route new tasks into lanes, hand out up to `want` turns.
 -- While the queue is paused nothing is routed, and nothing handed out either where the mode is `all`.
+-- If Redis has lost acknowledged writes, nothing is handed out to this taker until its bridge has called `restore`.
 --
 -- ARGV 1 bridge  2 want  3 intake (tasks routed at most)  4 lease_ms  5 longest lane name in bytes
 --      6 payload bytes handed out at most (a longer one is cut; the whole stays in the record)
 --      7 bridge_ttl_ms (a bridge silent for longer is forgotten)
 --      8 tasks that may wait in a lane, 0 for any number  9 beginning of the lanes for those beyond  10 how many lanes
---      11 taker: as which part of the bridge it takes them
--- Returns {mode of the pause or '', turns}, each turn being
---      {receipt, lane, attempts, seq, first_ms, payload, kept reply or false, missed turns, waited_ms}.
+--      11 taker: the bridge, with a + for the connection on which it waits
+--      12 ticket of this call  13 last ticket of the taker that Redis acknowledged, or ''  14 ms a ticket is stored
+-- Returns {mode of the pause or '', turns, 1 if Redis has lost writes else 0}, each turn being
+--      {receipt, lane, attempts, seq, first_ms, payload, kept reply or false, missed turns, waited_ms,
+--       {user, complete, generation, changes, the user's entry} of `choices`, or false where no user can be read here}.
 
 local bridge, want, intake, lease_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local longest_lane, longest_payload, bridge_ttl_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local max_lane, full_lane, full_lanes = tonumber(ARGV[8]), ARGV[9], tonumber(ARGV[10])
-local taker = ARGV[11]
+local taker, ticket, answered, ticket_ttl_ms = ARGV[11], ARGV[12], ARGV[13], ARGV[14]
 local now = now_ms()
+-- Bounds per call: unreadable entries set aside, heads of lanes marked after a loss of writes.
+local UNREADABLE, DOUBTED = 100, 5000
 
 -- The user and task id of a payload, as Python's parse_task will read them; nil where they cannot be told here.
 local function read_ids(payload)
@@ -40,83 +45,183 @@ local function read_ids(payload)
 end
 
 -- What no user can be read from gets one of 64 lanes of its own: a flood of it is worked off side by side.
-local function lane_of(payload, seq)
+local function lane_of(payload, place)
     if #payload > longest_payload then
-        return '~' .. (seq % 64)
+        return '~' .. (place % 64)
     end
-    return read_ids(payload) or ('~' .. (seq % 64))
+    return read_ids(payload) or ('~' .. (place % 64))
 end
 
-local function route(payload)
-    local seq = redis.call('HINCRBY', COUNTERS, 'taken', 1)
-    local lane = lane_of(payload, seq)
-    if max_lane > 0 and redis.call('LLEN', LANE .. lane) >= max_lane then
-        lane = full_lane .. (seq % full_lanes)
+local function route(payload, place)
+    local lane = lane_of(payload, place)
+    if max_lane > 0 and length_of(LANE .. lane) >= max_lane then
+        lane = full_lane .. (place % full_lanes)
     end
-    local entry = join_entry(string.format('%d', seq), 0, string.format('%d', now), payload)
-    local waiting = redis.call('LPUSH', LANE .. lane, entry)
-    if waiting == 1 and redis.call('HEXISTS', LANES, lane) == 0 then
-        redis.call('RPUSH', READY, lane)
+    local seq = string.format('%d', place) .. ticket
+    enqueue(lane, join_entry(seq, '0', string.format('%d', now), payload))
+end
+
+local function route_from(list, count, place)
+    if count > 0 then
+        for _, payload in ipairs(redis.call('RPOP', list, count)) do
+            place = place + 1
+            route(payload, place)
+        end
+    end
+    return place
+end
+
+-- `taken` is written first: if Redis refuses writes (OOM), the call fails before a task is popped.
+local function route_new()
+    local arrived = math.min(intake, redis.call('LLEN', INCOMING))
+    local listed = math.min(intake - arrived, redis.call('LLEN', REQUESTS))
+    if arrived + listed == 0 then
+        return
+    end
+    local place = redis.call('HINCRBY', COUNTERS, 'taken', arrived + listed) - arrived - listed
+    place = route_from(INCOMING, arrived, place)
+    route_from(REQUESTS, listed, place)
+end
+
+-- The oldest readable entry of a lane; unreadable ones before it are set aside. At the bound the lane goes back to `ready`
+-- for the next call.
+local unreadable = 0
+local function next_entry(lane)
+    while true do
+        local entry = redis.pcall('RPOP', LANE .. lane)
+        if type(entry) ~= 'string' then
+            return nil  -- no entry, or a key of another type, which the next task of this lane sets aside
+        end
+        local seq, attempts, first_ms, payload = split_entry(entry)
+        if seq then
+            return seq, add_attempts(attempts, 1), first_ms, payload
+        elseif unreadable == UNREADABLE then
+            redis.call('RPUSH', LANE .. lane, entry)
+            redis.call('RPUSH', READY, lane)
+            return nil
+        end
+        bury_record('entry', lane, entry)
+        unreadable = unreadable + 1
     end
 end
 
-local function hand_out(lane)
-    local seq, attempts, first_ms, payload = split_entry(redis.call('RPOP', LANE .. lane))
-    attempts = attempts + 1
-    local receipt = seq .. '-' .. string.format('%d', redis.call('HINCRBY', COUNTERS, 'handed_out', 1))
+local function hand_out(lane, receipt)
+    if redis.call('HEXISTS', LANES, lane) == 1 then
+        return nil
+    end
+    local seq, attempts, first_ms, payload = next_entry(lane)
+    if not seq then
+        return nil
+    end
     redis.call('HSET', TURNS, receipt, taker .. '\n' .. lane .. '\n' .. join_entry(seq, attempts, first_ms, payload))
     redis.call('HSET', LANES, lane, receipt)
     redis.call('ZADD', LEASES, now + lease_ms, receipt)
-    local kept, missed = false, 0
+    local kept, missed, choice = false, 0, false
     if #payload > longest_payload then
         payload = string.sub(payload, 1, longest_payload + 1)
     else
         local user, task_id = read_ids(payload)
         if user then
-            missed = redis.call('LLEN', MISSED .. user)
+            missed = length_of(MISSED .. user)
+            choice = { user, unpack(
+                redis.call('HMGET', CHOICES, 'complete', 'generation', 'changes', redis.sha1hex(user)), 1, 4) }
             if task_id then
                 local escaped = string.gsub(string.gsub(user, '%%', '%%25'), ':', '%%3A')
-                kept = redis.call('GET', REPLY .. escaped .. ':' .. task_id)
+                kept = redis.pcall('GET', REPLY .. escaped .. ':' .. task_id)
+                kept = type(kept) == 'string' and kept
             end
         end
     end
-    return { receipt, lane, attempts, seq, first_ms, payload, kept, missed, now - tonumber(first_ms) }
+    return { receipt, lane, attempts, seq, first_ms, payload, kept, missed, now - tonumber(first_ms), choice }
+end
+
+local function take_over_expired()
+    for _, receipt in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 100)) do
+        local record = redis.call('HGET', TURNS, receipt)
+        if record then
+            give_back(receipt, record, 0)
+            redis.call('HINCRBY', COUNTERS, 'redelivered', 1)
+        else
+            redis.call('ZREM', LEASES, receipt)
+        end
+    end
+end
+
+-- Repairs `leases` and `lanes`: damage there would keep a turn in flight, or a lane blocked, for ever.
+local function mend()
+    local turns = redis.call('HLEN', TURNS)
+    if turns == redis.call('ZCARD', LEASES) and turns == redis.call('HLEN', LANES) then
+        return
+    end
+    local records = redis.call('HGETALL', TURNS)
+    for index = 1, #records, 2 do
+        local receipt, _, lane = records[index], split_turn(records[index + 1])
+        if not redis.call('ZSCORE', LEASES, receipt) then
+            redis.call('ZADD', LEASES, now, receipt)
+        end
+        if lane and redis.call('HEXISTS', LANES, lane) == 0 then
+            redis.call('HSET', LANES, lane, receipt)
+            redis.call('LREM', READY, 0, lane)
+        end
+    end
+    for _, receipt in ipairs(redis.call('ZRANGE', LEASES, 0, -1)) do
+        if redis.call('HEXISTS', TURNS, receipt) == 0 then
+            redis.call('ZREM', LEASES, receipt)
+        end
+    end
+    local lanes = redis.call('HGETALL', LANES)
+    for index = 1, #lanes, 2 do
+        if redis.call('HEXISTS', TURNS, lanes[index + 1]) == 0 then
+            redis.call('HDEL', LANES, lanes[index])
+            redis.call('LREM', READY, 0, lanes[index])
+            if redis.call('EXISTS', LANE .. lanes[index]) == 1 then
+                redis.call('RPUSH', READY, lanes[index])
+            end
+        end
+    end
+end
+
+-- After a loss of writes the task at the head of a lane may have been handed out before: count it as a redelivery, so
+-- that its next bridge looks for it in Letta.
+local function doubt_heads()
+    for _, lane in ipairs(redis.call('LRANGE', READY, 0, DOUBTED - 1)) do
+        local entry = redis.pcall('LINDEX', LANE .. lane, -1)
+        if type(entry) == 'string' then
+            local seq, attempts, first_ms, payload = split_entry(entry)
+            if attempts == '0' then
+                redis.call('LSET', LANE .. lane, -1, join_entry(seq, '01', first_ms, payload))
+            end
+        end
+    end
 end
 
 redis.call('ZADD', BRIDGES, now, bridge)
 redis.call('ZREMRANGEBYSCORE', BRIDGES, '-inf', now - bridge_ttl_ms)
-
-local expired = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 100)
-for _, receipt in ipairs(expired) do
-    local record = redis.call('HGET', TURNS, receipt)
-    if record then
-        give_back(receipt, record, 0)
-        redis.call('HINCRBY', COUNTERS, 'redelivered', 1)
-    else
-        redis.call('ZREM', LEASES, receipt)
-    end
-end
+mend()
+take_over_expired()
 
 local paused = redis.call('HGET', PAUSED, 'mode') or ''
-if paused ~= '' then
-    intake = 0
-    want = paused == 'intake' and want or 0
+if (redis.call('GET', CALL .. taker) or '') < answered then
+    doubt_heads()
+    return { paused, {}, 1 }
+end
+redis.call('SET', CALL .. taker, ticket, 'PX', ticket_ttl_ms)
+
+if paused == '' then
+    route_new()
+elseif paused ~= 'intake' then
+    want = 0
 end
 
-for _ = 1, intake do
-    local payload = redis.call('RPOP', INCOMING) or redis.call('RPOP', REQUESTS)
-    if not payload then
-        break
-    end
-    route(payload)
-end
-
+local part = taker == bridge and '-' or '+'
 local turns = {}
-while #turns < want do
-    local lane = redis.call('LPOP', READY)
-    if not lane then
+for _ = 1, want > 0 and redis.call('LLEN', READY) or 0 do
+    turns[#turns + 1] = hand_out(redis.call('LPOP', READY), ticket .. part .. (#turns + 1))
+    if #turns == want then
         break
     end
-    turns[#turns + 1] = hand_out(lane)
 end
-return { paused, turns }
+if #turns > 0 then
+    redis.call('HINCRBY', COUNTERS, 'handed_out', #turns)
+end
+return { paused, turns, 0 }

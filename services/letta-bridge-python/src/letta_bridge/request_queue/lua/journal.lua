@@ -2,12 +2,32 @@
 -- Repeating it is harmless: a turn that is handed out twice is written once, by its id.
 --
 -- ARGV 1 bridge  2 lease_ms, 0 to let another bridge write from now on  3 turns wanted
---      4… ids of turns that are in the database
+--      4 number of records to set aside  then id and code (newer_record | unreadable_record) of each
+--      then the ids of the turns that are in the database
 -- Returns {1 where this bridge writes or 0, turns waiting, turns left out since ever for want of room,
 --          {{id, turn, reply}, …}}, oldest first.
 
 local bridge, lease_ms, want = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-for index = 4, #ARGV do
+local FIRST_WRITTEN = 5 + 2 * tonumber(ARGV[4])
+
+local function fields_of(entry)
+    local fields = {}
+    for at = 1, #entry[2], 2 do
+        fields[entry[2][at]] = entry[2][at + 1]
+    end
+    return entry[1], fields.turn or '', fields.reply or ''
+end
+
+for index = 5, FIRST_WRITTEN - 1, 2 do
+    for _, entry in ipairs(redis.call('XRANGE', JOURNAL, ARGV[index], ARGV[index])) do
+        local id, turn, reply = fields_of(entry)
+        local readable, said = pcall(cjson.decode, turn)
+        local user = readable and type(said) == 'table' and type(said.user_id) == 'string' and said.user_id
+        set_aside('journal', ARGV[index + 1], user, turn .. '\n' .. reply)
+        redis.call('XDEL', JOURNAL, id)
+    end
+end
+for index = FIRST_WRITTEN, #ARGV do
     redis.call('XDEL', JOURNAL, ARGV[index])
 end
 
@@ -23,11 +43,7 @@ end
 local turns = {}
 if mine and lease_ms > 0 and want > 0 then
     for index, entry in ipairs(redis.call('XRANGE', JOURNAL, '-', '+', 'COUNT', want)) do
-        local fields = {}
-        for at = 1, #entry[2], 2 do
-            fields[entry[2][at]] = entry[2][at + 1]
-        end
-        turns[index] = { entry[1], fields.turn or '', fields.reply or '' }
+        turns[index] = { fields_of(entry) }
     end
 end
 return { mine and 1 or 0, redis.call('XLEN', JOURNAL), redis.call('HGET', COUNTERS, 'journal_dropped') or '0', turns }

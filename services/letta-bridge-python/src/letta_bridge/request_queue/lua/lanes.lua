@@ -1,14 +1,15 @@
 -- lanes: who waits and what is in flight, without any payload. Changes nothing.
 --
 -- ARGV 1 start  2 stop (positions, both of the turns in flight, by deadline, and of `ready`, in the order served)
+-- An unreadable turn has an empty bridge and lane; it is set aside when its lease expires.
 -- Returns {now_ms, turns in flight, lanes ready,
 --          {{receipt, bridge, lane, attempts, first_ms, deadline_ms, waiting, first_ms of the oldest waiting}, …},
 --          {{lane, waiting, first_ms of the oldest waiting}, …}}; a first_ms is '' where nothing waits.
 
 local function waiting(lane)
-    local oldest = redis.call('LINDEX', LANE .. lane, -1)
-    local first_ms = oldest and string.match(oldest, '^%d+ %d+ (%d+)\n') or ''
-    return redis.call('LLEN', LANE .. lane), first_ms
+    local oldest = redis.pcall('LINDEX', LANE .. lane, -1)
+    local first_ms = type(oldest) == 'string' and string.match(oldest, '^%d+ %d+ (%d+)\n') or ''
+    return length_of(LANE .. lane), first_ms
 end
 
 local turns = {}
@@ -16,10 +17,12 @@ local leases = redis.call('ZRANGE', LEASES, ARGV[1], ARGV[2], 'WITHSCORES')
 for index = 1, #leases, 2 do
     local record = redis.call('HGET', TURNS, leases[index])
     if record then
-        local bridge, lane, entry = split_record(record)
-        local attempts, first_ms = string.match(entry, '^%d+ (%d+) (%d+)\n')
-        local count, oldest = waiting(lane)
-        turns[#turns + 1] = { leases[index], bridge, lane, attempts, first_ms, leases[index + 1], count, oldest }
+        local taker, lane, entry = split_turn(record)
+        local attempts, first_ms = string.match(entry or '', '^%d+ (%d+) (%d+)\n')
+        local count, oldest = waiting(lane or '')
+        turns[#turns + 1] = {
+            leases[index], taker or '', lane or '', attempts or '0', first_ms or '', leases[index + 1], count, oldest,
+        }
     end
 end
 

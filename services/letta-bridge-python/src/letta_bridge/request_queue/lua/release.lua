@@ -1,12 +1,12 @@
 -- release: give turns that were not started back to the head of their lanes; no attempt is counted.
 --
--- ARGV receipts
+-- ARGV 1 bridge  2… receipts
 -- Returns how many were given back.
 
 local released = 0
-for index = 1, #ARGV do
+for index = 2, #ARGV do
     local record = redis.call('HGET', TURNS, ARGV[index])
-    if record then
+    if record and is_of(record, ARGV[1]) then
         give_back(ARGV[index], record, 1)
         released = released + 1
     end

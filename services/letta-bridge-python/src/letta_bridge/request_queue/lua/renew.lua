@@ -1,15 +1,19 @@
 -- renew: extend the leases of turns in flight.
 --
--- ARGV 1 lease_ms  2… receipts
--- Returns the receipts that are no longer in flight: another bridge has those turns.
+-- ARGV 1 lease_ms  2 bridge  3… receipts
+-- Returns {receipts whose turns another bridge has or has ended, receipts whose hand-outs Redis has lost}.
 
-local deadline = now_ms() + tonumber(ARGV[1])
-local lost = {}
-for index = 2, #ARGV do
-    if redis.call('HEXISTS', TURNS, ARGV[index]) == 1 then
-        redis.call('ZADD', LEASES, deadline, ARGV[index])
+local deadline, bridge = now_ms() + tonumber(ARGV[1]), ARGV[2]
+local lost, unknown = {}, {}
+for index = 3, #ARGV do
+    local receipt = ARGV[index]
+    local record = redis.call('HGET', TURNS, receipt)
+    if record and is_of(record, bridge) then
+        redis.call('ZADD', LEASES, deadline, receipt)
+    elseif not record and forgotten(bridge, receipt) then
+        unknown[#unknown + 1] = receipt
     else
-        lost[#lost + 1] = ARGV[index]
+        lost[#lost + 1] = receipt
     end
 end
-return lost
+return { lost, unknown }

@@ -1,25 +1,55 @@
 -- settle: give turns their one outcome each: publish and keep the reply, remember what the agent missed, end the turn.
--- Refused where the receipt is not in flight any more: another bridge has the turn, or it was settled.
+-- Refused unless the receipt is in flight with this bridge.
 --
--- ARGV 1 reply_ttl_ms  2 length of the replies stream  3 missed turns kept at most  4 turns that may wait for the journal
---      and then, for each turn,
+-- ARGV 1 reply_ttl_ms  2 length of the replies stream  3 missed turns kept of each persona at most  4 turns that may wait for the journal
+--      5 bridge  and then, for each turn,
 --      receipt, outcome (letta | memory | error | repeated | dead | erased),
 --      reply JSON or '', channel for it or '' to keep it without publishing,
 --      task response JSON or '', channel for it,
 --      user:task_id the reply is kept under, '' not to keep it,
---      user whose missed turns change or '', missed turn to add, '' to forget them all,
+--      NX where a reply that is kept there already stays, '' where it is replaced,
+--      JSON members added to the reply where it is kept, '' for none,
+--      user whose missed turns change or '', SHA-1 of each record to remove, separated by blanks,
+--      missed turn to add, '' for none,
 --      dead letter: JSON line to put before the payload, '' for none,
 --      what the journal keeps beside the reply, '' for nothing
--- Returns for each 1, 0 where it was refused, or its error (one that fails does not hold up the others); and behind them
---      how many lanes wait in `ready`.
+-- Returns for each turn a code (below), or its error (one that fails does not hold up the others); then the length of
+--      `ready`.
 
 local reply_ttl_ms, replies_kept, missed_kept, journal_bound = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local FIRST, FIELDS = 5, 11
+local bridge = ARGV[5]
+local FIRST, FIELDS = 6, 14
+-- Codes that request_queue/redis_queue.py reads.
+local TAKEN_OVER, SETTLED, REPEATED, FORGOTTEN = 0, 1, 2, 3
 
-local function answer(outcome, reply, channel, response, response_channel, kept)
+-- A reply as it is kept: with members at its end that nobody is sent.
+local function as_kept(reply, mark)
+    return mark == '' and reply or string.sub(reply, 1, -2) .. ',' .. mark .. '}'
+end
+
+-- FORGOTTEN: Redis has lost the hand-out, call `restore` first. REPEATED: an earlier try succeeded, this very reply is
+-- kept. TAKEN_OVER: another bridge has the task or has ended it; an answer is dropped and counted.
+local function refusal(record, receipt, reply, kept, mark)
+    if not record and forgotten(bridge, receipt) then
+        return FORGOTTEN
+    end
+    if reply ~= '' then
+        if kept ~= '' and redis.pcall('GET', REPLY .. kept) == as_kept(reply, mark) then
+            return REPEATED
+        end
+        redis.call('HINCRBY', COUNTERS, 'answers_refused', 1)
+    end
+    return TAKEN_OVER
+end
+
+local function answer(outcome, reply, channel, response, response_channel, kept, condition, mark)
     if reply ~= '' then
         if kept ~= '' then
-            redis.call('SET', REPLY .. kept, reply, 'PX', reply_ttl_ms)
+            if condition == 'NX' then
+                redis.call('SET', REPLY .. kept, as_kept(reply, mark), 'PX', reply_ttl_ms, 'NX')
+            else
+                redis.call('SET', REPLY .. kept, as_kept(reply, mark), 'PX', reply_ttl_ms)
+            end
         end
         if outcome ~= 'repeated' then
             redis.call('XADD', REPLIES, 'MAXLEN', '~', replies_kept, '*', 'reply', reply)
@@ -33,34 +63,78 @@ local function answer(outcome, reply, channel, response, response_channel, kept)
     end
 end
 
-local function remember(user, missed)
-    local before, after = redis.call('LLEN', MISSED .. user), 0
-    if missed ~= '' then
-        redis.call('RPUSH', MISSED .. user, missed)
-        redis.call('LTRIM', MISSED .. user, -missed_kept, -1)
-        after = redis.call('LLEN', MISSED .. user)
-    elseif before > 0 then
-        redis.call('DEL', MISSED .. user)
+-- The persona a missed turn was said to; records of the previous release name none.
+local function persona_of(record)
+    local readable, turn = pcall(cjson.decode, record)
+    return readable and type(turn) == 'table' and turn.persona or 'default'
+end
+
+-- The oldest records beyond the bound are dropped, of the persona that has one more: no persona's push out another's.
+local function drop_oldest(key, added)
+    if redis.call('LLEN', key) <= missed_kept then
+        return
     end
+    local persona, same = persona_of(added), {}
+    for _, record in ipairs(redis.call('LRANGE', key, 0, -1)) do
+        if persona_of(record) == persona then
+            same[#same + 1] = record
+        end
+    end
+    for index = 1, #same - missed_kept do
+        redis.call('LREM', key, 1, same[index])
+        redis.call('HINCRBY', COUNTERS, 'missed_dropped', 1)
+    end
+end
+
+local function remember(user, told, missed)
+    local key = MISSED .. user
+    local before = redis.call('LLEN', key)
+    if told ~= '' and before > 0 then
+        for _, record in ipairs(redis.call('LRANGE', key, 0, -1)) do
+            if string.find(told, redis.sha1hex(record), 1, true) then
+                redis.call('LREM', key, 1, record)
+            end
+        end
+    end
+    if missed ~= '' then
+        redis.call('RPUSH', key, missed)
+        drop_oldest(key, missed)
+    end
+    local after = redis.call('LLEN', key)
     if after ~= before then
         redis.call('HINCRBY', COUNTERS, 'missed_pending', after - before)
     end
 end
 
+-- A missed-turns key of the wrong type must not keep the user's answer from being published.
+local function mend_missed(user, missed, problem)
+    if not is_wrong_type(problem) then
+        error(problem)
+    elseif set_key_aside(MISSED .. user, user) then
+        remember(user, '', missed)
+    elseif missed ~= '' then
+        set_aside('missed', 'unreadable_record', user, missed)
+    end
+end
+
 local function settle(
-    receipt, outcome, reply, channel, response, response_channel, kept, missed_user, missed, dead, journal)
+    receipt, outcome, reply, channel, response, response_channel, kept, condition, mark,
+    missed_user, told, missed, dead, journal)
     local record = redis.call('HGET', TURNS, receipt)
-    if not record then
-        return 0
+    local _, lane, entry = split_turn(record and is_of(record, bridge) and record or '')
+    if not entry then
+        return refusal(record, receipt, reply, kept, mark)
     end
-    local _, lane, entry = split_record(record)
-    answer(outcome, reply, channel, response, response_channel, kept)
     if missed_user ~= '' then
-        remember(missed_user, missed)
+        local done, problem = pcall(remember, missed_user, told, missed)
+        if not done then
+            mend_missed(missed_user, missed, problem)
+        end
     end
+    answer(outcome, reply, channel, response, response_channel, kept, condition, mark)
     if dead ~= '' then
         local _, _, _, payload = split_entry(entry)
-        redis.call('LPUSH', DEAD, dead .. '\n' .. payload)
+        redis.call('LPUSH', DEAD, dead .. '\n' .. (payload or entry))
     end
     if journal ~= '' then
         -- The newest are left out: those before them may be on their way into the database already.
@@ -72,7 +146,7 @@ local function settle(
     end
     redis.call('HINCRBY', COUNTERS, 'settled:' .. outcome, 1)
     close_turn(receipt, lane)
-    return 1
+    return SETTLED
 end
 
 local results = {}

@@ -1,31 +1,80 @@
--- unbury: remove a dead letter, and put its payload back on the request list if it is to be tried again.
+-- unbury: remove a dead letter, and requeue its task (or put its record back) if it is to be tried again.
 --
--- ARGV 1 position counted from the oldest  2 SHA-1 of the letter expected there
---      3 'retry' or 'drop'
+-- ARGV 1 position counted from the oldest  2 SHA-1 of the letter expected there  3 'retry' or 'drop'
 --      4 user:task_id its reply is kept under, '' for none  5 error reply to keep there  6 ttl_ms
--- Returns 1, or 0 where another letter lies there by now.
+--      7 kind of its body: task | entry | turn | journal; any other kind cannot be retried
+--      8 lane of a task or entry  9 seq and 10 first_ms of a task, '' if the letter does not name them
+-- Returns 1; 0 if another letter is at this position by now; 2 if this release cannot read the record.
 --
--- The dead task left an error reply, with which a repeated task id is answered at once. The one kept instead says that
--- a second try may mend it; the bridge then looks in Letta first, in case an earlier hand-out got through.
+-- A task goes back to its lane under its own number and counts as a redelivery, so that the bridge looks for it in Letta
+-- first; the error reply kept for it is deleted. A letter of an older bridge names no number: its payload goes to the
+-- request list, and the kept reply is replaced by one that says that the task may be tried again.
 
-local position = -tonumber(ARGV[1])
+local position, digest, kept_under, kind, lane = -tonumber(ARGV[1]), ARGV[2], ARGV[4], ARGV[7], ARGV[8]
+
 local letter = redis.call('LINDEX', DEAD, position)
-if not letter or redis.sha1hex(letter) ~= ARGV[2] then
+if not letter or redis.sha1hex(letter) ~= digest then
     return 0
 end
-redis.call('LSET', DEAD, position, 'removed ' .. ARGV[2])
-redis.call('LREM', DEAD, -1, 'removed ' .. ARGV[2])
-if ARGV[3] ~= 'retry' then
-    return 1
+
+local function left_an_error()
+    local kept = kept_under ~= '' and redis.pcall('GET', REPLY .. kept_under)
+    if type(kept) ~= 'string' then
+        return kept_under ~= ''
+    end
+    local readable, reply = pcall(cjson.decode, kept)
+    return readable and type(reply) == 'table' and reply.error == true
 end
 
-if ARGV[4] ~= '' then
-    local kept = redis.call('GET', REPLY .. ARGV[4])
-    local readable, reply = pcall(cjson.decode, kept or '{"error":true}')
-    if readable and type(reply) == 'table' and reply.error == true then
-        redis.call('SET', REPLY .. ARGV[4], ARGV[5], 'PX', ARGV[6])
+-- `taken` rises because the task was counted as settled when it became a letter.
+local function take_again(to, seq, first_ms, payload)
+    redis.call('HINCRBY', COUNTERS, 'taken', 1)
+    enqueue(to, join_entry(seq, '01', first_ms, payload))
+    return true
+end
+
+local function retry_task(payload)
+    if ARGV[9] == '' then
+        if left_an_error() then
+            redis.call('SET', REPLY .. kept_under, ARGV[5], 'PX', ARGV[6])
+        end
+        redis.call('LPUSH', REQUESTS, payload)
+        return true
+    end
+    if left_an_error() then
+        redis.call('DEL', REPLY .. kept_under)
+    end
+    return take_again(lane, ARGV[9], ARGV[10], payload)
+end
+
+local function retry_entry(to, entry)
+    local seq, _, first_ms, payload = split_entry(entry)
+    return seq and take_again(to, seq, first_ms, payload)
+end
+
+local function retry_turn(record)
+    local _, its_lane, entry = split_turn(record)
+    return entry and retry_entry(its_lane, entry)
+end
+
+local function retry_journal(record)
+    local turn, reply = string.match(record, '^([^\n]*)\n(.*)$')
+    local readable, said = pcall(cjson.decode, turn or '')
+    if readable and type(said) == 'table' and (said.v or 1) == 1 then
+        return redis.call('XADD', JOURNAL, '*', 'turn', turn, 'reply', reply)
     end
 end
-local line = string.find(letter, '\n', 1, true) or #letter
-redis.call('LPUSH', REQUESTS, string.sub(letter, line + 1))
+
+if ARGV[3] == 'retry' then
+    local body = string.sub(letter, (string.find(letter, '\n', 1, true) or #letter) + 1)
+    local done = kind == 'task' and retry_task(body)
+        or kind == 'entry' and retry_entry(lane, body)
+        or kind == 'turn' and retry_turn(body)
+        or kind == 'journal' and retry_journal(body)
+    if not done then
+        return 2
+    end
+end
+redis.call('LSET', DEAD, position, 'removed ' .. digest)
+redis.call('LREM', DEAD, -1, 'removed ' .. digest)
 return 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -56,6 +56,7 @@ class Importer:
         embed: whether passages of other models are embedded again; else they are left out.
         longest: characters of a text that are kept.
         progress: is told how many were gone through.
+        foreign: whether an agent with these tags belongs to another tenant.
     """
 
     source: LettaPassages
@@ -65,6 +66,7 @@ class Importer:
     embed: bool
     longest: int
     progress: Callable[[int], None]
+    foreign: Callable[[Collection[str]], bool]
     _every: int = 1
     _sample: dict[str, Sequence[float]] = field(default_factory=dict)
 
@@ -79,7 +81,9 @@ class Importer:
         """
         done = Imported()
         self._every = max(1, self.source.count() // _SAMPLED)
-        for page in self._pages():
+        for everything in self._pages():
+            page = [(row, passage) for row, passage, tags in everything if not self.foreign(tags)]
+            done.left_out["of another tenant"] += len(everything) - len(page)
             ready, to_embed = await self._sorted(page, done)
             if not dry:
                 await self._store.store_all(ready)
@@ -88,20 +92,22 @@ class Importer:
                 done.missing += len(ready) + len(to_embed) - len(known)
             done.stored += len(ready)
             done.embedded += len(to_embed)
-            done.found += len(page)
+            done.found += len(everything)
             self.progress(done.found)
         if not dry:
             await self._compare(done)
+        done.left_out += Counter()  # without what was not there
         return done
 
     @property
     def _store(self) -> PassageStore:
         return self.embedding.store
 
-    def _pages(self) -> Iterator[list[tuple[LettaPassage, Passage]]]:
+    def _pages(self) -> Iterator[list[tuple[LettaPassage, Passage, Collection[str]]]]:
         tags = self.source.tags()
         for page in self.source.pages(_PAGE):
-            yield [(row, self._passage(row, tags.get(row.agent_id or "", []))) for row in page]
+            tagged = [(row, tags.get(row.agent_id or "", [])) for row in page]
+            yield [(row, self._passage(row, found), found) for row, found in tagged]
 
     def _passage(self, row: LettaPassage, tags: Sequence[str]) -> Passage:
         passage = imported_passage(row.passage_id, row.text[: self.longest], row.created_at, row.agent_id, tags)

@@ -10,116 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from letta_bridge import intake
+from letta_bridge import intake, turn_lease
 from letta_bridge.errors import LeaseLost
-from letta_bridge.intake import Intake
 from letta_bridge.request_queue import Outcome, Settlement
+from letta_bridge.request_queue.calls import TICKET_DIGITS
 from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
 from letta_bridge.settings import QueueSettings
 
 
-class UnreliableQueue(InMemoryQueue):
-    """A queue that can be away, before or after it did what it was asked."""
-
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.away = False
-        self.lose_next_answer = False
-        self.lose_next_arrival = False
-        self.strays_sought = []
-        self.settled_at_once = []
-        self.after_hand_out = lambda: None
-        self.asked = asyncio.Event()
-
-    async def exchange(self, settlements, want):
-        self.asked.set()
-        self.settled_at_once.append(len(settlements))
-        if self.away:
-            raise RedisConnectionError("away")
-        exchange = await super().exchange(settlements, want)
-        if exchange.turns:
-            self.after_hand_out()
-        if self.lose_next_answer and (settlements or exchange.turns):
-            self.lose_next_answer = False
-            raise RedisConnectionError("answer lost")
-        return exchange
-
-    async def take(self, want, timeout):
-        turns = await super().take(want, timeout)
-        if turns:
-            self.after_hand_out()
-        if self.away or (turns and self.lose_next_arrival):
-            self.lose_next_arrival = False
-            raise RedisConnectionError("answer lost")
-        return turns
-
-    async def release_strays(self, known, *, waited=False):
-        if self.away:
-            raise RedisConnectionError("away")
-        self.strays_sought.append(waited)
-        return await super().release_strays(known, waited=waited)
-
-
-class Worker:
-    """An intake whose turns end when the test says so."""
-
-    def __init__(self, shelf=None, name="a", accepting=lambda: True, **changes):
-        self.time = 1_000.0
-        self.settings = QueueSettings(**{"shutdown_grace": 5, **changes})
-        self.shelf = shelf or Shelf(clock=lambda: self.time)
-        self.queue = UnreliableQueue(self.shelf, self.settings, name)
-        self.started = asyncio.Queue()
-        self.gate = asyncio.Event()
-        self.begin = True
-        self.fail_with = None
-        self.intake = Intake(self.queue, self.process, self.settings, accepting)
-        self.running = None
-
-    async def process(self, turn, lease):
-        if self.begin:
-            lease.begin()
-        self.started.put_nowait(turn)
-        await self.gate.wait()
-        if self.fail_with is not None:
-            raise self.fail_with
-        task = json.loads(turn.payload)
-        body = turn.payload
-        return Settlement(turn.receipt, Outcome.LETTA, user_id=task["user_id"], task_id=task["task_id"], reply=body)
-
-    def push(self, *names, user=None):
-        for name in names:
-            self.shelf.push(json.dumps({"user_id": user or name, "task_id": name}).encode())
-
-    async def __aenter__(self):
-        self.running = asyncio.create_task(self.intake.run())
-        return self
-
-    async def __aexit__(self, *_):
-        self.gate.set()
-        await self.stopped()
-
-    async def stopped(self):
-        self.intake.stop()
-        self.shelf.arrived.set()
-        await asyncio.wait_for(self.running, 20)
-
-    async def idle(self):
-        """Until it waits for arrivals."""
-        async with asyncio.timeout(20):
-            while not self.intake._asked:
-                await asyncio.sleep(0)
-
-    def replies(self):
-        return [json.loads(reply)["task_id"] for reply in self.shelf.replies]
-
-    async def settled(self, count):
-        async with asyncio.timeout(20):
-            while len(self.shelf.replies) < count:
-                await asyncio.sleep(0)
-
-
-async def test_never_holds_more_than_there_is_room_for():
-    async with Worker(max_concurrent_requests=2) as worker:
+async def test_never_holds_more_than_there_is_room_for(make_worker):
+    async with make_worker(max_concurrent_requests=2) as worker:
         worker.push("a", "b", "c", "d")
         await worker.started.get()
         await worker.started.get()
@@ -131,10 +31,10 @@ async def test_never_holds_more_than_there_is_room_for():
     assert worker.replies() == ["a", "b", "c", "d"]
 
 
-async def test_takes_nothing_while_nobody_could_answer(monkeypatch):
+async def test_takes_nothing_while_nobody_could_answer(make_worker, monkeypatch):
     monkeypatch.setattr(intake, "_IDLE_SECONDS", 0.01)
     open_for_business = False
-    async with Worker(accepting=lambda: open_for_business) as worker:
+    async with make_worker(accepting=lambda: open_for_business) as worker:
         worker.push("a")
         await worker.queue.asked.wait()
         assert worker.started.empty()
@@ -142,8 +42,8 @@ async def test_takes_nothing_while_nobody_could_answer(monkeypatch):
         await asyncio.wait_for(worker.started.get(), 20)
 
 
-async def test_a_reply_finished_while_redis_is_away_is_held_and_settled_later():
-    async with Worker() as worker:
+async def test_a_reply_finished_while_redis_is_away_is_held_and_settled_later(make_worker):
+    async with make_worker() as worker:
         worker.push("a")
         await worker.started.get()
         worker.queue.away = True
@@ -156,8 +56,8 @@ async def test_a_reply_finished_while_redis_is_away_is_held_and_settled_later():
     assert worker.replies() == ["a"]
 
 
-async def test_an_answer_of_redis_that_got_lost_doubles_nothing_and_strands_nothing():
-    async with Worker() as worker:
+async def test_an_answer_of_redis_that_got_lost_doubles_nothing_and_strands_nothing(make_worker):
+    async with make_worker() as worker:
         worker.gate.set()
         worker.queue.lose_next_answer = True
         worker.push("a")
@@ -169,19 +69,19 @@ async def test_an_answer_of_redis_that_got_lost_doubles_nothing_and_strands_noth
     assert worker.shelf.counters["redelivered"] == 0
 
 
-async def test_an_idle_bridge_starts_what_arrives():
-    async with Worker() as worker:
+async def test_an_idle_bridge_starts_what_arrives(make_worker):
+    async with make_worker() as worker:
         await worker.idle()
         worker.push("a")
         turn = await asyncio.wait_for(worker.started.get(), 20)
-        assert worker.shelf.turns[turn.receipt].waited
+        assert turn.receipt[TICKET_DIGITS] == worker.queue.waits.mark
         worker.gate.set()
         await worker.settled(1)
 
 
-async def test_an_outcome_of_an_idle_bridge_is_one_round_trip(monkeypatch):
+async def test_an_outcome_of_an_idle_bridge_is_one_round_trip(make_worker, monkeypatch):
     monkeypatch.setattr(intake, "_IDLE_SECONDS", 3_600.0)
-    async with Worker() as worker:
+    async with make_worker() as worker:
         worker.gate.set()
         await worker.idle()
         worker.queue.settled_at_once.clear()
@@ -191,9 +91,9 @@ async def test_an_outcome_of_an_idle_bridge_is_one_round_trip(monkeypatch):
         assert worker.queue.settled_at_once == [1]
 
 
-async def test_the_next_of_a_user_is_not_left_to_the_wait_for_arrivals(monkeypatch):
+async def test_the_next_of_a_user_is_not_left_to_the_wait_for_arrivals(make_worker, monkeypatch):
     monkeypatch.setattr(intake, "_IDLE_SECONDS", 3_600.0)
-    async with Worker() as worker:
+    async with make_worker() as worker:
         worker.gate.set()
         await worker.idle()
         worker.push(*"abcdefgh", user="ada")
@@ -204,9 +104,9 @@ async def test_the_next_of_a_user_is_not_left_to_the_wait_for_arrivals(monkeypat
     assert [name for name in replies if name.isdigit()] == list("123")
 
 
-async def test_outcomes_that_never_cease_do_not_hold_up_the_next_of_a_user():
+async def test_outcomes_that_never_cease_do_not_hold_up_the_next_of_a_user(make_worker):
     """Each pass has something to settle, and the wait for arrivals goes on: one of them takes what is left."""
-    worker = Worker()
+    worker = make_worker()
     worker.push("a", "b", user="ada")
     worker.push("c")
     intake = worker.intake
@@ -220,10 +120,10 @@ async def test_outcomes_that_never_cease_do_not_hold_up_the_next_of_a_user():
     intake._running[turn.receipt][0].cancel()
 
 
-async def test_an_arrival_whose_answer_got_lost_returns_uncounted(monkeypatch):
+async def test_an_arrival_whose_answer_got_lost_returns_uncounted(make_worker, monkeypatch):
     monkeypatch.setattr(intake, "_BACKOFF_MAX", 0.0)
     monkeypatch.setattr(intake, "_IDLE_SECONDS", 0.05)
-    async with Worker() as worker:
+    async with make_worker() as worker:
         worker.gate.set()
         await worker.idle()
         worker.queue.lose_next_arrival = True
@@ -235,8 +135,8 @@ async def test_an_arrival_whose_answer_got_lost_returns_uncounted(monkeypatch):
     assert worker.shelf.counters["redelivered"] == 0
 
 
-async def test_an_arrival_that_comes_with_the_stop_goes_back():
-    async with Worker() as worker:
+async def test_an_arrival_that_comes_with_the_stop_goes_back(make_worker):
+    async with make_worker() as worker:
         await worker.idle()
         worker.queue.after_hand_out = worker.intake.stop
         worker.push("a")
@@ -245,10 +145,10 @@ async def test_an_arrival_that_comes_with_the_stop_goes_back():
         assert worker.shelf.lanes["a"][0].attempts == 0
 
 
-async def test_an_arrival_nobody_could_answer_goes_back(monkeypatch):
+async def test_an_arrival_nobody_could_answer_goes_back(make_worker, monkeypatch):
     monkeypatch.setattr(intake, "_IDLE_SECONDS", 0.05)
     open_for_business = True
-    async with Worker(accepting=lambda: open_for_business) as worker:
+    async with make_worker(accepting=lambda: open_for_business) as worker:
         await worker.idle()
         open_for_business = False
         worker.push("a")
@@ -260,9 +160,9 @@ async def test_an_arrival_nobody_could_answer_goes_back(monkeypatch):
 
 
 @pytest.mark.parametrize("room", [1, 2, 3, 100])
-async def test_waiting_and_passing_share_the_room(room, monkeypatch):
+async def test_waiting_and_passing_share_the_room(make_worker, room, monkeypatch):
     monkeypatch.setattr(intake, "_IDLE_SECONDS", 3_600.0)  # neither may leave to the other's time-out what is there
-    async with Worker(max_concurrent_requests=room) as worker:
+    async with make_worker(max_concurrent_requests=room) as worker:
         await worker.idle()
         names = [f"u{number}" for number in range(2 * room)]
         worker.push(*names)
@@ -275,11 +175,12 @@ async def test_waiting_and_passing_share_the_room(room, monkeypatch):
         await worker.settled(2 * room)
 
 
-async def test_a_turn_whose_lease_ran_out_here_is_no_stray(monkeypatch):
+async def test_a_turn_whose_lease_ran_out_here_is_no_stray(make_worker, monkeypatch):
     """Its message may be with the agent: given back uncounted, it would be sent again unseen."""
     now = 100.0
-    monkeypatch.setattr(intake, "clock", lambda: now)
-    async with Worker() as worker:
+    for module in (intake, turn_lease):
+        monkeypatch.setattr(module, "clock", lambda: now)
+    async with make_worker() as worker:
         worker.push("a")
         turn = await worker.started.get()
         now += worker.settings.lease * 0.9
@@ -301,8 +202,8 @@ async def test_a_turn_whose_lease_ran_out_here_is_no_stray(monkeypatch):
         assert worker.shelf.turns[turn.receipt].entry.attempts == 1
 
 
-async def test_half_of_what_has_ended_is_settled_while_the_rest_is_in_work():
-    async with Worker(max_concurrent_requests=8) as worker:
+async def test_half_of_what_has_ended_is_settled_while_the_rest_is_in_work(make_worker):
+    async with make_worker(max_concurrent_requests=8) as worker:
         worker.push(*(f"u{number}" for number in range(16)))
         for _ in range(8):
             await worker.started.get()
@@ -313,8 +214,8 @@ async def test_half_of_what_has_ended_is_settled_while_the_rest_is_in_work():
     assert sorted(worker.replies()) == sorted(f"u{number}" for number in range(16))
 
 
-async def test_stopping_ends_what_was_begun():
-    async with Worker() as worker:
+async def test_stopping_ends_what_was_begun(make_worker):
+    async with make_worker() as worker:
         worker.push("a")
         await worker.started.get()
         worker.intake.stop()
@@ -323,8 +224,8 @@ async def test_stopping_ends_what_was_begun():
     assert worker.replies() == ["a"]
 
 
-async def test_stopping_gives_back_what_was_not_begun():
-    worker = Worker()
+async def test_stopping_gives_back_what_was_not_begun(make_worker):
+    worker = make_worker()
     worker.begin = False
     async with worker:
         worker.push("a")
@@ -334,8 +235,8 @@ async def test_stopping_gives_back_what_was_not_begun():
         assert worker.shelf.lanes["a"][0].attempts == 0
 
 
-async def test_stopping_leaves_what_outlasts_the_grace_to_its_lease():
-    async with Worker(shutdown_grace=0) as worker:
+async def test_stopping_leaves_what_outlasts_the_grace_to_its_lease(make_worker):
+    async with make_worker(shutdown_grace=0) as worker:
         worker.push("a")
         await worker.started.get()
         await worker.stopped()
@@ -344,8 +245,8 @@ async def test_stopping_leaves_what_outlasts_the_grace_to_its_lease():
         assert turn.entry.attempts == 1
 
 
-async def test_a_stop_right_after_a_hand_out_waits_for_nothing():
-    async with Worker(shutdown_grace=3_600) as worker:
+async def test_a_stop_right_after_a_hand_out_waits_for_nothing(make_worker):
+    async with make_worker(shutdown_grace=3_600) as worker:
         worker.queue.after_hand_out = worker.intake.stop
         worker.push("a")
         await asyncio.wait_for(worker.running, 20)
@@ -353,8 +254,8 @@ async def test_a_stop_right_after_a_hand_out_waits_for_nothing():
         assert worker.shelf.lanes["a"][0].attempts == 0
 
 
-async def test_a_lost_lease_stops_the_turn():
-    async with Worker() as worker:
+async def test_a_lost_lease_stops_the_turn(make_worker):
+    async with make_worker() as worker:
         worker.push("a")
         turn = await worker.started.get()
         worker.time += 1_000
@@ -369,16 +270,18 @@ async def test_a_lost_lease_stops_the_turn():
         assert taken_over.attempts == 2
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
-def test_every_task_taken_is_settled_waiting_or_in_flight(data):
+def test_every_task_taken_is_settled_waiting_or_in_flight(make_queue, data):
     """Bridges that work, die and lose answers in any order: each task ends once, each user's in order."""
 
     async def scenario():
         now = 1_000.0
         shelf = Shelf(clock=lambda: now)
         config = QueueSettings()
-        bridges = [UnreliableQueue(shelf, config, name) for name in "ab"]
+        bridges = [make_queue(shelf, config, name) for name in "ab"]
         held = {name: [] for name in "ab"}
         pushed = 0
         for _ in range(data.draw(st.integers(5, 40))):

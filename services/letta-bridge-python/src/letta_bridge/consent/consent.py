@@ -1,0 +1,192 @@
+"""Consent to permanent memory: the verdict for each turn, and what a user's choice changes. It fails closed.
+
+An opt-out is written to Redis first: it holds for every bridge of the queue from the next hand-out on, and a crash
+before it is stored durably leaves the stricter state. An opt-in is stored durably first. Turns that were handed out
+before an opt-out are the only exception. Where the choice cannot be determined there is no permanent memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import replace
+from enum import StrEnum
+from typing import Final
+
+from letta_bridge.consent.replicas import ChoiceReplicas
+from letta_bridge.consent.shared_choices import ReplicaState, strict_entry
+from letta_bridge.errors import ChoiceNotShared, ChoiceUnknown
+from letta_bridge.request_queue.port import HeldChoice
+from shared_utils.persistence.choices import IMPORTED_MS, Choice, user_key
+from shared_utils.persistence.errors import PersistenceError
+from shared_utils.persistence.sessions import Session
+from shared_utils.redis_connection import CONNECTION_ERRORS, persistently
+
+_READ_ATTEMPTS: Final = 2
+"""The hand-out, then Redis once more: responses of two connections may be processed out of order."""
+
+
+class Verdict(StrEnum):
+    """Whether an agent may remember a user."""
+
+    ALLOWED = "allowed"
+    DENIED = "denied"
+    UNKNOWN = "unknown"
+    """Redis cannot be trusted and the durable store does not answer; to be treated as DENIED."""
+
+
+class Consent:
+    """The consent of all users of a queue.
+
+    Args:
+        replicas: where choices are stored.
+    """
+
+    def __init__(self, replicas: ChoiceReplicas) -> None:
+        self.replicas = replicas
+
+    async def verdict(self, user_id: str, held: HeldChoice | None, session: Session | None) -> Verdict:
+        """The verdict for one turn. Waits while Redis is away, as the turn's settlement would.
+
+        Args:
+            user_id: the task's.
+            held: what the hand-out carried.
+            session: the user's, if known: bridges of the previous release write an opt-out there alone.
+        """
+        if held is None or held.user_id != user_id:
+            held = await self._read(user_id)
+        if session is not None and not session.permanent_memory:
+            await self._import(user_id, held)
+            return Verdict.DENIED
+        for _ in range(_READ_ATTEMPTS):
+            if self._opted_out(held):
+                return Verdict.DENIED
+            if self.replicas.trusts(_state_of(held)):
+                return Verdict.ALLOWED
+            held = await self._read(user_id)
+        return await self._by_stores(held)
+
+    async def permanent_memory(self, user_id: str) -> bool:
+        """Whether agents may remember the user, outside of a turn.
+
+        Raises:
+            ChoiceUnknown: neither Redis nor the durable store can tell.
+        """
+        try:
+            held = await self.replicas.shared.read(user_id)
+        except CONNECTION_ERRORS:
+            held = HeldChoice(user_id, None, None, None, None)
+        verdict = Verdict.DENIED if self._opted_out(held) else await self._by_stores(held)
+        if verdict is Verdict.UNKNOWN:
+            raise ChoiceUnknown
+        return verdict is Verdict.ALLOWED
+
+    async def choose(self, user_id: str, *, permanent_memory: bool) -> Choice:
+        """Record the choice that a user makes now.
+
+        Raises:
+            PersistenceError: it could not be stored. An opt-in then has no effect; an opt-out may have.
+            ChoiceNotShared: Redis is away. An opt-out is stored, and takes effect when Redis is back.
+        """
+        wanted = Choice(user_key(user_id), permanent_memory, chosen_ms=0)
+        return await (self._opt_in(wanted) if permanent_memory else self._opt_out(wanted))
+
+    async def merge(self, choice: Choice) -> None:
+        """Take over a choice that was found outside the replicas.
+
+        Raises:
+            PersistenceError: it could not be stored.
+        """
+        await persistently(lambda: self.replicas.shared.merge([choice]))
+        await self.replicas.store(choice)
+
+    async def honours_opt_out(self, user_id: str, opt_out: Choice) -> bool:
+        """Whether an opt-out found in an agent's tags still holds; one that does is merged into the replicas."""
+        entry = strict_entry(opt_out.user_key, (await self._read(user_id)).entry)
+        stored = (await self.replicas.stored([opt_out.user_key])).get(opt_out.user_key)
+        newest = stored if stored is not None and stored.beats(entry) else entry
+        if newest is not None and not opt_out.beats(newest):
+            return not newest.permanent_memory
+        with contextlib.suppress(PersistenceError):
+            await self.merge(opt_out)
+        return True
+
+    async def _opt_out(self, wanted: Choice) -> Choice:
+        key = wanted.user_key
+        try:
+            choice = await self.replicas.shared.choose(wanted)
+            stored = (await self.replicas.stored([key])).get(key)
+            if stored is not None and not choice.beats(stored):  # Redis lost its entry, and its clock went back
+                choice = await self.replicas.shared.choose(replace(wanted, chosen_ms=stored.chosen_ms))
+        except CONNECTION_ERRORS as error:
+            stored = (await self.replicas.stored([key])).get(key)
+            await self.replicas.store(_timestamped_here(wanted, stored))
+            reason = "the opt-out is stored, but Redis is away: it takes effect when Redis is back"
+            raise ChoiceNotShared(reason) from error
+        await self.replicas.store(choice)
+        return choice
+
+    async def _opt_in(self, wanted: Choice) -> Choice:
+        durable, shared = self.replicas.durable, self.replicas.shared
+        stored = (await durable.find([wanted.user_key])).get(wanted.user_key)
+        try:
+            choice = await shared.timestamped(replace(wanted, chosen_ms=stored.chosen_ms if stored else 0))
+        except CONNECTION_ERRORS as error:
+            raise ChoiceNotShared("Redis is away, so nothing was changed; choose again when it is back") from error
+        await durable.merge([choice])
+        self.replicas.remember([choice])
+        await self.replicas.mirror([choice])
+        try:
+            await shared.merge([choice], chosen=True)
+        except CONNECTION_ERRORS as error:
+            reason = "the opt-in is stored, but Redis is away: it takes effect when Redis is back"
+            raise ChoiceNotShared(reason) from error
+        return choice
+
+    async def _read(self, user_id: str) -> HeldChoice:
+        return await persistently(lambda: self.replicas.shared.read(user_id))
+
+    def _opted_out(self, held: HeldChoice) -> bool:
+        entry = strict_entry("", held.entry)
+        if entry is not None and not entry.permanent_memory:
+            return True
+        recent = self.replicas.recent_opt_out(held.user_id)
+        return recent is not None and recent.beats(entry)
+
+    async def _by_stores(self, held: HeldChoice) -> Verdict:
+        """The newest choice of the durable store and Redis; without that store, of this host's file and Redis."""
+        key = user_key(held.user_id)
+        entry = strict_entry(key, held.entry)
+        try:
+            stored = (await self.replicas.durable.find([key])).get(key)
+        except PersistenceError:
+            local = await self._on_this_host(key)
+            if local is not None and not local.permanent_memory and local.beats(entry):
+                return Verdict.DENIED
+            state = _state_of(held)
+            return Verdict.ALLOWED if state.complete and not self.replicas.lost_writes(state) else Verdict.UNKNOWN
+        newest = stored if stored is not None and stored.beats(entry) else entry
+        return Verdict.ALLOWED if newest is None or newest.permanent_memory else Verdict.DENIED
+
+    async def _on_this_host(self, key: str) -> Choice | None:
+        if self.replicas.local is None:
+            return None
+        try:
+            return (await self.replicas.local.find([key])).get(key)
+        except PersistenceError:
+            return None
+
+    async def _import(self, user_id: str, held: HeldChoice) -> None:
+        """Record an opt-out of the previous release, so that deleting its session does not lose it."""
+        if held.entry is None:
+            with contextlib.suppress(PersistenceError):
+                await self.merge(Choice(user_key(user_id), permanent_memory=False, chosen_ms=IMPORTED_MS))
+
+
+def _timestamped_here(wanted: Choice, stored: Choice | None) -> Choice:
+    """By this host's clock, because Redis's cannot be read."""
+    return replace(wanted, chosen_ms=max(round(time.time() * 1000), stored.chosen_ms + 1 if stored else 0))
+
+
+def _state_of(held: HeldChoice) -> ReplicaState:
+    return ReplicaState.of(held.complete, held.generation, held.changes)

@@ -1,0 +1,129 @@
+"""Which task a pushed task is: its idempotency key, and how a task that is pushed again finds the earlier one.
+
+The key names the *task* (its number in the queue), not the id its producer gave it: ids are used again. What is kept of
+a reply carries the key and a digest of what the task said. Within ``queue.reply_ttl`` the same id with the same content
+is therefore the same task, which inherits the key; the same id with other content is refused; and after it a used id is
+a task of its own.
+
+The added members of a kept reply belong to the task, expire with the reply, and are erased with it. Replies that a
+bridge of the previous release kept lack them; such a task was sent under its producer's id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from pydantic_core import to_json
+
+from letta_bridge.errors import GUARD_CODES
+from shared_utils.messages import Task, json_object
+
+CLOCK_TOLERANCE_SECONDS: Final = 600.0
+"""What the clocks of Redis, Letta and its database may differ by."""
+
+_KEY: Final = "idempotency_key"
+_DIGEST: Final = "content_digest"
+_TAKEN: Final = "taken_at"
+_MARK_BEGINS: Final = f',"{_KEY}":'.encode()
+"""In no JSON text: there, a quotation mark is escaped."""
+_LEGACY_SPAN_SECONDS: Final = 900.0
+"""How long before its reply a task of the previous release can have been sent: all hand-outs of one take less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Under which name a task may have been sent to Letta.
+
+    Attributes:
+        key: names the task for ever, over every hand-out and every time it is pushed again.
+        taken_at: seconds since 1970 by Redis's clock; no bridge sent it before.
+        digest: of what the task says; None where it cannot be read.
+    """
+
+    key: str
+    taken_at: float
+    digest: str | None
+
+    def fields(self) -> dict[str, str | float]:
+        """What is added to a reply where it is kept, and to a dead letter; the key comes first."""
+        fields: dict[str, str | float] = {_KEY: self.key, _TAKEN: self.taken_at}
+        return fields if self.digest is None else {**fields, _DIGEST: self.digest}
+
+    def mark(self) -> bytes:
+        """The same as JSON members."""
+        return to_json(self.fields())[1:-1]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptReply:
+    """A reply kept by task id, and whose it is."""
+
+    reply: bytes
+    """As it was published."""
+    mark: bytes
+    """What was added to it, as :meth:`Identity.mark` gives it; empty for a reply of the previous release."""
+    content: dict[str, Any]
+
+    @classmethod
+    def read(cls, kept: bytes) -> Self:
+        """What dispatch found under the task's id."""
+        content = json_object(kept)
+        place = kept.rfind(_MARK_BEGINS) if _KEY in content else -1
+        if place < 0:
+            return cls(kept, b"", content)
+        return cls(kept[:place] + b"}", kept[place + 1 : -1], content)
+
+    @property
+    def may_be_tried_again(self) -> bool:
+        """Whether it is an error that a second try may mend."""
+        return bool(self.content.get("error") and self.content.get("retryable"))
+
+    @property
+    def may_have_been_sent(self) -> bool:
+        """Whether it leaves open that Letta has the turn. The error of a limit does not."""
+        return self.content.get("code") not in GUARD_CODES
+
+    def is_of(self, task: Task) -> bool:
+        """Whether it belongs to a task that said the same. A reply of the previous release does not say: then yes."""
+        if _KEY not in self.content:
+            return True
+        return bool(self.content.get(_DIGEST) == content_digest(task))
+
+    def inherited(self, identity: Identity) -> Identity:
+        """The identity of the task that is pushed again: the earlier one's, as far as the reply tells it."""
+        key, taken = self.content.get(_KEY), self.content.get(_TAKEN)
+        if isinstance(taken, int | float):
+            taken_at = float(taken)
+        else:
+            settled = self.content.get("timestamp")
+            taken_at = identity.taken_at
+            if isinstance(settled, int | float):
+                taken_at = min(taken_at, float(settled) - _LEGACY_SPAN_SECONDS)
+        return Identity(key if isinstance(key, str) and key else identity.key, taken_at, identity.digest)
+
+
+def marked(reply: bytes, letter: Mapping[str, Any]) -> bytes:
+    """A reply with what a dead letter tells of its task's identity, as it is kept.
+
+    A letter of the previous release tells only when its task was buried: it was sent under its producer's id, at most
+    as long before that as all its hand-outs took. A task that nobody could read was sent under no name.
+    """
+    buried = letter.get("time")
+    members = {name: letter[name] for name in (_KEY, _TAKEN, _DIGEST) if name in letter}
+    if len(members) < len((_KEY, _TAKEN, _DIGEST)):
+        earliest = float(buried) - _LEGACY_SPAN_SECONDS if isinstance(buried, int | float) else None
+        members = {} if earliest is None else {_TAKEN: earliest}
+    return reply[:-1] + b"," + to_json(members)[1:] if members else reply
+
+
+def content_digest(task: Task) -> str:
+    """A digest of what the task says, as it was understood: not of the bytes, which a producer may write differently.
+
+    Returns:
+        SHA-256 in hexadecimal digits.
+    """
+    said = [task.type, task.content, task.input_file or "", task.meta.persona or ""]
+    return hashlib.sha256(to_json(said)).hexdigest()

@@ -1,0 +1,82 @@
+-- restore: put turns back in flight that a bridge works on and whose hand-outs Redis has lost.
+--
+-- ARGV 1 bridge  2 lease_ms  then for each turn: receipt, lane, seq, attempts, first_ms, payload ('' if it was cut)
+-- Returns for each turn 1 if it is in flight under its receipt, 0 if another bridge has the task or has ended it.
+
+local bridge, lease_ms = ARGV[1], tonumber(ARGV[2])
+local FIRST, FIELDS, PAGE = 3, 6, 100
+-- Elements of the request list that are compared with a payload, the oldest ones: what was taken from it comes back there.
+local UNTAKEN = 1000
+
+-- Removes a task from the lane it waits in. Returns its payload, or nil if it does not wait there.
+local function take_out(lane, seq)
+    for first = -1, -length_of(LANE .. lane), -PAGE do
+        for _, entry in ipairs(redis.call('LRANGE', LANE .. lane, first - PAGE + 1, first)) do
+            local its_seq, _, _, payload = split_entry(entry)
+            if its_seq == seq then
+                redis.call('LREM', LANE .. lane, -1, entry)
+                return payload
+            end
+        end
+    end
+end
+
+local function names_itself(payload)
+    local readable, task = pcall(cjson.decode, payload)
+    local id = readable and type(task) == 'table' and task.task_id
+    return type(id) == 'number' or type(id) == 'string' and id ~= ''
+end
+
+-- Removes a task from the request list if its push survived and its hand-out did not. Only one that names a task id: it
+-- may have been pushed again, and the reply to the first answers both.
+local function take_back(payload)
+    if not names_itself(payload) then
+        return
+    end
+    for _, list in ipairs({ INCOMING, REQUESTS }) do
+        for _, untaken in ipairs(redis.call('LRANGE', list, -UNTAKEN, -1)) do
+            if untaken == payload then
+                redis.call('LREM', list, -1, payload)
+                return
+            end
+        end
+    end
+end
+
+local function runs_there(lane, seq)
+    local running = redis.call('HGET', LANES, lane)
+    local _, _, entry = split_turn(running and redis.call('HGET', TURNS, running) or '')
+    return entry and split_entry(entry) == seq
+end
+
+local function restore(receipt, lane, seq, attempts, first_ms, payload)
+    local record = redis.call('HGET', TURNS, receipt)
+    if record or not forgotten(bridge, receipt) then
+        return record and is_of(record, bridge) and 1 or 0
+    end
+    local waiting = take_out(lane, seq)
+    if not waiting then
+        if payload == '' or runs_there(lane, seq) then
+            return 0
+        end
+        take_back(payload)
+        redis.call('HINCRBY', COUNTERS, 'taken', 1)
+    end
+    if redis.call('HEXISTS', LANES, lane) == 1 then
+        lane = lane .. '~again:' .. receipt  -- a later turn of the user is in flight: finish this one beside it
+    else
+        redis.call('LREM', READY, 0, lane)
+    end
+    local taker = bridge .. (string.find(receipt, '+', 1, true) and '+' or '')
+    redis.call('HSET', TURNS, receipt, taker .. '\n' .. lane .. '\n' .. join_entry(seq, attempts, first_ms, waiting or payload))
+    redis.call('HSET', LANES, lane, receipt)
+    redis.call('ZADD', LEASES, now_ms() + lease_ms, receipt)
+    redis.call('HINCRBY', COUNTERS, 'restored', 1)
+    return 1
+end
+
+local results = {}
+for at = FIRST, #ARGV, FIELDS do
+    results[#results + 1] = restore(unpack(ARGV, at, at + FIELDS - 1))
+end
+return results

@@ -1,0 +1,182 @@
+"""Claims a tenant for one queue on one Letta, with a heartbeat, so that a second queue of the same tenant is refused.
+
+Two queues with the same tenant would share the agents of users whose ids are equal: one user would read the memory of
+another, and their turns would overlap. The queues may use different Redis servers, so the claim is stored in Letta, as
+a note (a memory block attached to no agent). The bridges of the holding queue rewrite the note with every heartbeat.
+Other queues get no agents while the note changes, and delete it after it stayed unchanged for several of their own
+heartbeats.
+
+The protocol compares no clocks of different machines. Of two notes the older one wins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from letta_bridge.errors import BreakerOpen, LettaError, TenantTaken
+from letta_bridge.letta.port import LettaPort, Note
+from shared_utils import logs
+from shared_utils.messages import json_object
+from shared_utils.redis_connection import CONNECTION_ERRORS, persistently
+
+_log = logs.get(__name__)
+_HEARTBEAT_SECONDS: Final = 15.0
+"""Interval at which the note is read, and rewritten by the holder."""
+_MISSED_HEARTBEATS: Final = 5
+"""Consecutive reads of an unchanged note after which its queue counts as gone."""
+_LABEL: Final = "letta-bridge"
+
+
+class ClaimState(StrEnum):
+    """Whether this queue holds its tenant."""
+
+    UNKNOWN = "unknown"
+    """Letta has not been asked yet."""
+    HELD = "held"
+    TAKEN = "taken"
+    """Another queue holds it."""
+
+
+@dataclass(slots=True)
+class _Other:
+    """Another queue's note at the last read."""
+
+    value: str
+    unchanged: int = 0
+    """Consecutive reads with this value."""
+
+
+class TenantClaim:
+    """The claim of one queue on one tenant.
+
+    Args:
+        tenant: name of the tenant; empty for the default one.
+        queue: name of the request list, shown to operators.
+        identity: returns the queue's id, the same for all its bridges; may raise CONNECTION_ERRORS.
+    """
+
+    def __init__(self, tenant: str, queue: str, identity: Callable[[], Awaitable[str]]) -> None:
+        self.state = ClaimState.UNKNOWN
+        self.holder = ""
+        """Name of the queue that holds the tenant, if it is another one."""
+        self._tenant = tenant
+        self._queue = queue
+        self._identity = identity
+        self._label = f"{_LABEL}/{tenant}" if tenant else _LABEL
+        self._others: dict[str, _Other] = {}
+        self._beating = asyncio.Lock()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why users of this queue get no agents; None while they do, and before the first read."""
+        if self.state is not ClaimState.TAKEN:
+            return None
+        return (
+            f"the queue '{self.holder}' serves the tenant '{self._tenant}' on this Letta; give this queue a tenant of "
+            "its own (TENANT), or set TENANT_SHARDS=true on both where no user is ever in two queues. If that queue is "
+            "gone, its claim expires within two minutes"
+        )
+
+    async def require(self, letta: LettaPort) -> None:
+        """Raise unless this queue may use the tenant's agents.
+
+        Raises:
+            TenantTaken: another queue holds the tenant.
+            LettaError: Letta could not be asked.
+        """
+        if self.state is ClaimState.UNKNOWN:
+            async with self._beating:
+                if self.state is ClaimState.UNKNOWN:
+                    await self._beat(letta, await persistently(self._identity))
+        if (trouble := self.trouble) is not None:
+            raise TenantTaken(trouble)
+
+    async def beat(self, letta: LettaPort) -> None:
+        """Send one heartbeat: renew the claim, or record its holder.
+
+        Raises:
+            LettaError: Letta could not be asked; the state stays as it was.
+            CONNECTION_ERRORS: Redis is away.
+        """
+        async with self._beating:
+            await self._beat(letta, await self._identity())
+
+    @contextlib.asynccontextmanager
+    async def running(self, letta: Callable[[], LettaPort]) -> AsyncIterator[None]:
+        """Send heartbeats in the background.
+
+        Args:
+            letta: returns a server; raises BreakerOpen while the circuit breaker is open.
+        """
+        heartbeats = asyncio.create_task(self._send_heartbeats(letta))
+        try:
+            yield
+        finally:
+            heartbeats.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await heartbeats
+
+    async def _send_heartbeats(self, letta: Callable[[], LettaPort]) -> None:
+        while True:
+            with contextlib.suppress(LettaError, BreakerOpen, *CONNECTION_ERRORS):
+                await self.beat(letta())
+            await asyncio.sleep(_HEARTBEAT_SECONDS * random.uniform(0.8, 1.0))  # noqa: S311  # jitter, no secret
+
+    async def _beat(self, letta: LettaPort, identity: str) -> None:
+        notes = await letta.notes(self._label)
+        mine = [note for note in notes if _field(note, "id") == identity]
+        others = [note for note in notes if note not in mine and not await self._expired(note, letta)]
+        if not mine and not others:
+            await letta.write_note(self._label, self._text(identity))
+            notes = await letta.notes(self._label)  # another queue may have written one concurrently
+            mine = [note for note in notes if _field(note, "id") == identity]
+            others = [note for note in notes if note not in mine]
+        first = min(mine + others, key=notes.index, default=None)
+        if first is None or first in mine:
+            for note in mine[:1]:
+                await letta.write_note(self._label, self._text(identity), note_id=note.note_id)
+            await self._delete(mine[1:], letta)
+            self._enter(ClaimState.HELD, "")
+        else:
+            await self._delete(mine, letta)
+            self._enter(ClaimState.TAKEN, _field(first, "queue") or "?")
+
+    async def _expired(self, note: Note, letta: LettaPort) -> bool:
+        """Count another queue's missed heartbeats; whether its note was deleted because of them."""
+        other = self._others.get(note.note_id)
+        if other is None or other.value != note.value:
+            self._others[note.note_id] = _Other(note.value)
+            return False
+        other.unchanged += 1
+        if other.unchanged < _MISSED_HEARTBEATS:
+            return False
+        await letta.delete_note(note.note_id)
+        del self._others[note.note_id]
+        return True
+
+    async def _delete(self, notes: list[Note], letta: LettaPort) -> None:
+        for note in notes:
+            await letta.delete_note(note.note_id)
+
+    def _text(self, identity: str) -> str:
+        return json.dumps({"queue": self._queue, "id": identity, "heartbeat": secrets.token_hex(8)})
+
+    def _enter(self, state: ClaimState, holder: str) -> None:
+        if (state, holder) != (self.state, self.holder):
+            self.state, self.holder = state, holder
+            if state is ClaimState.TAKEN:
+                _log.error("tenant_taken", tenant=self._tenant, holder=holder)
+            else:
+                _log.info("tenant_claimed", tenant=self._tenant)
+
+
+def _field(note: Note, field: str) -> str:
+    return str(json_object(note.value.encode(errors="replace")).get(field, ""))

@@ -1,0 +1,280 @@
+"""One contract, two adapters of the shared replica: a hash in a real Redis, and its in-memory model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from letta_bridge.consent import InMemorySharedChoices, RedisChoices, ReplicaState
+from letta_bridge.consent.shared_choices import strict_entry
+from letta_bridge.request_queue import RedisQueue
+from letta_bridge.request_queue.keys import Keys
+from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
+from letta_bridge.settings import QueueSettings
+from shared_utils.persistence.choices import Choice, user_key
+from shared_utils.redis_connection import connect
+from shared_utils.settings import RedisSettings
+
+ADA = user_key("ada")
+
+
+class InMemoryRig:
+    """The model, and an in-memory queue whose hand-outs include it."""
+
+    def __init__(self, requests):
+        self.shelf = Shelf(clock=time.time)
+        self.choices = InMemorySharedChoices(self.shelf.choices, time.time)
+        self.queue = InMemoryQueue(self.shelf, QueueSettings(requests=requests), "bridge")
+
+    async def set(self, field, value):
+        self.shelf.choices[field] = value
+
+    async def lose(self):
+        self.shelf.choices.clear()
+
+    async def snapshot(self):
+        return dict(self.shelf.choices)
+
+    async def roll_back(self, snapshot):
+        self.shelf.choices.clear()
+        self.shelf.choices |= snapshot
+
+    async def push(self, payload):
+        self.shelf.push(payload)
+
+    async def close(self):
+        pass
+
+
+class RedisRig:
+    """The same on a real server."""
+
+    def __init__(self, requests, url):
+        connection = RedisSettings(url=url)
+        self.client = connect(connection, name="test")
+        self.key = Keys(requests).choices
+        self.requests = requests
+        self.choices = RedisChoices(self.client, Keys(requests))
+        self.queue = RedisQueue(self.client, self.client, QueueSettings(requests=requests), "bridge")
+
+    async def set(self, field, value):
+        await self.client.hset(self.key, field, value)
+
+    async def lose(self):
+        await self.client.delete(self.key)
+
+    async def snapshot(self):
+        return await self.client.hgetall(self.key)
+
+    async def roll_back(self, snapshot):
+        await self.client.delete(self.key)
+        await self.client.hset(self.key, mapping=snapshot)
+
+    async def push(self, payload):
+        await self.client.lpush(self.requests, payload)
+
+    async def close(self):
+        await self.client.aclose()
+
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.integration)])
+async def rig(request):
+    requests = f"q-{uuid.uuid4().hex[:8]}"
+    if request.param == "memory":
+        rig = InMemoryRig(requests)
+    else:
+        rig = RedisRig(requests, request.getfixturevalue("redis_url"))
+    yield rig
+    await rig.close()
+
+
+async def kept(rig):
+    return {choice.user_key: choice async for choice in rig.choices.entries()}
+
+
+async def entry(rig, user="ada"):
+    return strict_entry(user_key(user), (await rig.choices.read(user)).entry)
+
+
+async def test_empty_replica_is_not_complete(rig):
+    assert await rig.choices.state() == ReplicaState(complete=False, generation="", changes=0)
+    assert await entry(rig) is None
+    assert await kept(rig) == {}
+
+
+async def test_choice_is_timestamped_and_read_by_its_user(rig):
+    before = time.time() * 1000 - 5000
+    chosen = await rig.choices.choose(Choice(ADA, False, 0))
+    assert before < chosen.chosen_ms < before + 60_000
+    assert await entry(rig) == chosen
+    assert await entry(rig, "bo") is None
+    assert await kept(rig) == {ADA: chosen}
+    seen = await rig.choices.state()
+    assert (seen.complete, seen.changes) == (False, 1)
+    assert seen.generation
+
+
+async def test_choice_is_later_than_every_known_one(rig):
+    first = await rig.choices.choose(Choice(ADA, False, 0))
+    second = await rig.choices.choose(Choice(ADA, True, 0))
+    third = await rig.choices.choose(Choice(ADA, False, second.chosen_ms + 10**9))
+    fourth = await rig.choices.choose(Choice(ADA, True, 0))
+    assert first.chosen_ms < second.chosen_ms < third.chosen_ms < fourth.chosen_ms
+    assert third.chosen_ms == second.chosen_ms + 10**9 + 1
+    assert await entry(rig) == fourth
+
+
+async def test_timestamping_a_choice_stores_nothing(rig):
+    first = await rig.choices.choose(Choice(ADA, False, 0))
+    timestamped = await rig.choices.timestamped(Choice(ADA, True, 0))
+    assert timestamped.chosen_ms > first.chosen_ms
+    assert await entry(rig) == first
+
+
+async def test_merge_keeps_the_winner(rig):
+    await rig.choices.merge([Choice(ADA, True, 5), Choice(user_key("bo"), False, 3)])
+    await rig.choices.merge([Choice(ADA, True, 4), Choice(ADA, False, 4)])
+    assert await entry(rig) == Choice(ADA, True, 5)
+    await rig.choices.merge([Choice(ADA, False, 5)])
+    await rig.choices.merge([Choice(ADA, True, 5)])
+    assert await entry(rig) == Choice(ADA, False, 5)
+    await rig.choices.merge([Choice(ADA, True, 6)])
+    assert await entry(rig) == Choice(ADA, True, 6)
+    assert (await kept(rig))[user_key("bo")] == Choice(user_key("bo"), False, 3)
+
+
+async def test_merge_of_known_choices_is_no_change(rig):
+    first = await rig.choices.merge([Choice(ADA, True, 5)])
+    assert await rig.choices.merge([Choice(ADA, True, 5), Choice(ADA, False, 4)]) == first
+
+
+async def test_replica_is_complete_from_mark_complete_to_mark_incomplete(rig):
+    seen = await rig.choices.merge([Choice(ADA, False, 5)])
+    assert await rig.choices.mark_complete(seen)
+    assert (await rig.choices.state()).complete
+    await rig.choices.choose(Choice(ADA, True, 0))
+    assert (await rig.choices.state()).complete
+    await rig.choices.mark_incomplete()
+    assert not (await rig.choices.state()).complete
+    assert await entry(rig) is not None
+
+
+async def test_mark_complete_refuses_a_replica_lost_meanwhile(rig):
+    seen = await rig.choices.merge([Choice(ADA, False, 5)])
+    await rig.lose()
+    assert not await rig.choices.mark_complete(seen)
+    await rig.choices.merge([Choice(user_key("bo"), False, 5)] * 3)
+    assert not await rig.choices.mark_complete(seen)
+
+
+async def test_mark_complete_refuses_a_replica_rolled_back_meanwhile(rig):
+    await rig.choices.merge([Choice(user_key("bo"), True, 5)])
+    replica = await rig.snapshot()
+    seen = await rig.choices.merge([Choice(ADA, False, 5)])
+    await rig.roll_back(replica)
+    assert not await rig.choices.mark_complete(seen)
+    assert not (await rig.choices.state()).follows(seen)
+
+
+@pytest.mark.parametrize("damaged", [b"", b"2 5", b"yes", b"1", b"1 soon", b"\xff"])
+async def test_unreadable_entry_is_an_opt_out_until_the_next_choice(rig, damaged):
+    await rig.set(ADA, damaged)
+    assert (await entry(rig)).permanent_memory is False
+    await rig.choices.merge([Choice(ADA, True, 2**50)])
+    assert (await entry(rig)).permanent_memory is False
+    assert await kept(rig) == {}
+    chosen = await rig.choices.choose(Choice(ADA, True, 0))
+    assert await entry(rig) == chosen
+    await rig.set(ADA, damaged)
+    await rig.choices.merge([chosen], chosen=True)
+    assert await entry(rig) == chosen
+
+
+async def test_unreadable_change_count_starts_a_new_generation(rig):
+    await rig.choices.merge([Choice(ADA, False, 5)])
+    seen = await rig.choices.state()
+    await rig.choices.mark_complete(seen)
+    await rig.set("changes", b"many")
+    assert not (await rig.choices.state()).complete
+    await rig.choices.choose(Choice(user_key("bo"), False, 0))
+    after = await rig.choices.state()
+    assert (after.complete, after.changes) == (False, 1)
+    assert after.generation != seen.generation
+    assert (await entry(rig)).permanent_memory is False
+
+
+async def test_entry_of_a_later_release_is_read_by_its_first_fields(rig):
+    await rig.set(ADA, b"1 17 some more")
+    assert await entry(rig) == Choice(ADA, True, 17)
+
+
+async def test_hand_out_includes_the_choice_of_its_user(rig):
+    opt_out = await rig.choices.choose(Choice(ADA, False, 0))
+    await rig.choices.mark_complete(await rig.choices.state())
+    for user in ("ada", 7, None, "小明"):
+        await rig.push(json.dumps({"task_id": "t", "user_id": user, "content": "hi"}).encode())
+    turns = {turn.choice.user_id: turn.choice for turn in (await rig.queue.exchange([], 9)).turns}
+    assert set(turns) == {"ada", "7", "anonymous", "小明"}
+    assert strict_entry(ADA, turns["ada"].entry) == opt_out
+    assert turns["小明"].entry is None
+    for choice in turns.values():
+        assert ReplicaState.of(choice.complete, choice.generation, choice.changes) == await rig.choices.state()
+    read = await rig.choices.read("ada")
+    assert (read.user_id, read.entry) == ("ada", turns["ada"].entry)
+
+
+@pytest.mark.parametrize("payload", [b"nonsense", b'{"user_id": ["ada"]}', b'{"user_id": "a\\u0000b"}'])
+async def test_hand_out_without_a_readable_user_includes_no_choice(rig, payload):
+    await rig.push(payload)
+    (turn,) = (await rig.queue.exchange([], 1)).turns
+    assert turn.choice is None
+
+
+async def test_concurrent_choices_of_one_user_have_different_timestamps(rig):
+    chosen = await asyncio.gather(*(rig.choices.choose(Choice(ADA, n % 2 == 0, 0)) for n in range(20)))
+    assert len({choice.chosen_ms for choice in chosen}) == 20
+    assert await entry(rig) == max(chosen, key=lambda choice: choice.chosen_ms)
+
+
+@pytest.mark.integration
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["choose", "timestamped", "merge", "mark_complete", "mark_incomplete"]),
+            st.sampled_from(["ada", "bo"]),
+            st.booleans(),
+            st.integers(0, 6).map(lambda n: 2**43 + n),
+        ),
+        max_size=12,
+    )
+)
+async def test_model_and_scripts_agree(redis_url, steps):
+    requests = f"q-{uuid.uuid4().hex[:8]}"
+    model, real = InMemoryRig(requests), RedisRig(requests, redis_url)
+    try:
+        for verb, user, permanent_memory, chosen_ms in steps:
+            choice = Choice(user_key(user), permanent_memory, chosen_ms)
+            outcomes = []
+            for rig in (model, real):
+                if verb in {"choose", "timestamped"}:
+                    outcomes.append(await getattr(rig.choices, verb)(choice))
+                elif verb == "merge":
+                    seen = await rig.choices.merge([choice])
+                    outcomes.append((seen.complete, seen.changes))
+                elif verb == "mark_complete":
+                    outcomes.append(await rig.choices.mark_complete(await rig.choices.state()))
+                else:
+                    outcomes.append(await rig.choices.mark_incomplete())
+            assert outcomes[0] == outcomes[1], verb
+        assert await kept(model) == await kept(real)
+        assert (await model.choices.state()).complete == (await real.choices.state()).complete
+    finally:
+        await real.lose()
+        await real.close()

@@ -1,0 +1,142 @@
+"""What the suites of the queue share."""
+
+from __future__ import annotations
+
+import json
+import uuid
+
+import pytest
+
+from letta_bridge.request_queue import RedisQueue
+from letta_bridge.request_queue.admin import QueueAdmin
+from letta_bridge.request_queue.calls import TICKET_DIGITS
+from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
+from letta_bridge.settings import QueueSettings
+from shared_utils.redis_connection import connect
+from shared_utils.settings import RedisSettings
+
+
+@pytest.fixture
+def lose_answer():
+    """``lose_answer(calls, turns)``: the answer that handed out these turns never reached the bridge."""
+
+    def lose(calls, turns):
+        calls._unanswered.update((turn.receipt[:TICKET_DIGITS], None) for turn in turns)
+
+    return lose
+
+
+class InMemoryRig:
+    """Producers and bridges around a queue in memory."""
+
+    def __init__(self, settings):
+        self.settings = settings
+        self.time = 1_000.0
+        self.shelf = Shelf(clock=lambda: self.time)
+
+    def bridge(self, name):
+        return InMemoryQueue(self.shelf, self.settings, name)
+
+    async def push(self, *payloads):
+        for payload in payloads:
+            self.shelf.push(payload)
+
+    async def expire_leases(self):
+        self.time += self.settings.lease + 1
+
+    async def pause(self, mode):
+        self.shelf.paused = mode
+
+    async def resume(self):
+        self.shelf.paused = None
+
+    async def dead(self):
+        return [(json.loads(reason), payload) for reason, payload in self.shelf.dead]
+
+    async def replies(self):
+        return list(self.shelf.replies)
+
+    async def save(self):
+        self.saved = self.shelf.snapshot()
+
+    async def lose_writes(self):
+        self.shelf.roll_back(self.saved)
+
+    async def close(self):
+        pass
+
+
+class RedisRig:
+    """The same around a real one."""
+
+    def __init__(self, settings, url):
+        self.settings = settings
+        self.url = url
+        self.client = connect(RedisSettings(url=url), name="rig")
+        self.bridges = []
+
+    def bridge(self, name):
+        settings = RedisSettings(url=self.url)
+        queue = RedisQueue(connect(settings, name=name), connect(settings, name=name), self.settings, name)
+        self.bridges.append(queue)
+        return queue
+
+    @property
+    def keys(self):
+        return self.bridge("keys").keys
+
+    async def push(self, *payloads):
+        for payload in payloads:
+            await self.client.lpush(self.settings.requests, payload)
+
+    async def expire_leases(self):
+        leases = self.keys.leases
+        for receipt in await self.client.zrange(leases, 0, -1):
+            await self.client.zadd(leases, {receipt: 1})
+
+    async def pause(self, mode):
+        await QueueAdmin(self.client, self.settings).pause(mode)
+
+    async def resume(self):
+        await QueueAdmin(self.client, self.settings).resume()
+
+    async def dead(self):
+        letters = await self.client.lrange(self.keys.dead, 0, -1)
+        return [(json.loads(letter.partition(b"\n")[0]), letter.partition(b"\n")[2]) for letter in letters]
+
+    async def replies(self):
+        return [fields[b"reply"] for _, fields in await self.client.xrange(self.keys.replies)]
+
+    async def save(self):
+        """What a replica has."""
+        keys = [key async for key in self.client.scan_iter(match=f"*{self.settings.requests}*")]
+        self.saved = {key: (await self.client.dump(key), max(0, await self.client.pttl(key))) for key in keys}
+
+    async def lose_writes(self):
+        """The replica becomes the primary."""
+        async for key in self.client.scan_iter(match=f"*{self.settings.requests}*"):
+            await self.client.delete(key)
+        for key, (content, expires_ms) in self.saved.items():
+            await self.client.restore(key, expires_ms, content)
+
+    async def close(self):
+        await self.client.aclose()
+        for bridge in self.bridges:
+            await bridge.close()
+
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.integration)])
+async def rig(request):
+    settings = QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}", max_payload_bytes=1024, missed_kept=3)
+    if request.param == "memory":
+        rig = InMemoryRig(settings)
+    else:
+        rig = RedisRig(settings, request.getfixturevalue("redis_url"))
+    yield rig
+    await rig.close()
+
+
+@pytest.fixture
+def redis_rig():
+    """``redis_rig(settings, url)``: a rig of the test's own."""
+    return RedisRig
