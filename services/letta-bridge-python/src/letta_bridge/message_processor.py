@@ -163,6 +163,12 @@ class MessageProcessor:
     async def _answered(self, job: Job, lease: Lease, admitted: Admission) -> Settlement:
         task = job.task
         session = await self._sessions.session(task.user_id, job.persona)
+        if (
+            session is not None
+            and not session.permanent_memory
+            and self._consent.opted_in(task.user_id, job.turn.choice)
+        ):
+            session = await self._sessions.reread(session)  # this bridge may remember it from before the opt-in
         consent = await self._consent.verdict(task.user_id, job.turn.choice, session)
         decision = route(task, self._settings.letta, consent=consent)
         if fail_points.reach is not None:

@@ -172,6 +172,20 @@ async def test_opt_out_lost_in_a_failover_still_applies(world):
     assert world.redis["complete"] == b"1"
 
 
+async def test_opt_in_lost_in_a_failover_still_applies(world):
+    writer, reader = [await started(world.bridge()) for _ in range(2)]
+    await opt_out(writer)
+    await reader.replicas.poll()
+    replica = dict(world.redis)
+    await opt_in(writer)
+    await reader.replicas.poll()
+    world.fail_over(replica)
+    assert await world.verdict(writer) is ALLOWED
+    assert await world.verdict(reader) is ALLOWED
+    await opt_out(reader)
+    assert await world.verdict(writer) is DENIED
+
+
 async def test_failover_that_lost_writes_is_not_trusted_without_the_database(world):
     bridge, other = [await started(world.bridge()) for _ in range(2)]
     replica = dict(world.redis)

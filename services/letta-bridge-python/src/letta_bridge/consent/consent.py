@@ -66,6 +66,13 @@ class Consent:
             held = await self._read(user_id)
         return await self._by_stores(held)
 
+    def opted_in(self, user_id: str, held: HeldChoice | None) -> bool:
+        """Whether the newest choice that this bridge knows of the user is an opt-in."""
+        if held is None or held.user_id != user_id:
+            return False
+        newest = self._newest(held)
+        return newest is not None and newest.permanent_memory
+
     async def permanent_memory(self, user_id: str) -> bool:
         """Whether agents may remember the user, outside of a turn.
 
@@ -147,11 +154,14 @@ class Consent:
         return await persistently(lambda: self.replicas.shared.read(user_id))
 
     def _opted_out(self, held: HeldChoice) -> bool:
+        newest = self._newest(held)
+        return newest is not None and not newest.permanent_memory
+
+    def _newest(self, held: HeldChoice) -> Choice | None:
+        """The entry in Redis, unless this bridge has seen a newer choice stored: a failover may have lost that one."""
         entry = strict_entry("", held.entry)
-        if entry is not None and not entry.permanent_memory:
-            return True
-        recent = self.replicas.recent_opt_out(held.user_id)
-        return recent is not None and recent.beats(entry)
+        recent = self.replicas.recent_choice(held.user_id)
+        return recent if recent is not None and recent.beats(entry) else entry
 
     async def _by_stores(self, held: HeldChoice) -> Verdict:
         """The newest choice of the durable store and Redis; without that store, of this host's file and Redis."""
