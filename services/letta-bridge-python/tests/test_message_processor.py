@@ -48,6 +48,17 @@ async def test_a_repeated_task_gets_the_kept_reply_and_no_second_turn(rig):
     assert rig.outcomes() == {"letta": 1, "repeated": 1}
 
 
+@pytest.mark.parametrize("damaged", [b"\x00\xff damaged", b"[]", b'{"response_text":"cut o', b"{}"])
+async def test_a_kept_reply_that_is_none_is_not_published_and_the_task_is_answered(rig, damaged):
+    rig.shelf.kept["ada", "t1"] = damaged
+    rig.push()
+    await rig.work_off()
+    [reply] = rig.replies()
+    assert reply["response_text"] == "echo: hi"
+    assert rig.kept()["response_text"] == "echo: hi"
+    assert rig.outcomes() == {"letta": 1}
+
+
 async def test_another_users_same_task_id_gets_a_turn_of_its_own(rig):
     rig.push(user="ada", content="secret")
     rig.push(user="bo", content="other")
