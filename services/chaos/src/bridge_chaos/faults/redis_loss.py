@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from redis import Redis
 
+from bridge_chaos.environment import QUEUE
 from bridge_chaos.fault import Fault, FaultContext, Window, parts
 from bridge_chaos.load import Load, Task
 from bridge_chaos.topology import Topology
@@ -17,6 +19,8 @@ from local_stack.valkey import Valkey
 
 _LAG_SECONDS: Final = 1.5
 _ELECTED_SECONDS: Final = 60.0
+_HANDED_OUT_SECONDS: Final = 0.3
+"""What Redis hands out arrives within them."""
 _QUIET_SECONDS: Final = 120.0
 _TURN_SECONDS: Final = 6.0
 """Turns that began before the loss end when others have begun after it."""
@@ -30,9 +34,10 @@ _BUSY: Final = Load(users=24, messages=3, seconds=30.0)
 _QUIET: Final = Load(users=8, messages=1, seconds=1.0, choosing=0)
 _LOST_WRITES: Final = Window(
     "Redis forgets what it confirmed in the seconds before it died: a replica that lags never had it, a snapshot is "
-    "older. Tasks pushed in those seconds are gone unless their producer asks for WAIT, and so is the journal's row of "
-    "a reply given in them. A task that was waiting or in flight then is answered once more. Whatever is pushed "
-    "afterwards is answered once, and no message stands in an agent twice.",
+    "older. Tasks pushed in those seconds that no bridge had taken are gone unless their producer asks for WAIT, and "
+    "so is the journal's row of a reply given in them. A task that was waiting or in flight then may be answered once "
+    "more, or after a later one. What a bridge had taken is answered; whatever is pushed afterwards is answered once, "
+    "and no message stands in an agent twice.",
     frozenset({"lost", "repeated_replies", "out_of_order", "journal", "forgotten"}),
 )
 
@@ -72,8 +77,15 @@ def faults() -> list[Fault]:
 def _among_turns(lose: _Lose) -> Callable[[FaultContext], None]:
     def act(context: FaultContext) -> None:
         unanswered, since = context.conversation.unanswered(), time.monotonic()
-        lose(context, lambda: context.let_pass(_LAG_SECONDS))
-        _cover(context, unanswered, since)
+        taken: set[Task] = set()
+
+        def last() -> None:
+            context.let_pass(_LAG_SECONDS)
+            taken.update(_taken(context))
+            context.let_pass(_HANDED_OUT_SECONDS)
+
+        lose(context, last)
+        _cover(context, unanswered, since, taken)
 
     return act
 
@@ -88,12 +100,16 @@ def _in_silence(lose: _Lose) -> Callable[[FaultContext], None]:
         since = time.monotonic()
         half = len(talk.users) // 2
 
+        taken: set[Task] = set()
+
         def speak() -> None:
             talk.say_one_more_of(talk.users[:half], pause=_LAG_SECONDS / half)
+            taken.update(_taken(context))
+            context.let_pass(_HANDED_OUT_SECONDS)
 
         lose(context, speak)
         talk.say_one_more_of(talk.users[half:], pause=_LAG_SECONDS / half)
-        _cover(context, set(), since)
+        _cover(context, set(), since, taken)
 
     return act
 
@@ -132,8 +148,16 @@ def _writes(server: Valkey) -> bool:
         return bool(client.set("chaos:elected", 1, ex=1))
 
 
-def _cover(context: FaultContext, unanswered: set[Task], since: float) -> None:
-    """The window: lost is what was confirmed in it; once more is answered what was unanswered at its beginning, too.
+def _taken(context: FaultContext) -> set[Task]:
+    """The tasks that bridges work on now."""
+    with context.environment.client() as client:
+        records: Any = client.hvals(f"{{{QUEUE}}}:turns")
+    payloads = [json.loads(record.split(b"\n", 3)[3]) for record in records]
+    return {Task(str(payload["user_id"]), str(payload["task_id"])) for payload in payloads}
+
+
+def _cover(context: FaultContext, unanswered: set[Task], since: float, taken: set[Task]) -> None:
+    """The window: lost is what was confirmed in it and not taken; what was open in it may be answered once more.
 
     What was pushed on while Redis was away, and confirmed afterwards, is outside.
     """
@@ -141,5 +165,6 @@ def _cover(context: FaultContext, unanswered: set[Task], since: float) -> None:
     until = context.struck_at or since
     with talk.observer.changed:
         confirmed = {task for task, at in talk.accepted_at.items() if since <= at <= until}
-    context.cover(confirmed)
-    context.cover(unanswered, "repeated_replies", "out_of_order", "journal")
+    context.remarks.append(f"{len(taken & confirmed)} of {len(confirmed)} forgotten tasks were taken")
+    context.cover(confirmed - taken)
+    context.cover(unanswered | taken, "repeated_replies", "out_of_order", "journal")
