@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,6 +40,8 @@ class _Place:
     later: bytes | None
     """Of a later release; None where records have no version, because a later release may only add to them."""
     needs: frozenset[str] = frozenset()
+    becomes: Callable[[bytes], bytes] | None = bytes
+    """Record → body of the dead letter it becomes; None where it stays, and is passed over."""
 
 
 def faults() -> list[Fault]:
@@ -47,9 +49,9 @@ def faults() -> list[Fault]:
     places = [
         _Place("turn", "among the turns in flight", _as_turn, b"chaos v%d\nlater\n%s" % (_LATER_VERSION, _TASK)),
         _Place("lane", "in a user's lane", _in_lane, _LATER_ENTRY),
-        _Place("missed", "among what an agent has missed", _as_missed, _LATER_JSON),
-        _Place("reply", "as a kept reply", _as_reply, None),
-        _Place("journal", "in the journal's stream", _in_journal, _LATER_JSON, parts("postgres")),
+        _Place("missed", "among what an agent has missed", _as_missed, _LATER_JSON, becomes=None),
+        _Place("reply", "as a kept reply", _as_reply, None, becomes=None),
+        _Place("journal", "in the journal's stream", _in_journal, _LATER_JSON, parts("postgres"), _turn_and_reply),
     ]
     found = []
     for kind, what in (("damaged", "a damaged record"), ("later", "a record of a later release")):
@@ -88,8 +90,11 @@ def _served(place: _Place, record: bytes) -> Callable[[FaultContext], None]:
             reply = speaker.ask("Are you there?", "1")
             text = f"{speaker.user} is not served any more: {dict(reply)}"
             context.check("lost", reply.get("source") == "letta", text, speaker.user)
-        if place.later is not None:
-            _set_aside(context, record, "unreadable_record" if record is _DAMAGED else "newer_record")
+        if place.becomes is not None:
+            code = "unreadable_record" if record is _DAMAGED else "newer_record"
+            _set_aside(context, place.becomes(record), code)
+        elif place.name == "missed":
+            _still_missed(context, speakers, record)
 
     return act
 
@@ -108,6 +113,19 @@ def _looked_through(record: bytes) -> Callable[[FaultContext], None]:
             context.check("lost", kept == 1, f"the unreadable dead letter is there {kept} times after 'dead retry'")
 
     return act
+
+
+def _still_missed(context: FaultContext, speakers: Sequence[Speaker], record: bytes) -> None:
+    """A release that can read the record tells the agent of it: until then it stays."""
+    with context.environment.client() as client:
+        for speaker in speakers:
+            kept = client.lrem(f"{{{QUEUE}}}:missed:{speaker.user}", 0, record)
+            client.hincrby(f"{{{QUEUE}}}:counters", "missed_pending", -int(kept))
+            context.check("lost", kept == 1, f"{speaker.user}: the missed turn is there {kept} times", speaker.user)
+
+
+def _turn_and_reply(record: bytes) -> bytes:
+    return record + b"\n" + record
 
 
 def _set_aside(context: FaultContext, record: bytes, code: str) -> None:
