@@ -17,7 +17,7 @@ from letta_bridge.consent.replicas import ChoiceReplicas
 from letta_bridge.consent.shared_choices import ReplicaState, strict_entry
 from letta_bridge.errors import ChoiceNotShared, ChoiceUnknown
 from letta_bridge.request_queue.port import HeldChoice
-from shared_utils.persistence.choices import IMPORTED_MS, Choice, user_key
+from shared_utils.persistence.choices import IMPORTED_MS, UNDATED_MS, Choice, user_key
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions import Session
 from shared_utils.redis_connection import CONNECTION_ERRORS, persistently
@@ -51,12 +51,13 @@ class Consent:
         Args:
             user_id: the task's.
             held: what the hand-out carried.
-            session: the user's, if known: bridges of the previous release write an opt-out there alone.
+            session: the user's, if known: bridges of the previous release write an opt-out there alone. An opt-out
+                that an explicit later opt-in follows is an outdated replica: another host's session file, say.
         """
         if held is None or held.user_id != user_id:
             held = await self._read(user_id)
-        if session is not None and not session.permanent_memory:
-            await self._import(user_id, held)
+        if session is not None and self._holds(session.opt_out, held):
+            await self._import(session.opt_out, held)
             return Verdict.DENIED
         for _ in range(_READ_ATTEMPTS):
             if self._opted_out(held):
@@ -73,8 +74,12 @@ class Consent:
         newest = self._newest(held)
         return newest is not None and newest.permanent_memory
 
-    async def permanent_memory(self, user_id: str) -> bool:
+    async def permanent_memory(self, user_id: str, opt_out: Choice | None = None) -> bool:
         """Whether agents may remember the user, outside of a turn.
+
+        Args:
+            user_id: the user.
+            opt_out: one that was found outside the replicas.
 
         Raises:
             ChoiceUnknown: neither Redis nor the durable store can tell.
@@ -83,6 +88,8 @@ class Consent:
             held = await self.replicas.shared.read(user_id)
         except CONNECTION_ERRORS:
             held = HeldChoice(user_id, None, None, None, None)
+        if self._holds(opt_out, held):
+            return False
         verdict = Verdict.DENIED if self._opted_out(held) else await self._by_stores(held)
         if verdict is Verdict.UNKNOWN:
             raise ChoiceUnknown
@@ -157,6 +164,13 @@ class Consent:
         newest = self._newest(held)
         return newest is not None and not newest.permanent_memory
 
+    def _holds(self, opt_out: Choice | None, held: HeldChoice) -> bool:
+        """Whether there is an opt-out, and no later opt-in is known."""
+        if opt_out is None:
+            return False
+        newest = self._newest(held)
+        return newest is None or not newest.permanent_memory or not newest.beats(opt_out)
+
     def _newest(self, held: HeldChoice) -> Choice | None:
         """The entry in Redis, unless this bridge has seen a newer choice stored: a failover may have lost that one."""
         entry = strict_entry("", held.entry)
@@ -186,11 +200,12 @@ class Consent:
         except PersistenceError:
             return None
 
-    async def _import(self, user_id: str, held: HeldChoice) -> None:
-        """Record an opt-out of the previous release, so that deleting its session does not lose it."""
-        if held.entry is None:
+    async def _import(self, opt_out: Choice | None, held: HeldChoice) -> None:
+        """Record an opt-out that only a session holds, so that deleting the session does not lose it."""
+        if opt_out is not None and held.entry is None:
+            chosen_ms = IMPORTED_MS if opt_out.chosen_ms == UNDATED_MS else opt_out.chosen_ms
             with contextlib.suppress(PersistenceError):
-                await self.merge(Choice(user_key(user_id), permanent_memory=False, chosen_ms=IMPORTED_MS))
+                await self.merge(replace(opt_out, chosen_ms=chosen_ms))
 
 
 def _timestamped_here(wanted: Choice, stored: Choice | None) -> Choice:
