@@ -97,6 +97,12 @@ class Environment:
             raise LookupError("this environment has no database")
         return self.to_postgres
 
+    @property
+    def doors(self) -> list[str]:
+        """Addresses of the bridges that serve the queue under test."""
+        serving = [b for b in self.bridges if (b.environment or {}).get("LETTA_REQUESTS", QUEUE) == QUEUE]
+        return [bridge.url for bridge in serving]
+
     def data(self, number: int) -> Path:
         """A bridge's data directory."""
         return self.folder / (f"bridge-{number}" if self.topology.own_data else "bridge")

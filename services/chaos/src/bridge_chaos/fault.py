@@ -52,6 +52,8 @@ class FaultContext:
     """What it measured, for the report."""
     covered: dict[str, set[Task | str]] = field(default_factory=dict)
     """Promise → tasks and users for which the fault's window holds."""
+    covered_users: set[str] = field(default_factory=set)
+    """Users for whom the window holds until the end of the run, for all promises it names."""
     checked: set[str] = field(default_factory=set)
     """Promises that this fault puts to the test itself."""
     expected: dict[str, set[Task]] = field(default_factory=dict)
@@ -133,7 +135,9 @@ class Fault:
         """Whether the finding lies in this fault's window."""
         if self.window is None or finding.promise not in self.window.promises:
             return False
-        return finding.subject is None or finding.subject in context.covered.get(finding.promise, ())
+        subject = finding.subject
+        user = subject.user if isinstance(subject, Task) else subject
+        return subject is None or user in context.covered_users or subject in context.covered.get(finding.promise, ())
 
 
 def parts(*names: str) -> frozenset[str]:

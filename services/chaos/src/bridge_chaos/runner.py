@@ -65,7 +65,7 @@ def run_once(environment: Environment, scenario: Scenario, seed: int) -> Run:
     began = time.monotonic()
     environment.renew()
     tag = f"{scenario.first.name.replace('/', '-')}-{seed}-{environment.workspace.number()}"
-    chooser = Chooser([bridge.url for bridge in environment.bridges])
+    chooser = Chooser(environment.doors)
     conversation = Conversation(environment.client, scenario.load, tag, chooser)
     contexts = _contexts(environment, conversation, scenario, seed)
     try:

@@ -115,7 +115,7 @@ def soak(workspace: Workspace, minutes: float, seed: int, rate: float, tell: Cal
     load = Load(users=_USERS, messages=messages, seconds=minutes * 60, with_persona=0, choosing=0)
     with Environment(workspace, _TOPOLOGY) as environment:
         environment.renew()
-        chooser = Chooser([bridge.url for bridge in environment.bridges])
+        chooser = Chooser(environment.doors)
         conversation = Conversation(environment.client, load, f"soak-{seed}", chooser)
         context = FaultContext(environment, conversation, Random(seed), environment.bridges[0])  # noqa: S311 - repeatable
         over = threading.Event()

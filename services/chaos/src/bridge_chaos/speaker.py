@@ -59,7 +59,7 @@ class Speaker:
 
     def choose(self, *, permanent_memory: bool) -> None:
         """Switch permanent memory on or off, until a bridge confirms it."""
-        chooser = Chooser([bridge.url for bridge in self._context.environment.bridges])
+        chooser = Chooser(self._context.environment.doors)
         until = time.monotonic() + ANSWER_SECONDS
         choose_until_confirmed(chooser, self.user, permanent_memory, lambda: time.monotonic() > until)
 

@@ -127,9 +127,7 @@ def _kill_covering_personas(context: FaultContext) -> None:
     talk.wait_pushed(60.0)
     _kill(context)
     talk.wait_all(60.0)
-    users = talk.users[: talk.load.with_persona]
-    context.cover(talk.tasks_of(users))
-    context.covered.setdefault("forgotten", set()).update(users)
+    context.covered_users.update(talk.users[: talk.load.with_persona])
 
 
 def _bursts(context: FaultContext) -> None:
