@@ -125,8 +125,9 @@ class Conversation:
             return self._unanswered()
 
     def note_retried(self, tasks: Collection[Task]) -> None:
-        """An operator has pushed these once more."""
+        """An operator has pushed these once more. A user's choice counts when a task is handed out."""
         self.pushes.update(tasks)
+        self.unsure.update(task for task in tasks if task in self.private and task.user not in self.opted_out)
         self.reordered.update(tasks)
 
     def in_order(self, utterances: Iterable[Utterance]) -> bool:
