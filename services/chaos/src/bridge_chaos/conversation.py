@@ -182,10 +182,10 @@ class Conversation:
         return {task for task in self._unanswered() if task.user == user}
 
     def _next_of(self, user: str) -> Utterance:
-        number = self._next[user]
-        self._next[user] += 1
-        utterance = Utterance(user, number, self.load.persona(self._places[user], number))
-        with self.observer.changed:
+        with self.observer.changed:  # two faults may speak at once
+            number = self._next[user]
+            self._next[user] += 1
+            utterance = Utterance(user, number, self.load.persona(self._places[user], number))
             self.utterances[utterance.task] = utterance
             self.pushed_at[utterance.task] = time.monotonic()
             if user in self.opted_out:

@@ -22,6 +22,8 @@ from local_stack.services import Bridge
 
 _REACHED_SECONDS: Final = 30.0
 """Within which a turn must reach the step."""
+_FURTHER_ROUNDS: Final = 10
+"""So often everybody says one more until a turn of the victim reaches the step."""
 _STOPPED_SECONDS: Final = 60.0
 _LOG_LINES: Final = 1000
 _ZOMBIE_SECONDS: Final = 2.0 * LEASE
@@ -96,12 +98,23 @@ def _arm(context: FaultContext, point: str) -> None:
 
 def _ended(context: FaultContext) -> None:
     victim = context.victim
-    if victim.pid and not wait_until(lambda: _is_stopping(victim), _REACHED_SECONDS):
+    if victim.pid and not _talk_until(context, lambda: _is_stopping(victim)):
         return
     context.strike()
     wait_until(lambda: not victim.running, _STOPPED_SECONDS)
     context.environment.disarm(victim)
     restart(victim)
+
+
+def _talk_until(context: FaultContext, reached: Callable[[], bool]) -> bool:
+    """Whether the step is reached. Users speak on where the other bridge has answered their load before that."""
+    talk = context.conversation
+    for _ in range(_FURTHER_ROUNDS):
+        wait_until(lambda: reached() or talk.is_over, _REACHED_SECONDS)
+        if reached():
+            return True
+        talk.say_one_more_of(talk.users)
+    return wait_until(reached, _REACHED_SECONDS)
 
 
 def _is_stopping(bridge: Bridge) -> bool:
@@ -111,7 +124,7 @@ def _is_stopping(bridge: Bridge) -> bool:
 
 def _thaw(context: FaultContext, seconds: float) -> None:
     victim = context.victim
-    if not wait_until(lambda: psutil.Process(victim.pid).status() == "stopped", _REACHED_SECONDS):
+    if not _talk_until(context, lambda: psutil.Process(victim.pid).status() == "stopped"):
         return
     context.strike()
     context.cover(context.waiting)
