@@ -16,7 +16,7 @@ from collections import Counter
 import pytest
 import redis
 
-from bridge_chaos.rig import Double
+from bridge_chaos.letta_double import LettaDouble
 from local_stack.programs import program
 
 pytestmark = pytest.mark.acceptance
@@ -102,7 +102,7 @@ def product(redis_url):
 
 @pytest.fixture
 def double(tmp_path):
-    double = Double(tmp_path / "letta.db", logs=tmp_path, name="letta", latency=0.1)
+    double = LettaDouble(tmp_path / "letta.db", logs=tmp_path, name="letta", latency=0.1)
     double.start()
     double.wait_ready()
     yield double
@@ -289,7 +289,7 @@ def test_a_frozen_memory_python_remembers_nothing_when_it_thaws(
 def test_a_bridge_killed_with_the_turn_in_flight_is_outwaited(product, bridges, command, double, place, until):
     product.push(ADA, CANARY)
     settled(product, until)
-    double.fail("hang", times=1, seconds=60.0)
+    double.fail("hang", times=1, details={"seconds": 60.0})
     product.push(ADA, f"{CANARY} hangs")
     until(lambda: product.client.hexists("{letta_requests}:lanes", ADA), "no turn is in flight")
     for bridge in bridges:

@@ -11,7 +11,7 @@ import pytest
 import redis
 from redis.sentinel import Sentinel as SentinelClient
 
-from bridge_chaos.rig import Double
+from bridge_chaos.letta_double import LettaDouble
 from local_stack.ports import HOST
 from local_stack.valkey import Sentinel, Valkey
 
@@ -38,7 +38,7 @@ def start():
 @pytest.fixture
 def letta(start, tmp_path):
     """``letta(latency)``: a double whose turns take so many seconds."""
-    return lambda latency: start(Double(tmp_path / "letta.db", logs=tmp_path, name="letta", latency=latency))
+    return lambda latency: start(LettaDouble(tmp_path / "letta.db", logs=tmp_path, name="letta", latency=latency))
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def said(tmp_path):
     def read():
         with sqlite3.connect(tmp_path / "letta.db") as store:
             rows = store.execute("SELECT content FROM messages WHERE kind = 'user_message' ORDER BY number")
-            return [content for (content,) in rows]
+            return [json.loads(content) for (content,) in rows]
 
     return read
 

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import pytest
 
-from bridge_chaos.load import Conversation, Load
-from bridge_chaos.rig import Lab, Rig, Shape
+from bridge_chaos.choices import Chooser
+from bridge_chaos.conversation import Conversation
+from bridge_chaos.environment import Environment
+from bridge_chaos.load import Load
+from bridge_chaos.topology import Topology
+from bridge_chaos.workspace import Workspace
 
 
 @pytest.fixture(scope="session")
-def rig(tmp_path_factory):
-    with Lab(tmp_path_factory.mktemp("chaos")) as lab, Rig(lab, Shape(latency=0.08)) as rig:
-        yield rig
+def environment(tmp_path_factory):
+    with (
+        Workspace(tmp_path_factory.mktemp("chaos")) as workspace,
+        Environment(workspace, Topology(latency=0.08)) as environment,
+    ):
+        yield environment
 
 
 @pytest.fixture
-def conversation(rig, request):
-    """A few users who have said one thing each, and been answered."""
-    rig.renew()
+def conversation(environment, request):
+    """A few users who have said two things each, one of them the second in private, and been answered."""
+    environment.renew()
     tag = request.node.name.replace("_", "-")
-    conversation = Conversation(rig.client, Load(users=3, messages=2, seconds=0.3), tag)
+    load = Load(users=4, messages=2, seconds=0.3, with_persona=1, choosing=1)
+    # One bridge only: it knows at once what was chosen there.
+    environment.bridges[1].stop()
+    conversation = Conversation(environment.client, load, tag, Chooser([environment.bridges[0].url]))
     conversation.begin()
-    assert conversation.wait_pushed(10)
-    assert conversation.wait_all(30)
+    assert conversation.wait_pushed(30)
+    assert conversation.wait_all(60)
     yield conversation
     conversation.close()
+    environment.bridges[1].start()

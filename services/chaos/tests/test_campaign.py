@@ -1,17 +1,15 @@
-"""Runs over rigs: what breaks off is told as broken, and the others are tried all the same."""
+"""Runs over environments: one that breaks off counts as broken, and the others are tried all the same."""
 
 from __future__ import annotations
-
-import sqlite3
-import threading
 
 import pytest
 
 from bridge_chaos import campaign
-from bridge_chaos.campaign import Campaign, Run
+from bridge_chaos.campaign import Campaign
 from bridge_chaos.fault import Fault
-from bridge_chaos.letta_store import LettaStore
 from bridge_chaos.promises import Verdict
+from bridge_chaos.runner import Run
+from bridge_chaos.scenario import Scenario
 from local_stack.errors import StartFailed
 
 
@@ -20,8 +18,8 @@ def told(monkeypatch):
     """`told(starts, runs)`: what a campaign over the faults a, b and c tells; None in either list is a success."""
 
     def run(starts, runs):
-        class Rig:
-            def __init__(self, _lab, _shape):
+        class Environment:
+            def __init__(self, _workspace, _topology):
                 pass
 
             def __enter__(self):
@@ -31,15 +29,15 @@ def told(monkeypatch):
             def __exit__(self, *_):
                 pass
 
-        def run_once(_rig, fault, seed):
+        def run_once(_environment, scenario, seed):
             raise_if(runs.pop(0))
-            return Run(fault.name, seed, True, Verdict(), [], 0.0)
+            return Run(scenario, seed, True, Verdict())
 
-        monkeypatch.setattr(campaign, "Rig", Rig)
+        monkeypatch.setattr(campaign, "Environment", Environment)
         monkeypatch.setattr(campaign, "run_once", run_once)
-        faults = [Fault(name, name, lambda _scene: None) for name in "abc"]
+        scenarios = [Scenario(Fault(name, name, lambda _context: None)) for name in "abc"]
         lines = []
-        Campaign(None, faults, 1, lambda run: lines.append((run.fault, run.verdict.accounts))).run(None)
+        Campaign(None, scenarios, 1, lambda run: lines.append((run.name, texts(run)))).run(None)
         assert starts == runs == []
         return lines
 
@@ -51,31 +49,21 @@ def raise_if(error):
         raise error
 
 
-def test_a_run_that_breaks_off_takes_its_rig_with_it(told):
-    assert told([None, None], [None, RuntimeError("no"), None]) == [
+def texts(run):
+    return [finding.text for finding in run.verdict.findings]
+
+
+def test_a_run_that_breaks_off_takes_its_environment_with_it(told):
+    assert told([None, None], [None, RuntimeError("no\nmore"), None]) == [
         ("a", []),
-        ("b", ["the run broke off: RuntimeError('no')"]),
+        ("b", ["the run broke off: RuntimeError: no"]),
         ("c", []),
     ]
 
 
-def test_a_rig_that_does_not_start_breaks_one_run(told):
+def test_an_environment_that_does_not_start_breaks_one_run(told):
     assert told([StartFailed("no"), None], [None, None]) == [
-        ("a", ["the run broke off: StartFailed('no')"]),
+        ("a", ["the run broke off: StartFailed: no"]),
         ("b", []),
         ("c", []),
     ]
-
-
-def test_servers_that_make_the_file_at_once_wait_for_each_other(tmp_path):
-    file = tmp_path / "letta.db"
-    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
-    other.execute("CREATE TABLE begun (by TEXT)")
-    other.execute("BEGIN IMMEDIATE")
-    released = threading.Timer(0.1, other.execute, ["ROLLBACK"])
-    released.start()
-    store = LettaStore(file)
-    assert store.agents(["bridge"]) == []
-    store.close()
-    released.join()
-    other.close()

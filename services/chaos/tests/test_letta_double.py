@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import threading
 
 import pytest
 
-from bridge_chaos.rig import Double
+from bridge_chaos.letta_double import LettaDouble
+from bridge_chaos.letta_double.store import LettaStore
 from letta_bridge.errors import AgentGone, TurnFateUnknown
 from letta_bridge.letta.letta_client import LettaClient
 from letta_bridge.letta.port import AgentSpec, SoughtTurn, TurnMessage, TurnState
@@ -17,7 +20,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("chaos")]
 @pytest.fixture(scope="module")
 def double(tmp_path_factory):
     folder = tmp_path_factory.mktemp("double")
-    double = Double(folder / "letta.db", logs=folder, name="letta", latency=0.05)
+    double = LettaDouble(folder / "letta.db", logs=folder, name="letta", latency=0.05)
     double.start()
     double.wait_ready()
     yield double
@@ -26,24 +29,27 @@ def double(tmp_path_factory):
 
 @pytest.fixture
 async def letta(double):
-    double.fail("", times=0)
+    double.heal()
     client = LettaClient(double.url)
     yield client
     await client.close()
 
 
-@pytest.fixture
-async def agent_id(letta):
-    spec = AgentSpec(
-        name="ada",
-        tags=("bridge", "user:ada"),
-        model="m",
+def spec_of(user):
+    return AgentSpec(
+        name=user,
+        tags=("bridge", f"user:{user}"),
+        model="openai/gpt-4o-mini",
         embedding=None,
         agent_type="letta_v1_agent",
         blocks=(),
         tools=(),
     )
-    return (await letta.create_agent(spec)).agent_id
+
+
+@pytest.fixture
+async def agent_id(letta):
+    return (await letta.create_agent(spec_of("ada"))).agent_id
 
 
 ONE, TWO = (f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2))
@@ -68,7 +74,7 @@ async def test_a_turn_is_answered_and_found_again(letta, agent_id):
 
 
 async def test_a_turn_whose_client_left_goes_on(double, letta, agent_id):
-    double.fail("hang", times=1, seconds=0.5)
+    double.fail("hang", times=1, details={"seconds": 0.5})
     with pytest.raises(TurnFateUnknown):
         await letta.send(agent_id, say("你好", ONE), timeout=0.2)
     assert (await find(letta, agent_id, ONE)).state is TurnState.RUNNING
@@ -78,7 +84,7 @@ async def test_a_turn_whose_client_left_goes_on(double, letta, agent_id):
 
 
 async def test_a_cancelled_turn_goes_on_and_is_stored(double, letta, agent_id):
-    double.fail("hang", times=1, seconds=0.5)
+    double.fail("hang", times=1, details={"seconds": 0.5})
     with pytest.raises(TurnFateUnknown):
         await letta.send(agent_id, say("你好", ONE), timeout=0.2)
     running = await find(letta, agent_id, ONE)
@@ -91,7 +97,7 @@ async def test_a_cancelled_turn_goes_on_and_is_stored(double, letta, agent_id):
 
 
 async def test_a_refusal_after_a_tool_step_leaves_the_message_behind(double, letta, agent_id):
-    double.fail("late_status", times=1, code=429)
+    double.fail("late_status", times=1, details={"code": 429})
     with pytest.raises(TurnFateUnknown):
         await letta.send(agent_id, say("你好", ONE), timeout=5)
     found = await find(letta, agent_id, ONE)
@@ -100,7 +106,7 @@ async def test_a_refusal_after_a_tool_step_leaves_the_message_behind(double, let
 
 async def test_a_killed_server_remembers_and_leaves_its_runs_active(double, letta, agent_id):
     await letta.send(agent_id, say("你好", ONE), timeout=5)
-    double.fail("hang", times=1, seconds=30.0)
+    double.fail("hang", times=1, details={"seconds": 30.0})
     sending = asyncio.create_task(letta.send(agent_id, say("再见", TWO), timeout=20))
     async with asyncio.timeout(10):
         while (await find(letta, agent_id, TWO)).state is not TurnState.RUNNING:
@@ -118,3 +124,74 @@ async def test_a_deleted_agent_is_gone(letta, agent_id):
     assert await letta.delete_agent(agent_id)
     with pytest.raises(AgentGone):
         await letta.send(agent_id, say("你好", ONE), timeout=5)
+
+
+async def test_equal_otids_are_stored_twice(letta, agent_id):
+    for text in ("一", "二"):
+        await letta.send(agent_id, say(text, ONE), timeout=5)
+    said = [entry["content"] for entry in await letta.history(agent_id) if entry["otid"] == ONE]
+    assert said == ["一", "二"]
+
+
+async def test_a_run_is_listed_late_and_its_turn_survives_a_cancel(double, letta, agent_id):
+    double.fail("late_run", times=1, details={"seconds": 1.0})
+    sending = asyncio.create_task(letta.send(agent_id, say("你好", ONE), timeout=5))
+    await asyncio.sleep(0.3)
+    assert (await find(letta, agent_id, ONE)).state is TurnState.ABSENT
+    async with asyncio.timeout(5):
+        while (found := await find(letta, agent_id, ONE)).state is not TurnState.RUNNING:
+            await asyncio.sleep(0.02)
+    await letta.cancel(agent_id, found.run_ids)
+    assert (await find(letta, agent_id, ONE)).state is TurnState.CANCELLED
+    assert (await sending).text == "echo: 你好"
+    assert (await find(letta, agent_id, ONE)).state is TurnState.STORED
+
+
+async def test_histories_and_agents_come_in_pages(letta, agent_id):
+    for number in range(60):
+        await letta.send(agent_id, say(str(number), f"o{number}"), timeout=5)
+    history = await letta.history(agent_id)
+    assert [entry["content"] for entry in history if entry["message_type"] == "user_message"] == [
+        str(number) for number in range(60)
+    ]
+    made = [(await letta.create_agent(spec_of("bea"))).agent_id for _ in range(3)]
+    assert [agent.agent_id for agent in await letta.find_agents(["user:bea"])] == made
+
+
+@pytest.mark.parametrize("mode", ["cut-request", "cut-working", "cut-answer", "cut"])
+async def test_a_connection_lost_while_an_agent_is_made(double, letta, mode):
+    double.fail(mode, operation="create", times=1, details={"seconds": 0.3})
+    with pytest.raises(TurnFateUnknown):
+        await letta.create_agent(spec_of(mode))
+    found = len(await letta.find_agents([f"user:{mode}"]))
+    assert found == (mode in {"cut-answer", "cut"})
+    async with asyncio.timeout(5):
+        while len(await letta.find_agents([f"user:{mode}"])) != (mode != "cut-request"):
+            await asyncio.sleep(0.05)
+
+
+async def test_making_an_agent_is_not_atomic(double, letta):
+    double.fail("orphan", operation="create", times=1, details={"code": 500})
+    with pytest.raises(TurnFateUnknown):
+        await letta.create_agent(spec_of("orphan"))
+    assert len(await letta.find_agents(["user:orphan"])) == 1
+
+
+async def test_turns_of_one_agent_side_by_side_are_noticed(double, letta, agent_id):
+    double.fail("hang", times=1, details={"seconds": 0.3})
+    await asyncio.gather(*(letta.send(agent_id, say("你好", f"o{n}"), timeout=5) for n in range(2)))
+    assert double.seen()["overlaps"] == [agent_id]
+
+
+def test_servers_that_make_the_file_at_once_wait_for_each_other(tmp_path):
+    file = tmp_path / "letta.db"
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE begun (by TEXT)")
+    other.execute("BEGIN IMMEDIATE")
+    released = threading.Timer(0.1, other.execute, ["ROLLBACK"])
+    released.start()
+    store = LettaStore(file)
+    assert store.agents(["bridge"]) == []
+    store.close()
+    released.join()
+    other.close()

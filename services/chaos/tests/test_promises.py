@@ -4,78 +4,147 @@ from __future__ import annotations
 
 import json
 
-import httpx
 import psycopg
 import pytest
 
-from bridge_chaos import promises
-from bridge_chaos.load import QUEUE
+from bridge_chaos.environment import QUEUE
+from bridge_chaos.load import Utterance
 from bridge_chaos.promises import judge
+from bridge_chaos.promises.verdict import count
+from bridge_chaos.waiting import wait_until
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.xdist_group("chaos")]
 
 
-def say_again(rig, user, text):
-    (agent,) = httpx.get(f"{rig.letta_url}/v1/agents", params={"tags": f"user:{user}"}).json()
-    turn = {"messages": [{"role": "user", "content": text, "otid": "x"}]}
-    httpx.post(f"{rig.letta_url}/v1/agents/{agent['id']}/messages", json=turn).raise_for_status()
+@pytest.fixture
+def agents(environment, conversation):
+    """`agents(user)`: the ids of the user's agents; with `say` and `forget` behind the bridges' backs."""
+    with environment.letta.reader() as reader:
+
+        class Agents:
+            def of(self, user, persona="default"):
+                (agent,) = reader.agents([f"user:{user}", f"persona:{persona}"])
+                return agent["id"]
+
+            def say(self, user, text):
+                reader.say(self.of(user), text, "x")
+
+            def forget(self, user):
+                reader.delete(self.of(user))
+
+        yield Agents()
 
 
-def forget(rig, user):
-    (agent,) = httpx.get(f"{rig.letta_url}/v1/agents", params={"tags": f"user:{user}"}).json()
-    httpx.delete(f"{rig.letta_url}/v1/agents/{agent['id']}").raise_for_status()
+def said(user, number, persona="default"):
+    return Utterance(user, number, persona).text
 
 
-async def test_a_quiet_conversation_breaks_nothing(rig, conversation):
-    verdict = await judge(rig, conversation)
-    assert verdict.broken == {}
-    assert (verdict.tasks, verdict.sources["letta"]) == (6, 6)
+def texts(verdict, promise):
+    return [finding.text for finding in verdict.findings if finding.promise == promise]
 
 
-async def test_messages_in_the_agents_are_counted(rig, conversation):
-    ada, bo, cy = conversation.users
-    say_again(rig, ada, f"第0句 from {ada}.")
-    say_again(rig, bo, f"第1句 from {cy}.")
-    forget(rig, cy)
-    verdict = await judge(rig, conversation)
-    assert verdict.repeated_messages == [f"第0句 from {ada}."]
-    assert len(verdict.out_of_order) == 1
-    assert len(verdict.strangers) == 2  # what was said, and the answer to it
-    assert verdict.forgotten == [f"第{number}句 from {cy}." for number in (0, 1)]
+def subjects(verdict, promise):
+    return [finding.subject for finding in verdict.findings if finding.promise == promise]
 
 
-async def test_replies_are_counted(rig, conversation, monkeypatch):
-    monkeypatch.setattr(promises, "_AT_REST", 0.5)
-    ada, bo, _ = conversation.users
-    lost, twice = f"{ada}-0", f"{bo}-0"
-    with rig.client() as client:
-        said = {"task_id": twice, "user_id": bo, "response_text": f"echo: 第0句 from {ada}.", "source": "letta"}
-        client.xadd(f"{{{QUEUE}}}:replies", {"reply": json.dumps(said)})
+def test_a_quiet_conversation_breaks_nothing(environment, conversation):
+    verdict = judge(environment, conversation)
+    assert verdict.findings == []
+    assert (verdict.tasks, verdict.sources) == (8, {"letta": 7, "memory-python": 1})
+
+
+def test_repeated_foreign_and_missing_messages_in_agents_are_found(environment, conversation, agents):
+    ada, bo, cy, _ = conversation.users
+    agents.say(ada, said(ada, 0))
+    agents.say(bo, said(cy, 1))
+    agents.forget(cy)
+    verdict = judge(environment, conversation)
+    assert texts(verdict, "repeated_messages") == [f"{said(ada, 0)!r} 2 times"]
+    assert len(texts(verdict, "out_of_order")) == 0  # the other message went to the other persona
+    assert len(texts(verdict, "strangers")) == 2  # what was said, and the answer to it
+    assert texts(verdict, "forgotten") == [f"{said(cy, number)} (answered by letta, no fallback)" for number in (0, 1)]
+
+
+def test_a_message_after_a_later_one_is_out_of_order(environment, conversation, agents):
+    bo = conversation.users[1]
+    agents.say(bo, said(bo, 0))
+    assert subjects(judge(environment, conversation), "out_of_order") == [bo]
+
+
+def test_words_to_another_persona_are_found(environment, conversation, agents):
+    ada = conversation.users[0]
+    agents.say(ada, said(ada, 1, "coach"))
+    assert set(subjects(judge(environment, conversation), "strangers")) == {ada}
+
+
+def test_a_plain_sentence_in_an_agent_is_found(environment, conversation, agents):
+    bo = conversation.users[1]
+    agents.say(bo, "我暂时连不上长期记忆，不过你说的我先记下了，稍后再好好回答你。")
+    assert set(subjects(judge(environment, conversation), "strangers")) == {bo}
+
+
+def test_private_words_in_an_agent_are_found(environment, conversation, agents):
+    (task,) = conversation.private
+    agents.say(task.user, f'(While you were away the user said: "{conversation.utterances[task].text}")')
+    verdict = judge(environment, conversation)
+    assert set(subjects(verdict, "consent")) == {task}
+    assert count(verdict.findings)["forgotten"] == 0
+
+
+def test_lost_repeated_and_foreign_replies_are_found(environment, conversation):
+    ada, bo, *_ = conversation.users
+    lost, twice = conversation.tasks_of([ada]).pop(), conversation.tasks_of([bo]).pop()
+    observer = conversation.observer
+    with environment.client() as client:
+        reply = {"task_id": twice.task_id, "user_id": bo, "response_text": said(ada, 0), "source": "letta"}
+        client.xadd(f"{{{QUEUE}}}:replies", {"reply": json.dumps(reply)})
+        assert observer.wait_for_replies(twice, 2, 10)
+        del observer.replies[lost]
+        verdict = judge(environment, conversation)
+    assert subjects(verdict, "lost") == [lost]
+    assert subjects(verdict, "repeated_replies") == [twice]
+    assert subjects(verdict, "strangers") == [twice]
+
+
+def test_accounts_that_do_not_add_up_are_found(environment, conversation):
+    with environment.client() as client:
         client.hset(f"{{{QUEUE}}}:lanes", "nobody", "0-0")
         client.hincrby(f"{{{QUEUE}}}:counters", "settled:letta", 1)
-        assert conversation._wait(lambda: len(conversation.replies[twice]) > 1, 10)
-        del conversation.replies[lost]
-        verdict = await judge(rig, conversation)
+        verdict = judge(environment, conversation, at_rest_seconds=0.5)
         client.hdel(f"{{{QUEUE}}}:lanes", "nobody")
-    assert verdict.lost == [lost]
-    assert verdict.repeated_replies == [twice]
-    assert len(verdict.strangers) == 1
-    assert len(verdict.accounts) == 2
+    assert len(texts(verdict, "accounts")) == 2
 
 
-async def test_a_good_task_among_the_dead_letters_is_counted(rig, conversation):
-    task = f"{conversation.users[0]}-0"
-    with rig.client() as client:
-        client.lpush(f"{{{QUEUE}}}:dead", json.dumps({"task_id": task, "reason": "a defect"}) + "\n{}")
-    verdict = await judge(rig, conversation)
-    assert verdict.buried == [f"{task}: a defect"]
-    assert (verdict.sources["dead"], verdict.broken) == (1, {"buried": 1})
+def test_an_error_without_a_code_is_unclear(environment, conversation):
+    task = conversation.tasks_of(conversation.users[:1]).pop()
+    conversation.observer.replies[task] = [{"error": True, "source": "letta_bridge", "message": "no"}]
+    assert subjects(judge(environment, conversation), "unclear") == [task]
 
 
-async def test_the_journal_is_counted(rig, conversation):
-    await judge(rig, conversation)  # waits until it is written
-    task = f"{conversation.users[0]}-0"
-    with psycopg.connect(rig.postgres.url(rig.database), autocommit=True) as connection:
-        connection.execute("DELETE FROM letta_bridge.agent_messages WHERE metadata->>'task_id' = %s", (task,))
-    verdict = await judge(rig, conversation)
-    assert verdict.journal == [f"{task} is missing"]
+def test_what_is_no_reply_and_was_given_out_as_one_is_unclear(environment, conversation):
+    with environment.client() as client:
+        client.publish("letta_responses", b"\x00 damaged")
+    assert wait_until(lambda: conversation.observer.unreadable, 10)
+    assert len(texts(judge(environment, conversation), "unclear")) == 1
+
+
+def test_a_good_task_among_the_dead_letters_is_buried(environment, conversation):
+    task = conversation.tasks_of(conversation.users[:1]).pop()
+    letter = {"task_id": task.task_id, "user_id": task.user, "reason": "a defect"}
+    with environment.client() as client:
+        client.lpush(f"{{{QUEUE}}}:dead", json.dumps(letter) + "\n{}")
+    verdict = judge(environment, conversation)
+    assert texts(verdict, "buried") == [f"{task}: a defect"]
+    assert verdict.sources["dead"] == 1
+
+
+def test_a_turn_missing_in_the_journal_is_found(environment, conversation):
+    judge(environment, conversation)  # waits until it is written
+    bo = conversation.users[1]
+    with psycopg.connect(environment.postgres.url(environment.database), autocommit=True) as connection:
+        connection.execute(
+            "DELETE FROM letta_bridge.agent_messages m USING letta_bridge.agent_conversations c "
+            "WHERE c.id = m.conversation_id AND c.user_id = %s AND m.metadata->>'task_id' = '0'",
+            (bo,),
+        )
+    assert texts(judge(environment, conversation), "journal") == [f"{bo} #0 is missing"]

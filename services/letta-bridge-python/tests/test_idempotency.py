@@ -67,11 +67,16 @@ def test_a_reply_of_an_unreadable_task_is_nobody_elses():
     assert not kept(identity=Identity("7-1000", 1.0, None)).is_of(TASK)
 
 
-@pytest.mark.parametrize("reply", [REPLY, b'{"error":true}', b"not json", b"[]"])
+@pytest.mark.parametrize("reply", [REPLY, b'{"error":true}'])
 def test_a_reply_of_the_previous_release_may_be_anybodys(reply):
     old = KeptReply.read(reply)
     assert (old.reply, old.mark) == (reply, b"")
     assert old.is_of(TASK)
+
+
+@pytest.mark.parametrize("kept", [b"not json", b"[]", b"{}", b""])
+def test_what_is_no_reply_is_nobodys(kept):
+    assert KeptReply.read(kept) is None
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -15,6 +16,7 @@ from letta_bridge.letta.fake import echo
 from letta_bridge.request_queue.journal_backlog import JournalEntry
 from letta_bridge.turn_lease import TurnLease, clock
 from letta_bridge.uploads import user_folder
+from shared_utils.persistence.choices import Choice, user_key
 from shared_utils.persistence.sessions import Session
 
 
@@ -47,6 +49,17 @@ async def test_a_repeated_task_gets_the_kept_reply_and_no_second_turn(rig):
     assert first == second
     assert await rig.said_to_agents() == {"ada": ["hi"]}
     assert rig.outcomes() == {"letta": 1, "repeated": 1}
+
+
+@pytest.mark.parametrize("damaged", [b"\x00\xff damaged", b"[]", b'{"response_text":"cut o', b"{}"])
+async def test_a_kept_reply_that_is_none_is_not_published_and_the_task_is_answered(rig, damaged):
+    rig.shelf.kept["ada", "t1"] = damaged
+    rig.push()
+    await rig.work_off()
+    [reply] = rig.replies()
+    assert reply["response_text"] == "echo: hi"
+    assert rig.kept()["response_text"] == "echo: hi"
+    assert rig.outcomes() == {"letta": 1}
 
 
 async def test_another_users_same_task_id_gets_a_turn_of_its_own(rig):
@@ -319,6 +332,32 @@ async def test_a_user_who_wants_no_permanent_memory_has_none(rig):
     assert rig.fallback.answered == [("t1", "user_switch")]
     assert rig.letta.sent == []
     assert rig.shelf.missed == {}
+
+
+async def test_an_opt_in_at_another_bridge_applies_with_the_next_hand_out_although_the_session_is_cached(rig):
+    reserved = await rig.store.reserve("ada", "default")
+    opted_out = await rig.store.save(replace(reserved, metadata={"permanent_memory": False}))
+    rig.push("t1")
+    await rig.work_off()
+    assert rig.fallback.answered == [("t1", "user_switch")]
+    # The other bridge writes both replicas; this bridge's cache of sessions does not know yet.
+    await rig.store.save(replace(opted_out, metadata={"permanent_memory": True}))
+    await rig.shared_choices.choose(Choice(user_key("ada"), permanent_memory=True, chosen_ms=0))
+    rig.push("t2")
+    await rig.work_off()
+    assert len(rig.letta.sent) == 1
+
+
+async def test_an_opt_out_of_a_previous_release_after_an_opt_in_holds_while_the_session_store_is_away(rig):
+    await rig.shared_choices.choose(Choice(user_key("ada"), permanent_memory=True, chosen_ms=0))
+    reserved = await rig.store.reserve("ada", "default")
+    await rig.store.save(replace(reserved, metadata={"permanent_memory": False}))
+    for task_id in ("t1", "t2"):
+        rig.push(task_id)
+        await rig.work_off()
+        rig.store.broken = True
+    assert rig.fallback.answered == [("t1", "user_switch"), ("t2", "user_switch")]
+    assert rig.letta.sent == []
 
 
 async def test_audio_without_text_goes_to_memory(rig):

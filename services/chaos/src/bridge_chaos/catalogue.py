@@ -4,15 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bridge_chaos import bridge_faults, letta_faults, load_faults, postgres_faults, real_letta_faults, redis_faults
 from bridge_chaos.fault import Fault
+from bridge_chaos.faults import (
+    bridge,
+    bridges,
+    consent,
+    erasure,
+    ids,
+    letta,
+    letta_calls,
+    load,
+    memory,
+    model,
+    operator,
+    postgres,
+    real_letta,
+    records,
+    redis,
+    redis_loss,
+)
 
-_ROOMS = (bridge_faults, redis_faults, postgres_faults, letta_faults, load_faults, real_letta_faults)
+_MODULES = (
+    bridge,
+    bridges,
+    redis,
+    redis_loss,
+    records,
+    postgres,
+    letta,
+    letta_calls,
+    model,
+    memory,
+    consent,
+    erasure,
+    ids,
+    operator,
+    load,
+    real_letta,
+)
 
 
 def catalogue() -> dict[str, Fault]:
     """Name → fault, in the order of the report."""
-    return {fault.name: fault for room in _ROOMS for fault in room.faults()}
+    return {fault.name: fault for module in _MODULES for fault in module.faults()}
 
 
 def chosen(names: Sequence[str]) -> list[Fault]:

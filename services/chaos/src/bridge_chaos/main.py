@@ -13,9 +13,12 @@ import typer
 
 from bridge_chaos import report
 from bridge_chaos import soak as long_run
-from bridge_chaos.campaign import Campaign, Run, totals
+from bridge_chaos.campaign import Campaign, totals
 from bridge_chaos.catalogue import catalogue, chosen
-from bridge_chaos.rig import Lab
+from bridge_chaos.matrix import page
+from bridge_chaos.runner import Run
+from bridge_chaos.scenario import Scenario, drawn_pairs, named_pair
+from bridge_chaos.workspace import Workspace
 from local_stack.programs import CHECKOUT
 
 _PAGE = CHECKOUT / "docs" / "crash-matrix.md"
@@ -39,29 +42,33 @@ def _main() -> None:
 def chaos(
     *,
     minutes: Annotated[
-        float | None, typer.Option(help="So long, in another order each round; else each fault once.")
+        float | None, typer.Option(help="So long, in another order each round; else everything once.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of the choices of victims and times; a random one is printed.")
+        int | None, typer.Option(help="Of the choices of pairs, victims and times; a random one is printed.")
     ] = None,
     fault: Annotated[list[str] | None, typer.Option(help="Only this one, or all that begin so; repeatable.")] = None,
+    pairs: Annotated[int, typer.Option(help="So many pairs of faults, drawn from the seed.", min=0)] = 0,
+    pair: Annotated[list[str] | None, typer.Option(help="This pair, FIRST+SECOND@PHASE; repeatable.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="Name the faults and end.")] = False,
-    docs: Annotated[bool, typer.Option(help="Write docs/crash-matrix.md.")] = False,
+    docs: Annotated[
+        bool, typer.Option(help="Try the faults one by one, and the pairs, and write docs/crash-matrix.md.")
+    ] = False,
     keep: Annotated[Path | None, typer.Option(help="Directory for data and logs; it stays.", metavar="DIR")] = None,
 ) -> None:
-    """Break each part of the stack once, in the middle of a conversation; exit code 1 where a promise is broken."""
+    """Break each part of the stack once, in the middle of a conversation, or two parts at once (--pairs).
+
+    Exit code 1 where a promise is broken outside the windows that are named for its fault.
+    """
     if list_:
         for name, one in catalogue().items():
             typer.echo(f"{name:<28} {one.what}")
         return
-    try:
-        faults = chosen(fault or [])
-    except KeyError as error:
-        raise typer.BadParameter(f"no fault is called {error.args[0]!r}; --list names them") from None
     seed = secrets.randbelow(1_000_000) if seed is None else seed
-    typer.echo(f"seed {seed}, {len(faults)} faults")
-    with _lab(keep) as lab:
-        campaign = Campaign(lab, faults, seed, _tell)
+    scenarios = _scenarios(fault or [], pairs, pair or [], seed, docs=docs)
+    typer.echo(f"seed {seed}, {len(scenarios)} to run")
+    with _workspace(keep) as workspace:
+        campaign = Campaign(workspace, scenarios, seed, _tell)
         try:
             campaign.run(minutes)
         except KeyboardInterrupt:
@@ -69,12 +76,26 @@ def chaos(
     for name, why in campaign.skipped.items():
         typer.echo(f"skipped {name}: {why}")
     if docs:
-        command = f"./run chaos{f' --minutes {minutes:g}' if minutes else ''} --seed {seed} --docs"
-        _PAGE.write_text(report.page(campaign.runs, catalogue(), campaign.skipped, command), encoding="utf-8")
+        options = [f"--minutes {minutes:g}"] * bool(minutes) + [f"--pairs {pairs}"] * bool(pairs)
+        command = " ".join(["./run chaos", *options, f"--seed {seed} --docs"])
+        _PAGE.write_text(page(campaign.runs, catalogue(), campaign.skipped, command), encoding="utf-8")
         typer.echo(f"wrote {_PAGE}")
     broken = totals(campaign.runs)
     typer.echo(f"{len(campaign.runs)} runs, broken promises: {dict(broken) or 'none'}")
     raise typer.Exit(1 if broken else 0)
+
+
+def _scenarios(names: list[str], pairs: int, pair: list[str], seed: int, *, docs: bool) -> list[Scenario]:
+    """What the options ask for: with pairs alone, no single fault."""
+    try:
+        faults = chosen(names)
+        named = [named_pair(text, catalogue()) for text in pair]
+    except KeyError as error:
+        raise typer.BadParameter(f"no fault is called {error.args[0]!r}; --list names them") from None
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    single = [] if (pairs or pair) and not docs else [Scenario(fault) for fault in faults]
+    return [*single, *named, *drawn_pairs(faults, pairs, seed)]
 
 
 @app.command()
@@ -89,9 +110,9 @@ def soak(
     """Steady load with faults sprinkled in; exit code 1 where a promise is broken or something has grown."""
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     typer.echo(f"seed {seed}")
-    with _lab(keep) as lab:
-        result = long_run.soak(lab, minutes, seed, rate, typer.echo)
-    for line in [*long_run.summary(result), *report.findings(result.verdict)]:
+    with _workspace(keep) as workspace:
+        result = long_run.soak(workspace, minutes, seed, rate, typer.echo)
+    for line in [*long_run.summary(result), *report.findings(result.verdict.findings)]:
         typer.echo(line)
     if docs:
         _SOAK_PAGE.write_text(report.soak_page(long_run.summary(result), minutes, seed), encoding="utf-8")
@@ -100,12 +121,12 @@ def soak(
 
 
 @contextmanager
-def _lab(keep: Path | None) -> Iterator[Lab]:
+def _workspace(keep: Path | None) -> Iterator[Workspace]:
     with (
         tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder,
-        Lab(keep or Path(folder)) as lab,
+        Workspace(keep or Path(folder)) as workspace,
     ):
-        yield lab
+        yield workspace
 
 
 def _tell(run: Run) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import statistics
 import threading
 import time
@@ -15,16 +14,21 @@ from typing import Any, Final
 import psutil
 import psycopg
 
-from bridge_chaos.campaign import close_talk
 from bridge_chaos.catalogue import catalogue
-from bridge_chaos.fault import Scene
-from bridge_chaos.load import QUEUE, Conversation, Load
+from bridge_chaos.choices import Chooser
+from bridge_chaos.conversation import Conversation
+from bridge_chaos.environment import QUEUE, Environment
+from bridge_chaos.fault import FaultContext
+from bridge_chaos.load import Load
 from bridge_chaos.promises import Verdict, judge
-from bridge_chaos.rig import Lab, Rig, Shape, wait_until
+from bridge_chaos.runner import close_talk
+from bridge_chaos.topology import Topology
+from bridge_chaos.waiting import wait_until
+from bridge_chaos.workspace import Workspace
 
 _TTL: Final = 60
 """Seconds replies are kept by task id here, so that a run outlasts them."""
-_SHAPE: Final = Shape(
+_TOPOLOGY: Final = Topology(
     # Other work may keep the disk busy, and Valkey would put off writing what it has acknowledged.
     redis_options=(("appendfsync", "always"),),
     variables=(
@@ -76,7 +80,7 @@ class Soak:
 
     def problems(self) -> list[str]:
         """What is broken or has grown; empty where all is well."""
-        found = [f"{name}: {count}" for name, count in self.verdict.broken.items()]
+        found = [f"{name}: {count}" for name, count in self.verdict.counts().items()]
         early, late = thirds(self.resident)
         if late > early * (1 + _GROWTH) + _SLACK_MIB:
             found.append(f"the bridge grew from {early:.0f} to {late:.0f} MiB")
@@ -96,11 +100,11 @@ def thirds(samples: Sequence[float]) -> tuple[float, float]:
     return statistics.median(samples[third : 2 * third]), statistics.median(samples[2 * third :])
 
 
-def soak(lab: Lab, minutes: float, seed: int, rate: float, tell: Callable[[str], None]) -> Soak:
+def soak(workspace: Workspace, minutes: float, seed: int, rate: float, tell: Callable[[str], None]) -> Soak:
     """Run it.
 
     Args:
-        lab: where.
+        workspace: where.
         minutes: how long users talk.
         seed: of faults and pauses.
         rate: messages a second.
@@ -108,22 +112,24 @@ def soak(lab: Lab, minutes: float, seed: int, rate: float, tell: Callable[[str],
     """
     result = Soak(seed, minutes)
     messages = max(1, round(minutes * 60 * rate / _USERS))
-    load = Load(users=_USERS, messages=messages, seconds=minutes * 60)
-    with Rig(lab, _SHAPE) as rig:
-        rig.renew()
-        conversation = Conversation(rig.client, load, f"soak-{seed}")
+    load = Load(users=_USERS, messages=messages, seconds=minutes * 60, with_persona=0, choosing=0)
+    with Environment(workspace, _TOPOLOGY) as environment:
+        environment.renew()
+        chooser = Chooser(environment.doors)
+        conversation = Conversation(environment.client, load, f"soak-{seed}", chooser)
+        context = FaultContext(environment, conversation, Random(seed), environment.bridges[0])  # noqa: S311 - repeatable
         over = threading.Event()
-        watch = threading.Thread(target=_watch, args=(rig, result, over), daemon=True)
+        watch = threading.Thread(target=_watch, args=(environment, result, over), daemon=True)
         try:
             watch.start()
             conversation.begin()
-            _sprinkle(Scene(rig, conversation, Random(seed)), result, minutes * 60, tell)  # noqa: S311 - repeatable
+            _sprinkle(context, result, minutes * 60, tell)
             conversation.wait_pushed(minutes * 60 + _ANSWERED)
             conversation.wait_all(_ANSWERED)
-            close_talk(rig, conversation)
-            result.verdict = asyncio.run(judge(rig, conversation))
-            _count_rows(rig, conversation, result)
-            _count_keys(rig, result)
+            close_talk(environment, conversation)
+            result.verdict = judge(environment, conversation)
+            _count_rows(environment, conversation, result)
+            _count_keys(environment, result)
         finally:
             over.set()
             watch.join()
@@ -131,22 +137,23 @@ def soak(lab: Lab, minutes: float, seed: int, rate: float, tell: Callable[[str],
     return result
 
 
-def _sprinkle(scene: Scene, result: Soak, seconds: float, tell: Callable[[str], None]) -> None:
+def _sprinkle(context: FaultContext, result: Soak, seconds: float, tell: Callable[[str], None]) -> None:
     known = catalogue()
     began = time.monotonic()
     while (left := seconds - (time.monotonic() - began)) > _PAUSES[0]:
-        scene.let_pass(min(left, scene.random.uniform(*_PAUSES)))
-        fault = known[scene.random.choice(SPRINKLED)]
-        tell(f"{time.monotonic() - began:6.0f} s  {len(scene.conversation.answered_at):6} answered  {fault.name}")
+        context.let_pass(min(left, context.random.uniform(*_PAUSES)))
+        fault = known[context.random.choice(SPRINKLED)]
+        answered = len(context.conversation.observer.answered_at)
+        tell(f"{time.monotonic() - began:6.0f} s  {answered:6} answered  {fault.name}")
         try:
-            fault.act(scene)
+            fault.act(context)
         except Exception as error:  # noqa: BLE001 - the run goes on, and says so at its end
             result.broke_off.append(f"{fault.name}: {error!r}")
         result.faults[fault.name] += 1
 
 
-def _watch(rig: Rig, result: Soak, over: threading.Event) -> None:
-    process = psutil.Process(rig.bridges[1].pid)
+def _watch(environment: Environment, result: Soak, over: threading.Event) -> None:
+    process = psutil.Process(environment.bridges[1].pid)
     while not over.wait(_EVERY):
         try:
             result.resident.append(process.memory_info().rss / 2**20)
@@ -155,37 +162,37 @@ def _watch(rig: Rig, result: Soak, over: threading.Event) -> None:
             return
 
 
-def _count_rows(rig: Rig, conversation: Conversation, result: Soak) -> None:
+def _count_rows(environment: Environment, conversation: Conversation, result: Soak) -> None:
     answers = sum(result.verdict.sources[name] for name in ("letta", "memory-python"))
     due = {"agent_messages": 2 * answers, "agent_conversations": len(conversation.users), "agent_sessions": _USERS}
-    with psycopg.connect(rig.postgres.url(rig.database), autocommit=True) as connection:
+    with psycopg.connect(environment.postgres.url(environment.database), autocommit=True) as connection:
         for table, count in due.items():
             row = connection.execute(f"SELECT count(*) FROM letta_bridge.{table}").fetchone()  # noqa: S608 - our own names
             result.rows[table] = (row[0] if row else 0, count)
 
 
-def _count_keys(rig: Rig, result: Soak) -> None:
+def _count_keys(environment: Environment, result: Soak) -> None:
     """What is left when everything that expires has expired."""
 
     def quiet() -> bool:
-        result.keys = _kinds(rig)
+        result.keys = _kinds(environment)
         return not set(result.keys) - set(_LASTING)
 
     wait_until(quiet, 2.0 * _TTL, pause=1.0)
 
 
-def _kinds(rig: Rig) -> dict[str, int]:
-    with rig.client() as client:
+def _kinds(environment: Environment) -> dict[str, int]:
+    with environment.client() as client:
         found: Any = client.scan_iter(match=f"{{{QUEUE}}}:*", count=1000)
         kinds = Counter(key.decode().removeprefix(f"{{{QUEUE}}}:").partition(":")[0] for key in found)
     kinds.pop("journal_writer", None)  # renewed all the time
-    if not _unwritten(rig):
+    if not _unwritten(environment):
         kinds.pop("journal", None)  # an empty stream stays a key
     return dict(kinds)
 
 
-def _unwritten(rig: Rig) -> int:
-    with rig.client() as client:
+def _unwritten(environment: Environment) -> int:
+    with environment.client() as client:
         waiting: Any = client.xlen(f"{{{QUEUE}}}:journal")
         return int(waiting)
 

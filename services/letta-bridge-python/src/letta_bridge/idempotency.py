@@ -68,9 +68,11 @@ class KeptReply:
     content: dict[str, Any]
 
     @classmethod
-    def read(cls, kept: bytes) -> Self:
-        """What dispatch found under the task's id."""
+    def read(cls, kept: bytes) -> Self | None:
+        """What dispatch found under the task's id; None where that is no reply: then the id counts as unused."""
         content = json_object(kept)
+        if not content:
+            return None
         place = kept.rfind(_MARK_BEGINS) if _KEY in content else -1
         if place < 0:
             return cls(kept, b"", content)

@@ -122,20 +122,21 @@ class MessageProcessor:
     def _job(self, turn: Turn, task: Task) -> Job:
         identity = Identity(turn.number, turn.first_ms / 1000, content_digest(task))
         doubtful = turn.attempts > 1
-        if turn.kept_reply is not None:
-            kept = KeptReply.read(turn.kept_reply)
-            if kept.is_of(task) and kept.may_be_tried_again:
-                identity = kept.inherited(identity)
-                doubtful = doubtful or kept.may_have_been_sent
+        kept = None if turn.kept_reply is None else KeptReply.read(turn.kept_reply)
+        if turn.kept_reply is not None and kept is None:
+            _log.error("kept_reply_unreadable", receipt=turn.receipt)  # the task counts as a new one
+        if kept is not None and kept.is_of(task) and kept.may_be_tried_again:
+            identity = kept.inherited(identity)
+            doubtful = doubtful or kept.may_have_been_sent
         if not task.task_id:
             task = task.model_copy(update={"task_id": f"{self._settings.queue.requests}-{turn.first_ms}-{turn.seq}"})
         logs.bind(task_id=task.task_id, user_id=task.user_id)
-        return Job(turn, task, self._sessions.persona(task.meta.persona), identity, doubtful)
+        return Job(turn, task, self._sessions.persona(task.meta.persona), identity, doubtful, kept)
 
     async def _outcome(self, job: Job, lease: Lease) -> Settlement:
         turn, task = job.turn, job.task
-        if turn.kept_reply is not None:
-            kept = KeptReply.read(turn.kept_reply)
+        kept = job.kept
+        if kept is not None:
             if not kept.is_of(task):
                 _log.warning("task_id_reused", receipt=turn.receipt)
                 return settlements.reused(turn, task, job.identity)
@@ -168,6 +169,12 @@ class MessageProcessor:
     async def _answered(self, job: Job, lease: Lease, admitted: Admission) -> Settlement:
         task = job.task
         session = await self._sessions.session(task.user_id, job.persona)
+        if (
+            session is not None
+            and not session.permanent_memory
+            and self._consent.opted_in(task.user_id, job.turn.choice)
+        ):
+            session = await self._sessions.reread(session)  # this bridge may remember it from before the opt-in
         consent = await self._consent.verdict(task.user_id, job.turn.choice, session)
         decision = route(task, self._settings.letta, consent=consent)
         if fail_points.reach is not None:
@@ -273,7 +280,6 @@ class MessageProcessor:
         if job is None:
             identity = Identity(turn.number, turn.first_ms / 1000, None)
             return settlements.buried(turn, error, code, identity, task_id=task_id, user_id=user_id)
-        kept = turn.kept_reply
         return settlements.buried(
             turn,
             error,
@@ -282,7 +288,7 @@ class MessageProcessor:
             task_id=job.task.task_id,
             user_id=job.task.user_id,
             missed=dump(job.abandoned_turn()) if turn.attempts > 1 or code == _DEFECT else None,
-            replaces_kept=kept is not None and KeptReply.read(kept).is_of(job.task),
+            replaces_kept=job.kept is not None and job.kept.is_of(job.task),
         )
 
     def _readable(self, turn: Turn) -> Job | None:

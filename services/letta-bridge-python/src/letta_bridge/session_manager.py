@@ -102,6 +102,17 @@ class SessionManager:
             self._remember(session)
         return session
 
+    async def reread(self, session: Session) -> Session | None:
+        """A session as the store has it now, not as this bridge remembers it; unchanged while the store is away."""
+        stored: Session | None = session
+        with _Watch(self._store_answered):
+            stored = await self.store.find(session.user_id, session.persona)
+        if stored is None:
+            self.forget(session.user_id, session.persona)
+        elif stored is not session:
+            self._remember(stored)
+        return stored
+
     async def agent_for(self, user_id: str, persona: str, language: str | None, letta: LettaPort) -> str:
         """The id of the user's agent, made where there is none.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from letta_bridge.fallback import FallbackAnswer
-from letta_bridge.idempotency import Identity
+from letta_bridge.idempotency import Identity, KeptReply
 from letta_bridge.missed_turns import Fate, MissedTurn, cut
 from letta_bridge.request_queue.port import Turn
 from shared_utils.messages import Task, now
@@ -37,6 +37,8 @@ class Job:
     identity: Identity
     doubtful: bool
     """The task may have been sent to Letta before."""
+    kept: KeptReply | None
+    """The reply that is kept under the task's user and id; None also where it cannot be read."""
 
     @property
     def number(self) -> str:

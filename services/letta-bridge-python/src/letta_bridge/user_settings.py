@@ -8,11 +8,10 @@ from typing import Final
 
 from letta_bridge.consent import Consent
 from letta_bridge.opt_out_tags import OptOutTags
-from shared_utils.persistence.choices import user_key
+from shared_utils.persistence.choices import Choice, user_key
 from shared_utils.persistence.errors import PersistenceError
-from shared_utils.persistence.sessions import Session, SessionStore, StaleSession
+from shared_utils.persistence.sessions import CHOICE_FIELD, CHOSEN_FIELD, Session, SessionStore, StaleSession
 
-_METADATA_KEY: Final = "permanent_memory"
 _SESSIONS_OF_A_USER: Final = 1000
 """Upper bound; a user has one active session per persona."""
 _WRITE_ATTEMPTS: Final = 5
@@ -39,10 +38,10 @@ class UserSettings:
             ChoiceUnknown: no store can answer now.
         """
         try:
-            opted_out = await self._sessions.opted_out(user_id)
+            opt_out = await self._sessions.opt_out(user_id)
         except PersistenceError:
-            opted_out = False  # consent may still know the choice
-        return not opted_out and await self._consent.permanent_memory(user_id)
+            opt_out = None  # consent may still know the choice
+        return await self._consent.permanent_memory(user_id, opt_out)
 
     async def chosen_ms(self, user_id: str) -> int | None:
         """When the user chose, in ms since 1970, by the durable stores; None without a choice."""
@@ -58,7 +57,7 @@ class UserSettings:
             ChoiceNotShared: Redis is away.
         """
         choice = await self._consent.choose(user_id, permanent_memory=wanted)
-        await self._sessions.write(user_id, wanted)
+        await self._sessions.write(user_id, choice)
         if self._agents is not None:
             await self._agents.write(user_id, choice)
 
@@ -66,9 +65,9 @@ class UserSettings:
         """Session id → whether agents may remember its user, by the durable stores."""
         stored = await self._consent.replicas.stored({user_key(session.user_id) for session in sessions})
         return {
-            session.session_id: session.permanent_memory and (choice is None or choice.permanent_memory)
+            session.session_id: newest is None or newest.permanent_memory
             for session in sessions
-            for choice in [stored.get(user_key(session.user_id))]
+            for newest in [_newer(session.opt_out, stored.get(user_key(session.user_id)))]
         }
 
 
@@ -88,41 +87,50 @@ class SessionChoices:
         self._personas = personas
         self._forget = forget
 
-    async def opted_out(self, user_id: str) -> bool:
-        """Whether a session of the user holds an opt-out.
+    async def opt_out(self, user_id: str) -> Choice | None:
+        """The latest opt-out in a session of the user; None if there is none.
 
         Raises:
             SessionStoreError: the store is away.
         """
-        return any(not session.permanent_memory for session in await self._of(user_id))
+        latest: Choice | None = None
+        for session in await self._of(user_id):
+            latest = _newer(latest, session.opt_out)
+        return latest
 
-    async def write(self, user_id: str, wanted: bool) -> None:
-        """Set it in every session of the user.
+    async def write(self, user_id: str, choice: Choice) -> None:
+        """Write it to every session of the user.
 
         Raises:
             SessionStoreError: the store is away, or another writer keeps changing the same session.
         """
         personas = {session.persona for session in await self._of(user_id)}
-        if not wanted:
+        if not choice.permanent_memory:
             personas |= set(self._personas)
         for persona in sorted(personas):
-            await self._switched(user_id, persona, wanted)
+            await self._switched(user_id, persona, choice)
 
-    async def _switched(self, user_id: str, persona: str, wanted: bool) -> None:
+    async def _switched(self, user_id: str, persona: str, choice: Choice) -> None:
         for _ in range(_WRITE_ATTEMPTS - 1):
             try:
-                return await self._switch(user_id, persona, wanted)
+                return await self._switch(user_id, persona, choice)
             except StaleSession:
                 continue  # another bridge changed it concurrently
-        return await self._switch(user_id, persona, wanted)
+        return await self._switch(user_id, persona, choice)
 
-    async def _switch(self, user_id: str, persona: str, wanted: bool) -> None:
+    async def _switch(self, user_id: str, persona: str, choice: Choice) -> None:
         session = await self._store.reserve(user_id, persona)
-        if session.permanent_memory == wanted:
+        written = {CHOICE_FIELD: choice.permanent_memory, CHOSEN_FIELD: choice.chosen_ms}
+        is_written = session.metadata.get(CHOSEN_FIELD) == choice.chosen_ms
+        if is_written and session.permanent_memory == choice.permanent_memory:
             return
-        await self._store.save(replace(session, metadata={**session.metadata, _METADATA_KEY: wanted}))
+        await self._store.save(replace(session, metadata={**session.metadata, **written}))
         if self._forget is not None:
             self._forget(user_id, persona)
 
     async def _of(self, user_id: str) -> Collection[Session]:
         return (await self._store.page(limit=_SESSIONS_OF_A_USER, user_id=user_id)).sessions
+
+
+def _newer(one: Choice | None, other: Choice | None) -> Choice | None:
+    return one if one is not None and one.beats(other) else other

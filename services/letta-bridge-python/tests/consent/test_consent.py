@@ -15,6 +15,7 @@ from shared_utils.persistence.choices import IMPORTED_MS, Choice, user_key
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.memory_choices import InMemoryChoiceStore
 from shared_utils.persistence.memory_sessions import InMemorySessionStore
+from shared_utils.persistence.sessions import Session
 
 ADA = user_key("ada")
 ALLOWED, DENIED, UNKNOWN = Verdict.ALLOWED, Verdict.DENIED, Verdict.UNKNOWN
@@ -170,6 +171,48 @@ async def test_opt_out_lost_in_a_failover_still_applies(world):
     await started(writer)
     assert world.handed_out().entry is not None
     assert world.redis["complete"] == b"1"
+
+
+async def test_opt_in_lost_in_a_failover_still_applies(world):
+    writer, reader = [await started(world.bridge()) for _ in range(2)]
+    await opt_out(writer)
+    await reader.replicas.poll()
+    replica = dict(world.redis)
+    await opt_in(writer)
+    await reader.replicas.poll()
+    world.fail_over(replica)
+    assert await world.verdict(writer) is ALLOWED
+    assert await world.verdict(reader) is ALLOWED
+    await opt_out(reader)
+    assert await world.verdict(writer) is DENIED
+
+
+@pytest.mark.parametrize(
+    ("metadata", "verdict"),
+    [
+        ({}, ALLOWED),
+        ({"permanent_memory": False, "permanent_memory_chosen_ms": 1_000}, ALLOWED),  # another host's session file
+        ({"permanent_memory": False, "permanent_memory_chosen_ms": 2**60}, DENIED),
+        ({"permanent_memory": False}, DENIED),  # of a bridge of the previous release, and perhaps later
+        ({"permanent_memory": False, "permanent_memory_chosen_ms": "soon"}, DENIED),
+        ({"permanent_memory": "no", "permanent_memory_chosen_ms": True}, DENIED),
+    ],
+)
+async def test_opt_out_in_a_session_holds_unless_a_later_opt_in_is_known(world, metadata, verdict):
+    bridge = await started(world.bridge())
+    session = Session("ada", "default", metadata=metadata)
+    choice = await opt_in(bridge)
+    assert await world.verdict(bridge, session=session) is verdict
+    assert await bridge.permanent_memory("ada", session.opt_out) is (verdict is ALLOWED)
+    of_previous_release = {"permanent_memory": False, "permanent_memory_chosen_ms": choice.chosen_ms}
+    assert await world.verdict(bridge, session=Session("ada", "default", metadata=of_previous_release)) is DENIED
+
+
+async def test_opt_out_that_only_a_session_holds_keeps_its_time_when_it_is_imported(world):
+    bridge = await started(world.bridge())
+    metadata = {"permanent_memory": False, "permanent_memory_chosen_ms": 1_000}
+    assert await world.verdict(bridge, session=Session("ada", "default", metadata=metadata)) is DENIED
+    assert (await bridge.replicas.stored([ADA]))[ADA].chosen_ms == 1_000
 
 
 async def test_failover_that_lost_writes_is_not_trusted_without_the_database(world):

@@ -160,7 +160,11 @@ async def test_a_choice_changes_nothing_else(ask, sessions):
     await sessions.add("ada", metadata={"theme": "dark"}, session_data={"mood": "ok"})
     await ask("PUT", "/api/users/ada/settings", json={"permanent_memory": False})
     session = await sessions.store.find("ada", "default")
-    assert session.metadata == {"theme": "dark", "permanent_memory": False}
+    assert session.metadata == {
+        "theme": "dark",
+        "permanent_memory": False,
+        "permanent_memory_chosen_ms": session.metadata["permanent_memory_chosen_ms"],
+    }
     assert (session.agent_id, session.session_data) == ("agent-ada", {"mood": "ok"})
 
 

@@ -131,6 +131,14 @@ def test_an_id_that_others_may_have_had_is_trusted_only_with_the_same_words_sinc
     assert find([message, said("a")], sought=sought).state is state
 
 
+def test_half_an_emoji_is_found_whether_letta_kept_it_or_not() -> None:
+    sought = SoughtTurn(OTID, TAKEN, content="hello \ud83d", labelled=False)
+    assert [find([user(stored), said("a")], sought=sought).state for stored in ("hello ", "hello \ud83d")] == [
+        TurnState.STORED,
+        TurnState.STORED,
+    ]
+
+
 def test_an_older_message_is_found_behind_a_newer_one_with_other_words() -> None:
     sought = SoughtTurn(OTID, TAKEN, content="hello", labelled=False)
     history = [user("hello", run="run-1"), said("a"), user("later, same id", run="run-2"), said("b", run="run-2")]

@@ -293,3 +293,17 @@ async def test_what_no_bridge_wrote_is_shown_and_can_be_dropped(rig):
     assert (listed.code, listed.payload) == ("unknown", b"payload")
     assert (garbage.code, garbage.size) == ("unknown", 0)
     assert await rig.admin.drop(garbage)
+
+
+@pytest.mark.parametrize(
+    "letter", [b"\x00\xff damaged", b"[]\n{}", b"", b'{"code":"internal"}', b'{"cut o\n{"task_id":"1"}']
+)
+async def test_a_damaged_letter_survives_a_retry_and_can_be_dropped(rig, letter):
+    await rig.client.lpush(rig.admin.keys.dead, letter)
+    assert [letter async for letter in rig.admin.sweep(lambda _: True, retry=True)] == []
+    [shown] = [letter async for letter in rig.admin.dead()]
+    assert not await rig.admin.retry(shown)
+    assert await rig.client.lrange(rig.admin.keys.dead, 0, -1) == [letter]
+    assert await rig.client.llen(rig.admin.keys.requests) == 0
+    assert await rig.admin.drop(shown)
+    assert await rig.admin.dead_count() == 0

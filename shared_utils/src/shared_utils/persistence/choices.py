@@ -16,6 +16,8 @@ from typing import Final, Protocol
 
 IMPORTED_MS: Final = 1
 """``chosen_ms`` of an opt-out imported without a timestamp; earlier than every real one."""
+UNDATED_MS: Final = 2**62
+"""``chosen_ms`` of an opt-out whose time is unknown and that no other choice may override."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,17 @@ import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+from shared_utils.persistence.choices import UNDATED_MS, Choice, user_key
 from shared_utils.persistence.errors import SessionStoreAway, SessionStoreError, StaleSession
+
+CHOICE_FIELD: Final = "permanent_memory"
+CHOSEN_FIELD: Final = "permanent_memory_chosen_ms"
+"""Fields of a session's metadata: the user's choice, and when it was made (``Choice.chosen_ms``).
+
+The user owns them, and they go with the session. A bridge of the previous release writes the first alone and keeps the
+second, which is then too old: an opt-out wins such a tie."""
 
 
 def utc_now() -> datetime:
@@ -27,7 +35,8 @@ class Session:
     """None while the session is only reserved: its agent may or may not exist in Letta yet."""
     session_data: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """``permanent_memory`` (the form before choices.py), and fields of other programs."""
+    """``permanent_memory`` and ``permanent_memory_chosen_ms`` (a replica of the choice, for bridges that do not read
+    choices.py), and fields of other programs."""
     created_at: datetime = field(default_factory=utc_now)
     last_updated: datetime = field(default_factory=utc_now)
     """Last use."""
@@ -41,7 +50,20 @@ class Session:
     @property
     def permanent_memory(self) -> bool:
         """False if this row holds an opt-out: any value but ``true``. The decision is made by choices.py."""
-        return self.metadata.get("permanent_memory", True) is True
+        return self.metadata.get(CHOICE_FIELD, True) is True
+
+    @property
+    def opt_out(self) -> Choice | None:
+        """The opt-out in this row; None if there is none.
+
+        One without a readable time counts as later than every choice: a bridge of the previous release wrote it.
+        """
+        if self.permanent_memory:
+            return None
+        chosen_ms = self.metadata.get(CHOSEN_FIELD)
+        if not isinstance(chosen_ms, int) or isinstance(chosen_ms, bool):
+            chosen_ms = UNDATED_MS
+        return Choice(user_key(self.user_id), permanent_memory=False, chosen_ms=chosen_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from letta_bridge.consent.replicas import ChoiceReplicas
 from letta_bridge.consent.shared_choices import ReplicaState, strict_entry
 from letta_bridge.errors import ChoiceNotShared, ChoiceUnknown
 from letta_bridge.request_queue.port import HeldChoice
-from shared_utils.persistence.choices import IMPORTED_MS, Choice, user_key
+from shared_utils.persistence.choices import IMPORTED_MS, UNDATED_MS, Choice, user_key
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions import Session
 from shared_utils.redis_connection import CONNECTION_ERRORS, persistently
@@ -51,12 +51,13 @@ class Consent:
         Args:
             user_id: the task's.
             held: what the hand-out carried.
-            session: the user's, if known: bridges of the previous release write an opt-out there alone.
+            session: the user's, if known: bridges of the previous release write an opt-out there alone. An opt-out
+                that an explicit later opt-in follows is an outdated replica: another host's session file, say.
         """
         if held is None or held.user_id != user_id:
             held = await self._read(user_id)
-        if session is not None and not session.permanent_memory:
-            await self._import(user_id, held)
+        if session is not None and self._holds(session.opt_out, held):
+            await self._import(session.opt_out, held)
             return Verdict.DENIED
         for _ in range(_READ_ATTEMPTS):
             if self._opted_out(held):
@@ -66,8 +67,19 @@ class Consent:
             held = await self._read(user_id)
         return await self._by_stores(held)
 
-    async def permanent_memory(self, user_id: str) -> bool:
+    def opted_in(self, user_id: str, held: HeldChoice | None) -> bool:
+        """Whether the newest choice that this bridge knows of the user is an opt-in."""
+        if held is None or held.user_id != user_id:
+            return False
+        newest = self._newest(held)
+        return newest is not None and newest.permanent_memory
+
+    async def permanent_memory(self, user_id: str, opt_out: Choice | None = None) -> bool:
         """Whether agents may remember the user, outside of a turn.
+
+        Args:
+            user_id: the user.
+            opt_out: one that was found outside the replicas.
 
         Raises:
             ChoiceUnknown: neither Redis nor the durable store can tell.
@@ -76,6 +88,8 @@ class Consent:
             held = await self.replicas.shared.read(user_id)
         except CONNECTION_ERRORS:
             held = HeldChoice(user_id, None, None, None, None)
+        if self._holds(opt_out, held):
+            return False
         verdict = Verdict.DENIED if self._opted_out(held) else await self._by_stores(held)
         if verdict is Verdict.UNKNOWN:
             raise ChoiceUnknown
@@ -147,11 +161,21 @@ class Consent:
         return await persistently(lambda: self.replicas.shared.read(user_id))
 
     def _opted_out(self, held: HeldChoice) -> bool:
+        newest = self._newest(held)
+        return newest is not None and not newest.permanent_memory
+
+    def _holds(self, opt_out: Choice | None, held: HeldChoice) -> bool:
+        """Whether there is an opt-out, and no later opt-in is known."""
+        if opt_out is None:
+            return False
+        newest = self._newest(held)
+        return newest is None or not newest.permanent_memory or not newest.beats(opt_out)
+
+    def _newest(self, held: HeldChoice) -> Choice | None:
+        """The entry in Redis, unless this bridge has seen a newer choice stored: a failover may have lost that one."""
         entry = strict_entry("", held.entry)
-        if entry is not None and not entry.permanent_memory:
-            return True
-        recent = self.replicas.recent_opt_out(held.user_id)
-        return recent is not None and recent.beats(entry)
+        recent = self.replicas.recent_choice(held.user_id)
+        return recent if recent is not None and recent.beats(entry) else entry
 
     async def _by_stores(self, held: HeldChoice) -> Verdict:
         """The newest choice of the durable store and Redis; without that store, of this host's file and Redis."""
@@ -176,11 +200,12 @@ class Consent:
         except PersistenceError:
             return None
 
-    async def _import(self, user_id: str, held: HeldChoice) -> None:
-        """Record an opt-out of the previous release, so that deleting its session does not lose it."""
-        if held.entry is None:
+    async def _import(self, opt_out: Choice | None, held: HeldChoice) -> None:
+        """Record an opt-out that only a session holds, so that deleting the session does not lose it."""
+        if opt_out is not None and held.entry is None:
+            chosen_ms = IMPORTED_MS if opt_out.chosen_ms == UNDATED_MS else opt_out.chosen_ms
             with contextlib.suppress(PersistenceError):
-                await self.merge(Choice(user_key(user_id), permanent_memory=False, chosen_ms=IMPORTED_MS))
+                await self.merge(replace(opt_out, chosen_ms=chosen_ms))
 
 
 def _timestamped_here(wanted: Choice, stored: Choice | None) -> Choice:

@@ -91,12 +91,12 @@ class ChoiceReplicas:
         trusted = self._trusted
         return trusted is not None and state.generation == trusted.generation and state.changes < trusted.changes
 
-    def recent_opt_out(self, user_id: str) -> Choice | None:
-        """The user's opt-out if it was stored since the last reconciliation, whatever Redis says."""
+    def recent_choice(self, user_id: str) -> Choice | None:
+        """The user's choice if it was stored since the last reconciliation, whatever Redis says."""
         if not self._recent:
             return None
         found = self._recent.get(user_key(user_id))
-        return found[0] if found is not None and not found[0].permanent_memory else None
+        return None if found is None else found[0]
 
     def remember(self, choices: Iterable[Choice]) -> None:
         """Keep newly stored choices in memory until the next reconciliation."""

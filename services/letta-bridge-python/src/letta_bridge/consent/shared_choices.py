@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
 from letta_bridge.request_queue.port import HeldChoice
-from shared_utils.persistence.choices import Choice, user_key
+from shared_utils.persistence.choices import UNDATED_MS, Choice, user_key
 
 _ENTRY: Final = re.compile(rb"([01]) (\d{1,16})")
 COMPLETE, GENERATION, CHANGES = "complete", "generation", "changes"
 STATE_FIELDS: Final = (COMPLETE, GENERATION, CHANGES)
 """Fields that belong to no user."""
-_UNREADABLE_MS: Final = 2**62
-"""``chosen_ms`` of an unreadable entry: no replica's choice is later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ def strict_entry(user: str, entry: bytes | None) -> Choice | None:
     """Like :func:`parse_entry`, but an unreadable entry is an opt-out that no other replica's choice overrides."""
     if entry is None:
         return None
-    return parse_entry(user, entry) or Choice(user, permanent_memory=False, chosen_ms=_UNREADABLE_MS)
+    return parse_entry(user, entry) or Choice(user, permanent_memory=False, chosen_ms=UNDATED_MS)
 
 
 class SharedChoices(Protocol):

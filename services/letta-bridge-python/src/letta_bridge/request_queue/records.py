@@ -36,9 +36,11 @@ def body_of_letter(about: Mapping[str, Any]) -> str:
     """The kind of a dead letter's body.
 
     Returns:
-        ``task``, the kind of a record (``entry``, ``turn``, ``journal``, …), or ``newer`` if the letter itself has a
-        later version.
+        ``task``, the kind of a record (``entry``, ``turn``, ``journal``, …), ``newer`` if the letter itself has a
+        later version, or ``unreadable`` if it does not describe itself.
     """
+    if not about:
+        return "unreadable"
     version = _version(about)
     if version > _LETTER_VERSION:
         return "newer"

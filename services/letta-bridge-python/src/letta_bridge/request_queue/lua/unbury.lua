@@ -67,11 +67,12 @@ local function retry_journal(record)
 end
 
 if ARGV[3] == 'retry' then
-    local body = string.sub(letter, (string.find(letter, '\n', 1, true) or #letter) + 1)
-    local done = kind == 'task' and retry_task(body)
+    local line_end = string.find(letter, '\n', 1, true)
+    local body = line_end and string.sub(letter, line_end + 1)
+    local done = body and (kind == 'task' and retry_task(body)
         or kind == 'entry' and retry_entry(lane, body)
         or kind == 'turn' and retry_turn(body)
-        or kind == 'journal' and retry_journal(body)
+        or kind == 'journal' and retry_journal(body))
     if not done then
         return 2
     end

@@ -1,0 +1,69 @@
+"""Backups made while users talk, and what a restored one must hold."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bridge_chaos.command_line import insist
+from bridge_chaos.empty_place import EmptyPlace
+from bridge_chaos.fault import FaultContext
+from bridge_chaos.letta_reader import LettaReader
+from bridge_chaos.load import Utterance, recognised
+
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+
+@dataclass(frozen=True)
+class SavedBackup:
+    """A backup's directory, and what it has to hold: all that Letta had answered before it began."""
+
+    folder: Path
+    expected: Sequence[Utterance]
+
+
+def saved_backup(context: FaultContext) -> SavedBackup:
+    """Make one in a new directory."""
+    folder = context.environment.folder / f"backup-{context.environment.workspace.number()}"
+    before = _answered_by_letta(context)
+    saved = insist(context, "backup", str(folder))
+    context.check("forgotten", saved.succeeded, str(saved))
+    readable = [file.name for file in folder.rglob("*") if file.is_file() and file.stat().st_mode & _OTHERS]
+    context.check("strangers", not readable, f"others may read {len(readable)} files of the backup: {readable[:3]}")
+    return SavedBackup(folder, before)
+
+
+def restore_and_compare(context: FaultContext, backup: SavedBackup, place: EmptyPlace) -> None:
+    """Everything that the backup has to hold must be in the restored agents, once."""
+    restored = insist(context, "restore", str(backup.folder), variables=place.variables)
+    context.check("forgotten", restored.succeeded, str(restored))
+    with place.reader() as reader:
+        for user in context.conversation.users:
+            found = _said(reader, user)
+            for utterance in (said for said in backup.expected if said.user == user):
+                times = found.count(utterance)
+                text = f"{utterance.text!r} is {times} times in the restored agents"
+                context.check("repeated_messages" if times > 1 else "forgotten", times == 1, text, utterance.task)
+
+
+def _answered_by_letta(context: FaultContext) -> list[Utterance]:
+    talk = context.conversation
+    with talk.observer.changed:
+        return [
+            utterance
+            for task, utterance in talk.utterances.items()
+            if talk.observer.last(task).get("source") == "letta"
+        ]
+
+
+def _said(reader: LettaReader, user: str) -> list[Utterance]:
+    messages = [message for agent in reader.agents([f"user:{user}"]) for message in reader.messages(str(agent["id"]))]
+    return [
+        utterance
+        for message in messages
+        if message.get("message_type") == "user_message"
+        for utterance in recognised(message.get("content"))
+    ]

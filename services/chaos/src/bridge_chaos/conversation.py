@@ -1,0 +1,210 @@
+"""Users who talk: what was pushed and when, what each user had chosen then, and what was heard back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from typing import Final
+
+import redis
+
+from bridge_chaos.choices import Choose, choose_until_confirmed
+from bridge_chaos.environment import QUEUE
+from bridge_chaos.load import Load, Task, Utterance
+from bridge_chaos.observer import AWAY, PAUSE_SECONDS, Observer
+
+_FLOOD_BATCH: Final = 1000
+_CHOICE_SECONDS: Final = 60.0
+"""A user who switches memory on again waits so long for answers to what was said in private."""
+
+
+class Conversation:
+    """One load in progress. Threads push and listen; Redis may go away and come back.
+
+    Args:
+        client: makes a client of the Redis the bridges use.
+        load: how much is said.
+        tag: tells these users from all others there ever were.
+        choose: sets a user's permanent memory once; None lets nobody choose.
+    """
+
+    def __init__(self, client: Callable[[], redis.Redis], load: Load, tag: str, choose: Choose | None = None) -> None:
+        self.load = load
+        self.tag = tag
+        self.users = [f"用户-{tag}-u{number:03}" for number in range(load.users)]
+        self.utterances: dict[Task, Utterance] = {}
+        self.pushes: Counter[Task] = Counter()
+        """How often each was pushed: a push whose answer got lost is repeated."""
+        self.pushed_at: dict[Task, float] = {}
+        """When it was first pushed, by the monotonic clock."""
+        self.accepted_at: dict[Task, float] = {}
+        """When Redis had confirmed the push."""
+        self.private: set[Task] = set()
+        """Said while the user's permanent memory was off, as a bridge had confirmed."""
+        self.unsure: set[Task] = set()
+        """In the queue while the choice changed: it may count for either."""
+        self.reordered: set[Task] = set()
+        """Brought back by an operator: nothing is promised of their place."""
+        self.opted_out: set[str] = set()
+        """Users whose permanent memory is off now."""
+        self.observer = Observer(client)
+        self._client = client
+        self._choose = choose
+        self._next: Counter[str] = Counter()
+        self._places = {user: place for place, user in enumerate(self.users)}
+        self._over = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._choosing = set(self.users[-load.choosing :]) if choose and load.choosing else set()
+
+    def begin(self) -> None:
+        """Push the load, in threads of its own."""
+        work: list[tuple[Callable[..., None], tuple[object, ...]]] = [(self._talk, ())]
+        work += [(self._talk_and_choose, (user,)) for user in self._choosing]
+        for target, arguments in work:
+            thread = threading.Thread(target=target, args=arguments, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def close(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(timeout=10)
+        self.observer.close()
+
+    def say_one_more_of(self, users: Iterable[str], *, pause: float = 0.0) -> set[Task]:
+        """The next message of each of them to each of their personas, one after the other."""
+        said = set()
+        for user in users:
+            for _ in range(2 if self._places[user] < self.load.with_persona else 1):
+                said.add(self._push(user))
+            time.sleep(pause)
+        return said
+
+    def flood(self, user: str, count: int) -> None:
+        """So many messages of one further user, at once."""
+        self._places[user] = len(self.users)
+        self.users.append(user)
+        with self._client() as client:
+            for _ in range(0, count, _FLOOD_BATCH):
+                said = [self._next_of(user) for _ in range(_FLOOD_BATCH)]
+                client.lpush(QUEUE, *[utterance.payload() for utterance in said])
+                self.pushes.update(utterance.task for utterance in said)
+
+    def push_payload(self, payload: str) -> None:
+        """Push any text, again and again until Redis confirms it."""
+        while not self._over.is_set():
+            try:
+                with self._client() as client:
+                    client.lpush(QUEUE, payload)
+            except AWAY:
+                time.sleep(PAUSE_SECONDS)
+            else:
+                return
+
+    def wait_answered(self, part: float, timeout: float) -> bool:
+        """Until that part of the load is answered; False where time was not enough."""
+        return self.observer.wait(lambda: len(self.observer.answered_at) >= part * self.load.count, timeout)
+
+    def wait_pushed(self, timeout: float) -> bool:
+        """Until the whole load is pushed."""
+        return self.observer.wait(lambda: len(self.accepted_at) >= self.load.count, timeout)
+
+    def wait_all(self, timeout: float, *, but: Collection[object] = ()) -> bool:
+        """Until everything pushed is answered, `but` these tasks perhaps; False where time was not enough."""
+        return self.observer.wait(lambda: self._unanswered() <= set(but), timeout)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the whole load is pushed and answered."""
+        return self.wait_pushed(0) and self.wait_all(0)
+
+    def unanswered(self) -> set[Task]:
+        with self.observer.changed:
+            return self._unanswered()
+
+    def note_retried(self, tasks: Collection[Task]) -> None:
+        """An operator has pushed these once more. A user's choice counts when a task is handed out."""
+        self.pushes.update(tasks)
+        self.unsure.update(task for task in tasks if task in self.private and task.user not in self.opted_out)
+        self.reordered.update(tasks)
+
+    def in_order(self, utterances: Iterable[Utterance]) -> bool:
+        """Whether they come in the order they were said in, those left aside that an operator brought back."""
+        numbers = [utterance.number for utterance in utterances if utterance.task not in self.reordered]
+        return numbers == sorted(numbers)
+
+    def tasks_of(self, users: Iterable[str]) -> set[Task]:
+        """Everything those have said so far."""
+        wanted = set(users)
+        with self.observer.changed:
+            return {task for task in self.utterances if task.user in wanted}
+
+    def _unanswered(self) -> set[Task]:
+        return self.pushed_at.keys() - self.observer.answered_at.keys()
+
+    def _talk(self) -> None:
+        pause = self.load.seconds / self.load.count
+        users = [user for user in self.users if user not in self._choosing]
+        for _ in range(self.load.messages):
+            for user in users:
+                if self._over.is_set():
+                    return
+                self._push(user)
+                time.sleep(pause)
+
+    def _talk_and_choose(self, user: str) -> None:
+        """A third as one is remembered, a third in private, a third as the user's place wants it."""
+        third = max(1, self.load.messages // 3)
+        comes_back = bool(self._places[user] % 2)
+        for number in range(self.load.messages):
+            if self._over.is_set():
+                return
+            if number == third:
+                self._switch(user, permanent_memory=False)
+            if number == 2 * third and comes_back:
+                self._switch(user, permanent_memory=True)
+            self._push(user)
+            time.sleep(self.load.seconds / self.load.messages)
+
+    def _switch(self, user: str, *, permanent_memory: bool) -> None:
+        if self._choose is None:
+            return
+        if permanent_memory:
+            self.observer.wait(lambda: not self._unanswered_of(user), _CHOICE_SECONDS)
+        with self.observer.changed:
+            self.unsure |= self._unanswered_of(user)
+        if choose_until_confirmed(self._choose, user, permanent_memory, self._over.is_set):
+            (self.opted_out.discard if permanent_memory else self.opted_out.add)(user)
+
+    def _unanswered_of(self, user: str) -> set[Task]:
+        return {task for task in self._unanswered() if task.user == user}
+
+    def _next_of(self, user: str) -> Utterance:
+        with self.observer.changed:  # two faults may speak at once
+            number = self._next[user]
+            self._next[user] += 1
+            utterance = Utterance(user, number, self.load.persona(self._places[user], number))
+            self.utterances[utterance.task] = utterance
+            self.pushed_at[utterance.task] = time.monotonic()
+            if user in self.opted_out:
+                self.private.add(utterance.task)
+        return utterance
+
+    def _push(self, user: str) -> Task:
+        utterance = self._next_of(user)
+        task, payload = utterance.task, utterance.payload(self.load.prefix)
+        while not self._over.is_set():
+            self.pushes[task] += 1
+            try:
+                with self._client() as client:
+                    client.lpush(QUEUE, payload)
+            except AWAY:
+                time.sleep(PAUSE_SECONDS)
+            else:
+                break
+        with self.observer.changed:
+            self.accepted_at[task] = time.monotonic()
+            self.observer.changed.notify_all()
+        return task

@@ -1,0 +1,1 @@
+"""What is broken: one function a fault, one module a part of the stack."""

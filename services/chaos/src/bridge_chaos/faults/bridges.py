@@ -1,0 +1,187 @@
+"""Two bridges that do not agree on data, leases, limits or personas; and one that is frozen while it is idle."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bridge_chaos.environment import LEASE
+from bridge_chaos.fault import Fault, FaultContext, Window, parts
+from bridge_chaos.load import Load
+from bridge_chaos.speaker import Speaker
+from bridge_chaos.topology import Topology
+from bridge_chaos.waiting import restart
+
+_NAPS: Final = 3
+_NAP_SECONDS: Final = 3 * LEASE
+"""Longer than the lease and the looks of whoever takes over, and shorter than what the bridge waits for Redis."""
+_IDLE_SECONDS: Final = 1.5
+"""After its last turn a bridge waits for work again."""
+_BURST: Final = 8
+_OTHER_QUEUE: Final = "other_requests"
+_DIED_SECONDS: Final = 60.0
+_AWAY_SECONDS: Final = 6.0
+_ONE: Final = parts("bridge")
+_UNKNOWN_PERSONA: Final = Window(
+    "A persona that a bridge does not know is answered by the default one there: until all bridges have read the new "
+    "configuration, a user's words to the new persona reach the default persona's agent.",
+    frozenset({"strangers", "forgotten", "out_of_order"}),
+)
+
+
+def faults() -> list[Fault]:
+    """All of them."""
+    return [
+        Fault(
+            "bridges/idle-frozen",
+            f"a bridge is frozen for {_NAP_SECONDS:g} s while it waits for work, {_NAPS} times",
+            _naps,
+            load=Load(users=4, messages=2, seconds=1.0),
+            occupies=_ONE,
+        ),
+        Fault(
+            "bridges/own-data",
+            "the bridges have data directories of their own and no database; one gets SIGKILL",
+            _kill,
+            topology=Topology(own_data=True, database=False),
+            occupies=_ONE,
+        ),
+        Fault(
+            "bridges/own-leases",
+            "one bridge has four times the lease of the other, and gets SIGKILL",
+            _kill_second,
+            topology=Topology(uneven=(("LEASE_SECONDS", f"{4 * LEASE:g}"),)),
+            occupies=parts("bridges"),
+        ),
+        Fault(
+            "bridges/own-limits",
+            "one bridge lets three tasks of a user wait, the other any number, and one gets SIGKILL among bursts",
+            _bursts,
+            topology=Topology(uneven=(("GUARD_MAX_LANE", "3"),), latency=0.4),
+            occupies=parts("bridges"),
+        ),
+        Fault(
+            "bridges/overflow",
+            "a user's tasks are refused because three wait already, and the bridge gets SIGKILL with them in its hands",
+            _overflow,
+            topology=Topology(variables=(("GUARD_MAX_LANE", "3"),), latency=0.4),
+            occupies=parts("bridges"),
+        ),
+        Fault(
+            "bridges/own-queues",
+            "the bridges serve a queue each, of two tenants whose users have the same ids, over one Letta",
+            _two_tenants,
+            topology=Topology(uneven=(("LETTA_REQUESTS", _OTHER_QUEUE), ("TENANT", "other"))),
+            needs=parts("letta", "redis", "bridges"),
+        ),
+        Fault(
+            "bridges/own-fallback",
+            "one bridge may not fall back to memory-python, and Letta is away for 6 s",
+            _letta_away,
+            topology=Topology(uneven=(("LETTA_FALLBACK", "false"),)),
+            occupies=parts("letta-link"),
+        ),
+        Fault(
+            "bridges/own-personas",
+            "one bridge does not know a persona that the other one has",
+            _kill_covering_personas,
+            topology=Topology(uneven=(("LETTA_BRIDGE_AGENTS_PERSONAS", '{"default":{}}'),)),
+            window=_UNKNOWN_PERSONA,
+            occupies=_ONE,
+        ),
+    ]
+
+
+def _naps(context: FaultContext) -> None:
+    """Two tasks are pushed at the moment it freezes: Redis hands it one of them, which the other takes over."""
+    context.conversation.wait_pushed(_DIED_SECONDS)
+    context.conversation.wait_all(_DIED_SECONDS)
+    speakers = [Speaker(context, f"awake{number}") for number in range(2)]
+    for nap in range(_NAPS):
+        context.let_pass(_IDLE_SECONDS)
+        context.strike()
+        context.victim.pause()
+        tasks = [speaker.say(f"Nap {nap}.", str(nap)) for speaker in speakers]
+        context.let_pass(_NAP_SECONDS)
+        context.victim.resume()
+        for speaker, task in zip(speakers, tasks, strict=True):
+            speaker.reply(task)
+        context.let_pass(_IDLE_SECONDS)
+    for speaker in speakers:
+        told = speaker.told()
+        wanted = [f"Nap {nap}." for nap in range(_NAPS)]
+        context.check("repeated_messages", told == wanted, f"{speaker.user}: {told}", speaker.user)
+
+
+def _kill(context: FaultContext) -> None:
+    context.strike()
+    restart(context.victim)
+
+
+def _kill_second(context: FaultContext) -> None:
+    context.strike()
+    restart(context.environment.bridges[1])
+
+
+def _kill_covering_personas(context: FaultContext) -> None:
+    talk = context.conversation
+    talk.wait_pushed(60.0)
+    _kill(context)
+    talk.wait_all(60.0)
+    context.covered_users.update(talk.users[: talk.load.with_persona])
+
+
+def _bursts(context: FaultContext) -> None:
+    _burst(context)
+    context.strike()
+    restart(context.random.choice(context.environment.bridges))
+    _burst(context)
+
+
+def _overflow(context: FaultContext) -> None:
+    """The bridge dies with a refused task in its hands: the second one finds it as one that was handed out before."""
+    bridges = context.environment.bridges
+    for bridge in bridges:
+        bridge.kill()
+    _burst(context, wait=False)
+    context.strike()
+    context.environment.die_at(f"taken:KILL:{context.random.randint(6, 8)}", *bridges)
+    _burst(context)
+
+
+def _burst(context: FaultContext, *, wait: bool = True) -> None:
+    """Two users say more than may wait, at once: each message is answered or refused, in order."""
+    number = context.environment.workspace.number()
+    speakers = [Speaker(context, f"burst{number}-{name}") for name in "ab"]
+    for place in range(_BURST):
+        for speaker in speakers:
+            speaker.say(f"Burst {place}.", str(place))
+    if not wait:
+        return
+    for speaker in speakers:
+        for place in range(_BURST):
+            reply = speaker.reply(speaker.task(str(place)))
+            context.check("lost", bool(reply), f"{speaker.user} #{place}", speaker.user)
+        told = speaker.told()
+        context.check("out_of_order", told == sorted(told), f"{speaker.user}: {told}", speaker.user)
+        context.check("repeated_messages", len(told) == len(set(told)), f"{speaker.user}: {told}", speaker.user)
+
+
+def _two_tenants(context: FaultContext) -> None:
+    """What is said to one tenant is known to no agent of the other."""
+    context.strike()
+    speakers = [Speaker(context, "", user=user) for user in context.conversation.users[:_BURST]]
+    for speaker in speakers:
+        speaker.say("This is for the other tenant.", "other", queue=_OTHER_QUEUE)
+    for speaker in speakers:
+        reply = speaker.reply(speaker.task("other"))
+        context.check("lost", bool(reply), f"{speaker.user} of the other tenant got no answer", speaker.user)
+        known = speaker.is_known("This is for the other tenant.")
+        text = f"the agent of {speaker.user} knows what was said to another tenant"
+        context.check("strangers", not known, text, speaker.user)
+
+
+def _letta_away(context: FaultContext) -> None:
+    context.strike()
+    context.environment.letta.link.refuse()
+    context.let_pass(_AWAY_SECONDS)
+    context.environment.letta.link.resume()

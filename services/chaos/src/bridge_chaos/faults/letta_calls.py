@@ -1,0 +1,129 @@
+"""Connections to Letta lost at every kind of call: before it is read, at work, in the answer, and before the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from bridge_chaos.command_line import insist
+from bridge_chaos.fault import Fault, FaultContext, parts
+from bridge_chaos.letta_double.dials import CUTS
+from bridge_chaos.speaker import Speaker
+from bridge_chaos.topology import Topology
+from bridge_chaos.waiting import wait_until
+
+_STRUCK_SECONDS: Final = 60.0
+_WORKING_SECONDS: Final = 1.0
+"""Letta does what it was asked for so long after its client has gone."""
+_POINTS: Final = dict(zip(CUTS, ("request", "working", "answer", "done"), strict=True))
+_WHEN: Final = {
+    "request": "before Letta has read the request",
+    "working": "while Letta works, which it does a second later",
+    "answer": "in the middle of the answer",
+    "done": "when all is done",
+}
+_TOPOLOGY: Final = Topology()
+_OWN_FILES: Final = Topology(own_data=True, database=False)
+"""Each bridge finds the agents that the other one made by their tags alone."""
+_OCCUPIES: Final = parts("letta-turns", "letta-calls")
+_NEEDS: Final = parts("letta", "letta-double")
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One kind of call: how often it is struck, and how it comes about."""
+
+    operation: str
+    what: str
+    times: int
+    provoke: Callable[[FaultContext], None] = lambda _context: None
+    topology: Topology = _TOPOLOGY
+    at_once: bool = False
+
+
+def faults() -> list[Fault]:
+    """All of them."""
+    short = Topology(variables=(("REPLY_DEADLINE", "6"),))
+    calls = [
+        _Call("list_agents", "agents are listed", 6, at_once=True),
+        _Call("create", "agents are made", 6, topology=_OWN_FILES, at_once=True),
+        _Call("send", "turns are sent", 8),
+        _Call("history", "messages are listed", 4, _doubtful_turns),
+        _Call("runs", "runs are listed", 4, _doubtful_turns),
+        _Call("cancel", "runs are cancelled", 2, _endless_turns, topology=short),
+        _Call("delete", "agents are deleted", 2, _erased_user),
+    ]
+    found = [_fault(call, mode, point) for call in calls for mode, point in _POINTS.items()]
+    found.append(
+        Fault(
+            "letta-call/create-orphan",
+            "Letta makes 6 agents and answers 500: creation is not atomic",
+            _act(_Call("create", "", 6), "orphan"),
+            prepare=_dial(_Call("create", "", 6), "orphan"),
+            topology=_OWN_FILES,
+            at_once=True,
+            occupies=_OCCUPIES,
+            needs=_NEEDS,
+        )
+    )
+    return found
+
+
+def _fault(call: _Call, mode: str, point: str) -> Fault:
+    return Fault(
+        f"letta-call/{call.operation.replace('_', '-')}-{point}",
+        f"{call.what}, and {call.times} connections are lost {_WHEN[point]}",
+        _act(call, mode),
+        prepare=_dial(call, mode) if call.at_once else lambda _context: None,
+        topology=call.topology,
+        at_once=call.at_once,
+        occupies=_OCCUPIES,
+        needs=_NEEDS | parts("operator"),
+    )
+
+
+def _dial(call: _Call, mode: str) -> Callable[[FaultContext], None]:
+    def dial(context: FaultContext) -> None:
+        context.environment.letta.double.fail(
+            mode, operation=call.operation, times=call.times, details={"seconds": _WORKING_SECONDS}
+        )
+
+    return dial
+
+
+def _act(call: _Call, mode: str) -> Callable[[FaultContext], None]:
+    def act(context: FaultContext) -> None:
+        double = context.environment.letta.double
+        if not call.at_once:
+            _dial(call, mode)(context)
+        call.provoke(context)
+        struck = wait_until(lambda: double.struck(call.operation) > 0, _STRUCK_SECONDS, pause=0.1)
+        if struck:
+            context.strike()
+        wait_until(
+            lambda: double.struck(call.operation) >= call.times or context.conversation.is_over,
+            _STRUCK_SECONDS,
+            pause=0.1,
+        )
+
+    return act
+
+
+def _doubtful_turns(context: FaultContext) -> None:
+    """Turns whose answer is lost are looked for."""
+    context.environment.letta.double.fail("cut", times=8)
+
+
+def _endless_turns(context: FaultContext) -> None:
+    """Turns that outlast the reply deadline are cancelled for the user's next one."""
+    context.environment.letta.double.fail("hang", times=4, details={"seconds": 12.0})
+
+
+def _erased_user(context: FaultContext) -> None:
+    """An operator erases a user, and tries again where that broke off."""
+    speaker = Speaker(context, "erased")
+    speaker.ask("hello", "1")
+    done = insist(context, "user", "erase", speaker.user, "--yes")
+    context.check("erased", done.succeeded, str(done), speaker.user)
+    context.check("erased", speaker.told() == [], f"the agent of {speaker.user} is left", speaker.user)

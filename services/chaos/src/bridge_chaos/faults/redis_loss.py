@@ -1,0 +1,170 @@
+"""Redis forgets what it had confirmed: a lagging replica becomes the primary, or a server starts on an old snapshot."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from redis import Redis
+
+from bridge_chaos.environment import QUEUE
+from bridge_chaos.fault import Fault, FaultContext, Window, parts
+from bridge_chaos.load import Load, Task
+from bridge_chaos.topology import Topology
+from bridge_chaos.waiting import restart, wait_until
+from local_stack.ports import HOST
+from local_stack.valkey import Valkey
+
+_LAG_SECONDS: Final = 1.5
+_ELECTED_SECONDS: Final = 60.0
+_HANDED_OUT_SECONDS: Final = 0.3
+"""What Redis hands out arrives within them."""
+_QUIET_SECONDS: Final = 120.0
+_TURN_SECONDS: Final = 6.0
+"""Turns that began before the loss end when others have begun after it."""
+_PATIENT: Final = (
+    ("LEASE_SECONDS", "30"),  # the default: it outlasts an election, and no bridge gives up a turn of its own accord
+    ("LETTA_TIMEOUT", "20"),
+    ("REPLY_DEADLINE", "60"),
+    ("MAX_CONCURRENT_REQUESTS", "32"),
+)
+_BUSY: Final = Load(users=24, messages=3, seconds=30.0)
+_QUIET: Final = Load(users=8, messages=1, seconds=1.0, choosing=0)
+_LOST_WRITES: Final = Window(
+    "Redis forgets what it confirmed in the seconds before it died: a replica that lags never had it, a snapshot is "
+    "older. Tasks pushed in those seconds that no bridge had taken are gone unless their producer asks for WAIT, and "
+    "so is the journal's row of a reply given in them. A task that was waiting or in flight then may be answered once "
+    "more, or after a later one. What a bridge had taken is answered; whatever is pushed afterwards is answered once, "
+    "and no message stands in an agent twice.",
+    frozenset({"lost", "repeated_replies", "out_of_order", "journal", "forgotten"}),
+)
+
+_Lose = Callable[[FaultContext, Callable[[], None]], None]
+"""Loses what Redis confirms while the callback runs; returns when Redis takes writes again."""
+
+
+def faults() -> list[Fault]:
+    """All of them."""
+    lagging = Topology(redis="sentinel", latency=_TURN_SECONDS, variables=_PATIENT)
+    snapshot = Topology(append_only=False, latency=_TURN_SECONDS, variables=_PATIENT)
+    failover, old_snapshot = parts("redis", "redis-sentinel"), parts("redis", "redis-single")
+    behind = f"a replica that is {_LAG_SECONDS:g} s behind becomes the primary"
+    older = f"Redis gets SIGKILL and starts on a snapshot that is {_LAG_SECONDS:g} s old"
+    quiet = "; nothing was in flight when it fell behind"
+    rows: list[tuple[str, str, Callable[[FaultContext], None], Topology, Load, frozenset[str]]] = [
+        ("failover-lagging", behind, _among_turns(_fail_over), lagging, _BUSY, failover),
+        ("failover-lagging-quiet", behind + quiet, _in_silence(_fail_over), lagging, _QUIET, failover),
+        ("old-snapshot", older, _among_turns(_go_back), snapshot, _BUSY, old_snapshot),
+        ("old-snapshot-quiet", older + quiet, _in_silence(_go_back), snapshot, _QUIET, old_snapshot),
+    ]
+    return [
+        Fault(
+            f"redis/{name}",
+            what,
+            act,
+            topology=topology,
+            load=load,
+            window=_LOST_WRITES,
+            occupies=occupied,
+            patience=180.0,
+        )
+        for name, what, act, topology, load, occupied in rows
+    ]
+
+
+def _among_turns(lose: _Lose) -> Callable[[FaultContext], None]:
+    def act(context: FaultContext) -> None:
+        unanswered, since = context.conversation.unanswered(), time.monotonic()
+        taken: set[Task] = set()
+
+        def last() -> None:
+            context.let_pass(_LAG_SECONDS)
+            taken.update(_taken(context))
+            context.let_pass(_HANDED_OUT_SECONDS)
+
+        lose(context, last)
+        _cover(context, unanswered, since, taken)
+
+    return act
+
+
+def _in_silence(lose: _Lose) -> Callable[[FaultContext], None]:
+    """All that is in flight began in the lost seconds: what begins after them gets the same numbers."""
+
+    def act(context: FaultContext) -> None:
+        talk = context.conversation
+        talk.wait_pushed(_QUIET_SECONDS)
+        talk.wait_all(_QUIET_SECONDS)
+        since = time.monotonic()
+        half = len(talk.users) // 2
+
+        taken: set[Task] = set()
+
+        def speak() -> None:
+            talk.say_one_more_of(talk.users[:half], pause=_LAG_SECONDS / half)
+            taken.update(_taken(context))
+            context.let_pass(_HANDED_OUT_SECONDS)
+
+        lose(context, speak)
+        talk.say_one_more_of(talk.users[half:], pause=_LAG_SECONDS / half)
+        _cover(context, set(), since, taken)
+
+    return act
+
+
+def _fail_over(context: FaultContext, meanwhile: Callable[[], None]) -> None:
+    servers = context.environment.redis
+    primary = servers.primary
+    _cut_off_replica(primary)
+    meanwhile()
+    context.strike()
+    primary.kill()
+    context.check(
+        "accounts",
+        wait_until(lambda: servers.primary is not primary and _writes(servers.primary), _ELECTED_SECONDS, pause=0.1),
+        "Sentinel named no other primary",
+    )
+
+
+def _go_back(context: FaultContext, meanwhile: Callable[[], None]) -> None:
+    with context.environment.client() as client:
+        client.save()
+    meanwhile()
+    context.strike()
+    restart(context.environment.redis.first)
+
+
+def _cut_off_replica(primary: Valkey) -> None:
+    """The replica's connection ends, and the primary takes no other one from it."""
+    with Redis(host=HOST, port=primary.port, socket_timeout=5) as client:
+        client.execute_command("ACL", "SETUSER", "default", "-psync", "-replconf", "-sync")
+        client.execute_command("CLIENT", "KILL", "TYPE", "replica")
+
+
+def _writes(server: Valkey) -> bool:
+    with Redis(host=HOST, port=server.port, socket_timeout=5) as client:
+        return bool(client.set("chaos:elected", 1, ex=1))
+
+
+def _taken(context: FaultContext) -> set[Task]:
+    """The tasks that bridges work on now."""
+    with context.environment.client() as client:
+        records: Any = client.hvals(f"{{{QUEUE}}}:turns")
+    payloads = [json.loads(record.split(b"\n", 3)[3]) for record in records]
+    return {Task(str(payload["user_id"]), str(payload["task_id"])) for payload in payloads}
+
+
+def _cover(context: FaultContext, unanswered: set[Task], since: float, taken: set[Task]) -> None:
+    """The window: lost is what was confirmed in it and not taken; what was open in it may be answered once more.
+
+    What was pushed on while Redis was away, and confirmed afterwards, is outside.
+    """
+    talk = context.conversation
+    until = context.struck_at or since
+    with talk.observer.changed:
+        confirmed = {task for task, at in talk.accepted_at.items() if since <= at <= until}
+    context.remarks.append(f"{len(taken & confirmed)} of {len(confirmed)} forgotten tasks were taken")
+    context.cover(confirmed - taken)
+    context.cover(unanswered | taken, "repeated_replies", "out_of_order", "journal")

@@ -1,0 +1,151 @@
+"""The double's agents: made as the real one makes them, listed in pages, with blocks and passages of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from http import HTTPStatus
+from typing import Any, Final
+
+from aiohttp import web
+
+from bridge_chaos.letta_double.connections import BEGAN, DIAL
+from bridge_chaos.letta_double.store import LettaStore
+from bridge_chaos.letta_double.turns import REFUSALS, Pace
+
+_CREATE_STEPS: Final = 0.5
+"""Of a turn's step, until an agent is listed, and again until it has its system message."""
+_NAME: Final = re.compile(r"[\w '-]*")
+_PROVIDERS: Final = ("openai/", "openai-proxy/")
+"""Beginnings of the handles of models it knows."""
+_TOOLS: Final = frozenset(
+    {
+        "archival_memory_insert",
+        "archival_memory_search",
+        "conversation_search",
+        "memory_insert",
+        "memory_replace",
+        "memory_rethink",
+    }
+)
+
+
+class Agents:
+    """The routes of agents and of what is theirs.
+
+    Args:
+        store: what it remembers.
+        pace: how long things take.
+    """
+
+    def __init__(self, store: LettaStore, pace: Pace) -> None:
+        self._store = store
+        self._pace = pace
+
+    async def find(self, request: web.Request) -> web.Response:
+        """Agents that carry all tags, newest first unless asked otherwise."""
+        query = request.query
+        found = self._store.agents(query.getall("tags", []), newest_first=query.get("order") != "asc")
+        return web.json_response(page_of(found, query.get("after"), int(query.get("limit", "50"))))
+
+    async def create(self, request: web.Request) -> web.Response:
+        """Not atomic: the agent is listed before its system message is stored, and `orphan` fails in between."""
+        spec = await request.json()
+        if refusal := _refusal(spec):
+            return refusal
+        await asyncio.sleep(self._pace.latency * _CREATE_STEPS)
+        blocks = spec.get("memory_blocks") or []
+        agent = self._store.add_agent(spec["name"], spec.get("tags", []), blocks, created_at=request[BEGAN])
+        dial = request[DIAL]
+        if dial.mode == "orphan":
+            return web.json_response(REFUSALS[dial.code], status=dial.code)
+        await asyncio.sleep(self._pace.latency * _CREATE_STEPS)
+        self._store.store_step(agent["id"], "", [{"role": "system", "content": "You are an agent."}])
+        return web.json_response(agent)
+
+    async def get(self, request: web.Request) -> web.Response:
+        agent = self._store.agent(request.match_info["agent"])
+        return web.json_response(agent) if agent else unknown(request)
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """The agent with its messages and passages; its blocks stay, as in the real one."""
+        return web.json_response({}) if self._store.delete_agent(request.match_info["agent"]) else unknown(request)
+
+    async def history(self, request: web.Request) -> web.Response:
+        """A page of messages, the newest before `before`; each page oldest first."""
+        agent_id = request.match_info["agent"]
+        if self._store.agent(agent_id) is None:
+            return unknown(request)
+        limit = int(request.query.get("limit", "100"))
+        return web.json_response(self._store.history(agent_id, before=request.query.get("before"), limit=limit)[::-1])
+
+    async def add_passage(self, request: web.Request) -> web.Response:
+        agent_id = request.match_info["agent"]
+        return web.json_response([self._store.add_passage(agent_id, (await request.json())["text"])])
+
+    async def passages(self, request: web.Request) -> web.Response:
+        """A page of an agent's passages, oldest first unless asked otherwise."""
+        query = request.query
+        found = self._store.passages(request.match_info["agent"])
+        newest_first = query.get("ascending", "true").lower() == "false"
+        # To Letta these words mean the time, whatever the order.
+        edge = query.get("before") if newest_first else query.get("after")
+        return web.json_response(page_of(found[::-1] if newest_first else found, edge, int(query.get("limit", "50"))))
+
+    async def blocks(self, request: web.Request) -> web.Response:
+        """Blocks of an agent, or of all that have a label and hold a text."""
+        wanted, label = request.query.get("value_search", ""), request.query.get("label")
+        found = self._store.blocks(request.match_info.get("agent"))
+        return web.json_response([b for b in found if wanted in b["value"] and label in {None, b["label"]}])
+
+    async def block_agents(self, request: web.Request) -> web.Response:
+        """A block here has one agent."""
+        return web.json_response(self._store.agents_of_block(request.match_info["block"]))
+
+    async def add_block(self, request: web.Request) -> web.Response:
+        """A block of no agent."""
+        block = await request.json()
+        return web.json_response(self._store.add_block(None, block["label"], block["value"]))
+
+    async def change_block(self, request: web.Request) -> web.Response:
+        value = (await request.json())["value"]
+        return _done(self._store.change_block(request.match_info["block"], value))
+
+    async def delete_block(self, request: web.Request) -> web.Response:
+        return _done(self._store.delete_block(request.match_info["block"]))
+
+    async def retag(self, request: web.Request) -> web.Response:
+        """Change an agent's tags."""
+        self._store.retag(request.match_info["agent"], (await request.json())["tags"])
+        return await self.get(request)
+
+
+def unknown(request: web.Request) -> web.Response:
+    """What is said of an agent that does not exist."""
+    detail = f"Agent with ID {request.match_info['agent']} not found"
+    return web.json_response({"detail": detail}, status=HTTPStatus.NOT_FOUND)
+
+
+def _refusal(spec: dict[str, Any]) -> web.Response | None:
+    """Why no agent can be made of this; None where one can."""
+    if not str(spec.get("model", "")).startswith(_PROVIDERS):
+        detail = f"NOT_FOUND: Handle {spec.get('model')} not found, must be one of []"
+        return web.json_response({"detail": detail}, status=HTTPStatus.NOT_FOUND)
+    if not _NAME.fullmatch(spec["name"]):
+        detail = f"INTERNAL: Agent name '{spec['name']}' contains invalid characters"
+        return web.json_response({"detail": detail}, status=HTTPStatus.INTERNAL_SERVER_ERROR)
+    if missing := [tool for tool in spec.get("tools") or [] if tool not in _TOOLS]:
+        return web.json_response({"detail": f"INVALID_ARGUMENT: {missing}"}, status=HTTPStatus.BAD_REQUEST)
+    return None
+
+
+def _done(found: bool) -> web.Response:
+    if found:
+        return web.json_response({})
+    return web.json_response({"detail": "Block not found"}, status=HTTPStatus.NOT_FOUND)
+
+
+def page_of(found: list[dict[str, Any]], after: str | None, limit: int) -> list[dict[str, Any]]:
+    """So many of those that come after the one with an id."""
+    start = next((place + 1 for place, item in enumerate(found) if item["id"] == after), 0)
+    return found[start : start + limit]

@@ -1,0 +1,101 @@
+"""What can go wrong in the double of Letta, dialled in by operation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from scripted_model.faults import markers
+
+OPERATIONS: Final[Mapping[tuple[str, str], str]] = {
+    ("GET", "/v1/agents"): "list_agents",
+    ("POST", "/v1/agents"): "create",
+    ("POST", "/v1/agents/import"): "import",
+    ("GET", "/v1/agents/{agent}"): "get",
+    ("DELETE", "/v1/agents/{agent}"): "delete",
+    ("GET", "/v1/agents/{agent}/messages"): "history",
+    ("POST", "/v1/agents/{agent}/messages"): "send",
+    ("POST", "/v1/agents/{agent}/messages/cancel"): "cancel",
+    ("GET", "/v1/runs"): "runs",
+}
+"""Method and path, without a slash at its end → the kind of call, as it is dialled."""
+
+CUTS: Final = ("cut-request", "cut-working", "cut-answer", "cut")
+"""Connections lost, at any operation.
+
+cut-request: before Letta has read the request, which it never sees; cut-working: while Letta works, which is done
+``seconds`` later all the same; cut-answer: in the middle of the answer; cut: when all is done, before the answer."""
+
+TURN_MODES: Final = ("status", "failed", "late_status", "empty", "hang", "drip", "twice", "tool", "late_run", "text")
+"""What else can go wrong with a turn.
+
+status: refused with ``code``, nothing stored; failed: the same, with a run that is listed as failed; late_status:
+refused after the message and a tool step were stored; empty: stored, and nothing said; hang: nothing happens for
+``seconds``, then the turn is done; drip: the answer comes byte by byte over ``seconds``; twice: the answer is sent two
+times; tool: two steps, ``seconds`` between them; late_run: the turn takes ``seconds``, and its run is listed only after
+three quarters of them; text: the model says ``text``."""
+
+CREATE_MODES: Final = ("orphan",)
+"""orphan: the agent is made, and the answer is ``code``: creation is not atomic in Letta."""
+
+
+@dataclass
+class Dial:
+    """One fault. ``left``: calls it still strikes; ``only``: it strikes turns that hold this text alone."""
+
+    operation: str = "send"
+    mode: str = ""
+    code: int = 500
+    seconds: float = 0.0
+    left: int = 0
+    text: str = ""
+    only: str = ""
+
+
+class Dials:
+    """The faults that are dialled in, at most one an operation."""
+
+    def __init__(self) -> None:
+        self._dials: dict[str, Dial] = {}
+        self.struck: Counter[str] = Counter()
+        """Operation → calls struck since its dial was set."""
+
+    def set(self, dial: Dial) -> None:
+        """Replace the operation's dial.
+
+        Raises:
+            ValueError: nobody knows the operation or mode.
+        """
+        if dial.operation not in OPERATIONS.values() or dial.mode not in {"", *CUTS, *TURN_MODES, *CREATE_MODES}:
+            raise ValueError(f"there is no fault {dial.mode!r} of {dial.operation!r}")
+        self._dials[dial.operation] = dial
+        self.struck[dial.operation] = 0
+
+    def clear(self) -> None:
+        """Take everything back."""
+        self._dials.clear()
+        self.struck.clear()
+
+    def take(self, operation: str, content: str) -> Dial:
+        """The fault that strikes this call; one without a mode where none does."""
+        dial = self._dials.get(operation)
+        if dial is None or not dial.left or dial.only not in content:
+            return Dial()
+        dial.left -= 1
+        self.struck[operation] += 1
+        return dial
+
+
+def marked(text: str) -> Dial:
+    """The fault that a message asks for with a marker of the scripted model; one without a mode where it asks for none.
+
+    Of those markers the double knows ``[[latency:MILLISECONDS]]`` and ``[[fail:STATUS]]``.
+    """
+    for marker in markers(text):
+        if marker.name == "latency":
+            return Dial(mode="hang", seconds=marker.fault.delay)
+        if marker.name == "fail":
+            return Dial(mode="failed", code=marker.fault.status)
+    return Dial()

@@ -1,0 +1,110 @@
+"""A turn in the double of Letta: what is stored when, and how its answer is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiohttp import web
+
+from bridge_chaos.letta_double.dials import Dial
+from bridge_chaos.letta_double.store import LettaStore
+
+REFUSALS: Final[Mapping[int, Any]] = {
+    401: {"detail": "Unauthorized"},
+    409: {"detail": "CONFLICT: Cannot send a new message: Another request is being processed (CONVERSATION_BUSY)"},
+    429: {"error": {"type": "llm_rate_limit", "message": "slow down", "detail": "RATE_LIMIT_EXCEEDED"}},
+    500: {"error": {"type": "llm_error", "message": "no", "detail": "INTERNAL_SERVER_ERROR"}},
+}
+"""Status → what Letta says with it."""
+_LATE_SHARE: Final = 0.75
+"""Part of a turn after which its run is listed, where that is late."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long things take, in seconds: a step of a turn, and the listing of its run after its request."""
+
+    latency: float
+    run_lag: float
+
+
+class Turns:
+    """Turns at work.
+
+    Args:
+        store: where they are stored.
+        pace: how long things take.
+    """
+
+    def __init__(self, store: LettaStore, pace: Pace) -> None:
+        self._store = store
+        self._pace = pace
+        self.begun = 0
+
+    async def run(self, agent_id: str, request: Mapping[str, Any], dial: Dial) -> list[dict[str, Any]] | None:
+        """The answer to a request's messages, stored; None where Letta refuses it, at once or at a later step."""
+        self.begun += 1
+        if dial.mode == "status":
+            return None
+        work = self._store.begin_work(agent_id)
+        run_id = LettaStore.new_run_id()
+        late = dial.seconds * _LATE_SHARE if dial.mode == "late_run" else self._pace.run_lag
+        listing = asyncio.get_running_loop().call_later(late, self._store.begin_run, agent_id, run_id, request)
+        try:
+            answer = await self._answer(agent_id, run_id, request["messages"], dial)
+        finally:
+            self._store.end_work(work)
+            listing.cancel()
+        self._store.end_run(run_id, "failed" if answer is None else "completed")
+        return answer
+
+    async def _answer(
+        self, agent_id: str, run_id: str, messages: Sequence[Mapping[str, Any]], dial: Dial
+    ) -> list[dict[str, Any]] | None:
+        text = dial.text if dial.mode == "text" else f"echo: {messages[-1]['content']}"
+        said = {"role": "assistant", "content": text}
+        await asyncio.sleep(self._pace.latency + (dial.seconds if dial.mode in {"hang", "late_run"} else 0.0))
+        if dial.mode in {"tool", "late_status"}:
+            call = {"role": "tool_call_message", "content": "memory_insert"}
+            self._store.store_step(agent_id, run_id, [*messages, call])
+            await asyncio.sleep(max(dial.seconds, self._pace.latency))
+            if dial.mode == "late_status":
+                return None
+            self._store.store_step(agent_id, run_id, [said])
+        elif dial.mode == "failed":
+            return None
+        elif dial.mode == "empty":
+            self._store.store_step(agent_id, run_id, messages)
+            return []
+        else:
+            self._store.store_step(agent_id, run_id, [*messages, said])
+        return [{"id": "message-answer", "message_type": "assistant_message", "content": text}]
+
+
+async def answer_to(request: web.Request, dial: Dial, answer: Sequence[Mapping[str, Any]]) -> web.StreamResponse:
+    """Send a turn's answer, whole or as the dial wants it."""
+    body = json.dumps(
+        {
+            "messages": list(answer),
+            "stop_reason": {"message_type": "stop_reason", "stop_reason": "end_turn"},
+            "usage": {"completion_tokens": 3, "prompt_tokens": 668, "total_tokens": 671, "step_count": 1},
+        }
+    ).encode()
+    transport = request.transport
+    if dial.mode == "twice" and transport is not None:
+        # The first of two: the ordinary one follows it on the same connection.
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        transport.write(head.encode() + body)
+    if dial.mode == "drip":
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        pause = dial.seconds / len(body)
+        for byte in body:
+            await response.write(bytes([byte]))
+            await asyncio.sleep(pause)
+        return response
+    return web.Response(body=body, content_type="application/json")

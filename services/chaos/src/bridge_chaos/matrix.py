@@ -1,0 +1,161 @@
+"""docs/crash-matrix.md: what was broken, what held, and the windows that stay."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from bridge_chaos.campaign import totals
+from bridge_chaos.fault import Fault
+from bridge_chaos.promises.verdict import PROMISES, Finding, count
+from bridge_chaos.report import machine
+from bridge_chaos.runner import Run
+
+_MEANING: Final[Mapping[str, str]] = {
+    "lost": "tasks without any outcome; an error reply is an outcome",
+    "buried": "good tasks among the dead letters at the end",
+    "repeated_replies": "tasks answered more than once, in the stream or on the channel",
+    "repeated_messages": "messages that stand in a user's agents more than once",
+    "out_of_order": "users whose replies, messages or turns in the journal are not in the order they spoke",
+    "forgotten": "messages that were answered, and are not in the agent that answers the user now",
+    "strangers": "another user's, another persona's or nobody's words in an agent or a reply",
+    "overlaps": "turns of one agent that ran side by side in Letta",
+    "accounts": "counters and keys that do not add up, or a bound of the fault's own that was passed",
+    "journal": "answered turns that are not exactly once in the database",
+    "consent": "messages said while permanent memory was off, in an agent or in the journal",
+    "erased": "places that still hold something of an erased user",
+    "unclear": "refusals without a code and a sentence; operators' commands that fail without one",
+}
+_INTRODUCTION: Final = """\
+Each run drives one conversation of many users through two bridges, breaks something in the middle of it, and looks from
+outside at what became of it. Some users talk to two personas, some switch permanent memory off and on meanwhile. Each
+message carries its number. **0**: the promise was put to the test and held. **–**: this run does not test it. **3\\***:
+broken three times inside a window that is named at the end of this page; nothing else may be broken.
+
+The lease is 3 s instead of 30 s, so that runs are short; recovery after a kill grows with it. **Recovery** counts from
+the beginning of the fault to the reply, over all tasks that were unanswered at that moment: it holds the fault's own
+length. It says little where a fault strikes turns that begin later (`letta/401` to `letta/twice`), and where nobody
+waits for what is broken (`postgres/`). One run a row shows that a fault can be survived, not how rarely it is not.
+"""
+_HEADS: Final = ("runs", "tasks", "letta", "memory", "error", *PROMISES.values(), "recovery, s: p50 / most")
+_PAIRS: Final = """\
+Two faults in one run. *together*: the second strikes at the moment the first does; *during*: up to two seconds later;
+*recovery*: after the first one's cause is mended, while the stack recovers. `./run chaos --pair NAME --seed N`, the
+name without spaces, repeats a run.
+"""
+
+
+def page(runs: Sequence[Run], faults: Mapping[str, Fault], skipped: Mapping[str, str], command: str) -> str:
+    """The page.
+
+    Args:
+        runs: of single faults and pairs.
+        faults: all there are, in the order of the groups.
+        skipped: scenario → what the machine lacks for it.
+        command: made the page.
+    """
+    single = [run for run in runs if run.scenario.second is None]
+    pairs = [run for run in runs if run.scenario.second is not None]
+    broken = ", ".join(f"{PROMISES[name]} {times}" for name, times in totals(runs).items()) or "none"
+    lines = [
+        "# Crash and fault matrix\n",
+        "Made by `./run chaos --docs`; do not edit.\n",
+        f"`{command}`, {machine()}. {len(runs)} runs, {sum(run.verdict.tasks for run in runs)} tasks.\n",
+        f"Promises broken outside the windows named below: **{broken}**.\n",
+        _INTRODUCTION,
+        *_overview(runs),
+        *_single_tables(single, faults),
+        *_pair_table(pairs),
+        *_windows(runs, faults),
+        *_remarks(runs),
+    ]
+    if skipped:
+        lines += ["## Not run here\n", *(f"- `{name}`: {why}" for name, why in skipped.items()), ""]
+    return "\n".join(lines)
+
+
+def _overview(runs: Sequence[Run]) -> Iterable[str]:
+    yield "## Promises\n"
+    yield "| column | counts | runs that test it | broken | in a named window |"
+    yield "|---|---|---|---|---|"
+    excused = count(finding for run in runs for finding in run.excused)
+    broken = totals(runs)
+    for name, title in PROMISES.items():
+        tested = sum(name in run.verdict.checked for run in runs)
+        yield f"| **{title}** | {_MEANING[name]} | {tested} | {broken[name]} | {excused[name]} |"
+    yield ""
+
+
+def _single_tables(runs: Sequence[Run], faults: Mapping[str, Fault]) -> Iterable[str]:
+    for group in dict.fromkeys(fault.group for fault in faults.values()):
+        mine = sorted({run.name for run in runs if run.scenario.first.group == group})
+        if not mine:
+            continue
+        yield f"## {group.replace('-', ' ').capitalize()}\n"
+        yield from _table_head("fault")
+        for name in mine:
+            yield _row(f"**{name}** {faults[name].what}", [run for run in runs if run.name == name])
+        yield ""
+
+
+def _pair_table(runs: Sequence[Run]) -> Iterable[str]:
+    if not runs:
+        return
+    yield "## Pairs\n"
+    yield _PAIRS
+    yield from _table_head("first + second @ phase")
+    for name in sorted({run.name for run in runs}):
+        mine = [run for run in runs if run.name == name]
+        seeds = ", ".join(str(run.seed) for run in mine)
+        yield _row(f"{name.replace('+', ' + ').replace('@', ' @ ')} (seed {seeds})", mine)
+    yield ""
+
+
+def _table_head(first: str) -> Iterable[str]:
+    yield f"| {' | '.join([first, *_HEADS])} |"
+    yield f"|{'---|' * (len(_HEADS) + 1)}"
+
+
+def _row(what: str, runs: Sequence[Run]) -> str:
+    sources: Counter[str] = Counter()
+    recovery: list[float] = []
+    for run in runs:
+        sources.update(run.verdict.sources)
+        recovery += run.recovery
+    times = f"{statistics.median(recovery):.1f} / {max(recovery):.1f}" if recovery else "–"
+    ends = [sources[name] for name in ("letta", "memory-python", "letta_bridge")]
+    numbers = [len(runs), sum(run.verdict.tasks for run in runs), *ends]
+    cells = [_cell(name, runs) for name in PROMISES]
+    return f"| {' | '.join([what, *map(str, numbers), *cells, times])} |"
+
+
+def _cell(promise: str, runs: Sequence[Run]) -> str:
+    found: list[Finding] = [f for run in runs for f in run.verdict.findings if f.promise == promise]
+    broken = sum(run.broken[promise] for run in runs)
+    if broken:
+        return f"**{broken}**"
+    if found:
+        return f"{len(found)}\\*"
+    return "0" if any(promise in run.verdict.checked for run in runs) else "–"
+
+
+def _windows(runs: Sequence[Run], faults: Mapping[str, Fault]) -> Iterable[str]:
+    met = {fault.name for run in runs for fault in run.scenario.faults}
+    named = [fault for fault in faults.values() if fault.window and fault.name in met]
+    if named:
+        yield "## Windows that stay\n"
+        for fault in sorted(named, key=lambda fault: fault.name):
+            if fault.window is not None:
+                columns = ", ".join(PROMISES[name] for name in PROMISES if name in fault.window.promises)
+                yield f"- **{fault.name}** ({columns}): {fault.window.why}"
+        yield ""
+
+
+def _remarks(runs: Sequence[Run]) -> Iterable[str]:
+    told = sorted((run.name, remark) for run in runs for remark in run.remarks)
+    if told:
+        yield "## Measured beside\n"
+        yield from (f"- **{name}**: {remark}" for name, remark in told)
+        yield ""

@@ -1,0 +1,30 @@
+"""Everything that can be seen from outside, once all is quiet."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from bridge_chaos.conversation import Conversation
+from bridge_chaos.environment import Environment
+from bridge_chaos.promises.accounts import AT_REST_SECONDS, judge_accounts
+from bridge_chaos.promises.histories import judge_histories
+from bridge_chaos.promises.journal import judge_journal
+from bridge_chaos.promises.replies import dead_letters, judge_replies
+from bridge_chaos.promises.verdict import Verdict
+
+
+def judge(environment: Environment, conversation: Conversation, *, at_rest_seconds: float = AT_REST_SECONDS) -> Verdict:
+    """The verdict over one conversation; the queue has so many seconds to come to rest."""
+    verdict = Verdict(tasks=len(conversation.utterances))
+    with environment.client() as client:
+        judge_accounts(verdict, client, patience=at_rest_seconds)
+        dead = dead_letters(client)
+    judge_replies(verdict, conversation, dead, echoes=bool(environment.letta.doubles))
+    with environment.letta.reader() as reader:
+        judge_histories(verdict, conversation, reader)
+        for agent_id, times in Counter(environment.letta.overlaps()).items():
+            user = reader.owner(agent_id)
+            verdict.add("overlaps", f"{times} turns of {user or agent_id} began beside another one", user)
+    if environment.topology.database:
+        judge_journal(verdict, environment, conversation)
+    return verdict

@@ -1,0 +1,66 @@
+"""Broken promises, each as a finding: which promise, where, and whom it concerns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from bridge_chaos.load import Task
+
+PROMISES: Final[Mapping[str, str]] = {
+    "lost": "lost",
+    "buried": "buried",
+    "repeated_replies": "replies twice",
+    "repeated_messages": "messages twice",
+    "out_of_order": "out of order",
+    "forgotten": "forgotten",
+    "strangers": "strangers",
+    "overlaps": "overlaps",
+    "accounts": "accounts",
+    "journal": "journal",
+    "consent": "consent",
+    "erased": "erased",
+    "unclear": "unclear",
+}
+"""Promise → its column in reports."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One broken promise.
+
+    Attributes:
+        promise: a key of `PROMISES`.
+        text: what was seen.
+        subject: the task or user it concerns; None where it concerns nobody in particular.
+    """
+
+    promise: str
+    text: str
+    subject: Task | str | None = None
+
+
+@dataclass
+class Verdict:
+    """How the tasks of a run ended, and which promises were broken."""
+
+    tasks: int = 0
+    sources: Counter[str] = field(default_factory=Counter)
+    """How tasks ended: letta, memory-python, letta_bridge (an error), dead."""
+    findings: list[Finding] = field(default_factory=list)
+    checked: set[str] = field(default_factory=lambda: set(PROMISES) - {"erased", "consent", "unclear"})
+    """Promises that this run put to the test; of another one it says nothing."""
+
+    def add(self, promise: str, text: str, subject: Task | str | None = None) -> None:
+        self.findings.append(Finding(promise, text, subject))
+
+    def counts(self) -> Counter[str]:
+        """Promise → how often it was broken, where it was."""
+        return count(self.findings)
+
+
+def count(findings: Iterable[Finding]) -> Counter[str]:
+    """Promise → findings."""
+    return Counter(finding.promise for finding in findings)
