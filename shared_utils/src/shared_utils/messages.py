@@ -38,7 +38,7 @@ from shared_utils.message_fields import (
     UserId,
     identifier,
 )
-from shared_utils.text import clean_json, clean_text, is_clean, load_json, read_json
+from shared_utils.text import clean_text, is_clean, load_json, read_json, read_json_both
 
 _SALVAGED_BYTES: Final = 65_536
 _SALVAGED_ID_LENGTH: Final = 256
@@ -267,9 +267,9 @@ def parse_task(payload: bytes, limits: Limits) -> Task:
     if len(payload) > limits.payload_bytes:
         raise _malformed(payload, f"the task has {len(payload)} bytes, {limits.payload_bytes} are allowed")
     try:
-        raw = load_json(payload)
-        _check_ids(raw, payload, limits)
-        task = Task.model_validate(clean_json(raw))
+        written, clean = read_json_both(payload)
+        _check_ids(written, payload, limits)
+        task = Task.model_validate(clean)
     except ValidationError as error:
         raise _malformed(payload, f"the task cannot be read: {_first_problem(error)}") from None
     except (ValueError, RecursionError) as error:

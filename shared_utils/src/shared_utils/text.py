@@ -56,14 +56,7 @@ def load_json(payload: bytes | str) -> Any:
     Raises:
         ValueError: it is no JSON document, or nested too deeply to be read.
     """
-    try:
-        return from_json(payload)
-    except (ValueError, TypeError):  # TypeError is what a str with a lone surrogate raises
-        text = payload if isinstance(payload, str) else payload.decode("utf-8", "surrogateescape")
-    try:
-        return json.loads(text.strip(_PADDING), strict=False, parse_int=_integer)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    return read_json_both(payload)[0]
 
 
 def read_json(payload: bytes | str) -> Any:
@@ -72,8 +65,26 @@ def read_json(payload: bytes | str) -> Any:
     Raises:
         ValueError: it is no JSON document, or nested too deeply to be read.
     """
+    return read_json_both(payload)[1]
+
+
+def read_json_both(payload: bytes | str) -> tuple[Any, Any]:
+    """What :func:`load_json` and :func:`read_json` give for a document.
+
+    Raises:
+        ValueError: it is no JSON document, or nested too deeply to be read.
+    """
     try:
-        return clean_json(load_json(payload))
+        written = from_json(payload)
+    except (ValueError, TypeError):  # TypeError is what a str with a lone surrogate raises
+        text = payload if isinstance(payload, str) else payload.decode("utf-8", "surrogateescape")
+    else:
+        # The strict reader refuses everything unstorable but an escaped NUL.
+        has_nul = r"\u0000" in payload if isinstance(payload, str) else rb"\u0000" in payload
+        return written, clean_json(written) if has_nul else written
+    try:
+        written = json.loads(text.strip(_PADDING), strict=False, parse_int=_integer)
+        return written, clean_json(written)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
