@@ -22,12 +22,15 @@ Compose = Callable[..., dict[str, Any]]
 _BASE = ("docker-compose.yml",)
 _DEV = (*_BASE, "docker-compose.dev.yml")
 _JOIN = (*_BASE, "deploy/compose.join.yml")
+_REDIS = (*_BASE, "deploy/compose.redis.yml")
 _JOINED = {"REDIS_URL": "redis://redis:6379/0", "AIVTUBER_NETWORK": "theirs"}
-_FILES = [(_BASE, {}), (_DEV, {}), (_JOIN, _JOINED)]
+_FILES = [(_BASE, {}), (_DEV, {}), (_JOIN, _JOINED), (_REDIS, _JOINED)]
 _OWN = {"letta-bridge": "SHUTDOWN_GRACE", "memory-python": "MEMORY_SHUTDOWN_GRACE", "letta": "LETTA_SERVER_GRACE"}
 
 
-@pytest.mark.parametrize("file", ["docker-compose.yml", "docker-compose.dev.yml", "deploy/compose.join.yml"])
+@pytest.mark.parametrize(
+    "file", ["docker-compose.yml", "docker-compose.dev.yml", "deploy/compose.join.yml", "deploy/compose.redis.yml"]
+)
 def test_follows_the_published_schema(file: str, checkout: Path) -> None:
     words: list[str | Path] = [
         Path(sys.executable).with_name("check-jsonschema"),
@@ -38,7 +41,7 @@ def test_follows_the_published_schema(file: str, checkout: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.fixture(params=_FILES, ids=["whole", "dev", "join"])
+@pytest.fixture(params=_FILES, ids=["whole", "dev", "join", "redis"])
 def stack(request: pytest.FixtureRequest, compose: Compose) -> dict[str, Any]:
     files, given = request.param
     return compose(*files, **given)
@@ -109,7 +112,7 @@ def test_dependencies_wait_for_health(stack: dict[str, Any]) -> None:
         for other, how in service.get("depends_on", {}).items():
             assert other in stack["services"], name
             assert how["condition"] == ("service_started" if other == "letta" else "service_healthy")
-            optional = "profiles" in stack["services"][other] or name == "letta-bridge"
+            optional = "profiles" in stack["services"][other] or name == "letta-bridge" or other == "redis"
             assert how.get("required", True) is not optional or other == "letta", (name, other)
 
 
@@ -153,7 +156,7 @@ def test_what_operators_set_reaches_the_services(compose: Compose) -> None:
 
 def test_the_settings_files_variables_are_the_compose_files(checkout: Path) -> None:
     example = set(re.findall(r"^#?([A-Z_]+)=", (checkout / ".env.example").read_text("utf-8"), re.MULTILINE))
-    files = [*_DEV, "deploy/compose.join.yml"]
+    files = [*_DEV, _JOIN[-1], _REDIS[-1]]
     used = {name for file in files for name in re.findall(r"\$\{(\w+)", (checkout / file).read_text("utf-8"))}
     assert example - {"COMPOSE_PROFILES"} <= used
     assert used - example <= {"AIVTUBER_TAG", "AIVTUBER_MODEL_PORT", "LETTA_API_URL"}
@@ -182,6 +185,19 @@ def test_joining_starts_letta_and_the_bridge_alone(compose: Compose) -> None:
     assert bridge["depends_on"]["redis"]["required"] is False
     with pytest.raises(LookupError, match="REDIS_URL"):
         compose(*_JOIN, AIVTUBER_NETWORK="theirs")
+
+
+def test_a_redis_of_ones_own_takes_the_place_of_the_stacks(compose: Compose) -> None:
+    whole, stack = compose(*_BASE), compose(*_REDIS, **_JOINED)
+    assert {name for name, _ in _services(whole)} - {name for name, _ in _services(stack)} == {"redis"}
+    assert stack["networks"]["chat"] == {"external": True, "name": "theirs"}
+    for name in ("letta-bridge", "memory-python"):
+        service = stack["services"][name]
+        assert service["environment"]["REDIS_URL"] == "redis://redis:6379/0"
+        assert not service["environment"]["REDIS_USERNAME"]
+        assert not service["environment"]["REDIS_PASSWORD_FILE"]
+        assert service["depends_on"]["redis"]["required"] is False
+        assert "redis_bridge_password" in service["secrets"]
 
 
 def test_development_watches_what_it_mounts(compose: Compose) -> None:
