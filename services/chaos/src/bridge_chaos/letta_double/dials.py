@@ -28,14 +28,16 @@ CUTS: Final = ("cut-request", "cut-working", "cut-answer", "cut")
 cut-request: before Letta has read the request, which it never sees; cut-working: while Letta works, which is done
 ``seconds`` later all the same; cut-answer: in the middle of the answer; cut: when all is done, before the answer."""
 
-TURN_MODES: Final = ("status", "failed", "late_status", "empty", "hang", "drip", "twice", "tool", "late_run", "text")
+TURN_MODES: Final = (
+    *("status", "failed", "late_status", "empty", "hang", "drip", "twice", "tool", "late_run", "text", "length"),
+)
 """What else can go wrong with a turn.
 
 status: refused with ``code``, nothing stored; failed: the same, with a run that is listed as failed; late_status:
 refused after the message and a tool step were stored; empty: stored, and nothing said; hang: nothing happens for
 ``seconds``, then the turn is done; drip: the answer comes byte by byte over ``seconds``; twice: the answer is sent two
 times; tool: two steps, ``seconds`` between them; late_run: the turn takes ``seconds``, and its run is listed only after
-three quarters of them; text: the model says ``text``."""
+three quarters of them; text: the model says ``text``; length: the text ends at the model's length limit."""
 
 CREATE_MODES: Final = ("orphan",)
 """orphan: the agent is made, and the answer is ``code``: creation is not atomic in Letta."""
@@ -91,11 +93,13 @@ class Dials:
 def marked(text: str) -> Dial:
     """The fault that a message asks for with a marker of the scripted model; one without a mode where it asks for none.
 
-    Of those markers the double knows ``[[latency:MILLISECONDS]]`` and ``[[fail:STATUS]]``.
+    Of those markers the double knows ``[[latency:MILLISECONDS]]``, ``[[fail:STATUS]]`` and ``[[cut]]``.
     """
     for marker in markers(text):
         if marker.name == "latency":
             return Dial(mode="hang", seconds=marker.fault.delay)
         if marker.name == "fail":
             return Dial(mode="failed", code=marker.fault.status)
+        if marker.name == "cut":
+            return Dial(mode="length")
     return Dial()

@@ -11,7 +11,7 @@ from bridge_chaos.letta_double.agents import Agents, page_of, unknown
 from bridge_chaos.letta_double.connections import DIAL, cutting
 from bridge_chaos.letta_double.dials import OPERATIONS, Dial, Dials, marked
 from bridge_chaos.letta_double.store import LettaStore
-from bridge_chaos.letta_double.turns import REFUSALS, Pace, Turns, answer_to
+from bridge_chaos.letta_double.turns import REFUSALS, USAGE, Pace, Turns, answer_to
 
 _LARGEST_REQUEST: Final = 64 * 2**20
 
@@ -53,6 +53,8 @@ class Server:
             ("DELETE", "/v1/blocks/{block}", agents.delete_block),
             ("GET", "/v1/archives/", self._nothing),
             ("GET", "/v1/runs/", self._runs),
+            ("GET", "/v1/runs/{run}", self._run),
+            ("GET", "/v1/runs/{run}/usage", self._run_usage),
             ("POST", "/control", self._control),
             ("DELETE", "/control", self._heal),
             ("GET", "/seen", self._seen),
@@ -74,6 +76,15 @@ class Server:
         query = request.query
         found = self._store.runs(query["agent_id"], query.getall("statuses", ["running"]))
         return web.json_response(page_of(found, query.get("before"), int(query.get("limit", "100"))))
+
+    async def _run(self, request: web.Request) -> web.Response:
+        found = self._store.run(request.match_info["run"])
+        if found is None:
+            return web.json_response({"detail": "Run not found"}, status=HTTPStatus.NOT_FOUND)
+        return web.json_response(found)
+
+    async def _run_usage(self, _request: web.Request) -> web.Response:
+        return web.json_response(USAGE)
 
     async def _cancel(self, request: web.Request) -> web.Response:
         """The runs count as cancelled from now on; their turns go on and are stored."""

@@ -25,7 +25,8 @@ CREATE TABLE IF NOT EXISTS blocks (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT, agent_id TEXT, label TEXT, value TEXT);
 CREATE TABLE IF NOT EXISTS passages (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT, agent_id TEXT, text TEXT, created_at TEXT);
-CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, agent_id TEXT, status TEXT, began TEXT, request TEXT);
+CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, agent_id TEXT, status TEXT, began TEXT, request TEXT,
+    stop_reason TEXT);
 CREATE TABLE IF NOT EXISTS work (number INTEGER PRIMARY KEY AUTOINCREMENT, agent_id TEXT, pid INTEGER);
 CREATE TABLE IF NOT EXISTS overlaps (agent_id TEXT);
 CREATE INDEX IF NOT EXISTS work_of ON work (agent_id);
@@ -148,11 +149,20 @@ class LettaStore:
     def begin_run(self, agent_id: str, run_id: str, request: Mapping[str, Any]) -> None:
         """List the run as active. Letta keeps what was asked for beside the messages."""
         kept = json.dumps({name: value for name, value in request.items() if name != "messages"})
-        self._connection.execute("INSERT INTO runs VALUES (?, ?, 'running', ?, ?)", (run_id, agent_id, _now(), kept))
+        self._connection.execute(
+            "INSERT INTO runs VALUES (?, ?, 'running', ?, ?, NULL)", (run_id, agent_id, _now(), kept)
+        )
 
-    def end_run(self, run_id: str, status: str) -> None:
+    def end_run(self, run_id: str, status: str, stop_reason: str) -> None:
         """The turn is over, also where its run was cancelled meanwhile."""
-        self._connection.execute("UPDATE runs SET status = ? WHERE id = ?", (status, run_id))
+        self._connection.execute(
+            "UPDATE runs SET status = ?, stop_reason = ? WHERE id = ?", (status, stop_reason, run_id)
+        )
+
+    def run(self, run_id: str) -> dict[str, Any] | None:
+        """One run; None where there is none."""
+        found = self._connection.execute("SELECT status, stop_reason FROM runs WHERE id = ?", (run_id,)).fetchone()
+        return {"id": run_id, "status": found[0], "stop_reason": found[1]} if found else None
 
     def cancel_runs(self, run_ids: Sequence[str]) -> None:
         for run_id in run_ids:

@@ -20,6 +20,8 @@ REFUSALS: Final[Mapping[int, Any]] = {
     500: {"error": {"type": "llm_error", "message": "no", "detail": "INTERNAL_SERVER_ERROR"}},
 }
 """Status → what Letta says with it."""
+USAGE: Final = {"completion_tokens": 3, "prompt_tokens": 668, "total_tokens": 671, "step_count": 1}
+"""Tokens of every turn."""
 _LATE_SHARE: Final = 0.75
 """Part of a turn after which its run is listed, where that is late."""
 
@@ -59,7 +61,7 @@ class Turns:
         finally:
             self._store.end_work(work)
             listing.cancel()
-        self._store.end_run(run_id, "failed" if answer is None else "completed")
+        self._store.end_run(run_id, "failed" if answer is None else "completed", _stop_reason(dial))
         return answer
 
     async def _answer(
@@ -85,13 +87,17 @@ class Turns:
         return [{"id": "message-answer", "message_type": "assistant_message", "content": text}]
 
 
+def _stop_reason(dial: Dial) -> str:
+    return "max_tokens_exceeded" if dial.mode == "length" else "end_turn"
+
+
 async def answer_to(request: web.Request, dial: Dial, answer: Sequence[Mapping[str, Any]]) -> web.StreamResponse:
     """Send a turn's answer, whole or as the dial wants it."""
     body = json.dumps(
         {
             "messages": list(answer),
-            "stop_reason": {"message_type": "stop_reason", "stop_reason": "end_turn"},
-            "usage": {"completion_tokens": 3, "prompt_tokens": 668, "total_tokens": 671, "step_count": 1},
+            "stop_reason": {"message_type": "stop_reason", "stop_reason": _stop_reason(dial)},
+            "usage": USAGE,
         }
     ).encode()
     transport = request.transport
