@@ -221,13 +221,22 @@ async def test_a_turn_of_an_agent_that_is_gone_is_absent_and_not_looked_for():
     assert letta.sought == []
 
 
-async def test_a_search_that_takes_too_long_leaves_earlier_turns_as_they_were():
+async def test_what_a_search_that_takes_too_long_has_not_found_stays_in_doubt():
+    """A turn that was never sent may have been told with a later one whose answer got lost."""
     letta = Letta([ABSENT, ABSENT, STORED])
     letta.complete = False
     turns = [missed(1), missed(2, fate=Fate.ABSENT), missed(3)]
     _, pending, _ = await reconciled(letta, *turns, patience=5.0)
-    assert pending == [("1-1", Fate.UNKNOWN), ("2-1", Fate.ABSENT), ("3-1", Fate.STORED)]
+    assert pending == [("1-1", Fate.UNKNOWN), ("2-1", Fate.UNKNOWN), ("3-1", Fate.STORED)]
     assert 4.0 < letta.limits[0] <= 5.0
+
+
+async def test_what_a_search_that_takes_too_long_has_found_counts():
+    told = FoundTurn(TurnState.ABSENT, told=True)
+    letta = Letta([told, STORED])
+    letta.complete = False
+    turns = [missed(1, fate=Fate.ABSENT), missed(2, carried=["1-1"])]
+    assert await reconciled(letta, *turns) == (None, [("2-1", Fate.STORED)], {"1-1"})
 
 
 async def test_a_short_patience_is_time_enough_for_a_short_search():

@@ -146,7 +146,11 @@ class Reconciliation:
         self._looked()
         best = {name: _best([looked.turns[place] for place in at]) for name, at in places.items()}
         present = best.pop("", None)
-        known = {name: found for name, found in best.items() if looked.complete or found.state is not TurnState.ABSENT}
+        known = {
+            name: found
+            for name, found in best.items()
+            if looked.complete or found.told or found.state is not TurnState.ABSENT
+        }
         return present, known, looked.other_runs
 
     def _ways(self) -> list[tuple[str, list[SoughtTurn]]]:
@@ -247,8 +251,10 @@ class Reconciliation:
         return result
 
     def _fate(self, kept: KeptTurn, found: FoundTurn | None) -> Fate:
-        if found is None or kept.turn.fate is Fate.STORED:
-            return kept.turn.fate
+        if kept.turn.fate is Fate.STORED:
+            return Fate.STORED
+        if found is None:  # not all of the history was read, and the agent may have been told of the turn before
+            return Fate.UNKNOWN
         if found.state is TurnState.STORED:
             return Fate.STORED
         if found.state is TurnState.ABSENT and kept.fingerprint not in self._given_up:
