@@ -178,6 +178,21 @@ async def test_a_retried_task_keeps_the_name_under_which_it_was_sent(rig):
     assert "idempotency_key" not in kept["t2"]
 
 
+@pytest.mark.parametrize("kept", [None, "7-1000", "8-1000"])
+async def test_a_retried_task_keeps_the_name_of_an_earlier_one_and_leaves_that_of_another(rig, kept):
+    payload = b'{"task_id":"t1","user_id":"ada","content":"x"}'
+    identity = {"idempotency_key": "7-1000", "taken_at": 1.0, "content_digest": "abc"}
+    await rig.bury_payload(payload, task_id="t1", user_id="ada", **identity)
+    if kept is not None:
+        error = {"task_id": "t1", "error": True, "retryable": True, "idempotency_key": kept}
+        await rig.client.set(rig.admin.keys.reply("ada", "t1"), json.dumps(error))
+    (letter,) = await rig.letters()
+    assert await rig.admin.retry(letter)
+    (turn,) = await rig.take()
+    assert json.loads(turn.kept_reply)["idempotency_key"] == (kept or "7-1000")
+    assert turn.attempts == 2
+
+
 async def test_a_retried_letter_does_not_hide_a_real_answer(rig):
     await rig.bury("ada", "t1")
     answer = b'{"task_id":"t1","response_text":"hi"}'

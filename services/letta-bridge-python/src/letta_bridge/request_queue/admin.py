@@ -240,7 +240,9 @@ class QueueAdmin:
         lane = _lane_of(letter)
         seq, first_ms = (parts_of_number(about.get("number")) if lane else None) or ("", "")
         arguments = (letter.position, letter.digest, action, kept, _mendable(letter) if kept else b"", ttl_ms)
-        result = await self._scripts.run(_UNBURY, *arguments, body_of_letter(about), lane, seq, first_ms)
+        key = about.get("idempotency_key")
+        words = (lane, seq, first_ms, key if isinstance(key, str) else "")
+        result = await self._scripts.run(_UNBURY, *arguments, body_of_letter(about), *words)
         return bool(result == 1)
 
 

@@ -108,9 +108,12 @@ class Shelf:
         if number is None or lane is None:
             return None
         del self.dead[place]
-        kept_under = (str(about.get("user_id")), str(about.get("task_id")))
-        if json_object(self.kept.get(kept_under, b"")).get("error") is True:
-            del self.kept[kept_under]
+        kept_under, key = (str(about.get("user_id")), str(about.get("task_id"))), about.get("idempotency_key")
+        kept = json_object(self.kept.get(kept_under, b"{}"))
+        if not kept or (kept.get("error") is True and kept.get("idempotency_key", key) in {key, None}):
+            self.kept.pop(kept_under, None)
+            if key not in {None, about["number"]}:
+                self.kept[kept_under] = json.dumps({"error": True, "retryable": True, **about}).encode()
         self.counters["taken"] += 1
         self.enqueue(lane, _Entry(int(number[0]), int(number[1]), payload, attempts=1, supposed=True))
         return str(lane)

@@ -4,13 +4,16 @@
 --      4 user:task_id its reply is kept under, '' for none  5 error reply to keep there  6 ttl_ms
 --      7 kind of its body: task | entry | turn | journal; any other kind cannot be retried
 --      8 lane of a task or entry  9 seq and 10 first_ms of a task, '' if the letter does not name them
+--      11 idempotency key of the task, '' if the letter does not name it
 -- Returns 1; 0 if another letter is at this position by now; 2 if this release cannot read the record.
 --
 -- A task goes back to its lane under its own number and counts as a redelivery, so that the bridge looks for it in Letta
--- first; the error reply kept for it is deleted. A letter of an older bridge names no number: its payload goes to the
--- request list, and the kept reply is replaced by one that says that the task may be tried again.
+-- first; the error reply kept for it is deleted, or, where the task has the key of an earlier one, replaced by one that
+-- names that key. A letter of an older bridge names no number: its payload goes to the request list, and the kept reply
+-- is replaced by one that says that the task may be tried again. What is kept of another task with the same id stays.
 
 local position, digest, kept_under, kind, lane = -tonumber(ARGV[1]), ARGV[2], ARGV[4], ARGV[7], ARGV[8]
+local key = ARGV[11]
 
 local letter = redis.call('LINDEX', DEAD, position)
 if not letter or redis.sha1hex(letter) ~= digest then
@@ -24,6 +27,11 @@ local function left_an_error()
     end
     local readable, reply = pcall(cjson.decode, kept)
     return readable and type(reply) == 'table' and reply.error == true
+        and (key == '' or reply.idempotency_key == nil or reply.idempotency_key == key)
+end
+
+local function keep_error()
+    redis.call('SET', REPLY .. kept_under, ARGV[5], 'PX', ARGV[6])
 end
 
 -- `taken` rises because the task was counted as settled when it became a letter.
@@ -37,13 +45,17 @@ end
 local function retry_task(payload)
     if ARGV[9] == '' then
         if left_an_error() then
-            redis.call('SET', REPLY .. kept_under, ARGV[5], 'PX', ARGV[6])
+            keep_error()
         end
         redis.call('LPUSH', REQUESTS, payload)
         return true
     end
     if left_an_error() then
-        redis.call('DEL', REPLY .. kept_under)
+        if key == '' or key == ARGV[9] .. '-' .. ARGV[10] then
+            redis.call('DEL', REPLY .. kept_under)
+        else
+            keep_error()
+        end
     end
     return take_again(lane, ARGV[9], ARGV[10], payload)
 end
