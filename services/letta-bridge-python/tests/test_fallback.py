@@ -65,6 +65,18 @@ def handed_over(client):
     return wait
 
 
+async def test_what_is_withdrawn_is_answered_by_nobody(make_fallback, client):
+    fallback = make_fallback()
+    assert await fallback.withdraw(TASK, "7-1") is None
+    assert not await client.exists(KEYS.fallback("7-1"))
+    await client.set(KEYS.handed("7-1"), "x")
+    assert await fallback.withdraw(TASK, "7-1") is None
+    assert not await client.set(KEYS.fallback("7-1"), json.dumps(REPLY), nx=True)
+    await client.set(KEYS.handed("7-2"), "y")
+    await client.set(KEYS.fallback("7-2"), json.dumps(REPLY))
+    assert (await fallback.withdraw(TASK, "7-2")).text == "在呢"
+
+
 async def subscribed(client, channel):
     """Until somebody listens on the channel."""
     async with asyncio.timeout(20):
@@ -77,8 +89,8 @@ async def subscribed(client, channel):
 )
 async def test_somebody_elses_answer_counts_whatever_it_is_encoded_in(make_fallback, client, handed_over, said):
     answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "breaker_open"))
-    await handed_over()
-    await client.publish("task_response:t1", said)
+    (task,) = await handed_over()
+    await client.publish(f"task_response:{task['task_id']}", said)
     assert (await answering).text == "hi \ufffd"
 
 

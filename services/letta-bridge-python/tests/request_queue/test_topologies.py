@@ -179,17 +179,19 @@ async def test_somebody_elses_answer_is_heard_after_a_failover_of_a_cluster(clus
     client = connect(redis, name="chat-ai")
 
     async def asked_and_answered(number):
-        answering = asyncio.create_task(fallback.answer(Task(task_id=number, content="hi"), number, "test"))
+        task = Task(task_id=number, content="hi")
+        answering = asyncio.create_task(fallback.answer(task, number, "test"))
+        channel = f"task_response:{await fallback._handed_id(task, number)}"
         async with asyncio.timeout(60):
             while not answering.done():
                 with contextlib.suppress(*CONNECTION_ERRORS):
-                    await client.publish(f"task_response:{number}", json.dumps({"text": f"answer {number}"}))
+                    await client.publish(channel, json.dumps({"text": f"answer {number}"}))
                 await asyncio.sleep(0.2)
         return (await answering).text
 
-    assert await asked_and_answered("1") == "answer 1"
+    assert await asked_and_answered("1-1") == "answer 1-1"
     primary.kill()
-    assert await asked_and_answered("2") == "answer 2"
+    assert await asked_and_answered("2-1") == "answer 2-1"
     await fallback.close()
     await close(client)
 
