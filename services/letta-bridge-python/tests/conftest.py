@@ -42,9 +42,15 @@ class FakeFallback:
         self.canned = False
         self.handed = {}
         self.answered = []
+        self.withdrawn = []
+        self.given = {}
 
     async def was_handed_over(self, number):
         return number in self.handed
+
+    async def withdraw(self, task, number):
+        self.withdrawn.append(number)
+        return self.given.get(number)
 
     async def answer(self, task, number, reason, *, cause=None, persona=None):
         self.handed[number] = task

@@ -11,6 +11,8 @@ from letta_bridge import settlements
 from letta_bridge.errors import TurnFateUnknown
 from letta_bridge.letta import TurnMessage, turn_otid
 from letta_bridge.turn_lease import TurnLease, clock
+from shared_utils.limits import Limits
+from shared_utils.messages import parse_task
 
 LOST = TurnFateUnknown(cause="connection_lost")
 HOPELESS_TRIES = {"reply_deadline": 0.05, "timeout": 0.02, "retry_attempts": 0}
@@ -251,6 +253,33 @@ async def buried(rig, payload):
     await rig.work_off()
     ((line, _),) = rig.shelf.dead
     return json.loads(line)
+
+
+async def test_an_id_that_is_used_again_takes_nothing_from_the_task_that_is_worked_off(rig):
+    rig.shelf.push(b'{"task_id":"1","user_id":"ada","content":"one"}')
+    await rig.queue("dying").exchange([], 1)
+    other = rig.shelf.kept["ada", "1"] = b'{"task_id":"1","error":true,"idempotency_key":"9-9","content_digest":"x"}'
+    rig.time += rig.settings.queue.lease + 1
+    await rig.work_off()
+    assert rig.replies()[-1]["response_text"] == "echo: one"
+    assert rig.shelf.kept["ada", "1"] == other
+
+
+async def test_a_task_that_memory_has_answered_is_not_buried(make_rig):
+    rig = make_rig(queue={"max_deliveries": 1})
+    rig.shelf.push(b'{"task_id":"t1","user_id":"ada","content":"one"}')
+    (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+    rig.fallback.given[turn.number] = await rig.fallback.answer(parse_task(turn.payload, Limits()), turn.number, "test")
+    rig.time += rig.settings.queue.lease + 1
+    await rig.work_off()
+    assert rig.shelf.dead == []
+    assert rig.kept(task_id="t1")["response_text"] == "short: one"
+
+
+async def test_nobody_answers_a_task_that_is_buried_at_a_later_hand_out(make_rig):
+    rig = make_rig(queue={"max_deliveries": 1})
+    await buried(rig, b'{"task_id":"t1","user_id":"ada","content":"one"}')
+    assert len(rig.fallback.withdrawn) == 1
 
 
 async def test_a_dead_letter_says_under_which_name_its_task_was_sent(make_rig):

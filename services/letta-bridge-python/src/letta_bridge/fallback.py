@@ -92,6 +92,10 @@ class Fallback(Protocol):
         """Whether a bridge has handed this task over already."""
         ...
 
+    async def withdraw(self, task: Task, number: str) -> FallbackAnswer | None:
+        """Let nobody answer a task that was handed over any more; the answer, where one has been given."""
+        ...
+
 
 @dataclass(slots=True)
 class _Wait:
@@ -140,6 +144,12 @@ class MemoryPython:
         """See :class:`Fallback`."""
         key = self._keys.handed(number)
         return bool(await persistently(lambda: self._client.exists(key)))
+
+    async def withdraw(self, task: Task, number: str) -> FallbackAnswer | None:
+        """See :class:`Fallback`."""
+        if not await self.was_handed_over(number) or await self._claim(number):
+            return None
+        return await self._look(_Wait(task, number, await self._handed_id(task, number)))
 
     async def answer(
         self, task: Task, number: str, reason: str, *, cause: str | None = None, persona: str | None = None

@@ -84,6 +84,11 @@ class KeptReply:
         return bool(self.content.get("error") and self.content.get("retryable"))
 
     @property
+    def turned_away(self) -> bool:
+        """Whether a limit refused some task with this id; that says nothing of any other one."""
+        return bool(self.content.get("error")) and _KEY not in self.content and not self.may_have_been_sent
+
+    @property
     def may_have_been_sent(self) -> bool:
         """Whether it leaves open that Letta has the turn. The error of a limit does not."""
         return self.content.get("code") not in GUARD_CODES

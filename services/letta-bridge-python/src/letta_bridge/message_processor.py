@@ -105,15 +105,18 @@ class MessageProcessor:
         try:
             self._check_attempts(turn)
             job = self._job(turn, parse_task(turn.payload, self._limits))
-            return await self._outcome(job, lease)
+            end = await self._outcome(job, lease)
         except LeaseLost:
             raise
         except (MalformedMessage, Hopeless) as error:
-            return self._bury(turn, job, error)
+            return await self._answered_before(turn, job) or self._bury(turn, job, error)
         except Exception as error:  # noqa: BLE001  # a defect of ours must not stop everybody else's turns
             _log.exception("turn_failed", receipt=turn.receipt)
             defect = Hopeless(f"the bridge failed on this task ({type(error).__name__}); see its log", _DEFECT)
             return self._bury(turn, job, defect)
+        if job.id_is_taken:
+            end.replaces_kept = False
+        return end
 
     def _check_attempts(self, turn: Turn) -> None:
         if turn.deliveries > self._settings.queue.max_deliveries:
@@ -125,13 +128,17 @@ class MessageProcessor:
         kept = None if turn.kept_reply is None else KeptReply.read(turn.kept_reply)
         if turn.kept_reply is not None and kept is None:
             _log.error("kept_reply_unreadable", receipt=turn.receipt)  # the task counts as a new one
+        # The id was this task's when it was handed out first.
+        id_is_taken = kept is not None and turn.attempts > 1 and not kept.is_of(task)
+        if id_is_taken or (kept is not None and kept.turned_away):
+            kept = None
         if kept is not None and kept.is_of(task) and kept.may_be_tried_again:
             identity = kept.inherited(identity)
             doubtful = doubtful or kept.may_have_been_sent
         if not task.task_id:
             task = task.model_copy(update={"task_id": f"{self._settings.queue.requests}-{turn.first_ms}-{turn.seq}"})
         logs.bind(task_id=task.task_id, user_id=task.user_id)
-        return Job(turn, task, self._sessions.persona(task.meta.persona), identity, doubtful, kept)
+        return Job(turn, task, self._sessions.persona(task.meta.persona), identity, doubtful, kept, id_is_taken)
 
     async def _outcome(self, job: Job, lease: Lease) -> Settlement:
         turn, task = job.turn, job.task
@@ -151,7 +158,7 @@ class MessageProcessor:
             return await self._answered(job, lease, admitted)
         except GuardHit as hit:
             _log.info("guard_hit", receipt=turn.receipt, code=hit.code)
-            return settlements.refused(turn, task, job.identity, hit)
+            return settlements.turned_away(turn, task, hit)
 
     async def _with_content(self, task: Task) -> Task:
         if task.type == "audio" and not task.content:
@@ -268,6 +275,17 @@ class MessageProcessor:
             told=delivery.resolved if delivery else (),
             cause=failure_word(error) if isinstance(error, LettaError) else error.code,
         )
+
+    async def _answered_before(self, turn: Turn, job: Job | None) -> Settlement | None:
+        """What memory-python has answered at an earlier hand-out; where it has not, it is not going to any more."""
+        job = job or self._readable(turn)
+        if job is None or turn.attempts == 1:
+            return None
+        answer = await self._fallback.withdraw(job.task, job.number)
+        if answer is None:
+            return None
+        missed = dump(job.abandoned_turn())
+        return settlements.by_memory(turn, job.task, job.identity, answer, reason="handed_over", missed=missed)
 
     def _bury(self, turn: Turn, job: Job | None, error: ServiceError) -> Settlement:
         code = error.reason if isinstance(error, Hopeless) else error.code

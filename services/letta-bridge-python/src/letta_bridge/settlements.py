@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection
 
 from letta_bridge.delivery import Delivered
-from letta_bridge.errors import TaskIdReused
+from letta_bridge.errors import GuardHit, TaskIdReused
 from letta_bridge.fallback import FallbackAnswer
 from letta_bridge.idempotency import Identity, KeptReply
 from letta_bridge.letta.port import Usage as TurnUsage
@@ -137,7 +137,7 @@ def refused(
 ) -> Settlement:
     """Nobody could answer; an error reply says why. ``missed`` and ``told`` are as in :func:`by_memory`.
 
-    ``cause``: what kept an answer from being given; None where a limit of the operator's did.
+    ``cause``: what kept an answer from being given.
     """
     return Settlement(
         turn.receipt,
@@ -151,6 +151,24 @@ def refused(
         told=frozenset(told),
         code=error.code,
         tally=(recent_turns.UNANSWERED, recent_turns.because(cause)) if cause else (),
+    )
+
+
+def turned_away(turn: Turn, task: Task, hit: GuardHit) -> Settlement:
+    """A limit of the operator's refused the task before anything was done for it.
+
+    The refusal is kept for who looks for it there, and only where nothing is kept: it must neither take the place of
+    what is known of an earlier task with this id, nor stand in the way of one that is still worked off.
+    """
+    return Settlement(
+        turn.receipt,
+        Outcome.ERROR,
+        user_id=task.user_id,
+        task_id=task.task_id,
+        reply=_error_reply(turn, hit, hit.code, task.task_id, task.user_id),
+        task_response=_error_response(hit),
+        replaces_kept=False,
+        code=hit.code,
     )
 
 

@@ -39,6 +39,8 @@ class Job:
     """The task may have been sent to Letta before."""
     kept: KeptReply | None
     """The reply that is kept under the task's user and id; None also where it cannot be read."""
+    id_is_taken: bool = False
+    """Another task used the id while this one was worked off: the reply kept there stays, and says nothing of this."""
 
     @property
     def number(self) -> str:

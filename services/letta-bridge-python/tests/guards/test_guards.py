@@ -244,6 +244,39 @@ async def test_a_task_refused_by_a_full_lane_may_be_sent_again(make_rig):
     assert rig.kept(task_id="a1")["source"] == "letta"
 
 
+async def test_a_refusal_does_not_stand_in_the_way_of_the_first_task_with_its_id(make_rig):
+    rig = make_rig(guards={"max_lane": 1})
+    rig.push("1", content="the first")
+    rig.push("1", content="another")
+    await rig.work_off()
+    assert [reply.get("code", reply.get("response_text")) for reply in rig.replies()] == [
+        "lane_full",
+        "echo: the first",
+    ]
+    assert rig.kept(task_id="1")["response_text"] == "echo: the first"
+
+
+async def test_a_refusal_leaves_what_is_known_of_an_earlier_try(make_rig):
+    rig = make_rig(guards={"max_lane": 1}, letta={"reply_deadline": 0.1, "timeout": 0.05, "retry_attempts": 0})
+    rig.push("t0", content="zero")
+    await rig.work_off()
+    rig.fallback.down = True
+    with rig.letta.held() as hold:
+        rig.push("t1", content="one")
+        await rig.work_off()
+        hold.release()
+        await rig.letta.idle()
+    rig.fallback.down = False
+    for task_id, content in (("t2", "two"), ("t1", "one")):
+        rig.push(task_id, content=content)
+    await rig.work_off()
+    assert rig.replies()[-2]["code"] == "lane_full" or rig.replies()[-1]["code"] == "lane_full"
+    rig.push("t1", content="one")
+    await rig.work_off()
+    assert rig.replies()[-1]["response_text"] == "echo: one"
+    assert (await rig.said_to_agents())["ada"].count("one") == 1
+
+
 async def test_new_limits_hold_from_the_next_turn_on(make_rig):
     rig = make_rig()
     processor = rig.processor()

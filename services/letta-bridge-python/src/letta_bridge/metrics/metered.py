@@ -160,3 +160,7 @@ class MeteredFallback:
     async def was_handed_over(self, number: str) -> bool:
         """See :class:`letta_bridge.fallback.Fallback`."""
         return await self._fallback.was_handed_over(number)
+
+    async def withdraw(self, task: Task, number: str) -> FallbackAnswer | None:
+        """See :class:`letta_bridge.fallback.Fallback`."""
+        return await self._fallback.withdraw(task, number)

@@ -145,6 +145,10 @@ class TracedFallback:
         """See :class:`letta_bridge.fallback.Fallback`."""
         return await self._fallback.was_handed_over(number)
 
+    async def withdraw(self, task: Task, number: str) -> FallbackAnswer | None:
+        """See :class:`letta_bridge.fallback.Fallback`."""
+        return await self._fallback.withdraw(task, number)
+
 
 def server_attributes(url: str) -> dict[str, str | int]:
     """``server.address`` and ``server.port`` of a URL, as far as it names one server."""
