@@ -108,10 +108,10 @@ def test_lost_repeated_and_foreign_replies_are_found(environment, conversation):
 
 def test_accounts_that_do_not_add_up_are_found(environment, conversation):
     with environment.client() as client:
-        client.hset(f"{{{QUEUE}}}:lanes", "nobody", "0-0")
+        client.lpush(f"{{{QUEUE}}}:lane:nobody", "left behind")  # of a lane that no bridge is to serve
         client.hincrby(f"{{{QUEUE}}}:counters", "settled:letta", 1)
         verdict = judge(environment, conversation, at_rest_seconds=0.5)
-        client.hdel(f"{{{QUEUE}}}:lanes", "nobody")
+        client.delete(f"{{{QUEUE}}}:lane:nobody")
     assert len(texts(verdict, "accounts")) == 2
 
 

@@ -116,3 +116,15 @@ def test_lines_of_a_block_that_the_model_did_not_write_are_passed_over() -> None
     assert facts.stored_facts("Nothing known yet.\nNote: be kind\n\nThe user likes tea.") == facts.stated_facts(
         "I like tea"
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"records": ["user: My name is Ada.\\nai: My name is Bot.", "ai: Noted."]}',
+        '{"user": "My name is Ada."}\n{"ai": "My name is Bot."}',
+        '{"quoted_user_message": "My name is Ada."}',
+    ],
+)
+def test_what_a_json_object_quotes_is_read(text: str) -> None:
+    assert [fact.value for fact in facts.stated_facts(text)] == ["Ada"]

@@ -161,6 +161,8 @@ async def test_however_many_connections_died_in_the_pool_the_next_question_is_an
     with psycopg.connect(postgres_server.url(), autocommit=True) as other:
         ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'letta-bridge'"
         assert other.execute(ended).fetchone() >= (5,)
+        while other.execute("SELECT 1 FROM pg_stat_activity WHERE application_name = 'letta-bridge'").fetchall():
+            await asyncio.sleep(0.01)
     assert await asyncio.gather(*(database.fetch("SELECT 1 AS one") for _ in range(5))) == [ONE] * 5
 
 

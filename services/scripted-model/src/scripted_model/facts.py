@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -142,8 +143,28 @@ def _canonical(subject: str) -> str:
     return grammar.SAME_SUBJECT.get(plain, plain)
 
 
-def _sentences(text: str) -> Iterator[str]:
+def _lines(text: str) -> Iterator[str]:
+    """The lines of a text; of a line that is a JSON object, those of the texts that it quotes."""
     for line in text.splitlines():
+        try:
+            quoted = json.loads(line) if line.startswith("{") else None
+        except ValueError:
+            quoted = None
+        if not isinstance(quoted, dict):
+            yield line
+            continue
+        for name, value in quoted.items():
+            if isinstance(value, list):
+                yield from (inner for item in value for inner in str(item).splitlines())
+            else:
+                said = f"{name}: {value}"
+                yield from (
+                    said if _SPEAKERS.match(said) or _OTHER_SPEAKERS.fullmatch(said) else str(value)
+                ).splitlines()
+
+
+def _sentences(text: str) -> Iterator[str]:
+    for line in _lines(text):
         said = _BULLET.sub("", line, count=1).strip()
         if _OTHER_SPEAKERS.fullmatch(said):
             continue
