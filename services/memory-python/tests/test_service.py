@@ -404,11 +404,11 @@ async def test_scripts_forgotten_by_redis_are_loaded_again(
 
 
 async def test_a_task_under_the_bridges_id_is_answered_and_remembered_under_the_producers(
-    run_service: Any, ear: Any, push: Any, handover: Any, kept: Any
+    *, run_service: Any, ear: Any, push: Any, handover: Any, kept: Any, model: Any
 ) -> None:
     asked = handover("x") | {"task_id": "t1", "response_channel": "answers_of:t1", "taken_ms": 1}
     await push("hello", task_id="5b0f9c0e-0000-4000-8000-000000000001", handover=asked)
-    async with run_service():
+    async with run_service(model):
         (reply,) = await ear.count("letta_responses", 1)
         (response,) = await ear.count("answers_of:t1", 1)
         (update,) = await ear.count("memory_updates", 1)
@@ -419,7 +419,7 @@ async def test_a_task_under_the_bridges_id_is_answered_and_remembered_under_the_
 
 
 async def test_what_the_bridge_has_checked_is_not_refused_for_its_size(
-    client: Redis, run_service: Any, ear: Any, push: Any, handover: Any
+    *, client: Redis, run_service: Any, ear: Any, push: Any, handover: Any, model: Any
 ) -> None:
     nested: Any = "deep"
     for _ in range(30):
@@ -427,7 +427,7 @@ async def test_what_the_bridge_has_checked_is_not_refused_for_its_size(
     user = "u" * 1000
     asked = handover("x") | {"task_id": "t1", "response_channel": "task_response:t1", "taken_ms": 1}
     await push("x" * 300_000, task_id="own", user_id=user, extra=nested, handover=asked)
-    async with run_service():
+    async with run_service(model):
         (reply,) = await ear.count("letta_responses", 1)
         await ear.count("ai_responses", 1)
     assert reply["user_id"] == user

@@ -185,7 +185,7 @@ async def test_a_summary_kept_by_an_earlier_release_is_part_of_the_next_one(
             await push(str(number), task_id=f"t{number}")
         await eventually(lambda: client.hget("memory:{user_input_queue}:counters", "summaries"))
     (_, shown), *_ = model.asked
-    assert shown["content"].startswith("summary so far: what was said before: ")
+    assert shown["content"].startswith('{"summary so far": "what was said before: ')
     oldest, *others = reversed(await kept())
     assert oldest["content"] == "short"
     assert [record["content"] for record in others] == [*map(str, range(oldest["message_count"] - 1, 8))]

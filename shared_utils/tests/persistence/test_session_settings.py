@@ -22,7 +22,7 @@ from shared_utils.persistence.database_sessions import DatabaseSessionStore
 from shared_utils.persistence.errors import UnfitDatabase
 from shared_utils.persistence.failover_sessions import FailoverSessionStore
 from shared_utils.persistence.sessions import Session, SessionStoreAway
-from shared_utils.persistence.table_copy import copy_in, copy_out
+from shared_utils.persistence.table_copy import Expected, RestoreMarker, copy_in, copy_out
 from shared_utils.persistence.vectors import DatabasePassageStore, Passage, Scope, VectorSettings
 
 pytestmark = pytest.mark.integration
@@ -181,8 +181,9 @@ async def keeps_everything(config, folder):
     try:
         for part in (_sessions, _checkpoints, _conversations, _vectors, _time):
             await part(database)
-        await copy_out(config, folder / "copy")
-        await copy_in(again.config, folder / "copy")
+        saved = await copy_out(config, folder / "copy")
+        files = {table.name: Expected(folder / "copy" / table.file, table.rows, table.digest) for table in saved.tables}
+        await copy_in(again.config, files, RestoreMarker("copy", saved.at), {})
         for table in ("agent_sessions", "agent_checkpoints", "agent_messages"):
             statement = f"SELECT * FROM {{schema}}.{table} ORDER BY created_at, 1, 2"  # noqa: S608
             kept, copied = await database.fetch(statement), await again.fetch(statement)
