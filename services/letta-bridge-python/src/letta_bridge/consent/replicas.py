@@ -69,7 +69,7 @@ class ChoiceReplicas:
         self._reconcile = asyncio.Event()
         self._others_wrote = False
         self.trouble: str | None = None
-        """Why the last reconciliation failed; None while the replicas are equal."""
+        """Why the last write or reconciliation failed; None while the replicas are equal."""
 
     @property
     def needs_reconciliation(self) -> bool:
@@ -127,7 +127,7 @@ class ChoiceReplicas:
             if self.local is None:
                 raise
             _log.warning("choice_write_deferred", error=str(error))
-            self._durable_away = True
+            self.trouble, self._durable_away = str(error), True
             await self.local.merge([choice])
             return
         await self.mirror([choice])
