@@ -50,6 +50,8 @@ class FakeFallback:
 
     async def withdraw(self, task, number):
         self.withdrawn.append(number)
+        if self.down:
+            raise FallbackUnavailable
         return self.given.get(number)
 
     async def answer(self, task, number, reason, *, cause=None, persona=None):

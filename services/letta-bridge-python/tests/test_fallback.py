@@ -77,6 +77,14 @@ async def test_what_is_withdrawn_is_answered_by_nobody(make_fallback, client):
     assert (await fallback.withdraw(TASK, "7-2")).text == "在呢"
 
 
+async def test_what_redis_refuses_while_a_task_is_withdrawn_is_no_answer(make_fallback, client):
+    fallback = make_fallback()
+    await client.set(KEYS.handed("7-1"), "x")
+    await client.rpush(KEYS.fallback("7-1"), "a list")
+    with pytest.raises(FallbackUnavailable, match="cannot be asked"):
+        await fallback.withdraw(TASK, "7-1")
+
+
 async def subscribed(client, channel):
     """Until somebody listens on the channel."""
     async with asyncio.timeout(20):

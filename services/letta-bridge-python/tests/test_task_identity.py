@@ -276,6 +276,25 @@ async def test_a_task_that_memory_has_answered_is_not_buried(make_rig):
     assert rig.kept(task_id="t1")["response_text"] == "short: one"
 
 
+async def test_an_answer_that_is_found_before_a_burial_takes_no_id_from_another_task(make_rig):
+    rig = make_rig(queue={"max_deliveries": 1})
+    rig.shelf.push(b'{"task_id":"t1","user_id":"ada","content":"one"}')
+    (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+    rig.fallback.given[turn.number] = await rig.fallback.answer(parse_task(turn.payload, Limits()), turn.number, "test")
+    other = rig.shelf.kept["ada", "t1"] = b'{"task_id":"t1","error":true,"idempotency_key":"9-9","content_digest":"x"}'
+    rig.time += rig.settings.queue.lease + 1
+    await rig.work_off()
+    assert rig.shelf.dead == []
+    assert rig.shelf.kept["ada", "t1"] == other
+
+
+async def test_a_task_is_buried_although_memory_cannot_be_asked_about_it(make_rig):
+    rig = make_rig(queue={"max_deliveries": 1})
+    rig.fallback.down = True
+    letter = await buried(rig, b'{"task_id":"t1","user_id":"ada","content":"one"}')
+    assert letter["code"] == "too_many_deliveries"
+
+
 async def test_nobody_answers_a_task_that_is_buried_at_a_later_hand_out(make_rig):
     rig = make_rig(queue={"max_deliveries": 1})
     await buried(rig, b'{"task_id":"t1","user_id":"ada","content":"one"}')

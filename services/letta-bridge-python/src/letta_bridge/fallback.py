@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
@@ -93,7 +94,11 @@ class Fallback(Protocol):
         ...
 
     async def withdraw(self, task: Task, number: str) -> FallbackAnswer | None:
-        """Let nobody answer a task that was handed over any more; the answer, where one has been given."""
+        """Let nobody answer a task that was handed over any more; the answer, where one has been given.
+
+        Raises:
+            FallbackUnavailable: Redis refuses to say.
+        """
         ...
 
 
@@ -147,18 +152,17 @@ class MemoryPython:
 
     async def withdraw(self, task: Task, number: str) -> FallbackAnswer | None:
         """See :class:`Fallback`."""
-        if not await self.was_handed_over(number) or await self._claim(number):
-            return None
-        return await self._look(_Wait(task, number, await self._handed_id(task, number)))
+        with _refusals():
+            if not await self.was_handed_over(number) or await self._claim(number):
+                return None
+            return await self._look(_Wait(task, number, await self._handed_id(task, number)))
 
     async def answer(
         self, task: Task, number: str, reason: str, *, cause: str | None = None, persona: str | None = None
     ) -> FallbackAnswer:
         """See :class:`Fallback`."""
-        try:
+        with _refusals():
             return await self._answer(task, number, reason, cause, persona)
-        except ResponseError as error:
-            raise FallbackUnavailable(f"memory-python cannot be asked: {explained(error)}") from error
 
     async def _answer(
         self, task: Task, number: str, reason: str, cause: str | None, persona: str | None
@@ -269,6 +273,15 @@ class MemoryPython:
             response = TaskResponse(text=reply.response_text, source=reply.source, canned=reply.canned)
             return FallbackAnswer(reply.response_text, None, dump(response), canned=canned)
         return FallbackAnswer(reply.response_text, kept, canned=canned)
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Raise FallbackUnavailable where Redis refuses a command."""
+    try:
+        yield
+    except ResponseError as error:
+        raise FallbackUnavailable(f"memory-python cannot be asked: {explained(error)}") from error
 
 
 def _foreign_text(message: bytes, *, renamed: bool) -> str | None:

@@ -108,13 +108,17 @@ class MessageProcessor:
             end = await self._outcome(job, lease)
         except LeaseLost:
             raise
-        except (MalformedMessage, Hopeless) as error:
-            return await self._answered_before(turn, job) or self._bury(turn, job, error)
+        except MalformedMessage as error:
+            end = self._bury(turn, job, error)
+        except Hopeless as error:
+            job = job or self._readable(turn)
+            end = await self._answered_before(job) or self._bury(turn, job, error)
         except Exception as error:  # noqa: BLE001  # a defect of ours must not stop everybody else's turns
             _log.exception("turn_failed", receipt=turn.receipt)
             defect = Hopeless(f"the bridge failed on this task ({type(error).__name__}); see its log", _DEFECT)
-            return self._bury(turn, job, defect)
-        if job.id_is_taken:
+            job = job or self._readable(turn)
+            end = self._bury(turn, job, defect)
+        if job is not None and job.id_is_taken:
             end.replaces_kept = False
         return end
 
@@ -276,16 +280,19 @@ class MessageProcessor:
             cause=failure_word(error) if isinstance(error, LettaError) else error.code,
         )
 
-    async def _answered_before(self, turn: Turn, job: Job | None) -> Settlement | None:
+    async def _answered_before(self, job: Job | None) -> Settlement | None:
         """What memory-python has answered at an earlier hand-out; where it has not, it is not going to any more."""
-        job = job or self._readable(turn)
-        if job is None or turn.attempts == 1:
+        if job is None or job.turn.attempts == 1:
             return None
-        answer = await self._fallback.withdraw(job.task, job.number)
+        try:
+            answer = await self._fallback.withdraw(job.task, job.number)
+        except FallbackUnavailable as unavailable:  # handed out again for ever, the task would end in nothing better
+            _log.warning("fallback_unavailable", receipt=job.turn.receipt, reason=str(unavailable))
+            return None
         if answer is None:
             return None
         missed = dump(job.abandoned_turn())
-        return settlements.by_memory(turn, job.task, job.identity, answer, reason="handed_over", missed=missed)
+        return settlements.by_memory(job.turn, job.task, job.identity, answer, reason="handed_over", missed=missed)
 
     def _bury(self, turn: Turn, job: Job | None, error: ServiceError) -> Settlement:
         code = error.reason if isinstance(error, Hopeless) else error.code
@@ -293,8 +300,6 @@ class MessageProcessor:
         task_id, user_id = salvage_ids(turn.payload)
         if isinstance(error, MalformedMessage):
             task_id, user_id = error.task_id, error.user_id
-        elif job is None:
-            job = self._readable(turn)
         if job is None:
             identity = Identity(turn.number, turn.first_ms / 1000, None)
             return settlements.buried(turn, error, code, identity, task_id=task_id, user_id=user_id)
