@@ -239,11 +239,11 @@ def command_of():
 def until():
     """Wait until a condition holds, and return what it gave: ``until(condition, "what did not happen")``."""
 
-    def wait(condition, what, timeout=90.0):
+    def wait(condition, what, timeout=90.0, pause=0.05):
         deadline = time.monotonic() + timeout
         while not (found := condition()):
             assert time.monotonic() < deadline, f"{what} after {timeout} s"
-            time.sleep(0.05)
+            time.sleep(pause)
         return found
 
     return wait
@@ -281,13 +281,10 @@ def start_stub(tmp_path):
 
 
 @pytest.fixture
-def eventually():
-    """``eventually(holds, what)``: wait until it holds."""
+def eventually(until):
+    """``eventually(holds, what)``: wait until it holds; unlike ``until`` it is told what is waited for."""
 
     def wait(holds, what, timeout=120.0):
-        deadline = time.monotonic() + timeout
-        while not holds():
-            assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
-            time.sleep(0.2)
+        until(holds, f"it did not come to pass that {what},", timeout, pause=0.2)
 
     return wait

@@ -18,14 +18,13 @@ from aiohttp import web
 from bridge_chaos.letta_double.connections import cutting
 from bridge_chaos.letta_double.dials import OPERATIONS, Dial, Dials
 from bridge_chaos.letta_double.process import Dialled
+from bridge_chaos.serving import serve
 from local_stack.ports import HOST, free_port
 from local_stack.processes import Process
 from local_stack.programs import answers, environment
 
 _LARGEST_REQUEST: Final = 256 * 2**20
 _HOP_BY_HOP: Final = frozenset({"host", "content-length", "connection", "transfer-encoding", "accept-encoding"})
-
-
 _KEPT: Final = frozenset({"location", "retry-after"})
 """Headers of an answer that mean something to its reader."""
 
@@ -104,23 +103,13 @@ class Gate:
         return web.json_response({"struck": self._dials.struck})
 
 
-async def _serve(port: int, target: str) -> None:
-    runner = web.AppRunner(Gate(target).app(), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, HOST, port, backlog=4096).start()
-    address = runner.addresses[0]
-    sys.stdout.write(f"ready http://{address[0]}:{address[1]}\n")
-    sys.stdout.flush()
-    await asyncio.Event().wait()
-
-
 def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--target", required=True, help="the server's base URL")
     args = parser.parse_args()
-    asyncio.run(_serve(args.port, args.target))
+    asyncio.run(serve(Gate(args.target).app(), args.port))
 
 
 if __name__ == "__main__":

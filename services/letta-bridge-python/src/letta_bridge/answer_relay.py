@@ -7,28 +7,19 @@ import contextlib
 import json
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Final
+from typing import Final
 
 from letta_bridge.channel_listener import Subscription
+from shared_utils.messages import json_object
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
-from shared_utils.text import read_json
 
 _PAUSE_SECONDS: Final = 0.5
 """What follows the text is relayed no sooner: the text itself is published when the turn is settled."""
 
 
-def object_of(message: bytes) -> dict[str, Any]:
-    """What a JSON object holds; empty for any other text."""
-    try:
-        content = read_json(message)
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def under(task_id: str, handed_id: str, message: bytes) -> bytes:
     """The message, with ``task_id`` where it names the id that the task was handed over with."""
-    content = object_of(message)
+    content = json_object(message)
     return json.dumps(content | {"task_id": task_id}).encode() if content.get("task_id") == handed_id else message
 
 
@@ -61,7 +52,7 @@ class AnswerRelay:
         """
 
         async def publish(message: bytes) -> None:
-            if not object_of(message).get("error"):  # whether there was an error is the bridge's to say
+            if not json_object(message).get("error"):  # whether there was an error is the bridge's to say
                 with contextlib.suppress(*CONNECTION_ERRORS):
                     await self._client.publish(channel, under(*ids, message))
 

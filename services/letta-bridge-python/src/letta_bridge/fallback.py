@@ -23,14 +23,14 @@ from pydantic_core import to_json
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
-from letta_bridge.answer_relay import AnswerRelay, object_of, under
+from letta_bridge.answer_relay import AnswerRelay, under
 from letta_bridge.channel_listener import ChannelListener, Subscription
 from letta_bridge.errors import FallbackUnavailable
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import FallbackSettings, QueueSettings
 from shared_utils import logs
 from shared_utils.limits import MAX_ANSWER_TTL
-from shared_utils.messages import HANDOVER_KEY, Handover, Reply, Task, TaskResponse, dump
+from shared_utils.messages import HANDOVER_KEY, Handover, Reply, Task, TaskResponse, dump, json_object
 from shared_utils.model_text import text_for_user
 from shared_utils.redis_connection import RedisClient, close, persistently
 from shared_utils.redis_trouble import explained
@@ -286,7 +286,7 @@ def _refusals() -> Iterator[None]:
 
 def _foreign_text(message: bytes, *, renamed: bool) -> str | None:
     """The text of somebody else's answer. On a channel of the bridge's own, ``renamed``, nobody else speaks."""
-    content = object_of(message)
+    content = json_object(message)
     if content.get("error") or (not renamed and content.get("source") in _OWN_SOURCES):
         return None
     text = content.get("text")

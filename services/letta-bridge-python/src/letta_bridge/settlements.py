@@ -128,16 +128,25 @@ def repeated(turn: Turn, task: Task, kept: KeptReply) -> Settlement:
 def refused(
     turn: Turn,
     task: Task,
-    identity: Identity,
+    identity: Identity | None,
     error: ServiceError,
     *,
     missed: bytes | None = None,
     told: Collection[str] = (),
     cause: str | None = None,
+    replaces_kept: bool = True,
 ) -> Settlement:
-    """Nobody could answer; an error reply says why. ``missed`` and ``told`` are as in :func:`by_memory`.
+    """Nobody answers; an error reply says why.
 
-    ``cause``: what kept an answer from being given.
+    Args:
+        turn: the turn.
+        task: what it is about.
+        identity: under which name the task may have been sent; None where the reply is kept as nobody's.
+        error: why.
+        missed: as in :func:`by_memory`.
+        told: as in :func:`by_memory`.
+        cause: what kept an answer from being given.
+        replaces_kept: see :class:`Settlement`.
     """
     return Settlement(
         turn.receipt,
@@ -146,7 +155,8 @@ def refused(
         task_id=task.task_id,
         reply=_error_reply(turn, error, error.code, task.task_id, task.user_id),
         task_response=_error_response(error),
-        mark=identity.mark(),
+        replaces_kept=replaces_kept,
+        mark=identity.mark() if identity else b"",
         missed=missed,
         told=frozenset(told),
         code=error.code,
@@ -160,32 +170,12 @@ def turned_away(turn: Turn, task: Task, hit: GuardHit) -> Settlement:
     The refusal is kept for who looks for it there, and only where nothing is kept: it must neither take the place of
     what is known of an earlier task with this id, nor stand in the way of one that is still worked off.
     """
-    return Settlement(
-        turn.receipt,
-        Outcome.ERROR,
-        user_id=task.user_id,
-        task_id=task.task_id,
-        reply=_error_reply(turn, hit, hit.code, task.task_id, task.user_id),
-        task_response=_error_response(hit),
-        replaces_kept=False,
-        code=hit.code,
-    )
+    return refused(turn, task, None, hit, replaces_kept=False)
 
 
 def reused(turn: Turn, task: Task, identity: Identity) -> Settlement:
     """The task's id belongs to an earlier task, whose reply stays kept; this one is not worked off."""
-    error = TaskIdReused()
-    return Settlement(
-        turn.receipt,
-        Outcome.ERROR,
-        user_id=task.user_id,
-        task_id=task.task_id,
-        reply=_error_reply(turn, error, error.code, task.task_id, task.user_id),
-        task_response=_error_response(error),
-        replaces_kept=False,
-        mark=identity.mark(),
-        code=error.code,
-    )
+    return refused(turn, task, identity, TaskIdReused(), replaces_kept=False)
 
 
 def buried(

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from pathlib import Path
-
-from aiohttp import web
 
 from bridge_chaos.letta_double.server import Server
 from bridge_chaos.letta_double.store import LettaStore
 from bridge_chaos.letta_double.turns import Pace
-from local_stack.ports import HOST
-
-
-async def _serve(port: int, store: LettaStore, pace: Pace) -> None:
-    runner = web.AppRunner(Server(store, pace).app(), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, HOST, port, backlog=4096).start()
-    address = runner.addresses[0]
-    sys.stdout.write(f"ready http://{address[0]}:{address[1]}\n")
-    sys.stdout.flush()
-    await asyncio.Event().wait()
+from bridge_chaos.serving import serve
 
 
 def main() -> None:
@@ -33,7 +20,8 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.1, help="seconds a step takes")
     parser.add_argument("--run-lag", type=float, default=0.02, help="seconds until a turn's run is listed")
     args = parser.parse_args()
-    asyncio.run(_serve(args.port, LettaStore(args.file), Pace(args.latency, args.run_lag)))
+    server = Server(LettaStore(args.file), Pace(args.latency, args.run_lag))
+    asyncio.run(serve(server.app(), args.port))
 
 
 if __name__ == "__main__":

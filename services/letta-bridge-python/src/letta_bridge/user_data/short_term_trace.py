@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from letta_bridge.user_data.files import write_json_lines
 from letta_bridge.user_data.trace import Counts
@@ -16,10 +16,10 @@ from shared_utils.memory_keys import (
     summary_pause,
     user_session,
 )
+from shared_utils.messages import json_object
 from shared_utils.ownership import Ownership, ownership
 from shared_utils.redis_connection import RedisClient
 from shared_utils.redis_pages import glob_escaped, list_items
-from shared_utils.text import read_json
 
 _PAGE: Final = 500
 
@@ -80,7 +80,7 @@ class ShortTermTrace:
     async def _in_context(self, user_id: str) -> AsyncIterator[bytes]:
         """Their messages in the list of everybody's latest."""
         async for record in list_items(self._client, GLOBAL_CONTEXT):
-            if _object(record).get("user_id") == user_id:
+            if json_object(record).get("user_id") == user_id:
                 yield record
 
     async def _tasks(self, user_id: str) -> AsyncIterator[tuple[str, str | None, bytes]]:
@@ -103,7 +103,7 @@ class ShortTermTrace:
 
     async def _dead(self, user_id: str) -> AsyncIterator[bytes]:
         async for letter in list_items(self._client, self._keys.dead):
-            payload = str(_object(letter).get("payload", "")).encode(errors="replace")
+            payload = str(json_object(letter).get("payload", "")).encode(errors="replace")
             if ownership(payload, user_id) is Ownership.THEIRS:
                 yield letter
 
@@ -120,11 +120,3 @@ class ShortTermTrace:
 def _marks(user_id: str) -> tuple[str, ...]:
     messages = user_session(user_id)
     return tuple(dict.fromkeys((seen(messages), seen_before(messages), summary_pause(messages))))
-
-
-def _object(text: bytes) -> dict[str, Any]:
-    try:
-        content = read_json(text)
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
