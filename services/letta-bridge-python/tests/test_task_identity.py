@@ -6,9 +6,10 @@ import asyncio
 import json
 
 import pytest
+from redis.exceptions import AuthenticationError
 
 from letta_bridge import settlements
-from letta_bridge.errors import TurnFateUnknown
+from letta_bridge.errors import FallbackUnavailable, TurnFateUnknown
 from letta_bridge.letta import TurnMessage, turn_otid
 from letta_bridge.turn_lease import TurnLease, clock
 from shared_utils.limits import Limits
@@ -288,9 +289,14 @@ async def test_an_answer_that_is_found_before_a_burial_takes_no_id_from_another_
     assert rig.shelf.kept["ada", "t1"] == other
 
 
-async def test_a_task_is_buried_although_memory_cannot_be_asked_about_it(make_rig):
+@pytest.mark.parametrize("error", [FallbackUnavailable(), AuthenticationError("the password was changed")], ids=repr)
+async def test_a_task_is_buried_although_memory_cannot_be_asked_about_it(make_rig, monkeypatch, error):
+    async def withdraw(_task, _number):
+        raise error
+
     rig = make_rig(queue={"max_deliveries": 1})
     rig.fallback.down = True
+    monkeypatch.setattr(rig.fallback, "withdraw", withdraw)
     letter = await buried(rig, b'{"task_id":"t1","user_id":"ada","content":"one"}')
     assert letter["code"] == "too_many_deliveries"
 

@@ -38,9 +38,11 @@ from letta_bridge.uploads import Uploads
 from shared_utils import logs
 from shared_utils.errors import MalformedMessage, ServiceError
 from shared_utils.messages import Task, dump, parse_task, salvage_ids
+from shared_utils.redis_connection import CONNECTION_ERRORS
 
 _log = logs.get(__name__)
 
+_CANNOT_BE_ASKED: Final[tuple[type[Exception], ...]] = (FallbackUnavailable, *CONNECTION_ERRORS)
 _DEFECT: Final = "internal"
 """The code of a dead letter that a defect of the bridge made."""
 _AGENT_WAS_MEANT: Final = frozenset({"choice_unknown", "handed_over"})
@@ -286,7 +288,8 @@ class MessageProcessor:
             return None
         try:
             answer = await self._fallback.withdraw(job.task, job.number)
-        except FallbackUnavailable as unavailable:  # handed out again for ever, the task would end in nothing better
+        except _CANNOT_BE_ASKED as unavailable:
+            # Handed out again and again, the task would end in nothing better.
             _log.warning("fallback_unavailable", receipt=job.turn.receipt, reason=str(unavailable))
             return None
         if answer is None:
