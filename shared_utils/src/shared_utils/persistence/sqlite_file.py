@@ -70,10 +70,17 @@ class SqliteFile:
     def _guarded(self, work: Callable[[sqlite3.Connection], _Result], *, may_create: bool) -> _Result:
         with self._lock, self._explained():
             if self._connection is None:
-                if not may_create and not self.path.exists():
+                if not may_create and self._is_missing():
                     return self._as_empty(work)
                 self._connection = self._open()
             return work(self._connection)
+
+    def _is_missing(self) -> bool:
+        try:
+            self.path.stat()
+        except FileNotFoundError:
+            return True  # any other error is told
+        return False
 
     def _as_empty(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
         with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
