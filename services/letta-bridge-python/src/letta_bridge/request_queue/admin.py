@@ -177,9 +177,7 @@ class QueueAdmin:
     async def dead(self) -> AsyncIterator[DeadLetter]:
         """All dead letters, newest first, each with the beginning of its payload."""
         position = await self.dead_count()
-        while position > 0 and (
-            page := await self._letters(position, max(1, position - _PAGE + 1), _PREVIEW_BYTES)
-        ):
+        while position > 0 and (page := await self._letters(position, max(1, position - _PAGE + 1), _PREVIEW_BYTES)):
             for letter in page:
                 yield letter
             position -= len(page)

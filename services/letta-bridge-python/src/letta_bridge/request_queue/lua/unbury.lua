@@ -62,7 +62,7 @@ local function retry_journal(record)
     local turn, reply = string.match(record, '^([^\n]*)\n(.*)$')
     local readable, said = pcall(cjson.decode, turn or '')
     if readable and type(said) == 'table' and (said.v or 1) == 1 then
-        return redis.call('XADD', JOURNAL, '*', 'turn', turn, 'reply', reply)
+        return add_to_journal(turn, reply)
     end
 end
 
