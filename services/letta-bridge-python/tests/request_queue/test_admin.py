@@ -361,3 +361,23 @@ async def test_a_large_letter_is_requeued_to_the_byte(rig):
     assert await rig.admin.retry(letter)
     (entry,) = await rig.client.lrange(rig.admin.keys.lane_prefix + turn.lane, 0, -1)
     assert entry.partition(b"\n")[2] == payload
+
+
+async def test_without_the_right_to_ask_for_memory_letters_are_kept_and_missed_turns_bounded(rig, redis_url):
+    await rig.client.execute_command("ACL", "SETUSER", "earlier", "on", ">secret", "~*", "&*", "+@all", "-memory")
+    url = redis_url.replace("redis://", "redis://earlier:secret@")
+    client = connect(RedisSettings(url=url), name="earlier")
+    try:
+        few = rig.settings.model_copy(update={"missed_bytes": 1024, "dead_bytes": 1024})
+        queue = RedisQueue(client, client, few, "bridge-2")
+        for task_id in ("1", "2"):
+            await rig.push("ada", task_id)
+            (turn,) = (await queue.exchange([], 1)).turns
+            missed = b'{"n":%s,"text":"%s"}' % (task_id.encode(), b"x" * 900)
+            end = Settlement(turn.receipt, Outcome.DEAD, user_id="ada", missed=missed, dead=b"{}")
+            assert (await queue.exchange([end], 0)).settled == [True]
+        assert await queue.missed("ada") == [missed]
+        assert await rig.admin.dead_count() == 2
+    finally:
+        await client.aclose()
+        await rig.client.execute_command("ACL", "DELUSER", "earlier")
