@@ -63,7 +63,9 @@ def place(request, tmp_path):
     if request.param == "file":
         return {}, lambda: FileSessionStore(tmp_path / "sessions.db")
     config = DatabaseConfig.model_validate({"db_url": request.getfixturevalue("postgres_url")})
-    return request.getfixturevalue("database_variables"), lambda: DatabaseSessionStore(Database(config))
+    variables = request.getfixturevalue("database_variables")
+    request.getfixturevalue("call")("migrate", **variables)
+    return variables, lambda: DatabaseSessionStore(Database(config))
 
 
 @pytest.fixture
@@ -202,6 +204,7 @@ def test_sessions_go_to_the_database_and_back(call, database_variables, tmp_path
     def migrated(*arguments):
         return printed(call("sessions", "migrate", *arguments, "--json", **database_variables))
 
+    call("migrate", **database_variables)
     assert migrated("--to", "database", "--dry-run")["written"] == 2
     assert migrated("--to", "database")["written"] == 2
     assert migrated("--to", "database")["kept"] == 2

@@ -19,6 +19,7 @@ from letta_bridge.doctor import Level, data_dir, examine
 from letta_bridge.request_queue import PauseMode
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.settings import BridgeSettings
+from shared_utils.persistence.file_sessions import FileSessionStore
 from shared_utils.redis_connection import connect
 from shared_utils.settings import RedisSettings
 
@@ -468,8 +469,11 @@ async def test_a_disk_that_is_really_full_is_named(settings, small_disk):
 
 async def test_a_session_file_that_everybody_can_read_is_named(settings, tmp_path):
     """As releases before made it."""
-    assert not [finding async for finding in data_dir.examine(settings()) if finding.subject == "disk.private"]
     file = tmp_path / "data" / "sessions.db"
+    store = FileSessionStore(file)
+    await store.reserve("ada", "default")
+    await store.close()
+    assert not [finding async for finding in data_dir.examine(settings()) if finding.subject == "disk.private"]
     assert file.stat().st_mode & 0o777 == 0o600
     file.chmod(0o644)
     [finding] = [finding async for finding in data_dir.examine(settings()) if finding.subject == "disk.private"]

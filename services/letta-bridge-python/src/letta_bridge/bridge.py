@@ -120,6 +120,7 @@ class Bridge:
         guards = Guards(settings.guards, RedisMeter(redis, self.queue.keys))
         self.queue.max_lane = settings.guards.max_lane
         self.queue.journal_bound = settings.journal.backlog
+        self.queue.journal_bytes = settings.journal.backlog_bytes
         self._journal = self._new_journal(redis)
         self._vectors = (
             new_vectors(lambda: self.settings, self.servers, telemetry.metrics, self.name)

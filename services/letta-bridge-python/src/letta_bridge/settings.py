@@ -62,6 +62,12 @@ class QueueSettings(TaskLimits):
     reply_ttl: float = setting(3600.0, "REPLY_TTL", doc="seconds a reply is kept by task id", ge=1, le=MAX_REPLY_TTL)
     replies_kept: int = setting(10_000, doc="replies in the stream for late subscribers", ge=1)
     missed_kept: int = setting(200, doc="turns kept per user for an agent that does not know them yet", ge=1)
+    missed_bytes: int = setting(
+        4_194_304, doc="bytes of these turns per user and persona; the oldest beyond are dropped", ge=1024
+    )
+    dead_bytes: int = setting(
+        134_217_728, doc="bytes of memory for dead letters; the oldest beyond are dropped", ge=1_048_576
+    )
     max_deliveries: int = setting(5, doc="hand-outs after which a task is a dead letter", reload=True, ge=1)
     shutdown_grace: float = setting(
         20.0, "SHUTDOWN_GRACE", doc="seconds running turns have to end on SIGTERM", reload=True, ge=0
@@ -258,6 +264,7 @@ class JournalSettings(Section):
     backlog: int = setting(
         100_000, doc="turns that may wait in Redis while the database is away; later ones are not kept", ge=1
     )
+    backlog_bytes: int = setting(268_435_456, doc="bytes of the turns that may wait; later ones are not kept", ge=1024)
 
 
 class UploadSettings(Section):

@@ -46,6 +46,7 @@ LABELS = {
     "letta_bridge_queue_dead_letters": {"queue"},
     "letta_bridge_queue_missed_turns_pending": {"queue"},
     "letta_bridge_queue_missed_turns_dropped": {"queue"},
+    "letta_bridge_queue_dead_letters_dropped": {"queue"},
     "letta_bridge_queue_bridges": {"queue"},
     "letta_bridge_queue_paused": {"queue"},
     "letta_bridge_queue_held_users": {"queue"},

@@ -178,7 +178,9 @@ class RedisRig:
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.integration)])
 async def rig(request):
-    settings = QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}", max_payload_bytes=1024, missed_kept=3)
+    settings = QueueSettings(
+        requests=f"q-{uuid.uuid4().hex[:8]}", max_payload_bytes=1024, missed_kept=3, missed_bytes=2048, dead_bytes=2**20
+    )
     if request.param == "memory":
         rig = InMemoryRig(settings)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 
@@ -322,3 +323,76 @@ async def test_a_damaged_letter_survives_a_retry_and_can_be_dropped(rig, letter)
     assert await rig.client.llen(rig.admin.keys.requests) == 0
     assert await rig.admin.drop(shown)
     assert await rig.admin.dead_count() == 0
+
+
+async def bury_raw(rig, *sizes):
+    """Letters with payloads of these sizes, the last one newest."""
+    for number, size in enumerate(sizes):
+        line = json.dumps({"code": "payload_too_large", "number": f"{number + 1}-1"})
+        await rig.client.lpush(rig.admin.keys.dead, f"{line}\n{number % 10}".encode() + b"x" * (size - 1))
+
+
+async def test_a_page_of_dead_letters_ends_behind_its_first_megabyte(rig):
+    await bury_raw(rig, 10, 700_000, 700_000, 700_000, 10)
+    older = await rig.admin._letters(1, 5, 0)
+    newer = await rig.admin._letters(5, 1, 0)
+    assert [letter.position for letter in older] == [1, 2, 3]
+    assert [letter.position for letter in newer] == [5, 4, 3]
+    assert len(await rig.admin._letters(4, 4, 0)) == 1
+    assert await rig.admin._letters(6, 9, 0) == []
+
+
+async def test_large_dead_letters_are_listed_found_and_removed_page_by_page(rig):
+    sizes = [600_000, 10, 3_000_000, 3_000_000, 10, 600_000]
+    await bury_raw(rig, *sizes)
+    listed = await rig.letters()
+    assert [(letter.position, letter.size) for letter in listed] == [
+        (position, sizes[position - 1]) for position in (6, 5, 4, 3, 2, 1)
+    ]
+    assert len({letter.id for letter in listed}) == len(sizes)
+    (third,) = await rig.admin.find_dead(listed[3].id)
+    assert await rig.admin.payload(third) == b"2" + b"x" * 2_999_999
+    assert await rig.admin.drop(third)
+    swept = [letter async for letter in rig.admin.sweep(lambda _: True, retry=False)]
+    assert [letter.size for letter in swept] == [600_000, 10, 3_000_000, 10, 600_000]
+    assert await rig.admin.dead_count() == 0
+
+
+async def test_the_id_of_an_ordinary_letter_is_the_sha1_of_all_of_it(rig):
+    await bury_raw(rig, 200_000)
+    (letter,) = await rig.letters()
+    (stored,) = await rig.client.lrange(rig.admin.keys.dead, 0, -1)
+    assert letter.digest == hashlib.sha1(stored, usedforsecurity=False).hexdigest()
+
+
+async def test_a_large_letter_is_requeued_to_the_byte(rig):
+    payload = b'{"user_id":"ada","content":"' + b"x" * 900_000 + b'\n\x00\xff"}'
+    await rig.client.lpush(rig.settings.requests, payload)
+    (turn,) = await rig.take()
+    about = {"code": "payload_too_large", "number": turn.number, "lane": turn.lane}
+    end = Settlement(turn.receipt, Outcome.DEAD, dead=json.dumps(about).encode())
+    assert (await rig.queue.exchange([end], 0)).settled == [True]
+    (letter,) = await rig.letters()
+    assert await rig.admin.retry(letter)
+    (entry,) = await rig.client.lrange(rig.admin.keys.lane_prefix + turn.lane, 0, -1)
+    assert entry.partition(b"\n")[2] == payload
+
+
+async def test_without_the_right_to_ask_for_memory_letters_are_kept_and_missed_turns_bounded(rig, redis_url):
+    await rig.client.execute_command("ACL", "SETUSER", "earlier", "on", ">secret", "~*", "&*", "+@all", "-memory")
+    url = redis_url.replace("redis://", "redis://earlier:secret@")
+    client = connect(RedisSettings(url=url), name="earlier")
+    try:
+        few = rig.settings.model_copy(update={"missed_bytes": 1024, "dead_bytes": 1024})
+        queue = RedisQueue(client, client, few, "bridge-2")
+        for task_id in ("1", "2"):
+            await rig.push("ada", task_id)
+            (turn,) = (await queue.exchange([], 1)).turns
+            missed = b'{"n":%s,"text":"%s"}' % (task_id.encode(), b"x" * 900)
+            end = Settlement(turn.receipt, Outcome.DEAD, user_id="ada", missed=missed, dead=b"{}")
+            assert (await queue.exchange([end], 0)).settled == [True]
+        assert await queue.missed("ada") == [missed]
+        assert await rig.admin.dead_count() == 2
+    finally:
+        await client.aclose()
+        await rig.client.execute_command("ACL", "DELUSER", "earlier")

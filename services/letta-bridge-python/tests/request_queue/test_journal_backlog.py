@@ -135,6 +135,41 @@ async def test_when_too_many_wait_the_newest_are_left_out_and_counted(rig):
     assert (status.unjournalled, status.counters["journal_dropped"], status.counters["settled:letta"]) == (2, 2, 4)
 
 
+async def test_turns_beyond_the_bytes_of_the_backlog_are_left_out_and_counted(rig):
+    rig.queue.journal_bytes = 1100
+    large = b'"' + b"x" * 500 + b'"'
+    await settled(rig, "1", "2", "3", journal=large)
+    first = await rig.backlog("a").take([], 10)
+    assert (first.waiting, first.dropped) == (2, 1)
+    await rig.backlog("a").take([first.entries[0].id, first.entries[0].id], 10)
+    await settled(rig, "4", "5", journal=large)
+    left = await rig.backlog("a").take([], 10)
+    assert (left.waiting, left.dropped) == (2, 2)
+    await rig.backlog("a").take([entry.id for entry in left.entries], 10)
+    await settled(rig, "6", journal=b'"' + b"x" * 5000 + b'"')
+    assert (await rig.backlog("a").take([], 10)).waiting == 1
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("rig", ["redis"], indirect=True)
+async def test_an_empty_stream_resets_the_counted_bytes(rig):
+    await settled(rig, "1")
+    (entry,) = (await rig.backlog("a").take([], 10)).entries
+    await rig.client.hincrby(rig.queue.keys.counters, "journal_bytes", 10_000)  # what another release removed uncounted
+    await rig.backlog("a").take([entry.id], 0)
+    await settled(rig, "2")
+    (entry,) = (await rig.backlog("a").take([], 10)).entries
+    assert int(await rig.client.hget(rig.queue.keys.counters, "journal_bytes")) == entry.size
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("rig", ["redis"], indirect=True)
+async def test_a_batch_ends_behind_its_first_four_megabytes(rig):
+    await settled(rig, *map(str, range(30)), journal=b'"' + b"x" * 1_000_000 + b'"')
+    batch = await rig.backlog("a").take([], 100)
+    assert (len(batch.entries), batch.waiting) == (20, 30)
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize("rig", ["redis"], indirect=True)
 async def test_all_that_wait_can_be_looked_through(rig, monkeypatch):

@@ -239,6 +239,41 @@ async def test_dead_letters_keep_the_payload_to_the_byte(rig):
     assert (await queue.status()).dead == 1
 
 
+async def test_dead_letters_beyond_their_bytes_push_out_the_oldest_and_are_counted(rig):
+    queue = rig.bridge("a")
+    for number in range(3):
+        await rig.push(b"%d" % number + b"x" * 400_000)
+        (turn,) = (await queue.exchange([], 1)).turns
+        await settle(queue, Settlement(turn.receipt, Outcome.DEAD, dead=b"{}"))
+    assert [payload[:1] for _, payload in await rig.dead()] == [b"2", b"1"]
+    assert (await queue.status()).counters["dead_dropped"] == 1
+
+
+async def test_a_dead_letter_larger_than_the_bound_is_kept_alone(rig):
+    queue = rig.bridge("a")
+    for payload in (b"x", b"y" * 3_000_000):
+        await rig.push(payload)
+        (turn,) = (await queue.exchange([], 1)).turns
+        await settle(queue, Settlement(turn.receipt, Outcome.DEAD, dead=b"{}"))
+    assert [payload[:1] for _, payload in await rig.dead()] == [b"y"]
+
+
+async def test_missed_turns_beyond_their_bytes_push_out_the_oldest_of_the_persona(rig):
+    queue = rig.bridge("a")
+    other = b'{"persona":"doctor"}'
+    records = [other, *(b'{"n":%d,"text":"%s"}' % (number, b"x" * 900) for number in range(3))]
+    for number, record in enumerate(records):
+        turn = await next_turn(rig, queue, number)
+        await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=record))
+    assert await queue.missed("ada") == [other, *records[-2:]]
+    large = b'{"text":"%s"}' % (b"y" * 5000)
+    turn = await next_turn(rig, queue, 9)
+    await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=large))
+    assert await queue.missed("ada") == [other, large]
+    counters = (await queue.status()).counters
+    assert (counters["missed_pending"], counters["missed_dropped"]) == (2, 3)
+
+
 async def test_an_oversized_payload_is_cut_on_the_way_and_whole_in_the_dead_letters(rig):
     queue = rig.bridge("a")
     await rig.push(b"x" * 5000)

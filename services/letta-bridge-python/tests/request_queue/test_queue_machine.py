@@ -434,8 +434,13 @@ class QueueMachine(RuleBasedStateMachine):
 
     def model_picture(self):
         shelf = self.shelf
+        journal_bytes = {"journal_bytes": sum(len(turn) + len(reply) for _, turn, reply in shelf.journal)}
         return {
-            "counters": {name: count for name, count in shelf.counters.items() if count and name != "journalled"},
+            "counters": {
+                name: count
+                for name, count in (shelf.counters | journal_bytes).items()
+                if count and name != "journalled"
+            },
             "untaken": len(shelf.requests),
             "lanes": {lane: list(map(modelled, entries)) for lane, entries in shelf.lanes.items() if entries},
             "ready": list(shelf.ready),

@@ -149,8 +149,8 @@ async def _made(connection: Connection, config: DatabaseConfig) -> float:
         return min(_OVERTAKEN, config.connection_timeout)
     if not config.generate_schemas:
         raise SchemaMissing(
-            f"the database {config.place} does not exist; run `letta-bridge migrate` as a user that may make it "
-            "(DB_GENERATE_SCHEMAS is off here)"
+            f"the database {config.place} does not exist; if DATABASE_URL names the right one, run "
+            "`letta-bridge migrate` as a user that may make it"
         )
     dialect = await _dialect(connection)
     try:

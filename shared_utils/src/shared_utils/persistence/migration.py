@@ -95,12 +95,22 @@ async def require_schema(connection: Connection, config: DatabaseConfig) -> None
     if not missing:
         return
     if not config.generate_schemas:
+        if len(missing) == len(migrations()):
+            raise no_schema(config)
         steps = ", ".join(f"{migration.number:04}" for migration in missing)
         raise SchemaMissing(
             f"the database {config.place} lacks the migrations {steps}; run `letta-bridge migrate` as a user that may "
-            "make tables (DB_GENERATE_SCHEMAS is off here)"
+            "make tables"
         )
     await apply(connection, config)
+
+
+def no_schema(config: DatabaseConfig) -> SchemaMissing:
+    """The error for a database that none of this service's tables is in."""
+    return SchemaMissing(
+        f"the database {config.place} has no schema {config.schema_name} with this service's tables; if DATABASE_URL "
+        "and DB_SCHEMA name the right ones, run `letta-bridge migrate` as a user that may make it"
+    )
 
 
 async def apply(connection: Connection, config: DatabaseConfig) -> Sequence[Migration]:

@@ -1,4 +1,7 @@
-"""An SQLite file: opened on first use, and again after an error, by several processes of one host."""
+"""An SQLite file: opened on first use, and again after an error, by several processes of one host.
+
+Only a write creates it. A read of a missing file is answered as by an empty one.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class SqliteFile:
     A disk that was full or missing is no reason to restart: the next call tries again.
 
     Args:
-        path: its directory is made where it is missing.
+        path: the first write creates it, and its directory where that is missing.
         prepare: makes tables, or brings those of an older release up to date; called in a transaction.
     """
 
@@ -38,12 +41,12 @@ class SqliteFile:
         self._lock = threading.Lock()
 
     async def read(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
-        """What ``work`` returns, in a thread.
+        """What ``work`` returns, in a thread. ``work`` changes nothing.
 
         Raises:
             SessionStoreError: the file cannot be used.
         """
-        return await asyncio.to_thread(self._guarded, work)
+        return await asyncio.to_thread(self._guarded, work, may_create=False)
 
     async def write(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
         """What ``work`` returns, in a thread and in a transaction: wholly or not at all.
@@ -57,18 +60,33 @@ class SqliteFile:
                 connection.execute("BEGIN IMMEDIATE")
                 return work(connection)
 
-        return await self.read(transaction)
+        return await asyncio.to_thread(self._guarded, transaction, may_create=True)
 
     def close(self) -> None:
         """Give the file back."""
         with self._lock:
             self._drop()
 
-    def _guarded(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+    def _guarded(self, work: Callable[[sqlite3.Connection], _Result], *, may_create: bool) -> _Result:
         with self._lock, self._explained():
             if self._connection is None:
+                if not may_create and self._is_missing():
+                    return self._as_empty(work)
                 self._connection = self._open()
             return work(self._connection)
+
+    def _is_missing(self) -> bool:
+        try:
+            self.path.stat()
+        except FileNotFoundError:
+            return True  # any other error is told
+        return False
+
+    def _as_empty(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+            connection.row_factory = sqlite3.Row
+            self._prepare(connection)
+            return work(connection)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

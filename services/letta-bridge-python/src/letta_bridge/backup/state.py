@@ -19,6 +19,7 @@ from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence import pg_dump
 from shared_utils.persistence.database_config import DatabaseConfig
 from shared_utils.persistence.errors import DatabaseRefused
+from shared_utils.persistence.migration import no_schema
 from shared_utils.persistence.sessions import utc_now
 from shared_utils.persistence.table_copy import (
     BOOKKEEPING,
@@ -135,6 +136,8 @@ def _databases(settings: BridgeSettings) -> dict[Place, DatabaseConfig]:
 
 async def _copied_out(name: Place, config: DatabaseConfig, folder: Path) -> SavedState:
     copied = await copy_out(config, folder / name)
+    if name == "database" and not copied.tables:
+        raise no_schema(config)  # a backup of nothing would be found out on the day of the restore
     return SavedState(
         name=name,
         method="copy",

@@ -87,7 +87,7 @@ def restore(
     all of the state or nothing; after a crash, repeat the command. Agents of users who have one in Letta are left
     alone. The saved settings are not put in force: compare config.json. Exit code 1: something is not as it was saved.
     """
-    settings = settings_or_exit(config)
+    settings = settings_or_exit(config, may_create=True)
 
     async def work(store: AgentStore | None, count: Callable[[str, int], None]) -> RestoreReport:
         await _warn_of_running_bridges(settings)

@@ -52,9 +52,20 @@ class Exit(IntEnum):
     """The database or the session file cannot be used."""
 
 
-def settings_or_exit(config: Path | None, flags: dict[str, Any] | None = None) -> BridgeSettings:
-    """The settings; a wrong one ends the command with one sentence."""
-    return load_or_exit(config, flags).settings
+def settings_or_exit(config: Path | None, *, may_create: bool = False) -> BridgeSettings:
+    """The settings; a wrong one ends the command with one sentence.
+
+    Args:
+        config: the file to read.
+        may_create: whether the command may create the database, its schema and its tables, as far as
+            DB_GENERATE_SCHEMAS lets it. Any other command fails where they are missing: the URL or the schema's name
+            may be mistyped.
+    """
+    settings = load_or_exit(config).settings
+    if may_create:
+        return settings
+    database = settings.database.model_copy(update={"generate_schemas": False})
+    return settings.model_copy(update={"database": database})
 
 
 def load_or_exit(config: Path | None, flags: dict[str, Any] | None = None) -> Loaded[BridgeSettings]:

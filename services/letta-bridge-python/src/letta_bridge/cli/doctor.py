@@ -30,7 +30,7 @@ def doctor(
     It changes nothing that lasts: it writes scratch keys and a scratch file, and with --deep makes an agent, and
     deletes them again. WARN is worth a thought and no failure.
     """
-    settings = settings_or_exit(config)
+    settings = settings_or_exit(config, may_create=True)  # what a bridge would have
     findings = asyncio.run(_findings(settings, deep=deep, show=not as_json))
     failed = any(finding.level is Level.FAIL for finding in findings)
     if as_json:

@@ -34,7 +34,7 @@ def migrate(
     A bridge does this itself at its start unless DB_GENERATE_SCHEMAS is false. Then run this before the new release
     starts, with DATABASE_URL naming a user that may make tables. Bridges of the release before may run meanwhile.
     """
-    settings = settings_or_exit(config)
+    settings = settings_or_exit(config, may_create=not check)
     require_database(settings)
     if check and grant:
         fail("--check changes nothing, so --grant cannot go with it; run it once more without --check", Exit.USAGE)

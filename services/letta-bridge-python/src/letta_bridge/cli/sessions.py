@@ -260,10 +260,11 @@ def migrate(
 
     The source is left as it is. A bridge works on the database as soon as DATABASE_URL is set, and on the file without.
     """
-    found = settings_or_exit(config)
+    found = settings_or_exit(config, may_create=to is Place.DATABASE and not dry_run)
 
     async def copy() -> CopyCounts:
         async with in_database(found) as database, in_file(found) as file:
+            await database.sessions.check()  # it may be mistyped, also where there is nothing to copy
             source, target = (file, database) if to is Place.DATABASE else (database, file)
             if not dry_run:
                 await copy_choices(source.choices, target.choices)

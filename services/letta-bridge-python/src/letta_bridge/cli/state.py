@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from letta_bridge.cli.common import Exit, fail
+from letta_bridge.cli.common import Exit, fail, tell
 from letta_bridge.consent import Consent
 from letta_bridge.errors import ChoiceNotShared, ChoiceUnknown
 from letta_bridge.letta.connection import letta_client
@@ -20,7 +20,14 @@ from shared_utils.persistence.choices import ChoiceStore
 from shared_utils.persistence.database import Database
 from shared_utils.persistence.database_choices import DatabaseChoiceStore
 from shared_utils.persistence.database_sessions import DatabaseSessionStore
-from shared_utils.persistence.errors import Conflict, PersistenceError, RowMissing, StaleSession, ValueRefused
+from shared_utils.persistence.errors import (
+    Conflict,
+    PersistenceError,
+    RowMissing,
+    SchemaMissing,
+    StaleSession,
+    ValueRefused,
+)
 from shared_utils.persistence.file_choices import FileChoiceStore
 from shared_utils.persistence.file_sessions import FileSessionStore
 from shared_utils.persistence.sessions import SessionStore
@@ -57,6 +64,7 @@ def ask(work: Callable[[], Awaitable[_Result]]) -> _Result:
 
 def ask_sessions(settings: BridgeSettings, work: Callable[[SessionStore], Awaitable[_Result]]) -> _Result:
     """What ``work`` returns, given the configured session store: the database where there is one, else the file."""
+    _tell_of_missing_file(settings)
 
     async def asked() -> _Result:
         async with in_database(settings) if settings.database.db_url else in_file(settings) as stores:
@@ -80,9 +88,12 @@ def ask_user_settings(
         work: uses the stores; they are closed afterwards.
         with_agents: also tag the user's agents with a choice, which needs a Letta client.
     """
+    _tell_of_missing_file(settings)
 
     async def asked() -> _Result:
         database = Database(settings.database) if settings.database.db_url else None
+        if database is not None:
+            await _refuse_missing(database)
         redis = connect(settings.redis, name="letta-bridge-cli", timeout=_REDIS_TIMEOUT_SECONDS)
         sessions = _in_file(settings) if database is None else _in(database, settings)
         replicas = choice_replicas(settings, redis, database, sessions)
@@ -130,6 +141,23 @@ def require_database(settings: BridgeSettings) -> None:
     """Return where a database is configured; else the command ends."""
     if settings.database.db_url is None:
         fail("no database is configured; set DATABASE_URL", Exit.USAGE)
+
+
+async def _refuse_missing(database: Database) -> None:
+    """Choices do without a database that is away; one that does not exist is a mistyped name."""
+    try:
+        await database.open()
+    except SchemaMissing:
+        await database.close()
+        raise
+    except PersistenceError:
+        return
+
+
+def _tell_of_missing_file(settings: BridgeSettings) -> None:
+    file = settings.session_file
+    if settings.database.db_url is None and not file.exists():
+        tell(f"there is no session file {file}; if DATA_DIR is right, a bridge creates it with its first session")
 
 
 def _in(database: Database, settings: BridgeSettings) -> SessionStore:

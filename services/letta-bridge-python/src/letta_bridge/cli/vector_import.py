@@ -49,7 +49,7 @@ def import_(
     What is there already is passed over, so it can be run again after a stop. Afterwards counts are compared, and
     vectors of a sample of passages. Agents whose tags name a user (the bridge's do) bring their passages to that user.
     """
-    settings = settings_or_exit(config)
+    settings = settings_or_exit(config, may_create=not dry_run)
 
     async def work(store: DatabasePassageStore, count: Callable[[str, int], None]) -> Imported:
         database = _letta_database(source, schema)

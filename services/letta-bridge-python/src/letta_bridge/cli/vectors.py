@@ -40,7 +40,7 @@ def prepare(
 
     The first vector makes it as well, where the bridge's role may make tables. Else run this as their owner.
     """
-    settings = settings_or_exit(config)
+    settings = settings_or_exit(config, may_create=True)
     ask_store(settings, lambda store: store.prepare(model, dimensions))
     typer.echo(f"there is a place for vectors of {model} with {dimensions} dimensions")
 
@@ -60,7 +60,7 @@ def sync(
     """
     from letta_bridge.cli.vector_sync import synchronised  # noqa: PLC0415  # brings Letta's SDK, which takes a second
 
-    settings = settings_or_exit(config)
+    settings = settings_or_exit(config, may_create=True)
     if settings.database.db_url is None:
         fail("no database is configured; set DATABASE_URL", Exit.USAGE)
     with counting("gone through") as count:
@@ -168,7 +168,7 @@ def reembed(
     Bridges and memory-python go on with the model before until it is through, and then with the new one, restarted or
     not. Stopped, it goes on where it was when it is run again.
     """
-    settings = settings_or_exit(config)
+    settings = settings_or_exit(config, may_create=True)
 
     async def work(store: DatabasePassageStore, count: Callable[[str, int], None]) -> dict[str, int]:
         if abandon:

@@ -112,7 +112,7 @@ class Journal:
             return False
         if batch.entries:
             await self._write(batch.entries)
-        full = len(batch.entries) == _BATCH
+        full = 0 < len(batch.entries) < batch.waiting
         if batch.entries and not full:
             await self._take(0)
         await self._purge()

@@ -145,6 +145,12 @@ def _queue(status: QueueStatus, name: str) -> list[Metric]:
             queue=name,
         ),
         _counter(
+            "queue_dead_letters_dropped",
+            "Dead letters dropped, because newer ones took the memory that queue.dead_bytes allows.",
+            counters.get("dead_dropped", 0),
+            queue=name,
+        ),
+        _counter(
             "queue_restored",
             "Turns that Redis had lost with its last writes, put back in flight by their bridges.",
             counters.get("restored", 0),

@@ -176,12 +176,11 @@ class QueueAdmin:
 
     async def dead(self) -> AsyncIterator[DeadLetter]:
         """All dead letters, newest first, each with the beginning of its payload."""
-        last = await self.dead_count()
-        while last > 0:
-            first = max(1, last - _PAGE + 1)
-            for letter in reversed(await self._letters(first, last, _PREVIEW_BYTES)):
+        position = await self.dead_count()
+        while position > 0 and (page := await self._letters(position, max(1, position - _PAGE + 1), _PREVIEW_BYTES)):
+            for letter in page:
                 yield letter
-            last = first - 1
+            position -= len(page)
 
     async def find_dead(self, id_prefix: str) -> list[DeadLetter]:
         """The letters whose id begins so."""
@@ -229,8 +228,10 @@ class QueueAdmin:
                     position += 1
 
     async def _letters(self, first: int, last: int, payload_bytes: int) -> list[DeadLetter]:
+        """Letters from ``first`` towards ``last``, which may be older; fewer where they are large."""
         rows = await self._scripts.run(_LETTERS, first, last, payload_bytes)
-        return [_letter(first + index, row) for index, row in enumerate(rows)]
+        step = 1 if first <= last else -1
+        return [_letter(first + step * index, row) for index, row in enumerate(rows)]
 
     async def _unbury(self, letter: DeadLetter, action: str) -> bool:
         about = letter.about

@@ -41,6 +41,11 @@ class JournalEntry:
         """When it was settled, ms of the Redis server's clock."""
         return int(self.id.partition("-")[0])
 
+    @property
+    def size(self) -> int:
+        """Bytes, as ``journal_bytes`` counts them."""
+        return len(self.turn) + len(self.reply)
+
 
 @dataclass(frozen=True, slots=True)
 class JournalBatch:
@@ -53,7 +58,7 @@ class JournalBatch:
     dropped: int
     """Turns left out since ever, because too many waited."""
     entries: Sequence[JournalEntry] = field(default_factory=list)
-    """The oldest ones, in the order they were settled."""
+    """The oldest ones, in the order they were settled; fewer than asked for where they are large."""
 
 
 class JournalBacklog(Protocol):

@@ -31,8 +31,8 @@ class Keys:
     dead: str = field(init=False)
     """List, newest left: dead letters, a JSON line and then the payload as it came."""
     counters: str = field(init=False)
-    """Hash: taken, handed_out, redelivered, restored, answers_refused, missed_pending, missed_dropped, journal_dropped,
-    journal_looks, settled:<outcome>."""
+    """Hash: taken, handed_out, redelivered, restored, answers_refused, missed_pending, missed_dropped, dead_dropped,
+    journal_dropped, journal_bytes, journal_looks, settled:<outcome>."""
     bridges: str = field(init=False)
     """Sorted set of live bridges by last heartbeat in ms."""
     erasures: str = field(init=False)

@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
+from itertools import chain
 from types import MappingProxyType
 
 from letta_bridge.request_queue.calls import TICKET_DIGITS, Calls, receipt
@@ -151,6 +152,7 @@ class InMemoryQueue:
         self.max_lane = 0
         """Tasks that may wait in a lane, 0 for any number; those beyond go to lanes of their own (FULL_LANE)."""
         self.journal_bound = 100_000
+        self.journal_bytes = 268_435_456
         """Turns that may wait for the journal; those beyond are not journalled, but counted."""
 
     @property
@@ -418,8 +420,7 @@ class InMemoryQueue:
         self._change_missed(end)
         self._journalise(end)
         if end.dead is not None:
-            json.loads(end.dead)
-            shelf.dead.insert(0, (end.dead, turn.entry.payload))
+            self._keep_letter(end.dead, turn.entry.payload)
         shelf.counters[f"settled:{end.outcome}"] += 1
         shelf.tallies.update((int(shelf.clock() // 60), word) for word in end.tally)
         self._close(end.receipt)
@@ -438,6 +439,14 @@ class InMemoryQueue:
         self.shelf.counters["answers_refused"] += 1
         return Refusal.TAKEN_OVER
 
+    def _keep_letter(self, line: bytes, payload: bytes) -> None:
+        shelf = self.shelf
+        json.loads(line)
+        shelf.dead.insert(0, (line, payload))
+        while len(shelf.dead) > 1 and sum(map(len, chain(*shelf.dead))) > self._settings.dead_bytes:
+            shelf.dead.pop()
+            shelf.counters["dead_dropped"] += 1
+
     def _change_missed(self, end: Settlement) -> None:
         shelf = self.shelf
         before = shelf.missed.get(end.user_id, [])
@@ -445,8 +454,10 @@ class InMemoryQueue:
         if end.missed is not None:
             after.append(end.missed)
             same = [record for record in after if _persona(record) == _persona(end.missed)]
-            for record in same[: max(0, len(same) - self._settings.missed_kept)]:
-                after.remove(record)
+            while len(same) > 1 and (
+                len(same) > self._settings.missed_kept or sum(map(len, same)) > self._settings.missed_bytes
+            ):
+                after.remove(same.pop(0))
                 shelf.counters["missed_dropped"] += 1
         shelf.missed[end.user_id] = after
         if not after:
@@ -457,7 +468,9 @@ class InMemoryQueue:
         shelf = self.shelf
         if end.journal is None:
             return
-        if len(shelf.journal) >= self.journal_bound:
+        size = len(end.journal) + len(end.reply or b"")
+        waiting = sum(len(turn) + len(reply) for _, turn, reply in shelf.journal)
+        if shelf.journal and (len(shelf.journal) >= self.journal_bound or waiting + size > self.journal_bytes):
             shelf.counters["journal_dropped"] += 1
             return
         shelf.counters["journalled"] += 1

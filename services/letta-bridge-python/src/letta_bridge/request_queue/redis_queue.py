@@ -99,6 +99,8 @@ class RedisQueue:
         """Tasks that may wait in a lane, 0 for any number; those beyond go to lanes of their own (FULL_LANE)."""
         self.journal_bound = 100_000
         """Turns that may wait for the journal; those beyond are not journalled, but counted."""
+        self.journal_bytes = 268_435_456
+        """The same in bytes."""
 
     @property
     def writes_lost(self) -> bool:
@@ -289,7 +291,10 @@ class RedisQueue:
             int(settings.reply_ttl * 1000),
             settings.replies_kept,
             settings.missed_kept,
+            settings.missed_bytes,
             self.journal_bound,
+            self.journal_bytes,
+            settings.dead_bytes,
             self._bridge,
         ]
         for end in ends:

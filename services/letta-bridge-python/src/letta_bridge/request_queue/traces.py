@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, cast
 
 from letta_bridge.request_queue.admin import DeadLetter, QueueAdmin
-from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
+from letta_bridge.request_queue.journal_backlog import JournalEntry, RedisJournalBacklog
 from letta_bridge.request_queue.keys import Keys, per_task, user_lane
 from letta_bridge.request_queue.port import RESTORED_LANE, shared_lanes, user_of_restored
 from letta_bridge.request_queue.reply_stream import BEGINNING, ReplyStream
@@ -162,7 +162,7 @@ class UserTraces:
     async def unjournalled(self) -> AsyncIterator[tuple[str, bytes]]:
         """Id and turn of each of theirs that waits for the journal."""
         async for entry in RedisJournalBacklog(self._client, self._keys, "").entries():
-            if self._user_id in {json_object(half).get("user_id") for half in (entry.turn, entry.reply)}:
+            if self._names_user(entry):
                 yield entry.id, entry.turn
 
     async def drop_unjournalled(self) -> int:
@@ -172,8 +172,11 @@ class UserTraces:
             TimeoutError: the journal's writer does not look again.
         """
         backlog = RedisJournalBacklog(self._client, self._keys, "")
-        waiting = [number async for number, _ in self.unjournalled()]
-        gone = sum([await self._client.xdel(self._keys.journal, number) for number in waiting])
+        gone = 0
+        async for entry in backlog.entries():
+            if self._names_user(entry) and await self._client.xdel(self._keys.journal, entry.id):
+                gone += 1
+                await self._client.hincrby(self._keys.counters, "journal_bytes", -entry.size)
         if await self._client.exists(self._keys.journal_writer):
             async with asyncio.timeout(_WRITER_PATIENCE_SECONDS):
                 await backlog.looked()
@@ -198,6 +201,9 @@ class UserTraces:
         if not mine:
             return 0
         return len([letter async for letter in self._admin.sweep(lambda one: one.digest in mine, retry=False)])
+
+    def _names_user(self, entry: JournalEntry) -> bool:
+        return self._user_id in {json_object(half).get("user_id") for half in (entry.turn, entry.reply)}
 
     async def _in_other_lanes(self) -> AsyncIterator[tuple[str, bytes]]:
         """Lane and entry of each task of theirs that waits in another lane than their own."""

@@ -10,7 +10,7 @@
 --   7 replies    stream  every reply, capped
 --   8 dead       list    dead letters, newest left
 --   9 counters   hash    taken, handed_out, redelivered, restored, answers_refused, missed_pending, missed_dropped,
---                        journal_dropped, journal_looks, settled:<outcome>
+--                        dead_dropped, journal_dropped, journal_bytes, journal_looks, settled:<outcome>
 --  10 bridges    zset    bridge -> last heartbeat (ms)
 --  11 paused    hash    mode (all | intake), since (ms), reason; absent while work goes on
 --  12 lane:      prefix  + lane: list of waiting entries, oldest right

@@ -5,9 +5,10 @@
 --      4 number of records to set aside  then id and code (newer_record | unreadable_record) of each
 --      then the ids of the turns that are in the database
 -- Returns {1 where this bridge writes or 0, turns waiting, turns left out since ever for want of room,
---          {{id, turn, reply}, …}}, oldest first.
+--          {{id, turn, reply}, …}}, oldest first; fewer than wanted where they come to more than BATCH_BYTES.
 
 local bridge, lease_ms, want = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local PAGE, BATCH_BYTES = 20, 4194304
 local FIRST_WRITTEN = 5 + 2 * tonumber(ARGV[4])
 
 local function fields_of(entry)
@@ -24,11 +25,13 @@ for index = 5, FIRST_WRITTEN - 1, 2 do
         local readable, said = pcall(cjson.decode, turn)
         local user = readable and type(said) == 'table' and type(said.user_id) == 'string' and said.user_id
         set_aside('journal', ARGV[index + 1], user and user_lane(user), turn .. '\n' .. reply)
-        redis.call('XDEL', JOURNAL, id)
+        remove_from_journal(id, turn, reply)
     end
 end
 for index = FIRST_WRITTEN, #ARGV do
-    redis.call('XDEL', JOURNAL, ARGV[index])
+    for _, entry in ipairs(redis.call('XRANGE', JOURNAL, ARGV[index], ARGV[index])) do
+        remove_from_journal(fields_of(entry))
+    end
 end
 
 local writer = redis.call('GET', JOURNAL_WRITER)
@@ -41,9 +44,18 @@ elseif writer == bridge then
 end
 
 local turns = {}
-if mine and lease_ms > 0 and want > 0 then
-    for index, entry in ipairs(redis.call('XRANGE', JOURNAL, '-', '+', 'COUNT', want)) do
-        turns[index] = { fields_of(entry) }
+if mine and lease_ms > 0 then
+    local start, bytes = '-', 0
+    while #turns < want and bytes < BATCH_BYTES do
+        local page = redis.call('XRANGE', JOURNAL, start, '+', 'COUNT', math.min(PAGE, want - #turns))
+        for _, entry in ipairs(page) do
+            local id, turn, reply = fields_of(entry)
+            turns[#turns + 1] = { id, turn, reply }
+            start, bytes = '(' .. id, bytes + #turn + #reply
+        end
+        if #page == 0 then
+            break
+        end
     end
 end
 return { mine and 1 or 0, redis.call('XLEN', JOURNAL), redis.call('HGET', COUNTERS, 'journal_dropped') or '0', turns }

@@ -76,6 +76,40 @@ local function is_of(record, bridge)
     return rest == '+\n' or string.sub(rest, 1, 1) == '\n'
 end
 
+-- Bytes of memory that a key takes, without touching its values; nil where this Redis user may not ask (MEMORY USAGE).
+local function memory_of(key)
+    local bytes = redis.pcall('MEMORY', 'USAGE', key, 'SAMPLES', 0)
+    return type(bytes) == 'number' and bytes or nil
+end
+
+-- What waits for the journal is counted in bytes by the counter `journal_bytes`; an empty stream resets it, so what a
+-- bridge of the previous release added or removed without counting does not stay in it.
+local function count_journal(bytes)
+    local before = redis.call('XLEN', JOURNAL) > 0 and redis.call('HGET', COUNTERS, 'journal_bytes') or 0
+    redis.call('HSET', COUNTERS, 'journal_bytes', string.format('%d', math.max(0, before + bytes)))
+end
+
+local function add_to_journal(turn, reply)
+    count_journal(#turn + #reply)
+    return redis.call('XADD', JOURNAL, '*', 'turn', turn, 'reply', reply)
+end
+
+local function remove_from_journal(id, turn, reply)
+    if redis.call('XDEL', JOURNAL, id) == 1 then
+        count_journal(-#turn - #reply)
+    end
+end
+
+-- The digest a dead letter is named by: the SHA-1 of all of it. Of a letter that holds no ordinary task it is that of its
+-- length and both ends, because Redis would stand still for a hundredth of a second per 3 MB.
+local function letter_digest(letter)
+    local HASHED_WHOLE, END = 524288, 4096
+    if #letter <= HASHED_WHOLE then
+        return redis.sha1hex(letter)
+    end
+    return redis.sha1hex(#letter .. '\n' .. string.sub(letter, 1, END) .. string.sub(letter, -END))
+end
+
 local function fault_of(record)
     local newer = string.find(record, '^v%d+ ') or string.find(record, '^[^\n]* v%d+\n')
     if not newer then

@@ -1,8 +1,9 @@
 -- settle: give turns their one outcome each: publish and keep the reply, remember what the agent missed, end the turn.
 -- Refused unless the receipt is in flight with this bridge.
 --
--- ARGV 1 reply_ttl_ms  2 length of the replies stream  3 missed turns kept of each persona at most  4 turns that may wait for the journal
---      5 bridge  and then, for each turn,
+-- ARGV 1 reply_ttl_ms  2 length of the replies stream  3 missed turns kept of each persona at most  4 and their bytes
+--      5 turns that may wait for the journal  6 and their bytes  7 bytes of memory that dead letters may take
+--      8 bridge  and then, for each turn,
 --      receipt, outcome (letta | memory | error | repeated | dead | erased),
 --      reply JSON or '', channel for it or '' to keep it without publishing,
 --      task response JSON or '', channel for it,
@@ -17,10 +18,13 @@
 -- Returns for each turn a code (below), or its error (one that fails does not hold up the others); then the length of
 --      `ready`.
 
-local reply_ttl_ms, replies_kept, missed_kept, journal_bound = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local bridge = ARGV[5]
-local FIRST, FIELDS = 6, 15
+local reply_ttl_ms, replies_kept, missed_kept, missed_bytes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local journal_bound, journal_bytes, dead_bytes = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local bridge = ARGV[8]
+local FIRST, FIELDS = 9, 15
 local TALLY_SECONDS = 900
+-- Dead letters dropped for one that is added, at most: after the bound was lowered, later ones drop the rest.
+local DROPPED = 16
 -- Codes that request_queue/redis_queue.py reads.
 local TAKEN_OVER, SETTLED, REPEATED, FORGOTTEN = 0, 1, 2, 3
 
@@ -71,20 +75,26 @@ local function persona_of(record)
     return readable and type(turn) == 'table' and turn.persona or 'default'
 end
 
--- The oldest records beyond the bound are dropped, of the persona that has one more: no persona's push out another's.
+-- The oldest records beyond a bound are dropped, of the persona that has one more: no persona's push out another's. The
+-- newest stays, whatever its size.
 local function drop_oldest(key, added)
-    if redis.call('LLEN', key) <= missed_kept then
+    if redis.call('LLEN', key) <= missed_kept and (memory_of(key) or math.huge) <= missed_bytes then
         return
     end
-    local persona, same = persona_of(added), {}
+    local persona, same, bytes = persona_of(added), {}, 0
     for _, record in ipairs(redis.call('LRANGE', key, 0, -1)) do
         if persona_of(record) == persona then
             same[#same + 1] = record
+            bytes = bytes + #record
         end
     end
-    for index = 1, #same - missed_kept do
+    for index = 1, #same - 1 do
+        if #same - index < missed_kept and bytes <= missed_bytes then
+            break
+        end
         redis.call('LREM', key, 1, same[index])
         redis.call('HINCRBY', COUNTERS, 'missed_dropped', 1)
+        bytes = bytes - #same[index]
     end
 end
 
@@ -119,6 +129,29 @@ local function mend_missed(user, missed, problem)
     end
 end
 
+-- The oldest dead letters beyond the bound are dropped; the newest stays, whatever its size.
+local function bury(letter)
+    redis.call('LPUSH', DEAD, letter)
+    for _ = 1, DROPPED do
+        if (memory_of(DEAD) or 0) <= dead_bytes or redis.call('LLEN', DEAD) == 1 then
+            return
+        end
+        redis.call('LTRIM', DEAD, 0, -2)
+        redis.call('HINCRBY', COUNTERS, 'dead_dropped', 1)
+    end
+end
+
+-- The newest are left out: those before them may be on their way into the database already.
+local function journalise(turn, reply)
+    local waiting = redis.call('XLEN', JOURNAL)
+    local bytes = tonumber(redis.call('HGET', COUNTERS, 'journal_bytes') or 0) + #turn + #reply
+    if waiting == 0 or waiting < journal_bound and bytes <= journal_bytes then
+        add_to_journal(turn, reply)
+    else
+        redis.call('HINCRBY', COUNTERS, 'journal_dropped', 1)
+    end
+end
+
 local closed = {}
 
 -- The figures of the last minutes; whatever lies under that name, the turn is settled.
@@ -149,15 +182,10 @@ local function settle(
     answer(outcome, reply, channel, response, response_channel, kept, condition, mark)
     if dead ~= '' then
         local _, _, _, payload = split_entry(entry)
-        redis.call('LPUSH', DEAD, dead .. '\n' .. (payload or entry))
+        bury(dead .. '\n' .. (payload or entry))
     end
     if journal ~= '' then
-        -- The newest are left out: those before them may be on their way into the database already.
-        if redis.call('XLEN', JOURNAL) < journal_bound then
-            redis.call('XADD', JOURNAL, '*', 'turn', journal, 'reply', reply)
-        else
-            redis.call('HINCRBY', COUNTERS, 'journal_dropped', 1)
-        end
+        journalise(journal, reply)
     end
     redis.call('HINCRBY', COUNTERS, 'settled:' .. outcome, 1)
     tally(tallied)

@@ -1,6 +1,6 @@
 -- unbury: remove a dead letter, and requeue its task (or put its record back) if it is to be tried again.
 --
--- ARGV 1 position counted from the oldest  2 SHA-1 of the letter expected there  3 'retry' or 'drop'
+-- ARGV 1 position counted from the oldest  2 digest of the letter expected there  3 'retry' or 'drop'
 --      4 user:task_id its reply is kept under, '' for none  5 error reply to keep there  6 ttl_ms
 --      7 kind of its body: task | entry | turn | journal; any other kind cannot be retried
 --      8 lane of a task or entry  9 seq and 10 first_ms of a task, '' if the letter does not name them
@@ -16,7 +16,7 @@ local position, digest, kept_under, kind, lane = -tonumber(ARGV[1]), ARGV[2], AR
 local key = ARGV[11]
 
 local letter = redis.call('LINDEX', DEAD, position)
-if not letter or redis.sha1hex(letter) ~= digest then
+if not letter or letter_digest(letter) ~= digest then
     return 0
 end
 
@@ -74,7 +74,7 @@ local function retry_journal(record)
     local turn, reply = string.match(record, '^([^\n]*)\n(.*)$')
     local readable, said = pcall(cjson.decode, turn or '')
     if readable and type(said) == 'table' and (said.v or 1) == 1 then
-        return redis.call('XADD', JOURNAL, '*', 'turn', turn, 'reply', reply)
+        return add_to_journal(turn, reply)
     end
 end
 
