@@ -33,6 +33,7 @@ OF_KEYS = {
     "open": NOBODY,
     "choices": CHOICE,
     "identity": NOBODY,
+    "letta": NOBODY,
     "call_prefix": NOBODY,
     "creating_prefix": "waited for by UserLane.quiet; expires within a minute",
     "replies": QUEUE,

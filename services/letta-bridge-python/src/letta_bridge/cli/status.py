@@ -13,6 +13,7 @@ from letta_bridge.cli.output import duration, print_json
 from letta_bridge.cli.pause import pause_told
 from letta_bridge.request_queue import PauseMode, QueueStatus, RedisQueue
 from letta_bridge.request_queue.admin import Pause, QueueAdmin
+from letta_bridge.request_queue.identity import QueueIdentity
 from shared_utils.redis_connection import RedisClient
 from shared_utils.redis_trouble import RedisTrouble
 
@@ -29,20 +30,22 @@ def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """
     settings = settings_or_exit(config)
 
-    async def look(client: RedisClient) -> tuple[RedisTrouble | None, QueueStatus | None, Pause | None]:
+    async def look(client: RedisClient) -> tuple[RedisTrouble | None, QueueStatus | None, Pause | None, str | None]:
         admin = QueueAdmin(client, settings.queue)
         trouble = await admin.trouble()
         if trouble is not None and trouble.code == "wrongtype":
-            return trouble, None, None  # what lies there cannot be counted
-        return trouble, await RedisQueue(client, client, settings.queue, "status").status(), await admin.paused()
+            return trouble, None, None, None  # what lies there cannot be counted
+        queue = RedisQueue(client, client, settings.queue, "status")
+        return trouble, await queue.status(), await admin.paused(), await QueueIdentity(client, queue.keys).kept()
 
-    trouble, queue, pause = ask_redis(settings, look)
+    trouble, queue, pause, identity = ask_redis(settings, look)
     if queue is None:
         fail(str(trouble), Exit.NO_REDIS)
     why = str(trouble) if trouble else not_ready(settings.bridge)
     if as_json:
         since, reason = (pause.since, pause.reason) if pause else (None, None)
-        print_json({**asdict(queue), "trouble": why, "paused_since": since, "pause_reason": reason})
+        more = {"queue": settings.queue.requests, "queue_id": identity, "trouble": why}
+        print_json({**asdict(queue), **more, "paused_since": since, "pause_reason": reason})
     else:
         typer.echo(_table(queue, pause, settings.queue.requests, why))
     raise typer.Exit(int(Exit.DONE if queue.bridges and why is None else Exit.FAILED))

@@ -53,6 +53,8 @@ class Keys:
     """Hash: users' choices about permanent memory, with a completeness marker (consent/lua/common.lua); kept."""
     identity: str = field(init=False)
     """String: the queue's random id, which its claim on a tenant carries; kept."""
+    letta: str = field(init=False)
+    """String: the id of the queue's note in the Letta that its bridges use; expires when no bridge renews it."""
     tally_prefix: str = field(init=False)
     """+ minute (since 1970, UTC): hash word → turns settled in that minute under the word; expires."""
     call_prefix: str = field(init=False)
