@@ -141,6 +141,22 @@ def test_dead_letters_are_listed_shown_retried_and_dropped(on, client):
 
 
 @pytest.mark.integration
+def test_dead_letters_are_counted_by_code_and_listed_by_user(on, client):
+    bury(client, "t1", "t2", "t3")
+    bury(client, "t4", code="internal")
+    client.lpush(f"{Q}:dead", '{"code":"internal","user_id":"bo","task_id":"t5"}\n{}')
+    assert json.loads(on("dead", "list", "--group", "--json", "--limit", "1").stdout) == {
+        "total": 5,
+        "by_code": {"malformed": 3, "internal": 2},
+    }
+    lines = on("dead", "list", "--group", "--user", "bo").stdout.splitlines()
+    assert [line.split() for line in lines[:-1]] == [["CODE", "LETTERS"], ["internal", "1"]]
+    assert lines[-1] == "1 of 5 dead letters"
+    (letter,) = json.loads(on("dead", "list", "--user", "bo", "--json").stdout)["letters"]
+    assert letter["task_id"] == "t5"
+
+
+@pytest.mark.integration
 def test_all_dead_letters_of_one_code_go_at_once(on, client):
     bury(client, "t1", "t2", "t3")
     bury(client, "t4", code="internal")
