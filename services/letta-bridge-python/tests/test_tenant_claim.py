@@ -217,8 +217,9 @@ async def test_last_bridge_to_stop_gives_the_queue_back(served, letta, other_ali
     first, successor = served(), served()
     if other_alive:
         await served.client.zadd(served.keys.bridges, {"other": 2**52})
-    async with first.running(lambda: letta):
-        assert first.state is HELD
+    async with asyncio.timeout(60), first.running(lambda: letta):
+        while first.state is not HELD:
+            await asyncio.sleep(0.01)
     expected = ClaimState.OTHER_LETTA if other_alive else HELD
     assert await beat(successor, InMemoryLetta()) is expected
 
@@ -241,13 +242,18 @@ async def test_two_lettas_starting_at_once_leave_one_that_serves_the_queue(serve
     assert sorted(one.may_take for one, _ in claims) == [False, True]
 
 
-async def test_start_waits_for_the_first_heartbeat_and_not_for_a_letta_that_is_away(letta, monkeypatch):
-    first = claim("first")
-    async with first.running(lambda: letta):
+@pytest.mark.integration
+async def test_nothing_is_taken_before_the_first_heartbeat_unless_letta_is_away(served, letta):
+    first, second = served(), served()
+    async with asyncio.timeout(60), first.running(lambda: letta):
+        assert not first.may_take
+        while not first.may_take:
+            await asyncio.sleep(0.01)
         assert first.state is HELD
     letta.down = True
-    second = claim("second")
     async with asyncio.timeout(60), second.running(lambda: letta):
+        while not second.may_take:
+            await asyncio.sleep(0.01)
         assert second.state is UNKNOWN
 
 

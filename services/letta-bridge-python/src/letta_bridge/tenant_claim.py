@@ -37,7 +37,7 @@ _HEARTBEAT_SECONDS: Final = 15.0
 _MISSED_HEARTBEATS: Final = 5
 """Consecutive reads of an unchanged note after which its queue counts as gone."""
 _FIRST_SECONDS: Final = 2.0
-"""For which a start waits for the first heartbeat: Letta and Redis may be away."""
+"""For which nothing is taken before the first heartbeat: Letta and Redis may be away."""
 _LAST_SECONDS: Final = 2.0
 """For which a stop tries to give the claim on the queue back."""
 _LABEL: Final = "letta-bridge"
@@ -84,7 +84,7 @@ class TenantClaim:
         self._queue = queue
         self._identity = identity
         self._served = served
-        self._asked = asyncio.Event()
+        self._is_pending = False
         self._label = f"{_LABEL}/{tenant}" if tenant else _LABEL
         self._others: dict[str, _Other] = {}
         self._beating = asyncio.Lock()
@@ -92,7 +92,10 @@ class TenantClaim:
     @property
     def may_take(self) -> bool:
         """Whether this bridge may take tasks: other bridges answer them with the agents that their users have."""
-        return self.state is not ClaimState.OTHER_LETTA
+        return not self._is_pending and self.state is not ClaimState.OTHER_LETTA
+
+    def _decide(self) -> None:
+        self._is_pending = False
 
     @property
     def trouble(self) -> str | None:
@@ -143,10 +146,9 @@ class TenantClaim:
             letta: returns a server; raises BreakerOpen while the circuit breaker is open.
         """
         heartbeats = asyncio.create_task(self._send_heartbeats(letta))
+        self._is_pending = self._served is not None
+        asyncio.get_running_loop().call_later(_FIRST_SECONDS, self._decide)
         try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_FIRST_SECONDS):
-                    await self._asked.wait()
             yield
         finally:
             heartbeats.cancel()
@@ -162,7 +164,7 @@ class TenantClaim:
         while True:
             with contextlib.suppress(LettaError, BreakerOpen, *CONNECTION_ERRORS):
                 await self.beat(letta())
-            self._asked.set()
+            self._decide()
             await asyncio.sleep(_HEARTBEAT_SECONDS * random.uniform(0.8, 1.0))  # noqa: S311  # jitter, no secret
 
     async def _beat(self, letta: LettaPort, identity: str) -> None:
