@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import redis
@@ -139,6 +141,22 @@ def test_dead_letters_are_listed_shown_retried_and_dropped(on, client):
 
 
 @pytest.mark.integration
+def test_dead_letters_are_counted_by_code_and_listed_by_user(on, client):
+    bury(client, "t1", "t2", "t3")
+    bury(client, "t4", code="internal")
+    client.lpush(f"{Q}:dead", '{"code":"internal","user_id":"bo","task_id":"t5"}\n{}')
+    assert json.loads(on("dead", "list", "--group", "--json", "--limit", "1").stdout) == {
+        "total": 5,
+        "by_code": {"malformed": 3, "internal": 2},
+    }
+    lines = on("dead", "list", "--group", "--user", "bo").stdout.splitlines()
+    assert [line.split() for line in lines[:-1]] == [["CODE", "LETTERS"], ["internal", "1"]]
+    assert lines[-1] == "1 of 5 dead letters"
+    (letter,) = json.loads(on("dead", "list", "--user", "bo", "--json").stdout)["letters"]
+    assert letter["task_id"] == "t5"
+
+
+@pytest.mark.integration
 def test_all_dead_letters_of_one_code_go_at_once(on, client):
     bury(client, "t1", "t2", "t3")
     bury(client, "t4", code="internal")
@@ -183,11 +201,30 @@ def test_a_wrong_choice_of_dead_letters_changes_nothing(on, client, arguments, c
 def test_pause_shows_in_the_status_and_resume_ends_it(on, client):
     on("pause", "--reason", "升级")
     client.lpush("letta_requests", "{}")
-    assert "nothing is taken and nothing begun" in on("status", code=1).stdout
-    assert json.loads(on("status", "--json", code=1).stdout)["paused"] == "all"
+    shown = on("status", code=1).stdout
+    assert re.search(r"paused +yes: nothing is taken and nothing begun; since 20\d\d-\S+ \S+ \(升级\)", shown)
+    told = json.loads(on("status", "--json", code=1).stdout)
+    assert (told["paused"], told["pause_reason"]) == ("all", "升级")
+    assert told["paused_since"] > 1_700_000_000
     assert "升级" in on("resume").stdout
     assert "nothing was paused" in on("resume").stdout
     assert json.loads(on("status", "--json", code=1).stdout)["paused"] is None
+
+
+@pytest.mark.integration
+def test_pause_of_a_later_release_counts_as_paused(on, client):
+    client.hset(f"{Q}:paused", mapping={"mode": "selective", "reason": "new"})
+    assert "nothing is taken and nothing begun" in on("status", code=1).stdout
+    assert "(new)" in on("resume").stdout
+
+
+@pytest.mark.integration
+def test_status_shows_no_raw_counters_to_people_and_all_to_programs(on, client):
+    client.hset(f"{Q}:counters", mapping={"taken": 7, "settled:letta": 7, "answers_refused": 1})
+    shown = on("status", code=1).stdout
+    assert not re.search("(?m)^taken|settled|answers_refused", shown)
+    assert re.search("oldest task +-", shown)
+    assert json.loads(on("status", "--json", code=1).stdout)["counters"]["settled:letta"] == 7
 
 
 @pytest.mark.integration
@@ -229,6 +266,70 @@ def test_drain_returns_when_the_last_lane_is_worked_off(on, client):
     bridge.start()
     assert "drained" in on("drain", "--timeout", "60").stdout
     bridge.join()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_drain_says_that_the_queue_stays_paused(redis_url, client, number):
+    client.zadd(f"{Q}:bridges", {"one": 2**52})
+    client.rpush(f"{Q}:ready", "ada")
+    client.rpush(f"{Q}:lane:ada", '1 0 1\n{"user_id":"ada"}')
+    drain = subprocess.Popen(
+        [sys.executable, "-m", "letta_bridge.main", "drain"],
+        env={**os.environ, "REDIS_URL": redis_url},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509  # no threads yet
+    )
+    while not client.exists(f"{Q}:paused"):
+        time.sleep(0.02)
+    drain.send_signal(number)
+    _, said = drain.communicate(timeout=60)
+    (line,) = said.splitlines()
+    assert "interrupted; the queue stays paused" in line
+    assert "letta-bridge resume" in line
+    assert drain.returncode == 130
+    assert client.hget(f"{Q}:paused", "mode") == b"intake"
+
+
+@pytest.mark.integration
+def test_send_says_that_the_queue_is_paused(on):
+    on("pause", "--reason", "升级")
+    told = on("send", "hi", "--wait", "0.1", code=3).stderr
+    assert told.count("the queue is paused since ") == 2
+    assert "(升级); 'letta-bridge resume' ends that" in told
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ({"source": "letta", "agent_id": "agent-1"}, "answered by the agent agent-1"),
+        (
+            {"source": "memory_python", "fallback_reason": "letta_rejected", "fallback_cause": "model_credentials"},
+            "answered by memory_python, not by the user's agent (letta_rejected, model_credentials)",
+        ),
+        (
+            {"source": "memory_python", "fallback_reason": "temporary", "canned": True},
+            "answered by memory_python, a configured sentence, no model's answer, not by the user's agent (temporary)",
+        ),
+    ],
+)
+def test_send_says_who_answered(on, client, reply, said):
+    client.zadd(f"{Q}:bridges", {"one": 2**52})
+
+    def answer():
+        _, task = client.brpop("letta_requests", timeout=60)
+        task_id = json.loads(task)["task_id"]
+        kept = {"task_id": task_id, "user_id": "ada", "response_text": "hello", **reply}
+        client.set(f"{Q}:reply:ada:{task_id}", json.dumps(kept))
+
+    bridge = threading.Thread(target=answer)
+    bridge.start()
+    result = on("send", "hi", "--user", "ada")
+    bridge.join()
+    assert result.stdout == "hello\n"
+    assert result.stderr == f"letta-bridge: {said}\n"
 
 
 @pytest.mark.integration

@@ -253,6 +253,20 @@ async def test_eviction_is_named(settings, redis_url, admin):
 
 
 @pytest.mark.integration
+async def test_full_redis_gets_no_advice_that_cannot_be_followed(settings, redis_url, admin):
+    """No bridge can report in there, and nothing can be worked off."""
+    admin.config_set("maxmemory-policy", "noeviction")
+    admin.config_set("maxmemory", "1mb")
+    findings = {finding.subject: finding for finding in await report(settings(redis={"url": redis_url}))}
+    assert "it refuses to write" in findings["redis.memory"].says
+    assert findings["redis.memory"].advice.startswith("raise maxmemory")
+    assert "cannot be told" in findings["bridges"].says
+    assert "raise its maxmemory" in findings["bridges"].advice
+    assert not any("letta-bridge run" in finding.advice for finding in findings.values())
+    assert not any("or work off" in finding.advice for finding in findings.values())
+
+
+@pytest.mark.integration
 async def test_missing_persistence_is_named(settings, redis_url, admin):
     admin.config_set("appendonly", "no")
     level, text = await the_one(settings(redis={"url": redis_url}), "redis.persistence")

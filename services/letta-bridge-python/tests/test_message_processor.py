@@ -41,6 +41,24 @@ async def test_a_task_is_answered_by_its_users_agent(rig):
     assert rig.outcomes() == {"letta": 1}
 
 
+@pytest.mark.parametrize(
+    ("content", "meta", "human"),
+    [
+        ("I like tea", {}, "What I know about this user so far:"),
+        ("我喜欢茶", {}, "关于这位用户,我目前知道的:"),
+        ("我喜欢茶", {"lang": "en"}, "What I know about this user so far:"),
+        ("I like tea", {"lang": ""}, "What I know about this user so far:"),
+        ("お茶が好きです", {}, "What I know about this user so far:"),
+        ("🍵 !!", {}, "关于这位用户,我目前知道的:"),
+    ],
+)
+async def test_new_agent_speaks_the_language_of_the_first_message(rig, content, meta, human):
+    rig.push(content=content, meta=meta)
+    await rig.work_off()
+    agent_id = rig.store.sessions["ada", "default"].agent_id
+    assert (await rig.letta.contents(agent_id)).blocks["human"] == human
+
+
 async def test_a_repeated_task_gets_the_kept_reply_and_no_second_turn(rig):
     rig.push()
     rig.push()

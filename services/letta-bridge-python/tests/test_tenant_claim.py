@@ -12,6 +12,7 @@ from letta_bridge.errors import BreakerOpen, LettaUnavailable, TenantTaken
 from letta_bridge.letta import InMemoryLetta
 from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.keys import Keys
+from letta_bridge.request_queue.served_letta import ServedLetta
 from letta_bridge.session_manager import SessionManager
 from letta_bridge.settings import AgentSettings
 from letta_bridge.tenant_claim import ClaimState, TenantClaim
@@ -172,6 +173,88 @@ async def test_turns_of_a_refused_queue_are_answered_by_the_fallback_and_caught_
     rig.push("t2", content="two")
     await rig.work_off()
     assert await rig.said_to_agents() == {"ada": ["one", "two"]}
+
+
+@pytest.fixture
+async def served(redis_url):
+    """Makes a bridge's claim for one queue, in a real Redis."""
+    client = connect(RedisSettings(url=redis_url), name="test")
+    keys = Keys(f"q-{uuid.uuid4().hex[:8]}")
+
+    def make():
+        one = claim(keys.requests, identity="the queue's")
+        one._served = ServedLetta(client, keys, f"bridge-{uuid.uuid4().hex[:4]}")
+        return one
+
+    make.client, make.keys = client, keys
+    yield make
+    await client.aclose()
+
+
+@pytest.mark.integration
+async def test_second_letta_of_one_queue_is_refused_and_takes_nothing(served, letta):
+    first, second, other_letta = served(), served(), InMemoryLetta()
+    for _ in range(3):
+        assert (await beat(first, letta), await beat(second, other_letta)) == (HELD, ClaimState.OTHER_LETTA)
+    assert (first.may_take, second.may_take) == (True, False)
+    with pytest.raises(TenantTaken, match=r"another Letta.*LETTA_API_URL.*REDIS_URL"):
+        await second.require(other_letta)
+    assert await beat(served(), letta) is HELD  # a second bridge on the first Letta
+    await served.client.delete(served.keys.letta)  # as the lease ends when those bridges are gone
+    assert await beat(second, other_letta) is HELD
+    assert await beat(first, letta) is ClaimState.OTHER_LETTA
+
+
+@pytest.mark.integration
+async def test_claim_on_a_queue_ends_with_its_bridges(served, letta):
+    await beat(served(), letta)
+    assert 0 < await served.client.pttl(served.keys.letta) <= 90_000
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("other_alive", [False, True])
+async def test_last_bridge_to_stop_gives_the_queue_back(served, letta, other_alive):
+    first, successor = served(), served()
+    if other_alive:
+        await served.client.zadd(served.keys.bridges, {"other": 2**52})
+    async with asyncio.timeout(60), first.running(lambda: letta):
+        while first.state is not HELD:
+            await asyncio.sleep(0.01)
+    expected = ClaimState.OTHER_LETTA if other_alive else HELD
+    assert await beat(successor, InMemoryLetta()) is expected
+
+
+@pytest.mark.integration
+async def test_note_that_letta_lost_costs_no_bridge_its_queue(served, letta):
+    first, second = served(), served()
+    await beat(first, letta)
+    await beat(second, letta)
+    (note,) = await letta.notes("letta-bridge")
+    await letta.delete_note(note.note_id)
+    for _ in range(2):
+        assert (await beat(first, letta), await beat(second, letta)) == (HELD, HELD)
+
+
+@pytest.mark.integration
+async def test_two_lettas_starting_at_once_leave_one_that_serves_the_queue(served):
+    claims = [(served(), InMemoryLetta()) for _ in range(2)]
+    await asyncio.gather(*(one.beat(letta) for one, letta in claims))
+    assert sorted(one.may_take for one, _ in claims) == [False, True]
+
+
+@pytest.mark.integration
+async def test_nothing_is_taken_before_the_first_heartbeat_unless_letta_is_away(served, letta):
+    first, second = served(), served()
+    async with asyncio.timeout(60), first.running(lambda: letta):
+        assert not first.may_take
+        while not first.may_take:
+            await asyncio.sleep(0.01)
+        assert first.state is HELD
+    letta.down = True
+    async with asyncio.timeout(60), second.running(lambda: letta):
+        while not second.may_take:
+            await asyncio.sleep(0.01)
+        assert second.state is UNKNOWN
 
 
 @pytest.mark.integration

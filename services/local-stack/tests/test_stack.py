@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from local_stack import letta, models, services
-from local_stack.errors import DataInUse, StartFailed
+from local_stack import environment_file, letta, models, services
+from local_stack import stack as stack_module
+from local_stack.errors import DataInUse, RedisUnusable, ServesAnother, StartFailed
 from local_stack.ports import free_port
 from local_stack.stack import Ports, Stack
 from local_stack.valkey import Valkey
@@ -21,6 +22,9 @@ pytestmark = pytest.mark.integration
 _STUB = """\
 import http.server, json, os, pathlib, sys
 name = pathlib.Path(sys.argv[0]).name
+if "status" in sys.argv:
+    print(pathlib.Path(sys.argv[0]).with_suffix(".status").read_text())
+    sys.exit(1)
 note = pathlib.Path(sys.argv[0]).with_suffix(".json")
 note.write_text(json.dumps({"argv": sys.argv[1:], "env": dict(os.environ)}))
 if "broken" in os.environ.get("LETTA_MODEL", ""):
@@ -45,8 +49,9 @@ def stubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         stub = tmp_path / name
         stub.write_text(f"#!{sys.executable}\n{_STUB}")
         stub.chmod(0o755)
-    for module in (models, services):
+    for module in (models, services, stack_module):
         monkeypatch.setattr(module, "program", lambda name: tmp_path / name)
+    (tmp_path / "letta-bridge.status").write_text('{"queue": "letta_requests", "queue_id": null, "bridges": 0}')
     monkeypatch.setattr(letta, "letta_program", lambda: tmp_path / "letta-server")
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
 
@@ -113,6 +118,67 @@ def test_what_the_operator_names_is_used_and_not_started(tmp_path: Path, redis_s
         assert told("letta-bridge")["LETTA_MODEL"] == "openai/gpt-4.1"
         assert "model=https://api.openai.com/v1" in stack.ready_line
         assert "sk-real" not in stack.ready_line
+
+
+def test_running_stack_tells_its_environment_and_a_stopped_one_does_not(tmp_path: Path, told: Told) -> None:
+    data = tmp_path / "data"
+    with Stack(data, variables={}) as stack:
+        file = data / "env"
+        assert file.stat().st_mode & 0o777 == 0o600
+        variables = environment_file.running(data)
+        assert variables is not None
+        bridge = told("letta-bridge")
+        for name in ("REDIS_URL", "DATABASE_URL", "LETTA_API_URL", "LETTA_API_KEY", "DATA_DIR", "MEMORY_PYTHON_URL"):
+            assert variables[name] == bridge[name]
+        assert variables["REDIS_URL"] == stack.redis_url
+        content = file.read_bytes()
+    assert environment_file.running(data) is None
+    assert not file.exists()
+    file.write_bytes(content)  # as a stack that was killed leaves it
+    assert environment_file.running(data) is None
+
+
+def test_second_stack_on_the_same_directory_leaves_the_environment_of_the_first(tmp_path: Path) -> None:
+    with Stack(tmp_path / "data", variables={}):
+        with pytest.raises(DataInUse):
+            Stack(tmp_path / "data", variables={}).__enter__()
+        assert environment_file.running(tmp_path / "data")
+
+
+def test_command_of_another_installation_gets_nothing_of_the_stack() -> None:
+    stack = {"REDIS_URL": "redis://one", "LETTA_API_URL": "http://one", "LETTA_API_KEY": "k"}
+    assert environment_file.merged({"PATH": "p"}, stack) == ({"PATH": "p", **stack}, None)
+    assert environment_file.merged({"REDIS_URL": "redis://one\n"}, stack) == (stack, None)
+    other = {"REDIS_URL": "redis://two"}
+    assert environment_file.merged(other, stack) == (other, "REDIS_URL")
+
+
+@pytest.mark.parametrize(
+    ("identity", "bridges", "said"), [("abc", 0, "another stack, with another Letta"), ("abc", 2, "2 bridges")]
+)
+def test_queue_of_another_stack_is_refused(
+    tmp_path: Path, redis_server: Valkey, identity: str, bridges: int, said: str
+) -> None:
+    status = tmp_path / "letta-bridge.status"
+    status.write_text(json.dumps({"queue": "letta_requests", "queue_id": identity, "bridges": bridges}))
+    variables = {"REDIS_URL": redis_server.url}
+    with pytest.raises(ServesAnother, match=f"{said}.*unset REDIS_URL"), Stack(tmp_path / "data", variables=variables):
+        pass
+    lines: list[str] = []
+    taken = Stack(tmp_path / "data", variables=variables, announce=lines.append, take_queue=True)
+    with taken:
+        assert lines[0].startswith("REDIS_URL is set: using redis://")
+    with Stack(tmp_path / "data", variables=variables):
+        pass  # it is this stack's own by now
+
+
+def test_operators_redis_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "letta-bridge.status").unlink()
+    with (
+        pytest.raises(RedisUnusable, match="REDIS_URL in the environment is used, and does not work"),
+        Stack(tmp_path / "data", variables={"REDIS_URL": "redis://127.0.0.1:1"}),
+    ):
+        pass
 
 
 def test_one_stack_at_a_time_on_a_directory(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ _REFUSALS: Final[dict[str, tuple[str, str, bool]]] = {
         "rename or delete that key ('letta-bridge doctor' names it), or give the queue another name in LETTA_REQUESTS",
         True,
     ),
-    "OOM": ("Redis is full ({error})", "raise its maxmemory, or work off what waits in its lists", False),
+    "OOM": ("Redis is full ({error})", "raise its maxmemory; until it takes writes nothing can be worked off", False),
     "LOADING": ("Redis is still loading its data", "wait until it has, or see its log", False),
     "READONLY": ("Redis is a read-only replica", "name its primary, or a Sentinel, in REDIS_URL", False),
     "MASTERDOWN": (

@@ -40,6 +40,7 @@ from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.request_queue.other_queues import tell_left_behind
+from letta_bridge.request_queue.served_letta import ServedLetta
 from letta_bridge.session_manager import SessionManager
 from letta_bridge.session_stores import choice_replicas, session_store
 from letta_bridge.settings import BridgeSettings
@@ -275,6 +276,8 @@ class Bridge:
         return self.servers.pick("").port
 
     def _accepting(self) -> bool:
+        if self._tenant is not None and not self._tenant.may_take:
+            return False
         letta = self.settings.letta
         return letta.fallback_to_memory or not letta.enabled or self.servers.available()
 
@@ -348,7 +351,13 @@ class Bridge:
         settings = self.settings
         if settings.tenant.shards:
             return None
-        return TenantClaim(settings.tenant.name, settings.queue.requests, QueueIdentity(redis, self.queue.keys))
+        keys = self.queue.keys
+        return TenantClaim(
+            settings.tenant.name,
+            settings.queue.requests,
+            QueueIdentity(redis, keys),
+            ServedLetta(redis, keys, self.name),
+        )
 
     def _new_journal(self, redis: RedisClient) -> Journal | None:
         """None where there is no database. It runs while it is switched off, too: something may still wait for it."""

@@ -79,6 +79,7 @@ class LettaTurn:
     user_id: str
     persona: str
     language: str | None
+    """``meta.lang``, or what the message is written in; None where neither tells."""
     producer_id: str
     """The task's id, as its producer named it."""
     key: str

@@ -37,6 +37,7 @@ from letta_bridge.turn_job import Job
 from letta_bridge.uploads import Uploads
 from shared_utils import logs
 from shared_utils.errors import MalformedMessage, ServiceError
+from shared_utils.language import language_of
 from shared_utils.messages import Task, dump, parse_task, salvage_ids
 from shared_utils.redis_connection import CONNECTION_ERRORS
 
@@ -228,7 +229,7 @@ class MessageProcessor:
         turn = LettaTurn(
             user_id=task.user_id,
             persona=job.persona,
-            language=task.meta.lang,
+            language=task.meta.lang or language_of(task.content),
             producer_id=task.task_id,
             key=job.identity.key,
             taken_at=job.identity.taken_at,

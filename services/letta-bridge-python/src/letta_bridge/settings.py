@@ -153,7 +153,9 @@ class AgentSettings(Section):
         "openai/text-embedding-3-small", "LETTA_EMBEDDING", doc="Letta handle of the embedding model"
     )
     agent_type: str = setting("letta_v1_agent", "LETTA_AGENT_TYPE", doc="Letta's agent type")
-    language: str = setting("zh", "LETTA_AGENT_LANGUAGE", doc="language of a new agent where meta.lang says nothing")
+    language: str = setting(
+        "zh", "LETTA_AGENT_LANGUAGE", doc="language of a new agent where neither meta.lang nor the text tells"
+    )
     context_window: int | None = setting(None, doc="tokens; empty leaves it to Letta", ge=4096)
     block_limit: int = setting(5000, doc="characters of a memory block", ge=200)
     tools: TextList = setting(MEMORY_TOOLS[:3], doc=f"any of {', '.join(MEMORY_TOOLS)}")

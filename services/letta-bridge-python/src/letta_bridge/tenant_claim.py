@@ -7,6 +7,9 @@ Other queues get no agents while the note changes, and delete it after it stayed
 heartbeats.
 
 The protocol compares no clocks of different machines. Of two notes the older one wins.
+
+One queue on two Lettas is as bad: its users would have an agent in each. The bridges that hold the tenant on their
+Letta therefore also claim the queue for it, in Redis (request_queue/served_letta.py), and take nothing without that.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from typing import Final
 
 from letta_bridge.errors import BreakerOpen, LettaError, TenantTaken
 from letta_bridge.letta.port import LettaPort, Note
+from letta_bridge.request_queue.served_letta import ServedLetta
 from shared_utils import logs
 from shared_utils.messages import json_object
 from shared_utils.redis_connection import CONNECTION_ERRORS, persistently
@@ -32,6 +36,10 @@ _HEARTBEAT_SECONDS: Final = 15.0
 """Interval at which the note is read, and rewritten by the holder."""
 _MISSED_HEARTBEATS: Final = 5
 """Consecutive reads of an unchanged note after which its queue counts as gone."""
+_FIRST_SECONDS: Final = 2.0
+"""For which nothing is taken before the first heartbeat: Letta and Redis may be away."""
+_LAST_SECONDS: Final = 2.0
+"""For which a stop tries to give the claim on the queue back."""
 _LABEL: Final = "letta-bridge"
 
 
@@ -43,6 +51,8 @@ class ClaimState(StrEnum):
     HELD = "held"
     TAKEN = "taken"
     """Another queue holds it."""
+    OTHER_LETTA = "other_letta"
+    """It does, on this Letta; other bridges serve the same queue with another Letta."""
 
 
 @dataclass(slots=True)
@@ -61,22 +71,41 @@ class TenantClaim:
         tenant: name of the tenant; empty for the default one.
         queue: name of the request list, shown to operators.
         identity: returns the queue's id, the same for all its bridges; may raise CONNECTION_ERRORS.
+        served: the claim on the queue; None where only the tenant is claimed.
     """
 
-    def __init__(self, tenant: str, queue: str, identity: Callable[[], Awaitable[str]]) -> None:
+    def __init__(
+        self, tenant: str, queue: str, identity: Callable[[], Awaitable[str]], served: ServedLetta | None = None
+    ) -> None:
         self.state = ClaimState.UNKNOWN
         self.holder = ""
         """Name of the queue that holds the tenant, if it is another one."""
         self._tenant = tenant
         self._queue = queue
         self._identity = identity
+        self._served = served
+        self._is_pending = False
         self._label = f"{_LABEL}/{tenant}" if tenant else _LABEL
         self._others: dict[str, _Other] = {}
         self._beating = asyncio.Lock()
 
     @property
+    def may_take(self) -> bool:
+        """Whether this bridge may take tasks: other bridges answer them with the agents that their users have."""
+        return not self._is_pending and self.state is not ClaimState.OTHER_LETTA
+
+    def _decide(self) -> None:
+        self._is_pending = False
+
+    @property
     def trouble(self) -> str | None:
         """Why users of this queue get no agents; None while they do, and before the first read."""
+        if self.state is ClaimState.OTHER_LETTA:
+            return (
+                f"other bridges serve the queue '{self._queue}' with another Letta, or under another tenant; correct "
+                "LETTA_API_URL and TENANT, or give this bridge a queue of its own (REDIS_URL, LETTA_REQUESTS). If "
+                "those bridges are gone, their claim expires within two minutes"
+            )
         if self.state is not ClaimState.TAKEN:
             return None
         return (
@@ -89,7 +118,7 @@ class TenantClaim:
         """Raise unless this queue may use the tenant's agents.
 
         Raises:
-            TenantTaken: another queue holds the tenant.
+            TenantTaken: another queue holds the tenant, or another Letta this queue.
             LettaError: Letta could not be asked.
         """
         if self.state is ClaimState.UNKNOWN:
@@ -117,17 +146,25 @@ class TenantClaim:
             letta: returns a server; raises BreakerOpen while the circuit breaker is open.
         """
         heartbeats = asyncio.create_task(self._send_heartbeats(letta))
+        self._is_pending = self._served is not None
+        asyncio.get_running_loop().call_later(_FIRST_SECONDS, self._decide)
         try:
             yield
         finally:
             heartbeats.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await heartbeats
+            if self._served is not None:
+                with contextlib.suppress(*CONNECTION_ERRORS):
+                    async with asyncio.timeout(_LAST_SECONDS):
+                        await self._served.release()
 
     async def _send_heartbeats(self, letta: Callable[[], LettaPort]) -> None:
+        await persistently(self._identity)  # the queue has an owner from now on, whether Letta answers or not
         while True:
             with contextlib.suppress(LettaError, BreakerOpen, *CONNECTION_ERRORS):
                 await self.beat(letta())
+            self._decide()
             await asyncio.sleep(_HEARTBEAT_SECONDS * random.uniform(0.8, 1.0))  # noqa: S311  # jitter, no secret
 
     async def _beat(self, letta: LettaPort, identity: str) -> None:
@@ -144,7 +181,8 @@ class TenantClaim:
             for note in mine[:1]:
                 await letta.write_note(self._label, self._text(identity), note_id=note.note_id)
             await self._delete(mine[1:], letta)
-            self._enter(ClaimState.HELD, "")
+            served = first is None or self._served is None or await self._served.claim(first.note_id)
+            self._enter(ClaimState.HELD if served else ClaimState.OTHER_LETTA, "")
         else:
             await self._delete(mine, letta)
             self._enter(ClaimState.TAKEN, _field(first, "queue") or "?")
@@ -174,6 +212,8 @@ class TenantClaim:
             self.state, self.holder = state, holder
             if state is ClaimState.TAKEN:
                 _log.error("tenant_taken", tenant=self._tenant, holder=holder)
+            elif state is ClaimState.OTHER_LETTA:
+                _log.error("queue_taken", queue=self._queue)
             else:
                 _log.info("tenant_claimed", tenant=self._tenant)
 

@@ -98,6 +98,39 @@ async def test_lanes_tell_who_waits_and_who_is_served(rig):
     assert (ming.lane, ming.waiting, ming.in_flight) == ("小明", 1, None)
 
 
+async def test_a_turn_in_flight_is_as_old_as_its_hand_out(rig):
+    """Its task may have waited in its lane for an hour."""
+    await rig.push("ada", "1")
+    await rig.take(0)
+    key = rig.admin.keys.lane("ada")
+    seq, attempts, rest = (await rig.client.rpop(key)).split(b" ", 2)
+    taken, payload = rest.split(b"\n", 1)
+    await rig.client.rpush(key, b"%s %s %d\n%s" % (seq, attempts, int(taken) - 3_600_000, payload))
+    (turn,) = await rig.take(1)
+    (ada,) = (await rig.admin.lanes(10)).lanes
+    assert ada.in_flight.age < 600
+    await rig.client.zrem(rig.admin.keys.begun, turn.receipt)  # as a bridge of an older release hands out
+    (ada,) = (await rig.admin.lanes(10)).lanes
+    assert ada.in_flight.age >= 3_600
+
+
+@pytest.mark.parametrize("end", ["settled", "released", "settled by an older release"])
+async def test_no_hand_out_time_outlives_its_turn(rig, end):
+    await rig.push("ada", "1")
+    (turn,) = await rig.take(1)
+    begun = rig.admin.keys.begun
+    assert await rig.client.zcard(begun) == 1
+    if end == "released":
+        await rig.queue.release([turn.receipt])
+        assert await rig.client.zcard(begun) == 0
+        return
+    await rig.queue.exchange([Settlement(turn.receipt, Outcome.ERROR)], 0)
+    if end != "settled":
+        await rig.client.zadd(begun, {turn.receipt: 1})
+        await rig.take(0)
+    assert await rig.client.zcard(begun) == 0
+
+
 async def test_lanes_are_cut_to_the_longest_waiting(rig):
     await rig.push("old", "1")
     await rig.take(0)

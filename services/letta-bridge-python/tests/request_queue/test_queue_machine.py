@@ -347,7 +347,7 @@ class QueueMachine(RuleBasedStateMachine):
         shelf, lane = self.shelf, user_lane(user)
         waiting = shelf.lanes.get(lane, deque())
         gone = [waiting.popleft() for _ in range(min(most, len(waiting)))]
-        dropped = self.runner.run(self.scripts.run(read("forget"), lane, most))
+        dropped = self.runner.run(self.scripts.run(read("forget"), lane, most, "erased"))
         assert [told(entry) for entry in dropped] == [modelled(entry) for entry in gone]
         self.ended |= {entry.payload for entry in gone}
         if gone and not waiting:

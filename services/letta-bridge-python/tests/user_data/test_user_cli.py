@@ -82,6 +82,28 @@ def test_a_hold_is_shown_and_released(on, client):
     assert "is not held" in on("user", "release", "小明", code=1).output
 
 
+@pytest.mark.parametrize("user", ["小明", "~7"])
+def test_operator_holds_one_user_and_no_erasure_takes_that_over(on, client, user):
+    assert "held for 2 h" in on("user", "hold", user, "--for", "2h", "--reason", "floods").output
+    assert "(floods)" in on("lanes").output
+    assert "ends in 1 h 59 min" in on("lanes").output
+    assert "an operator holds this user's lane" in on("user", "erase", user, "--yes", code=1).output
+    assert "held for 10 s" in on("user", "hold", user, "--for", "10s").output
+    assert "released" in on("user", "release", user).output
+    assert not client.exists(f"{Q}:held")
+
+
+@pytest.mark.parametrize("period", ["", "soon", "0s", "31d", "-1h"])
+def test_user_is_held_for_a_sensible_time_only(on, client, period):
+    assert "is no time to hold a user" in on("user", "hold", "ada", f"--for={period}", code=2).output
+    assert not client.exists(f"{Q}:held")
+
+
+def test_user_whom_an_erasure_holds_is_not_held_by_an_operator(on, client):
+    hold(client, "ada")
+    assert "an erasure holds this user" in on("user", "hold", "ada", code=1).output
+
+
 def test_another_erasure_of_the_same_user_is_waited_for_no_longer_than_asked(on, client):
     hold(client, "ada")
     result = on("user", "erase", "ada", "--yes", "--wait", "0", code=1)

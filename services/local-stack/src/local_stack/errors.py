@@ -6,6 +6,8 @@
     ├── MissingPart         a program of the stack is not installed
     ├── PortTaken           somebody else listens on the port asked for
     ├── DataInUse           another stack runs on the same data directory
+    ├── RedisUnusable       the Redis of the operator's environment cannot be reached, or refuses
+    ├── ServesAnother       its queue belongs to another stack
     └── StartFailed         a part ended, or did not become ready in time; carries the end of its log
 """
 
@@ -26,6 +28,14 @@ class PortTaken(StackError):
 
 class DataInUse(StackError):
     """Another stack runs on the same data directory."""
+
+
+class RedisUnusable(StackError):
+    """The Redis that the operator's environment names cannot be reached, or refuses."""
+
+
+class ServesAnother(StackError):
+    """The queue in the operator's Redis belongs to another stack."""
 
 
 class StartFailed(StackError):

@@ -14,12 +14,10 @@ from typing import Annotated
 import typer
 
 from local_stack.demo import SHORT_TERM, Demo
+from local_stack.environment_file import DATA, DATA_VARIABLE
 from local_stack.errors import StackError
-from local_stack.programs import CHECKOUT
 from local_stack.stack import Ports, Stack
 from local_stack.watch import watch
-
-_DATA = CHECKOUT / "data" / "local"
 
 app = typer.Typer(
     add_completion=False,
@@ -45,8 +43,16 @@ def up(
     model_port: Annotated[int, _port("the scripted model")] = 8291,
     postgres_port: Annotated[int, _port("the embedded PostgreSQL")] = 15432,
     data: Annotated[
-        Path, typer.Option(help="Directory of everything that survives a restart, and of the logs.", metavar="DIR")
-    ] = _DATA,
+        Path,
+        typer.Option(
+            envvar=DATA_VARIABLE,
+            help="Directory of everything that survives a restart, and of the logs.",
+            metavar="DIR",
+        ),
+    ] = DATA,
+    take_queue: Annotated[
+        bool, typer.Option("--take-queue", help="Serve the queue in REDIS_URL even if another stack has served it.")
+    ] = False,
 ) -> None:
     """Start everything in the foreground; Ctrl-C stops it, and the data stays.
 
@@ -56,12 +62,16 @@ def up(
 
     Progress goes to standard error. A part that ends by itself is started again.
 
-    REDIS_URL and DATABASE_URL in the environment name a Redis and a PostgreSQL to use instead of the embedded ones.
+    While it runs, './run bridge' in another shell uses its environment, which is in the file 'env' of its directory
+    (STACK_DATA=DIR names another directory than the default).
+
+    REDIS_URL and DATABASE_URL in the environment name a Redis and a PostgreSQL to use instead of the embedded ones. A
+    queue in that Redis that another stack serves, or has served, is refused.
     OPENAI_API_KEY, OPENAI_BASE_URL or both name a model to use instead of the scripted one; LETTA_MODEL and
     LETTA_EMBEDDING are then its handles in Letta, MEMORY_MODEL its name for memory-python.
     """
     ports = Ports(redis_port, letta_port, bridge_port, memory_port, model_port, postgres_port)
-    with _ending_well(), Stack(data, ports, announce=_progress) as stack:
+    with _ending_well(), Stack(data, ports, announce=_progress, take_queue=take_queue) as stack:
         typer.echo(stack.ready_line)
         _serve(stack)
 

@@ -44,11 +44,14 @@ class Bridge(Process):
             "DATA_DIR": str(data.resolve()),
             "LETTA_BRIDGE_CONFIG": str(CONFIG),
         }
+        wanted = settings | (variables or {})
+        self.variables = {name: value for name, value in wanted.items() if value is not None}
+        """What it has in its environment beside this process's own variables."""
         super().__init__(
             name,
             [program("letta-bridge"), "run"],
             logs=logs or data,
-            environment=environment(**settings | (variables or {})),
+            environment=environment(**wanted),
             ready=answers(f"{self.url}/readyz"),
             cwd=CHECKOUT,
             stop_timeout=30.0,  # it may use its shutdown grace

@@ -15,16 +15,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from local_stack import environment_file
 from local_stack.errors import DataInUse
 from local_stack.letta import Letta
 from local_stack.models import ModelAccess, ScriptedModel, operators_model
 from local_stack.ports import choose_port, is_free
 from local_stack.postgres import Postgres
 from local_stack.processes import POLL, Process
-from local_stack.programs import CHECKOUT, program
+from local_stack.programs import CHECKOUT, CONFIG, environment, program
+from local_stack.queue_owner import Queue
 from local_stack.services import Bridge, Memory
 from local_stack.valkey import Valkey
-from shared_utils.private_files import make_folder
+from shared_utils.logs import redact_text
+from shared_utils.private_files import make_folder, replacing
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Stack:
         variables: this process's environment where not given.
         short_term: messages memory-python keeps of a user; its own default where not given.
         announce: told each step in one line.
+        take_queue: serve the queue in the operator's Redis even if another stack has served it.
     """
 
     redis_url: str
@@ -69,6 +73,7 @@ class Stack:
         variables: Mapping[str, str] | None = None,
         short_term: int | None = None,
         announce: Callable[[str], None] = lambda _line: None,
+        take_queue: bool = False,
     ) -> None:
         self.data = data
         self.logs = data / "logs"
@@ -78,7 +83,9 @@ class Stack:
         self._variables = os.environ if variables is None else variables
         self._short_term = short_term
         self._announce = announce
+        self._take_queue = take_queue
         self._held = ExitStack()
+        self._held_data = False
 
     def __enter__(self) -> Self:
         try:
@@ -110,6 +117,7 @@ class Stack:
         """
         make_folder(self.data)
         self._lock_data()
+        self._look_at_operators_stores()
         ports = self._free_ports()
 
         locks = Valkey(self.data / "letta-locks", durable=False, logs=self.logs, name="valkey-letta-locks")
@@ -154,8 +162,12 @@ class Stack:
             logs=self.logs,
             variables=long_term | {"MEMORY_PYTHON_URL": self.memory.url},
         )
+        with replacing(self.data / environment_file.FILE) as file:
+            file.write(environment_file.written(self.bridge.variables))
         # Side by side: Letta takes ten seconds or more, and the others do without it.
         self._run(self.letta, self.memory, self.bridge)
+        if self._variables.get("REDIS_URL"):
+            self._operators_queue().note(self.data)
 
     def memories(self) -> int:
         """How many long-term memories there are: turns and passages with a vector."""
@@ -178,7 +190,23 @@ class Stack:
                 self._announce(f"stopping {process.name}")
             process.stop()
             self.processes.pop()
+        if self._held_data:
+            (self.data / environment_file.FILE).unlink(missing_ok=True)
+            self._held_data = False
         self._held.close()
+
+    def _look_at_operators_stores(self) -> None:
+        """Say what of the operator's is used, and refuse a queue that is another stack's."""
+        for name, what in (("REDIS_URL", "Redis"), ("DATABASE_URL", "PostgreSQL")):
+            if url := self._variables.get(name):
+                self._announce(f"{name} is set: using {redact_text(url)}, and starting no {what}")
+        if self._variables.get("REDIS_URL") and not self._take_queue:
+            self._operators_queue().refuse_another(self.data)
+
+    def _operators_queue(self) -> Queue:
+        config = self._variables.get("LETTA_BRIDGE_CONFIG") or str(CONFIG)
+        variables = environment(REDIS_URL=self._variables["REDIS_URL"], LETTA_BRIDGE_CONFIG=config)
+        return Queue.of(program("letta-bridge"), variables)
 
     def _redis(self, port: int) -> Valkey | None:
         if url := self._variables.get("REDIS_URL"):
@@ -247,10 +275,11 @@ class Stack:
         return port
 
     def _lock_data(self) -> None:
-        file = self._held.enter_context((self.data / "lock").open("w"))
+        file = self._held.enter_context((self.data / environment_file.LOCK).open("w"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise DataInUse(
                 f"Another stack runs on {self.data}; stop it, or name another directory with --data."
             ) from error
+        self._held_data = True

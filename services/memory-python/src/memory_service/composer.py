@@ -13,9 +13,9 @@ from memory_service.errors import ModelRefused
 from memory_service.model import ChatModel, Message
 from memory_service.recall import Recall
 from memory_service.settings import AnswerSettings
-from memory_service.wording import Language
 from shared_utils import logs
 from shared_utils.errors import ServiceError
+from shared_utils.language import Language
 from shared_utils.messages import MemoryRecord, Task
 
 _LOG: Final = logs.get(__name__)

@@ -50,6 +50,8 @@ class Exit(IntEnum):
     """Redis cannot be reached, or refuses."""
     NO_STATE = 5
     """The database or the session file cannot be used."""
+    INTERRUPTED = 130
+    """Stopped by Ctrl-C or SIGTERM; what was begun and stays so is named."""
 
 
 def settings_or_exit(config: Path | None, *, may_create: bool = False) -> BridgeSettings:

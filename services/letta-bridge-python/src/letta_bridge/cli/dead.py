@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from typing import Annotated, Any, Final
 
 import typer
@@ -34,6 +35,8 @@ AllOption = Annotated[bool, typer.Option("--all", help="Every letter, or every o
 def list_letters(
     limit: Annotated[int, typer.Option(help="Letters shown at most.", min=1)] = 20,
     code: CodeOption = None,
+    user: Annotated[str | None, typer.Option(help="Only letters of this user's tasks.")] = None,
+    group: Annotated[bool, typer.Option("--group", help="Only count them, by code and of all pages.")] = False,
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -41,17 +44,27 @@ def list_letters(
     """List dead letters, newest first. An id belongs to its letter whatever comes or goes around it."""
     settings = settings_or_exit(config)
 
+    counts: Counter[str] = Counter()
+
     async def read(client: RedisClient) -> tuple[list[DeadLetter], int]:
         admin = QueueAdmin(client, settings.queue)
         found: list[DeadLetter] = []
         async for letter in admin.dead():
-            if code is None or letter.code == code:
-                found.append(letter)
+            if code in {None, letter.code} and user in {None, letter.about.get("user_id")}:
+                counts[letter.code] += 1
+                found += [] if group else [letter]
                 if len(found) == limit:
                     break
         return found, await admin.dead_count()
 
     letters, total = ask_redis(settings, read)
+    if group:
+        if as_json:
+            print_json({"total": total, "by_code": dict(counts.most_common())})
+            return
+        print_table(("CODE", "LETTERS"), counts.most_common(), numbers=("LETTERS",))
+        typer.echo(f"{counts.total()} of {total} dead letters")
+        return
     if as_json:
         print_json({"total": total, "letters": [_described(letter) for letter in letters]})
         return

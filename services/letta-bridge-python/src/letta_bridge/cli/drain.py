@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from dataclasses import dataclass
 from typing import Annotated, Final
@@ -15,9 +16,12 @@ from letta_bridge.cli.pause import ReasonOption
 from letta_bridge.request_queue import PauseMode, QueueStatus, RedisQueue
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.settings import BridgeSettings
-from shared_utils.redis_connection import RedisClient
+from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
 
 _POLL_SECONDS: Final = 0.2
+_STAYS_CLOSED: Final = (
+    "the queue stays paused: no bridge takes new tasks until 'letta-bridge resume'; what was taken is worked off"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,11 @@ def drain(
     has in its lanes.
     """
     settings = settings_or_exit(config)
-    left = ask_redis(settings, lambda client: _drained(client, settings, timeout, reason))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        left = ask_redis(settings, lambda client: _drained(client, settings, timeout, reason))
+    except KeyboardInterrupt:
+        fail(f"interrupted; {_STAYS_CLOSED}", Exit.INTERRUPTED)
     if as_json:
         print_json({"drained": left.nothing, "in_flight": left.in_flight, "lanes_waiting": left.lanes})
     if left.nothing:
@@ -66,6 +74,14 @@ async def _drained(client: RedisClient, settings: BridgeSettings, timeout: float
     admin = QueueAdmin(client, settings.queue)
     queue = RedisQueue(client, client, settings.queue, "drain")
     await admin.pause(PauseMode.INTAKE, reason)
+    try:
+        return await _waited(admin, queue, timeout)
+    except CONNECTION_ERRORS:
+        tell(_STAYS_CLOSED)
+        raise
+
+
+async def _waited(admin: QueueAdmin, queue: RedisQueue, timeout: float) -> _Left:
     until = asyncio.get_running_loop().time() + timeout
     shown: tuple[int, int] | None = None
     while True:

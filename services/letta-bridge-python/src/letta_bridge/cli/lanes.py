@@ -26,9 +26,9 @@ def lanes(
 ) -> None:
     """Show who waits, how many tasks and for how long, and what is in flight; the longest first.
 
-    OLDEST and IN FLIGHT count from when the task was taken from the request list. LEASE is the time after which another
-    bridge takes the turn over unless its bridge reports in. A user '~7' stands for tasks that name no readable user.
-    No turn of a user who is held begins: an erasure is under way.
+    OLDEST counts from when the task was taken from the request list, IN FLIGHT from when its turn began. LEASE is the
+    time after which another bridge takes the turn over unless its bridge reports in. A user '~7' stands for tasks that
+    name no readable user. No turn of a user who is held begins: an operator, or an erasure under way, holds the lane.
     """
     settings = settings_or_exit(config)
     found, held = ask_redis(settings, lambda client: _look(client, settings, limit))

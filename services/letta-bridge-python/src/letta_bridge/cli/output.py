@@ -18,6 +18,8 @@ _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066
 """What could move the cursor, colour the terminal or turn a line around."""
 _PIPE_WIDTH: Final = 1000
 """Columns where no terminal limits them: a program that reads a table wants it whole."""
+_PERIOD: Final = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
+_PERIOD_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60))
 
 
@@ -60,6 +62,12 @@ def duration(seconds: float) -> str:
         if count:
             parts.append(f"{count} {unit}")
     return " ".join(parts[:2]) if parts else f"{left} s"
+
+
+def seconds_of(period: str) -> float | None:
+    """What ``90s``, ``10m``, ``2h`` or ``1.5d`` means, in seconds; None where it is no such period."""
+    found = _PERIOD.fullmatch(period)
+    return float(found[1]) * _PERIOD_SECONDS[found[2]] if found else None
 
 
 def moment(timestamp: object) -> str:

@@ -9,7 +9,7 @@ import typer
 from letta_bridge.cli.common import ConfigOption, JsonOption, ask_redis, settings_or_exit
 from letta_bridge.cli.output import moment, plain, print_json
 from letta_bridge.request_queue import PauseMode
-from letta_bridge.request_queue.admin import QueueAdmin
+from letta_bridge.request_queue.admin import Pause, QueueAdmin
 
 ReasonOption = Annotated[str, typer.Option(help="Shown to whoever asks for the status.")]
 
@@ -37,5 +37,9 @@ def resume(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     elif ended is None:
         typer.echo("nothing was paused")
     else:
-        why = f" ({plain(ended.reason)})" if ended.reason else ""
-        typer.echo(f"resumed; it was paused since {moment(ended.since)}{why}")
+        typer.echo(f"resumed; it was paused {pause_told(ended)}")
+
+
+def pause_told(pause: Pause) -> str:
+    """Since when and why, for people."""
+    return f"since {moment(pause.since)} ({plain(pause.reason) or 'no reason given'})"

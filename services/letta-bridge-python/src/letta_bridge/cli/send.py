@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
-from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit
+from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit, tell
+from letta_bridge.cli.pause import pause_told
+from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
 from shared_utils.messages import json_object, now
@@ -25,7 +28,10 @@ def send(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Push one task and wait for its reply."""
+    """Push one task and wait for its reply.
+
+    The reply's text goes to standard output; who answered, and what keeps the task waiting, to standard error.
+    """
     settings = settings_or_exit(config)
     task = {
         "task_id": str(uuid.uuid4()),
@@ -36,32 +42,61 @@ def send(
         "timestamp": now(),
         "meta": {"memory_type": memory},
     }
-    reply = ask_redis(settings, lambda client: _exchange(client, settings, task, wait))
+    reply, obstacle = ask_redis(settings, lambda client: _exchange(client, settings, task, wait))
     if reply is None:
-        fail(f"no reply to task {task['task_id']} within {wait:g} s; is a bridge running?", Exit.TIMEOUT)
+        why = obstacle or "a bridge is alive and may be busy ('letta-bridge lanes' tells)"
+        fail(f"no reply to task {task['task_id']} within {wait:g} s: {why}", Exit.TIMEOUT)
     if as_json:
         typer.echo(json.dumps(reply, ensure_ascii=False))
     elif reply.get("error"):
-        typer.echo(f"letta-bridge: {reply.get('message')}", err=True)
+        tell(str(reply.get("message")))
     else:
         typer.echo(reply["response_text"])
+        tell(_answered_by(reply))
     raise typer.Exit(int(Exit.FAILED if reply.get("error") else Exit.DONE))
+
+
+def _answered_by(reply: Mapping[str, Any]) -> str:
+    """Who answered, and where it was not the agent, why."""
+    if reply.get("source") == "letta":
+        return f"answered by the agent {reply.get('agent_id') or '(unnamed)'}"
+    causes = [str(reply[field]) for field in ("fallback_reason", "fallback_cause") if reply.get(field)]
+    what = "a configured sentence, no model's answer, " if reply.get("canned") else ""
+    return (
+        f"answered by {reply.get('source')}, {what}not by the user's agent ({', '.join(causes) or 'no reason given'})"
+    )
 
 
 async def _exchange(
     client: RedisClient, settings: BridgeSettings, task: dict[str, Any], wait: float
-) -> dict[str, Any] | None:
-    """Push the task, then wait on its channel; the kept reply makes up for a publication that was missed."""
+) -> tuple[dict[str, Any] | None, str | None]:
+    """Push the task, then wait on its channel; the kept reply makes up for a publication that was missed.
+
+    Returns:
+        the reply, None where there is none in time; and what keeps bridges from taking tasks, if anything does.
+    """
     kept = Keys(settings.queue.requests).reply(task["user_id"], task["task_id"])
     async with await subscriber(client, kept) as pubsub:
         await pubsub.subscribe(settings.queue.task_response + task["task_id"])
         await client.lpush(settings.queue.requests, json.dumps(task, ensure_ascii=False))
+        if (obstacle := await _obstacle(client, settings)) is not None:
+            tell(f"the task waits: {obstacle}")
         until = asyncio.get_running_loop().time() + wait
         while True:
             reply = await client.get(kept)
             if reply:
-                return json_object(reply)
+                return json_object(reply), None
             left = until - asyncio.get_running_loop().time()
             if left <= 0:
-                return None
+                return None, await _obstacle(client, settings)
             await pubsub.get_message(timeout=min(left, 1.0))
+
+
+async def _obstacle(client: RedisClient, settings: BridgeSettings) -> str | None:
+    """Why no bridge takes a task now, and what to do; None where nothing is seen."""
+    admin = QueueAdmin(client, settings.queue)
+    if (pause := await admin.paused()) is not None:
+        return f"the queue is paused {pause_told(pause)}; 'letta-bridge resume' ends that"
+    if not await admin.live_bridges():
+        return f"no bridge serves the queue {settings.queue.requests}; start one: letta-bridge run"
+    return None

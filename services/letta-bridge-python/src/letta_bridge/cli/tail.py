@@ -12,15 +12,13 @@ from typing import Annotated, Any, Final
 import typer
 
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit, tell
-from letta_bridge.cli.output import moment, plain, print_json
+from letta_bridge.cli.output import moment, plain, print_json, seconds_of
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.reply_stream import BEGINNING, ReplyStream, StreamedReply
 from shared_utils.messages import json_object
 from shared_utils.redis_connection import RedisClient
 from shared_utils.redis_trouble import explained
 
-_AGO: Final = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _STREAM_ID: Final = re.compile(r"\d+-\d+")
 
 
@@ -77,9 +75,9 @@ def _position(since: str) -> str:
         return BEGINNING
     if _STREAM_ID.fullmatch(since):
         return since
-    ago = _AGO.fullmatch(since)
-    if ago:
-        return f"{max(0, int((time.time() - float(ago[1]) * _SECONDS[ago[2]]) * 1000))}-0"
+    ago = seconds_of(since)
+    if ago is not None:
+        return f"{max(0, int((time.time() - ago) * 1000))}-0"
     try:
         return f"{max(0, int(datetime.fromisoformat(since).timestamp() * 1000))}-0"
     except (ValueError, OverflowError, OSError):

@@ -1,4 +1,4 @@
-"""``letta-bridge user show|export|folder|erase|release``."""
+"""``letta-bridge user show|export|folder|erase|hold|release|drop``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import typer
 
 from letta_bridge.cli.choice import choice_record, choice_text
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit
-from letta_bridge.cli.output import plain, print_json, print_table
-from letta_bridge.request_queue.holds import Holds
-from letta_bridge.request_queue.keys import Keys
+from letta_bridge.cli.output import duration, plain, print_json, print_table, seconds_of
+from letta_bridge.request_queue.holds import LONGEST_SECONDS, Holds, LaneHeld
+from letta_bridge.request_queue.keys import Keys, user_lane
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.uploads import user_folder
 from letta_bridge.user_data.agent_trace import CONTENTS
+from letta_bridge.user_data.dropped_tasks import drop_waiting
 from letta_bridge.user_data.erasure import UserData
 from letta_bridge.user_data.files import write_json
 from letta_bridge.user_data.places import user_data
@@ -141,14 +142,63 @@ def _not_carried(contents: Path) -> list[str]:
 
 
 @app.command()
-def release(user: UserArgument, *, config: ConfigOption = None) -> None:
-    """End the hold that an erasure has on a user's lane, so that bridges serve the user again.
+def hold(
+    user: UserArgument,
+    period: Annotated[str, typer.Option("--for", help="How long: 90s, 10m, 2h or 1d.")] = "1h",
+    reason: Annotated[str, typer.Option(help="Shown by 'lanes'.")] = "",
+    *,
+    config: ConfigOption = None,
+) -> None:
+    """Let no turn of this user begin for a while, over all bridges; nobody else is held up.
 
-    One that was killed leaves its hold for a minute at most, and needs no help.
+    A turn in flight ends as usual. Tasks go on waiting in the user's lane, up to `guards.max_lane`: 'user drop' ends
+    those that wait now. The hold ends by itself, or with 'user release'.
+    """
+    seconds = seconds_of(period)
+    if seconds is None or not 1 <= seconds <= LONGEST_SECONDS:
+        fail(f"'{period}' is no time to hold a user; give it as 90s, 10m, 2h or 1d, 30d at most", Exit.USAGE)
+    settings = settings_or_exit(config)
+    keys, why = Keys(settings.queue.requests), plain(reason) or "an operator"
+    try:
+        refused = ask_redis(settings, lambda client: Holds(client, keys).keep(user_lane(user), why, seconds))
+    except LaneHeld as error:
+        fail(str(error), Exit.FAILED)
+    if refused:
+        fail("an erasure holds this user; wait for its end, or end it with 'letta-bridge user release'", Exit.FAILED)
+    typer.echo(f"held for {duration(seconds)}: no turn of this user begins; 'letta-bridge user release' ends it")
+
+
+@app.command()
+def drop(
+    user: UserArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """End all tasks of this user that wait, with an error reply (code 'dropped'); memory and turns in flight stay.
+
+    More may arrive: 'user hold' first keeps them from being answered.
+    """
+    settings = settings_or_exit(config)
+    if not yes and not typer.confirm(f"Drop every waiting task of user {user!r}?", err=True):
+        fail("nothing was dropped", Exit.FAILED)
+    dropped = ask_redis(settings, lambda client: drop_waiting(client, settings.queue, user))
+    if as_json:
+        print_json({"dropped": dropped})
+    else:
+        typer.echo(f"{dropped} waiting {'task' if dropped == 1 else 'tasks'} dropped")
+
+
+@app.command()
+def release(user: UserArgument, *, config: ConfigOption = None) -> None:
+    """End the hold that an operator or an erasure has on a user's lane, so that bridges serve the user again.
+
+    An erasure that was killed leaves its hold for a minute at most, and needs no help.
     """
     settings = settings_or_exit(config)
     keys = Keys(settings.queue.requests)
-    if ask_redis(settings, lambda client: Holds(client, keys).lift(user)):
+    if ask_redis(settings, lambda client: Holds(client, keys).lift(user_lane(user))):
         typer.echo("released: bridges serve this user again")
     else:
         fail("this user is not held", Exit.FAILED)

@@ -17,6 +17,7 @@ from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.request_queue.scripts import WAITED
+from letta_bridge.request_queue.served_letta import ServedLetta
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence.choices import Choice, user_key
 from shared_utils.redis_connection import RedisClient, subscriber
@@ -131,6 +132,9 @@ async def _choices_round(client: RedisClient, keys: Keys) -> None:
     await leases.acquire(lease)
     await leases.release(lease)
     await QueueIdentity(client, keys)()
+    served = ServedLetta(client, keys, "doctor")
+    await served.claim("doctor")
+    await served.release()
 
 
 async def _clean_up(client: RedisClient, keys: Keys, mark: str) -> None:
@@ -145,6 +149,7 @@ async def _clean_up(client: RedisClient, keys: Keys, mark: str) -> None:
         keys.erasures_followed,
         keys.creating("doctor", "doctor"),
         keys.identity,
+        keys.letta,
         keys.call(mark),
         keys.call(mark + WAITED),
     )

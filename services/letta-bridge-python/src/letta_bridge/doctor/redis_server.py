@@ -97,6 +97,8 @@ def _memory(info: Mapping[str, Any]) -> Finding:
     if not limit:
         return ok("redis.memory", f"{megabytes}, no limit set")
     says = f"{megabytes} of {limit / 2**20:.0f} MB"
+    if used >= limit:
+        return fail("redis.memory", f"{says}: it refuses to write", "raise maxmemory, then see what fills it")
     if used >= limit * _NEARLY_FULL:
         return fail("redis.memory", f"{says}: it is about to refuse to write", "raise maxmemory or work off its lists")
     return ok("redis.memory", says)

@@ -21,6 +21,8 @@ async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterato
     status = await RedisQueue(client, client, settings.queue, "doctor").status()
     if status.bridges:
         yield ok("bridges", f"{status.bridges} alive, {status.depth} tasks not taken, {status.in_flight} in flight")
+    elif (trouble := await QueueAdmin(client, settings.queue).trouble()) is not None:
+        yield warn("bridges", f"cannot be told, since none can report in: {trouble.says}", trouble.advice)
     else:
         waiting = status.depth + status.waiting
         yield warn("bridges", f"none is alive, {waiting} tasks wait", "start one: letta-bridge run")

@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 from redis.exceptions import ResponseError
 
 from letta_bridge.idempotency import marked
-from letta_bridge.request_queue.keys import Keys, per_task, user_lane
+from letta_bridge.request_queue.keys import BRIDGE_TTL_MS, Keys, per_task, user_lane
 from letta_bridge.request_queue.port import FULL_LANE, PauseMode
 from letta_bridge.request_queue.records import body_of_letter, parts_of_number
 from letta_bridge.request_queue.scripts import WAITED, ScriptRunner, read
@@ -52,7 +52,7 @@ class InFlight:
     bridge: str
     attempts: int
     age: float
-    """Seconds since the task was taken from the request list."""
+    """Seconds since the turn was handed to the bridge; since its task was taken where an older bridge works on it."""
     lease_left: float
     """Seconds until it is taken over unless its bridge says that it is alive; negative where that is overdue."""
 
@@ -143,13 +143,22 @@ class QueueAdmin:
         return paused
 
     async def paused(self) -> Pause | None:
-        """What is stopped now."""
+        """What is stopped now. An unknown mode, of a later release, counts as ALL, as bridges take it."""
         fields = cast("dict[bytes, bytes]", await self._client.hgetall(self.keys.paused))
-        try:
-            mode, since = PauseMode(fields[b"mode"].decode()), int(fields[b"since"]) / 1000
-        except (KeyError, ValueError):
+        if not fields.get(b"mode"):
             return None
-        return Pause(mode, since, fields.get(b"reason", b"").decode(errors="replace"))
+        mode = PauseMode.INTAKE if fields[b"mode"] == b"intake" else PauseMode.ALL
+        since = fields.get(b"since", b"")
+        since_ms = int(since) if since.isdigit() else 0
+        return Pause(mode, since_ms / 1000, fields.get(b"reason", b"").decode(errors="replace"))
+
+    async def live_bridges(self) -> int:
+        """Bridges of this queue that have reported in within the last 15 s."""
+        seconds, micros = await self._client.time()
+        alive: int = await self._client.zcount(
+            self.keys.bridges, seconds * 1000 + micros // 1000 - BRIDGE_TTL_MS, "+inf"
+        )
+        return alive
 
     async def lanes(self, limit: int) -> Lanes:
         """The ``limit`` lanes whose oldest task, waiting or in flight, was taken first."""
@@ -283,12 +292,12 @@ def _letter(position: int, row: list[Any]) -> DeadLetter:
 
 
 def _busy_lane(row: list[Any], now_ms: int) -> Lane:
-    receipt, bridge, lane, attempts, first_ms, deadline, waiting, oldest = row
+    receipt, bridge, lane, attempts, begun_ms, deadline, waiting, oldest = row
     in_flight = InFlight(
         receipt=_text(receipt),
         bridge=_text(bridge).removesuffix(WAITED),
         attempts=int(attempts),
-        age=_since(first_ms, now_ms),
+        age=_since(begun_ms, now_ms),
         lease_left=(float(deadline) - now_ms) / 1000,
     )
     return Lane(_text(lane), waiting, _since(oldest, now_ms), in_flight)

@@ -1,7 +1,8 @@
 """Holds: one user's tasks wait in their lane and none of them begins, over all bridges of the queue.
 
-A hold is a lease. Its holder renews it; a holder that was killed is no longer heard of, another may take over after
-:data:`STALE_SECONDS`, and after :data:`TTL_SECONDS` bridges serve the user again by themselves.
+An erasure's hold is a lease. Its holder renews it; after a holder was killed another may take over, after
+:data:`STALE_SECONDS`, and after :data:`TTL_SECONDS` bridges serve the user again by themselves. An operator's hold
+lasts for the time that was asked for, unless an operator ends it before; no erasure takes it over.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ STALE_SECONDS: Final = 20.0
 RENEW_SECONDS: Final = 5.0
 MAX_HELD: Final = 1000
 """Lanes held at once: each dispatch passes over those of them that are ready."""
+
+LONGEST_SECONDS: Final = 30 * 86_400.0
+"""For which an operator may hold a user."""
+_OPERATOR: Final = "operator"
+"""The holder that all operators are: each may prolong or end another's hold."""
 
 _HOLD: Final = read("hold")
 _UNHOLD: Final = read("unhold")
@@ -64,8 +70,21 @@ class Holds:
         Raises:
             LaneHeld: too many lanes are held.
         """
-        ttl_ms, stale_ms = int(TTL_SECONDS * 1000), int(STALE_SECONDS * 1000)
-        state, *wait_ms = await self._scripts.run(_HOLD, lane, holder, ttl_ms, stale_ms, MAX_HELD, why)
+        return await self._take(lane, holder, why, TTL_SECONDS, is_lease=True)
+
+    async def keep(self, lane: str, why: str, seconds: float) -> float:
+        """Hold the lane for an operator, for so long from now; 0, or as :meth:`take` where an erasure holds it.
+
+        Raises:
+            LaneHeld: too many lanes are held.
+        """
+        return await self._take(lane, _OPERATOR, why, seconds, is_lease=False)
+
+    async def _take(self, lane: str, holder: str, why: str, seconds: float, *, is_lease: bool) -> float:
+        ttl_ms, stale_ms = int(seconds * 1000), int(STALE_SECONDS * 1000)
+        state, *wait_ms = await self._scripts.run(
+            _HOLD, lane, holder, ttl_ms, stale_ms, MAX_HELD, why, "" if is_lease else 1
+        )
         if state < 0:
             raise LaneHeld(f"{MAX_HELD} users are held already; wait until some of them are not")
         return 0.0 if state else max(1, wait_ms[0]) / 1000
@@ -132,6 +151,11 @@ class Holds:
         clock = asyncio.get_running_loop().time
         until = clock() + patience
         while (wait := await self.take(lane, holder, why)) > 0:
+            if wait > STALE_SECONDS:
+                raise LaneHeld(
+                    "an operator holds this user's lane ('letta-bridge lanes' tells why); end that with 'letta-bridge "
+                    "user release'"
+                )
             if clock() + min(wait, RENEW_SECONDS) > until:
                 raise LaneHeld(
                     "another erasure holds this user's lane; wait for its end, or end its hold with "

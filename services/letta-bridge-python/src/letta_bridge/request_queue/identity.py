@@ -20,7 +20,10 @@ class QueueIdentity:
     async def __call__(self) -> str:
         """Return the id, 32 hex digits. Raises one of ``CONNECTION_ERRORS``."""
         await self._client.set(self._key, self._known, nx=True)
-        kept = cast("bytes | None", await self._client.get(self._key))
-        if kept:
-            self._known = kept.decode(errors="replace")
+        self._known = await self.kept() or self._known
         return self._known
+
+    async def kept(self) -> str | None:
+        """Return the id; None where no bridge has served the queue. Changes nothing."""
+        kept = cast("bytes | None", await self._client.get(self._key))
+        return kept.decode(errors="replace") if kept else None

@@ -7,6 +7,10 @@ slot and a script may touch all of them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
+
+BRIDGE_TTL_MS: Final = 15_000
+"""A bridge says at least once a second that it lives; one that was silent for longer is not alive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,8 @@ class Keys:
     """Hash: users' choices about permanent memory, with a completeness marker (consent/lua/common.lua); kept."""
     identity: str = field(init=False)
     """String: the queue's random id, which its claim on a tenant carries; kept."""
+    letta: str = field(init=False)
+    """String: the id of the queue's note in the Letta that its bridges use; expires when no bridge renews it."""
     tally_prefix: str = field(init=False)
     """+ minute (since 1970, UTC): hash word → turns settled in that minute under the word; expires."""
     call_prefix: str = field(init=False)
@@ -57,6 +63,8 @@ class Keys:
     """Hash lane → hold: lanes of which no turn begins, until the time in it is over."""
     open: str = field(init=False)
     """Hash tenth of a second → tasks taken in it and not settled: tells the oldest."""
+    begun: str = field(init=False)
+    """Sorted set receipt → when the turn was handed out, ms; for operators only, a turn may lack its entry."""
     lane_prefix: str = field(init=False)
     """+ lane: list of that lane's waiting entries (right first)."""
     reply_prefix: str = field(init=False)
@@ -114,6 +122,7 @@ class Keys:
             self.held,
             self.open,
             self.tally_prefix,
+            self.begun,
         )
 
     def lane(self, user_id: str) -> str:

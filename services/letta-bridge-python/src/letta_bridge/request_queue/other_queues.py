@@ -10,7 +10,7 @@ from typing import Any, Final
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
-from letta_bridge.request_queue.keys import Keys
+from letta_bridge.request_queue.keys import BRIDGE_TTL_MS, Keys
 from shared_utils import logs
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
 
@@ -19,8 +19,6 @@ _log = logs.get(__name__)
 _SCANNED_AT_ONCE: Final = 1000
 _SCAN_SECONDS: Final = 20.0
 """What a look through all keys may take: a million take about two."""
-_SILENT_MS: Final = 15_000
-"""A bridge that was silent for longer is not alive."""
 _MARK: Final = ":counters"
 """End of the key that every queue has which a bridge has ever worked on."""
 
@@ -80,7 +78,7 @@ async def left_behind(client: RedisClient, own: str) -> list[LeftBehind]:
 async def _look(client: RedisClient, keys: Keys) -> LeftBehind | None:
     seconds, micros = await client.time()
     now_ms = seconds * 1000 + micros // 1000
-    if await client.zcount(keys.bridges, now_ms - _SILENT_MS, "+inf"):
+    if await client.zcount(keys.bridges, now_ms - BRIDGE_TTL_MS, "+inf"):
         return None
     found = LeftBehind(
         keys.requests,

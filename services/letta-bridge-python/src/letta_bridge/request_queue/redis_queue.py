@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from letta_bridge.request_queue.calls import Calls
 from letta_bridge.request_queue.capacity import capacity_of
-from letta_bridge.request_queue.keys import Keys, per_task
+from letta_bridge.request_queue.keys import BRIDGE_TTL_MS, Keys, per_task
 from letta_bridge.request_queue.port import (
     FULL_LANE,
     FULL_LANES,
@@ -40,8 +40,6 @@ _SETTLED: Final = 64
 """Turns settled by one call at most, for the same reason."""
 _RESTORED: Final = 16
 """Turns restored by one call at most; each carries its payload."""
-_BRIDGE_TTL_MS: Final = 15_000
-"""A bridge says at least once a second that it lives."""
 _TICKET_SECONDS: Final = 86_400.0
 """How long Redis stores the last ticket of a silent bridge. After that a missing ticket proves nothing."""
 _UTF8_BYTES: Final = 4
@@ -234,7 +232,7 @@ class RedisQueue:
             ready_lanes=await client.llen(keys.ready),
             dead=await client.llen(keys.dead),
             oldest_age=max(0, now_ms - int(first_ms or now_ms)) / 1000,
-            bridges=await client.zcount(keys.bridges, now_ms - _BRIDGE_TTL_MS, "+inf"),
+            bridges=await client.zcount(keys.bridges, now_ms - BRIDGE_TTL_MS, "+inf"),
             counters=counters,
             paused=_pause_mode(await client.hget(keys.paused, "mode")),
             unjournalled=await client.xlen(keys.journal),
@@ -275,7 +273,7 @@ class RedisQueue:
             self._lease_ms,
             longest_lane,
             settings.max_payload_bytes,
-            _BRIDGE_TTL_MS,
+            BRIDGE_TTL_MS,
             self.max_lane,
             FULL_LANE,
             FULL_LANES,

@@ -10,7 +10,7 @@ from typing import Final, cast
 from letta_bridge.request_queue.admin import DeadLetter, QueueAdmin
 from letta_bridge.request_queue.journal_backlog import JournalEntry, RedisJournalBacklog
 from letta_bridge.request_queue.keys import Keys, per_task, user_lane
-from letta_bridge.request_queue.port import RESTORED_LANE, shared_lanes, user_of_restored
+from letta_bridge.request_queue.port import RESTORED_LANE, Outcome, shared_lanes, user_of_restored
 from letta_bridge.request_queue.reply_stream import BEGINNING, ReplyStream
 from letta_bridge.request_queue.scripts import ScriptRunner, read
 from letta_bridge.settings import QueueSettings
@@ -84,22 +84,29 @@ class UserTraces:
             for payload in reversed(mine):
                 yield payload
 
-    async def drop_waiting(self) -> AsyncIterator[bytes]:
-        """Drop the tasks that wait now, and yield each one's payload; a turn in flight is left alone.
+    async def drop_waiting(self, outcome: Outcome = Outcome.ERASED) -> AsyncIterator[bytes]:
+        """Drop the tasks that wait now, and yield each one; a turn in flight is left alone.
 
         In the order in which a task moves on, so that none moves past the look at it.
+
+        Args:
+            outcome: what those that were taken are counted as.
+
+        Yields:
+            The entry of a task in a lane, see ``records.lua``; of one that nobody has taken yet, a line end and its
+            payload.
         """
         for key in (self._keys.requests, self._keys.incoming):
             mine = {payload async for payload in list_items(self._client, key) if self._is_mine(payload)}
             for payload in mine:
                 for _ in range(await self._client.lrem(key, 0, cast("str", payload))):
-                    yield payload
+                    yield b"\n" + payload
         for lane, entry in [found async for found in self._in_other_lanes()]:
-            for dropped in await self._scripts.run(_FORGET, lane, 0, entry):
-                yield _payload(dropped)
-        while dropped := await self._scripts.run(_FORGET, self._lane, _FORGOTTEN):
+            for dropped in await self._scripts.run(_FORGET, lane, 0, outcome.value, entry):
+                yield dropped
+        while dropped := await self._scripts.run(_FORGET, self._lane, _FORGOTTEN, outcome.value):
             for entry in dropped:
-                yield _payload(entry)
+                yield entry
 
     async def missed(self) -> list[bytes]:
         """The turns their agent does not know yet, oldest first."""

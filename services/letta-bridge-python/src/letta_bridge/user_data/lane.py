@@ -104,9 +104,9 @@ class UserLane:
 
     async def _refuse_waiting(self, traces: UserTraces) -> int:
         refused = 0
-        async for payload in traces.drop_waiting():
+        async for entry in traces.drop_waiting():
             refused += 1
-            await self._refuse(payload)
+            await self._refuse(entry.partition(b"\n")[2])
         return refused
 
     async def _refuse(self, payload: bytes) -> None:

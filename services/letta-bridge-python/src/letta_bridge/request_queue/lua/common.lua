@@ -23,6 +23,7 @@
 --  19 held      hash    lane -> "<until_ms> <since_ms> <renewed_ms> <holder> <why>": no turn of it begins meanwhile
 --  20 open      hash    tenth of a second -> tasks taken in it and not settled; tells the oldest without its payload
 --  21 tally:     prefix  + minute: hash word -> turns settled in that minute under the word, expires
+--  22 begun      zset    receipt -> when the turn was handed out (ms); a turn handed out by an older bridge has no entry
 --
 -- A receipt identifies one hand-out for ever: "<ticket>-<n>" is the n-th turn of the hand-out call with that ticket;
 -- "<ticket>+<n>" was handed to the connection on which an idle bridge waits. Tickets come from the bridges
@@ -36,7 +37,7 @@ local REQUESTS, INCOMING, LANES, READY, TURNS, LEASES = KEYS[1], KEYS[2], KEYS[3
 local REPLIES, DEAD, COUNTERS, BRIDGES, PAUSED = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local LANE, REPLY, MISSED, JOURNAL, JOURNAL_WRITER = KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
 local CHOICES, CALL = KEYS[17], KEYS[18]
-local HELD, OPEN, TALLY = KEYS[19], KEYS[20], KEYS[21]
+local HELD, OPEN, TALLY, BEGUN = KEYS[19], KEYS[20], KEYS[21], KEYS[22]
 
 local function now_ms()
     local time = redis.call('TIME')

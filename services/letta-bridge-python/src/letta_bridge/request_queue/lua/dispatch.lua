@@ -17,8 +17,8 @@ local longest_lane, longest_payload, bridge_ttl_ms = tonumber(ARGV[5]), tonumber
 local max_lane, full_lane, full_lanes = tonumber(ARGV[8]), ARGV[9], tonumber(ARGV[10])
 local taker, ticket, answered, ticket_ttl_ms = ARGV[11], ARGV[12], ARGV[13], ARGV[14]
 local now = now_ms()
--- Bounds per call: unreadable entries set aside, heads of lanes marked after a loss of writes.
-local UNREADABLE, DOUBTED = 100, 5000
+-- Bounds per call: unreadable entries set aside, heads of lanes marked after a loss of writes, entries of `begun` examined.
+local UNREADABLE, DOUBTED, STALE = 100, 5000, 100
 
 -- What no user can be read from gets one of 64 lanes of its own: a flood of it is worked off side by side.
 local function lane_of(payload, place)
@@ -107,6 +107,7 @@ local function hand_out(lane, receipt)
     redis.call('HSET', TURNS, receipt, taker .. '\n' .. lane .. '\n' .. join_entry(seq, attempts, first_ms, payload))
     redis.call('HSET', LANES, lane, receipt)
     redis.call('ZADD', LEASES, now + lease_ms, receipt)
+    redis.call('ZADD', BEGUN, now, receipt)
     local kept, missed, choice = false, 0, false
     if #payload > longest_payload then
         payload = string.sub(payload, 1, longest_payload + 1)
@@ -172,6 +173,17 @@ local function mend()
     end
 end
 
+-- Removes entries of `begun` whose turns a bridge of an older release ended, which does not know this key.
+local function forget_ended()
+    if redis.call('ZCARD', BEGUN) > redis.call('HLEN', TURNS) then
+        for _, receipt in ipairs(redis.call('ZRANGE', BEGUN, 0, STALE - 1)) do
+            if redis.call('HEXISTS', TURNS, receipt) == 0 then
+                redis.call('ZREM', BEGUN, receipt)
+            end
+        end
+    end
+end
+
 -- After a loss of writes the task at the head of a lane may have been handed out before: count it as a redelivery, so
 -- that its next bridge looks for it in Letta.
 local function doubt_heads()
@@ -190,6 +202,7 @@ redis.call('ZADD', BRIDGES, now, bridge)
 redis.call('ZREMRANGEBYSCORE', BRIDGES, '-inf', now - bridge_ttl_ms)
 mend()
 take_over_expired()
+forget_ended()
 
 local paused = redis.call('HGET', PAUSED, 'mode') or ''
 if (redis.call('GET', CALL .. taker) or '') < answered then

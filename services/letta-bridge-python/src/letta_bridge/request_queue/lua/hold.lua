@@ -2,7 +2,7 @@
 -- into the lane and wait there. Repeated by the same holder it is renewed.
 --
 -- ARGV 1 user, who is the lane  2 holder  3 ttl_ms  4 stale_ms: another's hold may be taken over once it was not renewed
---      for so long  5 lanes held at most  6 why, one line
+--      for so long  5 lanes held at most  6 why, one line  7 1: nobody renews it, and nobody may take it over
 -- Returns {1}; {0, ms until the other's hold is stale} where another holds the lane; {-1} where too many are held.
 
 local lane, holder, ttl_ms, stale_ms, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -19,7 +19,8 @@ if held then
 elseif redis.call('HLEN', HELD) >= most then
     return {-1}
 end
-local times = string.format('%d %d %d', now + ttl_ms, since, now)
+local renewed = ARGV[7] == '1' and now + ttl_ms or now  -- in the future: not stale before it ends
+local times = string.format('%d %d %d', now + ttl_ms, since, renewed)
 redis.call('HSET', HELD, lane, times .. ' ' .. holder .. ' ' .. ARGV[6])
 if redis.call('PTTL', HELD) < ttl_ms then  -- all of it goes with the last hold
     redis.call('PEXPIRE', HELD, ttl_ms)

@@ -3,7 +3,8 @@
 -- ARGV 1 start  2 stop (positions, both of the turns in flight, by deadline, and of `ready`, in the order served)
 -- An unreadable turn has an empty bridge and lane; it is set aside when its lease expires.
 -- Returns {now_ms, turns in flight, lanes ready,
---          {{receipt, bridge, lane, attempts, first_ms, deadline_ms, waiting, first_ms of the oldest waiting}, …},
+--          {{receipt, bridge, lane, attempts, ms of the hand-out (of older bridges first_ms), deadline_ms, waiting,
+--            first_ms of the oldest waiting}, …},
 --          {{lane, waiting, first_ms of the oldest waiting}, …}}; a first_ms is '' where nothing waits.
 
 local function waiting(lane)
@@ -20,8 +21,10 @@ for index = 1, #leases, 2 do
         local taker, lane, entry = split_turn(record)
         local attempts, first_ms = string.match(entry or '', '^%d+ (%d+) (%d+)\n')
         local count, oldest = waiting(lane or '')
+        local begun = redis.call('ZSCORE', BEGUN, leases[index])
         turns[#turns + 1] = {
-            leases[index], taker or '', lane or '', attempts or '0', first_ms or '', leases[index + 1], count, oldest,
+            leases[index], taker or '', lane or '', attempts or '0', begun or first_ms or '', leases[index + 1], count,
+            oldest,
         }
     end
 end

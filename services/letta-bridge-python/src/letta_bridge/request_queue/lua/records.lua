@@ -192,6 +192,7 @@ end
 local function close_turn(receipt, lane)
     redis.call('HDEL', TURNS, receipt)
     redis.call('ZREM', LEASES, receipt)
+    redis.call('ZREM', BEGUN, receipt)
     redis.call('HDEL', LANES, lane)
     if redis.call('EXISTS', LANE .. lane) == 1 then
         redis.call('RPUSH', READY, lane)
@@ -223,6 +224,7 @@ local function give_back(receipt, record, attempts_back)
     end
     redis.call('HDEL', TURNS, receipt)
     redis.call('ZREM', LEASES, receipt)
+    redis.call('ZREM', BEGUN, receipt)
     local busy = redis.call('HGET', LANES, lane)
     local waiting = push('RPUSH', lane, join_entry(seq, add_attempts(attempts, -attempts_back), first_ms, payload))
     if busy == receipt then

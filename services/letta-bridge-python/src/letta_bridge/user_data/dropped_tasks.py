@@ -1,0 +1,64 @@
+"""Drops one user's waiting tasks on an operator's word: each ends with an error reply, kept as any other."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from letta_bridge.idempotency import Identity, content_digest
+from letta_bridge.request_queue.keys import Keys
+from letta_bridge.request_queue.port import Outcome
+from letta_bridge.request_queue.records import number_of
+from letta_bridge.request_queue.traces import UserTraces
+from letta_bridge.settings import QueueSettings
+from shared_utils.errors import MalformedMessage
+from shared_utils.messages import ErrorReply, TaskResponse, dump, now, parse_task, salvage_ids
+from shared_utils.redis_connection import RedisClient
+
+_SENTENCE: Final = "an operator dropped this task while it waited; push it again to have it answered"
+
+
+async def drop_waiting(client: RedisClient, settings: QueueSettings, user_id: str) -> int:
+    """End every task of the user that waits, in the request list and in lanes; a turn in flight is left alone.
+
+    Where this breaks off, at most the tasks of the last call (20) are gone without a reply; run again, it goes on.
+
+    Returns:
+        How many tasks.
+
+    Raises:
+        One of ``CONNECTION_ERRORS``.
+    """
+    dropped = 0
+    async for entry in UserTraces(client, settings, user_id).drop_waiting(Outcome.ERROR):
+        dropped += 1
+        await _refuse(client, settings, entry)
+    return dropped
+
+
+async def _refuse(client: RedisClient, settings: QueueSettings, entry: bytes) -> None:
+    header, _, payload = entry.partition(b"\n")
+    task_id, user_id = salvage_ids(payload)
+    if task_id is None:
+        return
+    keys = Keys(settings.requests)
+    reply = dump(
+        ErrorReply(task_id=task_id, user_id=user_id, message=_SENTENCE, timestamp=now(), code="dropped", retryable=True)
+    )
+    response = dump(TaskResponse(text=_SENTENCE, source="letta_bridge", error=True))
+    if user_id:
+        # What is kept under this id already belongs to an earlier task.
+        kept = _marked(reply, header, payload, settings)
+        await client.set(keys.reply(user_id, task_id), kept, px=int(settings.reply_ttl * 1000), nx=True)
+    await client.xadd(keys.replies, {"reply": reply}, maxlen=settings.replies_kept, approximate=True)
+    await client.publish(settings.responses, reply)
+    await client.publish(settings.task_response + task_id, response)
+
+
+def _marked(reply: bytes, header: bytes, payload: bytes, settings: QueueSettings) -> bytes:
+    """The reply with the task's identity: pushed again, it is looked for in Letta if an earlier hand-out sent it."""
+    try:
+        seq, _attempts, first_ms = map(int, header.split(b" "))
+        digest = content_digest(parse_task(payload, settings.limits))
+    except (ValueError, MalformedMessage):
+        return reply  # nobody has taken it yet, or nobody can have sent it
+    return reply[:-1] + b"," + Identity(number_of(seq, first_ms), first_ms / 1000, digest).mark() + b"}"

@@ -1,0 +1,79 @@
+"""Whose queue an operator's Redis holds: a stack that serves another one's would answer its users without memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from local_stack.errors import RedisUnusable, ServesAnother
+from local_stack.programs import CHECKOUT
+from shared_utils.logs import redact_text
+
+_SECONDS: Final = 60.0
+_NOTE: Final = "queue-id"
+_WAY_OUT: Final = (
+    "unset REDIS_URL to start a Redis of this stack's own, set LETTA_REQUESTS to the name of another queue, or say "
+    "--take-queue where it is this stack's, or its owner is gone"
+)
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What is known of the queue that a bridge with some environment would serve."""
+
+    name: str
+    identity: str | None
+    """Its random id; None where no bridge has ever served it."""
+    bridges: int
+
+    @classmethod
+    def of(cls, letta_bridge: Path, environment: Mapping[str, str]) -> Self:
+        """Asks the bridge's own program, which knows every form of REDIS_URL.
+
+        Raises:
+            RedisUnusable: it cannot be reached, or refuses.
+        """
+        told = subprocess.run(  # noqa: S603  # the project's own program
+            [str(letta_bridge), "status", "--json"],
+            env=environment,
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_SECONDS,
+        )
+        try:
+            status = json.loads(told.stdout)
+            return cls(status["queue"], status["queue_id"], int(status["bridges"]))
+        except (ValueError, KeyError, TypeError):
+            why = redact_text(told.stderr.strip().removeprefix("letta-bridge: ") or "it tells nothing of its queue")
+            raise RedisUnusable(f"REDIS_URL in the environment is used, and does not work: {why}") from None
+
+    def refuse_another(self, data: Path) -> None:
+        """Let only the stack on this data directory serve a queue that was served before.
+
+        Raises:
+            ServesAnother: another stack owns it.
+        """
+        note = data / _NOTE
+        if self.identity is not None and note.exists() and note.read_text().strip() == self.identity:
+            return
+        if self.bridges:
+            raise ServesAnother(
+                f"REDIS_URL in the environment names a Redis whose queue {self.name} {self.bridges} bridges of another "
+                f"stack serve; {_WAY_OUT}."
+            )
+        if self.identity is not None:
+            raise ServesAnother(
+                f"REDIS_URL in the environment names a Redis whose queue {self.name} another stack, with another "
+                f"Letta, has served; {_WAY_OUT}."
+            )
+
+    def note(self, data: Path) -> None:
+        """Remember that the stack on this data directory owns it."""
+        if self.identity is not None:
+            (data / _NOTE).write_text(self.identity)
