@@ -142,10 +142,14 @@ class Rig:
 
     async def said_to_agents(self):
         """The user messages in every agent's history, in order, by user."""
+        return {user: said for (user, _), said in (await self.said_to_agents_by_session()).items()}
+
+    async def said_to_agents_by_session(self):
+        """The same, by user and persona."""
         histories = {}
-        for (user, _persona), session in self.store.sessions.items():
-            history = await self.letta.history(session.agent_id)
-            histories[user] = [entry["content"] for entry in history if entry["message_type"] == "user_message"]
+        for owner, session in self.store.sessions.items():
+            history = await self.letta.history(session.agent_id) if session.agent_id else []
+            histories[owner] = [entry["content"] for entry in history if entry["message_type"] == "user_message"]
         return histories
 
 

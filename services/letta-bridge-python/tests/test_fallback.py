@@ -269,6 +269,15 @@ async def test_a_task_handed_over_before_is_only_waited_for(make_fallback, clien
     assert await client.llen("user_input_queue") == 1
 
 
+async def test_a_hand_over_that_redis_has_lost_is_repeated(make_fallback, client, handed_over):
+    answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "x"))
+    (lost,) = await handed_over()
+    await client.flushall()
+    assert await handed_over() == [lost]
+    await client.set(KEYS.fallback("7-1"), json.dumps(REPLY), nx=True)
+    assert (await asyncio.wait_for(answering, 20)).text == "在呢"
+
+
 async def test_an_answer_survives_the_loss_of_the_listening_connection(make_fallback, client, handed_over):
     answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "x"))
     await handed_over()

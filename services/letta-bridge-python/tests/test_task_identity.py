@@ -9,9 +9,12 @@ import pytest
 from redis.exceptions import AuthenticationError
 
 from letta_bridge import settlements
+from letta_bridge.delivery import Desk
 from letta_bridge.errors import FallbackUnavailable, TurnFateUnknown
 from letta_bridge.letta import TurnMessage, turn_otid
+from letta_bridge.session_manager import SessionManager
 from letta_bridge.turn_lease import TurnLease, clock
+from letta_bridge.uploads import user_folder
 from shared_utils.limits import Limits
 from shared_utils.messages import parse_task
 
@@ -367,3 +370,77 @@ async def test_a_turn_that_was_buried_while_letta_is_at_it_is_waited_for(make_ri
     assert rig.letta.overlaps == []
     assert await rig.said_to_agents() == {"ada": ["zero", "slow", "next"]}
     assert rig.shelf.missed == {}
+
+
+COACH = {"agents": {"personas": {"default": {}, "coach": {}}}}
+
+
+def configured_otherwise(rig, make_rig, **changes):
+    """A bridge of the same queue, Letta and sessions, with other settings."""
+    other = make_rig(**changes)
+    other.shelf, other.letta, other.store, other.fallback = rig.shelf, rig.letta, rig.store, rig.fallback
+    other.servers = rig.servers
+    other.sessions = SessionManager(rig.store, other.settings.agents)
+    other.desk = Desk(rig.servers, other.sessions, other.settings.letta, other.settings.fallback)
+    return other
+
+
+@pytest.mark.parametrize(("before", "after"), [(COACH, {}), ({}, COACH)], ids=["removed", "added"])
+async def test_a_turn_is_found_in_the_agent_of_the_persona_that_its_first_bridge_knew(make_rig, before, after):
+    rig = make_rig(**before)
+    rig.push("t1", content="I weigh 90 kg", meta={"persona": "coach"})
+    (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+    await rig.processor().process(turn, TurnLease(30, clock()))  # sent, and killed before it settles
+    rig.time += rig.settings.queue.lease + 1
+    other = configured_otherwise(rig, make_rig, **after)
+    other.time = rig.time
+    await other.work_off()
+    assert other.kept(task_id="t1")["response_text"] == "echo: I weigh 90 kg"
+    said = [content for contents in (await other.said_to_agents_by_session()).values() for content in contents]
+    assert said == ["I weigh 90 kg"]
+
+
+async def test_a_task_pushed_again_after_its_persona_was_added_is_found(make_rig):
+    rig = make_rig(letta=HOPELESS_TRIES)
+    rig.fallback.down = True
+    with rig.letta.held() as hold:
+        rig.push("t1", content="one", meta={"persona": "coach"})
+        await rig.work_off()
+        hold.release()
+        await rig.letta.idle()
+    other = configured_otherwise(rig, make_rig, letta=HOPELESS_TRIES, **COACH)
+    other.push("t1", content="one", meta={"persona": "coach"})
+    await other.work_off()
+    assert other.kept(task_id="t1")["response_text"] == "echo: one"
+    assert await rig.said_to_agents_by_session() == {("ada", "default"): ["one"], ("ada", "coach"): []}
+
+
+@pytest.mark.parametrize("is_sent", [True, False])
+async def test_a_turn_whose_upload_is_gone_gets_the_answer_that_letta_gave_before(rig, is_sent):
+    upload = rig.settings.upload_dir / user_folder("ada") / "note.txt"
+    upload.parent.mkdir(parents=True)
+    upload.write_text("我对花生过敏。")
+    rig.push("t1", content="", input_file="note.txt")
+    (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+    if is_sent:
+        await rig.processor().process(turn, TurnLease(30, clock()))
+    upload.unlink()
+    rig.time += rig.settings.queue.lease + 1
+    await rig.work_off()
+    reply = rig.replies()[-1]
+    if is_sent:
+        assert reply["response_text"] == "echo: 我对花生过敏。"
+        assert rig.shelf.dead == []
+    else:
+        assert reply["code"] == "upload_refused"
+        assert len(rig.shelf.dead) == 1
+        assert rig.store.sessions == {}, "no agent is made only to look into it"
+
+
+async def test_a_turn_whose_upload_is_gone_is_buried_where_letta_cannot_be_asked(rig):
+    rig.push("t1", content="", input_file="note.txt")
+    await rig.queue("dying").exchange([], 1)
+    rig.time += rig.settings.queue.lease + 1
+    rig.letta.down = True
+    await rig.work_off()
+    assert rig.replies()[-1]["code"] == "upload_refused"

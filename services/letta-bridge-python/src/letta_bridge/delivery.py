@@ -24,6 +24,7 @@ from letta_bridge.errors import (
     LettaError,
     LettaRejected,
     LettaUnavailable,
+    NotSent,
     ReplyDeadlineExceeded,
     TurnFateUnknown,
     UserPaused,
@@ -86,11 +87,14 @@ class LettaTurn:
     """The task's idempotency key."""
     taken_at: float
     """When the task was first taken, seconds since 1970 by Redis's clock."""
-    content: str
+    content: str | None
+    """None where it is gone: the turn is looked for, and never sent."""
     missed: Sequence[KeptTurn]
     """Turns that this persona's agent does not know yet, oldest first."""
     doubtful: bool
     """An earlier hand-out of the same task may have sent it."""
+    other_persona: str | None = None
+    """To whose agent a bridge with other settings may have sent it."""
 
 
 @dataclass(slots=True)
@@ -99,6 +103,7 @@ class Delivered:
 
     answer: TurnAnswer
     agent_id: str
+    persona: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +155,7 @@ class Delivery:
             LettaError: Letta gives no answer to this turn.
             BreakerOpen: no Letta server is to be asked now.
             ReplyDeadlineExceeded: the budget is used up.
+            NotSent: the turn's content is gone, and Letta does not have the turn.
             LeaseLost: another bridge has the turn.
         """
         clock = asyncio.get_running_loop().time
@@ -225,6 +231,8 @@ class Delivery:
         self.agent_id = agent_id
         if fail_points.reach is not None:
             fail_points.reach("looked_up")
+        if self.fate is Fate.UNKNOWN and (sent := await self._sent_to_other_persona(letta)) is not None:
+            return sent
         pending: Sequence[KeptTurn] = ()
         # A turn nothing is open about costs no look.
         if self.fate is Fate.UNKNOWN or self._earlier:
@@ -236,7 +244,21 @@ class Delivery:
                 return self._delivered(await self._complete(letta, reconciled.present), agent_id)
             self.fate, self.carried = Fate.ABSENT, set()
             pending = reconciled.pending
-        return await self._send(letta, agent_id, pending)
+        if self._turn.content is None:
+            raise NotSent
+        return await self._send(letta, agent_id, self._turn.content, pending)
+
+    async def _sent_to_other_persona(self, letta: LettaPort) -> Delivered | None:
+        """The turn, where it is in the agent of another persona, or at work there."""
+        persona = self._turn.other_persona
+        if persona is None:
+            return None
+        for agent in await self._desk.sessions.agents_of(self._turn.user_id, persona, letta):
+            found = (await self._reconciliation(letta, agent, ()).run()).present
+            if found is not None:
+                self.fate, self.agent_id = Fate.STORED, agent.agent_id
+                return self._delivered(await self._complete(letta, found), agent.agent_id, persona)
+        return None
 
     async def _complete(self, letta: LettaPort, found: FoundTurn) -> TurnAnswer | None:
         """An answer found in the history, with its stop reason and tokens, unless Letta is slow to tell them."""
@@ -280,10 +302,10 @@ class Delivery:
             looked=self._looked,
         )
 
-    async def _send(self, letta: LettaPort, agent_id: str, pending: Sequence[KeptTurn]) -> Delivered:
+    async def _send(self, letta: LettaPort, agent_id: str, content: str, pending: Sequence[KeptTurn]) -> Delivered:
         missed = [kept.turn for kept in pending]
         told = tell(missed, agent_id, self._turn.language, self._desk.fallback) if missed else []
-        messages = [*told, TurnMessage("user", self._turn.content, turn_otid(agent_id, self._turn.key))]
+        messages = [*told, TurnMessage("user", content, turn_otid(agent_id, self._turn.key))]
         self._lease.begin()
         self.fate, self.ended, self._sent_to = Fate.UNKNOWN, False, self._server
         self.carried = {kept.turn.task_id for kept in pending}
@@ -309,9 +331,9 @@ class Delivery:
             fail_points.reach("answered")
         return self._delivered(answer, agent_id)
 
-    def _delivered(self, answer: TurnAnswer | None, agent_id: str) -> Delivered:
+    def _delivered(self, answer: TurnAnswer | None, agent_id: str, persona: str | None = None) -> Delivered:
         if answer is not None and answer.text:
-            return Delivered(answer, agent_id)
+            return Delivered(answer, agent_id, persona or self._turn.persona)
         reason = answer.stop_reason if answer else "interrupted"
         raise EmptyAnswer(
             f"the agent stored the message and said nothing to the user (stop reason {reason})",

@@ -15,6 +15,7 @@
     │   └── UserPaused               only this user's turns are: they kept failing on a server that works
     ├── ReplyDeadlineExceeded        the reply budget is used up
     ├── FallbackUnavailable          memory-python did not answer
+    ├── NotSent                      Letta does not have this turn, whose content is gone
     ├── GuardHit                     a limit the operator set; nothing was sent to Letta
     │   ├── TaskExpired              it waited too long
     │   ├── LaneFull                 too many tasks of its user wait already
@@ -172,6 +173,12 @@ class FallbackUnavailable(ServiceError):
 
     code = "fallback_unavailable"
     retryable = True
+
+
+class NotSent(ServiceError):
+    """Letta does not have a turn that was only looked for, because its content is gone."""
+
+    code = "not_sent"
 
 
 class GuardHit(ServiceError):

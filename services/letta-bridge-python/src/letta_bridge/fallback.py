@@ -14,9 +14,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from pydantic_core import to_json
@@ -110,6 +110,8 @@ class _Wait:
     number: str
     handed_id: str
     """The task id under which it was handed over."""
+    hand_over: Callable[[], Awaitable[None]] = field(init=False)
+    """Does nothing while Redis knows that the task was handed over."""
     reported: bool = False
     """An answer that cannot be used was logged."""
 
@@ -171,7 +173,8 @@ class MemoryPython:
         async with AsyncExitStack() as held:
             subscription = await self._listener.subscribe(self._queue.task_response + wait.handed_id, number)
             held.push_async_callback(subscription.close)
-            await persistently(lambda: self._hand_over(wait, reason, cause, persona))
+            wait.hand_over = lambda: self._hand_over(wait, reason, cause, persona)
+            await persistently(wait.hand_over)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.timeout):
                     return await self._awaited(wait, subscription, held)
@@ -236,6 +239,7 @@ class MemoryPython:
                 async with asyncio.timeout(_POLL_SECONDS):
                     message = await subscription.messages.get()
             except TimeoutError:
+                await persistently(wait.hand_over)  # where Redis has lost it meanwhile
                 continue
             text = None if subscription.ambiguous else _foreign_text(message, renamed=wait.renamed)
             if text is None:

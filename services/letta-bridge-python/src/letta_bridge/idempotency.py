@@ -3,7 +3,7 @@
 The key names the *task* (its number in the queue), not the id its producer gave it: ids are used again. What is kept of
 a reply carries the key and a digest of what the task said. Within ``queue.reply_ttl`` the same id with the same content
 is therefore the same task, which inherits the key; the same id with other content is refused; and after it a used id is
-a task of its own.
+a task of its own. A reply that gives a task its key is kept for as long as the task may be handed out again.
 
 The added members of a kept reply belong to the task, expire with the reply, and are erased with it. Replies that a
 bridge of the previous release kept lack them; such a task was sent under its producer's id.

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from letta_bridge import fail_points, settlements
 from letta_bridge.consent import Consent
-from letta_bridge.delivery import Delivery, Desk, Lease, LettaTurn
+from letta_bridge.delivery import Delivered, Delivery, Desk, Lease, LettaTurn
 from letta_bridge.errors import (
     BreakerOpen,
     FallbackUnavailable,
@@ -20,6 +20,7 @@ from letta_bridge.errors import (
     LeaseLost,
     LettaError,
     LettaRejected,
+    NotSent,
     OptedOut,
     ReplyDeadlineExceeded,
     TenantTaken,
@@ -31,7 +32,7 @@ from letta_bridge.idempotency import Identity, KeptReply, content_digest
 from letta_bridge.journal import journalled
 from letta_bridge.missed_turns import KeptTurn, read
 from letta_bridge.request_queue.port import Settlement, Turn
-from letta_bridge.router import route
+from letta_bridge.router import Decision, route
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.turn_job import Job
 from letta_bridge.uploads import Uploads
@@ -161,7 +162,12 @@ class MessageProcessor:
                 raise LaneFull  # on redelivery too: an overflow lane runs beside the user's own lane
             # What may be in the agent's memory already is seen through, whatever the limits say by now.
             admitted = Admission() if job.doubtful or not self._guards else await self._guards.admit(turn, task)
-            job.task = await self._with_content(task)
+            try:
+                job.task = await self._with_content(task)
+            except Hopeless as gone:
+                if not job.doubtful:
+                    raise
+                return await self._answered_by_letta_before(job, lease, gone)
             return await self._answered(job, lease, admitted)
         except GuardHit as hit:
             _log.info("guard_hit", receipt=turn.receipt, code=hit.code)
@@ -180,7 +186,7 @@ class MessageProcessor:
             raise Hopeless("the task has neither content nor an input file with text in it", "empty_content")
         return task if content is task.content else task.model_copy(update={"content": content})
 
-    async def _answered(self, job: Job, lease: Lease, admitted: Admission) -> Settlement:
+    async def _decision(self, job: Job) -> Decision:
         task = job.task
         session = await self._sessions.session(task.user_id, job.persona)
         if (
@@ -190,7 +196,28 @@ class MessageProcessor:
         ):
             session = await self._sessions.reread(session)  # this bridge may remember it from before the opt-in
         consent = await self._consent.verdict(task.user_id, job.turn.choice, session)
-        decision = route(task, self._settings.letta, consent=consent)
+        return route(task, self._settings.letta, consent=consent)
+
+    async def _answered_by_letta_before(self, job: Job, lease: Lease, gone: Hopeless) -> Settlement:
+        """Letta's answer to an earlier hand-out of a task whose content has since been removed.
+
+        Raises:
+            Hopeless: ``gone``, where Letta has no answer, or cannot be asked.
+        """
+        session = await self._sessions.session(job.task.user_id, job.persona)
+        has_agent = session is not None and session.agent_id is not None
+        if not has_agent or (await self._decision(job)).route == "memory-python":
+            raise gone
+        delivery = await self._delivery(job, lease, content_gone=True)
+        try:
+            delivered = await delivery.run()
+        except (*_WITHOUT_LETTA, NotSent, OptedOut) as error:
+            raise gone from error
+        return self._by_letta(job, delivered, delivery)
+
+    async def _answered(self, job: Job, lease: Lease, admitted: Admission) -> Settlement:
+        task = job.task
+        decision = await self._decision(job)
         if fail_points.reach is not None:
             fail_points.reach("routed")
         if decision.route == "memory-python":
@@ -211,16 +238,19 @@ class MessageProcessor:
             return await self._without_letta(job, lease, error, delivery)
         if self._guards is not None and (usage := delivered.answer.usage) is not None:
             await self._guards.spent(task.user_id, usage.total_tokens)
-        return self._journalled(
-            job, settlements.by_letta(job.turn, task, job.identity, delivered, delivery.resolved), is_remembered=True
-        )
+        return self._by_letta(job, delivered, delivery)
+
+    def _by_letta(self, job: Job, delivered: Delivered, delivery: Delivery) -> Settlement:
+        job.persona = delivered.persona
+        end = settlements.by_letta(job.turn, job.task, job.identity, delivered, delivery.resolved)
+        return self._journalled(job, end, is_remembered=True)
 
     async def _without_letta(self, job: Job, lease: Lease, error: ServiceError, delivery: Delivery) -> Settlement:
         if not self._settings.letta.fallback_to_memory:
             return self._refuse(job, error, delivery)
         return await self._by_memory(job, lease, error.code, delivery, error)
 
-    async def _delivery(self, job: Job, lease: Lease) -> Delivery:
+    async def _delivery(self, job: Job, lease: Lease, *, content_gone: bool = False) -> Delivery:
         task = job.task
         missed: list[KeptTurn] = []
         if job.turn.missed:
@@ -233,9 +263,10 @@ class MessageProcessor:
             producer_id=task.task_id,
             key=job.identity.key,
             taken_at=job.identity.taken_at,
-            content=task.content,
+            content=None if content_gone else task.content,
             missed=missed,
             doubtful=job.doubtful,
+            other_persona=self._sessions.other_persona(task.meta.persona) if job.doubtful else None,
         )
         return Delivery(self._desk, turn, lease)
 

@@ -45,7 +45,8 @@ class PresentTurn:
     key: str
     producer_id: str
     taken_at: float
-    content: str
+    content: str | None
+    """None where it is gone; a bridge of the previous release can then not be told to have sent it."""
     ended: bool
     """Letta itself said that the last try is over."""
     is_deserted: Callable[[], bool]
@@ -159,8 +160,9 @@ class Reconciliation:
         if (present := self._present) is not None:
             since = present.taken_at - CLOCK_TOLERANCE_SECONDS
             own = [SoughtTurn(turn_otid(agent_id, present.key), since) for agent_id in self._ids]
-            legacy = [_legacy(agent_id, present.producer_id, since, present.content) for agent_id in self._ids]
-            ways.append(("", own + legacy))
+            if (content := present.content) is not None:
+                own += [_legacy(agent_id, present.producer_id, since, content) for agent_id in self._ids]
+            ways.append(("", own))
         return ways
 
     def _is_running(self, present: FoundTurn | None) -> bool:

@@ -12,8 +12,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from letta_bridge.agent_maker import CLAIM_SECONDS, AgentMaker
+from letta_bridge.agent_spec import agent_tags
 from letta_bridge.consent import Consent
-from letta_bridge.letta.port import LettaPort
+from letta_bridge.letta.port import AgentRef, LettaPort
+from letta_bridge.missed_turns import DEFAULT_PERSONA
 from letta_bridge.request_queue.creation_leases import CreationLeases
 from letta_bridge.settings import AgentSettings, SessionSettings
 from letta_bridge.tenant_claim import TenantClaim
@@ -63,6 +65,7 @@ class SessionManager:
         self.restored: Restoration | None = None
         """What was read into memory last; None before the first time."""
         self._agents = agents
+        self._tenant = tenant
         self._claim_on_tenant = claim_on_tenant
         self._settings = sessions or SessionSettings()
         self._maker = AgentMaker(
@@ -87,7 +90,21 @@ class SessionManager:
 
     def persona(self, name: str | None) -> str:
         """The configured persona of this name, ``default`` where there is none."""
-        return name if name in self._agents.personas else "default"
+        return name if name in self._agents.personas else DEFAULT_PERSONA
+
+    def other_persona(self, name: str | None) -> str | None:
+        """Who answers a task that names this persona at a bridge with other settings; None where nobody else does."""
+        if not name or name == DEFAULT_PERSONA:
+            return None
+        return DEFAULT_PERSONA if name in self._agents.personas else name
+
+    async def agents_of(self, user_id: str, persona: str, letta: LettaPort) -> list[AgentRef]:
+        """Every agent that carries the tags of user and persona, whatever the sessions say.
+
+        Raises:
+            LettaError: Letta could not be asked.
+        """
+        return await letta.find_agents(agent_tags(self._tenant, user_id, persona))
 
     async def session(self, user_id: str, persona: str) -> Session | None:
         """The user's session where one is known; None also while the store is away."""

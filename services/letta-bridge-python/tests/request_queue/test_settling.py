@@ -98,3 +98,39 @@ async def test_missed_turns_are_waited_for_while_redis_is_away(queue, client, mo
     monkeypatch.setattr(client, "lrange", now_and_then)
     assert await queue.missed("怡") == [b"first"]
     assert not failures
+
+
+RETRYABLE = b'{"error":true,"retryable":true}'
+MARK = b'"idempotency_key":"1-1"'
+
+
+async def time_to_live(queue, client):
+    return await client.ttl(queue.keys.reply("怡", "of 怡"))
+
+
+async def test_the_reply_that_names_a_tasks_key_does_not_expire_while_the_task_is_in_flight(queue, client):
+    (first,) = await handed_out(queue, client, "怡")
+    await queue.exchange([answered(first, reply=RETRYABLE, mark=MARK)], 0)
+    ttl = await time_to_live(queue, client)
+    assert 0 < ttl <= QueueSettings().reply_ttl
+    (again,) = await handed_out(queue, client, "怡")
+    assert json.loads(again.kept_reply)["idempotency_key"] == "1-1"
+    assert await time_to_live(queue, client) > 7 * 86_400
+    await queue.exchange([answered(again)], 0)
+    assert 0 < await time_to_live(queue, client) <= ttl
+
+
+@pytest.mark.parametrize("mark", [b"", MARK])
+async def test_a_reply_that_another_task_has_found_is_kept_no_longer_than_any(queue, client, mark):
+    (first,) = await handed_out(queue, client, "怡")
+    await queue.exchange([answered(first, reply=RETRYABLE, mark=mark)], 0)
+    (other,) = await handed_out(queue, client, "怡")
+    await queue.exchange([answered(other, replaces_kept=False)], 0)
+    assert 0 < await time_to_live(queue, client) <= QueueSettings().reply_ttl
+
+
+async def test_an_answer_that_is_kept_is_not_kept_longer_by_a_repetition(queue, client):
+    (first,) = await handed_out(queue, client, "怡")
+    await queue.exchange([answered(first, mark=MARK)], 0)
+    await handed_out(queue, client, "怡")
+    assert 0 < await time_to_live(queue, client) <= QueueSettings().reply_ttl

@@ -19,6 +19,8 @@ local taker, ticket, answered, ticket_ttl_ms = ARGV[11], ARGV[12], ARGV[13], ARG
 local now = now_ms()
 -- Bounds per call: unreadable entries set aside, heads of lanes marked after a loss of writes, entries of `begun` examined.
 local UNREADABLE, DOUBTED, STALE = 100, 5000, 100
+-- How long after its last hand-out a task still finds the reply from which it has its idempotency key: 30 days.
+local NEEDED_MS = 2592000000
 
 -- What no user can be read from gets one of 64 lanes of its own: a flood of it is worked off side by side.
 local function lane_of(payload, place)
@@ -96,6 +98,23 @@ local function is_held(lane)
     return is_held_as(lane) or any_held and is_held_as(string.match(lane, '^(.*)~again:%d+[-+]%d+$') or lane)
 end
 
+-- The reply to an earlier task of this user with the same id. The task that is pushed again after an error that may be
+-- retried is sent under the earlier one's idempotency key, at every hand-out: such a reply is kept for as long as the task
+-- may be handed out again.
+local function kept_reply(user, task_id)
+    local escaped = string.gsub(string.gsub(user, '%%', '%%25'), ':', '%%3A')
+    local key = REPLY .. escaped .. ':' .. task_id
+    local kept = redis.pcall('GET', key)
+    if type(kept) ~= 'string' then
+        return false
+    end
+    if string.find(kept, ',"idempotency_key":', 1, true) and string.find(kept, '"retryable":true', 1, true)
+        and redis.call('PTTL', key) < NEEDED_MS then
+        redis.call('PEXPIRE', key, NEEDED_MS)
+    end
+    return kept
+end
+
 local function hand_out(lane, receipt)
     if redis.call('HEXISTS', LANES, lane) == 1 then
         return nil
@@ -117,11 +136,7 @@ local function hand_out(lane, receipt)
             missed = length_of(MISSED .. user)
             choice = { user, unpack(
                 redis.call('HMGET', CHOICES, 'complete', 'generation', 'changes', redis.sha1hex(user)), 1, 4) }
-            if task_id then
-                local escaped = string.gsub(string.gsub(user, '%%', '%%25'), ':', '%%3A')
-                kept = redis.pcall('GET', REPLY .. escaped .. ':' .. task_id)
-                kept = type(kept) == 'string' and kept
-            end
+            kept = task_id and kept_reply(user, task_id) or false
         end
     end
     return { receipt, lane, attempts, seq, first_ms, payload, kept, missed, now - tonumber(first_ms), choice }

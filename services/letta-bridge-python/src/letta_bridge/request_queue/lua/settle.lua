@@ -51,10 +51,11 @@ end
 local function answer(outcome, reply, channel, response, response_channel, kept, condition, mark)
     if reply ~= '' then
         if kept ~= '' then
-            if condition == 'NX' then
-                redis.call('SET', REPLY .. kept, as_kept(reply, mark), 'PX', reply_ttl_ms, 'NX')
-            else
+            if condition ~= 'NX' then
                 redis.call('SET', REPLY .. kept, as_kept(reply, mark), 'PX', reply_ttl_ms)
+            elseif not redis.call('SET', REPLY .. kept, as_kept(reply, mark), 'PX', reply_ttl_ms, 'NX')
+                and redis.call('PTTL', REPLY .. kept) > tonumber(reply_ttl_ms) then
+                redis.call('PEXPIRE', REPLY .. kept, reply_ttl_ms)  -- dispatch.lua kept it longer for this task
             end
         end
         if outcome ~= 'repeated' then
