@@ -6,10 +6,14 @@ import gc
 import importlib
 
 import pytest
+from hypothesis import settings
 
 importlib.import_module("shared_utils")
 
 pytest_plugins = ["local_stack.databases"]
+
+# For half a minute of unit tests; the whole run tries the default number of examples.
+settings.register_profile("unit", max_examples=15)
 
 
 def pytest_collection_finish() -> None:

@@ -28,6 +28,7 @@ _FILES = [(_BASE, {}), (_DEV, {}), (_JOIN, _JOINED), (_REDIS, _JOINED)]
 _OWN = {"letta-bridge": "SHUTDOWN_GRACE", "memory-python": "MEMORY_SHUTDOWN_GRACE", "letta": "LETTA_SERVER_GRACE"}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "file", ["docker-compose.yml", "docker-compose.dev.yml", "deploy/compose.join.yml", "deploy/compose.redis.yml"]
 )

@@ -26,6 +26,7 @@ def prepare(tmp_path: Path, checkout: Path) -> Callable[..., Path]:
     return run
 
 
+@pytest.mark.process
 def test_makes_every_secret_the_compose_file_names(prepare: Callable[..., Path], compose: Callable[..., Any]) -> None:
     root = prepare()
     for secret in compose("docker-compose.yml")["secrets"].values():
@@ -38,6 +39,7 @@ def test_makes_every_secret_the_compose_file_names(prepare: Callable[..., Path],
     assert len(made) == len(list((root / "secrets").iterdir()))
 
 
+@pytest.mark.process
 def test_makes_the_folders_the_containers_write_to(prepare: Callable[..., Path], compose: Callable[..., Any]) -> None:
     root = prepare()
     for service in compose("docker-compose.yml")["services"].values():
@@ -46,6 +48,7 @@ def test_makes_the_folders_the_containers_write_to(prepare: Callable[..., Path],
                 assert (root / mount.split(":")[0]).is_dir()
 
 
+@pytest.mark.process
 def test_leaves_alone_what_is_there(prepare: Callable[..., Path]) -> None:
     root = prepare(OPENAI_API_KEY="sk-first")
     (root / ".env").write_text("mine", encoding="utf-8")
@@ -56,6 +59,7 @@ def test_leaves_alone_what_is_there(prepare: Callable[..., Path]) -> None:
     assert (root / "secrets/openai_api_key.txt").read_text("utf-8") == "sk-first\n"
 
 
+@pytest.mark.process
 def test_the_services_run_as_who_called_it_but_never_as_root(prepare: Callable[..., Path]) -> None:
     settings = dict(re.findall(r"^(AIVTUBER_[UG]ID)=(\d+)$", (prepare() / ".env").read_text("utf-8"), re.MULTILINE))
     assert settings["AIVTUBER_UID"] != "0"

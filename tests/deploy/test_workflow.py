@@ -13,6 +13,7 @@ import yaml
 _FILE = ".github/workflows/ci.yml"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("schema", ["vendor.github-workflows", "custom.github-workflows-require-timeout"])
 def test_follows_the_published_schema(schema: str, checkout: Path) -> None:
     words: list[str | Path] = [Path(sys.executable).with_name("check-jsonschema"), "--builtin-schema", schema]
@@ -28,6 +29,7 @@ def test_actions_are_pinned_by_commit(checkout: Path) -> None:
         assert re.fullmatch(r" # v\d+\.\d+\.\d+", comment), "people read versions"
 
 
+@pytest.mark.process
 def test_grants_nothing_and_runs_the_one_command(checkout: Path) -> None:
     workflow = yaml.safe_load((checkout / _FILE).read_text("utf-8"))
     assert workflow["permissions"] == {}

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
+
+import pytest
 
 CHECKOUT = Path(__file__).parents[2]
 SOURCES = ("shared_utils/src", "services/letta-bridge-python/src", "services/memory-python/src")
+pytestmark = pytest.mark.xdist_group("logs")  # what the tests share is read once
 LEVELS = {"debug", "info", "warning", "error", "critical", "exception"}
 EVENT = re.compile(r"^[a-z][a-z0-9_]*$")
 
 
+@cache
 def calls():
-    """Every call that writes a line: (event, level, names of its fields)."""
+    """Every call that writes a line: (path, event, level, names of its fields)."""
+    return list(_calls())
+
+
+def _calls():
     for source in SOURCES:
         for path in sorted((CHECKOUT / source).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

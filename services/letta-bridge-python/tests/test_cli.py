@@ -75,6 +75,7 @@ def test_every_command_has_help(call, command):
     assert len(result.output.splitlines()) > 5
 
 
+@pytest.mark.process
 def test_help_does_not_wait_for_lettas_sdk():
     # The SDK alone would double the time to the help text.
     code = "import sys, letta_bridge.main; sys.exit('letta_client' in sys.modules)"
@@ -159,6 +160,7 @@ def test_a_task_nobody_answers_is_exit_code_3(call, redis_url):
     assert "within 0.1 s: no bridge serves the queue letta_requests; start one" in result.stderr
 
 
+@pytest.mark.process
 def test_an_argument_that_is_no_utf8_is_refused(tmp_path):
     command = [
         sys.executable.encode(),
@@ -177,6 +179,7 @@ def test_an_argument_that_is_no_utf8_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.process
 def test_a_path_may_be_any_bytes(tmp_path):
     config = tmp_path / "confi\udcff.json"
     config.write_text('{"queue": {"requests": "of that file"}}')

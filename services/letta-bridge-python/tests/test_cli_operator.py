@@ -99,6 +99,7 @@ def test_tail_since_a_reply_that_was_seen_goes_on_after_it(on, client):
     assert on("tail", "--no-follow", "--since", "2999-01-01").stdout == ""
 
 
+@pytest.mark.process
 @pytest.mark.integration
 def test_ctrl_c_ends_a_following_tail_without_a_word(redis_url, client):
     reply(client, "one")
@@ -268,6 +269,7 @@ def test_drain_returns_when_the_last_lane_is_worked_off(on, client):
     bridge.join()
 
 
+@pytest.mark.process
 @pytest.mark.integration
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_drain_says_that_the_queue_stays_paused(redis_url, client, number):

@@ -470,6 +470,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(directory)], check=True)
 
 
+@pytest.mark.process
 async def test_a_disk_that_is_really_full_is_named(settings, small_disk):
     assert (await the_one(settings(), "disk.write"))[0] is Level.OK
     level, text = await the_one(settings(), "disk.space")

@@ -23,6 +23,7 @@ except BaseException as error:
 SWALLOWING = STARTING.replace('raise ImportError("wrapped") from error', "time.sleep(60)")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("program", [STARTING, SWALLOWING], ids=["wrapping", "swallowing"])
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_in_the_middle_of_an_import_ends_it_at_once(program: str, name: signal.Signals) -> None:

@@ -17,6 +17,7 @@ def test_free_ports_differ_and_can_be_bound() -> None:
         socket.create_server(("127.0.0.1", port)).close()
 
 
+@pytest.mark.process
 def test_what_one_process_handed_out_no_other_does_while_it_lives() -> None:
     program = "from local_stack.ports import free_port; print(free_port(), flush=True); input()"
     with subprocess.Popen(

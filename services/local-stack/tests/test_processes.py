@@ -108,6 +108,7 @@ def test_a_paused_child_makes_no_progress_until_resumed(script: Script, tmp_path
     assert not beat.exists()
 
 
+@pytest.mark.process
 def test_kill_takes_grandchildren_along(script: Script, tmp_path: Path) -> None:
     process = script(
         """
@@ -157,6 +158,7 @@ def test_stop_and_kill_before_a_start_do_nothing(script: Script, serve_forever: 
     assert process.returncode is None
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_children_die_with_their_parent(tmp_path: Path, how: signal.Signals) -> None:
     parent = tmp_path / "parent.py"
@@ -177,6 +179,7 @@ def test_children_die_with_their_parent(tmp_path: Path, how: signal.Signals) -> 
     assert gone(child)
 
 
+@pytest.mark.process
 def test_what_a_dead_child_left_behind_ends_before_it_is_started_again(script: Script, tmp_path: Path) -> None:
     process = script(
         """
@@ -194,6 +197,7 @@ def test_what_a_dead_child_left_behind_ends_before_it_is_started_again(script: S
     assert gone(left)
 
 
+@pytest.mark.process
 def test_children_are_guarded_again_when_the_reaper_is_killed(tmp_path: Path) -> None:
     reaper = Reaper()
     with (

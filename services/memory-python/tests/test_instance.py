@@ -4,11 +4,14 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from memory_service.instance import instance_name, surely_dead
 
 _WORKER = "from memory_service.instance import instance_name; print(instance_name())"
 
 
+@pytest.mark.process
 def test_names_differ_and_tell_a_process_that_ended() -> None:
     ended = subprocess.run([sys.executable, "-c", _WORKER], capture_output=True, text=True, check=True).stdout.strip()
     assert instance_name() != instance_name()

@@ -10,6 +10,7 @@ import pytest
 from local_stack.postgres import Postgres
 
 
+@pytest.mark.process
 @pytest.mark.integration
 def test_serves_until_it_is_told_to_stop(postgres_server: Postgres) -> None:
     words = [sys.executable, "-m", "opengauss_double", "--profile", "7.0", "--listen", "127.0.0.1:0"]
@@ -28,6 +29,7 @@ def test_serves_until_it_is_told_to_stop(postgres_server: Postgres) -> None:
             process.kill()
 
 
+@pytest.mark.process
 def test_says_in_a_sentence_why_it_cannot_start() -> None:
     words = [sys.executable, "-m", "opengauss_double", "--upstream", "mysql://here"]
     ended = subprocess.run(words, capture_output=True, text=True, check=False)

@@ -229,6 +229,7 @@ async def test_many_hang_at_once_until_their_clients_leave(request_of: Requests)
         assert (await _calls(model))["outcomes"] == {"abandoned": 100}
 
 
+@pytest.mark.process
 async def test_the_command_line_says_where_it_listens() -> None:
     command = (sys.executable, "-m", "scripted_model.main", "--port", "0", "--fail-rate", "1", "--fail-status", "429")
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)

@@ -57,6 +57,7 @@ asyncio.run(main())
 )
 
 
+@pytest.mark.process
 @pytest.mark.integration
 @pytest.mark.parametrize("program", [WAITING_THREAD, OPEN_STORES], ids=["a thread waits", "stores are open"])
 def test_a_program_that_is_left_by_an_error_ends(postgres_url, program):

@@ -436,6 +436,7 @@ async def test_gone_while_being_deleted(stub: Stub, client_of: Clients) -> None:
         await client.get_agent(AGENT)
 
 
+@pytest.mark.process
 def test_the_package_does_not_load_the_sdk() -> None:
     code = (
         "import sys, letta_bridge.letta; print([m for m in ('letta_client', 'aiohttp', 'httpx') if m in sys.modules])"

@@ -144,6 +144,7 @@ def test_each_rule_fires_in_a_test_of_its_own_and_has_a_place_in_both_runbooks()
         assert set(re.findall(r"^### (LettaBridge\w+)", runbook.read_text(encoding="utf-8"), re.MULTILINE)) == names
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "words",
     [("check", "rules", RULES), ("check", "config", SCRAPE), ("test", "rules", RULE_TESTS)],

@@ -237,6 +237,7 @@ def test_a_servers_address_is_told_without_its_password(url, expected):
     assert server_attributes(url) == expected
 
 
+@pytest.mark.process
 def test_traces_are_off_by_default_and_not_even_imported():
     program = (
         "import sys, letta_bridge.bridge as b; from letta_bridge.settings import BridgeSettings;"
@@ -247,6 +248,7 @@ def test_traces_are_off_by_default_and_not_even_imported():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+@pytest.mark.process
 def test_switched_on_without_the_extra_says_what_to_install():
     program = (
         "import sys; sys.modules['opentelemetry.sdk.trace'] = None;"
