@@ -77,9 +77,8 @@ def hostile(random_, number):
 def test_a_hundred_thousand_hostile_payloads(observe, redis_url, stub_letta, bridge_factory):
     seed = random.randrange(2**32)
     random_ = random.Random(seed)
-    bridge = bridge_factory(
-        redis_url, stub_letta(), FALLBACK_TIMEOUT="0.5", LOG_LEVEL="error", MAX_CONCURRENT_REQUESTS="2000"
-    )
+    limits = {"MAX_CONCURRENT_REQUESTS": "2000", "LETTA_BRIDGE_QUEUE_DEAD_BYTES": str(2**30)}  # every letter is kept
+    bridge = bridge_factory(redis_url, stub_letta(), FALLBACK_TIMEOUT="0.5", LOG_LEVEL="error", **limits)
     pid = bridge.pid
     for start in range(0, HOSTILE, 2_000):
         observe.client.lpush("letta_requests", *[hostile(random_, start + offset) for offset in range(2_000)])
