@@ -232,3 +232,25 @@ def _answers(bridge, status):
         return httpx.get(f"{bridge.url}/readyz", timeout=5).status_code == status
     except httpx.TransportError:
         return False
+
+
+def test_opt_out_holds_after_an_older_database_and_a_new_redis(
+    bridge_factory, redis_url, stub_letta, producer, own_postgres
+):
+    """Letta alone knows of the opt-out, in the tags of an agent that the restored database names."""
+    own_postgres.create_database("later")
+    bridge = bridge_factory(redis_url, stub_letta, DATABASE_URL=own_postgres.url("bridge"))
+    assert [producer("ada"), producer("bo")] == ["letta"] * 2
+    programs, before = own_postgres.programs, own_postgres.url("bridge")
+    dump = subprocess.run([f"{programs}/pg_dump", before], check=True, capture_output=True).stdout
+    choose(bridge, "ada", False)
+    bridge.stop()
+    restored = own_postgres.url("later")
+    subprocess.run([f"{programs}/psql", "-q", restored], input=dump, check=True, capture_output=True)
+    for key in producer.redis.scan_iter():
+        if key != f"{{{QUEUE}}}:identity".encode():  # the claim on the tenant stays; it would expire after 75 s
+            producer.redis.delete(key)
+    new = bridge_factory(redis_url, stub_letta, data="new-host", DATABASE_URL=restored)
+    assert [producer("ada"), producer("bo"), producer("ada")] == ["user_switch", "letta", "user_switch"]
+    assert producer.turns() == 3
+    assert not permanent_memory_of(new, "ada")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
@@ -15,8 +16,9 @@ _USER: Final = "user:"
 _PERSONA: Final = "persona:"
 _ATTEMPT: Final = "attempt:"
 """+ idempotency token of the attempt that created the agent."""
-_OPT_OUT: Final = "memory-opt-out:"
+OPT_OUT_TAG: Final = "memory-opt-out:"
 """+ ms since 1970: when the user opted out of permanent memory."""
+_TIME: Final = re.compile("[0-9]{1,15}")
 
 
 class Owner(NamedTuple):
@@ -54,6 +56,11 @@ def owner_of(tags: Collection[str]) -> tuple[str | None, str | None]:
     return users[0] if len(users) == 1 else None, personas[0] if personas else None
 
 
+def users_in(tags: Iterable[str]) -> set[str]:
+    """Every user that an agent's tags name."""
+    return {tag.removeprefix(_USER) for tag in tags if tag.startswith(_USER)}
+
+
 def of_another_tenant(tenant: str, tags: Collection[str]) -> bool:
     """Whether an agent belongs to another tenant; an agent that no bridge created belongs to none."""
     bridges = [tag for tag in tags if tag == _BRIDGE or tag.startswith(f"{_BRIDGE}:")]
@@ -62,7 +69,7 @@ def of_another_tenant(tenant: str, tags: Collection[str]) -> bool:
 
 def identity_tags(tags: Iterable[str]) -> tuple[str, ...]:
     """The tags that identify an agent, without those that record its history."""
-    return tuple(tag for tag in tags if not tag.startswith((_ATTEMPT, _OPT_OUT, FORMER_TAG, RESTORE_TAG)))
+    return tuple(tag for tag in tags if not tag.startswith((_ATTEMPT, OPT_OUT_TAG, FORMER_TAG, RESTORE_TAG)))
 
 
 def attempt_tag(token: str) -> str:
@@ -72,20 +79,20 @@ def attempt_tag(token: str) -> str:
 
 def opt_out_tag(choice: Choice) -> str:
     """The tag of the agents of a user who opted out."""
-    return f"{_OPT_OUT}{choice.chosen_ms}"
+    return f"{OPT_OUT_TAG}{choice.chosen_ms}"
 
 
 def opt_out_tags_in(tags: Iterable[str]) -> tuple[str, ...]:
     """Those of an agent's tags that hold an opt-out."""
-    return tuple(tag for tag in tags if tag.startswith(_OPT_OUT))
+    return tuple(tag for tag in tags if tag.startswith(OPT_OUT_TAG))
 
 
 def opt_out_in(user_id: str, tags: Iterable[str]) -> Choice | None:
     """The latest opt-out in the tags of a user's agents; an unreadable time counts as the earliest."""
-    times = [tag.removeprefix(_OPT_OUT) for tag in opt_out_tags_in(tags)]
+    times = [tag.removeprefix(OPT_OUT_TAG) for tag in opt_out_tags_in(tags)]
     if not times:
         return None
-    latest = max(int(time) if time.isascii() and time.isdigit() else IMPORTED_MS for time in times)
+    latest = max(int(time) if _TIME.fullmatch(time) else IMPORTED_MS for time in times)
     return Choice(user_key(user_id), permanent_memory=False, chosen_ms=latest)
 
 

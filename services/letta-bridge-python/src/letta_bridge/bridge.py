@@ -33,7 +33,7 @@ from letta_bridge.letta.connection import letta_client
 from letta_bridge.letta.port import LettaPort
 from letta_bridge.message_processor import MessageProcessor
 from letta_bridge.metrics import Scrape, Sources, loop_lag_watched
-from letta_bridge.opt_out_tags import OptOutTags
+from letta_bridge.opt_out_tags import OptOutTags, TaggedOptOuts
 from letta_bridge.request_queue import RedisQueue
 from letta_bridge.request_queue.creation_leases import RedisCreationLeases
 from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
@@ -97,6 +97,7 @@ class Bridge:
         store = session_store(settings, self._database)
         self._choices = choice_replicas(settings, redis, self._database, store)
         self._consent = Consent(self._choices)
+        self._opt_outs = TaggedOptOuts(self._consent, settings.tenant.name)
         self.sessions = SessionManager(
             store,
             settings.agents,
@@ -106,6 +107,7 @@ class Bridge:
             claim=queue.lease,  # a killed bridge's turn and its claim on the user's agent end together
             creation_leases=RedisCreationLeases(redis, self.queue.keys),
             consent=self._consent,
+            opt_outs=self._opt_outs,
             claim_on_tenant=self._tenant,
         )
         self._fallback = MemoryPython(
@@ -173,6 +175,7 @@ class Bridge:
                 self.sessions.running(),
                 self._choices.running(),
                 self._tenant.running(self._any_letta) if self._tenant else contextlib.nullcontext(),
+                self._opt_outs.running(self._any_letta, self._may_use_agents),
                 self._journal.running() if self._journal else contextlib.nullcontext(),
                 self._vectors.worker.running() if self._vectors else contextlib.nullcontext(),
             ):
@@ -274,6 +277,11 @@ class Bridge:
         if not self.settings.letta.enabled:
             raise BreakerOpen("Letta is not used: letta.enabled is false")
         return self.servers.pick("").port
+
+    async def _may_use_agents(self, letta: LettaPort) -> None:
+        """Raises TenantTaken while another queue's users have the tenant's agents."""
+        if self._tenant is not None:
+            await self._tenant.require(letta)
 
     def _accepting(self) -> bool:
         if self._tenant is not None and not self._tenant.may_take:

@@ -1,23 +1,39 @@
-"""Writes a user's opt-out into the tags of the user's agents: the last resort if database and Redis are both lost.
+"""A user's opt-out in the tags of the user's agents: the last replica if database and Redis are lost or outdated.
 
-The tag is read whenever an agent is found by its tags, so it holds even for a new database and a new Redis.
+The tags of a user's agents are read whenever an agent is found by its tags, so they hold for a new database and a new
+Redis. A database that was restored from a backup names agents, and nobody looks for them: for its users every bridge
+reads the tags of all agents, once at its start and once more after Redis has lost the choices.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
-from letta_bridge.agent_spec import opt_out_tag, opt_out_tags_in, user_tags
-from letta_bridge.errors import BreakerOpen, LettaError
+from letta_bridge.agent_spec import (
+    OPT_OUT_TAG,
+    bridge_tag,
+    opt_out_in,
+    opt_out_tag,
+    opt_out_tags_in,
+    user_tags,
+    users_in,
+)
+from letta_bridge.consent import Consent
+from letta_bridge.errors import BreakerOpen, LettaError, OptedOut, TenantTaken
 from letta_bridge.letta.port import LettaPort
 from shared_utils import logs
-from shared_utils.persistence.choices import Choice
+from shared_utils.persistence.choices import Choice, user_key
 
 _log = logs.get(__name__)
 _SECONDS: Final = 5.0
 """How long a choice waits for Letta; it is valid without the tags."""
+_LOOK_SECONDS: Final = 1.0
+"""Between two looks in the background at whether the tags have to be read."""
+
+Allowed = Callable[[LettaPort], Awaitable[None]]
 
 
 class OptOutTags:
@@ -46,3 +62,86 @@ class OptOutTags:
             _log.warning("opt_out_tags_failed", error=str(error) or "no answer in time")
             return False
         return True
+
+
+class TaggedOptOuts:
+    """Opt-outs that stand in the tags of a tenant's agents, merged into the replicas of users' choices.
+
+    Args:
+        consent: takes the opt-outs over, and knows of later opt-ins.
+        tenant: name of the tenant whose agents are read.
+    """
+
+    def __init__(self, consent: Consent, tenant: str) -> None:
+        self._consent = consent
+        self._tenant = tenant
+        self._read_for = -1
+        """Number of generations of the replica in Redis that this bridge had seen when it read the tags last."""
+        self._reading = asyncio.Lock()
+        self._found: dict[str, Choice] = {}
+        """User key → opt-out, for turns whose verdict is older than the reading; opted-out users bound it."""
+
+    async def require(self, user_id: str, letta: LettaPort) -> None:
+        """Raise if the user's agents are tagged with an opt-out that still holds. Reads all tags if they are due.
+
+        Raises:
+            OptedOut: they are.
+            LettaError: the tags are due and cannot be read.
+        """
+        await self._read(letta)
+        if not self._found:
+            return
+        opt_out = self._found.get(user_key(user_id))
+        if opt_out is None:
+            return
+        if await self._consent.honours_opt_out(user_id, opt_out):
+            raise OptedOut
+        self._found.pop(opt_out.user_key, None)
+
+    @contextlib.asynccontextmanager
+    async def running(self, letta: Callable[[], LettaPort], allowed: Allowed) -> AsyncIterator[None]:
+        """Read the tags in the background when they are due, so that no turn has to wait for it.
+
+        Args:
+            letta: returns a server; raises BreakerOpen while the circuit breaker is open.
+            allowed: raises TenantTaken while another queue's users have these agents.
+        """
+        reading = asyncio.create_task(self._keep_read(letta, allowed))
+        try:
+            yield
+        finally:
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
+
+    async def _keep_read(self, letta: Callable[[], LettaPort], allowed: Allowed) -> None:
+        while True:
+            if self._due() and self._consent.replicas.generations:
+                with contextlib.suppress(LettaError, BreakerOpen, TenantTaken):
+                    server = letta()
+                    await allowed(server)
+                    await self._read(server)
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def _due(self) -> bool:
+        return self._read_for < self._consent.replicas.generations
+
+    async def _read(self, letta: LettaPort) -> None:
+        if not self._due():
+            return
+        async with self._reading:
+            if not self._due():
+                return
+            generations = self._consent.replicas.generations
+            newest: dict[str, Choice] = {}
+            for agent in await letta.find_tagged_agents(OPT_OUT_TAG):
+                if bridge_tag(self._tenant) not in agent.tags:
+                    continue
+                for user_id in users_in(agent.tags):
+                    opt_out = opt_out_in(user_id, agent.tags)
+                    if opt_out is not None and opt_out.beats(newest.get(opt_out.user_key)):
+                        newest[opt_out.user_key] = opt_out
+            taken_over = await self._consent.replicas.take_over(list(newest.values()))
+            self._found, self._read_for = newest, generations
+            if taken_over:
+                _log.warning("opt_outs_found_in_tags", users=taken_over)

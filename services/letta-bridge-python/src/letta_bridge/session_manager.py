@@ -16,6 +16,7 @@ from letta_bridge.agent_spec import agent_tags
 from letta_bridge.consent import Consent
 from letta_bridge.letta.port import AgentRef, LettaPort
 from letta_bridge.missed_turns import DEFAULT_PERSONA
+from letta_bridge.opt_out_tags import TaggedOptOuts
 from letta_bridge.request_queue.creation_leases import CreationLeases
 from letta_bridge.settings import AgentSettings, SessionSettings
 from letta_bridge.tenant_claim import TenantClaim
@@ -45,6 +46,7 @@ class SessionManager:
         claim: seconds after which another bridge may go on where a killed one was making an agent.
         creation_leases: keep attempts to create an agent apart, over all bridges; by default in this process only.
         consent: decides whether an opt-out found in an agent's tags still holds; without it every opt-out does.
+        opt_outs: opt-outs in the tags of agents that sessions name; None reads the tags of agents looked for alone.
         claim_on_tenant: whether this queue may use the tenant's agents; None for a sharded tenant.
     """
 
@@ -59,6 +61,7 @@ class SessionManager:
         claim: float = CLAIM_SECONDS,
         creation_leases: CreationLeases | None = None,
         consent: Consent | None = None,
+        opt_outs: TaggedOptOuts | None = None,
         claim_on_tenant: TenantClaim | None = None,
     ) -> None:
         self.store = store
@@ -66,6 +69,7 @@ class SessionManager:
         """What was read into memory last; None before the first time."""
         self._agents = agents
         self._tenant = tenant
+        self._opt_outs = opt_outs
         self._claim_on_tenant = claim_on_tenant
         self._settings = sessions or SessionSettings()
         self._maker = AgentMaker(
@@ -140,6 +144,8 @@ class SessionManager:
         """
         if self._claim_on_tenant is not None:
             await self._claim_on_tenant.require(letta)
+        if self._opt_outs is not None:
+            await self._opt_outs.require(user_id, letta)
         session = await self.session(user_id, persona)
         if session is None or session.agent_id is None:
             session = await self._with_agent(user_id, persona, language, letta)

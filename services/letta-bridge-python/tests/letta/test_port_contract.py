@@ -112,6 +112,19 @@ async def test_created_found_and_deleted(world: World) -> None:
     assert [agent.agent_id for agent in await letta.find_agents(spec.tags)] == [second.agent_id]
 
 
+async def test_agents_are_found_by_the_beginning_of_a_tag(world: World) -> None:
+    letta, spec = world.letta, world.spec
+    beginning = f"{uuid.uuid4()}-Mark:"
+    first, second, plain = [await letta.create_agent(spec) for _ in range(3)]
+    assert await letta.find_tagged_agents(beginning) == []
+    await letta.retag(first.agent_id, add=[f"{beginning}1", f"{beginning}2"])
+    await letta.retag(second.agent_id, add=[f"{beginning}1", f"{beginning}'%,_\n好"])
+    await letta.retag(plain.agent_id, add=[f"of {beginning}1", beginning.upper(), beginning[:-1]])
+    found = await letta.find_tagged_agents(beginning)
+    assert sorted(agent.agent_id for agent in found) == sorted([first.agent_id, second.agent_id])
+    assert all(set(spec.tags) < set(agent.tags) for agent in found)
+
+
 @pytest.mark.parametrize("agent_id", [GONE, "agent-of nobody"])
 async def test_an_agent_that_does_not_exist(world: World, agent_id: str) -> None:
     letta = world.letta

@@ -53,12 +53,20 @@ class StubLetta:
         app.router.add_post("/v1/agents/{agent}/messages", self._turn)
         app.router.add_get("/v1/agents/{agent}/messages", self._history)
         app.router.add_get("/v1/agents/{agent}", self._get)
+        app.router.add_patch("/v1/agents/{agent}", self._retag)
         app.router.add_delete("/v1/agents/{agent}", self._delete)
+        app.router.add_get("/v1/tags/", self._tags)
         app.router.add_get("/v1/blocks/", self._notes)
         app.router.add_post("/v1/blocks/", self._write_note)
         app.router.add_patch("/v1/blocks/{block}", self._write_note)
         app.router.add_delete("/v1/blocks/{block}", self._delete_note)
-        for empty in ("agents/{agent}/core-memory/blocks", "agents/{agent}/archival-memory", "runs/", "archives/"):
+        for empty in (
+            "agents/{agent}/core-memory/blocks",
+            "agents/{agent}/archival-memory",
+            "runs/",
+            "archives/",
+            "tags/",
+        ):
             app.router.add_get(f"/v1/{empty}", self._nothing)
         app.router.add_get("/stats", self._stats)
         return app
@@ -71,7 +79,12 @@ class StubLetta:
 
     async def _find(self, request: web.Request) -> web.Response:
         wanted = set(request.query.getall("tags", []))
-        return web.json_response([agent for agent in self._agents.values() if wanted <= set(agent["tags"])])
+        fits = wanted.issubset if request.query.get("match_all_tags") == "true" else wanted.intersection
+        return web.json_response([agent for agent in self._agents.values() if not wanted or fits(agent["tags"])])
+
+    async def _tags(self, request: web.Request) -> web.Response:
+        wanted = request.query.get("name", "")
+        return web.json_response(sorted({tag for one in self._agents.values() for tag in one["tags"] if wanted in tag}))
 
     async def _create(self, request: web.Request) -> web.Response:
         spec = await request.json()
@@ -87,6 +100,11 @@ class StubLetta:
     async def _get(self, request: web.Request) -> web.Response:
         agent = self._agents.get(request.match_info["agent"])
         return web.json_response(agent) if agent else web.json_response({"detail": "Agent not found"}, status=404)
+
+    async def _retag(self, request: web.Request) -> web.Response:
+        if (agent := self._agents.get(request.match_info["agent"])) is not None:
+            agent["tags"] = (await request.json())["tags"]
+        return await self._get(request)
 
     async def _delete(self, request: web.Request) -> web.Response:
         gone = self._agents.pop(request.match_info["agent"], None)

@@ -43,10 +43,23 @@ class Agents:
         self._pace = pace
 
     async def find(self, request: web.Request) -> web.Response:
-        """Agents that carry all tags, newest first unless asked otherwise."""
+        """Agents that carry all tags, or one of them where not asked for all; newest first unless asked otherwise."""
         query = request.query
-        found = self._store.agents(query.getall("tags", []), newest_first=query.get("order") != "asc")
+        tags, newest_first = query.getall("tags", []), query.get("order") != "asc"
+        if query.get("match_all_tags", "false").lower() == "true":
+            found = self._store.agents(tags, newest_first=newest_first)
+        else:
+            every = self._store.agents((), newest_first=newest_first)
+            found = [agent for agent in every if not tags or set(tags) & set(agent["tags"])]
         return web.json_response(page_of(found, query.get("after"), int(query.get("limit", "50"))))
+
+    async def tags(self, request: web.Request) -> web.Response:
+        """The tags in use that contain a text, in order."""
+        query = request.query
+        used = {tag for agent in self._store.agents(()) for tag in agent["tags"]}
+        wanted, after = query.get("name", "").lower(), query.get("after", "")
+        found = sorted(tag for tag in used if wanted in tag.lower() and tag > after)
+        return web.json_response(found[: int(query.get("limit", "50"))])
 
     async def create(self, request: web.Request) -> web.Response:
         """Not atomic: the agent is listed before its system message is stored, and `orphan` fails in between."""

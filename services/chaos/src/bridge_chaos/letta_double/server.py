@@ -51,6 +51,7 @@ class Server:
             ("PATCH", "/v1/blocks/{block}", agents.change_block),
             ("GET", "/v1/blocks/{block}/agents", agents.block_agents),
             ("DELETE", "/v1/blocks/{block}", agents.delete_block),
+            ("GET", "/v1/tags/", agents.tags),
             ("GET", "/v1/archives/", self._nothing),
             ("GET", "/v1/runs/", self._runs),
             ("GET", "/v1/runs/{run}", self._run),

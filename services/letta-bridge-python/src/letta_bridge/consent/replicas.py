@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -23,7 +24,7 @@ from letta_bridge.consent.shared_choices import ReplicaState, SharedChoices
 from shared_utils import logs
 from shared_utils.persistence.choices import Choice, ChoiceStore, copy_choices, imported_opt_out, pages, user_key
 from shared_utils.persistence.errors import PersistenceError
-from shared_utils.redis_connection import CONNECTION_ERRORS
+from shared_utils.redis_connection import CONNECTION_ERRORS, persistently
 
 _log = logs.get(__name__)
 _POLL_SECONDS: Final = 3.0
@@ -64,6 +65,7 @@ class ChoiceReplicas:
         self._trusted: ReplicaState | None = None
         self._recent: dict[str, tuple[Choice, float]] = {}
         """Choices stored since the last reconciliation: a failover of Redis may lose its last writes."""
+        self._generations: set[str] = set()
         self._since: datetime | None = None
         self._durable_away = False
         self._reconcile = asyncio.Event()
@@ -76,8 +78,14 @@ class ChoiceReplicas:
         """Whether a full reconciliation is due."""
         return self._reconcile.is_set()
 
+    @property
+    def generations(self) -> int:
+        """How many generations of the replica in Redis this bridge has seen: each further one means a loss."""
+        return len(self._generations)
+
     def trusts(self, state: ReplicaState) -> bool:
         """Whether a missing entry in this state of Redis means that the user has not chosen."""
+        self._generations.add(state.generation)
         if self._trusted is None or not state.complete or not state.follows(self._trusted):
             self._reconcile.set()
             return False
@@ -132,6 +140,25 @@ class ChoiceReplicas:
             return
         await self.mirror([choice])
 
+    async def take_over(self, choices: Sequence[Choice]) -> int:
+        """Merge choices that were found outside the replicas; returns how many of them no replica had.
+
+        Waits while Redis is away. Without the durable store, the choices are in Redis and this host's file until the
+        next reconciliation.
+        """
+        unknown = 0
+        for start in range(0, len(choices), _BATCH):
+            batch = choices[start : start + _BATCH]
+            await persistently(functools.partial(self.shared.merge, batch))
+            known = await self.stored([choice.user_key for choice in batch])
+            unknown += sum(choice.beats(known.get(choice.user_key)) for choice in batch)
+            try:
+                await self._store_all(batch, durably=True)
+            except PersistenceError as error:
+                self.trouble, self._durable_away = str(error), True
+                await self.mirror(batch)
+        return unknown
+
     async def mirror(self, choices: Sequence[Choice]) -> None:
         """Copy choices into this host's file; a failure is tolerated, because the other replicas have them."""
         if self.local is not None:
@@ -180,6 +207,7 @@ class ChoiceReplicas:
             self.trouble, self._durable_away = None, False
             self._recent = {key: (choice, at) for key, (choice, at) in self._recent.items() if at >= begun}
         state = await self.shared.state()
+        self._generations.add(state.generation)
         self._trusted = state if state.complete else None
 
     async def poll(self) -> None:

@@ -180,6 +180,13 @@ class InMemoryLetta:
         await self._reached()
         return [agent.ref for agent in self._agents.values() if set(tags) <= set(agent.ref.tags)]
 
+    async def find_tagged_agents(self, beginning: str) -> list[AgentRef]:
+        """Every agent with a tag that begins so."""
+        await self._reached()
+        return [
+            agent.ref for agent in self._agents.values() if any(tag.startswith(beginning) for tag in agent.ref.tags)
+        ]
+
     async def get_agent(self, agent_id: str) -> AgentRef:
         """One agent. Raises AgentGone."""
         await self._reached()

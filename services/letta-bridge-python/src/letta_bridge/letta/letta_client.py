@@ -11,16 +11,15 @@ import math
 import time
 import uuid
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import quote
 
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
-from letta_client import APIError, APIStatusError, AsyncLetta, not_given, omit
+from letta_client import APIStatusError, AsyncLetta, not_given, omit
 from yarl import URL
 
 from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, TurnFateUnknown
@@ -39,8 +38,8 @@ from letta_bridge.letta.port import (
     TurnAnswer,
     TurnMessage,
 )
+from letta_bridge.letta.responses import agent_ref, failures, handles, json_object, json_objects, json_texts
 from letta_bridge.letta.turn_search import LABEL, Listed, Run, TurnSearch
-from shared_utils.text import read_json
 
 HISTORY_PAGE = 100
 """Messages asked for at a time; a turn sought is mostly among the last of them."""
@@ -54,12 +53,13 @@ _SPARE_CONNECTIONS = 16
 _SUCCESS = range(200, 300)
 _ADDRESSES = 10_000
 _AGENT_PAGE = 50
+_TAG_PAGE = 1000
+_TAGS_PER_SEARCH = 100
+"""They stand in the address, of which servers and proxies read 8 KB."""
 _RUN_PAGE = 1000
 _UNFINISHED = ("created", "running", "cancelled")
 """States of runs that matter to a turn that is not stored: it may still be, or nobody can tell."""
 _NOTES = 50
-
-_Shape = TypeVar("_Shape", dict[str, Any], list[Any])
 
 
 class LettaClient:
@@ -136,48 +136,53 @@ class LettaClient:
 
     async def run_end(self, run_id: str) -> RunEnd:
         """Why a run ended, and what it took."""
-        async with _failures(reads=True):
+        async with failures(reads=True):
             run = await self._sdk.runs.with_raw_response.retrieve(run_id)
             usage = await self._sdk.runs.usage.with_raw_response.retrieve(run_id)
-        return run_end(_object(run.http_response), _object(usage.http_response))
+        return run_end(json_object(run.http_response), json_object(usage.http_response))
 
     async def cancel(self, agent_id: str, run_ids: Sequence[str]) -> None:
         """Mark the runs cancelled; the model call that is going on is not interrupted and may still be stored."""
         if not run_ids:  # Letta would take an empty list for "whatever runs"
             return
         try:
-            async with _failures():
+            async with failures():
                 await self._sdk.agents.messages.cancel(agent_id, run_ids=list(run_ids))
         except (AgentGone, LettaRejected):
             return
 
     async def find_agents(self, tags: Sequence[str]) -> list[AgentRef]:
         """Every agent that carries all ``tags``, oldest first."""
-        found: list[AgentRef] = []
+        return await self._listed(tags, match_all=True)
+
+    async def find_tagged_agents(self, beginning: str) -> list[AgentRef]:
+        """Every agent with a tag that begins so: the tags in use are listed first."""
+        tags: list[str] = []
         while True:
-            async with _failures(reads=True):
-                response = await self._sdk.agents.with_raw_response.list(
-                    tags=list(tags),
-                    match_all_tags=True,
-                    order="asc",
-                    limit=_AGENT_PAGE,
-                    after=found[-1].agent_id if found else omit,
-                    include=["agent.tags"],
+            async with failures(reads=True):
+                response = await self._sdk.tags.with_raw_response.list(
+                    name=beginning, order="asc", limit=_TAG_PAGE, after=tags[-1] if tags else omit
                 )
-            page = _objects(response.http_response)
-            found += [_agent_ref(agent) for agent in page]
-            if len(page) < _AGENT_PAGE:
-                return found
+            page = json_texts(response.http_response)
+            tags += page
+            if len(page) < _TAG_PAGE:
+                break
+        wanted = [tag for tag in tags if tag.startswith(beginning)]  # Letta lists those that contain it
+        found: dict[str, AgentRef] = {}
+        for start in range(0, len(wanted), _TAGS_PER_SEARCH):
+            agents = await self._listed(wanted[start : start + _TAGS_PER_SEARCH], match_all=False)
+            found |= {agent.agent_id: agent for agent in agents}
+        return list(found.values())
 
     async def get_agent(self, agent_id: str) -> AgentRef:
         """One agent. Raises AgentGone where it does not exist."""
-        async with _failures(reads=True):
+        async with failures(reads=True):
             response = await self._sdk.agents.with_raw_response.retrieve(agent_id, include=["agent.tags"])
-        return _agent_ref(_object(response.http_response))
+        return agent_ref(json_object(response.http_response))
 
     async def create_agent(self, spec: AgentSpec) -> AgentRef:
         """Make an agent with exactly the tools of ``spec``: Letta adds none of its own where base tools are off."""
-        async with _failures():
+        async with failures():
             response = await self._sdk.agents.with_raw_response.create(
                 name=spec.name,
                 tags=list(spec.tags),
@@ -195,14 +200,14 @@ class LettaClient:
                 message_buffer_autoclear=False,
                 enable_sleeptime=False,
             )
-        return _agent_ref(_object(response.http_response))
+        return agent_ref(json_object(response.http_response))
 
     async def contents(self, agent_id: str) -> AgentContents:
         """Summarize an agent's content. Runs are read last, so that a turn that starts meanwhile is noticed."""
         passages = await self.passages(agent_id, limit=1)
-        async with _failures(reads=True):
+        async with failures(reads=True):
             response = await self._sdk.agents.blocks.with_raw_response.list(agent_id)
-        blocks = {str(b.get("label")): str(b.get("value") or "") for b in _objects(response.http_response)}
+        blocks = {str(b.get("label")): str(b.get("value") or "") for b in json_objects(response.http_response)}
         kinds = [str(message.get("message_type")) for message in await self.history(agent_id)]
         return AgentContents(
             complete=bool(kinds),
@@ -215,7 +220,7 @@ class LettaClient:
     async def retag(self, agent_id: str, *, add: Collection[str] = (), remove: Collection[str] = ()) -> None:
         """Change an agent's tags."""
         tags = (set((await self.get_agent(agent_id)).tags) - set(remove)) | set(add)
-        async with _failures():
+        async with failures():
             await self._sdk.agents.with_raw_response.update(agent_id, tags=sorted(tags))
 
     async def history(self, agent_id: str, *, limit: int = 1000) -> list[Mapping[str, object]]:
@@ -231,7 +236,7 @@ class LettaClient:
         self, agent_id: str, *, after: str | None = None, newest_first: bool = False, limit: int = 20
     ) -> list[AgentPassage]:
         """A page of the agent's archival memory."""
-        async with _failures(reads=True):
+        async with failures(reads=True):
             response = await self._sdk.agents.passages.with_raw_response.list(
                 agent_id,
                 limit=limit,
@@ -242,7 +247,7 @@ class LettaClient:
             )
         return [
             AgentPassage(str(passage.get("id")), str(passage.get("text", "")), str(passage.get("created_at") or ""))
-            for passage in _objects(response.http_response)
+            for passage in json_objects(response.http_response)
         ]
 
     async def import_agent_file(
@@ -258,7 +263,7 @@ class LettaClient:
         Raises:
             LettaRejected: the content is no agent file.
         """
-        async with _failures():
+        async with failures():
             response = await self._sdk.agents.with_raw_response.import_file(
                 file=("agent.af", content, "application/json"),
                 append_copy_suffix=False,
@@ -266,7 +271,7 @@ class LettaClient:
                 secrets=json.dumps(dict(variables)) if variables else omit,
                 timeout=timeout if timeout is not None else not_given,
             )
-        agent_ids = _object(response.http_response).get("agent_ids") or []
+        agent_ids = json_object(response.http_response).get("agent_ids") or []
         if not agent_ids:
             raise LettaRejected("Letta made no agent of the agent file: it names none.")
         return str(agent_ids[0])
@@ -296,7 +301,7 @@ class LettaClient:
             options["timeout"] = timeout
         call = getattr(self._sdk, method.lower())
         given = {"body": body} if body is not None else {}
-        async with _failures(reads=reads):
+        async with failures(reads=reads):
             return cast("httpx.Response", await call(path, cast_to=httpx.Response, options=options, **given))
 
     async def delete_agent(self, agent_id: str) -> bool:
@@ -306,7 +311,7 @@ class LettaClient:
         """
         try:
             await self._delete_memory(agent_id)
-            async with _failures():
+            async with failures():
                 await self._sdk.agents.delete(agent_id)
         except AgentGone:
             return False
@@ -314,13 +319,13 @@ class LettaClient:
 
     async def notes(self, label: str) -> list[Note]:
         """The memory blocks under a label, oldest first."""
-        async with _failures(reads=True):
+        async with failures(reads=True):
             response = await self._sdk.blocks.with_raw_response.list(label=label, order="asc", limit=_NOTES)
-        return [Note(str(b.get("id")), str(b.get("value") or "")) for b in _objects(response.http_response)]
+        return [Note(str(b.get("id")), str(b.get("value") or "")) for b in json_objects(response.http_response)]
 
     async def write_note(self, label: str, value: str, *, note_id: str | None = None) -> None:
         """Create a memory block, or replace its value."""
-        async with _failures():
+        async with failures():
             if note_id is None:
                 await self._sdk.blocks.with_raw_response.create(label=label, value=value)
             else:
@@ -329,7 +334,7 @@ class LettaClient:
     async def delete_note(self, note_id: str) -> None:
         """Delete a memory block."""
         try:
-            async with _failures():
+            async with failures():
                 await self._sdk.delete(f"/v1/blocks/{quote(note_id, safe='')}", cast_to=httpx.Response)
         except LettaRejected as error:
             if error.cause != "not_found":
@@ -337,21 +342,21 @@ class LettaClient:
 
     async def health(self) -> str:
         """The server's version."""
-        async with _failures(reads=True):
+        async with failures(reads=True):
             response = await self._sdk.with_raw_response.health()
-        return str(_object(response.http_response).get("version", ""))
+        return str(json_object(response.http_response).get("version", ""))
 
     async def model_handles(self) -> list[str]:
         """The handles an agent's model may have. Unlike health this needs the key and Letta's database."""
-        async with _failures(reads=True):
+        async with failures(reads=True):
             response = await self._sdk.models.with_raw_response.list()
-        return _handles(response.http_response)
+        return handles(response.http_response)
 
     async def embedding_handles(self) -> list[str]:
         """The handles an agent's embedding model may have."""
-        async with _failures(reads=True):
+        async with failures(reads=True):
             response = await self._sdk.models.embeddings.with_raw_response.list()
-        return _handles(response.http_response)
+        return handles(response.http_response)
 
     async def has_locks(self) -> bool:
         """Whether Letta has a Redis for its locks.
@@ -359,7 +364,7 @@ class LettaClient:
         Told by asking for the stream of a run that does not exist: without Redis Letta refuses that before it looks.
         """
         run = {"run_id": f"run-{uuid.uuid4()}"}
-        async with _failures(reads=True):
+        async with failures(reads=True):
             try:
                 await self._sdk.post("/v1/conversations/default/stream", body=run, cast_to=httpx.Response)
             except APIStatusError as error:
@@ -396,11 +401,29 @@ class LettaClient:
         except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
             raise transport_failure(error, reads=False) from error
 
+    async def _listed(self, tags: Sequence[str], *, match_all: bool) -> list[AgentRef]:
+        """The agents that carry all of these tags, or one of them, oldest first."""
+        found: list[AgentRef] = []
+        while True:
+            async with failures(reads=True):
+                response = await self._sdk.agents.with_raw_response.list(
+                    tags=list(tags),
+                    match_all_tags=match_all,
+                    order="asc",
+                    limit=_AGENT_PAGE,
+                    after=found[-1].agent_id if found else omit,
+                    include=["agent.tags"],
+                )
+            page = json_objects(response.http_response)
+            found += [agent_ref(agent) for agent in page]
+            if len(page) < _AGENT_PAGE:
+                return found
+
     async def _unfinished_runs(self, agent_id: str) -> list[Run]:
         """The runs of an agent that are active or cancelled, newest first."""
         found: list[Run] = []
         while True:
-            async with _failures(reads=True):
+            async with failures(reads=True):
                 response = await self._sdk.runs.with_raw_response.list(
                     agent_id=agent_id,
                     statuses=_UNFINISHED,
@@ -408,7 +431,7 @@ class LettaClient:
                     order="desc",
                     before=found[-1].run_id if found else omit,  # older ones; `after` lists newer ones in either order
                 )
-            page = _objects(response.http_response)
+            page = json_objects(response.http_response)
             found += [Run.listed(run) for run in page]
             if len(page) < _RUN_PAGE:
                 return found
@@ -422,11 +445,11 @@ class LettaClient:
         before: str | None = None
         size = first
         while True:
-            async with _failures(reads=True):
+            async with failures(reads=True):
                 response = await self._sdk.agents.messages.with_raw_response.list(
                     agent_id, limit=size, order="desc", before=before if before is not None else omit
                 )
-            page = _objects(response.http_response)
+            page = json_objects(response.http_response)
             if not page:
                 return
             oldest = str(page[0].get("id"))
@@ -437,66 +460,21 @@ class LettaClient:
             size = older or first
 
     async def _delete_memory(self, agent_id: str) -> None:
-        async with _failures(reads=True):
+        async with failures(reads=True):
             blocks = await self._sdk.agents.blocks.with_raw_response.list(agent_id)
             archives = await self._sdk.archives.with_raw_response.list(agent_id=agent_id)
-        for block in _objects(blocks.http_response):
+        for block in json_objects(blocks.http_response):
             await self._delete_unshared(f"/v1/blocks/{quote(str(block.get('id')), safe='')}")
-        for archive in _objects(archives.http_response):
+        for archive in json_objects(archives.http_response):
             await self._delete_unshared(f"/v1/archives/{quote(str(archive.get('id')), safe='')}")
 
     async def _delete_unshared(self, path: str) -> None:
         """Delete a block or an archive that at most one agent uses; it may be gone already."""
         try:
-            async with _failures():
+            async with failures():
                 users = await self._sdk.get(f"{path}/agents?limit=2", cast_to=httpx.Response)
-                if len(_objects(users)) <= 1:
+                if len(json_objects(users)) <= 1:
                     await self._sdk.delete(path, cast_to=httpx.Response)
         except LettaRejected as error:
             if error.cause != "not_found":
                 raise
-
-
-@asynccontextmanager
-async def _failures(*, reads: bool = False) -> AsyncIterator[None]:
-    """Turn what the SDK raises into the bridge's errors. ``reads``: the request changes nothing."""
-    try:
-        yield
-    except APIStatusError as error:
-        response = error.response
-        retry_after = response.headers.get("Retry-After")
-        raise refusal(error.status_code, response.content, retry_after=retry_after, reads=reads) from error
-    except (APIError, httpx.HTTPError, RuntimeError) as error:
-        # RuntimeError is what a closed client or session raises.
-        raise transport_failure(error, reads=reads) from error
-
-
-def _object(response: httpx.Response) -> dict[str, Any]:
-    return _parsed(response, dict)
-
-
-def _objects(response: httpx.Response) -> list[dict[str, Any]]:
-    return [item for item in _parsed(response, list) if isinstance(item, dict)]
-
-
-def _handles(response: httpx.Response) -> list[str]:
-    return [str(model["handle"]) for model in _objects(response) if model.get("handle")]
-
-
-def _parsed(response: httpx.Response, shape: type[_Shape]) -> _Shape:
-    try:
-        parsed = read_json(response.content)
-    except ValueError:
-        parsed = None
-    if not isinstance(parsed, shape):
-        raise LettaRejected("What answers at Letta's address does not speak as Letta does.", cause="not_letta")
-    return parsed
-
-
-def _agent_ref(agent: Mapping[str, Any]) -> AgentRef:
-    return AgentRef(
-        agent_id=str(agent.get("id", "")),
-        name=str(agent.get("name", "")),
-        tags=tuple(str(tag) for tag in agent.get("tags") or ()),
-        created_at=str(agent.get("created_at", "")),
-    )

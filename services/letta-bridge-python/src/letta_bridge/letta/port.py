@@ -280,6 +280,10 @@ class LettaPort(Protocol):
         """Every agent that carries all ``tags``, oldest first."""
         ...
 
+    async def find_tagged_agents(self, beginning: str) -> list[AgentRef]:
+        """Every agent with a tag that begins with ``beginning``, in no particular order; many requests if many have."""
+        ...
+
     async def get_agent(self, agent_id: str) -> AgentRef:
         """One agent. Raises AgentGone where it does not exist."""
         ...

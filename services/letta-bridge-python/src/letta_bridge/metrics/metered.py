@@ -48,6 +48,9 @@ class MeteredLetta:
     async def find_agents(self, tags: Sequence[str]) -> list[AgentRef]:
         return await self._timed("find_agents", self._letta.find_agents(tags))
 
+    async def find_tagged_agents(self, beginning: str) -> list[AgentRef]:
+        return await self._timed("find_tagged_agents", self._letta.find_tagged_agents(beginning))
+
     async def get_agent(self, agent_id: str) -> AgentRef:
         return await self._timed("get_agent", self._letta.get_agent(agent_id))
 

@@ -61,6 +61,9 @@ class TracedLetta:
     async def find_agents(self, tags: Sequence[str]) -> list[AgentRef]:
         return await self._letta.find_agents(tags)
 
+    async def find_tagged_agents(self, beginning: str) -> list[AgentRef]:
+        return await self._letta.find_tagged_agents(beginning)
+
     async def get_agent(self, agent_id: str) -> AgentRef:
         return await self._letta.get_agent(agent_id)
 

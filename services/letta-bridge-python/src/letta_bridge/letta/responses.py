@@ -1,0 +1,71 @@
+"""What Letta's SDK raises and returns, in the bridge's terms."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import httpx
+from letta_client import APIError, APIStatusError
+
+from letta_bridge.errors import LettaRejected
+from letta_bridge.letta.failures import refusal, transport_failure
+from letta_bridge.letta.port import AgentRef
+from shared_utils.text import read_json
+
+_Shape = TypeVar("_Shape", dict[str, Any], list[Any])
+
+
+@asynccontextmanager
+async def failures(*, reads: bool = False) -> AsyncIterator[None]:
+    """Turn what the SDK raises into the bridge's errors. ``reads``: the request changes nothing."""
+    try:
+        yield
+    except APIStatusError as error:
+        response = error.response
+        retry_after = response.headers.get("Retry-After")
+        raise refusal(error.status_code, response.content, retry_after=retry_after, reads=reads) from error
+    except (APIError, httpx.HTTPError, RuntimeError) as error:
+        # RuntimeError is what a closed client or session raises.
+        raise transport_failure(error, reads=reads) from error
+
+
+def json_object(response: httpx.Response) -> dict[str, Any]:
+    """The JSON object that was answered. Raises LettaRejected where it is none."""
+    return _parsed(response, dict)
+
+
+def json_objects(response: httpx.Response) -> list[dict[str, Any]]:
+    """The JSON objects in the array that was answered. Raises LettaRejected where it is none."""
+    return [item for item in _parsed(response, list) if isinstance(item, dict)]
+
+
+def json_texts(response: httpx.Response) -> list[str]:
+    """The strings in the JSON array that was answered. Raises LettaRejected where it is none."""
+    return [item for item in _parsed(response, list) if isinstance(item, str)]
+
+
+def handles(response: httpx.Response) -> list[str]:
+    """The handles of the models that were listed."""
+    return [str(model["handle"]) for model in json_objects(response) if model.get("handle")]
+
+
+def _parsed(response: httpx.Response, shape: type[_Shape]) -> _Shape:
+    try:
+        parsed = read_json(response.content)
+    except ValueError:
+        parsed = None
+    if not isinstance(parsed, shape):
+        raise LettaRejected("What answers at Letta's address does not speak as Letta does.", cause="not_letta")
+    return parsed
+
+
+def agent_ref(agent: Mapping[str, Any]) -> AgentRef:
+    """An agent as Letta lists it."""
+    return AgentRef(
+        agent_id=str(agent.get("id", "")),
+        name=str(agent.get("name", "")),
+        tags=tuple(str(tag) for tag in agent.get("tags") or ()),
+        created_at=str(agent.get("created_at", "")),
+    )

@@ -1,0 +1,173 @@
+"""An opt-out that stands only in an agent's tags is honoured where a restored database names the agent."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from letta_bridge import opt_out_tags
+from letta_bridge.agent_spec import Owner, agent_spec, opt_out_tag
+from letta_bridge.errors import LettaUnavailable, OptedOut, TenantTaken
+from letta_bridge.opt_out_tags import TaggedOptOuts
+from letta_bridge.session_manager import SessionManager
+from shared_utils.persistence.choices import IMPORTED_MS, Choice, user_key
+
+ADA, BO = user_key("ada"), user_key("bo")
+
+
+class Restored:
+    """A bridge with a database of last night, a new Redis, and the Letta of today, where Ada has opted out since."""
+
+    def __init__(self, rig):
+        self.rig = rig
+        self.readings = 0
+        self.numbers = itertools.count()
+        self.tags = TaggedOptOuts(rig.consent, rig.settings.tenant.name)
+        rig.sessions = SessionManager(rig.store, rig.settings.agents, consent=rig.consent, opt_outs=self.tags)
+        rig.desk = replace(rig.desk, sessions=rig.sessions)
+        find = rig.letta.find_tagged_agents
+
+        async def counted(beginning):
+            self.readings += 1
+            return await find(beginning)
+
+        rig.letta.find_tagged_agents = counted
+
+    async def agent(self, user, *tags, tenant=""):
+        spec = agent_spec(self.rig.settings.agents, Owner(tenant, user, "default"), None)
+        agent = await self.rig.letta.create_agent(replace(spec, tags=(*spec.tags, *tags)))
+        session = await self.rig.store.reserve(user, "default")
+        await self.rig.store.save(replace(session, agent_id=agent.agent_id))
+        return agent.agent_id
+
+    async def says(self, user):
+        """The reply's source, or why it came from memory-python."""
+        task_id = f"t{next(self.numbers)}"
+        self.rig.push(task_id, user)
+        await self.rig.work_off()
+        return dict(self.rig.fallback.answered).get(task_id) or self.rig.kept(user, task_id)["source"]
+
+    def opt_out(self, user="ada", chosen_ms=17):
+        return opt_out_tag(Choice(user_key(user), False, chosen_ms))
+
+    def redis_loses_its_choices(self):
+        self.rig.shelf.choices.clear()
+
+
+@pytest.fixture
+def restored(rig):
+    return Restored(rig)
+
+
+async def test_opt_out_in_the_tags_of_an_agent_that_a_session_names_is_honoured(restored):
+    await restored.agent("ada", restored.opt_out())
+    await restored.agent("bo")
+    assert [await restored.says("ada") for _ in range(2)] == ["user_switch"] * 2
+    assert restored.rig.letta.sent == []
+    assert restored.rig.shelf.missed == {}
+    assert restored.rig.shelf.journal == []
+    assert await restored.says("bo") == "letta"
+    assert restored.rig.choices.choices == {ADA: Choice(ADA, False, 17)}
+
+
+async def test_tags_are_read_once_for_each_generation_of_the_replica_in_redis(restored):
+    await restored.agent("ada", restored.opt_out())
+    await restored.agent("bo")
+    await restored.rig.consent.replicas.reconcile()
+    assert [await restored.says("bo") for _ in range(3)] == ["letta"] * 3
+    assert restored.readings == 1
+    restored.redis_loses_its_choices()
+    await restored.rig.consent.replicas.reconcile()
+    assert [await restored.says("bo") for _ in range(3)] == ["letta"] * 3
+    assert restored.readings == 2
+
+
+async def test_database_and_redis_replaced_under_a_running_bridge_lose_no_opt_out(restored):
+    await restored.agent("ada")
+    await restored.agent("bo")
+    await restored.rig.consent.replicas.reconcile()
+    assert await restored.says("ada") == "letta"
+    [agent] = await restored.rig.letta.find_agents(["user:ada"])
+    await restored.rig.letta.retag(agent.agent_id, add=[restored.opt_out()])
+    restored.redis_loses_its_choices()
+    assert await restored.says("ada") == "user_switch"
+
+
+async def test_later_opt_in_beats_the_tag(restored):
+    await restored.agent("ada", restored.opt_out())
+    await restored.rig.consent.choose("ada", permanent_memory=True)
+    assert [await restored.says("ada") for _ in range(2)] == ["letta"] * 2
+
+
+async def test_tags_that_cannot_be_read_keep_the_turn_from_the_agent(restored):
+    agent = await restored.agent("bo")
+    restored.rig.letta.down = True
+    assert await restored.says("bo") == "breaker_open"
+    with pytest.raises(LettaUnavailable):
+        await restored.tags.require("bo", restored.rig.letta)
+    restored.rig.letta_comes_back()
+    assert await restored.says("bo") == "letta"
+    assert {agent_id for agent_id, _ in restored.rig.letta.sent} == {agent}
+
+
+async def test_turns_that_wait_for_the_reading_are_all_refused(restored):
+    await restored.agent("ada", restored.opt_out())
+    await restored.rig.consent.replicas.reconcile()
+    waiting = [restored.tags.require("ada", restored.rig.letta) for _ in range(5)]
+    ended = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(end) for end in ended] == [OptedOut] * 5
+    assert restored.readings == 1
+
+
+async def test_tags_of_other_tenants_and_of_half_restored_agents_are_ignored(restored):
+    await restored.agent("ada", restored.opt_out(), tenant="shop")
+    spec = agent_spec(restored.rig.settings.agents, Owner("", "ada", "default"), None)
+    await restored.rig.letta.create_agent(replace(spec, tags=("bridge", restored.opt_out())))
+    await restored.agent("ada")
+    assert await restored.says("ada") == "letta"
+
+
+async def test_latest_of_several_agents_counts_and_an_unreadable_time_is_the_earliest(restored):
+    await restored.agent("ada", restored.opt_out(chosen_ms=5))
+    await restored.agent("ada", restored.opt_out(chosen_ms=9), "memory-opt-out:" + "9" * 30)
+    await restored.agent("bo", "memory-opt-out:soon")
+    assert await restored.says("bo") == "user_switch"
+    stored = restored.rig.choices.choices
+    assert (stored[ADA].chosen_ms, stored[BO].chosen_ms) == (9, IMPORTED_MS)
+
+
+async def test_opt_outs_are_kept_on_this_host_and_in_redis_while_the_database_is_away(restored):
+    await restored.agent("ada", restored.opt_out())
+    await restored.rig.consent.replicas.reconcile()
+    restored.rig.choices.broken = True
+    assert await restored.says("ada") == "user_switch"
+    restored.rig.choices.broken = False
+    await restored.rig.consent.replicas.poll()
+    assert restored.rig.consent.replicas.needs_reconciliation
+    await restored.rig.consent.replicas.reconcile()
+    assert restored.rig.choices.choices == {ADA: Choice(ADA, False, 17)}
+
+
+async def test_tags_are_read_in_the_background_and_not_while_another_queue_holds_the_tenant(restored, monkeypatch):
+    monkeypatch.setattr(opt_out_tags, "_LOOK_SECONDS", 0.001)
+    await restored.agent("ada", restored.opt_out())
+    looked, free = asyncio.Event(), asyncio.Event()
+
+    async def allowed(_letta):
+        looked.set()
+        if not free.is_set():
+            raise TenantTaken
+
+    await restored.rig.consent.replicas.reconcile()
+    async with restored.tags.running(lambda: restored.rig.letta, allowed), asyncio.timeout(10):
+        await looked.wait()
+        looked.clear()
+        await looked.wait()
+        assert restored.rig.choices.choices == {}
+        free.set()
+        while ADA not in restored.rig.choices.choices:
+            await asyncio.sleep(0.001)
+    assert not await restored.rig.consent.permanent_memory("ada")
