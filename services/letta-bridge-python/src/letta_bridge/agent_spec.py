@@ -18,6 +18,10 @@ _ATTEMPT: Final = "attempt:"
 """+ idempotency token of the attempt that created the agent."""
 OPT_OUT_TAG: Final = "memory-opt-out:"
 """+ ms since 1970: when the user opted out of permanent memory."""
+RESTORING_TAG: Final = "bridge-restoring"
+"""Tag of an agent that ``restore`` has not completed. An earlier release gave such an agent no tag of its user."""
+_OF_RESTORING: Final = "restoring:"
+"""+ a tag that such an agent gets once it is complete."""
 _TIME: Final = re.compile("[0-9]{1,15}")
 
 
@@ -42,6 +46,15 @@ def user_tags(tenant: str, user_id: str) -> tuple[str, ...]:
 def agent_tags(tenant: str, user_id: str, persona: str) -> tuple[str, ...]:
     """Tags of a user's agent with this persona."""
     return *user_tags(tenant, user_id), persona_tag(persona)
+
+
+def restoring_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """What an agent with these tags carries instead while it is being restored, so that an erasure still finds it.
+
+    Only tenant and user are named, and under a prefix: no bridge takes half an agent for the user's.
+    """
+    named = [tag for tag in tags if tag == _BRIDGE or tag.startswith((f"{_BRIDGE}:", _USER))]
+    return RESTORING_TAG, *(f"{_OF_RESTORING}{tag}" for tag in named)
 
 
 def persona_tag(persona: str) -> str:

@@ -9,9 +9,15 @@ import pytest
 from letta_bridge.agent_snapshots import AgentRestorer, capture
 from letta_bridge.agent_snapshots.comparison import compare
 from letta_bridge.agent_snapshots.records import snapshot_name
+from letta_bridge.agent_spec import Owner, agent_spec, bridge_tag
 from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
 from letta_bridge.letta.agent_store import StoredConversation, StoredPassage
 from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
+from letta_bridge.letta.port import former_tag
+from letta_bridge.session_manager import SessionManager
+from letta_bridge.settings import AgentSettings
+from letta_bridge.user_data.agent_trace import AgentTrace
+from shared_utils.persistence.memory_sessions import InMemorySessionStore
 
 CHANGES = (
     "write",
@@ -130,3 +136,29 @@ async def test_an_agent_restored_twice_knows_all_its_former_ids(tmp_path):
         agent = restored.new_id
     assert set((await store.get(agent)).former_ids) == set(ids)
     assert dataclasses.asdict(restored.comparison)["differences"] == []
+
+
+@pytest.mark.parametrize("tenant", ["", "shop"])
+async def test_erasure_finds_the_agent_of_a_killed_restore_and_no_bridge_does(tmp_path, tenant):
+    source, target = InMemoryLetta(), InMemoryLetta()
+    folder, user, tag = tmp_path / "saved", "a:b 小明", bridge_tag(tenant)
+    agents = {}
+    for name in (user, "ada"):
+        spec = agent_spec(AgentSettings(), Owner(tenant, name, "default"), None)
+        agents[name] = (await source.create_agent(spec)).agent_id
+        await capture(InMemoryAgentStore(source), agents[name], folder / snapshot_name(agents[name]))
+        restoring = AgentRestorer(Breaking(InMemoryAgentStore(target), 2, done=False), tag, "b", folder, tmp_path)
+        with pytest.raises(Killed):
+            await restoring.restore(agents[name], folder / snapshot_name(agents[name]))
+    assert len(target.agents) == 2
+
+    manager = SessionManager(InMemorySessionStore(), AgentSettings(), tenant=tenant)
+    new = await manager.agent_for(user, "default", None, target)
+    assert former_tag(agents[user]) not in (await target.get_agent(new)).tags
+    trace = AgentTrace(target, InMemoryAgentStore(target), tenant)
+    assert await trace.count(user) == {"agents": 2}
+    assert await AgentTrace(target, InMemoryAgentStore(target), "another").count(user) == {"agents": 0}
+    assert await trace.erase(user) == {"agents": 2}
+    assert await trace.count(user) == {"agents": 0}
+    [left] = target.agents.values()
+    assert former_tag(agents["ada"]) in left.ref.tags

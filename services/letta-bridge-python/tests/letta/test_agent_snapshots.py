@@ -9,7 +9,7 @@ import pytest
 from letta_bridge.agent_snapshots import AgentRestorer, SharedParts, SnapshotDamaged, capture
 from letta_bridge.agent_snapshots.comparison import compare
 from letta_bridge.agent_snapshots.records import lines, snapshot_name
-from letta_bridge.agent_snapshots.restoration import RESTORING_TAG
+from letta_bridge.agent_spec import RESTORING_TAG
 from letta_bridge.errors import AgentGone, LettaRejected
 from letta_bridge.letta.agent_store import StoredConversation
 from letta_bridge.letta.exact_rows import READER_TAG
@@ -128,7 +128,8 @@ async def test_nobody_finds_an_agent_that_is_only_half_written(agents, tmp_path,
     with pytest.raises(KeyboardInterrupt):
         await restoring.restore(agent, path)
     [half] = seen
-    assert set(half.tags) == {RESTORING_TAG, former_tag(agent), "restored-from:backup-1"}
+    of_owner = {"restoring:bridge", f"restoring:{agents.tag}"}
+    assert set(half.tags) == {RESTORING_TAG, *of_owner, former_tag(agent), "restored-from:backup-1"}
     assert await agents.letta.find_agents(agents.spec.tags) == []
     monkeypatch.undo()
 

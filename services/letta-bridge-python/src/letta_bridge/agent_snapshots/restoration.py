@@ -1,9 +1,9 @@
 """Restores snapshots into a Letta server. Restoring one agent is idempotent: after a crash, call it again.
 
 A restored agent gets a new id. Until it is complete it carries none of the tags by which bridges look for agents, so no
-turn can reach a half-written agent. Its own tags are set last, together with one that names its former id and one that
-names the backup. An incomplete agent that a killed process left behind is found by these tags, deleted, and written
-again.
+turn can reach a half-written agent; an erasure finds it by tags of its own (``agent_spec.restoring_tags``). Its own
+tags are set last, together with one that names its former id and one that names the backup. An incomplete agent that a
+killed process left behind is found by these tags, deleted, and written again.
 """
 
 from __future__ import annotations
@@ -22,13 +22,11 @@ from letta_bridge.agent_snapshots.capture import Progress, capture
 from letta_bridge.agent_snapshots.comparison import Comparison, compare
 from letta_bridge.agent_snapshots.errors import SnapshotDamaged
 from letta_bridge.agent_snapshots.records import Line, lines, snapshot_name
-from letta_bridge.agent_spec import identity_tags
+from letta_bridge.agent_spec import RESTORING_TAG, identity_tags, restoring_tags
 from letta_bridge.errors import AgentGone, LettaError, LettaRejected
 from letta_bridge.letta.agent_store import AgentStore, StoredConversation, StoredPassage
 from letta_bridge.letta.port import AgentRef, former_tag, restore_tag
 
-RESTORING_TAG: Final = "bridge-restoring"
-"""Tag of an agent that is not complete yet."""
 _PASSAGES_PER_CALL: Final = 50
 
 Outcome = Literal["restored", "restored_before", "there", "occupied", "refused"]
@@ -181,7 +179,7 @@ class AgentRestorer:
     async def _written(self, path: Path, outline: _Outline, former: str) -> str:
         with tempfile.TemporaryDirectory(dir=self._workspace) as scratch:
             if path.suffix == old_files.ENDING:
-                return await self._write_old_file(path, former, Path(scratch))
+                return await self._write_old_file(path, outline, former, Path(scratch))
             return await self._write_agent(path, outline, former, Path(scratch))
 
     async def _compared(self, path: Path, new_id: str) -> Comparison:
@@ -193,9 +191,9 @@ class AgentRestorer:
             await capture(self._store, new_id, again)
             return compare(path, again)
 
-    async def _write_old_file(self, path: Path, former: str, scratch: Path) -> str:
+    async def _write_old_file(self, path: Path, outline: _Outline, former: str, scratch: Path) -> str:
         file = scratch / "agent.af"
-        old_files.retagged(path, file, (RESTORING_TAG, former, self._backup))
+        old_files.retagged(path, file, (*restoring_tags(outline.tags), former, self._backup))
         new_id = await self._store.write(file, {})
         fail_points.passed("agent_written")
         if (await self._store.describe(new_id)).context:
@@ -209,7 +207,7 @@ class AgentRestorer:
         write_agent_file(
             path,
             file,
-            tags=(RESTORING_TAG, former, self._backup),
+            tags=(*restoring_tags(outline.tags), former, self._backup),
             without_blocks=elsewhere,
             without_messages=outline.compiled,
         )

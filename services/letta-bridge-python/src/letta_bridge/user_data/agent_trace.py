@@ -8,7 +8,7 @@ from typing import Final
 from letta_bridge.agent_snapshots import NEVER_CARRIED, Captured, capture
 from letta_bridge.agent_snapshots.agent_file import write_agent_file
 from letta_bridge.agent_snapshots.records import snapshot_name
-from letta_bridge.agent_spec import user_tags
+from letta_bridge.agent_spec import restoring_tags, user_tags
 from letta_bridge.errors import AgentGone
 from letta_bridge.letta.agent_store import AgentStore
 from letta_bridge.letta.port import AgentRef, LettaPort
@@ -21,7 +21,7 @@ CONTENTS: Final = f"{_FOLDER}/contents.json"
 
 
 class AgentTrace:
-    """See :class:`Trace`. Every agent that carries the user's tag, of every persona, twins included.
+    """See :class:`Trace`. Every agent of the user, of every persona: twins, and what a killed restore left.
 
     Args:
         letta: where they are.
@@ -73,7 +73,10 @@ class AgentTrace:
         await self._store.close()
 
     async def _agents(self, user_id: str) -> list[AgentRef]:
-        return await self._letta.find_agents(user_tags(self._tenant, user_id))
+        tags = user_tags(self._tenant, user_id)
+        # In this order, because a restore that runs may complete an agent in between.
+        found = [agent for sought in (restoring_tags(tags), tags) for agent in await self._letta.find_agents(sought)]
+        return list({agent.agent_id: agent for agent in found}.values())
 
 
 def _about(one: Captured) -> dict[str, object]:
