@@ -10,17 +10,21 @@ import threading
 import time
 from urllib.parse import urlsplit
 
+import httpx
 import psycopg
 import pytest
 
 from letta_bridge.fail_points import ARCHIVE_STEPS
+from letta_bridge.letta import AgentSpec, Block
 from letta_bridge.letta.letta_client import LettaClient
 from local_stack.letta import Letta
 from local_stack.programs import program
 from local_stack.valkey import Valkey
+from shared_utils.persistence.choices import user_key
 
 pytestmark = [pytest.mark.letta, pytest.mark.acceptance]
 
+CHOICES = "{letta_requests}:choices"
 _HELD = """
     SELECT user_id, 'session' FROM letta_bridge.agent_sessions
     UNION ALL SELECT user_id, 'conversation' FROM letta_bridge.agent_conversations
@@ -96,10 +100,10 @@ def place(postgres_server, tmp_path):
         postgres_server.drop_database(name)
 
 
-async def lose_agents(letta):
+async def lose_agents(letta, *tags):
     """As a Letta that lost its database."""
     client = LettaClient(letta.url, api_key=letta.api_key)
-    for tag in ("bridge", "bridge-restoring", "bridge-reader"):
+    for tag in tags or ("bridge", "bridge-restoring", "bridge-reader"):
         for agent in await client.find_agents([tag]):
             await client.delete_agent(agent.agent_id)
     await client.close()
@@ -245,6 +249,70 @@ def test_a_restore_killed_at_every_step_in_turn_ends_the_same(
         [agent] = asyncio.run(agents_of(own_letta, "bridge", f"user:{user}"))
         assert asyncio.run(noted(own_letta, agent.agent_id)) == [f"{user} likes cats"]
         assert sessions(there["DATABASE_URL"])[user] == agent.agent_id
+
+
+def test_backup_of_a_named_tenant_comes_back_under_a_bridge_that_was_started_first(
+    bridge_factory, memory_factory, observe, own_letta, redis_url, place, command_of, until, tmp_path
+):
+    """Another tenant's agents stay as they are; restored opt-outs apply to the running bridge's next turn."""
+    tenant = {"TENANT": "shop"}
+    memory_factory(redis_url, **tenant)
+    here, there = place() | tenant, place() | tenant
+    bridge = bridge_factory(redis_url, own_letta, **here)
+    for user in ("小明", "ada"):
+        observe.push(user, "first", f"I am {user}")
+    observe.wait_settled(2)
+    wait_for_journal(observe)
+    choose = {"json": {"permanent_memory": False}, "timeout": 20}
+    httpx.put(f"{bridge.url}/api/users/ada/settings", **choose).raise_for_status()
+    others = asyncio.run(made(own_letta, "bridge", "user:小明", "persona:default"))
+    folder = tmp_path / "backup"
+    assert len(json.loads(command_of(bridge)("backup", folder, "--json")[1])["agents"]) == 2
+    bridge.stop()
+    asyncio.run(lose_agents(own_letta, "bridge:shop"))
+
+    observe.client.delete(CHOICES)
+    observe.client.hset(CHOICES, user_key("cy"), "0 17")
+    later = bridge_factory(redis_url, own_letta, **there)
+    until(lambda: choices(there) == {user_key("cy"): False}, "the bridge stores what Redis knows")
+    restored = json.loads(command_of(later)("restore", folder, "--json")[1])
+    assert restored["whole"]
+    assert restored["outcomes"] == {"restored": 2}
+    assert choices(there) == {user_key("cy"): False, user_key("ada"): False}
+
+    for user, expected in {"ada": "user_switch", "小明": "letta", "cy": "user_switch"}.items():
+        observe.push(user, "again", "再见")
+        until(lambda user=user: observe.reply(user, "again"), f"{user} gets an answer")
+        reply = observe.reply(user, "again")
+        assert (reply.get("fallback_reason") or reply["source"]) == expected
+    [agent] = asyncio.run(agents_of(own_letta, "bridge:shop", "user:小明"))
+    assert agent.agent_id == observe.reply("小明", "again")["agent_id"]
+    assert len(agent.former_ids) == 1
+    assert asyncio.run(agents_of(own_letta, "bridge", "user:小明")) == [others]
+    assert later.is_ready()
+    asyncio.run(lose_agents(own_letta, "bridge:shop", "bridge"))
+
+
+def choices(place):
+    """What the named tenant's database holds: user key → choice."""
+    with psycopg.connect(place["DATABASE_URL"]) as connection:
+        found = connection.execute("SELECT to_regclass('letta_bridge_shop.user_choices')").fetchone()
+        if found == (None,):
+            return None
+        return dict(
+            connection.execute("SELECT user_key, permanent_memory FROM letta_bridge_shop.user_choices").fetchall()
+        )
+
+
+async def made(letta, *tags):
+    """An empty agent with these tags."""
+    client = LettaClient(letta.url, api_key=letta.api_key)
+    spec = AgentSpec("x", tags, letta.model, None, "letta_v1_agent", (Block("human", ""),), ("memory_insert",))
+    try:
+        await client.create_agent(spec)
+        return (await client.find_agents(tags))[-1]
+    finally:
+        await client.close()
 
 
 async def note(letta, agent_id, text):

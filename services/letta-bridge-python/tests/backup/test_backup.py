@@ -18,8 +18,10 @@ from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable
 from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
 from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
 from letta_bridge.settings import BridgeSettings
+from shared_utils.persistence.choices import Choice
 from shared_utils.persistence.erasures import FileErasureLog
 from shared_utils.persistence.errors import Conflict
+from shared_utils.persistence.file_choices import FileChoiceStore
 from shared_utils.persistence.file_sessions import FileSessionStore
 
 
@@ -212,6 +214,47 @@ async def test_a_place_that_is_not_empty_is_refused_before_any_agent_is_written(
     with pytest.raises(Conflict, match="exists already"):
         await restore_backup(settings, InMemoryAgentStore(other), folder)
     assert other.agents == {}
+
+
+@pytest.fixture
+async def begun(empty):
+    """The session file of a bridge that was started before the restore, and stored what Redis knew."""
+    choices = FileChoiceStore(empty.session_file)
+    await choices.merge([Choice("new", False, 7), Choice("both", False, 9), Choice("tie", True, 5)])
+    yield choices
+    await choices.close()
+
+
+async def test_choices_of_a_bridge_that_was_started_first_are_merged(settings, empty, store, filled, begun, tmp_path):
+    saved = FileChoiceStore(settings.session_file)
+    await saved.merge([Choice("both", True, 8), Choice("tie", False, 5), Choice("old", False, 3)])
+    await saved.close()
+    await make_backup(settings, store, tmp_path / "backup", configuration={})
+    await begun.close()
+    report = await restore_backup(empty, InMemoryAgentStore(InMemoryLetta()), tmp_path / "backup")
+    assert report.whole
+    assert {choice.user_key: (choice.permanent_memory, choice.chosen_ms) for choice in await begun.page()} == {
+        "new": (False, 7),
+        "both": (False, 9),
+        "tie": (False, 5),
+        "old": (False, 3),
+    }
+    sessions = FileSessionStore(empty.session_file)
+    assert (await sessions.count())["active"] == 3
+    await sessions.close()
+    again = await restore_backup(empty, None, tmp_path / "backup")
+    assert again.state.done_before
+
+
+async def test_file_that_a_bridge_has_open_is_refused_before_any_agent_is_written(
+    settings, empty, store, filled, begun, tmp_path
+):
+    await make_backup(settings, store, tmp_path / "backup", configuration={})
+    other = InMemoryLetta()
+    with pytest.raises(Conflict, match="open; stop the bridges of this host"):
+        await restore_backup(empty, InMemoryAgentStore(other), tmp_path / "backup")
+    assert other.agents == {}
+    assert len(await begun.page()) == 3
 
 
 async def test_a_backup_that_broke_off_is_recognised(settings, empty, letta, filled, tmp_path):

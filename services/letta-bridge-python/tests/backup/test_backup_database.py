@@ -19,8 +19,11 @@ from letta_bridge.backup.restore import restore_backup
 from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
 from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
 from letta_bridge.settings import BridgeSettings
+from letta_bridge.vectors.state import DatabaseSyncState
+from shared_utils.persistence.choices import Choice
 from shared_utils.persistence.conversation_service import ConversationService
 from shared_utils.persistence.database import Database
+from shared_utils.persistence.database_choices import DatabaseChoiceStore
 from shared_utils.persistence.database_sessions import DatabaseSessionStore
 from shared_utils.persistence.errors import Conflict, DatabaseRefused
 from shared_utils.persistence.migration import migrate
@@ -290,6 +293,37 @@ async def test_a_database_with_rows_is_refused_before_any_agent_is_written(place
     with pytest.raises(Conflict, match="holds rows in agent_sessions"):
         await restore_backup(there, InMemoryAgentStore(other), tmp_path / "backup")
     assert other.agents == {}
+
+
+@pytest.mark.parametrize("server", ["postgresql", "opengauss-5.0", "opengauss-7.0"])
+async def test_what_a_running_bridge_writes_by_itself_does_not_keep_a_restore_away(place, letta, tmp_path, server):
+    here, there, other = place("postgresql"), place(server), InMemoryLetta()
+    await lived_in(here, letta)
+    saved, begun = Database(here.database), Database(there.database)
+    await DatabaseChoiceStore(saved).merge([Choice("both", True, 8), Choice("tie", False, 5), Choice("old", False, 3)])
+    made = await make_backup(here, InMemoryAgentStore(letta), tmp_path / "backup", configuration={})
+    await migrate(there.database)
+    choices = DatabaseChoiceStore(begun)
+    await choices.merge([Choice("new", False, 7), Choice("both", False, 9), Choice("tie", True, 5)])
+    state = DatabaseSyncState(begun)
+    assert await state.claim("turns", "bridge-1", 60) == ""
+    [now] = await begun.fetch("SELECT clock_timestamp() AS since")
+    report = await restore_backup(there, InMemoryAgentStore(other), tmp_path / "backup")
+    assert report.whole
+    assert report.state.choices_found == 3
+    assert report.state.compared == len(made.tables)
+    expected = [
+        Choice("both", False, 9),
+        Choice("new", False, 7),
+        Choice("old", False, 3),
+        Choice("tie", False, 5),
+    ]
+    assert list(await choices.page()) == expected
+    changed, _ = await choices.changed(now["since"])
+    assert sorted(changed, key=lambda choice: choice.user_key) == expected  # a running bridge learns of all
+    assert await state.claim("turns", "bridge-1", 60) == ""
+    for database in (saved, begun):
+        await database.close()
 
 
 async def test_an_older_schema_gets_the_tables_of_this_release_empty(place, letta, tmp_path):

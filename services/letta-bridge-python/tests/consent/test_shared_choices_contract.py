@@ -154,6 +154,18 @@ async def test_merge_of_known_choices_is_no_change(rig):
     assert await rig.choices.merge([Choice(ADA, True, 5), Choice(ADA, False, 4)]) == first
 
 
+async def test_new_generation_is_not_complete_and_keeps_every_entry(rig):
+    await rig.choices.choose(Choice(ADA, False, 0))
+    before = await rig.choices.state()
+    assert await rig.choices.mark_complete(before)
+    await rig.choices.begin_generation()
+    after = await rig.choices.state()
+    assert (after.complete, after.changes) == (False, before.changes)
+    assert after.generation not in {before.generation, ""}
+    assert [choice.user_key async for choice in rig.choices.entries()] == [ADA]
+    assert not await rig.choices.mark_complete(before)
+
+
 async def test_replica_is_complete_from_mark_complete_to_mark_incomplete(rig):
     seen = await rig.choices.merge([Choice(ADA, False, 5)])
     assert await rig.choices.mark_complete(seen)

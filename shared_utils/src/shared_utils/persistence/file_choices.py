@@ -75,6 +75,13 @@ def merge_choices(connection: sqlite3.Connection, choices: Iterable[Choice]) -> 
     connection.executemany(_SQL["merge"], rows)
 
 
+def every_choice(connection: sqlite3.Connection) -> list[Choice]:
+    """All choices in the session file."""
+    cursor = connection.cursor()
+    cursor.row_factory = sqlite3.Row
+    return [_choice(row) for row in cursor.execute(_SQL["all"])]
+
+
 def _choice(row: sqlite3.Row) -> Choice:
     # SQLite enforces no column types; anything but a 1 with an integer timestamp is an opt-out.
     if not isinstance(row["chosen_ms"], int):

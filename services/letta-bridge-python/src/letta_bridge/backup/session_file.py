@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
+from shared_utils.persistence.choices import Choice
 from shared_utils.persistence.errors import Conflict, PersistenceError
-from shared_utils.persistence.session_rows import time_text
+from shared_utils.persistence.file_choices import every_choice, merge_choices
+from shared_utils.persistence.session_rows import prepare, time_text
 from shared_utils.persistence.sessions import utc_now
 from shared_utils.private_files import PARTIAL, create
 
+_OF_SESSIONS = ("agent_sessions", "session_journal", "session_conflicts")
 _RESTORES = "CREATE TABLE IF NOT EXISTS restores (backup_id TEXT PRIMARY KEY, made_at TEXT, restored_at TEXT)"
 _MOVE = "UPDATE agent_sessions SET agent_id = ?, version = version + 1, changed_at = ? WHERE agent_id = ?"
 
@@ -25,25 +28,34 @@ def save(source: Path, target: Path) -> None:
 
 
 def restored_before(target: Path, backup_id: str) -> bool:
-    """Whether the file was restored from this backup. False where there is no file.
+    """Whether the file was restored from this backup. False where there is no file, or one that holds choices alone.
 
     Raises:
-        Conflict: the file exists and was not.
+        Conflict: the file holds sessions and was not, cannot be read, or is open in a bridge.
     """
     if not target.exists():
         return False
     with contextlib.closing(sqlite3.connect(f"file:{quote(str(target))}?mode=ro", uri=True)) as connection:
+        with contextlib.suppress(sqlite3.Error):
+            if connection.execute("SELECT 1 FROM restores WHERE backup_id = ?", [backup_id]).fetchone():
+                return True
         try:
-            found = connection.execute("SELECT 1 FROM restores WHERE backup_id = ?", [backup_id]).fetchone()
+            used = any(connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() for table in _OF_SESSIONS)  # noqa: S608
         except sqlite3.Error:
-            found = None
-    if found is None:
-        raise Conflict(f"{target} exists already; move it away, or name another place")
-    return True
+            used = True
+    if used:
+        raise Conflict(
+            f"{target} exists already and holds sessions; stop the bridges of this host and move it away, or name "
+            "another place (DATA_DIR)"
+        )
+    _choices_of(target)
+    return False
 
 
 def load(source: Path, target: Path, backup_id: str, made_at: datetime, agents: Mapping[str, str]) -> int:
     """Restore the file atomically, with a marker of the backup in it. Returns the number of sessions changed.
+
+    The choices in a file that a bridge has made by itself are merged into it: the later choice wins.
 
     Args:
         source: the file in the backup; may not exist, where the backup was made before the first session.
@@ -51,8 +63,14 @@ def load(source: Path, target: Path, backup_id: str, made_at: datetime, agents: 
         backup_id: written into the file.
         made_at: the moment of the backup.
         agents: former agent id → current agent id, replaced in sessions.
+
+    Raises:
+        Conflict: a bridge has the target open.
     """
     moved = 0
+    if not source.exists():
+        return moved
+    choices = _choices_of(target) if target.exists() else []
 
     def finish(connection: sqlite3.Connection) -> None:
         nonlocal moved
@@ -61,10 +79,13 @@ def load(source: Path, target: Path, backup_id: str, made_at: datetime, agents: 
             times = [time_text(made_at), time_text(utc_now())]
             connection.execute("INSERT INTO restores VALUES (?, ?, ?)", [backup_id, *times])
             moved = _moved(connection, agents)
+        if choices:
+            with connection:
+                prepare(connection)  # a backup of an earlier release has no table of choices
+                merge_choices(connection, choices)
 
-    if source.exists():
-        # Without "immutable" SQLite creates files beside the source, which fails on a read-only mount.
-        _copied(f"file:{quote(str(source))}?mode=ro&immutable=1", target, finish)
+    # Without "immutable" SQLite creates files beside the source, which fails on a read-only mount.
+    _copied(f"file:{quote(str(source))}?mode=ro&immutable=1", target, finish)
     return moved
 
 
@@ -75,6 +96,23 @@ def move(target: Path, agents: Mapping[str, str]) -> int:
             return _moved(connection, agents)
     except sqlite3.Error as error:
         raise PersistenceError(f"the session file {target} cannot be written ({error})") from error
+
+
+def _choices_of(target: Path) -> Sequence[Choice]:
+    """The choices in a file that is going to be replaced, and that no bridge has open."""
+    with contextlib.closing(sqlite3.connect(target, timeout=0)) as connection:
+        try:
+            # SQLite refuses this while another connection is open: its bridge would go on with the replaced file.
+            connection.execute("PRAGMA journal_mode = DELETE")
+            with connection:
+                prepare(connection)
+            return every_choice(connection)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise PersistenceError(f"the session file {target} cannot be read ({error})") from error
+            raise Conflict(
+                f"a bridge has {target} open; stop the bridges of this host and repeat the restore"
+            ) from error
 
 
 def _moved(connection: sqlite3.Connection, agents: Mapping[str, str]) -> int:

@@ -49,6 +49,8 @@ class LoadedState:
     compared: int = 0
     """Number of tables whose content was compared with the manifest."""
     moved_sessions: int = 0
+    choices_found: int = 0
+    """Choices about permanent memory that were in the database before, and were merged."""
     absent: tuple[str, ...] = ()
     """Tables of this release that the backup does not have; they are empty."""
 
@@ -70,6 +72,8 @@ async def save_state(settings: BridgeSettings, folder: Path) -> tuple[SavedState
 
 async def check_place(settings: BridgeSettings, manifest: Manifest) -> None:
     """Verify that databases and session file are empty, or were restored from this backup. Changes no rows.
+
+    What a running bridge writes by itself counts as empty: the choices about permanent memory that Redis has.
 
     Raises:
         Conflict: one of them holds other data.
@@ -117,6 +121,7 @@ async def load_state(
             done.rows |= came.rows
             done.compared += came.compared
             done.moved_sessions += came.moved_sessions
+            done.choices_found += came.choices_found
             done.absent += came.absent if config is settings.database else ()
     if any(state.name == "file" for state in manifest.state):
         await asyncio.to_thread(_load_file, settings, folder, manifest, agents, done)

@@ -18,6 +18,7 @@ from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settin
 from letta_bridge.cli.config import effective
 from letta_bridge.cli.output import print_json
 from letta_bridge.cli.progress import counting
+from letta_bridge.consent import RedisChoices
 from letta_bridge.letta.agent_store import AgentStore
 from letta_bridge.letta.connection import agent_store, letta_client
 from letta_bridge.request_queue import QueueStatus, RedisQueue
@@ -91,7 +92,9 @@ def restore(
 
     async def work(store: AgentStore | None, count: Callable[[str, int], None]) -> RestoreReport:
         await _warn_of_running_bridges(settings)
-        return await restore_backup(settings, store, folder, progress=count)
+        report = await restore_backup(settings, store, folder, progress=count)
+        await _have_choices_read(settings)
+        return report
 
     report = _with_letta(settings, agents, "restored", work)
     if as_json:
@@ -147,6 +150,20 @@ async def _warn_of_running_bridges(settings: BridgeSettings) -> None:
             f"{status[0].bridges} bridges are running: a user who talks before the end gets a new agent, and the saved "
             "one is then not restored; stop them, or run letta-bridge pause"
         )
+
+
+async def _have_choices_read(settings: BridgeSettings) -> None:
+    """Have running bridges read the restored choices about permanent memory before they trust Redis again."""
+    client = connect(settings.redis, name="letta-bridge-cli", timeout=_REDIS_TIMEOUT_SECONDS)
+    try:
+        await RedisChoices(client, Keys(settings.queue.requests)).begin_generation()
+    except CONNECTION_ERRORS as error:
+        tell(
+            f"bridges that are running may not know the restored choices about permanent memory ({explained(error)}); "
+            "restart them"
+        )
+    finally:
+        await close(client)
 
 
 async def _queue(settings: BridgeSettings) -> tuple[QueueStatus, int] | str:

@@ -43,6 +43,8 @@ def restore_lines(report: RestoreReport) -> Iterator[str]:
     else:
         compared = f", {state.compared} compared" if made.tables else ""
         yield f"state: {len(state.rows)} tables with {sum(state.rows.values())} rows are restored{compared}"
+    if state.choices_found:
+        yield f"choices about permanent memory: {state.choices_found} were here already; each user's later one holds"
     if state.absent:
         yield f"empty, as the backup is older than they are: tables {', '.join(state.absent)}"
     not_restored = outcomes["occupied"] + outcomes["refused"]

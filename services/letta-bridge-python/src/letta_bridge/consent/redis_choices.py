@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
-from letta_bridge.consent.shared_choices import COMPLETE, STATE_FIELDS, ReplicaState, parse_entry
+from letta_bridge.consent.shared_choices import COMPLETE, GENERATION, STATE_FIELDS, ReplicaState, parse_entry
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.port import HeldChoice
 from letta_bridge.request_queue.scripts import ScriptRunner
@@ -73,6 +73,13 @@ class RedisChoices:
     async def mark_incomplete(self) -> None:
         """See the port."""
         await self._client.hdel(self._key, COMPLETE)
+
+    async def begin_generation(self) -> None:
+        """See the port."""
+        async with self._client.pipeline(transaction=True) as pipeline:
+            pipeline.hset(self._key, GENERATION, _new_generation())
+            pipeline.hdel(self._key, COMPLETE)
+            await pipeline.execute()
 
     async def _timestamp(self, choice: Choice, *, state: str) -> Choice:
         arguments = (choice.user_key, state, choice.chosen_ms, _new_generation())

@@ -105,6 +105,10 @@ class SharedChoices(Protocol):
         """Remove the completeness marker."""
         ...
 
+    async def begin_generation(self) -> None:
+        """Have every bridge merge all replicas again, as after a loss; no entry is removed."""
+        ...
+
 
 class InMemorySharedChoices:
     """See :class:`SharedChoices`. ``fields`` are what the hash in Redis would hold."""
@@ -164,6 +168,12 @@ class InMemorySharedChoices:
     async def mark_incomplete(self) -> None:
         """See :class:`SharedChoices`."""
         self._check()
+        self.fields.pop(COMPLETE, None)
+
+    async def begin_generation(self) -> None:
+        """See :class:`SharedChoices`."""
+        self._check()
+        self.fields[GENERATION] = secrets.token_hex(8).encode()
         self.fields.pop(COMPLETE, None)
 
     def _write(self, choice: Choice) -> None:

@@ -11,6 +11,9 @@ SET permanent_memory = excluded.permanent_memory, chosen_ms = excluded.chosen_ms
 WHERE user_choices.chosen_ms < excluded.chosen_ms
    OR (user_choices.chosen_ms = excluded.chosen_ms AND user_choices.permanent_memory > excluded.permanent_memory);
 
+-- name: all
+SELECT user_key, permanent_memory, chosen_ms FROM user_choices;
+
 -- name: page
 SELECT user_key, permanent_memory, chosen_ms FROM user_choices
 WHERE user_key > :after ORDER BY user_key LIMIT :limit;

@@ -48,3 +48,31 @@ UPDATE {schema}.{table}
 SET agent_id = moved.new_id
 FROM (SELECT unnest(%(former_ids)s::text[]) AS former_id, unnest(%(new_ids)s::text[]) AS new_id) AS moved
 WHERE agent_id = moved.former_id;
+
+-- name: choices
+SELECT user_key, permanent_memory, chosen_ms FROM {schema}.user_choices;
+
+-- name: empty
+DELETE FROM {schema}.{table};
+
+-- name: update_choices
+-- The later choice wins; an opt-out wins a tie.
+UPDATE {schema}.user_choices AS kept
+SET permanent_memory = given.permanent_memory, chosen_ms = given.chosen_ms
+FROM (SELECT unnest(%(user_key)s::text[]) AS user_key, unnest(%(permanent_memory)s::boolean[]) AS permanent_memory,
+             unnest(%(chosen_ms)s::bigint[]) AS chosen_ms) AS given
+WHERE kept.user_key = given.user_key
+  AND (kept.chosen_ms < given.chosen_ms
+       OR (kept.chosen_ms = given.chosen_ms AND kept.permanent_memory AND NOT given.permanent_memory));
+
+-- name: insert_choices
+-- The table is locked: nobody else inserts meanwhile.
+INSERT INTO {schema}.user_choices (user_key, permanent_memory, chosen_ms, changed_at)
+SELECT given.user_key, given.permanent_memory, given.chosen_ms, clock_timestamp()
+FROM (SELECT unnest(%(user_key)s::text[]) AS user_key, unnest(%(permanent_memory)s::boolean[]) AS permanent_memory,
+             unnest(%(chosen_ms)s::bigint[]) AS chosen_ms) AS given
+WHERE NOT EXISTS (SELECT 1 FROM {schema}.user_choices AS kept WHERE kept.user_key = given.user_key);
+
+-- name: touch_choices
+-- Running bridges poll for rows that changed.
+UPDATE {schema}.user_choices SET changed_at = clock_timestamp();

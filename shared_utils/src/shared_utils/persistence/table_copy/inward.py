@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 
@@ -33,8 +33,15 @@ from shared_utils.persistence.table_copy.tables import (
 from shared_utils.persistence.table_copy.vector_tables import EMBEDDING, ListedTable, fitting_kind, listed, make
 
 _CHUNK: Final = 1 << 20
-_MOVED: Final = 1000
-"""Agents per statement that replaces their ids."""
+_BATCH: Final = 1000
+"""Agents per statement that replaces their ids; choices per statement that merges them."""
+_MERGED: Final = "user_choices"
+"""A running bridge fills this table by itself: it stores the choices that Redis has. The later choice wins."""
+_BEGUN_ANEW: Final = "vector_sync"
+"""A running bridge fills this table by itself, with positions in an empty database, which mean nothing afterwards."""
+
+
+Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,8 @@ class CopyIn:
     """Sessions whose agent id was replaced."""
     absent: tuple[str, ...] = ()
     """Tables of this release that the backup, made by an older one, does not have. They are empty."""
+    choices_found: int = 0
+    """Choices about permanent memory that the database had before; each was merged with the backup's."""
 
 
 class RestoreMismatch(DatabaseRefused):
@@ -77,7 +86,7 @@ class RestoreMismatch(DatabaseRefused):
 
 
 async def require_empty(config: DatabaseConfig, marker: RestoreMarker) -> bool:
-    """Whether the database was restored from this backup. False where it is empty.
+    """Whether the database was restored from this backup. False where it is empty, or holds choices alone.
 
     Creates database and schema where they are missing, at this release's newest migration.
 
@@ -96,6 +105,8 @@ async def copy_in(
     config: DatabaseConfig, tables: Mapping[str, Expected], marker: RestoreMarker, agents: Mapping[str, str]
 ) -> CopyIn:
     """Fill an empty database from files of :func:`copy_out`, in one transaction.
+
+    Choices about permanent memory that are in it already, because a bridge has stored what Redis knew, are merged.
 
     A database that was filled from this backup before only gets agents' ids replaced: a repeated restore may restore
     agents that an earlier run could not.
@@ -124,7 +135,9 @@ async def copy_in(
         async with connection.work(unlimited=True):
             await lock(connection, config.schema_name, known, "SHARE ROW EXCLUSIVE")
             await _refuse_rows(connection, config, known)
+            choices = await filling.set_aside()
             await filling.fill(known)
+            await filling.merge(choices)
             await filling.fill_vectors(known, kind)
             await filling.advance_sequences()
             await filling.move(agents)
@@ -156,12 +169,12 @@ async def _ours(connection: Connection, config: DatabaseConfig) -> set[str]:
 
 
 async def _refuse_rows(connection: Connection, config: DatabaseConfig, tables: set[str]) -> None:
-    for table in sorted(tables):
+    for table in sorted(tables - {_MERGED, _BEGUN_ANEW}):
         found = await connection.execute(statement("one_row", config.schema_name, table=table))
         if await found.fetchone():
             raise Conflict(
-                f"the database {config.place} holds rows in {table} already; restore into an empty one, or into "
-                "another schema (DB_SCHEMA)"
+                f"the database {config.place} holds rows in {table} already, so bridges have worked with it; stop "
+                "them, and restore into an empty database, or into another schema (DB_SCHEMA)"
             )
 
 
@@ -173,6 +186,26 @@ class _Filling:
     schema: str
     tables: Mapping[str, Expected]
     done: CopyIn
+
+    async def set_aside(self) -> Sequence[Row]:
+        """Take out what a running bridge writes by itself, and return the choices among it."""
+        found = await self.connection.execute(statement("choices", self.schema))
+        choices = await found.fetchall()
+        for table in (_MERGED, _BEGUN_ANEW):
+            await self.connection.execute(statement("empty", self.schema, table=table))
+        self.done.choices_found = len(choices)
+        return choices
+
+    async def merge(self, choices: Sequence[Row]) -> None:
+        """Put choices back that were set aside, where they are later than the backup's; an opt-out wins a tie."""
+        left = iter(choices)
+        while batch := list(itertools.islice(left, _BATCH)):
+            user_keys, permanent_memory, chosen_ms = zip(*batch, strict=True)
+            values = {"user_key": user_keys, "permanent_memory": permanent_memory, "chosen_ms": chosen_ms}
+            lists = {name: list(column) for name, column in values.items()}
+            for name in ("update_choices", "insert_choices"):
+                await self.connection.execute(statement(name, self.schema), lists)
+        await self.connection.execute(statement("touch_choices", self.schema))
 
     async def fill(self, known: set[str]) -> None:
         """Fill the tables that migrations create."""
@@ -209,7 +242,7 @@ class _Filling:
         """Replace agents' former ids in sessions and vectors."""
         vectors = await listed(self.connection, self.schema)
         left = iter(agents.items())
-        while batch := list(itertools.islice(left, _MOVED)):
+        while batch := list(itertools.islice(left, _BATCH)):
             values = {"former_ids": [former for former, _ in batch], "new_ids": [new for _, new in batch]}
             sessions = await self.connection.execute(statement("move_sessions", self.schema), values)
             self.done.moved_sessions += sessions.rowcount
