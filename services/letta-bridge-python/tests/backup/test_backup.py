@@ -216,6 +216,18 @@ async def test_a_place_that_is_not_empty_is_refused_before_any_agent_is_written(
     assert other.agents == {}
 
 
+@pytest.mark.parametrize("agents", [False, True])
+async def test_backup_of_another_tenant_is_refused_with_and_without_agents(settings, store, filled, tmp_path, agents):
+    folder, other = tmp_path / "backup", InMemoryLetta()
+    await make_backup(settings, store if agents else None, folder, configuration={})
+    place = {"bridge": {"data_dir": str(tmp_path / "shop")}, "tenant": {"name": "shop"}}
+    shop = BridgeSettings.model_validate(place)
+    with pytest.raises(Conflict, match="is of the tenant ''"):
+        await restore_backup(shop, InMemoryAgentStore(other) if agents else None, folder)
+    assert not shop.session_file.exists()
+    assert other.agents == {}
+
+
 @pytest.fixture
 async def begun(empty):
     """The session file of a bridge that was started before the restore, and stored what Redis knew."""

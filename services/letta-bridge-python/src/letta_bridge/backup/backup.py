@@ -63,6 +63,7 @@ async def make_backup(
     made = Manifest(
         backup_id=str(uuid.uuid4()),
         release=__version__,
+        tenant=settings.tenant.name,
         created_at=created_at,
         finished_at=utc_now(),
         state=state,

@@ -95,6 +95,8 @@ class Manifest(_Frozen):
     format: Literal[2] = 2
     backup_id: str
     release: str
+    tenant: str | None = None
+    """Whose agents and state it holds, "" for the default one; None where the release that made it did not note it."""
     created_at: datetime
     finished_at: datetime
     state: tuple[SavedState, ...]

@@ -18,7 +18,7 @@ from letta_bridge.backup.manifest import Manifest, Place, SavedState, SavedTable
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence import pg_dump
 from shared_utils.persistence.database_config import DatabaseConfig
-from shared_utils.persistence.errors import DatabaseRefused
+from shared_utils.persistence.errors import Conflict, DatabaseRefused
 from shared_utils.persistence.migration import no_schema
 from shared_utils.persistence.sessions import utc_now
 from shared_utils.persistence.table_copy import (
@@ -76,9 +76,14 @@ async def check_place(settings: BridgeSettings, manifest: Manifest) -> None:
     What a running bridge writes by itself counts as empty: the choices about permanent memory that Redis has.
 
     Raises:
-        Conflict: one of them holds other data.
+        Conflict: one of them holds other data, or the backup is another tenant's.
         DatabaseRefused: the backup needs a database and none is configured.
     """
+    if manifest.tenant not in {None, settings.tenant.name}:
+        raise Conflict(
+            f"the backup is of the tenant '{manifest.tenant}' and this is '{settings.tenant.name}'; restore it "
+            "with that name in tenant.name (TENANT)"
+        )
     databases = _databases(settings)
     for state in manifest.state:
         if state.name == "file":
