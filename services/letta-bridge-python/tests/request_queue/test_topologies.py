@@ -130,6 +130,8 @@ async def test_a_user_is_erased_on_a_cluster(cluster, queue_at):
         for trace in traces:
             await trace.erase("ada")
         assert await search.find("ada") == []
+        assert await lane.lasts("ada", marked)
+        assert not await lane.lasts("bob", marked)
     assert await lane.behind(marked) == ["a"]
     assert {sum((await trace.count("ada")).values()) for trace in traces} == {0}
     assert len(await search.find("bob")) >= 4

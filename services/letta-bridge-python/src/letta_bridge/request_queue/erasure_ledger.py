@@ -9,12 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, cast
 
+from redis.asyncio import RedisCluster
+from redis.exceptions import ResponseError
+
 from letta_bridge.request_queue.keys import Keys
 from shared_utils.redis_connection import RedisClient
 
 KEPT_DAYS: Final = 400
 MAX_KEPT: Final = 100_000
 _ALIVE_MS: Final = 15_000
+_REPLICAS_MS: Final = 2_000
+"""For which a replica that lags behind is waited for."""
 _DAY_MS: Final = 86_400_000
 
 
@@ -58,6 +63,31 @@ class RedisErasureLedger:
         """When this user was erased last, ms; None where that is not known."""
         score = await self._client.zscore(self._key, user_hash)
         return None if score is None else int(score)
+
+    async def lasts(self, user_hash: str, at_ms: int) -> bool:
+        """Whether the note of this erasure still stands, and every connected replica has what was written up to now.
+
+        Waits for replicas up to :data:`_REPLICAS_MS`. Where Redis does not tell how many there are (a Cluster, or an
+        account without the right), the note alone counts.
+        """
+        replicas = await self._replicas()
+        async with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.zscore(self._key, user_hash)
+            if replicas:
+                # It waits for all that the server had written before the command in front of it on this connection.
+                pipeline.execute_command("WAIT", replicas, _REPLICAS_MS)
+            score, *reached = await pipeline.execute()
+        return score is not None and int(score) >= at_ms and all(count >= replicas for count in reached)
+
+    async def _replicas(self) -> int:
+        """How many replicas are connected; 0 where that is not told."""
+        if isinstance(self._client, RedisCluster):
+            return 0
+        try:
+            told = await self._client.info(section="replication")
+        except ResponseError:
+            return 0
+        return int(told.get("connected_slaves", 0))
 
     async def follow(self, bridge: str, at_ms: int) -> None:
         """Say that a bridge has followed all erasures up to then; forgets bridges that are gone."""

@@ -21,7 +21,8 @@ from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
 
 TTL_SECONDS: Final = 60.0
 STALE_SECONDS: Final = 20.0
-RENEW_SECONDS: Final = 5.0
+RENEW_SECONDS: Final = 1.0
+"""Also how long a turn may begin after Redis has lost the hold in a failover; the erasure then erases once more."""
 MAX_HELD: Final = 1000
 """Lanes held at once: each dispatch passes over those of them that are ready."""
 

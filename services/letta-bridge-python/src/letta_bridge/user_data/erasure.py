@@ -20,6 +20,10 @@ from shared_utils.persistence.sessions import utc_now
 _PASSES: Final = 4
 """A service that was just writing something of the user down leaves work for another pass."""
 _WAITING: Final = "waiting_tasks"
+_LOST: Final = (
+    "Redis lost writes of this erasure, or a replica of it lags behind and could lose them; run this again when its "
+    "replicas have caught up"
+)
 _FOLLOW_LOOKS: Final = 20
 _FOLLOW_PAUSE_SECONDS: Final = 0.5
 """Between two looks whether live bridges have followed: all of them together, three times as long as they need."""
@@ -38,6 +42,10 @@ class Lane(Protocol):
 
     async def mark(self, user_id: str) -> int:
         """Refuse what others hold from before now; the time of it."""
+        ...
+
+    async def lasts(self, user_id: str, at_ms: int) -> bool:
+        """Whether Redis has lost nothing since that mark, and a failover would lose nothing of it."""
         ...
 
     async def behind(self, at_ms: int) -> list[str]:
@@ -98,9 +106,15 @@ class UserData:
                 await self._count(user_id, report, left=True)
                 # Emptied by the pass, the lane holds what came after it: messages of somebody who begins anew.
                 report.arrived_since, report.place(_WAITING).left = report.place(_WAITING).left or 0, 0
-                if report.unreachable or not any(place.left for place in report.places.values()):
+                if report.unreachable:
+                    break
+                # A failover to a replica that lagged behind loses the hold, the mark, and what was removed in Redis.
+                is_clean = not any(place.left for place in report.places.values())
+                if is_clean and await self.lane.lasts(user_id, marked):
                     break
             report.elsewhere = await self.search.find(user_id)
+            if not await self.lane.lasts(user_id, marked):
+                report.unreachable["redis"] = _LOST
         report.behind = await self._followed(marked)
         for name, removed in erasure.counts.items():
             report.place(name).removed = removed

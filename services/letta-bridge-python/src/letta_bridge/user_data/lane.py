@@ -98,6 +98,11 @@ class UserLane:
             await ledger.write(user_hash(user_id), at_ms)
         return at_ms
 
+    async def lasts(self, user_id: str, at_ms: int) -> bool:
+        """Whether Redis still has that mark in both ledgers, and its replicas have it: it has lost no write since."""
+        ledgers = (self._memory, self._bridges)
+        return all([await ledger.lasts(user_hash(user_id), at_ms) for ledger in ledgers])
+
     async def behind(self, at_ms: int) -> list[str]:
         """Live bridges that have not followed the mark of that time yet."""
         return await self._bridges.behind(at_ms)
