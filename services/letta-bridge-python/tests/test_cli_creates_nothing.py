@@ -66,7 +66,9 @@ CHANGING = {
     "sessions delete": ("abcd",),
     "sessions settings": ("ada", "--no-permanent-memory"),
     "sessions undelete": ("abcd",),
+    "user drop": ("ada", "--yes"),
     "user erase": ("ada", "--yes", "--wait", "0"),
+    "user hold": ("ada", "--for", "1s"),
     "user release": ("ada",),
     "vectors reindex": (),
 }
