@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from letta_bridge.delivery import Desk
 from letta_bridge.errors import TurnFateUnknown
 from letta_bridge.letta import Breaker, BreakerPolicy, LettaServers
@@ -20,6 +22,26 @@ async def test_a_run_left_behind_is_cancelled_within_the_reply_budget_however_pa
     await rig.work_off()
     assert [reply["source"] for reply in rig.replies()] == ["letta", "letta"]
     assert (rig.kept(task_id="t1")["source"], rig.kept(task_id="t2")["source"]) == ("memory-python", "letta")
+
+
+@pytest.mark.parametrize(
+    ("stored", "sources"), [("nothing", ("memory-python", "letta")), ("answer", ("letta", "letta"))]
+)
+async def test_a_turn_that_letta_ended_while_its_database_was_away_keeps_no_later_one_from_letta(
+    make_rig, stored, sources
+):
+    """Letta could not write the run's end, so the run stands as active for ever."""
+    rig = make_rig(letta={"reply_deadline": 60.0, "turn_patience": 30.0})
+    rig.push("t0", content="hello")
+    await rig.work_off()
+    rig.letta.fail_next(TurnFateUnknown("away", cause="server_error"), stored=stored, leave_run=True)
+    for task_id in ("t1", "t2"):
+        rig.push(task_id, content=f"said in {task_id}")
+        async with asyncio.timeout(30):
+            await rig.work_off()
+    assert (rig.kept(task_id="t1")["source"], rig.kept(task_id="t2")["source"]) == sources
+    assert rig.letta.overlaps == []
+    assert rig.shelf.missed.get("ada", []) == []
 
 
 async def test_a_turn_whose_server_is_left_alone_is_not_waited_for_through_another_one(make_rig):
