@@ -2,9 +2,10 @@
 
 Letta is looked at until every question is settled. A turn still running is waited for. One that outlasts the patience
 keeps the present turn from being sent: of two turns side by side, the one that ends last decides what is in the agent's
-context, and the other is out of it for good. Only runs that are left behind are cancelled, by a server that was killed or
-that ended the turn without its database, and only those of the turns in question. Doubt is carried: a turn of which a run was cancelled, and which is not stored, stays UNKNOWN,
-whoever cancelled it and however long ago.
+context, and the other is out of it for good. Only runs of the turns in question are cancelled, and only those that are
+left behind: by a server that was killed, or by one that ended the turn and could not write so into its database. Doubt
+is carried: a turn of which a run was cancelled, and which is not stored, stays UNKNOWN, whoever cancelled it and
+however long ago.
 """
 
 from __future__ import annotations

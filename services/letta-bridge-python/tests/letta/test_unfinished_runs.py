@@ -42,8 +42,9 @@ def refusing(postgres_server):
 @pytest.fixture
 async def agent(letta, client_of):
     client = client_of(letta.url, api_key=letta.api_key)
-    spec = AgentSpec("test", ("bridge", f"test:{uuid.uuid4()}"), letta.model, None, "letta_v1_agent",
-                     (Block("human", "", "about the user", 2000), Block("persona", "kind")), ("memory_insert",))  # fmt: skip
+    blocks = (Block("human", "", "about the user", 2000), Block("persona", "kind"))
+    tags = ("bridge", f"test:{uuid.uuid4()}")
+    spec = AgentSpec("test", tags, letta.model, None, "letta_v1_agent", blocks, ("memory_insert",))
     made = await client.create_agent(spec)
     yield client, made.agent_id
     await client.delete_agent(made.agent_id)

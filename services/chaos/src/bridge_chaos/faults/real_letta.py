@@ -21,7 +21,7 @@ _OWN_FILES: Final = replace(_TOPOLOGY, own_data=True, database=False)
 _LOAD: Final = Load(users=5, messages=4, seconds=6.0)
 _THINKING: Final = Load(users=5, messages=3, seconds=6.0, prefix="[[latency:1500]] ")
 _TOOLS: Final = Load(users=5, messages=3, seconds=6.0, prefix="[[latency:800]] 我喜欢乌龙茶。")
-_SERVER: Final = parts("letta", "real-letta")
+_SERVER: Final = parts("letta", "letta-link", "real-letta")
 _MODEL: Final = parts("real-letta", "letta-model")
 _CUTS: Final = ("cut-working", "cut-answer", "cut")
 _GATE: Final = parts("real-letta", "letta-gate")
@@ -70,7 +70,20 @@ def faults() -> list[Fault]:
         )
         for name, what, act, load, occupied in rows
     ]
-    return [*found, *_lost_connections(), *_backups()]
+    return [*found, _killed_behind_proxy(), *_lost_connections(), *_backups()]
+
+
+def _killed_behind_proxy() -> Fault:
+    """No bridge sees that nobody listens, so that only their age tells that runs are left behind."""
+    return Fault(
+        "real-letta/kill-behind-proxy",
+        "the real Letta gets SIGKILL in the middle of turns, behind a proxy that goes on taking connections",
+        _kill_behind_proxy,
+        topology=replace(_TOPOLOGY, variables=(*_TOPOLOGY.variables, ("LETTA_BRIDGE_LETTA_RUN_LIFETIME", "45"))),
+        load=_THINKING,
+        patience=240.0,
+        occupies=_SERVER,
+    )
 
 
 def _lost_connections() -> list[Fault]:
@@ -138,6 +151,13 @@ def _backed_up(cut: Sequence[str]) -> Callable[[FaultContext], None]:
 
 
 def _kill(context: FaultContext) -> None:
+    letta = context.environment.letta
+    if letta.real is not None:
+        context.strike()
+        letta.kill_and_restart(letta.real)
+
+
+def _kill_behind_proxy(context: FaultContext) -> None:
     if context.environment.letta.real is not None:
         context.strike()
         restart(context.environment.letta.real)
