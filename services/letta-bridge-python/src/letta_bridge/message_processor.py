@@ -235,6 +235,7 @@ class MessageProcessor:
             content=task.content,
             missed=missed,
             doubtful=job.doubtful,
+            handed_out_before=job.turn.attempts > 1,
         )
         return Delivery(self._desk, turn, lease)
 
