@@ -24,6 +24,7 @@ _TOOLS: Final = Load(users=5, messages=3, seconds=6.0, prefix="[[latency:800]] æ
 _SERVER: Final = parts("letta", "letta-link", "real-letta")
 _MODEL: Final = parts("real-letta", "letta-model")
 _CUTS: Final = ("cut-working", "cut-answer", "cut")
+_AWAY_SECONDS: Final = 5.0
 _GATE: Final = parts("real-letta", "letta-gate")
 
 
@@ -56,6 +57,13 @@ def faults() -> list[Fault]:
         ),
         ("empty", "gets four empty answers from its model", _model(action="empty", next=4), _LOAD, _MODEL),
         ("hang", "waits 13 s for its model, three times", _model(action="hang", seconds=13.0, next=3), _LOAD, _MODEL),
+        (
+            "database-away",
+            f"loses its database in the middle of turns, for {_AWAY_SECONDS:g} s, and cannot write that runs are over",
+            _database_away,
+            _THINKING,
+            parts("postgres", "real-letta"),
+        ),
         ("bridge-kill", "works on while a bridge gets SIGKILL", _bridge_kill, _THINKING, parts("bridge")),
     ]
     found = [
@@ -168,6 +176,13 @@ def _cut(context: FaultContext) -> None:
     for _ in range(3):
         context.environment.letta.link.cut()
         context.let_pass(context.random.uniform(0.3, 1.0))
+
+
+def _database_away(context: FaultContext) -> None:
+    context.strike()
+    context.environment.postgres.kill()
+    context.let_pass(_AWAY_SECONDS)
+    restart(context.environment.postgres)
 
 
 def _bridge_kill(context: FaultContext) -> None:
