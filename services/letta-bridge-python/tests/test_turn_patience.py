@@ -84,6 +84,25 @@ async def test_a_task_that_a_killed_bridge_may_have_sent_again_is_waited_for(mak
     assert rig.letta.overlaps == []
 
 
+async def test_a_server_that_is_back_before_its_breakers_pause_is_over_was_seen_gone(make_rig):
+    rig = make_rig(letta={"reply_deadline": 20.0, "turn_patience": 0.2, "retry_attempts": 0})
+    rig.push("t0", content="hello")
+    await rig.work_off()
+    rig.push("t1", content="lost")
+    with rig.letta.held() as hold:
+        work = asyncio.create_task(rig.work_off())
+        await hold.arrived()
+        rig.letta.down = rig.letta.refuses = True
+        await rig.letta.kill()
+        await work
+    rig.letta.down = False
+    # Another bridge works for the user now, one that never knocked.
+    rig.desk = Desk(LettaServers({"a": rig.letta}), rig.sessions, rig.settings.letta, rig.settings.fallback)
+    rig.push("t2", content="next")
+    await rig.work_off()
+    assert [rig.kept(task_id=name)["source"] for name in ("t1", "t2")] == ["memory-python", "letta"]
+
+
 async def test_a_turn_whose_server_is_left_alone_is_not_waited_for_through_another_one(make_rig):
     rig = make_rig(letta={"reply_deadline": 60.0})
     servers = LettaServers({"a": rig.letta, "b": rig.letta}, breaker=lambda: Breaker(BreakerPolicy(failures=1)))

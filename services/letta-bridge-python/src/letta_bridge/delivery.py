@@ -222,6 +222,10 @@ class Delivery:
             if self.fate is Fate.UNKNOWN and not self.ended and error.refused:
                 self.interrupted = True
             raise
+        except TurnFateUnknown as error:
+            if error.cause == "connection_lost" and await server.is_gone():
+                self.interrupted = True
+            raise
 
     async def _with_agent(self, letta: LettaPort, agent_id: str) -> Delivered:
         self.agent_id = agent_id
