@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -236,6 +237,24 @@ class TestIncompleteAgents:
         agent = await ask(bridge(), letta)
         assert agent != incomplete
         assert await agents_of(letta) == {agent}
+
+    async def test_agent_that_stays_incomplete_is_replaced_although_no_turn_waits_that_long(
+        self, letta, bridge, impatient, monkeypatch
+    ):
+        monkeypatch.setattr(agent_maker, "LISTED_WITHIN_SECONDS", 0.5)
+        letta.losing, letta.incomplete, letta.error = 1, True, LettaUnavailable
+        manager = bridge()
+        with pytest.raises(LettaUnavailable):
+            await ask(manager, letta)
+        [incomplete] = await letta.list_late()
+        for _ in range(40):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await ask(manager, letta)
+                    break
+        else:
+            pytest.fail("each turn waited for the incomplete agent from the beginning")
+        assert incomplete not in await agents_of(letta)
 
     async def test_incomplete_agent_with_a_passage_is_not_deleted(self, letta, bridge, impatient):
         letta.losing, letta.incomplete = 1, True
