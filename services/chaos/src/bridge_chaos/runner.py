@@ -71,7 +71,9 @@ def run_once(environment: Environment, scenario: Scenario, seed: int) -> Run:
     try:
         _strike(scenario, contexts, conversation)
         conversation.wait_pushed(_PUSHED_SECONDS)
-        may_be_lost = {task for context in contexts for task in context.covered.get("lost", ())}
+        # Of these no reply need be in the stream: what is refused while its user is erased is published alone.
+        reasons = [found for context in contexts for found in (context.covered, context.expected)]
+        may_be_lost = {task for found in reasons for task in found.get("lost", ())}
         conversation.wait_all(scenario.patience, but=may_be_lost)
         close_talk(environment, conversation)
         environment.letta.wait_idle(_CLOSED_SECONDS)
