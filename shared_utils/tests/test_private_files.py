@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -49,6 +52,23 @@ def test_what_is_made_is_closed_to_others(tmp_path):
         file.write(b"x")
     assert [mode(tmp_path / name) for name in ("a", "a/b", "c", "d")] == ["0o700"] * 4
     assert [mode(tmp_path / name) for name in ("c/file", "d/file")] == ["0o600"] * 2
+
+
+def test_locks_on_a_file_that_is_there_are_kept(tmp_path):
+    """A process loses its POSIX locks on a file with the first descriptor of it that is closed."""
+    with (tmp_path / "file").open("w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        create(tmp_path / "file")
+        program = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        locked = subprocess.run([sys.executable, "-c", program, tmp_path / "file"], check=False, capture_output=True)
+    assert b"BlockingIOError" in locked.stderr
+
+
+def test_a_link_is_followed_to_a_file_that_is_not_there_yet(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    create(tmp_path / "link")
+    assert mode(tmp_path / "target") == "0o600"
+    create(tmp_path / "link")
 
 
 def test_what_is_there_stays_as_it_is(tmp_path):

@@ -65,6 +65,16 @@ def test_repeated_foreign_and_missing_messages_in_agents_are_found(environment, 
     assert texts(verdict, "forgotten") == [f"{said(cy, number)} (answered by letta, no fallback)" for number in (0, 1)]
 
 
+def test_a_message_that_waits_to_be_told_is_told_from_one_that_is_forgotten(environment, conversation, agents):
+    cy = conversation.users[2]
+    agents.forget(cy)
+    with environment.client() as client:
+        client.rpush(f"{{{QUEUE}}}:missed:{cy}", json.dumps({"content": said(cy, 1)}))
+        verdict = judge(environment, conversation, at_rest_seconds=0.5)
+    assert texts(verdict, "untold") == [f"{said(cy, 1)} (answered by letta, no fallback)"]
+    assert texts(verdict, "forgotten") == [f"{said(cy, 0)} (answered by letta, no fallback)"]
+
+
 def test_a_message_after_a_later_one_is_out_of_order(environment, conversation, agents):
     bo = conversation.users[1]
     agents.say(bo, said(bo, 0))

@@ -10,7 +10,7 @@ from bridge_chaos.catalogue import catalogue, chosen
 from bridge_chaos.load import Task
 from bridge_chaos.main import app
 from bridge_chaos.matrix import page
-from bridge_chaos.promises import PROMISES, Finding, Verdict
+from bridge_chaos.promises import ALWAYS, PROMISES, Finding, Verdict
 from bridge_chaos.report import line
 from bridge_chaos.runner import Run
 from bridge_chaos.scenario import Scenario, named_pair
@@ -64,6 +64,13 @@ def test_the_page_counts_and_names_what_cannot_be_kept():
     assert "redis/kill + letta/kill @ recovery (seed 1)" in text
     assert "`redis/full`: nothing to fill" in text
     assert totals(runs) == {"lost": 1}
+
+
+def test_the_page_names_the_window_of_what_is_only_counted_under_every_fault():
+    finding = Finding("left_out", "only counted", ADA)
+    text = page([run_of("redis/kill", finding, excused=[finding])], catalogue(), {}, "./run chaos")
+    assert f"- every fault ({PROMISES['left_out']}): {ALWAYS['left_out']}" in text
+    assert ALWAYS["left_out"] not in page([run_of("redis/kill")], catalogue(), {}, "./run chaos")
 
 
 def test_a_line_tells_how_to_repeat_a_run_that_broke_a_promise():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from structlog.testing import capture_logs
@@ -236,6 +237,36 @@ class TestIncompleteAgents:
         agent = await ask(bridge(), letta)
         assert agent != incomplete
         assert await agents_of(letta) == {agent}
+
+    async def test_agent_that_stays_incomplete_is_replaced_although_no_turn_waits_that_long(
+        self, letta, bridge, monkeypatch
+    ):
+        now = [0.0]
+        monkeypatch.setattr(agent_maker, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        monkeypatch.setattr(creation_leases, "LISTED_WITHIN_SECONDS", 0.0)
+        letta.losing, letta.incomplete, letta.error = 1, True, LettaUnavailable
+        manager = bridge()
+        with pytest.raises(LettaUnavailable):
+            await ask(manager, letta)
+        [incomplete] = await letta.list_late()
+        looks = asyncio.Semaphore(0)
+        find_agents = letta.find_agents
+
+        async def counted(tags):
+            looks.release()
+            return await find_agents(tags)
+
+        letta.find_agents = counted
+        turn = asyncio.create_task(ask(manager, letta))
+        for _ in range(3):  # behind the second of these looks it waits for the agent
+            await looks.acquire()
+        turn.cancel()  # as its reply deadline does
+        await asyncio.wait([turn])
+        now[0] = agent_maker.LISTED_WITHIN_SECONDS + 1
+        async with asyncio.timeout(30):
+            agent = await ask(manager, letta)
+        assert await agents_of(letta) == {agent}
+        assert agent != incomplete
 
     async def test_incomplete_agent_with_a_passage_is_not_deleted(self, letta, bridge, impatient):
         letta.losing, letta.incomplete = 1, True

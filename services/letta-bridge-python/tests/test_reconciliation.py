@@ -188,6 +188,13 @@ async def test_an_interrupted_turn_is_not_waited_for():
     assert letta.cancelled == ["run-1"]
 
 
+async def test_a_run_that_letta_left_active_although_it_ended_the_turn_is_not_waited_for():
+    letta = Letta([running("run-1")], [STORED])
+    async with asyncio.timeout(20):
+        result = await reconciled(letta, missed(1, ended=True), patience=3600.0)
+    assert (result, letta.cancelled) == ((None, [("1-1", Fate.STORED)], set()), ["run-1"])
+
+
 async def test_another_programs_run_is_waited_for_and_left_alone():
     letta = Letta([ABSENT], others=["run-9"])
     assert await reconciled(letta, missed(1, fate=Fate.ABSENT), patience=0.05) == (None, [("1-1", Fate.ABSENT)], set())
@@ -300,3 +307,27 @@ async def test_the_present_turn_is_absent_after_three_looks_or_one_where_letta_e
 async def test_a_present_turn_that_was_broken_off_is_not_sent_again(found, deserted):
     with pytest.raises(TurnInterrupted):
         await reconciled(Letta([found]), present=present(deserted=deserted))
+
+
+async def test_the_answer_of_a_present_turn_that_letta_ended_is_used_although_its_run_stands_as_active():
+    letta = Letta([running("run-1")], [FoundTurn(TurnState.STORED, answer=TurnAnswer("hi"), run_id="run-1")])
+    async with asyncio.timeout(20):
+        found, _, _ = await reconciled(letta, present=present(ended=True), patience=3600.0)
+    assert (found.answer.text, letta.cancelled) == ("hi", ["run-1"])
+
+
+@pytest.mark.parametrize("later", [CANCELLED, running("run-1")], ids=["not stored", "the cancel has no effect"])
+async def test_a_present_turn_that_letta_ended_without_ending_its_run_is_not_sent_again(later):
+    letta = Letta([running("run-1")], [later])
+    async with asyncio.timeout(20):
+        with pytest.raises(TurnInterrupted):
+            await reconciled(letta, present=present(ended=True), patience=3600.0)
+    assert letta.cancelled == ["run-1"]
+
+
+async def test_an_active_run_that_need_not_be_of_the_present_turn_is_never_cancelled():
+    letta = Letta([ABSENT, running("run-9")])
+    async with asyncio.timeout(20):
+        with pytest.raises(TurnInterrupted):
+            await reconciled(letta, present=present(ended=True), patience=0.05)
+    assert letta.cancelled == []

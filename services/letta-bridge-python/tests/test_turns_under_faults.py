@@ -21,6 +21,8 @@ FAULTS = {
     "away": (LettaUnavailable(), "nothing"),
     "failed": (TurnFateUnknown(cause="server_error"), "nothing"),
     "failed late": (TurnFateUnknown(cause="server_error"), "message"),
+    "failed without its database": (TurnFateUnknown(cause="server_error"), "nothing"),
+    "failed at its end without its database": (TurnFateUnknown(cause="server_error"), "answer"),
     "lost before": (TurnFateUnknown(cause="connection_lost"), "nothing"),
     "lost after": (TurnFateUnknown(cause="connection_lost"), "answer"),
 }
@@ -69,7 +71,8 @@ class World:
             self.holds.append(self.rig.letta._hold)
         elif letta in FAULTS:
             error, stored = FAULTS[letta]
-            self.rig.letta.fail_next(error, stored=stored)
+            # Letta without its database cannot write that the run is over.
+            self.rig.letta.fail_next(error, stored=stored, leave_run="without its database" in letta)
 
     def push(self, persona):
         content = f"message {len(self.said)}"

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
@@ -17,6 +18,8 @@ PARTIAL: Final = ".partial"
 """Suffix of a file that is being written."""
 _LONGEST_NAME: Final = 200
 """Bytes. File systems allow 255, and an ending is added."""
+_creating: Final = threading.Lock()
+"""Held until a new file is closed again: no other thread has it open by then."""
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_@+=,-][A-Za-z0-9._@+=,-]*")
 
 
@@ -28,12 +31,16 @@ def make_folder(path: Path) -> None:
 
 
 def create(path: Path) -> None:
-    """Create an empty file with mode 0600, and its parents. An existing file is not changed.
+    """Create an empty file with mode 0600, and its parents. An existing file is neither changed nor opened.
 
-    For libraries that open a file by name and would create it with the mode of the umask.
+    For libraries that open a file by name and would create it with the mode of the umask. A process that closes any
+    descriptor of a file loses all its POSIX locks on it: those of SQLite's other connections, whose write-ahead log
+    another process would then delete.
     """
     make_folder(path.parent)
-    os.close(os.open(path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, FILE_MODE))
+    with _creating, contextlib.suppress(FileExistsError):
+        # O_EXCL does not follow a symbolic link, whose target may not be there yet.
+        os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
 
 
 def opener(path: str, flags: int) -> int:

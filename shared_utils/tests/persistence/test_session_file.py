@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import sqlite3
+import sys
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
@@ -23,6 +24,13 @@ CREATE UNIQUE INDEX agent_sessions_one_active ON agent_sessions (user_id, person
 CREATE INDEX agent_sessions_last_updated ON agent_sessions (last_updated);
 INSERT INTO agent_sessions VALUES ('s1', 'ada', 'default', 'agent-1', '{"a": 1}', '{"permanent_memory": false}',
     '2026-01-02T03:04:05.000006+00:00', '2026-01-02T03:04:05+00:00', NULL, 3, 1);
+"""
+
+_READ_AND_CLOSE = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("SELECT * FROM agent_sessions").fetchall()
+connection.close()
 """
 
 
@@ -54,6 +62,21 @@ async def test_a_file_of_the_first_release_is_brought_up_to_date(path, file_stor
                            "created_at, last_updated, version, is_active) VALUES ('s2', 'bo', 'default', '{}', '{}', "
                            "'2026-01-02T03:04:05+00:00', '2026-01-02T03:04:05+00:00', 1, 1)")  # fmt: skip
     assert (await file_store.find("bo", "default")).session_id == "s2"
+
+
+async def test_a_process_that_closes_the_file_takes_nothing_from_two_stores_that_have_it_open(path, file_store):
+    """SQLite deletes the log with the last connection; where locks got lost, another process takes its own for that."""
+    await file_store.reserve("ada", "default")
+    second = FileSessionStore(path)  # as a bridge has several, each with its own connection
+    await second.find("ada", "default")
+    other = await asyncio.create_subprocess_exec(sys.executable, "-c", _READ_AND_CLOSE, path)
+    assert await other.wait() == 0
+    session = await file_store.reserve("bo", "default")
+    await second.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT session_id FROM agent_sessions WHERE user_id = 'bo'").fetchall() == [
+            (session.session_id,)
+        ]
 
 
 async def test_a_mirrored_session_takes_the_place_of_what_was_here(file_store):

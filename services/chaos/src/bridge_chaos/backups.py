@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bridge_chaos.command_line import insist
+from bridge_chaos.command_line import command, insist
 from bridge_chaos.empty_place import EmptyPlace
 from bridge_chaos.fault import FaultContext
 from bridge_chaos.letta_reader import LettaReader
 from bridge_chaos.load import Utterance, recognised
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_TRIES: Final = 3
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,14 @@ class SavedBackup:
 
 
 def saved_backup(context: FaultContext) -> SavedBackup:
-    """Make one in a new directory."""
-    folder = context.environment.folder / f"backup-{context.environment.workspace.number()}"
+    """Make one in a new directory; in another one where the first try was broken off, as its command says."""
     before = _answered_by_letta(context)
-    saved = insist(context, "backup", str(folder))
+    for _ in range(_TRIES):
+        folder = context.environment.folder / f"backup-{context.environment.workspace.number()}"
+        saved = command(context, "backup", str(folder))
+        if saved.succeeded:
+            break
+        context.remarks.append(f"tried again: {saved}")
     context.check("forgotten", saved.succeeded, str(saved))
     readable = [file.name for file in folder.rglob("*") if file.is_file() and file.stat().st_mode & _OTHERS]
     context.check("strangers", not readable, f"others may read {len(readable)} files of the backup: {readable[:3]}")

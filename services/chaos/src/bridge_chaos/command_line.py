@@ -12,7 +12,8 @@ from bridge_chaos.fault import FaultContext
 from letta_bridge.fail_points import VARIABLE as FAIL_POINT
 from local_stack.programs import CHECKOUT, program
 
-_TIMEOUT_SECONDS: Final = 180.0
+_TIMEOUT_SECONDS: Final = 600.0
+"""Long enough for a backup of the agents of all runs that an environment has seen."""
 _TIMED_OUT: Final = -1
 _FURTHER_TRIES: Final = 5
 _PAUSE_SECONDS: Final = 2.0

@@ -1,7 +1,8 @@
 """An HTTP proxy before a real Letta that loses connections on demand, as the double does by itself.
 
 ``python -m bridge_chaos.letta_gate --port 0 --target URL`` prints ``ready http://127.0.0.1:PORT``. Faults are dialled
-in with ``POST /control``; see `letta_double.dials`. A request goes on at the target when its client is gone.
+in with ``POST /control``; see `letta_double.dials`. A request goes on at the target when its client is gone. Where the
+target is gone, the client's connection is lost as well: the gate itself never has an answer.
 """
 
 from __future__ import annotations
@@ -73,6 +74,14 @@ class Gate:
         return app
 
     async def _forward(self, request: web.Request) -> web.Response:
+        try:
+            return await self._forwarded(request)
+        except aiohttp.ClientError:
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response()
+
+    async def _forwarded(self, request: web.Request) -> web.Response:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP}
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -99,6 +100,20 @@ class LettaServers:
             link.resume()
         for server in self._dialled:
             server.heal()
+
+    def kill_and_restart(self, server: Process, *, away: float = 0.0) -> None:
+        """SIGKILL a server and start it again; until it serves, nobody listens at its address, as without a proxy.
+
+        Args:
+            server: the real one, or a double.
+            away: seconds between the two.
+        """
+        link = self.links[self.doubles.index(server) if isinstance(server, LettaDouble) else 0]
+        server.kill()
+        link.refuse()
+        time.sleep(away)
+        revive(server)
+        link.resume()
 
     @property
     def dialled(self) -> Dialled:

@@ -9,7 +9,7 @@ from typing import Final
 
 from bridge_chaos.campaign import totals
 from bridge_chaos.fault import Fault
-from bridge_chaos.promises.verdict import PROMISES, Finding, count
+from bridge_chaos.promises.verdict import ALWAYS, PROMISES, Finding, count
 from bridge_chaos.report import machine
 from bridge_chaos.runner import Run
 
@@ -20,6 +20,8 @@ _MEANING: Final[Mapping[str, str]] = {
     "repeated_messages": "messages that stand in a user's agents more than once",
     "out_of_order": "users whose replies, messages or turns in the journal are not in the order they spoke",
     "forgotten": "messages that were answered, and are not in the agent that answers the user now",
+    "untold": "messages that memory-python answered, and that still wait to be told when everything works again",
+    "left_out": "messages of which an agent was told the number alone",
     "strangers": "another user's, another persona's or nobody's words in an agent or a reply",
     "overlaps": "turns of one agent that ran side by side in Letta",
     "accounts": "counters and keys that do not add up, or a bound of the fault's own that was passed",
@@ -144,8 +146,11 @@ def _cell(promise: str, runs: Sequence[Run]) -> str:
 def _windows(runs: Sequence[Run], faults: Mapping[str, Fault]) -> Iterable[str]:
     met = {fault.name for run in runs for fault in run.scenario.faults}
     named = [fault for fault in faults.values() if fault.window and fault.name in met]
-    if named:
+    seen = {finding.promise for run in runs for finding in run.excused}
+    always = [name for name in ALWAYS if name in seen]
+    if named or always:
         yield "## Windows that stay\n"
+        yield from (f"- every fault ({PROMISES[name]}): {ALWAYS[name]}" for name in always)
         for fault in sorted(named, key=lambda fault: fault.name):
             if fault.window is not None:
                 columns = ", ".join(PROMISES[name] for name in PROMISES if name in fault.window.promises)

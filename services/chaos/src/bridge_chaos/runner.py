@@ -17,7 +17,7 @@ from bridge_chaos.choices import Chooser
 from bridge_chaos.conversation import Conversation
 from bridge_chaos.environment import LEASE, Environment
 from bridge_chaos.fault import Fault, FaultContext
-from bridge_chaos.promises import Verdict, judge
+from bridge_chaos.promises import ALWAYS, Verdict, judge
 from bridge_chaos.promises.verdict import Finding, count
 from bridge_chaos.scenario import Phase, Scenario
 from bridge_chaos.waiting import wait_until
@@ -71,7 +71,9 @@ def run_once(environment: Environment, scenario: Scenario, seed: int) -> Run:
     try:
         _strike(scenario, contexts, conversation)
         conversation.wait_pushed(_PUSHED_SECONDS)
-        may_be_lost = {task for context in contexts for task in context.covered.get("lost", ())}
+        # Of these no reply need be in the stream: what is refused while its user is erased is published alone.
+        reasons = [found for context in contexts for found in (context.covered, context.expected)]
+        may_be_lost = {task for found in reasons for task in found.get("lost", ())}
         conversation.wait_all(scenario.patience, but=may_be_lost)
         close_talk(environment, conversation)
         environment.letta.wait_idle(_CLOSED_SECONDS)
@@ -82,7 +84,7 @@ def run_once(environment: Environment, scenario: Scenario, seed: int) -> Run:
 
 
 def close_talk(environment: Environment, conversation: Conversation) -> None:
-    """Everybody says one more, so that agents are told what they missed; again where it was not Letta who answered."""
+    """Everybody says one more, so that agents are told what they missed; again whom Letta did not answer."""
     observer = conversation.observer
     users = [user for user in conversation.users if user not in conversation.opted_out]
     until = time.monotonic() + _CLOSING_SECONDS
@@ -91,7 +93,9 @@ def close_talk(environment: Environment, conversation: Conversation) -> None:
         last = conversation.say_one_more_of(users)
         if not observer.wait_for(last, _CLOSED_SECONDS):
             return
-        if all(observer.last(task).get("source") == "letta" for task in last) or time.monotonic() > until:
+        fallen_back = {task.user for task in last if observer.last(task).get("source") != "letta"}
+        users = [user for user in users if user in fallen_back]
+        if not users or time.monotonic() > until:
             return
         time.sleep(pause)
 
@@ -184,7 +188,11 @@ def _run(scenario: Scenario, seed: int, contexts: list[FaultContext], verdict: V
         recovery=_recovery(contexts[-1]),
         seconds=seconds,
         remarks=[remark for context in contexts for remark in context.remarks],
-        excused=[f for f in verdict.findings if any(fault.excuses(f, context) for fault, context in pairs)],
+        excused=[
+            finding
+            for finding in verdict.findings
+            if finding.promise in ALWAYS or any(fault.excuses(finding, context) for fault, context in pairs)
+        ],
     )
 
 

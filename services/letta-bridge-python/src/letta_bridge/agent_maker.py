@@ -40,6 +40,8 @@ from shared_utils.persistence.sessions import Session, SessionStore, SessionStor
 _log = logs.get(__name__)
 CLAIM_SECONDS: Final = 30.0
 """Seconds after which a killed bridge's claim is free; a living one renews it."""
+_INCOMPLETE_AGENTS: Final = 1000
+"""Incomplete agents that are remembered, those seen last."""
 _SEARCH_MIN_SECONDS, _SEARCH_MAX_SECONDS = 0.05, 1.0
 """Between two searches while another attempt may still produce the agent."""
 _SAVE_ATTEMPTS: Final = 5
@@ -105,6 +107,8 @@ class AgentMaker:
         self._claim_seconds = claim
         self._leases = leases or InMemoryCreationLeases()
         self._honours = honours or _honour_every_opt_out
+        self._incomplete_since: dict[str, float] = {}
+        """Agent id → when this bridge saw it first without its system message, by the monotonic clock."""
         self._making: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def session(self, user_id: str, persona: str, language: str | None, letta: LettaPort) -> Session:
@@ -163,19 +167,30 @@ class AgentMaker:
 
     async def _found_or_made(self, making: _Making) -> tuple[str, bool]:
         """The agent's id, and whether this call created it."""
-        incomplete_until = time.monotonic() + LISTED_WITHIN_SECONDS
         async for _ in _searches():
             found = await self._look(making)
             if found.chosen is not None:
                 _log.info("agent_adopted", agent_id=found.chosen.agent_id, persona=making.session.persona)
                 return found.chosen.agent_id, False
-            if found.incomplete and time.monotonic() < incomplete_until:
+            if self._may_be_completed(found.incomplete):
                 continue
             if await self._leases.acquire(making.lease):
                 for incomplete in found.incomplete:
                     await self._remove_if_empty(incomplete.agent_id, making)
                 return await self._created(making)
         raise AssertionError("the search ends with an agent or a lease")
+
+    def _may_be_completed(self, incomplete: Sequence[Candidate]) -> bool:
+        """Whether one of them is so new that Letta may still be making it.
+
+        It is counted from the first look of this bridge: a turn may end before Letta's time is over, and so may each of
+        the turns after it.
+        """
+        now = time.monotonic()
+        since = [self._incomplete_since.setdefault(one.agent_id, now) for one in incomplete]
+        while len(self._incomplete_since) > _INCOMPLETE_AGENTS:
+            del self._incomplete_since[next(iter(self._incomplete_since))]
+        return any(now - began < LISTED_WITHIN_SECONDS for began in since)
 
     async def _created(self, making: _Making) -> tuple[str, bool]:
         session, letta, lease = making.session, making.letta, making.lease

@@ -92,7 +92,9 @@ class LettaTurn:
     missed: Sequence[KeptTurn]
     """Turns that this persona's agent does not know yet, oldest first."""
     doubtful: bool
-    """An earlier hand-out of the same task may have sent it."""
+    """An earlier hand-out of the same task may have sent it, or one before it was pushed again."""
+    handed_out_before: bool = False
+    """Since it was pushed, another hand-out may have sent it."""
     other_persona: str | None = None
     """To whose agent a bridge with other settings may have sent it."""
 
@@ -143,7 +145,8 @@ class Delivery:
         self.fate = Fate.UNKNOWN if turn.doubtful else Fate.ABSENT
         self.agent_id: str | None = None
         self.interrupted = False
-        self.ended = False
+        # What an earlier push left says so of its own last try, not of one that another hand-out may have made since.
+        self.ended = bool(own) and not turn.handed_out_before and all(kept.turn.ended for kept in own)
         self.carried = _possibly_carried(own, self._earlier) if turn.doubtful else set()
         # What an earlier try left of this very turn is superseded by whatever becomes of it now.
         self.resolved = fingerprints(own)
@@ -224,6 +227,10 @@ class Delivery:
                     return await self._with_agent(letta, agent_id)
         except LettaUnavailable as error:
             if self.fate is Fate.UNKNOWN and not self.ended and error.refused:
+                self.interrupted = True
+            raise
+        except TurnFateUnknown as error:
+            if error.cause == "connection_lost" and await server.is_gone():
                 self.interrupted = True
             raise
 

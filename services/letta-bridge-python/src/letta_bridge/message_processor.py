@@ -267,6 +267,7 @@ class MessageProcessor:
             missed=missed,
             doubtful=job.doubtful,
             other_persona=self._sessions.other_persona(task.meta.persona) if job.doubtful else None,
+            handed_out_before=job.turn.attempts > 1,
         )
         return Delivery(self._desk, turn, lease)
 

@@ -64,7 +64,7 @@ class MissedTurn(BaseModel):
     carried: tuple[str, ...] | None = None
     """``task_id`` of each missed turn that may have been sent along with this one; None where that is not known."""
     ended: bool = False
-    """Letta itself said that the last try to send it is over."""
+    """Letta itself said that the last try to send it is over: a run of it that still seems active is left behind."""
     canned: bool = False
     """Answered by a plain sentence of memory-python, which is no answer of anybody."""
 

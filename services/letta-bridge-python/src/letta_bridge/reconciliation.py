@@ -2,9 +2,10 @@
 
 Letta is looked at until every question is settled. A turn still running is waited for. One that outlasts the patience
 keeps the present turn from being sent: of two turns side by side, the one that ends last decides what is in the agent's
-context, and the other is out of it for good. Only runs that a killed server left behind are cancelled, and only those
-of the turns in question. Doubt is carried: a turn of which a run was cancelled, and which is not stored, stays UNKNOWN,
-whoever cancelled it and however long ago.
+context, and the other is out of it for good. Only runs of the turns in question are cancelled, and only those that are
+left behind: by a server that was killed, or by one that ended the turn and could not write so into its database. Doubt
+is carried: a turn of which a run was cancelled, and which is not stored, stays UNKNOWN, whoever cancelled it and
+however long ago.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class PresentTurn:
     content: str | None
     """None where it is gone; a bridge of the previous release can then not be told to have sent it."""
     ended: bool
-    """Letta itself said that the last try is over."""
+    """Letta itself said that the last try is over: a run of it that is still active is left behind."""
     is_deserted: Callable[[], bool]
     """Whether the server that is at it has gone: then there is nothing to wait for."""
 
@@ -100,6 +101,7 @@ class Reconciliation:
         self._clock = asyncio.get_running_loop().time
         self._until = self._clock() + patience
         self._given_up: set[str] = set()
+        self._own_run_ended = False
         # What was sent to an agent that is gone never reached its successor.
         gone = {kept.fingerprint for kept in earlier if kept.turn.agent_id not in {None, *self._ids}}
         self._earlier = [kept for kept in earlier if kept.fingerprint not in gone]
@@ -121,6 +123,8 @@ class Reconciliation:
             present, earlier, others = await self._look()
             if present is not None and present.state is TurnState.STORED:
                 return self._reconciled(earlier, present)
+            if await self._end_own_run(present):
+                continue  # what it had stored shows only now
             if self._is_running(present) or self._is_waited_for(earlier, others):
                 absent_looks = 0
                 await asyncio.sleep(pause)
@@ -165,6 +169,19 @@ class Reconciliation:
             ways.append(("", own))
         return ways
 
+    async def _end_own_run(self, present: FoundTurn | None) -> bool:
+        """Cancel the present turn's run, once, where Letta has ended the turn; False where there is none to cancel.
+
+        Letta answers after it has written that the run is over. Where the run is still active, its database was away.
+        """
+        if present is None or self._present is None or not self._present.ended or self._own_run_ended:
+            return False
+        if present.state is not TurnState.RUNNING or not present.run_ids:
+            return False
+        self._own_run_ended = True
+        await self._cancel(present.run_ids)
+        return True
+
     def _is_running(self, present: FoundTurn | None) -> bool:
         """Whether the present turn is still at work. Raises TurnInterrupted where that will never end well."""
         if present is None or self._present is None:
@@ -175,7 +192,7 @@ class Reconciliation:
             return False
         # Without a run of its own, all there is to see is an unlabelled one, which may be of another program for ever.
         without_end = not present.run_ids and self._clock() >= self._until
-        if without_end or self._present.is_deserted() or self._is_dead(present.running_since):
+        if without_end or self._own_run_ended or self._present.is_deserted() or self._is_dead(present.running_since):
             raise TurnInterrupted
         return True
 
@@ -186,11 +203,11 @@ class Reconciliation:
         return bool(others) or bool(self._at_work(earlier))
 
     def _at_work(self, earlier: Mapping[str, FoundTurn]) -> list[KeptTurn]:
-        """The earlier turns that run, unless their server has gone."""
+        """The earlier turns that run, unless their server has gone, or has ended them already."""
         return [
             kept
             for kept in self._running(earlier)
-            if not kept.turn.interrupted
+            if not (kept.turn.interrupted or kept.turn.ended)
             and (since := earlier[kept.fingerprint].running_since) is not None
             and not self._is_dead(since)
         ]
@@ -217,9 +234,12 @@ class Reconciliation:
         self._given_up |= fingerprints(running)
         runs = [run_id for kept in running for run_id in earlier[kept.fingerprint].run_ids]
         if runs:
-            _log.warning("turn_cancelled", agent_id=self._agent_id, runs=len(runs))
-            await self._letta.cancel(self._agent_id, runs)
+            await self._cancel(runs)
         return bool(runs)
+
+    async def _cancel(self, runs: Sequence[str]) -> None:
+        _log.warning("turn_cancelled", agent_id=self._agent_id, runs=len(runs))
+        await self._letta.cancel(self._agent_id, runs)
 
     def _is_in_doubt(self, present: FoundTurn | None, earlier: Mapping[str, FoundTurn]) -> bool:
         """Whether a turn that is nowhere to be seen may be so new that Letta does not show it yet."""

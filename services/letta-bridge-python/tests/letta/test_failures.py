@@ -65,7 +65,7 @@ REFUSALS: list[tuple[int, object, str]] = [
     (500, {"detail": "Export failed: Agent name 'a:b' contains invalid characters."}, "rejected:bad_request"),
     (500, {"detail": "Export failed: The following agent IDs were not found: ['a']"}, "AgentGone"),
     (501, "", "rejected:bad_request"),
-    (500, "Internal Server Error", "unknown:server_error"),
+    (500, "Internal Server Error", "unknown:connection_lost"),  # a proxy's: Letta's own always has a detail
     (502, "<html>", "unknown:connection_lost"),
     (502, llm("mcp_connection_error"), "unknown:server_error"),
     (503, "<html>", "unavailable"),

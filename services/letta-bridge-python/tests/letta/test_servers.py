@@ -243,3 +243,24 @@ def test_no_server_is_an_error() -> None:
 
 async def test_close_reaches_every_port(servers: LettaServers) -> None:
     await servers.close()
+
+
+async def test_turns_that_are_lost_together_knock_once(clock: Clock) -> None:
+    letta = InMemoryLetta()
+    letta.down = letta.refuses = True
+    asked: list[None] = []
+    health = letta.health
+
+    async def counted() -> str:
+        asked.append(None)
+        return await health()
+
+    letta.health = counted  # type: ignore[method-assign]
+    server = LettaServer("http://a", letta, Breaker(clock=clock))
+    assert await asyncio.gather(*(server.is_gone() for _ in range(5))) == [True] * 5
+    assert len(asked) == 1
+    assert server.gone_at == pytest.approx(time.time(), abs=60)
+    letta.down = False
+    assert not await server.is_gone()
+    letta.down, letta.refuses = True, False
+    assert not await server.is_gone(), "it does not answer, and may be at work"

@@ -6,7 +6,7 @@ from typing import Final
 
 from bridge_chaos.fault import Fault, FaultContext, Window, parts
 from bridge_chaos.topology import Topology
-from bridge_chaos.waiting import restart, wait_until
+from bridge_chaos.waiting import wait_until
 
 _AWAY_SECONDS: Final = 6.0
 _STRUCK_SECONDS: Final = 60.0
@@ -39,13 +39,13 @@ def faults() -> list[Fault]:
             "letta/kill",
             "Letta gets SIGKILL before the first step of its turns, back after 2 s",
             _kill,
-            occupies=_SERVER,
+            occupies=_SERVER | _LINK,
         ),
         Fault(
             "letta/kill-after-tool",
             "Letta gets SIGKILL after a tool step was stored, back after 2 s",
             _kill_tool,
-            occupies=_SERVER | _TURNS,
+            occupies=_SERVER | _LINK | _TURNS,
         ),
         Fault("letta/away", f"Letta refuses connections for {_AWAY_SECONDS:g} s", _away, occupies=_LINK),
         Fault(
@@ -78,17 +78,15 @@ def faults() -> list[Fault]:
             f"one of two Letta servers over one database gets SIGKILL, back after {_AWAY_SECONDS:g} s",
             _one_of_two,
             topology=Topology(letta_servers=2),
-            occupies=_SERVER,
+            occupies=_SERVER | _LINK,
         ),
     ]
 
 
 def _kill(context: FaultContext) -> None:
     context.strike()
-    double = context.environment.letta.double
-    double.kill()
-    context.let_pass(2.0)
-    restart(double)
+    letta = context.environment.letta
+    letta.kill_and_restart(letta.double, away=2.0)
 
 
 def _kill_tool(context: FaultContext) -> None:
@@ -143,6 +141,4 @@ def _delete_agents(context: FaultContext) -> None:
 def _one_of_two(context: FaultContext) -> None:
     victim = context.random.choice(context.environment.letta.doubles)
     context.strike()
-    victim.kill()
-    context.let_pass(_AWAY_SECONDS)
-    restart(victim)
+    context.environment.letta.kill_and_restart(victim, away=_AWAY_SECONDS)

@@ -21,9 +21,10 @@ _OWN_FILES: Final = replace(_TOPOLOGY, own_data=True, database=False)
 _LOAD: Final = Load(users=5, messages=4, seconds=6.0)
 _THINKING: Final = Load(users=5, messages=3, seconds=6.0, prefix="[[latency:1500]] ")
 _TOOLS: Final = Load(users=5, messages=3, seconds=6.0, prefix="[[latency:800]] 我喜欢乌龙茶。")
-_SERVER: Final = parts("letta", "real-letta")
+_SERVER: Final = parts("letta", "letta-link", "real-letta")
 _MODEL: Final = parts("real-letta", "letta-model")
 _CUTS: Final = ("cut-working", "cut-answer", "cut")
+_AWAY_SECONDS: Final = 5.0
 _GATE: Final = parts("real-letta", "letta-gate")
 
 
@@ -56,6 +57,13 @@ def faults() -> list[Fault]:
         ),
         ("empty", "gets four empty answers from its model", _model(action="empty", next=4), _LOAD, _MODEL),
         ("hang", "waits 13 s for its model, three times", _model(action="hang", seconds=13.0, next=3), _LOAD, _MODEL),
+        (
+            "database-away",
+            f"loses its database in the middle of turns, for {_AWAY_SECONDS:g} s, and cannot write that runs are over",
+            _database_away,
+            _THINKING,
+            parts("postgres", "real-letta"),
+        ),
         ("bridge-kill", "works on while a bridge gets SIGKILL", _bridge_kill, _THINKING, parts("bridge")),
     ]
     found = [
@@ -70,7 +78,20 @@ def faults() -> list[Fault]:
         )
         for name, what, act, load, occupied in rows
     ]
-    return [*found, *_lost_connections(), *_backups()]
+    return [*found, _killed_behind_proxy(), *_lost_connections(), *_backups()]
+
+
+def _killed_behind_proxy() -> Fault:
+    """No bridge sees that nobody listens, so that only their age tells that runs are left behind."""
+    return Fault(
+        "real-letta/kill-behind-proxy",
+        "the real Letta gets SIGKILL in the middle of turns, behind a proxy that goes on taking connections",
+        _kill_behind_proxy,
+        topology=replace(_TOPOLOGY, variables=(*_TOPOLOGY.variables, ("LETTA_BRIDGE_LETTA_RUN_LIFETIME", "45"))),
+        load=_THINKING,
+        patience=240.0,
+        occupies=_SERVER,
+    )
 
 
 def _lost_connections() -> list[Fault]:
@@ -138,6 +159,13 @@ def _backed_up(cut: Sequence[str]) -> Callable[[FaultContext], None]:
 
 
 def _kill(context: FaultContext) -> None:
+    letta = context.environment.letta
+    if letta.real is not None:
+        context.strike()
+        letta.kill_and_restart(letta.real)
+
+
+def _kill_behind_proxy(context: FaultContext) -> None:
     if context.environment.letta.real is not None:
         context.strike()
         restart(context.environment.letta.real)
@@ -148,6 +176,13 @@ def _cut(context: FaultContext) -> None:
     for _ in range(3):
         context.environment.letta.link.cut()
         context.let_pass(context.random.uniform(0.3, 1.0))
+
+
+def _database_away(context: FaultContext) -> None:
+    context.strike()
+    context.environment.postgres.kill()
+    context.let_pass(_AWAY_SECONDS)
+    restart(context.environment.postgres)
 
 
 def _bridge_kill(context: FaultContext) -> None:

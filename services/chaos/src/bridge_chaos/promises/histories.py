@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
+
+import redis
 
 from bridge_chaos.conversation import Conversation
 from bridge_chaos.letta_reader import LettaReader, Message
 from bridge_chaos.load import DEFAULT_PERSONA, Utterance, recognised
-from bridge_chaos.observer import Reply, is_answer
+from bridge_chaos.observer import is_answer
+from bridge_chaos.promises.only_counted import Bounds, Exchange, only_counted
 from bridge_chaos.promises.verdict import Verdict
 from memory_service.settings import Sentences
 
@@ -17,18 +21,44 @@ _CANNED: Final = (Sentences().zh, Sentences().en)
 """What memory-python says where it has no answer: nobody's words."""
 
 
-def judge_histories(verdict: Verdict, conversation: Conversation, reader: LettaReader) -> None:
-    """Judge every user's agents."""
+def waiting_to_be_told(client: redis.Redis) -> set[Utterance]:
+    """What waits in Redis for agents to be told of it."""
+    records: list[Any] = []
+    for key in client.scan_iter(match="{*}:missed:*", count=1000):
+        records += client.lrange(key, 0, -1)
+    return {utterance for record in records for utterance in recognised(json.loads(record).get("content"))}
+
+
+def judge_histories(
+    verdict: Verdict,
+    conversation: Conversation,
+    reader: LettaReader,
+    *,
+    waiting: Collection[Utterance],
+    bounds: Bounds,
+) -> None:
+    """Judge every user's agents.
+
+    Args:
+        verdict: where findings go.
+        conversation: what was said and answered.
+        reader: of Letta.
+        waiting: what still waits to be told.
+        bounds: of what agents are told word for word.
+    """
     if conversation.private:
         verdict.checked.add("consent")
     for user in conversation.users:
         agents = {str(agent["id"]): agent for agent in reader.agents(["bridge", f"user:{user}"])}
-        _judge_user(verdict, conversation, user, {key: (_persona(agents[key]), reader.messages(key)) for key in agents})
+        histories = {key: (_persona(agents[key]), reader.messages(key)) for key in agents}
+        known = _judge_user(verdict, conversation, user, histories)
+        _judge_memory(verdict, conversation, user, known, histories, waiting=waiting, bounds=bounds)
 
 
 def _judge_user(
-    verdict: Verdict, conversation: Conversation, user: str, agents: Mapping[str, tuple[str, Iterable[Message]]]
-) -> None:
+    verdict: Verdict, conversation: Conversation, user: str, agents: Mapping[str, tuple[str, Sequence[Message]]]
+) -> Mapping[str, set[Utterance]]:
+    """What each agent knows, by its id."""
     times_said: Counter[Utterance] = Counter()
     known: dict[str, set[Utterance]] = {}
     for agent_id, (persona, messages) in agents.items():
@@ -41,11 +71,11 @@ def _judge_user(
     for utterance, times in times_said.items():
         if times > 1:
             verdict.add("repeated_messages", f"{utterance.text!r} {times} times", utterance.task)
-    _judge_memory(verdict, conversation, user, known)
+    return known
 
 
 def _read(
-    verdict: Verdict, conversation: Conversation, user: str, persona: str, messages: Iterable[Message]
+    verdict: Verdict, conversation: Conversation, user: str, persona: str, messages: Sequence[Message]
 ) -> tuple[list[Utterance], list[Utterance]]:
     """What stands in an agent as the user's own words, and what in a note."""
     said: list[Utterance] = []
@@ -67,27 +97,41 @@ def _read(
     return said, noted
 
 
-def _judge_memory(verdict: Verdict, conversation: Conversation, user: str, known: Mapping[str, set[Utterance]]) -> None:
+def _judge_memory(
+    verdict: Verdict,
+    conversation: Conversation,
+    user: str,
+    known: Mapping[str, set[Utterance]],
+    histories: Mapping[str, tuple[str, Sequence[Message]]],
+    *,
+    waiting: Collection[Utterance],
+    bounds: Bounds,
+) -> None:
     """Every answered message must be known to the agent that answers the user now."""
-    answered: dict[str, list[tuple[Utterance, Reply]]] = defaultdict(list)
+    answered: dict[str, list[Exchange]] = defaultdict(list)
     now: dict[str, str] = {}
     for task in dict.fromkeys(conversation.observer.order[user]):
         utterance = conversation.utterances.get(task)
         reply = conversation.observer.last(task)
-        if utterance is None or not is_answer(reply):
+        if utterance is None or not is_answer(reply) or task in conversation.private | conversation.unsure:
             continue
-        answered[utterance.persona].append((utterance, reply))
+        texts = (conversation.load.prefix, utterance.text, str(reply.get("response_text")))
+        answered[utterance.persona].append(Exchange(utterance, sum(map(len, texts)), reply))
         if reply.get("agent_id"):
             now[utterance.persona] = str(reply["agent_id"])
-    for persona, utterances in answered.items():
-        memory = known.get(now.get(persona, ""), set())
-        for utterance, reply in utterances:
-            if utterance in memory or utterance.task in conversation.private | conversation.unsure:
+    for persona, exchanges in answered.items():
+        agent_id = now.get(persona, "")
+        _, history = histories.get(agent_id, (persona, ()))
+        counted = only_counted(history, exchanges, bounds)
+        for exchange in exchanges:
+            utterance, reply = exchange.utterance, exchange.reply
+            if utterance in known.get(agent_id, ()):
                 continue
             if user in conversation.opted_out and reply.get("source") != "letta":
                 continue  # the agent is told when the user switches memory on again
+            promise = "left_out" if utterance in counted else "untold" if utterance in waiting else "forgotten"
             by = f"{reply.get('source')}, {reply.get('fallback_reason') or 'no fallback'}"
-            verdict.add("forgotten", f"{utterance.text} (answered by {by})", utterance.task)
+            verdict.add(promise, f"{utterance.text} (answered by {by})", utterance.task)
 
 
 def _persona(agent: Mapping[str, Any]) -> str:

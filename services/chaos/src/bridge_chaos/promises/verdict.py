@@ -16,6 +16,8 @@ PROMISES: Final[Mapping[str, str]] = {
     "repeated_messages": "messages twice",
     "out_of_order": "out of order",
     "forgotten": "forgotten",
+    "untold": "untold",
+    "left_out": "only counted",
     "strangers": "strangers",
     "overlaps": "overlaps",
     "accounts": "accounts",
@@ -25,6 +27,11 @@ PROMISES: Final[Mapping[str, str]] = {
     "unclear": "unclear",
 }
 """Promise → its column in reports."""
+ALWAYS: Final[Mapping[str, str]] = {
+    "left_out": "Of what memory-python answered while Letta could not, an agent is told the newest "
+    "`fallback.told_turns` turns word for word, within `fallback.told_characters`, and of older ones the number alone.",
+}
+"""Promise → the window in which it lies under every fault: what was seen there is counted, and is not broken."""
 
 
 @dataclass(frozen=True)

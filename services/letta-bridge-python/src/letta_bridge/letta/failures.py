@@ -217,11 +217,10 @@ def _server_error(status: int, said: _Said, retry_after: float | None) -> LettaE
         return LettaRejected("Letta refuses the agent's name: it has characters Letta does not allow.", status=status)
     if _AGENT_MISSING.search(said.detail):
         return AgentGone("The agent does not exist in Letta (any more).")
-    # A proxy that lost its connection to Letta does not know whether the turn still runs there.
-    ended = said.by_letta or status == HTTPStatus.INTERNAL_SERVER_ERROR
+    # A proxy that lost its connection to Letta, be it with status 500, does not know whether the turn still runs there.
     return TurnFateUnknown(
         f"Letta failed with status {status}{said.quoted}.",
-        cause="server_error" if ended else "connection_lost",
+        cause="server_error" if said.by_letta else "connection_lost",
         retry_after=retry_after,
     )
 

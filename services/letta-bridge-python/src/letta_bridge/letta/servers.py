@@ -5,6 +5,7 @@ A user whose own turns keep failing on a server that works is left alone as well
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,8 @@ _SAYS_NOTHING: Final = (EarlierTurnRunning, TurnInterrupted)
 """Errors of turns that were not sent, or not this time."""
 _RATE_LIMIT_WEIGHT = 0.25
 """A rate limit says the model is busy, not that Letta is broken; only a row of them opens the breaker."""
+_KNOCK_SECONDS: Final = 2.0
+"""For a server to say that it is there, after a connection was lost."""
 _USERS: Final = 10_000
 """Users whose failures are remembered, those of the latest failures."""
 
@@ -44,6 +47,7 @@ class LettaServer:
         self.gone_at = 0.0
         """When nobody listened there the last time this bridge knocked, seconds since 1970; 0 for never."""
         self._users = users
+        self._knock: asyncio.Task[bool] | None = None
 
     @contextmanager
     def guard(self, user: str = "") -> Iterator[LettaPort]:
@@ -76,6 +80,32 @@ class LettaServer:
                 self._users.forget(user)
         finally:
             permit.released()  # of a cancelled or otherwise broken turn; after an outcome it does nothing
+
+    async def is_gone(self) -> bool:
+        """Whether nobody listens there now; asked as soon as a connection was lost.
+
+        A server that is back before the breaker's pause is over would never be seen gone, and what it left behind would
+        seem to be at work. Turns that are lost together share one request.
+        """
+        if self._knock is None:
+            self._knock = asyncio.create_task(self._knocked())
+            self._knock.add_done_callback(self._heard)
+        return await asyncio.shield(self._knock)
+
+    async def _knocked(self) -> bool:
+        try:
+            async with asyncio.timeout(_KNOCK_SECONDS):
+                await self.port.health()
+        except LettaUnavailable as error:
+            if error.refused:
+                self.gone_at = now()
+            return error.refused
+        except (LettaError, TimeoutError):
+            pass
+        return False
+
+    def _heard(self, _knock: asyncio.Task[bool]) -> None:
+        self._knock = None
 
     def answered(self) -> None:
         """The server answered a question about a turn, so it is not down."""

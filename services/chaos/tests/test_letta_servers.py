@@ -1,0 +1,51 @@
+"""A Letta that is gone looks to bridges as it does without proxies: nobody listens, and nobody answers in its place."""
+
+from __future__ import annotations
+
+import threading
+
+import httpx
+import pytest
+
+from bridge_chaos.letta_gate import LettaGate
+from bridge_chaos.waiting import wait_until
+from local_stack.ports import HOST, free_port
+
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("chaos")]
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """Before a port at which nobody listens."""
+    gate = LettaGate(f"http://{HOST}:{free_port()}", logs=tmp_path)
+    gate.start()
+    yield gate
+    gate.kill()
+
+
+def test_the_gate_loses_the_connection_where_its_target_is_gone(gate):
+    gate.wait_ready()
+    for method in ("GET", "POST"):
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.request(method, f"{gate.url}/v1/agents/")
+
+
+def test_nobody_listens_at_the_address_of_a_letta_that_is_killed(environment):
+    letta = environment.letta
+    url = f"{letta.link.url}/v1/health/"
+    assert httpx.get(url).is_success
+    restarting = threading.Thread(target=letta.kill_and_restart, args=(letta.double,), kwargs={"away": 1.0})
+    restarting.start()
+
+    def is_refused():
+        try:
+            httpx.get(url)
+        except httpx.ConnectError:
+            return True
+        except httpx.HTTPError:
+            return False
+        return False
+
+    assert wait_until(is_refused, 30)
+    restarting.join()
+    assert httpx.get(url).is_success
