@@ -16,7 +16,8 @@ from letta_bridge.guards import Guards, InMemoryMeter
 from letta_bridge.intake import Intake
 from letta_bridge.letta import Breaker, BreakerPolicy, InMemoryLetta, LettaServers
 from letta_bridge.message_processor import MessageProcessor
-from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
+from letta_bridge.request_queue.memory_queue import InMemoryQueue
+from letta_bridge.request_queue.shelf import Shelf
 from letta_bridge.session_manager import SessionManager
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence.memory_choices import InMemoryChoiceStore

@@ -15,7 +15,8 @@ from letta_bridge.consent import InMemorySharedChoices, RedisChoices, ReplicaSta
 from letta_bridge.consent.shared_choices import strict_entry
 from letta_bridge.request_queue import RedisQueue
 from letta_bridge.request_queue.keys import Keys
-from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
+from letta_bridge.request_queue.memory_queue import InMemoryQueue
+from letta_bridge.request_queue.shelf import Shelf
 from letta_bridge.settings import QueueSettings
 from shared_utils.persistence.choices import Choice, user_key
 from shared_utils.redis_connection import connect

@@ -12,7 +12,8 @@ from redis.exceptions import ResponseError
 from letta_bridge.intake import Intake
 from letta_bridge.request_queue import Outcome, Settlement
 from letta_bridge.request_queue.calls import TICKET_DIGITS
-from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
+from letta_bridge.request_queue.memory_queue import InMemoryQueue
+from letta_bridge.request_queue.shelf import Shelf
 from letta_bridge.settings import QueueSettings
 
 

@@ -16,7 +16,8 @@ from letta_bridge import intake, redis_outage, turn_lease
 from letta_bridge.errors import LeaseLost
 from letta_bridge.request_queue import Outcome, Settlement
 from letta_bridge.request_queue.calls import TICKET_DIGITS
-from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
+from letta_bridge.request_queue.memory_queue import InMemoryQueue
+from letta_bridge.request_queue.shelf import Shelf
 from letta_bridge.settings import QueueSettings
 
 

@@ -12,7 +12,8 @@ from letta_bridge.request_queue import RedisQueue
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.calls import TICKET_DIGITS
 from letta_bridge.request_queue.holds import Holds
-from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf
+from letta_bridge.request_queue.memory_queue import InMemoryQueue
+from letta_bridge.request_queue.shelf import Shelf
 from letta_bridge.settings import QueueSettings
 from shared_utils.redis_connection import connect
 from shared_utils.settings import RedisSettings

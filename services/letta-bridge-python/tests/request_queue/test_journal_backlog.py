@@ -10,7 +10,9 @@ import pytest
 
 from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
 from letta_bridge.request_queue.journal_backlog import LEASE, RedisJournalBacklog
-from letta_bridge.request_queue.memory_queue import InMemoryJournalBacklog, InMemoryQueue, Shelf
+from letta_bridge.request_queue.memory_journal_backlog import InMemoryJournalBacklog
+from letta_bridge.request_queue.memory_queue import InMemoryQueue
+from letta_bridge.request_queue.shelf import Shelf
 from letta_bridge.settings import QueueSettings
 from shared_utils.redis_connection import connect
 from shared_utils.settings import RedisSettings

@@ -21,10 +21,11 @@ from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.calls import TICKET_DIGITS, Calls
 from letta_bridge.request_queue.holds import Holds
 from letta_bridge.request_queue.keys import user_lane
-from letta_bridge.request_queue.memory_queue import InMemoryQueue, Shelf, _Entry
+from letta_bridge.request_queue.memory_queue import InMemoryQueue
 from letta_bridge.request_queue.port import fingerprint
 from letta_bridge.request_queue.records import Fault
 from letta_bridge.request_queue.scripts import ScriptRunner, read
+from letta_bridge.request_queue.shelf import Entry, Shelf
 from letta_bridge.settings import QueueSettings
 from shared_utils.errors import MalformedMessage
 from shared_utils.messages import Limits, parse_task
@@ -309,7 +310,7 @@ class QueueMachine(RuleBasedStateMachine):
         place = data.draw(st.integers(0, len(entries) - 1))
         self.alive.discard(entries[place].payload)
         raw, fault = damage
-        entries[place] = _Entry(0, entries[place].first_ms, raw, fault=fault)
+        entries[place] = Entry(0, entries[place].first_ms, raw, fault=fault)
         self.runner.run(self.client.lset(self.keys.lane_prefix + lane, -1 - place, raw))
 
     @rule(damage=st.sampled_from(DAMAGE), data=st.data())
@@ -319,7 +320,7 @@ class QueueMachine(RuleBasedStateMachine):
         receipt = data.draw(st.sampled_from(sorted(self.shelf.turns)))
         raw, fault = damage
         self.alive.discard(self.shelf.turns[receipt].entry.payload)
-        self.shelf.turns[receipt].entry = _Entry(0, 0, raw, fault=fault)
+        self.shelf.turns[receipt].entry = Entry(0, 0, raw, fault=fault)
         self.runner.run(self.client.hset(self.keys.turns, receipt, raw))
 
     # Operators

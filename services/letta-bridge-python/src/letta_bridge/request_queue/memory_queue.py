@@ -6,19 +6,14 @@ import asyncio
 import contextlib
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Collection, Sequence
 from itertools import chain
-from types import MappingProxyType
 
 from letta_bridge.request_queue.calls import TICKET_DIGITS, Calls, receipt
-from letta_bridge.request_queue.journal_backlog import LEASE, JournalBatch, JournalEntry
 from letta_bridge.request_queue.keys import user_lane, user_of
 from letta_bridge.request_queue.port import (
     FULL_LANE,
     FULL_LANES,
-    Capacity,
     Exchange,
     HeldChoice,
     Outcome,
@@ -32,111 +27,11 @@ from letta_bridge.request_queue.port import (
     user_of_restored,
 )
 from letta_bridge.request_queue.recent_turns import RECENT_MINUTES, RecentTurns
-from letta_bridge.request_queue.records import Fault, parts_of_number
+from letta_bridge.request_queue.shelf import Entry, InFlight, Shelf
 from letta_bridge.settings import QueueSettings
 from shared_utils.errors import MalformedMessage
 from shared_utils.messages import json_object, parse_task
 from shared_utils.persistence.choices import user_key
-
-
-@dataclass(slots=True)
-class _Entry:
-    seq: int
-    first_ms: int
-    payload: bytes
-    attempts: int = 0
-    supposed: bool = False
-    fault: Fault | None = None
-    """Set if the record is damaged or newer; ``payload`` is the whole record then."""
-
-
-@dataclass(slots=True)
-class _InFlight:
-    bridge: str
-    lane: str
-    entry: _Entry
-    deadline: float
-
-
-@dataclass(slots=True)
-class Shelf:
-    """What several bridges share: the state of one queue. Times are seconds of ``clock``."""
-
-    clock: Callable[[], float]
-    requests: deque[bytes] = field(default_factory=deque)
-    lanes: dict[str, deque[_Entry]] = field(default_factory=dict)
-    ready: deque[str] = field(default_factory=deque)
-    turns: dict[str, _InFlight] = field(default_factory=dict)
-    busy: dict[str, str] = field(default_factory=dict)
-    kept: dict[tuple[str, str], bytes] = field(default_factory=dict)
-    missed: dict[str, list[bytes]] = field(default_factory=dict)
-    replies: list[bytes] = field(default_factory=list)
-    published: list[tuple[str, bytes]] = field(default_factory=list)
-    dead: list[tuple[bytes, bytes]] = field(default_factory=list)
-    counters: Counter[str] = field(default_factory=Counter)
-    tallies: Counter[tuple[int, str]] = field(default_factory=Counter)
-    """(Minute, word) → turns."""
-    bridges: set[str] = field(default_factory=set)
-    paused: PauseMode | None = None
-    held: dict[str, float] = field(default_factory=dict)
-    """Lane → until when no turn of it begins."""
-    erasures: dict[str, int] = field(default_factory=dict)
-    """SHA-256 of a user's id → when the user was erased, ms."""
-    journal: list[tuple[str, bytes, bytes]] = field(default_factory=list)
-    """Id, what the settlement says, reply."""
-    journal_writer: tuple[str, float] = ("", 0.0)
-    """Who writes the journal, and until when."""
-    capacity: Capacity = field(default_factory=lambda: Capacity(used_bytes=0, limit_bytes=0, saves=True))
-    choices: dict[str, bytes] = field(default_factory=dict)
-    """Fields of the hash ``choices``."""
-    calls: dict[str, str] = field(default_factory=dict)
-    """Taker → ticket of its last hand-out call."""
-    arrived: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def push(self, payload: bytes) -> None:
-        """What a producer's LPUSH does."""
-        self.requests.append(payload)
-        self.arrived.set()
-
-    def retry(self, place: int) -> str | None:
-        """Requeue the task of a dead letter, the newest being 0; its lane, or None if the letter names no number."""
-        line, payload = self.dead[place]
-        about = json.loads(line)
-        number = parts_of_number(about.get("number"))
-        lane = about.get("lane")
-        if str(lane).startswith(FULL_LANE) and about.get("user_id"):
-            lane = user_lane(about["user_id"])
-        if number is None or lane is None:
-            return None
-        del self.dead[place]
-        kept_under, key = (str(about.get("user_id")), str(about.get("task_id"))), about.get("idempotency_key")
-        kept = json_object(self.kept.get(kept_under, b"{}"))
-        if not kept or (kept.get("error") is True and kept.get("idempotency_key", key) in {key, None}):
-            self.kept.pop(kept_under, None)
-            if key not in {None, about["number"]}:
-                self.kept[kept_under] = json.dumps({"error": True, "retryable": True, **about}).encode()
-        self.counters["taken"] += 1
-        self.enqueue(lane, _Entry(int(number[0]), int(number[1]), payload, attempts=1, supposed=True))
-        return str(lane)
-
-    def enqueue(self, lane: str, entry: _Entry) -> None:
-        """Add a task at the tail of a lane."""
-        waiting = self.lanes.setdefault(lane, deque())
-        waiting.append(entry)
-        if len(waiting) == 1 and lane not in self.busy:
-            self.ready.append(lane)
-
-    def snapshot(self) -> Shelf:
-        """A copy, such as a lagging replica has."""
-        return replace(self, **{name: deepcopy(getattr(self, name)) for name in self._state()})
-
-    def roll_back(self, earlier: Shelf) -> None:
-        """Lose everything that was written since the snapshot."""
-        for name in self._state():
-            setattr(self, name, deepcopy(getattr(earlier, name)))
-
-    def _state(self) -> list[str]:
-        return [one.name for one in fields(self) if one.name not in {"clock", "arrived"}]
 
 
 class InMemoryQueue:
@@ -303,7 +198,7 @@ class InMemoryQueue:
             lane = f"~{place % 64}"
         if self.max_lane and len(shelf.lanes.get(lane, ())) >= self.max_lane:
             lane = f"{FULL_LANE}{place % FULL_LANES}"
-        shelf.enqueue(lane, _Entry(int(f"{place}{ticket}"), int(shelf.clock() * 1000), payload))
+        shelf.enqueue(lane, Entry(int(f"{place}{ticket}"), int(shelf.clock() * 1000), payload))
 
     def _set_unreadable_aside(self, lane: str) -> bool:
         """Returns whether a readable entry is left."""
@@ -314,7 +209,7 @@ class InMemoryQueue:
             del self.shelf.lanes[lane]
         return bool(waiting)
 
-    def _bury(self, entry: _Entry, kind: str, lane: str) -> None:
+    def _bury(self, entry: Entry, kind: str, lane: str) -> None:
         about = {"v": 2, "record": kind, "code": entry.fault, "lane": lane, "user_id": user_of(lane)}
         self.shelf.dead.insert(0, (json.dumps(about).encode(), entry.payload))
         self.shelf.counters["settled:dead"] += 1
@@ -334,9 +229,9 @@ class InMemoryQueue:
         supposed = entry.supposed
         return Turn(one, lane, entry.attempts, seq, first_ms, cut, kept, in_lane, missed, choice, supposed)
 
-    def _fly(self, one: str, lane: str, entry: _Entry) -> None:
+    def _fly(self, one: str, lane: str, entry: Entry) -> None:
         deadline = self.shelf.clock() + self._settings.lease
-        self.shelf.turns[one] = _InFlight(self._bridge, lane, entry, deadline)
+        self.shelf.turns[one] = InFlight(self._bridge, lane, entry, deadline)
         self.shelf.busy[lane] = one
 
     def _restore(self, turn: Turn) -> bool:
@@ -359,7 +254,7 @@ class InMemoryQueue:
         elif lane in shelf.ready:
             shelf.ready.remove(lane)
         payload = waiting[0].payload if waiting else turn.payload
-        self._fly(turn.receipt, lane, _Entry(turn.seq, turn.first_ms, payload, turn.attempts, turn.supposed))
+        self._fly(turn.receipt, lane, Entry(turn.seq, turn.first_ms, payload, turn.attempts, turn.supposed))
         shelf.counters["restored"] += 1
         return True
 
@@ -369,7 +264,7 @@ class InMemoryQueue:
         if named and payload in self.shelf.requests:
             self.shelf.requests.remove(payload)
 
-    def _take_out(self, lane: str, entry: _Entry) -> None:
+    def _take_out(self, lane: str, entry: Entry) -> None:
         shelf = self.shelf
         shelf.lanes[lane].remove(entry)
         if not shelf.lanes[lane]:
@@ -385,7 +280,7 @@ class InMemoryQueue:
         last = self.shelf.calls.get(self._taker(one[TICKET_DIGITS : TICKET_DIGITS + 1]), "")
         return len(one) > TICKET_DIGITS and last < one[:TICKET_DIGITS]
 
-    def _mine(self, one: str) -> _InFlight | None:
+    def _mine(self, one: str) -> InFlight | None:
         turn = self.shelf.turns.get(one)
         return turn if turn is not None and turn.bridge == self._bridge and turn.entry.fault is None else None
 
@@ -407,10 +302,9 @@ class InMemoryQueue:
             return self._refusal(end)
         if end.reply is not None:
             if end.user_id and end.task_id:
-                marked = end.reply[:-1] + b"," + end.mark + b"}" if end.mark else end.reply
                 if end.replaces_kept:
                     shelf.kept.pop((end.user_id, end.task_id), None)
-                shelf.kept.setdefault((end.user_id, end.task_id), marked)
+                shelf.kept.setdefault((end.user_id, end.task_id), _as_kept(end.reply, end.mark))
             if end.outcome is not Outcome.REPEATED:
                 shelf.replies.append(end.reply)
             if end.publish:
@@ -434,7 +328,8 @@ class InMemoryQueue:
             return True
         if end.reply is None:
             return Refusal.TAKEN_OVER
-        if end.user_id and end.task_id and self.shelf.kept.get((end.user_id, end.task_id)) == end.reply:
+        kept = self.shelf.kept.get((end.user_id, end.task_id)) if end.user_id and end.task_id else None
+        if kept == _as_kept(end.reply, end.mark):
             return Refusal.REPEATED
         self.shelf.counters["answers_refused"] += 1
         return Refusal.TAKEN_OVER
@@ -477,7 +372,7 @@ class InMemoryQueue:
         number = f"{int(shelf.clock() * 1000)}-{shelf.counters['journalled']}"
         shelf.journal.append((number, end.journal, end.reply or b""))
 
-    def _close(self, one: str) -> _InFlight:
+    def _close(self, one: str) -> InFlight:
         turn = self.shelf.turns.pop(one)
         del self.shelf.busy[turn.lane]
         return turn
@@ -493,44 +388,11 @@ class InMemoryQueue:
         self.shelf.ready.appendleft(turn.lane)
 
 
+def _as_kept(reply: bytes, mark: bytes) -> bytes:
+    """A reply with the members at its end that nobody is sent."""
+    return reply[:-1] + b"," + mark + b"}" if mark else reply
+
+
 def _persona(record: bytes) -> str:
     """To whom a missed turn was said; records of the previous release do not tell."""
     return str(json_object(record).get("persona", "default"))
-
-
-class InMemoryJournalBacklog:
-    """The same over a :class:`Shelf`."""
-
-    def __init__(self, shelf: Shelf, bridge: str) -> None:
-        self._shelf = shelf
-        self._bridge = bridge
-
-    async def take(
-        self, written: Sequence[str], want: int, unreadable: Mapping[str, Fault] = MappingProxyType({})
-    ) -> JournalBatch:
-        """See :class:`JournalBacklog`."""
-        shelf = self._shelf
-        for entry, turn, reply in shelf.journal:
-            if entry in unreadable:
-                about = {"v": 2, "record": "journal", "code": unreadable[entry]}
-                shelf.dead.insert(0, (json.dumps(about).encode(), turn + b"\n" + reply))
-        self._forget([*written, *unreadable])
-        writer, until = shelf.journal_writer
-        mine = writer in {"", self._bridge} or until <= shelf.clock()
-        if mine:
-            shelf.journal_writer = (self._bridge, shelf.clock() + LEASE)
-        entries = [JournalEntry(*entry) for entry in shelf.journal[:want]] if mine else []
-        return JournalBatch(mine, len(shelf.journal), shelf.counters["journal_dropped"], entries)
-
-    async def leave(self, written: Sequence[str]) -> None:
-        """See :class:`JournalBacklog`."""
-        self._forget(written)
-        if self._shelf.journal_writer[0] == self._bridge:
-            self._shelf.journal_writer = ("", 0.0)
-
-    async def erased_since(self, at_ms: int) -> Mapping[str, int]:
-        """See :class:`JournalBacklog`."""
-        return {user_hash: at for user_hash, at in self._shelf.erasures.items() if at >= at_ms}
-
-    def _forget(self, written: Sequence[str]) -> None:
-        self._shelf.journal = [entry for entry in self._shelf.journal if entry[0] not in written]
