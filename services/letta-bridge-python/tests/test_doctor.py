@@ -15,10 +15,12 @@ import redis
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from letta_bridge.doctor import Level, data_dir, examine
+from letta_bridge.doctor import Level, data_dir, examine, recent_answers
 from letta_bridge.request_queue import PauseMode
 from letta_bridge.request_queue.admin import QueueAdmin
+from letta_bridge.request_queue.recent_turns import RecentTurns
 from letta_bridge.settings import BridgeSettings
+from shared_utils.model_errors import Cause
 from shared_utils.persistence.file_sessions import FileSessionStore
 from shared_utils.redis_connection import connect
 from shared_utils.settings import RedisSettings
@@ -534,3 +536,10 @@ async def test_faults_of_a_real_letta_are_named(settings, letta):
     assert (level, letta.model in text) == (Level.FAIL, True)
     level, text = await the_one(made, "letta.turn", deep=True)
     assert (level, "openai/gpt-9" in text) == (Level.FAIL, True)
+
+
+@pytest.mark.parametrize("cause", list(Cause))
+def test_every_refusal_of_a_models_provider_has_an_advice_of_its_own(cause):
+    recent = RecentTurns.of({"fallback": 9, f"cause:{cause}": 9})
+    unknown = recent_answers.answers(RecentTurns.of({"fallback": 9, "cause:never heard of": 9})).advice
+    assert recent_answers.answers(recent).advice not in {None, "", unknown}

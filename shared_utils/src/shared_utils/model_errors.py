@@ -106,8 +106,11 @@ _SURE: Final = frozenset({401, 402})
 _SERVER_ERROR: Final = 500
 _DESPITE_SERVER_ERROR: Final = frozenset({Cause.CREDITS, Cause.OVERFLOW, Cause.NO_TOOLS})
 """What some servers refuse with a status of 500 and more; other words there are about the server's own trouble."""
-_PARAMETERS: Final = ("max_completion_tokens", "max_tokens", "temperature", "encoding_format", "dimensions")
-"""Parameters of requests from here that some model refuses."""
+_PARAMETERS: Final = (
+    *("max_completion_tokens", "max_tokens", "temperature", "encoding_format", "dimensions"),
+    *("parallel_tool_calls", "reasoning_effort", "response_format", "verbosity"),
+)
+"""Parameters of requests from here, and of Letta's, that some model refuses."""
 
 _QUOTED_CHARACTERS: Final = 200
 _READ_CHARACTERS: Final = 16_384

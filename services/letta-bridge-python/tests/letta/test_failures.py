@@ -104,6 +104,26 @@ def test_a_providers_refusal_is_told_in_its_own_words(
     assert "sk-12345678" not in str(error)
 
 
+@pytest.mark.parametrize(
+    ("words", "parameter"),
+    [
+        ("Unsupported parameter: 'temperature' is not supported with this model.", "temperature"),
+        ("Unsupported value: 'temperature' does not support 1.0 with this model.", "temperature"),
+        ("Unknown argument: max_completion_tokens", "max_completion_tokens"),
+        ("parallel_tool_calls: Extra inputs are not permitted", "parallel_tool_calls"),
+        ("Unrecognized request argument supplied: reasoning_effort", "reasoning_effort"),
+    ],
+)
+def test_a_parameter_that_the_model_refuses_is_named_with_what_to_set(words: str, parameter: str) -> None:
+    answer = {"error": {"message": words, "type": "invalid_request_error"}}
+    error = refusal(400, as_body(llm("llm_bad_request", f"Error code: 400 - {answer}")))
+    assert meaning(error) == "rejected:unsupported_parameter"
+    assert f"does not take {parameter}, status 400" in str(error)
+    assert words.strip(".") in str(error)
+    assert "LETTA_MODEL" in str(error)
+    assert "OPENAI_BASE_URL" in str(error)
+
+
 def test_a_providers_words_do_not_repeat_the_user() -> None:
     detail = "Error code: 400 - {'error': {'message': 'cannot parse Dear diary, today I went to the doctor'}}"
     for said in (detail, "Error code: 400 - cannot parse Dear diary, today I went to the doctor"):

@@ -21,6 +21,10 @@ _ADVICE: Final[Mapping[str, str]] = {
     "forbidden": "let the key of Letta's model use this model",
     "context_overflow": "make agents.context_window smaller than the model's, or take a model with a larger one",
     "no_tool_support": "take a model that can call tools",
+    "unsupported_parameter": "take another LETTA_MODEL, or set Letta's OPENAI_BASE_URL to a proxy that leaves out the "
+    "parameter; letta_failed in the bridge's log names it",
+    "content_refused": "take a provider whose content filter lets these conversations pass",
+    "bad_request": "see letta_failed in the bridge's log, which has the provider's words",
     "length_limit": "raise the length limit of Letta's model, which its thoughts use up",
     "unavailable": "start Letta, or correct LETTA_API_URL",
     "breaker_open": "start Letta, or see its log",

@@ -136,9 +136,17 @@ def _meaning(status: int, said: _Said, *, retry_after: float | None) -> LettaErr
 
 
 def _refused_by_provider(status: int, said: _Said, refusal: Refusal) -> LettaRejected:
-    meaning = MEANINGS[refusal.cause]
+    meaning, remedy = MEANINGS[refusal.cause], ""
+    if refusal.cause is Cause.PARAMETER:
+        # Letta chooses the parameters by the model's name; nothing that the bridge could set leaves one out.
+        named = " and ".join(sorted(refusal.parameters))
+        meaning = f"it does not take {named or 'a parameter of the request'}"
+        remedy = (
+            ", and Letta sends it with every turn: set LETTA_MODEL to another model, or OPENAI_BASE_URL to a proxy "
+            "that leaves it out"
+        )
     return LettaRejected(
-        f"Letta's model: {meaning}, status {status}{said.quoted}.", cause=refusal.cause.value, status=status
+        f"Letta's model: {meaning}, status {status}{said.quoted}{remedy}.", cause=refusal.cause.value, status=status
     )
 
 
