@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import httpx
 import pytest
 
 from letta_bridge import bridge as bridge_module
 from letta_bridge.bridge import Bridge
+from letta_bridge.request_queue import QueueStatus
 from letta_bridge.settings import BridgeSettings
 from shared_utils.health import Check
 
@@ -43,3 +45,25 @@ async def test_a_session_store_that_hangs_is_a_failed_check(bridge, monkeypatch)
     monkeypatch.setattr(bridge_module, "_CHECK_SECONDS", 0.01)
     check = await bridge._check_sessions()
     assert (check.ok, check.detail) == (False, "the store does not answer in time")
+
+
+@pytest.mark.parametrize("page", ["/health", "/metrics"])
+async def test_a_page_asks_redis_for_the_queues_figures_once(bridge, monkeypatch, page):
+    asked = []
+
+    async def status():
+        asked.append("status")
+        await asyncio.sleep(0)
+        return QueueStatus(0, 0, 0, 0, 0, 0.0, 1, {}, None)
+
+    async def recent():
+        asked.append("recent")
+        return QueueStatus(0, 0, 0, 0, 0, 0.0, 1, {}, None).recent
+
+    monkeypatch.setattr(bridge.queue, "status", status)
+    monkeypatch.setattr(bridge.queue, "recent", recent)
+    transport = httpx.ASGITransport(bridge._app())
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        text = (await client.get(page)).text
+    assert asked == ["status"]
+    assert "no agent was asked" in text or 'check="answers"' in text or "recent_turns" in text

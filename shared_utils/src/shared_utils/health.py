@@ -90,9 +90,10 @@ def router(source: HealthSource, *, fresh: float = FRESH_SECONDS) -> APIRouter:
     @routes.get("/health")
     async def health() -> dict[str, Any]:
         """The summary; always 200, ``status`` says ok, degraded or unready."""
-        checks = await all_checks()
+        # At the same time, so that the source can answer both from one look at a dependency.
+        checks, summary = await asyncio.gather(all_checks(), ask_summary())
         details = {check.name: "ok" if check.ok else check.detail for check in checks}
-        return {"status": _status(checks), "checks": details, **await ask_summary()}
+        return {"status": _status(checks), "checks": details, **summary}
 
     return routes
 

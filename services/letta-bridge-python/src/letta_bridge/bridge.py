@@ -34,7 +34,7 @@ from letta_bridge.letta.port import LettaPort
 from letta_bridge.message_processor import MessageProcessor
 from letta_bridge.metrics import Scrape, Sources, loop_lag_watched
 from letta_bridge.opt_out_tags import OptOutTags, TaggedOptOuts
-from letta_bridge.request_queue import RedisQueue
+from letta_bridge.request_queue import QueueStatus, RedisQueue
 from letta_bridge.request_queue.creation_leases import RedisCreationLeases
 from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.identity import QueueIdentity
@@ -56,10 +56,13 @@ from shared_utils.persistence.file_erasures import FileErasures
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, connect
 from shared_utils.redis_trouble import explained
 from shared_utils.reload import reread
+from shared_utils.remembered import Remembered
 
 _log = logs.get(__name__)
 _CHECK_SECONDS: Final = 2.0
 """What a health check may take; a dependency that needs longer is as good as away."""
+_SHARED_SECONDS: Final = 0.1
+"""How old the queue's figures may be: the parts of a health page or a scrape begin at once and share one look."""
 _COLLECTED_EVERY: Final = 50_000
 """Objects made, less those gone, between two looks of the garbage collector at the young ones."""
 _MOST_TURNS: Final = 100_000
@@ -83,6 +86,7 @@ class Bridge:
         redis = connect(settings.redis, name=self.name)
         self._redis = redis
         self.queue = RedisQueue(redis, connect(settings.redis, name=f"{self.name}-pop", timeout=10), queue, self.name)
+        self._look = Remembered(self._ask_queue, _SHARED_SECONDS)
         self.servers = LettaServers(
             {
                 url: telemetry.letta(url, letta_client(settings.letta, url, max_concurrency=_MOST_TURNS))
@@ -143,7 +147,7 @@ class Bridge:
         self._scrape = Scrape(
             telemetry.metrics,
             Sources(
-                self.queue,
+                self._look,
                 queue.requests,
                 self.sessions,
                 self.servers.states,
@@ -245,12 +249,10 @@ class Bridge:
             "in_flight_here": self.intake.in_flight,
             "breakers": {name: state.value for name, state in self.servers.states().items()},
             "users_paused": self.servers.users.paused,
-            "sessions": dict(await self.sessions.count()),
         }
-        try:
-            async with asyncio.timeout(_CHECK_SECONDS):
-                status = await self.queue.status()
-        except CONNECTION_ERRORS:
+        counts, status = await asyncio.gather(self.sessions.count(), self._status())
+        summary["sessions"] = dict(counts)
+        if status is None:
             return summary
         return summary | {
             "queue_depth": status.depth,
@@ -347,12 +349,19 @@ class Bridge:
 
     async def _check_answers(self) -> list[Check]:
         """Who answered lately. While Redis is away nobody knows, which its own check says."""
+        status = await self._status()
+        return [] if status is None else [Check("answers", ok=not status.recent.in_trouble, detail=str(status.recent))]
+
+    async def _ask_queue(self) -> QueueStatus:
+        return await self.queue.status()
+
+    async def _status(self) -> QueueStatus | None:
+        """The queue's figures; None while Redis does not tell them in time."""
         try:
             async with asyncio.timeout(_CHECK_SECONDS):
-                recent = await self.queue.recent()
+                return await self._look()
         except CONNECTION_ERRORS:
-            return []
-        return [Check("answers", ok=not recent.in_trouble, detail=str(recent))]
+            return None
 
     def _new_claim(self, redis: RedisClient) -> TenantClaim | None:
         """None if the tenant is sharded: then several queues use its agents."""

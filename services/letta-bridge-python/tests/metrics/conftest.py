@@ -30,7 +30,7 @@ class Metered:
         self.checks = [Check("redis", ok=True, detail="", required=True), Check("journal", ok=False, detail="away")]
         self.redis_error = None
         self.sources = Sources(
-            self.queue,
+            self._status,
             "letta_requests",
             rig.sessions,
             rig.servers.states,
@@ -38,6 +38,9 @@ class Metered:
             checks=self._checks,
             redis_error=lambda: self.redis_error,
         )
+
+    async def _status(self):
+        return await self.queue.status()
 
     async def _checks(self):
         return self.checks

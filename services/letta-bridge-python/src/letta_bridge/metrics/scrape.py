@@ -30,10 +30,6 @@ _CHECKS_SECONDS: Final = 6.0
 _SESSION_STATES: Final = ("active", "reserved")
 
 
-class _Queue(Protocol):
-    async def status(self) -> QueueStatus: ...
-
-
 class _Sessions(Protocol):
     async def count(self) -> Mapping[str, int]: ...
 
@@ -42,7 +38,8 @@ class _Sessions(Protocol):
 class Sources:
     """Who is asked at a scrape."""
 
-    queue: _Queue
+    status: Callable[[], Awaitable[QueueStatus]]
+    """The queue's figures; may raise what Redis raises while it is away."""
     queue_name: str
     sessions: _Sessions
     breakers: Callable[[], Mapping[str, BreakerState]]
@@ -77,7 +74,7 @@ class Scrape:
     async def _status(self) -> QueueStatus | None:
         try:
             async with asyncio.timeout(_SECONDS):
-                return await self._sources.queue.status()
+                return await self._sources.status()
         except CONNECTION_ERRORS:
             return None
 
