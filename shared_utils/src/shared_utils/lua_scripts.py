@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 from redis.exceptions import NoScriptError
 
@@ -31,6 +31,10 @@ class Script:
     def of(cls, source: str) -> Script:
         """A script of this source."""
         return cls(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+SIZES: Final = Script.read("shared_utils", "sizes")
+"""Functions with which scripts of every service bound what they read and keep by bytes; to be put before them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, cast
 
+from shared_utils.batches import PageSize
 from shared_utils.redis_connection import RedisClient
 
 _PAGE: Final = 500
@@ -21,11 +22,12 @@ async def list_items(client: RedisClient, key: str) -> AsyncIterator[bytes]:
 
     What is pushed on the left meanwhile makes some come twice; to remove elements, collect them first.
     """
-    start = 0
-    while page := cast("list[bytes]", await client.lrange(key, start, start + _PAGE - 1)):
+    start, size = 0, PageSize(_PAGE)
+    while page := cast("list[bytes]", await client.lrange(key, start, start + size.items - 1)):
         for item in page:
             yield item
         start += len(page)
+        size.learn(len(page), sum(map(len, page)))
 
 
 def key_items(client: RedisClient, key: bytes, kind: bytes) -> AsyncIterator[bytes]:
@@ -68,12 +70,13 @@ async def _sorted_set(client: RedisClient, key: Any) -> AsyncIterator[bytes]:
 
 
 async def _stream(client: RedisClient, key: Any) -> AsyncIterator[bytes]:
-    last = "-"
-    while page := cast("list[tuple[bytes, dict[bytes, bytes]]]", await client.xrange(key, last, "+", _PAGE)):
+    last, size = "-", PageSize(_PAGE)
+    while page := cast("list[tuple[bytes, dict[bytes, bytes]]]", await client.xrange(key, last, "+", size.items)):
         for _, fields in page:
             for value in fields.values():
                 yield value
         last = f"({page[-1][0].decode()}"
+        size.learn(len(page), sum(len(value) for _, fields in page for value in fields.values()))
 
 
 _READERS: Final[dict[bytes, Callable[[RedisClient, Any], AsyncIterator[bytes]]]] = {

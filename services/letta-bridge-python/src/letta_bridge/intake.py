@@ -19,7 +19,7 @@ from letta_bridge import fail_points
 from letta_bridge.errors import LeaseLost
 from letta_bridge.recorder import SILENT, Recorder
 from letta_bridge.redis_outage import RedisOutage
-from letta_bridge.request_queue.port import Exchange, Refusal, RequestQueue, Settlement, Turn
+from letta_bridge.request_queue.port import Exchange, Refusal, RequestQueue, Settlement, Turn, is_full
 from letta_bridge.settings import QueueSettings
 from letta_bridge.turn_lease import TurnLease, clock
 from shared_utils import logs
@@ -143,9 +143,10 @@ class Intake:
             return
         self._outage.over(held=self.in_flight)
         self._more = exchange.more or bool(exchange.turns)
-        if len(exchange.turns) < want:
+        full = is_full(exchange.turns, want)
+        if not full:
             self._idle.set()
-        if self._ended or exchange.more or self._queue.writes_lost:
+        if self._ended or exchange.more or self._queue.writes_lost or (full and len(exchange.turns) < want):
             self._wake.set()
 
     def _some_ended(self) -> list[Settlement]:
@@ -299,7 +300,7 @@ class Intake:
                 self._look_again()
                 await _unless(self._stopping, _ARRIVALS_PAUSE_SECONDS)
             else:
-                if len(turns) == want:
+                if is_full(turns, want):
                     self._look_again()
                 await asyncio.sleep(0)  # what came goes its way before the next is waited for
         with contextlib.suppress(*CONNECTION_ERRORS):

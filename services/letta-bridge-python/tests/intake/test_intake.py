@@ -372,3 +372,13 @@ async def _exchange(queue, mine, step, want):
 
 def _end(turn):
     return Settlement(turn.receipt, Outcome.LETTA, reply=turn.payload)
+
+
+async def test_large_turns_are_all_begun_although_no_answer_holds_them_all(make_worker, monkeypatch):
+    monkeypatch.setattr("letta_bridge.request_queue.port.ANSWER_BYTES", 1)
+    monkeypatch.setattr("letta_bridge.intake._IDLE_SECONDS", 3600)
+    worker = make_worker()
+    worker.push(*map(str, range(9)))
+    async with worker:
+        begun = [await asyncio.wait_for(worker.started.get(), 20) for _ in range(9)]
+        assert [json.loads(turn.payload)["task_id"] for turn in begun] == list(map(str, range(9)))

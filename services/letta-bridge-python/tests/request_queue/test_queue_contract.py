@@ -9,7 +9,7 @@ import uuid
 import pytest
 
 from letta_bridge.request_queue import Outcome, PauseMode, Settlement
-from letta_bridge.request_queue.port import fingerprint
+from letta_bridge.request_queue.port import fingerprint, is_full
 from letta_bridge.settings import QueueSettings
 
 
@@ -589,3 +589,55 @@ async def test_the_oldest_task_is_told_without_its_payload_until_it_is_settled(r
     (third,) = (await queue.exchange([], 1)).turns
     await settle(queue, answered(third, task_id="2"))
     assert (await queue.status()).oldest_age == 0
+
+
+@pytest.fixture
+def small_answers(monkeypatch):
+    """Hand-outs end behind two thousand bytes."""
+    for module in ("port", "redis_queue"):
+        monkeypatch.setattr(f"letta_bridge.request_queue.{module}.ANSWER_BYTES", 2000)
+
+
+@pytest.mark.usefixtures("small_answers")
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_hand_out_ends_behind_the_turn_that_makes_it_large(rig, waits):
+    queue = rig.bridge("a")
+    await rig.push(*(task(f"u{number}", str(number), content="x" * 850) for number in range(5)))
+    handed = []
+    for expected in (3, 2):
+        turns = await queue.take(5, 0.2) if waits else (await queue.exchange([], 5)).turns
+        assert (len(turns), is_full(turns, 5)) == (expected, expected == 3)
+        handed += [json.loads(turn.payload)["task_id"] for turn in turns]
+    assert handed == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.usefixtures("small_answers")
+async def test_a_kept_reply_counts_toward_the_size_of_a_hand_out(rig):
+    queue = rig.bridge("a")
+    for user in ("ada", "bo"):
+        await rig.push(task(user, "t1"))
+        (turn,) = (await queue.exchange([], 1)).turns
+        await settle(queue, answered(turn, user, reply=b'{"response_text":"%s"}' % (b"x" * 2000)))
+    await rig.push(task("ada", "t1"), task("bo", "t1"))
+    assert [len((await queue.exchange([], 5)).turns) for _ in range(3)] == [1, 1, 0]
+
+
+async def test_many_large_settlements_are_settled_in_several_calls(rig, monkeypatch):
+    monkeypatch.setattr("letta_bridge.request_queue.redis_queue._CALL_BYTES", 100)
+    queue = rig.bridge("a")
+    await rig.push(*(task(f"u{number}", str(number)) for number in range(5)))
+    turns = (await queue.exchange([], 5)).turns
+    ends = [
+        answered(turn, f"u{number}", str(number), reply=b'{"n":"%s"}' % (b"x" * 90))
+        for number, turn in enumerate(turns)
+    ]
+    assert (await settle(queue, *ends)).settled == [True] * 5
+    assert len(await rig.replies()) == 5
+
+
+async def test_many_turns_are_released_in_several_calls(rig):
+    queue = rig.bridge("a")
+    await rig.push(*(task(f"u{number}", str(number)) for number in range(40)))
+    turns = (await queue.exchange([], 40)).turns
+    await queue.release([turn.receipt for turn in turns])
+    assert len((await queue.exchange([], 40)).turns) == 40

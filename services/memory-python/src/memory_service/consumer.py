@@ -94,9 +94,8 @@ class Consumer:
                 _LOG.info("tasks_taken_over", count=adopted)
                 self._recover = True
         if self._recover:
-            forgotten = await self._queue.held(but=self._answers.receipts)
-            for start in range(0, len(forgotten), self._settings.batch):
-                await self._take(forgotten[start : start + self._settings.batch])
+            async for forgotten in self._queue.held(but=self._answers.receipts):
+                await self._take(forgotten)
             self._recover = False
 
     async def _take(self, batch: list[Held]) -> None:

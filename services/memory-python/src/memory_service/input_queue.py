@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
+from redis.exceptions import NoPermissionError
+
 from memory_service import scripts
 from memory_service.instance import surely_dead
 from memory_service.keys import QueueKeys
+from shared_utils.batches import PageSize
 from shared_utils.lua_scripts import Call, Script, run
 from shared_utils.redis_connection import RedisClient
 from shared_utils.redis_pipeline import Argument
@@ -19,6 +22,7 @@ BLOCK_SECONDS: Final = 1.0
 """How long a BLMOVE waits: also how late an instance notices a stop or a task somebody else left in ``incoming``."""
 
 _LETTER_BYTES: Final = 16_384
+_PAGE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,18 +123,32 @@ class InputQueue:
             if name != self._instance:
                 gone = self._is_first_look and surely_dead(name)
                 processing = (self._keys.processing(name), self._processing, self._keys.instances)
-                adopted += await self._run(scripts.ADOPT, processing, (name, int(gone)))
+                while moved := await self._run(scripts.ADOPT, processing, (name, int(gone))):
+                    adopted += moved
         self._is_first_look = False
         return adopted
 
-    async def held(self, *, but: Collection[str]) -> list[Held]:
-        """What this instance holds in Redis, oldest first, without the receipts it knows about.
+    async def held(self, *, but: Collection[str]) -> AsyncIterator[list[Held]]:
+        """What this instance holds in Redis, oldest first, without the receipts it knows about; page by page.
 
         After an outage or an adoption these are the tasks whose claim was never heard of here.
         """
-        entries = cast("dict[bytes, bytes]", await self._client.hgetall(self._processing))
-        found = [Held(receipt.decode(), payload) for receipt, payload in entries.items()]
-        return sorted((held for held in found if held.receipt not in but), key=lambda held: held.receipt)
+        try:
+            names = cast("list[bytes]", await self._client.hkeys(self._processing))
+        except NoPermissionError:
+            # The Redis user of an earlier release may only ask for all at once.
+            entries = cast("dict[bytes, bytes]", await self._client.hgetall(self._processing))
+            held = [Held(receipt.decode(), payload) for receipt, payload in entries.items()]
+            yield sorted((one for one in held if one.receipt not in but), key=lambda one: one.receipt)
+            return
+        receipts, size = sorted({name.decode() for name in names} - set(but)), PageSize(_PAGE)
+        while receipts:
+            page, receipts = receipts[: size.items], receipts[size.items :]
+            payloads = cast("list[bytes | None]", await self._client.hmget(self._processing, page))
+            yield [
+                Held(receipt, payload) for receipt, payload in zip(page, payloads, strict=True) if payload is not None
+            ]
+            size.learn(len(page), sum(len(payload or b"") for payload in payloads))
 
     async def settle(self, settlement: Settlement) -> None:
         """Let go of tasks, bury letters, count. Repeating it settles and buries nothing twice."""
@@ -145,11 +163,12 @@ class InputQueue:
 
     async def release(self) -> int:
         """Give back what is not settled and end the lease; returns how many tasks went back."""
-        keys = self._keys
-        given: int = await self._run(
-            scripts.RELEASE, (self._processing, keys.queue, keys.incoming, keys.instances), (self._instance,)
-        )
-        return given
+        keys = (self._processing, self._keys.queue, self._keys.incoming, self._keys.instances)
+        given, left = await self._run(scripts.RELEASE, keys, (self._instance, 1))
+        while left:
+            more, left = await self._run(scripts.RELEASE, keys, (self._instance, 0))
+            given += more
+        return int(given)
 
     async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         return await run(self._client, Call(script, keys, arguments))

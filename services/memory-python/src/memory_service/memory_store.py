@@ -106,6 +106,7 @@ class MemoryStore:
             self._ttl if user else 0,
             settings.repeat_window,
             keys.MEMORY_UPDATES if user else "",
+            settings.max_memory_bytes if user else settings.global_memory_bytes,
         ]
         for memory in memories:
             told = records.dump(memory.update) if user and memory.update else b""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from shared_utils.lua_scripts import Script
+from shared_utils.lua_scripts import SIZES, Script
 
 
 def _script(name: str) -> Script:
-    return Script.read(__package__ or "", name)
+    return Script.of(SIZES.source + Script.read(__package__ or "", name).source)
 
 
 CLAIM: Final = _script("claim")

@@ -108,9 +108,15 @@ class MemorySettings(Section):
         max_length=MAX_QUEUE_NAME_LENGTH,
     )
     max_memory_size: int = setting(100, doc="messages kept of a user", gt=0, le=10_000)
+    max_memory_bytes: int = setting(
+        16_777_216, doc="bytes of memory for the messages of a user; the oldest beyond are dropped", ge=65_536
+    )
     memory_ttl_hours: float = setting(24.0, doc="hours a silent user is remembered", gt=0)
     context_window: int = setting(20, doc="newest messages the model is shown", gt=0, le=1000)
     global_memory_limit: int = setting(1000, doc="messages kept of everybody", gt=0, le=100_000)
+    global_memory_bytes: int = setting(
+        67_108_864, doc="bytes of memory for the messages of everybody; the oldest beyond are dropped", ge=65_536
+    )
     cleanup_interval_hours: float = setting(6.0, doc="hours between two cleanups", gt=0)
     cleanup_age_hours: float = setting(48.0, doc="a message older than this is removed by a cleanup", gt=0)
     survey_interval: int = setting(300, doc="seconds between two counts of users and messages", gt=0)
@@ -118,7 +124,7 @@ class MemorySettings(Section):
     batch: int = setting(100, doc="tasks taken at once", gt=0, le=1000)
     lease: float = setting(30.0, doc="seconds of silence after which another instance takes over", gt=1)
     shutdown_grace: float = setting(10.0, "MEMORY_SHUTDOWN_GRACE", doc="seconds to finish answers when stopped", ge=0)
-    dead_limit: int = setting(1000, doc="dead letters kept", gt=0)
+    dead_limit: int = setting(1000, doc="dead letters kept; each holds 16 KiB of its payload at most", gt=0)
     http: HttpSettings = HttpSettings()
     answer: AnswerSettings = AnswerSettings()
     summary: SummarySettings = SummarySettings()

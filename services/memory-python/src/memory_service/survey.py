@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 
 from memory_service import keys, records
 from memory_service.keys import QueueKeys
+from shared_utils.batches import PageSize
 from shared_utils.redis_connection import RedisClient
 from shared_utils.text import read_json
 
@@ -37,6 +38,7 @@ async def take_survey(client: RedisClient) -> Survey:
     users = messages = 0
     oldest: datetime | None = None
     names: list[bytes] = []
+    size = PageSize(_CHUNK)
 
     async def count() -> None:
         nonlocal users, messages, oldest
@@ -45,6 +47,7 @@ async def take_survey(client: RedisClient) -> Survey:
             pipeline.llen(name)
             pipeline.lindex(name, -1)
         found = await pipeline.execute(raise_on_error=False)
+        size.learn(len(names), sum(len(last) for last in found[1::2] if isinstance(last, bytes)))
         for length, last in zip(found[::2], found[1::2], strict=True):
             if isinstance(length, ResponseError) or not length:
                 continue
@@ -58,7 +61,7 @@ async def take_survey(client: RedisClient) -> Survey:
 
     async for name in client.scan_iter(match=keys.ALL_USER_SESSIONS, count=_CHUNK):
         names.append(name)
-        if len(names) == _CHUNK:
+        if len(names) >= size.items:
             await count()
     if names:
         await count()

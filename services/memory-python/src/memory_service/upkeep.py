@@ -16,6 +16,7 @@ from memory_service.outage import Outage
 from memory_service.settings import MemorySettings
 from memory_service.survey import take_survey
 from shared_utils import logs
+from shared_utils.batches import PageSize
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
 
 _LOG: Final = logs.get(__name__)
@@ -73,8 +74,9 @@ class Upkeep:
             yield raw.decode(errors="surrogateescape")
 
     async def _clean(self, messages: str, cutoff: datetime) -> int:
-        gone = 0
-        while chunk := await self._store.oldest(messages, _CHUNK):
+        gone, size = 0, PageSize(_CHUNK)
+        while chunk := await self._store.oldest(messages, size.items):
+            size.learn(len(chunk), sum(map(len, chunk)))
             expired = 0
             for raw in reversed(chunk):
                 record = records.read(raw)

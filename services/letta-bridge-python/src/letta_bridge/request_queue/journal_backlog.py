@@ -16,6 +16,7 @@ from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.records import Fault
 from letta_bridge.request_queue.scripts import ScriptRunner, read
+from shared_utils.batches import PageSize
 from shared_utils.redis_connection import RedisClient
 
 LEASE: Final = 30.0
@@ -110,14 +111,16 @@ class RedisJournalBacklog:
 
     async def entries(self) -> AsyncIterator[JournalEntry]:
         """All that wait, oldest first, for whoever looks for a user in them; nothing changes."""
-        last = "-"
-        while True:
-            page: Any = await self._client.xrange(self._keys.journal, min=last, count=_PAGE)
-            for number, fields in page:
-                yield JournalEntry(number.decode(), fields.get(b"turn", b""), fields.get(b"reply", b""))
-            if len(page) < _PAGE:
-                return
-            last = f"({page[-1][0].decode()}"
+        last, size = "-", PageSize(_PAGE)
+        while page := cast("list[Any]", await self._client.xrange(self._keys.journal, min=last, count=size.items)):
+            found = [
+                JournalEntry(number.decode(), fields.get(b"turn", b""), fields.get(b"reply", b""))
+                for number, fields in page
+            ]
+            for entry in found:
+                yield entry
+            last = f"({found[-1].id}"
+            size.learn(len(found), sum(entry.size for entry in found))
 
     async def looked(self) -> None:
         """Return when the writer has looked here again: what it took before is in the database by then, or will not be.

@@ -23,6 +23,7 @@ from letta_bridge.request_queue.port import (
     Settlement,
     Turn,
     fingerprint,
+    is_full,
     restored_lane,
     user_of_restored,
 )
@@ -168,7 +169,7 @@ class InMemoryQueue:
             self._route(shelf.requests.popleft(), ticket)
         turns: list[Turn] = []
         passed_over: list[str] = []
-        while shelf.paused is not PauseMode.ALL and len(turns) < want and shelf.ready:
+        while shelf.paused is not PauseMode.ALL and shelf.ready and not is_full(turns, want):
             lane = shelf.ready.popleft()
             if self._is_held(lane):
                 passed_over.append(lane)

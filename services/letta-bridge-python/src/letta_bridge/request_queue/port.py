@@ -119,6 +119,11 @@ class Turn:
         """The identity of the task: the same for all its hand-outs, and never that of another task."""
         return number_of(self.seq, self.first_ms)
 
+    @property
+    def size(self) -> int:
+        """Bytes of it in the answer that hands it out."""
+        return len(self.payload) + len(self.kept_reply or b"")
+
     def found_lane_full(self, user_id: str) -> bool:
         """Whether the task was taken while this user's lane was full, and must be refused on every delivery."""
         # Earlier releases put a user of such a name into the lane of that name.
@@ -165,6 +170,15 @@ class Refusal(StrEnum):
     """An earlier try succeeded and its confirmation was lost; harmless."""
     TAKEN_OVER = "taken_over"
     """Another bridge has the task or has ended it; this outcome, and an answer in it, is dropped."""
+
+
+ANSWER_BYTES: Final = 4_194_304
+"""Payloads and kept replies of one hand-out: it ends behind the turn that brings it to this size."""
+
+
+def is_full(turns: Sequence[Turn], want: int) -> bool:
+    """Whether a hand-out ended because it is full, and not because no lane was ready any more."""
+    return len(turns) == want or sum(turn.size for turn in turns) >= ANSWER_BYTES
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from letta_bridge.request_queue.calls import Calls
 from letta_bridge.request_queue.capacity import capacity_of
 from letta_bridge.request_queue.keys import BRIDGE_TTL_MS, Keys, per_task
 from letta_bridge.request_queue.port import (
+    ANSWER_BYTES,
     FULL_LANE,
     FULL_LANES,
     Exchange,
@@ -27,6 +28,7 @@ from letta_bridge.request_queue.scripts import WAITED, ScriptRunner, read
 from letta_bridge.settings import QueueSettings
 from letta_bridge.turn_lease import clock
 from shared_utils import logs
+from shared_utils.batches import batches_of
 from shared_utils.lua_scripts import Script
 from shared_utils.redis_connection import RedisClient, close, persistently
 from shared_utils.redis_pipeline import Argument
@@ -40,6 +42,10 @@ _SETTLED: Final = 64
 """Turns settled by one call at most, for the same reason."""
 _RESTORED: Final = 16
 """Turns restored by one call at most; each carries its payload."""
+_RELEASED: Final = 16
+"""Turns released by one call at most; Redis moves the payload of each."""
+_CALL_BYTES: Final = 4_194_304
+"""A call that carries turns ends behind the one that brings it to this size."""
 _TICKET_SECONDS: Final = 86_400.0
 """How long Redis stores the last ticket of a silent bridge. After that a missing ticket proves nothing."""
 _UTF8_BYTES: Final = 4
@@ -108,8 +114,7 @@ class RedisQueue:
     async def exchange(self, settlements: Sequence[Settlement], want: int) -> Exchange:
         """See :class:`RequestQueue`."""
         calls: list[tuple[Script, Sequence[Argument]]] = [
-            (_SETTLE, self._settle_args(settlements[start : start + _SETTLED]))
-            for start in range(0, len(settlements), _SETTLED)
+            (_SETTLE, self._settle_args(some)) for some in batches_of(settlements, _SETTLED, _CALL_BYTES, _size_of_end)
         ]
         ticket = ""
         if want > 0 or not settlements:
@@ -174,8 +179,7 @@ class RedisQueue:
 
     async def _restored(self, turns: Sequence[Turn]) -> set[str]:
         lost = set()
-        for start in range(0, len(turns), _RESTORED):
-            some = turns[start : start + _RESTORED]
+        for some in batches_of(turns, _RESTORED, _CALL_BYTES, lambda turn: len(turn.payload)):
             args: list[Argument] = [self._bridge, self._lease_ms]
             for turn in some:
                 whole = len(turn.payload) <= self._settings.max_payload_bytes
@@ -188,8 +192,8 @@ class RedisQueue:
 
     async def release(self, receipts: Collection[str]) -> None:
         """See :class:`RequestQueue`."""
-        if receipts:
-            await self._scripts.run(_RELEASE, self._bridge, *receipts)
+        for some in batches_of(list(receipts), _RELEASED):
+            await self._scripts.run(_RELEASE, self._bridge, *some)
 
     async def release_strays(self, known: Collection[str], *, waited: bool = False) -> int:
         """See :class:`RequestQueue`."""
@@ -281,6 +285,7 @@ class RedisQueue:
             ticket,
             calls.last_answered,
             round(_TICKET_SECONDS * 1000),
+            ANSWER_BYTES,
         )
 
     def _settle_args(self, ends: Sequence[Settlement]) -> list[Argument]:
@@ -315,6 +320,10 @@ class RedisQueue:
                 " ".join(end.tally),
             )
         return args
+
+
+def _size_of_end(end: Settlement) -> int:
+    return sum(len(text or b"") for text in (end.reply, end.task_response, end.missed, end.dead, end.journal))
 
 
 def _pause_mode(mode: object) -> PauseMode | None:

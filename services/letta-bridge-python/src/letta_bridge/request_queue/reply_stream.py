@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from letta_bridge.request_queue.keys import Keys
+from shared_utils.batches import PageSize
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
 
 _PAGE: Final = 200
@@ -45,13 +46,12 @@ class ReplyStream:
 
     async def after(self, last: str) -> AsyncIterator[StreamedReply]:
         """All replies after the id ``last`` that are there now, oldest first."""
-        while True:
-            page: Any = await self._client.xrange(self._key, min=f"({last}", count=_PAGE)
+        size = PageSize(_PAGE)
+        while page := cast("list[Any]", await self._client.xrange(self._key, min=f"({last}", count=size.items)):
             for entry in page:
                 yield _reply(entry)
-            if len(page) < _PAGE:
-                return
             last = _reply(page[-1]).id
+            size.learn(len(page), sum(len(_reply(entry).reply) for entry in page))
 
     async def follow(
         self, last: str, *, away: Callable[[Exception], None] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from shared_utils.lua_scripts import Call, Script, run, run_all, run_behind
+from shared_utils.lua_scripts import SIZES, Call, Script, run, run_all, run_behind
 from shared_utils.redis_connection import RedisClient
 from shared_utils.redis_pipeline import Argument, Command, pipeline_of
 
@@ -18,7 +18,7 @@ _READS_TASKS: Final = frozenset({"dispatch", "restore"})
 def read(name: str) -> Script:
     """``lua/<name>.lua`` behind the files that all scripts share, and behind ``lua/task_ids.lua`` if it reads tasks."""
     before = ("common", "records", "task_ids") if name in _READS_TASKS else ("common", "records")
-    return Script.read(__package__ or "", *before, name)
+    return Script.of(SIZES.source + Script.read(__package__ or "", *before, name).source)
 
 
 class ScriptRunner:

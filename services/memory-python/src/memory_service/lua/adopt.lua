@@ -1,15 +1,21 @@
--- Take over what a dead instance had claimed.
+-- Take over what a dead instance had claimed, as many tasks as come to about MOVED_BYTES; call it until it moves none.
 -- KEYS[1] processing of the dead instance   KEYS[2] processing of this one   KEYS[3] instances
 -- ARGV[1] the dead instance   ARGV[2] 1 where its process is known to be gone, whatever its lease says
--- Returns how many tasks moved; 0 where the instance lives after all or somebody else was quicker.
+-- Returns how many tasks moved; 0 where none is left, the instance lives after all, or somebody else was quicker.
+local MOVED_BYTES = 8388608
 local deadline = redis.call('ZSCORE', KEYS[3], ARGV[1])
 if not deadline then return 0 end
 local time = redis.call('TIME')
 if ARGV[2] ~= '1' and tonumber(deadline) > time[1] * 1000 + time[2] / 1000 then return 0 end
-local held = redis.call('HGETALL', KEYS[1])
-for i = 1, #held, 2 do
-  redis.call('HSET', KEYS[2], held[i], held[i + 1])
+local receipts, payload_of = fields_of(KEYS[1])
+table.sort(receipts)
+local bytes = 0
+for moved, receipt in ipairs(receipts) do
+  local payload = payload_of(receipt)
+  redis.call('HSET', KEYS[2], receipt, payload)
+  redis.call('HDEL', KEYS[1], receipt)
+  bytes = bytes + #payload
+  if bytes >= MOVED_BYTES and moved < #receipts then return moved end
 end
-redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
-return #held / 2
+return #receipts

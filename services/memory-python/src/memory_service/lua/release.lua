@@ -1,19 +1,22 @@
--- A graceful stop: what is not done goes back to the head of the queue, oldest first, and the lease ends.
+-- A graceful stop: what is not done goes back to the head of the queue, as much as comes to about MOVED_BYTES; call it
+-- until nothing is left. The lease ends with the last of it.
 -- KEYS[1] processing   KEYS[2] queue   KEYS[3] incoming   KEYS[4] instances
--- ARGV[1] instance
--- Returns how many tasks went back.
-local held = redis.call('HGETALL', KEYS[1])
-local receipts, payloads = {}, {}
-for i = 1, #held, 2 do
-  receipts[#receipts + 1] = held[i]
-  payloads[held[i]] = held[i + 1]
+-- ARGV[1] instance   ARGV[2] 1 in the first call of a stop: what nobody has claimed yet goes back before
+-- Returns how many tasks went back, and how many are left.
+local MOVED_BYTES = 8388608
+if ARGV[2] == '1' then
+  while redis.call('LMOVE', KEYS[3], KEYS[2], 'LEFT', 'RIGHT') do end
 end
+local receipts, payload_of = fields_of(KEYS[1])
 -- Consumers pop on the right: the youngest goes back first so that the oldest ends there.
-while redis.call('LMOVE', KEYS[3], KEYS[2], 'LEFT', 'RIGHT') do end
-table.sort(receipts)
-for i = #receipts, 1, -1 do
-  redis.call('RPUSH', KEYS[2], payloads[receipts[i]])
+table.sort(receipts, function(one, other) return one > other end)
+local bytes = 0
+for moved, receipt in ipairs(receipts) do
+  local payload = payload_of(receipt)
+  redis.call('RPUSH', KEYS[2], payload)
+  redis.call('HDEL', KEYS[1], receipt)
+  bytes = bytes + #payload
+  if bytes >= MOVED_BYTES and moved < #receipts then return { moved, #receipts - moved } end
 end
-redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[4], ARGV[1])
-return #receipts
+return { #receipts, 0 }

@@ -15,10 +15,12 @@
 local bridge, want, intake, lease_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local longest_lane, longest_payload, bridge_ttl_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local max_lane, full_lane, full_lanes = tonumber(ARGV[8]), ARGV[9], tonumber(ARGV[10])
-local taker, ticket, answered, ticket_ttl_ms = ARGV[11], ARGV[12], ARGV[13], ARGV[14]
+local taker, ticket, answered, ticket_ttl_ms, answer_bytes = ARGV[11], ARGV[12], ARGV[13], ARGV[14], tonumber(ARGV[15])
 local now = now_ms()
 -- Bounds per call: unreadable entries set aside, heads of lanes marked after a loss of writes, entries of `begun` examined.
 local UNREADABLE, DOUBTED, STALE = 100, 5000, 100
+-- Bytes of tasks routed, and of turns taken over from dead bridges, per call: Redis serves nobody else meanwhile.
+local ROUTED_BYTES, TAKEN_OVER_BYTES = 8388608, 8388608
 -- How long after its last hand-out a task still finds the reply from which it has its idempotency key: 30 days.
 local NEEDED_MS = 2592000000
 
@@ -37,27 +39,31 @@ local function route(payload, place)
     enqueue(lane, join_entry(seq, '0', string.format('%d', now), payload))
 end
 
-local function route_from(list, count, place)
-    if count > 0 then
-        for _, payload in ipairs(redis.call('RPOP', list, count)) do
-            place = place + 1
-            route(payload, place)
+-- Routes tasks of one list, page by page: their sizes are known only once they are popped, so the pages grow. `taken` is
+-- written first: if Redis refuses writes (OOM), the call fails before a task is popped. Returns what room is left.
+local function route_from(list, tasks, bytes)
+    local page = 1
+    while tasks > 0 and bytes > 0 do
+        local count = math.min(tasks, page, redis.call('LLEN', list))
+        if count == 0 then
+            break
         end
+        local place = redis.call('HINCRBY', COUNTERS, 'taken', count) - count
+        count_open(tenth_of(now), count)
+        local before = bytes
+        for index, payload in ipairs(redis.call('RPOP', list, count)) do
+            route(payload, place + index)
+            bytes = bytes - #payload
+        end
+        tasks = tasks - count
+        page = math.max(1, math.min(4 * page, math.floor(bytes * count / (before - bytes + 1))))
     end
-    return place
+    return tasks, bytes
 end
 
--- `taken` is written first: if Redis refuses writes (OOM), the call fails before a task is popped.
 local function route_new()
-    local arrived = math.min(intake, redis.call('LLEN', INCOMING))
-    local listed = math.min(intake - arrived, redis.call('LLEN', REQUESTS))
-    if arrived + listed == 0 then
-        return
-    end
-    local place = redis.call('HINCRBY', COUNTERS, 'taken', arrived + listed) - arrived - listed
-    count_open(tenth_of(now), arrived + listed)
-    place = route_from(INCOMING, arrived, place)
-    route_from(REQUESTS, listed, place)
+    local tasks, bytes = route_from(INCOMING, intake, ROUTED_BYTES)
+    route_from(REQUESTS, tasks, bytes)
 end
 
 -- The oldest readable entry of a lane; unreadable ones before it are set aside. At the bound the lane goes back to `ready`
@@ -143,13 +149,18 @@ local function hand_out(lane, receipt)
 end
 
 local function take_over_expired()
+    local bytes = 0
     for _, receipt in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 100)) do
         local record = redis.call('HGET', TURNS, receipt)
+        bytes = bytes + (record and #record or 0)
         if record then
             give_back(receipt, record, 0)
             redis.call('HINCRBY', COUNTERS, 'redelivered', 1)
         else
             redis.call('ZREM', LEASES, receipt)
+        end
+        if bytes >= TAKEN_OVER_BYTES then
+            return  -- the next call goes on: their leases stay expired
         end
     end
 end
@@ -160,11 +171,18 @@ local function mend()
     if turns == redis.call('ZCARD', LEASES) and turns == redis.call('HLEN', LANES) then
         return
     end
-    local records = redis.call('HGETALL', TURNS)
-    for index = 1, #records, 2 do
-        local receipt, _, lane = records[index], split_turn(records[index + 1])
+    local lanes, runs_in_lane = redis.call('HGETALL', LANES), {}
+    for index = 2, #lanes, 2 do
+        runs_in_lane[lanes[index]] = true
+    end
+    local receipts, record_of = fields_of(TURNS)
+    for _, receipt in ipairs(receipts) do
         if not redis.call('ZSCORE', LEASES, receipt) then
             redis.call('ZADD', LEASES, now, receipt)
+        end
+        local _, lane
+        if not runs_in_lane[receipt] then
+            _, lane = split_turn(record_of(receipt))
         end
         if lane and redis.call('HEXISTS', LANES, lane) == 0 then
             redis.call('HSET', LANES, lane, receipt)
@@ -176,7 +194,7 @@ local function mend()
             redis.call('ZREM', LEASES, receipt)
         end
     end
-    local lanes = redis.call('HGETALL', LANES)
+    lanes = redis.call('HGETALL', LANES)
     for index = 1, #lanes, 2 do
         if redis.call('HEXISTS', TURNS, lanes[index + 1]) == 0 then
             redis.call('HDEL', LANES, lanes[index])
@@ -233,15 +251,17 @@ elseif paused ~= 'intake' then
 end
 
 local part = taker == bridge and '-' or '+'
-local turns, passed_over = {}, {}
+local turns, passed_over, bytes = {}, {}, 0
 for _ = 1, want > 0 and redis.call('LLEN', READY) or 0 do
     local lane = redis.call('LPOP', READY)
     if is_held(lane) then
         passed_over[#passed_over + 1] = lane
     else
-        turns[#turns + 1] = hand_out(lane, ticket .. part .. (#turns + 1))
+        local turn = hand_out(lane, ticket .. part .. (#turns + 1))
+        turns[#turns + 1] = turn
+        bytes = bytes + (turn and #turn[6] + #(turn[7] or '') or 0)
     end
-    if #turns == want then
+    if #turns == want or bytes >= answer_bytes then
         break
     end
 end

@@ -76,12 +76,6 @@ local function is_of(record, bridge)
     return rest == '+\n' or string.sub(rest, 1, 1) == '\n'
 end
 
--- Bytes of memory that a key takes, without touching its values; nil where this Redis user may not ask (MEMORY USAGE).
-local function memory_of(key)
-    local bytes = redis.pcall('MEMORY', 'USAGE', key, 'SAMPLES', 0)
-    return type(bytes) == 'number' and bytes or nil
-end
-
 -- What waits for the journal is counted in bytes by the counter `journal_bytes`; an empty stream resets it, so what a
 -- bridge of the previous release added or removed without counting does not stay in it.
 local function count_journal(bytes)

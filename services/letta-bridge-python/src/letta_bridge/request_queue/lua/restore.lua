@@ -4,20 +4,26 @@
 -- Returns for each turn 1 if it is in flight under its receipt, 0 if another bridge has the task or has ended it.
 
 local bridge, lease_ms = ARGV[1], tonumber(ARGV[2])
-local FIRST, FIELDS, PAGE = 3, 6, 100
+local FIRST, FIELDS, PAGE, PAGE_BYTES = 3, 6, 100, 1048576
 -- Elements of the request list that are compared with a payload, the oldest ones: what was taken from it comes back there.
 local UNTAKEN = 1000
 
--- Removes a task from the lane it waits in. Returns its payload, or nil if it does not wait there.
+-- Removes a task from the lane it waits in. Returns its payload, or nil if it does not wait there. Most wait near the
+-- head; the pages grow as far as the entries are small.
 local function take_out(lane, seq)
-    for first = -1, -length_of(LANE .. lane), -PAGE do
-        for _, entry in ipairs(redis.call('LRANGE', LANE .. lane, first - PAGE + 1, first)) do
+    local first, last, page = -1, -length_of(LANE .. lane), 1
+    while first >= last do
+        local entries, bytes = redis.call('LRANGE', LANE .. lane, first - page + 1, first), 0
+        for _, entry in ipairs(entries) do
             local its_seq, _, _, payload = split_entry(entry)
             if its_seq == seq then
                 redis.call('LREM', LANE .. lane, -1, entry)
                 return payload
             end
+            bytes = bytes + #entry
         end
+        first = first - page
+        page = math.max(1, math.min(PAGE, 4 * page, math.floor(PAGE_BYTES * page / (bytes + 1))))
     end
 end
 
@@ -28,17 +34,16 @@ local function names_itself(payload)
 end
 
 -- Removes a task from the request list if its push survived and its hand-out did not. Only one that names a task id: it
--- may have been pushed again, and the reply to the first answers both.
+-- may have been pushed again, and the reply to the first answers both. Redis compares by itself (LPOS); where this Redis
+-- user may not ask for that, LREM looks through the whole list.
 local function take_back(payload)
     if not names_itself(payload) then
         return
     end
     for _, list in ipairs({ INCOMING, REQUESTS }) do
-        for _, untaken in ipairs(redis.call('LRANGE', list, -UNTAKEN, -1)) do
-            if untaken == payload then
-                redis.call('LREM', list, -1, payload)
-                return
-            end
+        local at = redis.pcall('LPOS', list, payload, 'RANK', -1, 'MAXLEN', UNTAKEN)
+        if at and redis.call('LREM', list, -1, payload) > 0 then
+            return
         end
     end
 end

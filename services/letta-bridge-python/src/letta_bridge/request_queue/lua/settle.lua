@@ -133,12 +133,9 @@ end
 -- The oldest dead letters beyond the bound are dropped; the newest stays, whatever its size.
 local function bury(letter)
     redis.call('LPUSH', DEAD, letter)
-    for _ = 1, DROPPED do
-        if (memory_of(DEAD) or 0) <= dead_bytes or redis.call('LLEN', DEAD) == 1 then
-            return
-        end
-        redis.call('LTRIM', DEAD, 0, -2)
-        redis.call('HINCRBY', COUNTERS, 'dead_dropped', 1)
+    local dropped = drop_tail(DEAD, dead_bytes, DROPPED)
+    if dropped > 0 then
+        redis.call('HINCRBY', COUNTERS, 'dead_dropped', dropped)
     end
 end
 

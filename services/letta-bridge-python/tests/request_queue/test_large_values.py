@@ -1,0 +1,125 @@
+"""Large payloads: no call of a script moves more than a bounded number of bytes, and nothing is lost between calls."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from letta_bridge.request_queue import Outcome, RedisQueue
+from letta_bridge.request_queue.traces import UserTraces
+from letta_bridge.settings import QueueSettings
+from shared_utils.redis_connection import connect
+from shared_utils.settings import RedisSettings
+
+pytestmark = pytest.mark.integration
+
+MEGABYTE = 2**20
+
+
+@pytest.fixture
+def settings():
+    return QueueSettings(max_payload_bytes=2 * MEGABYTE)
+
+
+@pytest.fixture
+def queue(client, settings):
+    return RedisQueue(client, client, settings, "a")
+
+
+def large(user, task_id):
+    return json.dumps({"user_id": user, "task_id": task_id, "content": "x" * MEGABYTE})
+
+
+def task_ids(payloads):
+    return [json.loads(payload)["task_id"] for payload in payloads]
+
+
+async def test_one_call_routes_some_large_tasks_and_the_next_ones_the_others_in_order(client, queue):
+    for number in range(24):
+        await client.lpush("letta_requests", large(f"u{number}", str(number)))
+    turns = (await queue.exchange([], 1)).turns
+    assert await client.llen("letta_requests") >= 8
+    while found := (await queue.exchange([], 24)).turns:
+        turns += found
+    assert task_ids(turn.payload for turn in turns) == list(map(str, range(24)))
+    assert (await queue.status()).counters["taken"] == 24
+
+
+async def test_many_small_tasks_are_routed_by_one_call(client, queue):
+    for number in range(500):
+        await client.lpush("letta_requests", json.dumps({"user_id": "ada", "task_id": str(number), "content": "hi"}))
+    await queue.exchange([], 1)
+    assert await client.llen("letta_requests") == 0
+
+
+async def test_large_turns_of_a_dead_bridge_are_taken_over_by_several_calls(client, queue, settings):
+    dead = RedisQueue(client, client, settings, "dead")
+    for number in range(20):
+        await client.lpush("letta_requests", large(f"u{number}", str(number)))
+    held = []
+    while found := (await dead.exchange([], 20)).turns:
+        held += found
+    await client.zadd(queue.keys.leases, {turn.receipt: 1 for turn in held})
+    await queue.exchange([], 0)
+    assert 0 < (await queue.status()).counters["redelivered"] < 20
+    taken = []
+    while found := (await queue.exchange([], 20)).turns:
+        taken += found
+    assert sorted(task_ids(turn.payload for turn in taken)) == sorted(map(str, range(20)))
+
+
+async def test_a_users_large_tasks_are_dropped_by_several_calls_and_all_of_them(client, queue, settings):
+    for number in range(12):
+        await client.lpush("letta_requests", large("ada", str(number)))
+    while await client.llen("letta_requests"):
+        await queue.exchange([], 0)
+    traces = UserTraces(client, settings, "ada")
+    dropped = [entry.partition(b"\n")[2] async for entry in traces.drop_waiting(Outcome.ERASED)]
+    assert task_ids(dropped) == list(map(str, range(12)))
+    assert (await queue.status()).waiting == 0
+
+
+@pytest.mark.parametrize("rights", [["+@all"], ["+@all", "-lpos", "-hkeys"]])
+async def test_a_lost_turn_is_found_behind_large_ones_with_this_releases_rights_and_the_last_ones(
+    client, settings, redis_url, rights
+):
+    await client.execute_command("ACL", "SETUSER", "bridge", "on", ">secret", "~*", "&*", *rights)
+    limited = connect(RedisSettings(url=redis_url.replace("redis://", "redis://bridge:secret@")), name="bridge")
+    queue = RedisQueue(limited, limited, settings, "a")
+    try:
+        await queue.exchange([], 1)
+        for number in range(6):
+            await client.lpush("letta_requests", large("ada", str(number)))
+        saved = {key: await client.dump(key) async for key in client.scan_iter(match="*letta_requests*")}
+        (turn,) = (await queue.exchange([], 1)).turns
+        await client.flushdb()
+        for key, content in saved.items():
+            await client.restore(key, 0, content)
+        await queue.exchange([], 1)
+        assert queue.writes_lost
+        assert await queue.restore([turn]) == set()
+        waiting = await client.lrange("letta_requests", 0, -1)
+        assert task_ids(reversed(waiting)) == ["1", "2", "3", "4", "5"]
+    finally:
+        await limited.aclose()
+        await client.execute_command("ACL", "DELUSER", "bridge")
+
+
+@pytest.mark.parametrize("rights", [["+@all"], ["+@all", "-hkeys"]])
+async def test_damage_is_mended_without_reading_every_turn(client, settings, redis_url, rights):
+    await client.execute_command("ACL", "SETUSER", "bridge", "on", ">secret", "~*", "&*", *rights)
+    limited = connect(RedisSettings(url=redis_url.replace("redis://", "redis://bridge:secret@")), name="bridge")
+    queue = RedisQueue(limited, limited, settings, "a")
+    try:
+        for user in ("ada", "bo"):
+            await client.lpush("letta_requests", json.dumps({"user_id": user, "task_id": user, "content": "hi"}))
+        ada, bo = (await queue.exchange([], 2)).turns
+        await client.hdel(queue.keys.lanes, "ada")
+        await client.zrem(queue.keys.leases, bo.receipt)
+        await queue.exchange([], 0)
+        assert await client.hget(queue.keys.lanes, "ada") == ada.receipt.encode()
+        assert await client.lrange(queue.keys.ready, 0, -1) == [bo.lane.encode()]  # its lease began and ended at once
+    finally:
+        await limited.aclose()
+        await client.execute_command("ACL", "DELUSER", "bridge")
