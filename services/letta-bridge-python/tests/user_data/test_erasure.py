@@ -171,6 +171,15 @@ async def test_the_lane_is_held_and_quiet_before_anything_goes(everywhere, lane)
     assert report.behind == ["old-bridge"]
 
 
+async def test_an_erasure_says_what_it_does_in_the_order_it_does_it(everywhere):
+    steps = []
+    await everywhere.erase("用户7", steps.append)
+    assert steps[0] == "holding the user's lane"
+    assert steps.index("refusing what waits, and waiting for the turn in flight") < steps.index("erasing sessions")
+    assert "counting what is left: sessions" in steps
+    assert steps[-2:] == ["looking through every key in Redis for the user", "waiting for the bridges to follow"]
+
+
 async def test_while_a_turn_does_not_end_nothing_is_erased(everywhere, lane):
     lane.busy = True
     with pytest.raises(ErasureBusy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from letta_bridge.cli.common import tell
 
 _LOG_SECONDS: Final = 30.0
 """Between two lines where no terminal shows a bar."""
+_PATIENCE_SECONDS: Final = 1.0
+"""What people expect a command to take without a word."""
 
 
 @contextmanager
@@ -48,3 +51,31 @@ def _logged(did: str) -> Callable[[str, int], None]:
             tell(f"{number} {what} {did}")
 
     return count
+
+
+class SlowSteps:
+    """Told of each step as it begins; says nothing for the first second, then the step it is at, and each later one.
+
+    Args:
+        write: gets one line without its end.
+        patience: seconds from the first step to the first line.
+    """
+
+    def __init__(self, write: Callable[[str], None] = tell, *, patience: float = _PATIENCE_SECONDS) -> None:
+        self._write = write
+        self._patience = patience
+        self._step = ""
+        self._begun = self._told = False
+
+    def __call__(self, step: str) -> None:
+        """A step begins; to be called inside an event loop."""
+        self._step = step
+        if self._told:
+            self._write(f"… {step}")
+        elif not self._begun:
+            self._begun = True
+            asyncio.get_running_loop().call_later(self._patience, self._tell)
+
+    def _tell(self) -> None:
+        self._told = True
+        self._write(f"… {self._step}")

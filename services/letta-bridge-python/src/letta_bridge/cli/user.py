@@ -13,6 +13,7 @@ import typer
 from letta_bridge.cli.choice import choice_record, choice_text
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit
 from letta_bridge.cli.output import duration, plain, print_json, print_table, seconds_of
+from letta_bridge.cli.progress import SlowSteps
 from letta_bridge.request_queue.holds import LONGEST_SECONDS, Holds, LaneHeld
 from letta_bridge.request_queue.keys import Keys, user_lane
 from letta_bridge.settings import BridgeSettings
@@ -117,7 +118,7 @@ def erase(
     No turn of the user begins meanwhile; tasks that wait, or come until it is done, get an error reply with the code
     'erased'. It can be repeated: where it broke off, it goes on. A later message of the user gets a new agent, unless
     the user has opted out of permanent memory: the choice is kept under a hash of the user id. So is an audit row, with
-    the time and the counts.
+    the time and the counts. What takes longer than a second is told step by step on stderr.
     """
     settings = settings_or_exit(config)
     if dry_run:
@@ -127,7 +128,7 @@ def erase(
         fail("nothing was erased", Exit.FAILED)
     longest = settings.letta.reply_deadline + settings.fallback.timeout + _SPARE_SECONDS
     waits = (longest, _OTHER_SECONDS) if wait is None else (wait, wait)
-    report = _ask(settings, lambda data: data.erase(user), waits=waits)
+    report = _ask(settings, lambda data: data.erase(user, SlowSteps()), waits=waits)
     if as_json:
         print_json(report.as_json())
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,10 @@ _LOST: Final = (
 _FOLLOW_LOOKS: Final = 20
 _FOLLOW_PAUSE_SECONDS: Final = 0.5
 """Between two looks whether live bridges have followed: all of them together, three times as long as they need."""
+
+
+def _tell_nobody(_step: str) -> None:
+    pass
 
 
 class Lane(Protocol):
@@ -89,8 +93,12 @@ class UserData:
         write_json(folder / "manifest.json", {"user_id": user_id, "exported_at": utc_now(), "counts": counts})
         return counts
 
-    async def erase(self, user_id: str) -> ErasureReport:
+    async def erase(self, user_id: str, step: Callable[[str], None] = _tell_nobody) -> ErasureReport:
         """Remove all of it.
+
+        Args:
+            user_id: whose.
+            step: is told what begins, as a clause for people.
 
         Raises:
             LaneHeld: another erasure of this user is running.
@@ -99,11 +107,12 @@ class UserData:
         """
         erasure = await self.audit.begin(user_id)
         report = ErasureReport()
+        step("holding the user's lane")
         async with self.lane.held(user_id):
-            await self._count(user_id, report, left=False)
+            await self._count(user_id, report, step, left=False)
             for _ in range(_PASSES):
-                marked = await self._pass(user_id, erasure, report)
-                await self._count(user_id, report, left=True)
+                marked = await self._pass(user_id, erasure, report, step)
+                await self._count(user_id, report, step, left=True)
                 # Emptied by the pass, the lane holds what came after it: messages of somebody who begins anew.
                 report.arrived_since, report.place(_WAITING).left = report.place(_WAITING).left or 0, 0
                 if report.unreachable:
@@ -112,20 +121,24 @@ class UserData:
                 is_clean = not any(place.left for place in report.places.values())
                 if is_clean and await self.lane.lasts(user_id, marked):
                     break
+            step("looking through every key in Redis for the user")
             report.elsewhere = await self.search.find(user_id)
             if not await self.lane.lasts(user_id, marked):
                 report.unreachable["redis"] = _LOST
+        step("waiting for the bridges to follow")
         report.behind = await self._followed(marked)
         for name, removed in erasure.counts.items():
             report.place(name).removed = removed
         await self._note(erasure, report, finished=report.complete)
         return report
 
-    async def _pass(self, user_id: str, erasure: Erasure, report: ErasureReport) -> int:
+    async def _pass(self, user_id: str, erasure: Erasure, report: ErasureReport, step: Callable[[str], None]) -> int:
+        step("refusing what waits, and waiting for the turn in flight")
         _add(erasure, {_WAITING: await self.lane.quiet(user_id)})
         # Behind the turn in flight, whose answer counts; what is older than this and comes later is refused.
         marked = await self.lane.mark(user_id)
         for trace in self.traces:
+            step(f"erasing {_place(trace)}")
             try:
                 _add(erasure, await trace.erase(user_id))
             except ServiceError as error:
@@ -141,8 +154,9 @@ class UserData:
         except ServiceError as error:
             report.unreachable["audit"] = redact_text(str(error))
 
-    async def _count(self, user_id: str, report: ErasureReport, *, left: bool) -> None:
+    async def _count(self, user_id: str, report: ErasureReport, step: Callable[[str], None], *, left: bool) -> None:
         for trace in self.traces:
+            step(f"counting what is {'left' if left else 'there'}: {_place(trace)}")
             try:
                 counted(report, await trace.count(user_id), left=left)
             except ServiceError as error:
@@ -155,6 +169,10 @@ class UserData:
                 break
             await asyncio.sleep(_FOLLOW_PAUSE_SECONDS)
         return await self.lane.behind(marked)
+
+
+def _place(trace: Trace) -> str:
+    return trace.name.replace("_", " ")
 
 
 def _add(erasure: Erasure, counts: Counts) -> None:
