@@ -8,6 +8,7 @@ import shlex
 import subprocess
 from itertools import count
 
+import httpx
 import psycopg
 import pytest
 import redis
@@ -209,6 +210,39 @@ def test_users_whom_no_model_answers_are_seen(
 
     eventually(one_more_fires_it, "both alerts fire")
     observer.client.close()
+
+
+def test_an_expired_model_key_is_seen_although_letta_answers(
+    redis_url, start_stub, bridge_factory, memory_factory, make_observer, prometheus, raised
+):
+    stub = start_stub()
+    memory_factory(redis_url)
+    prometheus.discover([bridge_factory(redis_url, stub.url).url])
+    observer = make_observer(redis_url)
+    words = "OpenAI's client: Error code: 401 - {'error': {'message': 'Incorrect API key provided.'}}"
+    body = {"error": {"type": "llm_authentication", "message": "Authentication failed.", "detail": words}}
+    httpx.post(f"{stub.url}/refuse", json={"status": 401, "body": body}).raise_for_status()
+    push(observer.client, *(f"refused-{number}" for number in range(8)))
+    assert {reply["fallback_cause"] for reply in observer.wait_for(8)} == {"model_credentials"}
+    raised("AgentsNotAnswering")
+    assert prometheus.value('max(letta_bridge_queue_recent_failures{cause="model_credentials"})') == 8
+    assert not prometheus.firing() & {"LettaAway", "LettaSilent"}
+    httpx.post(f"{stub.url}/refuse", content="null").raise_for_status()
+    push(observer.client, *(f"answered-{number}" for number in range(12)))
+    observer.wait_for(20)
+    raised("AgentsNotAnswering", over=True)
+    observer.client.close()
+
+
+def test_a_session_file_that_cannot_be_written_is_seen(redis_url, start_stub, bridge_factory, prometheus, raised):
+    bridge = bridge_factory(redis_url, start_stub().url)
+    prometheus.discover([bridge.url])
+    raised("None", over=True)
+    # The log stays below the limit, and what SQLite writes is beyond it.
+    resource.prlimit(bridge.pid, resource.RLIMIT_FSIZE, (bridge.log.stat().st_size + 16_384, resource.RLIM_INFINITY))
+    raised("SessionFileUnwritable")
+    resource.prlimit(bridge.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    raised("SessionFileUnwritable", over=True)
 
 
 def test_a_pause_is_told_and_what_waits_is_its_doing(

@@ -53,6 +53,7 @@ from shared_utils.health import Check
 from shared_utils.persistence.conversation_service import ConversationService
 from shared_utils.persistence.database import Database
 from shared_utils.persistence.file_erasures import FileErasures
+from shared_utils.persistence.session_file_probe import SessionFileProbe
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, connect
 from shared_utils.redis_trouble import explained
 from shared_utils.reload import reread
@@ -63,6 +64,8 @@ _CHECK_SECONDS: Final = 2.0
 """What a health check may take; a dependency that needs longer is as good as away."""
 _SHARED_SECONDS: Final = 0.1
 """How old the queue's figures may be: the parts of a health page or a scrape begin at once and share one look."""
+_FILE_SECONDS: Final = 10.0
+"""How old the look at the session file may be, which writes a page of it."""
 _COLLECTED_EVERY: Final = 50_000
 """Objects made, less those gone, between two looks of the garbage collector at the young ones."""
 _MOST_TURNS: Final = 100_000
@@ -99,6 +102,8 @@ class Bridge:
         self._database = None if settings.database.db_url is None else Database(settings.database)
         self._tenant = self._new_claim(redis)
         store = session_store(settings, self._database)
+        self._session_file = SessionFileProbe(settings.session_file)
+        self._file_trouble = Remembered(self._session_file.trouble, _FILE_SECONDS)
         self._choices = choice_replicas(settings, redis, self._database, store)
         self._consent = Consent(self._choices)
         self._opt_outs = TaggedOptOuts(self._consent, settings.tenant.name)
@@ -223,13 +228,18 @@ class Bridge:
     async def checks(self) -> list[Check]:
         """See :class:`shared_utils.health.HealthSource`. Letta and the sessions only degrade: there is a fallback."""
         # At once: several that hang together would outlast a probe's or a scrape's patience.
-        redis, letta, sessions, answers = await asyncio.gather(
-            self._check_redis(), self._check_letta(), self._check_sessions(), self._check_answers()
+        redis, letta, sessions, file, answers = await asyncio.gather(
+            self._check_redis(),
+            self._check_letta(),
+            self._check_sessions(),
+            self._check_session_file(),
+            self._check_answers(),
         )
         return [
             redis,
             *letta,
             sessions,
+            file,
             self._check_consent(),
             *self._check_tenant(),
             *self._check_journal(),
@@ -324,6 +334,14 @@ class Bridge:
         error = self.sessions.store_error
         return Check("sessions", ok=error is None, detail=error or "the store answers")
 
+    async def _check_session_file(self) -> Check:
+        try:
+            async with asyncio.timeout(_CHECK_SECONDS):
+                trouble = await self._file_trouble()
+        except TimeoutError:
+            trouble = "the session file cannot be written in time"
+        return Check("session_file", ok=trouble is None, detail=trouble or "can be written")
+
     def _check_consent(self) -> Check:
         trouble = self._choices.trouble
         return Check("consent", ok=trouble is None, detail=trouble or "the replicas of users' choices are equal")
@@ -397,6 +415,7 @@ class Bridge:
         ):
             with contextlib.suppress(*CONNECTION_ERRORS):
                 await closing
+        self._session_file.close()
         if self._vectors is not None:
             await self._vectors.close()
         if self._database is not None:

@@ -61,6 +61,8 @@ LABELS = {
     "letta_bridge_queue_restored": {"queue"},
     "letta_bridge_queue_answers_refused": {"queue"},
     "letta_bridge_queue_settled": {"outcome", "queue"},
+    "letta_bridge_queue_recent_turns": {"answered_by", "queue"},
+    "letta_bridge_queue_recent_failures": {"cause", "queue"},
 }
 
 
@@ -116,6 +118,17 @@ async def test_reasons_codes_and_phases(metered):
     assert samples["letta_bridge_turn_phase_duration_seconds_count", "memory"] == 3
     assert samples["letta_bridge_turn_phase_duration_seconds_count", "settle"] == 6
     assert samples["letta_bridge_lane_wait_seconds_count",] == 6
+
+
+async def test_who_answered_lately_and_why_agents_did_not(metered):
+    await used(metered)
+    samples = await metered.samples()
+    recent = {
+        who: samples["letta_bridge_queue_recent_turns", who, "letta_requests"] for who in ("agent", "memory", "nobody")
+    }
+    assert recent == {"agent": 1, "memory": 1, "nobody": 1}
+    causes = {name[1]: count for name, count in samples.items() if name[0] == "letta_bridge_queue_recent_failures"}
+    assert sum(causes.values()) == 2
 
 
 async def test_missed_turns_beyond_the_bound_are_counted(metered):

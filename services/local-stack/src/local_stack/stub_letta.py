@@ -1,9 +1,10 @@
 """A Letta that only says what it was told, after a set time: for load tests, where the real one would be the limit.
 
 ``python -m local_stack.stub_letta --port 0 --latency 0.5`` prints ``ready http://127.0.0.1:PORT``. With ``--gather N``
-it answers nobody until N turns are in flight at once: a caller that never holds so many waits for ever. The stub knows
-what the bridge asks of Letta on a turn's way (find an agent by tags, make one, see what it holds, send a turn) and
-keeps no histories.
+it answers nobody until N turns are in flight at once: a caller that never holds so many waits for ever. What is POSTed
+to ``/refuse`` (``{"status": …, "body": …}``) is the answer to every turn until ``null`` is POSTed. The stub knows what
+the bridge asks of Letta on a turn's way (find an agent by tags, make one, see what it holds, send a turn) and keeps no
+histories.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class StubLetta:
         self._gathered = asyncio.Event()
         self._agents: dict[str, dict[str, Any]] = {}
         self._blocks: dict[str, dict[str, Any]] = {}
+        self._refusal: dict[str, Any] | None = None
         self.turns = 0
         self.in_flight = 0
         self.most_in_flight = 0
@@ -69,6 +71,7 @@ class StubLetta:
         ):
             app.router.add_get(f"/v1/{empty}", self._nothing)
         app.router.add_get("/stats", self._stats)
+        app.router.add_post("/refuse", self._refuse)
         return app
 
     async def _health(self, _request: web.Request) -> web.Response:
@@ -76,6 +79,10 @@ class StubLetta:
 
     async def _stats(self, _request: web.Request) -> web.Response:
         return web.json_response({"turns": self.turns, "most_in_flight": self.most_in_flight})
+
+    async def _refuse(self, request: web.Request) -> web.Response:
+        self._refusal = await request.json()
+        return web.json_response({})
 
     async def _find(self, request: web.Request) -> web.Response:
         wanted = set(request.query.getall("tags", []))
@@ -146,6 +153,8 @@ class StubLetta:
                 await asyncio.sleep(self._latency)
         finally:
             self.in_flight -= 1
+        if self._refusal is not None:
+            return web.json_response(self._refusal["body"], status=self._refusal["status"])
         message = turn["messages"][-1]
         content = message["content"] if isinstance(message["content"], str) else message["content"][0]["text"]
         answer = {

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from letta_bridge.letta.breaker import BreakerState
 from letta_bridge.metrics.bridge_metrics import BridgeMetrics
 from letta_bridge.request_queue.port import Capacity, Outcome, QueueStatus
+from letta_bridge.request_queue.recent_turns import RecentTurns
 from shared_utils.health import Check
 from shared_utils.redis_connection import CONNECTION_ERRORS
 
@@ -166,8 +167,27 @@ def _queue(status: QueueStatus, name: str) -> list[Metric]:
             queue=name,
         ),
         settled,
+        *_recent(status.recent, name),
         *([] if status.capacity is None else _capacity(status.capacity, name)),
     ]
+
+
+def _recent(recent: RecentTurns, name: str) -> list[Metric]:
+    turns = GaugeMetricFamily(
+        "letta_bridge_queue_recent_turns",
+        "Turns of the last ten minutes that agents were to answer, by who did.",
+        labels=["queue", "answered_by"],
+    )
+    for who, count in (("agent", recent.by_agent), ("memory", recent.fell_back), ("nobody", recent.unanswered)):
+        turns.add_metric([name, who], count)
+    causes = GaugeMetricFamily(
+        "letta_bridge_queue_recent_failures",
+        "Those of them that no agent answered, by why.",
+        labels=["queue", "cause"],
+    )
+    for cause, count in recent.causes.items():
+        causes.add_metric([name, cause], count)
+    return [turns, causes]
 
 
 def _capacity(capacity: Capacity, name: str) -> list[Metric]:
