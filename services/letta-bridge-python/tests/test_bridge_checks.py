@@ -41,7 +41,7 @@ async def test_dependencies_are_asked_at_once(bridge, monkeypatch):
 
 
 async def test_a_session_store_that_hangs_is_a_failed_check(bridge, monkeypatch):
-    monkeypatch.setattr(bridge.sessions, "count", asyncio.Event().wait)
+    monkeypatch.setattr(bridge.sessions, "look", asyncio.Event().wait)
     monkeypatch.setattr(bridge_module, "_CHECK_SECONDS", 0.01)
     check = await bridge._check_sessions()
     assert (check.ok, check.detail) == (False, "the store does not answer in time")
@@ -67,3 +67,19 @@ async def test_a_page_asks_redis_for_the_queues_figures_once(bridge, monkeypatch
         text = (await client.get(page)).text
     assert asked == ["status"]
     assert "no agent was asked" in text or 'check="answers"' in text or "recent_turns" in text
+
+
+async def test_sessions_are_counted_once_for_all_pages_of_half_a_minute(bridge, monkeypatch):
+    counted = []
+    count = bridge.sessions.store.count
+
+    async def counting():
+        counted.append(1)
+        return await count()
+
+    monkeypatch.setattr(bridge.sessions.store, "count", counting)
+    transport = httpx.ASGITransport(bridge._app())
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        for page in ("/health", "/metrics", "/readyz", "/health"):
+            await client.get(page)
+    assert len(counted) == 1

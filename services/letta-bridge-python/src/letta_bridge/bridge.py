@@ -64,6 +64,8 @@ _CHECK_SECONDS: Final = 2.0
 """What a health check may take; a dependency that needs longer is as good as away."""
 _SHARED_SECONDS: Final = 0.1
 """How old the queue's figures may be: the parts of a health page or a scrape begin at once and share one look."""
+_COUNTED_SECONDS: Final = 30.0
+"""How old the number of sessions may be: of a million the database counts each."""
 _FILE_SECONDS: Final = 10.0
 """How old the look at the session file may be, which writes a page of it."""
 _COLLECTED_EVERY: Final = 50_000
@@ -119,6 +121,7 @@ class Bridge:
             opt_outs=self._opt_outs,
             claim_on_tenant=self._tenant,
         )
+        self._session_counts = Remembered(self.sessions.count, _COUNTED_SECONDS)
         self._fallback = MemoryPython(
             connect(settings.redis, name=f"{self.name}-fallback"),
             connect(settings.redis, name=f"{self.name}-sub"),
@@ -154,7 +157,7 @@ class Bridge:
             Sources(
                 self._look,
                 queue.requests,
-                self.sessions,
+                self._session_counts,
                 self.servers.states,
                 in_flight=lambda: self.intake.in_flight,
                 checks=self._all_checks,
@@ -260,7 +263,7 @@ class Bridge:
             "breakers": {name: state.value for name, state in self.servers.states().items()},
             "users_paused": self.servers.users.paused,
         }
-        counts, status = await asyncio.gather(self.sessions.count(), self._status())
+        counts, status = await asyncio.gather(self._session_counts(), self._status())
         summary["sessions"] = dict(counts)
         if status is None:
             return summary
@@ -328,7 +331,7 @@ class Bridge:
     async def _check_sessions(self) -> Check:
         try:
             async with asyncio.timeout(_CHECK_SECONDS):
-                await self.sessions.count()
+                await self.sessions.look()
         except TimeoutError:
             return Check("sessions", ok=False, detail="the store does not answer in time")
         error = self.sessions.store_error

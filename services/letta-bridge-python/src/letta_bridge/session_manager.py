@@ -178,6 +178,11 @@ class SessionManager:
                     del self._sessions[key]
         self._used = {session_id: use for session_id, use in self._used.items() if user_hash(use[0][0]) not in hashes}
 
+    async def look(self) -> None:
+        """Ask the store for something small, so that :attr:`store_error` is what it says now."""
+        with _Watch(self._store_answered):
+            await self.store.find("", DEFAULT_PERSONA)
+
     async def count(self) -> Mapping[str, int]:
         """Sessions in the store; empty while it is away."""
         with _Watch(self._store_answered):

@@ -32,7 +32,7 @@ class Metered:
         self.sources = Sources(
             self._status,
             "letta_requests",
-            rig.sessions,
+            rig.sessions.count,
             rig.servers.states,
             in_flight=lambda: 0,
             checks=self._checks,

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -31,10 +31,6 @@ _CHECKS_SECONDS: Final = 6.0
 _SESSION_STATES: Final = ("active", "reserved")
 
 
-class _Sessions(Protocol):
-    async def count(self) -> Mapping[str, int]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Sources:
     """Who is asked at a scrape."""
@@ -42,7 +38,8 @@ class Sources:
     status: Callable[[], Awaitable[QueueStatus]]
     """The queue's figures; may raise what Redis raises while it is away."""
     queue_name: str
-    sessions: _Sessions
+    sessions: Callable[[], Awaitable[Mapping[str, int]]]
+    """Sessions by state; empty while the store is away."""
     breakers: Callable[[], Mapping[str, BreakerState]]
     in_flight: Callable[[], int]
     checks: Callable[[], Awaitable[Sequence[Check]]]
@@ -88,7 +85,7 @@ class Scrape:
     async def _counts(self) -> Mapping[str, int]:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SECONDS):
-                return await self._sources.sessions.count()
+                return await self._sources.sessions()
         return {}
 
 
