@@ -20,7 +20,7 @@ local now = now_ms()
 -- Bounds per call: unreadable entries set aside, heads of lanes marked after a loss of writes, entries of `begun` examined.
 local UNREADABLE, DOUBTED, STALE = 100, 5000, 100
 -- Bytes of tasks routed, and of turns taken over from dead bridges, per call: Redis serves nobody else meanwhile.
-local ROUTED_BYTES, TAKEN_OVER_BYTES = 8388608, 8388608
+local ROUTED_BYTES, TAKEN_OVER_BYTES = 4194304, 8388608
 -- How long after its last hand-out a task still finds the reply from which it has its idempotency key: 30 days.
 local NEEDED_MS = 2592000000
 
