@@ -115,11 +115,12 @@ async def test_the_session_is_reserved_before_the_agent_is_made(manager, store, 
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-async def test_an_agent_made_but_not_written_down_is_adopted(manager, store, letta, restarted):
+async def test_an_agent_made_but_not_written_down_is_adopted(store, letta, restarted):
+    manager = SessionManager(store, SETTINGS, claim=0.05)
     letta.dies_after_creating = True
     with pytest.raises(LettaUnavailable):
         await manager.agent_for("ada", "default", None, letta)
-    next_manager = SessionManager(store, SETTINGS, claim=0.05) if restarted else manager
+    next_manager = SessionManager(store, SETTINGS) if restarted else manager
     agent = await next_manager.agent_for("ada", "default", None, letta)
     assert [ref.agent_id for ref in await letta.find_agents(["user:ada"])] == [agent]
     assert store.sessions["ada", "default"].agent_id == agent
