@@ -14,12 +14,12 @@ from letta_bridge import fail_points
 from letta_bridge.agent_snapshots import AgentRestorer, Restored, SharedParts, capture
 from letta_bridge.agent_snapshots.records import snapshot_name
 from letta_bridge.backup.manifest import Manifest, SavedAgent, SkippedAgent
+from letta_bridge.backup.places import AGENTS
 from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, TurnFateUnknown
 from letta_bridge.letta.agent_store import AgentStore
 from letta_bridge.letta.port import AgentRef
 from shared_utils.private_files import make_folder
 
-FOLDER: Final = "agents"
 _TRIES: Final = 4
 """Attempts for one agent: a short outage of Letta must not end a backup of thousands."""
 
@@ -52,9 +52,9 @@ async def save_agents(store: AgentStore, tag: str, folder: Path, progress: Progr
     """
     done = SavedAgents()
     shared = SharedParts()
-    await asyncio.to_thread(make_folder, folder / FOLDER)
+    await asyncio.to_thread(make_folder, folder / AGENTS)
     for number, agent in enumerate(await store.find([tag]), 1):
-        path = f"{FOLDER}/{snapshot_name(agent.agent_id)}"
+        path = f"{AGENTS}/{snapshot_name(agent.agent_id)}"
         try:
             async for attempt in _patiently():
                 with attempt:
@@ -93,7 +93,7 @@ def restorer(
         manifest: the backup's.
         progress: called with a label and a running total.
     """
-    return AgentRestorer(store, tag, manifest.backup_id, folder / FOLDER, workspace, progress=progress)
+    return AgentRestorer(store, tag, manifest.backup_id, folder / AGENTS, workspace, progress=progress)
 
 
 async def load_agents(

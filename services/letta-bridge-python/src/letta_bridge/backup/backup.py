@@ -15,6 +15,7 @@ from letta_bridge.agent_spec import bridge_tag
 from letta_bridge.backup import manifest
 from letta_bridge.backup.agents import Progress, SavedAgents, save_agents
 from letta_bridge.backup.manifest import Manifest
+from letta_bridge.backup.places import CONFIGURATION
 from letta_bridge.backup.state import save_state
 from letta_bridge.letta.agent_store import AgentStore
 from letta_bridge.settings import BridgeSettings
@@ -58,7 +59,7 @@ async def make_backup(
     fail_points.passed("state_saved")
     tag = bridge_tag(settings.tenant.name)
     agents = await save_agents(store, tag, folder, progress, secrets=secrets) if store else SavedAgents()
-    write_json(folder / "config.json", configuration)
+    write_json(folder / CONFIGURATION, configuration)
     fail_points.passed("backup_listed")
     made = Manifest(
         backup_id=str(uuid.uuid4()),

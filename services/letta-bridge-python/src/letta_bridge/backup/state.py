@@ -15,6 +15,7 @@ from typing import Final
 
 from letta_bridge.backup import session_file
 from letta_bridge.backup.manifest import Manifest, Place, SavedState, SavedTable
+from letta_bridge.backup.places import AUDIT, DUMP, SESSIONS
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence import pg_dump
 from shared_utils.persistence.database_config import DatabaseConfig
@@ -33,9 +34,6 @@ from shared_utils.persistence.table_copy import (
 from shared_utils.persistence.vectors import vector_database
 from shared_utils.private_files import replacing
 
-_DUMP: Final = "database.dump"
-_SESSIONS: Final = "sessions.db"
-_AUDIT: Final = "erasures.jsonl"
 _VECTOR_MODELS: Final = "vector_models"
 
 
@@ -64,8 +62,8 @@ async def save_state(settings: BridgeSettings, folder: Path) -> tuple[SavedState
     found = [await _copied_out(name, config, folder) for name, config in _databases(settings).items()]
     if settings.database.db_url is None:
         at = utc_now()
-        await asyncio.to_thread(session_file.save, settings.session_file, folder / _SESSIONS)
-        await asyncio.to_thread(_copy, settings.tenant_dir / _AUDIT, folder / _AUDIT)
+        await asyncio.to_thread(session_file.save, settings.session_file, folder / SESSIONS)
+        await asyncio.to_thread(_copy, settings.tenant_dir / AUDIT, folder / AUDIT)
         found.append(SavedState(name="file", method="file", at=at))
     return tuple(found)
 
@@ -81,7 +79,7 @@ async def check_place(settings: BridgeSettings, manifest: Manifest) -> None:
     """
     if manifest.tenant not in {None, settings.tenant.name}:
         raise Conflict(
-            f"the backup is of the tenant '{manifest.tenant}' and this is '{settings.tenant.name}'; restore it "
+            f"the backup is of the tenant {manifest.tenant!r} and this is '{settings.tenant.name}'; restore it "
             "with that name in tenant.name (TENANT)"
         )
     databases = _databases(settings)
@@ -117,7 +115,7 @@ async def load_state(
     tables = {table.name: Expected(folder / table.path, table.rows, table.digest) for table in manifest.tables}
     tables |= _vectors_of(manifest, folder)
     if any(state.method == "pg_dump" for state in manifest.state):
-        files = await pg_dump.unpack(folder / _DUMP, scratch / "database")
+        files = await pg_dump.unpack(folder / DUMP, scratch / "database")
         tables = {name: Expected(file) for name, file in files.items() if name not in BOOKKEEPING}
     if tables:
         for config, part in _places(settings, tables):
@@ -198,9 +196,9 @@ def _load_file(
         done.moved_sessions += session_file.move(target, agents)
         return
     done.done_before = False
-    _copy(folder / _AUDIT, settings.tenant_dir / _AUDIT)
+    _copy(folder / AUDIT, settings.tenant_dir / AUDIT)
     marker = _marker(manifest)
-    done.moved_sessions += session_file.load(folder / _SESSIONS, target, marker.backup_id, marker.made_at, agents)
+    done.moved_sessions += session_file.load(folder / SESSIONS, target, marker.backup_id, marker.made_at, agents)
 
 
 def _marker(manifest: Manifest) -> RestoreMarker:
