@@ -258,6 +258,27 @@ async def test_choices_of_a_bridge_that_was_started_first_are_merged(settings, e
     assert again.state.done_before
 
 
+async def test_audit_file_at_the_new_place_is_merged_with_that_of_the_backup(settings, empty, filled, tmp_path):
+    saved, here = (
+        FileErasureLog(settings.data_dir / "erasures.jsonl"),
+        FileErasureLog(empty.data_dir / "erasures.jsonl"),
+    )
+    both = await saved.begin("both")
+    await saved.begin("old")
+    await make_backup(settings, None, tmp_path / "backup", configuration={})
+    shutil.copytree(settings.data_dir, empty.data_dir, ignore=shutil.ignore_patterns("*.db*"))
+    await here.note(both, finished=True)
+    await here.begin("new")
+    await restore_backup(empty, None, tmp_path / "backup")
+    await restore_backup(empty, None, tmp_path / "backup")
+    found = {user: await here.history(user) for user in ("old", "both", "new")}
+    assert {user: [row["finished_at"] is not None for row in rows] for user, rows in found.items()} == {
+        "old": [False],
+        "both": [True],
+        "new": [False],
+    }
+
+
 async def test_file_that_a_bridge_has_open_is_refused_before_any_agent_is_written(
     settings, empty, store, filled, begun, tmp_path
 ):

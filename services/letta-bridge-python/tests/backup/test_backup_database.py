@@ -11,6 +11,7 @@ from itertools import count
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from letta_bridge import fail_points
 from letta_bridge.backup import manifest
@@ -25,6 +26,7 @@ from shared_utils.persistence.conversation_service import ConversationService
 from shared_utils.persistence.database import Database
 from shared_utils.persistence.database_choices import DatabaseChoiceStore
 from shared_utils.persistence.database_sessions import DatabaseSessionStore
+from shared_utils.persistence.erasures import DatabaseErasureLog, user_hash
 from shared_utils.persistence.errors import Conflict, DatabaseRefused
 from shared_utils.persistence.migration import migrate
 from shared_utils.persistence.table_copy import migrated_tables
@@ -322,6 +324,34 @@ async def test_what_a_running_bridge_writes_by_itself_does_not_keep_a_restore_aw
     changed, _ = await choices.changed(now["since"])
     assert sorted(changed, key=lambda choice: choice.user_key) == expected  # a running bridge learns of all
     assert await state.claim("turns", "bridge-1", 60) == ""
+    for database in (saved, begun):
+        await database.close()
+
+
+@pytest.mark.parametrize("server", ["postgresql", "opengauss-5.0", "opengauss-7.0"])
+async def test_audit_of_erasures_at_the_new_place_is_merged_with_that_of_the_backup(place, letta, tmp_path, server):
+    here, there = place("postgresql"), place(server)
+    await lived_in(here, letta)
+    saved, begun = Database(here.database), Database(there.database)
+    for user in ("old", "both"):
+        erasure = await DatabaseErasureLog(saved).begin(user)
+        erasure.counts["agents"] = 2
+        await DatabaseErasureLog(saved).note(erasure)
+    await make_backup(here, None, tmp_path / "backup", configuration={})
+    await migrate(there.database)
+    await begun.execute(
+        "INSERT INTO erasures VALUES (%s, %s, now(), now(), %s)",
+        [erasure.erasure_id, user_hash("both"), Jsonb({"agents": 3})],
+    )
+    await DatabaseErasureLog(begun).begin("new")
+    assert (await restore_backup(there, None, tmp_path / "backup")).whole
+    histories = {user: await DatabaseErasureLog(begun).history(user) for user in ("old", "both", "new")}
+    assert {user: [row["counts"] for row in rows] for user, rows in histories.items()} == {
+        "old": [{"agents": 2}],
+        "both": [{"agents": 3}],
+        "new": [{}],
+    }
+    assert histories["both"][0]["finished_at"] is not None
     for database in (saved, begun):
         await database.close()
 

@@ -10,6 +10,7 @@ import asyncio
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import filterfalse
 from pathlib import Path
 from typing import Final
 
@@ -71,7 +72,8 @@ async def save_state(settings: BridgeSettings, folder: Path) -> tuple[SavedState
 async def check_place(settings: BridgeSettings, manifest: Manifest) -> None:
     """Verify that databases and session file are empty, or were restored from this backup. Changes no rows.
 
-    What a running bridge writes by itself counts as empty: the choices about permanent memory that Redis has.
+    What a running bridge writes by itself counts as empty, as does the audit of erasures: the choices about permanent
+    memory that Redis has.
 
     Raises:
         Conflict: one of them holds other data, or the backup is another tenant's.
@@ -196,7 +198,7 @@ def _load_file(
         done.moved_sessions += session_file.move(target, agents)
         return
     done.done_before = False
-    _copy(folder / AUDIT, settings.tenant_dir / AUDIT)
+    _merge_audit(folder / AUDIT, settings.tenant_dir / AUDIT)
     marker = _marker(manifest)
     done.moved_sessions += session_file.load(folder / SESSIONS, target, marker.backup_id, marker.made_at, agents)
 
@@ -210,3 +212,21 @@ def _copy(source: Path, target: Path) -> None:
     if source.exists() and not target.exists():
         with source.open("rb") as reading, replacing(target) as writing:
             shutil.copyfileobj(reading, writing)
+
+
+def _merge_audit(source: Path, target: Path) -> None:
+    """Put the lines of the backup's audit before those that are here already. Idempotent.
+
+    A reader merges the lines of one erasure, of which the later ones win.
+    """
+    if not source.exists() or not target.exists():
+        _copy(source, target)
+        return
+    here = _lines(target)
+    known = set(here)
+    with replacing(target) as writing:
+        writing.writelines(b"%s\n" % line for line in [*filterfalse(known.__contains__, _lines(source)), *here])
+
+
+def _lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines()

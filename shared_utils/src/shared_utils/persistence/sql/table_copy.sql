@@ -76,3 +76,22 @@ WHERE NOT EXISTS (SELECT 1 FROM {schema}.user_choices AS kept WHERE kept.user_ke
 -- name: touch_choices
 -- Running bridges poll for rows that changed.
 UPDATE {schema}.user_choices SET changed_at = clock_timestamp();
+
+-- name: audit
+SELECT erasure_id, user_hash, started_at, finished_at, counts FROM {schema}.erasures;
+
+-- name: remove_older_audit
+-- The other state of the same erasure stays where only that one is finished.
+DELETE FROM {schema}.erasures AS kept
+USING (SELECT unnest(%(erasure_id)s::text[]) AS erasure_id,
+              unnest(%(finished_at)s::timestamptz[]) AS finished_at) AS given
+WHERE kept.erasure_id = given.erasure_id AND (kept.finished_at IS NULL OR given.finished_at IS NOT NULL);
+
+-- name: insert_audit
+INSERT INTO {schema}.erasures (erasure_id, user_hash, started_at, finished_at, counts)
+SELECT given.erasure_id, given.user_hash, given.started_at, given.finished_at, given.counts
+FROM (SELECT unnest(%(erasure_id)s::text[]) AS erasure_id, unnest(%(user_hash)s::text[]) AS user_hash,
+             unnest(%(started_at)s::timestamptz[]) AS started_at,
+             unnest(%(finished_at)s::timestamptz[]) AS finished_at,
+             unnest(%(counts)s::jsonb[]) AS counts) AS given
+WHERE NOT EXISTS (SELECT 1 FROM {schema}.erasures AS kept WHERE kept.erasure_id = given.erasure_id);

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 
@@ -19,6 +19,7 @@ from shared_utils.persistence.errors import Conflict, DatabaseRefused
 from shared_utils.persistence.failures import meaning
 from shared_utils.persistence.migration import apply
 from shared_utils.persistence.table_copy.digest import changed_rows, embedding_in
+from shared_utils.persistence.table_copy.kept_rows import MAY_HOLD_ROWS, merge, set_aside
 from shared_utils.persistence.table_copy.outward import digest_of
 from shared_utils.persistence.table_copy.tables import (
     BOOKKEEPING,
@@ -34,14 +35,7 @@ from shared_utils.persistence.table_copy.vector_tables import EMBEDDING, ListedT
 
 _CHUNK: Final = 1 << 20
 _BATCH: Final = 1000
-"""Agents per statement that replaces their ids; choices per statement that merges them."""
-_MERGED: Final = "user_choices"
-"""A running bridge fills this table by itself: it stores the choices that Redis has. The later choice wins."""
-_BEGUN_ANEW: Final = "vector_sync"
-"""A running bridge fills this table by itself, with positions in an empty database, which mean nothing afterwards."""
-
-
-Row = tuple[Any, ...]
+"""Agents per statement that replaces their ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +80,9 @@ class RestoreMismatch(DatabaseRefused):
 
 
 async def require_empty(config: DatabaseConfig, marker: RestoreMarker) -> bool:
-    """Whether the database was restored from this backup. False where it is empty, or holds choices alone.
+    """Whether the database was restored from this backup.
+
+    False where it is empty, or holds nothing but choices and the audit of erasures.
 
     Creates database and schema where they are missing, at this release's newest migration.
 
@@ -106,7 +102,8 @@ async def copy_in(
 ) -> CopyIn:
     """Fill an empty database from files of :func:`copy_out`, in one transaction.
 
-    Choices about permanent memory that are in it already, because a bridge has stored what Redis knew, are merged.
+    Choices about permanent memory that are in it already, because a bridge has stored what Redis knew, are merged, and
+    so is the audit of erasures.
 
     A database that was filled from this backup before only gets agents' ids replaced: a repeated restore may restore
     agents that an earlier run could not.
@@ -135,9 +132,10 @@ async def copy_in(
         async with connection.work(unlimited=True):
             await lock(connection, config.schema_name, known, "SHARE ROW EXCLUSIVE")
             await _refuse_rows(connection, config, known)
-            choices = await filling.set_aside()
+            kept = await set_aside(connection, config.schema_name)
+            filling.done.choices_found = len(kept.choices)
             await filling.fill(known)
-            await filling.merge(choices)
+            await merge(connection, config.schema_name, kept)
             await filling.fill_vectors(known, kind)
             await filling.advance_sequences()
             await filling.move(agents)
@@ -169,7 +167,7 @@ async def _ours(connection: Connection, config: DatabaseConfig) -> set[str]:
 
 
 async def _refuse_rows(connection: Connection, config: DatabaseConfig, tables: set[str]) -> None:
-    for table in sorted(tables - {_MERGED, _BEGUN_ANEW}):
+    for table in sorted(tables - MAY_HOLD_ROWS):
         found = await connection.execute(statement("one_row", config.schema_name, table=table))
         if await found.fetchone():
             raise Conflict(
@@ -186,26 +184,6 @@ class _Filling:
     schema: str
     tables: Mapping[str, Expected]
     done: CopyIn
-
-    async def set_aside(self) -> Sequence[Row]:
-        """Take out what a running bridge writes by itself, and return the choices among it."""
-        found = await self.connection.execute(statement("choices", self.schema))
-        choices = await found.fetchall()
-        for table in (_MERGED, _BEGUN_ANEW):
-            await self.connection.execute(statement("empty", self.schema, table=table))
-        self.done.choices_found = len(choices)
-        return choices
-
-    async def merge(self, choices: Sequence[Row]) -> None:
-        """Put choices back that were set aside, where they are later than the backup's; an opt-out wins a tie."""
-        left = iter(choices)
-        while batch := list(itertools.islice(left, _BATCH)):
-            user_keys, permanent_memory, chosen_ms = zip(*batch, strict=True)
-            values = {"user_key": user_keys, "permanent_memory": permanent_memory, "chosen_ms": chosen_ms}
-            lists = {name: list(column) for name, column in values.items()}
-            for name in ("update_choices", "insert_choices"):
-                await self.connection.execute(statement(name, self.schema), lists)
-        await self.connection.execute(statement("touch_choices", self.schema))
 
     async def fill(self, known: set[str]) -> None:
         """Fill the tables that migrations create."""
