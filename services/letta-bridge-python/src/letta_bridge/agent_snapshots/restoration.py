@@ -29,9 +29,9 @@ from letta_bridge.letta.port import AgentRef, former_tag, restore_tag
 
 _PASSAGES_PER_CALL: Final = 50
 
-Outcome = Literal["restored", "restored_before", "there", "occupied", "refused"]
+Outcome = Literal["restored", "restored_before", "there", "occupied", "refused", "erased"]
 """``there``: an agent with the saved id exists. ``occupied``: the user has another agent, and the saved one was not
-restored. ``refused``: Letta rejects the saved agent."""
+restored. ``refused``: Letta rejects the saved agent. ``erased``: its user was erased since the backup."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,15 @@ class Restored:
     left_out: tuple[str, ...] = ()
     """What the snapshot does not hold, for people."""
     other: str | None = None
-    """The agent that occupies its place."""
+    """The agent that occupies its place; of an erased user, the agent that exists nevertheless."""
     reason: str = ""
     """Why Letta rejects it."""
 
     @property
     def complete(self) -> bool:
-        """Whether the saved agent exists now, as it was saved."""
+        """Whether the saved agent exists now, as it was saved; or does not, as its user was erased since."""
+        if self.outcome == "erased":
+            return self.other is None
         return self.outcome not in {"occupied", "refused"} and not self.comparison.differences
 
 
@@ -105,13 +107,26 @@ class AgentRestorer:
         self._workspace = workspace
         self._progress = progress
 
-    def check(self, path: Path) -> None:
-        """Read a file to its end without restoring it.
+    def check(self, path: Path) -> tuple[str, ...]:
+        """Read a file to its end without restoring it; returns the agent's tags.
 
         Raises:
             SnapshotDamaged: it is neither a whole snapshot nor an agent file, or belongs to another installation.
         """
-        self._outline(path)
+        return self._outline(path).tags
+
+    async def leave_out(self, agent_id: str, tags: tuple[str, ...]) -> Restored:
+        """Do not restore an agent whose user was erased since; remove what a killed restore left of it.
+
+        Raises:
+            LettaError: Letta is unavailable; call this again later.
+        """
+        former = former_tag(agent_id)
+        await self._remove_incomplete(former)
+        there = [agent.agent_id for agent in await self._store.find([former, self._backup])]
+        if not there and await self._exists(agent_id):
+            there = [agent_id]
+        return Restored(agent_id, tags, "erased", other=there[-1] if there else None)
 
     async def restore(self, agent_id: str, path: Path) -> Restored:
         """Restore one agent, unless it exists, was restored before, or its user has another one.

@@ -13,6 +13,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from letta_bridge import fail_points
 from letta_bridge.agent_snapshots import AgentRestorer, Restored, SharedParts, capture
 from letta_bridge.agent_snapshots.records import snapshot_name
+from letta_bridge.backup.erasures import ErasedUsers
 from letta_bridge.backup.manifest import Manifest, SavedAgent, SkippedAgent
 from letta_bridge.backup.places import AGENTS
 from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, TurnFateUnknown
@@ -35,16 +36,19 @@ class SavedAgents:
     skipped: list[SkippedAgent] = field(default_factory=list)
 
 
-async def save_agents(store: AgentStore, tag: str, folder: Path, progress: Progress, *, secrets: bool) -> SavedAgents:
+async def save_agents(
+    store: AgentStore, tag: str, folder: Path, progress: Progress, erased: ErasedUsers, *, secrets: bool
+) -> SavedAgents:
     """Write a snapshot of every agent of the tenant below ``folder/agents``.
 
-    An agent that is deleted meanwhile, or that Letta cannot read, is skipped by name.
+    An agent that is deleted meanwhile, whose user is erased meanwhile, or that Letta cannot read, is skipped by name.
 
     Args:
         store: the server that has the agents.
         tag: every agent of the tenant carries it.
         folder: the backup's.
         progress: called with a label and the running total.
+        erased: the users who are erased while the backup is made.
         secrets: include the values of agents' variables.
 
     Raises:
@@ -54,6 +58,12 @@ async def save_agents(store: AgentStore, tag: str, folder: Path, progress: Progr
     shared = SharedParts()
     await asyncio.to_thread(make_folder, folder / AGENTS)
     for number, agent in enumerate(await store.find([tag]), 1):
+        await erased.look_at_ledger()
+        if erased.among(agent.tags):
+            done.skipped.append(
+                _skipped(agent, "its user was erased a moment before, or while the backup was made", harmless=True)
+            )
+            continue
         path = f"{AGENTS}/{snapshot_name(agent.agent_id)}"
         try:
             async for attempt in _patiently():
@@ -97,9 +107,9 @@ def restorer(
 
 
 async def load_agents(
-    agents: AgentRestorer, folder: Path, manifest: Manifest, progress: Progress
+    agents: AgentRestorer, folder: Path, manifest: Manifest, erased: ErasedUsers, progress: Progress
 ) -> Sequence[Restored]:
-    """Restore every agent of a backup whose user has no other one.
+    """Restore every agent of a backup whose user has no other one, and was not erased since.
 
     Every file is checked before the first agent is written.
 
@@ -107,11 +117,14 @@ async def load_agents(
         SnapshotDamaged: a file is no snapshot, or no agent file; nothing was written.
         LettaError: Letta is unavailable; call this again later.
     """
-    for agent in manifest.agents:
-        await asyncio.to_thread(agents.check, folder / agent.path)
+    tags = [await asyncio.to_thread(agents.check, folder / agent.path) for agent in manifest.agents]
     restored = []
-    for number, agent in enumerate(manifest.agents, 1):
-        restored.append(await agents.restore(agent.agent_id, folder / agent.path))
+    for number, (agent, theirs) in enumerate(zip(manifest.agents, tags, strict=True), 1):
+        await erased.look_at_ledger()
+        if erased.among(theirs):
+            restored.append(await agents.leave_out(agent.agent_id, theirs))
+        else:
+            restored.append(await agents.restore(agent.agent_id, folder / agent.path))
         progress("agents", number)
     return restored
 

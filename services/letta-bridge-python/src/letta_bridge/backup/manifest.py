@@ -111,6 +111,12 @@ class Manifest(_Frozen):
     not_saved: Mapping[str, int | str] = {}
     """Contents of Redis, which no backup holds: label → how much."""
     never_carried: tuple[str, ...] = ()
+    erased: tuple[str, ...] = ()
+    """Hex SHA-256 of the ids of users whose erasure was under way or began while the backup was made.
+
+    Their rows may be in it, and a restore leaves them out. Earlier releases neither write nor read this."""
+    erasures_unread: tuple[str, ...] = ()
+    """Why such erasures may be missing in ``erased``, for people."""
     parts: tuple[Part, ...]
 
     @property

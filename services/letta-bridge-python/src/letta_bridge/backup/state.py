@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import filterfalse
 from pathlib import Path
@@ -30,6 +30,7 @@ from shared_utils.persistence.table_copy import (
     copy_in,
     copy_out,
     migrated_tables,
+    remove_users,
     require_empty,
 )
 from shared_utils.persistence.vectors import vector_database
@@ -52,6 +53,8 @@ class LoadedState:
     """Choices about permanent memory that were in the database before, and were merged."""
     absent: tuple[str, ...] = ()
     """Tables of this release that the backup does not have; they are empty."""
+    erased: set[str] = field(default_factory=set)
+    """Hashes of the ids of users who were erased since the backup, and of whom it holds rows, which were left out."""
 
 
 async def save_state(settings: BridgeSettings, folder: Path) -> tuple[SavedState, ...]:
@@ -97,7 +100,13 @@ async def check_place(settings: BridgeSettings, manifest: Manifest) -> None:
 
 
 async def load_state(
-    settings: BridgeSettings, folder: Path, scratch: Path, manifest: Manifest, agents: Mapping[str, str]
+    settings: BridgeSettings,
+    folder: Path,
+    scratch: Path,
+    manifest: Manifest,
+    agents: Mapping[str, str],
+    *,
+    erased: Collection[str] = (),
 ) -> LoadedState:
     """Restore the state, each database in one transaction and the session file atomically.
 
@@ -107,6 +116,7 @@ async def load_state(
         scratch: an empty folder for temporary files.
         manifest: the backup's.
         agents: former agent id → current agent id.
+        erased: hex SHA-256 of the ids of users who were erased since the backup; nothing of theirs is restored.
 
     Raises:
         Conflict: a database or the session file is not empty.
@@ -121,16 +131,29 @@ async def load_state(
         tables = {name: Expected(file) for name, file in files.items() if name not in BOOKKEEPING}
     if tables:
         for config, part in _places(settings, tables):
-            came = await copy_in(config, part, _marker(manifest), agents)
+            came = await copy_in(config, part, _marker(manifest), agents, erased=erased)
             done.done_before &= came.done_before
             done.rows |= came.rows
             done.compared += came.compared
             done.moved_sessions += came.moved_sessions
             done.choices_found += came.choices_found
+            done.erased |= came.erased
             done.absent += came.absent if config is settings.database else ()
     if any(state.name == "file" for state in manifest.state):
-        await asyncio.to_thread(_load_file, settings, folder, manifest, agents, done)
+        await asyncio.to_thread(_load_file, settings, folder, manifest, agents, erased=erased, done=done)
     return done
+
+
+async def remove_from_state(settings: BridgeSettings, manifest: Manifest, hashes: Collection[str]) -> set[str]:
+    """Remove from databases what was just restored of users who were erased meanwhile. Returns whose rows there were.
+
+    A session file is left to its bridge, which follows erasures when it starts.
+    """
+    found: set[str] = set()
+    if hashes and any(state.name != "file" for state in manifest.state):
+        for config in _databases(settings).values():
+            found |= await remove_users(config, hashes)
+    return found
 
 
 def _databases(settings: BridgeSettings) -> dict[Place, DatabaseConfig]:
@@ -191,7 +214,13 @@ def _is_of_vectors(table: str) -> bool:
 
 
 def _load_file(
-    settings: BridgeSettings, folder: Path, manifest: Manifest, agents: Mapping[str, str], done: LoadedState
+    settings: BridgeSettings,
+    folder: Path,
+    manifest: Manifest,
+    agents: Mapping[str, str],
+    *,
+    erased: Collection[str],
+    done: LoadedState,
 ) -> None:
     target = settings.session_file
     if session_file.restored_before(target, manifest.backup_id):
@@ -200,7 +229,9 @@ def _load_file(
     done.done_before = False
     _merge_audit(folder / AUDIT, settings.tenant_dir / AUDIT)
     marker = _marker(manifest)
-    done.moved_sessions += session_file.load(folder / SESSIONS, target, marker.backup_id, marker.made_at, agents)
+    moved, gone = session_file.load(folder / SESSIONS, target, marker.backup_id, marker.made_at, agents, erased=erased)
+    done.moved_sessions += moved
+    done.erased |= gone
 
 
 def _marker(manifest: Manifest) -> RestoreMarker:

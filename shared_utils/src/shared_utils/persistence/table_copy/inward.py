@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +19,7 @@ from shared_utils.persistence.errors import Conflict, DatabaseRefused
 from shared_utils.persistence.failures import meaning
 from shared_utils.persistence.migration import apply
 from shared_utils.persistence.table_copy.digest import changed_rows, embedding_in
+from shared_utils.persistence.table_copy.erased_rows import remove_erased
 from shared_utils.persistence.table_copy.kept_rows import MAY_HOLD_ROWS, merge, set_aside
 from shared_utils.persistence.table_copy.outward import digest_of
 from shared_utils.persistence.table_copy.tables import (
@@ -71,6 +72,8 @@ class CopyIn:
     """Tables of this release that the backup, made by an older one, does not have. They are empty."""
     choices_found: int = 0
     """Choices about permanent memory that the database had before; each was merged with the backup's."""
+    erased: set[str] = field(default_factory=set)
+    """Hashes of the ids of erased users whose rows were removed again."""
 
 
 class RestoreMismatch(DatabaseRefused):
@@ -98,7 +101,12 @@ async def require_empty(config: DatabaseConfig, marker: RestoreMarker) -> bool:
 
 
 async def copy_in(
-    config: DatabaseConfig, tables: Mapping[str, Expected], marker: RestoreMarker, agents: Mapping[str, str]
+    config: DatabaseConfig,
+    tables: Mapping[str, Expected],
+    marker: RestoreMarker,
+    agents: Mapping[str, str],
+    *,
+    erased: Collection[str] = (),
 ) -> CopyIn:
     """Fill an empty database from files of :func:`copy_out`, in one transaction.
 
@@ -113,6 +121,7 @@ async def copy_in(
         tables: table → file. A table that neither this release nor the backup's ``vector_models`` knows is refused.
         marker: recorded in the same transaction.
         agents: former agent id → current agent id, replaced in sessions and vectors.
+        erased: hex SHA-256 of the ids of users who were erased since; their rows are removed in the same transaction.
 
     Raises:
         Conflict: the database holds rows already.
@@ -137,11 +146,27 @@ async def copy_in(
             await filling.fill(known)
             await merge(connection, config.schema_name, kept)
             await filling.fill_vectors(known, kind)
+            await filling.remove_erased(erased)
             await filling.advance_sequences()
             await filling.move(agents)
             values = {"backup_id": marker.backup_id, "made_at": marker.made_at}
             await connection.execute(statement("note_restore", config.schema_name), values)
         return filling.done
+
+
+async def remove_users(config: DatabaseConfig, hashes: Collection[str]) -> set[str]:
+    """Remove the rows of users who were erased while their rows were being restored.
+
+    Args:
+        config: the database.
+        hashes: hex SHA-256 of the ids of these users.
+
+    Returns:
+        The hashes of users who had rows.
+    """
+    async with _connected(config) as connection, connection.work(unlimited=True):
+        vectors = [table.name for table in await listed(connection, config.schema_name)]
+        return await remove_erased(connection, config.schema_name, hashes, vectors, {})
 
 
 @asynccontextmanager
@@ -209,6 +234,14 @@ class _Filling:
             kind = vector_kind if table.kind == "vector" else table.kind
             await make(self.connection, self.schema, table, kind)
             await self._fill(table.name, kind)
+
+    async def remove_erased(self, hashes: Collection[str]) -> None:
+        """Remove the rows of erased users again; see ``erased_rows.py``."""
+        vectors = [table.name for table in await listed(self.connection, self.schema)]
+        removed: dict[str, int] = {}
+        self.done.erased |= await remove_erased(self.connection, self.schema, hashes, vectors, removed)
+        for table, rows in removed.items():
+            self.done.rows[table] = self.done.rows.get(table, 0) - rows
 
     async def advance_sequences(self) -> None:
         """Set sequences beyond the restored values."""
