@@ -22,16 +22,19 @@ from letta_bridge.agent_snapshots.capture import Progress, capture
 from letta_bridge.agent_snapshots.comparison import Comparison, compare
 from letta_bridge.agent_snapshots.errors import SnapshotDamaged
 from letta_bridge.agent_snapshots.records import Line, lines, snapshot_name
+from letta_bridge.agent_snapshots.tag_lease import TagLease
 from letta_bridge.agent_spec import RESTORING_TAG, identity_tags, restoring_tags
 from letta_bridge.errors import AgentGone, LettaError, LettaRejected
 from letta_bridge.letta.agent_store import AgentStore, StoredConversation, StoredPassage
 from letta_bridge.letta.port import AgentRef, former_tag, restore_tag
+from letta_bridge.request_queue.creation_leases import CreationLeases
 
 _PASSAGES_PER_CALL: Final = 50
 
 Outcome = Literal["restored", "restored_before", "there", "occupied", "refused", "erased"]
 """``there``: an agent with the saved id exists. ``occupied``: the user has another agent, and the saved one was not
-restored. ``refused``: Letta rejects the saved agent. ``erased``: its user was erased since the backup."""
+restored; or it was, in the same moment (``new_id``). ``refused``: Letta rejects the saved agent. ``erased``: its user
+was erased since the backup."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ class AgentRestorer:
         folder: holds the snapshots, named by ``snapshot_name``.
         workspace: an existing folder for temporary files, readable by its owner only.
         progress: called with a label and the running total of items of the current agent.
+        leases: keep bridges from creating the user's agent while the restored one gets its tags.
     """
 
     def __init__(
@@ -98,7 +102,9 @@ class AgentRestorer:
         workspace: Path,
         *,
         progress: Progress = lambda _what, _count: None,
+        leases: CreationLeases | None = None,
     ) -> None:
+        self._tag_lease = TagLease(leases)
         self._store = store
         self._tag = tag
         self._backup = restore_tag(backup_id)
@@ -148,7 +154,9 @@ class AgentRestorer:
         if done := await self._store.find([former, self._backup]):
             before = done[-1]
             comparison = await self._compared(path, before.agent_id) if self._differs in before.tags else Comparison()
-            return replace(result, outcome="restored_before", new_id=before.agent_id, comparison=comparison)
+            result = replace(result, outcome="restored_before", new_id=before.agent_id, comparison=comparison)
+            twin = await self._occupant(outline.tags)
+            return result if twin is None else replace(result, outcome="occupied", other=twin.agent_id)
         if await self._exists(agent_id):
             return replace(result, outcome="there", new_id=agent_id)
         if other := await self._occupant(outline.tags):
@@ -160,10 +168,23 @@ class AgentRestorer:
             with contextlib.suppress(LettaError):
                 await self._remove_incomplete(former)
             return replace(result, outcome="refused", reason=str(error))
-        marks = (former, self._backup, *([self._differs] if comparison.differences else []))
-        await self._store.retag(new_id, (*_without_restores(outline.tags), *marks))
+        return await self._tagged(replace(result, comparison=comparison), new_id, former)
+
+    async def _tagged(self, result: Restored, new_id: str, former: str) -> Restored:
+        """Give a complete agent its tags, unless the user has got another agent while it was written."""
+        marks = (former, self._backup, *([self._differs] if result.comparison.differences else []))
+        async with self._tag_lease.held(result.tags):
+            if other := await self._occupant(result.tags):
+                await self._remove_incomplete(former)
+                return Restored(
+                    result.agent_id, result.tags, "occupied", left_out=result.left_out, other=other.agent_id
+                )
+            await self._store.retag(new_id, (*_without_restores(result.tags), *marks))
+            twin = await self._occupant(result.tags)
         fail_points.passed("agent_restored")
-        return replace(result, new_id=new_id, comparison=comparison)
+        if twin is not None:
+            return replace(result, outcome="occupied", new_id=new_id, other=twin.agent_id)
+        return replace(result, new_id=new_id)
 
     def _outline(self, path: Path) -> _Outline:
         old = path.suffix == old_files.ENDING

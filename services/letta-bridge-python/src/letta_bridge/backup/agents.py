@@ -19,6 +19,7 @@ from letta_bridge.backup.places import AGENTS
 from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, TurnFateUnknown
 from letta_bridge.letta.agent_store import AgentStore
 from letta_bridge.letta.port import AgentRef
+from letta_bridge.request_queue.creation_leases import CreationLeases
 from shared_utils.private_files import make_folder
 
 _TRIES: Final = 4
@@ -91,7 +92,14 @@ async def save_agents(
 
 
 def restorer(
-    store: AgentStore, tag: str, folder: Path, workspace: Path, manifest: Manifest, *, progress: Progress
+    store: AgentStore,
+    tag: str,
+    folder: Path,
+    workspace: Path,
+    manifest: Manifest,
+    *,
+    progress: Progress,
+    leases: CreationLeases | None,
 ) -> AgentRestorer:
     """The restorer for the agents of a backup.
 
@@ -102,8 +110,9 @@ def restorer(
         workspace: an existing folder for temporary files.
         manifest: the backup's.
         progress: called with a label and a running total.
+        leases: see :class:`AgentRestorer`.
     """
-    return AgentRestorer(store, tag, manifest.backup_id, folder / AGENTS, workspace, progress=progress)
+    return AgentRestorer(store, tag, manifest.backup_id, folder / AGENTS, workspace, progress=progress, leases=leases)
 
 
 async def load_agents(

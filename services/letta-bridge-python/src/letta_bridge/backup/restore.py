@@ -23,6 +23,7 @@ from letta_bridge.backup.manifest import OLD_AGENTS_LACK, Manifest
 from letta_bridge.backup.state import LoadedState, check_place, load_state, remove_from_state
 from letta_bridge.backup.workspace import workspace
 from letta_bridge.letta.agent_store import AgentStore
+from letta_bridge.request_queue.creation_leases import CreationLeases
 from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence.erasures import user_hash
@@ -71,6 +72,7 @@ async def restore_backup(
     folder: Path,
     *,
     ledger: RedisErasureLedger | None = None,
+    leases: CreationLeases | None = None,
     progress: Progress = lambda _what, _count: None,
 ) -> RestoreReport:
     """Restore a backup, without what it holds of users who were erased since it began.
@@ -80,6 +82,7 @@ async def restore_backup(
         store: the server to restore agents into; None leaves agents out.
         folder: the backup's directory, which is only read.
         ledger: names erased users, as the audit of this place and the backup itself do; None: only these do.
+        leases: see :class:`AgentRestorer`; used where the ledger can be read.
         progress: called with a label (``agents``, ``messages``) and the running total.
 
     Raises:
@@ -97,9 +100,9 @@ async def restore_backup(
         await erased.look()
         if store is not None:
             tag = bridge_tag(settings.tenant.name)
-            agents = await load_agents(
-                restorer(store, tag, folder, scratch, found, progress=progress), folder, found, erased, progress
-            )
+            free = leases if erased.ledger is not None else None  # both are in Redis
+            agents_of = restorer(store, tag, folder, scratch, found, progress=progress, leases=free)
+            agents = await load_agents(agents_of, folder, found, erased, progress)
             now = {agent.agent_id: agent.new_id or agent.other for agent in agents if agent.outcome != "erased"}
             new_ids = {former: new for former, new in now.items() if new is not None and new != former}
         fail_points.passed("agents_restored")

@@ -22,11 +22,12 @@ from letta_bridge.consent import RedisChoices
 from letta_bridge.letta.agent_store import AgentStore
 from letta_bridge.letta.connection import agent_store, letta_client
 from letta_bridge.request_queue import QueueStatus, RedisQueue
+from letta_bridge.request_queue.creation_leases import RedisCreationLeases
 from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import ServiceError
-from shared_utils.redis_connection import CONNECTION_ERRORS, close, connect
+from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, connect
 from shared_utils.redis_trouble import explained
 
 AgentsOption = Annotated[
@@ -58,14 +59,14 @@ def backup(
 
     async def work(store: AgentStore | None, count: Callable[[str, int], None]) -> Manifest:
         not_saved = await _in_redis(settings)
-        async with _ledger(settings) as ledger:
+        async with _redis(settings) as client:
             return await make_backup(
                 settings,
                 store,
                 folder,
                 configuration=dict(effective(settings)),
                 not_saved=not_saved,
-                ledger=ledger,
+                ledger=RedisErasureLedger(client, Keys(settings.queue.requests)),
                 secrets=secrets,
                 progress=count,
             )
@@ -97,8 +98,10 @@ def restore(
 
     async def work(store: AgentStore | None, count: Callable[[str, int], None]) -> RestoreReport:
         await _warn_of_running_bridges(settings)
-        async with _ledger(settings) as ledger:
-            report = await restore_backup(settings, store, folder, ledger=ledger, progress=count)
+        async with _redis(settings) as client:
+            keys = Keys(settings.queue.requests)
+            ledger, leases = RedisErasureLedger(client, keys), RedisCreationLeases(client, keys)
+            report = await restore_backup(settings, store, folder, ledger=ledger, leases=leases, progress=count)
         await _have_choices_read(settings)
         return report
 
@@ -135,10 +138,10 @@ def _with_letta(
 
 
 @contextlib.asynccontextmanager
-async def _ledger(settings: BridgeSettings) -> AsyncIterator[RedisErasureLedger]:
+async def _redis(settings: BridgeSettings) -> AsyncIterator[RedisClient]:
     client = connect(settings.redis, name="letta-bridge-cli", timeout=_REDIS_TIMEOUT_SECONDS)
     try:
-        yield RedisErasureLedger(client, Keys(settings.queue.requests))
+        yield client
     finally:
         await close(client)
 

@@ -102,7 +102,12 @@ def _unread(reasons: Sequence[str], when: str) -> Iterator[str]:
 
 def _agent_lines(agent: Restored) -> Iterator[str]:
     whose = ", ".join(agent.tags)
-    if agent.outcome == "occupied":
+    if agent.outcome == "occupied" and agent.new_id:
+        yield (
+            f"restored beside another one: {agent.agent_id} ({whose}) is {agent.new_id} now, and the user has "
+            f"{agent.other} as well; see letta-bridge sessions duplicates, and delete one of them"
+        )
+    elif agent.outcome == "occupied":
         yield (
             f"not restored: {agent.agent_id} ({whose}): the user has the agent {agent.other}; delete that one and "
             "repeat the command if the saved one shall take its place"
