@@ -10,6 +10,7 @@ from itertools import count
 
 import pytest
 
+from letta_bridge.agent_snapshots.errors import SnapshotDamaged
 from letta_bridge.backup import manifest
 from letta_bridge.backup.backup import make_backup
 from letta_bridge.backup.errors import BackupDamaged
@@ -226,6 +227,20 @@ async def test_backup_of_another_tenant_is_refused_with_and_without_agents(setti
         await restore_backup(shop, InMemoryAgentStore(other) if agents else None, folder)
     assert not shop.session_file.exists()
     assert other.agents == {}
+
+
+async def test_backup_that_names_no_tenant_is_refused_by_its_agents_even_without_agents(
+    settings, store, filled, tmp_path
+):
+    folder = tmp_path / "backup"
+    made = await make_backup(settings, store, folder, configuration={})
+    manifest.write(folder, made.model_copy(update={"tenant": None}))
+    place = {"bridge": {"data_dir": str(tmp_path / "shop")}, "tenant": {"name": "shop"}}
+    shop = BridgeSettings.model_validate(place)
+    with pytest.raises(SnapshotDamaged, match="of another tenant"):
+        await restore_backup(shop, None, folder)
+    assert not shop.session_file.exists()
+    assert (await restore_backup(settings_of(tmp_path / "same"), None, folder)).whole
 
 
 @pytest.fixture

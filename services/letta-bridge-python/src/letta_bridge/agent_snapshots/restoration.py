@@ -119,7 +119,7 @@ class AgentRestorer:
         Raises:
             SnapshotDamaged: it is neither a whole snapshot nor an agent file, or belongs to another installation.
         """
-        return self._outline(path).tags
+        return check_snapshot(path, self._tag)
 
     async def leave_out(self, agent_id: str, tags: tuple[str, ...]) -> Restored:
         """Do not restore an agent whose user was erased since; remove what a killed restore left of it.
@@ -147,7 +147,7 @@ class AgentRestorer:
             SnapshotDamaged: see :meth:`check`.
             LettaError: Letta is unavailable; call this again later.
         """
-        outline = self._outline(path)
+        outline = _checked(path, self._tag)
         former = former_tag(agent_id)
         result = Restored(agent_id, outline.tags, "restored", left_out=outline.left_out)
         await self._remove_incomplete(former)
@@ -185,16 +185,6 @@ class AgentRestorer:
         if twin is not None:
             return replace(result, outcome="occupied", new_id=new_id, other=twin.agent_id)
         return replace(result, new_id=new_id)
-
-    def _outline(self, path: Path) -> _Outline:
-        old = path.suffix == old_files.ENDING
-        outline = _Outline(tags=old_files.tags_of(path)) if old else _outline(path)
-        if self._tag not in outline.tags:
-            raise SnapshotDamaged(
-                f"{path} holds an agent without the tag '{self._tag}', so of another tenant; correct tenant.name, or "
-                "remove it from the backup"
-            )
-        return outline
 
     async def _remove_incomplete(self, former: str) -> None:
         for incomplete in await self._store.find([RESTORING_TAG, former]):
@@ -330,6 +320,30 @@ class AgentRestorer:
             if before is not None and before in wanted:
                 found[before] = message.message_id
         return found
+
+
+def check_snapshot(path: Path, tag: str) -> tuple[str, ...]:
+    """Read a file to its end without restoring it; returns the agent's tags.
+
+    Args:
+        path: a snapshot, or an agent file of an earlier release.
+        tag: every agent of the tenant carries it.
+
+    Raises:
+        SnapshotDamaged: see :meth:`AgentRestorer.check`.
+    """
+    return _checked(path, tag).tags
+
+
+def _checked(path: Path, tag: str) -> _Outline:
+    old = path.suffix == old_files.ENDING
+    outline = _Outline(tags=old_files.tags_of(path)) if old else _outline(path)
+    if tag not in outline.tags:
+        raise SnapshotDamaged(
+            f"{path} holds an agent without the tag '{tag}', so of another tenant; correct tenant.name, or "
+            "remove it from the backup"
+        )
+    return outline
 
 
 def _outline(path: Path) -> _Outline:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from letta_bridge import fail_points
-from letta_bridge.agent_snapshots import Restored
+from letta_bridge.agent_snapshots import Restored, check_snapshot
 from letta_bridge.agent_spec import bridge_tag, users_in
 from letta_bridge.backup import manifest
 from letta_bridge.backup.agents import Progress, load_agents, restorer
@@ -92,6 +92,10 @@ async def restore_backup(
         ServiceError: the database or Letta cannot be written; repeat the restore later.
     """
     found = await asyncio.to_thread(manifest.read, folder)
+    tag = bridge_tag(settings.tenant.name)
+    if store is None and found.tenant is None:  # of an earlier release: its agents tell the tenant, restored or not
+        for agent in found.agents:
+            await asyncio.to_thread(check_snapshot, folder / agent.path, tag)
     await check_place(settings, found)
     agents: Sequence[Restored] = ()
     new_ids: dict[str, str] = {}
@@ -99,7 +103,6 @@ async def restore_backup(
     with workspace(settings.data_dir) as scratch:
         await erased.look()
         if store is not None:
-            tag = bridge_tag(settings.tenant.name)
             free = leases if erased.ledger is not None else None  # both are in Redis
             agents_of = restorer(store, tag, folder, scratch, found, progress=progress, leases=free)
             agents = await load_agents(agents_of, folder, found, erased, progress)
