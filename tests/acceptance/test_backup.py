@@ -251,6 +251,34 @@ def test_a_restore_killed_at_every_step_in_turn_ends_the_same(
         assert sessions(there["DATABASE_URL"])[user] == agent.agent_id
 
 
+def test_restore_leaves_out_a_user_who_was_erased_after_the_backup_and_after_a_restore(
+    command, observe, users, bridge, own_letta, place, tmp_path
+):
+    first, second, third = everybody = users(3)
+    observe.push_conversations(everybody, 1)
+    observe.wait_settled(3)
+    wait_for_journal(observe)
+    folder = tmp_path / "backup"
+    command("backup", folder)
+    command("user", "erase", first, "--yes")
+    bridge.stop()
+    asyncio.run(lose_agents(own_letta))
+
+    there = place()
+    restored = json.loads(command("restore", folder, "--json", **there))
+    assert restored["whole"]
+    assert restored["outcomes"] == {"erased": 1, "restored": 2}
+    assert (restored["erased_since"], restored["erasures_unread"]) == (1, [])
+    assert set(sessions(there["DATABASE_URL"])) == {second, third}
+
+    command("user", "erase", second, "--yes", **there)
+    again = json.loads(command("restore", folder, "--json", **there))
+    assert again["outcomes"] == {"erased": 2, "restored_before": 1}
+    assert {user for user, _ in held(there["DATABASE_URL"])} == {third}
+    found = {user: asyncio.run(agents_of(own_letta, "bridge", f"user:{user}")) for user in everybody}
+    assert {user: len(agents) for user, agents in found.items()} == {first: 0, second: 0, third: 1}
+
+
 def test_backup_of_a_named_tenant_comes_back_under_a_bridge_that_was_started_first(
     bridge_factory, memory_factory, observe, own_letta, redis_url, place, command_of, until, tmp_path
 ):

@@ -39,6 +39,15 @@ def user_source(user_id: str) -> str:
     return f"user-sha256:{hashlib.sha256(user_id.encode(errors='surrogatepass')).hexdigest()}"
 
 
+def source_hash(source_id: str) -> str | None:
+    """Hex SHA-256 of the id of the user whose ``source_id`` this is; None where it is no user's."""
+    if source_id.startswith("user-sha256:"):
+        return source_id.removeprefix("user-sha256:")
+    if source_id.startswith("user:"):
+        return hashlib.sha256(source_id.removeprefix("user:").encode(errors="surrogatepass")).hexdigest()
+    return None
+
+
 def user_scope(user_id: str) -> Scope:
     """What a question on behalf of a user may find: nothing but their own."""
     return Scope.source(user_source(user_id))

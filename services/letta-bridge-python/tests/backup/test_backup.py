@@ -10,6 +10,7 @@ from itertools import count
 
 import pytest
 
+from letta_bridge.agent_snapshots.errors import SnapshotDamaged
 from letta_bridge.backup import manifest
 from letta_bridge.backup.backup import make_backup
 from letta_bridge.backup.errors import BackupDamaged
@@ -228,6 +229,20 @@ async def test_backup_of_another_tenant_is_refused_with_and_without_agents(setti
     assert other.agents == {}
 
 
+async def test_backup_that_names_no_tenant_is_refused_by_its_agents_even_without_agents(
+    settings, store, filled, tmp_path
+):
+    folder = tmp_path / "backup"
+    made = await make_backup(settings, store, folder, configuration={})
+    manifest.write(folder, made.model_copy(update={"tenant": None}))
+    place = {"bridge": {"data_dir": str(tmp_path / "shop")}, "tenant": {"name": "shop"}}
+    shop = BridgeSettings.model_validate(place)
+    with pytest.raises(SnapshotDamaged, match="of another tenant"):
+        await restore_backup(shop, None, folder)
+    assert not shop.session_file.exists()
+    assert (await restore_backup(settings_of(tmp_path / "same"), None, folder)).whole
+
+
 @pytest.fixture
 async def begun(empty):
     """The session file of a bridge that was started before the restore, and stored what Redis knew."""
@@ -256,6 +271,27 @@ async def test_choices_of_a_bridge_that_was_started_first_are_merged(settings, e
     await sessions.close()
     again = await restore_backup(empty, None, tmp_path / "backup")
     assert again.state.done_before
+
+
+async def test_audit_file_at_the_new_place_is_merged_with_that_of_the_backup(settings, empty, filled, tmp_path):
+    saved, here = (
+        FileErasureLog(settings.data_dir / "erasures.jsonl"),
+        FileErasureLog(empty.data_dir / "erasures.jsonl"),
+    )
+    both = await saved.begin("both")
+    await saved.begin("old")
+    await make_backup(settings, None, tmp_path / "backup", configuration={})
+    shutil.copytree(settings.data_dir, empty.data_dir, ignore=shutil.ignore_patterns("*.db*"))
+    await here.note(both, finished=True)
+    await here.begin("new")
+    await restore_backup(empty, None, tmp_path / "backup")
+    await restore_backup(empty, None, tmp_path / "backup")
+    found = {user: await here.history(user) for user in ("old", "both", "new")}
+    assert {user: [row["finished_at"] is not None for row in rows] for user, rows in found.items()} == {
+        "old": [False],
+        "both": [True],
+        "new": [False],
+    }
 
 
 async def test_file_that_a_bridge_has_open_is_refused_before_any_agent_is_written(

@@ -11,23 +11,28 @@ from itertools import count
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from letta_bridge import fail_points
-from letta_bridge.backup import manifest
+from letta_bridge.backup import manifest, state
 from letta_bridge.backup.backup import make_backup
 from letta_bridge.backup.restore import restore_backup
 from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
 from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.vectors.state import DatabaseSyncState
-from shared_utils.persistence.choices import Choice
+from shared_utils.memories import user_source
+from shared_utils.persistence.checkpoints import Blob, Checkpoint
+from shared_utils.persistence.choices import Choice, user_key
 from shared_utils.persistence.conversation_service import ConversationService
 from shared_utils.persistence.database import Database
+from shared_utils.persistence.database_checkpoints import DatabaseCheckpoints
 from shared_utils.persistence.database_choices import DatabaseChoiceStore
 from shared_utils.persistence.database_sessions import DatabaseSessionStore
+from shared_utils.persistence.erasures import DatabaseErasureLog, user_hash
 from shared_utils.persistence.errors import Conflict, DatabaseRefused
 from shared_utils.persistence.migration import migrate
-from shared_utils.persistence.table_copy import migrated_tables
+from shared_utils.persistence.table_copy import copy_in, migrated_tables
 from shared_utils.persistence.vectors import (
     DatabasePassageStore,
     Passage,
@@ -324,6 +329,108 @@ async def test_what_a_running_bridge_writes_by_itself_does_not_keep_a_restore_aw
     assert await state.claim("turns", "bridge-1", 60) == ""
     for database in (saved, begun):
         await database.close()
+
+
+@pytest.mark.parametrize("server", ["postgresql", "opengauss-5.0", "opengauss-7.0"])
+async def test_audit_of_erasures_at_the_new_place_is_merged_with_that_of_the_backup(place, letta, tmp_path, server):
+    here, there = place("postgresql"), place(server)
+    await lived_in(here, letta)
+    saved, begun = Database(here.database), Database(there.database)
+    for user in ("old", "both"):
+        erasure = await DatabaseErasureLog(saved).begin(user)
+        erasure.counts["agents"] = 2
+        await DatabaseErasureLog(saved).note(erasure)
+    await make_backup(here, None, tmp_path / "backup", configuration={})
+    await migrate(there.database)
+    await begun.execute(
+        "INSERT INTO erasures VALUES (%s, %s, now(), now(), %s)",
+        [erasure.erasure_id, user_hash("both"), Jsonb({"agents": 3})],
+    )
+    await DatabaseErasureLog(begun).begin("new")
+    assert (await restore_backup(there, None, tmp_path / "backup")).whole
+    histories = {user: await DatabaseErasureLog(begun).history(user) for user in ("old", "both", "new")}
+    assert {user: [row["counts"] for row in rows] for user, rows in histories.items()} == {
+        "old": [{"agents": 2}],
+        "both": [{"agents": 3}],
+        "new": [{}],
+    }
+    assert histories["both"][0]["finished_at"] is not None
+    for database in (saved, begun):
+        await database.close()
+
+
+@pytest.mark.parametrize("server", ["postgresql", "opengauss-5.0", "opengauss-7.0"])
+async def test_restore_leaves_out_every_row_of_a_user_who_was_erased_since(place, letta, tmp_path, server):
+    here, there, other = place("postgresql"), place(server), InMemoryLetta()
+    saved, target = Database(here.database), Database(there.database)
+    await lived_in(here, letta)
+    await write_passage(here, user_source("ada"))
+    await write_threads(saved)
+    await saved.execute(
+        "UPDATE agent_sessions SET metadata = %s WHERE user_id = 'ada'", [Jsonb({"permanent_memory": False})]
+    )
+    made = await make_backup(here, InMemoryAgentStore(letta), tmp_path / "backup", configuration={})
+    await migrate(there.database)
+    await DatabaseErasureLog(target).begin("ada")
+    report = await restore_backup(there, InMemoryAgentStore(other), tmp_path / "backup")
+    assert report.whole
+    assert report.erased_since == 1
+    assert report.state.compared == len(made.tables)
+    assert report.outcomes == {"restored": len(USERS) - 1, "erased": 1}
+    names = [table.name for table in made.tables]
+    left = {name: [str(row) for row in await target.fetch(f"SELECT * FROM {name}")] for name in names}  # noqa: S608
+    for table in ("agent_sessions", "agent_conversations", "agent_messages"):
+        assert len(left[table]) == len(USERS) - 1
+        assert report.state.rows[table] == len(USERS) - 1
+        assert not any("'ada'" in row or "你好 ada" in row for row in left[table])
+    threads = {row["thread_id"] for row in await target.fetch("SELECT thread_id FROM agent_checkpoints")}
+    assert threads == {"shared", "of-nobody"}
+    assert [row for rows in left.values() for row in rows if user_source("ada") in row] == []
+    # The opt-out of an earlier release outlives the erasure.
+    assert Choice(user_key("ada"), False, 1) in await DatabaseChoiceStore(target).page()
+    for database in (saved, target):
+        await database.close()
+
+
+async def test_restore_removes_rows_of_a_user_whose_erasure_begins_while_the_tables_are_copied(
+    place, letta, tmp_path, monkeypatch
+):
+    here, there = place("postgresql"), place("postgresql")
+    target = Database(there.database)
+    await lived_in(here, letta)
+    await make_backup(here, None, tmp_path / "backup", configuration={})
+
+    async def copy_and_erase(*arguments, **named):
+        done = await copy_in(*arguments, **named)
+        await DatabaseErasureLog(target).begin("ada")
+        return done
+
+    monkeypatch.setattr(state, "copy_in", copy_and_erase)
+    report = await restore_backup(there, None, tmp_path / "backup")
+    assert report.erased_since == 1
+    assert {row["user_id"] for row in await target.fetch("SELECT user_id FROM agent_sessions")} == {*USERS} - {"ada"}
+    await target.close()
+
+
+async def write_passage(settings, source):
+    vectors = DatabasePassageStore(Database(vector_config(settings)), VectorSettings())
+    await vectors.store(
+        Passage(passage_id="turn", agent_id=None, source_id=source, text="a turn", embedding=[0.5, 0.5], model="small")
+    )
+    await vectors.close()
+
+
+async def write_threads(database):
+    """Threads of one user, of two, and of nobody."""
+    checkpoints = DatabaseCheckpoints(database)
+    for thread, users in {"own": ["ada"], "shared": ["ada", "小明"], "of-nobody": [None]}.items():
+        for number, user in enumerate(users):
+            metadata = {} if user is None else {"user_id": user}
+            blob = Blob("json", str(user).encode())
+            values = {"values": {"said": blob}, "versions": {"said": str(number)}}
+            await checkpoints.put(
+                Checkpoint(thread_id=thread, state=blob, checkpoint_id=str(number), metadata=metadata, **values)
+            )
 
 
 async def test_an_older_schema_gets_the_tables_of_this_release_empty(place, letta, tmp_path):

@@ -8,6 +8,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -31,6 +32,10 @@ class Erasure:
     """What it was → how much of it went."""
 
 
+UNDER_WAY: Final = timedelta(days=1)
+"""An erasure that was begun at most so long before a moment, and never finished, counts as under way at that moment."""
+
+
 class ErasureLog(Protocol):
     """Rows of erasures. Each method may raise PersistenceError."""
 
@@ -44,6 +49,10 @@ class ErasureLog(Protocol):
 
     async def history(self, user_id: str) -> list[Mapping[str, Any]]:
         """This user's erasures, oldest first: erasure_id, user_hash, started_at, finished_at, counts."""
+        ...
+
+    async def since(self, moment: datetime) -> set[str]:
+        """Hashes of users whose erasure was begun or finished since, or was under way at that moment."""
         ...
 
 
@@ -80,6 +89,11 @@ class DatabaseErasureLog:
         """See :class:`ErasureLog`."""
         return list(await self._database.fetch(_SQL["history"], {"user_hash": user_hash(user_id)}))
 
+    async def since(self, moment: datetime) -> set[str]:
+        """See :class:`ErasureLog`."""
+        rows = await self._database.fetch(_SQL["since"], {"moment": moment, "under_way": moment - UNDER_WAY})
+        return {row["user_hash"] for row in rows}
+
 
 class FileErasureLog:
     """See :class:`ErasureLog`: one JSON line for each step, where there is no database."""
@@ -106,10 +120,17 @@ class FileErasureLog:
 
     async def history(self, user_id: str) -> list[Mapping[str, Any]]:
         """See :class:`ErasureLog`."""
+        return [row for row in await self._rows() if row.get("user_hash") == user_hash(user_id)]
+
+    async def since(self, moment: datetime) -> set[str]:
+        """See :class:`ErasureLog`."""
+        return {row["user_hash"] for row in await self._rows() if "user_hash" in row and _is_since(row, moment)}
+
+    async def _rows(self) -> list[dict[str, Any]]:
         rows: dict[str, dict[str, Any]] = {}
         for line in await asyncio.to_thread(self._lines):
             rows.setdefault(line["erasure_id"], {"finished_at": None, "counts": {}}).update(line)
-        return [row for row in rows.values() if row.get("user_hash") == user_hash(user_id)]
+        return list(rows.values())
 
     def _append(self, line: Mapping[str, Any]) -> None:
         try:
@@ -128,3 +149,10 @@ class FileErasureLog:
             return []
         except (OSError, ValueError) as error:
             raise PersistenceError(f"the audit file {self._path} cannot be read ({error}); mend or move it") from error
+
+
+def _is_since(row: Mapping[str, Any], moment: datetime) -> bool:
+    started = datetime.fromisoformat(row["started_at"])
+    if row["finished_at"] is None:
+        return started >= moment - UNDER_WAY
+    return max(started, datetime.fromisoformat(row["finished_at"])) >= moment

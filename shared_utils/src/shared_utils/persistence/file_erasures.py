@@ -91,6 +91,21 @@ class FileErasures:
 _COUNTED: Final = ("sessions", "writes", "conflicts")
 
 
+def erased_in_copy(connection: sqlite3.Connection, digests: Collection[str]) -> set[str]:
+    """Erase users, by the SHA-256 of their ids, from a session file that nothing else has open.
+
+    Returns:
+        The hashes of users who had rows.
+    """
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA secure_delete = ON")
+    with connection:
+        prepare(connection)
+        found = {user_hash(row["user_id"]) for row in connection.execute(_SQL["users"])}.intersection(digests)
+        _erase(connection, found)
+    return found
+
+
 def _erase(connection: sqlite3.Connection, digests: Collection[str]) -> int:
     users = [row["user_id"] for row in connection.execute(_SQL["users"]) if user_hash(row["user_id"]) in digests]
     opted_out = {row["user_id"] for row in connection.execute(_SESSIONS["opted_out_users"])}

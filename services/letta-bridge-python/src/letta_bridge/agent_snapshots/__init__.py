@@ -10,7 +10,7 @@ from __future__ import annotations
 from letta_bridge.agent_snapshots.capture import Captured, SharedParts, capture
 from letta_bridge.agent_snapshots.errors import SnapshotDamaged
 from letta_bridge.agent_snapshots.records import NEVER_CARRIED
-from letta_bridge.agent_snapshots.restoration import AgentRestorer, Restored
+from letta_bridge.agent_snapshots.restoration import AgentRestorer, Restored, check_snapshot
 
 __all__ = [
     "NEVER_CARRIED",
@@ -20,4 +20,5 @@ __all__ = [
     "SharedParts",
     "SnapshotDamaged",
     "capture",
+    "check_snapshot",
 ]

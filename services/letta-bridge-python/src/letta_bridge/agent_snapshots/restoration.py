@@ -22,16 +22,19 @@ from letta_bridge.agent_snapshots.capture import Progress, capture
 from letta_bridge.agent_snapshots.comparison import Comparison, compare
 from letta_bridge.agent_snapshots.errors import SnapshotDamaged
 from letta_bridge.agent_snapshots.records import Line, lines, snapshot_name
+from letta_bridge.agent_snapshots.tag_lease import TagLease
 from letta_bridge.agent_spec import RESTORING_TAG, identity_tags, restoring_tags
 from letta_bridge.errors import AgentGone, LettaError, LettaRejected
 from letta_bridge.letta.agent_store import AgentStore, StoredConversation, StoredPassage
 from letta_bridge.letta.port import AgentRef, former_tag, restore_tag
+from letta_bridge.request_queue.creation_leases import CreationLeases
 
 _PASSAGES_PER_CALL: Final = 50
 
-Outcome = Literal["restored", "restored_before", "there", "occupied", "refused"]
+Outcome = Literal["restored", "restored_before", "there", "occupied", "refused", "erased"]
 """``there``: an agent with the saved id exists. ``occupied``: the user has another agent, and the saved one was not
-restored. ``refused``: Letta rejects the saved agent."""
+restored; or it was, in the same moment (``new_id``). ``refused``: Letta rejects the saved agent. ``erased``: its user
+was erased since the backup."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +50,15 @@ class Restored:
     left_out: tuple[str, ...] = ()
     """What the snapshot does not hold, for people."""
     other: str | None = None
-    """The agent that occupies its place."""
+    """The agent that occupies its place; of an erased user, the agent that exists nevertheless."""
     reason: str = ""
     """Why Letta rejects it."""
 
     @property
     def complete(self) -> bool:
-        """Whether the saved agent exists now, as it was saved."""
+        """Whether the saved agent exists now, as it was saved; or does not, as its user was erased since."""
+        if self.outcome == "erased":
+            return self.other is None
         return self.outcome not in {"occupied", "refused"} and not self.comparison.differences
 
 
@@ -85,6 +90,7 @@ class AgentRestorer:
         folder: holds the snapshots, named by ``snapshot_name``.
         workspace: an existing folder for temporary files, readable by its owner only.
         progress: called with a label and the running total of items of the current agent.
+        leases: keep bridges from creating the user's agent while the restored one gets its tags.
     """
 
     def __init__(
@@ -96,7 +102,9 @@ class AgentRestorer:
         workspace: Path,
         *,
         progress: Progress = lambda _what, _count: None,
+        leases: CreationLeases | None = None,
     ) -> None:
+        self._tag_lease = TagLease(leases)
         self._store = store
         self._tag = tag
         self._backup = restore_tag(backup_id)
@@ -105,13 +113,26 @@ class AgentRestorer:
         self._workspace = workspace
         self._progress = progress
 
-    def check(self, path: Path) -> None:
-        """Read a file to its end without restoring it.
+    def check(self, path: Path) -> tuple[str, ...]:
+        """Read a file to its end without restoring it; returns the agent's tags.
 
         Raises:
             SnapshotDamaged: it is neither a whole snapshot nor an agent file, or belongs to another installation.
         """
-        self._outline(path)
+        return check_snapshot(path, self._tag)
+
+    async def leave_out(self, agent_id: str, tags: tuple[str, ...]) -> Restored:
+        """Do not restore an agent whose user was erased since; remove what a killed restore left of it.
+
+        Raises:
+            LettaError: Letta is unavailable; call this again later.
+        """
+        former = former_tag(agent_id)
+        await self._remove_incomplete(former)
+        there = [agent.agent_id for agent in await self._store.find([former, self._backup])]
+        if not there and await self._exists(agent_id):
+            there = [agent_id]
+        return Restored(agent_id, tags, "erased", other=there[-1] if there else None)
 
     async def restore(self, agent_id: str, path: Path) -> Restored:
         """Restore one agent, unless it exists, was restored before, or its user has another one.
@@ -126,14 +147,16 @@ class AgentRestorer:
             SnapshotDamaged: see :meth:`check`.
             LettaError: Letta is unavailable; call this again later.
         """
-        outline = self._outline(path)
+        outline = _checked(path, self._tag)
         former = former_tag(agent_id)
         result = Restored(agent_id, outline.tags, "restored", left_out=outline.left_out)
         await self._remove_incomplete(former)
         if done := await self._store.find([former, self._backup]):
             before = done[-1]
             comparison = await self._compared(path, before.agent_id) if self._differs in before.tags else Comparison()
-            return replace(result, outcome="restored_before", new_id=before.agent_id, comparison=comparison)
+            result = replace(result, outcome="restored_before", new_id=before.agent_id, comparison=comparison)
+            twin = await self._occupant(outline.tags)
+            return result if twin is None else replace(result, outcome="occupied", other=twin.agent_id)
         if await self._exists(agent_id):
             return replace(result, outcome="there", new_id=agent_id)
         if other := await self._occupant(outline.tags):
@@ -145,20 +168,23 @@ class AgentRestorer:
             with contextlib.suppress(LettaError):
                 await self._remove_incomplete(former)
             return replace(result, outcome="refused", reason=str(error))
-        marks = (former, self._backup, *([self._differs] if comparison.differences else []))
-        await self._store.retag(new_id, (*_without_restores(outline.tags), *marks))
-        fail_points.passed("agent_restored")
-        return replace(result, new_id=new_id, comparison=comparison)
+        return await self._tagged(replace(result, comparison=comparison), new_id, former)
 
-    def _outline(self, path: Path) -> _Outline:
-        old = path.suffix == old_files.ENDING
-        outline = _Outline(tags=old_files.tags_of(path)) if old else _outline(path)
-        if self._tag not in outline.tags:
-            raise SnapshotDamaged(
-                f"{path} holds an agent without the tag '{self._tag}', so of another tenant; correct tenant.name, or "
-                "remove it from the backup"
-            )
-        return outline
+    async def _tagged(self, result: Restored, new_id: str, former: str) -> Restored:
+        """Give a complete agent its tags, unless the user has got another agent while it was written."""
+        marks = (former, self._backup, *([self._differs] if result.comparison.differences else []))
+        async with self._tag_lease.held(result.tags):
+            if other := await self._occupant(result.tags):
+                await self._remove_incomplete(former)
+                return Restored(
+                    result.agent_id, result.tags, "occupied", left_out=result.left_out, other=other.agent_id
+                )
+            await self._store.retag(new_id, (*_without_restores(result.tags), *marks))
+            twin = await self._occupant(result.tags)
+        fail_points.passed("agent_restored")
+        if twin is not None:
+            return replace(result, outcome="occupied", new_id=new_id, other=twin.agent_id)
+        return replace(result, new_id=new_id)
 
     async def _remove_incomplete(self, former: str) -> None:
         for incomplete in await self._store.find([RESTORING_TAG, former]):
@@ -294,6 +320,30 @@ class AgentRestorer:
             if before is not None and before in wanted:
                 found[before] = message.message_id
         return found
+
+
+def check_snapshot(path: Path, tag: str) -> tuple[str, ...]:
+    """Read a file to its end without restoring it; returns the agent's tags.
+
+    Args:
+        path: a snapshot, or an agent file of an earlier release.
+        tag: every agent of the tenant carries it.
+
+    Raises:
+        SnapshotDamaged: see :meth:`AgentRestorer.check`.
+    """
+    return _checked(path, tag).tags
+
+
+def _checked(path: Path, tag: str) -> _Outline:
+    old = path.suffix == old_files.ENDING
+    outline = _Outline(tags=old_files.tags_of(path)) if old else _outline(path)
+    if tag not in outline.tags:
+        raise SnapshotDamaged(
+            f"{path} holds an agent without the tag '{tag}', so of another tenant; correct tenant.name, or "
+            "remove it from the backup"
+        )
+    return outline
 
 
 def _outline(path: Path) -> _Outline:

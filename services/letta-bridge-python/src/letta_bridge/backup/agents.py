@@ -13,13 +13,15 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from letta_bridge import fail_points
 from letta_bridge.agent_snapshots import AgentRestorer, Restored, SharedParts, capture
 from letta_bridge.agent_snapshots.records import snapshot_name
+from letta_bridge.backup.erasures import ErasedUsers
 from letta_bridge.backup.manifest import Manifest, SavedAgent, SkippedAgent
+from letta_bridge.backup.places import AGENTS
 from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, TurnFateUnknown
 from letta_bridge.letta.agent_store import AgentStore
 from letta_bridge.letta.port import AgentRef
+from letta_bridge.request_queue.creation_leases import CreationLeases
 from shared_utils.private_files import make_folder
 
-FOLDER: Final = "agents"
 _TRIES: Final = 4
 """Attempts for one agent: a short outage of Letta must not end a backup of thousands."""
 
@@ -35,16 +37,19 @@ class SavedAgents:
     skipped: list[SkippedAgent] = field(default_factory=list)
 
 
-async def save_agents(store: AgentStore, tag: str, folder: Path, progress: Progress, *, secrets: bool) -> SavedAgents:
+async def save_agents(
+    store: AgentStore, tag: str, folder: Path, progress: Progress, erased: ErasedUsers, *, secrets: bool
+) -> SavedAgents:
     """Write a snapshot of every agent of the tenant below ``folder/agents``.
 
-    An agent that is deleted meanwhile, or that Letta cannot read, is skipped by name.
+    An agent that is deleted meanwhile, whose user is erased meanwhile, or that Letta cannot read, is skipped by name.
 
     Args:
         store: the server that has the agents.
         tag: every agent of the tenant carries it.
         folder: the backup's.
         progress: called with a label and the running total.
+        erased: the users who are erased while the backup is made.
         secrets: include the values of agents' variables.
 
     Raises:
@@ -52,9 +57,15 @@ async def save_agents(store: AgentStore, tag: str, folder: Path, progress: Progr
     """
     done = SavedAgents()
     shared = SharedParts()
-    await asyncio.to_thread(make_folder, folder / FOLDER)
+    await asyncio.to_thread(make_folder, folder / AGENTS)
     for number, agent in enumerate(await store.find([tag]), 1):
-        path = f"{FOLDER}/{snapshot_name(agent.agent_id)}"
+        await erased.look_at_ledger()
+        if erased.among(agent.tags):
+            done.skipped.append(
+                _skipped(agent, "its user was erased a moment before, or while the backup was made", harmless=True)
+            )
+            continue
+        path = f"{AGENTS}/{snapshot_name(agent.agent_id)}"
         try:
             async for attempt in _patiently():
                 with attempt:
@@ -81,7 +92,14 @@ async def save_agents(store: AgentStore, tag: str, folder: Path, progress: Progr
 
 
 def restorer(
-    store: AgentStore, tag: str, folder: Path, workspace: Path, manifest: Manifest, *, progress: Progress
+    store: AgentStore,
+    tag: str,
+    folder: Path,
+    workspace: Path,
+    manifest: Manifest,
+    *,
+    progress: Progress,
+    leases: CreationLeases | None,
 ) -> AgentRestorer:
     """The restorer for the agents of a backup.
 
@@ -92,14 +110,15 @@ def restorer(
         workspace: an existing folder for temporary files.
         manifest: the backup's.
         progress: called with a label and a running total.
+        leases: see :class:`AgentRestorer`.
     """
-    return AgentRestorer(store, tag, manifest.backup_id, folder / FOLDER, workspace, progress=progress)
+    return AgentRestorer(store, tag, manifest.backup_id, folder / AGENTS, workspace, progress=progress, leases=leases)
 
 
 async def load_agents(
-    agents: AgentRestorer, folder: Path, manifest: Manifest, progress: Progress
+    agents: AgentRestorer, folder: Path, manifest: Manifest, erased: ErasedUsers, progress: Progress
 ) -> Sequence[Restored]:
-    """Restore every agent of a backup whose user has no other one.
+    """Restore every agent of a backup whose user has no other one, and was not erased since.
 
     Every file is checked before the first agent is written.
 
@@ -107,11 +126,14 @@ async def load_agents(
         SnapshotDamaged: a file is no snapshot, or no agent file; nothing was written.
         LettaError: Letta is unavailable; call this again later.
     """
-    for agent in manifest.agents:
-        await asyncio.to_thread(agents.check, folder / agent.path)
+    tags = [await asyncio.to_thread(agents.check, folder / agent.path) for agent in manifest.agents]
     restored = []
-    for number, agent in enumerate(manifest.agents, 1):
-        restored.append(await agents.restore(agent.agent_id, folder / agent.path))
+    for number, (agent, theirs) in enumerate(zip(manifest.agents, tags, strict=True), 1):
+        await erased.look_at_ledger()
+        if erased.among(theirs):
+            restored.append(await agents.leave_out(agent.agent_id, theirs))
+        else:
+            restored.append(await agents.restore(agent.agent_id, folder / agent.path))
         progress("agents", number)
     return restored
 

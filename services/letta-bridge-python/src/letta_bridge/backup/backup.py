@@ -14,9 +14,12 @@ from letta_bridge.agent_snapshots import NEVER_CARRIED
 from letta_bridge.agent_spec import bridge_tag
 from letta_bridge.backup import manifest
 from letta_bridge.backup.agents import Progress, SavedAgents, save_agents
+from letta_bridge.backup.erasures import ErasedUsers
 from letta_bridge.backup.manifest import Manifest
+from letta_bridge.backup.places import CONFIGURATION
 from letta_bridge.backup.state import save_state
 from letta_bridge.letta.agent_store import AgentStore
+from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.user_data.files import write_json
 from shared_utils.persistence.errors import Conflict
@@ -31,6 +34,7 @@ async def make_backup(
     *,
     configuration: Mapping[str, Any],
     not_saved: Mapping[str, int | str] | None = None,
+    ledger: RedisErasureLedger | None = None,
     secrets: bool = False,
     progress: Progress = lambda _what, _count: None,
 ) -> Manifest:
@@ -45,6 +49,7 @@ async def make_backup(
         folder: an empty or missing directory.
         configuration: the effective settings without secrets.
         not_saved: contents of Redis, label → how much, for the manifest.
+        ledger: names users who are erased meanwhile, as the audit does: no agent of theirs is read from then on.
         secrets: include the values of agents' variables.
         progress: called with a label (``agents``, ``messages``) and the running total.
 
@@ -57,8 +62,11 @@ async def make_backup(
     state = await save_state(settings, folder)
     fail_points.passed("state_saved")
     tag = bridge_tag(settings.tenant.name)
-    agents = await save_agents(store, tag, folder, progress, secrets=secrets) if store else SavedAgents()
-    write_json(folder / "config.json", configuration)
+    erased = ErasedUsers(settings, ledger, created_at)
+    await erased.look()
+    agents = await save_agents(store, tag, folder, progress, erased, secrets=secrets) if store else SavedAgents()
+    write_json(folder / CONFIGURATION, configuration)
+    await erased.look()
     fail_points.passed("backup_listed")
     made = Manifest(
         backup_id=str(uuid.uuid4()),
@@ -71,6 +79,8 @@ async def make_backup(
         skipped=tuple(agents.skipped),
         not_saved=dict(not_saved or {}),
         never_carried=NEVER_CARRIED if agents.saved else (),
+        erased=tuple(sorted(erased.hashes)),
+        erasures_unread=tuple(erased.unread),
         parts=await asyncio.to_thread(manifest.parts_of, folder),
     )
     await asyncio.to_thread(manifest.write, folder, made)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from letta_bridge.backup.errors import BackupDamaged
+from letta_bridge.backup.manifest_check import fault_of
 from shared_utils.private_files import replacing
 
 FILE: Final = "manifest.json"
@@ -29,6 +30,11 @@ Place = Literal["database", "vectors", "file"]
 """The service's database, a database for vectors only, or the session file of a service without a database."""
 Method = Literal["copy", "file", "pg_dump"]
 """COPY text per table, the SQLite session file, or (format 1 only) pg_dump's custom format."""
+
+Moment = Annotated[AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), le=datetime(9000, 1, 1, tzinfo=UTC))]
+"""A time that every database and calculation can hold."""
+BackupId = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,100}$")]
+"""It becomes part of tags of agents and a key in databases."""
 
 
 class _Frozen(BaseModel):
@@ -61,7 +67,7 @@ class SavedState(_Frozen):
     name: Place
     method: Method
     product: str = ""
-    at: datetime
+    at: Moment
     """The moment of the snapshot."""
     tables: tuple[SavedTable, ...] = ()
     left_out: tuple[str, ...] = ()
@@ -73,7 +79,7 @@ class SavedAgent(_Frozen):
 
     agent_id: str
     path: str
-    taken_at: datetime | None = None
+    taken_at: Moment | None = None
     counts: Mapping[str, int] = {}
     """Part of the snapshot → number of items."""
     left_out: tuple[str, ...] = ()
@@ -93,18 +99,24 @@ class Manifest(_Frozen):
     """The manifest, format 2."""
 
     format: Literal[2] = 2
-    backup_id: str
+    backup_id: BackupId
     release: str
     tenant: str | None = None
     """Whose agents and state it holds, "" for the default one; None where the release that made it did not note it."""
-    created_at: datetime
-    finished_at: datetime
+    created_at: Moment
+    finished_at: Moment
     state: tuple[SavedState, ...]
     agents: tuple[SavedAgent, ...]
     skipped: tuple[SkippedAgent, ...] = ()
     not_saved: Mapping[str, int | str] = {}
     """Contents of Redis, which no backup holds: label → how much."""
     never_carried: tuple[str, ...] = ()
+    erased: tuple[str, ...] = ()
+    """Hex SHA-256 of the ids of users whose erasure was under way or began while the backup was made.
+
+    Their rows may be in it, and a restore leaves them out. Earlier releases neither write nor read this."""
+    erasures_unread: tuple[str, ...] = ()
+    """Why such erasures may be missing in ``erased``, for people."""
     parts: tuple[Part, ...]
 
     @property
@@ -126,7 +138,7 @@ class Manifest(_Frozen):
 class _OldManifest(_Frozen):
     format: Literal[1] = 1
     release: str
-    created_at: datetime
+    created_at: Moment
     method: Method
     rows: dict[str, int]
     agents: int
@@ -156,7 +168,7 @@ def read(folder: Path) -> Manifest:
     """Read the manifest of a backup, and verify every file of the directory against it.
 
     Raises:
-        BackupDamaged: there is no manifest, or a file is missing, changed, or not named in it.
+        BackupDamaged: there is no manifest, it contradicts itself, or a file is missing, changed, or not named in it.
     """
     try:
         text = (folder / FILE).read_bytes()
@@ -164,28 +176,40 @@ def read(folder: Path) -> Manifest:
         if (folder / UNFINISHED).exists():
             raise BackupDamaged(f"the backup in {folder} was never finished; make another one") from None
         raise BackupDamaged(f"{folder} holds no complete backup ({FILE} is missing); name another directory") from None
+    except OSError as error:
+        raise BackupDamaged(f"{folder / FILE} cannot be read ({error.strerror}); use another copy of it") from None
     try:
         found = _ANY.validate_json(text)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]["msg"]
+        problem = " ".join(error.errors(include_url=False)[0]["msg"].split())  # it may quote what the manifest says
         raise BackupDamaged(f"{folder / FILE} is not a manifest this release can read ({problem})") from None
-    _check(folder, found.parts)
-    return found if isinstance(found, Manifest) else _upgraded(found, text)
+    try:
+        _check(folder, found.parts)
+    except OSError as error:
+        raise BackupDamaged(f"{error.filename} cannot be read ({error.strerror}); use another copy of it") from None
+    manifest = found if isinstance(found, Manifest) else _upgraded(found, text)
+    if (fault := fault_of(manifest)) is not None:
+        raise BackupDamaged(
+            f"{folder / FILE} was changed: {fault}; nothing was changed. Use another copy of the backup"
+        )
+    return manifest
 
 
 def _check(folder: Path, parts: tuple[Part, ...]) -> None:
     named = {part.path for part in parts}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink() or not (path.is_dir() or name in named or name == FILE):
-            raise BackupDamaged(f"{path} is not named in the manifest; remove it, or use another copy of the backup")
+    there = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
+    for name, found in there.items():
+        if found.is_symlink() or not (found.is_dir() or name in named or name == FILE):
+            raise BackupDamaged(f"{found} is not named in the manifest; remove it, or use another copy of the backup")
     for part in parts:
         place = PurePosixPath(part.path)
         if place.is_absolute() or ".." in place.parts:
-            raise BackupDamaged(f"the manifest names {part.path}, which is outside {folder}; use another copy of it")
-        path = folder / part.path
-        if not path.is_file() or _part(folder, path) != part:
-            raise BackupDamaged(f"{path} is missing or was changed since the backup; use another copy of it")
+            raise BackupDamaged(f"the manifest names {part.path!r}, which is outside {folder}; use another copy of it")
+        path = there.get(part.path)  # no path is made of what the manifest says: it may be no valid name of a file
+        if path is None or not path.is_file() or _part(folder, path) != part:
+            raise BackupDamaged(
+                f"{part.path!r} in {folder} is missing or was changed since the backup; use another copy of it"
+            )
 
 
 def _upgraded(old: _OldManifest, text: bytes) -> Manifest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -12,6 +12,7 @@ from urllib.parse import quote
 from shared_utils.persistence.choices import Choice
 from shared_utils.persistence.errors import Conflict, PersistenceError
 from shared_utils.persistence.file_choices import every_choice, merge_choices
+from shared_utils.persistence.file_erasures import erased_in_copy
 from shared_utils.persistence.session_rows import prepare, time_text
 from shared_utils.persistence.sessions import utc_now
 from shared_utils.private_files import PARTIAL, create
@@ -52,8 +53,16 @@ def restored_before(target: Path, backup_id: str) -> bool:
     return False
 
 
-def load(source: Path, target: Path, backup_id: str, made_at: datetime, agents: Mapping[str, str]) -> int:
-    """Restore the file atomically, with a marker of the backup in it. Returns the number of sessions changed.
+def load(
+    source: Path,
+    target: Path,
+    backup_id: str,
+    made_at: datetime,
+    agents: Mapping[str, str],
+    *,
+    erased: Collection[str] = (),
+) -> tuple[int, set[str]]:
+    """Restore the file atomically, with a marker of the backup in it.
 
     The choices in a file that a bridge has made by itself are merged into it: the later choice wins.
 
@@ -63,17 +72,24 @@ def load(source: Path, target: Path, backup_id: str, made_at: datetime, agents: 
         backup_id: written into the file.
         made_at: the moment of the backup.
         agents: former agent id → current agent id, replaced in sessions.
+        erased: hex SHA-256 of the ids of users who were erased since; their rows are removed before the file appears.
+
+    Returns:
+        Number of sessions changed, and the hashes of erased users who had rows.
 
     Raises:
         Conflict: a bridge has the target open.
     """
     moved = 0
+    gone: set[str] = set()
     if not source.exists():
-        return moved
+        return moved, gone
     choices = _choices_of(target) if target.exists() else []
 
     def finish(connection: sqlite3.Connection) -> None:
-        nonlocal moved
+        nonlocal moved, gone
+        if erased:
+            gone = erased_in_copy(connection, erased)
         with connection:
             connection.execute(_RESTORES)
             times = [time_text(made_at), time_text(utc_now())]
@@ -86,7 +102,7 @@ def load(source: Path, target: Path, backup_id: str, made_at: datetime, agents: 
 
     # Without "immutable" SQLite creates files beside the source, which fails on a read-only mount.
     _copied(f"file:{quote(str(source))}?mode=ro&immutable=1", target, finish)
-    return moved
+    return moved, gone
 
 
 def move(target: Path, agents: Mapping[str, str]) -> int:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import filterfalse
 from pathlib import Path
 from typing import Final
 
 from letta_bridge.backup import session_file
 from letta_bridge.backup.manifest import Manifest, Place, SavedState, SavedTable
+from letta_bridge.backup.places import AUDIT, DUMP, SESSIONS
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence import pg_dump
 from shared_utils.persistence.database_config import DatabaseConfig
@@ -28,14 +30,12 @@ from shared_utils.persistence.table_copy import (
     copy_in,
     copy_out,
     migrated_tables,
+    remove_users,
     require_empty,
 )
 from shared_utils.persistence.vectors import vector_database
 from shared_utils.private_files import replacing
 
-_DUMP: Final = "database.dump"
-_SESSIONS: Final = "sessions.db"
-_AUDIT: Final = "erasures.jsonl"
 _VECTOR_MODELS: Final = "vector_models"
 
 
@@ -53,6 +53,8 @@ class LoadedState:
     """Choices about permanent memory that were in the database before, and were merged."""
     absent: tuple[str, ...] = ()
     """Tables of this release that the backup does not have; they are empty."""
+    erased: set[str] = field(default_factory=set)
+    """Hashes of the ids of users who were erased since the backup, and of whom it holds rows, which were left out."""
 
 
 async def save_state(settings: BridgeSettings, folder: Path) -> tuple[SavedState, ...]:
@@ -64,8 +66,8 @@ async def save_state(settings: BridgeSettings, folder: Path) -> tuple[SavedState
     found = [await _copied_out(name, config, folder) for name, config in _databases(settings).items()]
     if settings.database.db_url is None:
         at = utc_now()
-        await asyncio.to_thread(session_file.save, settings.session_file, folder / _SESSIONS)
-        await asyncio.to_thread(_copy, settings.tenant_dir / _AUDIT, folder / _AUDIT)
+        await asyncio.to_thread(session_file.save, settings.session_file, folder / SESSIONS)
+        await asyncio.to_thread(_copy, settings.tenant_dir / AUDIT, folder / AUDIT)
         found.append(SavedState(name="file", method="file", at=at))
     return tuple(found)
 
@@ -73,7 +75,8 @@ async def save_state(settings: BridgeSettings, folder: Path) -> tuple[SavedState
 async def check_place(settings: BridgeSettings, manifest: Manifest) -> None:
     """Verify that databases and session file are empty, or were restored from this backup. Changes no rows.
 
-    What a running bridge writes by itself counts as empty: the choices about permanent memory that Redis has.
+    What a running bridge writes by itself counts as empty, as does the audit of erasures: the choices about permanent
+    memory that Redis has.
 
     Raises:
         Conflict: one of them holds other data, or the backup is another tenant's.
@@ -81,7 +84,7 @@ async def check_place(settings: BridgeSettings, manifest: Manifest) -> None:
     """
     if manifest.tenant not in {None, settings.tenant.name}:
         raise Conflict(
-            f"the backup is of the tenant '{manifest.tenant}' and this is '{settings.tenant.name}'; restore it "
+            f"the backup is of the tenant {manifest.tenant!r} and this is '{settings.tenant.name}'; restore it "
             "with that name in tenant.name (TENANT)"
         )
     databases = _databases(settings)
@@ -97,7 +100,13 @@ async def check_place(settings: BridgeSettings, manifest: Manifest) -> None:
 
 
 async def load_state(
-    settings: BridgeSettings, folder: Path, scratch: Path, manifest: Manifest, agents: Mapping[str, str]
+    settings: BridgeSettings,
+    folder: Path,
+    scratch: Path,
+    manifest: Manifest,
+    agents: Mapping[str, str],
+    *,
+    erased: Collection[str] = (),
 ) -> LoadedState:
     """Restore the state, each database in one transaction and the session file atomically.
 
@@ -107,6 +116,7 @@ async def load_state(
         scratch: an empty folder for temporary files.
         manifest: the backup's.
         agents: former agent id → current agent id.
+        erased: hex SHA-256 of the ids of users who were erased since the backup; nothing of theirs is restored.
 
     Raises:
         Conflict: a database or the session file is not empty.
@@ -117,20 +127,33 @@ async def load_state(
     tables = {table.name: Expected(folder / table.path, table.rows, table.digest) for table in manifest.tables}
     tables |= _vectors_of(manifest, folder)
     if any(state.method == "pg_dump" for state in manifest.state):
-        files = await pg_dump.unpack(folder / _DUMP, scratch / "database")
+        files = await pg_dump.unpack(folder / DUMP, scratch / "database")
         tables = {name: Expected(file) for name, file in files.items() if name not in BOOKKEEPING}
     if tables:
         for config, part in _places(settings, tables):
-            came = await copy_in(config, part, _marker(manifest), agents)
+            came = await copy_in(config, part, _marker(manifest), agents, erased=erased)
             done.done_before &= came.done_before
             done.rows |= came.rows
             done.compared += came.compared
             done.moved_sessions += came.moved_sessions
             done.choices_found += came.choices_found
+            done.erased |= came.erased
             done.absent += came.absent if config is settings.database else ()
     if any(state.name == "file" for state in manifest.state):
-        await asyncio.to_thread(_load_file, settings, folder, manifest, agents, done)
+        await asyncio.to_thread(_load_file, settings, folder, manifest, agents, erased=erased, done=done)
     return done
+
+
+async def remove_from_state(settings: BridgeSettings, manifest: Manifest, hashes: Collection[str]) -> set[str]:
+    """Remove from databases what was just restored of users who were erased meanwhile. Returns whose rows there were.
+
+    A session file is left to its bridge, which follows erasures when it starts.
+    """
+    found: set[str] = set()
+    if hashes and any(state.name != "file" for state in manifest.state):
+        for config in _databases(settings).values():
+            found |= await remove_users(config, hashes)
+    return found
 
 
 def _databases(settings: BridgeSettings) -> dict[Place, DatabaseConfig]:
@@ -191,16 +214,24 @@ def _is_of_vectors(table: str) -> bool:
 
 
 def _load_file(
-    settings: BridgeSettings, folder: Path, manifest: Manifest, agents: Mapping[str, str], done: LoadedState
+    settings: BridgeSettings,
+    folder: Path,
+    manifest: Manifest,
+    agents: Mapping[str, str],
+    *,
+    erased: Collection[str],
+    done: LoadedState,
 ) -> None:
     target = settings.session_file
     if session_file.restored_before(target, manifest.backup_id):
         done.moved_sessions += session_file.move(target, agents)
         return
     done.done_before = False
-    _copy(folder / _AUDIT, settings.tenant_dir / _AUDIT)
+    _merge_audit(folder / AUDIT, settings.tenant_dir / AUDIT)
     marker = _marker(manifest)
-    done.moved_sessions += session_file.load(folder / _SESSIONS, target, marker.backup_id, marker.made_at, agents)
+    moved, gone = session_file.load(folder / SESSIONS, target, marker.backup_id, marker.made_at, agents, erased=erased)
+    done.moved_sessions += moved
+    done.erased |= gone
 
 
 def _marker(manifest: Manifest) -> RestoreMarker:
@@ -212,3 +243,21 @@ def _copy(source: Path, target: Path) -> None:
     if source.exists() and not target.exists():
         with source.open("rb") as reading, replacing(target) as writing:
             shutil.copyfileobj(reading, writing)
+
+
+def _merge_audit(source: Path, target: Path) -> None:
+    """Put the lines of the backup's audit before those that are here already. Idempotent.
+
+    A reader merges the lines of one erasure, of which the later ones win.
+    """
+    if not source.exists() or not target.exists():
+        _copy(source, target)
+        return
+    here = _lines(target)
+    known = set(here)
+    with replacing(target) as writing:
+        writing.writelines(b"%s\n" % line for line in [*filterfalse(known.__contains__, _lines(source)), *here])
+
+
+def _lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines()

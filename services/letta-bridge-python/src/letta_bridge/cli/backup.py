@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
@@ -22,10 +22,12 @@ from letta_bridge.consent import RedisChoices
 from letta_bridge.letta.agent_store import AgentStore
 from letta_bridge.letta.connection import agent_store, letta_client
 from letta_bridge.request_queue import QueueStatus, RedisQueue
+from letta_bridge.request_queue.creation_leases import RedisCreationLeases
+from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import ServiceError
-from shared_utils.redis_connection import CONNECTION_ERRORS, close, connect
+from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, connect
 from shared_utils.redis_trouble import explained
 
 AgentsOption = Annotated[
@@ -56,15 +58,18 @@ def backup(
     settings = settings_or_exit(config)
 
     async def work(store: AgentStore | None, count: Callable[[str, int], None]) -> Manifest:
-        return await make_backup(
-            settings,
-            store,
-            folder,
-            configuration=dict(effective(settings)),
-            not_saved=await _in_redis(settings),
-            secrets=secrets,
-            progress=count,
-        )
+        not_saved = await _in_redis(settings)
+        async with _redis(settings) as client:
+            return await make_backup(
+                settings,
+                store,
+                folder,
+                configuration=dict(effective(settings)),
+                not_saved=not_saved,
+                ledger=RedisErasureLedger(client, Keys(settings.queue.requests)),
+                secrets=secrets,
+                progress=count,
+            )
 
     made = _with_letta(settings, agents, "saved", work)
     if as_json:
@@ -86,13 +91,17 @@ def restore(
 
     Checksums are compared first, and files that the manifest does not name are refused. Agents come one by one, then
     all of the state or nothing; after a crash, repeat the command. Agents of users who have one in Letta are left
-    alone. The saved settings are not put in force: compare config.json. Exit code 1: something is not as it was saved.
+    alone, and users who were erased since the backup began are left out. The saved settings are not put in force:
+    compare config.json. Exit code 1: something is not as it was saved.
     """
     settings = settings_or_exit(config, may_create=True)
 
     async def work(store: AgentStore | None, count: Callable[[str, int], None]) -> RestoreReport:
         await _warn_of_running_bridges(settings)
-        report = await restore_backup(settings, store, folder, progress=count)
+        async with _redis(settings) as client:
+            keys = Keys(settings.queue.requests)
+            ledger, leases = RedisErasureLedger(client, keys), RedisCreationLeases(client, keys)
+            report = await restore_backup(settings, store, folder, ledger=ledger, leases=leases, progress=count)
         await _have_choices_read(settings)
         return report
 
@@ -126,6 +135,15 @@ def _with_letta(
         return asyncio.run(run())
     except ServiceError as error:
         fail(str(error), Exit.FAILED)
+
+
+@contextlib.asynccontextmanager
+async def _redis(settings: BridgeSettings) -> AsyncIterator[RedisClient]:
+    client = connect(settings.redis, name="letta-bridge-cli", timeout=_REDIS_TIMEOUT_SECONDS)
+    try:
+        yield client
+    finally:
+        await close(client)
 
 
 async def _in_redis(settings: BridgeSettings) -> Mapping[str, int | str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +27,9 @@ def backup_lines(folder: Path, made: Manifest) -> Iterator[str]:
         yield f"left out, as they are not the bridge's: tables {', '.join(left_out)}"
     for skipped in made.skipped:
         yield f"skipped: agent {skipped.name} ({skipped.agent_id}): {skipped.reason}"
+    if made.erased:
+        yield f"erased while the backup was made: {len(made.erased)} users; a restore leaves out what it holds of them"
+    yield from _unread(made.erasures_unread, "while the backup was made")
     if made.never_carried:
         yield f"in no backup: {'; '.join(made.never_carried)}"
     yield from _not_carried(made)
@@ -52,6 +55,9 @@ def restore_lines(report: RestoreReport) -> Iterator[str]:
         f"agents: {outcomes['restored']} restored, {outcomes['restored_before']} restored by an earlier run, "
         f"{outcomes['there']} there already, {not_restored} not restored"
     )
+    if report.erased_since:
+        yield f"erased since the backup: {report.erased_since} users; nothing of them is restored"
+    yield from _unread(report.unread, "since the backup")
     if items := [f"{count} {part}s" for part, count in sorted(report.compared.items()) if count]:
         yield f"compared with the backup: {', '.join(items)}"
     for agent in report.agents:
@@ -66,7 +72,7 @@ def restore_json(report: RestoreReport) -> Mapping[str, Any]:
     return {
         "backup_id": report.manifest.backup_id,
         "whole": report.whole,
-        "state": asdict(report.state),
+        "state": {**asdict(report.state), "erased": len(report.state.erased)},
         "outcomes": report.outcomes,
         "compared": report.compared,
         "agents": [
@@ -83,16 +89,33 @@ def restore_json(report: RestoreReport) -> Mapping[str, Any]:
             }
             for agent in report.agents
         ],
+        "erased_since": report.erased_since,
+        "erasures_unread": report.unread,
         "lacks": report.lacks,
     }
 
 
+def _unread(reasons: Sequence[str], when: str) -> Iterator[str]:
+    for reason in reasons:
+        yield f"users who were erased {when} may not be known: {reason}; after a restore, erase these users again"
+
+
 def _agent_lines(agent: Restored) -> Iterator[str]:
     whose = ", ".join(agent.tags)
-    if agent.outcome == "occupied":
+    if agent.outcome == "occupied" and agent.new_id:
+        yield (
+            f"restored beside another one: {agent.agent_id} ({whose}) is {agent.new_id} now, and the user has "
+            f"{agent.other} as well; see letta-bridge sessions duplicates, and delete one of them"
+        )
+    elif agent.outcome == "occupied":
         yield (
             f"not restored: {agent.agent_id} ({whose}): the user has the agent {agent.other}; delete that one and "
             "repeat the command if the saved one shall take its place"
+        )
+    if agent.outcome == "erased" and agent.other:
+        yield (
+            f"not restored: {agent.agent_id} ({whose}): the user was erased since the backup, and {agent.other} "
+            "is in Letta nevertheless; run letta-bridge user erase for this user again"
         )
     if agent.outcome == "refused":
         yield f"not restored: {agent.agent_id} ({whose}): {agent.reason}"

@@ -20,3 +20,8 @@ WHERE user_hash = %(user_hash)s ORDER BY started_at;
 -- name: lately
 SELECT user_hash, max(started_at) AS started_at FROM {schema}.erasures
 WHERE started_at > now() - %(seconds)s::float8 * interval '1 second' GROUP BY user_hash;
+
+-- name: since
+SELECT DISTINCT user_hash FROM {schema}.erasures
+WHERE started_at >= %(moment)s OR finished_at >= %(moment)s
+   OR (finished_at IS NULL AND started_at >= %(under_way)s);

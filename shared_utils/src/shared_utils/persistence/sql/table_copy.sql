@@ -76,3 +76,68 @@ WHERE NOT EXISTS (SELECT 1 FROM {schema}.user_choices AS kept WHERE kept.user_ke
 -- name: touch_choices
 -- Running bridges poll for rows that changed.
 UPDATE {schema}.user_choices SET changed_at = clock_timestamp();
+
+-- name: audit
+SELECT erasure_id, user_hash, started_at, finished_at, counts FROM {schema}.erasures;
+
+-- name: remove_older_audit
+-- The other state of the same erasure stays where only that one is finished.
+DELETE FROM {schema}.erasures AS kept
+USING (SELECT unnest(%(erasure_id)s::text[]) AS erasure_id,
+              unnest(%(finished_at)s::timestamptz[]) AS finished_at) AS given
+WHERE kept.erasure_id = given.erasure_id AND (kept.finished_at IS NULL OR given.finished_at IS NOT NULL);
+
+-- name: insert_audit
+INSERT INTO {schema}.erasures (erasure_id, user_hash, started_at, finished_at, counts)
+SELECT given.erasure_id, given.user_hash, given.started_at, given.finished_at, given.counts
+FROM (SELECT unnest(%(erasure_id)s::text[]) AS erasure_id, unnest(%(user_hash)s::text[]) AS user_hash,
+             unnest(%(started_at)s::timestamptz[]) AS started_at,
+             unnest(%(finished_at)s::timestamptz[]) AS finished_at,
+             unnest(%(counts)s::jsonb[]) AS counts) AS given
+WHERE NOT EXISTS (SELECT 1 FROM {schema}.erasures AS kept WHERE kept.erasure_id = given.erasure_id);
+
+-- name: users
+SELECT user_id FROM {schema}.agent_sessions
+UNION SELECT user_id FROM {schema}.agent_conversations WHERE user_id IS NOT NULL
+UNION SELECT metadata ->> 'user_id' FROM {schema}.agent_checkpoints WHERE (metadata ->> 'user_id') IS NOT NULL;
+
+-- name: sources
+SELECT DISTINCT source_id FROM {schema}.{table} WHERE source_id IS NOT NULL;
+
+-- name: legacy_opt_outs
+-- Opt-outs in the form of earlier releases: any value but true; an active session that says true wins over ended ones.
+SELECT DISTINCT user_id FROM {schema}.agent_sessions AS out
+WHERE user_id = ANY(%(users)s::text[]) AND NOT ((metadata -> 'permanent_memory') = 'true'::jsonb)
+  AND (is_active OR NOT EXISTS (
+      SELECT 1 FROM {schema}.agent_sessions AS opted_in
+      WHERE opted_in.user_id = out.user_id AND opted_in.is_active
+        AND (opted_in.metadata -> 'permanent_memory') = 'true'::jsonb));
+
+-- name: threads_of_users
+SELECT DISTINCT thread_id FROM {schema}.agent_checkpoints AS own
+WHERE (metadata ->> 'user_id') = ANY(%(users)s::text[])
+  AND NOT EXISTS (
+      SELECT 1 FROM {schema}.agent_checkpoints AS other
+      WHERE other.thread_id = own.thread_id AND (other.metadata ->> 'user_id') <> (own.metadata ->> 'user_id'));
+
+-- name: remove_agent_sessions
+DELETE FROM {schema}.agent_sessions WHERE user_id = ANY(%(users)s::text[]);
+
+-- name: remove_agent_messages
+DELETE FROM {schema}.agent_messages WHERE conversation_id IN (
+    SELECT id FROM {schema}.agent_conversations WHERE user_id = ANY(%(users)s::text[]));
+
+-- name: remove_agent_conversations
+DELETE FROM {schema}.agent_conversations WHERE user_id = ANY(%(users)s::text[]);
+
+-- name: remove_agent_checkpoint_writes
+DELETE FROM {schema}.agent_checkpoint_writes WHERE thread_id = ANY(%(threads)s::text[]);
+
+-- name: remove_agent_checkpoint_values
+DELETE FROM {schema}.agent_checkpoint_values WHERE thread_id = ANY(%(threads)s::text[]);
+
+-- name: remove_agent_checkpoints
+DELETE FROM {schema}.agent_checkpoints WHERE thread_id = ANY(%(threads)s::text[]);
+
+-- name: remove_vectors
+DELETE FROM {schema}.{table} WHERE source_id = ANY(%(sources)s::text[]);

@@ -7,13 +7,21 @@
 from __future__ import annotations
 
 from shared_utils.persistence.table_copy.digest import RowDigest
-from shared_utils.persistence.table_copy.inward import CopyIn, Expected, RestoreMarker, copy_in, require_empty
-from shared_utils.persistence.table_copy.outward import CopiedSchema, CopiedTable, copy_out
+from shared_utils.persistence.table_copy.inward import (
+    CopyIn,
+    Expected,
+    RestoreMarker,
+    copy_in,
+    remove_users,
+    require_empty,
+)
+from shared_utils.persistence.table_copy.outward import ENDING, CopiedSchema, CopiedTable, copy_out
 from shared_utils.persistence.table_copy.tables import BOOKKEEPING, migrated_tables
 from shared_utils.persistence.table_copy.vector_tables import absent_vector_tables, mend_vector_tables
 
 __all__ = [
     "BOOKKEEPING",
+    "ENDING",
     "CopiedSchema",
     "CopiedTable",
     "CopyIn",
@@ -25,5 +33,6 @@ __all__ = [
     "copy_out",
     "mend_vector_tables",
     "migrated_tables",
+    "remove_users",
     "require_empty",
 ]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 
@@ -19,6 +19,8 @@ from shared_utils.persistence.errors import Conflict, DatabaseRefused
 from shared_utils.persistence.failures import meaning
 from shared_utils.persistence.migration import apply
 from shared_utils.persistence.table_copy.digest import changed_rows, embedding_in
+from shared_utils.persistence.table_copy.erased_rows import remove_erased
+from shared_utils.persistence.table_copy.kept_rows import MAY_HOLD_ROWS, merge, set_aside
 from shared_utils.persistence.table_copy.outward import digest_of
 from shared_utils.persistence.table_copy.tables import (
     BOOKKEEPING,
@@ -34,14 +36,7 @@ from shared_utils.persistence.table_copy.vector_tables import EMBEDDING, ListedT
 
 _CHUNK: Final = 1 << 20
 _BATCH: Final = 1000
-"""Agents per statement that replaces their ids; choices per statement that merges them."""
-_MERGED: Final = "user_choices"
-"""A running bridge fills this table by itself: it stores the choices that Redis has. The later choice wins."""
-_BEGUN_ANEW: Final = "vector_sync"
-"""A running bridge fills this table by itself, with positions in an empty database, which mean nothing afterwards."""
-
-
-Row = tuple[Any, ...]
+"""Agents per statement that replaces their ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +72,8 @@ class CopyIn:
     """Tables of this release that the backup, made by an older one, does not have. They are empty."""
     choices_found: int = 0
     """Choices about permanent memory that the database had before; each was merged with the backup's."""
+    erased: set[str] = field(default_factory=set)
+    """Hashes of the ids of erased users whose rows were removed again."""
 
 
 class RestoreMismatch(DatabaseRefused):
@@ -86,7 +83,9 @@ class RestoreMismatch(DatabaseRefused):
 
 
 async def require_empty(config: DatabaseConfig, marker: RestoreMarker) -> bool:
-    """Whether the database was restored from this backup. False where it is empty, or holds choices alone.
+    """Whether the database was restored from this backup.
+
+    False where it is empty, or holds nothing but choices and the audit of erasures.
 
     Creates database and schema where they are missing, at this release's newest migration.
 
@@ -102,11 +101,17 @@ async def require_empty(config: DatabaseConfig, marker: RestoreMarker) -> bool:
 
 
 async def copy_in(
-    config: DatabaseConfig, tables: Mapping[str, Expected], marker: RestoreMarker, agents: Mapping[str, str]
+    config: DatabaseConfig,
+    tables: Mapping[str, Expected],
+    marker: RestoreMarker,
+    agents: Mapping[str, str],
+    *,
+    erased: Collection[str] = (),
 ) -> CopyIn:
     """Fill an empty database from files of :func:`copy_out`, in one transaction.
 
-    Choices about permanent memory that are in it already, because a bridge has stored what Redis knew, are merged.
+    Choices about permanent memory that are in it already, because a bridge has stored what Redis knew, are merged, and
+    so is the audit of erasures.
 
     A database that was filled from this backup before only gets agents' ids replaced: a repeated restore may restore
     agents that an earlier run could not.
@@ -116,6 +121,7 @@ async def copy_in(
         tables: table → file. A table that neither this release nor the backup's ``vector_models`` knows is refused.
         marker: recorded in the same transaction.
         agents: former agent id → current agent id, replaced in sessions and vectors.
+        erased: hex SHA-256 of the ids of users who were erased since; their rows are removed in the same transaction.
 
     Raises:
         Conflict: the database holds rows already.
@@ -135,15 +141,32 @@ async def copy_in(
         async with connection.work(unlimited=True):
             await lock(connection, config.schema_name, known, "SHARE ROW EXCLUSIVE")
             await _refuse_rows(connection, config, known)
-            choices = await filling.set_aside()
+            kept = await set_aside(connection, config.schema_name)
+            filling.done.choices_found = len(kept.choices)
             await filling.fill(known)
-            await filling.merge(choices)
+            await merge(connection, config.schema_name, kept)
             await filling.fill_vectors(known, kind)
+            await filling.remove_erased(erased)
             await filling.advance_sequences()
             await filling.move(agents)
             values = {"backup_id": marker.backup_id, "made_at": marker.made_at}
             await connection.execute(statement("note_restore", config.schema_name), values)
         return filling.done
+
+
+async def remove_users(config: DatabaseConfig, hashes: Collection[str]) -> set[str]:
+    """Remove the rows of users who were erased while their rows were being restored.
+
+    Args:
+        config: the database.
+        hashes: hex SHA-256 of the ids of these users.
+
+    Returns:
+        The hashes of users who had rows.
+    """
+    async with _connected(config) as connection, connection.work(unlimited=True):
+        vectors = [table.name for table in await listed(connection, config.schema_name)]
+        return await remove_erased(connection, config.schema_name, hashes, vectors, {})
 
 
 @asynccontextmanager
@@ -169,7 +192,7 @@ async def _ours(connection: Connection, config: DatabaseConfig) -> set[str]:
 
 
 async def _refuse_rows(connection: Connection, config: DatabaseConfig, tables: set[str]) -> None:
-    for table in sorted(tables - {_MERGED, _BEGUN_ANEW}):
+    for table in sorted(tables - MAY_HOLD_ROWS):
         found = await connection.execute(statement("one_row", config.schema_name, table=table))
         if await found.fetchone():
             raise Conflict(
@@ -186,26 +209,6 @@ class _Filling:
     schema: str
     tables: Mapping[str, Expected]
     done: CopyIn
-
-    async def set_aside(self) -> Sequence[Row]:
-        """Take out what a running bridge writes by itself, and return the choices among it."""
-        found = await self.connection.execute(statement("choices", self.schema))
-        choices = await found.fetchall()
-        for table in (_MERGED, _BEGUN_ANEW):
-            await self.connection.execute(statement("empty", self.schema, table=table))
-        self.done.choices_found = len(choices)
-        return choices
-
-    async def merge(self, choices: Sequence[Row]) -> None:
-        """Put choices back that were set aside, where they are later than the backup's; an opt-out wins a tie."""
-        left = iter(choices)
-        while batch := list(itertools.islice(left, _BATCH)):
-            user_keys, permanent_memory, chosen_ms = zip(*batch, strict=True)
-            values = {"user_key": user_keys, "permanent_memory": permanent_memory, "chosen_ms": chosen_ms}
-            lists = {name: list(column) for name, column in values.items()}
-            for name in ("update_choices", "insert_choices"):
-                await self.connection.execute(statement(name, self.schema), lists)
-        await self.connection.execute(statement("touch_choices", self.schema))
 
     async def fill(self, known: set[str]) -> None:
         """Fill the tables that migrations create."""
@@ -231,6 +234,14 @@ class _Filling:
             kind = vector_kind if table.kind == "vector" else table.kind
             await make(self.connection, self.schema, table, kind)
             await self._fill(table.name, kind)
+
+    async def remove_erased(self, hashes: Collection[str]) -> None:
+        """Remove the rows of erased users again; see ``erased_rows.py``."""
+        vectors = [table.name for table in await listed(self.connection, self.schema)]
+        removed: dict[str, int] = {}
+        self.done.erased |= await remove_erased(self.connection, self.schema, hashes, vectors, removed)
+        for table, rows in removed.items():
+            self.done.rows[table] = self.done.rows.get(table, 0) - rows
 
     async def advance_sequences(self) -> None:
         """Set sequences beyond the restored values."""

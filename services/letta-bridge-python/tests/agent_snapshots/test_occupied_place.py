@@ -1,0 +1,114 @@
+"""A user who talks while the saved agent is being restored keeps one agent, or both are named."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from letta_bridge import fail_points
+from letta_bridge.agent_snapshots import AgentRestorer, capture, tag_lease
+from letta_bridge.agent_snapshots.records import snapshot_name
+from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
+from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
+from letta_bridge.request_queue.creation_leases import CreationLease, InMemoryCreationLeases
+
+SPEC = AgentSpec(
+    "x", ("bridge", "user:ada", "persona:default"), "m", None, "letta_v1_agent", (Block("human", "x"),), ()
+)
+
+
+@pytest.fixture
+async def saved(tmp_path):
+    """The id and the snapshot of an agent."""
+    source = InMemoryLetta()
+    agent = (await source.create_agent(SPEC)).agent_id
+    await source.send(agent, [TurnMessage("user", "hello", "otid")], timeout=5)
+    await capture(InMemoryAgentStore(source), agent, tmp_path / "saved" / snapshot_name(agent))
+    return agent, tmp_path / "saved" / snapshot_name(agent)
+
+
+@pytest.fixture
+def restorer(tmp_path):
+    def make(store, leases=None):
+        return AgentRestorer(store, "bridge", "backup-1", tmp_path / "saved", tmp_path, leases=leases)
+
+    return make
+
+
+class Talking(InMemoryAgentStore):
+    """A user talks, and gets an agent, right before or right after one call of the restore."""
+
+    def __init__(self, letta, call, *, after):
+        super().__init__(letta)
+        self._letta, self._call, self._after = letta, call, after
+        self.made = None
+
+    async def write(self, *arguments):
+        return await self._around("write", super().write, *arguments)
+
+    async def retag(self, *arguments):
+        return await self._around("retag", super().retag, *arguments)
+
+    async def _around(self, name, call, *arguments):
+        if name != self._call:
+            return await call(*arguments)
+        if not self._after:
+            self.made = (await self._letta.create_agent(SPEC)).agent_id
+        result = await call(*arguments)
+        if self._after:
+            self.made = (await self._letta.create_agent(SPEC)).agent_id
+        return result
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_agent_of_a_user_who_talks_while_it_is_written_is_not_restored(saved, restorer, after):
+    letta = InMemoryLetta()
+    store = Talking(letta, "write", after=after)
+    result = await restorer(store).restore(*saved)
+    assert (result.outcome, result.other, result.new_id) == ("occupied", store.made, None)
+    assert not result.complete
+    assert set(letta.agents) == {store.made}
+    again = await restorer(InMemoryAgentStore(letta)).restore(*saved)
+    assert (again.outcome, again.other) == ("occupied", store.made)
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_twin_that_appears_with_the_tags_is_named_also_by_a_repeat(saved, restorer, after):
+    letta = InMemoryLetta()
+    store = Talking(letta, "retag", after=after)
+    result = await restorer(store).restore(*saved)
+    assert (result.outcome, result.other) == ("occupied", store.made)
+    assert set(letta.agents) == {store.made, result.new_id}
+    assert not result.complete
+    again = await restorer(InMemoryAgentStore(letta)).restore(*saved)
+    assert (again.outcome, again.other, again.new_id) == ("occupied", store.made, result.new_id)
+
+
+async def test_restored_agent_gets_its_tags_only_when_no_bridge_creates_the_users_agent(saved, restorer, monkeypatch):
+    letta, leases = InMemoryLetta(), InMemoryCreationLeases()
+    bridge = CreationLease("ada", "default", "bridge")
+    assert await leases.acquire(bridge)
+    written = asyncio.Event()
+    monkeypatch.setattr(fail_points, "reach", lambda step: written.set() if step == "agent_complete" else None)
+    restoring = asyncio.create_task(restorer(InMemoryAgentStore(letta), leases).restore(*saved))
+    await written.wait()
+    made = (await letta.create_agent(SPEC)).agent_id
+    await leases.release(bridge)
+    result = await restoring
+    assert (result.outcome, result.other) == ("occupied", made)
+    assert await leases.acquire(bridge), "the restore has released the lease"
+
+
+async def test_restore_does_without_leases_that_cannot_be_had(saved, restorer, monkeypatch):
+    class Away(InMemoryCreationLeases):
+        async def acquire(self, lease):
+            raise ConnectionError
+
+    result = await restorer(InMemoryAgentStore(InMemoryLetta()), Away()).restore(*saved)
+    assert result.outcome == "restored"
+    monkeypatch.setattr(tag_lease, "_PATIENCE_SECONDS", 0.01)
+    leases = InMemoryCreationLeases()
+    assert await leases.acquire(CreationLease("ada", "default", "a bridge that never ends"))
+    result = await restorer(InMemoryAgentStore(InMemoryLetta()), leases).restore(*saved)
+    assert result.outcome == "restored"
