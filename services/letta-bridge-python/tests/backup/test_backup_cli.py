@@ -13,6 +13,10 @@ from letta_bridge.errors import LettaRejected
 from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
 from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
 from letta_bridge.main import app
+from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
+from letta_bridge.request_queue.keys import Keys
+from letta_bridge.settings import BridgeSettings
+from shared_utils.persistence.erasures import user_hash
 
 
 @pytest.fixture
@@ -134,3 +138,20 @@ def test_a_second_backup_into_a_directory_is_refused_in_one_sentence(call, tmp_p
     told = call("backup", tmp_path / "backup", code=1)
     assert told.strip().splitlines()[-1].startswith("letta-bridge: ")
     assert "not empty" in told
+
+
+@pytest.mark.integration
+async def test_restore_knows_who_was_erased_since_it_began(client, redis_url):
+    ledger = RedisErasureLedger(client, Keys("letta_requests"))
+    await ledger.write(user_hash("before"), await ledger.now_ms() - 1)
+    settings = BridgeSettings.model_validate({"redis": {"url": redis_url}})
+    async with commands._erasures_from_now(settings) as erased:
+        assert not await erased("小明")
+        await ledger.write(user_hash("小明"), await ledger.now_ms())
+        assert [await erased(user) for user in ("小明", "before", "ada")] == [True, False, False]
+
+
+def test_restore_without_redis_says_that_erasures_meanwhile_are_unknown(call, tmp_path, letta):
+    call("backup", tmp_path / "backup")
+    letta.agents.clear()
+    assert "users who are erased while this runs are restored" in call("restore", tmp_path / "backup", data="other")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -22,16 +22,24 @@ from letta_bridge.agent_snapshots.capture import Progress, capture
 from letta_bridge.agent_snapshots.comparison import Comparison, compare
 from letta_bridge.agent_snapshots.errors import SnapshotDamaged
 from letta_bridge.agent_snapshots.records import Line, lines, snapshot_name
-from letta_bridge.agent_spec import RESTORING_TAG, identity_tags, restoring_tags
+from letta_bridge.agent_spec import RESTORING_TAG, identity_tags, restoring_tags, users_in
 from letta_bridge.errors import AgentGone, LettaError, LettaRejected
 from letta_bridge.letta.agent_store import AgentStore, StoredConversation, StoredPassage
 from letta_bridge.letta.port import AgentRef, former_tag, restore_tag
 
 _PASSAGES_PER_CALL: Final = 50
 
-Outcome = Literal["restored", "restored_before", "there", "occupied", "refused"]
+Outcome = Literal["restored", "restored_before", "there", "occupied", "refused", "erased"]
 """``there``: an agent with the saved id exists. ``occupied``: the user has another agent, and the saved one was not
-restored. ``refused``: Letta rejects the saved agent."""
+restored. ``refused``: Letta rejects the saved agent. ``erased``: its user was erased while the restore ran."""
+
+Erased = Callable[[str], Awaitable[bool]]
+"""Whether the user with this id was erased since the restore began."""
+
+
+async def nobody_erased(_user_id: str) -> bool:
+    """For a restore beside which no erasure can run."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,7 @@ class Restored:
     @property
     def complete(self) -> bool:
         """Whether the saved agent exists now, as it was saved."""
-        return self.outcome not in {"occupied", "refused"} and not self.comparison.differences
+        return self.outcome not in {"occupied", "refused", "erased"} and not self.comparison.differences
 
 
 @dataclass(slots=True)
@@ -84,6 +92,7 @@ class AgentRestorer:
         backup_id: identifies the backup, so that a repeated restore recognises its own agents.
         folder: holds the snapshots, named by ``snapshot_name``.
         workspace: an existing folder for temporary files, readable by its owner only.
+        erased: asked before an agent gets its user's tags; an erasure that comes later finds the agent by its tags.
         progress: called with a label and the running total of items of the current agent.
     """
 
@@ -95,6 +104,7 @@ class AgentRestorer:
         folder: Path,
         workspace: Path,
         *,
+        erased: Erased = nobody_erased,
         progress: Progress = lambda _what, _count: None,
     ) -> None:
         self._store = store
@@ -103,6 +113,7 @@ class AgentRestorer:
         self._differs = restore_tag(f"{backup_id}:differs")
         self._folder = folder
         self._workspace = workspace
+        self._erased = erased
         self._progress = progress
 
     def check(self, path: Path) -> None:
@@ -138,15 +149,26 @@ class AgentRestorer:
             return replace(result, outcome="there", new_id=agent_id)
         if other := await self._occupant(outline.tags):
             return replace(result, outcome="occupied", other=other.agent_id)
+        return await self._made(path, outline, former, result)
+
+    async def _made(self, path: Path, outline: _Outline, former: str, result: Restored) -> Restored:
+        """Write the agent, unless its user is erased meanwhile."""
         try:
             new_id = await self._written(path, outline, former)
             comparison = await self._compared(path, new_id)
-        except LettaRejected as error:
+            if await self._is_erased(outline.tags):
+                await self._remove_incomplete(former)
+                return replace(result, outcome="erased")
+            marks = (former, self._backup, *([self._differs] if comparison.differences else []))
+            await self._store.retag(new_id, (*_without_restores(outline.tags), *marks))
+        except (AgentGone, LettaRejected) as error:
             with contextlib.suppress(LettaError):
                 await self._remove_incomplete(former)
+            if await self._is_erased(outline.tags):  # the erasure has deleted the agent that was being written
+                return replace(result, outcome="erased")
+            if isinstance(error, AgentGone):
+                raise
             return replace(result, outcome="refused", reason=str(error))
-        marks = (former, self._backup, *([self._differs] if comparison.differences else []))
-        await self._store.retag(new_id, (*_without_restores(outline.tags), *marks))
         fail_points.passed("agent_restored")
         return replace(result, new_id=new_id, comparison=comparison)
 
@@ -159,6 +181,9 @@ class AgentRestorer:
                 "remove it from the backup"
             )
         return outline
+
+    async def _is_erased(self, tags: tuple[str, ...]) -> bool:
+        return any([await self._erased(user_id) for user_id in users_in(tags)])
 
     async def _remove_incomplete(self, former: str) -> None:
         for incomplete in await self._store.find([RESTORING_TAG, former]):

@@ -13,6 +13,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from letta_bridge import fail_points
 from letta_bridge.agent_snapshots import AgentRestorer, Restored, SharedParts, capture
 from letta_bridge.agent_snapshots.records import snapshot_name
+from letta_bridge.agent_snapshots.restoration import Erased
 from letta_bridge.backup.manifest import Manifest, SavedAgent, SkippedAgent
 from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, TurnFateUnknown
 from letta_bridge.letta.agent_store import AgentStore
@@ -81,7 +82,14 @@ async def save_agents(store: AgentStore, tag: str, folder: Path, progress: Progr
 
 
 def restorer(
-    store: AgentStore, tag: str, folder: Path, workspace: Path, manifest: Manifest, *, progress: Progress
+    store: AgentStore,
+    tag: str,
+    folder: Path,
+    workspace: Path,
+    manifest: Manifest,
+    *,
+    erased: Erased,
+    progress: Progress,
 ) -> AgentRestorer:
     """The restorer for the agents of a backup.
 
@@ -91,9 +99,10 @@ def restorer(
         folder: the backup's.
         workspace: an existing folder for temporary files.
         manifest: the backup's.
+        erased: whether a user was erased since the restore began.
         progress: called with a label and a running total.
     """
-    return AgentRestorer(store, tag, manifest.backup_id, folder / FOLDER, workspace, progress=progress)
+    return AgentRestorer(store, tag, manifest.backup_id, folder / FOLDER, workspace, erased=erased, progress=progress)
 
 
 async def load_agents(

@@ -9,3 +9,10 @@ class BackupDamaged(ServiceError):
     """The backup is not what its manifest says."""
 
     code = "backup_damaged"
+
+
+class ErasuresUnknown(ServiceError):
+    """Whether a user was erased since the restore began cannot be read."""
+
+    code = "erasures_unknown"
+    retryable = True

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from letta_bridge import fail_points
 from letta_bridge.agent_snapshots import Restored
+from letta_bridge.agent_snapshots.restoration import Erased, nobody_erased
 from letta_bridge.agent_spec import bridge_tag
 from letta_bridge.backup import manifest
 from letta_bridge.backup.agents import Progress, load_agents, restorer
@@ -63,6 +64,7 @@ async def restore_backup(
     store: AgentStore | None,
     folder: Path,
     *,
+    erased: Erased = nobody_erased,
     progress: Progress = lambda _what, _count: None,
 ) -> RestoreReport:
     """Restore a backup.
@@ -71,6 +73,7 @@ async def restore_backup(
         settings: the bridge's.
         store: the server to restore agents into; None leaves agents out.
         folder: the backup's directory, which is only read.
+        erased: whether a user was erased since the restore began; their agents are left out.
         progress: called with a label (``agents``, ``messages``) and the running total.
 
     Raises:
@@ -87,7 +90,7 @@ async def restore_backup(
         if store is not None:
             tag = bridge_tag(settings.tenant.name)
             agents = await load_agents(
-                restorer(store, tag, folder, scratch, found, progress=progress), folder, found, progress
+                restorer(store, tag, folder, scratch, found, erased=erased, progress=progress), folder, found, progress
             )
             now = {agent.agent_id: agent.new_id or agent.other for agent in agents}
             new_ids = {former: new for former, new in now.items() if new is not None and new != former}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
 import typer
 
+from letta_bridge.agent_snapshots.restoration import Erased, nobody_erased
 from letta_bridge.backup.backup import make_backup
+from letta_bridge.backup.errors import ErasuresUnknown
 from letta_bridge.backup.manifest import Manifest
 from letta_bridge.backup.restore import RestoreReport, restore_backup
 from letta_bridge.cli.backup_output import backup_lines, restore_json, restore_lines
@@ -22,9 +24,11 @@ from letta_bridge.consent import RedisChoices
 from letta_bridge.letta.agent_store import AgentStore
 from letta_bridge.letta.connection import agent_store, letta_client
 from letta_bridge.request_queue import QueueStatus, RedisQueue
+from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import ServiceError
+from shared_utils.persistence.erasures import user_hash
 from shared_utils.redis_connection import CONNECTION_ERRORS, close, connect
 from shared_utils.redis_trouble import explained
 
@@ -92,7 +96,8 @@ def restore(
 
     async def work(store: AgentStore | None, count: Callable[[str, int], None]) -> RestoreReport:
         await _warn_of_running_bridges(settings)
-        report = await restore_backup(settings, store, folder, progress=count)
+        async with _erasures_from_now(settings) as erased:
+            report = await restore_backup(settings, store, folder, erased=erased, progress=count)
         await _have_choices_read(settings)
         return report
 
@@ -150,6 +155,33 @@ async def _warn_of_running_bridges(settings: BridgeSettings) -> None:
             f"{status[0].bridges} bridges are running: a user who talks before the end gets a new agent, and the saved "
             "one is then not restored; stop them, or run letta-bridge pause"
         )
+
+
+@contextlib.asynccontextmanager
+async def _erasures_from_now(settings: BridgeSettings) -> AsyncIterator[Erased]:
+    """Tells whether a user was erased since the block began; needs Redis, and so does every erasure."""
+    client = connect(settings.redis, name="letta-bridge-cli", timeout=_REDIS_TIMEOUT_SECONDS)
+    ledger = RedisErasureLedger(client, Keys(settings.queue.requests))
+    try:
+        try:
+            began_ms = await ledger.now_ms()
+        except CONNECTION_ERRORS as error:
+            tell(f"users who are erased while this runs are restored all the same ({explained(error)})")
+            yield nobody_erased
+            return
+
+        async def erased(user_id: str) -> bool:
+            try:
+                at_ms = await ledger.erased_at(user_hash(user_id))
+            except CONNECTION_ERRORS as error:
+                raise ErasuresUnknown(
+                    f"whether a user was erased meanwhile cannot be read ({explained(error)}); repeat the command"
+                ) from error
+            return at_ms is not None and at_ms >= began_ms
+
+        yield erased
+    finally:
+        await close(client)
 
 
 async def _have_choices_read(settings: BridgeSettings) -> None:

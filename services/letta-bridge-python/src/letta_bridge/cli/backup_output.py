@@ -47,7 +47,7 @@ def restore_lines(report: RestoreReport) -> Iterator[str]:
         yield f"choices about permanent memory: {state.choices_found} were here already; each user's later one holds"
     if state.absent:
         yield f"empty, as the backup is older than they are: tables {', '.join(state.absent)}"
-    not_restored = outcomes["occupied"] + outcomes["refused"]
+    not_restored = sum(outcomes[outcome] for outcome in ("occupied", "refused", "erased"))
     yield (
         f"agents: {outcomes['restored']} restored, {outcomes['restored_before']} restored by an earlier run, "
         f"{outcomes['there']} there already, {not_restored} not restored"
@@ -96,6 +96,11 @@ def _agent_lines(agent: Restored) -> Iterator[str]:
         )
     if agent.outcome == "refused":
         yield f"not restored: {agent.agent_id} ({whose}): {agent.reason}"
+    if agent.outcome == "erased":
+        yield (
+            f"not restored: {agent.agent_id} ({whose}): the user was erased while the restore ran; what it restored "
+            "into the database or session file is back: run 'letta-bridge user erase' once more"
+        )
     differences = agent.comparison.differences
     for difference in differences[:_MAX_DIFFERENCES]:
         yield f"different: {agent.new_id} ({whose}): {difference}"
