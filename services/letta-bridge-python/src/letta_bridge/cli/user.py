@@ -36,6 +36,8 @@ app = typer.Typer(
 
 
 def _text(user: str) -> str:
+    if not user:  # the field of everybody's tokens in {Q}:tokens:<day> has this name
+        raise typer.BadParameter("no user has an empty id; a task without a user is of the user 'anonymous'")
     try:
         user.encode()
     except UnicodeEncodeError:
