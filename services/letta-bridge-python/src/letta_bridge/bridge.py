@@ -268,7 +268,7 @@ class Bridge:
         settings = self.settings
         grace = timedelta(hours=settings.sessions.grace_hours)
         earlier = SessionChoices(self.sessions.store, settings.agents.personas, self.sessions.forget)
-        agents = OptOutTags(self._any_letta, settings.tenant.name)
+        agents = OptOutTags(self._any_letta, settings.tenant.name, self._may_use_agents)
         api = routers(self.sessions, UserSettings(self._consent, earlier, agents), grace=grace)
         return create_app(self, self._scrape, settings.bridge, api)
 
