@@ -139,6 +139,7 @@ class Bridge:
             file=FileErasures(settings.session_file),
             uploads=settings.upload_dir,
             forget=self.sessions.forget_users,
+            keep_choices=self._choices.keep_others,
         )
         self._scrape = Scrape(
             telemetry.metrics,
