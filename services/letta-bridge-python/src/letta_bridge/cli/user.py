@@ -200,7 +200,8 @@ def drop(
 def release(user: UserArgument, *, config: ConfigOption = None) -> None:
     """End the hold that an operator or an erasure has on a user's lane, so that bridges serve the user again.
 
-    An erasure that was killed leaves its hold for a minute at most, and needs no help.
+    An erasure that was killed leaves its hold for a minute at most, and needs no help. One that still runs takes the hold
+    back within a second: stop its process instead.
     """
     settings = settings_or_exit(config)
     keys = Keys(settings.queue.requests)
