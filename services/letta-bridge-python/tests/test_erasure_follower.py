@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -17,6 +18,7 @@ from letta_bridge.session_manager import SessionManager
 from letta_bridge.settings import AgentSettings
 from letta_bridge.uploads import user_folder
 from shared_utils.persistence.erasures import user_hash
+from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.file_erasures import FileErasures
 from shared_utils.persistence.file_sessions import FileSessionStore
 
@@ -48,10 +50,20 @@ async def host(tmp_path):
 async def make_follower(ledger, tmp_path, host):
     made = []
 
-    def make(bridge="b"):
+    async def nothing():
+        return
+
+    def make(bridge="b", keep_choices=nothing):
         files = FileErasures(tmp_path / "sessions.db")
         made.append(files)
-        return ErasureFollower(ledger, bridge, file=files, uploads=tmp_path / "uploads", forget=host[1].forget_users)
+        return ErasureFollower(
+            ledger,
+            bridge,
+            file=files,
+            uploads=tmp_path / "uploads",
+            forget=host[1].forget_users,
+            keep_choices=keep_choices,
+        )
 
     yield make
     for files in made:
@@ -142,3 +154,17 @@ async def test_the_ledger_is_bounded_by_age_and_number(ledger, client, monkeypat
     assert [entry.user_hash for entry in await ledger.since(0)] == ["hash-2", "hash-3", "hash-4"]
     assert await ledger.erased_at("hash-4") == now + 4
     assert await ledger.erased_at("old") is None
+
+
+async def test_erasure_is_followed_only_when_this_host_has_the_choices_of_others(ledger, make_follower, client):
+    await client.zadd(KEYS.bridges, {"b": await ledger.now_ms()})
+    at = await erase(ledger, "ada")
+    keeping = AsyncMock(side_effect=[PersistenceError("disk full"), None])
+    follower = make_follower(keep_choices=keeping)
+    with pytest.raises(PersistenceError):
+        await follower.look()
+    assert await ledger.behind(at) == ["b"]
+    assert await follower.look() == 1
+    assert await ledger.behind(at) == []
+    assert await follower.look() == 0
+    assert keeping.await_count == 2

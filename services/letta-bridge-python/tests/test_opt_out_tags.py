@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from unittest.mock import AsyncMock
 
 import pytest
 
 from letta_bridge import opt_out_tags
 from letta_bridge.agent_spec import Owner, agent_spec, opt_out_in, opt_out_tags_in, user_tags
-from letta_bridge.errors import BreakerOpen
+from letta_bridge.errors import BreakerOpen, TenantTaken
 from letta_bridge.letta import InMemoryLetta
 from letta_bridge.opt_out_tags import OptOutTags
 from letta_bridge.settings import AgentSettings
@@ -62,3 +63,9 @@ async def test_hanging_letta_times_out(letta, monkeypatch):
     monkeypatch.setattr(opt_out_tags, "_SECONDS", 0.02)
     letta.find_agents = lambda _tags: asyncio.sleep(60)
     assert not await OptOutTags(lambda: letta, "").write("ada", Choice("k", False, 5))
+
+
+async def test_agents_that_another_queue_has_are_not_tagged(letta):
+    refusing = AsyncMock(side_effect=TenantTaken)
+    assert not await OptOutTags(lambda: letta, "", refusing).write("ada", Choice("k", False, 5))
+    assert await opt_outs(letta) == [None, None]

@@ -145,7 +145,7 @@ async def test_no_agent_is_created_while_another_queue_holds_the_tenant(letta):
 
 
 async def test_background_heartbeat_survives_failures(letta, monkeypatch):
-    monkeypatch.setattr(tenant_claim, "_HEARTBEAT_SECONDS", 0.001)
+    monkeypatch.setattr(tenant_claim, "HEARTBEAT_SECONDS", 0.001)
     first = claim("first")
     servers = iter([BreakerOpen(), LettaUnavailable()])
 

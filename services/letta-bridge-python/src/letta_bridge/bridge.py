@@ -151,6 +151,7 @@ class Bridge:
             file=FileErasures(settings.session_file),
             uploads=settings.upload_dir,
             forget=self.sessions.forget_users,
+            keep_choices=self._choices.keep_others,
         )
         self._scrape = Scrape(
             telemetry.metrics,
@@ -283,7 +284,7 @@ class Bridge:
         settings = self.settings
         grace = timedelta(hours=settings.sessions.grace_hours)
         earlier = SessionChoices(self.sessions.store, settings.agents.personas, self.sessions.forget)
-        agents = OptOutTags(self._any_letta, settings.tenant.name)
+        agents = OptOutTags(self._any_letta, settings.tenant.name, self._may_use_agents)
         api = routers(self.sessions, UserSettings(self._consent, earlier, agents), grace=grace)
         return create_app(self, self._scrape, settings.bridge, api)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +39,8 @@ class ErasureFollower:
         file: the session file.
         uploads: the upload directory.
         forget: drops what is remembered of the users with these hashes.
+        keep_choices: stores on this host what Redis alone may hold of users' choices about permanent memory. The
+            erasure waits for it: with the agents it removes the tags that are the last replica of an opt-out.
     """
 
     def __init__(
@@ -49,12 +51,14 @@ class ErasureFollower:
         file: FileErasures,
         uploads: Path,
         forget: Callable[[set[str]], None],
+        keep_choices: Callable[[], Awaitable[None]],
     ) -> None:
         self._ledger = ledger
         self._bridge = bridge
         self._file = file
         self._uploads = uploads
         self._forget = forget
+        self._keep_choices = keep_choices
         self._done: set[str] = set()
         self._since_ms = 0
         self._trouble = False
@@ -84,6 +88,7 @@ class ErasureFollower:
         found = await self._ledger.since(max(0, self._since_ms - _OVERLAP_MS))
         new = [entry for entry in found if entry.id not in self._done]
         if new:
+            await self._keep_choices()
             await self._follow(new)
         self._done = {entry.id for entry in found}
         self._since_ms = now_ms

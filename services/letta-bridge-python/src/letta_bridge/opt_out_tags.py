@@ -34,6 +34,11 @@ _LOOK_SECONDS: Final = 1.0
 """Between two looks in the background at whether the tags have to be read."""
 
 Allowed = Callable[[LettaPort], Awaitable[None]]
+"""Raises TenantTaken while another queue's users have the tenant's agents."""
+
+
+async def always_allowed(_letta: LettaPort) -> None:
+    """For a caller that has compared the claims before."""
 
 
 class OptOutTags:
@@ -42,23 +47,26 @@ class OptOutTags:
     Args:
         letta: returns a server that may be called now; raises BreakerOpen if there is none.
         tenant: name of the tenant whose agents are tagged.
+        allowed: asked before any agent is.
     """
 
-    def __init__(self, letta: Callable[[], LettaPort], tenant: str) -> None:
+    def __init__(self, letta: Callable[[], LettaPort], tenant: str, allowed: Allowed = always_allowed) -> None:
         self._letta = letta
         self._tenant = tenant
+        self._allowed = allowed
 
     async def write(self, user_id: str, choice: Choice) -> bool:
-        """Update the tags of a user's agents; False if Letta could not be reached."""
+        """Update the tags of a user's agents; False if Letta is away, or they are another queue's."""
         wanted = set() if choice.permanent_memory else {opt_out_tag(choice)}
         try:
             async with asyncio.timeout(_SECONDS):
                 letta = self._letta()
+                await self._allowed(letta)
                 for agent in await letta.find_agents(user_tags(self._tenant, user_id)):
                     held = set(opt_out_tags_in(agent.tags))
                     if held != wanted:
                         await letta.retag(agent.agent_id, add=wanted - held, remove=held - wanted)
-        except (LettaError, BreakerOpen, TimeoutError) as error:
+        except (LettaError, BreakerOpen, TenantTaken, TimeoutError) as error:
             _log.warning("opt_out_tags_failed", error=str(error) or "no answer in time")
             return False
         return True
@@ -104,7 +112,7 @@ class TaggedOptOuts:
 
         Args:
             letta: returns a server; raises BreakerOpen while the circuit breaker is open.
-            allowed: raises TenantTaken while another queue's users have these agents.
+            allowed: asked before any agent is.
         """
         reading = asyncio.create_task(self._keep_read(letta, allowed))
         try:

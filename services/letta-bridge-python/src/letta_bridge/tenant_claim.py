@@ -32,7 +32,7 @@ from shared_utils.messages import json_object
 from shared_utils.redis_connection import CONNECTION_ERRORS, persistently
 
 _log = logs.get(__name__)
-_HEARTBEAT_SECONDS: Final = 15.0
+HEARTBEAT_SECONDS: Final = 15.0
 """Interval at which the note is read, and rewritten by the holder."""
 _MISSED_HEARTBEATS: Final = 5
 """Consecutive reads of an unchanged note after which its queue counts as gone."""
@@ -85,7 +85,7 @@ class TenantClaim:
         self._identity = identity
         self._served = served
         self._is_pending = False
-        self._label = f"{_LABEL}/{tenant}" if tenant else _LABEL
+        self._label = note_label(tenant)
         self._others: dict[str, _Other] = {}
         self._beating = asyncio.Lock()
 
@@ -165,16 +165,16 @@ class TenantClaim:
             with contextlib.suppress(LettaError, BreakerOpen, *CONNECTION_ERRORS):
                 await self.beat(letta())
             self._decide()
-            await asyncio.sleep(_HEARTBEAT_SECONDS * random.uniform(0.8, 1.0))  # noqa: S311  # jitter, no secret
+            await asyncio.sleep(HEARTBEAT_SECONDS * random.uniform(0.8, 1.0))  # noqa: S311  # jitter, no secret
 
     async def _beat(self, letta: LettaPort, identity: str) -> None:
         notes = await letta.notes(self._label)
-        mine = [note for note in notes if _field(note, "id") == identity]
+        mine = [note for note in notes if note_field(note, "id") == identity]
         others = [note for note in notes if note not in mine and not await self._expired(note, letta)]
         if not mine and not others:
             await letta.write_note(self._label, self._text(identity))
             notes = await letta.notes(self._label)  # another queue may have written one concurrently
-            mine = [note for note in notes if _field(note, "id") == identity]
+            mine = [note for note in notes if note_field(note, "id") == identity]
             others = [note for note in notes if note not in mine]
         first = min(mine + others, key=notes.index, default=None)
         if first is None or first in mine:
@@ -185,7 +185,7 @@ class TenantClaim:
             self._enter(ClaimState.HELD if served else ClaimState.OTHER_LETTA, "")
         else:
             await self._delete(mine, letta)
-            self._enter(ClaimState.TAKEN, _field(first, "queue") or "?")
+            self._enter(ClaimState.TAKEN, note_field(first, "queue") or "?")
 
     async def _expired(self, note: Note, letta: LettaPort) -> bool:
         """Count another queue's missed heartbeats; whether its note was deleted because of them."""
@@ -218,5 +218,11 @@ class TenantClaim:
                 _log.info("tenant_claimed", tenant=self._tenant)
 
 
-def _field(note: Note, field: str) -> str:
+def note_label(tenant: str) -> str:
+    """The label of the notes that claim a tenant."""
+    return f"{_LABEL}/{tenant}" if tenant else _LABEL
+
+
+def note_field(note: Note, field: str) -> str:
+    """What a note says: ``queue``, its name; ``id``, its identity; ``heartbeat``. Empty where it does not."""
     return str(json_object(note.value.encode(errors="replace")).get(field, ""))

@@ -162,3 +162,55 @@ async def test_erasure_finds_the_agent_of_a_killed_restore_and_no_bridge_does(tm
     assert await trace.count(user) == {"agents": 0}
     [left] = target.agents.values()
     assert former_tag(agents["ada"]) in left.ref.tags
+
+
+class Erasing:
+    """A store beside which the user is erased at the n-th change; afterwards the ledger names them."""
+
+    def __init__(self, store, trace, user, at):
+        self._store = store
+        self._trace = trace
+        self._user = user
+        self._at = at
+        self.changes = 0
+        self.ledger = set()
+
+    def __getattr__(self, name):
+        call = getattr(self._store, name)
+        if name not in CHANGES:
+            return call
+
+        async def change(*arguments):
+            self.changes += 1
+            if self.changes == self._at:
+                self.ledger.add(self._user)  # the mark comes before anything is removed
+                await self._trace.erase(self._user)
+            return await call(*arguments)
+
+        return change
+
+    async def erased(self, user_id):
+        return user_id in self.ledger
+
+
+async def test_agent_of_a_user_erased_at_any_call_of_the_restore_is_not_restored(tmp_path):
+    source = InMemoryLetta()
+    agents = await two_agents(source, InMemoryAgentStore(source))
+    saved = tmp_path / "saved"
+    for agent in agents:
+        await capture(InMemoryAgentStore(source), agent, saved / snapshot_name(agent))
+    for at in range(1, 100):
+        target = InMemoryLetta()
+        trace = AgentTrace(target, InMemoryAgentStore(target))
+        store = Erasing(InMemoryAgentStore(target), trace, "小明", at)
+        restoring = AgentRestorer(store, "bridge", "b", saved, tmp_path, erased=store.erased)
+        first, other = [await restoring.restore(agent, saved / snapshot_name(agent)) for agent in agents]
+        if store.changes < at:
+            break
+        assert other.outcome == "restored", at
+        if first.outcome == "restored":  # erased while the other agent was written
+            assert await trace.count("小明") == {"agents": 0}, at
+            continue
+        assert (first.outcome, first.other) == ("erased", None), at
+        assert [agent.ref.agent_id for agent in target.agents.values()] == [other.new_id], at
+    assert at > 12

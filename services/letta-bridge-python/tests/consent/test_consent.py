@@ -555,3 +555,28 @@ class TestPermanentMemory:
         world.shared.down = True
         with pytest.raises(ChoiceUnknown):
             await bridge.permanent_memory("ada")
+
+
+@pytest.mark.parametrize("is_started", [True, False])
+async def test_opt_out_of_another_host_is_kept_on_this_one_before_an_erasure_ends(world, is_started):
+    receiver, other = world.bridge_without_database(), world.bridge_without_database()
+    await started(receiver)
+    if is_started:
+        await started(other)
+    await opt_out(receiver)
+    await other.replicas.keep_others()
+    world.redis.clear()  # and the host of the receiver is gone
+    await started(other)
+    assert await world.verdict(other) is DENIED
+
+
+async def test_choices_that_could_not_be_kept_are_kept_at_the_next_try(world):
+    file = InMemoryChoiceStore()
+    other = await started(world.bridge_without_database(file))
+    await opt_out(await started(world.bridge_without_database()))
+    file.broken = True
+    with pytest.raises(PersistenceError):
+        await other.replicas.keep_others()
+    file.broken = False
+    await other.replicas.poll()
+    assert (await file.find([ADA])).keys() == {ADA}

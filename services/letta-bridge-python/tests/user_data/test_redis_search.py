@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
+from letta_bridge.request_queue.keys import Keys, user_lane
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.user_data.redis_search import RedisSearch, mentions
 
@@ -15,8 +17,6 @@ Q = "{letta_requests}:"
 @pytest.mark.parametrize(
     "item",
     [
-        b"ada",
-        b"bridge+\nada\n1 1 1\n{}",
         b'{"user_id":"ada"}',
         b'{"turn":{"user_id":"ada"}}',
         b'[{"user_id":"ada"},{"user_id":"bob"}]',
@@ -31,7 +31,19 @@ def test_what_names_a_user_is_found(item):
 
 @pytest.mark.parametrize(
     "item",
-    [b"", b"ada2", b'{"content":"ada"}', b'{"user_id":"adaa"}', b"\xff", b"[", b'{"user_id":{"a":1}}', b"[" * 9000],
+    [
+        b"",
+        b"ada",
+        b"1\nada\n",
+        b'{"user_id":"bob","meta":{"user":"ada","lane":"ada"}}',
+        b"ada2",
+        b'{"content":"ada"}',
+        b'{"user_id":"adaa"}',
+        b"\xff",
+        b"[",
+        b'{"user_id":{"a":1}}',
+        b"[" * 9000,
+    ],
 )
 def test_what_does_not_is_not(item):
     assert not mentions(item, "ada")
@@ -52,7 +64,8 @@ PLACES = {
     f"{Q}replies": "stream",
     f"{Q}journal": "stream",
     f"{Q}dead": "list",
-    f"{Q}turns": "hash",
+    f"{Q}turns": "turn",
+    f"{Q}lanes": "lane",
     f"{Q}tokens:20000": "hash field",
     f"{Q}a_new_set": "set",
     f"{Q}a_new_zset": "zset",
@@ -79,6 +92,10 @@ async def put(client, key, kind, user):
             await client.set(key, record)
         case "hash":
             await client.hset(key, f"field of {user}", record)
+        case "turn":
+            await client.hset(key, f"1-{user}", f"bridge+\n{user_lane(user)}\n1 1 1\n{{}}")
+        case "lane":
+            await client.hset(key, user_lane(user), "1-1")
         case "hash field":
             await client.hset(key, user, 5)
         case "set":
@@ -126,3 +143,82 @@ async def test_the_hold_and_what_waits_for_its_end_are_no_leftover(client):
     await client.hset(f"{Q}held", "bob", "1 1 1 x ada")
     await client.hset(f"{Q}lanes", "ada", "1-1")
     assert await search.find("ada") == [f"{Q}lanes"]
+
+
+ELSEWHERE = {
+    "incoming": [],
+    "lanes": {"bob": "7-1"},
+    "ready": ["bob", "42"],
+    "turns": {"7-1": 'host:17+\nbob\n7 1 1795\n{"user_id":"bob","meta":{"user":"8","lane":"persona"}}\n9'},
+    "leases": {"7-1": 1795.0},
+    "replies": None,
+    "dead": [
+        '{"code":"malformed","user_id":null,"lane":"~7","attempts":3}\n5',
+        '{"code":"internal","user_id":"bob"}\n6',
+    ],
+    "counters": {"taken": "12", "settled:letta": "13"},
+    "bridges": {"host:17": 1795.0},
+    "erasures": {"0a" * 32: 1795.0},
+    "erasures_followed": {"host:17": 1795.0},
+    "paused": {"mode": "all", "since": "1795", "reason": "maintenance"},
+    "journal": None,
+    "journal_writer": "host:17",
+    "choices": {"complete": "1", "generation": "14", "changes": "15"},
+    "identity": "1f" * 16,
+    "letta": "block-16",
+    "tally_prefix": {"agent": "18", "memory": "19", "cause:quota": "20"},
+    "call_prefix": "000000000021",
+    "held": {"zoe": "1796 1795 1797 operator agent"},
+    "open": {"179": "22"},
+    "begun": {"7-1": 1795.0},
+    "lane_prefix": [],
+    "reply_prefix": '{"user_id":"bob","user":"23"}',
+    "missed_prefix": ['{"content":"24"}'],
+    "fallback_prefix": "25",
+    "handed_prefix": "1",
+    "creating_prefix": "26",
+    "rate_prefix": "27",
+    "tokens_prefix": {"": "28", "bob": "29"},
+}
+"""One value for each key of the queue: bob's, or nobody's. ``None``: a stream with a record of bob's."""
+MEMORY = {
+    "memory:cleanup": "1",
+    "memory:survey_turn": "1",
+    "memory:survey": '{"users":3,"messages":30}',
+    "memory:{user_input_queue}:counters": {"settled": "31", "answered": "32"},
+    "memory:{user_input_queue}:instances": {"memory": 1.0},
+    "memory:summary_pause:memory:user_sessions:bob": "33",
+}
+ORDINARY = ("1", "agent", "memory", "all", "operator", "true", "null", "user", "user_id", "lane", "complete", "0")
+
+
+async def put_value(client, key, value):
+    if value is None:
+        await client.xadd(key, {"reply": '{"user_id":"bob","text":"34"}', "35": "36"})
+    elif isinstance(value, str):
+        await client.set(key, value)
+    elif isinstance(value, list):
+        await client.lpush(key, *(value or ['{"user_id":"bob"}']))
+    elif all(isinstance(score, float) for score in value.values()):
+        await client.zadd(key, value)
+    else:
+        await client.hset(key, mapping=value)
+
+
+@pytest.mark.integration
+async def test_no_number_or_word_in_redis_passes_for_a_user_with_that_id(client):
+    keys = Keys("letta_requests")
+    assert set(ELSEWHERE) | {"requests"} == set(keys.__dataclass_fields__)
+    for name, value in ELSEWHERE.items():
+        await put_value(client, getattr(keys, name) + ("bob" if name.endswith("_prefix") else ""), value)
+    for key, value in MEMORY.items():
+        await put_value(client, key, value)
+    words = set(re.findall(r"[\w-]+", json.dumps([ELSEWHERE, MEMORY]))) | {*ORDINARY, *map(str, range(60))}
+    search = RedisSearch(client, BridgeSettings())
+    assert {word: found for word in words - {"bob"} if (found := await search.find(word))} == {}
+    assert len(await search.find("bob")) > 5
+    for word in ("1", "agent", "memory", "all", "~7", "~x"):
+        for key, kind in {f"{Q}turns": "turn", f"{Q}lanes": "lane", f"{Q}tokens:1": "hash field"}.items():
+            await put(client, key, kind, word)
+            assert await search.find(word) == [key]
+            await client.delete(key)

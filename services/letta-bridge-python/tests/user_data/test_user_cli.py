@@ -134,3 +134,9 @@ def test_an_id_that_no_producer_can_have_sent_is_a_wrong_argument(on):
 def test_to_look_makes_nothing(on, tmp_path):
     on("user", "show", "ada", code=1)  # Letta is away
     assert not (tmp_path / "data").exists()
+
+
+def test_empty_id_is_refused_and_the_count_of_everybodys_tokens_stays(on, client):
+    client.hset(f"{Q}:tokens:20000", mapping={"": 5, "ada": 5})
+    assert "no user has an empty id" in on("user", "erase", "", "--yes", code=2).output
+    assert client.hget(f"{Q}:tokens:20000", "") == b"5"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -23,7 +23,7 @@ from letta_bridge.agent_snapshots.comparison import Comparison, compare
 from letta_bridge.agent_snapshots.errors import SnapshotDamaged
 from letta_bridge.agent_snapshots.records import Line, lines, snapshot_name
 from letta_bridge.agent_snapshots.tag_lease import TagLease
-from letta_bridge.agent_spec import RESTORING_TAG, identity_tags, restoring_tags
+from letta_bridge.agent_spec import RESTORING_TAG, identity_tags, restoring_tags, users_in
 from letta_bridge.errors import AgentGone, LettaError, LettaRejected
 from letta_bridge.letta.agent_store import AgentStore, StoredConversation, StoredPassage
 from letta_bridge.letta.port import AgentRef, former_tag, restore_tag
@@ -35,6 +35,14 @@ Outcome = Literal["restored", "restored_before", "there", "occupied", "refused",
 """``there``: an agent with the saved id exists. ``occupied``: the user has another agent, and the saved one was not
 restored; or it was, in the same moment (``new_id``). ``refused``: Letta rejects the saved agent. ``erased``: its user
 was erased since the backup."""
+
+Erased = Callable[[str], Awaitable[bool]]
+"""Whether the user with this id was erased since the backup."""
+
+
+async def nobody_erased(_user_id: str) -> bool:
+    """For a restore beside which no erasure can run."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +97,7 @@ class AgentRestorer:
         backup_id: identifies the backup, so that a repeated restore recognises its own agents.
         folder: holds the snapshots, named by ``snapshot_name``.
         workspace: an existing folder for temporary files, readable by its owner only.
+        erased: asked before an agent gets its user's tags; an erasure that comes later finds the agent by its tags.
         progress: called with a label and the running total of items of the current agent.
         leases: keep bridges from creating the user's agent while the restored one gets its tags.
     """
@@ -101,6 +110,7 @@ class AgentRestorer:
         folder: Path,
         workspace: Path,
         *,
+        erased: Erased = nobody_erased,
         progress: Progress = lambda _what, _count: None,
         leases: CreationLeases | None = None,
     ) -> None:
@@ -111,6 +121,7 @@ class AgentRestorer:
         self._differs = restore_tag(f"{backup_id}:differs")
         self._folder = folder
         self._workspace = workspace
+        self._erased = erased
         self._progress = progress
 
     def check(self, path: Path) -> tuple[str, ...]:
@@ -161,19 +172,30 @@ class AgentRestorer:
             return replace(result, outcome="there", new_id=agent_id)
         if other := await self._occupant(outline.tags):
             return replace(result, outcome="occupied", other=other.agent_id)
+        return await self._made(path, outline, former, result)
+
+    async def _made(self, path: Path, outline: _Outline, former: str, result: Restored) -> Restored:
+        """Write the agent, unless its user is erased meanwhile."""
         try:
             new_id = await self._written(path, outline, former)
             comparison = await self._compared(path, new_id)
-        except LettaRejected as error:
+            return await self._tagged(replace(result, comparison=comparison), new_id, former)
+        except (AgentGone, LettaRejected) as error:
             with contextlib.suppress(LettaError):
                 await self._remove_incomplete(former)
+            if await self._is_erased(outline.tags):  # the erasure has deleted the agent that was being written
+                return replace(result, outcome="erased")
+            if isinstance(error, AgentGone):
+                raise
             return replace(result, outcome="refused", reason=str(error))
-        return await self._tagged(replace(result, comparison=comparison), new_id, former)
 
     async def _tagged(self, result: Restored, new_id: str, former: str) -> Restored:
-        """Give a complete agent its tags, unless the user has got another agent while it was written."""
+        """Give a complete agent its tags, unless its user was erased or got another agent while it was written."""
         marks = (former, self._backup, *([self._differs] if result.comparison.differences else []))
         async with self._tag_lease.held(result.tags):
+            if await self._is_erased(result.tags):
+                await self._remove_incomplete(former)
+                return replace(result, outcome="erased", comparison=Comparison())
             if other := await self._occupant(result.tags):
                 await self._remove_incomplete(former)
                 return Restored(
@@ -185,6 +207,9 @@ class AgentRestorer:
         if twin is not None:
             return replace(result, outcome="occupied", new_id=new_id, other=twin.agent_id)
         return replace(result, new_id=new_id)
+
+    async def _is_erased(self, tags: tuple[str, ...]) -> bool:
+        return any([await self._erased(user_id) for user_id in users_in(tags)])
 
     async def _remove_incomplete(self, former: str) -> None:
         for incomplete in await self._store.find([RESTORING_TAG, former]):

@@ -98,6 +98,7 @@ def restorer(
     workspace: Path,
     manifest: Manifest,
     *,
+    erased: ErasedUsers,
     progress: Progress,
     leases: CreationLeases | None,
 ) -> AgentRestorer:
@@ -109,10 +110,14 @@ def restorer(
         folder: the backup's.
         workspace: an existing folder for temporary files.
         manifest: the backup's.
+        erased: users who get no agent back.
         progress: called with a label and a running total.
         leases: see :class:`AgentRestorer`.
     """
-    return AgentRestorer(store, tag, manifest.backup_id, folder / AGENTS, workspace, progress=progress, leases=leases)
+    parts = folder / AGENTS
+    return AgentRestorer(
+        store, tag, manifest.backup_id, parts, workspace, erased=erased.is_erased, progress=progress, leases=leases
+    )
 
 
 async def load_agents(

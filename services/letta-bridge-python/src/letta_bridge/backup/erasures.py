@@ -71,6 +71,11 @@ class ErasedUsers:
         """Whether a user whom these tags of an agent name was erased."""
         return any(user_hash(user) in self.hashes for user in users_in(tags))
 
+    async def is_erased(self, user_id: str) -> bool:
+        """Whether this user was erased, by the ledger as it is now."""
+        await self.look_at_ledger()
+        return user_hash(user_id) in self.hashes
+
     async def _audit(self) -> set[str]:
         moment = self.moment - _CLOCKS_DIFFER
         if self.settings.database.db_url is None:

@@ -104,7 +104,7 @@ async def restore_backup(
         await erased.look()
         if store is not None:
             free = leases if erased.ledger is not None else None  # both are in Redis
-            agents_of = restorer(store, tag, folder, scratch, found, progress=progress, leases=free)
+            agents_of = restorer(store, tag, folder, scratch, found, erased=erased, progress=progress, leases=free)
             agents = await load_agents(agents_of, folder, found, erased, progress)
             now = {agent.agent_id: agent.new_id or agent.other for agent in agents if agent.outcome != "erased"}
             new_ids = {former: new for former, new in now.items() if new is not None and new != former}

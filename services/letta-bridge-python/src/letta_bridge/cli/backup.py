@@ -17,6 +17,7 @@ from letta_bridge.cli.backup_output import backup_lines, restore_json, restore_l
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit, tell
 from letta_bridge.cli.config import effective
 from letta_bridge.cli.output import print_json
+from letta_bridge.cli.own_agents import refuse_other_agents
 from letta_bridge.cli.progress import counting
 from letta_bridge.consent import RedisChoices
 from letta_bridge.letta.agent_store import AgentStore
@@ -56,6 +57,7 @@ def backup(
     """
     del plain  # of earlier releases: every backup is COPY text now, which fits both database products
     settings = settings_or_exit(config)
+    refuse_other_agents(settings)
 
     async def work(store: AgentStore | None, count: Callable[[str, int], None]) -> Manifest:
         not_saved = await _in_redis(settings)
@@ -95,6 +97,7 @@ def restore(
     compare config.json. Exit code 1: something is not as it was saved.
     """
     settings = settings_or_exit(config, may_create=True)
+    refuse_other_agents(settings)
 
     async def work(store: AgentStore | None, count: Callable[[str, int], None]) -> RestoreReport:
         await _warn_of_running_bridges(settings)

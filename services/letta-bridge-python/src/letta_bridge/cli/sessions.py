@@ -13,6 +13,7 @@ import typer
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
 from letta_bridge.cli.duplicate_agents import duplicate_agents
 from letta_bridge.cli.output import moment, plain, print_json, print_table
+from letta_bridge.cli.own_agents import refuse_other_agents
 from letta_bridge.cli.state import ask, ask_sessions, ask_user_settings, in_database, in_file
 from letta_bridge.errors import LettaError
 from letta_bridge.http.records import SessionRecord, records
@@ -200,7 +201,10 @@ def settings(
             await choices.set_permanent_memory(user, permanent_memory)
         return await choices.permanent_memory(user)
 
-    result = ask_user_settings(settings_or_exit(config), choose, with_agents=permanent_memory is not None)
+    found = settings_or_exit(config)
+    if permanent_memory is not None:
+        refuse_other_agents(found)
+    result = ask_user_settings(found, choose, with_agents=permanent_memory is not None)
     _print({"user_id": user, "permanent_memory": result}, as_json=as_json)
 
 
@@ -218,6 +222,7 @@ def duplicates(
     For agents in state conflicting, docs/troubleshooting.md describes how to merge their content.
     """
     settings = settings_or_exit(config)
+    refuse_other_agents(settings)
 
     async def work(store: SessionStore) -> list[dict[str, Any]]:
         letta = letta_client(settings.letta)

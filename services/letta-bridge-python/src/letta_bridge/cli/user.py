@@ -13,6 +13,7 @@ import typer
 from letta_bridge.cli.choice import choice_record, choice_text
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit
 from letta_bridge.cli.output import duration, plain, print_json, print_table, seconds_of
+from letta_bridge.cli.own_agents import refuse_other_agents
 from letta_bridge.cli.progress import SlowSteps
 from letta_bridge.request_queue.holds import LONGEST_SECONDS, Holds, LaneHeld
 from letta_bridge.request_queue.keys import Keys, user_lane
@@ -37,6 +38,8 @@ app = typer.Typer(
 
 
 def _text(user: str) -> str:
+    if not user:  # the field of everybody's tokens in {Q}:tokens:<day> has this name
+        raise typer.BadParameter("no user has an empty id; a task without a user is of the user 'anonymous'")
     try:
         user.encode()
     except UnicodeEncodeError:
@@ -58,6 +61,7 @@ _OTHER_SECONDS = 600.0
 def show(user: UserArgument, *, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """Count a user's data in every store, and show the user's choice about permanent memory."""
     settings = settings_or_exit(config)
+    refuse_other_agents(settings)
     counts = _ask(settings, lambda data: data.count(user))
     choice = choice_record(settings, user)
     if as_json:
@@ -83,6 +87,7 @@ def export(
     if to.exists() and any(to.iterdir()):
         fail(f"{to} is not empty; name a new directory", Exit.USAGE)
     settings = settings_or_exit(config)
+    refuse_other_agents(settings)
     write_json(to / "choice.json", choice_record(settings, user))  # before the export, whose manifest completes it
     counts = _ask(settings, lambda data: data.export(user, to))
     _tell(counts, as_json=as_json, did=f"written to {to}")
@@ -121,6 +126,7 @@ def erase(
     the time and the counts. What takes longer than a second is told step by step on stderr.
     """
     settings = settings_or_exit(config)
+    refuse_other_agents(settings)
     if dry_run:
         _tell(_ask(settings, lambda data: data.count(user)), as_json=as_json, did="would go")
         return
@@ -195,7 +201,8 @@ def drop(
 def release(user: UserArgument, *, config: ConfigOption = None) -> None:
     """End the hold that an operator or an erasure has on a user's lane, so that bridges serve the user again.
 
-    An erasure that was killed leaves its hold for a minute at most, and needs no help.
+    An erasure that was killed leaves its hold for a minute at most, and needs no help. One that still runs takes the
+    hold back within a second: stop its process instead.
     """
     settings = settings_or_exit(config)
     keys = Keys(settings.queue.requests)

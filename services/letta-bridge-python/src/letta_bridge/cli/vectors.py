@@ -10,6 +10,7 @@ import typer
 
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
 from letta_bridge.cli.output import cut, print_json, print_table
+from letta_bridge.cli.own_agents import refuse_other_agents
 from letta_bridge.cli.progress import counting
 from letta_bridge.cli.vector_import import import_
 from letta_bridge.cli.vector_store import ask_store, embedding_model
@@ -63,6 +64,7 @@ def sync(
     settings = settings_or_exit(config, may_create=True)
     if settings.database.db_url is None:
         fail("no database is configured; set DATABASE_URL", Exit.USAGE)
+    refuse_other_agents(settings)
     with counting("gone through") as count:
         done = ask_store(settings, lambda store: synchronised(settings, store, count, turns=turns, agents=agents))
     if as_json:

@@ -70,6 +70,7 @@ class ChoiceReplicas:
         self._durable_away = False
         self._reconcile = asyncio.Event()
         self._others_wrote = False
+        self._keeping = asyncio.Lock()
         self.trouble: str | None = None
         """Why the last write or reconciliation failed; None while the replicas are equal."""
 
@@ -227,11 +228,29 @@ class ChoiceReplicas:
             self.remember(choices)
             await self.shared.merge(choices)
             await self.mirror(choices)
-        if self._others_wrote and (self._durable_away or self.local is None):
-            self._others_wrote = False
-            with contextlib.suppress(PersistenceError):
-                await self._store_shared(durably=self.local is None)
+        with contextlib.suppress(PersistenceError):
+            await self.keep_others()
         self.trusts(await self.shared.state())  # notices a loss without waiting for a turn
+
+    async def keep_others(self) -> None:
+        """Store what others have written to Redis in this host's file, unless the database has it.
+
+        Raises:
+            CONNECTION_ERRORS: Redis is away.
+            PersistenceError: the file cannot be written.
+        """
+        async with self._keeping:
+            is_trusted = self.trusts(await self.shared.state())
+            if self.local is not None and not self._durable_away:
+                return
+            if is_trusted and not self._others_wrote:
+                return
+            self._others_wrote = False
+            try:
+                await self._store_shared(durably=self.local is None)
+            except BaseException:
+                self._others_wrote = True
+                raise
 
     async def close(self) -> None:
         """Close the files; Redis and the database belong to the caller."""

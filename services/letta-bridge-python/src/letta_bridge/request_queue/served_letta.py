@@ -15,11 +15,22 @@ LEASE_SECONDS: Final = 90.0
 """Six heartbeats."""
 
 
+async def served_with(client: RedisClient, keys: Keys) -> str | None:
+    """The id of the note of the Letta that the queue is served with; None where no bridge claims it.
+
+    Raises:
+        One of ``CONNECTION_ERRORS``.
+    """
+    kept = cast("bytes | None", await client.get(keys.letta))
+    return kept.decode(errors="replace") if kept else None
+
+
 class ServedLetta:
     """The claim of one Letta on one queue, as the bridge of this name sees it."""
 
     def __init__(self, client: RedisClient, keys: Keys, bridge: str) -> None:
         self._client = client
+        self._keys = keys
         self._key = keys.letta
         self._bridges = keys.bridges
         self._bridge = bridge
@@ -34,7 +45,7 @@ class ServedLetta:
         """
         lease_ms = int(LEASE_SECONDS * 1000)
         await self._client.set(self._key, note_id, px=lease_ms, nx=True)
-        kept = (cast("bytes | None", await self._client.get(self._key)) or b"").decode(errors="replace")
+        kept = await served_with(self._client, self._keys)
         if kept != note_id and kept not in self._earlier:
             return False
         await self._client.set(self._key, note_id, px=lease_ms)
@@ -49,7 +60,7 @@ class ServedLetta:
         Raises:
             One of ``CONNECTION_ERRORS``.
         """
-        kept = (cast("bytes | None", await self._client.get(self._key)) or b"").decode(errors="replace")
+        kept = await served_with(self._client, self._keys)
         seconds, micros = await self._client.time()
         alive = await self._client.zrangebyscore(self._bridges, seconds * 1000 + micros // 1000 - BRIDGE_TTL_MS, "+inf")
         if kept in self._earlier and not set(alive) - {self._bridge.encode()}:

@@ -1,7 +1,8 @@
 """The last question of an erasure: does any key of this installation still name the user?
 
-It knows nothing of what each key is for, so that a kind of state nobody thought of is found as well. Keys that are one
-other user's by their name are passed over; everything else is read, whatever its type.
+JSON is read in every key, whatever the key is for, so that a kind of state nobody thought of is found as well. Keys
+that are one other user's by their name are passed over. An id that stands bare is looked for only where bare ids stand
+(:meth:`RedisSearch._bare`): ``1`` and ``agent`` are good ids, and elsewhere mean a number and a word.
 """
 
 from __future__ import annotations
@@ -15,12 +16,11 @@ from redis.asyncio.cluster import RedisCluster
 from letta_bridge.request_queue.keys import Keys, user_lane
 from letta_bridge.request_queue.port import RESTORED_LANE, shared_lanes
 from letta_bridge.settings import BridgeSettings
-from shared_utils.memory_keys import SURVEY, QueueKeys, seen, seen_before, summary_pause, user_session
+from shared_utils.memory_keys import seen, seen_before, summary_pause, user_session
 from shared_utils.redis_connection import RedisClient
 from shared_utils.redis_pages import glob_escaped, key_items
 
 _PAGE: Final = 500
-_USER_KEYS: Final = frozenset({"user_id", "user", "lane"})
 _MAX_NESTED: Final = 8
 """JSON in JSON: a dead letter of memory-python holds its payload as a text."""
 
@@ -41,8 +41,8 @@ class RedisSearch:
     async def find(self, user_id: str) -> list[str]:
         """The keys that name this user, or hold something that does.
 
-        Left out is what is there on purpose: the hold on the user's lane, and tasks that have arrived since it was
-        emptied and wait for its end.
+        Left out is what is there on purpose: the hold on the user's lane, tasks that have arrived since it was emptied
+        and wait for its end, and the digests that outlive an erasure.
         """
         found: list[str] = []
         async for page in self._pages(user_id):
@@ -69,12 +69,9 @@ class RedisSearch:
             yield page
 
     def _left_out(self, user_id: str) -> Iterator[str]:
-        """Keys whose names of counters and services say nothing of users, and those where tasks wait."""
-        keys, memory = self._keys, QueueKeys(self._input)
-        yield from (keys.counters, keys.paused, keys.bridges, keys.erasures_followed)
-        yield from (keys.choices, keys.identity)  # the choices outlive an erasure, under digests
-        yield from (memory.counters, memory.instances, SURVEY)
-        yield from (keys.incoming, keys.ready, keys.lane(user_id))
+        """The keys where tasks wait."""
+        keys = self._keys
+        yield from (keys.incoming, keys.lane(user_id))
         yield from (keys.lane_prefix + lane for lane in shared_lanes())
 
     async def _holding(self, keys: list[bytes], user_id: str) -> AsyncIterator[bytes]:
@@ -85,12 +82,28 @@ class RedisSearch:
         for key in keys:
             pipeline.type(key)
         for key, kind in zip(keys, await pipeline.execute(), strict=True):
+            if await self._bare(key, kind, user_id):
+                yield key
+                continue
             async for item in key_items(self._client, key, kind):
-                if key.decode(errors="replace") == self._keys.held and item == user_lane(user_id).encode():
-                    continue
                 if mentions(item, user_id):
                     yield key
                     break
+
+    async def _bare(self, key: bytes, kind: bytes, user_id: str) -> bool:
+        """Whether the id, or the user's lane, stands bare in one of the hashes that hold bare ones."""
+        keys, name, lane = self._keys, _text(key), user_lane(user_id)
+        if kind != b"hash":
+            return False
+        if name.startswith(keys.tokens_prefix):
+            return bool(await self._client.hexists(name, user_id))
+        if name == keys.lanes:
+            return bool(await self._client.hexists(name, lane))
+        if name == keys.turns:
+            async for _receipt, record in self._client.hscan_iter(key, count=_PAGE):
+                if record.split(b"\n", 2)[1:2] == [lane.encode()]:
+                    return True
+        return False  # the fields of HELD are lanes: the erasure's own hold is there on purpose
 
     def _names(self, key: bytes, user_id: str) -> bool:
         """Whether the key's name is this user's."""
@@ -114,9 +127,9 @@ class RedisSearch:
 
 
 def mentions(item: bytes, user_id: str) -> bool:
-    """Whether something kept names a user: as itself, as a line of it, or as a user's id in JSON at any depth."""
+    """Whether something kept, or a line of it, is JSON that names the user as its user, at any depth."""
     parts = {item, *item.split(b"\n")}
-    return user_id.encode() in parts or any(_in_json(part.decode(errors="replace"), user_id, 0) for part in parts)
+    return any(_in_json(part.decode(errors="replace"), user_id, 0) for part in parts)
 
 
 def _in_json(text: str, user_id: str, depth: int) -> bool:
@@ -130,9 +143,10 @@ def _in_json(text: str, user_id: str, depth: int) -> bool:
     while todo:
         value = todo.pop()
         if isinstance(value, Mapping):
-            if any(key in value and _same(value[key], user_id) for key in _USER_KEYS):
+            if _names_user(value, user_id):
                 return True
-            todo += value.values()
+            if not _is_id(value.get("user_id")):  # else all of it is another user's, whatever their producer put in it
+                todo += value.values()
         elif isinstance(value, Iterable) and not isinstance(value, str):
             todo += value
         elif isinstance(value, str) and _in_json(value, user_id, depth + 1):
@@ -140,8 +154,15 @@ def _in_json(text: str, user_id: str, depth: int) -> bool:
     return False
 
 
-def _same(value: Any, user_id: str) -> bool:
-    return isinstance(value, str | int) and not isinstance(value, bool) and str(value) == user_id
+def _names_user(value: Mapping[str, Any], user_id: str) -> bool:
+    if _is_id(owner := value.get("user_id")):
+        return str(owner) == user_id
+    named = {"user": user_id, "lane": user_lane(user_id)}
+    return any(_is_id(value.get(key)) and str(value[key]) == name for key, name in named.items())
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
 
 
 def _text(key: bytes) -> str:

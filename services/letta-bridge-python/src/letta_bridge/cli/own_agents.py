@@ -1,0 +1,42 @@
+"""Ends a command whose settings name other agents than those of the queue's bridges."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Final
+
+from letta_bridge.cli.common import Exit, fail
+from letta_bridge.errors import TenantTaken
+from letta_bridge.letta.connection import letta_client
+from letta_bridge.operator_claim import require_own_agents
+from letta_bridge.settings import BridgeSettings
+from shared_utils.errors import SettingsError
+from shared_utils.redis_connection import CONNECTION_ERRORS, close, connect
+
+_SECONDS: Final = 5.0
+"""A command to Redis may take."""
+
+
+def refuse_other_agents(settings: BridgeSettings) -> None:
+    """Return where the command acts on the agents that the queue's bridges use, or nothing tells; else end it.
+
+    Without Redis nothing tells: a command that needs Redis says so itself.
+    """
+
+    async def ask() -> None:
+        client = connect(settings.redis, name="letta-bridge-cli", timeout=_SECONDS)
+        letta = letta_client(settings.letta)
+        try:
+            with contextlib.suppress(*CONNECTION_ERRORS):
+                await require_own_agents(settings, client, letta)
+        finally:
+            await letta.close()
+            await close(client)
+
+    try:
+        asyncio.run(ask())
+    except TenantTaken as error:
+        fail(str(error), Exit.USAGE)
+    except SettingsError as error:
+        fail(str(error), Exit.USAGE)
