@@ -171,3 +171,23 @@ async def test_tags_are_read_in_the_background_and_not_while_another_queue_holds
         while ADA not in restored.rig.choices.choices:
             await asyncio.sleep(0.001)
     assert not await restored.rig.consent.permanent_memory("ada")
+
+
+async def test_what_an_opted_out_user_said_before_the_tags_could_be_read_is_told_to_nobody(restored):
+    rig, forgotten = restored.rig, []
+
+    async def forget(user):
+        forgotten.append(user)
+        rig.shelf.missed.pop(user, None)
+
+    restored.tags._forget_missed = forget
+    await restored.agent("ada", restored.opt_out())
+    await restored.agent("bo")
+    rig.letta.down = True
+    assert await restored.says("ada") != "user_switch"
+    assert await restored.says("bo") != "letta"
+    assert rig.shelf.missed.keys() == {"ada", "bo"}
+    rig.letta_comes_back()
+    assert await restored.says("ada") == "user_switch"
+    assert forgotten == ["ada"]
+    assert rig.shelf.missed.keys() == {"bo"}

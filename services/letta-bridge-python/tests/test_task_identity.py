@@ -444,3 +444,50 @@ async def test_a_turn_whose_upload_is_gone_is_buried_where_letta_cannot_be_asked
     rig.letta.down = True
     await rig.work_off()
     assert rig.replies()[-1]["code"] == "upload_refused"
+
+
+async def test_an_answer_of_memory_python_stands_although_letta_has_one_and_the_upload_is_gone(rig):
+    upload = rig.settings.upload_dir / user_folder("ada") / "note.txt"
+    upload.parent.mkdir(parents=True)
+    upload.write_text("我对花生过敏。")
+    rig.push("t1", content="", input_file="note.txt")
+    (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+    await rig.processor().process(turn, TurnLease(30, clock()))  # stored in Letta
+    task = parse_task(turn.payload, Limits())
+    rig.fallback.given[turn.number] = await rig.fallback.answer(task, turn.number, "test")  # and published
+    upload.unlink()
+    rig.time += rig.settings.queue.lease + 1
+    await rig.work_off()
+    assert rig.kept(task_id="t1")["source"] == "memory-python"
+    assert not [reply for reply in rig.replies() if reply.get("source") == "letta"]
+
+
+async def test_a_turn_is_looked_for_in_the_agent_that_took_the_place_of_a_deleted_one(rig):
+    rig.push("t0", content="zero")
+    await rig.work_off()
+    session = rig.store.sessions["ada", "default"]
+    await rig.letta.delete_agent(session.agent_id)
+    rig.push("t1", content="order ONE pizza")
+    (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+    other = configured_otherwise(rig, lambda **_: rig.__class__(rig.settings.data_dir))
+    await other.processor().process(turn, TurnLease(30, clock()))  # makes another agent, sends, and is killed
+    rig.store.sessions["ada", "default"] = session  # in a store of its own, this bridge's session names the old one
+    rig.time += rig.settings.queue.lease + 1
+    await rig.work_off()
+    sent = [message.content for _, messages in rig.letta.sent for message in messages]
+    assert sent.count("order ONE pizza") == 1
+
+
+async def test_a_turn_at_work_in_another_personas_agent_is_noted_for_that_persona(make_rig):
+    rig = make_rig(letta=HOPELESS_TRIES)
+    rig.fallback.down = True
+    with rig.letta.held() as hold:
+        rig.push("t1", content="one", meta={"persona": "coach"})
+        await rig.work_off()
+        other = configured_otherwise(rig, make_rig, letta=HOPELESS_TRIES, **COACH)
+        other.push("t1", content="one", meta={"persona": "coach"})
+        await other.work_off()
+        missed = [json.loads(record) for record in rig.shelf.missed["ada"]]
+        assert {record["persona"] for record in missed} == {"default"}
+        hold.release()
+        await rig.letta.idle()

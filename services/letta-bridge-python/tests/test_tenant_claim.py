@@ -236,6 +236,35 @@ async def test_note_that_letta_lost_costs_no_bridge_its_queue(served, letta):
 
 
 @pytest.mark.integration
+async def test_queue_stays_with_its_letta_while_that_is_away(served, letta, monkeypatch):
+    monkeypatch.setattr(tenant_claim, "HEARTBEAT_SECONDS", 0.01)
+    first, second = served(), served()
+    async with asyncio.timeout(60), first.running(lambda: letta):
+        while first.state is not HELD:
+            await asyncio.sleep(0.01)
+        letta.down = True
+        await asyncio.sleep(0.05)
+        for loss in (served.client.delete, lambda key: served.client.pexpire(key, 1_000)):
+            await loss(served.keys.letta)
+            while await served.client.pttl(served.keys.letta) <= 60_000:
+                await asyncio.sleep(0.01)
+        assert await beat(second, InMemoryLetta()) is ClaimState.OTHER_LETTA
+
+
+@pytest.mark.integration
+async def test_two_lettas_behind_one_address_are_told_apart(served, letta):
+    one, other = served(), InMemoryLetta()
+    assert [await beat(one, server) for server in (letta, other, letta, other)] == [
+        HELD,
+        HELD,  # as if its note had been lost
+        ClaimState.OTHER_LETTA,
+        HELD,
+    ]
+    await served.client.delete(served.keys.letta)  # nobody renews it where the first one was restored
+    assert await beat(one, letta) is HELD
+
+
+@pytest.mark.integration
 async def test_two_lettas_starting_at_once_leave_one_that_serves_the_queue(served):
     claims = [(served(), InMemoryLetta()) for _ in range(2)]
     await asyncio.gather(*(one.beat(letta) for one, letta in claims))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
@@ -10,6 +11,8 @@ import httpx
 
 _PAGE: Final = 100
 _TIMEOUT_SECONDS: Final = 60.0
+_TRIES: Final = 10
+"""Of one question: a fault that breaks calls to Letta off is meant for bridges, and may strike here as well."""
 
 Message = Mapping[str, Any]
 """One message as Letta lists it: ``message_type``, ``content``, ``otid`` and more."""
@@ -26,6 +29,12 @@ class LettaReader:
     def __init__(self, url: str, api_key: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._client = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT_SECONDS, follow_redirects=True)
+
+    def _get(self, path: str, query: Mapping[str, Any]) -> httpx.Response:
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(httpx.ReadError, httpx.RemoteProtocolError):
+                return self._client.get(path, params=query)
+        return self._client.get(path, params=query)
 
     def __enter__(self) -> Self:
         return self
@@ -53,7 +62,7 @@ class LettaReader:
 
     def owner(self, agent_id: str) -> str | None:
         """The user an agent belongs to; None where the agent is gone."""
-        answer = self._client.get(f"/v1/agents/{agent_id}", params={"include": ["agent.tags"]})
+        answer = self._get(f"/v1/agents/{agent_id}", {"include": ["agent.tags"]})
         if answer.status_code == httpx.codes.NOT_FOUND:
             return None
         tags = [str(tag) for tag in answer.raise_for_status().json().get("tags") or ()]
@@ -79,7 +88,7 @@ class LettaReader:
             before = str(page[0]["id"])
 
     def _list(self, path: str, query: Mapping[str, Any]) -> list[Any]:
-        answer = self._client.get(path, params=query)
+        answer = self._get(path, query)
         answer.raise_for_status()
         found: list[Any] = answer.json()
         return found

@@ -201,7 +201,7 @@ class AgentMaker:
         except LettaError as error:
             # A refused connection or an invalid request created nothing. Any other failure may have created an agent,
             # or a part of one; a cancelled request may, too, and its lease lasts longest.
-            refused = isinstance(error, LettaUnavailable) and error.refused
+            refused = isinstance(error, LettaUnavailable) and error.unopened
             making.uncertain = not refused and not isinstance(error, LettaRejected)
             await (self._leases.mark_uncertain if making.uncertain else self._leases.release)(lease)
             raise

@@ -41,6 +41,7 @@ from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.request_queue.other_queues import tell_left_behind
 from letta_bridge.request_queue.served_letta import ServedLetta
+from letta_bridge.request_queue.traces import UserTraces
 from letta_bridge.session_manager import SessionManager
 from letta_bridge.session_stores import choice_replicas, session_store
 from letta_bridge.settings import BridgeSettings
@@ -108,7 +109,9 @@ class Bridge:
         self._file_trouble = Remembered(self._session_file.trouble, _FILE_SECONDS)
         self._choices = choice_replicas(settings, redis, self._database, store)
         self._consent = Consent(self._choices)
-        self._opt_outs = TaggedOptOuts(self._consent, settings.tenant.name)
+        self._opt_outs = TaggedOptOuts(
+            self._consent, settings.tenant.name, lambda user: UserTraces(redis, queue, user).drop_missed()
+        )
         self.sessions = SessionManager(
             store,
             settings.agents,

@@ -27,6 +27,7 @@ from letta_bridge.errors import (
     NotSent,
     ReplyDeadlineExceeded,
     TurnFateUnknown,
+    TurnInterrupted,
     UserPaused,
     failure_word,
 )
@@ -105,7 +106,6 @@ class Delivered:
 
     answer: TurnAnswer
     agent_id: str
-    persona: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,7 @@ class Delivery:
     Attributes:
         fate: whether Letta has the turn.
         agent_id: the user's agent, once it is known.
+        persona: whose agent that is: another persona's, where a bridge with other settings sent the turn there.
         interrupted: the server went away, or is left alone, after the turn was sent to it.
         ended: Letta itself said that the last try is over.
         carried: keys of the missed turns that may have been sent along with it, where ``fate`` is not ABSENT.
@@ -144,6 +145,7 @@ class Delivery:
         self._sent_to: LettaServer | None = None
         self.fate = Fate.UNKNOWN if turn.doubtful else Fate.ABSENT
         self.agent_id: str | None = None
+        self.persona = turn.persona
         self.interrupted = False
         # What an earlier push left says so of its own last try, not of one that another hand-out may have made since.
         self.ended = bool(own) and not turn.handed_out_before and all(kept.turn.ended for kept in own)
@@ -219,7 +221,7 @@ class Delivery:
                 try:
                     return await self._with_agent(letta, agent_id)
                 except AgentGone as gone:
-                    self.fate = Fate.ABSENT
+                    # A fate that is unknown stays so: another bridge may have sent the turn to the agent's successor.
                     self._desk.recorder.retried(failure_word(gone))
                     agent_id = await self._desk.sessions.replace_agent(
                         turn.user_id, turn.persona, turn.language, letta, agent_id
@@ -260,11 +262,22 @@ class Delivery:
         persona = self._turn.other_persona
         if persona is None:
             return None
+        own = self.persona, self.agent_id
         for agent in await self._desk.sessions.agents_of(self._turn.user_id, persona, letta):
-            found = (await self._reconciliation(letta, agent, ()).run()).present
+            self.persona, self.agent_id = persona, agent.agent_id
+            try:
+                found = (await self._reconciliation(letta, agent, ()).run()).present
+            except AgentGone:
+                continue
+            except (TurnInterrupted, asyncio.CancelledError):
+                raise  # it is at work there: what is noted of it belongs to that persona
+            except LettaError:
+                self.persona, self.agent_id = own
+                raise
             if found is not None:
-                self.fate, self.agent_id = Fate.STORED, agent.agent_id
-                return self._delivered(await self._complete(letta, found), agent.agent_id, persona)
+                self.fate = Fate.STORED
+                return self._delivered(await self._complete(letta, found), agent.agent_id)
+        self.persona, self.agent_id = own
         return None
 
     async def _complete(self, letta: LettaPort, found: FoundTurn) -> TurnAnswer | None:
@@ -338,9 +351,9 @@ class Delivery:
             fail_points.reach("answered")
         return self._delivered(answer, agent_id)
 
-    def _delivered(self, answer: TurnAnswer | None, agent_id: str, persona: str | None = None) -> Delivered:
+    def _delivered(self, answer: TurnAnswer | None, agent_id: str) -> Delivered:
         if answer is not None and answer.text:
-            return Delivered(answer, agent_id, persona or self._turn.persona)
+            return Delivered(answer, agent_id)
         reason = answer.stop_reason if answer else "interrupted"
         raise EmptyAnswer(
             f"the agent stored the message and said nothing to the user (stop reason {reason})",

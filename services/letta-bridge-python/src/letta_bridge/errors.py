@@ -63,6 +63,7 @@ class LettaUnavailable(LettaError):
         *,
         busy: bool = False,
         refused: bool = False,
+        unopened: bool = False,
         retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
@@ -70,6 +71,8 @@ class LettaUnavailable(LettaError):
         """True where the server is well but this agent is taken (409): no reason to open the breaker."""
         self.refused = refused
         """True where nobody listens: the server has gone, and its turns most likely with it."""
+        self.unopened = unopened or refused
+        """True where there was no connection (a name that is not resolved, a failed handshake): nothing was sent."""
         self.retry_after = retry_after
         """Seconds the server asked for, None where it asked for nothing."""
 

@@ -208,6 +208,8 @@ class MessageProcessor:
         has_agent = session is not None and session.agent_id is not None
         if not has_agent or (await self._decision(job)).route == "memory-python":
             raise gone
+        if job.turn.attempts > 1 and await self._fallback.was_handed_over(job.number):
+            raise gone  # memory-python's answer counts, where there is one
         delivery = await self._delivery(job, lease, content_gone=True)
         try:
             delivered = await delivery.run()
@@ -241,7 +243,7 @@ class MessageProcessor:
         return self._by_letta(job, delivered, delivery)
 
     def _by_letta(self, job: Job, delivered: Delivered, delivery: Delivery) -> Settlement:
-        job.persona = delivered.persona
+        job.persona = delivery.persona
         end = settlements.by_letta(job.turn, job.task, job.identity, delivered, delivery.resolved)
         return self._journalled(job, end, is_remembered=True)
 
@@ -300,6 +302,7 @@ class MessageProcessor:
     def _missed_turn(self, job: Job, delivery: Delivery | None, answer: FallbackAnswer | None) -> bytes | None:
         if delivery is None:
             return None
+        job.persona = delivery.persona
         missed = job.missed_turn(delivery, answer, told_characters=self._settings.fallback.told_characters)
         return dump(missed) if missed else None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final
 
 from letta_bridge.agent_spec import (
@@ -35,6 +35,9 @@ _LOOK_SECONDS: Final = 1.0
 
 Allowed = Callable[[LettaPort], Awaitable[None]]
 """Raises TenantTaken while another queue's users have the tenant's agents."""
+
+ForgetMissed = Callable[[str], Awaitable[object]]
+"""Given a user's id."""
 
 
 async def always_allowed(_letta: LettaPort) -> None:
@@ -78,11 +81,13 @@ class TaggedOptOuts:
     Args:
         consent: takes the opt-outs over, and knows of later opt-ins.
         tenant: name of the tenant whose agents are read.
+        forget_missed: drops what a user's agents have not been told yet: it may have been said after the opt-out.
     """
 
-    def __init__(self, consent: Consent, tenant: str) -> None:
+    def __init__(self, consent: Consent, tenant: str, forget_missed: ForgetMissed | None = None) -> None:
         self._consent = consent
         self._tenant = tenant
+        self._forget_missed = forget_missed
         self._read_for = -1
         """Number of generations of the replica in Redis that this bridge had seen when it read the tags last."""
         self._reading = asyncio.Lock()
@@ -141,15 +146,29 @@ class TaggedOptOuts:
             if not self._due():
                 return
             generations = self._consent.replicas.generations
-            newest: dict[str, Choice] = {}
-            for agent in await letta.find_tagged_agents(OPT_OUT_TAG):
-                if bridge_tag(self._tenant) not in agent.tags:
-                    continue
-                for user_id in users_in(agent.tags):
-                    opt_out = opt_out_in(user_id, agent.tags)
-                    if opt_out is not None and opt_out.beats(newest.get(opt_out.user_key)):
-                        newest[opt_out.user_key] = opt_out
+            newest = await self._newest(letta)
             taken_over = await self._consent.replicas.take_over(list(newest.values()))
-            self._found, self._read_for = newest, generations
+            self._found = {opt_out.user_key: opt_out for opt_out in newest.values()}
+            self._read_for = generations
             if taken_over:
                 _log.warning("opt_outs_found_in_tags", users=taken_over)
+                await self._forget(newest)
+
+    async def _newest(self, letta: LettaPort) -> dict[str, Choice]:
+        """User id → the newest opt-out in the tags of the user's agents."""
+        newest: dict[str, Choice] = {}
+        for agent in await letta.find_tagged_agents(OPT_OUT_TAG):
+            if bridge_tag(self._tenant) not in agent.tags:
+                continue
+            for user_id in users_in(agent.tags):
+                opt_out = opt_out_in(user_id, agent.tags)
+                if opt_out is not None and opt_out.beats(newest.get(user_id)):
+                    newest[user_id] = opt_out
+        return newest
+
+    async def _forget(self, newest: Mapping[str, Choice]) -> None:
+        if self._forget_missed is None:
+            return
+        for user_id, opt_out in newest.items():
+            if await self._consent.honours_opt_out(user_id, opt_out):
+                await self._forget_missed(user_id)

@@ -162,10 +162,18 @@ class TenantClaim:
     async def _send_heartbeats(self, letta: Callable[[], LettaPort]) -> None:
         await persistently(self._identity)  # the queue has an owner from now on, whether Letta answers or not
         while True:
-            with contextlib.suppress(LettaError, BreakerOpen, *CONNECTION_ERRORS):
-                await self.beat(letta())
+            with contextlib.suppress(*CONNECTION_ERRORS):
+                try:
+                    await self.beat(letta())
+                except (LettaError, BreakerOpen):
+                    await self._keep()
             self._decide()
             await asyncio.sleep(HEARTBEAT_SECONDS * random.uniform(0.8, 1.0))  # noqa: S311  # jitter, no secret
+
+    async def _keep(self) -> None:
+        """While Letta is away, its users must not get agents in another one."""
+        if self._served is not None and self.state is ClaimState.HELD:
+            await self._served.keep()
 
     async def _beat(self, letta: LettaPort, identity: str) -> None:
         notes = await letta.notes(self._label)

@@ -217,3 +217,15 @@ def test_a_failure_the_caller_is_handling_says_nothing_about_the_next_one() -> N
     error = aiohttp.ServerDisconnectedError()
     error.__context__ = connector_error()  # as when a turn is sent again in an except block
     assert meaning(transport_failure(error, reads=False)) == "unknown:connection_lost"
+
+
+def test_only_a_refused_connection_says_that_the_server_has_gone() -> None:
+    key = ConnectionKey("letta", 8283, is_ssl=False, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None)
+    for os_error, refused in (
+        (ConnectionRefusedError(111, "Connection refused"), True),
+        (OSError(-2, "Name or service not known"), False),
+        (OSError(113, "No route to host"), False),
+    ):
+        error = transport_failure(aiohttp.ClientConnectorError(key, os_error), reads=False)
+        assert isinstance(error, LettaUnavailable)
+        assert (error.refused, error.unopened) == (refused, True)

@@ -185,7 +185,8 @@ def drop(
 ) -> None:
     """End all tasks of this user that wait, with an error reply (code 'dropped'); memory and turns in flight stay.
 
-    More may arrive: 'user hold' first keeps them from being answered.
+    So does a task that a bridge has begun before: Letta or memory-python may have it. More may arrive: 'user hold'
+    first keeps them from being answered.
     """
     settings = settings_or_exit(config)
     if not yes and not typer.confirm(f"Drop every waiting task of user {user!r}?", err=True):

@@ -58,9 +58,11 @@ def transport_failure(error: BaseException, *, reads: bool) -> LettaError:
     """
     chain = list(_chain(error))
     if any(isinstance(e, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) for e in chain):
-        refused = any(isinstance(e, aiohttp.ClientConnectorError) for e in chain)
+        failed = [e for e in chain if isinstance(e, aiohttp.ClientConnectorError)]
+        # A network that is cut, a name or a certificate says nothing of whether the server, and turns in it, still run.
+        refused = any(isinstance(e.os_error, ConnectionRefusedError) for e in failed)
         why = connection_trouble(error) or "the connection could not be opened"
-        return LettaUnavailable(f"Letta cannot be reached: {why}.", refused=refused)
+        return LettaUnavailable(f"Letta cannot be reached: {why}.", refused=refused, unopened=bool(failed))
     if any(isinstance(e, aiohttp.InvalidURL) for e in chain):
         return LettaRejected("Letta's address is not a URL: correct the configured Letta address.")
     timed_out = any(isinstance(e, TimeoutError) for e in chain)

@@ -13,6 +13,7 @@ from shared_utils.redis_connection import RedisClient
 
 LEASE_SECONDS: Final = 90.0
 """Six heartbeats."""
+_LEASE_MS: Final = int(LEASE_SECONDS * 1000)
 
 
 async def served_with(client: RedisClient, keys: Keys) -> str | None:
@@ -34,23 +35,44 @@ class ServedLetta:
         self._key = keys.letta
         self._bridges = keys.bridges
         self._bridge = bridge
-        self._earlier: set[str] = set()
-        """Ids that this bridge has held the claim with: a note that was lost and written anew has another id."""
+        self._held: str | None = None
+        """The id this bridge holds the claim with."""
+        self._lost: set[str] = set()
+        """Ids it held the claim with before: a note that was lost and written anew has another id."""
 
     async def claim(self, note_id: str) -> bool:
         """Renew the claim of the Letta that has this note; False while another Letta holds it.
 
+        A note that was lost does not come back while bridges hold the claim with its successor: one that does is of
+        another Letta behind the same address.
+
         Raises:
             One of ``CONNECTION_ERRORS``.
         """
-        lease_ms = int(LEASE_SECONDS * 1000)
-        await self._client.set(self._key, note_id, px=lease_ms, nx=True)
-        kept = await served_with(self._client, self._keys)
-        if kept != note_id and kept not in self._earlier:
+        if note_id in self._lost and await served_with(self._client, self._keys) is not None:
             return False
-        await self._client.set(self._key, note_id, px=lease_ms)
-        self._earlier.add(note_id)
+        await self._client.set(self._key, note_id, px=_LEASE_MS, nx=True)
+        kept = await served_with(self._client, self._keys)
+        if kept != note_id and (kept is None or kept not in {self._held, *self._lost}):
+            return False
+        await self._client.set(self._key, note_id, px=_LEASE_MS)
+        if self._held is not None and self._held != note_id:
+            self._lost.add(self._held)
+        self._held = note_id
+        self._lost.discard(note_id)
         return True
+
+    async def keep(self) -> None:
+        """Renew the claim that this bridge holds, while Letta cannot be asked.
+
+        Raises:
+            One of ``CONNECTION_ERRORS``.
+        """
+        if self._held is None:
+            return
+        await self._client.set(self._key, self._held, px=_LEASE_MS, nx=True)  # Redis may have lost it
+        if await served_with(self._client, self._keys) == self._held:
+            await self._client.set(self._key, self._held, px=_LEASE_MS)
 
     async def release(self) -> None:
         """End the claim where this bridge holds it and no other bridge of the queue is alive.
@@ -63,5 +85,5 @@ class ServedLetta:
         kept = await served_with(self._client, self._keys)
         seconds, micros = await self._client.time()
         alive = await self._client.zrangebyscore(self._bridges, seconds * 1000 + micros // 1000 - BRIDGE_TTL_MS, "+inf")
-        if kept in self._earlier and not set(alive) - {self._bridge.encode()}:
+        if kept is not None and kept in {self._held, *self._lost} and not set(alive) - {self._bridge.encode()}:
             await self._client.delete(self._key)

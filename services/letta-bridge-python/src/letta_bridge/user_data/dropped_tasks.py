@@ -18,7 +18,10 @@ _SENTENCE: Final = "an operator dropped this task while it waited; push it again
 
 
 async def drop_waiting(client: RedisClient, settings: QueueSettings, user_id: str) -> int:
-    """End every task of the user that waits, in the request list and in lanes; a turn in flight is left alone.
+    """End every task of the user that waits and was never begun, in the request list and in lanes.
+
+    A turn in flight is left alone, and so is a task that a bridge has begun before: Letta or memory-python may have it,
+    and only a bridge can find out.
 
     Where this breaks off, at most the tasks of the last call (20) are gone without a reply; run again, it goes on.
 
@@ -47,8 +50,10 @@ async def _refuse(client: RedisClient, settings: QueueSettings, entry: bytes) ->
     response = dump(TaskResponse(text=_SENTENCE, source="letta_bridge", error=True))
     if user_id:
         # What is kept under this id already belongs to an earlier task.
+        key, ttl_ms = keys.reply(user_id, task_id), int(settings.reply_ttl * 1000)
         kept = _marked(reply, header, payload, settings)
-        await client.set(keys.reply(user_id, task_id), kept, px=int(settings.reply_ttl * 1000), nx=True)
+        if not await client.set(key, kept, px=ttl_ms, nx=True) and await client.pttl(key) > ttl_ms:
+            await client.pexpire(key, ttl_ms)  # a hand-out that was given back kept it longer for this task
     await client.xadd(keys.replies, {"reply": reply}, maxlen=settings.replies_kept, approximate=True)
     await client.publish(settings.responses, reply)
     await client.publish(settings.task_response + task_id, response)
