@@ -7,6 +7,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
+from redis.exceptions import ConnectionError as RedisAway
 
 from letta_bridge import opt_out_tags
 from letta_bridge.agent_spec import Owner, agent_spec, opt_out_tag
@@ -191,3 +192,18 @@ async def test_what_an_opted_out_user_said_before_the_tags_could_be_read_is_told
     assert await restored.says("ada") == "user_switch"
     assert forgotten == ["ada"]
     assert rig.shelf.missed.keys() == {"bo"}
+
+
+async def test_a_moment_without_redis_costs_no_turn_and_no_forgetting(restored):
+    forgotten = []
+
+    async def forget(user):
+        forgotten.append(user)
+        if len(forgotten) == 1:
+            raise RedisAway
+
+    restored.tags._forget_missed = forget
+    await restored.agent("ada", restored.opt_out())
+    assert await restored.says("ada") == "user_switch"
+    assert forgotten == ["ada", "ada"]
+    assert restored.rig.shelf.dead == []

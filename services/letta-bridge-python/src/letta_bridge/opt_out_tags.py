@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final
 
@@ -26,6 +27,7 @@ from letta_bridge.errors import BreakerOpen, LettaError, OptedOut, TenantTaken
 from letta_bridge.letta.port import LettaPort
 from shared_utils import logs
 from shared_utils.persistence.choices import Choice, user_key
+from shared_utils.redis_connection import persistently
 
 _log = logs.get(__name__)
 _SECONDS: Final = 5.0
@@ -81,7 +83,8 @@ class TaggedOptOuts:
     Args:
         consent: takes the opt-outs over, and knows of later opt-ins.
         tenant: name of the tenant whose agents are read.
-        forget_missed: drops what a user's agents have not been told yet: it may have been said after the opt-out.
+        forget_missed: drops what a user's agents have not been told yet: it may have been said after the opt-out. It is
+            repeated while Redis is away.
     """
 
     def __init__(self, consent: Consent, tenant: str, forget_missed: ForgetMissed | None = None) -> None:
@@ -148,11 +151,11 @@ class TaggedOptOuts:
             generations = self._consent.replicas.generations
             newest = await self._newest(letta)
             taken_over = await self._consent.replicas.take_over(list(newest.values()))
-            self._found = {opt_out.user_key: opt_out for opt_out in newest.values()}
-            self._read_for = generations
             if taken_over:
                 _log.warning("opt_outs_found_in_tags", users=taken_over)
                 await self._forget(newest)
+            self._found = {opt_out.user_key: opt_out for opt_out in newest.values()}
+            self._read_for = generations
 
     async def _newest(self, letta: LettaPort) -> dict[str, Choice]:
         """User id → the newest opt-out in the tags of the user's agents."""
@@ -167,8 +170,8 @@ class TaggedOptOuts:
         return newest
 
     async def _forget(self, newest: Mapping[str, Choice]) -> None:
-        if self._forget_missed is None:
+        if (forget := self._forget_missed) is None:
             return
         for user_id, opt_out in newest.items():
             if await self._consent.honours_opt_out(user_id, opt_out):
-                await self._forget_missed(user_id)
+                await persistently(functools.partial(forget, user_id))
