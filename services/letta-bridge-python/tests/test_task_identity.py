@@ -415,13 +415,19 @@ async def test_a_task_pushed_again_after_its_persona_was_added_is_found(make_rig
     assert await rig.said_to_agents_by_session() == {("ada", "default"): ["one"], ("ada", "coach"): []}
 
 
-@pytest.mark.parametrize("is_sent", [True, False])
-async def test_a_turn_whose_upload_is_gone_gets_the_answer_that_letta_gave_before(rig, is_sent):
+async def handed_out_with_an_upload(rig):
+    """The upload, and the turn that names it, in the hands of a bridge that is going to be killed."""
     upload = rig.settings.upload_dir / user_folder("ada") / "note.txt"
     upload.parent.mkdir(parents=True)
     upload.write_text("我对花生过敏。")
     rig.push("t1", content="", input_file="note.txt")
     (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+    return upload, turn
+
+
+@pytest.mark.parametrize("is_sent", [True, False])
+async def test_a_turn_whose_upload_is_gone_gets_the_answer_that_letta_gave_before(rig, is_sent):
+    upload, turn = await handed_out_with_an_upload(rig)
     if is_sent:
         await rig.processor().process(turn, TurnLease(30, clock()))
     upload.unlink()
@@ -447,11 +453,7 @@ async def test_a_turn_whose_upload_is_gone_is_buried_where_letta_cannot_be_asked
 
 
 async def test_an_answer_of_memory_python_stands_although_letta_has_one_and_the_upload_is_gone(rig):
-    upload = rig.settings.upload_dir / user_folder("ada") / "note.txt"
-    upload.parent.mkdir(parents=True)
-    upload.write_text("我对花生过敏。")
-    rig.push("t1", content="", input_file="note.txt")
-    (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+    upload, turn = await handed_out_with_an_upload(rig)
     await rig.processor().process(turn, TurnLease(30, clock()))  # stored in Letta
     task = parse_task(turn.payload, Limits())
     rig.fallback.given[turn.number] = await rig.fallback.answer(task, turn.number, "test")  # and published

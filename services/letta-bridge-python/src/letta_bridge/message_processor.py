@@ -302,7 +302,6 @@ class MessageProcessor:
     def _missed_turn(self, job: Job, delivery: Delivery | None, answer: FallbackAnswer | None) -> bytes | None:
         if delivery is None:
             return None
-        job.persona = delivery.persona
         missed = job.missed_turn(delivery, answer, told_characters=self._settings.fallback.told_characters)
         return dump(missed) if missed else None
 

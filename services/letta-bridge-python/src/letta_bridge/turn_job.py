@@ -20,6 +20,8 @@ class Undelivered(Protocol):
     @property
     def agent_id(self) -> str | None: ...
     @property
+    def persona(self) -> str: ...
+    @property
     def interrupted(self) -> bool: ...
     @property
     def ended(self) -> bool: ...
@@ -70,7 +72,7 @@ class Job:
             fate=delivery.fate,
             agent_id=delivery.agent_id,
             interrupted=delivery.interrupted,
-            persona=self.persona,
+            persona=delivery.persona,
             taken_at=self.identity.taken_at,
             producer_id=producer_id,
             carried=tuple(sorted(delivery.carried)),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -14,7 +14,7 @@ from letta_bridge.backup.backup import make_backup
 from letta_bridge.backup.manifest import Manifest
 from letta_bridge.backup.restore import RestoreReport, restore_backup
 from letta_bridge.cli.backup_output import backup_lines, restore_json, restore_lines
-from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit, tell
+from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, redis_client, settings_or_exit, tell
 from letta_bridge.cli.config import effective
 from letta_bridge.cli.output import print_json
 from letta_bridge.cli.own_agents import refuse_other_agents
@@ -28,7 +28,7 @@ from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import ServiceError
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, connect
+from shared_utils.redis_connection import CONNECTION_ERRORS
 from shared_utils.redis_trouble import explained
 
 AgentsOption = Annotated[
@@ -36,7 +36,6 @@ AgentsOption = Annotated[
     typer.Option("--agents/--no-agents", help="Agents out of Letta; leave them out if you save Letta's own database."),
 ]
 _Result = TypeVar("_Result")
-_REDIS_TIMEOUT_SECONDS: Final = 10.0
 
 
 def backup(
@@ -61,7 +60,7 @@ def backup(
 
     async def work(store: AgentStore | None, count: Callable[[str, int], None]) -> Manifest:
         not_saved = await _in_redis(settings)
-        async with _redis(settings) as client:
+        async with redis_client(settings) as client:
             return await make_backup(
                 settings,
                 store,
@@ -101,7 +100,7 @@ def restore(
 
     async def work(store: AgentStore | None, count: Callable[[str, int], None]) -> RestoreReport:
         await _warn_of_running_bridges(settings)
-        async with _redis(settings) as client:
+        async with redis_client(settings) as client:
             keys = Keys(settings.queue.requests)
             ledger, leases = RedisErasureLedger(client, keys), RedisCreationLeases(client, keys)
             report = await restore_backup(settings, store, folder, ledger=ledger, leases=leases, progress=count)
@@ -140,15 +139,6 @@ def _with_letta(
         fail(str(error), Exit.FAILED)
 
 
-@contextlib.asynccontextmanager
-async def _redis(settings: BridgeSettings) -> AsyncIterator[RedisClient]:
-    client = connect(settings.redis, name="letta-bridge-cli", timeout=_REDIS_TIMEOUT_SECONDS)
-    try:
-        yield client
-    finally:
-        await close(client)
-
-
 async def _in_redis(settings: BridgeSettings) -> Mapping[str, int | str]:
     """What the backup does not hold: label → how much, or why it is unknown."""
     status = await _queue(settings)
@@ -175,25 +165,21 @@ async def _warn_of_running_bridges(settings: BridgeSettings) -> None:
 
 async def _have_choices_read(settings: BridgeSettings) -> None:
     """Have running bridges read the restored choices about permanent memory before they trust Redis again."""
-    client = connect(settings.redis, name="letta-bridge-cli", timeout=_REDIS_TIMEOUT_SECONDS)
     try:
-        await RedisChoices(client, Keys(settings.queue.requests)).begin_generation()
+        async with redis_client(settings) as client:
+            await RedisChoices(client, Keys(settings.queue.requests)).begin_generation()
     except CONNECTION_ERRORS as error:
         tell(
             f"bridges that are running may not know the restored choices about permanent memory ({explained(error)}); "
             "restart them"
         )
-    finally:
-        await close(client)
 
 
 async def _queue(settings: BridgeSettings) -> tuple[QueueStatus, int] | str:
     """The queue and the length of the journal's backlog; or why Redis cannot be asked."""
-    client = connect(settings.redis, name="letta-bridge-cli", timeout=_REDIS_TIMEOUT_SECONDS)
     try:
-        queue = await RedisQueue(client, client, settings.queue, "backup").status()
-        return queue, await client.xlen(Keys(settings.queue.requests).journal)
+        async with redis_client(settings) as client:
+            queue = await RedisQueue(client, client, settings.queue, "backup").status()
+            return queue, await client.xlen(Keys(settings.queue.requests).journal)
     except CONNECTION_ERRORS as error:
         return explained(error)
-    finally:
-        await close(client)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, TypeVar
@@ -91,9 +92,16 @@ def ask_redis(settings: BridgeSettings, work: Callable[[RedisClient], Awaitable[
 
 
 async def _with_client(settings: BridgeSettings, work: Callable[[RedisClient], Awaitable[_Result]]) -> _Result:
-    client = connect(settings.redis, name="letta-bridge-cli", timeout=_TIMEOUT)
-    try:
+    async with redis_client(settings) as client:
         return await work(client)
+
+
+@contextlib.asynccontextmanager
+async def redis_client(settings: BridgeSettings, *, timeout: float = _TIMEOUT) -> AsyncIterator[RedisClient]:
+    """A client of the queue's Redis; ``timeout``: seconds that a command may take."""
+    client = connect(settings.redis, name="letta-bridge-cli", timeout=timeout)
+    try:
+        yield client
     finally:
         await close(client)
 

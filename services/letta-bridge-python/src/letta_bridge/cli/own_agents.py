@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 from typing import Final
 
-from letta_bridge.cli.common import Exit, fail
+from letta_bridge.cli.common import Exit, fail, redis_client
 from letta_bridge.errors import TenantTaken
 from letta_bridge.letta.connection import letta_client
 from letta_bridge.operator_claim import require_own_agents
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import SettingsError
-from shared_utils.redis_connection import CONNECTION_ERRORS, close, connect
+from shared_utils.redis_connection import CONNECTION_ERRORS
 
 _SECONDS: Final = 5.0
 """A command to Redis may take."""
@@ -25,18 +25,15 @@ def refuse_other_agents(settings: BridgeSettings) -> None:
     """
 
     async def ask() -> None:
-        client = connect(settings.redis, name="letta-bridge-cli", timeout=_SECONDS)
         letta = letta_client(settings.letta)
         try:
             with contextlib.suppress(*CONNECTION_ERRORS):
-                await require_own_agents(settings, client, letta)
+                async with redis_client(settings, timeout=_SECONDS) as client:
+                    await require_own_agents(settings, client, letta)
         finally:
             await letta.close()
-            await close(client)
 
     try:
         asyncio.run(ask())
-    except TenantTaken as error:
-        fail(str(error), Exit.USAGE)
-    except SettingsError as error:
+    except (TenantTaken, SettingsError) as error:
         fail(str(error), Exit.USAGE)

@@ -6,6 +6,7 @@ every heartbeat of a bridge renews it. The last bridge to stop ends it; that of 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final, cast
 
 from letta_bridge.request_queue.keys import BRIDGE_TTL_MS, Keys
@@ -51,11 +52,8 @@ class ServedLetta:
         """
         if note_id in self._lost and await served_with(self._client, self._keys) is not None:
             return False
-        await self._client.set(self._key, note_id, px=_LEASE_MS, nx=True)
-        kept = await served_with(self._client, self._keys)
-        if kept != note_id and (kept is None or kept not in {self._held, *self._lost}):
+        if not await self._renew(note_id, {note_id, self._held, *self._lost}):
             return False
-        await self._client.set(self._key, note_id, px=_LEASE_MS)
         if self._held is not None and self._held != note_id:
             self._lost.add(self._held)
         self._held = note_id
@@ -68,11 +66,16 @@ class ServedLetta:
         Raises:
             One of ``CONNECTION_ERRORS``.
         """
-        if self._held is None:
-            return
-        await self._client.set(self._key, self._held, px=_LEASE_MS, nx=True)  # Redis may have lost it
-        if await served_with(self._client, self._keys) == self._held:
-            await self._client.set(self._key, self._held, px=_LEASE_MS)
+        if self._held is not None:
+            await self._renew(self._held, {self._held})
+
+    async def _renew(self, note_id: str, replaces: Collection[str | None]) -> bool:
+        """Take the claim for this note where nobody has it, or one of those that it replaces."""
+        await self._client.set(self._key, note_id, px=_LEASE_MS, nx=True)
+        if await served_with(self._client, self._keys) not in replaces:
+            return False
+        await self._client.set(self._key, note_id, px=_LEASE_MS)
+        return True
 
     async def release(self) -> None:
         """End the claim where this bridge holds it and no other bridge of the queue is alive.

@@ -10,8 +10,9 @@ from letta_bridge.request_queue.port import Outcome
 from letta_bridge.request_queue.records import number_of
 from letta_bridge.request_queue.traces import UserTraces
 from letta_bridge.settings import QueueSettings
+from letta_bridge.user_data.refused_tasks import RefusedTask
 from shared_utils.errors import MalformedMessage
-from shared_utils.messages import ErrorReply, TaskResponse, dump, now, parse_task, salvage_ids
+from shared_utils.messages import parse_task
 from shared_utils.redis_connection import RedisClient
 
 _SENTENCE: Final = "an operator dropped this task while it waited; push it again to have it answered"
@@ -40,23 +41,18 @@ async def drop_waiting(client: RedisClient, settings: QueueSettings, user_id: st
 
 async def _refuse(client: RedisClient, settings: QueueSettings, entry: bytes) -> None:
     header, _, payload = entry.partition(b"\n")
-    task_id, user_id = salvage_ids(payload)
-    if task_id is None:
+    refused = RefusedTask.of(payload, "dropped", _SENTENCE)
+    if refused is None:
         return
     keys = Keys(settings.requests)
-    reply = dump(
-        ErrorReply(task_id=task_id, user_id=user_id, message=_SENTENCE, timestamp=now(), code="dropped", retryable=True)
-    )
-    response = dump(TaskResponse(text=_SENTENCE, source="letta_bridge", error=True))
-    if user_id:
+    if refused.user_id:
         # What is kept under this id already belongs to an earlier task.
-        key, ttl_ms = keys.reply(user_id, task_id), int(settings.reply_ttl * 1000)
-        kept = _marked(reply, header, payload, settings)
+        key, ttl_ms = keys.reply(refused.user_id, refused.task_id), int(settings.reply_ttl * 1000)
+        kept = _marked(refused.reply, header, payload, settings)
         if not await client.set(key, kept, px=ttl_ms, nx=True) and await client.pttl(key) > ttl_ms:
             await client.pexpire(key, ttl_ms)  # a hand-out that was given back kept it longer for this task
-    await client.xadd(keys.replies, {"reply": reply}, maxlen=settings.replies_kept, approximate=True)
-    await client.publish(settings.responses, reply)
-    await client.publish(settings.task_response + task_id, response)
+    await client.xadd(keys.replies, {"reply": refused.reply}, maxlen=settings.replies_kept, approximate=True)
+    await refused.publish(client, settings)
 
 
 def _marked(reply: bytes, header: bytes, payload: bytes, settings: QueueSettings) -> bytes:

@@ -12,9 +12,9 @@ from letta_bridge.request_queue.holds import Holds
 from letta_bridge.request_queue.keys import Keys, user_lane
 from letta_bridge.request_queue.traces import UserTraces
 from letta_bridge.settings import QueueSettings
+from letta_bridge.user_data.refused_tasks import RefusedTask
 from letta_bridge.user_data.trace import ErasureBusy
 from shared_utils.memory_keys import ERASURES
-from shared_utils.messages import ErrorReply, TaskResponse, dump, now, salvage_ids
 from shared_utils.persistence.erasures import user_hash
 from shared_utils.redis_connection import RedisClient
 
@@ -111,17 +111,7 @@ class UserLane:
         refused = 0
         async for entry in traces.drop_waiting():
             refused += 1
-            await self._refuse(entry.partition(b"\n")[2])
+            task = RefusedTask.of(entry.partition(b"\n")[2], "erased", _SENTENCE)
+            if task is not None:
+                await task.publish(self._client, self._settings)
         return refused
-
-    async def _refuse(self, payload: bytes) -> None:
-        """Publish why there is no answer; nothing is kept."""
-        task_id, user_id = salvage_ids(payload)
-        if task_id is None:
-            return
-        reply = ErrorReply(
-            task_id=task_id, user_id=user_id, message=_SENTENCE, timestamp=now(), code="erased", retryable=True
-        )
-        response = TaskResponse(text=_SENTENCE, source="letta_bridge", error=True)
-        await self._client.publish(self._settings.responses, dump(reply))
-        await self._client.publish(self._settings.task_response + task_id, dump(response))

@@ -1,0 +1,40 @@
+"""The error reply to a task that is taken out of its user's lane before a bridge could work it off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from letta_bridge.settings import QueueSettings
+from shared_utils.messages import ErrorReply, TaskResponse, dump, now, salvage_ids
+from shared_utils.redis_connection import RedisClient
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedTask:
+    """A task, and what its producer is told."""
+
+    task_id: str
+    user_id: str | None
+    """None where the payload names none that can be read."""
+    reply: bytes
+    """JSON for the responses channel."""
+    response: bytes
+    """JSON for the task's own channel."""
+
+    @classmethod
+    def of(cls, payload: bytes, code: str, sentence: str) -> Self | None:
+        """The refusal of the task in this payload; None where it names no task id to answer under."""
+        task_id, user_id = salvage_ids(payload)
+        if task_id is None:
+            return None
+        reply = ErrorReply(
+            task_id=task_id, user_id=user_id, message=sentence, timestamp=now(), code=code, retryable=True
+        )
+        response = TaskResponse(text=sentence, source="letta_bridge", error=True)
+        return cls(task_id, user_id, dump(reply), dump(response))
+
+    async def publish(self, client: RedisClient, settings: QueueSettings) -> None:
+        """Tell whoever listens; nothing is kept. May raise one of ``CONNECTION_ERRORS``."""
+        await client.publish(settings.responses, self.reply)
+        await client.publish(settings.task_response + self.task_id, self.response)
