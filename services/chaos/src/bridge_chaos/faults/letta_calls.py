@@ -106,6 +106,8 @@ def _act(call: _Call, mode: str) -> Callable[[FaultContext], None]:
             _STRUCK_SECONDS,
             pause=0.1,
         )
+        # What has found no call by now is over: beside a Letta that is away, it would strike each try of a breaker.
+        double.fail(mode, operation=call.operation, times=0)
 
     return act
 
