@@ -1,7 +1,8 @@
 """A Letta that answers at once, or after a set time: fast enough never to be the limit of what is measured.
 
 ``python -m bridge_bench.stub --port 8283 --latency 0.05``. HTTP is read by hand on uvloop: of a request only the first
-line, the length and the body's end are looked at. Every turn gets the same answer of about 1 KB, shaped as Letta's.
+line, the length and the body's end are looked at. Every turn gets the same text, in about 1 KB shaped as Letta's
+answers, with an id of its own.
 
 With ``--remember`` turns are kept by agent and can be found again by their otid, as in Letta, also those whose caller
 went away in the middle; that costs some speed.
@@ -49,11 +50,12 @@ def _response(content: object) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
 
 
-_TURN: Final = _response(_ANSWER)
+_TURN: Final = _response(_ANSWER).replace(b"000000000002", b"%012d")
+"""To be given the number of the turn."""
 
 
 class StubLetta:
-    """Agents by their tags, and the same answer to every turn."""
+    """Agents by their tags, and the same words to every turn."""
 
     def __init__(self, latency: float, *, remember: bool) -> None:
         self.latency = latency
@@ -145,7 +147,7 @@ class _Connection(asyncio.Protocol):
 
     def _answer(self, path: str, body: bytes) -> None:
         self._letta.end(path, body)
-        self._write(_TURN)
+        self._write(_TURN % self._letta.turns)
 
     def _write(self, response: bytes) -> None:
         if self._transport is not None:

@@ -16,7 +16,7 @@ LOAD = Load(users=8, messages=4, seconds=1.5)
 SELECTION = [
     "bridge/kill-sent", "bridge/kill-settled", "bridge/stop-answered",
     "redis/kill", "redis/client-kill", "postgres/kill",
-    "letta/429-after-tool", "letta/cut-answer", "letta/twice",
+    "letta/429-after-tool", "letta/cut-answer", "letta/twice", "letta/twice-late",
 ]  # fmt: skip
 PAIRS = [
     "bridge/kill-sent+redis/kill@together",

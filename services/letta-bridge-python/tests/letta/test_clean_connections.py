@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 
 import pytest
 
+from letta_bridge.errors import TurnFateUnknown
 from letta_bridge.letta.letta_client import LettaClient
 from letta_bridge.letta.port import TurnMessage
 
 
-@pytest.fixture
-async def repeating_letta():
+@pytest.fixture(params=["while the connection is idle", "after the next request"])
+async def repeating_letta(request):
     """Says each turn's agent back, twice; gives its address and a list of the agents asked."""
     asked = []
+    late = request.param == "after the next request"
 
     async def serve(reader, writer):
+        again = b""
         while head := await reader.readuntil(b"\r\n\r\n") if not reader.at_eof() else b"":
             await reader.readexactly(int(re.search(rb"content-length: (\d+)", head.lower())[1]))
             agent = re.search(rb"agents/([\w-]+)/", head)[1].decode()
             asked.append(agent)
             said = {"messages": [{"message_type": "assistant_message", "content": f"I am {agent}"}]}
             body = json.dumps(said).encode()
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+            writer.write(again + answer)
+            if late:
+                again = answer
+                continue
             await asyncio.sleep(0.05)  # by then the connection waits for its next request
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            writer.write(answer)
 
     async def guarded(reader, writer):
         try:
@@ -42,14 +50,43 @@ async def repeating_letta():
     server.close()
 
 
-async def test_an_answer_nobody_asked_for_is_nobodys(repeating_letta):
+async def test_nobody_gets_the_answer_to_another_request(repeating_letta):
     url, asked = repeating_letta
     client = LettaClient(url)
+    unknown = 0
     try:
-        for number in range(3):
-            answer = await client.send(f"agent-{number}", [TurnMessage("user", "你好", "o")], timeout=5)
-            assert answer.text == f"I am agent-{number}"
+        for number in range(4):
+            try:
+                answer = await client.send(f"agent-{number}", [TurnMessage("user", "你好", "o")], timeout=5)
+            except TurnFateUnknown:
+                unknown += 1
+            else:
+                assert answer.text == f"I am agent-{number}"
             await asyncio.sleep(0.1)
     finally:
         await client.close()
-    assert asked == ["agent-0", "agent-1", "agent-2"]
+    assert asked == ["agent-0", "agent-1", "agent-2", "agent-3"]
+    assert unknown in {0, 2}  # a repeated answer costs the connection, so that the next turn has a new one
+
+
+async def test_lookups_share_no_connection():
+    seen = []
+
+    async def serve(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        seen.append(writer.get_extra_info("peername"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]")
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    client = LettaClient(f"http://{host}:{port}")
+    try:
+        for _ in range(3):
+            assert await client.find_agents(["user:小明"]) == []
+    finally:
+        await client.close()
+        server.close()
+    assert len(set(seen)) == 3

@@ -32,6 +32,7 @@ from shared_utils.embeddings import HttpEmbedder
 from shared_utils.memories import can_be_kept, embedder_of, open_memories
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, connect
 from shared_utils.reload import reread
+from shared_utils.repeated_answers import SingleAnswerClient
 
 _LOG: Final = logs.get(__name__)
 _NAME: Final = "memory-python"
@@ -151,7 +152,7 @@ async def open_service(settings: ServiceSettings) -> AsyncIterator[Service]:
     client = connect(settings.redis, name=_NAME)
     blocking = connect(settings.redis, name=f"{_NAME}-waiting", timeout=BLOCK_SECONDS + 5, max_connections=4)
     limit = settings.memory.answer.time_limit
-    web = httpx.AsyncClient(timeout=httpx.Timeout(max(limit, settings.memory.summary.time_limit)))
+    web = SingleAnswerClient(timeout=max(limit, settings.memory.summary.time_limit))
     try:
         async with _recall(settings, web) as recall:
             yield Service(settings, client, blocking, web, recall)

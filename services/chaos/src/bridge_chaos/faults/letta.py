@@ -66,6 +66,7 @@ def faults() -> list[Fault]:
         _dialled("drip-long", "4 answers come byte by byte, too slowly", "drip", 4, seconds=8.0),
         _dialled("cut-answer", "8 turns are stored, and their connections end unanswered", "cut", 8),
         _dialled("twice", "20 answers are sent twice on the same connection", "twice", 20),
+        _dialled("twice-late", "20 answers are sent again, each after its connection's next request", "twice_late", 20),
         Fault(
             "letta/agent-deleted",
             "half of the agents are deleted behind the bridges' back",

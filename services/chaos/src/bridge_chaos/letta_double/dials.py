@@ -29,15 +29,17 @@ cut-request: before Letta has read the request, which it never sees; cut-working
 ``seconds`` later all the same; cut-answer: in the middle of the answer; cut: when all is done, before the answer."""
 
 TURN_MODES: Final = (
-    *("status", "failed", "late_status", "empty", "hang", "drip", "twice", "tool", "late_run", "text", "length"),
+    *("status", "failed", "late_status", "empty", "hang", "drip", "twice", "twice_late"),
+    *("tool", "late_run", "text", "length"),
 )
 """What else can go wrong with a turn.
 
 status: refused with ``code``, nothing stored; failed: the same, with a run that is listed as failed; late_status:
 refused after the message and a tool step were stored; empty: stored, and nothing said; hang: nothing happens for
 ``seconds``, then the turn is done; drip: the answer comes byte by byte over ``seconds``; twice: the answer is sent two
-times; tool: two steps, ``seconds`` between them; late_run: the turn takes ``seconds``, and its run is listed only after
-three quarters of them; text: the model says ``text``; length: the text ends at the model's length limit."""
+times; twice_late: the second time after the next request on its connection; tool: two steps, ``seconds`` between them;
+late_run: the turn takes ``seconds``, and its run is listed only after three quarters of them; text: the model says
+``text``; length: the text ends at the model's length limit."""
 
 CREATE_MODES: Final = ("orphan",)
 """orphan: the agent is made, and the answer is ``code``: creation is not atomic in Letta."""

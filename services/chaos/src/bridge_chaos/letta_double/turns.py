@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
@@ -24,6 +26,8 @@ USAGE: Final = {"completion_tokens": 3, "prompt_tokens": 668, "total_tokens": 67
 """Tokens of every turn."""
 _LATE_SHARE: Final = 0.75
 """Part of a turn after which its run is listed, where that is late."""
+_repeated_later: Final[WeakKeyDictionary[asyncio.Transport, bytes]] = WeakKeyDictionary()
+"""Answers to be sent again, after the next request on their connection."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Turns:
             return []
         else:
             self._store.store_step(agent_id, run_id, [*messages, said])
-        return [{"id": "message-answer", "message_type": "assistant_message", "content": text}]
+        return [{"id": f"message-{uuid.uuid4()}", "message_type": "assistant_message", "content": text}]
 
 
 def _stop_reason(dial: Dial) -> str:
@@ -101,10 +105,14 @@ async def answer_to(request: web.Request, dial: Dial, answer: Sequence[Mapping[s
         }
     ).encode()
     transport = request.transport
-    if dial.mode == "twice" and transport is not None:
-        # The first of two: the ordinary one follows it on the same connection.
+    if transport is not None:
+        transport.write(_repeated_later.pop(transport, b""))
         head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        transport.write(head.encode() + body)
+        if dial.mode == "twice":
+            # The first of two: the ordinary one follows it on the same connection.
+            transport.write(head.encode() + body)
+        elif dial.mode == "twice_late":
+            _repeated_later[transport] = head.encode() + body
     if dial.mode == "drip":
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)

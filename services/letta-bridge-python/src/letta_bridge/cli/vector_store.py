@@ -7,8 +7,6 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
-import httpx
-
 from letta_bridge.cli.common import Exit, fail
 from letta_bridge.settings import BridgeSettings
 from shared_utils.embeddings import HttpEmbedder
@@ -16,6 +14,7 @@ from shared_utils.errors import ServiceError, SettingsError
 from shared_utils.memories import can_be_kept, open_memories
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.vectors import DatabasePassageStore, VectorError
+from shared_utils.repeated_answers import SingleAnswerClient
 
 _Result = TypeVar("_Result")
 
@@ -23,7 +22,7 @@ _Result = TypeVar("_Result")
 @contextlib.asynccontextmanager
 async def embedding_model(settings: BridgeSettings) -> AsyncIterator[HttpEmbedder]:
     """The configured one."""
-    async with httpx.AsyncClient(timeout=settings.embeddings.timeout) as web:
+    async with SingleAnswerClient(timeout=settings.embeddings.timeout) as web:
         yield HttpEmbedder(web, settings.embeddings)
 
 

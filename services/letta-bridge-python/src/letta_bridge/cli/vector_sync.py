@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import httpx
-
 from letta_bridge.agent_spec import bridge_tag
 from letta_bridge.letta.connection import letta_client
 from letta_bridge.settings import BridgeSettings
@@ -14,6 +12,7 @@ from letta_bridge.vectors.build import forgotten, keepers
 from letta_bridge.vectors.full_sync import FullSync
 from shared_utils.persistence.database import Database
 from shared_utils.persistence.vectors import PassageStore
+from shared_utils.repeated_answers import SingleAnswerClient
 
 
 @dataclass(slots=True)
@@ -48,7 +47,7 @@ async def synchronised(
     letta = letta_client(settings.letta)
     journal = Database(settings.database)
     try:
-        async with httpx.AsyncClient(timeout=settings.embeddings.timeout) as web:
+        async with SingleAnswerClient(timeout=settings.embeddings.timeout) as web:
             made = keepers(
                 settings,
                 store,

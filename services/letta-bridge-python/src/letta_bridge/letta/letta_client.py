@@ -1,7 +1,8 @@
 """The Letta V1 server as a :class:`~letta_bridge.letta.port.LettaPort`; the only module that knows Letta's SDK.
 
 Turns, the hot path, are plain POSTs over aiohttp: the SDK's typed call costs ten times as much, and httpx's own pool
-collapses under many slow requests. Everything else goes through the SDK over the same aiohttp session.
+collapses under many slow requests. Everything else goes through the SDK, over aiohttp as well. Turns share connections;
+other requests open one each: their answers may be alike, so that a repeated one would not be told from the next.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from yarl import URL
 
 from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, TurnFateUnknown
 from letta_bridge.letta.answer import parse_answer, run_end
-from letta_bridge.letta.clean_connections import CleanRequest, StaleConnection
+from letta_bridge.letta.clean_connections import CleanRequest, CleanResponse, StaleConnection
 from letta_bridge.letta.failures import refusal, transport_failure
 from letta_bridge.letta.port import (
     AgentContents,
@@ -87,10 +88,15 @@ class LettaClient:
         self._turns_url = lru_cache(_ADDRESSES)(self._url_of_turns)
         self._connect_timeout = connect_timeout
         # Cookies would tie requests of different users together. Environment proxies do not apply.
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=max_concurrency + _SPARE_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE),
+        self._turns = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=max_concurrency, keepalive_timeout=_KEEP_ALIVE),
             cookie_jar=aiohttp.DummyCookieJar(),
             request_class=CleanRequest,
+            response_class=CleanResponse,
+        )
+        others = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=max_concurrency + _SPARE_CONNECTIONS, force_close=True),
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
         self._sdk = AsyncLetta(
             base_url=self._base_url,
@@ -98,7 +104,7 @@ class LettaClient:
             max_retries=0,  # its default of 2 repeats POSTs, which stores a turn three times
             timeout=httpx.Timeout(timeout, connect=connect_timeout),
             http_client=httpx.AsyncClient(
-                transport=AiohttpTransport(client=self._session), follow_redirects=False, trust_env=False
+                transport=AiohttpTransport(client=others), follow_redirects=False, trust_env=False
             ),
         )
         self._sdk.api_key = api_key or None  # given None, the SDK would take LETTA_API_KEY from the environment
@@ -377,18 +383,18 @@ class LettaClient:
     async def close(self) -> None:
         """Give back connections."""
         await self._sdk.close()
-        await self._session.close()
+        await self._turns.close()
 
     def _url_of_turns(self, agent_id: str) -> URL:
         return URL(f"{self._base_url}/v1/agents/{quote(agent_id, safe='')}/messages", encoded=True)
 
     async def _post(self, url: URL, body: bytes, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
-        if self._session.closed:
+        if self._turns.closed:
             raise LettaUnavailable("The connection to Letta was closed by the bridge itself.")
         # aiohttp would round a timeout up to a whole second, past the caller's own deadline.
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=self._connect_timeout, ceil_threshold=math.inf)
         try:
-            async with self._session.post(
+            async with self._turns.post(
                 url,
                 data=body,
                 headers=self._headers,

@@ -26,6 +26,7 @@ from shared_utils.embeddings import HttpEmbedder
 from shared_utils.memories import embedder_of, open_memories
 from shared_utils.persistence.database import Database
 from shared_utils.persistence.vectors import PassageStore
+from shared_utils.repeated_answers import SingleAnswerClient
 
 _SHORT_TERM: Final = frozenset({"user_switch", "choice_unknown", "memory_type_unknown", "audio"})
 _CONNECTIONS: Final = 2
@@ -117,7 +118,7 @@ def new_vectors(
     few = {"max_connections": _CONNECTIONS, "min_connections": 0}
     journal = Database(now.database.model_copy(update=few))
     store = open_memories(now.vectors, now.database)
-    web = httpx.AsyncClient(timeout=now.embeddings.timeout)
+    web = SingleAnswerClient(timeout=now.embeddings.timeout)
     made = keepers(
         now,
         store,

@@ -1,0 +1,55 @@
+"""HTTP answers that a server or a proxy sent twice on one connection.
+
+The client reads the second copy as the answer to whatever it asks there next: another user's words. A copy that arrives
+while the connection is idle closes it. A copy that arrives later is told by its content: answers to different requests
+differ at least in an id, and this one repeats the answer before it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+import httpx
+
+
+class RepeatedAnswers:
+    """The last answer of each connection."""
+
+    def __init__(self) -> None:
+        self._last: Final[WeakKeyDictionary[object, tuple[int, int]]] = WeakKeyDictionary()
+
+    def repeats(self, connection: object, request: int, answer: bytes) -> bool:
+        """Whether ``answer`` is the answer that the connection gave to another request just before.
+
+        Args:
+            connection: what stands for the connection and lives as long as it does.
+            request: a number of all that was asked; the same request may well be answered alike.
+            answer: the whole body.
+        """
+        told = (request, hash(answer))
+        before = self._last.get(connection)
+        self._last[connection] = told
+        return before is not None and before[0] != told[0] and before[1] == told[1]
+
+
+class SingleAnswerClient(httpx.AsyncClient):
+    """An httpx client that gives no request the answer to another one. For answers that are read whole.
+
+    Raises httpx.RemoteProtocolError instead and closes the connection, so that the request can be tried again.
+    """
+
+    def __init__(self, *, timeout: float) -> None:
+        super().__init__(timeout=timeout)
+        self._answers = RepeatedAnswers()
+
+    async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        """See httpx."""
+        response = await super().send(request, **options)
+        connection = response.extensions.get("network_stream")
+        if connection is not None:
+            asked = hash((request.method, str(request.url), request.content))
+            if self._answers.repeats(connection, asked, response.content):
+                await connection.aclose()
+                raise httpx.RemoteProtocolError("an earlier request's answer came again", request=request)
+        return response
