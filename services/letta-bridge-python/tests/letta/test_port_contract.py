@@ -253,9 +253,8 @@ async def test_a_run_tells_what_its_messages_do_not(world: World) -> None:
 
 
 @pytest.mark.letta
+@pytest.mark.parametrize("world", ["server"], indirect=True)  # the fake has no model that cuts
 async def test_a_text_cut_at_the_length_limit_is_marked(world: World) -> None:
-    if isinstance(world.letta, InMemoryLetta):
-        pytest.skip("the fake has no model that cuts")
     agent, otid = await world.agent(), str(uuid.uuid4())
     answer = await world.letta.send(agent, [user("[[cut]] Once upon a time", otid)], timeout=60)
     assert answer.truncated

@@ -10,7 +10,8 @@ from shared_utils.persistence.vectors import ModelMismatch, ReembeddingUnfinishe
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
-KINDS = ["memory", "postgresql", "postgresql-plain", "opengauss-6.0", "opengauss-7.0"]
+SHARED = ["postgresql", "postgresql-plain", "opengauss-6.0", "opengauss-7.0"]  # several processes have the same store
+KINDS = ["memory", *SHARED]
 ALL = Scope.everything()
 EAST, NORTH = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)
 SMALL, LARGE = {"small": EAST}, {"small": EAST, "large": (1.0, 0.0, 0.0, 0.0)}
@@ -155,9 +156,8 @@ async def test_it_can_be_given_up(store, passage):
     await reembed(store, Axes(), 4)
 
 
-async def test_another_process_notices(make_store, passage, engine):
-    if engine == "memory":
-        pytest.skip("there is only one of it")
+@pytest.mark.parametrize("engine", SHARED, indirect=True)
+async def test_another_process_notices(make_store, passage):
     here, there = make_store("shared"), make_store("shared")
     await filled(here, passage)
     assert len(await there.search(SMALL, ALL, k=20)) == 10
