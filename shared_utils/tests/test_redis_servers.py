@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import socket
 from urllib.parse import quote
 
@@ -12,9 +11,10 @@ import pytest
 import uvloop
 from redis import Redis as SyncRedis
 
-from local_stack.errors import MissingPart
+from local_stack.fixtures import missing_parts
 from local_stack.ports import HOST, free_port
 from local_stack.processes import Process
+from local_stack.programs import debian_program
 from local_stack.tls import TlsFront, make_certificates
 from local_stack.valkey import Sentinel, Valkey
 from shared_utils.redis_connection import CONNECTION_ERRORS, close, connect, subscriber
@@ -59,10 +59,8 @@ def guarded(started):
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
-    try:
+    with missing_parts():
         return make_certificates(tmp_path_factory.mktemp("tls"))
-    except MissingPart as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -226,9 +224,8 @@ async def test_a_client_certificate(started, open_server, certificates):
 
 
 async def test_a_server_that_speaks_tls_itself(started, certificates, tmp_path):
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("redis-server is missing, which speaks TLS; Debian's package has that name")
+    with missing_parts():
+        program = debian_program("redis-server", package="redis-server")  # the pinned Valkey is built without TLS
     port = free_port()
     options = {
         "port": "0",
