@@ -12,7 +12,7 @@ import httpx
 import psycopg
 import pytest
 
-from local_stack.errors import MissingPart
+from local_stack.fixtures import missing_parts
 from local_stack.ports import HOST, free_port
 from local_stack.tls import TlsFront, make_certificates
 from shared_utils.connection_trouble import connection_trouble
@@ -88,10 +88,8 @@ def test_an_unknown_name(ask):
 @pytest.mark.integration
 @ASKERS
 def test_a_certificate_nobody_trusts(ask, tmp_path):
-    try:
+    with missing_parts():
         certificates = make_certificates(tmp_path)
-    except MissingPart as error:
-        pytest.skip(str(error))
     target = socket.create_server((HOST, 0))
     with contextlib.closing(target), TlsFront(target.getsockname()[1], certificates) as front:
         clause = clause_of(ask, f"https://localhost:{front.port}")

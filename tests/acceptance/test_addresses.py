@@ -10,7 +10,7 @@ import time
 import pytest
 import redis
 
-from local_stack.errors import MissingPart
+from local_stack.fixtures import missing_parts
 from local_stack.ports import HOST, free_port
 from local_stack.programs import environment, program
 from local_stack.tls import TlsFront, make_certificates
@@ -49,10 +49,8 @@ def unix_socket(start, tmp_path):
 
 
 def tls(start, tmp_path):
-    try:
+    with missing_parts():
         certificates = make_certificates(tmp_path / "tls")
-    except MissingPart as error:
-        pytest.skip(str(error))
     front = start.enter(TlsFront(start(Valkey).port, certificates))
     return f"rediss://localhost:{front.port}/0?ssl_ca_certs={certificates.authority}"
 
