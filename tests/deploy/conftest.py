@@ -43,11 +43,15 @@ def compose() -> Callable[..., dict[str, Any]]:
     def load(*files: str, **variables: str) -> dict[str, Any]:
         merged: dict[str, Any] = {}
         for file in files:
-            text = (CHECKOUT / file).read_text("utf-8")
-            merged = _lay_over(merged, _fill(yaml.safe_load(text), variables))
+            merged = _lay_over(merged, _fill(_parsed(file), variables))
         return merged
 
     return load
+
+
+@cache
+def _parsed(file: str) -> Any:
+    return yaml.safe_load((CHECKOUT / file).read_text("utf-8"))
 
 
 def _fill(value: Any, variables: Mapping[str, str]) -> Any:

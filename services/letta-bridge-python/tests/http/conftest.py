@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -65,20 +67,53 @@ class Healthy:
         return b"up 1\n"
 
 
+class Current:
+    """Stands for an object that each test makes anew, so that all tests share what is built around it."""
+
+    def __init__(self, find: Callable[[], Any]):
+        self._find = find
+
+    def __getattr__(self, name):
+        return getattr(self._find(), name)
+
+
+class Applications:
+    """FastAPI takes a tenth of a second to build an application: one of each settings serves all tests."""
+
+    def __init__(self):
+        self.sessions = None
+        self._made = {}
+
+    def of(self, **settings):
+        key = tuple(sorted(settings.items()))
+        if key not in self._made:
+            api = routers(
+                Current(lambda: self.sessions), Current(lambda: self.sessions.settings), grace=timedelta(days=30)
+            )
+            self._made[key] = create_app(
+                Healthy(), Healthy(), HttpSettings.model_validate({"api_token": TOKEN} | settings), api
+            )
+        app = self._made[key]
+        app.middleware_stack = None  # built anew by the next request: the guard counts attempts
+        return app
+
+
 @pytest.fixture
 def sessions():
     return FakeSessions()
 
 
+@pytest.fixture(scope="session")
+def applications():
+    return Applications()
+
+
 @pytest.fixture
-def app_for(sessions):
+def app_for(applications, sessions):
     """The application with HTTP settings."""
-
-    def make(**settings):
-        api = routers(sessions, sessions.settings, grace=timedelta(days=30))
-        return create_app(Healthy(), Healthy(), HttpSettings.model_validate({"api_token": TOKEN} | settings), api)
-
-    return make
+    applications.sessions = sessions
+    yield applications.of
+    applications.sessions = None
 
 
 @pytest.fixture

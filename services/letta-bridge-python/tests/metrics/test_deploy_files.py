@@ -31,20 +31,24 @@ GROUPED = re.compile(r"\bby \(([^)]*)\)")
 OF_THE_SCRAPE = {"job", "instance"}
 SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), "gauge": ("",)}
 
+_EXPOSED: dict[str, set[str]] = {}
+
 
 @pytest.fixture
-async def exposed(metered):
-    """Sample name → its labels, of everything a bridge tells."""
+async def exposed(make_metered):
+    """Sample name → its labels, of everything a bridge tells; the same for all tests, so that one scrape does."""
+    if _EXPOSED:
+        return _EXPOSED
+    metered = make_metered()
     metered.rig.push("t1", "ada", "hi", meta={"memory_type": "temporary"})
     metered.rig.push("t2", "ada", "")
     metered.rig.push("t3", "bob", "hi")
     metered.rig.letta.down = True
     await metered.rig.work_off()
-    samples = {}
     for family in (await metered.families()).values():
         labels = {label for sample in family.samples for label in sample.labels}
-        samples |= {family.name + suffix: labels for suffix in SUFFIXES[family.type]}
-    return samples
+        _EXPOSED.update({family.name + suffix: labels for suffix in SUFFIXES[family.type]})
+    return _EXPOSED
 
 
 def panel_queries():
