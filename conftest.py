@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 
 import pytest
-from hypothesis import settings
+import structlog
+import typer.testing
+from hypothesis import HealthCheck, settings
 
 importlib.import_module("shared_utils")
 
+# Collection makes a million objects that stay, and tests little garbage in cycles: looking often finds nothing.
+gc.set_threshold(50_000, 20, 20)
+
 pytest_plugins = ["local_stack.databases"]
 
+# How long an example takes tells of the machine's load, not of the code.
+settings.register_profile("full", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # For half a minute of unit tests; the whole run tries the default number of examples.
-settings.register_profile("unit", max_examples=15)
+settings.register_profile("unit", settings.get_profile("full"), max_examples=15)
+settings.load_profile("full")
+
+# Typer builds a program's whole tree of commands anew for every call, which takes longer than most commands run.
+typer.testing._get_command = functools.cache(typer.testing._get_command)  # noqa: SLF001  # it has no public place
+
+# Outside a service, structlog has Rich draw every traceback, which costs more than the tests that log one.
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 def pytest_collection_finish() -> None:
