@@ -1,4 +1,4 @@
-"""Choices in sessions, for bridges of the previous release: whichever of two writers is slower, the later one counts."""
+"""Choices in sessions, for bridges of the previous release: the later one counts, whoever writes last."""
 
 from __future__ import annotations
 

@@ -381,9 +381,7 @@ async def test_a_sweep_that_cannot_tell_its_range_any_more_ends(rig):
     for number in range(10):
         await rig.bury("ada", f"t{number}", "internal")
     older = {"t0", "t1", "t2"}
-    retried, _ = await sweep_while_somebody_drops(
-        rig, lambda letter: letter.about["task_id"] in older, first=4, last=6
-    )
+    retried, _ = await sweep_while_somebody_drops(rig, lambda letter: letter.about["task_id"] in older, first=4, last=6)
     assert retried == ["t3"]
 
 

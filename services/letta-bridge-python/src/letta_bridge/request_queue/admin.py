@@ -226,9 +226,9 @@ class QueueAdmin:
     ) -> AsyncIterator[DeadLetter]:
         """Retry or drop every chosen letter between two positions, oldest first; yields each that was removed.
 
-        ``chosen`` is asked once about each letter, also where somebody else removes letters meanwhile: another operator,
-        or a bridge that buries more than ``queue.dead_bytes``. Letters that come while it runs are left alone, so a task
-        that dies again at once is not tried for ever.
+        ``chosen`` is asked once about each letter, also where somebody else removes letters meanwhile: another
+        operator, or a bridge that buries more than ``queue.dead_bytes``. Letters that come while it runs are left
+        alone, so a task that dies again at once is not tried for ever.
         """
         position, until = first, min(last or _WHOLE, await self.dead_count())
         before = await self._letters(max(1, first - _PAGE), first - 1, 0) if first > 1 else []
