@@ -28,6 +28,7 @@ from letta_bridge.letta.port import LettaPort
 from shared_utils import logs
 from shared_utils.persistence.choices import Choice, user_key
 from shared_utils.redis_connection import persistently
+from shared_utils.task_end import end
 
 _log = logs.get(__name__)
 _SECONDS: Final = 5.0
@@ -129,7 +130,7 @@ class TaggedOptOuts:
         try:
             yield
         finally:
-            reading.cancel()
+            await end(reading)
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
 
