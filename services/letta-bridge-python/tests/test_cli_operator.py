@@ -253,6 +253,17 @@ def test_drain_waits_for_bridges_only_where_there_are_any(on, client):
 
 
 @pytest.mark.integration
+def test_drain_that_ends_in_vain_names_held_users_as_a_reason(on, client):
+    client.rpush(f"{Q}:ready", "ada")
+    client.rpush(f"{Q}:lane:ada", '1 0 1\n{"user_id":"ada"}')
+    client.zadd(f"{Q}:bridges", {"one": 2**52})
+    on("user", "hold", "ada")
+    said = on("drain", "--timeout", "0.1", code=3).stderr
+    assert "1 users are held" in said
+    assert "user release" in said
+
+
+@pytest.mark.integration
 def test_drain_returns_when_the_last_lane_is_worked_off(on, client):
     client.zadd(f"{Q}:bridges", {"one": 2**52})
     client.rpush(f"{Q}:ready", "ada")

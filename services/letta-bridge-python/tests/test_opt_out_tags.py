@@ -48,6 +48,15 @@ async def test_later_choice_replaces_the_tag(letta):
     assert await opt_outs(letta) == [None, None]
 
 
+@pytest.mark.parametrize("permanent_memory", [True, False])
+async def test_earlier_choice_that_arrives_late_leaves_the_tag_of_a_later_opt_out(letta, permanent_memory):
+    tags = OptOutTags(lambda: letta, "")
+    later = Choice(user_key("ada"), permanent_memory=False, chosen_ms=6)
+    await tags.write("ada", later)
+    assert await tags.write("ada", Choice(user_key("ada"), permanent_memory=permanent_memory, chosen_ms=5))
+    assert await opt_outs(letta) == [later, later]
+
+
 async def test_unavailable_letta_is_reported_without_an_error(letta):
     choice = Choice(user_key("ada"), permanent_memory=False, chosen_ms=5)
     letta.down = True

@@ -200,9 +200,25 @@ async def test_second_letta_of_one_queue_is_refused_and_takes_nothing(served, le
     with pytest.raises(TenantTaken, match=r"another Letta.*LETTA_API_URL.*REDIS_URL"):
         await second.require(other_letta)
     assert await beat(served(), letta) is HELD  # a second bridge on the first Letta
-    await served.client.delete(served.keys.letta)  # as the lease ends when those bridges are gone
-    assert await beat(second, other_letta) is HELD
+    await served.client.pexpire(served.keys.letta, 100)  # as the lease ends when those bridges are gone
+    async with asyncio.timeout(20):
+        while await beat(second, other_letta) is not HELD:
+            await asyncio.sleep(0.01)
     assert await beat(first, letta) is ClaimState.OTHER_LETTA
+
+
+@pytest.mark.integration
+async def test_claim_that_redis_lost_does_not_pass_to_the_letta_that_was_refused(served, letta):
+    """FLUSHALL, or a restart from an older snapshot: each user would get a second agent in the other Letta."""
+    first, second, other_letta = served(), served(), InMemoryLetta()
+    await beat(first, letta)
+    assert await beat(second, other_letta) is ClaimState.OTHER_LETTA
+    await served.client.delete(served.keys.letta)
+    for _ in range(2):
+        assert await beat(second, other_letta) is ClaimState.OTHER_LETTA
+    assert not second.may_take
+    assert await beat(first, letta) is HELD
+    assert await beat(second, other_letta) is ClaimState.OTHER_LETTA
 
 
 @pytest.mark.integration

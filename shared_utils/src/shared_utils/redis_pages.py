@@ -9,6 +9,10 @@ from shared_utils.batches import PageSize
 from shared_utils.redis_connection import RedisClient
 
 _PAGE: Final = 500
+_OVERLAP: Final = 16
+"""Elements of a list that are read again with the next page, at most."""
+_ANCHORS: Final = 10_000
+"""Elements, those read last, of which one has to be left for the next page to go on behind it."""
 _GLOB: Final = str.maketrans({char: f"\\{char}" for char in "*?[]\\^-"})
 
 
@@ -17,17 +21,56 @@ def glob_escaped(name: str) -> str:
     return name.translate(_GLOB)
 
 
-async def list_items(client: RedisClient, key: str) -> AsyncIterator[bytes]:
-    """All elements of a list, from the left.
+class _LastRead:
+    """The last elements that were read of a list, to find where the next page goes on."""
 
-    What is pushed on the left meanwhile makes some come twice; to remove elements, collect them first.
+    def __init__(self) -> None:
+        self._places: dict[int, int] = {}
+        """Hash of an element → how many were read before it; the last read come last."""
+        self._count = 0
+        self.tail: list[bytes] = []
+        """The end of the last page, which the next one begins with if nothing has changed."""
+
+    def fresh(self, page: list[bytes]) -> list[bytes] | None:
+        """What of a page has not been read yet; None where nothing in it has."""
+        if self.tail and page[: len(self.tail)] == self.tail:
+            return page[len(self.tail) :]
+        # Of equal elements the first: they come twice rather than not at all.
+        read = [(self._places[hash(item)], -index) for index, item in enumerate(page) if hash(item) in self._places]
+        return page[1 - max(read)[1] :] if read else None
+
+    def add(self, page: list[bytes], fresh: list[bytes], overlap: int) -> None:
+        for digest in map(hash, fresh):
+            self._places.pop(digest, None)
+            self._places[digest] = self._count
+            self._count += 1
+        for digest in list(self._places)[: max(0, len(self._places) - _ANCHORS)]:
+            del self._places[digest]
+        self.tail = page[-overlap:]
+
+
+async def list_items(client: RedisClient, key: str) -> AsyncIterator[bytes]:
+    """All elements of a list, from the left, also while others push to it and remove from it.
+
+    Elements have no name but their position, which moves meanwhile. Each page therefore begins with the end of the one
+    before; where that is not found, it is looked for further left. Some elements may come twice. To remove elements,
+    collect them first.
     """
-    start, size = 0, PageSize(_PAGE)
-    while page := cast("list[bytes]", await client.lrange(key, start, start + size.items - 1)):
-        for item in page:
+    start, back, size, last = 0, 0, PageSize(_PAGE), _LastRead()
+    while True:
+        first, count = max(0, start - back), size.items + len(last.tail)
+        page = cast("list[bytes]", await client.lrange(key, first, first + count - 1))
+        fresh = last.fresh(page)
+        if fresh is None and first > 0:
+            back *= 2  # elements before this page have been removed
+            continue
+        for item in page if fresh is None else fresh:
             yield item
-        start += len(page)
+        if len(page) < count:
+            return
         size.learn(len(page), sum(map(len, page)))
+        last.add(page, page if fresh is None else fresh, min(_OVERLAP, -(-size.items // 8)))
+        start, back = first + len(page), len(last.tail)
 
 
 def key_items(client: RedisClient, key: bytes, kind: bytes) -> AsyncIterator[bytes]:

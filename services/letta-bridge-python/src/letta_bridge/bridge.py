@@ -59,6 +59,7 @@ from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, connec
 from shared_utils.redis_trouble import explained
 from shared_utils.reload import reread
 from shared_utils.remembered import Remembered
+from shared_utils.task_end import end
 
 _log = logs.get(__name__)
 _CHECK_SECONDS: Final = 2.0
@@ -201,7 +202,7 @@ class Bridge:
                 try:
                     await self.intake.run()
                 finally:
-                    looking.cancel()
+                    await end(looking)
                     await asyncio.gather(looking, return_exceptions=True)
         finally:
             await self._close()

@@ -21,6 +21,7 @@ from shared_utils import logs
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.file_erasures import FileErasures
 from shared_utils.redis_connection import CONNECTION_ERRORS
+from shared_utils.task_end import end
 
 _log = logs.get(__name__)
 _LOOK_SECONDS: Final = 3.0
@@ -73,7 +74,7 @@ class ErasureFollower:
         try:
             yield
         finally:
-            following.cancel()
+            await end(following)
             await asyncio.gather(following, return_exceptions=True)
             self._file.close()
 

@@ -226,11 +226,14 @@ class Intake:
         have taken the turns over.
         """
         if turns and TurnLease(self._settings.lease, asked_at).stale:
-            self._unwanted.update(turn.receipt for turn in turns)
             asked_at = clock()
-            lost = await self._queue.renew([turn.receipt for turn in turns])
+            receipts = [turn.receipt for turn in turns]
+            try:
+                lost = await self._queue.renew(receipts)
+            except CONNECTION_ERRORS:
+                self._unwanted.update(receipts)  # not before: the other loop would give back what is begun here
+                raise
             turns = [] if self._queue.writes_lost else [turn for turn in turns if turn.receipt not in lost]
-            self._unwanted.clear()
             _log.warning("turns_read_late", kept=len(turns), lost=len(lost))
         self._start(turns, asked_at)
 
@@ -319,8 +322,12 @@ class Intake:
         await self._return_unwanted()
 
     async def _return_unwanted(self) -> None:
-        await self._queue.release(self._unwanted)
-        self._unwanted.clear()
+        unwanted, self._unwanted = self._unwanted, set()
+        try:
+            await self._queue.release(unwanted)
+        except CONNECTION_ERRORS:
+            self._unwanted |= unwanted
+            raise
 
     async def _take(self, want: int) -> list[Turn]:
         """Start up to ``want`` turns as soon as any arrives; those that arrive during a shutdown are released."""

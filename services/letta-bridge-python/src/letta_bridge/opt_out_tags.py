@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Final
 
 from letta_bridge.agent_spec import (
@@ -28,6 +28,7 @@ from letta_bridge.letta.port import LettaPort
 from shared_utils import logs
 from shared_utils.persistence.choices import Choice, user_key
 from shared_utils.redis_connection import persistently
+from shared_utils.task_end import end
 
 _log = logs.get(__name__)
 _SECONDS: Final = 5.0
@@ -69,6 +70,9 @@ class OptOutTags:
                 await self._allowed(letta)
                 for agent in await letta.find_agents(user_tags(self._tenant, user_id)):
                     held = set(opt_out_tags_in(agent.tags))
+                    latest = opt_out_in(user_id, agent.tags)
+                    if latest is not None and latest.beats(choice):
+                        continue  # a choice made after this one was quicker to get here
                     if held != wanted:
                         await letta.retag(agent.agent_id, add=wanted - held, remove=held - wanted)
         except (LettaError, BreakerOpen, TenantTaken, TimeoutError) as error:
@@ -126,7 +130,7 @@ class TaggedOptOuts:
         try:
             yield
         finally:
-            reading.cancel()
+            await end(reading)
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
 
@@ -150,10 +154,13 @@ class TaggedOptOuts:
                 return
             generations = self._consent.replicas.generations
             newest = await self._newest(letta)
+            unheard = await self._consent.unheard(newest)
+            # Before any replica has the opt-out: a bridge that is killed behind that would never forget again.
+            await self._forget(unheard)
             taken_over = await self._consent.replicas.take_over(list(newest.values()))
+            await self._forget(unheard)
             if taken_over:
                 _log.warning("opt_outs_found_in_tags", users=taken_over)
-                await self._forget(newest)
             self._found = {opt_out.user_key: opt_out for opt_out in newest.values()}
             self._read_for = generations
 
@@ -169,9 +176,7 @@ class TaggedOptOuts:
                     newest[user_id] = opt_out
         return newest
 
-    async def _forget(self, newest: Mapping[str, Choice]) -> None:
-        if (forget := self._forget_missed) is None:
-            return
-        for user_id, opt_out in newest.items():
-            if await self._consent.honours_opt_out(user_id, opt_out):
+    async def _forget(self, users: Collection[str]) -> None:
+        if (forget := self._forget_missed) is not None:
+            for user_id in users:
                 await persistently(functools.partial(forget, user_id))

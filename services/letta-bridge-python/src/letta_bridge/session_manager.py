@@ -24,6 +24,7 @@ from shared_utils import logs
 from shared_utils.persistence.erasures import user_hash
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions import Restoration, Session, SessionStore
+from shared_utils.task_end import end
 
 _log = logs.get(__name__)
 _POLL: Final = 3.0
@@ -213,7 +214,7 @@ class SessionManager:
         try:
             yield
         finally:
-            upkeep.cancel()
+            await end(upkeep)
             with contextlib.suppress(asyncio.CancelledError):
                 await upkeep
             await self.touch_used()

@@ -30,6 +30,7 @@ from letta_bridge.request_queue.served_letta import ServedLetta
 from shared_utils import logs
 from shared_utils.messages import json_object
 from shared_utils.redis_connection import CONNECTION_ERRORS, persistently
+from shared_utils.task_end import end
 
 _log = logs.get(__name__)
 HEARTBEAT_SECONDS: Final = 15.0
@@ -151,7 +152,7 @@ class TenantClaim:
         try:
             yield
         finally:
-            heartbeats.cancel()
+            await end(heartbeats)
             with contextlib.suppress(asyncio.CancelledError):
                 await heartbeats
             if self._served is not None:

@@ -121,9 +121,9 @@ class SessionChoices:
     async def _switch(self, user_id: str, persona: str, choice: Choice) -> None:
         session = await self._store.reserve(user_id, persona)
         written = {CHOICE_FIELD: choice.permanent_memory, CHOSEN_FIELD: choice.chosen_ms}
-        is_written = session.metadata.get(CHOSEN_FIELD) == choice.chosen_ms
-        if is_written and session.permanent_memory == choice.permanent_memory:
-            return
+        held = session.choice
+        if held is not None and (held == choice or held.beats(choice)):
+            return  # a choice made after this one was quicker to get here
         await self._store.save(replace(session, metadata={**session.metadata, **written}))
         if self._forget is not None:
             self._forget(user_id, persona)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,9 @@ from letta_bridge.agent_snapshots import AgentRestorer, capture, tag_lease
 from letta_bridge.agent_snapshots.records import snapshot_name
 from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
 from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
+from letta_bridge.letta.port import former_tag
 from letta_bridge.request_queue.creation_leases import CreationLease, InMemoryCreationLeases
+from shared_utils.persistence.errors import Conflict
 
 SPEC = AgentSpec(
     "x", ("bridge", "user:ada", "persona:default"), "m", None, "letta_v1_agent", (Block("human", "x"),), ()
@@ -112,3 +115,58 @@ async def test_restore_does_without_leases_that_cannot_be_had(saved, restorer, m
     assert await leases.acquire(CreationLease("ada", "default", "a bridge that never ends"))
     result = await restorer(InMemoryAgentStore(InMemoryLetta()), leases).restore(*saved)
     assert result.outcome == "restored"
+
+
+class Meeting(InMemoryAgentStore):
+    """Waits before it gives an agent its tags until as many restores are there."""
+
+    def __init__(self, letta, barrier, call):
+        super().__init__(letta)
+        self._barrier, self._call = barrier, call
+
+    async def describe(self, agent_id):
+        if self._call == "describe":
+            await self._barrier.wait()
+        return await super().describe(agent_id)
+
+    async def retag(self, *arguments):
+        if self._call == "retag":
+            await self._barrier.wait()
+        return await super().retag(*arguments)
+
+
+async def restored_by_two_hosts(saved, restorer, call, leases=None):
+    letta, barrier = InMemoryLetta(), asyncio.Barrier(2)
+    hosts = [restorer(Meeting(letta, barrier, call), leases).restore(*saved) for _ in range(2)]
+    async with asyncio.timeout(20):
+        return letta, await asyncio.gather(*hosts)
+
+
+async def test_two_hosts_that_restore_a_backup_at_once_make_one_agent(saved, restorer):
+    letta, ends = await restored_by_two_hosts(saved, restorer, "describe", InMemoryCreationLeases())
+    assert sorted(end.outcome for end in ends) == ["restored", "restored_before"]
+    assert {end.new_id for end in ends} == set(letta.agents)
+    assert all(end.complete for end in ends)
+
+
+async def test_twin_of_two_hosts_that_restore_without_redis_is_named_also_by_a_repeat(saved, restorer):
+    letta, ends = await restored_by_two_hosts(saved, restorer, "retag")
+    assert "occupied" in {end.outcome for end in ends}
+    again = await restorer(InMemoryAgentStore(letta)).restore(*saved)
+    assert (again.outcome, {again.new_id, again.other}) == ("occupied", set(letta.agents))
+
+
+async def test_restore_whose_agent_another_restore_removes_says_so(saved, restorer, monkeypatch):
+    letta = InMemoryLetta()
+    store = InMemoryAgentStore(letta)
+    others = replace(SPEC, tags=("bridge-restoring", "restoring:bridge", former_tag(saved[0])))
+
+    async def removed(agent_id):
+        await letta.delete_agent(agent_id)
+        await letta.create_agent(others)
+        return await InMemoryAgentStore(letta).recompile(agent_id)
+
+    store.recompile = removed
+    with pytest.raises(Conflict, match="another restore of this backup"):
+        await restorer(store).restore(*saved)
+    assert [agent.tags for agent in await letta.find_agents(["restoring:bridge"])] == [others.tags]

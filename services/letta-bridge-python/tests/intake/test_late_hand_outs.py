@@ -126,3 +126,42 @@ async def test_a_late_hand_out_that_cannot_be_renewed_goes_back_uncounted(late_w
     async with worker:
         turn = await asyncio.wait_for(worker.started.get(), 20)
         assert turn.attempts == 1
+
+
+async def test_a_late_hand_out_that_is_begun_is_not_given_back_by_a_pass_that_loses_its_connection(
+    late_worker, monkeypatch
+):
+    """Given back uncounted, another bridge would send it to Letta a second time without a look."""
+    monkeypatch.setattr(redis_outage, "_FIRST_PAUSE_SECONDS", 0.0)
+    worker, queue = late_worker, late_worker.queue
+    renew, exchange, release = queue.renew, queue.exchange, queue.release
+    gave_back, released = asyncio.Semaphore(0), []
+
+    async def nobody():
+        pass
+
+    async def lost_connection(_settlements, _want):
+        queue.exchange = exchange
+        raise RedisConnectionError("away")
+
+    async def noted(receipts):
+        await release(receipts)
+        released.extend(receipts)
+        gave_back.release()
+
+    async def renew_while_a_pass_fails(receipts):
+        lost = await renew(receipts)
+        queue.exchange, queue.release = lost_connection, noted
+        worker.intake._wake.set()
+        for _ in ("strays", "unwanted"):
+            await gave_back.acquire()
+        return lost
+
+    async with worker:
+        await worker.idle()
+        queue.late, queue.meanwhile, queue.renew = worker.settings.lease, nobody, renew_while_a_pass_fails
+        worker.push("a")
+        await asyncio.wait_for(worker.started.get(), 20)
+        assert released == []
+        worker.gate.set()
+        await worker.settled(1)

@@ -336,6 +336,76 @@ async def test_a_sweep_keeps_to_its_range(rig):
     assert len(await rig.letters()) == 3
 
 
+async def sweep_while_somebody_drops(rig, gone, after=1, **sweep):
+    """The tasks that are retried, in order, and those that were asked about; others' letters go after the first few."""
+    retried, asked = [], []
+
+    def chosen(letter):
+        asked.append(letter.about["task_id"])
+        return letter.code == "internal"
+
+    async for letter in rig.admin.sweep(chosen, retry=True, **sweep):
+        retried.append(letter.about["task_id"])
+        if len(retried) == after:
+            dropped = [one async for one in QueueAdmin(rig.client, rig.settings).sweep(gone, retry=False)]
+            assert dropped
+    return retried, asked
+
+
+async def test_a_sweep_misses_no_letter_while_somebody_drops_older_ones(rig):
+    for number in range(230):
+        await rig.bury("ada", f"t{number}", "internal" if number % 3 else "malformed")
+    meant = [f"t{number}" for number in range(230) if number % 3]
+    retried, asked = await sweep_while_somebody_drops(rig, lambda letter: letter.code == "malformed", after=50)
+    assert retried == meant
+    assert len(asked) == len(set(asked))
+    assert await rig.letters() == []
+
+
+async def test_a_sweep_misses_no_letter_where_the_very_next_ones_go(rig):
+    for number in range(30):
+        await rig.bury("ada", f"t{number}", "internal")
+    going = {"t1", "t2", "t20", "t29"}
+    retried, _ = await sweep_while_somebody_drops(rig, lambda letter: letter.about["task_id"] in going)
+    assert retried == [f"t{number}" for number in range(30) if f"t{number}" not in going]
+
+
+async def test_a_sweep_keeps_to_its_range_while_somebody_drops_older_letters(rig):
+    for number in range(10):
+        await rig.bury("ada", f"t{number}", "internal")
+    retried, _ = await sweep_while_somebody_drops(rig, lambda letter: letter.about["task_id"] == "t1", first=4, last=6)
+    assert retried == ["t3", "t4", "t5"]
+
+
+async def test_a_sweep_that_cannot_tell_its_range_any_more_ends(rig):
+    for number in range(10):
+        await rig.bury("ada", f"t{number}", "internal")
+    older = {"t0", "t1", "t2"}
+    retried, _ = await sweep_while_somebody_drops(rig, lambda letter: letter.about["task_id"] in older, first=4, last=6)
+    assert retried == ["t3"]
+
+
+async def test_a_sweep_leaves_what_comes_while_it_runs(rig):
+    for number in range(5):
+        await rig.bury("ada", f"t{number}", "internal")
+    retried = []
+    async for letter in rig.admin.sweep(lambda _: True, retry=False):
+        retried.append(letter.about["task_id"])
+        await rig.bury("ada", f"again-{letter.about['task_id']}", "internal")
+    assert retried == [f"t{number}" for number in range(5)]
+
+
+async def test_a_letter_is_found_where_older_ones_have_gone(rig):
+    for number in range(130):
+        await rig.bury("ada", f"t{number}")
+    letters = {letter.about["task_id"]: letter for letter in await rig.letters()}
+    for number in range(110):
+        assert await rig.admin.drop(letters[f"t{number}"])
+    assert json.loads(await rig.admin.payload(letters["t120"]))["task_id"] == "t120"
+    assert await rig.admin.retry(letters["t125"])
+    assert not await rig.admin.drop(letters["t125"])
+
+
 async def test_what_no_bridge_wrote_is_shown_and_can_be_dropped(rig):
     await rig.client.lpush(rig.admin.keys.dead, b"\xff\x00 no line", b"[1]\npayload")
     listed, garbage = await rig.letters()

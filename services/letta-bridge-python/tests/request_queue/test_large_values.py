@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from letta_bridge.request_queue import Outcome, RedisQueue
+from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
+from letta_bridge.request_queue.port import fingerprint
 from letta_bridge.request_queue.traces import UserTraces
 from letta_bridge.settings import QueueSettings
 from shared_utils.redis_connection import connect
@@ -123,3 +124,19 @@ async def test_damage_is_mended_without_reading_every_turn(client, settings, red
     finally:
         await limited.aclose()
         await client.execute_command("ACL", "DELUSER", "bridge")
+
+
+async def test_forty_thousand_missed_turns_that_an_agent_was_told_are_removed_by_one_short_call(client):
+    """Redis serves nobody meanwhile: a call that takes longer than the client's time-out fails."""
+    settings = QueueSettings(missed_kept=40_000, missed_bytes=2**30)
+    queue = RedisQueue(client, client, settings, "a")
+    records = [json.dumps({"task_id": f"k{number}", "content": "hi", "timestamp": 1}) for number in range(40_000)]
+    for start in range(0, len(records), 1000):
+        await client.rpush(queue.keys.missed("ada"), *records[start : start + 1000])
+    await client.rpush(queue.keys.missed("ada"), "of another persona")
+    await client.lpush("letta_requests", json.dumps({"user_id": "ada", "task_id": "1", "content": "hi"}))
+    (turn,) = (await queue.exchange([], 1)).turns
+    told = frozenset(fingerprint(record.encode()) for record in records)
+    end = Settlement(turn.receipt, Outcome.LETTA, user_id="ada", task_id="1", reply=b"{}", told=told)
+    assert (await queue.exchange([end], 0)).settled == [True]
+    assert await client.lrange(queue.keys.missed("ada"), 0, -1) == [b"of another persona"]

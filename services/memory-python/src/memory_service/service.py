@@ -33,6 +33,7 @@ from shared_utils.memories import can_be_kept, embedder_of, open_memories
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, connect
 from shared_utils.reload import reread
 from shared_utils.repeated_answers import SingleAnswerClient
+from shared_utils.task_end import end
 
 _LOG: Final = logs.get(__name__)
 _NAME: Final = "memory-python"
@@ -130,8 +131,7 @@ class Service:
 
     async def _end(self, polite: list[asyncio.Task[None]], background: list[asyncio.Task[None]]) -> None:
         _LOG.info("stopping")
-        for task in background:
-            task.cancel()
+        await end(*background)
         outcomes = await asyncio.gather(*polite, *background, return_exceptions=True)
         unanswered = await self._answers.drain(self._settings.shutdown_grace)
         try:

@@ -60,10 +60,15 @@ class Session:
         """
         if self.permanent_memory:
             return None
+        return self.choice or Choice(user_key(self.user_id), permanent_memory=False, chosen_ms=UNDATED_MS)
+
+    @property
+    def choice(self) -> Choice | None:
+        """The choice in this row with its time; None if there is none, or none with a readable time."""
         chosen_ms = self.metadata.get(CHOSEN_FIELD)
         if not isinstance(chosen_ms, int) or isinstance(chosen_ms, bool):
-            chosen_ms = UNDATED_MS
-        return Choice(user_key(self.user_id), permanent_memory=False, chosen_ms=chosen_ms)
+            return None
+        return Choice(user_key(self.user_id), self.permanent_memory, chosen_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from letta_bridge.errors import AgentGone, LettaError, LettaRejected
 from letta_bridge.letta.agent_store import AgentStore, StoredConversation, StoredPassage
 from letta_bridge.letta.port import AgentRef, former_tag, restore_tag
 from letta_bridge.request_queue.creation_leases import CreationLeases
+from shared_utils.persistence.errors import Conflict
 
 _PASSAGES_PER_CALL: Final = 50
 
@@ -156,6 +157,7 @@ class AgentRestorer:
 
         Raises:
             SnapshotDamaged: see :meth:`check`.
+            Conflict: the agent vanished meanwhile, because another restore of this backup is running.
             LettaError: Letta is unavailable; call this again later.
         """
         outline = _checked(path, self._tag)
@@ -166,7 +168,7 @@ class AgentRestorer:
             before = done[-1]
             comparison = await self._compared(path, before.agent_id) if self._differs in before.tags else Comparison()
             result = replace(result, outcome="restored_before", new_id=before.agent_id, comparison=comparison)
-            twin = await self._occupant(outline.tags)
+            twin = await self._occupant(outline.tags) or await self._restored_elsewhere(former, before.agent_id)
             return result if twin is None else replace(result, outcome="occupied", other=twin.agent_id)
         if await self._exists(agent_id):
             return replace(result, outcome="there", new_id=agent_id)
@@ -181,12 +183,18 @@ class AgentRestorer:
             comparison = await self._compared(path, new_id)
             return await self._tagged(replace(result, comparison=comparison), new_id, former)
         except (AgentGone, LettaRejected) as error:
-            with contextlib.suppress(LettaError):
-                await self._remove_incomplete(former)
-            if await self._is_erased(outline.tags):  # the erasure has deleted the agent that was being written
+            is_erased = await self._is_erased(outline.tags)  # the erasure has deleted the agent that was being written
+            # Of an agent that is gone nothing is left; what is there by now is being written by another restore.
+            if is_erased or isinstance(error, LettaRejected):
+                with contextlib.suppress(LettaError):
+                    await self._remove_incomplete(former)
+            if is_erased:
                 return replace(result, outcome="erased")
             if isinstance(error, AgentGone):
-                raise
+                raise Conflict(
+                    f"the agent {result.agent_id} vanished while it was restored; is another restore of this backup "
+                    "running? Wait for its end, and repeat this one"
+                ) from error
             return replace(result, outcome="refused", reason=str(error))
 
     async def _tagged(self, result: Restored, new_id: str, former: str) -> Restored:
@@ -196,17 +204,25 @@ class AgentRestorer:
             if await self._is_erased(result.tags):
                 await self._remove_incomplete(former)
                 return replace(result, outcome="erased", comparison=Comparison())
+            if twin := await self._restored_elsewhere(former, new_id):
+                await self._store.delete(new_id)
+                return replace(result, outcome="restored_before", new_id=twin.agent_id, comparison=Comparison())
             if other := await self._occupant(result.tags):
                 await self._remove_incomplete(former)
                 return Restored(
                     result.agent_id, result.tags, "occupied", left_out=result.left_out, other=other.agent_id
                 )
             await self._store.retag(new_id, (*_without_restores(result.tags), *marks))
-            twin = await self._occupant(result.tags)
+            twin = await self._occupant(result.tags) or await self._restored_elsewhere(former, new_id)
         fail_points.passed("agent_restored")
         if twin is not None:
             return replace(result, outcome="occupied", new_id=new_id, other=twin.agent_id)
         return replace(result, new_id=new_id)
+
+    async def _restored_elsewhere(self, former: str, new_id: str) -> AgentRef | None:
+        """The same saved agent, whole, from a restore of this backup on another host."""
+        found = await self._store.find([former, self._backup])
+        return next((agent for agent in found if agent.agent_id != new_id and RESTORING_TAG not in agent.tags), None)
 
     async def _is_erased(self, tags: tuple[str, ...]) -> bool:
         return any([await self._erased(user_id) for user_id in users_in(tags)])

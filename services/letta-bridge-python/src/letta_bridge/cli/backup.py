@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from letta_bridge.backup.restore import RestoreReport, restore_backup
 from letta_bridge.cli.backup_output import backup_lines, restore_json, restore_lines
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, redis_client, settings_or_exit, tell
 from letta_bridge.cli.config import effective
+from letta_bridge.cli.interruption import run_command
 from letta_bridge.cli.output import print_json
 from letta_bridge.cli.own_agents import refuse_other_agents
 from letta_bridge.cli.progress import counting
@@ -134,7 +134,7 @@ def _with_letta(
             await letta.close()
 
     try:
-        return asyncio.run(run())
+        return run_command(run())
     except ServiceError as error:
         fail(str(error), Exit.FAILED)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from enum import IntEnum
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
 
+from letta_bridge.cli.interruption import run_command
 from letta_bridge.settings import BridgeSettings, read_settings
 from shared_utils.errors import SettingsError
 from shared_utils.logs import redact_text
@@ -79,10 +80,19 @@ def load_or_exit(config: Path | None, flags: dict[str, Any] | None = None) -> Lo
         fail(str(error), Exit.USAGE)
 
 
-def ask_redis(settings: BridgeSettings, work: Callable[[RedisClient], Awaitable[_Result]]) -> _Result:
-    """What ``work`` returns, given a client. Trouble with Redis ends the command with one sentence."""
+def ask_redis(
+    settings: BridgeSettings,
+    work: Callable[[RedisClient], Awaitable[_Result]],
+    *,
+    signals: Sequence[signal.Signals] = (signal.SIGINT,),
+) -> _Result:
+    """What ``work`` returns, given a client. Trouble with Redis ends the command with one sentence.
+
+    Raises:
+        KeyboardInterrupt: one of these signals came.
+    """
     try:
-        return asyncio.run(_with_client(settings, work))
+        return run_command(_with_client(settings, work), signals=signals)
     except SettingsError as error:
         fail(str(error), Exit.USAGE)
     except BrokenPipeError:

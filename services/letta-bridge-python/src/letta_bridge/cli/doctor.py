@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 from typing import Annotated, Final
 
 import typer
 
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, settings_or_exit
+from letta_bridge.cli.interruption import run_command
 from letta_bridge.cli.output import plain, print_json
 from letta_bridge.doctor import Finding, Level, examine
 from letta_bridge.settings import BridgeSettings
@@ -31,7 +31,7 @@ def doctor(
     deletes them again. WARN is worth a thought and no failure.
     """
     settings = settings_or_exit(config, may_create=True)  # what a bridge would have
-    findings = asyncio.run(_findings(settings, deep=deep, show=not as_json))
+    findings = run_command(_findings(settings, deep=deep, show=not as_json))
     failed = any(finding.level is Level.FAIL for finding in findings)
     if as_json:
         print_json({"ok": not failed, "findings": [_without_secrets(finding) for finding in findings]})

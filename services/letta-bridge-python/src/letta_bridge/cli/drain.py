@@ -31,6 +31,8 @@ class _Left:
     in_flight: int
     lanes: int
     bridges: int
+    held: int
+    """Users whose turns an operator or an erasure holds back."""
 
     @property
     def nothing(self) -> bool:
@@ -51,9 +53,9 @@ def drain(
     has in its lanes.
     """
     settings = settings_or_exit(config)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    both = (signal.SIGINT, signal.SIGTERM)
     try:
-        left = ask_redis(settings, lambda client: _drained(client, settings, timeout, reason))
+        left = ask_redis(settings, lambda client: _drained(client, settings, timeout, reason), signals=both)
     except KeyboardInterrupt:
         fail(f"interrupted; {_STAYS_CLOSED}", Exit.INTERRUPTED)
     if as_json:
@@ -65,6 +67,10 @@ def drain(
             )
         return
     what = f"{left.in_flight} turns are in flight and {left.lanes} lanes wait"
+    if left.held:
+        what += (
+            f" ({left.held} users are held: 'letta-bridge lanes' names them, 'user release' or 'user drop' ends that)"
+        )
     if not left.bridges:
         fail(f"{what}, and no bridge is alive to work them off; start one, the intake stays closed", Exit.FAILED)
     fail(f"{what} after {timeout:g} s; the intake stays closed, run drain again or resume", Exit.TIMEOUT)
@@ -87,7 +93,7 @@ async def _waited(admin: QueueAdmin, queue: RedisQueue, timeout: float) -> _Left
     while True:
         in_flight, lanes = await admin.unfinished()
         status: QueueStatus = await queue.status()
-        left = _Left(in_flight, lanes, status.bridges)
+        left = _Left(in_flight, lanes, status.bridges, status.held)
         if left.nothing or not left.bridges or asyncio.get_running_loop().time() >= until:
             return left
         if sys.stderr.isatty() and (in_flight, lanes) != shown:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from typing import Final
 
 from letta_bridge.cli.common import Exit, fail, redis_client
+from letta_bridge.cli.interruption import run_command
 from letta_bridge.errors import TenantTaken
 from letta_bridge.letta.connection import letta_client
 from letta_bridge.operator_claim import require_own_agents
@@ -34,6 +34,6 @@ def refuse_other_agents(settings: BridgeSettings) -> None:
             await letta.close()
 
     try:
-        asyncio.run(ask())
+        run_command(ask())
     except (TenantTaken, SettingsError) as error:
         fail(str(error), Exit.USAGE)

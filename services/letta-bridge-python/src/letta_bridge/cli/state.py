@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from letta_bridge.cli.common import Exit, fail, tell
+from letta_bridge.cli.interruption import run_command
 from letta_bridge.consent import Consent
 from letta_bridge.errors import ChoiceNotShared, ChoiceUnknown
 from letta_bridge.letta.connection import letta_client
@@ -55,7 +55,7 @@ def ask(work: Callable[[], Awaitable[_Result]]) -> _Result:
         return await work()
 
     try:
-        return asyncio.run(asked())
+        return run_command(asked())
     except _ANSWERS as error:
         fail(str(error), Exit.FAILED)
     except PersistenceError as error:

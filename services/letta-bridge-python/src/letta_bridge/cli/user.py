@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from letta_bridge.cli.choice import choice_record, choice_text
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit
+from letta_bridge.cli.interruption import run_command
 from letta_bridge.cli.output import duration, plain, print_json, print_table, seconds_of
 from letta_bridge.cli.own_agents import refuse_other_agents
 from letta_bridge.cli.progress import SlowSteps
@@ -226,7 +226,7 @@ def _ask(
             return await work(data)
 
     try:
-        return asyncio.run(ask())
+        return run_command(ask())
     except ServiceError as error:
         fail(f"{error}; what was not reached is done when this is run again", Exit.FAILED)
     except CONNECTION_ERRORS as error:

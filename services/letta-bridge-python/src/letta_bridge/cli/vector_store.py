@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from letta_bridge.cli.common import Exit, fail
+from letta_bridge.cli.interruption import run_command
 from letta_bridge.settings import BridgeSettings
 from shared_utils.embeddings import HttpEmbedder
 from shared_utils.errors import ServiceError, SettingsError
@@ -39,7 +39,7 @@ def ask_store(settings: BridgeSettings, work: Callable[[DatabasePassageStore], A
             await store.close()
 
     try:
-        return asyncio.run(ask())
+        return run_command(ask())
     except SettingsError as error:
         fail(str(error), Exit.USAGE)
     except ServiceError as error:

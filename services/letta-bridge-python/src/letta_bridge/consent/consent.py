@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
 from typing import Final
@@ -124,6 +125,18 @@ class Consent:
         with contextlib.suppress(PersistenceError):
             await self.merge(opt_out)
         return True
+
+    async def unheard(self, opt_outs: Mapping[str, Choice]) -> set[str]:
+        """The users among these whose opt-out, found in agents' tags, is later than every choice that a replica has.
+
+        Args:
+            opt_outs: user id → the user's latest opt-out in the tags.
+        """
+        stored = await self.replicas.stored({opt_out.user_key for opt_out in opt_outs.values()})
+        later = {user: one for user, one in opt_outs.items() if one.beats(stored.get(one.user_key))}
+        return {
+            user for user, one in later.items() if one.beats(strict_entry(one.user_key, (await self._read(user)).entry))
+        }
 
     async def _opt_out(self, wanted: Choice) -> Choice:
         key = wanted.user_key

@@ -25,6 +25,7 @@ from shared_utils import logs
 from shared_utils.persistence.choices import Choice, ChoiceStore, copy_choices, imported_opt_out, pages, user_key
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.redis_connection import CONNECTION_ERRORS, persistently
+from shared_utils.task_end import end
 
 _log = logs.get(__name__)
 _POLL_SECONDS: Final = 3.0
@@ -173,7 +174,7 @@ class ChoiceReplicas:
         try:
             yield
         finally:
-            upkeep.cancel()
+            await end(upkeep)
             with contextlib.suppress(asyncio.CancelledError):
                 await upkeep
 

@@ -5,7 +5,7 @@ Everything here is bounded: it reads page by page, and no payload unless one is 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
@@ -32,6 +32,8 @@ _EXAMINED: Final = 5000
 _ID_LENGTH: Final = 12
 _PREVIEW_BYTES: Final = 4096
 _WHOLE: Final = 2**40
+_ELSEWHERE, _REMOVED, _LEFT = 0, 1, 2
+"""What ``unbury.lua`` returns: another letter is at this position, removed, unreadable for this release."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +199,13 @@ class QueueAdmin:
 
     async def payload(self, letter: DeadLetter) -> bytes | None:
         """All of a letter's payload; None where the letter is gone."""
-        found = await self._letters(letter.position, letter.position, letter.size)
-        return found[0].payload if found and found[0].digest == letter.digest else None
+        position: int | None = letter.position
+        while position is not None:
+            found = await self._letters(position, position, letter.size)
+            if found and found[0].digest == letter.digest:
+                return found[0].payload
+            position = await self._newest_of({letter.digest}, position)
+        return None
 
     async def retry(self, letter: DeadLetter) -> bool:
         """Requeue the task and remove the letter, in one step.
@@ -208,33 +215,60 @@ class QueueAdmin:
         Returns:
             False if the letter is gone, or holds a record that this release cannot read.
         """
-        return await self._unbury(letter, "retry")
+        return await self._unbury_anywhere(letter, "retry")
 
     async def drop(self, letter: DeadLetter) -> bool:
         """Remove the letter for good; False where it is gone."""
-        return await self._unbury(letter, "drop")
+        return await self._unbury_anywhere(letter, "drop")
 
     async def sweep(
         self, chosen: Callable[[DeadLetter], bool], *, retry: bool, first: int = 1, last: int | None = None
     ) -> AsyncIterator[DeadLetter]:
         """Retry or drop every chosen letter between two positions, oldest first; yields each that was removed.
 
-        Letters that come while it runs are left alone, so a task that dies again at once is not tried for ever.
+        ``chosen`` is asked once about each letter, also where somebody else removes letters meanwhile: another
+        operator, or a bridge that buries more than ``queue.dead_bytes``. Letters that come while it runs are left
+        alone, so a task that dies again at once is not tried for ever.
         """
-        position = first
-        left = min(last or _WHOLE, await self.dead_count()) - first + 1
+        position, until = first, min(last or _WHOLE, await self.dead_count())
+        before = await self._letters(max(1, first - _PAGE), first - 1, 0) if first > 1 else []
+        passed = {letter.digest for letter in before}
+        end = {letter.digest for letter in await self._letters(until, until, 0)}
+        left, asked = until - first + 1, ""
         while left > 0:
             page = await self._letters(position, position + min(left, _PAGE) - 1, _PREVIEW_BYTES)
             if not page:
                 return
-            left -= len(page)
             for letter in page:
                 # The letters after a removed one move up by one place.
                 here = replace(letter, position=position)
-                if chosen(here) and await self._unbury(here, "retry" if retry else "drop"):
+                wanted = here.digest == asked or chosen(here)
+                result = await self._unbury(here, "retry" if retry else "drop") if wanted else _LEFT
+                if result == _ELSEWHERE:
+                    asked = here.digest
+                    behind = await self._newest_of(passed, position)
+                    if behind is None and first > 1:
+                        return  # nothing tells any more which letters were meant
+                    position = (behind or 0) + 1
+                    break
+                left -= 1
+                if result == _REMOVED:
                     yield here
                 else:
+                    passed.add(here.digest)
                     position += 1
+                if here.digest in end:
+                    return
+
+    async def _newest_of(self, digests: Collection[str], below: int) -> int | None:
+        """The position, lower than this one, of the newest of these letters: removing older ones has moved it there."""
+        position = min(below - 1, await self.dead_count())
+        while position > 0 and (page := await self._letters(position, max(1, position - _PAGE + 1), 0)):
+            for letter in page:
+                if letter.digest in digests:
+                    return letter.position
+            position -= len(page)
+        return None
 
     async def _letters(self, first: int, last: int, payload_bytes: int) -> list[DeadLetter]:
         """Letters from ``first`` towards ``last``, which may be older; fewer where they are large."""
@@ -242,7 +276,18 @@ class QueueAdmin:
         step = 1 if first <= last else -1
         return [_letter(first + step * index, row) for index, row in enumerate(rows)]
 
-    async def _unbury(self, letter: DeadLetter, action: str) -> bool:
+    async def _unbury_anywhere(self, letter: DeadLetter, action: str) -> bool:
+        """Whether the letter was removed, from whatever position it has by now."""
+        position: int | None = letter.position
+        while position is not None:
+            result = await self._unbury(replace(letter, position=position), action)
+            if result != _ELSEWHERE:
+                return result == _REMOVED
+            position = await self._newest_of({letter.digest}, position)
+        return False
+
+    async def _unbury(self, letter: DeadLetter, action: str) -> int:
+        """See ``unbury.lua``."""
         about = letter.about
         task_id, user_id = about.get("task_id"), about.get("user_id")
         kept = per_task(str(user_id), str(task_id)) if task_id and user_id else ""
@@ -252,8 +297,8 @@ class QueueAdmin:
         arguments = (letter.position, letter.digest, action, kept, _mendable(letter) if kept else b"", ttl_ms)
         key = about.get("idempotency_key")
         words = (lane, seq, first_ms, key if isinstance(key, str) else "")
-        result = await self._scripts.run(_UNBURY, *arguments, body_of_letter(about), *words)
-        return bool(result == 1)
+        result: int = await self._scripts.run(_UNBURY, *arguments, body_of_letter(about), *words)
+        return result
 
 
 def _lane_of(letter: DeadLetter) -> str:

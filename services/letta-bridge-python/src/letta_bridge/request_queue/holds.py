@@ -18,6 +18,7 @@ from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.scripts import ScriptRunner, read
 from shared_utils.errors import ServiceError
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.task_end import end
 
 TTL_SECONDS: Final = 60.0
 STALE_SECONDS: Final = 20.0
@@ -138,7 +139,7 @@ class Holds:
                 try:
                     yield
                 finally:
-                    renewing.cancel()
+                    await end(renewing)
                     await asyncio.gather(renewing, return_exceptions=True)
         except TimeoutError:
             if lost:

@@ -6,6 +6,7 @@ every heartbeat of a bridge renews it. The last bridge to stop ends it; that of 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from typing import Final, cast
 
@@ -38,6 +39,8 @@ class ServedLetta:
         self._bridge = bridge
         self._held: str | None = None
         """The id this bridge holds the claim with."""
+        self._others_until = 0.0
+        """When the claim of another Letta ends, as it was when this bridge was refused last; monotonic clock."""
         self._lost: set[str] = set()
         """Ids it held the claim with before: a note that was lost and written anew has another id."""
 
@@ -45,14 +48,18 @@ class ServedLetta:
         """Renew the claim of the Letta that has this note; False while another Letta holds it.
 
         A note that was lost does not come back while bridges hold the claim with its successor: one that does is of
-        another Letta behind the same address.
+        another Letta behind the same address. A claim of another Letta that is gone before its end was lost by Redis:
+        its bridges renew it within a heartbeat.
 
         Raises:
             One of ``CONNECTION_ERRORS``.
         """
-        if note_id in self._lost and await served_with(self._client, self._keys) is not None:
+        served = await served_with(self._client, self._keys)
+        if (note_id in self._lost) if served is not None else (time.monotonic() < self._others_until):
             return False
         if not await self._renew(note_id, {note_id, self._held, *self._lost}):
+            left_ms = await self._client.pttl(self._key)
+            self._others_until = time.monotonic() + max(0, left_ms) / 1000
             return False
         if self._held is not None and self._held != note_id:
             self._lost.add(self._held)

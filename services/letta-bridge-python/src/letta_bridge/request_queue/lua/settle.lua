@@ -103,8 +103,12 @@ local function remember(user, told, missed)
     local key = MISSED .. user
     local before = redis.call('LLEN', key)
     if told ~= '' and before > 0 then
+        local is_told = {}
+        for digest in string.gmatch(told, '%S+') do
+            is_told[digest] = true
+        end
         for _, record in ipairs(redis.call('LRANGE', key, 0, -1)) do
-            if string.find(told, redis.sha1hex(record), 1, true) then
+            if is_told[redis.sha1hex(record)] then
                 redis.call('LREM', key, 1, record)
             end
         end

@@ -1,0 +1,93 @@
+"""Lists that others change while they are read page by page."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared_utils import redis_pages
+from shared_utils.redis_connection import close, connect
+from shared_utils.redis_pages import list_items
+from shared_utils.settings import RedisSettings
+
+pytestmark = pytest.mark.integration
+
+KEY = "a list"
+
+
+@pytest.fixture
+async def client(redis_url):
+    client = connect(RedisSettings(url=redis_url), name="pages")
+    await client.delete(KEY)
+    yield client
+    await client.delete(KEY)
+    await close(client)
+
+
+def elements(count):
+    return [f"e{number}" for number in range(count)]
+
+
+async def read(client, change=None, *, behind=600):
+    """All elements; ``change`` runs once so many have been read."""
+    found = []
+    async for item in list_items(client, KEY):
+        found.append(item.decode())
+        if change is not None and len(found) == behind:
+            await change()
+    return found
+
+
+@pytest.mark.parametrize("count", [0, 1, 8, 40, 168, 2000])
+async def test_a_list_that_nobody_changes_is_read_as_it_is(client, count):
+    if count:
+        await client.rpush(KEY, *elements(count))
+    assert await read(client) == elements(count)
+
+
+async def test_equal_elements_are_read_as_often_as_they_stand_there(client):
+    await client.rpush(KEY, *["same"] * 2000)
+    assert await read(client) == ["same"] * 2000
+
+
+@pytest.mark.parametrize("removed", [range(1), range(3, 400, 2), range(598, 600), range(590, 1000), range(600)])
+async def test_no_element_is_missed_while_others_are_removed(client, removed):
+    await client.rpush(KEY, *elements(3000))
+    gone = [f"e{number}" for number in removed]
+
+    async def remove():
+        for element in gone:
+            await client.lrem(KEY, 1, element)
+
+    found = await read(client, remove)
+    assert set(elements(3000)) - set(gone) <= set(found)
+
+
+async def test_no_element_is_missed_where_more_than_are_remembered_are_removed(client, monkeypatch):
+    monkeypatch.setattr(redis_pages, "_ANCHORS", 100)
+    await client.rpush(KEY, *elements(3000))
+
+    async def remove():
+        await client.ltrim(KEY, 700, -1)
+
+    assert set(elements(3000)[700:]) <= set(await read(client, remove))
+
+
+@pytest.mark.parametrize("pushed", [1, 20, 5000])
+async def test_no_element_is_missed_while_others_are_pushed_and_taken(client, pushed):
+    await client.rpush(KEY, *elements(3000))
+
+    async def move():
+        await client.lpush(KEY, *[f"new{number}" for number in range(pushed)])
+        await client.rpop(KEY, 10)
+
+    assert set(elements(2990)) <= set(await read(client, move))
+
+
+async def test_the_reading_ends_while_somebody_pushes_all_the_time(client):
+    await client.rpush(KEY, *elements(3000))
+    found = 0
+    async for _ in list_items(client, KEY):
+        found += 1
+        if not found % 100:
+            await client.lpush(KEY, *[f"new{found}-{number}" for number in range(50)])
+    assert found < 20_000

@@ -1,0 +1,44 @@
+"""Background tasks end, also where a cancellation is swallowed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from shared_utils import task_end
+from shared_utils.task_end import end
+
+
+async def swallowing(times):
+    while True:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            times -= 1
+            if times < 0:
+                raise
+
+
+async def test_tasks_end_although_a_cancellation_is_swallowed(monkeypatch):
+    monkeypatch.setattr(task_end, "_CANCEL_AGAIN_SECONDS", 0.01)
+    tasks = [asyncio.create_task(swallowing(times)) for times in (0, 2)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        await end(*tasks)
+    assert all(task.cancelled() for task in tasks)
+
+
+async def test_error_of_a_task_stays_in_it():
+    async def failed():
+        raise LookupError
+
+    task = asyncio.create_task(failed())
+    await asyncio.sleep(0)
+    await end(task)
+    with pytest.raises(LookupError):
+        await task
+
+
+async def test_no_task_is_ended_at_once():
+    await end()
