@@ -68,6 +68,11 @@ def _refusal(error: psycopg.Error, text: str, place: str, user: str) -> Persiste
             found = DatabaseUnavailable(
                 f"the database {place} ended a transaction for another's sake, again and again ({text}); try it later"
             )
+        case errors.DiskFull():
+            found = DatabaseUnavailable(
+                f"the disk of the database {place} is full ({text}), so nothing can be written there; make room on it; "
+                "it is tried again"
+            )
         case errors.ReadOnlySqlTransaction():
             found = DatabaseUnavailable(
                 f"the database {place} is read-only ({text}): a standby, or default_transaction_read_only is set for "
