@@ -16,6 +16,7 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
+from letta_bridge.failure_causes import advice, meaning
 from letta_bridge.main import app
 
 VARIABLES = ("REDIS_URL", "REDIS_HOST", "REDIS_PASSWORD", "LETTA_API_URL", "LETTA_API_KEY", "LETTA_BRIDGE_CONFIG")
@@ -335,18 +336,24 @@ def test_send_says_that_the_queue_is_paused(on):
     assert "(升级); 'letta-bridge resume' ends that" in told
 
 
+EXPIRED = "model_credentials"
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
-        ({"source": "letta", "agent_id": "agent-1"}, "answered by the agent agent-1"),
+        ({"source": "letta", "agent_id": "agent-1"}, " by the agent agent-1"),
         (
             {"source": "memory_python", "fallback_reason": "letta_rejected", "fallback_cause": "model_credentials"},
-            "not by the user's agent: the provider refuses the key of Letta's model (model_credentials); give Letta a",
+            f" by memory_python, not by the user's agent: {meaning(EXPIRED)}; {advice(EXPIRED)}",
         ),
         (
             {"source": "memory_python", "fallback_reason": "temporary", "canned": True},
-            "with a configured sentence, as it has no model's answer either, not by the user's agent: temporary",
+            (
+                " by memory_python with a configured sentence, as it has no model's answer either, not by the user's "
+                "agent: temporary"
+            ),
         ),
     ],
 )
@@ -364,7 +371,7 @@ def test_send_says_who_answered(on, client, reply, said):
     result = on("send", "hi", "--user", "ada")
     bridge.join()
     assert result.stdout == "hello\n"
-    assert result.stderr == f"letta-bridge: {said}\n"
+    assert result.stderr == f"letta-bridge: answered{said}\n"
 
 
 @pytest.mark.integration

@@ -57,7 +57,8 @@ def test_a_trouble_is_told_once_and_its_end_too(service: Service) -> None:
     lines: list[str] = []
     watched = Troubles({"letta-bridge": service.url}, lines.append)
     full = {"name": "redis", "ok": False, "detail": "Redis is full; raise its maxmemory"}
-    service.checks, service.status = [full, {"name": "letta", "ok": True, "detail": "fine"}], 503
+    service.checks = [full, full | {"name": "journal"}, {"name": "letta", "ok": True, "detail": "fine"}]
+    service.status = 503
     for _ in range(4):
         watched.look()
     assert lines == ["letta-bridge: Redis is full; raise its maxmemory"]

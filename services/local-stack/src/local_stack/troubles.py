@@ -34,6 +34,8 @@ class Troubles:
         self._announce = announce
         self._seen: dict[tuple[str, str], int] = {}
         """(service, check) -> looks in a row with trouble."""
+        self._told: dict[tuple[str, str], str] = {}
+        """(service, check) -> what was announced of it."""
         self._next = 0.0
 
     def look(self) -> None:
@@ -49,11 +51,13 @@ class Troubles:
     def _compare(self, service: str, troubles: Mapping[str, str]) -> None:
         for name, detail in troubles.items():
             looks = self._seen[service, name] = self._seen.get((service, name), 0) + 1
-            if looks == _LOOKS:
-                self._announce(redact_text(f"{service}: {detail}"))
-        over = [key for key in self._seen if key[0] == service and key[1] not in troubles]
-        for key in over:
-            if self._seen.pop(key) >= _LOOKS:
+            line = redact_text(f"{service}: {detail}")
+            if looks == _LOOKS and line not in self._told.values():  # one full Redis fails several checks
+                self._told[service, name] = line
+                self._announce(line)
+        for key in [key for key in self._seen if key[0] == service and key[1] not in troubles]:
+            del self._seen[key]
+            if self._told.pop(key, None) is not None:
                 self._announce(f"{service}: {key[1]} is well again")
 
 

@@ -107,6 +107,6 @@ async def _obstacle(client: RedisClient, settings: BridgeSettings, user_id: str)
         return f"the queue is paused {pause_told(pause)}; 'letta-bridge resume' ends that"
     if not await admin.live_bridges():
         return obstacles.no_bridge(settings.queue.requests)
-    if waiting := await admin.waiting_of(user_id):
+    if (waiting := await admin.waiting_of(user_id)) > 1:  # one may be this one
         return f"{waiting} tasks of this user wait, and a user's tasks are answered one after the other; wait longer"
     return None
