@@ -114,7 +114,9 @@ def test_the_terminal_tells_of_an_expired_key_while_everybody_gets_an_answer(tmp
             time.sleep(0.1)
         up.send_signal(signal.SIGINT)
         assert up.wait(60) == 0
-    (line,) = [line for line in terminal.read_text().splitlines() if line.startswith("letta-bridge: agents did not")]
+    (line,) = [
+        line for line in terminal.read_text().splitlines() if line.startswith("letta-bridge (answers): agents did")
+    ]
     assert "mostly because the provider refuses the key of Letta's model (model_credentials)" in line
     assert line.endswith("; give Letta a valid key of its model's provider (OPENAI_API_KEY) and restart it")
 

@@ -61,11 +61,11 @@ def test_a_trouble_is_told_once_and_its_end_too(service: Service) -> None:
     service.status = 503
     for _ in range(4):
         watched.look()
-    assert lines == ["letta-bridge: Redis is full; raise its maxmemory"]
+    assert lines == ["letta-bridge (redis): Redis is full; raise its maxmemory"]
     service.checks, service.status = [full | {"ok": True}], 200
     watched.look()
     watched.look()
-    assert lines[1:] == ["letta-bridge: redis is well again"]
+    assert lines[1:] == ["letta-bridge (redis): well again"]
 
 
 def test_a_trouble_that_is_over_at_the_next_look_is_not_told(service: Service) -> None:
@@ -84,7 +84,20 @@ def test_a_service_that_takes_connections_and_says_nothing_is_told(monkeypatch: 
         watched = Troubles({"letta-bridge": f"http://127.0.0.1:{frozen.getsockname()[1]}"}, lines.append)
         for _ in range(3):
             watched.look()
-    assert lines == ["letta-bridge: it does not answer within 0.1 s, so it is frozen or overloaded"]
+    (line,) = lines
+    assert line.startswith("letta-bridge (HTTP port): no answer within 0.1 s, so it is frozen or overloaded; see its")
+
+
+def test_a_service_that_says_nothing_has_not_got_well(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    watched = Troubles({"letta-bridge": service.url}, lines.append)
+    service.checks = [{"name": "redis", "ok": False, "detail": "Redis is full"}]
+    watched.look()
+    watched.look()
+    monkeypatch.setattr(troubles, "_troubles", lambda _url: {troubles._SILENT: "no answer"})
+    watched.look()
+    watched.look()
+    assert lines == ["letta-bridge (redis): Redis is full", "letta-bridge (HTTP port): no answer"]
 
 
 def test_a_service_that_is_gone_is_left_to_who_restarts_it(service: Service) -> None:

@@ -18,7 +18,7 @@ _TIMEOUT_SECONDS: Final = 5.0
 _LOOKS: Final = 2
 """A trouble is told once it was seen so often in a row: a restart brings some that are over at once."""
 _UNREADY: Final = 503
-_SILENT: Final = "its HTTP port"
+_SILENT: Final = "HTTP port"
 
 
 class Troubles:
@@ -51,14 +51,19 @@ class Troubles:
     def _compare(self, service: str, troubles: Mapping[str, str]) -> None:
         for name, detail in troubles.items():
             looks = self._seen[service, name] = self._seen.get((service, name), 0) + 1
-            line = redact_text(f"{service}: {detail}")
-            if looks == _LOOKS and line not in self._told.values():  # one full Redis fails several checks
-                self._told[service, name] = line
-                self._announce(line)
+            if looks == _LOOKS and not self._is_told(service, detail):
+                self._told[service, name] = detail
+                self._announce(redact_text(f"{service} ({name}): {detail}"))
+        if _SILENT in troubles:
+            return  # of its other checks it says nothing
         for key in [key for key in self._seen if key[0] == service and key[1] not in troubles]:
             del self._seen[key]
             if self._told.pop(key, None) is not None:
-                self._announce(f"{service}: {key[1]} is well again")
+                self._announce(f"{service} ({key[1]}): well again")
+
+    def _is_told(self, service: str, detail: str) -> bool:
+        """Whether another check of the service has the same trouble: one full Redis fails several."""
+        return any(key[0] == service and told == detail for key, told in self._told.items())
 
 
 def _troubles(url: str) -> dict[str, str] | None:
@@ -72,7 +77,10 @@ def _troubles(url: str) -> dict[str, str] | None:
     except (OSError, ValueError) as error:
         if not isinstance(error, TimeoutError) and not isinstance(getattr(error, "reason", None), TimeoutError):
             return None
-        return {_SILENT: f"it does not answer within {_TIMEOUT_SECONDS:g} s, so it is frozen or overloaded"}
+        return {
+            _SILENT: f"no answer within {_TIMEOUT_SECONDS:g} s, so it is frozen or overloaded; see its log, and "
+            "kill it if it stays so: it is started again"
+        }
 
 
 def _failed(body: bytes) -> dict[str, str] | None:
