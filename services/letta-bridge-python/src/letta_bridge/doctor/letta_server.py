@@ -137,8 +137,8 @@ def _handle(subject: str, handle: str, known: Sequence[str], variable: str) -> F
             subject,
             f"Letta lists no model of the provider {provider}, so not {handle}: the provider refuses Letta's key, or "
             "Letta does not reach it",
-            f"give Letta a valid OPENAI_API_KEY and OPENAI_BASE_URL and restart it, or set {variable} to a handle of "
-            "another provider",
+            f"give Letta a valid OPENAI_API_KEY and OPENAI_BASE_URL and restart it, or set {variable} to one it has: "
+            f"{', '.join(list(known)[:_SHOWN_HANDLES])}",
         )
     examples = ", ".join(near or list(known)[:_SHOWN_HANDLES])
     return fail(subject, f"Letta does not know the handle {handle}", f"set {variable}, e.g. to {examples}")
