@@ -106,6 +106,48 @@ def test_a_refused_parameter_is_named(message: str, parameter: str) -> None:
     assert read_refusal(400, openai(message)).parameters == {parameter}
 
 
+_FORBIDDEN = {"type": "extra_forbidden", "loc": ["body", "temperature"], "msg": "Extra inputs are not permitted"}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "parameter"),
+    [
+        (400, openai("Both temperature and this do not go together", param="max_tokens"), "max_tokens"),
+        (422, json.dumps({"detail": [_FORBIDDEN | {"input": 0.7}]}), "temperature"),
+        (422, json.dumps({"object": "error", "message": {"detail": [_FORBIDDEN]}, "code": None}), "temperature"),
+        (
+            400,
+            json.dumps(
+                {
+                    "error": {
+                        "message": "Provider returned error",
+                        "code": 400,
+                        "metadata": {"raw": openai("Unsupported", param="max_tokens", code="unsupported_parameter")},
+                    }
+                }
+            ),
+            "max_tokens",
+        ),
+        (
+            400,
+            json.dumps({"object": "error", "message": "max_tokens must be at least 1", "param": None, "code": 400}),
+            "max_tokens",
+        ),
+        (
+            400,
+            openai("<400> InternalError.Algo.InvalidParameter: Range of max_tokens should be [1, 8192]"),
+            "max_tokens",
+        ),
+        (400, openai("deepseek-reasoner does not support the parameter `temperature`"), "temperature"),
+    ],
+    ids=["param", "validator", "nested message", "router", "vllm", "qwen", "deepseek"],
+)
+def test_a_refused_parameter_is_found_where_each_server_names_it(status: int, body: str, parameter: str) -> None:
+    refusal = read_refusal(status, body)
+    assert (refusal.cause, refusal.parameters) == (Cause.PARAMETER, {parameter})
+    assert "0.7" not in refusal.words
+
+
 @pytest.mark.parametrize(
     ("message", "words"),
     [

@@ -19,7 +19,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared_utils.redis_sentinel import SentinelTrouble
-from shared_utils.redis_trouble import explained, redis_trouble
+from shared_utils.redis_trouble import explained, redis_trouble, told
 
 SCRIPT = " script: 5f0c, on @user_script:27."
 
@@ -37,6 +37,12 @@ SCRIPT = " script: 5f0c, on @user_script:27."
         (BusyLoadingError("Redis is loading", status_code="LOADING"), "loading", "still loading", False),
         (ReadOnlyError("You can't write", status_code="READONLY"), "readonly", "a read-only replica", False),
         (ResponseError("MISCONF Redis is configured to save"), "misconf", "cannot save its data", False),
+        (
+            ResponseError("MISCONF Errors writing to the AOF file: No space left on device"),
+            "misconf",
+            "disk is full",
+            False,
+        ),
         (ClusterDownError("CLUSTERDOWN The cluster is down"), "clusterdown", "a part of the Redis", False),
         (ResponseError("BUSY Redis is busy running a script"), "busy", "somebody's script", False),
         (ResponseError("unknown command 'BLMOVE'"), "refused", "Redis refuses a command", True),
@@ -68,3 +74,9 @@ def test_a_command_that_a_pipeline_quotes_is_not_repeated():
     error = ResponseError('Command # 1 (LPUSH q {"content":"my (secret) words"}) of pipeline caused error: WRONGTYPE x')
     assert "secret" not in explained(error)
     assert redis_trouble(error).code == "wrongtype"
+
+
+def test_an_error_that_is_not_of_redis_is_told_in_its_own_words():
+    assert told(OutOfMemoryError("command not allowed", status_code="OOM")).startswith("Redis is full")
+    assert told(RuntimeError("the journal is closed")) == "the journal is closed"
+    assert told(TimeoutError()) == "TimeoutError"

@@ -118,7 +118,11 @@ def test_an_expired_key_is_told_by_reply_status_health_and_doctor(
         httpx.delete(f"{scripted_model.base_url}/control/faults")
     assert (health["status"], readyz.status_code) == ("degraded", 200)
     assert "4 of 5 turns" in health["checks"]["answers"]
-    assert "mostly model_credentials" in health["checks"]["answers"]
+    assert (
+        "mostly because the provider refuses the key of Letta's model (model_credentials)"
+        in health["checks"]["answers"]
+    )
+    assert "give Letta a valid key" in health["checks"]["answers"]
     assert (recent["by_agent"], recent["fell_back"], recent["canned"]) == (1, 4, 4)
     assert recent["causes"] == {"model_credentials": 4}
     assert (findings["answers"]["level"], "OPENAI_API_KEY" in findings["answers"]["advice"]) == ("FAIL", True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from local_stack.chat import Chat
@@ -98,3 +100,41 @@ def test_a_taken_port_is_one_clear_sentence(tmp_path: Path) -> None:
     assert up.stdout == ""
     assert up.stderr.startswith(f"Port {port} cannot be used")
     assert "--bridge-port" in up.stderr
+
+
+def test_the_terminal_tells_of_an_expired_key_while_everybody_gets_an_answer(tmp_path: Path) -> None:
+    terminal = tmp_path / "up.log"
+    with running(tmp_path / "data") as (up, urls):
+        model = urls["model"].removesuffix("/v1")
+        httpx.put(f"{model}/control/faults", json={"action": "fail", "status": 401}).raise_for_status()
+        source, _ = talk(urls["redis"], "What is my name?")
+        assert source == "memory-python"
+        deadline = time.monotonic() + 60
+        while "OPENAI_API_KEY" not in terminal.read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        up.send_signal(signal.SIGINT)
+        assert up.wait(60) == 0
+    (line,) = [
+        line for line in terminal.read_text().splitlines() if line.startswith("letta-bridge (answers): agents did")
+    ]
+    assert "mostly because the provider refuses the key of Letta's model (model_credentials)" in line
+    assert line.endswith("; give Letta a valid key of its model's provider (OPENAI_API_KEY) and restart it")
+
+
+def test_a_wrong_database_is_one_clear_sentence_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    up = subprocess.run(
+        [_PROGRAM, "up", "--data", tmp_path / "data", *_FREE_PORTS],
+        env={**os.environ, "DATABASE_URL": f"postgresql://ada:secret@127.0.0.1:{port}/letta"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert up.returncode == 1
+    assert "starting" not in up.stderr.replace("and starting no PostgreSQL", "")
+    assert up.stderr.splitlines()[-1] == (
+        f"DATABASE_URL in the environment is used, and does not work: The database server at 127.0.0.1:{port} does not "
+        "answer; start it, or correct its address."
+    )
+    assert "secret" not in up.stderr

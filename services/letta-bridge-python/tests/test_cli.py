@@ -121,7 +121,7 @@ def test_a_wrong_variable_is_exit_code_2_and_one_sentence(call, command):
 def test_a_named_file_that_does_not_exist_is_exit_code_2(call, tmp_path, command):
     result = call(*arguments_of(command), "--config", str(tmp_path / "missing.json"))
     assert result.exit_code == 2
-    assert "does not exist" in result.stderr
+    assert "missing.json does not exist; correct its name, or put it there" in sentence(result)
 
 
 def test_a_wrong_flag_is_named(call):

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
+from letta_bridge.failure_causes import advice, meaning
 from letta_bridge.main import app
 
 VARIABLES = ("REDIS_URL", "REDIS_HOST", "REDIS_PASSWORD", "LETTA_API_URL", "LETTA_API_KEY", "LETTA_BRIDGE_CONFIG")
@@ -233,7 +235,9 @@ def test_status_tells_which_turns_agents_did_not_answer(on, client):
     assert "no agent was asked in the last 10 minutes" in on("status", code=1).stdout
     tally = f"{Q}:tally:{client.time()[0] // 60}"
     client.hset(tally, mapping={"agent": 1, "memory": 3, "fallback": 3, "canned": 3, "cause:model_credentials": 3})
-    assert "3 of 4 turns in the last 10 minutes (75%), mostly model_credentials" in on("status", code=1).stdout
+    assert "3 of 4 turns in the last 10 minutes (75%), mostly because the provider refuses the key" in (
+        on("status", code=1).stdout
+    )
     assert json.loads(on("status", "--json", code=1).stdout)["recent"]["causes"] == {"model_credentials": 3}
 
 
@@ -306,6 +310,36 @@ def test_interrupted_drain_says_that_the_queue_stays_paused(redis_url, client, n
 
 
 @pytest.mark.integration
+def test_status_without_a_bridge_says_what_waits_and_what_to_do(on, client):
+    client.lpush("letta_requests", "{}")
+    shown = on("status", code=1).stdout
+    assert re.search(r"trouble +no bridge serves the queue letta_requests, so 1 tasks wait; start one: letta-b", shown)
+
+
+@pytest.mark.integration
+def test_status_and_send_name_a_user_who_floods(on, client):
+    client.zadd(f"{Q}:bridges", {"one": 2**52})
+    client.rpush(f"{Q}:ready", "mallory")
+    client.rpush(f"{Q}:lane:mallory", *(f"{number} 0 1\n{{}}" for number in range(500)))
+    shown = on("status").stdout
+    assert re.search(r"flood +500 tasks of the user mallory wait and are answered one after the other", shown)
+    assert "guards.max_lane" in shown
+    told = on("send", "me too", "--user", "mallory", "--wait", "0.1", code=3).stderr
+    assert "500 tasks of this user wait" in told
+    assert "tasks of this user" not in on("send", "hi", "--user", "ada", "--wait", "0.1", code=3).stderr
+
+
+@pytest.mark.integration
+def test_status_says_that_the_bridge_of_this_host_is_frozen(on, client, monkeypatch):
+    client.zadd(f"{Q}:bridges", {"one": 2**52})
+    monkeypatch.setattr("letta_bridge.cli.local_bridge._SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        monkeypatch.setenv("BRIDGE_HTTP_PORT", str(frozen.getsockname()[1]))
+        shown = on("status", code=1).stdout
+    assert "does not answer within 0.2 s, so it is frozen or overloaded and takes no tasks; see its log" in shown
+
+
+@pytest.mark.integration
 def test_send_says_that_the_queue_is_paused(on):
     on("pause", "--reason", "升级")
     told = on("send", "hi", "--wait", "0.1", code=3).stderr
@@ -313,18 +347,24 @@ def test_send_says_that_the_queue_is_paused(on):
     assert "(升级); 'letta-bridge resume' ends that" in told
 
 
+EXPIRED = "model_credentials"
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
-        ({"source": "letta", "agent_id": "agent-1"}, "answered by the agent agent-1"),
+        ({"source": "letta", "agent_id": "agent-1"}, " by the agent agent-1"),
         (
             {"source": "memory_python", "fallback_reason": "letta_rejected", "fallback_cause": "model_credentials"},
-            "answered by memory_python, not by the user's agent (letta_rejected, model_credentials)",
+            f" by memory_python, not by the user's agent: {meaning(EXPIRED)}; {advice(EXPIRED)}",
         ),
         (
             {"source": "memory_python", "fallback_reason": "temporary", "canned": True},
-            "answered by memory_python, a configured sentence, no model's answer, not by the user's agent (temporary)",
+            (
+                " by memory_python with a configured sentence, as it has no model's answer either, not by the user's "
+                "agent: temporary"
+            ),
         ),
     ],
 )
@@ -342,7 +382,7 @@ def test_send_says_who_answered(on, client, reply, said):
     result = on("send", "hi", "--user", "ada")
     bridge.join()
     assert result.stdout == "hello\n"
-    assert result.stderr == f"letta-bridge: {said}\n"
+    assert result.stderr == f"letta-bridge: answered{said}\n"
 
 
 @pytest.mark.integration

@@ -15,7 +15,7 @@ import redis
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from letta_bridge.doctor import Level, data_dir, examine, recent_answers
+from letta_bridge.doctor import Level, data_dir, examine, letta_server, recent_answers
 from letta_bridge.request_queue import PauseMode
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.recent_turns import RecentTurns
@@ -309,6 +309,28 @@ async def test_a_pause_dead_letters_and_missing_services_are_worth_a_thought(set
 
 
 @pytest.mark.integration
+async def test_tasks_that_wait_without_a_bridge_are_a_failure(settings, redis_url, admin):
+    admin.lpush("letta_requests", "{}", "{}")
+    level, text = await the_one(settings(redis={"url": redis_url}), "bridges")
+    assert level is Level.FAIL
+    assert text == "no bridge serves the queue letta_requests, so 2 tasks wait; start one: letta-bridge run"
+
+
+@pytest.mark.integration
+async def test_one_user_who_floods_is_named_with_what_to_do(settings, redis_url, admin):
+    made = settings(redis={"url": redis_url})
+    assert [one for one in await report(made) if one.subject == "flood"] == []
+    for user, tasks in (("ada", 3), ("~mallory", 500)):
+        lane = f"~{user}" if user.startswith("~") else user
+        admin.rpush("{letta_requests}:ready", lane)
+        admin.rpush(f"{{letta_requests}}:lane:{lane}", *(f"{number} 0 1\n{{}}" for number in range(tasks)))
+    level, text = await the_one(made, "flood")
+    assert level is Level.WARN
+    assert "500 tasks of the user ~mallory wait" in text
+    assert "guards.max_lane" in text
+
+
+@pytest.mark.integration
 async def test_a_memory_python_that_reports_in_is_seen(settings, redis_url, admin):
     admin.zadd("memory:{user_input_queue}:instances", {"one": 2**52, "dead": 1})
     level, text = await the_one(settings(redis={"url": redis_url}), "memory-python")
@@ -325,7 +347,7 @@ async def test_a_memory_python_that_reports_in_is_seen(settings, redis_url, admi
         (
             {"fallback": 4, "memory": 4, "canned": 4, "cause:model_credentials": 4},
             Level.FAIL,
-            "4 of 4 turns in the last 10 minutes (100%), mostly model_credentials, 4 users' messages got",
+            "4 of 4 turns in the last 10 minutes (100%), mostly because the provider refuses the key of Letta's model",
         ),
     ],
 )
@@ -543,3 +565,21 @@ def test_every_refusal_of_a_models_provider_has_an_advice_of_its_own(cause):
     recent = RecentTurns.of({"fallback": 9, f"cause:{cause}": 9})
     unknown = recent_answers.answers(RecentTurns.of({"fallback": 9, "cause:never heard of": 9})).advice
     assert recent_answers.answers(recent).advice not in {None, "", unknown}
+    assert f"({cause})" in recent_answers.answers(recent).says
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        (
+            ["letta/letta-free"],
+            "Letta lists no model of the provider openai-proxy, so not openai-proxy/gpt-4o",
+        ),
+        (["openai-proxy/gpt-4o"], "Letta does not know the handle openai-proxy/gpt-4o-mini"),
+    ],
+)
+def test_a_handle_that_is_missing_with_its_whole_provider_points_at_the_key(known, said):
+    finding = letta_server._handle("letta.model", "openai-proxy/gpt-4o-mini", known, "LETTA_MODEL")
+    assert finding.level is Level.FAIL
+    assert finding.says.startswith(said)
+    assert ("OPENAI_API_KEY" in finding.advice) == ("provider" in said)

@@ -153,14 +153,18 @@ def until(reached: Callable[[], bool], started: Any = None) -> None:
         time.sleep(0.02)
 
 
+_MARKS = "CREATE TABLE agents (id text); CREATE TABLE messages (id text)"
+
+
 @pytest.fixture(
     params=[
         ("CREATE TABLE customers (id int)", "customers"),
-        ("CREATE TABLE agents (id text); CREATE TABLE messages (id text)", "not Letta's"),
-        ("CREATE TABLE alembic_version (version_num text)", "revision none"),
-        ("CREATE TABLE alembic_version AS SELECT 'a08c972e781b' AS version_num", "a08c972e781b"),
+        (_MARKS, "not Letta's"),
+        (f"CREATE TABLE alembic_version (version_num text); {_MARKS}", "revision none"),
+        (f"CREATE TABLE alembic_version AS SELECT 'a08c972e781b' AS version_num; {_MARKS}", "a08c972e781b"),
+        ("CREATE TABLE alembic_version AS SELECT 'abc' AS version_num; CREATE TABLE shops (id text)", "not Letta's"),
     ],
-    ids=["foreign", "no stamp", "empty stamp", "older"],
+    ids=["foreign", "no stamp", "empty stamp", "older", "foreign with a stamp"],
 )
 def unknown(request: pytest.FixtureRequest, postgres: Any, empty: str) -> tuple[str, str]:
     """A database with a schema we did not make, and a word the refusal names it by."""

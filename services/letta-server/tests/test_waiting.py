@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from letta_server import waiting
+from letta_server.database import wait_for_server
+from letta_server.database_url import DatabaseUrl
 from letta_server.errors import NotReachable
 from letta_server.redis_probe import wait_for_redis
 from letta_server.settings import Redis
@@ -73,3 +75,14 @@ def test_redis_with_a_password_is_not(redis_saying: Callable[..., Redis]) -> Non
 def test_no_redis_at_all(free_port: Callable[[], int]) -> None:
     with pytest.raises(NotReachable, match="does not answer"):
         wait_for_redis(Redis("127.0.0.1", free_port()), 0)
+
+
+def test_a_single_look_speaks_of_no_time() -> None:
+    with pytest.raises(NotReachable, match=r"^It is away; start it, or correct its address\.$"):
+        waiting.wait_until_up("It", lambda: "is away", 0)
+
+
+def test_a_name_that_cannot_be_resolved_is_told_as_such() -> None:
+    url = DatabaseUrl.parse("postgresql://letta:secret@no-such-host.invalid/letta")
+    with pytest.raises(NotReachable, match=r"no-such-host\.invalid:5432 has a name that cannot be resolved; start it"):
+        wait_for_server(url, 0)

@@ -51,6 +51,15 @@ def test_a_child_that_ends_while_starting_fails_at_once_with_its_last_words(scri
     assert str(process.log) in str(caught.value)
 
 
+def test_a_child_that_says_why_it_ends_is_quoted_in_one_line(script: Script) -> None:
+    process = script("sys.exit(f'{pathlib.Path(sys.executable).name}: no such file; correct its name')")
+    process.start()
+    with pytest.raises(StartFailed) as caught:
+        process.wait_ready()
+    expected = f"script-0 ended with exit code 1: no such file; correct its name (its log: {process.log})"
+    assert str(caught.value) == expected
+
+
 def test_a_child_that_ends_is_noticed_though_somebody_else_answers(script: Script) -> None:
     process: Process = script("sys.exit(1)", ready=lambda: process.returncode is not None)
     process.start()

@@ -10,9 +10,17 @@ from pathlib import Path
 import pytest
 import redis
 
-from local_stack import environment_file, letta, models, services
+from local_stack import environment_file, letta, models, preconditions, services
 from local_stack import stack as stack_module
-from local_stack.errors import DataInUse, RedisUnusable, ServesAnother, StartFailed
+from local_stack.errors import (
+    ConfigMissing,
+    DatabaseUnusable,
+    DataInUse,
+    DataUnwritable,
+    RedisUnusable,
+    ServesAnother,
+    StartFailed,
+)
 from local_stack.ports import free_port
 from local_stack.stack import Ports, Stack
 from local_stack.valkey import Valkey
@@ -25,6 +33,9 @@ name = pathlib.Path(sys.argv[0]).name
 if "status" in sys.argv:
     print(pathlib.Path(sys.argv[0]).with_suffix(".status").read_text())
     sys.exit(1)
+if sys.argv[1:] == ["check"]:
+    url = os.environ["LETTA_PG_URI"]
+    sys.exit("letta-server: LETTA_PG_URI is wrong; correct it." if "wrong" in url else 0)
 note = pathlib.Path(sys.argv[0]).with_suffix(".json")
 note.write_text(json.dumps({"argv": sys.argv[1:], "env": dict(os.environ)}))
 if "broken" in os.environ.get("LETTA_MODEL", ""):
@@ -52,7 +63,8 @@ def stubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (models, services, stack_module):
         monkeypatch.setattr(module, "program", lambda name: tmp_path / name)
     (tmp_path / "letta-bridge.status").write_text('{"queue": "letta_requests", "queue_id": null, "bridges": 0}')
-    monkeypatch.setattr(letta, "letta_program", lambda: tmp_path / "letta-server")
+    for module in (letta, stack_module):
+        monkeypatch.setattr(module, "letta_program", lambda: tmp_path / "letta-server")
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
 
 
@@ -91,6 +103,36 @@ def test_the_parts_know_each_other(tmp_path: Path, told: Told) -> None:
         assert f":{server['LETTA_REDIS_PORT']}/" not in stack.redis_url
     assert not any(process.running for process in stack.processes)
     assert "letta is ready" in "\n".join(lines)
+
+
+def test_an_unfit_database_is_one_sentence_before_anything_starts(tmp_path: Path) -> None:
+    stack = Stack(tmp_path / "data", variables={"DATABASE_URL": "postgresql://wrong/letta"})
+    with pytest.raises(DatabaseUnusable) as caught:
+        stack.start()
+    assert stack.processes == []
+    stack.stop()
+    assert str(caught.value) == (
+        "DATABASE_URL in the environment is used, and does not work: DATABASE_URL is wrong; correct it."
+    )
+
+
+def test_a_missing_configuration_file_is_one_sentence_before_anything_starts(tmp_path: Path) -> None:
+    stack = Stack(tmp_path / "data", variables={"LETTA_BRIDGE_CONFIG": str(tmp_path / "none.json")})
+    with pytest.raises(ConfigMissing, match=r"none\.json, which does not exist, so .*; correct its name"):
+        stack.start()
+    assert stack.processes == []
+
+
+def test_a_full_disk_is_one_sentence_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preconditions, "_LEAST_ROOM", 2**80)
+    with pytest.raises(DataUnwritable, match=r"The disk of .* is full .*; make room, or name"):
+        Stack(tmp_path / "data", variables={}).start()
+
+
+def test_a_data_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataUnwritable, match=r"cannot be written \(.*\), so nothing could be kept; give"):
+        Stack(tmp_path / "file" / "data", variables={}).start()
 
 
 def test_the_letta_password_is_kept_and_kept_secret(tmp_path: Path) -> None:
@@ -208,3 +250,22 @@ def test_the_model_stays_where_agents_look_for_it(tmp_path: Path) -> None:
     moved, said = model_port(free_port())
     assert moved != first
     assert f"use --model-port {first} to have them back" in said
+
+
+def test_a_command_without_a_running_stack_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(environment_file, "DATA", tmp_path / "none")
+    monkeypatch.setattr(environment_file.os, "execve", lambda *call: started.append(call))
+    for name in ("STACK_DATA", "REDIS_URL", "DATABASE_URL", "LETTA_API_URL", "LETTA_REQUESTS"):
+        monkeypatch.delenv(name, raising=False)
+    environment_file.main()
+    told = capsys.readouterr().err
+    assert (
+        told == f"run: no stack runs on {tmp_path / 'none'}, so the default addresses are used; start one: ./run up\n"
+    )
+    monkeypatch.setenv("REDIS_URL", "redis://elsewhere")
+    environment_file.main()
+    assert capsys.readouterr().err == ""
+    assert len(started) == 2

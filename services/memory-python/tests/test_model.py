@@ -123,6 +123,15 @@ async def test_a_model_that_refuses_parameters_is_asked_without_them(ask: Any) -
     ]
 
 
+async def test_a_parameter_that_cannot_be_left_out_is_told_with_what_to_do(ask: Any) -> None:
+    error, requests = await ask(refuses("Unsupported parameter: 'response_format' is not supported"))
+    assert isinstance(error, ModelRefused)
+    assert str(error).endswith(
+        "; take another MEMORY_MODEL, or set OPENAI_BASE_URL to a proxy that leaves the parameter out"
+    )
+    assert len(requests) == 1
+
+
 async def test_what_a_model_refuses_is_remembered() -> None:
     asked: list[dict[str, Any]] = []
 

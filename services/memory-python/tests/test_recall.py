@@ -108,6 +108,7 @@ async def test_a_slow_model_is_not_waited_for_and_its_answer_still_counts(librar
     recall = library.recall(time_limit=0.02)
     assert await recall.about("ada", "my cat", shown=()) == []
     assert not recall.ok
+    assert recall.state.startswith("failed once: took longer than 0.02 s")
     library.embedder.release.set()
     assert await library.recall().about("ada", "my cat", shown=()) == ["user: my cat is called Mochi"]
     await recall.close()
@@ -122,7 +123,7 @@ async def test_one_that_keeps_failing_is_left_alone_for_a_while(
     for _ in range(5):
         assert await recall.about("ada", "my cat", shown=()) == []
     assert library.embedder.asked == 3
-    assert recall.state == "failed 3 times in a row"
+    assert recall.state == "failed 3 times in a row: away"
     library.embedder.error = None
     monkeypatch.setattr(recall, "_resting_until", 0.0)
     assert len(await recall.about("ada", "my cat", shown=())) == 1

@@ -127,7 +127,10 @@ _SHORTEST_HIDDEN: Final = 3
 """Characters; a shorter text stands in many words by chance."""
 _READ_WORDS: Final = 2 * _QUOTED_CHARACTERS
 _KEYS_OF_WORDS: Final = ("message", "msg", "detail", "error_msg", "error")
-_KEYS_OF_CODES: Final = ("code", "type", "error_type", "status", "param")
+_KEYS_OF_ERRORS: Final = ("error", "errors", "detail", "message", "metadata")
+"""Below which an error, a list of errors, or what a router knows of one, may lie."""
+_KEYS_OF_PARAMETERS: Final = ("param", "loc")
+_KEYS_OF_CODES: Final = ("code", "type", "error_type", "status", *_KEYS_OF_PARAMETERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +164,7 @@ def read_refusal(status: int, body: str | bytes, *, hidden: Collection[str] = ()
     cause = _cause(status, f"{message} {codes}")
     parameters = frozenset[str]()
     if cause in {Cause.PARAMETER, Cause.BAD_REQUEST}:
-        parameters = _parameters(f"{message} {codes}")
+        parameters = _parameters(f"{message} {codes}", error)
         cause = Cause.PARAMETER if parameters else cause
     words = "" if cause is Cause.CONTENT else shown(message, hidden)
     return Refusal(cause, words or _code(error), parameters)
@@ -197,8 +200,15 @@ def _cause(status: int, words: str) -> Cause:
     return _OF_STATUS.get(status, Cause.UNAVAILABLE if status >= _SERVER_ERROR else Cause.BAD_REQUEST)
 
 
-def _parameters(words: str) -> frozenset[str]:
-    """The parameter a refusal is about. It may name another one to use in its place, so the first one named counts."""
+def _parameters(words: str, error: Any) -> frozenset[str]:
+    """The parameter a refusal is about.
+
+    The field made for it decides, else the words: these may name another one to use in its place, so the first one
+    named counts.
+    """
+    fields = [field for field in _texts(error, _KEYS_OF_PARAMETERS) if field in _PARAMETERS]
+    if fields:
+        return frozenset(fields[:1])
     places = {name: found.start() for name in _PARAMETERS if (found := re.search(rf"\b{name}\b", words)) is not None}
     return frozenset({min(places, key=lambda name: places[name])}) if places else frozenset()
 
@@ -223,10 +233,16 @@ def _texts(value: Any, keys: Collection[str], depth: int = 6) -> Iterator[str]:
     if depth == 0:
         return
     if isinstance(value, dict):
-        inner = [value[key] for key in ("error", "errors", "detail") if isinstance(value.get(key), dict | list)]
+        inner = [value[key] for key in _KEYS_OF_ERRORS if isinstance(value.get(key), dict | list)]
+        if isinstance(value.get("raw"), str):  # where a router quotes the provider behind it
+            inner.append(_embedded(value["raw"]))
         for part in inner:
             yield from _texts(part, keys, depth - 1)
-        yield from (str(value[key]) for key in keys if isinstance(value.get(key), str | int) and value[key] != "")
+        for key in keys:
+            if key == "loc" and isinstance(value.get(key), list):  # where a validator found the fault: a path
+                yield from (part for part in value[key] if isinstance(part, str))
+            elif isinstance(value.get(key), str | int) and value[key] != "":
+                yield str(value[key])
     elif isinstance(value, list):
         for part in value[:4]:
             yield from _texts(part, keys, depth - 1)

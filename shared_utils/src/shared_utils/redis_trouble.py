@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from redis.asyncio.sentinel import MasterNotFoundError
-from redis.exceptions import AuthenticationError, InvalidResponse, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, InvalidResponse, RedisClusterException, RedisError, ResponseError
 
 from shared_utils.connection_trouble import connection_trouble
 from shared_utils.redis_sentinel import SentinelTrouble
@@ -59,7 +59,11 @@ _REFUSALS: Final[dict[str, tuple[str, str, bool]]] = {
         "rename or delete that key ('letta-bridge doctor' names it), or give the queue another name in LETTA_REQUESTS",
         True,
     ),
-    "OOM": ("Redis is full ({error})", "raise its maxmemory; until it takes writes nothing can be worked off", False),
+    "OOM": (
+        "Redis is full ({error}), so no task can be taken or answered",
+        "raise its maxmemory, or remove what fills it; until it takes writes nothing can be worked off",
+        False,
+    ),
     "LOADING": ("Redis is still loading its data", "wait until it has, or see its log", False),
     "READONLY": ("Redis is a read-only replica", "name its primary, or a Sentinel, in REDIS_URL", False),
     "MASTERDOWN": (
@@ -85,6 +89,10 @@ _REFUSALS: Final[dict[str, tuple[str, str, bool]]] = {
     "TRYAGAIN": ("a slot of the Redis Cluster is being moved", "wait until that is done", False),
     "BUSY": ("Redis is busy with somebody's script", "end it: redis-cli SCRIPT KILL", False),
 }
+_DISK_FULL: Final = (
+    "Redis's disk is full, and it does not write any more ({error}), so no task can be taken or answered",
+    "make room on the disk of Redis's directory",
+)
 _CODE: Final = re.compile(rf"\b({'|'.join(_REFUSALS)}|NOAUTH)\b")
 _NO_LOGIN: Final = re.compile("Authentication required|username-password pair")
 """What is left of such an error where a Cluster's client wraps it."""
@@ -94,6 +102,7 @@ _SCRIPT: Final = re.compile(r",? (script: [0-9a-f]*,? ?on @user_script|\(call to
 """Where in a script it happened: of no use to an operator."""
 _AT: Final = re.compile(r"connecting to (\S*[:/]\S*?)\.?(?:\s|$)")
 _LONGEST: Final = 200
+_NO_ROOM: Final = re.compile("no space left|disk quota exceeded", re.IGNORECASE)
 
 _ADVICE: Final = {
     "certificate": "name the authority that signed it behind REDIS_URL: ?ssl_ca_certs=/path/to/ca.pem",
@@ -119,6 +128,8 @@ def redis_trouble(error: Exception) -> RedisTrouble:
     code = _code_of(error)
     if code is not None:
         says, advice, is_lasting = _REFUSALS[code]
+        if code == "MISCONF" and _NO_ROOM.search(text):
+            says, advice = _DISK_FULL
         return RedisTrouble(code.lower(), says.format(error=text), advice, is_lasting)
     if isinstance(error, ResponseError):
         return RedisTrouble("refused", f"Redis refuses a command ({text})", "look into Redis's log", is_lasting=True)
@@ -148,6 +159,13 @@ def explained(error: Exception) -> str:
         error: one of ``shared_utils.redis_connection.CONNECTION_ERRORS``.
     """
     return str(redis_trouble(error))
+
+
+def told(error: Exception) -> str:
+    """One sentence for an error of Redis; of any other error its own text, or the name of its type."""
+    if isinstance(error, RedisError | RedisClusterException):
+        return explained(error)
+    return str(error) or type(error).__name__
 
 
 def _code_of(error: Exception) -> str | None:

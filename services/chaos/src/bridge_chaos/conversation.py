@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from bridge_chaos.choices import Choose, choose_until_confirmed
 from bridge_chaos.environment import QUEUE
@@ -16,6 +18,8 @@ from bridge_chaos.load import Load, Task, Utterance
 from bridge_chaos.observer import AWAY, PAUSE_SECONDS, Observer
 
 _FLOOD_BATCH: Final = 1000
+_ONCE: Final = Retry(NoBackoff(), 0)
+"""redis-py would repeat a push whose answer was lost, and nobody would count it."""
 _CHOICE_SECONDS: Final = 60.0
 """A user who switches memory on again waits so long for answers to what was said in private."""
 
@@ -199,6 +203,7 @@ class Conversation:
             self.pushes[task] += 1
             try:
                 with self._client() as client:
+                    client.set_retry(_ONCE)
                     client.lpush(QUEUE, payload)
             except AWAY:
                 time.sleep(PAUSE_SECONDS)

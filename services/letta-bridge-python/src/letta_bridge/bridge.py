@@ -376,7 +376,8 @@ class Bridge:
     async def _check_answers(self) -> list[Check]:
         """Who answered lately. While Redis is away nobody knows, which its own check says."""
         status = await self._status()
-        return [] if status is None else [Check("answers", ok=not status.recent.in_trouble, detail=str(status.recent))]
+        recent = None if status is None else status.recent
+        return [] if recent is None else [Check("answers", ok=not recent.in_trouble, detail=recent.sentence)]
 
     async def _ask_queue(self) -> QueueStatus:
         return await self.queue.status()

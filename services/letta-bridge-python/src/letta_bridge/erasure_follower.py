@@ -21,6 +21,7 @@ from shared_utils import logs
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.file_erasures import FileErasures
 from shared_utils.redis_connection import CONNECTION_ERRORS
+from shared_utils.redis_trouble import told
 from shared_utils.task_end import end
 
 _log = logs.get(__name__)
@@ -124,7 +125,7 @@ class ErasureFollower:
             await self.look()
         except (ResponseError, PersistenceError) as error:
             if not self._trouble:
-                _log.error("erasures_wait", error=str(error))
+                _log.error("erasures_wait", error=told(error))
             self._trouble = True
         except CONNECTION_ERRORS:
             return  # said by the intake; the next look begins where this one did

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from dataclasses import replace
 
 from letta_bridge.delivery import Delivered
 from letta_bridge.errors import GuardHit, TaskIdReused
@@ -170,7 +171,8 @@ def turned_away(turn: Turn, task: Task, hit: GuardHit) -> Settlement:
     The refusal is kept for who looks for it there, and only where nothing is kept: it must neither take the place of
     what is known of an earlier task with this id, nor stand in the way of one that is still worked off.
     """
-    return refused(turn, task, None, hit, replaces_kept=False)
+    settlement = refused(turn, task, None, hit, replaces_kept=False)
+    return replace(settlement, tally=(recent_turns.TURNED_AWAY, recent_turns.by_guard(hit.code)))
 
 
 def reused(turn: Turn, task: Task, identity: Identity) -> Settlement:

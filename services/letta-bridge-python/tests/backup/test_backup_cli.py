@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from letta_bridge.cli import backup as commands
+from letta_bridge.cli import own_agents
 from letta_bridge.errors import LettaRejected
 from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
 from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
@@ -134,3 +135,24 @@ def test_a_second_backup_into_a_directory_is_refused_in_one_sentence(call, tmp_p
     told = call("backup", tmp_path / "backup", code=1)
     assert told.strip().splitlines()[-1].startswith("letta-bridge: ")
     assert "not empty" in told
+
+
+@pytest.mark.parametrize(("option", "waits_for_letta"), [("--agents", True), ("--no-agents", False)])
+def test_only_a_backup_without_agents_goes_on_while_letta_says_nothing(
+    call, tmp_path, monkeypatch, option, waits_for_letta
+):
+    async def silent(*_args):
+        waited.append("began")
+        if waits_for_letta:
+            return  # it answered after all
+        await asyncio.Event().wait()
+
+    waited = []
+    monkeypatch.setattr(commands, "_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(own_agents, "require_own_agents", silent)
+    limits = []
+    timeout = asyncio.timeout
+    monkeypatch.setattr(own_agents.asyncio, "timeout", lambda seconds: limits.append(seconds) or timeout(seconds))
+    assert "not saved, in Redis" in call("backup", tmp_path / "backup", option)
+    assert waited == ["began"]
+    assert (None in limits) is waits_for_letta

@@ -209,6 +209,7 @@ async def test_a_task_whose_lane_was_full_is_refused_on_every_delivery(make_rig,
     refused = turn(lane="~full:7", attempts=attempts, payload=payload)
     settlement = await rig.processor().process(refused, TurnLease(30, clock()))
     assert json.loads(settlement.reply)["code"] == "lane_full"
+    assert settlement.tally == ("turned_away", "guard:lane_full")
     assert rig.letta.sent == []
 
 

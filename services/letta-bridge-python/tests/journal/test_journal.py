@@ -13,6 +13,7 @@ from letta_bridge.request_queue.memory_journal_backlog import InMemoryJournalBac
 from letta_bridge.settings import JournalSettings
 from shared_utils.persistence.erasures import user_hash
 from shared_utils.persistence.errors import DatabaseUnavailable, ValueRefused
+from shared_utils.redis_trouble import explained
 
 
 class FakeService:
@@ -223,7 +224,7 @@ async def test_it_goes_on_when_redis_is_back(rig, make_journal, monkeypatch):
     monkeypatch.setattr(InMemoryJournalBacklog, "take", failing)
     journal = make_journal()
     async with journal.running():
-        await until(lambda: journal.trouble == "no Redis")
+        await until(lambda: journal.trouble == explained(RedisConnectionError("no Redis")))
         await until(lambda: not rig.shelf.journal)
         await until(lambda: journal.trouble is None)
 

@@ -86,11 +86,20 @@ async def test_a_tally_of_the_wrong_type_does_not_hold_up_an_answer(redis_queue)
         (
             {"fallback": 2, "canned": 2, "cause:timeout": 1, "cause:model_credentials": 2},
             True,
-            "mostly model_credentials",
+            "mostly because the provider refuses the key of Letta's model (model_credentials)",
         ),
-        ({"unanswered": 1, "cause:breaker_open": 1}, True, "1 got an error"),
+        ({"unanswered": 1, "cause:breaker_open": 1}, True, "error replies: 1"),
+        ({"fallback": 1, "cause:of a later release": 1}, True, "mostly because of a later release"),
+        ({"agent": 1, "turned_away": 480, "guard:lane_full": 480}, False, "guards turned away: 480, mostly lane_full"),
     ],
 )
 def test_the_figures_are_told_to_people(tally, in_trouble, says):
     recent = RecentTurns.of(tally)
     assert (recent.in_trouble, says in str(recent)) == (in_trouble, True)
+
+
+def test_the_sentence_has_what_to_do_only_where_somebody_should_look():
+    fine = RecentTurns.of({"agent": 9})
+    assert fine.sentence == str(fine)
+    expired = RecentTurns.of({"fallback": 2, "cause:model_credentials": 2})
+    assert expired.sentence.startswith(f"{expired}; give Letta a valid key of its model's provider (OPENAI_API_KEY)")

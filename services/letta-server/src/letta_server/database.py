@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any, Final
 
 import psycopg
@@ -18,7 +19,7 @@ from shared_utils.persistence.errors import UnfitDatabase
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 _MAINTENANCE: Final = ("postgres", "template1")
-_MARKS: Final = ("alembic_version", "agents", "messages")
+MARKS: Final = ("alembic_version", "agents", "messages")
 """Tables by which a schema is known to be Letta's."""
 _HOMES: Final = """
     SELECT nspname::text FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
@@ -44,9 +45,17 @@ def wait_for_server(url: DatabaseUrl, limit: float) -> None:
             case pq.Ping.REJECT:
                 return "is starting up or shutting down"
             case _:
-                return "does not answer"
+                return "does not answer" if _resolves(url.host) else "has a name that cannot be resolved"
 
     wait_until_up(f"The database server at {url.host}:{url.port}", trouble, limit)
+
+
+def _resolves(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError):
+        return False
+    return True
 
 
 def connect(url: DatabaseUrl) -> Connection | None:
@@ -144,7 +153,7 @@ def search_path(connection: Connection, url: DatabaseUrl) -> str | None:
     """
     row = connection.execute("SELECT current_schemas(false)::text[]").fetchone()
     current: list[str] = row[0] if row else []
-    homes = [str(name) for (name,) in connection.execute(_HOMES, [list(_MARKS), len(_MARKS)])]
+    homes = [str(name) for (name,) in connection.execute(_HOMES, [list(MARKS), len(MARKS)])]
     home = next((schema for schema in current if schema in homes), None)
     if home is None and len(homes) > 1:
         raise DatabaseUnfit(

@@ -100,7 +100,7 @@ def _state(connection: Connection, url: DatabaseUrl) -> State:
     tables = [str(row[0]) for row in connection.execute(_FOREIGN)]
     if not tables:
         return State.EMPTY
-    if "alembic_version" not in tables:
+    if not set(database.MARKS) <= set(tables):
         raise SchemaRefused(
             f"Database {url} holds tables that are not Letta's ({', '.join(tables[:3])}, ...); "
             "name an empty or a new database, it will be created."
@@ -109,8 +109,9 @@ def _state(connection: Connection, url: DatabaseUrl) -> State:
     revisions = sorted(str(row[0]) for row in connection.execute("SELECT version_num FROM alembic_version"))
     if revisions != [HEAD]:
         raise SchemaRefused(
-            f"Database {url} is at revision {' and '.join(revisions) or 'none'}, Letta 0.16.8 needs {HEAD}; bring it "
-            "there with the migrations of Letta's release 0.16.8 (alembic upgrade head), or name a new database."
+            f"Database {url} is at revision {' and '.join(revisions) or 'none'}, Letta 0.16.8 needs {HEAD}; name a "
+            "new database, or, only where an older Letta made this one, bring it there with the migrations of Letta's "
+            "release 0.16.8 (alembic upgrade head)."
         )
     return State.READY
 

@@ -28,7 +28,12 @@ def wait_until_up(what: str, trouble: Callable[[], str | None], limit: float) ->
     announced = False
     while (reason := trouble()) is not None:
         if time.monotonic() >= deadline:
-            raise NotReachable(f"{what} {reason}, even after {limit:g} s; start it, or wait longer: LETTA_SERVER_WAIT.")
+            if not limit:
+                raise NotReachable(f"{what} {reason}; start it, or correct its address.")
+            raise NotReachable(
+                f"{what} {reason}, even after {limit:g} s; start it, correct its address, or wait longer: "
+                "LETTA_SERVER_WAIT."
+            )
         if not announced:
             say(f"{what} {reason}; waiting up to {limit:g} s for it.")
             announced = True

@@ -66,6 +66,8 @@ def main() -> None:
     stack = running(data)
     if stack is None and own.get(DATA_VARIABLE):
         sys.exit(f"run: no stack runs on {data}, which {DATA_VARIABLE} names; start it, or unset {DATA_VARIABLE}")
+    if stack is None and not any(own.get(name) for name in _WHICH):
+        _tell(f"no stack runs on {data}, so the default addresses are used; start one: ./run up")
     if stack is not None:
         own, other = merged(own, stack)
         if other is not None:

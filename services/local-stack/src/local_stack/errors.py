@@ -6,6 +6,9 @@
     ├── MissingPart         a program of the stack is not installed
     ├── PortTaken           somebody else listens on the port asked for
     ├── DataInUse           another stack runs on the same data directory
+    ├── DataUnwritable      the data directory cannot be written, or its disk is full
+    ├── ConfigMissing       the configuration file of the operator's environment does not exist
+    ├── DatabaseUnusable    the database of the operator's environment cannot be reached, or is not fit
     ├── RedisUnusable       the Redis of the operator's environment cannot be reached, or refuses
     ├── ServesAnother       its queue belongs to another stack
     └── StartFailed         a part ended, or did not become ready in time; carries the end of its log
@@ -28,6 +31,18 @@ class PortTaken(StackError):
 
 class DataInUse(StackError):
     """Another stack runs on the same data directory."""
+
+
+class DataUnwritable(StackError):
+    """The data directory cannot be written, or its disk is full."""
+
+
+class ConfigMissing(StackError):
+    """The configuration file that the operator's environment names does not exist."""
+
+
+class DatabaseUnusable(StackError):
+    """The database that the operator's environment names cannot be reached, or Letta cannot run on it."""
 
 
 class RedisUnusable(StackError):

@@ -17,6 +17,7 @@ from local_stack.demo import SHORT_TERM, Demo
 from local_stack.environment_file import DATA, DATA_VARIABLE
 from local_stack.errors import StackError
 from local_stack.stack import Ports, Stack
+from local_stack.troubles import Troubles
 from local_stack.watch import watch
 
 app = typer.Typer(
@@ -60,7 +61,8 @@ def up(
 
     ready redis=URL letta=URL bridge=URL memory=URL model=URL postgres=URL
 
-    Progress goes to standard error. A part that ends by itself is started again.
+    Progress goes to standard error, and so does, in one sentence each, what goes wrong while it runs. A part that ends
+    by itself is started again.
 
     While it runs, './run bridge' in another shell uses its environment, which is in the file 'env' of its directory
     (STACK_DATA=DIR names another directory than the default).
@@ -102,7 +104,8 @@ def demo(
 
 def _serve(stack: Stack) -> None:
     with suppress(KeyboardInterrupt):
-        watch(stack.processes, Event(), _progress)
+        troubles = Troubles({part.name: part.url for part in (stack.bridge, stack.memory)}, _progress)
+        watch(stack.processes, Event(), _progress, also=troubles.look)
 
 
 @contextmanager

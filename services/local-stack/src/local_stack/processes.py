@@ -161,16 +161,31 @@ class Process:
             log.seek(self._log_start)
             return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
 
+    def last_words(self) -> str | None:
+        """What the program itself said last, where that is a sentence for people: ``PROGRAM: SENTENCE``."""
+        last = self.log_tail(1)
+        sentence = last.removeprefix(f"{Path(self._command[0]).name}: ")
+        return None if sentence == last else sentence
+
+    @property
+    def ending(self) -> str | None:
+        """How the last start ended, for people; None while it runs or before the first start."""
+        code = self.returncode
+        if code is None:
+            return None
+        return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+
     def _require_running(self) -> None:
         if self._child is None:
             raise StartFailed(f"{self.name} was not started.")
         code = self._child.poll()
         if code is not None:
             self._end_group()
-            how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-            raise StartFailed(self._report(f"ended with {how}"))
+            raise StartFailed(self._report(f"ended with {self.ending}"))
 
     def _report(self, what: str) -> str:
+        if words := self.last_words():
+            return f"{self.name} {what}: {words} (its log: {self.log})"
         tail = "\n".join(f"  | {line}" for line in self.log_tail().splitlines()) or "  | (nothing)"
         return f"{self.name} {what}. The end of its log, {self.log}:\n{tail}"
 

@@ -15,19 +15,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from local_stack import environment_file
+from local_stack import environment_file, preconditions
 from local_stack.errors import DataInUse
 from local_stack.letta import Letta
 from local_stack.models import ModelAccess, ScriptedModel, operators_model
 from local_stack.ports import choose_port, is_free
 from local_stack.postgres import Postgres
 from local_stack.processes import POLL, Process
-from local_stack.programs import CHECKOUT, CONFIG, environment, program
+from local_stack.programs import CHECKOUT, CONFIG, environment, letta_program, program
 from local_stack.queue_owner import Queue
 from local_stack.services import Bridge, Memory
 from local_stack.valkey import Valkey
 from shared_utils.logs import redact_text
-from shared_utils.private_files import make_folder, replacing
+from shared_utils.private_files import replacing
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,8 @@ class Stack:
             StackError: a port is taken, the data directory is in use, a program is missing or did not start. What
                 was started before runs on until `stop`.
         """
-        make_folder(self.data)
+        preconditions.make_data(self.data)
+        preconditions.require_config(self._variables)
         self._lock_data()
         self._look_at_operators_stores()
         ports = self._free_ports()
@@ -202,6 +203,8 @@ class Stack:
                 self._announce(f"{name} is set: using {redact_text(url)}, and starting no {what}")
         if self._variables.get("REDIS_URL") and not self._take_queue:
             self._operators_queue().refuse_another(self.data)
+        if url := self._variables.get("DATABASE_URL"):
+            preconditions.require_database(letta_program(), url)
 
     def _operators_queue(self) -> Queue:
         config = self._variables.get("LETTA_BRIDGE_CONFIG") or str(CONFIG)

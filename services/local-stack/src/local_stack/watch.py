@@ -31,19 +31,28 @@ class _Patient:
             pause = _PAUSES[min(self._restarts, len(_PAUSES) - 1)]
             self._due = now + pause
             when = f"in {pause:g} s" if pause else "now"
-            code = self._process.returncode
-            announce(f"{self._process.name} ended by itself (exit code {code}); it is started again {when}")
+            words = self._process.last_words()
+            why = f": {words}" if words else f"; its log: {self._process.log}"
+            announce(f"{self._process.name} ended by itself ({self._process.ending}) and is started again {when}{why}")
         elif now >= self._due:
             self._process.start()
             self._due, self._since, self._restarts = None, now, self._restarts + 1
 
 
-def watch(processes: Sequence[Process], over: Event, announce: Callable[[str], None]) -> None:
+def watch(
+    processes: Sequence[Process],
+    over: Event,
+    announce: Callable[[str], None],
+    *,
+    also: Callable[[], None] = lambda: None,
+) -> None:
     """Looks after `processes` until `over` is set.
 
-    One that ended is started again at once; one that keeps ending, after ever longer pauses.
+    One that ended is started again at once; one that keeps ending, after ever longer pauses. `also` is called with
+    each look.
     """
     patients = [_Patient(process) for process in processes]
     while not over.wait(_LOOK):
         for patient in patients:
             patient.look(announce)
+        also()

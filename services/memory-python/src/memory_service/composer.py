@@ -11,6 +11,7 @@ from memory_service import context, records, wording
 from memory_service.context import NewestFirst
 from memory_service.errors import ModelRefused
 from memory_service.model import ChatModel, Message
+from memory_service.outage import failing
 from memory_service.recall import Recall
 from memory_service.settings import AnswerSettings
 from shared_utils import logs
@@ -66,7 +67,7 @@ class Composer:
         """For people: ``not configured``, ``ok``, or how often it failed in a row and why."""
         if self._model is None:
             return "not configured"
-        return "ok" if self._failures == 0 else f"failed {self._failures} times in a row: {self._failure}"
+        return "ok" if self._failures == 0 else failing(self._failures, self._failure)
 
     @property
     def model_ok(self) -> bool:

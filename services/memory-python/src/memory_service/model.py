@@ -34,6 +34,8 @@ _ADVICE: Final[Mapping[Cause, str]] = {
     Cause.CREDITS: "pay the provider, or raise the quota",
     Cause.OVERFLOW: "take a model with a larger window, or make memory.context_window smaller",
     Cause.UNKNOWN_MODEL: "correct MEMORY_MODEL or OPENAI_BASE_URL",
+    Cause.PARAMETER: "take another MEMORY_MODEL, or set OPENAI_BASE_URL to a proxy that leaves the parameter out",
+    Cause.CONTENT: "take a provider whose content filter lets these conversations pass",
 }
 
 

@@ -49,3 +49,8 @@ class Outage:
         self._troubles.pop(part, None)
         if self._pauses.pop(part, None) is not None and not self._pauses:
             self._log.info("redis_available")
+
+
+def failing(times: int, reason: str) -> str:
+    """For people: how often something failed in a row, and why the last time."""
+    return f"failed {'once' if times == 1 else f'{times} times in a row'}: {reason}"

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import Final, Protocol
 
+from memory_service.outage import failing
 from memory_service.settings import RecallSettings
 from shared_utils import logs
 from shared_utils.errors import ServiceError
@@ -45,6 +46,8 @@ class StoredRecall:
         self._settings = settings
         self._running: set[asyncio.Task[list[Passage]]] = set()
         self._failures = 0
+        self._failure = ""
+        """Why the last one did, for operators."""
         self._resting_until = 0.0
 
     @property
@@ -54,8 +57,8 @@ class StoredRecall:
 
     @property
     def state(self) -> str:
-        """For people: ``ok``, or how often it failed in a row."""
-        return "ok" if self.ok else f"failed {self._failures} times in a row"
+        """For people: ``ok``, or how often it failed in a row and why."""
+        return "ok" if self.ok else failing(self._failures, self._failure)
 
     async def about(self, user_id: str, text: str, *, shown: Collection[str], persona: str | None = None) -> list[str]:
         """See :class:`Recall`."""
@@ -118,6 +121,7 @@ class StoredRecall:
 
     def _failed(self, reason: str) -> None:
         self._failures += 1
+        self._failure = reason
         if self._failures >= _FAILURES_BEFORE_REST:
             self._resting_until = asyncio.get_running_loop().time() + _REST_SECONDS
         if self._failures == 1:

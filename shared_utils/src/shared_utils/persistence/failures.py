@@ -27,6 +27,12 @@ from shared_utils.persistence.errors import (
 AGAIN = (errors.SerializationFailure, errors.DeadlockDetected, NotBegun)
 """The database ended the transaction for another's sake, or before it began; the same again may well succeed."""
 _POOLER_REFUSAL: Final = re.compile(r"unsupported startup parameter(?: in options)?: (\w+)")
+_ADVICE: Final = {
+    "its name cannot": "correct the host in DATABASE_URL, or this machine's DNS",
+    "certificate": "name the authority that signed it in DATABASE_URL (sslrootcert)",
+    "no such socket": "correct the path in DATABASE_URL, or start it",
+}
+_OTHERWISE: Final = "start it, or correct host and port in DATABASE_URL"
 _AWAY = (psycopg.OperationalError, psycopg.InterfaceError)
 
 
@@ -46,8 +52,10 @@ def meaning(error: psycopg.Error, *, place: str, user: str) -> PersistenceError:
             f"DATABASE_URL, or let the pooler ignore it (ignore_startup_parameters = {parameter[1]})"
         )
     if found is None and isinstance(error, _AWAY):
+        why = connection_trouble(error) or text
+        advice = next((advice for words, advice in _ADVICE.items() if words in why), _OTHERWISE)
         found = login_refusal(str(error), user) or DatabaseUnavailable(
-            f"the database {place} is away ({connection_trouble(error) or text}); it is tried again"
+            f"the database {place} is away ({why}); {advice}; it is tried again"
         )
     return found or PersistenceError(f"the database {place} refused a statement ({text})")
 
@@ -67,6 +75,11 @@ def _refusal(error: psycopg.Error, text: str, place: str, user: str) -> Persiste
         case errors.SerializationFailure() | errors.DeadlockDetected() | errors.LockNotAvailable():
             found = DatabaseUnavailable(
                 f"the database {place} ended a transaction for another's sake, again and again ({text}); try it later"
+            )
+        case errors.DiskFull():
+            found = DatabaseUnavailable(
+                f"the disk of the database {place} is full ({text}), so nothing can be written there; make room on it; "
+                "it is tried again"
             )
         case errors.ReadOnlySqlTransaction():
             found = DatabaseUnavailable(

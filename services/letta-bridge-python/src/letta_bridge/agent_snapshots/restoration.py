@@ -117,21 +117,14 @@ class AgentRestorer:
     ) -> None:
         self._tag_lease = TagLease(leases)
         self._store = store
-        self._tag = tag
+        self.tag = tag
+        """Every agent of the tenant carries it."""
         self._backup = restore_tag(backup_id)
         self._differs = restore_tag(f"{backup_id}:differs")
         self._folder = folder
         self._workspace = workspace
         self._erased = erased
         self._progress = progress
-
-    def check(self, path: Path) -> tuple[str, ...]:
-        """Read a file to its end without restoring it; returns the agent's tags.
-
-        Raises:
-            SnapshotDamaged: it is neither a whole snapshot nor an agent file, or belongs to another installation.
-        """
-        return check_snapshot(path, self._tag)
 
     async def leave_out(self, agent_id: str, tags: tuple[str, ...]) -> Restored:
         """Do not restore an agent whose user was erased since; remove what a killed restore left of it.
@@ -160,7 +153,7 @@ class AgentRestorer:
             Conflict: the agent vanished meanwhile, because another restore of this backup is running.
             LettaError: Letta is unavailable; call this again later.
         """
-        outline = _checked(path, self._tag)
+        outline = _checked(path, self.tag)
         former = former_tag(agent_id)
         result = Restored(agent_id, outline.tags, "restored", left_out=outline.left_out)
         await self._remove_incomplete(former)
@@ -371,7 +364,7 @@ def check_snapshot(path: Path, tag: str) -> tuple[str, ...]:
         tag: every agent of the tenant carries it.
 
     Raises:
-        SnapshotDamaged: see :meth:`AgentRestorer.check`.
+        SnapshotDamaged: it is neither a whole snapshot nor an agent file, or belongs to another installation.
     """
     return _checked(path, tag).tags
 

@@ -11,7 +11,7 @@ from typing import Final
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from letta_bridge import fail_points
-from letta_bridge.agent_snapshots import AgentRestorer, Restored, SharedParts, capture
+from letta_bridge.agent_snapshots import AgentRestorer, Restored, SharedParts, capture, check_snapshot
 from letta_bridge.agent_snapshots.records import snapshot_name
 from letta_bridge.backup.erasures import ErasedUsers
 from letta_bridge.backup.manifest import Manifest, SavedAgent, SkippedAgent
@@ -131,7 +131,7 @@ async def load_agents(
         SnapshotDamaged: a file is no snapshot, or no agent file; nothing was written.
         LettaError: Letta is unavailable; call this again later.
     """
-    tags = [await asyncio.to_thread(agents.check, folder / agent.path) for agent in manifest.agents]
+    tags = [await asyncio.to_thread(check_snapshot, folder / agent.path, agents.tag) for agent in manifest.agents]
     restored = []
     for number, (agent, theirs) in enumerate(zip(manifest.agents, tags, strict=True), 1):
         await erased.look_at_ledger()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import typer
 
@@ -35,6 +35,8 @@ AgentsOption = Annotated[
     bool,
     typer.Option("--agents/--no-agents", help="Agents out of Letta; leave them out if you save Letta's own database."),
 ]
+_PATIENCE_SECONDS: Final = 5.0
+"""A backup without agents may wait for Letta's word on whose agents they are."""
 _Result = TypeVar("_Result")
 
 
@@ -56,7 +58,7 @@ def backup(
     """
     del plain  # of earlier releases: every backup is COPY text now, which fits both database products
     settings = settings_or_exit(config)
-    refuse_other_agents(settings)
+    refuse_other_agents(settings, patience=None if agents else _PATIENCE_SECONDS)
 
     async def work(store: AgentStore | None, count: Callable[[str, int], None]) -> Manifest:
         not_saved = await _in_redis(settings)

@@ -25,8 +25,6 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        exists=True,
-        dir_okay=False,
         help="config.json to read; by default LETTA_BRIDGE_CONFIG or ./config.json.",
     ),
 ]

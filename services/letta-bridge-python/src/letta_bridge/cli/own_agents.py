@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Final
 
@@ -18,17 +19,24 @@ _SECONDS: Final = 5.0
 """A command to Redis may take."""
 
 
-def refuse_other_agents(settings: BridgeSettings) -> None:
+def refuse_other_agents(settings: BridgeSettings, *, patience: float | None = None) -> None:
     """Return where the command acts on the agents that the queue's bridges use, or nothing tells; else end it.
 
     Without Redis nothing tells: a command that needs Redis says so itself.
+
+    Args:
+        settings: the command's.
+        patience: seconds after which a Letta that does not answer tells nothing, for a command that neither reads nor
+            changes agents. None waits as long as any call to Letta may take: a slow Letta may still answer, and then
+            the command would act on somebody else's agents.
     """
 
     async def ask() -> None:
         letta = letta_client(settings.letta)
         try:
+            # A timeout is an OSError, and so one of these.
             with contextlib.suppress(*CONNECTION_ERRORS):
-                async with redis_client(settings, timeout=_SECONDS) as client:
+                async with asyncio.timeout(patience), redis_client(settings, timeout=_SECONDS) as client:
                     await require_own_agents(settings, client, letta)
         finally:
             await letta.close()

@@ -10,7 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from letta_bridge import failure_causes, obstacles
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit, tell
+from letta_bridge.cli.local_bridge import not_ready
 from letta_bridge.cli.pause import pause_told
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.keys import Keys
@@ -44,7 +46,7 @@ def send(
     }
     reply, obstacle = ask_redis(settings, lambda client: _exchange(client, settings, task, wait))
     if reply is None:
-        why = obstacle or "a bridge is alive and may be busy ('letta-bridge lanes' tells)"
+        why = obstacle or not_ready(settings.bridge) or "a bridge is alive and may be busy ('letta-bridge lanes' tells)"
         fail(f"no reply to task {task['task_id']} within {wait:g} s: {why}", Exit.TIMEOUT)
     if as_json:
         typer.echo(json.dumps(reply, ensure_ascii=False))
@@ -60,11 +62,17 @@ def _answered_by(reply: Mapping[str, Any]) -> str:
     """Who answered, and where it was not the agent, why."""
     if reply.get("source") == "letta":
         return f"answered by the agent {reply.get('agent_id') or '(unnamed)'}"
-    causes = [str(reply[field]) for field in ("fallback_reason", "fallback_cause") if reply.get(field)]
-    what = "a configured sentence, no model's answer, " if reply.get("canned") else ""
-    return (
-        f"answered by {reply.get('source')}, {what}not by the user's agent ({', '.join(causes) or 'no reason given'})"
-    )
+    what = " with a configured sentence, as it has no model's answer either" if reply.get("canned") else ""
+    return f"answered by {reply.get('source')}{what}, not by the user's agent: {_why(reply)}"
+
+
+def _why(reply: Mapping[str, Any]) -> str:
+    """Why not by the agent, and where something failed, what to do."""
+    codes = [str(reply[field]) for field in ("fallback_cause", "fallback_reason") if reply.get(field)]
+    known = next((code for code in codes if failure_causes.is_explained(code)), None)
+    if known is not None:
+        return f"{failure_causes.meaning(known)}; {failure_causes.advice(known)}"
+    return ", ".join(reversed(codes)) or "no reason given"
 
 
 async def _exchange(
@@ -79,7 +87,7 @@ async def _exchange(
     async with await subscriber(client, kept) as pubsub:
         await pubsub.subscribe(settings.queue.task_response + task["task_id"])
         await client.lpush(settings.queue.requests, json.dumps(task, ensure_ascii=False))
-        if (obstacle := await _obstacle(client, settings)) is not None:
+        if (obstacle := await _obstacle(client, settings, task["user_id"])) is not None:
             tell(f"the task waits: {obstacle}")
         until = asyncio.get_running_loop().time() + wait
         while True:
@@ -88,15 +96,17 @@ async def _exchange(
                 return json_object(reply), None
             left = until - asyncio.get_running_loop().time()
             if left <= 0:
-                return None, await _obstacle(client, settings)
+                return None, await _obstacle(client, settings, task["user_id"])
             await pubsub.get_message(timeout=min(left, 1.0))
 
 
-async def _obstacle(client: RedisClient, settings: BridgeSettings) -> str | None:
+async def _obstacle(client: RedisClient, settings: BridgeSettings, user_id: str) -> str | None:
     """Why no bridge takes a task now, and what to do; None where nothing is seen."""
     admin = QueueAdmin(client, settings.queue)
     if (pause := await admin.paused()) is not None:
         return f"the queue is paused {pause_told(pause)}; 'letta-bridge resume' ends that"
     if not await admin.live_bridges():
-        return f"no bridge serves the queue {settings.queue.requests}; start one: letta-bridge run"
+        return obstacles.no_bridge(settings.queue.requests)
+    if (waiting := await admin.waiting_of(user_id)) > 1:  # one may be this one
+        return f"{waiting} tasks of this user wait, and a user's tasks are answered one after the other; wait longer"
     return None

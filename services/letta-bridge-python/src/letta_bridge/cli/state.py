@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from letta_bridge.cli.common import Exit, fail, tell
+from letta_bridge.cli.common import Exit, fail, redis_client, tell
 from letta_bridge.cli.interruption import run_command
 from letta_bridge.consent import Consent
 from letta_bridge.errors import ChoiceNotShared, ChoiceUnknown
@@ -31,7 +31,6 @@ from shared_utils.persistence.errors import (
 from shared_utils.persistence.file_choices import FileChoiceStore
 from shared_utils.persistence.file_sessions import FileSessionStore
 from shared_utils.persistence.sessions import SessionStore
-from shared_utils.redis_connection import close, connect
 
 _ANSWERS: Final = (Conflict, RowMissing, StaleSession, ValueRefused)
 """The store answers these; it is not to blame."""
@@ -94,20 +93,19 @@ def ask_user_settings(
         database = Database(settings.database) if settings.database.db_url else None
         if database is not None:
             await _refuse_missing(database)
-        redis = connect(settings.redis, name="letta-bridge-cli", timeout=_REDIS_TIMEOUT_SECONDS)
-        sessions = _in_file(settings) if database is None else _in(database, settings)
-        replicas = choice_replicas(settings, redis, database, sessions)
-        letta = letta_client(settings.letta) if with_agents else None
-        agents = None if letta is None else OptOutTags(lambda: letta, settings.tenant.name)
-        try:
-            earlier = SessionChoices(sessions, settings.agents.personas)
-            return await work(sessions, UserSettings(Consent(replicas), earlier, agents))
-        finally:
-            if letta is not None:
-                await letta.close()
-            await replicas.close()
-            await sessions.close()
-            await close(redis)
+        async with redis_client(settings, timeout=_REDIS_TIMEOUT_SECONDS) as redis:
+            sessions = _in_file(settings) if database is None else _in(database, settings)
+            replicas = choice_replicas(settings, redis, database, sessions)
+            letta = letta_client(settings.letta) if with_agents else None
+            agents = None if letta is None else OptOutTags(lambda: letta, settings.tenant.name)
+            try:
+                earlier = SessionChoices(sessions, settings.agents.personas)
+                return await work(sessions, UserSettings(Consent(replicas), earlier, agents))
+            finally:
+                if letta is not None:
+                    await letta.close()
+                await replicas.close()
+                await sessions.close()
 
     try:
         return ask(asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import stat
@@ -17,6 +18,7 @@ from shared_utils.persistence.file_sessions import FileSessionStore
 from shared_utils.persistence.sessions import SessionStoreError
 from shared_utils.private_files import make_folder
 
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FULL: Final = 50 * 2**20
 _TIGHT: Final = 1024 * 2**20
 """Bytes."""
@@ -44,6 +46,13 @@ def _writable(directory: Path) -> Finding:
             trial.flush()
             os.fsync(trial.fileno())
     except OSError as error:
+        if error.errno in _NO_ROOM:
+            return fail(
+                subject,
+                f"the disk or the quota of {directory} is full ({error.strerror}), so neither sessions nor uploads can "
+                "be kept there",
+                "make room, or name another directory in DATA_DIR",
+            )
         return fail(
             subject,
             f"{directory} cannot be written ({error.strerror})",

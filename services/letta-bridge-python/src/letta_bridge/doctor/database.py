@@ -107,7 +107,11 @@ async def _vectors(settings: BridgeSettings) -> Finding | None:
 def _absent(error: SchemaMissing, config: DatabaseConfig) -> Finding:
     if not config.generate_schemas:
         return _refused("database", error)
-    return warn("database", f"{config.place} does not exist yet", "the bridge makes it at its start, if its user may")
+    return warn(
+        "database",
+        f"{config.place} does not exist yet",
+        "correct its name in DATABASE_URL; where that is right, the bridge makes it at its start, if its user may",
+    )
 
 
 def _schema(missing: Sequence[Migration], config: DatabaseConfig) -> Finding:

@@ -129,8 +129,19 @@ def _handle(subject: str, handle: str, known: Sequence[str], variable: str) -> F
             f"Letta knows no handle at all, so not {handle}",
             "give Letta OPENAI_API_KEY or another provider's key, and let it reach the provider",
         )
-    near = difflib.get_close_matches(handle, known, n=_SHOWN_HANDLES, cutoff=0.5) or list(known)[:_SHOWN_HANDLES]
-    return fail(subject, f"Letta does not know the handle {handle}", f"set {variable}, e.g. to {', '.join(near)}")
+    near = difflib.get_close_matches(handle, known, n=_SHOWN_HANDLES, cutoff=0.5)
+    provider = handle.partition("/")[0]
+    if not near and not any(other.startswith(f"{provider}/") for other in known):
+        # Letta asks each provider for its models when it starts, and leaves out one that refuses.
+        return fail(
+            subject,
+            f"Letta lists no model of the provider {provider}, so not {handle}: the provider refuses Letta's key, or "
+            "Letta does not reach it",
+            f"give Letta a valid OPENAI_API_KEY and OPENAI_BASE_URL and restart it, or set {variable} to one it has: "
+            f"{', '.join(list(known)[:_SHOWN_HANDLES])}",
+        )
+    examples = ", ".join(near or list(known)[:_SHOWN_HANDLES])
+    return fail(subject, f"Letta does not know the handle {handle}", f"set {variable}, e.g. to {examples}")
 
 
 async def _locks(client: LettaClient, _settings: BridgeSettings, subject: str) -> Finding:

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from redis.exceptions import NoPermissionError
 
 from letta_bridge.doctor import recent_answers
-from letta_bridge.doctor.findings import Finding, ok, warn
+from letta_bridge.doctor.findings import Finding, fail, ok, warn
+from letta_bridge.obstacles import crowded, crowded_lane, no_bridge
 from letta_bridge.request_queue import RedisQueue
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.keys import memory_python_instances
@@ -25,12 +26,16 @@ async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterato
         yield warn("bridges", f"cannot be told, since none can report in: {trouble.says}", trouble.advice)
     else:
         waiting = status.depth + status.waiting
-        yield warn("bridges", f"none is alive, {waiting} tasks wait", "start one: letta-bridge run")
-    paused = await QueueAdmin(client, settings.queue).paused()
+        says, _, advice = no_bridge(settings.queue.requests, waiting).partition("; ")
+        yield (fail if waiting else warn)("bridges", says, advice)
+    admin = QueueAdmin(client, settings.queue)
+    paused = await admin.paused()
     if paused is not None:
         yield warn(
             "paused", f"an operator stopped {paused.mode} ({paused.reason or 'no reason'})", "letta-bridge resume"
         )
+    if (crowd := await crowded_lane(admin)) is not None:
+        yield warn("flood", *crowded(crowd))
     if status.dead:
         yield warn("dead", f"{status.dead} dead letters", "see 'letta-bridge dead list'; retry or drop them")
     for queue in await left_behind(client, settings.queue.requests):

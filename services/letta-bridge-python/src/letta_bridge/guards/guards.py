@@ -19,6 +19,7 @@ from letta_bridge.settings import GuardSettings
 from shared_utils import logs
 from shared_utils.messages import Task
 from shared_utils.redis_connection import CONNECTION_ERRORS
+from shared_utils.redis_trouble import told
 
 _log = logs.get(__name__)
 
@@ -104,7 +105,7 @@ class Guards:
 
     def _meter_away(self, error: Exception) -> None:
         if not self._away:
-            _log.warning("guards_blind", error=str(error) or type(error).__name__)
+            _log.warning("guards_blind", error=told(error))
         self._away = True
 
     def _admission(self, standing: Standing) -> Admission:

@@ -22,6 +22,7 @@ from shared_utils.persistence.conversation_service import ConversationService
 from shared_utils.persistence.erasures import user_hash
 from shared_utils.persistence.errors import PersistenceError, ValueRefused
 from shared_utils.redis_connection import CONNECTION_ERRORS
+from shared_utils.redis_trouble import told
 
 _log = logs.get(__name__)
 
@@ -197,7 +198,7 @@ class Journal:
         self._dropped = dropped
 
     def _in_trouble(self, error: Exception) -> None:
-        text = str(error) or type(error).__name__
+        text = told(error)
         if self.trouble is None:
             _log.warning("journal_waits", error=text)
         self.trouble = text

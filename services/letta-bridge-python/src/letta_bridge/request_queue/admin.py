@@ -164,6 +164,22 @@ class QueueAdmin:
 
     async def lanes(self, limit: int) -> Lanes:
         """The ``limit`` lanes whose oldest task, waiting or in flight, was taken first."""
+        in_flight, ready, found = await self._examined()
+        found.sort(key=lambda lane: -max(lane.oldest_wait, lane.in_flight.age if lane.in_flight else 0))
+        return Lanes(in_flight, ready, tuple(found[:limit]))
+
+    async def fullest_lane(self) -> Lane | None:
+        """Of the lanes that have work, the one in which most tasks wait; None where no task waits."""
+        _, _, found = await self._examined()
+        fullest = max(found, key=lambda lane: lane.waiting, default=None)
+        return fullest if fullest and fullest.waiting else None
+
+    async def waiting_of(self, user_id: str) -> int:
+        """How many tasks of this user wait in their lane."""
+        return await self._client.llen(self.keys.lane(user_lane(user_id)))
+
+    async def _examined(self) -> tuple[int, int, list[Lane]]:
+        """Turns in flight, lanes that wait for a bridge, and the first ``_EXAMINED`` of each."""
         found: list[Lane] = []
         in_flight = ready = 0
         for start in range(0, _EXAMINED, _PAGE):
@@ -173,8 +189,7 @@ class QueueAdmin:
             found += [Lane(_text(lane), count, _since(first, now_ms), None) for lane, count, first in waiting]
             if start + _PAGE >= max(in_flight, ready):
                 break
-        found.sort(key=lambda lane: -max(lane.oldest_wait, lane.in_flight.age if lane.in_flight else 0))
-        return Lanes(in_flight, ready, tuple(found[:limit]))
+        return in_flight, ready, found
 
     async def unfinished(self) -> tuple[int, int]:
         """Turns in flight, and lanes that wait for a bridge; both 0 means that nothing taken is left to do."""

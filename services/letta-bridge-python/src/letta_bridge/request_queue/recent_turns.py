@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from letta_bridge import failure_causes
+
 RECENT_MINUTES: Final = 10
 _TROUBLE_SHARE: Final = 0.2
 _CAUSE: Final = "cause:"
+_GUARD: Final = "guard:"
 
 BY_AGENT: Final = "agent"
 """The user's agent answered."""
@@ -24,11 +27,18 @@ UNANSWERED: Final = "unanswered"
 """An error reply: neither could."""
 CANNED: Final = "canned"
 """memory-python had no model's answer and said its configured sentence."""
+TURNED_AWAY: Final = "turned_away"
+"""A limit of the operator's refused the task before an agent was asked."""
 
 
 def because(cause: str) -> str:
     """The word for why an agent did not answer."""
     return _CAUSE + cause
+
+
+def by_guard(code: str) -> str:
+    """The word for the guard that turned a task away."""
+    return _GUARD + code
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +55,23 @@ class RecentTurns:
     """Answers of memory-python's that no model gave."""
     causes: Mapping[str, int] = field(default_factory=dict)
     """Why turns fell back or were not answered, the most frequent first."""
+    turned_away: int = 0
+    """Tasks that a guard refused, which are no turns."""
+    guards: Mapping[str, int] = field(default_factory=dict)
+    """Which guards did, the most frequent first."""
 
     @classmethod
     def of(cls, tally: Mapping[str, int]) -> RecentTurns:
         """From the words of the settlements and their counts."""
-        causes = {word.removeprefix(_CAUSE): count for word, count in tally.items() if word.startswith(_CAUSE)}
         return cls(
             by_agent=tally.get(BY_AGENT, 0),
             by_memory=tally.get(BY_MEMORY, 0),
             fell_back=tally.get(FELL_BACK, 0),
             unanswered=tally.get(UNANSWERED, 0),
             canned=tally.get(CANNED, 0),
-            causes=dict(sorted(causes.items(), key=lambda item: (-item[1], item[0]))),
+            causes=_ranked(tally, _CAUSE),
+            turned_away=tally.get(TURNED_AWAY, 0),
+            guards=_ranked(tally, _GUARD),
         )
 
     @property
@@ -79,16 +94,35 @@ class RecentTurns:
         """Whether so many were not that somebody should look."""
         return self.failed_share >= _TROUBLE_SHARE
 
+    @property
+    def sentence(self) -> str:
+        """What became of the turns, and what to do where somebody should look."""
+        return f"{self}; {self.advice}" if self.in_trouble else str(self)
+
+    @property
+    def advice(self) -> str:
+        """What to do about the main cause."""
+        return failure_causes.advice(self.main_cause)
+
     def __str__(self) -> str:
         """For people, as a clause."""
         within = f"in the last {RECENT_MINUTES} minutes"
-        if not self.for_agents:
-            return f"no agent was asked {within}"
         failed = self.fell_back + self.unanswered
-        if not failed:
-            return f"agents answered all {self.for_agents} turns {within}"
-        parts = [f"agents did not answer {failed} of {self.for_agents} turns {within} ({self.failed_share:.0%})"]
-        parts += [f"mostly {self.main_cause}"] if self.main_cause else []
-        parts += [f"{self.canned} users' messages got a canned sentence"] if self.canned else []
-        parts += [f"{self.unanswered} got an error"] if self.unanswered else []
+        if not self.for_agents:
+            parts = [f"no agent was asked {within}"]
+        elif not failed:
+            parts = [f"agents answered all {self.for_agents} turns {within}"]
+        else:
+            parts = [f"agents did not answer {failed} of {self.for_agents} turns {within} ({self.failed_share:.0%})"]
+            parts += [f"mostly because {failure_causes.meaning(self.main_cause)}"] if self.main_cause else []
+            parts += [f"canned sentences instead of a model's answer: {self.canned}"] if self.canned else []
+            parts += [f"error replies: {self.unanswered}"] if self.unanswered else []
+        if self.turned_away:
+            parts.append(f"tasks that guards turned away: {self.turned_away}, mostly {next(iter(self.guards), '?')}")
         return ", ".join(parts)
+
+
+def _ranked(tally: Mapping[str, int], prefix: str) -> dict[str, int]:
+    """Count by what follows the prefix, the most frequent first."""
+    found = {word.removeprefix(prefix): count for word, count in tally.items() if word.startswith(prefix)}
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))

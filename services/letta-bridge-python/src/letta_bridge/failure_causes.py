@@ -1,0 +1,94 @@
+"""What the cause of a failed turn means, and what an operator does about it.
+
+`status`, `doctor`, `send` and `/health` take their words from here, so that none of them shows a bare code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+
+class Explanation(NamedTuple):
+    """A cause in words."""
+
+    means: str
+    """A clause for people, such as ``Letta cannot be reached``."""
+    advice: str
+    """What to do, in the imperative."""
+
+
+_EXPLANATIONS: Final[Mapping[str, Explanation]] = {
+    "model_credentials": Explanation(
+        "the provider refuses the key of Letta's model",
+        "give Letta a valid key of its model's provider (OPENAI_API_KEY) and restart it",
+    ),
+    "insufficient_credits": Explanation(
+        "the provider of Letta's model wants to be paid",
+        "pay the provider of Letta's model, or raise the quota of its key",
+    ),
+    "letta_credentials": Explanation(
+        "Letta refuses the bridge's key", "set LETTA_API_KEY to what Letta has in LETTA_SERVER_PASSWORD"
+    ),
+    "unknown_model": Explanation(
+        "Letta does not offer the model",
+        "correct LETTA_MODEL, or OPENAI_API_KEY and OPENAI_BASE_URL of Letta, which lists no model of a provider that "
+        "refuses its key; letta-bridge doctor tells which",
+    ),
+    "forbidden": Explanation(
+        "the provider forbids the model to Letta's key", "let the key of Letta's model use this model"
+    ),
+    "context_overflow": Explanation(
+        "conversations no longer fit the model's context window",
+        "make agents.context_window smaller than the model's, or take a model with a larger one",
+    ),
+    "no_tool_support": Explanation("the model cannot call tools", "take a model that can call tools"),
+    "unsupported_parameter": Explanation(
+        "the model refuses a parameter that Letta sends",
+        "take another LETTA_MODEL, or set Letta's OPENAI_BASE_URL to a proxy that leaves out the parameter; "
+        "letta_failed in the bridge's log names it",
+    ),
+    "content_refused": Explanation(
+        "the provider's content filter refuses conversations",
+        "take a provider whose content filter lets these conversations pass",
+    ),
+    "bad_request": Explanation(
+        "Letta or its model's provider finds the requests invalid",
+        "see letta_failed in the bridge's log, which has the provider's words",
+    ),
+    "length_limit": Explanation(
+        "the model reaches its length limit before it says anything",
+        "raise the length limit of Letta's model, which its thoughts use up",
+    ),
+    "unavailable": Explanation("Letta cannot be reached", "start Letta, or correct LETTA_API_URL"),
+    "server_error": Explanation("Letta, or its model's provider, fails", "see Letta's log"),
+    "breaker_open": Explanation(
+        "Letta failed several times in a row and is left alone for a while", "start Letta, or see its log"
+    ),
+    "reply_deadline": Explanation(
+        "Letta takes longer than letta.reply_deadline", "take a faster model, or raise letta.reply_deadline"
+    ),
+    "timeout": Explanation("Letta takes longer than letta.timeout", "take a faster model, or raise letta.timeout"),
+    "rate_limited": Explanation(
+        "the provider limits the rate of Letta's model", "raise the rate limit at the provider of Letta's model"
+    ),
+    "fallback_unavailable": Explanation("memory-python does not answer in time", "start memory-python"),
+}
+_ELSEWHERE: Final = "see letta_failed in the bridge's log, and letta-bridge doctor --deep"
+
+
+def advice(cause: str | None) -> str:
+    """What to do about a cause; where it is found out, for a cause that is not known here."""
+    found = _EXPLANATIONS.get(cause or "")
+    return found.advice if found else _ELSEWHERE
+
+
+def meaning(cause: str) -> str:
+    """The cause in words, with its code in brackets; the bare code where no words are known."""
+    found = _EXPLANATIONS.get(cause)
+    return f"{found.means} ({cause})" if found else cause
+
+
+def is_explained(cause: str) -> bool:
+    """Whether there are words and an advice for the cause."""
+    return cause in _EXPLANATIONS

@@ -1,0 +1,38 @@
+"""What keeps a queue's tasks waiting, each as one sentence: what is wrong, what it means, what to do."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from letta_bridge.request_queue.admin import Lane, QueueAdmin
+from letta_bridge.request_queue.keys import user_of
+
+_CROWDED_LANE: Final = 20
+"""Waiting tasks of one user from which on a person is not writing them by hand."""
+_GUARD_ADVICE: Final = "limit such users with guards.max_lane and guards.turns_per_minute (docs/guards.md)"
+
+
+def no_bridge(queue: str, waiting: int = 0) -> str:
+    """No bridge is alive.
+
+    Args:
+        queue: name of the request list.
+        waiting: tasks that nobody takes; 0 where they are not counted.
+    """
+    so = f", so {waiting} tasks wait" if waiting else ""
+    return f"no bridge serves the queue {queue}{so}; start one: letta-bridge run"
+
+
+async def crowded_lane(admin: QueueAdmin) -> Lane | None:
+    """The fullest lane, where one user has so many tasks waiting that it looks like a flood."""
+    lane = await admin.fullest_lane()
+    return lane if lane is not None and lane.waiting >= _CROWDED_LANE else None
+
+
+def crowded(lane: Lane) -> tuple[str, str]:
+    """A lane that one user floods: what is so, and what to do."""
+    user = user_of(lane.lane) or lane.lane
+    return (
+        f"{lane.waiting} tasks of the user {user} wait and are answered one after the other, while other users go on",
+        f"{_GUARD_ADVICE}, or end this user's tasks: letta-bridge user drop",
+    )
