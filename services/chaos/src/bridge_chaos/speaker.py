@@ -63,6 +63,10 @@ class Speaker:
         until = time.monotonic() + ANSWER_SECONDS
         choose_until_confirmed(chooser, self.user, permanent_memory, lambda: time.monotonic() > until)
 
+    def fell_back(self, task: Task) -> bool:
+        """Whether memory-python answered a task: the agent is told of that one with the user's next turn."""
+        return any(reply.get("source") == "memory-python" for reply in self._observer.heard(task))
+
     def told(self) -> list[str]:
         """What the user's agents have been told as the user's words, oldest first, one agent after the other."""
         return [str(m["content"]) for m in self._messages() if m.get("message_type") == "user_message"]

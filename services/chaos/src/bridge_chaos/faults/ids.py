@@ -106,7 +106,8 @@ def _told_once(context: FaultContext, speaker: Speaker, words: Sequence[str]) ->
     for said in words:
         times = told.count(said)
         context.check("repeated_messages", times <= 1, f"{said!r} of {speaker.user} {times} times", speaker.user)
-        context.check("forgotten", times >= 1, f"{said!r} of {speaker.user}", speaker.user)
+        if not speaker.fell_back(speaker.task("1")):
+            context.check("forgotten", times >= 1, f"{said!r} of {speaker.user}", speaker.user)
 
 
 def _after_window(trouble: Callable[[FaultContext, Callable[[], None]], None]) -> Callable[[FaultContext], None]:
