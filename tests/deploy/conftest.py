@@ -185,9 +185,21 @@ class _Builder:
 
 
 def instructions(service: str) -> list[tuple[str, str]]:
-    text = (CHECKOUT / "services" / service / "Dockerfile").read_text("utf-8")
+    text = _dockerfile_path(service).read_text("utf-8")
     code = "\n".join(line for line in text.splitlines() if line and not line.startswith("#"))
     return [tuple(line.split(" ", 1)) for line in re.sub(r"\s*\\\n\s*", " ", code).splitlines()]  # type: ignore[misc]  # each has two words
+
+
+def _dockerfile_path(service: str) -> Path:
+    paths = [CHECKOUT / folder / service / "Dockerfile" for folder in ("services", "tools")]
+    [found] = [path for path in paths if path.is_file()]
+    return found
+
+
+@pytest.fixture(scope="session")
+def dockerfile_path() -> Callable[[str], Path]:
+    """The path of a service's or a tool's Dockerfile."""
+    return _dockerfile_path
 
 
 @pytest.fixture(scope="session")

@@ -17,10 +17,10 @@ Dockerfile = Callable[[str], list[tuple[str, str]]]
 
 
 @pytest.mark.parametrize("service", _SERVICES)
-def test_lints(service: str, checkout: Path) -> None:
+def test_lints(service: str, dockerfile_path: Callable[[str], Path]) -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
-    file = checkout / "services" / service / "Dockerfile"
-    done = subprocess.run([hadolint, "--failure-threshold", "style", file], capture_output=True, text=True, check=False)
+    command = [hadolint, "--failure-threshold", "style", dockerfile_path(service)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -59,7 +59,9 @@ def test_is_multi_stage_pinned_and_locked(service: str, dockerfile: Dockerfile, 
 def test_copies_packages_before_sources(service: str, dockerfile: Dockerfile) -> None:
     steps = [f"{word} {rest}" for word, rest in dockerfile(service)]
     locked = next(index for index, step in enumerate(steps) if "uv pip sync" in step)
-    sources = next(index for index, step in enumerate(steps) if re.match(r"COPY (shared_utils|services/[\w-]+) ", step))
+    sources = next(
+        index for index, step in enumerate(steps) if re.match(r"COPY (shared_utils|(services|tools)/[\w-]+) ", step)
+    )
     assert locked < sources, "a changed source must not install the packages again"
 
 
@@ -74,6 +76,7 @@ def test_the_context_holds_no_secrets_and_no_data(checkout: Path) -> None:
         "deploy/locked.py",
         "shared_utils",
         "services",
+        "tools/scripted-model",
     }
     assert {"**/tests", "**/.venv", "**/.env*"} <= set(lines)
 
@@ -90,4 +93,5 @@ def test_copies_only_what_the_context_holds(service: str, dockerfile: Dockerfile
                     "deploy",
                     "shared_utils",
                     "services",
+                    "tools",
                 }
