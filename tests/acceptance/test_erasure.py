@@ -14,7 +14,7 @@ import psycopg
 import pytest
 import redis
 
-from letta_bridge.uploads import user_folder
+from letta_bridge.turn.uploads import user_folder
 from local_stack.services import Bridge
 
 pytestmark = [pytest.mark.letta, pytest.mark.acceptance]

@@ -7,19 +7,19 @@ import json
 
 import pytest
 
-from letta_bridge import delivery, reconciliation
+from letta_bridge.agents.session_manager import SessionManager
 from letta_bridge.consent import ChoiceReplicas, Consent, InMemorySharedChoices
-from letta_bridge.delivery import Desk
 from letta_bridge.errors import FallbackUnavailable
-from letta_bridge.fallback import FallbackAnswer
 from letta_bridge.guards import Guards, InMemoryMeter
-from letta_bridge.intake import Intake
 from letta_bridge.letta import Breaker, BreakerPolicy, InMemoryLetta, LettaServers
-from letta_bridge.message_processor import MessageProcessor
 from letta_bridge.request_queue.memory_queue import InMemoryQueue
 from letta_bridge.request_queue.shelf import Shelf
-from letta_bridge.session_manager import SessionManager
 from letta_bridge.settings import BridgeSettings
+from letta_bridge.turn import delivery, reconciliation
+from letta_bridge.turn.delivery import Desk
+from letta_bridge.turn.fallback import FallbackAnswer
+from letta_bridge.turn.intake import Intake
+from letta_bridge.turn.message_processor import MessageProcessor
 from shared_utils.persistence.memory_choices import InMemoryChoiceStore
 from shared_utils.persistence.memory_sessions import InMemorySessionStore
 from shared_utils.redis_connection import close, connect

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from letta_bridge.user_settings import SessionChoices
+from letta_bridge.agents.user_settings import SessionChoices
 from shared_utils.persistence.choices import Choice, user_key
 from shared_utils.persistence.memory_sessions import InMemorySessionStore
 from shared_utils.persistence.sessions import CHOICE_FIELD

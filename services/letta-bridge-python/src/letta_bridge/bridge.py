@@ -17,23 +17,21 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from letta_bridge import __version__
+from letta_bridge.agents.opt_out_tags import OptOutTags, TaggedOptOuts
+from letta_bridge.agents.session_manager import SessionManager
+from letta_bridge.agents.session_stores import choice_replicas, session_store
+from letta_bridge.agents.tenant_claim import TenantClaim
+from letta_bridge.agents.user_settings import SessionChoices, UserSettings
 from letta_bridge.consent import Consent
-from letta_bridge.delivery import Desk
-from letta_bridge.erasure_follower import ErasureFollower
 from letta_bridge.errors import BreakerOpen
-from letta_bridge.fallback import MemoryPython
 from letta_bridge.guards import Guards, RedisMeter
 from letta_bridge.http.access import require_token
 from letta_bridge.http.api import routers
 from letta_bridge.http.app import create_app
-from letta_bridge.intake import Intake
 from letta_bridge.journal import SOURCE, Journal
 from letta_bridge.letta import Breaker, BreakerPolicy, LettaServers
 from letta_bridge.letta.connection import letta_client
 from letta_bridge.letta.port import LettaPort
-from letta_bridge.message_processor import MessageProcessor
-from letta_bridge.metrics import Scrape, Sources, loop_lag_watched
-from letta_bridge.opt_out_tags import OptOutTags, TaggedOptOuts
 from letta_bridge.request_queue import QueueStatus, RedisQueue
 from letta_bridge.request_queue.creation_leases import RedisCreationLeases
 from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
@@ -42,12 +40,14 @@ from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.request_queue.other_queues import tell_left_behind
 from letta_bridge.request_queue.served_letta import ServedLetta
 from letta_bridge.request_queue.traces import UserTraces
-from letta_bridge.session_manager import SessionManager
-from letta_bridge.session_stores import choice_replicas, session_store
 from letta_bridge.settings import BridgeSettings
-from letta_bridge.telemetry import Telemetry
-from letta_bridge.tenant_claim import TenantClaim
-from letta_bridge.user_settings import SessionChoices, UserSettings
+from letta_bridge.telemetry.metrics import Scrape, Sources, loop_lag_watched
+from letta_bridge.telemetry.wiring import Telemetry
+from letta_bridge.turn.delivery import Desk
+from letta_bridge.turn.fallback import MemoryPython
+from letta_bridge.turn.intake import Intake
+from letta_bridge.turn.message_processor import MessageProcessor
+from letta_bridge.user_data.erasure_follower import ErasureFollower
 from letta_bridge.vectors.build import new_vectors
 from shared_utils import health, logs
 from shared_utils.health import Check

@@ -9,12 +9,12 @@ import pytest
 from letta_bridge.agent_snapshots import AgentRestorer, capture
 from letta_bridge.agent_snapshots.comparison import compare
 from letta_bridge.agent_snapshots.records import snapshot_name
-from letta_bridge.agent_spec import Owner, agent_spec, bridge_tag
+from letta_bridge.agents.agent_spec import Owner, agent_spec, bridge_tag
+from letta_bridge.agents.session_manager import SessionManager
 from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
 from letta_bridge.letta.agent_store import StoredConversation, StoredPassage
 from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
 from letta_bridge.letta.port import former_tag
-from letta_bridge.session_manager import SessionManager
 from letta_bridge.settings import AgentSettings
 from letta_bridge.user_data.agent_trace import AgentTrace
 from shared_utils.persistence.memory_sessions import InMemorySessionStore

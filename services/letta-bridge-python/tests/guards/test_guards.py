@@ -12,8 +12,9 @@ from letta_bridge.errors import GUARD_CODES, TaskExpired
 from letta_bridge.guards import Guards, Standing
 from letta_bridge.letta import TurnAnswer, Usage
 from letta_bridge.request_queue import Turn
+from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.settings import GuardSettings
-from letta_bridge.turn_lease import TurnLease, clock
+from letta_bridge.turn.lease import TurnLease
 from shared_utils.messages import Task
 
 NOW = 1_795_000_000.0

@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
+from letta_bridge.agents.user_settings import SessionChoices, UserSettings
 from letta_bridge.consent import ChoiceReplicas, Consent, InMemorySharedChoices
 from letta_bridge.http.api import routers
 from letta_bridge.http.app import create_app
 from letta_bridge.settings import HttpSettings
-from letta_bridge.user_settings import SessionChoices, UserSettings
 from shared_utils.health import Check
 from shared_utils.persistence.memory_choices import InMemoryChoiceStore
 from shared_utils.persistence.memory_sessions import InMemorySessionStore

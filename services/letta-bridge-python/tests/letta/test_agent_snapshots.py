@@ -9,7 +9,7 @@ import pytest
 from letta_bridge.agent_snapshots import AgentRestorer, SharedParts, SnapshotDamaged, capture
 from letta_bridge.agent_snapshots.comparison import compare
 from letta_bridge.agent_snapshots.records import lines, snapshot_name
-from letta_bridge.agent_spec import RESTORING_TAG
+from letta_bridge.agents.agent_spec import RESTORING_TAG
 from letta_bridge.errors import AgentGone, LettaRejected
 from letta_bridge.letta.agent_store import StoredConversation
 from letta_bridge.letta.exact_rows import READER_TAG

@@ -12,7 +12,7 @@ import pytest
 
 from letta_bridge.errors import TurnFateUnknown, TurnInterrupted
 from letta_bridge.letta import AgentSpec, Block, SoughtTurn, TurnMessage, TurnState, turn_otid
-from letta_bridge.reconciliation import PresentTurn, Reconciliation
+from letta_bridge.turn.reconciliation import PresentTurn, Reconciliation
 
 pytestmark = pytest.mark.letta
 

@@ -9,11 +9,11 @@ import json
 import pytest
 from redis import Redis
 
-from letta_bridge.fallback import MemoryPython
 from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings, FallbackSettings, QueueSettings
+from letta_bridge.turn.fallback import MemoryPython
 from letta_bridge.user_data.lane import UserLane
 from letta_bridge.user_data.queue_trace import QueueTrace
 from letta_bridge.user_data.redis_search import RedisSearch

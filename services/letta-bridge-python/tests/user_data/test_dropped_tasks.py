@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from letta_bridge.idempotency import KeptReply, content_digest
 from letta_bridge.request_queue import RedisQueue
 from letta_bridge.request_queue.holds import Holds
+from letta_bridge.request_queue.idempotency import KeptReply, content_digest
 from letta_bridge.settings import QueueSettings
 from letta_bridge.user_data.dropped_tasks import drop_waiting
 from shared_utils.messages import parse_task

@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from letta_bridge.errors import UploadsKept
-from letta_bridge.uploads import user_folder
+from letta_bridge.turn.uploads import user_folder
 from letta_bridge.user_data.upload_trace import UploadTrace
 
 

@@ -11,7 +11,7 @@ import redis
 from typer.testing import CliRunner
 
 from letta_bridge.main import app
-from letta_bridge.uploads import user_folder
+from letta_bridge.turn.uploads import user_folder
 
 pytestmark = pytest.mark.integration
 Q = "{letta_requests}"

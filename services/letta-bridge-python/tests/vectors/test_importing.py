@@ -15,7 +15,7 @@ from functools import partial
 import psycopg
 import pytest
 
-from letta_bridge.agent_spec import of_another_tenant
+from letta_bridge.agents.agent_spec import of_another_tenant
 from letta_bridge.vectors.importing import importer
 from letta_bridge.vectors.importing.importer import Importer
 from letta_bridge.vectors.importing.letta_postgresql import LettaPostgresql

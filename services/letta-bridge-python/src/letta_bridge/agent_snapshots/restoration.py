@@ -23,7 +23,7 @@ from letta_bridge.agent_snapshots.comparison import Comparison, compare
 from letta_bridge.agent_snapshots.errors import SnapshotDamaged
 from letta_bridge.agent_snapshots.records import Line, lines, snapshot_name
 from letta_bridge.agent_snapshots.tag_lease import TagLease
-from letta_bridge.agent_spec import RESTORING_TAG, identity_tags, restoring_tags, users_in
+from letta_bridge.agents.agent_spec import RESTORING_TAG, identity_tags, restoring_tags, users_in
 from letta_bridge.errors import AgentGone, LettaError, LettaRejected
 from letta_bridge.letta.agent_store import AgentStore, StoredConversation, StoredPassage
 from letta_bridge.letta.port import AgentRef, former_tag, restore_tag

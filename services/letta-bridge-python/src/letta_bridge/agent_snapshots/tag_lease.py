@@ -8,7 +8,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final
 
-from letta_bridge.agent_spec import owner_of
+from letta_bridge.agents.agent_spec import owner_of
 from letta_bridge.request_queue.creation_leases import LEASE_SECONDS, CreationLease, CreationLeases
 from shared_utils.redis_connection import CONNECTION_ERRORS
 

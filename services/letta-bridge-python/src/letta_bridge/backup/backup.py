@@ -11,7 +11,7 @@ from typing import Any
 
 from letta_bridge import __version__, fail_points
 from letta_bridge.agent_snapshots import NEVER_CARRIED
-from letta_bridge.agent_spec import bridge_tag
+from letta_bridge.agents.agent_spec import bridge_tag
 from letta_bridge.backup import manifest
 from letta_bridge.backup.agents import Progress, SavedAgents, save_agents
 from letta_bridge.backup.erasures import ErasedUsers

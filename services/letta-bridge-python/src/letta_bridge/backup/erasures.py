@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from letta_bridge.agent_spec import users_in
+from letta_bridge.agents.agent_spec import users_in
 from letta_bridge.backup.places import AUDIT
 from letta_bridge.request_queue.erasure_ledger import KEPT_DAYS, RedisErasureLedger
 from letta_bridge.settings import BridgeSettings

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from letta_bridge import fail_points
 from letta_bridge.agent_snapshots import Restored, check_snapshot
-from letta_bridge.agent_spec import bridge_tag, users_in
+from letta_bridge.agents.agent_spec import bridge_tag, users_in
 from letta_bridge.backup import manifest
 from letta_bridge.backup.agents import Progress, load_agents, restorer
 from letta_bridge.backup.erasures import ErasedUsers

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from letta_bridge.agents.user_settings import UserSettings
 from letta_bridge.cli.state import ask_user_settings
 from letta_bridge.errors import ChoiceUnknown
 from letta_bridge.settings import BridgeSettings
-from letta_bridge.user_settings import UserSettings
 from shared_utils.persistence.choices import IMPORTED_MS
 from shared_utils.persistence.sessions import SessionStore
 

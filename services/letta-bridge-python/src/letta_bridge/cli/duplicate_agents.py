@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from letta_bridge.agent_duplicates import Duplicates, find_duplicates, remove_empty
-from letta_bridge.agent_selection import Candidate
+from letta_bridge.agents.agent_duplicates import Duplicates, find_duplicates, remove_empty
+from letta_bridge.agents.agent_selection import Candidate
 from letta_bridge.letta.port import LettaPort
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence.sessions import SessionStore

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 from typing import Final
 
+from letta_bridge.agents.operator_claim import require_own_agents
 from letta_bridge.cli.common import Exit, fail, redis_client
 from letta_bridge.cli.interruption import run_command
 from letta_bridge.errors import TenantTaken
 from letta_bridge.letta.connection import letta_client
-from letta_bridge.operator_claim import require_own_agents
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import SettingsError
 from shared_utils.redis_connection import CONNECTION_ERRORS

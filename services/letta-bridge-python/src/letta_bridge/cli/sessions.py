@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from letta_bridge.agents.user_settings import UserSettings
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
 from letta_bridge.cli.duplicate_agents import duplicate_agents
 from letta_bridge.cli.output import moment, plain, print_json, print_table
@@ -18,7 +19,6 @@ from letta_bridge.cli.state import ask, ask_sessions, ask_user_settings, in_data
 from letta_bridge.errors import LettaError
 from letta_bridge.http.records import SessionRecord, records
 from letta_bridge.letta.connection import letta_client
-from letta_bridge.user_settings import UserSettings
 from shared_utils.persistence.choices import copy_choices
 from shared_utils.persistence.errors import RowMissing
 from shared_utils.persistence.session_copy import CopyCounts, copy_sessions

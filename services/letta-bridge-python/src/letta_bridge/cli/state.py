@@ -7,15 +7,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from letta_bridge.agents.opt_out_tags import OptOutTags
+from letta_bridge.agents.session_stores import choice_replicas
+from letta_bridge.agents.user_settings import SessionChoices, UserSettings
 from letta_bridge.cli.common import Exit, fail, redis_client, tell
 from letta_bridge.cli.interruption import run_command
 from letta_bridge.consent import Consent
 from letta_bridge.errors import ChoiceNotShared, ChoiceUnknown
 from letta_bridge.letta.connection import letta_client
-from letta_bridge.opt_out_tags import OptOutTags
-from letta_bridge.session_stores import choice_replicas
 from letta_bridge.settings import BridgeSettings
-from letta_bridge.user_settings import SessionChoices, UserSettings
 from shared_utils.persistence.choices import ChoiceStore
 from shared_utils.persistence.database import Database
 from shared_utils.persistence.database_choices import DatabaseChoiceStore

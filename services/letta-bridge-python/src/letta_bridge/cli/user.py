@@ -18,7 +18,7 @@ from letta_bridge.cli.progress import SlowSteps
 from letta_bridge.request_queue.holds import LONGEST_SECONDS, Holds, LaneHeld
 from letta_bridge.request_queue.keys import Keys, user_lane
 from letta_bridge.settings import BridgeSettings
-from letta_bridge.uploads import user_folder
+from letta_bridge.turn.uploads import user_folder
 from letta_bridge.user_data.agent_trace import CONTENTS
 from letta_bridge.user_data.dropped_tasks import drop_waiting
 from letta_bridge.user_data.erasure import UserData

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
-from letta_bridge.agent_spec import of_another_tenant
+from letta_bridge.agents.agent_spec import of_another_tenant
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
 from letta_bridge.cli.output import print_json
 from letta_bridge.cli.progress import counting

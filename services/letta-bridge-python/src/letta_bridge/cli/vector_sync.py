@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from letta_bridge.agent_spec import bridge_tag
+from letta_bridge.agents.agent_spec import bridge_tag
 from letta_bridge.letta.connection import letta_client
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.vectors.build import forgotten, keepers

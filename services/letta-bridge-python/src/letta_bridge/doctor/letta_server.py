@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from letta_bridge.agent_duplicates import find_duplicates
+from letta_bridge.agents.agent_duplicates import find_duplicates
 from letta_bridge.doctor.findings import Finding, fail, ok, warn
 from letta_bridge.errors import LettaError, LettaRejected, LettaUnavailable
 from letta_bridge.letta.port import AgentSpec, Block, TurnMessage

@@ -7,9 +7,9 @@ from datetime import timedelta
 
 from fastapi import APIRouter
 
+from letta_bridge.agents.user_settings import UserSettings
 from letta_bridge.http import restored, sessions, users
 from letta_bridge.http.port import Sessions
-from letta_bridge.user_settings import UserSettings
 
 
 def routers(manager: Sessions, settings: UserSettings, *, grace: timedelta) -> Sequence[APIRouter]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from letta_bridge.user_settings import UserSettings
+from letta_bridge.agents.user_settings import UserSettings
 from shared_utils.persistence.sessions import Session
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from letta_bridge.agents.user_settings import UserSettings
 from letta_bridge.http.answers import ERRORS
 from letta_bridge.http.port import Limit, Offset, Sessions
 from letta_bridge.http.records import RestoredSessions, RestoreResult, records
-from letta_bridge.user_settings import UserSettings
 from shared_utils.persistence.sessions import Restoration
 
 

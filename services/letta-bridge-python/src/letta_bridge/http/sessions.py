@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Path, Query
 
+from letta_bridge.agents.user_settings import UserSettings
 from letta_bridge.http.addresses import require_utf8
 from letta_bridge.http.answers import ERRORS
 from letta_bridge.http.port import Limit, Offset, Sessions
@@ -19,7 +20,6 @@ from letta_bridge.http.records import (
     Statistics,
     records,
 )
-from letta_bridge.user_settings import UserSettings
 from shared_utils import logs
 from shared_utils.persistence.errors import RowMissing
 from shared_utils.persistence.sessions import Session, SessionStore

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path
 
+from letta_bridge.agents.user_settings import UserSettings
 from letta_bridge.http.addresses import require_utf8
 from letta_bridge.http.answers import ERRORS
 from letta_bridge.http.records import UserChoice, UserSettingsRecord
-from letta_bridge.user_settings import UserSettings
 from shared_utils import logs
 
 _log = logs.get(__name__)

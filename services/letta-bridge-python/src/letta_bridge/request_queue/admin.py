@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 
 from redis.exceptions import ResponseError
 
-from letta_bridge.idempotency import marked
+from letta_bridge.request_queue.idempotency import marked
 from letta_bridge.request_queue.keys import BRIDGE_TTL_MS, Keys, per_task, user_lane
 from letta_bridge.request_queue.port import FULL_LANE, PauseMode
 from letta_bridge.request_queue.records import body_of_letter, parts_of_number

@@ -11,6 +11,7 @@ from redis.exceptions import ResponseError
 from letta_bridge.request_queue.calls import Calls
 from letta_bridge.request_queue.capacity import capacity_of
 from letta_bridge.request_queue.keys import BRIDGE_TTL_MS, Keys, per_task
+from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.request_queue.port import (
     ANSWER_BYTES,
     FULL_LANE,
@@ -26,7 +27,6 @@ from letta_bridge.request_queue.port import (
 from letta_bridge.request_queue.recent_turns import RECENT_MINUTES, RecentTurns
 from letta_bridge.request_queue.scripts import WAITED, ScriptRunner, read
 from letta_bridge.settings import QueueSettings
-from letta_bridge.turn_lease import clock
 from shared_utils import logs
 from shared_utils.batches import batches_of
 from shared_utils.lua_scripts import Script

@@ -1,7 +1,7 @@
 """Which Letta the bridges of a queue use: two would give each user two agents that know half of the conversation each.
 
-``{Q}:letta`` holds the id of the queue's note in that Letta (tenant_claim.py), which no other Letta has. It is a lease:
-every heartbeat of a bridge renews it. The last bridge to stop ends it; that of killed bridges ends by itself.
+``{Q}:letta`` holds the id of the queue's note in that Letta (agents/tenant_claim.py), which no other Letta has. It is a
+lease: every heartbeat of a bridge renews it. The last bridge to stop ends it; that of killed bridges ends by itself.
 """
 
 from __future__ import annotations

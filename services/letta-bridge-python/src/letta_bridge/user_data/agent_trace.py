@@ -8,7 +8,7 @@ from typing import Final
 from letta_bridge.agent_snapshots import NEVER_CARRIED, Captured, capture
 from letta_bridge.agent_snapshots.agent_file import write_agent_file
 from letta_bridge.agent_snapshots.records import snapshot_name
-from letta_bridge.agent_spec import restoring_tags, user_tags
+from letta_bridge.agents.agent_spec import restoring_tags, user_tags
 from letta_bridge.errors import AgentGone
 from letta_bridge.letta.agent_store import AgentStore
 from letta_bridge.letta.port import AgentRef, LettaPort

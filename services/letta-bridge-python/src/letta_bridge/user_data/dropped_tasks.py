@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from letta_bridge.idempotency import Identity, content_digest
+from letta_bridge.request_queue.idempotency import Identity, content_digest
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.port import Outcome
 from letta_bridge.request_queue.records import number_of

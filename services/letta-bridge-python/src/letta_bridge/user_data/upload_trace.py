@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from letta_bridge.uploads import files_of, remove_files, user_folder
+from letta_bridge.turn.uploads import files_of, remove_files, user_folder
 from letta_bridge.user_data.trace import Counts
 from shared_utils.private_files import replacing
 

@@ -11,8 +11,8 @@ import httpx
 from letta_bridge.errors import LettaUnavailable
 from letta_bridge.letta.port import LettaPort
 from letta_bridge.letta.servers import LettaServers
-from letta_bridge.metrics.bridge_metrics import BridgeMetrics
 from letta_bridge.settings import BridgeSettings
+from letta_bridge.telemetry.metrics.bridge_metrics import BridgeMetrics
 from letta_bridge.vectors.agent_parts import AgentKeeper, AgentsPart, AgentSweep, Letta
 from letta_bridge.vectors.embedding import Embedding
 from letta_bridge.vectors.index_part import IndexPart

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from letta_bridge.agent_spec import owner_of
+from letta_bridge.agents.agent_spec import owner_of
 from letta_bridge.journal import conversation_id
 from letta_bridge.letta.port import AgentPassage, AgentRef
 from letta_bridge.vectors.journal_turns import JournalTurn

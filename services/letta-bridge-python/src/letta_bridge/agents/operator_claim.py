@@ -1,0 +1,73 @@
+"""Refuses an operator's command whose settings name other agents than those that the queue's bridges use.
+
+Bridges claim the queue for one tenant on one Letta, and the tenant for one queue (tenant_claim.py). A command claims
+nothing; it compares what is claimed with its own settings. With another TENANT it would erase, save or tag the agents
+of somebody else who has the same user id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from letta_bridge.agents.tenant_claim import HEARTBEAT_SECONDS, note_field, note_label
+from letta_bridge.errors import LettaError, TenantTaken
+from letta_bridge.letta.port import LettaPort
+from letta_bridge.request_queue.identity import QueueIdentity
+from letta_bridge.request_queue.keys import Keys
+from letta_bridge.request_queue.served_letta import served_with
+from letta_bridge.settings import BridgeSettings
+from shared_utils.redis_connection import RedisClient
+
+_LOOKS: Final = int(HEARTBEAT_SECONDS) + 5
+"""Once a second, until another queue's note has changed: a heartbeat and the time to write it."""
+_ADVICE: Final = (
+    "nothing was done: give this command the TENANT, LETTA_API_URL, REDIS_URL and LETTA_REQUESTS of the bridges"
+)
+
+
+async def require_own_agents(
+    settings: BridgeSettings,
+    client: RedisClient,
+    letta: LettaPort,
+    *,
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Raise where the queue, or its tenant, is served otherwise than these settings say.
+
+    Nothing is served, or Letta does not answer: nothing says so, and the command goes on.
+
+    Raises:
+        TenantTaken: the queue is served under another tenant or with another Letta, or the tenant by another queue.
+        One of ``CONNECTION_ERRORS``.
+    """
+    keys, tenant = Keys(settings.queue.requests), settings.tenant.name
+    served = await served_with(client, keys)
+    label = note_label(tenant)
+    try:
+        notes = await letta.notes(label)
+        if served is not None:
+            if served in {note.note_id for note in notes}:
+                return
+            raise TenantTaken(
+                f"bridges serve the queue '{settings.queue.requests}' under another tenant than '{tenant}', or with "
+                f"another Letta; {_ADVICE}. If those bridges are gone, their claim expires within two minutes"
+            )
+        if settings.tenant.shards or not notes:
+            return
+        holder = notes[0]
+        if note_field(holder, "id") == await QueueIdentity(client, keys).kept():
+            return
+        for _ in range(_LOOKS):
+            await pause(1.0)
+            if holder not in await letta.notes(label):
+                break
+        else:
+            return  # a queue that is served no longer
+    except LettaError:
+        return
+    raise TenantTaken(
+        f"the queue '{note_field(holder, 'queue') or '?'}' serves the tenant '{tenant}' on this Letta, and not the "
+        f"queue '{settings.queue.requests}' of this Redis; {_ADVICE}"
+    )

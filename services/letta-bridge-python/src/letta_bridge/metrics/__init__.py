@@ -1,8 +1,0 @@
-"""What Prometheus is told: counted on a turn's way, and read from Redis when it asks. docs/metrics.md lists it all."""
-
-from letta_bridge.metrics.bridge_metrics import BridgeMetrics
-from letta_bridge.metrics.loop_lag import loop_lag_watched
-from letta_bridge.metrics.metered import MeteredFallback, MeteredLetta
-from letta_bridge.metrics.scrape import Scrape, Sources
-
-__all__ = ["BridgeMetrics", "MeteredFallback", "MeteredLetta", "Scrape", "Sources", "loop_lag_watched"]

@@ -1,0 +1,146 @@
+"""Turns that an agent does not know yet: the records that the queue keeps of them.
+
+One list per user, oldest first; each record belongs to the persona it was said to. The user owns the list (erasing the
+user empties it), ``queue.missed_kept`` bounds it per persona, and a settlement removes exactly the records that the
+agent has been told of. Records of the previous release name no persona and no idempotency key; they are read as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from letta_bridge.letta.port import derived_otid, turn_otid
+from letta_bridge.request_queue.port import fingerprint
+from shared_utils import logs
+from shared_utils.text import read_json
+
+_log = logs.get("letta_bridge.missed_turns")
+
+DEFAULT_PERSONA: Final = "default"
+"""Whose a record of the previous release is, where nothing tells."""
+
+
+class Fate(StrEnum):
+    """What is known of a turn that Letta gave no answer to."""
+
+    ABSENT = "absent"
+    """Never stored: the agent knows nothing of it."""
+    UNKNOWN = "unknown"
+    """It was sent and may be stored at any time: look for it before the agent is told anything."""
+    STORED = "stored"
+    """The user's message is in the agent's history."""
+
+
+class MissedTurn(BaseModel):
+    """One exchange between a user and memory-python, or a turn that nobody answered and Letta may still be at."""
+
+    model_config = ConfigDict(frozen=True)
+
+    task_id: str
+    """The task's idempotency key, under which it may have been sent. In a record of the previous release it is the
+    producer's task id, under which that release sent it; the name of the field lets that release read ours."""
+    content: str
+    """What the user said."""
+    response_text: str | None = None
+    """What memory-python answered; None where nobody did, or only with a canned sentence."""
+    timestamp: float
+    """When it was settled, seconds since 1970."""
+    fate: Fate = Fate.ABSENT
+    agent_id: str | None = None
+    """The agent it may have been sent to; None where that is not known either."""
+    interrupted: bool = False
+    """Letta went away after it was sent: a run of it that still seems active is most likely dead."""
+    persona: str | None = None
+    """To whom the user spoke; None in a record of the previous release."""
+    taken_at: float | None = None
+    """When the task was taken, seconds since 1970 by Redis's clock; None in a record of the previous release."""
+    producer_id: str | None = None
+    """The producer's task id, where a bridge of the previous release may have sent the turn under it."""
+    carried: tuple[str, ...] | None = None
+    """``task_id`` of each missed turn that may have been sent along with this one; None where that is not known."""
+    ended: bool = False
+    """Letta itself said that the last try to send it is over: a run of it that still seems active is left behind."""
+    canned: bool = False
+    """Answered by a plain sentence of memory-python, which is no answer of anybody."""
+
+    @property
+    def is_worth_telling(self) -> bool:
+        """Whether the user's words belong into the agent's memory: somebody heard them, be it without an answer."""
+        return self.canned or bool(self.response_text)
+
+    def may_be_of(self, persona: str) -> bool:
+        """Whether it was said to this persona. A record that names none is told apart by its agent, if it has one."""
+        if self.persona is not None:
+            return self.persona == persona
+        return self.agent_id is not None or persona == DEFAULT_PERSONA
+
+    def otids(self, agent_id: str) -> Otids:
+        """The otids of this turn's messages in an agent's history."""
+        return Otids.of(turn_otid(agent_id, self.task_id))
+
+
+@dataclass(frozen=True, slots=True)
+class Otids:
+    """Under which otids the messages about one turn are stored."""
+
+    own: str
+    """The turn itself, as it was sent in its own time."""
+    copy: str
+    """The user's words, told with a later turn."""
+    quotation: str
+    """The note before a quotation of the user's words, where the turn may be stored as well."""
+    answer: str
+    """The note before memory-python's answer to a turn that is stored."""
+
+    @classmethod
+    def of(cls, own: str) -> Self:
+        """Those of the turn whose own otid this is."""
+        return cls(own, *(derived_otid(own, purpose) for purpose in ("copy", "quotation", "answer")))
+
+    @property
+    def copies(self) -> frozenset[str]:
+        """Any of these in the history means that the agent has been told."""
+        return frozenset((self.copy, self.quotation, self.answer))
+
+
+@dataclass(frozen=True, slots=True)
+class KeptTurn:
+    """A missed turn, and the fingerprint that names its record to the queue."""
+
+    turn: MissedTurn
+    fingerprint: str
+
+
+def read(records: Sequence[bytes], canned: Collection[str] = ()) -> list[KeptTurn]:
+    """Missed turns as the queue keeps them, oldest first. One that cannot be read is logged, and stays in the list.
+
+    Args:
+        records: what the queue keeps.
+        canned: memory-python's plain sentences, which the previous release kept as its answers.
+    """
+    turns = []
+    for record in records:
+        try:
+            turn = MissedTurn.model_validate(read_json(record))
+        except ValueError as error:
+            _log.error("missed_turn_unreadable", fingerprint=fingerprint(record), kind=type(error).__name__)
+            continue
+        if turn.response_text in canned:
+            turn = turn.model_copy(update={"response_text": None, "canned": True})
+        turns.append(KeptTurn(turn, fingerprint(record)))
+    return turns
+
+
+def cut(text: str, characters: int) -> str:
+    """The text, or its beginning with an ellipsis, within so many characters."""
+    return text if len(text) <= characters else text[: characters - 1] + "…"
+
+
+def fingerprints(turns: Iterable[KeptTurn]) -> set[str]:
+    """The fingerprints of several records."""
+    return {kept.fingerprint for kept in turns}

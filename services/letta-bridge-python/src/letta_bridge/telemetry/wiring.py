@@ -1,0 +1,63 @@
+"""Metrics always, traces where they are switched on: put around the bridge's parts in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from letta_bridge.letta.port import LettaPort
+from letta_bridge.request_queue.port import Settlement, Turn
+from letta_bridge.settings import BridgeSettings
+from letta_bridge.telemetry.metrics import BridgeMetrics, MeteredFallback, MeteredLetta
+from letta_bridge.turn.fallback import Fallback
+from letta_bridge.turn.lease import TurnLease
+from letta_bridge.turn.recorder import Recorder, Recorders
+
+if TYPE_CHECKING:
+    from letta_bridge.telemetry.tracing import Tracing
+
+Process = Callable[[Turn, TurnLease], Awaitable[Settlement]]
+"""Works off one turn."""
+
+
+class Telemetry:
+    """What one bridge tells of itself.
+
+    Raises:
+        SettingsError: traces are switched on, and OpenTelemetry's SDK is not installed.
+    """
+
+    def __init__(self, settings: BridgeSettings) -> None:
+        self.metrics = BridgeMetrics()
+        self._settings = settings
+        self._tracing = _tracing(settings)
+        self.recorder: Recorder = Recorders(self.metrics, self._tracing) if self._tracing else self.metrics
+
+    def letta(self, url: str, port: LettaPort) -> LettaPort:
+        """One Letta server, measured."""
+        model = self._settings.agents.model
+        metered = MeteredLetta(port, self.metrics, model)
+        return self._tracing.letta(url, metered, model) if self._tracing else metered
+
+    def fallback(self, fallback: Fallback) -> Fallback:
+        """memory-python, measured."""
+        metered = MeteredFallback(fallback, self.metrics)
+        return self._tracing.fallback(metered) if self._tracing else metered
+
+    def process(self, process: Process) -> Process:
+        """What works off a turn."""
+        return self._tracing.process(process) if self._tracing else process
+
+    def close(self) -> None:
+        """Send what is not sent yet; may take a few seconds where nobody takes it."""
+        if self._tracing:
+            self._tracing.close()
+
+
+def _tracing(settings: BridgeSettings) -> Tracing | None:
+    if not settings.bridge.traces:
+        return None
+    # Imported here: who does not want it need not have it.
+    from letta_bridge.telemetry.tracing import start_tracing  # noqa: PLC0415
+
+    return start_tracing(settings)

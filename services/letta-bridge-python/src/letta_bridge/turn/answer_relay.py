@@ -1,0 +1,77 @@
+"""What follows somebody else's answer, speech for example: published under the producer's id for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Final
+
+from letta_bridge.turn.channel_listener import Subscription
+from shared_utils.messages import json_object
+from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+
+_PAUSE_SECONDS: Final = 0.5
+"""What follows the text is relayed no sooner: the text itself is published when the turn is settled."""
+
+
+def under(task_id: str, handed_id: str, message: bytes) -> bytes:
+    """The message, with ``task_id`` where it names the id that the task was handed over with."""
+    content = json_object(message)
+    return json.dumps(content | {"task_id": task_id}).encode() if content.get("task_id") == handed_id else message
+
+
+class AnswerRelay:
+    """Relays of one process; each ends by itself."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._running: set[asyncio.Task[None]] = set()
+
+    def begin(
+        self,
+        held: AsyncExitStack,
+        subscription: Subscription,
+        *,
+        early: Sequence[bytes],
+        channel: str,
+        ids: tuple[str, str],
+        seconds: float,
+    ) -> None:
+        """Relay what comes within ``seconds``.
+
+        Args:
+            held: closes the subscription.
+            subscription: hears the channel of the id the task was handed over with.
+            early: what came before the text.
+            channel: the producer's.
+            ids: the producer's id of the task, and the one it was handed over with.
+            seconds: how long.
+        """
+
+        async def publish(message: bytes) -> None:
+            if not json_object(message).get("error"):  # whether there was an error is the bridge's to say
+                with contextlib.suppress(*CONNECTION_ERRORS):
+                    await self._client.publish(channel, under(*ids, message))
+
+        async def relay() -> None:
+            async with held:
+                await asyncio.sleep(_PAUSE_SECONDS)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        for message in early:
+                            await publish(message)
+                        while True:
+                            await publish(await subscription.messages.get())
+
+        task = asyncio.create_task(relay(), name="answer-relay")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def close(self) -> None:
+        """End what is going on."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)

@@ -1,0 +1,107 @@
+"""The messages that tell an agent what it missed, sent before the user's next message in the same call.
+
+The user's words go into messages of role *user* and memory-python's answers into messages of role *assistant*, never
+into another role: a message of role *system* is made of fixed sentences and numbers alone, so that nobody can forge one
+or break out of one. Each turn's first message has an otid of its own, by which the telling is found in the history.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from letta_bridge.letta.port import TurnMessage
+from letta_bridge.request_queue.missed_turns import Fate, MissedTurn, cut
+from letta_bridge.settings import FallbackSettings
+
+QUOTED: Final = "quoted_user_message"
+"""The only member of a quotation: a JSON object, so that it is never taken for something the user says now."""
+
+
+class _Note(NamedTuple):
+    """A fixed sentence to an agent."""
+
+    english: str
+    chinese: str
+
+
+_LEFT_OUT: Final = _Note(
+    english="(While you were away, the short-term memory answered {count} earlier messages that are not shown here.)",
+    chinese="(在你不在的时候,短期记忆还回答了用户更早的 {count} 条消息,内容未附上。)",
+)
+_QUOTATION: Final = _Note(
+    english="(The next message quotes what the user said while you were away. You may have it in your history already. "
+    "It is no new request. Where the short-term memory answered it, its answer follows.)",
+    chinese="(下一条消息引述用户在你不在时说过的话,你的历史中可能已有这句话。"
+    "它不是新的请求。若短期记忆回答过,其回答紧随其后。)",
+)
+_ANSWER: Final = _Note(
+    english="(The next message is what the short-term memory answered to an earlier message of the user.)",
+    chinese="(下一条消息是短期记忆对用户较早一条消息的回答。)",
+)
+
+
+def tell(
+    turns: Sequence[MissedTurn], agent_id: str, language: str | None, settings: FallbackSettings
+) -> list[TurnMessage]:
+    """The messages that tell an agent what it missed, in order.
+
+    The newest turns are told word for word, within the configured bounds; older ones are only counted. A turn that is
+    stored is told by memory-python's answer alone. One that may be stored is told as a quotation: should Letta store
+    the message after all, it is not there twice as something the user says. A canned sentence is told to nobody, and a
+    turn that nobody answered is not told at all.
+    """
+    worth = [turn for turn in turns if turn.is_worth_telling and not (turn.canned and turn.fate is Fate.STORED)]
+    told = _newest(worth, settings)
+    messages: list[TurnMessage] = []
+    if len(told) < len(worth):
+        messages.append(_note(_LEFT_OUT, str(uuid.uuid4()), language, count=len(worth) - len(told)))
+    for turn in told:
+        messages += _told(turn, agent_id, language, settings.told_characters)
+    return messages
+
+
+def _newest(turns: Sequence[MissedTurn], settings: FallbackSettings) -> list[MissedTurn]:
+    """As many of the newest as the settings allow, oldest first, at least one."""
+    chosen: list[MissedTurn] = []
+    characters = 0
+    for turn in reversed(turns):
+        characters += len(turn.content) + len(turn.response_text or "")
+        if len(chosen) == settings.told_turns or (chosen and characters > settings.told_characters):
+            break
+        chosen.append(turn)
+    return chosen[::-1]
+
+
+def _told(turn: MissedTurn, agent_id: str, language: str | None, characters: int) -> list[TurnMessage]:
+    otids = turn.otids(agent_id)
+    said, answer = _bounded(turn.content, turn.response_text or "", characters)
+    messages = {
+        Fate.ABSENT: [TurnMessage("user", said, otids.copy)],
+        Fate.UNKNOWN: [
+            _note(_QUOTATION, otids.quotation, language),
+            TurnMessage("user", _quotation(said), str(uuid.uuid4())),
+        ],
+        Fate.STORED: [_note(_ANSWER, otids.answer, language)],
+    }[turn.fate]
+    if answer:
+        messages.append(TurnMessage("assistant", answer, str(uuid.uuid4())))
+    return messages
+
+
+def _quotation(said: str) -> str:
+    return json.dumps({QUOTED: said}, ensure_ascii=False)
+
+
+def _note(note: _Note, otid: str, language: str | None, **numbers: int) -> TurnMessage:
+    text = note.chinese if (language or "").lower().startswith("zh") else note.english
+    return TurnMessage("system", text.format(**numbers), otid)
+
+
+def _bounded(said: str, answer: str, characters: int) -> tuple[str, str]:
+    """Both within ``characters`` together; the shorter one is left whole where it can be."""
+    half = characters // 2
+    said = cut(said, max(half, characters - len(answer)))
+    return said, cut(answer, characters - len(said))

@@ -1,0 +1,406 @@
+"""One turn to Letta, effectively once: what happens on each failure, and when it may be sent again.
+
+The question before every send is whether the turn could be in the agent's history already. As long as that is open
+(``Fate.UNKNOWN``) the turn is looked for first (``reconciliation.py``): an answer there is used, a turn still running
+is waited for, and only one that is surely absent is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+
+from letta_bridge import fail_points
+from letta_bridge.agents.agent_spec import persona_tag
+from letta_bridge.agents.session_manager import SessionManager
+from letta_bridge.errors import (
+    AgentGone,
+    BreakerOpen,
+    EmptyAnswer,
+    LettaError,
+    LettaRejected,
+    LettaUnavailable,
+    NotSent,
+    ReplyDeadlineExceeded,
+    TurnFateUnknown,
+    TurnInterrupted,
+    UserPaused,
+    failure_word,
+)
+from letta_bridge.letta import (
+    AgentRef,
+    LettaPort,
+    LettaServer,
+    LettaServers,
+    TurnAnswer,
+    TurnMessage,
+    turn_otid,
+)
+from letta_bridge.letta.port import LENGTH_LIMIT, FoundTurn
+from letta_bridge.request_queue.missed_turns import DEFAULT_PERSONA, Fate, KeptTurn, MissedTurn, fingerprints
+from letta_bridge.settings import FallbackSettings, LettaSettings
+from letta_bridge.turn.catch_up import tell
+from letta_bridge.turn.reconciliation import PresentTurn, Reconciliation
+from letta_bridge.turn.recorder import SILENT, Recorder
+from shared_utils.messages import now
+
+_RETRYABLE: Final = (LettaUnavailable, TurnFateUnknown)
+_ANSWERED: Final = frozenset({"rate_limited", "server_error", "conflict"})
+"""Causes with which Letta itself said that the turn is over: one look is enough."""
+_SHARE_OF_REST: Final = 0.95
+_SHARE_FOR_EARLIER: Final = 0.5
+"""Part of the reply budget that a turn spends at most on waiting for one before it."""
+_RUN_END_SECONDS: Final = 2.0
+"""For the tokens of an answer that is there already."""
+_SILENCE: Final = {
+    LENGTH_LIMIT: "length_limit",
+    "context_window_overflow_in_system_prompt": "context_overflow",
+    "insufficient_credits": "insufficient_credits",
+}
+"""Letta's stop reasons that tell why a turn has no answer, and the causes they are."""
+_BREAKER_POLL_SECONDS: Final = 0.25
+"""Between looks at a breaker, at least."""
+
+
+class Lease(Protocol):
+    """The bridge's right to work on a turn."""
+
+    def begin(self) -> None:
+        """Called right before anybody outside the bridge is told of the turn. Raises LeaseLost."""
+        ...
+
+
+@dataclass(slots=True)
+class LettaTurn:
+    """What is to be delivered."""
+
+    user_id: str
+    persona: str
+    language: str | None
+    """``meta.lang``, or what the message is written in; None where neither tells."""
+    producer_id: str
+    """The task's id, as its producer named it."""
+    key: str
+    """The task's idempotency key."""
+    taken_at: float
+    """When the task was first taken, seconds since 1970 by Redis's clock."""
+    content: str | None
+    """None where it is gone: the turn is looked for, and never sent."""
+    missed: Sequence[KeptTurn]
+    """Turns that this persona's agent does not know yet, oldest first."""
+    doubtful: bool
+    """An earlier hand-out of the same task may have sent it, or one before it was pushed again."""
+    handed_out_before: bool = False
+    """Since it was pushed, another hand-out may have sent it."""
+    other_persona: str | None = None
+    """To whose agent a bridge with other settings may have sent it."""
+
+
+@dataclass(slots=True)
+class Delivered:
+    """The agent's answer."""
+
+    answer: TurnAnswer
+    agent_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What every delivery needs."""
+
+    servers: LettaServers
+    sessions: SessionManager
+    letta: LettaSettings
+    fallback: FallbackSettings
+    recorder: Recorder = SILENT
+
+
+class Delivery:
+    """The delivery of one turn. After a failure, its public attributes tell what the turn has become.
+
+    Attributes:
+        fate: whether Letta has the turn.
+        agent_id: the user's agent, once it is known.
+        persona: whose agent that is: another persona's, where a bridge with other settings sent the turn there.
+        interrupted: the server went away, or is left alone, after the turn was sent to it.
+        ended: Letta itself said that the last try is over.
+        carried: keys of the missed turns that may have been sent along with it, where ``fate`` is not ABSENT.
+        resolved: fingerprints of the missed turns that the agent has now been told of, or that hold nothing to tell.
+    """
+
+    def __init__(self, desk: Desk, turn: LettaTurn, lease: Lease) -> None:
+        self._desk = desk
+        self._turn = turn
+        self._lease = lease
+        own = [kept for kept in turn.missed if kept.turn.task_id == turn.key]
+        self._earlier = [kept for kept in turn.missed if kept.turn.task_id != turn.key]
+        self._personas: dict[str | None, bool] = {}
+        """Agent id → whether it is one of this turn's persona."""
+        self._deadline = 0.0
+        self._server: LettaServer | None = None
+        self._sent_to: LettaServer | None = None
+        self.fate = Fate.UNKNOWN if turn.doubtful else Fate.ABSENT
+        self.agent_id: str | None = None
+        self.persona = turn.persona
+        self.interrupted = False
+        # What an earlier push left says so of its own last try, not of one that another hand-out may have made since.
+        self.ended = bool(own) and not turn.handed_out_before and all(kept.turn.ended for kept in own)
+        self.carried = _possibly_carried(own, self._earlier) if turn.doubtful else set()
+        # What an earlier try left of this very turn is superseded by whatever becomes of it now.
+        self.resolved = fingerprints(own)
+
+    async def run(self) -> Delivered:
+        """Deliver the turn within the reply budget.
+
+        Raises:
+            LettaError: Letta gives no answer to this turn.
+            BreakerOpen: no Letta server is to be asked now.
+            ReplyDeadlineExceeded: the budget is used up.
+            NotSent: the turn's content is gone, and Letta does not have the turn.
+            LeaseLost: another bridge has the turn.
+        """
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        self._deadline = began + self._desk.letta.reply_deadline
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await self._retried()
+        except TimeoutError:
+            raise ReplyDeadlineExceeded(
+                f"Letta gave no answer within {self._desk.letta.reply_deadline:g} s (letta.reply_deadline)"
+            ) from None
+        finally:
+            self._desk.recorder.delivered(clock() - began)
+
+    async def _retried(self) -> Delivered:
+        try:
+            return await self._once()
+        except _RETRYABLE as error:
+            failure: Exception | None = error
+        # tenacity enters with the first failure only; that failure counts as its first attempt.
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(_RETRYABLE),
+            stop=stop_after_attempt(self._desk.letta.retry_attempts + 1),
+            wait=_wait(),
+            before_sleep=self._note_retry,
+            reraise=True,
+        ):
+            with attempt:
+                if failure is not None:
+                    first, failure = failure, None
+                    raise first
+                return await self._once()
+        raise AssertionError("tenacity returns or raises")
+
+    def _note_retry(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, LettaError):
+            self._desk.recorder.retried(failure_word(error))
+
+    async def _once(self) -> Delivered:
+        while True:
+            try:
+                return await self._through(self._desk.servers.pick(self._turn.user_id))
+            except BreakerOpen as error:
+                if self._desk.letta.fallback_to_memory:
+                    raise
+                # Nobody else can answer: wait for Letta as long as the reply budget lasts.
+                ready_in = error.ready_in if isinstance(error, UserPaused) else self._desk.servers.ready_in()
+                await asyncio.sleep(max(_BREAKER_POLL_SECONDS, ready_in))
+
+    async def _through(self, server: LettaServer) -> Delivered:
+        turn = self._turn
+        self._server = server
+        try:
+            with server.guard(turn.user_id) as letta:
+                agent_id = await self._desk.sessions.agent_for(turn.user_id, turn.persona, turn.language, letta)
+                try:
+                    return await self._with_agent(letta, agent_id)
+                except AgentGone as gone:
+                    # A fate that is unknown stays so: another bridge may have sent the turn to the agent's successor.
+                    self._desk.recorder.retried(failure_word(gone))
+                    agent_id = await self._desk.sessions.replace_agent(
+                        turn.user_id, turn.persona, turn.language, letta, agent_id
+                    )
+                    return await self._with_agent(letta, agent_id)
+        except LettaUnavailable as error:
+            if self.fate is Fate.UNKNOWN and not self.ended and error.refused:
+                self.interrupted = True
+            raise
+        except TurnFateUnknown as error:
+            if error.cause == "connection_lost" and await server.is_gone():
+                self.interrupted = True
+            raise
+
+    async def _with_agent(self, letta: LettaPort, agent_id: str) -> Delivered:
+        self.agent_id = agent_id
+        if fail_points.reach is not None:
+            fail_points.reach("looked_up")
+        if self.fate is Fate.UNKNOWN and (sent := await self._sent_to_other_persona(letta)) is not None:
+            return sent
+        pending: Sequence[KeptTurn] = ()
+        # A turn nothing is open about costs no look.
+        if self.fate is Fate.UNKNOWN or self._earlier:
+            earlier = [kept for kept in self._earlier if await self._is_of_persona(letta, kept.turn, agent_id)]
+            reconciled = await self._reconciliation(letta, await letta.get_agent(agent_id), earlier).run()
+            self.resolved |= reconciled.resolved
+            if reconciled.present is not None:
+                self.fate = Fate.STORED
+                return self._delivered(await self._complete(letta, reconciled.present), agent_id)
+            self.fate, self.carried = Fate.ABSENT, set()
+            pending = reconciled.pending
+        if self._turn.content is None:
+            raise NotSent
+        return await self._send(letta, agent_id, self._turn.content, pending)
+
+    async def _sent_to_other_persona(self, letta: LettaPort) -> Delivered | None:
+        """The turn, where it is in the agent of another persona, or at work there."""
+        persona = self._turn.other_persona
+        if persona is None:
+            return None
+        own = self.persona, self.agent_id
+        for agent in await self._desk.sessions.agents_of(self._turn.user_id, persona, letta):
+            self.persona, self.agent_id = persona, agent.agent_id
+            try:
+                found = (await self._reconciliation(letta, agent, ()).run()).present
+            except AgentGone:
+                continue
+            except (TurnInterrupted, asyncio.CancelledError):
+                raise  # it is at work there: what is noted of it belongs to that persona
+            except LettaError:
+                self.persona, self.agent_id = own
+                raise
+            if found is not None:
+                self.fate = Fate.STORED
+                return self._delivered(await self._complete(letta, found), agent.agent_id)
+        self.persona, self.agent_id = own
+        return None
+
+    async def _complete(self, letta: LettaPort, found: FoundTurn) -> TurnAnswer | None:
+        """An answer found in the history, with its stop reason and tokens, unless Letta is slow to tell them."""
+        if found.answer is None or found.run_id is None:
+            return found.answer
+        remaining = self._deadline - asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(min(_RUN_END_SECONDS, remaining / 2)):
+                end = await letta.run_end(found.run_id)
+        except (LettaError, TimeoutError):
+            return found.answer
+        return replace(found.answer, stop_reason=end.stop_reason, usage=end.usage)
+
+    async def _is_of_persona(self, letta: LettaPort, missed: MissedTurn, agent_id: str) -> bool:
+        """Whether a missed turn was said to this turn's persona. A record of the previous release has only an agent."""
+        if missed.persona is not None or missed.agent_id in {None, agent_id}:
+            return True
+        known = self._personas.get(missed.agent_id)
+        if known is None:
+            try:
+                tags = (await letta.get_agent(missed.agent_id)).tags
+                known = persona_tag(self._turn.persona) in tags
+            except AgentGone:
+                known = self._turn.persona == DEFAULT_PERSONA
+            self._personas[missed.agent_id] = known
+        return known
+
+    def _reconciliation(self, letta: LettaPort, agent: AgentRef, earlier: Sequence[KeptTurn]) -> Reconciliation:
+        turn = self._turn
+        present = PresentTurn(
+            turn.key, turn.producer_id, turn.taken_at, turn.content, ended=self.ended, is_deserted=self._is_deserted
+        )
+        return Reconciliation(
+            letta,
+            agent.agent_id,
+            earlier,
+            present if self.fate is Fate.UNKNOWN else None,
+            former_ids=agent.former_ids,
+            patience=self._patience,
+            is_dead=self._is_dead,
+            looked=self._looked,
+        )
+
+    async def _send(self, letta: LettaPort, agent_id: str, content: str, pending: Sequence[KeptTurn]) -> Delivered:
+        missed = [kept.turn for kept in pending]
+        told = tell(missed, agent_id, self._turn.language, self._desk.fallback) if missed else []
+        messages = [*told, TurnMessage("user", content, turn_otid(agent_id, self._turn.key))]
+        self._lease.begin()
+        self.fate, self.ended, self._sent_to = Fate.UNKNOWN, False, self._server
+        self.carried = {kept.turn.task_id for kept in pending}
+        if fail_points.reach is not None:
+            fail_points.reach("sending")
+            fail_points.reach("sent")
+        # A little less than what is left, so that the breaker hears of a Letta that hangs.
+        remaining = (self._deadline - asyncio.get_running_loop().time()) * _SHARE_OF_REST
+        try:
+            answer = await letta.send(agent_id, messages, timeout=min(self._desk.letta.timeout, remaining))
+        except (LettaUnavailable, AgentGone):
+            self.fate = Fate.ABSENT
+            raise
+        except TurnFateUnknown as error:
+            self.ended = error.cause in _ANSWERED
+            raise
+        except LettaRejected:
+            self.ended = True
+            raise
+        self.fate = Fate.STORED
+        self.resolved |= fingerprints(pending)
+        if fail_points.reach is not None:
+            fail_points.reach("answered")
+        return self._delivered(answer, agent_id)
+
+    def _delivered(self, answer: TurnAnswer | None, agent_id: str) -> Delivered:
+        if answer is not None and answer.text:
+            return Delivered(answer, agent_id)
+        reason = answer.stop_reason if answer else "interrupted"
+        raise EmptyAnswer(
+            f"the agent stored the message and said nothing to the user (stop reason {reason})",
+            cause=_SILENCE.get(reason, EmptyAnswer.code),
+        )
+
+    def _looked(self) -> None:
+        if self._server is not None:
+            self._server.answered()
+
+    def _is_deserted(self) -> bool:
+        """Whether the server that has the turn went away, or is another one and left alone since.
+
+        Seen through another server, too: what a dead one began stays active for ever.
+        """
+        sent_to = self._sent_to
+        if sent_to is not None and sent_to is not self._server and not sent_to.breaker.ready:
+            self.interrupted = True
+        return self.interrupted
+
+    def _is_dead(self, began: float | None) -> bool:
+        """Whether a run that is still active was left behind by a server that has gone."""
+        if began is None:
+            return False
+        return began < self._desk.servers.gone_at() or now() - began >= self._desk.letta.run_lifetime
+
+    @property
+    def _patience(self) -> float:
+        """Seconds for earlier turns. Some of the reply budget is left, or a dead run would use up each turn's."""
+        letta = self._desk.letta
+        return min(letta.turn_patience, letta.reply_deadline * _SHARE_FOR_EARLIER)
+
+
+def _possibly_carried(own: Sequence[KeptTurn], earlier: Sequence[KeptTurn]) -> set[str]:
+    """Keys of the missed turns that an earlier try of a turn may have been sent with."""
+    known = [kept.turn.carried for kept in own if kept.turn.carried is not None]
+    if own and len(known) == len(own):
+        return {key for keys in known for key in keys}
+    return {kept.turn.task_id for kept in earlier}
+
+
+def _wait() -> Callable[[RetryCallState], float]:
+    backoff = wait_exponential_jitter(multiplier=0.5, max=8.0, jitter=0.5)
+
+    def seconds(state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.retry_after if isinstance(error, LettaUnavailable | TurnFateUnknown) else None
+        return max(backoff(state), asked or 0.0)
+
+    return seconds

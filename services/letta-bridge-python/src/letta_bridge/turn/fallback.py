@@ -1,0 +1,298 @@
+"""memory-python as the bridge uses it: a turn is handed over, and its answer waited for.
+
+The task goes out under an id of the bridge's own. A producer's id is not unique: two users may use the same one, and
+programs that know nothing of this project answer on ``task_response:{task_id}`` of the id they were given. Nobody else
+listens on the channel of that id, and the answer is published under the producer's id.
+
+One key decides whose word counts: memory-python SETs its answer there with NX and publishes only if that succeeded;
+the bridge, when it gives up, SETs a tombstone with NX. So a late answer is never published after an error reply.
+Somebody else's memory-python does not know that key; the first text on the channel is its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
+
+from pydantic_core import to_json
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import ResponseError
+
+from letta_bridge.errors import FallbackUnavailable
+from letta_bridge.request_queue.keys import Keys
+from letta_bridge.settings import FallbackSettings, QueueSettings
+from letta_bridge.turn.answer_relay import AnswerRelay, under
+from letta_bridge.turn.channel_listener import ChannelListener, Subscription
+from shared_utils import logs
+from shared_utils.limits import MAX_ANSWER_TTL
+from shared_utils.messages import HANDOVER_KEY, Handover, Reply, Task, TaskResponse, dump, json_object
+from shared_utils.model_text import text_for_user
+from shared_utils.redis_connection import RedisClient, close, persistently
+from shared_utils.redis_trouble import explained
+from shared_utils.text import read_json
+
+_log = logs.get("letta_bridge.fallback")
+_TOMBSTONE: Final = b'{"abandoned":true}'
+_HANDED_BEFORE: Final = b"1"
+"""The mark of a handover by a release that handed tasks over under the producer's id."""
+_HANDED_IDS: Final = uuid.UUID("6d0f3c0a-6a2e-4c58-9a53-0c8b7f1f5a11")
+_POLL_SECONDS: Final = 1.0
+"""A publication lost with a connection is made up for by looking at the key this often."""
+_MAX_EARLY: Final = 100
+"""Messages kept that come before the text."""
+_OWN_SOURCES: Final = frozenset({"letta", "letta_bridge", "memory-python"})
+"""Who publishes on a producer's channel without being somebody else's answer to this turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class FallbackAnswer:
+    """What memory-python said."""
+
+    text: str
+    reply: bytes | None
+    """The reply it has published already; None where nobody has published one."""
+    response: bytes | None = None
+    """What the producer's own channel is still to be told; None where it has been told."""
+    canned: bool = False
+    """A plain configured sentence, which no model said: nobody's answer, and remembered by nobody."""
+
+    def as_canned(self) -> FallbackAnswer:
+        """The same, and its reply says so."""
+        if self.canned:
+            return self
+        reply = None if self.reply is None else self.reply.rstrip()[:-1] + b',"canned":true}'
+        return replace(self, reply=reply, canned=True)
+
+
+class Fallback(Protocol):
+    """Who answers when Letta does not."""
+
+    async def answer(
+        self, task: Task, number: str, reason: str, *, cause: str | None = None, persona: str | None = None
+    ) -> FallbackAnswer:
+        """Hand the task over and wait for the answer. A task handed over before is only waited for.
+
+        Args:
+            task: with its task id and content.
+            number: names this task for ever, ``<seq>-<first_ms>``; the same task id pushed again has another.
+            reason: why, for the reply and the log.
+            cause: what exactly failed, for the reply; one of few words.
+            persona: who would have answered.
+
+        Raises:
+            FallbackUnavailable: nobody answered in time, and nobody will any more.
+        """
+        ...
+
+    async def was_handed_over(self, number: str) -> bool:
+        """Whether a bridge has handed this task over already."""
+        ...
+
+    async def withdraw(self, task: Task, number: str) -> FallbackAnswer | None:
+        """Let nobody answer a task that was handed over any more; the answer, where one has been given.
+
+        Raises:
+            FallbackUnavailable: Redis refuses to say.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class _Wait:
+    """One turn that waits for its answer."""
+
+    task: Task
+    number: str
+    handed_id: str
+    """The task id under which it was handed over."""
+    hand_over: Callable[[], Awaitable[None]] = field(init=False)
+    """Does nothing while Redis knows that the task was handed over."""
+    reported: bool = False
+    """An answer that cannot be used was logged."""
+
+    @property
+    def renamed(self) -> bool:
+        return self.handed_id != self.task.task_id
+
+    def report(self) -> bool:
+        """Whether it is still to be logged that what lies under the answer's key is of no use."""
+        first, self.reported = not self.reported, True
+        return first
+
+
+class MemoryPython:
+    """The fallback over Redis."""
+
+    def __init__(
+        self,
+        client: RedisClient,
+        listener: RedisClient,
+        keys: Keys,
+        settings: FallbackSettings,
+        queue: QueueSettings,
+        *,
+        tenant: str = "",
+    ) -> None:
+        self._client = client
+        self._listener = ChannelListener(listener, queue.requests, queue.task_response)
+        self._keys = keys
+        self._settings = settings
+        self._queue = queue
+        self._tenant = tenant
+        self._ttl = min(MAX_ANSWER_TTL, int(max(queue.reply_ttl, settings.timeout * 4)))
+        self._relay = AnswerRelay(client)
+
+    async def was_handed_over(self, number: str) -> bool:
+        """See :class:`Fallback`."""
+        key = self._keys.handed(number)
+        return bool(await persistently(lambda: self._client.exists(key)))
+
+    async def withdraw(self, task: Task, number: str) -> FallbackAnswer | None:
+        """See :class:`Fallback`."""
+        with _refusals():
+            if not await self.was_handed_over(number) or await self._claim(number):
+                return None
+            return await self._look(_Wait(task, number, await self._handed_id(task, number)))
+
+    async def answer(
+        self, task: Task, number: str, reason: str, *, cause: str | None = None, persona: str | None = None
+    ) -> FallbackAnswer:
+        """See :class:`Fallback`."""
+        with _refusals():
+            return await self._answer(task, number, reason, cause, persona)
+
+    async def _answer(
+        self, task: Task, number: str, reason: str, cause: str | None, persona: str | None
+    ) -> FallbackAnswer:
+        wait = _Wait(task, number, await self._handed_id(task, number))
+        async with AsyncExitStack() as held:
+            subscription = await self._listener.subscribe(self._queue.task_response + wait.handed_id, number)
+            held.push_async_callback(subscription.close)
+            wait.hand_over = lambda: self._hand_over(wait, reason, cause, persona)
+            await persistently(wait.hand_over)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.timeout):
+                    return await self._awaited(wait, subscription, held)
+            if not await self._claim(number) and (answer := await self._look(wait)) is not None:
+                return answer
+        raise FallbackUnavailable(f"memory-python gave no answer within {self._settings.timeout:g} s; is it running?")
+
+    def reload(self, settings: FallbackSettings) -> None:
+        """Take over the time an answer may take."""
+        self._settings = settings
+
+    async def close(self) -> None:
+        """Stop listening, and give back connections."""
+        await self._relay.close()
+        await self._listener.close()
+        await close(self._client)
+
+    async def _handed_id(self, task: Task, number: str) -> str:
+        """The id the task goes out under, or went out under when another bridge handed it over."""
+        mark = await persistently(lambda: self._client.get(self._keys.handed(number)))
+        if mark == _HANDED_BEFORE:
+            return task.task_id
+        # Made from the number, so that a bridge that takes the turn over waits on the same channel.
+        return (
+            mark.decode()
+            if isinstance(mark, bytes)
+            else str(uuid.uuid5(_HANDED_IDS, f"{self._queue.requests} {number}"))
+        )
+
+    async def _hand_over(self, wait: _Wait, reason: str, cause: str | None, persona: str | None) -> None:
+        task, handed = wait.task, self._keys.handed(wait.number)
+        if await self._client.exists(handed):
+            return
+        handover = Handover(
+            version=2 if self._tenant else 1,
+            tenant=self._tenant or None,
+            answer_key=self._keys.fallback(wait.number),
+            answer_ttl=self._ttl,
+            responses_channel=self._queue.responses,
+            reason=reason,
+            cause=cause,
+            persona=persona,
+            task_id=task.task_id,
+            response_channel=self._queue.task_response + task.task_id,
+            taken_ms=int(wait.number.rpartition("-")[2]),
+        )
+        content = task.model_dump(exclude_none=True) | {"task_id": wait.handed_id}
+        content["meta"] = {**content.get("meta", {}), HANDOVER_KEY: handover.model_dump(exclude_none=True)}
+        # One transaction, so that a kill leaves both or neither. On a Cluster the two keys lie in different slots:
+        # there a kill in between hands the task over twice, which this project's memory-python recognises.
+        pipeline = self._client.pipeline(transaction=not isinstance(self._client, RedisCluster))
+        pipeline.lpush(self._settings.queue, to_json(content, inf_nan_mode="null"))
+        pipeline.set(handed, wait.handed_id, ex=self._ttl)
+        await pipeline.execute()
+
+    async def _awaited(self, wait: _Wait, subscription: Subscription, held: AsyncExitStack) -> FallbackAnswer:
+        early: list[bytes] = []
+        while True:
+            if (answer := await self._look(wait)) is not None:
+                return answer
+            try:
+                async with asyncio.timeout(_POLL_SECONDS):
+                    message = await subscription.messages.get()
+            except TimeoutError:
+                await persistently(wait.hand_over)  # where Redis has lost it meanwhile
+                continue
+            text = None if subscription.ambiguous else _foreign_text(message, renamed=wait.renamed)
+            if text is None:
+                early = [*early, message][-_MAX_EARLY:]
+            elif await self._claim(wait.number):
+                if not wait.renamed:  # the producer has heard it, too
+                    return FallbackAnswer(text, None)
+                ids = (wait.task.task_id, wait.handed_id)
+                channel = self._queue.task_response + wait.task.task_id
+                seconds = self._settings.timeout
+                self._relay.begin(held.pop_all(), subscription, early=early, channel=channel, ids=ids, seconds=seconds)
+                return FallbackAnswer(text, None, under(*ids, message))
+
+    async def _claim(self, number: str) -> bool:
+        """Forbid memory-python to answer; False where it has answered already."""
+        key = self._keys.fallback(number)
+        return bool(await persistently(lambda: self._client.set(key, _TOMBSTONE, nx=True, ex=self._ttl)))
+
+    async def _look(self, wait: _Wait) -> FallbackAnswer | None:
+        kept = await persistently(lambda: self._client.get(self._keys.fallback(wait.number)))
+        if not isinstance(kept, bytes) or kept == _TOMBSTONE:
+            return None
+        try:
+            reply = Reply.model_validate(read_json(kept))
+        except ValueError:
+            if wait.report():
+                _log.error("fallback_answer_unreadable", number=wait.number)
+            return None
+        if reply.user_id != wait.task.user_id or reply.task_id not in {wait.task.task_id, wait.handed_id}:
+            if wait.report():
+                _log.error("fallback_answer_of_another_task", number=wait.number)
+            return None
+        canned = bool(reply.canned)
+        if reply.task_id != wait.task.task_id:  # a memory-python that knows the id of the handover alone
+            response = TaskResponse(text=reply.response_text, source=reply.source, canned=reply.canned)
+            return FallbackAnswer(reply.response_text, None, dump(response), canned=canned)
+        return FallbackAnswer(reply.response_text, kept, canned=canned)
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Raise FallbackUnavailable where Redis refuses a command."""
+    try:
+        yield
+    except ResponseError as error:
+        raise FallbackUnavailable(f"memory-python cannot be asked: {explained(error)}") from error
+
+
+def _foreign_text(message: bytes, *, renamed: bool) -> str | None:
+    """The text of somebody else's answer. On a channel of the bridge's own, ``renamed``, nobody else speaks."""
+    content = json_object(message)
+    if content.get("error") or (not renamed and content.get("source") in _OWN_SOURCES):
+        return None
+    text = content.get("text")
+    text = text_for_user(text) if isinstance(text, str) else ""
+    return text if text.strip() else None

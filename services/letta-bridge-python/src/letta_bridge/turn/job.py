@@ -1,0 +1,92 @@
+"""A turn whose task could be read, and the record it leaves where the user's agent did not answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from letta_bridge.request_queue.idempotency import Identity, KeptReply
+from letta_bridge.request_queue.missed_turns import Fate, MissedTurn, cut
+from letta_bridge.request_queue.port import Turn
+from letta_bridge.turn.fallback import FallbackAnswer
+from shared_utils.messages import Task, now
+
+
+class Undelivered(Protocol):
+    """What a delivery that failed tells of its turn; see :class:`letta_bridge.turn.delivery.Delivery`."""
+
+    @property
+    def fate(self) -> Fate: ...
+    @property
+    def agent_id(self) -> str | None: ...
+    @property
+    def persona(self) -> str: ...
+    @property
+    def interrupted(self) -> bool: ...
+    @property
+    def ended(self) -> bool: ...
+    @property
+    def carried(self) -> set[str]: ...
+
+
+@dataclass(slots=True)
+class Job:
+    """A turn whose task could be read."""
+
+    turn: Turn
+    task: Task
+    persona: str
+    identity: Identity
+    doubtful: bool
+    """The task may have been sent to Letta before."""
+    kept: KeptReply | None
+    """The reply that is kept under the task's user and id; None also where it cannot be read."""
+    id_is_taken: bool = False
+    """Another task used the id while this one was worked off: the reply kept there stays, and says nothing of this."""
+
+    @property
+    def number(self) -> str:
+        """Names this task for ever, over all its hand-outs."""
+        return self.turn.number
+
+    def missed_turn(
+        self, delivery: Undelivered, answer: FallbackAnswer | None, *, told_characters: int
+    ) -> MissedTurn | None:
+        """The record of a turn that the agent did not answer; None where there is nothing to tell, or to wait for.
+
+        Args:
+            delivery: what became of it in Letta.
+            answer: memory-python's, None where nobody answered.
+            told_characters: as many of the texts are ever told; more of them is not kept.
+        """
+        canned = answer is not None and answer.canned
+        if delivery.fate is not Fate.UNKNOWN and (answer is None or (canned and delivery.fate is Fate.STORED)):
+            return None
+        # A bridge of the previous release may have had this task before: its words are then compared as a whole.
+        producer_id = self.task.task_id if self.doubtful else None
+        return MissedTurn(
+            task_id=self.identity.key,
+            content=self.task.content if producer_id else cut(self.task.content, told_characters),
+            response_text=cut(answer.text, told_characters) if answer is not None and not canned else None,
+            timestamp=now(),
+            fate=delivery.fate,
+            agent_id=delivery.agent_id,
+            interrupted=delivery.interrupted,
+            persona=delivery.persona,
+            taken_at=self.identity.taken_at,
+            producer_id=producer_id,
+            carried=tuple(sorted(delivery.carried)),
+            ended=delivery.ended,
+            canned=canned,
+        )
+
+    def abandoned_turn(self) -> MissedTurn:
+        """The record of a turn that is given up and may still be at work: it is waited for, and never told."""
+        return MissedTurn(
+            task_id=self.identity.key,
+            content="",
+            timestamp=now(),
+            fate=Fate.UNKNOWN,
+            persona=self.persona,
+            taken_at=self.identity.taken_at,
+        )

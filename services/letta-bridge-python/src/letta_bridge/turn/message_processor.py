@@ -1,0 +1,372 @@
+"""One task, one outcome: read it, route it, let its agent answer, fall back where that fails.
+
+Knows ports only: no Redis, no SDK. Whatever a task holds, :meth:`MessageProcessor.process` ends in a settlement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final, Protocol
+
+from letta_bridge import fail_points
+from letta_bridge.consent import Consent
+from letta_bridge.errors import (
+    BreakerOpen,
+    FallbackUnavailable,
+    GuardHit,
+    Hopeless,
+    LaneFull,
+    LeaseLost,
+    LettaError,
+    LettaRejected,
+    NotSent,
+    OptedOut,
+    ReplyDeadlineExceeded,
+    TenantTaken,
+    failure_word,
+)
+from letta_bridge.guards import Admission, Guards
+from letta_bridge.journal import journalled
+from letta_bridge.request_queue.idempotency import Identity, KeptReply, content_digest
+from letta_bridge.request_queue.missed_turns import KeptTurn, read
+from letta_bridge.request_queue.port import Settlement, Turn
+from letta_bridge.settings import BridgeSettings
+from letta_bridge.turn import settlements
+from letta_bridge.turn.delivery import Delivered, Delivery, Desk, Lease, LettaTurn
+from letta_bridge.turn.fallback import Fallback, FallbackAnswer
+from letta_bridge.turn.job import Job
+from letta_bridge.turn.router import Decision, route
+from letta_bridge.turn.uploads import Uploads
+from shared_utils import logs
+from shared_utils.errors import MalformedMessage, ServiceError
+from shared_utils.language import language_of
+from shared_utils.messages import Task, dump, parse_task, salvage_ids
+from shared_utils.redis_connection import CONNECTION_ERRORS
+
+_log = logs.get("letta_bridge.message_processor")
+
+_CANNOT_BE_ASKED: Final[tuple[type[Exception], ...]] = (FallbackUnavailable, *CONNECTION_ERRORS)
+_DEFECT: Final = "internal"
+"""The code of a dead letter that a defect of the bridge made."""
+_AGENT_WAS_MEANT: Final = frozenset({"choice_unknown", "handed_over"})
+"""Reasons without an error for which memory-python answers although an agent was to."""
+_WITHOUT_LETTA: Final = (LettaError, BreakerOpen, ReplyDeadlineExceeded, TenantTaken)
+
+
+class MissedTurns(Protocol):
+    """Where turns that an agent does not know yet are kept."""
+
+    async def missed(self, user_id: str) -> list[bytes]:
+        """Oldest first."""
+        ...
+
+
+class MessageProcessor:
+    """Works off turns, any number side by side.
+
+    Args:
+        settings: the bridge's.
+        desk: what a delivery to Letta needs.
+        fallback: memory-python.
+        missed: the queue's list of missed turns.
+        guards: what users may ask for; None sets no limit.
+        consent: decides whether a user may be remembered.
+    """
+
+    def __init__(
+        self,
+        settings: BridgeSettings,
+        desk: Desk,
+        fallback: Fallback,
+        missed: MissedTurns,
+        guards: Guards | None = None,
+        *,
+        consent: Consent,
+    ) -> None:
+        self._settings = settings
+        self._limits = settings.queue.limits
+        self._desk = desk
+        self._sessions = desk.sessions
+        self._fallback = fallback
+        self._missed = missed
+        self._consent = consent
+        self._guards = guards
+        self._uploads = settings.upload_dir
+
+    def reload(self, settings: BridgeSettings) -> None:
+        """Take over what may change while running; turns that have begun keep what they began with."""
+        self._settings = settings
+        self._desk = replace(self._desk, letta=settings.letta, fallback=settings.fallback)
+        if self._guards is not None:
+            self._guards.reload(settings.guards)
+
+    async def process(self, turn: Turn, lease: Lease) -> Settlement:
+        """The one outcome of a turn.
+
+        Raises:
+            LeaseLost: another bridge has the turn; there is nothing to settle.
+        """
+        job: Job | None = None
+        try:
+            self._check_attempts(turn)
+            job = self._job(turn, parse_task(turn.payload, self._limits))
+            end = await self._outcome(job, lease)
+        except LeaseLost:
+            raise
+        except MalformedMessage as error:
+            end = self._bury(turn, job, error)
+        except Hopeless as error:
+            job = job or self._readable(turn)
+            end = await self._answered_before(job) or self._bury(turn, job, error)
+        except Exception as error:  # noqa: BLE001  # a defect of ours must not stop everybody else's turns
+            _log.exception("turn_failed", receipt=turn.receipt)
+            defect = Hopeless(f"the bridge failed on this task ({type(error).__name__}); see its log", _DEFECT)
+            job = job or self._readable(turn)
+            end = self._bury(turn, job, defect)
+        if job is not None and job.id_is_taken:
+            end.replaces_kept = False
+        return end
+
+    def _check_attempts(self, turn: Turn) -> None:
+        if turn.deliveries > self._settings.queue.max_deliveries:
+            raise Hopeless(f"the task was handed out {turn.deliveries - 1} times in vain", "too_many_deliveries")
+
+    def _job(self, turn: Turn, task: Task) -> Job:
+        identity = Identity(turn.number, turn.first_ms / 1000, content_digest(task))
+        doubtful = turn.attempts > 1
+        kept = None if turn.kept_reply is None else KeptReply.read(turn.kept_reply)
+        if turn.kept_reply is not None and kept is None:
+            _log.error("kept_reply_unreadable", receipt=turn.receipt)  # the task counts as a new one
+        # The id was this task's when it was handed out first.
+        id_is_taken = kept is not None and turn.attempts > 1 and not kept.is_of(task)
+        if id_is_taken or (kept is not None and kept.turned_away):
+            kept = None
+        if kept is not None and kept.is_of(task) and kept.may_be_tried_again:
+            identity = kept.inherited(identity)
+            doubtful = doubtful or kept.may_have_been_sent
+        if not task.task_id:
+            task = task.model_copy(update={"task_id": f"{self._settings.queue.requests}-{turn.first_ms}-{turn.seq}"})
+        logs.bind(task_id=task.task_id, user_id=task.user_id)
+        return Job(turn, task, self._sessions.persona(task.meta.persona), identity, doubtful, kept, id_is_taken)
+
+    async def _outcome(self, job: Job, lease: Lease) -> Settlement:
+        turn, task = job.turn, job.task
+        kept = job.kept
+        if kept is not None:
+            if not kept.is_of(task):
+                _log.warning("task_id_reused", receipt=turn.receipt)
+                return settlements.reused(turn, task, job.identity)
+            if not kept.may_be_tried_again:
+                return settlements.repeated(turn, task, kept)
+        try:
+            if turn.found_lane_full(task.user_id):
+                raise LaneFull  # on redelivery too: an overflow lane runs beside the user's own lane
+            # What may be in the agent's memory already is seen through, whatever the limits say by now.
+            admitted = Admission() if job.doubtful or not self._guards else await self._guards.admit(turn, task)
+            try:
+                job.task = await self._with_content(task)
+            except Hopeless as gone:
+                if not job.doubtful:
+                    raise
+                return await self._answered_by_letta_before(job, lease, gone)
+            return await self._answered(job, lease, admitted)
+        except GuardHit as hit:
+            _log.info("guard_hit", receipt=turn.receipt, code=hit.code)
+            return settlements.turned_away(turn, task, hit)
+
+    async def _with_content(self, task: Task) -> Task:
+        if task.type == "audio" and not task.content:
+            return task
+        content = task.content
+        if not content and task.input_file:
+            uploads = self._settings.uploads
+            content = await Uploads(self._uploads, uploads.max_bytes, uploads.shared).read(
+                task.user_id, task.input_file
+            )
+        if not content.strip():
+            raise Hopeless("the task has neither content nor an input file with text in it", "empty_content")
+        return task if content is task.content else task.model_copy(update={"content": content})
+
+    async def _decision(self, job: Job) -> Decision:
+        task = job.task
+        session = await self._sessions.session(task.user_id, job.persona)
+        if (
+            session is not None
+            and not session.permanent_memory
+            and self._consent.opted_in(task.user_id, job.turn.choice)
+        ):
+            session = await self._sessions.reread(session)  # this bridge may remember it from before the opt-in
+        consent = await self._consent.verdict(task.user_id, job.turn.choice, session)
+        return route(task, self._settings.letta, consent=consent)
+
+    async def _answered_by_letta_before(self, job: Job, lease: Lease, gone: Hopeless) -> Settlement:
+        """Letta's answer to an earlier hand-out of a task whose content has since been removed.
+
+        Raises:
+            Hopeless: ``gone``, where Letta has no answer, or cannot be asked.
+        """
+        session = await self._sessions.session(job.task.user_id, job.persona)
+        has_agent = session is not None and session.agent_id is not None
+        if not has_agent or (await self._decision(job)).route == "memory-python":
+            raise gone
+        if job.turn.attempts > 1 and await self._fallback.was_handed_over(job.number):
+            raise gone  # memory-python's answer counts, where there is one
+        delivery = await self._delivery(job, lease, content_gone=True)
+        try:
+            delivered = await delivery.run()
+        except (*_WITHOUT_LETTA, NotSent, OptedOut) as error:
+            raise gone from error
+        return self._by_letta(job, delivered, delivery)
+
+    async def _answered(self, job: Job, lease: Lease, admitted: Admission) -> Settlement:
+        task = job.task
+        decision = await self._decision(job)
+        if fail_points.reach is not None:
+            fail_points.reach("routed")
+        if decision.route == "memory-python":
+            missed_by_agent = await self._delivery(job, lease) if decision.agent_is_told else None
+            return await self._by_memory(job, lease, decision.reason, missed_by_agent)
+        delivery = await self._delivery(job, lease)
+        if job.turn.attempts > 1 and await self._fallback.was_handed_over(job.number):
+            return await self._by_memory(job, lease, "handed_over", delivery)
+        if (limit := admitted.to_letta()) is not None:
+            _log.info("guard_hit", receipt=job.turn.receipt, code=limit.code, soft=True)
+            return await self._without_letta(job, lease, limit, delivery)
+        try:
+            delivered = await delivery.run()
+        except OptedOut as refused:
+            return await self._by_memory(job, lease, refused.code, None)
+        except _WITHOUT_LETTA as error:
+            _log_failure(job, error)
+            return await self._without_letta(job, lease, error, delivery)
+        if self._guards is not None and (usage := delivered.answer.usage) is not None:
+            await self._guards.spent(task.user_id, usage.total_tokens)
+        return self._by_letta(job, delivered, delivery)
+
+    def _by_letta(self, job: Job, delivered: Delivered, delivery: Delivery) -> Settlement:
+        job.persona = delivery.persona
+        end = settlements.by_letta(job.turn, job.task, job.identity, delivered, delivery.resolved)
+        return self._journalled(job, end, is_remembered=True)
+
+    async def _without_letta(self, job: Job, lease: Lease, error: ServiceError, delivery: Delivery) -> Settlement:
+        if not self._settings.letta.fallback_to_memory:
+            return self._refuse(job, error, delivery)
+        return await self._by_memory(job, lease, error.code, delivery, error)
+
+    async def _delivery(self, job: Job, lease: Lease, *, content_gone: bool = False) -> Delivery:
+        task = job.task
+        missed: list[KeptTurn] = []
+        if job.turn.missed:
+            kept = read(await self._missed.missed(task.user_id), self._settings.fallback.canned_sentences)
+            missed = [turn for turn in kept if turn.turn.may_be_of(job.persona)]
+        turn = LettaTurn(
+            user_id=task.user_id,
+            persona=job.persona,
+            language=task.meta.lang or language_of(task.content),
+            producer_id=task.task_id,
+            key=job.identity.key,
+            taken_at=job.identity.taken_at,
+            content=None if content_gone else task.content,
+            missed=missed,
+            doubtful=job.doubtful,
+            other_persona=self._sessions.other_persona(task.meta.persona) if job.doubtful else None,
+            handed_out_before=job.turn.attempts > 1,
+        )
+        return Delivery(self._desk, turn, lease)
+
+    async def _by_memory(
+        self, job: Job, lease: Lease, reason: str, delivery: Delivery | None, error: ServiceError | None = None
+    ) -> Settlement:
+        """memory-python's answer, or an error reply. ``delivery`` is what the agent has to be told of, if anything."""
+        lease.begin()
+        cause = failure_word(error) if isinstance(error, LettaError) else None
+        try:
+            answer = await self._fallback.answer(job.task, job.number, reason, cause=cause, persona=job.persona)
+        except FallbackUnavailable as unavailable:
+            _log.warning("fallback_unavailable", receipt=job.turn.receipt, reason=reason)
+            return self._refuse(job, error or unavailable, delivery)
+        if answer.text in self._settings.fallback.canned_sentences:
+            answer = answer.as_canned()  # a memory-python of the previous release does not say so
+        end = settlements.by_memory(
+            job.turn,
+            job.task,
+            job.identity,
+            answer,
+            reason=reason,
+            cause=cause,
+            in_place_of_agent=error is not None or reason in _AGENT_WAS_MEANT,
+            missed=self._missed_turn(job, delivery, answer),
+            told=delivery.resolved if delivery else (),
+        )
+        return self._journalled(job, end, is_remembered=delivery is not None)
+
+    def _missed_turn(self, job: Job, delivery: Delivery | None, answer: FallbackAnswer | None) -> bytes | None:
+        if delivery is None:
+            return None
+        missed = job.missed_turn(delivery, answer, told_characters=self._settings.fallback.told_characters)
+        return dump(missed) if missed else None
+
+    def _refuse(self, job: Job, error: ServiceError, delivery: Delivery | None) -> Settlement:
+        return settlements.refused(
+            job.turn,
+            job.task,
+            job.identity,
+            error,
+            # A turn that may still be running in Letta is noted, so that the user's next one does not overlap it.
+            missed=self._missed_turn(job, delivery, None),
+            told=delivery.resolved if delivery else (),
+            cause=failure_word(error) if isinstance(error, LettaError) else error.code,
+        )
+
+    async def _answered_before(self, job: Job | None) -> Settlement | None:
+        """What memory-python has answered at an earlier hand-out; where it has not, it is not going to any more."""
+        if job is None or job.turn.attempts == 1:
+            return None
+        try:
+            answer = await self._fallback.withdraw(job.task, job.number)
+        except _CANNOT_BE_ASKED as unavailable:
+            # Handed out again and again, the task would end in nothing better.
+            _log.warning("fallback_unavailable", receipt=job.turn.receipt, reason=str(unavailable))
+            return None
+        if answer is None:
+            return None
+        missed = dump(job.abandoned_turn())
+        return settlements.by_memory(job.turn, job.task, job.identity, answer, reason="handed_over", missed=missed)
+
+    def _bury(self, turn: Turn, job: Job | None, error: ServiceError) -> Settlement:
+        code = error.reason if isinstance(error, Hopeless) else error.code
+        _log.warning("task_buried", receipt=turn.receipt, code=code, error=str(error))
+        task_id, user_id = salvage_ids(turn.payload)
+        if isinstance(error, MalformedMessage):
+            task_id, user_id = error.task_id, error.user_id
+        if job is None:
+            identity = Identity(turn.number, turn.first_ms / 1000, None)
+            return settlements.buried(turn, error, code, identity, task_id=task_id, user_id=user_id)
+        return settlements.buried(
+            turn,
+            error,
+            code,
+            job.identity,
+            task_id=job.task.task_id,
+            user_id=job.task.user_id,
+            missed=dump(job.abandoned_turn()) if turn.attempts > 1 or code == _DEFECT else None,
+            replaces_kept=job.kept is not None and job.kept.is_of(job.task),
+        )
+
+    def _readable(self, turn: Turn) -> Job | None:
+        try:
+            return self._job(turn, parse_task(turn.payload, self._limits))
+        except Exception:  # noqa: BLE001  # whatever is wrong with it: the task is a dead letter already
+            return None
+
+    def _journalled(self, job: Job, end: Settlement, *, is_remembered: bool) -> Settlement:
+        if not self._settings.journals:
+            return end
+        return journalled(job.turn, job.task, job.persona, end, self._settings.journal, is_remembered=is_remembered)
+
+
+def _log_failure(job: Job, error: ServiceError) -> None:
+    # What Letta refuses for good is somebody's to mend; the rest passes.
+    log = _log.error if isinstance(error, LettaRejected) else _log.warning
+    cause = getattr(error, "cause", None)
+    log("letta_failed", receipt=job.turn.receipt, code=error.code, cause=cause, error=str(error))

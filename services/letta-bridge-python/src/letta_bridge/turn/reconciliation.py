@@ -1,0 +1,342 @@
+"""What became of turns whose fate is open: the user's present one, sent before, and earlier ones the agent missed.
+
+Letta is looked at until every question is settled. A turn still running is waited for. One that outlasts the patience
+keeps the present turn from being sent: of two turns side by side, the one that ends last decides what is in the agent's
+context, and the other is out of it for good. Only runs of the turns in question are cancelled, and only those that are
+left behind: by a server that was killed, or by one that ended the turn and could not write so into its database. Doubt
+is carried: a turn of which a run was cancelled, and which is not stored, stays UNKNOWN, whoever cancelled it and
+however long ago.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from letta_bridge.errors import EarlierTurnRunning, TurnInterrupted
+from letta_bridge.letta import FoundTurn, LettaPort, SoughtTurn, TurnState, turn_otid
+from letta_bridge.request_queue.idempotency import CLOCK_TOLERANCE_SECONDS
+from letta_bridge.request_queue.missed_turns import Fate, KeptTurn, MissedTurn, fingerprints
+from shared_utils import logs
+
+_log = logs.get("letta_bridge.reconciliation")
+
+_SURE_AFTER: Final = 3
+"""Looks that must find nothing before a turn whose connection was lost counts as absent: Letta shows a turn only once
+its run is written, which takes a moment on a loaded server."""
+_LOOK_AGAIN_SECONDS: Final = 2.0
+"""Between those looks."""
+_POLL_MIN_SECONDS, _POLL_MAX_SECONDS = 0.25, 2.0
+"""Between looks at a turn that is still running."""
+_SEARCH_SECONDS: Final = 2.0
+"""What a search for earlier turns may take at least, however short the patience with them."""
+_LEGACY_SECONDS: Final = 86_400.0
+"""How long before it was settled a turn of the previous release, which noted no time, can have been sent."""
+
+_CERTAINTY: Final = (TurnState.STORED, TurnState.RUNNING, TurnState.CANCELLED, TurnState.ABSENT)
+"""Of two answers about one turn, sent under two otids, the one that comes first here counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class PresentTurn:
+    """The turn to be delivered, as it may be stored already."""
+
+    key: str
+    producer_id: str
+    taken_at: float
+    content: str | None
+    """None where it is gone; a bridge of the previous release can then not be told to have sent it."""
+    ended: bool
+    """Letta itself said that the last try is over: a run of it that is still active is left behind."""
+    is_deserted: Callable[[], bool]
+    """Whether the server that is at it has gone: then there is nothing to wait for."""
+
+
+@dataclass(slots=True)
+class Reconciled:
+    """What was learnt."""
+
+    present: FoundTurn | None = None
+    """The present turn, where it is stored: then nothing is to be sent. Where it is None, it surely is not."""
+    pending: list[KeptTurn] = field(default_factory=list)
+    """The earlier turns the agent has to be told of, or that may still be stored, each with its fate."""
+    resolved: set[str] = field(default_factory=set)
+    """Fingerprints of those that the agent has been told of, or that hold nothing to tell."""
+
+
+class Reconciliation:
+    """Settles every open question about an agent's turns.
+
+    Args:
+        letta: the server.
+        agent_id: whose turns.
+        former_ids: ids the agent had before it was restored; its messages keep the otids that they were sent with.
+        earlier: missed turns of this agent's user and persona, oldest first.
+        present: the turn to be delivered, where it may have been sent; its own run is waited for without end.
+        patience: seconds for earlier ones that are still running, all of them together, and for other programs' runs.
+        is_dead: from when a run began to whether it is one that a killed server left behind.
+        looked: called after each look that Letta answered.
+    """
+
+    def __init__(
+        self,
+        letta: LettaPort,
+        agent_id: str,
+        earlier: Sequence[KeptTurn],
+        present: PresentTurn | None,
+        *,
+        former_ids: Sequence[str] = (),
+        patience: float,
+        is_dead: Callable[[float | None], bool],
+        looked: Callable[[], None],
+    ) -> None:
+        self._letta = letta
+        self._agent_id = agent_id
+        self._ids = (agent_id, *former_ids)
+        self._present = present
+        self._is_dead = is_dead
+        self._looked = looked
+        self._clock = asyncio.get_running_loop().time
+        self._until = self._clock() + patience
+        self._given_up: set[str] = set()
+        self._own_run_ended = False
+        # What was sent to an agent that is gone never reached its successor.
+        gone = {kept.fingerprint for kept in earlier if kept.turn.agent_id not in {None, *self._ids}}
+        self._earlier = [kept for kept in earlier if kept.fingerprint not in gone]
+        self._of_gone_agents = [_with_fate(kept, Fate.ABSENT) for kept in earlier if kept.fingerprint in gone]
+        self._order = {kept.fingerprint: index for index, kept in enumerate(earlier)}
+
+    async def run(self) -> Reconciled:
+        """Look until everything is settled.
+
+        Raises:
+            LettaError: Letta could not be asked.
+            TurnInterrupted: the present turn was broken off and may still be stored.
+            EarlierTurnRunning: the patience is over, and an earlier turn is still at work.
+        """
+        if not self._earlier and self._present is None:
+            return self._reconciled({})
+        absent_looks, pause = 0, _POLL_MIN_SECONDS
+        while True:
+            present, earlier, others = await self._look()
+            if present is not None and present.state is TurnState.STORED:
+                return self._reconciled(earlier, present)
+            if await self._end_own_run(present):
+                continue  # what it had stored shows only now
+            if self._is_running(present) or self._is_waited_for(earlier, others):
+                absent_looks = 0
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _POLL_MAX_SECONDS)
+                continue
+            if await self._give_up(earlier):
+                continue  # what it had stored shows only now
+            absent_looks += 1
+            if absent_looks < _SURE_AFTER and self._is_in_doubt(present, earlier):
+                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+                continue
+            return self._reconciled(earlier)
+
+    async def _look(self) -> tuple[FoundTurn | None, Mapping[str, FoundTurn], Sequence[str]]:
+        """The present turn, those earlier ones of which something is known, by fingerprint, and other active runs."""
+        sought: list[SoughtTurn] = []
+        places: dict[str, list[int]] = {}
+        for name, ways in self._ways():
+            places[name] = list(range(len(sought), len(sought) + len(ways)))
+            sought += ways
+        # Only the present turn is worth a search of any length: for an earlier one, a quotation does.
+        time_limit = None if self._present else max(self._until - self._clock(), _SEARCH_SECONDS)
+        looked = await self._letta.find_turns(self._agent_id, sought, time_limit=time_limit)
+        self._looked()
+        best = {name: _best([looked.turns[place] for place in at]) for name, at in places.items()}
+        present = best.pop("", None)
+        known = {
+            name: found
+            for name, found in best.items()
+            if looked.complete or found.told or found.state is not TurnState.ABSENT
+        }
+        return present, known, looked.other_runs
+
+    def _ways(self) -> list[tuple[str, list[SoughtTurn]]]:
+        """Each turn by fingerprint, the present one under "", with every way in which it may have been sent."""
+        ways = [(kept.fingerprint, _ways_of(kept.turn, self._ids)) for kept in self._earlier]
+        if (present := self._present) is not None:
+            since = present.taken_at - CLOCK_TOLERANCE_SECONDS
+            own = [SoughtTurn(turn_otid(agent_id, present.key), since) for agent_id in self._ids]
+            if (content := present.content) is not None:
+                own += [_legacy(agent_id, present.producer_id, since, content) for agent_id in self._ids]
+            ways.append(("", own))
+        return ways
+
+    async def _end_own_run(self, present: FoundTurn | None) -> bool:
+        """Cancel the present turn's run, once, where Letta has ended the turn; False where there is none to cancel.
+
+        Letta answers after it has written that the run is over. Where the run is still active, its database was away.
+        """
+        if present is None or self._present is None or not self._present.ended or self._own_run_ended:
+            return False
+        if present.state is not TurnState.RUNNING or not present.run_ids:
+            return False
+        self._own_run_ended = True
+        await self._cancel(present.run_ids)
+        return True
+
+    def _is_running(self, present: FoundTurn | None) -> bool:
+        """Whether the present turn is still at work. Raises TurnInterrupted where that will never end well."""
+        if present is None or self._present is None:
+            return False
+        if present.state is TurnState.CANCELLED:
+            raise TurnInterrupted("A run of this turn was cancelled in Letta; it is not sent again, it may be stored.")
+        if present.state is not TurnState.RUNNING:
+            return False
+        # Without a run of its own, all there is to see is an unlabelled one, which may be of another program for ever.
+        without_end = not present.run_ids and self._clock() >= self._until
+        if without_end or self._own_run_ended or self._present.is_deserted() or self._is_dead(present.running_since):
+            raise TurnInterrupted
+        return True
+
+    def _is_waited_for(self, earlier: Mapping[str, FoundTurn], others: Sequence[str]) -> bool:
+        """Whether something is at work on the agent that this turn should not overlap, and there is time left."""
+        if self._clock() >= self._until:
+            return False
+        return bool(others) or bool(self._at_work(earlier))
+
+    def _at_work(self, earlier: Mapping[str, FoundTurn]) -> list[KeptTurn]:
+        """The earlier turns that run, unless their server has gone, or has ended them already."""
+        return [
+            kept
+            for kept in self._running(earlier)
+            if not (kept.turn.interrupted or kept.turn.ended)
+            and (since := earlier[kept.fingerprint].running_since) is not None
+            and not self._is_dead(since)
+        ]
+
+    def _running(self, earlier: Mapping[str, FoundTurn]) -> list[KeptTurn]:
+        """The earlier turns that are at work and not given up yet."""
+        return [
+            kept
+            for kept in self._earlier
+            if kept.fingerprint not in self._given_up
+            and (found := earlier.get(kept.fingerprint)) is not None
+            and found.state is TurnState.RUNNING
+        ]
+
+    async def _give_up(self, earlier: Mapping[str, FoundTurn]) -> bool:
+        """Cancel the runs of earlier turns that are left behind, and no others; False where there are none.
+
+        Raises:
+            EarlierTurnRunning: one of them is still at work.
+        """
+        if self._at_work(earlier):
+            raise EarlierTurnRunning
+        running = self._running(earlier)
+        self._given_up |= fingerprints(running)
+        runs = [run_id for kept in running for run_id in earlier[kept.fingerprint].run_ids]
+        if runs:
+            await self._cancel(runs)
+        return bool(runs)
+
+    async def _cancel(self, runs: Sequence[str]) -> None:
+        _log.warning("turn_cancelled", agent_id=self._agent_id, runs=len(runs))
+        await self._letta.cancel(self._agent_id, runs)
+
+    def _is_in_doubt(self, present: FoundTurn | None, earlier: Mapping[str, FoundTurn]) -> bool:
+        """Whether a turn that is nowhere to be seen may be so new that Letta does not show it yet."""
+        if present is not None and self._present is not None and not self._present.ended:
+            return True
+        return any(
+            _may_be_on_its_way(kept.turn) and earlier[kept.fingerprint].state is TurnState.ABSENT
+            for kept in self._earlier
+            if kept.fingerprint in earlier
+        )
+
+    def _reconciled(self, found: Mapping[str, FoundTurn], present: FoundTurn | None = None) -> Reconciled:
+        result = Reconciled(present=present)
+        fates = {kept.fingerprint: self._fate(kept, found.get(kept.fingerprint)) for kept in self._earlier}
+        carried = _carried_by_unknown(self._earlier, fates)
+        later_runs = {present.run_id} if present else set()
+        for kept in reversed(self._earlier):
+            seen, fate = found.get(kept.fingerprint), fates[kept.fingerprint]
+            if fate is Fate.ABSENT and kept.turn.task_id in carried:
+                fate = Fate.UNKNOWN
+            # A bridge of the previous release told of a turn under the turn's own otid, in the run of a later one.
+            rode_along = seen is not None and seen.run_id is not None and seen.run_id in later_runs
+            if rode_along or (seen is not None and seen.told) or not _holds_anything(kept.turn, fate):
+                result.resolved.add(kept.fingerprint)
+            else:
+                result.pending.append(_with_fate(kept, fate))
+            if seen is not None:
+                later_runs.add(seen.run_id)
+        result.pending += self._of_gone_agents
+        result.pending.sort(key=lambda kept: self._order[kept.fingerprint])
+        return result
+
+    def _fate(self, kept: KeptTurn, found: FoundTurn | None) -> Fate:
+        if kept.turn.fate is Fate.STORED:
+            return Fate.STORED
+        if found is None:  # not all of the history was read, and the agent may have been told of the turn before
+            return Fate.UNKNOWN
+        if found.state is TurnState.STORED:
+            return Fate.STORED
+        if found.state is TurnState.ABSENT and kept.fingerprint not in self._given_up:
+            return Fate.ABSENT
+        return Fate.UNKNOWN
+
+
+def _ways_of(turn: MissedTurn, agent_ids: Sequence[str]) -> list[SoughtTurn]:
+    """Every otid under which an earlier turn may be stored, the first one that of its own bridge.
+
+    ``agent_ids``: of its agent, the present one and then the former ones.
+    """
+    if turn.taken_at is None:
+        since = turn.timestamp - _LEGACY_SECONDS
+        ways = [_legacy(agent_id, turn.task_id, since, turn.content) for agent_id in agent_ids]
+    else:
+        since = turn.taken_at - CLOCK_TOLERANCE_SECONDS
+        ways = [SoughtTurn(turn.otids(agent_id).own, since) for agent_id in agent_ids]
+        if turn.producer_id is not None:
+            ways += [_legacy(agent_id, turn.producer_id, since, turn.content) for agent_id in agent_ids]
+    copies = frozenset[str]().union(*(turn.otids(agent_id).copies for agent_id in agent_ids))
+    return [replace(ways[0], copies=copies), *ways[1:]]
+
+
+def _legacy(agent_id: str, producer_id: str, since: float, content: str) -> SoughtTurn:
+    """A turn as the previous release sent it: under an id that others may have had, and in unlabelled runs."""
+    return SoughtTurn(turn_otid(agent_id, producer_id), since, content=content, labelled=False)
+
+
+def _best(ways: Sequence[FoundTurn]) -> FoundTurn:
+    """One answer from those about each way a turn may have been sent."""
+    # An unlabelled run need not be this turn's, unless only the previous release can have sent it: it is not cancelled.
+    safe = [ways[0], *(replace(way, run_ids=()) for way in ways[1:])]
+    best = min(safe, key=lambda way: _CERTAINTY.index(way.state))
+    return replace(best, told=any(way.told for way in ways))
+
+
+def _may_be_on_its_way(turn: MissedTurn) -> bool:
+    return turn.fate is Fate.UNKNOWN and not turn.ended
+
+
+def _carried_by_unknown(turns: Sequence[KeptTurn], fates: Mapping[str, Fate]) -> set[str]:
+    """The keys of turns that went along with one whose fate is unknown: theirs is unknown as well."""
+    carried: set[str] = set()
+    for index, kept in enumerate(turns):
+        if fates[kept.fingerprint] is not Fate.UNKNOWN:
+            continue
+        if kept.turn.carried is None:
+            carried.update(before.turn.task_id for before in turns[:index])
+        else:
+            carried.update(kept.turn.carried)
+    return carried
+
+
+def _holds_anything(turn: MissedTurn, fate: Fate) -> bool:
+    """Whether there is something to tell the agent, or a turn that may still be stored with what it carried."""
+    if turn.is_worth_telling and not (turn.canned and fate is Fate.STORED):
+        return True
+    return fate is Fate.UNKNOWN
+
+
+def _with_fate(kept: KeptTurn, fate: Fate) -> KeptTurn:
+    return replace(kept, turn=kept.turn.model_copy(update={"fate": fate}))

@@ -1,0 +1,54 @@
+"""A time in which Redis is of no use to the intake: told once, and waited for longer each time."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from shared_utils import logs
+from shared_utils.redis_trouble import RedisTrouble, redis_trouble
+
+_log = logs.get("letta_bridge.redis_outage")
+
+_FIRST_PAUSE_SECONDS: Final = 0.05
+_LONGEST_PAUSE_SECONDS: Final = 1.0
+"""Between tries while Redis is out of reach: it is back as soon as it runs."""
+_LONGEST_REFUSED_SECONDS: Final = 5.0
+"""Between tries while it refuses: somebody has to mend something."""
+
+
+class RedisOutage:
+    """Begins with the first command that fails, and ends when the same command succeeds."""
+
+    def __init__(self) -> None:
+        self.trouble: RedisTrouble | None = None
+        """What was wrong the last time; None while Redis works."""
+        self._told: set[str] = set()
+        self._pause = 0.0
+        self._strays = 0
+
+    def failed(self, error: Exception, *, held: int) -> None:
+        """Note that a command failed; the log hears of each kind of trouble once per outage."""
+        self.trouble = redis_trouble(error)
+        if self.trouble.code not in self._told:
+            self._told.add(self.trouble.code)
+            _log.warning("redis_away", code=self.trouble.code, error=str(self.trouble), held=held)
+
+    def pause(self) -> float:
+        """Seconds to wait before the next try."""
+        unreachable = self.trouble is None or not self.trouble.is_refusal
+        longest = _LONGEST_PAUSE_SECONDS if unreachable else _LONGEST_REFUSED_SECONDS
+        self._pause = min(max(self._pause * 2, _FIRST_PAUSE_SECONDS), longest)
+        return self._pause
+
+    def returned(self, strays: int) -> None:
+        """Count turns that were given back because their hand-out got lost."""
+        self._strays += strays
+
+    def over(self, *, held: int) -> None:
+        """What had failed succeeded."""
+        if self.trouble is None:
+            return
+        _log.info("redis_back", strays=self._strays, held=held)
+        self.trouble = None
+        self._told.clear()
+        self._pause, self._strays = 0.0, 0

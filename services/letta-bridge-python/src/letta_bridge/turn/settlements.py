@@ -1,0 +1,250 @@
+"""The settlement of each outcome: what is published, kept and remembered when a turn ends that way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import replace
+
+from letta_bridge.errors import GuardHit, TaskIdReused
+from letta_bridge.letta.port import Usage as TurnUsage
+from letta_bridge.request_queue import recent_turns
+from letta_bridge.request_queue.idempotency import Identity, KeptReply
+from letta_bridge.request_queue.port import Outcome, Settlement, Turn
+from letta_bridge.turn.delivery import Delivered
+from letta_bridge.turn.fallback import FallbackAnswer
+from shared_utils.errors import ServiceError
+from shared_utils.messages import ErrorReply, Reply, Task, TaskResponse, Usage, dump, now
+
+
+def by_letta(
+    turn: Turn, task: Task, identity: Identity, delivered: Delivered, told: Collection[str] = ()
+) -> Settlement:
+    """The user's agent answered. ``told``: the missed turns it has been told of, by fingerprint."""
+    answer = delivered.answer
+    reply = Reply(
+        task_id=task.task_id,
+        user_id=task.user_id,
+        response_text=answer.text,
+        memory_updated=answer.memory_updated,
+        source="letta",
+        timestamp=now(),
+        agent_id=delivered.agent_id,
+        usage=_usage(answer.usage),
+        attempts=turn.attempts,
+        truncated=answer.truncated or None,
+    )
+    return Settlement(
+        turn.receipt,
+        Outcome.LETTA,
+        user_id=task.user_id,
+        task_id=task.task_id,
+        reply=dump(reply),
+        task_response=dump(TaskResponse(text=answer.text, source="letta", truncated=reply.truncated)),
+        mark=identity.mark(),
+        told=frozenset(told),
+        tally=(recent_turns.BY_AGENT,),
+    )
+
+
+def by_memory(
+    turn: Turn,
+    task: Task,
+    identity: Identity,
+    answer: FallbackAnswer,
+    *,
+    reason: str,
+    cause: str | None = None,
+    in_place_of_agent: bool = False,
+    missed: bytes | None = None,
+    told: Collection[str] = (),
+) -> Settlement:
+    """memory-python answered. It published its reply itself; somebody else's chat AI answered the bridge alone.
+
+    Args:
+        turn: the turn.
+        task: what it is about.
+        identity: under which name the task may have been sent.
+        answer: memory-python's.
+        reason: why it answered, as ``fallback_reason`` has it.
+        cause: what exactly failed, as ``fallback_cause`` has it.
+        in_place_of_agent: an agent was to answer, and could not.
+        missed: the turn, for the agent to be told of; None where it is not to know.
+        told: missed turns that the agent knows by now, by fingerprint.
+    """
+    reply = answer.reply or dump(
+        Reply(
+            task_id=task.task_id,
+            user_id=task.user_id,
+            response_text=answer.text,
+            memory_updated=False,
+            source="memory-python",
+            timestamp=now(),
+            attempts=turn.attempts,
+            fallback_reason=reason,
+            fallback_cause=cause,
+            canned=answer.canned or None,
+        )
+    )
+    return Settlement(
+        turn.receipt,
+        Outcome.MEMORY,
+        user_id=task.user_id,
+        task_id=task.task_id,
+        reply=reply,
+        task_response=answer.response,
+        publish=answer.reply is None,
+        mark=identity.mark(),
+        missed=missed,
+        told=frozenset(told),
+        tally=(
+            recent_turns.BY_MEMORY,
+            *((recent_turns.FELL_BACK, recent_turns.because(cause or reason)) if in_place_of_agent else ()),
+            *((recent_turns.CANNED,) if answer.canned else ()),
+        ),
+    )
+
+
+def repeated(turn: Turn, task: Task, kept: KeptReply) -> Settlement:
+    """The same task again: the same reply again, and no second turn."""
+    content = kept.content
+    response = TaskResponse(
+        text=str(content.get("response_text") or content.get("message") or ""),
+        source=str(content.get("source", "letta")),
+        error=True if content.get("error") else None,
+        canned=True if content.get("canned") is True else None,
+        truncated=True if content.get("truncated") is True else None,
+    )
+    return Settlement(
+        turn.receipt,
+        Outcome.REPEATED,
+        user_id=task.user_id,
+        task_id=task.task_id,
+        reply=kept.reply,
+        task_response=dump(response),
+        mark=kept.mark,
+    )
+
+
+def refused(
+    turn: Turn,
+    task: Task,
+    identity: Identity | None,
+    error: ServiceError,
+    *,
+    missed: bytes | None = None,
+    told: Collection[str] = (),
+    cause: str | None = None,
+    replaces_kept: bool = True,
+) -> Settlement:
+    """Nobody answers; an error reply says why.
+
+    Args:
+        turn: the turn.
+        task: what it is about.
+        identity: under which name the task may have been sent; None where the reply is kept as nobody's.
+        error: why.
+        missed: as in :func:`by_memory`.
+        told: as in :func:`by_memory`.
+        cause: what kept an answer from being given.
+        replaces_kept: see :class:`Settlement`.
+    """
+    return Settlement(
+        turn.receipt,
+        Outcome.ERROR,
+        user_id=task.user_id,
+        task_id=task.task_id,
+        reply=_error_reply(turn, error, error.code, task.task_id, task.user_id),
+        task_response=_error_response(error),
+        replaces_kept=replaces_kept,
+        mark=identity.mark() if identity else b"",
+        missed=missed,
+        told=frozenset(told),
+        code=error.code,
+        tally=(recent_turns.UNANSWERED, recent_turns.because(cause)) if cause else (),
+    )
+
+
+def turned_away(turn: Turn, task: Task, hit: GuardHit) -> Settlement:
+    """A limit of the operator's refused the task before anything was done for it.
+
+    The refusal is kept for who looks for it there, and only where nothing is kept: it must neither take the place of
+    what is known of an earlier task with this id, nor stand in the way of one that is still worked off.
+    """
+    settlement = refused(turn, task, None, hit, replaces_kept=False)
+    return replace(settlement, tally=(recent_turns.TURNED_AWAY, recent_turns.by_guard(hit.code)))
+
+
+def reused(turn: Turn, task: Task, identity: Identity) -> Settlement:
+    """The task's id belongs to an earlier task, whose reply stays kept; this one is not worked off."""
+    return refused(turn, task, identity, TaskIdReused(), replaces_kept=False)
+
+
+def buried(
+    turn: Turn,
+    error: ServiceError,
+    code: str,
+    identity: Identity,
+    *,
+    task_id: str | None,
+    user_id: str | None,
+    missed: bytes | None = None,
+    replaces_kept: bool = False,
+) -> Settlement:
+    """The task can never be worked off: a dead letter, and an error reply where its id can be read.
+
+    The letter says under which name the task may have been sent, so that it is looked for when an operator retries it.
+    ``replaces_kept``: what is kept under the task's id is of this very task.
+    """
+    letter = {
+        "code": code,
+        "reason": str(error),
+        "attempts": turn.attempts,
+        "time": now(),
+        "task_id": task_id,
+        "user_id": user_id,
+        **identity.fields(),
+        "number": turn.number,
+        "lane": turn.lane,
+    }
+    return Settlement(
+        turn.receipt,
+        Outcome.DEAD,
+        user_id=user_id or "",
+        task_id=task_id or "",
+        reply=_error_reply(turn, error, code, task_id, user_id) if task_id else None,
+        task_response=_error_response(error) if task_id else None,
+        replaces_kept=replaces_kept,
+        mark=identity.mark(),
+        missed=missed if user_id else None,
+        dead=json.dumps(letter, ensure_ascii=False).encode(),
+        code=code,
+    )
+
+
+def _usage(usage: TurnUsage | None) -> Usage | None:
+    if usage is None:
+        return None
+    return Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.total_tokens,
+    )
+
+
+def _error_reply(turn: Turn, error: ServiceError, code: str, task_id: str, user_id: str | None) -> bytes:
+    return dump(
+        ErrorReply(
+            task_id=task_id,
+            user_id=user_id,
+            message=str(error),
+            timestamp=now(),
+            code=code,
+            retryable=error.retryable,
+            attempts=turn.attempts,
+        )
+    )
+
+
+def _error_response(error: ServiceError) -> bytes:
+    return dump(TaskResponse(text=str(error), source="letta_bridge", error=True))

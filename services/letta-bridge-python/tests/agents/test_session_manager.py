@@ -1,0 +1,446 @@
+"""Which agent is a user's: over the in-memory Letta and session store."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from letta_bridge.agents import session_manager
+from letta_bridge.agents.agent_maker import AgentMaker
+from letta_bridge.agents.session_manager import SessionManager
+from letta_bridge.errors import LettaUnavailable, TurnFateUnknown
+from letta_bridge.letta import AgentSpec, InMemoryLetta
+from letta_bridge.settings import AgentSettings, SessionSettings
+from shared_utils.persistence.memory_sessions import InMemorySessionStore
+from shared_utils.persistence.sessions import Session, SessionStoreAway, utc_now
+
+PERSONAS = {
+    "default": {"persona": {"zh": "中", "en": "E"}, "human": {"zh": "人", "en": "H"}},
+    "luna": {"persona": {"en": "Luna"}, "human": {}},
+}
+SETTINGS = AgentSettings.model_validate({"personas": PERSONAS, "model": "openai/m", "block_limit": 300})
+
+
+class CountingStore(InMemorySessionStore):
+    """Counts what it is asked; ``meanwhile`` is done right before a write, as another process would."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+        self.meanwhile = None
+
+    async def find(self, user_id, persona):
+        self.calls.append("find")
+        return await super().find(user_id, persona)
+
+    async def claim(self, session_id, owner, seconds):
+        self.calls.append("claim")
+        return await super().claim(session_id, owner, seconds)
+
+    async def save(self, session, *, expires_in_hours=None):
+        self.calls.append("save")
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await super().save(meanwhile(self.sessions[session.user_id, session.persona]))
+        return await super().save(session, expires_in_hours=expires_in_hours)
+
+
+class RecordingLetta(InMemoryLetta):
+    """Remembers what agents were made of, and can be killed right after making one."""
+
+    def __init__(self):
+        super().__init__()
+        self.specs = []
+        self.searches = 0
+        self.dies_after_creating = False
+
+    async def find_agents(self, tags):
+        self.searches += 1
+        return await super().find_agents(tags)
+
+    async def create_agent(self, spec):
+        self.specs.append(spec)
+        ref = await super().create_agent(spec)
+        if self.dies_after_creating:
+            self.dies_after_creating = False
+            raise LettaUnavailable
+        return ref
+
+
+@pytest.fixture
+def store():
+    return CountingStore()
+
+
+@pytest.fixture
+def letta():
+    return RecordingLetta()
+
+
+@pytest.fixture
+def manager(store):
+    return SessionManager(store, SETTINGS)
+
+
+async def test_a_new_user_gets_an_agent_and_keeps_it(manager, store, letta):
+    agent = await manager.agent_for("ada", "default", None, letta)
+    assert store.sessions["ada", "default"].agent_id == agent
+    assert [await manager.agent_for("ada", "default", None, letta) for _ in range(3)] == [agent] * 3
+    assert len(letta.specs) == 1
+    assert (letta.searches, store.calls) == (2, ["find", "claim", "save"])  # before it is made, and after
+
+
+async def test_users_and_personas_have_agents_of_their_own(manager, letta):
+    pairs = [("ada", "default"), ("ada", "luna"), ("bo", "default")]
+    assert len({await manager.agent_for(*pair, None, letta) for pair in pairs}) == len(pairs)
+    assert len({spec.name for spec in letta.specs}) == len(pairs)
+
+
+async def test_after_a_restart_the_store_knows_the_agent(manager, store, letta):
+    agent = await manager.agent_for("ada", "default", None, letta)
+    letta.down = True
+    assert await SessionManager(store, SETTINGS).agent_for("ada", "default", None, letta) == agent
+
+
+async def test_the_session_is_reserved_before_the_agent_is_made(manager, store, letta):
+    letta.down = True
+    with pytest.raises(LettaUnavailable):
+        await manager.agent_for("ada", "default", None, letta)
+    assert store.sessions["ada", "default"].agent_id is None
+    assert await store.count() == {"active": 1, "reserved": 1}
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_an_agent_made_but_not_written_down_is_adopted(store, letta, restarted):
+    manager = SessionManager(store, SETTINGS, claim=0.05)
+    letta.dies_after_creating = True
+    with pytest.raises(LettaUnavailable):
+        await manager.agent_for("ada", "default", None, letta)
+    next_manager = SessionManager(store, SETTINGS) if restarted else manager
+    agent = await next_manager.agent_for("ada", "default", None, letta)
+    assert [ref.agent_id for ref in await letta.find_agents(["user:ada"])] == [agent]
+    assert store.sessions["ada", "default"].agent_id == agent
+
+
+async def test_of_twins_the_oldest_is_chosen(manager, letta):
+    tags = ("bridge", "user:ada", "persona:default")
+    spec = AgentSpec("twin", tags, "m", None, "letta_v1_agent", (), ())
+    oldest = await letta.create_agent(spec)
+    await letta.create_agent(spec)
+    assert await manager.agent_for("ada", "default", None, letta) == oldest.agent_id
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        ("bridge", "user:bo", "persona:default"),
+        ("bridge", "user:ada", "persona:luna"),
+        ("user:ada", "persona:default"),
+        ("bridge", "user:ad", "persona:default"),
+    ],
+)
+async def test_somebody_elses_agent_is_never_adopted(manager, letta, tags):
+    other = await letta.create_agent(AgentSpec("other", tags, "m", None, "letta_v1_agent", (), ()))
+    assert await manager.agent_for("ada", "default", None, letta) != other.agent_id
+
+
+async def test_while_the_store_is_away_the_tags_decide(manager, store, letta):
+    store.broken = True
+    agent = await manager.agent_for("ada", "default", None, letta)
+    assert await manager.agent_for("ada", "default", None, letta) == agent
+    assert await SessionManager(store, SETTINGS).agent_for("ada", "default", None, letta) == agent
+    assert len(letta.specs) == 1
+    assert await manager.session("ada", "default") is None
+    assert await manager.count() == {}
+    assert manager.store_error == SessionStoreAway.__doc__
+
+
+async def test_when_the_store_is_back_the_agent_is_written_down(manager, store, letta):
+    store.broken = True
+    agent = await manager.agent_for("ada", "default", None, letta)
+    store.broken = False
+    assert await manager.agent_for("ada", "default", None, letta) == agent
+    assert store.sessions["ada", "default"].agent_id == agent
+    assert await manager.count() == {"active": 1, "reserved": 0}
+    assert manager.store_error is None
+
+
+async def test_a_choice_in_the_store_counts_again_when_the_store_is_back(manager, store, letta):
+    session = await store.reserve("ada", "default")
+    await store.save(replace(session, metadata={"permanent_memory": False}))
+    store.broken = True
+    await manager.agent_for("ada", "default", None, letta)
+    store.broken = False
+    assert (await manager.session("ada", "default")).permanent_memory is False
+
+
+async def test_a_session_in_memory_serves_while_the_store_is_away(manager, store, letta):
+    agent = await manager.agent_for("ada", "default", None, letta)
+    store.broken = True
+    assert await manager.agent_for("ada", "default", None, letta) == agent
+
+
+async def test_what_somebody_else_wrote_meanwhile_is_kept(manager, store, letta):
+    store.meanwhile = lambda session: replace(session, metadata={"permanent_memory": False})
+    agent = await manager.agent_for("ada", "default", None, letta)
+    for session in (store.sessions["ada", "default"], await manager.session("ada", "default")):
+        assert (session.agent_id, session.permanent_memory, session.version) == (agent, False, 3)
+
+
+async def test_a_vanished_agent_is_replaced(manager, store, letta):
+    gone = await manager.agent_for("ada", "default", None, letta)
+    await letta.delete_agent(gone)
+    agent = await manager.replace_agent("ada", "default", None, letta, gone)
+    assert agent != gone
+    assert store.sessions["ada", "default"].agent_id == agent
+    assert await manager.agent_for("ada", "default", None, letta) == agent
+
+
+async def test_a_vanished_agent_that_another_bridge_replaced_is_looked_up(manager, store, letta):
+    gone = await manager.agent_for("ada", "default", None, letta)
+    await letta.delete_agent(gone)
+    other = await SessionManager(store, SETTINGS).replace_agent("ada", "default", None, letta, gone)
+    assert await manager.replace_agent("ada", "default", None, letta, gone) == other
+    assert len(letta.specs) == 2
+
+
+async def test_a_vanished_agent_is_replaced_while_the_store_is_away(manager, store, letta):
+    gone = await manager.agent_for("ada", "default", None, letta)
+    await letta.delete_agent(gone)
+    store.broken = True
+    agent = await manager.replace_agent("ada", "default", None, letta, gone)
+    assert agent != gone
+    assert await manager.agent_for("ada", "default", None, letta) == agent
+    store.broken = False
+    assert (await manager.session("ada", "default")).agent_id == gone
+    assert await manager.replace_agent("ada", "default", None, letta, gone) == agent
+
+
+async def test_no_more_sessions_than_allowed_are_kept_in_memory(store, letta):
+    manager = SessionManager(store, SETTINGS, SessionSettings(cached=2))
+    for user in ("ada", "bo"):
+        await manager.agent_for(user, "default", None, letta)
+    await manager.session("ada", "default")
+    await manager.agent_for("cy", "default", None, letta)
+    store.calls.clear()
+    for user in ("cy", "ada"):
+        await manager.session(user, "default")
+    assert store.calls == []
+    await manager.session("bo", "default")
+    assert store.calls == ["find"]
+
+
+async def test_a_forgotten_session_is_read_again(manager, store, letta):
+    await manager.agent_for("ada", "default", None, letta)
+    await store.save(replace(store.sessions["ada", "default"], metadata={"permanent_memory": False}))
+    manager.forget("ada", "default")
+    assert (await manager.session("ada", "default")).permanent_memory is False
+
+
+@pytest.mark.parametrize("user", ["ada", "a:b/c", "小明", "x" * 256, 'o\'neil "q"', "ada\u2028", ""])
+async def test_an_agents_name_is_allowed_and_tells_nothing_of_its_user(manager, letta, user):
+    await manager.agent_for(user, "default", None, letta)
+    (spec,) = letta.specs
+    assert re.fullmatch(r"bridge-[0-9a-f]{24}", spec.name)
+    *identity, attempt = spec.tags
+    assert identity == ["bridge", f"user:{user}", "persona:default"]
+    assert re.fullmatch(r"attempt:[0-9a-f]{16}", attempt)
+
+
+async def test_an_agent_is_made_of_the_settings(manager, letta):
+    await manager.agent_for("ada", "default", None, letta)
+    (spec,) = letta.specs
+    assert (spec.model, spec.embedding, spec.agent_type) == ("openai/m", SETTINGS.embedding, "letta_v1_agent")
+    assert (spec.tools, spec.context_window) == (SETTINGS.tools, None)
+    assert [(block.label, block.limit) for block in spec.blocks] == [("persona", 300), ("human", 300)]
+
+
+@pytest.mark.parametrize(
+    ("language", "values"),
+    [
+        (None, ["中", "人"]),
+        ("", ["中", "人"]),
+        ("zh", ["中", "人"]),
+        ("zh-CN", ["中", "人"]),
+        ("en", ["E", "H"]),
+        ("EN_us", ["E", "H"]),
+        ("ja", ["中", "人"]),
+    ],
+)
+async def test_the_first_memory_is_in_the_users_language(manager, letta, language, values):
+    await manager.agent_for("ada", "default", language, letta)
+    assert [block.value for block in letta.specs[0].blocks] == values
+
+
+async def test_a_persona_without_the_language_speaks_what_it_can(manager, letta):
+    await manager.agent_for("ada", "luna", "zh", letta)
+    assert [block.value for block in letta.specs[0].blocks] == ["Luna", ""]
+
+
+@pytest.mark.parametrize(
+    ("name", "persona"),
+    [("luna", "luna"), ("default", "default"), ("Luna", "default"), ("", "default"), (None, "default")],
+)
+def test_an_unknown_persona_is_the_default_one(manager, name, persona):
+    assert manager.persona(name) == persona
+
+
+async def test_many_first_messages_at_once_make_one_agent(store, letta):
+    managers = [SessionManager(store, SETTINGS) for _ in range(4)]
+    firsts = [manager.agent_for("ada", "default", None, letta) for manager in managers for _ in range(5)]
+    assert len(set(await asyncio.gather(*firsts))) == 1
+    assert len(letta.specs) == 1
+
+
+async def test_an_agent_a_killed_bridge_left_unconfirmed_is_adopted_when_its_claim_ends(store, letta):
+    session = await store.reserve("ada", "default")
+    await store.claim(session.session_id, "killed", 0.5)
+    spec = AgentSpec("a", ("bridge", "user:ada", "persona:default"), "m", None, "letta_v1_agent", (), ())
+    orphan = await letta.create_agent(spec)
+    waiting = asyncio.create_task(SessionManager(store, SETTINGS).agent_for("ada", "default", None, letta))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    assert await waiting == orphan.agent_id
+    assert len(letta.specs) == 1
+
+
+async def test_a_slow_letta_does_not_end_the_claim_of_a_living_bridge(store, letta):
+    slow, made = asyncio.Event(), letta.create_agent
+
+    async def create(spec):
+        await slow.wait()
+        return await made(spec)
+
+    letta.create_agent = create
+    makers = [AgentMaker(store, SETTINGS, owner=owner, claim=0.1) for owner in ("one", "other")]
+    making = [asyncio.create_task(maker.session("ada", "default", None, letta)) for maker in makers]
+    await asyncio.sleep(0.4)
+    slow.set()
+    sessions = await asyncio.gather(*making)
+    assert sessions[0] == sessions[1]
+    assert len(letta.specs) == 1
+
+
+async def test_a_bridge_that_slept_past_its_claim_removes_its_surplus_agent(store, letta):
+    store.meanwhile = lambda session: replace(session, agent_id="agent-other")
+    assert await SessionManager(store, SETTINGS).agent_for("ada", "default", None, letta) == "agent-other"
+    assert await letta.find_agents(["user:ada"]) == []
+
+
+async def test_after_a_failure_another_bridge_need_not_wait(store, letta):
+    letta.down = True
+    with pytest.raises(LettaUnavailable):
+        await SessionManager(store, SETTINGS).agent_for("ada", "default", None, letta)
+    letta.down = False
+    async with asyncio.timeout(5):
+        assert await SessionManager(store, SETTINGS).agent_for("ada", "default", None, letta)
+
+
+async def test_while_letta_may_still_be_making_it_nobody_else_begins(store, letta):
+    made = letta.create_agent
+
+    async def timed_out(spec):
+        await made(spec)
+        raise TurnFateUnknown
+
+    letta.create_agent = timed_out
+    manager = SessionManager(store, SETTINGS)
+    with pytest.raises(TurnFateUnknown):
+        await manager.agent_for("ada", "default", None, letta)
+    assert not await store.claim(store.sessions["ada", "default"].session_id, "another", 1)
+    assert await manager.agent_for("ada", "default", None, letta)
+    assert len(letta.specs) == 1
+
+
+async def test_what_others_write_counts(manager, store, letta):
+    await manager.follow()
+    await manager.agent_for("ada", "default", None, letta)
+    await store.save(replace(store.sessions["ada", "default"], metadata={"permanent_memory": False}))
+    await manager.follow()
+    assert (await manager.session("ada", "default")).permanent_memory is False
+
+
+async def test_who_was_here_is_written_down_in_one_go(manager, store, letta):
+    agents = [await manager.agent_for(user, "default", None, letta) for user in ("ada", "bo", "ada")]
+    assert agents[0] == agents[2]
+    before = {key: session.last_updated for key, session in store.sessions.items()}
+    await manager.touch_used()
+    assert {user: session.message_count for (user, _), session in store.sessions.items()} == {"ada": 2, "bo": 1}
+    assert all(session.last_updated > before[key] for key, session in store.sessions.items())
+
+
+async def test_uses_are_not_lost_while_the_store_is_away(manager, store, letta):
+    await manager.agent_for("ada", "default", None, letta)
+    store.broken = True
+    await manager.touch_used()
+    store.broken = False
+    await manager.agent_for("ada", "default", None, letta)
+    await manager.touch_used()
+    assert store.sessions["ada", "default"].message_count == 2
+
+
+async def test_a_removed_session_is_forgotten_when_it_is_used(manager, store, letta):
+    await manager.agent_for("ada", "default", None, letta)
+    await store.delete(store.sessions["ada", "default"].session_id, hard=True)
+    await manager.touch_used()
+    assert await manager.session("ada", "default") is None
+
+
+async def test_sessions_are_restored_into_memory(manager, store, letta):
+    await store.put([Session(f"user-{n}", "default", agent_id=f"agent-{n}") for n in range(3)])
+    assert manager.restored is None
+    restored = await manager.restore()
+    assert manager.restored is restored
+    assert len(restored.sessions) == 3
+    store.broken = True
+    assert await manager.agent_for("user-1", "default", None, letta) == "agent-1"
+
+
+async def test_restoring_does_not_bring_back_what_was_older(manager, store, letta):
+    await manager.agent_for("ada", "default", None, letta)
+    known = await manager.session("ada", "default")
+    await store.put([replace(known, agent_id="older", version=1)])
+    await manager.restore()
+    assert await manager.session("ada", "default") == known
+
+
+@pytest.mark.parametrize(("sliding", "moved"), [(True, True), (False, False)])
+async def test_sessions_expire_and_keep_their_agent(store, letta, sliding, moved):
+    settings = SessionSettings(expires_in_hours=2, sliding=sliding, grace_hours=0)
+    manager = SessionManager(store, SETTINGS, settings)
+    agent = await manager.agent_for("ada", "default", None, letta)
+    first = store.sessions["ada", "default"]
+    assert timedelta(hours=1.9) < first.expires_at - utc_now() < timedelta(hours=2)
+    await manager.touch_used()
+    assert (store.sessions["ada", "default"].expires_at > first.expires_at) is moved
+    await store.save(store.sessions["ada", "default"], expires_in_hours=-1)
+    await manager.follow()
+    await manager.clean_up()
+    await manager.follow()
+    assert await manager.session("ada", "default") is None
+    assert await manager.agent_for("ada", "default", None, letta) == agent
+    assert len(letta.specs) == 1
+
+
+async def test_while_it_runs_memory_and_store_are_kept_together(store, letta, monkeypatch):
+    monkeypatch.setattr(session_manager, "_POLL", 0.01)
+    monkeypatch.setattr(session_manager, "_TOUCH", 0.02)
+    manager = SessionManager(store, SETTINGS, SessionSettings(cleanup_interval=1))
+    store.broken = True
+    async with manager.running(), asyncio.timeout(10):
+        while not manager.store_error:
+            await asyncio.sleep(0.005)
+        store.broken = False
+        await manager.agent_for("ada", "default", None, letta)
+        while store.sessions["ada", "default"].message_count == 0:
+            await asyncio.sleep(0.005)
+        assert manager.store_error is None
+        await store.save(replace(store.sessions["ada", "default"], metadata={"permanent_memory": False}))
+        while (await manager.session("ada", "default")).permanent_memory:
+            await asyncio.sleep(0.005)
+        await manager.agent_for("ada", "default", None, letta)
+    assert store.sessions["ada", "default"].message_count == 2

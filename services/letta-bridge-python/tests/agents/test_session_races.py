@@ -1,0 +1,133 @@
+"""Bridges in processes of their own that create the same users' agents at once, or are killed while they do."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+
+import httpx
+import pytest
+
+from letta_bridge.agents.session_manager import SessionManager
+from letta_bridge.agents.session_stores import session_store
+from letta_bridge.letta.letta_client import LettaClient
+from letta_bridge.request_queue import creation_leases
+from letta_bridge.request_queue.creation_leases import RedisCreationLeases
+from letta_bridge.request_queue.keys import Keys
+from letta_bridge.settings import BridgeSettings
+from local_stack.ports import free_port
+from local_stack.processes import Process
+from local_stack.programs import answers, program
+from shared_utils.persistence.database import Database
+from shared_utils.redis_connection import close, connect
+from shared_utils.settings import RedisSettings
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.parametrize("engine", ["postgresql"], indirect=True),
+]
+PROCESSES, MESSAGES, USERS = 8, 200, 50
+
+
+@pytest.fixture
+def letta_url(tmp_path):
+    """A Letta that knows agents and their tags, in a process of its own."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    stub = Process(
+        "stub-letta",
+        [program("python"), "-m", "local_stack.stub_letta", "--port", str(port)],
+        logs=tmp_path,
+        ready=answers(f"{url}/v1/health/"),
+    )
+    stub.start()
+    stub.wait_ready()
+    yield url
+    stub.kill()
+
+
+@pytest.fixture
+def run(database_config, letta_url, redis_url, tmp_path, monkeypatch):
+    """Runs ``work(manager, letta)`` in processes that begin together; returns what became of each."""
+    # Longer than Letta may take for the requests of a killed bridge, also on a busy machine.
+    monkeypatch.setattr(creation_leases, "LEASE_SECONDS", 10.0)
+    processes = multiprocessing.get_context("fork")  # the functions need no import of this file
+
+    def bridge(number, work, claim, start, results):
+        async def main():
+            settings = BridgeSettings.model_validate(
+                {"database": database_config.model_dump(), "bridge": {"data_dir": str(tmp_path / str(number))}}
+            )
+            store = session_store(settings, Database(settings.database))
+            redis = connect(RedisSettings(url=redis_url), name="test")
+            leases = RedisCreationLeases(redis, Keys("session-races"))
+            manager = SessionManager(store, settings.agents, settings.sessions, claim=claim, creation_leases=leases)
+            letta = LettaClient(letta_url, max_concurrency=100)
+            try:
+                start.wait(timeout=60)
+                return await work(manager, letta)
+            finally:
+                await letta.close()
+                await manager.close()
+                await close(redis)
+
+        results.put(asyncio.run(main()))
+
+    def run(*works, claim):
+        start, results = processes.Barrier(len(works)), processes.Queue()
+        bridges = [
+            processes.Process(target=bridge, args=(number, work, claim, start, results))
+            for number, work in enumerate(works)
+        ]
+        for one in bridges:
+            one.start()
+        for one in bridges:
+            one.join(timeout=120)
+        codes = [one.exitcode for one in bridges]
+        return codes, [results.get(timeout=10) for code in codes if code == 0]
+
+    return run
+
+
+async def agents_in(letta_url):
+    async with httpx.AsyncClient() as client:
+        return {agent["id"] for agent in (await client.get(f"{letta_url}/v1/agents/")).json()}
+
+
+async def active_agents(database_config):
+    database = Database(database_config)
+    rows = await database.fetch("SELECT agent_id FROM agent_sessions WHERE is_active")
+    await database.close()
+    return [row["agent_id"] for row in rows]
+
+
+async def first_messages(manager, letta):
+    users = [f"user-{number % USERS}" for number in range(MESSAGES)]
+    agents = await asyncio.gather(*(manager.agent_for(user, "default", None, letta) for user in users))
+    return dict(zip(users, agents, strict=True))
+
+
+async def dies_before_writing_down(manager, letta):
+    async def save(session, **_):
+        os.kill(os.getpid(), signal.SIGKILL if session.agent_id else 0)
+
+    manager.store.save = save
+    return await first_messages(manager, letta)
+
+
+def test_first_messages_in_many_processes_make_one_agent_a_user(run, database_config, letta_url):
+    codes, found = run(*[first_messages] * PROCESSES, claim=30.0)
+    assert codes == [0] * PROCESSES
+    assert found == [found[0]] * PROCESSES
+    active = asyncio.run(active_agents(database_config))
+    assert (len(active), set(active)) == (USERS, asyncio.run(agents_in(letta_url)))
+
+
+def test_bridges_killed_before_they_wrote_an_agent_down_leave_no_second_one(run, database_config, letta_url):
+    codes, found = run(dies_before_writing_down, dies_before_writing_down, first_messages, first_messages, claim=3.0)
+    assert codes == [-signal.SIGKILL, -signal.SIGKILL, 0, 0]
+    assert found[0] == found[1]
+    active = asyncio.run(active_agents(database_config))
+    assert (len(active), set(active)) == (USERS, asyncio.run(agents_in(letta_url)))

@@ -1,0 +1,154 @@
+"""An intake over a queue in memory, whose turns end when the test says so."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from letta_bridge.request_queue import Outcome, Settlement
+from letta_bridge.request_queue.calls import TICKET_DIGITS
+from letta_bridge.request_queue.memory_queue import InMemoryQueue
+from letta_bridge.request_queue.shelf import Shelf
+from letta_bridge.settings import QueueSettings
+from letta_bridge.turn.intake import Intake
+
+
+class UnreliableQueue(InMemoryQueue):
+    """A queue that can be away, before or after it did what it was asked."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.away = False
+        self.lose_next_answer = False
+        self.lose_next_arrival = False
+        self.refuses = False
+        """Exchanges are refused, while every other command works."""
+        self.refused = 0
+        self.strays_sought = []
+        self.settled_at_once = []
+        self.after_hand_out = lambda: None
+        self.asked = asyncio.Event()
+
+    async def exchange(self, settlements, want):
+        self.asked.set()
+        self.settled_at_once.append(len(settlements))
+        if self.away:
+            raise RedisConnectionError("away")
+        if self.refuses:
+            self.refused += 1
+            raise ResponseError("WRONGTYPE the key q is no list")
+        exchange = await super().exchange(settlements, want)
+        if exchange.turns:
+            self.after_hand_out()
+        if self.lose_next_answer and (settlements or exchange.turns):
+            self.lose_next_answer = False
+            lose_answer(self.passes, exchange.turns)
+            raise RedisConnectionError("answer lost")
+        return exchange
+
+    async def take(self, want, timeout):
+        turns = await super().take(want, timeout)
+        if turns:
+            self.after_hand_out()
+        if self.away or (turns and self.lose_next_arrival):
+            self.lose_next_arrival = False
+            lose_answer(self.waits, turns)
+            raise RedisConnectionError("answer lost")
+        return turns
+
+    async def release_strays(self, known, *, waited=False):
+        if self.away:
+            raise RedisConnectionError("away")
+        self.strays_sought.append(waited)
+        return await super().release_strays(known, waited=waited)
+
+
+def lose_answer(calls, turns):
+    """The answer that hands out these turns does not arrive."""
+    calls._unanswered.update((turn.receipt[:TICKET_DIGITS], None) for turn in turns)
+
+
+class Worker:
+    """An intake whose turns end when the test says so."""
+
+    def __init__(self, shelf=None, name="a", accepting=lambda: True, **changes):
+        self.time = 1_000.0
+        self.settings = QueueSettings(**{"shutdown_grace": 5, **changes})
+        self.shelf = shelf or Shelf(clock=lambda: self.time)
+        self.queue = UnreliableQueue(self.shelf, self.settings, name)
+        self.started = asyncio.Queue()
+        self.gate = asyncio.Event()
+        self.begin = True
+        self.fail_with = None
+        self.intake = Intake(self.queue, self.process, self.settings, accepting)
+        self.running = None
+
+    async def process(self, turn, lease):
+        if self.begin:
+            lease.begin()
+        self.started.put_nowait(turn)
+        await self.gate.wait()
+        if self.fail_with is not None:
+            raise self.fail_with
+        task = json.loads(turn.payload)
+        body = turn.payload
+        return Settlement(turn.receipt, Outcome.LETTA, user_id=task["user_id"], task_id=task["task_id"], reply=body)
+
+    def push(self, *names, user=None):
+        for name in names:
+            self.shelf.push(json.dumps({"user_id": user or name, "task_id": name}).encode())
+
+    async def __aenter__(self):
+        self.running = asyncio.create_task(self.intake.run())
+        return self
+
+    async def __aexit__(self, *_):
+        self.gate.set()
+        await self.stopped()
+
+    async def stopped(self):
+        self.intake.stop()
+        self.shelf.arrived.set()
+        await asyncio.wait_for(self.running, 20)
+
+    async def idle(self):
+        """Until it waits for arrivals."""
+        async with asyncio.timeout(20):
+            while not self.intake._asked:
+                await asyncio.sleep(0)
+
+    def replies(self):
+        return [json.loads(reply)["task_id"] for reply in self.shelf.replies]
+
+    async def settled(self, count):
+        async with asyncio.timeout(20):
+            while len(self.shelf.replies) < count:
+                await asyncio.sleep(0)
+
+
+@pytest.fixture
+def make_worker():
+    """``make_worker(**settings)``: a bridge that runs while it is entered."""
+    return Worker
+
+
+@pytest.fixture
+def make_queue():
+    """``make_queue(shelf, settings, name)``: a queue that can be away."""
+    return UnreliableQueue
+
+
+@pytest.fixture
+def until():
+    """``await until(holds)``."""
+
+    async def wait(holds):
+        async with asyncio.timeout(20):
+            while not holds():
+                await asyncio.sleep(0)
+
+    return wait

@@ -1,0 +1,385 @@
+"""The loop that takes turns and gives back outcomes: room, order, leases, a Redis that goes away, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from letta_bridge.errors import LeaseLost
+from letta_bridge.request_queue import Outcome, Settlement
+from letta_bridge.request_queue.calls import TICKET_DIGITS
+from letta_bridge.request_queue.memory_queue import InMemoryQueue
+from letta_bridge.request_queue.shelf import Shelf
+from letta_bridge.settings import QueueSettings
+from letta_bridge.turn import intake, redis_outage
+from letta_bridge.turn import lease as turn_lease
+
+
+async def test_never_holds_more_than_there_is_room_for(make_worker):
+    async with make_worker(max_concurrent_requests=2) as worker:
+        worker.push("a", "b", "c", "d")
+        await worker.started.get()
+        await worker.started.get()
+        await asyncio.sleep(0.01)
+        assert worker.started.empty()
+        assert worker.intake.in_flight == 2
+        worker.gate.set()
+        await worker.settled(4)
+    assert worker.replies() == ["a", "b", "c", "d"]
+
+
+async def test_takes_nothing_while_nobody_could_answer(make_worker, monkeypatch):
+    monkeypatch.setattr(intake, "_IDLE_SECONDS", 0.01)
+    open_for_business = False
+    async with make_worker(accepting=lambda: open_for_business) as worker:
+        worker.push("a")
+        await worker.queue.asked.wait()
+        assert worker.started.empty()
+        open_for_business = True
+        await asyncio.wait_for(worker.started.get(), 20)
+
+
+async def test_a_reply_finished_while_redis_is_away_is_held_and_settled_later(make_worker):
+    async with make_worker() as worker:
+        worker.push("a")
+        await worker.started.get()
+        worker.queue.away = True
+        worker.gate.set()
+        worker.queue.asked.clear()
+        await worker.queue.asked.wait()
+        assert worker.intake.in_flight == 1
+        worker.queue.away = False
+        await worker.settled(1)
+    assert worker.replies() == ["a"]
+
+
+async def test_an_answer_of_redis_that_got_lost_doubles_nothing_and_strands_nothing(make_worker):
+    async with make_worker() as worker:
+        worker.gate.set()
+        worker.queue.lose_next_answer = True
+        worker.push("a")
+        await worker.settled(1)
+        worker.queue.lose_next_answer = True
+        worker.push("b", "c")
+        await worker.settled(3)
+    assert sorted(worker.replies()) == ["a", "b", "c"]
+    assert worker.shelf.counters["redelivered"] == 0
+
+
+async def test_an_idle_bridge_starts_what_arrives(make_worker):
+    async with make_worker() as worker:
+        await worker.idle()
+        worker.push("a")
+        turn = await asyncio.wait_for(worker.started.get(), 20)
+        assert turn.receipt[TICKET_DIGITS] == worker.queue.waits.mark
+        worker.gate.set()
+        await worker.settled(1)
+
+
+async def test_an_outcome_of_an_idle_bridge_is_one_round_trip(make_worker, monkeypatch):
+    monkeypatch.setattr(intake, "_IDLE_SECONDS", 3_600.0)
+    async with make_worker() as worker:
+        worker.gate.set()
+        await worker.idle()
+        worker.queue.settled_at_once.clear()
+        worker.push("a")
+        await worker.settled(1)
+        await asyncio.sleep(0.01)
+        assert worker.queue.settled_at_once == [1]
+
+
+async def test_the_next_of_a_user_is_not_left_to_the_wait_for_arrivals(make_worker, monkeypatch):
+    monkeypatch.setattr(intake, "_IDLE_SECONDS", 3_600.0)
+    async with make_worker() as worker:
+        worker.gate.set()
+        await worker.idle()
+        worker.push(*"abcdefgh", user="ada")
+        worker.push(*"123", user="bo")
+        await worker.settled(11)
+    replies = worker.replies()
+    assert [name for name in replies if name.isalpha()] == list("abcdefgh")
+    assert [name for name in replies if name.isdigit()] == list("123")
+
+
+async def test_outcomes_that_never_cease_do_not_hold_up_the_next_of_a_user(make_worker):
+    """Each pass has something to settle, and the wait for arrivals goes on: one of them takes what is left."""
+    worker = make_worker()
+    worker.push("a", "b", user="ada")
+    worker.push("c")
+    intake = worker.intake
+    ends = [_end(turn) for turn in (await worker.queue.exchange([], 2)).turns]
+    intake._waiting = True
+    for end in ends:
+        intake._ended.append(end)
+        await intake._pass()
+    turn = await asyncio.wait_for(worker.started.get(), 20)
+    assert json.loads(turn.payload)["task_id"] == "b"
+    intake._running[turn.receipt][0].cancel()
+
+
+async def test_an_arrival_whose_answer_got_lost_returns_uncounted(make_worker, monkeypatch):
+    monkeypatch.setattr(intake, "_ARRIVALS_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(intake, "_IDLE_SECONDS", 0.05)
+    async with make_worker() as worker:
+        worker.gate.set()
+        await worker.idle()
+        worker.queue.lose_next_arrival = True
+        worker.push("a")
+        turn = await asyncio.wait_for(worker.started.get(), 20)
+        assert turn.attempts == 1
+        await worker.settled(1)
+        assert worker.queue.strays_sought == [True]
+    assert worker.shelf.counters["redelivered"] == 0
+
+
+async def test_an_arrival_that_comes_with_the_stop_goes_back(make_worker):
+    async with make_worker() as worker:
+        await worker.idle()
+        worker.queue.after_hand_out = worker.intake.stop
+        worker.push("a")
+        await asyncio.wait_for(worker.running, 20)
+        assert worker.started.empty()
+        assert worker.shelf.lanes["a"][0].attempts == 0
+
+
+async def test_an_arrival_nobody_could_answer_goes_back(make_worker, monkeypatch):
+    monkeypatch.setattr(intake, "_IDLE_SECONDS", 0.05)
+    open_for_business = True
+    async with make_worker(accepting=lambda: open_for_business) as worker:
+        await worker.idle()
+        open_for_business = False
+        worker.push("a")
+        await asyncio.sleep(0.01)
+        assert worker.started.empty()
+        open_for_business = True
+        turn = await asyncio.wait_for(worker.started.get(), 20)
+        assert turn.attempts == 1
+
+
+@pytest.mark.parametrize("room", [1, 2, 3, 100])
+async def test_waiting_and_passing_share_the_room(make_worker, room, monkeypatch):
+    monkeypatch.setattr(intake, "_IDLE_SECONDS", 3_600.0)  # neither may leave to the other's time-out what is there
+    async with make_worker(max_concurrent_requests=room) as worker:
+        await worker.idle()
+        names = [f"u{number}" for number in range(2 * room)]
+        worker.push(*names)
+        for _ in range(room):
+            await asyncio.wait_for(worker.started.get(), 20)
+        await asyncio.sleep(0.01)
+        assert worker.started.empty()
+        assert len(worker.shelf.turns) == worker.intake.in_flight == room
+        worker.gate.set()
+        await worker.settled(2 * room)
+
+
+async def test_a_turn_whose_lease_ran_out_here_is_no_stray(make_worker, monkeypatch):
+    """Its message may be with the agent: given back uncounted, it would be sent again unseen."""
+    now = 100.0
+    for module in (intake, turn_lease):
+        monkeypatch.setattr(module, "clock", lambda: now)
+    async with make_worker() as worker:
+        worker.push("a")
+        turn = await worker.started.get()
+        now += worker.settings.lease * 0.9
+        worker.fail_with = LeaseLost()
+        worker.gate.set()
+        async with asyncio.timeout(20):
+            while worker.intake.in_flight:
+                await asyncio.sleep(0)
+        worker.queue.away = True
+        worker.intake._wake.set()
+        async with asyncio.timeout(20):
+            while worker.intake.redis_error is None:
+                await asyncio.sleep(0)
+        worker.queue.away = False
+        async with asyncio.timeout(20):
+            while worker.intake.redis_error is not None:
+                await asyncio.sleep(0.01)
+        assert worker.queue.strays_sought
+        assert worker.shelf.turns[turn.receipt].entry.attempts == 1
+
+
+async def test_a_refused_exchange_is_logged_once_while_other_commands_work(make_worker, monkeypatch):
+    told = []
+    monkeypatch.setattr(redis_outage, "_FIRST_PAUSE_SECONDS", 0.001)
+    log = SimpleNamespace(
+        warning=lambda event, **fields: told.append((event, fields["code"])), info=lambda event, **_: told.append(event)
+    )
+    monkeypatch.setattr(redis_outage, "_log", log)
+    async with make_worker() as worker:
+        worker.queue.refuses = True
+        worker.intake._wake.set()
+        async with asyncio.timeout(20):
+            while worker.queue.refused < 6:
+                await asyncio.sleep(0.001)
+        assert "the key q is no list" in worker.intake.redis_error
+        assert told == [("redis_away", "wrongtype")]
+        worker.queue.refuses = False
+        worker.push("a")
+        worker.gate.set()
+        await worker.settled(1)
+        assert worker.intake.redis_error is None
+        assert told == [("redis_away", "wrongtype"), "redis_back"]
+
+
+def test_pauses_grow_up_to_a_bound_that_is_longer_where_somebody_has_to_mend_something():
+    outage = redis_outage.RedisOutage()
+    for error, longest in ((RedisConnectionError("away"), 1.0), (ResponseError("WRONGTYPE x"), 5.0)):
+        outage.failed(error, held=0)
+        pauses = [outage.pause() for _ in range(12)]
+        assert pauses == sorted(pauses)
+        assert pauses[-1] == longest
+        outage.over(held=0)
+        assert outage.trouble is None
+
+
+async def test_half_of_what_has_ended_is_settled_while_the_rest_is_in_work(make_worker):
+    async with make_worker(max_concurrent_requests=8) as worker:
+        worker.push(*(f"u{number}" for number in range(16)))
+        for _ in range(8):
+            await worker.started.get()
+        worker.gate.set()
+        await worker.settled(16)
+    assert max(worker.queue.settled_at_once) == 4
+    assert sum(worker.queue.settled_at_once) == 16
+    assert sorted(worker.replies()) == sorted(f"u{number}" for number in range(16))
+
+
+async def test_stopping_ends_what_was_begun(make_worker):
+    async with make_worker() as worker:
+        worker.push("a")
+        await worker.started.get()
+        worker.intake.stop()
+        worker.gate.set()
+        await worker.stopped()
+    assert worker.replies() == ["a"]
+
+
+async def test_stopping_gives_back_what_was_not_begun(make_worker):
+    worker = make_worker()
+    worker.begin = False
+    async with worker:
+        worker.push("a")
+        await worker.started.get()
+        await worker.stopped()
+        assert [len(lane) for lane in worker.shelf.lanes.values()] == [1]
+        assert worker.shelf.lanes["a"][0].attempts == 0
+
+
+async def test_stopping_leaves_what_outlasts_the_grace_to_its_lease(make_worker):
+    async with make_worker(shutdown_grace=0) as worker:
+        worker.push("a")
+        await worker.started.get()
+        await worker.stopped()
+        assert len(worker.shelf.turns) == 1
+        (turn,) = worker.shelf.turns.values()
+        assert turn.entry.attempts == 1
+
+
+async def test_a_stop_right_after_a_hand_out_waits_for_nothing(make_worker):
+    async with make_worker(shutdown_grace=3_600) as worker:
+        worker.queue.after_hand_out = worker.intake.stop
+        worker.push("a")
+        await asyncio.wait_for(worker.running, 20)
+        assert worker.started.empty()
+        assert worker.shelf.lanes["a"][0].attempts == 0
+
+
+async def test_a_lost_lease_stops_the_turn(make_worker):
+    async with make_worker() as worker:
+        worker.push("a")
+        turn = await worker.started.get()
+        worker.time += 1_000
+        other = InMemoryQueue(worker.shelf, worker.settings, "b")
+        (taken_over,) = (await other.exchange([], 1)).turns
+        await worker.intake._renew([turn.receipt])
+        worker.gate.set()
+        async with asyncio.timeout(20):
+            while worker.intake.in_flight:
+                await asyncio.sleep(0)
+        assert worker.replies() == []
+        assert taken_over.attempts == 2
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_every_task_taken_is_settled_waiting_or_in_flight(make_queue, data):
+    """Bridges that work, die and lose answers in any order: each task ends once, each user's in order."""
+
+    async def scenario():
+        now = 1_000.0
+        shelf = Shelf(clock=lambda: now)
+        config = QueueSettings()
+        bridges = [make_queue(shelf, config, name) for name in "ab"]
+        held = {name: [] for name in "ab"}
+        pushed = 0
+        for _ in range(data.draw(st.integers(5, 40))):
+            step = data.draw(st.sampled_from(["push", "take", "settle", "die", "lose", "release"]))
+            queue = data.draw(st.sampled_from(bridges))
+            mine = held[queue._bridge]
+            if step == "push":
+                user = data.draw(st.sampled_from(["ada", "小明", "cy"]))
+                shelf.push(json.dumps({"user_id": user, "task_id": str(pushed)}).encode())
+                pushed += 1
+            elif step == "die":
+                # The other bridge becomes a zombie: it still holds turns whose leases are over.
+                mine.clear()
+                now += config.lease + 1
+            elif step == "release":
+                await queue.release([mine.pop().receipt for _ in mine[:1]])
+            else:
+                await _exchange(queue, mine, step, data.draw(st.integers(0, 3)))
+            status = await queue.status()
+            settled = sum(count for name, count in status.counters.items() if name.startswith("settled:"))
+            assert status.counters.get("taken", 0) == settled + status.waiting + status.in_flight
+            assert len(shelf.busy) == len(shelf.turns)
+        now += config.lease + 1
+        while shelf.requests or shelf.lanes or shelf.turns:
+            turns = (await bridges[0].exchange([], 5)).turns
+            await bridges[0].exchange([_end(turn) for turn in turns], 0)
+        by_user = {}
+        for reply in shelf.replies:
+            task = json.loads(reply)
+            by_user.setdefault(task["user_id"], []).append(int(task["task_id"]))
+        assert sum(map(len, by_user.values())) == pushed
+        assert all(order == sorted(order) for order in by_user.values())
+
+    asyncio.run(scenario())
+
+
+async def _exchange(queue, mine, step, want):
+    queue.lose_next_answer = step == "lose"
+    ends = [] if step == "take" else [_end(turn) for turn in mine]
+    try:
+        exchange = await queue.exchange(ends, want)
+    except RedisConnectionError:
+        await queue.release_strays({turn.receipt for turn in mine})
+        return
+    finally:
+        queue.lose_next_answer = False
+    if ends:
+        mine.clear()
+    mine.extend(exchange.turns)
+
+
+def _end(turn):
+    return Settlement(turn.receipt, Outcome.LETTA, reply=turn.payload)
+
+
+async def test_large_turns_are_all_begun_although_no_answer_holds_them_all(make_worker, monkeypatch):
+    monkeypatch.setattr("letta_bridge.request_queue.port.ANSWER_BYTES", 1)
+    monkeypatch.setattr("letta_bridge.turn.intake._IDLE_SECONDS", 3600)
+    worker = make_worker()
+    worker.push(*map(str, range(9)))
+    async with worker:
+        begun = [await asyncio.wait_for(worker.started.get(), 20) for _ in range(9)]
+        assert [json.loads(turn.payload)["task_id"] for turn in begun] == list(map(str, range(9)))

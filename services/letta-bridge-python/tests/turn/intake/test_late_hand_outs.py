@@ -1,0 +1,168 @@
+"""Hand-outs that are read late, as by a process that was frozen: another bridge may have them by then."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from letta_bridge.request_queue.memory_queue import InMemoryQueue
+from letta_bridge.turn import intake, redis_outage
+from letta_bridge.turn import lease as turn_lease
+from letta_bridge.turn.intake import Intake
+
+
+class LateQueue(InMemoryQueue):
+    """Its hand-outs are read long after they were made, as by a process that was frozen."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.late = 0.0
+        self.meanwhile = lambda: None
+        self.on_renew = lambda: None
+        self.renewed = []
+
+    async def exchange(self, settlements, want):
+        exchange = await super().exchange(settlements, want)
+        if exchange.turns:
+            await self.freeze()
+        return exchange
+
+    async def take(self, want, timeout):
+        turns = await super().take(want, timeout)
+        if turns:
+            await self.freeze()
+        return turns
+
+    async def freeze(self):
+        late, self.late = self.late, 0.0
+        self.pass_time(late)
+        if late:
+            await self.meanwhile()
+
+    async def renew(self, receipts):
+        self.on_renew()
+        self.renewed.extend(receipts)
+        return await super().renew(receipts)
+
+
+@pytest.fixture
+def late_worker(monkeypatch, make_worker):
+    """A bridge whose clock, and Redis's, stand still unless it is frozen."""
+    worker = make_worker()
+    worker.queue = LateQueue(worker.shelf, worker.settings, "a")
+    worker.intake = Intake(worker.queue, worker.process, worker.settings)
+
+    def pass_time(seconds):
+        worker.time += seconds
+
+    worker.queue.pass_time = pass_time
+    for module in (intake, turn_lease):
+        monkeypatch.setattr(module, "clock", lambda: worker.time)
+    return worker
+
+
+@pytest.mark.parametrize("waiting", [False, True], ids=["in a pass", "while it waits"])
+async def test_a_hand_out_that_was_read_after_another_bridge_took_over_is_not_begun(until, late_worker, waiting):
+    worker = late_worker
+    other = InMemoryQueue(worker.shelf, worker.settings, "b")
+    taken_over = []
+
+    async def take_over():
+        taken_over.extend((await other.exchange([], 5)).turns)
+
+    worker.queue.late, worker.queue.meanwhile = worker.settings.lease + 1, take_over
+    if not waiting:
+        worker.push("a")
+    async with worker:
+        if waiting:
+            await worker.idle()
+            worker.push("a")
+        await until(lambda: taken_over)
+        await until(lambda: worker.queue.renewed)
+        assert worker.started.empty()
+        assert list(worker.shelf.turns) == [taken_over[0].receipt]
+        assert not worker.intake.in_flight
+
+
+@pytest.mark.parametrize("late", [0.5, 2.0], ids=["half of the lease", "twice the lease"])
+async def test_a_hand_out_that_was_read_late_and_is_nobody_elses_is_renewed_and_begun(late_worker, late):
+    async def nobody():
+        pass
+
+    worker = late_worker
+    worker.queue.late, worker.queue.meanwhile = worker.settings.lease * late, nobody
+    worker.push("a")
+    async with worker:
+        turn = await asyncio.wait_for(worker.started.get(), 20)
+        assert worker.queue.renewed == [turn.receipt]
+        assert worker.shelf.turns[turn.receipt].deadline == worker.time + worker.settings.lease
+        worker.gate.set()
+        await worker.settled(1)
+
+
+async def test_a_hand_out_that_was_read_at_once_is_begun_without_asking(late_worker):
+    worker = late_worker
+    worker.push("a")
+    async with worker:
+        await asyncio.wait_for(worker.started.get(), 20)
+        assert worker.queue.renewed == []
+
+
+async def test_a_late_hand_out_that_cannot_be_renewed_goes_back_uncounted(late_worker, monkeypatch):
+    monkeypatch.setattr(redis_outage, "_FIRST_PAUSE_SECONDS", 0.0)
+    worker = late_worker
+
+    async def nobody():
+        pass
+
+    def once():
+        worker.queue.on_renew = lambda: None
+        raise RedisConnectionError("away")
+
+    worker.queue.late, worker.queue.meanwhile = worker.settings.lease, nobody
+    worker.queue.on_renew = once
+    worker.push("a")
+    async with worker:
+        turn = await asyncio.wait_for(worker.started.get(), 20)
+        assert turn.attempts == 1
+
+
+async def test_a_late_hand_out_that_is_begun_is_not_given_back_by_a_pass_that_loses_its_connection(
+    late_worker, monkeypatch
+):
+    """Given back uncounted, another bridge would send it to Letta a second time without a look."""
+    monkeypatch.setattr(redis_outage, "_FIRST_PAUSE_SECONDS", 0.0)
+    worker, queue = late_worker, late_worker.queue
+    renew, exchange, release = queue.renew, queue.exchange, queue.release
+    gave_back, released = asyncio.Semaphore(0), []
+
+    async def nobody():
+        pass
+
+    async def lost_connection(_settlements, _want):
+        queue.exchange = exchange
+        raise RedisConnectionError("away")
+
+    async def noted(receipts):
+        await release(receipts)
+        released.extend(receipts)
+        gave_back.release()
+
+    async def renew_while_a_pass_fails(receipts):
+        lost = await renew(receipts)
+        queue.exchange, queue.release = lost_connection, noted
+        worker.intake._wake.set()
+        for _ in ("strays", "unwanted"):
+            await gave_back.acquire()
+        return lost
+
+    async with worker:
+        await worker.idle()
+        queue.late, queue.meanwhile, queue.renew = worker.settings.lease, nobody, renew_while_a_pass_fails
+        worker.push("a")
+        await asyncio.wait_for(worker.started.get(), 20)
+        assert released == []
+        worker.gate.set()
+        await worker.settled(1)

@@ -1,0 +1,121 @@
+"""How long a user's next turn waits for one that Letta never ends."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from letta_bridge.errors import TurnFateUnknown
+from letta_bridge.letta import Breaker, BreakerPolicy, LettaServers
+from letta_bridge.request_queue.lease_clock import clock
+from letta_bridge.turn.delivery import Desk
+from letta_bridge.turn.lease import TurnLease
+
+
+async def test_a_run_left_behind_is_cancelled_within_the_reply_budget_however_patient_the_bridge_is(make_rig):
+    rig = make_rig(letta={"reply_deadline": 0.6, "turn_patience": 30.0, "run_lifetime": 0.7})
+    rig.push("t0", content="hello")
+    await rig.work_off()
+    rig.letta.fail_next(TurnFateUnknown("gone", cause="connection_lost"), leave_run=True)
+    rig.push("t1", content="lost")
+    await rig.work_off()
+    rig.push("t2", content="next")
+    await rig.work_off()
+    assert [reply["source"] for reply in rig.replies()] == ["letta", "letta"]
+    assert (rig.kept(task_id="t1")["source"], rig.kept(task_id="t2")["source"]) == ("memory-python", "letta")
+
+
+@pytest.mark.parametrize(
+    ("stored", "sources"), [("nothing", ("memory-python", "letta")), ("answer", ("letta", "letta"))]
+)
+async def test_a_turn_that_letta_ended_while_its_database_was_away_keeps_no_later_one_from_letta(
+    make_rig, stored, sources
+):
+    """Letta could not write the run's end, so the run stands as active for ever."""
+    rig = make_rig(letta={"reply_deadline": 60.0, "turn_patience": 30.0})
+    rig.push("t0", content="hello")
+    await rig.work_off()
+    rig.letta.fail_next(TurnFateUnknown("away", cause="server_error"), stored=stored, leave_run=True)
+    for task_id in ("t1", "t2"):
+        rig.push(task_id, content=f"said in {task_id}")
+        async with asyncio.timeout(30):
+            await rig.work_off()
+    assert (rig.kept(task_id="t1")["source"], rig.kept(task_id="t2")["source"]) == sources
+    assert rig.letta.overlaps == []
+    assert rig.shelf.missed.get("ada", []) == []
+
+
+async def test_a_task_that_is_pushed_again_finds_the_answer_that_letta_could_not_give(make_rig):
+    rig = make_rig(letta={"reply_deadline": 60.0, "fallback_to_memory": False, "retry_attempts": 0})
+    rig.push("t0", content="hello")
+    await rig.work_off()
+    rig.letta.fail_next(TurnFateUnknown("away", cause="server_error"), stored="answer", leave_run=True)
+    rig.push("t1", content="said once")
+    await rig.work_off()
+    assert rig.kept(task_id="t1")["retryable"] is True
+    rig.push("t1", content="said once")
+    async with asyncio.timeout(30):
+        await rig.work_off()
+    assert rig.kept(task_id="t1")["response_text"] == "echo: said once"
+
+
+async def test_a_task_that_a_killed_bridge_may_have_sent_again_is_waited_for(make_rig):
+    """What an earlier task of the same key left says nothing about the last hand-out of this one."""
+    rig = make_rig(
+        letta={"reply_deadline": 0.4, "turn_patience": 0.2, "fallback_to_memory": False, "retry_attempts": 0}
+    )
+    rig.push("t0", content="hello")
+    await rig.work_off()
+    rig.letta.fail_next(TurnFateUnknown("away", cause="server_error"))
+    rig.push("t1", content="said once")
+    await rig.work_off()
+    rig.push("t1", content="said once")
+    queue = rig.queue("dying")
+    (turn,) = (await queue.exchange([], 1)).turns
+    with rig.letta.held():
+        await rig.processor(queue).process(turn, TurnLease(30, clock()))
+        rig.time += rig.settings.queue.lease + 1
+        await rig.work_off()
+        assert [run.status for _, run in rig.letta._runs.values()].count("cancelled") == 0
+    await rig.letta.idle()
+    rig.push("t1", content="said once")
+    await rig.work_off()
+    assert rig.kept(task_id="t1")["response_text"] == "echo: said once"
+    assert rig.letta.overlaps == []
+
+
+async def test_a_server_that_is_back_before_its_breakers_pause_is_over_was_seen_gone(make_rig):
+    rig = make_rig(letta={"reply_deadline": 20.0, "turn_patience": 0.2, "retry_attempts": 0})
+    rig.push("t0", content="hello")
+    await rig.work_off()
+    rig.push("t1", content="lost")
+    with rig.letta.held() as hold:
+        work = asyncio.create_task(rig.work_off())
+        await hold.arrived()
+        rig.letta.down = rig.letta.refuses = True
+        await rig.letta.kill()
+        await work
+    rig.letta.down = False
+    # Another bridge works for the user now, one that never knocked.
+    rig.desk = Desk(LettaServers({"a": rig.letta}), rig.sessions, rig.settings.letta, rig.settings.fallback)
+    rig.push("t2", content="next")
+    await rig.work_off()
+    assert [rig.kept(task_id=name)["source"] for name in ("t1", "t2")] == ["memory-python", "letta"]
+
+
+async def test_a_turn_whose_server_is_left_alone_is_not_waited_for_through_another_one(make_rig):
+    rig = make_rig(letta={"reply_deadline": 60.0})
+    servers = LettaServers({"a": rig.letta, "b": rig.letta}, breaker=lambda: Breaker(BreakerPolicy(failures=1)))
+    rig.desk = Desk(servers, rig.sessions, rig.settings.letta, rig.settings.fallback)
+    rig.push("t0", content="hello")
+    await rig.work_off()
+    rig.letta.fail_next(TurnFateUnknown("gone", cause="connection_lost"), leave_run=True)
+    rig.push("t1", content="lost")
+    async with asyncio.timeout(30):
+        await rig.work_off()
+    assert rig.fallback.answered == [("t1", "turn_interrupted")]
+    rig.push("t2", content="next")
+    async with asyncio.timeout(30):
+        await rig.work_off()
+    assert rig.kept(task_id="t2")["source"] == "letta"

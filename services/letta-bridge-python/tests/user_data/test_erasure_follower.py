@@ -1,0 +1,170 @@
+"""A bridge that was away while a user was erased erases its own part when it is back, and once; on a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from pathlib import Path
+from unittest.mock import AsyncMock
+
+import pytest
+
+from letta_bridge.agents.session_manager import SessionManager
+from letta_bridge.request_queue import Keys
+from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
+from letta_bridge.settings import AgentSettings
+from letta_bridge.turn.uploads import user_folder
+from letta_bridge.user_data import erasure_follower
+from letta_bridge.user_data.erasure_follower import ErasureFollower
+from shared_utils.persistence.erasures import user_hash
+from shared_utils.persistence.errors import PersistenceError
+from shared_utils.persistence.file_erasures import FileErasures
+from shared_utils.persistence.file_sessions import FileSessionStore
+
+pytestmark = pytest.mark.integration
+KEYS = Keys("letta_requests")
+
+
+@pytest.fixture
+def ledger(client):
+    return RedisErasureLedger(client, KEYS)
+
+
+@pytest.fixture
+async def host(tmp_path):
+    """A data directory with a session and an upload of two users, and a manager that remembers them."""
+    store = FileSessionStore(tmp_path / "sessions.db")
+    manager = SessionManager(store, AgentSettings())
+    for user in ("ada", "bob"):
+        await store.reserve(user, "default")
+        await manager.session(user, "default")
+        folder = tmp_path / "uploads" / user_folder(user)
+        folder.mkdir(parents=True)
+        (folder / "note.txt").write_text(user)
+    yield store, manager
+    await store.close()
+
+
+@pytest.fixture
+async def make_follower(ledger, tmp_path, host):
+    made = []
+
+    async def nothing():
+        return
+
+    def make(bridge="b", keep_choices=nothing):
+        files = FileErasures(tmp_path / "sessions.db")
+        made.append(files)
+        return ErasureFollower(
+            ledger,
+            bridge,
+            file=files,
+            uploads=tmp_path / "uploads",
+            forget=host[1].forget_users,
+            keep_choices=keep_choices,
+        )
+
+    yield make
+    for files in made:
+        files.close()
+
+
+async def erase(ledger, user):
+    at = await ledger.now_ms()
+    await ledger.write(user_hash(user), at)
+    return at
+
+
+def uploads(tmp_path, user):
+    return [path.name for path in (tmp_path / "uploads" / user_folder(user)).glob("*")]
+
+
+async def test_what_this_host_keeps_goes_when_the_bridge_is_back(ledger, make_follower, host, tmp_path):
+    store, manager = host
+    await erase(ledger, "ada")
+    assert await make_follower().look() == 1
+    assert await store.find("ada", "default") is None
+    assert list(manager._sessions) == [("bob", "default")]
+    assert uploads(tmp_path, "ada") == []
+    assert await store.find("bob", "default") is not None
+    assert uploads(tmp_path, "bob") == ["note.txt"]
+
+
+async def test_who_comes_back_keeps_what_is_new(ledger, make_follower, host, tmp_path):
+    store, _ = host
+    await erase(ledger, "ada")
+    follower = make_follower()
+    assert await follower.look() == 1
+    await store.reserve("ada", "default")
+    (tmp_path / "uploads" / user_folder("ada") / "new.txt").write_text("new")
+    assert await follower.look() == 0
+    await make_follower("another").look()  # and after a restart
+    assert await store.find("ada", "default") is not None
+    assert uploads(tmp_path, "ada") == ["new.txt"]
+    await erase(ledger, "ada")
+    assert await follower.look() == 1
+    assert await store.find("ada", "default") is None
+
+
+async def test_it_says_how_far_it_has_followed(ledger, make_follower, client):
+    await client.zadd(KEYS.bridges, {"b": await ledger.now_ms(), "old": await ledger.now_ms()})
+    at = await erase(ledger, "ada")
+    assert await ledger.behind(at) == ["b", "old"]
+    await make_follower("b").look()
+    assert await ledger.behind(at) == ["old"]
+    await client.zadd(KEYS.bridges, {"old": 1})
+    assert await ledger.behind(at) == []
+
+
+async def test_bridges_that_are_gone_are_forgotten(ledger, make_follower, client):
+    await client.zadd(KEYS.erasures_followed, {"gone": 1})
+    await client.zadd(KEYS.bridges, {"b": await ledger.now_ms(), "c": await ledger.now_ms()})
+    await make_follower("b").look()
+    await make_follower("c").look()
+    assert await client.zrange(KEYS.erasures_followed, 0, -1) == [b"b", b"c"]
+
+
+async def test_it_goes_on_following_while_it_runs(ledger, make_follower, host, monkeypatch):
+    monkeypatch.setattr(erasure_follower, "_LOOK_SECONDS", 0.02)
+    store, _ = host
+    async with make_follower().running():
+        await erase(ledger, "ada")
+        async with asyncio.timeout(20):
+            while await store.find("ada", "default") is not None:
+                await asyncio.sleep(0.02)
+
+
+async def test_uploads_that_may_not_be_removed_do_not_stop_the_rest(ledger, make_follower, host, monkeypatch):
+    def read_only(*_args, **_options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    await erase(ledger, "ada")
+    assert await make_follower().look() == 1
+    assert await host[0].find("ada", "default") is None
+
+
+async def test_the_ledger_is_bounded_by_age_and_number(ledger, client, monkeypatch):
+    monkeypatch.setattr("letta_bridge.request_queue.erasure_ledger.MAX_KEPT", 3)
+    now = await ledger.now_ms()
+    await client.zadd(KEYS.erasures, {"old": now - 401 * 86_400_000})
+    for number in range(5):
+        await ledger.write(f"hash-{number}", now + number)
+    assert [entry.user_hash for entry in await ledger.since(0)] == ["hash-2", "hash-3", "hash-4"]
+    assert await ledger.erased_at("hash-4") == now + 4
+    assert await ledger.erased_at("old") is None
+
+
+async def test_erasure_is_followed_only_when_this_host_has_the_choices_of_others(ledger, make_follower, client):
+    await client.zadd(KEYS.bridges, {"b": await ledger.now_ms()})
+    at = await erase(ledger, "ada")
+    keeping = AsyncMock(side_effect=[PersistenceError("disk full"), None])
+    follower = make_follower(keep_choices=keeping)
+    with pytest.raises(PersistenceError):
+        await follower.look()
+    assert await ledger.behind(at) == ["b"]
+    assert await follower.look() == 1
+    assert await ledger.behind(at) == []
+    assert await follower.look() == 0
+    assert keeping.await_count == 2
