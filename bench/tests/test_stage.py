@@ -8,7 +8,7 @@ import pytest
 
 from bridge_bench import machine
 from bridge_bench.stage import Stage, known_agents
-from shared_utils.persistence.file_sessions import FileSessionStore
+from shared_utils.persistence.sessions.file_store import FileSessionStore
 
 
 async def test_every_user_has_an_agent_already(tmp_path):

@@ -20,19 +20,19 @@ from letta_bridge.user_data.session_trace import SessionFileTrace, SessionTrace
 from letta_bridge.user_data.vector_trace import VectorTrace
 from local_stack.postgres import Postgres
 from local_stack.programs import CHECKOUT
-from shared_utils.memories import user_source
-from shared_utils.persistence.conversation_service import ConversationService
-from shared_utils.persistence.database import Database
-from shared_utils.persistence.database_config import DatabaseConfig
-from shared_utils.persistence.database_sessions import DatabaseSessionStore
-from shared_utils.persistence.erasures import DatabaseErasureLog
-from shared_utils.persistence.failover_sessions import FailoverSessionStore
-from shared_utils.persistence.file_sessions import FileSessionStore
-from shared_utils.persistence.sessions import Session, SessionStoreAway
+from shared_utils.persistence.conversations.service import ConversationService
+from shared_utils.persistence.database.config import DatabaseConfig
+from shared_utils.persistence.database.database import Database
+from shared_utils.persistence.erasures.log import DatabaseErasureLog
+from shared_utils.persistence.sessions.database_store import DatabaseSessionStore
+from shared_utils.persistence.sessions.failover_store import FailoverSessionStore
+from shared_utils.persistence.sessions.file_store import FileSessionStore
+from shared_utils.persistence.sessions.port import Session, SessionStoreAway
 from shared_utils.persistence.vectors import DatabasePassageStore, Passage
+from shared_utils.persistence.vectors.memories import user_source
 
 _SCHEMA = "users_measured"
-_SESSIONS = CHECKOUT / "shared_utils" / "tests" / "persistence" / "many_sessions.sql"
+_SESSIONS = CHECKOUT / "shared_utils/tests/persistence/sessions/many_sessions.sql"
 _CONVERSATIONS = """
 INSERT INTO agent_conversations (id, user_id, source, title, metadata, created_at, updated_at)
 SELECT 'c-' || n, 'user-' || n, 'letta_bridge', '', '{"persona": "default"}', now() - n * interval '1 second', now()

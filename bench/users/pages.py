@@ -20,7 +20,7 @@ from local_stack.postgres import Postgres
 from local_stack.programs import CHECKOUT, program
 from local_stack.valkey import Valkey
 
-_SESSIONS = CHECKOUT / "shared_utils" / "tests" / "persistence" / "many_sessions.sql"
+_SESSIONS = CHECKOUT / "shared_utils/tests/persistence/sessions/many_sessions.sql"
 _PORT = 28290
 _PAGES = ("/metrics", "/health")
 _ROUNDS, _TASKS = 12, 600

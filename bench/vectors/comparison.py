@@ -24,8 +24,8 @@ from pgvector.psycopg import register_vector_async
 
 from local_stack.postgres import Postgres
 from local_stack.programs import environment
-from shared_utils.persistence.database import Database
-from shared_utils.persistence.database_config import DatabaseConfig
+from shared_utils.persistence.database.config import DatabaseConfig
+from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.vectors import DatabasePassageStore, Passage, Scope, VectorSettings
 
 _HERE: Final = Path(__file__).parent

@@ -14,10 +14,10 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from shared_utils.persistence.conversation_service import ConversationService
-from shared_utils.persistence.conversations import Conversation, Message, Role
-from shared_utils.persistence.database import Database
-from shared_utils.persistence.database_config import DatabaseConfig
+from shared_utils.persistence.conversations.records import Conversation, Message, Role
+from shared_utils.persistence.conversations.service import ConversationService
+from shared_utils.persistence.database.config import DatabaseConfig
+from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.errors import PersistenceError, RowMissing, ValueRefused
 
 _SOURCE: Final = "example"

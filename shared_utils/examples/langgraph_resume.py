@@ -23,11 +23,11 @@ from typing import Annotated, Any, TypedDict
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
 
-from shared_utils.persistence.checkpoints import CheckpointStore
-from shared_utils.persistence.database import Database
-from shared_utils.persistence.database_checkpoints import DatabaseCheckpoints
-from shared_utils.persistence.database_config import DatabaseConfig
-from shared_utils.persistence.file_checkpoints import FileCheckpoints
+from shared_utils.persistence.checkpoints.database_store import DatabaseCheckpoints
+from shared_utils.persistence.checkpoints.file_store import FileCheckpoints
+from shared_utils.persistence.checkpoints.port import CheckpointStore
+from shared_utils.persistence.database.config import DatabaseConfig
+from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.langgraph import CheckpointSaver
 
 _STEPS = ("boil water", "warm the pot", "brew", "pour")

@@ -20,7 +20,7 @@ from letta_bridge.letta.letta_client import LettaClient
 from local_stack.letta import Letta
 from local_stack.programs import program
 from local_stack.valkey import Valkey
-from shared_utils.persistence.choices import user_key
+from shared_utils.persistence.choices.port import user_key
 
 pytestmark = [pytest.mark.letta, pytest.mark.acceptance]
 

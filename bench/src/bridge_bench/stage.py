@@ -29,7 +29,7 @@ from local_stack.processes import Process
 from local_stack.programs import CHECKOUT, answers, environment
 from local_stack.services import Bridge
 from local_stack.valkey import Valkey
-from shared_utils.persistence.session_rows import prepare
+from shared_utils.persistence.session_file.tables import prepare
 
 _WARM_SESSION: Final = (
     "INSERT INTO agent_sessions (session_id, user_id, persona, agent_id, session_data, metadata, created_at, "

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from letta_bridge.agents.user_settings import SessionChoices
-from shared_utils.persistence.choices import Choice, user_key
-from shared_utils.persistence.memory_sessions import InMemorySessionStore
-from shared_utils.persistence.sessions import CHOICE_FIELD
+from shared_utils.persistence.choices.port import Choice, user_key
+from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
+from shared_utils.persistence.sessions.port import CHOICE_FIELD
 
 
 @pytest.fixture

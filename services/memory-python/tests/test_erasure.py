@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from memory_service import keys
-from shared_utils.persistence.erasures import user_hash
+from shared_utils.persistence.erasures.log import user_hash
 
 pytestmark = pytest.mark.integration
 

@@ -6,8 +6,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from shared_utils.persistence.database.failures import meaning
 from shared_utils.persistence.errors import DatabaseUnavailable
-from shared_utils.persistence.failures import meaning
 
 _REFUSED = 'connection to server at "127.0.0.1", port 1 failed: Connection refused'
 _NO_NAME = "could not translate host name to address: Name or service not known"

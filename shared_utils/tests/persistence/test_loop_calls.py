@@ -14,12 +14,12 @@ from shared_utils.persistence.loop_calls import result_of
 COMMON = """
 import asyncio, sys, tempfile, threading
 from pathlib import Path
-from shared_utils.persistence.checkpoints import Blob, Checkpoint
-from shared_utils.persistence.database import Database
-from shared_utils.persistence.database_config import DatabaseConfig
-from shared_utils.persistence.database_sessions import DatabaseSessionStore
-from shared_utils.persistence.failover_sessions import FailoverSessionStore
-from shared_utils.persistence.file_checkpoints import FileCheckpoints
+from shared_utils.persistence.checkpoints.port import Blob, Checkpoint
+from shared_utils.persistence.database.database import Database
+from shared_utils.persistence.database.config import DatabaseConfig
+from shared_utils.persistence.sessions.database_store import DatabaseSessionStore
+from shared_utils.persistence.sessions.failover_store import FailoverSessionStore
+from shared_utils.persistence.checkpoints.file_store import FileCheckpoints
 from shared_utils.persistence.langgraph import CheckpointSaver
 folder = Path(tempfile.mkdtemp())
 config = DatabaseConfig.model_validate({"db_url": sys.argv[1]})

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from shared_utils.persistence.catalogue.known import TABLES, fixed, named
+from shared_utils.persistence.database.migration import migrations
 from shared_utils.persistence.dialects import OpenGauss, PostgreSQL
 from shared_utils.persistence.dialects.session_settings import for_session, for_transaction, literal
-from shared_utils.persistence.migration import migrations
 
 _MADE = re.compile(r"^CREATE TABLE (?:IF NOT EXISTS )?(\w+)", re.MULTILINE)
 _COMMENT = re.compile(r"--.*")

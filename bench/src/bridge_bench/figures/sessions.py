@@ -17,9 +17,9 @@ from bridge_bench.figure import Column, Figure
 from bridge_bench.runs import Bench, Row
 from local_stack.postgres import Postgres
 from local_stack.programs import CHECKOUT
-from shared_utils.persistence.database import Database
-from shared_utils.persistence.database_config import DatabaseConfig
-from shared_utils.persistence.database_sessions import DatabaseSessionStore
+from shared_utils.persistence.database.config import DatabaseConfig
+from shared_utils.persistence.database.database import Database
+from shared_utils.persistence.sessions.database_store import DatabaseSessionStore
 
 FIGURE = Figure(
     "sessions",
@@ -35,7 +35,7 @@ FIGURE = Figure(
     first="operation",
 )
 
-_FILL: Final = CHECKOUT / "shared_utils" / "tests" / "persistence" / "many_sessions.sql"
+_FILL: Final = CHECKOUT / "shared_utils/tests/persistence/sessions/many_sessions.sql"
 _SESSIONS, _LARGE = 200_000, 1_000_000
 _SCHEMA: Final = "sessions_measured"
 

@@ -51,10 +51,10 @@ from letta_bridge.user_data.erasure_follower import ErasureFollower
 from letta_bridge.vectors.build import new_vectors
 from shared_utils import health, logs
 from shared_utils.health import Check
-from shared_utils.persistence.conversation_service import ConversationService
-from shared_utils.persistence.database import Database
-from shared_utils.persistence.file_erasures import FileErasures
-from shared_utils.persistence.session_file_probe import SessionFileProbe
+from shared_utils.persistence.conversations.service import ConversationService
+from shared_utils.persistence.database.database import Database
+from shared_utils.persistence.erasures.session_file import FileErasures
+from shared_utils.persistence.session_file.probe import SessionFileProbe
 from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, connect
 from shared_utils.redis_trouble import explained
 from shared_utils.reload import reread

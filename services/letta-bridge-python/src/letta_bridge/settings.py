@@ -13,8 +13,8 @@ from shared_utils import canned_sentences
 from shared_utils.embeddings import EmbeddingSettings
 from shared_utils.errors import SettingsError
 from shared_utils.limits import MAX_CHANNEL_LENGTH, MAX_QUEUE_NAME_LENGTH, MAX_REPLY_TTL, TaskLimits
-from shared_utils.persistence.database_config import DatabaseConfig
-from shared_utils.persistence.vectors.vector_settings import VectorSettings
+from shared_utils.persistence.database.config import DatabaseConfig
+from shared_utils.persistence.vectors.settings import VectorSettings
 from shared_utils.setting_types import HttpAddress, HttpKey, HttpToken, http_address
 from shared_utils.settings import (
     Loaded,

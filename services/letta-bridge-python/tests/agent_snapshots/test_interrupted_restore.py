@@ -17,7 +17,7 @@ from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
 from letta_bridge.letta.port import former_tag
 from letta_bridge.settings import AgentSettings
 from letta_bridge.user_data.agent_trace import AgentTrace
-from shared_utils.persistence.memory_sessions import InMemorySessionStore
+from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
 
 CHANGES = (
     "write",

@@ -17,8 +17,8 @@ from letta_bridge.letta import InMemoryLetta, TurnMessage
 from letta_bridge.request_queue import creation_leases
 from letta_bridge.request_queue.creation_leases import InMemoryCreationLeases
 from letta_bridge.settings import AgentSettings
-from shared_utils.persistence.choices import Choice, user_key
-from shared_utils.persistence.memory_sessions import InMemorySessionStore
+from shared_utils.persistence.choices.port import Choice, user_key
+from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
 
 SETTINGS = AgentSettings()
 ADA = Owner("", "ada", "default")

@@ -13,7 +13,7 @@ from letta_bridge.agents.opt_out_tags import OptOutTags
 from letta_bridge.errors import BreakerOpen, TenantTaken
 from letta_bridge.letta import InMemoryLetta
 from letta_bridge.settings import AgentSettings
-from shared_utils.persistence.choices import Choice, user_key
+from shared_utils.persistence.choices.port import Choice, user_key
 
 SETTINGS = AgentSettings()
 

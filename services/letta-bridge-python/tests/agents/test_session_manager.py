@@ -15,8 +15,9 @@ from letta_bridge.agents.session_manager import SessionManager
 from letta_bridge.errors import LettaUnavailable, TurnFateUnknown
 from letta_bridge.letta import AgentSpec, InMemoryLetta
 from letta_bridge.settings import AgentSettings, SessionSettings
-from shared_utils.persistence.memory_sessions import InMemorySessionStore
-from shared_utils.persistence.sessions import Session, SessionStoreAway, utc_now
+from shared_utils.clock import utc_now
+from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
+from shared_utils.persistence.sessions.port import Session, SessionStoreAway
 
 PERSONAS = {
     "default": {"persona": {"zh": "中", "en": "E"}, "human": {"zh": "人", "en": "H"}},

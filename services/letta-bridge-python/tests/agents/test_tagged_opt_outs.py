@@ -14,7 +14,7 @@ from letta_bridge.agents.agent_spec import Owner, agent_spec, opt_out_tag
 from letta_bridge.agents.opt_out_tags import TaggedOptOuts
 from letta_bridge.agents.session_manager import SessionManager
 from letta_bridge.errors import LettaUnavailable, OptedOut, TenantTaken
-from shared_utils.persistence.choices import IMPORTED_MS, Choice, user_key
+from shared_utils.persistence.choices.port import IMPORTED_MS, Choice, user_key
 
 ADA, BO = user_key("ada"), user_key("bo")
 

@@ -19,11 +19,11 @@ from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable
 from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
 from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
 from letta_bridge.settings import BridgeSettings
-from shared_utils.persistence.choices import Choice
-from shared_utils.persistence.erasures import FileErasureLog
+from shared_utils.persistence.choices.file_store import FileChoiceStore
+from shared_utils.persistence.choices.port import Choice
+from shared_utils.persistence.erasures.log import FileErasureLog
 from shared_utils.persistence.errors import Conflict
-from shared_utils.persistence.file_choices import FileChoiceStore
-from shared_utils.persistence.file_sessions import FileSessionStore
+from shared_utils.persistence.sessions.file_store import FileSessionStore
 
 
 def settings_of(folder):

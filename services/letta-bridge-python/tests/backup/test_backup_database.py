@@ -21,17 +21,16 @@ from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
 from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.vectors.state import DatabaseSyncState
-from shared_utils.memories import user_source
-from shared_utils.persistence.checkpoints import Blob, Checkpoint
-from shared_utils.persistence.choices import Choice, user_key
-from shared_utils.persistence.conversation_service import ConversationService
-from shared_utils.persistence.database import Database
-from shared_utils.persistence.database_checkpoints import DatabaseCheckpoints
-from shared_utils.persistence.database_choices import DatabaseChoiceStore
-from shared_utils.persistence.database_sessions import DatabaseSessionStore
-from shared_utils.persistence.erasures import DatabaseErasureLog, user_hash
+from shared_utils.persistence.checkpoints.database_store import DatabaseCheckpoints
+from shared_utils.persistence.checkpoints.port import Blob, Checkpoint
+from shared_utils.persistence.choices.database_store import DatabaseChoiceStore
+from shared_utils.persistence.choices.port import Choice, user_key
+from shared_utils.persistence.conversations.service import ConversationService
+from shared_utils.persistence.database.database import Database
+from shared_utils.persistence.database.migration import migrate
+from shared_utils.persistence.erasures.log import DatabaseErasureLog, user_hash
 from shared_utils.persistence.errors import Conflict, DatabaseRefused
-from shared_utils.persistence.migration import migrate
+from shared_utils.persistence.sessions.database_store import DatabaseSessionStore
 from shared_utils.persistence.table_copy import copy_in, migrated_tables
 from shared_utils.persistence.vectors import (
     DatabasePassageStore,
@@ -40,6 +39,7 @@ from shared_utils.persistence.vectors import (
     VectorSettings,
     vector_database,
 )
+from shared_utils.persistence.vectors.memories import user_source
 
 pytestmark = pytest.mark.integration
 

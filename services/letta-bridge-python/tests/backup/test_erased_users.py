@@ -15,9 +15,9 @@ from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
 from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
 from letta_bridge.request_queue.erasure_ledger import LedgerEntry
 from letta_bridge.settings import BridgeSettings
-from shared_utils.persistence.erasures import FileErasureLog, user_hash
-from shared_utils.persistence.file_sessions import FileSessionStore
-from shared_utils.persistence.sessions import utc_now
+from shared_utils.clock import utc_now
+from shared_utils.persistence.erasures.log import FileErasureLog, user_hash
+from shared_utils.persistence.sessions.file_store import FileSessionStore
 
 USERS = ("小明", "ada")
 

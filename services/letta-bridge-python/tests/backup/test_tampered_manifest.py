@@ -16,7 +16,7 @@ from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
 from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import ServiceError
-from shared_utils.persistence.file_sessions import FileSessionStore
+from shared_utils.persistence.sessions.file_store import FileSessionStore
 
 _VALUES = (
     None,

@@ -13,13 +13,14 @@ from psycopg import sql
 from typer.testing import CliRunner
 
 from letta_bridge.main import app
-from shared_utils.persistence.database import Database
-from shared_utils.persistence.database_config import DatabaseConfig
-from shared_utils.persistence.database_sessions import DatabaseSessionStore
-from shared_utils.persistence.file_sessions import FileSessionStore
-from shared_utils.persistence.migration import migrations
-from shared_utils.persistence.session_journal import Entry, SessionJournal
-from shared_utils.persistence.sessions import Session, utc_now
+from shared_utils.clock import utc_now
+from shared_utils.persistence.database.config import DatabaseConfig
+from shared_utils.persistence.database.database import Database
+from shared_utils.persistence.database.migration import migrations
+from shared_utils.persistence.sessions.database_store import DatabaseSessionStore
+from shared_utils.persistence.sessions.file_store import FileSessionStore
+from shared_utils.persistence.sessions.journal import Entry, SessionJournal
+from shared_utils.persistence.sessions.port import Session
 
 pytestmark = pytest.mark.integration
 

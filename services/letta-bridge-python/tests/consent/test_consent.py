@@ -11,11 +11,11 @@ import pytest
 from letta_bridge.consent import ChoiceReplicas, Consent, InMemorySharedChoices, Verdict, replicas
 from letta_bridge.consent.shared_choices import held_choice
 from letta_bridge.errors import ChoiceNotShared, ChoiceUnknown
-from shared_utils.persistence.choices import IMPORTED_MS, Choice, user_key
+from shared_utils.persistence.choices.memory_store import InMemoryChoiceStore
+from shared_utils.persistence.choices.port import IMPORTED_MS, Choice, user_key
 from shared_utils.persistence.errors import PersistenceError
-from shared_utils.persistence.memory_choices import InMemoryChoiceStore
-from shared_utils.persistence.memory_sessions import InMemorySessionStore
-from shared_utils.persistence.sessions import Session
+from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
+from shared_utils.persistence.sessions.port import Session
 
 ADA = user_key("ada")
 ALLOWED, DENIED, UNKNOWN = Verdict.ALLOWED, Verdict.DENIED, Verdict.UNKNOWN

@@ -10,8 +10,8 @@ from letta_bridge.doctor import Level, database
 from letta_bridge.settings import BridgeSettings
 from local_stack.databases import bouncing
 from opengauss_double import Accounts
-from shared_utils.persistence.database import Database
-from shared_utils.persistence.migration import migrate
+from shared_utils.persistence.database.database import Database
+from shared_utils.persistence.database.migration import migrate
 from shared_utils.persistence.table_copy import mend_vector_tables
 from shared_utils.persistence.vectors import DatabasePassageStore, VectorSettings
 

@@ -17,9 +17,9 @@ from letta_bridge.http.api import routers
 from letta_bridge.http.app import create_app
 from letta_bridge.settings import HttpSettings
 from shared_utils.health import Check
-from shared_utils.persistence.memory_choices import InMemoryChoiceStore
-from shared_utils.persistence.memory_sessions import InMemorySessionStore
-from shared_utils.persistence.sessions import Restoration
+from shared_utils.persistence.choices.memory_store import InMemoryChoiceStore
+from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
+from shared_utils.persistence.sessions.port import Restoration
 
 TOKEN = "a-long-token-时"
 

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import pytest
 
+from shared_utils.clock import utc_now
 from shared_utils.persistence.errors import DatabaseRefused, StaleSession, ValueRefused
-from shared_utils.persistence.sessions import utc_now
 
 BASE = "/api/sessions/postgres"
 

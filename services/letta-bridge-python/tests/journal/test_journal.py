@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from letta_bridge.journal import Journal, conversation_id, journal
 from letta_bridge.request_queue.memory_journal_backlog import InMemoryJournalBacklog
 from letta_bridge.settings import JournalSettings
-from shared_utils.persistence.erasures import user_hash
+from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.persistence.errors import DatabaseUnavailable, ValueRefused
 from shared_utils.redis_trouble import explained
 

@@ -17,8 +17,8 @@ from letta_bridge.request_queue.journal_backlog import JournalEntry
 from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.turn.lease import TurnLease
 from letta_bridge.turn.uploads import user_folder
-from shared_utils.persistence.choices import Choice, user_key
-from shared_utils.persistence.sessions import Session
+from shared_utils.persistence.choices.port import Choice, user_key
+from shared_utils.persistence.sessions.port import Session
 
 
 async def test_a_task_is_answered_by_its_users_agent(rig):

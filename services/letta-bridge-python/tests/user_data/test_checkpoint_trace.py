@@ -7,9 +7,9 @@ import json
 import pytest
 
 from letta_bridge.user_data.checkpoint_trace import CheckpointTrace
-from shared_utils.persistence.checkpoints import Blob, Checkpoint
-from shared_utils.persistence.database_checkpoints import DatabaseCheckpoints
-from shared_utils.persistence.memory_checkpoints import InMemoryCheckpoints
+from shared_utils.persistence.checkpoints.database_store import DatabaseCheckpoints
+from shared_utils.persistence.checkpoints.memory_store import InMemoryCheckpoints
+from shared_utils.persistence.checkpoints.port import Blob, Checkpoint
 
 
 class Suite:

@@ -16,11 +16,11 @@ from letta_bridge.user_data.agent_trace import AgentTrace
 from letta_bridge.user_data.erasure import UserData
 from letta_bridge.user_data.session_trace import SessionTrace
 from letta_bridge.user_data.trace import ErasureBusy
-from shared_utils.persistence.choices import imported_opt_out
-from shared_utils.persistence.erasures import FileErasureLog
+from shared_utils.persistence.choices.file_store import FileChoiceStore
+from shared_utils.persistence.choices.port import imported_opt_out
+from shared_utils.persistence.erasures.log import FileErasureLog
 from shared_utils.persistence.errors import PersistenceError
-from shared_utils.persistence.file_choices import FileChoiceStore
-from shared_utils.persistence.file_sessions import FileSessionStore
+from shared_utils.persistence.sessions.file_store import FileSessionStore
 
 USERS = tuple(f"用户{number}" for number in range(20))
 

@@ -17,10 +17,10 @@ from letta_bridge.settings import AgentSettings
 from letta_bridge.turn.uploads import user_folder
 from letta_bridge.user_data import erasure_follower
 from letta_bridge.user_data.erasure_follower import ErasureFollower
-from shared_utils.persistence.erasures import user_hash
+from shared_utils.persistence.erasures.log import user_hash
+from shared_utils.persistence.erasures.session_file import FileErasures
 from shared_utils.persistence.errors import PersistenceError
-from shared_utils.persistence.file_erasures import FileErasures
-from shared_utils.persistence.file_sessions import FileSessionStore
+from shared_utils.persistence.sessions.file_store import FileSessionStore
 
 pytestmark = pytest.mark.integration
 KEYS = Keys("letta_requests")

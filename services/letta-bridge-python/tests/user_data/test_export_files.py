@@ -12,8 +12,8 @@ from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
 from letta_bridge.user_data.agent_trace import AgentTrace
 from letta_bridge.user_data.conversation_trace import ConversationTrace
 from letta_bridge.user_data.files import write_json, write_json_lines
-from shared_utils.persistence.conversations import Conversation, Message
-from shared_utils.persistence.repository import Page
+from shared_utils.persistence.conversations.records import Conversation, Message
+from shared_utils.persistence.repositories.repository import Page
 
 NASTY = ("../../escaped", "a/b", "a\nb", "用户" * 128, "x" * 256, "half \ud83d", "..")
 

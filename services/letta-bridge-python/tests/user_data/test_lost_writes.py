@@ -17,7 +17,7 @@ from letta_bridge.user_data.queue_trace import QueueTrace
 from letta_bridge.user_data.redis_search import RedisSearch
 from local_stack.valkey import Valkey
 from shared_utils.memory_keys import ERASURES
-from shared_utils.persistence.erasures import FileErasureLog, user_hash
+from shared_utils.persistence.erasures.log import FileErasureLog, user_hash
 from shared_utils.redis_connection import close, connect
 from shared_utils.settings import RedisSettings
 

@@ -12,7 +12,7 @@ import pytest
 
 from letta_bridge.request_queue.keys import Keys
 from shared_utils import memory_keys
-from shared_utils.persistence.migration import migrations
+from shared_utils.persistence.database.migration import migrations
 
 QUEUE = "QueueTrace"
 LANE = "UserLane.quiet"
@@ -115,7 +115,9 @@ def test_every_table_of_the_database_is_somebodys_or_nobodys():
 
 def test_every_table_of_the_session_file_is_somebodys_or_nobodys():
     folder = Path(memory_keys.__file__).parent / "persistence"
-    text = (folder / "sessions.sql").read_text("utf-8") + (folder / "sql" / "file_erasures.sql").read_text("utf-8")
+    text = (folder / "session_file" / "tables.sql").read_text("utf-8") + (
+        folder / "sql" / "file_erasures.sql"
+    ).read_text("utf-8")
     assert OF_FILE_TABLES.keys() == set(_MADE.findall(text))
 
 

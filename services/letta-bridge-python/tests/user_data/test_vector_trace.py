@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from letta_bridge.user_data.vector_trace import VectorTrace
-from shared_utils.memories import user_scope, user_source
 from shared_utils.persistence.vectors import InMemoryPassageStore, Passage, Scope
+from shared_utils.persistence.vectors.memories import user_scope, user_source
 
 
 async def test_only_one_users_vectors_are_exported_and_erased(tmp_path):

@@ -8,8 +8,8 @@ from letta_bridge.errors import LettaUnavailable
 from letta_bridge.vectors import agent_parts
 from letta_bridge.vectors.agent_parts import AgentsPart, AgentSweep
 from letta_bridge.vectors.rounds import Rounds
-from shared_utils.memories import user_scope
 from shared_utils.persistence.vectors import Passage, Scope
+from shared_utils.persistence.vectors.memories import user_scope
 
 
 @pytest.fixture

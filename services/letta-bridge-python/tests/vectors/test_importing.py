@@ -24,8 +24,8 @@ from letta_bridge.vectors.importing.letta_sqlite import LettaSqlite
 from letta_bridge.vectors.importing.letta_tables import LettaPassages
 from local_stack.databases import bouncing
 from scripted_model.embeddings import embedding
-from shared_utils.memories import user_scope
 from shared_utils.persistence.vectors import Scope
+from shared_utils.persistence.vectors.memories import user_scope
 
 DIMENSIONS = 64
 PADDED = 4096

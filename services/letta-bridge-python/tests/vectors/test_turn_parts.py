@@ -7,7 +7,7 @@ import pytest
 from letta_bridge.vectors.rounds import Rounds
 from letta_bridge.vectors.turn_parts import TurnsPart, TurnSweep
 from shared_utils.embeddings import EmbeddingsRefused, EmbeddingsUnavailable
-from shared_utils.memories import user_scope
+from shared_utils.persistence.vectors.memories import user_scope
 
 
 async def to_the_end(part):

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from letta_bridge.journal import SOURCE, conversation_id
 from letta_bridge.main import app
-from shared_utils.persistence.conversation_service import ConversationService
-from shared_utils.persistence.conversations import Conversation, Message
-from shared_utils.persistence.database import Database
-from shared_utils.persistence.database_config import DatabaseConfig
+from shared_utils.persistence.conversations.records import Conversation, Message
+from shared_utils.persistence.conversations.service import ConversationService
+from shared_utils.persistence.database.config import DatabaseConfig
+from shared_utils.persistence.database.database import Database
 
 pytestmark = pytest.mark.integration
 

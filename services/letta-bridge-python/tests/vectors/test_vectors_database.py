@@ -10,8 +10,8 @@ import pytest
 from letta_bridge.journal import SOURCE, conversation_id
 from letta_bridge.vectors.journal_turns import DatabaseJournalTurns, JournalPosition
 from letta_bridge.vectors.state import DatabaseSyncState
-from shared_utils.persistence.conversation_service import ConversationService
-from shared_utils.persistence.conversations import Conversation, Message
+from shared_utils.persistence.conversations.records import Conversation, Message
+from shared_utils.persistence.conversations.service import ConversationService
 
 pytestmark = pytest.mark.integration
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)

@@ -15,7 +15,7 @@ from memory_service.scripts import REMEMBER, REPLACE_TAIL
 from memory_service.settings import MemorySettings
 from shared_utils.lua_scripts import Call, run, run_all
 from shared_utils.messages import MemoryRecord
-from shared_utils.persistence.erasures import user_hash
+from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.redis_connection import RedisClient
 from shared_utils.redis_pipeline import Argument, pipeline_of
 

@@ -10,8 +10,8 @@ from memory_service.outage import failing
 from memory_service.settings import RecallSettings
 from shared_utils import logs
 from shared_utils.errors import ServiceError
-from shared_utils.memories import EmbedderNow, user_scope
 from shared_utils.persistence.vectors import Passage, PassageStore
+from shared_utils.persistence.vectors.memories import EmbedderNow, user_scope
 
 _LOG: Final = logs.get(__name__)
 _FAILURES_BEFORE_REST: Final = 3

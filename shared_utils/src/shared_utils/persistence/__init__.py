@@ -2,20 +2,24 @@
 
 ::
 
-    database.py            one database: its connections, and how a piece of work is done in it
-    connections.py         a connection, and the settings that every piece of work on it begins with
-    arrival.py             the first connection: is it there, is it fit, may we
-    migration.py           the schema in numbered steps (migrations/*.sql)
-    dialects/              what differs between the two products; the one seam
-    statements.py          SQL lives in sql/*.sql
-    sessions.py            which agent is a user's: the port; database_, file_, memory_ and failover_sessions.py
-    repository.py          rows typed by pydantic models; conditions.py is what may be asked of them
-    conversation_service.py  conversations and messages
-    checkpoints.py         checkpoints of graphs; langgraph/ is an extra on top
-    vectors/               embeddings of passages, and the search among them; langchain/ is an extra on top
-    loop_calls.py          calls from threads into the event loop of a store
-    erasures.py            the audit of erased users
-    table_copy.py          all rows out and back in; pg_dump.py where PostgreSQL's programs are
+    database/       how the database is reached and found fit, its connections, its schema, its errors
+    dialects/       what differs between the two products; the one seam
+    sessions/       which agent is a user's
+    choices/        what users chose about permanent memory
+    session_file/   the SQLite file of sessions and choices: its tables
+    erasures/       the audit of erased users
+    repositories/   rows typed by pydantic models, and the conditions that may be asked of them
+    conversations/  conversations and messages
+    checkpoints/    checkpoints of graphs; langgraph/ is an extra on top
+    vectors/        embeddings of passages, and the search among them; langchain/ is an extra on top
+    table_copy/     all rows out and back in
+    catalogue/      docs/sql.md
+    statements.py   SQL lives in sql/*.sql
+    sqlite_file.py  a SQLite file that several processes share
+    loop_calls.py   calls from threads into the event loop of a store
+
+Where a room has them, ``port`` is the interface with its records, ``database_store``, ``file_store`` and
+``memory_store`` are its adapters, and ``failover_store`` or ``fallback_store`` is two of them together.
 
 Importing this package imports none of them: ``dialects`` alone is also used where little else is installed.
 """

@@ -18,7 +18,7 @@
         ├── CheckpointNeeded        checkpoints.py: later ones are built on it
         ├── ValuesMissing           checkpoints.py: a checkpoint names values that are not stored
         ├── ValueRefused            a value is too large, or no database can hold it
-        └── SessionStoreError       sessions.py: whatever keeps the session store from answering
+        └── SessionStoreError       sessions/: whatever keeps the session store from answering
             ├── SessionStoreAway    nothing answers there; a row that cannot be read is not this
             └── StaleSession
 """

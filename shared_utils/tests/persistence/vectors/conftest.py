@@ -13,8 +13,8 @@ import pytest_asyncio
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from shared_utils.persistence.database import Database
-from shared_utils.persistence.database_config import DatabaseConfig
+from shared_utils.persistence.database.config import DatabaseConfig
+from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.vectors import DatabasePassageStore, InMemoryPassageStore, Passage, VectorSettings
 
 SERVERS = (

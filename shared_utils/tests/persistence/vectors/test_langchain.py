@@ -8,7 +8,7 @@ import pytest
 from langchain_core.documents import Document
 from langchain_tests.integration_tests.vectorstores import EMBEDDING_SIZE, VectorStoreIntegrationTests
 
-from shared_utils.persistence.database import Database
+from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.errors import ValueRefused
 from shared_utils.persistence.langchain import PassageVectorStore
 from shared_utils.persistence.vectors import Scope

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from shared_utils.errors import SettingsError
-from shared_utils.persistence.database_config import DatabaseConfig
+from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.vectors import VectorSettings, vector_database
 from shared_utils.settings import load
 

@@ -40,10 +40,10 @@ from local_stack.postgres import Postgres
 from local_stack.programs import CHECKOUT
 from opengauss_double import PROFILES
 from opengauss_double.plugin import running
-from shared_utils.persistence import database as database_module
 from shared_utils.persistence.catalogue import known
-from shared_utils.persistence.database import Database
-from shared_utils.persistence.database_config import DatabaseConfig
+from shared_utils.persistence.database import database as database_module
+from shared_utils.persistence.database.config import DatabaseConfig
+from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.dialects import Dialect, OpenGauss, PostgreSQL
 
 DIRECT: Final = ("postgresql", "opengauss-5.0", "opengauss-6.0", "opengauss-7.0")

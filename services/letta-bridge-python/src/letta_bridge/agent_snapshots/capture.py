@@ -14,7 +14,7 @@ from letta_bridge.agent_snapshots.records import FORMAT, PARTS, Line, encoded
 from letta_bridge.errors import LettaRejected
 from letta_bridge.letta.agent_store import AgentDescription, AgentStore
 from letta_bridge.letta.port import AgentRef
-from shared_utils.persistence.sessions import utc_now
+from shared_utils.clock import utc_now
 from shared_utils.private_files import replacing
 
 _TRIES: Final = 3

@@ -33,9 +33,9 @@ from letta_bridge.request_queue.creation_leases import (
 )
 from letta_bridge.settings import AgentSettings
 from shared_utils import logs
-from shared_utils.persistence.choices import Choice
+from shared_utils.persistence.choices.port import Choice
 from shared_utils.persistence.errors import PersistenceError
-from shared_utils.persistence.sessions import Session, SessionStore, SessionStoreError, StaleSession
+from shared_utils.persistence.sessions.port import Session, SessionStore, SessionStoreError, StaleSession
 
 _log = logs.get("letta_bridge.agent_maker")
 CLAIM_SECONDS: Final = 30.0

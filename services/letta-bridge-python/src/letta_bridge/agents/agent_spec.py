@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from letta_bridge.letta.port import FORMER_TAG, RESTORE_TAG, AgentSpec, Block
 from letta_bridge.settings import AgentSettings
-from shared_utils.persistence.choices import IMPORTED_MS, Choice, user_key
+from shared_utils.persistence.choices.port import IMPORTED_MS, Choice, user_key
 
 _BRIDGE: Final = "bridge"
 _USER: Final = "user:"

@@ -21,9 +21,9 @@ from letta_bridge.request_queue.creation_leases import CreationLeases
 from letta_bridge.request_queue.missed_turns import DEFAULT_PERSONA
 from letta_bridge.settings import AgentSettings, SessionSettings
 from shared_utils import logs
-from shared_utils.persistence.erasures import user_hash
+from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.persistence.errors import PersistenceError
-from shared_utils.persistence.sessions import Restoration, Session, SessionStore
+from shared_utils.persistence.sessions.port import Restoration, Session, SessionStore
 from shared_utils.task_end import end
 
 _log = logs.get("letta_bridge.session_manager")

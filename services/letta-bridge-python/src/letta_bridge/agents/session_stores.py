@@ -6,14 +6,14 @@ from letta_bridge.consent import ChoiceReplicas, RedisChoices
 from letta_bridge.request_queue.erasure_ledger import KEPT_DAYS
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
-from shared_utils.persistence.database import Database
-from shared_utils.persistence.database_choices import DatabaseChoiceStore
-from shared_utils.persistence.database_sessions import DatabaseSessionStore
-from shared_utils.persistence.erasures import DatabaseErasureLog
-from shared_utils.persistence.failover_sessions import FailoverSessionStore
-from shared_utils.persistence.file_choices import FileChoiceStore
-from shared_utils.persistence.file_sessions import FileSessionStore
-from shared_utils.persistence.sessions import SessionStore
+from shared_utils.persistence.choices.database_store import DatabaseChoiceStore
+from shared_utils.persistence.choices.file_store import FileChoiceStore
+from shared_utils.persistence.database.database import Database
+from shared_utils.persistence.erasures.log import DatabaseErasureLog
+from shared_utils.persistence.sessions.database_store import DatabaseSessionStore
+from shared_utils.persistence.sessions.failover_store import FailoverSessionStore
+from shared_utils.persistence.sessions.file_store import FileSessionStore
+from shared_utils.persistence.sessions.port import SessionStore
 from shared_utils.redis_connection import RedisClient
 
 

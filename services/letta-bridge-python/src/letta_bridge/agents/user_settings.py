@@ -8,9 +8,9 @@ from typing import Final
 
 from letta_bridge.agents.opt_out_tags import OptOutTags
 from letta_bridge.consent import Consent
-from shared_utils.persistence.choices import Choice, user_key
+from shared_utils.persistence.choices.port import Choice, user_key
 from shared_utils.persistence.errors import PersistenceError
-from shared_utils.persistence.sessions import CHOICE_FIELD, CHOSEN_FIELD, Session, SessionStore, StaleSession
+from shared_utils.persistence.sessions.port import CHOICE_FIELD, CHOSEN_FIELD, Session, SessionStore, StaleSession
 
 _SESSIONS_OF_A_USER: Final = 1000
 """Upper bound; a user has one active session per persona."""

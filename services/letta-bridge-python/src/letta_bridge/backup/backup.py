@@ -22,8 +22,8 @@ from letta_bridge.letta.agent_store import AgentStore
 from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.user_data.files import write_json
+from shared_utils.clock import utc_now
 from shared_utils.persistence.errors import Conflict
-from shared_utils.persistence.sessions import utc_now
 from shared_utils.private_files import make_folder, replacing
 
 

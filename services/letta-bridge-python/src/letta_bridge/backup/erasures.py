@@ -15,10 +15,10 @@ from letta_bridge.agents.agent_spec import users_in
 from letta_bridge.backup.places import AUDIT
 from letta_bridge.request_queue.erasure_ledger import KEPT_DAYS, RedisErasureLedger
 from letta_bridge.settings import BridgeSettings
-from shared_utils.persistence.database import Database
-from shared_utils.persistence.erasures import DatabaseErasureLog, FileErasureLog, user_hash
+from shared_utils.clock import utc_now
+from shared_utils.persistence.database.database import Database
+from shared_utils.persistence.erasures.log import DatabaseErasureLog, FileErasureLog, user_hash
 from shared_utils.persistence.errors import PersistenceError
-from shared_utils.persistence.sessions import utc_now
 from shared_utils.redis_connection import CONNECTION_ERRORS
 from shared_utils.redis_trouble import explained
 

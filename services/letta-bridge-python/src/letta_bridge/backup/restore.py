@@ -26,7 +26,7 @@ from letta_bridge.letta.agent_store import AgentStore
 from letta_bridge.request_queue.creation_leases import CreationLeases
 from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.settings import BridgeSettings
-from shared_utils.persistence.erasures import user_hash
+from shared_utils.persistence.erasures.log import user_hash
 
 
 @dataclass(frozen=True, slots=True)

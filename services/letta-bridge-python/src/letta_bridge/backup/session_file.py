@@ -9,12 +9,12 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
-from shared_utils.persistence.choices import Choice
+from shared_utils.clock import utc_now
+from shared_utils.persistence.choices.file_store import every_choice, merge_choices
+from shared_utils.persistence.choices.port import Choice
+from shared_utils.persistence.erasures.session_file import erased_in_copy
 from shared_utils.persistence.errors import Conflict, PersistenceError
-from shared_utils.persistence.file_choices import every_choice, merge_choices
-from shared_utils.persistence.file_erasures import erased_in_copy
-from shared_utils.persistence.session_rows import prepare, time_text
-from shared_utils.persistence.sessions import utc_now
+from shared_utils.persistence.session_file.tables import prepare, time_text
 from shared_utils.private_files import PARTIAL, create
 
 _OF_SESSIONS = ("agent_sessions", "session_journal", "session_conflicts")

@@ -18,11 +18,10 @@ from letta_bridge.backup import session_file
 from letta_bridge.backup.manifest import Manifest, Place, SavedState, SavedTable
 from letta_bridge.backup.places import AUDIT, DUMP, SESSIONS
 from letta_bridge.settings import BridgeSettings
-from shared_utils.persistence import pg_dump
-from shared_utils.persistence.database_config import DatabaseConfig
+from shared_utils.clock import utc_now
+from shared_utils.persistence.database.config import DatabaseConfig
+from shared_utils.persistence.database.migration import no_schema
 from shared_utils.persistence.errors import Conflict, DatabaseRefused
-from shared_utils.persistence.migration import no_schema
-from shared_utils.persistence.sessions import utc_now
 from shared_utils.persistence.table_copy import (
     BOOKKEEPING,
     Expected,
@@ -30,6 +29,7 @@ from shared_utils.persistence.table_copy import (
     copy_in,
     copy_out,
     migrated_tables,
+    pg_dump,
     remove_users,
     require_empty,
 )

@@ -10,8 +10,8 @@ from letta_bridge.agents.user_settings import UserSettings
 from letta_bridge.cli.state import ask_user_settings
 from letta_bridge.errors import ChoiceUnknown
 from letta_bridge.settings import BridgeSettings
-from shared_utils.persistence.choices import IMPORTED_MS
-from shared_utils.persistence.sessions import SessionStore
+from shared_utils.persistence.choices.port import IMPORTED_MS
+from shared_utils.persistence.sessions.port import SessionStore
 
 
 def choice_record(settings: BridgeSettings, user_id: str) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from letta_bridge.agents.agent_duplicates import Duplicates, find_duplicates, re
 from letta_bridge.agents.agent_selection import Candidate
 from letta_bridge.letta.port import LettaPort
 from letta_bridge.settings import BridgeSettings
-from shared_utils.persistence.sessions import SessionStore
+from shared_utils.persistence.sessions.port import SessionStore
 
 _SESSIONS: Final = 1000
 """Sessions of one user that are searched for the agents they name, ended ones included."""

@@ -10,8 +10,8 @@ import typer
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
 from letta_bridge.cli.output import print_json
 from letta_bridge.cli.state import ask, require_database
-from shared_utils.persistence import migration
-from shared_utils.persistence.migration import Migration
+from shared_utils.persistence.database import migration
+from shared_utils.persistence.database.migration import Migration
 from shared_utils.persistence.table_copy import absent_vector_tables, mend_vector_tables
 from shared_utils.persistence.vectors import vector_database
 

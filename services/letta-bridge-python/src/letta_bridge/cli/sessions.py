@@ -19,11 +19,11 @@ from letta_bridge.cli.state import ask, ask_sessions, ask_user_settings, in_data
 from letta_bridge.errors import LettaError
 from letta_bridge.http.records import SessionRecord, records
 from letta_bridge.letta.connection import letta_client
-from shared_utils.persistence.choices import copy_choices
+from shared_utils.persistence.choices.port import copy_choices
 from shared_utils.persistence.errors import RowMissing
-from shared_utils.persistence.session_copy import CopyCounts, copy_sessions
-from shared_utils.persistence.session_journal import SessionJournal
-from shared_utils.persistence.sessions import Restoration, SessionStore
+from shared_utils.persistence.sessions.copying import CopyCounts, copy_sessions
+from shared_utils.persistence.sessions.journal import SessionJournal
+from shared_utils.persistence.sessions.port import Restoration, SessionStore
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -16,10 +16,10 @@ from letta_bridge.consent import Consent
 from letta_bridge.errors import ChoiceNotShared, ChoiceUnknown
 from letta_bridge.letta.connection import letta_client
 from letta_bridge.settings import BridgeSettings
-from shared_utils.persistence.choices import ChoiceStore
-from shared_utils.persistence.database import Database
-from shared_utils.persistence.database_choices import DatabaseChoiceStore
-from shared_utils.persistence.database_sessions import DatabaseSessionStore
+from shared_utils.persistence.choices.database_store import DatabaseChoiceStore
+from shared_utils.persistence.choices.file_store import FileChoiceStore
+from shared_utils.persistence.choices.port import ChoiceStore
+from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.errors import (
     Conflict,
     PersistenceError,
@@ -28,9 +28,9 @@ from shared_utils.persistence.errors import (
     StaleSession,
     ValueRefused,
 )
-from shared_utils.persistence.file_choices import FileChoiceStore
-from shared_utils.persistence.file_sessions import FileSessionStore
-from shared_utils.persistence.sessions import SessionStore
+from shared_utils.persistence.sessions.database_store import DatabaseSessionStore
+from shared_utils.persistence.sessions.file_store import FileSessionStore
+from shared_utils.persistence.sessions.port import SessionStore
 
 _ANSWERS: Final = (Conflict, RowMissing, StaleSession, ValueRefused)
 """The store answers these; it is not to blame."""

@@ -19,8 +19,8 @@ from letta_bridge.vectors.importing.importer import Imported, Importer
 from letta_bridge.vectors.importing.letta_postgresql import LettaPostgresql
 from letta_bridge.vectors.importing.letta_sqlite import LettaSqlite
 from letta_bridge.vectors.importing.letta_tables import LettaDatabase, LettaPassages
-from shared_utils.memories import embedder_of
 from shared_utils.persistence.vectors import DatabasePassageStore
+from shared_utils.persistence.vectors.memories import embedder_of
 
 _SQLITE: Final = "sqlite:///"
 

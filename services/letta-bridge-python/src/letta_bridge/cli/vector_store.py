@@ -11,9 +11,9 @@ from letta_bridge.cli.interruption import run_command
 from letta_bridge.settings import BridgeSettings
 from shared_utils.embeddings import HttpEmbedder
 from shared_utils.errors import ServiceError, SettingsError
-from shared_utils.memories import can_be_kept, open_memories
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.vectors import DatabasePassageStore, VectorError
+from shared_utils.persistence.vectors.memories import can_be_kept, open_memories
 from shared_utils.repeated_answers import SingleAnswerClient
 
 _Result = TypeVar("_Result")

@@ -10,7 +10,7 @@ from letta_bridge.letta.connection import letta_client
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.vectors.build import forgotten, keepers
 from letta_bridge.vectors.full_sync import FullSync
-from shared_utils.persistence.database import Database
+from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.vectors import PassageStore
 from shared_utils.repeated_answers import SingleAnswerClient
 

@@ -14,9 +14,9 @@ from letta_bridge.cli.own_agents import refuse_other_agents
 from letta_bridge.cli.progress import counting
 from letta_bridge.cli.vector_import import import_
 from letta_bridge.cli.vector_store import ask_store, embedding_model
-from shared_utils.memories import embedder_of, user_scope
 from shared_utils.persistence.vectors import DatabasePassageStore, Match, Progress, Scope, VectorStatistics
 from shared_utils.persistence.vectors import reembed as reembed_all
+from shared_utils.persistence.vectors.memories import embedder_of, user_scope
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -18,9 +18,9 @@ from letta_bridge.consent.replicas import ChoiceReplicas
 from letta_bridge.consent.shared_choices import ReplicaState, strict_entry
 from letta_bridge.errors import ChoiceNotShared, ChoiceUnknown
 from letta_bridge.request_queue.port import HeldChoice
-from shared_utils.persistence.choices import IMPORTED_MS, UNDATED_MS, Choice, user_key
+from shared_utils.persistence.choices.port import IMPORTED_MS, UNDATED_MS, Choice, user_key
 from shared_utils.persistence.errors import PersistenceError
-from shared_utils.persistence.sessions import Session
+from shared_utils.persistence.sessions.port import Session
 from shared_utils.redis_connection import CONNECTION_ERRORS, persistently
 
 _READ_ATTEMPTS: Final = 2

@@ -12,7 +12,7 @@ from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.port import HeldChoice
 from letta_bridge.request_queue.scripts import ScriptRunner
 from shared_utils.lua_scripts import Script
-from shared_utils.persistence.choices import Choice, user_key
+from shared_utils.persistence.choices.port import Choice, user_key
 from shared_utils.redis_connection import RedisClient
 
 _SCAN_COUNT: Final = 500

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
 from letta_bridge.request_queue.port import HeldChoice
-from shared_utils.persistence.choices import UNDATED_MS, Choice, user_key
+from shared_utils.persistence.choices.port import UNDATED_MS, Choice, user_key
 
 _ENTRY: Final = re.compile(rb"([01]) (\d{1,16})")
 COMPLETE, GENERATION, CHANGES = "complete", "generation", "changes"

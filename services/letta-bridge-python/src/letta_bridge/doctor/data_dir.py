@@ -14,8 +14,8 @@ from typing import Final
 
 from letta_bridge.doctor.findings import Finding, fail, ok, warn
 from letta_bridge.settings import BridgeSettings
-from shared_utils.persistence.file_sessions import FileSessionStore
-from shared_utils.persistence.sessions import SessionStoreError
+from shared_utils.persistence.sessions.file_store import FileSessionStore
+from shared_utils.persistence.sessions.port import SessionStoreError
 from shared_utils.private_files import make_folder
 
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

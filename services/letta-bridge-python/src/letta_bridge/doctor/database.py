@@ -12,12 +12,12 @@ import psycopg
 from letta_bridge.doctor.findings import Finding, fail, ok, warn
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import SettingsError
-from shared_utils.persistence.arrival import arrive
-from shared_utils.persistence.connections import Connection
-from shared_utils.persistence.database_config import DatabaseConfig
+from shared_utils.persistence.database.arrival import arrive
+from shared_utils.persistence.database.config import DatabaseConfig
+from shared_utils.persistence.database.connections import Connection
+from shared_utils.persistence.database.failures import meaning
+from shared_utils.persistence.database.migration import Migration, migrations, pending
 from shared_utils.persistence.errors import DatabaseRefused, PersistenceError, SchemaMissing
-from shared_utils.persistence.failures import meaning
-from shared_utils.persistence.migration import Migration, migrations, pending
 from shared_utils.persistence.table_copy import absent_vector_tables
 from shared_utils.persistence.vectors import vector_database
 

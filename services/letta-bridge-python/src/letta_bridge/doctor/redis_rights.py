@@ -19,7 +19,7 @@ from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.request_queue.scripts import WAITED
 from letta_bridge.request_queue.served_letta import ServedLetta
 from letta_bridge.settings import BridgeSettings
-from shared_utils.persistence.choices import Choice, user_key
+from shared_utils.persistence.choices.port import Choice, user_key
 from shared_utils.redis_connection import RedisClient, subscriber
 from shared_utils.redis_trouble import redis_trouble
 

@@ -6,7 +6,7 @@ from typing import Annotated, Protocol
 
 from fastapi import Query
 
-from shared_utils.persistence.sessions import Restoration, SessionStore
+from shared_utils.persistence.sessions.port import Restoration, SessionStore
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="sessions at most")]
 Offset = Annotated[int, Query(ge=0, le=1_000_000_000, description="sessions to skip")]

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from letta_bridge.agents.user_settings import UserSettings
-from shared_utils.persistence.sessions import Session
+from shared_utils.persistence.sessions.port import Session
 
 
 class _Record(BaseModel):

@@ -8,7 +8,7 @@ from letta_bridge.agents.user_settings import UserSettings
 from letta_bridge.http.answers import ERRORS
 from letta_bridge.http.port import Limit, Offset, Sessions
 from letta_bridge.http.records import RestoredSessions, RestoreResult, records
-from shared_utils.persistence.sessions import Restoration
+from shared_utils.persistence.sessions.port import Restoration
 
 
 def router(sessions: Sessions, settings: UserSettings) -> APIRouter:

@@ -22,7 +22,7 @@ from letta_bridge.http.records import (
 )
 from shared_utils import logs
 from shared_utils.persistence.errors import RowMissing
-from shared_utils.persistence.sessions import Session, SessionStore
+from shared_utils.persistence.sessions.port import Session, SessionStore
 
 _log = logs.get(__name__)
 _POSTGRES: Final = "/postgres"

@@ -18,8 +18,8 @@ from letta_bridge.request_queue.journal_backlog import JournalBacklog, JournalBa
 from letta_bridge.request_queue.records import Fault
 from letta_bridge.settings import JournalSettings
 from shared_utils import logs
-from shared_utils.persistence.conversation_service import ConversationService
-from shared_utils.persistence.erasures import user_hash
+from shared_utils.persistence.conversations.service import ConversationService
+from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.persistence.errors import PersistenceError, ValueRefused
 from shared_utils.redis_connection import CONNECTION_ERRORS
 from shared_utils.redis_trouble import told

@@ -32,7 +32,7 @@ from letta_bridge.request_queue.shelf import Entry, InFlight, Shelf
 from letta_bridge.settings import QueueSettings
 from shared_utils.errors import MalformedMessage
 from shared_utils.messages import json_object, parse_task
-from shared_utils.persistence.choices import user_key
+from shared_utils.persistence.choices.port import user_key
 
 
 class InMemoryQueue:

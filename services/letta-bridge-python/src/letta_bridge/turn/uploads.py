@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from letta_bridge.errors import UploadRefused, UploadsKept
-from shared_utils.persistence.erasures import user_hash
+from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.text import REPLACEMENT, read_text
 
 _USER_FOLDER: Final = re.compile(r"[0-9a-fA-F]{64}")

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from letta_bridge.user_data.files import write_json_lines
 from letta_bridge.user_data.trace import Counts
-from shared_utils.persistence.checkpoints import BaseCheckpoint, Checkpoint
+from shared_utils.persistence.checkpoints.port import BaseCheckpoint, Checkpoint
 
 _PAGE: Final = 50
 _USER: Final = "user_id"

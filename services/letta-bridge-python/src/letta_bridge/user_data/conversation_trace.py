@@ -7,8 +7,8 @@ from typing import Final
 
 from letta_bridge.user_data.files import write_json_lines
 from letta_bridge.user_data.trace import Counts
-from shared_utils.persistence.conversation_service import ConversationService
-from shared_utils.persistence.conversations import Conversation, Message
+from shared_utils.persistence.conversations.records import Conversation, Message
+from shared_utils.persistence.conversations.service import ConversationService
 from shared_utils.private_files import file_name
 
 _PAGE: Final = 100

@@ -12,10 +12,10 @@ from typing import Final, Protocol
 from letta_bridge.user_data.files import write_json
 from letta_bridge.user_data.report import ErasureReport, counted
 from letta_bridge.user_data.trace import Counts, Trace
+from shared_utils.clock import utc_now
 from shared_utils.errors import ServiceError
 from shared_utils.logs import redact_text
-from shared_utils.persistence.erasures import Erasure, ErasureLog
-from shared_utils.persistence.sessions import utc_now
+from shared_utils.persistence.erasures.log import Erasure, ErasureLog
 
 _PASSES: Final = 4
 """A service that was just writing something of the user down leaves work for another pass."""

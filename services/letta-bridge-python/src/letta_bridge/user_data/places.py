@@ -19,13 +19,13 @@ from letta_bridge.user_data.short_term_trace import ShortTermTrace
 from letta_bridge.user_data.trace import Trace
 from letta_bridge.user_data.upload_trace import UploadTrace
 from letta_bridge.user_data.vector_trace import VectorTrace
-from shared_utils.memories import can_be_kept, open_memories
-from shared_utils.persistence.conversation_service import ConversationService
-from shared_utils.persistence.database import Database
-from shared_utils.persistence.database_checkpoints import DatabaseCheckpoints
-from shared_utils.persistence.database_choices import DatabaseChoiceStore
-from shared_utils.persistence.database_sessions import DatabaseSessionStore
-from shared_utils.persistence.erasures import DatabaseErasureLog, ErasureLog, FileErasureLog
+from shared_utils.persistence.checkpoints.database_store import DatabaseCheckpoints
+from shared_utils.persistence.choices.database_store import DatabaseChoiceStore
+from shared_utils.persistence.conversations.service import ConversationService
+from shared_utils.persistence.database.database import Database
+from shared_utils.persistence.erasures.log import DatabaseErasureLog, ErasureLog, FileErasureLog
+from shared_utils.persistence.sessions.database_store import DatabaseSessionStore
+from shared_utils.persistence.vectors.memories import can_be_kept, open_memories
 from shared_utils.redis_connection import close, connect
 
 _REDIS_TIMEOUT = 30.0

@@ -9,10 +9,10 @@ from typing import Final
 
 from letta_bridge.user_data.files import write_json_lines
 from letta_bridge.user_data.trace import Counts
-from shared_utils.persistence.choices import ChoiceStore, imported_opt_out
-from shared_utils.persistence.file_erasures import FileErasures
-from shared_utils.persistence.file_sessions import FileSessionStore
-from shared_utils.persistence.sessions import Session, SessionStore
+from shared_utils.persistence.choices.port import ChoiceStore, imported_opt_out
+from shared_utils.persistence.erasures.session_file import FileErasures
+from shared_utils.persistence.sessions.file_store import FileSessionStore
+from shared_utils.persistence.sessions.port import Session, SessionStore
 
 _PAGE: Final = 100
 

@@ -8,8 +8,8 @@ from typing import Final
 
 from letta_bridge.user_data.files import write_json_lines
 from letta_bridge.user_data.trace import Counts
-from shared_utils.memories import user_scope
 from shared_utils.persistence.vectors import Passage, PassageStore
+from shared_utils.persistence.vectors.memories import user_scope
 
 _PAGE: Final = 1000
 

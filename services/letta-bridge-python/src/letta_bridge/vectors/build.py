@@ -23,9 +23,9 @@ from letta_bridge.vectors.state import DatabaseSyncState
 from letta_bridge.vectors.turn_parts import Canned, Forgotten, TurnKeeper, TurnsPart, TurnSweep
 from letta_bridge.vectors.worker import VectorWorker
 from shared_utils.embeddings import HttpEmbedder
-from shared_utils.memories import embedder_of, open_memories
-from shared_utils.persistence.database import Database
+from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.vectors import PassageStore
+from shared_utils.persistence.vectors.memories import embedder_of, open_memories
 from shared_utils.repeated_answers import SingleAnswerClient
 
 _SHORT_TERM: Final = frozenset({"user_switch", "choice_unknown", "memory_type_unknown", "audio"})

@@ -9,8 +9,8 @@ from typing import Final
 
 from shared_utils import logs
 from shared_utils.embeddings import Embedder, EmbeddingsRefused
-from shared_utils.memories import EmbedderNow
 from shared_utils.persistence.vectors import Passage, PassageStore, content_hash
+from shared_utils.persistence.vectors.memories import EmbedderNow
 
 _log = logs.get(__name__)
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Protocol, Self
 
 from letta_bridge.journal import SOURCE
-from shared_utils.persistence.database import Database
+from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.statements import statements
 
 _SQL: Final = statements("vector_sync", "shared_utils.persistence")

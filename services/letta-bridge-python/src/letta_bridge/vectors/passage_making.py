@@ -9,8 +9,8 @@ from letta_bridge.agents.agent_spec import owner_of
 from letta_bridge.journal import conversation_id
 from letta_bridge.letta.port import AgentPassage, AgentRef
 from letta_bridge.vectors.journal_turns import JournalTurn
-from shared_utils.memories import Kind, user_source
 from shared_utils.persistence.vectors import Passage
+from shared_utils.persistence.vectors.memories import Kind, user_source
 
 _TURN: Final = "turn-"
 

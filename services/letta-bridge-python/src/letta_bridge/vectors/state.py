@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from shared_utils.persistence.database import Database
+from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.errors import Conflict
 from shared_utils.persistence.statements import statements
 

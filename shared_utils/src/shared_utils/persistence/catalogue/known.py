@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from shared_utils.persistence.conditions import Comparison, Where, condition
-from shared_utils.persistence.conversations import CONVERSATIONS, MESSAGES
+from shared_utils.persistence.conversations.records import CONVERSATIONS, MESSAGES
 from shared_utils.persistence.dialects import OpenGauss, PostgreSQL
+from shared_utils.persistence.repositories.conditions import Comparison, Where, condition
+from shared_utils.persistence.repositories.table import Table
 from shared_utils.persistence.statements import statements
-from shared_utils.persistence.table import Table
 
 TABLES: Final[Sequence[Table[Any]]] = (CONVERSATIONS, MESSAGES)
 """Those with a repository."""

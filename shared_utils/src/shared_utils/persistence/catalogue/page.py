@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from shared_utils.persistence.catalogue.known import OR_IGNORE, TABLES, conditions, fixed, named
 from shared_utils.persistence.catalogue.preliminaries import PRELIMINARIES, every_connection, every_transaction
-from shared_utils.persistence.migration import migrations
-from shared_utils.persistence.table import Table
+from shared_utils.persistence.database.migration import migrations
+from shared_utils.persistence.repositories.table import Table
 
 _INTRODUCTION: Final = """\
 # Every SQL statement

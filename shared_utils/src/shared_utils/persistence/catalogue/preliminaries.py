@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from shared_utils.persistence.connections import session_settings
-from shared_utils.persistence.database_config import DatabaseConfig
+from shared_utils.persistence.database.config import DatabaseConfig
+from shared_utils.persistence.database.connections import session_settings
 from shared_utils.persistence.dialects import Dialect, OpenGauss, PostgreSQL
 from shared_utils.persistence.dialects.session_settings import for_session, for_transaction
 

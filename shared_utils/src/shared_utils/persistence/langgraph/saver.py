@@ -19,7 +19,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.base import Checkpoint as GraphCheckpoint
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from shared_utils.persistence.checkpoints import Blob, Checkpoint, CheckpointStore, ValuesMissing, Write
+from shared_utils.persistence.checkpoints.port import Blob, Checkpoint, CheckpointStore, ValuesMissing, Write
 from shared_utils.persistence.langgraph.blocking import BlockingMethods
 from shared_utils.persistence.langgraph.place import Place, identity
 

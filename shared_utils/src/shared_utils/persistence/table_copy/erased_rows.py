@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
-from shared_utils.memories import source_hash
-from shared_utils.persistence.choices import imported_opt_out
-from shared_utils.persistence.connections import Connection
-from shared_utils.persistence.erasures import user_hash
+from shared_utils.persistence.choices.port import imported_opt_out
+from shared_utils.persistence.database.connections import Connection
+from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.persistence.table_copy.kept_rows import merge_choices
 from shared_utils.persistence.table_copy.tables import statement
+from shared_utils.persistence.vectors.memories import source_hash
 
 _OF_USERS: Final = ("agent_sessions", "agent_messages", "agent_conversations")
 _OF_THREADS: Final = ("agent_checkpoint_writes", "agent_checkpoint_values", "agent_checkpoints")

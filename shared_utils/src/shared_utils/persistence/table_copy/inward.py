@@ -12,12 +12,12 @@ from typing import Final
 
 import psycopg
 
-from shared_utils.persistence.arrival import arrive
-from shared_utils.persistence.connections import Connection
-from shared_utils.persistence.database_config import DatabaseConfig
+from shared_utils.persistence.database.arrival import arrive
+from shared_utils.persistence.database.config import DatabaseConfig
+from shared_utils.persistence.database.connections import Connection
+from shared_utils.persistence.database.failures import meaning
+from shared_utils.persistence.database.migration import apply
 from shared_utils.persistence.errors import Conflict, DatabaseRefused
-from shared_utils.persistence.failures import meaning
-from shared_utils.persistence.migration import apply
 from shared_utils.persistence.table_copy.digest import changed_rows, embedding_in
 from shared_utils.persistence.table_copy.erased_rows import remove_erased
 from shared_utils.persistence.table_copy.kept_rows import MAY_HOLD_ROWS, merge, set_aside

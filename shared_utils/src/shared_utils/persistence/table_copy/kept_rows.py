@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from psycopg.types.json import Jsonb
 
-from shared_utils.persistence.connections import Connection
+from shared_utils.persistence.database.connections import Connection
 from shared_utils.persistence.table_copy.tables import statement
 
 _CHOICES: Final = "user_choices"

@@ -11,11 +11,11 @@ from typing import Final
 
 import psycopg
 
-from shared_utils.persistence.arrival import arrive
-from shared_utils.persistence.connections import Connection
-from shared_utils.persistence.database_config import DatabaseConfig
-from shared_utils.persistence.failures import meaning
-from shared_utils.persistence.sessions import utc_now
+from shared_utils.clock import utc_now
+from shared_utils.persistence.database.arrival import arrive
+from shared_utils.persistence.database.config import DatabaseConfig
+from shared_utils.persistence.database.connections import Connection
+from shared_utils.persistence.database.failures import meaning
 from shared_utils.persistence.table_copy.digest import RowDigest, embedding_form
 from shared_utils.persistence.table_copy.tables import (
     BOOKKEEPING,

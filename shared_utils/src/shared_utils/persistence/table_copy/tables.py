@@ -13,9 +13,9 @@ from typing import Final
 
 from psycopg import sql
 
-from shared_utils.persistence.connections import Connection
+from shared_utils.persistence.database.connections import Connection
+from shared_utils.persistence.database.migration import migrations
 from shared_utils.persistence.errors import PersistenceError
-from shared_utils.persistence.migration import migrations
 from shared_utils.persistence.statements import statements
 from shared_utils.persistence.vectors.filter_sql import filled
 

@@ -10,12 +10,12 @@ from typing import Any, Final
 import psycopg
 
 from shared_utils import logs
-from shared_utils.persistence.arrival import arrive
-from shared_utils.persistence.connections import Connection
-from shared_utils.persistence.database import Database
-from shared_utils.persistence.database_config import DatabaseConfig
+from shared_utils.persistence.database.arrival import arrive
+from shared_utils.persistence.database.config import DatabaseConfig
+from shared_utils.persistence.database.connections import Connection
+from shared_utils.persistence.database.database import Database
+from shared_utils.persistence.database.failures import meaning
 from shared_utils.persistence.errors import SchemaMissing
-from shared_utils.persistence.failures import meaning
 from shared_utils.persistence.statements import statements
 from shared_utils.persistence.table_copy.tables import columns, statement
 from shared_utils.persistence.vectors.engine import look

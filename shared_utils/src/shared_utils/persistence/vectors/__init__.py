@@ -3,7 +3,7 @@
 The store keeps vectors as long as they are: a table for each model, so that each can be indexed.
 """
 
-from shared_utils.persistence.vectors.database_passages import DatabasePassageStore
+from shared_utils.persistence.vectors.database_store import DatabasePassageStore
 from shared_utils.persistence.vectors.errors import (
     DimensionMismatch,
     FilterRefused,
@@ -12,7 +12,7 @@ from shared_utils.persistence.vectors.errors import (
     VectorError,
     VectorTableMissing,
 )
-from shared_utils.persistence.vectors.memory_passages import InMemoryPassageStore
+from shared_utils.persistence.vectors.memory_store import InMemoryPassageStore
 from shared_utils.persistence.vectors.passages import (
     Match,
     Metric,
@@ -31,7 +31,7 @@ from shared_utils.persistence.vectors.port import (
     VectorStatistics,
 )
 from shared_utils.persistence.vectors.reembedding import Progress, reembed
-from shared_utils.persistence.vectors.vector_settings import (
+from shared_utils.persistence.vectors.settings import (
     IndexSettings,
     OpenGaussSettings,
     VectorSettings,

@@ -8,7 +8,7 @@ from typing import Final
 
 from psycopg.errors import InsufficientPrivilege
 
-from shared_utils.persistence.database import Connection, Database
+from shared_utils.persistence.database.database import Connection, Database
 from shared_utils.persistence.errors import DatabaseRefused
 from shared_utils.persistence.statements import statements
 from shared_utils.persistence.vectors.errors import ReembeddingUnfinished, VectorError, VectorTableMissing

@@ -11,16 +11,16 @@ import psycopg
 from psycopg import errors
 
 from shared_utils import logs
-from shared_utils.persistence.arrival import arrive
-from shared_utils.persistence.database import Connection, Database
-from shared_utils.persistence.database_config import DatabaseConfig
+from shared_utils.persistence.database.arrival import arrive
+from shared_utils.persistence.database.config import DatabaseConfig
+from shared_utils.persistence.database.database import Connection, Database
 from shared_utils.persistence.errors import QueryTimeout
 from shared_utils.persistence.statements import statements
 from shared_utils.persistence.vectors.engine import VectorEngine, operator_class
 from shared_utils.persistence.vectors.filter_sql import filled
 from shared_utils.persistence.vectors.port import IndexState
+from shared_utils.persistence.vectors.settings import IndexSettings
 from shared_utils.persistence.vectors.tables import VectorTable
-from shared_utils.persistence.vectors.vector_settings import IndexSettings
 
 _log = logs.get(__name__)
 

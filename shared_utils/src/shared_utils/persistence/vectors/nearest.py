@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from shared_utils.persistence.database import Connection, Database, Row
+from shared_utils.persistence.database.database import Connection, Database, Row
 from shared_utils.persistence.statements import statements
 from shared_utils.persistence.vectors.distances import exact_distance, indexed_distance, query_params
 from shared_utils.persistence.vectors.engine import VectorEngine

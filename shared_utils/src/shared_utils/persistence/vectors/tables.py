@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from psycopg.errors import InsufficientPrivilege
 
 from shared_utils import logs
-from shared_utils.persistence.database import Connection, Database
+from shared_utils.persistence.database.database import Connection, Database
 from shared_utils.persistence.errors import DatabaseRefused
 from shared_utils.persistence.statements import statements
 from shared_utils.persistence.vectors.errors import DimensionMismatch, ModelMismatch, VectorTableMissing

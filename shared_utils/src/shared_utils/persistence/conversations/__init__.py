@@ -1,0 +1,1 @@
+"""Conversations and their messages: the records, and what an application does with them."""

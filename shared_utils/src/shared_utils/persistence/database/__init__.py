@@ -1,0 +1,1 @@
+"""The database: how it is reached and found fit, its pool of connections, its schema, and its errors translated."""

@@ -1,0 +1,1 @@
+"""Erased users: the audit of erasures, and erasures followed in the session file."""

@@ -1,0 +1,1 @@
+"""The session file: its tables, and whether it can be written."""

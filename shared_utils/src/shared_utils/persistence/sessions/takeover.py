@@ -1,0 +1,64 @@
+"""Which sessions of another store a store takes over: decided in one place for every store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+
+from shared_utils.persistence.sessions.port import Session, Taken
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """What is to be written."""
+
+    new: list[Session] = field(default_factory=list)
+    newer: list[Session] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+    @property
+    def taken(self) -> Taken:
+        """As the port tells it."""
+        return Taken(len(self.new) + len(self.newer), len(self.kept), tuple(self.refused))
+
+
+def takeover(
+    sessions: Sequence[Session],
+    versions: Mapping[str, int],
+    holders: MutableMapping[tuple[str, str], str],
+) -> Takeover:
+    """What to do with each session.
+
+    Args:
+        sessions: from the other store.
+        versions: of those of them that are here.
+        holders: (user, persona) → id of the active session here; is brought up to date.
+    """
+    decided = Takeover()
+    known = [session for session in sessions if session.session_id in versions]
+    # Those that end one make room for others, so they come first.
+    for session in sorted(known, key=lambda one: one.is_active):
+        if session.version <= versions[session.session_id]:
+            decided.kept.append(session.session_id)
+        elif _fits(session, holders):
+            decided.newer.append(session)
+        else:
+            decided.refused.append(session.session_id)
+    for session in sessions:
+        if session.session_id in versions:
+            continue
+        if _fits(session, holders):
+            decided.new.append(session)
+        else:
+            decided.refused.append(session.session_id)
+    return decided
+
+
+def _fits(session: Session, holders: MutableMapping[tuple[str, str], str]) -> bool:
+    key = (session.user_id, session.persona)
+    if session.is_active:
+        return holders.setdefault(key, session.session_id) == session.session_id
+    if holders.get(key) == session.session_id:
+        del holders[key]
+    return True

@@ -1,0 +1,99 @@
+"""What an operator can say about vectors."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+from urllib.parse import quote, urlencode
+
+from pydantic import SecretStr
+
+from shared_utils.errors import SettingsError
+from shared_utils.persistence.database.config import DatabaseConfig
+from shared_utils.persistence.vectors.passages import Metric
+from shared_utils.settings import Section, setting
+
+_NAME: Final = r"^[a-z_][a-z0-9_]{0,39}$"
+
+
+class OpenGaussSettings(Section):
+    """A database for the vectors alone; without it they are in that of DATABASE_URL."""
+
+    enabled: bool = setting(False, "ENABLE_OPENGAUSS", doc="keep vectors in this database")
+    host: str = setting("localhost", "OPENGAUSS_HOST", doc="host", min_length=1)
+    port: int = setting(5432, "OPENGAUSS_PORT", doc="port", gt=0, lt=65536)
+    database: str = setting("letta", "OPENGAUSS_DATABASE", doc="name of the database; made where it is missing")
+    username: str | None = setting(None, "OPENGAUSS_USERNAME", doc="user")
+    password: SecretStr | None = setting(None, "OPENGAUSS_PASSWORD", doc="the user's password")
+    ssl_mode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = setting(
+        "prefer", "OPENGAUSS_SSL_MODE", doc="as libpq's sslmode"
+    )
+
+
+class IndexSettings(Section):
+    """The index by nearness."""
+
+    above: int = setting(10_000, doc="passages of a table from which on it is indexed", ge=0)
+    m: int = setting(16, doc="HNSW: neighbours of a passage", ge=2, le=100)
+    ef_construction: int = setting(64, doc="HNSW: candidates looked at while a passage is put in", ge=4, le=1000)
+    ef_search: int = setting(
+        100, "VECTORS_EF_SEARCH", doc="HNSW: candidates looked at in a search; more finds more, slower", ge=10, le=1000
+    )
+    memory: int = setting(512, doc="megabytes of the server's memory a build may use", ge=16, le=1_000_000)
+    build_timeout: float = setting(21_600.0, doc="seconds a build may take", gt=0)
+
+
+class SyncSettings(Section):
+    """How the bridge keeps the vectors in step with the journal and with Letta."""
+
+    rate: float = setting(
+        20.0, "VECTORS_RATE", doc="texts given to the embedding model in a second, by one bridge at a time", gt=0
+    )
+    batch: int = setting(16, doc="turns embedded at once; many at once delay replies by milliseconds", ge=1, le=200)
+    sweep_every: float = setting(
+        3600.0, doc="seconds between two comparisons of all vectors with what they are made from", ge=1
+    )
+
+
+class VectorSettings(Section):
+    """Passage embeddings: where and how they are kept."""
+
+    enabled: bool = setting(
+        False,
+        "VECTORS_ENABLED",
+        doc="embed turns and agents' archival memory, and let memory-python recall them; needs a database and "
+        "embeddings",
+    )
+    table_name: str = setting(
+        "passage_embeddings",
+        "OPENGAUSS_TABLE_NAME",
+        doc="what the names of the tables begin with, one for each model",
+        pattern=_NAME,
+    )
+    metric: Metric = setting("cosine", doc="nearness of new tables")
+    exact_below: int = setting(
+        1000, doc="with up to so many passages in scope and filter, the query is compared with each", ge=0, le=100_000
+    )
+    arrays: bool = setting(False, doc="use float8[] and exact search even where the server has a vector type")
+    index: IndexSettings = IndexSettings()
+    sync: SyncSettings = SyncSettings()
+    opengauss: OpenGaussSettings = OpenGaussSettings()
+
+
+def vector_database(settings: VectorSettings, service: DatabaseConfig) -> DatabaseConfig:
+    """The database of the vectors: one of their own, or the service's.
+
+    Raises:
+        SettingsError: one of their own is asked for, and its user is not named.
+    """
+    given = settings.opengauss
+    if not given.enabled:
+        return service
+    if given.username is None:
+        raise SettingsError("ENABLE_OPENGAUSS is set, and no user; set OPENGAUSS_USERNAME and OPENGAUSS_PASSWORD")
+    login = quote(given.username, safe="")
+    if given.password is not None:
+        login += f":{quote(given.password.get_secret_value(), safe='')}"
+    host = f"[{given.host}]" if ":" in given.host else given.host
+    query = urlencode({"sslmode": given.ssl_mode})
+    url = f"postgresql://{login}@{host}:{given.port}/{quote(given.database, safe='')}?{query}"
+    return DatabaseConfig.model_validate({**service.model_dump(), "db_url": SecretStr(url)})
