@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from shared_utils import redis_pages
-from shared_utils.redis_connection import close, connect
-from shared_utils.redis_pages import list_items
-from shared_utils.settings import RedisSettings
+from shared_utils.config.settings import RedisSettings
+from shared_utils.redis import pages as redis_pages
+from shared_utils.redis.connection import close, connect
+from shared_utils.redis.pages import list_items
 
 pytestmark = pytest.mark.integration
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from letta_bridge.settings import BridgeSettings
 from letta_server.environment import _OURS
 from memory_service.settings import ServiceSettings
-from shared_utils import variables
+from shared_utils.config import variables
 
 Compose = Callable[..., dict[str, Any]]
 

@@ -14,7 +14,7 @@ from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings, QueueSettings
 from letta_server.environment import _OURS
 from memory_service.settings import ServiceSettings
-from shared_utils import variables
+from shared_utils.config import variables
 
 _VERSIONS = {
     "Service": "v1",

@@ -9,9 +9,9 @@ import pytest
 
 from letta_bridge.settings import BridgeSettings
 from memory_service.settings import ServiceSettings
-from shared_utils.reference import defaults, render
-from shared_utils.settings import SECTIONS
-from shared_utils.variables import leaves
+from shared_utils.config.reference import defaults, render
+from shared_utils.config.settings import SECTIONS
+from shared_utils.config.variables import leaves
 
 CHECKOUT = Path(__file__).parents[2]
 MODELS = (BridgeSettings, ServiceSettings)
@@ -20,7 +20,7 @@ MODELS = (BridgeSettings, ServiceSettings)
 def test_the_reference_is_current():
     written = (CHECKOUT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert written == render(MODELS), (
-        "run: .venv/bin/python -m shared_utils.reference letta_bridge.settings:BridgeSettings "
+        "run: .venv/bin/python -m shared_utils.config.reference letta_bridge.settings:BridgeSettings "
         "memory_service.settings:ServiceSettings > docs/configuration.md"
     )
 

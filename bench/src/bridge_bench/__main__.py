@@ -24,8 +24,8 @@ from bridge_bench.subjects import BRIDGE, FLOORS, PEERS_BY_NAME, Subject
 from bridge_bench.targets import targets
 from local_stack.errors import StackError
 from local_stack.programs import CHECKOUT
-from shared_utils import logs
-from shared_utils.settings import LogSettings
+from shared_utils.config.settings import LogSettings
+from shared_utils.observability import logs
 
 _DOCS: Final = CHECKOUT / "docs"
 _RESULTS: Final = CHECKOUT / "bench" / "results.json"

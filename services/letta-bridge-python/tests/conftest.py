@@ -20,10 +20,10 @@ from letta_bridge.turn.delivery import Desk
 from letta_bridge.turn.fallback import FallbackAnswer
 from letta_bridge.turn.intake import Intake
 from letta_bridge.turn.message_processor import MessageProcessor
+from shared_utils.config.settings import RedisSettings
 from shared_utils.persistence.choices.memory_store import InMemoryChoiceStore
 from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
-from shared_utils.redis_connection import close, connect
-from shared_utils.settings import RedisSettings
+from shared_utils.redis.connection import close, connect
 
 
 @pytest.fixture

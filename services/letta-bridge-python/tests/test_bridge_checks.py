@@ -11,7 +11,7 @@ from letta_bridge import bridge as bridge_module
 from letta_bridge.bridge import Bridge
 from letta_bridge.request_queue import QueueStatus
 from letta_bridge.settings import BridgeSettings
-from shared_utils.health import Check
+from shared_utils.observability.health import Check
 
 
 @pytest.fixture

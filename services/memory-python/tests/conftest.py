@@ -26,7 +26,7 @@ from memory_service import service as service_module
 from memory_service.model import Completion, Message
 from memory_service.service import Service, open_service
 from memory_service.settings import ServiceSettings
-from shared_utils.messages import MemoryRecord
+from shared_utils.contracts.messages import MemoryRecord
 
 WAIT = 20.0
 

@@ -19,10 +19,10 @@ from memory_service.input_queue import Letter
 from memory_service.keys import QueueKeys
 from memory_service.main import _app
 from memory_service.settings import MemorySettings, ServiceSettings
+from shared_utils.config.settings import load
+from shared_utils.contracts.limits import Limits
+from shared_utils.contracts.messages import AiResponse, Handover, Task
 from shared_utils.errors import MalformedMessage
-from shared_utils.limits import Limits
-from shared_utils.messages import AiResponse, Handover, Task
-from shared_utils.settings import load
 
 ENV = ("REDIS_URL", "OPENAI_BASE_URL", "OPENAI_API_KEY", "MEMORY_MODEL", "LETTA_BRIDGE_CONFIG", "MEMORY_HTTP_PORT")
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from memory_service.main import _app
 from memory_service.service import open_service
-from shared_utils import health
+from shared_utils.observability import health
 
 pytestmark = pytest.mark.integration
 

@@ -16,8 +16,8 @@ from memory_service.composer import Composer
 from memory_service.recall import StoredRecall
 from memory_service.settings import AnswerSettings, RecallSettings, ServiceSettings
 from scripted_model.embeddings import embedding
-from shared_utils.embeddings import EmbeddingsUnavailable
-from shared_utils.messages import Task
+from shared_utils.contracts.messages import Task
+from shared_utils.llm.embeddings import EmbeddingsUnavailable
 from shared_utils.persistence.vectors import InMemoryPassageStore, Passage, VectorSettings
 from shared_utils.persistence.vectors.memories import open_memories, user_source
 

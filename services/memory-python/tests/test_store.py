@@ -17,7 +17,7 @@ from memory_service.outage import Outage
 from memory_service.records import Memory
 from memory_service.survey import last_survey, take_survey
 from memory_service.upkeep import Upkeep
-from shared_utils import logs
+from shared_utils.observability import logs
 
 pytestmark = pytest.mark.integration
 

@@ -12,7 +12,7 @@ from memory_service.context import before, recent
 from memory_service.errors import ModelRefused, ModelUnavailable
 from memory_service.settings import AnswerSettings, Sentences
 from memory_service.wording import language, sentence
-from shared_utils.messages import Task
+from shared_utils.contracts.messages import Task
 
 
 class Shelf:

@@ -49,15 +49,15 @@ from letta_bridge.turn.intake import Intake
 from letta_bridge.turn.message_processor import MessageProcessor
 from letta_bridge.user_data.erasure_follower import ErasureFollower
 from letta_bridge.vectors.build import new_vectors
-from shared_utils import health, logs
-from shared_utils.health import Check
+from shared_utils.config.reload import reread
+from shared_utils.observability import health, logs
+from shared_utils.observability.health import Check
 from shared_utils.persistence.conversations.service import ConversationService
 from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.erasures.session_file import FileErasures
 from shared_utils.persistence.session_file.probe import SessionFileProbe
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, connect
-from shared_utils.redis_trouble import explained
-from shared_utils.reload import reread
+from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient, connect
+from shared_utils.redis.trouble import explained
 from shared_utils.remembered import Remembered
 from shared_utils.task_end import end
 
@@ -228,13 +228,16 @@ class Bridge:
         self.intake.reload(settings.queue)
 
     def own_checks(self) -> list[Check]:
-        """See :class:`shared_utils.health.HealthSource`."""
+        """See :class:`shared_utils.observability.health.HealthSource`."""
         return [
             Check("intake", ok=not self._draining, detail="draining" if self._draining else "taking", required=True)
         ]
 
     async def checks(self) -> list[Check]:
-        """See :class:`shared_utils.health.HealthSource`. Letta and the sessions only degrade: there is a fallback."""
+        """See :class:`shared_utils.observability.health.HealthSource`.
+
+        Letta and the sessions only degrade: there is a fallback.
+        """
         # At once: several that hang together would outlast a probe's or a scrape's patience.
         redis, letta, sessions, file, answers = await asyncio.gather(
             self._check_redis(),
@@ -259,7 +262,7 @@ class Bridge:
         return [*await self.checks(), *self.own_checks()]
 
     async def summary(self) -> Mapping[str, Any]:
-        """See :class:`shared_utils.health.HealthSource`."""
+        """See :class:`shared_utils.observability.health.HealthSource`."""
         summary: dict[str, Any] = {
             "service": "letta-bridge",
             "version": __version__,

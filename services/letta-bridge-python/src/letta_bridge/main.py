@@ -26,8 +26,8 @@ from letta_bridge.cli import (
     vectors,
 )
 from letta_bridge.cli.common import refuse_undecodable
-from shared_utils import logs
-from shared_utils.settings import LogSettings
+from shared_utils.config.settings import LogSettings
+from shared_utils.observability import logs
 
 app = typer.Typer(
     name="letta-bridge",

@@ -9,14 +9,8 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-from shared_utils import canned_sentences
-from shared_utils.embeddings import EmbeddingSettings
-from shared_utils.errors import SettingsError
-from shared_utils.limits import MAX_CHANNEL_LENGTH, MAX_QUEUE_NAME_LENGTH, MAX_REPLY_TTL, TaskLimits
-from shared_utils.persistence.database.config import DatabaseConfig
-from shared_utils.persistence.vectors.settings import VectorSettings
-from shared_utils.setting_types import HttpAddress, HttpKey, HttpToken, http_address
-from shared_utils.settings import (
+from shared_utils.config.setting_types import HttpAddress, HttpKey, HttpToken, http_address
+from shared_utils.config.settings import (
     Loaded,
     LogSettings,
     RedisSettings,
@@ -27,6 +21,12 @@ from shared_utils.settings import (
     load,
     setting,
 )
+from shared_utils.contracts import canned_sentences
+from shared_utils.contracts.limits import MAX_CHANNEL_LENGTH, MAX_QUEUE_NAME_LENGTH, MAX_REPLY_TTL, TaskLimits
+from shared_utils.errors import SettingsError
+from shared_utils.llm.embeddings import EmbeddingSettings
+from shared_utils.persistence.database.config import DatabaseConfig
+from shared_utils.persistence.vectors.settings import VectorSettings
 
 Route = Literal["letta", "memory-python"]
 

@@ -24,8 +24,8 @@ from letta_bridge.agents.agent_spec import (
 )
 from letta_bridge.letta import AgentContents, AgentRef, InMemoryLetta, TurnMessage
 from letta_bridge.settings import AgentSettings
+from shared_utils.config.settings import TenantSettings
 from shared_utils.persistence.choices.port import IMPORTED_MS, Choice, user_key
-from shared_utils.settings import TenantSettings
 
 SETTINGS = AgentSettings()
 

@@ -20,9 +20,9 @@ from letta_bridge.settings import BridgeSettings
 from local_stack.ports import free_port
 from local_stack.processes import Process
 from local_stack.programs import answers, program
+from shared_utils.config.settings import RedisSettings
 from shared_utils.persistence.database.database import Database
-from shared_utils.redis_connection import close, connect
-from shared_utils.settings import RedisSettings
+from shared_utils.redis.connection import close, connect
 
 pytestmark = [
     pytest.mark.integration,

@@ -16,9 +16,9 @@ from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.served_letta import ServedLetta
 from letta_bridge.settings import AgentSettings
+from shared_utils.config.settings import RedisSettings
 from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
-from shared_utils.redis_connection import connect
-from shared_utils.settings import RedisSettings
+from shared_utils.redis.connection import connect
 
 HELD, TAKEN, UNKNOWN = ClaimState.HELD, ClaimState.TAKEN, ClaimState.UNKNOWN
 

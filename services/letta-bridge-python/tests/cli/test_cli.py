@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from letta_bridge import __version__
 from letta_bridge.main import app
-from shared_utils import logs
+from shared_utils.observability import logs
 
 COMMANDS = ("run", "send", "status")
 

@@ -11,12 +11,12 @@ import pytest
 
 from letta_bridge.consent import ChoiceReplicas, Consent, RedisChoices, Verdict
 from letta_bridge.request_queue.keys import Keys
+from shared_utils.config.settings import RedisSettings
 from shared_utils.persistence.choices.database_store import DatabaseChoiceStore
 from shared_utils.persistence.choices.file_store import FileChoiceStore
 from shared_utils.persistence.choices.port import IMPORTED_MS, Choice, user_key
 from shared_utils.persistence.sessions.database_store import DatabaseSessionStore
-from shared_utils.redis_connection import connect
-from shared_utils.settings import RedisSettings
+from shared_utils.redis.connection import connect
 
 pytestmark = [
     pytest.mark.integration,

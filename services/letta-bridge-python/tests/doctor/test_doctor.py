@@ -20,10 +20,10 @@ from letta_bridge.request_queue import PauseMode
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.recent_turns import RecentTurns
 from letta_bridge.settings import BridgeSettings
-from shared_utils.model_errors import Cause
+from shared_utils.config.settings import RedisSettings
+from shared_utils.llm.model_errors import Cause
 from shared_utils.persistence.sessions.file_store import FileSessionStore
-from shared_utils.redis_connection import connect
-from shared_utils.settings import RedisSettings
+from shared_utils.redis.connection import connect
 
 MODEL, EMBEDDING = "openai-proxy/scripted", "openai/text-embedding-3-small"
 

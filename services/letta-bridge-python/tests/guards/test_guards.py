@@ -15,7 +15,7 @@ from letta_bridge.request_queue import Turn
 from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.settings import GuardSettings
 from letta_bridge.turn.lease import TurnLease
-from shared_utils.messages import Task
+from shared_utils.contracts.messages import Task
 
 NOW = 1_795_000_000.0
 

@@ -9,8 +9,8 @@ import pytest
 
 from letta_bridge.guards import InMemoryMeter, RedisMeter, Standing
 from letta_bridge.request_queue import Keys
-from shared_utils.redis_connection import connect
-from shared_utils.settings import RedisSettings
+from shared_utils.config.settings import RedisSettings
+from shared_utils.redis.connection import connect
 
 FAST = {"per_minute": 600.0, "burst": 3}
 """One turn every 100 ms in the long run."""

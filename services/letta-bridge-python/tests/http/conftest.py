@@ -16,7 +16,7 @@ from letta_bridge.consent import ChoiceReplicas, Consent, InMemorySharedChoices
 from letta_bridge.http.api import routers
 from letta_bridge.http.app import create_app
 from letta_bridge.settings import HttpSettings
-from shared_utils.health import Check
+from shared_utils.observability.health import Check
 from shared_utils.persistence.choices.memory_store import InMemoryChoiceStore
 from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
 from shared_utils.persistence.sessions.port import Restoration

@@ -13,7 +13,7 @@ from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
 from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.settings import JournalSettings, QueueSettings
-from shared_utils.messages import Reply, dump, parse_task
+from shared_utils.contracts.messages import Reply, dump, parse_task
 from shared_utils.persistence.conversations.service import ConversationService
 from shared_utils.persistence.erasures.log import user_hash
 

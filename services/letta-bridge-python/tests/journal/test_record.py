@@ -12,7 +12,7 @@ from letta_bridge.request_queue import Outcome, Settlement, Turn
 from letta_bridge.request_queue.journal_backlog import JournalEntry
 from letta_bridge.request_queue.records import Fault
 from letta_bridge.settings import JournalSettings
-from shared_utils.messages import Reply, Task, Usage, dump
+from shared_utils.contracts.messages import Reply, Task, Usage, dump
 
 TURN = Turn("7-9", "ada", 2, 7, 1_700_000_000_123, b"")
 TASK = Task(task_id="t1", user_id="ada", content="你好")

@@ -15,8 +15,8 @@ from letta_bridge.request_queue.holds import Holds
 from letta_bridge.request_queue.memory_queue import InMemoryQueue
 from letta_bridge.request_queue.shelf import Shelf
 from letta_bridge.settings import QueueSettings
-from shared_utils.redis_connection import connect
-from shared_utils.settings import RedisSettings
+from shared_utils.config.settings import RedisSettings
+from shared_utils.redis.connection import connect
 
 
 @pytest.fixture

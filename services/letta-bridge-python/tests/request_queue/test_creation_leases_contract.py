@@ -10,8 +10,8 @@ import pytest
 from letta_bridge.request_queue import creation_leases
 from letta_bridge.request_queue.creation_leases import CreationLease, InMemoryCreationLeases, RedisCreationLeases
 from letta_bridge.request_queue.keys import Keys
-from shared_utils.redis_connection import connect
-from shared_utils.settings import RedisSettings
+from shared_utils.config.settings import RedisSettings
+from shared_utils.redis.connection import connect
 
 FIRST = CreationLease("ada:x%", "default", "first")
 SECOND = CreationLease("ada:x%", "default", "second")

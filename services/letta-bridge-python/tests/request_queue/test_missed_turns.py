@@ -10,7 +10,7 @@ import pytest
 
 from letta_bridge.letta import turn_otid
 from letta_bridge.request_queue.missed_turns import Fate, MissedTurn, cut, fingerprints, read
-from shared_utils.messages import dump
+from shared_utils.contracts.messages import dump
 
 AGENT = f"agent-{uuid.UUID(int=7)}"
 OF_PREVIOUS_RELEASE = b'{"task_id":"t1","content":"hi","response_text":"hello","timestamp":5.0,"fate":"unknown"}'

@@ -9,8 +9,8 @@ import pytest
 from letta_bridge.request_queue import RedisQueue
 from letta_bridge.request_queue.other_queues import LeftBehind, left_behind
 from letta_bridge.settings import QueueSettings
-from shared_utils.redis_connection import close, connect
-from shared_utils.settings import RedisSettings
+from shared_utils.config.settings import RedisSettings
+from shared_utils.redis.connection import close, connect
 
 pytestmark = pytest.mark.integration
 

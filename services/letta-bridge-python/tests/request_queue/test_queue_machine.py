@@ -27,10 +27,10 @@ from letta_bridge.request_queue.records import Fault
 from letta_bridge.request_queue.scripts import ScriptRunner, read
 from letta_bridge.request_queue.shelf import Entry, Shelf
 from letta_bridge.settings import QueueSettings
+from shared_utils.config.settings import RedisSettings
+from shared_utils.contracts.messages import Limits, parse_task
 from shared_utils.errors import MalformedMessage
-from shared_utils.messages import Limits, parse_task
-from shared_utils.redis_connection import connect
-from shared_utils.settings import RedisSettings
+from shared_utils.redis.connection import connect
 
 pytestmark = pytest.mark.integration
 

@@ -14,8 +14,8 @@ import pytest
 from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.settings import QueueSettings
-from shared_utils.redis_connection import connect
-from shared_utils.settings import RedisSettings
+from shared_utils.config.settings import RedisSettings
+from shared_utils.redis.connection import connect
 
 pytestmark = pytest.mark.integration
 

@@ -8,8 +8,8 @@ import pytest
 
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.reply_stream import BEGINNING, ReplyStream
-from shared_utils.redis_connection import connect
-from shared_utils.settings import RedisSettings
+from shared_utils.config.settings import RedisSettings
+from shared_utils.redis.connection import connect
 
 pytestmark = pytest.mark.integration
 KEYS = Keys("letta_requests")

@@ -11,8 +11,8 @@ from redis.exceptions import ResponseError
 from letta_bridge.request_queue import Outcome, RedisQueue, Settlement, redis_queue
 from letta_bridge.request_queue.port import Refusal
 from letta_bridge.settings import QueueSettings
-from shared_utils.redis_connection import connect
-from shared_utils.settings import RedisSettings
+from shared_utils.config.settings import RedisSettings
+from shared_utils.redis.connection import connect
 
 pytestmark = pytest.mark.integration
 

@@ -12,8 +12,8 @@ from redis import Redis
 
 from letta_bridge.request_queue.keys import user_lane, user_of
 from local_stack.valkey import Valkey
+from shared_utils.contracts.messages import Limits, parse_task
 from shared_utils.errors import MalformedMessage
-from shared_utils.messages import Limits, parse_task
 
 pytestmark = pytest.mark.integration
 

@@ -20,9 +20,9 @@ from letta_bridge.user_data.redis_search import RedisSearch
 from letta_bridge.user_data.short_term_trace import ShortTermTrace
 from local_stack.ports import free_port
 from local_stack.valkey import Sentinel, Valkey
-from shared_utils.messages import Task
-from shared_utils.redis_connection import CONNECTION_ERRORS, close, connect
-from shared_utils.settings import RedisSettings
+from shared_utils.config.settings import RedisSettings
+from shared_utils.contracts.messages import Task
+from shared_utils.redis.connection import CONNECTION_ERRORS, close, connect
 
 pytestmark = pytest.mark.integration
 

@@ -13,7 +13,7 @@ from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.request_queue.missed_turns import Fate, MissedTurn
 from letta_bridge.turn.delivery import Desk
 from letta_bridge.turn.lease import TurnLease
-from shared_utils.messages import dump
+from shared_utils.contracts.messages import dump
 
 SLOW = {"reply_deadline": 0.1, "timeout": 0.03, "retry_attempts": 3, "turn_patience": 0.01}
 """Every turn outlasts its budget, and the patience of the next one."""

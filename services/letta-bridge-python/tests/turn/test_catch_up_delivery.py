@@ -13,7 +13,7 @@ from letta_bridge.letta.fake import echo
 from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.request_queue.missed_turns import MissedTurn
 from letta_bridge.turn.lease import TurnLease
-from shared_utils.messages import dump
+from shared_utils.contracts.messages import dump
 
 QUICK = {"reply_deadline": 0.05, "timeout": 0.02, "retry_attempts": 0}
 TWO_PERSONAS = {"personas": {"default": {}, "doctor": {}}}

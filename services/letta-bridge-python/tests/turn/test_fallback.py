@@ -14,9 +14,9 @@ from letta_bridge.settings import FallbackSettings, QueueSettings
 from letta_bridge.turn import answer_relay
 from letta_bridge.turn import fallback as fallback_module
 from letta_bridge.turn.fallback import MemoryPython
-from shared_utils.messages import Task
-from shared_utils.redis_connection import connect
-from shared_utils.settings import RedisSettings
+from shared_utils.config.settings import RedisSettings
+from shared_utils.contracts.messages import Task
+from shared_utils.redis.connection import connect
 
 pytestmark = pytest.mark.integration
 

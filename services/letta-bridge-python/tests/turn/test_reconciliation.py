@@ -12,7 +12,7 @@ from letta_bridge.errors import EarlierTurnRunning, TurnInterrupted
 from letta_bridge.letta import FoundTurn, FoundTurns, TurnAnswer, TurnState, turn_otid
 from letta_bridge.request_queue.missed_turns import Fate, MissedTurn, read
 from letta_bridge.turn.reconciliation import PresentTurn, Reconciliation
-from shared_utils.messages import dump
+from shared_utils.contracts.messages import dump
 
 AGENT = f"agent-{uuid.UUID(int=7)}"
 ABSENT, RUNNING, CANCELLED, STORED = (FoundTurn(state) for state in TurnState)

@@ -7,7 +7,7 @@ import pytest
 from letta_bridge.consent import Verdict
 from letta_bridge.settings import LettaSettings
 from letta_bridge.turn.router import Decision, route
-from shared_utils.messages import Task
+from shared_utils.contracts.messages import Task
 
 LETTA = Decision("letta", "permanent")
 UNKNOWN_TYPE = Decision("memory-python", "memory_type_unknown")

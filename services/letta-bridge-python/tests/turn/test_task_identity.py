@@ -16,8 +16,8 @@ from letta_bridge.turn import settlements
 from letta_bridge.turn.delivery import Desk
 from letta_bridge.turn.lease import TurnLease
 from letta_bridge.turn.uploads import user_folder
-from shared_utils.limits import Limits
-from shared_utils.messages import parse_task
+from shared_utils.contracts.limits import Limits
+from shared_utils.contracts.messages import parse_task
 
 LOST = TurnFateUnknown(cause="connection_lost")
 HOPELESS_TRIES = {"reply_deadline": 0.05, "timeout": 0.02, "retry_attempts": 0}

@@ -11,9 +11,9 @@ from letta_bridge.request_queue.holds import Holds
 from letta_bridge.request_queue.idempotency import KeptReply, content_digest
 from letta_bridge.settings import QueueSettings
 from letta_bridge.user_data.dropped_tasks import drop_waiting
-from shared_utils.messages import parse_task
-from shared_utils.redis_connection import connect
-from shared_utils.settings import RedisSettings
+from shared_utils.config.settings import RedisSettings
+from shared_utils.contracts.messages import parse_task
+from shared_utils.redis.connection import connect
 
 pytestmark = pytest.mark.integration
 

@@ -16,10 +16,10 @@ from letta_bridge.user_data.lane import UserLane
 from letta_bridge.user_data.queue_trace import QueueTrace
 from letta_bridge.user_data.redis_search import RedisSearch
 from local_stack.valkey import Valkey
-from shared_utils.memory_keys import ERASURES
+from shared_utils.config.settings import RedisSettings
+from shared_utils.contracts.memory_keys import ERASURES
 from shared_utils.persistence.erasures.log import FileErasureLog, user_hash
-from shared_utils.redis_connection import close, connect
-from shared_utils.settings import RedisSettings
+from shared_utils.redis.connection import close, connect
 
 pytestmark = pytest.mark.integration
 

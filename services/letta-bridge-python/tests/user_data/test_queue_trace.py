@@ -12,8 +12,8 @@ from letta_bridge.settings import QueueSettings
 from letta_bridge.user_data.lane import UserLane
 from letta_bridge.user_data.queue_trace import QueueTrace
 from letta_bridge.user_data.trace import ErasureBusy
-from shared_utils.redis_connection import connect
-from shared_utils.settings import RedisSettings
+from shared_utils.config.settings import RedisSettings
+from shared_utils.redis.connection import connect
 
 pytestmark = pytest.mark.integration
 

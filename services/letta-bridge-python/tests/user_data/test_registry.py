@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from letta_bridge.request_queue.keys import Keys
-from shared_utils import memory_keys
+from shared_utils.contracts import memory_keys
 from shared_utils.persistence.database.migration import migrations
 
 QUEUE = "QueueTrace"
@@ -114,7 +114,7 @@ def test_every_table_of_the_database_is_somebodys_or_nobodys():
 
 
 def test_every_table_of_the_session_file_is_somebodys_or_nobodys():
-    folder = Path(memory_keys.__file__).parent / "persistence"
+    folder = Path(memory_keys.__file__).parents[1] / "persistence"
     text = (folder / "session_file" / "tables.sql").read_text("utf-8") + (
         folder / "sql" / "file_erasures.sql"
     ).read_text("utf-8")

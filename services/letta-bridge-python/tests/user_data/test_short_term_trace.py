@@ -7,7 +7,7 @@ import json
 import pytest
 
 from letta_bridge.user_data.short_term_trace import ShortTermTrace
-from shared_utils.memory_keys import QueueKeys
+from shared_utils.contracts.memory_keys import QueueKeys
 
 pytestmark = pytest.mark.integration
 

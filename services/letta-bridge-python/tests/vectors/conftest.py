@@ -14,7 +14,7 @@ from letta_bridge.vectors.embedding import Embedding
 from letta_bridge.vectors.journal_turns import InMemoryJournalTurns, JournalTurn
 from letta_bridge.vectors.turn_parts import TurnKeeper
 from scripted_model.embeddings import embedding
-from shared_utils.embeddings import EmbeddingsRefused, EmbeddingsUnavailable
+from shared_utils.llm.embeddings import EmbeddingsRefused, EmbeddingsUnavailable
 from shared_utils.persistence.vectors import InMemoryPassageStore, Scope
 
 

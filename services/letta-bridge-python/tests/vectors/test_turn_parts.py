@@ -6,7 +6,7 @@ import pytest
 
 from letta_bridge.vectors.rounds import Rounds
 from letta_bridge.vectors.turn_parts import TurnsPart, TurnSweep
-from shared_utils.embeddings import EmbeddingsRefused, EmbeddingsUnavailable
+from shared_utils.llm.embeddings import EmbeddingsRefused, EmbeddingsUnavailable
 from shared_utils.persistence.vectors.memories import user_scope
 
 

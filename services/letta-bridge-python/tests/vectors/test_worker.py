@@ -10,7 +10,7 @@ from letta_bridge.vectors import worker as worker_module
 from letta_bridge.vectors.parts import Step
 from letta_bridge.vectors.state import InMemorySyncState
 from letta_bridge.vectors.worker import VectorWorker
-from shared_utils.embeddings import EmbeddingsUnavailable
+from shared_utils.llm.embeddings import EmbeddingsUnavailable
 
 
 class CountingPart:

@@ -9,7 +9,7 @@ from typing import Final
 
 from letta_server.database_url import DatabaseUrl
 from letta_server.errors import SettingsRefused
-from shared_utils.values import header_trouble, is_service_port, trimmed, trouble, unquoted
+from shared_utils.config.values import header_trouble, is_service_port, trimmed, trouble, unquoted
 
 _PG_PARTS: Final = ("LETTA_PG_HOST", "LETTA_PG_USER", "LETTA_PG_PASSWORD", "LETTA_PG_DB")
 _SECRETS: Final = ("LETTA_SERVER_PASSWORD", "LETTA_PG_PASSWORD", "LETTA_ENCRYPTION_KEY", "OPENAI_API_KEY")

@@ -14,11 +14,11 @@ from memory_service.keys import AI_RESPONSES, GLOBAL_CONTEXT
 from memory_service.memory_store import MemoryStore
 from memory_service.outage import Outage
 from memory_service.summary import Summaries
-from shared_utils import logs
+from shared_utils.contracts.limits import MAX_ID_LENGTH, Limits
+from shared_utils.contracts.messages import AiResponse
 from shared_utils.errors import MalformedMessage
-from shared_utils.limits import MAX_ID_LENGTH, Limits
-from shared_utils.messages import AiResponse
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, subscriber
+from shared_utils.observability import logs
+from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient, subscriber
 from shared_utils.text import read_json
 
 _LOG: Final = logs.get(__name__)

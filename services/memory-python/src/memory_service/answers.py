@@ -15,10 +15,10 @@ from memory_service.input_queue import InputQueue, Letter, Settlement
 from memory_service.memory_store import MemoryStore
 from memory_service.outage import Outage
 from memory_service.scripts import ANSWER
-from shared_utils import logs
-from shared_utils.lua_scripts import Call, run
-from shared_utils.messages import AiResponse, Handover, Reply, Task, TaskResponse, dump, now
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.contracts.messages import AiResponse, Handover, Reply, Task, TaskResponse, dump, now
+from shared_utils.observability import logs
+from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.redis.lua_scripts import Call, run
 from shared_utils.text import read_json
 
 _LOG: Final = logs.get(__name__)

@@ -14,10 +14,10 @@ from memory_service.model import ChatModel, Message
 from memory_service.outage import failing
 from memory_service.recall import Recall
 from memory_service.settings import AnswerSettings
-from shared_utils import logs
+from shared_utils.contracts.language import Language
+from shared_utils.contracts.messages import MemoryRecord, Task
 from shared_utils.errors import ServiceError
-from shared_utils.language import Language
-from shared_utils.messages import MemoryRecord, Task
+from shared_utils.observability import logs
 
 _LOG: Final = logs.get(__name__)
 _FAILURES_BEFORE_REST: Final = 3

@@ -15,11 +15,11 @@ from memory_service.outage import Outage
 from memory_service.records import Memory
 from memory_service.settings import MemorySettings
 from memory_service.summary import Summaries
-from shared_utils import logs
+from shared_utils.contracts.limits import BOUNDS, Limits
+from shared_utils.contracts.messages import HANDOVER_KEY, Handover, Task, parse_task
 from shared_utils.errors import MalformedMessage
-from shared_utils.limits import BOUNDS, Limits
-from shared_utils.messages import HANDOVER_KEY, Handover, Task, parse_task
-from shared_utils.redis_connection import CONNECTION_ERRORS
+from shared_utils.observability import logs
+from shared_utils.redis.connection import CONNECTION_ERRORS
 
 _LOG: Final = logs.get(__name__)
 _HANDOVER_MARK: Final = HANDOVER_KEY.encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from shared_utils.messages import MemoryRecord
+from shared_utils.contracts.messages import MemoryRecord
 
 
 class NewestFirst(Protocol):

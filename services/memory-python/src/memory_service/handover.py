@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
+from shared_utils.contracts.messages import HANDOVER_KEY, Handover, Task
 from shared_utils.errors import MalformedMessage
-from shared_utils.messages import HANDOVER_KEY, Handover, Task
 
 
 def read_handover(task: Task, tenant: str) -> Handover | None:

@@ -13,9 +13,9 @@ from memory_service.keys import QueueKeys
 from memory_service.outage import Outage
 from memory_service.recall import StoredRecall
 from memory_service.survey import last_survey, work_done
-from shared_utils.health import Check
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
-from shared_utils.redis_trouble import explained
+from shared_utils.observability.health import Check
+from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.redis.trouble import explained
 
 _TIMEOUT: Final = 1.0
 

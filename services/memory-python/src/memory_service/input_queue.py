@@ -14,9 +14,9 @@ from memory_service import scripts
 from memory_service.instance import surely_dead
 from memory_service.keys import QueueKeys
 from shared_utils.batches import PageSize
-from shared_utils.lua_scripts import Call, Script, run
-from shared_utils.redis_connection import RedisClient
-from shared_utils.redis_pipeline import Argument
+from shared_utils.redis.connection import RedisClient
+from shared_utils.redis.lua_scripts import Call, Script, run
+from shared_utils.redis.pipeline import Argument
 
 BLOCK_SECONDS: Final = 1.0
 """How long a BLMOVE waits: also how late an instance notices a stop or a task somebody else left in ``incoming``."""

@@ -1,6 +1,6 @@
 """The Redis names of this service; the bridge knows them from the same place."""
 
-from shared_utils.memory_keys import (
+from shared_utils.contracts.memory_keys import (
     AI_RESPONSES,
     ALL_USER_SESSIONS,
     CLEANUP_TURN,

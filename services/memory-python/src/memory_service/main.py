@@ -15,12 +15,12 @@ from memory_service import service
 from memory_service.keys import QueueKeys
 from memory_service.settings import ServiceSettings
 from memory_service.survey import take_survey, work_done
-from shared_utils import logs
+from shared_utils.config.secret_values import secrets_of
+from shared_utils.config.settings import Loaded, config_file, load
 from shared_utils.errors import SettingsError
-from shared_utils.redis_connection import CONNECTION_ERRORS, close, connect
-from shared_utils.redis_trouble import explained
-from shared_utils.secret_values import secrets_of
-from shared_utils.settings import Loaded, config_file, load
+from shared_utils.observability import logs
+from shared_utils.redis.connection import CONNECTION_ERRORS, close, connect
+from shared_utils.redis.trouble import explained
 
 _FAILED: Final = 1
 _MISCONFIGURED: Final = 3

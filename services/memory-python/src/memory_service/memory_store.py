@@ -13,11 +13,11 @@ from memory_service import keys, records
 from memory_service.records import Memory
 from memory_service.scripts import REMEMBER, REPLACE_TAIL
 from memory_service.settings import MemorySettings
-from shared_utils.lua_scripts import Call, run, run_all
-from shared_utils.messages import MemoryRecord
+from shared_utils.contracts.messages import MemoryRecord
 from shared_utils.persistence.erasures.log import user_hash
-from shared_utils.redis_connection import RedisClient
-from shared_utils.redis_pipeline import Argument, pipeline_of
+from shared_utils.redis.connection import RedisClient
+from shared_utils.redis.lua_scripts import Call, run, run_all
+from shared_utils.redis.pipeline import Argument, pipeline_of
 
 _HOPELESS: Final = ("WRONGTYPE", "CROSSSLOT")
 

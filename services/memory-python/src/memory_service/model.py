@@ -11,11 +11,11 @@ from pydantic import SecretStr
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from memory_service.errors import ModelRefused, ModelSaidNothing, ModelUnavailable
-from shared_utils import logs
 from shared_utils.connection_trouble import connection_trouble
-from shared_utils.model_errors import Cause, read_refusal
-from shared_utils.model_text import text_for_user
-from shared_utils.retry_after import parse_retry_after
+from shared_utils.llm.model_errors import Cause, read_refusal
+from shared_utils.llm.model_text import text_for_user
+from shared_utils.llm.retry_after import parse_retry_after
+from shared_utils.observability import logs
 from shared_utils.text import read_json
 
 _LOG: Final = logs.get(__name__)

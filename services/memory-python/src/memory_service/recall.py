@@ -8,8 +8,8 @@ from typing import Final, Protocol
 
 from memory_service.outage import failing
 from memory_service.settings import RecallSettings
-from shared_utils import logs
 from shared_utils.errors import ServiceError
+from shared_utils.observability import logs
 from shared_utils.persistence.vectors import Passage, PassageStore
 from shared_utils.persistence.vectors.memories import EmbedderNow, user_scope
 

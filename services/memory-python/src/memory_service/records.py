@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from shared_utils.messages import AiResponse, MemoryMetadata, MemoryRecord, MemoryUpdate, Task
+from shared_utils.contracts.messages import AiResponse, MemoryMetadata, MemoryRecord, MemoryUpdate, Task
 from shared_utils.text import read_json
 
 SUMMARY: Final = "memory_summary"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from shared_utils.lua_scripts import SIZES, Script
+from shared_utils.redis.lua_scripts import SIZES, Script
 
 
 def _script(name: str) -> Script:

@@ -27,11 +27,11 @@ from memory_service.recall import StoredRecall
 from memory_service.settings import MemorySettings, ServiceSettings
 from memory_service.summary import Summaries
 from memory_service.upkeep import Upkeep
-from shared_utils import health, logs
-from shared_utils.embeddings import HttpEmbedder
+from shared_utils.config.reload import reread
+from shared_utils.llm.embeddings import HttpEmbedder
+from shared_utils.observability import health, logs
 from shared_utils.persistence.vectors.memories import can_be_kept, embedder_of, open_memories
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, connect
-from shared_utils.reload import reread
+from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient, close, connect
 from shared_utils.repeated_answers import SingleAnswerClient
 from shared_utils.task_end import end
 

@@ -6,13 +6,13 @@ from typing import Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from shared_utils import canned_sentences
-from shared_utils.embeddings import EmbeddingSettings
-from shared_utils.limits import MAX_QUEUE_NAME_LENGTH, TaskLimits
+from shared_utils.config.setting_types import HttpAddress, HttpKey
+from shared_utils.config.settings import LogSettings, RedisSettings, Section, TenantSettings, setting
+from shared_utils.contracts import canned_sentences
+from shared_utils.contracts.limits import MAX_QUEUE_NAME_LENGTH, TaskLimits
+from shared_utils.llm.embeddings import EmbeddingSettings
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.vectors.settings import VectorSettings
-from shared_utils.setting_types import HttpAddress, HttpKey
-from shared_utils.settings import LogSettings, RedisSettings, Section, TenantSettings, setting
 
 
 class HttpSettings(Section):

@@ -12,10 +12,10 @@ from memory_service import keys, records, wording
 from memory_service.memory_store import MemoryStore
 from memory_service.model import ChatModel, Message
 from memory_service.settings import MemorySettings
-from shared_utils import logs
+from shared_utils.contracts.messages import MemoryMetadata, MemoryRecord
 from shared_utils.errors import ServiceError
-from shared_utils.messages import MemoryMetadata, MemoryRecord
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.observability import logs
+from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
 from shared_utils.text import read_json
 
 _LOG: Final = logs.get(__name__)

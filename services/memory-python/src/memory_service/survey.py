@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from memory_service import keys, records
 from memory_service.keys import QueueKeys
 from shared_utils.batches import PageSize
-from shared_utils.redis_connection import RedisClient
+from shared_utils.redis.connection import RedisClient
 from shared_utils.text import read_json
 
 _CHUNK: Final = 500

@@ -15,9 +15,9 @@ from memory_service.memory_store import MemoryStore
 from memory_service.outage import Outage
 from memory_service.settings import MemorySettings
 from memory_service.survey import take_survey
-from shared_utils import logs
 from shared_utils.batches import PageSize
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.observability import logs
+from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
 
 _LOG: Final = logs.get(__name__)
 _LOOK_SECONDS: Final = 15.0

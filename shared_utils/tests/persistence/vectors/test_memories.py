@@ -7,7 +7,7 @@ import json
 import httpx
 import pytest
 
-from shared_utils.embeddings import EmbeddingSettings, HttpEmbedder
+from shared_utils.llm.embeddings import EmbeddingSettings, HttpEmbedder
 from shared_utils.persistence.vectors import InMemoryPassageStore, Passage, reembed
 from shared_utils.persistence.vectors.memories import embedder_of, user_scope, user_source
 

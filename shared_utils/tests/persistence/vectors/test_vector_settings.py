@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from pydantic import BaseModel, ConfigDict
 
+from shared_utils.config.settings import load
 from shared_utils.errors import SettingsError
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.vectors import VectorSettings, vector_database
-from shared_utils.settings import load
 
 SERVICE = DatabaseConfig.model_validate({"db_url": "postgresql://a:b@db/letta", "max_connections": 7})
 

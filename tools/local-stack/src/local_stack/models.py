@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from local_stack.ports import HOST, free_port
 from local_stack.processes import Process
 from local_stack.programs import answers, environment, program
-from shared_utils.values import trimmed, unquoted
+from shared_utils.config.values import trimmed, unquoted
 
 _OPENAI = "https://api.openai.com/v1"
 _OPENAI_MODEL = "gpt-4o-mini"

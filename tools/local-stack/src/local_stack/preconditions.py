@@ -10,7 +10,7 @@ from typing import Final
 
 from local_stack.errors import ConfigMissing, DatabaseUnusable, DataUnwritable
 from local_stack.programs import environment
-from shared_utils.logs import redact_text
+from shared_utils.observability.logs import redact_text
 from shared_utils.private_files import make_folder
 
 _LEAST_ROOM: Final = 100 * 2**20

@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from local_stack.errors import RedisUnusable, ServesAnother
 from local_stack.programs import CHECKOUT
-from shared_utils.logs import redact_text
+from shared_utils.observability.logs import redact_text
 
 _SECONDS: Final = 60.0
 _NOTE: Final = "queue-id"

@@ -26,7 +26,7 @@ from local_stack.programs import CHECKOUT, CONFIG, environment, letta_program, p
 from local_stack.queue_owner import Queue
 from local_stack.services import Bridge, Memory
 from local_stack.valkey import Valkey
-from shared_utils.logs import redact_text
+from shared_utils.observability.logs import redact_text
 from shared_utils.private_files import replacing
 
 

@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from shared_utils.logs import redact_text
+from shared_utils.observability.logs import redact_text
 
 _PAUSE_SECONDS: Final = 5.0
 """Between two looks."""

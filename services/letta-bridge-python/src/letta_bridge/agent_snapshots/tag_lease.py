@@ -10,7 +10,7 @@ from typing import Final
 
 from letta_bridge.agents.agent_spec import owner_of
 from letta_bridge.request_queue.creation_leases import LEASE_SECONDS, CreationLease, CreationLeases
-from shared_utils.redis_connection import CONNECTION_ERRORS
+from shared_utils.redis.connection import CONNECTION_ERRORS
 
 _PATIENCE_SECONDS: Final = LEASE_SECONDS + 5.0
 """Longer than a lease whose bridge is gone lasts."""

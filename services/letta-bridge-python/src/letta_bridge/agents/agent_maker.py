@@ -32,7 +32,7 @@ from letta_bridge.request_queue.creation_leases import (
     InMemoryCreationLeases,
 )
 from letta_bridge.settings import AgentSettings
-from shared_utils import logs
+from shared_utils.observability import logs
 from shared_utils.persistence.choices.port import Choice
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions.port import Session, SessionStore, SessionStoreError, StaleSession

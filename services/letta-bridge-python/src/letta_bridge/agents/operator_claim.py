@@ -18,7 +18,7 @@ from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.served_letta import served_with
 from letta_bridge.settings import BridgeSettings
-from shared_utils.redis_connection import RedisClient
+from shared_utils.redis.connection import RedisClient
 
 _LOOKS: Final = int(HEARTBEAT_SECONDS) + 5
 """Once a second, until another queue's note has changed: a heartbeat and the time to write it."""

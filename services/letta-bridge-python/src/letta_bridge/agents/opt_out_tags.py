@@ -25,9 +25,9 @@ from letta_bridge.agents.agent_spec import (
 from letta_bridge.consent import Consent
 from letta_bridge.errors import BreakerOpen, LettaError, OptedOut, TenantTaken
 from letta_bridge.letta.port import LettaPort
-from shared_utils import logs
+from shared_utils.observability import logs
 from shared_utils.persistence.choices.port import Choice, user_key
-from shared_utils.redis_connection import persistently
+from shared_utils.redis.connection import persistently
 from shared_utils.task_end import end
 
 _log = logs.get("letta_bridge.opt_out_tags")

@@ -20,7 +20,7 @@ from letta_bridge.letta.port import AgentRef, LettaPort
 from letta_bridge.request_queue.creation_leases import CreationLeases
 from letta_bridge.request_queue.missed_turns import DEFAULT_PERSONA
 from letta_bridge.settings import AgentSettings, SessionSettings
-from shared_utils import logs
+from shared_utils.observability import logs
 from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions.port import Restoration, Session, SessionStore

@@ -14,7 +14,7 @@ from shared_utils.persistence.sessions.database_store import DatabaseSessionStor
 from shared_utils.persistence.sessions.failover_store import FailoverSessionStore
 from shared_utils.persistence.sessions.file_store import FileSessionStore
 from shared_utils.persistence.sessions.port import SessionStore
-from shared_utils.redis_connection import RedisClient
+from shared_utils.redis.connection import RedisClient
 
 
 def session_store(settings: BridgeSettings, database: Database | None) -> SessionStore:

@@ -27,9 +27,9 @@ from typing import Final
 from letta_bridge.errors import BreakerOpen, LettaError, TenantTaken
 from letta_bridge.letta.port import LettaPort, Note
 from letta_bridge.request_queue.served_letta import ServedLetta
-from shared_utils import logs
-from shared_utils.messages import json_object
-from shared_utils.redis_connection import CONNECTION_ERRORS, persistently
+from shared_utils.contracts.messages import json_object
+from shared_utils.observability import logs
+from shared_utils.redis.connection import CONNECTION_ERRORS, persistently
 from shared_utils.task_end import end
 
 _log = logs.get("letta_bridge.tenant_claim")

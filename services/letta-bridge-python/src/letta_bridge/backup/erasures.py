@@ -19,8 +19,8 @@ from shared_utils.clock import utc_now
 from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.erasures.log import DatabaseErasureLog, FileErasureLog, user_hash
 from shared_utils.persistence.errors import PersistenceError
-from shared_utils.redis_connection import CONNECTION_ERRORS
-from shared_utils.redis_trouble import explained
+from shared_utils.redis.connection import CONNECTION_ERRORS
+from shared_utils.redis.trouble import explained
 
 _CLOCKS_DIFFER: Final = timedelta(seconds=60)
 """The clocks of hosts, Redis and database. A user who was erased so shortly before counts as erased since."""

@@ -28,8 +28,8 @@ from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import ServiceError
-from shared_utils.redis_connection import CONNECTION_ERRORS
-from shared_utils.redis_trouble import explained
+from shared_utils.redis.connection import CONNECTION_ERRORS
+from shared_utils.redis.trouble import explained
 
 AgentsOption = Annotated[
     bool,

@@ -14,11 +14,11 @@ import typer
 
 from letta_bridge.cli.interruption import run_command
 from letta_bridge.settings import BridgeSettings, read_settings
+from shared_utils.config.settings import Loaded
 from shared_utils.errors import SettingsError
-from shared_utils.logs import redact_text
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, connect
-from shared_utils.redis_trouble import explained
-from shared_utils.settings import Loaded
+from shared_utils.observability.logs import redact_text
+from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient, close, connect
+from shared_utils.redis.trouble import explained
 from shared_utils.text import clean_text, is_clean
 
 ConfigOption = Annotated[

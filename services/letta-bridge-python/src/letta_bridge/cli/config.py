@@ -14,9 +14,9 @@ from pydantic import BaseModel, SecretStr
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail
 from letta_bridge.cli.output import cut, print_json, print_table
 from letta_bridge.settings import BridgeSettings, read_settings
+from shared_utils.config.settings import SECTIONS
 from shared_utils.errors import SettingsError
-from shared_utils.logs import redact_text
-from shared_utils.settings import SECTIONS
+from shared_utils.observability.logs import redact_text
 
 _HIDDEN = "***"
 _SHOWN_LENGTH = 80

@@ -12,7 +12,7 @@ from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, f
 from letta_bridge.cli.output import cut, moment, plain, print_json, print_table
 from letta_bridge.request_queue.admin import DeadLetter, QueueAdmin
 from letta_bridge.settings import BridgeSettings
-from shared_utils.redis_connection import RedisClient
+from shared_utils.redis.connection import RedisClient
 
 app = typer.Typer(
     no_args_is_help=True,

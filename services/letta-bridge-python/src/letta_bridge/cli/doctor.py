@@ -12,7 +12,7 @@ from letta_bridge.cli.interruption import run_command
 from letta_bridge.cli.output import plain, print_json
 from letta_bridge.doctor import Finding, Level, examine
 from letta_bridge.settings import BridgeSettings
-from shared_utils.logs import redact_text
+from shared_utils.observability.logs import redact_text
 
 _COLOURS: Final = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 

@@ -16,7 +16,7 @@ from letta_bridge.cli.pause import ReasonOption
 from letta_bridge.request_queue import PauseMode, QueueStatus, RedisQueue
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.settings import BridgeSettings
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
 
 _POLL_SECONDS: Final = 0.2
 _STAYS_CLOSED: Final = (

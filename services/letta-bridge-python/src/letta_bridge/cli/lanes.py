@@ -13,7 +13,7 @@ from letta_bridge.request_queue.admin import Lane, Lanes, QueueAdmin
 from letta_bridge.request_queue.holds import Hold, Holds
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
-from shared_utils.redis_connection import RedisClient
+from shared_utils.redis.connection import RedisClient
 
 _COLUMNS = ("USER", "WAITING", "OLDEST", "IN FLIGHT", "ATTEMPT", "LEASE", "BRIDGE")
 

@@ -13,7 +13,7 @@ from letta_bridge.errors import TenantTaken
 from letta_bridge.letta.connection import letta_client
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import SettingsError
-from shared_utils.redis_connection import CONNECTION_ERRORS
+from shared_utils.redis.connection import CONNECTION_ERRORS
 
 _SECONDS: Final = 5.0
 """A command to Redis may take."""

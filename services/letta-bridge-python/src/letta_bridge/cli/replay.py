@@ -16,11 +16,11 @@ from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, f
 from letta_bridge.cli.output import print_json
 from letta_bridge.request_queue.admin import DeadLetter, QueueAdmin
 from letta_bridge.settings import BridgeSettings
+from shared_utils.contracts.limits import Limits
+from shared_utils.contracts.messages import parse_task
 from shared_utils.errors import MalformedMessage
-from shared_utils.limits import Limits
-from shared_utils.messages import parse_task
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
-from shared_utils.redis_trouble import explained
+from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.redis.trouble import explained
 
 _BATCH: Final = 200
 _PROGRESS_SECONDS: Final = 1.0

@@ -11,9 +11,9 @@ import uvloop
 
 from letta_bridge.cli.common import ConfigOption, Exit, fail, load_or_exit
 from letta_bridge.settings import BridgeSettings, read_settings
-from shared_utils import logs
+from shared_utils.config.secret_values import secrets_of
 from shared_utils.errors import SettingsError
-from shared_utils.secret_values import secrets_of
+from shared_utils.observability import logs
 
 
 def run(

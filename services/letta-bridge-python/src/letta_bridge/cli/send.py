@@ -17,8 +17,8 @@ from letta_bridge.cli.pause import pause_told
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
-from shared_utils.messages import json_object, now
-from shared_utils.redis_connection import RedisClient, subscriber
+from shared_utils.contracts.messages import json_object, now
+from shared_utils.redis.connection import RedisClient, subscriber
 
 
 def send(

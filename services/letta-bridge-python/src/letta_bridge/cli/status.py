@@ -16,8 +16,8 @@ from letta_bridge.request_queue import PauseMode, QueueStatus, RedisQueue
 from letta_bridge.request_queue.admin import Lane, Pause, QueueAdmin
 from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.settings import BridgeSettings
-from shared_utils.redis_connection import RedisClient
-from shared_utils.redis_trouble import RedisTrouble
+from shared_utils.redis.connection import RedisClient
+from shared_utils.redis.trouble import RedisTrouble
 
 _PAUSES: Final = {
     PauseMode.ALL: "yes: nothing is taken and nothing begun",

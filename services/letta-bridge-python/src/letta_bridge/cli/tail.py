@@ -15,9 +15,9 @@ from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, f
 from letta_bridge.cli.output import moment, plain, print_json, seconds_of
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.reply_stream import BEGINNING, ReplyStream, StreamedReply
-from shared_utils.messages import json_object
-from shared_utils.redis_connection import RedisClient
-from shared_utils.redis_trouble import explained
+from shared_utils.contracts.messages import json_object
+from shared_utils.redis.connection import RedisClient
+from shared_utils.redis.trouble import explained
 
 _STREAM_ID: Final = re.compile(r"\d+-\d+")
 

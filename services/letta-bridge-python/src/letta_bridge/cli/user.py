@@ -27,8 +27,8 @@ from letta_bridge.user_data.places import user_data
 from letta_bridge.user_data.report import BEYOND_REACH, ErasureReport
 from letta_bridge.user_data.trace import Counts
 from shared_utils.errors import ServiceError
-from shared_utils.redis_connection import CONNECTION_ERRORS
-from shared_utils.redis_trouble import explained
+from shared_utils.redis.connection import CONNECTION_ERRORS
+from shared_utils.redis.trouble import explained
 
 app = typer.Typer(
     no_args_is_help=True,

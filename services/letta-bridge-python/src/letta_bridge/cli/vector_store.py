@@ -9,8 +9,8 @@ from typing import TypeVar
 from letta_bridge.cli.common import Exit, fail
 from letta_bridge.cli.interruption import run_command
 from letta_bridge.settings import BridgeSettings
-from shared_utils.embeddings import HttpEmbedder
 from shared_utils.errors import ServiceError, SettingsError
+from shared_utils.llm.embeddings import HttpEmbedder
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.vectors import DatabasePassageStore, VectorError
 from shared_utils.persistence.vectors.memories import can_be_kept, open_memories

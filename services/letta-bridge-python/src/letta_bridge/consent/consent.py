@@ -21,7 +21,7 @@ from letta_bridge.request_queue.port import HeldChoice
 from shared_utils.persistence.choices.port import IMPORTED_MS, UNDATED_MS, Choice, user_key
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions.port import Session
-from shared_utils.redis_connection import CONNECTION_ERRORS, persistently
+from shared_utils.redis.connection import CONNECTION_ERRORS, persistently
 
 _READ_ATTEMPTS: Final = 2
 """The hand-out, then Redis once more: responses of two connections may be processed out of order."""

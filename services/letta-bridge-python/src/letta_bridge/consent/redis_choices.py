@@ -11,9 +11,9 @@ from letta_bridge.consent.shared_choices import COMPLETE, GENERATION, STATE_FIEL
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.port import HeldChoice
 from letta_bridge.request_queue.scripts import ScriptRunner
-from shared_utils.lua_scripts import Script
 from shared_utils.persistence.choices.port import Choice, user_key
-from shared_utils.redis_connection import RedisClient
+from shared_utils.redis.connection import RedisClient
+from shared_utils.redis.lua_scripts import Script
 
 _SCAN_COUNT: Final = 500
 

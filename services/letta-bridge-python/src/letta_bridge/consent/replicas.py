@@ -21,10 +21,10 @@ from datetime import datetime
 from typing import Final, Protocol
 
 from letta_bridge.consent.shared_choices import ReplicaState, SharedChoices
-from shared_utils import logs
+from shared_utils.observability import logs
 from shared_utils.persistence.choices.port import Choice, ChoiceStore, copy_choices, imported_opt_out, pages, user_key
 from shared_utils.persistence.errors import PersistenceError
-from shared_utils.redis_connection import CONNECTION_ERRORS, persistently
+from shared_utils.redis.connection import CONNECTION_ERRORS, persistently
 from shared_utils.task_end import end
 
 _log = logs.get(__name__)

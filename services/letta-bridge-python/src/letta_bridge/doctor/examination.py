@@ -8,8 +8,8 @@ from letta_bridge.doctor import data_dir, database, letta_server, redis_rights, 
 from letta_bridge.doctor.findings import Finding, Level, fail
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import SettingsError
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, connect
-from shared_utils.redis_trouble import explained
+from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient, close, connect
+from shared_utils.redis.trouble import explained
 
 _TIMEOUT = 5.0
 

@@ -9,7 +9,7 @@ import httpx
 
 from letta_bridge.doctor.findings import Finding, fail, ok, warn
 from letta_bridge.request_queue.recent_turns import RecentTurns
-from shared_utils.messages import json_object
+from shared_utils.contracts.messages import json_object
 
 _TIMEOUT_SECONDS: Final = 5.0
 _FAILING_SHARE: Final = 0.5

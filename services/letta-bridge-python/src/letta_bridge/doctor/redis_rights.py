@@ -20,8 +20,8 @@ from letta_bridge.request_queue.scripts import WAITED
 from letta_bridge.request_queue.served_letta import ServedLetta
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence.choices.port import Choice, user_key
-from shared_utils.redis_connection import RedisClient, subscriber
-from shared_utils.redis_trouble import redis_trouble
+from shared_utils.redis.connection import RedisClient, subscriber
+from shared_utils.redis.trouble import redis_trouble
 
 _SUBJECT: Final = "redis.rights"
 _WAIT: Final = 0.1

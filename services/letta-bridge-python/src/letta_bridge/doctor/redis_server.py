@@ -10,8 +10,8 @@ from redis.exceptions import ResponseError
 
 from letta_bridge.doctor.findings import Finding, fail, ok, warn
 from letta_bridge.settings import BridgeSettings
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
-from shared_utils.redis_trouble import explained
+from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.redis.trouble import explained
 
 _OLDEST: Final = (6, 2)
 _SKEW_SECONDS: Final = 2.0

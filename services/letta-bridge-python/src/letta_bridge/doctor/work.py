@@ -14,7 +14,7 @@ from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.keys import memory_python_instances
 from letta_bridge.request_queue.other_queues import left_behind
 from letta_bridge.settings import BridgeSettings
-from shared_utils.redis_connection import RedisClient
+from shared_utils.redis.connection import RedisClient
 
 
 async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterator[Finding]:

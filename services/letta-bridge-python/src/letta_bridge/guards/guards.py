@@ -16,10 +16,10 @@ from letta_bridge.errors import GuardHit, RateExceeded, TaskExpired, TokensSpent
 from letta_bridge.guards.meter import Meter, Standing
 from letta_bridge.request_queue.port import Turn
 from letta_bridge.settings import GuardSettings
-from shared_utils import logs
-from shared_utils.messages import Task
-from shared_utils.redis_connection import CONNECTION_ERRORS
-from shared_utils.redis_trouble import told
+from shared_utils.contracts.messages import Task
+from shared_utils.observability import logs
+from shared_utils.redis.connection import CONNECTION_ERRORS
+from shared_utils.redis.trouble import told
 
 _log = logs.get(__name__)
 

@@ -26,7 +26,7 @@ class Standing:
 
 
 class Meter(Protocol):
-    """Counts turns and tokens. Every method may raise one of ``shared_utils.redis_connection.CONNECTION_ERRORS``."""
+    """Counts turns and tokens. Every method may raise one of ``shared_utils.redis.connection.CONNECTION_ERRORS``."""
 
     async def admit(self, user_id: str, *, per_minute: float, burst: int) -> Standing:
         """Count a turn of the user's.

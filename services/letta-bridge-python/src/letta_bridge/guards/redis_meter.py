@@ -7,8 +7,8 @@ from typing import Final
 from letta_bridge.guards.meter import DAY_SECONDS, Standing
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.scripts import ScriptRunner
-from shared_utils.lua_scripts import Script
-from shared_utils.redis_connection import RedisClient
+from shared_utils.redis.connection import RedisClient
+from shared_utils.redis.lua_scripts import Script
 
 _KEPT_SECONDS: Final = 2 * DAY_SECONDS
 """How long a day's counters live."""

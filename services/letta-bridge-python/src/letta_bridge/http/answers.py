@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from letta_bridge.errors import ChoiceNotShared, ChoiceUnknown
-from shared_utils import logs
 from shared_utils.errors import ServiceError
+from shared_utils.observability import logs
 from shared_utils.persistence.errors import Conflict, PersistenceError, RowMissing, StaleSession, ValueRefused
 from shared_utils.text import clean_text
 

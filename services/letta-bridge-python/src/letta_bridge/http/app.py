@@ -14,8 +14,8 @@ from letta_bridge.http.access import Guard
 from letta_bridge.http.answers import explain_errors
 from letta_bridge.http.metrics import MetricsSource
 from letta_bridge.settings import HttpSettings
-from shared_utils import health
-from shared_utils.health import HealthSource
+from shared_utils.observability import health
+from shared_utils.observability.health import HealthSource
 
 
 class _App(FastAPI):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from shared_utils import logs
+from shared_utils.observability import logs
 
 _log = logs.get(__name__)
 

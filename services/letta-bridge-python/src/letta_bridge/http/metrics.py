@@ -7,7 +7,7 @@ from typing import Protocol
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from shared_utils.health import FRESH_SECONDS
+from shared_utils.observability.health import FRESH_SECONDS
 from shared_utils.remembered import Remembered
 
 

@@ -20,7 +20,7 @@ from letta_bridge.http.records import (
     Statistics,
     records,
 )
-from shared_utils import logs
+from shared_utils.observability import logs
 from shared_utils.persistence.errors import RowMissing
 from shared_utils.persistence.sessions.port import Session, SessionStore
 

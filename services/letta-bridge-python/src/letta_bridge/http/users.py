@@ -10,7 +10,7 @@ from letta_bridge.agents.user_settings import UserSettings
 from letta_bridge.http.addresses import require_utf8
 from letta_bridge.http.answers import ERRORS
 from letta_bridge.http.records import UserChoice, UserSettingsRecord
-from shared_utils import logs
+from shared_utils.observability import logs
 
 _log = logs.get(__name__)
 

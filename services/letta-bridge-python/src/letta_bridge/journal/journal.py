@@ -17,12 +17,12 @@ from letta_bridge.journal.record import JournalRows, UnreadableEntry, read_entry
 from letta_bridge.request_queue.journal_backlog import JournalBacklog, JournalBatch, JournalEntry
 from letta_bridge.request_queue.records import Fault
 from letta_bridge.settings import JournalSettings
-from shared_utils import logs
+from shared_utils.observability import logs
 from shared_utils.persistence.conversations.service import ConversationService
 from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.persistence.errors import PersistenceError, ValueRefused
-from shared_utils.redis_connection import CONNECTION_ERRORS
-from shared_utils.redis_trouble import told
+from shared_utils.redis.connection import CONNECTION_ERRORS
+from shared_utils.redis.trouble import told
 
 _log = logs.get(__name__)
 

@@ -17,7 +17,7 @@ from letta_bridge.request_queue.journal_backlog import JournalEntry
 from letta_bridge.request_queue.port import Outcome, Settlement, Turn
 from letta_bridge.request_queue.records import JSON_VERSION, Fault, fault_of_json
 from letta_bridge.settings import JournalSettings
-from shared_utils.messages import Reply, Task, json_object
+from shared_utils.contracts.messages import Reply, Task, json_object
 from shared_utils.persistence.conversations.records import Conversation, Message
 from shared_utils.text import read_json
 

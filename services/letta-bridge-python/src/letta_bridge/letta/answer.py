@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from letta_bridge.letta.port import RunEnd, TurnAnswer, Usage
-from shared_utils.model_text import text_for_user
+from shared_utils.llm.model_text import text_for_user
 from shared_utils.text import clean_text, read_json
 
 MEMORY_TOOLS = frozenset(

@@ -7,7 +7,7 @@ whether it is over: after ``rate_limited``, ``server_error`` and ``conflict`` Le
 
 The errors' texts are for the operator: one sentence, bounded, without the text of any user's message. Letta quotes its
 input in validation errors, so a quotation of Letta ends at the first bracket. What its model's provider said, which
-stands in braces there, is read and shown by ``shared_utils.model_errors``.
+stands in braces there, is read and shown by ``shared_utils.llm.model_errors``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import aiohttp
 
 from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, TurnFateUnknown
 from shared_utils.connection_trouble import connection_trouble
-from shared_utils.model_errors import MEANINGS, Cause, Refusal, read_refusal
-from shared_utils.retry_after import parse_retry_after
+from shared_utils.llm.model_errors import MEANINGS, Cause, Refusal, read_refusal
+from shared_utils.llm.retry_after import parse_retry_after
 from shared_utils.text import read_json
 
 _QUOTED_LENGTH = 160

@@ -23,7 +23,7 @@ from letta_bridge.errors import (
 )
 from letta_bridge.letta.breaker import Breaker, BreakerState
 from letta_bridge.letta.port import LettaPort
-from shared_utils.messages import now
+from shared_utils.contracts.messages import now
 
 _UNAVAILABILITY = frozenset({"timeout", "connection_lost", "server_error"})
 _SAYS_NOTHING: Final = (EarlierTurnRunning, TurnInterrupted)

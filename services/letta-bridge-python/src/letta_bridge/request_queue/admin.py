@@ -17,9 +17,9 @@ from letta_bridge.request_queue.port import FULL_LANE, PauseMode
 from letta_bridge.request_queue.records import body_of_letter, parts_of_number
 from letta_bridge.request_queue.scripts import WAITED, ScriptRunner, read
 from letta_bridge.settings import QueueSettings
-from shared_utils.messages import ErrorReply, dump, json_object, now
-from shared_utils.redis_connection import RedisClient
-from shared_utils.redis_trouble import RedisTrouble, redis_trouble
+from shared_utils.contracts.messages import ErrorReply, dump, json_object, now
+from shared_utils.redis.connection import RedisClient
+from shared_utils.redis.trouble import RedisTrouble, redis_trouble
 
 _LANES: Final = read("lanes")
 _LETTERS: Final = read("letters")
@@ -111,7 +111,7 @@ class DeadLetter:
 class QueueAdmin:
     """One queue, seen by an operator.
 
-    Every method may raise one of ``shared_utils.redis_connection.CONNECTION_ERRORS``.
+    Every method may raise one of ``shared_utils.redis.connection.CONNECTION_ERRORS``.
     """
 
     def __init__(self, client: RedisClient, settings: QueueSettings) -> None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
 from letta_bridge.request_queue.keys import Keys
-from shared_utils.lua_scripts import Call, Script, run
-from shared_utils.redis_connection import RedisClient, persistently
+from shared_utils.redis.connection import RedisClient, persistently
+from shared_utils.redis.lua_scripts import Call, Script, run
 
 LEASE_SECONDS: Final = 60.0
 """Lifetime of a lease whose bridge is gone: the request's own timeout, and the time an agent may take to be listed."""

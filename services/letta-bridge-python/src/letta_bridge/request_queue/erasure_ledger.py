@@ -13,7 +13,7 @@ from redis.asyncio import RedisCluster
 from redis.exceptions import ResponseError
 
 from letta_bridge.request_queue.keys import Keys
-from shared_utils.redis_connection import RedisClient
+from shared_utils.redis.connection import RedisClient
 
 KEPT_DAYS: Final = 400
 MAX_KEPT: Final = 100_000

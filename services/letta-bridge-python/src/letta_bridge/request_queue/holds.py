@@ -17,7 +17,7 @@ from typing import Final, cast
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.scripts import ScriptRunner, read
 from shared_utils.errors import ServiceError
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
 from shared_utils.task_end import end
 
 TTL_SECONDS: Final = 60.0

@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 from pydantic_core import to_json
 
 from letta_bridge.errors import GUARD_CODES
-from shared_utils.messages import Task, json_object
+from shared_utils.contracts.messages import Task, json_object
 
 CLOCK_TOLERANCE_SECONDS: Final = 600.0
 """What the clocks of Redis, Letta and its database may differ by."""

@@ -6,7 +6,7 @@ import secrets
 from typing import cast
 
 from letta_bridge.request_queue.keys import Keys
-from shared_utils.redis_connection import RedisClient
+from shared_utils.redis.connection import RedisClient
 
 
 class QueueIdentity:

@@ -17,7 +17,7 @@ from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.records import Fault
 from letta_bridge.request_queue.scripts import ScriptRunner, read
 from shared_utils.batches import PageSize
-from shared_utils.redis_connection import RedisClient
+from shared_utils.redis.connection import RedisClient
 
 LEASE: Final = 30.0
 """Seconds one bridge may be silent before another one writes. Two that write at once do no harm."""

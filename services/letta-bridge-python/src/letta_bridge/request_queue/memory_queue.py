@@ -30,8 +30,8 @@ from letta_bridge.request_queue.port import (
 from letta_bridge.request_queue.recent_turns import RECENT_MINUTES, RecentTurns
 from letta_bridge.request_queue.shelf import Entry, InFlight, Shelf
 from letta_bridge.settings import QueueSettings
+from shared_utils.contracts.messages import json_object, parse_task
 from shared_utils.errors import MalformedMessage
-from shared_utils.messages import json_object, parse_task
 from shared_utils.persistence.choices.port import user_key
 
 

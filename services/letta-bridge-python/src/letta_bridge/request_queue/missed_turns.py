@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from letta_bridge.letta.port import derived_otid, turn_otid
 from letta_bridge.request_queue.port import fingerprint
-from shared_utils import logs
+from shared_utils.observability import logs
 from shared_utils.text import read_json
 
 _log = logs.get("letta_bridge.missed_turns")

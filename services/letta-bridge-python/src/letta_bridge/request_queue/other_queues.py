@@ -11,8 +11,8 @@ from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
 from letta_bridge.request_queue.keys import BRIDGE_TTL_MS, Keys
-from shared_utils import logs
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.observability import logs
+from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
 
 _log = logs.get(__name__)
 

@@ -243,7 +243,7 @@ def fingerprint(record: bytes) -> str:
 class RequestQueue(Protocol):
     """A queue of tasks, handed out as turns.
 
-    Every method may raise one of ``shared_utils.redis_connection.CONNECTION_ERRORS`` and may then be repeated: a
+    Every method may raise one of ``shared_utils.redis.connection.CONNECTION_ERRORS`` and may then be repeated: a
     settlement that had got through is refused the second time, a turn handed out to nobody returns with its lease.
     """
 

@@ -27,12 +27,12 @@ from letta_bridge.request_queue.port import (
 from letta_bridge.request_queue.recent_turns import RECENT_MINUTES, RecentTurns
 from letta_bridge.request_queue.scripts import WAITED, ScriptRunner, read
 from letta_bridge.settings import QueueSettings
-from shared_utils import logs
 from shared_utils.batches import batches_of
-from shared_utils.lua_scripts import Script
-from shared_utils.redis_connection import RedisClient, close, persistently
-from shared_utils.redis_pipeline import Argument
-from shared_utils.redis_trouble import explained, redis_trouble
+from shared_utils.observability import logs
+from shared_utils.redis.connection import RedisClient, close, persistently
+from shared_utils.redis.lua_scripts import Script
+from shared_utils.redis.pipeline import Argument
+from shared_utils.redis.trouble import explained, redis_trouble
 
 _log = logs.get(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 from letta_bridge.request_queue.keys import Keys
 from shared_utils.batches import PageSize
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
 
 _PAGE: Final = 200
 _BLOCK_MS: Final = 2000

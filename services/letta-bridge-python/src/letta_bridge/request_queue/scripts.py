@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from shared_utils.lua_scripts import SIZES, Call, Script, run, run_all, run_behind
-from shared_utils.redis_connection import RedisClient
-from shared_utils.redis_pipeline import Argument, Command, pipeline_of
+from shared_utils.redis.connection import RedisClient
+from shared_utils.redis.lua_scripts import SIZES, Call, Script, run, run_all, run_behind
+from shared_utils.redis.pipeline import Argument, Command, pipeline_of
 
 WAITED: Final = "+"
 """Behind a bridge's name in the record of a turn: it was taken by the connection on which an idle bridge waits."""

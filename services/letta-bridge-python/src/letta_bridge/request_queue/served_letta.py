@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import Final, cast
 
 from letta_bridge.request_queue.keys import BRIDGE_TTL_MS, Keys
-from shared_utils.redis_connection import RedisClient
+from shared_utils.redis.connection import RedisClient
 
 LEASE_SECONDS: Final = 90.0
 """Six heartbeats."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from letta_bridge.request_queue.keys import user_lane
 from letta_bridge.request_queue.port import FULL_LANE, Capacity, PauseMode
 from letta_bridge.request_queue.records import Fault, parts_of_number
-from shared_utils.messages import json_object
+from shared_utils.contracts.messages import json_object
 
 
 @dataclass(slots=True)

@@ -14,10 +14,10 @@ from letta_bridge.request_queue.port import RESTORED_LANE, Outcome, shared_lanes
 from letta_bridge.request_queue.reply_stream import BEGINNING, ReplyStream
 from letta_bridge.request_queue.scripts import ScriptRunner, read
 from letta_bridge.settings import QueueSettings
-from shared_utils.messages import json_object
-from shared_utils.ownership import Ownership, ownership
-from shared_utils.redis_connection import RedisClient
-from shared_utils.redis_pages import glob_escaped, list_items
+from shared_utils.contracts.messages import json_object
+from shared_utils.contracts.ownership import Ownership, ownership
+from shared_utils.redis.connection import RedisClient
+from shared_utils.redis.pages import glob_escaped, list_items
 
 _FORGET: Final = read("forget")
 _FORGET_MISSED: Final = read("forget_missed")

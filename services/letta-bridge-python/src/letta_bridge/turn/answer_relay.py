@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from letta_bridge.turn.channel_listener import Subscription
-from shared_utils.messages import json_object
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.contracts.messages import json_object
+from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
 
 _PAUSE_SECONDS: Final = 0.5
 """What follows the text is relayed no sooner: the text itself is published when the turn is settled."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from redis.asyncio.cluster import RedisCluster
 
-from shared_utils.redis_connection import CONNECTION_ERRORS, RedisClient, close, persistently, subscriber
+from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient, close, persistently, subscriber
 
 _POLL_SECONDS: Final = 1.0
 """How late the listener notices that it is to end."""

@@ -46,7 +46,7 @@ from letta_bridge.settings import FallbackSettings, LettaSettings
 from letta_bridge.turn.catch_up import tell
 from letta_bridge.turn.reconciliation import PresentTurn, Reconciliation
 from letta_bridge.turn.recorder import SILENT, Recorder
-from shared_utils.messages import now
+from shared_utils.contracts.messages import now
 
 _RETRYABLE: Final = (LettaUnavailable, TurnFateUnknown)
 _ANSWERED: Final = frozenset({"rate_limited", "server_error", "conflict"})

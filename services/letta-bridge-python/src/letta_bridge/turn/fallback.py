@@ -28,12 +28,12 @@ from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import FallbackSettings, QueueSettings
 from letta_bridge.turn.answer_relay import AnswerRelay, under
 from letta_bridge.turn.channel_listener import ChannelListener, Subscription
-from shared_utils import logs
-from shared_utils.limits import MAX_ANSWER_TTL
-from shared_utils.messages import HANDOVER_KEY, Handover, Reply, Task, TaskResponse, dump, json_object
-from shared_utils.model_text import text_for_user
-from shared_utils.redis_connection import RedisClient, close, persistently
-from shared_utils.redis_trouble import explained
+from shared_utils.contracts.limits import MAX_ANSWER_TTL
+from shared_utils.contracts.messages import HANDOVER_KEY, Handover, Reply, Task, TaskResponse, dump, json_object
+from shared_utils.llm.model_text import text_for_user
+from shared_utils.observability import logs
+from shared_utils.redis.connection import RedisClient, close, persistently
+from shared_utils.redis.trouble import explained
 from shared_utils.text import read_json
 
 _log = logs.get("letta_bridge.fallback")

@@ -23,8 +23,8 @@ from letta_bridge.settings import QueueSettings
 from letta_bridge.turn.lease import TurnLease
 from letta_bridge.turn.recorder import SILENT, Recorder
 from letta_bridge.turn.redis_outage import RedisOutage
-from shared_utils import logs
-from shared_utils.redis_connection import CONNECTION_ERRORS
+from shared_utils.observability import logs
+from shared_utils.redis.connection import CONNECTION_ERRORS
 
 _log = logs.get("letta_bridge.intake")
 

@@ -9,7 +9,7 @@ from letta_bridge.request_queue.idempotency import Identity, KeptReply
 from letta_bridge.request_queue.missed_turns import Fate, MissedTurn, cut
 from letta_bridge.request_queue.port import Turn
 from letta_bridge.turn.fallback import FallbackAnswer
-from shared_utils.messages import Task, now
+from shared_utils.contracts.messages import Task, now
 
 
 class Undelivered(Protocol):

@@ -37,11 +37,11 @@ from letta_bridge.turn.fallback import Fallback, FallbackAnswer
 from letta_bridge.turn.job import Job
 from letta_bridge.turn.router import Decision, route
 from letta_bridge.turn.uploads import Uploads
-from shared_utils import logs
+from shared_utils.contracts.language import language_of
+from shared_utils.contracts.messages import Task, dump, parse_task, salvage_ids
 from shared_utils.errors import MalformedMessage, ServiceError
-from shared_utils.language import language_of
-from shared_utils.messages import Task, dump, parse_task, salvage_ids
-from shared_utils.redis_connection import CONNECTION_ERRORS
+from shared_utils.observability import logs
+from shared_utils.redis.connection import CONNECTION_ERRORS
 
 _log = logs.get("letta_bridge.message_processor")
 

@@ -19,7 +19,7 @@ from letta_bridge.errors import EarlierTurnRunning, TurnInterrupted
 from letta_bridge.letta import FoundTurn, LettaPort, SoughtTurn, TurnState, turn_otid
 from letta_bridge.request_queue.idempotency import CLOCK_TOLERANCE_SECONDS
 from letta_bridge.request_queue.missed_turns import Fate, KeptTurn, MissedTurn, fingerprints
-from shared_utils import logs
+from shared_utils.observability import logs
 
 _log = logs.get("letta_bridge.reconciliation")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from shared_utils import logs
-from shared_utils.redis_trouble import RedisTrouble, redis_trouble
+from shared_utils.observability import logs
+from shared_utils.redis.trouble import RedisTrouble, redis_trouble
 
 _log = logs.get("letta_bridge.redis_outage")
 

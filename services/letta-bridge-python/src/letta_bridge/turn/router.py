@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from letta_bridge.consent import Verdict
 from letta_bridge.settings import LettaSettings, Route
-from shared_utils.messages import Task
+from shared_utils.contracts.messages import Task
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from letta_bridge.request_queue.idempotency import Identity, KeptReply
 from letta_bridge.request_queue.port import Outcome, Settlement, Turn
 from letta_bridge.turn.delivery import Delivered
 from letta_bridge.turn.fallback import FallbackAnswer
+from shared_utils.contracts.messages import ErrorReply, Reply, Task, TaskResponse, Usage, dump, now
 from shared_utils.errors import ServiceError
-from shared_utils.messages import ErrorReply, Reply, Task, TaskResponse, Usage, dump, now
 
 
 def by_letta(

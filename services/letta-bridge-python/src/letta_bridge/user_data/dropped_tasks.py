@@ -11,9 +11,9 @@ from letta_bridge.request_queue.records import number_of
 from letta_bridge.request_queue.traces import UserTraces
 from letta_bridge.settings import QueueSettings
 from letta_bridge.user_data.refused_tasks import RefusedTask
+from shared_utils.contracts.messages import parse_task
 from shared_utils.errors import MalformedMessage
-from shared_utils.messages import parse_task
-from shared_utils.redis_connection import RedisClient
+from shared_utils.redis.connection import RedisClient
 
 _SENTENCE: Final = "an operator dropped this task while it waited; push it again to have it answered"
 

@@ -14,7 +14,7 @@ from letta_bridge.user_data.report import ErasureReport, counted
 from letta_bridge.user_data.trace import Counts, Trace
 from shared_utils.clock import utc_now
 from shared_utils.errors import ServiceError
-from shared_utils.logs import redact_text
+from shared_utils.observability.logs import redact_text
 from shared_utils.persistence.erasures.log import Erasure, ErasureLog
 
 _PASSES: Final = 4

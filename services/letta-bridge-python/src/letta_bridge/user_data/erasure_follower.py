@@ -17,11 +17,11 @@ from redis.exceptions import ResponseError
 from letta_bridge.errors import UploadsKept
 from letta_bridge.request_queue.erasure_ledger import LedgerEntry, RedisErasureLedger
 from letta_bridge.turn.uploads import remove_files
-from shared_utils import logs
+from shared_utils.observability import logs
 from shared_utils.persistence.erasures.session_file import FileErasures
 from shared_utils.persistence.errors import PersistenceError
-from shared_utils.redis_connection import CONNECTION_ERRORS
-from shared_utils.redis_trouble import told
+from shared_utils.redis.connection import CONNECTION_ERRORS
+from shared_utils.redis.trouble import told
 from shared_utils.task_end import end
 
 _log = logs.get("letta_bridge.erasure_follower")

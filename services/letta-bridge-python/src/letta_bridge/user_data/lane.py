@@ -14,9 +14,9 @@ from letta_bridge.request_queue.traces import UserTraces
 from letta_bridge.settings import QueueSettings
 from letta_bridge.user_data.refused_tasks import RefusedTask
 from letta_bridge.user_data.trace import ErasureBusy
-from shared_utils.memory_keys import ERASURES
+from shared_utils.contracts.memory_keys import ERASURES
 from shared_utils.persistence.erasures.log import user_hash
-from shared_utils.redis_connection import RedisClient
+from shared_utils.redis.connection import RedisClient
 
 _LOOK_SECONDS: Final = 0.2
 """Between two looks whether a turn has ended."""

@@ -26,7 +26,7 @@ from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.erasures.log import DatabaseErasureLog, ErasureLog, FileErasureLog
 from shared_utils.persistence.sessions.database_store import DatabaseSessionStore
 from shared_utils.persistence.vectors.memories import can_be_kept, open_memories
-from shared_utils.redis_connection import close, connect
+from shared_utils.redis.connection import close, connect
 
 _REDIS_TIMEOUT = 30.0
 

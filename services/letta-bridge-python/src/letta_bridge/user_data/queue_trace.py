@@ -10,7 +10,7 @@ from letta_bridge.request_queue.traces import UserTraces
 from letta_bridge.settings import QueueSettings
 from letta_bridge.user_data.files import write_json_lines
 from letta_bridge.user_data.trace import Counts, ErasureBusy
-from shared_utils.redis_connection import RedisClient
+from shared_utils.redis.connection import RedisClient
 
 
 class QueueTrace:

@@ -16,9 +16,9 @@ from redis.asyncio.cluster import RedisCluster
 from letta_bridge.request_queue.keys import Keys, user_lane
 from letta_bridge.request_queue.port import RESTORED_LANE, shared_lanes
 from letta_bridge.settings import BridgeSettings
-from shared_utils.memory_keys import seen, seen_before, summary_pause, user_session
-from shared_utils.redis_connection import RedisClient
-from shared_utils.redis_pages import glob_escaped, key_items
+from shared_utils.contracts.memory_keys import seen, seen_before, summary_pause, user_session
+from shared_utils.redis.connection import RedisClient
+from shared_utils.redis.pages import glob_escaped, key_items
 
 _PAGE: Final = 500
 _MAX_NESTED: Final = 8

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from letta_bridge.settings import QueueSettings
-from shared_utils.messages import ErrorReply, TaskResponse, dump, now, salvage_ids
-from shared_utils.redis_connection import RedisClient
+from shared_utils.contracts.messages import ErrorReply, TaskResponse, dump, now, salvage_ids
+from shared_utils.redis.connection import RedisClient
 
 
 @dataclass(frozen=True, slots=True)

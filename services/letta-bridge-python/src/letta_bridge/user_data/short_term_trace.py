@@ -8,7 +8,7 @@ from typing import Final, cast
 
 from letta_bridge.user_data.files import write_json_lines
 from letta_bridge.user_data.trace import Counts
-from shared_utils.memory_keys import (
+from shared_utils.contracts.memory_keys import (
     GLOBAL_CONTEXT,
     QueueKeys,
     seen,
@@ -16,10 +16,10 @@ from shared_utils.memory_keys import (
     summary_pause,
     user_session,
 )
-from shared_utils.messages import json_object
-from shared_utils.ownership import Ownership, ownership
-from shared_utils.redis_connection import RedisClient
-from shared_utils.redis_pages import glob_escaped, list_items
+from shared_utils.contracts.messages import json_object
+from shared_utils.contracts.ownership import Ownership, ownership
+from shared_utils.redis.connection import RedisClient
+from shared_utils.redis.pages import glob_escaped, list_items
 
 _PAGE: Final = 500
 

@@ -22,7 +22,7 @@ from letta_bridge.vectors.rounds import Rounds
 from letta_bridge.vectors.state import DatabaseSyncState
 from letta_bridge.vectors.turn_parts import Canned, Forgotten, TurnKeeper, TurnsPart, TurnSweep
 from letta_bridge.vectors.worker import VectorWorker
-from shared_utils.embeddings import HttpEmbedder
+from shared_utils.llm.embeddings import HttpEmbedder
 from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.vectors import PassageStore
 from shared_utils.persistence.vectors.memories import embedder_of, open_memories

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from shared_utils import logs
-from shared_utils.embeddings import Embedder, EmbeddingsRefused
+from shared_utils.llm.embeddings import Embedder, EmbeddingsRefused
+from shared_utils.observability import logs
 from shared_utils.persistence.vectors import Passage, PassageStore, content_hash
 from shared_utils.persistence.vectors.memories import EmbedderNow
 

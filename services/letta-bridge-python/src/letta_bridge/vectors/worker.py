@@ -13,9 +13,9 @@ from typing import Final
 
 from letta_bridge.vectors.parts import Part
 from letta_bridge.vectors.state import SyncState
-from shared_utils import logs
-from shared_utils.embeddings import EmbeddingsUnavailable
 from shared_utils.errors import ServiceError
+from shared_utils.llm.embeddings import EmbeddingsUnavailable
+from shared_utils.observability import logs
 
 _log = logs.get(__name__)
 

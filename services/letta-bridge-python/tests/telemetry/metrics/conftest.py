@@ -11,7 +11,7 @@ from letta_bridge.letta import LettaServers
 from letta_bridge.telemetry.metrics import BridgeMetrics, MeteredFallback, MeteredLetta, Scrape, Sources
 from letta_bridge.turn.intake import Intake
 from letta_bridge.turn.message_processor import MessageProcessor
-from shared_utils.health import Check
+from shared_utils.observability.health import Check
 
 
 class Metered:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from shared_utils import logs
+from shared_utils.observability import logs
 from shared_utils.persistence.checkpoints.file_store import FileCheckpoints, Place
 from shared_utils.persistence.checkpoints.port import Checkpoint, CheckpointCleanup, CheckpointStore, History, Write
 from shared_utils.persistence.errors import DatabaseUnavailable, PersistenceError

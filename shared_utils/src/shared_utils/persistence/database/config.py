@@ -11,7 +11,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import BaseModel, ConfigDict, SecretStr, field_validator, model_validator
 
-from shared_utils.settings import Section, load, setting
+from shared_utils.config.settings import Section, load, setting
 
 _NO_URL: Final = (
     "not a database URL; it reads postgresql://user:password@host:5432/name, with special characters of the password "

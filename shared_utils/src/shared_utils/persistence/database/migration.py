@@ -18,7 +18,7 @@ from typing import Final
 import psycopg
 from psycopg import errors, sql
 
-from shared_utils import logs
+from shared_utils.observability import logs
 from shared_utils.persistence.database.arrival import arrive
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.connections import Connection

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, 
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
-from shared_utils import logs
+from shared_utils.observability import logs
 from shared_utils.persistence.database.database import Connection, Database, Params, Row
 from shared_utils.persistence.database.pool_queue import PoolQueue
 from shared_utils.persistence.errors import Conflict, PersistenceError, RowMissing, ValueRefused

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from shared_utils import logs
+from shared_utils.observability import logs
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions.file_store import FileSessionStore
 from shared_utils.persistence.sessions.journal import DOUBTFUL, NEW, Entry, SessionJournal

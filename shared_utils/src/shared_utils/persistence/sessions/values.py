@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from shared_utils import logs
+from shared_utils.observability import logs
 from shared_utils.persistence.errors import ValueRefused
 from shared_utils.persistence.sessions.port import Session
 

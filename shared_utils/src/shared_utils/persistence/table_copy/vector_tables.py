@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import psycopg
 
-from shared_utils import logs
+from shared_utils.observability import logs
 from shared_utils.persistence.database.arrival import arrive
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.connections import Connection

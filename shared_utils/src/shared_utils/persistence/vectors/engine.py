@@ -7,7 +7,7 @@ from typing import Final
 
 from psycopg import errors
 
-from shared_utils import logs
+from shared_utils.observability import logs
 from shared_utils.persistence.database.database import Connection, Database
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.statements import statements

@@ -10,7 +10,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import errors
 
-from shared_utils import logs
+from shared_utils.observability import logs
 from shared_utils.persistence.database.arrival import arrive
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.database import Connection, Database

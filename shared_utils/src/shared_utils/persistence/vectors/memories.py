@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Final, Literal
 
-from shared_utils import logs
-from shared_utils.embeddings import Embedder, HttpEmbedder
+from shared_utils.llm.embeddings import Embedder, HttpEmbedder
+from shared_utils.observability import logs
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.vectors import (

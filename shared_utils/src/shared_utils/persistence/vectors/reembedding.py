@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from shared_utils import logs
+from shared_utils.observability import logs
 from shared_utils.persistence.vectors.passages import Passage
 from shared_utils.persistence.vectors.port import PassageStore
 
@@ -17,7 +17,7 @@ Texts = Callable[[Sequence[Passage]], Awaitable[Mapping[str, str]]]
 
 
 class Embedder(Protocol):
-    """Turns texts into vectors; shared_utils.embeddings has one."""
+    """Turns texts into vectors; shared_utils.llm.embeddings has one."""
 
     @property
     def model(self) -> str:

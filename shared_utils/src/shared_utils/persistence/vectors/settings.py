@@ -7,10 +7,10 @@ from urllib.parse import quote, urlencode
 
 from pydantic import SecretStr
 
+from shared_utils.config.settings import Section, setting
 from shared_utils.errors import SettingsError
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.vectors.passages import Metric
-from shared_utils.settings import Section, setting
 
 _NAME: Final = r"^[a-z_][a-z0-9_]{0,39}$"
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from psycopg.errors import InsufficientPrivilege
 
-from shared_utils import logs
+from shared_utils.observability import logs
 from shared_utils.persistence.database.database import Connection, Database
 from shared_utils.persistence.errors import DatabaseRefused
 from shared_utils.persistence.statements import statements

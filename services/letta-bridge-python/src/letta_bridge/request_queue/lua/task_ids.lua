@@ -1,4 +1,4 @@
--- The user and the task id of a payload: exactly what shared_utils.messages.parse_task reads from it, in whatever way a
+-- The user and the task id of a payload: exactly what parse_task (contracts/messages.py) reads from it, in whatever way a
 -- producer wrote them. Two answers that differ would put one user into two lanes. Prepended to scripts that read tasks.
 --
 -- cjson rounds integers from 2^53 on, and refuses half a surrogate pair, a byte order mark and NUL; parse_task does not.

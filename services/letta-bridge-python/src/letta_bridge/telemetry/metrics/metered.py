@@ -24,7 +24,7 @@ from letta_bridge.letta.port import (
 from letta_bridge.telemetry.metrics.bridge_metrics import BridgeMetrics
 from letta_bridge.telemetry.metrics.histogram import Observations
 from letta_bridge.turn.fallback import Fallback, FallbackAnswer
-from shared_utils.messages import Task
+from shared_utils.contracts.messages import Task
 
 _Result = TypeVar("_Result")
 

@@ -21,8 +21,8 @@ from letta_bridge.letta.breaker import BreakerState
 from letta_bridge.request_queue.port import Capacity, Outcome, QueueStatus
 from letta_bridge.request_queue.recent_turns import RecentTurns
 from letta_bridge.telemetry.metrics.bridge_metrics import BridgeMetrics
-from shared_utils.health import Check
-from shared_utils.redis_connection import CONNECTION_ERRORS
+from shared_utils.observability.health import Check
+from shared_utils.redis.connection import CONNECTION_ERRORS
 
 _SECONDS: Final = 2.0
 """What Redis and the session store have for an answer; less than Prometheus waits for a scrape."""

@@ -8,7 +8,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Link
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from shared_utils.messages import Task
+from shared_utils.contracts.messages import Task
 from shared_utils.text import read_json
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()

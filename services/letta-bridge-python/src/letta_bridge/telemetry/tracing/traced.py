@@ -25,7 +25,7 @@ from letta_bridge.letta.port import (
 )
 from letta_bridge.telemetry.tracing.context import carrying
 from letta_bridge.turn.fallback import Fallback, FallbackAnswer
-from shared_utils.messages import Task
+from shared_utils.contracts.messages import Task
 
 
 class TracedLetta:

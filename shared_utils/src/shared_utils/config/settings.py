@@ -1,0 +1,326 @@
+"""Settings: ``config.json`` < ``config.local.json`` < environment < command line, read once, then frozen.
+
+A service describes what it can be told as pydantic models whose leaves name their environment variables
+(:func:`setting`). :func:`load` merges the sources and remembers where each value came from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+from shared_utils.config import variables
+from shared_utils.config.values import trimmed, trouble, unquoted
+from shared_utils.config.variables import CONFIG_VARIABLE, Leaf
+from shared_utils.errors import SettingsError
+
+SECTIONS: Final = frozenset(
+    {
+        "redis",
+        "logs",
+        "tenant",
+        "queue",
+        "letta",
+        "agents",
+        "fallback",
+        "guards",
+        "sessions",
+        "database",
+        "journal",
+        "vectors",
+        "embeddings",
+        "uploads",
+        "bridge",
+        "memory",
+    }
+)
+"""Every section config.json may have; a service reads its own and leaves the others to their services."""
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and a misspelt key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+def setting(default: Any, *env: str, doc: str, reload: bool = False, **constraints: Any) -> Any:
+    """A leaf of the configuration.
+
+    Args:
+        default: its value where nothing sets it.
+        env: short environment variables that set it, besides the one by its path (variables.py).
+        doc: one line for the reference.
+        reload: whether a running service takes a new value over on SIGHUP.
+        constraints: pydantic's (``gt=0`` …).
+    """
+    return Field(default, description=doc, json_schema_extra={"env": list(env), "reload": reload}, **constraints)
+
+
+def _comma_list(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+TextList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
+"""A list of texts; an environment variable gives it comma-separated."""
+
+
+class RedisSettings(Section):
+    """How to reach Redis or Valkey."""
+
+    url: SecretStr | None = setting(
+        None,
+        "REDIS_URL",
+        doc="redis://, rediss:// (TLS), unix:///path/to/socket, redis+sentinel://h1:26379,h2:26379/NAME/DB or "
+        "redis+cluster://h1:6379,h2:6379; rediss+sentinel:// and rediss+cluster:// with TLS; wins over host and port; "
+        "options behind a ?: ssl_ca_certs, ssl_certfile, ssl_keyfile, ssl_cert_reqs, ssl_check_hostname, db, username, "
+        "password, sentinel_username, sentinel_password",
+    )
+    host: str = setting("localhost", "REDIS_HOST", doc="host, where there is no url")
+    port: int = setting(6379, "REDIS_PORT", doc="port, where there is no url", gt=0, lt=65536)
+    db: int = setting(0, "REDIS_DB", doc="database number, where there is no url", ge=0)
+    username: str | None = setting(None, "REDIS_USERNAME", doc="ACL user")
+    password: SecretStr | None = setting(None, "REDIS_PASSWORD", doc="password of the ACL user, or requirepass")
+    sentinel_username: str | None = setting(None, "REDIS_SENTINEL_USERNAME", doc="ACL user of the Sentinels")
+    sentinel_password: SecretStr | None = setting(
+        None,
+        "REDIS_SENTINEL_PASSWORD",
+        doc="password of the Sentinels, where they want another one than the servers they watch",
+    )
+
+
+class TenantSettings(Section):
+    """The tenant that this queue serves; tenants share no agents, sessions or choices."""
+
+    name: str = setting(
+        "",
+        "TENANT",
+        doc="part of the agents' tags, the database schema and the path of the session file; empty: the default "
+        "tenant, which owns the agents of installations without tenants",
+        pattern=r"^[a-z0-9][a-z0-9_]{0,29}$|^$",
+    )
+    shards: bool = setting(
+        False,
+        "TENANT_SHARDS",
+        doc="true: several queues serve this tenant, and producers keep each user in one of them; false: a second "
+        "queue of this tenant on the same Letta gets no agents",
+    )
+
+
+class LogSettings(Section):
+    """What is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = setting(
+        "info", "LOG_LEVEL", doc="what is less important is left out", reload=True
+    )
+    format: Literal["auto", "json", "console"] = setting(
+        "auto", "LOG_FORMAT", doc="auto: console on a terminal, json elsewhere"
+    )
+    user_ids: bool = setting(False, "LOG_USER_IDS", doc="show user ids as they are, not as a short hash", reload=True)
+    message_text: bool = setting(
+        False, "LOG_MESSAGE_TEXT", doc="show what users and agents say; for debugging only", reload=True
+    )
+    salt: SecretStr | None = setting(
+        None, "LOG_SALT", doc="makes the hashes of user ids this installation's own; the same for all its services"
+    )
+
+
+_Settings = TypeVar("_Settings", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[_Settings]):
+    """Settings, and where each leaf came from (dotted path → source)."""
+
+    settings: _Settings
+    origins: Mapping[str, str]
+    config: Path | None = None
+    """The config.json that was read; None where there was none."""
+
+
+def config_file(named: Path | None, environ: Mapping[str, str]) -> tuple[Path, bool]:
+    """The path of config.json, and whether the caller or LETTA_BRIDGE_CONFIG names it; else it is ./config.json."""
+    if named is not None:
+        return named, True
+    variable = unquoted(trimmed(environ.get(CONFIG_VARIABLE, "")))
+    return Path(variable or "config.json"), bool(variable)
+
+
+def load(
+    model: type[_Settings],
+    *,
+    config: Path | None,
+    environ: Mapping[str, str],
+    flags: Mapping[str, Any] | None = None,
+    must_exist: bool = False,
+) -> Loaded[_Settings]:
+    """Read the settings of one service.
+
+    Args:
+        model: its settings model; each field is a section.
+        config: config.json; None means defaults. ``config.local.json`` beside it is laid over it.
+        environ: the environment.
+        flags: dotted path → value, from the command line.
+        must_exist: whether a missing config.json is an error; else it means defaults.
+
+    Raises:
+        SettingsError: one sentence that names the value, its source, and what would be right.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    is_there = config is not None and config.exists()
+    if config is not None:
+        if must_exist and not is_there:
+            raise SettingsError(f"the configuration file {config} does not exist; correct its name, or put it there")
+        for path in (config, config.with_name(f"{config.stem}.local{config.suffix}")):
+            _lay_over(values, _read(path, model), origins, str(path))
+    variables.refuse_unknown(environ, model, SECTIONS)
+    for leaf in variables.leaves(model):
+        found = variables.given(leaf, environ)
+        if found is not None:
+            value, origins[leaf.path] = found
+            _set(values, leaf.path, value)
+    for dotted, value in (flags or {}).items():
+        if value is not None:
+            _set(values, dotted, value)
+            origins[dotted] = "command line"
+    _refuse_blank_secrets(values, model, origins)
+    for leaf in variables.leaves(model):
+        _tidy(values, leaf, origins)
+    try:
+        return Loaded(model.model_validate(values), origins, config if is_there else None)
+    except ValidationError as error:
+        raise _explained(error, model, origins) from None
+
+
+def _refuse_blank_secrets(values: Mapping[str, Any], model: type[BaseModel], origins: Mapping[str, str]) -> None:
+    """A blank secret would be compared, sent or hashed like any other: it guards nothing and looks as if it did."""
+    for leaf in variables.leaves(model):
+        value: Any = values
+        for key in leaf.path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if leaf.secret and isinstance(value, str) and not value.strip():
+            source = _source(leaf.path, origins)
+            raise SettingsError(f"the secret {leaf.path} (from {source}) is empty; give it a value, or leave it out")
+
+
+def _read(path: Path, model: type[BaseModel]) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+    except ValueError as error:
+        raise SettingsError(f"{path} is not valid JSON ({error}); correct it there") from None
+    except RecursionError:
+        raise SettingsError(f"{path} is nested too deeply to be a configuration") from None
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path} must hold a JSON object with the sections {_listed(SECTIONS)}")
+    known = SECTIONS | model.model_fields.keys()
+    for key in content:
+        if key not in known and not key.startswith("$"):
+            raise SettingsError(f"{path} has an unknown section '{key}'{_nearest(key, known)}")
+    _check_sections(content, model, str(path))
+    return {key: value for key, value in content.items() if key in model.model_fields}
+
+
+def _check_sections(content: Mapping[str, Any], model: type[BaseModel], source: str, at: str = "") -> None:
+    for name, section in variables.sections(model):
+        if name in content:
+            if not isinstance(content[name], dict):
+                raise SettingsError(f"{source}: '{at}{name}' must be a JSON object holding its settings by name")
+            _check_sections(content[name], section, source, f"{at}{name}.")
+
+
+def _lay_over(into: dict[str, Any], new: Mapping[str, Any], origins: dict[str, str], source: str, at: str = "") -> None:
+    for key, value in new.items():
+        dotted = f"{at}{key}"
+        if isinstance(value, dict) and isinstance(into.get(key, {}), dict):
+            _lay_over(into.setdefault(key, {}), value, origins, source, f"{dotted}.")
+        else:
+            into[key] = value
+            origins[dotted] = source
+
+
+def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, leaf = dotted.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+    values[leaf] = value
+
+
+def _tidy(values: dict[str, Any], leaf: Leaf, origins: Mapping[str, str]) -> None:
+    """Bring a text into the form in which it can only be meant, wherever it comes from.
+
+    Raises:
+        SettingsError: it cannot be used; the sentence does not repeat it.
+    """
+    *sections, name = leaf.path.split(".")
+    for section in sections:
+        values = values.get(section, {})
+    value = values.get(name)
+    if isinstance(value, str):
+        text = values[name] = _word(trimmed(value, keep_spaces=leaf.secret), leaf.choices)
+        if problem := trouble(text, one_line=leaf.secret):
+            raise SettingsError(f"the setting {leaf.path} (from {_source(leaf.path, origins)}) {problem}")
+    elif isinstance(value, dict) and leaf.choices:
+        values[name] = {
+            key: _word(trimmed(entry), leaf.choices) if isinstance(entry, str) else entry
+            for key, entry in value.items()
+        }
+
+
+def _word(text: str, choices: Sequence[str]) -> str:
+    """The choice that is meant, in whatever case it is written; other texts as they are."""
+    return next((choice for choice in choices if choice.lower() == text.lower()), text)
+
+
+def _explained(error: ValidationError, model: type[BaseModel], origins: Mapping[str, str]) -> SettingsError:
+    problem = error.errors(include_url=False, include_input=False)[0]
+    dotted = ".".join(str(part) for part in problem["loc"])
+    source = _source(dotted, origins)
+    where = f"{dotted} (from {source})" if source else dotted
+    if problem["type"] == "extra_forbidden":
+        section = _model_at(model, [str(part) for part in problem["loc"][:-1]])
+        key = str(problem["loc"][-1])
+        return SettingsError(f"the configuration has an unknown key {where}{_nearest(key, section.model_fields)}")
+    return SettingsError(f"the setting {where} is wrong: {problem['msg'].removeprefix('Value error, ')}")
+
+
+def _source(dotted: str, origins: Mapping[str, str]) -> str | None:
+    """Where a value comes from, or else what holds it, or else a part of it."""
+    for known, source in origins.items():
+        if f"{dotted}.".startswith(f"{known}.") or known.startswith(f"{dotted}."):
+            return source
+    return None
+
+
+def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
+    names = iter(path)
+    for name in names:
+        found = model.model_fields[name].annotation
+        if get_origin(found) is dict:
+            found = get_args(found)[1]
+            next(names, None)
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            model = found
+    return model
+
+
+def _nearest(key: str, known: Any) -> str:
+    close = difflib.get_close_matches(key, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known are {_listed(known)}"
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,190 @@
+"""Environment variables: which one sets which setting, and which one is a slip of the pen.
+
+Every setting has a variable by its path, ``LETTA_BRIDGE_QUEUE_LEASE`` for ``queue.lease``; many have a short one too.
+``NAME_FILE`` names a file that holds the value of ``NAME``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, get_args, get_origin
+
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+
+from shared_utils.config.values import is_service_port, trimmed, unquoted
+from shared_utils.errors import SettingsError
+
+PREFIX: Final = "LETTA_BRIDGE_"
+"""Of every setting's variable by path. Nobody else's variables begin so: an unknown one is an error."""
+
+CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
+"""Names config.json; read before any setting."""
+
+_SHORT: Final = ("BRIDGE_", "LETTA_", "MEMORY_", "REDIS_")
+"""How the short variables begin. Others use these beginnings, too, so that only a near miss is an error."""
+
+_OTHERS: Final = (
+    *("LETTA_PG_", "LETTA_REDIS_", "LETTA_SERVER_", "LETTA_ENCRYPTION_KEY", "LETTA_DEBUG"),  # letta-server
+    "LETTA_MEMORY_BACKEND",  # the compose files
+    "MEMORY_PRESSURE_",  # systemd
+)
+"""Beginnings of variables that belong to somebody else in the same environment."""
+
+_KUBERNETES: Final = re.compile(
+    r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP)(_\w+)?)=|\w+_PORT=(tcp|udp)://"
+)
+"""What Kubernetes sets for every service of the namespace, a service named letta-bridge for example."""
+
+_NEAR: Final = 0.87
+_FILE: Final = "_FILE"
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One setting of a model."""
+
+    path: str
+    """Dotted: ``letta.breaker.failures``."""
+    field: FieldInfo
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Its environment variables; the first that is set wins. The one by its path comes first."""
+        return (PREFIX + self.path.replace(".", "_").upper(), *self._extra("env", ()))
+
+    @property
+    def reloadable(self) -> bool:
+        """Whether a running service takes a new value over on SIGHUP."""
+        return bool(self._extra("reload", False))
+
+    @property
+    def secret(self) -> bool:
+        """Whether its value is never shown."""
+        return SecretStr in _parts(self.field.annotation)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words it, or each value of its table, may be; empty where it may be any."""
+        return tuple(part for part in _parts(self.field.annotation) if isinstance(part, str))
+
+    @property
+    def table(self) -> bool:
+        """Whether its value is a JSON object, from a variable too."""
+        return get_origin(self.field.annotation) is dict
+
+    def _extra(self, key: str, default: Any) -> Any:
+        extra = self.field.json_schema_extra
+        return extra.get(key, default) if isinstance(extra, dict) else default
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """A type and what it is made of, down to the words of a ``Literal``."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _parts(part)
+
+
+def sections(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    """The fields of a model that are models themselves."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield name, field.annotation
+
+
+def leaves(model: type[BaseModel], at: str = "") -> Iterator[Leaf]:
+    """Every setting of a model, in the order of its definition."""
+    inner = dict(sections(model))
+    for name, field in model.model_fields.items():
+        if name in inner:
+            yield from leaves(inner[name], f"{at}{name}.")
+        else:
+            yield Leaf(f"{at}{name}", field)
+
+
+def given(leaf: Leaf, environ: Mapping[str, str]) -> tuple[Any, str] | None:
+    """The value the environment gives a setting and the variable it comes from; what is empty counts as not set.
+
+    So does what Kubernetes sets in ``REDIS_PORT`` for a service named redis.
+
+    Raises:
+        SettingsError: the file a variable names cannot be read, or holds an empty secret; a table's value is no JSON.
+    """
+    for name in leaf.variables:
+        found = _read(name, environ, secret=leaf.secret)
+        if found is not None and not is_service_port(name, found[0]):
+            text, source = found
+            return (_table(text, source) if leaf.table else text), source
+    return None
+
+
+def refuse_unknown(environ: Mapping[str, str], model: type[BaseModel], all_sections: frozenset[str]) -> None:
+    """Find the variable that was meant for this project and names nothing.
+
+    Args:
+        environ: the environment.
+        model: the settings of one service.
+        all_sections: of every service; variables of a section that ``model`` lacks, or of which it reads a part, are
+            left to their service.
+
+    Raises:
+        SettingsError: names the variable, and the nearest right one.
+    """
+    known = {name for leaf in leaves(model) for name in leaf.variables} | {CONFIG_VARIABLE}
+    whole = {name for name, section in sections(model) if section.model_config.get("extra") != "ignore"}
+    foreign = tuple(f"{PREFIX}{section.upper()}_" for section in all_sections - whole)
+    for name in sorted(environ):
+        if name in known or name.removesuffix(_FILE) in known or not name.startswith((PREFIX, *_SHORT)):
+            continue
+        if name.startswith((*foreign, *_OTHERS)) or _KUBERNETES.match(f"{name}={environ[name]}"):
+            continue
+        file = _FILE if name.endswith(_FILE) else ""
+        if near := _nearest(name.removesuffix(_FILE), known):
+            raise SettingsError(f"the environment has an unknown variable {name}; did you mean {near}{file}?")
+        if name.startswith(PREFIX):
+            raise SettingsError(
+                f"the environment has an unknown variable {name}; docs/configuration.md lists all that begin so"
+            )
+
+
+def _nearest(name: str, known: Collection[str]) -> str | None:
+    if not name.startswith(PREFIX):
+        return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=_NEAR)), None)
+    # The beginning they share says nothing about how near they are.
+    ours = [other.removeprefix(PREFIX) for other in known if other.startswith(PREFIX)]
+    near = difflib.get_close_matches(name.removeprefix(PREFIX), ours, n=1)
+    return PREFIX + near[0] if near else None
+
+
+def _read(name: str, environ: Mapping[str, str], *, secret: bool) -> tuple[str, str] | None:
+    text = unquoted(trimmed(environ.get(name, ""), keep_spaces=True))
+    if text.strip() or (text and secret):
+        return text, name
+    source = f"{name}{_FILE}"
+    path = unquoted(trimmed(environ.get(source, "")))
+    if not path:
+        return None
+    try:
+        text = trimmed(Path(path).read_text(encoding="utf-8"), keep_spaces=True)
+    except OSError as error:
+        raise SettingsError(f"{source} names {path}, which cannot be read ({error.strerror})") from error
+    except ValueError:  # not UTF-8, or a NUL in the path
+        raise SettingsError(f"{source} names {path}, which is not UTF-8 text") from None
+    if secret and not text.strip():
+        raise SettingsError(f"{source} names {path}, which is empty; write the secret into it, or unset {source}")
+    return (text, source) if text.strip() else None
+
+
+def _table(text: str, source: str) -> Any:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise SettingsError(f'{source} must hold a JSON object, {{"name": "value"}}')
+    return value

@@ -1,0 +1,1 @@
+"""Logs without secrets or users' words, and health over HTTP."""

@@ -1,0 +1,118 @@
+"""Structured logs: one event a line, a stable name and ids, never a user's words, never a secret.
+
+docs/logs.md lists every event; :mod:`shared_utils.observability.redaction` says what is hidden.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Collection
+from types import TracebackType
+from typing import Any, Final, TextIO, cast
+
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+from shared_utils.config.settings import LogSettings
+from shared_utils.observability.redaction import policy, pseudonym, redact, redact_text
+
+__all__ = ["adjust", "bind", "configure", "get", "pseudonym", "redact", "redact_text"]
+
+_LEVELS: Final = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
+"""The levels structlog knows; a library may log at one in between."""
+_NUMBERS: Final = {logging.getLevelName(level).lower(): level for level in _LEVELS}
+
+
+class _Threshold:
+    """Drops what is below a level that may change while running."""
+
+    level = logging.INFO
+
+    def __call__(self, _logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        if _NUMBERS[method] < self.level:
+            raise structlog.DropEvent
+        return event
+
+
+_threshold = _Threshold()
+
+
+def configure(
+    settings: LogSettings, service: str, *, secrets: Collection[str] = (), stream: TextIO | None = None
+) -> None:
+    """Send every log line of this process, the libraries' too, to one stream in one format.
+
+    Args:
+        settings: level, format, and what is shown.
+        service: its name, in every line.
+        secrets: values to hide wherever they turn up (:func:`shared_utils.config.secret_values.secrets_of`).
+        stream: where to; standard output where not given.
+    """
+    stream = stream or sys.stdout
+    console = settings.format == "console" or (settings.format == "auto" and stream.isatty())
+    shared: list[Processor] = [
+        _threshold,
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        redact,  # last, so that it sees the tracebacks, too
+    ]
+    rendering: list[Processor] = (
+        [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+        if console
+        else [structlog.processors.JSONRenderer(ensure_ascii=False)]
+    )
+    structlog.configure(
+        processors=[*shared, *rendering],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(service=service)
+    policy.secrets = tuple(sorted(secrets, key=len, reverse=True))
+    policy.salt = settings.salt.get_secret_value() if settings.salt else ""
+    logging.basicConfig(handlers=[_ToStructlog()], force=True)
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _log_crash
+    adjust(settings)
+
+
+def adjust(settings: LogSettings) -> None:
+    """Take over what may change while running: the level, and what is shown."""
+    _threshold.level = _NUMBERS[settings.level]
+    # What libraries say below a warning is about their own insides, and may quote what they send.
+    logging.getLogger().setLevel(max(_threshold.level, logging.WARNING))
+    policy.user_ids = settings.user_ids
+    policy.message_text = settings.message_text
+
+
+def get(name: str) -> FilteringBoundLogger:
+    """A logger whose lines carry ``module=name``."""
+    return cast("FilteringBoundLogger", structlog.get_logger(module=name))
+
+
+def bind(**fields: Any) -> None:
+    """Put fields into every later line of this asyncio task."""
+    structlog.contextvars.bind_contextvars(**fields)
+
+
+def _log_crash(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+        return
+    get("shared_utils.logs").critical("crashed", exc_info=(kind, error, traceback))
+
+
+class _ToStructlog(logging.Handler):
+    """The libraries' own log lines, in the same format."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = max(known for known in _LEVELS if known <= max(record.levelno, logging.DEBUG))
+        try:
+            structlog.get_logger(module=record.name).log(
+                level, "library_log", detail=record.getMessage(), exc_info=record.exc_info
+            )
+        except Exception:  # noqa: BLE001  # a library's odd log call must not fail its caller
+            self.handleError(record)

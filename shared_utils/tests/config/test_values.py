@@ -1,0 +1,80 @@
+"""What is stripped from a value, and what is said of one that cannot be used."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared_utils.config.values import header_trouble, is_service_port, trimmed, trouble, unquoted
+
+
+@pytest.mark.parametrize("left", ["\n", "\r\n", "\n\n", "\ufeff", "\u200b", "\x00", "\u2028"], ids=ascii)
+@pytest.mark.parametrize("keep_spaces", [False, True])
+def test_what_the_way_left_around_a_value_is_stripped(left, keep_spaces):
+    assert trimmed(f"{left}a b{left}", keep_spaces=keep_spaces) == "a b"
+
+
+def test_spaces_around_a_password_are_kept():
+    assert trimmed(" a ", keep_spaces=True) == " a "
+    assert trimmed(" \u3000a\u00a0\t") == "a"
+
+
+@pytest.mark.parametrize(
+    ("value", "inner"),
+    [
+        ('"a"', "a"),
+        ("'a b'", "a b"),
+        ('"it\'s"', "it's"),
+        ('"a', '"a'),
+        ('"', '"'),
+        ('""', ""),
+        ('"a"b"', '"a"b"'),
+        ("\"a'", "\"a'"),
+        ("", ""),
+    ],
+)
+def test_one_pair_of_quotes_is_removed(value, inner):
+    assert unquoted(value) == inner
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("a\x00b", "control character"),
+        ("a\x1bb", "control character"),
+        ("a\x85b", "control character"),
+        ("a\udcffb", "not UTF-8"),
+    ],
+    ids=ascii,
+)
+def test_what_cannot_be_used_is_named_and_not_repeated(value, says):
+    assert says in trouble(value)
+    assert value not in trouble(value)
+
+
+def test_a_line_break_is_trouble_only_where_one_line_is_wanted():
+    assert trouble("a\nb\tc") is None
+    assert "line break" in trouble("a\nb", one_line=True)
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_any_text_a_header_can_hold_can_be_encoded_for_it(value):
+    if header_trouble(value) is None:
+        assert value.encode("ascii").isascii()
+    else:
+        assert not value.isascii() or not value.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_one"),
+    [
+        ("REDIS_PORT", "tcp://10.96.0.1:6379", True),
+        ("REDIS_PORT", "udp://10.96.0.1:6379\n", True),
+        ("REDIS_PORT", "6379", False),
+        ("REDIS_URL", "tcp://10.96.0.1:6379", False),
+        ("REDIS_PORT", "http://x", False),
+    ],
+)
+def test_what_kubernetes_sets_is_recognised(name, value, is_one):
+    assert is_service_port(name, value) is is_one

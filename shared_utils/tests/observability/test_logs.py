@@ -1,0 +1,266 @@
+"""One format for every line of the process, and no secret in any of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+
+import pytest
+import structlog
+from pydantic import SecretStr
+
+from shared_utils.config.settings import LogSettings
+from shared_utils.observability import logs, redaction
+from shared_utils.observability.logs import redact_text
+from shared_utils.observability.redaction import Policy
+
+
+class Logged:
+    """A process that logs to the captured standard output."""
+
+    def __init__(self, capsys):
+        self._capsys = capsys
+        self._text = ""
+
+    def configure(self, *secrets, **settings):
+        logs.configure(LogSettings(**settings), "a-service", secrets=secrets)
+        return logs.get("a.module")
+
+    def text(self):
+        self._text += self._capsys.readouterr().out
+        return self._text
+
+    def lines(self):
+        return [json.loads(line) for line in self.text().splitlines()]
+
+
+def fail(error):
+    raise error
+
+
+@pytest.fixture
+def logged(monkeypatch, capsys):
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(redaction, "policy", Policy())
+    monkeypatch.setattr(logs, "policy", redaction.policy)
+    level = logging.root.level
+    with structlog.contextvars.bound_contextvars():
+        yield Logged(capsys)
+    logging.captureWarnings(capture=False)
+    logging.root.setLevel(level)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+def test_a_line_is_one_json_object_with_event_service_module_level_and_time(logged):
+    logged.configure(format="json").info(
+        "turn_settled", task_id="t1", attempts=2, ratio=0.5, agent_id=None, note="名\n"
+    )
+    (line,) = logged.lines()
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "turn_settled",
+        "service": "a-service",
+        "module": "a.module",
+        "level": "info",
+        "task_id": "t1",
+        "attempts": 2,
+        "ratio": 0.5,
+        "agent_id": None,
+        "note": "名\n",
+    }
+    assert "名" in logged.text()
+
+
+def test_without_a_terminal_the_automatic_format_is_json(logged):
+    logged.configure().info("started")
+    assert logged.lines()[0]["event"] == "started"
+
+
+def test_the_console_format_is_for_people(logged):
+    log = logged.configure(format="console")
+    try:
+        fail(OSError("redis://:hunter2@h is away"))
+    except OSError:
+        log.exception("failed", task_id="t1")
+    text = logged.text()
+    assert "failed" in text
+    assert "task_id=t1" in text
+    assert "OSError: redis://:***@h is away" in text
+    assert "hunter2" not in text
+
+
+@pytest.mark.parametrize(("level", "events"), [("debug", ["d", "i", "w"]), ("info", ["i", "w"]), ("error", [])])
+def test_the_level_is_the_least_that_is_written(logged, level, events):
+    log = logged.configure(format="json", level=level)
+    log.debug("d")
+    log.info("i")
+    log.warning("w")
+    assert [line["event"] for line in logged.lines()] == events
+
+
+def test_the_level_may_change_while_running(logged):
+    log = logged.configure(format="json")
+    log.debug("before")
+    logs.adjust(LogSettings(level="debug"))
+    log.debug("between")
+    logs.adjust(LogSettings(level="error"))
+    log.warning("after")
+    logging.getLogger("some.library").warning("after")
+    assert [line["event"] for line in logged.lines()] == ["between"]
+
+
+def test_a_configured_secret_is_hidden_in_every_kind_of_line(logged):
+    log = logged.configure("correct horse", format="json", salt="ours")
+    log.info("event", error="it is correct horse", deep={"why": ["correct horse"]})
+    logging.getLogger("some.library").error("sent %r", b"AUTH correct horse")
+    try:
+        fail(OSError("no correct horse"))
+    except OSError:
+        log.exception("failed")
+    assert len(logged.lines()) == 3
+    assert "correct horse" not in logged.text()
+
+
+def test_a_crash_is_one_line_without_secrets(logged):
+    logged.configure("correct horse", format="json")
+    try:
+        fail(RuntimeError("correct horse\nin two lines"))
+    except RuntimeError as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    (line,) = logged.lines()
+    assert (line["event"], line["level"]) == ("crashed", "critical")
+    assert "RuntimeError: ***" in line["exception"]
+
+
+def test_ctrl_c_is_no_crash(logged, capsys):
+    logged.configure(format="json")
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert logged.lines() == []
+
+
+def test_pythons_warnings_have_the_same_format(logged):
+    logged.configure(format="json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("an old way", DeprecationWarning, stacklevel=1)
+    (line,) = logged.lines()
+    assert (line["event"], line["module"], line["level"]) == ("library_log", "py.warnings", "warning")
+    assert "DeprecationWarning: an old way" in line["detail"]
+
+
+def test_what_is_bound_is_in_every_later_line(logged):
+    log = logged.configure(format="json")
+    logs.bind(task_id="t1", user_id="ada")
+    log.info("event")
+    (line,) = logged.lines()
+    assert (line["task_id"], line["user_id"]) == ("t1", logs.pseudonym("ada"))
+
+
+def test_what_people_say_and_who_they_are_may_be_switched_on(logged):
+    log = logged.configure(format="json")
+    log.info("event", user_id="ada", text="hi")
+    logs.adjust(LogSettings(user_ids=True, message_text=True))
+    log.info("event", user_id="ada", text="hi")
+    hidden, shown = logged.lines()
+    assert (hidden["user_id"], hidden["text"]) == (logs.pseudonym("ada"), "<2 characters>")
+    assert (shown["user_id"], shown["text"]) == ("ada", "hi")
+
+
+def test_an_exception_is_part_of_its_line_without_its_secrets(logged):
+    log = logged.configure(format="json")
+    try:
+        fail(ValueError("no answer from postgres://u:hunter2@h/d with Bearer abcdef123"))
+    except ValueError:
+        log.exception("failed")
+    (line,) = logged.lines()
+    assert "Traceback" in line["exception"]
+    assert "ValueError: no answer from postgres://u:***@h/d with Bearer ***" in line["exception"]
+
+
+def test_a_librarys_line_has_the_same_format(logged):
+    logged.configure(format="json")
+    logging.getLogger("some.library").warning("cannot reach %s", "redis://:hunter2@h:6379")
+    logging.getLogger("some.library").info("chatter")
+    (line,) = logged.lines()
+    assert line["detail"] == "cannot reach redis://:***@h:6379"
+    assert (line["event"], line["module"], line["level"]) == ("library_log", "some.library", "warning")
+
+
+def test_a_librarys_exception_is_not_lost(logged):
+    logged.configure(format="json")
+    try:
+        fail(KeyError("a key"))
+    except KeyError:
+        logging.getLogger("some.library").exception("it failed")
+    (line,) = logged.lines()
+    assert "KeyError: 'a key'" in line["exception"]
+
+
+def test_a_librarys_own_level_is_taken_for_the_one_below(logged):
+    logged.configure(format="json")
+    logging.getLogger("some.library").log(35, "between")
+    assert logged.lines()[0]["level"] == "warning"
+
+
+def test_a_librarys_wrong_call_does_not_fail_its_caller(logged, monkeypatch):
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    logged.configure(format="json")
+    logging.getLogger("some.library").warning("%d", "no number")
+    assert logged.lines() == []
+
+
+@pytest.mark.parametrize(
+    "key", ["password", "redis_password", "passwd", "secret", "client_secret", "token", "api_key", "apikey",
+            "letta_api_key", "Authorization", "access_token"],
+)  # fmt: skip
+def test_a_value_is_hidden_by_the_name_of_its_key(key):
+    assert logs.redact(None, "", {key: "hunter2", "deep": {key: ["hunter2"]}}) == {key: "***", "deep": {key: "***"}}
+
+
+def test_what_only_counts_tokens_is_shown():
+    event = {"event": "x", "prompt_tokens": 5, "max_tokens": 9, "enabled": True, "missing": None}
+    assert logs.redact(None, "", dict(event)) == event
+
+
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("redis://:hunter2@host", "redis://:***@host"),
+        ("redis://user:hunter2@host:6379/0", "redis://user:***@host:6379/0"),
+        ("redis+sentinel://u:hunter2@h1:1,h2:2/name", "redis+sentinel://u:***@h1:1,h2:2/name"),
+        ("postgres://user:hunter2@host/db", "postgres://user:***@host/db"),
+        ("postgresql://u:hunter%402@h", "postgresql://u:***@h"),
+        ("redis://:hunt@er2@host", "redis://:***@host"),
+        ("postgres://u:hun/ter2@host/db", "postgres://u:***@host/db"),
+        ("from redis://:hunter2@a to redis://:hunter2@b", "from redis://:***@a to redis://:***@b"),
+        ("{'url': 'redis://:hunter2@a', 'mail': 'x@y'}", "{'url': 'redis://:***@a', 'mail': 'x@y'}"),
+        ("Authorization: Bearer eyJhbGciOi.J9-_x", "Authorization: Bearer ***"),
+        ("key sk-proj-abc_DEF123 is wrong", "key sk-*** is wrong"),
+        ("host=h password=hunter2 dbname=d", "host=h password=*** dbname=d"),
+        ('{"api_key": "hunter2", "a": 1}', '{"api_key": "***", "a": 1}'),
+    ],
+)
+def test_a_secret_is_hidden_by_its_shape(text, redacted):
+    assert redact_text(text) == redacted
+
+
+@pytest.mark.parametrize(
+    "text", ["redis://host:6379/0", "a desk-lamp", "risk-averse", "user@example.org: hi", "你好: 10:30@home"]
+)
+def test_what_is_no_secret_is_shown(text):
+    assert redact_text(text) == text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"redis://:hunter2@h", ValueError("sk-hunter2hunter2"), SecretStr("hunter2"), {"redis://:hunter2@h"}],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_value_that_is_no_text_is_searched_too(logged, value):
+    logged.configure(format="json").info("event", value=value, deep=[{"value": value}])
+    assert logged.lines()
+    assert "hunter2" not in logged.text()

@@ -1,0 +1,71 @@
+"""Secrets by value, what people say, and who they are."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from shared_utils.observability import redaction
+from shared_utils.observability.logs import pseudonym, redact, redact_text
+from shared_utils.observability.redaction import Policy
+
+
+@pytest.fixture(autouse=True)
+def policy(monkeypatch):
+    policy = Policy()
+    monkeypatch.setattr(redaction, "policy", policy)
+    return policy
+
+
+@pytest.mark.parametrize(
+    "key", ["answer", "content", "input", "message", "payload", "prompt", "response_text", "summary", "text"]
+)
+def test_what_people_say_is_hidden_unless_it_is_switched_on(policy, key):
+    event = {"event": "x", key: "我叫小明", "deep": {key: ["one", "two"]}}
+    assert redact(None, "", dict(event)) == {"event": "x", key: "<4 characters>", "deep": {key: "<hidden>"}}
+    policy.message_text = True
+    assert redact(None, "", dict(event)) == event
+
+
+def test_an_absent_text_stays_absent():
+    assert redact(None, "", {"text": None, "user_id": None}) == {"text": None, "user_id": None}
+
+
+@pytest.mark.parametrize("key", ["user_id", "user", "lane"])
+def test_who_users_are_is_hidden_unless_it_is_switched_on(policy, key):
+    hidden = redact(None, "", {key: "ada", "deep": [{key: "ada"}]})
+    assert hidden[key] == hidden["deep"][0][key] == pseudonym("ada")
+    assert "ada" not in str(hidden)
+    policy.user_ids = True
+    assert redact(None, "", {key: "ada"}) == {key: "ada"}
+
+
+def test_a_pseudonym_is_the_same_for_the_same_user_and_salt(policy):
+    policy.salt = "ours"
+    assert redact(None, "", {"user_id": "ada"}) == redact(None, "", {"user_id": "ada"})
+    names = {pseudonym("ada"), pseudonym("bo"), pseudonym("ada", "ours"), pseudonym("ada", "theirs" * 100)}
+    assert len(names) == 4
+    assert all(name.startswith("user-") and len(name) == 17 for name in names)
+
+
+def test_a_secret_is_hidden_by_its_value_wherever_it_turns_up(policy):
+    policy.secrets = ("correct horse battery", "correct horse")
+    text = "AUTH correct horse battery failed, then correct horse"
+    assert redact_text(text) == "AUTH *** failed, then ***"
+    assert redact(None, "", {"error": ValueError(text), "deep": [{"why": text}]}) == {
+        "error": "ValueError('AUTH *** failed, then ***')",
+        "deep": [{"why": "AUTH *** failed, then ***"}],
+    }
+
+
+def test_what_pydantic_was_given_is_hidden_in_its_error(policy):
+    class Model(BaseModel):
+        number: int
+
+    with pytest.raises(ValidationError) as caught:
+        Model(number="what a user said, input_type=str")
+    shown = redact_text(str(caught.value))
+    assert "user said" not in shown
+    assert "input_value=***, input_type=str" in shown
+    policy.message_text = True
+    assert "user said" in redact_text(str(caught.value))
