@@ -14,8 +14,8 @@ from letta_bridge import fail_points
 from letta_bridge.agent_snapshots import AgentRestorer, Restored, SharedParts, capture, check_snapshot
 from letta_bridge.agent_snapshots.records import snapshot_name
 from letta_bridge.backup.erasures import ErasedUsers
-from letta_bridge.backup.manifest import Manifest, SavedAgent, SkippedAgent
 from letta_bridge.backup.places import AGENTS
+from letta_bridge.backup.records import Manifest, SavedAgent, SkippedAgent
 from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, TurnFateUnknown
 from letta_bridge.letta.agent_store import AgentStore
 from letta_bridge.letta.port import AgentRef

@@ -15,8 +15,8 @@ from letta_bridge.agents.agent_spec import bridge_tag
 from letta_bridge.backup import manifest
 from letta_bridge.backup.agents import Progress, SavedAgents, save_agents
 from letta_bridge.backup.erasures import ErasedUsers
-from letta_bridge.backup.manifest import Manifest
 from letta_bridge.backup.places import CONFIGURATION
+from letta_bridge.backup.records import Manifest
 from letta_bridge.backup.state import save_state
 from letta_bridge.letta.agent_store import AgentStore
 from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 from letta_bridge.agent_snapshots.records import ENDING, snapshot_name
 from letta_bridge.backup.places import AGENTS, AUDIT, CONFIGURATION, DUMP, SESSIONS
+from letta_bridge.backup.records import Manifest, SavedAgent, SavedState
 from shared_utils.persistence.table_copy import ENDING as TABLE_ENDING
-
-if TYPE_CHECKING:
-    from letta_bridge.backup.manifest import Manifest, SavedAgent, SavedState
 
 
 def fault_of(manifest: Manifest) -> str | None:

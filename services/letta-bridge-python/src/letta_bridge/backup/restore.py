@@ -19,7 +19,8 @@ from letta_bridge.agents.agent_spec import bridge_tag, users_in
 from letta_bridge.backup import manifest
 from letta_bridge.backup.agents import Progress, load_agents, restorer
 from letta_bridge.backup.erasures import ErasedUsers
-from letta_bridge.backup.manifest import OLD_AGENTS_LACK, Manifest
+from letta_bridge.backup.manifest import OLD_AGENTS_LACK
+from letta_bridge.backup.records import Manifest
 from letta_bridge.backup.state import LoadedState, check_place, load_state, remove_from_state
 from letta_bridge.backup.workspace import workspace
 from letta_bridge.letta.agent_store import AgentStore

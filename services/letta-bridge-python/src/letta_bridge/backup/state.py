@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from letta_bridge.backup import session_file
-from letta_bridge.backup.manifest import Manifest, Place, SavedState, SavedTable
 from letta_bridge.backup.places import AUDIT, DUMP, SESSIONS
+from letta_bridge.backup.records import Manifest, Place, SavedState, SavedTable
 from letta_bridge.settings import BridgeSettings
 from shared_utils.clock import utc_now
 from shared_utils.persistence.database.config import DatabaseConfig

@@ -10,7 +10,7 @@ from typing import Annotated, Final, TypeVar
 import typer
 
 from letta_bridge.backup.backup import make_backup
-from letta_bridge.backup.manifest import Manifest
+from letta_bridge.backup.records import Manifest
 from letta_bridge.backup.restore import RestoreReport, restore_backup
 from letta_bridge.cli.backup_output import backup_lines, restore_json, restore_lines
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, redis_client, settings_or_exit, tell

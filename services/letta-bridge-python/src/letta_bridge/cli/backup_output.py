@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from letta_bridge.agent_snapshots import Restored
-from letta_bridge.backup.manifest import Manifest
+from letta_bridge.backup.records import Manifest
 from letta_bridge.backup.restore import RestoreReport
 
 _MAX_DIFFERENCES: Final = 20
