@@ -1,0 +1,149 @@
+"""Each package declares what it imports, nothing depends in a circle, and production imports no development tool."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+PRODUCTION = ("services", "shared_utils")
+PROVIDED = {"pydantic_core": "pydantic", "starlette": "fastapi", "psycopg_pool": "psycopg"}
+"""Import name → the distribution that pins it, or has it as an extra: who declares that one may import it."""
+
+
+@dataclass(frozen=True)
+class Package:
+    name: str
+    """Of the distribution."""
+    module: str
+    folder: Path
+    declared: frozenset[str]
+
+    @property
+    def production(self) -> bool:
+        return self.folder.relative_to(CHECKOUT).parts[0] in PRODUCTION
+
+
+def normalised(requirement: str) -> str:
+    """The name in a requirement, as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
+
+
+def read(pyproject: Path) -> Package:
+    content = tomllib.loads(pyproject.read_text(encoding="utf-8"))
+    project = content["project"]
+    groups = (project.get("optional-dependencies", {}), content.get("dependency-groups", {}))
+    wanted = [*project["dependencies"], *(each for group in groups for extra in group.values() for each in extra)]
+    module = content["tool"]["uv"]["build-backend"]["module-name"]
+    return Package(project["name"], module, pyproject.parent, frozenset(map(normalised, wanted)))
+
+
+PACKAGES = [
+    read(pyproject)
+    for pattern in ("services/*", "tools/*", "shared_utils", "bench")
+    for pyproject in sorted(CHECKOUT.glob(f"{pattern}/pyproject.toml"))
+]
+OWN = {package.module: package for package in PACKAGES}
+
+
+@cache
+def modules(package: Package) -> dict[str, Path]:
+    """Dotted name → file."""
+    root = package.folder / "src"
+    found = {}
+    for path in sorted((root / package.module).rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def imports(package: Package) -> dict[str, set[str]]:
+    """Module → the modules it imports, anywhere in it: also within functions, and for type checkers only."""
+    return {name: set(_imports(path, modules(package))) for name, path in modules(package).items()}
+
+
+def _imports(path: Path, own: dict[str, Path]) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module, f"{path}: a relative import"
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                yield submodule if submodule in own else node.module
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """The nodes of a circle; none where there is no circle."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_a_package_declares_what_it_imports(package):
+    distributions = packages_distributions()
+    undeclared = {}
+    for module, imported in imports(package).items():
+        for top in {name.partition(".")[0] for name in imported} - {package.module, "__future__"}:
+            if top in sys.stdlib_module_names:
+                continue
+            wanted = [OWN[top].name] if top in OWN else [PROVIDED.get(top, top), *distributions.get(top, ())]
+            if not package.declared.intersection(map(normalised, wanted)):
+                undeclared.setdefault(top, []).append(module)
+    assert undeclared == {}
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_what_runs_in_production_imports_no_tool_of_development(package):
+    tools = {other.module for other in PACKAGES if not other.production}
+    imported = {name.partition(".")[0] for names in imports(package).values() for name in names}
+    assert not package.production or not imported & tools
+
+
+def test_shared_utils_imports_none_of_its_users():
+    imported = {name.partition(".")[0] for names in imports(OWN["shared_utils"]).values() for name in names}
+    assert imported & OWN.keys() == {"shared_utils"}
+
+
+def test_packages_depend_on_each_other_in_one_direction():
+    graph = {
+        package.module: {name.partition(".")[0] for names in imports(package).values() for name in names}
+        & (OWN.keys() - {package.module})
+        for package in PACKAGES
+    }
+    assert circle(graph) == []
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_modules_and_rooms_depend_on_each_other_in_one_direction(package):
+    """In every folder: among its modules and the folders in it, each of which counts as one."""
+    found = imports(package)
+    folders = {name for name, path in modules(package).items() if path.name == "__init__.py"}
+    for folder in sorted(folders):
+        graph = {}
+        for module, imported in found.items():
+            for other in imported & found.keys():
+                parts = [name.removeprefix(folder).lstrip(".").partition(".")[0] for name in (module, other)]
+                inside = all(name == folder or name.startswith(f"{folder}.") for name in (module, other))
+                if inside and parts[0] != parts[1]:
+                    graph.setdefault(parts[0], set()).add(parts[1])
+        assert circle(graph) == [], folder
+
+
+def test_a_circle_is_found():
+    assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})) == {"a", "b", "c"}
+    assert circle({"a": {"b"}, "b": {"c"}, "d": {"a"}}) == []
