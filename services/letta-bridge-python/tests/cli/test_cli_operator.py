@@ -16,8 +16,8 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
-from letta_bridge.failure_causes import advice, meaning
 from letta_bridge.main import app
+from letta_bridge.request_queue.failure_causes import advice, meaning
 
 VARIABLES = ("REDIS_URL", "REDIS_HOST", "REDIS_PASSWORD", "LETTA_API_URL", "LETTA_API_KEY", "LETTA_BRIDGE_CONFIG")
 Q = "{letta_requests}"

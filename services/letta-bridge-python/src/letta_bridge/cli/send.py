@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from letta_bridge import failure_causes, obstacles
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit, tell
 from letta_bridge.cli.local_bridge import not_ready
 from letta_bridge.cli.pause import pause_told
+from letta_bridge.request_queue import failure_causes, obstacles
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings

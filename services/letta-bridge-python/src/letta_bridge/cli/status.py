@@ -11,10 +11,10 @@ from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, f
 from letta_bridge.cli.local_bridge import not_ready
 from letta_bridge.cli.output import duration, plain, print_json
 from letta_bridge.cli.pause import pause_told
-from letta_bridge.obstacles import crowded, crowded_lane, no_bridge
 from letta_bridge.request_queue import PauseMode, QueueStatus, RedisQueue
 from letta_bridge.request_queue.admin import Lane, Pause, QueueAdmin
 from letta_bridge.request_queue.identity import QueueIdentity
+from letta_bridge.request_queue.obstacles import crowded, crowded_lane, no_bridge
 from letta_bridge.settings import BridgeSettings
 from shared_utils.redis.connection import RedisClient
 from shared_utils.redis.trouble import RedisTrouble

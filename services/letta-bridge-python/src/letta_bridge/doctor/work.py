@@ -8,10 +8,10 @@ from redis.exceptions import NoPermissionError
 
 from letta_bridge.doctor import recent_answers
 from letta_bridge.doctor.findings import Finding, fail, ok, warn
-from letta_bridge.obstacles import crowded, crowded_lane, no_bridge
 from letta_bridge.request_queue import RedisQueue
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.keys import memory_python_instances
+from letta_bridge.request_queue.obstacles import crowded, crowded_lane, no_bridge
 from letta_bridge.request_queue.other_queues import left_behind
 from letta_bridge.settings import BridgeSettings
 from shared_utils.redis.connection import RedisClient

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from letta_bridge import failure_causes
+from letta_bridge.request_queue import failure_causes
 
 RECENT_MINUTES: Final = 10
 _TROUBLE_SHARE: Final = 0.2
