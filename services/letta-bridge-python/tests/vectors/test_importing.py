@@ -202,8 +202,10 @@ def test_what_is_no_letta_database_is_said_so(tmp_path):
     with pytest.raises(SourceUnreadable, match="is no file"):
         LettaSqlite(tmp_path / "nothing.db")
     (tmp_path / "text.db").write_text("no database at all")
+    database = LettaSqlite(tmp_path / "text.db")
     with pytest.raises(SourceUnreadable, match="cannot be read"):
-        LettaPassages(LettaSqlite(tmp_path / "text.db"))
+        LettaPassages(database)
+    database.close()
     with pytest.raises(SourceUnreadable, match="cannot be reached"):
         LettaPostgresql("postgresql://nobody@127.0.0.1:1/nothing")
 

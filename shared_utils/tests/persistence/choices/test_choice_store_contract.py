@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -157,7 +158,7 @@ async def test_merges_in_any_order_converge(made, random):
 async def test_damaged_row_in_the_file_is_an_opt_out(tmp_path, permanent_memory, chosen_ms):
     store = FileChoiceStore(tmp_path / "sessions.db")
     await store.merge([Choice("k", ON, 5)])
-    with sqlite3.connect(tmp_path / "sessions.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "sessions.db")) as connection, connection:
         connection.execute("UPDATE user_choices SET permanent_memory = ?, chosen_ms = ?", [permanent_memory, chosen_ms])
     found = (await store.find(["k"]))["k"]
     assert found.permanent_memory is False

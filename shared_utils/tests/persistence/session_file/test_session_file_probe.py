@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -27,10 +28,10 @@ async def test_a_file_that_can_be_written_is_no_trouble_and_stays_as_it_is(tmp_p
     path = tmp_path / "data" / "sessions.sqlite"
     probe = make_probe(path)
     assert await probe.trouble() is None
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection:
         before = connection.execute("PRAGMA user_version").fetchone(), list(connection.iterdump())
     assert await probe.trouble() is None
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection:
         assert (connection.execute("PRAGMA user_version").fetchone(), list(connection.iterdump())) == before
 
 
