@@ -62,6 +62,14 @@ def test_faults_that_need_different_stacks_are_no_pair(first, second, phase):
     assert pair(first, second, phase).problem()
 
 
+@pytest.mark.parametrize("phase", Phase)
+def test_bridges_that_lose_tasks_are_no_pair_where_tasks_are_handed_out_once(phase):
+    faults = catalogue()
+    problem = Scenario(faults["operator/dead-retry"], faults["bridge/stop-taken"], phase).problem()
+    assert problem is not None
+    assert Scenario(faults["operator/dead-retry"], faults["memory/killed"], Phase.RECOVERY).problem() is None
+
+
 def test_two_faults_of_one_bridge_strike_one_bridge_each():
     assert pair("bridge/kill-sent", "bridge/stop-answered").problem() is None
 

@@ -8,12 +8,13 @@ from enum import StrEnum
 from random import Random
 from typing import Final
 
-from bridge_chaos.fault import Fault
+from bridge_chaos.fault import Fault, parts
 from bridge_chaos.load import Load
 from bridge_chaos.topology import Topology
 
 _PAIR_LOAD: Final = Load(users=12, messages=8, seconds=6.0)
 _DRAWS: Final = 10_000
+_BRIDGES: Final = parts("bridge", "bridges")
 
 
 class Phase(StrEnum):
@@ -87,6 +88,8 @@ class Scenario:
             return "one of them is tried alone only"
         if topology is None or not one.occupies | two.occupies | one.needs | two.needs <= topology.parts:
             return "they need different stacks"
+        if topology.hands_out_once and all(fault.occupies & _BRIDGES for fault in (one, two)):
+            return "one of them lets a task be handed out once, and the other takes tasks from bridges"
         if self.phase is not Phase.RECOVERY and (clash := _clash(one, two) | _clash(two, one)):
             return f"both have to do with {', '.join(sorted(clash))} at once"
         return None

@@ -56,6 +56,11 @@ class Topology:
             parts |= {"memory", f"memory-{self.memory}"}
         return frozenset(parts)
 
+    @property
+    def hands_out_once(self) -> bool:
+        """Whether a task that a bridge loses becomes a dead letter instead of another bridge's."""
+        return any(name.endswith("MAX_DELIVERIES") for name, _ in self.variables)
+
     def merged(self, other: Topology) -> Topology | None:
         """One that has what both want; None where they contradict each other. A default gives way."""
         merged: dict[str, Any] = {}
