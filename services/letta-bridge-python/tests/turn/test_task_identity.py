@@ -554,3 +554,33 @@ async def test_a_turn_at_work_in_another_personas_agent_is_noted_for_that_person
         assert {record["persona"] for record in missed} == {"default"}
         hold.release()
         await rig.letta.idle()
+
+
+@pytest.mark.parametrize("is_buried", [False, True], ids=["handed_over", "buried"])
+async def test_a_turn_that_another_personas_agent_may_have_is_waited_for_by_both(make_rig, is_buried):
+    rig = make_rig(letta=HOPELESS_TRIES, **COACH)
+    rig.push("t0", content="zero", meta={"persona": "coach"})
+    await rig.work_off()
+    rig.fallback.down = is_buried
+    with rig.letta.held() as hold:
+        rig.push("t1", content="one", meta={"persona": "coach"})
+        (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+        await rig.processor().process(turn, TurnLease(30, clock()))  # at work in Letta; killed before it settles
+        rig.time += rig.settings.queue.lease + 1
+        other = configured_otherwise(rig, make_rig, letta=HOPELESS_TRIES, queue={"max_deliveries": 2 - is_buried})
+        other.time = rig.time
+        await other.work_off()
+        missed = [json.loads(record) for record in rig.shelf.missed["ada"]]
+        noted = {record["persona"]: record["content"] for record in missed}
+        assert noted == {"default": "" if is_buried else "one", "coach": ""}
+        rig.fallback.down = False
+        rig.push("t2", content="two", meta={"persona": "coach"})
+        await rig.work_off()
+        assert rig.fallback.answered[-1] == ("t2", "earlier_turn_running")
+        hold.release()
+        await rig.letta.idle()
+    rig.push("t3", content="three", meta={"persona": "coach"})
+    await rig.work_off()
+    assert rig.letta.overlaps == []
+    assert (await rig.said_to_agents_by_session())["ada", "coach"] == ["zero", "one", "two", "three"]
+    assert [json.loads(record)["persona"] for record in rig.shelf.missed["ada"]] == ["default"]

@@ -270,7 +270,7 @@ class MessageProcessor:
             content=None if content_gone else task.content,
             missed=missed,
             doubtful=job.doubtful,
-            other_persona=self._sessions.other_persona(task.meta.persona) if job.doubtful else None,
+            other_persona=self._other_persona(job),
             handed_out_before=job.turn.attempts > 1,
         )
         return Delivery(self._desk, turn, lease)
@@ -306,16 +306,25 @@ class MessageProcessor:
             reason=reason,
             cause=failure_word(error) if isinstance(error, LettaError) else None,
             in_place_of_agent=error is not None or reason in _AGENT_WAS_MEANT,
-            missed=self._missed_turn(job, delivery, answer),
+            missed=self._missed_turns(job, delivery, answer),
             told=delivery.resolved if delivery else (),
         )
         return self._journalled(job, end, is_remembered=delivery is not None)
 
-    def _missed_turn(self, job: Job, delivery: Delivery | None, answer: FallbackAnswer | None) -> bytes | None:
+    def _missed_turns(self, job: Job, delivery: Delivery | None, answer: FallbackAnswer | None) -> tuple[bytes, ...]:
         if delivery is None:
-            return None
+            return ()
         missed = job.missed_turn(delivery, answer, told_characters=self._settings.fallback.told_characters)
-        return dump(missed) if missed else None
+        elsewhere = job.abandoned_turn(delivery.unasked) if delivery.unasked else None
+        return tuple(dump(turn) for turn in (missed, elsewhere) if turn is not None)
+
+    def _abandoned_turns(self, job: Job) -> tuple[bytes, ...]:
+        """For each persona whose agent an earlier hand-out may have sent the turn to."""
+        personas = (job.persona, self._other_persona(job))
+        return tuple(dump(job.abandoned_turn(persona)) for persona in personas if persona is not None)
+
+    def _other_persona(self, job: Job) -> str | None:
+        return self._sessions.other_persona(job.task.meta.persona) if job.doubtful else None
 
     def _refuse(self, job: Job, error: ServiceError, delivery: Delivery | None) -> Settlement:
         return settlements.refused(
@@ -324,7 +333,7 @@ class MessageProcessor:
             job.identity,
             error,
             # A turn that may still be running in Letta is noted, so that the user's next one does not overlap it.
-            missed=self._missed_turn(job, delivery, None),
+            missed=self._missed_turns(job, delivery, None),
             told=delivery.resolved if delivery else (),
             cause=failure_word(error) if isinstance(error, LettaError) else error.code,
         )
@@ -344,7 +353,7 @@ class MessageProcessor:
         delivery = await self._delivery_to_be_told(job, lease)
         if delivery is not None:
             return self._memory_answered(job, answer, "handed_over", delivery)
-        missed = dump(job.abandoned_turn())  # whatever its user wants by now, an earlier hand-out may have sent it
+        missed = self._abandoned_turns(job)  # whatever its user wants by now, an earlier hand-out may have sent it
         end = settlements.by_memory(job.turn, job.task, job.identity, answer, reason="handed_over", missed=missed)
         return self._journalled(job, end, is_remembered=False)
 
@@ -377,7 +386,7 @@ class MessageProcessor:
             job.identity,
             task_id=job.task.task_id,
             user_id=job.task.user_id,
-            missed=dump(job.abandoned_turn()) if turn.attempts > 1 or code == _DEFECT else None,
+            missed=self._abandoned_turns(job) if turn.attempts > 1 or code == _DEFECT else (),
             replaces_kept=job.kept is not None and job.kept.is_of(job.task),
         )
 
