@@ -77,7 +77,7 @@ def test_no_two_users_share_a_conversation():
 
 def test_why_memory_python_answered_is_kept():
     reply = REPLY.model_copy(update={"source": "memory-python", "agent_id": None, "fallback_reason": "breaker_open"})
-    _, answer = read_entry(entry(outcome=Outcome.MEMORY, reply=dump(reply), missed=b"{}")).messages
+    _, answer = read_entry(entry(outcome=Outcome.MEMORY, reply=dump(reply), missed=(b"{}",))).messages
     assert (answer.metadata["source"], answer.metadata["fallback_reason"]) == ("memory-python", "breaker_open")
 
 

@@ -492,7 +492,7 @@ async def test_without_the_right_to_ask_for_memory_letters_are_kept_and_missed_t
             await rig.push("ada", task_id)
             (turn,) = (await queue.exchange([], 1)).turns
             missed = b'{"n":%s,"text":"%s"}' % (task_id.encode(), b"x" * 900)
-            end = Settlement(turn.receipt, Outcome.DEAD, user_id="ada", missed=missed, dead=b"{}")
+            end = Settlement(turn.receipt, Outcome.DEAD, user_id="ada", missed=(missed,), dead=b"{}")
             assert (await queue.exchange([end], 0)).settled == [True]
         assert await queue.missed("ada") == [missed]
         assert await rig.admin.dead_count() == 2

@@ -164,7 +164,7 @@ async def test_missed_turns_are_kept_bounded_and_forgotten_once_told(rig):
     for index in range(5):
         (turn,) = (await queue.exchange([], 1)).turns
         assert turn.missed == min(index, 3)
-        await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=b'{"n":%d}' % index))
+        await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=(b'{"n":%d}' % index,)))
     assert await queue.missed("ada") == [b'{"n":2}', b'{"n":3}', b'{"n":4}']
     (turn,) = (await queue.exchange([], 1)).turns
     told = frozenset(fingerprint(record) for record in await queue.missed("ada"))
@@ -183,15 +183,28 @@ async def test_a_settlement_removes_the_missed_turns_it_names_and_no_others(rig)
     records = ['{"说":"第一句"}'.encode(), b'{"n":2}', b"not json"]
     for number, record in enumerate(records):
         turn = await next_turn(rig, queue, number)
-        await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=record))
+        await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=(record,)))
     turn = await next_turn(rig, queue, 3)
     told = frozenset({fingerprint(records[0]), fingerprint(b"never kept")})
-    await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", told=told, missed=b'{"n":4}'))
+    await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", told=told, missed=(b'{"n":4}',)))
     assert await queue.missed("ada") == [b'{"n":2}', b"not json", b'{"n":4}']
     assert (await queue.status()).counters["missed_pending"] == 3
     turn = await next_turn(rig, queue, 4)
     await settle(queue, answered(turn, task_id="t4"))
     assert len(await queue.missed("ada")) == 3
+
+
+async def test_a_settlement_leaves_a_missed_turn_to_each_of_several_personas(rig):
+    queue = rig.bridge("a")
+    kept = rig.settings.missed_kept
+    records = [b'{"n":%d,"persona":"%s"}' % (n, p) for n in range(kept + 1) for p in (b"doctor", b"coach")]
+    for number in range(kept + 1):
+        turn = await next_turn(rig, queue, number)
+        both = (records[2 * number], records[2 * number + 1])
+        await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=both))
+    assert await queue.missed("ada") == records[2:]
+    counters = (await queue.status()).counters
+    assert (counters["missed_pending"], counters["missed_dropped"]) == (2 * kept, 2)
 
 
 async def test_one_personas_missed_turns_do_not_push_out_anothers(rig):
@@ -200,12 +213,12 @@ async def test_one_personas_missed_turns_do_not_push_out_anothers(rig):
     records = [b'{"n":0}', *(b'{"n":%d,"persona":"doctor"}' % number for number in range(1, kept + 3))]
     for number, record in enumerate(records):
         turn = await next_turn(rig, queue, number)
-        await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=record))
+        await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=(record,)))
     assert await queue.missed("ada") == [records[0], *records[-kept:]]
     counters = (await queue.status()).counters
     assert (counters["missed_pending"], counters["missed_dropped"]) == (kept + 1, 2)
     turn = await next_turn(rig, queue, 99)
-    await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=b'{"persona":"default"}'))
+    await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=(b'{"persona":"default"}',)))
     assert (await queue.missed("ada"))[0] == records[0]
 
 
@@ -264,11 +277,11 @@ async def test_missed_turns_beyond_their_bytes_push_out_the_oldest_of_the_person
     records = [other, *(b'{"n":%d,"text":"%s"}' % (number, b"x" * 900) for number in range(3))]
     for number, record in enumerate(records):
         turn = await next_turn(rig, queue, number)
-        await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=record))
+        await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=(record,)))
     assert await queue.missed("ada") == [other, *records[-2:]]
     large = b'{"text":"%s"}' % (b"y" * 5000)
     turn = await next_turn(rig, queue, 9)
-    await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=large))
+    await settle(queue, Settlement(turn.receipt, Outcome.MEMORY, user_id="ada", missed=(large,)))
     assert await queue.missed("ada") == [other, large]
     counters = (await queue.status()).counters
     assert (counters["missed_pending"], counters["missed_dropped"]) == (2, 3)
@@ -475,7 +488,9 @@ async def test_missed_turns_are_counted_over_all_users(rig):
             await rig.push(task(user, f"{user}{number}"))
     for _ in range(3):
         turns = (await queue.exchange([], 10)).turns
-        await queue.exchange([Settlement(turn.receipt, Outcome.MEMORY, turn.lane, missed=b"{}") for turn in turns], 0)
+        await queue.exchange(
+            [Settlement(turn.receipt, Outcome.MEMORY, turn.lane, missed=(b"{}",)) for turn in turns], 0
+        )
     assert await pending() == 6
     await rig.push(task("ada", "a9"))
     (turn,) = (await queue.exchange([], 1)).turns
@@ -491,7 +506,7 @@ async def test_missed_turns_that_are_dropped_are_not_counted(rig):
     for number in range(kept + 2):
         await rig.push(task("ada", f"t{number}"))
         (turn,) = (await queue.exchange([], 1)).turns
-        await queue.exchange([Settlement(turn.receipt, Outcome.MEMORY, "ada", missed=b"{}")], 0)
+        await queue.exchange([Settlement(turn.receipt, Outcome.MEMORY, "ada", missed=(b"{}",))], 0)
     counters = (await queue.status()).counters
     assert (counters["missed_pending"], counters["missed_dropped"]) == (kept, 2)
 

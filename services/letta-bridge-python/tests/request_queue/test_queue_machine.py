@@ -505,9 +505,12 @@ def settlement(turn, end, told):
         replaces_kept=end != "error",
         mark=b'"key":1' if reply else b"",
         told=frozenset(told if end in {"told", "memory"} and ids else ()),
-        missed=b'{"of":"%s","persona":"%d"}' % (turn.receipt.encode(), turn.seq % 2)
+        missed=tuple(
+            b'{"of":"%s","persona":"%d"}' % (turn.receipt.encode(), (turn.seq + more) % 2)
+            for more in range(1 + turn.seq % 3 // 2)
+        )
         if end == "memory" and ids
-        else None,
+        else (),
         dead=json.dumps(letter).encode() if end == "dead" else None,
         journal=b"{}" if end in {"letta", "memory"} and reply else None,
     )

@@ -36,7 +36,7 @@ def answered(turn, **changes):
 
 async def test_a_key_of_another_kind_among_the_missed_turns_is_set_aside_and_keeps_nobodys_answer(queue, client):
     turns = await handed_out(queue, client, "ada", "怡", "bo")
-    ends = [answered(turns[0]), answered(turns[1], missed=b"{}"), answered(turns[2])]
+    ends = [answered(turns[0]), answered(turns[1], missed=(b"{}",)), answered(turns[2])]
     spoilt = queue.keys.missed("怡")
     await client.set(spoilt, "no list")
     dump = await client.dump(spoilt)
@@ -55,7 +55,7 @@ async def test_an_answer_is_given_although_its_missed_turn_can_be_kept_nowhere(q
     await client.execute_command("ACL", "SETUSER", "poor", "on", ">secret", "~*", "&*", "+@all", "-dump")
     poor = connect(RedisSettings(url=redis_url, username="poor", password="secret"), name="poor")
     bridge = RedisQueue(poor, poor, QueueSettings(), "a")
-    assert (await bridge.exchange([answered(turn, missed=b'{"said": 1}')], 0)).settled == [True]
+    assert (await bridge.exchange([answered(turn, missed=(b'{"said": 1}',))], 0)).settled == [True]
     line, _, record = (await client.lindex(queue.keys.dead, 0)).partition(b"\n")
     assert (json.loads(line)["record"], record) == ("missed", b'{"said": 1}')
     await bridge.close()

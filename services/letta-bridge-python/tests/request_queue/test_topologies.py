@@ -75,7 +75,9 @@ async def test_every_call_of_the_queue_works_on_a_cluster(cluster, queue_at, los
     lose_answer(queue.waits, others)
     assert await queue.release_strays({kept.receipt}, waited=True) == len(others) == 1
     assert await queue.renew([kept.receipt]) == set()
-    end = Settlement(kept.receipt, Outcome.LETTA, user_id="u0", task_id="0", reply=b"{}", missed=b"{}", journal=b"{}")
+    end = Settlement(
+        kept.receipt, Outcome.LETTA, user_id="u0", task_id="0", reply=b"{}", missed=(b"{}",), journal=b"{}"
+    )
     exchange = await queue.exchange([end], 5)
     assert (exchange.settled, len(exchange.turns)) == ([True], 2)
     assert await queue.missed("u0") == [b"{}"]
@@ -119,7 +121,7 @@ async def test_a_user_is_erased_on_a_cluster(cluster, queue_at):
         await client.lpush(f"memory:user_sessions:{user}", json.dumps({"user_id": user, "content": "x"}))
     for turn in (await queue.exchange([], 2)).turns:
         reply = json.dumps({"user_id": turn.lane, "response_text": "x"}).encode()
-        end = Settlement(turn.receipt, Outcome.LETTA, user_id=turn.lane, task_id="t", reply=reply, missed=b"{}")
+        end = Settlement(turn.receipt, Outcome.LETTA, user_id=turn.lane, task_id="t", reply=reply, missed=(b"{}",))
         await queue.exchange([end], 0)
     search = RedisSearch(client, BridgeSettings())
     assert len(await search.find("ada")) >= 4

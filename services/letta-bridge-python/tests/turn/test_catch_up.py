@@ -99,6 +99,19 @@ def test_nothing_that_a_user_or_a_model_wrote_gets_another_role(text, fate, lang
             assert message.content == text
 
 
+@pytest.mark.parametrize("fate", Fate)
+def test_of_a_turn_whose_words_are_gone_the_answer_alone_is_told(fate):
+    wordless = missed(1, fate=fate).model_copy(update={"content": ""})
+    note, answer = told([wordless])
+    assert (note.role, note.otid) == ("system", wordless.otids(AGENT).answer)
+    assert (answer.role, answer.content) == ("assistant", "answered 1")
+
+
+@pytest.mark.parametrize("fate", Fate)
+def test_of_a_canned_answer_to_words_that_are_gone_nothing_is_told(fate):
+    assert told([missed(1, fate=fate, canned=True).model_copy(update={"content": "", "response_text": None})]) == []
+
+
 @pytest.mark.parametrize("answer", [None, ""])
 def test_a_turn_that_nobody_answered_is_not_told(answer):
     unanswered = missed(1).model_copy(update={"response_text": answer})

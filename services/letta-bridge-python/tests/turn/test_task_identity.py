@@ -6,7 +6,7 @@ import asyncio
 import json
 
 import pytest
-from redis.exceptions import AuthenticationError
+from redis.exceptions import AuthenticationError, ResponseError
 
 from letta_bridge.agents.session_manager import SessionManager
 from letta_bridge.errors import FallbackUnavailable, TurnFateUnknown
@@ -281,6 +281,66 @@ async def test_a_task_that_memory_has_answered_is_not_buried(make_rig):
     assert rig.kept(task_id="t1")["response_text"] == "short: one"
 
 
+async def answered_and_never_settled(rig, **task):
+    """A task that memory-python answered, and that was handed out once too often since."""
+    rig.push("t1", **task)
+    (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+    rig.fallback.given[turn.number] = await rig.fallback.answer(parse_task(turn.payload, Limits()), turn.number, "test")
+    rig.time += rig.settings.queue.lease + 1
+
+
+async def test_the_agent_is_told_of_an_answer_that_is_found_before_a_burial(make_rig):
+    rig = make_rig(queue={"max_deliveries": 1}, database={"db_url": "postgresql://127.0.0.1/none"})
+    await answered_and_never_settled(rig, content="I am allergic to nuts")
+    await rig.work_off()
+    assert len(rig.shelf.journal) == 1
+    rig.push("t2", content="two")
+    await rig.work_off()
+    agent = rig.store.sessions["ada", "default"].agent_id
+    contents = [entry["content"] for entry in await rig.letta.history(agent)]
+    assert contents[1:3] == ["I am allergic to nuts", "short: I am allergic to nuts"]
+    assert rig.shelf.missed == {}
+
+
+@pytest.mark.parametrize("why", ["opted_out", "temporary", "choice_unknown"])
+async def test_an_answer_that_is_found_before_a_burial_is_told_with_consent_alone(make_rig, monkeypatch, why):
+    rig = make_rig(queue={"max_deliveries": 1}, database={"db_url": "postgresql://127.0.0.1/none"})
+    meta = {"memory_type": "temporary"} if why == "temporary" else {}
+    await answered_and_never_settled(rig, content="my secret", meta=meta)
+    with monkeypatch.context() as patched:
+        if why == "opted_out":
+            await rig.consent.choose("ada", permanent_memory=False)
+        if why == "choice_unknown":
+
+            async def refused(*_args):
+                raise ResponseError("NOPERM")
+
+            patched.setattr(rig.consent, "verdict", refused)
+        await rig.work_off()
+    assert rig.kept(task_id="t1")["source"] == "memory-python"
+    assert "secret" not in str(rig.shelf.missed)
+    assert rig.shelf.journal == []
+    await rig.consent.choose("ada", permanent_memory=True)
+    rig.push("t2", content="two")
+    await rig.work_off()
+    assert await rig.said_to_agents() == {"ada": ["two"]}
+    assert rig.shelf.missed == {}
+
+
+async def test_of_a_task_whose_upload_is_gone_the_agent_is_told_the_answer_that_memory_gave(rig):
+    upload, turn = await handed_out_with_an_upload(rig)
+    rig.fallback.given[turn.number] = await rig.fallback.answer(parse_task(turn.payload, Limits()), turn.number, "test")
+    upload.unlink()
+    rig.time += rig.settings.queue.lease + 1
+    await rig.work_off()
+    rig.push("t2", content="two")
+    await rig.work_off()
+    agent = rig.store.sessions["ada", "default"].agent_id
+    history = [(entry["message_type"], entry["content"]) for entry in await rig.letta.history(agent)]
+    assert [content for kind, content in history if kind == "user_message"] == ["two"]
+    assert ("assistant_message", "short: ") in history
+
+
 async def test_an_answer_that_is_found_before_a_burial_takes_no_id_from_another_task(make_rig):
     rig = make_rig(queue={"max_deliveries": 1})
     rig.shelf.push(b'{"task_id":"t1","user_id":"ada","content":"one"}')
@@ -494,3 +554,33 @@ async def test_a_turn_at_work_in_another_personas_agent_is_noted_for_that_person
         assert {record["persona"] for record in missed} == {"default"}
         hold.release()
         await rig.letta.idle()
+
+
+@pytest.mark.parametrize("is_buried", [False, True], ids=["handed_over", "buried"])
+async def test_a_turn_that_another_personas_agent_may_have_is_waited_for_by_both(make_rig, is_buried):
+    rig = make_rig(letta=HOPELESS_TRIES, **COACH)
+    rig.push("t0", content="zero", meta={"persona": "coach"})
+    await rig.work_off()
+    rig.fallback.down = is_buried
+    with rig.letta.held() as hold:
+        rig.push("t1", content="one", meta={"persona": "coach"})
+        (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+        await rig.processor().process(turn, TurnLease(30, clock()))  # at work in Letta; killed before it settles
+        rig.time += rig.settings.queue.lease + 1
+        other = configured_otherwise(rig, make_rig, letta=HOPELESS_TRIES, queue={"max_deliveries": 2 - is_buried})
+        other.time = rig.time
+        await other.work_off()
+        missed = [json.loads(record) for record in rig.shelf.missed["ada"]]
+        noted = {record["persona"]: record["content"] for record in missed}
+        assert noted == {"default": "" if is_buried else "one", "coach": ""}
+        rig.fallback.down = False
+        rig.push("t2", content="two", meta={"persona": "coach"})
+        await rig.work_off()
+        assert rig.fallback.answered[-1] == ("t2", "earlier_turn_running")
+        hold.release()
+        await rig.letta.idle()
+    rig.push("t3", content="three", meta={"persona": "coach"})
+    await rig.work_off()
+    assert rig.letta.overlaps == []
+    assert (await rig.said_to_agents_by_session())["ada", "coach"] == ["zero", "one", "two", "three"]
+    assert [json.loads(record)["persona"] for record in rig.shelf.missed["ada"]] == ["default"]

@@ -49,7 +49,7 @@ async def fill(client, queue):
                 user_id=user,
                 task_id=f"{user}-{number}",
                 reply=reply,
-                missed=b'{"missed": 1}' if outcome is Outcome.MEMORY else None,
+                missed=(b'{"missed": 1}',) if outcome is Outcome.MEMORY else (),
                 dead=about if outcome is Outcome.DEAD else None,
                 journal=json.dumps({"user_id": user}).encode() if outcome is Outcome.LETTA else None,
             )

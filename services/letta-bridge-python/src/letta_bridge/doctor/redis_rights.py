@@ -90,7 +90,7 @@ async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys
             task_id="1",
             reply=b"{}",
             task_response=b"{}",
-            missed=b"{}",
+            missed=(b"{}",),
             dead=b"{}",
             journal=b"{}",
             tally=("doctor",),

@@ -347,9 +347,9 @@ class InMemoryQueue:
         shelf = self.shelf
         before = shelf.missed.get(end.user_id, [])
         after = [record for record in before if fingerprint(record) not in end.told]
-        if end.missed is not None:
-            after.append(end.missed)
-            same = [record for record in after if _persona(record) == _persona(end.missed)]
+        for missed in end.missed:
+            after.append(missed)
+            same = [record for record in after if _persona(record) == _persona(missed)]
             while len(same) > 1 and (
                 len(same) > self._settings.missed_kept or sum(map(len, same)) > self._settings.missed_bytes
             ):

@@ -71,7 +71,7 @@ class MissedTurn(BaseModel):
     @property
     def is_worth_telling(self) -> bool:
         """Whether the user's words belong into the agent's memory: somebody heard them, be it without an answer."""
-        return self.canned or bool(self.response_text)
+        return bool(self.response_text) or (self.canned and bool(self.content))
 
     def may_be_of(self, persona: str) -> bool:
         """Whether it was said to this persona. A record that names none is told apart by its agent, if it has one."""

@@ -151,8 +151,8 @@ class Settlement:
     """JSON members added to the reply where it is kept; nobody else is sent them."""
     told: frozenset[str] = frozenset()
     """Fingerprints of the missed turns the agent has now been told of; these records and no others are removed."""
-    missed: bytes | None = None
-    """A turn the agent does not know yet, JSON; it is added after ``told`` is removed."""
+    missed: tuple[bytes, ...] = ()
+    """The turn, for each persona whose agent does not know it yet, JSON on a line; added after ``told`` is removed."""
     dead: bytes | None = None
     """One line of JSON: why the task is a dead letter."""
     code: str = ""

@@ -312,9 +312,9 @@ class RedisQueue:
                 per_task(end.user_id, end.task_id) if addressed and end.user_id else "",
                 "" if end.replaces_kept else "NX",
                 end.mark,
-                end.user_id if end.told or end.missed is not None else "",
+                end.user_id if end.told or end.missed else "",
                 " ".join(end.told),
-                end.missed or b"",
+                b"\n".join(end.missed),
                 end.dead or b"",
                 end.journal or b"",
                 " ".join(end.tally),
@@ -323,7 +323,7 @@ class RedisQueue:
 
 
 def _size_of_end(end: Settlement) -> int:
-    return sum(len(text or b"") for text in (end.reply, end.task_response, end.missed, end.dead, end.journal))
+    return sum(len(text or b"") for text in (end.reply, end.task_response, *end.missed, end.dead, end.journal))
 
 
 def _pause_mode(mode: object) -> PauseMode | None:

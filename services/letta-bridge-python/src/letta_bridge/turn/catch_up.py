@@ -78,14 +78,13 @@ def _newest(turns: Sequence[MissedTurn], settings: FallbackSettings) -> list[Mis
 def _told(turn: MissedTurn, agent_id: str, language: str | None, characters: int) -> list[TurnMessage]:
     otids = turn.otids(agent_id)
     said, answer = _bounded(turn.content, turn.response_text or "", characters)
-    messages = {
-        Fate.ABSENT: [TurnMessage("user", said, otids.copy)],
-        Fate.UNKNOWN: [
-            _note(_QUOTATION, otids.quotation, language),
-            TurnMessage("user", _quotation(said), str(uuid.uuid4())),
-        ],
-        Fate.STORED: [_note(_ANSWER, otids.answer, language)],
-    }[turn.fate]
+    if turn.fate is Fate.STORED or not said:  # or its words are gone, with an upload
+        messages = [_note(_ANSWER, otids.answer, language)]
+    elif turn.fate is Fate.ABSENT:
+        messages = [TurnMessage("user", said, otids.copy)]
+    else:
+        quotation = TurnMessage("user", _quotation(said), str(uuid.uuid4()))
+        messages = [_note(_QUOTATION, otids.quotation, language), quotation]
     if answer:
         messages.append(TurnMessage("assistant", answer, str(uuid.uuid4())))
     return messages

@@ -130,6 +130,7 @@ class Delivery:
         ended: Letta itself said that the last try is over.
         carried: keys of the missed turns that may have been sent along with it, where ``fate`` is not ABSENT.
         resolved: fingerprints of the missed turns that the agent has now been told of, or that hold nothing to tell.
+        unasked: the other persona whose agent may have the turn, too, because nobody has looked there yet.
     """
 
     def __init__(self, desk: Desk, turn: LettaTurn, lease: Lease) -> None:
@@ -146,6 +147,7 @@ class Delivery:
         self.fate = Fate.UNKNOWN if turn.doubtful else Fate.ABSENT
         self.agent_id: str | None = None
         self.persona = turn.persona
+        self.unasked = turn.other_persona
         self.interrupted = False
         # What an earlier push left says so of its own last try, not of one that another hand-out may have made since.
         self.ended = bool(own) and not turn.handed_out_before and all(kept.turn.ended for kept in own)
@@ -270,7 +272,8 @@ class Delivery:
             except AgentGone:
                 continue
             except (TurnInterrupted, asyncio.CancelledError):
-                raise  # it is at work there: what is noted of it belongs to that persona
+                self.unasked = None  # it is at work there: what is noted of it belongs to that persona
+                raise
             except LettaError:
                 self.persona, self.agent_id = own
                 raise
@@ -278,6 +281,7 @@ class Delivery:
                 self.fate = Fate.STORED
                 return self._delivered(await self._complete(letta, found), agent.agent_id)
         self.persona, self.agent_id = own
+        self.unasked = None
         return None
 
     async def _complete(self, letta: LettaPort, found: FoundTurn) -> TurnAnswer | None:

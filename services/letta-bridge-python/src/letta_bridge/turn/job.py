@@ -80,13 +80,13 @@ class Job:
             canned=canned,
         )
 
-    def abandoned_turn(self) -> MissedTurn:
-        """The record of a turn that is given up and may still be at work: it is waited for, and never told."""
+    def abandoned_turn(self, persona: str) -> MissedTurn:
+        """The record of a turn that may still be at work in this persona's agent: it is waited for, and never told."""
         return MissedTurn(
             task_id=self.identity.key,
             content="",
             timestamp=now(),
             fate=Fate.UNKNOWN,
-            persona=self.persona,
+            persona=persona,
             taken_at=self.identity.taken_at,
         )

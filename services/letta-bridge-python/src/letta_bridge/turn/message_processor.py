@@ -5,6 +5,7 @@ Knows ports only: no Redis, no SDK. Whatever a task holds, :meth:`MessageProcess
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -117,7 +118,7 @@ class MessageProcessor:
             end = self._bury(turn, job, error)
         except Hopeless as error:
             job = job or self._readable(turn)
-            end = await self._answered_before(job) or self._bury(turn, job, error)
+            end = await self._answered_before(job, lease) or self._bury(turn, job, error)
         except Exception as error:  # noqa: BLE001  # a defect of ours must not stop everybody else's turns
             _log.exception("turn_failed", receipt=turn.receipt)
             defect = Hopeless(f"the bridge failed on this task ({type(error).__name__}); see its log", _DEFECT)
@@ -269,7 +270,7 @@ class MessageProcessor:
             content=None if content_gone else task.content,
             missed=missed,
             doubtful=job.doubtful,
-            other_persona=self._sessions.other_persona(task.meta.persona) if job.doubtful else None,
+            other_persona=self._other_persona(job),
             handed_out_before=job.turn.attempts > 1,
         )
         return Delivery(self._desk, turn, lease)
@@ -285,6 +286,16 @@ class MessageProcessor:
         except FallbackUnavailable as unavailable:
             _log.warning("fallback_unavailable", receipt=job.turn.receipt, reason=reason)
             return self._refuse(job, error or unavailable, delivery)
+        return self._memory_answered(job, answer, reason, delivery, error)
+
+    def _memory_answered(
+        self,
+        job: Job,
+        answer: FallbackAnswer,
+        reason: str,
+        delivery: Delivery | None,
+        error: ServiceError | None = None,
+    ) -> Settlement:
         if answer.text in self._settings.fallback.canned_sentences:
             answer = answer.as_canned()  # a memory-python of the previous release does not say so
         end = settlements.by_memory(
@@ -293,18 +304,27 @@ class MessageProcessor:
             job.identity,
             answer,
             reason=reason,
-            cause=cause,
+            cause=failure_word(error) if isinstance(error, LettaError) else None,
             in_place_of_agent=error is not None or reason in _AGENT_WAS_MEANT,
-            missed=self._missed_turn(job, delivery, answer),
+            missed=self._missed_turns(job, delivery, answer),
             told=delivery.resolved if delivery else (),
         )
         return self._journalled(job, end, is_remembered=delivery is not None)
 
-    def _missed_turn(self, job: Job, delivery: Delivery | None, answer: FallbackAnswer | None) -> bytes | None:
+    def _missed_turns(self, job: Job, delivery: Delivery | None, answer: FallbackAnswer | None) -> tuple[bytes, ...]:
         if delivery is None:
-            return None
+            return ()
         missed = job.missed_turn(delivery, answer, told_characters=self._settings.fallback.told_characters)
-        return dump(missed) if missed else None
+        elsewhere = job.abandoned_turn(delivery.unasked) if delivery.unasked else None
+        return tuple(dump(turn) for turn in (missed, elsewhere) if turn is not None)
+
+    def _abandoned_turns(self, job: Job) -> tuple[bytes, ...]:
+        """For each persona whose agent an earlier hand-out may have sent the turn to."""
+        personas = (job.persona, self._other_persona(job))
+        return tuple(dump(job.abandoned_turn(persona)) for persona in personas if persona is not None)
+
+    def _other_persona(self, job: Job) -> str | None:
+        return self._sessions.other_persona(job.task.meta.persona) if job.doubtful else None
 
     def _refuse(self, job: Job, error: ServiceError, delivery: Delivery | None) -> Settlement:
         return settlements.refused(
@@ -313,12 +333,12 @@ class MessageProcessor:
             job.identity,
             error,
             # A turn that may still be running in Letta is noted, so that the user's next one does not overlap it.
-            missed=self._missed_turn(job, delivery, None),
+            missed=self._missed_turns(job, delivery, None),
             told=delivery.resolved if delivery else (),
             cause=failure_word(error) if isinstance(error, LettaError) else error.code,
         )
 
-    async def _answered_before(self, job: Job | None) -> Settlement | None:
+    async def _answered_before(self, job: Job | None, lease: Lease) -> Settlement | None:
         """What memory-python has answered at an earlier hand-out; where it has not, it is not going to any more."""
         if job is None or job.turn.attempts == 1:
             return None
@@ -330,8 +350,25 @@ class MessageProcessor:
             return None
         if answer is None:
             return None
-        missed = dump(job.abandoned_turn())
-        return settlements.by_memory(job.turn, job.task, job.identity, answer, reason="handed_over", missed=missed)
+        delivery = await self._delivery_to_be_told(job, lease)
+        if delivery is not None:
+            return self._memory_answered(job, answer, "handed_over", delivery)
+        missed = self._abandoned_turns(job)  # whatever its user wants by now, an earlier hand-out may have sent it
+        end = settlements.by_memory(job.turn, job.task, job.identity, answer, reason="handed_over", missed=missed)
+        return self._journalled(job, end, is_remembered=False)
+
+    async def _delivery_to_be_told(self, job: Job, lease: Lease) -> Delivery | None:
+        """What the agent has to be told of a turn that is not delivered any more; None where it must not know."""
+        with contextlib.suppress(Hopeless):  # the upload is gone, memory-python's answer is not
+            job.task = await self._with_content(job.task)
+        try:
+            decision = await self._decision(job)
+            if decision.route == "memory-python" and not decision.agent_is_told:
+                return None
+            return await self._delivery(job, lease)
+        except CONNECTION_ERRORS as unknown:
+            _log.warning("answer_not_told", receipt=job.turn.receipt, error=str(unknown))
+            return None
 
     def _bury(self, turn: Turn, job: Job | None, error: ServiceError) -> Settlement:
         code = error.reason if isinstance(error, Hopeless) else error.code
@@ -349,7 +386,7 @@ class MessageProcessor:
             job.identity,
             task_id=job.task.task_id,
             user_id=job.task.user_id,
-            missed=dump(job.abandoned_turn()) if turn.attempts > 1 or code == _DEFECT else None,
+            missed=self._abandoned_turns(job) if turn.attempts > 1 or code == _DEFECT else (),
             replaces_kept=job.kept is not None and job.kept.is_of(job.task),
         )
 

@@ -56,7 +56,7 @@ def by_memory(
     reason: str,
     cause: str | None = None,
     in_place_of_agent: bool = False,
-    missed: bytes | None = None,
+    missed: tuple[bytes, ...] = (),
     told: Collection[str] = (),
 ) -> Settlement:
     """memory-python answered. It published its reply itself; somebody else's chat AI answered the bridge alone.
@@ -69,7 +69,7 @@ def by_memory(
         reason: why it answered, as ``fallback_reason`` has it.
         cause: what exactly failed, as ``fallback_cause`` has it.
         in_place_of_agent: an agent was to answer, and could not.
-        missed: the turn, for the agent to be told of; None where it is not to know.
+        missed: the turn, for agents to be told of or to wait for; empty where none is to know.
         told: missed turns that the agent knows by now, by fingerprint.
     """
     reply = answer.reply or dump(
@@ -132,7 +132,7 @@ def refused(
     identity: Identity | None,
     error: ServiceError,
     *,
-    missed: bytes | None = None,
+    missed: tuple[bytes, ...] = (),
     told: Collection[str] = (),
     cause: str | None = None,
     replaces_kept: bool = True,
@@ -188,7 +188,7 @@ def buried(
     *,
     task_id: str | None,
     user_id: str | None,
-    missed: bytes | None = None,
+    missed: tuple[bytes, ...] = (),
     replaces_kept: bool = False,
 ) -> Settlement:
     """The task can never be worked off: a dead letter, and an error reply where its id can be read.
@@ -216,7 +216,7 @@ def buried(
         task_response=_error_response(error) if task_id else None,
         replaces_kept=replaces_kept,
         mark=identity.mark(),
-        missed=missed if user_id else None,
+        missed=missed if user_id else (),
         dead=json.dumps(letter, ensure_ascii=False).encode(),
         code=code,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,7 +26,10 @@ _WHEN: Final = {
 _TOPOLOGY: Final = Topology()
 _OWN_FILES: Final = Topology(own_data=True, database=False)
 """Each bridge finds the agents that the other one made by their tags alone."""
+_READ: Final = ("request", "answer")
+"""Where a call that changes nothing is lost: what lies in between is the same to its caller."""
 _OCCUPIES: Final = parts("letta-turns", "letta-calls")
+_AND_A_BRIDGE: Final = _OCCUPIES | parts("bridge")
 _NEEDS: Final = parts("letta", "letta-double")
 
 
@@ -40,6 +43,8 @@ class _Call:
     provoke: Callable[[FaultContext], None] = lambda _context: None
     topology: Topology = _TOPOLOGY
     at_once: bool = False
+    points: Collection[str] = tuple(_POINTS.values())
+    occupies: frozenset[str] = _OCCUPIES
 
 
 def faults() -> list[Fault]:
@@ -53,8 +58,12 @@ def faults() -> list[Fault]:
         _Call("runs", "runs are listed", 4, _doubtful_turns),
         _Call("cancel", "runs are cancelled", 2, _endless_turns, topology=short),
         _Call("delete", "agents are deleted", 2, _erased_user),
+        _Call("retag", "agents are tagged with an opt-out", 2, at_once=True),
+        _Call("get", "an agent is read", 4, _doubtful_turns, points=_READ),
+        _Call("run", "the end of a run is read", 4, _doubtful_turns, points=_READ),
+        _Call("tags", "the tags in use are listed", 2, _restarted_bridge, points=_READ, occupies=_AND_A_BRIDGE),
     ]
-    found = [_fault(call, mode, point) for call in calls for mode, point in _POINTS.items()]
+    found = [_fault(call, mode, point) for call in calls for mode, point in _POINTS.items() if point in call.points]
     found.append(
         Fault(
             "letta-call/create-orphan",
@@ -78,7 +87,7 @@ def _fault(call: _Call, mode: str, point: str) -> Fault:
         prepare=_dial(call, mode) if call.at_once else lambda _context: None,
         topology=call.topology,
         at_once=call.at_once,
-        occupies=_OCCUPIES,
+        occupies=call.occupies,
         needs=_NEEDS | parts("operator"),
     )
 
@@ -120,6 +129,11 @@ def _doubtful_turns(context: FaultContext) -> None:
 def _endless_turns(context: FaultContext) -> None:
     """Turns that outlast the reply deadline are cancelled for the user's next one."""
     context.environment.letta.double.fail("hang", times=4, details={"seconds": 12.0})
+
+
+def _restarted_bridge(context: FaultContext) -> None:
+    """A bridge that starts reads who opted out."""
+    context.victim.restart()
 
 
 def _erased_user(context: FaultContext) -> None:

@@ -18,7 +18,10 @@ OPERATIONS: Final[Mapping[tuple[str, str], str]] = {
     ("GET", "/v1/agents/{agent}/messages"): "history",
     ("POST", "/v1/agents/{agent}/messages"): "send",
     ("POST", "/v1/agents/{agent}/messages/cancel"): "cancel",
+    ("PATCH", "/v1/agents/{agent}"): "retag",
+    ("GET", "/v1/tags"): "tags",
     ("GET", "/v1/runs"): "runs",
+    ("GET", "/v1/runs/{run}"): "run",
 }
 """Method and path, without a slash at its end → the kind of call, as it is dialled."""
 

@@ -11,7 +11,7 @@
 --      NX where a reply that is kept there already stays, '' where it is replaced,
 --      JSON members added to the reply where it is kept, '' for none,
 --      user whose missed turns change or '', SHA-1 of each record to remove, separated by blanks,
---      missed turn to add, '' for none,
+--      missed turns to add, a line each, '' for none,
 --      dead letter: JSON line to put before the payload, '' for none,
 --      what the journal keeps beside the reply, '' for nothing,
 --      words the turn is tallied under, separated by blanks
@@ -113,9 +113,9 @@ local function remember(user, told, missed)
             end
         end
     end
-    if missed ~= '' then
-        redis.call('RPUSH', key, missed)
-        drop_oldest(key, missed)
+    for added in string.gmatch(missed, '[^\n]+') do
+        redis.call('RPUSH', key, added)
+        drop_oldest(key, added)
     end
     local after = redis.call('LLEN', key)
     if after ~= before then
@@ -129,8 +129,10 @@ local function mend_missed(user, missed, problem)
         error(problem)
     elseif set_key_aside(MISSED .. user, user_lane(user)) then
         remember(user, '', missed)
-    elseif missed ~= '' then
-        set_aside('missed', 'unreadable_record', user_lane(user), missed)
+    else
+        for added in string.gmatch(missed, '[^\n]+') do
+            set_aside('missed', 'unreadable_record', user_lane(user), added)
+        end
     end
 end
 
