@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared_utils.text import REPLACEMENT, clean_json, clean_text, is_clean, load_json, read_json, read_text
+from shared_utils.text import REPLACEMENT, clean_json, clean_text, counted, is_clean, load_json, read_json, read_text
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(-1e9, 1e9) | st.text(st.characters()),
@@ -94,3 +94,7 @@ def test_what_is_no_json_is_a_value_error(payload):
 )
 def test_a_file_is_read_as_text(content, text):
     assert read_text(content) == text
+
+
+def test_a_number_stands_with_its_noun():
+    assert [counted(number, "task") for number in range(3)] == ["0 tasks", "1 task", "2 tasks"]

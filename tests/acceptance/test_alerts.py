@@ -13,6 +13,7 @@ import psycopg
 import pytest
 import redis
 
+from local_stack.ports import HOST, free_port
 from local_stack.postgres import Postgres
 from local_stack.programs import environment, program
 from local_stack.valkey import Valkey
@@ -262,4 +263,89 @@ def test_a_pause_is_told_and_what_waits_is_its_doing(
     operate("resume")
     raised("Paused", over=True)
     observer.wait_for(1)
+    observer.client.close()
+
+
+def test_what_is_buried_dropped_or_handed_out_again_is_seen(
+    own_postgres, redis_url, start_stub, bridge_factory, memory_factory, make_observer, prometheus, raised, eventually
+):
+    """Each rule looks at a quarter of an hour, so only the firing is tried here, and the first of each is enough."""
+    own_postgres.create_database("bridge")
+    stub = start_stub()
+    memory_factory(redis_url)
+    settings = IMPATIENT | {
+        "DATABASE_URL": own_postgres.url("bridge"),
+        "LETTA_BRIDGE_JOURNAL_BACKLOG": "1",
+        "LETTA_BRIDGE_QUEUE_MISSED_KEPT": "1",
+        "LETTA_RETRY_ATTEMPTS": "0",
+        "LEASE_SECONDS": "2",
+    }
+    bridges = [bridge_factory(redis_url, stub.url, **settings) for _ in "ab"]
+    prometheus.discover(bridge.url for bridge in bridges)
+    observer = make_observer(redis_url)
+    push(observer.client, "before")
+    observer.wait_for(1)
+    eventually(lambda: prometheus.value("min(letta_bridge_check_ok)") == 1, "all is well")
+    seen = {"DeadLetters", "Redeliveries", "JournalDropped", "MissedTurnsDropped"}
+    assert not prometheus.firing() & seen
+    observer.client.lpush("letta_requests", "no JSON")
+    raised("DeadLetters")
+    stub.pause()
+    push(observer.client, "in-flight")
+    eventually(lambda: observer.client.hlen("{letta_requests}:turns"), "the turn begins")
+    bridges[0].kill()
+    bridges[1].kill()
+    stub.resume()
+    for bridge in bridges:
+        bridge.start()
+    raised("DeadLetters", "Redeliveries")
+    own_postgres.kill()
+    stub.kill()
+    for number in range(3):
+        observer.push("ada", f"missed-{number}", "hi")
+    eventually(lambda: prometheus.firing() >= seen, "all four fire")
+    observer.client.close()
+
+
+def test_fallbacks_missed_turns_and_stopped_vectors_are_seen(
+    postgres_url, redis_url, start_stub, bridge_factory, memory_factory, make_observer, prometheus, raised, eventually
+):
+    stub, nobody = start_stub(), f"http://{HOST}:{free_port()}/v1"
+    memory_factory(redis_url)
+    bridge = bridge_factory(
+        redis_url,
+        stub.url,
+        DATABASE_URL=postgres_url,
+        VECTORS_ENABLED="true",
+        EMBEDDING_BASE_URL=nobody,
+        LETTA_RETRY_ATTEMPTS="0",
+    )
+    prometheus.discover([bridge.url])
+    observer = make_observer(redis_url)
+    push(observer.client, "before")  # its turn is journalled, and waits for its embedding
+    observer.wait_for(1)
+    raised("VectorsStopped")
+    stub.kill()
+    push(observer.client, *(f"t{number}" for number in range(1100)))
+    observer.wait_settled(1101)
+    raised("VectorsStopped", "ManyFallbacks", "MissedTurns")
+    observer.client.close()
+
+
+def test_error_replies_are_seen(redis_url, start_stub, bridge_factory, make_observer, prometheus, raised, eventually):
+    stub = start_stub()
+    bridge = bridge_factory(redis_url, stub.url, LETTA_FALLBACK="false", LETTA_RETRY_ATTEMPTS="0", REPLY_DEADLINE="2")
+    prometheus.discover([bridge.url])
+    raised("None", over=True)
+    stub.kill()
+    observer = make_observer(redis_url)
+    numbers = count(1)
+
+    def one_more_fires_it():
+        number = next(numbers)
+        push(observer.client, f"t{number}")
+        assert observer.wait_for(number)[number - 1]["status"] == "error"
+        return "ErrorReplies" in prometheus.firing()
+
+    eventually(one_more_fires_it, "the alert fires")
     observer.client.close()

@@ -1,14 +1,17 @@
-"""The producer in either README, run as it stands there, gets a reply."""
+"""The producer and the conversation in either README, and the quickstart's, run as they stand there."""
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from local_stack.programs import environment, program
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.letta]
 
@@ -39,3 +42,39 @@ def test_the_readmes_producer_gets_a_reply(readme, fact, answer, redis_url, lett
 
     said(fact)
     assert said(question) == {"text": answer, "source": "letta"}
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+def test_the_readmes_conversation_says_what_stands_there(readme, redis_url, letta, bridge_factory):
+    bridge_factory(redis_url, letta)
+    text = (_ROOT / readme).read_text(encoding="utf-8")
+    (block,) = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    said = 0
+    for shown in block.removeprefix("$ ").split("\n$ "):
+        command, _, output = shown.strip().partition("\n")
+        told = _bridge(command, redis_url)
+        assert told.startswith(output), (command, told)
+        said += bool(output)
+    assert said == 2
+
+
+def test_the_quickstarts_commands_work(redis_url, letta, bridge_factory):
+    bridge_factory(redis_url, letta)
+    text = (_ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    told = [_bridge(command.strip(), redis_url) for command in block.strip().splitlines()]
+    assert "oolong" in told[1]
+    assert told[2].count("ada") >= 2
+    assert "bridges alive        1" in told[3]
+
+
+def _bridge(command, redis_url):
+    """What a line of a document says; the stack's address stands in for what `./run bridge` takes from its stack."""
+    words = shlex.split(command, comments=True)
+    assert words[:2] == ["./run", "bridge"], command
+    variables = environment(REDIS_URL=redis_url, DATABASE_URL=None)
+    done = subprocess.run(
+        [program("letta-bridge"), *words[2:]], env=variables, capture_output=True, text=True, timeout=90, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -1,7 +1,7 @@
 """Every command line of the bridge that a document shows exists, with every option it is shown with.
 
-Commands are looked up, not run: most of them need a server, and some destroy something. What the README and the
-quickstart do from the first line to the last is run by tests/acceptance/test_readme.py and test_up.py.
+Commands are looked up here, also those within a sentence; test_shown_commands.py runs those of the blocks, or says why
+not.
 """
 
 from __future__ import annotations

@@ -45,6 +45,16 @@ def test_the_wrong_server(
         assert connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone() is None
 
 
+def test_an_old_postgresql(letta_server: Any, postgres: Any, database: str) -> None:
+    with postgres.connect() as connection:
+        connection.execute(f'CREATE DATABASE "{database}"')
+        connection.execute(f'ALTER DATABASE "{database}" SET search_path TO public, pg_catalog')
+    with postgres.connect(database) as connection:
+        connection.execute("CREATE FUNCTION version() RETURNS text LANGUAGE sql AS $$ SELECT 'PostgreSQL 14.2' $$")
+    said = refused(letta_server, postgres.variables(database))
+    assert "PostgreSQL 14.2 is too old: this service needs 15 or newer; upgrade the server, or name another one" in said
+
+
 @pytest.mark.parametrize("mode", ["A", "B", "C"])
 def test_a_database_in_another_mode(letta_server: Any, gauss_factory: Any, database: str, mode: str) -> None:
     gauss = gauss_factory("7.0")

@@ -123,11 +123,23 @@ async def test_a_model_that_refuses_parameters_is_asked_without_them(ask: Any) -
     ]
 
 
+async def test_a_model_that_thinks_only_in_streams_is_told_not_to_think(ask: Any) -> None:
+    needed = refuses("parameter.enable_thinking must be set to false for non-streaming calls")
+    text, requests = await ask(needed, says("hello"))
+    assert text == Completion("hello")
+    assert [json.loads(request.content).get("enable_thinking") for request in requests] == [None, False]
+    error, requests = await ask(needed, needed, says("hello"))
+    assert isinstance(error, ModelRefused)
+    assert "(parameter.enable_thinking must be set to false for non-streaming calls)" in str(error)
+    assert "set OPENAI_BASE_URL to a proxy" in str(error)
+    assert len(requests) == 2
+
+
 async def test_a_parameter_that_cannot_be_left_out_is_told_with_what_to_do(ask: Any) -> None:
     error, requests = await ask(refuses("Unsupported parameter: 'response_format' is not supported"))
     assert isinstance(error, ModelRefused)
     assert str(error).endswith(
-        "; take another MEMORY_MODEL, or set OPENAI_BASE_URL to a proxy that leaves the parameter out"
+        "; take another MEMORY_MODEL, or set OPENAI_BASE_URL to a proxy that leaves it out or sets it"
     )
     assert len(requests) == 1
 

@@ -34,6 +34,11 @@ def is_clean(text: str) -> bool:
     return _UNSTORABLE.search(text) is None
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 task``, ``2 tasks``: a number with its noun, which is given in the singular."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def clean_json(value: Any) -> Any:
     """A JSON value with every text in it clean, keys too."""
     match value:

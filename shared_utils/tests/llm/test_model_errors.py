@@ -139,8 +139,15 @@ _FORBIDDEN = {"type": "extra_forbidden", "loc": ["body", "temperature"], "msg": 
             "max_tokens",
         ),
         (400, openai("deepseek-reasoner does not support the parameter `temperature`"), "temperature"),
+        (
+            400,
+            openai(
+                "parameter.enable_thinking must be set to false for non-streaming calls", code="invalid_parameter_error"
+            ),
+            "enable_thinking",
+        ),
     ],
-    ids=["param", "validator", "nested message", "router", "vllm", "qwen", "deepseek"],
+    ids=["param", "validator", "nested message", "router", "vllm", "qwen", "deepseek", "qwen thinking"],
 )
 def test_a_refused_parameter_is_found_where_each_server_names_it(status: int, body: str, parameter: str) -> None:
     refusal = read_refusal(status, body)

@@ -150,3 +150,19 @@ def test_only_a_backup_without_agents_goes_on_while_letta_says_nothing(call, tmp
     monkeypatch.setattr(own_agents, "require_own_agents", slow)
     assert "not saved, in Redis" in call("backup", tmp_path / "backup", option)
     assert seen == outcome
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("restore", "{folder}/none"), "{folder}/none does not exist; name the directory of a backup"),
+        (("restore", "{folder}/config.json"), "{folder}/config.json is no directory; name another place"),
+        (("backup", "{folder}/config.json"), "{folder}/config.json is no directory; name another place"),
+        (("user", "export", "ada", "--to", "{folder}/config.json"), "{folder}/config.json is no directory; name"),
+    ],
+    ids=["restore nothing", "restore a file", "backup to a file", "export to a file"],
+)
+def test_a_path_that_is_no_directory_is_named_in_one_sentence(call, tmp_path, arguments, says):
+    told = call(*(argument.format(folder=tmp_path) for argument in arguments), code=2)
+    assert told.startswith(f"letta-bridge: {says.format(folder=tmp_path)}")
+    assert len(told.splitlines()) == 1

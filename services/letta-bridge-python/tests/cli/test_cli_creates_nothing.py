@@ -36,7 +36,7 @@ LOOKING = {
     "lanes": (),
     "migrate": ("--check",),
     "replay": ("--dead", "1..2"),
-    "send": ("hello", "--timeout", "0.1"),
+    "send": ("hello", "--wait", "0.1"),
     "sessions conflicts": (),
     "sessions duplicates": (),
     "sessions list": (),
@@ -53,7 +53,7 @@ LOOKING = {
     "user folder": ("ada",),
     "user show": ("ada",),
     "vectors import": ("--from", "sqlite:///{folder}/letta.db", "--dry-run"),
-    "vectors search": ("hello", "--everybody"),
+    "vectors search": ("hello", "--all"),
     "vectors stats": (),
 }
 CHANGING = {
@@ -136,7 +136,9 @@ def call(tmp_path, monkeypatch, redis_url, letta_url):
             "TERM": "dumb",
         }
         given = [argument.format(folder=tmp_path) for argument in arguments]
-        return CliRunner().invoke(app, [*name.split(), *given], env=variables | environ)
+        result = CliRunner().invoke(app, [*name.split(), *given], env=variables | environ)
+        assert "Usage:" not in result.output, result.output  # a command that is not understood creates nothing anyway
+        return result
 
     return call
 

@@ -263,7 +263,7 @@ def test_drain_that_ends_in_vain_names_held_users_as_a_reason(on, client):
     client.zadd(f"{Q}:bridges", {"one": 2**52})
     on("user", "hold", "ada")
     said = on("drain", "--timeout", "0.1", code=3).stderr
-    assert "1 users are held" in said
+    assert "1 user held" in said
     assert "user release" in said
 
 
@@ -313,7 +313,7 @@ def test_interrupted_drain_says_that_the_queue_stays_paused(redis_url, client, n
 def test_status_without_a_bridge_says_what_waits_and_what_to_do(on, client):
     client.lpush("letta_requests", "{}")
     shown = on("status", code=1).stdout
-    assert re.search(r"trouble +no bridge serves the queue letta_requests, so 1 tasks wait; start one: letta-b", shown)
+    assert re.search(r"trouble +no bridge serves the queue letta_requests, so 1 task waits; start one: letta-b", shown)
 
 
 @pytest.mark.integration
@@ -437,7 +437,7 @@ def test_a_check_of_a_file_needs_no_redis(call, tmp_path):
     file = tmp_path / "tasks.jsonl"
     file.write_text('{"task_id":"1"}\n', encoding="utf-8")
     result = call("replay", str(file), "--check", REDIS_URL="redis://127.0.0.1:1")
-    assert (result.exit_code, "1 tasks checked, none pushed" in result.stdout) == (0, True)
+    assert (result.exit_code, "1 task checked, none pushed" in result.stdout) == (0, True)
 
 
 @pytest.mark.parametrize(

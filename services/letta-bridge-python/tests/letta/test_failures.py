@@ -124,6 +124,17 @@ def test_a_parameter_that_the_model_refuses_is_named_with_what_to_set(words: str
     assert "OPENAI_BASE_URL" in str(error)
 
 
+def test_a_parameter_that_the_model_demands_is_named_with_what_to_set() -> None:
+    words = "parameter.enable_thinking must be set to false for non-streaming calls"
+    error = refusal(400, as_body(llm("llm_bad_request", f"Error code: 400 - {{'error': {{'message': '{words}'}}}}")))
+    assert meaning(error) == "rejected:unsupported_parameter"
+    assert str(error).startswith("Letta's model: it demands enable_thinking, status 400 (")
+    assert str(error).endswith(
+        f"{words}), and Letta does not send it: set LETTA_MODEL to another model, or OPENAI_BASE_URL to a proxy that "
+        "sets it."
+    )
+
+
 def test_a_providers_words_do_not_repeat_the_user() -> None:
     detail = "Error code: 400 - {'error': {'message': 'cannot parse Dear diary, today I went to the doctor'}}"
     for said in (detail, "Error code: 400 - cannot parse Dear diary, today I went to the doctor"):

@@ -12,7 +12,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from memory_service.errors import ModelRefused, ModelSaidNothing, ModelUnavailable
 from shared_utils.connection_trouble import connection_trouble
-from shared_utils.llm.model_errors import Cause, read_refusal
+from shared_utils.llm.model_errors import DEMANDED, Cause, read_refusal
 from shared_utils.llm.model_text import text_for_user
 from shared_utils.llm.retry_after import parse_retry_after
 from shared_utils.observability import logs
@@ -34,7 +34,7 @@ _ADVICE: Final[Mapping[Cause, str]] = {
     Cause.CREDITS: "pay the provider, or raise the quota",
     Cause.OVERFLOW: "take a model with a larger window, or make memory.context_window smaller",
     Cause.UNKNOWN_MODEL: "correct MEMORY_MODEL or OPENAI_BASE_URL",
-    Cause.PARAMETER: "take another MEMORY_MODEL, or set OPENAI_BASE_URL to a proxy that leaves the parameter out",
+    Cause.PARAMETER: "take another MEMORY_MODEL, or set OPENAI_BASE_URL to a proxy that leaves it out or sets it",
     Cause.CONTENT: "take a provider whose content filter lets these conversations pass",
 }
 
@@ -73,7 +73,8 @@ class ChatModel(Protocol):
 class OpenAiModel:
     """A :class:`ChatModel` over ``POST {base_url}/chat/completions``. The caller sets the time limit.
 
-    Which parameters the model refuses is learnt from its refusals, and kept for as long as this object lives.
+    Which parameters the model refuses or demands is learnt from its refusals, and kept for as long as this object
+    lives.
     """
 
     def __init__(self, client: httpx.AsyncClient, *, base_url: str, model: str, api_key: SecretStr | None) -> None:
@@ -84,6 +85,8 @@ class OpenAiModel:
         self._headers = {"authorization": f"Bearer {self._key}"} if api_key else {}
         self._refused: set[str] = set()
         """Names of ``_INSTEAD``."""
+        self._demanded: dict[str, bool] = {}
+        """Items of ``DEMANDED``."""
 
     async def complete(self, messages: Sequence[Message], *, max_tokens: int, temperature: float) -> Completion:
         async for attempt in AsyncRetrying(
@@ -103,16 +106,18 @@ class OpenAiModel:
                 answer = await self._post({"model": self._model, "messages": list(messages), **accepted})
             except ModelRefused as error:
                 refused = error.parameters & accepted.keys() & _INSTEAD.keys()
-                if not refused:
+                demanded = error.parameters & (DEMANDED.keys() - accepted.keys())
+                if not refused and not demanded:
                     raise
                 self._refused |= refused
-                _LOG.info("model_parameter_refused", parameters=sorted(refused))
+                self._demanded |= {name: DEMANDED[name] for name in demanded}
+                _LOG.info("model_parameter_refused", parameters=sorted(refused | demanded))
             else:
                 return _completion(answer)
 
     def _accepted(self, parameters: Mapping[str, float]) -> dict[str, float]:
-        """The parameters under names that the model has not refused."""
-        accepted: dict[str, float] = {}
+        """The parameters under names that the model has not refused, and those that it demands."""
+        accepted: dict[str, float] = {**self._demanded}
         for name, value in parameters.items():
             known: str | None = name
             while known is not None and known in self._refused:

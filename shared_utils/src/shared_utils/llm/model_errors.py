@@ -106,11 +106,13 @@ _SURE: Final = frozenset({401, 402})
 _SERVER_ERROR: Final = 500
 _DESPITE_SERVER_ERROR: Final = frozenset({Cause.CREDITS, Cause.OVERFLOW, Cause.NO_TOOLS})
 """What some servers refuse with a status of 500 and more; other words there are about the server's own trouble."""
+DEMANDED: Final[Mapping[str, bool]] = {"enable_thinking": False}
+"""Parameters that nobody sends at first and some model demands, with their values: Qwen's may think only in streams."""
 _PARAMETERS: Final = (
     *("max_completion_tokens", "max_tokens", "temperature", "encoding_format", "dimensions"),
-    *("parallel_tool_calls", "reasoning_effort", "response_format", "verbosity"),
+    *("parallel_tool_calls", "reasoning_effort", "response_format", "verbosity", *DEMANDED),
 )
-"""Parameters of requests from here, and of Letta's, that some model refuses."""
+"""Parameters of requests from here, and of Letta's, that some model refuses, and those that some model demands."""
 
 _QUOTED_CHARACTERS: Final = 200
 _READ_CHARACTERS: Final = 16_384

@@ -13,7 +13,16 @@ from letta_bridge.backup.backup import make_backup
 from letta_bridge.backup.records import Manifest
 from letta_bridge.backup.restore import RestoreReport, restore_backup
 from letta_bridge.cli.backup_output import backup_lines, restore_json, restore_lines
-from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, redis_client, settings_or_exit, tell
+from letta_bridge.cli.common import (
+    ConfigOption,
+    Exit,
+    JsonOption,
+    check_directory,
+    fail,
+    redis_client,
+    settings_or_exit,
+    tell,
+)
 from letta_bridge.cli.config import effective
 from letta_bridge.cli.interruption import run_command
 from letta_bridge.cli.output import print_json
@@ -41,7 +50,7 @@ _Result = TypeVar("_Result")
 
 
 def backup(
-    folder: Annotated[Path, typer.Argument(help="Directory to write to; empty, or not there yet.", file_okay=False)],
+    folder: Annotated[Path, typer.Argument(help="Directory to write to; empty, or not there yet.")],
     agents: AgentsOption = True,
     secrets: Annotated[
         bool, typer.Option("--secrets", help="Also save the values of agents' variables, which may be secret.")
@@ -56,6 +65,7 @@ def backup(
     Only its owner can read it. The bridge's settings are saved without secrets. Redis is not saved: it holds work, not
     memory; its own AOF does that, and the manifest says how much there was. Exit code 1: an agent could not be read.
     """
+    check_directory(folder)
     del plain  # of earlier releases: every backup is COPY text now, which fits both database products
     settings = settings_or_exit(config)
     refuse_other_agents(settings, patience=None if agents else _PATIENCE_SECONDS)
@@ -84,7 +94,7 @@ def backup(
 
 
 def restore(
-    folder: Annotated[Path, typer.Argument(help="A backup's directory.", exists=True, file_okay=False)],
+    folder: Annotated[Path, typer.Argument(help="A backup's directory.")],
     agents: AgentsOption = True,
     *,
     as_json: JsonOption = False,
@@ -97,6 +107,7 @@ def restore(
     alone, and users who were erased since the backup began are left out. The saved settings are not put in force:
     compare config.json. Exit code 1: something is not as it was saved.
     """
+    check_directory(folder, needed_as="a backup")
     settings = settings_or_exit(config, may_create=True)
     refuse_other_agents(settings)
 

@@ -114,6 +114,20 @@ async def redis_client(settings: BridgeSettings, *, timeout: float = _TIMEOUT) -
         await close(client)
 
 
+def check_directory(path: Path, *, needed_as: str | None = None) -> None:
+    """End the command with one sentence where a path is something else than a directory.
+
+    Args:
+        path: what the caller named.
+        needed_as: what the directory is; None where the command makes it.
+    """
+    if path.is_dir() or (needed_as is None and not path.exists()):
+        return
+    if path.exists():
+        fail(f"{path} is no directory; name another place", Exit.USAGE)
+    fail(f"{path} does not exist; name the directory of {needed_as}", Exit.USAGE)
+
+
 def fail(sentence: str, code: Exit) -> NoReturn:
     """End the command: one sentence on standard error, without secrets."""
     tell(sentence)

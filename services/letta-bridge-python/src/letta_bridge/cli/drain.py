@@ -17,6 +17,7 @@ from letta_bridge.request_queue import PauseMode, QueueStatus, RedisQueue
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.settings import BridgeSettings
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.text import counted
 
 _POLL_SECONDS: Final = 0.2
 _STAYS_CLOSED: Final = (
@@ -66,10 +67,11 @@ def drain(
                 "drained: nothing is in flight or waiting in lanes; 'letta-bridge resume' opens the intake again"
             )
         return
-    what = f"{left.in_flight} turns are in flight and {left.lanes} lanes wait"
+    what = f"{counted(left.in_flight, 'turn')} in flight and {counted(left.lanes, 'lane')} waiting"
     if left.held:
         what += (
-            f" ({left.held} users are held: 'letta-bridge lanes' names them, 'user release' or 'user drop' ends that)"
+            f" ({counted(left.held, 'user')} held: 'letta-bridge lanes' names them, 'user release' or 'user drop' ends "
+            "that)"
         )
     if not left.bridges:
         fail(f"{what}, and no bridge is alive to work them off; start one, the intake stays closed", Exit.FAILED)

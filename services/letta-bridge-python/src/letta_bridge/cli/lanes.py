@@ -14,6 +14,7 @@ from letta_bridge.request_queue.holds import Hold, Holds
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
 from shared_utils.redis.connection import RedisClient
+from shared_utils.text import counted
 
 _COLUMNS = ("USER", "WAITING", "OLDEST", "IN FLIGHT", "ATTEMPT", "LEASE", "BRIDGE")
 
@@ -63,4 +64,4 @@ def _row(lane: Lane) -> tuple[object, ...]:
 def _summary(found: Lanes) -> str:
     hidden = found.in_flight + found.ready - len(found.lanes)
     more = f"; {hidden} more not shown (--limit)" if hidden > 0 else ""
-    return f"{found.in_flight} users in flight, {found.ready} waiting for a bridge with room{more}"
+    return f"{counted(found.in_flight, 'user')} in flight, {found.ready} waiting for a bridge with room{more}"

@@ -21,6 +21,7 @@ from shared_utils.contracts.messages import parse_task
 from shared_utils.errors import MalformedMessage
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
 from shared_utils.redis.trouble import explained
+from shared_utils.text import counted
 
 _BATCH: Final = 200
 _PROGRESS_SECONDS: Final = 1.0
@@ -70,7 +71,7 @@ def replay(
         print_json({"pushed": done.pushed, "skipped": done.skipped, "last_line": done.line})
     else:
         what = "checked, none pushed" if check else "pushed"
-        typer.echo(f"{done.pushed} tasks {what}, {done.skipped} {'lines' if file else 'letters'} skipped")
+        typer.echo(f"{counted(done.pushed, 'task')} {what}, {done.skipped} {'lines' if file else 'letters'} skipped")
     if done.trouble:
         fail(done.trouble, Exit.NO_REDIS)
     raise typer.Exit(int(Exit.FAILED if done.skipped else Exit.DONE))
@@ -185,4 +186,4 @@ def _show_progress(done: _Replayed) -> None:
     clock = asyncio.get_running_loop().time()
     if clock - done.told >= _PROGRESS_SECONDS:
         done.told = clock
-        tell(f"{done.pushed} tasks pushed")
+        tell(f"{counted(done.pushed, 'task')} pushed")

@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from letta_bridge.cli.choice import choice_record, choice_text
-from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit
+from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, check_directory, fail, settings_or_exit
 from letta_bridge.cli.interruption import run_command
 from letta_bridge.cli.output import duration, plain, print_json, print_table, seconds_of
 from letta_bridge.cli.own_agents import refuse_other_agents
@@ -74,7 +74,7 @@ def show(user: UserArgument, *, as_json: JsonOption = False, config: ConfigOptio
 @app.command()
 def export(
     user: UserArgument,
-    to: Annotated[Path, typer.Option("--to", help="Directory to write to; made if missing.", file_okay=False)],
+    to: Annotated[Path, typer.Option("--to", help="Directory to write to; made if missing.")],
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -84,6 +84,7 @@ def export(
     `agents/contents.json` says what is in each agent's file and what could not be carried. It is complete once there is
     `manifest.json`.
     """
+    check_directory(to)
     if to.exists() and any(to.iterdir()):
         fail(f"{to} is not empty; name a new directory", Exit.USAGE)
     settings = settings_or_exit(config)

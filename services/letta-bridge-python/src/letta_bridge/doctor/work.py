@@ -15,6 +15,7 @@ from letta_bridge.request_queue.obstacles import crowded, crowded_lane, no_bridg
 from letta_bridge.request_queue.other_queues import left_behind
 from letta_bridge.settings import BridgeSettings
 from shared_utils.redis.connection import RedisClient
+from shared_utils.text import counted
 
 
 async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterator[Finding]:
@@ -37,7 +38,7 @@ async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterato
     if (crowd := await crowded_lane(admin)) is not None:
         yield warn("flood", *crowded(crowd))
     if status.dead:
-        yield warn("dead", f"{status.dead} dead letters", "see 'letta-bridge dead list'; retry or drop them")
+        yield warn("dead", counted(status.dead, "dead letter"), "see 'letta-bridge dead list'; retry or drop them")
     for queue in await left_behind(client, settings.queue.requests):
         says, _, advice = str(queue).partition("; ")
         yield warn("queues", says, advice)
@@ -56,7 +57,7 @@ async def _memory_python(client: RedisClient, settings: BridgeSettings) -> Async
         yield ok(subject, "cannot be told with this Redis user's rights")
         return
     if alive:
-        yield ok(subject, f"{alive} alive, {waiting} tasks wait in {name}")
+        yield ok(subject, f"{alive} alive, {counted(waiting, 'task')} waiting in {name}")
         for finding in await recent_answers.memory_python(url) if url else ():
             yield finding
         return
@@ -65,6 +66,6 @@ async def _memory_python(client: RedisClient, settings: BridgeSettings) -> Async
         return
     yield warn(
         subject,
-        f"none reports in, {waiting} tasks wait in {name}",
+        f"none reports in, {counted(waiting, 'task')} waiting in {name}",
         "start memory-python, or leave it where a chat AI of your own, which reports nothing, reads that list",
     )

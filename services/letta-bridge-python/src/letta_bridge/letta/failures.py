@@ -21,7 +21,7 @@ import aiohttp
 
 from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, TurnFateUnknown
 from shared_utils.connection_trouble import connection_trouble
-from shared_utils.llm.model_errors import MEANINGS, Cause, Refusal, read_refusal
+from shared_utils.llm.model_errors import DEMANDED, MEANINGS, Cause, Refusal, read_refusal
 from shared_utils.llm.retry_after import parse_retry_after
 from shared_utils.text import read_json
 
@@ -141,12 +141,12 @@ def _refused_by_provider(status: int, said: _Said, refusal: Refusal) -> LettaRej
     meaning, remedy = MEANINGS[refusal.cause], ""
     if refusal.cause is Cause.PARAMETER:
         # Letta chooses the parameters by the model's name; nothing that the bridge could set leaves one out.
-        named = " and ".join(sorted(refusal.parameters))
-        meaning = f"it does not take {named or 'a parameter of the request'}"
-        remedy = (
-            ", and Letta sends it with every turn: set LETTA_MODEL to another model, or OPENAI_BASE_URL to a proxy "
-            "that leaves it out"
-        )
+        named = " and ".join(sorted(refusal.parameters)) or "a parameter of the request"
+        if refusal.parameters & DEMANDED.keys():
+            meaning, done, mends = f"it demands {named}", "does not send it", "sets it"
+        else:
+            meaning, done, mends = f"it does not take {named}", "sends it with every turn", "leaves it out"
+        remedy = f", and Letta {done}: set LETTA_MODEL to another model, or OPENAI_BASE_URL to a proxy that {mends}"
     return LettaRejected(
         f"Letta's model: {meaning}, status {status}{said.quoted}{remedy}.", cause=refusal.cause.value, status=status
     )

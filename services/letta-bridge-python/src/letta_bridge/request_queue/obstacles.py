@@ -6,6 +6,7 @@ from typing import Final
 
 from letta_bridge.request_queue.admin import Lane, QueueAdmin
 from letta_bridge.request_queue.keys import user_of
+from shared_utils.text import counted
 
 _CROWDED_LANE: Final = 20
 """Waiting tasks of one user from which on a person is not writing them by hand."""
@@ -19,7 +20,7 @@ def no_bridge(queue: str, waiting: int = 0) -> str:
         queue: name of the request list.
         waiting: tasks that nobody takes; 0 where they are not counted.
     """
-    so = f", so {waiting} tasks wait" if waiting else ""
+    so = f", so {counted(waiting, 'task')} {'waits' if waiting == 1 else 'wait'}" if waiting else ""
     return f"no bridge serves the queue {queue}{so}; start one: letta-bridge run"
 
 

@@ -13,6 +13,7 @@ from redis.exceptions import ResponseError
 from letta_bridge.request_queue.keys import BRIDGE_TTL_MS, Keys
 from shared_utils.observability import logs
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.text import counted
 
 _log = logs.get(__name__)
 
@@ -38,10 +39,15 @@ class LeftBehind:
 
     def __str__(self) -> str:
         """One sentence for the operator, with what to do."""
+        turns, users, tasks = (
+            counted(self.in_flight, "turn"),
+            counted(self.lanes, "user"),
+            counted(self.not_taken, "task"),
+        )
         return (
-            f"the queue {self.name} on the same Redis has {self.in_flight} turns in flight, {self.lanes} users waiting "
-            f"and {self.not_taken} tasks not taken, and no bridge; where that is the name this one had before, run a "
-            f"bridge with LETTA_REQUESTS={self.name} until they are done"
+            f"the queue {self.name} on the same Redis has {turns} in flight, {users} waiting and {tasks} not taken, "
+            f"and no bridge; where that is the name this one had before, run a bridge with LETTA_REQUESTS={self.name} "
+            "until they are done"
         )
 
 

@@ -1,0 +1,229 @@
+"""Every command that a block of a document shows is run as it stands, or named with what runs it or why nothing does.
+
+The bridge's commands run here one after the other, against a real Redis, a real PostgreSQL, a stub of Letta and the
+scripted model. Pieces of code within a sentence are looked up by test_commands.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import json
+import re
+import shlex
+import subprocess
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+from typer.testing import CliRunner
+
+from letta_bridge.main import app
+from local_stack.fixtures import missing_parts
+from local_stack.programs import debian_program, program
+from shared_utils.contracts.limits import Limits
+from shared_utils.contracts.messages import parse_task
+from shared_utils.persistence.database.config import DatabaseConfig
+from shared_utils.persistence.database.database import Database
+from shared_utils.persistence.sessions.database_store import DatabaseSessionStore
+
+ROOT = Path(__file__).parents[2]
+LISTED = subprocess.run(["git", "ls-files", "-z", "*.md"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
+DOCUMENTS = sorted(name for name in LISTED.split("\0") if name and not name.startswith("CHANGELOG"))
+BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+LANGUAGES = {"sh", "bash", "console"}
+BRIDGE = re.compile(r"(?<!\S)letta-bridge +([^|&>]+)")
+QUEUE = "{letta_requests}"
+
+RUN_BY = {
+    r"\./run demo$": "tests/acceptance/test_demo.py::test_the_demonstration_succeeds",
+    r"\./run up$": "tests/acceptance/test_up.py::test_memory_survives_and_nothing_keeps_running",
+    r"\./run bridge (status|send .+)$": (
+        "tests/acceptance/test_readme.py::test_the_readmes_conversation_says_what_stands_there"
+    ),
+    r"\./run bridge (status|send .+|tail .+)$": "tests/acceptance/test_readme.py::test_the_quickstarts_commands_work",
+    r"\./deploy/prepare$": "tests/deploy/test_prepare.py::test_makes_every_secret_the_compose_file_names",
+    r"redis-cli .*LPUSH letta_requests": "tests/documents/test_shown_commands.py::test_what_redis_cli_pushes_is_a_task",
+    r"redis-cli .*SUBSCRIBE letta_responses": (
+        "tests/deploy/test_acl.py::test_a_producer_pushes_waits_and_reads_what_it_missed"
+    ),
+    r"REDIS_URL=\S+ LETTA_API_URL=\S+ .*letta-bridge run$": (
+        "tests/acceptance/test_many_users.py::test_two_hundred_tasks_of_twenty_users_at_once"
+    ),
+    r"REDIS_URL=\S+ memory-python run$": (
+        "services/memory-python/tests/test_survival.py::test_a_stop_finishes_what_it_can_and_gives_the_rest_back_in_order"
+    ),
+    r"LETTA_PG_URI=\S+ .*letta-server run$": (
+        "services/letta-server/tests/test_run.py::test_from_an_empty_server_to_an_agent_that_is_there_after_a_restart"
+    ),
+    r"DATABASE_URL=\S+ letta-bridge migrate --grant bridge$": (
+        "services/letta-bridge-python/tests/cli/test_cli_state.py::"
+        "test_a_service_may_run_as_a_role_that_can_change_no_table"
+    ),
+    r"DATABASE_URL=\S+ DB_GENERATE_SCHEMAS=false letta-bridge run$": (
+        "services/letta-bridge-python/tests/cli/test_cli_state.py::"
+        "test_a_service_may_run_as_a_role_that_can_change_no_table"
+    ),
+    r"api ": "services/letta-bridge-python/tests/http/test_running_bridge.py::test_sessions_over_http",
+    r"letta-bridge run$": "services/letta-bridge-python/tests/http/test_running_bridge.py::test_sessions_over_http",
+    r"letta-bridge doctor$": (
+        "services/letta-bridge-python/tests/doctor/test_doctor.py::test_on_a_real_letta_everything_is_fine"
+    ),
+    r"memory-python run$": "services/memory-python/tests/test_survival.py::test_it_stops_while_redis_is_away",
+    r"memory-python stats": "services/memory-python/tests/test_health.py::test_stats_from_the_command_line",
+    r"letta-bridge tail(?!.*--no-follow)": (
+        "services/letta-bridge-python/tests/cli/test_cli_operator.py::test_ctrl_c_ends_a_following_tail_without_a_word"
+    ),
+    r"letta-bridge vectors import --from \S+( --dry-run)?$": (
+        "services/letta-bridge-python/tests/vectors/test_vectors_cli.py::test_an_import_tells_what_it_did"
+    ),
+}
+"""Lines that another test runs, or runs with other values in their places."""
+
+NOT_RUN = {
+    r"(\w+=(<.+?>|\S)+ )*docker compose ": "no container engine here; tests/deploy reads files and programs",
+    r'echo "sk-…" >': "an operator's secret",
+    r"umask 077$": "the shell's own",
+    r"DATABASE_URL=\S+$": "a setting",
+    r"api\(\) ": "the shell's own; what it asks for is run",
+    r"\./run sync && ": "how every test run begins",
+}
+"""Lines that no test runs, and why."""
+
+
+def lines(document):
+    """The commands of a document's blocks, without prompts, comments and what they print."""
+    for language, block in BLOCK.findall((ROOT / document).read_text(encoding="utf-8")):
+        for line in block.replace("\\\n", " ").splitlines():
+            shown = re.sub(r"(^|\s)#.*", "", " ".join(line.split())).strip()
+            if language == "console":
+                shown = shown.removeprefix("$ ") if shown.startswith("$ ") else ""
+            if shown and language in LANGUAGES:
+                yield shown
+
+
+SHOWN = [(document, line) for document in DOCUMENTS for line in lines(document)]
+
+
+def named(line, table):
+    return any(re.match(pattern, line) for pattern in table)
+
+
+HERE = {
+    document: [line for shown_in, line in SHOWN if shown_in == document and not named(line, {**RUN_BY, **NOT_RUN})]
+    for document in DOCUMENTS
+}
+HELP = [line for line in itertools.chain(*HERE.values()) if line.endswith(" --help")]
+
+
+def test_every_shown_command_is_run_or_named():
+    unnamed = [line for line in itertools.chain(*HERE.values()) if not BRIDGE.search(line) and line not in HELP]
+    assert unnamed == []
+
+
+def test_every_name_is_of_a_shown_command():
+    for pattern in (*RUN_BY, *NOT_RUN):
+        assert any(re.match(pattern, line) for _, line in SHOWN), pattern
+
+
+@pytest.mark.parametrize("test", sorted(set(RUN_BY.values())))
+def test_what_runs_a_command_exists(test):
+    path, _, name = test.partition("::")
+    assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("line", HELP)
+def test_shown_help_is_there(line):
+    name, *words = line.split()
+    said = subprocess.run([program(name), *words], capture_output=True, check=True, text=True, timeout=60).stdout
+    assert "Usage: " in said
+
+
+@pytest.mark.integration
+def test_what_redis_cli_pushes_is_a_task(redis_url):
+    with missing_parts():
+        client = debian_program("redis-cli", package="redis-tools")
+    pushed = {line for _, line in SHOWN if "LPUSH letta_requests" in line}
+    assert len(pushed) == 2  # of both READMEs
+    with redis.Redis.from_url(redis_url) as server:
+        for line in pushed:
+            port = str(server.connection_pool.connection_kwargs["port"])
+            words = shlex.split(line.replace("16379", port))
+            subprocess.run([client, *words[1:]], check=True, timeout=60)
+            assert parse_task(server.rpop("letta_requests"), Limits()).user_id in {"ada", "xiaoming"}
+
+
+@pytest.fixture
+def place(tmp_path, redis_url, postgres_url, scripted_model, monkeypatch):
+    """Where the commands run: a queue with a bridge and dead letters, a database, a file of tasks."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tasks.jsonl").write_text('{"task_id":"t1","user_id":"ada","content":"hi"}\n', encoding="utf-8")
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE bridge LOGIN")
+    command = [program("python"), "-m", "local_stack.stub_letta", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as letta:
+        variables = {
+            "REDIS_URL": redis_url,
+            "DATABASE_URL": postgres_url,
+            "LETTA_API_URL": letta.stdout.readline().split()[1],
+            "EMBEDDING_BASE_URL": scripted_model.url,
+            "DATA_DIR": str(tmp_path / "data"),
+            "LETTA_BRIDGE_CONFIG": str(ROOT / "config.json"),
+            "TERM": "dumb",
+        }
+        assert CliRunner().invoke(app, ["migrate"], env=variables).exit_code == 0
+        yield variables
+        letta.kill()
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("DROP OWNED BY bridge")
+        connection.execute("DROP ROLE bridge")
+
+
+def refill(client):
+    """What commands look at and take away: a live bridge, two dead letters; their ids."""
+    client.zadd(f"{QUEUE}:bridges", {"one": (time.time() + 3600) * 1000})
+    client.delete(f"{QUEUE}:dead")
+    for number in range(2):
+        about = {"code": "too_many_deliveries", "reason": "tried", "attempts": 2, "time": 1.0, "user_id": "ada"}
+        client.lpush(f"{QUEUE}:dead", f'{json.dumps(about)}\n{{"user_id":"ada","content":"{number}"}}')
+
+
+def existing(client, database_url):
+    """What stands in for the ids that a document shows: two dead letters', a session's, and names in capitals."""
+
+    async def session():
+        store = DatabaseSessionStore(Database(DatabaseConfig.model_validate({"db_url": database_url})))
+        made = await store.reserve("ada", "default")
+        await store.close()
+        return made.session_id
+
+    letters = [hashlib.sha1(letter).hexdigest() for letter in client.lrange(f"{QUEUE}:dead", 0, 1)]  # noqa: S324
+    return {
+        "dfe4": lambda: letters[0][:12],
+        "371f": lambda: letters[1][:12],
+        "ID": lambda: asyncio.run(session()),
+        "MODEL": lambda: "model",
+        "DIMENSIONS": lambda: "3",
+    }
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("document", [document for document, commands in HERE.items() if commands])
+def test_shown_commands_of_the_bridge_work(document, place, tmp_path):
+    wrong = []
+    with redis.Redis.from_url(place["REDIS_URL"]) as client:
+        for shown in (shown for line in HERE[document] for shown in BRIDGE.findall(line)):
+            refill(client)
+            known = existing(client, place["DATABASE_URL"])
+            words = [known.get(word, lambda word=word: word)() for word in shlex.split(shown)]
+            words = [word.replace("/backups", str(tmp_path / "backups")) for word in words]
+            given = (tmp_path / "tasks.jsonl").read_text(encoding="utf-8") if words[-1] == "-" else "y\n"
+            empty = {"DB_SCHEMA": "restored"} if words[0] == "restore" else {}
+            result = CliRunner().invoke(app, words, env=place | empty, input=given)
+            if result.exit_code:
+                wrong.append((shown, result.exit_code, result.output))
+    assert not wrong, "\n".join(map(str, wrong))
