@@ -12,6 +12,7 @@ from typing import Final, Self
 from local_stack.errors import RedisUnusable, ServesAnother
 from local_stack.programs import CHECKOUT
 from shared_utils.observability.logs import redact_text
+from shared_utils.text import counted
 
 _SECONDS: Final = 60.0
 _NOTE: Final = "queue-id"
@@ -64,8 +65,8 @@ class Queue:
             return
         if self.bridges:
             raise ServesAnother(
-                f"REDIS_URL in the environment names a Redis whose queue {self.name} {self.bridges} bridges of another "
-                f"stack serve; {_WAY_OUT}."
+                f"REDIS_URL in the environment names a Redis on which another stack serves the queue {self.name} with "
+                f"{counted(self.bridges, 'bridge')}; {_WAY_OUT}."
             )
         if self.identity is not None:
             raise ServesAnother(
