@@ -97,7 +97,8 @@ class Arrivals:
         """Start up to ``want`` turns as soon as any arrives; those that arrive during a shutdown are given back."""
         self._answer_lost = self.waiting = True
         asked_at = clock()
-        with self._capacity.requested(want):
+        self._capacity.request(want)
+        try:
             try:
                 turns = await self._queue.take(want, min(_WAIT_SECONDS, self._lease_seconds * _MAX_LEASE_SHARE))
             finally:
@@ -110,6 +111,8 @@ class Arrivals:
             else:
                 self._recorder.arrived(turns)
                 await self._hand_outs.start(turns, asked_at)
+        finally:
+            self._capacity.arrived(want)
         return turns
 
     def _leave_to_a_pass(self) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 
 class Capacity:
@@ -37,11 +36,10 @@ class Capacity:
         """How many turns may be requested now."""
         return max(0, self.limit - self._in_use() - self._requested) if self.accepts else 0
 
-    @contextlib.contextmanager
-    def requested(self, turns: int) -> Iterator[None]:
-        """Keep places for as many turns, from the request until those that arrived are started."""
+    def request(self, turns: int) -> None:
+        """Keep places for as many turns, until :meth:`arrived`."""
         self._requested += turns
-        try:
-            yield
-        finally:
-            self._requested -= turns
+
+    def arrived(self, turns: int) -> None:
+        """The request for as many turns is over: those that came are started and in use, the other places are free."""
+        self._requested -= turns

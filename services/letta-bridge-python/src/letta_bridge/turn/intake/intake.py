@@ -158,8 +158,9 @@ class Intake:
 
     async def _exchange(self, batch: list[Settlement], want: int) -> Exchange:
         """Settle a batch, and start up to ``want`` new turns. What Redis did not settle returns to the buffer."""
-        with self._capacity.requested(want):
-            asked_at, began = clock(), time.perf_counter()
+        self._capacity.request(want)
+        asked_at, began = clock(), time.perf_counter()
+        try:
             try:
                 exchange = await self._queue.exchange(batch, want)
             except CONNECTION_ERRORS:
@@ -169,6 +170,8 @@ class Intake:
             self._recorder.exchanged(batch, exchange, time.perf_counter() - began)
             self._leases.let_go(self._outcomes.confirm(batch, exchange))
             await self._hand_outs.start(exchange.turns, asked_at)
+        finally:
+            self._capacity.arrived(want)
         return exchange
 
     async def _restore(self) -> None:
