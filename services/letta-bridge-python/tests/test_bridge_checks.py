@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
-from letta_bridge import bridge as bridge_module
+from letta_bridge import health_checks
 from letta_bridge.bridge import Bridge
 from letta_bridge.request_queue import QueueStatus
 from letta_bridge.settings import BridgeSettings
-from shared_utils.observability.health import Check
 
 
 @pytest.fixture
@@ -25,26 +25,31 @@ async def bridge(tmp_path):
 async def test_dependencies_are_asked_at_once(bridge, monkeypatch):
     together = asyncio.Barrier(3)
 
-    async def check(name):
+    async def ask(*_):
         await together.wait()
-        return Check(name, ok=True, detail="")
+        return ""
 
-    async def letta():
-        return [await check("letta")]
-
-    monkeypatch.setattr(bridge, "_check_redis", lambda: check("redis"))
-    monkeypatch.setattr(bridge, "_check_letta", letta)
-    monkeypatch.setattr(bridge, "_check_sessions", lambda: check("sessions"))
+    (server,) = bridge.servers
+    monkeypatch.setattr(bridge._redis, "hlen", ask)
+    monkeypatch.setattr(server, "port", SimpleNamespace(health=ask, close=server.port.close))
+    monkeypatch.setattr(bridge.sessions, "look", ask)
     async with asyncio.timeout(20):
-        names = [check.name for check in await bridge.checks()]
-    assert names[:3] == ["redis", "letta", "sessions"]
+        checks = await bridge.health.checks()
+    assert [check.name for check in checks[:3]] == ["redis", "letta", "sessions"]
+    assert all(check.ok for check in checks[:3])
 
 
 async def test_a_session_store_that_hangs_is_a_failed_check(bridge, monkeypatch):
     monkeypatch.setattr(bridge.sessions, "look", asyncio.Event().wait)
-    monkeypatch.setattr(bridge_module, "_CHECK_SECONDS", 0.01)
-    check = await bridge._check_sessions()
+    monkeypatch.setattr(health_checks, "_CHECK_SECONDS", 0.01)
+    (check,) = await health_checks.sessions_check(bridge.sessions)()
     assert (check.ok, check.detail) == (False, "the store does not answer in time")
+
+
+async def test_a_stopped_bridge_is_draining(bridge):
+    assert [(check.ok, check.detail) for check in bridge.health.own_checks()] == [(True, "taking")]
+    bridge.stop()
+    assert [(check.ok, check.detail) for check in bridge.health.own_checks()] == [(False, "draining")]
 
 
 @pytest.mark.parametrize("page", ["/health", "/metrics"])

@@ -90,7 +90,8 @@ reach = armed(os.environ.get(VARIABLE))
 """Called with each step a turn reaches; None in normal runs."""
 
 
-def passed(step: str) -> None:
-    """Say that a command has come to one of ``ARCHIVE_STEPS``."""
+def passed(step: str, times: int = 1) -> None:
+    """Reach a step, once or for several turns; does nothing in normal runs."""
     if reach is not None:
-        reach(step)
+        for _ in range(times):
+            reach(step)

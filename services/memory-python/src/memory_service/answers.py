@@ -20,6 +20,7 @@ from shared_utils.observability import logs
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
 from shared_utils.redis.lua_scripts import Call, run
 from shared_utils.text import read_json
+from shared_utils.waiting import wait_or_timeout
 
 _LOG: Final = logs.get(__name__)
 _SOURCE: Final = "memory-python"
@@ -86,10 +87,7 @@ class Answers:
     async def one_less(self, timeout: float) -> None:
         """Until an ask was answered, at most ``timeout`` seconds."""
         self._settled.clear()
-        try:
-            await asyncio.wait_for(self._settled.wait(), timeout)
-        except TimeoutError:
-            return
+        await wait_or_timeout(self._settled, timeout)
 
     async def drain(self, grace: float) -> int:
         """Finish within ``grace`` seconds; returns how many asks are left unanswered, still claimed in Redis."""

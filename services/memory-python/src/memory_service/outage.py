@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Mapping
 from typing import Final
@@ -11,6 +10,7 @@ from typing import Final
 from structlog.typing import FilteringBoundLogger
 
 from shared_utils.redis.trouble import explained
+from shared_utils.waiting import wait_or_timeout
 
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
@@ -40,9 +40,8 @@ class Outage:
         if self._stopping.is_set():
             await asyncio.sleep(_FIRST_PAUSE)
             return
-        with contextlib.suppress(TimeoutError):
-            spread = random.uniform(0.8, 1.2)  # noqa: S311  # spreads load, guards nothing
-            await asyncio.wait_for(self._stopping.wait(), pause * spread)
+        spread = random.uniform(0.8, 1.2)  # noqa: S311  # spreads load, guards nothing
+        await wait_or_timeout(self._stopping, pause * spread)
 
     def over(self, part: str) -> None:
         """Redis answered ``part``."""

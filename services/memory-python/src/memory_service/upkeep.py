@@ -18,6 +18,7 @@ from memory_service.survey import take_survey
 from shared_utils.batches import PageSize
 from shared_utils.observability import logs
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.waiting import wait_or_timeout
 
 _LOG: Final = logs.get(__name__)
 _LOOK_SECONDS: Final = 15.0
@@ -45,8 +46,7 @@ class Upkeep:
                 await self._outage.wait("upkeep", error)
                 continue
             self._outage.over("upkeep")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), min(_LOOK_SECONDS, self._settings.survey_interval))
+            await wait_or_timeout(stopping, min(_LOOK_SECONDS, self._settings.survey_interval))
 
     async def _look(self) -> None:
         settings = self._settings

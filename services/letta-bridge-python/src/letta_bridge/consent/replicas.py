@@ -26,6 +26,7 @@ from shared_utils.persistence.choices.port import Choice, ChoiceStore, copy_choi
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.redis.connection import CONNECTION_ERRORS, persistently
 from shared_utils.task_end import end
+from shared_utils.waiting import wait_or_timeout
 
 _log = logs.get(__name__)
 _POLL_SECONDS: Final = 3.0
@@ -274,9 +275,7 @@ class ChoiceReplicas:
                 _log.exception("choices_upkeep_failed")
                 self.trouble = f"a defect keeps the replicas of users' choices from being reconciled ({error!r})"
             if self.trouble is None:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_POLL_SECONDS):
-                        await self._reconcile.wait()
+                await wait_or_timeout(self._reconcile, _POLL_SECONDS)
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _load(self) -> None:

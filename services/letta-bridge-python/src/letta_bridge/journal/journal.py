@@ -23,6 +23,7 @@ from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.persistence.errors import PersistenceError, ValueRefused
 from shared_utils.redis.connection import CONNECTION_ERRORS
 from shared_utils.redis.trouble import told
+from shared_utils.waiting import wait_or_timeout
 
 _log = logs.get(__name__)
 
@@ -100,7 +101,7 @@ class Journal:
             except Exception:  # noqa: BLE001  # a defect of ours must not stop the bridge, nor end the journal for good
                 pause = _PAUSE_MOST
                 _log.exception("journal_failed")
-            await self._wait(pause)
+            await wait_or_timeout(self._stopping, pause)
         await self._end()
 
     async def _pass(self) -> bool:
@@ -186,11 +187,6 @@ class Journal:
                 pass
         with contextlib.suppress(*CONNECTION_ERRORS):
             await self._backlog.leave(self._done)
-
-    async def _wait(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
 
     def _note_dropped(self, dropped: int) -> None:
         if self._dropped is not None and dropped > self._dropped:

@@ -16,6 +16,7 @@ from letta_bridge.vectors.state import SyncState
 from shared_utils.errors import ServiceError
 from shared_utils.llm.embeddings import EmbeddingsUnavailable
 from shared_utils.observability import logs
+from shared_utils.waiting import wait_or_timeout
 
 _log = logs.get(__name__)
 
@@ -77,9 +78,7 @@ class VectorWorker:
             except Exception:  # noqa: BLE001  # a defect of ours must not stop the bridge, nor end the work for good
                 pause = _PAUSE_MOST
                 _log.exception("vectors_failed", part=part.name)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._stopping.wait()
+            await wait_or_timeout(self._stopping, pause)
         with contextlib.suppress(ServiceError):
             await self._state.leave(part.name, self._owner)
 

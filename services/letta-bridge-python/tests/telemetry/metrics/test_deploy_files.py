@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from letta_bridge import bridge as bridge_module
+from letta_bridge import health_checks
 from letta_bridge.settings import LettaSettings
 from letta_bridge.turn import router as router_module
 from local_stack.fixtures import missing_parts
@@ -127,9 +127,20 @@ def test_reasons_that_a_rule_leaves_out_are_reasons_of_the_router():
 
 
 def test_each_health_check_has_a_rule():
-    bridge = Path(bridge_module.__file__).read_text(encoding="utf-8")
-    checks = set(re.findall(r'\bCheck\("(\w+)"', bridge)) | {"letta", "letta-2"}
-    required = set(re.findall(r'\bCheck\("(\w+)".*required=True', bridge))
+    source = Path(health_checks.__file__).read_text(encoding="utf-8")
+    checks = set(re.findall(r'\b(?:Check|_trouble_check)\("(\w+)"', source)) | {"letta", "letta-2"}
+    assert checks >= {
+        "redis",
+        "sessions",
+        "session_file",
+        "consent",
+        "tenant",
+        "journal",
+        "vectors",
+        "intake",
+        "answers",
+    }
+    required = set(re.findall(r'\bCheck\("(\w+)".*required=True', source))
     expressions = " ".join(expression for _, expression in rules())
     (left_out,) = re.findall(r'check_ok\{required="true",check!~"([^"]+)"', expressions)
     patterns = re.findall(r'check_ok\{check=~?"([^"]+)"', expressions)

@@ -14,7 +14,8 @@ from letta_bridge.request_queue.calls import TICKET_DIGITS
 from letta_bridge.request_queue.memory_queue import InMemoryQueue
 from letta_bridge.request_queue.shelf import Shelf
 from letta_bridge.settings import QueueSettings
-from letta_bridge.turn.intake import Intake
+from letta_bridge.turn import lease
+from letta_bridge.turn.intake import Intake, arrivals, hand_outs, intake, lease_keeper
 
 
 class UnreliableQueue(InMemoryQueue):
@@ -118,7 +119,7 @@ class Worker:
     async def idle(self):
         """Until it waits for arrivals."""
         async with asyncio.timeout(20):
-            while not self.intake._asked:
+            while not self.intake._arrivals.waiting:
                 await asyncio.sleep(0)
 
     def replies(self):
@@ -152,3 +153,25 @@ def until():
                 await asyncio.sleep(0)
 
     return wait
+
+
+@pytest.fixture
+def set_idle_seconds(monkeypatch):
+    """``set_idle_seconds(3_600.0)``: how long passes and the wait for arrivals pause while nothing happens."""
+
+    def set_both(seconds):
+        monkeypatch.setattr(intake, "_IDLE_SECONDS", seconds)
+        monkeypatch.setattr(arrivals, "_WAIT_SECONDS", seconds)
+
+    return set_both
+
+
+@pytest.fixture
+def set_clock(monkeypatch):
+    """``set_clock(lambda: now)``: the clock by which leases are measured."""
+
+    def set_everywhere(clock):
+        for module in (arrivals, hand_outs, intake, lease, lease_keeper):
+            monkeypatch.setattr(module, "clock", clock)
+
+    return set_everywhere

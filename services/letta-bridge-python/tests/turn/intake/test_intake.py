@@ -18,8 +18,7 @@ from letta_bridge.request_queue.calls import TICKET_DIGITS
 from letta_bridge.request_queue.memory_queue import InMemoryQueue
 from letta_bridge.request_queue.shelf import Shelf
 from letta_bridge.settings import QueueSettings
-from letta_bridge.turn import intake, redis_outage
-from letta_bridge.turn import lease as turn_lease
+from letta_bridge.turn.intake import arrivals, redis_outage
 
 
 async def test_never_holds_more_than_there_is_room_for(make_worker):
@@ -35,8 +34,8 @@ async def test_never_holds_more_than_there_is_room_for(make_worker):
     assert worker.replies() == ["a", "b", "c", "d"]
 
 
-async def test_takes_nothing_while_nobody_could_answer(make_worker, monkeypatch):
-    monkeypatch.setattr(intake, "_IDLE_SECONDS", 0.01)
+async def test_takes_nothing_while_nobody_could_answer(make_worker, set_idle_seconds):
+    set_idle_seconds(0.01)
     open_for_business = False
     async with make_worker(accepting=lambda: open_for_business) as worker:
         worker.push("a")
@@ -83,8 +82,8 @@ async def test_an_idle_bridge_starts_what_arrives(make_worker):
         await worker.settled(1)
 
 
-async def test_an_outcome_of_an_idle_bridge_is_one_round_trip(make_worker, monkeypatch):
-    monkeypatch.setattr(intake, "_IDLE_SECONDS", 3_600.0)
+async def test_an_outcome_of_an_idle_bridge_is_one_round_trip(make_worker, set_idle_seconds):
+    set_idle_seconds(3_600.0)
     async with make_worker() as worker:
         worker.gate.set()
         await worker.idle()
@@ -95,8 +94,8 @@ async def test_an_outcome_of_an_idle_bridge_is_one_round_trip(make_worker, monke
         assert worker.queue.settled_at_once == [1]
 
 
-async def test_the_next_of_a_user_is_not_left_to_the_wait_for_arrivals(make_worker, monkeypatch):
-    monkeypatch.setattr(intake, "_IDLE_SECONDS", 3_600.0)
+async def test_the_next_of_a_user_is_not_left_to_the_wait_for_arrivals(make_worker, set_idle_seconds):
+    set_idle_seconds(3_600.0)
     async with make_worker() as worker:
         worker.gate.set()
         await worker.idle()
@@ -115,18 +114,18 @@ async def test_outcomes_that_never_cease_do_not_hold_up_the_next_of_a_user(make_
     worker.push("c")
     intake = worker.intake
     ends = [_end(turn) for turn in (await worker.queue.exchange([], 2)).turns]
-    intake._waiting = True
+    intake._arrivals.waiting = True
     for end in ends:
-        intake._ended.append(end)
+        intake._outcomes.add(end)
         await intake._pass()
     turn = await asyncio.wait_for(worker.started.get(), 20)
     assert json.loads(turn.payload)["task_id"] == "b"
-    intake._running[turn.receipt][0].cancel()
+    assert intake._running.cancel(turn.receipt)
 
 
-async def test_an_arrival_whose_answer_got_lost_returns_uncounted(make_worker, monkeypatch):
-    monkeypatch.setattr(intake, "_ARRIVALS_PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(intake, "_IDLE_SECONDS", 0.05)
+async def test_an_arrival_whose_answer_got_lost_returns_uncounted(make_worker, monkeypatch, set_idle_seconds):
+    monkeypatch.setattr(arrivals, "_PAUSE_SECONDS", 0.0)
+    set_idle_seconds(0.05)
     async with make_worker() as worker:
         worker.gate.set()
         await worker.idle()
@@ -149,8 +148,8 @@ async def test_an_arrival_that_comes_with_the_stop_goes_back(make_worker):
         assert worker.shelf.lanes["a"][0].attempts == 0
 
 
-async def test_an_arrival_nobody_could_answer_goes_back(make_worker, monkeypatch):
-    monkeypatch.setattr(intake, "_IDLE_SECONDS", 0.05)
+async def test_an_arrival_nobody_could_answer_goes_back(make_worker, set_idle_seconds):
+    set_idle_seconds(0.05)
     open_for_business = True
     async with make_worker(accepting=lambda: open_for_business) as worker:
         await worker.idle()
@@ -164,8 +163,8 @@ async def test_an_arrival_nobody_could_answer_goes_back(make_worker, monkeypatch
 
 
 @pytest.mark.parametrize("room", [1, 2, 3, 100])
-async def test_waiting_and_passing_share_the_room(make_worker, room, monkeypatch):
-    monkeypatch.setattr(intake, "_IDLE_SECONDS", 3_600.0)  # neither may leave to the other's time-out what is there
+async def test_waiting_and_passing_share_the_room(make_worker, room, set_idle_seconds):
+    set_idle_seconds(3_600.0)  # neither may leave to the other's time-out what is there
     async with make_worker(max_concurrent_requests=room) as worker:
         await worker.idle()
         names = [f"u{number}" for number in range(2 * room)]
@@ -179,11 +178,10 @@ async def test_waiting_and_passing_share_the_room(make_worker, room, monkeypatch
         await worker.settled(2 * room)
 
 
-async def test_a_turn_whose_lease_ran_out_here_is_no_stray(make_worker, monkeypatch):
+async def test_a_turn_whose_lease_ran_out_here_is_no_stray(make_worker, set_clock):
     """Its message may be with the agent: given back uncounted, it would be sent again unseen."""
     now = 100.0
-    for module in (intake, turn_lease):
-        monkeypatch.setattr(module, "clock", lambda: now)
+    set_clock(lambda: now)
     async with make_worker() as worker:
         worker.push("a")
         turn = await worker.started.get()
@@ -299,7 +297,7 @@ async def test_a_lost_lease_stops_the_turn(make_worker):
         worker.time += 1_000
         other = InMemoryQueue(worker.shelf, worker.settings, "b")
         (taken_over,) = (await other.exchange([], 1)).turns
-        await worker.intake._renew([turn.receipt])
+        await worker.intake._leases.renew([turn.receipt])
         worker.gate.set()
         async with asyncio.timeout(20):
             while worker.intake.in_flight:
@@ -375,9 +373,9 @@ def _end(turn):
     return Settlement(turn.receipt, Outcome.LETTA, reply=turn.payload)
 
 
-async def test_large_turns_are_all_begun_although_no_answer_holds_them_all(make_worker, monkeypatch):
+async def test_large_turns_are_all_begun_although_no_answer_holds_them_all(make_worker, monkeypatch, set_idle_seconds):
     monkeypatch.setattr("letta_bridge.request_queue.port.ANSWER_BYTES", 1)
-    monkeypatch.setattr("letta_bridge.turn.intake._IDLE_SECONDS", 3600)
+    set_idle_seconds(3600)
     worker = make_worker()
     worker.push(*map(str, range(9)))
     async with worker:

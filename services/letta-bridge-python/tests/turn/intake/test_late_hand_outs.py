@@ -8,9 +8,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from letta_bridge.request_queue.memory_queue import InMemoryQueue
-from letta_bridge.turn import intake, redis_outage
-from letta_bridge.turn import lease as turn_lease
-from letta_bridge.turn.intake import Intake
+from letta_bridge.turn.intake import Intake, redis_outage
 
 
 class LateQueue(InMemoryQueue):
@@ -48,7 +46,7 @@ class LateQueue(InMemoryQueue):
 
 
 @pytest.fixture
-def late_worker(monkeypatch, make_worker):
+def late_worker(set_clock, make_worker):
     """A bridge whose clock, and Redis's, stand still unless it is frozen."""
     worker = make_worker()
     worker.queue = LateQueue(worker.shelf, worker.settings, "a")
@@ -58,8 +56,7 @@ def late_worker(monkeypatch, make_worker):
         worker.time += seconds
 
     worker.queue.pass_time = pass_time
-    for module in (intake, turn_lease):
-        monkeypatch.setattr(module, "clock", lambda: worker.time)
+    set_clock(lambda: worker.time)
     return worker
 
 

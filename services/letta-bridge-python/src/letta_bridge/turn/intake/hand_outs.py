@@ -1,0 +1,73 @@
+"""Turns that Redis handed to this bridge: each is started, or given back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from letta_bridge import fail_points
+from letta_bridge.request_queue.lease_clock import clock
+from letta_bridge.request_queue.port import RequestQueue, Turn
+from letta_bridge.turn.intake.lease_keeper import LeaseKeeper
+from letta_bridge.turn.intake.running_turns import RunningTurns
+from letta_bridge.turn.lease import TurnLease
+from shared_utils.observability import logs
+from shared_utils.redis.connection import CONNECTION_ERRORS
+
+_log = logs.get("letta_bridge.intake")
+
+
+class HandOuts:
+    """What becomes of handed-out turns. Called by the passes and by the wait for arrivals.
+
+    State: the receipts of turns that are not started here and wait to be given back.
+    """
+
+    def __init__(self, queue: RequestQueue, leases: LeaseKeeper, running: RunningTurns, lease_seconds: float) -> None:
+        self._queue = queue
+        self._leases = leases
+        self._running = running
+        self._lease_seconds = lease_seconds
+        self._unstarted: set[str] = set()
+
+    async def start(self, turns: Sequence[Turn], asked_at: float) -> None:
+        """Start turns that Redis handed out after ``asked_at``.
+
+        If the answer was read so late that their leases may be over, the leases are renewed first: another bridge may
+        have taken the turns over.
+        """
+        if turns and TurnLease(self._lease_seconds, asked_at).stale:
+            asked_at = clock()
+            turns = await self._renewed(turns)
+        fail_points.passed("taken", times=len(turns))
+        for turn in turns:
+            self._running.start(turn, TurnLease(self._lease_seconds, asked_at))
+            self._leases.hold(turn)
+
+    def refuse(self, turns: Sequence[Turn]) -> None:
+        """Turns that came after the bridge stopped taking; :meth:`give_back` returns them."""
+        self._unstarted.update(turn.receipt for turn in turns)
+
+    async def give_back(self) -> None:
+        """Return the turns that are not started; their hand-outs do not count as attempts."""
+        unstarted, self._unstarted = self._unstarted, set()
+        try:
+            await self._queue.release(unstarted)
+        except CONNECTION_ERRORS:
+            self._unstarted |= unstarted
+            raise
+
+    async def release_orphans(self, *, waited: bool = False) -> int:
+        """Return turns whose hand-outs got lost with a connection; see :meth:`RequestQueue.release_strays`."""
+        return await self._queue.release_strays(self._leases.known(), waited=waited)
+
+    async def _renewed(self, turns: Sequence[Turn]) -> list[Turn]:
+        """Those of the turns whose leases this bridge still has."""
+        receipts = [turn.receipt for turn in turns]
+        try:
+            lost = await self._queue.renew(receipts)
+        except CONNECTION_ERRORS:
+            self._unstarted.update(receipts)  # not before: give_back, called meanwhile, would return what starts here
+            raise
+        kept = [] if self._queue.writes_lost else [turn for turn in turns if turn.receipt not in lost]
+        _log.warning("turns_read_late", kept=len(kept), lost=len(lost))
+        return kept

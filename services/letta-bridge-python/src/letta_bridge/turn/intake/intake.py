@@ -1,0 +1,236 @@
+"""The passes: each settles outcomes and fetches new turns in one round trip, while there are free places.
+
+Only where a pass finds less than there are places for, the bridge also waits for arrivals, on a connection of its own.
+While Redis is away, outcomes wait here and keep their places. If Redis comes back without its last writes, the bridge
+first restores the turns that it holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final
+
+from letta_bridge import fail_points
+from letta_bridge.request_queue.lease_clock import clock
+from letta_bridge.request_queue.port import Exchange, RequestQueue, Settlement, Turn, is_full
+from letta_bridge.settings import QueueSettings
+from letta_bridge.turn.intake.arrivals import Arrivals
+from letta_bridge.turn.intake.capacity import Capacity
+from letta_bridge.turn.intake.hand_outs import HandOuts
+from letta_bridge.turn.intake.lease_keeper import LeaseKeeper
+from letta_bridge.turn.intake.redis_outage import RedisOutage
+from letta_bridge.turn.intake.running_turns import RunningTurns
+from letta_bridge.turn.intake.settle_buffer import SettleBuffer
+from letta_bridge.turn.lease import TurnLease
+from letta_bridge.turn.recorder import SILENT, Recorder
+from shared_utils.observability import logs
+from shared_utils.redis.connection import CONNECTION_ERRORS
+from shared_utils.waiting import wait_or_timeout
+
+_log = logs.get("letta_bridge.intake")
+
+_IDLE_SECONDS: Final = 1.0
+"""Between passes of an idle bridge, which look for turns whose lease has expired."""
+_SHUTDOWN_TRIES: Final = 10
+_SHUTDOWN_PAUSE_SECONDS: Final = 0.2
+"""Tries to reach Redis at shutdown, and the pause between them."""
+
+
+class Intake:
+    """Keeps at most ``max_concurrent_requests`` turns in work.
+
+    State: the settings, whether a pass is due and whether there is more to take, the outage of Redis if there is one,
+    and whether the bridge is stopping. Everything else belongs to the parts.
+
+    Args:
+        queue: where turns come from.
+        process: turn and lease → settlement; raises LeaseLost.
+        settings: places, lease and grace.
+        accepting: False while nothing new should be taken (nobody could answer it).
+        recorder: hears of turns that were taken, ended and settled.
+    """
+
+    def __init__(
+        self,
+        queue: RequestQueue,
+        process: Callable[[Turn, TurnLease], Awaitable[Settlement]],
+        settings: QueueSettings,
+        accepting: Callable[[], bool] = lambda: True,
+        recorder: Recorder = SILENT,
+    ) -> None:
+        self._queue = queue
+        self._settings = settings
+        self._recorder = recorder
+        self._wake = asyncio.Event()
+        """A pass is due."""
+        self._more = False
+        """The last pass brought turns, or left some."""
+        self._outage = RedisOutage()
+        self._stopping = asyncio.Event()
+        self._outcomes = SettleBuffer(recorder)
+        self._running = RunningTurns(
+            process, on_outcome=self._outcome, on_lease_lost=self._lease_lost, on_gone=self._gone
+        )
+        self._capacity = Capacity(
+            settings.max_concurrent_requests,
+            in_use=lambda: len(self._running) + len(self._outcomes),
+            accepting=accepting,
+            stopping=self._stopping,
+        )
+        self._leases = LeaseKeeper(queue, self._running, settings.lease, recorder, self._wake.set)
+        self._hand_outs = HandOuts(queue, self._leases, self._running, settings.lease)
+        self._arrivals = Arrivals(
+            queue,
+            self._capacity,
+            self._hand_outs,
+            stopping=self._stopping,
+            request_pass=self._wake.set,
+            lease_seconds=settings.lease,
+            recorder=recorder,
+        )
+
+    @property
+    def redis_error(self) -> str | None:
+        """Why nothing can be taken, in one sentence; None while Redis does what the passes ask."""
+        return None if self._outage.trouble is None else str(self._outage.trouble)
+
+    @property
+    def in_flight(self) -> int:
+        """Turns held now, those that only wait to be settled included."""
+        return len(self._leases)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the bridge takes nothing more."""
+        return self._stopping.is_set()
+
+    def reload(self, settings: QueueSettings) -> None:
+        """Take over places and grace; the lease and names stay as they were."""
+        self._settings = settings
+        self._capacity.limit = settings.max_concurrent_requests
+
+    async def run(self) -> None:
+        """Work until :meth:`stop`; then end what was begun within the grace, and give back the rest."""
+        arrivals = asyncio.create_task(self._arrivals.run(), name="arrivals")
+        leases = asyncio.create_task(self._leases.run(), name="leases")
+        try:
+            while not self._stopping.is_set():
+                await self._pass()
+                await wait_or_timeout(self._wake, _IDLE_SECONDS)
+                for helper in (arrivals, leases):
+                    if helper.done():
+                        helper.result()
+            await self._drain()
+        finally:
+            # Neither is cancelled: a blocking pop that is cancelled half-way can lose what it popped, and redis-py
+            # now and then swallows a cancellation. Both end by themselves, within their time-outs.
+            self._stopping.set()
+            self._leases.stop()
+            self._arrivals.allow()
+            await asyncio.gather(arrivals, leases, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Take nothing more, and let :meth:`run` return."""
+        self._stopping.set()
+        self._wake.set()
+
+    async def _pass(self) -> None:
+        self._wake.clear()
+        try:
+            if self._queue.writes_lost:
+                await self._restore()
+            batch = self._outcomes.next_batch(self._capacity.limit)
+            # While a wait brings what arrives, and there was nothing else, outcomes go out alone, which is faster.
+            want = 0 if batch and self._arrivals.waiting and not self._more else self._capacity.free()
+            exchange = await self._exchange(batch, want)
+        except CONNECTION_ERRORS as error:
+            await self._await_redis(error)
+            return
+        self._outage.over(held=self.in_flight)
+        self._more = exchange.more or bool(exchange.turns)
+        full = is_full(exchange.turns, want)
+        if not full:
+            self._arrivals.allow()
+        if self._outcomes or exchange.more or self._queue.writes_lost or (full and len(exchange.turns) < want):
+            self._wake.set()
+
+    async def _exchange(self, batch: list[Settlement], want: int) -> Exchange:
+        """Settle a batch, and start up to ``want`` new turns. What Redis did not settle returns to the buffer."""
+        self._capacity.request(want)
+        asked_at, began = clock(), time.perf_counter()
+        try:
+            try:
+                exchange = await self._queue.exchange(batch, want)
+            except CONNECTION_ERRORS:
+                self._outcomes.put_back(batch)
+                raise
+            fail_points.passed("settled", times=sum(exchange.settled))
+            self._recorder.exchanged(batch, exchange, time.perf_counter() - began)
+            self._leases.let_go(self._outcomes.confirm(batch, exchange))
+            await self._hand_outs.start(exchange.turns, asked_at)
+        finally:
+            self._capacity.arrived(want)
+        return exchange
+
+    async def _restore(self) -> None:
+        """Put the turns of this bridge back in flight in a Redis that lost its last writes."""
+        lost = await self._leases.restore()
+        self._leases.let_go(self._outcomes.drop(lost))
+
+    async def _await_redis(self, error: Exception) -> None:
+        """Pause, and give back what was handed out while its answer got lost.
+
+        Whether Redis is of use again, the next pass finds out: it asks what failed, and another command proves nothing.
+        """
+        self._outage.failed(error, held=self.in_flight)
+        await wait_or_timeout(self._stopping, self._outage.pause())
+        try:
+            self._outage.returned(await self._hand_outs.release_orphans())
+            await self._hand_outs.give_back()
+        except CONNECTION_ERRORS as another:
+            self._outage.failed(another, held=self.in_flight)
+        self._wake.set()
+
+    def _outcome(self, turn: Turn, settlement: Settlement, seconds: float) -> None:
+        self._recorder.ended(turn, settlement, seconds)
+        self._outcomes.add(settlement)
+        self._wake.set()
+
+    def _lease_lost(self, receipt: str) -> None:
+        self._leases.lost(receipt)
+
+    def _gone(self, receipt: str) -> None:
+        self._leases.let_go([receipt])
+        self._wake.set()
+
+    async def _drain(self) -> None:
+        """What has not begun goes back at once; what has begun gets the grace, then is left to its lease."""
+        _log.info("draining", in_flight=self.in_flight)
+        unbegun = self._running.unbegun()
+        await self._running.cancel_all(unbegun)
+        until = clock() + self._settings.shutdown_grace
+        await self._settle_all(release=unbegun)
+        while self._running and clock() < until:
+            await wait_or_timeout(self._wake, until - clock())
+            await self._settle_all()
+        left = await self._running.cancel_all()
+        await self._settle_all()
+        _log.info("drained", left_to_lease=left)
+
+    async def _settle_all(self, release: Collection[str] = ()) -> None:
+        """Settle all outcomes and give back turns that were not begun; a bounded number of tries if Redis is away."""
+        self._wake.clear()
+        for _ in range(_SHUTDOWN_TRIES):
+            try:
+                while self._outcomes:
+                    if self._queue.writes_lost:
+                        await self._restore()
+                    await self._exchange(self._outcomes.next_batch(self._capacity.limit), 0)
+                await self._queue.release(release)
+            except CONNECTION_ERRORS as error:
+                self._outage.failed(error, held=len(self._outcomes))
+                await asyncio.sleep(_SHUTDOWN_PAUSE_SECONDS)
+            else:
+                return

@@ -1,0 +1,96 @@
+"""The turns in work: one asyncio task each."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final
+
+from letta_bridge.errors import LeaseLost
+from letta_bridge.request_queue.port import Settlement, Turn
+from letta_bridge.turn.lease import TurnLease
+
+_CANCEL_SECONDS: Final = 2.0
+"""How long a cancelled turn is waited for."""
+
+
+class RunningTurns:
+    """Starts and cancels turns. Called by hand-outs, the lease keeper and the shutdown.
+
+    State: receipt → the task that works on the turn, and the turn's lease.
+
+    Args:
+        process: turn and lease → settlement; raises LeaseLost.
+        on_outcome: is called with a turn, its settlement, and the seconds it took.
+        on_lease_lost: is called with the receipt of a turn that found its lease to be over.
+        on_gone: is called with the receipt of a turn that left without an outcome: cancelled, failed, or lost.
+    """
+
+    def __init__(
+        self,
+        process: Callable[[Turn, TurnLease], Awaitable[Settlement]],
+        *,
+        on_outcome: Callable[[Turn, Settlement, float], None],
+        on_lease_lost: Callable[[str], None],
+        on_gone: Callable[[str], None],
+    ) -> None:
+        self._process = process
+        self._on_outcome = on_outcome
+        self._on_lease_lost = on_lease_lost
+        self._on_gone = on_gone
+        self._running: dict[str, tuple[asyncio.Task[None], TurnLease]] = {}
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def start(self, turn: Turn, lease: TurnLease) -> None:
+        """Begin to work on a turn."""
+        task = asyncio.create_task(self._work(turn, lease))
+        # A callback, because a task that is cancelled before its first step runs no `finally` of its own.
+        task.add_done_callback(functools.partial(self._left, turn.receipt))
+        self._running[turn.receipt] = (task, lease)
+
+    def renewed(self, receipt: str, asked_at: float) -> None:
+        """Redis has extended the turn's lease; ``asked_at`` is when it was asked to."""
+        if receipt in self._running:
+            self._running[receipt][1].renewed(asked_at)
+
+    def cancel(self, receipt: str) -> bool:
+        """Stop work on a turn that another bridge has; returns whether it was running."""
+        task, lease = self._running.get(receipt, (None, None))
+        if task is None or lease is None:
+            return False
+        lease.revoke()
+        task.cancel()
+        return True
+
+    def unbegun(self) -> set[str]:
+        """Receipts of the turns that nothing outside the bridge has been told of."""
+        return {receipt for receipt, (_, lease) in self._running.items() if not lease.begun}
+
+    async def cancel_all(self, receipts: Collection[str] | None = None) -> int:
+        """Cancel these turns, or all, and wait a little until they have ended; returns how many there were."""
+        turns = [turn for receipt, turn in self._running.items() if receipts is None or receipt in receipts]
+        for task, lease in turns:
+            lease.revoke()
+            task.cancel()
+        if turns:
+            await asyncio.wait([task for task, _ in turns], timeout=_CANCEL_SECONDS)
+        return len(turns)
+
+    async def _work(self, turn: Turn, lease: TurnLease) -> None:
+        began = time.perf_counter()
+        try:
+            settlement = await self._process(turn, lease)
+        except LeaseLost:
+            self._on_lease_lost(turn.receipt)
+        else:
+            self._on_outcome(turn, settlement, time.perf_counter() - began)
+            # Here, and not in the task's callback: that would be a round of the event loop later.
+            self._running.pop(turn.receipt, None)
+
+    def _left(self, receipt: str, _task: asyncio.Task[None]) -> None:
+        if self._running.pop(receipt, None) is not None:
+            self._on_gone(receipt)

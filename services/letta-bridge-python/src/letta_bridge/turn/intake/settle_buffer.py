@@ -1,0 +1,78 @@
+"""Outcomes on their way to Redis, which settles them in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from letta_bridge.request_queue.port import Exchange, Refusal, Settlement
+from letta_bridge.turn.recorder import Recorder
+from shared_utils.observability import logs
+
+_log = logs.get("letta_bridge.intake")
+
+_MAX_BATCH: Final = 64
+"""Settlements of one round trip. With the whole buffer in one, the bridge's users would all wait for it at once."""
+
+
+class SettleBuffer:
+    """Settlements that Redis has not confirmed. Filled by ended turns, emptied by the passes and at shutdown.
+
+    State: the settlements, oldest first. A batch that is under way is not among them.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._settlements: list[Settlement] = []
+
+    def __len__(self) -> int:
+        return len(self._settlements)
+
+    def add(self, settlement: Settlement) -> None:
+        """A turn has its outcome."""
+        self._settlements.append(settlement)
+
+    def next_batch(self, capacity: int) -> list[Settlement]:
+        """Take out the oldest: half of what the bridge has places for, so that other turns are in work meanwhile."""
+        size = max(1, min(_MAX_BATCH, capacity // 2))
+        batch, self._settlements = self._settlements[:size], self._settlements[size:]
+        return batch
+
+    def put_back(self, batch: list[Settlement]) -> None:
+        """Return a batch, or what is left of one, to the front."""
+        self._settlements = batch + self._settlements
+
+    def confirm(self, batch: Sequence[Settlement], exchange: Exchange) -> list[str]:
+        """Returns the receipts that are settled or refused for good; the rest of the batch is put back."""
+        over: list[str] = []
+        unknown: list[Settlement] = []
+        for settlement, counted in zip(batch, exchange.settled, strict=True):
+            refusal = exchange.refused.get(settlement.receipt)
+            if refusal is not None:
+                self._refused(settlement, refusal)
+            if refusal is not None or counted:
+                over.append(settlement.receipt)
+            else:
+                unknown.append(settlement)
+        self.put_back(unknown)
+        return over
+
+    def drop(self, lost: Collection[str]) -> list[str]:
+        """Drop the outcomes of turns that another bridge has; returns their receipts."""
+        dropped = [settlement for settlement in self._settlements if settlement.receipt in lost]
+        self._settlements = [settlement for settlement in self._settlements if settlement.receipt not in lost]
+        for settlement in dropped:
+            self._refused(settlement, Refusal.TAKEN_OVER)
+        return [settlement.receipt for settlement in dropped]
+
+    def _refused(self, settlement: Settlement, refusal: Refusal) -> None:
+        self._recorder.refused(settlement, refusal)
+        log = _log.info if refusal is Refusal.REPEATED else _log.warning
+        log(
+            "settlement_refused",
+            receipt=settlement.receipt,
+            outcome=settlement.outcome,
+            reason=refusal,
+            task_id=settlement.task_id,
+            user_id=settlement.user_id,
+        )

@@ -1,0 +1,54 @@
+"""Outcomes keep their order on the way to Redis, and none is lost with a round trip."""
+
+from __future__ import annotations
+
+import pytest
+
+from letta_bridge.request_queue.port import Exchange, Outcome, Refusal, Settlement
+from letta_bridge.turn.intake.settle_buffer import SettleBuffer
+from letta_bridge.turn.recorder import SILENT
+
+
+@pytest.fixture
+def filled():
+    """``filled(n)``: a buffer with the outcomes of the receipts ``0`` to ``n - 1``."""
+
+    def fill(count):
+        buffer = SettleBuffer(SILENT)
+        for number in range(count):
+            buffer.add(Settlement(str(number), Outcome.LETTA))
+        return buffer
+
+    return fill
+
+
+def receipts(settlements):
+    return [settlement.receipt for settlement in settlements]
+
+
+@pytest.mark.parametrize(("capacity", "size"), [(1, 1), (2, 1), (9, 4), (128, 64), (1_000, 64)])
+def test_a_batch_is_half_of_the_capacity_up_to_a_bound(filled, capacity, size):
+    buffer = filled(100)
+    assert receipts(buffer.next_batch(capacity)) == [str(number) for number in range(size)]
+    assert len(buffer) == 100 - size
+
+
+def test_a_batch_that_is_put_back_goes_out_first_again(filled):
+    buffer = filled(4)
+    buffer.put_back(buffer.next_batch(4))
+    assert receipts(buffer.next_batch(8)) == ["0", "1", "2", "3"]
+
+
+def test_what_redis_neither_settled_nor_refused_stays_in_front(filled):
+    buffer = filled(5)
+    batch = buffer.next_batch(8)
+    buffer.add(Settlement("5", Outcome.LETTA))
+    exchange = Exchange(settled=[True, False, False, False], refused={"2": Refusal.REPEATED})
+    assert buffer.confirm(batch, exchange) == ["0", "2"]
+    assert receipts(buffer.next_batch(100)) == ["1", "3", "4", "5"]
+
+
+def test_outcomes_of_turns_that_another_bridge_has_are_dropped(filled):
+    buffer = filled(4)
+    assert buffer.drop({"1", "3", "unknown"}) == ["1", "3"]
+    assert receipts(buffer.next_batch(100)) == ["0", "2"]
