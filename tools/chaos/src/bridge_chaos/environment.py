@@ -127,6 +127,9 @@ class Environment:
                 client.config_set("maxmemory", "0")
             client.flushall()
         revive(*self.bridges)
+        # A bridge notices within seconds that Redis has lost all choices; the database may not be broken before.
+        if not wait_until(self._knows_choices, _SERVING_SECONDS):
+            raise StartFailed(f"no bridge had shared all choices within {_SERVING_SECONDS:g} s of a run's beginning")
         if not wait_until(self._serves, _SERVING_SECONDS):
             raise StartFailed(f"Letta answered no turn within {_SERVING_SECONDS:g} s of a run's beginning")
 
@@ -159,6 +162,11 @@ class Environment:
         for bridge in bridges:
             self.disarm(bridge)
         restart(*bridges)
+
+    def _knows_choices(self) -> bool:
+        """Whether a user without a choice in Redis is known to have made none."""
+        with self.client() as client:
+            return bool(client.hexists(f"{{{QUEUE}}}:choices", "complete"))
 
     def _serves(self) -> bool:
         """Whether users are answered by Letta: a bridge that has just lost what was in Redis may need a moment."""

@@ -76,8 +76,9 @@ def chaos(
     for name, why in campaign.skipped.items():
         typer.echo(f"skipped {name}: {why}")
     if docs:
-        options = [f"--minutes {minutes:g}"] * bool(minutes) + [f"--pairs {pairs}"] * bool(pairs)
-        command = " ".join(["./run chaos", *options, f"--seed {seed} --docs"])
+        options = {"minutes": minutes, "pairs": pairs, "seed": seed}
+        given = [f"--{name} {value:g}" for name, value in options.items() if value]
+        command = " ".join(["./run chaos", *given, "--docs"])
         _PAGE.write_text(page(campaign.runs, catalogue(), campaign.skipped, command), encoding="utf-8")
         typer.echo(f"wrote {_PAGE}")
     broken = totals(campaign.runs)

@@ -36,9 +36,10 @@ _LOST_WRITES: Final = Window(
     "Redis forgets what it confirmed in the seconds before it died: a replica that lags never had it, a snapshot is "
     "older. Tasks pushed in those seconds that no bridge had taken are gone unless their producer asks for WAIT, and "
     "so is the journal's row of a reply given in them. A task that was waiting or in flight then may be answered once "
-    "more, or after a later one. What a bridge had taken is answered; whatever is pushed afterwards is answered once, "
-    "and no message stands in an agent twice.",
-    frozenset({"lost", "repeated_replies", "out_of_order", "journal", "forgotten"}),
+    "more, or after a later one; said in private, it reaches the agent if its user has switched memory on since. What "
+    "a bridge had taken is answered; whatever is pushed afterwards is answered once, and no message stands in an agent "
+    "twice.",
+    frozenset({"lost", "repeated_replies", "out_of_order", "journal", "forgotten", "consent"}),
 )
 
 _Lose = Callable[[FaultContext, Callable[[], None]], None]
@@ -167,4 +168,4 @@ def _cover(context: FaultContext, unanswered: set[Task], since: float, taken: se
         confirmed = {task for task, at in talk.accepted_at.items() if since <= at <= until}
     context.remarks.append(f"{len(taken & confirmed)} of {len(confirmed)} forgotten tasks were taken")
     context.cover(confirmed - taken)
-    context.cover(unanswered | taken, "repeated_replies", "out_of_order", "journal")
+    context.cover(unanswered | taken, "repeated_replies", "out_of_order", "journal", "consent")
