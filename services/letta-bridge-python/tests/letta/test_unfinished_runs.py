@@ -12,7 +12,7 @@ import pytest
 
 from letta_bridge.errors import TurnFateUnknown, TurnInterrupted
 from letta_bridge.letta import AgentSpec, Block, SoughtTurn, TurnMessage, TurnState, turn_otid
-from letta_bridge.turn.reconciliation import PresentTurn, Reconciliation
+from letta_bridge.turn.reconciliation import Absences, PresentTurn, Reconciliation
 
 pytestmark = pytest.mark.letta
 
@@ -64,7 +64,14 @@ async def reconciled(client, agent_id):
     present = PresentTurn(KEY, "t1", time.time(), "hello", ended=True, is_deserted=lambda: False)
     async with asyncio.timeout(60):
         return await Reconciliation(
-            client, agent_id, (), present, patience=600.0, is_dead=lambda _began: False, looked=lambda: None
+            client,
+            agent_id,
+            (),
+            present,
+            patience=600.0,
+            absences=Absences(),
+            is_dead=lambda _began: False,
+            looked=lambda: None,
         ).run()
 
 

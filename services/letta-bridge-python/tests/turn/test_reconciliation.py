@@ -11,7 +11,8 @@ import pytest
 from letta_bridge.errors import EarlierTurnRunning, TurnInterrupted
 from letta_bridge.letta import FoundTurn, FoundTurns, TurnAnswer, TurnState, turn_otid
 from letta_bridge.request_queue.missed_turns import Fate, MissedTurn, read
-from letta_bridge.turn.reconciliation import PresentTurn, Reconciliation
+from letta_bridge.turn import reconciliation
+from letta_bridge.turn.reconciliation import Absences, PresentTurn, Reconciliation
 from shared_utils.contracts.messages import dump
 
 AGENT = f"agent-{uuid.UUID(int=7)}"
@@ -68,7 +69,7 @@ def present(*, ended=False, deserted=False):
     return PresentTurn("9-1", "t9", time.time(), "hello", ended=ended, is_deserted=lambda: deserted)
 
 
-async def reconciled(letta, *turns, present=None, former_ids=(), patience=0.0):
+async def reconciled(letta, *turns, present=None, former_ids=(), patience=0.0, absences=None):
     kept = read([dump(turn) for turn in turns])
     looks = []
     result = await Reconciliation(
@@ -78,6 +79,7 @@ async def reconciled(letta, *turns, present=None, former_ids=(), patience=0.0):
         present,
         former_ids=former_ids,
         patience=patience,
+        absences=absences or Absences(),
         is_dead=lambda began: began == DEAD,
         looked=lambda: looks.append(1),
     ).run()
@@ -331,3 +333,25 @@ async def test_an_active_run_that_need_not_be_of_the_present_turn_is_never_cance
         with pytest.raises(TurnInterrupted):
             await reconciled(letta, present=present(ended=True), patience=0.05)
     assert letta.cancelled == []
+
+
+async def test_a_turn_in_doubt_does_not_use_up_the_deadline_of_every_later_turn(monkeypatch):
+    monkeypatch.setattr(reconciliation, "_LOOK_AGAIN_SECONDS", 60.0)
+    monkeypatch.setattr(reconciliation, "_SURE_SECONDS", 0.1)
+    lost, absences = missed(1), Absences()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await reconciled(Letta([ABSENT]), lost, absences=absences)
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(30):
+        assert await reconciled(Letta([ABSENT]), lost, absences=absences) == (None, [("1-1", Fate.ABSENT)], set())
+
+
+async def test_a_turn_that_shows_again_is_looked_for_as_long_as_at_first(monkeypatch):
+    monkeypatch.setattr(reconciliation, "_SURE_SECONDS", 0.05)
+    lost, absences = missed(1), Absences()
+    await reconciled(Letta([ABSENT]), lost, absences=absences)
+    await asyncio.sleep(0.05)
+    letta = Letta([running("run-1")], [ABSENT], [ABSENT], [STORED])
+    _, fates, _ = await reconciled(letta, lost, patience=5.0, absences=absences)
+    assert fates == [("1-1", Fate.STORED)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
@@ -44,7 +44,7 @@ from letta_bridge.letta.port import LENGTH_LIMIT, FoundTurn
 from letta_bridge.request_queue.missed_turns import DEFAULT_PERSONA, Fate, KeptTurn, MissedTurn, fingerprints
 from letta_bridge.settings import FallbackSettings, LettaSettings
 from letta_bridge.turn.catch_up import tell
-from letta_bridge.turn.reconciliation import PresentTurn, Reconciliation
+from letta_bridge.turn.reconciliation import Absences, PresentTurn, Reconciliation
 from letta_bridge.turn.recorder import SILENT, Recorder
 from shared_utils.contracts.messages import now
 
@@ -117,6 +117,7 @@ class Desk:
     letta: LettaSettings
     fallback: FallbackSettings
     recorder: Recorder = SILENT
+    absences: Absences = field(default_factory=Absences)
 
 
 class Delivery:
@@ -322,6 +323,7 @@ class Delivery:
             present if self.fate is Fate.UNKNOWN else None,
             former_ids=agent.former_ids,
             patience=self._patience,
+            absences=self._desk.absences,
             is_dead=self._is_dead,
             looked=self._looked,
         )

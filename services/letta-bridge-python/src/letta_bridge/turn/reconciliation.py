@@ -28,6 +28,9 @@ _SURE_AFTER: Final = 3
 its run is written, which takes a moment on a loaded server."""
 _LOOK_AGAIN_SECONDS: Final = 2.0
 """Between those looks."""
+_SURE_SECONDS: Final = (_SURE_AFTER - 1) * _LOOK_AGAIN_SECONDS
+"""How long a turn must be nowhere to be seen, from one look to another, to count as absent."""
+_ABSENCES_KEPT: Final = 10_000
 _POLL_MIN_SECONDS, _POLL_MAX_SECONDS = 0.25, 2.0
 """Between looks at a turn that is still running."""
 _SEARCH_SECONDS: Final = 2.0
@@ -37,6 +40,31 @@ _LEGACY_SECONDS: Final = 86_400.0
 
 _CERTAINTY: Final = (TurnState.STORED, TurnState.RUNNING, TurnState.CANCELLED, TurnState.ABSENT)
 """Of two answers about one turn, sent under two otids, the one that comes first here counts."""
+
+
+class Absences:
+    """Since when each earlier turn in doubt is nowhere to be seen, over all turns of this bridge.
+
+    The looks that prove it may take longer than one turn has: without this, a turn in doubt would use up the deadline
+    of every later turn of its user. Bounded; a turn that drops out is looked for anew.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[tuple[str, str], float] = {}
+        """By agent and fingerprint of the missed turn's record, oldest first; by the clock of the event loop."""
+
+    def note(self, agent_id: str, name: str, now: float, *, absent: bool) -> None:
+        """What a look has found of a turn."""
+        if not absent:
+            self._since.pop((agent_id, name), None)
+            return
+        self._since.setdefault((agent_id, name), now)
+        if len(self._since) > _ABSENCES_KEPT:
+            del self._since[next(iter(self._since))]
+
+    def is_sure(self, agent_id: str, name: str, now: float) -> bool:
+        """Whether it is absent for long enough to be certain that it never arrived."""
+        return now - self._since.get((agent_id, name), now) >= _SURE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +104,7 @@ class Reconciliation:
         earlier: missed turns of this agent's user and persona, oldest first.
         present: the turn to be delivered, where it may have been sent; its own run is waited for without end.
         patience: seconds for earlier ones that are still running, all of them together, and for other programs' runs.
+        absences: what earlier looks of this bridge have found missing.
         is_dead: from when a run began to whether it is one that a killed server left behind.
         looked: called after each look that Letta answered.
     """
@@ -89,6 +118,7 @@ class Reconciliation:
         *,
         former_ids: Sequence[str] = (),
         patience: float,
+        absences: Absences,
         is_dead: Callable[[float | None], bool],
         looked: Callable[[], None],
     ) -> None:
@@ -96,6 +126,7 @@ class Reconciliation:
         self._agent_id = agent_id
         self._ids = (agent_id, *former_ids)
         self._present = present
+        self._absences = absences
         self._is_dead = is_dead
         self._looked = looked
         self._clock = asyncio.get_running_loop().time
@@ -151,6 +182,10 @@ class Reconciliation:
         self._looked()
         best = {name: _best([looked.turns[place] for place in at]) for name, at in places.items()}
         present = best.pop("", None)
+        for name, found in best.items():
+            self._absences.note(
+                self._agent_id, name, self._clock(), absent=looked.complete and found.state is TurnState.ABSENT
+            )
         known = {
             name: found
             for name, found in best.items()
@@ -246,7 +281,9 @@ class Reconciliation:
         if present is not None and self._present is not None and not self._present.ended:
             return True
         return any(
-            _may_be_on_its_way(kept.turn) and earlier[kept.fingerprint].state is TurnState.ABSENT
+            _may_be_on_its_way(kept.turn)
+            and earlier[kept.fingerprint].state is TurnState.ABSENT
+            and not self._absences.is_sure(self._agent_id, kept.fingerprint, self._clock())
             for kept in self._earlier
             if kept.fingerprint in earlier
         )
