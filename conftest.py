@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, settings
 
 importlib.import_module("shared_utils")
 
+_LONGEST_ID = 500
+
 # Collection makes a million objects that stay, and tests little garbage in cycles: looking often finds nothing.
 gc.set_threshold(50_000, 20, 20)
 
@@ -34,6 +36,13 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
     ]
 )
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a long text by its length. pytest puts a test's name into the environment, where the kernel limits it."""
+    if isinstance(val, str | bytes) and len(val) > _LONGEST_ID:
+        return f"{argname} of {len(val)}"
+    return None
 
 
 def pytest_collection_finish() -> None:
