@@ -23,6 +23,7 @@ _WHEN: Final = {
     "answer": "in the middle of the answer",
     "done": "when all is done",
 }
+_DESERTED: Final = 2
 _TOPOLOGY: Final = Topology()
 _OWN_FILES: Final = Topology(own_data=True, database=False)
 """Each bridge finds the agents that the other one made by their tags alone."""
@@ -30,6 +31,7 @@ _READ: Final = ("request", "answer")
 """Where a call that changes nothing is lost: what lies in between is the same to its caller."""
 _OCCUPIES: Final = parts("letta-turns", "letta-calls")
 _AND_A_BRIDGE: Final = _OCCUPIES | parts("bridge")
+_AND_THE_SERVER: Final = _OCCUPIES | parts("letta", "letta-link")
 _NEEDS: Final = parts("letta", "letta-double")
 
 
@@ -45,18 +47,19 @@ class _Call:
     at_once: bool = False
     points: Collection[str] = tuple(_POINTS.values())
     occupies: frozenset[str] = _OCCUPIES
+    provoked_first: bool = False
+    """The calls come about after the provocation, which would take a dial away."""
 
 
 def faults() -> list[Fault]:
     """All of them."""
-    short = Topology(variables=(("REPLY_DEADLINE", "6"),))
     calls = [
         _Call("list_agents", "agents are listed", 6, at_once=True),
         _Call("create", "agents are made", 6, topology=_OWN_FILES, at_once=True),
         _Call("send", "turns are sent", 8),
         _Call("history", "messages are listed", 4, _doubtful_turns),
         _Call("runs", "runs are listed", 4, _doubtful_turns),
-        _Call("cancel", "runs are cancelled", 2, _endless_turns, topology=short),
+        _Call("cancel", "runs are cancelled", 2, _deserted_runs, provoked_first=True, occupies=_AND_THE_SERVER),
         _Call("delete", "agents are deleted", 2, _erased_user),
         _Call("retag", "agents are tagged with an opt-out", 2, at_once=True),
         _Call("get", "an agent is read", 4, _doubtful_turns, points=_READ),
@@ -104,9 +107,11 @@ def _dial(call: _Call, mode: str) -> Callable[[FaultContext], None]:
 def _act(call: _Call, mode: str) -> Callable[[FaultContext], None]:
     def act(context: FaultContext) -> None:
         double = context.environment.letta.double
-        if not call.at_once:
+        if not (call.at_once or call.provoked_first):
             _dial(call, mode)(context)
         call.provoke(context)
+        if call.provoked_first:
+            _dial(call, mode)(context)
         struck = wait_until(lambda: double.struck(call.operation) > 0, _STRUCK_SECONDS, pause=0.1)
         if struck:
             context.strike()
@@ -126,9 +131,12 @@ def _doubtful_turns(context: FaultContext) -> None:
     context.environment.letta.double.fail("cut", times=8)
 
 
-def _endless_turns(context: FaultContext) -> None:
-    """Turns that outlast the reply deadline are cancelled for the user's next one."""
-    context.environment.letta.double.fail("hang", times=4, details={"seconds": 12.0})
+def _deserted_runs(context: FaultContext) -> None:
+    """Runs that a killed server left behind are cancelled for the user's next turn."""
+    letta = context.environment.letta
+    letta.double.fail("hang", times=_DESERTED, details={"seconds": 30.0})
+    wait_until(lambda: int(letta.double.seen()["at_work"]) >= _DESERTED, _STRUCK_SECONDS, pause=0.05)
+    letta.kill_and_restart(letta.double)
 
 
 def _restarted_bridge(context: FaultContext) -> None:
