@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from shared_utils import task_end
-from shared_utils.task_end import end
+from shared_utils.task_end import background, end
 
 
 async def swallowing(times):
@@ -42,3 +42,27 @@ async def test_error_of_a_task_stays_in_it():
 
 async def test_no_task_is_ended_at_once():
     await end()
+
+
+async def test_background_work_ends_with_its_block():
+    ended = asyncio.Event()
+
+    async def work():
+        try:
+            await asyncio.sleep(30)
+        finally:
+            ended.set()
+
+    async with asyncio.timeout(20):
+        async with background(work()):
+            await asyncio.sleep(0)
+    assert ended.is_set()
+
+
+async def test_error_of_background_work_is_raised_at_the_end_of_its_block():
+    async def failed():
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        async with background(failed()):
+            await asyncio.sleep(0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final
 
 _CANCEL_AGAIN_SECONDS: Final = 2.0
@@ -19,3 +21,15 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
         for task in running:
             task.cancel()
         _, running = await asyncio.wait(running, timeout=_CANCEL_AGAIN_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do the work beside a block, and end it with the block. An error of the work is raised there."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        await end(task)
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -8,8 +8,8 @@ import signal
 
 import pytest
 
-from letta_bridge.cli import interruption
 from letta_bridge.cli.interruption import run_command
+from shared_utils import task_end
 
 _ENDED = []
 
@@ -31,7 +31,7 @@ async def waiting(number, swallows):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("swallows", [0, 2])
 def test_signal_ends_the_work_although_a_cancellation_is_swallowed(monkeypatch, number, swallows):
-    monkeypatch.setattr(interruption, "_CANCEL_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(task_end, "_CANCEL_AGAIN_SECONDS", 0.01)
     _ENDED.clear()
     with pytest.raises(KeyboardInterrupt):
         run_command(waiting(number, swallows), signals=(signal.SIGINT, signal.SIGTERM))

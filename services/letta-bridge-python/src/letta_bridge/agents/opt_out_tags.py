@@ -28,7 +28,7 @@ from letta_bridge.letta.port import LettaPort
 from shared_utils.observability import logs
 from shared_utils.persistence.choices.port import Choice, user_key
 from shared_utils.redis.connection import persistently
-from shared_utils.task_end import end
+from shared_utils.task_end import background
 
 _log = logs.get("letta_bridge.opt_out_tags")
 _SECONDS: Final = 5.0
@@ -126,13 +126,8 @@ class TaggedOptOuts:
             letta: returns a server; raises BreakerOpen while the circuit breaker is open.
             allowed: asked before any agent is.
         """
-        reading = asyncio.create_task(self._keep_read(letta, allowed))
-        try:
+        async with background(self._keep_read(letta, allowed)):
             yield
-        finally:
-            await end(reading)
-            with contextlib.suppress(asyncio.CancelledError):
-                await reading
 
     async def _keep_read(self, letta: Callable[[], LettaPort], allowed: Allowed) -> None:
         while True:

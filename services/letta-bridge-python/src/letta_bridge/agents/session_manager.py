@@ -24,7 +24,7 @@ from shared_utils.observability import logs
 from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions.port import Restoration, Session, SessionStore
-from shared_utils.task_end import end
+from shared_utils.task_end import background
 
 _log = logs.get("letta_bridge.session_manager")
 _POLL: Final = 3.0
@@ -210,13 +210,10 @@ class SessionManager:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Keeps memory and store true to each other, and cleans up; at the end it writes down who was here."""
-        upkeep = asyncio.create_task(self._upkeep())
         try:
-            yield
+            async with background(self._upkeep()):
+                yield
         finally:
-            await end(upkeep)
-            with contextlib.suppress(asyncio.CancelledError):
-                await upkeep
             await self.touch_used()
 
     async def touch_used(self) -> None:

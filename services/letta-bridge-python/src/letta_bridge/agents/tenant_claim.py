@@ -30,7 +30,7 @@ from letta_bridge.request_queue.served_letta import ServedLetta
 from shared_utils.contracts.messages import json_object
 from shared_utils.observability import logs
 from shared_utils.redis.connection import CONNECTION_ERRORS, persistently
-from shared_utils.task_end import end
+from shared_utils.task_end import background
 
 _log = logs.get("letta_bridge.tenant_claim")
 HEARTBEAT_SECONDS: Final = 15.0
@@ -146,15 +146,12 @@ class TenantClaim:
         Args:
             letta: returns a server; raises BreakerOpen while the circuit breaker is open.
         """
-        heartbeats = asyncio.create_task(self._send_heartbeats(letta))
         self._is_pending = self._served is not None
         asyncio.get_running_loop().call_later(_FIRST_SECONDS, self._decide)
         try:
-            yield
+            async with background(self._send_heartbeats(letta)):
+                yield
         finally:
-            await end(heartbeats)
-            with contextlib.suppress(asyncio.CancelledError):
-                await heartbeats
             if self._served is not None:
                 with contextlib.suppress(*CONNECTION_ERRORS):
                     async with asyncio.timeout(_LAST_SECONDS):

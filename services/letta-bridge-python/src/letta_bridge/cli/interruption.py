@@ -1,8 +1,4 @@
-"""Ends a command's work on ^C for certain.
-
-Python before 3.12 and redis-py swallow a cancellation that comes in the moment in which what they wait for is done. A
-loop that waits for minutes would then go on as if nobody had asked it to stop, so the work is cancelled until it ends.
-"""
+"""Ends a command's work on ^C for certain, however long it waits; see ``shared_utils.task_end``."""
 
 from __future__ import annotations
 
@@ -10,10 +6,9 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Coroutine, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-_CANCEL_AGAIN_SECONDS: Final = 3.0
-"""What the work may take to leave things in order before it is cancelled once more."""
+from shared_utils.task_end import end
 
 _Result = TypeVar("_Result")
 
@@ -41,9 +36,7 @@ async def _interruptible(work: Coroutine[Any, Any, _Result], signals: Sequence[s
     task, waiting = asyncio.ensure_future(work), asyncio.ensure_future(interrupted.wait())
     try:
         await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        while not task.done():
-            task.cancel()
-            await asyncio.wait({task}, timeout=_CANCEL_AGAIN_SECONDS)
+        await end(task)
     finally:
         waiting.cancel()
     if interrupted.is_set() and task.cancelled():

@@ -25,7 +25,7 @@ from shared_utils.observability import logs
 from shared_utils.persistence.choices.port import Choice, ChoiceStore, copy_choices, imported_opt_out, pages, user_key
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.redis.connection import CONNECTION_ERRORS, persistently
-from shared_utils.task_end import end
+from shared_utils.task_end import background
 from shared_utils.waiting import wait_or_timeout
 
 _log = logs.get(__name__)
@@ -171,13 +171,8 @@ class ChoiceReplicas:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Reconcile and poll in the background."""
-        upkeep = asyncio.create_task(self._upkeep())
-        try:
+        async with background(self._upkeep()):
             yield
-        finally:
-            await end(upkeep)
-            with contextlib.suppress(asyncio.CancelledError):
-                await upkeep
 
     async def reconcile(self) -> None:
         """Merge all replicas and set the completeness marker in Redis.
