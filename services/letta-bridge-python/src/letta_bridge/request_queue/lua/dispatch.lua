@@ -121,6 +121,7 @@ local function kept_reply(user, task_id)
     return kept
 end
 
+local begun = {}
 local function hand_out(lane, receipt)
     if redis.call('HEXISTS', LANES, lane) == 1 then
         return nil
@@ -132,7 +133,7 @@ local function hand_out(lane, receipt)
     redis.call('HSET', TURNS, receipt, taker .. '\n' .. lane .. '\n' .. join_entry(seq, attempts, first_ms, payload))
     redis.call('HSET', LANES, lane, receipt)
     redis.call('ZADD', LEASES, now + lease_ms, receipt)
-    redis.call('ZADD', BEGUN, now, receipt)
+    begun[#begun + 1], begun[#begun + 2] = now, receipt
     local kept, missed, choice = false, 0, false
     if #payload > longest_payload then
         payload = string.sub(payload, 1, longest_payload + 1)
@@ -269,6 +270,7 @@ for _, lane in ipairs(passed_over) do
     redis.call('RPUSH', READY, lane)
 end
 if #turns > 0 then
+    redis.call('ZADD', BEGUN, unpack(begun))
     redis.call('HINCRBY', COUNTERS, 'handed_out', #turns)
 end
 return { paused, turns, 0 }

@@ -156,17 +156,23 @@ local function journalise(turn, reply)
     end
 end
 
-local closed = {}
+-- What these settlements add to the counters and to the figures of the last minutes, written once for all of them.
+local closed, outcomes, words = {}, {}, {}
 
--- The figures of the last minutes; whatever lies under that name, the turn is settled.
-local function tally(words)
+local function count(sums, name)
+    sums[name] = (sums[name] or 0) + 1
+end
+
+-- Whatever lies under the name of the minute's figures, the turns are settled.
+local function tally()
+    if next(words) == nil then
+        return
+    end
     local key = TALLY .. minute_of(now_ms())
-    for word in string.gmatch(words, '%S+') do
-        redis.pcall('HINCRBY', key, word, 1)
+    for word, turns in pairs(words) do
+        redis.pcall('HINCRBY', key, word, turns)
     end
-    if words ~= '' then
-        redis.pcall('EXPIRE', key, TALLY_SECONDS)
-    end
+    redis.pcall('EXPIRE', key, TALLY_SECONDS)
 end
 
 local function settle(
@@ -191,10 +197,12 @@ local function settle(
     if journal ~= '' then
         journalise(journal, reply)
     end
-    redis.call('HINCRBY', COUNTERS, 'settled:' .. outcome, 1)
-    tally(tallied)
     close_turn(receipt, lane)
     closed[#closed + 1] = entry
+    count(outcomes, outcome)
+    for word in string.gmatch(tallied, '%S+') do
+        count(words, word)
+    end
     return SETTLED
 end
 
@@ -207,5 +215,9 @@ for at = FIRST, #ARGV, FIELDS do
     results[#results + 1] = result
 end
 close_entries(closed)
+for outcome, turns in pairs(outcomes) do
+    redis.call('HINCRBY', COUNTERS, 'settled:' .. outcome, turns)
+end
+tally()
 results[#results + 1] = redis.call('LLEN', READY)
 return results
