@@ -19,8 +19,15 @@ def struck(monkeypatch):
 
 
 def test_nothing_is_armed_in_normal_runs():
-    assert fail_points.reach is None
-    assert fail_points.armed(None) is fail_points.armed("") is None
+    assert fail_points.reach is fail_points.armed(None) is fail_points.armed("")
+
+
+def test_several_turns_reach_a_step_at_once(struck):
+    reach = fail_points.armed("settled:STOP:3")
+    reach("settled", 2)
+    assert struck == []
+    reach("settled", 2)
+    assert struck == [(os.getpid(), signal.SIGSTOP)]
 
 
 @pytest.mark.parametrize("text", ["answered", "nowhere:KILL:1", "answered:KILL:soon", "answered:NOTHING:1"])

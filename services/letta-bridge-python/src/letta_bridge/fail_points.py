@@ -1,8 +1,7 @@
 """Named steps of a turn at which a bridge can be told to kill or stop itself: for proving that nothing is lost there.
 
 ``CHAOS_FAIL_POINT=<step>:<signal>:<n>`` sends this process the signal when a turn reaches the step for the n-th
-time, once: ``answered:KILL:3``. Without the variable :data:`reach` is None, and each step costs the question whether it
-is (25 ns).
+time, once: ``answered:KILL:3``. Without the variable :data:`reach` does nothing.
 
 ==========  ====================================================================================================
 taken       Redis has handed the turn to this bridge, which has done nothing with it yet
@@ -57,26 +56,29 @@ _ON_ITS_WAY: Final = 0.05
 """Seconds after which a request that was begun is surely written."""
 
 
-def armed(text: str | None) -> Callable[[str], None] | None:
-    """What the variable's text asks for; None where it asks for nothing.
+def armed(text: str | None) -> Callable[..., None]:
+    """What to call at each step, for the variable's text.
+
+    Returns:
+        ``reach(step, times=1)``: ``times`` turns reach the step.
 
     Raises:
         ValueError: it does not read ``<step>:<signal>:<n>``.
     """
     if not text:
-        return None
+        return _unarmed
     found = _FORM.fullmatch(text)
     if found is None or f"SIG{found['signal']}" not in signal.Signals.__members__:
         raise ValueError(f"{VARIABLE} reads <step>:<signal>:<n>, the step being one of {', '.join(STEPS)}")
     step, left = found["step"], int(found["n"])
     number = signal.Signals[f"SIG{found['signal']}"]
 
-    def reach(reached: str) -> None:
+    def reach(reached: str, times: int = 1) -> None:
         nonlocal left
-        if reached != step:
+        if reached != step or left <= 0:
             return
-        left -= 1
-        if left != 0:
+        left -= times
+        if left > 0:
             return
         if step == "sent":
             asyncio.get_running_loop().call_later(_ON_ITS_WAY, os.kill, os.getpid(), number)
@@ -86,12 +88,9 @@ def armed(text: str | None) -> Callable[[str], None] | None:
     return reach
 
 
+def _unarmed(step: str, times: int = 1) -> None:
+    del step, times
+
+
 reach = armed(os.environ.get(VARIABLE))
-"""Called with each step a turn reaches; None in normal runs."""
-
-
-def passed(step: str, times: int = 1) -> None:
-    """Reach a step, once or for several turns; does nothing in normal runs."""
-    if reach is not None:
-        for _ in range(times):
-            reach(step)
+"""Called at each step."""

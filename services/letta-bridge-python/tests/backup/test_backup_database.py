@@ -181,7 +181,7 @@ async def test_broken_off_at_every_step_and_repeated_it_ends_the_same(place, let
         monkeypatch.setattr(fail_points, "reach", kill)
         with pytest.raises(Killed):
             await restore_backup(there, InMemoryAgentStore(other), tmp_path / "backup")
-        monkeypatch.setattr(fail_points, "reach", None)
+        monkeypatch.setattr(fail_points, "reach", fail_points.armed(None))
         report = await restore_backup(there, InMemoryAgentStore(other), tmp_path / "backup")
         assert report.whole, steps[number]
         assert await content(there, other) == expected, steps[number]

@@ -207,7 +207,7 @@ class AgentRestorer:
                 )
             await self._store.retag(new_id, (*_without_restores(result.tags), *marks))
             twin = await self._occupant(result.tags) or await self._restored_elsewhere(former, new_id)
-        fail_points.passed("agent_restored")
+        fail_points.reach("agent_restored")
         if twin is not None:
             return replace(result, outcome="occupied", new_id=new_id, other=twin.agent_id)
         return replace(result, new_id=new_id)
@@ -255,7 +255,7 @@ class AgentRestorer:
         file = scratch / "agent.af"
         old_files.retagged(path, file, (*restoring_tags(outline.tags), former, self._backup))
         new_id = await self._store.write(file, {})
-        fail_points.passed("agent_written")
+        fail_points.reach("agent_written")
         if (await self._store.describe(new_id)).context:
             await self._store.recompile(new_id)
         return new_id
@@ -273,14 +273,14 @@ class AgentRestorer:
         )
         new_id = await self._store.write(file, outline.variables)
         file.unlink()
-        fail_points.passed("agent_written")
+        fail_points.reach("agent_written")
         for block_id in elsewhere.values():
             await self._store.attach_block(new_id, block_id)
         await self._write_archives(path, outline, new_id)
         await self._write_conversations(path, outline, new_id)
         if outline.head["context"]:
             await self._store.recompile(new_id)
-        fail_points.passed("agent_complete")
+        fail_points.reach("agent_complete")
         return new_id
 
     async def _block_elsewhere(self, line: Line) -> str | None:
@@ -309,7 +309,7 @@ class AgentRestorer:
                 await self._store.attach_archive(new_id, archive)
                 source = self._folder / snapshot_name(line["kept_in"]) if "kept_in" in line else path
                 await self._write_passages(source, line["id"], archive)
-            fail_points.passed("agent_archive")
+            fail_points.reach("agent_archive")
 
     async def _archive_elsewhere(self, line: Line) -> str | None:
         """The id of a shared archive that another agent already has; None where this agent creates it."""

@@ -86,7 +86,7 @@ async def save_agents(
                     left_out=taken.left_out,
                 )
             )
-            fail_points.passed("agent_saved")
+            fail_points.reach("agent_saved")
         progress("agents", number)
     return done
 

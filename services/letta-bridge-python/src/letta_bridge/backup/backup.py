@@ -60,14 +60,14 @@ async def make_backup(
     created_at = utc_now()
     await asyncio.to_thread(_begin, folder)
     state = await save_state(settings, folder)
-    fail_points.passed("state_saved")
+    fail_points.reach("state_saved")
     tag = bridge_tag(settings.tenant.name)
     erased = ErasedUsers(settings, ledger, created_at)
     await erased.look()
     agents = await save_agents(store, tag, folder, progress, erased, secrets=secrets) if store else SavedAgents()
     write_json(folder / CONFIGURATION, configuration)
     await erased.look()
-    fail_points.passed("backup_listed")
+    fail_points.reach("backup_listed")
     made = Manifest(
         backup_id=str(uuid.uuid4()),
         release=__version__,

@@ -109,7 +109,7 @@ async def restore_backup(
             agents = await load_agents(agents_of, folder, found, erased, progress)
             now = {agent.agent_id: agent.new_id or agent.other for agent in agents if agent.outcome != "erased"}
             new_ids = {former: new for former, new in now.items() if new is not None and new != former}
-        fail_points.passed("agents_restored")
+        fail_points.reach("agents_restored")
         await erased.look()
         state = await load_state(settings, folder, scratch, found, new_ids, erased=erased.hashes)
         if not state.done_before:
@@ -117,6 +117,6 @@ async def restore_backup(
             known = set(erased.hashes)
             await erased.look()
             state.erased |= await remove_from_state(settings, found, erased.hashes - known)
-    fail_points.passed("state_restored")
+    fail_points.reach("state_restored")
     left_out = {user_hash(user) for agent in agents if agent.outcome == "erased" for user in users_in(agent.tags)}
     return RestoreReport(found, state, agents, len((left_out & erased.hashes) | state.erased), tuple(erased.unread))

@@ -222,8 +222,7 @@ class MessageProcessor:
     async def _answered(self, job: Job, lease: Lease, admitted: Admission) -> Settlement:
         task = job.task
         decision = await self._decision(job)
-        if fail_points.reach is not None:
-            fail_points.reach("routed")
+        fail_points.reach("routed")
         if decision.route == "memory-python":
             missed_by_agent = await self._delivery(job, lease) if decision.agent_is_told else None
             return await self._by_memory(job, lease, decision.reason, missed_by_agent)

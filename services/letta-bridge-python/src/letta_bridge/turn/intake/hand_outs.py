@@ -38,7 +38,7 @@ class HandOuts:
         if turns and TurnLease(self._lease_seconds, asked_at).stale:
             asked_at = clock()
             turns = await self._renewed(turns)
-        fail_points.passed("taken", times=len(turns))
+        fail_points.reach("taken", times=len(turns))
         for turn in turns:
             self._running.start(turn, TurnLease(self._lease_seconds, asked_at))
             self._leases.hold(turn)
