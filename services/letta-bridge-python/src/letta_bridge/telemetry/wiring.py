@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from letta_bridge.letta.port import LettaPort
 from letta_bridge.request_queue.port import Settlement, Turn
 from letta_bridge.settings import BridgeSettings
-from letta_bridge.telemetry.metrics import BridgeMetrics, MeteredFallback, MeteredLetta
+from letta_bridge.telemetry.metrics import BridgeMetrics, FallbackMetrics, LettaMetrics
+from letta_bridge.telemetry.middleware import Middleware, instrumented
 from letta_bridge.turn.fallback import Fallback
 from letta_bridge.turn.lease import TurnLease
 from letta_bridge.turn.recorder import Recorder, Recorders
@@ -34,15 +35,19 @@ class Telemetry:
         self.recorder: Recorder = Recorders(self.metrics, self._tracing) if self._tracing else self.metrics
 
     def letta(self, url: str, port: LettaPort) -> LettaPort:
-        """One Letta server, measured."""
+        """One Letta server, measured and traced."""
         model = self._settings.agents.model
-        metered = MeteredLetta(port, self.metrics, model)
-        return self._tracing.letta(url, metered, model) if self._tracing else metered
+        middlewares: list[Middleware] = [LettaMetrics(self.metrics, model)]
+        if self._tracing:
+            middlewares.append(self._tracing.letta(url, model))
+        return instrumented(port, *middlewares)
 
     def fallback(self, fallback: Fallback) -> Fallback:
-        """memory-python, measured."""
-        metered = MeteredFallback(fallback, self.metrics)
-        return self._tracing.fallback(metered) if self._tracing else metered
+        """memory-python, measured and traced."""
+        middlewares: list[Middleware] = [FallbackMetrics(self.metrics)]
+        if self._tracing:
+            middlewares.append(self._tracing.fallback())
+        return instrumented(fallback, *middlewares)
 
     def process(self, process: Process) -> Process:
         """What works off a turn."""

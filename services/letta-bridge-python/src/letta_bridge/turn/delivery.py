@@ -45,7 +45,7 @@ from letta_bridge.request_queue.missed_turns import DEFAULT_PERSONA, Fate, KeptT
 from letta_bridge.settings import FallbackSettings, LettaSettings
 from letta_bridge.turn.catch_up import tell
 from letta_bridge.turn.reconciliation import Absences, PresentTurn, Reconciliation
-from letta_bridge.turn.recorder import SILENT, Recorder
+from letta_bridge.turn.recorder import NO_RECORDER, Recorder
 from shared_utils.contracts.messages import now
 
 _RETRYABLE: Final = (LettaUnavailable, TurnFateUnknown)
@@ -116,7 +116,7 @@ class Desk:
     sessions: SessionManager
     letta: LettaSettings
     fallback: FallbackSettings
-    recorder: Recorder = SILENT
+    recorder: Recorder = NO_RECORDER
     absences: Absences = field(default_factory=Absences)
 
 
@@ -241,8 +241,7 @@ class Delivery:
 
     async def _with_agent(self, letta: LettaPort, agent_id: str) -> Delivered:
         self.agent_id = agent_id
-        if fail_points.reach is not None:
-            fail_points.reach("looked_up")
+        fail_points.reach("looked_up")
         if self.fate is Fate.UNKNOWN and (sent := await self._sent_to_other_persona(letta)) is not None:
             return sent
         pending: Sequence[KeptTurn] = ()
@@ -335,9 +334,8 @@ class Delivery:
         self._lease.begin()
         self.fate, self.ended, self._sent_to = Fate.UNKNOWN, False, self._server
         self.carried = {kept.turn.task_id for kept in pending}
-        if fail_points.reach is not None:
-            fail_points.reach("sending")
-            fail_points.reach("sent")
+        fail_points.reach("sending")
+        fail_points.reach("sent")
         # A little less than what is left, so that the breaker hears of a Letta that hangs.
         remaining = (self._deadline - asyncio.get_running_loop().time()) * _SHARE_OF_REST
         try:
@@ -353,8 +351,7 @@ class Delivery:
             raise
         self.fate = Fate.STORED
         self.resolved |= fingerprints(pending)
-        if fail_points.reach is not None:
-            fail_points.reach("answered")
+        fail_points.reach("answered")
         return self._delivered(answer, agent_id)
 
     def _delivered(self, answer: TurnAnswer | None, agent_id: str) -> Delivered:

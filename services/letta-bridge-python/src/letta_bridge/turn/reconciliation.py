@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from letta_bridge.errors import EarlierTurnRunning, TurnInterrupted
-from letta_bridge.letta import FoundTurn, LettaPort, SoughtTurn, TurnState, turn_otid
+from letta_bridge.letta import FoundTurn, LettaTurns, SoughtTurn, TurnState, turn_otid
 from letta_bridge.request_queue.idempotency import CLOCK_TOLERANCE_SECONDS
 from letta_bridge.request_queue.missed_turns import Fate, KeptTurn, MissedTurn, fingerprints
 from shared_utils.observability import logs
@@ -111,7 +111,7 @@ class Reconciliation:
 
     def __init__(
         self,
-        letta: LettaPort,
+        letta: LettaTurns,
         agent_id: str,
         earlier: Sequence[KeptTurn],
         present: PresentTurn | None,

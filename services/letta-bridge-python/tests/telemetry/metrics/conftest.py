@@ -8,7 +8,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from letta_bridge.letta import LettaServers
-from letta_bridge.telemetry.metrics import BridgeMetrics, MeteredFallback, MeteredLetta, Scrape, Sources
+from letta_bridge.telemetry.metrics import BridgeMetrics, FallbackMetrics, LettaMetrics, Scrape, Sources
+from letta_bridge.telemetry.middleware import instrumented
 from letta_bridge.turn.intake import Intake
 from letta_bridge.turn.message_processor import MessageProcessor
 from shared_utils.observability.health import Check
@@ -20,11 +21,11 @@ class Metered:
     def __init__(self, rig):
         self.rig = rig
         self.metrics = metrics = BridgeMetrics()
-        letta = MeteredLetta(rig.letta, metrics, rig.settings.agents.model)
+        letta = instrumented(rig.letta, LettaMetrics(metrics, rig.settings.agents.model))
         rig.servers = LettaServers({"http://letta": letta}, breaker=rig.breaker)
         rig.desk = replace(rig.desk, servers=rig.servers, recorder=metrics)
         self.queue = rig.queue()
-        fallback = MeteredFallback(rig.fallback, metrics)
+        fallback = instrumented(rig.fallback, FallbackMetrics(metrics))
         self.processor = MessageProcessor(rig.settings, rig.desk, fallback, self.queue, consent=rig.consent)
         rig.intake = self.intake
         self.checks = [Check("redis", ok=True, detail="", required=True), Check("journal", ok=False, detail="away")]

@@ -12,7 +12,8 @@ from letta_bridge.errors import LettaRejected, LettaUnavailable, TurnFateUnknown
 from letta_bridge.letta import AgentSpec, SoughtTurn, TurnAnswer, Usage
 from letta_bridge.request_queue import Exchange, Outcome, Settlement, Turn
 from letta_bridge.request_queue.port import Refusal
-from letta_bridge.telemetry.metrics import MeteredLetta, loop_lag_watched
+from letta_bridge.telemetry.metrics import LettaMetrics, loop_lag_watched
+from letta_bridge.telemetry.middleware import instrumented
 
 LABELS = {
     "letta_bridge_vectors_stored": {"kind"},
@@ -256,7 +257,7 @@ async def test_a_failed_request_is_named(metered, error, status):
             raise error
 
     with pytest.raises(type(error)):
-        await MeteredLetta(Failing(), metered.metrics, "m").health()
+        await instrumented(Failing(), LettaMetrics(metered.metrics, "m")).health()
     assert (await metered.samples())["letta_bridge_letta_request_duration_seconds_count", "health", status] == 1
 
 
@@ -267,12 +268,12 @@ async def test_an_abandoned_request_is_counted(metered):
 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0):
-            await MeteredLetta(Hanging(), metered.metrics, "m").health()
+            await instrumented(Hanging(), LettaMetrics(metered.metrics, "m")).health()
     assert (await metered.samples())["letta_bridge_letta_request_duration_seconds_count", "health", "abandoned"] == 1
 
 
 async def test_metered_letta_hands_everything_on(metered):
-    letta = MeteredLetta(metered.rig.letta, metered.metrics, "m")
+    letta = instrumented(metered.rig.letta, LettaMetrics(metered.metrics, "m"))
     spec = AgentSpec("bridge-x", ("bridge", "user:u"), "m", None, "letta_v1_agent", (), ())
     agent = await letta.create_agent(spec)
     assert await letta.find_agents(["user:u"]) == [agent] == [await letta.get_agent(agent.agent_id)]
@@ -314,7 +315,7 @@ async def test_tokens_are_counted_by_model(metered):
         async def send(self, _agent_id, _messages, *, timeout):
             return TurnAnswer("hi", usage=Usage(prompt_tokens=600, completion_tokens=7, total_tokens=607))
 
-    letta = MeteredLetta(Counting(), metered.metrics, "openai/m")
+    letta = instrumented(Counting(), LettaMetrics(metered.metrics, "openai/m"))
     for _ in range(2):
         await letta.send("agent-1", [], timeout=1)
     samples = await metered.samples()

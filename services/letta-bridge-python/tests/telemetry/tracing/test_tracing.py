@@ -20,8 +20,9 @@ from letta_bridge.errors import LeaseLost, LettaUnavailable
 from letta_bridge.letta import LettaServers, TurnAnswer, Usage
 from letta_bridge.request_queue import Exchange, Outcome, Settlement, Turn
 from letta_bridge.settings import BridgeSettings
+from letta_bridge.telemetry.middleware import instrumented
 from letta_bridge.telemetry.tracing import Tracing
-from letta_bridge.telemetry.tracing.traced import server_attributes
+from letta_bridge.telemetry.tracing.calls import server_attributes
 from letta_bridge.telemetry.wiring import Telemetry
 from letta_bridge.turn.intake import Intake
 from letta_bridge.turn.message_processor import MessageProcessor
@@ -47,11 +48,11 @@ class Traced:
             fallback_queue="user_input_queue",
             redis=REDIS,
         )
-        letta = tracing.letta("http://letta:8283", rig.letta, "openai/m")
+        letta = instrumented(rig.letta, tracing.letta("http://letta:8283", "openai/m"))
         rig.servers = LettaServers({"letta": letta}, breaker=rig.breaker)
         rig.desk = replace(rig.desk, servers=rig.servers, recorder=tracing)
         self.queue = rig.queue()
-        fallback = tracing.fallback(rig.fallback)
+        fallback = instrumented(rig.fallback, tracing.fallback())
         processor = MessageProcessor(rig.settings, rig.desk, fallback, self.queue, consent=rig.consent)
         process = tracing.process(processor.process)
         rig.intake = lambda _name: Intake(self.queue, process, rig.settings.queue, recorder=tracing)
@@ -140,7 +141,8 @@ async def test_an_agents_turn_tells_model_end_and_tokens(traced):
         async def send(self, _agent_id, _messages, *, timeout):
             return TurnAnswer("hi", "max_steps", Usage(600, 7, 607))
 
-    await traced.tracing.letta("https://letta/", Counting(), "openai/m").send("agent-1", [], timeout=1)
+    letta = instrumented(Counting(), traced.tracing.letta("https://letta/", "openai/m"))
+    await letta.send("agent-1", [], timeout=1)
     span = traced.spans()["invoke_agent"]
     assert span.kind is SpanKind.CLIENT
     assert dict(span.attributes) == {
@@ -168,8 +170,9 @@ async def test_a_failure_names_itself(traced):
         async def send(self, _agent_id, _messages, *, timeout):
             raise LettaUnavailable(busy=True)
 
+    letta = instrumented(Failing(), traced.tracing.letta("http://letta:8283", "m"))
     with pytest.raises(LettaUnavailable):
-        await traced.tracing.letta("http://letta:8283", Failing(), "m").send("agent-1", [], timeout=1)
+        await letta.send("agent-1", [], timeout=1)
     span = traced.spans()["invoke_agent"]
     assert span.attributes["error.type"] == "busy"
     assert not span.status.is_ok
@@ -266,7 +269,7 @@ def test_switched_on_everything_is_wrapped(rig, monkeypatch):
     telemetry = Telemetry(BridgeSettings.model_validate({"bridge": {"traces": True}}))
     try:
         assert telemetry.recorder is not telemetry.metrics
-        assert type(telemetry.letta("http://letta", rig.letta)).__name__ == "TracedLetta"
-        assert type(telemetry.fallback(rig.fallback)).__name__ == "TracedFallback"
+        assert telemetry.letta("http://letta", rig.letta).send.__qualname__.startswith("LettaSpans")
+        assert telemetry.fallback(rig.fallback).answer.__qualname__.startswith("FallbackSpans")
     finally:
         telemetry.close()

@@ -9,10 +9,10 @@ import pytest
 from letta_bridge.request_queue.memory_queue import InMemoryQueue
 from letta_bridge.request_queue.port import Refusal
 from letta_bridge.turn.intake import Intake
-from letta_bridge.turn.recorder import _Silent
+from letta_bridge.turn.recorder import Recorder
 
 
-class Refusals(_Silent):
+class Refusals(Recorder):
     """Hears which outcomes do not count."""
 
     def __init__(self):

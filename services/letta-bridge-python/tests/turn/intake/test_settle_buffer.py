@@ -6,7 +6,7 @@ import pytest
 
 from letta_bridge.request_queue.port import Exchange, Outcome, Refusal, Settlement
 from letta_bridge.turn.intake.settle_buffer import SettleBuffer
-from letta_bridge.turn.recorder import SILENT
+from letta_bridge.turn.recorder import NO_RECORDER
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def filled():
     """``filled(n)``: a buffer with the outcomes of the receipts ``0`` to ``n - 1``."""
 
     def fill(count):
-        buffer = SettleBuffer(SILENT)
+        buffer = SettleBuffer(NO_RECORDER)
         for number in range(count):
             buffer.add(Settlement(str(number), Outcome.LETTA))
         return buffer

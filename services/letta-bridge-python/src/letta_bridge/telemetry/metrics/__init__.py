@@ -1,8 +1,8 @@
 """What Prometheus is told: counted on a turn's way, and read from Redis when it asks. docs/metrics.md lists it all."""
 
 from letta_bridge.telemetry.metrics.bridge_metrics import BridgeMetrics
+from letta_bridge.telemetry.metrics.calls import FallbackMetrics, LettaMetrics
 from letta_bridge.telemetry.metrics.loop_lag import loop_lag_watched
-from letta_bridge.telemetry.metrics.metered import MeteredFallback, MeteredLetta
 from letta_bridge.telemetry.metrics.scrape import Scrape, Sources
 
-__all__ = ["BridgeMetrics", "MeteredFallback", "MeteredLetta", "Scrape", "Sources", "loop_lag_watched"]
+__all__ = ["BridgeMetrics", "FallbackMetrics", "LettaMetrics", "Scrape", "Sources", "loop_lag_watched"]

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollecto
 from letta_bridge import __version__
 from letta_bridge.request_queue.port import Exchange, Outcome, Refusal, Settlement, Turn
 from letta_bridge.telemetry.metrics.histogram import Histogram
+from letta_bridge.turn.recorder import Recorder
 
 _PHASE_BUCKETS: Final = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 90, 120)
 """Seconds. A settle takes milliseconds, a turn of an agent seconds to minutes."""
@@ -22,8 +23,8 @@ _CALL_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 90, 120
 _SHORT_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 
-class BridgeMetrics:
-    """The instruments of one bridge, in a registry of their own. Is a :class:`letta_bridge.turn.recorder.Recorder`."""
+class BridgeMetrics(Recorder):
+    """The instruments of one bridge, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()

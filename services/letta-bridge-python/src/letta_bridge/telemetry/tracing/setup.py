@@ -19,7 +19,7 @@ except ImportError as error:
         "install letta-bridge[otel], or switch it off"
     ) from error
 
-from letta_bridge.telemetry.tracing.traced import server_attributes
+from letta_bridge.telemetry.tracing.calls import server_attributes
 from letta_bridge.telemetry.tracing.tracing import Tracing
 
 

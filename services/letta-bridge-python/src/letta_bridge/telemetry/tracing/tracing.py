@@ -1,4 +1,4 @@
-"""The spans around one bridge's turns: receive, process, send, ack. The calls made for a turn are in ``traced.py``."""
+"""The spans around one bridge's turns: receive, process, send, ack. The calls made for a turn are in ``calls.py``."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status,
 
 from letta_bridge import __version__
 from letta_bridge.errors import LeaseLost
-from letta_bridge.letta.port import LettaPort
-from letta_bridge.request_queue.port import Exchange, Refusal, Settlement, Turn
+from letta_bridge.request_queue.port import Exchange, Settlement, Turn
+from letta_bridge.telemetry.middleware import Middleware
+from letta_bridge.telemetry.tracing.calls import FallbackSpans, LettaSpans
 from letta_bridge.telemetry.tracing.context import creation_links
-from letta_bridge.telemetry.tracing.traced import TracedFallback, TracedLetta
-from letta_bridge.turn.fallback import Fallback
+from letta_bridge.turn.recorder import Recorder
 
 _NS: Final = 1_000_000_000
 _Lease = TypeVar("_Lease")
 
 
-class Tracing:
-    """Makes spans. Is a :class:`letta_bridge.turn.recorder.Recorder`.
+class Tracing(Recorder):
+    """Makes spans of what happens to turns.
 
     Args:
         provider: where spans go.
@@ -51,13 +51,13 @@ class Tracing:
         self._processed: dict[str, SpanContext] = {}
         """Receipt → span of turns whose settlement Redis has not got yet."""
 
-    def letta(self, url: str, letta: LettaPort, model: str) -> LettaPort:
-        """One Letta server, its turns and new agents traced."""
-        return TracedLetta(letta, self._tracer, url, model)
+    def letta(self, url: str, model: str) -> Middleware:
+        """Traces the turns and new agents of one Letta server."""
+        return LettaSpans(self._tracer, url, model)
 
-    def fallback(self, fallback: Fallback) -> Fallback:
-        """memory-python, hand-overs traced."""
-        return TracedFallback(fallback, self._tracer, self._attributes("send", "send", self._fallback_queue))
+    def fallback(self) -> Middleware:
+        """Traces hand-overs to memory-python."""
+        return FallbackSpans(self._tracer, self._attributes("send", "send", self._fallback_queue))
 
     def process(self, process: Callable[[Turn, _Lease], Awaitable[Settlement]]) -> Callable[..., Awaitable[Settlement]]:
         """``process`` with a span around it, linked to where the task was made."""
@@ -98,21 +98,6 @@ class Tracing:
         """See :class:`letta_bridge.turn.recorder.Recorder`. The wait for them belongs to nobody's turn."""
         moment = time.time_ns()
         self._received(turns, start=moment, end=moment)
-
-    def ended(self, turn: Turn, settlement: Settlement, seconds: float) -> None:
-        """See :class:`letta_bridge.turn.recorder.Recorder`. The span of :meth:`process` tells it."""
-
-    def refused(self, settlement: Settlement, refusal: Refusal) -> None:
-        """See :class:`letta_bridge.turn.recorder.Recorder`. The span of the settlement has it."""
-
-    def lease_lost(self) -> None:
-        """See :class:`letta_bridge.turn.recorder.Recorder`. The span of :meth:`process` tells it."""
-
-    def retried(self, cause: str) -> None:
-        """See :class:`letta_bridge.turn.recorder.Recorder`. The spans of the tries tell it."""
-
-    def delivered(self, seconds: float) -> None:
-        """See :class:`letta_bridge.turn.recorder.Recorder`. The spans of the tries tell it."""
 
     def close(self) -> None:
         """Send what is not sent yet."""

@@ -24,7 +24,7 @@ from letta_bridge.turn.intake.redis_outage import RedisOutage
 from letta_bridge.turn.intake.running_turns import RunningTurns
 from letta_bridge.turn.intake.settle_buffer import SettleBuffer
 from letta_bridge.turn.lease import TurnLease
-from letta_bridge.turn.recorder import SILENT, Recorder
+from letta_bridge.turn.recorder import NO_RECORDER, Recorder
 from shared_utils.observability import logs
 from shared_utils.redis.connection import CONNECTION_ERRORS
 from shared_utils.waiting import wait_or_timeout
@@ -58,7 +58,7 @@ class Intake:
         process: Callable[[Turn, TurnLease], Awaitable[Settlement]],
         settings: QueueSettings,
         accepting: Callable[[], bool] = lambda: True,
-        recorder: Recorder = SILENT,
+        recorder: Recorder = NO_RECORDER,
     ) -> None:
         self._queue = queue
         self._settings = settings
@@ -166,7 +166,7 @@ class Intake:
             except CONNECTION_ERRORS:
                 self._outcomes.put_back(batch)
                 raise
-            fail_points.passed("settled", times=sum(exchange.settled))
+            fail_points.reach("settled", times=sum(exchange.settled))
             self._recorder.exchanged(batch, exchange, time.perf_counter() - began)
             self._leases.let_go(self._outcomes.confirm(batch, exchange))
             await self._hand_outs.start(exchange.turns, asked_at)
