@@ -42,7 +42,7 @@ from letta_bridge.http.app import create_app
 from letta_bridge.journal import SOURCE, Journal
 from letta_bridge.letta import Breaker, BreakerPolicy, LettaServers
 from letta_bridge.letta.connection import letta_client
-from letta_bridge.letta.port import LettaPort
+from letta_bridge.letta.port import LettaAgents, LettaPort
 from letta_bridge.request_queue import RedisQueue
 from letta_bridge.request_queue.creation_leases import RedisCreationLeases
 from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
@@ -242,7 +242,7 @@ class Bridge:
             raise BreakerOpen("Letta is not used: letta.enabled is false")
         return self.servers.pick("").port
 
-    async def _may_use_agents(self, letta: LettaPort) -> None:
+    async def _may_use_agents(self, letta: LettaAgents) -> None:
         """Raises TenantTaken while another queue's users have the tenant's agents."""
         if self._tenant is not None:
             await self._tenant.require(letta)

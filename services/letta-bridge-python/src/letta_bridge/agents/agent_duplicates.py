@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from letta_bridge.agents.agent_selection import Candidate, Selection, candidates, select
 from letta_bridge.agents.agent_spec import bridge_tag, owner_of
-from letta_bridge.letta.port import AgentRef, LettaPort
+from letta_bridge.letta.port import AgentRef, LettaAgents
 from letta_bridge.settings import AgentSettings
 
 AgentsOfSessions = Callable[[str, str], Awaitable[Collection[str]]]
@@ -35,7 +35,7 @@ class Duplicates:
 
 
 async def find_duplicates(
-    letta: LettaPort, settings: AgentSettings, tenant: str, named_by_sessions: AgentsOfSessions
+    letta: LettaAgents, settings: AgentSettings, tenant: str, named_by_sessions: AgentsOfSessions
 ) -> list[Duplicates]:
     """Search all agents of a tenant.
 
@@ -56,7 +56,7 @@ async def find_duplicates(
     return found
 
 
-async def remove_empty(letta: LettaPort, settings: AgentSettings, found: Duplicates) -> list[str]:
+async def remove_empty(letta: LettaAgents, settings: AgentSettings, found: Duplicates) -> list[str]:
     """Delete the removable agents after a second look at their content; returns their ids.
 
     Raises:

@@ -24,7 +24,7 @@ from weakref import WeakValueDictionary
 from letta_bridge.agents.agent_selection import Candidate, Selection, candidates, select
 from letta_bridge.agents.agent_spec import Owner, agent_spec, agent_tags, opt_out_in, opt_out_tags_in
 from letta_bridge.errors import LettaError, LettaRejected, LettaUnavailable, OptedOut
-from letta_bridge.letta.port import AgentContents, AgentRef, LettaPort
+from letta_bridge.letta.port import AgentContents, AgentRef, LettaAgents
 from letta_bridge.request_queue.creation_leases import (
     LISTED_WITHIN_SECONDS,
     CreationLease,
@@ -62,13 +62,13 @@ class _Making:
 
     session: Session
     language: str | None
-    letta: LettaPort
+    letta: LettaAgents
     lease: CreationLease
     uncertain: bool = False
     """Letta may still be creating an agent of this attempt."""
 
     @classmethod
-    def of(cls, session: Session, language: str | None, letta: LettaPort) -> Self:
+    def of(cls, session: Session, language: str | None, letta: LettaAgents) -> Self:
         lease = CreationLease(session.user_id, session.persona, secrets.token_hex(8))
         return cls(session, language, letta, lease)
 
@@ -111,7 +111,7 @@ class AgentMaker:
         """Agent id → when this bridge saw it first without its system message, by the monotonic clock."""
         self._making: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
-    async def session(self, user_id: str, persona: str, language: str | None, letta: LettaPort) -> Session:
+    async def session(self, user_id: str, persona: str, language: str | None, letta: LettaAgents) -> Session:
         """The user's session, with its agent in the store.
 
         Raises:
@@ -130,7 +130,7 @@ class AgentMaker:
                         return await self._made(_Making.of(session, language, letta))
         raise AssertionError("the search ends with a claim")
 
-    async def without_store(self, user_id: str, persona: str, language: str | None, letta: LettaPort) -> Session:
+    async def without_store(self, user_id: str, persona: str, language: str | None, letta: LettaAgents) -> Session:
         """A session nobody has written down, with the user's agent.
 
         Raises:

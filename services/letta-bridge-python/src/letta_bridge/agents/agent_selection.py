@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from letta_bridge.agents.agent_spec import untouched
 from letta_bridge.errors import AgentGone
-from letta_bridge.letta.port import AgentContents, AgentRef, LettaPort
+from letta_bridge.letta.port import AgentContents, AgentRef, LettaAgents
 from letta_bridge.settings import AgentSettings
 
 
@@ -46,7 +46,7 @@ class Selection:
 
 
 async def candidates(
-    letta: LettaPort, settings: AgentSettings, persona: str, agents: Sequence[AgentRef]
+    letta: LettaAgents, settings: AgentSettings, persona: str, agents: Sequence[AgentRef]
 ) -> list[Candidate]:
     """The content of each agent; one that was deleted meanwhile is left out.
 

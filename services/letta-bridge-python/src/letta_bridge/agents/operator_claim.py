@@ -13,7 +13,7 @@ from typing import Final
 
 from letta_bridge.agents.tenant_claim import HEARTBEAT_SECONDS, note_field, note_label
 from letta_bridge.errors import LettaError, TenantTaken
-from letta_bridge.letta.port import LettaPort
+from letta_bridge.letta.port import LettaAgents
 from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.served_letta import served_with
@@ -30,7 +30,7 @@ _ADVICE: Final = (
 async def require_own_agents(
     settings: BridgeSettings,
     client: RedisClient,
-    letta: LettaPort,
+    letta: LettaAgents,
     *,
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:

@@ -24,7 +24,7 @@ from letta_bridge.agents.agent_spec import (
 )
 from letta_bridge.consent import Consent
 from letta_bridge.errors import BreakerOpen, LettaError, OptedOut, TenantTaken
-from letta_bridge.letta.port import LettaPort
+from letta_bridge.letta.port import LettaAgents
 from shared_utils.observability import logs
 from shared_utils.persistence.choices.port import Choice, user_key
 from shared_utils.redis.connection import persistently
@@ -36,14 +36,14 @@ _SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 1.0
 """Between two looks in the background at whether the tags have to be read."""
 
-Allowed = Callable[[LettaPort], Awaitable[None]]
+Allowed = Callable[[LettaAgents], Awaitable[None]]
 """Raises TenantTaken while another queue's users have the tenant's agents."""
 
 ForgetMissed = Callable[[str], Awaitable[object]]
 """Given a user's id."""
 
 
-async def always_allowed(_letta: LettaPort) -> None:
+async def always_allowed(_letta: LettaAgents) -> None:
     """For a caller that has compared the claims before."""
 
 
@@ -56,7 +56,7 @@ class OptOutTags:
         allowed: asked before any agent is.
     """
 
-    def __init__(self, letta: Callable[[], LettaPort], tenant: str, allowed: Allowed = always_allowed) -> None:
+    def __init__(self, letta: Callable[[], LettaAgents], tenant: str, allowed: Allowed = always_allowed) -> None:
         self._letta = letta
         self._tenant = tenant
         self._allowed = allowed
@@ -101,7 +101,7 @@ class TaggedOptOuts:
         self._found: dict[str, Choice] = {}
         """User key → opt-out, for turns whose verdict is older than the reading; opted-out users bound it."""
 
-    async def require(self, user_id: str, letta: LettaPort) -> None:
+    async def require(self, user_id: str, letta: LettaAgents) -> None:
         """Raise if the user's agents are tagged with an opt-out that still holds. Reads all tags if they are due.
 
         Raises:
@@ -119,7 +119,7 @@ class TaggedOptOuts:
         self._found.pop(opt_out.user_key, None)
 
     @contextlib.asynccontextmanager
-    async def running(self, letta: Callable[[], LettaPort], allowed: Allowed) -> AsyncIterator[None]:
+    async def running(self, letta: Callable[[], LettaAgents], allowed: Allowed) -> AsyncIterator[None]:
         """Read the tags in the background when they are due, so that no turn has to wait for it.
 
         Args:
@@ -129,7 +129,7 @@ class TaggedOptOuts:
         async with background(self._keep_read(letta, allowed)):
             yield
 
-    async def _keep_read(self, letta: Callable[[], LettaPort], allowed: Allowed) -> None:
+    async def _keep_read(self, letta: Callable[[], LettaAgents], allowed: Allowed) -> None:
         while True:
             if self._due() and self._consent.replicas.generations:
                 with contextlib.suppress(LettaError, BreakerOpen, TenantTaken):
@@ -141,7 +141,7 @@ class TaggedOptOuts:
     def _due(self) -> bool:
         return self._read_for < self._consent.replicas.generations
 
-    async def _read(self, letta: LettaPort) -> None:
+    async def _read(self, letta: LettaAgents) -> None:
         if not self._due():
             return
         async with self._reading:
@@ -159,7 +159,7 @@ class TaggedOptOuts:
             self._found = {opt_out.user_key: opt_out for opt_out in newest.values()}
             self._read_for = generations
 
-    async def _newest(self, letta: LettaPort) -> dict[str, Choice]:
+    async def _newest(self, letta: LettaAgents) -> dict[str, Choice]:
         """User id → the newest opt-out in the tags of the user's agents."""
         newest: dict[str, Choice] = {}
         for agent in await letta.find_tagged_agents(OPT_OUT_TAG):

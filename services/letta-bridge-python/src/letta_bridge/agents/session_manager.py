@@ -16,7 +16,7 @@ from letta_bridge.agents.agent_spec import agent_tags
 from letta_bridge.agents.opt_out_tags import TaggedOptOuts
 from letta_bridge.agents.tenant_claim import TenantClaim
 from letta_bridge.consent import Consent
-from letta_bridge.letta.port import AgentRef, LettaPort
+from letta_bridge.letta.port import AgentRef, LettaAgents
 from letta_bridge.request_queue.creation_leases import CreationLeases
 from letta_bridge.request_queue.missed_turns import DEFAULT_PERSONA
 from letta_bridge.settings import AgentSettings, SessionSettings
@@ -103,7 +103,7 @@ class SessionManager:
             return None
         return DEFAULT_PERSONA if name in self._agents.personas else name
 
-    async def agents_of(self, user_id: str, persona: str, letta: LettaPort) -> list[AgentRef]:
+    async def agents_of(self, user_id: str, persona: str, letta: LettaAgents) -> list[AgentRef]:
         """Every agent that carries the tags of user and persona, whatever the sessions say.
 
         Raises:
@@ -135,7 +135,7 @@ class SessionManager:
             self._remember(stored)
         return stored
 
-    async def agent_for(self, user_id: str, persona: str, language: str | None, letta: LettaPort) -> str:
+    async def agent_for(self, user_id: str, persona: str, language: str | None, letta: LettaAgents) -> str:
         """The id of the user's agent, made where there is none.
 
         Raises:
@@ -156,7 +156,9 @@ class SessionManager:
         self._used[session.session_id] = ((user_id, persona), messages + 1)
         return session.agent_id
 
-    async def replace_agent(self, user_id: str, persona: str, language: str | None, letta: LettaPort, gone: str) -> str:
+    async def replace_agent(
+        self, user_id: str, persona: str, language: str | None, letta: LettaAgents, gone: str
+    ) -> str:
         """The user's agent after Letta said that ``gone`` does not exist any more."""
         _log.warning("agent_gone", agent_id=gone, persona=persona)
         self.forget(user_id, persona)
@@ -270,7 +272,7 @@ class SessionManager:
                 await self.clean_up()
                 cleaned = time.monotonic()
 
-    async def _with_agent(self, user_id: str, persona: str, language: str | None, letta: LettaPort) -> Session:
+    async def _with_agent(self, user_id: str, persona: str, language: str | None, letta: LettaAgents) -> Session:
         with _Watch(self._store_answered):
             session = await self._maker.session(user_id, persona, language, letta)
             self._remember(session)

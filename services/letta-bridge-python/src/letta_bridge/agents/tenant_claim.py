@@ -25,7 +25,7 @@ from enum import StrEnum
 from typing import Final
 
 from letta_bridge.errors import BreakerOpen, LettaError, TenantTaken
-from letta_bridge.letta.port import LettaPort, Note
+from letta_bridge.letta.port import LettaAgents, Note
 from letta_bridge.request_queue.served_letta import ServedLetta
 from shared_utils.contracts.messages import json_object
 from shared_utils.observability import logs
@@ -115,7 +115,7 @@ class TenantClaim:
             "gone, its claim expires within two minutes"
         )
 
-    async def require(self, letta: LettaPort) -> None:
+    async def require(self, letta: LettaAgents) -> None:
         """Raise unless this queue may use the tenant's agents.
 
         Raises:
@@ -129,7 +129,7 @@ class TenantClaim:
         if (trouble := self.trouble) is not None:
             raise TenantTaken(trouble)
 
-    async def beat(self, letta: LettaPort) -> None:
+    async def beat(self, letta: LettaAgents) -> None:
         """Send one heartbeat: renew the claim, or record its holder.
 
         Raises:
@@ -140,7 +140,7 @@ class TenantClaim:
             await self._beat(letta, await self._identity())
 
     @contextlib.asynccontextmanager
-    async def running(self, letta: Callable[[], LettaPort]) -> AsyncIterator[None]:
+    async def running(self, letta: Callable[[], LettaAgents]) -> AsyncIterator[None]:
         """Send heartbeats in the background.
 
         Args:
@@ -157,7 +157,7 @@ class TenantClaim:
                     async with asyncio.timeout(_LAST_SECONDS):
                         await self._served.release()
 
-    async def _send_heartbeats(self, letta: Callable[[], LettaPort]) -> None:
+    async def _send_heartbeats(self, letta: Callable[[], LettaAgents]) -> None:
         await persistently(self._identity)  # the queue has an owner from now on, whether Letta answers or not
         while True:
             with contextlib.suppress(*CONNECTION_ERRORS):
@@ -173,7 +173,7 @@ class TenantClaim:
         if self._served is not None and self.state is ClaimState.HELD:
             await self._served.keep()
 
-    async def _beat(self, letta: LettaPort, identity: str) -> None:
+    async def _beat(self, letta: LettaAgents, identity: str) -> None:
         notes = await letta.notes(self._label)
         mine = [note for note in notes if note_field(note, "id") == identity]
         others = [note for note in notes if note not in mine and not await self._expired(note, letta)]
@@ -193,7 +193,7 @@ class TenantClaim:
             await self._delete(mine, letta)
             self._enter(ClaimState.TAKEN, note_field(first, "queue") or "?")
 
-    async def _expired(self, note: Note, letta: LettaPort) -> bool:
+    async def _expired(self, note: Note, letta: LettaAgents) -> bool:
         """Count another queue's missed heartbeats; whether its note was deleted because of them."""
         other = self._others.get(note.note_id)
         if other is None or other.value != note.value:
@@ -206,7 +206,7 @@ class TenantClaim:
         del self._others[note.note_id]
         return True
 
-    async def _delete(self, notes: list[Note], letta: LettaPort) -> None:
+    async def _delete(self, notes: list[Note], letta: LettaAgents) -> None:
         for note in notes:
             await letta.delete_note(note.note_id)
 

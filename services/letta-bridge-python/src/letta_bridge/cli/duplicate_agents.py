@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from letta_bridge.agents.agent_duplicates import Duplicates, find_duplicates, remove_empty
 from letta_bridge.agents.agent_selection import Candidate
-from letta_bridge.letta.port import LettaPort
+from letta_bridge.letta.port import LettaAgents
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence.sessions.port import SessionStore
 
@@ -15,7 +15,7 @@ _SESSIONS: Final = 1000
 
 
 async def duplicate_agents(
-    letta: LettaPort, settings: BridgeSettings, store: SessionStore, *, remove: bool
+    letta: LettaAgents, settings: BridgeSettings, store: SessionStore, *, remove: bool
 ) -> list[dict[str, Any]]:
     """The agents of every user who has several: user_id, persona, agent_id, messages, passages, state.
 

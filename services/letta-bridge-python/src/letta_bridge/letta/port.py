@@ -269,35 +269,16 @@ def _namespace(agent_id: str) -> bytes:
     return uuid.UUID(agent_id.removeprefix("agent-")).bytes
 
 
-class LettaPort(Protocol):
-    """One Letta server. Every method may raise a :class:`letta_bridge.errors.LettaError`, and nothing else.
+class LettaTurns(Protocol):
+    """What one Letta server is asked to deliver a turn.
 
-    A method that only reads raises LettaUnavailable for every failure of the server or the way to it; one that changes
-    something raises TurnFateUnknown where the change may have been made.
+    Every method may raise a :class:`letta_bridge.errors.LettaError`, and nothing else. A method that only reads raises
+    LettaUnavailable for every failure of the server or the way to it; one that changes something raises TurnFateUnknown
+    where the change may have been made.
     """
-
-    async def find_agents(self, tags: Sequence[str]) -> list[AgentRef]:
-        """Every agent that carries all ``tags``, oldest first."""
-        ...
-
-    async def find_tagged_agents(self, beginning: str) -> list[AgentRef]:
-        """Every agent with a tag that begins with ``beginning``, in no particular order; many requests if many have."""
-        ...
 
     async def get_agent(self, agent_id: str) -> AgentRef:
         """One agent. Raises AgentGone where it does not exist."""
-        ...
-
-    async def create_agent(self, spec: AgentSpec) -> AgentRef:
-        """Make an agent. Not idempotent and not atomic in Letta: look for the tags first, and after a failure."""
-        ...
-
-    async def contents(self, agent_id: str) -> AgentContents:
-        """Summarize an agent's content, in several requests. Raises AgentGone."""
-        ...
-
-    async def retag(self, agent_id: str, *, add: Collection[str] = (), remove: Collection[str] = ()) -> None:
-        """Change an agent's tags. Not atomic: a concurrent change may be lost. Raises AgentGone."""
         ...
 
     async def send(self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float) -> TurnAnswer:
@@ -341,6 +322,34 @@ class LettaPort(Protocol):
         """
         ...
 
+
+class LettaAgents(Protocol):
+    """What one Letta server is asked about agents, their memory and the notes of bridges. Errors: see LettaTurns."""
+
+    async def find_agents(self, tags: Sequence[str]) -> list[AgentRef]:
+        """Every agent that carries all ``tags``, oldest first."""
+        ...
+
+    async def find_tagged_agents(self, beginning: str) -> list[AgentRef]:
+        """Every agent with a tag that begins with ``beginning``, in no particular order; many requests if many have."""
+        ...
+
+    async def get_agent(self, agent_id: str) -> AgentRef:
+        """One agent. Raises AgentGone where it does not exist."""
+        ...
+
+    async def create_agent(self, spec: AgentSpec) -> AgentRef:
+        """Make an agent. Not idempotent and not atomic in Letta: look for the tags first, and after a failure."""
+        ...
+
+    async def contents(self, agent_id: str) -> AgentContents:
+        """Summarize an agent's content, in several requests. Raises AgentGone."""
+        ...
+
+    async def retag(self, agent_id: str, *, add: Collection[str] = (), remove: Collection[str] = ()) -> None:
+        """Change an agent's tags. Not atomic: a concurrent change may be lost. Raises AgentGone."""
+        ...
+
     async def history(self, agent_id: str, *, limit: int = 1000) -> list[Mapping[str, object]]:
         """The agent's newest ``limit`` messages, oldest first, as Letta lists them (message_type, otid, content ...).
 
@@ -376,6 +385,10 @@ class LettaPort(Protocol):
     async def delete_note(self, note_id: str) -> None:
         """Delete a note. Idempotent."""
         ...
+
+
+class LettaPort(LettaTurns, LettaAgents, Protocol):
+    """One Letta server."""
 
     async def health(self) -> str:
         """The server's version. Raises LettaUnavailable where it does not answer."""

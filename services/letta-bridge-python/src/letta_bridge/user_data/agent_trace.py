@@ -11,7 +11,7 @@ from letta_bridge.agent_snapshots.records import snapshot_name
 from letta_bridge.agents.agent_spec import restoring_tags, user_tags
 from letta_bridge.errors import AgentGone
 from letta_bridge.letta.agent_store import AgentStore
-from letta_bridge.letta.port import AgentRef, LettaPort
+from letta_bridge.letta.port import AgentRef, LettaAgents
 from letta_bridge.user_data.files import write_json
 from letta_bridge.user_data.trace import Counts
 
@@ -31,7 +31,7 @@ class AgentTrace:
 
     name: Final = "agents in Letta"
 
-    def __init__(self, letta: LettaPort, store: AgentStore, tenant: str = "") -> None:
+    def __init__(self, letta: LettaAgents, store: AgentStore, tenant: str = "") -> None:
         self._letta = letta
         self._store = store
         self._tenant = tenant

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from letta_bridge.errors import AgentGone
-from letta_bridge.letta.port import AgentPassage, AgentRef, LettaPort
+from letta_bridge.letta.port import AgentPassage, AgentRef, LettaAgents
 from letta_bridge.vectors.embedding import Embedding
 from letta_bridge.vectors.journal_turns import JournalPosition, JournalTurns
 from letta_bridge.vectors.parts import IDLE, Step
@@ -21,7 +21,7 @@ _LISTED: Final = 20
 _GENTLE: Final = 0.2
 """Seconds between two agents of a sweep: Letta has turns to answer."""
 
-Letta = Callable[[], LettaPort]
+Letta = Callable[[], LettaAgents]
 """Gives a Letta server that may be asked now; raises LettaUnavailable where there is none."""
 
 

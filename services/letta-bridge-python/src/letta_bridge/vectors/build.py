@@ -9,7 +9,7 @@ from typing import Final
 import httpx
 
 from letta_bridge.errors import LettaUnavailable
-from letta_bridge.letta.port import LettaPort
+from letta_bridge.letta.port import LettaAgents
 from letta_bridge.letta.servers import LettaServers
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.telemetry.metrics.bridge_metrics import BridgeMetrics
@@ -143,7 +143,7 @@ def new_vectors(
 
 
 def _healthy(servers: LettaServers) -> Letta:
-    def letta() -> LettaPort:
+    def letta() -> LettaAgents:
         for server in servers:
             if server.breaker.ready:
                 return server.port

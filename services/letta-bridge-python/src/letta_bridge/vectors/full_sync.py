@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from letta_bridge.letta.port import LettaPort
+from letta_bridge.letta.port import LettaAgents
 from letta_bridge.vectors.agent_parts import AgentSweep
 from letta_bridge.vectors.build import Keepers
 from letta_bridge.vectors.parts import Part
@@ -28,7 +28,7 @@ class FullSync:
     """
 
     keepers: Keepers
-    letta: LettaPort
+    letta: LettaAgents
     tag: str
     progress: Progress
 
