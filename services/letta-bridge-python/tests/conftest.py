@@ -89,7 +89,9 @@ class Rig:
         self.fallback = FakeFallback()
         self.servers = LettaServers({"letta": self.letta}, breaker=self.breaker)
         self.sessions = SessionManager(self.store, self.settings.agents)
-        self.shared_choices = InMemorySharedChoices(self.shelf.choices, self.shelf.clock)
+        self.shared_choices = InMemorySharedChoices(
+            self.shelf.choices, self.shelf.clock, self.shelf.order, lambda: len(self.shelf.requests)
+        )
         self.choices = InMemoryChoiceStore()
         self.consent = Consent(ChoiceReplicas(self.shared_choices, self.choices, None, self.store))
         self.desk = Desk(self.servers, self.sessions, self.settings.letta, self.settings.fallback)

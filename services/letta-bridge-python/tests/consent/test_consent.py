@@ -18,6 +18,8 @@ from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
 from shared_utils.persistence.sessions.port import Session
 
 ADA = user_key("ada")
+NOW_MS = 2**50
+"""When a task was taken that was pushed after every choice."""
 ALLOWED, DENIED, UNKNOWN = Verdict.ALLOWED, Verdict.DENIED, Verdict.UNKNOWN
 
 
@@ -41,8 +43,8 @@ class World:
     def handed_out(self, user="ada"):
         return held_choice(self.redis, user)
 
-    async def verdict(self, bridge, user="ada", session=None):
-        return await bridge.verdict(user, self.handed_out(user), session)
+    async def verdict(self, bridge, user="ada", session=None, *, first_ms=NOW_MS):
+        return await bridge.verdict(user, self.handed_out(user), session, first_ms=first_ms)
 
     def database_goes_away(self):
         self.database.broken = self.sessions.broken = True
@@ -173,7 +175,7 @@ async def test_opt_out_lost_in_a_failover_still_applies(world):
     assert world.redis["complete"] == b"1"
 
 
-async def test_opt_in_lost_in_a_failover_still_applies(world):
+async def test_opt_in_lost_in_a_failover_applies_once_redis_has_it_again(world):
     writer, reader = [await started(world.bridge()) for _ in range(2)]
     await opt_out(writer)
     await reader.replicas.poll()
@@ -181,6 +183,10 @@ async def test_opt_in_lost_in_a_failover_still_applies(world):
     await opt_in(writer)
     await reader.replicas.poll()
     world.fail_over(replica)
+    for bridge in (writer, reader):
+        assert await world.verdict(bridge) is DENIED  # which tasks were pushed before the opt-in is lost with it
+        assert bridge.replicas.needs_reconciliation
+    await started(reader)
     assert await world.verdict(writer) is ALLOWED
     assert await world.verdict(reader) is ALLOWED
     await opt_out(reader)
@@ -254,15 +260,15 @@ async def test_hand_outs_read_out_of_order_do_not_count_as_a_loss(world):
     await opt_out(bridge)
     assert await world.verdict(bridge, "bo") is ALLOWED
     world.database_goes_away()
-    assert await bridge.verdict("bo", earlier, None) is ALLOWED
+    assert await bridge.verdict("bo", earlier, None, first_ms=NOW_MS) is ALLOWED
 
 
 async def test_hand_out_of_another_user_is_ignored(world):
     bridge = await started(world.bridge())
     await opt_out(bridge)
-    assert await bridge.verdict("ada", world.handed_out("bo"), None) is DENIED
-    assert await bridge.verdict("ada", None, None) is DENIED
-    assert await bridge.verdict("bo", world.handed_out("ada"), None) is ALLOWED
+    assert await bridge.verdict("ada", world.handed_out("bo"), None, first_ms=NOW_MS) is DENIED
+    assert await bridge.verdict("ada", None, None, first_ms=NOW_MS) is DENIED
+    assert await bridge.verdict("bo", world.handed_out("ada"), None, first_ms=NOW_MS) is ALLOWED
 
 
 async def test_unreadable_entry_counts_as_an_opt_out(world):

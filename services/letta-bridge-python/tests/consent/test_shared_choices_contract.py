@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from letta_bridge.consent import InMemorySharedChoices, RedisChoices, ReplicaState
-from letta_bridge.consent.shared_choices import strict_entry
+from letta_bridge.consent.shared_choices import applies_to, strict_entry
 from letta_bridge.request_queue import RedisQueue
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.memory_queue import InMemoryQueue
+from letta_bridge.request_queue.port import Outcome, Settlement
 from letta_bridge.request_queue.shelf import Shelf
 from letta_bridge.settings import QueueSettings
 from shared_utils.config.settings import RedisSettings
@@ -30,7 +31,9 @@ class InMemoryRig:
 
     def __init__(self, requests):
         self.shelf = Shelf(clock=time.time)
-        self.choices = InMemorySharedChoices(self.shelf.choices, time.time)
+        self.choices = InMemorySharedChoices(
+            self.shelf.choices, time.time, self.shelf.order, lambda: len(self.shelf.requests)
+        )
         self.queue = InMemoryQueue(self.shelf, QueueSettings(requests=requests), "bridge")
 
     async def set(self, field, value):
@@ -240,6 +243,147 @@ async def test_hand_out_includes_the_choice_of_its_user(rig):
         assert ReplicaState.of(choice.complete, choice.generation, choice.changes) == await rig.choices.state()
     read = await rig.choices.read("ada")
     assert (read.user_id, read.entry) == ("ada", turns["ada"].entry)
+
+
+async def choose_in_private(rig, user="ada"):
+    await rig.choices.merge([await rig.choices.timestamped(Choice(user_key(user), False, 0))], chosen=True)
+
+
+async def opt_in(rig, user="ada", **how):
+    chosen = await rig.choices.timestamped(Choice(user_key(user), True, 0))
+    await rig.choices.merge([chosen], **{"chosen": True, **how})
+    return chosen
+
+
+async def say(rig, *contents, user="ada"):
+    for content in contents:
+        await rig.push(json.dumps({"task_id": content, "user_id": user, "content": content}).encode())
+
+
+async def handed_out(rig):
+    """Content → whether the opt-in applies to the task at this hand-out; everything is settled."""
+    applies = {}
+    while turns := (await rig.queue.exchange([], 64)).turns:
+        for turn in turns:
+            applies[json.loads(turn.payload)["content"]] = applies_to(turn.choice.entry, turn.first_ms)
+        await rig.queue.exchange([Settlement(turn.receipt, Outcome.MEMORY) for turn in turns], 0)
+    return applies
+
+
+async def test_opt_in_applies_to_tasks_pushed_after_it_alone(rig):
+    await choose_in_private(rig)
+    await say(rig, "in flight", "in lane")
+    (turn,) = (await rig.queue.exchange([], 1)).turns
+    await opt_in(rig)
+    await say(rig, "after")  # in the same millisecond, perhaps
+    assert not applies_to((await rig.choices.read("ada")).entry, turn.first_ms)
+    await rig.queue.release([turn.receipt])
+    assert await handed_out(rig) == {"in flight": False, "in lane": False, "after": True}
+
+
+async def test_opt_in_waits_for_what_is_in_the_request_list(rig):
+    await choose_in_private(rig)
+    await say(rig, "before", "also before")
+    await opt_in(rig)
+    assert not applies_to((await rig.choices.read("ada")).entry, 2**50)
+    await say(rig, "after", "also after")
+    expected = {"before": False, "also before": False, "after": True, "also after": True}
+    assert await handed_out(rig) == expected
+    assert (await entry(rig)).permanent_memory is True
+
+
+async def test_opt_ins_of_two_users_wait_for_their_own_tasks(rig):
+    for user in ("ada", "bo"):
+        await choose_in_private(rig, user)
+    await say(rig, "a1")
+    await opt_in(rig)
+    await say(rig, "a2")
+    await say(rig, "b1", user="bo")
+    await opt_in(rig, "bo")
+    await say(rig, "b2", user="bo")
+    assert await handed_out(rig) == {"a1": False, "a2": True, "b1": False, "b2": True}
+
+
+async def test_opt_in_that_is_merged_again_leaves_out_what_a_failover_brought_back(rig):
+    await choose_in_private(rig)
+    replica = await rig.snapshot()
+    await say(rig, "private")
+    assert await handed_out(rig) == {"private": False}
+    chosen = await opt_in(rig)
+    await rig.roll_back(replica)
+    await say(rig, "private")  # in the request list again
+    await rig.choices.merge([chosen])
+    await say(rig, "after")
+    assert await handed_out(rig) == {"private": False, "after": True}
+
+
+async def test_choices_that_follow_each_other_at_once_leave_only_the_last_words_to_an_agent(rig):
+    said = {}
+    for number in range(4):
+        await choose_in_private(rig)
+        await say(rig, f"private {number}")
+        said[f"private {number}"] = False
+        await opt_in(rig)
+    await say(rig, "after")
+    assert await handed_out(rig) == {**said, "after": True}
+    await choose_in_private(rig)
+    await say(rig, "private again")
+    assert await handed_out(rig) == {"private again": False}
+
+
+async def test_opt_out_takes_back_an_opt_in_that_waits(rig):
+    await say(rig, "before")
+    await opt_in(rig)
+    await choose_in_private(rig)
+    await say(rig, "private")
+    assert await handed_out(rig) == {"before": False, "private": False}
+    assert (await entry(rig)).permanent_memory is False
+
+
+async def test_repeated_opt_in_applies_to_what_was_pushed_before_it(rig):
+    await opt_in(rig)
+    await say(rig, "between")
+    first = await opt_in(rig, repeated=True)
+    assert await entry(rig) == first
+    assert await handed_out(rig) == {"between": True}
+    await say(rig, "waits")
+    await opt_in(rig)  # it repeats nothing, as far as its bridge knows
+    assert await handed_out(rig) == {"waits": False}
+
+
+async def test_repeated_opt_in_after_an_opt_out_in_redis_is_a_new_one(rig):
+    await opt_in(rig)
+    await choose_in_private(rig)
+    await say(rig, "private")
+    await opt_in(rig, repeated=True)
+    assert await handed_out(rig) == {"private": False}
+
+
+async def test_opt_in_of_the_previous_release_applies_by_its_time(rig):
+    await rig.set(ADA, b"1 %d" % (time.time() * 1000 - 60_000))
+    await say(rig, "after")
+    assert await handed_out(rig) == {"after": True}
+    await rig.set(ADA, b"1 %d" % (time.time() * 1000 + 60_000))
+    await say(rig, "before")
+    assert await handed_out(rig) == {"before": False}
+
+
+@pytest.mark.parametrize(
+    ("held", "first_ms", "expected"),
+    [
+        (None, 9, False),
+        (b"0 5", 9, False),
+        (b"1 5", 6, True),
+        (b"1 5", 5, False),
+        (b"1 5 7", 8, True),
+        (b"1 5 7", 7, False),
+        (b"1 5 +", 2**50, False),
+        (b"1 5 some more", 6, True),
+        (b"damaged", 9, False),
+    ],
+)
+def test_entry_tells_to_which_tasks_its_opt_in_applies(held, first_ms, expected):
+    assert applies_to(held, first_ms) is expected
 
 
 @pytest.mark.parametrize("payload", [b"nonsense", b'{"user_id": ["ada"]}', b'{"user_id": "a\\u0000b"}'])

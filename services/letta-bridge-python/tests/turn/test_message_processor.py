@@ -367,6 +367,41 @@ async def test_an_opt_in_at_another_bridge_applies_with_the_next_hand_out_althou
     assert len(rig.letta.sent) == 1
 
 
+async def test_words_pushed_in_private_stay_private_when_redis_hands_them_out_again_after_an_opt_in(rig):
+    await rig.consent.replicas.reconcile()
+    await rig.consent.choose("ada", permanent_memory=False)
+    rig.push("t1", content="in private")
+    replica = rig.shelf.requests.copy()
+    await rig.work_off()
+    assert rig.fallback.answered == [("t1", "user_switch")]
+    rig.time += 60
+    await rig.consent.choose("ada", permanent_memory=True)
+    rig.shelf.kept.clear()  # Redis loses the settlement, and the task is in the request list again
+    rig.shelf.requests.extend(replica)
+    await rig.consent.choose("ada", permanent_memory=False)
+    await rig.consent.choose("ada", permanent_memory=True)
+    rig.push("t2", content="aloud")
+    await rig.work_off()
+    assert rig.fallback.answered == [("t1", "user_switch")] * 2
+    assert await rig.said_to_agents() == {"ada": ["aloud"]}
+    assert [len(messages) for _, messages in rig.letta.sent] == [1]
+
+
+async def test_words_pushed_in_private_that_waited_in_their_lane_stay_private_after_an_opt_in(rig):
+    await rig.consent.replicas.reconcile()
+    await rig.consent.choose("ada", permanent_memory=False)
+    rig.push("t1", content="in private")
+    rig.push("t2", content="in private, too")
+    dead = rig.queue("killed")
+    assert [turn.seq for turn in (await dead.exchange([], 1)).turns]  # in flight at a bridge that is killed
+    await rig.consent.choose("ada", permanent_memory=True)
+    rig.time += 60
+    rig.push("t3", content="aloud")
+    await rig.work_off()
+    assert rig.fallback.answered == [("t1", "user_switch"), ("t2", "user_switch")]
+    assert await rig.said_to_agents() == {"ada": ["aloud"]}
+
+
 async def test_an_opt_out_of_a_previous_release_after_an_opt_in_holds_while_the_session_store_is_away(rig):
     await rig.shared_choices.choose(Choice(user_key("ada"), permanent_memory=True, chosen_ms=0))
     reserved = await rig.store.reserve("ada", "default")

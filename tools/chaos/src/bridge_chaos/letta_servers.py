@@ -109,8 +109,8 @@ class LettaServers:
             away: seconds between the two.
         """
         link = self.links[self.doubles.index(server) if isinstance(server, LettaDouble) else 0]
+        link.refuse()  # first: a bridge asks who listens as soon as it loses a connection
         server.kill()
-        link.refuse()
         time.sleep(away)
         revive(server)
         link.resume()

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Final
 
 from letta_bridge.consent.replicas import ChoiceReplicas
-from letta_bridge.consent.shared_choices import ReplicaState, strict_entry
+from letta_bridge.consent.shared_choices import ReplicaState, applies_to, parse_entry, strict_entry
 from letta_bridge.errors import ChoiceNotShared, ChoiceUnknown
 from letta_bridge.request_queue.port import HeldChoice
 from shared_utils.persistence.choices.port import IMPORTED_MS, UNDATED_MS, Choice, user_key
@@ -46,12 +46,17 @@ class Consent:
     def __init__(self, replicas: ChoiceReplicas) -> None:
         self.replicas = replicas
 
-    async def verdict(self, user_id: str, held: HeldChoice | None, session: Session | None) -> Verdict:
+    async def verdict(
+        self, user_id: str, held: HeldChoice | None, session: Session | None, *, first_ms: int
+    ) -> Verdict:
         """The verdict for one turn. Waits while Redis is away, as the turn's settlement would.
+
+        What was pushed before an opt-in stays private, however often the task is handed out, and whatever Redis lost.
 
         Args:
             user_id: the task's.
             held: what the hand-out carried.
+            first_ms: when the task was taken from the request list.
             session: the user's, if known: bridges of the previous release write an opt-out there alone. An opt-out
                 that an explicit later opt-in follows is an outdated replica: another host's session file, say.
         """
@@ -61,12 +66,15 @@ class Consent:
             await self._import(session.opt_out, held)
             return Verdict.DENIED
         for _ in range(_READ_ATTEMPTS):
-            if self._opted_out(held):
+            if self._opted_out(held) or self._was_pushed_before_opt_in(held, first_ms):
                 return Verdict.DENIED
             if self.replicas.trusts(_state_of(held)):
-                return Verdict.ALLOWED
+                return self._of_opt_in(self._newest(held), held)
             held = await self._read(user_id)
-        return await self._by_stores(held)
+        if self._was_pushed_before_opt_in(held, first_ms):
+            return Verdict.DENIED
+        verdict, newest = await self._by_stores(held)
+        return self._of_opt_in(newest, held) if verdict is Verdict.ALLOWED else verdict
 
     def opted_in(self, user_id: str, held: HeldChoice | None) -> bool:
         """Whether the newest choice that this bridge knows of the user is an opt-in."""
@@ -91,7 +99,7 @@ class Consent:
             held = HeldChoice(user_id, None, None, None, None)
         if self._holds(opt_out, held):
             return False
-        verdict = Verdict.DENIED if self._opted_out(held) else await self._by_stores(held)
+        verdict = Verdict.DENIED if self._opted_out(held) else (await self._by_stores(held))[0]
         if verdict is Verdict.UNKNOWN:
             raise ChoiceUnknown
         return verdict is Verdict.ALLOWED
@@ -104,7 +112,7 @@ class Consent:
             ChoiceNotShared: Redis is away. An opt-out is stored, and takes effect when Redis is back.
         """
         wanted = Choice(user_key(user_id), permanent_memory, chosen_ms=0)
-        return await (self._opt_in(wanted) if permanent_memory else self._opt_out(wanted))
+        return await (self._opt_in(user_id, wanted) if permanent_memory else self._opt_out(wanted))
 
     async def merge(self, choice: Choice) -> None:
         """Take over a choice that was found outside the replicas.
@@ -153,10 +161,11 @@ class Consent:
         await self.replicas.store(choice)
         return choice
 
-    async def _opt_in(self, wanted: Choice) -> Choice:
+    async def _opt_in(self, user_id: str, wanted: Choice) -> Choice:
         durable, shared = self.replicas.durable, self.replicas.shared
         stored = (await durable.find([wanted.user_key])).get(wanted.user_key)
         try:
+            repeated = self._is_opted_in(await shared.read(user_id), stored)
             choice = await shared.timestamped(replace(wanted, chosen_ms=stored.chosen_ms if stored else 0))
         except CONNECTION_ERRORS as error:
             raise ChoiceNotShared("Redis is away, so nothing was changed; choose again when it is back") from error
@@ -164,7 +173,7 @@ class Consent:
         self.replicas.remember([choice])
         await self.replicas.mirror([choice])
         try:
-            await shared.merge([choice], chosen=True)
+            await shared.merge([choice], chosen=True, repeated=repeated)
         except CONNECTION_ERRORS as error:
             reason = "the opt-in is stored, but Redis is away: it takes effect when Redis is back"
             raise ChoiceNotShared(reason) from error
@@ -176,6 +185,30 @@ class Consent:
     def _opted_out(self, held: HeldChoice) -> bool:
         newest = self._newest(held)
         return newest is not None and not newest.permanent_memory
+
+    def _was_pushed_before_opt_in(self, held: HeldChoice, first_ms: int) -> bool:
+        """Whether the entry is an opt-in that does not apply to this task."""
+        entry = parse_entry("", held.entry)
+        return entry is not None and entry.permanent_memory and not applies_to(held.entry, first_ms)
+
+    def _of_opt_in(self, newest: Choice | None, held: HeldChoice) -> Verdict:
+        """The verdict where nothing denies the turn: unknown while only other replicas than Redis have the opt-in.
+
+        Redis may have lost it, and with it which tasks were pushed before it.
+        """
+        entry = strict_entry("", held.entry)
+        if newest is None or (entry is not None and entry.chosen_ms == newest.chosen_ms):
+            return Verdict.ALLOWED
+        self.replicas.request_reconciliation()
+        return Verdict.DENIED if entry is not None and not entry.permanent_memory else Verdict.UNKNOWN
+
+    def _is_opted_in(self, held: HeldChoice, stored: Choice | None) -> bool:
+        """Whether the entry in Redis is an opt-in, and no replica has a later choice."""
+        entry = parse_entry("", held.entry)
+        newest = self._newest(held)
+        if entry is None or not entry.permanent_memory or newest is None or newest.chosen_ms != entry.chosen_ms:
+            return False
+        return stored is None or stored.chosen_ms <= entry.chosen_ms
 
     def _holds(self, opt_out: Choice | None, held: HeldChoice) -> bool:
         """Whether there is an opt-out, and no later opt-in is known."""
@@ -190,8 +223,8 @@ class Consent:
         recent = self.replicas.recent_choice(held.user_id)
         return recent if recent is not None and recent.beats(entry) else entry
 
-    async def _by_stores(self, held: HeldChoice) -> Verdict:
-        """The newest choice of the durable store and Redis; without that store, of this host's file and Redis."""
+    async def _by_stores(self, held: HeldChoice) -> tuple[Verdict, Choice | None]:
+        """By the newest choice of the durable store and Redis; without that store, of this host's file and Redis."""
         key = user_key(held.user_id)
         entry = strict_entry(key, held.entry)
         try:
@@ -199,11 +232,12 @@ class Consent:
         except PersistenceError:
             local = await self._on_this_host(key)
             if local is not None and not local.permanent_memory and local.beats(entry):
-                return Verdict.DENIED
+                return Verdict.DENIED, local
             state = _state_of(held)
-            return Verdict.ALLOWED if state.complete and not self.replicas.lost_writes(state) else Verdict.UNKNOWN
+            is_known = state.complete and not self.replicas.lost_writes(state)
+            return (Verdict.ALLOWED if is_known else Verdict.UNKNOWN), self._newest(held)
         newest = stored if stored is not None and stored.beats(entry) else entry
-        return Verdict.ALLOWED if newest is None or newest.permanent_memory else Verdict.DENIED
+        return (Verdict.ALLOWED if newest is None or newest.permanent_memory else Verdict.DENIED), newest
 
     async def _on_this_host(self, key: str) -> Choice | None:
         if self.replicas.local is None:

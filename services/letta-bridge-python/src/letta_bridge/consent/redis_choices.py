@@ -33,7 +33,7 @@ class RedisChoices:
     def __init__(self, client: RedisClient, keys: Keys) -> None:
         self._client = client
         self._key = keys.choices
-        self._scripts = ScriptRunner(client, (keys.choices,))
+        self._scripts = ScriptRunner(client, (keys.choices, keys.requests, keys.incoming, keys.order, keys.opt_ins))
 
     async def read(self, user_id: str) -> HeldChoice:
         """See the port."""
@@ -51,9 +51,11 @@ class RedisChoices:
         """See the port."""
         return await self._timestamp(choice, state="")
 
-    async def merge(self, choices: Sequence[Choice], *, chosen: bool = False) -> ReplicaState:
+    async def merge(
+        self, choices: Sequence[Choice], *, chosen: bool = False, repeated: bool = False
+    ) -> ReplicaState:
         """See the port."""
-        arguments: list[str | int] = [_new_generation(), int(chosen)]
+        arguments: list[str | int] = [_new_generation(), 2 if repeated else int(chosen)]
         for choice in choices:
             arguments += (choice.user_key, int(choice.permanent_memory), choice.chosen_ms)
         return ReplicaState.of(*await self._scripts.run(_MERGE, *arguments))

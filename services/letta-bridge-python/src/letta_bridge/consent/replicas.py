@@ -81,6 +81,10 @@ class ChoiceReplicas:
         """Whether a full reconciliation is due."""
         return self._reconcile.is_set()
 
+    def request_reconciliation(self) -> None:
+        """Have all replicas merged soon: one of them lacks a choice that another has."""
+        self._reconcile.set()
+
     @property
     def generations(self) -> int:
         """How many generations of the replica in Redis this bridge has seen: each further one means a loss."""

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
 from letta_bridge.request_queue.port import HeldChoice
+from letta_bridge.request_queue.shelf import TaskOrder
 from shared_utils.persistence.choices.port import UNDATED_MS, Choice, user_key
 
-_ENTRY: Final = re.compile(rb"([01]) (\d{1,16})")
+_ENTRY: Final = re.compile(rb"([01]) (\d{1,16})(?: (\d{1,16}|\+))?")
 COMPLETE, GENERATION, CHANGES = "complete", "generation", "changes"
 STATE_FIELDS: Final = (COMPLETE, GENERATION, CHANGES)
 """Fields that belong to no user."""
@@ -57,6 +58,19 @@ def strict_entry(user: str, entry: bytes | None) -> Choice | None:
     return parse_entry(user, entry) or Choice(user, permanent_memory=False, chosen_ms=UNDATED_MS)
 
 
+def applies_to(entry: bytes | None, first_ms: int) -> bool:
+    """Whether the opt-in in an entry applies to a task, because the task was pushed after it.
+
+    Args:
+        entry: a user's entry; without an opt-in in it, or a time up to which it does not apply, nothing does.
+        first_ms: when the task was taken from the request list.
+    """
+    found = _ENTRY.match(entry) if entry is not None else None
+    if found is None or found[1] != b"1" or found[3] == b"+":
+        return False
+    return first_ms > int(found[3] or found[2])
+
+
 class SharedChoices(Protocol):
     """The replica of one queue. Every method may raise one of ``CONNECTION_ERRORS`` and may be retried."""
 
@@ -84,12 +98,15 @@ class SharedChoices(Protocol):
         """The same timestamp as :meth:`choose` would give, without storing anything."""
         ...
 
-    async def merge(self, choices: Sequence[Choice], *, chosen: bool = False) -> ReplicaState:
-        """Store choices of other replicas where they win.
+    async def merge(
+        self, choices: Sequence[Choice], *, chosen: bool = False, repeated: bool = False
+    ) -> ReplicaState:
+        """Store choices of other replicas where they win. An opt-in applies to tasks that are pushed from now on.
 
         Args:
             choices: each with its timestamp.
             chosen: the user has just made this choice, so it also replaces an unreadable entry.
+            repeated: the same, and it repeats the opt-in of the user's entry: it applies to the same tasks as that one.
         """
         ...
 
@@ -111,10 +128,25 @@ class SharedChoices(Protocol):
 
 
 class InMemorySharedChoices:
-    """See :class:`SharedChoices`. ``fields`` are what the hash in Redis would hold."""
+    """See :class:`SharedChoices`.
 
-    def __init__(self, fields: dict[str, bytes], clock: Callable[[], float]) -> None:
+    Args:
+        fields: what the hash in Redis would hold.
+        clock: seconds since 1970.
+        order: of the queue's tasks.
+        untaken: how many tasks wait in the request list.
+    """
+
+    def __init__(
+        self,
+        fields: dict[str, bytes],
+        clock: Callable[[], float],
+        order: TaskOrder | None = None,
+        untaken: Callable[[], int] = lambda: 0,
+    ) -> None:
         self.fields = fields
+        self._order = order or TaskOrder()
+        self._untaken = untaken
         self.down = False
         self._clock = clock
 
@@ -141,14 +173,16 @@ class InMemorySharedChoices:
         earliest = max(choice.chosen_ms, before.chosen_ms if before else 0) + 1
         return Choice(choice.user_key, choice.permanent_memory, max(round(self._clock() * 1000), earliest))
 
-    async def merge(self, choices: Sequence[Choice], *, chosen: bool = False) -> ReplicaState:
+    async def merge(
+        self, choices: Sequence[Choice], *, chosen: bool = False, repeated: bool = False
+    ) -> ReplicaState:
         """See :class:`SharedChoices`."""
         self._check()
         self.fields.setdefault(GENERATION, secrets.token_hex(8).encode())
-        known = parse_entry if chosen else strict_entry
+        known = parse_entry if chosen or repeated else strict_entry
         for choice in choices:
             if choice.beats(known(choice.user_key, self.fields.get(choice.user_key))):
-                self._write(choice)
+                self._write(choice, repeated=repeated)
         return await self.state()
 
     async def entries(self) -> AsyncIterator[Choice]:
@@ -176,13 +210,22 @@ class InMemorySharedChoices:
         self.fields[GENERATION] = secrets.token_hex(8).encode()
         self.fields.pop(COMPLETE, None)
 
-    def _write(self, choice: Choice) -> None:
+    def _write(self, choice: Choice, *, repeated: bool = False) -> None:
         self.fields.setdefault(GENERATION, secrets.token_hex(8).encode())
-        self.fields[choice.user_key] = f"{int(choice.permanent_memory)} {choice.chosen_ms}".encode()
+        since = f" {self._since(choice, repeated=repeated)}" if choice.permanent_memory else ""
+        self.fields[choice.user_key] = f"{int(choice.permanent_memory)} {choice.chosen_ms}{since}".encode()
+        if not choice.permanent_memory:
+            self._order.waiting.pop(choice.user_key, None)
         if not self.fields.setdefault(CHANGES, b"0").isdigit():
             self.fields |= {GENERATION: secrets.token_hex(8).encode(), CHANGES: b"0"}
             self.fields.pop(COMPLETE, None)
         self.fields[CHANGES] = str(int(self.fields[CHANGES]) + 1).encode()
+
+    def _since(self, choice: Choice, *, repeated: bool) -> str:
+        before = _ENTRY.match(self.fields.get(choice.user_key, b""))
+        if repeated and before and before[1] == b"1":
+            return (before[3] or before[2]).decode()
+        return self._order.opt_in(choice.user_key, self._untaken(), round(self._clock() * 1000))
 
     def _check(self) -> None:
         if self.down:

@@ -65,6 +65,11 @@ class Keys:
     """Hash tenth of a second → tasks taken in it and not settled: tells the oldest."""
     begun: str = field(init=False)
     """Sorted set receipt → when the turn was handed out, ms; for operators only, a turn may lack its entry."""
+    order: str = field(init=False)
+    """Hash: tasks (taken from the request list so far), newest_ms (the latest ``first_ms``), opted_in_ms (the latest
+    time up to which an opt-in does not apply); orders tasks and opt-ins of one Redis; kept."""
+    opt_ins: str = field(init=False)
+    """Sorted set user key → ``tasks`` at which the user's opt-in applies; empty once the request list is worked off."""
     lane_prefix: str = field(init=False)
     """+ lane: list of that lane's waiting entries (right first)."""
     reply_prefix: str = field(init=False)
@@ -123,6 +128,8 @@ class Keys:
             self.open,
             self.tally_prefix,
             self.begun,
+            self.order,
+            self.opt_ins,
         )
 
     def lane(self, user_id: str) -> str:

@@ -167,6 +167,7 @@ class InMemoryQueue:
         shelf.calls[self._taker(calls.mark)] = ticket
         while shelf.requests and shelf.paused is None:
             self._route(shelf.requests.popleft(), ticket)
+            shelf.order.apply(shelf.choices, int(shelf.clock() * 1000), all_taken=not shelf.requests)
         turns: list[Turn] = []
         passed_over: list[str] = []
         while shelf.paused is not PauseMode.ALL and shelf.ready and not is_full(turns, want):
@@ -192,14 +193,14 @@ class InMemoryQueue:
     def _route(self, payload: bytes, ticket: str) -> None:
         shelf = self.shelf
         shelf.counters["taken"] += 1
-        place = shelf.counters["taken"]
+        place, first_ms = shelf.counters["taken"], shelf.order.stamp(int(shelf.clock() * 1000))
         try:
             lane = user_lane(parse_task(payload, self._settings.limits).user_id)
         except MalformedMessage:
             lane = f"~{place % 64}"
         if self.max_lane and len(shelf.lanes.get(lane, ())) >= self.max_lane:
             lane = f"{FULL_LANE}{place % FULL_LANES}"
-        shelf.enqueue(lane, Entry(int(f"{place}{ticket}"), int(shelf.clock() * 1000), payload))
+        shelf.enqueue(lane, Entry(int(f"{place}{ticket}"), first_ms, payload))
 
     def _set_unreadable_aside(self, lane: str) -> bool:
         """Returns whether a readable entry is left."""
@@ -225,7 +226,7 @@ class InMemoryQueue:
         self._fly(one, lane, entry)
         kept, missed, choice = self._known_of(entry.payload)
         cut = entry.payload[: self._settings.max_payload_bytes + 1]
-        in_lane = shelf.clock() - entry.first_ms / 1000
+        in_lane = max(0.0, shelf.clock() - entry.first_ms / 1000)
         seq, first_ms = entry.seq, entry.first_ms
         supposed = entry.supposed
         return Turn(one, lane, entry.attempts, seq, first_ms, cut, kept, in_lane, missed, choice, supposed)
@@ -250,6 +251,7 @@ class InMemoryQueue:
         else:
             self._take_back(turn.payload)
             shelf.counters["taken"] += 1
+            shelf.order.newest_ms = max(shelf.order.newest_ms, turn.first_ms)
         if lane in shelf.busy:
             lane = restored_lane(lane, turn.receipt)
         elif lane in shelf.ready:

@@ -95,7 +95,7 @@ class Turn:
     seq: int
     """The counter of tasks taken, followed by a ticket; see :attr:`number`."""
     first_ms: int
-    """When it was taken from the request list, ms of the Redis server's clock."""
+    """When it was taken from the request list, ms of the Redis server's clock; later than the opt-ins before it."""
     payload: bytes
     """As the producer pushed it; cut just above the size limit where it is larger."""
     kept_reply: bytes | None = None

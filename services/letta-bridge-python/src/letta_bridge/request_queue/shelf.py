@@ -29,6 +29,41 @@ class Entry:
 
 
 @dataclass(slots=True)
+class TaskOrder:
+    """The hash ``order`` and the sorted set ``opt_ins``: which tasks were pushed before an opt-in."""
+
+    tasks: int = 0
+    newest_ms: int = 0
+    opted_in_ms: int = 0
+    waiting: dict[str, int] = field(default_factory=dict)
+    """User key → ``tasks`` at which the user's opt-in applies."""
+
+    def stamp(self, now_ms: int) -> int:
+        """``first_ms`` of the task that is taken now."""
+        self.tasks += 1
+        first_ms = max(now_ms, self.opted_in_ms + 1)
+        self.newest_ms = max(self.newest_ms, first_ms)
+        return first_ms
+
+    def opt_in(self, key: str, untaken: int, now_ms: int) -> str:
+        """The time up to which an opt-in that is made now does not apply; ``+`` while older tasks are not taken."""
+        if untaken:
+            self.waiting[key] = self.tasks + untaken
+            return "+"
+        self.waiting.pop(key, None)
+        self.opted_in_ms = max(now_ms, self.newest_ms, self.opted_in_ms)
+        return str(self.opted_in_ms)
+
+    def apply(self, choices: dict[str, bytes], now_ms: int, *, all_taken: bool) -> None:
+        """Write the times of the opt-ins that wait for no task any more."""
+        for key in [key for key, tasks in self.waiting.items() if all_taken or tasks <= self.tasks]:
+            state, chosen_ms, *rest = choices.get(key, b"0 0").split()
+            if (state, rest) == (b"1", [b"+"]):
+                choices[key] = b"1 %b %b" % (chosen_ms, self.opt_in(key, 0, now_ms).encode())
+            self.waiting.pop(key, None)
+
+
+@dataclass(slots=True)
 class InFlight:
     """A turn that some bridge works on."""
 
@@ -69,6 +104,7 @@ class Shelf:
     capacity: Capacity = field(default_factory=lambda: Capacity(used_bytes=0, limit_bytes=0, saves=True))
     choices: dict[str, bytes] = field(default_factory=dict)
     """Fields of the hash ``choices``."""
+    order: TaskOrder = field(default_factory=TaskOrder)
     calls: dict[str, str] = field(default_factory=dict)
     """Taker → ticket of its last hand-out call."""
     arrived: asyncio.Event = field(default_factory=asyncio.Event)

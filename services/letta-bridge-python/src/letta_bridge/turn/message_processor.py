@@ -197,7 +197,8 @@ class MessageProcessor:
             and self._consent.opted_in(task.user_id, job.turn.choice)
         ):
             session = await self._sessions.reread(session)  # this bridge may remember it from before the opt-in
-        consent = await self._consent.verdict(task.user_id, job.turn.choice, session)
+        turn = job.turn
+        consent = await self._consent.verdict(task.user_id, turn.choice, session, first_ms=turn.first_ms)
         return route(task, self._settings.letta, consent=consent)
 
     async def _answered_by_letta_before(self, job: Job, lease: Lease, gone: Hopeless) -> Settlement:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
@@ -24,7 +26,16 @@ _WHEN: Final = {
     "done": "when all is done",
 }
 _DESERTED: Final = 2
+"""Users whose runs a killed server leaves behind."""
+_UNFINISHED: Final = "the server is killed during this turn"
+_ENDLESS_SECONDS: Final = 30.0
+_LISTED_SECONDS: Final = 1.0
+"""Letta lists a run within them."""
+_SERVED_SECONDS: Final = 120.0
+_PAUSE_SECONDS: Final = 1.0
 _TOPOLOGY: Final = Topology()
+_SHORT_RUNS: Final = Topology(variables=(("LETTA_BRIDGE_LETTA_RUN_LIFETIME", "6"),))
+"""Shorter than a run here, so that a bridge that has not seen the server gone cancels what it left behind, too."""
 _OWN_FILES: Final = Topology(own_data=True, database=False)
 """Each bridge finds the agents that the other one made by their tags alone."""
 _READ: Final = ("request", "answer")
@@ -47,8 +58,6 @@ class _Call:
     at_once: bool = False
     points: Collection[str] = tuple(_POINTS.values())
     occupies: frozenset[str] = _OCCUPIES
-    provoked_first: bool = False
-    """The calls come about after the provocation, which would take a dial away."""
 
 
 def faults() -> list[Fault]:
@@ -59,7 +68,6 @@ def faults() -> list[Fault]:
         _Call("send", "turns are sent", 8),
         _Call("history", "messages are listed", 4, _doubtful_turns),
         _Call("runs", "runs are listed", 4, _doubtful_turns),
-        _Call("cancel", "runs are cancelled", 2, _deserted_runs, provoked_first=True, occupies=_AND_THE_SERVER),
         _Call("delete", "agents are deleted", 2, _erased_user),
         _Call("retag", "agents are tagged with an opt-out", 2, at_once=True),
         _Call("get", "an agent is read", 4, _doubtful_turns, points=_READ),
@@ -67,6 +75,7 @@ def faults() -> list[Fault]:
         _Call("tags", "the tags in use are listed", 2, _restarted_bridge, points=_READ, occupies=_AND_A_BRIDGE),
     ]
     found = [_fault(call, mode, point) for call in calls for mode, point in _POINTS.items() if point in call.points]
+    found += [_cancel_fault(mode, point) for mode, point in _POINTS.items()]
     found.append(
         Fault(
             "letta-call/create-orphan",
@@ -107,11 +116,9 @@ def _dial(call: _Call, mode: str) -> Callable[[FaultContext], None]:
 def _act(call: _Call, mode: str) -> Callable[[FaultContext], None]:
     def act(context: FaultContext) -> None:
         double = context.environment.letta.double
-        if not (call.at_once or call.provoked_first):
+        if not call.at_once:
             _dial(call, mode)(context)
         call.provoke(context)
-        if call.provoked_first:
-            _dial(call, mode)(context)
         struck = wait_until(lambda: double.struck(call.operation) > 0, _STRUCK_SECONDS, pause=0.1)
         if struck:
             context.strike()
@@ -131,12 +138,56 @@ def _doubtful_turns(context: FaultContext) -> None:
     context.environment.letta.double.fail("cut", times=8)
 
 
-def _deserted_runs(context: FaultContext) -> None:
-    """Runs that a killed server left behind are cancelled for the user's next turn."""
-    letta = context.environment.letta
-    letta.double.fail("hang", times=_DESERTED, details={"seconds": 30.0})
-    wait_until(lambda: int(letta.double.seen()["at_work"]) >= _DESERTED, _STRUCK_SECONDS, pause=0.05)
-    letta.kill_and_restart(letta.double)
+def _cancel_fault(mode: str, point: str) -> Fault:
+    return Fault(
+        f"letta-call/cancel-{point}",
+        f"runs that a killed server left behind are cancelled, and {_DESERTED} connections are lost {_WHEN[point]}",
+        _cancel(mode),
+        topology=_SHORT_RUNS,
+        occupies=_AND_THE_SERVER,
+        needs=_NEEDS,
+    )
+
+
+def _cancel(mode: str) -> Callable[[FaultContext], None]:
+    """The server is killed during one turn each of two users; their next turns have to cancel the runs left behind."""
+
+    def act(context: FaultContext) -> None:
+        letta = context.environment.letta
+        double = letta.double
+        speakers = [Speaker(context, f"deserted-{number}") for number in range(_DESERTED)]
+        for speaker in speakers:
+            speaker.ask("Hello.", "0")
+        double.fail("hang", times=_DESERTED, details={"seconds": _ENDLESS_SECONDS, "only": _UNFINISHED})
+        for speaker in speakers:
+            speaker.say(_UNFINISHED, "1")
+        wait_until(lambda: double.struck() >= _DESERTED, _STRUCK_SECONDS, pause=0.05)
+        context.let_pass(_LISTED_SECONDS)
+        letta.kill_and_restart(double)
+        double.fail(mode, operation="cancel", times=_DESERTED, details={"seconds": _WORKING_SECONDS})
+        for speaker in speakers:
+            _speak_until_served(context, speaker)
+        double.fail(mode, operation="cancel", times=0)
+
+    return act
+
+
+def _speak_until_served(context: FaultContext, speaker: Speaker) -> None:
+    """Until Letta answers the user again; the agent then knows the message during which its server was killed.
+
+    A breaker that the kill or a lost call has opened leaves the server alone for a while.
+    """
+    double = context.environment.letta.double
+    until = time.monotonic() + _SERVED_SECONDS
+    for number in itertools.count(2):
+        source = speaker.ask(f"Once more, {number}.", str(number)).get("source")
+        if context.struck_at is None and double.struck("cancel"):
+            context.strike()
+        if source == "letta" or time.monotonic() > until:
+            break
+        context.let_pass(_PAUSE_SECONDS)
+    context.check("accounts", source == "letta", f"{speaker.user} is answered by {source} only", speaker.user)
+    context.check("forgotten", speaker.is_known(_UNFINISHED), f"the agent of {speaker.user} lacks a turn", speaker.user)
 
 
 def _restarted_bridge(context: FaultContext) -> None:

@@ -5,8 +5,7 @@
 --      4 generation for a hash that does not exist yet
 -- Returns chosen_ms.
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_ms()
 local _, entered_ms = read_entry(ARGV[1])
 local chosen_ms = math.max(now, entered_ms + 1, tonumber(ARGV[3]) + 1)
 if ARGV[2] ~= '' then

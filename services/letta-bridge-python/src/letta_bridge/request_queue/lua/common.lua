@@ -24,6 +24,9 @@
 --  20 open      hash    tenth of a second -> tasks taken in it and not settled; tells the oldest without its payload
 --  21 tally:     prefix  + minute: hash word -> turns settled in that minute under the word, expires
 --  22 begun      zset    receipt -> when the turn was handed out (ms); a turn handed out by an older bridge has no entry
+--  23 order      hash    tasks (taken from the request list so far), newest_ms (the latest first_ms), opted_in_ms (the
+--                        latest time up to which an opt-in does not apply); older bridges neither read nor write it
+--  24 opt_ins    zset    user key -> value of `tasks` at which the user's opt-in applies (consent/lua/common.lua)
 --
 -- A receipt identifies one hand-out for ever: "<ticket>-<n>" is the n-th turn of the hand-out call with that ticket;
 -- "<ticket>+<n>" was handed to the connection on which an idle bridge waits. Tickets come from the bridges
@@ -38,6 +41,7 @@ local REPLIES, DEAD, COUNTERS, BRIDGES, PAUSED = KEYS[7], KEYS[8], KEYS[9], KEYS
 local LANE, REPLY, MISSED, JOURNAL, JOURNAL_WRITER = KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
 local CHOICES, CALL = KEYS[17], KEYS[18]
 local HELD, OPEN, TALLY, BEGUN = KEYS[19], KEYS[20], KEYS[21], KEYS[22]
+local ORDER, OPT_INS = KEYS[23], KEYS[24]
 
 local function now_ms()
     local time = redis.call('TIME')

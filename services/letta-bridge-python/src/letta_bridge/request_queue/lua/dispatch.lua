@@ -30,13 +30,44 @@ local function lane_of(payload, place)
     return user and user_lane(user) or ('~' .. (place % 64))
 end
 
-local function route(payload, place)
+-- Tasks and opt-ins are ordered by `first_ms`: an opt-in applies to tasks with a later one. A task's first_ms is the
+-- clock's, or one more than the latest time up to which an opt-in does not apply, by at most AHEAD_MS: the clock may have
+-- gone back. While tasks wait in the request list, an opt-in waits until those pushed before it are routed.
+local AHEAD_MS, APPLIED = 1000, 500
+local order = redis.call('HMGET', ORDER, 'tasks', 'newest_ms', 'opted_in_ms')
+local routed, newest_ms, opted_in_ms = tonumber(order[1] or 0), tonumber(order[2] or 0), tonumber(order[3] or 0)
+local opt_ins_wait = redis.call('EXISTS', OPT_INS) == 1
+
+local function stamp_ms()
+    return math.min(math.max(now, opted_in_ms + 1), now + AHEAD_MS)
+end
+
+-- Lets the opt-ins apply that waited for no more than this many tasks.
+local function apply_opt_ins(tasks)
+    for _, user_key in ipairs(redis.call('ZRANGEBYSCORE', OPT_INS, '-inf', tasks, 'LIMIT', 0, APPLIED)) do
+        local chosen_ms = string.match(redis.call('HGET', CHOICES, user_key) or '', '^1 (%d+) %+')
+        if chosen_ms then
+            opted_in_ms = math.max(now, newest_ms, opted_in_ms)
+            redis.call('HSET', CHOICES, user_key, '1 ' .. chosen_ms .. ' ' .. string.format('%d', opted_in_ms))
+        end
+        redis.call('ZREM', OPT_INS, user_key)
+    end
+    opt_ins_wait = redis.call('EXISTS', OPT_INS) == 1
+end
+
+-- How many tasks may be routed before an opt-in that waits for them applies.
+local function until_opt_in(tasks)
+    local first = opt_ins_wait and redis.call('ZRANGE', OPT_INS, 0, 0, 'WITHSCORES')[2]
+    return first and math.max(0, math.min(tasks, tonumber(first) - routed)) or tasks
+end
+
+local function route(payload, place, first_ms)
     local lane = lane_of(payload, place)
     if max_lane > 0 and length_of(LANE .. lane) >= max_lane then
         lane = full_lane .. (place % full_lanes)
     end
     local seq = string.format('%d', place) .. ticket
-    enqueue(lane, join_entry(seq, '0', string.format('%d', now), payload))
+    enqueue(lane, join_entry(seq, '0', first_ms, payload))
 end
 
 -- Routes tasks of one list, page by page: their sizes are known only once they are popped, so the pages grow. `taken` is
@@ -44,16 +75,21 @@ end
 local function route_from(list, tasks, bytes)
     local page = 1
     while tasks > 0 and bytes > 0 do
-        local count = math.min(tasks, page, redis.call('LLEN', list))
+        local count = until_opt_in(math.min(tasks, page, redis.call('LLEN', list)))
         if count == 0 then
             break
         end
         local place = redis.call('HINCRBY', COUNTERS, 'taken', count) - count
-        count_open(tenth_of(now), count)
-        local before = bytes
+        local stamp = stamp_ms()
+        local before, first_ms = bytes, string.format('%d', stamp)
+        count_open(tenth_of(stamp), count)
         for index, payload in ipairs(redis.call('RPOP', list, count)) do
-            route(payload, place + index)
+            route(payload, place + index, first_ms)
             bytes = bytes - #payload
+        end
+        routed, newest_ms = routed + count, math.max(newest_ms, stamp)
+        if opt_ins_wait then
+            apply_opt_ins(routed)
         end
         tasks = tasks - count
         page = math.max(1, math.min(4 * page, math.floor(bytes * count / (before - bytes + 1))))
@@ -62,8 +98,19 @@ local function route_from(list, tasks, bytes)
 end
 
 local function route_new()
+    local before, changed_before = routed, opted_in_ms
+    if opt_ins_wait then
+        apply_opt_ins(routed)
+    end
     local tasks, bytes = route_from(INCOMING, intake, ROUTED_BYTES)
     route_from(REQUESTS, tasks, bytes)
+    if opt_ins_wait and redis.call('EXISTS', INCOMING, REQUESTS) == 0 then
+        apply_opt_ins('+inf')  -- another way out of the list than this one: an older bridge, `restore`
+    end
+    if routed ~= before or opted_in_ms ~= changed_before then
+        redis.call('HSET', ORDER, 'tasks', string.format('%d', routed), 'newest_ms', string.format('%d', newest_ms),
+            'opted_in_ms', string.format('%d', opted_in_ms))
+    end
 end
 
 -- The oldest readable entry of a lane; unreadable ones before it are set aside. At the bound the lane goes back to `ready`
@@ -146,7 +193,7 @@ local function hand_out(lane, receipt)
             kept = task_id and kept_reply(user, task_id) or false
         end
     end
-    return { receipt, lane, attempts, seq, first_ms, payload, kept, missed, now - tonumber(first_ms), choice }
+    return { receipt, lane, attempts, seq, first_ms, payload, kept, missed, math.max(0, now - tonumber(first_ms)), choice }
 end
 
 local function take_over_expired()

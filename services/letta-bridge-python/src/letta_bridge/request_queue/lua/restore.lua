@@ -67,6 +67,9 @@ local function restore(receipt, lane, seq, attempts, first_ms, payload)
         take_back(payload)
         redis.call('HINCRBY', COUNTERS, 'taken', 1)
         count_open(tenth_of(first_ms), 1)
+        if tonumber(first_ms) > tonumber(redis.call('HGET', ORDER, 'newest_ms') or 0) then
+            redis.call('HSET', ORDER, 'newest_ms', first_ms)
+        end
     end
     if redis.call('HEXISTS', LANES, lane) == 1 then
         lane = lane .. '~again:' .. receipt  -- a later turn of the user is in flight: finish this one beside it
