@@ -53,6 +53,8 @@ class Conversation:
         """Brought back by an operator: nothing is promised of their place."""
         self.opted_out: set[str] = set()
         """Users whose permanent memory is off now."""
+        self.opted_in_at: dict[str, float] = {}
+        """When a bridge had confirmed that a user's permanent memory is on again, by the monotonic clock."""
         self.observer = Observer(client)
         self._client = client
         self._choose = choose
@@ -129,9 +131,8 @@ class Conversation:
             return self._unanswered()
 
     def note_retried(self, tasks: Collection[Task]) -> None:
-        """An operator has pushed these once more. A user's choice counts when a task is handed out."""
+        """An operator has pushed these once more."""
         self.pushes.update(tasks)
-        self.unsure.update(task for task in tasks if task in self.private and task.user not in self.opted_out)
         self.reordered.update(tasks)
 
     def in_order(self, utterances: Iterable[Utterance]) -> bool:
@@ -179,8 +180,13 @@ class Conversation:
             self.observer.wait(lambda: not self._unanswered_of(user), _CHOICE_SECONDS)
         with self.observer.changed:
             self.unsure |= self._unanswered_of(user)
-        if choose_until_confirmed(self._choose, user, permanent_memory, self._over.is_set):
-            (self.opted_out.discard if permanent_memory else self.opted_out.add)(user)
+        if not choose_until_confirmed(self._choose, user, permanent_memory, self._over.is_set):
+            return
+        if permanent_memory:
+            self.opted_out.discard(user)
+            self.opted_in_at[user] = time.monotonic()
+        else:
+            self.opted_out.add(user)
 
     def _unanswered_of(self, user: str) -> set[Task]:
         return {task for task in self._unanswered() if task.user == user}

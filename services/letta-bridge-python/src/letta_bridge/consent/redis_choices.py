@@ -51,9 +51,7 @@ class RedisChoices:
         """See the port."""
         return await self._timestamp(choice, state="")
 
-    async def merge(
-        self, choices: Sequence[Choice], *, chosen: bool = False, repeated: bool = False
-    ) -> ReplicaState:
+    async def merge(self, choices: Sequence[Choice], *, chosen: bool = False, repeated: bool = False) -> ReplicaState:
         """See the port."""
         arguments: list[str | int] = [_new_generation(), 2 if repeated else int(chosen)]
         for choice in choices:

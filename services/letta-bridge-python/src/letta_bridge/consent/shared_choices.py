@@ -98,9 +98,7 @@ class SharedChoices(Protocol):
         """The same timestamp as :meth:`choose` would give, without storing anything."""
         ...
 
-    async def merge(
-        self, choices: Sequence[Choice], *, chosen: bool = False, repeated: bool = False
-    ) -> ReplicaState:
+    async def merge(self, choices: Sequence[Choice], *, chosen: bool = False, repeated: bool = False) -> ReplicaState:
         """Store choices of other replicas where they win. An opt-in applies to tasks that are pushed from now on.
 
         Args:
@@ -173,9 +171,7 @@ class InMemorySharedChoices:
         earliest = max(choice.chosen_ms, before.chosen_ms if before else 0) + 1
         return Choice(choice.user_key, choice.permanent_memory, max(round(self._clock() * 1000), earliest))
 
-    async def merge(
-        self, choices: Sequence[Choice], *, chosen: bool = False, repeated: bool = False
-    ) -> ReplicaState:
+    async def merge(self, choices: Sequence[Choice], *, chosen: bool = False, repeated: bool = False) -> ReplicaState:
         """See :class:`SharedChoices`."""
         self._check()
         self.fields.setdefault(GENERATION, secrets.token_hex(8).encode())

@@ -21,6 +21,8 @@ _LAG_SECONDS: Final = 1.5
 _ELECTED_SECONDS: Final = 60.0
 _HANDED_OUT_SECONDS: Final = 0.3
 """What Redis hands out arrives within them."""
+_WRITTEN_AGAIN_SECONDS: Final = 6.0
+"""A bridge writes a forgotten opt-in again within them: it polls the database every 3 s."""
 _QUIET_SECONDS: Final = 120.0
 _TURN_SECONDS: Final = 6.0
 """Turns that began before the loss end when others have begun after it."""
@@ -36,10 +38,10 @@ _LOST_WRITES: Final = Window(
     "Redis forgets what it confirmed in the seconds before it died: a replica that lags never had it, a snapshot is "
     "older. Tasks pushed in those seconds that no bridge had taken are gone unless their producer asks for WAIT, and "
     "so is the journal's row of a reply given in them. A task that was waiting or in flight then may be answered once "
-    "more, or after a later one; said in private, it reaches the agent if its user has switched memory on since. What "
-    "a bridge had taken is answered; whatever is pushed afterwards is answered once, and no message stands in an agent "
-    "twice.",
-    frozenset({"lost", "repeated_replies", "out_of_order", "journal", "forgotten", "consent"}),
+    "more, or after a later one. A user whose opt-in was forgotten is served in private until a bridge has written it "
+    "again, within seconds. What a bridge had taken is answered; whatever is pushed afterwards is answered once, no "
+    "message stands in an agent twice, and none that was said in private stands there at all.",
+    frozenset({"lost", "repeated_replies", "out_of_order", "journal", "forgotten"}),
 )
 
 _Lose = Callable[[FaultContext, Callable[[], None]], None]
@@ -168,4 +170,15 @@ def _cover(context: FaultContext, unanswered: set[Task], since: float, taken: se
         confirmed = {task for task, at in talk.accepted_at.items() if since <= at <= until}
     context.remarks.append(f"{len(taken & confirmed)} of {len(confirmed)} forgotten tasks were taken")
     context.cover(confirmed - taken)
-    context.cover(unanswered | taken, "repeated_replies", "out_of_order", "journal", "consent")
+    context.cover(unanswered | taken, "repeated_replies", "out_of_order", "journal")
+    _cover_forgotten_opt_ins(context, since, until)
+
+
+def _cover_forgotten_opt_ins(context: FaultContext, since: float, until: float) -> None:
+    """What users said whose opt-in is forgotten, until it is written again."""
+    talk = context.conversation
+    opted_in = {user for user, at in talk.opted_in_at.items() if since <= at <= until}
+    if opted_in:
+        context.let_pass(_WRITTEN_AGAIN_SECONDS)
+        tasks = talk.tasks_of(opted_in)
+        context.cover({task for task in tasks if talk.pushed_at[task] >= since}, "forgotten", "journal")
