@@ -12,19 +12,21 @@ from bridge_chaos.main import app
 from bridge_chaos.matrix import page
 from bridge_chaos.promises import ALWAYS, PROMISES, Finding, Verdict
 from bridge_chaos.report import line
+from bridge_chaos.results import Plan, Results
 from bridge_chaos.runner import Run
 from bridge_chaos.scenario import Scenario, named_pair
 from bridge_chaos.soak import SPRINKLED, Soak
 from bridge_chaos.topology import Topology
 
 ADA = Task("ada", "1")
+PLAN = Plan("./run chaos", 1, None, ())
 
 
-def run_of(scenario, *findings, excused=()):
+def run_of(scenario, *findings, excused=(), seed=1):
     if isinstance(scenario, str):
         scenario = Scenario(catalogue()[scenario])
     verdict = Verdict(tasks=10, findings=[*findings])
-    return Run(scenario, 1, True, verdict, recovery=[1.0, 3.0], seconds=5.0, excused=[*excused])
+    return Run(scenario, seed, True, verdict, recovery=[1.0, 3.0], seconds=5.0, excused=[*excused])
 
 
 def test_each_fault_has_a_name_of_its_own_and_is_found_by_its_beginning():
@@ -51,13 +53,19 @@ def test_the_page_counts_and_names_what_cannot_be_kept():
     in_window = Finding("repeated_messages", "twice", ADA)
     runs = [
         run_of("redis/kill", Finding("lost", "gone", ADA)),
-        run_of("redis/kill"),
+        run_of("redis/kill", seed=2),
         run_of("bridge/stop-sending", in_window, excused=[in_window]),
         run_of(named_pair("redis/kill+letta/kill@recovery", faults)),
     ]
-    text = page(runs, faults, {"redis/full": "nothing to fill"}, "./run chaos")
+    struck_nothing = run_of("letta/kill")
+    struck_nothing.struck = False
+    skipped = {"redis/full": "nothing to fill"}
+    text = page(Results(PLAN, [*runs, struck_nothing], skipped, {"old/fault"}), faults)
     assert "4 runs, 40 tasks" in text
     assert "**lost 1**" in text
+    assert "`old/fault`: there is no such fault any more" in text
+    assert "`letta/kill`: seed 1: what it waits for did not come about" in text
+    assert "**letta/kill**" not in text
     assert "| 2 | 20 | 0 | 0 | 0 | **1** | 0 | 0 |" in text
     assert "1\\*" in text
     assert faults["bridge/stop-sending"].window.why in text
@@ -68,9 +76,9 @@ def test_the_page_counts_and_names_what_cannot_be_kept():
 
 def test_the_page_names_the_window_of_what_is_only_counted_under_every_fault():
     finding = Finding("left_out", "only counted", ADA)
-    text = page([run_of("redis/kill", finding, excused=[finding])], catalogue(), {}, "./run chaos")
+    text = page(Results(PLAN, [run_of("redis/kill", finding, excused=[finding])]), catalogue())
     assert f"- every fault ({PROMISES['left_out']}): {ALWAYS['left_out']}" in text
-    assert ALWAYS["left_out"] not in page([run_of("redis/kill")], catalogue(), {}, "./run chaos")
+    assert ALWAYS["left_out"] not in page(Results(PLAN, [run_of("redis/kill")]), catalogue())
 
 
 def test_a_line_tells_how_to_repeat_a_run_that_broke_a_promise():

@@ -11,6 +11,7 @@ from random import Random
 
 from bridge_chaos.environment import Environment
 from bridge_chaos.promises import Finding, Verdict
+from bridge_chaos.provenance import commit, machine
 from bridge_chaos.runner import Run, run_once
 from bridge_chaos.scenario import Scenario
 from bridge_chaos.topology import Topology
@@ -25,18 +26,29 @@ class Campaign:
         scenarios: what to try.
         seed: of the first round; each further round has the next one.
         tell: hears of each run as it ends.
+        is_known: tells of a scenario's name and a seed whether there is a result of them already.
     """
 
     def __init__(
-        self, workspace: Workspace, scenarios: Sequence[Scenario], seed: int, tell: Callable[[Run], None]
+        self,
+        workspace: Workspace,
+        scenarios: Sequence[Scenario],
+        seed: int,
+        tell: Callable[[Run], None],
+        is_known: Callable[[str, int], bool] = lambda _name, _seed: False,
     ) -> None:
         self._workspace = workspace
-        self._scenarios = list(scenarios)
         self._seed = seed
         self._tell = tell
-        self.runs: list[Run] = []
+        self._is_known = is_known
         self.skipped: dict[str, str] = {}
         """Scenario → what this machine lacks for it."""
+        self._scenarios = [scenario for scenario in scenarios if not self._skip(scenario)]
+
+    @property
+    def planned(self) -> int:
+        """How many runs the first round makes."""
+        return sum(not self._is_known(scenario.name, self._seed) for scenario in self._scenarios)
 
     def run(self, minutes: float | None) -> None:
         """Every scenario once; or round after round, each in another order, as long as one begins within `minutes`."""
@@ -51,10 +63,11 @@ class Campaign:
             self._round(number, until)
 
     def _round(self, number: int, until: float) -> None:
+        seed = self._seed + number
         for topology, scenarios in self._by_topology():
-            waiting = deque(scenarios)
+            waiting = deque(scenario for scenario in scenarios if not self._is_known(scenario.name, seed))
             while waiting and time.monotonic() < until:
-                self._in_one_environment(topology, waiting, self._seed + number, until)
+                self._in_one_environment(topology, waiting, seed, until)
 
     def _in_one_environment(self, topology: Topology, waiting: deque[Scenario], seed: int, until: float) -> None:
         """Run what waits; a run that breaks off takes its environment with it."""
@@ -62,28 +75,31 @@ class Campaign:
         with ExitStack() as held:
             while waiting and time.monotonic() < until:
                 scenario = waiting.popleft()
-                began = time.monotonic()
+                began, made_with = time.monotonic(), commit()
                 try:
                     environment = environment or held.enter_context(Environment(self._workspace, topology))
-                    self._add(run_once(environment, scenario, seed))
+                    run = run_once(environment, scenario, seed)
                 except Exception as error:  # noqa: BLE001 - the others are to be tried all the same
                     verdict = Verdict(findings=[Finding("accounts", f"the run broke off: {_first_line(error)}")])
-                    self._add(Run(scenario, seed, False, verdict, seconds=time.monotonic() - began))
+                    run = Run(scenario, seed, False, verdict, seconds=time.monotonic() - began)
+                    environment = None
+                run.commit, run.machine = made_with, machine()
+                self._tell(run)
+                if environment is None:
                     return
 
     def _by_topology(self) -> list[tuple[Topology, list[Scenario]]]:
         groups: dict[Topology, list[Scenario]] = {}
         for scenario in self._scenarios:
-            reasons = [reason for fault in scenario.faults if (reason := fault.missing())]
-            if reasons:
-                self.skipped[scenario.name] = reasons[0]
-            else:
-                groups.setdefault(scenario.topology, []).append(scenario)
+            groups.setdefault(scenario.topology, []).append(scenario)
         return list(groups.items())
 
-    def _add(self, run: Run) -> None:
-        self.runs.append(run)
-        self._tell(run)
+    def _skip(self, scenario: Scenario) -> bool:
+        """Whether this machine lacks something for it, which is noted."""
+        reasons = [reason for fault in scenario.faults if (reason := fault.missing())]
+        if reasons:
+            self.skipped[scenario.name] = reasons[0]
+        return bool(reasons)
 
 
 def totals(runs: Sequence[Run]) -> Counter[str]:

@@ -6,6 +6,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -16,12 +17,16 @@ from bridge_chaos import soak as long_run
 from bridge_chaos.campaign import Campaign, totals
 from bridge_chaos.catalogue import catalogue, chosen
 from bridge_chaos.matrix import page
+from bridge_chaos.provenance import commit
+from bridge_chaos.results import Plan, Results, ResultsFile, UnusableResults, read
 from bridge_chaos.runner import Run
-from bridge_chaos.scenario import Scenario, drawn_pairs, named_pair
+from bridge_chaos.scenario import Scenario, drawn_pairs, named_pair, scenario_of
 from bridge_chaos.workspace import Workspace
 from local_stack.programs import CHECKOUT
 
 _PAGE = CHECKOUT / "docs" / "crash-matrix.md"
+_RESULTS = CHECKOUT / "data" / "chaos"
+"""Files of results; git ignores it."""
 _SOAK_PAGE = CHECKOUT / "docs" / "soak.md"
 
 app = typer.Typer(
@@ -55,35 +60,116 @@ def chaos(
         bool, typer.Option(help="Try the faults one by one, and the pairs, and write docs/crash-matrix.md.")
     ] = False,
     keep: Annotated[Path | None, typer.Option(help="Directory for data and logs; it stays.", metavar="DIR")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with the campaign of this file of results: what it lacks.", metavar="FILE"),
+    ] = None,
+    again: Annotated[bool, typer.Option(help="With --resume: also what broke a promise in it.")] = False,
+    page_of: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--page",
+            help="Run nothing: write docs/crash-matrix.md from this file of results; repeatable.",
+            metavar="FILE",
+        ),
+    ] = None,
 ) -> None:
     """Break each part of the stack once, in the middle of a conversation, or two parts at once (--pairs).
 
-    Exit code 1 where a promise is broken outside the windows that are named for its fault.
+    Each run's result is written to a file as the run ends; --resume goes on with an interrupted campaign, and makes
+    those runs that are of another commit anew. Exit code 1 where a promise is broken outside the windows that are named
+    for its fault.
     """
     if list_:
         for name, one in catalogue().items():
             typer.echo(f"{name:<28} {one.what}")
         return
-    seed = secrets.randbelow(1_000_000) if seed is None else seed
-    scenarios = _scenarios(fault or [], pairs, pair or [], seed, docs=docs)
-    typer.echo(f"seed {seed}, {len(scenarios)} to run")
-    with _workspace(keep) as workspace:
-        campaign = Campaign(workspace, scenarios, seed, _tell)
-        try:
-            campaign.run(minutes)
-        except KeyboardInterrupt:
-            typer.echo("interrupted; this is what was run")
-    for name, why in campaign.skipped.items():
-        typer.echo(f"skipped {name}: {why}")
-    if docs:
+    if page_of:
+        _write_page(_merged(page_of))
+        return
+    if resume is not None:
+        if any((fault, pair, pairs, minutes is not None, seed is not None)):
+            raise typer.BadParameter("--resume takes faults, pairs, minutes and seed from its file")
+        file, known = resume, _read(resume)
+    else:
+        seed = secrets.randbelow(1_000_000) if seed is None else seed
+        scenarios = _scenarios(fault or [], pairs, pair or [], seed, docs=docs)
         options = {"minutes": minutes, "pairs": pairs, "seed": seed}
         given = [f"--{name} {value:g}" for name, value in options.items() if value]
-        command = " ".join(["./run chaos", *given, "--docs"])
-        _PAGE.write_text(page(campaign.runs, catalogue(), campaign.skipped, command), encoding="utf-8")
-        typer.echo(f"wrote {_PAGE}")
-    broken = totals(campaign.runs)
-    typer.echo(f"{len(campaign.runs)} runs, broken promises: {dict(broken) or 'none'}")
+        command = " ".join(["./run chaos", *given, *(["--docs"] if docs else [])])
+        known = Results(Plan(command, seed, minutes, [scenario.name for scenario in scenarios]))
+        file = (keep or _RESULTS) / f"results-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{seed}.jsonl"
+    is_whole = _run_campaign(file, known, keep, again=again, is_new=resume is None)
+    results = _read(file)
+    if docs and is_whole:
+        _write_page(results)
+    broken = totals(results.runs)
+    typer.echo(f"{len(results.runs)} runs, broken promises: {dict(broken) or 'none'}")
     raise typer.Exit(1 if broken else 0)
+
+
+def _run_campaign(file: Path, known: Results, keep: Path | None, *, again: bool, is_new: bool) -> bool:
+    """Run what is not known; whether nobody interrupted it."""
+    plan, faults, current = known.plan, catalogue(), commit()
+    scenarios = [found for name in plan.scenarios if (found := scenario_of(name, faults))]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _results_file(file) as written, _workspace(keep) as workspace:
+        if is_new:
+            written.begin(plan)
+        progress: report.Progress | None = None
+
+        def tell(run: Run) -> None:
+            written.add(run)
+            typer.echo(report.line(run))
+            if progress is not None:
+                typer.echo(f"         {progress.after_run()}")
+
+        def is_known(name: str, seed: int) -> bool:
+            return known.has(name, seed, current, unbroken=again)
+
+        campaign = Campaign(workspace, scenarios, plan.seed, tell, is_known)
+        typer.echo(f"seed {plan.seed}, {campaign.planned} to run at commit {current}; results: {file}")
+        if not is_new and plan.minutes is None:
+            typer.echo(f"{len(scenarios) - campaign.planned} of the campaign need no run here")
+        written.skip({name: why for name, why in campaign.skipped.items() if name not in known.skipped})
+        for name, why in campaign.skipped.items():
+            typer.echo(f"skipped {name}: {why}")
+        progress = report.Progress(campaign.planned, plan.minutes)
+        try:
+            campaign.run(plan.minutes)
+        except KeyboardInterrupt:
+            typer.echo(f"interrupted; this is what was run. Go on with: ./run chaos --resume {file}")
+            return False
+    return True
+
+
+@contextmanager
+def _results_file(path: Path) -> Iterator[ResultsFile]:
+    try:
+        with ResultsFile(path) as file:
+            yield file
+    except UnusableResults as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _read(path: Path) -> Results:
+    try:
+        return read(path, catalogue())
+    except UnusableResults as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _merged(paths: list[Path]) -> Results:
+    """The results of several files; the first one's plan names the command."""
+    first, *others = [_read(path) for path in paths]
+    for other in others:
+        first.add_all(other)
+    return first
+
+
+def _write_page(results: Results) -> None:
+    _PAGE.write_text(page(results, catalogue()), encoding="utf-8")
+    typer.echo(f"wrote {_PAGE}")
 
 
 def _scenarios(names: list[str], pairs: int, pair: list[str], seed: int, *, docs: bool) -> list[Scenario]:
@@ -128,10 +214,6 @@ def _workspace(keep: Path | None) -> Iterator[Workspace]:
         Workspace(keep or Path(folder)) as workspace,
     ):
         yield workspace
-
-
-def _tell(run: Run) -> None:
-    typer.echo(report.line(run))
 
 
 def main() -> None:

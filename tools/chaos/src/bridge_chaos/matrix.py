@@ -10,7 +10,7 @@ from typing import Final
 from bridge_chaos.campaign import totals
 from bridge_chaos.fault import Fault
 from bridge_chaos.promises.verdict import ALWAYS, PROMISES, Finding, count
-from bridge_chaos.report import machine
+from bridge_chaos.results import Results
 from bridge_chaos.runner import Run
 
 _MEANING: Final[Mapping[str, str]] = {
@@ -41,6 +41,7 @@ the beginning of the fault to the reply, over all tasks that were unanswered at 
 length. It says little where a fault strikes turns that begin later (`letta/401` to `letta/twice`), and where nobody
 waits for what is broken (`postgres/`). One run a row shows that a fault can be survived, not how rarely it is not.
 """
+_STRUCK_NOTHING: Final = "what it waits for did not come about in its run, so it struck nothing"
 _HEADS: Final = ("runs", "tasks", "letta", "memory", "error", *PROMISES.values(), "recovery, s: p50 / most")
 _PAIRS: Final = """\
 Two faults in one run. *together*: the second strikes at the moment the first does; *during*: up to two seconds later;
@@ -49,22 +50,23 @@ name without spaces, repeats a run.
 """
 
 
-def page(runs: Sequence[Run], faults: Mapping[str, Fault], skipped: Mapping[str, str], command: str) -> str:
+def page(results: Results, faults: Mapping[str, Fault]) -> str:
     """The page.
 
     Args:
-        runs: of single faults and pairs.
+        results: of single faults and pairs. Of several runs of one scenario and seed the newest counts.
         faults: all there are, in the order of the groups.
-        skipped: scenario → what the machine lacks for it.
-        command: made the page.
     """
+    runs = [run for run in results.runs if run.struck or run.broken]
     single = [run for run in runs if run.scenario.second is None]
     pairs = [run for run in runs if run.scenario.second is not None]
     broken = ", ".join(f"{PROMISES[name]} {times}" for name, times in totals(runs).items()) or "none"
     lines = [
         "# Crash and fault matrix\n",
         "Made by `./run chaos --docs`; do not edit.\n",
-        f"`{command}`, {machine()}. {len(runs)} runs, {sum(run.verdict.tasks for run in runs)} tasks.\n",
+        f"`{results.plan.command}`. {len(runs)} runs, {sum(run.verdict.tasks for run in runs)} tasks.\n",
+        *_provenance(runs),
+        *_repeated(results),
         f"Promises broken outside the windows named below: **{broken}**.\n",
         _INTRODUCTION,
         *_overview(runs),
@@ -73,9 +75,30 @@ def page(runs: Sequence[Run], faults: Mapping[str, Fault], skipped: Mapping[str,
         *_windows(runs, faults),
         *_remarks(runs),
     ]
-    if skipped:
-        lines += ["## Not run here\n", *(f"- `{name}`: {why}" for name, why in skipped.items()), ""]
+    left_out = results.skipped | dict.fromkeys(sorted(results.unknown), "there is no such fault any more")
+    left_out |= {run.name: f"seed {run.seed}: {_STRUCK_NOTHING}" for run in results.runs if run not in runs}
+    if left_out:
+        lines += ["## Not run here\n", *(f"- `{name}`: {why}" for name, why in left_out.items()), ""]
     return "\n".join(lines)
+
+
+def _provenance(runs: Sequence[Run]) -> Iterable[str]:
+    """Which commits and machines the runs are of."""
+    for machine in dict.fromkeys(run.machine for run in runs):
+        commits = Counter(run.commit for run in runs if run.machine == machine)
+        counted = ", ".join(f"{commit} ({times})" for commit, times in commits.items())
+        yield f"- {machine or 'somewhere'}; runs of commit {counted or 'unknown'}"
+    yield ""
+
+
+def _repeated(results: Results) -> Iterable[str]:
+    """Runs that broke a promise and were made again: the page counts the later one."""
+    if results.repeated:
+        yield "These broke a promise and were run again with the same seed; the later run counts:\n"
+        for broken, last in results.repeated:
+            counts = ", ".join(f"{PROMISES[name]} {times}" for name, times in broken.broken.items())
+            yield f"- `{broken.name}` (seed {broken.seed}): {counts} at {broken.commit}, again at {last.commit}"
+        yield ""
 
 
 def _overview(runs: Sequence[Run]) -> Iterable[str]:

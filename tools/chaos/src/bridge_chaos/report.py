@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import platform
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from datetime import UTC, datetime
 from typing import Final
 
 from bridge_chaos.promises.verdict import PROMISES, Finding
+from bridge_chaos.provenance import machine
 from bridge_chaos.runner import Run
 
 _SHOWN: Final = 4
@@ -26,6 +25,30 @@ def line(run: Run) -> str:
         text += " (the fault found nothing to strike)"
     again = [f"         again: {run.scenario.command(run.seed)}"] if run.broken or run.scenario.second else []
     return "\n".join([text, *details(run), *again])
+
+
+class Progress:
+    """How far a campaign is.
+
+    Args:
+        planned: runs of it; None where it goes on for a time.
+        minutes: how long it goes on; None for every scenario once.
+    """
+
+    def __init__(self, planned: int | None, minutes: float | None) -> None:
+        self._planned = planned
+        self._minutes = minutes
+        self._begun = time.monotonic()
+        self._ended = 0
+
+    def after_run(self) -> str:
+        """``run 3 of 204, about 91 min left``, after a run has ended: the others take as long as those before."""
+        self._ended += 1
+        elapsed = (time.monotonic() - self._begun) / 60
+        if self._minutes is not None or self._planned is None:
+            return f"run {self._ended}, {max(0.0, (self._minutes or 0.0) - elapsed):.0f} min left"
+        left = elapsed / self._ended * (self._planned - self._ended)
+        return f"run {self._ended} of {self._planned}, about {left:.0f} min left"
 
 
 def details(run: Run) -> Iterable[str]:
@@ -59,12 +82,4 @@ def soak_page(summary: Iterable[str], minutes: float, seed: int) -> str:
             *(f"- {line}" for line in summary),
             "",
         ]
-    )
-
-
-def machine() -> str:
-    """Where and when a report was made."""
-    return (
-        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"{platform.system()} {platform.release()}"
     )

@@ -49,6 +49,10 @@ class Run:
     remarks: list[str] = field(default_factory=list)
     excused: list[Finding] = field(default_factory=list)
     """Findings in a fault's window."""
+    commit: str = ""
+    """Of the sources it was made with; see `provenance`."""
+    machine: str = ""
+    """Where and when it was made."""
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from random import Random
@@ -117,17 +117,26 @@ def drawn_pairs(faults: Sequence[Fault], count: int, seed: int) -> list[Scenario
     return list(found.values())
 
 
-def named_pair(text: str, faults: dict[str, Fault]) -> Scenario:
+def scenario_of(name: str, faults: Mapping[str, Fault]) -> Scenario | None:
+    """The scenario that `Scenario.name` names, also where a pair is not possible any more; None where there is none."""
+    names, _, phase = name.partition("@")
+    first, plus, second = names.partition("+")
+    if not plus:
+        return Scenario(faults[name]) if name in faults else None
+    if first not in faults or second not in faults or phase not in set(Phase):
+        return None
+    return Scenario(faults[first], faults[second], Phase(phase))
+
+
+def named_pair(text: str, faults: Mapping[str, Fault]) -> Scenario:
     """The pair that `Scenario.name` names.
 
     Raises:
         ValueError: it names none, or one that is not possible.
     """
-    names, _, phase = text.partition("@")
-    first, _, second = names.partition("+")
-    if first not in faults or second not in faults or phase not in set(Phase):
+    pair = scenario_of(text, faults)
+    if pair is None or pair.second is None:
         raise ValueError(f"{text!r} is no pair; write first/fault+second/fault@{'|'.join(Phase)}")
-    pair = Scenario(faults[first], faults[second], Phase(phase))
     if problem := pair.problem():
         raise ValueError(f"{text!r} is not possible: {problem}")
     return pair
