@@ -312,7 +312,7 @@ async def test_an_answer_that_is_found_before_a_burial_is_told_with_consent_alon
             await rig.consent.choose("ada", permanent_memory=False)
         if why == "choice_unknown":
 
-            async def refused(*_args):
+            async def refused(*_args, **_options):
                 raise ResponseError("NOPERM")
 
             patched.setattr(rig.consent, "verdict", refused)

@@ -32,6 +32,8 @@ OF_KEYS = {
     "begun": NOBODY,
     "open": NOBODY,
     "choices": CHOICE,
+    "opt_ins": CHOICE,
+    "order": NOBODY,
     "identity": NOBODY,
     "letta": NOBODY,
     "call_prefix": NOBODY,
