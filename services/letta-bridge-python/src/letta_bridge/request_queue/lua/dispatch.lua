@@ -34,9 +34,7 @@ end
 -- clock's, or one more than the latest time up to which an opt-in does not apply, by at most AHEAD_MS: the clock may have
 -- gone back. While tasks wait in the request list, an opt-in waits until those pushed before it are routed.
 local AHEAD_MS, APPLIED = 1000, 500
-local order = redis.call('HMGET', ORDER, 'tasks', 'newest_ms', 'opted_in_ms')
-local routed, newest_ms, opted_in_ms = tonumber(order[1] or 0), tonumber(order[2] or 0), tonumber(order[3] or 0)
-local opt_ins_wait = redis.call('EXISTS', OPT_INS) == 1
+local routed, newest_ms, opted_in_ms, opt_ins_wait
 
 local function stamp_ms()
     return math.min(math.max(now, opted_in_ms + 1), now + AHEAD_MS)
@@ -98,7 +96,12 @@ local function route_from(list, tasks, bytes)
 end
 
 local function route_new()
-    local before, changed_before = routed, opted_in_ms
+    if redis.call('EXISTS', INCOMING, REQUESTS, OPT_INS) == 0 then
+        return
+    end
+    local order = redis.call('HMGET', ORDER, 'tasks', 'newest_ms', 'opted_in_ms')
+    routed, newest_ms, opted_in_ms = tonumber(order[1] or 0), tonumber(order[2] or 0), tonumber(order[3] or 0)
+    opt_ins_wait = redis.call('EXISTS', OPT_INS) == 1
     if opt_ins_wait then
         apply_opt_ins(routed)
     end
@@ -107,10 +110,8 @@ local function route_new()
     if opt_ins_wait and redis.call('EXISTS', INCOMING, REQUESTS) == 0 then
         apply_opt_ins('+inf')  -- another way out of the list than this one: an older bridge, `restore`
     end
-    if routed ~= before or opted_in_ms ~= changed_before then
-        redis.call('HSET', ORDER, 'tasks', string.format('%d', routed), 'newest_ms', string.format('%d', newest_ms),
-            'opted_in_ms', string.format('%d', opted_in_ms))
-    end
+    redis.call('HSET', ORDER, 'tasks', string.format('%d', routed), 'newest_ms', string.format('%d', newest_ms),
+        'opted_in_ms', string.format('%d', opted_in_ms))
 end
 
 -- The oldest readable entry of a lane; unreadable ones before it are set aside. At the bound the lane goes back to `ready`
