@@ -193,6 +193,46 @@ async def test_opt_in_lost_in_a_failover_applies_once_redis_has_it_again(world):
     assert await world.verdict(writer) is DENIED
 
 
+async def test_words_pushed_before_an_opt_in_stay_private_at_every_bridge(world):
+    one, other = [await started(world.bridge()) for _ in range(2)]
+    await opt_out(one)
+    await opt_in(one)
+    since_ms = int(world.handed_out().entry.split()[2])
+    for bridge in (one, other, world.bridge(), world.bridge_without_database()):
+        assert await world.verdict(bridge, first_ms=since_ms) is DENIED
+    world.database_goes_away()
+    assert await world.verdict(other, first_ms=since_ms) is DENIED
+    assert await world.verdict(other, first_ms=since_ms + 1) is ALLOWED
+
+
+@pytest.mark.parametrize("database", ["there", "away"])
+async def test_opt_in_that_redis_lacks_lets_no_turn_reach_an_agent(world, database):
+    bridge = await started(world.bridge())
+    await opt_out(bridge)
+    await opt_in(bridge)
+    del world.redis[ADA]  # the failover is hidden by later writes
+    restarted = world.bridge(bridge.replicas.local)
+    if database == "away":
+        world.database_goes_away()
+    assert await world.verdict(restarted) is UNKNOWN
+    assert restarted.replicas.needs_reconciliation
+    assert await world.verdict(restarted, "bo") is ALLOWED
+
+
+async def test_repeated_opt_in_applies_to_what_was_pushed_between_the_two(world):
+    bridge = await started(world.bridge())
+    await opt_in(bridge)
+    since_ms = int(world.handed_out().entry.split()[2])
+    await opt_in(bridge)
+    assert await world.verdict(bridge, first_ms=since_ms + 1) is ALLOWED
+    replica = dict(world.redis)
+    await opt_out(bridge)
+    world.fail_over(replica)  # the opt-out is in the database alone
+    await opt_in(bridge)
+    assert await world.verdict(bridge, first_ms=since_ms + 1) is DENIED
+    assert await world.verdict(bridge) is ALLOWED
+
+
 @pytest.mark.parametrize(
     ("metadata", "verdict"),
     [

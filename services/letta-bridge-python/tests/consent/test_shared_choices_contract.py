@@ -368,6 +368,25 @@ async def test_opt_in_of_the_previous_release_applies_by_its_time(rig):
     assert await handed_out(rig) == {"before": False}
 
 
+@pytest.mark.integration
+@pytest.mark.parametrize(("ahead_ms", "applies"), [(500, True), (600_000, False)])
+async def test_task_is_later_than_an_opt_in_of_a_clock_that_has_gone_back_by_less_than_a_second(
+    redis_url, ahead_ms, applies
+):
+    rig = RedisRig(f"q-{uuid.uuid4().hex[:8]}", redis_url)
+    try:
+        await rig.client.hset(Keys(rig.requests).order, "newest_ms", round(time.time() * 1000) + ahead_ms)
+        await choose_in_private(rig)
+        await opt_in(rig)
+        await say(rig, "after")
+        (turn,) = (await rig.queue.exchange([], 1)).turns
+        assert applies_to(turn.choice.entry, turn.first_ms) is applies
+        assert turn.first_ms < (time.time() + 2) * 1000
+        assert turn.waited >= 0
+    finally:
+        await rig.close()
+
+
 @pytest.mark.parametrize(
     ("held", "first_ms", "expected"),
     [

@@ -235,7 +235,9 @@ class Consent:
                 return Verdict.DENIED, local
             state = _state_of(held)
             is_known = state.complete and not self.replicas.lost_writes(state)
-            return (Verdict.ALLOWED if is_known else Verdict.UNKNOWN), self._newest(held)
+            newest = self._newest(held)
+            newest = local if local is not None and local.beats(newest) else newest
+            return (Verdict.ALLOWED if is_known else Verdict.UNKNOWN), newest
         newest = stored if stored is not None and stored.beats(entry) else entry
         return (Verdict.ALLOWED if newest is None or newest.permanent_memory else Verdict.DENIED), newest
 
