@@ -60,7 +60,8 @@ def faults(*names):
 )
 def test_the_page_names_the_command_that_made_it(chaos, options, shown):
     chaos("--docs", "--seed", "47", *faults(*FAULTS), *options)
-    assert f"`./run chaos {shown}--seed 47 --docs`" in chaos.page.read_text("utf-8")
+    given = " ".join(faults(*FAULTS))
+    assert f"`./run chaos {given} {shown}--seed 47 --docs`" in chaos.page.read_text("utf-8")
 
 
 def test_each_result_is_in_the_file_although_the_campaign_is_interrupted(chaos):

@@ -95,7 +95,8 @@ def chaos(
         seed = secrets.randbelow(1_000_000) if seed is None else seed
         scenarios = _scenarios(fault or [], pairs, pair or [], seed, docs=docs)
         options = {"minutes": minutes, "pairs": pairs, "seed": seed}
-        given = [f"--{name} {value:g}" for name, value in options.items() if value]
+        given = [*(f"--fault {name}" for name in fault or ()), *(f"--pair {name}" for name in pair or ())]
+        given += [f"--{name} {value:g}" for name, value in options.items() if value]
         command = " ".join(["./run chaos", *given, *(["--docs"] if docs else [])])
         known = Results(Plan(command, seed, minutes, [scenario.name for scenario in scenarios]))
         file = (keep or _RESULTS) / f"results-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{seed}.jsonl"
