@@ -15,7 +15,7 @@ import aiohttp
 
 from bridge_bench.errors import WorkerFailed
 
-_PATIENCE: Final = 120.0
+_REPLY_TIMEOUT_SECONDS: Final = 120.0
 _BLOCKS: Final = [
     {"label": "persona", "value": "I listen, and remember what I am told."},
     {"label": "human", "value": "Likes to talk about the garden."},
@@ -65,7 +65,7 @@ class Callers:
         return aiohttp.ClientSession(
             self.url,
             headers={"Authorization": f"Bearer {self.api_key}"} if self.api_key else None,
-            timeout=aiohttp.ClientTimeout(total=_PATIENCE),
+            timeout=aiohttp.ClientTimeout(total=_REPLY_TIMEOUT_SECONDS),
             connector=aiohttp.TCPConnector(limit=0),
         )
 

@@ -13,9 +13,9 @@ from bridge_bench.usage import cpu_seconds
 from bridge_bench.worker_side.tasks import turn_body
 from local_stack.ports import HOST
 
-_SECONDS: Final = 2.0
-_CONNECTIONS: Final = 64
-_ASKED: Final = 30
+_MEASURED_SECONDS: Final = 2.0
+_CONNECTION_COUNT: Final = 64
+_SAMPLE_COUNT: Final = 30
 _BODY: Final = turn_body({"content": "x" * 100, "task_id": "t-0"})
 _REQUEST: Final = b"POST /v1/agents/x/messages HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
 
@@ -32,7 +32,7 @@ def ceiling(stub: Stub) -> tuple[float, float]:
 def own_time(stub: Stub) -> float:
     """Seconds a turn takes over a bare connection that is kept, when nobody else asks."""
     with socket.create_connection((HOST, stub.port)) as connection, connection.makefile("rb") as answers:
-        return statistics.median(_timed(connection, answers) for _ in range(_ASKED))
+        return statistics.median(_timed(connection, answers) for _ in range(_SAMPLE_COUNT))
 
 
 def _timed(connection: socket.socket, answers: IO[bytes]) -> float:
@@ -48,9 +48,9 @@ def _timed(connection: socket.socket, answers: IO[bytes]) -> float:
 
 async def _asked(stub: Stub) -> int:
     loop = asyncio.get_running_loop()
-    until = loop.time() + _SECONDS
-    opened = [await loop.create_connection(lambda: _Caller(until), HOST, stub.port) for _ in range(_CONNECTIONS)]
-    await asyncio.sleep(_SECONDS + 0.2)
+    until = loop.time() + _MEASURED_SECONDS
+    opened = [await loop.create_connection(lambda: _Caller(until), HOST, stub.port) for _ in range(_CONNECTION_COUNT)]
+    await asyncio.sleep(_MEASURED_SECONDS + 0.2)
     for transport, _ in opened:
         transport.close()
     return sum(caller.answers for _, caller in opened)

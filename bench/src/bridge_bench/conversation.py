@@ -13,7 +13,7 @@ import redis
 
 from bridge_bench.errors import WorkerFailed
 
-_PATIENCE: Final = 120.0
+_REPLY_TIMEOUT_SECONDS: Final = 120.0
 
 
 class Conversation:
@@ -73,7 +73,7 @@ class Conversation:
         return time.monotonic()
 
     def _reply(self) -> dict[str, Any]:
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + _REPLY_TIMEOUT_SECONDS
         while time.monotonic() < until:
             message = self._pubsub.get_message(timeout=1.0)
             if message is not None:
@@ -81,4 +81,4 @@ class Conversation:
                 if reply.get("error"):
                     raise WorkerFailed(f"the bridge answered with an error: {reply['message']}")
                 return reply
-        raise WorkerFailed(f"a turn had no answer within {_PATIENCE:g} s")
+        raise WorkerFailed(f"a turn had no answer within {_REPLY_TIMEOUT_SECONDS:g} s")

@@ -12,7 +12,7 @@ from local_stack.programs import CHECKOUT, environment
 
 PEERS = CHECKOUT / "bench" / "peers"
 _UV = CHECKOUT / ".tools" / "bin" / "uv"
-_LOCK = "requirements.lock"
+_LOCK_FILE = "requirements.lock"
 
 
 def python_of(name: str) -> Path:
@@ -24,12 +24,12 @@ def python_of(name: str) -> Path:
     folder = PEERS / name
     venv = folder / ".venv"
     python = venv / "bin" / "python"
-    lock = (folder / _LOCK).read_bytes()
+    lock = (folder / _LOCK_FILE).read_bytes()
     stamp = venv / "stamp"
     now = f"{zlib.crc32(lock)} {sys.version_info[:2]}"
     if not stamp.exists() or stamp.read_text() != now:
         _uv("venv", "--quiet", "--clear", "--python", sys.executable, str(venv), name=name)
-        sync = ("pip", "sync", "--quiet", "--require-hashes", "--compile-bytecode", str(folder / _LOCK))
+        sync = ("pip", "sync", "--quiet", "--require-hashes", "--compile-bytecode", str(folder / _LOCK_FILE))
         _uv(*sync, name=name, VIRTUAL_ENV=str(venv))
         stamp.write_text(now)
     return python
@@ -37,7 +37,7 @@ def python_of(name: str) -> Path:
 
 def versions_of(name: str, packages: tuple[str, ...]) -> str:
     """Names and versions of a peer's own packages, as its lock has them."""
-    lines = (PEERS / name / _LOCK).read_text().splitlines()
+    lines = (PEERS / name / _LOCK_FILE).read_text().splitlines()
     pins = dict(line.split(" ", 1)[0].split("==") for line in lines if "==" in line.split(" ", 1)[0])
     return ", ".join(f"{package} {pins[package]}" for package in packages)
 

@@ -14,14 +14,14 @@ from typing import Final, Self
 from bridge_bench.errors import WorkerFailed
 from bridge_bench.worker_side.tasks import RESPONSES
 
-_MARK: Final = b"\r\n$%d\r\n%s\r\n$" % (len(RESPONSES), RESPONSES.encode())
+_MESSAGE_MARK: Final = b"\r\n$%d\r\n%s\r\n$" % (len(RESPONSES), RESPONSES.encode())
 """Stands before every message and in nothing else."""
 _ANSWERED: Final = re.compile(rb'"task_id": ?"([a-z]+-\d+)", ?"user_id": ?"[^"]*", ?"response_text"')
 """The beginning of a reply that is an answer; an error reply has other fields there."""
-_CHUNK: Final = 1 << 18
-_QUIET: Final = 45.0
+_CHUNK_BYTES: Final = 1 << 18
+_QUIET_TIMEOUT_SECONDS: Final = 45.0
 """Seconds without a reply after which nothing more is expected."""
-_LOOK: Final = 0.2
+_POLL_SECONDS: Final = 0.2
 """Seconds between two looks at the worker."""
 
 
@@ -59,7 +59,7 @@ class ReplyTap(threading.Thread):
 
     def run(self) -> None:
         """Read until the connection is closed."""
-        rest = self._rest[-len(_MARK) + 1 :]
+        rest = self._rest[-len(_MESSAGE_MARK) + 1 :]
         while chunk := self._received():
             now = time.monotonic()
             if self._keep:
@@ -67,11 +67,13 @@ class ReplyTap(threading.Thread):
                 self._moments.append(now)
             seen = rest + chunk
             with self._changed:
-                self.count += seen.count(_MARK)
+                self.count += seen.count(_MESSAGE_MARK)
                 self._changed.notify_all()
-            rest = seen[-len(_MARK) + 1 :]
+            rest = seen[-len(_MESSAGE_MARK) + 1 :]
 
-    def wait(self, count: int, alive: Callable[[], bool] = lambda: True, *, quiet: float = _QUIET) -> None:
+    def wait(
+        self, count: int, alive: Callable[[], bool] = lambda: True, *, quiet: float = _QUIET_TIMEOUT_SECONDS
+    ) -> None:
         """Returns once there are ``count`` replies.
 
         Raises:
@@ -80,7 +82,7 @@ class ReplyTap(threading.Thread):
         with self._changed:
             before, last = self.count, time.monotonic()
             while self.count < count:
-                self._changed.wait(min(quiet, _LOOK))
+                self._changed.wait(min(quiet, _POLL_SECONDS))
                 if self.count > before:
                     before, last = self.count, time.monotonic()
                 elif not alive():
@@ -102,12 +104,12 @@ class ReplyTap(threading.Thread):
 
     def _received(self) -> bytes:
         try:
-            return self._socket.recv(_CHUNK)
+            return self._socket.recv(_CHUNK_BYTES)
         except OSError:
             return b""
 
     def _confirmed(self) -> bytes:
         answer = b""
         while not answer.endswith(b":1\r\n"):
-            answer += self._socket.recv(_CHUNK)
+            answer += self._socket.recv(_CHUNK_BYTES)
         return answer

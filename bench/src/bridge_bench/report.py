@@ -15,7 +15,7 @@ from bridge_bench.results import Results, rows_of
 from bridge_bench.runs import Row
 from bridge_bench.targets import Target, targets
 
-_HEAD = """# Performance
+_PAGE_HEAD = """# Performance
 
 What the bridge costs, against the job queues one would pick instead and against what Python can do at all. Everything
 here is written by `./run bench --docs`; absolute figures are one machine's, the ratios hold.
@@ -54,7 +54,7 @@ def print_targets(console: Console, judged: Sequence[Target]) -> None:
 def write_page(docs: Path, figures: Sequence[Figure], results: Results) -> None:
     """docs/performance.md and its charts under docs/charts/."""
     (docs / "charts").mkdir(exist_ok=True)
-    parts = [_HEAD, _targets(targets(rows_of(results)))]
+    parts = [_PAGE_HEAD, _targets(targets(rows_of(results)))]
     parts += [_section(docs, figure, results[figure.name]) for figure in figures if figure.name in results]
     (docs / "performance.md").write_text("\n".join(parts), "utf-8")
 

@@ -9,7 +9,7 @@ from typing import Final, Self
 
 import psutil
 
-_EVERY: Final = 0.05
+_SAMPLE_EVERY_SECONDS: Final = 0.05
 _MIB: Final = 2**20
 
 
@@ -53,7 +53,7 @@ class MemoryPeak(threading.Thread):
 
     def run(self) -> None:
         """Look now and then."""
-        while not self._over.wait(_EVERY):
+        while not self._over.wait(_SAMPLE_EVERY_SECONDS):
             self.mib = max(self.mib, memory_mib(self._pid))
 
 

@@ -171,7 +171,7 @@ def quick_waits(request, monkeypatch):
     """Back-off and polls cost no time in unit tests; marked tests keep the real ones."""
     if any(request.node.get_closest_marker(name) for name in ("integration", "letta", "acceptance")):
         return
-    monkeypatch.setattr(reconciliation, "_LOOK_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(reconciliation, "_LOOKUP_PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(reconciliation, "_POLL_MIN_SECONDS", 0.0)
     monkeypatch.setattr(reconciliation, "_POLL_MAX_SECONDS", 0.0)
     monkeypatch.setattr(delivery, "_BREAKER_POLL_SECONDS", 0.0)

@@ -16,7 +16,7 @@ from letta_server.settings import Redis
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "_PAUSE", 0.001)
+    monkeypatch.setattr(waiting, "_PROBE_PAUSE_SECONDS", 0.001)
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ async def test_no_element_is_missed_while_others_are_removed(client, removed):
 
 
 async def test_no_element_is_missed_where_more_than_are_remembered_are_removed(client, monkeypatch):
-    monkeypatch.setattr(redis_pages, "_ANCHORS", 100)
+    monkeypatch.setattr(redis_pages, "_MAX_ANCHORS", 100)
     await client.rpush(KEY, *elements(3000))
 
     async def remove():

@@ -256,7 +256,7 @@ def test_a_command_without_a_running_stack_is_told_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     started: list[object] = []
-    monkeypatch.setattr(environment_file, "DATA", tmp_path / "none")
+    monkeypatch.setattr(environment_file, "DATA_FOLDER", tmp_path / "none")
     monkeypatch.setattr(environment_file.os, "execve", lambda *call: started.append(call))
     for name in ("STACK_DATA", "REDIS_URL", "DATABASE_URL", "LETTA_API_URL", "LETTA_REQUESTS"):
         monkeypatch.delenv(name, raising=False)

@@ -94,7 +94,7 @@ def test_a_service_that_says_nothing_has_not_got_well(service: Service, monkeypa
     service.checks = [{"name": "redis", "ok": False, "detail": "Redis is full"}]
     watched.look()
     watched.look()
-    monkeypatch.setattr(troubles, "_troubles", lambda _url: {troubles._SILENT: "no answer"})
+    monkeypatch.setattr(troubles, "_troubles", lambda _url: {troubles._NO_ANSWER: "no answer"})
     watched.look()
     watched.look()
     assert lines == ["letta-bridge (redis): Redis is full", "letta-bridge (HTTP port): no answer"]

@@ -12,10 +12,10 @@ from bridge_bench.stage import Load, Stub
 from bridge_bench.subjects import BRIDGE
 from bridge_bench.usage import cpu_seconds
 
-_BACKLOGS: Final = (1_000, 10_000, 100_000)
-_USERS: Final = (10, 100, 1_000, 10_000)
+_BACKLOG_SIZES: Final = (1_000, 10_000, 100_000)
+_USER_COUNTS: Final = (10, 100, 1_000, 10_000)
 _WARM_UP: Final = 200
-_LOOK: Final = 0.02
+_POLL_SECONDS: Final = 0.02
 
 FIGURE = Figure(
     "backlog",
@@ -49,8 +49,8 @@ class _Case:
 def run(bench: Bench) -> list[Row]:
     """A row per size."""
     large = bench.options.large
-    cases = [_Case("backlog", backlog, 100) for backlog in (*_BACKLOGS, *((1_000_000,) if large else ()))]
-    cases += [_Case("users", 20_000, users) for users in _USERS]
+    cases = [_Case("backlog", backlog, 100) for backlog in (*_BACKLOG_SIZES, *((1_000_000,) if large else ()))]
+    cases += [_Case("users", 20_000, users) for users in _USER_COUNTS]
     cases += [_Case("users", 200_000, 100_000)] if large else []
     with bench.stage.stub() as stub:
         rows = interleaved(
@@ -73,7 +73,7 @@ def backlog(bench: Bench, stub: Stub, case: _Case) -> Sample:
         unsorted = cpu_seconds(pids[1])
         tap.wait(_WARM_UP, lambda: process.running)
         while stage.waiting():
-            time.sleep(_LOOK)
+            time.sleep(_POLL_SECONDS)
         before, first = [cpu_seconds(pid) for pid in pids], tap.count
         tap.wait(first + tasks, lambda: process.running)
         after, counted = [cpu_seconds(pid) for pid in pids], tap.count - first

@@ -14,13 +14,13 @@ from bridge_bench.stage import Load, Stub
 from bridge_bench.subjects import Subject
 from bridge_bench.usage import cpu_seconds
 
-RATE: Final = 100.0
+TASKS_PER_SECOND: Final = 100.0
 LETTA_SECONDS: Final = 0.05
 _WARM_UP: Final = 200
-_COUNTED: Final = 1000
-_USERS: Final = 100
-_P99: Final = 98
-_HOLDS: Final = RATE * LETTA_SECONDS * 2
+_COUNTED_TASKS: Final = 1000
+_USER_COUNT: Final = 100
+_P99_INDEX: Final = 98
+_HOLDS: Final = TASKS_PER_SECOND * LETTA_SECONDS * 2
 
 FIGURE = Figure(
     "latency",
@@ -59,23 +59,23 @@ def latency(bench: Bench, stub: Stub, subject: Subject, own: float) -> Sample:
     """One round of one subject; ``own`` is what Letta itself takes, in seconds."""
     stage = bench.stage
     concurrency = min(bench.options.concurrency, subject.tasks_at_once)
-    load = Load(_COUNTED, _WARM_UP, _USERS, concurrency)
+    load = Load(_COUNTED_TASKS, _WARM_UP, _USER_COUNT, concurrency)
     stage.settle()
     # One task beforehand tells when the worker is up.
-    stage.enqueue(subject, 1, _USERS, prefix="first")
+    stage.enqueue(subject, 1, _USER_COUNT, prefix="first")
     with stage.tap() as tap, stage.worker(subject, stub.url, load) as process:
         tap.wait(1, lambda: process.running)
         pushed: dict[str, float] = {}
 
         def push() -> None:
-            pushed.update(stage.enqueue(subject, _WARM_UP + _COUNTED, _USERS, rate=RATE))
+            pushed.update(stage.enqueue(subject, _WARM_UP + _COUNTED_TASKS, _USER_COUNT, rate=TASKS_PER_SECOND))
 
         pusher = threading.Thread(target=push)
         pusher.start()
         try:
             tap.wait(1 + _WARM_UP, lambda: process.running)
             before = cpu_seconds(process.pid or 0)
-            tap.wait(1 + _WARM_UP + _COUNTED, lambda: process.running)
+            tap.wait(1 + _WARM_UP + _COUNTED_TASKS, lambda: process.running)
             after = cpu_seconds(process.pid or 0)
         finally:
             pusher.join()  # or it would go on while the next one is measured
@@ -88,6 +88,6 @@ def latency(bench: Bench, stub: Stub, subject: Subject, own: float) -> Sample:
     )  # fmt: skip
     return {
         "p50": statistics.median(added),
-        "p99": statistics.quantiles(added, n=100)[_P99],
-        "cpu": (after - before) * 1000 / _COUNTED,
+        "p99": statistics.quantiles(added, n=100)[_P99_INDEX],
+        "cpu": (after - before) * 1000 / _COUNTED_TASKS,
     }

@@ -25,15 +25,15 @@ from local_stack.processes import Process
 from local_stack.services import Bridge
 from local_stack.valkey import Valkey
 
-_USERS: Final = 12
+_USER_COUNT: Final = 12
 _TURNS_EACH: Final = 4
-_ALONE: Final = 20
+_TURNS_ALONE: Final = 20
 
 FIGURE = Figure(
     "letta",
     "Real Letta, through the bridge and by hand",
     f"Letta with a scripted model that answers at once, so that a turn is Letta's own work. Turns a second with "
-    f"{_USERS} users at once; latency with one user alone, {_ALONE} turns one after the other. By hand is "
+    f"{_USER_COUNT} users at once; latency with one user alone, {_TURNS_ALONE} turns one after the other. By hand is "
     "letta-client's typed call to the same agents. The share is the caller's CPU for a turn, in percent of the time "
     "the turn takes.",
     (
@@ -72,7 +72,7 @@ def run(bench: Bench) -> list[Row]:
             bridge = held.enter_context(_bridge(bench, lettas[0], urls))
             conversation = held.enter_context(Conversation(bench.stage.valkey.url, f"letta_requests_{count}"))
             # Makes the agents.
-            conversation.talk(_USERS, 1)
+            conversation.talk(_USER_COUNT, 1)
             agents = conversation.agents
             by_hand = _ByHand(urls, lettas[0].api_key, agents)
             settings.append(_Setting(count, "bridge", partial(_pid, bridge), conversation.talk))
@@ -81,10 +81,10 @@ def run(bench: Bench) -> list[Row]:
 
 
 def _measure(setting: _Setting) -> Sample:
-    alone = setting.talk(1, _ALONE)
+    alone = setting.talk(1, _TURNS_ALONE)
     cpu = _cpu(setting)
     began = time.monotonic()
-    turns = len(setting.talk(_USERS, _TURNS_EACH))
+    turns = len(setting.talk(_USER_COUNT, _TURNS_EACH))
     seconds = time.monotonic() - began
     cpu_ms = (_cpu(setting) - cpu) * 1000 / turns
     p50 = statistics.median(alone) * 1000

@@ -16,9 +16,9 @@ from bridge_bench.usage import MemoryPeak
 from local_stack.processes import Process
 
 LEVELS: Final = (10, 1_000, 10_000)
-_SECONDS: Final = {10: 2.0, 1_000: 2.0, 10_000: 10.0}
-_WHOLE: Final = 0.98
-_PATIENCE: Final = 45.0
+_MEASURED_SECONDS: Final = {10: 2.0, 1_000: 2.0, 10_000: 10.0}
+_FULL_SHARE: Final = 0.98
+_FILL_TIMEOUT_SECONDS: Final = 45.0
 """Seconds within which as many turns as wanted are in flight, or never."""
 
 FIGURE = Figure(
@@ -50,7 +50,7 @@ def run(bench: Bench) -> list[Row]:
     rows: dict[str, Row] = {}
     for level in LEVELS:
         able = [_Case(subject, level) for subject in bench.options.subjects if subject.tasks_at_once >= level]
-        with bench.stage.stub(_SECONDS[level]) as stub:
+        with bench.stage.stub(_MEASURED_SECONDS[level]) as stub:
             measured = interleaved(
                 bench,
                 FIGURE.name,
@@ -88,8 +88,8 @@ def _wait_for_silence(stub: Stub) -> None:
 def _filled(stub: Stub, tap: ReplyTap, process: Process, level: int, tasks: int) -> int:
     """Waits until the turns are in flight and the first of them answered; how many there were."""
     most = 0
-    until = time.monotonic() + _PATIENCE
-    while most < level * _WHOLE and tap.count < tasks and time.monotonic() < until:
+    until = time.monotonic() + _FILL_TIMEOUT_SECONDS
+    while most < level * _FULL_SHARE and tap.count < tasks and time.monotonic() < until:
         if not process.running:
             raise WorkerFailed(f"the worker ended with {most} turns in flight")
         most = max(most, stub.stats()["most_in_flight"])

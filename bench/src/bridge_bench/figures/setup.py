@@ -22,7 +22,7 @@ from local_stack.processes import Process
 
 _AGENTS: Final = 16
 _TURNS_EACH: Final = 3
-_ALONE: Final = 8
+_AGENTS_ALONE: Final = 8
 
 FIGURE = Figure(
     "setup",
@@ -75,7 +75,7 @@ def described(rows: list[Row], kinds: dict[str, Kind]) -> list[Row]:
 def _measure(server: _Server, postgres: Process) -> Sample:
     agents = server.callers.new_agents(_AGENTS)
     server.callers.talk(agents, 1)
-    alone = server.callers.talk(agents[:1], _ALONE)
+    alone = server.callers.talk(agents[:1], _AGENTS_ALONE)
     before = _used(server.process), _used(postgres)
     began = time.monotonic()
     taken = server.callers.talk(agents, _TURNS_EACH)

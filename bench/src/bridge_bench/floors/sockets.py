@@ -22,8 +22,8 @@ from bridge_bench.worker_side.tasks import (
     turn_path,
 )
 
-_END: Final = b"\r\n"
-_READ: Final = 1 << 16
+_LINE_END: Final = b"\r\n"
+_READ_BYTES: Final = 1 << 16
 
 
 def _connected(url: str) -> socket.socket:
@@ -42,7 +42,7 @@ class _Redis:
 
     def __init__(self) -> None:
         self.socket = _connected(REDIS_URL)
-        self._file = self.socket.makefile("rb", buffering=_READ)
+        self._file = self.socket.makefile("rb", buffering=_READ_BYTES)
 
     def publish_and_take(self, replies: list[bytes], room: int) -> list[bytes]:
         commands = [_command(b"PUBLISH", RESPONSES.encode(), one) for one in replies]
@@ -83,9 +83,9 @@ class _Letta:
 
     def receive(self) -> bytes | None:
         """The reply to publish, once the answer is whole."""
-        self._buffer += self.socket.recv(_READ)
-        head, separator, body = self._buffer.partition(_END * 2)
-        if not separator or len(body) < int(head.lower().partition(b"content-length:")[2].partition(_END)[0]):
+        self._buffer += self.socket.recv(_READ_BYTES)
+        head, separator, body = self._buffer.partition(_LINE_END * 2)
+        if not separator or len(body) < int(head.lower().partition(b"content-length:")[2].partition(_LINE_END)[0]):
             return None
         self._buffer = b""
         return reply(self.task, body)

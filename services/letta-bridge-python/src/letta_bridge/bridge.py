@@ -39,7 +39,7 @@ from letta_bridge.health_checks import (
 from letta_bridge.http.access import require_token
 from letta_bridge.http.api import routers
 from letta_bridge.http.app import create_app
-from letta_bridge.journal import SOURCE, Journal
+from letta_bridge.journal import JOURNAL_SOURCE, Journal
 from letta_bridge.letta import Breaker, BreakerPolicy, LettaServers
 from letta_bridge.letta.connection import letta_client
 from letta_bridge.letta.port import LettaAgents, LettaPort
@@ -290,7 +290,7 @@ class Bridge:
             return None
         return Journal(
             RedisJournalBacklog(redis, self.queue.keys, self.name),
-            ConversationService(self._database, source=SOURCE),
+            ConversationService(self._database, source=JOURNAL_SOURCE),
             self.settings.journal,
             self.telemetry.metrics.journalled.inc,
         )

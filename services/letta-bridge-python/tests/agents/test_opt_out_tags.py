@@ -69,7 +69,7 @@ async def test_unavailable_letta_is_reported_without_an_error(letta):
 
 
 async def test_hanging_letta_times_out(letta, monkeypatch):
-    monkeypatch.setattr(opt_out_tags, "_SECONDS", 0.02)
+    monkeypatch.setattr(opt_out_tags, "_TAG_WRITE_TIMEOUT_SECONDS", 0.02)
     letta.find_agents = lambda _tags: asyncio.sleep(60)
     assert not await OptOutTags(lambda: letta, "").write("ada", Choice("k", False, 5))
 

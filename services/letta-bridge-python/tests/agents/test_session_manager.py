@@ -428,8 +428,8 @@ async def test_sessions_expire_and_keep_their_agent(store, letta, sliding, moved
 
 
 async def test_while_it_runs_memory_and_store_are_kept_together(store, letta, monkeypatch):
-    monkeypatch.setattr(session_manager, "_POLL", 0.01)
-    monkeypatch.setattr(session_manager, "_TOUCH", 0.02)
+    monkeypatch.setattr(session_manager, "_CHANGES_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(session_manager, "_LAST_SEEN_WRITE_SECONDS", 0.02)
     manager = SessionManager(store, SETTINGS, SessionSettings(cleanup_interval=1))
     store.broken = True
     async with manager.running(), asyncio.timeout(10):

@@ -153,7 +153,7 @@ async def test_opt_outs_are_kept_on_this_host_and_in_redis_while_the_database_is
 
 
 async def test_tags_are_read_in_the_background_and_not_while_another_queue_holds_the_tenant(restored, monkeypatch):
-    monkeypatch.setattr(opt_out_tags, "_LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(opt_out_tags, "_TAG_POLL_SECONDS", 0.001)
     await restored.agent("ada", restored.opt_out())
     looked, free = asyncio.Event(), asyncio.Event()
 

@@ -91,10 +91,10 @@ def altered(document):
 
 
 async def test_restore_answers_any_tampered_manifest_with_a_result_or_one_sentence(backup, tmp_path):
-    good = json.loads((backup / manifest.FILE).read_text("utf-8"))
+    good = json.loads((backup / manifest.MANIFEST_FILE).read_text("utf-8"))
     restored = 0
     for number, (what, document) in enumerate(changed(good)):
-        (backup / manifest.FILE).write_text(json.dumps(document), "utf-8")
+        (backup / manifest.MANIFEST_FILE).write_text(json.dumps(document), "utf-8")
         target, letta = settings_of(tmp_path / f"target-{number}"), InMemoryLetta()
         refusal = None
         try:
@@ -113,13 +113,13 @@ async def test_restore_answers_any_tampered_manifest_with_a_result_or_one_senten
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 2}', "\udcff", "[" * 100_000])
 def test_read_refuses_what_is_no_manifest(tmp_path, text):
-    (tmp_path / manifest.FILE).write_bytes(text.encode(errors="surrogateescape"))
+    (tmp_path / manifest.MANIFEST_FILE).write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(BackupDamaged):
         manifest.read(tmp_path)
 
 
 def test_read_refuses_a_folder_in_place_of_the_manifest(tmp_path):
-    (tmp_path / manifest.FILE).mkdir()
+    (tmp_path / manifest.MANIFEST_FILE).mkdir()
     with pytest.raises(BackupDamaged, match="cannot be read"):
         manifest.read(tmp_path)
 
@@ -152,9 +152,9 @@ def test_read_refuses_tables_that_are_not_the_listed_files(tmp_path, change, sen
         "agents": [],
         "parts": [part.model_dump() for part in manifest.parts_of(tmp_path)],
     }
-    (tmp_path / manifest.FILE).write_text(json.dumps(document))
+    (tmp_path / manifest.MANIFEST_FILE).write_text(json.dumps(document))
     assert len(manifest.read(tmp_path).tables) == 2
     change(document["state"][0])
-    (tmp_path / manifest.FILE).write_text(json.dumps(document))
+    (tmp_path / manifest.MANIFEST_FILE).write_text(json.dumps(document))
     with pytest.raises(BackupDamaged, match=sentence):
         manifest.read(tmp_path)

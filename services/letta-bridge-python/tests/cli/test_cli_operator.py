@@ -332,7 +332,7 @@ def test_status_and_send_name_a_user_who_floods(on, client):
 @pytest.mark.integration
 def test_status_says_that_the_bridge_of_this_host_is_frozen(on, client, monkeypatch):
     client.zadd(f"{Q}:bridges", {"one": 2**52})
-    monkeypatch.setattr("letta_bridge.cli.local_bridge._SECONDS", 0.2)
+    monkeypatch.setattr("letta_bridge.cli.local_bridge._READYZ_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as frozen:
         monkeypatch.setenv("BRIDGE_HTTP_PORT", str(frozen.getsockname()[1]))
         shown = on("status", code=1).stdout

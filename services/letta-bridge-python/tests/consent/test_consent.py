@@ -465,7 +465,7 @@ class TestReplicas:
         assert old.choices[ADA].permanent_memory is True
 
     async def test_many_choices_are_reconciled_in_batches(self, world, monkeypatch):
-        monkeypatch.setattr(replicas, "_BATCH", 7)
+        monkeypatch.setattr(replicas, "_CHOICES_PER_MERGE", 7)
         await world.database.merge([Choice(user_key(f"user-{n}"), n % 3 == 0, n + 1) for n in range(50)])
         await world.shared.merge([Choice(user_key(f"redis-{n}"), False, n + 1) for n in range(20)])
         bridge = await started(world.bridge())

@@ -69,7 +69,7 @@ def written():
 
 @pytest.fixture
 def make_journal(rig, service, written, monkeypatch):
-    monkeypatch.setattr(journal, "_IDLE", 0.001)
+    monkeypatch.setattr(journal, "_IDLE_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(journal, "_PAUSE_MOST", 0.002)
 
     def make(bridge="a", **settings):
@@ -230,8 +230,8 @@ async def test_it_goes_on_when_redis_is_back(rig, make_journal, monkeypatch):
 
 
 async def test_what_was_settled_before_the_stop_is_written_at_the_stop(rig, service, make_journal, monkeypatch):
-    monkeypatch.setattr(journal, "_BATCH", 2)
-    monkeypatch.setattr(journal, "_IDLE", 60.0)
+    monkeypatch.setattr(journal, "_TURNS_PER_WRITE", 2)
+    monkeypatch.setattr(journal, "_IDLE_PAUSE_SECONDS", 60.0)
     async with make_journal("a").running():
         await until(lambda: rig.shelf.journal_writer[0] == "a")
         await talked(rig, "1", "2", "3", "4", "5")

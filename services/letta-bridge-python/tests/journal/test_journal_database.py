@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from letta_bridge.journal import SOURCE, Journal, conversation_id, journal, journalled
+from letta_bridge.journal import JOURNAL_SOURCE, Journal, conversation_id, journal, journalled
 from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
 from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
@@ -29,7 +29,7 @@ def queue(client):
 
 @pytest.fixture
 def service(database):
-    return ConversationService(database, source=SOURCE)
+    return ConversationService(database, source=JOURNAL_SOURCE)
 
 
 async def answer_all(queue, client):
@@ -57,8 +57,8 @@ def answered(turn):
 
 
 async def test_every_turn_is_written_once_in_order_whoever_writes_it(queue, client, service, monkeypatch):
-    monkeypatch.setattr(journal, "_BATCH", 3)
-    monkeypatch.setattr(journal, "_IDLE", 0.01)
+    monkeypatch.setattr(journal, "_TURNS_PER_WRITE", 3)
+    monkeypatch.setattr(journal, "_IDLE_PAUSE_SECONDS", 0.01)
     writers = []
 
     async def lease_taken_from_each_who_wrote():

@@ -15,7 +15,7 @@ from aiohttp import web
 from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, TurnFateUnknown
 from letta_bridge.letta import AgentSpec, Block, FoundTurn, SoughtTurn, TurnMessage, TurnState, letta_client
 from letta_bridge.letta.letta_client import HISTORY_PAGE, OLDER_PAGE, LettaClient
-from letta_bridge.letta.turn_search import LABEL
+from letta_bridge.letta.turn_search import TOOL_KWARG_LABEL
 
 Stub = Callable[[Callable[[web.Request], Awaitable[web.StreamResponse]]], Awaitable[str]]
 Clients = Callable[..., LettaClient]
@@ -39,7 +39,7 @@ async def test_a_turn(stub: Stub, client_of: Clients) -> None:
         {"role": "system", "content": "before", "otid": "o0"},
         {"role": "user", "content": "你好 \ud800", "otid": "otid-1"},
     ]
-    body = {"messages": messages, LABEL: "otid-1"}
+    body = {"messages": messages, TOOL_KWARG_LABEL: "otid-1"}
     assert asked == [("POST", f"/v1/agents/{AGENT}/messages", "Bearer s3cret", body)]
 
 
@@ -305,7 +305,10 @@ async def test_a_search_whose_time_is_up_is_not_complete(stub: Stub, client_of: 
 
 async def test_all_runs_are_read(stub: Stub, client_of: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(letta_client, "_RUN_PAGE", 2)
-    runs = [{"id": f"run-{n}", "status": "running", "request_config": {LABEL: str(uuid.UUID(int=n))}} for n in range(5)]
+    runs = [
+        {"id": f"run-{n}", "status": "running", "request_config": {TOOL_KWARG_LABEL: str(uuid.UUID(int=n))}}
+        for n in range(5)
+    ]
     history = Pages([], runs)  # type: ignore[arg-type]  # a run is a dictionary, too
     found = await find(client_of(await stub(history.handle)), str(uuid.UUID(int=4)))
     assert (found.state, found.run_ids) == (TurnState.RUNNING, ("run-4",))
@@ -329,7 +332,7 @@ async def test_a_turn_labels_its_run(stub: Stub, client_of: Clients) -> None:
 
     told = [TurnMessage("user", "earlier", "otid-1"), TurnMessage("user", "now", "otid-2")]
     await client_of(await stub(handler)).send(AGENT, told, timeout=5)
-    assert bodies[0][LABEL] == "otid-2"
+    assert bodies[0][TOOL_KWARG_LABEL] == "otid-2"
     assert [message["otid"] for message in bodies[0]["messages"]] == ["otid-1", "otid-2"]
 
 

@@ -202,7 +202,7 @@ async def test_an_answer_ends_a_users_row_of_failures(servers: LettaServers, err
 async def test_only_so_many_users_failures_are_remembered(
     servers: LettaServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("letta_bridge.letta.servers._USERS", 3)
+    monkeypatch.setattr("letta_bridge.letta.servers._MAX_REMEMBERED_USERS", 3)
     policy = BreakerPolicy(failures=100)
     patient = LettaServers({"a": InMemoryLetta()}, breaker=lambda: Breaker(policy))
     for user in USERS[:10]:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from letta_bridge.letta.port import FoundTurn, SoughtTurn, TurnState
-from letta_bridge.letta.turn_search import LABEL, Run, TurnSearch, seconds
+from letta_bridge.letta.turn_search import TOOL_KWARG_LABEL, Run, TurnSearch, seconds
 
 OTID = "11111111-2222-4333-8444-555555555555"
 OTHER = "99999999-2222-4333-8444-555555555555"
@@ -214,9 +214,9 @@ def test_a_search_for_several_goes_on_for_those_not_found() -> None:
 @pytest.mark.parametrize(
     ("config", "label"),
     [
-        ({LABEL: OTID}, OTID),
-        ({LABEL: "message"}, None),
-        ({LABEL: None}, None),
+        ({TOOL_KWARG_LABEL: OTID}, OTID),
+        ({TOOL_KWARG_LABEL: "message"}, None),
+        ({TOOL_KWARG_LABEL: None}, None),
         ({}, None),
         (None, None),
         ("odd", None),

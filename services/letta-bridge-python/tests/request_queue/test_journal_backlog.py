@@ -9,7 +9,7 @@ import uuid
 import pytest
 
 from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
-from letta_bridge.request_queue.journal_backlog import LEASE, RedisJournalBacklog
+from letta_bridge.request_queue.journal_backlog import WRITER_LEASE_SECONDS, RedisJournalBacklog
 from letta_bridge.request_queue.memory_journal_backlog import InMemoryJournalBacklog
 from letta_bridge.request_queue.memory_queue import InMemoryQueue
 from letta_bridge.request_queue.shelf import Shelf
@@ -31,7 +31,7 @@ class InMemoryRig:
         self.shelf.push(payload)
 
     async def expire_lease(self):
-        self.time += LEASE + 1
+        self.time += WRITER_LEASE_SECONDS + 1
 
     async def close(self):
         pass
@@ -51,7 +51,7 @@ class RedisRig:
         await self.client.lpush(self.settings.requests, payload)
 
     async def expire_lease(self):
-        assert 0 < await self.client.pttl(self.queue.keys.journal_writer) <= LEASE * 1000
+        assert 0 < await self.client.pttl(self.queue.keys.journal_writer) <= WRITER_LEASE_SECONDS * 1000
         await self.client.delete(self.queue.keys.journal_writer)
 
     async def close(self):
@@ -175,7 +175,7 @@ async def test_a_batch_ends_behind_its_first_four_megabytes(rig):
 @pytest.mark.integration
 @pytest.mark.parametrize("rig", ["redis"], indirect=True)
 async def test_all_that_wait_can_be_looked_through(rig, monkeypatch):
-    monkeypatch.setattr("letta_bridge.request_queue.journal_backlog._PAGE", 2)
+    monkeypatch.setattr("letta_bridge.request_queue.journal_backlog._ENTRIES_PER_PAGE", 2)
     await settled(rig, "1", "2", "3", "4")
     backlog = rig.backlog("a")
     found = [entry async for entry in backlog.entries()]

@@ -77,7 +77,7 @@ async def test_one_that_fails_does_not_hold_up_the_others(queue, client):
 
 
 async def test_any_number_is_settled_in_order(queue, client, monkeypatch):
-    monkeypatch.setattr(redis_queue, "_SETTLED", 3)
+    monkeypatch.setattr(redis_queue, "_TURNS_PER_SETTLE", 3)
     turns = await handed_out(queue, client, *(f"用户{number}" for number in range(8)))
     ends = [answered(turn, reply=b'{"number": %d}' % number) for number, turn in enumerate(turns)]
     ends.insert(4, Settlement("999-999", Outcome.LETTA))

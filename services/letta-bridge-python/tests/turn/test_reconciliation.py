@@ -336,8 +336,8 @@ async def test_an_active_run_that_need_not_be_of_the_present_turn_is_never_cance
 
 
 async def test_a_turn_in_doubt_does_not_use_up_the_deadline_of_every_later_turn(monkeypatch):
-    monkeypatch.setattr(reconciliation, "_LOOK_AGAIN_SECONDS", 60.0)
-    monkeypatch.setattr(reconciliation, "_SURE_SECONDS", 0.1)
+    monkeypatch.setattr(reconciliation, "_LOOKUP_PAUSE_SECONDS", 60.0)
+    monkeypatch.setattr(reconciliation, "_SURE_ABSENCE_SECONDS", 0.1)
     lost, absences = missed(1), Absences()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
@@ -348,7 +348,7 @@ async def test_a_turn_in_doubt_does_not_use_up_the_deadline_of_every_later_turn(
 
 
 async def test_a_turn_that_shows_again_is_looked_for_as_long_as_at_first(monkeypatch):
-    monkeypatch.setattr(reconciliation, "_SURE_SECONDS", 0.05)
+    monkeypatch.setattr(reconciliation, "_SURE_ABSENCE_SECONDS", 0.05)
     lost, absences = missed(1), Absences()
     await reconciled(Letta([ABSENT]), lost, absences=absences)
     await asyncio.sleep(0.05)

@@ -14,7 +14,7 @@ from shared_utils.persistence.vectors.memories import user_scope
 
 @pytest.fixture
 def sweep(workshop, monkeypatch):
-    monkeypatch.setattr(agent_parts, "_GENTLE", 0)
+    monkeypatch.setattr(agent_parts, "_PAUSE_BETWEEN_AGENTS_SECONDS", 0)
     return AgentSweep(workshop.of_agents, workshop.embedding, Rounds(0, "agents", lambda: 1.0))
 
 
@@ -35,7 +35,7 @@ async def test_a_turn_that_changed_memory_brings_the_agents_passages(workshop):
 
 
 async def test_only_new_passages_are_fetched_after_a_turn(workshop, monkeypatch):
-    monkeypatch.setattr(agent_parts, "_LISTED", 2)
+    monkeypatch.setattr(agent_parts, "_LETTA_PASSAGES_PER_PAGE", 2)
     agent = await workshop.agent("ada")
     for number in range(7):
         workshop.letta.note(agent, f"old {number}")

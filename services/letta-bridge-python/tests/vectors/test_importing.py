@@ -104,8 +104,8 @@ def importer_of(workshop, database, *, embed=False, seen=None, tenant=""):
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch):
     """Letta's vectors of 4096 numbers make a page of the real size slow, and its size decides nothing."""
-    monkeypatch.setattr(importer, "_PAGE", PAGE)
-    monkeypatch.setattr(importer, "_SAMPLED", 20)
+    monkeypatch.setattr(importer, "_PASSAGES_PER_PAGE", PAGE)
+    monkeypatch.setattr(importer, "_SAMPLE_SIZE", 20)
 
 
 @pytest.fixture(scope="module", params=["0.10", "0.11"])

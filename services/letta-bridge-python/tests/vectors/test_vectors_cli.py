@@ -8,7 +8,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from letta_bridge.journal import SOURCE, conversation_id
+from letta_bridge.journal import JOURNAL_SOURCE, conversation_id
 from letta_bridge.main import app
 from shared_utils.persistence.conversations.records import Conversation, Message
 from shared_utils.persistence.conversations.service import ConversationService
@@ -36,9 +36,9 @@ def run(postgres_url, scripted_model, monkeypatch, tmp_path):
 
 async def journal(url, user, *facts):
     database = Database(DatabaseConfig.model_validate({"db_url": url}))
-    service = ConversationService(database, source=SOURCE)
+    service = ConversationService(database, source=JOURNAL_SOURCE)
     conversation = Conversation(
-        id=conversation_id(user, "default"), user_id=user, source=SOURCE, metadata={"persona": "default"}
+        id=conversation_id(user, "default"), user_id=user, source=JOURNAL_SOURCE, metadata={"persona": "default"}
     )
     messages = []
     for number, fact in enumerate(facts):

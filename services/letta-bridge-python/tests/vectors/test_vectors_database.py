@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from letta_bridge.journal import SOURCE, conversation_id
+from letta_bridge.journal import JOURNAL_SOURCE, conversation_id
 from letta_bridge.vectors.journal_turns import DatabaseJournalTurns, JournalPosition
 from letta_bridge.vectors.state import DatabaseSyncState
 from shared_utils.persistence.conversations.records import Conversation, Message
@@ -38,7 +38,7 @@ async def test_one_bridge_at_a_time_has_a_part(database):
 
 
 async def test_turns_come_in_order_page_by_page(database):
-    service = ConversationService(database, source=SOURCE)
+    service = ConversationService(database, source=JOURNAL_SOURCE)
     for user in ("ada", "小明"):
         await record(service, user, 5)
     foreign = await ConversationService(database, source="an application").create(user_id="ada")
@@ -61,8 +61,8 @@ async def test_turns_come_in_order_page_by_page(database):
 
 
 async def test_a_question_without_an_answer_is_a_turn_where_a_canned_sentence_was_all_there_was(database):
-    service = ConversationService(database, source=SOURCE)
-    conversation = Conversation(id=conversation_id("ada", "default"), user_id="ada", source=SOURCE)
+    service = ConversationService(database, source=JOURNAL_SOURCE)
+    conversation = Conversation(id=conversation_id("ada", "default"), user_id="ada", source=JOURNAL_SOURCE)
     rows = [
         ("user", "answered", {}),
         ("assistant", "an answer", {"source": "letta"}),
@@ -90,7 +90,7 @@ async def test_a_question_without_an_answer_is_a_turn_where_a_canned_sentence_wa
 
 async def record(service, user, count):
     conversation = Conversation(
-        id=conversation_id(user, "default"), user_id=user, source=SOURCE, metadata={"persona": "default"}
+        id=conversation_id(user, "default"), user_id=user, source=JOURNAL_SOURCE, metadata={"persona": "default"}
     )
     messages = []
     for number in range(count):

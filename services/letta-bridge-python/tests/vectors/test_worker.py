@@ -37,7 +37,7 @@ class CountingPart:
 def quick(monkeypatch):
     monkeypatch.setattr(worker_module, "_PAUSE_LEAST", 0.001)
     monkeypatch.setattr(worker_module, "_PAUSE_MOST", 0.01)
-    monkeypatch.setattr(worker_module, "_ANOTHERS", 0.001)
+    monkeypatch.setattr(worker_module, "_LEASE_POLL_SECONDS", 0.001)
 
 
 async def test_a_part_in_trouble_goes_on_and_holds_up_no_other():

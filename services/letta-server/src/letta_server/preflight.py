@@ -17,12 +17,12 @@ from letta_server.errors import DatabaseUnfit
 from shared_utils.persistence.dialects import Dialect, OpenGauss
 from shared_utils.persistence.dialects.session_settings import RELIED_ON
 
-_RESERVED: Final = 3
+_RESERVED_CONNECTIONS: Final = 3
 """Connections servers keep for their administrators, by default."""
-_LEAST: Final = 5
+_MIN_FREE: Final = 5
 """With fewer, Letta does not get through its start."""
 
-_LIMITS = """
+_SELECT_LIMITS = """
     SELECT current_setting('max_connections')::int - (SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL),
            (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user)
                - (SELECT count(*) FROM pg_stat_activity WHERE usename = current_user),
@@ -114,9 +114,9 @@ def check_database(connection: Connection, dialect: Dialect, url: DatabaseUrl) -
     _check_settings(connection, url)
     vector_version(connection, dialect)
     free = _free_connections(connection)
-    if free < _LEAST:
+    if free < _MIN_FREE:
         raise DatabaseUnfit(
-            f"Database {url} has {max(free, 0)} free connections for user {url.user}, and Letta needs {_LEAST} to "
+            f"Database {url} has {max(free, 0)} free connections for user {url.user}, and Letta needs {_MIN_FREE} to "
             "start; raise max_connections (or the user's or the database's own limit), or end other clients."
         )
 
@@ -168,8 +168,8 @@ def check_may_use(connection: Connection, url: DatabaseUrl) -> None:
 
 
 def _free_connections(connection: Connection) -> int:
-    (server, *own), *_ = connection.execute(_LIMITS)
-    return min(int(left) for left in (server - _RESERVED, *own) if left is not None)
+    (server, *own), *_ = connection.execute(_SELECT_LIMITS)
+    return min(int(left) for left in (server - _RESERVED_CONNECTIONS, *own) if left is not None)
 
 
 def vector_version(connection: Connection, dialect: Dialect) -> str | None:

@@ -9,7 +9,7 @@ from letta_server.errors import NotReachable
 from letta_server.settings import Redis
 from letta_server.waiting import wait_until_up
 
-_TIMEOUT: Final = 2.0
+_PROBE_TIMEOUT_SECONDS: Final = 2.0
 """Seconds for one look."""
 
 
@@ -24,7 +24,7 @@ def wait_for_redis(redis: Redis, limit: float) -> None:
 
 def _trouble(redis: Redis) -> str | None:
     try:
-        with socket.create_connection((redis.host, redis.port), _TIMEOUT) as connection:
+        with socket.create_connection((redis.host, redis.port), _PROBE_TIMEOUT_SECONDS) as connection:
             connection.sendall(b"PING\r\n")
             with connection.makefile("rb") as answers:
                 answer = answers.readline(200).decode("utf-8", "replace").strip()

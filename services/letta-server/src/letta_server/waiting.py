@@ -9,7 +9,7 @@ from typing import Final
 from letta_server.errors import NotReachable
 from letta_server.voice import say
 
-_PAUSE: Final = 0.25
+_PROBE_PAUSE_SECONDS: Final = 0.25
 """Seconds between two looks."""
 
 
@@ -37,4 +37,4 @@ def wait_until_up(what: str, trouble: Callable[[], str | None], limit: float) ->
         if not announced:
             say(f"{what} {reason}; waiting up to {limit:g} s for it.")
             announced = True
-        time.sleep(_PAUSE)
+        time.sleep(_PROBE_PAUSE_SECONDS)

@@ -27,7 +27,7 @@ def test_elsewhere_a_line_says_what_is_done(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_long_step_is_heard_of_meanwhile(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(displays, "_SILENCE", 0.0)
+    monkeypatch.setattr(displays, "_REPORT_EVERY_SECONDS", 0.0)
     work()
     assert capsys.readouterr().out.splitlines()[0] == "agents: 2 of 3 rows"
 

@@ -68,7 +68,7 @@ def test_a_target_that_another_move_is_filling(
     monkeypatch.setattr(moving, "_LOCK_PATIENCE", 0.0)
     target = databases.ready()
     with databases.connect(target) as other:
-        other.execute("SELECT pg_advisory_lock(%s)", [moving._LOCK])
+        other.execute("SELECT pg_advisory_lock(%s)", [moving._ADVISORY_LOCK])
         code, _, err = move(source, target)
     assert (code, "Another move" in err, err.count("\n")) == (1, True, 1), err
 

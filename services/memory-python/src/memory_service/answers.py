@@ -23,7 +23,7 @@ from shared_utils.text import read_json
 from shared_utils.waiting import wait_or_timeout
 
 _LOG: Final = logs.get(__name__)
-_SOURCE: Final = "memory-python"
+_ANSWER_SOURCE: Final = "memory-python"
 _SHORT_TERM_ALONE: Final = frozenset({"temporary", "memory_type_unknown", "user_switch", "choice_unknown"})
 """Handover reasons without recall: producer or user declined long-term memory, or the choice is unknown."""
 
@@ -143,7 +143,7 @@ class Answers:
             user_id=task.user_id,
             response_text=words.text,
             memory_updated=False,
-            source=_SOURCE,
+            source=_ANSWER_SOURCE,
             timestamp=now(),
             fallback_reason=handover.reason,
             fallback_cause=handover.cause,
@@ -151,7 +151,9 @@ class Answers:
             truncated=words.truncated or None,
         )
         response = _response(reply, ask.message_id)
-        said_to_one = TaskResponse(text=words.text, source=_SOURCE, canned=reply.canned, truncated=reply.truncated)
+        said_to_one = TaskResponse(
+            text=words.text, source=_ANSWER_SOURCE, canned=reply.canned, truncated=reply.truncated
+        )
         told = (
             *(handover.responses_channel, dump(reply)),
             *(handover.response_channel or keys.task_response(task.task_id), dump(said_to_one)),
@@ -173,7 +175,7 @@ class Answers:
             reply = Reply.model_validate(read_json(raw)) if raw else None
         except (ValueError, ResponseError):
             return
-        if reply is None or reply.canned or reply.source != _SOURCE or reply.task_id != ask.task.task_id:
+        if reply is None or reply.canned or reply.source != _ANSWER_SOURCE or reply.task_id != ask.task.task_id:
             return
         await self._remember(_response(reply, ask.message_id), ask)
 

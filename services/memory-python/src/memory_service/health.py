@@ -17,7 +17,7 @@ from shared_utils.observability.health import Check
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
 from shared_utils.redis.trouble import explained
 
-_TIMEOUT: Final = 1.0
+_CHECK_TIMEOUT_SECONDS: Final = 1.0
 
 
 class Health:
@@ -64,7 +64,7 @@ class Health:
             "answers_waiting": len(self._answers.receipts),
         }
         try:
-            async with asyncio.timeout(_TIMEOUT):
+            async with asyncio.timeout(_CHECK_TIMEOUT_SECONDS):
                 numbers |= await work_done(self._client, self._queue)
                 survey = await last_survey(self._client)
         except CONNECTION_ERRORS:
@@ -76,7 +76,7 @@ class Health:
         troubles = self._outage.troubles
         taking = troubles.get("queue")
         try:
-            async with asyncio.timeout(_TIMEOUT):
+            async with asyncio.timeout(_CHECK_TIMEOUT_SECONDS):
                 await self._client.llen(self._queue.queue)
         except CONNECTION_ERRORS as error:
             taking = taking or explained(error)

@@ -22,7 +22,7 @@ BLOCK_SECONDS: Final = 1.0
 """How long a BLMOVE waits: also how late an instance notices a stop or a task somebody else left in ``incoming``."""
 
 _LETTER_BYTES: Final = 16_384
-_PAGE: Final = 100
+_TASKS_PER_PAGE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class InputQueue:
             held = [Held(receipt.decode(), payload) for receipt, payload in entries.items()]
             yield sorted((one for one in held if one.receipt not in but), key=lambda one: one.receipt)
             return
-        receipts, size = sorted({name.decode() for name in names} - set(but)), PageSize(_PAGE)
+        receipts, size = sorted({name.decode() for name in names} - set(but)), PageSize(_TASKS_PER_PAGE)
         while receipts:
             page, receipts = receipts[: size.items], receipts[size.items :]
             payloads = cast("list[bytes | None]", await self._client.hmget(self._processing, page))

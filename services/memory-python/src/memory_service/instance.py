@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
-_PARTS: Final = 4
+_NAME_PARTS: Final = 4
 
 
 def instance_name() -> str:
@@ -23,8 +23,8 @@ def surely_dead(name: str) -> bool:
     restart of a container. Wrong at worst where two containers share a host name; its tasks are then worked on
     twice, which stores and answers nothing twice.
     """
-    parts = name.rsplit(":", _PARTS - 1)
-    if len(parts) != _PARTS or parts[0] != _host() or not parts[2].isdecimal():
+    parts = name.rsplit(":", _NAME_PARTS - 1)
+    if len(parts) != _NAME_PARTS or parts[0] != _host() or not parts[2].isdecimal():
         return False
     pid = int(parts[2])
     if pid == os.getpid():

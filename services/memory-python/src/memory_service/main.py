@@ -22,9 +22,9 @@ from shared_utils.observability import logs
 from shared_utils.redis.connection import CONNECTION_ERRORS, close, connect
 from shared_utils.redis.trouble import explained
 
-_FAILED: Final = 1
-_MISCONFIGURED: Final = 3
-_NO_REDIS: Final = 4
+_EXIT_FAILED: Final = 1
+_EXIT_MISCONFIGURED: Final = 3
+_EXIT_NO_REDIS: Final = 4
 
 _app = typer.Typer(
     add_completion=False,
@@ -62,12 +62,12 @@ def _run(
         # A file that was there at the start is as good as named.
         asyncio.run(service.run(settings, lambda: _read(loaded.config or config, flags).settings))
     except SettingsError as error:
-        _leave(str(error), _MISCONFIGURED)
+        _leave(str(error), _EXIT_MISCONFIGURED)
     except OSError as error:
-        _leave(f"http://{http.host}:{http.port} cannot be served ({error.strerror}); set --port", _MISCONFIGURED)
+        _leave(f"http://{http.host}:{http.port} cannot be served ({error.strerror}); set --port", _EXIT_MISCONFIGURED)
     except Exception:  # noqa: BLE001  # the outermost place: whatever broke is logged once, as one line
         logs.get(__name__).exception("service_broke")
-        raise typer.Exit(_FAILED) from None
+        raise typer.Exit(_EXIT_FAILED) from None
 
 
 @_app.command("stats")
@@ -80,9 +80,9 @@ def _stats(
     try:
         numbers = asyncio.run(_numbers(settings))
     except SettingsError as error:
-        _leave(str(error), _MISCONFIGURED)
+        _leave(str(error), _EXIT_MISCONFIGURED)
     except CONNECTION_ERRORS as error:
-        _leave(explained(error), _NO_REDIS)
+        _leave(explained(error), _EXIT_NO_REDIS)
     if as_json:
         typer.echo(json.dumps(numbers, ensure_ascii=False))
         return
@@ -104,7 +104,7 @@ def _load_or_leave(config: Path | None, flags: dict[str, Any]) -> Loaded[Service
     try:
         return _read(config, flags)
     except SettingsError as error:
-        _leave(str(error), _MISCONFIGURED)
+        _leave(str(error), _EXIT_MISCONFIGURED)
 
 
 def _read(config: Path | None, flags: dict[str, Any]) -> Loaded[ServiceSettings]:

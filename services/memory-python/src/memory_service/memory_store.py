@@ -19,7 +19,7 @@ from shared_utils.redis.connection import RedisClient
 from shared_utils.redis.lua_scripts import Call, run, run_all
 from shared_utils.redis.pipeline import Argument, pipeline_of
 
-_HOPELESS: Final = ("WRONGTYPE", "CROSSSLOT")
+_PERMANENT_REFUSALS: Final = ("WRONGTYPE", "CROSSSLOT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class MemoryStore:
         outcome = [Remembered()] * len(memories)
         for indexes, result in zip(by_user.values(), results, strict=True):
             if isinstance(result, ResponseError):
-                if not any(word in str(result) for word in _HOPELESS):
+                if not any(word in str(result) for word in _PERMANENT_REFUSALS):
                     raise result
                 for index in indexes:
                     outcome[index] = Remembered(refused=str(result))

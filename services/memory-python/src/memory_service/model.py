@@ -19,7 +19,7 @@ from shared_utils.observability import logs
 from shared_utils.text import read_json
 
 _LOG: Final = logs.get(__name__)
-_ATTEMPTS: Final = 3
+_MODEL_ATTEMPTS: Final = 3
 _FIRST_REFUSAL: Final = 300
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 """A provider that asks for a longer pause is not asked again: an answer after it would come too late."""
@@ -90,7 +90,7 @@ class OpenAiModel:
 
     async def complete(self, messages: Sequence[Message], *, max_tokens: int, temperature: float) -> Completion:
         async for attempt in AsyncRetrying(
-            stop=stop_after_attempt(_ATTEMPTS),
+            stop=stop_after_attempt(_MODEL_ATTEMPTS),
             wait=_pause,
             retry=retry_if_exception(_is_worth_another_try),
             reraise=True,

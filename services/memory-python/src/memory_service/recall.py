@@ -17,7 +17,7 @@ _LOG: Final = logs.get(__name__)
 _FAILURES_BEFORE_REST: Final = 3
 _REST_SECONDS: Final = 30.0
 _MOST_AT_ONCE: Final = 16
-_SPARE: Final = 2
+_OVERSAMPLING: Final = 2
 """So many times the memories wanted are looked for: some say what the conversation shows already."""
 _LONGEST_QUESTION: Final = 2000
 
@@ -94,7 +94,7 @@ class StoredRecall:
         matches = await self._store.search(
             {embedder.model: vector},
             user_scope(user_id),
-            k=_SPARE * self._settings.memories,
+            k=_OVERSAMPLING * self._settings.memories,
             min_score=self._settings.min_score,
             metric="cosine",
         )

@@ -12,7 +12,7 @@ from shared_utils.text import read_json
 
 SUMMARY: Final = "memory_summary"
 """The type of a record that stands for older ones."""
-_PERSONA: Final = "persona"
+_PERSONA_FIELD: Final = "persona"
 """A member of a record's metadata that the surrounding stack does not know."""
 _NAMESPACE: Final = uuid.UUID("7e0d3c6a-54a5-4b5e-9d3f-0d1f3f1c9a52")
 
@@ -65,7 +65,7 @@ def of_task(
                 "source": task.source,
                 "trace_id": task.meta.trace_id,
                 "lang": task.meta.lang,
-                **({_PERSONA: persona} if persona else {}),
+                **({_PERSONA_FIELD: persona} if persona else {}),
             }
         ),
     )
@@ -91,7 +91,7 @@ def of_ai_response(
     metadata = {
         "original_message_id": response.original_message_id,
         "audio_file": response.audio_file,
-        _PERSONA: persona,
+        _PERSONA_FIELD: persona,
     }
     record = MemoryRecord(
         message_id=_id(
@@ -120,7 +120,7 @@ def dump(message: MemoryRecord | MemoryUpdate) -> bytes:
 
 def persona_of(record: MemoryRecord) -> str | None:
     """To whom the user spoke; None where nobody said so."""
-    persona = (record.metadata.model_extra or {}).get(_PERSONA)
+    persona = (record.metadata.model_extra or {}).get(_PERSONA_FIELD)
     return persona if isinstance(persona, str) else None
 
 

@@ -16,7 +16,7 @@ from shared_utils.batches import PageSize
 from shared_utils.redis.connection import RedisClient
 from shared_utils.text import read_json
 
-_CHUNK: Final = 500
+_KEYS_PER_SCAN: Final = 500
 
 
 class Survey(BaseModel):
@@ -38,7 +38,7 @@ async def take_survey(client: RedisClient) -> Survey:
     users = messages = 0
     oldest: datetime | None = None
     names: list[bytes] = []
-    size = PageSize(_CHUNK)
+    size = PageSize(_KEYS_PER_SCAN)
 
     async def count() -> None:
         nonlocal users, messages, oldest
@@ -59,7 +59,7 @@ async def take_survey(client: RedisClient) -> Survey:
                 oldest = written
         names.clear()
 
-    async for name in client.scan_iter(match=keys.ALL_USER_SESSIONS, count=_CHUNK):
+    async for name in client.scan_iter(match=keys.ALL_USER_SESSIONS, count=_KEYS_PER_SCAN):
         names.append(name)
         if len(names) >= size.items:
             await count()

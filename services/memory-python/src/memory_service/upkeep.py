@@ -22,7 +22,7 @@ from shared_utils.waiting import wait_or_timeout
 
 _LOG: Final = logs.get(__name__)
 _LOOK_SECONDS: Final = 15.0
-_CHUNK: Final = 100
+_KEYS_PER_SCAN: Final = 100
 
 
 class Upkeep:
@@ -74,7 +74,7 @@ class Upkeep:
             yield raw.decode(errors="surrogateescape")
 
     async def _clean(self, messages: str, cutoff: datetime) -> int:
-        gone, size = 0, PageSize(_CHUNK)
+        gone, size = 0, PageSize(_KEYS_PER_SCAN)
         while chunk := await self._store.oldest(messages, size.items):
             size.learn(len(chunk), sum(map(len, chunk)))
             expired = 0

@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, SecretStr
 
-_SHORTEST: Final = 6
+_MIN_SECRET_LENGTH: Final = 6
 """A shorter secret would be found in the middle of innocent words."""
 
 
@@ -18,7 +18,7 @@ def secrets_of(settings: BaseModel) -> frozenset[str]:
     for value in _values(settings):
         secret = _password(value) if "://" in value else value
         found |= {secret, unquote(secret), quote(secret, safe="")}
-    return frozenset(secret for secret in found if len(secret) >= _SHORTEST)
+    return frozenset(secret for secret in found if len(secret) >= _MIN_SECRET_LENGTH)
 
 
 def _values(value: Any) -> Iterator[str]:

@@ -26,7 +26,7 @@ PREFIX: Final = "LETTA_BRIDGE_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
 """Names config.json; read before any setting."""
 
-_SHORT: Final = ("BRIDGE_", "LETTA_", "MEMORY_", "REDIS_")
+_SHORT_PREFIXES: Final = ("BRIDGE_", "LETTA_", "MEMORY_", "REDIS_")
 """How the short variables begin. Others use these beginnings, too, so that only a near miss is an error."""
 
 _OTHERS: Final = (
@@ -41,8 +41,8 @@ _KUBERNETES: Final = re.compile(
 )
 """What Kubernetes sets for every service of the namespace, a service named letta-bridge for example."""
 
-_NEAR: Final = 0.87
-_FILE: Final = "_FILE"
+_SIMILARITY_CUTOFF: Final = 0.87
+_FILE_SUFFIX: Final = "_FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +139,12 @@ def refuse_unknown(environ: Mapping[str, str], model: type[BaseModel], all_secti
     whole = {name for name, section in sections(model) if section.model_config.get("extra") != "ignore"}
     foreign = tuple(f"{PREFIX}{section.upper()}_" for section in all_sections - whole)
     for name in sorted(environ):
-        if name in known or name.removesuffix(_FILE) in known or not name.startswith((PREFIX, *_SHORT)):
+        if name in known or name.removesuffix(_FILE_SUFFIX) in known or not name.startswith((PREFIX, *_SHORT_PREFIXES)):
             continue
         if name.startswith((*foreign, *_OTHERS)) or _KUBERNETES.match(f"{name}={environ[name]}"):
             continue
-        file = _FILE if name.endswith(_FILE) else ""
-        if near := _nearest(name.removesuffix(_FILE), known):
+        file = _FILE_SUFFIX if name.endswith(_FILE_SUFFIX) else ""
+        if near := _nearest(name.removesuffix(_FILE_SUFFIX), known):
             raise SettingsError(f"the environment has an unknown variable {name}; did you mean {near}{file}?")
         if name.startswith(PREFIX):
             raise SettingsError(
@@ -154,7 +154,7 @@ def refuse_unknown(environ: Mapping[str, str], model: type[BaseModel], all_secti
 
 def _nearest(name: str, known: Collection[str]) -> str | None:
     if not name.startswith(PREFIX):
-        return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=_NEAR)), None)
+        return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=_SIMILARITY_CUTOFF)), None)
     # The beginning they share says nothing about how near they are.
     ours = [other.removeprefix(PREFIX) for other in known if other.startswith(PREFIX)]
     near = difflib.get_close_matches(name.removeprefix(PREFIX), ours, n=1)
@@ -165,7 +165,7 @@ def _read(name: str, environ: Mapping[str, str], *, secret: bool) -> tuple[str, 
     text = unquoted(trimmed(environ.get(name, ""), keep_spaces=True))
     if text.strip() or (text and secret):
         return text, name
-    source = f"{name}{_FILE}"
+    source = f"{name}{_FILE_SUFFIX}"
     path = unquoted(trimmed(environ.get(source, "")))
     if not path:
         return None

@@ -101,7 +101,7 @@ _OF_STATUS: Final[Mapping[int, Cause]] = {
     425: Cause.UNAVAILABLE,
     429: Cause.RATE_LIMITED,
 }
-_SURE: Final = frozenset({401, 402})
+_UNAMBIGUOUS_STATUSES: Final = frozenset({401, 402})
 """Statuses whose words cannot mean anything else."""
 _SERVER_ERROR: Final = 500
 _DESPITE_SERVER_ERROR: Final = frozenset({Cause.CREDITS, Cause.OVERFLOW, Cause.NO_TOOLS})
@@ -194,7 +194,7 @@ def _without(message: str, hidden: Collection[str]) -> str:
 
 
 def _cause(status: int, words: str) -> Cause:
-    if status in _SURE:
+    if status in _UNAMBIGUOUS_STATUSES:
         return _OF_STATUS[status]
     for cause, pattern in _WORDS.items():
         if (status < _SERVER_ERROR or cause in _DESPITE_SERVER_ERROR) and pattern.search(words):

@@ -17,7 +17,7 @@ _BROKEN_CALL: Final = re.compile(
 )
 """How a call begins whose JSON was cut off or is otherwise broken."""
 _STRUCTURE: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|$)|[\[{]|[\]}]', re.DOTALL)
-_LONGEST: Final = 32_768
+_MAX_CALL_CHARACTERS: Final = 32_768
 """Characters of one call."""
 
 
@@ -37,7 +37,7 @@ def call_end(text: str, start: int, *, known_tools_only: bool = False) -> int | 
     if text[start : start + 1] not in {"{", "["}:
         return None
     end = _bracket_end(text, start)
-    written = text[start:end] if end is not None else text[start : start + _LONGEST]
+    written = text[start:end] if end is not None else text[start : start + _MAX_CALL_CHARACTERS]
     try:
         names = _called(json.loads(written, strict=False))
     except (ValueError, RecursionError):
@@ -63,7 +63,7 @@ def document_end(text: str, start: int) -> int | None:
 def _bracket_end(text: str, start: int) -> int | None:
     """Behind the bracket that closes the one at ``start``; None where it is not closed within 32,768 characters."""
     depth = 0
-    for found in _STRUCTURE.finditer(text, start, start + _LONGEST):
+    for found in _STRUCTURE.finditer(text, start, start + _MAX_CALL_CHARACTERS):
         first = found[0][0]
         if first in "[{":
             depth += 1

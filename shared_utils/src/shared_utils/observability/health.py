@@ -143,7 +143,7 @@ async def serve(app: FastAPI, *, host: str, port: int) -> AsyncIterator[int]:
         listener.close()
 
 
-_BACKLOG: Final = 128
+_LISTEN_BACKLOG: Final = 128
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -152,7 +152,7 @@ def _bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen(_BACKLOG)  # from here on who connects is answered, if a moment later
+        listener.listen(_LISTEN_BACKLOG)  # from here on who connects is answered, if a moment later
     except OSError:
         listener.close()
         raise

@@ -19,9 +19,9 @@ from shared_utils.observability.redaction import policy, pseudonym, redact, reda
 
 __all__ = ["adjust", "bind", "configure", "get", "pseudonym", "redact", "redact_text"]
 
-_LEVELS: Final = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
+_LOG_LEVELS: Final = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
 """The levels structlog knows; a library may log at one in between."""
-_NUMBERS: Final = {logging.getLevelName(level).lower(): level for level in _LEVELS}
+_NUMBERS: Final = {logging.getLevelName(level).lower(): level for level in _LOG_LEVELS}
 
 
 class _Threshold:
@@ -109,7 +109,7 @@ class _ToStructlog(logging.Handler):
     """The libraries' own log lines, in the same format."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        level = max(known for known in _LEVELS if known <= max(record.levelno, logging.DEBUG))
+        level = max(known for known in _LOG_LEVELS if known <= max(record.levelno, logging.DEBUG))
         try:
             structlog.get_logger(module=record.name).log(
                 level, "library_log", detail=record.getMessage(), exc_info=record.exc_info

@@ -31,7 +31,7 @@ _KINDS: Final[Mapping[str, tuple[Kind, bool]]] = {
     "redis+cluster": ("cluster", False),
     "rediss+cluster": ("cluster", True),
 }
-_PORT: Final = 6379
+_DEFAULT_PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
 _UNESCAPED: Final = (
     "REDIS_URL cannot be read: its port is no number, or its password holds one of / ? # [ @ : % unescaped; write them "
@@ -111,7 +111,7 @@ def _socket(hosts: str, path: str) -> dict[str, Any]:
 
 
 def _network(kind: Kind, hosts: str, path: str) -> dict[str, Any]:
-    default = _SENTINEL_PORT if kind == "sentinel" else _PORT
+    default = _SENTINEL_PORT if kind == "sentinel" else _DEFAULT_PORT
     addresses = tuple(_address(host, default) for host in hosts.split(","))
     if kind == "server" and len(addresses) > 1:
         raise SettingsError("REDIS_URL names several servers; that is redis+sentinel:// or redis+cluster://")

@@ -8,10 +8,10 @@ from typing import Any, Final, cast
 from shared_utils.batches import PageSize
 from shared_utils.redis.connection import RedisClient
 
-_PAGE: Final = 500
-_OVERLAP: Final = 16
+_ITEMS_PER_PAGE: Final = 500
+_MAX_OVERLAP: Final = 16
 """Elements of a list that are read again with the next page, at most."""
-_ANCHORS: Final = 10_000
+_MAX_ANCHORS: Final = 10_000
 """Elements, those read last, of which one has to be left for the next page to go on behind it."""
 _GLOB: Final = str.maketrans({char: f"\\{char}" for char in "*?[]\\^-"})
 
@@ -44,7 +44,7 @@ class _LastRead:
             self._places.pop(digest, None)
             self._places[digest] = self._count
             self._count += 1
-        for digest in list(self._places)[: max(0, len(self._places) - _ANCHORS)]:
+        for digest in list(self._places)[: max(0, len(self._places) - _MAX_ANCHORS)]:
             del self._places[digest]
         self.tail = page[-overlap:]
 
@@ -56,7 +56,7 @@ async def list_items(client: RedisClient, key: str) -> AsyncIterator[bytes]:
     before; where that is not found, it is looked for further left. Some elements may come twice. To remove elements,
     collect them first.
     """
-    start, back, size, last = 0, 0, PageSize(_PAGE), _LastRead()
+    start, back, size, last = 0, 0, PageSize(_ITEMS_PER_PAGE), _LastRead()
     while True:
         first, count = max(0, start - back), size.items + len(last.tail)
         page = cast("list[bytes]", await client.lrange(key, first, first + count - 1))
@@ -69,7 +69,7 @@ async def list_items(client: RedisClient, key: str) -> AsyncIterator[bytes]:
         if len(page) < count:
             return
         size.learn(len(page), sum(map(len, page)))
-        last.add(page, page if fresh is None else fresh, min(_OVERLAP, -(-size.items // 8)))
+        last.add(page, page if fresh is None else fresh, min(_MAX_OVERLAP, -(-size.items // 8)))
         start, back = first + len(page), len(last.tail)
 
 
@@ -97,23 +97,23 @@ async def _string(client: RedisClient, key: Any) -> AsyncIterator[bytes]:
 
 
 async def _hash(client: RedisClient, key: Any) -> AsyncIterator[bytes]:
-    async for pair in client.hscan_iter(key, count=_PAGE):
+    async for pair in client.hscan_iter(key, count=_ITEMS_PER_PAGE):
         for item in pair:
             yield cast("bytes", item)
 
 
 async def _set(client: RedisClient, key: Any) -> AsyncIterator[bytes]:
-    async for member in client.sscan_iter(key, count=_PAGE):
+    async for member in client.sscan_iter(key, count=_ITEMS_PER_PAGE):
         yield cast("bytes", member)
 
 
 async def _sorted_set(client: RedisClient, key: Any) -> AsyncIterator[bytes]:
-    async for member, _score in client.zscan_iter(key, count=_PAGE):
+    async for member, _score in client.zscan_iter(key, count=_ITEMS_PER_PAGE):
         yield cast("bytes", member)
 
 
 async def _stream(client: RedisClient, key: Any) -> AsyncIterator[bytes]:
-    last, size = "-", PageSize(_PAGE)
+    last, size = "-", PageSize(_ITEMS_PER_PAGE)
     while page := cast("list[tuple[bytes, dict[bytes, bytes]]]", await client.xrange(key, last, "+", size.items)):
         for _, fields in page:
             for value in fields.values():

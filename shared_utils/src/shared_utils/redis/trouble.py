@@ -15,7 +15,7 @@ from redis.exceptions import AuthenticationError, InvalidResponse, RedisClusterE
 from shared_utils.connection_trouble import connection_trouble
 from shared_utils.redis.sentinel import SentinelTrouble
 
-_UNREACHABLE: Final = "unreachable"
+_UNREACHABLE_CODE: Final = "unreachable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class RedisTrouble:
     @property
     def is_refusal(self) -> bool:
         """Whether Redis answers, and does not do what is asked."""
-        return self.code != _UNREACHABLE
+        return self.code != _UNREACHABLE_CODE
 
     def __str__(self) -> str:
         return f"{self.says}; {self.advice}"
@@ -101,7 +101,7 @@ _PIPELINE: Final = re.compile(r"^Command # \d+ \(.*\) of pipeline caused error: 
 _SCRIPT: Final = re.compile(r",? (script: [0-9a-f]*,? ?on @user_script|\(call to f_).*$", re.DOTALL)
 """Where in a script it happened: of no use to an operator."""
 _AT: Final = re.compile(r"connecting to (\S*[:/]\S*?)\.?(?:\s|$)")
-_LONGEST: Final = 200
+_MAX_TEXT_LENGTH: Final = 200
 _NO_ROOM: Final = re.compile("no space left|disk quota exceeded", re.IGNORECASE)
 
 _ADVICE: Final = {
@@ -115,7 +115,7 @@ _ASK_SENTINELS: Final = (
     "set REDIS_SENTINEL_PASSWORD (and REDIS_SENTINEL_USERNAME), where the Sentinels want another password than the "
     "servers they watch"
 )
-_OTHERWISE: Final = "check REDIS_URL, and that Redis runs"
+_DEFAULT_ADVICE: Final = "check REDIS_URL, and that Redis runs"
 
 
 def redis_trouble(error: Exception) -> RedisTrouble:
@@ -146,10 +146,10 @@ def _unreachable(error: Exception, text: str) -> RedisTrouble:
     elif (why := connection_trouble(error)) is not None:
         at = _AT.search(str(error))
         says = f"Redis{f' at {at[1]}' if at else ''} cannot be reached: {why}"
-        advice = next((advice for word, advice in _ADVICE.items() if word in why), _OTHERWISE)
+        advice = next((advice for word, advice in _ADVICE.items() if word in why), _DEFAULT_ADVICE)
     else:
-        says, advice = f"Redis cannot be reached ({text})", _OTHERWISE
-    return RedisTrouble(_UNREACHABLE, says, advice)
+        says, advice = f"Redis cannot be reached ({text})", _DEFAULT_ADVICE
+    return RedisTrouble(_UNREACHABLE_CODE, says, advice)
 
 
 def explained(error: Exception) -> str:
@@ -178,4 +178,4 @@ def _code_of(error: Exception) -> str | None:
 
 
 def _text(error: Exception) -> str:
-    return _SCRIPT.sub("", _PIPELINE.sub("", str(error))).strip(" .\n")[:_LONGEST] or type(error).__name__
+    return _SCRIPT.sub("", _PIPELINE.sub("", str(error))).strip(" .\n")[:_MAX_TEXT_LENGTH] or type(error).__name__

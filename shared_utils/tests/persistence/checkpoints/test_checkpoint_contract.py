@@ -266,7 +266,7 @@ async def test_history_is_the_nearest_stored_value_and_the_writes_since(store):
 
 
 async def test_history_reaches_beyond_one_look_and_ends_in_a_circle(store, monkeypatch):
-    monkeypatch.setattr("shared_utils.persistence.checkpoints.base_store._STEPS", 2)
+    monkeypatch.setattr("shared_utils.persistence.checkpoints.base_store._ANCESTORS_PER_STATEMENT", 2)
     for number in range(7):
         await store.put(step(number, parent_id=f"{(number - 1) % 7:03}"))
         await store.put_writes("t", "", f"{number:03}", [write(f"task{number}")])

@@ -92,7 +92,7 @@ async def test_a_search_is_bounded(service, monkeypatch):
             await service.search(text, limit=limit)
     made = await service.create(user_id="ada")
     await service.add_messages(made.id, [NewMessage("user", text) for text in ("old", "new", "newer")])
-    monkeypatch.setattr(conversation_service, "_DEPTH", 2)
+    monkeypatch.setattr(conversation_service, "_MAX_SEARCHED_MESSAGES", 2)
     assert contents(await service.search("o", conversation_id=made.id)) == []
     assert contents(await service.search("new", conversation_id=made.id)) == ["newer", "new"]
 
@@ -113,7 +113,7 @@ async def test_what_is_recorded_twice_is_there_once(service):
 
 
 async def test_old_messages_of_this_source_are_purged(service, database, monkeypatch):
-    monkeypatch.setattr(conversation_service, "_PURGED", 2)
+    monkeypatch.setattr(conversation_service, "_ROWS_PER_PURGE", 2)
     now = datetime.now(UTC)
     old, young = now - timedelta(days=10), now - timedelta(days=1)
     made = {

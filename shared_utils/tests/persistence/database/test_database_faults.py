@@ -176,7 +176,7 @@ async def test_a_connection_just_used_is_not_asked_whether_it_is_there(make, mon
     )
     await database.fetch(PID)
     assert not asked
-    monkeypatch.setattr(layer, "_FRESH", 0.0)
+    monkeypatch.setattr(layer, "_TRUSTED_IDLE_SECONDS", 0.0)
     await database.fetch(PID)
     assert asked
 

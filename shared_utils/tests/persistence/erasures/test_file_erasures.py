@@ -104,7 +104,7 @@ async def test_one_that_was_followed_by_another_clock_is_known(path, erasures):
 
 
 async def test_what_is_remembered_of_erasures_is_bounded_and_names_nobody(path, erasures, monkeypatch):
-    monkeypatch.setattr("shared_utils.persistence.erasures.session_file._KEPT", 3)
+    monkeypatch.setattr("shared_utils.persistence.erasures.session_file._MAX_REMEMBERED_ERASURES", 3)
     await erasures.follow({user_hash(f"user-{number}"): number for number in range(10)})
     erasures.close()
     with closing(sqlite3.connect(path)) as connection:

@@ -203,7 +203,7 @@ async def test_two_runs_on_one_thread_make_two_branches(saver):
 
 
 async def test_lists_go_over_pages_and_threads(quick, monkeypatch):
-    monkeypatch.setattr("shared_utils.persistence.langgraph.saver._PAGE", 2)
+    monkeypatch.setattr("shared_utils.persistence.langgraph.saver._CHECKPOINTS_PER_PAGE", 2)
     for name in ("1", "2", "3"):
         for thread_id in ("t", "u"):
             await quick.aput(thread(thread_id, checkpoint_ns=""), checkpoint(name), {"step": int(name)}, {})

@@ -15,7 +15,7 @@ from bridge_chaos.letta_reader import LettaReader
 from bridge_chaos.load import Utterance, recognised
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
-_TRIES: Final = 3
+_BACKUP_ATTEMPTS: Final = 3
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class SavedBackup:
 def saved_backup(context: FaultContext) -> SavedBackup:
     """Make one in a new directory; in another one where the first try was broken off, as its command says."""
     before = _answered_by_letta(context)
-    for _ in range(_TRIES):
+    for _ in range(_BACKUP_ATTEMPTS):
         folder = context.environment.folder / f"backup-{context.environment.workspace.number()}"
         saved = command(context, "backup", str(folder))
         if saved.succeeded:

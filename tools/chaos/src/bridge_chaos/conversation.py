@@ -15,7 +15,7 @@ from redis.retry import Retry
 from bridge_chaos.choices import Choose, choose_until_confirmed
 from bridge_chaos.environment import QUEUE
 from bridge_chaos.load import Load, Task, Utterance
-from bridge_chaos.observer import AWAY, PAUSE_SECONDS, Observer
+from bridge_chaos.observer import PAUSE_SECONDS, REDIS_ERRORS, Observer
 
 _FLOOD_BATCH: Final = 1000
 _ONCE: Final = Retry(NoBackoff(), 0)
@@ -104,7 +104,7 @@ class Conversation:
             try:
                 with self._client() as client:
                     client.lpush(QUEUE, payload)
-            except AWAY:
+            except REDIS_ERRORS:
                 time.sleep(PAUSE_SECONDS)
             else:
                 return
@@ -211,7 +211,7 @@ class Conversation:
                 with self._client() as client:
                     client.set_retry(_ONCE)
                     client.lpush(QUEUE, payload)
-            except AWAY:
+            except REDIS_ERRORS:
                 time.sleep(PAUSE_SECONDS)
             else:
                 break

@@ -26,18 +26,18 @@ from local_stack.proxy import TcpProxy
 from local_stack.services import Bridge, Memory
 
 QUEUE: Final = "letta_requests"
-LEASE: Final = 3.0
+LEASE_SECONDS: Final = 3.0
 """Seconds; ten times shorter than by default, so that a run is."""
 PERSONA: Final = "coach"
 """The persona some users talk to beside the default one."""
 _P = TypeVar("_P", bound=Process)
-_BRIDGES: Final = 2
+_BRIDGE_COUNT: Final = 2
 _DIED_SECONDS: Final = 30.0
 _SERVING_SECONDS: Final = 120.0
 _PROBE_SECONDS: Final = 30.0
-_PROBES: Final = 4
+_PROBE_COUNT: Final = 4
 _SETTINGS: Final[dict[str, str | None]] = {
-    "LEASE_SECONDS": f"{LEASE:g}",
+    "LEASE_SECONDS": f"{LEASE_SECONDS:g}",
     "SHUTDOWN_GRACE": "5",
     "LETTA_TIMEOUT": "4",
     "REPLY_DEADLINE": "20",
@@ -170,7 +170,7 @@ class Environment:
 
     def _serves(self) -> bool:
         """Whether users are answered by Letta: a bridge that has just lost what was in Redis may need a moment."""
-        tasks = [f"probe-{self.workspace.number()}" for _ in range(_PROBES)]
+        tasks = [f"probe-{self.workspace.number()}" for _ in range(_PROBE_COUNT)]
         payloads = [json.dumps({"task_id": "0", "user_id": task, "content": "Hello."}) for task in tasks]
 
         def answers() -> list[bytes | None]:
@@ -202,7 +202,7 @@ class Environment:
         if topology.database:
             self.to_postgres = self._held.enter_context(TcpProxy(self.workspace.new_database(self.database)))
         self.memory = self._memory()
-        self.bridges = [self._bridge(number) for number in range(_BRIDGES)]
+        self.bridges = [self._bridge(number) for number in range(_BRIDGE_COUNT)]
         self._pristine = [dict(bridge.environment or {}) for bridge in self.bridges]
         revive(*([self.memory] if self.memory else []), *self.bridges)
 

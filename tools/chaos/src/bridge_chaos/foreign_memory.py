@@ -19,8 +19,8 @@ from local_stack.processes import Process
 from local_stack.programs import environment
 
 _THINKING_SECONDS: Final = 0.3
-_REMEMBERED: Final = 100
-_AWAY: Final = (redis.RedisError, OSError)
+_MAX_REMEMBERED_TASKS: Final = 100
+_REDIS_ERRORS: Final = (redis.RedisError, OSError)
 
 
 class ForeignMemory(Process):
@@ -46,7 +46,7 @@ def serve(url: str) -> None:
             taken = client.brpop("user_input_queue", 1)
             if taken is not None:
                 _answer(client, json.loads(taken[1]))
-        except _AWAY:
+        except _REDIS_ERRORS:
             time.sleep(_THINKING_SECONDS)
 
 
@@ -64,7 +64,7 @@ def _answer(client: Any, task: dict[str, Any]) -> None:
 
 def _remember(client: Any, key: str, record: dict[str, Any]) -> None:
     client.lpush(key, json.dumps(record))
-    client.ltrim(key, 0, _REMEMBERED - 1)
+    client.ltrim(key, 0, _MAX_REMEMBERED_TASKS - 1)
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from local_stack.programs import answers, environment
 
 _LARGEST_REQUEST: Final = 256 * 2**20
 _HOP_BY_HOP: Final = frozenset({"host", "content-length", "connection", "transfer-encoding", "accept-encoding"})
-_KEPT: Final = frozenset({"location", "retry-after"})
+_FORWARDED_HEADERS: Final = frozenset({"location", "retry-after"})
 """Headers of an answer that mean something to its reader."""
 
 
@@ -93,7 +93,7 @@ class Gate:
                 allow_redirects=False,
             ) as answer,
         ):
-            kept = {name: value for name, value in answer.headers.items() if name.lower() in _KEPT}
+            kept = {name: value for name, value in answer.headers.items() if name.lower() in _FORWARDED_HEADERS}
             return web.Response(
                 body=await answer.read(),
                 status=answer.status,

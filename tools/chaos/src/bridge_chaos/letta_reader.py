@@ -9,9 +9,9 @@ from typing import Any, Final, Self
 
 import httpx
 
-_PAGE: Final = 100
+_MESSAGES_PER_PAGE: Final = 100
 _TIMEOUT_SECONDS: Final = 60.0
-_TRIES: Final = 10
+_READ_ATTEMPTS: Final = 10
 """Of one question: a fault that breaks calls to Letta off is meant for bridges, and may strike here as well."""
 
 Message = Mapping[str, Any]
@@ -31,7 +31,7 @@ class LettaReader:
         self._client = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT_SECONDS, follow_redirects=True)
 
     def _get(self, path: str, query: Mapping[str, Any]) -> httpx.Response:
-        for _ in range(_TRIES - 1):
+        for _ in range(_READ_ATTEMPTS - 1):
             with contextlib.suppress(httpx.ReadError, httpx.RemoteProtocolError):
                 return self._client.get(path, params=query)
         return self._client.get(path, params=query)
@@ -44,13 +44,18 @@ class LettaReader:
 
     def agents(self, tags: Sequence[str]) -> list[Mapping[str, Any]]:
         """Agents that carry all tags, oldest first, each with ``id`` and ``tags``."""
-        query: dict[str, Any] = {"tags": list(tags), "match_all_tags": True, "order": "asc", "limit": _PAGE}
+        query: dict[str, Any] = {
+            "tags": list(tags),
+            "match_all_tags": True,
+            "order": "asc",
+            "limit": _MESSAGES_PER_PAGE,
+        }
         found: list[Mapping[str, Any]] = []
         while True:
             after = {"after": found[-1]["id"]} if found else {}
             page = self._list("/v1/agents/", {**query, "include": ["agent.tags"], **after})
             found += page
-            if len(page) < _PAGE:
+            if len(page) < _MESSAGES_PER_PAGE:
                 return found
 
     def messages(self, agent_id: str) -> list[Message]:
@@ -80,7 +85,7 @@ class LettaReader:
     def _pages(self, agent_id: str) -> Iterator[list[Message]]:
         before: str | None = None
         while True:
-            query = {"limit": _PAGE, "order": "desc"} | ({"before": before} if before else {})
+            query = {"limit": _MESSAGES_PER_PAGE, "order": "desc"} | ({"before": before} if before else {})
             page = self._list(f"/v1/agents/{agent_id}/messages", query)
             if not page:
                 return

@@ -14,7 +14,7 @@ import redis
 from bridge_chaos.environment import QUEUE
 from bridge_chaos.load import Task
 
-AWAY: Final = (redis.RedisError, OSError)
+REDIS_ERRORS: Final = (redis.RedisError, OSError)
 """What a client says while Redis is away."""
 PAUSE_SECONDS: Final = 0.05
 """Before Redis is asked again."""
@@ -89,7 +89,7 @@ class Observer:
                         for entry, fields in found[0][1] if found else []:
                             last = entry
                             self._note(fields[b"reply"])
-            except AWAY:
+            except REDIS_ERRORS:
                 time.sleep(PAUSE_SECONDS)
 
     def _note(self, text: bytes) -> None:
@@ -111,7 +111,7 @@ class Observer:
                         message = pubsub.get_message(timeout=0.2)
                         if message:
                             self._note_published(message["data"])
-            except AWAY:
+            except REDIS_ERRORS:
                 time.sleep(PAUSE_SECONDS)
 
     def _note_published(self, text: bytes) -> None:

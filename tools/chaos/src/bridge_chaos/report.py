@@ -11,7 +11,7 @@ from bridge_chaos.promises.verdict import PROMISES, Finding
 from bridge_chaos.provenance import machine
 from bridge_chaos.runner import Run
 
-_SHOWN: Final = 4
+_MAX_SHOWN_FINDINGS: Final = 4
 """Findings of one promise that are shown."""
 
 
@@ -65,9 +65,9 @@ def findings(found: Iterable[Finding], excused: Collection[Finding] = ()) -> Ite
         by_promise[finding.promise, finding in excused].append(finding)
     for (promise, in_window), some in by_promise.items():
         note = " (in the named window)" if in_window else ""
-        yield from (f"         {PROMISES[promise]}{note}: {finding.text}" for finding in some[:_SHOWN])
-        if len(some) > _SHOWN:
-            yield f"         {PROMISES[promise]}{note}: {len(some) - _SHOWN} more"
+        yield from (f"         {PROMISES[promise]}{note}: {finding.text}" for finding in some[:_MAX_SHOWN_FINDINGS])
+        if len(some) > _MAX_SHOWN_FINDINGS:
+            yield f"         {PROMISES[promise]}{note}: {len(some) - _MAX_SHOWN_FINDINGS} more"
 
 
 def soak_page(summary: Iterable[str], minutes: float, seed: int) -> str:

@@ -15,7 +15,7 @@ import httpx
 
 from bridge_chaos.choices import Chooser
 from bridge_chaos.conversation import Conversation
-from bridge_chaos.environment import LEASE, Environment
+from bridge_chaos.environment import LEASE_SECONDS, Environment
 from bridge_chaos.fault import Fault, FaultContext
 from bridge_chaos.promises import ALWAYS, Verdict, judge
 from bridge_chaos.promises.verdict import Finding, count
@@ -144,7 +144,7 @@ def _act_second(scenario: Scenario, fault: Fault, contexts: list[FaultContext], 
     context = contexts[1]
     if scenario.phase is Phase.RECOVERY:
         first.join()
-        context.let_pass(context.random.uniform(0.0, LEASE))
+        context.let_pass(context.random.uniform(0.0, LEASE_SECONDS))
         fault.prepare(context)
     else:
         wait_until(lambda: contexts[0].struck.is_set() or not first.is_alive(), _STRUCK_SECONDS)

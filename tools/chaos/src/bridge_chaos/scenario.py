@@ -13,7 +13,7 @@ from bridge_chaos.load import Load
 from bridge_chaos.topology import Topology
 
 _PAIR_LOAD: Final = Load(users=12, messages=8, seconds=6.0)
-_DRAWS: Final = 10_000
+_MAX_DRAWS: Final = 10_000
 _BRIDGES: Final = parts("bridge", "bridges")
 
 
@@ -107,7 +107,7 @@ def drawn_pairs(faults: Sequence[Fault], count: int, seed: int) -> list[Scenario
     """So many different pairs that are possible and worth it, the same ones for the same seed."""
     random = Random(f"pairs-{seed}")  # noqa: S311 - the same choice for the same seed
     found: dict[str, Scenario] = {}
-    for _ in range(_DRAWS):
+    for _ in range(_MAX_DRAWS):
         if len(found) == count:
             break
         first, second = random.choice(faults), random.choice(faults)

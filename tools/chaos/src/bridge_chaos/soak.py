@@ -26,28 +26,28 @@ from bridge_chaos.topology import Topology
 from bridge_chaos.waiting import wait_until
 from bridge_chaos.workspace import Workspace
 
-_TTL: Final = 60
+_REPLY_TTL_SECONDS: Final = 60
 """Seconds replies are kept by task id here, so that a run outlasts them."""
 _TOPOLOGY: Final = Topology(
     # Other work may keep the disk busy, and Valkey would put off writing what it has acknowledged.
     redis_options=(("appendfsync", "always"),),
     variables=(
-        ("REPLY_TTL", str(_TTL)),
+        ("REPLY_TTL", str(_REPLY_TTL_SECONDS)),
         ("MAX_CONCURRENT_REQUESTS", "32"),
         # Letta may be broken for minutes here, and what is only counted to the agent would look forgotten.
         ("LETTA_BRIDGE_FALLBACK_TOLD_TURNS", "200"),
         ("LETTA_BRIDGE_FALLBACK_TOLD_CHARACTERS", "100000"),
     ),
 )
-_USERS: Final = 40
-_PAUSES: Final = (5.0, 20.0)
-_EVERY: Final = 2.0
-_GROWTH: Final = 0.1
+_USER_COUNT: Final = 40
+_PAUSE_RANGE_SECONDS: Final = (5.0, 20.0)
+_SAMPLE_EVERY_SECONDS: Final = 2.0
+_MAX_MEMORY_GROWTH: Final = 0.1
 _SLACK_MIB: Final = 12.0
 _SLACK_DESCRIPTORS: Final = 12
-_FEWEST: Final = 3
-_ANSWERED: Final = 180.0
-_LASTING: Final = ("replies", "counters", "bridges")
+_MIN_SAMPLES: Final = 3
+_ANSWER_TIMEOUT_SECONDS: Final = 180.0
+_LASTING_KEYS: Final = ("replies", "counters", "bridges")
 """Keys that stay: a capped stream, sums, and who lives."""
 SPRINKLED: Final = (
     "bridge/kill", "bridge/term", "bridge/zombie",
@@ -82,19 +82,19 @@ class Soak:
         """What is broken or has grown; empty where all is well."""
         found = [f"{name}: {count}" for name, count in self.verdict.counts().items()]
         early, late = thirds(self.resident)
-        if late > early * (1 + _GROWTH) + _SLACK_MIB:
+        if late > early * (1 + _MAX_MEMORY_GROWTH) + _SLACK_MIB:
             found.append(f"the bridge grew from {early:.0f} to {late:.0f} MiB")
         early, late = thirds(self.descriptors)
         if late > early + _SLACK_DESCRIPTORS:
             found.append(f"the bridge's descriptors grew from {early:.0f} to {late:.0f}")
-        found += [f"{count} keys {kind} are left" for kind, count in self.keys.items() if kind not in _LASTING]
+        found += [f"{count} keys {kind} are left" for kind, count in self.keys.items() if kind not in _LASTING_KEYS]
         found += [f"{table} has {rows} rows, not {due}" for table, (rows, due) in self.rows.items() if rows != due]
         return found
 
 
 def thirds(samples: Sequence[float]) -> tuple[float, float]:
     """The medians of the second and the last third: what comes before is warming up."""
-    if len(samples) < _FEWEST:
+    if len(samples) < _MIN_SAMPLES:
         return 0.0, 0.0
     third = len(samples) // 3
     return statistics.median(samples[third : 2 * third]), statistics.median(samples[2 * third :])
@@ -111,8 +111,8 @@ def soak(workspace: Workspace, minutes: float, seed: int, rate: float, tell: Cal
         tell: hears of each fault.
     """
     result = Soak(seed, minutes)
-    messages = max(1, round(minutes * 60 * rate / _USERS))
-    load = Load(users=_USERS, messages=messages, seconds=minutes * 60, with_persona=0, choosing=0)
+    messages = max(1, round(minutes * 60 * rate / _USER_COUNT))
+    load = Load(users=_USER_COUNT, messages=messages, seconds=minutes * 60, with_persona=0, choosing=0)
     with Environment(workspace, _TOPOLOGY) as environment:
         environment.renew()
         chooser = Chooser(environment.doors)
@@ -124,8 +124,8 @@ def soak(workspace: Workspace, minutes: float, seed: int, rate: float, tell: Cal
             watch.start()
             conversation.begin()
             _sprinkle(context, result, minutes * 60, tell)
-            conversation.wait_pushed(minutes * 60 + _ANSWERED)
-            conversation.wait_all(_ANSWERED)
+            conversation.wait_pushed(minutes * 60 + _ANSWER_TIMEOUT_SECONDS)
+            conversation.wait_all(_ANSWER_TIMEOUT_SECONDS)
             close_talk(environment, conversation)
             result.verdict = judge(environment, conversation)
             _count_rows(environment, conversation, result)
@@ -140,8 +140,8 @@ def soak(workspace: Workspace, minutes: float, seed: int, rate: float, tell: Cal
 def _sprinkle(context: FaultContext, result: Soak, seconds: float, tell: Callable[[str], None]) -> None:
     known = catalogue()
     began = time.monotonic()
-    while (left := seconds - (time.monotonic() - began)) > _PAUSES[0]:
-        context.let_pass(min(left, context.random.uniform(*_PAUSES)))
+    while (left := seconds - (time.monotonic() - began)) > _PAUSE_RANGE_SECONDS[0]:
+        context.let_pass(min(left, context.random.uniform(*_PAUSE_RANGE_SECONDS)))
         fault = known[context.random.choice(SPRINKLED)]
         answered = len(context.conversation.observer.answered_at)
         tell(f"{time.monotonic() - began:6.0f} s  {answered:6} answered  {fault.name}")
@@ -154,7 +154,7 @@ def _sprinkle(context: FaultContext, result: Soak, seconds: float, tell: Callabl
 
 def _watch(environment: Environment, result: Soak, over: threading.Event) -> None:
     process = psutil.Process(environment.bridges[1].pid)
-    while not over.wait(_EVERY):
+    while not over.wait(_SAMPLE_EVERY_SECONDS):
         try:
             result.resident.append(process.memory_info().rss / 2**20)
             result.descriptors.append(process.num_fds())
@@ -164,7 +164,7 @@ def _watch(environment: Environment, result: Soak, over: threading.Event) -> Non
 
 def _count_rows(environment: Environment, conversation: Conversation, result: Soak) -> None:
     answers = sum(result.verdict.sources[name] for name in ("letta", "memory-python"))
-    due = {"agent_messages": 2 * answers, "agent_conversations": len(conversation.users), "agent_sessions": _USERS}
+    due = {"agent_messages": 2 * answers, "agent_conversations": len(conversation.users), "agent_sessions": _USER_COUNT}
     with psycopg.connect(environment.postgres.url(environment.database), autocommit=True) as connection:
         for table, count in due.items():
             row = connection.execute(f"SELECT count(*) FROM letta_bridge.{table}").fetchone()  # noqa: S608 - our own names
@@ -176,9 +176,9 @@ def _count_keys(environment: Environment, result: Soak) -> None:
 
     def quiet() -> bool:
         result.keys = _kinds(environment)
-        return not set(result.keys) - set(_LASTING)
+        return not set(result.keys) - set(_LASTING_KEYS)
 
-    wait_until(quiet, 2.0 * _TTL, pause=1.0)
+    wait_until(quiet, 2.0 * _REPLY_TTL_SECONDS, pause=1.0)
 
 
 def _kinds(environment: Environment) -> dict[str, int]:

@@ -11,7 +11,7 @@ from bridge_chaos.environment import QUEUE
 from bridge_chaos.fault import FaultContext
 from bridge_chaos.letta_reader import Message
 from bridge_chaos.load import Task
-from bridge_chaos.observer import AWAY, PAUSE_SECONDS, Reply
+from bridge_chaos.observer import PAUSE_SECONDS, REDIS_ERRORS, Reply
 
 ANSWER_SECONDS: Final = 60.0
 
@@ -37,7 +37,7 @@ class Speaker:
             try:
                 with self._context.environment.client() as client:
                     client.lpush(queue, payload)
-            except AWAY:
+            except REDIS_ERRORS:
                 self._context.let_pass(PAUSE_SECONDS)
             else:
                 return self.task(task_id)

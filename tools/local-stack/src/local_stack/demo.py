@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from local_stack.chat import Answer, Chat
 from local_stack.stack import Stack
 
-_COLUMN = len("memory-python")
-_PATIENCE = 120.0  # seconds for one reply: a takeover and every retry fit in
-_LOOK = 1.0  # seconds between two looks whether everything that was said is a long-term memory
+_NAME_WIDTH = len("memory-python")
+_REPLY_TIMEOUT_SECONDS = 120.0  # seconds for one reply: a takeover and every retry fit in
+_RECALL_POLL_SECONDS = 1.0  # seconds between two looks whether everything that was said is a long-term memory
 
 SHORT_TERM = 4
 """Messages memory-python keeps of a user in the demonstration: two turns are as good as weeks."""
@@ -98,9 +98,9 @@ class Demo:
         self._talk(chat, MING, "今天下了一整天雨。", "memory-python")
         self._talk(chat, MING, "晚安。", "memory-python")
         self._talk(chat, ADA, "It rained all day.", "memory-python")
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _REPLY_TIMEOUT_SECONDS
         while (memories := self._stack.memories()) < self._turns and time.monotonic() < deadline:
-            time.sleep(_LOOK)
+            time.sleep(_RECALL_POLL_SECONDS)
         self._note(f"{memories} turns have become long-term memories")
         self._expect(memories >= self._turns, f"only {memories} of {self._turns} turns have a vector")
         for user, part in ((ADA, "Mochi"), (MING, "豆豆")):
@@ -117,9 +117,9 @@ class Demo:
         letta.start()
         letta.wait_ready()
         self._note(f"letta runs again (pid {letta.pid})")
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _REPLY_TIMEOUT_SECONDS
         while self._stack.leaves_letta_alone() and time.monotonic() < deadline:
-            time.sleep(_LOOK)
+            time.sleep(_RECALL_POLL_SECONDS)
         self._talk(chat, ADA, "What do I like?", "letta", "oolong tea")
         self._talk(chat, MING, "我喜欢什么?", "letta", "围棋")
         self._talk(chat, ADA, "What is my name?", "letta", "Ada")
@@ -132,7 +132,7 @@ class Demo:
         return chat.say(_id(user), text, user.lang)
 
     def _hear(self, chat: Chat, task_id: str, user: User, source: str, part: str) -> None:
-        answer = chat.answer(task_id, _PATIENCE)
+        answer = chat.answer(task_id, _REPLY_TIMEOUT_SECONDS)
         problem = _problem(answer, source, part)
         mark = "✗" if problem else "✓"
         if answer:
@@ -161,12 +161,12 @@ def _id(user: User) -> str:
 def _right(text: str) -> str:
     """`text` at the right edge of a column; a Chinese character is two places wide."""
     places = sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
-    return " " * (_COLUMN - places) + text
+    return " " * (_NAME_WIDTH - places) + text
 
 
 def _problem(answer: Answer | None, source: str, part: str) -> str:
     if answer is None:
-        return f"no reply within {_PATIENCE:g} s"
+        return f"no reply within {_REPLY_TIMEOUT_SECONDS:g} s"
     if answer.reply.get("error"):
         return f"an error reply: {answer.text}"
     if answer.source != source:

@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-DATA: Final = Path(__file__).resolve().parents[4] / "data" / "local"
+DATA_FOLDER: Final = Path(__file__).resolve().parents[4] / "data" / "local"
 """The stack's data directory where nobody names another."""
 DATA_VARIABLE: Final = "STACK_DATA"
-LOCK: Final = "lock"
-FILE: Final = "env"
-_WHICH: Final = ("REDIS_URL", "DATABASE_URL", "LETTA_API_URL", "LETTA_REQUESTS")
+LOCK_FILE: Final = "lock"
+ENVIRONMENT_FILE: Final = "env"
+_PUBLISHED_VARIABLES: Final = ("REDIS_URL", "DATABASE_URL", "LETTA_API_URL", "LETTA_REQUESTS")
 """Variables that say which installation a command is about: one set to something else means another one."""
 
 
@@ -31,7 +31,7 @@ def written(variables: Mapping[str, str]) -> bytes:
 def running(data: Path) -> dict[str, str] | None:
     """The variables of the stack that runs on this data directory; None where none does."""
     try:
-        with (data / LOCK).open() as lock:
+        with (data / LOCK_FILE).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         pass
@@ -40,7 +40,7 @@ def running(data: Path) -> dict[str, str] | None:
     else:
         return None  # whoever held the lock has ended
     try:
-        lines = (data / FILE).read_text(errors="surrogateescape").splitlines()
+        lines = (data / ENVIRONMENT_FILE).read_text(errors="surrogateescape").splitlines()
     except OSError:
         return None  # it has not come so far
     return {name: value for name, sign, value in (line.partition("=") for line in lines) if sign}
@@ -53,7 +53,7 @@ def merged(own: Mapping[str, str], stack: Mapping[str, str]) -> tuple[dict[str, 
         The caller's variables with the stack's, and None; or the caller's alone, and the name of the variable in it
         that names another installation.
     """
-    for name in _WHICH:
+    for name in _PUBLISHED_VARIABLES:
         if name in own and own[name].strip() != stack.get(name, own[name].strip()):
             return dict(own), name
     return {**own, **stack}, None
@@ -62,11 +62,11 @@ def merged(own: Mapping[str, str], stack: Mapping[str, str]) -> tuple[dict[str, 
 def main() -> None:
     """Run letta-bridge with the environment of the stack that runs here, if one does."""
     own = dict(os.environ)
-    data = Path(own.get(DATA_VARIABLE) or DATA)
+    data = Path(own.get(DATA_VARIABLE) or DATA_FOLDER)
     stack = running(data)
     if stack is None and own.get(DATA_VARIABLE):
         sys.exit(f"run: no stack runs on {data}, which {DATA_VARIABLE} names; start it, or unset {DATA_VARIABLE}")
-    if stack is None and not any(own.get(name) for name in _WHICH):
+    if stack is None and not any(own.get(name) for name in _PUBLISHED_VARIABLES):
         _tell(f"no stack runs on {data}, so the default addresses are used; start one: ./run up")
     if stack is not None:
         own, other = merged(own, stack)

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from local_stack.demo import SHORT_TERM, Demo
-from local_stack.environment_file import DATA, DATA_VARIABLE
+from local_stack.environment_file import DATA_FOLDER, DATA_VARIABLE
 from local_stack.errors import StackError
 from local_stack.stack import Ports, Stack
 from local_stack.troubles import Troubles
@@ -50,7 +50,7 @@ def up(
             help="Directory of everything that survives a restart, and of the logs.",
             metavar="DIR",
         ),
-    ] = DATA,
+    ] = DATA_FOLDER,
     take_queue: Annotated[
         bool, typer.Option("--take-queue", help="Serve the queue in REDIS_URL even if another stack has served it.")
     ] = False,

@@ -20,7 +20,7 @@ from local_stack.processes import Process
 
 PoolMode = Literal["session", "transaction"]
 
-_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin")
+_PROGRAM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin")
 
 
 class PgBouncer(Process):
@@ -108,7 +108,7 @@ def _account(*paths: Path) -> tuple[int, int] | None:
 
 
 def _program() -> str:
-    found = shutil.which("pgbouncer", path=os.pathsep.join((os.environ.get("PATH", os.defpath), *_FOLDERS)))
+    found = shutil.which("pgbouncer", path=os.pathsep.join((os.environ.get("PATH", os.defpath), *_PROGRAM_FOLDERS)))
     if found is None:
         raise MissingPart("PgBouncer is not installed; on Debian and Ubuntu: apt-get install pgbouncer.")
     return found

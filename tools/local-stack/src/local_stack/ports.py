@@ -15,7 +15,7 @@ HOST = "127.0.0.1"
 
 # Below what systems give to outgoing connections and to those who ask for port 0: nobody else comes by such a port
 # by chance between our look and the bind.
-_RANGE = range(20_000, 32_000)
+_PORT_RANGE = range(20_000, 32_000)
 _random = SystemRandom()  # not the tests' seeded one
 
 
@@ -55,7 +55,7 @@ _claims = _Claims()
 def free_port() -> int:
     """A port nobody listens on, handed out to nobody else while this process lives: the caller binds it later."""
     while True:
-        port = _random.choice(_RANGE)
+        port = _random.choice(_PORT_RANGE)
         if _claims.take(port) and is_free(port):
             return port
 

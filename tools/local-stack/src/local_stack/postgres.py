@@ -21,7 +21,7 @@ from local_stack.processes import Process
 
 _VERSION = "16"  # the one Letta was measured on
 _OWNER = "postgres"
-_REFUSALS = 50  # starts refused in a row, each about a tenth of a second
+_MAX_REFUSED_STARTS = 50  # starts refused in a row, each about a tenth of a second
 
 
 class Postgres(Process):
@@ -81,7 +81,7 @@ class Postgres(Process):
         except StartFailed:
             # The sessions of a killed server hold its shared memory for a moment; a new one refuses to start till then.
             self._refusals += 1
-            if "shared memory block" not in self.log_tail() or self._refusals > _REFUSALS:
+            if "shared memory block" not in self.log_tail() or self._refusals > _MAX_REFUSED_STARTS:
                 raise
             super().start()
             return False

@@ -15,8 +15,8 @@ from shared_utils.private_files import make_folder
 
 _LEAST_ROOM: Final = 100 * 2**20
 """Bytes: a new PostgreSQL cluster takes half of it, and what is said must fit as well."""
-_SECONDS: Final = 120.0
-_PROGRAM: Final = "letta-server: "
+_INIT_TIMEOUT_SECONDS: Final = 120.0
+_PROGRAM_PREFIX: Final = "letta-server: "
 
 
 def make_data(data: Path) -> None:
@@ -69,11 +69,11 @@ def require_database(letta_server: Path, url: str) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=_SECONDS,
+        timeout=_INIT_TIMEOUT_SECONDS,
     )
     if told.returncode == 0:
         return
-    said = [line.removeprefix(_PROGRAM) for line in told.stderr.splitlines() if line.startswith(_PROGRAM)]
+    said = [line.removeprefix(_PROGRAM_PREFIX) for line in told.stderr.splitlines() if line.startswith(_PROGRAM_PREFIX)]
     why = said[-1] if said else f"letta-server check ended with exit code {told.returncode}"
     why = why.replace("LETTA_PG_URI", "DATABASE_URL")
     raise DatabaseUnusable(redact_text(f"DATABASE_URL in the environment is used, and does not work: {why}"))

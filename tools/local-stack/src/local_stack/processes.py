@@ -18,7 +18,7 @@ from local_stack.errors import StartFailed
 from local_stack.reaper import Reaper
 from shared_utils.private_files import create
 
-POLL = 0.05  # seconds between two looks at a child
+POLL_SECONDS = 0.05  # seconds between two looks at a child
 _reaper = Reaper()
 
 
@@ -120,7 +120,7 @@ class Process:
             StartFailed: as `is_ready`.
         """
         while not self.is_ready():
-            time.sleep(POLL)
+            time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
         """Ends it politely, within `stop_timeout` seconds, then by force."""

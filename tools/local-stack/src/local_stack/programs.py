@@ -17,8 +17,8 @@ LETTA_PROGRAM = CHECKOUT / "services" / "letta-server" / ".venv" / "bin" / "lett
 CONFIG = CHECKOUT / "config.json"
 
 # Compiled bytecode saves Letta six seconds of start.
-_UNWANTED = ("PYTHONDONTWRITEBYTECODE",)
-_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin")
+_UNWANTED_VARIABLES = ("PYTHONDONTWRITEBYTECODE",)
+_PROGRAM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin")
 """Where packages put servers, and where a user's PATH does not lead."""
 
 
@@ -46,7 +46,7 @@ def debian_program(name: str, *, package: str) -> str:
     Raises:
         MissingPart: it is not installed.
     """
-    found = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), *_FOLDERS)))
+    found = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), *_PROGRAM_FOLDERS)))
     if found is None:
         raise MissingPart(f"{name} is not installed; on Debian and Ubuntu: apt-get install {package}.")
     return found
@@ -54,7 +54,7 @@ def debian_program(name: str, *, package: str) -> str:
 
 def environment(**changes: str | None) -> dict[str, str]:
     """This process's environment with `changes`; None takes a variable away."""
-    result = {name: value for name, value in os.environ.items() if name not in _UNWANTED}
+    result = {name: value for name, value in os.environ.items() if name not in _UNWANTED_VARIABLES}
     for name, value in changes.items():
         if value is None:
             result.pop(name, None)

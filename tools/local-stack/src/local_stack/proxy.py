@@ -26,9 +26,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 from local_stack.ports import HOST
 
-_CHUNK = 65_536
-_LOOK = 0.05  # seconds between two looks at whether to end
-_RESET = struct.pack("ii", 1, 0)  # as SO_LINGER: closing sends RST
+_CHUNK_BYTES = 65_536
+_END_POLL_SECONDS = 0.05  # seconds between two looks at whether to end
+_LINGER_RESET = struct.pack("ii", 1, 0)  # as SO_LINGER: closing sends RST
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class _Pair:
         if not self.over:
             self.over = True
             for end in (self.client, self.server):
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RD)  # wakes its reader and sends nothing
 
@@ -176,7 +176,7 @@ class TcpProxy:
 
     def _listen(self) -> None:
         listener = socket.create_server((HOST, self.port), backlog=512)
-        listener.settimeout(_LOOK)
+        listener.settimeout(_END_POLL_SECONDS)
         self.port = listener.getsockname()[1]
         self._listener = listener
         self._spawn(self._accept, listener)
@@ -200,7 +200,7 @@ class TcpProxy:
         try:
             server = socket.create_connection(self._target)
         except OSError:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
             client.close()
             return
         pair = _Pair(client, server)
@@ -216,7 +216,7 @@ class TcpProxy:
     def _pump(self, pair: _Pair, source: socket.socket, sink: socket.socket) -> None:
         upwards = sink is pair.server
         try:
-            while chunk := source.recv(_CHUNK):
+            while chunk := source.recv(_CHUNK_BYTES):
                 self._deliver(pair, chunk, upwards=upwards)
             with self._changed:
                 self._changed.wait_for(lambda: pair.over or not self._faults.held)
@@ -277,7 +277,7 @@ class TcpProxy:
 def _send(pair: _Pair, chunk: bytes, sink: socket.socket) -> None:
     rest = memoryview(chunk)
     while rest and not pair.over:
-        _, writable, _ = select.select([], [sink], [], _LOOK)
+        _, writable, _ = select.select([], [sink], [], _END_POLL_SECONDS)
         if writable:
             with suppress(BlockingIOError):
                 rest = rest[sink.send(rest, socket.MSG_DONTWAIT) :]

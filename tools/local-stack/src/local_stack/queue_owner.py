@@ -14,8 +14,8 @@ from local_stack.programs import CHECKOUT
 from shared_utils.observability.logs import redact_text
 from shared_utils.text import counted
 
-_SECONDS: Final = 60.0
-_NOTE: Final = "queue-id"
+_COMMAND_TIMEOUT_SECONDS: Final = 60.0
+_QUEUE_ID_FILE: Final = "queue-id"
 _WAY_OUT: Final = (
     "unset REDIS_URL to start a Redis of this stack's own, set LETTA_REQUESTS to the name of another queue, or say "
     "--take-queue where it is this stack's, or its owner is gone"
@@ -45,7 +45,7 @@ class Queue:
             capture_output=True,
             text=True,
             check=False,
-            timeout=_SECONDS,
+            timeout=_COMMAND_TIMEOUT_SECONDS,
         )
         try:
             status = json.loads(told.stdout)
@@ -60,7 +60,7 @@ class Queue:
         Raises:
             ServesAnother: another stack owns it.
         """
-        note = data / _NOTE
+        note = data / _QUEUE_ID_FILE
         if self.identity is not None and note.exists() and note.read_text().strip() == self.identity:
             return
         if self.bridges:
@@ -77,4 +77,4 @@ class Queue:
     def note(self, data: Path) -> None:
         """Remember that the stack on this data directory owns it."""
         if self.identity is not None:
-            (data / _NOTE).write_text(self.identity)
+            (data / _QUEUE_ID_FILE).write_text(self.identity)

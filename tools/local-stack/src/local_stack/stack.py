@@ -21,7 +21,7 @@ from local_stack.letta import Letta
 from local_stack.models import ModelAccess, ScriptedModel, operators_model
 from local_stack.ports import choose_port, is_free
 from local_stack.postgres import Postgres
-from local_stack.processes import POLL, Process
+from local_stack.processes import POLL_SECONDS, Process
 from local_stack.programs import CHECKOUT, CONFIG, environment, letta_program, program
 from local_stack.queue_owner import Queue
 from local_stack.services import Bridge, Memory
@@ -163,7 +163,7 @@ class Stack:
             logs=self.logs,
             variables=long_term | {"MEMORY_PYTHON_URL": self.memory.url},
         )
-        with replacing(self.data / environment_file.FILE) as file:
+        with replacing(self.data / environment_file.ENVIRONMENT_FILE) as file:
             file.write(environment_file.written(self.bridge.variables))
         # Side by side: Letta takes ten seconds or more, and the others do without it.
         self._run(self.letta, self.memory, self.bridge)
@@ -192,7 +192,7 @@ class Stack:
             process.stop()
             self.processes.pop()
         if self._held_data:
-            (self.data / environment_file.FILE).unlink(missing_ok=True)
+            (self.data / environment_file.ENVIRONMENT_FILE).unlink(missing_ok=True)
             self._held_data = False
         self._held.close()
 
@@ -244,7 +244,7 @@ class Stack:
             for process in [process for process in waiting if process.is_ready()]:
                 waiting.remove(process)
                 self._announce(f"{process.name} is ready after {time.monotonic() - began:.1f} s")
-            time.sleep(POLL)
+            time.sleep(POLL_SECONDS)
 
     def _free_ports(self) -> Ports:
         elsewhere = {
@@ -278,7 +278,7 @@ class Stack:
         return port
 
     def _lock_data(self) -> None:
-        file = self._held.enter_context((self.data / environment_file.LOCK).open("w"))
+        file = self._held.enter_context((self.data / environment_file.LOCK_FILE).open("w"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

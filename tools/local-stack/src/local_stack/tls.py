@@ -17,7 +17,7 @@ from typing import Self
 from local_stack.errors import MissingPart
 from local_stack.ports import HOST
 
-_CHUNK = 65_536
+_CHUNK_BYTES = 65_536
 _CONFIGURATION = """
 [req]
 distinguished_name = name
@@ -144,5 +144,5 @@ async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
 
 
 async def _chunks(source: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    while chunk := await source.read(_CHUNK):
+    while chunk := await source.read(_CHUNK_BYTES):
         yield chunk

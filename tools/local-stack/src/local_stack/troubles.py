@@ -15,10 +15,10 @@ _PAUSE_SECONDS: Final = 5.0
 """Between two looks."""
 _TIMEOUT_SECONDS: Final = 5.0
 """More than a service gives all of its checks."""
-_LOOKS: Final = 2
+_LOOKS_BEFORE_REPORT: Final = 2
 """A trouble is told once it was seen so often in a row: a restart brings some that are over at once."""
-_UNREADY: Final = 503
-_SILENT: Final = "HTTP port"
+_UNREADY_STATUS: Final = 503
+_NO_ANSWER: Final = "HTTP port"
 
 
 class Troubles:
@@ -51,10 +51,10 @@ class Troubles:
     def _compare(self, service: str, troubles: Mapping[str, str]) -> None:
         for name, detail in troubles.items():
             looks = self._seen[service, name] = self._seen.get((service, name), 0) + 1
-            if looks == _LOOKS and not self._is_told(service, detail):
+            if looks == _LOOKS_BEFORE_REPORT and not self._is_told(service, detail):
                 self._told[service, name] = detail
                 self._announce(redact_text(f"{service} ({name}): {detail}"))
-        if _SILENT in troubles:
+        if _NO_ANSWER in troubles:
             return  # of its other checks it says nothing
         for key in [key for key in self._seen if key[0] == service and key[1] not in troubles]:
             del self._seen[key]
@@ -73,12 +73,12 @@ def _troubles(url: str) -> dict[str, str] | None:
             return _failed(answer.read())
     except urllib.error.HTTPError as answer:
         with answer:
-            return _failed(answer.read()) if answer.code == _UNREADY else None
+            return _failed(answer.read()) if answer.code == _UNREADY_STATUS else None
     except (OSError, ValueError) as error:
         if not isinstance(error, TimeoutError) and not isinstance(getattr(error, "reason", None), TimeoutError):
             return None
         return {
-            _SILENT: f"no answer within {_TIMEOUT_SECONDS:g} s, so it is frozen or overloaded; see its log, and "
+            _NO_ANSWER: f"no answer within {_TIMEOUT_SECONDS:g} s, so it is frozen or overloaded; see its log, and "
             "kill it if it stays so: it is started again"
         }
 

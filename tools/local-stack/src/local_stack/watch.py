@@ -8,9 +8,9 @@ from threading import Event
 
 from local_stack.processes import Process
 
-_LOOK = 0.25  # seconds between two looks at the children
-_PAUSES = (0.0, 1.0, 2.0, 5.0, 15.0)  # seconds before the n-th restart of one that keeps ending
-_STEADY = 60.0  # seconds after which one counts as well again
+_WATCH_POLL_SECONDS = 0.25  # seconds between two looks at the children
+_RESTART_PAUSES_SECONDS = (0.0, 1.0, 2.0, 5.0, 15.0)  # seconds before the n-th restart of one that keeps ending
+_STEADY_AFTER_SECONDS = 60.0  # seconds after which one counts as well again
 
 
 class _Patient:
@@ -25,10 +25,10 @@ class _Patient:
     def look(self, announce: Callable[[str], None]) -> None:
         now = time.monotonic()
         if self._process.running:
-            if now - self._since > _STEADY:
+            if now - self._since > _STEADY_AFTER_SECONDS:
                 self._restarts = 0
         elif self._due is None:
-            pause = _PAUSES[min(self._restarts, len(_PAUSES) - 1)]
+            pause = _RESTART_PAUSES_SECONDS[min(self._restarts, len(_RESTART_PAUSES_SECONDS) - 1)]
             self._due = now + pause
             when = f"in {pause:g} s" if pause else "now"
             words = self._process.last_words()
@@ -52,7 +52,7 @@ def watch(
     each look.
     """
     patients = [_Patient(process) for process in processes]
-    while not over.wait(_LOOK):
+    while not over.wait(_WATCH_POLL_SECONDS):
         for patient in patients:
             patient.look(announce)
         also()

@@ -15,8 +15,8 @@ from opengauss_double.upstream import Address, Upstream
 
 _MAINTENANCE = "postgres"
 _DEFAULT_MODE = "A"
-_MARK = re.compile(r"opengauss_double (\S+) (\S+)")
-_LOCK = 7_305_117_402  # of the upstream's advisory locks: one double at a time makes the maintenance database
+_DATABASE_COMMENT = re.compile(r"opengauss_double (\S+) (\S+)")
+_ADVISORY_LOCK = 7_305_117_402  # of the upstream's advisory locks: one double at a time makes the maintenance database
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Databases:
         """Makes the maintenance database that clients know as `postgres`, where it is missing."""
         upstream = await Upstream.connect(self.address, self.address.database)
         try:
-            await upstream.ask("SELECT pg_advisory_lock($1)", str(_LOCK))
+            await upstream.ask("SELECT pg_advisory_lock($1)", str(_ADVISORY_LOCK))
             for name in settings.own_names():
                 # As in openGauss, anybody may set them, also by ALTER ROLE for himself.
                 await upstream.run(f"GRANT SET ON PARAMETER {name} TO PUBLIC")
@@ -107,7 +107,7 @@ class Databases:
     async def _mark(self, upstream: Upstream, name: str) -> tuple[str, str] | None:
         query = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1"
         rows = await upstream.ask(query, name)
-        found = _MARK.fullmatch(rows[0][0] or "") if rows else None
+        found = _DATABASE_COMMENT.fullmatch(rows[0][0] or "") if rows else None
         return (found[1], found[2]) if found else None
 
     def _catalog(self, mode: str) -> str:

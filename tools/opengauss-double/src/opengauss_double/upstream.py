@@ -13,7 +13,7 @@ from opengauss_double.errors import Disconnected, UpstreamRefused
 from opengauss_double.protocol import Channel, Message
 from opengauss_double.scram import Scram, md5_response
 
-_OWN = "opengauss_double"  # name of the double's statement and portal in the client's session
+_DOUBLE_NAME = "opengauss_double"  # name of the double's statement and portal in the client's session
 _SASL, _SASL_CONTINUE, _MD5, _CLEAR = 10, 11, 5, 3
 
 
@@ -78,12 +78,12 @@ class Upstream(Channel):
 
         `in_pipeline`: the client has sent no Sync yet, so none may be sent here. Raises `UpstreamRefused`.
         """
-        closes = [Message(b"C", kind + protocol.text(_OWN)) for kind in (b"P", b"S")]
+        closes = [Message(b"C", kind + protocol.text(_DOUBLE_NAME)) for kind in (b"P", b"S")]
         await self.send(
             *closes,  # what an ask that failed has left
-            protocol.parse(_OWN, sql),
-            protocol.bind(_OWN, _OWN, values),
-            Message(b"E", protocol.text(_OWN) + b"\0\0\0\0"),
+            protocol.parse(_DOUBLE_NAME, sql),
+            protocol.bind(_DOUBLE_NAME, _DOUBLE_NAME, values),
+            Message(b"E", protocol.text(_DOUBLE_NAME) + b"\0\0\0\0"),
             *closes,
             Message(b"H" if in_pipeline else b"S"),
         )

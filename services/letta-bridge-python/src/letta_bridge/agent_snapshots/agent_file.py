@@ -40,7 +40,7 @@ _ADDS_NOTHING: Final = {
     "include_default_source": False,
     "enable_sleeptime": False,
 }
-_EMPTY: Final = ("groups", "files", "sources", "mcp_servers")
+_EMPTY_SECTIONS: Final = ("groups", "files", "sources", "mcp_servers")
 
 
 @dataclass(slots=True)
@@ -130,7 +130,7 @@ def _opening(parts: _Parts, tags: Sequence[str] | None, without_blocks: Collecti
         "secrets": empty,
         "tool_exec_environment_variables": empty,
     }
-    around = {"blocks": blocks, "tools": tools, **{name: [] for name in _EMPTY}}
+    around = {"blocks": blocks, "tools": tools, **{name: [] for name in _EMPTY_SECTIONS}}
     # The agent is the last member, and its messages the last of the agent's, so that they can be appended one by one.
     return _json(around)[:-1] + b', "agents": [' + _json(agent)[:-1] + b', "messages": [\n'
 

@@ -17,7 +17,7 @@ from letta_bridge.letta.port import AgentRef
 from shared_utils.clock import utc_now
 from shared_utils.private_files import replacing
 
-_TRIES: Final = 3
+_CAPTURE_ATTEMPTS: Final = 3
 """Attempts for an agent whose history is reset while it is read."""
 
 Progress = Callable[[str, int], None]
@@ -69,7 +69,7 @@ async def capture(
         AgentGone: the agent does not exist (any more).
         LettaError: Letta cannot read it now.
     """
-    for left in reversed(range(_TRIES)):
+    for left in reversed(range(_CAPTURE_ATTEMPTS)):
         try:
             return await _captured(store, agent_id, path, secrets=secrets, shared=shared, progress=progress)
         except LettaRejected as error:

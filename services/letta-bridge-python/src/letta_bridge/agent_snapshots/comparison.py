@@ -19,8 +19,8 @@ from typing import Any, Final
 from letta_bridge.agent_snapshots.agent_file import WRITTEN_SETTINGS
 from letta_bridge.agent_snapshots.records import Line, lines
 
-_BLOCK: Final = ("label", "value", "limit", "description", "read_only", "metadata", "hidden")
-_TOOL: Final = ("name", "tool_type", "source_code", "json_schema", "pip_requirements", "npm_requirements")
+_BLOCK_FIELDS: Final = ("label", "value", "limit", "description", "read_only", "metadata", "hidden")
+_TOOL_FIELDS: Final = ("name", "tool_type", "source_code", "json_schema", "pip_requirements", "npm_requirements")
 
 
 @dataclass(slots=True)
@@ -184,7 +184,7 @@ def _compare_named(ours: _Read, theirs: _Read, done: Comparison) -> None:
     elsewhere = {label for label, line in ours.blocks.items() if "kept_in" in line}
     sides: tuple[tuple[str, dict[str, dict[str, Any]], dict[str, dict[str, Any]]], ...] = (
         ("block", _blocks(ours), _blocks(theirs)),
-        ("tool", _chosen(ours.tools, _TOOL), _chosen(theirs.tools, _TOOL)),
+        ("tool", _chosen(ours.tools, _TOOL_FIELDS), _chosen(theirs.tools, _TOOL_FIELDS)),
         ("variable", {name: {} for name in ours.variables}, {name: {} for name in theirs.variables}),
     )
     for what, before, after in sides:
@@ -207,7 +207,7 @@ def _chosen(things: Mapping[str, Mapping[str, Any]], names: tuple[str, ...]) -> 
 
 
 def _blocks(side: _Read) -> dict[str, dict[str, Any]]:
-    return _chosen({label: line["content"] for label, line in side.blocks.items()}, _BLOCK)
+    return _chosen({label: line["content"] for label, line in side.blocks.items()}, _BLOCK_FIELDS)
 
 
 def _compare_passages(ours: _Read, theirs: _Read, done: Comparison) -> None:

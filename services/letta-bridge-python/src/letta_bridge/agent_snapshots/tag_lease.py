@@ -15,7 +15,7 @@ from shared_utils.redis.connection import CONNECTION_ERRORS
 _PATIENCE_SECONDS: Final = LEASE_SECONDS + 5.0
 """Longer than a lease whose bridge is gone lasts."""
 _PAUSE_SECONDS: Final = 0.2
-_AWAY: Final[tuple[type[Exception], ...]] = (TimeoutError, *CONNECTION_ERRORS)
+_UNAVAILABLE_ERRORS: Final[tuple[type[Exception], ...]] = (TimeoutError, *CONNECTION_ERRORS)
 
 
 class TagLease:
@@ -48,7 +48,7 @@ class TagLease:
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 await work(self._leases)
-        except _AWAY:
+        except _UNAVAILABLE_ERRORS:
             self._leases = None  # do not wait for Redis with every agent
 
 

@@ -11,18 +11,18 @@ from letta_bridge.letta.port import FORMER_TAG, RESTORE_TAG, AgentSpec, Block
 from letta_bridge.settings import AgentSettings
 from shared_utils.persistence.choices.port import IMPORTED_MS, Choice, user_key
 
-_BRIDGE: Final = "bridge"
-_USER: Final = "user:"
-_PERSONA: Final = "persona:"
-_ATTEMPT: Final = "attempt:"
+_BRIDGE_TAG: Final = "bridge"
+_USER_TAG_PREFIX: Final = "user:"
+_PERSONA_TAG_PREFIX: Final = "persona:"
+_ATTEMPT_TAG_PREFIX: Final = "attempt:"
 """+ idempotency token of the attempt that created the agent."""
 OPT_OUT_TAG: Final = "memory-opt-out:"
 """+ ms since 1970: when the user opted out of permanent memory."""
 RESTORING_TAG: Final = "bridge-restoring"
 """Tag of an agent that ``restore`` has not completed. An earlier release gave such an agent no tag of its user."""
-_OF_RESTORING: Final = "restoring:"
+_RESTORING_TAG_PREFIX: Final = "restoring:"
 """+ a tag that such an agent gets once it is complete."""
-_TIME: Final = re.compile("[0-9]{1,15}")
+_TAG_TIME: Final = re.compile("[0-9]{1,15}")
 
 
 class Owner(NamedTuple):
@@ -35,12 +35,12 @@ class Owner(NamedTuple):
 
 def bridge_tag(tenant: str) -> str:
     """Tag of every agent of a tenant. Releases without tenants do not find agents of a named tenant."""
-    return f"{_BRIDGE}:{tenant}" if tenant else _BRIDGE
+    return f"{_BRIDGE_TAG}:{tenant}" if tenant else _BRIDGE_TAG
 
 
 def user_tags(tenant: str, user_id: str) -> tuple[str, ...]:
     """Tags shared by all agents of a user."""
-    return bridge_tag(tenant), f"{_USER}{user_id}"
+    return bridge_tag(tenant), f"{_USER_TAG_PREFIX}{user_id}"
 
 
 def agent_tags(tenant: str, user_id: str, persona: str) -> tuple[str, ...]:
@@ -53,41 +53,41 @@ def restoring_tags(tags: Iterable[str]) -> tuple[str, ...]:
 
     Only tenant and user are named, and under a prefix: no bridge takes half an agent for the user's.
     """
-    named = [tag for tag in tags if tag == _BRIDGE or tag.startswith((f"{_BRIDGE}:", _USER))]
-    return RESTORING_TAG, *(f"{_OF_RESTORING}{tag}" for tag in named)
+    named = [tag for tag in tags if tag == _BRIDGE_TAG or tag.startswith((f"{_BRIDGE_TAG}:", _USER_TAG_PREFIX))]
+    return RESTORING_TAG, *(f"{_RESTORING_TAG_PREFIX}{tag}" for tag in named)
 
 
 def persona_tag(persona: str) -> str:
     """The tag of every agent of a persona."""
-    return f"{_PERSONA}{persona}"
+    return f"{_PERSONA_TAG_PREFIX}{persona}"
 
 
 def owner_of(tags: Collection[str]) -> tuple[str | None, str | None]:
     """User and persona of an agent; the user is None if the tags name none, or several."""
-    users = [tag.removeprefix(_USER) for tag in tags if tag.startswith(_USER)]
-    personas = [tag.removeprefix(_PERSONA) for tag in tags if tag.startswith(_PERSONA)]
+    users = [tag.removeprefix(_USER_TAG_PREFIX) for tag in tags if tag.startswith(_USER_TAG_PREFIX)]
+    personas = [tag.removeprefix(_PERSONA_TAG_PREFIX) for tag in tags if tag.startswith(_PERSONA_TAG_PREFIX)]
     return users[0] if len(users) == 1 else None, personas[0] if personas else None
 
 
 def users_in(tags: Iterable[str]) -> set[str]:
     """Every user that an agent's tags name."""
-    return {tag.removeprefix(_USER) for tag in tags if tag.startswith(_USER)}
+    return {tag.removeprefix(_USER_TAG_PREFIX) for tag in tags if tag.startswith(_USER_TAG_PREFIX)}
 
 
 def of_another_tenant(tenant: str, tags: Collection[str]) -> bool:
     """Whether an agent belongs to another tenant; an agent that no bridge created belongs to none."""
-    bridges = [tag for tag in tags if tag == _BRIDGE or tag.startswith(f"{_BRIDGE}:")]
+    bridges = [tag for tag in tags if tag == _BRIDGE_TAG or tag.startswith(f"{_BRIDGE_TAG}:")]
     return bool(bridges) and bridge_tag(tenant) not in bridges
 
 
 def identity_tags(tags: Iterable[str]) -> tuple[str, ...]:
     """The tags that identify an agent, without those that record its history."""
-    return tuple(tag for tag in tags if not tag.startswith((_ATTEMPT, OPT_OUT_TAG, FORMER_TAG, RESTORE_TAG)))
+    return tuple(tag for tag in tags if not tag.startswith((_ATTEMPT_TAG_PREFIX, OPT_OUT_TAG, FORMER_TAG, RESTORE_TAG)))
 
 
 def attempt_tag(token: str) -> str:
     """The tag that carries an attempt's idempotency token."""
-    return f"{_ATTEMPT}{token}"
+    return f"{_ATTEMPT_TAG_PREFIX}{token}"
 
 
 def opt_out_tag(choice: Choice) -> str:
@@ -105,7 +105,7 @@ def opt_out_in(user_id: str, tags: Iterable[str]) -> Choice | None:
     times = [tag.removeprefix(OPT_OUT_TAG) for tag in opt_out_tags_in(tags)]
     if not times:
         return None
-    latest = max(int(time) if _TIME.fullmatch(time) else IMPORTED_MS for time in times)
+    latest = max(int(time) if _TAG_TIME.fullmatch(time) else IMPORTED_MS for time in times)
     return Choice(user_key(user_id), permanent_memory=False, chosen_ms=latest)
 
 

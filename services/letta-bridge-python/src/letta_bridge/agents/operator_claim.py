@@ -20,9 +20,9 @@ from letta_bridge.request_queue.served_letta import served_with
 from letta_bridge.settings import BridgeSettings
 from shared_utils.redis.connection import RedisClient
 
-_LOOKS: Final = int(HEARTBEAT_SECONDS) + 5
+_MAX_CLAIM_CHECKS: Final = int(HEARTBEAT_SECONDS) + 5
 """Once a second, until another queue's note has changed: a heartbeat and the time to write it."""
-_ADVICE: Final = (
+_CLAIM_ADVICE: Final = (
     "nothing was done: give this command the TENANT, LETTA_API_URL, REDIS_URL and LETTA_REQUESTS of the bridges"
 )
 
@@ -52,14 +52,14 @@ async def require_own_agents(
                 return
             raise TenantTaken(
                 f"bridges serve the queue '{settings.queue.requests}' under another tenant than '{tenant}', or with "
-                f"another Letta; {_ADVICE}. If those bridges are gone, their claim expires within two minutes"
+                f"another Letta; {_CLAIM_ADVICE}. If those bridges are gone, their claim expires within two minutes"
             )
         if settings.tenant.shards or not notes:
             return
         holder = notes[0]
         if note_field(holder, "id") == await QueueIdentity(client, keys).kept():
             return
-        for _ in range(_LOOKS):
+        for _ in range(_MAX_CLAIM_CHECKS):
             await pause(1.0)
             if holder not in await letta.notes(label):
                 break
@@ -69,5 +69,5 @@ async def require_own_agents(
         return
     raise TenantTaken(
         f"the queue '{note_field(holder, 'queue') or '?'}' serves the tenant '{tenant}' on this Letta, and not the "
-        f"queue '{settings.queue.requests}' of this Redis; {_ADVICE}"
+        f"queue '{settings.queue.requests}' of this Redis; {_CLAIM_ADVICE}"
     )

@@ -31,9 +31,9 @@ from shared_utils.redis.connection import persistently
 from shared_utils.task_end import background
 
 _log = logs.get("letta_bridge.opt_out_tags")
-_SECONDS: Final = 5.0
+_TAG_WRITE_TIMEOUT_SECONDS: Final = 5.0
 """How long a choice waits for Letta; it is valid without the tags."""
-_LOOK_SECONDS: Final = 1.0
+_TAG_POLL_SECONDS: Final = 1.0
 """Between two looks in the background at whether the tags have to be read."""
 
 Allowed = Callable[[LettaAgents], Awaitable[None]]
@@ -65,7 +65,7 @@ class OptOutTags:
         """Update the tags of a user's agents; False if Letta is away, or they are another queue's."""
         wanted = set() if choice.permanent_memory else {opt_out_tag(choice)}
         try:
-            async with asyncio.timeout(_SECONDS):
+            async with asyncio.timeout(_TAG_WRITE_TIMEOUT_SECONDS):
                 letta = self._letta()
                 await self._allowed(letta)
                 for agent in await letta.find_agents(user_tags(self._tenant, user_id)):
@@ -136,7 +136,7 @@ class TaggedOptOuts:
                     server = letta()
                     await allowed(server)
                     await self._read(server)
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_TAG_POLL_SECONDS)
 
     def _due(self) -> bool:
         return self._read_for < self._consent.replicas.generations

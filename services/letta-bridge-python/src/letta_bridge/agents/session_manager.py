@@ -27,11 +27,11 @@ from shared_utils.persistence.sessions.port import Restoration, Session, Session
 from shared_utils.task_end import background
 
 _log = logs.get("letta_bridge.session_manager")
-_POLL: Final = 3.0
+_CHANGES_POLL_SECONDS: Final = 3.0
 """Seconds until what another bridge or an operator wrote counts here."""
-_TOUCH: Final = 30.0
+_LAST_SEEN_WRITE_SECONDS: Final = 30.0
 """Seconds between two writes of who was here."""
-_NAMED: Final = 20
+_MAX_LOGGED_SESSION_IDS: Final = 20
 """Unreadable rows in one log line."""
 
 
@@ -206,7 +206,11 @@ class SessionManager:
         self.restored = restored
         _log.info("sessions_restored", restored=len(restored.sessions), failed=len(restored.failed))
         if restored.failed:
-            _log.error("sessions_unreadable", session_ids=sorted(restored.failed)[:_NAMED], failed=len(restored.failed))
+            _log.error(
+                "sessions_unreadable",
+                session_ids=sorted(restored.failed)[:_MAX_LOGGED_SESSION_IDS],
+                failed=len(restored.failed),
+            )
         return restored
 
     @contextlib.asynccontextmanager
@@ -260,12 +264,12 @@ class SessionManager:
             await self.restore()
         touched = cleaned = time.monotonic()
         while True:
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(_CHANGES_POLL_SECONDS)
             await self.follow()
             if self.restored is None:
                 with _Watch(self._store_answered):
                     await self.restore()
-            if time.monotonic() - touched >= _TOUCH:
+            if time.monotonic() - touched >= _LAST_SEEN_WRITE_SECONDS:
                 await self.touch_used()
                 touched = time.monotonic()
             if time.monotonic() - cleaned >= self._settings.cleanup_interval:

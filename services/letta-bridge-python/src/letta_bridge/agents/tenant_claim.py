@@ -37,11 +37,11 @@ HEARTBEAT_SECONDS: Final = 15.0
 """Interval at which the note is read, and rewritten by the holder."""
 _MISSED_HEARTBEATS: Final = 5
 """Consecutive reads of an unchanged note after which its queue counts as gone."""
-_FIRST_SECONDS: Final = 2.0
+_FIRST_HEARTBEAT_TIMEOUT_SECONDS: Final = 2.0
 """For which nothing is taken before the first heartbeat: Letta and Redis may be away."""
-_LAST_SECONDS: Final = 2.0
+_RELEASE_TIMEOUT_SECONDS: Final = 2.0
 """For which a stop tries to give the claim on the queue back."""
-_LABEL: Final = "letta-bridge"
+_NOTE_LABEL: Final = "letta-bridge"
 
 
 class ClaimState(StrEnum):
@@ -147,14 +147,14 @@ class TenantClaim:
             letta: returns a server; raises BreakerOpen while the circuit breaker is open.
         """
         self._is_pending = self._served is not None
-        asyncio.get_running_loop().call_later(_FIRST_SECONDS, self._decide)
+        asyncio.get_running_loop().call_later(_FIRST_HEARTBEAT_TIMEOUT_SECONDS, self._decide)
         try:
             async with background(self._send_heartbeats(letta)):
                 yield
         finally:
             if self._served is not None:
                 with contextlib.suppress(*CONNECTION_ERRORS):
-                    async with asyncio.timeout(_LAST_SECONDS):
+                    async with asyncio.timeout(_RELEASE_TIMEOUT_SECONDS):
                         await self._served.release()
 
     async def _send_heartbeats(self, letta: Callable[[], LettaAgents]) -> None:
@@ -226,7 +226,7 @@ class TenantClaim:
 
 def note_label(tenant: str) -> str:
     """The label of the notes that claim a tenant."""
-    return f"{_LABEL}/{tenant}" if tenant else _LABEL
+    return f"{_NOTE_LABEL}/{tenant}" if tenant else _NOTE_LABEL
 
 
 def note_field(note: Note, field: str) -> str:

@@ -22,7 +22,7 @@ from letta_bridge.letta.port import AgentRef
 from letta_bridge.request_queue.creation_leases import CreationLeases
 from shared_utils.private_files import make_folder
 
-_TRIES: Final = 4
+_AGENT_ATTEMPTS: Final = 4
 """Attempts for one agent: a short outage of Letta must not end a backup of thousands."""
 
 Progress = Callable[[str, int], None]
@@ -146,7 +146,7 @@ async def load_agents(
 def _patiently() -> AsyncRetrying:
     return AsyncRetrying(
         retry=retry_if_exception_type((LettaUnavailable, TurnFateUnknown)),
-        stop=stop_after_attempt(_TRIES),
+        stop=stop_after_attempt(_AGENT_ATTEMPTS),
         wait=wait_exponential(multiplier=0.5, max=10),
         reraise=True,
     )

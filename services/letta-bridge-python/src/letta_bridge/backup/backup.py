@@ -89,9 +89,9 @@ async def make_backup(
 
 def _begin(folder: Path) -> None:
     make_folder(folder)
-    if (folder / manifest.UNFINISHED).exists():
+    if (folder / manifest.UNFINISHED_MARK).exists():
         raise Conflict(f"{folder} holds a backup that was never finished; remove it, or name a new directory")
     if any(folder.iterdir()):
         raise Conflict(f"{folder} is not empty; name a new directory for the backup")
-    with replacing(folder / manifest.UNFINISHED) as file:
+    with replacing(folder / manifest.UNFINISHED_MARK) as file:
         file.write(json.dumps({"begun_at": utc_now().isoformat(), "release": __version__}).encode() + b"\n")

@@ -17,15 +17,15 @@ from letta_bridge.backup.manifest_check import fault_of
 from letta_bridge.backup.records import Manifest, OldManifest, Part, SavedAgent, SavedState, SavedTable
 from shared_utils.private_files import replacing
 
-FILE: Final = "manifest.json"
-UNFINISHED: Final = "unfinished"
+MANIFEST_FILE: Final = "manifest.json"
+UNFINISHED_MARK: Final = "unfinished"
 """Exists in a backup's directory while the backup is being made."""
 OLD_AGENTS_LACK: Final = (
     "the backup is of an earlier release, whose agent files hold the messages in context only: older messages, "
     "archival memory and the ids that mark redelivered messages are not in it"
 )
 
-_ANY: Final[TypeAdapter[Manifest | OldManifest]] = TypeAdapter(
+_ANY_MANIFEST: Final[TypeAdapter[Manifest | OldManifest]] = TypeAdapter(
     Annotated[Manifest | OldManifest, Field(discriminator="format")]
 )
 
@@ -33,14 +33,14 @@ _ANY: Final[TypeAdapter[Manifest | OldManifest]] = TypeAdapter(
 def parts_of(folder: Path) -> tuple[Part, ...]:
     """Every file of a backup, without the manifest and the marker of an unfinished backup."""
     files = sorted(path for path in folder.rglob("*") if not path.is_dir())
-    about = {folder / FILE, folder / UNFINISHED}
+    about = {folder / MANIFEST_FILE, folder / UNFINISHED_MARK}
     return tuple(_part(folder, path) for path in files if path not in about)
 
 
 def write(folder: Path, manifest: Manifest) -> None:
     """Complete a backup."""
-    (folder / UNFINISHED).unlink(missing_ok=True)
-    with replacing(folder / FILE) as file:
+    (folder / UNFINISHED_MARK).unlink(missing_ok=True)
+    with replacing(folder / MANIFEST_FILE) as file:
         file.write(manifest.model_dump_json(indent=2).encode() + b"\n")
 
 
@@ -51,18 +51,22 @@ def read(folder: Path) -> Manifest:
         BackupDamaged: there is no manifest, it contradicts itself, or a file is missing, changed, or not named in it.
     """
     try:
-        text = (folder / FILE).read_bytes()
+        text = (folder / MANIFEST_FILE).read_bytes()
     except FileNotFoundError:
-        if (folder / UNFINISHED).exists():
+        if (folder / UNFINISHED_MARK).exists():
             raise BackupDamaged(f"the backup in {folder} was never finished; make another one") from None
-        raise BackupDamaged(f"{folder} holds no complete backup ({FILE} is missing); name another directory") from None
+        raise BackupDamaged(
+            f"{folder} holds no complete backup ({MANIFEST_FILE} is missing); name another directory"
+        ) from None
     except OSError as error:
-        raise BackupDamaged(f"{folder / FILE} cannot be read ({error.strerror}); use another copy of it") from None
+        raise BackupDamaged(
+            f"{folder / MANIFEST_FILE} cannot be read ({error.strerror}); use another copy of it"
+        ) from None
     try:
-        found = _ANY.validate_json(text)
+        found = _ANY_MANIFEST.validate_json(text)
     except ValidationError as error:
         problem = " ".join(error.errors(include_url=False)[0]["msg"].split())  # it may quote what the manifest says
-        raise BackupDamaged(f"{folder / FILE} is not a manifest this release can read ({problem})") from None
+        raise BackupDamaged(f"{folder / MANIFEST_FILE} is not a manifest this release can read ({problem})") from None
     try:
         _check(folder, found.parts)
     except OSError as error:
@@ -70,7 +74,7 @@ def read(folder: Path) -> Manifest:
     manifest = found if isinstance(found, Manifest) else _upgraded(found, text)
     if (fault := fault_of(manifest)) is not None:
         raise BackupDamaged(
-            f"{folder / FILE} was changed: {fault}; nothing was changed. Use another copy of the backup"
+            f"{folder / MANIFEST_FILE} was changed: {fault}; nothing was changed. Use another copy of the backup"
         )
     return manifest
 
@@ -79,7 +83,7 @@ def _check(folder: Path, parts: tuple[Part, ...]) -> None:
     named = {part.path for part in parts}
     there = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
     for name, found in there.items():
-        if found.is_symlink() or not (found.is_dir() or name in named or name == FILE):
+        if found.is_symlink() or not (found.is_dir() or name in named or name == MANIFEST_FILE):
             raise BackupDamaged(f"{found} is not named in the manifest; remove it, or use another copy of the backup")
     for part in parts:
         place = PurePosixPath(part.path)

@@ -18,8 +18,10 @@ from shared_utils.persistence.session_file.tables import prepare, time_text
 from shared_utils.private_files import PARTIAL, create
 
 _OF_SESSIONS = ("agent_sessions", "session_journal", "session_conflicts")
-_RESTORES = "CREATE TABLE IF NOT EXISTS restores (backup_id TEXT PRIMARY KEY, made_at TEXT, restored_at TEXT)"
-_MOVE = "UPDATE agent_sessions SET agent_id = ?, version = version + 1, changed_at = ? WHERE agent_id = ?"
+_CREATE_RESTORES_TABLE = (
+    "CREATE TABLE IF NOT EXISTS restores (backup_id TEXT PRIMARY KEY, made_at TEXT, restored_at TEXT)"
+)
+_MOVE_AGENT = "UPDATE agent_sessions SET agent_id = ?, version = version + 1, changed_at = ? WHERE agent_id = ?"
 
 
 def save(source: Path, target: Path) -> None:
@@ -91,7 +93,7 @@ def load(
         if erased:
             gone = erased_in_copy(connection, erased)
         with connection:
-            connection.execute(_RESTORES)
+            connection.execute(_CREATE_RESTORES_TABLE)
             times = [time_text(made_at), time_text(utc_now())]
             connection.execute("INSERT INTO restores VALUES (?, ?, ?)", [backup_id, *times])
             moved = _moved(connection, agents)
@@ -133,7 +135,7 @@ def _choices_of(target: Path) -> Sequence[Choice]:
 
 def _moved(connection: sqlite3.Connection, agents: Mapping[str, str]) -> int:
     now = time_text(utc_now())
-    return sum(connection.execute(_MOVE, [new, now, former]).rowcount for former, new in agents.items())
+    return sum(connection.execute(_MOVE_AGENT, [new, now, former]).rowcount for former, new in agents.items())
 
 
 def _copied(source: str, target: Path, finish: Callable[[sqlite3.Connection], None]) -> None:

@@ -12,8 +12,8 @@ from typing import Final
 from shared_utils.persistence.errors import Conflict
 from shared_utils.private_files import create, make_folder
 
-_FOLDER: Final = ".restore"
-_LOCK: Final = "lock"
+_RESTORE_FOLDER: Final = ".restore"
+_LOCK_FILE: Final = "lock"
 
 
 @contextlib.contextmanager
@@ -23,9 +23,9 @@ def workspace(data_dir: Path) -> Iterator[Path]:
     Raises:
         Conflict: another restore of this data directory is running.
     """
-    folder = data_dir / _FOLDER
-    create(folder / _LOCK)
-    with (folder / _LOCK).open("rb") as lock:
+    folder = data_dir / _RESTORE_FOLDER
+    create(folder / _LOCK_FILE)
+    with (folder / _LOCK_FILE).open("rb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

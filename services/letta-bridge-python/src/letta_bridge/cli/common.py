@@ -30,7 +30,7 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
-_TIMEOUT: Final = 10.0
+_REDIS_TIMEOUT_SECONDS: Final = 10.0
 """Seconds a command to Redis may take: more than any of these commands blocks."""
 
 _Result = TypeVar("_Result")
@@ -105,7 +105,9 @@ async def _with_client(settings: BridgeSettings, work: Callable[[RedisClient], A
 
 
 @contextlib.asynccontextmanager
-async def redis_client(settings: BridgeSettings, *, timeout: float = _TIMEOUT) -> AsyncIterator[RedisClient]:
+async def redis_client(
+    settings: BridgeSettings, *, timeout: float = _REDIS_TIMEOUT_SECONDS
+) -> AsyncIterator[RedisClient]:
     """A client of the queue's Redis; ``timeout``: seconds that a command may take."""
     client = connect(settings.redis, name="letta-bridge-cli", timeout=timeout)
     try:

@@ -18,7 +18,7 @@ from shared_utils.config.settings import SECTIONS
 from shared_utils.errors import SettingsError
 from shared_utils.observability.logs import redact_text
 
-_HIDDEN = "***"
+_HIDDEN_VALUE = "***"
 _SHOWN_LENGTH = 80
 
 
@@ -89,7 +89,7 @@ def _redacted(value: Any) -> Any:
     """The value as JSON has it, with nothing secret in it."""
     if isinstance(value, SecretStr):
         secret = value.get_secret_value()
-        return _address(secret) if "://" in secret else _HIDDEN
+        return _address(secret) if "://" in secret else _HIDDEN_VALUE
     if isinstance(value, str):
         return _address(value) if "://" in value else redact_text(value)
     if isinstance(value, BaseModel):
@@ -106,11 +106,11 @@ def _address(url: str) -> str:
     try:
         parts = urlsplit(url)
     except ValueError:
-        return _HIDDEN
+        return _HIDDEN_VALUE
     user, at, host = parts.netloc.rpartition("@")
     if not host or (not at and "@" in url):
-        return _HIDDEN
-    return f"{parts.scheme}://{f'{_HIDDEN}@' if user or at else ''}{host}{parts.path}"
+        return _HIDDEN_VALUE
+    return f"{parts.scheme}://{f'{_HIDDEN_VALUE}@' if user or at else ''}{host}{parts.path}"
 
 
 def _source(name: str, origins: Mapping[str, str]) -> str:

@@ -23,7 +23,7 @@ app = typer.Typer(
 _COLUMNS: Final = ("ID", "TIME", "CODE", "TRIES", "USER", "TASK", "BYTES", "WHY")
 _WHY_LENGTH: Final = 100
 _SHORTEST_ID: Final = 4
-_NAMED: Final = 5
+_MAX_IDS: Final = 5
 """Ids listed in an error message at most."""
 
 CodeOption = Annotated[str | None, typer.Option(help="Only letters with this code, such as too_many_deliveries.")]
@@ -167,7 +167,7 @@ def _remove(
         typer.echo(f"{_letters(len(removed))} {'put back into the queue' if retry else 'dropped'}")
     if left:
         fail(
-            f"{_letters(len(left))} left ({', '.join(left[:_NAMED])}): somebody else removed it, or another release "
+            f"{_letters(len(left))} left ({', '.join(left[:_MAX_IDS])}): somebody else removed it, or another release "
             "wrote it; 'letta-bridge dead show' tells which",
             Exit.FAILED,
         )

@@ -10,7 +10,7 @@ from letta_bridge.letta.port import LettaAgents
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence.sessions.port import SessionStore
 
-_SESSIONS: Final = 1000
+_MAX_SESSIONS_PER_USER: Final = 1000
 """Sessions of one user that are searched for the agents they name, ended ones included."""
 
 
@@ -23,7 +23,7 @@ async def duplicate_agents(
     """
 
     async def named(user_id: str, persona: str) -> list[str]:
-        page = await store.page(limit=_SESSIONS, include_inactive=True, user_id=user_id)
+        page = await store.page(limit=_MAX_SESSIONS_PER_USER, include_inactive=True, user_id=user_id)
         sessions = sorted(page.sessions, key=lambda one: not one.is_active)
         return [one.agent_id for one in sessions if one.persona == persona and one.agent_id is not None]
 

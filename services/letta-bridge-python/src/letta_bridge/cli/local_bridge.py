@@ -10,27 +10,31 @@ from typing import Any, Final
 
 from letta_bridge.settings import HttpSettings
 
-_SECONDS: Final = 5.0
+_READYZ_SECONDS: Final = 5.0
 """More than a bridge gives all of its checks."""
-_UNREADY: Final = 503
-_ANY: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # where one binds, and where one asks
+_UNREADY_STATUS: Final = 503
+_LOOPBACK_OF_WILDCARD: Final = {
+    "": "127.0.0.1",
+    "0.0.0.0": "127.0.0.1",
+    "::": "::1",
+}  # where one binds, and where one asks
 
 
 def not_ready(settings: HttpSettings) -> str | None:
     """Why the bridge on this host's configured port takes no tasks; None where it does, or where none listens there."""
-    host = _ANY.get(settings.host, settings.host)
+    host = _LOOPBACK_OF_WILDCARD.get(settings.host, settings.host)
     address = f"[{host}]" if ":" in host else host
     place = f"{address}:{settings.port}"
     try:
-        urllib.request.urlopen(f"http://{place}/readyz?verbose", timeout=_SECONDS).close()  # http
+        urllib.request.urlopen(f"http://{place}/readyz?verbose", timeout=_READYZ_SECONDS).close()  # http
     except urllib.error.HTTPError as answer:
         with answer:
-            return _reasons(answer.read()) if answer.code == _UNREADY else None
+            return _reasons(answer.read()) if answer.code == _UNREADY_STATUS else None
     except (OSError, ValueError) as error:
         if not _timed_out(error):
             return None
         return (
-            f"the bridge at {place} does not answer within {_SECONDS:g} s, so it is frozen or overloaded and takes no "
+            f"the bridge at {place} does not answer within {_READYZ_SECONDS:g} s, so it is frozen or overloaded and takes no "
             "tasks; see its log, and restart it if it stays so"
         )
     return None

@@ -15,7 +15,7 @@ from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import SettingsError
 from shared_utils.redis.connection import CONNECTION_ERRORS
 
-_SECONDS: Final = 5.0
+_REDIS_TIMEOUT_SECONDS: Final = 5.0
 """A command to Redis may take."""
 
 
@@ -36,7 +36,7 @@ def refuse_other_agents(settings: BridgeSettings, *, patience: float | None = No
         try:
             # A timeout is an OSError, and so one of these.
             with contextlib.suppress(*CONNECTION_ERRORS):
-                async with asyncio.timeout(patience), redis_client(settings, timeout=_SECONDS) as client:
+                async with asyncio.timeout(patience), redis_client(settings, timeout=_REDIS_TIMEOUT_SECONDS) as client:
                     await require_own_agents(settings, client, letta)
         finally:
             await letta.close()

@@ -23,7 +23,7 @@ from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
 from shared_utils.redis.trouble import explained
 from shared_utils.text import counted
 
-_BATCH: Final = 200
+_TASKS_PER_PUSH: Final = 200
 _PROGRESS_SECONDS: Final = 1.0
 _TOLD_LINES: Final = 10
 
@@ -98,7 +98,7 @@ async def _push(
     done = _Replayed()
     tasks = _tasks(source, settings.queue.limits, from_line, done)
     async for _ in _paced(rate):
-        batch = [task for _, task in zip(range(1 if rate else _BATCH), tasks, strict=False)]
+        batch = [task for _, task in zip(range(1 if rate else _TASKS_PER_PUSH), tasks, strict=False)]
         if not batch:
             return done
         before = done.line

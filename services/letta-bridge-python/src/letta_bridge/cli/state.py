@@ -32,7 +32,7 @@ from shared_utils.persistence.sessions.database_store import DatabaseSessionStor
 from shared_utils.persistence.sessions.file_store import FileSessionStore
 from shared_utils.persistence.sessions.port import SessionStore
 
-_ANSWERS: Final = (Conflict, RowMissing, StaleSession, ValueRefused)
+_CONFLICT_ERRORS: Final = (Conflict, RowMissing, StaleSession, ValueRefused)
 """The store answers these; it is not to blame."""
 _REDIS_TIMEOUT_SECONDS: Final = 5.0
 
@@ -55,7 +55,7 @@ def ask(work: Callable[[], Awaitable[_Result]]) -> _Result:
 
     try:
         return run_command(asked())
-    except _ANSWERS as error:
+    except _CONFLICT_ERRORS as error:
         fail(str(error), Exit.FAILED)
     except PersistenceError as error:
         fail(str(error), Exit.NO_STATE)

@@ -24,7 +24,7 @@ app = typer.Typer(
     help="Vectors of turns and of agents' archival memory: what memory-python recalls while Letta is away.",
 )
 
-_SHOWN: Final = 160
+_MAX_TEXT_COLUMNS: Final = 160
 """Characters of a text in a table."""
 
 app.command(name="import")(import_)
@@ -127,7 +127,7 @@ def search(
             match.passage.metadata.get("kind", "-"),
             str(match.passage.metadata.get("at", "-"))[:10],
             match.passage.source_id or match.passage.agent_id or "-",
-            cut(match.passage.text or "", _SHOWN),
+            cut(match.passage.text or "", _MAX_TEXT_COLUMNS),
         )
         for match in matches
     ]

@@ -22,8 +22,8 @@ def _read(name: str) -> Script:
     return Script.read(__package__ or "", "common", name)
 
 
-_CHOOSE: Final = _read("choose")
-_MERGE: Final = _read("merge")
+_CHOOSE_SCRIPT: Final = _read("choose")
+_MERGE_SCRIPT: Final = _read("merge")
 _MARK_COMPLETE: Final = _read("mark_complete")
 
 
@@ -56,7 +56,7 @@ class RedisChoices:
         arguments: list[str | int] = [_new_generation(), 2 if repeated else int(chosen)]
         for choice in choices:
             arguments += (choice.user_key, int(choice.permanent_memory), choice.chosen_ms)
-        return ReplicaState.of(*await self._scripts.run(_MERGE, *arguments))
+        return ReplicaState.of(*await self._scripts.run(_MERGE_SCRIPT, *arguments))
 
     async def entries(self) -> AsyncIterator[Choice]:
         """See the port."""
@@ -83,7 +83,7 @@ class RedisChoices:
 
     async def _timestamp(self, choice: Choice, *, state: str) -> Choice:
         arguments = (choice.user_key, state, choice.chosen_ms, _new_generation())
-        return replace(choice, chosen_ms=int(await self._scripts.run(_CHOOSE, *arguments)))
+        return replace(choice, chosen_ms=int(await self._scripts.run(_CHOOSE_SCRIPT, *arguments)))
 
     async def _fields(self, *names: str) -> list[Any]:
         return cast("list[Any]", await self._client.hmget(self._key, list(names)))

@@ -36,7 +36,7 @@ _RECONCILE_SECONDS: Final = 3600.0
 _PAUSE_SECONDS: Final = 1.0
 """Minimum between two rounds of upkeep, whatever triggers them."""
 _LOAD_ATTEMPTS: Final = 5
-_BATCH: Final = 500
+_CHOICES_PER_MERGE: Final = 500
 
 
 class SessionOptOuts(Protocol):
@@ -154,8 +154,8 @@ class ChoiceReplicas:
         next reconciliation.
         """
         unknown = 0
-        for start in range(0, len(choices), _BATCH):
-            batch = choices[start : start + _BATCH]
+        for start in range(0, len(choices), _CHOICES_PER_MERGE):
+            batch = choices[start : start + _CHOICES_PER_MERGE]
             await persistently(functools.partial(self.shared.merge, batch))
             known = await self.stored([choice.user_key for choice in batch])
             unknown += sum(choice.beats(known.get(choice.user_key)) for choice in batch)
@@ -303,7 +303,7 @@ class ChoiceReplicas:
         batch: list[Choice] = []
         async for choice in self.shared.entries():
             batch.append(choice)
-            if len(batch) == _BATCH:
+            if len(batch) == _CHOICES_PER_MERGE:
                 await self._store_all(batch, durably=durably)
                 batch = []
         await self._store_all(batch, durably=durably)
@@ -319,5 +319,5 @@ class ChoiceReplicas:
         """Import opt-outs that earlier releases wrote into sessions; any explicit choice is later than these."""
         users = await self._sessions.opted_out_users()
         imported = [imported_opt_out(user) for user in users]
-        for start in range(0, len(imported), _BATCH):
-            await self.durable.merge(imported[start : start + _BATCH])
+        for start in range(0, len(imported), _CHOICES_PER_MERGE):
+            await self.durable.merge(imported[start : start + _CHOICES_PER_MERGE])

@@ -16,7 +16,7 @@ from letta_bridge.request_queue.port import HeldChoice
 from letta_bridge.request_queue.shelf import TaskOrder
 from shared_utils.persistence.choices.port import UNDATED_MS, Choice, user_key
 
-_ENTRY: Final = re.compile(rb"([01]) (\d{1,16})(?: (\d{1,16}|\+))?")
+_CHOICE_ENTRY: Final = re.compile(rb"([01]) (\d{1,16})(?: (\d{1,16}|\+))?")
 COMPLETE, GENERATION, CHANGES = "complete", "generation", "changes"
 STATE_FIELDS: Final = (COMPLETE, GENERATION, CHANGES)
 """Fields that belong to no user."""
@@ -47,7 +47,7 @@ class ReplicaState:
 
 def parse_entry(user: str, entry: bytes | None) -> Choice | None:
     """The choice in a user's entry; None without an entry, or if this release cannot read it."""
-    found = _ENTRY.match(entry) if entry is not None else None
+    found = _CHOICE_ENTRY.match(entry) if entry is not None else None
     return None if found is None else Choice(user, found[1] == b"1", int(found[2]))
 
 
@@ -65,7 +65,7 @@ def applies_to(entry: bytes | None, first_ms: int) -> bool:
         entry: a user's entry; without an opt-in in it, or a time up to which it does not apply, nothing does.
         first_ms: when the task was taken from the request list.
     """
-    found = _ENTRY.match(entry) if entry is not None else None
+    found = _CHOICE_ENTRY.match(entry) if entry is not None else None
     if found is None or found[1] != b"1" or found[3] == b"+":
         return False
     return first_ms > int(found[3] or found[2])
@@ -218,7 +218,7 @@ class InMemorySharedChoices:
         self.fields[CHANGES] = str(int(self.fields[CHANGES]) + 1).encode()
 
     def _since(self, choice: Choice, *, repeated: bool) -> str:
-        before = _ENTRY.match(self.fields.get(choice.user_key, b""))
+        before = _CHOICE_ENTRY.match(self.fields.get(choice.user_key, b""))
         if repeated and before and before[1] == b"1":
             return (before[3] or before[2]).decode()
         return self._order.opt_in(choice.user_key, self._untaken(), round(self._clock() * 1000))

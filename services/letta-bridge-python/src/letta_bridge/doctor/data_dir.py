@@ -19,10 +19,10 @@ from shared_utils.persistence.sessions.port import SessionStoreError
 from shared_utils.private_files import make_folder
 
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_FULL: Final = 50 * 2**20
-_TIGHT: Final = 1024 * 2**20
+_FULL_BELOW_BYTES: Final = 50 * 2**20
+_TIGHT_BELOW_BYTES: Final = 1024 * 2**20
 """Bytes."""
-_TRIAL: Final = b"\0" * 65_536
+_TRIAL_CONTENT: Final = b"\0" * 65_536
 
 
 async def examine(settings: BridgeSettings) -> AsyncIterator[Finding]:
@@ -42,7 +42,7 @@ def _writable(directory: Path) -> Finding:
     try:
         make_folder(directory)
         with tempfile.NamedTemporaryFile(dir=directory, prefix=".doctor-") as trial:
-            trial.write(_TRIAL)
+            trial.write(_TRIAL_CONTENT)
             trial.flush()
             os.fsync(trial.fileno())
     except OSError as error:
@@ -64,9 +64,9 @@ def _writable(directory: Path) -> Finding:
 def _room(directory: Path) -> Finding:
     free = shutil.disk_usage(directory).free
     says = f"{free / 2**20:,.0f} MB free in {directory.resolve()}"
-    if free < _FULL:
+    if free < _FULL_BELOW_BYTES:
         return fail("disk.space", f"the disk is full: {says}", "make room, or move DATA_DIR to another disk")
-    if free < _TIGHT:
+    if free < _TIGHT_BELOW_BYTES:
         return warn("disk.space", f"the disk is getting full: {says}", "make room soon")
     return ok("disk.space", says)
 

@@ -39,9 +39,9 @@ WHERE schemaname = %s
 ORDER BY tablename
 """
 _MAY_MAKE: Final = "SELECT has_database_privilege(current_database()::text, 'CREATE')"
-_USED: Final = "SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL"
-_MOST: Final = "SELECT current_setting('max_connections')::int"
-_RESERVED: Final = "SELECT current_setting('superuser_reserved_connections')::int"
+_SELECT_USED_CONNECTIONS: Final = "SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL"
+_SELECT_MAX_CONNECTIONS: Final = "SELECT current_setting('max_connections')::int"
+_SELECT_RESERVED_CONNECTIONS: Final = "SELECT current_setting('superuser_reserved_connections')::int"
 
 
 async def examine(settings: BridgeSettings) -> AsyncIterator[Finding]:
@@ -143,9 +143,9 @@ async def _rights(connection: Connection, config: DatabaseConfig, missing: Seque
 
 async def _room(connection: Connection, config: DatabaseConfig) -> Finding:
     subject, reserved = "database.connections", 0
-    most, used = await _number(connection, _MOST), await _number(connection, _USED)
+    most, used = await _number(connection, _SELECT_MAX_CONNECTIONS), await _number(connection, _SELECT_USED_CONNECTIONS)
     with contextlib.suppress(psycopg.Error):  # openGauss calls it otherwise
-        reserved = await _number(connection, _RESERVED)
+        reserved = await _number(connection, _SELECT_RESERVED_CONNECTIONS)
     free = max(0, most - reserved - used)
     says = f"{free} of {most} connections are free, and this bridge takes up to {config.max_connections}"
     if free < config.max_connections:

@@ -11,7 +11,7 @@ from shared_utils.errors import SettingsError
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient, close, connect
 from shared_utils.redis.trouble import explained
 
-_TIMEOUT = 5.0
+_REDIS_TIMEOUT_SECONDS = 5.0
 
 
 async def examine(settings: BridgeSettings, *, deep: bool = False) -> AsyncIterator[Finding]:
@@ -35,7 +35,7 @@ async def examine(settings: BridgeSettings, *, deep: bool = False) -> AsyncItera
 
 async def _redis(settings: BridgeSettings) -> AsyncIterator[Finding]:
     try:
-        client = connect(settings.redis, name="letta-bridge-doctor", timeout=_TIMEOUT)
+        client = connect(settings.redis, name="letta-bridge-doctor", timeout=_REDIS_TIMEOUT_SECONDS)
     except SettingsError as error:
         yield fail("redis", str(error), "correct it in the environment or config.json")
         return

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from letta_bridge.letta.letta_client import LettaClient
 
 _KNOWN_VERSION: Final = "0.16."
-_TIMEOUT: Final = 15.0
+_LETTA_TIMEOUT_SECONDS: Final = 15.0
 """Seconds for each question but the deep one, which has letta.timeout."""
 _SHOWN_HANDLES: Final = 5
 _KEY_ADVICE: Final = "set LETTA_API_KEY to what the server has in LETTA_SERVER_PASSWORD"
@@ -70,7 +70,7 @@ def _connect(url: str, key: str | None) -> LettaClient:
     # Imported here: it brings Letta's SDK along, which --help need not wait for.
     from letta_bridge.letta.letta_client import LettaClient  # noqa: PLC0415
 
-    return LettaClient(url, api_key=key, max_concurrency=4, timeout=_TIMEOUT)
+    return LettaClient(url, api_key=key, max_concurrency=4, timeout=_LETTA_TIMEOUT_SECONDS)
 
 
 def _where(url: str) -> str:

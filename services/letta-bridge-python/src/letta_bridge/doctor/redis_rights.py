@@ -16,7 +16,7 @@ from letta_bridge.request_queue.creation_leases import CreationLease, RedisCreat
 from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
-from letta_bridge.request_queue.scripts import WAITED
+from letta_bridge.request_queue.scripts import IDLE_CONSUMER_SUFFIX
 from letta_bridge.request_queue.served_letta import ServedLetta
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence.choices.port import Choice, user_key
@@ -24,7 +24,7 @@ from shared_utils.redis.connection import RedisClient, subscriber
 from shared_utils.redis.trouble import redis_trouble
 
 _SUBJECT: Final = "redis.rights"
-_WAIT: Final = 0.1
+_FETCH_WAIT_SECONDS: Final = 0.1
 
 
 async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterator[Finding]:
@@ -78,7 +78,7 @@ async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys
     queue = RedisQueue(client, client, queue_settings, mark, keys=keys)
     try:
         await client.lpush(keys.requests, b'{"task_id":"1","user_id":"doctor"}', b'{"task_id":"2","user_id":"doctor"}')
-        (turn,) = await queue.take(1, _WAIT)
+        (turn,) = await queue.take(1, _FETCH_WAIT_SECONDS)
         await queue.renew([turn.receipt])
         await queue.restore([turn])
         await queue.release([turn.receipt])
@@ -151,7 +151,7 @@ async def _clean_up(client: RedisClient, keys: Keys, mark: str) -> None:
         keys.identity,
         keys.letta,
         keys.call(mark),
-        keys.call(mark + WAITED),
+        keys.call(mark + IDLE_CONSUMER_SUFFIX),
     )
     await client.delete(*leftovers)
 

@@ -13,7 +13,7 @@ from letta_bridge.settings import BridgeSettings
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
 from shared_utils.redis.trouble import explained
 
-_OLDEST: Final = (6, 2)
+_MIN_REDIS_VERSION: Final = (6, 2)
 _SKEW_SECONDS: Final = 2.0
 _NEARLY_FULL: Final = 0.9
 _BY_HAND = "give the ACL user +info, or look at it with an administrator's redis-cli"
@@ -53,7 +53,7 @@ def _version(info: Mapping[str, Any]) -> Finding:
     numbers = tuple(int(part) for part in compatible.split(".")[:2] if part.isdigit())
     if not numbers:
         return warn("redis.version", "does not tell its version", "make sure that it is Redis 6.2 or newer, or Valkey")
-    if numbers < _OLDEST:
+    if numbers < _MIN_REDIS_VERSION:
         return fail(
             "redis.version",
             f"{name} {version} is too old: it has no BLMOVE",

@@ -23,7 +23,7 @@ from shared_utils.redis.trouble import told
 
 _log = logs.get(__name__)
 
-_EARLIEST: Final = 1_500_000_000.0
+_EARLIEST_WALL_CLOCK: Final = 1_500_000_000.0
 """A producer's timestamp before this (2017) is no wall clock."""
 
 
@@ -127,7 +127,7 @@ class Guards:
         producer's timestamp tells; one that cannot be a wall clock's is left out.
         """
         pushed = _seconds(task.timestamp)
-        return max(turn.waited, self._clock() - pushed if pushed > _EARLIEST else 0.0)
+        return max(turn.waited, self._clock() - pushed if pushed > _EARLIEST_WALL_CLOCK else 0.0)
 
 
 def _over(tokens: int, limit: int) -> bool:

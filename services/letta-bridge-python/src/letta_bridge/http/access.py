@@ -17,10 +17,10 @@ from letta_bridge.http.attempts import Attempts
 from letta_bridge.settings import HttpSettings
 from shared_utils.errors import SettingsError
 
-_GUARDED: Final = "/api"
+_PROTECTED_PREFIX: Final = "/api"
 _SHORTEST_TOKEN: Final = 16
 """Characters of a token that others can try to guess."""
-_PROXIED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+_PROXY_HEADERS: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 """Headers that a proxy adds: the request comes from elsewhere, whatever address it was passed on from."""
 
 
@@ -62,7 +62,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         path = scope.get("path", "")
-        if scope["type"] == "http" and (path == _GUARDED or path.startswith(f"{_GUARDED}/")):
+        if scope["type"] == "http" and (path == _PROTECTED_PREFIX or path.startswith(f"{_PROTECTED_PREFIX}/")):
             headers = Headers(scope=scope)
             refusal = _stranger(headers) if self._token is None else self._refusal(scope, headers, self._token)
             if refusal is not None:
@@ -89,7 +89,7 @@ def _stranger(headers: Headers) -> Response | None:
     """Without a token: a browser could be made to ask for a foreign page, or a proxy pass strangers' requests on."""
     host = _host(f"//{headers.get('host', '')}")
     of_foreign_page = "origin" in headers and not _is_loopback(_host(headers["origin"]))
-    if not _is_loopback(host) or of_foreign_page or any(name in headers for name in _PROXIED):
+    if not _is_loopback(host) or of_foreign_page or any(name in headers for name in _PROXY_HEADERS):
         return problem(403, "forbidden", "without BRIDGE_API_TOKEN the API answers programs of this machine alone")
     return None
 

@@ -17,8 +17,8 @@ from shared_utils.observability import logs
 from shared_utils.persistence.errors import Conflict, PersistenceError, RowMissing, StaleSession, ValueRefused
 from shared_utils.text import clean_text
 
-_STATUS: Final = ((RowMissing, 404), (Conflict, 409), (StaleSession, 409), (ValueRefused, 422))
-_AWAY: Final = 503
+_STATUS_OF_ERROR: Final = ((RowMissing, 404), (Conflict, 409), (StaleSession, 409), (ValueRefused, 422))
+_STATUS_UNAVAILABLE: Final = 503
 _RETRY_SECONDS: Final = 1
 
 
@@ -29,7 +29,7 @@ class Problem(BaseModel):
     error: str = Field(description="one sentence for people")
 
 
-ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+ERROR_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": Problem} for status in (401, 403, 404, 409, 422, 503)
 }
 """For the description of a route."""
@@ -46,14 +46,14 @@ def explain_errors(app: FastAPI) -> None:
 
     @app.exception_handler(PersistenceError)
     async def _of_the_store(_request: Request, error: PersistenceError) -> JSONResponse:
-        status = next((status for kind, status in _STATUS if isinstance(error, kind)), _AWAY)
-        headers = {"Retry-After": str(_RETRY_SECONDS)} if status == _AWAY and error.retryable else None
+        status = next((status for kind, status in _STATUS_OF_ERROR if isinstance(error, kind)), _STATUS_UNAVAILABLE)
+        headers = {"Retry-After": str(_RETRY_SECONDS)} if status == _STATUS_UNAVAILABLE and error.retryable else None
         return problem(status, error.code, str(error), headers)
 
     @app.exception_handler(ChoiceUnknown)
     @app.exception_handler(ChoiceNotShared)
     async def _of_consent(_request: Request, error: ServiceError) -> JSONResponse:
-        return problem(_AWAY, error.code, str(error), {"Retry-After": str(_RETRY_SECONDS)})
+        return problem(_STATUS_UNAVAILABLE, error.code, str(error), {"Retry-After": str(_RETRY_SECONDS)})
 
     @app.exception_handler(RequestValidationError)
     async def _of_the_request(_request: Request, error: RequestValidationError) -> JSONResponse:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from letta_bridge.agents.user_settings import UserSettings
-from letta_bridge.http.answers import ERRORS
+from letta_bridge.http.answers import ERROR_RESPONSES
 from letta_bridge.http.port import Limit, Offset, Sessions
 from letta_bridge.http.records import RestoredSessions, RestoreResult, records
 from shared_utils.persistence.sessions.port import Restoration
@@ -13,7 +13,7 @@ from shared_utils.persistence.sessions.port import Restoration
 
 def router(sessions: Sessions, settings: UserSettings) -> APIRouter:
     """The routes."""
-    routes = APIRouter(prefix="/api/sessions", tags=["sessions"], responses=ERRORS)
+    routes = APIRouter(prefix="/api/sessions", tags=["sessions"], responses=ERROR_RESPONSES)
 
     @routes.post("/postgres/restore", name="restore_from_store")
     @routes.post("/restore")

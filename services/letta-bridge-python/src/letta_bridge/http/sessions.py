@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Path, Query
 
 from letta_bridge.agents.user_settings import UserSettings
 from letta_bridge.http.addresses import require_utf8
-from letta_bridge.http.answers import ERRORS
+from letta_bridge.http.answers import ERROR_RESPONSES
 from letta_bridge.http.port import Limit, Offset, Sessions
 from letta_bridge.http.records import (
     CleanupResult,
@@ -32,7 +32,7 @@ SessionId = Annotated[str, Path(min_length=1, max_length=200)]
 def router(sessions: Sessions, settings: UserSettings, *, grace: timedelta) -> APIRouter:
     """The routes. ``grace`` is how long an ended session stays where a cleanup is not told otherwise."""
     routes = APIRouter(
-        prefix="/api/sessions", tags=["sessions"], responses=ERRORS, dependencies=[Depends(require_utf8)]
+        prefix="/api/sessions", tags=["sessions"], responses=ERROR_RESPONSES, dependencies=[Depends(require_utf8)]
     )
 
     @routes.get(f"{_POSTGRES}/sessions")

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Path
 
 from letta_bridge.agents.user_settings import UserSettings
 from letta_bridge.http.addresses import require_utf8
-from letta_bridge.http.answers import ERRORS
+from letta_bridge.http.answers import ERROR_RESPONSES
 from letta_bridge.http.records import UserChoice, UserSettingsRecord
 from shared_utils.observability import logs
 
@@ -20,7 +20,9 @@ UserId = Annotated[str, Path(min_length=1, max_length=1024)]
 
 def router(settings: UserSettings) -> APIRouter:
     """The routes."""
-    routes = APIRouter(prefix="/api/users", tags=["users"], responses=ERRORS, dependencies=[Depends(require_utf8)])
+    routes = APIRouter(
+        prefix="/api/users", tags=["users"], responses=ERROR_RESPONSES, dependencies=[Depends(require_utf8)]
+    )
 
     @routes.get("/{user_id:path}/settings")
     async def get_settings(user_id: UserId) -> UserSettingsRecord:

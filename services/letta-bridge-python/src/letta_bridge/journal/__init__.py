@@ -5,6 +5,6 @@
 """
 
 from letta_bridge.journal.journal import Journal
-from letta_bridge.journal.record import SOURCE, JournalRows, conversation_id, journalled, read_entry
+from letta_bridge.journal.record import JOURNAL_SOURCE, JournalRows, conversation_id, journalled, read_entry
 
-__all__ = ["SOURCE", "Journal", "JournalRows", "conversation_id", "journalled", "read_entry"]
+__all__ = ["JOURNAL_SOURCE", "Journal", "JournalRows", "conversation_id", "journalled", "read_entry"]

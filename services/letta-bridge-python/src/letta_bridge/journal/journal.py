@@ -27,13 +27,13 @@ from shared_utils.waiting import wait_or_timeout
 
 _log = logs.get(__name__)
 
-_BATCH: Final = 200
-_IDLE: Final = 1.0
+_TURNS_PER_WRITE: Final = 200
+_IDLE_PAUSE_SECONDS: Final = 1.0
 """Seconds between two looks while nothing, or little, waits: what comes meanwhile is one transaction."""
 _PAUSE_MOST: Final = 10.0
 """Seconds between two tries at most, while the database is away."""
 _PURGE_EVERY: Final = 3600.0
-_AWAY: Final[tuple[type[Exception], ...]] = (PersistenceError, *CONNECTION_ERRORS)
+_UNAVAILABLE_ERRORS: Final[tuple[type[Exception], ...]] = (PersistenceError, *CONNECTION_ERRORS)
 
 
 class Journal:
@@ -90,13 +90,13 @@ class Journal:
 
     async def run(self) -> None:
         """Write until :meth:`stop`."""
-        pause = _IDLE
+        pause = _IDLE_PAUSE_SECONDS
         while not self._stopping.is_set():
             try:
                 full = await self._pass()
-                pause = 0.0 if full else _IDLE
-            except _AWAY as error:
-                pause = min(max(pause, _IDLE) * 2, _PAUSE_MOST)
+                pause = 0.0 if full else _IDLE_PAUSE_SECONDS
+            except _UNAVAILABLE_ERRORS as error:
+                pause = min(max(pause, _IDLE_PAUSE_SECONDS) * 2, _PAUSE_MOST)
                 self._in_trouble(error)
             except Exception:  # noqa: BLE001  # a defect of ours must not stop the bridge, nor end the journal for good
                 pause = _PAUSE_MOST
@@ -107,7 +107,7 @@ class Journal:
     async def _pass(self) -> bool:
         """Write one batch; whether another one is waiting."""
         await self._remove_erased()
-        batch = await self._take(_BATCH)
+        batch = await self._take(_TURNS_PER_WRITE)
         self._note_dropped(batch.dropped)
         if not batch.mine:
             self.trouble = None  # it is another bridge's now
@@ -182,7 +182,7 @@ class Journal:
             _log.info("journal_purged", messages=removed)
 
     async def _end(self) -> None:
-        with contextlib.suppress(*_AWAY):
+        with contextlib.suppress(*_UNAVAILABLE_ERRORS):
             while await self._pass():
                 pass
         with contextlib.suppress(*CONNECTION_ERRORS):

@@ -21,12 +21,12 @@ from shared_utils.contracts.messages import Reply, Task, json_object
 from shared_utils.persistence.conversations.records import Conversation, Message
 from shared_utils.text import read_json
 
-SOURCE: Final = "letta_bridge"
+JOURNAL_SOURCE: Final = "letta_bridge"
 """``source`` of the journal's conversations."""
 
-_ANSWERED: Final = frozenset({Outcome.LETTA, Outcome.MEMORY})
-_CONVERSATIONS: Final = uuid.UUID("0b2a3a0e-54a4-4c0f-9d5e-5d1f4d4a6a61")
-_MESSAGES: Final = uuid.UUID("6f1b0f5a-9b86-4a52-8a3e-2f7a9a3f6c17")
+_ANSWERED_OUTCOMES: Final = frozenset({Outcome.LETTA, Outcome.MEMORY})
+_CONVERSATION_NAMESPACE: Final = uuid.UUID("0b2a3a0e-54a4-4c0f-9d5e-5d1f4d4a6a61")
+_MESSAGE_NAMESPACE: Final = uuid.UUID("6f1b0f5a-9b86-4a52-8a3e-2f7a9a3f6c17")
 _PER_MS: Final = 1 << 20
 """Ordinals of one millisecond: two for each turn settled in it."""
 
@@ -67,7 +67,7 @@ class JournalRows:
 
 def conversation_id(user_id: str, persona: str) -> str:
     """The id of a user's journal with one persona."""
-    return str(uuid.uuid5(_CONVERSATIONS, json.dumps([user_id, persona])))
+    return str(uuid.uuid5(_CONVERSATION_NAMESPACE, json.dumps([user_id, persona])))
 
 
 def journalled(
@@ -77,7 +77,7 @@ def journalled(
 
     ``is_remembered``: the user's agent knows of the turn, or will be told of it.
     """
-    if end.outcome not in _ANSWERED or end.reply is None:
+    if end.outcome not in _ANSWERED_OUTCOMES or end.reply is None:
         return end
     if not settings.temporary and not is_remembered:
         return end
@@ -113,7 +113,7 @@ def read_entry(entry: JournalEntry) -> JournalRows:
     conversation = Conversation(
         id=conversation_id(said.user_id, said.persona),
         user_id=said.user_id,
-        source=SOURCE,
+        source=JOURNAL_SOURCE,
         title=f"{said.user_id} · {said.persona}",
         metadata={"persona": said.persona},
         created_at=taken,
@@ -146,7 +146,7 @@ def read_entry(entry: JournalEntry) -> JournalRows:
 
 
 def _message_id(number: str, role: str) -> str:
-    return str(uuid.uuid5(_MESSAGES, f"{number}:{role}"))
+    return str(uuid.uuid5(_MESSAGE_NAMESPACE, f"{number}:{role}"))
 
 
 def _about(reply: Reply) -> dict[str, Any]:

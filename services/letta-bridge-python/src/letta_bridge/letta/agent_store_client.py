@@ -23,14 +23,14 @@ from letta_bridge.letta.letta_client import LettaClient
 from letta_bridge.letta.listed_rows import Listed, listed_row, own_otid
 from letta_bridge.letta.port import AgentRef
 
-_MESSAGES: Final = 500
+_MESSAGES_PER_PAGE: Final = 500
 """Messages per page."""
-_PASSAGES: Final = 50
+_PASSAGES_PER_PAGE: Final = 50
 """Passages per page: Letta sends 4096 numbers with each."""
-_LISTED: Final = 50
-_ADDED: Final = 50
+_ITEMS_PER_PAGE: Final = 50
+_PASSAGES_PER_CALL: Final = 50
 """Passages per call: Letta embeds all of them before it answers."""
-_SLOW: Final = 1800.0
+_LONG_CALL_TIMEOUT_SECONDS: Final = 1800.0
 """Seconds for a call whose duration grows with the agent: writing 50 000 messages takes 20."""
 
 _Shape = TypeVar("_Shape", dict[str, Any], list[Any])
@@ -91,7 +91,11 @@ class LettaAgentStore:
         after: str | None = None
         while awaited:
             listed = await self._list(
-                _agent(agent_id, "messages"), limit=_MESSAGES, order="asc", after=after, use_assistant_message=False
+                _agent(agent_id, "messages"),
+                limit=_MESSAGES_PER_PAGE,
+                order="asc",
+                after=after,
+                use_assistant_message=False,
             )
             if not listed:
                 break
@@ -109,13 +113,15 @@ class LettaAgentStore:
         found: list[StoredConversation] = []
         while True:
             after = found[-1].conversation_id if found else None
-            page = await self._list("/v1/conversations/", agent_id=agent_id, limit=_LISTED, order="asc", after=after)
+            page = await self._list(
+                "/v1/conversations/", agent_id=agent_id, limit=_ITEMS_PER_PAGE, order="asc", after=after
+            )
             found += [await self._conversation(one) for one in page]
-            if len(page) < _LISTED:
+            if len(page) < _ITEMS_PER_PAGE:
                 return found
 
     async def archives(self, agent_id: str) -> Sequence[StoredArchive]:
-        page = await self._list("/v1/archives/", agent_id=agent_id, limit=_LISTED, order="asc")
+        page = await self._list("/v1/archives/", agent_id=agent_id, limit=_ITEMS_PER_PAGE, order="asc")
         return [
             StoredArchive(
                 archive_id=str(one["id"]),
@@ -128,7 +134,9 @@ class LettaAgentStore:
     async def passages(self, agent_id: str) -> AsyncIterator[StoredPassage]:
         after: str | None = None
         while True:
-            page = await self._list(_agent(agent_id, "archival-memory"), limit=_PASSAGES, ascending=True, after=after)
+            page = await self._list(
+                _agent(agent_id, "archival-memory"), limit=_PASSAGES_PER_PAGE, ascending=True, after=after
+            )
             for one in page:
                 yield StoredPassage(
                     passage_id=str(one["id"]),
@@ -138,13 +146,13 @@ class LettaAgentStore:
                     tags=_texts(one.get("tags")),
                     metadata=one.get("metadata") or {},
                 )
-            if len(page) < _PASSAGES:
+            if len(page) < _PASSAGES_PER_PAGE:
                 return
             after = str(page[-1]["id"])
 
     async def write(self, agent_file: Path, variables: Mapping[str, str]) -> str:
         with agent_file.open("rb") as file:  # a file of our own; httpx reads it piece by piece
-            return await self._client.import_agent_file(file, variables=variables, timeout=_SLOW)
+            return await self._client.import_agent_file(file, variables=variables, timeout=_LONG_CALL_TIMEOUT_SECONDS)
 
     async def set_context(self, agent_id: str, message_ids: Sequence[str]) -> None:
         await self._client.request("PATCH", _agent(agent_id), body={"message_ids": list(message_ids)})
@@ -167,14 +175,16 @@ class LettaAgentStore:
     async def add_passages(self, archive_id: str, passages: Sequence[StoredPassage]) -> None:
         archive = await self._object("GET", f"/v1/archives/{_quoted(archive_id)}")
         # Letta's batch endpoint fails for an archive without an embedding model.
-        size = _ADDED if archive.get("embedding_config") else 1
+        size = _PASSAGES_PER_CALL if archive.get("embedding_config") else 1
         path = f"/v1/archives/{_quoted(archive_id)}/passages"
         for start in range(0, len(passages), size):
             batch = [_new_passage(passage) for passage in passages[start : start + size]]
             if size == 1:
-                await self._client.request("POST", path, body=batch[0], timeout=_SLOW)
+                await self._client.request("POST", path, body=batch[0], timeout=_LONG_CALL_TIMEOUT_SECONDS)
             else:
-                await self._client.request("POST", f"{path}/batch", body={"passages": batch}, timeout=_SLOW)
+                await self._client.request(
+                    "POST", f"{path}/batch", body={"passages": batch}, timeout=_LONG_CALL_TIMEOUT_SECONDS
+                )
 
     async def fork(self, agent_id: str, conversation: StoredConversation) -> str:
         path = "/v1/conversations/default/fork"

@@ -20,7 +20,7 @@ READER_TAG: Final = "bridge-reader"
 _READER_NAME: Final = "bridge reader"
 _ABANDONED_AFTER: Final = timedelta(hours=6)
 """Age at which a helper counts as left behind by a killed process."""
-_IDS: Final = frozenset({"id", "agent_id", "type", "otid", "batch_item_id"})
+_ID_FIELDS: Final = frozenset({"id", "agent_id", "type", "otid", "batch_item_id"})
 """Fields that an export generates anew or leaves empty."""
 
 
@@ -104,4 +104,4 @@ class ExactReader:
 
 
 def _row(message: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in message.items() if name not in _IDS and value not in (None, [])}
+    return {name: value for name, value in message.items() if name not in _ID_FIELDS and value not in (None, [])}

@@ -37,7 +37,7 @@ _OF_THE_MODEL = frozenset(Cause) - {Cause.BAD_REQUEST, Cause.RATE_LIMITED, Cause
 quota that is used up would look as if they passed by themselves."""
 
 # Server errors which the same request would meet again: not implemented, HTTP version not supported.
-_PERMANENT = frozenset({501, 505})
+_PERMANENT_STATUSES = frozenset({501, 505})
 
 # Every other refusal is a bad request.
 _REJECTIONS: Mapping[int, tuple[str, str]] = {
@@ -132,7 +132,7 @@ def _meaning(status: int, said: _Said, *, retry_after: float | None) -> LettaErr
         return _refused_by_provider(status, said, said.provider)
     if status in _SPECIAL:
         return _SPECIAL[status](status, said, retry_after)
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and status not in _PERMANENT:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and status not in _PERMANENT_STATUSES:
         return _server_error(status, said, retry_after)
     return _rejected(status, said)
 

@@ -40,7 +40,7 @@ from letta_bridge.letta.port import (
     TurnMessage,
 )
 from letta_bridge.letta.responses import agent_ref, failures, handles, json_object, json_objects, json_texts
-from letta_bridge.letta.turn_search import LABEL, Listed, Run, TurnSearch
+from letta_bridge.letta.turn_search import TOOL_KWARG_LABEL, Listed, Run, TurnSearch
 
 HISTORY_PAGE = 100
 """Messages asked for at a time; a turn sought is mostly among the last of them."""
@@ -51,16 +51,16 @@ OLDER_PAGE = 500
 _KEEP_ALIVE = 3.0
 # Health is still asked while every turn waits.
 _SPARE_CONNECTIONS = 16
-_SUCCESS = range(200, 300)
-_ADDRESSES = 10_000
+_SUCCESS_STATUSES = range(200, 300)
+_MAX_CACHED_URLS = 10_000
 _AGENT_PAGE = 50
 _TAG_PAGE = 1000
 _TAGS_PER_SEARCH = 100
 """They stand in the address, of which servers and proxies read 8 KB."""
 _RUN_PAGE = 1000
-_UNFINISHED = ("created", "running", "cancelled")
+_UNFINISHED_RUN_STATUSES = ("created", "running", "cancelled")
 """States of runs that matter to a turn that is not stored: it may still be, or nobody can tell."""
-_NOTES = 50
+_NOTES_PER_PAGE = 50
 
 
 class LettaClient:
@@ -85,7 +85,7 @@ class LettaClient:
     ) -> None:
         self._base_url = str(URL(base_url)).rstrip("/")
         # An address keeps its parts once it was taken apart, which costs as much as a tenth of a request.
-        self._turns_url = lru_cache(_ADDRESSES)(self._url_of_turns)
+        self._turns_url = lru_cache(_MAX_CACHED_URLS)(self._url_of_turns)
         self._connect_timeout = connect_timeout
         # Cookies would tie requests of different users together. Environment proxies do not apply.
         self._turns = aiohttp.ClientSession(
@@ -114,10 +114,10 @@ class LettaClient:
         """Hand the agent a turn and wait for its answer; see the port."""
         turn = {
             "messages": [{"role": m.role, "content": m.content, "otid": m.otid} for m in messages],
-            LABEL: messages[-1].otid,
+            TOOL_KWARG_LABEL: messages[-1].otid,
         }
         status, headers, body = await self._post(self._turns_url(agent_id), json.dumps(turn).encode(), timeout)
-        if status not in _SUCCESS:
+        if status not in _SUCCESS_STATUSES:
             sent = [message.content for message in messages]
             raise refusal(status, body, retry_after=headers.get("Retry-After"), sent=sent)
         try:
@@ -326,7 +326,7 @@ class LettaClient:
     async def notes(self, label: str) -> list[Note]:
         """The memory blocks under a label, oldest first."""
         async with failures(reads=True):
-            response = await self._sdk.blocks.with_raw_response.list(label=label, order="asc", limit=_NOTES)
+            response = await self._sdk.blocks.with_raw_response.list(label=label, order="asc", limit=_NOTES_PER_PAGE)
         return [Note(str(b.get("id")), str(b.get("value") or "")) for b in json_objects(response.http_response)]
 
     async def write_note(self, label: str, value: str, *, note_id: str | None = None) -> None:
@@ -432,7 +432,7 @@ class LettaClient:
             async with failures(reads=True):
                 response = await self._sdk.runs.with_raw_response.list(
                     agent_id=agent_id,
-                    statuses=_UNFINISHED,
+                    statuses=_UNFINISHED_RUN_STATUSES,
                     limit=_RUN_PAGE,
                     order="desc",
                     before=found[-1].run_id if found else omit,  # older ones; `after` lists newer ones in either order

@@ -13,7 +13,7 @@ from typing import Any, Final
 Listed = Mapping[str, Any]
 """An entry of Letta's list. One message may have several entries with the same id."""
 
-_ROLES: Final = {"user_message": "user", "system_message": "system", "tool_return_message": "tool"}
+_ROLE_OF_MESSAGE_TYPE: Final = {"user_message": "user", "system_message": "system", "tool_return_message": "tool"}
 OWN_OTID: Final = frozenset({"user_message", "system_message", "approval_request_message", "approval_response_message"})
 """Types of entries that show the stored otid; for all others Letta derives one from the message's id."""
 
@@ -26,7 +26,7 @@ def listed_row(entries: Sequence[Listed]) -> dict[str, Any]:
     """
     first = entries[0]
     kind = str(first.get("message_type"))
-    row: dict[str, Any] = {"role": _ROLES.get(kind, "assistant"), "created_at": first.get("date")}
+    row: dict[str, Any] = {"role": _ROLE_OF_MESSAGE_TYPE.get(kind, "assistant"), "created_at": first.get("date")}
     if first.get("name"):
         row["name"] = first["name"]
     if kind == "tool_return_message":

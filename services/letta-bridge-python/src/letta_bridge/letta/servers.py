@@ -25,14 +25,14 @@ from letta_bridge.letta.breaker import Breaker, BreakerState
 from letta_bridge.letta.port import LettaPort
 from shared_utils.contracts.messages import now
 
-_UNAVAILABILITY = frozenset({"timeout", "connection_lost", "server_error"})
+_UNAVAILABILITY_CAUSES = frozenset({"timeout", "connection_lost", "server_error"})
 _SAYS_NOTHING: Final = (EarlierTurnRunning, TurnInterrupted)
 """Errors of turns that were not sent, or not this time."""
 _RATE_LIMIT_WEIGHT = 0.25
 """A rate limit says the model is busy, not that Letta is broken; only a row of them opens the breaker."""
 _KNOCK_SECONDS: Final = 2.0
 """For a server to say that it is there, after a connection was lost."""
-_USERS: Final = 10_000
+_MAX_REMEMBERED_USERS: Final = 10_000
 """Users whose failures are remembered, those of the latest failures."""
 
 
@@ -139,7 +139,7 @@ class UserBreakers:
         elif isinstance(error, TurnFateUnknown):
             breaker = self._breakers.setdefault(user, self._new())
             self._breakers.move_to_end(user)
-            while len(self._breakers) > _USERS:
+            while len(self._breakers) > _MAX_REMEMBERED_USERS:
                 self._breakers.popitem(last=False)
             if (permit := breaker.enter(user)) is not None:
                 permit.failed(weight)
@@ -209,7 +209,7 @@ def failure_weight(error: LettaError) -> float:
     if isinstance(error, TurnFateUnknown):
         if error.cause == "rate_limited":
             return _RATE_LIMIT_WEIGHT
-        return 1.0 if error.cause in _UNAVAILABILITY else 0.0
+        return 1.0 if error.cause in _UNAVAILABILITY_CAUSES else 0.0
     return 0.0
 
 

@@ -17,7 +17,7 @@ from letta_bridge.letta.port import FoundTurn, FoundTurns, SoughtTurn, TurnState
 Listed = Mapping[str, object]
 """One message as Letta lists it: ``message_type``, ``otid``, ``run_id``, ``content``, ``date`` and more."""
 
-LABEL: Final = "assistant_message_tool_kwarg"
+TOOL_KWARG_LABEL: Final = "assistant_message_tool_kwarg"
 """The request field that labels a run with the otid of its turn.
 
 Letta 0.16.8 keeps this field of a request in the run's ``request_config`` and uses it for nothing else on the path of
@@ -25,10 +25,10 @@ turns, so it is the one place of a run that the sender can write to.
 """
 
 _ACTIVE: Final = frozenset({"created", "running"})
-_CANCELLED: Final = "cancelled"
+_CANCELLED_STATUS: Final = "cancelled"
 _RUN_LIFETIME_SECONDS: Final = 1800.0
 """A run that has been active for longer is dead: Letta gives a model call ten minutes, and three tries."""
-_WINDOW: Final = 1000
+_MESSAGES_KEPT: Final = 1000
 """Messages kept while older pages are read: far more than one turn has."""
 _OTID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NEVER_STORED: Final = re.compile("[\x00\ud800-\udfff]")
@@ -49,7 +49,7 @@ class Run:
     def listed(cls, run: Listed) -> Self:
         """A run as Letta lists it."""
         config = run.get("request_config")
-        label = config.get(LABEL) if isinstance(config, Mapping) else None
+        label = config.get(TOOL_KWARG_LABEL) if isinstance(config, Mapping) else None
         return cls(
             run_id=str(run.get("id")),
             status=str(run.get("status")),
@@ -66,7 +66,7 @@ class Run:
     @property
     def cancelled(self) -> bool:
         """Whether somebody cancelled it and it has not stored anything since: then it would be completed."""
-        return self.status == _CANCELLED
+        return self.status == _CANCELLED_STATUS
 
     def is_dead(self, now: float) -> bool:
         """Whether it has been active for longer than any run can be at work."""
@@ -116,7 +116,7 @@ class TurnSearch:
 
     def read(self, page: Sequence[Listed]) -> bool:
         """Take in the next older page, oldest message first; True where no older one can tell anything more."""
-        self._window = [*page, *self._window[:_WINDOW]]
+        self._window = [*page, *self._window[:_MESSAGES_KEPT]]
         otids = {message.get("otid") for message in page}
         for index, turn in enumerate(self._sought):
             if not otids.isdisjoint(turn.copies):

@@ -15,23 +15,23 @@ from letta_bridge.request_queue.idempotency import marked
 from letta_bridge.request_queue.keys import BRIDGE_TTL_MS, Keys, per_task, user_lane
 from letta_bridge.request_queue.port import FULL_LANE, PauseMode
 from letta_bridge.request_queue.records import body_of_letter, parts_of_number
-from letta_bridge.request_queue.scripts import WAITED, ScriptRunner, read
+from letta_bridge.request_queue.scripts import IDLE_CONSUMER_SUFFIX, ScriptRunner, read
 from letta_bridge.settings import QueueSettings
 from shared_utils.contracts.messages import ErrorReply, dump, json_object, now
 from shared_utils.redis.connection import RedisClient
 from shared_utils.redis.trouble import RedisTrouble, redis_trouble
 
-_LANES: Final = read("lanes")
-_LETTERS: Final = read("letters")
-_PROBE: Final = read("probe")
-_UNBURY: Final = read("unbury")
+_LANES_SCRIPT: Final = read("lanes")
+_LIST_DEAD_SCRIPT: Final = read("letters")
+_PROBE_SCRIPT: Final = read("probe")
+_REQUEUE_DEAD_SCRIPT: Final = read("unbury")
 
-_PAGE: Final = 100
-_EXAMINED: Final = 5000
+_ROWS_PER_CALL: Final = 100
+_MAX_EXAMINED_LANES: Final = 5000
 """Lanes looked at for the longest waiting ones; further ones are only counted."""
-_ID_LENGTH: Final = 12
+_ID_PREFIX_LENGTH: Final = 12
 _PREVIEW_BYTES: Final = 4096
-_WHOLE: Final = 2**40
+_WHOLE_PAYLOAD_BYTES: Final = 2**40
 _ELSEWHERE, _REMOVED, _LEFT = 0, 1, 2
 """What ``unbury.lua`` returns: another letter is at this position, removed, unreadable for this release."""
 
@@ -126,7 +126,7 @@ class QueueAdmin:
         Nothing is changed.
         """
         try:
-            await self._scripts.run(_PROBE)
+            await self._scripts.run(_PROBE_SCRIPT)
         except ResponseError as error:
             return redis_trouble(error)
         return None
@@ -179,21 +179,21 @@ class QueueAdmin:
         return await self._client.llen(self.keys.lane(user_lane(user_id)))
 
     async def _examined(self) -> tuple[int, int, list[Lane]]:
-        """Turns in flight, lanes that wait for a bridge, and the first ``_EXAMINED`` of each."""
+        """Turns in flight, lanes that wait for a bridge, and the first ``_MAX_EXAMINED_LANES`` of each."""
         found: list[Lane] = []
         in_flight = ready = 0
-        for start in range(0, _EXAMINED, _PAGE):
-            row = await self._scripts.run(_LANES, start, start + _PAGE - 1)
+        for start in range(0, _MAX_EXAMINED_LANES, _ROWS_PER_CALL):
+            row = await self._scripts.run(_LANES_SCRIPT, start, start + _ROWS_PER_CALL - 1)
             now_ms, in_flight, ready, turns, waiting = row
             found += [_busy_lane(turn, now_ms) for turn in turns]
             found += [Lane(_text(lane), count, _since(first, now_ms), None) for lane, count, first in waiting]
-            if start + _PAGE >= max(in_flight, ready):
+            if start + _ROWS_PER_CALL >= max(in_flight, ready):
                 break
         return in_flight, ready, found
 
     async def unfinished(self) -> tuple[int, int]:
         """Turns in flight, and lanes that wait for a bridge; both 0 means that nothing taken is left to do."""
-        _, in_flight, ready, _, _ = await self._scripts.run(_LANES, 1, 0)
+        _, in_flight, ready, _, _ = await self._scripts.run(_LANES_SCRIPT, 1, 0)
         return in_flight, ready
 
     async def dead_count(self) -> int:
@@ -203,7 +203,9 @@ class QueueAdmin:
     async def dead(self) -> AsyncIterator[DeadLetter]:
         """All dead letters, newest first, each with the beginning of its payload."""
         position = await self.dead_count()
-        while position > 0 and (page := await self._letters(position, max(1, position - _PAGE + 1), _PREVIEW_BYTES)):
+        while position > 0 and (
+            page := await self._letters(position, max(1, position - _ROWS_PER_CALL + 1), _PREVIEW_BYTES)
+        ):
             for letter in page:
                 yield letter
             position -= len(page)
@@ -245,13 +247,13 @@ class QueueAdmin:
         operator, or a bridge that buries more than ``queue.dead_bytes``. Letters that come while it runs are left
         alone, so a task that dies again at once is not tried for ever.
         """
-        position, until = first, min(last or _WHOLE, await self.dead_count())
-        before = await self._letters(max(1, first - _PAGE), first - 1, 0) if first > 1 else []
+        position, until = first, min(last or _WHOLE_PAYLOAD_BYTES, await self.dead_count())
+        before = await self._letters(max(1, first - _ROWS_PER_CALL), first - 1, 0) if first > 1 else []
         passed = {letter.digest for letter in before}
         end = {letter.digest for letter in await self._letters(until, until, 0)}
         left, asked = until - first + 1, ""
         while left > 0:
-            page = await self._letters(position, position + min(left, _PAGE) - 1, _PREVIEW_BYTES)
+            page = await self._letters(position, position + min(left, _ROWS_PER_CALL) - 1, _PREVIEW_BYTES)
             if not page:
                 return
             for letter in page:
@@ -278,7 +280,7 @@ class QueueAdmin:
     async def _newest_of(self, digests: Collection[str], below: int) -> int | None:
         """The position, lower than this one, of the newest of these letters: removing older ones has moved it there."""
         position = min(below - 1, await self.dead_count())
-        while position > 0 and (page := await self._letters(position, max(1, position - _PAGE + 1), 0)):
+        while position > 0 and (page := await self._letters(position, max(1, position - _ROWS_PER_CALL + 1), 0)):
             for letter in page:
                 if letter.digest in digests:
                     return letter.position
@@ -287,7 +289,7 @@ class QueueAdmin:
 
     async def _letters(self, first: int, last: int, payload_bytes: int) -> list[DeadLetter]:
         """Letters from ``first`` towards ``last``, which may be older; fewer where they are large."""
-        rows = await self._scripts.run(_LETTERS, first, last, payload_bytes)
+        rows = await self._scripts.run(_LIST_DEAD_SCRIPT, first, last, payload_bytes)
         step = 1 if first <= last else -1
         return [_letter(first + step * index, row) for index, row in enumerate(rows)]
 
@@ -312,7 +314,7 @@ class QueueAdmin:
         arguments = (letter.position, letter.digest, action, kept, _mendable(letter) if kept else b"", ttl_ms)
         key = about.get("idempotency_key")
         words = (lane, seq, first_ms, key if isinstance(key, str) else "")
-        result: int = await self._scripts.run(_UNBURY, *arguments, body_of_letter(about), *words)
+        result: int = await self._scripts.run(_REQUEUE_DEAD_SCRIPT, *arguments, body_of_letter(about), *words)
         return result
 
 
@@ -342,7 +344,7 @@ def _mendable(letter: DeadLetter) -> bytes:
 def _letter(position: int, row: list[Any]) -> DeadLetter:
     digest, line, size, payload = row
     return DeadLetter(
-        id=digest.decode()[:_ID_LENGTH],
+        id=digest.decode()[:_ID_PREFIX_LENGTH],
         position=position,
         digest=digest.decode(),
         about=json_object(line),
@@ -355,7 +357,7 @@ def _busy_lane(row: list[Any], now_ms: int) -> Lane:
     receipt, bridge, lane, attempts, begun_ms, deadline, waiting, oldest = row
     in_flight = InFlight(
         receipt=_text(receipt),
-        bridge=_text(bridge).removesuffix(WAITED),
+        bridge=_text(bridge).removesuffix(IDLE_CONSUMER_SUFFIX),
         attempts=int(attempts),
         age=_since(begun_ms, now_ms),
         lease_left=(float(deadline) - now_ms) / 1000,

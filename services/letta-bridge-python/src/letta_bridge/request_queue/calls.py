@@ -14,7 +14,7 @@ from typing import Final
 _RANDOM_DIGITS: Final = 12
 _COUNT_DIGITS: Final = 12
 TICKET_DIGITS: Final = _RANDOM_DIGITS + _COUNT_DIGITS
-_UNANSWERED: Final = 1000
+_MAX_UNANSWERED_CALLS: Final = 1000
 """Unanswered calls that are remembered. Turns handed out by older ones return when their lease expires."""
 
 
@@ -39,7 +39,7 @@ class Calls:
         self._count += 1
         ticket = f"{self._first:0{_RANDOM_DIGITS}d}{self._count:0{_COUNT_DIGITS}d}"
         self._unanswered[ticket] = None
-        if len(self._unanswered) > _UNANSWERED:
+        if len(self._unanswered) > _MAX_UNANSWERED_CALLS:
             self._unanswered.popitem(last=False)
         return ticket
 

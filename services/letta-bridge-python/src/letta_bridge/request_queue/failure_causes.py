@@ -74,13 +74,13 @@ _EXPLANATIONS: Final[Mapping[str, Explanation]] = {
     ),
     "fallback_unavailable": Explanation("memory-python does not answer in time", "start memory-python"),
 }
-_ELSEWHERE: Final = "see letta_failed in the bridge's log, and letta-bridge doctor --deep"
+_DEFAULT_ADVICE: Final = "see letta_failed in the bridge's log, and letta-bridge doctor --deep"
 
 
 def advice(cause: str | None) -> str:
     """What to do about a cause; where it is found out, for a cause that is not known here."""
     found = _EXPLANATIONS.get(cause or "")
-    return found.advice if found else _ELSEWHERE
+    return found.advice if found else _DEFAULT_ADVICE
 
 
 def meaning(cause: str) -> str:

@@ -24,10 +24,10 @@ from shared_utils.contracts.messages import Task, json_object
 CLOCK_TOLERANCE_SECONDS: Final = 600.0
 """What the clocks of Redis, Letta and its database may differ by."""
 
-_KEY: Final = "idempotency_key"
-_DIGEST: Final = "content_digest"
-_TAKEN: Final = "taken_at"
-_MARK_BEGINS: Final = f',"{_KEY}":'.encode()
+_KEY_MEMBER: Final = "idempotency_key"
+_DIGEST_MEMBER: Final = "content_digest"
+_TAKEN_AT_MEMBER: Final = "taken_at"
+_MARK_BEGINS: Final = f',"{_KEY_MEMBER}":'.encode()
 """In no JSON text: there, a quotation mark is escaped."""
 _LEGACY_SPAN_SECONDS: Final = 900.0
 """How long before its reply a task of the previous release can have been sent: all hand-outs of one take less."""
@@ -49,8 +49,8 @@ class Identity:
 
     def fields(self) -> dict[str, str | float]:
         """What is added to a reply where it is kept, and to a dead letter; the key comes first."""
-        fields: dict[str, str | float] = {_KEY: self.key, _TAKEN: self.taken_at}
-        return fields if self.digest is None else {**fields, _DIGEST: self.digest}
+        fields: dict[str, str | float] = {_KEY_MEMBER: self.key, _TAKEN_AT_MEMBER: self.taken_at}
+        return fields if self.digest is None else {**fields, _DIGEST_MEMBER: self.digest}
 
     def mark(self) -> bytes:
         """The same as JSON members."""
@@ -73,7 +73,7 @@ class KeptReply:
         content = json_object(kept)
         if not content:
             return None
-        place = kept.rfind(_MARK_BEGINS) if _KEY in content else -1
+        place = kept.rfind(_MARK_BEGINS) if _KEY_MEMBER in content else -1
         if place < 0:
             return cls(kept, b"", content)
         return cls(kept[:place] + b"}", kept[place + 1 : -1], content)
@@ -86,7 +86,7 @@ class KeptReply:
     @property
     def turned_away(self) -> bool:
         """Whether a limit refused some task with this id; that says nothing of any other one."""
-        return bool(self.content.get("error")) and _KEY not in self.content and not self.may_have_been_sent
+        return bool(self.content.get("error")) and _KEY_MEMBER not in self.content and not self.may_have_been_sent
 
     @property
     def may_have_been_sent(self) -> bool:
@@ -95,13 +95,13 @@ class KeptReply:
 
     def is_of(self, task: Task) -> bool:
         """Whether it belongs to a task that said the same. A reply of the previous release does not say: then yes."""
-        if _KEY not in self.content:
+        if _KEY_MEMBER not in self.content:
             return True
-        return bool(self.content.get(_DIGEST) == content_digest(task))
+        return bool(self.content.get(_DIGEST_MEMBER) == content_digest(task))
 
     def inherited(self, identity: Identity) -> Identity:
         """The identity of the task that is pushed again: the earlier one's, as far as the reply tells it."""
-        key, taken = self.content.get(_KEY), self.content.get(_TAKEN)
+        key, taken = self.content.get(_KEY_MEMBER), self.content.get(_TAKEN_AT_MEMBER)
         if isinstance(taken, int | float):
             taken_at = float(taken)
         else:
@@ -119,10 +119,10 @@ def marked(reply: bytes, letter: Mapping[str, Any]) -> bytes:
     as long before that as all its hand-outs took. A task that nobody could read was sent under no name.
     """
     buried = letter.get("time")
-    members = {name: letter[name] for name in (_KEY, _TAKEN, _DIGEST) if name in letter}
-    if len(members) < len((_KEY, _TAKEN, _DIGEST)):
+    members = {name: letter[name] for name in (_KEY_MEMBER, _TAKEN_AT_MEMBER, _DIGEST_MEMBER) if name in letter}
+    if len(members) < len((_KEY_MEMBER, _TAKEN_AT_MEMBER, _DIGEST_MEMBER)):
         earliest = float(buried) - _LEGACY_SPAN_SECONDS if isinstance(buried, int | float) else None
-        members = {} if earliest is None else {_TAKEN: earliest}
+        members = {} if earliest is None else {_TAKEN_AT_MEMBER: earliest}
     return reply[:-1] + b"," + to_json(members)[1:] if members else reply
 
 

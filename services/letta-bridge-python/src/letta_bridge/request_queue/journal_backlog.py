@@ -19,10 +19,10 @@ from letta_bridge.request_queue.scripts import ScriptRunner, read
 from shared_utils.batches import PageSize
 from shared_utils.redis.connection import RedisClient
 
-LEASE: Final = 30.0
+WRITER_LEASE_SECONDS: Final = 30.0
 """Seconds one bridge may be silent before another one writes. Two that write at once do no harm."""
-_PAGE: Final = 200
-_LOOK: Final = 0.1
+_ENTRIES_PER_PAGE: Final = 200
+_POLL_SECONDS: Final = 0.1
 _JOURNAL: Final = read("journal")
 
 
@@ -96,7 +96,7 @@ class RedisJournalBacklog:
         self, written: Sequence[str], want: int, unreadable: Mapping[str, Fault] = MappingProxyType({})
     ) -> JournalBatch:
         """See :class:`JournalBacklog`."""
-        mine, waiting, dropped, rows = await self._ask(round(LEASE * 1000), want, written, unreadable)
+        mine, waiting, dropped, rows = await self._ask(round(WRITER_LEASE_SECONDS * 1000), want, written, unreadable)
         entries = [JournalEntry(number.decode(), turn, reply) for number, turn, reply in rows]
         return JournalBatch(mine == 1, waiting, int(dropped), entries)
 
@@ -111,7 +111,7 @@ class RedisJournalBacklog:
 
     async def entries(self) -> AsyncIterator[JournalEntry]:
         """All that wait, oldest first, for whoever looks for a user in them; nothing changes."""
-        last, size = "-", PageSize(_PAGE)
+        last, size = "-", PageSize(_ENTRIES_PER_PAGE)
         while page := cast("list[Any]", await self._client.xrange(self._keys.journal, min=last, count=size.items)):
             found = [
                 JournalEntry(number.decode(), fields.get(b"turn", b""), fields.get(b"reply", b""))
@@ -131,7 +131,7 @@ class RedisJournalBacklog:
         while True:
             if await self._looks() != before or not await self._client.exists(self._keys.journal_writer):
                 return
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def _looks(self) -> bytes | None:
         return cast("bytes | None", await self._client.hget(self._keys.counters, "journal_looks"))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from letta_bridge.request_queue.journal_backlog import LEASE, JournalBatch, JournalEntry
+from letta_bridge.request_queue.journal_backlog import WRITER_LEASE_SECONDS, JournalBatch, JournalEntry
 from letta_bridge.request_queue.records import Fault
 from letta_bridge.request_queue.shelf import Shelf
 
@@ -31,7 +31,7 @@ class InMemoryJournalBacklog:
         writer, until = shelf.journal_writer
         mine = writer in {"", self._bridge} or until <= shelf.clock()
         if mine:
-            shelf.journal_writer = (self._bridge, shelf.clock() + LEASE)
+            shelf.journal_writer = (self._bridge, shelf.clock() + WRITER_LEASE_SECONDS)
         entries = [JournalEntry(*entry) for entry in shelf.journal[:want]] if mine else []
         return JournalBatch(mine, len(shelf.journal), shelf.counters["journal_dropped"], entries)
 

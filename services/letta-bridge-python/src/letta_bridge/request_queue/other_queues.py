@@ -20,7 +20,7 @@ _log = logs.get(__name__)
 _SCANNED_AT_ONCE: Final = 1000
 _SCAN_SECONDS: Final = 20.0
 """What a look through all keys may take: a million take about two."""
-_MARK: Final = ":counters"
+_COUNTERS_SUFFIX: Final = ":counters"
 """End of the key that every queue has which a bridge has ever worked on."""
 
 
@@ -70,8 +70,8 @@ async def left_behind(client: RedisClient, own: str) -> list[LeftBehind]:
         async with asyncio.timeout(_SCAN_SECONDS):
             for node in nodes:
                 with contextlib.suppress(*out_of_reach):
-                    async for key in client.scan_iter(match=f"{{*}}{_MARK}", count=_SCANNED_AT_ONCE, **node):
-                        names.add(key.decode(errors="replace")[1 : -len(_MARK) - 1])
+                    async for key in client.scan_iter(match=f"{{*}}{_COUNTERS_SUFFIX}", count=_SCANNED_AT_ONCE, **node):
+                        names.add(key.decode(errors="replace")[1 : -len(_COUNTERS_SUFFIX) - 1])
     found = []
     for name in sorted(names - {own}):
         # One of another program's, of which this Redis user may see nothing, or on a node that is down.

@@ -172,13 +172,13 @@ class Refusal(StrEnum):
     """Another bridge has the task or has ended it; this outcome, and an answer in it, is dropped."""
 
 
-ANSWER_BYTES: Final = 4_194_304
+MAX_FETCHED_BYTES: Final = 4_194_304
 """Payloads and kept replies of one hand-out: it ends behind the turn that brings it to this size."""
 
 
 def is_full(turns: Sequence[Turn], want: int) -> bool:
     """Whether a hand-out ended because it is full, and not because no lane was ready any more."""
-    return len(turns) == want or sum(turn.size for turn in turns) >= ANSWER_BYTES
+    return len(turns) == want or sum(turn.size for turn in turns) >= MAX_FETCHED_BYTES
 
 
 @dataclass(slots=True)

@@ -13,9 +13,9 @@ from letta_bridge.request_queue.capacity import capacity_of
 from letta_bridge.request_queue.keys import BRIDGE_TTL_MS, Keys, per_task
 from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.request_queue.port import (
-    ANSWER_BYTES,
     FULL_LANE,
     FULL_LANES,
+    MAX_FETCHED_BYTES,
     Exchange,
     HeldChoice,
     PauseMode,
@@ -25,7 +25,7 @@ from letta_bridge.request_queue.port import (
     Turn,
 )
 from letta_bridge.request_queue.recent_turns import RECENT_MINUTES, RecentTurns
-from letta_bridge.request_queue.scripts import WAITED, ScriptRunner, read
+from letta_bridge.request_queue.scripts import IDLE_CONSUMER_SUFFIX, ScriptRunner, read
 from letta_bridge.settings import QueueSettings
 from shared_utils.batches import batches_of
 from shared_utils.observability import logs
@@ -36,13 +36,13 @@ from shared_utils.redis.trouble import explained, redis_trouble
 
 _log = logs.get(__name__)
 
-_INTAKE: Final = 512
+_MAX_TASKS_PER_DISPATCH: Final = 512
 """Tasks routed per dispatch at most: bounds how long Redis is busy with one call."""
-_SETTLED: Final = 64
+_TURNS_PER_SETTLE: Final = 64
 """Turns settled by one call at most, for the same reason."""
-_RESTORED: Final = 16
+_TURNS_PER_RESTORE: Final = 16
 """Turns restored by one call at most; each carries its payload."""
-_RELEASED: Final = 16
+_TURNS_PER_RELEASE: Final = 16
 """Turns released by one call at most; Redis moves the payload of each."""
 _CALL_BYTES: Final = 4_194_304
 """A call that carries turns ends behind the one that brings it to this size."""
@@ -114,7 +114,8 @@ class RedisQueue:
     async def exchange(self, settlements: Sequence[Settlement], want: int) -> Exchange:
         """See :class:`RequestQueue`."""
         calls: list[tuple[Script, Sequence[Argument]]] = [
-            (_SETTLE, self._settle_args(some)) for some in batches_of(settlements, _SETTLED, _CALL_BYTES, _size_of_end)
+            (_SETTLE, self._settle_args(some))
+            for some in batches_of(settlements, _TURNS_PER_SETTLE, _CALL_BYTES, _size_of_end)
         ]
         ticket = ""
         if want > 0 or not settlements:
@@ -179,7 +180,7 @@ class RedisQueue:
 
     async def _restored(self, turns: Sequence[Turn]) -> set[str]:
         lost = set()
-        for some in batches_of(turns, _RESTORED, _CALL_BYTES, lambda turn: len(turn.payload)):
+        for some in batches_of(turns, _TURNS_PER_RESTORE, _CALL_BYTES, lambda turn: len(turn.payload)):
             args: list[Argument] = [self._bridge, self._lease_ms]
             for turn in some:
                 whole = len(turn.payload) <= self._settings.max_payload_bytes
@@ -192,7 +193,7 @@ class RedisQueue:
 
     async def release(self, receipts: Collection[str]) -> None:
         """See :class:`RequestQueue`."""
-        for some in batches_of(list(receipts), _RELEASED):
+        for some in batches_of(list(receipts), _TURNS_PER_RELEASE):
             await self._scripts.run(_RELEASE, self._bridge, *some)
 
     async def release_strays(self, known: Collection[str], *, waited: bool = False) -> int:
@@ -273,7 +274,7 @@ class RedisQueue:
         return (
             self._bridge,
             want,
-            _INTAKE,
+            _MAX_TASKS_PER_DISPATCH,
             self._lease_ms,
             longest_lane,
             settings.max_payload_bytes,
@@ -281,11 +282,11 @@ class RedisQueue:
             self.max_lane,
             FULL_LANE,
             FULL_LANES,
-            self._bridge + (WAITED if calls is self.waits else ""),
+            self._bridge + (IDLE_CONSUMER_SUFFIX if calls is self.waits else ""),
             ticket,
             calls.last_answered,
             round(_TICKET_SECONDS * 1000),
-            ANSWER_BYTES,
+            MAX_FETCHED_BYTES,
         )
 
     def _settle_args(self, ends: Sequence[Settlement]) -> list[Argument]:

@@ -11,9 +11,9 @@ from letta_bridge.request_queue.keys import Keys
 from shared_utils.batches import PageSize
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
 
-_PAGE: Final = 200
+_REPLIES_PER_PAGE: Final = 200
 _BLOCK_MS: Final = 2000
-_BACKOFF: Final = 1.0
+_RECONNECT_PAUSE_SECONDS: Final = 1.0
 BEGINNING: Final = "0-0"
 
 
@@ -46,7 +46,7 @@ class ReplyStream:
 
     async def after(self, last: str) -> AsyncIterator[StreamedReply]:
         """All replies after the id ``last`` that are there now, oldest first."""
-        size = PageSize(_PAGE)
+        size = PageSize(_REPLIES_PER_PAGE)
         while page := cast("list[Any]", await self._client.xrange(self._key, min=f"({last}", count=size.items)):
             for entry in page:
                 yield _reply(entry)
@@ -72,7 +72,7 @@ class ReplyStream:
                 if away is not None and not lost:
                     away(error)
                 lost = True
-                await asyncio.sleep(_BACKOFF)
+                await asyncio.sleep(_RECONNECT_PAUSE_SECONDS)
                 continue
             for entry in entries:
                 reply = _reply(entry)
@@ -80,7 +80,7 @@ class ReplyStream:
                 yield reply
 
     async def _next(self, last: str) -> Sequence[Any]:
-        found: Any = await self._client.xread({self._key: last}, count=_PAGE, block=_BLOCK_MS)
+        found: Any = await self._client.xread({self._key: last}, count=_REPLIES_PER_PAGE, block=_BLOCK_MS)
         return found[0][1] if found else []
 
 

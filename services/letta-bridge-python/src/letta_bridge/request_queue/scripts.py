@@ -9,7 +9,7 @@ from shared_utils.redis.connection import RedisClient
 from shared_utils.redis.lua_scripts import SIZES, Call, Script, run, run_all, run_behind
 from shared_utils.redis.pipeline import Argument, Command, pipeline_of
 
-WAITED: Final = "+"
+IDLE_CONSUMER_SUFFIX: Final = "+"
 """Behind a bridge's name in the record of a turn: it was taken by the connection on which an idle bridge waits."""
 
 _READS_TASKS: Final = frozenset({"dispatch", "restore"})

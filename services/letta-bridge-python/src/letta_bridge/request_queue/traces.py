@@ -19,10 +19,10 @@ from shared_utils.contracts.ownership import Ownership, ownership
 from shared_utils.redis.connection import RedisClient
 from shared_utils.redis.pages import glob_escaped, list_items
 
-_FORGET: Final = read("forget")
+_ERASE_USER_SCRIPT: Final = read("forget")
 _FORGET_MISSED: Final = read("forget_missed")
-_PAGE: Final = 500
-_FORGOTTEN: Final = 20
+_KEYS_PER_SCAN: Final = 500
+_TASKS_PER_ERASURE: Final = 20
 """Waiting tasks dropped by one call: they come back, to be answered."""
 _RECORD_LINES: Final = 3
 """Lines before the payload in the record of a turn; an entry has one."""
@@ -102,9 +102,9 @@ class UserTraces:
                 for _ in range(await self._client.lrem(key, 0, cast("str", payload))):
                     yield b"\n" + payload
         for lane, entry in [found async for found in self._in_other_lanes()]:
-            for dropped in await self._scripts.run(_FORGET, lane, 0, outcome.value, entry):
+            for dropped in await self._scripts.run(_ERASE_USER_SCRIPT, lane, 0, outcome.value, entry):
                 yield dropped
-        while dropped := await self._scripts.run(_FORGET, self._lane, _FORGOTTEN, outcome.value):
+        while dropped := await self._scripts.run(_ERASE_USER_SCRIPT, self._lane, _TASKS_PER_ERASURE, outcome.value):
             for entry in dropped:
                 yield entry
 
@@ -122,7 +122,9 @@ class UserTraces:
         keys, found = self._keys, UserKeys()
         kept = (keys.reply_prefix + per_task(self._user_id, "")).encode()
         answers: list[bytes] = []
-        async for key in self._client.scan_iter(match=glob_escaped(f"{{{keys.requests}}}:") + "*", count=_PAGE * 2):
+        async for key in self._client.scan_iter(
+            match=glob_escaped(f"{{{keys.requests}}}:") + "*", count=_KEYS_PER_SCAN * 2
+        ):
             if key.startswith(kept):
                 found.kept_replies.append(key)
             elif key.startswith(keys.fallback_prefix.encode()):

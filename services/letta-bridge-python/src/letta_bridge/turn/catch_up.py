@@ -16,7 +16,7 @@ from letta_bridge.letta.port import TurnMessage
 from letta_bridge.request_queue.missed_turns import Fate, MissedTurn, cut
 from letta_bridge.settings import FallbackSettings
 
-QUOTED: Final = "quoted_user_message"
+QUOTATION_MEMBER: Final = "quoted_user_message"
 """The only member of a quotation: a JSON object, so that it is never taken for something the user says now."""
 
 
@@ -27,17 +27,17 @@ class _Note(NamedTuple):
     chinese: str
 
 
-_LEFT_OUT: Final = _Note(
+_OMITTED_NOTE: Final = _Note(
     english="(While you were away, the short-term memory answered {count} earlier messages that are not shown here.)",
     chinese="(在你不在的时候,短期记忆还回答了用户更早的 {count} 条消息,内容未附上。)",
 )
-_QUOTATION: Final = _Note(
+_QUOTATION_NOTE: Final = _Note(
     english="(The next message quotes what the user said while you were away. You may have it in your history already. "
     "It is no new request. Where the short-term memory answered it, its answer follows.)",
     chinese="(下一条消息引述用户在你不在时说过的话,你的历史中可能已有这句话。"
     "它不是新的请求。若短期记忆回答过,其回答紧随其后。)",
 )
-_ANSWER: Final = _Note(
+_ANSWER_NOTE: Final = _Note(
     english="(The next message is what the short-term memory answered to an earlier message of the user.)",
     chinese="(下一条消息是短期记忆对用户较早一条消息的回答。)",
 )
@@ -57,7 +57,7 @@ def tell(
     told = _newest(worth, settings)
     messages: list[TurnMessage] = []
     if len(told) < len(worth):
-        messages.append(_note(_LEFT_OUT, str(uuid.uuid4()), language, count=len(worth) - len(told)))
+        messages.append(_note(_OMITTED_NOTE, str(uuid.uuid4()), language, count=len(worth) - len(told)))
     for turn in told:
         messages += _told(turn, agent_id, language, settings.told_characters)
     return messages
@@ -79,19 +79,19 @@ def _told(turn: MissedTurn, agent_id: str, language: str | None, characters: int
     otids = turn.otids(agent_id)
     said, answer = _bounded(turn.content, turn.response_text or "", characters)
     if turn.fate is Fate.STORED or not said:  # or its words are gone, with an upload
-        messages = [_note(_ANSWER, otids.answer, language)]
+        messages = [_note(_ANSWER_NOTE, otids.answer, language)]
     elif turn.fate is Fate.ABSENT:
         messages = [TurnMessage("user", said, otids.copy)]
     else:
         quotation = TurnMessage("user", _quotation(said), str(uuid.uuid4()))
-        messages = [_note(_QUOTATION, otids.quotation, language), quotation]
+        messages = [_note(_QUOTATION_NOTE, otids.quotation, language), quotation]
     if answer:
         messages.append(TurnMessage("assistant", answer, str(uuid.uuid4())))
     return messages
 
 
 def _quotation(said: str) -> str:
-    return json.dumps({QUOTED: said}, ensure_ascii=False)
+    return json.dumps({QUOTATION_MEMBER: said}, ensure_ascii=False)
 
 
 def _note(note: _Note, otid: str, language: str | None, **numbers: int) -> TurnMessage:

@@ -48,15 +48,15 @@ from letta_bridge.turn.reconciliation import Absences, PresentTurn, Reconciliati
 from letta_bridge.turn.recorder import NO_RECORDER, Recorder
 from shared_utils.contracts.messages import now
 
-_RETRYABLE: Final = (LettaUnavailable, TurnFateUnknown)
-_ANSWERED: Final = frozenset({"rate_limited", "server_error", "conflict"})
+_RETRYABLE_ERRORS: Final = (LettaUnavailable, TurnFateUnknown)
+_CAUSES_THAT_END_A_TURN: Final = frozenset({"rate_limited", "server_error", "conflict"})
 """Causes with which Letta itself said that the turn is over: one look is enough."""
-_SHARE_OF_REST: Final = 0.95
-_SHARE_FOR_EARLIER: Final = 0.5
+_SEND_TIMEOUT_SHARE: Final = 0.95
+_PREVIOUS_TURN_SHARE: Final = 0.5
 """Part of the reply budget that a turn spends at most on waiting for one before it."""
-_RUN_END_SECONDS: Final = 2.0
+_RUN_END_TIMEOUT_SECONDS: Final = 2.0
 """For the tokens of an answer that is there already."""
-_SILENCE: Final = {
+_CAUSE_OF_STOP_REASON: Final = {
     LENGTH_LIMIT: "length_limit",
     "context_window_overflow_in_system_prompt": "context_overflow",
     "insufficient_credits": "insufficient_credits",
@@ -182,11 +182,11 @@ class Delivery:
     async def _retried(self) -> Delivered:
         try:
             return await self._once()
-        except _RETRYABLE as error:
+        except _RETRYABLE_ERRORS as error:
             failure: Exception | None = error
         # tenacity enters with the first failure only; that failure counts as its first attempt.
         async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(_RETRYABLE),
+            retry=retry_if_exception_type(_RETRYABLE_ERRORS),
             stop=stop_after_attempt(self._desk.letta.retry_attempts + 1),
             wait=_wait(),
             before_sleep=self._note_retry,
@@ -290,7 +290,7 @@ class Delivery:
             return found.answer
         remaining = self._deadline - asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(min(_RUN_END_SECONDS, remaining / 2)):
+            async with asyncio.timeout(min(_RUN_END_TIMEOUT_SECONDS, remaining / 2)):
                 end = await letta.run_end(found.run_id)
         except (LettaError, TimeoutError):
             return found.answer
@@ -337,14 +337,14 @@ class Delivery:
         fail_points.reach("sending")
         fail_points.reach("sent")
         # A little less than what is left, so that the breaker hears of a Letta that hangs.
-        remaining = (self._deadline - asyncio.get_running_loop().time()) * _SHARE_OF_REST
+        remaining = (self._deadline - asyncio.get_running_loop().time()) * _SEND_TIMEOUT_SHARE
         try:
             answer = await letta.send(agent_id, messages, timeout=min(self._desk.letta.timeout, remaining))
         except (LettaUnavailable, AgentGone):
             self.fate = Fate.ABSENT
             raise
         except TurnFateUnknown as error:
-            self.ended = error.cause in _ANSWERED
+            self.ended = error.cause in _CAUSES_THAT_END_A_TURN
             raise
         except LettaRejected:
             self.ended = True
@@ -360,7 +360,7 @@ class Delivery:
         reason = answer.stop_reason if answer else "interrupted"
         raise EmptyAnswer(
             f"the agent stored the message and said nothing to the user (stop reason {reason})",
-            cause=_SILENCE.get(reason, EmptyAnswer.code),
+            cause=_CAUSE_OF_STOP_REASON.get(reason, EmptyAnswer.code),
         )
 
     def _looked(self) -> None:
@@ -387,7 +387,7 @@ class Delivery:
     def _patience(self) -> float:
         """Seconds for earlier turns. Some of the reply budget is left, or a dead run would use up each turn's."""
         letta = self._desk.letta
-        return min(letta.turn_patience, letta.reply_deadline * _SHARE_FOR_EARLIER)
+        return min(letta.turn_patience, letta.reply_deadline * _PREVIOUS_TURN_SHARE)
 
 
 def _possibly_carried(own: Sequence[KeptTurn], earlier: Sequence[KeptTurn]) -> set[str]:

@@ -7,9 +7,9 @@ from typing import Final
 from letta_bridge.errors import LeaseLost
 from letta_bridge.request_queue.lease_clock import clock
 
-_MARGIN: Final = 0.8
+_TRUSTED_LEASE_SHARE: Final = 0.8
 """Part of the lease within which this bridge believes in it."""
-_FRESH: Final = 0.5
+_MIN_LEASE_SHARE_TO_START: Final = 0.5
 """Share of the lease that must be left when a turn is started; less means that the answer was read late."""
 
 
@@ -23,7 +23,7 @@ class TurnLease:
     """
 
     def __init__(self, seconds: float, asked_at: float) -> None:
-        self._seconds = seconds * _MARGIN
+        self._seconds = seconds * _TRUSTED_LEASE_SHARE
         self._until = asked_at + self._seconds
         self._revoked = False
         self.begun = False
@@ -38,7 +38,7 @@ class TurnLease:
     @property
     def stale(self) -> bool:
         """Whether so much of the lease has passed that it must be renewed before the turn is started."""
-        return self._until - clock() < self._seconds * _FRESH
+        return self._until - clock() < self._seconds * _MIN_LEASE_SHARE_TO_START
 
     def revoke(self) -> None:
         """Forbid to begin: a turn that is cancelled may not have noticed yet (redis-py now and then swallows that)."""

@@ -46,12 +46,12 @@ from shared_utils.redis.connection import CONNECTION_ERRORS
 
 _log = logs.get("letta_bridge.message_processor")
 
-_CANNOT_BE_ASKED: Final[tuple[type[Exception], ...]] = (FallbackUnavailable, *CONNECTION_ERRORS)
-_DEFECT: Final = "internal"
+_MEMORY_UNAVAILABLE_ERRORS: Final[tuple[type[Exception], ...]] = (FallbackUnavailable, *CONNECTION_ERRORS)
+_DEFECT_CODE: Final = "internal"
 """The code of a dead letter that a defect of the bridge made."""
-_AGENT_WAS_MEANT: Final = frozenset({"choice_unknown", "handed_over"})
+_REASONS_TO_CATCH_UP: Final = frozenset({"choice_unknown", "handed_over"})
 """Reasons without an error for which memory-python answers although an agent was to."""
-_WITHOUT_LETTA: Final = (LettaError, BreakerOpen, ReplyDeadlineExceeded, TenantTaken)
+_LETTA_FAILURES: Final = (LettaError, BreakerOpen, ReplyDeadlineExceeded, TenantTaken)
 
 
 class MissedTurns(Protocol):
@@ -121,7 +121,7 @@ class MessageProcessor:
             end = await self._answered_before(job, lease) or self._bury(turn, job, error)
         except Exception as error:  # noqa: BLE001  # a defect of ours must not stop everybody else's turns
             _log.exception("turn_failed", receipt=turn.receipt)
-            defect = Hopeless(f"the bridge failed on this task ({type(error).__name__}); see its log", _DEFECT)
+            defect = Hopeless(f"the bridge failed on this task ({type(error).__name__}); see its log", _DEFECT_CODE)
             job = job or self._readable(turn)
             end = self._bury(turn, job, defect)
         if job is not None and job.id_is_taken:
@@ -216,7 +216,7 @@ class MessageProcessor:
         delivery = await self._delivery(job, lease, content_gone=True)
         try:
             delivered = await delivery.run()
-        except (*_WITHOUT_LETTA, NotSent, OptedOut) as error:
+        except (*_LETTA_FAILURES, NotSent, OptedOut) as error:
             raise gone from error
         return self._by_letta(job, delivered, delivery)
 
@@ -237,7 +237,7 @@ class MessageProcessor:
             delivered = await delivery.run()
         except OptedOut as refused:
             return await self._by_memory(job, lease, refused.code, None)
-        except _WITHOUT_LETTA as error:
+        except _LETTA_FAILURES as error:
             _log_failure(job, error)
             return await self._without_letta(job, lease, error, delivery)
         if self._guards is not None and (usage := delivered.answer.usage) is not None:
@@ -305,7 +305,7 @@ class MessageProcessor:
             answer,
             reason=reason,
             cause=failure_word(error) if isinstance(error, LettaError) else None,
-            in_place_of_agent=error is not None or reason in _AGENT_WAS_MEANT,
+            in_place_of_agent=error is not None or reason in _REASONS_TO_CATCH_UP,
             missed=self._missed_turns(job, delivery, answer),
             told=delivery.resolved if delivery else (),
         )
@@ -344,7 +344,7 @@ class MessageProcessor:
             return None
         try:
             answer = await self._fallback.withdraw(job.task, job.number)
-        except _CANNOT_BE_ASKED as unavailable:
+        except _MEMORY_UNAVAILABLE_ERRORS as unavailable:
             # Handed out again and again, the task would end in nothing better.
             _log.warning("fallback_unavailable", receipt=job.turn.receipt, reason=str(unavailable))
             return None
@@ -386,7 +386,7 @@ class MessageProcessor:
             job.identity,
             task_id=job.task.task_id,
             user_id=job.task.user_id,
-            missed=self._abandoned_turns(job) if turn.attempts > 1 or code == _DEFECT else (),
+            missed=self._abandoned_turns(job) if turn.attempts > 1 or code == _DEFECT_CODE else (),
             replaces_kept=job.kept is not None and job.kept.is_of(job.task),
         )
 

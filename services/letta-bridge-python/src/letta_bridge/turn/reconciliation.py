@@ -23,22 +23,22 @@ from shared_utils.observability import logs
 
 _log = logs.get("letta_bridge.reconciliation")
 
-_SURE_AFTER: Final = 3
+_ABSENCES_TO_BE_SURE: Final = 3
 """Looks that must find nothing before a turn whose connection was lost counts as absent: Letta shows a turn only once
 its run is written, which takes a moment on a loaded server."""
-_LOOK_AGAIN_SECONDS: Final = 2.0
+_LOOKUP_PAUSE_SECONDS: Final = 2.0
 """Between those looks."""
-_SURE_SECONDS: Final = (_SURE_AFTER - 1) * _LOOK_AGAIN_SECONDS
+_SURE_ABSENCE_SECONDS: Final = (_ABSENCES_TO_BE_SURE - 1) * _LOOKUP_PAUSE_SECONDS
 """How long a turn must be nowhere to be seen, from one look to another, to count as absent."""
-_ABSENCES_KEPT: Final = 10_000
+_MAX_REMEMBERED_ABSENCES: Final = 10_000
 _POLL_MIN_SECONDS, _POLL_MAX_SECONDS = 0.25, 2.0
 """Between looks at a turn that is still running."""
-_SEARCH_SECONDS: Final = 2.0
+_MIN_SEARCH_SECONDS: Final = 2.0
 """What a search for earlier turns may take at least, however short the patience with them."""
-_LEGACY_SECONDS: Final = 86_400.0
+_LEGACY_SEARCH_SECONDS: Final = 86_400.0
 """How long before it was settled a turn of the previous release, which noted no time, can have been sent."""
 
-_CERTAINTY: Final = (TurnState.STORED, TurnState.RUNNING, TurnState.CANCELLED, TurnState.ABSENT)
+_STATES_BY_CERTAINTY: Final = (TurnState.STORED, TurnState.RUNNING, TurnState.CANCELLED, TurnState.ABSENT)
 """Of two answers about one turn, sent under two otids, the one that comes first here counts."""
 
 
@@ -59,12 +59,12 @@ class Absences:
             self._since.pop((agent_id, name), None)
             return
         self._since.setdefault((agent_id, name), now)
-        if len(self._since) > _ABSENCES_KEPT:
+        if len(self._since) > _MAX_REMEMBERED_ABSENCES:
             del self._since[next(iter(self._since))]
 
     def is_sure(self, agent_id: str, name: str, now: float) -> bool:
         """Whether it is absent for long enough to be certain that it never arrived."""
-        return now - self._since.get((agent_id, name), now) >= _SURE_SECONDS
+        return now - self._since.get((agent_id, name), now) >= _SURE_ABSENCE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +164,8 @@ class Reconciliation:
             if await self._give_up(earlier):
                 continue  # what it had stored shows only now
             absent_looks += 1
-            if absent_looks < _SURE_AFTER and self._is_in_doubt(present, earlier):
-                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+            if absent_looks < _ABSENCES_TO_BE_SURE and self._is_in_doubt(present, earlier):
+                await asyncio.sleep(_LOOKUP_PAUSE_SECONDS)
                 continue
             return self._reconciled(earlier)
 
@@ -177,7 +177,7 @@ class Reconciliation:
             places[name] = list(range(len(sought), len(sought) + len(ways)))
             sought += ways
         # Only the present turn is worth a search of any length: for an earlier one, a quotation does.
-        time_limit = None if self._present else max(self._until - self._clock(), _SEARCH_SECONDS)
+        time_limit = None if self._present else max(self._until - self._clock(), _MIN_SEARCH_SECONDS)
         looked = await self._letta.find_turns(self._agent_id, sought, time_limit=time_limit)
         self._looked()
         best = {name: _best([looked.turns[place] for place in at]) for name, at in places.items()}
@@ -327,7 +327,7 @@ def _ways_of(turn: MissedTurn, agent_ids: Sequence[str]) -> list[SoughtTurn]:
     ``agent_ids``: of its agent, the present one and then the former ones.
     """
     if turn.taken_at is None:
-        since = turn.timestamp - _LEGACY_SECONDS
+        since = turn.timestamp - _LEGACY_SEARCH_SECONDS
         ways = [_legacy(agent_id, turn.task_id, since, turn.content) for agent_id in agent_ids]
     else:
         since = turn.taken_at - CLOCK_TOLERANCE_SECONDS
@@ -347,7 +347,7 @@ def _best(ways: Sequence[FoundTurn]) -> FoundTurn:
     """One answer from those about each way a turn may have been sent."""
     # An unlabelled run need not be this turn's, unless only the previous release can have sent it: it is not cancelled.
     safe = [ways[0], *(replace(way, run_ids=()) for way in ways[1:])]
-    best = min(safe, key=lambda way: _CERTAINTY.index(way.state))
+    best = min(safe, key=lambda way: _STATES_BY_CERTAINTY.index(way.state))
     return replace(best, told=any(way.told for way in ways))
 
 

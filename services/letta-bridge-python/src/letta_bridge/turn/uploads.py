@@ -23,7 +23,7 @@ from shared_utils.text import REPLACEMENT, read_text
 
 _USER_FOLDER: Final = re.compile(r"[0-9a-fA-F]{64}")
 """Any user's folder, also where the file system takes capitals for small letters."""
-_MISSING: Final = "input_file names a file that does not exist or cannot be read"
+_MISSING_FILE_ERROR: Final = "input_file names a file that does not exist or cannot be read"
 _UNREADABLE_SHARE: Final = 0.05
 """Of a file's characters: a few broken ones are no reason to lose a message, many mean that it is no UTF-8 text."""
 
@@ -98,9 +98,9 @@ class Uploads:
                 except FileNotFoundError:
                     continue
         except (OSError, ValueError) as error:
-            raise UploadRefused(_MISSING) from error
+            raise UploadRefused(_MISSING_FILE_ERROR) from error
         if content is None:
-            raise UploadRefused(_MISSING)
+            raise UploadRefused(_MISSING_FILE_ERROR)
         if len(content) > self.max_bytes:
             raise UploadRefused(
                 f"input_file names a file of more than {self.max_bytes} bytes; that is the configured limit"
@@ -113,7 +113,7 @@ class Uploads:
     def _places(self, user_id: str, name: str) -> Sequence[tuple[str, ...]]:
         """Where the file may lie, as parts below the root; the user's own folder first."""
         if "\0" in name:  # normpath may end a path there
-            raise UploadRefused(_MISSING)
+            raise UploadRefused(_MISSING_FILE_ERROR)
         mine = user_folder(user_id)
         roots = sorted({self.root.absolute(), self.root.resolve()})
         found = [_below(root, base / name) for base in (Path(mine), Path()) for root in roots]

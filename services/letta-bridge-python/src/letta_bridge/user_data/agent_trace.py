@@ -15,8 +15,8 @@ from letta_bridge.letta.port import AgentRef, LettaAgents
 from letta_bridge.user_data.files import write_json
 from letta_bridge.user_data.trace import Counts
 
-_FOLDER: Final = "agents"
-CONTENTS: Final = f"{_FOLDER}/contents.json"
+_EXPORT_FOLDER: Final = "agents"
+CONTENTS: Final = f"{_EXPORT_FOLDER}/contents.json"
 """Says which file is whose, what is in it, and what could not be carried."""
 
 
@@ -48,7 +48,7 @@ class AgentTrace:
         """
         taken: list[Captured] = []
         for agent in await self._agents(user_id):
-            snapshot = folder / _FOLDER / snapshot_name(agent.agent_id)
+            snapshot = folder / _EXPORT_FOLDER / snapshot_name(agent.agent_id)
             try:
                 taken.append(await capture(self._store, agent.agent_id, snapshot))
             except AgentGone:

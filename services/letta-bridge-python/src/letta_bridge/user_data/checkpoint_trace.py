@@ -11,8 +11,8 @@ from letta_bridge.user_data.files import write_json_lines
 from letta_bridge.user_data.trace import Counts
 from shared_utils.persistence.checkpoints.port import BaseCheckpoint, Checkpoint
 
-_PAGE: Final = 50
-_USER: Final = "user_id"
+_CHECKPOINTS_PER_PAGE: Final = 50
+_USER_FIELD: Final = "user_id"
 
 
 class CheckpointTrace:
@@ -51,20 +51,20 @@ class CheckpointTrace:
         forms: list[str | int] = [user_id]
         if user_id.isdecimal() and str(int(user_id)) == user_id:
             forms.append(int(user_id))
-        named = {one.thread_id for form in forms async for one in self._all(metadata={_USER: form})}
+        named = {one.thread_id for form in forms async for one in self._all(metadata={_USER_FIELD: form})}
         shared = {thread_id for thread_id in named if not await self._only(thread_id, user_id)}
         return named - shared, shared
 
     async def _only(self, thread_id: str, user_id: str) -> bool:
         async for checkpoint in self._all(thread_id=thread_id):
-            user = checkpoint.metadata.get(_USER)
+            user = checkpoint.metadata.get(_USER_FIELD)
             if user is not None and str(user) != user_id:
                 return False
         return True
 
     async def _all(self, **where: Any) -> AsyncIterator[Checkpoint]:
         after: Checkpoint | None = None
-        while page := await self._store.list(**where, after=after, limit=_PAGE):
+        while page := await self._store.list(**where, after=after, limit=_CHECKPOINTS_PER_PAGE):
             for checkpoint in page:
                 yield checkpoint
             after = page[-1]

@@ -11,7 +11,7 @@ from shared_utils.persistence.conversations.records import Conversation, Message
 from shared_utils.persistence.conversations.service import ConversationService
 from shared_utils.private_files import file_name
 
-_PAGE: Final = 100
+_CONVERSATIONS_PER_PAGE: Final = 100
 
 
 class ConversationTrace:
@@ -45,7 +45,7 @@ class ConversationTrace:
         found: list[Conversation] = []
         after: str | None = None
         while True:
-            page = await self._service.of_user(user_id, limit=_PAGE, after=after)
+            page = await self._service.of_user(user_id, limit=_CONVERSATIONS_PER_PAGE, after=after)
             found += page.rows
             after = page.next
             if after is None:
@@ -55,7 +55,7 @@ class ConversationTrace:
         found: list[Message] = []
         before: str | None = None
         while True:
-            page = await self._service.history(conversation_id, limit=_PAGE, before=before)
+            page = await self._service.history(conversation_id, limit=_CONVERSATIONS_PER_PAGE, before=before)
             found = [*page.rows, *found]
             before = page.next
             if before is None:

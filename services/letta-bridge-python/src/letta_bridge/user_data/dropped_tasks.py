@@ -15,7 +15,7 @@ from shared_utils.contracts.messages import parse_task
 from shared_utils.errors import MalformedMessage
 from shared_utils.redis.connection import RedisClient
 
-_SENTENCE: Final = "an operator dropped this task while it waited; push it again to have it answered"
+_DROPPED_ERROR: Final = "an operator dropped this task while it waited; push it again to have it answered"
 
 
 async def drop_waiting(client: RedisClient, settings: QueueSettings, user_id: str) -> int:
@@ -41,7 +41,7 @@ async def drop_waiting(client: RedisClient, settings: QueueSettings, user_id: st
 
 async def _refuse(client: RedisClient, settings: QueueSettings, entry: bytes) -> None:
     header, _, payload = entry.partition(b"\n")
-    refused = RefusedTask.of(payload, "dropped", _SENTENCE)
+    refused = RefusedTask.of(payload, "dropped", _DROPPED_ERROR)
     if refused is None:
         return
     keys = Keys(settings.requests)

@@ -17,10 +17,10 @@ from shared_utils.errors import ServiceError
 from shared_utils.observability.logs import redact_text
 from shared_utils.persistence.erasures.log import Erasure, ErasureLog
 
-_PASSES: Final = 4
+_MAX_PASSES: Final = 4
 """A service that was just writing something of the user down leaves work for another pass."""
-_WAITING: Final = "waiting_tasks"
-_LOST: Final = (
+_WAITING_TASKS_PLACE: Final = "waiting_tasks"
+_LOST_WRITES_WARNING: Final = (
     "Redis lost writes of this erasure, or a replica of it lags behind and could lose them; run this again when its "
     "replicas have caught up"
 )
@@ -110,11 +110,14 @@ class UserData:
         step("holding the user's lane")
         async with self.lane.held(user_id):
             await self._count(user_id, report, step, left=False)
-            for _ in range(_PASSES):
+            for _ in range(_MAX_PASSES):
                 marked = await self._pass(user_id, erasure, report, step)
                 await self._count(user_id, report, step, left=True)
                 # Emptied by the pass, the lane holds what came after it: messages of somebody who begins anew.
-                report.arrived_since, report.place(_WAITING).left = report.place(_WAITING).left or 0, 0
+                report.arrived_since, report.place(_WAITING_TASKS_PLACE).left = (
+                    report.place(_WAITING_TASKS_PLACE).left or 0,
+                    0,
+                )
                 if report.unreachable:
                     break
                 # A failover to a replica that lagged behind loses the hold, the mark, and what was removed in Redis.
@@ -124,7 +127,7 @@ class UserData:
             step("looking through every key in Redis for the user")
             report.elsewhere = await self.search.find(user_id)
             if not await self.lane.lasts(user_id, marked):
-                report.unreachable["redis"] = _LOST
+                report.unreachable["redis"] = _LOST_WRITES_WARNING
         step("waiting for the bridges to follow")
         report.behind = await self._followed(marked)
         for name, removed in erasure.counts.items():
@@ -134,7 +137,7 @@ class UserData:
 
     async def _pass(self, user_id: str, erasure: Erasure, report: ErasureReport, step: Callable[[str], None]) -> int:
         step("refusing what waits, and waiting for the turn in flight")
-        _add(erasure, {_WAITING: await self.lane.quiet(user_id)})
+        _add(erasure, {_WAITING_TASKS_PLACE: await self.lane.quiet(user_id)})
         # Behind the turn in flight, whose answer counts; what is older than this and comes later is refused.
         marked = await self.lane.mark(user_id)
         for trace in self.traces:
@@ -144,7 +147,7 @@ class UserData:
             except ServiceError as error:
                 report.unreachable[trace.name] = redact_text(str(error))
         # What others have put back meanwhile, a dead letter for example.
-        _add(erasure, {_WAITING: await self.lane.quiet(user_id)})
+        _add(erasure, {_WAITING_TASKS_PLACE: await self.lane.quiet(user_id)})
         await self._note(erasure, report)
         return marked
 

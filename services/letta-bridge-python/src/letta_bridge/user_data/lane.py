@@ -20,7 +20,7 @@ from shared_utils.redis.connection import RedisClient
 
 _LOOK_SECONDS: Final = 0.2
 """Between two looks whether a turn has ended."""
-_SENTENCE: Final = "the user's data was erased while this task waited; push it again to begin anew"
+_ERASED_ERROR: Final = "the user's data was erased while this task waited; push it again to begin anew"
 
 
 class UserLane:
@@ -111,7 +111,7 @@ class UserLane:
         refused = 0
         async for entry in traces.drop_waiting():
             refused += 1
-            task = RefusedTask.of(entry.partition(b"\n")[2], "erased", _SENTENCE)
+            task = RefusedTask.of(entry.partition(b"\n")[2], "erased", _ERASED_ERROR)
             if task is not None:
                 await task.publish(self._client, self._settings)
         return refused

@@ -20,7 +20,7 @@ from shared_utils.contracts.memory_keys import seen, seen_before, summary_pause,
 from shared_utils.redis.connection import RedisClient
 from shared_utils.redis.pages import glob_escaped, key_items
 
-_PAGE: Final = 500
+_KEYS_PER_SCAN: Final = 500
 _MAX_NESTED: Final = 8
 """JSON in JSON: a dead letter of memory-python holds its payload as a text."""
 
@@ -60,10 +60,10 @@ class RedisSearch:
         left_out = {name.encode() for name in self._left_out(user_id)}
         for begin in (f"{{{self._keys.requests}}}:", "memory:"):
             page: list[bytes] = []
-            async for key in self._client.scan_iter(match=glob_escaped(begin) + "*", count=_PAGE * 2):
+            async for key in self._client.scan_iter(match=glob_escaped(begin) + "*", count=_KEYS_PER_SCAN * 2):
                 if key not in left_out:
                     page.append(key)
-                if len(page) == _PAGE:
+                if len(page) == _KEYS_PER_SCAN:
                     yield page
                     page = []
             yield page
@@ -100,7 +100,7 @@ class RedisSearch:
         if name == keys.lanes:
             return bool(await self._client.hexists(name, lane))
         if name == keys.turns:
-            async for _receipt, record in self._client.hscan_iter(key, count=_PAGE):
+            async for _receipt, record in self._client.hscan_iter(key, count=_KEYS_PER_SCAN):
                 if record.split(b"\n", 2)[1:2] == [lane.encode()]:
                     return True
         return False  # the fields of HELD are lanes: the erasure's own hold is there on purpose

@@ -14,7 +14,7 @@ from shared_utils.persistence.erasures.session_file import FileErasures
 from shared_utils.persistence.sessions.file_store import FileSessionStore
 from shared_utils.persistence.sessions.port import Session, SessionStore
 
-_PAGE: Final = 100
+_SESSIONS_PER_PAGE: Final = 100
 
 
 class SessionTrace:
@@ -54,9 +54,11 @@ class SessionTrace:
     async def _all(self, user_id: str) -> list[Session]:
         found: list[Session] = []
         while True:
-            page = await self._store.page(limit=_PAGE, offset=len(found), include_inactive=True, user_id=user_id)
+            page = await self._store.page(
+                limit=_SESSIONS_PER_PAGE, offset=len(found), include_inactive=True, user_id=user_id
+            )
             found += page.sessions
-            if len(page.sessions) < _PAGE:
+            if len(page.sessions) < _SESSIONS_PER_PAGE:
                 return found
 
 

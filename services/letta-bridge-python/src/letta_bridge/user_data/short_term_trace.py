@@ -21,7 +21,7 @@ from shared_utils.contracts.ownership import Ownership, ownership
 from shared_utils.redis.connection import RedisClient
 from shared_utils.redis.pages import glob_escaped, list_items
 
-_PAGE: Final = 500
+_KEYS_PER_SCAN: Final = 500
 
 
 class ShortTermTrace:
@@ -90,7 +90,7 @@ class ShortTermTrace:
                 if ownership(payload, user_id) is Ownership.THEIRS:
                     yield key, None, payload
         pattern = glob_escaped(self._keys.processing("")) + "*"
-        async for name in self._client.scan_iter(match=pattern, count=_PAGE):
+        async for name in self._client.scan_iter(match=pattern, count=_KEYS_PER_SCAN):
             claimed = cast("dict[bytes, bytes]", await self._client.hgetall(name.decode()))
             for receipt, payload in claimed.items():
                 if ownership(payload, user_id) is Ownership.THEIRS:
@@ -110,8 +110,8 @@ class ShortTermTrace:
     async def _forget_seen(self, user_id: str) -> None:
         """Let nobody take an answer to an erased message for one to a message that is still there."""
         ids = cast("list[bytes]", await self._client.zrange(seen(user_session(user_id)), 0, -1))
-        for start in range(0, len(ids), _PAGE):
-            await self._client.zrem(seen(GLOBAL_CONTEXT), *ids[start : start + _PAGE])
+        for start in range(0, len(ids), _KEYS_PER_SCAN):
+            await self._client.zrem(seen(GLOBAL_CONTEXT), *ids[start : start + _KEYS_PER_SCAN])
 
     async def _removed(self, key: str, item: bytes) -> int:
         return int(await self._client.lrem(key, 0, cast("str", item)))

@@ -11,7 +11,7 @@ from letta_bridge.user_data.trace import Counts
 from shared_utils.persistence.vectors import Passage, PassageStore
 from shared_utils.persistence.vectors.memories import user_scope
 
-_PAGE: Final = 1000
+_PASSAGES_PER_PAGE: Final = 1000
 
 
 class VectorTrace:
@@ -41,7 +41,7 @@ class VectorTrace:
     async def _all(self, user_id: str) -> AsyncIterator[Passage]:
         after: str | None = None
         while True:
-            page = await self._store.page(user_scope(user_id), limit=_PAGE, after=after)
+            page = await self._store.page(user_scope(user_id), limit=_PASSAGES_PER_PAGE, after=after)
             for passage in page.passages:
                 yield passage
             after = page.next

@@ -10,15 +10,15 @@ from letta_bridge.errors import AgentGone
 from letta_bridge.letta.port import AgentPassage, AgentRef, LettaAgents
 from letta_bridge.vectors.embedding import Embedding
 from letta_bridge.vectors.journal_turns import JournalPosition, JournalTurns
-from letta_bridge.vectors.parts import IDLE, Step
+from letta_bridge.vectors.parts import IDLE_PAUSE_SECONDS, Step
 from letta_bridge.vectors.passage_making import agent_passage
 from letta_bridge.vectors.rounds import Rounds
 from shared_utils.persistence.vectors import Passage, Scope
 
-_PAGE: Final = 100
-_LISTED: Final = 20
+_STORED_PASSAGES_PER_PAGE: Final = 100
+_LETTA_PASSAGES_PER_PAGE: Final = 20
 """Passages asked of Letta at once: it sends 4096 numbers along with each."""
-_GENTLE: Final = 0.2
+_PAUSE_BETWEEN_AGENTS_SECONDS: Final = 0.2
 """Seconds between two agents of a sweep: Letta has turns to answer."""
 
 Letta = Callable[[], LettaAgents]
@@ -61,11 +61,13 @@ class AgentKeeper:
         kept, listed = 0, set[str]()
         after: str | None = None
         while True:
-            page = await self._letta().passages(agent.agent_id, after=after, newest_first=until_known, limit=_LISTED)
+            page = await self._letta().passages(
+                agent.agent_id, after=after, newest_first=until_known, limit=_LETTA_PASSAGES_PER_PAGE
+            )
             listed |= {passage.passage_id for passage in page}
             new = await self._embedding.keep(await self._own(agent, page))
             kept += new
-            if len(page) < _LISTED or (until_known and not new):
+            if len(page) < _LETTA_PASSAGES_PER_PAGE or (until_known and not new):
                 return kept, listed
             after = page[-1].passage_id
 
@@ -81,7 +83,7 @@ class AgentKeeper:
         after: str | None = None
         gone: list[str] = []
         while True:
-            page = await self._store.page(Scope.agent(agent_id), limit=_PAGE, after=after)
+            page = await self._store.page(Scope.agent(agent_id), limit=_STORED_PASSAGES_PER_PAGE, after=after)
             gone += [passage.passage_id for passage in page.passages if passage.passage_id not in listed]
             after = page.next
             if after is None:
@@ -104,13 +106,15 @@ class AgentsPart:
 
     async def step(self, position: str) -> Step:
         """See :class:`letta_bridge.vectors.parts.Part`."""
-        turns = await self._turns.after(JournalPosition.read(position), _PAGE)
+        turns = await self._turns.after(JournalPosition.read(position), _STORED_PASSAGES_PER_PAGE)
         if not turns:
-            return Step(position, IDLE)
+            return Step(position, IDLE_PAUSE_SECONDS)
         changed = {str(turn.about["agent_id"]): None for turn in turns if _changed_memory(turn.about)}
         for agent_id in changed:
             await self._keeper.keep_new(agent_id)
-        return Step(str(JournalPosition.of(turns[-1])), 0.0 if len(turns) == _PAGE else IDLE)
+        return Step(
+            str(JournalPosition.of(turns[-1])), 0.0 if len(turns) == _STORED_PASSAGES_PER_PAGE else IDLE_PAUSE_SECONDS
+        )
 
 
 class AgentSweep:
@@ -132,12 +136,14 @@ class AgentSweep:
             self._seen.clear()
             return resting
         where = {"$and": [{"kind": "passage"}, {"imported": {"$exists": False}}]}
-        page = await self._store.page(Scope.everything(), where=where, limit=_PAGE, after=at.after or None)
+        page = await self._store.page(
+            Scope.everything(), where=where, limit=_STORED_PASSAGES_PER_PAGE, after=at.after or None
+        )
         for agent_id in {passage.agent_id: None for passage in page.passages if passage.agent_id}:
             if agent_id not in self._seen:
                 await self._keeper.keep_all(agent_id)
                 self._seen.add(agent_id)
-                await asyncio.sleep(_GENTLE)
+                await asyncio.sleep(_PAUSE_BETWEEN_AGENTS_SECONDS)
         return self._rounds.over() if page.next is None else self._rounds.gone_on(at, page.next)
 
 

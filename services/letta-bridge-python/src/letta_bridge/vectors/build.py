@@ -29,7 +29,7 @@ from shared_utils.persistence.vectors.memories import embedder_of, open_memories
 from shared_utils.repeated_answers import SingleAnswerClient
 
 _SHORT_TERM: Final = frozenset({"user_switch", "choice_unknown", "memory_type_unknown", "audio"})
-_CONNECTIONS: Final = 2
+_MAX_CONNECTIONS: Final = 2
 
 
 @dataclass(slots=True)
@@ -115,7 +115,7 @@ def new_vectors(
     """
     now = settings()
     # Connections of its own: no turn shall wait for one of these.
-    few = {"max_connections": _CONNECTIONS, "min_connections": 0}
+    few = {"max_connections": _MAX_CONNECTIONS, "min_connections": 0}
     journal = Database(now.database.model_copy(update=few))
     store = open_memories(now.vectors, now.database)
     web = SingleAnswerClient(timeout=now.embeddings.timeout)

@@ -14,7 +14,7 @@ from shared_utils.persistence.vectors.memories import EmbedderNow
 
 _log = logs.get(__name__)
 
-_PROBE: Final = "hello"
+_PROBE_TEXT: Final = "hello"
 
 
 class Embedding:
@@ -76,7 +76,7 @@ class Embedding:
             vectors = await self._vectors(embedder, [passage.text or "" for passage in passages])
         except EmbeddingsRefused:
             # Refused as well: the model is set up wrongly, and no text is to blame.
-            await self._vectors(embedder, [_PROBE])
+            await self._vectors(embedder, [_PROBE_TEXT])
             if len(passages) == 1:
                 _log.warning("vector_text_refused", passage_id=passages[0].passage_id)
                 return []

@@ -7,7 +7,7 @@ from typing import Final
 from letta_bridge.vectors.parts import Step
 from shared_utils.persistence.vectors import PassageStore
 
-_EVERY: Final = 600.0
+_INDEX_CHECK_SECONDS: Final = 600.0
 
 
 class IndexPart:
@@ -21,4 +21,4 @@ class IndexPart:
     async def step(self, position: str) -> Step:
         """See :class:`letta_bridge.vectors.parts.Part`."""
         await self._store.ensure_index()
-        return Step(position, _EVERY)
+        return Step(position, _INDEX_CHECK_SECONDS)

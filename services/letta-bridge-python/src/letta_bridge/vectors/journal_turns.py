@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol, Self
 
-from letta_bridge.journal import SOURCE
+from letta_bridge.journal import JOURNAL_SOURCE
 from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.statements import statements
 
@@ -78,7 +78,7 @@ class DatabaseJournalTurns:
 
     async def after(self, position: JournalPosition, limit: int) -> Sequence[JournalTurn]:
         """See :class:`JournalTurns`."""
-        params = {"at": position.at, "id": position.message_id, "most": limit, "source": SOURCE}
+        params = {"at": position.at, "id": position.message_id, "most": limit, "source": JOURNAL_SOURCE}
         return [_turn(row) for row in await self._database.fetch(_SQL["turns"], params)]
 
     async def present(self, message_ids: Collection[str]) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-IDLE: Final = 5.0
+IDLE_PAUSE_SECONDS: Final = 5.0
 """Seconds between two looks while there is nothing to do."""
 
 

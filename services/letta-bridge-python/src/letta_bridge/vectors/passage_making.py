@@ -12,7 +12,7 @@ from letta_bridge.vectors.journal_turns import JournalTurn
 from shared_utils.persistence.vectors import Passage
 from shared_utils.persistence.vectors.memories import Kind, user_source
 
-_TURN: Final = "turn-"
+_TURN_ID_PREFIX: Final = "turn-"
 
 
 def turn_passage(turn: JournalTurn, forgotten: Collection[str], canned: Collection[str] = ()) -> Passage | None:
@@ -30,7 +30,7 @@ def turn_passage(turn: JournalTurn, forgotten: Collection[str], canned: Collecti
         # The database could not hold this user's id as it is; what stands there may be another one's.
         return None
     return _passage(
-        passage_id=f"{_TURN}{turn.message_id}",
+        passage_id=f"{_TURN_ID_PREFIX}{turn.message_id}",
         kind="turn",
         user=user,
         text=_dialogue(turn.question, "" if turn.answer in canned else turn.answer),
@@ -54,7 +54,7 @@ def ends_with_any(passage: Passage, answers: Collection[str]) -> bool:
 
 def turn_row(passage: Passage) -> str:
     """The journal's row that a turn's passage was made from."""
-    return passage.passage_id.removeprefix(_TURN)
+    return passage.passage_id.removeprefix(_TURN_ID_PREFIX)
 
 
 def agent_passage(agent: AgentRef, passage: AgentPassage) -> Passage:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Self
 
-from letta_bridge.vectors.parts import IDLE, Step
+from letta_bridge.vectors.parts import IDLE_PAUSE_SECONDS, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Rounds:
 
     def resting(self, at: Round) -> Step | None:
         """What to answer where it is too early; None where there is work."""
-        return Step(str(at), IDLE) if self._clock() < at.due else None
+        return Step(str(at), IDLE_PAUSE_SECONDS) if self._clock() < at.due else None
 
     def gone_on(self, at: Round, after: str) -> Step:
         """The next step of the same phase."""
@@ -61,7 +61,7 @@ class Rounds:
 
     def over(self) -> Step:
         """The end of a round."""
-        return Step(str(self._next()), IDLE)
+        return Step(str(self._next()), IDLE_PAUSE_SECONDS)
 
     def _next(self) -> Round:
         return Round(self._clock() + self._every, self._first)

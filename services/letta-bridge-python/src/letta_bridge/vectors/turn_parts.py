@@ -7,12 +7,12 @@ from typing import Final
 
 from letta_bridge.vectors.embedding import Embedding
 from letta_bridge.vectors.journal_turns import JournalPosition, JournalTurn, JournalTurns
-from letta_bridge.vectors.parts import IDLE, Step
+from letta_bridge.vectors.parts import IDLE_PAUSE_SECONDS, Step
 from letta_bridge.vectors.passage_making import ends_with_any, turn_passage, turn_row
 from letta_bridge.vectors.rounds import Round, Rounds
 from shared_utils.persistence.vectors import Passage, Scope
 
-_PAGE: Final = 200
+_PASSAGES_PER_PAGE: Final = 200
 
 Forgotten = Callable[[], Collection[str]]
 """Gives the reasons for which memory-python answers what no agent shall remember, as they are configured now."""
@@ -80,9 +80,9 @@ class TurnsPart:
         """See :class:`letta_bridge.vectors.parts.Part`."""
         turns = await self._turns.after(JournalPosition.read(position), self._batch)
         if not turns:
-            return Step(position, IDLE)
+            return Step(position, IDLE_PAUSE_SECONDS)
         await self._keeper.keep(turns)
-        return Step(str(JournalPosition.of(turns[-1])), 0.0 if len(turns) == self._batch else IDLE)
+        return Step(str(JournalPosition.of(turns[-1])), 0.0 if len(turns) == self._batch else IDLE_PAUSE_SECONDS)
 
 
 class TurnSweep:
@@ -107,14 +107,16 @@ class TurnSweep:
         return await (self._vectors(at) if at.phase == "vectors" else self._journal(at))
 
     async def _vectors(self, at: Round) -> Step:
-        page = await self._store.page(Scope.everything(), where={"kind": "turn"}, limit=_PAGE, after=at.after or None)
+        page = await self._store.page(
+            Scope.everything(), where={"kind": "turn"}, limit=_PASSAGES_PER_PAGE, after=at.after or None
+        )
         await self._keeper.remove_orphans(page.passages)
         await self._keeper.remove_canned(page.passages)
         return self._rounds.phase(at, "journal") if page.next is None else self._rounds.gone_on(at, page.next)
 
     async def _journal(self, at: Round) -> Step:
-        turns = await self._turns.after(JournalPosition.read(at.after), _PAGE)
+        turns = await self._turns.after(JournalPosition.read(at.after), _PASSAGES_PER_PAGE)
         await self._keeper.keep(turns)
-        if len(turns) < _PAGE:
+        if len(turns) < _PASSAGES_PER_PAGE:
             return self._rounds.over()
         return self._rounds.gone_on(at, str(JournalPosition.of(turns[-1])))

@@ -20,13 +20,13 @@ from shared_utils.waiting import wait_or_timeout
 
 _log = logs.get(__name__)
 
-LEASE: Final = 30.0
+JOB_LEASE_SECONDS: Final = 30.0
 """Seconds a bridge may be silent before another one goes on. Two that work at once do no harm."""
-_ANOTHERS: Final = 5.0
+_LEASE_POLL_SECONDS: Final = 5.0
 """Seconds until it is asked again whether another bridge does the part still."""
 _PAUSE_LEAST: Final = 1.0
 _PAUSE_MOST: Final = 60.0
-_GRACE: Final = 5.0
+_SHUTDOWN_GRACE_SECONDS: Final = 5.0
 """Seconds a step has to end when the bridge stops; cut off, it is done again."""
 
 
@@ -59,7 +59,7 @@ class VectorWorker:
             yield
         finally:
             self._stopping.set()
-            _, late = await asyncio.wait(tasks, timeout=_GRACE)
+            _, late = await asyncio.wait(tasks, timeout=_SHUTDOWN_GRACE_SECONDS)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -83,9 +83,9 @@ class VectorWorker:
             await self._state.leave(part.name, self._owner)
 
     async def _step(self, part: Part) -> float:
-        position = await self._state.claim(part.name, self._owner, LEASE)
+        position = await self._state.claim(part.name, self._owner, JOB_LEASE_SECONDS)
         if position is None:
-            return _ANOTHERS
+            return _LEASE_POLL_SECONDS
         step = await part.step(position)
         if step.position != position:
             await self._state.save(part.name, self._owner, step.position)

@@ -185,7 +185,7 @@ async def test_without_redis_the_rest_is_told(metered, monkeypatch):
 
 async def test_a_redis_that_hangs_does_not_hold_the_scrape(metered, monkeypatch):
     monkeypatch.setattr(metered.queue, "status", asyncio.Event().wait)
-    monkeypatch.setattr("letta_bridge.telemetry.metrics.scrape._SECONDS", 0.01)
+    monkeypatch.setattr("letta_bridge.telemetry.metrics.scrape._SCRAPE_TIMEOUT_SECONDS", 0.01)
     assert (await metered.samples())["letta_bridge_redis_up",] == 0
 
 

@@ -374,7 +374,7 @@ def _end(turn):
 
 
 async def test_large_turns_are_all_begun_although_no_answer_holds_them_all(make_worker, monkeypatch, set_idle_seconds):
-    monkeypatch.setattr("letta_bridge.request_queue.port.ANSWER_BYTES", 1)
+    monkeypatch.setattr("letta_bridge.request_queue.port.MAX_FETCHED_BYTES", 1)
     set_idle_seconds(3600)
     worker = make_worker()
     worker.push(*map(str, range(9)))

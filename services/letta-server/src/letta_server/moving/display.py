@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
-_SILENCE: Final = 30.0
+_REPORT_EVERY_SECONDS: Final = 30.0
 """Seconds after which a long step says in a line how far it is."""
 
 
@@ -37,7 +37,7 @@ class Lines:
 
     def advance(self, rows: int) -> None:
         self._rows += rows
-        if time.monotonic() - self._spoke >= _SILENCE:
+        if time.monotonic() - self._spoke >= _REPORT_EVERY_SECONDS:
             self._spoke = time.monotonic()
             self._say(f"{self._work}: {self._rows} of {self._total} rows")
 

@@ -19,8 +19,8 @@ from letta_server.moving.errors import MoveRefused
 from letta_server.moving.plan import Step
 from letta_server.schema import HEAD
 
-TABLE: Final = "letta_server_move"
-_CREATE: Final = """
+LEDGER_TABLE: Final = "letta_server_move"
+_CREATE_LEDGER: Final = """
     CREATE TABLE {} (
         step varchar(200) PRIMARY KEY,
         source text NOT NULL,
@@ -29,7 +29,7 @@ _CREATE: Final = """
         done boolean NOT NULL
     )
 """
-_EXISTS: Final = """
+_LEDGER_EXISTS: Final = """
     SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = current_schema() AND c.relname = %s
 """
@@ -75,7 +75,9 @@ class Ledger:
         question = self._statement("SELECT copied, last_key, done FROM {} WHERE step = %s")
         row = self._connection.execute(question, [step.name]).fetchone()
         if row is None:
-            raise MoveRefused(f"The target's table {TABLE} has lost its entry {step.name}; start anew on a new target.")
+            raise MoveRefused(
+                f"The target's table {LEDGER_TABLE} has lost its entry {step.name}; start anew on a new target."
+            )
         copied, key, done = row
         return Position(int(copied), None if key is None else tuple(json.loads(key)), bool(done))
 
@@ -94,7 +96,7 @@ class Ledger:
             self._stamp(HEAD)
 
     def _exists(self) -> bool:
-        row = self._connection.execute(_EXISTS, [TABLE]).fetchone()
+        row = self._connection.execute(_LEDGER_EXISTS, [LEDGER_TABLE]).fetchone()
         return row is not None and row[0] > 0
 
     def _begin(self, source: str, steps: Sequence[Step]) -> None:
@@ -105,7 +107,7 @@ class Ledger:
                     f"The target holds rows already, in {taken[0]}{' and other tables' if taken[1:] else ''}; "
                     "name a new or an empty database, it will be created."
                 )
-            self._connection.execute(self._statement(_CREATE))
+            self._connection.execute(self._statement(_CREATE_LEDGER))
             self._stamp(HALF_MOVED)
             with self._connection.cursor() as cursor:
                 statement = self._statement("INSERT INTO {} (step, source, copied, done) VALUES (%s, %s, 0, false)")
@@ -124,4 +126,4 @@ class Ledger:
 
     @staticmethod
     def _statement(text: LiteralString) -> sql.Composed:
-        return sql.SQL(text).format(sql.Identifier(TABLE))
+        return sql.SQL(text).format(sql.Identifier(LEDGER_TABLE))

@@ -20,7 +20,7 @@ from letta_server.moving.catalog import Table
 from letta_server.moving.database import HALF_MOVED, snapshot
 from letta_server.moving.display import Display
 from letta_server.moving.errors import ContentDiffers, MoveInterrupted, MoveRefused
-from letta_server.moving.ledger import TABLE as LEDGER
+from letta_server.moving.ledger import LEDGER_TABLE as LEDGER
 from letta_server.moving.ledger import Ledger
 from letta_server.moving.plan import Step
 from letta_server.moving.transfer import Transfer, given
@@ -28,7 +28,7 @@ from letta_server.schema import HEAD
 from letta_server.voice import say
 
 _NOT_CONTENT: Final = {"alembic_version", LEDGER}
-_LOCK: Final = 0x6C6574746102
+_ADVISORY_LOCK: Final = 0x6C6574746102
 _LOCK_PATIENCE: Final = 10.0
 """Seconds that a killed predecessor's session on the target may take to end."""
 
@@ -161,7 +161,7 @@ def _lock(target: Connection, url: DatabaseUrl) -> None:
     """One move at a time; the lock goes with the connection."""
     deadline = time.monotonic() + _LOCK_PATIENCE
     while True:
-        row = target.execute("SELECT pg_try_advisory_lock(%s)", [_LOCK]).fetchone()
+        row = target.execute("SELECT pg_try_advisory_lock(%s)", [_ADVISORY_LOCK]).fetchone()
         if row is not None and row[0]:
             return
         if time.monotonic() >= deadline:

@@ -32,7 +32,7 @@ from shared_utils.persistence.checkpoints.rows import (
 )
 from shared_utils.persistence.checkpoints.statements import Statements, Transactions
 
-_STEPS: Final = 256
+_ANCESTORS_PER_STATEMENT: Final = 256
 """Ancestors looked at in one statement."""
 _MAX_BYTES: Final = 64 * 1024 * 1024
 
@@ -268,7 +268,7 @@ async def _lineage(
         checkpoint_id = latest[0]["checkpoint_id"] if latest else None
     chain: dict[str, Node] = {}
     while checkpoint_id is not None and checkpoint_id not in chain:
-        params = {**place, "checkpoint_id": checkpoint_id, "limit": _STEPS}
+        params = {**place, "checkpoint_id": checkpoint_id, "limit": _ANCESTORS_PER_STATEMENT}
         rows = await statements.rows("lineage", params)
         chain |= {row["checkpoint_id"]: node_of(row, place["namespace"]) for row in rows}
         if not rows or len(seeds(list(chain.values())[1:], names)) == len(names):

@@ -15,9 +15,9 @@ from shared_utils.persistence.statements import statements
 from shared_utils.text import clean_text
 
 _SQL: Final = statements("conversations")
-_PURGED: Final = 1000
+_ROWS_PER_PURGE: Final = 1000
 """Rows deleted in one transaction: others wait for them no longer than that takes."""
-_DEPTH: Final = 10_000
+_MAX_SEARCHED_MESSAGES: Final = 10_000
 """Messages a search looks at, newest first."""
 _LONGEST_TEXT: Final = 200
 _MOST_FOUND: Final = 200
@@ -170,7 +170,11 @@ class ConversationService:
                 f"a search takes 1 to {_LONGEST_TEXT} characters and finds 1 to {_MOST_FOUND} messages, not "
                 f"{len(text)} and {limit}"
             )
-        params: dict[str, Any] = {"pattern": f"%{_literally(clean_text(text))}%", "depth": _DEPTH, "most": limit}
+        params: dict[str, Any] = {
+            "pattern": f"%{_literally(clean_text(text))}%",
+            "depth": _MAX_SEARCHED_MESSAGES,
+            "most": limit,
+        }
         name = "search"
         if conversation_id is not None:
             name, params["conversation_id"] = "search_conversation", clean_text(conversation_id)
@@ -227,7 +231,7 @@ class ConversationService:
         Returns:
             How many messages were removed.
         """
-        params = {"seconds": older_than.total_seconds(), "source": self._source, "most": _PURGED}
+        params = {"seconds": older_than.total_seconds(), "source": self._source, "most": _ROWS_PER_PURGE}
         removed = await self._in_batches(_SQL["purge_messages"], params)
         await self._in_batches(_SQL["purge_conversations"], params)
         return removed
@@ -237,7 +241,7 @@ class ConversationService:
         while True:
             count = await self._database.execute(statement, params)
             removed += count
-            if count < _PURGED:
+            if count < _ROWS_PER_PURGE:
                 return removed
 
 

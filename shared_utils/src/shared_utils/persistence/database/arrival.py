@@ -23,15 +23,17 @@ from shared_utils.persistence.errors import (
     UnfitDatabase,
 )
 
-_FITNESS: Final = "SELECT '' IS NULL, current_setting('server_encoding'), current_setting('session_replication_role')"
-_MAINTENANCE: Final = ("postgres", "template1")
-_PAUSE: Final = 0.1
+_SELECT_FITNESS: Final = (
+    "SELECT '' IS NULL, current_setting('server_encoding'), current_setting('session_replication_role')"
+)
+_MAINTENANCE_DATABASES: Final = ("postgres", "template1")
+_CREATION_POLL_SECONDS: Final = 0.1
 """Seconds between tries to reach a database that is being made."""
 _GRACE_SECONDS: Final = 1.0
 """Beyond the time for connecting, after which a server that has let us in is taken for silent."""
 _MAKING_SECONDS: Final = 60.0
 """A database may take to be made."""
-_OVERTAKEN: Final = 1.0
+_CONCURRENT_CREATION_SECONDS: Final = 1.0
 """Seconds for which a database is tried that is listed after all: another process may have made it since it was asked
 for. Where that is not why it refused, its reason is told so much later."""
 
@@ -105,7 +107,7 @@ async def _reach_new(config: DatabaseConfig, patience: float) -> Connection:
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(psycopg.OperationalError),
         stop=stop_after_delay(patience),
-        wait=wait_fixed(_PAUSE),
+        wait=wait_fixed(_CREATION_POLL_SECONDS),
         reraise=True,
     )
     try:
@@ -122,7 +124,7 @@ async def _made_where_missing(config: DatabaseConfig, trouble: str) -> float | N
         trouble: why it could not be reached. Where another database of the server is refused with the same words, it
             is not the database that is missing, and further tries would only count as wrong passwords.
     """
-    for maintenance in _MAINTENANCE:
+    for maintenance in _MAINTENANCE_DATABASES:
         try:
             connection = await connect(config, maintenance)
         except psycopg.Error as error:
@@ -146,7 +148,7 @@ async def _made(connection: Connection, config: DatabaseConfig) -> float:
     name = config.parts["dbname"]
     listed = await connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
     if await listed.fetchone():
-        return min(_OVERTAKEN, config.connection_timeout)
+        return min(_CONCURRENT_CREATION_SECONDS, config.connection_timeout)
     if not config.generate_schemas:
         raise SchemaMissing(
             f"the database {config.place} does not exist; if DATABASE_URL names the right one, run "
@@ -173,7 +175,7 @@ async def _dialect(connection: Connection) -> Dialect:
 
 
 async def _refuse_unfit(connection: Connection, dialect: Dialect, config: DatabaseConfig) -> None:
-    empty_is_null, encoding, role = await _row(connection, _FITNESS)
+    empty_is_null, encoding, role = await _row(connection, _SELECT_FITNESS)
     compatibility = None
     if isinstance(dialect, OpenGauss):
         (compatibility,) = await _row(connection, "SHOW sql_compatibility")

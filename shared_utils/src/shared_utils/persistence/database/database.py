@@ -23,7 +23,7 @@ from shared_utils.persistence.database.arrival import arrive, parameters
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.connection_watch import ConnectionWatch, reporting, silent
 from shared_utils.persistence.database.connections import Connection, Row
-from shared_utils.persistence.database.failures import AGAIN, meaning
+from shared_utils.persistence.database.failures import RETRYABLE_ERRORS, meaning
 from shared_utils.persistence.database.migration import require_schema
 from shared_utils.persistence.dialects import Dialect
 from shared_utils.persistence.errors import (
@@ -37,19 +37,19 @@ from shared_utils.persistence.errors import (
 Params = Mapping[str, Any] | Sequence[Any]
 Observer = Callable[[str], None]
 
-_PAUSE: Final = 1.0
+_RECONNECT_PAUSE_SECONDS: Final = 1.0
 """Seconds between two looks whether a lost database is back."""
 _LONGEST_PAUSE: Final = 300.0
 """The same while it refuses the password, doubled each time: openGauss locks an account after ten wrong ones."""
 _LOGIN_PAUSE: Final = 30.0
 """Seconds an open pool tries no further connection after its password was refused."""
-_LIFETIME: Final = 1800.0
+_MAX_CONNECTION_SECONDS: Final = 1800.0
 """Seconds a connection is used at most, so that a failover or a new password takes effect."""
-_GRACE: Final = 1.0
+_CANCEL_GRACE_SECONDS: Final = 1.0
 """Seconds the server has to end a statement that took too long, before its connection is cut."""
-_FRESH: Final = 1.0
+_TRUSTED_IDLE_SECONDS: Final = 1.0
 """Seconds since its last use after which a connection is asked whether it is there; before, it is listened to."""
-_TRIES: Final = 5
+_TRANSACTION_ATTEMPTS: Final = 5
 
 _Result = TypeVar("_Result")
 
@@ -70,7 +70,7 @@ class Database:
         self._opening = asyncio.Lock()
         self._trouble: PersistenceError | None = None
         self._look_again = 0.0
-        self._login_pause = _PAUSE
+        self._login_pause = _RECONNECT_PAUSE_SECONDS
         self._lent = 0
         self._used: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
         self._connect_error: psycopg.Error | None = None
@@ -126,17 +126,17 @@ class Database:
         Raises:
             PersistenceError: any of errors.py.
         """
-        with contextlib.suppress(*AGAIN):  # tenacity enters with the first failure only
+        with contextlib.suppress(*RETRYABLE_ERRORS):  # tenacity enters with the first failure only
             return await self._once(work, transaction, snapshot, timeout)
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(AGAIN),
-            stop=stop_after_attempt(_TRIES - 1),
+            retry=retry_if_exception_type(RETRYABLE_ERRORS),
+            stop=stop_after_attempt(_TRANSACTION_ATTEMPTS - 1),
             wait=wait_random_exponential(multiplier=0.02, max=0.5),
             reraise=True,
         )
         try:
             return await retrying(self._once, work, transaction, snapshot, timeout)
-        except AGAIN as error:
+        except RETRYABLE_ERRORS as error:
             raise self._meaning(error) from error
 
     async def run_outside(self, work: Callable[[Connection], Awaitable[_Result]], *, timeout: float) -> _Result:
@@ -188,7 +188,7 @@ class Database:
                     return await work(connection)
                 async with connection.work(seconds=timeout, snapshot=snapshot):
                     return await work(connection)
-        except AGAIN:
+        except RETRYABLE_ERRORS:
             raise
         except psycopg.Error as error:
             raise self._meaning(error) from error
@@ -209,7 +209,7 @@ class Database:
         except PoolClosed as error:
             self._raise_while_away()
             raise DatabaseUnavailable(f"the database {self.config.place} was closed") from error
-        limit = (timeout or self.config.query_timeout) + _GRACE
+        limit = (timeout or self.config.query_timeout) + _CANCEL_GRACE_SECONDS
         watch = ConnectionWatch(connection, limit)
         self._lent += 1
         try:
@@ -247,7 +247,7 @@ class Database:
             self._away(error)
             raise
         self._trouble = None
-        self._login_pause = _PAUSE
+        self._login_pause = _RECONNECT_PAUSE_SECONDS
         return self._pool
 
     def _raise_while_away(self, *, looking: bool = False) -> None:
@@ -255,7 +255,7 @@ class Database:
             raise type(self._trouble)(str(self._trouble))
 
     def _away(self, error: PersistenceError) -> None:
-        pause = _PAUSE
+        pause = _RECONNECT_PAUSE_SECONDS
         if isinstance(error, LoginRefused):
             pause = self._login_pause
             self._login_pause = min(2 * pause, _LONGEST_PAUSE)
@@ -281,7 +281,7 @@ class Database:
             self._connect_error = None
             pool = self._new_pool(self._dialect)
             try:
-                await pool.open(wait=True, timeout=config.connection_timeout + _GRACE)
+                await pool.open(wait=True, timeout=config.connection_timeout + _CANCEL_GRACE_SECONDS)
             except BaseException:
                 await pool.close(timeout=0)
                 raise
@@ -311,7 +311,7 @@ class Database:
             min_size=config.min_connections,
             max_size=config.max_connections,
             timeout=config.connection_timeout,
-            max_lifetime=_LIFETIME,
+            max_lifetime=_MAX_CONNECTION_SECONDS,
             reconnect_timeout=config.connection_timeout,
             configure=configure,
             open=False,
@@ -332,7 +332,9 @@ class Database:
             await asyncio.shield(pool.putconn(connection))
 
     async def _answers(self, connection: Connection, seconds: float) -> bool:
-        if time.monotonic() - self._used.get(connection, -_FRESH) < _FRESH and silent(connection):
+        if time.monotonic() - self._used.get(connection, -_TRUSTED_IDLE_SECONDS) < _TRUSTED_IDLE_SECONDS and silent(
+            connection
+        ):
             return True
         watch = ConnectionWatch(connection, max(0.0, seconds))
         try:

@@ -24,7 +24,7 @@ from shared_utils.persistence.errors import (
     ValueRefused,
 )
 
-AGAIN = (errors.SerializationFailure, errors.DeadlockDetected, NotBegun)
+RETRYABLE_ERRORS = (errors.SerializationFailure, errors.DeadlockDetected, NotBegun)
 """The database ended the transaction for another's sake, or before it began; the same again may well succeed."""
 _POOLER_REFUSAL: Final = re.compile(r"unsupported startup parameter(?: in options)?: (\w+)")
 _ADVICE: Final = {
@@ -32,8 +32,8 @@ _ADVICE: Final = {
     "certificate": "name the authority that signed it in DATABASE_URL (sslrootcert)",
     "no such socket": "correct the path in DATABASE_URL, or start it",
 }
-_OTHERWISE: Final = "start it, or correct host and port in DATABASE_URL"
-_AWAY = (psycopg.OperationalError, psycopg.InterfaceError)
+_DEFAULT_ADVICE: Final = "start it, or correct host and port in DATABASE_URL"
+_CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError)
 
 
 def meaning(error: psycopg.Error, *, place: str, user: str) -> PersistenceError:
@@ -51,9 +51,9 @@ def meaning(error: psycopg.Error, *, place: str, user: str) -> PersistenceError:
             f"the connection pooler before the database {place} takes no parameter {parameter[1]}; take it out of "
             f"DATABASE_URL, or let the pooler ignore it (ignore_startup_parameters = {parameter[1]})"
         )
-    if found is None and isinstance(error, _AWAY):
+    if found is None and isinstance(error, _CONNECTION_ERRORS):
         why = connection_trouble(error) or text
-        advice = next((advice for words, advice in _ADVICE.items() if words in why), _OTHERWISE)
+        advice = next((advice for words, advice in _ADVICE.items() if words in why), _DEFAULT_ADVICE)
         found = login_refusal(str(error), user) or DatabaseUnavailable(
             f"the database {place} is away ({why}); {advice}; it is tried again"
         )

@@ -30,7 +30,7 @@ _log = logs.get("shared_utils.persistence.migration")
 _FILE: Final = re.compile(r"(\d{4})_(\w+)\.sql")
 _COMPATIBLE: Final = re.compile(r"^-- compatible from: (\d+)$", re.MULTILINE)
 _LOCK_SECONDS: Final = 120
-_RECORD: Final = """
+_RECORD_MIGRATION: Final = """
 CREATE TABLE {}.schema_migrations (
     number integer PRIMARY KEY,
     name text NOT NULL,
@@ -202,7 +202,7 @@ async def _make_schema(connection: Connection, schema: str) -> None:
     if not await found.fetchone():
         await connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
     if await _record_missing(connection, schema):
-        await connection.execute(sql.SQL(_RECORD).format(sql.Identifier(schema)))
+        await connection.execute(sql.SQL(_RECORD_MIGRATION).format(sql.Identifier(schema)))
 
 
 async def _applied(connection: Connection, schema: str) -> dict[int, tuple[str, int]]:

@@ -24,7 +24,7 @@ _SQL: Final = statements("file_erasures")
 _SESSIONS: Final = statements("file_sessions")
 _LOG_TRIES: Final = 40
 _LOG_PAUSE_SECONDS: Final = 0.05
-_KEPT: Final = 100_000
+_MAX_REMEMBERED_ERASURES: Final = 100_000
 """Erasures remembered as followed: as many as a ledger keeps."""
 
 
@@ -56,7 +56,7 @@ class FileErasures:
                 return 0
             gone = _erase(connection, new)
             connection.executemany(_SQL["follow"], list(new.items()))
-            connection.execute(_SQL["bound"], (_KEPT,))
+            connection.execute(_SQL["bound"], (_MAX_REMEMBERED_ERASURES,))
             return gone
 
         gone = await self._file.write(work)
@@ -67,11 +67,11 @@ class FileErasures:
     async def count(self, user_id: str) -> Mapping[str, int]:
         """What the file holds of one user; all 0 where there is no file."""
         if not self._path.exists():
-            return dict.fromkeys(_COUNTED, 0)
+            return dict.fromkeys(_COUNTED_TABLES, 0)
         values = {"user_id": user_id}
 
         def count(connection: sqlite3.Connection) -> Mapping[str, int]:
-            return {name: connection.execute(_SQL[f"count_{name}"], values).fetchone()[0] for name in _COUNTED}
+            return {name: connection.execute(_SQL[f"count_{name}"], values).fetchone()[0] for name in _COUNTED_TABLES}
 
         return await self._file.read(count)
 
@@ -88,7 +88,7 @@ class FileErasures:
         self._file.close()
 
 
-_COUNTED: Final = ("sessions", "writes", "conflicts")
+_COUNTED_TABLES: Final = ("sessions", "writes", "conflicts")
 
 
 def erased_in_copy(connection: sqlite3.Connection, digests: Collection[str]) -> set[str]:

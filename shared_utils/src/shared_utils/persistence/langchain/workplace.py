@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 from shared_utils.persistence.loop_calls import result_of
 
-_WRONG: Final = (
+_WRONG_THREAD_ERROR: Final = (
     "the synchronous methods of this vector store need its event loop to run in another thread; use the asynchronous "
     "ones, or call this with asyncio.to_thread"
 )
@@ -35,7 +35,7 @@ class Workplace:
         Raises:
             RuntimeError: called within the very loop, which would wait for itself; or the loop has ended.
         """
-        return result_of(coroutine, self._loop, _WRONG)
+        return result_of(coroutine, self._loop, _WRONG_THREAD_ERROR)
 
     async def done(self, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
         """What the coroutine returns, for any event loop."""

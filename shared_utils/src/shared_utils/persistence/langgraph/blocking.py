@@ -18,7 +18,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from shared_utils.persistence.loop_calls import result_of, running_loop
 
-_WRONG: Final = (
+_WRONG_THREAD_ERROR: Final = (
     "the synchronous methods of this checkpointer need a running event loop in another thread, the one it was made in; "
     "use the asynchronous ones (graph.ainvoke), or call this with asyncio.to_thread"
 )
@@ -82,4 +82,4 @@ class BlockingMethods(BaseCheckpointSaver[str]):
         return self._wait(self.aget_delta_channel_history(config=config, channels=channels))
 
     def _wait(self, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
-        return result_of(coroutine, self._loop, _WRONG)
+        return result_of(coroutine, self._loop, _WRONG_THREAD_ERROR)

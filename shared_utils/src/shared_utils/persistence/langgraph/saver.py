@@ -23,7 +23,7 @@ from shared_utils.persistence.checkpoints.port import Blob, Checkpoint, Checkpoi
 from shared_utils.persistence.langgraph.blocking import BlockingMethods
 from shared_utils.persistence.langgraph.place import Place, identity
 
-_PAGE: Final = 50
+_CHECKPOINTS_PER_PAGE: Final = 50
 """Checkpoints held in memory at once while a list is walked."""
 _DELTA_COUNTERS: Final = "counters_since_delta_snapshot"
 """LangGraph's metadata about channels of which a checkpoint holds only what changed."""
@@ -82,7 +82,7 @@ class CheckpointSaver(BlockingMethods):
         until = Place.of(before).checkpoint_id if before else None
         after: Checkpoint | None = None
         while limit is None or limit > 0:
-            size = _PAGE if limit is None else min(limit, _PAGE)
+            size = _CHECKPOINTS_PER_PAGE if limit is None else min(limit, _CHECKPOINTS_PER_PAGE)
             page = await self.store.list(
                 thread_id,
                 namespace,

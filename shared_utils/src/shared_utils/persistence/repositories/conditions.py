@@ -19,7 +19,7 @@ Comparison = Literal["=", "!=", "<", "<=", ">", ">=", "in"]
 
 _COMPARISONS: Final = frozenset({"=", "!=", "<", "<=", ">", ">=", "in"})
 _ORDERS: Final = frozenset({"<", "<=", ">", ">="})
-_INTEGERS: Final = range(-(2**63), 2**63)
+_BIGINT_RANGE: Final = range(-(2**63), 2**63)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def _is_number(value: object) -> bool:
 _FITS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "text": lambda value: isinstance(value, str),
     "boolean": lambda value: isinstance(value, bool),
-    "bigint": lambda value: isinstance(value, int) and not isinstance(value, bool) and value in _INTEGERS,
+    "bigint": lambda value: isinstance(value, int) and not isinstance(value, bool) and value in _BIGINT_RANGE,
     "double precision": _is_number,
     "timestamptz": lambda value: isinstance(value, datetime) and value.tzinfo is not None,
     "uuid": lambda value: isinstance(value, UUID),

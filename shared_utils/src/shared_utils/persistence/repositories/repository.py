@@ -19,7 +19,7 @@ from shared_utils.persistence.repositories.conditions import Comparison, Where, 
 from shared_utils.persistence.repositories.table import Model, Table
 from shared_utils.text import clean_text
 
-MOST: Final = 1000
+MAX_PAGE_ROWS: Final = 1000
 """Rows of a page at most."""
 
 
@@ -51,7 +51,7 @@ class BaseRepository(Protocol[Model]):
         """A page of all rows.
 
         Args:
-            limit: 1 to ``MOST``.
+            limit: 1 to ``MAX_PAGE_ROWS``.
             after: ``next`` of the page before.
             newest_first: turns the order round; all pages of a list must agree on it.
 
@@ -222,8 +222,8 @@ class PostgresRepository(Generic[Model]):
 
 def checked_limit(limit: int) -> int:
     """The limit of a page; raises ValueError where it is none."""
-    if not 1 <= limit <= MOST:
-        raise ValueError(f"a page holds 1 to {MOST} rows, not {limit}")
+    if not 1 <= limit <= MAX_PAGE_ROWS:
+        raise ValueError(f"a page holds 1 to {MAX_PAGE_ROWS} rows, not {limit}")
     return limit
 
 
@@ -293,7 +293,7 @@ def not_as_expected(there: bool, table: Table[Any], key: str) -> RowChanged | Ro
 
 
 __all__ = [
-    "MOST",
+    "MAX_PAGE_ROWS",
     "BaseRepository",
     "Comparison",
     "Page",

@@ -7,7 +7,7 @@ from typing import Final
 
 from shared_utils.persistence.sessions.port import Restoration, SessionStore
 
-_PART: Final = 500
+_SESSIONS_PER_PART: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ async def copy_sessions(source: SessionStore, target: SessionStore, dry_run: boo
     counts = CopyCounts()
     after = ""
     while True:
-        part = await source.part(after=after, limit=_PART)
+        part = await source.part(after=after, limit=_SESSIONS_PER_PART)
         if not part.sessions and not part.failed:
             return counts
         taken = await target.put(part.sessions, dry_run=dry_run)

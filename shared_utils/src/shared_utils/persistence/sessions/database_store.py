@@ -28,10 +28,10 @@ from shared_utils.persistence.statements import statements
 
 _log = logs.get("shared_utils.persistence.database_sessions")
 _SQL: Final = statements("sessions")
-_BATCH: Final = 1000
+_IDS_PER_STATEMENT: Final = 1000
 _LATEST: Final = datetime.max.replace(tzinfo=UTC)
-_TRIES: Final = 5
-_OURS: Final = (SessionStoreError, Conflict, RowMissing, ValueRefused)
+_WRITE_ATTEMPTS: Final = 5
+_OWN_ERRORS: Final = (SessionStoreError, Conflict, RowMissing, ValueRefused)
 
 _Result = TypeVar("_Result")
 
@@ -70,7 +70,7 @@ class DatabaseSessionStore:
         """See :class:`SessionStore`."""
         fresh = Session(user_id, persona)
         values = {"session_id": fresh.session_id, "user_id": user_id, "persona": persona}
-        for _ in range(_TRIES):  # somebody may end the session between the two statements
+        for _ in range(_WRITE_ATTEMPTS):  # somebody may end the session between the two statements
             await self._execute("reserve", values)
             session = await self.find(user_id, persona)
             if session is not None:
@@ -138,8 +138,8 @@ class DatabaseSessionStore:
         ids = sorted(set(session_ids))  # in one order everywhere, so that two bridges cannot block each other
         counts = messages or {}
         active: set[str] = set()
-        for start in range(0, len(ids), _BATCH):
-            part = ids[start : start + _BATCH]
+        for start in range(0, len(ids), _IDS_PER_STATEMENT):
+            part = ids[start : start + _IDS_PER_STATEMENT]
             values = {"ids": part, "messages": [counts.get(one, 0) for one in part], "hours": expires_in_hours}
             active.update(row["session_id"] for row in await self._fetch("touch", values))
         return [one for one in ids if one not in active]
@@ -154,7 +154,7 @@ class DatabaseSessionStore:
         """See :class:`SessionStore`."""
         opted_out: set[str] = set()
         after = {"after_user": "", "after_session": ""}
-        while rows := await self._fetch("opted_out", {**after, "limit": _BATCH}):
+        while rows := await self._fetch("opted_out", {**after, "limit": _IDS_PER_STATEMENT}):
             users = {row["user_id"] for row in rows}
             opted_in = {row["user_id"] for row in await self._fetch("opted_in", {"users": sorted(users)})}
             opted_out |= {row["user_id"] for row in rows if row["is_active"] or row["user_id"] not in opted_in}
@@ -174,11 +174,11 @@ class DatabaseSessionStore:
         position: dict[str, Any] = {"at": _LATEST, "id": ""}
         # In parts: tens of thousands of rows in one statement would take longer than one may.
         while (left := limit - len(sessions) - len(failed)) > 0:
-            rows = await self._fetch("recent_ids", {**position, "limit": min(left, _BATCH)})
+            rows = await self._fetch("recent_ids", {**position, "limit": min(left, _IDS_PER_STATEMENT)})
             part = await self._loaded([row["session_id"] for row in rows])
             sessions += part.sessions
             failed |= part.failed
-            if len(rows) < _BATCH:
+            if len(rows) < _IDS_PER_STATEMENT:
                 break
             position = {"at": rows[-1]["last_updated"], "id": rows[-1]["session_id"]}
         return Restoration(sessions, failed)
@@ -191,7 +191,7 @@ class DatabaseSessionStore:
     async def put(self, sessions: Sequence[Session], *, dry_run: bool = False) -> Taken:
         """See :class:`SessionStore`."""
         held = [storable(session, self._max_bytes) for session in sessions]
-        for _ in range(_TRIES - 1):
+        for _ in range(_WRITE_ATTEMPTS - 1):
             with contextlib.suppress(Conflict):  # another bridge wrote one of them meanwhile
                 return await self._put(held, dry_run)
         return await self._put(held, dry_run)
@@ -275,7 +275,7 @@ class DatabaseSessionStore:
         while True:
 
             async def work(connection: Connection) -> int:
-                rows = await self._database.rows(connection, _SQL[select], {**values, "limit": _BATCH})
+                rows = await self._database.rows(connection, _SQL[select], {**values, "limit": _IDS_PER_STATEMENT})
                 ids = [row["session_id"] for row in rows]
                 if ids:
                     await self._database.send(connection, _SQL[change], {"ids": ids})
@@ -283,7 +283,7 @@ class DatabaseSessionStore:
 
             done = await self._run(lambda: self._database.run(work))
             total += done
-            if done < _BATCH:
+            if done < _IDS_PER_STATEMENT:
                 return total
 
     async def _loaded(self, ids: Sequence[str]) -> Restoration:
@@ -321,7 +321,7 @@ class DatabaseSessionStore:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except _OURS:
+    except _OWN_ERRORS:
         raise
     except PersistenceError as error:
         raise SessionStoreAway(str(error)) from error

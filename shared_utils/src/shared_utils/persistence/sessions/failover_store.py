@@ -36,7 +36,7 @@ from shared_utils.persistence.sessions.values import MAX_BYTES
 _log = logs.get("shared_utils.persistence.failover_sessions")
 _CLOCKS_APART_MS: Final = 3_600_000
 """The file notes erasures by the clock of Redis, too; the database's is off by less."""
-_PAUSE: Final = 1.0
+_RECONNECT_PAUSE_SECONDS: Final = 1.0
 """Seconds between two looks whether the database is back."""
 
 _Result = TypeVar("_Result")
@@ -61,7 +61,7 @@ class FailoverSessionStore:
         path: Path,
         *,
         max_bytes: int = MAX_BYTES,
-        pause: float = _PAUSE,
+        pause: float = _RECONNECT_PAUSE_SECONDS,
         erased: Callable[[], Awaitable[Mapping[str, int]]] | None = None,
     ) -> None:
         self._database = database

@@ -33,7 +33,7 @@ Record = Callable[[sqlite3.Connection, Session, int | None], None]
 """Told of each write in its transaction: the session as it is now and the version before, None where it is removed."""
 
 _SQL: Final = statements("file_sessions")
-_MIRRORED: Final = 500
+_SESSIONS_PER_TRANSACTION: Final = 500
 """Sessions written in one transaction."""
 
 
@@ -244,8 +244,8 @@ class FileSessionStore:
         Some at a time, so that nobody waits for the file until tens of thousands are written at a start; those it knows
         already, as after a restart, are not written again.
         """
-        for start in range(0, len(sessions), _MIRRORED):
-            await self._mirror(sessions[start : start + _MIRRORED])
+        for start in range(0, len(sessions), _SESSIONS_PER_TRANSACTION):
+            await self._mirror(sessions[start : start + _SESSIONS_PER_TRANSACTION])
 
     async def _mirror(self, sessions: Sequence[Session]) -> None:
         def copy(connection: sqlite3.Connection) -> None:

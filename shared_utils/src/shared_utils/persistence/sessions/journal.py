@@ -21,9 +21,9 @@ from shared_utils.persistence.statements import statements
 
 _SQL: Final = statements("session_journal")
 
-NEW: Final = 0
+NEW_SESSION: Final = 0
 """Base of a session that did not exist."""
-DOUBTFUL: Final = -1
+UNKNOWN_BASE: Final = -1
 """Base of a write that follows one which could not be replayed."""
 
 

@@ -17,16 +17,16 @@ from typing import Final
 from shared_utils.observability import logs
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions.file_store import FileSessionStore
-from shared_utils.persistence.sessions.journal import DOUBTFUL, NEW, Entry, SessionJournal
+from shared_utils.persistence.sessions.journal import NEW_SESSION, UNKNOWN_BASE, Entry, SessionJournal
 from shared_utils.persistence.sessions.port import Session, SessionStore, SessionStoreAway, StaleSession
 
 _log = logs.get("shared_utils.persistence.session_replay")
-_TRIES: Final = 5
-_BATCH: Final = 500
+_REPLAY_ATTEMPTS: Final = 5
+_ENTRIES_PER_REPLAY: Final = 500
 """Entries replayed together."""
 
-_CHANGED: Final = "the database has been written to meanwhile"
-_REMOVED: Final = "the session was removed from the database meanwhile"
+_CHANGED_REASON: Final = "the database has been written to meanwhile"
+_REMOVED_REASON: Final = "the session was removed from the database meanwhile"
 _OTHER_AGENT: Final = "the database names another agent; this one is nobody's now"
 _OTHER_SESSION: Final = "the user got another session in the database meanwhile"
 
@@ -49,7 +49,7 @@ class SessionReplay:
             SessionStoreAway: the database went away again; the rest stays.
         """
         replayed = 0
-        while entries := await self.journal.oldest(_BATCH):
+        while entries := await self.journal.oldest(_ENTRIES_PER_REPLAY):
             left = len(entries) - await self._together(entries)
             for _ in range(left):
                 # Read anew: what one entry comes to may make later ones doubtful.
@@ -100,7 +100,7 @@ class SessionReplay:
             await self.database.delete(entry.session_id, hard=True)
             await self.journal.done(entry)
             return
-        for _ in range(_TRIES):
+        for _ in range(_REPLAY_ATTEMPTS):
             current = await self.database.load(session.session_id)
             done = await (self._insert(entry, session) if current is None else self._update(entry, session, current))
             if done:
@@ -108,8 +108,8 @@ class SessionReplay:
         raise StaleSession(f"session {session.session_id} is written all the time; its entry cannot be replayed")
 
     async def _insert(self, entry: Entry, session: Session) -> bool:
-        if entry.base not in (NEW, DOUBTFUL):
-            await self._lose(entry, _REMOVED, session, None)
+        if entry.base not in (NEW_SESSION, UNKNOWN_BASE):
+            await self._lose(entry, _REMOVED_REASON, session, None)
             return True
         taken = await self.database.put([session])
         if taken.written:
@@ -140,9 +140,9 @@ class SessionReplay:
         elif session.version > current.version:
             if not (await self.database.put([session])).written:
                 return False
-            await self._lose(entry, _CHANGED, current, session)
+            await self._lose(entry, _CHANGED_REASON, current, session)
         else:
-            await self._lose(entry, _CHANGED, session, current)
+            await self._lose(entry, _CHANGED_REASON, session, current)
         return True
 
     async def _replaced(self, entry: Entry, session: Session, other: Session) -> None:
@@ -172,7 +172,7 @@ class SessionReplay:
 
 def _is_chain(entries: Sequence[Entry]) -> bool:
     """Whether each write of a session follows the one before, and none removes it: the last one says it all."""
-    if entries[0].base in (None, DOUBTFUL):
+    if entries[0].base in (None, UNKNOWN_BASE):
         return False
     before = entries[0].base
     for entry in entries:
@@ -184,7 +184,7 @@ def _is_chain(entries: Sequence[Entry]) -> bool:
 
 def _follows(entries: Sequence[Entry], current: Session | None) -> bool:
     """Whether the chain's first write follows what the database has."""
-    return entries[0].base == (NEW if current is None else current.version)
+    return entries[0].base == (NEW_SESSION if current is None else current.version)
 
 
 def _same(one: Session, other: Session) -> bool:

@@ -12,9 +12,9 @@ from shared_utils.persistence.session_file.tables import time_text
 from shared_utils.persistence.sessions.port import Restoration, Session, SessionStoreError
 from shared_utils.persistence.sessions.values import encoded
 
-_TIMES: Final = ("created_at", "last_updated", "expires_at")
+_TIME_COLUMNS: Final = ("created_at", "last_updated", "expires_at")
 """Only the last may be NULL; the table sees to that."""
-_JSON: Final = ("session_data", "metadata")
+_JSON_COLUMNS: Final = ("session_data", "metadata")
 
 
 def row_of(session: Session) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def row_of(session: Session) -> dict[str, Any]:
         "session_data": encoded(session.session_data),
         "metadata": encoded(session.metadata),
         "is_active": int(session.is_active),
-        **{name: time and time_text(time) for name in _TIMES for time in [getattr(session, name)]},
+        **{name: time and time_text(time) for name in _TIME_COLUMNS for time in [getattr(session, name)]},
     }
 
 
@@ -35,9 +35,9 @@ def session_of(row: Mapping[str, Any] | sqlite3.Row) -> Session:
     """
     values = {name: row[name] for name in Session.__dataclass_fields__}
     try:
-        for name in _TIMES:
+        for name in _TIME_COLUMNS:
             values[name] = _time(row[name])
-        for name in _JSON:
+        for name in _JSON_COLUMNS:
             values[name] = _object(row[name])
     except (ValueError, TypeError) as error:
         raise SessionStoreError(

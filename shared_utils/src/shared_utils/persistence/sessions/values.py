@@ -17,8 +17,8 @@ _log = logs.get("shared_utils.persistence.session_values")
 
 MAX_BYTES: Final = 65_536
 """Of ``session_data``, and of ``metadata``, as JSON in UTF-8."""
-_DEPTH: Final = 64
-_BITS: Final = 8192
+_MAX_DEPTH: Final = 64
+_MAX_INTEGER_BITS: Final = 8192
 """Of an integer; PostgreSQL's numeric and Python's JSON hold that much."""
 _UNHOLDABLE: Final = re.compile("[\0\ud800-\udfff]")
 
@@ -50,7 +50,7 @@ def encoded(values: Mapping[str, Any]) -> str:
 
 def _storable(session: Session, name: str, values: Mapping[str, Any], max_bytes: int) -> Mapping[str, Any]:
     skipped: list[str] = []
-    held = dict(_entries(values, name, skipped, _DEPTH))
+    held = dict(_entries(values, name, skipped, _MAX_DEPTH))
     for key in skipped:
         _log.warning("session_value_skipped", session_id=session.session_id, key=key)
     sizes = {key: len(encoded({key: value}).encode()) for key, value in held.items()}
@@ -86,7 +86,7 @@ def _held(value: Any, path: str, skipped: list[str], depth: int) -> Any:
             result = value
         case str():
             result = _clean(value)
-        case int() if value.bit_length() <= _BITS:
+        case int() if value.bit_length() <= _MAX_INTEGER_BITS:
             result = int(value)
         case float() if math.isfinite(value):
             result = float(value)

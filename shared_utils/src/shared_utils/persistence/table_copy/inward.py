@@ -34,8 +34,8 @@ from shared_utils.persistence.table_copy.tables import (
 )
 from shared_utils.persistence.table_copy.vector_tables import EMBEDDING, ListedTable, fitting_kind, listed, make
 
-_CHUNK: Final = 1 << 20
-_BATCH: Final = 1000
+_CHUNK_BYTES: Final = 1 << 20
+_AGENTS_PER_STATEMENT: Final = 1000
 """Agents per statement that replaces their ids."""
 
 
@@ -253,7 +253,7 @@ class _Filling:
         """Replace agents' former ids in sessions and vectors."""
         vectors = await listed(self.connection, self.schema)
         left = iter(agents.items())
-        while batch := list(itertools.islice(left, _BATCH)):
+        while batch := list(itertools.islice(left, _AGENTS_PER_STATEMENT)):
             values = {"former_ids": [former for former, _ in batch], "new_ids": [new for _, new in batch]}
             sessions = await self.connection.execute(statement("move_sessions", self.schema), values)
             self.done.moved_sessions += sessions.rowcount
@@ -269,7 +269,7 @@ class _Filling:
                 self.connection.cursor() as cursor,
                 cursor.copy(copy_statement(self.schema, table, names, "FROM STDIN")) as copy,
             ):
-                for rows in iter(lambda: b"".join(file.readlines(_CHUNK)), b""):
+                for rows in iter(lambda: b"".join(file.readlines(_CHUNK_BYTES)), b""):
                     await copy.write(_of_kind(rows, names, vector_kind))
         digest = digest_of(names)
         copying = copy_statement(self.schema, table, names, "TO STDOUT")

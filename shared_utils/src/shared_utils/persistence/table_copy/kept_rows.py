@@ -12,14 +12,14 @@ from psycopg.types.json import Jsonb
 from shared_utils.persistence.database.connections import Connection
 from shared_utils.persistence.table_copy.tables import statement
 
-_CHOICES: Final = "user_choices"
+_CHOICES_TABLE: Final = "user_choices"
 """A running bridge fills this table by itself: it stores the choices that Redis has. The later choice wins."""
-_AUDIT: Final = "erasures"
+_ERASURES_TABLE: Final = "erasures"
 """The proof that users were erased at this place: a restore keeps it beside the backup's own."""
 _BEGUN_ANEW: Final = "vector_sync"
 """A running bridge fills this table by itself, with positions in an empty database, which mean nothing afterwards."""
-MAY_HOLD_ROWS: Final = frozenset({_CHOICES, _AUDIT, _BEGUN_ANEW})
-_BATCH: Final = 1000
+MAY_HOLD_ROWS: Final = frozenset({_CHOICES_TABLE, _ERASURES_TABLE, _BEGUN_ANEW})
+_ROWS_PER_STATEMENT: Final = 1000
 """Rows per statement."""
 
 Row = tuple[Any, ...]
@@ -67,5 +67,5 @@ async def merge_choices(connection: Connection, schema: str, choices: Sequence[R
 def _batches(names: Sequence[str], rows: Sequence[Row]) -> Iterator[Mapping[str, Any]]:
     """Parameters of statements that take a list for each column."""
     left = iter(rows)
-    while batch := list(itertools.islice(left, _BATCH)):
+    while batch := list(itertools.islice(left, _ROWS_PER_STATEMENT)):
         yield {name: list(column) for name, column in zip(names, zip(*batch, strict=True), strict=True)}

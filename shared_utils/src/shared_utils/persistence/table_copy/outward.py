@@ -27,7 +27,7 @@ from shared_utils.persistence.table_copy.tables import (
 from shared_utils.persistence.table_copy.vector_tables import EMBEDDING, listed
 from shared_utils.private_files import make_folder, replacing
 
-_TRIES: Final = 3
+_COPY_ATTEMPTS: Final = 3
 """Attempts: a table of vectors may be dropped between being listed and being locked."""
 ENDING: Final = ".copy"
 
@@ -64,7 +64,7 @@ async def copy_out(config: DatabaseConfig, folder: Path) -> CopiedSchema:
     await asyncio.to_thread(make_folder, folder)
     connection, dialect = await arrive(config)
     try:
-        for left in reversed(range(_TRIES)):
+        for left in reversed(range(_COPY_ATTEMPTS)):
             try:
                 return await _copied(connection, config.schema_name, folder, dialect.product)
             except psycopg.errors.UndefinedTable:

@@ -13,8 +13,8 @@ from shared_utils.persistence.errors import DatabaseRefused, PersistenceError
 from shared_utils.private_files import make_folder, opener
 
 _COPY: Final = re.compile(rb"COPY (?:\S+\.)?\"?(?P<table>\w+)\"? \((?P<columns>[^)]*)\) FROM stdin;\n")
-_END: Final = b"\\.\n"
-_LONGEST: Final = 1 << 30
+_END_OF_DATA: Final = b"\\.\n"
+_MAX_LINE_BYTES: Final = 1 << 30
 """Maximum bytes of a line, which is a row."""
 
 
@@ -41,7 +41,7 @@ async def unpack(dump: Path, folder: Path) -> dict[str, Path]:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        limit=_LONGEST,
+        limit=_MAX_LINE_BYTES,
     )
     if process.stdout is None or process.stderr is None:
         raise AssertionError("both are pipes")
@@ -65,7 +65,7 @@ async def _split(text: AsyncIterator[bytes], folder: Path) -> dict[str, Path]:
                     file = open(tables[table], "xb", opener=opener)  # noqa: ASYNC230, SIM115  # closed below
                     columns = found["columns"].replace(b'"', b"").replace(b" ", b"")
                     file.write(columns + b"\n")
-            elif line == _END:
+            elif line == _END_OF_DATA:
                 file.close()
                 file = None
             else:

@@ -18,7 +18,7 @@ from shared_utils.persistence.vectors.rows import columns
 from shared_utils.persistence.vectors.tables import State, VectorTable, VectorTables
 
 _SQL: Final = statements("vectors", "shared_utils.persistence")
-_NONE: Final = "no model is being changed over to; begin: letta-bridge vectors reembed"
+_NO_CHANGEOVER_ERROR: Final = "no model is being changed over to; begin: letta-bridge vectors reembed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,5 +85,5 @@ class Changeover:
     def _pair(self, tables: Sequence[VectorTable]) -> tuple[VectorTable, VectorTable]:
         by_state = {table.state: table for table in tables}
         if "current" not in by_state or "filling" not in by_state:
-            raise VectorError(_NONE)
+            raise VectorError(_NO_CHANGEOVER_ERROR)
         return by_state["current"], by_state["filling"]

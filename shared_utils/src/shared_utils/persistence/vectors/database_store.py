@@ -35,8 +35,8 @@ from shared_utils.persistence.vectors.settings import VectorSettings
 from shared_utils.persistence.vectors.tables import State, VectorTable, VectorTables, in_use, mismatch
 
 _SQL: Final = statements("vectors", "shared_utils.persistence")
-_BATCH: Final = 1000
-_TRIES: Final = 3
+_PASSAGES_PER_STATEMENT: Final = 1000
+_WRITE_ATTEMPTS: Final = 3
 _WRITE_TIMEOUT: Final = 120.0
 """Seconds a thousand passages may take where each has to find its place in an index."""
 
@@ -74,7 +74,10 @@ class DatabasePassageStore:
         for model, given in by_model.items():
             # In one order by everybody: two batches would else wait for each other.
             batch = [given[passage_id] for passage_id in sorted(given)]
-            batches = [batch[start : start + _BATCH] for start in range(0, len(batch), _BATCH)]
+            batches = [
+                batch[start : start + _PASSAGES_PER_STATEMENT]
+                for start in range(0, len(batch), _PASSAGES_PER_STATEMENT)
+            ]
             stored += await self._store_in_turn(model, batches)
         return stored
 
@@ -300,12 +303,12 @@ class DatabasePassageStore:
                 raise mismatch(await self._tables.fresh(), model)
             return Stored(row["added"], row["changed"], len(batch) - row["added"] - row["changed"])
 
-        for attempt in range(_TRIES):
+        for attempt in range(_WRITE_ATTEMPTS):
             try:
                 return await self._with_tables(ask)
             except Conflict as error:
                 # Another batch added one of these meanwhile; now it is known.
-                if error.__cause__ is None or attempt == _TRIES - 1:
+                if error.__cause__ is None or attempt == _WRITE_ATTEMPTS - 1:
                     raise
         raise AssertionError("the last try returns or raises")
 

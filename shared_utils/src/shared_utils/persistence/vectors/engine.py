@@ -23,7 +23,7 @@ _OPERATORS: Final[dict[Metric, tuple[str, str]]] = {
     "l2": ("<->", "l2_ops"),
     "inner_product": ("<#>", "ip_ops"),
 }
-INDEXED: Final = 2000
+MAX_INDEXED_DIMENSIONS: Final = 2000
 """Dimensions an index holds in single precision."""
 INDEXED_HALF: Final = 4000
 """The same in half precision."""
@@ -54,7 +54,7 @@ class VectorEngine:
         """What an index on such a table holds: ``single`` or ``half`` precision; None where there can be none."""
         if kind == "float8":
             return None
-        if dimensions <= INDEXED:
+        if dimensions <= MAX_INDEXED_DIMENSIONS:
             return "single"
         return "half" if self.half and dimensions <= INDEXED_HALF else None
 

@@ -33,7 +33,7 @@ Operator = Literal["$eq", "$ne", "$lt", "$lte", "$gt", "$gte", "$in", "$nin", "$
 _ORDER: Final[Mapping[str, Callable[[Any, Any], bool]]] = {"$lt": lt, "$lte": le, "$gt": gt, "$gte": ge}
 _ON_KEYS: Final = ("$eq", "$ne", *_ORDER, "$in", "$nin", "$between", "$exists")
 _ON_FILTERS: Final = ("$and", "$or", "$not")
-_DEEPEST: Final = 10
+_MAX_FILTER_DEPTH: Final = 10
 _MOST_PARTS: Final = 200
 _MOST_VALUES: Final = 1000
 _LONGEST_KEY: Final = 200
@@ -129,8 +129,8 @@ class _Parser:
     def filter(self, given: Any, depth: int) -> Condition:
         if not isinstance(given, Mapping) or not given:
             raise FilterRefused(f"{_shown(given)} is no filter; it reads {{'key': value}} or {{'$and': [...]}}")
-        if depth > _DEEPEST:
-            raise FilterRefused(f"the filter is nested deeper than {_DEEPEST} levels; make it flatter")
+        if depth > _MAX_FILTER_DEPTH:
+            raise FilterRefused(f"the filter is nested deeper than {_MAX_FILTER_DEPTH} levels; make it flatter")
         parts: list[Condition] = []
         for name, value in given.items():
             parts += self._part(name, value, depth)

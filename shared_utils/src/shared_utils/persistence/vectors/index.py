@@ -27,7 +27,7 @@ _log = logs.get(__name__)
 _SQL: Final = statements("vectors", "shared_utils.persistence")
 _NO_TYPE: Final = "the server has no vector type, so every passage in scope is compared"
 _TOO_LONG: Final = "no index holds so many dimensions, so every passage in scope is compared"
-_HALF: Final = "the index finds candidates in half precision"
+_HALF_PRECISION_NOTE: Final = "the index finds candidates in half precision"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class IndexBuilder:
         precision = self.engine.precision(table.kind, table.dimensions)
         if precision is None:
             return IndexState("none", None, _NO_TYPE if table.kind == "float8" else _TOO_LONG)
-        note = _HALF if precision == "half" else ""
+        note = _HALF_PRECISION_NOTE if precision == "half" else ""
         if await self.database.fetch(_SQL["locked"], {"key": table.lock}):
             return IndexState("building", precision, note)
         rows = await self.database.fetch(_SQL["indexes"], self._names(table))

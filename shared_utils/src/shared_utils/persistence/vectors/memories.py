@@ -27,14 +27,14 @@ EmbedderNow = Callable[[], Awaitable[Embedder]]
 Kind = Literal["turn", "passage"]
 """``metadata["kind"]``: a turn of the journal, or a passage of an agent's archival memory."""
 
-_LONGEST: Final = 400
-_CONNECTIONS: Final = 4
+_MAX_USER_ID_LENGTH: Final = 400
+_MAX_CONNECTIONS: Final = 4
 """At most: nobody's reply shall wait for a connection that is busy with vectors."""
 
 
 def user_source(user_id: str) -> str:
     """The ``source_id`` of everything that is one user's, of whatever persona; no two users have the same."""
-    if len(user_id) <= _LONGEST and clean_text(user_id) == user_id:
+    if len(user_id) <= _MAX_USER_ID_LENGTH and clean_text(user_id) == user_id:
         return f"user:{user_id}"
     return f"user-sha256:{hashlib.sha256(user_id.encode(errors='surrogatepass')).hexdigest()}"
 
@@ -60,7 +60,7 @@ def open_memories(vectors: VectorSettings, database: DatabaseConfig) -> Database
         SettingsError: the vectors' own database is not named well.
     """
     config = vector_database(vectors, database)
-    few = {"max_connections": min(config.max_connections, _CONNECTIONS), "min_connections": 0}
+    few = {"max_connections": min(config.max_connections, _MAX_CONNECTIONS), "min_connections": 0}
     return DatabasePassageStore(Database(config.model_copy(update=few)), vectors)
 
 

@@ -32,7 +32,7 @@ from shared_utils.persistence.vectors.port import Filter, IndexState, StoredMode
 from shared_utils.persistence.vectors.ranking import check_limits, paged, ranked
 from shared_utils.text import clean_json, clean_text
 
-_NOTE = "in memory every passage in scope is compared"
+_FULL_SCAN_NOTE = "in memory every passage in scope is compared"
 
 
 @dataclass
@@ -156,7 +156,7 @@ class InMemoryPassageStore:
                 passages=len(shelf.passages),
                 table_bytes=0,
                 index_bytes=0,
-                index=IndexState("none", None, _NOTE),
+                index=IndexState("none", None, _FULL_SCAN_NOTE),
             )
             for shelf in self._shelves
         ]
@@ -164,7 +164,7 @@ class InMemoryPassageStore:
 
     async def build_index(self, *, rebuild: bool = False) -> Sequence[IndexState]:
         del rebuild
-        return [IndexState("none", None, _NOTE) for _ in self._shelves]
+        return [IndexState("none", None, _FULL_SCAN_NOTE) for _ in self._shelves]
 
     async def ensure_index(self) -> bool:
         return False

@@ -25,10 +25,10 @@ from shared_utils.persistence.vectors.rows import columns
 from shared_utils.persistence.vectors.tables import VectorTable
 
 _SQL: Final = statements("vectors", "shared_utils.persistence")
-_WIDEST: Final = 1000
+_MAX_SEARCH_WIDTH: Final = 1000
 """Passages an index looks at on one go, at most."""
-_WIDENING: Final = 4
-_REMEMBERED: Final = 60.0
+_WIDENING_FACTOR: Final = 4
+_SELECTIVITY_CACHE_SECONDS: Final = 60.0
 """Seconds it is remembered whether a question is about few passages. A wrong memory costs time, not matches."""
 _MOST_REMEMBERED: Final = 2000
 
@@ -89,7 +89,7 @@ class Nearest:
         statement = filled(_SQL["few"], {"table": table.name, "conditions": question.conditions.text})
         [row] = await self.database.rows(connection, statement, {**question.conditions.params, "most": self.few + 1})
         few = int(row["found"]) <= self.few
-        self._memory[key] = (time.monotonic() + _REMEMBERED, few)
+        self._memory[key] = (time.monotonic() + _SELECTIVITY_CACHE_SECONDS, few)
         self._memory.move_to_end(key)
         while len(self._memory) > _MOST_REMEMBERED:
             self._memory.popitem(last=False)
@@ -106,18 +106,18 @@ class Nearest:
         distance = indexed_distance(question.metric, precision, table.dimensions)
         gaps = self._gaps(table, question) | {"distance": distance, "limit": question.limit}
         params = self._params(table, question)
-        width = min(max(self.width, question.limit), _WIDEST)
+        width = min(max(self.width, question.limit), _MAX_SEARCH_WIDTH)
         if self.engine.iterative or question.conditions.any:
             await self._widen(connection, width)
             return await self.database.rows(connection, filled(_SQL["nearest_indexed"], gaps), params)
         found: Sequence[Row] = ()
-        while width <= _WIDEST:
+        while width <= _MAX_SEARCH_WIDTH:
             await self._widen(connection, width)
             statement = filled(_SQL["nearest_widened"], gaps | {"width": width})
             found = await self.database.rows(connection, statement, params)
-            if len(found) >= question.limit or width == _WIDEST:
+            if len(found) >= question.limit or width == _MAX_SEARCH_WIDTH:
                 break
-            width = min(width * _WIDENING, _WIDEST)
+            width = min(width * _WIDENING_FACTOR, _MAX_SEARCH_WIDTH)
         return found
 
     async def _widen(self, connection: Connection, width: int) -> None:

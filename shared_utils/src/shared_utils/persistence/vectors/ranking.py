@@ -7,9 +7,9 @@ from typing import Final
 
 from shared_utils.persistence.vectors.passages import Match, Passage, PassagePage
 
-MOST: Final = 1000
+MAX_MATCHES: Final = 1000
 """Passages of one answer."""
-DEEPEST: Final = 10_000
+MAX_OFFSET: Final = 10_000
 """Matches that may be left out before it."""
 
 
@@ -19,10 +19,10 @@ def check_limits(limit: int, offset: int = 0) -> None:
     Raises:
         ValueError: it may not.
     """
-    if not 1 <= limit <= MOST:
-        raise ValueError(f"an answer holds 1 to {MOST} passages, not {limit}")
-    if not 0 <= offset <= DEEPEST:
-        raise ValueError(f"the nearest 0 to {DEEPEST} passages may be left out, not {offset}")
+    if not 1 <= limit <= MAX_MATCHES:
+        raise ValueError(f"an answer holds 1 to {MAX_MATCHES} passages, not {limit}")
+    if not 0 <= offset <= MAX_OFFSET:
+        raise ValueError(f"the nearest 0 to {MAX_OFFSET} passages may be left out, not {offset}")
 
 
 def ranked(matches: Sequence[Match], k: int, offset: int, min_score: float | None) -> Sequence[Match]:

@@ -24,7 +24,7 @@ State = Literal["current", "filling", "retired"]
 
 _SQL: Final = statements("vectors", "shared_utils.persistence")
 _DDL: Final = statements("vectors_table", "shared_utils.persistence")
-_FRESH: Final = 15.0
+_TABLE_CACHE_SECONDS: Final = 15.0
 """Seconds after which what another process changed is noticed; a table it dropped is noticed at once."""
 
 
@@ -97,7 +97,7 @@ class VectorTables:
         else:
             rows = await self._database.rows(connection, _SQL["models"], params)
         self._known = [_table(self.collection, row) for row in rows]
-        self._until = time.monotonic() + _FRESH
+        self._until = time.monotonic() + _TABLE_CACHE_SECONDS
         return self._known
 
     def forget(self) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 import psutil
 
-from bridge_chaos.environment import LEASE
+from bridge_chaos.environment import LEASE_SECONDS
 from bridge_chaos.fault import Fault, FaultContext, Window, parts
 from bridge_chaos.topology import Topology
 from bridge_chaos.waiting import restart, wait_until
@@ -26,8 +26,8 @@ _FURTHER_ROUNDS: Final = 10
 """So often everybody says one more until a turn of the victim reaches the step."""
 _STOPPED_SECONDS: Final = 60.0
 _LOG_LINES: Final = 1000
-_ZOMBIE_SECONDS: Final = 2.0 * LEASE
-_LONG_ZOMBIE_SECONDS: Final = 5.0 * LEASE
+_ZOMBIE_SECONDS: Final = 2.0 * LEASE_SECONDS
+_LONG_ZOMBIE_SECONDS: Final = 5.0 * LEASE_SECONDS
 """Longer than the lease and the looks of whoever takes over."""
 _CLOCK_ERROR_SECONDS: Final = 600
 _STARVED_SECONDS: Final = 5.0

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from bridge_chaos.environment import LEASE
+from bridge_chaos.environment import LEASE_SECONDS
 from bridge_chaos.fault import Fault, FaultContext, Window, parts
 from bridge_chaos.load import Load
 from bridge_chaos.speaker import Speaker
 from bridge_chaos.topology import Topology
 from bridge_chaos.waiting import restart
 
-_NAPS: Final = 3
-_NAP_SECONDS: Final = 3 * LEASE
+_NAP_COUNT: Final = 3
+_NAP_SECONDS: Final = 3 * LEASE_SECONDS
 """Longer than the lease and the looks of whoever takes over, and shorter than what the bridge waits for Redis."""
 _IDLE_SECONDS: Final = 1.5
 """After its last turn a bridge waits for work again."""
-_BURST: Final = 8
+_BURST_SIZE: Final = 8
 _OTHER_QUEUE: Final = "other_requests"
 _DIED_SECONDS: Final = 60.0
 _AWAY_SECONDS: Final = 6.0
@@ -33,7 +33,7 @@ def faults() -> list[Fault]:
     return [
         Fault(
             "bridges/idle-frozen",
-            f"a bridge is frozen for {_NAP_SECONDS:g} s while it waits for work, {_NAPS} times",
+            f"a bridge is frozen for {_NAP_SECONDS:g} s while it waits for work, {_NAP_COUNT} times",
             _naps,
             load=Load(users=4, messages=2, seconds=1.0),
             occupies=_ONE,
@@ -49,7 +49,7 @@ def faults() -> list[Fault]:
             "bridges/own-leases",
             "one bridge has four times the lease of the other, and gets SIGKILL",
             _kill_second,
-            topology=Topology(uneven=(("LEASE_SECONDS", f"{4 * LEASE:g}"),)),
+            topology=Topology(uneven=(("LEASE_SECONDS", f"{4 * LEASE_SECONDS:g}"),)),
             occupies=parts("bridges"),
         ),
         Fault(
@@ -96,7 +96,7 @@ def _naps(context: FaultContext) -> None:
     context.conversation.wait_pushed(_DIED_SECONDS)
     context.conversation.wait_all(_DIED_SECONDS)
     speakers = [Speaker(context, f"awake{number}") for number in range(2)]
-    for nap in range(_NAPS):
+    for nap in range(_NAP_COUNT):
         context.let_pass(_IDLE_SECONDS)
         context.strike()
         context.victim.pause()
@@ -108,7 +108,7 @@ def _naps(context: FaultContext) -> None:
         context.let_pass(_IDLE_SECONDS)
     for speaker in speakers:
         told = speaker.told()
-        wanted = [f"Nap {nap}." for nap in range(_NAPS)]
+        wanted = [f"Nap {nap}." for nap in range(_NAP_COUNT)]
         context.check("repeated_messages", told == wanted, f"{speaker.user}: {told}", speaker.user)
 
 
@@ -152,13 +152,13 @@ def _burst(context: FaultContext, *, wait: bool = True) -> None:
     """Two users say more than may wait, at once: each message is answered or refused, in order."""
     number = context.environment.workspace.number()
     speakers = [Speaker(context, f"burst{number}-{name}") for name in "ab"]
-    for place in range(_BURST):
+    for place in range(_BURST_SIZE):
         for speaker in speakers:
             speaker.say(f"Burst {place}.", str(place))
     if not wait:
         return
     for speaker in speakers:
-        for place in range(_BURST):
+        for place in range(_BURST_SIZE):
             reply = speaker.reply(speaker.task(str(place)))
             context.check("lost", bool(reply), f"{speaker.user} #{place}", speaker.user)
         told = speaker.told()
@@ -169,7 +169,7 @@ def _burst(context: FaultContext, *, wait: bool = True) -> None:
 def _two_tenants(context: FaultContext) -> None:
     """What is said to one tenant is known to no agent of the other."""
     context.strike()
-    speakers = [Speaker(context, "", user=user) for user in context.conversation.users[:_BURST]]
+    speakers = [Speaker(context, "", user=user) for user in context.conversation.users[:_BURST_SIZE]]
     for speaker in speakers:
         speaker.say("This is for the other tenant.", "other", queue=_OTHER_QUEUE)
     for speaker in speakers:

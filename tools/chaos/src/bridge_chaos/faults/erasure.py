@@ -15,8 +15,8 @@ from bridge_chaos.waiting import restart, revive
 
 _NEEDS: Final = parts("operator", "redis", "letta", "bridges")
 _LOAD: Final = Load(messages=9, seconds=9.0)
-_ERASED: Final = 2
-_WAITING: Final = 30
+_ERASED_USERS: Final = 2
+_WAITING_TASKS: Final = 30
 _AWAY_SECONDS: Final = 3.0
 _SPREAD_SECONDS: Final = 60.0
 """Until hosts have erased what they alone keep."""
@@ -30,14 +30,14 @@ def faults() -> list[Fault]:
     return [
         Fault(
             "erasure/talking",
-            f"{_ERASED} users are erased while they talk",
+            f"{_ERASED_USERS} users are erased while they talk",
             _talking,
             load=_LOAD,
             needs=_NEEDS | parts("memory"),
         ),
         Fault(
             "erasure/in-fallback",
-            f"Letta is away, {_ERASED} users are erased after memory-python answered them, and Letta comes back",
+            f"Letta is away, {_ERASED_USERS} users are erased after memory-python answered them, and Letta comes back",
             _in_fallback,
             load=_LOAD,
             occupies=parts("letta-link"),
@@ -45,7 +45,7 @@ def faults() -> list[Fault]:
         ),
         Fault(
             "erasure/waiting",
-            f"a user with {_WAITING} waiting tasks, under two forms of a numeric id, is erased",
+            f"a user with {_WAITING_TASKS} waiting tasks, under two forms of a numeric id, is erased",
             _waiting,
             topology=Topology(latency=0.8),
             needs=_NEEDS,
@@ -73,7 +73,7 @@ def _talking(context: FaultContext) -> None:
     context.strike()
     talk = context.conversation
     marks: list[str] = []
-    for user in context.random.sample(talk.users[: -talk.load.choosing], _ERASED):
+    for user in context.random.sample(talk.users[: -talk.load.choosing], _ERASED_USERS):
         marks += [talk.utterances[task].mark for task in talk.tasks_of([user])]
         _erase(context, user)
         for promise in ("lost", "forgotten", "journal", "repeated_replies"):
@@ -94,20 +94,20 @@ def _waiting(context: FaultContext) -> None:
     number = context.random.randrange(10**9, 10**10)
     speaker = Speaker(context, "waiting", user=str(number))
     speaker.ask(_words(speaker, 0), "0")
-    for place in range(1, _WAITING):
+    for place in range(1, _WAITING_TASKS):
         form: dict[str, Any] = {"user_id": number} if place % 2 else {}
         speaker.say(_words(speaker, place), str(place), **form)
     context.strike()
     _erase(context, speaker.user)
     context.let_pass(_BACK_SECONDS)
-    _nothing_left(context, [_mark(speaker, place) for place in range(_WAITING)])
+    _nothing_left(context, [_mark(speaker, place) for place in range(_WAITING_TASKS)])
 
 
 def _memory_away(context: FaultContext) -> None:
     memory = context.environment.memory
     if memory is None:
         return
-    speakers = [Speaker(context, f"unheard{number}") for number in range(_ERASED)]
+    speakers = [Speaker(context, f"unheard{number}") for number in range(_ERASED_USERS)]
     for speaker in speakers:
         speaker.ask(_words(speaker, 0), "0")
     context.strike()
@@ -125,7 +125,7 @@ def _memory_away(context: FaultContext) -> None:
 
 def _other_host(context: FaultContext) -> None:
     """The name of an erased user is gone from its sessions as well, once it is back."""
-    speakers = [Speaker(context, f"elsewhere{number}") for number in range(_ERASED)]
+    speakers = [Speaker(context, f"elsewhere{number}") for number in range(_ERASED_USERS)]
     for place in range(6):  # by either bridge
         for speaker in speakers:
             speaker.ask(_words(speaker, place), str(place))

@@ -25,7 +25,7 @@ _WHEN: Final = {
     "answer": "in the middle of the answer",
     "done": "when all is done",
 }
-_DESERTED: Final = 2
+_DESERTED_TURNS: Final = 2
 """Users whose runs a killed server leaves behind."""
 _UNFINISHED: Final = "the server is killed during this turn"
 _ENDLESS_SECONDS: Final = 30.0
@@ -141,7 +141,7 @@ def _doubtful_turns(context: FaultContext) -> None:
 def _cancel_fault(mode: str, point: str) -> Fault:
     return Fault(
         f"letta-call/cancel-{point}",
-        f"runs that a killed server left behind are cancelled, and {_DESERTED} connections are lost {_WHEN[point]}",
+        f"runs that a killed server left behind are cancelled, and {_DESERTED_TURNS} connections are lost {_WHEN[point]}",
         _cancel(mode),
         topology=_SHORT_RUNS,
         occupies=_AND_THE_SERVER,
@@ -155,16 +155,16 @@ def _cancel(mode: str) -> Callable[[FaultContext], None]:
     def act(context: FaultContext) -> None:
         letta = context.environment.letta
         double = letta.double
-        speakers = [Speaker(context, f"deserted-{number}") for number in range(_DESERTED)]
+        speakers = [Speaker(context, f"deserted-{number}") for number in range(_DESERTED_TURNS)]
         for speaker in speakers:
             speaker.ask("Hello.", "0")
-        double.fail("hang", times=_DESERTED, details={"seconds": _ENDLESS_SECONDS, "only": _UNFINISHED})
+        double.fail("hang", times=_DESERTED_TURNS, details={"seconds": _ENDLESS_SECONDS, "only": _UNFINISHED})
         for speaker in speakers:
             speaker.say(_UNFINISHED, "1")
-        wait_until(lambda: double.struck() >= _DESERTED, _STRUCK_SECONDS, pause=0.05)
+        wait_until(lambda: double.struck() >= _DESERTED_TURNS, _STRUCK_SECONDS, pause=0.05)
         context.let_pass(_LISTED_SECONDS)
         letta.kill_and_restart(double)
-        double.fail(mode, operation="cancel", times=_DESERTED, details={"seconds": _WORKING_SECONDS})
+        double.fail(mode, operation="cancel", times=_DESERTED_TURNS, details={"seconds": _WORKING_SECONDS})
         for speaker in speakers:
             _speak_until_served(context, speaker)
         double.fail(mode, operation="cancel", times=0)

@@ -12,9 +12,9 @@ from bridge_chaos.fault import Fault, FaultContext
 from bridge_chaos.load import Load
 from bridge_chaos.topology import Topology
 
-_FLOOD: Final = 10_000
+_FLOOD_TASKS: Final = 10_000
 _QUIET: Final = Load(users=1000, messages=1, seconds=6.0, with_persona=0, choosing=0)
-_TIMES: Final = 5.0
+_MAX_SLOWDOWN: Final = 5.0
 """A quiet user may wait so many times longer than one beside no flood, and a second."""
 _OVERLOAD_SECONDS: Final = 300.0
 _GROWTH_MIB: Final = 24.0
@@ -27,7 +27,7 @@ def faults() -> list[Fault]:
     return [
         Fault(
             "load/flood",
-            f"one user has {_FLOOD} messages queued, {_QUIET.users} quiet ones say one each",
+            f"one user has {_FLOOD_TASKS} messages queued, {_QUIET.users} quiet ones say one each",
             _flood,
             topology=Topology(latency=0.002, variables=fast),
             load=_QUIET,
@@ -52,11 +52,11 @@ def _flood(context: FaultContext) -> None:
     users = list(talk.users)
     idle = _quiet_round(context, users)  # the first round had agents to make
     context.strike()
-    talk.flood("洪水-" + talk.users[0].removeprefix("用户-"), _FLOOD)
+    talk.flood("洪水-" + talk.users[0].removeprefix("用户-"), _FLOOD_TASKS)
     beside = _quiet_round(context, users)
     said = f"quiet users waited {_p99(idle):.2f} s (p99) without the flood, {_p99(beside):.2f} s beside it"
     context.remarks.append(said)
-    context.check("accounts", _p99(beside) <= _TIMES * _p99(idle) + 1.0, said)
+    context.check("accounts", _p99(beside) <= _MAX_SLOWDOWN * _p99(idle) + 1.0, said)
 
 
 def _quiet_round(context: FaultContext, users: list[str]) -> list[float]:

@@ -10,7 +10,7 @@ from bridge_chaos.speaker import Speaker
 from bridge_chaos.topology import Topology
 from bridge_chaos.waiting import restart
 
-_ASKING: Final = 3
+_ASKING_USERS: Final = 3
 _GONE_SECONDS: Final = 12.0
 """Longer than a fallback may take."""
 _BOTH: Final = parts("memory", "letta-link")
@@ -88,7 +88,7 @@ def _letta_away(context: FaultContext) -> None:
 
 
 def _same_ids(context: FaultContext) -> None:
-    speakers = [Speaker(context, f"diagnosis{number}") for number in range(_ASKING)]
+    speakers = [Speaker(context, f"diagnosis{number}") for number in range(_ASKING_USERS)]
     for speaker in speakers:
         speaker.ask("Hello.", "hello")
     context.strike()

@@ -20,9 +20,9 @@ _SHORT_LIMITS: Final = (
 """Of minutes seconds: to these limits the slow turns here are as ten minutes to the default ones."""
 _NO_BREAKER: Final = (("LETTA_BRIDGE_LETTA_BREAKER_FAILURES", "1000"),)
 _STRUCK_SECONDS: Final = 60.0
-_NOVELS: Final = 12
+_LONG_MESSAGES: Final = 12
 """Slow turns of one user: enough to open the breakers of both bridges."""
-_ALL: Final = 10_000
+_EVERY_CALL: Final = 10_000
 _NONSENSICAL: Final = 12
 """Answers of a run."""
 _TURNS: Final = parts("letta-turns")
@@ -58,7 +58,7 @@ def faults() -> list[Fault]:
         ),
         Fault(
             "model/slow-user",
-            f"{_NOVELS} turns of one user take four times as long as a reply may; others are answered by Letta",
+            f"{_LONG_MESSAGES} turns of one user take four times as long as a reply may; others are answered by Letta",
             _slow_user,
             topology=slow,
             load=Load(users=4, messages=2, seconds=1.0, choosing=0),
@@ -88,7 +88,7 @@ def _slow(context: FaultContext) -> None:
     """Until all is said and answered somehow, every turn is slow."""
     double = context.environment.letta.double
     context.strike()
-    double.fail("hang", times=_ALL, details={"seconds": _SLOW_SECONDS})
+    double.fail("hang", times=_EVERY_CALL, details={"seconds": _SLOW_SECONDS})
     context.conversation.wait_pushed(_STRUCK_SECONDS)
     context.conversation.wait_all(_STRUCK_SECONDS)
     double.fail("", times=0)
@@ -103,8 +103,8 @@ def _slow_user(context: FaultContext) -> None:
     slow, quick = Speaker(context, "slow"), Speaker(context, "quick")
     quick.ask("Hello.", "0")
     context.strike()
-    double.fail("hang", times=_NOVELS, details={"seconds": _SLOW_SECONDS, "only": "novel"})
-    tasks = [slow.say(f"Write a novel, part {number}.", str(number)) for number in range(_NOVELS)]
+    double.fail("hang", times=_LONG_MESSAGES, details={"seconds": _SLOW_SECONDS, "only": "novel"})
+    tasks = [slow.say(f"Write a novel, part {number}.", str(number)) for number in range(_LONG_MESSAGES)]
     context.cover(tasks)
     for task in tasks:
         slow.reply(task)

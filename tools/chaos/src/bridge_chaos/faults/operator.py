@@ -22,7 +22,7 @@ _NEEDS: Final = parts("operator", "redis", "letta", "bridges")
 _STILL_SECONDS: Final = 3.0
 _ENDED_SECONDS: Final = 60.0
 _RELOADED_SECONDS: Final = 1.0
-_QUESTIONS: Final = 4
+_QUESTION_COUNT: Final = 4
 """Enough that both bridges are asked."""
 _LOAD: Final = Load(messages=9, seconds=9.0)
 
@@ -125,7 +125,7 @@ def _reload(context: FaultContext) -> None:
             _write(environment.config(place), content)
             os.kill(bridge.pid or 0, signal.SIGHUP)
         context.let_pass(_RELOADED_SECONDS)
-        answered = {speaker.ask("Who answers?", f"{number}-{turn}").get("source") for turn in range(_QUESTIONS)}
+        answered = {speaker.ask("Who answers?", f"{number}-{turn}").get("source") for turn in range(_QUESTION_COUNT)}
         text = f"after a SIGHUP with {name} settings {answered} answered, not {source}"
         context.check("accounts", answered == {source}, text, speaker.user)
     for bridge in environment.bridges:

@@ -24,7 +24,13 @@ _NEEDS: Final = parts("redis", "letta")
 _USERS: Final = 3
 _RETRIED_SECONDS: Final = 2.0
 _SET_ASIDE_SECONDS: Final = 20.0
-_LOOKS: Final = (("dead", "list"), ("dead", "list", "--json"), ("status",), ("doctor",), ("dead", "retry", "--all"))
+_READ_COMMANDS: Final = (
+    ("dead", "list"),
+    ("dead", "list", "--json"),
+    ("status",),
+    ("doctor",),
+    ("dead", "retry", "--all"),
+)
 
 _Write = Callable[[Any, str, bytes], None]
 """Puts an unreadable record of a user where the bridges find it."""
@@ -106,7 +112,7 @@ def _looked_through(record: bytes) -> Callable[[FaultContext], None]:
         context.strike()
         with context.environment.client() as client:
             client.lpush(f"{{{QUEUE}}}:dead", record)
-            for words in _LOOKS:
+            for words in _READ_COMMANDS:
                 command(context, *words)
             context.let_pass(_RETRIED_SECONDS)
             kept = client.lrem(f"{{{QUEUE}}}:dead", 0, record)

@@ -24,7 +24,7 @@ from letta_bridge.telemetry.metrics.bridge_metrics import BridgeMetrics
 from shared_utils.observability.health import Check
 from shared_utils.redis.connection import CONNECTION_ERRORS
 
-_SECONDS: Final = 2.0
+_SCRAPE_TIMEOUT_SECONDS: Final = 2.0
 """What Redis and the session store have for an answer; less than Prometheus waits for a scrape."""
 _CHECKS_SECONDS: Final = 6.0
 """What all health checks together have; each bounds itself, and Prometheus waits ten seconds for a scrape."""
@@ -71,7 +71,7 @@ class Scrape:
 
     async def _status(self) -> QueueStatus | None:
         try:
-            async with asyncio.timeout(_SECONDS):
+            async with asyncio.timeout(_SCRAPE_TIMEOUT_SECONDS):
                 return await self._sources.status()
         except CONNECTION_ERRORS:
             return None
@@ -84,7 +84,7 @@ class Scrape:
 
     async def _counts(self) -> Mapping[str, int]:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_SECONDS):
+            async with asyncio.timeout(_SCRAPE_TIMEOUT_SECONDS):
                 return await self._sources.sessions()
         return {}
 

@@ -12,7 +12,7 @@ from shared_utils.contracts.messages import Task
 from shared_utils.text import read_json
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
-_FIELDS: Final = ("traceparent", "tracestate")
+_TRACE_FIELDS: Final = ("traceparent", "tracestate")
 
 
 def creation_links(payload: bytes) -> list[Link]:
@@ -21,7 +21,7 @@ def creation_links(payload: bytes) -> list[Link]:
         return []
     try:
         meta = read_json(payload)["meta"]
-        carrier = {name: meta[name] for name in _FIELDS if isinstance(meta.get(name), str)}
+        carrier = {name: meta[name] for name in _TRACE_FIELDS if isinstance(meta.get(name), str)}
     except (ValueError, TypeError, LookupError, AttributeError):
         return []
     context = trace.get_current_span(_PROPAGATOR.extract(carrier)).get_span_context()
@@ -34,4 +34,6 @@ def carrying(task: Task) -> Task:
     _PROPAGATOR.inject(carrier)
     if not carrier:
         return task
-    return task.model_copy(update={"meta": task.meta.model_copy(update={name: carrier.get(name) for name in _FIELDS})})
+    return task.model_copy(
+        update={"meta": task.meta.model_copy(update={name: carrier.get(name) for name in _TRACE_FIELDS})}
+    )

@@ -18,7 +18,7 @@ from letta_bridge.telemetry.tracing.calls import FallbackSpans, LettaSpans
 from letta_bridge.telemetry.tracing.context import creation_links
 from letta_bridge.turn.recorder import Recorder
 
-_NS: Final = 1_000_000_000
+_NANOSECONDS: Final = 1_000_000_000
 _Lease = TypeVar("_Lease")
 
 
@@ -89,7 +89,7 @@ class Tracing(Recorder):
     def exchanged(self, settlements: Sequence[Settlement], exchange: Exchange, seconds: float) -> None:
         """See :class:`letta_bridge.turn.recorder.Recorder`."""
         end = time.time_ns()
-        start = end - int(seconds * _NS)
+        start = end - int(seconds * _NANOSECONDS)
         for settlement, counted in zip(settlements, exchange.settled, strict=True):
             self._settled(settlement, counted=counted, start=start, end=end)
         self._received(exchange.turns, start=start, end=end)

@@ -13,9 +13,9 @@ from letta_bridge.vectors.importing.letta_tables import LettaPassages
 from letta_bridge.vectors.passage_making import imported_passage
 from shared_utils.persistence.vectors import Passage, PassageStore, Scope, content_hash
 
-_PAGE: Final = 500
-_SAMPLED: Final = 200
-_CLOSE: Final = 1e-6
+_PASSAGES_PER_PAGE: Final = 500
+_SAMPLE_SIZE: Final = 200
+_RELATIVE_TOLERANCE: Final = 1e-6
 """How far a number may be from the one in the source: both are single precision."""
 
 
@@ -80,7 +80,7 @@ class Importer:
             ServiceError: source, store or embedding model cannot be used.
         """
         done = Imported()
-        self._every = max(1, self.source.count() // _SAMPLED)
+        self._every = max(1, self.source.count() // _SAMPLE_SIZE)
         for everything in self._pages():
             page = [(row, passage) for row, passage, tags in everything if not self.foreign(tags)]
             done.left_out["of another tenant"] += len(everything) - len(page)
@@ -105,7 +105,7 @@ class Importer:
 
     def _pages(self) -> Iterator[list[tuple[LettaPassage, Passage, Collection[str]]]]:
         tags = self.source.tags()
-        for page in self.source.pages(_PAGE):
+        for page in self.source.pages(_PASSAGES_PER_PAGE):
             tagged = [(row, tags.get(row.agent_id or "", [])) for row in page]
             yield [(row, self._passage(row, found), found) for row, found in tagged]
 
@@ -170,5 +170,5 @@ def _reason(row: LettaPassage, model: str) -> str:
 def _same(expected: Sequence[float], found: Sequence[float]) -> bool:
     size = max(map(abs, expected), default=0.0)
     return len(expected) == len(found) and all(
-        abs(one - other) <= _CLOSE * size for one, other in zip(expected, found, strict=True)
+        abs(one - other) <= _RELATIVE_TOLERANCE * size for one, other in zip(expected, found, strict=True)
     )
