@@ -10,13 +10,13 @@ import pytest
 from letta_bridge.agents.session_manager import SessionManager
 from letta_bridge.consent import ChoiceReplicas, Consent, InMemorySharedChoices
 from letta_bridge.errors import FallbackUnavailable
-from letta_bridge.guards import Guards, InMemoryMeter
+from letta_bridge.guards import Guards, InMemoryUsageStore
 from letta_bridge.letta import Breaker, BreakerPolicy, InMemoryLetta, LettaServers
 from letta_bridge.request_queue.memory_queue import InMemoryQueue
-from letta_bridge.request_queue.shelf import Shelf
+from letta_bridge.request_queue.shelf import InMemoryQueueState
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.turn import delivery, reconciliation
-from letta_bridge.turn.delivery import Desk
+from letta_bridge.turn.delivery import DeliveryContext
 from letta_bridge.turn.fallback import FallbackAnswer
 from letta_bridge.turn.intake import Intake
 from letta_bridge.turn.message_processor import MessageProcessor
@@ -82,8 +82,8 @@ class Rig:
         self.settings = BridgeSettings.model_validate({"bridge": {"data_dir": str(tmp_path)}, **changes})
         self.time = 1_000.0
         self.breaker_failures = 3
-        self.shelf = Shelf(clock=lambda: self.time)
-        self.meter = InMemoryMeter(lambda: self.time)
+        self.shelf = InMemoryQueueState(clock=lambda: self.time)
+        self.meter = InMemoryUsageStore(lambda: self.time)
         self.letta = InMemoryLetta()
         self.store = InMemorySessionStore()
         self.fallback = FakeFallback()
@@ -94,7 +94,9 @@ class Rig:
         )
         self.choices = InMemoryChoiceStore()
         self.consent = Consent(ChoiceReplicas(self.shared_choices, self.choices, None, self.store))
-        self.desk = Desk(self.servers, self.sessions, self.settings.letta, self.settings.fallback)
+        self.delivery_context = DeliveryContext(
+            self.servers, self.sessions, self.settings.letta, self.settings.fallback
+        )
 
     def breaker(self):
         return Breaker(BreakerPolicy(failures=self.breaker_failures), clock=lambda: self.time)
@@ -107,7 +109,9 @@ class Rig:
     def processor(self, queue=None):
         guards = Guards(self.settings.guards, self.meter, clock=lambda: self.time)
         queue = queue or self.queue()
-        return MessageProcessor(self.settings, self.desk, self.fallback, queue, guards, consent=self.consent)
+        return MessageProcessor(
+            self.settings, self.delivery_context, self.fallback, queue, guards, consent=self.consent
+        )
 
     def queue(self, name="bridge"):
         queue = InMemoryQueue(self.shelf, self.settings.queue, name)

@@ -139,7 +139,7 @@ async def test_too_many_at_once_do_without(library: Library, monkeypatch: pytest
     await recall.close()
 
 
-class Shelf:
+class InMemoryQueueState:
     def __init__(self, *newest_first: Any) -> None:
         self.records = list(newest_first)
 
@@ -153,7 +153,7 @@ async def test_the_model_is_shown_memories_before_the_conversation(
 ) -> None:
     await library.put("ann", "user: my cat is called Mochi", at="2026-09-30T10:00:00+00:00", task_id="t1")
     await library.put("ann", "user: my cat sleeps", at="2026-10-30T10:00:00+00:00", task_id="t2")
-    shelf = Shelf(record("my cat sleeps", metadata={"task_id": "t2"}))
+    shelf = InMemoryQueueState(record("my cat sleeps", metadata={"task_id": "t2"}))
     composer = Composer(shelf, AnswerSettings(), window=20, model=model, recall=library.recall())
     deadline = asyncio.get_running_loop().time() + 5
     task = Task(user_id="ann", content="what is my cat called?")

@@ -10,7 +10,7 @@ import pytest
 
 from bridge_chaos.letta_double import LettaDouble
 from bridge_chaos.letta_double.store import LettaStore
-from letta_bridge.errors import AgentGone, TurnFateUnknown
+from letta_bridge.errors import AgentGone, OutcomeUnknown
 from letta_bridge.letta.letta_client import LettaClient
 from letta_bridge.letta.port import AgentSpec, SoughtTurn, TurnMessage, TurnState
 
@@ -75,7 +75,7 @@ async def test_a_turn_is_answered_and_found_again(letta, agent_id):
 
 async def test_a_turn_whose_client_left_goes_on(double, letta, agent_id):
     double.fail("hang", times=1, details={"seconds": 0.5})
-    with pytest.raises(TurnFateUnknown):
+    with pytest.raises(OutcomeUnknown):
         await letta.send(agent_id, say("你好", ONE), timeout=0.2)
     assert (await find(letta, agent_id, ONE)).state is TurnState.RUNNING
     async with asyncio.timeout(10):
@@ -85,7 +85,7 @@ async def test_a_turn_whose_client_left_goes_on(double, letta, agent_id):
 
 async def test_a_cancelled_turn_goes_on_and_is_stored(double, letta, agent_id):
     double.fail("hang", times=1, details={"seconds": 0.5})
-    with pytest.raises(TurnFateUnknown):
+    with pytest.raises(OutcomeUnknown):
         await letta.send(agent_id, say("你好", ONE), timeout=0.2)
     running = await find(letta, agent_id, ONE)
     await letta.cancel(agent_id, running.run_ids)
@@ -98,7 +98,7 @@ async def test_a_cancelled_turn_goes_on_and_is_stored(double, letta, agent_id):
 
 async def test_a_refusal_after_a_tool_step_leaves_the_message_behind(double, letta, agent_id):
     double.fail("late_status", times=1, details={"code": 429})
-    with pytest.raises(TurnFateUnknown):
+    with pytest.raises(OutcomeUnknown):
         await letta.send(agent_id, say("你好", ONE), timeout=5)
     found = await find(letta, agent_id, ONE)
     assert (found.state, found.answer) == (TurnState.STORED, None)
@@ -112,7 +112,7 @@ async def test_a_killed_server_remembers_and_leaves_its_runs_active(double, lett
         while (await find(letta, agent_id, TWO)).state is not TurnState.RUNNING:
             await asyncio.sleep(0.02)
     double.kill()
-    with pytest.raises(TurnFateUnknown):
+    with pytest.raises(OutcomeUnknown):
         await sending
     double.start()
     await asyncio.to_thread(double.wait_ready)
@@ -161,7 +161,7 @@ async def test_histories_and_agents_come_in_pages(letta, agent_id):
 @pytest.mark.parametrize("mode", ["cut-request", "cut-working", "cut-answer", "cut"])
 async def test_a_connection_lost_while_an_agent_is_made(double, letta, mode):
     double.fail(mode, operation="create", times=1, details={"seconds": 0.3})
-    with pytest.raises(TurnFateUnknown):
+    with pytest.raises(OutcomeUnknown):
         await letta.create_agent(spec_of(mode))
     found = len(await letta.find_agents([f"user:{mode}"]))
     assert found == (mode in {"cut-answer", "cut"})
@@ -172,7 +172,7 @@ async def test_a_connection_lost_while_an_agent_is_made(double, letta, mode):
 
 async def test_making_an_agent_is_not_atomic(double, letta):
     double.fail("orphan", operation="create", times=1, details={"code": 500})
-    with pytest.raises(TurnFateUnknown):
+    with pytest.raises(OutcomeUnknown):
         await letta.create_agent(spec_of("orphan"))
     assert len(await letta.find_agents(["user:orphan"])) == 1
 

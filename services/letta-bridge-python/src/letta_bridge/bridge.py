@@ -23,7 +23,7 @@ from letta_bridge.agents.tenant_claim import TenantClaim
 from letta_bridge.agents.user_settings import SessionChoices, UserSettings
 from letta_bridge.consent import Consent
 from letta_bridge.errors import BreakerOpen
-from letta_bridge.guards import Guards, RedisMeter
+from letta_bridge.guards import Guards, RedisUsageStore
 from letta_bridge.health_checks import (
     HealthChecks,
     answers_check,
@@ -55,7 +55,7 @@ from letta_bridge.settings import BridgeSettings
 from letta_bridge.telemetry.figures import Figures
 from letta_bridge.telemetry.metrics import Scrape, Sources, loop_lag_watched
 from letta_bridge.telemetry.wiring import Telemetry
-from letta_bridge.turn.delivery import Desk
+from letta_bridge.turn.delivery import DeliveryContext
 from letta_bridge.turn.fallback import MemoryPython
 from letta_bridge.turn.intake import Intake
 from letta_bridge.turn.message_processor import MessageProcessor
@@ -135,9 +135,9 @@ class Bridge:
             queue,
             tenant=settings.tenant.name,
         )
-        desk = Desk(self.servers, self.sessions, settings.letta, settings.fallback, telemetry.recorder)
+        context = DeliveryContext(self.servers, self.sessions, settings.letta, settings.fallback, telemetry.recorder)
         fallback = telemetry.fallback(self._fallback)
-        guards = Guards(settings.guards, RedisMeter(redis, self.queue.keys))
+        guards = Guards(settings.guards, RedisUsageStore(redis, self.queue.keys))
         self.queue.max_lane = settings.guards.max_lane
         self.queue.journal_bound = settings.journal.backlog
         self.queue.journal_bytes = settings.journal.backlog_bytes
@@ -147,7 +147,7 @@ class Bridge:
             if settings.vectors.enabled
             else None
         )
-        self._processor = MessageProcessor(settings, desk, fallback, self.queue, guards, consent=self._consent)
+        self._processor = MessageProcessor(settings, context, fallback, self.queue, guards, consent=self._consent)
         process = telemetry.process(self._processor.process)
         self.intake = Intake(self.queue, process, queue, self._accepting, telemetry.recorder)
         self._erasures = ErasureFollower(

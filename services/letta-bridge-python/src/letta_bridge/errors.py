@@ -5,7 +5,7 @@
     ServiceError                     shared_utils: code, retryable
     ├── LettaError
     │   ├── LettaUnavailable         surely not sent: wait, send again
-    │   ├── TurnFateUnknown          may have been stored: look for it first
+    │   ├── OutcomeUnknown          may have been stored: look for it first
     │   ├── AgentGone                404: find it by tag or make a new one
     │   ├── LettaRejected            sending it again would not help; `cause` names whose fault it is
     │   ├── TurnInterrupted          broken off in the middle: not again, it may be stored later
@@ -16,12 +16,12 @@
     ├── ReplyDeadlineExceeded        the reply budget is used up
     ├── FallbackUnavailable          memory-python did not answer
     ├── NotSent                      Letta does not have this turn, whose content is gone
-    ├── GuardHit                     a limit the operator set; nothing was sent to Letta
+    ├── LimitReached                     a limit the operator set; nothing was sent to Letta
     │   ├── TaskExpired              it waited too long
     │   ├── LaneFull                 too many tasks of its user wait already
-    │   ├── RateExceeded             its user's turns come too fast
-    │   ├── UserTokensSpent          its user's token budget of the day is spent
-    │   └── TokensSpent              everybody's is
+    │   ├── RateLimited             its user's turns come too fast
+    │   ├── UserTokenBudgetExhausted          its user's token budget of the day is spent
+    │   └── TokenBudgetExhausted              everybody's is
     ├── TaskIdReused                 the task id belongs to an earlier task that said something else
     ├── TenantTaken                  another queue serves this tenant on this Letta
     ├── OptedOut                     the tags of the user's agents hold an opt-out
@@ -29,7 +29,7 @@
     ├── ChoiceNotShared              a user's choice could not be written to Redis
     ├── LeaseLost                    another bridge has this turn now
     ├── UploadsKept                  a user's files cannot be removed by this process
-    └── Hopeless                     the task can never be worked off; `reason` says why, for machines
+    └── UnprocessableTask                     the task can never be worked off; `reason` says why, for machines
         └── UploadRefused            input_file is outside the upload root, too large, or not text
 """
 
@@ -77,7 +77,7 @@ class LettaUnavailable(LettaError):
         """Seconds the server asked for, None where it asked for nothing."""
 
 
-class TurnFateUnknown(LettaError):
+class OutcomeUnknown(LettaError):
     """Letta may or may not have stored the turn; look for its otid before sending it again."""
 
     code = "turn_fate_unknown"
@@ -139,7 +139,7 @@ class EmptyAnswer(LettaError):
         """empty_answer | length_limit | context_overflow | insufficient_credits"""
 
 
-def failure_word(error: LettaError) -> str:
+def failure_label(error: LettaError) -> str:
     """What failed in one of few words, for metrics: busy, unavailable, a ``cause``, or the error's code."""
     if isinstance(error, LettaUnavailable):
         return "busy" if error.busy else "unavailable"
@@ -184,44 +184,46 @@ class NotSent(ServiceError):
     code = "not_sent"
 
 
-class GuardHit(ServiceError):
+class LimitReached(ServiceError):
     """A limit the operator set."""
 
     code = "guard"
     retryable = True
 
 
-class TaskExpired(GuardHit):
+class TaskExpired(LimitReached):
     """The task waited too long and is not answered any more."""
 
     code = "expired"
 
 
-class LaneFull(GuardHit):
+class LaneFull(LimitReached):
     """Too many messages of this user wait already; send it again when they are answered."""
 
     code = "lane_full"
 
 
-class RateExceeded(GuardHit):
+class RateLimited(LimitReached):
     """This user's messages come too fast; send it again later."""
 
     code = "user_rate"
 
 
-class UserTokensSpent(GuardHit):
+class UserTokenBudgetExhausted(LimitReached):
     """This user's token budget of the day is spent; it starts anew at midnight UTC."""
 
     code = "user_tokens_spent"
 
 
-class TokensSpent(GuardHit):
+class TokenBudgetExhausted(LimitReached):
     """The token budget of the day is spent; it starts anew at midnight UTC."""
 
     code = "tokens_spent"
 
 
-GUARD_CODES = frozenset(hit.code for hit in (TaskExpired, LaneFull, RateExceeded, UserTokensSpent, TokensSpent))
+LIMIT_CODES = frozenset(
+    hit.code for hit in (TaskExpired, LaneFull, RateLimited, UserTokenBudgetExhausted, TokenBudgetExhausted)
+)
 """Of error replies to tasks that were not sent to Letta, and of fallbacks that spared it."""
 
 
@@ -264,7 +266,7 @@ class LeaseLost(ServiceError):
     code = "lease_lost"
 
 
-class Hopeless(ServiceError):
+class UnprocessableTask(ServiceError):
     """The task can never be worked off."""
 
     code = "hopeless"
@@ -275,7 +277,7 @@ class Hopeless(ServiceError):
         """empty_content | too_many_deliveries | upload_refused | internal"""
 
 
-class UploadRefused(Hopeless):
+class UploadRefused(UnprocessableTask):
     """The input file may not be read."""
 
     code = "upload_refused"

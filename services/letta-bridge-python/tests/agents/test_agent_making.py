@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from letta_bridge.agents import agent_maker
 from letta_bridge.agents.agent_spec import Owner, agent_spec, opt_out_tag
 from letta_bridge.agents.session_manager import SessionManager
-from letta_bridge.errors import LettaRejected, LettaUnavailable, OptedOut, TurnFateUnknown
+from letta_bridge.errors import LettaRejected, LettaUnavailable, OptedOut, OutcomeUnknown
 from letta_bridge.letta import InMemoryLetta, TurnMessage
 from letta_bridge.request_queue import creation_leases
 from letta_bridge.request_queue.creation_leases import InMemoryCreationLeases
@@ -33,7 +33,7 @@ class LateLetta(InMemoryLetta):
     def __init__(self):
         super().__init__()
         self.losing = 0
-        self.error = TurnFateUnknown
+        self.error = OutcomeUnknown
         self.incomplete = False
         self.requests = 0
         self._hidden = []
@@ -106,7 +106,7 @@ async def agents_of(letta, user="ada"):
 async def test_lost_create_response_waits_for_the_agent_instead_of_creating_another(letta, bridge, same_bridge):
     letta.losing = 1
     first = bridge()
-    with pytest.raises(TurnFateUnknown):
+    with pytest.raises(OutcomeUnknown):
         await ask(first, letta)
     again = asyncio.create_task(ask(first if same_bridge else bridge(), letta))
     await asyncio.sleep(0.05)
@@ -146,7 +146,7 @@ async def test_agent_listed_after_its_lease_expired_does_not_replace_the_used_on
     letta.losing = 1
     store = InMemorySessionStore()
     manager = bridge(store)
-    with pytest.raises(TurnFateUnknown):
+    with pytest.raises(OutcomeUnknown):
         await ask(manager, letta)
     agent = await ask(manager, letta)
     await letta.say(agent, "I am Ada")
@@ -219,7 +219,7 @@ class TestIncompleteAgents:
     async def test_incomplete_agent_is_used_only_once_it_is_complete(self, letta, bridge):
         letta.losing, letta.incomplete = 1, True
         manager = bridge()
-        with pytest.raises(TurnFateUnknown):
+        with pytest.raises(OutcomeUnknown):
             await ask(manager, letta)
         [late] = await letta.list_late()
         again = asyncio.create_task(ask(manager, letta))
@@ -271,7 +271,7 @@ class TestIncompleteAgents:
     async def test_incomplete_agent_with_a_passage_is_not_deleted(self, letta, bridge, impatient):
         letta.losing, letta.incomplete = 1, True
         manager = bridge()
-        with pytest.raises(TurnFateUnknown):
+        with pytest.raises(OutcomeUnknown):
             await ask(manager, letta)
         [incomplete] = await letta.list_late()
         letta.note(incomplete, "a restored passage")
@@ -310,7 +310,7 @@ class TestOptOutTags:
         rig = make_rig()
         await self.opted_out_agent(rig.letta)
         rig.sessions = SessionManager(rig.store, SETTINGS, consent=rig.consent)
-        rig.desk = replace(rig.desk, sessions=rig.sessions)
+        rig.delivery_context = replace(rig.delivery_context, sessions=rig.sessions)
         rig.push("t1", content="a secret")
         await rig.work_off()
         assert rig.fallback.answered == [("t1", "user_switch")]

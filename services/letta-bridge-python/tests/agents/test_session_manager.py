@@ -12,7 +12,7 @@ import pytest
 from letta_bridge.agents import session_manager
 from letta_bridge.agents.agent_maker import AgentMaker
 from letta_bridge.agents.session_manager import SessionManager
-from letta_bridge.errors import LettaUnavailable, TurnFateUnknown
+from letta_bridge.errors import LettaUnavailable, OutcomeUnknown
 from letta_bridge.letta import AgentSpec, InMemoryLetta
 from letta_bridge.settings import AgentSettings, SessionSettings
 from shared_utils.clock import utc_now
@@ -346,11 +346,11 @@ async def test_while_letta_may_still_be_making_it_nobody_else_begins(store, lett
 
     async def timed_out(spec):
         await made(spec)
-        raise TurnFateUnknown
+        raise OutcomeUnknown
 
     letta.create_agent = timed_out
     manager = SessionManager(store, SETTINGS)
-    with pytest.raises(TurnFateUnknown):
+    with pytest.raises(OutcomeUnknown):
         await manager.agent_for("ada", "default", None, letta)
     assert not await store.claim(store.sessions["ada", "default"].session_id, "another", 1)
     assert await manager.agent_for("ada", "default", None, letta)

@@ -28,7 +28,7 @@ class Restored:
         self.numbers = itertools.count()
         self.tags = TaggedOptOuts(rig.consent, rig.settings.tenant.name)
         rig.sessions = SessionManager(rig.store, rig.settings.agents, consent=rig.consent, opt_outs=self.tags)
-        rig.desk = replace(rig.desk, sessions=rig.sessions)
+        rig.delivery_context = replace(rig.delivery_context, sessions=rig.sessions)
         find = rig.letta.find_tagged_agents
 
         async def counted(beginning):

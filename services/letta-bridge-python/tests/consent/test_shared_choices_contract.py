@@ -17,7 +17,7 @@ from letta_bridge.request_queue import RedisQueue
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.memory_queue import InMemoryQueue
 from letta_bridge.request_queue.port import Outcome, Settlement
-from letta_bridge.request_queue.shelf import Shelf
+from letta_bridge.request_queue.shelf import InMemoryQueueState
 from letta_bridge.settings import QueueSettings
 from shared_utils.config.settings import RedisSettings
 from shared_utils.persistence.choices.port import Choice, user_key
@@ -30,7 +30,7 @@ class InMemoryRig:
     """The model, and an in-memory queue whose hand-outs include it."""
 
     def __init__(self, requests):
-        self.shelf = Shelf(clock=time.time)
+        self.shelf = InMemoryQueueState(clock=time.time)
         self.choices = InMemorySharedChoices(
             self.shelf.choices, time.time, self.shelf.order, lambda: len(self.shelf.requests)
         )
@@ -235,7 +235,7 @@ async def test_hand_out_includes_the_choice_of_its_user(rig):
     await rig.choices.mark_complete(await rig.choices.state())
     for user in ("ada", 7, None, "小明"):
         await rig.push(json.dumps({"task_id": "t", "user_id": user, "content": "hi"}).encode())
-    turns = {turn.choice.user_id: turn.choice for turn in (await rig.queue.exchange([], 9)).turns}
+    turns = {turn.choice.user_id: turn.choice for turn in (await rig.queue.settle_and_fetch([], 9)).turns}
     assert set(turns) == {"ada", "7", "anonymous", "小明"}
     assert strict_entry(ADA, turns["ada"].entry) == opt_out
     assert turns["小明"].entry is None
@@ -263,17 +263,17 @@ async def say(rig, *contents, user="ada"):
 async def handed_out(rig):
     """Content → whether the opt-in applies to the task at this hand-out; everything is settled."""
     applies = {}
-    while turns := (await rig.queue.exchange([], 64)).turns:
+    while turns := (await rig.queue.settle_and_fetch([], 64)).turns:
         for turn in turns:
             applies[json.loads(turn.payload)["content"]] = applies_to(turn.choice.entry, turn.first_ms)
-        await rig.queue.exchange([Settlement(turn.receipt, Outcome.MEMORY) for turn in turns], 0)
+        await rig.queue.settle_and_fetch([Settlement(turn.receipt, Outcome.MEMORY) for turn in turns], 0)
     return applies
 
 
 async def test_opt_in_applies_to_tasks_pushed_after_it_alone(rig):
     await choose_in_private(rig)
     await say(rig, "in flight", "in lane")
-    (turn,) = (await rig.queue.exchange([], 1)).turns
+    (turn,) = (await rig.queue.settle_and_fetch([], 1)).turns
     await opt_in(rig)
     await say(rig, "after")  # in the same millisecond, perhaps
     assert not applies_to((await rig.choices.read("ada")).entry, turn.first_ms)
@@ -379,7 +379,7 @@ async def test_task_is_later_than_an_opt_in_of_a_clock_that_has_gone_back_by_les
         await choose_in_private(rig)
         await opt_in(rig)
         await say(rig, "after")
-        (turn,) = (await rig.queue.exchange([], 1)).turns
+        (turn,) = (await rig.queue.settle_and_fetch([], 1)).turns
         assert applies_to(turn.choice.entry, turn.first_ms) is applies
         assert turn.first_ms < (time.time() + 2) * 1000
         assert turn.waited >= 0
@@ -408,7 +408,7 @@ def test_entry_tells_to_which_tasks_its_opt_in_applies(held, first_ms, expected)
 @pytest.mark.parametrize("payload", [b"nonsense", b'{"user_id": ["ada"]}', b'{"user_id": "a\\u0000b"}'])
 async def test_hand_out_without_a_readable_user_includes_no_choice(rig, payload):
     await rig.push(payload)
-    (turn,) = (await rig.queue.exchange([], 1)).turns
+    (turn,) = (await rig.queue.settle_and_fetch([], 1)).turns
     assert turn.choice is None
 
 

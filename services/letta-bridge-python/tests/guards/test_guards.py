@@ -8,8 +8,8 @@ import json
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from letta_bridge.errors import GUARD_CODES, TaskExpired
-from letta_bridge.guards import Guards, Standing
+from letta_bridge.errors import LIMIT_CODES, TaskExpired
+from letta_bridge.guards import Guards, UsageSnapshot
 from letta_bridge.letta import TurnAnswer, Usage
 from letta_bridge.request_queue import Turn
 from letta_bridge.request_queue.lease_clock import clock
@@ -24,7 +24,7 @@ class Meter:
     """Says what it was told to, and remembers that it was asked."""
 
     def __init__(self, standing=None, error=None):
-        self.standing = standing or Standing()
+        self.standing = standing or UsageSnapshot()
         self.error = error
         self.asked = 0
         self.spent = []
@@ -56,14 +56,14 @@ def task(**fields):
 async def test_guards_that_are_off_ask_nobody():
     meter = Meter()
     guards = make(meter)
-    admission = await guards.admit(turn(waited=1e9), task(timestamp=NOW - 1e9))
+    admission = await guards.admit(turn(queued_seconds=1e9), task(timestamp=NOW - 1e9))
     assert admission.to_letta() is None
     await guards.spent("ada", 1000)
     assert (meter.asked, meter.spent) == (0, [])
 
 
 @pytest.mark.parametrize(
-    ("waited", "timestamp", "expired"),
+    ("queued_seconds", "timestamp", "expired"),
     [
         (61.0, None, True),
         (59.0, None, False),
@@ -77,24 +77,24 @@ async def test_guards_that_are_off_ask_nobody():
         (0.0, "yesterday", False),
     ],
 )
-async def test_a_task_that_waited_too_long_is_not_answered(waited, timestamp, expired):
+async def test_a_task_that_waited_too_long_is_not_answered(queued_seconds, timestamp, expired):
     guards = make(max_age=60)
     if not expired:
-        assert (await guards.admit(turn(waited=waited), task(timestamp=timestamp))).to_letta() is None
+        assert (await guards.admit(turn(queued_seconds=queued_seconds), task(timestamp=timestamp))).to_letta() is None
         return
     with pytest.raises(TaskExpired, match="more than 60 s"):
-        await guards.admit(turn(waited=waited), task(timestamp=timestamp))
+        await guards.admit(turn(queued_seconds=queued_seconds), task(timestamp=timestamp))
 
 
 @pytest.mark.parametrize(
     ("budgets", "standing", "kind", "code"),
     [
-        ({"user_tokens": {"soft": 100}}, Standing(user_tokens=99), None, None),
-        ({"user_tokens": {"soft": 100}}, Standing(user_tokens=100), "soft", "user_tokens_spent"),
-        ({"user_tokens": {"soft": 100, "hard": 200}}, Standing(user_tokens=200), "hard", "user_tokens_spent"),
-        ({"all_tokens": {"soft": 100}}, Standing(all_tokens=100), "soft", "tokens_spent"),
-        ({"all_tokens": {"hard": 100}}, Standing(all_tokens=100), "hard", "tokens_spent"),
-        ({"user_tokens": {"soft": 1}, "all_tokens": {"hard": 1}}, Standing(True, 9, 9), "hard", "tokens_spent"),
+        ({"user_tokens": {"soft": 100}}, UsageSnapshot(user_tokens=99), None, None),
+        ({"user_tokens": {"soft": 100}}, UsageSnapshot(user_tokens=100), "soft", "user_tokens_spent"),
+        ({"user_tokens": {"soft": 100, "hard": 200}}, UsageSnapshot(user_tokens=200), "hard", "user_tokens_spent"),
+        ({"all_tokens": {"soft": 100}}, UsageSnapshot(all_tokens=100), "soft", "tokens_spent"),
+        ({"all_tokens": {"hard": 100}}, UsageSnapshot(all_tokens=100), "hard", "tokens_spent"),
+        ({"user_tokens": {"soft": 1}, "all_tokens": {"hard": 1}}, UsageSnapshot(True, 9, 9), "hard", "tokens_spent"),
     ],
 )
 async def test_a_soft_budget_falls_back_and_a_hard_one_refuses(budgets, standing, kind, code):
@@ -226,7 +226,7 @@ async def test_a_killed_bridge_changes_nothing_about_what_a_full_lane_refused(ma
     for number in range(6):
         rig.push(f"a{number}", content=f"say {number}")
     dying = rig.queue("dying")
-    assert len((await dying.exchange([], 10)).turns) == 5, "a0, and four to refuse; a1 waits behind a0"
+    assert len((await dying.settle_and_fetch([], 10)).turns) == 5, "a0, and four to refuse; a1 waits behind a0"
     rig.time += rig.settings.queue.lease + 1
     await rig.work_off()
     told = dict(answers(rig))
@@ -285,9 +285,9 @@ async def test_new_limits_hold_from_the_next_turn_on(make_rig):
     changed = rig.settings.model_copy(update={"guards": GuardSettings(max_age=10)})
     processor.reload(changed)
     payload = json.dumps({"task_id": "t1", "user_id": "ada", "content": "hi"}).encode()
-    settlement = await processor.process(turn(payload=payload, waited=11.0), lease=None)
+    settlement = await processor.process(turn(payload=payload, queued_seconds=11.0), lease=None)
     assert json.loads(settlement.reply)["code"] == "expired"
 
 
 def test_each_guard_has_a_code_of_its_own():
-    assert {"expired", "lane_full", "user_rate", "user_tokens_spent", "tokens_spent"} == GUARD_CODES
+    assert {"expired", "lane_full", "user_rate", "user_tokens_spent", "tokens_spent"} == LIMIT_CODES

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from letta_bridge.guards import InMemoryMeter, RedisMeter, Standing
+from letta_bridge.guards import InMemoryUsageStore, RedisUsageStore, UsageSnapshot
 from letta_bridge.request_queue import Keys
 from shared_utils.config.settings import RedisSettings
 from shared_utils.redis.connection import connect
@@ -21,10 +21,10 @@ NO_LIMIT = {"per_minute": 0.0, "burst": 3}
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.integration)])
 async def meter(request):
     if request.param == "memory":
-        yield InMemoryMeter(time.time)
+        yield InMemoryUsageStore(time.time)
         return
     client = connect(RedisSettings(url=request.getfixturevalue("redis_url")), name="meter")
-    yield RedisMeter(client, Keys("q"))
+    yield RedisUsageStore(client, Keys("q"))
     await client.aclose()
 
 
@@ -61,24 +61,24 @@ async def test_tokens_add_up_by_user_and_for_all(meter):
     await meter.spend("ada", 100)
     await meter.spend("ada", 20)
     await meter.spend("bo", 3)
-    assert await meter.admit("ada", **NO_LIMIT) == Standing(user_tokens=120, all_tokens=123)
-    assert await meter.admit("eve", **NO_LIMIT) == Standing(user_tokens=0, all_tokens=123)
+    assert await meter.admit("ada", **NO_LIMIT) == UsageSnapshot(user_tokens=120, all_tokens=123)
+    assert await meter.admit("eve", **NO_LIMIT) == UsageSnapshot(user_tokens=0, all_tokens=123)
 
 
 async def test_a_new_day_starts_at_nothing():
     now = 86_400.0 * 20_000
-    meter = InMemoryMeter(lambda: now)
+    meter = InMemoryUsageStore(lambda: now)
     await meter.spend("ada", 100)
     now += 86_399.0
     assert (await meter.admit("ada", **NO_LIMIT)).user_tokens == 100
     now += 1.0
-    assert await meter.admit("ada", **NO_LIMIT) == Standing()
+    assert await meter.admit("ada", **NO_LIMIT) == UsageSnapshot()
 
 
 @pytest.mark.integration
 async def test_every_key_expires_and_carries_the_queues_hash_tag(redis_url):
     client = connect(RedisSettings(url=redis_url), name="meter")
-    meter = RedisMeter(client, Keys("q"))
+    meter = RedisUsageStore(client, Keys("q"))
     await meter.admit("ada", **SLOW)
     await meter.spend("ada", 5)
     names = [name.decode() async for name in client.scan_iter()]

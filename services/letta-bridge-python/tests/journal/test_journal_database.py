@@ -38,8 +38,8 @@ async def answer_all(queue, client):
         for user in USERS:
             task = {"task_id": f"{user}-{number}", "user_id": user, "content": f"{user} {number}\0"}
             await client.lpush("letta_requests", json.dumps(task))
-    while turns := (await queue.exchange([], 10)).turns:
-        await queue.exchange([answered(turn) for turn in turns], 0)
+    while turns := (await queue.settle_and_fetch([], 10)).turns:
+        await queue.settle_and_fetch([answered(turn) for turn in turns], 0)
 
 
 def answered(turn):

@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from letta_bridge.errors import TurnFateUnknown
+from letta_bridge.errors import OutcomeUnknown
 from letta_bridge.letta.letta_client import LettaClient
 from letta_bridge.letta.port import TurnMessage
 
@@ -58,7 +58,7 @@ async def test_nobody_gets_the_answer_to_another_request(repeating_letta):
         for number in range(4):
             try:
                 answer = await client.send(f"agent-{number}", [TurnMessage("user", "你好", "o")], timeout=5)
-            except TurnFateUnknown:
+            except OutcomeUnknown:
                 unknown += 1
             else:
                 assert answer.text == f"I am agent-{number}"

@@ -10,7 +10,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, TurnFateUnknown
+from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, OutcomeUnknown
 from letta_bridge.letta.failures import refusal, transport_failure
 
 
@@ -22,7 +22,7 @@ def meaning(error: LettaError) -> str:
     """Class and cause in one word."""
     if isinstance(error, LettaUnavailable):
         return "unavailable:busy" if error.busy else "unavailable"
-    if isinstance(error, TurnFateUnknown):
+    if isinstance(error, OutcomeUnknown):
         return f"unknown:{error.cause}"
     if isinstance(error, LettaRejected):
         return f"rejected:{error.cause}"
@@ -166,7 +166,7 @@ def test_refused_reads_store_nothing(status: int, content: object, expected: str
 )
 def test_every_refusal_has_a_meaning(status: int, body: bytes, reads: bool) -> None:
     error = refusal(status, body, reads=reads)
-    assert isinstance(error, LettaUnavailable | TurnFateUnknown | AgentGone | LettaRejected)
+    assert isinstance(error, LettaUnavailable | OutcomeUnknown | AgentGone | LettaRejected)
     assert 0 < len(str(error)) < 400
     assert "\n" not in str(error)
 
@@ -183,7 +183,7 @@ def test_no_user_text_in_an_error(status: int) -> None:
 
 def test_retry_after_reaches_the_error() -> None:
     error = refusal(429, b"", retry_after="7")
-    assert isinstance(error, TurnFateUnknown)
+    assert isinstance(error, OutcomeUnknown)
     assert error.retry_after == 7.0
     read = refusal(429, b"", retry_after="7", reads=True)
     assert isinstance(read, LettaUnavailable)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from letta_bridge.errors import LettaRejected, LettaUnavailable, TurnFateUnknown
+from letta_bridge.errors import LettaRejected, LettaUnavailable, OutcomeUnknown
 from letta_bridge.letta import AgentSpec, FoundTurn, InMemoryLetta, SoughtTurn, TurnAnswer, TurnMessage, TurnState
 from letta_bridge.letta.fake import Stored
 
@@ -53,8 +53,8 @@ async def test_how_far_a_failing_turn_got(
     letta: InMemoryLetta, stored: Stored, state: TurnState, text: str | None
 ) -> None:
     agent = (await letta.create_agent(SPEC)).agent_id
-    letta.fail_next(TurnFateUnknown(), stored=stored)
-    with pytest.raises(TurnFateUnknown):
+    letta.fail_next(OutcomeUnknown(), stored=stored)
+    with pytest.raises(OutcomeUnknown):
         await letta.send(agent, turn(), timeout=5)
     found = await find(letta, agent, "o1")
     assert found.state is state
@@ -64,7 +64,7 @@ async def test_how_far_a_failing_turn_got(
 async def test_a_held_turn_runs_on_after_its_caller_left(letta: InMemoryLetta) -> None:
     agent = (await letta.create_agent(SPEC)).agent_id
     with letta.held():
-        with pytest.raises(TurnFateUnknown) as caught:
+        with pytest.raises(OutcomeUnknown) as caught:
             await letta.send(agent, turn(), timeout=0.01)
         assert caught.value.cause == "timeout"
         running = await find(letta, agent, "o1")
@@ -112,7 +112,7 @@ async def test_close_ends_turns_that_go_on() -> None:
     letta = InMemoryLetta()
     agent = (await letta.create_agent(SPEC)).agent_id
     with letta.held():
-        with pytest.raises(TurnFateUnknown):
+        with pytest.raises(OutcomeUnknown):
             await letta.send(agent, turn(), timeout=0.01)
         await letta.close()
     assert letta.sent

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from aiohttp import web
 
-from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, TurnFateUnknown
+from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, OutcomeUnknown
 from letta_bridge.letta import AgentSpec, Block, FoundTurn, SoughtTurn, TurnMessage, TurnState, letta_client
 from letta_bridge.letta.letta_client import HISTORY_PAGE, OLDER_PAGE, LettaClient
 from letta_bridge.letta.turn_search import TOOL_KWARG_LABEL
@@ -110,7 +110,7 @@ async def test_a_turn_of_unknown_fate_is_sent_once(
         return await handler(request)
 
     client = client_of(await stub(counting))
-    with pytest.raises(TurnFateUnknown) as caught:
+    with pytest.raises(OutcomeUnknown) as caught:
         await client.send(AGENT, TURN, timeout=0.1)
     assert caught.value.cause == cause
     assert requests == 1
@@ -128,7 +128,7 @@ async def test_a_read_that_breaks_is_unavailable(
 async def test_a_connection_lost_while_creating_is_not_called_unsent(stub: Stub, client_of: Clients) -> None:
     client = client_of(await stub(dropped))
     spec = AgentSpec("n", (), "m", None, "letta_v1_agent", (), ())
-    with pytest.raises(TurnFateUnknown):
+    with pytest.raises(OutcomeUnknown):
         await client.create_agent(spec)
 
 
@@ -153,7 +153,7 @@ async def test_a_refusal_brings_what_the_server_asked_for(stub: Stub, client_of:
         return web.json_response({"error": {"type": "llm_rate_limit"}}, status=429, headers={"Retry-After": "9"})
 
     client = client_of(await stub(handler))
-    with pytest.raises(TurnFateUnknown) as caught:
+    with pytest.raises(OutcomeUnknown) as caught:
         await client.send(AGENT, TURN, timeout=5)
     assert (caught.value.cause, caught.value.retry_after) == ("rate_limited", 9.0)
     with pytest.raises(LettaUnavailable) as read:
@@ -167,7 +167,7 @@ async def test_success_that_is_not_lettas(stub: Stub, client_of: Clients, body: 
         return web.Response(body=body)
 
     client = client_of(await stub(handler))
-    with pytest.raises(TurnFateUnknown) as caught:
+    with pytest.raises(OutcomeUnknown) as caught:
         await client.send(AGENT, TURN, timeout=5)
     assert caught.value.cause == "connection_lost"
     with pytest.raises(LettaRejected) as read:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from letta_bridge.errors import AgentGone, LettaRejected, TurnFateUnknown
+from letta_bridge.errors import AgentGone, LettaRejected, OutcomeUnknown
 from letta_bridge.letta import (
     AgentSpec,
     Block,
@@ -287,7 +287,7 @@ async def test_several_messages_in_one_turn(world: World, roles: tuple[str, ...]
 
 async def test_a_turn_goes_on_after_its_caller_left(world: World) -> None:
     agent, otid = await world.agent(), str(uuid.uuid4())
-    with world.slow(), pytest.raises(TurnFateUnknown) as caught:
+    with world.slow(), pytest.raises(OutcomeUnknown) as caught:
         await world.letta.send(agent, [user("hello", otid)], timeout=0.02)
     assert caught.value.cause == "timeout"
     found = await world.wait_until(agent, otid, TurnState.STORED)
@@ -330,7 +330,7 @@ async def test_several_turns_and_their_copies_are_found_in_one_look(world: World
     sought = [SoughtTurn(first, 0.0, copies=frozenset({copy})), SoughtTurn(second, 0.0), SoughtTurn(third, 0.0)]
     found = await world.letta.find_turns(agent, sought)
     assert [turn.state for turn in found.turns] == [TurnState.ABSENT, TurnState.STORED, TurnState.ABSENT]
-    assert [turn.told for turn in found.turns] == [True, False, False]
+    assert [turn.caught_up for turn in found.turns] == [True, False, False]
     assert found.other_runs == ()
 
 
@@ -338,7 +338,7 @@ async def test_a_run_belongs_to_the_turn_it_was_sent_for(world: World) -> None:
     agent, otids = await world.agent(), [str(uuid.uuid4()) for _ in range(2)]
     with world.slow():
         for otid in otids:
-            with pytest.raises(TurnFateUnknown):
+            with pytest.raises(OutcomeUnknown):
                 await world.letta.send(agent, [user(f"[[latency:6000]] {otid}", otid)], timeout=0.02)
         running = [await world.wait_until(agent, otid, TurnState.RUNNING) for otid in otids]
         assert [len(turn.run_ids) for turn in running] == [1, 1]
@@ -356,8 +356,8 @@ async def test_a_run_belongs_to_the_turn_it_was_sent_for(world: World) -> None:
 async def test_a_failed_turn_is_absent_although_it_had_a_run(world: World) -> None:
     agent, otid = await world.agent(), str(uuid.uuid4())
     if isinstance(world.letta, InMemoryLetta):
-        world.letta.fail_next(TurnFateUnknown(cause="server_error"))
-    with pytest.raises(TurnFateUnknown) as caught:
+        world.letta.fail_next(OutcomeUnknown(cause="server_error"))
+    with pytest.raises(OutcomeUnknown) as caught:
         await world.letta.send(agent, [user("[[fail:500]] hello", otid)], timeout=60)
     assert caught.value.cause == "server_error"
     assert (await world.find(agent, otid)).state is TurnState.ABSENT

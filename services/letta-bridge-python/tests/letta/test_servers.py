@@ -14,7 +14,7 @@ from letta_bridge.errors import (
     LettaError,
     LettaRejected,
     LettaUnavailable,
-    TurnFateUnknown,
+    OutcomeUnknown,
     TurnInterrupted,
     UserPaused,
 )
@@ -53,7 +53,7 @@ async def time_out(servers: LettaServers, user: str, times: int = 2) -> None:
     """Turns of this user that last too long, on a server that answers everything else."""
     for _ in range(times):
         server = servers.pick(user)
-        await fail(server, TurnFateUnknown(cause="timeout"), 1, user)
+        await fail(server, OutcomeUnknown(cause="timeout"), 1, user)
         server.answered()
 
 
@@ -96,9 +96,9 @@ async def test_none_left(servers: LettaServers, clock: Clock) -> None:
     "error",
     [
         LettaUnavailable(),
-        TurnFateUnknown(cause="timeout"),
-        TurnFateUnknown(cause="connection_lost"),
-        TurnFateUnknown(cause="server_error"),
+        OutcomeUnknown(cause="timeout"),
+        OutcomeUnknown(cause="connection_lost"),
+        OutcomeUnknown(cause="server_error"),
     ],
     ids=str,
 )
@@ -112,7 +112,7 @@ async def test_unavailability_opens(servers: LettaServers, error: LettaError) ->
     "error",
     [
         LettaUnavailable(busy=True),
-        TurnFateUnknown(cause="conflict"),
+        OutcomeUnknown(cause="conflict"),
         LettaRejected(),
         AgentGone(),
         EmptyAnswer(),
@@ -129,9 +129,9 @@ async def test_an_answer_of_any_kind_is_a_sign_of_life(servers: LettaServers, er
 
 async def test_only_many_rate_limits_open(servers: LettaServers) -> None:
     server = servers.pick("u")
-    await fail(server, TurnFateUnknown(cause="rate_limited"), times=7)
+    await fail(server, OutcomeUnknown(cause="rate_limited"), times=7)
     assert str(server.breaker.state) == "closed"
-    await fail(server, TurnFateUnknown(cause="rate_limited"), times=1)
+    await fail(server, OutcomeUnknown(cause="rate_limited"), times=1)
     assert str(server.breaker.state) == "open"
 
 
@@ -184,7 +184,7 @@ async def test_a_user_whose_turns_time_out_is_left_alone_and_nobody_else_is(
 
 async def test_a_server_that_is_down_costs_no_user_a_pause_of_their_own(servers: LettaServers, clock: Clock) -> None:
     server = servers.pick("ada")
-    await fail(server, TurnFateUnknown(cause="timeout"), user="ada")
+    await fail(server, OutcomeUnknown(cause="timeout"), user="ada")
     assert server.breaker.state is BreakerState.OPEN
     assert servers.pick("ada") is not server
     clock.now += 5.0

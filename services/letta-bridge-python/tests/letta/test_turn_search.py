@@ -150,8 +150,8 @@ def test_an_older_message_is_found_behind_a_newer_one_with_other_words() -> None
 def test_copies_tell_that_the_agent_knows() -> None:
     sought = SoughtTurn(OTID, TAKEN, copies=frozenset({OTHER}))
     found = find([user(otid=OTHER)], sought=sought)
-    assert (found.state, found.told) == (TurnState.ABSENT, True)
-    assert not find([user()], sought=sought).told
+    assert (found.state, found.caught_up) == (TurnState.ABSENT, True)
+    assert not find([user()], sought=sought).caught_up
 
 
 def test_overlapping_turns_are_told_apart_by_their_run() -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from letta_bridge.errors import TurnFateUnknown, TurnInterrupted
+from letta_bridge.errors import OutcomeUnknown, TurnInterrupted
 from letta_bridge.letta import AgentSpec, Block, SoughtTurn, TurnMessage, TurnState, turn_otid
 from letta_bridge.turn.reconciliation import Absences, PresentTurn, Reconciliation
 
@@ -53,7 +53,7 @@ async def agent(letta, client_of):
 async def failed(client, agent_id):
     """A turn that Letta answers with an error of its own, while its run stays active."""
     otid = turn_otid(agent_id, KEY)
-    with pytest.raises(TurnFateUnknown) as failure:
+    with pytest.raises(OutcomeUnknown) as failure:
         await client.send(agent_id, [TurnMessage("user", "hello", otid)], timeout=60)
     assert failure.value.cause == "server_error"
     found = (await client.find_turns(agent_id, [SoughtTurn(otid, time.time() - 600)])).turns[0]

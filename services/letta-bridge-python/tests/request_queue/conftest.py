@@ -13,7 +13,7 @@ from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.calls import TICKET_DIGITS
 from letta_bridge.request_queue.holds import Holds
 from letta_bridge.request_queue.memory_queue import InMemoryQueue
-from letta_bridge.request_queue.shelf import Shelf
+from letta_bridge.request_queue.shelf import InMemoryQueueState
 from letta_bridge.settings import QueueSettings
 from shared_utils.config.settings import RedisSettings
 from shared_utils.redis.connection import connect
@@ -35,7 +35,7 @@ class InMemoryRig:
     def __init__(self, settings):
         self.settings = settings
         self.time = 1_000.0
-        self.shelf = Shelf(clock=lambda: self.time)
+        self.shelf = InMemoryQueueState(clock=lambda: self.time)
 
     def bridge(self, name):
         return InMemoryQueue(self.shelf, self.settings, name)

@@ -31,15 +31,15 @@ class Rig:
             task = {"task_id": task_id, "user_id": user, "content": "你好"}
             await self.client.lpush(self.settings.requests, json.dumps(task, ensure_ascii=False))
 
-    async def take(self, want=10):
-        return (await self.queue.exchange([], want)).turns
+    async def take(self, limit=10):
+        return (await self.queue.settle_and_fetch([], limit)).turns
 
     async def take_all(self):
         """All turns, each settled at once so that its lane goes on."""
         turns = []
         while taken := await self.take():
             turns += taken
-            await self.queue.exchange([Settlement(turn.receipt, Outcome.ERROR) for turn in taken], 0)
+            await self.queue.settle_and_fetch([Settlement(turn.receipt, Outcome.ERROR) for turn in taken], 0)
         return turns
 
     async def bury(self, user, task_id, code="upload_refused", *, time=1.0, **identity):
@@ -56,7 +56,7 @@ class Rig:
             reply=reply,
             dead=json.dumps(letter, ensure_ascii=False).encode(),
         )
-        assert (await self.queue.exchange([end], 0)).settled == [True]
+        assert (await self.queue.settle_and_fetch([end], 0)).settled == [True]
 
     async def bury_payload(self, payload, **about):
         """As this release buries a task."""
@@ -65,7 +65,7 @@ class Rig:
         turn = next(turn for turn in turns if turn.payload == payload)
         letter = {"code": "internal", "number": turn.number, "lane": turn.lane, "attempts": turn.attempts} | about
         end = Settlement(turn.receipt, Outcome.DEAD, dead=json.dumps(letter, ensure_ascii=False).encode())
-        assert (await self.queue.exchange([end], 0)).settled == [True]
+        assert (await self.queue.settle_and_fetch([end], 0)).settled == [True]
         await self.queue.release([other.receipt for other in turns if other is not turn])
         return turn
 
@@ -124,7 +124,7 @@ async def test_no_hand_out_time_outlives_its_turn(rig, end):
         await rig.queue.release([turn.receipt])
         assert await rig.client.zcard(begun) == 0
         return
-    await rig.queue.exchange([Settlement(turn.receipt, Outcome.ERROR)], 0)
+    await rig.queue.settle_and_fetch([Settlement(turn.receipt, Outcome.ERROR)], 0)
     if end != "settled":
         await rig.client.zadd(begun, {turn.receipt: 1})
         await rig.take(0)
@@ -172,8 +172,8 @@ async def test_a_paused_queue_keeps_its_list_where_it_is(rig):
     await rig.admin.pause(PauseMode.ALL)
     await rig.push("ada", "1", "2")
     assert await rig.take() == []
-    await rig.queue.take(1, 0.05)
-    await rig.queue.take(1, 0.05)
+    await rig.queue.wait_and_fetch(1, 0.05)
+    await rig.queue.wait_and_fetch(1, 0.05)
     assert await rig.client.llen(rig.settings.requests) == 2
 
 
@@ -266,7 +266,7 @@ async def test_a_retried_task_waits_behind_what_its_user_has_in_flight(rig):
     assert await rig.admin.retry((await rig.letters())[0])
     assert await rig.take() == []
     end = Settlement(flying.receipt, Outcome.LETTA, user_id="ada", task_id="t2")
-    (turn,) = (await rig.queue.exchange([end], 1)).turns
+    (turn,) = (await rig.queue.settle_and_fetch([end], 1)).turns
     assert turn.number == dead.number
 
 
@@ -302,7 +302,7 @@ async def test_what_died_in_an_overflow_lane_is_retried_in_its_users_own(rig, us
     letter = {"code": "too_many_deliveries", "number": refused.number, "lane": refused.lane, "user_id": user}
     ends = [Settlement(turn.receipt, Outcome.LETTA, user_id=user) for turn in turns if turn is not refused]
     ends.append(Settlement(refused.receipt, Outcome.DEAD, dead=json.dumps(letter).encode()))
-    await rig.queue.exchange(ends, 0)
+    await rig.queue.settle_and_fetch(ends, 0)
     assert await rig.admin.retry((await rig.letters())[0])
     (turn,) = await rig.take()
     assert (turn.number, turn.lane) == (refused.number, lane)
@@ -474,7 +474,7 @@ async def test_a_large_letter_is_requeued_to_the_byte(rig):
     (turn,) = await rig.take()
     about = {"code": "payload_too_large", "number": turn.number, "lane": turn.lane}
     end = Settlement(turn.receipt, Outcome.DEAD, dead=json.dumps(about).encode())
-    assert (await rig.queue.exchange([end], 0)).settled == [True]
+    assert (await rig.queue.settle_and_fetch([end], 0)).settled == [True]
     (letter,) = await rig.letters()
     assert await rig.admin.retry(letter)
     (entry,) = await rig.client.lrange(rig.admin.keys.lane_prefix + turn.lane, 0, -1)
@@ -490,10 +490,10 @@ async def test_without_the_right_to_ask_for_memory_letters_are_kept_and_missed_t
         queue = RedisQueue(client, client, few, "bridge-2")
         for task_id in ("1", "2"):
             await rig.push("ada", task_id)
-            (turn,) = (await queue.exchange([], 1)).turns
+            (turn,) = (await queue.settle_and_fetch([], 1)).turns
             missed = b'{"n":%s,"text":"%s"}' % (task_id.encode(), b"x" * 900)
             end = Settlement(turn.receipt, Outcome.DEAD, user_id="ada", missed=(missed,), dead=b"{}")
-            assert (await queue.exchange([end], 0)).settled == [True]
+            assert (await queue.settle_and_fetch([end], 0)).settled == [True]
         assert await queue.missed("ada") == [missed]
         assert await rig.admin.dead_count() == 2
     finally:

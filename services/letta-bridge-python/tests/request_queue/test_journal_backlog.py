@@ -12,7 +12,7 @@ from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
 from letta_bridge.request_queue.journal_backlog import WRITER_LEASE_SECONDS, RedisJournalBacklog
 from letta_bridge.request_queue.memory_journal_backlog import InMemoryJournalBacklog
 from letta_bridge.request_queue.memory_queue import InMemoryQueue
-from letta_bridge.request_queue.shelf import Shelf
+from letta_bridge.request_queue.shelf import InMemoryQueueState
 from letta_bridge.settings import QueueSettings
 from shared_utils.config.settings import RedisSettings
 from shared_utils.redis.connection import connect
@@ -21,7 +21,7 @@ from shared_utils.redis.connection import connect
 class InMemoryRig:
     def __init__(self, settings):
         self.time = 1_000.0
-        self.shelf = Shelf(clock=lambda: self.time)
+        self.shelf = InMemoryQueueState(clock=lambda: self.time)
         self.queue = InMemoryQueue(self.shelf, settings, "a")
 
     def backlog(self, bridge):
@@ -74,12 +74,12 @@ async def settled(rig, *names, **fields):
     for name in names:
         await rig.push(json.dumps({"task_id": name, "user_id": "ada"}).encode())
     for name in names:
-        (turn,) = (await rig.queue.exchange([], 1)).turns
+        (turn,) = (await rig.queue.settle_and_fetch([], 1)).turns
         reply = f'"{name}"'.encode()
         end = Settlement(turn.receipt, Outcome.LETTA, user_id="ada", task_id=name, reply=reply)
         end = Settlement(**{field: getattr(end, field) for field in end.__slots__} | {"journal": reply} | fields)
-        assert (await rig.queue.exchange([end], 0)).settled == [True]
-        assert (await rig.queue.exchange([end], 0)).settled == [False]
+        assert (await rig.queue.settle_and_fetch([end], 0)).settled == [True]
+        assert (await rig.queue.settle_and_fetch([end], 0)).settled == [False]
 
 
 async def test_turns_wait_in_the_order_they_were_settled_each_once(rig):

@@ -39,9 +39,9 @@ def task_ids(payloads):
 async def test_one_call_routes_some_large_tasks_and_the_next_ones_the_others_in_order(client, queue):
     for number in range(24):
         await client.lpush("letta_requests", large(f"u{number}", str(number)))
-    turns = (await queue.exchange([], 1)).turns
+    turns = (await queue.settle_and_fetch([], 1)).turns
     assert await client.llen("letta_requests") >= 8
-    while found := (await queue.exchange([], 24)).turns:
+    while found := (await queue.settle_and_fetch([], 24)).turns:
         turns += found
     assert task_ids(turn.payload for turn in turns) == list(map(str, range(24)))
     assert (await queue.status()).counters["taken"] == 24
@@ -50,7 +50,7 @@ async def test_one_call_routes_some_large_tasks_and_the_next_ones_the_others_in_
 async def test_many_small_tasks_are_routed_by_one_call(client, queue):
     for number in range(500):
         await client.lpush("letta_requests", json.dumps({"user_id": "ada", "task_id": str(number), "content": "hi"}))
-    await queue.exchange([], 1)
+    await queue.settle_and_fetch([], 1)
     assert await client.llen("letta_requests") == 0
 
 
@@ -59,13 +59,13 @@ async def test_large_turns_of_a_dead_bridge_are_taken_over_by_several_calls(clie
     for number in range(20):
         await client.lpush("letta_requests", large(f"u{number}", str(number)))
     held = []
-    while found := (await dead.exchange([], 20)).turns:
+    while found := (await dead.settle_and_fetch([], 20)).turns:
         held += found
     await client.zadd(queue.keys.leases, {turn.receipt: 1 for turn in held})
-    await queue.exchange([], 0)
+    await queue.settle_and_fetch([], 0)
     assert 0 < (await queue.status()).counters["redelivered"] < 20
     taken = []
-    while found := (await queue.exchange([], 20)).turns:
+    while found := (await queue.settle_and_fetch([], 20)).turns:
         taken += found
     assert sorted(task_ids(turn.payload for turn in taken)) == sorted(map(str, range(20)))
 
@@ -74,7 +74,7 @@ async def test_a_users_large_tasks_are_dropped_by_several_calls_and_all_of_them(
     for number in range(12):
         await client.lpush("letta_requests", large("ada", str(number)))
     while await client.llen("letta_requests"):
-        await queue.exchange([], 0)
+        await queue.settle_and_fetch([], 0)
     traces = UserTraces(client, settings, "ada")
     dropped = [entry.partition(b"\n")[2] async for entry in traces.drop_waiting(Outcome.ERASED)]
     assert task_ids(dropped) == list(map(str, range(12)))
@@ -89,15 +89,15 @@ async def test_a_lost_turn_is_found_behind_large_ones_with_this_releases_rights_
     limited = connect(RedisSettings(url=redis_url.replace("redis://", "redis://bridge:secret@")), name="bridge")
     queue = RedisQueue(limited, limited, settings, "a")
     try:
-        await queue.exchange([], 1)
+        await queue.settle_and_fetch([], 1)
         for number in range(6):
             await client.lpush("letta_requests", large("ada", str(number)))
         saved = {key: await client.dump(key) async for key in client.scan_iter(match="*letta_requests*")}
-        (turn,) = (await queue.exchange([], 1)).turns
+        (turn,) = (await queue.settle_and_fetch([], 1)).turns
         await client.flushdb()
         for key, content in saved.items():
             await client.restore(key, 0, content)
-        await queue.exchange([], 1)
+        await queue.settle_and_fetch([], 1)
         assert queue.writes_lost
         assert await queue.restore([turn]) == set()
         waiting = await client.lrange("letta_requests", 0, -1)
@@ -115,10 +115,10 @@ async def test_damage_is_mended_without_reading_every_turn(client, settings, red
     try:
         for user in ("ada", "bo"):
             await client.lpush("letta_requests", json.dumps({"user_id": user, "task_id": user, "content": "hi"}))
-        ada, bo = (await queue.exchange([], 2)).turns
+        ada, bo = (await queue.settle_and_fetch([], 2)).turns
         await client.hdel(queue.keys.lanes, "ada")
         await client.zrem(queue.keys.leases, bo.receipt)
-        await queue.exchange([], 0)
+        await queue.settle_and_fetch([], 0)
         assert await client.hget(queue.keys.lanes, "ada") == ada.receipt.encode()
         assert await client.lrange(queue.keys.ready, 0, -1) == [bo.lane.encode()]  # its lease began and ended at once
     finally:
@@ -135,8 +135,8 @@ async def test_forty_thousand_missed_turns_that_an_agent_was_told_are_removed_by
         await client.rpush(queue.keys.missed("ada"), *records[start : start + 1000])
     await client.rpush(queue.keys.missed("ada"), "of another persona")
     await client.lpush("letta_requests", json.dumps({"user_id": "ada", "task_id": "1", "content": "hi"}))
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     told = frozenset(fingerprint(record.encode()) for record in records)
-    end = Settlement(turn.receipt, Outcome.LETTA, user_id="ada", task_id="1", reply=b"{}", told=told)
-    assert (await queue.exchange([end], 0)).settled == [True]
+    end = Settlement(turn.receipt, Outcome.LETTA, user_id="ada", task_id="1", reply=b"{}", caught_up=told)
+    assert (await queue.settle_and_fetch([end], 0)).settled == [True]
     assert await client.lrange(queue.keys.missed("ada"), 0, -1) == [b"of another persona"]

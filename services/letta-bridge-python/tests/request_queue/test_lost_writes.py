@@ -37,7 +37,7 @@ async def adds_up(queue):
 
 async def restored(queue, *turns):
     """What a bridge with these turns does when it meets such a Redis; the receipts that stay lost."""
-    assert (await queue.exchange([], 5)).turns == []
+    assert (await queue.settle_and_fetch([], 5)).turns == []
     assert queue.writes_lost
     lost = await queue.restore(turns)
     assert not queue.writes_lost
@@ -46,32 +46,32 @@ async def restored(queue, *turns):
 
 async def test_a_late_settlement_ends_no_task_that_came_after_the_loss(rig):
     first, second = rig.bridge("a"), rig.bridge("b")
-    await first.exchange([], 1)
-    await second.exchange([], 1)
+    await first.settle_and_fetch([], 1)
+    await second.settle_and_fetch([], 1)
     await rig.save()
     await rig.push(task("alice", "before"))
-    (before,) = (await first.exchange([], 1)).turns
+    (before,) = (await first.settle_and_fetch([], 1)).turns
     await rig.lose_writes()
     await rig.push(task("bob", "after"))
-    (after,) = (await second.exchange([], 1)).turns
+    (after,) = (await second.settle_and_fetch([], 1)).turns
     assert after.receipt != before.receipt
     assert after.number != before.number
-    exchange = await first.exchange([answered(before)], 0)
-    assert (exchange.settled, exchange.refused, first.writes_lost) == ([False], {}, True)
-    assert (await second.exchange([answered(after)], 0)).settled == [True]
+    fetched = await first.settle_and_fetch([answered(before)], 0)
+    assert (fetched.settled, fetched.refused, first.writes_lost) == ([False], {}, True)
+    assert (await second.settle_and_fetch([answered(after)], 0)).settled == [True]
     assert await replied(rig) == ["after"]
 
 
 async def test_an_answer_to_a_task_that_redis_forgot_reaches_its_user(rig):
     queue = rig.bridge("a")
-    await queue.exchange([], 1)
+    await queue.settle_and_fetch([], 1)
     await rig.save()
     await rig.push(task("ada", "t1"))
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     await rig.lose_writes()
     assert await restored(queue, turn) == set()
     assert await adds_up(queue)
-    assert (await queue.exchange([answered(turn)], 0)).settled == [True]
+    assert (await queue.settle_and_fetch([answered(turn)], 0)).settled == [True]
     assert await replied(rig) == ["t1"]
     assert await adds_up(queue)
     assert (await queue.status()).counters["restored"] == 1
@@ -79,42 +79,42 @@ async def test_an_answer_to_a_task_that_redis_forgot_reaches_its_user(rig):
 
 async def test_a_hold_covers_the_lane_of_a_restored_turn_too(rig):
     queue, other = rig.bridge("a"), rig.bridge("b")
-    await queue.exchange([], 1)
-    await other.exchange([], 1)
+    await queue.settle_and_fetch([], 1)
+    await other.settle_and_fetch([], 1)
     await rig.save()
     await rig.push(task("ada", "t1"))
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     await rig.lose_writes()
     await rig.push(task("ada", "t2"))
-    await other.exchange([], 1)
+    await other.settle_and_fetch([], 1)
     assert await restored(queue, turn) == set()
     await rig.expire_leases()
     await rig.hold("ada")
-    assert (await other.exchange([], 5)).turns == []
+    assert (await other.settle_and_fetch([], 5)).turns == []
     await rig.release("ada")
-    assert sorted(task_ids((await other.exchange([], 5)).turns)) == ["t1", "t2"]
+    assert sorted(task_ids((await other.settle_and_fetch([], 5)).turns)) == ["t1", "t2"]
 
 
 async def test_a_restored_task_counts_as_open_since_it_was_taken(rig):
     queue = rig.bridge("a")
-    await queue.exchange([], 1)
+    await queue.settle_and_fetch([], 1)
     await rig.save()
     await rig.push(task("ada", "t1"))
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     await rig.lose_writes()
     assert await restored(queue, turn) == set()
     await rig.age(100)
     assert 99 < (await queue.status()).oldest_age < 130
-    await queue.exchange([answered(turn)], 0)
+    await queue.settle_and_fetch([answered(turn)], 0)
     assert (await queue.status()).oldest_age == 0
 
 
 async def test_restoring_twice_restores_once(rig):
     queue = rig.bridge("a")
-    await queue.exchange([], 1)
+    await queue.settle_and_fetch([], 1)
     await rig.save()
     await rig.push(task("ada", "t1"))
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     await rig.lose_writes()
     assert await restored(queue, turn) == set()
     assert await queue.restore([turn]) == set()
@@ -124,29 +124,29 @@ async def test_restoring_twice_restores_once(rig):
 async def test_a_turn_that_redis_remembers_as_waiting_is_taken_out_of_its_lane(rig):
     queue = rig.bridge("a")
     await rig.push(task("ada", "t1"), task("ada", "t2"))
-    await queue.exchange([], 0)
+    await queue.settle_and_fetch([], 0)
     await rig.save()
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     await rig.lose_writes()
     assert await restored(queue, turn) == set()
-    assert (await queue.exchange([], 5)).turns == []
-    (following,) = (await queue.exchange([answered(turn)], 5)).turns
+    assert (await queue.settle_and_fetch([], 5)).turns == []
+    (following,) = (await queue.settle_and_fetch([answered(turn)], 5)).turns
     assert task_ids([following]) == ["t2"]
-    assert (await queue.exchange([answered(following)], 5)).turns == []
+    assert (await queue.settle_and_fetch([answered(following)], 5)).turns == []
     assert await replied(rig) == ["t1", "t2"]
     assert await adds_up(queue)
 
 
 async def test_a_turn_whose_task_is_in_the_request_list_again_is_removed_from_there(rig):
     queue = rig.bridge("a")
-    await queue.exchange([], 0)
+    await queue.settle_and_fetch([], 0)
     await rig.push(task("ada", "t1"), task("bob", "t2"))
     await rig.save()
-    turns = (await queue.exchange([], 5)).turns
+    turns = (await queue.settle_and_fetch([], 5)).turns
     await rig.lose_writes()
     assert await restored(queue, *turns) == set()
-    exchange = await queue.exchange([answered(turn) for turn in turns], 5)
-    assert (exchange.settled, exchange.turns) == ([True, True], [])
+    fetched = await queue.settle_and_fetch([answered(turn) for turn in turns], 5)
+    assert (fetched.settled, fetched.turns) == ([True, True], [])
     assert await replied(rig) == ["t1", "t2"]
     assert ((await queue.status()).depth, await adds_up(queue)) == (0, True)
 
@@ -154,10 +154,10 @@ async def test_a_turn_whose_task_is_in_the_request_list_again_is_removed_from_th
 @pytest.mark.parametrize("content", [b'"half \\ud83d"', b'"\xff"'], ids=["half a pair", "not UTF-8"])
 async def test_a_task_that_only_the_bridge_can_read_is_removed_from_the_request_list(rig, content):
     queue = rig.bridge("a")
-    await queue.exchange([], 0)
+    await queue.settle_and_fetch([], 0)
     await rig.push(b'\xef\xbb\xbf{"user_id":"ada","task_id":"t1","content":' + content + b"}")
     await rig.save()
-    (turn,) = (await queue.exchange([], 5)).turns
+    (turn,) = (await queue.settle_and_fetch([], 5)).turns
     await rig.lose_writes()
     assert await restored(queue, turn) == set()
     assert ((await queue.status()).depth, await adds_up(queue)) == (0, True)
@@ -166,11 +166,11 @@ async def test_a_task_that_only_the_bridge_can_read_is_removed_from_the_request_
 async def test_a_task_without_an_id_is_left_in_the_request_list(rig):
     """It may be another one with the same words."""
     queue = rig.bridge("a")
-    await queue.exchange([], 0)
+    await queue.settle_and_fetch([], 0)
     payload = b'{"user_id":"ada","content":"hi"}'
     await rig.push(payload)
     await rig.save()
-    (turn,) = (await queue.exchange([], 5)).turns
+    (turn,) = (await queue.settle_and_fetch([], 5)).turns
     await rig.lose_writes()
     assert await restored(queue, turn) == set()
     assert (await queue.status()).depth == 1
@@ -179,11 +179,11 @@ async def test_a_task_without_an_id_is_left_in_the_request_list(rig):
 async def test_a_turn_deep_in_its_lane_is_found(rig):
     queue = rig.bridge("a")
     await rig.push(*[task("ada", f"t{number}") for number in range(250)])
-    await queue.exchange([], 0)
+    await queue.settle_and_fetch([], 0)
     await rig.save()
     turns = []
     for _ in range(150):
-        turns += (await queue.exchange([answered(turn) for turn in turns[-1:]], 1)).turns
+        turns += (await queue.settle_and_fetch([answered(turn) for turn in turns[-1:]], 1)).turns
     await rig.lose_writes()
     assert await restored(queue, turns[-1]) == set()
     status = await queue.status()
@@ -194,17 +194,17 @@ async def test_what_waits_after_a_loss_counts_as_handed_out_before(rig):
     """It may have been, to a bridge that has not come back yet; the next one looks for it in Letta."""
     first, second = rig.bridge("a"), rig.bridge("b")
     await rig.push(task("ada", "t1"), task("ada", "t2"))
-    await first.exchange([], 0)
-    await second.exchange([], 0)
+    await first.settle_and_fetch([], 0)
+    await second.settle_and_fetch([], 0)
     await rig.save()
-    (turn,) = (await first.exchange([], 1)).turns
-    await second.exchange([], 0)
+    (turn,) = (await first.settle_and_fetch([], 1)).turns
+    await second.settle_and_fetch([], 0)
     await rig.lose_writes()
     assert await restored(second) == set()
-    (again,) = (await second.exchange([], 5)).turns
+    (again,) = (await second.settle_and_fetch([], 5)).turns
     assert (again.number, again.attempts, again.deliveries) == (turn.number, 2, 1)
     assert await restored(first, turn) == {turn.receipt}
-    (following,) = (await second.exchange([answered(again)], 1)).turns
+    (following,) = (await second.settle_and_fetch([answered(again)], 1)).turns
     assert (task_ids([following]), following.attempts) == (["t2"], 1)
     assert await replied(rig) == ["t1"]
 
@@ -212,31 +212,31 @@ async def test_what_waits_after_a_loss_counts_as_handed_out_before(rig):
 async def test_a_supposed_hand_out_stays_uncounted_over_further_ones(rig):
     first, second = rig.bridge("a"), rig.bridge("b")
     await rig.push(task("ada", "t1"))
-    await first.exchange([], 0)
+    await first.settle_and_fetch([], 0)
     await rig.save()
-    await first.exchange([], 0)
+    await first.settle_and_fetch([], 0)
     await rig.lose_writes()
     await restored(first)
-    (turn,) = (await first.exchange([], 1)).turns
+    (turn,) = (await first.settle_and_fetch([], 1)).turns
     await first.release([turn.receipt])
-    (released,) = (await second.exchange([], 1)).turns
+    (released,) = (await second.settle_and_fetch([], 1)).turns
     await rig.expire_leases()
-    (redelivered,) = (await first.exchange([], 1)).turns
+    (redelivered,) = (await first.settle_and_fetch([], 1)).turns
     assert [(one.attempts, one.deliveries) for one in (turn, released, redelivered)] == [(2, 1), (2, 1), (3, 2)]
 
 
 async def test_a_turn_is_restored_beside_a_later_one_of_its_user(rig):
     first, second = rig.bridge("a"), rig.bridge("b")
-    await first.exchange([], 0)
+    await first.settle_and_fetch([], 0)
     await rig.save()
     await rig.push(task("ada", "t1"))
-    (turn,) = (await first.exchange([], 1)).turns
+    (turn,) = (await first.settle_and_fetch([], 1)).turns
     await rig.lose_writes()
     await rig.push(task("ada", "t2"), task("ada", "t3"))
-    (later,) = (await second.exchange([], 1)).turns
+    (later,) = (await second.settle_and_fetch([], 1)).turns
     assert await restored(first, turn) == set()
-    assert (await first.exchange([answered(turn)], 5)).settled == [True]
-    (last,) = (await second.exchange([answered(later)], 5)).turns
+    assert (await first.settle_and_fetch([answered(turn)], 5)).settled == [True]
+    (last,) = (await second.settle_and_fetch([answered(later)], 5)).turns
     assert task_ids([last]) == ["t3"]
     assert sorted(await replied(rig)) == ["t1", "t2"]
     assert await adds_up(first)
@@ -244,16 +244,16 @@ async def test_a_turn_is_restored_beside_a_later_one_of_its_user(rig):
 
 async def test_a_restored_turn_whose_bridge_dies_is_taken_over(rig):
     first, second = rig.bridge("a"), rig.bridge("b")
-    await first.exchange([], 0)
+    await first.settle_and_fetch([], 0)
     await rig.save()
     await rig.push(task("ada", "t1"))
-    (turn,) = (await first.exchange([], 1)).turns
+    (turn,) = (await first.settle_and_fetch([], 1)).turns
     await rig.lose_writes()
     await rig.push(task("ada", "t2"))
-    await second.exchange([], 1)
+    await second.settle_and_fetch([], 1)
     await restored(first, turn)
     await rig.expire_leases()
-    turns = (await second.exchange([], 5)).turns
+    turns = (await second.settle_and_fetch([], 5)).turns
     assert sorted(task_ids(turns)) == ["t1", "t2"]
     assert {turn.attempts for turn in turns} == {2}
 
@@ -261,15 +261,15 @@ async def test_a_restored_turn_whose_bridge_dies_is_taken_over(rig):
 async def test_what_a_full_lane_refused_stays_refused_over_a_loss(rig):
     queue = rig.bridge("a")
     queue.max_lane = 1
-    await queue.exchange([], 0)
+    await queue.settle_and_fetch([], 0)
     await rig.save()
     await rig.push(task("ada", "t1"), task("ada", "t2"))
-    turns = (await queue.exchange([], 5)).turns
+    turns = (await queue.settle_and_fetch([], 5)).turns
     refused = next(turn for turn in turns if turn.found_lane_full("ada"))
     await rig.lose_writes()
     assert await restored(queue, *turns) == set()
     await rig.expire_leases()
-    again = (await queue.exchange([], 5)).turns
+    again = (await queue.settle_and_fetch([], 5)).turns
     assert [turn.number for turn in again if turn.found_lane_full("ada")] == [refused.number]
 
 
@@ -277,26 +277,26 @@ async def test_a_settlement_that_redis_forgot_is_not_given_back_uncounted(rig):
     """Its turn is in flight again, and nobody's; it has been sent to Letta."""
     queue = rig.bridge("a")
     await rig.push(task("ada", "t1"))
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     await rig.save()
-    assert (await queue.exchange([answered(turn)], 1)).settled == [True]
+    assert (await queue.settle_and_fetch([answered(turn)], 1)).settled == [True]
     await rig.lose_writes()
     assert await restored(queue) == set()
-    assert await queue.release_strays(set()) == 0
+    assert await queue.release_orphans(set()) == 0
     await rig.expire_leases()
-    assert [again.attempts for again in (await queue.exchange([], 1)).turns] == [2]
+    assert [again.attempts for again in (await queue.settle_and_fetch([], 1)).turns] == [2]
 
 
 async def test_a_turn_that_ended_is_not_restored(rig):
     """Redis knows its hand-out; that it is gone means that it ended, or that another bridge has it."""
     first, second = rig.bridge("a"), rig.bridge("b")
     await rig.push(task("ada", "t1"), task("bob", "t2"))
-    mine, other = (await first.exchange([], 2)).turns
+    mine, other = (await first.settle_and_fetch([], 2)).turns
     await rig.expire_leases()
-    again = (await second.exchange([], 2)).turns
-    await second.exchange([answered(turn) for turn in again], 0)
+    again = (await second.settle_and_fetch([], 2)).turns
+    await second.settle_and_fetch([answered(turn) for turn in again], 0)
     await rig.save()
-    await first.exchange([], 0)
+    await first.settle_and_fetch([], 0)
     await rig.lose_writes()
     assert await restored(first, mine, other) == {mine.receipt, other.receipt}
     assert (await first.status()).in_flight == 0
@@ -304,10 +304,10 @@ async def test_a_turn_that_ended_is_not_restored(rig):
 
 async def test_a_forgotten_turn_is_not_reported_as_lost_by_renewing(rig):
     queue = rig.bridge("a")
-    await queue.exchange([], 0)
+    await queue.settle_and_fetch([], 0)
     await rig.save()
     await rig.push(task("ada", "t1"))
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     await rig.lose_writes()
     assert await queue.renew([turn.receipt]) == set()
     assert queue.writes_lost
@@ -317,23 +317,23 @@ async def test_a_waiting_bridge_notices_the_loss_as_well(rig):
     queue = rig.bridge("a")
     await rig.save()
     await rig.push(task("ada", "t1"))
-    (turn,) = await queue.take(1, 3)
+    (turn,) = await queue.wait_and_fetch(1, 3)
     await rig.lose_writes()
     await rig.push(task("bob", "t2"))
-    assert await queue.take(1, 3) == []
+    assert await queue.wait_and_fetch(1, 3) == []
     assert queue.writes_lost
     assert await queue.restore([turn]) == set()
-    assert task_ids((await queue.exchange([answered(turn)], 5)).turns) == ["t2"]
+    assert task_ids((await queue.settle_and_fetch([answered(turn)], 5)).turns) == ["t2"]
 
 
 async def test_the_number_of_a_task_is_the_same_over_all_its_hand_outs(rig):
     first, second = rig.bridge("a"), rig.bridge("b")
     await rig.push(task("ada", "t1"))
-    (turn,) = (await first.exchange([], 1)).turns
+    (turn,) = (await first.settle_and_fetch([], 1)).turns
     await first.release([turn.receipt])
-    (released,) = (await second.exchange([], 1)).turns
+    (released,) = (await second.settle_and_fetch([], 1)).turns
     await rig.expire_leases()
-    (redelivered,) = (await first.exchange([], 1)).turns
+    (redelivered,) = (await first.settle_and_fetch([], 1)).turns
     assert turn.number == released.number == redelivered.number
     assert len({turn.receipt, released.receipt, redelivered.receipt}) == 3
 
@@ -342,23 +342,23 @@ async def test_the_number_of_a_task_is_the_same_over_all_its_hand_outs(rig):
 async def test_a_bridge_can_do_nothing_with_the_receipt_of_another(rig, waited):
     first, second = rig.bridge("a"), rig.bridge("aa")
     await rig.push(task("ada", "t1"))
-    (turn,) = await first.take(1, 3) if waited else (await first.exchange([], 1)).turns
-    exchange = await second.exchange([answered(turn)], 0)
-    assert (exchange.settled, exchange.refused) == ([False], {turn.receipt: Refusal.TAKEN_OVER})
+    (turn,) = await first.wait_and_fetch(1, 3) if waited else (await first.settle_and_fetch([], 1)).turns
+    fetched = await second.settle_and_fetch([answered(turn)], 0)
+    assert (fetched.settled, fetched.refused) == ([False], {turn.receipt: Refusal.TAKEN_OVER})
     assert await second.renew([turn.receipt]) == {turn.receipt}
     await second.release([turn.receipt])
     assert (await first.status()).in_flight == 1
-    assert (await first.exchange([answered(turn)], 0)).settled == [True]
+    assert (await first.settle_and_fetch([answered(turn)], 0)).settled == [True]
 
 
 async def test_a_repeated_settlement_is_told_from_an_answer_that_came_too_late(rig):
     first, second = rig.bridge("a"), rig.bridge("b")
     await rig.push(task("ada", "t1"), task("bob", "t2"))
-    repeated, late = (await first.exchange([], 2)).turns
-    assert (await first.exchange([answered(repeated)], 0)).settled == [True]
+    repeated, late = (await first.settle_and_fetch([], 2)).turns
+    assert (await first.settle_and_fetch([answered(repeated)], 0)).settled == [True]
     await rig.expire_leases()
-    (again,) = (await second.exchange([], 2)).turns
-    assert (await second.exchange([answered(again)], 0)).settled == [True]
-    exchange = await first.exchange([answered(repeated), answered(late)], 0)
-    assert exchange.refused == {repeated.receipt: Refusal.REPEATED, late.receipt: Refusal.TAKEN_OVER}
+    (again,) = (await second.settle_and_fetch([], 2)).turns
+    assert (await second.settle_and_fetch([answered(again)], 0)).settled == [True]
+    fetched = await first.settle_and_fetch([answered(repeated), answered(late)], 0)
+    assert fetched.refused == {repeated.receipt: Refusal.REPEATED, late.receipt: Refusal.TAKEN_OVER}
     assert (await first.status()).counters["answers_refused"] == 1

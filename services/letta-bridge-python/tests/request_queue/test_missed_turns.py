@@ -9,7 +9,7 @@ import uuid
 import pytest
 
 from letta_bridge.letta import turn_otid
-from letta_bridge.request_queue.missed_turns import Fate, MissedTurn, cut, fingerprints, read
+from letta_bridge.request_queue.missed_turns import DeliveryStatus, MissedTurn, cut, fingerprints, read
 from shared_utils.contracts.messages import dump
 
 AGENT = f"agent-{uuid.UUID(int=7)}"
@@ -29,7 +29,7 @@ def missed(number, **fields):
 
 
 def test_records_are_read_in_order_with_their_fingerprints():
-    turns = [missed(1), missed(2, fate=Fate.UNKNOWN, agent_id=AGENT, interrupted=True, carried=("1-1",))]
+    turns = [missed(1), missed(2, fate=DeliveryStatus.UNKNOWN, agent_id=AGENT, interrupted=True, carried=("1-1",))]
     records = [dump(turn) for turn in turns]
     kept = read(records)
     assert [each.turn for each in kept] == turns
@@ -56,14 +56,14 @@ def test_a_record_of_the_previous_release_is_read():
 
 def test_the_previous_release_finds_a_turn_under_the_task_id_of_our_record():
     # It computes the otid from the record's task_id and needs no other field than these.
-    record = json.loads(dump(missed(1, fate=Fate.UNKNOWN, agent_id=AGENT)))
+    record = json.loads(dump(missed(1, fate=DeliveryStatus.UNKNOWN, agent_id=AGENT)))
     assert turn_otid(AGENT, record["task_id"]) == missed(1).otids(AGENT).own
     assert record.keys() >= {"task_id", "content", "response_text", "timestamp", "fate", "agent_id", "interrupted"}
 
 
 def test_a_canned_sentence_that_the_previous_release_kept_as_an_answer_is_none():
     (kept,) = read([OF_PREVIOUS_RELEASE], canned=("hello",))
-    assert (kept.turn.response_text, kept.turn.canned, kept.turn.is_worth_telling) == (None, True, True)
+    assert (kept.turn.response_text, kept.turn.canned, kept.turn.is_worth_remembering) == (None, True, True)
     assert kept.fingerprint == hashlib.sha1(OF_PREVIOUS_RELEASE).hexdigest()  # noqa: S324
 
 
@@ -99,7 +99,7 @@ def test_the_messages_about_a_turn_have_otids_of_their_own():
     ],
 )
 def test_what_somebody_heard_is_worth_telling(fields, worth):
-    assert missed(1).model_copy(update=fields).is_worth_telling is worth
+    assert missed(1).model_copy(update=fields).is_worth_remembering is worth
 
 
 def test_a_text_is_cut_to_its_bound():

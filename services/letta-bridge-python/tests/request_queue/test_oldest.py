@@ -24,19 +24,19 @@ async def push(client, queue, *users):
 
 
 async def settle(queue, *turns):
-    await queue.exchange([Settlement(turn.receipt, Outcome.LETTA, user_id=turn.lane) for turn in turns], 0)
+    await queue.settle_and_fetch([Settlement(turn.receipt, Outcome.LETTA, user_id=turn.lane) for turn in turns], 0)
 
 
 async def test_what_a_release_before_settled_is_forgotten(client, queue):
     """It took tasks with this release's scripts, so to speak, and settled them with its own."""
     await push(client, queue, "ada", "bo")
-    ada, bo = (await queue.exchange([], 2)).turns
+    ada, bo = (await queue.settle_and_fetch([], 2)).turns
     before = await client.hgetall(queue.keys.open)
     await settle(queue, ada, bo)
     for tenth, tasks in before.items():  # its settle left the count alone
         await client.hset(queue.keys.open, str(int(tenth) - 36_000), tasks)
     await push(client, queue, "cy")
-    (cy,) = (await queue.exchange([], 1)).turns
+    (cy,) = (await queue.settle_and_fetch([], 1)).turns
     assert (await queue.status()).oldest_age < 60
     assert sum(map(int, await client.hvals(queue.keys.open))) == 1
     await settle(queue, cy)
@@ -46,7 +46,7 @@ async def test_what_a_release_before_settled_is_forgotten(client, queue):
 
 async def test_what_a_release_before_took_is_no_negative_count(client, queue):
     await push(client, queue, "ada")
-    (ada,) = (await queue.exchange([], 1)).turns
+    (ada,) = (await queue.settle_and_fetch([], 1)).turns
     await client.delete(queue.keys.open)
     await settle(queue, ada)
     assert not await client.exists(queue.keys.open)
@@ -55,7 +55,7 @@ async def test_what_a_release_before_took_is_no_negative_count(client, queue):
 
 async def test_a_live_task_that_was_dropped_for_it_is_put_right_when_it_ends(client, queue):
     await push(client, queue, "ada")
-    (ada,) = (await queue.exchange([], 1)).turns
+    (ada,) = (await queue.settle_and_fetch([], 1)).turns
     [tenth] = await client.hkeys(queue.keys.open)
     await client.hset(queue.keys.open, str(int(tenth) + 1), 1)  # left behind, and younger than ada's
     assert (await queue.status()).oldest_age < 60
@@ -66,7 +66,7 @@ async def test_a_live_task_that_was_dropped_for_it_is_put_right_when_it_ends(cli
 
 async def test_no_payload_is_read_for_the_status(client, queue):
     await push(client, queue, *(f"user-{number}" for number in range(50)))
-    await queue.exchange([], 20)
+    await queue.settle_and_fetch([], 20)
     await client.config_resetstat()
     await queue.status()
     used = {name.removeprefix("cmdstat_") for name in await client.info("commandstats")}

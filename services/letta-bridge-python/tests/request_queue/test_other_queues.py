@@ -26,7 +26,7 @@ def queue(client):
     async def make(name):
         await client.lpush(name, *map(task, "abc"))
         queue = RedisQueue(client, client, QueueSettings(requests=name), "a-bridge")
-        assert len((await queue.exchange([], 1)).turns) == 1
+        assert len((await queue.settle_and_fetch([], 1)).turns) == 1
         await client.lpush(name, task("d"))
         return queue
 

@@ -25,7 +25,7 @@ from letta_bridge.request_queue.memory_queue import InMemoryQueue
 from letta_bridge.request_queue.port import fingerprint
 from letta_bridge.request_queue.records import Fault
 from letta_bridge.request_queue.scripts import ScriptRunner, read
-from letta_bridge.request_queue.shelf import Entry, Shelf
+from letta_bridge.request_queue.shelf import Entry, InMemoryQueueState
 from letta_bridge.settings import QueueSettings
 from shared_utils.config.settings import RedisSettings
 from shared_utils.contracts.messages import Limits, parse_task
@@ -55,7 +55,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.settings = QueueSettings(
             requests=f"q-{uuid.uuid4().hex[:8]}", max_payload_bytes=1024, missed_kept=2, lease=3600
         )
-        self.shelf = Shelf(clock=lambda: 1_000.0)
+        self.shelf = InMemoryQueueState(clock=lambda: 1_000.0)
         self.models = {name: InMemoryQueue(self.shelf, self.settings, name) for name in BRIDGES}
         self.runner = asyncio.Runner()
         self.runner.run(self.connect())
@@ -127,24 +127,24 @@ class QueueMachine(RuleBasedStateMachine):
         self.shelf.push(payload)
         self.runner.run(self.client.lpush(self.settings.requests, payload))
 
-    @rule(bridge=st.sampled_from(BRIDGES), want=st.integers(1, 4))
-    def take(self, bridge, want):
+    @rule(bridge=st.sampled_from(BRIDGES), limit=st.integers(1, 4))
+    def take(self, bridge, limit):
         if self.shelf.requests and self.shelf.paused is None and not self.queues[bridge]._paused:
-            real, model = self.both(bridge, lambda queue: queue.take(want, 0.05))
+            real, model = self.both(bridge, lambda queue: queue.wait_and_fetch(limit, 0.05))
             self.handed_out(bridge, real, model)
 
-    @rule(bridge=st.sampled_from(BRIDGES), want=st.integers(0, 4), ends=st.lists(ENDS, max_size=3), data=st.data())
-    def exchange(self, bridge, want, ends, data):
+    @rule(bridge=st.sampled_from(BRIDGES), limit=st.integers(0, 4), ends=st.lists(ENDS, max_size=3), data=st.data())
+    def settle_and_fetch(self, bridge, limit, ends, data):
         receipts = sorted(self.held[bridge])
         chosen = data.draw(st.lists(st.sampled_from(receipts), max_size=len(ends))) if receipts else []
         known = sorted({fingerprint(record) for records in self.shelf.missed.values() for record in records})
         told = data.draw(st.sets(st.sampled_from(known))) if known else set()
-        self.settle(bridge, [(receipt, end) for receipt, end in zip(chosen, ends, strict=False)], want, told)
+        self.settle(bridge, [(receipt, end) for receipt, end in zip(chosen, ends, strict=False)], limit, told)
 
-    def settle(self, bridge, ends, want, told=frozenset()):
+    def settle(self, bridge, ends, limit, caught_up=frozenset()):
         settlements = [settlement(self.held[bridge][receipt][0], end, told) for receipt, end in ends]
         before = {receipt: self.state_of(receipt) for receipt, _ in ends}
-        real, model = self.both(bridge, lambda queue: queue.exchange(settlements, want))
+        real, model = self.both(bridge, lambda queue: queue.settle_and_fetch(settlements, limit))
         assert (real.settled, real.refused, real.more) == (model.settled, model.refused, model.more)
         for (receipt, _), counted in zip(ends, real.settled, strict=True):
             if counted:
@@ -192,25 +192,27 @@ class QueueMachine(RuleBasedStateMachine):
             return
         assert self.both(bridge, lambda queue: queue.renew([receipt])) == ({receipt}, {receipt})
         self.both(bridge, lambda queue: queue.release([receipt]))
-        real, model = self.both(bridge, lambda queue: queue.exchange([settlement(turn, "letta", ())], 0))
+        real, model = self.both(bridge, lambda queue: queue.settle_and_fetch([settlement(turn, "letta", ())], 0))
         assert real.settled == model.settled == [False]
 
-    @rule(bridge=st.sampled_from(BRIDGES), waited=st.booleans(), data=st.data())
-    def lose_answer(self, bridge, waited, data):
+    @rule(bridge=st.sampled_from(BRIDGES), from_idle=st.booleans(), data=st.data())
+    def lose_answer(self, bridge, from_idle, data):
         """An answer of Redis does not arrive: the bridge does not know of the turns it was given."""
-        mark = "+" if waited else "-"
+        mark = "+" if from_idle else "-"
         mine = sorted(receipt for receipt in self.held[bridge] if receipt[TICKET_DIGITS] == mark)
         if not mine:
             return
         ticket = data.draw(st.sampled_from(mine))[:TICKET_DIGITS]
         given = [receipt for receipt in self.shelf.turns if receipt.startswith(ticket)]
         if len(given) > 1:
-            return  # which of two strays returns first is nobody's promise
+            return  # which of two orphans returns first is nobody's promise
         for queue in (self.queues[bridge], self.models[bridge]):
-            (queue.waits if waited else queue.passes)._unanswered[ticket] = None
+            (queue.waits if from_idle else queue.passes)._unanswered[ticket] = None
         for receipt in [receipt for receipt in mine if receipt.startswith(ticket)]:
             del self.held[bridge][receipt]
-        real, model = self.both(bridge, lambda queue: queue.release_strays(set(self.held[bridge]), waited=waited))
+        real, model = self.both(
+            bridge, lambda queue: queue.release_orphans(set(self.held[bridge]), from_idle=from_idle)
+        )
         assert real == model
 
     @rule(bridge=st.sampled_from(BRIDGES), data=st.data())
@@ -219,7 +221,7 @@ class QueueMachine(RuleBasedStateMachine):
         flying = list(self.shelf.turns)
         chosen = data.draw(st.sets(st.sampled_from(flying))) if flying else set()
         self.run_out(chosen)
-        self.both(bridge, lambda queue: queue.exchange([], 0))
+        self.both(bridge, lambda queue: queue.settle_and_fetch([], 0))
 
     def run_out(self, chosen):
         for place, receipt in enumerate(list(self.shelf.turns)):
@@ -233,7 +235,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.runner.run(self.admin.pause(mode) if mode else self.admin.resume())
         self.shelf.paused = mode
         for bridge in BRIDGES:
-            self.both(bridge, lambda queue: queue.exchange([], 0))
+            self.both(bridge, lambda queue: queue.settle_and_fetch([], 0))
 
     # Redis loses its last writes
 
@@ -263,9 +265,9 @@ class QueueMachine(RuleBasedStateMachine):
         if routed:
             self.settle("one", [], 0)
         self.save()
-        for bridge, want, end in lost:
+        for bridge, limit, end in lost:
             newest = sorted(self.held[bridge])[-1:]
-            self.settle(bridge, [(receipt, end) for receipt in newest], want)
+            self.settle(bridge, [(receipt, end) for receipt in newest], limit)
         self.roll_back()
         self.settle(first, [], 2)
         self.restore(first)
@@ -348,7 +350,7 @@ class QueueMachine(RuleBasedStateMachine):
         shelf, lane = self.shelf, user_lane(user)
         waiting = shelf.lanes.get(lane, deque())
         gone = [waiting.popleft() for _ in range(min(most, len(waiting)))]
-        dropped = self.runner.run(self.scripts.run(read("forget"), lane, most, "erased"))
+        dropped = self.runner.run(self.scripts.run(read("erase_user"), lane, most, "erased"))
         assert [told(entry) for entry in dropped] == [modelled(entry) for entry in gone]
         self.ended |= {entry.payload for entry in gone}
         if gone and not waiting:
@@ -504,7 +506,7 @@ def settlement(turn, end, told):
         reply=reply,
         replaces_kept=end != "error",
         mark=b'"key":1' if reply else b"",
-        told=frozenset(told if end in {"told", "memory"} and ids else ()),
+        caught_up=frozenset(told if end in {"told", "memory"} and ids else ()),
         missed=tuple(
             b'{"of":"%s","persona":"%d"}' % (turn.receipt.encode(), (turn.seq + more) % 2)
             for more in range(1 + turn.seq % 3 // 2)

@@ -25,9 +25,9 @@ async def settled(rig, queue, number, tally):
     """Take a task of a user of its own, and settle it."""
     user, task_id = f"user{number}", f"t{number}"
     await rig.push(json.dumps({"task_id": task_id, "user_id": user, "content": "hi"}).encode())
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     end = Settlement(turn.receipt, Outcome.LETTA, user_id=user, task_id=task_id, reply=b"{}", tally=tally)
-    assert (await queue.exchange([end], 0)).settled == [True]
+    assert (await queue.settle_and_fetch([end], 0)).settled == [True]
     return end
 
 
@@ -46,7 +46,7 @@ async def test_what_became_of_the_last_turns_is_summed_over_bridges(rig):
 async def test_a_settlement_that_is_repeated_is_tallied_once(rig):
     queue = rig.bridge("a")
     end = await settled(rig, queue, 1, ("agent",))
-    assert (await queue.exchange([end], 0)).settled == [False]
+    assert (await queue.settle_and_fetch([end], 0)).settled == [False]
     assert (await queue.recent()).by_agent == 1
 
 

@@ -82,9 +82,9 @@ async def assert_adds_up(queue):
 async def served(queue, client, user):
     """Whether this user's next task is handed out and ends."""
     await push(client, (user, "proof"))
-    turns = (await queue.exchange([], 10)).turns
+    turns = (await queue.settle_and_fetch([], 10)).turns
     assert "proof" in [json.loads(turn.payload)["task_id"] for turn in turns]
-    assert all((await queue.exchange([ended(turn) for turn in turns], 0)).settled)
+    assert all((await queue.settle_and_fetch([ended(turn) for turn in turns], 0)).settled)
     await assert_adds_up(queue)
 
 
@@ -93,20 +93,20 @@ async def served(queue, client, user):
 
 async def test_an_entry_of_the_release_before_is_handed_out_under_the_number_it_always_had(queue, client):
     await wait_in_lane(client, queue.keys, "ada", b'41 2 1700000000123\n{"user_id":"ada","task_id":"t1"}')
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     assert (turn.number, turn.attempts, turn.payload) == (
         "41-1700000000123",
         3,
         b'{"user_id":"ada","task_id":"t1"}',
     )
-    assert (await queue.exchange([ended(turn)], 0)).settled == [True]
+    assert (await queue.settle_and_fetch([ended(turn)], 0)).settled == [True]
     await assert_adds_up(queue)
 
 
 async def test_a_turn_of_the_release_before_is_taken_over_when_its_lease_ends(queue, client):
     record = b'host-7-abcdef+\nada\n41 1 1700000000123\n{"user_id":"ada","task_id":"t1"}'
     await fly(client, queue.keys, "41-44", "ada", record)
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     assert (turn.number, turn.attempts) == ("41-1700000000123", 2)
 
 
@@ -116,7 +116,7 @@ async def test_a_letter_of_the_release_before_goes_back_to_the_request_list(queu
     (letter,) = [letter async for letter in admin.dead()]
     assert await admin.retry(letter)
     assert await client.lrange("letta_requests", 0, -1) == [b'{"user_id":"ada","task_id":"t1"}']
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     assert json.loads(turn.kept_reply)["retryable"] is True
 
 
@@ -125,13 +125,13 @@ async def test_a_letter_of_the_release_before_goes_back_to_the_request_list(queu
 
 async def test_what_this_release_writes_satisfies_the_grammar_of_the_release_before(queue, client, settings):
     await push(client, ("ada", "1"), ("ada", "2"), ("bo", "3"))
-    (exchanged,) = (await queue.exchange([], 1)).turns
-    (waited,) = await queue.take(1, 0.1)
+    (settled_and_fetched,) = (await queue.settle_and_fetch([], 1)).turns
+    (waited,) = await queue.wait_and_fetch(1, 0.1)
     (entry,) = await client.lrange(queue.keys.lane("ada"), 0, -1)
     seq, attempts, _, payload = ENTRY_BEFORE.match(entry).groups()
     assert (int(attempts), json.loads(payload)["task_id"]) == (0, "2")
     assert int(seq) > 0
-    for turn, taker in ((exchanged, b"a"), (waited, b"a+")):
+    for turn, taker in ((settled_and_fetched, b"a"), (waited, b"a+")):
         record = await client.hget(queue.keys.turns, turn.receipt)
         taken_by, lane, rest = TURN_BEFORE.match(record).groups()
         seq, attempts, first_ms, payload = ENTRY_BEFORE.match(rest).groups()
@@ -142,9 +142,9 @@ async def test_what_this_release_writes_satisfies_the_grammar_of_the_release_bef
 
 async def test_a_retried_task_is_read_by_the_release_before_as_handed_out_once(queue, client, admin):
     await push(client, ("ada", "1"))
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     line = json.dumps({"code": "internal", "number": turn.number, "lane": "ada"}).encode()
-    await queue.exchange([Settlement(turn.receipt, Outcome.DEAD, dead=line)], 0)
+    await queue.settle_and_fetch([Settlement(turn.receipt, Outcome.DEAD, dead=line)], 0)
     (letter,) = [letter async for letter in admin.dead()]
     assert await admin.retry(letter)
     (entry,) = await client.lrange(queue.keys.lane("ada"), 0, -1)
@@ -154,9 +154,9 @@ async def test_a_retried_task_is_read_by_the_release_before_as_handed_out_once(q
 
 async def test_a_letter_says_to_any_release_what_it_always_said(queue, client):
     await push(client, ("ada", "1"))
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     line = json.dumps({"code": "internal", "number": turn.number, "lane": "ada"}).encode()
-    await queue.exchange([Settlement(turn.receipt, Outcome.DEAD, dead=line)], 0)
+    await queue.settle_and_fetch([Settlement(turn.receipt, Outcome.DEAD, dead=line)], 0)
     ((about, body),) = await letters(client, queue.keys)
     assert (about["code"], body) == ("internal", turn.payload)
     assert "v" not in about
@@ -169,7 +169,7 @@ async def test_a_letter_says_to_any_release_what_it_always_said(queue, client):
 async def test_a_letter_of_a_record_names_the_user_of_the_lane(queue, client, lane, user):
     await client.rpush(queue.keys.lane_prefix + lane, GARBAGE[0])
     await client.rpush(queue.keys.ready, lane)
-    await queue.exchange([], 10)
+    await queue.settle_and_fetch([], 10)
     ((about, _),) = await letters(client, queue.keys)
     assert (about["lane"], about.get("user_id")) == (lane, user)
 
@@ -181,7 +181,7 @@ async def test_an_entry_that_cannot_be_read_is_set_aside_whole_and_its_user_serv
     readable = b'7 0 1700000000123\n{"user_id":"ada","task_id":"t7"}'
     await wait_in_lane(client, queue.keys, "ada", entry, readable)
     await push(client, ("bo", "other"))
-    turns = (await queue.exchange([], 10)).turns
+    turns = (await queue.settle_and_fetch([], 10)).turns
     assert [json.loads(turn.payload)["task_id"] for turn in turns] == ["t7", "other"]
     ((about, body),) = await letters(client, queue.keys)
     assert body == entry
@@ -192,16 +192,16 @@ async def test_an_entry_that_cannot_be_read_is_set_aside_whole_and_its_user_serv
         "ada",
         "ada",
     )
-    await queue.exchange([ended(turn) for turn in turns], 0)
+    await queue.settle_and_fetch([ended(turn) for turn in turns], 0)
     await assert_adds_up(queue)
 
 
 async def test_a_lane_of_many_unreadable_entries_holds_nobody_up(queue, client):
     await wait_in_lane(client, queue.keys, "ada", *[b"garbage"] * 250)
     await push(client, ("bo", "other"))
-    assert len((await queue.exchange([], 10)).turns) == 1
+    assert len((await queue.settle_and_fetch([], 10)).turns) == 1
     for _ in range(3):
-        await queue.exchange([], 10)
+        await queue.settle_and_fetch([], 10)
     assert await client.llen(queue.keys.dead) == 250
     await served(queue, client, "ada")
 
@@ -221,27 +221,27 @@ async def test_a_turn_that_cannot_be_read_is_set_aside_whole_and_its_user_served
     await wait_in_lane(client, queue.keys, "bo", b'7 0 1\n{"user_id":"bo","task_id":"t7"}')
     await client.lpush(queue.keys.lane("ada"), b'8 0 1\n{"user_id":"ada","task_id":"t8"}')
     await client.hincrby(queue.keys.counters, "taken", 1)
-    turns = (await queue.exchange([], 10)).turns
+    turns = (await queue.settle_and_fetch([], 10)).turns
     assert sorted(json.loads(turn.payload)["task_id"] for turn in turns) == ["t7", "t8"]
     ((about, body),) = await letters(client, queue.keys)
     assert (about["record"], about["code"], about["user_id"], body) == ("turn", code, "ada", record)
-    await queue.exchange([ended(turn) for turn in turns], 0)
+    await queue.settle_and_fetch([ended(turn) for turn in turns], 0)
     await assert_adds_up(queue)
 
 
 @pytest.mark.parametrize("record", [NEXT_ENTRY, b"a v2\nada\n1 1 1\n{}", *GARBAGE])
 async def test_no_call_fails_because_of_a_turn_that_cannot_be_read(queue, client, admin, record):
     await push(client, ("bo", "t1"))
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     await fly(client, queue.keys, "41-44", "ada", record, deadline_ms=9_000_000_000_000)
     assert await queue.renew([turn.receipt, "41-44"]) == {"41-44"}
     await queue.release(["41-44"])
-    assert (await queue.exchange([Settlement("41-44", Outcome.LETTA)], 1)).settled == [False]
+    assert (await queue.settle_and_fetch([Settlement("41-44", Outcome.LETTA)], 1)).settled == [False]
     await wait_in_lane(client, queue.keys, "cy", b"garbage")
     assert (await queue.status()).in_flight == 2
     lanes = await admin.lanes(10)
     assert {"bo", "cy"} <= {lane.lane for lane in lanes.lanes}
-    assert (await queue.exchange([ended(turn)], 0)).settled == [True]
+    assert (await queue.settle_and_fetch([ended(turn)], 0)).settled == [True]
 
 
 async def test_a_task_waits_in_its_lane_again_although_something_else_lay_there(queue, client):
@@ -249,11 +249,11 @@ async def test_a_task_waits_in_its_lane_again_although_something_else_lay_there(
     await client.hset(lane, "no", "list")
     content = await client.dump(lane)
     await push(client, ("ada", "t1"), ("bo", "t2"))
-    turns = (await queue.exchange([], 10)).turns
+    turns = (await queue.settle_and_fetch([], 10)).turns
     assert [json.loads(turn.payload)["task_id"] for turn in turns] == ["t1", "t2"]
     ((about, body),) = await letters(client, queue.keys)
     assert (about["record"], about["code"], body) == ("key", "unreadable_record", content)
-    assert all((await queue.exchange([ended(turn) for turn in turns], 0)).settled)
+    assert all((await queue.settle_and_fetch([ended(turn) for turn in turns], 0)).settled)
     await assert_adds_up(queue)
 
 
@@ -266,7 +266,7 @@ async def test_a_lane_that_cannot_be_used_costs_its_users_tasks_and_nobody_elses
     bridge = RedisQueue(poor, poor, settings, "b")
     bridge.max_lane = 2
     await push(client, ("ada", "t1"), ("bo", "t2"))
-    (turn,) = (await bridge.exchange([], 10)).turns
+    (turn,) = (await bridge.settle_and_fetch([], 10)).turns
     assert json.loads(turn.payload)["task_id"] == "t2"
     ((about, body),) = await letters(client, queue.keys)
     assert (about["record"], about["user_id"]) == ("entry", "ada")
@@ -280,51 +280,51 @@ async def test_a_lane_that_cannot_be_used_costs_its_users_tasks_and_nobody_elses
 
 async def test_a_turn_without_a_lease_is_taken_over(queue, client):
     await push(client, ("ada", "t1"))
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     await client.delete(queue.keys.leases)
-    (again,) = (await queue.exchange([], 1)).turns
+    (again,) = (await queue.settle_and_fetch([], 1)).turns
     assert (again.number, again.attempts) == (turn.number, 2)
 
 
 async def test_a_lane_whose_turn_is_gone_is_served_again(queue, client):
     await push(client, ("ada", "t1"), ("ada", "t2"))
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     await client.hdel(queue.keys.turns, turn.receipt)
-    (following,) = (await queue.exchange([], 1)).turns
+    (following,) = (await queue.settle_and_fetch([], 1)).turns
     assert json.loads(following.payload)["task_id"] == "t2"
     assert await client.zrange(queue.keys.leases, 0, -1) == [following.receipt.encode()]
 
 
 async def test_a_turn_whose_lane_is_not_marked_keeps_its_lane_to_itself(queue, client):
     await push(client, ("ada", "t1"), ("ada", "t2"))
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     await client.delete(queue.keys.lanes)
-    assert (await queue.exchange([], 1)).turns == []
-    (following,) = (await queue.exchange([ended(turn)], 1)).turns
+    assert (await queue.settle_and_fetch([], 1)).turns == []
+    (following,) = (await queue.settle_and_fetch([ended(turn)], 1)).turns
     assert json.loads(following.payload)["task_id"] == "t2"
 
 
 async def test_a_lane_named_twice_among_the_ready_ones_is_served_one_at_a_time(queue, client):
     await push(client, ("ada", "t1"), ("ada", "t2"))
-    await queue.exchange([], 0)
+    await queue.settle_and_fetch([], 0)
     await client.rpush(queue.keys.ready, "ada", "nobody")
-    (turn,) = (await queue.exchange([], 5)).turns
-    (following,) = (await queue.exchange([ended(turn)], 5)).turns
+    (turn,) = (await queue.settle_and_fetch([], 5)).turns
+    (following,) = (await queue.settle_and_fetch([ended(turn)], 5)).turns
     assert json.loads(following.payload)["task_id"] == "t2"
 
 
 async def test_a_kept_reply_of_another_kind_counts_as_none(queue, client):
     await client.rpush(queue.keys.reply("ada", "t1"), "no text")
     await push(client, ("ada", "t1"))
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     assert turn.kept_reply is None
-    assert (await queue.exchange([ended(turn)], 0)).settled == [True]
+    assert (await queue.settle_and_fetch([ended(turn)], 0)).settled == [True]
 
 
 async def test_a_pause_of_a_later_release_stops_everything(queue, client):
     await client.hset(queue.keys.paused, mapping={"mode": "some other way", "since": 1})
     await push(client, ("ada", "t1"))
-    assert (await queue.exchange([], 1)).turns == []
+    assert (await queue.settle_and_fetch([], 1)).turns == []
     assert (await queue.status()).paused == "all"
 
 
@@ -341,7 +341,7 @@ async def test_a_record_set_aside_is_put_back_by_a_release_that_reads_it(queue, 
     await client.hset(queue.keys.counters, mapping={"taken": 1, "settled:dead": 1})
     (letter,) = [letter async for letter in admin.dead()]
     assert await admin.retry(letter)
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     assert (turn.number, turn.attempts, turn.lane) == ("7-1700000000123", 2, "ada")
     assert await client.llen(queue.keys.dead) == 0
     await assert_adds_up(queue)
@@ -363,7 +363,7 @@ async def test_a_record_that_this_release_cannot_read_stays_a_letter(queue, clie
     (letter,) = [letter async for letter in admin.dead()]
     assert not await admin.retry(letter)
     assert [letter.payload async for letter in admin.dead()] == [body]
-    assert (await queue.exchange([], 1)).turns == []
+    assert (await queue.settle_and_fetch([], 1)).turns == []
     assert await admin.drop(letter)
 
 

@@ -25,7 +25,7 @@ def queue(client):
 async def handed_out(queue, client, *users):
     for user in users:
         await client.lpush("letta_requests", json.dumps({"task_id": f"of {user}", "user_id": user, "content": "hi"}))
-    return (await queue.exchange([], len(users))).turns
+    return (await queue.settle_and_fetch([], len(users))).turns
 
 
 def answered(turn, **changes):
@@ -40,7 +40,7 @@ async def test_a_key_of_another_kind_among_the_missed_turns_is_set_aside_and_kee
     spoilt = queue.keys.missed("怡")
     await client.set(spoilt, "no list")
     dump = await client.dump(spoilt)
-    assert (await queue.exchange(ends, 0)).settled == [True, True, True]
+    assert (await queue.settle_and_fetch(ends, 0)).settled == [True, True, True]
     assert await queue.missed("怡") == [b"{}"]
     line, _, content = (await client.lindex(queue.keys.dead, 0)).partition(b"\n")
     assert content == dump
@@ -55,7 +55,7 @@ async def test_an_answer_is_given_although_its_missed_turn_can_be_kept_nowhere(q
     await client.execute_command("ACL", "SETUSER", "poor", "on", ">secret", "~*", "&*", "+@all", "-dump")
     poor = connect(RedisSettings(url=redis_url, username="poor", password="secret"), name="poor")
     bridge = RedisQueue(poor, poor, QueueSettings(), "a")
-    assert (await bridge.exchange([answered(turn, missed=(b'{"said": 1}',))], 0)).settled == [True]
+    assert (await bridge.settle_and_fetch([answered(turn, missed=(b'{"said": 1}',))], 0)).settled == [True]
     line, _, record = (await client.lindex(queue.keys.dead, 0)).partition(b"\n")
     assert (json.loads(line)["record"], record) == ("missed", b'{"said": 1}')
     await bridge.close()
@@ -67,10 +67,10 @@ async def test_one_that_fails_does_not_hold_up_the_others(queue, client):
     ends = [answered(turns[0]), answered(turns[1], journal=b"{}"), answered(turns[2])]
     await client.set(queue.keys.journal, "no stream")
     with pytest.raises(ResponseError, match="WRONGTYPE"):
-        await queue.exchange(ends, 0)
+        await queue.settle_and_fetch(ends, 0)
     assert list(await client.hkeys(queue.keys.turns)) == [turns[1].receipt.encode()]
     await client.delete(queue.keys.journal)
-    again = await queue.exchange(ends, 0)
+    again = await queue.settle_and_fetch(ends, 0)
     assert again.settled == [False, True, False]
     assert again.refused == {turns[0].receipt: Refusal.REPEATED, turns[2].receipt: Refusal.REPEATED}
     assert await client.hlen(queue.keys.turns) == 0
@@ -81,7 +81,7 @@ async def test_any_number_is_settled_in_order(queue, client, monkeypatch):
     turns = await handed_out(queue, client, *(f"用户{number}" for number in range(8)))
     ends = [answered(turn, reply=b'{"number": %d}' % number) for number, turn in enumerate(turns)]
     ends.insert(4, Settlement("999-999", Outcome.LETTA))
-    assert (await queue.exchange(ends, 0)).settled == [True] * 4 + [False] + [True] * 4
+    assert (await queue.settle_and_fetch(ends, 0)).settled == [True] * 4 + [False] + [True] * 4
     replies = [json.loads(entry[b"reply"])["number"] for _, entry in await client.xrange(queue.keys.replies)]
     assert replies == list(range(8))
 
@@ -110,27 +110,27 @@ async def time_to_live(queue, client):
 
 async def test_the_reply_that_names_a_tasks_key_does_not_expire_while_the_task_is_in_flight(queue, client):
     (first,) = await handed_out(queue, client, "怡")
-    await queue.exchange([answered(first, reply=RETRYABLE, mark=MARK)], 0)
+    await queue.settle_and_fetch([answered(first, reply=RETRYABLE, mark=MARK)], 0)
     ttl = await time_to_live(queue, client)
     assert 0 < ttl <= QueueSettings().reply_ttl
     (again,) = await handed_out(queue, client, "怡")
     assert json.loads(again.kept_reply)["idempotency_key"] == "1-1"
     assert await time_to_live(queue, client) > 7 * 86_400
-    await queue.exchange([answered(again)], 0)
+    await queue.settle_and_fetch([answered(again)], 0)
     assert 0 < await time_to_live(queue, client) <= ttl
 
 
 @pytest.mark.parametrize("mark", [b"", MARK])
 async def test_a_reply_that_another_task_has_found_is_kept_no_longer_than_any(queue, client, mark):
     (first,) = await handed_out(queue, client, "怡")
-    await queue.exchange([answered(first, reply=RETRYABLE, mark=mark)], 0)
+    await queue.settle_and_fetch([answered(first, reply=RETRYABLE, mark=mark)], 0)
     (other,) = await handed_out(queue, client, "怡")
-    await queue.exchange([answered(other, replaces_kept=False)], 0)
+    await queue.settle_and_fetch([answered(other, replaces_kept=False)], 0)
     assert 0 < await time_to_live(queue, client) <= QueueSettings().reply_ttl
 
 
 async def test_an_answer_that_is_kept_is_not_kept_longer_by_a_repetition(queue, client):
     (first,) = await handed_out(queue, client, "怡")
-    await queue.exchange([answered(first, mark=MARK)], 0)
+    await queue.settle_and_fetch([answered(first, mark=MARK)], 0)
     await handed_out(queue, client, "怡")
     assert 0 < await time_to_live(queue, client) <= QueueSettings().reply_ttl

@@ -71,15 +71,15 @@ async def test_every_call_of_the_queue_works_on_a_cluster(cluster, queue_at, los
     client = connect(RedisSettings(url=cluster), name="producer")
     for number in range(3):
         await client.lpush("letta_requests", json.dumps({"user_id": f"u{number}", "task_id": str(number)}))
-    kept, *others = await queue.take(2, 0.05)
+    kept, *others = await queue.wait_and_fetch(2, 0.05)
     lose_answer(queue.waits, others)
-    assert await queue.release_strays({kept.receipt}, waited=True) == len(others) == 1
+    assert await queue.release_orphans({kept.receipt}, from_idle=True) == len(others) == 1
     assert await queue.renew([kept.receipt]) == set()
     end = Settlement(
         kept.receipt, Outcome.LETTA, user_id="u0", task_id="0", reply=b"{}", missed=(b"{}",), journal=b"{}"
     )
-    exchange = await queue.exchange([end], 5)
-    assert (exchange.settled, len(exchange.turns)) == ([True], 2)
+    fetched = await queue.settle_and_fetch([end], 5)
+    assert (fetched.settled, len(fetched.turns)) == ([True], 2)
     assert await queue.missed("u0") == [b"{}"]
     backlog = RedisJournalBacklog(client, queue.keys, "a")
     (entry,) = (await backlog.take([], 10)).entries
@@ -119,14 +119,14 @@ async def test_a_user_is_erased_on_a_cluster(cluster, queue_at):
             await client.lpush("letta_requests", json.dumps({"user_id": user, "task_id": f"{user}-{number}"}))
         await client.lpush("user_input_queue", json.dumps({"user_id": user, "content": "x"}))
         await client.lpush(f"memory:user_sessions:{user}", json.dumps({"user_id": user, "content": "x"}))
-    for turn in (await queue.exchange([], 2)).turns:
+    for turn in (await queue.settle_and_fetch([], 2)).turns:
         reply = json.dumps({"user_id": turn.lane, "response_text": "x"}).encode()
         end = Settlement(turn.receipt, Outcome.LETTA, user_id=turn.lane, task_id="t", reply=reply, missed=(b"{}",))
-        await queue.exchange([end], 0)
+        await queue.settle_and_fetch([end], 0)
     search = RedisSearch(client, BridgeSettings())
     assert len(await search.find("ada")) >= 4
     async with lane.held("ada"):
-        assert [turn.lane for turn in (await queue.exchange([], 5)).turns] == ["bob"]
+        assert [turn.lane for turn in (await queue.settle_and_fetch([], 5)).turns] == ["bob"]
         assert await lane.quiet("ada") == 1
         marked = await lane.mark("ada")
         for trace in traces:
@@ -206,17 +206,17 @@ async def test_the_queue_follows_a_failover(start, tmp_path, queue_at):
     queue = queue_at(start(Sentinel(tmp_path / "sentinel", primary)).url)
     with Redis(host="127.0.0.1", port=primary.port) as client:
         client.lpush("letta_requests", b'{"user_id":"ada","task_id":"1"}', b'{"user_id":"ada","task_id":"2"}')
-        (turn,) = (await queue.exchange([], 1)).turns
+        (turn,) = (await queue.settle_and_fetch([], 1)).turns
         assert client.wait(1, 10_000) == 1
     primary.kill()
     end = Settlement(turn.receipt, Outcome.LETTA, user_id="ada", task_id="1", reply=b"{}")
     async with asyncio.timeout(60):
         while True:
             try:
-                exchange = await queue.exchange([end], 1)
+                fetched = await queue.settle_and_fetch([end], 1)
                 break
             except CONNECTION_ERRORS:
                 await asyncio.sleep(0.1)
-    assert exchange.settled == [True]
-    assert [json.loads(turn.payload)["task_id"] for turn in exchange.turns] == ["2"]
+    assert fetched.settled == [True]
+    assert [json.loads(turn.payload)["task_id"] for turn in fetched.turns] == ["2"]
     assert replica.running

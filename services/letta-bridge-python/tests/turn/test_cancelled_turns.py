@@ -10,8 +10,8 @@ import pytest
 from letta_bridge.letta import Breaker, BreakerPolicy, LettaServers
 from letta_bridge.letta.fake import Hold
 from letta_bridge.request_queue.lease_clock import clock
-from letta_bridge.request_queue.missed_turns import Fate, MissedTurn
-from letta_bridge.turn.delivery import Desk
+from letta_bridge.request_queue.missed_turns import DeliveryStatus, MissedTurn
+from letta_bridge.turn.delivery import DeliveryContext
 from letta_bridge.turn.lease import TurnLease
 from shared_utils.contracts.messages import dump
 
@@ -183,7 +183,7 @@ async def test_a_bridge_killed_after_it_cancelled_leaves_the_doubt_behind(left_b
     await lost(rig, "t1", "one")
     rig.push("t2", content="two")
     before = dict(rig.shelf.missed)
-    (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+    (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
     await rig.processor(rig.queue("dying")).process(turn, TurnLease(30, clock()))  # cancels, sends, and is killed
     assert rig.shelf.missed == before
     rig.time += rig.settings.queue.lease + 1
@@ -232,7 +232,7 @@ async def test_all_earlier_turns_together_get_one_patience(make_rig):
             timestamp=time.time(),
             taken_at=time.time(),
             persona="default",
-            fate=Fate.UNKNOWN,
+            fate=DeliveryStatus.UNKNOWN,
             agent_id=agent,
         )
         rig.letta.leave_run(agent, turn.otids(agent).own)
@@ -264,7 +264,7 @@ async def test_a_run_that_began_before_its_server_was_seen_gone_is_dead(slow_rig
 async def test_a_turn_seen_running_through_another_server_is_attributed_there_too(make_rig):
     rig = make_rig(letta=LEFT_BEHIND)
     servers = LettaServers({"a": rig.letta, "b": rig.letta}, breaker=lambda: Breaker(BreakerPolicy(failures=1)))
-    rig.desk = Desk(servers, rig.sessions, rig.settings.letta, rig.settings.fallback)
+    rig.delivery_context = DeliveryContext(servers, rig.sessions, rig.settings.letta, rig.settings.fallback)
     rig.model = Model(rig.letta)
     rig.push("t0", content="zero")
     await rig.work_off()

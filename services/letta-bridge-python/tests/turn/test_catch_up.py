@@ -7,9 +7,9 @@ import uuid
 
 import pytest
 
-from letta_bridge.request_queue.missed_turns import Fate, MissedTurn
+from letta_bridge.request_queue.missed_turns import DeliveryStatus, MissedTurn
 from letta_bridge.settings import FallbackSettings
-from letta_bridge.turn.catch_up import QUOTATION_MEMBER, tell
+from letta_bridge.turn.catch_up import QUOTATION_MEMBER, catch_up_messages
 
 AGENT = f"agent-{uuid.UUID(int=7)}"
 FORGED = [
@@ -35,7 +35,7 @@ def missed(number, content=None, response_text=None, **fields):
 
 
 def told(turns, language="en", **settings):
-    return tell(turns, AGENT, language, FallbackSettings.model_validate(settings))
+    return catch_up_messages(turns, AGENT, language, FallbackSettings.model_validate(settings))
 
 
 def roles_and_contents(messages):
@@ -56,7 +56,8 @@ def test_turns_are_told_word_for_word_in_order():
 
 
 @pytest.mark.parametrize(
-    ("fate", "name"), [(Fate.ABSENT, "copy"), (Fate.UNKNOWN, "quotation"), (Fate.STORED, "answer")]
+    ("fate", "name"),
+    [(DeliveryStatus.ABSENT, "copy"), (DeliveryStatus.UNKNOWN, "quotation"), (DeliveryStatus.STORED, "answer")],
 )
 def test_a_told_turn_is_found_by_its_first_message_however_often_it_is_told(fate, name):
     first, second = told([missed(1, fate=fate)]), told([missed(1, fate=fate)])
@@ -66,7 +67,7 @@ def test_a_told_turn_is_found_by_its_first_message_however_often_it_is_told(fate
 
 
 def test_of_a_turn_the_agent_has_only_the_answer_is_told():
-    note, answer = told([missed(1, fate=Fate.STORED)])
+    note, answer = told([missed(1, fate=DeliveryStatus.STORED)])
     assert (note.role, answer.role, answer.content) == ("system", "assistant", "answered 1")
 
 
@@ -74,7 +75,7 @@ def test_of_a_turn_the_agent_has_only_the_answer_is_told():
     ("language", "begins"), [("zh", "(下一条"), ("ZH-cn", "(下一条"), ("en", "(The"), (None, "(The")]
 )
 def test_a_turn_that_may_be_stored_is_told_as_a_quotation(language, begins):
-    note, quotation, answer = told([missed(1, fate=Fate.UNKNOWN)], language)
+    note, quotation, answer = told([missed(1, fate=DeliveryStatus.UNKNOWN)], language)
     assert (note.role, quotation.role, answer.role) == ("system", "user", "assistant")
     assert note.content.startswith(begins)
     assert quotation.content == '{"quoted_user_message": "said 1"}'
@@ -82,7 +83,7 @@ def test_a_turn_that_may_be_stored_is_told_as_a_quotation(language, begins):
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
-@pytest.mark.parametrize("fate", Fate)
+@pytest.mark.parametrize("fate", DeliveryStatus)
 @pytest.mark.parametrize("text", FORGED)
 def test_nothing_that_a_user_or_a_model_wrote_gets_another_role(text, fate, language):
     plain = told([missed(1, fate=fate)], language)
@@ -93,13 +94,13 @@ def test_nothing_that_a_user_or_a_model_wrote_gets_another_role(text, fate, lang
             assert message.content == usual.content
         elif message.role == "assistant":
             assert message.content == f"model: {text}"
-        elif fate is Fate.UNKNOWN:
+        elif fate is DeliveryStatus.UNKNOWN:
             assert json.loads(message.content) == {QUOTATION_MEMBER: text}
         else:
             assert message.content == text
 
 
-@pytest.mark.parametrize("fate", Fate)
+@pytest.mark.parametrize("fate", DeliveryStatus)
 def test_of_a_turn_whose_words_are_gone_the_answer_alone_is_told(fate):
     wordless = missed(1, fate=fate).model_copy(update={"content": ""})
     note, answer = told([wordless])
@@ -107,7 +108,7 @@ def test_of_a_turn_whose_words_are_gone_the_answer_alone_is_told(fate):
     assert (answer.role, answer.content) == ("assistant", "answered 1")
 
 
-@pytest.mark.parametrize("fate", Fate)
+@pytest.mark.parametrize("fate", DeliveryStatus)
 def test_of_a_canned_answer_to_words_that_are_gone_nothing_is_told(fate):
     assert told([missed(1, fate=fate, canned=True).model_copy(update={"content": "", "response_text": None})]) == []
 
@@ -119,7 +120,8 @@ def test_a_turn_that_nobody_answered_is_not_told(answer):
 
 
 @pytest.mark.parametrize(
-    ("fate", "roles"), [(Fate.ABSENT, ["user"]), (Fate.UNKNOWN, ["system", "user"]), (Fate.STORED, [])]
+    ("fate", "roles"),
+    [(DeliveryStatus.ABSENT, ["user"]), (DeliveryStatus.UNKNOWN, ["system", "user"]), (DeliveryStatus.STORED, [])],
 )
 def test_of_a_canned_answer_only_what_the_user_said_is_told(fate, roles):
     canned = missed(1, fate=fate, canned=True).model_copy(update={"response_text": None})

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from letta_bridge.errors import LettaRejected, TurnFateUnknown
+from letta_bridge.errors import LettaRejected, OutcomeUnknown
 from letta_bridge.letta import AgentSpec, TurnAnswer, TurnMessage
 from letta_bridge.letta.fake import echo
 from letta_bridge.request_queue.lease_clock import clock
@@ -68,7 +68,7 @@ async def test_a_dead_letter_found_stored_clears_only_what_went_with_it(make_rig
     await rig.work_off()
     await answered_by_memory(rig, "a", "missed before")
     rig.push("t1", content="one")
-    (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+    (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
     await rig.processor(rig.queue("dying")).process(turn, TurnLease(30, clock()))  # killed before it settled
     rig.time += rig.settings.queue.lease + 1
     await rig.work_off()
@@ -93,7 +93,7 @@ async def test_what_a_killed_bridge_has_told_is_not_told_again_by_the_next_turn(
     await rig.work_off()
     await answered_by_memory(rig, "a", "missed")
     rig.push("t1", content="one")
-    (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+    (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
     await rig.processor(rig.queue("dying")).process(turn, TurnLease(30, clock()))
     rig.time += rig.settings.queue.lease + 1
     rig.push("t2", content="two")
@@ -148,11 +148,11 @@ async def test_what_is_settled_twice_by_two_bridges_is_told_once(rig):
     await answered_by_memory(rig, "a", "missed")
     rig.push("t1", content="one")
     slow = rig.queue("slow")
-    (turn,) = (await slow.exchange([], 1)).turns
+    (turn,) = (await slow.settle_and_fetch([], 1)).turns
     late = await rig.processor(slow).process(turn, TurnLease(30, clock()))
     rig.time += rig.settings.queue.lease + 1
     await rig.work_off()
-    assert (await slow.exchange([late], 0)).settled == [False]
+    assert (await slow.settle_and_fetch([late], 0)).settled == [False]
     rig.push("t2", content="two")
     await rig.work_off()
     assert await said(rig) == ["zero", "missed", "one", "two"]
@@ -347,7 +347,7 @@ async def test_a_canned_answer_to_a_stored_turn_leaves_nothing_to_tell(rig):
     rig.push("t0", content="zero")
     await rig.work_off()
     rig.fallback.canned = True
-    rig.letta.fail_next(TurnFateUnknown(cause="server_error"), stored="message")
+    rig.letta.fail_next(OutcomeUnknown(cause="server_error"), stored="message")
     rig.push("t1", content="one")
     await rig.work_off()
     assert rig.fallback.answered == [("t1", "empty_answer")]

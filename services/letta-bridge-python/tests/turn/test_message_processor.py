@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from letta_bridge.errors import EmptyAnswer, LettaRejected, LettaUnavailable, TurnFateUnknown
+from letta_bridge.errors import EmptyAnswer, LettaRejected, LettaUnavailable, OutcomeUnknown
 from letta_bridge.journal.record import read_entry
 from letta_bridge.letta import TurnAnswer, Usage
 from letta_bridge.letta.fake import echo
@@ -117,10 +117,10 @@ async def test_a_task_without_an_id_is_answered_too(rig):
     [
         LettaUnavailable(),
         LettaUnavailable(busy=True),
-        TurnFateUnknown(cause="timeout"),
-        TurnFateUnknown(cause="connection_lost"),
-        TurnFateUnknown(cause="rate_limited"),
-        TurnFateUnknown(cause="server_error"),
+        OutcomeUnknown(cause="timeout"),
+        OutcomeUnknown(cause="connection_lost"),
+        OutcomeUnknown(cause="rate_limited"),
+        OutcomeUnknown(cause="server_error"),
     ],
     ids=lambda error: getattr(error, "cause", error.code),
 )
@@ -136,7 +136,7 @@ async def test_a_passing_failure_is_sent_again(rig, error):
 @pytest.mark.parametrize("cause", ["timeout", "connection_lost", "rate_limited", "server_error"])
 async def test_an_answer_lost_on_its_way_is_found_and_not_sent_for_again(rig, cause):
     rig.push()
-    rig.letta.fail_next(TurnFateUnknown(cause=cause), stored="answer")
+    rig.letta.fail_next(OutcomeUnknown(cause=cause), stored="answer")
     await rig.work_off()
     (reply,) = rig.replies()
     assert (reply["source"], reply["response_text"]) == ("letta", "echo: hi")
@@ -155,7 +155,7 @@ async def test_an_answer_found_later_has_its_tokens_and_counts_them(make_rig):
     rig = make_rig(guards={"user_tokens": {"soft": 42}})
     rig.letta._answer = lambda _agent, _messages: TurnAnswer("once", "max_tokens_exceeded", Usage(40, 2, 42, 1))
     rig.push()
-    rig.letta.fail_next(TurnFateUnknown(cause="timeout"), stored="answer")
+    rig.letta.fail_next(OutcomeUnknown(cause="timeout"), stored="answer")
     await rig.work_off()
     assert rig.kept()["usage"] == {"prompt_tokens": 40, "completion_tokens": 2, "total_tokens": 42}
     assert rig.kept()["truncated"] is True
@@ -170,7 +170,7 @@ async def test_an_answer_found_later_whose_tokens_are_not_told_names_none(rig, m
 
     monkeypatch.setattr(rig.letta, "run_end", unknown)
     rig.push()
-    rig.letta.fail_next(TurnFateUnknown(cause="timeout"), stored="answer")
+    rig.letta.fail_next(OutcomeUnknown(cause="timeout"), stored="answer")
     await rig.work_off()
     assert rig.kept()["source"] == "letta"
     assert "usage" not in rig.kept()
@@ -206,7 +206,7 @@ async def test_a_silent_answer_says_why(rig, stop_reason, cause):
 
 async def test_a_turn_stored_half_way_falls_back_and_is_not_repeated(rig):
     rig.push()
-    rig.letta.fail_next(TurnFateUnknown(cause="rate_limited"), stored="message")
+    rig.letta.fail_next(OutcomeUnknown(cause="rate_limited"), stored="message")
     await rig.work_off()
     (reply,) = [rig.kept()]
     assert (reply["source"], reply["response_text"]) == ("memory-python", "short: hi")
@@ -393,7 +393,7 @@ async def test_words_pushed_in_private_that_waited_in_their_lane_stay_private_af
     rig.push("t1", content="in private")
     rig.push("t2", content="in private, too")
     dead = rig.queue("killed")
-    assert [turn.seq for turn in (await dead.exchange([], 1)).turns]  # in flight at a bridge that is killed
+    assert [turn.seq for turn in (await dead.settle_and_fetch([], 1)).turns]  # in flight at a bridge that is killed
     await rig.consent.choose("ada", permanent_memory=True)
     rig.time += 60
     rig.push("t3", content="aloud")
@@ -451,7 +451,7 @@ async def test_without_fallback_a_turn_waits_for_the_breaker(make_rig):
 async def test_a_turn_letta_died_under_is_not_sent_again_but_told_as_a_note(rig):
     rig.push("t0", content="zero")
     await rig.work_off()
-    rig.letta.fail_next(TurnFateUnknown(cause="connection_lost"))
+    rig.letta.fail_next(OutcomeUnknown(cause="connection_lost"))
     find, looks = rig.letta.find_turns, []
 
     async def refused_then_a_run_left_behind(agent_id, sought, **how):
@@ -589,7 +589,7 @@ async def test_a_task_handed_out_in_vain_too_often_is_a_dead_letter(rig):
     rig.push()
     queue = rig.queue("dying")
     for _ in range(rig.settings.queue.max_deliveries):
-        assert (await queue.exchange([], 1)).turns
+        assert (await queue.settle_and_fetch([], 1)).turns
         rig.time += rig.settings.queue.lease + 1
     await rig.work_off()
     assert json.loads(rig.shelf.dead[0][0])["code"] == "too_many_deliveries"
@@ -604,7 +604,7 @@ async def test_a_retried_dead_letter_is_sent_to_letta_once(make_rig, ids):
     rig = make_rig(queue={"max_deliveries": 1})
     rig.shelf.push(json.dumps({"content": "remember this", **ids}).encode())
     dying = rig.queue("dying")
-    (turn,) = (await dying.exchange([], 1)).turns
+    (turn,) = (await dying.settle_and_fetch([], 1)).turns
     await rig.processor().process(turn, TurnLease(30, clock()))
     rig.time += rig.settings.queue.lease + 1
     await rig.work_off()
@@ -653,7 +653,7 @@ async def test_a_redelivered_turn_that_was_answered_is_found(rig):
     agent = rig.store.sessions["ada", "default"].agent_id
     rig.push("t1", content="one")
     dying = rig.queue("dying")
-    (turn,) = (await dying.exchange([], 1)).turns
+    (turn,) = (await dying.settle_and_fetch([], 1)).turns
     await rig.processor().process(turn, TurnLease(30, clock()))
     rig.time += rig.settings.queue.lease + 1
     await rig.work_off()
@@ -666,7 +666,7 @@ async def test_a_redelivered_turn_that_memory_has_already_is_not_sent_to_letta(r
     rig.letta.down = True
     rig.push("t1")
     dying = rig.queue("dying")
-    (turn,) = (await dying.exchange([], 1)).turns
+    (turn,) = (await dying.settle_and_fetch([], 1)).turns
     await rig.processor().process(turn, TurnLease(30, clock()))
     rig.letta_comes_back()
     await rig.work_off()

@@ -70,7 +70,9 @@ async def test_without_a_fallback_a_paused_user_waits(make_rig):
     rig.push("hi", user="mallory")
     await rig.work_off()
     await slow_turns(rig, "mallory", 3)
-    rig.desk = replace(rig.desk, letta=rig.settings.letta.model_copy(update={"reply_deadline": 20.0}))
+    rig.delivery_context = replace(
+        rig.delivery_context, letta=rig.settings.letta.model_copy(update={"reply_deadline": 20.0})
+    )
     rig.push("next", user="mallory", content="next")
     working = asyncio.create_task(rig.work_off())
     for _ in range(100):

@@ -10,7 +10,7 @@ import pytest
 
 from letta_bridge.errors import EarlierTurnRunning, TurnInterrupted
 from letta_bridge.letta import FoundTurn, FoundTurns, TurnAnswer, TurnState, turn_otid
-from letta_bridge.request_queue.missed_turns import Fate, MissedTurn, read
+from letta_bridge.request_queue.missed_turns import DeliveryStatus, MissedTurn, read
 from letta_bridge.turn import reconciliation
 from letta_bridge.turn.reconciliation import Absences, PresentTurn, Reconciliation
 from shared_utils.contracts.messages import dump
@@ -50,7 +50,7 @@ def missed(number, **fields):
         "timestamp": time.time(),
         "taken_at": time.time(),
         "persona": "default",
-        "fate": Fate.UNKNOWN,
+        "fate": DeliveryStatus.UNKNOWN,
         "agent_id": AGENT,
         **fields,
     }
@@ -89,14 +89,21 @@ async def reconciled(letta, *turns, present=None, former_ids=(), patience=0.0, a
     return result.present, fates, {names[each] for each in result.resolved}
 
 
-@pytest.mark.parametrize(("found", "fate"), [(ABSENT, Fate.ABSENT), (CANCELLED, Fate.UNKNOWN), (STORED, Fate.STORED)])
+@pytest.mark.parametrize(
+    ("found", "fate"),
+    [(ABSENT, DeliveryStatus.ABSENT), (CANCELLED, DeliveryStatus.UNKNOWN), (STORED, DeliveryStatus.STORED)],
+)
 async def test_an_earlier_turn_is_pending_with_the_fate_that_shows(found, fate):
     assert await reconciled(Letta([found]), missed(1)) == (None, [("1-1", fate)], set())
 
 
 async def test_a_turn_the_agent_was_told_of_is_resolved():
-    told = FoundTurn(TurnState.ABSENT, told=True)
-    assert await reconciled(Letta([told, ABSENT]), missed(1), missed(2)) == (None, [("2-1", Fate.ABSENT)], {"1-1"})
+    told = FoundTurn(TurnState.ABSENT, caught_up=True)
+    assert await reconciled(Letta([told, ABSENT]), missed(1), missed(2)) == (
+        None,
+        [("2-1", DeliveryStatus.ABSENT)],
+        {"1-1"},
+    )
 
 
 async def test_a_restored_agent_is_looked_through_for_what_was_sent_to_it_before():
@@ -104,7 +111,7 @@ async def test_a_restored_agent_is_looked_through_for_what_was_sent_to_it_before
     letta = Letta([ABSENT, STORED, ABSENT, STORED])
     earlier = missed(1, agent_id=former)
     found, pending, _ = await reconciled(letta, earlier, present=present(), former_ids=[former])
-    assert (found, pending) == (STORED, [("1-1", Fate.STORED)])
+    assert (found, pending) == (STORED, [("1-1", DeliveryStatus.STORED)])
     ((new, old, *presents),) = letta.sought
     assert [new.otid, old.otid] == [earlier.otids(agent_id).own for agent_id in (AGENT, former)]
     assert new.copies == earlier.otids(AGENT).copies | earlier.otids(former).copies
@@ -134,7 +141,7 @@ async def test_a_turn_with_nothing_to_tell_is_resolved_once_its_fate_is_sure(fie
     [
         ({}, 3),  # Letta may not show it yet
         ({"ended": True}, 1),
-        ({"fate": Fate.ABSENT}, 1),
+        ({"fate": DeliveryStatus.ABSENT}, 1),
     ],
 )
 async def test_a_turn_that_may_be_on_its_way_is_looked_for_again(fields, looks):
@@ -145,7 +152,11 @@ async def test_a_turn_that_may_be_on_its_way_is_looked_for_again(fields, looks):
 
 async def test_a_turn_that_shows_late_is_not_absent():
     late = FoundTurn(TurnState.STORED, run_id="run-1")
-    assert await reconciled(Letta([ABSENT], [ABSENT], [late]), missed(1)) == (None, [("1-1", Fate.STORED)], set())
+    assert await reconciled(Letta([ABSENT], [ABSENT], [late]), missed(1)) == (
+        None,
+        [("1-1", DeliveryStatus.STORED)],
+        set(),
+    )
 
 
 async def test_a_turn_beside_one_that_is_still_at_work_is_not_sent():
@@ -158,14 +169,14 @@ async def test_a_turn_beside_one_that_is_still_at_work_is_not_sent():
 
 async def test_a_turn_that_ends_within_the_patience_is_waited_for():
     letta = Letta([running("run-1")], [running("run-1")], [STORED])
-    assert await reconciled(letta, missed(1), patience=20.0) == (None, [("1-1", Fate.STORED)], set())
+    assert await reconciled(letta, missed(1), patience=20.0) == (None, [("1-1", DeliveryStatus.STORED)], set())
 
 
 async def test_what_a_killed_server_left_behind_is_cancelled_at_once_and_looked_at_once_more():
     letta = Letta([running("run-1", since=DEAD), running("run-2", since=DEAD)], [CANCELLED, STORED])
     assert await reconciled(letta, missed(1), missed(2)) == (
         None,
-        [("1-1", Fate.UNKNOWN), ("2-1", Fate.STORED)],
+        [("1-1", DeliveryStatus.UNKNOWN), ("2-1", DeliveryStatus.STORED)],
         set(),
     )
     assert letta.cancelled == ["run-1", "run-2"]
@@ -173,13 +184,13 @@ async def test_what_a_killed_server_left_behind_is_cancelled_at_once_and_looked_
 
 async def test_a_turn_whose_cancel_has_no_effect_stays_in_doubt():
     letta = Letta([running("run-1", since=DEAD)])
-    assert await reconciled(letta, missed(1)) == (None, [("1-1", Fate.UNKNOWN)], set())
+    assert await reconciled(letta, missed(1)) == (None, [("1-1", DeliveryStatus.UNKNOWN)], set())
     assert letta.cancelled == ["run-1"]
 
 
 async def test_a_run_without_a_date_is_taken_for_dead():
     letta = Letta([FoundTurn(TurnState.RUNNING, run_ids=("run-1",))], [CANCELLED])
-    assert await reconciled(letta, missed(1)) == (None, [("1-1", Fate.UNKNOWN)], set())
+    assert await reconciled(letta, missed(1)) == (None, [("1-1", DeliveryStatus.UNKNOWN)], set())
     assert letta.cancelled == ["run-1"]
 
 
@@ -194,25 +205,29 @@ async def test_a_run_that_letta_left_active_although_it_ended_the_turn_is_not_wa
     letta = Letta([running("run-1")], [STORED])
     async with asyncio.timeout(20):
         result = await reconciled(letta, missed(1, ended=True), patience=3600.0)
-    assert (result, letta.cancelled) == ((None, [("1-1", Fate.STORED)], set()), ["run-1"])
+    assert (result, letta.cancelled) == ((None, [("1-1", DeliveryStatus.STORED)], set()), ["run-1"])
 
 
 async def test_another_programs_run_is_waited_for_and_left_alone():
     letta = Letta([ABSENT], others=["run-9"])
-    assert await reconciled(letta, missed(1, fate=Fate.ABSENT), patience=0.05) == (None, [("1-1", Fate.ABSENT)], set())
+    assert await reconciled(letta, missed(1, fate=DeliveryStatus.ABSENT), patience=0.05) == (
+        None,
+        [("1-1", DeliveryStatus.ABSENT)],
+        set(),
+    )
     assert len(letta.sought) > 1
     assert letta.cancelled == []
 
 
 @pytest.mark.parametrize(("carried", "fates"), [(("1-1",), ["unknown", "absent"]), ((), ["absent", "absent"])])
 async def test_what_went_along_with_a_turn_in_doubt_is_in_doubt(carried, fates):
-    turns = [missed(1, fate=Fate.ABSENT), missed(2, fate=Fate.ABSENT), missed(3, carried=carried)]
+    turns = [missed(1, fate=DeliveryStatus.ABSENT), missed(2, fate=DeliveryStatus.ABSENT), missed(3, carried=carried)]
     _, pending, _ = await reconciled(Letta([ABSENT, ABSENT, CANCELLED]), *turns)
     assert [fate for _, fate in pending] == [*fates, "unknown"]
 
 
 async def test_a_record_that_does_not_say_what_went_along_may_have_taken_all_before_it():
-    turns = [missed(1, fate=Fate.ABSENT), missed(2), missed(3, fate=Fate.ABSENT)]
+    turns = [missed(1, fate=DeliveryStatus.ABSENT), missed(2), missed(3, fate=DeliveryStatus.ABSENT)]
     _, pending, _ = await reconciled(Letta([ABSENT, CANCELLED, ABSENT]), *turns)
     assert [fate for _, fate in pending] == ["unknown", "unknown", "absent"]
 
@@ -220,13 +235,13 @@ async def test_a_record_that_does_not_say_what_went_along_may_have_taken_all_bef
 async def test_a_turn_stored_in_the_run_of_a_later_one_was_told_by_the_previous_release():
     stored = FoundTurn(TurnState.STORED, run_id="run-1")
     _, pending, resolved = await reconciled(Letta([stored, stored]), missed(1), missed(2))
-    assert (pending, resolved) == ([("2-1", Fate.STORED)], {"1-1"})
+    assert (pending, resolved) == ([("2-1", DeliveryStatus.STORED)], {"1-1"})
 
 
 async def test_a_turn_of_an_agent_that_is_gone_is_absent_and_not_looked_for():
     letta = Letta([ABSENT])
     gone = missed(1, agent_id="agent-gone")
-    assert await reconciled(letta, gone) == (None, [("1-1", Fate.ABSENT)], set())
+    assert await reconciled(letta, gone) == (None, [("1-1", DeliveryStatus.ABSENT)], set())
     assert letta.sought == []
 
 
@@ -234,18 +249,18 @@ async def test_what_a_search_that_takes_too_long_has_not_found_stays_in_doubt():
     """A turn that was never sent may have been told with a later one whose answer got lost."""
     letta = Letta([ABSENT, ABSENT, STORED])
     letta.complete = False
-    turns = [missed(1), missed(2, fate=Fate.ABSENT), missed(3)]
+    turns = [missed(1), missed(2, fate=DeliveryStatus.ABSENT), missed(3)]
     _, pending, _ = await reconciled(letta, *turns, patience=5.0)
-    assert pending == [("1-1", Fate.UNKNOWN), ("2-1", Fate.UNKNOWN), ("3-1", Fate.STORED)]
+    assert pending == [("1-1", DeliveryStatus.UNKNOWN), ("2-1", DeliveryStatus.UNKNOWN), ("3-1", DeliveryStatus.STORED)]
     assert 4.0 < letta.limits[0] <= 5.0
 
 
 async def test_what_a_search_that_takes_too_long_has_found_counts():
-    told = FoundTurn(TurnState.ABSENT, told=True)
+    told = FoundTurn(TurnState.ABSENT, caught_up=True)
     letta = Letta([told, STORED])
     letta.complete = False
-    turns = [missed(1, fate=Fate.ABSENT), missed(2, carried=["1-1"])]
-    assert await reconciled(letta, *turns) == (None, [("2-1", Fate.STORED)], {"1-1"})
+    turns = [missed(1, fate=DeliveryStatus.ABSENT), missed(2, carried=["1-1"])]
+    assert await reconciled(letta, *turns) == (None, [("2-1", DeliveryStatus.STORED)], {"1-1"})
 
 
 async def test_a_short_patience_is_time_enough_for_a_short_search():
@@ -262,10 +277,10 @@ async def test_a_search_for_the_present_turn_takes_as_long_as_it_takes():
 
 async def test_the_present_turn_is_used_where_it_is_stored():
     stored = FoundTurn(TurnState.STORED, answer=TurnAnswer("hi"), run_id="run-1")
-    told = FoundTurn(TurnState.ABSENT, told=True)
+    told = FoundTurn(TurnState.ABSENT, caught_up=True)
     found, pending, resolved = await reconciled(Letta([told, ABSENT, stored]), missed(1), missed(2), present=present())
     assert found.answer.text == "hi"
-    assert (pending, resolved) == ([("2-1", Fate.ABSENT)], {"1-1"})
+    assert (pending, resolved) == ([("2-1", DeliveryStatus.ABSENT)], {"1-1"})
 
 
 async def test_the_present_turn_is_looked_for_as_the_previous_release_sent_it_too():
@@ -344,7 +359,11 @@ async def test_a_turn_in_doubt_does_not_use_up_the_deadline_of_every_later_turn(
             await reconciled(Letta([ABSENT]), lost, absences=absences)
     await asyncio.sleep(0.1)
     async with asyncio.timeout(30):
-        assert await reconciled(Letta([ABSENT]), lost, absences=absences) == (None, [("1-1", Fate.ABSENT)], set())
+        assert await reconciled(Letta([ABSENT]), lost, absences=absences) == (
+            None,
+            [("1-1", DeliveryStatus.ABSENT)],
+            set(),
+        )
 
 
 async def test_a_turn_that_shows_again_is_looked_for_as_long_as_at_first(monkeypatch):
@@ -354,4 +373,4 @@ async def test_a_turn_that_shows_again_is_looked_for_as_long_as_at_first(monkeyp
     await asyncio.sleep(0.05)
     letta = Letta([running("run-1")], [ABSENT], [ABSENT], [STORED])
     _, fates, _ = await reconciled(letta, lost, patience=5.0, absences=absences)
-    assert fates == [("1-1", Fate.STORED)]
+    assert fates == [("1-1", DeliveryStatus.STORED)]

@@ -39,7 +39,7 @@ def test_the_task_decides(task, expected):
 @pytest.mark.parametrize("memory_type", ["permanent", None])
 def test_with_letta_switched_off_memory_answers_and_the_agent_hears_of_it_later(memory_type):
     task = {"content": "hi", "meta": {"memory_type": memory_type}}
-    assert decision(task, enabled=False) == Decision("memory-python", "letta_disabled", agent_is_told=True)
+    assert decision(task, enabled=False) == Decision("memory-python", "letta_disabled", remember=True)
 
 
 def test_a_temporary_task_is_never_told_even_where_letta_is_switched_off():

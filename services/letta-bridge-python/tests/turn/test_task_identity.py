@@ -9,17 +9,17 @@ import pytest
 from redis.exceptions import AuthenticationError, ResponseError
 
 from letta_bridge.agents.session_manager import SessionManager
-from letta_bridge.errors import FallbackUnavailable, TurnFateUnknown
+from letta_bridge.errors import FallbackUnavailable, OutcomeUnknown
 from letta_bridge.letta import TurnMessage, turn_otid
 from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.turn import settlements
-from letta_bridge.turn.delivery import Desk
+from letta_bridge.turn.delivery import DeliveryContext
 from letta_bridge.turn.lease import TurnLease
 from letta_bridge.turn.uploads import user_folder
 from shared_utils.contracts.limits import Limits
 from shared_utils.contracts.messages import parse_task
 
-LOST = TurnFateUnknown(cause="connection_lost")
+LOST = OutcomeUnknown(cause="connection_lost")
 HOPELESS_TRIES = {"reply_deadline": 0.05, "timeout": 0.02, "retry_attempts": 0}
 
 
@@ -54,7 +54,7 @@ async def test_a_redelivered_task_with_a_used_id_is_sent(rig):
     await expire(rig)
     rig.push("1", content="I am allergic to nuts.")
     dying = rig.queue("dying")
-    assert (await dying.exchange([], 1)).turns  # and killed before it sent anything
+    assert (await dying.settle_and_fetch([], 1)).turns  # and killed before it sent anything
     rig.time += rig.settings.queue.lease + 1
     await rig.work_off()
     assert rig.kept(task_id="1")["response_text"] == "echo: I am allergic to nuts."
@@ -202,7 +202,7 @@ async def sent_by_the_previous_release(rig, content, task_id="t1"):
 
 async def handed_out_before(rig, task_id, content):
     rig.push(task_id, content=content)
-    await rig.queue("a bridge of the previous release").exchange([], 1)
+    await rig.queue("a bridge of the previous release").settle_and_fetch([], 1)
     rig.time += rig.settings.queue.lease + 1
 
 
@@ -249,10 +249,10 @@ async def test_a_kept_reply_of_the_previous_release_is_repeated_whatever_the_tas
     assert rig.shelf.kept["ada", "t1"] == kept
 
 
-async def buried(rig, payload):
+async def dead_lettered(rig, payload):
     """Sent to Letta by a bridge that was killed before it could settle, and handed out in vain ever after."""
     rig.shelf.push(payload)
-    (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+    (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
     await rig.processor().process(turn, TurnLease(30, clock()))
     rig.time += rig.settings.queue.lease + 1
     await rig.work_off()
@@ -262,7 +262,7 @@ async def buried(rig, payload):
 
 async def test_an_id_that_is_used_again_takes_nothing_from_the_task_that_is_worked_off(rig):
     rig.shelf.push(b'{"task_id":"1","user_id":"ada","content":"one"}')
-    await rig.queue("dying").exchange([], 1)
+    await rig.queue("dying").settle_and_fetch([], 1)
     other = rig.shelf.kept["ada", "1"] = b'{"task_id":"1","error":true,"idempotency_key":"9-9","content_digest":"x"}'
     rig.time += rig.settings.queue.lease + 1
     await rig.work_off()
@@ -273,7 +273,7 @@ async def test_an_id_that_is_used_again_takes_nothing_from_the_task_that_is_work
 async def test_a_task_that_memory_has_answered_is_not_buried(make_rig):
     rig = make_rig(queue={"max_deliveries": 1})
     rig.shelf.push(b'{"task_id":"t1","user_id":"ada","content":"one"}')
-    (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+    (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
     rig.fallback.given[turn.number] = await rig.fallback.answer(parse_task(turn.payload, Limits()), turn.number, "test")
     rig.time += rig.settings.queue.lease + 1
     await rig.work_off()
@@ -284,7 +284,7 @@ async def test_a_task_that_memory_has_answered_is_not_buried(make_rig):
 async def answered_and_never_settled(rig, **task):
     """A task that memory-python answered, and that was handed out once too often since."""
     rig.push("t1", **task)
-    (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+    (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
     rig.fallback.given[turn.number] = await rig.fallback.answer(parse_task(turn.payload, Limits()), turn.number, "test")
     rig.time += rig.settings.queue.lease + 1
 
@@ -344,7 +344,7 @@ async def test_of_a_task_whose_upload_is_gone_the_agent_is_told_the_answer_that_
 async def test_an_answer_that_is_found_before_a_burial_takes_no_id_from_another_task(make_rig):
     rig = make_rig(queue={"max_deliveries": 1})
     rig.shelf.push(b'{"task_id":"t1","user_id":"ada","content":"one"}')
-    (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+    (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
     rig.fallback.given[turn.number] = await rig.fallback.answer(parse_task(turn.payload, Limits()), turn.number, "test")
     other = rig.shelf.kept["ada", "t1"] = b'{"task_id":"t1","error":true,"idempotency_key":"9-9","content_digest":"x"}'
     rig.time += rig.settings.queue.lease + 1
@@ -361,19 +361,19 @@ async def test_a_task_is_buried_although_memory_cannot_be_asked_about_it(make_ri
     rig = make_rig(queue={"max_deliveries": 1})
     rig.fallback.down = True
     monkeypatch.setattr(rig.fallback, "withdraw", withdraw)
-    letter = await buried(rig, b'{"task_id":"t1","user_id":"ada","content":"one"}')
+    letter = await dead_lettered(rig, b'{"task_id":"t1","user_id":"ada","content":"one"}')
     assert letter["code"] == "too_many_deliveries"
 
 
 async def test_nobody_answers_a_task_that_is_buried_at_a_later_hand_out(make_rig):
     rig = make_rig(queue={"max_deliveries": 1})
-    await buried(rig, b'{"task_id":"t1","user_id":"ada","content":"one"}')
+    await dead_lettered(rig, b'{"task_id":"t1","user_id":"ada","content":"one"}')
     assert len(rig.fallback.withdrawn) == 1
 
 
 async def test_a_dead_letter_says_under_which_name_its_task_was_sent(make_rig):
     rig = make_rig(queue={"max_deliveries": 1})
-    letter = await buried(rig, b'{"task_id":"t1","user_id":"ada","content":"one"}')
+    letter = await dead_lettered(rig, b'{"task_id":"t1","user_id":"ada","content":"one"}')
     assert letter.items() >= {"code": "too_many_deliveries", "taken_at": 1000.0}.items()
     assert letter["idempotency_key"] == letter["number"]
     assert rig.kept(task_id="t1")["content_digest"] == letter["content_digest"]
@@ -385,7 +385,7 @@ async def test_a_dead_letter_of_a_task_pushed_again_keeps_its_first_name(make_ri
     await rig.work_off()
     await failed_and_stored_late(rig)
     first = rig.kept(task_id="t1")["idempotency_key"]
-    letter = await buried(rig, b'{"task_id":"t1","user_id":"ada","content":"one"}')
+    letter = await dead_lettered(rig, b'{"task_id":"t1","user_id":"ada","content":"one"}')
     assert letter["idempotency_key"] == rig.kept(task_id="t1")["idempotency_key"] == first
 
 
@@ -406,7 +406,7 @@ async def test_a_turn_that_a_defect_broke_off_is_waited_for_by_the_next_one(rig,
 
 async def test_a_dead_letter_of_a_readable_task_knows_the_user_nobody_named(make_rig):
     rig = make_rig(queue={"max_deliveries": 1})
-    letter = await buried(rig, b'{"task_id":"t1","content":"one"}')
+    letter = await dead_lettered(rig, b'{"task_id":"t1","content":"one"}')
     assert (letter["user_id"], letter["task_id"]) == ("anonymous", "t1")
 
 
@@ -416,7 +416,7 @@ async def test_a_turn_that_was_buried_while_letta_is_at_it_is_waited_for(make_ri
     await rig.work_off()
     rig.push("t1", content="slow")
     with rig.letta.held() as hold:
-        (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+        (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
         sending = asyncio.create_task(rig.processor().process(turn, TurnLease(30, clock())))
         await hold.arrived()
         rig.time += rig.settings.queue.lease + 1
@@ -442,7 +442,7 @@ def configured_otherwise(rig, make_rig, **changes):
     other.shelf, other.letta, other.store, other.fallback = rig.shelf, rig.letta, rig.store, rig.fallback
     other.servers = rig.servers
     other.sessions = SessionManager(rig.store, other.settings.agents)
-    other.desk = Desk(rig.servers, other.sessions, other.settings.letta, other.settings.fallback)
+    other.delivery_context = DeliveryContext(rig.servers, other.sessions, other.settings.letta, other.settings.fallback)
     return other
 
 
@@ -450,7 +450,7 @@ def configured_otherwise(rig, make_rig, **changes):
 async def test_a_turn_is_found_in_the_agent_of_the_persona_that_its_first_bridge_knew(make_rig, before, after):
     rig = make_rig(**before)
     rig.push("t1", content="I weigh 90 kg", meta={"persona": "coach"})
-    (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+    (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
     await rig.processor().process(turn, TurnLease(30, clock()))  # sent, and killed before it settles
     rig.time += rig.settings.queue.lease + 1
     other = configured_otherwise(rig, make_rig, **after)
@@ -482,7 +482,7 @@ async def handed_out_with_an_upload(rig):
     upload.parent.mkdir(parents=True)
     upload.write_text("我对花生过敏。")
     rig.push("t1", content="", input_file="note.txt")
-    (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+    (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
     return upload, turn
 
 
@@ -506,7 +506,7 @@ async def test_a_turn_whose_upload_is_gone_gets_the_answer_that_letta_gave_befor
 
 async def test_a_turn_whose_upload_is_gone_is_buried_where_letta_cannot_be_asked(rig):
     rig.push("t1", content="", input_file="note.txt")
-    await rig.queue("dying").exchange([], 1)
+    await rig.queue("dying").settle_and_fetch([], 1)
     rig.time += rig.settings.queue.lease + 1
     rig.letta.down = True
     await rig.work_off()
@@ -531,7 +531,7 @@ async def test_a_turn_is_looked_for_in_the_agent_that_took_the_place_of_a_delete
     session = rig.store.sessions["ada", "default"]
     await rig.letta.delete_agent(session.agent_id)
     rig.push("t1", content="order ONE pizza")
-    (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+    (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
     other = configured_otherwise(rig, lambda **_: rig.__class__(rig.settings.data_dir))
     await other.processor().process(turn, TurnLease(30, clock()))  # makes another agent, sends, and is killed
     rig.store.sessions["ada", "default"] = session  # in a store of its own, this bridge's session names the old one
@@ -564,7 +564,7 @@ async def test_a_turn_that_another_personas_agent_may_have_is_waited_for_by_both
     rig.fallback.down = is_buried
     with rig.letta.held() as hold:
         rig.push("t1", content="one", meta={"persona": "coach"})
-        (turn,) = (await rig.queue("dying").exchange([], 1)).turns
+        (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
         await rig.processor().process(turn, TurnLease(30, clock()))  # at work in Letta; killed before it settles
         rig.time += rig.settings.queue.lease + 1
         other = configured_otherwise(rig, make_rig, letta=HOPELESS_TRIES, queue={"max_deliveries": 2 - is_buried})

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from letta_bridge.errors import TurnFateUnknown
+from letta_bridge.errors import OutcomeUnknown
 from letta_bridge.letta import Breaker, BreakerPolicy, LettaServers
 from letta_bridge.request_queue.lease_clock import clock
-from letta_bridge.turn.delivery import Desk
+from letta_bridge.turn.delivery import DeliveryContext
 from letta_bridge.turn.lease import TurnLease
 
 
@@ -17,7 +17,7 @@ async def test_a_run_left_behind_is_cancelled_within_the_reply_budget_however_pa
     rig = make_rig(letta={"reply_deadline": 0.6, "turn_patience": 30.0, "run_lifetime": 0.7})
     rig.push("t0", content="hello")
     await rig.work_off()
-    rig.letta.fail_next(TurnFateUnknown("gone", cause="connection_lost"), leave_run=True)
+    rig.letta.fail_next(OutcomeUnknown("gone", cause="connection_lost"), leave_run=True)
     rig.push("t1", content="lost")
     await rig.work_off()
     rig.push("t2", content="next")
@@ -36,7 +36,7 @@ async def test_a_turn_that_letta_ended_while_its_database_was_away_keeps_no_late
     rig = make_rig(letta={"reply_deadline": 60.0, "turn_patience": 30.0})
     rig.push("t0", content="hello")
     await rig.work_off()
-    rig.letta.fail_next(TurnFateUnknown("away", cause="server_error"), stored=stored, leave_run=True)
+    rig.letta.fail_next(OutcomeUnknown("away", cause="server_error"), stored=stored, leave_run=True)
     for task_id in ("t1", "t2"):
         rig.push(task_id, content=f"said in {task_id}")
         async with asyncio.timeout(30):
@@ -50,7 +50,7 @@ async def test_a_task_that_is_pushed_again_finds_the_answer_that_letta_could_not
     rig = make_rig(letta={"reply_deadline": 60.0, "fallback_to_memory": False, "retry_attempts": 0})
     rig.push("t0", content="hello")
     await rig.work_off()
-    rig.letta.fail_next(TurnFateUnknown("away", cause="server_error"), stored="answer", leave_run=True)
+    rig.letta.fail_next(OutcomeUnknown("away", cause="server_error"), stored="answer", leave_run=True)
     rig.push("t1", content="said once")
     await rig.work_off()
     assert rig.kept(task_id="t1")["retryable"] is True
@@ -67,12 +67,12 @@ async def test_a_task_that_a_killed_bridge_may_have_sent_again_is_waited_for(mak
     )
     rig.push("t0", content="hello")
     await rig.work_off()
-    rig.letta.fail_next(TurnFateUnknown("away", cause="server_error"))
+    rig.letta.fail_next(OutcomeUnknown("away", cause="server_error"))
     rig.push("t1", content="said once")
     await rig.work_off()
     rig.push("t1", content="said once")
     queue = rig.queue("dying")
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     with rig.letta.held():
         await rig.processor(queue).process(turn, TurnLease(30, clock()))
         rig.time += rig.settings.queue.lease + 1
@@ -98,7 +98,9 @@ async def test_a_server_that_is_back_before_its_breakers_pause_is_over_was_seen_
         await work
     rig.letta.down = False
     # Another bridge works for the user now, one that never knocked.
-    rig.desk = Desk(LettaServers({"a": rig.letta}), rig.sessions, rig.settings.letta, rig.settings.fallback)
+    rig.delivery_context = DeliveryContext(
+        LettaServers({"a": rig.letta}), rig.sessions, rig.settings.letta, rig.settings.fallback
+    )
     rig.push("t2", content="next")
     await rig.work_off()
     assert [rig.kept(task_id=name)["source"] for name in ("t1", "t2")] == ["memory-python", "letta"]
@@ -107,10 +109,10 @@ async def test_a_server_that_is_back_before_its_breakers_pause_is_over_was_seen_
 async def test_a_turn_whose_server_is_left_alone_is_not_waited_for_through_another_one(make_rig):
     rig = make_rig(letta={"reply_deadline": 60.0})
     servers = LettaServers({"a": rig.letta, "b": rig.letta}, breaker=lambda: Breaker(BreakerPolicy(failures=1)))
-    rig.desk = Desk(servers, rig.sessions, rig.settings.letta, rig.settings.fallback)
+    rig.delivery_context = DeliveryContext(servers, rig.sessions, rig.settings.letta, rig.settings.fallback)
     rig.push("t0", content="hello")
     await rig.work_off()
-    rig.letta.fail_next(TurnFateUnknown("gone", cause="connection_lost"), leave_run=True)
+    rig.letta.fail_next(OutcomeUnknown("gone", cause="connection_lost"), leave_run=True)
     rig.push("t1", content="lost")
     async with asyncio.timeout(30):
         await rig.work_off()

@@ -10,7 +10,7 @@ from dataclasses import replace
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from letta_bridge.errors import LettaRejected, LettaUnavailable, TurnFateUnknown
+from letta_bridge.errors import LettaRejected, LettaUnavailable, OutcomeUnknown
 from letta_bridge.letta import LettaServers, TurnAnswer
 from letta_bridge.letta.fake import Hold, echo
 from letta_bridge.request_queue.lease_clock import clock
@@ -20,12 +20,12 @@ PERSONAS = ("default", "doctor")
 FAULTS = {
     "refused": (LettaRejected("no", cause="letta_credentials"), "nothing"),
     "away": (LettaUnavailable(), "nothing"),
-    "failed": (TurnFateUnknown(cause="server_error"), "nothing"),
-    "failed late": (TurnFateUnknown(cause="server_error"), "message"),
-    "failed without its database": (TurnFateUnknown(cause="server_error"), "nothing"),
-    "failed at its end without its database": (TurnFateUnknown(cause="server_error"), "answer"),
-    "lost before": (TurnFateUnknown(cause="connection_lost"), "nothing"),
-    "lost after": (TurnFateUnknown(cause="connection_lost"), "answer"),
+    "failed": (OutcomeUnknown(cause="server_error"), "nothing"),
+    "failed late": (OutcomeUnknown(cause="server_error"), "message"),
+    "failed without its database": (OutcomeUnknown(cause="server_error"), "nothing"),
+    "failed at its end without its database": (OutcomeUnknown(cause="server_error"), "answer"),
+    "lost before": (OutcomeUnknown(cause="connection_lost"), "nothing"),
+    "lost after": (OutcomeUnknown(cause="connection_lost"), "answer"),
 }
 LETTA = st.sampled_from(["well", "slow", "silent", *FAULTS])
 MEMORY = st.sampled_from(["well", "canned", "away"])
@@ -100,7 +100,7 @@ class World:
         self.prepare(letta, memory)
         content = self.push(persona)
         queue = self.rig.queue("dying")
-        (turn,) = (await queue.exchange([], 1)).turns
+        (turn,) = (await queue.settle_and_fetch([], 1)).turns
         await self.rig.processor(queue).process(turn, TurnLease(30, clock()))
         self.rig.time += self.rig.settings.queue.lease + 1
         await self.rig.work_off()
@@ -147,8 +147,8 @@ class World:
     async def end(self):
         """Everything works, and has all the time that a busy machine takes."""
         await self.release()
-        patient = self.rig.desk.letta.model_copy(update={"reply_deadline": 60.0, "timeout": 50.0})
-        self.rig.desk = replace(self.rig.desk, letta=patient)
+        patient = self.rig.delivery_context.letta.model_copy(update={"reply_deadline": 60.0, "timeout": 50.0})
+        self.rig.delivery_context = replace(self.rig.delivery_context, letta=patient)
         for _ in range(2):
             for persona in PERSONAS:
                 self.rig.time += 1_000
@@ -206,7 +206,7 @@ def test_every_message_is_in_its_own_agent_once(make_rig, steps):
         )
         rig.breaker_failures = 1000  # nobody is left alone here
         rig.servers = LettaServers({"letta": rig.letta}, breaker=rig.breaker)
-        rig.desk = replace(rig.desk, servers=rig.servers)
+        rig.delivery_context = replace(rig.delivery_context, servers=rig.servers)
         rig.fallback.heard = []
         answer = rig.fallback.answer
 

@@ -115,12 +115,12 @@ def test_a_directory_swapped_for_a_link_while_it_is_read_leads_nowhere(root, tmp
     outside.mkdir()
     (outside / "one.txt").write_text("TOP SECRET", encoding="utf-8")
     (root / ADA / "link").symlink_to(outside)
-    exchange = ctypes.CDLL(None, use_errno=True).renameat2
+    fetched = ctypes.CDLL(None, use_errno=True).renameat2
     over = threading.Event()
 
     def swap():
         while not over.is_set():
-            exchange(-100, os.fsencode(root / ADA / "voice"), -100, os.fsencode(root / ADA / "link"), 2)
+            fetched(-100, os.fsencode(root / ADA / "voice"), -100, os.fsencode(root / ADA / "link"), 2)
 
     # The threads take turns so often that of 1000 reads that check a path before they open it some find the link.
     interval = sys.getswitchinterval()

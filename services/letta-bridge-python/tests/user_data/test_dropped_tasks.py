@@ -31,7 +31,7 @@ def task(task_id, user="ada", content="hi"):
 
 async def test_waiting_tasks_end_with_a_kept_error_reply_and_others_wait_on(client, queue):
     await client.lpush("letta_requests", task("1"), task("2"), task("3", "bo"))
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     assert turn.lane == "ada"
     await client.lpush("letta_requests", task("4"))
     channels = client.pubsub()
@@ -61,13 +61,13 @@ async def test_dropping_keeps_the_reply_of_an_earlier_task_with_the_same_id(clie
 
 async def test_task_that_was_begun_before_is_left_to_a_bridge_and_stays_first(client, queue):
     await client.lpush("letta_requests", task("1"), task("2"), task("3"))
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     await client.zadd(queue.keys.leases, {turn.receipt: 0})  # its bridge was killed
     await Holds(client, queue.keys).keep("ada", "an operator", 60)
-    assert (await queue.exchange([], 5)).turns == []
+    assert (await queue.settle_and_fetch([], 5)).turns == []
     assert await drop_waiting(client, SETTINGS, "ada") == 2
     await Holds(client, queue.keys).lift("ada")
-    (again,) = (await queue.exchange([], 5)).turns
+    (again,) = (await queue.settle_and_fetch([], 5)).turns
     assert (again.number, again.attempts) == (turn.number, 2)
     assert (await queue.status()).waiting == 0
 
@@ -76,7 +76,7 @@ async def test_reply_that_a_dropped_task_has_found_is_kept_no_longer_than_any(cl
     key = queue.keys.reply("ada", "1")
     await client.set(key, b'{"error":true,"retryable":true,"idempotency_key":"1-1"}', ex=60)
     await client.lpush("letta_requests", task("1"))
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     await queue.release([turn.receipt])
     assert await client.ttl(key) > SETTINGS.reply_ttl
     assert await drop_waiting(client, SETTINGS, "ada") == 1
@@ -86,7 +86,7 @@ async def test_reply_that_a_dropped_task_has_found_is_kept_no_longer_than_any(cl
 @pytest.mark.parametrize("payload", [b'{"task_id":"1","user_id":"ada","content":5,"type":[]}', b'{"user_id":"ada"}'])
 async def test_task_that_cannot_be_read_is_dropped_too(client, queue, payload):
     await client.lpush("letta_requests", payload)
-    await queue.exchange([], 0)
+    await queue.settle_and_fetch([], 0)
     assert await drop_waiting(client, SETTINGS, "ada") == 1
     assert (await queue.status()).waiting == 0
 
@@ -95,8 +95,8 @@ async def test_held_user_waits_while_others_are_served(client, queue):
     holds = Holds(client, queue.keys)
     assert await holds.keep("ada", "floods", 60) == 0
     await client.lpush("letta_requests", task("1"), task("2", "bo"))
-    (turn,) = (await queue.exchange([], 5)).turns
+    (turn,) = (await queue.settle_and_fetch([], 5)).turns
     assert turn.lane == "bo"
     await holds.lift("ada")
-    (turn,) = (await queue.exchange([], 5)).turns
+    (turn,) = (await queue.settle_and_fetch([], 5)).turns
     assert turn.lane == "ada"

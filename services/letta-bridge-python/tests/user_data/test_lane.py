@@ -60,7 +60,7 @@ async def test_every_form_of_an_id_is_found_and_no_other_user(client, queue, lan
     for payload in (*OTHERS, *mine, *OTHERS):
         await client.lpush("letta_requests", payload)
     if routed:
-        await queue.exchange([], 0)
+        await queue.settle_and_fetch([], 0)
     else:
         await client.lmove("letta_requests", queue.keys.incoming, "RIGHT", "LEFT")
     assert await lane.quiet(user) == len(mine)
@@ -76,7 +76,7 @@ async def test_a_users_tasks_among_unreadable_ones_are_found(client, queue, lane
     unreadable = b'{"task_id":"u","user_id":"Ada","meta":[]'
     for payload in (b"{not json", unreadable, *(b'{"task_id":"%d","user_id":"Ada"}' % n for n in range(3)), b"{}"):
         await client.lpush("letta_requests", payload)
-    await queue.exchange([], 0)
+    await queue.settle_and_fetch([], 0)
     assert await lane.quiet("Ada") == 4
     assert await waiting(client, queue) == sorted([b"{not json", b"{}"])
 
@@ -85,7 +85,7 @@ async def test_the_lane_of_unreadable_tasks_is_not_emptied_for_a_user_of_its_nam
     for number in range(64):
         await client.lpush("letta_requests", b"{not json %d" % number)
     await client.lpush("letta_requests", b'{"task_id":"a","user_id":"~7"}')
-    await queue.exchange([], 0)
+    await queue.settle_and_fetch([], 0)
     assert await lane.quiet("~7") == 1
     assert len(await waiting(client, queue)) == 64
 
@@ -95,7 +95,7 @@ async def test_who_waits_for_an_answer_is_told(client, queue, lane):
         await heard.subscribe("letta_responses", "task_response:t1", "task_response:7")
         await heard.get_message(timeout=1)
         await client.lpush("letta_requests", b'{"task_id":"t1","user_id":"Ada"}', b'{"task_id":7,"user_id":"Ada"}')
-        await queue.exchange([], 0)
+        await queue.settle_and_fetch([], 0)
         await client.lpush("letta_requests", b'{"user_id":"Ada"}')
         assert await lane.quiet("Ada") == 3
         told = []
@@ -117,24 +117,24 @@ async def test_who_waits_for_an_answer_is_told(client, queue, lane):
 
 async def test_a_turn_in_flight_from_a_shared_lane_is_waited_for(client, queue, lane):
     await client.lpush("letta_requests", b'{"task_id":"u","user_id":"Ada","meta":[]')
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     assert turn.lane.startswith("~")
     with pytest.raises(ErasureBusy):
         await lane.quiet("Ada")
     await lane.quiet("bob")
-    await queue.exchange([Settlement(turn.receipt, Outcome.DEAD, dead=b"{}")], 0)
+    await queue.settle_and_fetch([Settlement(turn.receipt, Outcome.DEAD, dead=b"{}")], 0)
     assert await lane.quiet("Ada") == 0
 
 
 async def lose_the_hand_out(client, queue, other):
     """Redis loses its writes while Ada's turn is in flight: the turn is restored beside a later one of hers."""
-    await queue.exchange([], 1)
+    await queue.settle_and_fetch([], 1)
     await client.lpush("letta_requests", b'{"task_id":"t1","user_id":"Ada"}')
-    (turn,) = (await queue.exchange([], 1)).turns
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
     await client.flushdb()
     await client.lpush("letta_requests", b'{"task_id":"t2","user_id":"Ada"}')
-    (later,) = (await other.exchange([], 1)).turns
-    assert (await queue.exchange([], 1)).turns == []
+    (later,) = (await other.settle_and_fetch([], 1)).turns
+    assert (await queue.settle_and_fetch([], 1)).turns == []
     assert await queue.restore([turn]) == set()
     return turn, later
 
@@ -142,13 +142,15 @@ async def lose_the_hand_out(client, queue, other):
 async def test_a_restored_turn_in_a_lane_of_its_own_is_waited_for(client, queue, lane):
     turn, later = await lose_the_hand_out(client, queue, RedisQueue(client, client, QueueSettings(), "other"))
     async with lane.held("Ada"):
-        await RedisQueue(client, client, QueueSettings(), "other").exchange(
+        await RedisQueue(client, client, QueueSettings(), "other").settle_and_fetch(
             [Settlement(later.receipt, Outcome.LETTA, user_id="Ada", task_id="t2", reply=b"{}")], 0
         )
         with pytest.raises(ErasureBusy):
             await lane.quiet("Ada")
         await lane.quiet("Ada~again")
-        await queue.exchange([Settlement(turn.receipt, Outcome.LETTA, user_id="Ada", task_id="t1", reply=b"{}")], 0)
+        await queue.settle_and_fetch(
+            [Settlement(turn.receipt, Outcome.LETTA, user_id="Ada", task_id="t1", reply=b"{}")], 0
+        )
         assert await lane.quiet("Ada") == 0
 
 
@@ -158,7 +160,7 @@ async def test_a_restored_task_that_waits_in_a_lane_of_its_own_is_refused(client
     for receipt in await client.zrange(queue.keys.leases, 0, -1):
         await client.zadd(queue.keys.leases, {receipt: 1})
     async with lane.held("Ada"):
-        assert (await other.exchange([], 5)).turns == []
+        assert (await other.settle_and_fetch([], 5)).turns == []
         assert await lane.quiet("Ada") == 2
     assert await client.llen(queue.keys.ready) == 0
     assert [key async for key in client.scan_iter(match="*:lane:*")] == []
@@ -178,14 +180,14 @@ async def test_sixty_waiting_tasks_are_refused_while_the_one_in_flight_ends(clie
     lane = UserLane(client, QueueSettings(), patience=30)
     for number in range(61):
         await client.lpush("letta_requests", json.dumps({"task_id": f"t{number}", "user_id": "ada"}))
-    (turn,) = (await queue.exchange([], 10)).turns
+    (turn,) = (await queue.settle_and_fetch([], 10)).turns
     async with lane.held("ada"):
         quieting = asyncio.create_task(lane.quiet("ada"))
         while await client.exists(queue.keys.lane("ada")):
             await asyncio.sleep(0.005)
         await client.lpush("letta_requests", b'{"task_id":"late","user_id":"ada"}')
         end = Settlement(turn.receipt, Outcome.LETTA, user_id="ada", task_id="t0", reply=b"{}")
-        assert (await queue.exchange([end], 10)).turns == []
+        assert (await queue.settle_and_fetch([end], 10)).turns == []
         assert await quieting == 61
-    assert (await queue.exchange([], 10)).turns == []
+    assert (await queue.settle_and_fetch([], 10)).turns == []
     assert (await queue.status()).waiting == 0

@@ -16,7 +16,7 @@ from letta_bridge.agent_snapshots.records import snapshot_name
 from letta_bridge.backup.erasures import ErasedUsers
 from letta_bridge.backup.places import AGENTS
 from letta_bridge.backup.records import Manifest, SavedAgent, SkippedAgent
-from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, TurnFateUnknown
+from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, OutcomeUnknown
 from letta_bridge.letta.agent_store import AgentStore
 from letta_bridge.letta.port import AgentRef
 from letta_bridge.request_queue.creation_leases import CreationLeases
@@ -145,7 +145,7 @@ async def load_agents(
 
 def _patiently() -> AsyncRetrying:
     return AsyncRetrying(
-        retry=retry_if_exception_type((LettaUnavailable, TurnFateUnknown)),
+        retry=retry_if_exception_type((LettaUnavailable, OutcomeUnknown)),
         stop=stop_after_attempt(_AGENT_ATTEMPTS),
         wait=wait_exponential(multiplier=0.5, max=10),
         reraise=True,

@@ -78,11 +78,11 @@ async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys
     queue = RedisQueue(client, client, queue_settings, mark, keys=keys)
     try:
         await client.lpush(keys.requests, b'{"task_id":"1","user_id":"doctor"}', b'{"task_id":"2","user_id":"doctor"}')
-        (turn,) = await queue.take(1, _FETCH_WAIT_SECONDS)
+        (turn,) = await queue.wait_and_fetch(1, _FETCH_WAIT_SECONDS)
         await queue.renew([turn.receipt])
         await queue.restore([turn])
         await queue.release([turn.receipt])
-        (turn,) = (await queue.exchange([], 1)).turns
+        (turn,) = (await queue.settle_and_fetch([], 1)).turns
         end = Settlement(
             turn.receipt,
             Outcome.DEAD,
@@ -95,15 +95,15 @@ async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys
             journal=b"{}",
             tally=("doctor",),
         )
-        await queue.exchange([end], 0)
+        await queue.settle_and_fetch([end], 0)
         backlog = RedisJournalBacklog(client, keys, mark)
         (waiting,) = (await backlog.take([], 1)).entries
         await backlog.leave([waiting.id])
-        await queue.exchange([], 1)
+        await queue.settle_and_fetch([], 1)
         await queue.missed("doctor")
         await queue.status()
         await queue.recent()
-        await queue.release_strays(set())
+        await queue.release_orphans(set())
         ledger = RedisErasureLedger(client, keys)
         await ledger.follow(mark, await ledger.now_ms())
         await ledger.since(await ledger.now_ms())

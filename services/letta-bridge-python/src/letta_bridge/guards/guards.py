@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from letta_bridge.errors import GuardHit, RateExceeded, TaskExpired, TokensSpent, UserTokensSpent
-from letta_bridge.guards.meter import Meter, Standing
+from letta_bridge.errors import LimitReached, RateLimited, TaskExpired, TokenBudgetExhausted, UserTokenBudgetExhausted
+from letta_bridge.guards.meter import Meter, UsageSnapshot
 from letta_bridge.request_queue.port import Turn
 from letta_bridge.settings import GuardSettings
 from shared_utils.contracts.messages import Task
@@ -31,14 +31,14 @@ _EARLIEST_WALL_CLOCK: Final = 1_500_000_000.0
 class Admission:
     """A turn that may go on, to Letta under the condition of :meth:`to_letta`."""
 
-    soft: GuardHit | None = None
-    hard: GuardHit | None = None
+    soft: LimitReached | None = None
+    hard: LimitReached | None = None
 
-    def to_letta(self) -> GuardHit | None:
+    def to_letta(self) -> LimitReached | None:
         """Why memory-python should answer in Letta's place; None where Letta may.
 
         Raises:
-            GuardHit: a hard budget is spent.
+            LimitReached: a hard budget is spent.
         """
         if self.hard is not None:
             raise self.hard
@@ -71,7 +71,7 @@ class Guards:
         """Judge a turn.
 
         Raises:
-            GuardHit: it gets an error reply in place of an answer.
+            LimitReached: it gets an error reply in place of an answer.
         """
         limit = self._settings.max_age
         if limit and self._age(turn, task) > limit:
@@ -80,7 +80,7 @@ class Guards:
             return Admission()
         standing = await self._standing(task.user_id)
         if not standing.in_rate:
-            raise RateExceeded(
+            raise RateLimited(
                 f"this user sends more than {self._settings.turns_per_minute:g} messages a minute; send it again later"
             )
         return self._admission(standing)
@@ -93,13 +93,13 @@ class Guards:
             except CONNECTION_ERRORS as error:
                 self._meter_away(error)
 
-    async def _standing(self, user_id: str) -> Standing:
+    async def _standing(self, user_id: str) -> UsageSnapshot:
         settings = self._settings
         try:
             standing = await self._meter.admit(user_id, per_minute=settings.turns_per_minute, burst=settings.burst)
         except CONNECTION_ERRORS as error:
             self._meter_away(error)
-            return Standing()
+            return UsageSnapshot()
         self._away = False
         return standing
 
@@ -108,16 +108,16 @@ class Guards:
             _log.warning("guards_blind", error=told(error))
         self._away = True
 
-    def _admission(self, standing: Standing) -> Admission:
+    def _admission(self, standing: UsageSnapshot) -> Admission:
         of_user, of_all = self._settings.user_tokens, self._settings.all_tokens
         if _over(standing.user_tokens, of_user.hard):
-            return Admission(hard=UserTokensSpent())
+            return Admission(hard=UserTokenBudgetExhausted())
         if _over(standing.all_tokens, of_all.hard):
-            return Admission(hard=TokensSpent())
+            return Admission(hard=TokenBudgetExhausted())
         if _over(standing.user_tokens, of_user.soft):
-            return Admission(soft=UserTokensSpent())
+            return Admission(soft=UserTokenBudgetExhausted())
         if _over(standing.all_tokens, of_all.soft):
-            return Admission(soft=TokensSpent())
+            return Admission(soft=TokenBudgetExhausted())
         return Admission()
 
     def _age(self, turn: Turn, task: Task) -> float:
@@ -127,7 +127,7 @@ class Guards:
         producer's timestamp tells; one that cannot be a wall clock's is left out.
         """
         pushed = _seconds(task.timestamp)
-        return max(turn.waited, self._clock() - pushed if pushed > _EARLIEST_WALL_CLOCK else 0.0)
+        return max(turn.queued_seconds, self._clock() - pushed if pushed > _EARLIEST_WALL_CLOCK else 0.0)
 
 
 def _over(tokens: int, limit: int) -> bool:

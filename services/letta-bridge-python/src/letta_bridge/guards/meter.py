@@ -1,6 +1,6 @@
 """What users have used up, shared by all bridges of a queue.
 
-Two adapters pass one contract suite: ``redis_meter.py`` (the real one) and :class:`InMemoryMeter` (for tests).
+Two adapters pass one contract suite: ``redis_meter.py`` (the real one) and :class:`InMemoryUsageStore` (for tests).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ DAY_SECONDS: Final = 86_400
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class UsageSnapshot:
     """Where a user stands at the beginning of a turn."""
 
     in_rate: bool = True
@@ -28,7 +28,7 @@ class Standing:
 class Meter(Protocol):
     """Counts turns and tokens. Every method may raise one of ``shared_utils.redis.connection.CONNECTION_ERRORS``."""
 
-    async def admit(self, user_id: str, *, per_minute: float, burst: int) -> Standing:
+    async def admit(self, user_id: str, *, per_minute: float, burst: int) -> UsageSnapshot:
         """Count a turn of the user's.
 
         Args:
@@ -43,7 +43,7 @@ class Meter(Protocol):
         ...
 
 
-class InMemoryMeter:
+class InMemoryUsageStore:
     """The meter of one process. Times are seconds of ``clock``, since 1970."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -51,11 +51,11 @@ class InMemoryMeter:
         self._full_until: dict[str, float] = {}
         self._tokens: Counter[tuple[int, str | None]] = Counter()
 
-    async def admit(self, user_id: str, *, per_minute: float, burst: int) -> Standing:
+    async def admit(self, user_id: str, *, per_minute: float, burst: int) -> UsageSnapshot:
         """See :class:`Meter`."""
         day = int(self._clock() // DAY_SECONDS)
         in_rate = not per_minute or self._take(user_id, 60.0 / per_minute, burst)
-        return Standing(in_rate, self._tokens[day, user_id], self._tokens[day, None])
+        return UsageSnapshot(in_rate, self._tokens[day, user_id], self._tokens[day, None])
 
     async def spend(self, user_id: str, tokens: int) -> None:
         """See :class:`Meter`."""

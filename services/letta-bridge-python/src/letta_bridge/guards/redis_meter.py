@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from letta_bridge.guards.meter import DAY_SECONDS, Standing
+from letta_bridge.guards.meter import DAY_SECONDS, UsageSnapshot
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.scripts import ScriptRunner
 from shared_utils.redis.connection import RedisClient
@@ -18,17 +18,17 @@ _ADMIT: Final = Script.read(__package__ or "", "admit")
 _SPEND: Final = Script.read(__package__ or "", "spend")
 
 
-class RedisMeter:
+class RedisUsageStore:
     """What the users of one queue have used up; one round trip each time."""
 
     def __init__(self, client: RedisClient, keys: Keys) -> None:
         self._scripts = ScriptRunner(client, (keys.rate_prefix, keys.tokens_prefix))
 
-    async def admit(self, user_id: str, *, per_minute: float, burst: int) -> Standing:
+    async def admit(self, user_id: str, *, per_minute: float, burst: int) -> UsageSnapshot:
         """See :class:`letta_bridge.guards.meter.Meter`."""
         interval_ms = repr(60_000 / per_minute) if per_minute else "0"
         in_rate, user_tokens, all_tokens = await self._scripts.run(_ADMIT, user_id, interval_ms, burst)
-        return Standing(in_rate == 1, int(user_tokens or 0), int(all_tokens or 0))
+        return UsageSnapshot(in_rate == 1, int(user_tokens or 0), int(all_tokens or 0))
 
     async def spend(self, user_id: str, tokens: int) -> None:
         """See :class:`letta_bridge.guards.meter.Meter`."""

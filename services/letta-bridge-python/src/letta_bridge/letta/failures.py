@@ -19,7 +19,7 @@ from http import HTTPStatus
 
 import aiohttp
 
-from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, TurnFateUnknown
+from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, OutcomeUnknown
 from shared_utils.connection_trouble import connection_trouble
 from shared_utils.llm.model_errors import DEMANDED, MEANINGS, Cause, Refusal, read_refusal
 from shared_utils.llm.retry_after import parse_retry_after
@@ -69,7 +69,7 @@ def transport_failure(error: BaseException, *, reads: bool) -> LettaError:
     what = "did not answer in time" if timed_out else "closed the connection before its answer was complete"
     if reads:
         return LettaUnavailable(f"Letta {what}.")
-    return TurnFateUnknown(
+    return OutcomeUnknown(
         f"Letta {what}, so what was sent may be stored or not.", cause="timeout" if timed_out else "connection_lost"
     )
 
@@ -87,7 +87,7 @@ def refusal(
         sent: texts of the request, of which no error may quote anything.
     """
     error = _meaning(status, _Said(body, sent), retry_after=parse_retry_after(retry_after))
-    if reads and isinstance(error, TurnFateUnknown):
+    if reads and isinstance(error, OutcomeUnknown):
         return LettaUnavailable(str(error), retry_after=error.retry_after)
     return error
 
@@ -192,25 +192,21 @@ def _conflict(status: int, said: _Said, retry_after: float | None) -> LettaError
     if "CONVERSATION_BUSY" in said.detail or "Another request" in said.detail:
         return LettaUnavailable("The agent is busy with another turn.", busy=True, retry_after=retry_after)
     # Deadlock, locked row, concurrent update, broken constraint: raised wherever a turn touches the database.
-    return TurnFateUnknown(
-        f"Letta's database refused a change{said.quoted}.", cause="conflict", retry_after=retry_after
-    )
+    return OutcomeUnknown(f"Letta's database refused a change{said.quoted}.", cause="conflict", retry_after=retry_after)
 
 
 def _rate_limited(_: int, said: _Said, retry_after: float | None) -> LettaError:
-    return TurnFateUnknown(
-        f"Letta's model is rate limited{said.quoted}.", cause="rate_limited", retry_after=retry_after
-    )
+    return OutcomeUnknown(f"Letta's model is rate limited{said.quoted}.", cause="rate_limited", retry_after=retry_after)
 
 
 def _gave_up(status: int, said: _Said, retry_after: float | None) -> LettaError:
-    return TurnFateUnknown(
+    return OutcomeUnknown(
         f"Letta gave up waiting, status {status}{said.quoted}.", cause="timeout", retry_after=retry_after
     )
 
 
 def _connection_seen_closed(status: int, _: _Said, retry_after: float | None) -> LettaError:
-    return TurnFateUnknown(
+    return OutcomeUnknown(
         f"Letta saw the connection close, status {status}.", cause="connection_lost", retry_after=retry_after
     )
 
@@ -228,7 +224,7 @@ def _server_error(status: int, said: _Said, retry_after: float | None) -> LettaE
     if _AGENT_MISSING.search(said.detail):
         return AgentGone("The agent does not exist in Letta (any more).")
     # A proxy that lost its connection to Letta, be it with status 500, does not know whether the turn still runs there.
-    return TurnFateUnknown(
+    return OutcomeUnknown(
         f"Letta failed with status {status}{said.quoted}.",
         cause="server_error" if said.by_letta else "connection_lost",
         retry_after=retry_after,

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, TurnFateUnknown
+from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, OutcomeUnknown
 from letta_bridge.letta.answer import FOUND
 from letta_bridge.letta.port import (
     AgentContents,
@@ -243,9 +243,9 @@ class InMemoryLetta:
         done, _ = await asyncio.wait({task}, timeout=timeout)
         if not done:
             task.add_done_callback(_outcome_unheard)
-            raise TurnFateUnknown("Letta did not answer in time.", cause="timeout")
+            raise OutcomeUnknown("Letta did not answer in time.", cause="timeout")
         if task.cancelled():
-            raise TurnFateUnknown("Letta went away.", cause="connection_lost")
+            raise OutcomeUnknown("Letta went away.", cause="connection_lost")
         return task.result()
 
     async def find_turns(

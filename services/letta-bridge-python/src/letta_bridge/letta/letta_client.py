@@ -23,7 +23,7 @@ from httpx_aiohttp import AiohttpTransport
 from letta_client import APIStatusError, AsyncLetta, not_given, omit
 from yarl import URL
 
-from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, TurnFateUnknown
+from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, OutcomeUnknown
 from letta_bridge.letta.answer import parse_answer, run_end
 from letta_bridge.letta.clean_connections import CleanRequest, CleanResponse, StaleConnection
 from letta_bridge.letta.failures import refusal, transport_failure
@@ -123,7 +123,7 @@ class LettaClient:
         try:
             return parse_answer(body)
         except ValueError:
-            raise TurnFateUnknown(
+            raise OutcomeUnknown(
                 f"What answered with status {status} in Letta's place does not speak as Letta does."
             ) from None
 

@@ -210,7 +210,7 @@ class FoundTurn:
         run_ids: the active runs that keep it RUNNING; they belong to this turn and to no other.
         running_since: when the newest of them began, seconds since 1970 by Letta's clock; None where that is not said.
         run_id: the run that stored the message, where Letta says so.
-        told: one of its copies is stored: a later turn has told the agent of it.
+        caught_up: one of its copies is stored: a later turn has told the agent of it.
     """
 
     state: TurnState
@@ -218,7 +218,7 @@ class FoundTurn:
     run_ids: tuple[str, ...] = ()
     running_since: float | None = None
     run_id: str | None = None
-    told: bool = False
+    caught_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +273,7 @@ class LettaTurns(Protocol):
     """What one Letta server is asked to deliver a turn.
 
     Every method may raise a :class:`letta_bridge.errors.LettaError`, and nothing else. A method that only reads raises
-    LettaUnavailable for every failure of the server or the way to it; one that changes something raises TurnFateUnknown
+    LettaUnavailable for every failure of the server or the way to it; one that changes something raises OutcomeUnknown
     where the change may have been made.
     """
 
@@ -288,7 +288,7 @@ class LettaTurns(Protocol):
 
         Raises:
             LettaUnavailable: surely not sent (connection refused, a proxy's 503, 409 busy).
-            TurnFateUnknown: may have been stored (timeout, connection lost, 429, 5xx, database conflict): look with
+            OutcomeUnknown: may have been stored (timeout, connection lost, 429, 5xx, database conflict): look with
                 ``find_turns`` first.
             AgentGone: 404.
             LettaRejected: 400, 401, 402, 403, 422, context overflow: sending it again would not help. A turn of several

@@ -17,7 +17,7 @@ from letta_bridge.errors import (
     EarlierTurnRunning,
     LettaError,
     LettaUnavailable,
-    TurnFateUnknown,
+    OutcomeUnknown,
     TurnInterrupted,
     UserPaused,
 )
@@ -136,7 +136,7 @@ class UserBreakers:
             self._breakers.clear()
         elif not weight:
             self.forget(user)
-        elif isinstance(error, TurnFateUnknown):
+        elif isinstance(error, OutcomeUnknown):
             breaker = self._breakers.setdefault(user, self._new())
             self._breakers.move_to_end(user)
             while len(self._breakers) > _MAX_REMEMBERED_USERS:
@@ -206,7 +206,7 @@ def failure_weight(error: LettaError) -> float:
     """How much an error says that the server is unavailable: 0 for not at all, 1 for fully."""
     if isinstance(error, LettaUnavailable):
         return 0.0 if error.busy else 1.0
-    if isinstance(error, TurnFateUnknown):
+    if isinstance(error, OutcomeUnknown):
         if error.cause == "rate_limited":
             return _RATE_LIMIT_WEIGHT
         return 1.0 if error.cause in _UNAVAILABILITY_CAUSES else 0.0

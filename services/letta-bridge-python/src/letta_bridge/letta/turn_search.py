@@ -112,7 +112,7 @@ class TurnSearch:
         self._window: list[Listed] = []
         self._complete = False
         self._found: dict[int, FoundTurn] = {}
-        self._told: set[int] = set()
+        self._caught_up: set[int] = set()
 
     def read(self, page: Sequence[Listed]) -> bool:
         """Take in the next older page, oldest message first; True where no older one can tell anything more."""
@@ -120,11 +120,13 @@ class TurnSearch:
         otids = {message.get("otid") for message in page}
         for index, turn in enumerate(self._sought):
             if not otids.isdisjoint(turn.copies):
-                self._told.add(index)
+                self._caught_up.add(index)
             place = None if index in self._found else _place(page, turn)
             if place is not None:
                 self._found[index] = _stored(self._window, place, self._runs_of(turn))
-        open_turns = [turn for index, turn in enumerate(self._sought) if index not in self._found.keys() | self._told]
+        open_turns = [
+            turn for index, turn in enumerate(self._sought) if index not in self._found.keys() | self._caught_up
+        ]
         self._complete = not open_turns or _all_older(page, min(turn.since for turn in open_turns))
         return self._complete
 
@@ -135,7 +137,7 @@ class TurnSearch:
     def result(self) -> FoundTurns:
         """What the pages say."""
         turns = tuple(
-            replace(self._found.get(index) or _unstored(self._runs_of(turn)), told=index in self._told)
+            replace(self._found.get(index) or _unstored(self._runs_of(turn)), caught_up=index in self._caught_up)
             for index, turn in enumerate(self._sought)
         )
         at_work = [run for run in self._runs if run.active and not run.is_dead(self._now)]

@@ -1,11 +1,11 @@
 """The request list, its lanes, and the turns in flight."""
 
 from letta_bridge.request_queue.keys import Keys
-from letta_bridge.request_queue.port import Exchange, Outcome, PauseMode, QueueStatus, RequestQueue, Settlement, Turn
+from letta_bridge.request_queue.port import FetchResult, Outcome, PauseMode, QueueStatus, RequestQueue, Settlement, Turn
 from letta_bridge.request_queue.redis_queue import RedisQueue
 
 __all__ = [
-    "Exchange",
+    "FetchResult",
     "Keys",
     "Outcome",
     "PauseMode",

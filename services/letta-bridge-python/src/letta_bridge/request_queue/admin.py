@@ -22,9 +22,9 @@ from shared_utils.redis.connection import RedisClient
 from shared_utils.redis.trouble import RedisTrouble, redis_trouble
 
 _LANES_SCRIPT: Final = read("lanes")
-_LIST_DEAD_SCRIPT: Final = read("letters")
+_LIST_DEAD_SCRIPT: Final = read("list_dead")
 _PROBE_SCRIPT: Final = read("probe")
-_REQUEUE_DEAD_SCRIPT: Final = read("unbury")
+_REQUEUE_DEAD_SCRIPT: Final = read("requeue_dead")
 
 _ROWS_PER_CALL: Final = 100
 _MAX_EXAMINED_LANES: Final = 5000
@@ -33,7 +33,7 @@ _ID_PREFIX_LENGTH: Final = 12
 _PREVIEW_BYTES: Final = 4096
 _WHOLE_PAYLOAD_BYTES: Final = 2**40
 _ELSEWHERE, _REMOVED, _LEFT = 0, 1, 2
-"""What ``unbury.lua`` returns: another letter is at this position, removed, unreadable for this release."""
+"""What ``requeue_dead.lua`` returns: another letter is at this position, removed, unreadable for this release."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,11 +232,11 @@ class QueueAdmin:
         Returns:
             False if the letter is gone, or holds a record that this release cannot read.
         """
-        return await self._unbury_anywhere(letter, "retry")
+        return await self._requeue_dead_anywhere(letter, "retry")
 
     async def drop(self, letter: DeadLetter) -> bool:
         """Remove the letter for good; False where it is gone."""
-        return await self._unbury_anywhere(letter, "drop")
+        return await self._requeue_dead_anywhere(letter, "drop")
 
     async def sweep(
         self, chosen: Callable[[DeadLetter], bool], *, retry: bool, first: int = 1, last: int | None = None
@@ -260,7 +260,7 @@ class QueueAdmin:
                 # The letters after a removed one move up by one place.
                 here = replace(letter, position=position)
                 wanted = here.digest == asked or chosen(here)
-                result = await self._unbury(here, "retry" if retry else "drop") if wanted else _LEFT
+                result = await self._requeue_dead(here, "retry" if retry else "drop") if wanted else _LEFT
                 if result == _ELSEWHERE:
                     asked = here.digest
                     behind = await self._newest_of(passed, position)
@@ -293,18 +293,18 @@ class QueueAdmin:
         step = 1 if first <= last else -1
         return [_letter(first + step * index, row) for index, row in enumerate(rows)]
 
-    async def _unbury_anywhere(self, letter: DeadLetter, action: str) -> bool:
+    async def _requeue_dead_anywhere(self, letter: DeadLetter, action: str) -> bool:
         """Whether the letter was removed, from whatever position it has by now."""
         position: int | None = letter.position
         while position is not None:
-            result = await self._unbury(replace(letter, position=position), action)
+            result = await self._requeue_dead(replace(letter, position=position), action)
             if result != _ELSEWHERE:
                 return result == _REMOVED
             position = await self._newest_of({letter.digest}, position)
         return False
 
-    async def _unbury(self, letter: DeadLetter, action: str) -> int:
-        """See ``unbury.lua``."""
+    async def _requeue_dead(self, letter: DeadLetter, action: str) -> int:
+        """See ``requeue_dead.lua``."""
         about = letter.about
         task_id, user_id = about.get("task_id"), about.get("user_id")
         kept = per_task(str(user_id), str(task_id)) if task_id and user_id else ""

@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 
 from pydantic_core import to_json
 
-from letta_bridge.errors import GUARD_CODES
+from letta_bridge.errors import LIMIT_CODES
 from shared_utils.contracts.messages import Task, json_object
 
 CLOCK_TOLERANCE_SECONDS: Final = 600.0
@@ -91,7 +91,7 @@ class KeptReply:
     @property
     def may_have_been_sent(self) -> bool:
         """Whether it leaves open that Letta has the turn. The error of a limit does not."""
-        return self.content.get("code") not in GUARD_CODES
+        return self.content.get("code") not in LIMIT_CODES
 
     def is_of(self, task: Task) -> bool:
         """Whether it belongs to a task that said the same. A reply of the previous release does not say: then yes."""

@@ -8,13 +8,13 @@ from types import MappingProxyType
 
 from letta_bridge.request_queue.journal_backlog import WRITER_LEASE_SECONDS, JournalBatch, JournalEntry
 from letta_bridge.request_queue.records import Fault
-from letta_bridge.request_queue.shelf import Shelf
+from letta_bridge.request_queue.shelf import InMemoryQueueState
 
 
 class InMemoryJournalBacklog:
-    """The backlog of a :class:`Shelf`, seen by one bridge."""
+    """The backlog of a :class:`InMemoryQueueState`, seen by one bridge."""
 
-    def __init__(self, shelf: Shelf, bridge: str) -> None:
+    def __init__(self, shelf: InMemoryQueueState, bridge: str) -> None:
         self._shelf = shelf
         self._bridge = bridge
 

@@ -14,7 +14,7 @@ from letta_bridge.request_queue.keys import user_lane, user_of
 from letta_bridge.request_queue.port import (
     FULL_LANE,
     FULL_LANES,
-    Exchange,
+    FetchResult,
     HeldChoice,
     Outcome,
     PauseMode,
@@ -28,7 +28,7 @@ from letta_bridge.request_queue.port import (
     user_of_restored,
 )
 from letta_bridge.request_queue.recent_turns import RECENT_MINUTES, RecentTurns
-from letta_bridge.request_queue.shelf import Entry, InFlight, Shelf
+from letta_bridge.request_queue.shelf import Entry, InFlight, InMemoryQueueState
 from letta_bridge.settings import QueueSettings
 from shared_utils.contracts.messages import json_object, parse_task
 from shared_utils.errors import MalformedMessage
@@ -36,9 +36,9 @@ from shared_utils.persistence.choices.port import user_key
 
 
 class InMemoryQueue:
-    """One bridge's view of a :class:`Shelf`."""
+    """One bridge's view of a :class:`InMemoryQueueState`."""
 
-    def __init__(self, shelf: Shelf, settings: QueueSettings, bridge: str) -> None:
+    def __init__(self, shelf: InMemoryQueueState, settings: QueueSettings, bridge: str) -> None:
         self.shelf = shelf
         self._settings = settings
         self._bridge = bridge
@@ -56,27 +56,27 @@ class InMemoryQueue:
         """See :class:`RequestQueue`."""
         return self._writes_lost
 
-    async def exchange(self, settlements: Sequence[Settlement], want: int) -> Exchange:
+    async def settle_and_fetch(self, settlements: Sequence[Settlement], limit: int) -> FetchResult:
         """See :class:`RequestQueue`."""
-        exchange = Exchange()
+        fetched = FetchResult()
         for settlement in settlements:
             refusal = self._settle(settlement)
-            exchange.settled.append(refusal is None)
+            fetched.settled.append(refusal is None)
             if isinstance(refusal, Refusal):
-                exchange.refused[settlement.receipt] = refusal
-        if settlements and not want:
-            exchange.more = bool(self.shelf.ready)
+                fetched.refused[settlement.receipt] = refusal
+        if settlements and not limit:
+            fetched.more = bool(self.shelf.ready)
         else:
-            exchange.turns = self._dispatch(want, self.passes)
-        return exchange
+            fetched.turns = self._dispatch(limit, self.passes)
+        return fetched
 
-    async def take(self, want: int, timeout: float) -> list[Turn]:
+    async def wait_and_fetch(self, limit: int, timeout: float) -> list[Turn]:
         """See :class:`RequestQueue`."""
         if not self.shelf.requests or self.shelf.paused is not None:
             self.shelf.arrived.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.shelf.arrived.wait(), timeout)
-        return [] if self.shelf.paused is not None else self._dispatch(want, self.waits)
+        return [] if self.shelf.paused is not None else self._dispatch(limit, self.waits)
 
     async def renew(self, receipts: Collection[str]) -> set[str]:
         """See :class:`RequestQueue`."""
@@ -106,12 +106,12 @@ class InMemoryQueue:
                 turn.entry.attempts = max(0, turn.entry.attempts - 1)
                 self._give_back(one)
 
-    async def release_strays(self, known: Collection[str], *, waited: bool = False) -> int:
+    async def release_orphans(self, known: Collection[str], *, from_idle: bool = False) -> int:
         """See :class:`RequestQueue`."""
-        calls = self.waits if waited else self.passes
-        strays = [one for one in self.shelf.turns if calls.lost(one) and one not in known]
-        await self.release(strays)
-        return len(strays)
+        calls = self.waits if from_idle else self.passes
+        orphans = [one for one in self.shelf.turns if calls.lost(one) and one not in known]
+        await self.release(orphans)
+        return len(orphans)
 
     async def missed(self, user_id: str) -> list[bytes]:
         """See :class:`RequestQueue`."""
@@ -152,7 +152,7 @@ class InMemoryQueue:
     async def close(self) -> None:
         """See :class:`RequestQueue`."""
 
-    def _dispatch(self, want: int, calls: Calls) -> list[Turn]:
+    def _dispatch(self, limit: int, calls: Calls) -> list[Turn]:
         shelf = self.shelf
         ticket = calls.begin()
         shelf.bridges.add(self._bridge)
@@ -170,7 +170,7 @@ class InMemoryQueue:
             shelf.order.apply(shelf.choices, int(shelf.clock() * 1000), all_taken=not shelf.requests)
         turns: list[Turn] = []
         passed_over: list[str] = []
-        while shelf.paused is not PauseMode.ALL and shelf.ready and not is_full(turns, want):
+        while shelf.paused is not PauseMode.ALL and shelf.ready and not is_full(turns, limit):
             lane = shelf.ready.popleft()
             if self._is_held(lane):
                 passed_over.append(lane)
@@ -348,7 +348,7 @@ class InMemoryQueue:
     def _change_missed(self, end: Settlement) -> None:
         shelf = self.shelf
         before = shelf.missed.get(end.user_id, [])
-        after = [record for record in before if fingerprint(record) not in end.told]
+        after = [record for record in before if fingerprint(record) not in end.caught_up]
         for missed in end.missed:
             after.append(missed)
             same = [record for record in after if _persona(record) == _persona(missed)]

@@ -25,7 +25,7 @@ DEFAULT_PERSONA: Final = "default"
 """Whose a record of the previous release is, where nothing tells."""
 
 
-class Fate(StrEnum):
+class DeliveryStatus(StrEnum):
     """What is known of a turn that Letta gave no answer to."""
 
     ABSENT = "absent"
@@ -50,7 +50,7 @@ class MissedTurn(BaseModel):
     """What memory-python answered; None where nobody did, or only with a canned sentence."""
     timestamp: float
     """When it was settled, seconds since 1970."""
-    fate: Fate = Fate.ABSENT
+    fate: DeliveryStatus = DeliveryStatus.ABSENT
     agent_id: str | None = None
     """The agent it may have been sent to; None where that is not known either."""
     interrupted: bool = False
@@ -69,7 +69,7 @@ class MissedTurn(BaseModel):
     """Answered by a plain sentence of memory-python, which is no answer of anybody."""
 
     @property
-    def is_worth_telling(self) -> bool:
+    def is_worth_remembering(self) -> bool:
         """Whether the user's words belong into the agent's memory: somebody heard them, be it without an answer."""
         return bool(self.response_text) or (self.canned and bool(self.content))
 

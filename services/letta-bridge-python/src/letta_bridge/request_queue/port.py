@@ -100,7 +100,7 @@ class Turn:
     """As the producer pushed it; cut just above the size limit where it is larger."""
     kept_reply: bytes | None = None
     """The reply to an earlier task of this user with the same id."""
-    waited: float = 0.0
+    queued_seconds: float = 0.0
     """Seconds between being taken from the request list and this hand-out, by the Redis server's clock."""
     missed: int = 0
     """How many turns this user's agents do not know yet, of all personas."""
@@ -149,10 +149,10 @@ class Settlement:
     """False where a reply that is kept under the same task id stays there: it is another task's."""
     mark: bytes = b""
     """JSON members added to the reply where it is kept; nobody else is sent them."""
-    told: frozenset[str] = frozenset()
+    caught_up: frozenset[str] = frozenset()
     """Fingerprints of the missed turns the agent has now been told of; these records and no others are removed."""
     missed: tuple[bytes, ...] = ()
-    """The turn, for each persona whose agent does not know it yet, JSON on a line; added after ``told`` is removed."""
+    """The turn, for each persona whose agent does not know it yet, JSON lines; added after ``caught_up`` is removed."""
     dead: bytes | None = None
     """One line of JSON: why the task is a dead letter."""
     code: str = ""
@@ -176,13 +176,13 @@ MAX_FETCHED_BYTES: Final = 4_194_304
 """Payloads and kept replies of one hand-out: it ends behind the turn that brings it to this size."""
 
 
-def is_full(turns: Sequence[Turn], want: int) -> bool:
+def is_full(turns: Sequence[Turn], limit: int) -> bool:
     """Whether a hand-out ended because it is full, and not because no lane was ready any more."""
-    return len(turns) == want or sum(turn.size for turn in turns) >= MAX_FETCHED_BYTES
+    return len(turns) == limit or sum(turn.size for turn in turns) >= MAX_FETCHED_BYTES
 
 
 @dataclass(slots=True)
-class Exchange:
+class FetchResult:
     """What one round trip brought: which settlements counted, and new turns."""
 
     settled: list[bool] = field(default_factory=list)
@@ -256,15 +256,15 @@ class RequestQueue(Protocol):
         """
         ...
 
-    async def exchange(self, settlements: Sequence[Settlement], want: int) -> Exchange:
-        """End turns and take up to ``want`` new ones, in one round trip. Asked for none, it only ends turns."""
+    async def settle_and_fetch(self, settlements: Sequence[Settlement], limit: int) -> FetchResult:
+        """End turns and take up to ``limit`` new ones, in one round trip. Asked for none, it only ends turns."""
         ...
 
-    async def take(self, want: int, timeout: float) -> list[Turn]:
-        """Up to ``want`` turns as soon as a task arrives, or ``timeout`` seconds are over; one call at a time.
+    async def wait_and_fetch(self, limit: int, timeout: float) -> list[Turn]:
+        """Up to ``limit`` turns as soon as a task arrives, or ``timeout`` seconds are over; one call at a time.
 
-        For an idle bridge, beside :meth:`exchange`. Must not be cancelled half-way. While the queue is paused it only
-        lets the time pass.
+        For an idle bridge, beside :meth:`settle_and_fetch`. Must not be cancelled half-way. While the queue is paused
+        it only lets the time pass.
         """
         ...
 
@@ -287,15 +287,15 @@ class RequestQueue(Protocol):
         """Give back turns that were not started."""
         ...
 
-    async def release_strays(self, known: Collection[str], *, waited: bool = False) -> int:
+    async def release_orphans(self, known: Collection[str], *, from_idle: bool = False) -> int:
         """Give back turns handed to this bridge in an answer that got lost with a connection; returns how many.
 
         A turn whose hand-out did arrive is never given back here: it may have been sent, and returns with its lease.
 
         Args:
             known: the receipts of all turns the bridge has.
-            waited: look at those :meth:`take` was given, not at those of :meth:`exchange`. Of either, only while no
-                call is under way: what its answer is about to bring would count as lost.
+            from_idle: look at those :meth:`wait_and_fetch` was given, not at those of :meth:`settle_and_fetch`. Of
+                either, only while no call is under way: what its answer is about to bring would count as lost.
         """
         ...
 

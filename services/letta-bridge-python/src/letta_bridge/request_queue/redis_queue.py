@@ -16,7 +16,7 @@ from letta_bridge.request_queue.port import (
     FULL_LANE,
     FULL_LANES,
     MAX_FETCHED_BYTES,
-    Exchange,
+    FetchResult,
     HeldChoice,
     PauseMode,
     QueueStatus,
@@ -71,7 +71,7 @@ class RedisQueue:
 
     Args:
         client: for scripts.
-        blocking: for the blocking pop; a client of its own, whose timeout is longer than any of :meth:`take`.
+        blocking: for the blocking pop; a client of its own, whose timeout is longer than any of :meth:`wait_and_fetch`.
         settings: names, lease and limits.
         bridge: this bridge's name, unique among all bridges.
         keys: where it lies, by default what ``settings`` names.
@@ -111,16 +111,16 @@ class RedisQueue:
         """See :class:`RequestQueue`."""
         return self._writes_lost
 
-    async def exchange(self, settlements: Sequence[Settlement], want: int) -> Exchange:
+    async def settle_and_fetch(self, settlements: Sequence[Settlement], limit: int) -> FetchResult:
         """See :class:`RequestQueue`."""
         calls: list[tuple[Script, Sequence[Argument]]] = [
             (_SETTLE, self._settle_args(some))
             for some in batches_of(settlements, _TURNS_PER_SETTLE, _CALL_BYTES, _size_of_end)
         ]
         ticket = ""
-        if want > 0 or not settlements:
+        if limit > 0 or not settlements:
             ticket = self.passes.begin()
-            calls.append((_DISPATCH, self._dispatch_args(want, self.passes, ticket)))
+            calls.append((_DISPATCH, self._dispatch_args(limit, self.passes, ticket)))
         try:
             batches = await self._scripts.run_all(calls)
         except ResponseError as error:
@@ -131,12 +131,12 @@ class RedisQueue:
             if isinstance(result, Exception):
                 raise result
         left = 0 if ticket else batches[-1][-1]
-        exchange = Exchange([result == _SETTLED_NOW for result in results], turns, left > 0)
+        fetched = FetchResult([result == _SETTLED_NOW for result in results], turns, left > 0)
         for settlement, result in zip(settlements, results, strict=True):
             if result in _REFUSALS:
-                exchange.refused[settlement.receipt] = _REFUSALS[result]
+                fetched.refused[settlement.receipt] = _REFUSALS[result]
         self._writes_lost = self._writes_lost or _FORGOTTEN in results
-        return exchange
+        return fetched
 
     async def _naming_the_key(self, error: ResponseError) -> ResponseError:
         """An error that says which key is of another type, where that is what is wrong; Redis does not."""
@@ -148,7 +148,7 @@ class RedisQueue:
             return named
         return error
 
-    async def take(self, want: int, timeout: float) -> list[Turn]:
+    async def wait_and_fetch(self, limit: int, timeout: float) -> list[Turn]:
         """See :class:`RequestQueue`."""
         if self._paused:
             # A blocking pop would empty the list one by one, for nobody to route.
@@ -156,7 +156,7 @@ class RedisQueue:
             return []
         arrival = ("BLMOVE", self.keys.requests, self.keys.incoming, "RIGHT", "LEFT", timeout)
         ticket = self.waits.begin()
-        args = self._dispatch_args(want, self.waits, ticket)
+        args = self._dispatch_args(limit, self.waits, ticket)
         return self._handed_out(self.waits, ticket, await self._blocking_scripts.run_behind(arrival, _DISPATCH, *args))
 
     async def renew(self, receipts: Collection[str]) -> set[str]:
@@ -196,18 +196,18 @@ class RedisQueue:
         for some in batches_of(list(receipts), _TURNS_PER_RELEASE):
             await self._scripts.run(_RELEASE, self._bridge, *some)
 
-    async def release_strays(self, known: Collection[str], *, waited: bool = False) -> int:
+    async def release_orphans(self, known: Collection[str], *, from_idle: bool = False) -> int:
         """See :class:`RequestQueue`."""
-        calls = self.waits if waited else self.passes
-        strays = []
+        calls = self.waits if from_idle else self.passes
+        orphans = []
         async for field, _ in cast(
             "AsyncIterator[tuple[bytes, bytes]]", self._client.hscan_iter(self.keys.turns, count=500)
         ):
             receipt = field.decode(errors="replace")
             if calls.lost(receipt) and receipt not in known:
-                strays.append(receipt)
-        await self.release(strays)
-        return len(strays)
+                orphans.append(receipt)
+        await self.release(orphans)
+        return len(orphans)
 
     async def missed(self, user_id: str) -> list[bytes]:
         """See :class:`RequestQueue`."""
@@ -268,12 +268,12 @@ class RedisQueue:
         self._answered_at = clock()
         return [_turn(row) for row in turns]
 
-    def _dispatch_args(self, want: int, calls: Calls, ticket: str) -> tuple[Argument, ...]:
+    def _dispatch_args(self, limit: int, calls: Calls, ticket: str) -> tuple[Argument, ...]:
         settings = self._settings
         longest_lane = settings.max_id_length * _UTF8_BYTES
         return (
             self._bridge,
-            want,
+            limit,
             _MAX_TASKS_PER_DISPATCH,
             self._lease_ms,
             longest_lane,
@@ -313,8 +313,8 @@ class RedisQueue:
                 per_task(end.user_id, end.task_id) if addressed and end.user_id else "",
                 "" if end.replaces_kept else "NX",
                 end.mark,
-                end.user_id if end.told or end.missed else "",
-                " ".join(end.told),
+                end.user_id if end.caught_up or end.missed else "",
+                " ".join(end.caught_up),
                 b"\n".join(end.missed),
                 end.dead or b"",
                 end.journal or b"",
@@ -344,7 +344,7 @@ def _turn(row: Sequence[Any]) -> Turn:
         first_ms=int(first_ms),
         payload=payload,
         kept_reply=kept or None,
-        waited=waited_ms / 1000,
+        queued_seconds=waited_ms / 1000,
         missed=missed,
         choice=HeldChoice(choice[0].decode(errors="replace"), *choice[1:]) if choice else None,
         supposed=attempts.startswith(b"0"),

@@ -74,7 +74,7 @@ class InFlight:
 
 
 @dataclass(slots=True)
-class Shelf:
+class InMemoryQueueState:
     """What several bridges share: the state of one queue. Times are seconds of ``clock``."""
 
     clock: Callable[[], float]
@@ -142,11 +142,11 @@ class Shelf:
         if len(waiting) == 1 and lane not in self.busy:
             self.ready.append(lane)
 
-    def snapshot(self) -> Shelf:
+    def snapshot(self) -> InMemoryQueueState:
         """A copy, such as a lagging replica has."""
         return replace(self, **{name: deepcopy(getattr(self, name)) for name in self._state()})
 
-    def roll_back(self, earlier: Shelf) -> None:
+    def roll_back(self, earlier: InMemoryQueueState) -> None:
         """Lose everything that was written since the snapshot."""
         for name in self._state():
             setattr(self, name, deepcopy(getattr(earlier, name)))

@@ -19,8 +19,8 @@ from shared_utils.contracts.ownership import Ownership, ownership
 from shared_utils.redis.connection import RedisClient
 from shared_utils.redis.pages import glob_escaped, list_items
 
-_ERASE_USER_SCRIPT: Final = read("forget")
-_FORGET_MISSED: Final = read("forget_missed")
+_ERASE_USER_SCRIPT: Final = read("erase_user")
+_FORGET_MISSED: Final = read("erase_missed")
 _KEYS_PER_SCAN: Final = 500
 _TASKS_PER_ERASURE: Final = 20
 """Waiting tasks dropped by one call: they come back, to be answered."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from letta_bridge.letta.port import TurnMessage
-from letta_bridge.request_queue.missed_turns import Fate, MissedTurn, cut
+from letta_bridge.request_queue.missed_turns import DeliveryStatus, MissedTurn, cut
 from letta_bridge.settings import FallbackSettings
 
 QUOTATION_MEMBER: Final = "quoted_user_message"
@@ -43,7 +43,7 @@ _ANSWER_NOTE: Final = _Note(
 )
 
 
-def tell(
+def catch_up_messages(
     turns: Sequence[MissedTurn], agent_id: str, language: str | None, settings: FallbackSettings
 ) -> list[TurnMessage]:
     """The messages that tell an agent what it missed, in order.
@@ -53,13 +53,15 @@ def tell(
     the message after all, it is not there twice as something the user says. A canned sentence is told to nobody, and a
     turn that nobody answered is not told at all.
     """
-    worth = [turn for turn in turns if turn.is_worth_telling and not (turn.canned and turn.fate is Fate.STORED)]
+    worth = [
+        turn for turn in turns if turn.is_worth_remembering and not (turn.canned and turn.fate is DeliveryStatus.STORED)
+    ]
     told = _newest(worth, settings)
     messages: list[TurnMessage] = []
     if len(told) < len(worth):
         messages.append(_note(_OMITTED_NOTE, str(uuid.uuid4()), language, count=len(worth) - len(told)))
     for turn in told:
-        messages += _told(turn, agent_id, language, settings.told_characters)
+        messages += _messages_of(turn, agent_id, language, settings.told_characters)
     return messages
 
 
@@ -75,12 +77,12 @@ def _newest(turns: Sequence[MissedTurn], settings: FallbackSettings) -> list[Mis
     return chosen[::-1]
 
 
-def _told(turn: MissedTurn, agent_id: str, language: str | None, characters: int) -> list[TurnMessage]:
+def _messages_of(turn: MissedTurn, agent_id: str, language: str | None, characters: int) -> list[TurnMessage]:
     otids = turn.otids(agent_id)
     said, answer = _bounded(turn.content, turn.response_text or "", characters)
-    if turn.fate is Fate.STORED or not said:  # or its words are gone, with an upload
+    if turn.fate is DeliveryStatus.STORED or not said:  # or its words are gone, with an upload
         messages = [_note(_ANSWER_NOTE, otids.answer, language)]
-    elif turn.fate is Fate.ABSENT:
+    elif turn.fate is DeliveryStatus.ABSENT:
         messages = [TurnMessage("user", said, otids.copy)]
     else:
         quotation = TurnMessage("user", _quotation(said), str(uuid.uuid4()))

@@ -1,8 +1,8 @@
 """One turn to Letta, effectively once: what happens on each failure, and when it may be sent again.
 
 The question before every send is whether the turn could be in the agent's history already. As long as that is open
-(``Fate.UNKNOWN``) the turn is looked for first (``reconciliation.py``): an answer there is used, a turn still running
-is waited for, and only one that is surely absent is sent.
+(``DeliveryStatus.UNKNOWN``) the turn is looked for first (``reconciliation.py``): an answer there is used, a turn still
+running is waited for, and only one that is surely absent is sent.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from letta_bridge.errors import (
     LettaRejected,
     LettaUnavailable,
     NotSent,
+    OutcomeUnknown,
     ReplyDeadlineExceeded,
-    TurnFateUnknown,
     TurnInterrupted,
     UserPaused,
-    failure_word,
+    failure_label,
 )
 from letta_bridge.letta import (
     AgentRef,
@@ -41,14 +41,14 @@ from letta_bridge.letta import (
     turn_otid,
 )
 from letta_bridge.letta.port import LENGTH_LIMIT, FoundTurn
-from letta_bridge.request_queue.missed_turns import DEFAULT_PERSONA, Fate, KeptTurn, MissedTurn, fingerprints
+from letta_bridge.request_queue.missed_turns import DEFAULT_PERSONA, DeliveryStatus, KeptTurn, MissedTurn, fingerprints
 from letta_bridge.settings import FallbackSettings, LettaSettings
-from letta_bridge.turn.catch_up import tell
+from letta_bridge.turn.catch_up import catch_up_messages
 from letta_bridge.turn.reconciliation import Absences, PresentTurn, Reconciliation
 from letta_bridge.turn.recorder import NO_RECORDER, Recorder
 from shared_utils.contracts.messages import now
 
-_RETRYABLE_ERRORS: Final = (LettaUnavailable, TurnFateUnknown)
+_RETRYABLE_ERRORS: Final = (LettaUnavailable, OutcomeUnknown)
 _CAUSES_THAT_END_A_TURN: Final = frozenset({"rate_limited", "server_error", "conflict"})
 """Causes with which Letta itself said that the turn is over: one look is enough."""
 _SEND_TIMEOUT_SHARE: Final = 0.95
@@ -92,7 +92,7 @@ class LettaTurn:
     """None where it is gone: the turn is looked for, and never sent."""
     missed: Sequence[KeptTurn]
     """Turns that this persona's agent does not know yet, oldest first."""
-    doubtful: bool
+    maybe_sent: bool
     """An earlier hand-out of the same task may have sent it, or one before it was pushed again."""
     handed_out_before: bool = False
     """Since it was pushed, another hand-out may have sent it."""
@@ -109,7 +109,7 @@ class Delivered:
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class DeliveryContext:
     """What every delivery needs."""
 
     servers: LettaServers
@@ -124,18 +124,18 @@ class Delivery:
     """The delivery of one turn. After a failure, its public attributes tell what the turn has become.
 
     Attributes:
-        fate: whether Letta has the turn.
+        status: whether Letta has the turn.
         agent_id: the user's agent, once it is known.
         persona: whose agent that is: another persona's, where a bridge with other settings sent the turn there.
         interrupted: the server went away, or is left alone, after the turn was sent to it.
         ended: Letta itself said that the last try is over.
-        carried: keys of the missed turns that may have been sent along with it, where ``fate`` is not ABSENT.
+        carried: keys of the missed turns that may have been sent along with it, where ``status`` is not ABSENT.
         resolved: fingerprints of the missed turns that the agent has now been told of, or that hold nothing to tell.
         unasked: the other persona whose agent may have the turn, too, because nobody has looked there yet.
     """
 
-    def __init__(self, desk: Desk, turn: LettaTurn, lease: Lease) -> None:
-        self._desk = desk
+    def __init__(self, context: DeliveryContext, turn: LettaTurn, lease: Lease) -> None:
+        self._context = context
         self._turn = turn
         self._lease = lease
         own = [kept for kept in turn.missed if kept.turn.task_id == turn.key]
@@ -145,14 +145,14 @@ class Delivery:
         self._deadline = 0.0
         self._server: LettaServer | None = None
         self._sent_to: LettaServer | None = None
-        self.fate = Fate.UNKNOWN if turn.doubtful else Fate.ABSENT
+        self.status = DeliveryStatus.UNKNOWN if turn.maybe_sent else DeliveryStatus.ABSENT
         self.agent_id: str | None = None
         self.persona = turn.persona
         self.unasked = turn.other_persona
         self.interrupted = False
         # What an earlier push left says so of its own last try, not of one that another hand-out may have made since.
         self.ended = bool(own) and not turn.handed_out_before and all(kept.turn.ended for kept in own)
-        self.carried = _possibly_carried(own, self._earlier) if turn.doubtful else set()
+        self.carried = _possibly_carried(own, self._earlier) if turn.maybe_sent else set()
         # What an earlier try left of this very turn is superseded by whatever becomes of it now.
         self.resolved = fingerprints(own)
 
@@ -168,16 +168,16 @@ class Delivery:
         """
         clock = asyncio.get_running_loop().time
         began = clock()
-        self._deadline = began + self._desk.letta.reply_deadline
+        self._deadline = began + self._context.letta.reply_deadline
         try:
             async with asyncio.timeout_at(self._deadline):
                 return await self._retried()
         except TimeoutError:
             raise ReplyDeadlineExceeded(
-                f"Letta gave no answer within {self._desk.letta.reply_deadline:g} s (letta.reply_deadline)"
+                f"Letta gave no answer within {self._context.letta.reply_deadline:g} s (letta.reply_deadline)"
             ) from None
         finally:
-            self._desk.recorder.delivered(clock() - began)
+            self._context.recorder.delivered(clock() - began)
 
     async def _retried(self) -> Delivered:
         try:
@@ -187,7 +187,7 @@ class Delivery:
         # tenacity enters with the first failure only; that failure counts as its first attempt.
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(_RETRYABLE_ERRORS),
-            stop=stop_after_attempt(self._desk.letta.retry_attempts + 1),
+            stop=stop_after_attempt(self._context.letta.retry_attempts + 1),
             wait=_wait(),
             before_sleep=self._note_retry,
             reraise=True,
@@ -202,17 +202,17 @@ class Delivery:
     def _note_retry(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, LettaError):
-            self._desk.recorder.retried(failure_word(error))
+            self._context.recorder.retried(failure_label(error))
 
     async def _once(self) -> Delivered:
         while True:
             try:
-                return await self._through(self._desk.servers.pick(self._turn.user_id))
+                return await self._through(self._context.servers.pick(self._turn.user_id))
             except BreakerOpen as error:
-                if self._desk.letta.fallback_to_memory:
+                if self._context.letta.fallback_to_memory:
                     raise
                 # Nobody else can answer: wait for Letta as long as the reply budget lasts.
-                ready_in = error.ready_in if isinstance(error, UserPaused) else self._desk.servers.ready_in()
+                ready_in = error.ready_in if isinstance(error, UserPaused) else self._context.servers.ready_in()
                 await asyncio.sleep(max(_BREAKER_POLL_SECONDS, ready_in))
 
     async def _through(self, server: LettaServer) -> Delivered:
@@ -220,21 +220,21 @@ class Delivery:
         self._server = server
         try:
             with server.guard(turn.user_id) as letta:
-                agent_id = await self._desk.sessions.agent_for(turn.user_id, turn.persona, turn.language, letta)
+                agent_id = await self._context.sessions.agent_for(turn.user_id, turn.persona, turn.language, letta)
                 try:
                     return await self._with_agent(letta, agent_id)
                 except AgentGone as gone:
                     # A fate that is unknown stays so: another bridge may have sent the turn to the agent's successor.
-                    self._desk.recorder.retried(failure_word(gone))
-                    agent_id = await self._desk.sessions.replace_agent(
+                    self._context.recorder.retried(failure_label(gone))
+                    agent_id = await self._context.sessions.replace_agent(
                         turn.user_id, turn.persona, turn.language, letta, agent_id
                     )
                     return await self._with_agent(letta, agent_id)
         except LettaUnavailable as error:
-            if self.fate is Fate.UNKNOWN and not self.ended and error.refused:
+            if self.status is DeliveryStatus.UNKNOWN and not self.ended and error.refused:
                 self.interrupted = True
             raise
-        except TurnFateUnknown as error:
+        except OutcomeUnknown as error:
             if error.cause == "connection_lost" and await server.is_gone():
                 self.interrupted = True
             raise
@@ -242,18 +242,18 @@ class Delivery:
     async def _with_agent(self, letta: LettaPort, agent_id: str) -> Delivered:
         self.agent_id = agent_id
         fail_points.reach("looked_up")
-        if self.fate is Fate.UNKNOWN and (sent := await self._sent_to_other_persona(letta)) is not None:
+        if self.status is DeliveryStatus.UNKNOWN and (sent := await self._sent_to_other_persona(letta)) is not None:
             return sent
         pending: Sequence[KeptTurn] = ()
         # A turn nothing is open about costs no look.
-        if self.fate is Fate.UNKNOWN or self._earlier:
+        if self.status is DeliveryStatus.UNKNOWN or self._earlier:
             earlier = [kept for kept in self._earlier if await self._is_of_persona(letta, kept.turn, agent_id)]
             reconciled = await self._reconciliation(letta, await letta.get_agent(agent_id), earlier).run()
             self.resolved |= reconciled.resolved
             if reconciled.present is not None:
-                self.fate = Fate.STORED
+                self.status = DeliveryStatus.STORED
                 return self._delivered(await self._complete(letta, reconciled.present), agent_id)
-            self.fate, self.carried = Fate.ABSENT, set()
+            self.status, self.carried = DeliveryStatus.ABSENT, set()
             pending = reconciled.pending
         if self._turn.content is None:
             raise NotSent
@@ -265,7 +265,7 @@ class Delivery:
         if persona is None:
             return None
         own = self.persona, self.agent_id
-        for agent in await self._desk.sessions.agents_of(self._turn.user_id, persona, letta):
+        for agent in await self._context.sessions.agents_of(self._turn.user_id, persona, letta):
             self.persona, self.agent_id = persona, agent.agent_id
             try:
                 found = (await self._reconciliation(letta, agent, ()).run()).present
@@ -278,7 +278,7 @@ class Delivery:
                 self.persona, self.agent_id = own
                 raise
             if found is not None:
-                self.fate = Fate.STORED
+                self.status = DeliveryStatus.STORED
                 return self._delivered(await self._complete(letta, found), agent.agent_id)
         self.persona, self.agent_id = own
         self.unasked = None
@@ -319,37 +319,37 @@ class Delivery:
             letta,
             agent.agent_id,
             earlier,
-            present if self.fate is Fate.UNKNOWN else None,
+            present if self.status is DeliveryStatus.UNKNOWN else None,
             former_ids=agent.former_ids,
             patience=self._patience,
-            absences=self._desk.absences,
+            absences=self._context.absences,
             is_dead=self._is_dead,
             looked=self._looked,
         )
 
     async def _send(self, letta: LettaPort, agent_id: str, content: str, pending: Sequence[KeptTurn]) -> Delivered:
         missed = [kept.turn for kept in pending]
-        told = tell(missed, agent_id, self._turn.language, self._desk.fallback) if missed else []
+        told = catch_up_messages(missed, agent_id, self._turn.language, self._context.fallback) if missed else []
         messages = [*told, TurnMessage("user", content, turn_otid(agent_id, self._turn.key))]
         self._lease.begin()
-        self.fate, self.ended, self._sent_to = Fate.UNKNOWN, False, self._server
+        self.status, self.ended, self._sent_to = DeliveryStatus.UNKNOWN, False, self._server
         self.carried = {kept.turn.task_id for kept in pending}
         fail_points.reach("sending")
         fail_points.reach("sent")
         # A little less than what is left, so that the breaker hears of a Letta that hangs.
         remaining = (self._deadline - asyncio.get_running_loop().time()) * _SEND_TIMEOUT_SHARE
         try:
-            answer = await letta.send(agent_id, messages, timeout=min(self._desk.letta.timeout, remaining))
+            answer = await letta.send(agent_id, messages, timeout=min(self._context.letta.timeout, remaining))
         except (LettaUnavailable, AgentGone):
-            self.fate = Fate.ABSENT
+            self.status = DeliveryStatus.ABSENT
             raise
-        except TurnFateUnknown as error:
+        except OutcomeUnknown as error:
             self.ended = error.cause in _CAUSES_THAT_END_A_TURN
             raise
         except LettaRejected:
             self.ended = True
             raise
-        self.fate = Fate.STORED
+        self.status = DeliveryStatus.STORED
         self.resolved |= fingerprints(pending)
         fail_points.reach("answered")
         return self._delivered(answer, agent_id)
@@ -381,12 +381,12 @@ class Delivery:
         """Whether a run that is still active was left behind by a server that has gone."""
         if began is None:
             return False
-        return began < self._desk.servers.gone_at() or now() - began >= self._desk.letta.run_lifetime
+        return began < self._context.servers.gone_at() or now() - began >= self._context.letta.run_lifetime
 
     @property
     def _patience(self) -> float:
         """Seconds for earlier turns. Some of the reply budget is left, or a dead run would use up each turn's."""
-        letta = self._desk.letta
+        letta = self._context.letta
         return min(letta.turn_patience, letta.reply_deadline * _PREVIOUS_TURN_SHARE)
 
 
@@ -403,7 +403,7 @@ def _wait() -> Callable[[RetryCallState], float]:
 
     def seconds(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        asked = error.retry_after if isinstance(error, LettaUnavailable | TurnFateUnknown) else None
+        asked = error.retry_after if isinstance(error, LettaUnavailable | OutcomeUnknown) else None
         return max(backoff(state), asked or 0.0)
 
     return seconds

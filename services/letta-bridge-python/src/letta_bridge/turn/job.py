@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from letta_bridge.request_queue.idempotency import Identity, KeptReply
-from letta_bridge.request_queue.missed_turns import Fate, MissedTurn, cut
+from letta_bridge.request_queue.missed_turns import DeliveryStatus, MissedTurn, cut
 from letta_bridge.request_queue.port import Turn
 from letta_bridge.turn.fallback import FallbackAnswer
 from shared_utils.contracts.messages import Task, now
@@ -16,7 +16,7 @@ class Undelivered(Protocol):
     """What a delivery that failed tells of its turn; see :class:`letta_bridge.turn.delivery.Delivery`."""
 
     @property
-    def fate(self) -> Fate: ...
+    def status(self) -> DeliveryStatus: ...
     @property
     def agent_id(self) -> str | None: ...
     @property
@@ -37,7 +37,7 @@ class Job:
     task: Task
     persona: str
     identity: Identity
-    doubtful: bool
+    maybe_sent: bool
     """The task may have been sent to Letta before."""
     kept: KeptReply | None
     """The reply that is kept under the task's user and id; None also where it cannot be read."""
@@ -60,16 +60,18 @@ class Job:
             told_characters: as many of the texts are ever told; more of them is not kept.
         """
         canned = answer is not None and answer.canned
-        if delivery.fate is not Fate.UNKNOWN and (answer is None or (canned and delivery.fate is Fate.STORED)):
+        if delivery.status is not DeliveryStatus.UNKNOWN and (
+            answer is None or (canned and delivery.status is DeliveryStatus.STORED)
+        ):
             return None
         # A bridge of the previous release may have had this task before: its words are then compared as a whole.
-        producer_id = self.task.task_id if self.doubtful else None
+        producer_id = self.task.task_id if self.maybe_sent else None
         return MissedTurn(
             task_id=self.identity.key,
             content=self.task.content if producer_id else cut(self.task.content, told_characters),
             response_text=cut(answer.text, told_characters) if answer is not None and not canned else None,
             timestamp=now(),
-            fate=delivery.fate,
+            fate=delivery.status,
             agent_id=delivery.agent_id,
             interrupted=delivery.interrupted,
             persona=delivery.persona,
@@ -86,7 +88,7 @@ class Job:
             task_id=self.identity.key,
             content="",
             timestamp=now(),
-            fate=Fate.UNKNOWN,
+            fate=DeliveryStatus.UNKNOWN,
             persona=persona,
             taken_at=self.identity.taken_at,
         )

@@ -14,17 +14,17 @@ from letta_bridge.consent import Consent
 from letta_bridge.errors import (
     BreakerOpen,
     FallbackUnavailable,
-    GuardHit,
-    Hopeless,
     LaneFull,
     LeaseLost,
     LettaError,
     LettaRejected,
+    LimitReached,
     NotSent,
     OptedOut,
     ReplyDeadlineExceeded,
     TenantTaken,
-    failure_word,
+    UnprocessableTask,
+    failure_label,
 )
 from letta_bridge.guards import Admission, Guards
 from letta_bridge.journal import journalled
@@ -33,7 +33,7 @@ from letta_bridge.request_queue.missed_turns import KeptTurn, read
 from letta_bridge.request_queue.port import Settlement, Turn
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.turn import settlements
-from letta_bridge.turn.delivery import Delivered, Delivery, Desk, Lease, LettaTurn
+from letta_bridge.turn.delivery import Delivered, Delivery, DeliveryContext, Lease, LettaTurn
 from letta_bridge.turn.fallback import Fallback, FallbackAnswer
 from letta_bridge.turn.job import Job
 from letta_bridge.turn.router import Decision, route
@@ -77,7 +77,7 @@ class MessageProcessor:
     def __init__(
         self,
         settings: BridgeSettings,
-        desk: Desk,
+        context: DeliveryContext,
         fallback: Fallback,
         missed: MissedTurns,
         guards: Guards | None = None,
@@ -86,8 +86,8 @@ class MessageProcessor:
     ) -> None:
         self._settings = settings
         self._limits = settings.queue.limits
-        self._desk = desk
-        self._sessions = desk.sessions
+        self._context = context
+        self._sessions = context.sessions
         self._fallback = fallback
         self._missed = missed
         self._consent = consent
@@ -97,7 +97,7 @@ class MessageProcessor:
     def reload(self, settings: BridgeSettings) -> None:
         """Take over what may change while running; turns that have begun keep what they began with."""
         self._settings = settings
-        self._desk = replace(self._desk, letta=settings.letta, fallback=settings.fallback)
+        self._context = replace(self._context, letta=settings.letta, fallback=settings.fallback)
         if self._guards is not None:
             self._guards.reload(settings.guards)
 
@@ -115,26 +115,30 @@ class MessageProcessor:
         except LeaseLost:
             raise
         except MalformedMessage as error:
-            end = self._bury(turn, job, error)
-        except Hopeless as error:
+            end = self._dead_letter(turn, job, error)
+        except UnprocessableTask as error:
             job = job or self._readable(turn)
-            end = await self._answered_before(job, lease) or self._bury(turn, job, error)
+            end = await self._answered_before(job, lease) or self._dead_letter(turn, job, error)
         except Exception as error:  # noqa: BLE001  # a defect of ours must not stop everybody else's turns
             _log.exception("turn_failed", receipt=turn.receipt)
-            defect = Hopeless(f"the bridge failed on this task ({type(error).__name__}); see its log", _DEFECT_CODE)
+            defect = UnprocessableTask(
+                f"the bridge failed on this task ({type(error).__name__}); see its log", _DEFECT_CODE
+            )
             job = job or self._readable(turn)
-            end = self._bury(turn, job, defect)
+            end = self._dead_letter(turn, job, defect)
         if job is not None and job.id_is_taken:
             end.replaces_kept = False
         return end
 
     def _check_attempts(self, turn: Turn) -> None:
         if turn.deliveries > self._settings.queue.max_deliveries:
-            raise Hopeless(f"the task was handed out {turn.deliveries - 1} times in vain", "too_many_deliveries")
+            raise UnprocessableTask(
+                f"the task was handed out {turn.deliveries - 1} times in vain", "too_many_deliveries"
+            )
 
     def _job(self, turn: Turn, task: Task) -> Job:
         identity = Identity(turn.number, turn.first_ms / 1000, content_digest(task))
-        doubtful = turn.attempts > 1
+        maybe_sent = turn.attempts > 1
         kept = None if turn.kept_reply is None else KeptReply.read(turn.kept_reply)
         if turn.kept_reply is not None and kept is None:
             _log.error("kept_reply_unreadable", receipt=turn.receipt)  # the task counts as a new one
@@ -144,11 +148,11 @@ class MessageProcessor:
             kept = None
         if kept is not None and kept.is_of(task) and kept.may_be_tried_again:
             identity = kept.inherited(identity)
-            doubtful = doubtful or kept.may_have_been_sent
+            maybe_sent = maybe_sent or kept.may_have_been_sent
         if not task.task_id:
             task = task.model_copy(update={"task_id": f"{self._settings.queue.requests}-{turn.first_ms}-{turn.seq}"})
         logs.bind(task_id=task.task_id, user_id=task.user_id)
-        return Job(turn, task, self._sessions.persona(task.meta.persona), identity, doubtful, kept, id_is_taken)
+        return Job(turn, task, self._sessions.persona(task.meta.persona), identity, maybe_sent, kept, id_is_taken)
 
     async def _outcome(self, job: Job, lease: Lease) -> Settlement:
         turn, task = job.turn, job.task
@@ -163,15 +167,15 @@ class MessageProcessor:
             if turn.found_lane_full(task.user_id):
                 raise LaneFull  # on redelivery too: an overflow lane runs beside the user's own lane
             # What may be in the agent's memory already is seen through, whatever the limits say by now.
-            admitted = Admission() if job.doubtful or not self._guards else await self._guards.admit(turn, task)
+            admitted = Admission() if job.maybe_sent or not self._guards else await self._guards.admit(turn, task)
             try:
                 job.task = await self._with_content(task)
-            except Hopeless as gone:
-                if not job.doubtful:
+            except UnprocessableTask as gone:
+                if not job.maybe_sent:
                     raise
                 return await self._answered_by_letta_before(job, lease, gone)
             return await self._answered(job, lease, admitted)
-        except GuardHit as hit:
+        except LimitReached as hit:
             _log.info("guard_hit", receipt=turn.receipt, code=hit.code)
             return settlements.turned_away(turn, task, hit)
 
@@ -185,7 +189,7 @@ class MessageProcessor:
                 task.user_id, task.input_file
             )
         if not content.strip():
-            raise Hopeless("the task has neither content nor an input file with text in it", "empty_content")
+            raise UnprocessableTask("the task has neither content nor an input file with text in it", "empty_content")
         return task if content is task.content else task.model_copy(update={"content": content})
 
     async def _decision(self, job: Job) -> Decision:
@@ -201,11 +205,11 @@ class MessageProcessor:
         consent = await self._consent.verdict(task.user_id, turn.choice, session, first_ms=turn.first_ms)
         return route(task, self._settings.letta, consent=consent)
 
-    async def _answered_by_letta_before(self, job: Job, lease: Lease, gone: Hopeless) -> Settlement:
+    async def _answered_by_letta_before(self, job: Job, lease: Lease, gone: UnprocessableTask) -> Settlement:
         """Letta's answer to an earlier hand-out of a task whose content has since been removed.
 
         Raises:
-            Hopeless: ``gone``, where Letta has no answer, or cannot be asked.
+            UnprocessableTask: ``gone``, where Letta has no answer, or cannot be asked.
         """
         session = await self._sessions.session(job.task.user_id, job.persona)
         has_agent = session is not None and session.agent_id is not None
@@ -225,7 +229,7 @@ class MessageProcessor:
         decision = await self._decision(job)
         fail_points.reach("routed")
         if decision.route == "memory-python":
-            missed_by_agent = await self._delivery(job, lease) if decision.agent_is_told else None
+            missed_by_agent = await self._delivery(job, lease) if decision.remember else None
             return await self._by_memory(job, lease, decision.reason, missed_by_agent)
         delivery = await self._delivery(job, lease)
         if job.turn.attempts > 1 and await self._fallback.was_handed_over(job.number):
@@ -269,18 +273,18 @@ class MessageProcessor:
             taken_at=job.identity.taken_at,
             content=None if content_gone else task.content,
             missed=missed,
-            doubtful=job.doubtful,
+            maybe_sent=job.maybe_sent,
             other_persona=self._other_persona(job),
             handed_out_before=job.turn.attempts > 1,
         )
-        return Delivery(self._desk, turn, lease)
+        return Delivery(self._context, turn, lease)
 
     async def _by_memory(
         self, job: Job, lease: Lease, reason: str, delivery: Delivery | None, error: ServiceError | None = None
     ) -> Settlement:
         """memory-python's answer, or an error reply. ``delivery`` is what the agent has to be told of, if anything."""
         lease.begin()
-        cause = failure_word(error) if isinstance(error, LettaError) else None
+        cause = failure_label(error) if isinstance(error, LettaError) else None
         try:
             answer = await self._fallback.answer(job.task, job.number, reason, cause=cause, persona=job.persona)
         except FallbackUnavailable as unavailable:
@@ -304,10 +308,10 @@ class MessageProcessor:
             job.identity,
             answer,
             reason=reason,
-            cause=failure_word(error) if isinstance(error, LettaError) else None,
+            cause=failure_label(error) if isinstance(error, LettaError) else None,
             in_place_of_agent=error is not None or reason in _REASONS_TO_CATCH_UP,
             missed=self._missed_turns(job, delivery, answer),
-            told=delivery.resolved if delivery else (),
+            caught_up=delivery.resolved if delivery else (),
         )
         return self._journalled(job, end, is_remembered=delivery is not None)
 
@@ -324,7 +328,7 @@ class MessageProcessor:
         return tuple(dump(job.abandoned_turn(persona)) for persona in personas if persona is not None)
 
     def _other_persona(self, job: Job) -> str | None:
-        return self._sessions.other_persona(job.task.meta.persona) if job.doubtful else None
+        return self._sessions.other_persona(job.task.meta.persona) if job.maybe_sent else None
 
     def _refuse(self, job: Job, error: ServiceError, delivery: Delivery | None) -> Settlement:
         return settlements.refused(
@@ -334,8 +338,8 @@ class MessageProcessor:
             error,
             # A turn that may still be running in Letta is noted, so that the user's next one does not overlap it.
             missed=self._missed_turns(job, delivery, None),
-            told=delivery.resolved if delivery else (),
-            cause=failure_word(error) if isinstance(error, LettaError) else error.code,
+            caught_up=delivery.resolved if delivery else (),
+            cause=failure_label(error) if isinstance(error, LettaError) else error.code,
         )
 
     async def _answered_before(self, job: Job | None, lease: Lease) -> Settlement | None:
@@ -359,27 +363,27 @@ class MessageProcessor:
 
     async def _delivery_to_be_told(self, job: Job, lease: Lease) -> Delivery | None:
         """What the agent has to be told of a turn that is not delivered any more; None where it must not know."""
-        with contextlib.suppress(Hopeless):  # the upload is gone, memory-python's answer is not
+        with contextlib.suppress(UnprocessableTask):  # the upload is gone, memory-python's answer is not
             job.task = await self._with_content(job.task)
         try:
             decision = await self._decision(job)
-            if decision.route == "memory-python" and not decision.agent_is_told:
+            if decision.route == "memory-python" and not decision.remember:
                 return None
             return await self._delivery(job, lease)
         except CONNECTION_ERRORS as unknown:
             _log.warning("answer_not_told", receipt=job.turn.receipt, error=str(unknown))
             return None
 
-    def _bury(self, turn: Turn, job: Job | None, error: ServiceError) -> Settlement:
-        code = error.reason if isinstance(error, Hopeless) else error.code
+    def _dead_letter(self, turn: Turn, job: Job | None, error: ServiceError) -> Settlement:
+        code = error.reason if isinstance(error, UnprocessableTask) else error.code
         _log.warning("task_buried", receipt=turn.receipt, code=code, error=str(error))
         task_id, user_id = salvage_ids(turn.payload)
         if isinstance(error, MalformedMessage):
             task_id, user_id = error.task_id, error.user_id
         if job is None:
             identity = Identity(turn.number, turn.first_ms / 1000, None)
-            return settlements.buried(turn, error, code, identity, task_id=task_id, user_id=user_id)
-        return settlements.buried(
+            return settlements.dead_lettered(turn, error, code, identity, task_id=task_id, user_id=user_id)
+        return settlements.dead_lettered(
             turn,
             error,
             code,

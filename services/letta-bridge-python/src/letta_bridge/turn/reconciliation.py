@@ -18,7 +18,7 @@ from typing import Final
 from letta_bridge.errors import EarlierTurnRunning, TurnInterrupted
 from letta_bridge.letta import FoundTurn, LettaTurns, SoughtTurn, TurnState, turn_otid
 from letta_bridge.request_queue.idempotency import CLOCK_TOLERANCE_SECONDS
-from letta_bridge.request_queue.missed_turns import Fate, KeptTurn, MissedTurn, fingerprints
+from letta_bridge.request_queue.missed_turns import DeliveryStatus, KeptTurn, MissedTurn, fingerprints
 from shared_utils.observability import logs
 
 _log = logs.get("letta_bridge.reconciliation")
@@ -136,7 +136,9 @@ class Reconciliation:
         # What was sent to an agent that is gone never reached its successor.
         gone = {kept.fingerprint for kept in earlier if kept.turn.agent_id not in {None, *self._ids}}
         self._earlier = [kept for kept in earlier if kept.fingerprint not in gone]
-        self._of_gone_agents = [_with_fate(kept, Fate.ABSENT) for kept in earlier if kept.fingerprint in gone]
+        self._of_gone_agents = [
+            _with_status(kept, DeliveryStatus.ABSENT) for kept in earlier if kept.fingerprint in gone
+        ]
         self._order = {kept.fingerprint: index for index, kept in enumerate(earlier)}
 
     async def run(self) -> Reconciled:
@@ -189,7 +191,7 @@ class Reconciliation:
         known = {
             name: found
             for name, found in best.items()
-            if looked.complete or found.told or found.state is not TurnState.ABSENT
+            if looked.complete or found.caught_up or found.state is not TurnState.ABSENT
         }
         return present, known, looked.other_runs
 
@@ -295,30 +297,30 @@ class Reconciliation:
         later_runs = {present.run_id} if present else set()
         for kept in reversed(self._earlier):
             seen, fate = found.get(kept.fingerprint), fates[kept.fingerprint]
-            if fate is Fate.ABSENT and kept.turn.task_id in carried:
-                fate = Fate.UNKNOWN
+            if fate is DeliveryStatus.ABSENT and kept.turn.task_id in carried:
+                fate = DeliveryStatus.UNKNOWN
             # A bridge of the previous release told of a turn under the turn's own otid, in the run of a later one.
             rode_along = seen is not None and seen.run_id is not None and seen.run_id in later_runs
-            if rode_along or (seen is not None and seen.told) or not _holds_anything(kept.turn, fate):
+            if rode_along or (seen is not None and seen.caught_up) or not _holds_anything(kept.turn, fate):
                 result.resolved.add(kept.fingerprint)
             else:
-                result.pending.append(_with_fate(kept, fate))
+                result.pending.append(_with_status(kept, fate))
             if seen is not None:
                 later_runs.add(seen.run_id)
         result.pending += self._of_gone_agents
         result.pending.sort(key=lambda kept: self._order[kept.fingerprint])
         return result
 
-    def _fate(self, kept: KeptTurn, found: FoundTurn | None) -> Fate:
-        if kept.turn.fate is Fate.STORED:
-            return Fate.STORED
+    def _fate(self, kept: KeptTurn, found: FoundTurn | None) -> DeliveryStatus:
+        if kept.turn.fate is DeliveryStatus.STORED:
+            return DeliveryStatus.STORED
         if found is None:  # not all of the history was read, and the agent may have been told of the turn before
-            return Fate.UNKNOWN
+            return DeliveryStatus.UNKNOWN
         if found.state is TurnState.STORED:
-            return Fate.STORED
+            return DeliveryStatus.STORED
         if found.state is TurnState.ABSENT and kept.fingerprint not in self._given_up:
-            return Fate.ABSENT
-        return Fate.UNKNOWN
+            return DeliveryStatus.ABSENT
+        return DeliveryStatus.UNKNOWN
 
 
 def _ways_of(turn: MissedTurn, agent_ids: Sequence[str]) -> list[SoughtTurn]:
@@ -348,18 +350,18 @@ def _best(ways: Sequence[FoundTurn]) -> FoundTurn:
     # An unlabelled run need not be this turn's, unless only the previous release can have sent it: it is not cancelled.
     safe = [ways[0], *(replace(way, run_ids=()) for way in ways[1:])]
     best = min(safe, key=lambda way: _STATES_BY_CERTAINTY.index(way.state))
-    return replace(best, told=any(way.told for way in ways))
+    return replace(best, caught_up=any(way.caught_up for way in ways))
 
 
 def _may_be_on_its_way(turn: MissedTurn) -> bool:
-    return turn.fate is Fate.UNKNOWN and not turn.ended
+    return turn.fate is DeliveryStatus.UNKNOWN and not turn.ended
 
 
-def _carried_by_unknown(turns: Sequence[KeptTurn], fates: Mapping[str, Fate]) -> set[str]:
+def _carried_by_unknown(turns: Sequence[KeptTurn], fates: Mapping[str, DeliveryStatus]) -> set[str]:
     """The keys of turns that went along with one whose fate is unknown: theirs is unknown as well."""
     carried: set[str] = set()
     for index, kept in enumerate(turns):
-        if fates[kept.fingerprint] is not Fate.UNKNOWN:
+        if fates[kept.fingerprint] is not DeliveryStatus.UNKNOWN:
             continue
         if kept.turn.carried is None:
             carried.update(before.turn.task_id for before in turns[:index])
@@ -368,12 +370,12 @@ def _carried_by_unknown(turns: Sequence[KeptTurn], fates: Mapping[str, Fate]) ->
     return carried
 
 
-def _holds_anything(turn: MissedTurn, fate: Fate) -> bool:
+def _holds_anything(turn: MissedTurn, fate: DeliveryStatus) -> bool:
     """Whether there is something to tell the agent, or a turn that may still be stored with what it carried."""
-    if turn.is_worth_telling and not (turn.canned and fate is Fate.STORED):
+    if turn.is_worth_remembering and not (turn.canned and fate is DeliveryStatus.STORED):
         return True
-    return fate is Fate.UNKNOWN
+    return fate is DeliveryStatus.UNKNOWN
 
 
-def _with_fate(kept: KeptTurn, fate: Fate) -> KeptTurn:
+def _with_status(kept: KeptTurn, fate: DeliveryStatus) -> KeptTurn:
     return replace(kept, turn=kept.turn.model_copy(update={"fate": fate}))

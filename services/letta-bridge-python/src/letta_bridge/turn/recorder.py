@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from letta_bridge.request_queue.port import Exchange, Refusal, Settlement, Turn
+from letta_bridge.request_queue.port import FetchResult, Refusal, Settlement, Turn
 
 
 class Recorder:
@@ -14,7 +14,7 @@ class Recorder:
     Called on the hot path: a hook is quick, and never raises.
     """
 
-    def exchanged(self, settlements: Sequence[Settlement], exchange: Exchange, seconds: float) -> None:
+    def settled_and_fetched(self, settlements: Sequence[Settlement], fetched: FetchResult, seconds: float) -> None:
         """Redis took these settlements and gave new turns, in one round trip of so many seconds."""
 
     def arrived(self, turns: Sequence[Turn]) -> None:

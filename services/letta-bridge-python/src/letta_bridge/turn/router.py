@@ -16,7 +16,7 @@ class Decision:
     route: Route
     reason: str
     """A configured memory type, or memory_type_unknown, letta_disabled, user_switch, choice_unknown, audio."""
-    agent_is_told: bool = False
+    remember: bool = False
     """Whether the user's agent hears of it later, where memory-python answers: not what was meant to be forgotten."""
 
 
@@ -41,5 +41,5 @@ def route(task: Task, settings: LettaSettings, *, consent: Verdict) -> Decision:
     if target == "memory-python":
         return Decision(target, memory_type)
     if not settings.enabled:
-        return Decision("memory-python", "letta_disabled", agent_is_told=True)
+        return Decision("memory-python", "letta_disabled", remember=True)
     return Decision("letta", memory_type)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection
 from dataclasses import replace
 
-from letta_bridge.errors import GuardHit, TaskIdReused
+from letta_bridge.errors import LimitReached, TaskIdReused
 from letta_bridge.letta.port import Usage as TurnUsage
 from letta_bridge.request_queue import recent_turns
 from letta_bridge.request_queue.idempotency import Identity, KeptReply
@@ -18,9 +18,9 @@ from shared_utils.errors import ServiceError
 
 
 def by_letta(
-    turn: Turn, task: Task, identity: Identity, delivered: Delivered, told: Collection[str] = ()
+    turn: Turn, task: Task, identity: Identity, delivered: Delivered, caught_up: Collection[str] = ()
 ) -> Settlement:
-    """The user's agent answered. ``told``: the missed turns it has been told of, by fingerprint."""
+    """The user's agent answered. ``caught_up``: the missed turns it has been told of, by fingerprint."""
     answer = delivered.answer
     reply = Reply(
         task_id=task.task_id,
@@ -42,7 +42,7 @@ def by_letta(
         reply=dump(reply),
         task_response=dump(TaskResponse(text=answer.text, source="letta", truncated=reply.truncated)),
         mark=identity.mark(),
-        told=frozenset(told),
+        caught_up=frozenset(caught_up),
         tally=(recent_turns.BY_AGENT,),
     )
 
@@ -57,7 +57,7 @@ def by_memory(
     cause: str | None = None,
     in_place_of_agent: bool = False,
     missed: tuple[bytes, ...] = (),
-    told: Collection[str] = (),
+    caught_up: Collection[str] = (),
 ) -> Settlement:
     """memory-python answered. It published its reply itself; somebody else's chat AI answered the bridge alone.
 
@@ -70,7 +70,7 @@ def by_memory(
         cause: what exactly failed, as ``fallback_cause`` has it.
         in_place_of_agent: an agent was to answer, and could not.
         missed: the turn, for agents to be told of or to wait for; empty where none is to know.
-        told: missed turns that the agent knows by now, by fingerprint.
+        caught_up: missed turns that the agent knows by now, by fingerprint.
     """
     reply = answer.reply or dump(
         Reply(
@@ -96,7 +96,7 @@ def by_memory(
         publish=answer.reply is None,
         mark=identity.mark(),
         missed=missed,
-        told=frozenset(told),
+        caught_up=frozenset(caught_up),
         tally=(
             recent_turns.BY_MEMORY,
             *((recent_turns.FELL_BACK, recent_turns.because(cause or reason)) if in_place_of_agent else ()),
@@ -133,7 +133,7 @@ def refused(
     error: ServiceError,
     *,
     missed: tuple[bytes, ...] = (),
-    told: Collection[str] = (),
+    caught_up: Collection[str] = (),
     cause: str | None = None,
     replaces_kept: bool = True,
 ) -> Settlement:
@@ -145,7 +145,7 @@ def refused(
         identity: under which name the task may have been sent; None where the reply is kept as nobody's.
         error: why.
         missed: as in :func:`by_memory`.
-        told: as in :func:`by_memory`.
+        caught_up: as in :func:`by_memory`.
         cause: what kept an answer from being given.
         replaces_kept: see :class:`Settlement`.
     """
@@ -159,13 +159,13 @@ def refused(
         replaces_kept=replaces_kept,
         mark=identity.mark() if identity else b"",
         missed=missed,
-        told=frozenset(told),
+        caught_up=frozenset(caught_up),
         code=error.code,
         tally=(recent_turns.UNANSWERED, recent_turns.because(cause)) if cause else (),
     )
 
 
-def turned_away(turn: Turn, task: Task, hit: GuardHit) -> Settlement:
+def turned_away(turn: Turn, task: Task, hit: LimitReached) -> Settlement:
     """A limit of the operator's refused the task before anything was done for it.
 
     The refusal is kept for who looks for it there, and only where nothing is kept: it must neither take the place of
@@ -180,7 +180,7 @@ def reused(turn: Turn, task: Task, identity: Identity) -> Settlement:
     return refused(turn, task, identity, TaskIdReused(), replaces_kept=False)
 
 
-def buried(
+def dead_lettered(
     turn: Turn,
     error: ServiceError,
     code: str,

@@ -23,10 +23,10 @@ class Metered:
         self.metrics = metrics = BridgeMetrics()
         letta = instrumented(rig.letta, LettaMetrics(metrics, rig.settings.agents.model))
         rig.servers = LettaServers({"http://letta": letta}, breaker=rig.breaker)
-        rig.desk = replace(rig.desk, servers=rig.servers, recorder=metrics)
+        rig.delivery_context = replace(rig.delivery_context, servers=rig.servers, recorder=metrics)
         self.queue = rig.queue()
         fallback = instrumented(rig.fallback, FallbackMetrics(metrics))
-        self.processor = MessageProcessor(rig.settings, rig.desk, fallback, self.queue, consent=rig.consent)
+        self.processor = MessageProcessor(rig.settings, rig.delivery_context, fallback, self.queue, consent=rig.consent)
         rig.intake = self.intake
         self.checks = [Check("redis", ok=True, detail="", required=True), Check("journal", ok=False, detail="away")]
         self.redis_error = None

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from letta_bridge.errors import LettaRejected, LettaUnavailable, TurnFateUnknown
+from letta_bridge.errors import LettaRejected, LettaUnavailable, OutcomeUnknown
 from letta_bridge.letta import AgentSpec, SoughtTurn, TurnAnswer, Usage
-from letta_bridge.request_queue import Exchange, Outcome, Settlement, Turn
+from letta_bridge.request_queue import FetchResult, Outcome, Settlement, Turn
 from letta_bridge.request_queue.port import Refusal
 from letta_bridge.telemetry.metrics import LettaMetrics, loop_lag_watched
 from letta_bridge.telemetry.middleware import instrumented
@@ -247,7 +247,7 @@ async def test_the_process_is_measured(metered):
     [
         (LettaUnavailable(busy=True), "busy"),
         (LettaUnavailable(), "unavailable"),
-        (TurnFateUnknown(cause="timeout"), "timeout"),
+        (OutcomeUnknown(cause="timeout"), "timeout"),
         (LettaRejected(cause="context_overflow"), "context_overflow"),
     ],
 )
@@ -286,10 +286,10 @@ async def test_metered_letta_hands_everything_on(metered):
 
 
 async def test_what_another_bridge_took_over_is_counted(metered):
-    turn = Turn("1-1", "ada", 2, 1, 1, b"{}", waited=40.0)
+    turn = Turn("1-1", "ada", 2, 1, 1, b"{}", queued_seconds=40.0)
     settlement = Settlement("1-1", Outcome.LETTA)
     metered.metrics.ended(turn, settlement, 1.0)
-    metered.metrics.exchanged([settlement], Exchange([False], [turn]), 0.001)
+    metered.metrics.settled_and_fetched([settlement], FetchResult([False], [turn]), 0.001)
     metered.metrics.refused(settlement, Refusal.TAKEN_OVER)
     metered.metrics.lease_lost()
     samples = await metered.samples()
@@ -302,10 +302,10 @@ async def test_what_another_bridge_took_over_is_counted(metered):
 
 
 async def test_a_turns_whole_duration_is_wait_work_and_settling(metered):
-    turn = Turn("1-1", "ada", 1, 1, 1, b"{}", waited=40.0)
+    turn = Turn("1-1", "ada", 1, 1, 1, b"{}", queued_seconds=40.0)
     settlement = Settlement("1-1", Outcome.LETTA)
     metered.metrics.ended(turn, settlement, 20.0)
-    metered.metrics.exchanged([settlement], Exchange([True]), 0.001)
+    metered.metrics.settled_and_fetched([settlement], FetchResult([True]), 0.001)
     seconds = (await metered.samples())["letta_bridge_turn_duration_seconds_sum", "letta"]
     assert 60.0 <= seconds < 61.0
 

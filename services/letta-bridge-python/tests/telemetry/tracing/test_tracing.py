@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind
 
 from letta_bridge.errors import LeaseLost, LettaUnavailable
 from letta_bridge.letta import LettaServers, TurnAnswer, Usage
-from letta_bridge.request_queue import Exchange, Outcome, Settlement, Turn
+from letta_bridge.request_queue import FetchResult, Outcome, Settlement, Turn
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.telemetry.middleware import instrumented
 from letta_bridge.telemetry.tracing import Tracing
@@ -50,10 +50,10 @@ class Traced:
         )
         letta = instrumented(rig.letta, tracing.letta("http://letta:8283", "openai/m"))
         rig.servers = LettaServers({"letta": letta}, breaker=rig.breaker)
-        rig.desk = replace(rig.desk, servers=rig.servers, recorder=tracing)
+        rig.delivery_context = replace(rig.delivery_context, servers=rig.servers, recorder=tracing)
         self.queue = rig.queue()
         fallback = instrumented(rig.fallback, tracing.fallback())
-        processor = MessageProcessor(rig.settings, rig.desk, fallback, self.queue, consent=rig.consent)
+        processor = MessageProcessor(rig.settings, rig.delivery_context, fallback, self.queue, consent=rig.consent)
         process = tracing.process(processor.process)
         rig.intake = lambda _name: Intake(self.queue, process, rig.settings.queue, recorder=tracing)
 
@@ -222,7 +222,7 @@ async def test_a_lost_lease_leaves_nothing_behind(traced):
 
 def test_a_refused_settlement_is_told_and_sends_nothing(traced):
     settlement = Settlement("1-1", Outcome.LETTA, task_id="t1", reply=b"{}")
-    traced.tracing.exchanged([settlement], Exchange([False]), 0.1)
+    traced.tracing.settled_and_fetched([settlement], FetchResult([False]), 0.1)
     assert set(traced.spans()) == {"ack letta_requests"}
     assert traced.spans()["ack letta_requests"].attributes["error.type"] == "lease_lost"
 

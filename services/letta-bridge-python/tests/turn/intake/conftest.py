@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 from letta_bridge.request_queue import Outcome, Settlement
 from letta_bridge.request_queue.calls import TICKET_DIGITS
 from letta_bridge.request_queue.memory_queue import InMemoryQueue
-from letta_bridge.request_queue.shelf import Shelf
+from letta_bridge.request_queue.shelf import InMemoryQueueState
 from letta_bridge.settings import QueueSettings
 from letta_bridge.turn import lease
 from letta_bridge.turn.intake import Intake, arrivals, hand_outs, intake, lease_keeper
@@ -29,12 +29,12 @@ class UnreliableQueue(InMemoryQueue):
         self.refuses = False
         """Exchanges are refused, while every other command works."""
         self.refused = 0
-        self.strays_sought = []
+        self.orphans_sought = []
         self.settled_at_once = []
         self.after_hand_out = lambda: None
         self.asked = asyncio.Event()
 
-    async def exchange(self, settlements, want):
+    async def settle_and_fetch(self, settlements, limit):
         self.asked.set()
         self.settled_at_once.append(len(settlements))
         if self.away:
@@ -42,17 +42,17 @@ class UnreliableQueue(InMemoryQueue):
         if self.refuses:
             self.refused += 1
             raise ResponseError("WRONGTYPE the key q is no list")
-        exchange = await super().exchange(settlements, want)
-        if exchange.turns:
+        fetched = await super().settle_and_fetch(settlements, limit)
+        if fetched.turns:
             self.after_hand_out()
-        if self.lose_next_answer and (settlements or exchange.turns):
+        if self.lose_next_answer and (settlements or fetched.turns):
             self.lose_next_answer = False
-            lose_answer(self.passes, exchange.turns)
+            lose_answer(self.passes, fetched.turns)
             raise RedisConnectionError("answer lost")
-        return exchange
+        return fetched
 
-    async def take(self, want, timeout):
-        turns = await super().take(want, timeout)
+    async def wait_and_fetch(self, limit, timeout):
+        turns = await super().wait_and_fetch(limit, timeout)
         if turns:
             self.after_hand_out()
         if self.away or (turns and self.lose_next_arrival):
@@ -61,11 +61,11 @@ class UnreliableQueue(InMemoryQueue):
             raise RedisConnectionError("answer lost")
         return turns
 
-    async def release_strays(self, known, *, waited=False):
+    async def release_orphans(self, known, *, from_idle=False):
         if self.away:
             raise RedisConnectionError("away")
-        self.strays_sought.append(waited)
-        return await super().release_strays(known, waited=waited)
+        self.orphans_sought.append(from_idle)
+        return await super().release_orphans(known, from_idle=from_idle)
 
 
 def lose_answer(calls, turns):
@@ -79,7 +79,7 @@ class Worker:
     def __init__(self, shelf=None, name="a", accepting=lambda: True, **changes):
         self.time = 1_000.0
         self.settings = QueueSettings(**{"shutdown_grace": 5, **changes})
-        self.shelf = shelf or Shelf(clock=lambda: self.time)
+        self.shelf = shelf or InMemoryQueueState(clock=lambda: self.time)
         self.queue = UnreliableQueue(self.shelf, self.settings, name)
         self.started = asyncio.Queue()
         self.gate = asyncio.Event()

@@ -16,7 +16,7 @@ from letta_bridge.errors import LeaseLost
 from letta_bridge.request_queue import Outcome, Settlement
 from letta_bridge.request_queue.calls import TICKET_DIGITS
 from letta_bridge.request_queue.memory_queue import InMemoryQueue
-from letta_bridge.request_queue.shelf import Shelf
+from letta_bridge.request_queue.shelf import InMemoryQueueState
 from letta_bridge.settings import QueueSettings
 from letta_bridge.turn.intake import arrivals, redis_outage
 
@@ -113,7 +113,7 @@ async def test_outcomes_that_never_cease_do_not_hold_up_the_next_of_a_user(make_
     worker.push("a", "b", user="ada")
     worker.push("c")
     intake = worker.intake
-    ends = [_end(turn) for turn in (await worker.queue.exchange([], 2)).turns]
+    ends = [_end(turn) for turn in (await worker.queue.settle_and_fetch([], 2)).turns]
     intake._arrivals.waiting = True
     for end in ends:
         intake._outcomes.add(end)
@@ -134,7 +134,7 @@ async def test_an_arrival_whose_answer_got_lost_returns_uncounted(make_worker, m
         turn = await asyncio.wait_for(worker.started.get(), 20)
         assert turn.attempts == 1
         await worker.settled(1)
-        assert worker.queue.strays_sought == [True]
+        assert worker.queue.orphans_sought == [True]
     assert worker.shelf.counters["redelivered"] == 0
 
 
@@ -200,7 +200,7 @@ async def test_a_turn_whose_lease_ran_out_here_is_no_stray(make_worker, set_cloc
         async with asyncio.timeout(20):
             while worker.intake.redis_error is not None:
                 await asyncio.sleep(0.01)
-        assert worker.queue.strays_sought
+        assert worker.queue.orphans_sought
         assert worker.shelf.turns[turn.receipt].entry.attempts == 1
 
 
@@ -296,7 +296,7 @@ async def test_a_lost_lease_stops_the_turn(make_worker):
         turn = await worker.started.get()
         worker.time += 1_000
         other = InMemoryQueue(worker.shelf, worker.settings, "b")
-        (taken_over,) = (await other.exchange([], 1)).turns
+        (taken_over,) = (await other.settle_and_fetch([], 1)).turns
         await worker.intake._leases.renew([turn.receipt])
         worker.gate.set()
         async with asyncio.timeout(20):
@@ -315,7 +315,7 @@ def test_every_task_taken_is_settled_waiting_or_in_flight(make_queue, data):
 
     async def scenario():
         now = 1_000.0
-        shelf = Shelf(clock=lambda: now)
+        shelf = InMemoryQueueState(clock=lambda: now)
         config = QueueSettings()
         bridges = [make_queue(shelf, config, name) for name in "ab"]
         held = {name: [] for name in "ab"}
@@ -335,15 +335,15 @@ def test_every_task_taken_is_settled_waiting_or_in_flight(make_queue, data):
             elif step == "release":
                 await queue.release([mine.pop().receipt for _ in mine[:1]])
             else:
-                await _exchange(queue, mine, step, data.draw(st.integers(0, 3)))
+                await _settle_and_fetch(queue, mine, step, data.draw(st.integers(0, 3)))
             status = await queue.status()
             settled = sum(count for name, count in status.counters.items() if name.startswith("settled:"))
             assert status.counters.get("taken", 0) == settled + status.waiting + status.in_flight
             assert len(shelf.busy) == len(shelf.turns)
         now += config.lease + 1
         while shelf.requests or shelf.lanes or shelf.turns:
-            turns = (await bridges[0].exchange([], 5)).turns
-            await bridges[0].exchange([_end(turn) for turn in turns], 0)
+            turns = (await bridges[0].settle_and_fetch([], 5)).turns
+            await bridges[0].settle_and_fetch([_end(turn) for turn in turns], 0)
         by_user = {}
         for reply in shelf.replies:
             task = json.loads(reply)
@@ -354,19 +354,19 @@ def test_every_task_taken_is_settled_waiting_or_in_flight(make_queue, data):
     asyncio.run(scenario())
 
 
-async def _exchange(queue, mine, step, want):
+async def _settle_and_fetch(queue, mine, step, limit):
     queue.lose_next_answer = step == "lose"
     ends = [] if step == "take" else [_end(turn) for turn in mine]
     try:
-        exchange = await queue.exchange(ends, want)
+        fetched = await queue.settle_and_fetch(ends, limit)
     except RedisConnectionError:
-        await queue.release_strays({turn.receipt for turn in mine})
+        await queue.release_orphans({turn.receipt for turn in mine})
         return
     finally:
         queue.lose_next_answer = False
     if ends:
         mine.clear()
-    mine.extend(exchange.turns)
+    mine.extend(fetched.turns)
 
 
 def _end(turn):

@@ -21,14 +21,14 @@ class LateQueue(InMemoryQueue):
         self.on_renew = lambda: None
         self.renewed = []
 
-    async def exchange(self, settlements, want):
-        exchange = await super().exchange(settlements, want)
-        if exchange.turns:
+    async def settle_and_fetch(self, settlements, limit):
+        fetched = await super().settle_and_fetch(settlements, limit)
+        if fetched.turns:
             await self.freeze()
-        return exchange
+        return fetched
 
-    async def take(self, want, timeout):
-        turns = await super().take(want, timeout)
+    async def wait_and_fetch(self, limit, timeout):
+        turns = await super().wait_and_fetch(limit, timeout)
         if turns:
             await self.freeze()
         return turns
@@ -67,7 +67,7 @@ async def test_a_hand_out_that_was_read_after_another_bridge_took_over_is_not_be
     taken_over = []
 
     async def take_over():
-        taken_over.extend((await other.exchange([], 5)).turns)
+        taken_over.extend((await other.settle_and_fetch([], 5)).turns)
 
     worker.queue.late, worker.queue.meanwhile = worker.settings.lease + 1, take_over
     if not waiting:
@@ -132,14 +132,14 @@ async def test_a_late_hand_out_that_is_begun_is_not_given_back_by_a_pass_that_lo
     """Given back uncounted, another bridge would send it to Letta a second time without a look."""
     monkeypatch.setattr(redis_outage, "_FIRST_PAUSE_SECONDS", 0.0)
     worker, queue = late_worker, late_worker.queue
-    renew, exchange, release = queue.renew, queue.exchange, queue.release
+    renew, fetched, release = queue.renew, queue.settle_and_fetch, queue.release
     gave_back, released = asyncio.Semaphore(0), []
 
     async def nobody():
         pass
 
-    async def lost_connection(_settlements, _want):
-        queue.exchange = exchange
+    async def lost_connection(_settlements, _limit):
+        queue.settle_and_fetch = fetched
         raise RedisConnectionError("away")
 
     async def noted(receipts):
@@ -149,9 +149,9 @@ async def test_a_late_hand_out_that_is_begun_is_not_given_back_by_a_pass_that_lo
 
     async def renew_while_a_pass_fails(receipts):
         lost = await renew(receipts)
-        queue.exchange, queue.release = lost_connection, noted
+        queue.settle_and_fetch, queue.release = lost_connection, noted
         worker.intake._wake.set()
-        for _ in ("strays", "unwanted"):
+        for _ in ("orphans", "unwanted"):
             await gave_back.acquire()
         return lost
 

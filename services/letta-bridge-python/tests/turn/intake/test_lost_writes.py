@@ -48,13 +48,13 @@ async def test_a_turn_that_redis_forgot_is_answered_all_the_same(make_worker, un
 async def test_a_turn_that_another_bridge_has_after_a_loss_of_writes_is_stopped_here(make_worker, until):
     worker = make_worker()
     worker.push("a")
-    await worker.queue.exchange([], 0)
+    await worker.queue.settle_and_fetch([], 0)
     other = InMemoryQueue(worker.shelf, worker.settings, "b")
     snapshot = worker.shelf.snapshot()
     async with worker:
         await worker.started.get()
         worker.shelf.roll_back(snapshot)
-        (again,) = (await other.exchange([], 1)).turns
+        (again,) = (await other.settle_and_fetch([], 1)).turns
         worker.shelf.arrived.set()
         await until(lambda: not worker.intake.in_flight)
         assert again.attempts == 1, "the other bridge had not heard of the loss"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from letta_bridge.request_queue.port import Exchange, Outcome, Refusal, Settlement
+from letta_bridge.request_queue.port import FetchResult, Outcome, Refusal, Settlement
 from letta_bridge.turn.intake.settle_buffer import SettleBuffer
 from letta_bridge.turn.recorder import NO_RECORDER
 
@@ -43,8 +43,8 @@ def test_what_redis_neither_settled_nor_refused_stays_in_front(filled):
     buffer = filled(5)
     batch = buffer.next_batch(8)
     buffer.add(Settlement("5", Outcome.LETTA))
-    exchange = Exchange(settled=[True, False, False, False], refused={"2": Refusal.REPEATED})
-    assert buffer.confirm(batch, exchange) == ["0", "2"]
+    fetched = FetchResult(settled=[True, False, False, False], refused={"2": Refusal.REPEATED})
+    assert buffer.confirm(batch, fetched) == ["0", "2"]
     assert receipts(buffer.next_batch(100)) == ["1", "3", "4", "5"]
 
 

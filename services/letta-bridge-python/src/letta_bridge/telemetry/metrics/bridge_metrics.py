@@ -13,7 +13,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
 from letta_bridge import __version__
-from letta_bridge.request_queue.port import Exchange, Outcome, Refusal, Settlement, Turn
+from letta_bridge.request_queue.port import FetchResult, Outcome, Refusal, Settlement, Turn
 from letta_bridge.telemetry.metrics.histogram import Histogram
 from letta_bridge.turn.recorder import Recorder
 
@@ -90,7 +90,7 @@ class BridgeMetrics(Recorder):
             buckets=_PHASE_BUCKETS,
             registry=registry,
         )
-        self._exchanges = Histogram(
+        self._round_trips = Histogram(
             "letta_bridge_redis_exchange_duration_seconds",
             "Round trips in which outcomes are given to Redis and turns taken from it.",
             buckets=_SHORT_BUCKETS,
@@ -122,11 +122,11 @@ class BridgeMetrics(Recorder):
         self._ended: dict[str, tuple[float, float]] = {}
         """Receipt → when it ended, and seconds since it was taken; for turns whose settlement Redis has not got yet."""
 
-    def exchanged(self, settlements: Sequence[Settlement], exchange: Exchange, seconds: float) -> None:
+    def settled_and_fetched(self, settlements: Sequence[Settlement], fetched: FetchResult, seconds: float) -> None:
         """See :class:`letta_bridge.turn.recorder.Recorder`."""
         now = time.perf_counter()
-        self._exchanges.observe(seconds)
-        for settlement, counted in zip(settlements, exchange.settled, strict=True):
+        self._round_trips.observe(seconds)
+        for settlement, counted in zip(settlements, fetched.settled, strict=True):
             if not counted:
                 continue
             ended, before = self._ended.pop(settlement.receipt, (now, 0.0))
@@ -135,18 +135,18 @@ class BridgeMetrics(Recorder):
             self._turns_by[settlement.outcome].observe(before + now - ended)
             if settlement.code:
                 self._errors.labels(settlement.code).inc()
-        self.arrived(exchange.turns)
+        self.arrived(fetched.turns)
 
     def arrived(self, turns: Sequence[Turn]) -> None:
         """See :class:`letta_bridge.turn.recorder.Recorder`."""
         for turn in turns:
-            self._wait.observe(turn.waited)
+            self._wait.observe(turn.queued_seconds)
             if turn.attempts == 1:
-                self.lane_wait.observe(turn.waited)
+                self.lane_wait.observe(turn.queued_seconds)
 
     def ended(self, turn: Turn, settlement: Settlement, seconds: float) -> None:
         """See :class:`letta_bridge.turn.recorder.Recorder`."""
-        self._ended[settlement.receipt] = (time.perf_counter(), turn.waited + seconds)
+        self._ended[settlement.receipt] = (time.perf_counter(), turn.queued_seconds + seconds)
 
     def refused(self, settlement: Settlement, refusal: Refusal) -> None:
         """See :class:`letta_bridge.turn.recorder.Recorder`."""

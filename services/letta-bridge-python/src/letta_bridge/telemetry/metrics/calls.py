@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from letta_bridge.errors import LettaError, failure_word
+from letta_bridge.errors import LettaError, failure_label
 from letta_bridge.letta.port import RunEnd, TurnAnswer
 from letta_bridge.telemetry.metrics.bridge_metrics import BridgeMetrics
 from letta_bridge.telemetry.metrics.histogram import Observations
@@ -40,7 +40,7 @@ class LettaMetrics(Middleware):
                 result = await call(*arguments, **named)
                 status = "ok"
             except LettaError as error:
-                status = failure_word(error)
+                status = failure_label(error)
                 raise
             finally:
                 observed = observations.get(status)

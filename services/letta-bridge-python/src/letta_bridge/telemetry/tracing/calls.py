@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from opentelemetry.trace import Span, SpanKind, Tracer
 
-from letta_bridge.errors import FallbackUnavailable, LettaError, failure_word
+from letta_bridge.errors import FallbackUnavailable, LettaError, failure_label
 from letta_bridge.letta.port import AgentRef, AgentSpec, TurnAnswer, TurnMessage
 from letta_bridge.telemetry.middleware import Call, Middleware
 from letta_bridge.telemetry.tracing.context import carrying
@@ -67,7 +67,7 @@ class LettaSpans(Middleware):
             try:
                 yield span
             except LettaError as error:
-                span.set_attribute("error.type", failure_word(error))
+                span.set_attribute("error.type", failure_label(error))
                 raise
 
 

@@ -12,7 +12,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status,
 
 from letta_bridge import __version__
 from letta_bridge.errors import LeaseLost
-from letta_bridge.request_queue.port import Exchange, Settlement, Turn
+from letta_bridge.request_queue.port import FetchResult, Settlement, Turn
 from letta_bridge.telemetry.middleware import Middleware
 from letta_bridge.telemetry.tracing.calls import FallbackSpans, LettaSpans
 from letta_bridge.telemetry.tracing.context import creation_links
@@ -86,13 +86,13 @@ class Tracing(Recorder):
 
         return traced
 
-    def exchanged(self, settlements: Sequence[Settlement], exchange: Exchange, seconds: float) -> None:
+    def settled_and_fetched(self, settlements: Sequence[Settlement], fetched: FetchResult, seconds: float) -> None:
         """See :class:`letta_bridge.turn.recorder.Recorder`."""
         end = time.time_ns()
         start = end - int(seconds * _NANOSECONDS)
-        for settlement, counted in zip(settlements, exchange.settled, strict=True):
+        for settlement, counted in zip(settlements, fetched.settled, strict=True):
             self._settled(settlement, counted=counted, start=start, end=end)
-        self._received(exchange.turns, start=start, end=end)
+        self._received(fetched.turns, start=start, end=end)
 
     def arrived(self, turns: Sequence[Turn]) -> None:
         """See :class:`letta_bridge.turn.recorder.Recorder`. The wait for them belongs to nobody's turn."""

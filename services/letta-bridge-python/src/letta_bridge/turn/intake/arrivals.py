@@ -76,31 +76,33 @@ class Arrivals:
         """
         while not self._stopping.is_set():
             await self._allowed.wait()
-            want = min(_MAX_PLACES, (self._capacity.free() + 1) // 2)
-            if not want:
+            limit = min(_MAX_PLACES, (self._capacity.free() + 1) // 2)
+            if not limit:
                 self._allowed.clear()
                 continue
             try:
                 await self._release_orphans()
-                turns = await self._take(want)
+                turns = await self._take(limit)
             except CONNECTION_ERRORS:
                 self._leave_to_a_pass()
                 await wait_or_timeout(self._stopping, _PAUSE_SECONDS)
             else:
-                if is_full(turns, want):
+                if is_full(turns, limit):
                     self._leave_to_a_pass()
                 await asyncio.sleep(0)  # lets the turns that arrived begin before the next wait
         with contextlib.suppress(*CONNECTION_ERRORS):
             await self._release_orphans()
 
-    async def _take(self, want: int) -> list[Turn]:
-        """Start up to ``want`` turns as soon as any arrives; those that arrive during a shutdown are given back."""
+    async def _take(self, limit: int) -> list[Turn]:
+        """Start up to ``limit`` turns as soon as any arrives; those that arrive during a shutdown are given back."""
         self._answer_lost = self.waiting = True
         asked_at = clock()
-        self._capacity.request(want)
+        self._capacity.request(limit)
         try:
             try:
-                turns = await self._queue.take(want, min(_WAIT_SECONDS, self._lease_seconds * _MAX_LEASE_SHARE))
+                turns = await self._queue.wait_and_fetch(
+                    limit, min(_WAIT_SECONDS, self._lease_seconds * _MAX_LEASE_SHARE)
+                )
             finally:
                 self.waiting = False
             self._answer_lost = False
@@ -112,7 +114,7 @@ class Arrivals:
                 self._recorder.arrived(turns)
                 await self._hand_outs.start(turns, asked_at)
         finally:
-            self._capacity.arrived(want)
+            self._capacity.arrived(limit)
         return turns
 
     def _leave_to_a_pass(self) -> None:
@@ -123,6 +125,6 @@ class Arrivals:
     async def _release_orphans(self) -> None:
         """Give back what a lost answer handed out, and what was not started."""
         if self._answer_lost:
-            await self._hand_outs.release_orphans(waited=True)
+            await self._hand_outs.release_orphans(from_idle=True)
             self._answer_lost = False
         await self._hand_outs.give_back()

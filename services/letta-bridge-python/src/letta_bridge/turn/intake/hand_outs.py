@@ -56,9 +56,9 @@ class HandOuts:
             self._unstarted |= unstarted
             raise
 
-    async def release_orphans(self, *, waited: bool = False) -> int:
-        """Return turns whose hand-outs got lost with a connection; see :meth:`RequestQueue.release_strays`."""
-        return await self._queue.release_strays(self._leases.known(), waited=waited)
+    async def release_orphans(self, *, from_idle: bool = False) -> int:
+        """Return turns whose hand-outs got lost with a connection; see :meth:`RequestQueue.release_orphans`."""
+        return await self._queue.release_orphans(self._leases.known(), from_idle=from_idle)
 
     async def _renewed(self, turns: Sequence[Turn]) -> list[Turn]:
         """Those of the turns whose leases this bridge still has."""

@@ -14,7 +14,7 @@ from typing import Final
 
 from letta_bridge import fail_points
 from letta_bridge.request_queue.lease_clock import clock
-from letta_bridge.request_queue.port import Exchange, RequestQueue, Settlement, Turn, is_full
+from letta_bridge.request_queue.port import FetchResult, RequestQueue, Settlement, Turn, is_full
 from letta_bridge.settings import QueueSettings
 from letta_bridge.turn.intake.arrivals import Arrivals
 from letta_bridge.turn.intake.capacity import Capacity
@@ -143,36 +143,36 @@ class Intake:
                 await self._restore()
             batch = self._outcomes.next_batch(self._capacity.limit)
             # While a wait brings what arrives, and there was nothing else, outcomes go out alone, which is faster.
-            want = 0 if batch and self._arrivals.waiting and not self._more else self._capacity.free()
-            exchange = await self._exchange(batch, want)
+            limit = 0 if batch and self._arrivals.waiting and not self._more else self._capacity.free()
+            fetched = await self._settle_and_fetch(batch, limit)
         except CONNECTION_ERRORS as error:
             await self._await_redis(error)
             return
         self._outage.over(held=self.in_flight)
-        self._more = exchange.more or bool(exchange.turns)
-        full = is_full(exchange.turns, want)
+        self._more = fetched.more or bool(fetched.turns)
+        full = is_full(fetched.turns, limit)
         if not full:
             self._arrivals.allow()
-        if self._outcomes or exchange.more or self._queue.writes_lost or (full and len(exchange.turns) < want):
+        if self._outcomes or fetched.more or self._queue.writes_lost or (full and len(fetched.turns) < limit):
             self._wake.set()
 
-    async def _exchange(self, batch: list[Settlement], want: int) -> Exchange:
-        """Settle a batch, and start up to ``want`` new turns. What Redis did not settle returns to the buffer."""
-        self._capacity.request(want)
+    async def _settle_and_fetch(self, batch: list[Settlement], limit: int) -> FetchResult:
+        """Settle a batch, and start up to ``limit`` new turns. What Redis did not settle returns to the buffer."""
+        self._capacity.request(limit)
         asked_at, began = clock(), time.perf_counter()
         try:
             try:
-                exchange = await self._queue.exchange(batch, want)
+                fetched = await self._queue.settle_and_fetch(batch, limit)
             except CONNECTION_ERRORS:
                 self._outcomes.put_back(batch)
                 raise
-            fail_points.reach("settled", times=sum(exchange.settled))
-            self._recorder.exchanged(batch, exchange, time.perf_counter() - began)
-            self._leases.let_go(self._outcomes.confirm(batch, exchange))
-            await self._hand_outs.start(exchange.turns, asked_at)
+            fail_points.reach("settled", times=sum(fetched.settled))
+            self._recorder.settled_and_fetched(batch, fetched, time.perf_counter() - began)
+            self._leases.let_go(self._outcomes.confirm(batch, fetched))
+            await self._hand_outs.start(fetched.turns, asked_at)
         finally:
-            self._capacity.arrived(want)
-        return exchange
+            self._capacity.arrived(limit)
+        return fetched
 
     async def _restore(self) -> None:
         """Put the turns of this bridge back in flight in a Redis that lost its last writes."""
@@ -227,7 +227,7 @@ class Intake:
                 while self._outcomes:
                     if self._queue.writes_lost:
                         await self._restore()
-                    await self._exchange(self._outcomes.next_batch(self._capacity.limit), 0)
+                    await self._settle_and_fetch(self._outcomes.next_batch(self._capacity.limit), 0)
                 await self._queue.release(release)
             except CONNECTION_ERRORS as error:
                 self._outage.failed(error, held=len(self._outcomes))

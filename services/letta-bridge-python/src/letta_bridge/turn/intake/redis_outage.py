@@ -24,7 +24,7 @@ class RedisOutage:
         """What was wrong the last time; None while Redis works."""
         self._told: set[str] = set()
         self._pause = 0.0
-        self._strays = 0
+        self._orphans = 0
 
     def failed(self, error: Exception, *, held: int) -> None:
         """Note that a command failed; the log hears of each kind of trouble once per outage."""
@@ -40,15 +40,15 @@ class RedisOutage:
         self._pause = min(max(self._pause * 2, _FIRST_PAUSE_SECONDS), longest)
         return self._pause
 
-    def returned(self, strays: int) -> None:
+    def returned(self, orphans: int) -> None:
         """Count turns that were given back because their hand-out got lost."""
-        self._strays += strays
+        self._orphans += orphans
 
     def over(self, *, held: int) -> None:
         """What had failed succeeded."""
         if self.trouble is None:
             return
-        _log.info("redis_back", strays=self._strays, held=held)
+        _log.info("redis_back", orphans=self._orphans, held=held)
         self.trouble = None
         self._told.clear()
-        self._pause, self._strays = 0.0, 0
+        self._pause, self._orphans = 0.0, 0

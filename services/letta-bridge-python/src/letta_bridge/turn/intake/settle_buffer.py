@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from letta_bridge.request_queue.port import Exchange, Refusal, Settlement
+from letta_bridge.request_queue.port import FetchResult, Refusal, Settlement
 from letta_bridge.turn.recorder import Recorder
 from shared_utils.observability import logs
 
@@ -42,12 +42,12 @@ class SettleBuffer:
         """Return a batch, or what is left of one, to the front."""
         self._settlements = batch + self._settlements
 
-    def confirm(self, batch: Sequence[Settlement], exchange: Exchange) -> list[str]:
+    def confirm(self, batch: Sequence[Settlement], fetched: FetchResult) -> list[str]:
         """Returns the receipts that are settled or refused for good; the rest of the batch is put back."""
         over: list[str] = []
         unknown: list[Settlement] = []
-        for settlement, counted in zip(batch, exchange.settled, strict=True):
-            refusal = exchange.refused.get(settlement.receipt)
+        for settlement, counted in zip(batch, fetched.settled, strict=True):
+            refusal = fetched.refused.get(settlement.receipt)
             if refusal is not None:
                 self._refused(settlement, refusal)
             if refusal is not None or counted:

@@ -1,4 +1,4 @@
--- forget_missed: drop the turns that a user's agent does not know yet.
+-- erase_missed: drop the turns that a user's agent does not know yet.
 --
 -- ARGV 1 user
 -- Returns how many they were.

@@ -1,4 +1,4 @@
--- unbury: remove a dead letter, and requeue its task (or put its record back) if it is to be tried again.
+-- requeue_dead: remove a dead letter, and requeue its task (or put its record back) if it is to be tried again.
 --
 -- ARGV 1 position counted from the oldest  2 digest of the letter expected there  3 'retry' or 'drop'
 --      4 user:task_id its reply is kept under, '' for none  5 error reply to keep there  6 ttl_ms

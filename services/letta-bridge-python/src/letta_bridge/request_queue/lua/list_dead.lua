@@ -1,4 +1,4 @@
--- letters: a page of dead letters by position, with as much of their payloads as is asked for. Changes nothing.
+-- list_dead: a page of dead letters by position, with as much of their payloads as is asked for. Changes nothing.
 --
 -- ARGV 1 first  2 last (positions counted from the oldest, which is 1: new letters do not move them); from newer to older
 --      where `first` is greater

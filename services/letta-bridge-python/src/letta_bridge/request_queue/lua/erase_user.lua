@@ -1,4 +1,4 @@
--- forget: drop waiting tasks of a user; a turn in flight is left alone. Repeating it drops what is left.
+-- erase_user: drop waiting tasks of a user; a turn in flight is left alone. Repeating it drops what is left.
 --
 -- ARGV 1 lane  2 tasks dropped at most, the oldest first; 0 where entries follow  3 outcome that they are counted as
 --      4… entries: only these are dropped
