@@ -129,11 +129,11 @@ async def _outage(sessions: DatabaseSessionStore, path: Path, number: int = 20_0
     switch: Any = Switch()
     store = FailoverSessionStore(switch, path, pause=0.05)
     begin = time.perf_counter()
-    await FileSessionStore(path).put([Session(f"before-{n}", "default") for n in range(1000)])
+    await FileSessionStore(path).merge([Session(f"before-{n}", "default") for n in range(1000)])
     recorded = store._file  # noqa: SLF001 - as during an outage, without waiting for one
     for start in range(0, number, 500):
         some = await _reserved(recorded, range(start, start + 500))
-        await recorded.put([replace(one, agent_id=f"agent-{one.user_id}", version=2) for one in some])
+        await recorded.merge([replace(one, agent_id=f"agent-{one.user_id}", version=2) for one in some])
     took = time.perf_counter() - begin
     print(f"{number:,} sessions of an outage, written to the file: {number / took:,.0f} a second")
     switch.away = False
@@ -146,7 +146,7 @@ async def _outage(sessions: DatabaseSessionStore, path: Path, number: int = 20_0
 
 async def _reserved(store: FileSessionStore, numbers: range) -> list[Session]:
     sessions = [Session(f"outage-{number}", "default") for number in numbers]
-    await store.put(sessions)
+    await store.merge(sessions)
     return sessions
 
 

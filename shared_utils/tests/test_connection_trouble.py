@@ -15,7 +15,7 @@ import pytest
 from local_stack.fixtures import missing_parts
 from local_stack.ports import HOST, free_port
 from local_stack.tls import TlsFront, make_certificates
-from shared_utils.connection_trouble import connection_trouble
+from shared_utils.connection_trouble import connection_failure
 
 
 @pytest.mark.parametrize(
@@ -38,14 +38,14 @@ from shared_utils.connection_trouble import connection_trouble
     ids=repr,
 )  # fmt: skip
 def test_each_kind_has_its_clause(error, clause):
-    assert connection_trouble(error) == clause
+    assert connection_failure(error) == clause
 
 
 def test_what_an_error_came_from_counts():
     error = RuntimeError("All connection attempts failed")
     error.__cause__ = OSError("in between")
     error.__cause__.__context__ = ConnectionRefusedError(111, "x")
-    assert connection_trouble(error) == "nobody listens there (connection refused)"
+    assert connection_failure(error) == "nobody listens there (connection refused)"
 
 
 async def by_httpx(url):
@@ -67,7 +67,7 @@ async def by_psycopg(url):
 def clause_of(ask, url):
     with pytest.raises((httpx.TransportError, aiohttp.ClientError, psycopg.OperationalError)) as caught:
         asyncio.run(ask(url))
-    return connection_trouble(caught.value)
+    return connection_failure(caught.value)
 
 
 ASKERS = pytest.mark.parametrize("ask", [by_httpx, by_aiohttp, by_psycopg])

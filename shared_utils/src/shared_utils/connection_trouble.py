@@ -48,7 +48,7 @@ _TEXTS: Final = (
 )
 
 
-def connection_trouble(error: BaseException) -> str | None:
+def connection_failure(error: BaseException) -> str | None:
     """What keeps a connection from being opened, as a clause about the server; None where it is something else."""
     for inner in _chain(error):
         if (found := _of_type(inner)) is not None:

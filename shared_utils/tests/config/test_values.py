@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared_utils.config.values import header_trouble, is_service_port, trimmed, trouble, unquoted
+from shared_utils.config.values import header_problem, is_service_port, trimmed, unquoted, value_problem
 
 
 @pytest.mark.parametrize("left", ["\n", "\r\n", "\n\n", "\ufeff", "\u200b", "\x00", "\u2028"], ids=ascii)
@@ -49,18 +49,18 @@ def test_one_pair_of_quotes_is_removed(value, inner):
     ids=ascii,
 )
 def test_what_cannot_be_used_is_named_and_not_repeated(value, says):
-    assert says in trouble(value)
-    assert value not in trouble(value)
+    assert says in value_problem(value)
+    assert value not in value_problem(value)
 
 
 def test_a_line_break_is_trouble_only_where_one_line_is_wanted():
-    assert trouble("a\nb\tc") is None
-    assert "line break" in trouble("a\nb", one_line=True)
+    assert value_problem("a\nb\tc") is None
+    assert "line break" in value_problem("a\nb", one_line=True)
 
 
 @given(st.text(st.characters(codec="utf-8")))
 def test_any_text_a_header_can_hold_can_be_encoded_for_it(value):
-    if header_trouble(value) is None:
+    if header_problem(value) is None:
         assert value.encode("ascii").isascii()
     else:
         assert not value.isascii() or not value.isprintable()

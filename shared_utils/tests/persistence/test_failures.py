@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from shared_utils.persistence.database.failures import meaning
+from shared_utils.persistence.database.failures import translate
 from shared_utils.persistence.errors import DatabaseUnavailable
 
 _REFUSED = 'connection to server at "127.0.0.1", port 1 failed: Connection refused'
@@ -23,7 +23,7 @@ _NO_NAME = "could not translate host name to address: Name or service not known"
     ],
 )
 def test_a_database_that_is_away_says_why_and_what_to_do(error: psycopg.Error, says: str, advice: str) -> None:
-    meant = meaning(error, place="bridge on db:5432", user="ada")
+    meant = translate(error, place="bridge on db:5432", user="ada")
     assert isinstance(meant, DatabaseUnavailable)
     wrong, _, then = str(meant).partition("; ")
     assert says in wrong

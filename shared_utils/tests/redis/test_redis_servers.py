@@ -20,7 +20,7 @@ from local_stack.valkey import Sentinel, Valkey
 from shared_utils.config.settings import RedisSettings
 from shared_utils.redis.connection import CONNECTION_ERRORS, close, connect, subscriber
 from shared_utils.redis.pipeline import pipeline_of
-from shared_utils.redis.trouble import explained, redis_trouble
+from shared_utils.redis.trouble import explain, redis_failure
 
 pytestmark = pytest.mark.integration
 
@@ -96,7 +96,7 @@ async def refusal(settings):
     finally:
         await close(client)
     assert PASSWORD not in str(caught.value)
-    return explained(caught.value)
+    return explain(caught.value)
 
 
 @pytest.mark.parametrize("url", ["redis://:{pw}@127.0.0.1:{port}", "redis://127.0.0.1:{port}/1?password={pw}"])
@@ -343,9 +343,9 @@ async def test_trouble_knows_its_code(guarded):
     await client.set("text", "1")
     with pytest.raises(CONNECTION_ERRORS) as caught:
         await client.llen("text")
-    assert (redis_trouble(caught.value).code, redis_trouble(caught.value).is_lasting) == ("wrongtype", True)
+    assert (redis_failure(caught.value).code, redis_failure(caught.value).is_lasting) == ("wrongtype", True)
     with pytest.raises(CONNECTION_ERRORS) as caught:
         await client.eval("return redis.call('LLEN', KEYS[1])", 1, "text")
-    assert redis_trouble(caught.value).code == "wrongtype"
-    assert "script" not in explained(caught.value)
+    assert redis_failure(caught.value).code == "wrongtype"
+    assert "script" not in explain(caught.value)
     await close(client)

@@ -18,8 +18,8 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from shared_utils.redis.sentinel import SentinelTrouble
-from shared_utils.redis.trouble import explained, redis_trouble, told
+from shared_utils.redis.sentinel import SentinelFailure
+from shared_utils.redis.trouble import error_text, explain, redis_failure
 
 SCRIPT = " script: 5f0c, on @user_script:27."
 
@@ -53,18 +53,18 @@ SCRIPT = " script: 5f0c, on @user_script:27."
         (RedisConnectionError("Error 111 connecting to h.x:1. Connection refused."), "unreachable", "at h.x:1", False),
         (RedisClusterException("no node: invalid username-password pair"), "wrongpass", "refuses the", False),
         (MasterNotFoundError("No master found for 'x' : <Redis 1>"), "unreachable", "found for 'x')", False),
-        (SentinelTrouble(AuthenticationError("no")), "wrongpass", "the Sentinels are of no use: Redis", False),
+        (SentinelFailure(AuthenticationError("no")), "wrongpass", "the Sentinels are of no use: Redis", False),
         (RedisConnectionError(""), "unreachable", "Redis cannot be reached (ConnectionError)", False),
     ],
     ids=repr,
 )
 def test_each_trouble_is_one_sentence_with_advice(error, code, says, lasting):
-    trouble = redis_trouble(error)
+    trouble = redis_failure(error)
     assert (trouble.code, trouble.is_lasting) == (code, lasting)
     assert trouble.is_refusal == (code != "unreachable")
     assert says in trouble.says
     assert trouble.advice
-    sentence = explained(error)
+    sentence = explain(error)
     assert sentence == f"{trouble.says}; {trouble.advice}"
     assert "\n" not in sentence
     assert "user_script" not in sentence
@@ -72,11 +72,11 @@ def test_each_trouble_is_one_sentence_with_advice(error, code, says, lasting):
 
 def test_a_command_that_a_pipeline_quotes_is_not_repeated():
     error = ResponseError('Command # 1 (LPUSH q {"content":"my (secret) words"}) of pipeline caused error: WRONGTYPE x')
-    assert "secret" not in explained(error)
-    assert redis_trouble(error).code == "wrongtype"
+    assert "secret" not in explain(error)
+    assert redis_failure(error).code == "wrongtype"
 
 
 def test_an_error_that_is_not_of_redis_is_told_in_its_own_words():
-    assert told(OutOfMemoryError("command not allowed", status_code="OOM")).startswith("Redis is full")
-    assert told(RuntimeError("the journal is closed")) == "the journal is closed"
-    assert told(TimeoutError()) == "TimeoutError"
+    assert error_text(OutOfMemoryError("command not allowed", status_code="OOM")).startswith("Redis is full")
+    assert error_text(RuntimeError("the journal is closed")) == "the journal is closed"
+    assert error_text(TimeoutError()) == "TimeoutError"

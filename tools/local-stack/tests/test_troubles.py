@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from local_stack import troubles
-from local_stack.troubles import Troubles
+from local_stack.troubles import ServiceProblems
 
 
 class Service:
@@ -55,7 +55,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_trouble_is_told_once_and_its_end_too(service: Service) -> None:
     lines: list[str] = []
-    watched = Troubles({"letta-bridge": service.url}, lines.append)
+    watched = ServiceProblems({"letta-bridge": service.url}, lines.append)
     full = {"name": "redis", "ok": False, "detail": "Redis is full; raise its maxmemory"}
     service.checks = [full, full | {"name": "journal"}, {"name": "letta", "ok": True, "detail": "fine"}]
     service.status = 503
@@ -69,7 +69,7 @@ def test_a_trouble_is_told_once_and_its_end_too(service: Service) -> None:
 
 
 def test_a_trouble_that_is_over_at_the_next_look_is_not_told(service: Service) -> None:
-    watched = Troubles({"letta-bridge": service.url}, pytest.fail)
+    watched = ServiceProblems({"letta-bridge": service.url}, pytest.fail)
     service.checks = [{"name": "redis", "ok": False, "detail": "starting"}]
     watched.look()
     service.checks = []
@@ -81,7 +81,7 @@ def test_a_service_that_takes_connections_and_says_nothing_is_told(monkeypatch: 
     monkeypatch.setattr(troubles, "_TIMEOUT_SECONDS", 0.1)
     lines: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as frozen:
-        watched = Troubles({"letta-bridge": f"http://127.0.0.1:{frozen.getsockname()[1]}"}, lines.append)
+        watched = ServiceProblems({"letta-bridge": f"http://127.0.0.1:{frozen.getsockname()[1]}"}, lines.append)
         for _ in range(3):
             watched.look()
     (line,) = lines
@@ -90,7 +90,7 @@ def test_a_service_that_takes_connections_and_says_nothing_is_told(monkeypatch: 
 
 def test_a_service_that_says_nothing_has_not_got_well(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
-    watched = Troubles({"letta-bridge": service.url}, lines.append)
+    watched = ServiceProblems({"letta-bridge": service.url}, lines.append)
     service.checks = [{"name": "redis", "ok": False, "detail": "Redis is full"}]
     watched.look()
     watched.look()
@@ -104,6 +104,6 @@ def test_a_service_that_is_gone_is_left_to_who_restarts_it(service: Service) -> 
     gone = socket.create_server(("127.0.0.1", 0))
     port = gone.getsockname()[1]
     gone.close()
-    watched = Troubles({"letta-bridge": f"http://127.0.0.1:{port}"}, pytest.fail)
+    watched = ServiceProblems({"letta-bridge": f"http://127.0.0.1:{port}"}, pytest.fail)
     for _ in range(3):
         watched.look()

@@ -259,7 +259,7 @@ class Bridge:
             redis_check(lambda: self._redis.hlen(self.queue.keys.lanes), self.intake),
             letta_check(self.servers, self.settings.letta.api_urls),
             sessions_check(self.sessions),
-            session_file_check(Remembered(self._session_file.trouble, _FILE_SECONDS)),
+            session_file_check(Remembered(self._session_file.check, _FILE_SECONDS)),
             consent_check(self._choices),
         ]
         if self._tenant is not None:

@@ -19,7 +19,7 @@ from letta_bridge.turn.intake import Intake
 from letta_bridge.vectors.worker import VectorWorker
 from shared_utils.observability.health import Check
 from shared_utils.redis.connection import CONNECTION_ERRORS
-from shared_utils.redis.trouble import explained
+from shared_utils.redis.trouble import explain
 
 _CHECK_SECONDS: Final = 2.0
 """What a check may take; a dependency that needs longer counts as unavailable."""
@@ -76,7 +76,7 @@ def redis_check(ping: Callable[[], Awaitable[object]], intake: Intake) -> Depend
             async with asyncio.timeout(_CHECK_SECONDS):
                 await ping()
         except CONNECTION_ERRORS as error:
-            trouble = trouble or explained(error)
+            trouble = trouble or explain(error)
         return [Check("redis", ok=trouble is None, detail=trouble or "does what is asked", required=True)]
 
     return check
@@ -134,7 +134,7 @@ def tenant_check(tenant: TenantClaim, name: str) -> DependencyCheck:
     """Whether this queue's bridges may use the agents of the tenant."""
 
     async def check() -> list[Check]:
-        trouble = tenant.trouble
+        trouble = tenant.last_error
         detail = trouble or f"claim on the tenant '{name}': {tenant.state.value}"
         return [Check("tenant", ok=trouble is None, detail=detail, required=True)]
 
@@ -143,17 +143,17 @@ def tenant_check(tenant: TenantClaim, name: str) -> DependencyCheck:
 
 def consent_check(choices: ChoiceReplicas) -> DependencyCheck:
     """Whether users' choices are the same in every replica."""
-    return _trouble_check("consent", lambda: choices.trouble, "the replicas of users' choices are equal")
+    return _trouble_check("consent", lambda: choices.last_error, "the replicas of users' choices are equal")
 
 
 def journal_check(journal: Journal) -> DependencyCheck:
     """Whether turns get into the database."""
-    return _trouble_check("journal", lambda: journal.trouble, "writes, or leaves it to another bridge")
+    return _trouble_check("journal", lambda: journal.last_error, "writes, or leaves it to another bridge")
 
 
 def vectors_check(worker: VectorWorker) -> DependencyCheck:
     """Whether the vectors follow the turns and passages."""
-    return _trouble_check("vectors", lambda: worker.trouble, "kept in step, by this bridge or another")
+    return _trouble_check("vectors", lambda: worker.last_error, "kept in step, by this bridge or another")
 
 
 def answers_check(status: Callable[[], Awaitable[QueueStatus | None]]) -> DependencyCheck:

@@ -392,7 +392,7 @@ async def test_a_removed_session_is_forgotten_when_it_is_used(manager, store, le
 
 
 async def test_sessions_are_restored_into_memory(manager, store, letta):
-    await store.put([Session(f"user-{n}", "default", agent_id=f"agent-{n}") for n in range(3)])
+    await store.merge([Session(f"user-{n}", "default", agent_id=f"agent-{n}") for n in range(3)])
     assert manager.restored is None
     restored = await manager.restore()
     assert manager.restored is restored
@@ -404,7 +404,7 @@ async def test_sessions_are_restored_into_memory(manager, store, letta):
 async def test_restoring_does_not_bring_back_what_was_older(manager, store, letta):
     await manager.agent_for("ada", "default", None, letta)
     known = await manager.session("ada", "default")
-    await store.put([replace(known, agent_id="older", version=1)])
+    await store.merge([replace(known, agent_id="older", version=1)])
     await manager.restore()
     assert await manager.session("ada", "default") == known
 

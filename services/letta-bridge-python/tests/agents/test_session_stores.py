@@ -30,7 +30,7 @@ def settings(tmp_path):
 async def test_without_a_database_the_file_serves(settings):
     store = session_store(settings, None)
     assert str(settings.data_dir / "sessions.db") in await store.check()
-    assert store.trouble is None
+    assert store.last_error is None
     await store.close()
 
 

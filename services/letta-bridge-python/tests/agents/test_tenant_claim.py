@@ -63,8 +63,8 @@ async def test_second_queue_of_a_tenant_is_refused_with_advice(letta):
         await second.require(letta)
     for _ in range(20):
         assert (await beat(first, letta), await beat(second, letta)) == (HELD, TAKEN)
-    assert "first" in second.trouble
-    assert first.trouble is None
+    assert "first" in second.last_error
+    assert first.last_error is None
 
 
 async def test_one_queue_name_in_two_redises_counts_as_two_queues(letta):

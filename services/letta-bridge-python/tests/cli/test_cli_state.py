@@ -19,7 +19,7 @@ from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.database.migration import migrations
 from shared_utils.persistence.sessions.database_store import DatabaseSessionStore
 from shared_utils.persistence.sessions.file_store import FileSessionStore
-from shared_utils.persistence.sessions.journal import Entry, SessionJournal
+from shared_utils.persistence.sessions.journal import Entry, SessionOutageLog
 from shared_utils.persistence.sessions.port import Session
 
 pytestmark = pytest.mark.integration
@@ -140,7 +140,7 @@ def test_conflicts_of_an_outage_are_shown(call, tmp_path):
     lost = Session("小明", "default", agent_id="agent-1")
 
     async def write():
-        journal = SessionJournal(tmp_path / "sessions.db")
+        journal = SessionOutageLog(tmp_path / "sessions.db")
         entry = Entry(1, lost.session_id, 0, lost)
         await journal.lost(entry, "the database has another session", lost=lost, won=None, drop=False)
         journal.close()

@@ -103,7 +103,7 @@ async def test_bridge_started_without_the_database_trusts_a_complete_replica_in_
         assert await world.verdict(new) is DENIED
         assert await world.verdict(new, "bo") is ALLOWED
         await started(new)
-    assert new.replicas.trouble is not None
+    assert new.replicas.last_error is not None
 
 
 async def test_bridges_without_a_database_share_choices_through_redis(world):
@@ -333,7 +333,7 @@ async def test_unreadable_replica_state_is_not_trusted(world, field):
     await started(bridge)
     assert await world.verdict(bridge, "bo") is ALLOWED
     assert await world.verdict(bridge, "cy") is DENIED
-    assert bridge.replicas.trouble is None
+    assert bridge.replicas.last_error is None
 
 
 class TestOptingOut:
@@ -501,7 +501,7 @@ class TestReplicas:
         bridge = world.bridge()
         await bridge.replicas.reconcile()
         assert "complete" not in world.redis
-        assert "keeps losing" in bridge.replicas.trouble
+        assert "keeps losing" in bridge.replicas.last_error
         assert await world.verdict(bridge) is DENIED
 
     async def test_upkeep_reconciles_at_start_and_after_a_turn_noticed_a_loss(self, world, monkeypatch):

@@ -13,7 +13,7 @@ from letta_bridge.request_queue.memory_journal_backlog import InMemoryJournalBac
 from letta_bridge.settings import JournalSettings
 from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.persistence.errors import DatabaseUnavailable, ValueRefused
-from shared_utils.redis.trouble import explained
+from shared_utils.redis.trouble import explain
 
 
 class FakeService:
@@ -116,11 +116,11 @@ async def test_while_the_database_is_away_turns_wait(rig, service, make_journal)
     journal = make_journal()
     async with journal.running():
         await until(lambda: len(service.calls) > 2)
-        assert journal.trouble == "gone"
+        assert journal.last_error == "gone"
         assert len(rig.shelf.journal) == 1
         service.down = False
         await until(lambda: not rig.shelf.journal)
-        await until(lambda: journal.trouble is None)
+        await until(lambda: journal.last_error is None)
     assert service.said()[0] == "one"
 
 
@@ -224,9 +224,9 @@ async def test_it_goes_on_when_redis_is_back(rig, make_journal, monkeypatch):
     monkeypatch.setattr(InMemoryJournalBacklog, "take", failing)
     journal = make_journal()
     async with journal.running():
-        await until(lambda: journal.trouble == explained(RedisConnectionError("no Redis")))
+        await until(lambda: journal.last_error == explain(RedisConnectionError("no Redis")))
         await until(lambda: not rig.shelf.journal)
-        await until(lambda: journal.trouble is None)
+        await until(lambda: journal.last_error is None)
 
 
 async def test_what_was_settled_before_the_stop_is_written_at_the_stop(rig, service, make_journal, monkeypatch):

@@ -345,7 +345,7 @@ async def test_letta_switched_off_leaves_everything_to_memory(make_rig):
 
 
 async def test_a_user_who_wants_no_permanent_memory_has_none(rig):
-    await rig.store.put([Session("ada", "default", metadata={"permanent_memory": False})])
+    await rig.store.merge([Session("ada", "default", metadata={"permanent_memory": False})])
     rig.push()
     await rig.work_off()
     assert rig.fallback.answered == [("t1", "user_switch")]

@@ -48,7 +48,7 @@ async def test_a_part_in_trouble_goes_on_and_holds_up_no_other():
     async with asyncio.timeout(10), worker.running():
         await fine.reached.wait()
         await away.reached.wait()
-        assert worker.trouble is None
+        assert worker.last_error is None
     assert fine.numbers == away.numbers == [1, 2, 3, 4, 5]
 
 
@@ -56,9 +56,9 @@ async def test_trouble_is_told():
     part = CountingPart("away", *[EmbeddingsUnavailable("the model is away")] * 100_000)
     worker = VectorWorker([part], InMemorySyncState(), "a")
     async with asyncio.timeout(10), worker.running():
-        while worker.trouble is None:
+        while worker.last_error is None:
             await asyncio.sleep(0)
-        assert worker.trouble == "the model is away"
+        assert worker.last_error == "the model is away"
 
 
 async def test_another_one_goes_on_where_it_was():

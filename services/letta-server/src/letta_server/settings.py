@@ -9,7 +9,7 @@ from typing import Final
 
 from letta_server.database_url import DatabaseUrl
 from letta_server.errors import SettingsRefused
-from shared_utils.config.values import header_trouble, is_service_port, trimmed, trouble, unquoted
+from shared_utils.config.values import header_problem, is_service_port, trimmed, unquoted, value_problem
 
 _PG_PARTS: Final = ("LETTA_PG_HOST", "LETTA_PG_USER", "LETTA_PG_PASSWORD", "LETTA_PG_DB")
 _SECRETS: Final = ("LETTA_SERVER_PASSWORD", "LETTA_PG_PASSWORD", "LETTA_ENCRYPTION_KEY", "OPENAI_API_KEY")
@@ -105,7 +105,7 @@ def given_values(environment: Mapping[str, str]) -> dict[str, str]:
                 continue
             if name != _ENCRYPTION_KEY:
                 kept = unquoted(trimmed(value, keep_spaces=name.endswith("_PASSWORD")))
-                problem = trouble(kept, one_line=True) or (header_trouble(kept) if name.endswith(_KEY) else None)
+                problem = value_problem(kept, one_line=True) or (header_problem(kept) if name.endswith(_KEY) else None)
                 if problem:
                     raise SettingsRefused(f"{name} {problem}.")
         given[name] = kept
@@ -162,7 +162,7 @@ def _secret(given: Mapping[str, str], name: str) -> str | None:
     text = text.removesuffix("\n").removesuffix("\r") if name == _ENCRYPTION_KEY else trimmed(text, keep_spaces=True)
     if not text.strip():
         raise SettingsRefused(f"{name}_FILE names {path}, which is empty.")
-    if problem := trouble(text, one_line=True):
+    if problem := value_problem(text, one_line=True):
         raise SettingsRefused(f"The file {path} that {name}_FILE names {problem}.")
     return text
 
@@ -173,7 +173,7 @@ def _header_secret(given: Mapping[str, str], name: str) -> str | None:
     if secret is None:
         return None
     secret = trimmed(secret)
-    if problem := header_trouble(secret):
+    if problem := header_problem(secret):
         raise SettingsRefused(f"{name} {problem}.")
     return secret
 

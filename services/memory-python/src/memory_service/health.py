@@ -15,7 +15,7 @@ from memory_service.recall import StoredRecall
 from memory_service.survey import last_survey, work_done
 from shared_utils.observability.health import Check
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
-from shared_utils.redis.trouble import explained
+from shared_utils.redis.trouble import explain
 
 _CHECK_TIMEOUT_SECONDS: Final = 1.0
 
@@ -79,7 +79,7 @@ class Health:
             async with asyncio.timeout(_CHECK_TIMEOUT_SECONDS):
                 await self._client.llen(self._queue.queue)
         except CONNECTION_ERRORS as error:
-            taking = taking or explained(error)
+            taking = taking or explain(error)
         if taking is not None:
             return Check("redis", ok=False, detail=taking, required=True)
         others = "; ".join(f"{part}: {trouble}" for part, trouble in troubles.items())

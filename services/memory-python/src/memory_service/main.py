@@ -20,7 +20,7 @@ from shared_utils.config.settings import Loaded, config_file, load
 from shared_utils.errors import SettingsError
 from shared_utils.observability import logs
 from shared_utils.redis.connection import CONNECTION_ERRORS, close, connect
-from shared_utils.redis.trouble import explained
+from shared_utils.redis.trouble import explain
 
 _EXIT_FAILED: Final = 1
 _EXIT_MISCONFIGURED: Final = 3
@@ -82,7 +82,7 @@ def _stats(
     except SettingsError as error:
         _leave(str(error), _EXIT_MISCONFIGURED)
     except CONNECTION_ERRORS as error:
-        _leave(explained(error), _EXIT_NO_REDIS)
+        _leave(explain(error), _EXIT_NO_REDIS)
     if as_json:
         typer.echo(json.dumps(numbers, ensure_ascii=False))
         return

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from memory_service.errors import ModelRefused, ModelSaidNothing, ModelUnavailable
-from shared_utils.connection_trouble import connection_trouble
+from shared_utils.connection_trouble import connection_failure
 from shared_utils.llm.model_errors import DEMANDED, Cause, read_refusal
 from shared_utils.llm.model_text import text_for_user
 from shared_utils.llm.retry_after import parse_retry_after
@@ -131,7 +131,7 @@ class OpenAiModel:
             response = await self._client.post(self._url, json=body, headers=self._headers)
         except httpx.TransportError as error:
             raise ModelUnavailable(
-                f"the model cannot be reached ({connection_trouble(error) or type(error).__name__})"
+                f"the model cannot be reached ({connection_failure(error) or type(error).__name__})"
             ) from error
         except httpx.HTTPError as error:
             raise ModelRefused(f"the model's answer cannot be read ({type(error).__name__})") from error

@@ -9,7 +9,7 @@ from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
-from shared_utils.redis.trouble import explained
+from shared_utils.redis.trouble import explain
 from shared_utils.waiting import wait_or_timeout
 
 _FIRST_PAUSE: Final = 0.1
@@ -33,8 +33,8 @@ class Outage:
     async def wait(self, part: str, error: Exception) -> None:
         """Pause ``part`` before its next try, longer each time; briefly where the service is stopping."""
         if not self._pauses:
-            self._log.warning("redis_unavailable", part=part, kind=type(error).__name__, error=explained(error))
-        self._troubles[part] = explained(error)
+            self._log.warning("redis_unavailable", part=part, kind=type(error).__name__, error=explain(error))
+        self._troubles[part] = explain(error)
         pause = self._pauses.get(part, _FIRST_PAUSE)
         self._pauses[part] = min(pause * 2, _LONGEST_PAUSE)
         if self._stopping.is_set():

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, SecretStr
 
-from shared_utils.config.values import header_trouble, trimmed, trouble
+from shared_utils.config.values import header_problem, trimmed, value_problem
 
 _BEARER: Final = "bearer "
 
@@ -18,7 +18,7 @@ def http_address(url: str) -> str:
     Raises:
         ValueError: it is none, or it holds a user or a password, which logs and health pages would show.
     """
-    problem = trouble(url, one_line=True)
+    problem = value_problem(url, one_line=True)
     if problem:
         raise ValueError(problem)
     try:
@@ -38,7 +38,7 @@ def _sendable(key: SecretStr) -> SecretStr:
     text = trimmed(key.get_secret_value())
     if text.lower().startswith(_BEARER):
         text = text[len(_BEARER) :].strip()  # the header's own word, copied along
-    if problem := header_trouble(text):
+    if problem := header_problem(text):
         raise ValueError(problem)
     return SecretStr(text)
 

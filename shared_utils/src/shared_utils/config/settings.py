@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Generic, Literal, TypeVar, get_args, g
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from shared_utils.config import variables
-from shared_utils.config.values import trimmed, trouble, unquoted
+from shared_utils.config.values import trimmed, unquoted, value_problem
 from shared_utils.config.variables import CONFIG_VARIABLE, Leaf
 from shared_utils.errors import SettingsError
 
@@ -271,7 +271,7 @@ def _tidy(values: dict[str, Any], leaf: Leaf, origins: Mapping[str, str]) -> Non
     value = values.get(name)
     if isinstance(value, str):
         text = values[name] = _word(trimmed(value, keep_spaces=leaf.secret), leaf.choices)
-        if problem := trouble(text, one_line=leaf.secret):
+        if problem := value_problem(text, one_line=leaf.secret):
             raise SettingsError(f"the setting {leaf.path} (from {_source(leaf.path, origins)}) {problem}")
     elif isinstance(value, dict) and leaf.choices:
         values[name] = {

@@ -36,7 +36,7 @@ def unquoted(value: str) -> str:
     return inner if is_quoted else value
 
 
-def trouble(value: str, *, one_line: bool = False) -> str | None:
+def value_problem(value: str, *, one_line: bool = False) -> str | None:
     """What keeps the value from being used, as the rest of a sentence that does not repeat it; None where nothing.
 
     Args:
@@ -50,7 +50,7 @@ def trouble(value: str, *, one_line: bool = False) -> str | None:
     return None
 
 
-def header_trouble(value: str) -> str | None:
+def header_problem(value: str) -> str | None:
     """The same for what is sent in an HTTP header: a key or a token."""
     found = _NOT_IN_A_HEADER.search(value)
     if found is None:

@@ -12,7 +12,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from shared_utils.config.setting_types import HttpAddress, HttpKey
 from shared_utils.config.settings import Section, setting
-from shared_utils.connection_trouble import connection_trouble
+from shared_utils.connection_trouble import connection_failure
 from shared_utils.errors import ServiceError
 from shared_utils.llm.model_errors import Cause, read_refusal
 from shared_utils.llm.retry_after import parse_retry_after
@@ -155,7 +155,7 @@ class HttpEmbedder:
                 response = await self._client.post(self._url, json=body, headers=self._headers)
         except (httpx.TransportError, TimeoutError) as error:
             raise EmbeddingsUnavailable(
-                f"the embedding model cannot be reached ({connection_trouble(error) or type(error).__name__})"
+                f"the embedding model cannot be reached ({connection_failure(error) or type(error).__name__})"
             ) from error
         except httpx.HTTPError as error:
             raise EmbeddingsRefused(f"the embedding model's answer cannot be read ({type(error).__name__})") from error

@@ -25,7 +25,7 @@ from shared_utils.config.settings import RedisSettings
 from shared_utils.redis.address import RedisAddress, parse
 from shared_utils.redis.cluster import Cluster
 from shared_utils.redis.sentinel import Sentinels
-from shared_utils.redis.trouble import redis_trouble
+from shared_utils.redis.trouble import redis_failure
 
 _Result = TypeVar("_Result")
 
@@ -129,7 +129,7 @@ async def close(client: RedisClient) -> None:
             await sentinel.aclose()
 
 
-async def persistently(command: Callable[[], Awaitable[_Result]]) -> _Result:
+async def retry_until_available(command: Callable[[], Awaitable[_Result]]) -> _Result:
     """What a command that may be repeated returns, as soon as Redis answers: a turn outlives an absence of Redis.
 
     Raises:
@@ -151,7 +151,7 @@ async def persistently(command: Callable[[], Awaitable[_Result]]) -> _Result:
 
 
 def _passes(error: BaseException) -> bool:
-    return isinstance(error, CONNECTION_ERRORS) and not redis_trouble(error).is_lasting
+    return isinstance(error, CONNECTION_ERRORS) and not redis_failure(error).is_lasting
 
 
 class _Loss(AbstractConnection):

@@ -12,7 +12,7 @@ from redis.exceptions import AuthenticationError, ConnectionError, TimeoutError 
 from shared_utils.redis.address import RedisAddress
 
 
-class SentinelTrouble(ConnectionError):
+class SentinelFailure(ConnectionError):
     """No Sentinel answers; ``why`` is what one of them says."""
 
     def __init__(self, why: ConnectionError | TimeoutError) -> None:
@@ -43,7 +43,7 @@ class Sentinels(Sentinel):
 
         Raises:
             MasterNotFoundError: they know none of this name that is up.
-            SentinelTrouble: none of them answers.
+            SentinelFailure: none of them answers.
         """
         try:
             return await self._found(service_name)
@@ -52,7 +52,7 @@ class Sentinels(Sentinel):
             if why is None:
                 raise
             if not isinstance(why, AuthenticationError) or not await self._log_in():
-                raise SentinelTrouble(why) from error
+                raise SentinelFailure(why) from error
         return await self.discover_master(service_name)
 
     async def _found(self, service_name: str) -> tuple[str, int]:

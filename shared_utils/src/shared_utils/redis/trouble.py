@@ -12,14 +12,14 @@ from typing import Final
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import AuthenticationError, InvalidResponse, RedisClusterException, RedisError, ResponseError
 
-from shared_utils.connection_trouble import connection_trouble
-from shared_utils.redis.sentinel import SentinelTrouble
+from shared_utils.connection_trouble import connection_failure
+from shared_utils.redis.sentinel import SentinelFailure
 
 _UNREACHABLE_CODE: Final = "unreachable"
 
 
 @dataclass(frozen=True, slots=True)
-class RedisTrouble:
+class RedisFailure:
     """What is wrong with Redis."""
 
     code: str
@@ -118,10 +118,10 @@ _ASK_SENTINELS: Final = (
 _DEFAULT_ADVICE: Final = "check REDIS_URL, and that Redis runs"
 
 
-def redis_trouble(error: Exception) -> RedisTrouble:
+def redis_failure(error: Exception) -> RedisFailure:
     """What is wrong, given one of ``shared_utils.redis.connection.CONNECTION_ERRORS``."""
-    if isinstance(error, SentinelTrouble):
-        inner = redis_trouble(error.why)
+    if isinstance(error, SentinelFailure):
+        inner = redis_failure(error.why)
         advice = _ASK_SENTINELS if inner.code == "wrongpass" else inner.advice
         return replace(inner, says=f"the Sentinels are of no use: {inner.says}", advice=advice)
     text = _text(error)
@@ -130,41 +130,41 @@ def redis_trouble(error: Exception) -> RedisTrouble:
         says, advice, is_lasting = _REFUSALS[code]
         if code == "MISCONF" and _NO_ROOM.search(text):
             says, advice = _DISK_FULL
-        return RedisTrouble(code.lower(), says.format(error=text), advice, is_lasting)
+        return RedisFailure(code.lower(), says.format(error=text), advice, is_lasting)
     if isinstance(error, ResponseError):
-        return RedisTrouble("refused", f"Redis refuses a command ({text})", "look into Redis's log", is_lasting=True)
+        return RedisFailure("refused", f"Redis refuses a command ({text})", "look into Redis's log", is_lasting=True)
     return _unreachable(error, text)
 
 
-def _unreachable(error: Exception, text: str) -> RedisTrouble:
+def _unreachable(error: Exception, text: str) -> RedisFailure:
     if isinstance(error, InvalidResponse):
         says = f"what answers is not Redis ({text})"
         advice = "check host and port in REDIS_URL, and that TLS is used (rediss://) where the server wants it"
     elif isinstance(error, MasterNotFoundError):
         says = f"the Sentinels name no primary that is up ({text.partition(' : ')[0]})"
         advice = "check the name in REDIS_URL, and that the primary runs"
-    elif (why := connection_trouble(error)) is not None:
+    elif (why := connection_failure(error)) is not None:
         at = _AT.search(str(error))
         says = f"Redis{f' at {at[1]}' if at else ''} cannot be reached: {why}"
         advice = next((advice for word, advice in _ADVICE.items() if word in why), _DEFAULT_ADVICE)
     else:
         says, advice = f"Redis cannot be reached ({text})", _DEFAULT_ADVICE
-    return RedisTrouble(_UNREACHABLE_CODE, says, advice)
+    return RedisFailure(_UNREACHABLE_CODE, says, advice)
 
 
-def explained(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """One sentence: what is wrong and what to do.
 
     Args:
         error: one of ``shared_utils.redis.connection.CONNECTION_ERRORS``.
     """
-    return str(redis_trouble(error))
+    return str(redis_failure(error))
 
 
-def told(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """One sentence for an error of Redis; of any other error its own text, or the name of its type."""
     if isinstance(error, RedisError | RedisClusterException):
-        return explained(error)
+        return explain(error)
     return str(error) or type(error).__name__
 
 

@@ -201,10 +201,10 @@ async def test_a_restarted_server_is_found_again(make, database_config, tcp_prox
     proxy.refuse()
     with pytest.raises(DatabaseUnavailable):
         await database.fetch("SELECT 1 AS one")
-    assert isinstance(database.trouble, DatabaseUnavailable)
+    assert isinstance(database.last_error, DatabaseUnavailable)
     proxy.resume()
     assert await answers(database) == ONE
-    assert database.trouble is None
+    assert database.last_error is None
 
 
 @on_postgresql

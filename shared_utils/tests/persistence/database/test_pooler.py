@@ -210,7 +210,7 @@ async def test_an_outage_behind_the_pooler_is_bridged_and_ends(away, tmp_path):
     server.kill()
     assert (await store.find("ada", "default")).agent_id == before.agent_id
     await store.save(replace(await store.reserve("bob", "default"), agent_id="another"))
-    assert store.trouble
+    assert store.last_error
     began = asyncio.get_running_loop().time()
     with pytest.raises(DatabaseUnavailable):
         await database.fetch("SELECT 1")
@@ -218,7 +218,7 @@ async def test_an_outage_behind_the_pooler_is_bridged_and_ends(away, tmp_path):
     server.start()
     server.wait_ready()
     async with asyncio.timeout(30):
-        while store.trouble:
+        while store.last_error:
             await asyncio.sleep(0.05)
             await store.find("ada", "default")
     [row] = await database.fetch("SELECT agent_id FROM {schema}.agent_sessions WHERE user_id = 'bob'")
@@ -242,7 +242,7 @@ async def test_a_silent_server_behind_the_pooler_is_not_waited_for(postgres_url,
         proxy.resume()
         for database in (opened, unopened):
             async with asyncio.timeout(60):
-                while database.trouble is not None:
+                while database.last_error is not None:
                     with contextlib.suppress(DatabaseUnavailable):
                         await database.fetch("SELECT 1")
                     await asyncio.sleep(0.1)

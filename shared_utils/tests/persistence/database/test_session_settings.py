@@ -148,14 +148,14 @@ async def test_a_database_that_becomes_read_only_is_away_until_it_is_not(prepare
         session = await store.reserve(f"user-{number}", "default")
         agents[session.user_id] = (await store.save(replace(session, agent_id=f"agent-{number}"))).agent_id
     async with asyncio.timeout(60):  # until a new connection is refused, the ends of the old ones are the trouble
-        while not any(words in (store.trouble or "") for words in ("read-only", "read only")):
+        while not any(words in (store.last_error or "") for words in ("read-only", "read only")):
             await store.reserve("user-0", "default")
             await asyncio.sleep(0.02)
     await asyncio.sleep(0.2)
-    assert store.trouble, "it came back while nothing can be written"
+    assert store.last_error, "it came back while nothing can be written"
     switch("off")
     async with asyncio.timeout(30):
-        while store.trouble:
+        while store.last_error:
             await store.find("ada", "default")
             await asyncio.sleep(0.05)
     rows = await database.fetch("SELECT user_id, agent_id FROM {schema}.agent_sessions WHERE user_id LIKE 'user%%'", {})

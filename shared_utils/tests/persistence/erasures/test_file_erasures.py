@@ -15,7 +15,7 @@ from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.persistence.erasures.session_file import FileErasures
 from shared_utils.persistence.sessions.failover_store import FailoverSessionStore
 from shared_utils.persistence.sessions.file_store import FileSessionStore
-from shared_utils.persistence.sessions.journal import SessionJournal, record
+from shared_utils.persistence.sessions.journal import SessionOutageLog, record
 from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
 
 CANARY = "canary-of-ada"
@@ -35,7 +35,7 @@ def erasures(path):
 
 async def fill(path, *users):
     """Sessions, writes that wait for the database, a conflict and uses, of each user; written several times over."""
-    store, journal = FileSessionStore(path, record=record), SessionJournal(path)
+    store, journal = FileSessionStore(path, record=record), SessionOutageLog(path)
     for user in users:
         session = await store.reserve(user, "default")
         for size in (3000, 10):
@@ -143,7 +143,7 @@ async def test_what_waits_of_an_erased_user_is_never_brought_to_the_database(pat
     database.broken = False
     store = FailoverSessionStore(database, path, pause=0.01, erased=lately)
     async with asyncio.timeout(20):
-        while (await store.find("bob", "default")) is None or store.trouble is not None:
+        while (await store.find("bob", "default")) is None or store.last_error is not None:
             await asyncio.sleep(0.01)
     assert {user for user, _ in database.sessions} == {"bob"}
     assert await store.find("ada", "default") is None

@@ -27,10 +27,10 @@ def make_probe():
 async def test_a_file_that_can_be_written_is_no_trouble_and_stays_as_it_is(tmp_path, make_probe):
     path = tmp_path / "data" / "sessions.sqlite"
     probe = make_probe(path)
-    assert await probe.trouble() is None
+    assert await probe.check() is None
     with closing(sqlite3.connect(path)) as connection:
         before = connection.execute("PRAGMA user_version").fetchone(), list(connection.iterdump())
-    assert await probe.trouble() is None
+    assert await probe.check() is None
     with closing(sqlite3.connect(path)) as connection:
         assert (connection.execute("PRAGMA user_version").fetchone(), list(connection.iterdump())) == before
 
@@ -38,19 +38,19 @@ async def test_a_file_that_can_be_written_is_no_trouble_and_stays_as_it_is(tmp_p
 async def test_a_directory_that_cannot_be_made_is_told_until_it_can(tmp_path, make_probe):
     (tmp_path / "data").write_text("in the way")
     probe = make_probe(tmp_path / "data" / "sessions.sqlite")
-    assert "cannot be used" in await probe.trouble()
+    assert "cannot be used" in await probe.check()
     (tmp_path / "data").unlink()
-    assert await probe.trouble() is None
+    assert await probe.check() is None
 
 
 async def test_a_disk_that_takes_no_more_is_told_although_reading_works(tmp_path, make_probe):
     probe = make_probe(tmp_path / "sessions.sqlite")
-    assert await probe.trouble() is None
+    assert await probe.check() is None
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     # As on a full disk a write fails; Python ignores the signal that comes with it.
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        assert "the disk is not full" in await probe.trouble()
+        assert "the disk is not full" in await probe.check()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert await probe.trouble() is None
+    assert await probe.check() is None

@@ -15,7 +15,7 @@ from shared_utils.persistence.errors import ValueRefused
 from shared_utils.persistence.sessions.database_store import DatabaseSessionStore
 from shared_utils.persistence.sessions.failover_store import FailoverSessionStore
 from shared_utils.persistence.sessions.file_store import FileSessionStore
-from shared_utils.persistence.sessions.journal import SessionJournal, record
+from shared_utils.persistence.sessions.journal import SessionOutageLog, record
 from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
 from shared_utils.persistence.sessions.port import Session, SessionStoreAway, SessionStoreError
 
@@ -65,7 +65,7 @@ async def back(store, database):
     database.broken = False
     async with asyncio.timeout(10):
         await store.count()
-        while store.trouble is not None:
+        while store.last_error is not None:
             await asyncio.sleep(0.005)
 
 
@@ -77,7 +77,7 @@ async def test_while_the_database_is_there_it_has_everything(store, database):
     session = await with_agent(store, "ada", "agent-1")
     assert await database.find("ada", "default") == session == await store.find("ada", "default")
     assert await store.count() == {"active": 1, "reserved": 0, "waiting": 0, "conflicts": 0}
-    assert store.trouble is None
+    assert store.last_error is None
 
 
 async def test_known_users_keep_their_agents_during_an_outage(store, database, open_store):
@@ -87,7 +87,7 @@ async def test_known_users_keep_their_agents_during_an_outage(store, database, o
     await store.restore(limit=10)
     database.broken = True
     assert await store.find("ada", "default") == session
-    assert "the session file serves" in store.trouble
+    assert "the session file serves" in store.last_error
     assert await open_store().find("bo", "default") == restored
 
 
@@ -231,14 +231,14 @@ async def test_what_the_database_refuses_does_not_stop_the_others(store, databas
     database.broken = True
     refused = await with_agent(store, "ada", "agent-1")
     await with_agent(store, "bo", "agent-2")
-    put = database.put
+    put = database.merge
 
     async def picky(sessions, *, dry_run=False):
         if sessions[0].session_id == refused.session_id:
             raise ValueRefused("too large")
         return await put(sessions, dry_run=dry_run)
 
-    monkeypatch.setattr(database, "put", picky)
+    monkeypatch.setattr(database, "merge", picky)
     await back(store, database)
     assert (await database.find("bo", "default")).agent_id == "agent-2"
     assert {conflict.session_id for conflict in await store.conflicts()} == {refused.session_id}
@@ -248,7 +248,7 @@ async def test_an_outage_during_the_replay_loses_nothing(store, database, monkey
     database.broken = True
     for number in range(5):
         await with_agent(store, f"user-{number}", f"agent-{number}")
-    put, calls = database.put, []
+    put, calls = database.merge, []
 
     async def fragile(sessions, *, dry_run=False):
         calls.append(sessions)
@@ -256,7 +256,7 @@ async def test_an_outage_during_the_replay_loses_nothing(store, database, monkey
             raise SessionStoreAway("gone again")
         return await put(sessions, dry_run=dry_run)
 
-    monkeypatch.setattr(database, "put", fragile)
+    monkeypatch.setattr(database, "merge", fragile)
     await back(store, database)
     assert [(await database.find(f"user-{n}", "default")).agent_id for n in range(5)] == [
         f"agent-{n}" for n in range(5)
@@ -276,8 +276,8 @@ async def test_what_many_users_wrote_goes_back_together(store, database, monkeyp
         await with_agent(store, f"new-{number}", f"agent-of-{number}")
     mine = await with_agent(store, "elsewhere", "agent-here")
     puts, loads = [], []
-    put, load = database.put, database.load
-    monkeypatch.setattr(database, "put", lambda sessions, **how: puts.append(len(sessions)) or put(sessions, **how))
+    put, load = database.merge, database.load
+    monkeypatch.setattr(database, "merge", lambda sessions, **how: puts.append(len(sessions)) or put(sessions, **how))
     monkeypatch.setattr(database, "load", lambda one: loads.append(one) or load(one))
     await back(store, database)
     assert sum(puts) >= 320
@@ -331,7 +331,7 @@ async def test_a_broken_file_does_not_stop_the_database(store, database, path):
     path.mkdir()
     session = await with_agent(store, "ada", "agent-1")
     assert await store.find("ada", "default") == session
-    assert "the next outage of the database will not be bridged" in store.trouble
+    assert "the next outage of the database will not be bridged" in store.last_error
     database.broken = True
     with pytest.raises(SessionStoreError):
         await store.find("ada", "default")
@@ -367,7 +367,7 @@ async def test_a_database_that_falls_silent_costs_one_wait(behind_proxy):
     known = await with_agent(store, "ada", "agent-1")
     proxy.blackhole()
     assert await store.find("ada", "default") == known
-    assert "the session file serves" in store.trouble
+    assert "the session file serves" in store.last_error
     async with asyncio.timeout(5):  # many more answers than there could be looks for the database
         for number in range(20):
             await with_agent(store, f"user-{number}", f"agent-{number}")
@@ -375,7 +375,7 @@ async def test_a_database_that_falls_silent_costs_one_wait(behind_proxy):
                 assert await store.find("ada", "default") == known
     proxy.resume()
     async with asyncio.timeout(30):
-        while store.trouble is not None:
+        while store.last_error is not None:
             await asyncio.sleep(0.05)
             await store.count()
     assert await store.count() == {"active": 21, "reserved": 0, "waiting": 0, "conflicts": 0}
@@ -388,8 +388,8 @@ async def test_a_journal_keeps_its_order(path):
     session = await store.reserve("ada", "default")
     saved = await store.save(session)
     await store.delete(saved.session_id, hard=True)
-    await store.put([Session("bo", "default", version=5)])
-    journal, found = SessionJournal(path), []
+    await store.merge([Session("bo", "default", version=5)])
+    journal, found = SessionOutageLog(path), []
     for entry in await journal.oldest(10):
         found.append((entry.base, entry.session and entry.session.version))
         assert (await journal.oldest(1))[0] == entry
@@ -408,7 +408,7 @@ async def test_what_is_kept_of_a_user_can_be_erased(store, database, path):
         await back(store, database)
     database.broken = True
     await store.save(replace(await store.find("ada", "default"), metadata={"a": 1}))
-    journal = SessionJournal(path)
+    journal = SessionOutageLog(path)
     assert await journal.erase("ada") == 2
     assert await journal.counts() == {"waiting": 0, "conflicts": 1}
     journal.close()

@@ -39,9 +39,9 @@ def reserve_all(open_store, users, start, results):
 
     try:
         start.wait()
-        results.put(asyncio.run(reserve()))
+        results.merge(asyncio.run(reserve()))
     except SessionStoreError as error:
-        results.put(str(error))
+        results.merge(str(error))
 
 
 def test_several_processes_reserving_the_same_users_make_one_session_each(open_store):

@@ -340,7 +340,7 @@ async def test_more_sessions_than_one_part_holds_are_restored_in_order(store):
     times = [now - timedelta(minutes=number // 900) for number in range(2500)]
     sessions = [Session(f"user-{number}", "default", last_updated=at) for number, at in enumerate(times)]
     for start in range(0, len(sessions), 500):
-        await store.put(sessions[start : start + 500])
+        await store.merge(sessions[start : start + 500])
     ordered = sorted(sessions, key=lambda one: (-one.last_updated.timestamp(), one.session_id))
     for limit in (2300, 5000):
         found = (await store.restore(limit=limit)).sessions
@@ -351,10 +351,10 @@ async def test_statistics(store):
     assert (await store.statistics()).average_messages == 0.0
     now = utc_now()
     ages = {"a": timedelta(minutes=1), "b": timedelta(hours=2), "c": timedelta(days=2), "d": timedelta(days=40)}
-    await store.put(
+    await store.merge(
         [Session(user, "default", created_at=now - age, last_updated=now - age) for user, age in ages.items()]
     )
-    await store.put([Session("e", "default", is_active=False), Session("f", "default", agent_id="agent-1")])
+    await store.merge([Session("e", "default", is_active=False), Session("f", "default", agent_id="agent-1")])
     await store.save(await store.find("b", "default"), expires_in_hours=-1)
     statistics = await store.statistics()
     assert (statistics.total, statistics.active, statistics.reserved, statistics.expired) == (6, 4, 3, 1)
@@ -380,7 +380,7 @@ async def test_it_says_what_it_is(store, engine):
     assert {"memory": "memory", "file": "SQLite", "postgresql": "PostgreSQL"}.get(
         engine.partition("/")[0], "openGauss"
     ) in says
-    assert store.trouble is None
+    assert store.last_error is None
 
 
 async def test_what_json_cannot_hold_is_left_out_and_named(store):
@@ -426,38 +426,38 @@ async def test_sessions_of_another_store_are_taken_over_as_they_are(store):
         last_updated=old, expires_at=old, version=7, message_count=4,
     )  # fmt: skip
     ended = Session("小明", "default", is_active=False, version=2)
-    dry = await store.put([session, ended], dry_run=True)
+    dry = await store.merge([session, ended], dry_run=True)
     assert (dry.written, await store.load(session.session_id)) == (2, None)
-    assert (await store.put([session, ended])).written == 2
+    assert (await store.merge([session, ended])).written == 2
     assert await store.find("小明", "default") == session
-    again = await store.put([session, ended])
+    again = await store.merge([session, ended])
     assert (again.written, again.kept) == (0, 2)
 
 
 async def test_of_two_versions_the_newer_one_stays(store):
     session = await store.reserve("ada", "default")
     saved = await store.save(replace(session, agent_id="agent-1"))
-    assert (await store.put([session])).kept == 1
+    assert (await store.merge([session])).kept == 1
     assert await store.find("ada", "default") == saved
     newer = replace(saved, agent_id="agent-2", version=9)
-    assert (await store.put([newer])).written == 1
+    assert (await store.merge([newer])).written == 1
     assert await store.find("ada", "default") == newer
 
 
 async def test_a_second_active_session_is_not_taken_over(store):
     here = await store.reserve("ada", "default")
     other = Session("ada", "default")
-    taken = await store.put([other, Session("bo", "default")])
+    taken = await store.merge([other, Session("bo", "default")])
     assert (taken.written, list(taken.refused)) == (1, [other.session_id])
     assert await store.find("ada", "default") == here
     ended = replace(here, is_active=False, version=2)
-    assert (await store.put([other, ended])).written == 2
+    assert (await store.merge([other, ended])).written == 2
     assert await store.find("ada", "default") == other
 
 
 async def test_all_sessions_are_read_in_parts(store):
     sessions = [Session(f"user-{number}", "default", is_active=number % 2 == 0) for number in range(7)]
-    await store.put(sessions)
+    await store.merge(sessions)
     first = await store.part(after="", limit=4)
     rest = await store.part(after=first.sessions[-1].session_id, limit=4)
     ids = [session.session_id for session in (*first.sessions, *rest.sessions)]
@@ -467,7 +467,7 @@ async def test_all_sessions_are_read_in_parts(store):
 
 async def test_sessions_are_copied_there_and_back(store, tmp_path):
     sessions = [Session(f"user-{number}", "default", agent_id=f"agent-{number}") for number in range(12)]
-    await store.put(sessions)
+    await store.merge(sessions)
     other = FileSessionStore(tmp_path / "other.db")
     mine = await other.reserve("user-3", "default")
     dry = await copy_sessions(store, other, dry_run=True)

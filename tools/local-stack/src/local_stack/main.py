@@ -17,7 +17,7 @@ from local_stack.demo import SHORT_TERM, Demo
 from local_stack.environment_file import DATA_FOLDER, DATA_VARIABLE
 from local_stack.errors import StackError
 from local_stack.stack import Ports, Stack
-from local_stack.troubles import Troubles
+from local_stack.troubles import ServiceProblems
 from local_stack.watch import watch
 
 app = typer.Typer(
@@ -104,7 +104,7 @@ def demo(
 
 def _serve(stack: Stack) -> None:
     with suppress(KeyboardInterrupt):
-        troubles = Troubles({part.name: part.url for part in (stack.bridge, stack.memory)}, _progress)
+        troubles = ServiceProblems({part.name: part.url for part in (stack.bridge, stack.memory)}, _progress)
         watch(stack.processes, Event(), _progress, also=troubles.look)
 
 

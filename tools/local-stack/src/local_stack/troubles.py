@@ -21,7 +21,7 @@ _UNREADY_STATUS: Final = 503
 _NO_ANSWER: Final = "HTTP port"
 
 
-class Troubles:
+class ServiceProblems:
     """What `/readyz?verbose` of some services says is wrong.
 
     Args:

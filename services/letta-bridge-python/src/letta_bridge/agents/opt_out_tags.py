@@ -27,7 +27,7 @@ from letta_bridge.errors import BreakerOpen, LettaError, OptedOut, TenantTaken
 from letta_bridge.letta.port import LettaAgents
 from shared_utils.observability import logs
 from shared_utils.persistence.choices.port import Choice, user_key
-from shared_utils.redis.connection import persistently
+from shared_utils.redis.connection import retry_until_available
 from shared_utils.task_end import background
 
 _log = logs.get("letta_bridge.opt_out_tags")
@@ -174,4 +174,4 @@ class TaggedOptOuts:
     async def _forget(self, users: Collection[str]) -> None:
         if (forget := self._forget_missed) is not None:
             for user_id in users:
-                await persistently(functools.partial(forget, user_id))
+                await retry_until_available(functools.partial(forget, user_id))

@@ -91,7 +91,7 @@ class SessionManager:
     @property
     def store_error(self) -> str | None:
         """Why the store was of no or less use the last time it was asked; None while it works."""
-        return self._error or self.store.trouble
+        return self._error or self.store.last_error
 
     def persona(self, name: str | None) -> str:
         """The configured persona of this name, ``default`` where there is none."""

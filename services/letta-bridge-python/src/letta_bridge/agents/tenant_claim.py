@@ -29,7 +29,7 @@ from letta_bridge.letta.port import LettaAgents, Note
 from letta_bridge.request_queue.served_letta import ServedLetta
 from shared_utils.contracts.messages import json_object
 from shared_utils.observability import logs
-from shared_utils.redis.connection import CONNECTION_ERRORS, persistently
+from shared_utils.redis.connection import CONNECTION_ERRORS, retry_until_available
 from shared_utils.task_end import background
 
 _log = logs.get("letta_bridge.tenant_claim")
@@ -99,7 +99,7 @@ class TenantClaim:
         self._is_pending = False
 
     @property
-    def trouble(self) -> str | None:
+    def last_error(self) -> str | None:
         """Why users of this queue get no agents; None while they do, and before the first read."""
         if self.state is ClaimState.OTHER_LETTA:
             return (
@@ -125,8 +125,8 @@ class TenantClaim:
         if self.state is ClaimState.UNKNOWN:
             async with self._beating:
                 if self.state is ClaimState.UNKNOWN:
-                    await self._beat(letta, await persistently(self._identity))
-        if (trouble := self.trouble) is not None:
+                    await self._beat(letta, await retry_until_available(self._identity))
+        if (trouble := self.last_error) is not None:
             raise TenantTaken(trouble)
 
     async def beat(self, letta: LettaAgents) -> None:
@@ -158,7 +158,7 @@ class TenantClaim:
                         await self._served.release()
 
     async def _send_heartbeats(self, letta: Callable[[], LettaAgents]) -> None:
-        await persistently(self._identity)  # the queue has an owner from now on, whether Letta answers or not
+        await retry_until_available(self._identity)  # the queue has an owner from now on, whether Letta answers or not
         while True:
             with contextlib.suppress(*CONNECTION_ERRORS):
                 try:

@@ -20,7 +20,7 @@ from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.erasures.log import DatabaseErasureLog, FileErasureLog, user_hash
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.redis.connection import CONNECTION_ERRORS
-from shared_utils.redis.trouble import explained
+from shared_utils.redis.trouble import explain
 
 _CLOCKS_DIFFER: Final = timedelta(seconds=60)
 """The clocks of hosts, Redis and database. A user who was erased so shortly before counts as erased since."""
@@ -65,7 +65,7 @@ class ErasedUsers:
             self.hashes.update(entry.user_hash for entry in await self.ledger.since(since_ms))
         except CONNECTION_ERRORS as error:
             self.ledger = None
-            self._note(f"the ledger in Redis cannot be read ({explained(error)})")
+            self._note(f"the ledger in Redis cannot be read ({explain(error)})")
 
     def among(self, tags: Iterable[str]) -> bool:
         """Whether a user whom these tags of an agent name was erased."""

@@ -38,7 +38,7 @@ from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import ServiceError
 from shared_utils.redis.connection import CONNECTION_ERRORS
-from shared_utils.redis.trouble import explained
+from shared_utils.redis.trouble import explain
 
 AgentsOption = Annotated[
     bool,
@@ -183,7 +183,7 @@ async def _have_choices_read(settings: BridgeSettings) -> None:
             await RedisChoices(client, Keys(settings.queue.requests)).begin_generation()
     except CONNECTION_ERRORS as error:
         tell(
-            f"bridges that are running may not know the restored choices about permanent memory ({explained(error)}); "
+            f"bridges that are running may not know the restored choices about permanent memory ({explain(error)}); "
             "restart them"
         )
 
@@ -195,4 +195,4 @@ async def _queue(settings: BridgeSettings) -> tuple[QueueStatus, int] | str:
             queue = await RedisQueue(client, client, settings.queue, "backup").status()
             return queue, await client.xlen(Keys(settings.queue.requests).journal)
     except CONNECTION_ERRORS as error:
-        return explained(error)
+        return explain(error)

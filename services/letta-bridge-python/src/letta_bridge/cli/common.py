@@ -18,7 +18,7 @@ from shared_utils.config.settings import Loaded
 from shared_utils.errors import SettingsError
 from shared_utils.observability.logs import redact_text
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient, close, connect
-from shared_utils.redis.trouble import explained
+from shared_utils.redis.trouble import explain
 from shared_utils.text import clean_text, is_clean
 
 ConfigOption = Annotated[
@@ -96,7 +96,7 @@ def ask_redis(
     except BrokenPipeError:
         raise  # whoever read our output has gone; that is not Redis's fault
     except CONNECTION_ERRORS as error:
-        fail(explained(error), Exit.NO_REDIS)
+        fail(explain(error), Exit.NO_REDIS)
 
 
 async def _with_client(settings: BridgeSettings, work: Callable[[RedisClient], Awaitable[_Result]]) -> _Result:

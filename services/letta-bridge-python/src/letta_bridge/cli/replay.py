@@ -20,7 +20,7 @@ from shared_utils.contracts.limits import Limits
 from shared_utils.contracts.messages import parse_task
 from shared_utils.errors import MalformedMessage
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
-from shared_utils.redis.trouble import explained
+from shared_utils.redis.trouble import explain
 from shared_utils.text import counted
 
 _TASKS_PER_PUSH: Final = 200
@@ -107,7 +107,7 @@ async def _push(
         except CONNECTION_ERRORS as error:
             # An answer that got lost says nothing about what was done.
             done.trouble = (
-                f"{explained(error)}. {done.pushed} tasks are surely pushed; the last {len(batch)}, up to line "
+                f"{explain(error)}. {done.pushed} tasks are surely pushed; the last {len(batch)}, up to line "
                 f"{before}, may or may not be"
             )
             return done

@@ -22,7 +22,7 @@ from letta_bridge.letta.connection import letta_client
 from shared_utils.persistence.choices.port import copy_choices
 from shared_utils.persistence.errors import RowMissing
 from shared_utils.persistence.sessions.copying import CopyCounts, copy_sessions
-from shared_utils.persistence.sessions.journal import SessionJournal
+from shared_utils.persistence.sessions.journal import SessionOutageLog
 from shared_utils.persistence.sessions.port import Restoration, SessionStore
 
 app = typer.Typer(
@@ -117,7 +117,7 @@ def conflicts(
     settings = settings_or_exit(config)
 
     async def read() -> list[dict[str, Any]]:
-        journal = SessionJournal(settings.session_file)
+        journal = SessionOutageLog(settings.session_file)
         try:
             return [asdict(conflict) for conflict in await journal.conflicts(limit)]
         finally:

@@ -17,7 +17,7 @@ from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.obstacles import crowded, crowded_lane, no_bridge
 from letta_bridge.settings import BridgeSettings
 from shared_utils.redis.connection import RedisClient
-from shared_utils.redis.trouble import RedisTrouble
+from shared_utils.redis.trouble import RedisFailure
 
 _PAUSES: Final = {
     PauseMode.ALL: "yes: nothing is taken and nothing begun",
@@ -29,7 +29,7 @@ _PAUSES: Final = {
 class _Seen:
     """What Redis tells of the queue."""
 
-    trouble: RedisTrouble | None
+    trouble: RedisFailure | None
     queue: QueueStatus | None = None
     """None where it cannot be counted."""
     pause: Pause | None = None
@@ -46,7 +46,7 @@ def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
 
     async def look(client: RedisClient) -> _Seen:
         admin = QueueAdmin(client, settings.queue)
-        trouble = await admin.trouble()
+        trouble = await admin.check_redis()
         if trouble is not None and trouble.code == "wrongtype":
             return _Seen(trouble)  # what lies there cannot be counted
         queue = RedisQueue(client, client, settings.queue, "status")
@@ -67,7 +67,7 @@ def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     raise typer.Exit(int(Exit.DONE if why is None else Exit.FAILED))
 
 
-def _trouble(settings: BridgeSettings, redis: RedisTrouble | None, queue: QueueStatus) -> str | None:
+def _trouble(settings: BridgeSettings, redis: RedisFailure | None, queue: QueueStatus) -> str | None:
     """Why nothing is worked off, and what to do; None where nothing is seen."""
     if redis is not None:
         return str(redis)

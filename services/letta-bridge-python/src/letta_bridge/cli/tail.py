@@ -17,7 +17,7 @@ from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.reply_stream import BEGINNING, ReplyStream, StreamedReply
 from shared_utils.contracts.messages import json_object
 from shared_utils.redis.connection import RedisClient
-from shared_utils.redis.trouble import explained
+from shared_utils.redis.trouble import explain
 
 _STREAM_ID: Final = re.compile(r"\d+-\d+")
 
@@ -65,7 +65,7 @@ async def _replies(stream: ReplyStream, begin: str | None, count: int, *, follow
             begin = reply.id
             yield reply
     if follow:
-        async for reply in stream.follow(begin, away=lambda error: tell(f"{explained(error)}; waiting for it")):
+        async for reply in stream.follow(begin, away=lambda error: tell(f"{explain(error)}; waiting for it")):
             yield reply
 
 

@@ -28,7 +28,7 @@ from letta_bridge.user_data.report import BEYOND_REACH, ErasureReport
 from letta_bridge.user_data.trace import Counts
 from shared_utils.errors import ServiceError
 from shared_utils.redis.connection import CONNECTION_ERRORS
-from shared_utils.redis.trouble import explained
+from shared_utils.redis.trouble import explain
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -231,7 +231,7 @@ def _ask(
     except ServiceError as error:
         fail(f"{error}; what was not reached is done when this is run again", Exit.FAILED)
     except CONNECTION_ERRORS as error:
-        fail(explained(error), Exit.NO_REDIS)
+        fail(explain(error), Exit.NO_REDIS)
 
 
 def _tell(counts: Counts, *, as_json: bool, did: str) -> None:

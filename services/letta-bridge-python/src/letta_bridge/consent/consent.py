@@ -21,7 +21,7 @@ from letta_bridge.request_queue.port import HeldChoice
 from shared_utils.persistence.choices.port import IMPORTED_MS, UNDATED_MS, Choice, user_key
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions.port import Session
-from shared_utils.redis.connection import CONNECTION_ERRORS, persistently
+from shared_utils.redis.connection import CONNECTION_ERRORS, retry_until_available
 
 _READ_ATTEMPTS: Final = 2
 """The hand-out, then Redis once more: responses of two connections may be processed out of order."""
@@ -120,7 +120,7 @@ class Consent:
         Raises:
             PersistenceError: it could not be stored.
         """
-        await persistently(lambda: self.replicas.shared.merge([choice]))
+        await retry_until_available(lambda: self.replicas.shared.merge([choice]))
         await self.replicas.store(choice)
 
     async def honours_opt_out(self, user_id: str, opt_out: Choice) -> bool:
@@ -180,7 +180,7 @@ class Consent:
         return choice
 
     async def _read(self, user_id: str) -> HeldChoice:
-        return await persistently(lambda: self.replicas.shared.read(user_id))
+        return await retry_until_available(lambda: self.replicas.shared.read(user_id))
 
     def _opted_out(self, held: HeldChoice) -> bool:
         newest = self._newest(held)

@@ -24,7 +24,7 @@ from letta_bridge.consent.shared_choices import ReplicaState, SharedChoices
 from shared_utils.observability import logs
 from shared_utils.persistence.choices.port import Choice, ChoiceStore, copy_choices, imported_opt_out, pages, user_key
 from shared_utils.persistence.errors import PersistenceError
-from shared_utils.redis.connection import CONNECTION_ERRORS, persistently
+from shared_utils.redis.connection import CONNECTION_ERRORS, retry_until_available
 from shared_utils.task_end import background
 from shared_utils.waiting import wait_or_timeout
 
@@ -73,7 +73,7 @@ class ChoiceReplicas:
         self._reconcile = asyncio.Event()
         self._others_wrote = False
         self._keeping = asyncio.Lock()
-        self.trouble: str | None = None
+        self.last_error: str | None = None
         """Why the last write or reconciliation failed; None while the replicas are equal."""
 
     @property
@@ -142,7 +142,7 @@ class ChoiceReplicas:
             if self.local is None:
                 raise
             _log.warning("choice_write_deferred", error=str(error))
-            self.trouble, self._durable_away = str(error), True
+            self.last_error, self._durable_away = str(error), True
             await self.local.merge([choice])
             return
         await self.mirror([choice])
@@ -156,13 +156,13 @@ class ChoiceReplicas:
         unknown = 0
         for start in range(0, len(choices), _CHOICES_PER_MERGE):
             batch = choices[start : start + _CHOICES_PER_MERGE]
-            await persistently(functools.partial(self.shared.merge, batch))
+            await retry_until_available(functools.partial(self.shared.merge, batch))
             known = await self.stored([choice.user_key for choice in batch])
             unknown += sum(choice.beats(known.get(choice.user_key)) for choice in batch)
             try:
                 await self._store_all(batch, durably=True)
             except PersistenceError as error:
-                self.trouble, self._durable_away = str(error), True
+                self.last_error, self._durable_away = str(error), True
                 await self.mirror(batch)
         return unknown
 
@@ -199,14 +199,14 @@ class ChoiceReplicas:
             await self._import_opt_outs()
             await self._load()
         except PersistenceError as error:
-            if self.trouble is None:
+            if self.last_error is None:
                 _log.error("choices_reconcile_failed", error=str(error))
-            self.trouble, self._durable_away = str(error), True
+            self.last_error, self._durable_away = str(error), True
             if self.local is not None:
                 with contextlib.suppress(PersistenceError):
                     await self._load_shared(self.local)
         else:
-            self.trouble, self._durable_away = None, False
+            self.last_error, self._durable_away = None, False
             self._recent = {key: (choice, at) for key, (choice, at) in self._recent.items() if at >= begun}
         state = await self.shared.state()
         self._generations.add(state.generation)
@@ -223,7 +223,7 @@ class ChoiceReplicas:
             if self._durable_away:  # it is back, and other hosts may have deferred writes as well
                 self._reconcile.set()
         except PersistenceError as error:
-            self.trouble, self._durable_away = str(error), True
+            self.last_error, self._durable_away = str(error), True
             choices = []
         if choices:
             self.remember(choices)
@@ -272,8 +272,8 @@ class ChoiceReplicas:
                 self._reconcile.set()
             except Exception as error:  # noqa: BLE001  # a defect must not end the upkeep of consent silently
                 _log.exception("choices_upkeep_failed")
-                self.trouble = f"a defect keeps the replicas of users' choices from being reconciled ({error!r})"
-            if self.trouble is None:
+                self.last_error = f"a defect keeps the replicas of users' choices from being reconciled ({error!r})"
+            if self.last_error is None:
                 await wait_or_timeout(self._reconcile, _POLL_SECONDS)
             await asyncio.sleep(_PAUSE_SECONDS)
 

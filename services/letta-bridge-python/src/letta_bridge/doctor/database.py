@@ -12,10 +12,10 @@ import psycopg
 from letta_bridge.doctor.findings import Finding, fail, ok, warn
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import SettingsError
-from shared_utils.persistence.database.arrival import arrive
+from shared_utils.persistence.database.arrival import connect_and_prepare
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.connections import Connection
-from shared_utils.persistence.database.failures import meaning
+from shared_utils.persistence.database.failures import translate
 from shared_utils.persistence.database.migration import Migration, migrations, pending
 from shared_utils.persistence.errors import DatabaseRefused, PersistenceError, SchemaMissing
 from shared_utils.persistence.table_copy import absent_vector_tables
@@ -51,7 +51,7 @@ async def examine(settings: BridgeSettings) -> AsyncIterator[Finding]:
         yield ok("database", "none configured (DATABASE_URL): sessions lie in a file, and nothing is journalled")
         return
     try:
-        connection, dialect = await arrive(config.model_copy(update={"generate_schemas": False}))
+        connection, dialect = await connect_and_prepare(config.model_copy(update={"generate_schemas": False}))
     except SchemaMissing as error:
         yield _absent(error, config)
         return
@@ -76,7 +76,7 @@ async def _inside(connection: Connection, config: DatabaseConfig) -> AsyncIterat
     try:
         missing = await pending(connection, config)
     except psycopg.Error as error:
-        meant = meaning(error, place=config.place, user=_user(config))
+        meant = translate(error, place=config.place, user=_user(config))
         yield _refused("database.rights" if isinstance(meant, DatabaseRefused) else "database.schema", meant)
         return
     except PersistenceError as error:

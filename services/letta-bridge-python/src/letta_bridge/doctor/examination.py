@@ -9,7 +9,7 @@ from letta_bridge.doctor.findings import Finding, Level, fail
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import SettingsError
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient, close, connect
-from shared_utils.redis.trouble import explained
+from shared_utils.redis.trouble import explain
 
 _REDIS_TIMEOUT_SECONDS = 5.0
 
@@ -56,4 +56,4 @@ async def _with_redis(client: RedisClient, settings: BridgeSettings) -> AsyncIte
             async for finding in check(client, settings):
                 yield finding
         except CONNECTION_ERRORS as error:
-            yield fail("redis", explained(error), "mend that and run doctor again")
+            yield fail("redis", explain(error), "mend that and run doctor again")

@@ -21,7 +21,7 @@ from letta_bridge.request_queue.served_letta import ServedLetta
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence.choices.port import Choice, user_key
 from shared_utils.redis.connection import RedisClient, subscriber
-from shared_utils.redis.trouble import redis_trouble
+from shared_utils.redis.trouble import redis_failure
 
 _SUBJECT: Final = "redis.rights"
 _FETCH_WAIT_SECONDS: Final = 0.1
@@ -47,7 +47,7 @@ async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterato
             client, settings.queue.responses, settings.queue.requests
         ),
     }
-    trouble = await QueueAdmin(client, settings.queue).trouble()
+    trouble = await QueueAdmin(client, settings.queue).check_redis()
     if trouble is not None and trouble.code != "noperm":
         # Every step would meet it, and say something else about it.
         yield fail("redis.queue", trouble.says, trouble.advice)
@@ -63,7 +63,7 @@ async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterato
 
 
 def _refused(what: str, error: RedisError) -> Finding:
-    trouble = redis_trouble(error)
+    trouble = redis_failure(error)
     if trouble.code == "noperm":
         return fail(
             _SUBJECT, f"{what}: {trouble.says}", "give the ACL user that right (docs/cli.md lists what it needs)"

@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 from letta_bridge.doctor.findings import Finding, fail, ok, warn
 from letta_bridge.settings import BridgeSettings
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
-from shared_utils.redis.trouble import explained
+from shared_utils.redis.trouble import explain
 
 _MIN_REDIS_VERSION: Final = (6, 2)
 _SKEW_SECONDS: Final = 2.0
@@ -24,7 +24,7 @@ async def reach(client: RedisClient) -> Finding:
     try:
         await client.ping()
     except CONNECTION_ERRORS as error:
-        says, _, advice = explained(error).partition("; ")
+        says, _, advice = explain(error).partition("; ")
         return fail("redis", says, advice)
     return ok("redis", "answers")
 

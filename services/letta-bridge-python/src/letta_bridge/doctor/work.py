@@ -23,7 +23,7 @@ async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterato
     status = await RedisQueue(client, client, settings.queue, "doctor").status()
     if status.bridges:
         yield ok("bridges", f"{status.bridges} alive, {status.depth} tasks not taken, {status.in_flight} in flight")
-    elif (trouble := await QueueAdmin(client, settings.queue).trouble()) is not None:
+    elif (trouble := await QueueAdmin(client, settings.queue).check_redis()) is not None:
         yield warn("bridges", f"cannot be told, since none can report in: {trouble.says}", trouble.advice)
     else:
         waiting = status.depth + status.waiting

@@ -19,7 +19,7 @@ from letta_bridge.settings import GuardSettings
 from shared_utils.contracts.messages import Task
 from shared_utils.observability import logs
 from shared_utils.redis.connection import CONNECTION_ERRORS
-from shared_utils.redis.trouble import told
+from shared_utils.redis.trouble import error_text
 
 _log = logs.get(__name__)
 
@@ -105,7 +105,7 @@ class Guards:
 
     def _meter_away(self, error: Exception) -> None:
         if not self._away:
-            _log.warning("guards_blind", error=told(error))
+            _log.warning("guards_blind", error=error_text(error))
         self._away = True
 
     def _admission(self, standing: UsageSnapshot) -> Admission:

@@ -93,7 +93,7 @@ def router(sessions: Sessions, settings: UserSettings, *, grace: timedelta) -> A
     async def connection() -> Connection:
         """What answers where sessions lie; 503 where nothing does, though the session file may serve meanwhile."""
         answers = await sessions.store.check()
-        trouble = sessions.store.trouble
+        trouble = sessions.store.last_error
         return Connection(connected=trouble is None, store=answers, trouble=trouble)
 
     return routes

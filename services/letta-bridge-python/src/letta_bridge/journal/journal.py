@@ -22,7 +22,7 @@ from shared_utils.persistence.conversations.service import ConversationService
 from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.persistence.errors import PersistenceError, ValueRefused
 from shared_utils.redis.connection import CONNECTION_ERRORS
-from shared_utils.redis.trouble import told
+from shared_utils.redis.trouble import error_text
 from shared_utils.waiting import wait_or_timeout
 
 _log = logs.get(__name__)
@@ -66,7 +66,7 @@ class Journal:
         """Rows that may be in the database, and whose users may have been erased meanwhile; a batch, by entry."""
         self._dropped: int | None = None
         self._purge_at = 0.0
-        self.trouble: str | None = None
+        self.last_error: str | None = None
         """Why nothing could be written the last time; None while it works."""
 
     def reload(self, settings: JournalSettings) -> None:
@@ -110,7 +110,7 @@ class Journal:
         batch = await self._take(_TURNS_PER_WRITE)
         self._note_dropped(batch.dropped)
         if not batch.mine:
-            self.trouble = None  # it is another bridge's now
+            self.last_error = None  # it is another bridge's now
             return False
         if batch.entries:
             await self._write(batch.entries)
@@ -118,8 +118,8 @@ class Journal:
         if batch.entries and not full:
             await self._take(0)
         await self._purge()
-        if self.trouble is not None:
-            self.trouble = None
+        if self.last_error is not None:
+            self.last_error = None
             _log.info("journal_goes_on", waiting=batch.waiting)
         return full
 
@@ -194,7 +194,7 @@ class Journal:
         self._dropped = dropped
 
     def _in_trouble(self, error: Exception) -> None:
-        text = told(error)
-        if self.trouble is None:
+        text = error_text(error)
+        if self.last_error is None:
             _log.warning("journal_waits", error=text)
-        self.trouble = text
+        self.last_error = text

@@ -20,7 +20,7 @@ from http import HTTPStatus
 import aiohttp
 
 from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, OutcomeUnknown
-from shared_utils.connection_trouble import connection_trouble
+from shared_utils.connection_trouble import connection_failure
 from shared_utils.llm.model_errors import DEMANDED, MEANINGS, Cause, Refusal, read_refusal
 from shared_utils.llm.retry_after import parse_retry_after
 from shared_utils.text import read_json
@@ -61,7 +61,7 @@ def transport_failure(error: BaseException, *, reads: bool) -> LettaError:
         failed = [e for e in chain if isinstance(e, aiohttp.ClientConnectorError)]
         # A network that is cut, a name or a certificate says nothing of whether the server, and turns in it, still run.
         refused = any(isinstance(e.os_error, ConnectionRefusedError) for e in failed)
-        why = connection_trouble(error) or "the connection could not be opened"
+        why = connection_failure(error) or "the connection could not be opened"
         return LettaUnavailable(f"Letta cannot be reached: {why}.", refused=refused, unopened=bool(failed))
     if any(isinstance(e, aiohttp.InvalidURL) for e in chain):
         return LettaRejected("Letta's address is not a URL: correct the configured Letta address.")

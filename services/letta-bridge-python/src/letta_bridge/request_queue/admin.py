@@ -19,7 +19,7 @@ from letta_bridge.request_queue.scripts import IDLE_CONSUMER_SUFFIX, ScriptRunne
 from letta_bridge.settings import QueueSettings
 from shared_utils.contracts.messages import ErrorReply, dump, json_object, now
 from shared_utils.redis.connection import RedisClient
-from shared_utils.redis.trouble import RedisTrouble, redis_trouble
+from shared_utils.redis.trouble import RedisFailure, redis_failure
 
 _LANES_SCRIPT: Final = read("lanes")
 _LIST_DEAD_SCRIPT: Final = read("list_dead")
@@ -120,7 +120,7 @@ class QueueAdmin:
         self.keys = Keys(settings.requests)
         self._scripts = ScriptRunner(client, self.keys.script_keys)
 
-    async def trouble(self) -> RedisTrouble | None:
+    async def check_redis(self) -> RedisFailure | None:
         """Why no bridge could work with this queue now, as far as this Redis user meets it; None where one could.
 
         Nothing is changed.
@@ -128,7 +128,7 @@ class QueueAdmin:
         try:
             await self._scripts.run(_PROBE_SCRIPT)
         except ResponseError as error:
-            return redis_trouble(error)
+            return redis_failure(error)
         return None
 
     async def pause(self, mode: PauseMode, reason: str = "") -> None:

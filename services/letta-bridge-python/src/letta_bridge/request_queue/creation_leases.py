@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
 from letta_bridge.request_queue.keys import Keys
-from shared_utils.redis.connection import RedisClient, persistently
+from shared_utils.redis.connection import RedisClient, retry_until_available
 from shared_utils.redis.lua_scripts import Call, Script, run
 
 LEASE_SECONDS: Final = 60.0
@@ -66,7 +66,7 @@ class RedisCreationLeases:
                 return True
             return cast("bytes | None", await self._client.get(key)) == lease.token.encode()
 
-        return await persistently(acquired)
+        return await retry_until_available(acquired)
 
     async def mark_uncertain(self, lease: CreationLease) -> None:
         """See :class:`CreationLeases`."""
@@ -78,7 +78,7 @@ class RedisCreationLeases:
 
     async def _expire(self, lease: CreationLease, seconds: float) -> None:
         call = Call(_EXPIRE, (self._key(lease),), (lease.token, round(seconds * 1000)))
-        await persistently(lambda: run(self._client, call))
+        await retry_until_available(lambda: run(self._client, call))
 
     def _key(self, lease: CreationLease) -> str:
         return self._keys.creating(lease.user_id, lease.persona)

@@ -29,10 +29,10 @@ from letta_bridge.request_queue.scripts import IDLE_CONSUMER_SUFFIX, ScriptRunne
 from letta_bridge.settings import QueueSettings
 from shared_utils.batches import batches_of
 from shared_utils.observability import logs
-from shared_utils.redis.connection import RedisClient, close, persistently
+from shared_utils.redis.connection import RedisClient, close, retry_until_available
 from shared_utils.redis.lua_scripts import Script
 from shared_utils.redis.pipeline import Argument
-from shared_utils.redis.trouble import explained, redis_trouble
+from shared_utils.redis.trouble import explain, redis_failure
 
 _log = logs.get(__name__)
 
@@ -140,7 +140,7 @@ class RedisQueue:
 
     async def _naming_the_key(self, error: ResponseError) -> ResponseError:
         """An error that says which key is of another type, where that is what is wrong; Redis does not."""
-        if redis_trouble(error).code != "wrongtype":
+        if redis_failure(error).code != "wrongtype":
             return error
         try:
             await self._scripts.run(_PROBE)
@@ -213,10 +213,10 @@ class RedisQueue:
         """See :class:`RequestQueue`."""
         # By a turn that has been taken: it waits for Redis as its outcome would.
         try:
-            found = await persistently(lambda: self._client.lrange(self.keys.missed(user_id), 0, -1))
+            found = await retry_until_available(lambda: self._client.lrange(self.keys.missed(user_id), 0, -1))
         except ResponseError as error:
             # Whatever lies there is no missed turn, and no reason to leave the user without an answer.
-            _log.error("missed_turns_unreadable", user_id=user_id, error=explained(error))
+            _log.error("missed_turns_unreadable", user_id=user_id, error=explain(error))
             return []
         return cast("list[bytes]", found)
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from redis.asyncio.cluster import RedisCluster
 
-from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient, close, persistently, subscriber
+from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient, close, retry_until_available, subscriber
 
 _POLL_SECONDS: Final = 1.0
 """How late the listener notices that it is to end."""
@@ -70,7 +70,7 @@ class ChannelListener:
                 one.ambiguous = True
         try:
             await self._connect()
-            await persistently(lambda: self._pubsub.subscribe(channel))
+            await retry_until_available(lambda: self._pubsub.subscribe(channel))
         except BaseException:
             await self.leave(subscription)
             raise
@@ -104,7 +104,7 @@ class ChannelListener:
     async def _connect(self) -> None:
         async with self._connecting:
             if self._pubsub is None:
-                self._pubsub = await persistently(self._open)
+                self._pubsub = await retry_until_available(self._open)
 
     async def _open(self) -> Any:
         pubsub = await subscriber(self._client, self._near)

@@ -32,8 +32,8 @@ from shared_utils.contracts.limits import MAX_ANSWER_TTL
 from shared_utils.contracts.messages import HANDOVER_KEY, Handover, Reply, Task, TaskResponse, dump, json_object
 from shared_utils.llm.model_text import text_for_user
 from shared_utils.observability import logs
-from shared_utils.redis.connection import RedisClient, close, persistently
-from shared_utils.redis.trouble import explained
+from shared_utils.redis.connection import RedisClient, close, retry_until_available
+from shared_utils.redis.trouble import explain
 from shared_utils.text import read_json
 
 _log = logs.get("letta_bridge.fallback")
@@ -150,7 +150,7 @@ class MemoryPython:
     async def was_handed_over(self, number: str) -> bool:
         """See :class:`Fallback`."""
         key = self._keys.handed(number)
-        return bool(await persistently(lambda: self._client.exists(key)))
+        return bool(await retry_until_available(lambda: self._client.exists(key)))
 
     async def withdraw(self, task: Task, number: str) -> FallbackAnswer | None:
         """See :class:`Fallback`."""
@@ -174,7 +174,7 @@ class MemoryPython:
             subscription = await self._listener.subscribe(self._queue.task_response + wait.handed_id, number)
             held.push_async_callback(subscription.close)
             wait.hand_over = lambda: self._hand_over(wait, reason, cause, persona)
-            await persistently(wait.hand_over)
+            await retry_until_available(wait.hand_over)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.timeout):
                     return await self._awaited(wait, subscription, held)
@@ -194,7 +194,7 @@ class MemoryPython:
 
     async def _handed_id(self, task: Task, number: str) -> str:
         """The id the task goes out under, or went out under when another bridge handed it over."""
-        mark = await persistently(lambda: self._client.get(self._keys.handed(number)))
+        mark = await retry_until_available(lambda: self._client.get(self._keys.handed(number)))
         if mark == _HANDED_BEFORE:
             return task.task_id
         # Made from the number, so that a bridge that takes the turn over waits on the same channel.
@@ -239,7 +239,7 @@ class MemoryPython:
                 async with asyncio.timeout(_POLL_SECONDS):
                     message = await subscription.messages.get()
             except TimeoutError:
-                await persistently(wait.hand_over)  # where Redis has lost it meanwhile
+                await retry_until_available(wait.hand_over)  # where Redis has lost it meanwhile
                 continue
             text = None if subscription.ambiguous else _foreign_text(message, renamed=wait.renamed)
             if text is None:
@@ -256,10 +256,10 @@ class MemoryPython:
     async def _claim(self, number: str) -> bool:
         """Forbid memory-python to answer; False where it has answered already."""
         key = self._keys.fallback(number)
-        return bool(await persistently(lambda: self._client.set(key, _TOMBSTONE, nx=True, ex=self._ttl)))
+        return bool(await retry_until_available(lambda: self._client.set(key, _TOMBSTONE, nx=True, ex=self._ttl)))
 
     async def _look(self, wait: _Wait) -> FallbackAnswer | None:
-        kept = await persistently(lambda: self._client.get(self._keys.fallback(wait.number)))
+        kept = await retry_until_available(lambda: self._client.get(self._keys.fallback(wait.number)))
         if not isinstance(kept, bytes) or kept == _TOMBSTONE:
             return None
         try:
@@ -285,7 +285,7 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except ResponseError as error:
-        raise FallbackUnavailable(f"memory-python cannot be asked: {explained(error)}") from error
+        raise FallbackUnavailable(f"memory-python cannot be asked: {explain(error)}") from error
 
 
 def _foreign_text(message: bytes, *, renamed: bool) -> str | None:

@@ -21,7 +21,7 @@ from shared_utils.observability import logs
 from shared_utils.persistence.erasures.session_file import FileErasures
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.redis.connection import CONNECTION_ERRORS
-from shared_utils.redis.trouble import told
+from shared_utils.redis.trouble import error_text
 from shared_utils.task_end import end
 
 _log = logs.get("letta_bridge.erasure_follower")
@@ -125,7 +125,7 @@ class ErasureFollower:
             await self.look()
         except (ResponseError, PersistenceError) as error:
             if not self._trouble:
-                _log.error("erasures_wait", error=told(error))
+                _log.error("erasures_wait", error=error_text(error))
             self._trouble = True
         except CONNECTION_ERRORS:
             return  # said by the intake; the next look begins where this one did

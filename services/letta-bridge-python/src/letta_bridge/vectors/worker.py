@@ -47,7 +47,7 @@ class VectorWorker:
         self._troubles: dict[str, str] = {}
 
     @property
-    def trouble(self) -> str | None:
+    def last_error(self) -> str | None:
         """Why some of it waits; None while it works."""
         return "; ".join(dict.fromkeys(self._troubles.values())) or None
 

@@ -235,7 +235,7 @@ def test_pauses_grow_up_to_a_bound_that_is_longer_where_somebody_has_to_mend_som
         assert pauses == sorted(pauses)
         assert pauses[-1] == longest
         outage.over(held=0)
-        assert outage.trouble is None
+        assert outage.last_error is None
 
 
 async def test_half_of_what_has_ended_is_settled_while_the_rest_is_in_work(make_worker):

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from shared_utils.observability import logs
-from shared_utils.persistence.checkpoints.file_store import FileCheckpoints, Place
+from shared_utils.persistence.checkpoints.file_store import FileCheckpoints, ThreadNamespace
 from shared_utils.persistence.checkpoints.port import Checkpoint, CheckpointCleanup, CheckpointStore, History, Write
 from shared_utils.persistence.errors import DatabaseUnavailable, PersistenceError
 
@@ -189,7 +189,7 @@ class FallbackCheckpoints:
                 raise
 
     async def _hand_over_thread(self, thread_id: str) -> None:
-        async def receive(checkpoints: Sequence[Checkpoint], writes: Mapping[Place, Sequence[Write]]) -> None:
+        async def receive(checkpoints: Sequence[Checkpoint], writes: Mapping[ThreadNamespace, Sequence[Write]]) -> None:
             for checkpoint in checkpoints:
                 await self._database.put(checkpoint)
             for (namespace, checkpoint_id), found in writes.items():

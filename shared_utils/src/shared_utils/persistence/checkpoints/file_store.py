@@ -11,9 +11,9 @@ from shared_utils.persistence.checkpoints.rows import write_of
 from shared_utils.persistence.checkpoints.sqlite_transactions import SqliteTransactions
 from shared_utils.persistence.checkpoints.statements import Statements
 
-Place = tuple[str, str]
+ThreadNamespace = tuple[str, str]
 """Namespace, checkpoint id."""
-Receiver = Callable[[Sequence[Checkpoint], Mapping[Place, Sequence[Write]]], Awaitable[None]]
+Receiver = Callable[[Sequence[Checkpoint], Mapping[ThreadNamespace, Sequence[Write]]], Awaitable[None]]
 
 
 class FileCheckpoints(StoredCheckpoints):
@@ -46,7 +46,7 @@ class FileCheckpoints(StoredCheckpoints):
 
         async def work(statements: Statements) -> None:
             checkpoints = await filled(statements, await statements.rows("all_of_thread", params))
-            writes: dict[Place, list[Write]] = {}
+            writes: dict[ThreadNamespace, list[Write]] = {}
             for row in await statements.rows("all_writes_of_thread", params):
                 writes.setdefault((row["namespace"], row["checkpoint_id"]), []).append(write_of(row))
             await receive(checkpoints, writes)

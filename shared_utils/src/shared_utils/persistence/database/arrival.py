@@ -12,7 +12,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.connection_watch import ConnectionWatch
 from shared_utils.persistence.database.connections import Connection
-from shared_utils.persistence.database.failures import meaning
+from shared_utils.persistence.database.failures import translate
 from shared_utils.persistence.dialects import Dialect, OpenGauss, recognise
 from shared_utils.persistence.errors import (
     DatabaseRefused,
@@ -38,7 +38,7 @@ _CONCURRENT_CREATION_SECONDS: Final = 1.0
 for. Where that is not why it refused, its reason is told so much later."""
 
 
-async def arrive(config: DatabaseConfig) -> tuple[Connection, Dialect]:
+async def connect_and_prepare(config: DatabaseConfig) -> tuple[Connection, Dialect]:
     """An open connection in autocommit, set up for its dialect.
 
     Raises:
@@ -55,7 +55,7 @@ async def arrive(config: DatabaseConfig) -> tuple[Connection, Dialect]:
         await connection.set_up(dialect, config)
     except psycopg.Error as error:
         await connection.close()
-        raise (_silent(config) if watch.cut else _meaning(error, config)) from error
+        raise (_silent(config) if watch.cut else _translate(error, config)) from error
     except BaseException:
         await connection.close()
         raise
@@ -95,7 +95,7 @@ async def _reach(config: DatabaseConfig) -> Connection:
         return await connect(config)
     except psycopg.Error as error:
         # The server's text is in its own language, so whether the database exists is looked up, not read out of it.
-        meant = _meaning(error, config)
+        meant = _translate(error, config)
         patience = None if isinstance(meant, LoginRefused) else await _made_where_missing(config, str(error))
         if patience is None:
             raise meant from error
@@ -113,7 +113,7 @@ async def _reach_new(config: DatabaseConfig, patience: float) -> Connection:
     try:
         return await retrying(connect, config)
     except psycopg.Error as error:
-        raise _meaning(error, config) from error
+        raise _translate(error, config) from error
 
 
 async def _made_where_missing(config: DatabaseConfig, trouble: str) -> float | None:
@@ -211,5 +211,5 @@ def _silent(config: DatabaseConfig) -> DatabaseUnavailable:
     )
 
 
-def _meaning(error: psycopg.Error, config: DatabaseConfig) -> PersistenceError:
-    return meaning(error, place=config.place, user=config.parts.get("user", "?"))
+def _translate(error: psycopg.Error, config: DatabaseConfig) -> PersistenceError:
+    return translate(error, place=config.place, user=config.parts.get("user", "?"))

@@ -19,11 +19,11 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from shared_utils.persistence.database.arrival import arrive, parameters
+from shared_utils.persistence.database.arrival import connect_and_prepare, parameters
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.connection_watch import ConnectionWatch, reporting, silent
 from shared_utils.persistence.database.connections import Connection, Row
-from shared_utils.persistence.database.failures import RETRYABLE_ERRORS, meaning
+from shared_utils.persistence.database.failures import RETRYABLE_ERRORS, translate
 from shared_utils.persistence.database.migration import require_schema
 from shared_utils.persistence.dialects import Dialect
 from shared_utils.persistence.errors import (
@@ -77,7 +77,7 @@ class Database:
         self._no_login_before = 0.0
 
     @property
-    def trouble(self) -> PersistenceError | None:
+    def last_error(self) -> PersistenceError | None:
         """Why it was of no use the last time it was asked; None while it works, or before the first question."""
         return self._trouble
 
@@ -273,7 +273,7 @@ class Database:
     async def _open(self) -> AsyncConnectionPool[Connection]:
         config = self.config
         try:
-            connection, self._dialect = await arrive(config)
+            connection, self._dialect = await connect_and_prepare(config)
             try:
                 await require_schema(connection, config)
             finally:
@@ -356,7 +356,7 @@ class Database:
             self._no_login_before = time.monotonic() + _LOGIN_PAUSE
 
     def _meaning(self, error: psycopg.Error) -> PersistenceError:
-        return meaning(error, place=self.config.place, user=self.config.parts.get("user", "?"))
+        return translate(error, place=self.config.place, user=self.config.parts.get("user", "?"))
 
 
 __all__ = ["Connection", "Database", "Observer", "Params", "Row"]

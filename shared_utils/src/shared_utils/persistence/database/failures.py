@@ -9,7 +9,7 @@ import psycopg
 from psycopg import errors
 from psycopg_pool import PoolTimeout, TooManyRequests
 
-from shared_utils.connection_trouble import connection_trouble
+from shared_utils.connection_trouble import connection_failure
 from shared_utils.persistence.database.connections import NotBegun
 from shared_utils.persistence.dialects import login_refusal
 from shared_utils.persistence.errors import (
@@ -36,7 +36,7 @@ _DEFAULT_ADVICE: Final = "start it, or correct host and port in DATABASE_URL"
 _CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError)
 
 
-def meaning(error: psycopg.Error, *, place: str, user: str) -> PersistenceError:
+def translate(error: psycopg.Error, *, place: str, user: str) -> PersistenceError:
     """The error of this package for one of psycopg's.
 
     Args:
@@ -52,7 +52,7 @@ def meaning(error: psycopg.Error, *, place: str, user: str) -> PersistenceError:
             f"DATABASE_URL, or let the pooler ignore it (ignore_startup_parameters = {parameter[1]})"
         )
     if found is None and isinstance(error, _CONNECTION_ERRORS):
-        why = connection_trouble(error) or text
+        why = connection_failure(error) or text
         advice = next((advice for words, advice in _ADVICE.items() if words in why), _DEFAULT_ADVICE)
         found = login_refusal(str(error), user) or DatabaseUnavailable(
             f"the database {place} is away ({why}); {advice}; it is tried again"

@@ -19,10 +19,10 @@ import psycopg
 from psycopg import errors, sql
 
 from shared_utils.observability import logs
-from shared_utils.persistence.database.arrival import arrive
+from shared_utils.persistence.database.arrival import connect_and_prepare
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.connections import Connection
-from shared_utils.persistence.database.failures import meaning
+from shared_utils.persistence.database.failures import translate
 from shared_utils.persistence.errors import DatabaseRefused, MigrationChanged, SchemaMissing, UnfitDatabase
 
 _log = logs.get("shared_utils.persistence.migration")
@@ -163,7 +163,7 @@ async def migrate(config: DatabaseConfig, *, grant: str | None = None) -> Sequen
     Returns:
         What was applied.
     """
-    connection, _ = await arrive(config.model_copy(update={"generate_schemas": True}))
+    connection, _ = await connect_and_prepare(config.model_copy(update={"generate_schemas": True}))
     try:
         applied = await apply(connection, config)
         if grant:
@@ -175,7 +175,7 @@ async def migrate(config: DatabaseConfig, *, grant: str | None = None) -> Sequen
             f"CREATE USER {grant} PASSWORD '...'"
         ) from error
     except psycopg.Error as error:
-        raise meaning(error, place=config.place, user=config.parts.get("user", "?")) from error
+        raise translate(error, place=config.place, user=config.parts.get("user", "?")) from error
     finally:
         await connection.close()
     return applied
@@ -187,11 +187,11 @@ async def missing(config: DatabaseConfig) -> Sequence[Migration]:
     Raises:
         PersistenceError: it cannot be reached, or is not fit.
     """
-    connection, _ = await arrive(config.model_copy(update={"generate_schemas": False}))
+    connection, _ = await connect_and_prepare(config.model_copy(update={"generate_schemas": False}))
     try:
         return await pending(connection, config)
     except psycopg.Error as error:
-        raise meaning(error, place=config.place, user=config.parts.get("user", "?")) from error
+        raise translate(error, place=config.place, user=config.parts.get("user", "?")) from error
     finally:
         await connection.close()
 

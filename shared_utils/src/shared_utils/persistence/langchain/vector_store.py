@@ -11,7 +11,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from shared_utils.persistence.langchain.documents import diverse, document_of, passages_of
-from shared_utils.persistence.langchain.workplace import Workplace
+from shared_utils.persistence.langchain.workplace import LoopThread
 from shared_utils.persistence.vectors import Match, Passage, PassageStore, Scope
 
 
@@ -36,7 +36,7 @@ class PassageVectorStore(VectorStore):
         self._embedding = embedding
         self._model = model
         self._scope = scope
-        self._workplace = Workplace()
+        self._loop_thread = LoopThread()
 
     @property
     def embeddings(self) -> Embeddings:
@@ -45,7 +45,7 @@ class PassageVectorStore(VectorStore):
 
     def close(self) -> None:
         """Close the store and end the loop where this object has one of its own; else both are the caller's."""
-        self._workplace.close(self._store.close)
+        self._loop_thread.close(self._store.close)
 
     def add_texts(
         self,
@@ -58,7 +58,7 @@ class PassageVectorStore(VectorStore):
         """Add texts, or replace those of the same id; their ids."""
         passages = passages_of(texts, metadatas, ids, model=self._model, scope=self._scope)
         vectors = self._embedding.embed_documents([passage.text or "" for passage in passages])
-        return self._workplace.wait(self._added(passages, vectors))
+        return self._loop_thread.wait(self._added(passages, vectors))
 
     async def aadd_texts(
         self,
@@ -71,7 +71,7 @@ class PassageVectorStore(VectorStore):
         """See the synchronous one, as for all of these."""
         passages = passages_of(texts, metadatas, ids, model=self._model, scope=self._scope)
         vectors = await self._embedding.aembed_documents([passage.text or "" for passage in passages])
-        return await self._workplace.done(self._added(passages, vectors))
+        return await self._loop_thread.done(self._added(passages, vectors))
 
     def delete(self, ids: list[str] | None = None, *, filter: Mapping[str, Any] | None = None, **_: Any) -> bool:  # noqa: A002  # LangChain's name
         """Delete by ids, by filter or both.
@@ -79,7 +79,7 @@ class PassageVectorStore(VectorStore):
         Raises:
             ValueError: neither is given; to delete everything, ask the store.
         """
-        return self._workplace.wait(self._deleted(ids, filter))
+        return self._loop_thread.wait(self._deleted(ids, filter))
 
     async def adelete(
         self,
@@ -88,14 +88,14 @@ class PassageVectorStore(VectorStore):
         filter: Mapping[str, Any] | None = None,  # noqa: A002  # LangChain's name
         **_: Any,
     ) -> bool:
-        return await self._workplace.done(self._deleted(ids, filter))
+        return await self._loop_thread.done(self._deleted(ids, filter))
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Those there are, in the order asked for."""
-        return self._workplace.wait(self._got(ids))
+        return self._loop_thread.wait(self._got(ids))
 
     async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        return await self._workplace.done(self._got(ids))
+        return await self._loop_thread.done(self._got(ids))
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
         """The nearest documents; ``filter`` may be given."""
@@ -106,20 +106,20 @@ class PassageVectorStore(VectorStore):
 
     def similarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> list[tuple[Document, float]]:
         """The nearest documents and their scores; more is nearer."""
-        return _scored(self._workplace.wait(self._found(self._embedding.embed_query(query), k, **kwargs)))
+        return _scored(self._loop_thread.wait(self._found(self._embedding.embed_query(query), k, **kwargs)))
 
     async def asimilarity_search_with_score(
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         vector = await self._embedding.aembed_query(query)
-        return _scored(await self._workplace.done(self._found(vector, k, **kwargs)))
+        return _scored(await self._loop_thread.done(self._found(vector, k, **kwargs)))
 
     def similarity_search_by_vector(self, embedding: list[float], k: int = 4, **kwargs: Any) -> list[Document]:
         """The documents nearest to a vector."""
-        return [document for document, _ in _scored(self._workplace.wait(self._found(embedding, k, **kwargs)))]
+        return [document for document, _ in _scored(self._loop_thread.wait(self._found(embedding, k, **kwargs)))]
 
     async def asimilarity_search_by_vector(self, embedding: list[float], k: int = 4, **kwargs: Any) -> list[Document]:
-        return [document for document, _ in _scored(await self._workplace.done(self._found(embedding, k, **kwargs)))]
+        return [document for document, _ in _scored(await self._loop_thread.done(self._found(embedding, k, **kwargs)))]
 
     def max_marginal_relevance_search(
         self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
@@ -138,13 +138,13 @@ class PassageVectorStore(VectorStore):
         self, embedding: list[float], k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
     ) -> list[Document]:
         """The same for a vector."""
-        found = self._workplace.wait(self._found(embedding, fetch_k, embeddings=True, **kwargs))
+        found = self._loop_thread.wait(self._found(embedding, fetch_k, embeddings=True, **kwargs))
         return [document_of(match.passage) for match in diverse(found, k, lambda_mult)]
 
     async def amax_marginal_relevance_search_by_vector(
         self, embedding: list[float], k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
     ) -> list[Document]:
-        found = await self._workplace.done(self._found(embedding, fetch_k, embeddings=True, **kwargs))
+        found = await self._loop_thread.done(self._found(embedding, fetch_k, embeddings=True, **kwargs))
         return [document_of(match.passage) for match in diverse(found, k, lambda_mult)]
 
     @classmethod

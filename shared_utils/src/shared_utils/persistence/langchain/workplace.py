@@ -17,7 +17,7 @@ _WRONG_THREAD_ERROR: Final = (
 _Result = TypeVar("_Result")
 
 
-class Workplace:
+class LoopThread:
     """The event loop this object is made in; where there is none, a loop in a thread of its own."""
 
     def __init__(self) -> None:

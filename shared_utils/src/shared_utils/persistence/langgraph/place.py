@@ -10,7 +10,7 @@ from langchain_core.runnables import RunnableConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ConfigKey:
     """Where a checkpoint belongs."""
 
     thread_id: str

@@ -21,7 +21,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from shared_utils.persistence.checkpoints.port import Blob, Checkpoint, CheckpointStore, ValuesMissing, Write
 from shared_utils.persistence.langgraph.blocking import BlockingMethods
-from shared_utils.persistence.langgraph.place import Place, identity
+from shared_utils.persistence.langgraph.place import ConfigKey, identity
 
 _CHECKPOINTS_PER_PAGE: Final = 50
 """Checkpoints held in memory at once while a list is walked."""
@@ -53,7 +53,7 @@ class CheckpointSaver(BlockingMethods):
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that ``config`` names, or its thread's latest."""
-        place = Place.of(config)
+        place = ConfigKey.of(config)
         checkpoint = await self.store.get(place.thread_id, place.namespace, place.checkpoint_id)
         return None if checkpoint is None else self._tuple(checkpoint)
 
@@ -79,7 +79,7 @@ class CheckpointSaver(BlockingMethods):
         thread_id = identity("thread_id", configurable["thread_id"]) if given else None
         namespace = configurable.get("checkpoint_ns")
         only = configurable.get("checkpoint_id")
-        until = Place.of(before).checkpoint_id if before else None
+        until = ConfigKey.of(before).checkpoint_id if before else None
         after: Checkpoint | None = None
         while limit is None or limit > 0:
             size = _CHECKPOINTS_PER_PAGE if limit is None else min(limit, _CHECKPOINTS_PER_PAGE)
@@ -107,7 +107,7 @@ class CheckpointSaver(BlockingMethods):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Store a step; returns the config that names it."""
-        place = Place.of(config)
+        place = ConfigKey.of(config)
         values = checkpoint["channel_values"]
         stored = self._checkpoint(place, checkpoint, config, metadata)
         try:
@@ -122,7 +122,7 @@ class CheckpointSaver(BlockingMethods):
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """Keep what a task produced on top of the step that ``config`` names."""
-        place = Place.of(config)
+        place = ConfigKey.of(config)
         if place.checkpoint_id is None:
             raise ValueError("writes belong to a checkpoint; the config names none")
         rows = [
@@ -170,7 +170,7 @@ class CheckpointSaver(BlockingMethods):
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """What each delta channel was made of before a step: its nearest stored value, and the writes since."""
-        place = Place.of(config)
+        place = ConfigKey.of(config)
         found = await self.store.history(place.thread_id, place.namespace, place.checkpoint_id, channels)
         result: dict[str, DeltaChannelHistory] = {}
         for channel, history in found.items():
@@ -187,7 +187,7 @@ class CheckpointSaver(BlockingMethods):
         return f"{count + 1:020}.{uuid.uuid4().hex[:16]}"
 
     def _checkpoint(
-        self, place: Place, checkpoint: GraphCheckpoint, config: RunnableConfig, metadata: CheckpointMetadata
+        self, place: ConfigKey, checkpoint: GraphCheckpoint, config: RunnableConfig, metadata: CheckpointMetadata
     ) -> Checkpoint:
         """As it is stored, but for its values."""
         found: dict[str, Any] = dict(get_serializable_checkpoint_metadata(config, metadata))
@@ -211,7 +211,7 @@ class CheckpointSaver(BlockingMethods):
         )
 
     def _tuple(self, checkpoint: Checkpoint) -> CheckpointTuple:
-        place = Place(checkpoint.thread_id, checkpoint.namespace, checkpoint.checkpoint_id)
+        place = ConfigKey(checkpoint.thread_id, checkpoint.namespace, checkpoint.checkpoint_id)
         state: GraphCheckpoint = self._value(checkpoint.state)
         values = {name: self._value(blob) for name, blob in checkpoint.values.items()}
         return CheckpointTuple(

@@ -16,7 +16,7 @@ class SessionFileProbe:
     def __init__(self, path: Path) -> None:
         self._file = SqliteFile(path, prepare)
 
-    async def trouble(self) -> str | None:
+    async def check(self) -> str | None:
         """Why the file cannot be written, in one sentence; None where it can."""
         try:
             await self._file.write(_rewrite)

@@ -42,7 +42,7 @@ async def copy_sessions(source: SessionStore, target: SessionStore, dry_run: boo
         part = await source.part(after=after, limit=_SESSIONS_PER_PART)
         if not part.sessions and not part.failed:
             return counts
-        taken = await target.put(part.sessions, dry_run=dry_run)
+        taken = await target.merge(part.sessions, dry_run=dry_run)
         counts = CopyCounts(
             counts.read + len(part.sessions) + len(part.failed),
             counts.written + taken.written,

@@ -13,6 +13,7 @@ from shared_utils.persistence.database.pool_queue import PoolQueue
 from shared_utils.persistence.errors import Conflict, PersistenceError, RowMissing, ValueRefused
 from shared_utils.persistence.sessions.port import (
     Cleanup,
+    MergeResult,
     Restoration,
     Session,
     SessionPage,
@@ -20,9 +21,8 @@ from shared_utils.persistence.sessions.port import (
     SessionStoreAway,
     SessionStoreError,
     StaleSession,
-    Taken,
 )
-from shared_utils.persistence.sessions.takeover import Takeover, takeover
+from shared_utils.persistence.sessions.takeover import MergePlan, plan_merge
 from shared_utils.persistence.sessions.values import MAX_BYTES, encoded, storable
 from shared_utils.persistence.statements import statements
 
@@ -50,9 +50,9 @@ class DatabaseSessionStore:
         self._queue = PoolQueue(database)
 
     @property
-    def trouble(self) -> str | None:
+    def last_error(self) -> str | None:
         """See :class:`SessionStore`."""
-        return str(self._database.trouble) if self._database.trouble else None
+        return str(self._database.last_error) if self._database.last_error else None
 
     async def find(self, user_id: str, persona: str) -> Session | None:
         """See :class:`SessionStore`."""
@@ -188,7 +188,7 @@ class DatabaseSessionStore:
         rows = await self._fetch("part_ids", {"after": after, "limit": limit})
         return await self._loaded([row["session_id"] for row in rows])
 
-    async def put(self, sessions: Sequence[Session], *, dry_run: bool = False) -> Taken:
+    async def merge(self, sessions: Sequence[Session], *, dry_run: bool = False) -> MergeResult:
         """See :class:`SessionStore`."""
         held = [storable(session, self._max_bytes) for session in sessions]
         for _ in range(_WRITE_ATTEMPTS - 1):
@@ -247,13 +247,13 @@ class DatabaseSessionStore:
         """See :class:`SessionStore`."""
         await self._database.close()
 
-    async def _put(self, sessions: Sequence[Session], dry_run: bool) -> Taken:
-        async def work(connection: Connection) -> Takeover:
+    async def _put(self, sessions: Sequence[Session], dry_run: bool) -> MergeResult:
+        async def work(connection: Connection) -> MergePlan:
             ids = {"ids": [session.session_id for session in sessions]}
             users = {"users": list({session.user_id for session in sessions})}
             versions = await self._database.rows(connection, _SQL["versions"], ids)
             holders = await self._database.rows(connection, _SQL["holders"], users)
-            decided = takeover(
+            decided = plan_merge(
                 sessions,
                 {row["session_id"]: row["version"] for row in versions},
                 {(row["user_id"], row["persona"]): row["session_id"] for row in holders},

@@ -18,9 +18,10 @@ from shared_utils.observability import logs
 from shared_utils.persistence.erasures.session_file import FileErasures
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions.file_store import FileSessionStore
-from shared_utils.persistence.sessions.journal import SessionConflict, SessionJournal, record
+from shared_utils.persistence.sessions.journal import SessionConflict, SessionOutageLog, record
 from shared_utils.persistence.sessions.port import (
     Cleanup,
+    MergeResult,
     Restoration,
     Session,
     SessionPage,
@@ -28,7 +29,6 @@ from shared_utils.persistence.sessions.port import (
     SessionStore,
     SessionStoreAway,
     SessionStoreError,
-    Taken,
 )
 from shared_utils.persistence.sessions.replay import SessionReplay
 from shared_utils.persistence.sessions.values import MAX_BYTES
@@ -67,7 +67,7 @@ class FailoverSessionStore:
         self._database = database
         self._mirror = FileSessionStore(path, max_bytes=max_bytes)
         self._file = FileSessionStore(path, max_bytes=max_bytes, record=record)
-        self._journal = SessionJournal(path)
+        self._journal = SessionOutageLog(path)
         self._replay = SessionReplay(database, self._mirror, self._journal)
         self._erasures = FileErasures(path)
         self._erased = erased
@@ -80,7 +80,7 @@ class FailoverSessionStore:
         self._looking: asyncio.Task[None] | None = None
 
     @property
-    def trouble(self) -> str | None:
+    def last_error(self) -> str | None:
         """See :class:`SessionStore`."""
         if self._away is not None:
             return f"{self._away}; the session file serves"
@@ -193,9 +193,9 @@ class FailoverSessionStore:
         """See :class:`SessionStore`."""
         return await self._read(lambda store: store.part(after=after, limit=limit))
 
-    async def put(self, sessions: Sequence[Session], *, dry_run: bool = False) -> Taken:
+    async def merge(self, sessions: Sequence[Session], *, dry_run: bool = False) -> MergeResult:
         """See :class:`SessionStore`."""
-        return await self._write(lambda store: store.put(sessions, dry_run=dry_run))
+        return await self._write(lambda store: store.merge(sessions, dry_run=dry_run))
 
     async def statistics(self) -> SessionStatistics:
         """See :class:`SessionStore`."""

@@ -16,15 +16,15 @@ from shared_utils.persistence.errors import Conflict, RowMissing
 from shared_utils.persistence.session_file.tables import prepare, time_text
 from shared_utils.persistence.sessions.port import (
     Cleanup,
+    MergeResult,
     Restoration,
     Session,
     SessionPage,
     SessionStatistics,
     StaleSession,
-    Taken,
 )
 from shared_utils.persistence.sessions.rows import readable, row_of, session_of
-from shared_utils.persistence.sessions.takeover import takeover
+from shared_utils.persistence.sessions.takeover import plan_merge
 from shared_utils.persistence.sessions.values import MAX_BYTES, storable
 from shared_utils.persistence.sqlite_file import SqliteFile
 from shared_utils.persistence.statements import statements
@@ -58,7 +58,7 @@ class FileSessionStore:
         self._record = record
 
     @property
-    def trouble(self) -> str | None:
+    def last_error(self) -> str | None:
         """See :class:`SessionStore`."""
         return None
 
@@ -219,18 +219,18 @@ class FileSessionStore:
         values = {"after": after, "limit": limit}
         return await self._file.read(lambda connection: readable(connection.execute(_SQL["part"], values)))
 
-    async def put(self, sessions: Sequence[Session], *, dry_run: bool = False) -> Taken:
+    async def merge(self, sessions: Sequence[Session], *, dry_run: bool = False) -> MergeResult:
         """See :class:`SessionStore`."""
         held = [storable(session, self._max_bytes) for session in sessions]
 
-        def take(connection: sqlite3.Connection) -> Taken:
+        def take(connection: sqlite3.Connection) -> MergeResult:
             versions = {row["session_id"]: row["version"] for row in _known(connection, held)}
             users = {"users": json.dumps([session.user_id for session in held])}
             holders = {
                 (row["user_id"], row["persona"]): row["session_id"]
                 for row in connection.execute(_SQL["holders"], users)
             }
-            decided = takeover(held, versions, holders)
+            decided = plan_merge(held, versions, holders)
             if not dry_run:
                 for session in sorted(decided.newer, key=lambda one: one.is_active) + decided.new:
                     self._write(connection, session, versions.get(session.session_id, 0))

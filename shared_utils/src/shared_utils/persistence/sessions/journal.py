@@ -58,7 +58,7 @@ def record(connection: sqlite3.Connection, session: Session, base: int | None) -
     connection.execute(_SQL["add"], {"session_id": session.session_id, "base_version": base, "session": text})
 
 
-class SessionJournal:
+class SessionOutageLog:
     """The journal in the session file ``path``."""
 
     def __init__(self, path: Path) -> None:

@@ -12,15 +12,15 @@ from shared_utils.clock import utc_now
 from shared_utils.persistence.errors import Conflict, RowMissing
 from shared_utils.persistence.sessions.port import (
     Cleanup,
+    MergeResult,
     Restoration,
     Session,
     SessionPage,
     SessionStatistics,
     SessionStoreAway,
     StaleSession,
-    Taken,
 )
-from shared_utils.persistence.sessions.takeover import takeover
+from shared_utils.persistence.sessions.takeover import plan_merge
 from shared_utils.persistence.sessions.values import MAX_BYTES, storable
 
 _SPANS = {"1h": timedelta(hours=1), "1d": timedelta(days=1), "7d": timedelta(days=7), "30d": timedelta(days=30)}
@@ -42,7 +42,7 @@ class InMemorySessionStore:
         return {(session.user_id, session.persona): session for session in self._sessions.values() if session.is_active}
 
     @property
-    def trouble(self) -> str | None:
+    def last_error(self) -> str | None:
         """See :class:`SessionStore`."""
         return SessionStoreAway.__doc__ if self.broken else None
 
@@ -191,13 +191,13 @@ class InMemorySessionStore:
         ids = sorted(session_id for session_id in self._sessions if session_id > after)
         return Restoration([self._sessions[session_id] for session_id in ids[:limit]], {})
 
-    async def put(self, sessions: Sequence[Session], *, dry_run: bool = False) -> Taken:
+    async def merge(self, sessions: Sequence[Session], *, dry_run: bool = False) -> MergeResult:
         """See :class:`SessionStore`."""
         self._check()
         held = [storable(session, self._max_bytes) for session in sessions]
         versions = {session.session_id: session.version for session in self._sessions.values()}
         holders = {key: session.session_id for key, session in self.sessions.items()}
-        decided = takeover(held, versions, holders)
+        decided = plan_merge(held, versions, holders)
         if not dry_run:
             for session in sorted(decided.newer, key=lambda one: one.is_active) + decided.new:
                 self._write(session)

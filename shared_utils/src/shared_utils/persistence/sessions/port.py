@@ -96,7 +96,7 @@ class Restoration:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class MergeResult:
     """What became of sessions that came from another store."""
 
     written: int = 0
@@ -131,7 +131,7 @@ class SessionStore(Protocol):
     """Sessions that outlive the process. Every method may raise SessionStoreError."""
 
     @property
-    def trouble(self) -> str | None:
+    def last_error(self) -> str | None:
         """Why it serves less than it should, for people; None while all is well."""
         ...
 
@@ -239,7 +239,7 @@ class SessionStore(Protocol):
         """The sessions, active or not, whose ids follow ``after`` (at first ``""``), in the order of their ids."""
         ...
 
-    async def put(self, sessions: Sequence[Session], *, dry_run: bool = False) -> Taken:
+    async def merge(self, sessions: Sequence[Session], *, dry_run: bool = False) -> MergeResult:
         """Take over sessions as another store has them, version and times included; the newer version stays.
 
         Args:
@@ -271,6 +271,7 @@ class SessionStore(Protocol):
 
 __all__ = [
     "Cleanup",
+    "MergeResult",
     "Restoration",
     "Session",
     "SessionPage",
@@ -279,6 +280,5 @@ __all__ = [
     "SessionStoreAway",
     "SessionStoreError",
     "StaleSession",
-    "Taken",
     "utc_now",
 ]

@@ -17,7 +17,7 @@ from typing import Final
 from shared_utils.observability import logs
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions.file_store import FileSessionStore
-from shared_utils.persistence.sessions.journal import NEW_SESSION, UNKNOWN_BASE, Entry, SessionJournal
+from shared_utils.persistence.sessions.journal import NEW_SESSION, UNKNOWN_BASE, Entry, SessionOutageLog
 from shared_utils.persistence.sessions.port import Session, SessionStore, SessionStoreAway, StaleSession
 
 _log = logs.get("shared_utils.persistence.session_replay")
@@ -37,7 +37,7 @@ class SessionReplay:
 
     database: SessionStore
     file: FileSessionStore
-    journal: SessionJournal
+    journal: SessionOutageLog
 
     async def run(self) -> int:
         """Replay what is in the journal now, in order.
@@ -74,7 +74,7 @@ class SessionReplay:
             }
             sure = [chain for chain in plain if _follows(chain, current.get(chain[0].session_id))]
             latest = [chain[-1].session for chain in sure]
-            taken = await self.database.put([session for session in latest if session is not None])
+            taken = await self.database.merge([session for session in latest if session is not None])
         except SessionStoreAway:
             raise
         except PersistenceError:
@@ -111,7 +111,7 @@ class SessionReplay:
         if entry.base not in (NEW_SESSION, UNKNOWN_BASE):
             await self._lose(entry, _REMOVED_REASON, session, None)
             return True
-        taken = await self.database.put([session])
+        taken = await self.database.merge([session])
         if taken.written:
             await self.journal.done(entry)
             return True
@@ -131,14 +131,14 @@ class SessionReplay:
             await self.journal.done(entry)
             return True
         if entry.base == current.version:
-            if not (await self.database.put([session])).written:
+            if not (await self.database.merge([session])).written:
                 return False
             await self.journal.done(entry)
             return True
         if current.agent_id and session.agent_id and session.agent_id != current.agent_id:
             await self._lose(entry, _OTHER_AGENT, session, current)
         elif session.version > current.version:
-            if not (await self.database.put([session])).written:
+            if not (await self.database.merge([session])).written:
                 return False
             await self._lose(entry, _CHANGED_REASON, current, session)
         else:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
-from shared_utils.persistence.sessions.port import Session, Taken
+from shared_utils.persistence.sessions.port import MergeResult, Session
 
 
 @dataclass(frozen=True, slots=True)
-class Takeover:
+class MergePlan:
     """What is to be written."""
 
     new: list[Session] = field(default_factory=list)
@@ -18,16 +18,16 @@ class Takeover:
     refused: list[str] = field(default_factory=list)
 
     @property
-    def taken(self) -> Taken:
+    def taken(self) -> MergeResult:
         """As the port tells it."""
-        return Taken(len(self.new) + len(self.newer), len(self.kept), tuple(self.refused))
+        return MergeResult(len(self.new) + len(self.newer), len(self.kept), tuple(self.refused))
 
 
-def takeover(
+def plan_merge(
     sessions: Sequence[Session],
     versions: Mapping[str, int],
     holders: MutableMapping[tuple[str, str], str],
-) -> Takeover:
+) -> MergePlan:
     """What to do with each session.
 
     Args:
@@ -35,7 +35,7 @@ def takeover(
         versions: of those of them that are here.
         holders: (user, persona) → id of the active session here; is brought up to date.
     """
-    decided = Takeover()
+    decided = MergePlan()
     known = [session for session in sessions if session.session_id in versions]
     # Those that end one make room for others, so they come first.
     for session in sorted(known, key=lambda one: one.is_active):

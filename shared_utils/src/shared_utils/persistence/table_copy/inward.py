@@ -12,10 +12,10 @@ from typing import Final
 
 import psycopg
 
-from shared_utils.persistence.database.arrival import arrive
+from shared_utils.persistence.database.arrival import connect_and_prepare
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.connections import Connection
-from shared_utils.persistence.database.failures import meaning
+from shared_utils.persistence.database.failures import translate
 from shared_utils.persistence.database.migration import apply
 from shared_utils.persistence.errors import Conflict, DatabaseRefused
 from shared_utils.persistence.table_copy.digest import changed_rows, embedding_in
@@ -171,12 +171,12 @@ async def remove_users(config: DatabaseConfig, hashes: Collection[str]) -> set[s
 
 @asynccontextmanager
 async def _connected(config: DatabaseConfig) -> AsyncIterator[Connection]:
-    connection, _ = await arrive(config)
+    connection, _ = await connect_and_prepare(config)
     try:
         await apply(connection, config)
         yield connection
     except psycopg.Error as error:
-        raise meaning(error, place=config.place, user=config.parts.get("user", "?")) from error
+        raise translate(error, place=config.place, user=config.parts.get("user", "?")) from error
     finally:
         await connection.close()
 

@@ -12,10 +12,10 @@ from typing import Final
 import psycopg
 
 from shared_utils.clock import utc_now
-from shared_utils.persistence.database.arrival import arrive
+from shared_utils.persistence.database.arrival import connect_and_prepare
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.connections import Connection
-from shared_utils.persistence.database.failures import meaning
+from shared_utils.persistence.database.failures import translate
 from shared_utils.persistence.table_copy.digest import RowDigest, embedding_form
 from shared_utils.persistence.table_copy.tables import (
     BOOKKEEPING,
@@ -62,7 +62,7 @@ async def copy_out(config: DatabaseConfig, folder: Path) -> CopiedSchema:
         PersistenceError: the database cannot be read.
     """
     await asyncio.to_thread(make_folder, folder)
-    connection, dialect = await arrive(config)
+    connection, dialect = await connect_and_prepare(config)
     try:
         for left in reversed(range(_COPY_ATTEMPTS)):
             try:
@@ -72,7 +72,7 @@ async def copy_out(config: DatabaseConfig, folder: Path) -> CopiedSchema:
                     raise
         raise AssertionError("the last try returns or raises")
     except psycopg.Error as error:
-        raise meaning(error, place=config.place, user=config.parts.get("user", "?")) from error
+        raise translate(error, place=config.place, user=config.parts.get("user", "?")) from error
     finally:
         await connection.close()
 

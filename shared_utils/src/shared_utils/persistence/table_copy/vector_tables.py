@@ -10,11 +10,11 @@ from typing import Any, Final
 import psycopg
 
 from shared_utils.observability import logs
-from shared_utils.persistence.database.arrival import arrive
+from shared_utils.persistence.database.arrival import connect_and_prepare
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.connections import Connection
 from shared_utils.persistence.database.database import Database
-from shared_utils.persistence.database.failures import meaning
+from shared_utils.persistence.database.failures import translate
 from shared_utils.persistence.errors import SchemaMissing
 from shared_utils.persistence.statements import statements
 from shared_utils.persistence.table_copy.tables import columns, statement
@@ -111,10 +111,10 @@ async def _absent(connection: Connection, schema: str) -> Sequence[ListedTable]:
 
 @asynccontextmanager
 async def _connected(config: DatabaseConfig) -> AsyncIterator[Connection]:
-    connection, _ = await arrive(config)
+    connection, _ = await connect_and_prepare(config)
     try:
         yield connection
     except psycopg.Error as error:
-        raise meaning(error, place=config.place, user=config.parts.get("user", "?")) from error
+        raise translate(error, place=config.place, user=config.parts.get("user", "?")) from error
     finally:
         await connection.close()

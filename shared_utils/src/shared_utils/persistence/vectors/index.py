@@ -11,7 +11,7 @@ import psycopg
 from psycopg import errors
 
 from shared_utils.observability import logs
-from shared_utils.persistence.database.arrival import arrive
+from shared_utils.persistence.database.arrival import connect_and_prepare
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.database import Connection, Database
 from shared_utils.persistence.errors import QueryTimeout
@@ -144,7 +144,7 @@ async def _alone(config: DatabaseConfig, key: int) -> AsyncIterator[bool]:
     It belongs to a transaction on a connection of its own, in which nothing else happens: a pooler leaves a session to
     whoever has a transaction open in it, and a build waits for no transaction that has looked at nothing.
     """
-    connection, _ = await arrive(config)
+    connection, _ = await connect_and_prepare(config)
     try:
         await connection.begin(unlimited=True)
         found = await (await connection.execute(filled(_SQL["try_lock"], {"key": key}).encode())).fetchone()

@@ -94,7 +94,7 @@ class Intake:
     @property
     def redis_error(self) -> str | None:
         """Why nothing can be taken, in one sentence; None while Redis does what the passes ask."""
-        return None if self._outage.trouble is None else str(self._outage.trouble)
+        return None if self._outage.last_error is None else str(self._outage.last_error)
 
     @property
     def in_flight(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from shared_utils.observability import logs
-from shared_utils.redis.trouble import RedisTrouble, redis_trouble
+from shared_utils.redis.trouble import RedisFailure, redis_failure
 
 _log = logs.get("letta_bridge.redis_outage")
 
@@ -20,7 +20,7 @@ class RedisOutage:
     """Begins with the first command that fails, and ends when the same command succeeds."""
 
     def __init__(self) -> None:
-        self.trouble: RedisTrouble | None = None
+        self.last_error: RedisFailure | None = None
         """What was wrong the last time; None while Redis works."""
         self._told: set[str] = set()
         self._pause = 0.0
@@ -28,14 +28,14 @@ class RedisOutage:
 
     def failed(self, error: Exception, *, held: int) -> None:
         """Note that a command failed; the log hears of each kind of trouble once per outage."""
-        self.trouble = redis_trouble(error)
-        if self.trouble.code not in self._told:
-            self._told.add(self.trouble.code)
-            _log.warning("redis_away", code=self.trouble.code, error=str(self.trouble), held=held)
+        self.last_error = redis_failure(error)
+        if self.last_error.code not in self._told:
+            self._told.add(self.last_error.code)
+            _log.warning("redis_away", code=self.last_error.code, error=str(self.last_error), held=held)
 
     def pause(self) -> float:
         """Seconds to wait before the next try."""
-        unreachable = self.trouble is None or not self.trouble.is_refusal
+        unreachable = self.last_error is None or not self.last_error.is_refusal
         longest = _LONGEST_PAUSE_SECONDS if unreachable else _LONGEST_REFUSED_SECONDS
         self._pause = min(max(self._pause * 2, _FIRST_PAUSE_SECONDS), longest)
         return self._pause
@@ -46,9 +46,9 @@ class RedisOutage:
 
     def over(self, *, held: int) -> None:
         """What had failed succeeded."""
-        if self.trouble is None:
+        if self.last_error is None:
             return
         _log.info("redis_back", orphans=self._orphans, held=held)
-        self.trouble = None
+        self.last_error = None
         self._told.clear()
         self._pause, self._orphans = 0.0, 0
