@@ -15,9 +15,9 @@ from typing import Any
 
 import psycopg
 
-from letta_bridge.user_data.conversation_trace import ConversationTrace
-from letta_bridge.user_data.session_trace import SessionFileTrace, SessionTrace
-from letta_bridge.user_data.vector_trace import VectorTrace
+from letta_bridge.user_data.conversation_trace import ConversationUserData
+from letta_bridge.user_data.session_trace import SessionFileUserData, SessionUserData
+from letta_bridge.user_data.vector_trace import VectorUserData
 from local_stack.postgres import Postgres
 from local_stack.programs import CHECKOUT
 from shared_utils.persistence.conversations.service import ConversationService
@@ -80,14 +80,14 @@ async def measure(url: str, folder: Path, users: int) -> None:
 async def _erasures(
     database: Database, sessions: DatabaseSessionStore, vectors: DatabasePassageStore, folder: Path, users: int
 ) -> None:
-    in_file = SessionFileTrace(folder / "sessions.db")
+    in_file = SessionFileUserData(folder / "sessions.db")
     log = DatabaseErasureLog(database)
     steps: dict[str, Callable[[str], Awaitable[Any]]] = {
         "the audit": log.begin,
-        "conversations": ConversationTrace(ConversationService(database)).erase,
+        "conversations": ConversationUserData(ConversationService(database)).erase,
         "sessions in the file": in_file.erase,
-        "vectors": VectorTrace(vectors).erase,
-        "sessions": SessionTrace(sessions).erase,
+        "vectors": VectorUserData(vectors).erase,
+        "sessions": SessionUserData(sessions).erase,
     }
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(1, 21):

@@ -10,7 +10,7 @@ import pytest
 from letta_bridge.agents.session_manager import SessionManager
 from letta_bridge.consent import ChoiceReplicas, Consent, InMemorySharedChoices
 from letta_bridge.errors import FallbackUnavailable
-from letta_bridge.guards import Guards, InMemoryUsageStore
+from letta_bridge.guards import InMemoryUsageStore, Limiter
 from letta_bridge.letta import Breaker, BreakerPolicy, InMemoryLetta, LettaServers
 from letta_bridge.request_queue.memory_queue import InMemoryQueue
 from letta_bridge.request_queue.shelf import InMemoryQueueState
@@ -107,7 +107,7 @@ class Rig:
         self.time += 1_000
 
     def processor(self, queue=None):
-        guards = Guards(self.settings.guards, self.meter, clock=lambda: self.time)
+        guards = Limiter(self.settings.guards, self.meter, clock=lambda: self.time)
         queue = queue or self.queue()
         return MessageProcessor(
             self.settings, self.delivery_context, self.fallback, queue, guards, consent=self.consent

@@ -23,7 +23,7 @@ from letta_bridge.agents.tenant_claim import TenantClaim
 from letta_bridge.agents.user_settings import SessionChoices, UserSettings
 from letta_bridge.consent import Consent
 from letta_bridge.errors import BreakerOpen
-from letta_bridge.guards import Guards, RedisUsageStore
+from letta_bridge.guards import Limiter, RedisUsageStore
 from letta_bridge.health_checks import (
     HealthChecks,
     answers_check,
@@ -50,7 +50,7 @@ from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.request_queue.other_queues import tell_left_behind
 from letta_bridge.request_queue.served_letta import ServedLetta
-from letta_bridge.request_queue.traces import UserTraces
+from letta_bridge.request_queue.traces import UserRecords
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.telemetry.figures import Figures
 from letta_bridge.telemetry.metrics import Scrape, Sources, loop_lag_watched
@@ -113,7 +113,7 @@ class Bridge:
         self._choices = choice_replicas(settings, redis, self._database, store)
         self._consent = Consent(self._choices)
         self._opt_outs = TaggedOptOuts(
-            self._consent, settings.tenant.name, lambda user: UserTraces(redis, queue, user).drop_missed()
+            self._consent, settings.tenant.name, lambda user: UserRecords(redis, queue, user).drop_missed()
         )
         self.sessions = SessionManager(
             store,
@@ -137,7 +137,7 @@ class Bridge:
         )
         context = DeliveryContext(self.servers, self.sessions, settings.letta, settings.fallback, telemetry.recorder)
         fallback = telemetry.fallback(self._fallback)
-        guards = Guards(settings.guards, RedisUsageStore(redis, self.queue.keys))
+        guards = Limiter(settings.guards, RedisUsageStore(redis, self.queue.keys))
         self.queue.max_lane = settings.guards.max_lane
         self.queue.journal_bound = settings.journal.backlog
         self.queue.journal_bytes = settings.journal.backlog_bytes

@@ -16,7 +16,7 @@ from letta_bridge.letta.agent_store import StoredConversation, StoredPassage
 from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
 from letta_bridge.letta.port import former_tag
 from letta_bridge.settings import AgentSettings
-from letta_bridge.user_data.agent_trace import AgentTrace
+from letta_bridge.user_data.agent_trace import AgentUserData
 from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
 
 CHANGES = (
@@ -155,9 +155,9 @@ async def test_erasure_finds_the_agent_of_a_killed_restore_and_no_bridge_does(tm
     manager = SessionManager(InMemorySessionStore(), AgentSettings(), tenant=tenant)
     new = await manager.agent_for(user, "default", None, target)
     assert former_tag(agents[user]) not in (await target.get_agent(new)).tags
-    trace = AgentTrace(target, InMemoryAgentStore(target), tenant)
+    trace = AgentUserData(target, InMemoryAgentStore(target), tenant)
     assert await trace.count(user) == {"agents": 2}
-    assert await AgentTrace(target, InMemoryAgentStore(target), "another").count(user) == {"agents": 0}
+    assert await AgentUserData(target, InMemoryAgentStore(target), "another").count(user) == {"agents": 0}
     assert await trace.erase(user) == {"agents": 2}
     assert await trace.count(user) == {"agents": 0}
     [left] = target.agents.values()
@@ -201,7 +201,7 @@ async def test_agent_of_a_user_erased_at_any_call_of_the_restore_is_not_restored
         await capture(InMemoryAgentStore(source), agent, saved / snapshot_name(agent))
     for at in range(1, 100):
         target = InMemoryLetta()
-        trace = AgentTrace(target, InMemoryAgentStore(target))
+        trace = AgentUserData(target, InMemoryAgentStore(target))
         store = Erasing(InMemoryAgentStore(target), trace, "小明", at)
         restoring = AgentRestorer(store, "bridge", "b", saved, tmp_path, erased=store.erased)
         first, other = [await restoring.restore(agent, saved / snapshot_name(agent)) for agent in agents]

@@ -9,7 +9,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from letta_bridge.errors import LIMIT_CODES, TaskExpired
-from letta_bridge.guards import Guards, UsageSnapshot
+from letta_bridge.guards import Limiter, UsageSnapshot
 from letta_bridge.letta import TurnAnswer, Usage
 from letta_bridge.request_queue import Turn
 from letta_bridge.request_queue.lease_clock import clock
@@ -20,7 +20,7 @@ from shared_utils.contracts.messages import Task
 NOW = 1_795_000_000.0
 
 
-class Meter:
+class UsageStore:
     """Says what it was told to, and remembers that it was asked."""
 
     def __init__(self, standing=None, error=None):
@@ -42,7 +42,7 @@ class Meter:
 
 
 def make(meter=None, **settings):
-    return Guards(GuardSettings.model_validate(settings), meter or Meter(), clock=lambda: NOW)
+    return Limiter(GuardSettings.model_validate(settings), meter or UsageStore(), clock=lambda: NOW)
 
 
 def turn(**fields):
@@ -54,7 +54,7 @@ def task(**fields):
 
 
 async def test_guards_that_are_off_ask_nobody():
-    meter = Meter()
+    meter = UsageStore()
     guards = make(meter)
     admission = await guards.admit(turn(queued_seconds=1e9), task(timestamp=NOW - 1e9))
     assert admission.to_letta() is None
@@ -98,14 +98,14 @@ async def test_a_task_that_waited_too_long_is_not_answered(queued_seconds, times
     ],
 )
 async def test_a_soft_budget_falls_back_and_a_hard_one_refuses(budgets, standing, kind, code):
-    admission = await make(Meter(standing), **budgets).admit(turn(), task())
+    admission = await make(UsageStore(standing), **budgets).admit(turn(), task())
     assert {name: hit.code for name in ("soft", "hard") if (hit := getattr(admission, name))} == (
         {kind: code} if kind else {}
     )
 
 
 async def test_while_the_meter_is_away_turns_go_through():
-    guards = make(Meter(error=RedisConnectionError("away")), turns_per_minute=1, user_tokens={"hard": 1})
+    guards = make(UsageStore(error=RedisConnectionError("away")), turns_per_minute=1, user_tokens={"hard": 1})
     assert (await guards.admit(turn(), task())).to_letta() is None
     await guards.spent("ada", 5)
 

@@ -8,7 +8,7 @@ import pytest
 
 from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
 from letta_bridge.request_queue.port import fingerprint
-from letta_bridge.request_queue.traces import UserTraces
+from letta_bridge.request_queue.traces import UserRecords
 from letta_bridge.settings import QueueSettings
 from shared_utils.config.settings import RedisSettings
 from shared_utils.redis.connection import connect
@@ -75,7 +75,7 @@ async def test_a_users_large_tasks_are_dropped_by_several_calls_and_all_of_them(
         await client.lpush("letta_requests", large("ada", str(number)))
     while await client.llen("letta_requests"):
         await queue.settle_and_fetch([], 0)
-    traces = UserTraces(client, settings, "ada")
+    traces = UserRecords(client, settings, "ada")
     dropped = [entry.partition(b"\n")[2] async for entry in traces.drop_waiting(Outcome.ERASED)]
     assert task_ids(dropped) == list(map(str, range(12)))
     assert (await queue.status()).waiting == 0

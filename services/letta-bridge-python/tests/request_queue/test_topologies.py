@@ -15,9 +15,9 @@ from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings, FallbackSettings, QueueSettings
 from letta_bridge.turn.fallback import MemoryPython
 from letta_bridge.user_data.lane import UserLane
-from letta_bridge.user_data.queue_trace import QueueTrace
+from letta_bridge.user_data.queue_trace import QueueUserData
 from letta_bridge.user_data.redis_search import RedisSearch
-from letta_bridge.user_data.short_term_trace import ShortTermTrace
+from letta_bridge.user_data.short_term_trace import ShortTermUserData
 from local_stack.ports import free_port
 from local_stack.valkey import Sentinel, Valkey
 from shared_utils.config.settings import RedisSettings
@@ -113,7 +113,7 @@ async def test_a_user_is_erased_on_a_cluster(cluster, queue_at):
     queue = queue_at(cluster)
     client = connect(RedisSettings(url=cluster), name="erasure")
     lane = UserLane(client, QueueSettings(), patience=1)
-    traces = [QueueTrace(client, QueueSettings()), ShortTermTrace(client, "user_input_queue")]
+    traces = [QueueUserData(client, QueueSettings()), ShortTermUserData(client, "user_input_queue")]
     for user in ("ada", "bob"):
         for number in range(2):
             await client.lpush("letta_requests", json.dumps({"user_id": user, "task_id": f"{user}-{number}"}))

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from letta_bridge.user_data.checkpoint_trace import CheckpointTrace
+from letta_bridge.user_data.checkpoint_trace import CheckpointUserData
 from shared_utils.persistence.checkpoints.database_store import DatabaseCheckpoints
 from shared_utils.persistence.checkpoints.memory_store import InMemoryCheckpoints
 from shared_utils.persistence.checkpoints.port import Blob, Checkpoint
@@ -30,7 +30,7 @@ class Suite:
 
     async def test_only_the_users_own_threads_go(self, store, tmp_path):
         await self.fill(store)
-        trace = CheckpointTrace(store)
+        trace = CheckpointUserData(store)
         assert await trace.count("ada") == {"checkpoint_threads": 1, "shared_checkpoint_threads": 1}
         assert await trace.export("ada", tmp_path) == {"checkpoint_threads": 1}
         lines = [json.loads(line) for line in (tmp_path / "checkpoints.jsonl").read_text("utf-8").splitlines()]
@@ -44,7 +44,7 @@ class Suite:
     async def test_many_checkpoints_are_read_page_by_page(self, store):
         for number in range(120):
             await store.put(Checkpoint(f"t{number % 3}", Blob("json", b"{}"), metadata={"user_id": "ada"}))
-        trace = CheckpointTrace(store)
+        trace = CheckpointUserData(store)
         assert (await trace.count("ada"))["checkpoint_threads"] == 3
         assert await trace.erase("ada") == {"checkpoint_threads": 3}
         assert await store.list() == []

@@ -12,9 +12,9 @@ from letta_bridge.errors import LettaUnavailable
 from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
 from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
 from letta_bridge.user_data import erasure as erasure_module
-from letta_bridge.user_data.agent_trace import AgentTrace
+from letta_bridge.user_data.agent_trace import AgentUserData
 from letta_bridge.user_data.erasure import UserData
-from letta_bridge.user_data.session_trace import SessionTrace
+from letta_bridge.user_data.session_trace import SessionUserData
 from letta_bridge.user_data.trace import ErasureBusy
 from shared_utils.persistence.choices.file_store import FileChoiceStore
 from shared_utils.persistence.choices.port import imported_opt_out
@@ -136,7 +136,7 @@ async def everywhere(letta, sessions, audit, lane):
             agent = await letta.create_agent(spec)
             await letta.send(agent.agent_id, [TurnMessage("user", f"我是{user}", f"{user}-{persona}")], timeout=5)
             await sessions.reserve(user, persona)
-    traces = (AgentTrace(letta, InMemoryAgentStore(letta)), SessionTrace(sessions))
+    traces = (AgentUserData(letta, InMemoryAgentStore(letta)), SessionUserData(sessions))
     return UserData(traces, audit, lane, Found())
 
 
@@ -158,7 +158,7 @@ async def test_an_opt_out_of_an_earlier_release_outlives_its_session(sessions, t
     choices = FileChoiceStore(tmp_path / "choices.db")
     for user, metadata in {"ada": {"permanent_memory": False}, "bo": {"permanent_memory": True}, "cy": {}}.items():
         await sessions.save(replace(await sessions.reserve(user, "default"), metadata=metadata))
-        assert await SessionTrace(sessions, choices=choices).erase(user) == {"sessions": 1}
+        assert await SessionUserData(sessions, choices=choices).erase(user) == {"sessions": 1}
     assert await choices.page() == [imported_opt_out("ada")]
     await choices.close()
 

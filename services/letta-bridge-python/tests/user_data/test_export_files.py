@@ -9,8 +9,8 @@ import pytest
 
 from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
 from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
-from letta_bridge.user_data.agent_trace import AgentTrace
-from letta_bridge.user_data.conversation_trace import ConversationTrace
+from letta_bridge.user_data.agent_trace import AgentUserData
+from letta_bridge.user_data.conversation_trace import ConversationUserData
 from letta_bridge.user_data.files import write_json, write_json_lines
 from shared_utils.persistence.conversations.records import Conversation, Message
 from shared_utils.persistence.repositories.repository import Page
@@ -44,7 +44,7 @@ def files(folder):
 @pytest.mark.parametrize("conversation_id", NASTY)
 async def test_a_conversation_of_any_id_stays_inside_the_export(tmp_path, conversation_id):
     folder = tmp_path / "export"
-    assert await ConversationTrace(Conversations(conversation_id)).export("u", folder) == {"conversations": 1}
+    assert await ConversationUserData(Conversations(conversation_id)).export("u", folder) == {"conversations": 1}
     [file] = files(tmp_path)
     assert file.parent == folder / "conversations"
     first, second = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
@@ -58,7 +58,7 @@ async def test_the_agents_of_a_user_of_any_id_are_exported(tmp_path, user):
     spec = AgentSpec("x", ("bridge", f"user:{user}"), "m", None, "letta_v1_agent", (Block("human", user),), ())
     agent = await letta.create_agent(spec)
     await letta.send(agent.agent_id, [TurnMessage("user", f"I am {user}", "otid")], timeout=5)
-    counts = await AgentTrace(letta, InMemoryAgentStore(letta)).export(user, tmp_path / "export")
+    counts = await AgentUserData(letta, InMemoryAgentStore(letta)).export(user, tmp_path / "export")
     assert counts == {"agents": 1, "agent_messages": 3, "agent_passages": 0}
     assert {file.name for file in files(tmp_path)} == {
         f"{agent.agent_id}.jsonl",

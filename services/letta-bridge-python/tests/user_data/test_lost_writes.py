@@ -13,7 +13,7 @@ from letta_bridge.settings import BridgeSettings, QueueSettings
 from letta_bridge.user_data import erasure as erasure_module
 from letta_bridge.user_data.erasure import UserData
 from letta_bridge.user_data.lane import UserLane
-from letta_bridge.user_data.queue_trace import QueueTrace
+from letta_bridge.user_data.queue_trace import QueueUserData
 from letta_bridge.user_data.redis_search import RedisSearch
 from local_stack.valkey import Valkey
 from shared_utils.config.settings import RedisSettings
@@ -62,7 +62,7 @@ def user_data(client, tmp_path, monkeypatch):
         await failover.begin()
         lane = UserLane(redis, QueueSettings(), patience=5)
         search = RedisSearch(redis, BridgeSettings())
-        traces = (QueueTrace(redis, QueueSettings()), failover)
+        traces = (QueueUserData(redis, QueueSettings()), failover)
         return UserData(traces, FileErasureLog(tmp_path / "erasures.jsonl"), lane, search)
 
     return build

@@ -10,7 +10,7 @@ import pytest
 from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
 from letta_bridge.settings import QueueSettings
 from letta_bridge.user_data.lane import UserLane
-from letta_bridge.user_data.queue_trace import QueueTrace
+from letta_bridge.user_data.queue_trace import QueueUserData
 from letta_bridge.user_data.trace import ErasureBusy
 from shared_utils.config.settings import RedisSettings
 from shared_utils.redis.connection import connect
@@ -64,7 +64,7 @@ async def fill(client, queue):
 
 @pytest.fixture
 def trace(client):
-    return QueueTrace(client, QueueSettings())
+    return QueueUserData(client, QueueSettings())
 
 
 @pytest.fixture

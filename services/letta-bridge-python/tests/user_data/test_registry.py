@@ -14,7 +14,7 @@ from letta_bridge.request_queue.keys import Keys
 from shared_utils.contracts import memory_keys
 from shared_utils.persistence.database.migration import migrations
 
-QUEUE = "QueueTrace"
+QUEUE = "QueueUserData"
 LANE = "UserLane.quiet"
 NOBODY = "names no user"
 CHOICE = "a user's choice about permanent memory, under a hash; outlives an erasure"
@@ -56,15 +56,15 @@ OF_KEYS = {
     "erasures_followed": NOBODY,
 }
 OF_MEMORY = {
-    "GLOBAL_CONTEXT": "ShortTermTrace",
-    "user_session": "ShortTermTrace",
-    "seen": "ShortTermTrace",
-    "seen_before": "ShortTermTrace",
-    "summary_pause": "ShortTermTrace",
-    "queue": "ShortTermTrace",
-    "incoming": "ShortTermTrace",
-    "processing": "ShortTermTrace",
-    "dead": "ShortTermTrace",
+    "GLOBAL_CONTEXT": "ShortTermUserData",
+    "user_session": "ShortTermUserData",
+    "seen": "ShortTermUserData",
+    "seen_before": "ShortTermUserData",
+    "summary_pause": "ShortTermUserData",
+    "queue": "ShortTermUserData",
+    "incoming": "ShortTermUserData",
+    "processing": "ShortTermUserData",
+    "dead": "ShortTermUserData",
     "counters": NOBODY,
     "instances": NOBODY,
     "ERASURES": HASH,
@@ -77,12 +77,12 @@ OF_MEMORY = {
     "ALL_USER_SESSIONS": "a pattern",
 }
 OF_TABLES = {
-    "agent_sessions": "SessionTrace",
-    "agent_conversations": "ConversationTrace",
-    "agent_messages": "ConversationTrace, with their conversation",
-    "agent_checkpoints": "CheckpointTrace",
-    "agent_checkpoint_values": "CheckpointTrace, with their thread",
-    "agent_checkpoint_writes": "CheckpointTrace, with their thread",
+    "agent_sessions": "SessionUserData",
+    "agent_conversations": "ConversationUserData",
+    "agent_messages": "ConversationUserData, with their conversation",
+    "agent_checkpoints": "CheckpointUserData",
+    "agent_checkpoint_values": "CheckpointUserData, with their thread",
+    "agent_checkpoint_writes": "CheckpointUserData, with their thread",
     "erasures": HASH,
     "user_choices": CHOICE,
     "vector_models": NOBODY,
@@ -90,10 +90,10 @@ OF_TABLES = {
     "restores": NOBODY,
 }
 OF_FILE_TABLES = {
-    "agent_sessions": "SessionFileTrace",
-    "session_journal": "SessionFileTrace",
-    "session_journal_uses": "SessionFileTrace, with their session",
-    "session_conflicts": "SessionFileTrace",
+    "agent_sessions": "SessionFileUserData",
+    "session_journal": "SessionFileUserData",
+    "session_journal_uses": "SessionFileUserData, with their session",
+    "session_conflicts": "SessionFileUserData",
     "erasures_followed": HASH,
     "user_choices": CHOICE,
 }

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from letta_bridge.user_data.short_term_trace import ShortTermTrace
+from letta_bridge.user_data.short_term_trace import ShortTermUserData
 from shared_utils.contracts.memory_keys import QueueKeys
 
 pytestmark = pytest.mark.integration
@@ -47,7 +47,7 @@ EXPECTED = {"short_term_messages": 2, "handed_over_tasks": 3, "short_term_dead_l
 
 
 async def test_one_user_goes_and_no_other(client, tmp_path):
-    trace = ShortTermTrace(client, "user_input_queue")
+    trace = ShortTermUserData(client, "user_input_queue")
     await fill(client)
     assert {user: await trace.count(user) for user in USERS} == dict.fromkeys(USERS, EXPECTED)
     for gone in range(len(USERS)):
@@ -59,7 +59,7 @@ async def test_one_user_goes_and_no_other(client, tmp_path):
 
 
 async def test_all_of_it_is_exported(client, tmp_path):
-    trace = ShortTermTrace(client, "user_input_queue")
+    trace = ShortTermUserData(client, "user_input_queue")
     await fill(client)
     exported = await trace.export("u*", tmp_path)
     assert exported == {"short_term_messages": 1, "handed_over_tasks": 3, "short_term_dead_letters": 3}
@@ -69,6 +69,6 @@ async def test_all_of_it_is_exported(client, tmp_path):
 
 async def test_a_task_of_another_form_of_the_id_is_found(client):
     await client.lpush("user_input_queue", b'{"user_id":42,"content":"x"}', b'{"content":"nobody"}')
-    trace = ShortTermTrace(client, "user_input_queue")
+    trace = ShortTermUserData(client, "user_input_queue")
     assert (await trace.erase("42"))["handed_over_tasks"] == 1
     assert (await trace.erase("anonymous"))["handed_over_tasks"] == 1

@@ -10,7 +10,7 @@ import pytest
 
 from letta_bridge.errors import UploadsKept
 from letta_bridge.turn.uploads import user_folder
-from letta_bridge.user_data.upload_trace import UploadTrace
+from letta_bridge.user_data.upload_trace import UploadUserData
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def root(tmp_path):
 
 
 async def test_one_users_files_go_and_nobody_elses(root):
-    trace = UploadTrace(root)
+    trace = UploadUserData(root)
     (root / user_folder("ada") / "link").symlink_to(root / user_folder("bob"))
     (root / user_folder("ada") / "out.txt").symlink_to(root.parent / "outside.txt")
     assert await trace.count("ada") == {"uploads": 2}
@@ -40,14 +40,14 @@ async def test_one_users_files_go_and_nobody_elses(root):
 
 async def test_they_are_exported_as_they_are_without_links(root, tmp_path):
     (root / user_folder("ada") / "out.txt").symlink_to(root.parent / "outside.txt")
-    assert await UploadTrace(root).export("ada", tmp_path / "export") == {"uploads": 2}
+    assert await UploadUserData(root).export("ada", tmp_path / "export") == {"uploads": 2}
     exported = tmp_path / "export" / "uploads"
     assert sorted(str(path.relative_to(exported)) for path in exported.rglob("*.txt")) == ["note.txt", "voice/one.txt"]
     assert {oct(path.stat().st_mode & 0o777) for path in exported.rglob("*.txt")} == {"0o600"}
 
 
 async def test_without_a_directory_there_is_nothing(tmp_path):
-    trace = UploadTrace(tmp_path / "missing")
+    trace = UploadUserData(tmp_path / "missing")
     assert await trace.count("ada") == await trace.erase("ada") == {"uploads": 0}
 
 
@@ -57,4 +57,4 @@ async def test_what_may_not_be_removed_is_said(root, monkeypatch):
 
     monkeypatch.setattr(shutil, "rmtree", read_only)
     with pytest.raises(UploadsKept, match=r"cannot be removed \(Read-only file system\)"):
-        await UploadTrace(root).erase("ada")
+        await UploadUserData(root).erase("ada")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from letta_bridge.user_data.vector_trace import VectorTrace
+from letta_bridge.user_data.vector_trace import VectorUserData
 from shared_utils.persistence.vectors import InMemoryPassageStore, Passage, Scope
 from shared_utils.persistence.vectors.memories import user_scope, user_source
 
@@ -25,7 +25,7 @@ async def test_only_one_users_vectors_are_exported_and_erased(tmp_path):
                 for n in range(3)
             ]
         )
-    trace = VectorTrace(store)
+    trace = VectorUserData(store)
     assert len({user_source(user) for user in users}) == len(users)
     assert await trace.count("ada") == {"vectors": 3}
     assert await trace.export("ada", tmp_path) == {"vectors": 3}

@@ -9,10 +9,10 @@ import pytest
 
 from letta_bridge.journal import conversation_id
 from letta_bridge.letta import AgentSpec, InMemoryLetta
-from letta_bridge.vectors.agent_parts import AgentKeeper
+from letta_bridge.vectors.agent_parts import AgentSyncer
 from letta_bridge.vectors.embedding import Embedding
 from letta_bridge.vectors.journal_turns import InMemoryJournalTurns, JournalTurn
-from letta_bridge.vectors.turn_parts import TurnKeeper
+from letta_bridge.vectors.turn_parts import TurnSyncer
 from scripted_model.embeddings import embedding
 from shared_utils.llm.embeddings import EmbeddingsRefused, EmbeddingsUnavailable
 from shared_utils.persistence.vectors import InMemoryPassageStore, Scope
@@ -55,14 +55,14 @@ class Workshop:
         self.letta = InMemoryLetta()
         self.removed = []
         self.embedding = Embedding(self.store, self.embedder.now, rate=1e9, batch=16, longest=200)
-        self.of_turns = TurnKeeper(
+        self.of_turns = TurnSyncer(
             self.turns,
             self.embedding,
             lambda: {"temporary", "user_switch", "audio"},
             self.removed.append,
             canned=lambda: {"I cannot answer now."},
         )
-        self.of_agents = AgentKeeper(lambda: self.letta, self.embedding, self.removed.append)
+        self.of_agents = AgentSyncer(lambda: self.letta, self.embedding, self.removed.append)
 
     def said(self, user, question, *, answer="ok", persona="default", conversation=None, **about):
         """A turn of the journal, a second after the one before."""

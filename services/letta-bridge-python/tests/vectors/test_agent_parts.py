@@ -6,8 +6,8 @@ import pytest
 
 from letta_bridge.errors import LettaUnavailable
 from letta_bridge.vectors import agent_parts
-from letta_bridge.vectors.agent_parts import AgentsPart, AgentSweep
-from letta_bridge.vectors.rounds import Rounds
+from letta_bridge.vectors.agent_parts import AgentsSyncJob, AgentSweep
+from letta_bridge.vectors.rounds import SweepSchedule
 from shared_utils.persistence.vectors import Passage, Scope
 from shared_utils.persistence.vectors.memories import user_scope
 
@@ -15,11 +15,11 @@ from shared_utils.persistence.vectors.memories import user_scope
 @pytest.fixture
 def sweep(workshop, monkeypatch):
     monkeypatch.setattr(agent_parts, "_PAUSE_BETWEEN_AGENTS_SECONDS", 0)
-    return AgentSweep(workshop.of_agents, workshop.embedding, Rounds(0, "agents", lambda: 1.0))
+    return AgentSweep(workshop.of_agents, workshop.embedding, SweepSchedule(0, "agents", lambda: 1.0))
 
 
 async def test_a_turn_that_changed_memory_brings_the_agents_passages(workshop):
-    part = AgentsPart(workshop.turns, workshop.of_agents)
+    part = AgentsSyncJob(workshop.turns, workshop.of_agents)
     ada, bo = await workshop.agent("ada", "persona:cat"), await workshop.agent("bo")
     for agent in (ada, bo):
         workshop.letta.note(agent, f"noted by {agent}")
@@ -62,7 +62,7 @@ async def test_a_deleted_passage_and_a_deleted_agent_lose_their_vectors(workshop
         await workshop.of_agents.keep_all(agent)
     workshop.letta.unnote(ada, gone)
     await workshop.letta.delete_agent(bo)
-    await sweep.step(str(Rounds(0, "agents", lambda: 0.0).read("")))
+    await sweep.step(str(SweepSchedule(0, "agents", lambda: 0.0).read("")))
     assert await workshop.texts() == ["stays"]
     assert sorted(workshop.removed) == [1, 1]
 
@@ -116,7 +116,7 @@ async def test_what_was_imported_is_not_compared_with_a_letta_that_never_had_it(
         metadata={"kind": "passage", "imported": True},
     )
     await workshop.store.store(imported)
-    await sweep.step(str(Rounds(0, "agents", lambda: 0.0).read("")))
+    await sweep.step(str(SweepSchedule(0, "agents", lambda: 0.0).read("")))
     assert await workshop.texts() == ["of an older Letta"]
 
 
@@ -126,5 +126,5 @@ async def test_while_letta_is_away_nothing_is_removed(workshop, sweep):
     await workshop.of_agents.keep_all(agent)
     workshop.letta.down = True
     with pytest.raises(LettaUnavailable):
-        await sweep.step(str(Rounds(0, "agents", lambda: 0.0).read("")))
+        await sweep.step(str(SweepSchedule(0, "agents", lambda: 0.0).read("")))
     assert await workshop.texts() == ["stays"]

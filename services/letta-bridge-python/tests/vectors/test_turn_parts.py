@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from letta_bridge.vectors.rounds import Rounds
-from letta_bridge.vectors.turn_parts import TurnsPart, TurnSweep
+from letta_bridge.vectors.rounds import SweepSchedule
+from letta_bridge.vectors.turn_parts import TurnsSyncJob, TurnSweep
 from shared_utils.llm.embeddings import EmbeddingsRefused, EmbeddingsUnavailable
 from shared_utils.persistence.vectors.memories import user_scope
 
@@ -23,12 +23,12 @@ async def to_the_end(part):
 
 @pytest.fixture
 def part(workshop):
-    return TurnsPart(workshop.turns, workshop.of_turns, 3)
+    return TurnsSyncJob(workshop.turns, workshop.of_turns, 3)
 
 
 @pytest.fixture
 def sweep(workshop):
-    return TurnSweep(workshop.turns, workshop.of_turns, workshop.embedding, Rounds(0, "vectors", lambda: 1.0))
+    return TurnSweep(workshop.turns, workshop.of_turns, workshop.embedding, SweepSchedule(0, "vectors", lambda: 1.0))
 
 
 async def test_every_turn_is_found_by_its_own_user_alone(workshop, part):
@@ -120,7 +120,7 @@ async def test_a_sweep_removes_what_is_gone_and_finds_what_was_missed(workshop, 
 
 async def test_a_sweep_rests_between_its_rounds(workshop):
     now = 100.0
-    sweep = TurnSweep(workshop.turns, workshop.of_turns, workshop.embedding, Rounds(60, "vectors", lambda: now))
+    sweep = TurnSweep(workshop.turns, workshop.of_turns, workshop.embedding, SweepSchedule(60, "vectors", lambda: now))
     workshop.said("ada", "one")
     step = await sweep.step("")
     assert step.pause

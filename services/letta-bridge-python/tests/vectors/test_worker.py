@@ -13,7 +13,7 @@ from letta_bridge.vectors.worker import VectorWorker
 from shared_utils.llm.embeddings import EmbeddingsUnavailable
 
 
-class CountingPart:
+class CountingJob:
     """Counts from 1; `errors` are raised first."""
 
     def __init__(self, name, *errors):
@@ -41,8 +41,8 @@ def quick(monkeypatch):
 
 
 async def test_a_part_in_trouble_goes_on_and_holds_up_no_other():
-    away = CountingPart("away", *[EmbeddingsUnavailable("the model is away")] * 3, RuntimeError("a defect"))
-    fine = CountingPart("fine")
+    away = CountingJob("away", *[EmbeddingsUnavailable("the model is away")] * 3, RuntimeError("a defect"))
+    fine = CountingJob("fine")
     state = InMemorySyncState()
     worker = VectorWorker([away, fine], state, "a")
     async with asyncio.timeout(10), worker.running():
@@ -53,7 +53,7 @@ async def test_a_part_in_trouble_goes_on_and_holds_up_no_other():
 
 
 async def test_trouble_is_told():
-    part = CountingPart("away", *[EmbeddingsUnavailable("the model is away")] * 100_000)
+    part = CountingJob("away", *[EmbeddingsUnavailable("the model is away")] * 100_000)
     worker = VectorWorker([part], InMemorySyncState(), "a")
     async with asyncio.timeout(10), worker.running():
         while worker.last_error is None:
@@ -63,7 +63,7 @@ async def test_trouble_is_told():
 
 async def test_another_one_goes_on_where_it_was():
     state = InMemorySyncState()
-    first, second = CountingPart("one"), CountingPart("one")
+    first, second = CountingJob("one"), CountingJob("one")
     async with asyncio.timeout(10):
         assert await state.claim("one", "a", 60) == ""
         await state.save("one", "a", "3")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from letta_bridge.agents.agent_spec import bridge_tag
 from letta_bridge.letta.connection import letta_client
 from letta_bridge.settings import BridgeSettings
-from letta_bridge.vectors.build import forgotten, keepers
+from letta_bridge.vectors.build import forgotten, syncers
 from letta_bridge.vectors.full_sync import FullSync
 from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.vectors import PassageStore
@@ -48,7 +48,7 @@ async def synchronised(
     journal = Database(settings.database)
     try:
         async with SingleAnswerClient(timeout=settings.embeddings.timeout) as web:
-            made = keepers(
+            made = syncers(
                 settings,
                 store,
                 journal,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from letta_bridge.errors import LimitReached, RateLimited, TaskExpired, TokenBudgetExhausted, UserTokenBudgetExhausted
-from letta_bridge.guards.meter import Meter, UsageSnapshot
+from letta_bridge.guards.meter import UsageSnapshot, UsageStore
 from letta_bridge.request_queue.port import Turn
 from letta_bridge.settings import GuardSettings
 from shared_utils.contracts.messages import Task
@@ -45,7 +45,7 @@ class Admission:
         return self.soft
 
 
-class Guards:
+class Limiter:
     """Judges each turn once, at its beginning.
 
     Args:
@@ -54,8 +54,10 @@ class Guards:
         clock: seconds since 1970.
     """
 
-    def __init__(self, settings: GuardSettings, meter: Meter, *, clock: Callable[[], float] = time.time) -> None:
-        self._meter = meter
+    def __init__(
+        self, settings: GuardSettings, usage_store: UsageStore, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._usage_store = usage_store
         self._clock = clock
         self._away = False
         self.reload(settings)
@@ -89,21 +91,23 @@ class Guards:
         """A turn of the user's took so many tokens."""
         if tokens and self._budgeted:
             try:
-                await self._meter.spend(user_id, tokens)
+                await self._usage_store.spend(user_id, tokens)
             except CONNECTION_ERRORS as error:
-                self._meter_away(error)
+                self._store_unavailable(error)
 
     async def _standing(self, user_id: str) -> UsageSnapshot:
         settings = self._settings
         try:
-            standing = await self._meter.admit(user_id, per_minute=settings.turns_per_minute, burst=settings.burst)
+            standing = await self._usage_store.admit(
+                user_id, per_minute=settings.turns_per_minute, burst=settings.burst
+            )
         except CONNECTION_ERRORS as error:
-            self._meter_away(error)
+            self._store_unavailable(error)
             return UsageSnapshot()
         self._away = False
         return standing
 
-    def _meter_away(self, error: Exception) -> None:
+    def _store_unavailable(self, error: Exception) -> None:
         if not self._away:
             _log.warning("guards_blind", error=error_text(error))
         self._away = True

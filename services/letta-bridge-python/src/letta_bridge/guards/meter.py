@@ -25,7 +25,7 @@ class UsageSnapshot:
     """Spent by everybody since midnight UTC."""
 
 
-class Meter(Protocol):
+class UsageStore(Protocol):
     """Counts turns and tokens. Every method may raise one of ``shared_utils.redis.connection.CONNECTION_ERRORS``."""
 
     async def admit(self, user_id: str, *, per_minute: float, burst: int) -> UsageSnapshot:
@@ -52,13 +52,13 @@ class InMemoryUsageStore:
         self._tokens: Counter[tuple[int, str | None]] = Counter()
 
     async def admit(self, user_id: str, *, per_minute: float, burst: int) -> UsageSnapshot:
-        """See :class:`Meter`."""
+        """See :class:`UsageStore`."""
         day = int(self._clock() // DAY_SECONDS)
         in_rate = not per_minute or self._take(user_id, 60.0 / per_minute, burst)
         return UsageSnapshot(in_rate, self._tokens[day, user_id], self._tokens[day, None])
 
     async def spend(self, user_id: str, tokens: int) -> None:
-        """See :class:`Meter`."""
+        """See :class:`UsageStore`."""
         day = int(self._clock() // DAY_SECONDS)
         self._tokens[day, user_id] += tokens
         self._tokens[day, None] += tokens

@@ -25,11 +25,11 @@ class RedisUsageStore:
         self._scripts = ScriptRunner(client, (keys.rate_prefix, keys.tokens_prefix))
 
     async def admit(self, user_id: str, *, per_minute: float, burst: int) -> UsageSnapshot:
-        """See :class:`letta_bridge.guards.meter.Meter`."""
+        """See :class:`letta_bridge.guards.meter.UsageStore`."""
         interval_ms = repr(60_000 / per_minute) if per_minute else "0"
         in_rate, user_tokens, all_tokens = await self._scripts.run(_ADMIT, user_id, interval_ms, burst)
         return UsageSnapshot(in_rate == 1, int(user_tokens or 0), int(all_tokens or 0))
 
     async def spend(self, user_id: str, tokens: int) -> None:
-        """See :class:`letta_bridge.guards.meter.Meter`."""
+        """See :class:`letta_bridge.guards.meter.UsageStore`."""
         await self._scripts.run(_SPEND, user_id, tokens, _KEPT_SECONDS)

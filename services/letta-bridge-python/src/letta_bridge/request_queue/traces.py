@@ -42,7 +42,7 @@ class UserKeys:
     """Hashes of a day; each has a field of theirs."""
 
 
-class UserTraces:
+class UserRecords:
     """One user in one queue. Every method may raise one of ``CONNECTION_ERRORS``."""
 
     def __init__(self, client: RedisClient, settings: QueueSettings, user_id: str) -> None:

@@ -26,7 +26,7 @@ from letta_bridge.errors import (
     UnprocessableTask,
     failure_label,
 )
-from letta_bridge.guards import Admission, Guards
+from letta_bridge.guards import Admission, Limiter
 from letta_bridge.journal import journalled
 from letta_bridge.request_queue.idempotency import Identity, KeptReply, content_digest
 from letta_bridge.request_queue.missed_turns import KeptTurn, read
@@ -80,7 +80,7 @@ class MessageProcessor:
         context: DeliveryContext,
         fallback: Fallback,
         missed: MissedTurns,
-        guards: Guards | None = None,
+        guards: Limiter | None = None,
         *,
         consent: Consent,
     ) -> None:
@@ -91,15 +91,15 @@ class MessageProcessor:
         self._fallback = fallback
         self._missed = missed
         self._consent = consent
-        self._guards = guards
+        self._limiter = guards
         self._uploads = settings.upload_dir
 
     def reload(self, settings: BridgeSettings) -> None:
         """Take over what may change while running; turns that have begun keep what they began with."""
         self._settings = settings
         self._context = replace(self._context, letta=settings.letta, fallback=settings.fallback)
-        if self._guards is not None:
-            self._guards.reload(settings.guards)
+        if self._limiter is not None:
+            self._limiter.reload(settings.guards)
 
     async def process(self, turn: Turn, lease: Lease) -> Settlement:
         """The one outcome of a turn.
@@ -167,7 +167,7 @@ class MessageProcessor:
             if turn.found_lane_full(task.user_id):
                 raise LaneFull  # on redelivery too: an overflow lane runs beside the user's own lane
             # What may be in the agent's memory already is seen through, whatever the limits say by now.
-            admitted = Admission() if job.maybe_sent or not self._guards else await self._guards.admit(turn, task)
+            admitted = Admission() if job.maybe_sent or not self._limiter else await self._limiter.admit(turn, task)
             try:
                 job.task = await self._with_content(task)
             except UnprocessableTask as gone:
@@ -244,8 +244,8 @@ class MessageProcessor:
         except _LETTA_FAILURES as error:
             _log_failure(job, error)
             return await self._without_letta(job, lease, error, delivery)
-        if self._guards is not None and (usage := delivered.answer.usage) is not None:
-            await self._guards.spent(task.user_id, usage.total_tokens)
+        if self._limiter is not None and (usage := delivered.answer.usage) is not None:
+            await self._limiter.spent(task.user_id, usage.total_tokens)
         return self._by_letta(job, delivered, delivery)
 
     def _by_letta(self, job: Job, delivered: Delivered, delivery: Delivery) -> Settlement:

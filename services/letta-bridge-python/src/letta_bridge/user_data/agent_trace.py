@@ -20,8 +20,8 @@ CONTENTS: Final = f"{_EXPORT_FOLDER}/contents.json"
 """Says which file is whose, what is in it, and what could not be carried."""
 
 
-class AgentTrace:
-    """See :class:`Trace`. Every agent of the user, of every persona: twins, and what a killed restore left.
+class AgentUserData:
+    """See :class:`UserDataStore`. Every agent of the user, of every persona: twins, and what a killed restore left.
 
     Args:
         letta: where they are.
@@ -37,11 +37,11 @@ class AgentTrace:
         self._tenant = tenant
 
     async def count(self, user_id: str) -> Counts:
-        """See :class:`Trace`."""
+        """See :class:`UserDataStore`."""
         return {"agents": len(await self._agents(user_id))}
 
     async def export(self, user_id: str, folder: Path) -> Counts:
-        """See :class:`Trace`. For each agent a snapshot with all of it, and an agent file for any Letta.
+        """See :class:`UserDataStore`. For each agent a snapshot with all of it, and an agent file for any Letta.
 
         An agent file has every message too; passages have no place in one. Values of variables are the operator's
         secrets and are not written.
@@ -63,7 +63,7 @@ class AgentTrace:
         }
 
     async def erase(self, user_id: str) -> Counts:
-        """See :class:`Trace`."""
+        """See :class:`UserDataStore`."""
         agents = await self._agents(user_id)
         gone = [await self._letta.delete_agent(agent.agent_id) for agent in agents]
         return {"agents": sum(gone)}

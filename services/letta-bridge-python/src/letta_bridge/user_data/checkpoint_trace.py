@@ -15,8 +15,8 @@ _CHECKPOINTS_PER_PAGE: Final = 50
 _USER_FIELD: Final = "user_id"
 
 
-class CheckpointTrace:
-    """See :class:`Trace`. A thread that names other users, too, is theirs as well: it is counted and left alone."""
+class CheckpointUserData:
+    """See :class:`UserDataStore`. A thread that names other users, too, is counted and left alone."""
 
     name: Final = "checkpoints"
 
@@ -24,12 +24,12 @@ class CheckpointTrace:
         self._store = store
 
     async def count(self, user_id: str) -> Counts:
-        """See :class:`Trace`."""
+        """See :class:`UserDataStore`."""
         own, shared = await self._threads(user_id)
         return {"checkpoint_threads": len(own), "shared_checkpoint_threads": len(shared)}
 
     async def export(self, user_id: str, folder: Path) -> Counts:
-        """See :class:`Trace`. Without the values, which only the program that wrote them can read."""
+        """See :class:`UserDataStore`. Without the values, which only the program that wrote them can read."""
         own, _ = await self._threads(user_id)
         lines: list[dict[str, Any]] = []
         for thread_id in own:
@@ -40,7 +40,7 @@ class CheckpointTrace:
         return {"checkpoint_threads": len(own)}
 
     async def erase(self, user_id: str) -> Counts:
-        """See :class:`Trace`."""
+        """See :class:`UserDataStore`."""
         own, _ = await self._threads(user_id)
         for thread_id in own:
             await self._store.delete(thread_id)

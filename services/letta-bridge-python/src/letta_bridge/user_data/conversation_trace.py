@@ -14,8 +14,8 @@ from shared_utils.private_files import file_name
 _CONVERSATIONS_PER_PAGE: Final = 100
 
 
-class ConversationTrace:
-    """See :class:`Trace`."""
+class ConversationUserData:
+    """See :class:`UserDataStore`."""
 
     name: Final = "conversations"
 
@@ -23,11 +23,11 @@ class ConversationTrace:
         self._service = service
 
     async def count(self, user_id: str) -> Counts:
-        """See :class:`Trace`."""
+        """See :class:`UserDataStore`."""
         return {"conversations": len(await self._all(user_id))}
 
     async def export(self, user_id: str, folder: Path) -> Counts:
-        """See :class:`Trace`. A file for each conversation: itself in the first line, then its messages in order."""
+        """See :class:`UserDataStore`. A file for each conversation: first itself, then its messages in order."""
         conversations = await self._all(user_id)
         for conversation in conversations:
             messages = await self._messages(conversation.id)
@@ -37,7 +37,7 @@ class ConversationTrace:
         return {"conversations": len(conversations)}
 
     async def erase(self, user_id: str) -> Counts:
-        """See :class:`Trace`."""
+        """See :class:`UserDataStore`."""
         gone = [await self._service.delete(conversation.id) for conversation in await self._all(user_id)]
         return {"conversations": sum(gone)}
 

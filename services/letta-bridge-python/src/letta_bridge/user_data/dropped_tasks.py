@@ -8,7 +8,7 @@ from letta_bridge.request_queue.idempotency import Identity, content_digest
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.port import Outcome
 from letta_bridge.request_queue.records import number_of
-from letta_bridge.request_queue.traces import UserTraces
+from letta_bridge.request_queue.traces import UserRecords
 from letta_bridge.settings import QueueSettings
 from letta_bridge.user_data.refused_tasks import RefusedTask
 from shared_utils.contracts.messages import parse_task
@@ -33,7 +33,7 @@ async def drop_waiting(client: RedisClient, settings: QueueSettings, user_id: st
         One of ``CONNECTION_ERRORS``.
     """
     dropped = 0
-    async for entry in UserTraces(client, settings, user_id).drop_waiting(Outcome.ERROR):
+    async for entry in UserRecords(client, settings, user_id).drop_waiting(Outcome.ERROR):
         dropped += 1
         await _refuse(client, settings, entry)
     return dropped

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from letta_bridge.user_data.files import write_json
 from letta_bridge.user_data.report import ErasureReport, counted
-from letta_bridge.user_data.trace import Counts, Trace
+from letta_bridge.user_data.trace import Counts, UserDataStore
 from shared_utils.clock import utc_now
 from shared_utils.errors import ServiceError
 from shared_utils.observability.logs import redact_text
@@ -73,7 +73,7 @@ class UserData:
     under the same audit row.
     """
 
-    traces: Sequence[Trace]
+    stores: Sequence[UserDataStore]
     audit: ErasureLog
     lane: Lane
     search: Search
@@ -81,15 +81,15 @@ class UserData:
     async def count(self, user_id: str) -> Counts:
         """How much there is of this user, everywhere."""
         counts: dict[str, int] = {}
-        for trace in self.traces:
-            counts |= await trace.count(user_id)
+        for store in self.stores:
+            counts |= await store.count(user_id)
         return counts
 
     async def export(self, user_id: str, folder: Path) -> Counts:
         """Write all of it below ``folder``, with ``manifest.json`` last: without that it is not complete."""
         counts: dict[str, int] = {}
-        for trace in self.traces:
-            counts |= await trace.export(user_id, folder)
+        for store in self.stores:
+            counts |= await store.export(user_id, folder)
         write_json(folder / "manifest.json", {"user_id": user_id, "exported_at": utc_now(), "counts": counts})
         return counts
 
@@ -140,12 +140,12 @@ class UserData:
         _add(erasure, {_WAITING_TASKS_PLACE: await self.lane.quiet(user_id)})
         # Behind the turn in flight, whose answer counts; what is older than this and comes later is refused.
         marked = await self.lane.mark(user_id)
-        for trace in self.traces:
-            step(f"erasing {_place(trace)}")
+        for store in self.stores:
+            step(f"erasing {_place(store)}")
             try:
-                _add(erasure, await trace.erase(user_id))
+                _add(erasure, await store.erase(user_id))
             except ServiceError as error:
-                report.unreachable[trace.name] = redact_text(str(error))
+                report.unreachable[store.name] = redact_text(str(error))
         # What others have put back meanwhile, a dead letter for example.
         _add(erasure, {_WAITING_TASKS_PLACE: await self.lane.quiet(user_id)})
         await self._note(erasure, report)
@@ -158,13 +158,13 @@ class UserData:
             report.unreachable["audit"] = redact_text(str(error))
 
     async def _count(self, user_id: str, report: ErasureReport, step: Callable[[str], None], *, left: bool) -> None:
-        for trace in self.traces:
-            step(f"counting what is {'left' if left else 'there'}: {_place(trace)}")
+        for store in self.stores:
+            step(f"counting what is {'left' if left else 'there'}: {_place(store)}")
             try:
-                counted(report, await trace.count(user_id), left=left)
+                counted(report, await store.count(user_id), left=left)
             except ServiceError as error:
                 if left:
-                    report.unreachable[trace.name] = redact_text(str(error))
+                    report.unreachable[store.name] = redact_text(str(error))
 
     async def _followed(self, marked: int) -> list[str]:
         for _ in range(_FOLLOW_LOOKS):
@@ -174,8 +174,8 @@ class UserData:
         return await self.lane.behind(marked)
 
 
-def _place(trace: Trace) -> str:
-    return trace.name.replace("_", " ")
+def _place(store: UserDataStore) -> str:
+    return store.name.replace("_", " ")
 
 
 def _add(erasure: Erasure, counts: Counts) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.holds import Holds
 from letta_bridge.request_queue.keys import Keys, user_lane
-from letta_bridge.request_queue.traces import UserTraces
+from letta_bridge.request_queue.traces import UserRecords
 from letta_bridge.settings import QueueSettings
 from letta_bridge.user_data.refused_tasks import RefusedTask
 from letta_bridge.user_data.trace import ErasureBusy
@@ -66,7 +66,7 @@ class UserLane:
         Raises:
             ErasureBusy: a turn of this user, or the creation of an agent, did not end in time.
         """
-        traces = UserTraces(self._client, self._settings, user_id)
+        traces = UserRecords(self._client, self._settings, user_id)
         clock = asyncio.get_running_loop().time
         until = clock() + self._patience
         refused = await self._refuse_waiting(traces)
@@ -107,7 +107,7 @@ class UserLane:
         """Live bridges that have not followed the mark of that time yet."""
         return await self._bridges.behind(at_ms)
 
-    async def _refuse_waiting(self, traces: UserTraces) -> int:
+    async def _refuse_waiting(self, traces: UserRecords) -> int:
         refused = 0
         async for entry in traces.drop_waiting():
             refused += 1

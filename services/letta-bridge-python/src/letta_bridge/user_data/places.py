@@ -7,18 +7,18 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from letta_bridge.letta.connection import agent_store, letta_client
 from letta_bridge.settings import BridgeSettings
-from letta_bridge.user_data.agent_trace import AgentTrace
-from letta_bridge.user_data.checkpoint_trace import CheckpointTrace
-from letta_bridge.user_data.conversation_trace import ConversationTrace
+from letta_bridge.user_data.agent_trace import AgentUserData
+from letta_bridge.user_data.checkpoint_trace import CheckpointUserData
+from letta_bridge.user_data.conversation_trace import ConversationUserData
 from letta_bridge.user_data.erasure import UserData
 from letta_bridge.user_data.lane import UserLane
-from letta_bridge.user_data.queue_trace import QueueTrace
+from letta_bridge.user_data.queue_trace import QueueUserData
 from letta_bridge.user_data.redis_search import RedisSearch
-from letta_bridge.user_data.session_trace import SessionFileTrace, SessionTrace
-from letta_bridge.user_data.short_term_trace import ShortTermTrace
-from letta_bridge.user_data.trace import Trace
-from letta_bridge.user_data.upload_trace import UploadTrace
-from letta_bridge.user_data.vector_trace import VectorTrace
+from letta_bridge.user_data.session_trace import SessionFileUserData, SessionUserData
+from letta_bridge.user_data.short_term_trace import ShortTermUserData
+from letta_bridge.user_data.trace import UserDataStore
+from letta_bridge.user_data.upload_trace import UploadUserData
+from letta_bridge.user_data.vector_trace import VectorUserData
 from shared_utils.persistence.checkpoints.database_store import DatabaseCheckpoints
 from shared_utils.persistence.choices.database_store import DatabaseChoiceStore
 from shared_utils.persistence.conversations.service import ConversationService
@@ -49,33 +49,33 @@ async def user_data(
         held.push_async_callback(close, client)
         letta = letta_client(settings.letta)
         held.push_async_callback(letta.close)
-        agents = AgentTrace(letta, agent_store(letta), settings.tenant.name)
+        agents = AgentUserData(letta, agent_store(letta), settings.tenant.name)
         held.push_async_callback(agents.close)
-        traces: list[Trace] = [
-            QueueTrace(client, settings.queue),
-            ShortTermTrace(client, settings.fallback.queue),
+        stores: list[UserDataStore] = [
+            QueueUserData(client, settings.queue),
+            ShortTermUserData(client, settings.fallback.queue),
             agents,
         ]
         path = settings.session_file
         audit: ErasureLog = FileErasureLog(settings.tenant_dir / "erasures.jsonl")
         in_database = settings.database.db_url is not None
-        in_file = SessionFileTrace(path, "sessions_in_file" if in_database else "sessions")
+        in_file = SessionFileUserData(path, "sessions_in_file" if in_database else "sessions")
         held.push_async_callback(in_file.close)
-        traces.append(in_file)
+        stores.append(in_file)
         if in_database:
             database = Database(settings.database)
             held.push_async_callback(database.close)
             audit = DatabaseErasureLog(database)
-            traces += [
-                ConversationTrace(ConversationService(database)),
-                CheckpointTrace(DatabaseCheckpoints(database)),
-                SessionTrace(DatabaseSessionStore(database), choices=DatabaseChoiceStore(database)),
+            stores += [
+                ConversationUserData(ConversationService(database)),
+                CheckpointUserData(DatabaseCheckpoints(database)),
+                SessionUserData(DatabaseSessionStore(database), choices=DatabaseChoiceStore(database)),
             ]
         if can_be_kept(settings.vectors, settings.database):
             vectors = open_memories(settings.vectors, settings.database)
             held.push_async_callback(vectors.close)
-            traces.append(VectorTrace(vectors))
-        traces.append(UploadTrace(settings.upload_dir))
+            stores.append(VectorUserData(vectors))
+        stores.append(UploadUserData(settings.upload_dir))
         personas = tuple(settings.agents.personas)
         lane = UserLane(client, settings.queue, patience, hold_patience=hold_patience, personas=personas)
-        yield UserData(traces, audit, lane, RedisSearch(client, settings))
+        yield UserData(stores, audit, lane, RedisSearch(client, settings))

@@ -6,15 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from letta_bridge.request_queue.traces import UserTraces
+from letta_bridge.request_queue.traces import UserRecords
 from letta_bridge.settings import QueueSettings
 from letta_bridge.user_data.files import write_json_lines
 from letta_bridge.user_data.trace import Counts, ErasureBusy
 from shared_utils.redis.connection import RedisClient
 
 
-class QueueTrace:
-    """See :class:`Trace`. What waits is refused before, by the lane's :meth:`UserLane.quiet`.
+class QueueUserData:
+    """See :class:`UserDataStore`. What waits is refused before, by the lane's :meth:`UserLane.quiet`.
 
     Args:
         client: of an account that may write the queue's keys.
@@ -28,7 +28,7 @@ class QueueTrace:
         self._settings = settings
 
     async def count(self, user_id: str) -> Counts:
-        """See :class:`Trace`."""
+        """See :class:`UserDataStore`."""
         traces = self._of(user_id)
         keys = await traces.find_keys()
         return {
@@ -43,7 +43,7 @@ class QueueTrace:
         }
 
     async def export(self, user_id: str, folder: Path) -> Counts:
-        """See :class:`Trace`."""
+        """See :class:`UserDataStore`."""
         traces = self._of(user_id)
         keys = await traces.find_keys()
         found: dict[str, Iterable[bytes]] = {
@@ -58,7 +58,7 @@ class QueueTrace:
         return {name: write_json_lines(folder / f"{name}.jsonl", texts) for name, texts in found.items()}
 
     async def erase(self, user_id: str) -> Counts:
-        """See :class:`Trace`.
+        """See :class:`UserDataStore`.
 
         Raises:
             ErasureBusy: the journal's writer is stuck with what it took before.
@@ -82,5 +82,5 @@ class QueueTrace:
             "meters": await traces.drop_token_counts(keys.token_counts) + await traces.drop_rate(),
         }
 
-    def _of(self, user_id: str) -> UserTraces:
-        return UserTraces(self._client, self._settings, user_id)
+    def _of(self, user_id: str) -> UserRecords:
+        return UserRecords(self._client, self._settings, user_id)

@@ -17,8 +17,8 @@ from shared_utils.persistence.sessions.port import Session, SessionStore
 _SESSIONS_PER_PAGE: Final = 100
 
 
-class SessionTrace:
-    """See :class:`Trace`.
+class SessionUserData:
+    """See :class:`UserDataStore`.
 
     Args:
         store: the sessions.
@@ -32,17 +32,17 @@ class SessionTrace:
         self._choices = choices
 
     async def count(self, user_id: str) -> Counts:
-        """See :class:`Trace`."""
+        """See :class:`UserDataStore`."""
         page = await self._store.page(limit=1, include_inactive=True, user_id=user_id)
         return {self.name: page.total}
 
     async def export(self, user_id: str, folder: Path) -> Counts:
-        """See :class:`Trace`."""
+        """See :class:`UserDataStore`."""
         sessions = [asdict(session) for session in await self._all(user_id)]
         return {self.name: write_json_lines(folder / f"{self.name}.jsonl", sessions)}
 
     async def erase(self, user_id: str) -> Counts:
-        """See :class:`Trace`."""
+        """See :class:`UserDataStore`."""
         gone = 0
         sessions = await self._all(user_id)
         if self._choices is not None and _opted_out(sessions):
@@ -68,8 +68,8 @@ def _opted_out(sessions: Sequence[Session]) -> bool:
     return any(not session.permanent_memory and (session.is_active or not opted_in) for session in sessions)
 
 
-class SessionFileTrace:
-    """See :class:`Trace`: the session file of this host, whether it serves alone or for an outage of the database.
+class SessionFileUserData:
+    """See :class:`UserDataStore`: the session file of this host, whether it serves alone or during an outage.
 
     Args:
         path: the file; it is not made where it is missing.
@@ -82,21 +82,21 @@ class SessionFileTrace:
         self._file = FileErasures(path)
 
     async def count(self, user_id: str) -> Counts:
-        """See :class:`Trace`."""
+        """See :class:`UserDataStore`."""
         return self._named(await self._file.count(user_id))
 
     async def export(self, user_id: str, folder: Path) -> Counts:
-        """See :class:`Trace`."""
+        """See :class:`UserDataStore`."""
         if not self._path.exists():
             return {self.name: 0}
         store = FileSessionStore(self._path)
         try:
-            return await SessionTrace(store, self.name).export(user_id, folder)
+            return await SessionUserData(store, self.name).export(user_id, folder)
         finally:
             await store.close()
 
     async def erase(self, user_id: str) -> Counts:
-        """See :class:`Trace`. Nothing of it stays in the file's free pages."""
+        """See :class:`UserDataStore`. Nothing of it stays in the file's free pages."""
         return self._named(await self._file.erase(user_id))
 
     async def close(self) -> None:

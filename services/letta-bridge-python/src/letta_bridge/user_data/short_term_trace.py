@@ -24,8 +24,8 @@ from shared_utils.redis.pages import glob_escaped, list_items
 _KEYS_PER_SCAN: Final = 500
 
 
-class ShortTermTrace:
-    """See :class:`Trace`.
+class ShortTermUserData:
+    """See :class:`UserDataStore`.
 
     Args:
         client: of an account that may write memory-python's keys.
@@ -39,7 +39,7 @@ class ShortTermTrace:
         self._keys = QueueKeys(queue)
 
     async def count(self, user_id: str) -> Counts:
-        """See :class:`Trace`."""
+        """See :class:`UserDataStore`."""
         messages = [record async for record in list_items(self._client, user_session(user_id))]
         context = [record async for record in self._in_context(user_id)]
         return {
@@ -50,7 +50,7 @@ class ShortTermTrace:
         }
 
     async def export(self, user_id: str, folder: Path) -> Counts:
-        """See :class:`Trace`."""
+        """See :class:`UserDataStore`."""
         messages = [record async for record in list_items(self._client, user_session(user_id))]
         found: dict[str, list[bytes]] = {
             "short_term_messages": messages[::-1],
@@ -60,7 +60,7 @@ class ShortTermTrace:
         return {name: write_json_lines(folder / f"{name}.jsonl", texts) for name, texts in found.items()}
 
     async def erase(self, user_id: str) -> Counts:
-        """See :class:`Trace`. Tasks go first, so that none of them is remembered afterwards."""
+        """See :class:`UserDataStore`. Tasks go first, so that none of them is remembered afterwards."""
         tasks = [await self._drop(*found) for found in [one async for one in self._tasks(user_id)]]
         letters = [
             await self._removed(self._keys.dead, letter) for letter in [one async for one in self._dead(user_id)]

@@ -19,7 +19,7 @@ class ErasureBusy(ServiceError):
     retryable = True
 
 
-class Trace(Protocol):
+class UserDataStore(Protocol):
     """One place. Each method may be called again after a failure, and then does what is left."""
 
     @property

@@ -12,8 +12,8 @@ from letta_bridge.user_data.trace import Counts
 from shared_utils.private_files import replacing
 
 
-class UploadTrace:
-    """See :class:`Trace`. What lies outside the users' folders names nobody."""
+class UploadUserData:
+    """See :class:`UserDataStore`. What lies outside the users' folders names nobody."""
 
     name: Final = "the upload directory"
 
@@ -21,11 +21,11 @@ class UploadTrace:
         self._root = root
 
     async def count(self, user_id: str) -> Counts:
-        """See :class:`Trace`."""
+        """See :class:`UserDataStore`."""
         return {"uploads": len(await asyncio.to_thread(files_of, self._root / user_folder(user_id)))}
 
     async def export(self, user_id: str, folder: Path) -> Counts:
-        """See :class:`Trace`. The files as they are, below ``uploads``; links are left out."""
+        """See :class:`UserDataStore`. The files as they are, below ``uploads``; links are left out."""
         source = self._root / user_folder(user_id)
         files = await asyncio.to_thread(files_of, source)
         for file in files:
@@ -34,7 +34,7 @@ class UploadTrace:
         return {"uploads": len(files)}
 
     async def erase(self, user_id: str) -> Counts:
-        """See :class:`Trace`.
+        """See :class:`UserDataStore`.
 
         Raises:
             UploadsKept: this process may not remove them.

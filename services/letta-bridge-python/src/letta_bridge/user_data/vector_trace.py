@@ -14,8 +14,8 @@ from shared_utils.persistence.vectors.memories import user_scope
 _PASSAGES_PER_PAGE: Final = 1000
 
 
-class VectorTrace:
-    """See :class:`Trace`. Comes after what the vectors are made from, or a worker makes them once more."""
+class VectorUserData:
+    """See :class:`UserDataStore`. Comes after what the vectors are made from, or a worker makes them once more."""
 
     name: Final = "vectors"
 
@@ -23,11 +23,11 @@ class VectorTrace:
         self._store = store
 
     async def count(self, user_id: str) -> Counts:
-        """See :class:`Trace`."""
+        """See :class:`UserDataStore`."""
         return {"vectors": len([None async for _ in self._all(user_id)])}
 
     async def export(self, user_id: str, folder: Path) -> Counts:
-        """See :class:`Trace`. The texts; a vector says nothing that its text does not."""
+        """See :class:`UserDataStore`. The texts; a vector says nothing that its text does not."""
         lines = [
             {"passage_id": passage.passage_id, "text": passage.text, "metadata": dict(passage.metadata)}
             async for passage in self._all(user_id)
@@ -35,7 +35,7 @@ class VectorTrace:
         return {"vectors": write_json_lines(folder / "vectors.jsonl", lines)}
 
     async def erase(self, user_id: str) -> Counts:
-        """See :class:`Trace`."""
+        """See :class:`UserDataStore`."""
         return {"vectors": await self._store.delete(user_scope(user_id))}
 
     async def _all(self, user_id: str) -> AsyncIterator[Passage]:

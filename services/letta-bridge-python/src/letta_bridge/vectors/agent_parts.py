@@ -12,7 +12,7 @@ from letta_bridge.vectors.embedding import Embedding
 from letta_bridge.vectors.journal_turns import JournalPosition, JournalTurns
 from letta_bridge.vectors.parts import IDLE_PAUSE_SECONDS, Step
 from letta_bridge.vectors.passage_making import agent_passage
-from letta_bridge.vectors.rounds import Rounds
+from letta_bridge.vectors.rounds import SweepSchedule
 from shared_utils.persistence.vectors import Passage, Scope
 
 _STORED_PASSAGES_PER_PAGE: Final = 100
@@ -25,7 +25,7 @@ Letta = Callable[[], LettaAgents]
 """Gives a Letta server that may be asked now; raises LettaUnavailable where there is none."""
 
 
-class AgentKeeper:
+class AgentSyncer:
     """Brings the vectors of one agent's archival memory in step with it."""
 
     def __init__(
@@ -95,42 +95,42 @@ class AgentKeeper:
             self._tell_removed(await self._store.delete(scope, passage_ids=passage_ids))
 
 
-class AgentsPart:
-    """Agents whose memory a turn has changed. See :class:`letta_bridge.vectors.parts.Part`."""
+class AgentsSyncJob:
+    """Agents whose memory a turn has changed. See :class:`letta_bridge.vectors.parts.SyncJob`."""
 
     name = "agents"
 
-    def __init__(self, turns: JournalTurns, keeper: AgentKeeper) -> None:
+    def __init__(self, turns: JournalTurns, syncer: AgentSyncer) -> None:
         self._turns = turns
-        self._keeper = keeper
+        self._syncer = syncer
 
     async def step(self, position: str) -> Step:
-        """See :class:`letta_bridge.vectors.parts.Part`."""
+        """See :class:`letta_bridge.vectors.parts.SyncJob`."""
         turns = await self._turns.after(JournalPosition.read(position), _STORED_PASSAGES_PER_PAGE)
         if not turns:
             return Step(position, IDLE_PAUSE_SECONDS)
         changed = {str(turn.about["agent_id"]): None for turn in turns if _changed_memory(turn.about)}
         for agent_id in changed:
-            await self._keeper.keep_new(agent_id)
+            await self._syncer.keep_new(agent_id)
         return Step(
             str(JournalPosition.of(turns[-1])), 0.0 if len(turns) == _STORED_PASSAGES_PER_PAGE else IDLE_PAUSE_SECONDS
         )
 
 
 class AgentSweep:
-    """All agents that have vectors. See :class:`letta_bridge.vectors.parts.Part`."""
+    """All agents that have vectors. See :class:`letta_bridge.vectors.parts.SyncJob`."""
 
     name = "agent_sweep"
 
-    def __init__(self, keeper: AgentKeeper, embedding: Embedding, rounds: Rounds) -> None:
-        self._keeper = keeper
+    def __init__(self, syncer: AgentSyncer, embedding: Embedding, rounds: SweepSchedule) -> None:
+        self._syncer = syncer
         self._store = embedding.store
         self._rounds = rounds
         self._seen: set[str] = set()
         """Agents of this round. Whoever takes over in the middle of one looks at some of them again."""
 
     async def step(self, position: str) -> Step:
-        """See :class:`letta_bridge.vectors.parts.Part`."""
+        """See :class:`letta_bridge.vectors.parts.SyncJob`."""
         at = self._rounds.read(position)
         if (resting := self._rounds.resting(at)) is not None:
             self._seen.clear()
@@ -141,7 +141,7 @@ class AgentSweep:
         )
         for agent_id in {passage.agent_id: None for passage in page.passages if passage.agent_id}:
             if agent_id not in self._seen:
-                await self._keeper.keep_all(agent_id)
+                await self._syncer.keep_all(agent_id)
                 self._seen.add(agent_id)
                 await asyncio.sleep(_PAUSE_BETWEEN_AGENTS_SECONDS)
         return self._rounds.over() if page.next is None else self._rounds.gone_on(at, page.next)

@@ -13,14 +13,14 @@ from letta_bridge.letta.port import LettaAgents
 from letta_bridge.letta.servers import LettaServers
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.telemetry.metrics.bridge_metrics import BridgeMetrics
-from letta_bridge.vectors.agent_parts import AgentKeeper, AgentsPart, AgentSweep, Letta
+from letta_bridge.vectors.agent_parts import AgentsSyncJob, AgentSweep, AgentSyncer, Letta
 from letta_bridge.vectors.embedding import Embedding
-from letta_bridge.vectors.index_part import IndexPart
+from letta_bridge.vectors.index_part import IndexSyncJob
 from letta_bridge.vectors.journal_turns import DatabaseJournalTurns, JournalTurns
-from letta_bridge.vectors.parts import Part
-from letta_bridge.vectors.rounds import Rounds
+from letta_bridge.vectors.parts import SyncJob
+from letta_bridge.vectors.rounds import SweepSchedule
 from letta_bridge.vectors.state import DatabaseSyncState
-from letta_bridge.vectors.turn_parts import Canned, Forgotten, TurnKeeper, TurnsPart, TurnSweep
+from letta_bridge.vectors.turn_parts import Canned, Forgotten, TurnsSyncJob, TurnSweep, TurnSyncer
 from letta_bridge.vectors.worker import VectorWorker
 from shared_utils.llm.embeddings import HttpEmbedder
 from shared_utils.persistence.database.database import Database
@@ -49,13 +49,13 @@ class Vectors:
 
 
 @dataclass(slots=True)
-class Keepers:
+class Syncers:
     """What brings turns and agents in step."""
 
     turns: JournalTurns
     embedding: Embedding
-    of_turns: TurnKeeper
-    of_agents: AgentKeeper
+    of_turns: TurnSyncer
+    of_agents: AgentSyncer
 
 
 def forgotten(settings: BridgeSettings) -> frozenset[str]:
@@ -63,7 +63,7 @@ def forgotten(settings: BridgeSettings) -> frozenset[str]:
     return _SHORT_TERM | settings.letta.memory_type_routing.keys()
 
 
-def keepers(
+def syncers(
     settings: BridgeSettings,
     store: PassageStore,
     journal: Database,
@@ -74,7 +74,7 @@ def keepers(
     canned: Canned,
     stored: Callable[[str, int], None],
     removed: Callable[[int], None],
-) -> Keepers:
+) -> Syncers:
     """Those of an installation.
 
     Args:
@@ -98,8 +98,8 @@ def keepers(
         stored=stored,
     )
     turns = DatabaseJournalTurns(journal)
-    of_turns = TurnKeeper(turns, embedding, without, removed, canned=canned)
-    return Keepers(turns, embedding, of_turns, AgentKeeper(letta, embedding, removed))
+    of_turns = TurnSyncer(turns, embedding, without, removed, canned=canned)
+    return Syncers(turns, embedding, of_turns, AgentSyncer(letta, embedding, removed))
 
 
 def new_vectors(
@@ -119,7 +119,7 @@ def new_vectors(
     journal = Database(now.database.model_copy(update=few))
     store = open_memories(now.vectors, now.database)
     web = SingleAnswerClient(timeout=now.embeddings.timeout)
-    made = keepers(
+    made = syncers(
         now,
         store,
         journal,
@@ -131,15 +131,15 @@ def new_vectors(
         removed=metrics.vectors_removed.inc,
     )
     rounds = now.vectors.sync.sweep_every
-    parts: list[Part] = [
-        TurnsPart(made.turns, made.of_turns, now.vectors.sync.batch),
-        TurnSweep(made.turns, made.of_turns, made.embedding, Rounds(rounds, "vectors")),
-        AgentSweep(made.of_agents, made.embedding, Rounds(rounds, "agents")),
-        IndexPart(store),
+    jobs: list[SyncJob] = [
+        TurnsSyncJob(made.turns, made.of_turns, now.vectors.sync.batch),
+        TurnSweep(made.turns, made.of_turns, made.embedding, SweepSchedule(rounds, "vectors")),
+        AgentSweep(made.of_agents, made.embedding, SweepSchedule(rounds, "agents")),
+        IndexSyncJob(store),
     ]
     if "archival_memory_insert" in now.agents.tools:
-        parts.append(AgentsPart(made.turns, made.of_agents))
-    return Vectors(VectorWorker(parts, DatabaseSyncState(journal), owner), store, journal, web)
+        jobs.append(AgentsSyncJob(made.turns, made.of_agents))
+    return Vectors(VectorWorker(jobs, DatabaseSyncState(journal), owner), store, journal, web)
 
 
 def _healthy(servers: LettaServers) -> Letta:

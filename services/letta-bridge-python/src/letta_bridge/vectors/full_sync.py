@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from letta_bridge.letta.port import LettaAgents
 from letta_bridge.vectors.agent_parts import AgentSweep
-from letta_bridge.vectors.build import Keepers
-from letta_bridge.vectors.parts import Part
-from letta_bridge.vectors.rounds import Rounds
+from letta_bridge.vectors.build import Syncers
+from letta_bridge.vectors.parts import SyncJob
+from letta_bridge.vectors.rounds import SweepSchedule
 from letta_bridge.vectors.turn_parts import TurnSweep
 
 Progress = Callable[[str, int], None]
@@ -27,33 +27,33 @@ class FullSync:
         progress: is told.
     """
 
-    keepers: Keepers
+    syncers: Syncers
     letta: LettaAgents
     tag: str
     progress: Progress
 
     async def turns(self) -> None:
         """Every turn of the journal, and every vector of one."""
-        made = self.keepers
+        made = self.syncers
         await self._whole_round(TurnSweep(made.turns, made.of_turns, made.embedding, _once("vectors")), "turns")
 
     async def agents(self) -> None:
         """Every agent of the bridge, and every agent that has vectors."""
         for number, agent in enumerate(await self.letta.find_agents((self.tag,)), 1):
-            await self.keepers.of_agents.keep_all(agent.agent_id)
+            await self.syncers.of_agents.keep_all(agent.agent_id)
             self.progress("agents", number)
-        sweep = AgentSweep(self.keepers.of_agents, self.keepers.embedding, _once("agents"))
+        sweep = AgentSweep(self.syncers.of_agents, self.syncers.embedding, _once("agents"))
         await self._whole_round(sweep, "agents with vectors")
 
-    async def _whole_round(self, part: Part, what: str) -> None:
+    async def _whole_round(self, job: SyncJob, what: str) -> None:
         position, steps = "", 0
         while True:
-            step = await part.step(position)
+            step = await job.step(position)
             position, steps = step.position, steps + 1
             self.progress(what, steps)
             if step.pause:
                 return
 
 
-def _once(first: str) -> Rounds:
-    return Rounds(0.0, first)
+def _once(first: str) -> SweepSchedule:
+    return SweepSchedule(0.0, first)

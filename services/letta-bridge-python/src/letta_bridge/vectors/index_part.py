@@ -10,8 +10,8 @@ from shared_utils.persistence.vectors import PassageStore
 _INDEX_CHECK_SECONDS: Final = 600.0
 
 
-class IndexPart:
-    """See :class:`letta_bridge.vectors.parts.Part`. A build may outlast the lease; the store allows one."""
+class IndexSyncJob:
+    """See :class:`letta_bridge.vectors.parts.SyncJob`. A build may outlast the lease; the store allows one."""
 
     name = "index"
 
@@ -19,6 +19,6 @@ class IndexPart:
         self._store = store
 
     async def step(self, position: str) -> Step:
-        """See :class:`letta_bridge.vectors.parts.Part`."""
+        """See :class:`letta_bridge.vectors.parts.SyncJob`."""
         await self._store.ensure_index()
         return Step(position, _INDEX_CHECK_SECONDS)

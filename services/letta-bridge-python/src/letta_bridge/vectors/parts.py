@@ -19,7 +19,7 @@ class Step:
     """Seconds until there may be something to do."""
 
 
-class Part(Protocol):
+class SyncJob(Protocol):
     """Some of the work. A step may be done twice, and by two bridges at once: it only brings vectors in step."""
 
     @property

@@ -12,7 +12,7 @@ from letta_bridge.vectors.parts import IDLE_PAUSE_SECONDS, Step
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class SweepPosition:
     """Where a sweep is."""
 
     due: float
@@ -29,7 +29,7 @@ class Round:
         return cls(**json.loads(text))
 
 
-class Rounds:
+class SweepSchedule:
     """When a sweep goes on, and when it rests.
 
     Args:
@@ -43,19 +43,19 @@ class Rounds:
         self._first = first
         self._clock = clock
 
-    def read(self, position: str) -> Round:
+    def read(self, position: str) -> SweepPosition:
         """Where it is; a sweep that never ran has its first round after a rest: all is new, and done elsewhere."""
-        return Round.read(position) if position else self._next()
+        return SweepPosition.read(position) if position else self._next()
 
-    def resting(self, at: Round) -> Step | None:
+    def resting(self, at: SweepPosition) -> Step | None:
         """What to answer where it is too early; None where there is work."""
         return Step(str(at), IDLE_PAUSE_SECONDS) if self._clock() < at.due else None
 
-    def gone_on(self, at: Round, after: str) -> Step:
+    def gone_on(self, at: SweepPosition, after: str) -> Step:
         """The next step of the same phase."""
         return Step(str(replace(at, after=after)))
 
-    def phase(self, at: Round, phase: str) -> Step:
+    def phase(self, at: SweepPosition, phase: str) -> Step:
         """The beginning of another phase."""
         return Step(str(replace(at, phase=phase, after="")))
 
@@ -63,5 +63,5 @@ class Rounds:
         """The end of a round."""
         return Step(str(self._next()), IDLE_PAUSE_SECONDS)
 
-    def _next(self) -> Round:
-        return Round(self._clock() + self._every, self._first)
+    def _next(self) -> SweepPosition:
+        return SweepPosition(self._clock() + self._every, self._first)

@@ -9,7 +9,7 @@ from letta_bridge.vectors.embedding import Embedding
 from letta_bridge.vectors.journal_turns import JournalPosition, JournalTurn, JournalTurns
 from letta_bridge.vectors.parts import IDLE_PAUSE_SECONDS, Step
 from letta_bridge.vectors.passage_making import ends_with_any, turn_passage, turn_row
-from letta_bridge.vectors.rounds import Round, Rounds
+from letta_bridge.vectors.rounds import SweepPosition, SweepSchedule
 from shared_utils.persistence.vectors import Passage, Scope
 
 _PASSAGES_PER_PAGE: Final = 200
@@ -20,7 +20,7 @@ Canned = Callable[[], Collection[str]]
 """Gives the sentences of memory-python's that are nobody's answer, as they are configured now."""
 
 
-class TurnKeeper:
+class TurnSyncer:
     """Gives turns their vectors, and takes the vectors of turns that are gone."""
 
     def __init__(
@@ -66,57 +66,57 @@ class TurnKeeper:
         return await self._embedding.store.delete(Scope.everything(), passage_ids=ids) if ids else 0
 
 
-class TurnsPart:
-    """New turns. See :class:`letta_bridge.vectors.parts.Part`."""
+class TurnsSyncJob:
+    """New turns. See :class:`letta_bridge.vectors.parts.SyncJob`."""
 
     name = "turns"
 
-    def __init__(self, turns: JournalTurns, keeper: TurnKeeper, batch: int) -> None:
+    def __init__(self, turns: JournalTurns, syncer: TurnSyncer, batch: int) -> None:
         self._turns = turns
-        self._keeper = keeper
+        self._syncer = syncer
         self._batch = batch
 
     async def step(self, position: str) -> Step:
-        """See :class:`letta_bridge.vectors.parts.Part`."""
+        """See :class:`letta_bridge.vectors.parts.SyncJob`."""
         turns = await self._turns.after(JournalPosition.read(position), self._batch)
         if not turns:
             return Step(position, IDLE_PAUSE_SECONDS)
-        await self._keeper.keep(turns)
+        await self._syncer.keep(turns)
         return Step(str(JournalPosition.of(turns[-1])), 0.0 if len(turns) == self._batch else IDLE_PAUSE_SECONDS)
 
 
 class TurnSweep:
     """All turns and all their vectors: of a conversation that was deleted none stays, and what came late is found.
 
-    See :class:`letta_bridge.vectors.parts.Part`.
+    See :class:`letta_bridge.vectors.parts.SyncJob`.
     """
 
     name = "turn_sweep"
 
-    def __init__(self, turns: JournalTurns, keeper: TurnKeeper, embedding: Embedding, rounds: Rounds) -> None:
+    def __init__(self, turns: JournalTurns, syncer: TurnSyncer, embedding: Embedding, rounds: SweepSchedule) -> None:
         self._turns = turns
-        self._keeper = keeper
+        self._syncer = syncer
         self._store = embedding.store
         self._rounds = rounds
 
     async def step(self, position: str) -> Step:
-        """See :class:`letta_bridge.vectors.parts.Part`."""
+        """See :class:`letta_bridge.vectors.parts.SyncJob`."""
         at = self._rounds.read(position)
         if (resting := self._rounds.resting(at)) is not None:
             return resting
         return await (self._vectors(at) if at.phase == "vectors" else self._journal(at))
 
-    async def _vectors(self, at: Round) -> Step:
+    async def _vectors(self, at: SweepPosition) -> Step:
         page = await self._store.page(
             Scope.everything(), where={"kind": "turn"}, limit=_PASSAGES_PER_PAGE, after=at.after or None
         )
-        await self._keeper.remove_orphans(page.passages)
-        await self._keeper.remove_canned(page.passages)
+        await self._syncer.remove_orphans(page.passages)
+        await self._syncer.remove_canned(page.passages)
         return self._rounds.phase(at, "journal") if page.next is None else self._rounds.gone_on(at, page.next)
 
-    async def _journal(self, at: Round) -> Step:
+    async def _journal(self, at: SweepPosition) -> Step:
         turns = await self._turns.after(JournalPosition.read(at.after), _PASSAGES_PER_PAGE)
-        await self._keeper.keep(turns)
+        await self._syncer.keep(turns)
         if len(turns) < _PASSAGES_PER_PAGE:
             return self._rounds.over()
         return self._rounds.gone_on(at, str(JournalPosition.of(turns[-1])))

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from letta_bridge.vectors.parts import Part
+from letta_bridge.vectors.parts import SyncJob
 from letta_bridge.vectors.state import SyncState
 from shared_utils.errors import ServiceError
 from shared_utils.llm.embeddings import EmbeddingsUnavailable
@@ -39,22 +39,22 @@ class VectorWorker:
         owner: this bridge.
     """
 
-    def __init__(self, parts: Sequence[Part], state: SyncState, owner: str) -> None:
-        self._parts = parts
+    def __init__(self, jobs: Sequence[SyncJob], state: SyncState, owner: str) -> None:
+        self._jobs = jobs
         self._state = state
         self._owner = owner
         self._stopping = asyncio.Event()
-        self._troubles: dict[str, str] = {}
+        self._failures: dict[str, str] = {}
 
     @property
     def last_error(self) -> str | None:
         """Why some of it waits; None while it works."""
-        return "; ".join(dict.fromkeys(self._troubles.values())) or None
+        return "; ".join(dict.fromkeys(self._failures.values())) or None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """It works while this context is open."""
-        tasks = [asyncio.create_task(self._run(part), name=f"vectors {part.name}") for part in self._parts]
+        tasks = [asyncio.create_task(self._run(job), name=f"vectors {job.name}") for job in self._jobs]
         try:
             yield
         finally:
@@ -64,38 +64,38 @@ class VectorWorker:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    async def _run(self, part: Part) -> None:
+    async def _run(self, job: SyncJob) -> None:
         pause = 0.0
         while not self._stopping.is_set():
             try:
-                pause = await self._step(part)
-                self._out_of_trouble(part)
+                pause = await self._step(job)
+                self._recovered(job)
             except ServiceError as error:
                 pause = min(max(pause, _PAUSE_LEAST) * 2, _PAUSE_MOST)
                 if isinstance(error, EmbeddingsUnavailable) and error.retry_after:
                     pause = max(pause, min(error.retry_after, _PAUSE_MOST))
-                self._in_trouble(part, error)
+                self._stalled(job, error)
             except Exception:  # noqa: BLE001  # a defect of ours must not stop the bridge, nor end the work for good
                 pause = _PAUSE_MOST
-                _log.exception("vectors_failed", part=part.name)
+                _log.exception("vectors_failed", part=job.name)
             await wait_or_timeout(self._stopping, pause)
         with contextlib.suppress(ServiceError):
-            await self._state.leave(part.name, self._owner)
+            await self._state.leave(job.name, self._owner)
 
-    async def _step(self, part: Part) -> float:
-        position = await self._state.claim(part.name, self._owner, JOB_LEASE_SECONDS)
+    async def _step(self, job: SyncJob) -> float:
+        position = await self._state.claim(job.name, self._owner, JOB_LEASE_SECONDS)
         if position is None:
             return _LEASE_POLL_SECONDS
-        step = await part.step(position)
+        step = await job.step(position)
         if step.position != position:
-            await self._state.save(part.name, self._owner, step.position)
+            await self._state.save(job.name, self._owner, step.position)
         return step.pause
 
-    def _in_trouble(self, part: Part, error: ServiceError) -> None:
-        if part.name not in self._troubles:
-            _log.warning("vectors_wait", part=part.name, error=str(error))
-        self._troubles[part.name] = str(error)
+    def _stalled(self, job: SyncJob, error: ServiceError) -> None:
+        if job.name not in self._failures:
+            _log.warning("vectors_wait", part=job.name, error=str(error))
+        self._failures[job.name] = str(error)
 
-    def _out_of_trouble(self, part: Part) -> None:
-        if self._troubles.pop(part.name, None) is not None:
-            _log.info("vectors_go_on", part=part.name)
+    def _recovered(self, job: SyncJob) -> None:
+        if self._failures.pop(job.name, None) is not None:
+            _log.info("vectors_go_on", part=job.name)
