@@ -3,15 +3,15 @@ from __future__ import annotations
 import pytest
 
 from bridge_bench.runs import Bench, Options
-from bridge_bench.stage import Stage
-from bridge_bench.subjects import BRIDGE, FLOORS
+from bridge_bench.stage import Harness
+from bridge_bench.subjects import BASELINES, BRIDGE
 
 
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory):
     """A stage with small rounds, and nobody on it yet."""
     options = Options(
-        tasks=200, rounds=1, concurrency=32, users=50, subjects=(BRIDGE, *FLOORS), patience=30.0, large=False
+        tasks=200, rounds=1, concurrency=32, users=50, contenders=(BRIDGE, *BASELINES), patience=30.0, large=False
     )
-    with Stage(tmp_path_factory.mktemp("bench")) as stage:
-        yield Bench(stage, options)
+    with Harness(tmp_path_factory.mktemp("bench")) as harness:
+        yield Bench(harness, options)

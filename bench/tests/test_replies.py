@@ -11,7 +11,7 @@ from bridge_bench.worker_side.tasks import RESPONSES, reply
 
 @pytest.fixture
 def publish(bench):
-    with redis.Redis.from_url(bench.stage.valkey.url) as client:
+    with redis.Redis.from_url(bench.harness.valkey.url) as client:
         yield lambda message: client.publish(RESPONSES, message)
 
 
@@ -21,7 +21,7 @@ def answer(task_id, text="hi"):
 
 
 def test_each_task_counts_at_its_first_answer(bench, publish):
-    with bench.stage.tap() as tap:
+    with bench.harness.tap() as tap:
         for task_id in ("t-1", "t-2", "t-1"):
             publish(answer(task_id))
         tap.wait(3)
@@ -31,7 +31,7 @@ def test_each_task_counts_at_its_first_answer(bench, publish):
 
 
 def test_an_answer_in_many_pieces_is_one(bench, publish):
-    with bench.stage.tap() as tap:
+    with bench.harness.tap() as tap:
         for number in range(200):
             publish(answer(f"t-{number}", "x" * 5_000))
         tap.wait(200)
@@ -40,14 +40,14 @@ def test_an_answer_in_many_pieces_is_one(bench, publish):
 
 
 def test_an_error_reply_is_no_answer(bench, publish):
-    with bench.stage.tap() as tap:
+    with bench.harness.tap() as tap:
         publish(json.dumps({"task_id": "t-1", "user_id": "ada", "error": True, "message": "no"}))
         tap.wait(1)
     assert tap.times() == {}
 
 
 def test_silence_and_a_dead_worker_end_the_waiting(bench):
-    with bench.stage.tap() as tap:
+    with bench.harness.tap() as tap:
         with pytest.raises(WorkerFailed, match=r"none for 0\.1 s"):
             tap.wait(1, quiet=0.1)
         with pytest.raises(WorkerFailed, match="ended after 0 of 1"):

@@ -44,7 +44,7 @@ def letta():
 
 
 def test_every_agent_has_its_turns(bench):
-    with bench.stage.stub() as stub:
+    with bench.harness.stub() as stub:
         callers = Callers(stub.url, "openai-proxy/scripted")
         agents = callers.new_agents(3)
         taken = callers.talk(agents, 4)
@@ -55,7 +55,7 @@ def test_every_agent_has_its_turns(bench):
 
 
 def test_agents_take_their_turns_side_by_side_but_each_one_by_one(bench):
-    with bench.stage.stub(0.1) as stub:
+    with bench.harness.stub(0.1) as stub:
         callers = Callers(stub.url, "openai-proxy/scripted")
         callers.talk(callers.new_agents(5), 3)
         assert stub.stats()["most_in_flight"] == 5

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bridge_bench import machine
-from bridge_bench.stage import Stage, known_agents
+from bridge_bench.stage import Harness, known_agents
 from shared_utils.persistence.sessions.file_store import FileSessionStore
 
 
@@ -25,11 +25,11 @@ async def test_every_user_has_an_agent_already(tmp_path):
 
 @pytest.mark.integration
 def test_valkey_has_the_official_images_allocator_where_there_is_one(tmp_path, monkeypatch):
-    with Stage(tmp_path / "as-it-is") as stage:
-        loaded = Path(f"/proc/{stage.valkey.pid}/maps").read_text("utf-8")
+    with Harness(tmp_path / "as-it-is") as harness:
+        loaded = Path(f"/proc/{harness.valkey.pid}/maps").read_text("utf-8")
     assert ("jemalloc" in loaded) is (machine.allocator() is not None)
     assert ("on jemalloc" in machine.versions([])) is ("jemalloc" in loaded)
     monkeypatch.setattr(machine, "find_library", lambda _: None)
-    with Stage(tmp_path / "without") as stage:
-        assert "jemalloc" not in Path(f"/proc/{stage.valkey.pid}/maps").read_text("utf-8")
+    with Harness(tmp_path / "without") as harness:
+        assert "jemalloc" not in Path(f"/proc/{harness.valkey.pid}/maps").read_text("utf-8")
     assert machine.versions([]).endswith("on libc's malloc")

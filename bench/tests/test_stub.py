@@ -16,7 +16,7 @@ AGENT = "agent-00000000-0000-0000-0000-000000000001"
 
 @pytest.fixture
 def stub(bench):
-    with bench.stage.stub(0.2, remember=True) as stub:
+    with bench.harness.stub(0.2, remember=True) as stub:
         yield stub
 
 
@@ -64,5 +64,5 @@ def test_an_answer_has_about_1_kb_and_its_latency(stub):
 
 
 def test_its_own_time_is_its_latency_and_little_else(bench):
-    with bench.stage.stub(0.02) as stub:
+    with bench.harness.stub(0.02) as stub:
         assert 0.02 <= own_time(stub) < 0.2

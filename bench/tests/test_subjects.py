@@ -11,16 +11,16 @@ from bridge_bench.ceiling import ceiling
 from bridge_bench.errors import BenchError, WorkerFailed
 from bridge_bench.figures.throughput import described, throughput
 from bridge_bench.runs import interleaved
-from bridge_bench.subjects import BRIDGE, FLOORS, PEERS_BY_NAME, Subject
+from bridge_bench.subjects import BASELINES, BRIDGE, PEERS_BY_NAME, Contender
 from bridge_bench.worker_side import tasks
 
 pytestmark = pytest.mark.acceptance
 
 
-@pytest.mark.parametrize("subject", [BRIDGE, *FLOORS], ids=lambda subject: subject.name)
-def test_a_round_counts_every_task(bench, subject):
-    with bench.stage.stub() as stub:
-        sample = throughput(bench, stub, subject)
+@pytest.mark.parametrize("contender", [BRIDGE, *BASELINES], ids=lambda contender: contender.name)
+def test_a_round_counts_every_task(bench, contender):
+    with bench.harness.stub() as stub:
+        sample = throughput(bench, stub, contender)
         assert stub.stats()["turns"] == 250
     assert sample["tasks_per_second"] > 10
     assert sample["redis_cpu"] >= 0
@@ -28,8 +28,8 @@ def test_a_round_counts_every_task(bench, subject):
 
 
 def test_a_worker_that_dies_is_a_row_that_says_so(bench):
-    dying = Subject("dying", "floor", ("-c", "raise SystemExit('no such queue')"))
-    with bench.stage.stub() as stub:
+    dying = Contender("dying", "floor", ("-c", "raise SystemExit('no such queue')"))
+    with bench.harness.stub() as stub:
         rows = interleaved(
             bench, "throughput", (dying,), lambda one: throughput(bench, stub, one), name=lambda one: one.name
         )
@@ -47,19 +47,19 @@ def test_a_worker_that_does_not_ask_letta_fails(bench):
         "    reply = {'task_id': task['task_id'], 'user_id': task['user_id'], 'response_text': 'made up'}\n"
         "    client.publish(t.RESPONSES, json.dumps(reply))\n"
     )
-    lazy = Subject("lazy", "floor", ("-c", script))
-    with bench.stage.stub() as stub, pytest.raises(WorkerFailed, match="250 were answered and 0 sent to Letta"):
+    lazy = Contender("lazy", "floor", ("-c", script))
+    with bench.harness.stub() as stub, pytest.raises(WorkerFailed, match="250 were answered and 0 sent to Letta"):
         throughput(bench, stub, lazy)
 
 
 def test_the_producer_of_a_peer_that_is_not_there_is_an_error(bench):
-    nobody = Subject("nobody", "floor", producer="no_such_module")
+    nobody = Contender("nobody", "floor", producer="no_such_module")
     with pytest.raises(BenchError, match="no_such_module"):
-        bench.stage.enqueue(nobody, 1, 1)
+        bench.harness.enqueue(nobody, 1, 1)
 
 
 def test_the_stub_is_no_limit(bench):
-    with bench.stage.stub() as stub:
+    with bench.harness.stub() as stub:
         turns, cpu = ceiling(stub)
         assert stub.stats()["turns"] > 1000
     assert turns > 1000
@@ -67,9 +67,9 @@ def test_the_stub_is_no_limit(bench):
 
 
 def test_a_row_knows_its_ratio_to_the_bridge(bench):
-    rows = [{"name": BRIDGE.name, "tasks_per_second": 50.0}, {"name": FLOORS[0].name, "tasks_per_second": 100.0}]
+    rows = [{"name": BRIDGE.name, "tasks_per_second": 50.0}, {"name": BASELINES[0].name, "tasks_per_second": 100.0}]
     fastest, slower = described(bench, rows)
-    assert (fastest["name"], fastest["relative"], fastest["kind"]) == (FLOORS[0].name, 2.0, "floor")
+    assert (fastest["name"], fastest["relative"], fastest["kind"]) == (BASELINES[0].name, 2.0, "floor")
     assert (slower["relative"], slower["order"]) == (1.0, "yes")
 
 

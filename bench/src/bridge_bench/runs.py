@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from bridge_bench.errors import BenchError
-from bridge_bench.stage import Load, Stage
-from bridge_bench.subjects import Subject
+from bridge_bench.stage import Harness, Load
+from bridge_bench.subjects import Contender
 
 Sample = Mapping[str, float]
 """What one round measured, by the column's key."""
@@ -37,7 +37,7 @@ class Options:
     rounds: int
     concurrency: int
     users: int
-    subjects: Sequence[Subject]
+    contenders: Sequence[Contender]
     patience: float
     large: bool
 
@@ -50,15 +50,15 @@ class Bench:
         step: told what is measured next: the figure, who, and the round.
     """
 
-    stage: Stage
+    harness: Harness
     options: Options
     step: Callable[[str, str, int], None] = field(default=lambda _figure, _name, _round: None)
 
-    def load(self, subject: Subject) -> Load:
+    def load(self, contender: Contender) -> Load:
         """A throughput round's work for this subject."""
         options = self.options
-        tasks = max(200, int(options.tasks * subject.share))
-        concurrency = min(options.concurrency, subject.tasks_at_once)
+        tasks = max(200, int(options.tasks * contender.share))
+        concurrency = min(options.concurrency, contender.tasks_at_once)
         # Every user's first turn is warm-up: afterwards sessions, connections and code are warm.
         return Load(tasks, min(options.users, tasks), options.users, concurrency)
 

@@ -22,7 +22,7 @@ import redis
 from bridge_bench import machine
 from bridge_bench.errors import BenchError, WorkerFailed
 from bridge_bench.replies import ReplyTap
-from bridge_bench.subjects import SOURCES, Subject
+from bridge_bench.subjects import SOURCES, Contender
 from bridge_bench.worker_side.tasks import REQUESTS
 from local_stack.ports import HOST, free_port
 from local_stack.processes import Process
@@ -78,7 +78,7 @@ class Stub(Process):
         return stats
 
 
-class Stage:
+class Harness:
     """A Valkey for the whole run, and what is put on beside it.
 
     Args:
@@ -127,29 +127,29 @@ class Stage:
             return int(client.llen(REQUESTS))
 
     def enqueue(
-        self, subject: Subject, count: int, users: int, *, first: int = 0, prefix: str = "t", rate: float = 0.0
+        self, contender: Contender, count: int, users: int, *, first: int = 0, prefix: str = "t", rate: float = 0.0
     ) -> dict[str, float]:
         """Puts tasks where the subject looks for them; with a rate, the moment each of them was pushed."""
         command = [
-            str(subject.python), "-m", "bridge_bench.worker_side.enqueue", "--module", subject.producer,
+            str(contender.python), "-m", "bridge_bench.worker_side.enqueue", "--module", contender.producer,
             "--first", str(first), "--count", str(count), "--users", str(users), "--prefix", prefix,
             "--rate", str(rate),
         ]  # fmt: skip
         done = subprocess.run(  # noqa: S603 - the subject's own interpreter
-            command, env=self._environment(subject), cwd=subject.cwd, capture_output=True, text=True, check=False
+            command, env=self._environment(contender), cwd=contender.cwd, capture_output=True, text=True, check=False
         )
         if done.returncode:
-            raise BenchError(f"The producer of {subject.name} failed: {done.stderr.strip()[-500:]}")
+            raise BenchError(f"The producer of {contender.name} failed: {done.stderr.strip()[-500:]}")
         pushed: dict[str, float] = json.loads(done.stdout) if rate else {}
         return pushed
 
     @contextmanager
-    def worker(self, subject: Subject, letta: str, load: Load) -> Iterator[Process]:
+    def worker(self, contender: Contender, letta: str, load: Load) -> Iterator[Process]:
         """The subject at work. It is killed afterwards: what its queue still holds is of no interest."""
         self._workers += 1
         name = f"worker-{self._workers}"
         process = (
-            self._bridge(name, letta, load) if subject.kind == "bridge" else self._other(subject, name, letta, load)
+            self._bridge(name, letta, load) if contender.kind == "bridge" else self._other(contender, name, letta, load)
         )
         process.start()
         try:
@@ -162,10 +162,10 @@ class Stage:
             process.kill()
 
     @contextmanager
-    def workers(self, subject: Subject, letta: str, load: Load, count: int) -> Iterator[list[Process]]:
+    def workers(self, contender: Contender, letta: str, load: Load, count: int) -> Iterator[list[Process]]:
         """Several of them on one queue."""
         with ExitStack() as held:
-            yield [held.enter_context(self.worker(subject, letta, load)) for _ in range(count)]
+            yield [held.enter_context(self.worker(contender, letta, load)) for _ in range(count)]
 
     def settle(self) -> None:
         """A moment's rest, in which what was killed is really gone."""
@@ -182,13 +182,13 @@ class Stage:
         }
         return Bridge(data, redis_url=self.valkey.url, letta=letta, logs=self.data, name=name, variables=variables)
 
-    def _other(self, subject: Subject, name: str, letta: str, load: Load) -> Process:
-        words = [word.replace("{concurrency}", str(load.concurrency)) for word in subject.command]
-        variables = self._environment(subject, BENCH_LETTA_URL=letta, BENCH_CONCURRENCY=str(load.concurrency))
-        return Process(name, [subject.python, *words], logs=self.data, environment=variables, cwd=subject.cwd)
+    def _other(self, contender: Contender, name: str, letta: str, load: Load) -> Process:
+        words = [word.replace("{concurrency}", str(load.concurrency)) for word in contender.command]
+        variables = self._environment(contender, BENCH_LETTA_URL=letta, BENCH_CONCURRENCY=str(load.concurrency))
+        return Process(name, [contender.python, *words], logs=self.data, environment=variables, cwd=contender.cwd)
 
-    def _environment(self, subject: Subject, **variables: str) -> dict[str, str]:
-        path = f"{SOURCES}{os.pathsep}{subject.cwd}"
+    def _environment(self, contender: Contender, **variables: str) -> dict[str, str]:
+        path = f"{SOURCES}{os.pathsep}{contender.cwd}"
         redis_url = self.valkey.url
         return environment(PYTHONPATH=path, BENCH_REDIS_URL=redis_url, RQ_REDIS_URL=redis_url, **variables)
 

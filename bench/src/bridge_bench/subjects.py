@@ -15,7 +15,7 @@ SOURCES: Final = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
-class Subject:
+class Contender:
     """One way of working off the tasks.
 
     Attributes:
@@ -59,17 +59,17 @@ def _script(name: str, *arguments: str) -> tuple[str, ...]:
     return (f".venv/bin/{name}", *arguments)
 
 
-BRIDGE: Final = Subject("letta-bridge", "bridge", order=True, survives="yes, within the lease (30 s)")
+BRIDGE: Final = Contender("letta-bridge", "bridge", order=True, survives="yes, within the lease (30 s)")
 
-FLOORS: Final = (
-    Subject("raw sockets", "floor", ("-m", "bridge_bench.floors.sockets")),
-    Subject("redis-py + aiohttp by hand", "floor", ("-m", "bridge_bench.floors.by_hand")),
+BASELINES: Final = (
+    Contender("raw sockets", "floor", ("-m", "bridge_bench.floors.sockets")),
+    Contender("redis-py + aiohttp by hand", "floor", ("-m", "bridge_bench.floors.by_hand")),
 )
 
 PEERS_BY_NAME: Final = {
     peer.name: peer
     for peer in (
-        Subject(
+        Contender(
             "dramatiq",
             "peer",
             _script("dramatiq", "peer", "--processes", "1", "--threads", "{concurrency}"),
@@ -80,7 +80,7 @@ PEERS_BY_NAME: Final = {
             survives="60 s, by chance",
         ),
         *(
-            Subject(
+            Contender(
                 f"taskiq {kind}",
                 "peer",
                 _script("taskiq", "worker", f"{kind}:broker", "--workers", "1", "--max-async-tasks", "{concurrency}",
@@ -95,12 +95,12 @@ PEERS_BY_NAME: Final = {
                 ("list", "no", ("--max-prefetch", "{concurrency}")),
             )
         ),
-        Subject("SAQ", "peer", ("-m", "peer"), "peer", "saq", ("saq",), survives="aborted by its sweep"),
-        Subject("arq", "peer", ("-m", "peer"), "peer", "arq", ("arq",), share=0.5, survives="310 s"),
-        Subject("streaq", "peer", _script("streaq", "run", "peer:worker"), "peer", "streaq", ("streaq",), share=0.5,
+        Contender("SAQ", "peer", ("-m", "peer"), "peer", "saq", ("saq",), survives="aborted by its sweep"),
+        Contender("arq", "peer", ("-m", "peer"), "peer", "arq", ("arq",), share=0.5, survives="310 s"),
+        Contender("streaq", "peer", _script("streaq", "run", "peer:worker"), "peer", "streaq", ("streaq",), share=0.5,
                 survives="60 s"),
         *(
-            Subject(
+            Contender(
                 f"FastStream {kind}",
                 "peer",
                 _script("faststream", "run", f"{kind}:app", "--workers", "1", "--log-level", "error"),
@@ -111,7 +111,7 @@ PEERS_BY_NAME: Final = {
             )
             for kind, survives in (("stream", "pending for ever"), ("list", "no"))
         ),
-        Subject(
+        Contender(
             "Celery threads",
             "peer",
             _script("celery", "-A", "peer", "worker", "--pool", "threads", "--concurrency", "{concurrency}",
@@ -123,7 +123,7 @@ PEERS_BY_NAME: Final = {
             tasks_at_once=1000,
             survives="3600 s",
         ),
-        Subject(
+        Contender(
             "RQ SimpleWorker",
             "peer",
             _script("rq", "worker", "--worker-class", "rq.SimpleWorker", "--quiet", "--path", "."),

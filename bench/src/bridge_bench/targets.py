@@ -79,8 +79,8 @@ def _cpu(figures: Figures) -> Target | None:
 
 
 def _floor(figures: Figures) -> Target | None:
-    bridge, floors = _bridge_and(figures, "throughput", "floor")
-    floor = next((row for row in floors if row["name"] == _BASELINE), None)
+    bridge, baselines = _bridge_and(figures, "throughput", "floor")
+    floor = next((row for row in baselines if row["name"] == _BASELINE), None)
     if bridge is None or floor is None:
         return None
     return _at_most(f"CPU per task against {_BASELINE}", bridge["cpu"] / floor["cpu"], CPU_OF_FLOOR)

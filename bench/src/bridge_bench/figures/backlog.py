@@ -52,7 +52,7 @@ def run(bench: Bench) -> list[Row]:
     cases = [_Case("backlog", backlog, 100) for backlog in (*_BACKLOG_SIZES, *((1_000_000,) if large else ()))]
     cases += [_Case("users", 20_000, users) for users in _USER_COUNTS]
     cases += [_Case("users", 200_000, 100_000)] if large else []
-    with bench.stage.stub() as stub:
+    with bench.harness.stub() as stub:
         rows = interleaved(
             bench, FIGURE.name, cases, lambda case: backlog(bench, stub, case), name=lambda case: case.name
         )
@@ -63,16 +63,16 @@ def run(bench: Bench) -> list[Row]:
 
 def backlog(bench: Bench, stub: Stub, case: _Case) -> Sample:
     """One round of one size: the queue is not worked off, only begun."""
-    stage = bench.stage
+    harness = bench.harness
     tasks = min(bench.options.tasks, (case.backlog - _WARM_UP) // 2)
     load = Load(tasks, _WARM_UP, case.users, bench.options.concurrency)
-    stage.settle()
-    stage.enqueue(BRIDGE, case.backlog, case.users)
-    with stage.tap() as tap, stage.worker(BRIDGE, stub.url, load) as process:
-        pids = (process.pid or 0, stage.valkey.pid or 0)
+    harness.settle()
+    harness.enqueue(BRIDGE, case.backlog, case.users)
+    with harness.tap() as tap, harness.worker(BRIDGE, stub.url, load) as process:
+        pids = (process.pid or 0, harness.valkey.pid or 0)
         unsorted = cpu_seconds(pids[1])
         tap.wait(_WARM_UP, lambda: process.running)
-        while stage.waiting():
+        while harness.waiting():
             time.sleep(_POLL_SECONDS)
         before, first = [cpu_seconds(pid) for pid in pids], tap.count
         tap.wait(first + tasks, lambda: process.running)

@@ -27,7 +27,7 @@ FIGURE = Figure(
 
 def run(bench: Bench) -> list[Row]:
     """A row per number of bridges."""
-    with bench.stage.stub() as stub:
+    with bench.harness.stub() as stub:
         return interleaved(
             bench, FIGURE.name, COUNTS, lambda count: throughput(bench, stub, BRIDGE, workers=count)
         )  # fmt: skip

@@ -11,7 +11,7 @@ from bridge_bench.errors import WorkerFailed
 from bridge_bench.figure import Bars, Column, Figure
 from bridge_bench.runs import Bench, Row, Sample, interleaved
 from bridge_bench.stage import Load, Stub
-from bridge_bench.subjects import Subject
+from bridge_bench.subjects import Contender
 from bridge_bench.usage import cpu_seconds
 
 TASKS_PER_SECOND: Final = 100.0
@@ -39,36 +39,36 @@ FIGURE = Figure(
 
 def run(bench: Bench) -> list[Row]:
     """A row per subject that can hold the rate."""
-    able = [subject for subject in bench.options.subjects if subject.tasks_at_once > _HOLDS]
-    with bench.stage.stub(LETTA_SECONDS) as stub:
+    able = [contender for contender in bench.options.contenders if contender.tasks_at_once > _HOLDS]
+    with bench.harness.stub(LETTA_SECONDS) as stub:
         own = own_time(stub)
         rows = interleaved(
             bench,
             FIGURE.name,
             able,
-            lambda subject: latency(bench, stub, subject, own),
-            name=lambda subject: subject.name,
+            lambda contender: latency(bench, stub, contender, own),
+            name=lambda contender: contender.name,
         )
-    kinds = {subject.name: subject.kind for subject in able}
+    kinds = {contender.name: contender.kind for contender in able}
     for row in rows:
         row["kind"] = kinds[row["name"]]
     return sorted(rows, key=lambda row: row.get("p99", float("inf")))
 
 
-def latency(bench: Bench, stub: Stub, subject: Subject, own: float) -> Sample:
+def latency(bench: Bench, stub: Stub, contender: Contender, own: float) -> Sample:
     """One round of one subject; ``own`` is what Letta itself takes, in seconds."""
-    stage = bench.stage
-    concurrency = min(bench.options.concurrency, subject.tasks_at_once)
+    harness = bench.harness
+    concurrency = min(bench.options.concurrency, contender.tasks_at_once)
     load = Load(_COUNTED_TASKS, _WARM_UP, _USER_COUNT, concurrency)
-    stage.settle()
+    harness.settle()
     # One task beforehand tells when the worker is up.
-    stage.enqueue(subject, 1, _USER_COUNT, prefix="first")
-    with stage.tap() as tap, stage.worker(subject, stub.url, load) as process:
+    harness.enqueue(contender, 1, _USER_COUNT, prefix="first")
+    with harness.tap() as tap, harness.worker(contender, stub.url, load) as process:
         tap.wait(1, lambda: process.running)
         pushed: dict[str, float] = {}
 
         def push() -> None:
-            pushed.update(stage.enqueue(subject, _WARM_UP + _COUNTED_TASKS, _USER_COUNT, rate=TASKS_PER_SECOND))
+            pushed.update(harness.enqueue(contender, _WARM_UP + _COUNTED_TASKS, _USER_COUNT, rate=TASKS_PER_SECOND))
 
         pusher = threading.Thread(target=push)
         pusher.start()

@@ -65,12 +65,12 @@ class _Setting:
 def run(bench: Bench) -> list[Row]:
     """A row per number of servers and caller."""
     with ExitStack() as held:
-        lettas = held.enter_context(_servers(bench.stage.data / "letta", 2))
+        lettas = held.enter_context(_servers(bench.harness.data / "letta", 2))
         settings = []
         for count in (1, 2):
             urls = [letta.url for letta in lettas[:count]]
             bridge = held.enter_context(_bridge(bench, lettas[0], urls))
-            conversation = held.enter_context(Conversation(bench.stage.valkey.url, f"letta_requests_{count}"))
+            conversation = held.enter_context(Conversation(bench.harness.valkey.url, f"letta_requests_{count}"))
             # Makes the agents.
             conversation.talk(_USER_COUNT, 1)
             agents = conversation.agents
@@ -172,8 +172,8 @@ def _servers(data: Path, count: int) -> Iterator[list[Letta]]:
 def _bridge(bench: Bench, letta: Letta, urls: Sequence[str]) -> Iterator[Bridge]:
     number = len(urls)
     bridge = Bridge(
-        bench.stage.data / f"bridge-letta-{number}",
-        redis_url=bench.stage.valkey.url,
+        bench.harness.data / f"bridge-letta-{number}",
+        redis_url=bench.harness.valkey.url,
         letta=letta,
         name=f"bridge-letta-{number}",
         variables={

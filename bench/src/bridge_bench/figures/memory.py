@@ -11,7 +11,7 @@ from bridge_bench.figure import Bars, Column, Figure
 from bridge_bench.replies import ReplyTap
 from bridge_bench.runs import Bench, Row, Sample, interleaved
 from bridge_bench.stage import Load, Stub
-from bridge_bench.subjects import Subject
+from bridge_bench.subjects import Contender
 from bridge_bench.usage import MemoryPeak
 from local_stack.processes import Process
 
@@ -37,43 +37,47 @@ FIGURE = Figure(
 
 @dataclass(frozen=True)
 class _Case:
-    subject: Subject
+    contender: Contender
     level: int
 
     @property
     def name(self) -> str:
-        return f"{self.subject.name}, {self.level:,} turns"
+        return f"{self.contender.name}, {self.level:,} turns"
 
 
 def run(bench: Bench) -> list[Row]:
     """A row per subject, a column per level."""
     rows: dict[str, Row] = {}
     for level in LEVELS:
-        able = [_Case(subject, level) for subject in bench.options.subjects if subject.tasks_at_once >= level]
-        with bench.stage.stub(_MEASURED_SECONDS[level]) as stub:
+        able = [_Case(contender, level) for contender in bench.options.contenders if contender.tasks_at_once >= level]
+        with bench.harness.stub(_MEASURED_SECONDS[level]) as stub:
             measured = interleaved(
                 bench,
                 FIGURE.name,
                 able,
-                lambda case, stub=stub: memory(bench, stub, case.subject, case.level),  # type: ignore[misc]
+                lambda case, stub=stub: memory(bench, stub, case.contender, case.level),  # type: ignore[misc]
                 name=lambda case: case.name,
-                rounds=lambda case: 1 if case.subject.kind == "peer" else bench.options.rounds,
+                rounds=lambda case: 1 if case.contender.kind == "peer" else bench.options.rounds,
             )
         for case, part in zip(able, measured, strict=True):
-            row = rows.setdefault(case.subject.name, {"name": case.subject.name, "kind": case.subject.kind})
+            row = rows.setdefault(case.contender.name, {"name": case.contender.name, "kind": case.contender.kind})
             row |= {key: value for key, value in part.items() if key not in {"name", "samples"}}
     return list(rows.values())
 
 
-def memory(bench: Bench, stub: Stub, subject: Subject, level: int) -> Sample:
+def memory(bench: Bench, stub: Stub, contender: Contender, level: int) -> Sample:
     """One round of one subject."""
-    stage = bench.stage
-    stage.settle()
+    harness = bench.harness
+    harness.settle()
     tasks = level + max(10, level // 5)
-    stage.enqueue(subject, tasks, tasks)
+    harness.enqueue(contender, tasks, tasks)
     _wait_for_silence(stub)
     load = Load(tasks, 0, tasks, level)
-    with stage.tap() as tap, stage.worker(subject, stub.url, load) as process, MemoryPeak(process.pid or 0) as peak:
+    with (
+        harness.tap() as tap,
+        harness.worker(contender, stub.url, load) as process,
+        MemoryPeak(process.pid or 0) as peak,
+    ):
         most = _filled(stub, tap, process, level, tasks)
     return {f"mib_{level}": peak.mib, f"most_{level}": most}
 

@@ -10,7 +10,7 @@ from bridge_bench.figure import Column, Figure
 from bridge_bench.replies import ReplyTap
 from bridge_bench.runs import Bench, Row, Sample, interleaved
 from bridge_bench.stage import Load, Stub
-from bridge_bench.subjects import Subject
+from bridge_bench.subjects import Contender
 
 LETTA_SECONDS: Final = 2.0
 _KILLED: Final = "killed"
@@ -34,33 +34,33 @@ FIGURE = Figure(
 
 def run(bench: Bench) -> list[Row]:
     """A row per peer and for the bridge; floors promise nothing."""
-    subjects = [subject for subject in bench.options.subjects if subject.kind != "floor"]
-    with bench.stage.stub(LETTA_SECONDS, remember=True) as stub:
+    contenders = [contender for contender in bench.options.contenders if contender.kind != "floor"]
+    with bench.harness.stub(LETTA_SECONDS, remember=True) as stub:
         return interleaved(
             bench,
             FIGURE.name,
-            subjects,
-            lambda subject: recovery(bench, stub, subject),
-            name=lambda subject: subject.name,
-            rounds=lambda subject: 1 if subject.kind == "peer" else bench.options.rounds,
+            contenders,
+            lambda contender: recovery(bench, stub, contender),
+            name=lambda contender: contender.name,
+            rounds=lambda contender: 1 if contender.kind == "peer" else bench.options.rounds,
         )
 
 
-def recovery(bench: Bench, stub: Stub, subject: Subject) -> Sample:
+def recovery(bench: Bench, stub: Stub, contender: Contender) -> Sample:
     """One kill."""
-    stage, options = bench.stage, bench.options
-    tasks = min(options.concurrency, subject.tasks_at_once)
+    harness, options = bench.harness, bench.options
+    tasks = min(options.concurrency, contender.tasks_at_once)
     load = Load(tasks, 0, 2 * tasks, tasks)
-    stage.settle()
+    harness.settle()
     turns = stub.stats()["turns"]
-    stage.enqueue(subject, tasks, load.users, prefix=_KILLED)
-    with stage.tap() as tap:
-        with stage.worker(subject, stub.url, load) as process:
+    harness.enqueue(contender, tasks, load.users, prefix=_KILLED)
+    with harness.tap() as tap:
+        with harness.worker(contender, stub.url, load) as process:
             _wait_for_turns(stub, turns + tasks, options.patience)
             process.kill()
             killed_at = time.monotonic()
-        with stage.worker(subject, stub.url, load) as process:
-            stage.enqueue(subject, tasks, load.users, first=tasks, prefix=_FRESH)
+        with harness.worker(contender, stub.url, load) as process:
+            harness.enqueue(contender, tasks, load.users, first=tasks, prefix=_FRESH)
             first, answered = _redelivered(tap, tasks, killed_at + options.patience)
     sent = stub.stats()["turns"] - turns
     fresh = sum(task.startswith(_FRESH) for task in tap.times())

@@ -55,7 +55,7 @@ class _Server:
 
 def run(bench: Bench) -> list[Row]:
     """A row for ours, and one for Letta's own way."""
-    with _stage(bench) as (servers, postgres):
+    with _harness(bench) as (servers, postgres):
         rows = interleaved(
             bench, FIGURE.name, servers, lambda server: _measure(server, postgres), name=lambda server: server.name
         )
@@ -95,9 +95,9 @@ def _used(process: Process) -> float:
 
 
 @contextmanager
-def _stage(bench: Bench) -> Iterator[tuple[list[_Server], Postgres]]:
+def _harness(bench: Bench) -> Iterator[tuple[list[_Server], Postgres]]:
     """Both servers, each with a database of its own on one PostgreSQL."""
-    data = bench.stage.data / "setup"
+    data = bench.harness.data / "setup"
     with ExitStack() as held:
 
         def running(process: Process) -> None:
@@ -112,7 +112,7 @@ def _stage(bench: Bench) -> Iterator[tuple[list[_Server], Postgres]]:
         ours = Letta(
             data / "ours",
             database_url=postgres.url("ours"),
-            locks=(bench.stage.valkey.host, bench.stage.valkey.port),
+            locks=(bench.harness.valkey.host, bench.harness.valkey.port),
             model=model.access,
         )
         running(ours)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from bridge_bench.errors import WorkerFailed
 from bridge_bench.figure import Bars, Column, Figure
 from bridge_bench.runs import Bench, Row, Sample, interleaved
-from bridge_bench.stage import Stage, Stub
-from bridge_bench.subjects import Subject
+from bridge_bench.stage import Harness, Stub
+from bridge_bench.subjects import Contender
 from bridge_bench.usage import cpu_seconds
 
 FIGURE = Figure(
@@ -32,38 +32,38 @@ FIGURE = Figure(
 
 def run(bench: Bench) -> list[Row]:
     """A row per subject."""
-    with bench.stage.stub() as stub:
+    with bench.harness.stub() as stub:
         rows = interleaved(
             bench,
             FIGURE.name,
-            bench.options.subjects,
-            lambda subject: throughput(bench, stub, subject),
-            name=lambda subject: subject.name,
+            bench.options.contenders,
+            lambda contender: throughput(bench, stub, contender),
+            name=lambda contender: contender.name,
         )
     return described(bench, rows)
 
 
-def throughput(bench: Bench, stub: Stub, subject: Subject, *, workers: int = 1) -> Sample:
+def throughput(bench: Bench, stub: Stub, contender: Contender, *, workers: int = 1) -> Sample:
     """One round of one subject.
 
     Raises:
         WorkerFailed: it did not answer everything, or answered without asking Letta.
     """
-    stage, load = bench.stage, bench.load(subject)
-    stage.settle()
+    harness, load = bench.harness, bench.load(contender)
+    harness.settle()
     total = load.warm_up + load.tasks
-    stage.enqueue(subject, total, load.users)
+    harness.enqueue(contender, total, load.users)
     turns = stub.stats()["turns"]
-    with stage.tap() as tap, stage.workers(subject, stub.url, load, workers) as processes:
+    with harness.tap() as tap, harness.workers(contender, stub.url, load, workers) as processes:
         pids = [process.pid or 0 for process in processes]
 
         def alive() -> bool:
             return all(process.running for process in processes)
 
         tap.wait(load.warm_up, alive)
-        before = _used(stage, pids)
+        before = _used(harness, pids)
         tap.wait(total, alive)
-        after = _used(stage, pids)
+        after = _used(harness, pids)
     moments = sorted(tap.times().values())
     turns = stub.stats()["turns"] - turns
     if len(moments) < total or turns < total:
@@ -79,17 +79,17 @@ def throughput(bench: Bench, stub: Stub, subject: Subject, *, workers: int = 1) 
 
 def described(bench: Bench, rows: list[Row]) -> list[Row]:
     """The rows, with what is known of each subject and its ratio to the bridge."""
-    known = {subject.name: subject for subject in bench.options.subjects}
+    known = {contender.name: contender for contender in bench.options.contenders}
     base = next((row.get("tasks_per_second") for row in rows if known[row["name"]].kind == "bridge"), None)
     for row in rows:
-        subject = known[row["name"]]
-        row["kind"] = subject.kind
-        row["order"] = "yes" if subject.order else "no"
-        row["survives"] = subject.survives
+        contender = known[row["name"]]
+        row["kind"] = contender.kind
+        row["order"] = "yes" if contender.order else "no"
+        row["survives"] = contender.survives
         if base and "tasks_per_second" in row:
             row["relative"] = row["tasks_per_second"] / base
     return sorted(rows, key=lambda row: -row.get("tasks_per_second", 0))
 
 
-def _used(stage: Stage, pids: list[int]) -> tuple[float, float]:
-    return sum(map(cpu_seconds, pids)), cpu_seconds(stage.valkey.pid or 0)
+def _used(harness: Harness, pids: list[int]) -> tuple[float, float]:
+    return sum(map(cpu_seconds, pids)), cpu_seconds(harness.valkey.pid or 0)
