@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from bridge_bench.contenders import BASELINES, BRIDGE
+from bridge_bench.harness import Harness
 from bridge_bench.runs import Bench, Options
-from bridge_bench.stage import Harness
-from bridge_bench.subjects import BASELINES, BRIDGE
 
 
 @pytest.fixture(scope="session")

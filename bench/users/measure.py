@@ -15,9 +15,9 @@ from typing import Any
 
 import psycopg
 
-from letta_bridge.user_data.conversation_trace import ConversationUserData
-from letta_bridge.user_data.session_trace import SessionFileUserData, SessionUserData
-from letta_bridge.user_data.vector_trace import VectorUserData
+from letta_bridge.user_data.conversation_data import ConversationUserData
+from letta_bridge.user_data.session_data import SessionFileUserData, SessionUserData
+from letta_bridge.user_data.vector_data import VectorUserData
 from local_stack.postgres import Postgres
 from local_stack.programs import CHECKOUT
 from shared_utils.persistence.conversations.service import ConversationService

@@ -35,7 +35,7 @@ def test_runs_one_process_as_nobody_special(service: str, dockerfile: Dockerfile
         if word in {"ENTRYPOINT", "CMD"}:
             assert isinstance(json.loads(rest), list), "a shell in between would keep signals to itself"
     check = dict(found)["HEALTHCHECK"]
-    assert check.partition(" CMD ")[2].startswith('["python", "/opt/healthy.py", "http://127.0.0.1:')
+    assert check.partition(" CMD ")[2].startswith('["python", "/opt/healthcheck.py", "http://127.0.0.1:')
 
 
 @pytest.mark.parametrize("service", _SERVICES)
@@ -72,8 +72,8 @@ def test_the_context_holds_no_secrets_and_no_data(checkout: Path) -> None:
     assert allowed == {
         "config.json",
         "requirements.lock",
-        "deploy/healthy.py",
-        "deploy/locked.py",
+        "deploy/healthcheck.py",
+        "deploy/lock_subset.py",
         "shared_utils",
         "services",
         "tools/scripted-model",

@@ -53,7 +53,7 @@ def test_the_sources_are_installed_not_linked(service: str, build: Callable[[str
 def test_an_unlocked_root_is_refused(checkout: Path) -> None:
     words: list[str | Path] = [
         "python3",
-        checkout / "deploy/locked.py",
+        checkout / "deploy/lock_subset.py",
         checkout / "requirements.lock",
         "letta-bridge",
         "no-such-package",
@@ -67,7 +67,7 @@ def test_the_subset_keeps_every_hash(checkout: Path) -> None:
     lock = (checkout / "requirements.lock").read_text("utf-8")
     words: list[str | Path] = [
         "python3",
-        checkout / "deploy/locked.py",
+        checkout / "deploy/lock_subset.py",
         checkout / "requirements.lock",
         "letta-bridge",
         "shared-utils",
@@ -82,7 +82,7 @@ def test_the_subset_keeps_every_hash(checkout: Path) -> None:
     "roots", [("letta-bridge", "shared-utils"), ("memory-service", "shared-utils"), ("watchfiles",)]
 )
 def test_everything_an_image_asks_for_is_locked(roots: tuple[str, ...], checkout: Path) -> None:
-    words: list[str | Path] = ["python3", checkout / "deploy/locked.py", checkout / "requirements.lock", *roots]
+    words: list[str | Path] = ["python3", checkout / "deploy/lock_subset.py", checkout / "requirements.lock", *roots]
     assert "==" in subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 

@@ -16,11 +16,11 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from bridge_bench import machine, report, results
 from bridge_bench.ceiling import ceiling
+from bridge_bench.contenders import BASELINES, BRIDGE, PEERS_BY_NAME, Contender
 from bridge_bench.errors import BenchError
 from bridge_bench.figures import FIGURES, USUAL
+from bridge_bench.harness import Harness
 from bridge_bench.runs import Bench, Options
-from bridge_bench.stage import Harness
-from bridge_bench.subjects import BASELINES, BRIDGE, PEERS_BY_NAME, Contender
 from bridge_bench.targets import targets
 from local_stack.errors import StackError
 from local_stack.programs import CHECKOUT

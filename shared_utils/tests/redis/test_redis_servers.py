@@ -19,8 +19,8 @@ from local_stack.tls import TlsFront, make_certificates
 from local_stack.valkey import Sentinel, Valkey
 from shared_utils.config.settings import RedisSettings
 from shared_utils.redis.connection import CONNECTION_ERRORS, close, connect, subscriber
+from shared_utils.redis.failures import explain, redis_failure
 from shared_utils.redis.pipeline import pipeline_of
-from shared_utils.redis.trouble import explain, redis_failure
 
 pytestmark = pytest.mark.integration
 

@@ -6,10 +6,10 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+from bridge_bench.contenders import BRIDGE
 from bridge_bench.figure import Column, Figure
+from bridge_bench.harness import Load, Stub
 from bridge_bench.runs import Bench, Row, Sample, interleaved
-from bridge_bench.stage import Load, Stub
-from bridge_bench.subjects import BRIDGE
 from bridge_bench.usage import cpu_seconds
 
 _BACKLOG_SIZES: Final = (1_000, 10_000, 100_000)

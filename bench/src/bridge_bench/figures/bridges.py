@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from bridge_bench.contenders import BRIDGE
 from bridge_bench.figure import Column, Figure
 from bridge_bench.figures.throughput import throughput
 from bridge_bench.runs import Bench, Row, interleaved
-from bridge_bench.subjects import BRIDGE
 
 COUNTS: Final = (1, 2, 4)
 

@@ -7,11 +7,11 @@ import threading
 from typing import Final
 
 from bridge_bench.ceiling import own_time
+from bridge_bench.contenders import Contender
 from bridge_bench.errors import WorkerFailed
 from bridge_bench.figure import Bars, Column, Figure
+from bridge_bench.harness import Load, Stub
 from bridge_bench.runs import Bench, Row, Sample, interleaved
-from bridge_bench.stage import Load, Stub
-from bridge_bench.subjects import Contender
 from bridge_bench.usage import cpu_seconds
 
 TASKS_PER_SECOND: Final = 100.0

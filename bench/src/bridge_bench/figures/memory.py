@@ -6,12 +6,12 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+from bridge_bench.contenders import Contender
 from bridge_bench.errors import WorkerFailed
 from bridge_bench.figure import Bars, Column, Figure
+from bridge_bench.harness import Load, Stub
 from bridge_bench.replies import ReplyTap
 from bridge_bench.runs import Bench, Row, Sample, interleaved
-from bridge_bench.stage import Load, Stub
-from bridge_bench.subjects import Contender
 from bridge_bench.usage import MemoryPeak
 from local_stack.processes import Process
 

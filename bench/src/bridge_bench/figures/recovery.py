@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import Final
 
+from bridge_bench.contenders import Contender
 from bridge_bench.errors import WorkerFailed
 from bridge_bench.figure import Column, Figure
+from bridge_bench.harness import Load, Stub
 from bridge_bench.replies import ReplyTap
 from bridge_bench.runs import Bench, Row, Sample, interleaved
-from bridge_bench.stage import Load, Stub
-from bridge_bench.subjects import Contender
 
 LETTA_SECONDS: Final = 2.0
 _KILLED: Final = "killed"

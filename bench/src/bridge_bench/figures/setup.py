@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from bridge_bench.callers import Callers
+from bridge_bench.contenders import Kind
 from bridge_bench.figure import Column, Figure
 from bridge_bench.runs import Bench, Row, Sample, interleaved
 from bridge_bench.stock_letta import StockLetta, make_schema
-from bridge_bench.subjects import Kind
 from bridge_bench.usage import cpu_seconds
 from local_stack.letta import Letta
 from local_stack.models import ScriptedModel

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from bridge_bench.contenders import Contender
 from bridge_bench.errors import WorkerFailed
 from bridge_bench.figure import Bars, Column, Figure
+from bridge_bench.harness import Harness, Stub
 from bridge_bench.runs import Bench, Row, Sample, interleaved
-from bridge_bench.stage import Harness, Stub
-from bridge_bench.subjects import Contender
 from bridge_bench.usage import cpu_seconds
 
 FIGURE = Figure(

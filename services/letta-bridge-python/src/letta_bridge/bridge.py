@@ -23,7 +23,6 @@ from letta_bridge.agents.tenant_claim import TenantClaim
 from letta_bridge.agents.user_settings import SessionChoices, UserSettings
 from letta_bridge.consent import Consent
 from letta_bridge.errors import BreakerOpen
-from letta_bridge.guards import Limiter, RedisUsageStore
 from letta_bridge.health_checks import (
     HealthChecks,
     answers_check,
@@ -41,8 +40,9 @@ from letta_bridge.http.api import routers
 from letta_bridge.http.app import create_app
 from letta_bridge.journal import JOURNAL_SOURCE, Journal
 from letta_bridge.letta import Breaker, BreakerPolicy, LettaServers
-from letta_bridge.letta.connection import letta_client
+from letta_bridge.letta.factory import letta_client
 from letta_bridge.letta.port import LettaAgents, LettaPort
+from letta_bridge.limits import Limiter, RedisUsageStore
 from letta_bridge.request_queue import RedisQueue
 from letta_bridge.request_queue.creation_leases import RedisCreationLeases
 from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
@@ -50,7 +50,7 @@ from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
 from letta_bridge.request_queue.other_queues import tell_left_behind
 from letta_bridge.request_queue.served_letta import ServedLetta
-from letta_bridge.request_queue.traces import UserRecords
+from letta_bridge.request_queue.user_records import UserRecords
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.telemetry.figures import Figures
 from letta_bridge.telemetry.metrics import Scrape, Sources, loop_lag_watched

@@ -19,7 +19,7 @@ from letta_bridge.turn.intake import Intake
 from letta_bridge.vectors.worker import VectorWorker
 from shared_utils.observability.health import Check
 from shared_utils.redis.connection import CONNECTION_ERRORS
-from shared_utils.redis.trouble import explain
+from shared_utils.redis.failures import explain
 
 _CHECK_SECONDS: Final = 2.0
 """What a check may take; a dependency that needs longer counts as unavailable."""

@@ -16,7 +16,7 @@ from letta_bridge.letta.agent_store import StoredConversation, StoredPassage
 from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
 from letta_bridge.letta.port import former_tag
 from letta_bridge.settings import AgentSettings
-from letta_bridge.user_data.agent_trace import AgentUserData
+from letta_bridge.user_data.agent_data import AgentUserData
 from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
 
 CHANGES = (

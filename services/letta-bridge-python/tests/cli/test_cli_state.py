@@ -19,7 +19,7 @@ from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.database.migration import migrations
 from shared_utils.persistence.sessions.database_store import DatabaseSessionStore
 from shared_utils.persistence.sessions.file_store import FileSessionStore
-from shared_utils.persistence.sessions.journal import Entry, SessionOutageLog
+from shared_utils.persistence.sessions.outage_log import Entry, SessionOutageLog
 from shared_utils.persistence.sessions.port import Session
 
 pytestmark = pytest.mark.integration

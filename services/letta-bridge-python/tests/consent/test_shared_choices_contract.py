@@ -16,8 +16,8 @@ from letta_bridge.consent.shared_choices import applies_to, strict_entry
 from letta_bridge.request_queue import RedisQueue
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.memory_queue import InMemoryQueue
+from letta_bridge.request_queue.memory_queue_state import InMemoryQueueState
 from letta_bridge.request_queue.port import Outcome, Settlement
-from letta_bridge.request_queue.shelf import InMemoryQueueState
 from letta_bridge.settings import QueueSettings
 from shared_utils.config.settings import RedisSettings
 from shared_utils.persistence.choices.port import Choice, user_key

@@ -13,7 +13,7 @@ from letta_bridge.request_queue.memory_journal_backlog import InMemoryJournalBac
 from letta_bridge.settings import JournalSettings
 from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.persistence.errors import DatabaseUnavailable, ValueRefused
-from shared_utils.redis.trouble import explain
+from shared_utils.redis.failures import explain
 
 
 class FakeService:

@@ -13,7 +13,7 @@ from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.calls import TICKET_DIGITS
 from letta_bridge.request_queue.holds import Holds
 from letta_bridge.request_queue.memory_queue import InMemoryQueue
-from letta_bridge.request_queue.shelf import InMemoryQueueState
+from letta_bridge.request_queue.memory_queue_state import InMemoryQueueState
 from letta_bridge.settings import QueueSettings
 from shared_utils.config.settings import RedisSettings
 from shared_utils.redis.connection import connect

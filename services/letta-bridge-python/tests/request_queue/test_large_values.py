@@ -8,7 +8,7 @@ import pytest
 
 from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
 from letta_bridge.request_queue.port import fingerprint
-from letta_bridge.request_queue.traces import UserRecords
+from letta_bridge.request_queue.user_records import UserRecords
 from letta_bridge.settings import QueueSettings
 from shared_utils.config.settings import RedisSettings
 from shared_utils.redis.connection import connect

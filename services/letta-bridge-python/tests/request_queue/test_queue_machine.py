@@ -22,10 +22,10 @@ from letta_bridge.request_queue.calls import TICKET_DIGITS, Calls
 from letta_bridge.request_queue.holds import Holds
 from letta_bridge.request_queue.keys import user_lane
 from letta_bridge.request_queue.memory_queue import InMemoryQueue
+from letta_bridge.request_queue.memory_queue_state import Entry, InMemoryQueueState
 from letta_bridge.request_queue.port import fingerprint
 from letta_bridge.request_queue.records import Fault
 from letta_bridge.request_queue.scripts import ScriptRunner, read
-from letta_bridge.request_queue.shelf import Entry, InMemoryQueueState
 from letta_bridge.settings import QueueSettings
 from shared_utils.config.settings import RedisSettings
 from shared_utils.contracts.messages import Limits, parse_task

@@ -15,9 +15,9 @@ from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings, FallbackSettings, QueueSettings
 from letta_bridge.turn.fallback import MemoryPython
 from letta_bridge.user_data.lane import UserLane
-from letta_bridge.user_data.queue_trace import QueueUserData
+from letta_bridge.user_data.queue_data import QueueUserData
 from letta_bridge.user_data.redis_search import RedisSearch
-from letta_bridge.user_data.short_term_trace import ShortTermUserData
+from letta_bridge.user_data.short_term_data import ShortTermUserData
 from local_stack.ports import free_port
 from local_stack.valkey import Sentinel, Valkey
 from shared_utils.config.settings import RedisSettings

@@ -12,10 +12,10 @@ from letta_bridge.errors import LettaUnavailable
 from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
 from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
 from letta_bridge.user_data import erasure as erasure_module
-from letta_bridge.user_data.agent_trace import AgentUserData
+from letta_bridge.user_data.agent_data import AgentUserData
 from letta_bridge.user_data.erasure import UserData
-from letta_bridge.user_data.session_trace import SessionUserData
-from letta_bridge.user_data.trace import ErasureBusy
+from letta_bridge.user_data.port import ErasureBusy
+from letta_bridge.user_data.session_data import SessionUserData
 from shared_utils.persistence.choices.file_store import FileChoiceStore
 from shared_utils.persistence.choices.port import imported_opt_out
 from shared_utils.persistence.erasures.log import FileErasureLog

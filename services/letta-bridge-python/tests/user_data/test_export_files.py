@@ -9,8 +9,8 @@ import pytest
 
 from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
 from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
-from letta_bridge.user_data.agent_trace import AgentUserData
-from letta_bridge.user_data.conversation_trace import ConversationUserData
+from letta_bridge.user_data.agent_data import AgentUserData
+from letta_bridge.user_data.conversation_data import ConversationUserData
 from letta_bridge.user_data.files import write_json, write_json_lines
 from shared_utils.persistence.conversations.records import Conversation, Message
 from shared_utils.persistence.repositories.repository import Page

@@ -10,7 +10,7 @@ import pytest
 from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
 from letta_bridge.settings import QueueSettings
 from letta_bridge.user_data.lane import UserLane
-from letta_bridge.user_data.trace import ErasureBusy
+from letta_bridge.user_data.port import ErasureBusy
 from shared_utils.config.settings import RedisSettings
 from shared_utils.redis.connection import connect
 

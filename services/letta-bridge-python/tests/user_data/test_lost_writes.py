@@ -13,7 +13,7 @@ from letta_bridge.settings import BridgeSettings, QueueSettings
 from letta_bridge.user_data import erasure as erasure_module
 from letta_bridge.user_data.erasure import UserData
 from letta_bridge.user_data.lane import UserLane
-from letta_bridge.user_data.queue_trace import QueueUserData
+from letta_bridge.user_data.queue_data import QueueUserData
 from letta_bridge.user_data.redis_search import RedisSearch
 from local_stack.valkey import Valkey
 from shared_utils.config.settings import RedisSettings

@@ -9,10 +9,10 @@ import pytest
 
 from letta_bridge.journal import conversation_id
 from letta_bridge.letta import AgentSpec, InMemoryLetta
-from letta_bridge.vectors.agent_parts import AgentSyncer
+from letta_bridge.vectors.agent_sync import AgentSyncer
 from letta_bridge.vectors.embedding import Embedding
 from letta_bridge.vectors.journal_turns import InMemoryJournalTurns, JournalTurn
-from letta_bridge.vectors.turn_parts import TurnSyncer
+from letta_bridge.vectors.turn_sync import TurnSyncer
 from scripted_model.embeddings import embedding
 from shared_utils.llm.embeddings import EmbeddingsRefused, EmbeddingsUnavailable
 from shared_utils.persistence.vectors import InMemoryPassageStore, Scope

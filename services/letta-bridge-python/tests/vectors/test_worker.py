@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from letta_bridge.vectors import worker as worker_module
-from letta_bridge.vectors.parts import Step
+from letta_bridge.vectors.port import Step
 from letta_bridge.vectors.state import InMemorySyncState
 from letta_bridge.vectors.worker import VectorWorker
 from shared_utils.llm.embeddings import EmbeddingsUnavailable

@@ -10,7 +10,7 @@ The rooms, in the order a start passes them::
     hooks         what makes Letta's SQL openGauss's
     launch        Letta itself, in this process
 
-and, on its own, ``moving``: one database copied into another.
+and, on its own, ``transfer``: one database copied into another.
 
 What differs between the two servers is in ``shared_utils.persistence.dialects``. Only ``schema``, ``hooks`` and
 ``launch`` import Letta or SQLAlchemy, and only when called: everything before them starts fast and fails early.

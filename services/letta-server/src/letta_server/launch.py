@@ -15,10 +15,10 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final, NoReturn
 
+from letta_server.console import say
 from letta_server.errors import SettingsRefused
 from letta_server.password import PasswordMiddleware
 from letta_server.preflight import Server
-from letta_server.voice import say
 
 _SHUTDOWN_MARGIN: Final = 5.0
 """Seconds Letta gets to close its own things after the last request ended."""

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from letta_server import database, env_file, initialise, launch, moving, preflight
+from letta_server import database, env_file, initialise, launch, preflight, transfer
+from letta_server.console import say, show
 from letta_server.environment import letta_environment
 from letta_server.errors import LettaServerError
 from letta_server.initialise import State
 from letta_server.redis_probe import wait_for_redis
 from letta_server.settings import Settings
-from letta_server.voice import say, show
 from shared_utils.private_files import make_folder
 
 
@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", parents=[common], help="look at settings, database and Redis once")
     check.set_defaults(command=_check)
 
-    moving.register(commands, [data], _become_letta)
+    transfer.register(commands, [data], _become_letta)
     commands.add_parser("version", help="print the versions").set_defaults(command=_version)
     return parser
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from letta_server.console import say
 from letta_server.errors import NotReachable
-from letta_server.voice import say
 
 _PROBE_PAUSE_SECONDS: Final = 0.25
 """Seconds between two looks."""

@@ -15,7 +15,7 @@ from memory_service.recall import StoredRecall
 from memory_service.survey import last_survey, work_done
 from shared_utils.observability.health import Check
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
-from shared_utils.redis.trouble import explain
+from shared_utils.redis.failures import explain
 
 _CHECK_TIMEOUT_SECONDS: Final = 1.0
 

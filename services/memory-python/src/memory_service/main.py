@@ -20,7 +20,7 @@ from shared_utils.config.settings import Loaded, config_file, load
 from shared_utils.errors import SettingsError
 from shared_utils.observability import logs
 from shared_utils.redis.connection import CONNECTION_ERRORS, close, connect
-from shared_utils.redis.trouble import explain
+from shared_utils.redis.failures import explain
 
 _EXIT_FAILED: Final = 1
 _EXIT_MISCONFIGURED: Final = 3

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from memory_service.errors import ModelRefused, ModelSaidNothing, ModelUnavailable
-from shared_utils.connection_trouble import connection_failure
+from shared_utils.connection_failures import connection_failure
 from shared_utils.llm.model_errors import DEMANDED, Cause, read_refusal
 from shared_utils.llm.model_text import text_for_user
 from shared_utils.llm.retry_after import parse_retry_after

@@ -9,7 +9,7 @@ from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
-from shared_utils.redis.trouble import explain
+from shared_utils.redis.failures import explain
 from shared_utils.waiting import wait_or_timeout
 
 _FIRST_PAUSE: Final = 0.1

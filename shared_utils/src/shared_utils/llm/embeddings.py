@@ -12,7 +12,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from shared_utils.config.setting_types import HttpAddress, HttpKey
 from shared_utils.config.settings import Section, setting
-from shared_utils.connection_trouble import connection_failure
+from shared_utils.connection_failures import connection_failure
 from shared_utils.errors import ServiceError
 from shared_utils.llm.model_errors import Cause, read_refusal
 from shared_utils.llm.retry_after import parse_retry_after

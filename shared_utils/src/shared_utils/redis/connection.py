@@ -24,8 +24,8 @@ from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
 from shared_utils.config.settings import RedisSettings
 from shared_utils.redis.address import RedisAddress, parse
 from shared_utils.redis.cluster import Cluster
+from shared_utils.redis.failures import redis_failure
 from shared_utils.redis.sentinel import Sentinels
-from shared_utils.redis.trouble import redis_failure
 
 _Result = TypeVar("_Result")
 

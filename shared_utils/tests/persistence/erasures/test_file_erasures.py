@@ -15,8 +15,8 @@ from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.persistence.erasures.session_file import FileErasures
 from shared_utils.persistence.sessions.failover_store import FailoverSessionStore
 from shared_utils.persistence.sessions.file_store import FileSessionStore
-from shared_utils.persistence.sessions.journal import SessionOutageLog, record
 from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
+from shared_utils.persistence.sessions.outage_log import SessionOutageLog, record
 
 CANARY = "canary-of-ada"
 

@@ -15,8 +15,8 @@ from shared_utils.persistence.errors import ValueRefused
 from shared_utils.persistence.sessions.database_store import DatabaseSessionStore
 from shared_utils.persistence.sessions.failover_store import FailoverSessionStore
 from shared_utils.persistence.sessions.file_store import FileSessionStore
-from shared_utils.persistence.sessions.journal import SessionOutageLog, record
 from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
+from shared_utils.persistence.sessions.outage_log import SessionOutageLog, record
 from shared_utils.persistence.sessions.port import Session, SessionStoreAway, SessionStoreError
 
 

@@ -16,8 +16,8 @@ import typer
 from local_stack.demo import SHORT_TERM, Demo
 from local_stack.environment_file import DATA_FOLDER, DATA_VARIABLE
 from local_stack.errors import StackError
+from local_stack.service_problems import ServiceProblems
 from local_stack.stack import Ports, Stack
-from local_stack.troubles import ServiceProblems
 from local_stack.watch import watch
 
 app = typer.Typer(

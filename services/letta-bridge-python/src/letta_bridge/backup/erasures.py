@@ -20,7 +20,7 @@ from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.erasures.log import DatabaseErasureLog, FileErasureLog, user_hash
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.redis.connection import CONNECTION_ERRORS
-from shared_utils.redis.trouble import explain
+from shared_utils.redis.failures import explain
 
 _CLOCKS_DIFFER: Final = timedelta(seconds=60)
 """The clocks of hosts, Redis and database. A user who was erased so shortly before counts as erased since."""

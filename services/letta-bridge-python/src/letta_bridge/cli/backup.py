@@ -30,7 +30,7 @@ from letta_bridge.cli.own_agents import refuse_other_agents
 from letta_bridge.cli.progress import counting
 from letta_bridge.consent import RedisChoices
 from letta_bridge.letta.agent_store import AgentStore
-from letta_bridge.letta.connection import agent_store, letta_client
+from letta_bridge.letta.factory import agent_store, letta_client
 from letta_bridge.request_queue import QueueStatus, RedisQueue
 from letta_bridge.request_queue.creation_leases import RedisCreationLeases
 from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
@@ -38,7 +38,7 @@ from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import ServiceError
 from shared_utils.redis.connection import CONNECTION_ERRORS
-from shared_utils.redis.trouble import explain
+from shared_utils.redis.failures import explain
 
 AgentsOption = Annotated[
     bool,

@@ -18,7 +18,7 @@ from shared_utils.config.settings import Loaded
 from shared_utils.errors import SettingsError
 from shared_utils.observability.logs import redact_text
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient, close, connect
-from shared_utils.redis.trouble import explain
+from shared_utils.redis.failures import explain
 from shared_utils.text import clean_text, is_clean
 
 ConfigOption = Annotated[

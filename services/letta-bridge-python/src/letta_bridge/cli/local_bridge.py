@@ -34,7 +34,8 @@ def not_ready(settings: HttpSettings) -> str | None:
         if not _timed_out(error):
             return None
         return (
-            f"the bridge at {place} does not answer within {_READYZ_SECONDS:g} s, so it is frozen or overloaded and takes no "
+            f"the bridge at {place} does not answer within {_READYZ_SECONDS:g} s, so it is "
+            f"frozen or overloaded and takes no "
             "tasks; see its log, and restart it if it stays so"
         )
     return None

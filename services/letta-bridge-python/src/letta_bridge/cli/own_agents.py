@@ -10,7 +10,7 @@ from letta_bridge.agents.operator_claim import require_own_agents
 from letta_bridge.cli.common import Exit, fail, redis_client
 from letta_bridge.cli.interruption import run_command
 from letta_bridge.errors import TenantTaken
-from letta_bridge.letta.connection import letta_client
+from letta_bridge.letta.factory import letta_client
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import SettingsError
 from shared_utils.redis.connection import CONNECTION_ERRORS

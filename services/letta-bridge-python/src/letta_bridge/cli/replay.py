@@ -20,7 +20,7 @@ from shared_utils.contracts.limits import Limits
 from shared_utils.contracts.messages import parse_task
 from shared_utils.errors import MalformedMessage
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
-from shared_utils.redis.trouble import explain
+from shared_utils.redis.failures import explain
 from shared_utils.text import counted
 
 _TASKS_PER_PUSH: Final = 200

@@ -18,11 +18,11 @@ from letta_bridge.cli.own_agents import refuse_other_agents
 from letta_bridge.cli.state import ask, ask_sessions, ask_user_settings, in_database, in_file
 from letta_bridge.errors import LettaError
 from letta_bridge.http.records import SessionRecord, records
-from letta_bridge.letta.connection import letta_client
+from letta_bridge.letta.factory import letta_client
 from shared_utils.persistence.choices.port import copy_choices
 from shared_utils.persistence.errors import RowMissing
 from shared_utils.persistence.sessions.copying import CopyCounts, copy_sessions
-from shared_utils.persistence.sessions.journal import SessionOutageLog
+from shared_utils.persistence.sessions.outage_log import SessionOutageLog
 from shared_utils.persistence.sessions.port import Restoration, SessionStore
 
 app = typer.Typer(

@@ -14,7 +14,7 @@ from letta_bridge.cli.common import Exit, fail, redis_client, tell
 from letta_bridge.cli.interruption import run_command
 from letta_bridge.consent import Consent
 from letta_bridge.errors import ChoiceNotShared, ChoiceUnknown
-from letta_bridge.letta.connection import letta_client
+from letta_bridge.letta.factory import letta_client
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence.choices.database_store import DatabaseChoiceStore
 from shared_utils.persistence.choices.file_store import FileChoiceStore

@@ -17,7 +17,7 @@ from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.obstacles import crowded, crowded_lane, no_bridge
 from letta_bridge.settings import BridgeSettings
 from shared_utils.redis.connection import RedisClient
-from shared_utils.redis.trouble import RedisFailure
+from shared_utils.redis.failures import RedisFailure
 
 _PAUSES: Final = {
     PauseMode.ALL: "yes: nothing is taken and nothing begun",

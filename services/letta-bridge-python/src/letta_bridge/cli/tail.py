@@ -17,7 +17,7 @@ from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.reply_stream import BEGINNING, ReplyStream, StreamedReply
 from shared_utils.contracts.messages import json_object
 from shared_utils.redis.connection import RedisClient
-from shared_utils.redis.trouble import explain
+from shared_utils.redis.failures import explain
 
 _STREAM_ID: Final = re.compile(r"\d+-\d+")
 

@@ -19,16 +19,16 @@ from letta_bridge.request_queue.holds import LONGEST_SECONDS, Holds, LaneHeld
 from letta_bridge.request_queue.keys import Keys, user_lane
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.turn.uploads import user_folder
-from letta_bridge.user_data.agent_trace import CONTENTS
+from letta_bridge.user_data.agent_data import CONTENTS
 from letta_bridge.user_data.dropped_tasks import drop_waiting
 from letta_bridge.user_data.erasure import UserData
 from letta_bridge.user_data.files import write_json
-from letta_bridge.user_data.places import user_data
+from letta_bridge.user_data.port import Counts
+from letta_bridge.user_data.registry import user_data
 from letta_bridge.user_data.report import BEYOND_REACH, ErasureReport
-from letta_bridge.user_data.trace import Counts
 from shared_utils.errors import ServiceError
 from shared_utils.redis.connection import CONNECTION_ERRORS
-from shared_utils.redis.trouble import explain
+from shared_utils.redis.failures import explain
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from letta_bridge.agents.agent_spec import bridge_tag
-from letta_bridge.letta.connection import letta_client
+from letta_bridge.letta.factory import letta_client
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.vectors.build import forgotten, syncers
 from letta_bridge.vectors.full_sync import FullSync

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
+from letta_bridge.request_queue.memory_queue_state import TaskOrder
 from letta_bridge.request_queue.port import HeldChoice
-from letta_bridge.request_queue.shelf import TaskOrder
 from shared_utils.persistence.choices.port import UNDATED_MS, Choice, user_key
 
 _CHOICE_ENTRY: Final = re.compile(rb"([01]) (\d{1,16})(?: (\d{1,16}|\+))?")

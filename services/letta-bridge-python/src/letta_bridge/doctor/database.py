@@ -12,10 +12,10 @@ import psycopg
 from letta_bridge.doctor.findings import Finding, fail, ok, warn
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import SettingsError
-from shared_utils.persistence.database.arrival import connect_and_prepare
+from shared_utils.persistence.database.bootstrap import connect_and_prepare
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.connections import Connection
-from shared_utils.persistence.database.failures import translate
+from shared_utils.persistence.database.error_mapping import translate
 from shared_utils.persistence.database.migration import Migration, migrations, pending
 from shared_utils.persistence.errors import DatabaseRefused, PersistenceError, SchemaMissing
 from shared_utils.persistence.table_copy import absent_vector_tables

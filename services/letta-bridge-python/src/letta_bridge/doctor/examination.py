@@ -9,7 +9,7 @@ from letta_bridge.doctor.findings import Finding, Level, fail
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import SettingsError
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient, close, connect
-from shared_utils.redis.trouble import explain
+from shared_utils.redis.failures import explain
 
 _REDIS_TIMEOUT_SECONDS = 5.0
 

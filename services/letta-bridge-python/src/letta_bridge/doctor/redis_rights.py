@@ -21,7 +21,7 @@ from letta_bridge.request_queue.served_letta import ServedLetta
 from letta_bridge.settings import BridgeSettings
 from shared_utils.persistence.choices.port import Choice, user_key
 from shared_utils.redis.connection import RedisClient, subscriber
-from shared_utils.redis.trouble import redis_failure
+from shared_utils.redis.failures import redis_failure
 
 _SUBJECT: Final = "redis.rights"
 _FETCH_WAIT_SECONDS: Final = 0.1

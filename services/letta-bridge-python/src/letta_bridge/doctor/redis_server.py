@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 from letta_bridge.doctor.findings import Finding, fail, ok, warn
 from letta_bridge.settings import BridgeSettings
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
-from shared_utils.redis.trouble import explain
+from shared_utils.redis.failures import explain
 
 _MIN_REDIS_VERSION: Final = (6, 2)
 _SKEW_SECONDS: Final = 2.0

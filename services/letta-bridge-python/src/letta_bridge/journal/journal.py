@@ -22,7 +22,7 @@ from shared_utils.persistence.conversations.service import ConversationService
 from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.persistence.errors import PersistenceError, ValueRefused
 from shared_utils.redis.connection import CONNECTION_ERRORS
-from shared_utils.redis.trouble import error_text
+from shared_utils.redis.failures import error_text
 from shared_utils.waiting import wait_or_timeout
 
 _log = logs.get(__name__)

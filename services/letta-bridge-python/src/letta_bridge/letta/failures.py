@@ -20,7 +20,7 @@ from http import HTTPStatus
 import aiohttp
 
 from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, OutcomeUnknown
-from shared_utils.connection_trouble import connection_failure
+from shared_utils.connection_failures import connection_failure
 from shared_utils.llm.model_errors import DEMANDED, MEANINGS, Cause, Refusal, read_refusal
 from shared_utils.llm.retry_after import parse_retry_after
 from shared_utils.text import read_json

@@ -19,7 +19,7 @@ from letta_bridge.request_queue.scripts import IDLE_CONSUMER_SUFFIX, ScriptRunne
 from letta_bridge.settings import QueueSettings
 from shared_utils.contracts.messages import ErrorReply, dump, json_object, now
 from shared_utils.redis.connection import RedisClient
-from shared_utils.redis.trouble import RedisFailure, redis_failure
+from shared_utils.redis.failures import RedisFailure, redis_failure
 
 _LANES_SCRIPT: Final = read("lanes")
 _LIST_DEAD_SCRIPT: Final = read("list_dead")

@@ -11,6 +11,7 @@ from itertools import chain
 
 from letta_bridge.request_queue.calls import TICKET_DIGITS, Calls, receipt
 from letta_bridge.request_queue.keys import user_lane, user_of
+from letta_bridge.request_queue.memory_queue_state import Entry, InFlight, InMemoryQueueState
 from letta_bridge.request_queue.port import (
     FULL_LANE,
     FULL_LANES,
@@ -28,7 +29,6 @@ from letta_bridge.request_queue.port import (
     user_of_restored,
 )
 from letta_bridge.request_queue.recent_turns import RECENT_MINUTES, RecentTurns
-from letta_bridge.request_queue.shelf import Entry, InFlight, InMemoryQueueState
 from letta_bridge.settings import QueueSettings
 from shared_utils.contracts.messages import json_object, parse_task
 from shared_utils.errors import MalformedMessage

@@ -30,9 +30,9 @@ from letta_bridge.settings import QueueSettings
 from shared_utils.batches import batches_of
 from shared_utils.observability import logs
 from shared_utils.redis.connection import RedisClient, close, retry_until_available
+from shared_utils.redis.failures import explain, redis_failure
 from shared_utils.redis.lua_scripts import Script
 from shared_utils.redis.pipeline import Argument
-from shared_utils.redis.trouble import explain, redis_failure
 
 _log = logs.get(__name__)
 

@@ -33,7 +33,7 @@ from shared_utils.contracts.messages import HANDOVER_KEY, Handover, Reply, Task,
 from shared_utils.llm.model_text import text_for_user
 from shared_utils.observability import logs
 from shared_utils.redis.connection import RedisClient, close, retry_until_available
-from shared_utils.redis.trouble import explain
+from shared_utils.redis.failures import explain
 from shared_utils.text import read_json
 
 _log = logs.get("letta_bridge.fallback")

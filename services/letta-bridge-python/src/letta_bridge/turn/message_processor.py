@@ -26,8 +26,8 @@ from letta_bridge.errors import (
     UnprocessableTask,
     failure_label,
 )
-from letta_bridge.guards import Admission, Limiter
 from letta_bridge.journal import journalled
+from letta_bridge.limits import Admission, Limiter
 from letta_bridge.request_queue.idempotency import Identity, KeptReply, content_digest
 from letta_bridge.request_queue.missed_turns import KeptTurn, read
 from letta_bridge.request_queue.port import Settlement, Turn

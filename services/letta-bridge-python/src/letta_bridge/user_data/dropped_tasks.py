@@ -8,7 +8,7 @@ from letta_bridge.request_queue.idempotency import Identity, content_digest
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.port import Outcome
 from letta_bridge.request_queue.records import number_of
-from letta_bridge.request_queue.traces import UserRecords
+from letta_bridge.request_queue.user_records import UserRecords
 from letta_bridge.settings import QueueSettings
 from letta_bridge.user_data.refused_tasks import RefusedTask
 from shared_utils.contracts.messages import parse_task

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from letta_bridge.user_data.files import write_json
+from letta_bridge.user_data.port import Counts, UserDataStore
 from letta_bridge.user_data.report import ErasureReport, counted
-from letta_bridge.user_data.trace import Counts, UserDataStore
 from shared_utils.clock import utc_now
 from shared_utils.errors import ServiceError
 from shared_utils.observability.logs import redact_text

@@ -21,7 +21,7 @@ from shared_utils.observability import logs
 from shared_utils.persistence.erasures.session_file import FileErasures
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.redis.connection import CONNECTION_ERRORS
-from shared_utils.redis.trouble import error_text
+from shared_utils.redis.failures import error_text
 from shared_utils.task_end import end
 
 _log = logs.get("letta_bridge.erasure_follower")

@@ -10,10 +10,10 @@ from typing import Final
 from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.holds import Holds
 from letta_bridge.request_queue.keys import Keys, user_lane
-from letta_bridge.request_queue.traces import UserRecords
+from letta_bridge.request_queue.user_records import UserRecords
 from letta_bridge.settings import QueueSettings
+from letta_bridge.user_data.port import ErasureBusy
 from letta_bridge.user_data.refused_tasks import RefusedTask
-from letta_bridge.user_data.trace import ErasureBusy
 from shared_utils.contracts.memory_keys import ERASURES
 from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.redis.connection import RedisClient

@@ -13,14 +13,14 @@ from letta_bridge.letta.port import LettaAgents
 from letta_bridge.letta.servers import LettaServers
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.telemetry.metrics.bridge_metrics import BridgeMetrics
-from letta_bridge.vectors.agent_parts import AgentsSyncJob, AgentSweep, AgentSyncer, Letta
+from letta_bridge.vectors.agent_sync import AgentsSyncJob, AgentSweep, AgentSyncer, Letta
 from letta_bridge.vectors.embedding import Embedding
-from letta_bridge.vectors.index_part import IndexSyncJob
+from letta_bridge.vectors.index_sync import IndexSyncJob
 from letta_bridge.vectors.journal_turns import DatabaseJournalTurns, JournalTurns
-from letta_bridge.vectors.parts import SyncJob
-from letta_bridge.vectors.rounds import SweepSchedule
+from letta_bridge.vectors.port import SyncJob
 from letta_bridge.vectors.state import DatabaseSyncState
-from letta_bridge.vectors.turn_parts import Canned, Forgotten, TurnsSyncJob, TurnSweep, TurnSyncer
+from letta_bridge.vectors.sweep_schedule import SweepSchedule
+from letta_bridge.vectors.turn_sync import Canned, Forgotten, TurnsSyncJob, TurnSweep, TurnSyncer
 from letta_bridge.vectors.worker import VectorWorker
 from shared_utils.llm.embeddings import HttpEmbedder
 from shared_utils.persistence.database.database import Database

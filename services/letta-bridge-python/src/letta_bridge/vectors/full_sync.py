@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from letta_bridge.letta.port import LettaAgents
-from letta_bridge.vectors.agent_parts import AgentSweep
+from letta_bridge.vectors.agent_sync import AgentSweep
 from letta_bridge.vectors.build import Syncers
-from letta_bridge.vectors.parts import SyncJob
-from letta_bridge.vectors.rounds import SweepSchedule
-from letta_bridge.vectors.turn_parts import TurnSweep
+from letta_bridge.vectors.port import SyncJob
+from letta_bridge.vectors.sweep_schedule import SweepSchedule
+from letta_bridge.vectors.turn_sync import TurnSweep
 
 Progress = Callable[[str, int], None]
 """Is told what is gone through, and how much of it was: turns by hundreds, agents one by one."""

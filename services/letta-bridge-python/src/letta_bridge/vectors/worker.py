@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from letta_bridge.vectors.parts import SyncJob
+from letta_bridge.vectors.port import SyncJob
 from letta_bridge.vectors.state import SyncState
 from shared_utils.errors import ServiceError
 from shared_utils.llm.embeddings import EmbeddingsUnavailable

@@ -19,11 +19,11 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from shared_utils.persistence.database.arrival import connect_and_prepare, parameters
+from shared_utils.persistence.database.bootstrap import connect_and_prepare, parameters
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.connection_watch import ConnectionWatch, reporting, silent
 from shared_utils.persistence.database.connections import Connection, Row
-from shared_utils.persistence.database.failures import RETRYABLE_ERRORS, translate
+from shared_utils.persistence.database.error_mapping import RETRYABLE_ERRORS, translate
 from shared_utils.persistence.database.migration import require_schema
 from shared_utils.persistence.dialects import Dialect
 from shared_utils.persistence.errors import (

@@ -19,10 +19,10 @@ import psycopg
 from psycopg import errors, sql
 
 from shared_utils.observability import logs
-from shared_utils.persistence.database.arrival import connect_and_prepare
+from shared_utils.persistence.database.bootstrap import connect_and_prepare
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.connections import Connection
-from shared_utils.persistence.database.failures import translate
+from shared_utils.persistence.database.error_mapping import translate
 from shared_utils.persistence.errors import DatabaseRefused, MigrationChanged, SchemaMissing, UnfitDatabase
 
 _log = logs.get("shared_utils.persistence.migration")

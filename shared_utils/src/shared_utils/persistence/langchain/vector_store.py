@@ -11,7 +11,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from shared_utils.persistence.langchain.documents import diverse, document_of, passages_of
-from shared_utils.persistence.langchain.workplace import LoopThread
+from shared_utils.persistence.langchain.loop_thread import LoopThread
 from shared_utils.persistence.vectors import Match, Passage, PassageStore, Scope
 
 

@@ -21,7 +21,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from shared_utils.persistence.checkpoints.port import Blob, Checkpoint, CheckpointStore, ValuesMissing, Write
 from shared_utils.persistence.langgraph.blocking import BlockingMethods
-from shared_utils.persistence.langgraph.place import ConfigKey, identity
+from shared_utils.persistence.langgraph.config_key import ConfigKey, identity
 
 _CHECKPOINTS_PER_PAGE: Final = 50
 """Checkpoints held in memory at once while a list is walked."""

@@ -11,6 +11,7 @@ from shared_utils.observability import logs
 from shared_utils.persistence.database.database import Connection, Database, Params, Row
 from shared_utils.persistence.database.pool_queue import PoolQueue
 from shared_utils.persistence.errors import Conflict, PersistenceError, RowMissing, ValueRefused
+from shared_utils.persistence.sessions.merge import MergePlan, plan_merge
 from shared_utils.persistence.sessions.port import (
     Cleanup,
     MergeResult,
@@ -22,7 +23,6 @@ from shared_utils.persistence.sessions.port import (
     SessionStoreError,
     StaleSession,
 )
-from shared_utils.persistence.sessions.takeover import MergePlan, plan_merge
 from shared_utils.persistence.sessions.values import MAX_BYTES, encoded, storable
 from shared_utils.persistence.statements import statements
 

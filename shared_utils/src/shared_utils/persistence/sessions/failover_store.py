@@ -18,7 +18,7 @@ from shared_utils.observability import logs
 from shared_utils.persistence.erasures.session_file import FileErasures
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions.file_store import FileSessionStore
-from shared_utils.persistence.sessions.journal import SessionConflict, SessionOutageLog, record
+from shared_utils.persistence.sessions.outage_log import SessionConflict, SessionOutageLog, record
 from shared_utils.persistence.sessions.port import (
     Cleanup,
     MergeResult,

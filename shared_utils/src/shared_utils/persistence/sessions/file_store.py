@@ -14,6 +14,7 @@ from typing import Any, Final
 from shared_utils.clock import utc_now
 from shared_utils.persistence.errors import Conflict, RowMissing
 from shared_utils.persistence.session_file.tables import prepare, time_text
+from shared_utils.persistence.sessions.merge import plan_merge
 from shared_utils.persistence.sessions.port import (
     Cleanup,
     MergeResult,
@@ -24,7 +25,6 @@ from shared_utils.persistence.sessions.port import (
     StaleSession,
 )
 from shared_utils.persistence.sessions.rows import readable, row_of, session_of
-from shared_utils.persistence.sessions.takeover import plan_merge
 from shared_utils.persistence.sessions.values import MAX_BYTES, storable
 from shared_utils.persistence.sqlite_file import SqliteFile
 from shared_utils.persistence.statements import statements

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from shared_utils.clock import utc_now
 from shared_utils.persistence.errors import Conflict, RowMissing
+from shared_utils.persistence.sessions.merge import plan_merge
 from shared_utils.persistence.sessions.port import (
     Cleanup,
     MergeResult,
@@ -20,7 +21,6 @@ from shared_utils.persistence.sessions.port import (
     SessionStoreAway,
     StaleSession,
 )
-from shared_utils.persistence.sessions.takeover import plan_merge
 from shared_utils.persistence.sessions.values import MAX_BYTES, storable
 
 _SPANS = {"1h": timedelta(hours=1), "1d": timedelta(days=1), "7d": timedelta(days=7), "30d": timedelta(days=30)}

@@ -17,7 +17,7 @@ from typing import Final
 from shared_utils.observability import logs
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions.file_store import FileSessionStore
-from shared_utils.persistence.sessions.journal import NEW_SESSION, UNKNOWN_BASE, Entry, SessionOutageLog
+from shared_utils.persistence.sessions.outage_log import NEW_SESSION, UNKNOWN_BASE, Entry, SessionOutageLog
 from shared_utils.persistence.sessions.port import Session, SessionStore, SessionStoreAway, StaleSession
 
 _log = logs.get("shared_utils.persistence.session_replay")

@@ -12,10 +12,10 @@ from typing import Final
 
 import psycopg
 
-from shared_utils.persistence.database.arrival import connect_and_prepare
+from shared_utils.persistence.database.bootstrap import connect_and_prepare
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.connections import Connection
-from shared_utils.persistence.database.failures import translate
+from shared_utils.persistence.database.error_mapping import translate
 from shared_utils.persistence.database.migration import apply
 from shared_utils.persistence.errors import Conflict, DatabaseRefused
 from shared_utils.persistence.table_copy.digest import changed_rows, embedding_in

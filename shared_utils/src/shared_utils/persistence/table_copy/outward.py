@@ -12,10 +12,10 @@ from typing import Final
 import psycopg
 
 from shared_utils.clock import utc_now
-from shared_utils.persistence.database.arrival import connect_and_prepare
+from shared_utils.persistence.database.bootstrap import connect_and_prepare
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.connections import Connection
-from shared_utils.persistence.database.failures import translate
+from shared_utils.persistence.database.error_mapping import translate
 from shared_utils.persistence.table_copy.digest import RowDigest, embedding_form
 from shared_utils.persistence.table_copy.tables import (
     BOOKKEEPING,

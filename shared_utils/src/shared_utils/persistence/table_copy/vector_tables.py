@@ -10,11 +10,11 @@ from typing import Any, Final
 import psycopg
 
 from shared_utils.observability import logs
-from shared_utils.persistence.database.arrival import connect_and_prepare
+from shared_utils.persistence.database.bootstrap import connect_and_prepare
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.connections import Connection
 from shared_utils.persistence.database.database import Database
-from shared_utils.persistence.database.failures import translate
+from shared_utils.persistence.database.error_mapping import translate
 from shared_utils.persistence.errors import SchemaMissing
 from shared_utils.persistence.statements import statements
 from shared_utils.persistence.table_copy.tables import columns, statement

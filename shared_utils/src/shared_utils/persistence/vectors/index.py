@@ -11,7 +11,7 @@ import psycopg
 from psycopg import errors
 
 from shared_utils.observability import logs
-from shared_utils.persistence.database.arrival import connect_and_prepare
+from shared_utils.persistence.database.bootstrap import connect_and_prepare
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.database import Connection, Database
 from shared_utils.persistence.errors import QueryTimeout

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from shared_utils.observability import logs
-from shared_utils.redis.trouble import RedisFailure, redis_failure
+from shared_utils.redis.failures import RedisFailure, redis_failure
 
 _log = logs.get("letta_bridge.redis_outage")
 

@@ -10,7 +10,7 @@ from typing import Final
 from letta_bridge.vectors.embedding import Embedding
 from letta_bridge.vectors.importing.letta_rows import LettaPassage, unpadded
 from letta_bridge.vectors.importing.letta_tables import LettaPassages
-from letta_bridge.vectors.passage_making import imported_passage
+from letta_bridge.vectors.passage_factory import imported_passage
 from shared_utils.persistence.vectors import Passage, PassageStore, Scope, content_hash
 
 _PASSAGES_PER_PAGE: Final = 500

@@ -1,0 +1,293 @@
+"""What each guard lets through, what a user who hits one is told, and what a guard costs that is off."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from letta_bridge.errors import LIMIT_CODES, TaskExpired
+from letta_bridge.letta import TurnAnswer, Usage
+from letta_bridge.limits import Limiter, UsageSnapshot
+from letta_bridge.request_queue import Turn
+from letta_bridge.request_queue.lease_clock import clock
+from letta_bridge.settings import GuardSettings
+from letta_bridge.turn.lease import TurnLease
+from shared_utils.contracts.messages import Task
+
+NOW = 1_795_000_000.0
+
+
+class UsageStore:
+    """Says what it was told to, and remembers that it was asked."""
+
+    def __init__(self, standing=None, error=None):
+        self.standing = standing or UsageSnapshot()
+        self.error = error
+        self.asked = 0
+        self.spent = []
+
+    async def admit(self, user_id, *, per_minute, burst):
+        self.asked += 1
+        if self.error:
+            raise self.error
+        return self.standing
+
+    async def spend(self, user_id, tokens):
+        if self.error:
+            raise self.error
+        self.spent.append((user_id, tokens))
+
+
+def make(meter=None, **settings):
+    return Limiter(GuardSettings.model_validate(settings), meter or UsageStore(), clock=lambda: NOW)
+
+
+def turn(**fields):
+    return Turn(**{"receipt": "1-1", "lane": "ada", "attempts": 1, "seq": 1, "first_ms": 0, "payload": b"", **fields})
+
+
+def task(**fields):
+    return Task(task_id="t1", user_id="ada", content="hi", **fields)
+
+
+async def test_guards_that_are_off_ask_nobody():
+    meter = UsageStore()
+    guards = make(meter)
+    admission = await guards.admit(turn(queued_seconds=1e9), task(timestamp=NOW - 1e9))
+    assert admission.to_letta() is None
+    await guards.spent("ada", 1000)
+    assert (meter.asked, meter.spent) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("queued_seconds", "timestamp", "expired"),
+    [
+        (61.0, None, True),
+        (59.0, None, False),
+        (0.0, NOW - 61, True),
+        (0.0, NOW - 59, False),
+        (0.0, NOW + 1e6, False),  # a producer's clock that is ahead
+        (0.0, 12_345.6, False),  # the clock of an event loop
+        (0.0, (NOW - 61) * 1000, False),  # milliseconds
+        (0.0, dt.datetime.fromtimestamp(NOW - 61, dt.UTC).isoformat(), True),
+        (0.0, "2020-01-01T00:00:00", False),  # of no known zone
+        (0.0, "yesterday", False),
+    ],
+)
+async def test_a_task_that_waited_too_long_is_not_answered(queued_seconds, timestamp, expired):
+    guards = make(max_age=60)
+    if not expired:
+        assert (await guards.admit(turn(queued_seconds=queued_seconds), task(timestamp=timestamp))).to_letta() is None
+        return
+    with pytest.raises(TaskExpired, match="more than 60 s"):
+        await guards.admit(turn(queued_seconds=queued_seconds), task(timestamp=timestamp))
+
+
+@pytest.mark.parametrize(
+    ("budgets", "standing", "kind", "code"),
+    [
+        ({"user_tokens": {"soft": 100}}, UsageSnapshot(user_tokens=99), None, None),
+        ({"user_tokens": {"soft": 100}}, UsageSnapshot(user_tokens=100), "soft", "user_tokens_spent"),
+        ({"user_tokens": {"soft": 100, "hard": 200}}, UsageSnapshot(user_tokens=200), "hard", "user_tokens_spent"),
+        ({"all_tokens": {"soft": 100}}, UsageSnapshot(all_tokens=100), "soft", "tokens_spent"),
+        ({"all_tokens": {"hard": 100}}, UsageSnapshot(all_tokens=100), "hard", "tokens_spent"),
+        ({"user_tokens": {"soft": 1}, "all_tokens": {"hard": 1}}, UsageSnapshot(True, 9, 9), "hard", "tokens_spent"),
+    ],
+)
+async def test_a_soft_budget_falls_back_and_a_hard_one_refuses(budgets, standing, kind, code):
+    admission = await make(UsageStore(standing), **budgets).admit(turn(), task())
+    assert {name: hit.code for name in ("soft", "hard") if (hit := getattr(admission, name))} == (
+        {kind: code} if kind else {}
+    )
+
+
+async def test_while_the_meter_is_away_turns_go_through():
+    guards = make(UsageStore(error=RedisConnectionError("away")), turns_per_minute=1, user_tokens={"hard": 1})
+    assert (await guards.admit(turn(), task())).to_letta() is None
+    await guards.spent("ada", 5)
+
+
+def answers(rig):
+    return [(reply["task_id"], reply.get("code") or reply["source"]) for reply in rig.replies()]
+
+
+async def test_a_user_who_comes_too_fast_is_told_so_and_the_others_are_not_touched(make_rig):
+    rig = make_rig(guards={"turns_per_minute": 1, "burst": 2})
+    for number in range(4):
+        rig.push(f"a{number}", user="ada")
+    rig.push("b0", user="bo")
+    await rig.work_off()
+    assert sorted(answers(rig)) == [
+        ("a0", "letta"), ("a1", "letta"), ("a2", "user_rate"), ("a3", "user_rate"), ("b0", "letta"),
+    ]  # fmt: skip
+    reply = rig.kept(task_id="a2")
+    assert (reply["retryable"], reply["message"][:40]) == (True, "this user sends more than 1 messages a m")
+    assert rig.outcomes() == {"letta": 3, "error": 2}
+
+
+async def test_a_refused_task_that_is_sent_again_is_judged_again_and_answered_as_if_new(make_rig):
+    rig = make_rig(guards={"turns_per_minute": 1, "burst": 1})
+    rig.push("a0")
+    rig.push("a1")
+    await rig.work_off()
+    rig.push("a1")
+    await rig.work_off()
+    rig.time += 60
+    rig.push("a1")
+    await rig.work_off()
+    assert answers(rig) == [("a0", "letta"), ("a1", "user_rate"), ("a1", "user_rate"), ("a1", "letta")]
+    assert await rig.said_to_agents() == {"ada": ["hi", "hi"]}
+
+
+async def test_what_may_be_in_the_agents_memory_is_seen_through_whatever_the_limits_say(make_rig):
+    rig = make_rig(
+        letta={"fallback_to_memory": False, "retry_attempts": 0}, guards={"turns_per_minute": 0.001, "burst": 1}
+    )
+    rig.letta.down = True
+    rig.push("a0")
+    await rig.work_off()
+    rig.letta.down = False
+    rig.push("a0")
+    await rig.work_off()
+    assert answers(rig) == [("a0", "letta_unavailable"), ("a0", "letta")]
+
+
+async def test_a_spent_budget_falls_back_then_refuses_and_the_agent_is_told_next_day(make_rig):
+    rig = make_rig(guards={"user_tokens": {"soft": 10, "hard": 1000}})
+    await rig.meter.spend("ada", 10)
+    rig.push("a0", content="first")
+    await rig.work_off()
+    await rig.meter.spend("ada", 990)
+    rig.push("a1", content="second")
+    await rig.work_off()
+    rig.time += 86_400
+    rig.push("a2", content="third")
+    await rig.work_off()
+    assert answers(rig) == [("a1", "user_tokens_spent"), ("a2", "letta")]
+    assert rig.fallback.answered == [("a0", "user_tokens_spent")]
+    assert await rig.said_to_agents() == {"ada": ["first", "third"]}
+
+
+async def test_a_budget_does_not_touch_what_letta_is_not_asked_for(make_rig):
+    rig = make_rig(guards={"all_tokens": {"hard": 1}})
+    await rig.meter.spend("ada", 1)
+    rig.push("a0", meta={"memory_type": "temporary"})
+    await rig.work_off()
+    assert rig.outcomes() == {"memory": 1}
+
+
+async def test_a_turns_tokens_are_counted(make_rig):
+    rig = make_rig(guards={"user_tokens": {"soft": 10**9}})
+    rig.letta._answer = lambda _agent, _messages: TurnAnswer("hello", usage=Usage(40, 2, 42, 1))
+    rig.push("a0")
+    await rig.work_off()
+    standing = await rig.meter.admit("ada", per_minute=0, burst=1)
+    assert standing.user_tokens == standing.all_tokens == rig.kept(task_id="a0")["usage"]["total_tokens"] == 42
+
+
+async def test_a_full_lane_refuses_at_once_and_keeps_the_order_of_what_waits(make_rig):
+    rig = make_rig(guards={"max_lane": 3})
+    for number in range(8):
+        rig.push(f"a{number}", content=f"say {number}")
+    rig.push("b0", user="bo")
+    await rig.work_off()
+    told = answers(rig)
+    assert [task_id for task_id, source in told if source == "letta" and task_id != "b0"] == ["a0", "a1", "a2"]
+    assert {task_id for task_id, source in told if source == "lane_full"} == {"a3", "a4", "a5", "a6", "a7"}
+    assert (await rig.said_to_agents())["ada"] == ["say 0", "say 1", "say 2"]
+    counters = rig.shelf.counters
+    assert counters["taken"] == counters["settled:letta"] + counters["settled:error"] == 9
+
+
+@pytest.mark.parametrize("limit", [{"max_lane": 3}, {}], ids=["limited", "not limited any more"])
+@pytest.mark.parametrize("attempts", [1, 2, 5])
+async def test_a_task_whose_lane_was_full_is_refused_on_every_delivery(make_rig, attempts, limit):
+    rig = make_rig(guards=limit)
+    payload = json.dumps({"task_id": "t1", "user_id": "ada", "content": "hi"}).encode()
+    refused = turn(lane="~full:7", attempts=attempts, payload=payload)
+    settlement = await rig.processor().process(refused, TurnLease(30, clock()))
+    assert json.loads(settlement.reply)["code"] == "lane_full"
+    assert settlement.tally == ("turned_away", "guard:lane_full")
+    assert rig.letta.sent == []
+
+
+async def test_a_user_who_is_called_like_an_overflow_lane_is_served(make_rig):
+    rig = make_rig(guards={"max_lane": 3})
+    rig.push("t1", user="~full:7")
+    await rig.work_off()
+    assert answers(rig) == [("t1", "letta")]
+
+
+async def test_a_killed_bridge_changes_nothing_about_what_a_full_lane_refused(make_rig):
+    rig = make_rig(guards={"max_lane": 2})
+    for number in range(6):
+        rig.push(f"a{number}", content=f"say {number}")
+    dying = rig.queue("dying")
+    assert len((await dying.settle_and_fetch([], 10)).turns) == 5, "a0, and four to refuse; a1 waits behind a0"
+    rig.time += rig.settings.queue.lease + 1
+    await rig.work_off()
+    told = dict(answers(rig))
+    assert [task_id for task_id, source in told.items() if source == "letta"] == ["a0", "a1"]
+    assert {task_id for task_id, source in told.items() if source == "lane_full"} == {"a2", "a3", "a4", "a5"}
+    assert (await rig.said_to_agents())["ada"] == ["say 0", "say 1"]
+
+
+async def test_a_task_refused_by_a_full_lane_may_be_sent_again(make_rig):
+    rig = make_rig(guards={"max_lane": 1})
+    rig.push("a0")
+    rig.push("a1", content="again")
+    await rig.work_off()
+    assert rig.kept(task_id="a1")["code"] == "lane_full"
+    rig.push("a1", content="again")
+    await rig.work_off()
+    assert rig.kept(task_id="a1")["source"] == "letta"
+
+
+async def test_a_refusal_does_not_stand_in_the_way_of_the_first_task_with_its_id(make_rig):
+    rig = make_rig(guards={"max_lane": 1})
+    rig.push("1", content="the first")
+    rig.push("1", content="another")
+    await rig.work_off()
+    assert [reply.get("code", reply.get("response_text")) for reply in rig.replies()] == [
+        "lane_full",
+        "echo: the first",
+    ]
+    assert rig.kept(task_id="1")["response_text"] == "echo: the first"
+
+
+async def test_a_refusal_leaves_what_is_known_of_an_earlier_try(make_rig):
+    rig = make_rig(guards={"max_lane": 1}, letta={"reply_deadline": 0.1, "timeout": 0.05, "retry_attempts": 0})
+    rig.push("t0", content="zero")
+    await rig.work_off()
+    rig.fallback.down = True
+    with rig.letta.held() as hold:
+        rig.push("t1", content="one")
+        await rig.work_off()
+        hold.release()
+        await rig.letta.idle()
+    rig.fallback.down = False
+    for task_id, content in (("t2", "two"), ("t1", "one")):
+        rig.push(task_id, content=content)
+    await rig.work_off()
+    assert rig.replies()[-2]["code"] == "lane_full" or rig.replies()[-1]["code"] == "lane_full"
+    rig.push("t1", content="one")
+    await rig.work_off()
+    assert rig.replies()[-1]["response_text"] == "echo: one"
+    assert (await rig.said_to_agents())["ada"].count("one") == 1
+
+
+async def test_new_limits_hold_from_the_next_turn_on(make_rig):
+    rig = make_rig()
+    processor = rig.processor()
+    changed = rig.settings.model_copy(update={"guards": GuardSettings(max_age=10)})
+    processor.reload(changed)
+    payload = json.dumps({"task_id": "t1", "user_id": "ada", "content": "hi"}).encode()
+    settlement = await processor.process(turn(payload=payload, queued_seconds=11.0), lease=None)
+    assert json.loads(settlement.reply)["code"] == "expired"
+
+
+def test_each_guard_has_a_code_of_its_own():
+    assert {"expired", "lane_full", "user_rate", "user_tokens_spent", "tokens_spent"} == LIMIT_CODES

@@ -1,0 +1,96 @@
+"""Why a connection cannot be opened, told from what each library raises."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+
+import aiohttp
+import httpx
+import psycopg
+import pytest
+
+from local_stack.fixtures import missing_parts
+from local_stack.ports import HOST, free_port
+from local_stack.tls import TlsFront, make_certificates
+from shared_utils.connection_failures import connection_failure
+
+
+@pytest.mark.parametrize(
+    ("error", "clause"),
+    [
+        (ConnectionRefusedError(111, "x"), "nobody listens there (connection refused)"),
+        (socket.gaierror(-2, "x"), "its name cannot be resolved"),
+        (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER]"), "a TLS connection cannot be agreed on"),
+        (FileNotFoundError(2, "x"), "there is no such socket"),
+        (PermissionError(13, "x"), "this user may not open the socket"),
+        (TimeoutError("timed out"), "it does not answer in time"),
+        (OSError(101, "Network is unreachable"), "its network cannot be reached"),
+        (RuntimeError("certificate verify failed: self-signed certificate (_ssl.c:1)"),
+         "its certificate is not trusted (self-signed certificate)"),
+        (RuntimeError("failed to resolve host 'x': [Errno -2] Name or service"), "its name cannot be resolved"),
+        (ExceptionGroup("several", [OSError("other"), ConnectionRefusedError(111, "x")]),
+         "nobody listens there (connection refused)"),
+        (RuntimeError("something else"), None),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_each_kind_has_its_clause(error, clause):
+    assert connection_failure(error) == clause
+
+
+def test_what_an_error_came_from_counts():
+    error = RuntimeError("All connection attempts failed")
+    error.__cause__ = OSError("in between")
+    error.__cause__.__context__ = ConnectionRefusedError(111, "x")
+    assert connection_failure(error) == "nobody listens there (connection refused)"
+
+
+async def by_httpx(url):
+    async with httpx.AsyncClient(timeout=5) as client:
+        await client.get(url)
+
+
+async def by_aiohttp(url):
+    async with aiohttp.ClientSession() as session, session.get(url):
+        pass
+
+
+async def by_psycopg(url):
+    address = url.replace("https://", "postgresql://u:p@").replace("http://", "postgresql://u:p@")
+    mode = "verify-full&sslrootcert=system&sslnegotiation=direct" if url.startswith("https") else "disable"
+    await psycopg.AsyncConnection.connect(f"{address}/db?sslmode={mode}", connect_timeout=5)
+
+
+def clause_of(ask, url):
+    with pytest.raises((httpx.TransportError, aiohttp.ClientError, psycopg.OperationalError)) as caught:
+        asyncio.run(ask(url))
+    return connection_failure(caught.value)
+
+
+ASKERS = pytest.mark.parametrize("ask", [by_httpx, by_aiohttp, by_psycopg])
+
+
+@pytest.mark.integration
+@ASKERS
+def test_a_refused_connection(ask):
+    assert clause_of(ask, f"http://{HOST}:{free_port()}") == "nobody listens there (connection refused)"
+
+
+@pytest.mark.integration
+@ASKERS
+def test_an_unknown_name(ask):
+    assert clause_of(ask, "http://no-such-host.invalid:80") == "its name cannot be resolved"
+
+
+@pytest.mark.integration
+@ASKERS
+def test_a_certificate_nobody_trusts(ask, tmp_path):
+    with missing_parts():
+        certificates = make_certificates(tmp_path)
+    target = socket.create_server((HOST, 0))
+    with contextlib.closing(target), TlsFront(target.getsockname()[1], certificates) as front:
+        clause = clause_of(ask, f"https://localhost:{front.port}")
+    assert clause.startswith("its certificate is not trusted")
