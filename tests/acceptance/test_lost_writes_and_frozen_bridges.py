@@ -191,7 +191,7 @@ def test_an_idle_bridge_that_was_frozen_sends_nothing_that_another_took_over(
             if mine:
                 break
         assert mine, "the frozen bridge was handed nothing in 20 tries"
-        wait_until(lambda: "turns_read_late" in log_of(frozen))
+        wait_until(lambda: "turns_received_late" in log_of(frozen))
         push(client, "last", *(f"last{number}" for number in range(5)))
         pushed.extend(f"last{number}" for number in range(5))
         wait_until(all_answered)

@@ -140,11 +140,11 @@ def test_a_bridge_and_its_operator_know_why_nothing_is_taken(kind, server, bridg
         refusal = kind(client, server)
         refusal.begin()
         wait_until(lambda: not redis_check(bridge)[0])
-        wait_until(lambda: events(bridge, "redis_away")["redis_away"])
+        wait_until(lambda: events(bridge, "redis_unavailable")["redis_unavailable"])
         time.sleep(WATCHED_SECONDS)
-        told = events(bridge, "redis_away", "redis_back")
+        told = events(bridge, "redis_unavailable", "redis_available")
         # A password that is refused is met after the connections that were ended.
-        assert told in ({"redis_away": 1}, {"redis_away": 2} if kind is PasswordChanged else None)
+        assert told in ({"redis_unavailable": 1}, {"redis_unavailable": 2} if kind is PasswordChanged else None)
         ready, why = redis_check(bridge)
         assert (ready, refusal.says in why, "; " in why) == (False, True, True), why
         for command in ("status", "doctor"):
@@ -164,11 +164,11 @@ def test_a_bridge_and_its_operator_know_why_nothing_is_taken(kind, server, bridg
             assert "key of another kind" not in output
         refusal.end()
         wait_until(lambda: redis_check(bridge)[0])
-        wait_until(lambda: events(bridge, "redis_back")["redis_back"])
+        wait_until(lambda: events(bridge, "redis_available")["redis_available"])
     observer = make_observer(server.url)
     observer.push("ada", "t1", "hi")
     assert observer.wait_for(1)[0]["code"] == "fallback_unavailable"
-    assert events(bridge, "redis_back") == {"redis_back": 1}
+    assert events(bridge, "redis_available") == {"redis_available": 1}
     observer.client.close()
 
 

@@ -58,7 +58,7 @@ def test_a_bridge_takes_new_settings_over(bridge_factory, make_observer, redis_u
     observer.push("ada", "t1", "hi", timestamp=time.time() - 60)
     observer.wait_settled(1)
     assert observer.reply("ada", "t1")["code"] == "expired"
-    (hit,) = [line for line in lines(bridge) if line["event"] == "guard_hit"]
+    (hit,) = [line for line in lines(bridge) if line["event"] == "limit_reached"]
     assert hit["task_id"] == "t1"
     assert hit["user_id"].startswith("user-")
     observer.client.close()

@@ -35,7 +35,7 @@ def test_work_in_flight_under_the_old_name_is_named_at_the_start(redis_url, brid
 
     def told():
         lines = [json.loads(line) for line in new.log.read_text(encoding="utf-8").splitlines()]
-        return [line for line in lines if line["event"] == "queue_left_behind"]
+        return [line for line in lines if line["event"] == "unserved_queue_found"]
 
     (line,) = eventually(told, new.log_tail)
     assert (line["queue"], line["in_flight"]) == ("old_requests", 1)

@@ -199,7 +199,7 @@ class Bridge:
                 self._vectors.worker.running() if self._vectors else contextlib.nullcontext(),
             ):
                 _spare_the_collector()
-                _log.info("bridge_started", bridge=self.name, version=__version__, port=port)
+                _log.info("started", bridge=self.name, version=__version__, port=port)
                 looking = asyncio.create_task(tell_left_behind(self._redis, self.settings.queue.requests))
                 try:
                     await self.intake.run()
@@ -209,7 +209,7 @@ class Bridge:
         finally:
             await self._close()
             await asyncio.to_thread(self.telemetry.close)
-            _log.info("bridge_stopped", bridge=self.name)
+            _log.info("stopped", bridge=self.name)
 
     def stop(self) -> None:
         """Take nothing more, end what was begun, and let :meth:`run` return."""

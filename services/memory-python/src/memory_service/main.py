@@ -66,7 +66,7 @@ def _run(
     except OSError as error:
         _leave(f"http://{http.host}:{http.port} cannot be served ({error.strerror}); set --port", _EXIT_MISCONFIGURED)
     except Exception:  # noqa: BLE001  # the outermost place: whatever broke is logged once, as one line
-        logs.get(__name__).exception("service_broke")
+        logs.get(__name__).exception("service_crashed")
         raise typer.Exit(_EXIT_FAILED) from None
 
 

@@ -78,7 +78,7 @@ class StoredRecall:
             return []
         if self._failures:
             self._failures = 0
-            _LOG.info("recall_goes_on")
+            _LOG.info("recall_recovered")
         mine = [passage for passage in search.result() if _is_of(passage, persona)]
         return self._chosen(mine, shown)
 
@@ -117,7 +117,7 @@ class StoredRecall:
     def _ended(self, search: asyncio.Task[list[Passage]]) -> None:
         self._running.discard(search)
         if not search.cancelled() and (error := search.exception()) is not None and not isinstance(error, ServiceError):
-            _LOG.error("recall_broke", exc_info=error)
+            _LOG.error("recall_crashed", exc_info=error)
 
     def _failed(self, reason: str) -> None:
         self._failures += 1

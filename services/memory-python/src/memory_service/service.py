@@ -130,7 +130,7 @@ class Service:
             await self._end(polite, background)
 
     async def _end(self, polite: list[asyncio.Task[None]], background: list[asyncio.Task[None]]) -> None:
-        _LOG.info("stopping")
+        _LOG.info("draining")
         await end(*background)
         outcomes = await asyncio.gather(*polite, *background, return_exceptions=True)
         unanswered = await self._answers.drain(self._settings.shutdown_grace)
@@ -195,7 +195,7 @@ async def _recall(settings: ServiceSettings, web: httpx.AsyncClient) -> AsyncIte
         yield None
         return
     if not can_be_kept(settings.vectors, settings.database):
-        _LOG.warning("recall_off", reason="vectors.enabled is on, and there is no database; set DATABASE_URL")
+        _LOG.warning("recall_disabled", reason="vectors.enabled is on, and there is no database; set DATABASE_URL")
         yield None
         return
     store = open_memories(settings.vectors, settings.database)

@@ -68,7 +68,7 @@ class Summaries:
             except CONNECTION_ERRORS as error:
                 _LOG.info("summary_postponed", kind=type(error).__name__)
             except Exception:  # noqa: BLE001  # one user's conversation must not end the service for everybody
-                _LOG.exception("summary_broke")
+                _LOG.exception("summary_crashed")
             finally:
                 del self._waiting[user_id]
                 if not self._waiting:

@@ -120,7 +120,7 @@ class Journal:
         await self._purge()
         if self.last_error is not None:
             self.last_error = None
-            _log.info("journal_goes_on", waiting=batch.waiting)
+            _log.info("journal_recovered", waiting=batch.waiting)
         return full
 
     async def _take(self, want: int) -> JournalBatch:
@@ -196,5 +196,5 @@ class Journal:
     def _in_trouble(self, error: Exception) -> None:
         text = error_text(error)
         if self.last_error is None:
-            _log.warning("journal_waits", error=text)
+            _log.warning("journal_stalled", error=text)
         self.last_error = text

@@ -109,7 +109,7 @@ class Limiter:
 
     def _store_unavailable(self, error: Exception) -> None:
         if not self._away:
-            _log.warning("guards_blind", error=error_text(error))
+            _log.warning("limits_unavailable", error=error_text(error))
         self._away = True
 
     def _admission(self, standing: UsageSnapshot) -> Admission:

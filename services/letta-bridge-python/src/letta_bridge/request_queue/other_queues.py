@@ -100,7 +100,7 @@ async def tell_left_behind(client: RedisClient, own: str) -> None:
     with contextlib.suppress(*CONNECTION_ERRORS):
         for queue in await left_behind(client, own):
             _log.warning(
-                "queue_left_behind",
+                "unserved_queue_found",
                 queue=queue.name,
                 in_flight=queue.in_flight,
                 lanes=queue.lanes,

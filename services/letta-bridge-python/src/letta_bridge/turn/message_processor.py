@@ -176,7 +176,7 @@ class MessageProcessor:
                 return await self._answered_by_letta_before(job, lease, gone)
             return await self._answered(job, lease, admitted)
         except LimitReached as hit:
-            _log.info("guard_hit", receipt=turn.receipt, code=hit.code)
+            _log.info("limit_reached", receipt=turn.receipt, code=hit.code)
             return settlements.turned_away(turn, task, hit)
 
     async def _with_content(self, task: Task) -> Task:
@@ -235,7 +235,7 @@ class MessageProcessor:
         if job.turn.attempts > 1 and await self._fallback.was_handed_over(job.number):
             return await self._by_memory(job, lease, "handed_over", delivery)
         if (limit := admitted.to_letta()) is not None:
-            _log.info("guard_hit", receipt=job.turn.receipt, code=limit.code, soft=True)
+            _log.info("limit_reached", receipt=job.turn.receipt, code=limit.code, soft=True)
             return await self._without_letta(job, lease, limit, delivery)
         try:
             delivered = await delivery.run()
@@ -371,12 +371,12 @@ class MessageProcessor:
                 return None
             return await self._delivery(job, lease)
         except CONNECTION_ERRORS as unknown:
-            _log.warning("answer_not_told", receipt=job.turn.receipt, error=str(unknown))
+            _log.warning("catch_up_skipped", receipt=job.turn.receipt, error=str(unknown))
             return None
 
     def _dead_letter(self, turn: Turn, job: Job | None, error: ServiceError) -> Settlement:
         code = error.reason if isinstance(error, UnprocessableTask) else error.code
-        _log.warning("task_buried", receipt=turn.receipt, code=code, error=str(error))
+        _log.warning("task_dead_lettered", receipt=turn.receipt, code=code, error=str(error))
         task_id, user_id = salvage_ids(turn.payload)
         if isinstance(error, MalformedMessage):
             task_id, user_id = error.task_id, error.user_id

@@ -125,7 +125,7 @@ class ErasureFollower:
             await self.look()
         except (ResponseError, PersistenceError) as error:
             if not self._trouble:
-                _log.error("erasures_wait", error=error_text(error))
+                _log.error("erasures_stalled", error=error_text(error))
             self._trouble = True
         except CONNECTION_ERRORS:
             return  # said by the intake; the next look begins where this one did

@@ -77,7 +77,7 @@ class VectorWorker:
                 self._stalled(job, error)
             except Exception:  # noqa: BLE001  # a defect of ours must not stop the bridge, nor end the work for good
                 pause = _PAUSE_MOST
-                _log.exception("vectors_failed", part=job.name)
+                _log.exception("vector_sync_failed", part=job.name)
             await wait_or_timeout(self._stopping, pause)
         with contextlib.suppress(ServiceError):
             await self._state.leave(job.name, self._owner)
@@ -93,9 +93,9 @@ class VectorWorker:
 
     def _stalled(self, job: SyncJob, error: ServiceError) -> None:
         if job.name not in self._failures:
-            _log.warning("vectors_wait", part=job.name, error=str(error))
+            _log.warning("vector_sync_stalled", part=job.name, error=str(error))
         self._failures[job.name] = str(error)
 
     def _recovered(self, job: SyncJob) -> None:
         if self._failures.pop(job.name, None) is not None:
-            _log.info("vectors_go_on", part=job.name)
+            _log.info("vector_sync_recovered", part=job.name)

@@ -218,13 +218,13 @@ async def test_a_refused_exchange_is_logged_once_while_other_commands_work(make_
             while worker.queue.refused < 6:
                 await asyncio.sleep(0.001)
         assert "the key q is no list" in worker.intake.redis_error
-        assert told == [("redis_away", "wrongtype")]
+        assert told == [("redis_unavailable", "wrongtype")]
         worker.queue.refuses = False
         worker.push("a")
         worker.gate.set()
         await worker.settled(1)
         assert worker.intake.redis_error is None
-        assert told == [("redis_away", "wrongtype"), "redis_back"]
+        assert told == [("redis_unavailable", "wrongtype"), "redis_available"]
 
 
 def test_pauses_grow_up_to_a_bound_that_is_longer_where_somebody_has_to_mend_something():

@@ -175,7 +175,7 @@ class FallbackCheckpoints:
                 threads = await self._file.threads()
             except DatabaseUnavailable as error:
                 if not self._file_away:
-                    _log.error("checkpoint_file_away", error=str(error))
+                    _log.error("checkpoint_file_unavailable", error=str(error))
                 self._file_away = True
                 return  # no reason not to use the database
             self._file_away = False
@@ -194,7 +194,7 @@ class FallbackCheckpoints:
                 await self._database.put(checkpoint)
             for (namespace, checkpoint_id), found in writes.items():
                 await self._database.put_writes(thread_id, namespace, checkpoint_id, found)
-            _log.info("checkpoints_handed_over", checkpoints=len(checkpoints))
+            _log.info("checkpoints_replayed", checkpoints=len(checkpoints))
 
         try:
             await self._file.hand_over(thread_id, receive)
@@ -202,7 +202,7 @@ class FallbackCheckpoints:
             raise
         except PersistenceError as error:
             # It stays in the file, for somebody to look at; the other threads are not held up by it.
-            _log.error("checkpoints_kept_back", error=str(error))
+            _log.error("checkpoint_replay_refused", error=str(error))
 
     async def _began_here(self, thread_id: str, namespace: str, checkpoint_id: str | None) -> bool:
         checkpoint = await self._file.get(thread_id, namespace, checkpoint_id)

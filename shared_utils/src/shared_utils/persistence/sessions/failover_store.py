@@ -255,7 +255,7 @@ class FailoverSessionStore:
 
     def _lost(self, error: SessionStoreAway) -> None:
         if self._away is None:
-            _log.error("session_database_away", error=str(error))
+            _log.error("session_database_unavailable", error=str(error))
         self._away = str(error)
         self._look()
 
@@ -278,7 +278,7 @@ class FailoverSessionStore:
             except PersistenceError as error:
                 self._away = str(error)
                 await asyncio.sleep(self._pause)
-        _log.info("session_database_back", replayed=replayed, **await self._conflict_count())
+        _log.info("session_database_available", replayed=replayed, **await self._conflict_count())
 
     async def _conflict_count(self) -> dict[str, int]:
         with contextlib.suppress(SessionStoreError):
@@ -304,7 +304,7 @@ class FailoverSessionStore:
             yield
         except SessionStoreError as error:
             if self._mirror_trouble is None:
-                _log.error("session_file_broken", error=str(error))
+                _log.error("session_file_unavailable", error=str(error))
             self._mirror_trouble = f"the next outage of the database will not be bridged: {error}"
         else:
             self._mirror_trouble = None

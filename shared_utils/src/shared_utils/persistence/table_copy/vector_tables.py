@@ -98,7 +98,7 @@ async def mend_vector_tables(config: DatabaseConfig) -> Sequence[str]:
             kind = await fitting_kind(config, table.kind)
             async with connection.work():
                 await make(connection, config.schema_name, table, kind)
-            _log.warning("vector_table_mended", table=table.name, model=table.model)
+            _log.warning("vector_table_recreated", table=table.name, model=table.model)
         return [table.name for table in absent]
 
 

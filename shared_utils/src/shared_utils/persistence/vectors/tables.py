@@ -180,7 +180,7 @@ class VectorTables:
                 "state": table.state,
             },
         )
-        _log.info("vector_table_made", table=table.name, model=table.model, dimensions=table.dimensions)
+        _log.info("vector_table_created", table=table.name, model=table.model, dimensions=table.dimensions)
 
     def _refuse_where_we_may_not(self, model: str, dimensions: int) -> None:
         if not self._database.config.generate_schemas:

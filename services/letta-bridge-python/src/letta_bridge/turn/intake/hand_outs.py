@@ -69,5 +69,5 @@ class HandOuts:
             self._unstarted.update(receipts)  # not before: give_back, called meanwhile, would return what starts here
             raise
         kept = [] if self._queue.writes_lost else [turn for turn in turns if turn.receipt not in lost]
-        _log.warning("turns_read_late", kept=len(kept), lost=len(lost))
+        _log.warning("turns_received_late", kept=len(kept), lost=len(lost))
         return kept

@@ -31,7 +31,7 @@ class RedisOutage:
         self.last_error = redis_failure(error)
         if self.last_error.code not in self._told:
             self._told.add(self.last_error.code)
-            _log.warning("redis_away", code=self.last_error.code, error=str(self.last_error), held=held)
+            _log.warning("redis_unavailable", code=self.last_error.code, error=str(self.last_error), held=held)
 
     def pause(self) -> float:
         """Seconds to wait before the next try."""
@@ -48,7 +48,7 @@ class RedisOutage:
         """What had failed succeeded."""
         if self.last_error is None:
             return
-        _log.info("redis_back", orphans=self._orphans, held=held)
+        _log.info("redis_available", orphans=self._orphans, held=held)
         self.last_error = None
         self._told.clear()
         self._pause, self._orphans = 0.0, 0
