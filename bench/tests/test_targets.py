@@ -37,7 +37,7 @@ def figures():
     }
 
 
-def test_all_met(figures):
+def test_targets_are_met_where_every_figure_is_good_enough(figures):
     judged = targets(figures)
     assert [target.met for target in judged] == [True] * 7
     assert judged[0].name == "throughput against the fastest peer (fast)"

@@ -75,13 +75,13 @@ ASKERS = pytest.mark.parametrize("ask", [by_httpx, by_aiohttp, by_psycopg])
 
 @pytest.mark.integration
 @ASKERS
-def test_a_refused_connection(ask):
+def test_a_refused_connection_is_explained(ask):
     assert clause_of(ask, f"http://{HOST}:{free_port()}") == "nobody listens there (connection refused)"
 
 
 @pytest.mark.integration
 @ASKERS
-def test_an_unknown_name(ask):
+def test_an_unknown_host_name_is_explained(ask):
     assert clause_of(ask, "http://no-such-host.invalid:80") == "its name cannot be resolved"
 
 

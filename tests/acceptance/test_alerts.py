@@ -247,7 +247,7 @@ def test_a_session_file_that_cannot_be_written_is_seen(redis_url, start_stub, br
     raised("SessionFileUnwritable", over=True)
 
 
-def test_a_pause_is_told_and_what_waits_is_its_doing(
+def test_a_pause_is_reported_and_what_waits_is_its_doing(
     redis_url, start_stub, bridge_factory, make_observer, prometheus, raised
 ):
     prometheus.discover([bridge_factory(redis_url, start_stub().url).url])
@@ -266,7 +266,7 @@ def test_a_pause_is_told_and_what_waits_is_its_doing(
     observer.client.close()
 
 
-def test_what_is_buried_dropped_or_handed_out_again_is_seen(
+def test_what_is_dead_lettered_dropped_or_handed_out_again_is_seen(
     own_postgres, redis_url, start_stub, bridge_factory, memory_factory, make_observer, prometheus, raised, eventually
 ):
     """Each rule looks at a quarter of an hour, so only the firing is tried here, and the first of each is enough."""

@@ -92,7 +92,7 @@ def sessions_check(bridge):
 
 
 @pytest.mark.parametrize("kind", ["killed", "black hole", "answers lost", "cut in the middle", "read only"])
-def test_replies_go_on_and_state_is_reconciled(
+def test_replies_continue_and_state_is_reconciled(
     kind, own_postgres, stub_letta, tcp_proxy, redis_url, bridge_factory, make_observer
 ):
     name = f"bridge_{kind.replace(' ', '_')}"

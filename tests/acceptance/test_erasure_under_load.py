@@ -165,7 +165,7 @@ def settled(product, until):
     until(lambda: not product.unanswered(), "tasks without an outcome", 120)
 
 
-def test_sixty_tasks_wait_two_operators_erase_and_everybody_goes_on_talking(
+def test_sixty_tasks_wait_two_operators_erase_and_every_user_continues_talking(
     product, bridges, memory_factory, redis_url, command, begin, place, until
 ):
     memory_factory(redis_url)
@@ -229,7 +229,7 @@ def test_a_killed_erasures_hold_is_taken_over(product, bridges, command, begin, 
     assert erased(command)["complete"]
 
 
-def test_with_letta_away_the_rest_goes_and_the_user_is_served_again(
+def test_with_letta_unavailable_the_rest_goes_and_the_user_is_served_again(
     product, bridges, memory_factory, redis_url, command, double, place, until
 ):
     memory_factory(redis_url)
@@ -248,7 +248,7 @@ def test_with_letta_away_the_rest_goes_and_the_user_is_served_again(
     assert held(place, CANARY, ADA) == set()
 
 
-def test_with_the_database_away_nothing_is_erased_and_it_can_be_run_again(
+def test_with_the_database_unavailable_nothing_is_erased_and_it_can_be_run_again(
     product, bridge_factory, redis_url, double, postgres_url, tcp_proxy, command_of, until
 ):
     proxy = tcp_proxy(postgres_url)

@@ -50,7 +50,7 @@ def wait_until_empty(client):
         time.sleep(0.02)
 
 
-def test_turns_answered_while_the_database_was_away_survive_the_bridge(
+def test_turns_answered_while_the_database_was_unavailable_survive_the_bridge(
     stub_letta, postgres_url, tcp_proxy, redis_url, bridge_factory, make_observer
 ):
     proxy = tcp_proxy(postgres_url)

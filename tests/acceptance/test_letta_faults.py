@@ -106,7 +106,7 @@ def test_a_connection_cut_after_the_request_was_sent(
     assert len(observe.said(person)[person]) == 2
 
 
-def test_letta_away_and_back(talk, observe, person, redis_url, letta, bridge_factory, memory_factory, tcp_proxy):
+def test_letta_unavailable_and_back(talk, observe, person, redis_url, letta, bridge_factory, memory_factory, tcp_proxy):
     proxy = tcp_proxy(letta.url)
     bridge = bridge_factory(redis_url, proxy.url, LETTA_API_KEY=letta.api_key, LETTA_MODEL=letta.model)
     memory_factory(redis_url)

@@ -92,7 +92,7 @@ def test_memory_python_passes_on_no_thoughts_and_no_tool_calls(
     assert talk("t4", "a </think>")["canned"] is True
 
 
-def test_an_expired_key_is_told_by_reply_status_health_and_doctor(
+def test_an_expired_key_is_reported_by_reply_status_health_and_doctor(
     talk, redis_url, letta, scripted_model, bridge_factory, memory_factory
 ):
     memory = memory_factory(redis_url, scripted_model.access)

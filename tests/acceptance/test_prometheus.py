@@ -20,7 +20,9 @@ def push(client, number, **fields):
     client.lpush("letta_requests", json.dumps(task))
 
 
-def test_scraped_and_evaluated(redis_url, start_stub, bridge_factory, prometheus, eventually):
+def test_prometheus_scrapes_bridges_and_evaluates_the_rules(
+    redis_url, start_stub, bridge_factory, prometheus, eventually
+):
     stub = start_stub()
     bridges = [bridge_factory(redis_url, stub.url, FALLBACK_TIMEOUT="0.2", LETTA_RETRY_ATTEMPTS="0") for _ in range(2)]
     prometheus.discover(bridge.url for bridge in bridges)

@@ -64,7 +64,7 @@ def test_a_bridge_takes_new_settings_over(bridge_factory, make_observer, redis_u
     observer.client.close()
 
 
-def test_wrong_settings_are_refused_and_the_bridge_goes_on(bridge_factory, redis_url, configuration):
+def test_wrong_settings_are_refused_and_the_bridge_continues(bridge_factory, redis_url, configuration):
     nobody = f"http://{HOST}:{free_port()}"
     bridge = bridge_factory(redis_url, nobody, LETTA_BRIDGE_CONFIG=str(configuration.path))
     configuration.change(guards={"max_agee": 1})

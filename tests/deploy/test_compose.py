@@ -71,14 +71,14 @@ def test_every_service_is_hardened(stack: dict[str, Any]) -> None:
             assert "cap_add" not in service, name
 
 
-def test_images_are_pinned(stack: dict[str, Any]) -> None:
+def test_compose_pins_every_image(stack: dict[str, Any]) -> None:
     for name, service in _services(stack):
         tag = service["image"].rpartition(":")[2]
         assert "build" in service or re.search(r"\d+\.\d+\.\d+", tag), name
         assert tag != "latest"
 
 
-def test_secrets_are_files(stack: dict[str, Any]) -> None:
+def test_compose_passes_secrets_as_files(stack: dict[str, Any]) -> None:
     assert all(secret.keys() == {"file"} for secret in stack["secrets"].values())
     for name, service in _services(stack):
         mounted = set(service.get("secrets", []))

@@ -17,7 +17,7 @@ Dockerfile = Callable[[str], list[tuple[str, str]]]
 
 
 @pytest.mark.parametrize("service", _SERVICES)
-def test_lints(service: str, dockerfile_path: Callable[[str], Path]) -> None:
+def test_hadolint_accepts_each_dockerfile(service: str, dockerfile_path: Callable[[str], Path]) -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
     command = [hadolint, "--failure-threshold", "style", dockerfile_path(service)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -25,7 +25,7 @@ def test_lints(service: str, dockerfile_path: Callable[[str], Path]) -> None:
 
 
 @pytest.mark.parametrize("service", _SERVICES)
-def test_runs_one_process_as_nobody_special(service: str, dockerfile: Dockerfile) -> None:
+def test_runs_one_process_without_privileges(service: str, dockerfile: Dockerfile) -> None:
     found = dockerfile(service)
     words = [word for word, _ in found]
     assert found[-1] == ("FROM", "service")

@@ -48,13 +48,13 @@ def _check_ends_politely(process: Process) -> None:
     assert process.returncode == 0, process.log_tail()
 
 
-def test_redis(redis_with_users: Valkey, definitions: dict[str, Any]) -> None:
+def test_redis_answers_its_health_check(redis_with_users: Valkey, definitions: dict[str, Any]) -> None:
     with redis.Redis(port=redis_with_users.port, username="health", password="none") as client:
         assert client.ping()
     assert "redis-cli --user health ping" in definitions["redis"]["healthcheck"]["test"][1]
 
 
-def test_letta_locks(tmp_path: Path, definitions: dict[str, Any]) -> None:
+def test_letta_locks_starts_as_defined(tmp_path: Path, definitions: dict[str, Any]) -> None:
     server = Valkey(tmp_path)
     words = [server._command[0], *definitions["letta-locks"]["command"][1:], "--port", str(server.port), "--bind", HOST]
     process = Process("letta-locks", words, logs=tmp_path, cwd=Path("/"), ready=server._answers)
@@ -68,7 +68,9 @@ def test_letta_locks(tmp_path: Path, definitions: dict[str, Any]) -> None:
         process.stop()
 
 
-def test_memory_python(redis_with_users: Valkey, definitions: dict[str, Any], start: Callable[..., Any]) -> None:
+def test_memory_python_starts_as_defined(
+    redis_with_users: Valkey, definitions: dict[str, Any], start: Callable[..., Any]
+) -> None:
     process = start("memory-python", definitions["memory-python"], {"redis": (HOST, redis_with_users.port)})
     assert httpx.get(f"{process.url}/readyz").json()["status"] == "ok"
     if os.geteuid() == 0:
@@ -88,7 +90,7 @@ def database(postgres_server: Postgres, secrets: Path) -> Iterator[tuple[str, in
         connection.execute("DROP ROLE letta")
 
 
-def test_letta_bridge(
+def test_letta_bridge_starts_as_defined(
     redis_with_users: Valkey, database: tuple[str, int], definitions: dict[str, Any], start: Callable[..., Any]
 ) -> None:
     hosts = {"redis": (HOST, redis_with_users.port), "letta": (HOST, 9), "postgres": database}
@@ -101,7 +103,7 @@ def test_letta_bridge(
     _check_ends_politely(process)
 
 
-def test_scripted_model(compose: Callable[..., Any], start: Callable[..., Any]) -> None:
+def test_scripted_model_starts_as_defined(compose: Callable[..., Any], start: Callable[..., Any]) -> None:
     definition = compose("docker-compose.yml", "docker-compose.dev.yml")["services"]["scripted-model"]
     definition = {name: value for name, value in definition.items() if name not in {"command", "environment"}}
     process = start("scripted-model", definition, {})
@@ -121,7 +123,7 @@ def test_secrets_are_nowhere_to_be_seen(
 
 
 @pytest.mark.letta
-def test_letta(
+def test_letta_starts_as_defined(
     definitions: dict[str, Any],
     secrets: Path,
     tmp_path: Path,

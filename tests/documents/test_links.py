@@ -50,5 +50,5 @@ def test_every_link_leads_somewhere(document):
     assert broken == []
 
 
-def test_headings_become_anchors():
+def test_headings_become_anchors_as_on_github():
     assert "move-uploads-into-their-users-folders" in anchors(ROOT / "docs" / "operations.md")

@@ -67,12 +67,12 @@ RUN_BY = {
         "services/letta-bridge-python/tests/cli/test_cli_state.py::"
         "test_a_service_may_run_as_a_role_that_can_change_no_table"
     ),
-    r"api ": "services/letta-bridge-python/tests/http/test_running_bridge.py::test_sessions_over_http",
-    r"letta-bridge run$": "services/letta-bridge-python/tests/http/test_running_bridge.py::test_sessions_over_http",
+    r"api ": "services/letta-bridge-python/tests/http/test_running_bridge.py::test_api_serves_sessions",
+    r"letta-bridge run$": "services/letta-bridge-python/tests/http/test_running_bridge.py::test_api_serves_sessions",
     r"letta-bridge doctor$": (
         "services/letta-bridge-python/tests/doctor/test_doctor.py::test_on_a_real_letta_everything_is_fine"
     ),
-    r"memory-python run$": "services/memory-python/tests/test_survival.py::test_it_stops_while_redis_is_away",
+    r"memory-python run$": "services/memory-python/tests/test_survival.py::test_it_stops_while_redis_is_unavailable",
     r"memory-python stats": "services/memory-python/tests/test_health.py::test_stats_from_the_command_line",
     r"letta-bridge tail(?!.*--no-follow)": (
         "services/letta-bridge-python/tests/cli/test_cli_operator.py::test_ctrl_c_ends_a_following_tail_without_a_word"

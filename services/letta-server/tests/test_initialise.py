@@ -203,7 +203,7 @@ def test_a_wrong_password_is_one_sentence_without_it(letta_server: Any, postgres
 
 
 @pytest.mark.parametrize("command", ["init", "init --check"])
-def test_a_user_who_may_create_no_database_is_told_what_to_run(
+def test_a_user_who_may_create_no_database_is_reported_what_to_run(
     letta_server: Any, postgres: Any, database: str, role: dict[str, str], command: Any
 ) -> None:
     code, said = letta_server.run(*command.split(), settings=postgres.variables(database, **role))
@@ -211,7 +211,7 @@ def test_a_user_who_may_create_no_database_is_told_what_to_run(
     assert f'CREATE DATABASE "{database}" OWNER "plain"' in said
 
 
-def test_a_user_who_may_create_no_extension_is_told_so_too(
+def test_a_user_who_may_create_no_extension_gets_an_error_too(
     letta_server: Any, postgres: Any, empty: str, role: dict[str, str]
 ) -> None:
     with postgres.connect() as connection:
@@ -222,7 +222,7 @@ def test_a_user_who_may_create_no_extension_is_told_so_too(
     assert tables(postgres, empty) == []
 
 
-def test_a_user_who_may_create_no_table_is_told_so_too(
+def test_a_user_who_may_create_no_table_gets_an_error_too(
     letta_server: Any, postgres: Any, empty: str, role: dict[str, str]
 ) -> None:
     with postgres.connect(empty) as connection:

@@ -28,7 +28,7 @@ async def status(path: str = "/v1/agents/", headers: Any = (), kind: str = "http
 @pytest.mark.parametrize(
     "header", [(b"authorization", b"Bearer open sesame"), (b"x-bare-password", b"password open sesame")]
 )
-async def test_either_header_opens(header: tuple[bytes, bytes]) -> None:
+async def test_either_password_header_is_accepted(header: tuple[bytes, bytes]) -> None:
     assert await status(headers=[(b"accept", b"*/*"), header]) == 200
 
 
@@ -47,7 +47,7 @@ async def test_anything_else_is_401(headers: Any) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/health", "/v1/health/", "/v1/ready/", "/latest/health/"])
-async def test_probes_are_open(path: str) -> None:
+async def test_probes_need_no_password(path: str) -> None:
     assert await status(path) == 200
 
 

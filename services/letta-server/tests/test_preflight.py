@@ -33,7 +33,7 @@ def refused(letta_server: Any, settings: dict[str, str], *arguments: str) -> str
     ],
     indirect=["server"],
 )
-def test_the_wrong_server(
+def test_a_server_of_another_product_or_release_is_refused(
     letta_server: Any, postgres: Any, server: Any, database: str, release: str, claim: str | None, word: str
 ) -> None:
     settings = server.variables(database) | ({} if claim is None else {"LETTA_ENABLE_OPENGAUSS": claim})
@@ -45,7 +45,7 @@ def test_the_wrong_server(
         assert connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone() is None
 
 
-def test_an_old_postgresql(letta_server: Any, postgres: Any, database: str) -> None:
+def test_a_postgresql_that_is_too_old_is_refused(letta_server: Any, postgres: Any, database: str) -> None:
     with postgres.connect() as connection:
         connection.execute(f'CREATE DATABASE "{database}"')
         connection.execute(f'ALTER DATABASE "{database}" SET search_path TO public, pg_catalog')
@@ -120,7 +120,9 @@ def test_on_opengauss_the_owner_of_the_database_is_enough(
 
 
 @pytest.mark.parametrize("server", ["postgresql"], indirect=True)
-def test_too_few_connections(letta_server: Any, postgres: Any, user: dict[str, str], database: str) -> None:
+def test_too_few_free_connections_are_refused(
+    letta_server: Any, postgres: Any, user: dict[str, str], database: str
+) -> None:
     with postgres.connect() as connection:
         connection.execute(f'CREATE DATABASE "{database}" OWNER {user["LETTA_PG_USER"]}')
         connection.execute(f"ALTER ROLE {user['LETTA_PG_USER']} CONNECTION LIMIT 4")

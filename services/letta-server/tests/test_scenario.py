@@ -124,12 +124,12 @@ def letta_behind(scripted_model: Any, tmp_path: Path) -> Iterator[Callable[..., 
         yield start
 
 
-def test_on_postgresql(letta: Letta) -> None:
+def test_letta_lives_on_postgresql(letta: Letta) -> None:
     assert life(letta) == OUTCOME
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
-def test_behind_a_pooler(letta_behind: Callable[..., Letta], postgres_url: str, mode: str) -> None:
+def test_letta_lives_behind_a_pooler(letta_behind: Callable[..., Letta], postgres_url: str, mode: str) -> None:
     """Also with defaults of the database that would send Letta elsewhere, and with more connections than sessions."""
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         name = connection.info.dbname
@@ -156,7 +156,9 @@ def test_behind_a_pooler_on_opengauss(letta_behind: Callable[..., Letta], gauss_
 
 
 @pytest.mark.parametrize("profile", ["6.0.2", "7.0"])
-def test_on_opengauss(profile: str, letta_on_double: Callable[[str], tuple[Letta, Any]], database: str) -> None:
+def test_letta_lives_on_opengauss(
+    profile: str, letta_on_double: Callable[[str], tuple[Letta, Any]], database: str
+) -> None:
     letta, seen = letta_on_double(profile)
     assert life(letta) == OUTCOME
 

@@ -82,7 +82,7 @@ def test_a_single_look_speaks_of_no_time() -> None:
         waiting.wait_until_up("It", lambda: "is away", 0)
 
 
-def test_a_name_that_cannot_be_resolved_is_told_as_such() -> None:
+def test_a_name_that_cannot_be_resolved_is_reported_as_such() -> None:
     url = DatabaseUrl.parse("postgresql://letta:secret@no-such-host.invalid/letta")
     with pytest.raises(NotReachable, match=r"no-such-host\.invalid:5432 has a name that cannot be resolved; start it"):
         wait_for_server(url, 0)

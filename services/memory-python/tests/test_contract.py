@@ -33,7 +33,7 @@ def test_a_list_and_its_seen_set_share_a_cluster_slot(user: str) -> None:
     assert key_slot(messages.encode(errors="replace")) == key_slot(keys.seen(messages).encode(errors="replace"))
 
 
-def test_so_do_a_tagged_user_and_everybody_and_all_that_belongs_to_a_queue() -> None:
+def test_so_do_a_tagged_user_and_every_user_and_all_that_belongs_to_a_queue() -> None:
     tagged = keys.user_session("team{7}x")
     assert key_slot(tagged.encode()) == key_slot(keys.seen(tagged).encode())
     assert key_slot(keys.GLOBAL_CONTEXT.encode()) == key_slot(keys.seen(keys.GLOBAL_CONTEXT).encode())

@@ -123,7 +123,7 @@ async def test_a_model_that_refuses_parameters_is_asked_without_them(ask: Any) -
     ]
 
 
-async def test_a_model_that_thinks_only_in_streams_is_told_not_to_think(ask: Any) -> None:
+async def test_a_model_that_thinks_only_in_streams_is_reported_not_to_think(ask: Any) -> None:
     needed = refuses("parameter.enable_thinking must be set to false for non-streaming calls")
     text, requests = await ask(needed, says("hello"))
     assert text == Completion("hello")
@@ -135,7 +135,7 @@ async def test_a_model_that_thinks_only_in_streams_is_told_not_to_think(ask: Any
     assert len(requests) == 2
 
 
-async def test_a_parameter_that_cannot_be_left_out_is_told_with_what_to_do(ask: Any) -> None:
+async def test_a_parameter_that_cannot_be_left_out_is_reported_with_what_to_do(ask: Any) -> None:
     error, requests = await ask(refuses("Unsupported parameter: 'response_format' is not supported"))
     assert isinstance(error, ModelRefused)
     assert str(error).endswith(

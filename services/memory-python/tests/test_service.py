@@ -275,7 +275,7 @@ async def test_a_hanging_model_does_not_keep_others_waiting(
     assert len(model.asked) == 1
 
 
-async def test_what_cannot_be_honoured_is_buried_with_a_reason(
+async def test_what_cannot_be_honoured_is_dead_lettered_with_a_reason(
     client: Redis, run_service: Any, eventually: Any, push: Any, handover: Any
 ) -> None:
     await client.lpush(QUEUE, b"\xff\xfe not json")

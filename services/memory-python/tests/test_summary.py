@@ -28,7 +28,7 @@ def asked(model: Any) -> Any:
     return was_asked
 
 
-async def test_at_80_percent_the_oldest_60_are_replaced_while_storing_goes_on(
+async def test_at_80_percent_the_oldest_60_are_replaced_while_storing_continues(
     *, client: Redis, run_service: Any, push: Any, kept: Any, ear: Any, model: Any, eventually: Any
 ) -> None:
     model.release = asyncio.Event()
@@ -105,7 +105,7 @@ def test_a_message_cannot_look_like_somebody_elses_line(record: Any) -> None:
     assert [json.loads(line) for line in lines] == [{"user": forged}, {"ai": "no"}, {"user": "obey"}]
 
 
-async def test_off_by_default(run_service: Any, push: Any, ear: Any, model: Any) -> None:
+async def test_no_summary_is_asked_for_by_default(run_service: Any, push: Any, ear: Any, model: Any) -> None:
     async with run_service(model, max_memory_size=10):
         for number in range(12):
             await push(str(number), task_id=f"t{number}")
@@ -113,7 +113,7 @@ async def test_off_by_default(run_service: Any, push: Any, ear: Any, model: Any)
     assert model.asked == []
 
 
-async def test_half_a_character_in_a_summary_is_replaced_and_the_service_goes_on(
+async def test_half_a_character_in_a_summary_is_replaced_and_the_service_continues(
     *, client: Redis, run_service: Any, push: Any, kept: Any, ear: Any, model: Any, eventually: Any
 ) -> None:
     model.answer = '{"summary": "they laughed \\ud83d", "topics": ["\\ud83d", "a\\u0000b"]}'

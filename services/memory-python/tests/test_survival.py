@@ -184,7 +184,7 @@ async def test_a_stop_finishes_what_it_can_and_gives_the_rest_back_in_order(
     assert len(ear.on("memory_updates")) == 3
 
 
-async def test_it_stops_while_redis_is_away(durable_valkey: Any, start_process: Any, eventually: Any) -> None:
+async def test_it_stops_while_redis_is_unavailable(durable_valkey: Any, start_process: Any, eventually: Any) -> None:
     durable_valkey.start()
     process = start_process(durable_valkey.url, shutdown_grace=1)
     async with Redis.from_url(durable_valkey.url) as client:

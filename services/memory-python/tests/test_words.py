@@ -183,7 +183,7 @@ async def test_the_window_is_turned_round(record: Any) -> None:
     assert [each.content for each in await recent(memory, "ann", 2)] == ["2", "3"]
 
 
-def test_what_came_after_a_message_was_not_known_to_it(record: Any) -> None:
+def test_what_arrived_after_a_message_was_not_known_to_it(record: Any) -> None:
     said = [record("q1"), record("q2"), record("a1", "ai"), record("q3")]
     assert [each.content for each in before(said, "q2")] == ["q1", "a1"]
     assert before(said, "unknown") == said

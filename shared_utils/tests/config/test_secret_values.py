@@ -34,5 +34,5 @@ class Settings(BaseModel):
     ],
     ids=str,
 )
-def test_secrets_are_found(settings, secrets):
+def test_every_secret_of_the_settings_is_collected(settings, secrets):
     assert secrets_of(settings) == set(secrets)

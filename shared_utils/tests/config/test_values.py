@@ -53,7 +53,7 @@ def test_what_cannot_be_used_is_named_and_not_repeated(value, says):
     assert value not in value_problem(value)
 
 
-def test_a_line_break_is_trouble_only_where_one_line_is_wanted():
+def test_a_line_break_is_failure_only_where_one_line_is_wanted():
     assert value_problem("a\nb\tc") is None
     assert "line break" in value_problem("a\nb", one_line=True)
 

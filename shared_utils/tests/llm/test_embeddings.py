@@ -89,7 +89,7 @@ async def test_one_that_stays_overloaded_is_unavailable(status):
     assert len(asked) == 2
 
 
-async def test_one_that_is_away_is_unavailable():
+async def test_one_that_is_unavailable_is_unavailable():
     def answer(_body):
         raise httpx.ConnectError("refused")
 
@@ -173,7 +173,7 @@ async def test_a_server_that_does_not_know_the_encoding_is_asked_without_it():
         (400, "This model's maximum context length is 512 tokens", "maximum context length is 512 tokens"),
     ],
 )
-async def test_a_refusal_is_told_in_the_providers_words_and_not_asked_again(status, message, said):
+async def test_a_refusal_is_reported_in_the_providers_words_and_not_asked_again(status, message, said):
     made, asked = embedder(lambda _: httpx.Response(status, json={"error": {"message": message}}))
     with pytest.raises(EmbeddingsRefused) as raised:
         await made.embed(["a"])

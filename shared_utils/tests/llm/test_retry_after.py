@@ -17,7 +17,7 @@ from shared_utils.llm.retry_after import RETRY_AFTER_CAP, parse_retry_after
         ("3600", RETRY_AFTER_CAP), ("inf", RETRY_AFTER_CAP), ("Fri, 20 Nov 2020 10:00:00 GMT", 0.0),
     ],
 )  # fmt: skip
-def test_retry_after(value: str | None, seconds: float | None) -> None:
+def test_retry_after_is_parsed_to_seconds(value: str | None, seconds: float | None) -> None:
     assert parse_retry_after(value) == seconds
 
 

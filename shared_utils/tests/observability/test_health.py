@@ -151,7 +151,7 @@ async def test_without_another_dependency_it_is_degraded_but_ready(http, service
 
 
 @pytest.mark.parametrize("query", ["verbose", "verbose=", "verbose=1"])
-async def test_each_dependency_is_told_on_request(http, service, query):
+async def test_each_dependency_is_reported_on_request(http, service, query):
     service.lose_redis()
     answer = await http.get(f"/readyz?{query}")
     assert (answer.status_code, answer.json()) == (

@@ -22,7 +22,7 @@ _NO_NAME = "could not translate host name to address: Name or service not known"
         (errors.DiskFull("could not extend file: No space left on device"), "the disk of the database", "make room"),
     ],
 )
-def test_a_database_that_is_away_says_why_and_what_to_do(error: psycopg.Error, says: str, advice: str) -> None:
+def test_a_database_that_is_unavailable_says_why_and_what_to_do(error: psycopg.Error, says: str, advice: str) -> None:
     meant = translate(error, place="bridge on db:5432", user="ada")
     assert isinstance(meant, DatabaseUnavailable)
     wrong, _, then = str(meant).partition("; ")

@@ -188,7 +188,7 @@ async def test_a_wrong_password_is_a_connection_error_that_does_not_name_it(redi
     await client.aclose()
 
 
-async def test_a_server_that_is_away_is_a_connection_error():
+async def test_a_server_that_is_unavailable_is_a_connection_error():
     client = client_of("redis://127.0.0.1:1")
     with pytest.raises(CONNECTION_ERRORS):
         await client.ping()

@@ -58,7 +58,7 @@ SCRIPT = " script: 5f0c, on @user_script:27."
     ],
     ids=repr,
 )
-def test_each_trouble_is_one_sentence_with_advice(error, code, says, lasting):
+def test_each_failure_is_one_sentence_with_advice(error, code, says, lasting):
     trouble = redis_failure(error)
     assert (trouble.code, trouble.is_lasting) == (code, lasting)
     assert trouble.is_refusal == (code != "unreachable")
@@ -76,7 +76,7 @@ def test_a_command_that_a_pipeline_quotes_is_not_repeated():
     assert redis_failure(error).code == "wrongtype"
 
 
-def test_an_error_that_is_not_of_redis_is_told_in_its_own_words():
+def test_an_error_that_is_not_of_redis_is_reported_in_its_own_words():
     assert error_text(OutOfMemoryError("command not allowed", status_code="OOM")).startswith("Redis is full")
     assert error_text(RuntimeError("the journal is closed")) == "the journal is closed"
     assert error_text(TimeoutError()) == "TimeoutError"

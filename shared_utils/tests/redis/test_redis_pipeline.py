@@ -74,7 +74,7 @@ async def test_calls_side_by_side_get_each_their_own(client, other):
     assert await client.ping()
 
 
-async def test_a_call_that_takes_too_long_is_given_up_and_its_reply_is_nobodys(redis_url):
+async def test_a_call_that_takes_too_long_is_given_up_and_its_reply_belongs_to_nobody(redis_url):
     client = connect(RedisSettings(url=redis_url), name="kept", timeout=0.2)
     pipeline = pipeline_of(client)
     with pytest.raises(RedisTimeoutError, match=r"within 0\.2 s"):
@@ -115,7 +115,7 @@ async def test_a_connection_that_goes_away_during_a_call_is_an_error_and_made_an
     assert await pipeline.execute(("ECHO", "again")) == [b"again"]
 
 
-async def test_a_server_that_is_away_is_an_error_until_it_is_back(redis_server, redis_url):
+async def test_a_server_that_is_unavailable_is_an_error_until_it_is_back(redis_server, redis_url):
     client = connect(RedisSettings(url=redis_url), name="kept", timeout=10)
     pipeline = pipeline_of(client)
     await pipeline.execute(("PING",))

@@ -112,7 +112,7 @@ async def test_a_password_beside_the_url(guarded):
     await used(RedisSettings(url=f"redis://127.0.0.1:{guarded.port}/3", password=PASSWORD))
 
 
-async def test_an_acl_user(guarded):
+async def test_a_server_with_an_acl_user_is_reached(guarded):
     await used(RedisSettings(url=f"redis://bridge:{ESCAPED}@127.0.0.1:{guarded.port}"))
     said = await refusal(RedisSettings(url=f"redis://nobody:{ESCAPED}@127.0.0.1:{guarded.port}"))
     assert said.startswith("Redis refuses the password (")
@@ -125,7 +125,7 @@ async def test_a_missing_password_is_named(guarded):
 
 
 @pytest.mark.parametrize("query", ["", "?db=1"])
-async def test_a_unix_socket(guarded, query):
+async def test_a_server_at_a_unix_socket_is_reached(guarded, query):
     await used(RedisSettings(url=f"unix://:{ESCAPED}@{guarded.socket}{query}"))
     await used(RedisSettings(url=f"unix://{guarded.socket}", password=PASSWORD))
 
@@ -149,7 +149,7 @@ def loopback6():
             pytest.skip("this machine has no IPv6 loopback address")
 
 
-async def test_an_ipv6_address(loopback6, started):
+async def test_a_server_at_an_ipv6_address_is_reached(loopback6, started):
     server = started(Valkey, durable=False, options={"bind": f"{HOST} ::1"})
     await used(RedisSettings(url=f"redis://[::1]:{server.port}"))
 
@@ -178,14 +178,14 @@ async def test_tls_with_an_authority_of_ones_own(tls, certificates, host):
     await used(RedisSettings(url=f"rediss://{host}:{tls.port}/0?ssl_ca_certs={certificates.authority}"))
 
 
-def test_tls_on_uvloop(tls, certificates):
+def test_a_tls_server_is_reached_from_uvloop(tls, certificates):
     url = f"rediss://localhost:{tls.port}/0?ssl_ca_certs={certificates.authority}"
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(used(RedisSettings(url=url)))
 
 
 @pytest.mark.parametrize("query", ["ssl_cert_reqs=none", "ssl_cert_reqs=CERT_NONE&ssl_check_hostname=false"])
-async def test_tls_without_verification(tls, query):
+async def test_a_tls_server_is_reached_without_verification(tls, query):
     await used(RedisSettings(url=f"rediss://127.0.0.1:{tls.port}?{query}"))
 
 
@@ -217,7 +217,7 @@ async def test_no_tls_toward_a_server_that_wants_it_is_not_called_a_refusal(tls)
     assert "connection refused" not in said
 
 
-async def test_a_client_certificate(started, open_server, certificates):
+async def test_a_client_certificate_is_presented(started, open_server, certificates):
     front = started.enter(TlsFront(open_server.port, certificates, mutual=True))
     url = f"rediss://localhost:{front.port}?ssl_ca_certs={certificates.authority}"
     await used(RedisSettings(url=f"{url}&ssl_certfile={certificates.certificate}&ssl_keyfile={certificates.key}"))
@@ -338,7 +338,7 @@ async def test_a_wrong_password_of_a_cluster_is_named(cluster):
     assert "refuses the password" in said
 
 
-async def test_trouble_knows_its_code(guarded):
+async def test_failure_knows_its_code(guarded):
     client = connect(RedisSettings(url=f"redis://:{ESCAPED}@127.0.0.1:{guarded.port}"), name="test")
     await client.set("text", "1")
     with pytest.raises(CONNECTION_ERRORS) as caught:

@@ -73,7 +73,7 @@ async def test_a_turn_is_answered_and_found_again(letta, agent_id):
     assert agent_id in [agent.agent_id for agent in await letta.find_agents(["user:ada"])]
 
 
-async def test_a_turn_whose_client_left_goes_on(double, letta, agent_id):
+async def test_a_turn_whose_client_left_continues(double, letta, agent_id):
     double.fail("hang", times=1, details={"seconds": 0.5})
     with pytest.raises(OutcomeUnknown):
         await letta.send(agent_id, say("你好", ONE), timeout=0.2)
@@ -83,7 +83,7 @@ async def test_a_turn_whose_client_left_goes_on(double, letta, agent_id):
             await asyncio.sleep(0.05)
 
 
-async def test_a_cancelled_turn_goes_on_and_is_stored(double, letta, agent_id):
+async def test_a_cancelled_turn_continues_and_is_stored(double, letta, agent_id):
     double.fail("hang", times=1, details={"seconds": 0.5})
     with pytest.raises(OutcomeUnknown):
         await letta.send(agent_id, say("你好", ONE), timeout=0.2)

@@ -35,7 +35,7 @@ def numbers(found):
 
 
 @pytest.mark.parametrize("language", NOTES)
-def test_the_turns_before_those_that_are_told_are_known_by_number(language):
+def test_the_turns_before_those_that_are_reported_are_known_by_number(language):
     history = run("run-1", 0) + run("run-2", 3, 4, 5, 6, left_out=2, language=language)
     assert numbers(only_counted(history, exchanges("lmmmmml"), BOUNDS)) == [1, 2]
 

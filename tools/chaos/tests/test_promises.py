@@ -65,7 +65,7 @@ def test_repeated_foreign_and_missing_messages_in_agents_are_found(environment, 
     assert texts(verdict, "forgotten") == [f"{said(cy, number)} (answered by letta, no fallback)" for number in (0, 1)]
 
 
-def test_a_message_that_waits_to_be_told_is_told_from_one_that_is_forgotten(environment, conversation, agents):
+def test_a_message_that_waits_to_be_told_is_distinguished_from_one_that_is_forgotten(environment, conversation, agents):
     cy = conversation.users[2]
     agents.forget(cy)
     with environment.client() as client:
@@ -138,7 +138,7 @@ def test_what_is_no_reply_and_was_given_out_as_one_is_unclear(environment, conve
     assert len(texts(judge(environment, conversation), "unclear")) == 1
 
 
-def test_a_good_task_among_the_dead_letters_is_buried(environment, conversation):
+def test_a_good_task_among_the_dead_letters_is_dead_lettered(environment, conversation):
     task = conversation.tasks_of(conversation.users[:1]).pop()
     letter = {"task_id": task.task_id, "user_id": task.user, "reason": "a defect"}
     with environment.client() as client:

@@ -23,7 +23,7 @@ def test_a_database_on_another_engine_fails_the_test(engine: str, request: pytes
 
 
 @pytest.mark.parametrize("asked", [*ENGINES, "opengauss-6.0.2", "postgresql-plain"])
-def test_each_engine_is_told_from_all_others(asked: str) -> None:
+def test_each_engine_is_distinguished_from_all_others(asked: str) -> None:
     versions = {f"opengauss-{name}": profile.version for name, profile in PROFILES.items()}
     versions |= {"postgresql": "PostgreSQL 16.4 on x86_64", "postgresql-plain": "PostgreSQL 16.4 on x86_64"}
     fitting = {engine for engine, version in versions.items() if _is(recognise(version), asked)}

@@ -88,7 +88,7 @@ def answer(stack: SimpleNamespace) -> Callable[[str], dict[str, Any]]:
     return answer
 
 
-def test_holds_when_everybody_behaves(stack: SimpleNamespace, answer: Callable[[str], dict[str, Any]]) -> None:
+def test_holds_when_every_user_behaves(stack: SimpleNamespace, answer: Callable[[str], dict[str, Any]]) -> None:
     lines: list[str] = []
     with answering(stack.redis_url, answer):
         assert Demo(cast("Stack", stack), lines.append).run()

@@ -42,7 +42,7 @@ def test_a_taken_port_is_one_clear_sentence() -> None:
             choose_port(port, "--redis-port")
 
 
-def test_zero_picks_one() -> None:
+def test_port_zero_picks_a_free_port() -> None:
     assert choose_port(0, "--redis-port") > 0
 
 

@@ -53,7 +53,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service_problems, "_PAUSE_SECONDS", 0.0)
 
 
-def test_a_trouble_is_told_once_and_its_end_too(service: Service) -> None:
+def test_a_failure_is_reported_once_and_its_end_too(service: Service) -> None:
     lines: list[str] = []
     watched = ServiceProblems({"letta-bridge": service.url}, lines.append)
     full = {"name": "redis", "ok": False, "detail": "Redis is full; raise its maxmemory"}
@@ -68,7 +68,7 @@ def test_a_trouble_is_told_once_and_its_end_too(service: Service) -> None:
     assert lines[1:] == ["letta-bridge (redis): well again"]
 
 
-def test_a_trouble_that_is_over_at_the_next_look_is_not_told(service: Service) -> None:
+def test_a_failure_that_is_over_at_the_next_look_is_not_told(service: Service) -> None:
     watched = ServiceProblems({"letta-bridge": service.url}, pytest.fail)
     service.checks = [{"name": "redis", "ok": False, "detail": "starting"}]
     watched.look()
@@ -77,7 +77,7 @@ def test_a_trouble_that_is_over_at_the_next_look_is_not_told(service: Service) -
     watched.look()
 
 
-def test_a_service_that_takes_connections_and_says_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_takes_connections_and_says_nothing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service_problems, "_TIMEOUT_SECONDS", 0.1)
     lines: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as frozen:

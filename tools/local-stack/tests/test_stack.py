@@ -252,7 +252,7 @@ def test_the_model_stays_where_agents_look_for_it(tmp_path: Path) -> None:
     assert f"use --model-port {first} to have them back" in said
 
 
-def test_a_command_without_a_running_stack_is_told_so(
+def test_a_command_without_a_running_stack_gets_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     started: list[object] = []

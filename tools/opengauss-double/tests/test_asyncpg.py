@@ -13,7 +13,7 @@ asyncpg = pytest.importorskip("asyncpg")  # the extra `drivers`
 pytestmark = pytest.mark.integration
 
 
-async def test_asyncpg(gauss: OpenGauss) -> None:
+async def test_asyncpg_reads_and_writes(gauss: OpenGauss) -> None:
     connection = await asyncpg.connect(gauss.url.partition("?")[0], ssl=False)
     try:
         assert connection.get_server_version()[:2] == (9, 2)

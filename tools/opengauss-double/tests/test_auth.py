@@ -76,7 +76,7 @@ def test_sm3_is_code_13(double_with: DoubleWith) -> None:
     assert "authentication method 13 not supported" in refusal(made.url)
 
 
-def test_a_wrong_password_and_an_unknown_user_are_told_the_same(double_with: DoubleWith) -> None:
+def test_a_wrong_password_and_an_unknown_user_are_reported_the_same(double_with: DoubleWith) -> None:
     made = double_with()
     assert _DENIED in refusal(made.url, password="wrong")
     assert _DENIED in refusal(made.url, user="nobody")
@@ -164,7 +164,7 @@ def test_other_protocols_are_refused(double_with: DoubleWith) -> None:
             assert b"unsupported frontend protocol" in client.makefile("rb").read()
 
 
-def test_tls_is_declined(double_with: DoubleWith) -> None:
+def test_the_double_declines_tls(double_with: DoubleWith) -> None:
     made = double_with()
     psycopg.connect(made.url.replace("sslmode=disable", "sslmode=prefer")).close()
     assert "SSL" in refusal(made.url.replace("sslmode=disable", "sslmode=require"))

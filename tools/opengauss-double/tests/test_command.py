@@ -12,7 +12,7 @@ from local_stack.postgres import Postgres
 
 @pytest.mark.process
 @pytest.mark.integration
-def test_serves_until_it_is_told_to_stop(postgres_server: Postgres) -> None:
+def test_serves_until_it_is_reported_to_stop(postgres_server: Postgres) -> None:
     words = [sys.executable, "-m", "opengauss_double", "--profile", "7.0", "--listen", "127.0.0.1:0"]
     words += ["--upstream", postgres_server.url(), "--account", "gaussdb:Gauss#2024"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:

@@ -17,7 +17,7 @@ Connection = psycopg.Connection[Any]
 Refused = Callable[..., tuple[str, str]]
 
 
-def test_refused_syntax(profile: str, refused: Refused) -> None:
+def test_syntax_that_a_release_lacks_is_refused(profile: str, refused: Refused) -> None:
     for row in facts.table("syntax")["rule"]:
         if profile not in row.get("rejected", [profile]):
             continue
@@ -35,12 +35,12 @@ def test_syntax_that_only_other_releases_refuse(profile: str, refused: Refused) 
                 assert refused(example) == ("", ""), example
 
 
-def test_accepted_syntax(refused: Refused) -> None:
+def test_syntax_of_every_release_is_accepted(refused: Refused) -> None:
     answers = {statement: refused(statement) for statement in facts.table("syntax")["accepted"]["all"]}
     assert {statement: answer for statement, answer in answers.items() if answer != ("", "")} == {}
 
 
-def test_missing_functions(profile: str, refused: Refused) -> None:
+def test_functions_that_a_release_lacks_are_refused(profile: str, refused: Refused) -> None:
     for row in facts.table("catalog")["functions"]:
         answer = refused(f"SELECT {row['example']}")
         if profile in row.get("rejected", [profile]):
@@ -50,12 +50,12 @@ def test_missing_functions(profile: str, refused: Refused) -> None:
             assert answer == ("", ""), row
 
 
-def test_present_functions(refused: Refused) -> None:
+def test_functions_of_every_release_are_accepted(refused: Refused) -> None:
     answers = {call: refused(f"SELECT {call}") for call in facts.table("catalog")["present"]}
     assert {call: answer for call, answer in answers.items() if answer != ("", "")} == {}
 
 
-def test_missing_operators(profile: str, refused: Refused) -> None:
+def test_operators_that_a_release_lacks_are_refused(profile: str, refused: Refused) -> None:
     for row in facts.table("catalog")["operators"]:
         answer = refused(f"SELECT {row['example']}")
         if profile in row.get("rejected", [profile]):
@@ -64,7 +64,7 @@ def test_missing_operators(profile: str, refused: Refused) -> None:
             assert answer == ("", ""), row
 
 
-def test_missing_settings(refused: Refused) -> None:
+def test_settings_of_postgresql_alone_are_refused(refused: Refused) -> None:
     for name in facts.table("settings")["missing"]:
         message = f'unrecognized configuration parameter "{name}"'
         assert refused(f"SET {name} = 1") == ("42704", message)
@@ -73,7 +73,7 @@ def test_missing_settings(refused: Refused) -> None:
         assert refused(f"SELECT set_config('{name}', '1', true)") == ("42704", message)
 
 
-def test_own_settings(connection: Connection) -> None:
+def test_settings_of_opengauss_have_their_values(connection: Connection) -> None:
     for name, value in facts.table("settings")["own"].items():
         cursor = connection.execute(f"SHOW {name}")
         assert cursor.description
@@ -99,7 +99,7 @@ def test_the_second_operator_class_of_jsonb_has_another_name(refused: Refused) -
     assert refused(made + "(a jsonb_path_ops)")[0] == "42704"
 
 
-def test_subscripts_of_jsonb(refused: Refused) -> None:
+def test_subscripts_of_jsonb_are_refused(refused: Refused) -> None:
     assert refused("""SELECT ('{"a": 1}'::jsonb)['a']""")[0] == "42804"
 
 
@@ -108,7 +108,7 @@ def test_integer_division_is_a_float(connection: Connection, refused: Refused) -
     assert refused("SELECT 1 / 0")[0] == "22012"
 
 
-def test_vectors(profile: str, connection: Connection, refused: Refused) -> None:
+def test_vectors_exist_from_the_release_that_has_them(profile: str, connection: Connection, refused: Refused) -> None:
     known = connection.execute("SELECT count(*) FROM pg_type WHERE typname = 'vector'").fetchone()
     datavec = profile in {"6.0.2", "7.0"}
     assert known == (int(datavec),)

@@ -70,7 +70,7 @@ def test_what_openGauss_does_not_send_is_dropped(message: Message, seen: bool) -
     ("value", "seconds"),
     [("600", 600), ("10min", 600), ("500ms", 0.5), ("2s", 2), ("1 h", 3600), ("0", None), ("never", None), ("", None)],
 )
-def test_durations(value: str, seconds: float | None) -> None:
+def test_a_duration_is_parsed_to_seconds(value: str, seconds: float | None) -> None:
     assert settings.seconds(value) == seconds
 
 
@@ -80,7 +80,7 @@ def test_settings_of_datavec_are_unknown_without_it() -> None:
         settings.upstream_name("hnsw_ef_search", PROFILES["6.0"])
 
 
-def test_the_upstreams_address() -> None:
+def test_the_upstream_address_is_parsed_and_hides_its_password() -> None:
     address = Address.parse("postgresql://me:p%40ss@example:6000/base")
     assert address == Address("example", 6000, "me", "p@ss", "base")
     assert "p@ss" not in repr(address)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.integration
 Connection = psycopg.Connection[Any]
 
 
-async def test_psycopg_asynchronously(gauss: OpenGauss) -> None:
+async def test_psycopg_works_asynchronously_with_prepared_statements(gauss: OpenGauss) -> None:
     async with await psycopg.AsyncConnection.connect(gauss.url) as connection:
         for _ in range(7):  # prepares itself after five
             cursor = await connection.execute("SELECT %s::int + 1", [1])

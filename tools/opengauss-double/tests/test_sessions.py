@@ -137,7 +137,7 @@ def test_an_upstream_session_that_is_ended_ends_the_clients(gauss: OpenGauss) ->
             one.execute("SELECT 1")
 
 
-def test_copying(connection: Connection, profile: str) -> None:
+def test_copy_passes_in_both_directions(connection: Connection, profile: str) -> None:
     with connection.cursor() as cursor:
         with cursor.copy("COPY sample (id, name) FROM STDIN") as copy:
             for number in range(1000):
@@ -177,18 +177,18 @@ def test_a_server_side_cursor(connection: Connection) -> None:
         assert sum(row[0] for row in cursor) == 125250
 
 
-def test_notices_pass(connection: Connection) -> None:
+def test_notices_reach_the_client(connection: Connection) -> None:
     heard: list[str | None] = []
     connection.add_notice_handler(lambda notice: heard.append(notice.message_primary))
     connection.execute("DO $$ BEGIN RAISE NOTICE 'hello'; END $$")
     assert heard == ["hello"]
 
 
-def test_an_empty_query(connection: Connection) -> None:
+def test_an_empty_query_is_answered(connection: Connection) -> None:
     assert connection.execute("").statusmessage in (None, "")
     assert connection.execute(" ; ").statusmessage in (None, "")
 
 
-def test_large_values(connection: Connection) -> None:
+def test_a_value_of_megabytes_passes(connection: Connection) -> None:
     value = "ä" * 3_000_000
     assert connection.execute("SELECT %s::text", [value]).fetchone() == (value,)

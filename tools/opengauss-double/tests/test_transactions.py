@@ -64,7 +64,7 @@ def test_rolling_back_to_a_savepoint_heals(
     assert rows() == [50]
 
 
-def test_in_a_failed_transaction_only_syntax_errors_are_told_apart(connection: Connection, execute: Execute) -> None:
+def test_in_a_failed_transaction_only_syntax_errors_are_distinguished(connection: Connection, execute: Execute) -> None:
     with pytest.raises(psycopg.errors.DivisionByZero):
         execute("SELECT 1 / 0")
     for statement in _OTHERS:
@@ -126,7 +126,7 @@ def test_a_pipeline_skips_to_its_sync(connection: Connection, rows: Rows) -> Non
     assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_a_pipeline_goes_on_behind_its_sync(connection: Connection, rows: Rows) -> None:
+def test_a_pipeline_continues_behind_its_sync(connection: Connection, rows: Rows) -> None:
     connection.autocommit = True
     with connection.pipeline() as pipeline:
         connection.execute("INSERT INTO sample (id) VALUES (80)")

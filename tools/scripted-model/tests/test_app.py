@@ -33,7 +33,7 @@ async def test_the_models_on_offer(model: httpx.AsyncClient) -> None:
     assert (await model.get("/health")).json() == {"status": "ok"}
 
 
-async def test_text_answer(model: httpx.AsyncClient, request_of: Requests) -> None:
+async def test_a_message_without_facts_is_echoed(model: httpx.AsyncClient, request_of: Requests) -> None:
     answer = (await _chat(model, request_of("hello there"))).json()
 
     assert answer["object"] == "chat.completion"
@@ -46,7 +46,7 @@ async def test_text_answer(model: httpx.AsyncClient, request_of: Requests) -> No
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
 
-async def test_tool_call(model: httpx.AsyncClient, request_of: Requests) -> None:
+async def test_a_fact_becomes_a_memory_call(model: httpx.AsyncClient, request_of: Requests) -> None:
     (choice,) = (await _chat(model, request_of("我的猫叫年糕", human=""))).json()["choices"]
 
     assert choice["finish_reason"] == "tool_calls"
@@ -74,7 +74,7 @@ def _chunks(stream: str) -> list[dict[str, Any]]:
     return [json.loads(event) for event in events]
 
 
-async def test_streamed_text(model: httpx.AsyncClient, request_of: Requests) -> None:
+async def test_streamed_text_is_complete_and_ends_with_usage(model: httpx.AsyncClient, request_of: Requests) -> None:
     options = {"stream": True, "stream_options": {"include_usage": True}}
     *chunks, last = _chunks((await _chat(model, request_of("a text longer than one chunk") | options)).text)
 
@@ -86,7 +86,7 @@ async def test_streamed_text(model: httpx.AsyncClient, request_of: Requests) -> 
     assert last["usage"]["completion_tokens"] == 8
 
 
-async def test_streamed_tool_call(model: httpx.AsyncClient, request_of: Requests) -> None:
+async def test_a_streamed_tool_call_is_complete(model: httpx.AsyncClient, request_of: Requests) -> None:
     chunks = _chunks((await _chat(model, request_of("I like tea", human="") | {"stream": True})).text)
 
     calls = [call for c in chunks for call in c["choices"][0]["delta"].get("tool_calls", [])]
@@ -98,7 +98,9 @@ async def test_streamed_tool_call(model: httpx.AsyncClient, request_of: Requests
 @pytest.mark.parametrize(
     ("status", "kind"), [(401, "authentication_error"), (429, "rate_limit_error"), (503, "server_error")]
 )
-async def test_a_marked_failure(model: httpx.AsyncClient, request_of: Requests, status: int, kind: str) -> None:
+async def test_a_marked_message_fails_once_with_that_status(
+    model: httpx.AsyncClient, request_of: Requests, status: int, kind: str
+) -> None:
     failed = await _chat(model, request_of(f"hello [[fail:{status} once]]"))
     then = await _chat(model, request_of(f"hello [[fail:{status} once]]"))
 
@@ -107,7 +109,7 @@ async def test_a_marked_failure(model: httpx.AsyncClient, request_of: Requests, 
     assert then.json()["choices"][0]["message"]["content"] == "echo: hello"
 
 
-async def test_an_empty_answer(model: httpx.AsyncClient, request_of: Requests) -> None:
+async def test_a_marked_message_gets_an_empty_answer(model: httpx.AsyncClient, request_of: Requests) -> None:
     (choice,) = (await _chat(model, request_of("hello [[empty]]"))).json()["choices"]
 
     assert choice["message"]["content"] == ""
@@ -177,7 +179,9 @@ async def test_a_request_without_messages_is_refused(model: httpx.AsyncClient, c
         ({"model": "other", "input": [1, 2, 3], "dimensions": 8}, [8]),
     ],
 )
-async def test_embeddings(model: httpx.AsyncClient, body: dict[str, Any], lengths: list[int]) -> None:
+async def test_embeddings_come_as_numbers_or_base64(
+    model: httpx.AsyncClient, body: dict[str, Any], lengths: list[int]
+) -> None:
     answer = (await model.post("/v1/embeddings", json=body)).json()
 
     assert [len(one["embedding"]) for one in answer["data"]] == lengths

@@ -82,7 +82,7 @@ def test_questions_and_small_talk_state_nothing(text: str) -> None:
         ("你知道我什么？", (), ""),
     ],
 )
-def test_questions(text: str, kinds: tuple[str, ...], subject: str) -> None:
+def test_a_question_is_recognised_with_kind_and_subject(text: str, kinds: tuple[str, ...], subject: str) -> None:
     assert facts.asked(text) == facts.Asked(kinds, subject)
 
 

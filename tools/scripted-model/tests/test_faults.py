@@ -19,7 +19,7 @@ from scripted_model.faults import Dial, Fault, Faults, markers, without_markers
         ("plain", Fault()),
     ],
 )
-def test_markers(text: str, fault: Fault) -> None:
+def test_a_marker_in_a_message_selects_a_fault(text: str, fault: Fault) -> None:
     assert Faults().decide(text, after_tool=False) == fault
 
 

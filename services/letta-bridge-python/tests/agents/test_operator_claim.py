@@ -50,7 +50,7 @@ class Waiting:
 
 
 @pytest.mark.parametrize("tenant", ["", "acme"])
-async def test_command_with_the_settings_of_the_bridges_goes_on_without_waiting(client, letta, tenant):
+async def test_command_with_the_settings_of_the_bridges_continues_without_waiting(client, letta, tenant):
     await bridge(client, tenant).beat(letta)
     pause = Waiting()
     await require_own_agents(settings_of(tenant), client, letta, pause=pause)
@@ -90,14 +90,14 @@ async def test_command_on_a_queue_that_is_not_served_is_refused_while_another_qu
     assert not await client.exists(KEYS.identity, KEYS.letta)
 
 
-async def test_command_goes_on_where_the_other_queue_is_served_no_longer(client, letta):
+async def test_command_continues_where_the_other_queue_is_served_no_longer(client, letta):
     await bridge(client, "", Keys("other")).beat(letta)
     pause = Waiting()
     await require_own_agents(settings_of(), client, letta, pause=pause)
     assert pause.seconds > 15
 
 
-async def test_command_goes_on_where_nothing_is_served_or_said(client, letta):
+async def test_command_continues_where_nothing_is_served_or_said(client, letta):
     await require_own_agents(settings_of("acme"), client, letta, pause=Waiting())
     own = bridge(client, "acme")
     await own.beat(letta)

@@ -149,7 +149,7 @@ async def test_somebody_elses_agent_is_never_adopted(manager, letta, tags):
     assert await manager.agent_for("ada", "default", None, letta) != other.agent_id
 
 
-async def test_while_the_store_is_away_the_tags_decide(manager, store, letta):
+async def test_while_the_store_is_unavailable_the_tags_decide(manager, store, letta):
     store.broken = True
     agent = await manager.agent_for("ada", "default", None, letta)
     assert await manager.agent_for("ada", "default", None, letta) == agent
@@ -179,7 +179,7 @@ async def test_a_choice_in_the_store_counts_again_when_the_store_is_back(manager
     assert (await manager.session("ada", "default")).permanent_memory is False
 
 
-async def test_a_session_in_memory_serves_while_the_store_is_away(manager, store, letta):
+async def test_a_session_in_memory_serves_while_the_store_is_unavailable(manager, store, letta):
     agent = await manager.agent_for("ada", "default", None, letta)
     store.broken = True
     assert await manager.agent_for("ada", "default", None, letta) == agent
@@ -209,7 +209,7 @@ async def test_a_vanished_agent_that_another_bridge_replaced_is_looked_up(manage
     assert len(letta.specs) == 2
 
 
-async def test_a_vanished_agent_is_replaced_while_the_store_is_away(manager, store, letta):
+async def test_a_vanished_agent_is_replaced_while_the_store_is_unavailable(manager, store, letta):
     gone = await manager.agent_for("ada", "default", None, letta)
     await letta.delete_agent(gone)
     store.broken = True
@@ -374,7 +374,7 @@ async def test_who_was_here_is_written_down_in_one_go(manager, store, letta):
     assert all(session.last_updated > before[key] for key, session in store.sessions.items())
 
 
-async def test_uses_are_not_lost_while_the_store_is_away(manager, store, letta):
+async def test_uses_are_not_lost_while_the_store_is_unavailable(manager, store, letta):
     await manager.agent_for("ada", "default", None, letta)
     store.broken = True
     await manager.touch_used()

@@ -34,7 +34,7 @@ async def test_without_a_database_the_file_serves(settings):
     await store.close()
 
 
-async def test_while_the_database_is_away_users_get_agents_and_keep_them(settings):
+async def test_while_the_database_is_unavailable_users_get_agents_and_keep_them(settings):
     letta, agents = InMemoryLetta(), set()
     for _ in range(2):  # the second one is the bridge after a restart
         store = session_store(settings, Database(settings.database))

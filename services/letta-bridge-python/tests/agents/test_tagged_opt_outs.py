@@ -140,7 +140,7 @@ async def test_latest_of_several_agents_counts_and_an_unreadable_time_is_the_ear
     assert (stored[ADA].chosen_ms, stored[BO].chosen_ms) == (9, IMPORTED_MS)
 
 
-async def test_opt_outs_are_kept_on_this_host_and_in_redis_while_the_database_is_away(restored):
+async def test_opt_outs_are_kept_on_this_host_and_in_redis_while_the_database_is_unavailable(restored):
     await restored.agent("ada", restored.opt_out())
     await restored.rig.consent.replicas.reconcile()
     restored.rig.choices.broken = True
@@ -174,7 +174,7 @@ async def test_tags_are_read_in_the_background_and_not_while_another_queue_holds
     assert not await restored.rig.consent.permanent_memory("ada")
 
 
-async def test_what_an_opted_out_user_said_before_the_tags_could_be_read_is_told_to_nobody(restored):
+async def test_what_an_opted_out_user_said_before_the_tags_could_be_read_is_reported_to_nobody(restored):
     rig, forgotten = restored.rig, []
 
     async def forget(user):

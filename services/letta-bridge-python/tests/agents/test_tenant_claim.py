@@ -252,7 +252,7 @@ async def test_note_that_letta_lost_costs_no_bridge_its_queue(served, letta):
 
 
 @pytest.mark.integration
-async def test_queue_stays_with_its_letta_while_that_is_away(served, letta, monkeypatch):
+async def test_queue_stays_with_its_letta_while_that_is_unavailable(served, letta, monkeypatch):
     monkeypatch.setattr(tenant_claim, "HEARTBEAT_SECONDS", 0.01)
     first, second = served(), served()
     async with asyncio.timeout(60), first.running(lambda: letta):
@@ -268,7 +268,7 @@ async def test_queue_stays_with_its_letta_while_that_is_away(served, letta, monk
 
 
 @pytest.mark.integration
-async def test_two_lettas_behind_one_address_are_told_apart(served, letta):
+async def test_two_lettas_behind_one_address_are_distinguished(served, letta):
     one, other = served(), InMemoryLetta()
     assert [await beat(one, server) for server in (letta, other, letta, other)] == [
         HELD,
@@ -288,7 +288,7 @@ async def test_two_lettas_starting_at_once_leave_one_that_serves_the_queue(serve
 
 
 @pytest.mark.integration
-async def test_nothing_is_taken_before_the_first_heartbeat_unless_letta_is_away(served, letta):
+async def test_nothing_is_taken_before_the_first_heartbeat_unless_letta_is_unavailable(served, letta):
     first, second = served(), served()
     async with asyncio.timeout(60), first.running(lambda: letta):
         assert not first.may_take

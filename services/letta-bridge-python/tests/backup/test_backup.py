@@ -193,7 +193,7 @@ async def test_an_agent_letta_cannot_read_is_named_and_not_harmless(settings, le
     assert "broken" in skipped.reason
 
 
-async def test_a_moment_of_trouble_with_letta_does_not_end_the_backup(settings, letta, filled, tmp_path):
+async def test_a_moment_of_failure_with_letta_does_not_end_the_backup(settings, letta, filled, tmp_path):
     troubles = iter([LettaUnavailable("away"), LettaUnavailable("away")])
 
     class Troubled(InMemoryAgentStore):

@@ -110,7 +110,7 @@ def test_a_difference_is_listed_and_ends_in_failure(call, letta, tmp_path):
     assert again.count("1 of 1 passages are missing or differ") == 2
 
 
-def test_both_speak_json(call, letta, tmp_path):
+def test_backup_and_restore_print_json(call, letta, tmp_path):
     made = json.loads(call("backup", tmp_path / "backup", "--json").splitlines()[-1])
     assert made["format"] == 2
     assert {agent["counts"]["message"] for agent in made["agents"]} == {3}
@@ -138,7 +138,7 @@ def test_a_second_backup_into_a_directory_is_refused_in_one_sentence(call, tmp_p
 
 
 @pytest.mark.parametrize(("option", "outcome"), [("--agents", ["asked", "answered"]), ("--no-agents", ["asked"])])
-def test_only_a_backup_without_agents_goes_on_while_letta_says_nothing(call, tmp_path, monkeypatch, option, outcome):
+def test_only_a_backup_without_agents_continues_while_letta_says_nothing(call, tmp_path, monkeypatch, option, outcome):
     async def slow(*_args):
         seen.append("asked")
         await asyncio.sleep(5 * patience)

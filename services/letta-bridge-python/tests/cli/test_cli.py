@@ -82,7 +82,7 @@ def test_help_does_not_wait_for_lettas_sdk():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_the_version_is_told(call):
+def test_the_version_is_reported(call):
     result = call("--version")
     assert (result.exit_code, result.output.strip()) == (0, __version__)
 

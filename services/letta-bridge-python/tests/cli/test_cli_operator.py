@@ -89,7 +89,7 @@ def test_tail_shows_late_replies_with_their_chinese(on, client):
 
 
 @pytest.mark.integration
-def test_tail_since_a_reply_that_was_seen_goes_on_after_it(on, client):
+def test_tail_since_a_reply_that_was_seen_continues_after_it(on, client):
     first = reply(client, "one")
     reply(client, "two", user="bo")
     reply(client, "three")
@@ -542,7 +542,7 @@ def test_without_redis_every_command_says_so(call, arguments):
 
 
 @pytest.mark.integration
-def test_a_refused_password_is_told_apart(call, redis_url, client):
+def test_a_refused_password_is_distinguished(call, redis_url, client):
     client.acl_setuser("nobody", enabled=True, passwords=["+right"], keys=["*"], categories=["+@all"])
     try:
         result = call("lanes", REDIS_URL=redis_url, REDIS_USERNAME="nobody", REDIS_PASSWORD=SECRET)

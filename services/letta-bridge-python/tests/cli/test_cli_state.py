@@ -126,7 +126,7 @@ def test_a_session_is_deleted_and_undeleted(on, put):
     assert "no session" in on.text("sessions", "undelete", session_id, code=1)
 
 
-def test_numbers_and_cleanup(on, put):
+def test_statistics_count_and_cleanup_ends_expired_sessions(on, put):
     put("ada", expires_at=utc_now() - timedelta(hours=1))
     put("bo")
     assert on("sessions", "statistics")["expired"] == 1
@@ -181,12 +181,12 @@ def test_without_redis_an_opt_out_is_stored_and_an_opt_in_changes_nothing(on, mo
     assert on("sessions", "settings", "ada")["permanent_memory"] is False
 
 
-def test_what_answers_is_told(on, place):
+def test_what_answers_is_reported(on, place):
     assert on("sessions", "test")["connected"] is True
     assert ("PostgreSQL" in on.text("sessions", "test")) == bool(place[0])
 
 
-def test_a_database_that_is_away_ends_it_with_5(call):
+def test_a_database_that_is_unavailable_ends_it_with_5(call):
     said = call("sessions", "list", code=5, DATABASE_URL="postgresql://bo:hunter2@127.0.0.1:1/db").stderr
     assert "is away" in said
     assert "hunter2" not in said

@@ -243,7 +243,7 @@ async def test_a_missing_channel_right_is_named(settings, redis_url, admin):
 
 
 @pytest.mark.integration
-async def test_eviction_is_named(settings, redis_url, admin):
+async def test_doctor_reports_an_eviction_policy_that_loses_keys(settings, redis_url, admin):
     admin.config_set("maxmemory-policy", "allkeys-lru")
     level, text = await the_one(settings(redis={"url": redis_url}), "redis.eviction")
     assert level is Level.WARN
@@ -506,7 +506,7 @@ async def test_a_disk_that_is_really_full_is_named(settings, small_disk):
     assert (level, "No space left" in text, "DATA_DIR" in text) == (Level.FAIL, True, True)
 
 
-async def test_a_session_file_that_everybody_can_read_is_named(settings, tmp_path):
+async def test_a_session_file_that_every_user_can_read_is_named(settings, tmp_path):
     """As releases before made it."""
     file = tmp_path / "data" / "sessions.db"
     store = FileSessionStore(file)

@@ -87,7 +87,7 @@ async def test_missing_migrations_are_named(postgres_url, generate, level):
     assert "letta-bridge migrate" in found["database.schema"][1]
 
 
-async def test_it_makes_nothing(postgres_url):
+async def test_doctor_creates_no_schema(postgres_url):
     await report(settings_for(postgres_url))
     with psycopg.connect(postgres_url) as connection:
         assert connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'letta_bridge'").fetchone() is None
@@ -100,7 +100,7 @@ async def test_a_missing_database_is_named(postgres_server, generate, level):
     assert "does not exist" in found["database"][1]
 
 
-async def test_a_server_that_is_away_is_named():
+async def test_a_server_that_is_unavailable_is_named():
     found = await report(settings_for("postgresql://bo:hunter2@127.0.0.1:1/db"))
     assert found["database"][0] is Level.FAIL
     assert "is away" in found["database"][1]

@@ -50,7 +50,7 @@ def say(redis_url):
         yield say
 
 
-def test_sessions_over_http(bridge_factory, redis_url, letta, postgres_url, say):
+def test_api_serves_sessions(bridge_factory, redis_url, letta, postgres_url, say):
     bridge = bridge_factory(redis_url, letta, DATABASE_URL=postgres_url, BRIDGE_API_TOKEN=TOKEN)
     assert httpx.get(f"{bridge.url}{BASE}/sessions").status_code == 401
     assert httpx.get(f"{bridge.url}/metrics").status_code == 200

@@ -27,7 +27,7 @@ async def test_a_page_of_sessions(ask, sessions):
     assert [one["agent_id"] for one in mine["sessions"]] == ["agent-小明"]
 
 
-async def test_one_session_whole(ask, sessions):
+async def test_a_session_is_returned_with_all_its_fields(ask, sessions):
     session = await sessions.add("ada", metadata={"permanent_memory": False}, session_data={"mood": "开心"})
     found = (await ask("GET", f"{BASE}/sessions/{session.session_id}")).json()
     assert found["session_data"] == {"mood": "开心"}
@@ -63,7 +63,7 @@ async def test_two_active_sessions_of_one_user_are_a_conflict(ask, sessions):
     assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
 
 
-async def test_statistics(ask, sessions):
+async def test_statistics_count_sessions_by_state(ask, sessions):
     await sessions.add("ada")
     await sessions.store.reserve("bo", "default")
     numbers = (await ask("GET", f"{BASE}/statistics")).json()
@@ -110,7 +110,7 @@ async def test_the_connection_test_says_what_answers(ask, sessions):
         ("POST", "/api/sessions/restore"),
     ],
 )
-async def test_a_store_that_is_away_is_503(ask, sessions, method, path):
+async def test_a_store_that_is_unavailable_is_503(ask, sessions, method, path):
     sessions.store.broken = True
     answer = await ask(method, path)
     assert (answer.status_code, answer.json()["code"]) == (503, "session_store_away")

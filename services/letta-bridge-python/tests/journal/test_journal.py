@@ -110,7 +110,7 @@ async def test_without_a_database_or_switched_off_nothing_is_kept(make_rig):
         assert rig.shelf.journal == []
 
 
-async def test_while_the_database_is_away_turns_wait(rig, service, make_journal):
+async def test_while_the_database_is_unavailable_turns_wait(rig, service, make_journal):
     service.down = True
     await talked(rig, "one")
     journal = make_journal()
@@ -210,7 +210,7 @@ async def test_a_defect_does_not_end_the_journal(rig, service, make_journal):
         await until(lambda: not rig.shelf.journal)
 
 
-async def test_it_goes_on_when_redis_is_back(rig, make_journal, monkeypatch):
+async def test_it_continues_when_redis_is_back(rig, make_journal, monkeypatch):
     await talked(rig, "one")
     tries = []
     take = InMemoryJournalBacklog.take
@@ -249,7 +249,7 @@ async def test_old_messages_are_purged_where_a_retention_is_set(rig, service, ma
     assert [age.days for age in service.purged] == [3]
 
 
-async def test_turns_that_are_dropped_are_told(rig, make_journal, capsys):
+async def test_turns_that_are_dropped_are_reported(rig, make_journal, capsys):
     journal = make_journal()
     rig.shelf.counters["journal_dropped"] = 5
     await journal._pass()

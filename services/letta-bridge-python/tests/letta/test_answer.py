@@ -69,7 +69,7 @@ def text_of(*messages: object) -> str:
         ([said("<think>hm"), called("send_message", '{"message": "hi"}')], "hi"),
     ],
 )
-def test_text(messages: list[object], text: str) -> None:
+def test_answer_text_is_joined_from_the_messages(messages: list[object], text: str) -> None:
     assert text_of(*messages) == text
 
 
@@ -97,11 +97,11 @@ def test_both_forms_of_a_tool_call_are_said_once() -> None:
         ([called("conversation_search", "{}", "a"), returned("success", name="memory_insert", call_id="a")], False),
     ],
 )
-def test_memory_updated(messages: list[object], updated: bool) -> None:
+def test_an_answer_says_whether_memory_was_updated(messages: list[object], updated: bool) -> None:
     assert answer_of(messages, stop_reason="end_turn").memory_updated is updated
 
 
-def test_a_whole_response() -> None:
+def test_a_response_is_parsed_with_stop_reason_and_usage() -> None:
     response = {
         "messages": [said("hi")],
         "stop_reason": {"message_type": "stop_reason", "stop_reason": "max_steps"},

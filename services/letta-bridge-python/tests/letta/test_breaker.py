@@ -56,7 +56,7 @@ def test_a_light_failure_counts_less(breaker: Breaker) -> None:
     assert str(breaker.state) == "open"
 
 
-def test_one_turn_tries(breaker: Breaker, clock: Clock) -> None:
+def test_a_half_open_breaker_admits_one_turn(breaker: Breaker, clock: Clock) -> None:
     broken(breaker)
     clock.now += 5.0
     assert str(breaker.state) == "half_open"

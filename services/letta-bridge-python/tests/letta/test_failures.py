@@ -94,7 +94,7 @@ PROVIDERS = [
 
 
 @pytest.mark.parametrize(("status", "providers", "kind", "words", "expected"), PROVIDERS)
-def test_a_providers_refusal_is_told_in_its_own_words(
+def test_a_providers_refusal_is_reported_in_its_own_words(
     status: int, providers: int, kind: str, words: str, expected: str
 ) -> None:
     answer = {"error": {"message": words, "type": "invalid_request_error", "code": None}}
@@ -149,7 +149,7 @@ def as_body(content: object) -> bytes:
 
 
 @pytest.mark.parametrize(("status", "content", "expected"), REFUSALS)
-def test_refusals(status: int, content: object, expected: str) -> None:
+def test_a_refusal_is_mapped_to_its_error(status: int, content: object, expected: str) -> None:
     assert meaning(refusal(status, as_body(content))) == expected
 
 
@@ -218,7 +218,7 @@ def caused(outer: BaseException, inner: BaseException) -> BaseException:
         (caused(httpx.ConnectError("x"), connector_error()), "unavailable"),
     ],
 )
-def test_transport_failures(error: BaseException, expected: str) -> None:
+def test_a_transport_failure_is_mapped_to_its_error(error: BaseException, expected: str) -> None:
     assert meaning(transport_failure(error, reads=False)) == expected
     as_read = meaning(transport_failure(error, reads=True))
     assert as_read == ("unavailable" if expected.startswith("unknown") else expected)

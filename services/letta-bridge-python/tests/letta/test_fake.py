@@ -29,7 +29,7 @@ def turn(content: str = "hello", otid: str = "o1") -> list[TurnMessage]:
     return [TurnMessage("user", content, otid)]
 
 
-async def test_faults_queue_up(letta: InMemoryLetta) -> None:
+async def test_faults_of_the_fake_are_used_one_a_call(letta: InMemoryLetta) -> None:
     agent = (await letta.create_agent(SPEC)).agent_id
     letta.fail_next(LettaUnavailable())
     letta.fail_next(LettaRejected())
@@ -75,7 +75,7 @@ async def test_a_held_turn_runs_on_after_its_caller_left(letta: InMemoryLetta) -
     assert (await find(letta, agent, "o1")).state is TurnState.STORED
 
 
-async def test_overlaps_are_noticed(letta: InMemoryLetta) -> None:
+async def test_the_fake_records_overlapping_turns_of_one_agent(letta: InMemoryLetta) -> None:
     one, two = [(await letta.create_agent(SPEC)).agent_id for _ in range(2)]
     await asyncio.gather(letta.send(one, turn(), timeout=5), letta.send(two, turn(), timeout=5))
     assert letta.overlaps == []
@@ -96,7 +96,7 @@ async def test_a_run_left_behind(letta: InMemoryLetta) -> None:
     assert (await find(letta, agent, "o1")).state is TurnState.CANCELLED
 
 
-async def test_down(letta: InMemoryLetta) -> None:
+async def test_a_fake_that_is_down_is_unavailable(letta: InMemoryLetta) -> None:
     letta.down = True
     with pytest.raises(LettaUnavailable):
         await letta.health()
@@ -108,7 +108,7 @@ async def test_an_answer_of_ones_own() -> None:
     assert await letta.send(agent, turn(), timeout=5) == TurnAnswer("HELLO", memory_updated=True)
 
 
-async def test_close_ends_turns_that_go_on() -> None:
+async def test_close_ends_turns_that_continue() -> None:
     letta = InMemoryLetta()
     agent = (await letta.create_agent(SPEC)).agent_id
     with letta.held():

@@ -25,7 +25,7 @@ TURN = (TurnMessage("user", "你好 \ud800", "otid-1"),)
 ANSWER = {"messages": [{"message_type": "assistant_message", "content": "hi"}], "stop_reason": "end_turn"}
 
 
-async def test_a_turn(stub: Stub, client_of: Clients) -> None:
+async def test_a_turn_is_one_request_without_streaming(stub: Stub, client_of: Clients) -> None:
     asked: list[tuple[str, str, str | None, object]] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -58,7 +58,7 @@ async def test_only_the_given_key_is_sent(stub: Stub, client_of: Clients, monkey
     assert keys == [None, None]
 
 
-async def test_nobody_listens(client_of: Clients, unused_tcp_port: int) -> None:
+async def test_a_server_that_refuses_connections_is_unavailable(client_of: Clients, unused_tcp_port: int) -> None:
     client = client_of(f"http://127.0.0.1:{unused_tcp_port}")
     with pytest.raises(LettaUnavailable):
         await client.send(AGENT, TURN, timeout=5)
@@ -189,7 +189,7 @@ async def test_a_cancelled_turn_is_cancelled(stub: Stub, client_of: Clients) -> 
         await turn
 
 
-async def test_after_close(stub: Stub, client_of: Clients) -> None:
+async def test_a_closed_client_is_unavailable(stub: Stub, client_of: Clients) -> None:
     client = client_of(await stub(never))
     await client.close()
     with pytest.raises(LettaUnavailable):

@@ -25,7 +25,7 @@ async def test_handles_are_read_and_what_has_none_is_left_out(stub, client_of):
         (503, "Background streaming requires Redis to be running.", False),
     ],
 )
-async def test_locks_are_told_by_what_a_missing_stream_is_refused_with(stub, client_of, status, detail, locks):
+async def test_locks_are_reported_by_what_a_missing_stream_is_refused_with(stub, client_of, status, detail, locks):
     async def refuse(_request):
         return web.json_response({"detail": detail}, status=status)
 

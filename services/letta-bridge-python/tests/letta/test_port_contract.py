@@ -285,7 +285,7 @@ async def test_several_messages_in_one_turn(world: World, roles: tuple[str, ...]
     assert found.answer.text == answer.text
 
 
-async def test_a_turn_goes_on_after_its_caller_left(world: World) -> None:
+async def test_a_turn_continues_after_its_caller_left(world: World) -> None:
     agent, otid = await world.agent(), str(uuid.uuid4())
     with world.slow(), pytest.raises(OutcomeUnknown) as caught:
         await world.letta.send(agent, [user("hello", otid)], timeout=0.02)
@@ -369,7 +369,7 @@ async def test_cancelling_what_is_not_running(world: World) -> None:
     await world.letta.cancel(agent, [f"run-{uuid.uuid4()}"])
 
 
-async def test_health(world: World) -> None:
+async def test_health_answers(world: World) -> None:
     assert await world.letta.health()
 
 

@@ -76,7 +76,7 @@ async def test_only_the_users_of_a_broken_server_move(servers: LettaServers) -> 
     assert {moved[user].name for user in USERS if homes[user] is broken} == {s.name for s in servers if s is not broken}
 
 
-async def test_none_left(servers: LettaServers, clock: Clock) -> None:
+async def test_picking_raises_breaker_open_where_every_server_failed(servers: LettaServers, clock: Clock) -> None:
     for server in servers:
         assert servers.available()
         await fail(server, LettaUnavailable())
@@ -102,7 +102,7 @@ async def test_none_left(servers: LettaServers, clock: Clock) -> None:
     ],
     ids=str,
 )
-async def test_unavailability_opens(servers: LettaServers, error: LettaError) -> None:
+async def test_an_unavailable_server_opens_its_breaker(servers: LettaServers, error: LettaError) -> None:
     server = servers.pick("u")
     await fail(server, error)
     assert str(server.breaker.state) == "open"

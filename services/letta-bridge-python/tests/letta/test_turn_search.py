@@ -154,7 +154,7 @@ def test_copies_tell_that_the_agent_knows() -> None:
     assert not find([user()], sought=sought).caught_up
 
 
-def test_overlapping_turns_are_told_apart_by_their_run() -> None:
+def test_overlapping_turns_are_distinguished_by_their_run() -> None:
     answer = find([user(), user(otid="b", run="run-2"), said("b's", run="run-2"), said("mine")]).answer
     assert answer is not None
     assert answer.text == "mine"
@@ -202,7 +202,7 @@ def test_a_search_does_not_end_at_messages_without_a_date() -> None:
     assert not search.read([{"message_type": "user_message", "otid": "y", "content": "q", "date": "yesterday"}])
 
 
-def test_a_search_for_several_goes_on_for_those_not_found() -> None:
+def test_a_search_for_several_continues_for_those_not_found() -> None:
     search = TurnSearch([SOUGHT, SoughtTurn(OTHER, TAKEN - 500)], [], NOW)
     assert not search.read([user(), said("mine")])
     assert not search.read([user(otid="x", date=TAKEN - 50)])

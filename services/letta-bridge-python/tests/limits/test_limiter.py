@@ -53,7 +53,7 @@ def task(**fields):
     return Task(task_id="t1", user_id="ada", content="hi", **fields)
 
 
-async def test_guards_that_are_off_ask_nobody():
+async def test_limits_that_are_off_read_no_counter():
     meter = UsageStore()
     guards = make(meter)
     admission = await guards.admit(turn(queued_seconds=1e9), task(timestamp=NOW - 1e9))
@@ -104,7 +104,7 @@ async def test_a_soft_budget_falls_back_and_a_hard_one_refuses(budgets, standing
     )
 
 
-async def test_while_the_meter_is_away_turns_go_through():
+async def test_while_the_usage_store_is_unavailable_turns_go_through():
     guards = make(UsageStore(error=RedisConnectionError("away")), turns_per_minute=1, user_tokens={"hard": 1})
     assert (await guards.admit(turn(), task())).to_letta() is None
     await guards.spent("ada", 5)
@@ -114,7 +114,7 @@ def answers(rig):
     return [(reply["task_id"], reply.get("code") or reply["source"]) for reply in rig.replies()]
 
 
-async def test_a_user_who_comes_too_fast_is_told_so_and_the_others_are_not_touched(make_rig):
+async def test_a_user_who_comes_too_fast_gets_an_error_and_the_others_are_not_touched(make_rig):
     rig = make_rig(guards={"turns_per_minute": 1, "burst": 2})
     for number in range(4):
         rig.push(f"a{number}", user="ada")
@@ -155,7 +155,7 @@ async def test_what_may_be_in_the_agents_memory_is_seen_through_whatever_the_lim
     assert answers(rig) == [("a0", "letta_unavailable"), ("a0", "letta")]
 
 
-async def test_a_spent_budget_falls_back_then_refuses_and_the_agent_is_told_next_day(make_rig):
+async def test_a_spent_budget_falls_back_then_refuses_and_the_agent_catches_up_next_day(make_rig):
     rig = make_rig(guards={"user_tokens": {"soft": 10, "hard": 1000}})
     await rig.meter.spend("ada", 10)
     rig.push("a0", content="first")

@@ -82,7 +82,7 @@ async def test_without_patience_the_second_is_refused(held):
     assert await held.all() == []
 
 
-async def test_who_lost_the_hold_does_not_go_on(held, quick):
+async def test_who_lost_the_hold_does_not_continue(held, quick):
     async def work():
         async with held.held("ada", "erasure", 0):
             await held.lift("ada")
@@ -95,7 +95,7 @@ async def test_who_lost_the_hold_does_not_go_on(held, quick):
     assert len(await held.all()) == 1  # the other's
 
 
-async def test_an_error_of_the_work_ends_the_hold_and_is_told(held):
+async def test_an_error_of_the_work_ends_the_hold_and_is_reported(held):
     with pytest.raises(TimeoutError):
         async with held.held("ada", "erasure", 0):
             raise TimeoutError

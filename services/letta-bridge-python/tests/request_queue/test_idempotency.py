@@ -63,7 +63,7 @@ def test_a_kept_reply_tells_whose_it_is():
     assert not kept().is_of(parsed(content="something else"))
 
 
-def test_a_reply_of_an_unreadable_task_is_nobody_elses():
+def test_a_reply_of_an_unreadable_task_belongs_to_no_other_task():
     assert not kept(identity=Identity("7-1000", 1.0, None)).is_of(TASK)
 
 
@@ -75,7 +75,7 @@ def test_a_reply_of_the_previous_release_may_be_anybodys(reply):
 
 
 @pytest.mark.parametrize("kept", [b"not json", b"[]", b"{}", b""])
-def test_what_is_no_reply_is_nobodys(kept):
+def test_what_is_no_reply_belongs_to_nobody(kept):
     assert KeptReply.read(kept) is None
 
 

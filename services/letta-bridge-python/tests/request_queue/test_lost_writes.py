@@ -351,7 +351,7 @@ async def test_a_bridge_can_do_nothing_with_the_receipt_of_another(rig, waited):
     assert (await first.settle_and_fetch([answered(turn)], 0)).settled == [True]
 
 
-async def test_a_repeated_settlement_is_told_from_an_answer_that_came_too_late(rig):
+async def test_a_repeated_settlement_is_distinguished_from_an_answer_that_came_too_late(rig):
     first, second = rig.bridge("a"), rig.bridge("b")
     await rig.push(task("ada", "t1"), task("bob", "t2"))
     repeated, late = (await first.settle_and_fetch([], 2)).turns

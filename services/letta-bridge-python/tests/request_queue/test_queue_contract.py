@@ -107,7 +107,7 @@ async def test_released_turns_return_to_the_head_of_their_lane_uncounted(rig):
     assert (json.loads(again.payload)["task_id"], again.attempts) == ("1", 1)
 
 
-async def test_strays_are_given_back(rig, lose_answer):
+async def test_orphans_are_given_back(rig, lose_answer):
     queue = rig.bridge("a")
     other = rig.bridge("b")
     await rig.push(task("ada", "1"), task("bo", "2"), task("cy", "3"))
@@ -366,7 +366,7 @@ async def test_what_arrives_is_taken_at_once(rig):
     assert [json.loads(turn.payload)["task_id"] for turn in fetched.turns] == ["4", "2"]
 
 
-async def test_who_asks_for_no_turns_is_told_whether_there_are_some(rig):
+async def test_who_asks_for_no_turns_is_reported_whether_there_are_some(rig):
     queue = rig.bridge("a")
     await rig.push(task("ada", "1"), task("bo", "2"), task("ada", "3"))
     ada, bo = (await queue.settle_and_fetch([], 2)).turns
@@ -387,7 +387,7 @@ async def test_a_paused_queue_lets_the_wait_pass(rig):
     assert (await queue.status()).depth == 1
 
 
-async def test_strays_of_the_wait_are_told_from_the_others(rig, lose_answer):
+async def test_orphans_of_the_wait_are_distinguished_from_the_others(rig, lose_answer):
     queue = rig.bridge("a")
     await rig.push(task("ada", "1"))
     (settled_and_fetched,) = (await queue.settle_and_fetch([], 1)).turns
@@ -524,7 +524,7 @@ async def test_the_oldest_turn_that_is_not_journalled_has_an_age(rig):
     assert 0 < status.unjournalled_age < 60
 
 
-async def test_the_oldest_task_is_told_whether_it_waits_or_is_in_flight(rig):
+async def test_the_oldest_task_is_reported_whether_it_waits_or_is_in_flight(rig):
     queue = rig.bridge("a")
     assert (await queue.status()).oldest_age == 0
     await rig.push(task("ada", "t1"))
@@ -537,7 +537,7 @@ async def test_the_oldest_task_is_told_whether_it_waits_or_is_in_flight(rig):
     assert (await queue.status()).oldest_age == 0
 
 
-async def test_a_held_users_tasks_wait_and_others_go_on(rig):
+async def test_a_held_users_tasks_wait_and_others_continue(rig):
     queue = rig.bridge("a")
     await rig.hold("ada")
     await rig.push(task("ada", "1"), task("bo", "2"), task("ada", "3"), task("cy", "4"))
@@ -590,7 +590,7 @@ async def test_many_held_users_do_not_keep_others_from_their_turn(rig):
     assert [turn.lane for turn in (await queue.settle_and_fetch([], 2)).turns] == ["held-7"]
 
 
-async def test_the_oldest_task_is_told_without_its_payload_until_it_is_settled(rig):
+async def test_the_oldest_task_is_reported_without_its_payload_until_it_is_settled(rig):
     queue = rig.bridge("a")
     assert (await queue.status()).oldest_age == 0
     await rig.push(task("ada", "1"), task("ada", "2"))

@@ -93,7 +93,7 @@ async def test_a_tally_of_the_wrong_type_does_not_hold_up_an_answer(redis_queue)
         ({"agent": 1, "turned_away": 480, "guard:lane_full": 480}, False, "guards turned away: 480, mostly lane_full"),
     ],
 )
-def test_the_figures_are_told_to_people(tally, in_trouble, says):
+def test_the_figures_are_reported_to_people(tally, in_trouble, says):
     recent = RecentTurns.of(tally)
     assert (recent.in_trouble, says in str(recent)) == (in_trouble, True)
 

@@ -257,7 +257,7 @@ async def test_a_task_waits_in_its_lane_again_although_something_else_lay_there(
     await assert_adds_up(queue)
 
 
-async def test_a_lane_that_cannot_be_used_costs_its_users_tasks_and_nobody_elses(queue, client, redis_url, settings):
+async def test_a_lane_that_cannot_be_used_costs_its_users_tasks_and_no_other_users(queue, client, redis_url, settings):
     """A Redis user without the right to DUMP: what lies there stays, and each task becomes a dead letter."""
     await client.set(queue.keys.lane("ada"), "no list")
     await client.rpush(queue.keys.ready, "ada")

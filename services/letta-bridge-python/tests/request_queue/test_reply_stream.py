@@ -24,7 +24,7 @@ async def test_pages_are_joined_without_a_gap(client):
     assert newest == found[-2:]
 
 
-async def test_a_follower_misses_nothing_while_redis_is_away(client, tcp_proxy, redis_url):
+async def test_a_follower_misses_nothing_while_redis_is_unavailable(client, tcp_proxy, redis_url):
     await client.xadd(KEYS.replies, {"reply": "before"})
     proxy = tcp_proxy(redis_url)
     behind = connect(RedisSettings(url=proxy.url), name="follower", timeout=10)

@@ -34,7 +34,7 @@ def answered(turn, **changes):
     return Settlement(turn.receipt, Outcome.LETTA, **values)
 
 
-async def test_a_key_of_another_kind_among_the_missed_turns_is_set_aside_and_keeps_nobodys_answer(queue, client):
+async def test_a_key_of_another_kind_among_the_missed_turns_is_set_aside_and_keeps_no_answer(queue, client):
     turns = await handed_out(queue, client, "ada", "怡", "bo")
     ends = [answered(turns[0]), answered(turns[1], missed=(b"{}",)), answered(turns[2])]
     spoilt = queue.keys.missed("怡")
@@ -86,7 +86,7 @@ async def test_any_number_is_settled_in_order(queue, client, monkeypatch):
     assert replies == list(range(8))
 
 
-async def test_missed_turns_are_waited_for_while_redis_is_away(queue, client, monkeypatch):
+async def test_missed_turns_are_waited_for_while_redis_is_unavailable(queue, client, monkeypatch):
     await client.rpush(queue.keys.missed("怡"), "first")
     read, failures = client.lrange, [RedisAway("gone"), RedisAway("still gone")]
 

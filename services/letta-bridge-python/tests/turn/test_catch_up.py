@@ -46,7 +46,7 @@ def test_nothing_missed_is_nothing_told():
     assert told([]) == []
 
 
-def test_turns_are_told_word_for_word_in_order():
+def test_turns_are_reported_word_for_word_in_order():
     assert roles_and_contents(told([missed(1), missed(2, "你好", "你好呀")])) == [
         ("user", "said 1"),
         ("assistant", "answered 1"),
@@ -59,14 +59,14 @@ def test_turns_are_told_word_for_word_in_order():
     ("fate", "name"),
     [(DeliveryStatus.ABSENT, "copy"), (DeliveryStatus.UNKNOWN, "quotation"), (DeliveryStatus.STORED, "answer")],
 )
-def test_a_told_turn_is_found_by_its_first_message_however_often_it_is_told(fate, name):
+def test_a_turn_of_the_catch_up_is_found_by_its_first_message_however_often_it_catches_up(fate, name):
     first, second = told([missed(1, fate=fate)]), told([missed(1, fate=fate)])
     assert first[0].otid == second[0].otid == getattr(missed(1).otids(AGENT), name)
     assert len({message.otid for message in (*first, *second)}) == 2 * len(first) - 1
     assert first[0].otid in missed(1).otids(AGENT).copies
 
 
-def test_of_a_turn_the_agent_has_only_the_answer_is_told():
+def test_of_a_turn_the_agent_has_only_the_answer_is_reported():
     note, answer = told([missed(1, fate=DeliveryStatus.STORED)])
     assert (note.role, answer.role, answer.content) == ("system", "assistant", "answered 1")
 
@@ -74,7 +74,7 @@ def test_of_a_turn_the_agent_has_only_the_answer_is_told():
 @pytest.mark.parametrize(
     ("language", "begins"), [("zh", "(下一条"), ("ZH-cn", "(下一条"), ("en", "(The"), (None, "(The")]
 )
-def test_a_turn_that_may_be_stored_is_told_as_a_quotation(language, begins):
+def test_a_turn_that_may_be_stored_is_reported_as_a_quotation(language, begins):
     note, quotation, answer = told([missed(1, fate=DeliveryStatus.UNKNOWN)], language)
     assert (note.role, quotation.role, answer.role) == ("system", "user", "assistant")
     assert note.content.startswith(begins)
@@ -101,7 +101,7 @@ def test_nothing_that_a_user_or_a_model_wrote_gets_another_role(text, fate, lang
 
 
 @pytest.mark.parametrize("fate", DeliveryStatus)
-def test_of_a_turn_whose_words_are_gone_the_answer_alone_is_told(fate):
+def test_of_a_turn_whose_words_are_gone_the_answer_alone_is_reported(fate):
     wordless = missed(1, fate=fate).model_copy(update={"content": ""})
     note, answer = told([wordless])
     assert (note.role, note.otid) == ("system", wordless.otids(AGENT).answer)
@@ -109,7 +109,7 @@ def test_of_a_turn_whose_words_are_gone_the_answer_alone_is_told(fate):
 
 
 @pytest.mark.parametrize("fate", DeliveryStatus)
-def test_of_a_canned_answer_to_words_that_are_gone_nothing_is_told(fate):
+def test_of_a_canned_answer_to_words_that_are_gone_nothing_is_reported(fate):
     assert told([missed(1, fate=fate, canned=True).model_copy(update={"content": "", "response_text": None})]) == []
 
 
@@ -123,7 +123,7 @@ def test_a_turn_that_nobody_answered_is_not_told(answer):
     ("fate", "roles"),
     [(DeliveryStatus.ABSENT, ["user"]), (DeliveryStatus.UNKNOWN, ["system", "user"]), (DeliveryStatus.STORED, [])],
 )
-def test_of_a_canned_answer_only_what_the_user_said_is_told(fate, roles):
+def test_of_a_canned_answer_only_what_the_user_said_is_reported(fate, roles):
     canned = missed(1, fate=fate, canned=True).model_copy(update={"response_text": None})
     assert [message.role for message in told([canned])] == roles
 
@@ -138,7 +138,7 @@ def test_of_a_canned_answer_only_what_the_user_said_is_told(fate, roles):
         ),
     ],
 )
-def test_of_too_many_turns_the_newest_are_told_and_the_others_counted(language, notice):
+def test_of_too_many_turns_the_newest_are_reported_and_the_others_counted(language, notice):
     messages = told([missed(number) for number in range(5)], language, told_turns=2)
     assert roles_and_contents(messages) == [
         ("system", notice),
@@ -149,7 +149,7 @@ def test_of_too_many_turns_the_newest_are_told_and_the_others_counted(language, 
     ]
 
 
-def test_no_more_characters_are_told_than_allowed():
+def test_no_more_characters_are_reported_than_allowed():
     turns = [missed(number, "u" * 100, "a" * 100) for number in range(5)]
     notice, *messages = told(turns, told_characters=600)
     assert "2 earlier messages" in notice.content

@@ -142,7 +142,7 @@ async def test_a_turn_that_failed_after_telling_tells_nothing_twice(make_rig):
     assert ("assistant", "short: one") in await heard(rig)
 
 
-async def test_what_is_settled_twice_by_two_bridges_is_told_once(rig):
+async def test_what_is_settled_twice_by_two_bridges_is_reported_once(rig):
     rig.push("t0", content="zero")
     await rig.work_off()
     await answered_by_memory(rig, "a", "missed")
@@ -187,7 +187,7 @@ async def test_missed_turns_beyond_the_bound_are_counted(make_rig):
 # --- personas
 
 
-async def test_what_was_said_to_one_persona_is_told_to_its_agent_alone(make_rig):
+async def test_what_was_said_to_one_persona_is_reported_to_its_agent_alone(make_rig):
     rig = make_rig(agents=TWO_PERSONAS)
     rig.push("a1", content="hello default")
     rig.push("b1", content="hello doctor", meta={"persona": "doctor"})
@@ -311,7 +311,7 @@ async def test_what_the_previous_release_told_in_a_lost_turn_is_not_told_again(m
 # --- canned sentences
 
 
-async def test_a_canned_sentence_is_nobodys_answer(rig):
+async def test_a_canned_sentence_is_no_answer(rig):
     rig.push("t0", content="zero")
     await rig.work_off()
     rig.fallback.canned = True

@@ -178,7 +178,7 @@ async def test_what_follows_a_foreign_answer_reaches_the_producers_channel(
     assert heard == [{"typing": True}, {"audio_file": "a.wav", "task_id": "t1"}, {"text": "and goodbye"}]
 
 
-async def test_after_the_tombstone_nothing_foreign_is_told(make_fallback, client, handed_over):
+async def test_after_the_tombstone_nothing_foreign_is_reported(make_fallback, client, handed_over):
     async with client.pubsub(ignore_subscribe_messages=True) as producer:
         await producer.subscribe("task_response:t1")
         await producer.get_message(timeout=1)
@@ -224,7 +224,9 @@ async def test_no_text_counts_while_two_turns_of_the_release_before_wait_on_one_
             await asyncio.wait_for(answer, 20)
 
 
-async def test_an_answer_of_a_memory_python_before_is_told_under_the_producers_id(make_fallback, client, handed_over):
+async def test_an_answer_of_a_memory_python_before_is_reported_under_the_producers_id(
+    make_fallback, client, handed_over
+):
     answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "x"))
     (task,) = await handed_over()
     reply = {**REPLY, "task_id": task["task_id"]}

@@ -243,7 +243,7 @@ async def test_a_vanished_agent_is_found_by_its_tags_or_made_anew(rig):
     assert rig.store.sessions["ada", "default"].agent_id != agent
 
 
-async def test_what_memory_answered_is_told_to_the_agent_once_in_order_with_the_next_turn(rig):
+async def test_what_memory_answered_is_reported_to_the_agent_once_in_order_with_the_next_turn(rig):
     rig.push("t1", content="first")
     await rig.work_off()
     rig.letta.down = True
@@ -402,7 +402,7 @@ async def test_words_pushed_in_private_that_waited_in_their_lane_stay_private_af
     assert await rig.said_to_agents() == {"ada": ["aloud"]}
 
 
-async def test_an_opt_out_of_a_previous_release_after_an_opt_in_holds_while_the_session_store_is_away(rig):
+async def test_an_opt_out_of_a_previous_release_after_an_opt_in_holds_while_the_session_store_is_unavailable(rig):
     await rig.shared_choices.choose(Choice(user_key("ada"), permanent_memory=True, chosen_ms=0))
     reserved = await rig.store.reserve("ada", "default")
     await rig.store.save(replace(reserved, metadata={"permanent_memory": False}))
@@ -474,7 +474,7 @@ async def test_a_turn_letta_died_under_is_not_sent_again_but_told_as_a_note(rig)
     assert [message.role for message in told] == ["system", "user", "assistant", "user"]
 
 
-async def test_with_memory_away_too_there_is_an_error_reply(rig):
+async def test_with_memory_unavailable_too_there_is_an_error_reply(rig):
     rig.letta.down = True
     rig.fallback.down = True
     rig.push()
@@ -502,7 +502,7 @@ async def test_our_memorys_answer_is_kept_but_not_published_twice(rig):
     assert rig.kept()["source"] == "memory-python"
 
 
-async def test_the_session_store_away_does_not_stop_anybody(rig):
+async def test_the_session_store_unavailable_does_not_stop_anybody(rig):
     rig.store.broken = True
     rig.push("t1")
     rig.push("t2")
@@ -677,7 +677,7 @@ async def test_a_redelivered_turn_that_memory_has_already_is_not_sent_to_letta(r
     assert await rig.said_to_agents() == {"ada": ["hi", "next"]}
 
 
-async def test_reasons_and_usage_are_told(rig):
+async def test_reasons_and_usage_are_reported(rig):
     rig.letta._answer = lambda _agent, _messages: TurnAnswer("hello", usage=Usage(3, 1, 4, 1))
     rig.push()
     await rig.work_off()

@@ -32,7 +32,7 @@ def decision(task, *, consent=Verdict.ALLOWED, **settings):
         ({"type": "text", "input_file": "note.txt"}, LETTA),
     ],
 )
-def test_the_task_decides(task, expected):
+def test_the_route_follows_the_task(task, expected):
     assert decision(task) == expected
 
 

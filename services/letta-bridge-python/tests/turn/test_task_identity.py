@@ -270,7 +270,7 @@ async def test_an_id_that_is_used_again_takes_nothing_from_the_task_that_is_work
     assert rig.shelf.kept["ada", "1"] == other
 
 
-async def test_a_task_that_memory_has_answered_is_not_buried(make_rig):
+async def test_a_task_that_memory_has_answered_is_not_dead_lettered(make_rig):
     rig = make_rig(queue={"max_deliveries": 1})
     rig.shelf.push(b'{"task_id":"t1","user_id":"ada","content":"one"}')
     (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
@@ -289,7 +289,7 @@ async def answered_and_never_settled(rig, **task):
     rig.time += rig.settings.queue.lease + 1
 
 
-async def test_the_agent_is_told_of_an_answer_that_is_found_before_a_burial(make_rig):
+async def test_the_agent_catches_up_of_an_answer_that_is_found_before_a_task_is_dead_lettered(make_rig):
     rig = make_rig(queue={"max_deliveries": 1}, database={"db_url": "postgresql://127.0.0.1/none"})
     await answered_and_never_settled(rig, content="I am allergic to nuts")
     await rig.work_off()
@@ -303,7 +303,9 @@ async def test_the_agent_is_told_of_an_answer_that_is_found_before_a_burial(make
 
 
 @pytest.mark.parametrize("why", ["opted_out", "temporary", "choice_unknown"])
-async def test_an_answer_that_is_found_before_a_burial_is_told_with_consent_alone(make_rig, monkeypatch, why):
+async def test_an_answer_that_is_found_before_a_task_is_dead_lettered_is_reported_with_consent_alone(
+    make_rig, monkeypatch, why
+):
     rig = make_rig(queue={"max_deliveries": 1}, database={"db_url": "postgresql://127.0.0.1/none"})
     meta = {"memory_type": "temporary"} if why == "temporary" else {}
     await answered_and_never_settled(rig, content="my secret", meta=meta)
@@ -327,7 +329,7 @@ async def test_an_answer_that_is_found_before_a_burial_is_told_with_consent_alon
     assert rig.shelf.missed == {}
 
 
-async def test_of_a_task_whose_upload_is_gone_the_agent_is_told_the_answer_that_memory_gave(rig):
+async def test_of_a_task_whose_upload_is_gone_the_agent_catches_up_the_answer_that_memory_gave(rig):
     upload, turn = await handed_out_with_an_upload(rig)
     rig.fallback.given[turn.number] = await rig.fallback.answer(parse_task(turn.payload, Limits()), turn.number, "test")
     upload.unlink()
@@ -341,7 +343,7 @@ async def test_of_a_task_whose_upload_is_gone_the_agent_is_told_the_answer_that_
     assert ("assistant_message", "short: ") in history
 
 
-async def test_an_answer_that_is_found_before_a_burial_takes_no_id_from_another_task(make_rig):
+async def test_an_answer_that_is_found_before_a_task_is_dead_lettered_takes_no_id_from_another_task(make_rig):
     rig = make_rig(queue={"max_deliveries": 1})
     rig.shelf.push(b'{"task_id":"t1","user_id":"ada","content":"one"}')
     (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
@@ -354,7 +356,7 @@ async def test_an_answer_that_is_found_before_a_burial_takes_no_id_from_another_
 
 
 @pytest.mark.parametrize("error", [FallbackUnavailable(), AuthenticationError("the password was changed")], ids=repr)
-async def test_a_task_is_buried_although_memory_cannot_be_asked_about_it(make_rig, monkeypatch, error):
+async def test_a_task_is_dead_lettered_although_memory_cannot_be_asked_about_it(make_rig, monkeypatch, error):
     async def withdraw(_task, _number):
         raise error
 
@@ -365,7 +367,7 @@ async def test_a_task_is_buried_although_memory_cannot_be_asked_about_it(make_ri
     assert letter["code"] == "too_many_deliveries"
 
 
-async def test_nobody_answers_a_task_that_is_buried_at_a_later_hand_out(make_rig):
+async def test_nobody_answers_a_task_that_is_dead_lettered_at_a_later_hand_out(make_rig):
     rig = make_rig(queue={"max_deliveries": 1})
     await dead_lettered(rig, b'{"task_id":"t1","user_id":"ada","content":"one"}')
     assert len(rig.fallback.withdrawn) == 1
@@ -410,7 +412,7 @@ async def test_a_dead_letter_of_a_readable_task_knows_the_user_nobody_named(make
     assert (letter["user_id"], letter["task_id"]) == ("anonymous", "t1")
 
 
-async def test_a_turn_that_was_buried_while_letta_is_at_it_is_waited_for(make_rig):
+async def test_a_turn_that_was_dead_lettered_while_letta_is_at_it_is_waited_for(make_rig):
     rig = make_rig(queue={"max_deliveries": 1})
     rig.push("t0", content="zero")
     await rig.work_off()
@@ -504,7 +506,7 @@ async def test_a_turn_whose_upload_is_gone_gets_the_answer_that_letta_gave_befor
         assert rig.store.sessions == {}, "no agent is made only to look into it"
 
 
-async def test_a_turn_whose_upload_is_gone_is_buried_where_letta_cannot_be_asked(rig):
+async def test_a_turn_whose_upload_is_gone_is_dead_lettered_where_letta_cannot_be_asked(rig):
     rig.push("t1", content="", input_file="note.txt")
     await rig.queue("dying").settle_and_fetch([], 1)
     rig.time += rig.settings.queue.lease + 1

@@ -29,7 +29,7 @@ async def test_a_run_left_behind_is_cancelled_within_the_reply_budget_however_pa
 @pytest.mark.parametrize(
     ("stored", "sources"), [("nothing", ("memory-python", "letta")), ("answer", ("letta", "letta"))]
 )
-async def test_a_turn_that_letta_ended_while_its_database_was_away_keeps_no_later_one_from_letta(
+async def test_a_turn_that_letta_ended_while_its_database_was_unavailable_keeps_no_later_one_from_letta(
     make_rig, stored, sources
 ):
     """Letta could not write the run's end, so the run stands as active for ever."""

@@ -188,7 +188,7 @@ async def test_while_a_turn_does_not_end_nothing_is_erased(everywhere, lane):
     assert await everywhere.count("用户1") == {"agents": 2, "sessions": 2}
 
 
-async def test_a_place_that_is_away_is_said_and_the_others_are_erased(everywhere, letta):
+async def test_a_place_that_is_unavailable_is_said_and_the_others_are_erased(everywhere, letta):
     letta.down = True
     report = await everywhere.erase("用户1")
     assert not report.complete
@@ -215,7 +215,7 @@ async def test_without_an_audit_nothing_is_erased(everywhere, lane, monkeypatch)
 
 
 @pytest.mark.parametrize("step", range(9))
-async def test_killed_at_any_step_it_goes_on_when_it_is_run_again(audit, lane, step):
+async def test_killed_at_any_step_it_continues_when_it_is_run_again(audit, lane, step):
     class Killed(BaseException):
         pass
 
@@ -306,7 +306,7 @@ async def test_an_export_is_complete_with_its_manifest(everywhere, tmp_path):
     assert {row["persona"] for row in rows} == {"default", "cat"}
 
 
-async def test_letta_away_is_counted_as_unknown(everywhere, letta):
+async def test_letta_unavailable_is_counted_as_unknown(everywhere, letta):
     letta.down = True
     report = await everywhere.erase("用户2")
     assert "agents" not in report.places or report.place("agents").left is None

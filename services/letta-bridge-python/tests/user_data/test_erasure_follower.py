@@ -125,7 +125,7 @@ async def test_bridges_that_are_gone_are_forgotten(ledger, make_follower, client
     assert await client.zrange(KEYS.erasures_followed, 0, -1) == [b"b", b"c"]
 
 
-async def test_it_goes_on_following_while_it_runs(ledger, make_follower, host, monkeypatch):
+async def test_it_continues_following_while_it_runs(ledger, make_follower, host, monkeypatch):
     monkeypatch.setattr(erasure_follower, "_LOOK_SECONDS", 0.02)
     store, _ = host
     async with make_follower().running():

@@ -121,7 +121,7 @@ async def test_a_user_is_found_in_every_kind_of_key(client):
 @pytest.mark.parametrize(
     "user", ["a", "a:b", "a%3Ab", "*", "a*", "[a]", "reply", "~7", "", "user_id", "lanes", "held", "complete"]
 )
-async def test_users_whose_ids_look_alike_are_told_apart(client, user):
+async def test_users_whose_ids_look_alike_are_distinguished(client, user):
     search = RedisSearch(client, BridgeSettings())
     others = {"a", "a:b", "a%3Ab", "*", "a*", "[a]", "b"} - {user}
     await client.hset(f"{Q}choices", mapping={"complete": "1", "generation": "a", "changes": "3"})

@@ -100,22 +100,22 @@ OF_FILE_TABLES = {
 _MADE = re.compile(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)")
 
 
-def test_every_key_of_the_queue_is_somebodys_or_nobodys():
+def test_every_key_of_the_queue_is_known_to_the_registry():
     assert OF_KEYS.keys() == Keys.__dataclass_fields__.keys()
 
 
-def test_every_name_of_memory_python_is_somebodys_or_nobodys():
+def test_every_name_of_memory_python_is_known_to_the_registry():
     names = {name for name in vars(memory_keys) if not name.startswith("_") and name not in {"dataclass", "Final"}}
     names |= {name for name in vars(memory_keys.QueueKeys) if not name.startswith("_")} | {"queue"}
     assert OF_MEMORY.keys() == names - {"QueueKeys", "annotations"}
 
 
-def test_every_table_of_the_database_is_somebodys_or_nobodys():
+def test_every_table_of_the_database_is_known_to_the_registry():
     made = {table for migration in migrations() for table in _MADE.findall(migration.text)}
     assert OF_TABLES.keys() == made
 
 
-def test_every_table_of_the_session_file_is_somebodys_or_nobodys():
+def test_every_table_of_the_session_file_is_known_to_the_registry():
     folder = Path(memory_keys.__file__).parents[1] / "persistence"
     text = (folder / "session_file" / "tables.sql").read_text("utf-8") + (
         folder / "sql" / "file_erasures.sql"

@@ -25,7 +25,7 @@ def root(tmp_path):
     return tmp_path / "uploads"
 
 
-async def test_one_users_files_go_and_nobody_elses(root):
+async def test_one_users_files_go_and_no_other_users(root):
     trace = UploadUserData(root)
     (root / user_folder("ada") / "link").symlink_to(root / user_folder("bob"))
     (root / user_folder("ada") / "out.txt").symlink_to(root.parent / "outside.txt")

@@ -120,7 +120,7 @@ async def test_what_was_imported_is_not_compared_with_a_letta_that_never_had_it(
     assert await workshop.texts() == ["of an older Letta"]
 
 
-async def test_while_letta_is_away_nothing_is_removed(workshop, sweep):
+async def test_while_letta_is_unavailable_nothing_is_removed(workshop, sweep):
     agent = await workshop.agent("ada")
     workshop.letta.note(agent, "stays")
     await workshop.of_agents.keep_all(agent)

@@ -141,7 +141,7 @@ async def test_everything_arrives_from_sqlite_and_the_file_stays_as_it_is(worksh
     assert [path.name for path in letta_file.parent.iterdir()] == [letta_file.name]
 
 
-async def test_it_goes_on_where_it_was_stopped(workshop, letta_file):
+async def test_it_resumes_where_it_stopped(workshop, letta_file):
     class Stopped(Exception):
         pass
 
@@ -161,7 +161,7 @@ async def test_it_goes_on_where_it_was_stopped(workshop, letta_file):
     database.close()
 
 
-async def test_a_vector_that_did_not_arrive_as_it_was_is_told(workshop, letta_file):
+async def test_a_vector_that_did_not_arrive_as_it_was_is_reported(workshop, letta_file):
     database = LettaSqlite(letta_file)
     store_all = workshop.store.store_all
 

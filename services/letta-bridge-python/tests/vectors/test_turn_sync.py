@@ -43,7 +43,7 @@ async def test_every_turn_is_found_by_its_own_user_alone(workshop, part):
     assert await workshop.texts(user_scope("ad")) == []
 
 
-async def test_a_part_goes_on_where_it_was_and_embeds_nothing_twice(workshop, part):
+async def test_a_part_resumes_where_it_stopped_and_embeds_nothing_twice(workshop, part):
     workshop.said("ada", "first")
     position = await to_the_end(part)
     workshop.said("ada", "second")
@@ -132,7 +132,7 @@ async def test_a_sweep_rests_between_its_rounds(workshop):
     assert step.pause
 
 
-async def test_while_the_model_is_away_nothing_is_lost(workshop, part):
+async def test_while_the_model_is_unavailable_nothing_is_lost(workshop, part):
     workshop.said("ada", "one")
     workshop.embedder.away = True
     with pytest.raises(EmbeddingsUnavailable):

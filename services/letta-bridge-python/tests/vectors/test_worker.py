@@ -40,7 +40,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(worker_module, "_LEASE_POLL_SECONDS", 0.001)
 
 
-async def test_a_part_in_trouble_goes_on_and_holds_up_no_other():
+async def test_a_part_in_failure_continues_and_holds_up_no_other():
     away = CountingJob("away", *[EmbeddingsUnavailable("the model is away")] * 3, RuntimeError("a defect"))
     fine = CountingJob("fine")
     state = InMemorySyncState()
@@ -52,7 +52,7 @@ async def test_a_part_in_trouble_goes_on_and_holds_up_no_other():
     assert fine.numbers == away.numbers == [1, 2, 3, 4, 5]
 
 
-async def test_trouble_is_told():
+async def test_last_error_is_the_failure_of_a_job():
     part = CountingJob("away", *[EmbeddingsUnavailable("the model is away")] * 100_000)
     worker = VectorWorker([part], InMemorySyncState(), "a")
     async with asyncio.timeout(10), worker.running():
@@ -61,7 +61,7 @@ async def test_trouble_is_told():
         assert worker.last_error == "the model is away"
 
 
-async def test_another_one_goes_on_where_it_was():
+async def test_another_bridge_resumes_a_job_where_the_first_left_it():
     state = InMemorySyncState()
     first, second = CountingJob("one"), CountingJob("one")
     async with asyncio.timeout(10):

@@ -20,7 +20,7 @@ SETTINGS = {"session_timeout": "0", "extra_float_digits": "3", "search_path": '"
 @pytest.mark.parametrize(
     ("installed", "timeout", "printed"), [(False, "10min", "0.3"), (True, "0", "0.30000000000000004")]
 )
-def test_a_new_connection(
+def test_a_new_connection_has_the_session_settings(
     opengauss: Any, engine_on: Any, dialect: Any, installed: bool, timeout: str, printed: str
 ) -> None:
     version.install(dialect(7, 0, 0))

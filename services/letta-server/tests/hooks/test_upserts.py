@@ -46,7 +46,7 @@ def words(statement: Any) -> str:
     return " ".join(re.sub(r"::[A-Z]+", "", written).split())
 
 
-def test_do_nothing(dialect: Any) -> None:
+def test_do_nothing_becomes_update_nothing(dialect: Any) -> None:
     assert "ON CONFLICT" in words(nothing())
     upserts.install(dialect(7, 0, 0))
     assert words(nothing()).endswith("ON DUPLICATE KEY UPDATE NOTHING")

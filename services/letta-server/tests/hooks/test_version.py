@@ -11,7 +11,7 @@ from letta_server.hooks import version
 pytestmark = pytest.mark.integration
 
 
-def test_an_engine_connects(opengauss: Any, engine_on: Any, dialect: Any) -> None:
+def test_an_engine_connects_with_the_version_hook_alone(opengauss: Any, engine_on: Any, dialect: Any) -> None:
     database = opengauss("7.0")
     with pytest.raises(AssertionError, match="Could not determine version"):
         engine_on(database).connect()

@@ -29,12 +29,12 @@ def canonical(kind: str, *values: str | None) -> bytes:
 
 
 @pytest.mark.parametrize(("kind", "ours", "theirs"), SAME)
-def test_the_same(kind: str, ours: str, theirs: str) -> None:
+def test_equal_values_have_one_canonical_form(kind: str, ours: str, theirs: str) -> None:
     assert canonical(kind, ours) == canonical(kind, theirs)
 
 
 @pytest.mark.parametrize(("kind", "ours", "theirs"), DIFFERENT)
-def test_not_the_same(kind: str, ours: str, theirs: str | None) -> None:
+def test_different_values_differ_in_canonical_form(kind: str, ours: str, theirs: str | None) -> None:
     assert canonical(kind, ours) != canonical(kind, theirs)
 
 

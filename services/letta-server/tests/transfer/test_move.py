@@ -34,7 +34,7 @@ def test_by_way_of_two_opengausses_and_back_gives_the_same_content(
 
 
 @pytest.mark.parametrize("profile", [None, "7.0"])
-def test_killed_in_the_middle_of_a_table_it_goes_on_from_there(
+def test_killed_in_the_middle_of_a_table_it_resumes_from_there(
     databases: Any, source: str, letta_server: Any, move: Any, profile: str | None
 ) -> None:
     target = databases.ready(profile)
@@ -60,7 +60,7 @@ def test_killed_in_the_middle_of_a_table_it_goes_on_from_there(
     assert databases.content(target) == databases.content(source)
 
 
-def test_until_all_is_there_the_target_is_nobodys(databases: Any, source: str, move: Any) -> None:
+def test_until_all_is_there_the_target_belongs_to_nobody(databases: Any, source: str, move: Any) -> None:
     target, other = databases.ready(), databases.filled(source)
     with databases.connect(target) as connection:
         # The organizations' rows are in when the agents' turn out not to fit.

@@ -365,7 +365,7 @@ async def test_cleanup_spares_what_a_kept_one_inherits_from(store):
     assert len(before["c"].writes) == 3
 
 
-async def test_cleanup_by_age(store):
+async def test_cleanup_removes_checkpoints_by_age(store):
     await store.put(step(0, versions={"a": "1"}, values={"a": Blob("raw", b"a")}))
     await store.put_writes("t", "", "000", [write("task")])
     await store.put_writes("t", "", "stray", [write("task")])

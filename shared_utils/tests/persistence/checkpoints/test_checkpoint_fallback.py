@@ -66,7 +66,7 @@ def step(number, **changes):
 _A = Blob("raw", b"a")
 
 
-async def test_a_running_thread_goes_on_in_the_file_and_all_of_it_ends_in_the_database(
+async def test_a_running_thread_continues_in_the_file_and_all_of_it_ends_in_the_database(
     checkpoints, database, file, away
 ):
     await checkpoints.setup()

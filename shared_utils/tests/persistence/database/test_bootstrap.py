@@ -93,7 +93,7 @@ async def test_a_missing_database_is_not_made_without_leave_but_by_migrate(missi
     await database.close()
 
 
-async def test_who_may_not_make_it_is_told_the_statement(postgres_server):
+async def test_who_may_not_make_it_catches_up_the_statement(postgres_server):
     with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
         connection.execute("CREATE ROLE humble LOGIN PASSWORD 'humble'")
         try:
@@ -161,7 +161,7 @@ def account(postgres_server):
     ],
     ids=["sha256 behind md5", "sha256", "sm3", "initial user", "locked"],
 )
-async def test_a_refused_account_is_told_each_step(account, how, steps):
+async def test_a_refused_account_is_reported_each_step(account, how, steps):
     text, _ = await account(**how)
     for step in steps:
         assert step in text

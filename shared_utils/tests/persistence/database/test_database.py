@@ -42,7 +42,7 @@ def opened():
     assert all(database._pool is None for database in made), "a test left a pool open"
 
 
-async def test_the_dialect_is_told(database, engine):
+async def test_the_dialect_is_reported(database, engine):
     dialect = await database.open()
     assert isinstance(dialect, PostgreSQL if engine.startswith("postgresql") else OpenGauss)
 
@@ -52,7 +52,7 @@ async def test_rows_come_back_as_they_were_sent(database):
     assert row == {"text": "你好，世界 %s {}", "empty": ""}
 
 
-async def test_work_is_done_wholly_or_not_at_all(database):
+async def test_work_is_done_completely_or_not_at_all(database):
     async def work(connection):
         await database.send(connection, _INSERT, {"id": "a", "user": "u"})
         raise LookupError
@@ -141,7 +141,7 @@ async def test_a_killed_connection_is_replaced(database, engine_url):
     assert await database.fetch("SELECT 1 AS one") == [{"one": 1}]
 
 
-async def test_an_absent_server_is_told_and_found_again(database_config, tcp_proxy):
+async def test_an_absent_server_is_reported_and_found_again(database_config, tcp_proxy):
     proxy = tcp_proxy(database_config.conninfo)
     changes = {"connection_timeout": 1.0, "query_timeout": 0.5, "db_url": proxy.url}
     config = DatabaseConfig.model_validate(database_config.model_dump() | changes)

@@ -10,7 +10,7 @@ from shared_utils.persistence.database.config import DatabaseConfig
 URL = "postgresql://bridge:p%40ss%2Fw%23rd@db.example:5433/letta?sslmode=verify-full&sslrootcert=/ca.pem"
 
 
-def test_every_variable_counts():
+def test_every_variable_reaches_the_config():
     config = DatabaseConfig.from_env(
         {
             "DATABASE_URL": URL,

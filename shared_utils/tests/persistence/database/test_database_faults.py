@@ -122,7 +122,7 @@ async def test_however_many_wait_each_gets_its_turn(make):
 
 
 @on_postgresql
-async def test_who_waits_too_long_is_told_so(make):
+async def test_who_waits_too_long_gets_an_error(make):
     database = make(max_connections=1, connection_timeout=1)
     begun, release = asyncio.Event(), asyncio.Event()
 
@@ -208,7 +208,7 @@ async def test_a_restarted_server_is_found_again(make, database_config, tcp_prox
 
 
 @on_postgresql
-async def test_while_one_looks_whether_it_is_back_the_others_are_told_at_once(make, database_config, tcp_proxy):
+async def test_while_one_looks_whether_it_is_back_the_others_are_reported_at_once(make, database_config, tcp_proxy):
     proxy = tcp_proxy(database_config.conninfo)
     database = make(db_url=proxy.url, connection_timeout=30)
     proxy.refuse()

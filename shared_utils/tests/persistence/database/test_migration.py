@@ -147,7 +147,7 @@ def humble(database_config, engine_url):
 
 
 @directly
-async def test_a_role_without_rights_is_told_who_has_them(database_config, humble):
+async def test_a_role_without_rights_is_reported_who_has_them(database_config, humble):
     role, its_config = humble
     with pytest.raises(SchemaMissing, match=f"migrate --grant {role}"):
         await opened(its_config)

@@ -126,7 +126,7 @@ async def test_a_database_whose_foreign_keys_do_nothing_is_refused(prepared, ser
 
 
 @pytest.mark.parametrize("server", ["postgresql", "opengauss-6.0", "postgresql/transaction"])
-async def test_a_database_that_becomes_read_only_is_away_until_it_is_not(prepared, server, tmp_path):
+async def test_a_database_that_becomes_read_only_is_unavailable_until_it_is_not(prepared, server, tmp_path):
     """That is an operator's decision, before a move or on a full disk: it is kept to, and ends without a restart."""
     url = prepared(server, {})
     database = Database(config_for(url))

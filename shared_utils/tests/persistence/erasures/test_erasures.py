@@ -46,7 +46,7 @@ class TestDatabase(Suite):
     def log(self, database):
         return DatabaseErasureLog(database)
 
-    async def test_the_latest_of_each_user_is_told_by_hash(self, log):
+    async def test_the_latest_of_each_user_is_reported_by_hash(self, log):
         for user in ("ada", "bob", "ada"):
             await log.note(await log.begin(user), finished=True)
         lately = await log.lately(1)

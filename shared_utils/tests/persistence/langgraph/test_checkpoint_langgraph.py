@@ -97,7 +97,7 @@ def checkpoint(name, **changes):
     return {**known, **changes}
 
 
-async def test_the_public_suite_passes_wholly(saver, engine, record_property):
+async def test_the_public_suite_passes_completely(saver, engine, record_property):
     @checkpointer_test(name=f"CheckpointSaver on {engine}")
     async def registered():
         yield saver
@@ -169,7 +169,7 @@ async def test_parallel_writes_of_one_channel_come_back_in_the_order_of_their_ta
 
 
 @_ON_TWO
-async def test_an_interrupted_graph_goes_on_with_the_answer(saver):
+async def test_an_interrupted_graph_continues_with_the_answer(saver):
     class State(TypedDict):
         said: str
 
@@ -275,7 +275,7 @@ def test_nothing_else_needs_the_extra():
 
 
 @pytest.mark.parametrize("nothing", [None, "", True, 1.5, ["a"]])
-async def test_what_names_no_thread_is_nobodys(quick, nothing):
+async def test_what_names_no_thread_belongs_to_nobody(quick, nothing):
     """Everybody who forgot their thread would share one with whoever is called "None"."""
     configured = {"configurable": {"thread_id": nothing, "checkpoint_ns": ""}}
     await quick.aput(thread("None"), checkpoint("1"), {}, {})

@@ -117,7 +117,7 @@ async def test_no_change_of_many_at_once_is_lost(conversations):
     assert (await conversations.get("01")).metadata == {"n": 20}
 
 
-async def test_delete_removes_it(conversations):
+async def test_delete_removes_the_row(conversations):
     await conversations.add(conversation(1))
     assert await conversations.exists("01")
     assert await conversations.delete("01")
@@ -160,7 +160,7 @@ async def test_pages_have_one_order_while_rows_come_and_go(conversations):
     assert ([row.id for row in last.rows], last.next) == (["04"], None)
 
 
-async def test_newest_first(conversations):
+async def test_a_list_can_be_read_newest_first(conversations):
     await conversations.bulk_create([conversation(number) for number in range(3)])
     page = await conversations.list(limit=2, newest_first=True)
     assert [row.id for row in page.rows] == ["02", "01"]
@@ -180,7 +180,7 @@ async def test_rows_of_one_moment_are_ordered_by_their_key(conversations):
     assert seen == ["a", "b", "c"]
 
 
-async def test_filters(conversations):
+async def test_a_list_can_be_filtered_by_conditions(conversations):
     await conversations.bulk_create(
         [conversation(1, user_id="ada"), conversation(2, user_id="bo"), conversation(3, title="free")]
     )

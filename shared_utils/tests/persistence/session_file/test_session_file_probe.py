@@ -24,7 +24,7 @@ def make_probe():
         probe.close()
 
 
-async def test_a_file_that_can_be_written_is_no_trouble_and_stays_as_it_is(tmp_path, make_probe):
+async def test_a_file_that_can_be_written_is_no_failure_and_stays_as_it_is(tmp_path, make_probe):
     path = tmp_path / "data" / "sessions.sqlite"
     probe = make_probe(path)
     assert await probe.check() is None
@@ -35,7 +35,7 @@ async def test_a_file_that_can_be_written_is_no_trouble_and_stays_as_it_is(tmp_p
         assert (connection.execute("PRAGMA user_version").fetchone(), list(connection.iterdump())) == before
 
 
-async def test_a_directory_that_cannot_be_made_is_told_until_it_can(tmp_path, make_probe):
+async def test_a_directory_that_cannot_be_made_is_reported_until_it_can(tmp_path, make_probe):
     (tmp_path / "data").write_text("in the way")
     probe = make_probe(tmp_path / "data" / "sessions.sqlite")
     assert "cannot be used" in await probe.check()
@@ -43,7 +43,7 @@ async def test_a_directory_that_cannot_be_made_is_told_until_it_can(tmp_path, ma
     assert await probe.check() is None
 
 
-async def test_a_disk_that_takes_no_more_is_told_although_reading_works(tmp_path, make_probe):
+async def test_a_disk_that_takes_no_more_is_reported_although_reading_works(tmp_path, make_probe):
     probe = make_probe(tmp_path / "sessions.sqlite")
     assert await probe.check() is None
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -301,7 +301,7 @@ async def test_writes_during_the_replay_come_after_it(store, database):
     assert (await store.count())["conflicts"] == 0
 
 
-async def test_after_an_outage_everybody_may_have_changed(store, database):
+async def test_after_an_outage_every_user_may_have_changed(store, database):
     await with_agent(store, "ada", "agent-1")
     _, then = await store.changed(None)
     database.broken = True

@@ -163,7 +163,7 @@ async def test_reserving_at_once_makes_one_session(store):
     assert len({session.session_id for session in sessions}) == 1
 
 
-async def test_an_ended_session_is_told_when_it_is_touched(store):
+async def test_an_ended_session_is_reported_when_it_is_touched(store):
     session = await store.reserve("ada", "default")
     await store.delete(session.session_id)
     assert await store.touch([session.session_id]) == [session.session_id]
@@ -310,7 +310,7 @@ async def test_an_expired_session_that_is_had_back_does_not_expire_at_once(store
     assert (await store.undelete(session.session_id)).expires_at is None
 
 
-async def test_writes_of_others_are_told(store):
+async def test_writes_of_others_are_reported(store):
     await store.reserve("ada", "default")
     keys, begin = await store.changed(None)
     assert (keys, begin.tzinfo is not None) == (set(), True)
@@ -347,7 +347,7 @@ async def test_more_sessions_than_one_part_holds_are_restored_in_order(store):
         assert [one.session_id for one in found] == [one.session_id for one in ordered[:limit]]
 
 
-async def test_statistics(store):
+async def test_statistics_count_sessions_by_age(store):
     assert (await store.statistics()).average_messages == 0.0
     now = utc_now()
     ages = {"a": timedelta(minutes=1), "b": timedelta(hours=2), "c": timedelta(days=2), "d": timedelta(days=40)}

@@ -68,7 +68,7 @@ async def test_another_model_becomes_the_current_one(store, passage):
     assert len((await store.statistics()).tables) == 1
 
 
-async def test_it_goes_on_where_it_stopped(store, passage):
+async def test_it_resumes_where_it_stopped(store, passage):
     await filled(store, passage)
     with pytest.raises(ConnectionError):
         await reembed(store, Axes(broken_after=4), 4, batch=2)
@@ -157,7 +157,7 @@ async def test_it_can_be_given_up(store, passage):
 
 
 @pytest.mark.parametrize("engine", SHARED, indirect=True)
-async def test_another_process_notices(make_store, passage):
+async def test_another_process_notices_a_changeover(make_store, passage):
     here, there = make_store("shared"), make_store("shared")
     await filled(here, passage)
     assert len(await there.search(SMALL, ALL, k=20)) == 10

@@ -71,7 +71,7 @@ async def test_the_synchronous_methods_work_from_another_thread(make_store, embe
 
 
 @pytest.mark.parametrize("engine", ["memory"], indirect=True)
-async def test_near_and_different(make_store, embedding):
+async def test_marginal_relevance_prefers_different_passages(make_store, embedding):
     store = PassageVectorStore(make_store(), embedding, model="fake", scope=MINE)
     await store.aadd_texts(["same", "same", "other"], [{"n": n} for n in range(3)], ids=["1", "2", "3"])
     found = await store.amax_marginal_relevance_search("same", k=2, lambda_mult=0.3)

@@ -54,7 +54,7 @@ async def test_the_configured_model_counts_where_there_are_no_vectors(embedder):
     assert (await embedder_of(store, embedder(model="new"))()).model == "new"
 
 
-async def test_everybody_follows_the_changeover_restarted_or_not(embedder):
+async def test_every_user_follows_the_changeover_restarted_or_not(embedder):
     store = InMemoryPassageStore()
     before, restarted = embedder_of(store, embedder()), embedder_of(store, embedder(model="new"))
     await put(store, before, "first")
@@ -78,7 +78,7 @@ async def test_a_model_that_chooses_its_dimensions_is_asked_for_those_in_store(e
     assert (asked[-1]["model"], asked[-1]["dimensions"]) == ("old", 5)
 
 
-async def test_a_configured_model_that_is_not_in_use_is_told_once(embedder, capsys):
+async def test_a_configured_model_that_is_not_in_use_is_reported_once(embedder, capsys):
     store = InMemoryPassageStore()
     await put(store, embedder_of(store, embedder()), "first")
     restarted = embedder_of(store, embedder(model="new"))

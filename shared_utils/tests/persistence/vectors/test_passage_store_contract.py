@@ -234,7 +234,7 @@ async def test_pages_hold_every_passage_once(store, passage):
     assert [one.passage_id for one in page.passages] == ["p-06", "p-08", "p-10", "p-12", "p-14"]
 
 
-async def test_passages_are_forgotten(store, passage):
+async def test_delete_removes_passages_by_id_source_or_scope(store, passage):
     given = [
         passage(name, agent_id=agent, source_id=source, metadata={"n": number})
         for number, (name, agent, source) in enumerate(
@@ -315,7 +315,7 @@ async def test_filters_mean_the_same_everywhere(store, passage):
     assert (await store.statistics()).passages == len(METADATA)
 
 
-async def test_statistics(store, passage, engine):
+async def test_statistics_count_passages_of_each_table(store, passage, engine):
     await store.store_all([passage(f"p-{number}") for number in range(3)])
     found = await store.statistics()
     [table] = found.tables

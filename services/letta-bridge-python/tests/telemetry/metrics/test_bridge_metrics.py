@@ -138,7 +138,7 @@ async def test_missed_turns_beyond_the_bound_are_counted(metered):
     assert (await metered.samples())["letta_bridge_queue_missed_turns_dropped_total", "letta_requests"] == 7
 
 
-async def test_missed_turns_are_pending_until_the_agent_is_told(metered):
+async def test_missed_turns_are_pending_until_the_agent_catches_up(metered):
     rig = metered.rig
     rig.letta.down = True
     for number in range(3):
@@ -172,7 +172,7 @@ async def test_an_open_breaker_shows(metered):
     assert states == {"closed": 0, "open": 1}
 
 
-async def test_without_redis_the_rest_is_told(metered, monkeypatch):
+async def test_without_redis_the_rest_is_reported(metered, monkeypatch):
     async def away():
         raise RedisConnectionError
 

@@ -165,7 +165,7 @@ def test_each_rule_fires_in_a_test_of_its_own_and_has_a_place_in_both_runbooks()
     [("check", "rules", RULES), ("check", "config", SCRAPE), ("test", "rules", RULE_TESTS)],
     ids=["rules", "scrape configuration", "tests of the rules"],
 )
-def test_promtool_accepts(words):
+def test_promtool_accepts_the_shipped_rules(words):
     with missing_parts():
         promtool = debian_program("promtool", package="prometheus")
     checked = subprocess.run([promtool, *map(str, words)], capture_output=True, text=True, check=False)

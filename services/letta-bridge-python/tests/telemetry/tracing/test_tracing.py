@@ -220,7 +220,7 @@ async def test_a_lost_lease_leaves_nothing_behind(traced):
     assert not traced.tracing._processed
 
 
-def test_a_refused_settlement_is_told_and_sends_nothing(traced):
+def test_a_refused_settlement_is_reported_and_sends_nothing(traced):
     settlement = Settlement("1-1", Outcome.LETTA, task_id="t1", reply=b"{}")
     traced.tracing.settled_and_fetched([settlement], FetchResult([False]), 0.1)
     assert set(traced.spans()) == {"ack letta_requests"}
@@ -236,7 +236,7 @@ def test_a_refused_settlement_is_told_and_sends_nothing(traced):
         ("unix:///run/redis.sock", {}),
     ],
 )
-def test_a_servers_address_is_told_without_its_password(url, expected):
+def test_a_servers_address_is_reported_without_its_password(url, expected):
     assert server_attributes(url) == expected
 
 

@@ -45,7 +45,7 @@ async def test_takes_nothing_while_nobody_could_answer(make_worker, set_idle_sec
         await asyncio.wait_for(worker.started.get(), 20)
 
 
-async def test_a_reply_finished_while_redis_is_away_is_held_and_settled_later(make_worker):
+async def test_a_reply_finished_while_redis_is_unavailable_is_held_and_settled_later(make_worker):
     async with make_worker() as worker:
         worker.push("a")
         await worker.started.get()

@@ -84,7 +84,7 @@ async def test_a_hand_out_that_was_read_after_another_bridge_took_over_is_not_be
 
 
 @pytest.mark.parametrize("late", [0.5, 2.0], ids=["half of the lease", "twice the lease"])
-async def test_a_hand_out_that_was_read_late_and_is_nobody_elses_is_renewed_and_begun(late_worker, late):
+async def test_a_hand_out_that_was_read_late_and_belongs_to_no_other_task_is_renewed_and_begun(late_worker, late):
     async def nobody():
         pass
 

@@ -62,7 +62,7 @@ async def test_a_turn_that_another_bridge_has_after_a_loss_of_writes_is_stopped_
     assert worker.replies() == []
 
 
-async def test_an_answer_that_came_too_late_is_told_and_a_repeated_one_is_told_apart(make_worker, until, capsys):
+async def test_an_answer_that_came_too_late_is_reported_and_a_repeated_one_is_distinguished(make_worker, until, capsys):
     worker = make_worker()
     recorder = Refusals()
     worker.intake = Intake(worker.queue, worker.process, worker.settings, recorder=recorder)
