@@ -190,7 +190,7 @@ class SoughtTurn:
         content: what the stored message must say to count as this turn; None accepts any text.
         labelled: whether every bridge that can have sent it labels its runs. A bridge of the previous release does not:
             then any unlabelled run that began after ``since`` may be this turn's.
-        copies: otids under which a later turn may have told the agent of this one.
+        copies: otids under which the catch-up of a later turn may have repeated this one.
     """
 
     otid: str
@@ -210,7 +210,7 @@ class FoundTurn:
         run_ids: the active runs that keep it RUNNING; they belong to this turn and to no other.
         running_since: when the newest of them began, seconds since 1970 by Letta's clock; None where that is not said.
         run_id: the run that stored the message, where Letta says so.
-        caught_up: one of its copies is stored: a later turn has told the agent of it.
+        caught_up: one of its copies is stored: a later turn has carried its catch-up.
     """
 
     state: TurnState

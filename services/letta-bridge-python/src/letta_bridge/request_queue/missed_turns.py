@@ -2,7 +2,7 @@
 
 One list per user, oldest first; each record belongs to the persona it was said to. The user owns the list (erasing the
 user empties it), ``queue.missed_kept`` bounds it per persona, and a settlement removes exactly the records that the
-agent has been told of. Records of the previous release name no persona and no idempotency key; they are read as well.
+agent has caught up with. Records of the previous release name no persona and no idempotency key; they are read as well.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ DEFAULT_PERSONA: Final = "default"
 
 
 class DeliveryStatus(StrEnum):
-    """What is known of a turn that Letta gave no answer to."""
+    """Whether Letta has stored a turn that it gave no answer to."""
 
     ABSENT = "absent"
-    """Never stored: the agent knows nothing of it."""
+    """Not stored: the agent does not know the turn."""
     UNKNOWN = "unknown"
-    """It was sent and may be stored at any time: look for it before the agent is told anything."""
+    """It was sent and may be stored at any time: look it up before sending anything about it."""
     STORED = "stored"
     """The user's message is in the agent's history."""
 
 
 class MissedTurn(BaseModel):
-    """One exchange between a user and memory-python, or a turn that nobody answered and Letta may still be at."""
+    """A turn that memory-python answered, or one without an answer that Letta may still be running."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -66,7 +66,7 @@ class MissedTurn(BaseModel):
     ended: bool = False
     """Letta itself said that the last try to send it is over: a run of it that still seems active is left behind."""
     canned: bool = False
-    """Answered by a plain sentence of memory-python, which is no answer of anybody."""
+    """Answered by a canned sentence of memory-python, which says nothing about the user's words."""
 
     @property
     def is_worth_remembering(self) -> bool:
@@ -91,7 +91,7 @@ class Otids:
     own: str
     """The turn itself, as it was sent in its own time."""
     copy: str
-    """The user's words, told with a later turn."""
+    """The user's words, repeated with a later turn."""
     quotation: str
     """The note before a quotation of the user's words, where the turn may be stored as well."""
     answer: str
@@ -104,7 +104,7 @@ class Otids:
 
     @property
     def copies(self) -> frozenset[str]:
-        """Any of these in the history means that the agent has been told."""
+        """Any of these in the history means that the agent has caught up."""
         return frozenset((self.copy, self.quotation, self.answer))
 
 

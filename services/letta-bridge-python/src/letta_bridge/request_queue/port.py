@@ -1,4 +1,4 @@
-"""The request queue as the bridge sees it: turns come out, settlements go in.
+"""The request queue as the bridge sees it: it hands out turns under a lease and takes their settlements.
 
 Two adapters pass one contract suite: ``redis_queue.py`` (the real one) and ``memory_queue.py`` (for tests).
 """
@@ -52,13 +52,13 @@ class Outcome(StrEnum):
     MEMORY = "memory"
     """memory-python answered."""
     ERROR = "error"
-    """An error reply told why not."""
+    """An error reply with the reason."""
     REPEATED = "repeated"
     """The same task was answered before; the kept reply was sent again."""
     DEAD = "dead"
-    """It cannot be worked off; it lies in the dead letters."""
+    """It cannot be processed; it is in the dead-letter queue."""
     ERASED = "erased"
-    """Its user was erased while it waited; nobody is answered."""
+    """Its user was erased while it waited; no reply is sent."""
 
 
 class PauseMode(StrEnum):
@@ -88,7 +88,7 @@ class Turn:
     """One task, handed to this bridge under a lease."""
 
     receipt: str
-    """Fencing token: every later word about this turn must carry it."""
+    """Fencing token: every later call about this turn carries it."""
     lane: str
     attempts: int
     """How often it was handed out, this time included."""
@@ -148,9 +148,9 @@ class Settlement:
     replaces_kept: bool = True
     """False where a reply that is kept under the same task id stays there: it is another task's."""
     mark: bytes = b""
-    """JSON members added to the reply where it is kept; nobody else is sent them."""
+    """JSON members added to the reply where it is kept; they are not published."""
     caught_up: frozenset[str] = frozenset()
-    """Fingerprints of the missed turns the agent has now been told of; these records and no others are removed."""
+    """Fingerprints of the missed turns the agent has caught up with; exactly these records are removed."""
     missed: tuple[bytes, ...] = ()
     """The turn, for each persona whose agent does not know it yet, JSON lines; added after ``caught_up`` is removed."""
     dead: bytes | None = None
@@ -183,7 +183,7 @@ def is_full(turns: Sequence[Turn], limit: int) -> bool:
 
 @dataclass(slots=True)
 class FetchResult:
-    """What one round trip brought: which settlements counted, and new turns."""
+    """The result of one round trip: which settlements counted, and new turns."""
 
     settled: list[bool] = field(default_factory=list)
     """One per settlement, in order."""
@@ -244,7 +244,7 @@ class RequestQueue(Protocol):
     """A queue of tasks, handed out as turns.
 
     Every method may raise one of ``shared_utils.redis.connection.CONNECTION_ERRORS`` and may then be repeated: a
-    settlement that had got through is refused the second time, a turn handed out to nobody returns with its lease.
+    settlement that had succeeded is refused the second time; a hand-out that was lost returns when its lease expires.
     """
 
     @property

@@ -1,8 +1,9 @@
-"""The messages that tell an agent what it missed, sent before the user's next message in the same call.
+"""The catch-up: messages about missed turns, sent before the user's next message in the same call.
 
 The user's words go into messages of role *user* and memory-python's answers into messages of role *assistant*, never
 into another role: a message of role *system* is made of fixed sentences and numbers alone, so that nobody can forge one
-or break out of one. Each turn's first message has an otid of its own, by which the telling is found in the history.
+or break out of one. The first message of each turn has an otid of its own, by which the catch-up is found in the
+history.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ _ANSWER_NOTE: Final = _Note(
 def catch_up_messages(
     turns: Sequence[MissedTurn], agent_id: str, language: str | None, settings: FallbackSettings
 ) -> list[TurnMessage]:
-    """The messages that tell an agent what it missed, in order.
+    """The catch-up messages about some missed turns, in order.
 
-    The newest turns are told word for word, within the configured bounds; older ones are only counted. A turn that is
-    stored is told by memory-python's answer alone. One that may be stored is told as a quotation: should Letta store
-    the message after all, it is not there twice as something the user says. A canned sentence is told to nobody, and a
-    turn that nobody answered is not told at all.
+    The newest turns are repeated word for word, within the configured bounds; older ones are only counted. A turn that
+    is stored is told by memory-python's answer alone. One that may be stored is told as a quotation: should Letta store
+    the message after all, the user's words are not there twice. Canned sentences and turns without any answer are left
+    out.
     """
     worth = [
         turn for turn in turns if turn.is_worth_remembering and not (turn.canned and turn.fate is DeliveryStatus.STORED)

@@ -1,4 +1,4 @@
-"""One turn to Letta, effectively once: what happens on each failure, and when it may be sent again.
+"""Delivery of one turn to Letta, effectively once: at-least-once sending with an idempotency key and a lookup.
 
 The question before every send is whether the turn could be in the agent's history already. As long as that is open
 (``DeliveryStatus.UNKNOWN``) the turn is looked for first (``reconciliation.py``): an answer there is used, a turn still
@@ -67,16 +67,16 @@ _BREAKER_POLL_SECONDS: Final = 0.25
 
 
 class Lease(Protocol):
-    """The bridge's right to work on a turn."""
+    """This bridge's lease on a turn."""
 
     def begin(self) -> None:
-        """Called right before anybody outside the bridge is told of the turn. Raises LeaseLost."""
+        """Must be called right before the turn is sent anywhere. Raises LeaseLost."""
         ...
 
 
 @dataclass(slots=True)
 class LettaTurn:
-    """What is to be delivered."""
+    """A turn to be delivered."""
 
     user_id: str
     persona: str
@@ -89,7 +89,7 @@ class LettaTurn:
     taken_at: float
     """When the task was first taken, seconds since 1970 by Redis's clock."""
     content: str | None
-    """None where it is gone: the turn is looked for, and never sent."""
+    """None where the upload is gone: the turn is looked up, and never sent."""
     missed: Sequence[KeptTurn]
     """Turns that this persona's agent does not know yet, oldest first."""
     maybe_sent: bool
@@ -121,17 +121,17 @@ class DeliveryContext:
 
 
 class Delivery:
-    """The delivery of one turn. After a failure, its public attributes tell what the turn has become.
+    """The delivery of one turn. After a failure, its public attributes hold the state of the turn.
 
     Attributes:
         status: whether Letta has the turn.
         agent_id: the user's agent, once it is known.
         persona: whose agent that is: another persona's, where a bridge with other settings sent the turn there.
-        interrupted: the server went away, or is left alone, after the turn was sent to it.
+        interrupted: the server became unavailable, or its breaker opened, after the turn was sent to it.
         ended: Letta itself said that the last try is over.
         carried: keys of the missed turns that may have been sent along with it, where ``status`` is not ABSENT.
-        resolved: fingerprints of the missed turns that the agent has now been told of, or that hold nothing to tell.
-        unasked: the other persona whose agent may have the turn, too, because nobody has looked there yet.
+        resolved: fingerprints of the missed turns that the agent has caught up with, or that hold nothing to catch up.
+        unasked: the other persona whose agent may have the turn, too: it has not been looked up there yet.
     """
 
     def __init__(self, context: DeliveryContext, turn: LettaTurn, lease: Lease) -> None:
@@ -211,7 +211,7 @@ class Delivery:
             except BreakerOpen as error:
                 if self._context.letta.fallback_to_memory:
                     raise
-                # Nobody else can answer: wait for Letta as long as the reply budget lasts.
+                # Without the fallback only Letta can answer: wait for it as long as the reply budget lasts.
                 ready_in = error.ready_in if isinstance(error, UserPaused) else self._context.servers.ready_in()
                 await asyncio.sleep(max(_BREAKER_POLL_SECONDS, ready_in))
 
@@ -224,7 +224,7 @@ class Delivery:
                 try:
                     return await self._with_agent(letta, agent_id)
                 except AgentGone as gone:
-                    # A fate that is unknown stays so: another bridge may have sent the turn to the agent's successor.
+                    # An unknown status stays unknown: another bridge may have sent the turn to the agent's successor.
                     self._context.recorder.retried(failure_label(gone))
                     agent_id = await self._context.sessions.replace_agent(
                         turn.user_id, turn.persona, turn.language, letta, agent_id
@@ -245,7 +245,7 @@ class Delivery:
         if self.status is DeliveryStatus.UNKNOWN and (sent := await self._sent_to_other_persona(letta)) is not None:
             return sent
         pending: Sequence[KeptTurn] = ()
-        # A turn nothing is open about costs no look.
+        # A turn with a known status needs no lookup.
         if self.status is DeliveryStatus.UNKNOWN or self._earlier:
             earlier = [kept for kept in self._earlier if await self._is_of_persona(letta, kept.turn, agent_id)]
             reconciled = await self._reconciliation(letta, await letta.get_agent(agent_id), earlier).run()
@@ -336,7 +336,7 @@ class Delivery:
         self.carried = {kept.turn.task_id for kept in pending}
         fail_points.reach("sending")
         fail_points.reach("sent")
-        # A little less than what is left, so that the breaker hears of a Letta that hangs.
+        # Slightly less than the rest of the budget, so that the breaker counts a Letta that hangs.
         remaining = (self._deadline - asyncio.get_running_loop().time()) * _SEND_TIMEOUT_SHARE
         try:
             answer = await letta.send(agent_id, messages, timeout=min(self._context.letta.timeout, remaining))
@@ -385,7 +385,7 @@ class Delivery:
 
     @property
     def _patience(self) -> float:
-        """Seconds for earlier turns. Some of the reply budget is left, or a dead run would use up each turn's."""
+        """Seconds to wait for earlier turns: a share of the reply budget, which a dead run must not use up."""
         letta = self._context.letta
         return min(letta.turn_patience, letta.reply_deadline * _PREVIOUS_TURN_SHARE)
 

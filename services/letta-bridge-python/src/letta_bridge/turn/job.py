@@ -1,4 +1,4 @@
-"""A turn whose task could be read, and the record it leaves where the user's agent did not answer."""
+"""A turn whose task is readable, and the missed-turn record it leaves where the user's agent did not answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared_utils.contracts.messages import Task, now
 
 
 class Undelivered(Protocol):
-    """What a delivery that failed tells of its turn; see :class:`letta_bridge.turn.delivery.Delivery`."""
+    """The state of a turn after a failed delivery; see :class:`letta_bridge.turn.delivery.Delivery`."""
 
     @property
     def status(self) -> DeliveryStatus: ...
@@ -31,7 +31,7 @@ class Undelivered(Protocol):
 
 @dataclass(slots=True)
 class Job:
-    """A turn whose task could be read."""
+    """A turn whose task is readable."""
 
     turn: Turn
     task: Task
@@ -42,7 +42,7 @@ class Job:
     kept: KeptReply | None
     """The reply that is kept under the task's user and id; None also where it cannot be read."""
     id_is_taken: bool = False
-    """Another task used the id while this one was worked off: the reply kept there stays, and says nothing of this."""
+    """Another task used the id while this one was worked off: the reply kept there belongs to that task."""
 
     @property
     def number(self) -> str:
@@ -52,12 +52,12 @@ class Job:
     def missed_turn(
         self, delivery: Undelivered, answer: FallbackAnswer | None, *, told_characters: int
     ) -> MissedTurn | None:
-        """The record of a turn that the agent did not answer; None where there is nothing to tell, or to wait for.
+        """The record of a turn that the agent did not answer; None where the agent needs neither catch-up nor a lookup.
 
         Args:
-            delivery: what became of it in Letta.
-            answer: memory-python's, None where nobody answered.
-            told_characters: as many of the texts are ever told; more of them is not kept.
+            delivery: the state of its delivery to Letta.
+            answer: of memory-python; None without one.
+            told_characters: characters of each text to keep: the catch-up uses no more.
         """
         canned = answer is not None and answer.canned
         if delivery.status is not DeliveryStatus.UNKNOWN and (
@@ -83,7 +83,7 @@ class Job:
         )
 
     def abandoned_turn(self, persona: str) -> MissedTurn:
-        """The record of a turn that may still be at work in this persona's agent: it is waited for, and never told."""
+        """The record of a turn that this persona's agent may still run: later turns wait, no catch-up repeats it."""
         return MissedTurn(
             task_id=self.identity.key,
             content="",

@@ -8,7 +8,7 @@ from letta_bridge.errors import LeaseLost
 from letta_bridge.request_queue.lease_clock import clock
 
 _TRUSTED_LEASE_SHARE: Final = 0.8
-"""Part of the lease within which this bridge believes in it."""
+"""Share of the lease that this bridge relies on."""
 _MIN_LEASE_SHARE_TO_START: Final = 0.5
 """Share of the lease that must be left when a turn is started; less means that the answer was read late."""
 
@@ -27,7 +27,7 @@ class TurnLease:
         self._until = asked_at + self._seconds
         self._revoked = False
         self.begun = False
-        """Somebody outside the bridge may have been told of the turn."""
+        """The turn may have been sent outside the bridge."""
 
     def begin(self) -> None:
         """See :class:`letta_bridge.turn.delivery.Lease`."""

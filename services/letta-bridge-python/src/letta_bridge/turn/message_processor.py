@@ -58,7 +58,7 @@ class MissedTurns(Protocol):
     """Where turns that an agent does not know yet are kept."""
 
     async def missed(self, user_id: str) -> list[bytes]:
-        """Oldest first."""
+        """The user's missed turns, oldest first."""
         ...
 
 
@@ -119,7 +119,7 @@ class MessageProcessor:
         except UnprocessableTask as error:
             job = job or self._readable(turn)
             end = await self._answered_before(job, lease) or self._dead_letter(turn, job, error)
-        except Exception as error:  # noqa: BLE001  # a defect of ours must not stop everybody else's turns
+        except Exception as error:  # noqa: BLE001  # a defect must not stop the turns of other users
             _log.exception("turn_failed", receipt=turn.receipt)
             defect = UnprocessableTask(
                 f"the bridge failed on this task ({type(error).__name__}); see its log", _DEFECT_CODE
@@ -282,7 +282,7 @@ class MessageProcessor:
     async def _by_memory(
         self, job: Job, lease: Lease, reason: str, delivery: Delivery | None, error: ServiceError | None = None
     ) -> Settlement:
-        """memory-python's answer, or an error reply. ``delivery`` is what the agent has to be told of, if anything."""
+        """memory-python's answer, or an error reply. ``delivery`` is what the catch-up needs, if anything."""
         lease.begin()
         cause = failure_label(error) if isinstance(error, LettaError) else None
         try:
@@ -362,7 +362,7 @@ class MessageProcessor:
         return self._journalled(job, end, is_remembered=False)
 
     async def _delivery_to_be_told(self, job: Job, lease: Lease) -> Delivery | None:
-        """What the agent has to be told of a turn that is not delivered any more; None where it must not know."""
+        """The delivery state for the catch-up of a turn that is not delivered any more; None without consent."""
         with contextlib.suppress(UnprocessableTask):  # the upload is gone, memory-python's answer is not
             job.task = await self._with_content(job.task)
         try:
@@ -407,7 +407,7 @@ class MessageProcessor:
 
 
 def _log_failure(job: Job, error: ServiceError) -> None:
-    # What Letta refuses for good is somebody's to mend; the rest passes.
+    # An operator has to mend what Letta refuses for good; other failures pass.
     log = _log.error if isinstance(error, LettaRejected) else _log.warning
     cause = getattr(error, "cause", None)
     log("letta_failed", receipt=job.turn.receipt, code=error.code, cause=cause, error=str(error))

@@ -1,4 +1,4 @@
-"""What became of turns whose fate is open: the user's present one, sent before, and earlier ones the agent missed.
+"""Lookup of turns with an unknown status: the user's present one, sent before, and earlier missed ones.
 
 Letta is looked at until every question is settled. A turn still running is waited for. One that outlasts the patience
 keeps the present turn from being sent: of two turns side by side, the one that ends last decides what is in the agent's
@@ -24,17 +24,17 @@ from shared_utils.observability import logs
 _log = logs.get("letta_bridge.reconciliation")
 
 _ABSENCES_TO_BE_SURE: Final = 3
-"""Looks that must find nothing before a turn whose connection was lost counts as absent: Letta shows a turn only once
+"""Lookups without a result before a turn whose connection was lost counts as absent: Letta shows a turn only once
 its run is written, which takes a moment on a loaded server."""
 _LOOKUP_PAUSE_SECONDS: Final = 2.0
-"""Between those looks."""
+"""Between those lookups."""
 _SURE_ABSENCE_SECONDS: Final = (_ABSENCES_TO_BE_SURE - 1) * _LOOKUP_PAUSE_SECONDS
-"""How long a turn must be nowhere to be seen, from one look to another, to count as absent."""
+"""How long lookups must not find a turn before it counts as absent."""
 _MAX_REMEMBERED_ABSENCES: Final = 10_000
 _POLL_MIN_SECONDS, _POLL_MAX_SECONDS = 0.25, 2.0
-"""Between looks at a turn that is still running."""
+"""Between lookups of a turn that is still running."""
 _MIN_SEARCH_SECONDS: Final = 2.0
-"""What a search for earlier turns may take at least, however short the patience with them."""
+"""Minimum time limit of a search for earlier turns, however short the patience with them."""
 _LEGACY_SEARCH_SECONDS: Final = 86_400.0
 """How long before it was settled a turn of the previous release, which noted no time, can have been sent."""
 
@@ -43,7 +43,7 @@ _STATES_BY_CERTAINTY: Final = (TurnState.STORED, TurnState.RUNNING, TurnState.CA
 
 
 class Absences:
-    """Since when each earlier turn in doubt is nowhere to be seen, over all turns of this bridge.
+    """Since when lookups have not found each earlier turn in doubt, over all turns of this bridge.
 
     The looks that prove it may take longer than one turn has: without this, a turn in doubt would use up the deadline
     of every later turn of its user. Bounded; a turn that drops out is looked for anew.
@@ -54,7 +54,7 @@ class Absences:
         """By agent and fingerprint of the missed turn's record, oldest first; by the clock of the event loop."""
 
     def note(self, agent_id: str, name: str, now: float, *, absent: bool) -> None:
-        """What a look has found of a turn."""
+        """Note the result of a lookup."""
         if not absent:
             self._since.pop((agent_id, name), None)
             return
@@ -63,7 +63,7 @@ class Absences:
             del self._since[next(iter(self._since))]
 
     def is_sure(self, agent_id: str, name: str, now: float) -> bool:
-        """Whether it is absent for long enough to be certain that it never arrived."""
+        """Whether it has been absent for long enough to be certain that it never arrived."""
         return now - self._since.get((agent_id, name), now) >= _SURE_ABSENCE_SECONDS
 
 
@@ -75,27 +75,27 @@ class PresentTurn:
     producer_id: str
     taken_at: float
     content: str | None
-    """None where it is gone; a bridge of the previous release can then not be told to have sent it."""
+    """None where the upload is gone; then a turn sent by the previous release cannot be recognised."""
     ended: bool
     """Letta itself said that the last try is over: a run of it that is still active is left behind."""
     is_deserted: Callable[[], bool]
-    """Whether the server that is at it has gone: then there is nothing to wait for."""
+    """Whether the server that runs it has gone: then there is nothing to wait for."""
 
 
 @dataclass(slots=True)
 class Reconciled:
-    """What was learnt."""
+    """The result of a reconciliation."""
 
     present: FoundTurn | None = None
     """The present turn, where it is stored: then nothing is to be sent. Where it is None, it surely is not."""
     pending: list[KeptTurn] = field(default_factory=list)
-    """The earlier turns the agent has to be told of, or that may still be stored, each with its fate."""
+    """The earlier turns to catch up with, or that may still be stored, each with its status."""
     resolved: set[str] = field(default_factory=set)
-    """Fingerprints of those that the agent has been told of, or that hold nothing to tell."""
+    """Fingerprints of those that the agent has caught up with, or that hold nothing to catch up."""
 
 
 class Reconciliation:
-    """Settles every open question about an agent's turns.
+    """Finds the status of every turn of an agent that is in doubt.
 
     Args:
         letta: the server.
@@ -104,9 +104,9 @@ class Reconciliation:
         earlier: missed turns of this agent's user and persona, oldest first.
         present: the turn to be delivered, where it may have been sent; its own run is waited for without end.
         patience: seconds for earlier ones that are still running, all of them together, and for other programs' runs.
-        absences: what earlier looks of this bridge have found missing.
+        absences: turns that earlier lookups of this bridge have not found.
         is_dead: from when a run began to whether it is one that a killed server left behind.
-        looked: called after each look that Letta answered.
+        looked: called after each lookup that Letta answered.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Reconciliation:
         self._order = {kept.fingerprint: index for index, kept in enumerate(earlier)}
 
     async def run(self) -> Reconciled:
-        """Look until everything is settled.
+        """Look up until the status of every turn is known, or the patience with earlier ones is used up.
 
         Raises:
             LettaError: Letta could not be asked.
@@ -220,7 +220,7 @@ class Reconciliation:
         return True
 
     def _is_running(self, present: FoundTurn | None) -> bool:
-        """Whether the present turn is still at work. Raises TurnInterrupted where that will never end well."""
+        """Whether the present turn is still at work. Raises TurnInterrupted where it can no longer complete."""
         if present is None or self._present is None:
             return False
         if present.state is TurnState.CANCELLED:

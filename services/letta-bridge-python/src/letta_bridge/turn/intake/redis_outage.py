@@ -1,4 +1,4 @@
-"""A time in which Redis is of no use to the intake: told once, and waited for longer each time."""
+"""An outage of Redis as the intake sees it: logged once, with a growing pause between attempts."""
 
 from __future__ import annotations
 

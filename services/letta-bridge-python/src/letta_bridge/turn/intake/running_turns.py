@@ -67,7 +67,7 @@ class RunningTurns:
         return True
 
     def unbegun(self) -> set[str]:
-        """Receipts of the turns that nothing outside the bridge has been told of."""
+        """Receipts of the turns that have not been sent outside the bridge."""
         return {receipt for receipt, (_, lease) in self._running.items() if not lease.begun}
 
     async def cancel_all(self, receipts: Collection[str] | None = None) -> int:
