@@ -141,7 +141,7 @@ def _doubtful_turns(context: FaultContext) -> None:
 def _cancel_fault(mode: str, point: str) -> Fault:
     return Fault(
         f"letta-call/cancel-{point}",
-        f"runs that a killed server left behind are cancelled, and {_DESERTED_TURNS} connections are lost {_WHEN[point]}",
+        f"runs that a killed server left are cancelled, and {_DESERTED_TURNS} connections are lost {_WHEN[point]}",
         _cancel(mode),
         topology=_SHORT_RUNS,
         occupies=_AND_THE_SERVER,
