@@ -6,7 +6,7 @@ Run it, kill it while it works, run it again with the same thread: what was done
     python langgraph_resume.py tea
 
 With DATABASE_URL set, its steps are kept in that database, and any host may go on; otherwise in a file beside it.
-Needs ``shared-utils[langgraph]`` and ``langgraph``.
+Needs ``letta-bridge-common[langgraph]`` and ``langgraph``.
 """
 
 from __future__ import annotations

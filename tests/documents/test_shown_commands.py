@@ -73,6 +73,7 @@ RUN_BY = {
         "services/letta-bridge-python/tests/doctor/test_doctor.py::test_on_a_real_letta_everything_is_fine"
     ),
     r"memory-python run$": "services/memory-python/tests/test_survival.py::test_it_stops_while_redis_is_unavailable",
+    r"memory-python --version$": "tests/deploy/test_wheels.py::test_a_program_tells_its_distributions_version",
     r"memory-python stats": "services/memory-python/tests/test_health.py::test_stats_from_the_command_line",
     r"letta-bridge tail(?!.*--no-follow)": (
         "services/letta-bridge-python/tests/cli/test_cli_operator.py::test_ctrl_c_ends_a_following_tail_without_a_word"

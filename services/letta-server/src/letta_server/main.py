@@ -93,7 +93,7 @@ def _check(given: argparse.Namespace) -> int:
 
 
 def _version(_given: argparse.Namespace) -> int:
-    show(f"letta-server {version('letta-server')} (Letta {version('letta')})")
+    show(f"letta-server {version('letta-bridge-letta-server')} (Letta {version('letta')})")
     return 0
 
 

@@ -59,7 +59,7 @@ class Health:
         """Numbers; those Redis has are left out while it is away."""
         numbers: dict[str, Any] = {
             "service": "memory-python",
-            "version": version("memory-service"),
+            "version": version("letta-bridge-memory"),
             "instance": self._instance,
             "answers_waiting": len(self._answers.receipts),
         }

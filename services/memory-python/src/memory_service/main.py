@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
@@ -43,6 +44,21 @@ _Config = Annotated[
         show_default=False,
     ),
 ]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(version("letta-bridge-memory"))
+        raise typer.Exit
+
+
+@_app.callback()
+def _main(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @_app.command("run")

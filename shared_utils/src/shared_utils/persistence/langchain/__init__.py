@@ -1,4 +1,4 @@
-"""LangChain on the passage stores. Needs the extra ``shared-utils[langchain]``; nothing else here imports it."""
+"""LangChain on the passage stores. Only the extra ``letta-bridge-common[langchain]`` installs it."""
 
 from shared_utils.persistence.langchain.vector_store import PassageVectorStore
 

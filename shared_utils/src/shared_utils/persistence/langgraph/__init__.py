@@ -1,4 +1,4 @@
-"""LangGraph on the checkpoint stores. Needs the extra ``shared-utils[langgraph]``; nothing else here imports it."""
+"""LangGraph on the checkpoint stores. Only the extra ``letta-bridge-common[langgraph]`` installs it."""
 
 from shared_utils.persistence.langgraph.saver import CheckpointSaver
 
