@@ -1,9 +1,13 @@
-"""Each package declares what it imports, nothing depends in a circle, and production imports no development tool."""
+"""What is imported is declared: by each package, for tests by the dev group, for a compared queue by its requirements.
+
+Nothing depends in a circle, and production imports no development tool.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -54,6 +58,9 @@ PACKAGES = [
     for pyproject in sorted(CHECKOUT.glob(f"{pattern}/pyproject.toml"))
 ]
 OWN = {package.module: package for package in PACKAGES}
+LISTED = subprocess.run(["git", "ls-files", "-z", "*.py"], cwd=CHECKOUT, capture_output=True, check=True, text=True)
+LOOSE = sorted({Path(name) for name in LISTED.stdout.split("\0") if name and "src" not in Path(name).parts})
+"""Tests, examples and scripts: whatever lies in no package."""
 
 
 @cache
@@ -84,6 +91,46 @@ def _imports(path: Path, own: dict[str, Path]) -> Iterator[str]:
                 yield submodule if submodule in own else node.module
 
 
+def home(path: Path) -> Path:
+    """The folder whose declarations count for a loose file."""
+    folders = [package.folder.relative_to(CHECKOUT) for package in PACKAGES]
+    with_requirements = [parent for parent in path.parents if any((CHECKOUT / parent).glob("*.in"))]
+    found = [*with_requirements, *(folder for folder in folders if path.is_relative_to(folder))]
+    return found[0] if found else Path(path.parts[0])
+
+
+@cache
+def declared_at(folder: Path) -> frozenset[str]:
+    """Normalised names of what may be imported by a loose file whose home is `folder`."""
+    if folder == Path("deploy"):
+        return frozenset()  # images run these with whatever Python they have
+    files = (CHECKOUT / folder).glob("*.in")
+    required = {normalised(line) for file in files for line in file.read_text(encoding="utf-8").split("\n") if line}
+    if required and folder.parts[:2] == ("bench", "peers"):
+        return frozenset(required | {OWN["bridge_bench"].name})  # an environment of its own, and the path to that one
+    root = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
+    sources = {CHECKOUT / path for path in root["tool"]["pytest"]["ini_options"]["pythonpath"]}
+    own = {p.name for p in PACKAGES if p.folder / "src" in sources or folder.is_relative_to(p.folder)}
+    of_package = {
+        name for p in PACKAGES if (CHECKOUT / folder).is_relative_to(p.folder) for name in (p.name, *p.declared)
+    }
+    return frozenset({*map(normalised, root["dependency-groups"]["dev"]), *required, *own, *of_package})
+
+
+_distributions = cache(packages_distributions)
+
+
+def undeclared(imported: set[str], declared: frozenset[str]) -> set[str]:
+    """Those top-level names among what is imported that no declared distribution brings."""
+    distributions = _distributions()
+    missing = set()
+    for top in {name.partition(".")[0] for name in imported} - sys.stdlib_module_names:
+        wanted = [OWN[top].name] if top in OWN else [PROVIDED.get(top, top), *distributions.get(top, ())]
+        if not declared.intersection(map(normalised, wanted)):
+            missing.add(top)
+    return missing
+
+
 def circle(graph: dict[str, set[str]]) -> list[str]:
     """The nodes of a circle; none where there is no circle."""
     try:
@@ -95,16 +142,31 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
 def test_a_package_declares_what_it_imports(package):
-    distributions = packages_distributions()
-    undeclared = {}
-    for module, imported in imports(package).items():
-        for top in {name.partition(".")[0] for name in imported} - {package.module, "__future__"}:
-            if top in sys.stdlib_module_names:
-                continue
-            wanted = [OWN[top].name] if top in OWN else [PROVIDED.get(top, top), *distributions.get(top, ())]
-            if not package.declared.intersection(map(normalised, wanted)):
-                undeclared.setdefault(top, []).append(module)
-    assert undeclared == {}
+    declared = package.declared | {package.name}
+    missing = {module: undeclared(imported, declared) for module, imported in imports(package).items()}
+    assert {module: names for module, names in missing.items() if names} == {}
+
+
+@pytest.mark.parametrize("folder", sorted({home(path) for path in LOOSE}), ids=str)
+def test_tests_and_scripts_import_what_is_declared_for_them(folder):
+    missing = {}
+    for path in (CHECKOUT / path for path in LOOSE if home(path) == folder):
+        siblings = {other.stem for other in path.parent.glob("*.py")}
+        if names := undeclared(set(_imports(path, {})), declared_at(folder)) - siblings:
+            missing[str(path)] = names
+    assert missing == {}
+
+
+def test_every_python_file_is_looked_at():
+    files = {CHECKOUT / name for name in LISTED.stdout.split("\0") if name}
+    packaged = {path for package in PACKAGES for path in modules(package).values()}
+    assert files - packaged - {CHECKOUT / path for path in LOOSE} == set()
+
+
+def test_an_undeclared_import_is_found():
+    declared = declared_at(Path("tests"))
+    assert undeclared({"json", "redis.asyncio", "letta_bridge.main", "numpy"}, declared) == {"numpy"}
+    assert undeclared({"redis"}, declared_at(Path("deploy"))) == {"redis"}
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
