@@ -27,7 +27,7 @@ settings.register_profile("unit", settings.get_profile("full"), max_examples=15)
 settings.load_profile("full")
 
 # Typer builds a program's whole tree of commands anew for every call, which takes longer than most commands run.
-typer.testing._get_command = functools.cache(typer.testing._get_command)  # noqa: SLF001  # it has no public place
+typer.testing._get_command = functools.cache(typer.testing._get_command)  # type: ignore[attr-defined]  # noqa: SLF001  # not public
 
 # Outside a service, structlog has Rich draw every traceback, which costs more than the tests that log one.
 structlog.configure(

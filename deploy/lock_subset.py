@@ -1,9 +1,9 @@
 # ruff: noqa: INP001 - a script that images copy, not a package
 """Print the part of requirements.lock that some packages need, versions and hashes unchanged.
 
-``python lock_subset.py requirements.lock letta-bridge letta-bridge-common`` prints every package that is in the lock because
-of one of these, directly or through others, and these themselves where the lock pins them. The lock says so in its
-``# via`` lines; nothing is resolved and no index is asked, so an image gets the versions that were tested, and no
+``python lock_subset.py requirements.lock letta-bridge letta-bridge-common`` prints every package that is in the lock
+because of one of these, directly or through others, and these themselves where the lock pins them. The lock says so in
+its ``# via`` lines; nothing is resolved and no index is asked, so an image gets the versions that were tested, and no
 others.
 """
 

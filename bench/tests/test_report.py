@@ -75,7 +75,7 @@ def test_bars_are_as_long_as_their_values():
 
 
 def test_missed_targets_are_named(measured):
-    measured["throughput"]["rows"] = [dict(ROWS[0], tasks_per_second=600.0), *ROWS[1:]]
+    measured["throughput"]["rows"] = [{**ROWS[0], "tasks_per_second": 600.0}, *ROWS[1:]]
     console = Console(width=150)
     with console.capture() as printed:
         report.print_targets(console, targets(results.rows_of(measured)))

@@ -36,7 +36,7 @@ def letta():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
-    Handler.url = f"http://127.0.0.1:{server.server_port}"
+    Handler.url = f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]  # where the tests find it
     yield Handler
     server.shutdown()
     thread.join()

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -111,12 +112,12 @@ class Observer:
     def wait_for(self, count, timeout=180.0, *, until=None):
         """Block until there are so many replies (or ``until`` holds); returns them in the order they were given."""
         deadline = time.monotonic() + timeout
-        last = b"0"
-        seen = []
+        last: Any = b"0"
+        seen: list[Any] = []
         while len(seen) < count and not (until and until(seen)):
             assert time.monotonic() < deadline, f"{len(seen)} of {count} replies after {timeout} s"
             try:
-                entries = self.client.xread({f"{{{QUEUE}}}:replies": last}, block=500)
+                entries: Any = self.client.xread({f"{{{QUEUE}}}:replies": last}, block=500)
             except (redis.ConnectionError, redis.TimeoutError):
                 time.sleep(0.1)
                 continue
@@ -269,7 +270,7 @@ def start_stub(tmp_path):
         port = free_port()
         words = [sys.executable, "-m", "local_stack.stub_letta", "--port", str(port)]
         stub = Process(f"stub-{port}", words, logs=tmp_path, ready=answers(f"http://{HOST}:{port}/v1/health/"))
-        stub.url = f"http://{HOST}:{port}"
+        stub.url = f"http://{HOST}:{port}"  # type: ignore[attr-defined]  # where the tests find it
         stubs.append(stub)
         stub.start()
         stub.wait_ready()

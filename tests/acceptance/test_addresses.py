@@ -33,7 +33,7 @@ def start(tmp_path):
             server.wait_ready()
             return server
 
-        make.enter = running.enter_context
+        make.enter = running.enter_context  # type: ignore[attr-defined]
         yield make
 
 

@@ -128,7 +128,8 @@ def test_a_database_that_takes_nothing_is_seen_while_turns_wait_for_it(
     raised("JournalStopped", "JournalBehind", "SessionsInFile", "ConsentUnsure", over=True)
     eventually(lambda: not observer.unjournalled(), "the journal catches up")
     with psycopg.connect(own_postgres.url("bridge")) as connection:
-        (users,) = connection.execute("SELECT count(*) FROM letta_bridge.agent_messages WHERE role = 'user'").fetchone()
+        counted = "SELECT count(*) FROM letta_bridge.agent_messages WHERE role = 'user'"
+        [(users,)] = connection.execute(counted).fetchall()
     assert users == 11
     observer.client.close()
 

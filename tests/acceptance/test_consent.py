@@ -60,8 +60,8 @@ def producer(redis_url, memory_factory, make_observer, stub_letta):
             time.sleep(0.02)
         return reply.get("fallback_reason") or reply["source"]
 
-    say.turns = lambda: httpx.get(f"{stub_letta}/stats", timeout=10).json()["turns"]
-    say.redis = observer.client
+    say.turns = lambda: httpx.get(f"{stub_letta}/stats", timeout=10).json()["turns"]  # type: ignore[attr-defined]
+    say.redis = observer.client  # type: ignore[attr-defined]
     yield say
     observer.client.close()
 

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,9 +30,9 @@ _FOLDERS = {
 _UV = CHECKOUT / ".tools/bin/uv"
 
 
-def _project(folder: str) -> dict[str, str]:
+def _project(folder: str) -> Mapping[str, Any]:
     pyproject = tomllib.loads((CHECKOUT / folder / "pyproject.toml").read_text("utf-8"))
-    return pyproject["project"] | {"module": pyproject["tool"]["uv"]["build-backend"]["module-name"]}
+    return {**pyproject["project"], "module": pyproject["tool"]["uv"]["build-backend"]["module-name"]}
 
 
 def _run(*words: str | Path, environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:

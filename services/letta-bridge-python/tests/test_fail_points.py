@@ -38,6 +38,7 @@ def test_what_cannot_be_read_is_refused(text):
 
 def test_it_strikes_at_the_count_and_never_again(struck):
     reach = fail_points.armed("answered:STOP:2")
+    assert reach is not None
     for step in ("answered", "settled", "answered", "answered"):
         reach(step)
     assert struck == [(os.getpid(), signal.SIGSTOP)]
@@ -45,6 +46,7 @@ def test_it_strikes_at_the_count_and_never_again(struck):
 
 async def test_sent_strikes_when_the_request_is_on_its_way(struck):
     reach = fail_points.armed("sent:KILL:1")
+    assert reach is not None
     reach("sent")
     assert struck == []
     async with asyncio.timeout(10):

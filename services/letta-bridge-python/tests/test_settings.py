@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from letta_bridge.settings import MEMORY_TOOLS, BridgeSettings, read_settings
-from shared_utils.contracts.messages import ANONYMOUS
+from shared_utils.contracts.message_fields import ANONYMOUS
 from shared_utils.errors import SettingsError
 from shared_utils.persistence.vectors.settings import vector_database
 

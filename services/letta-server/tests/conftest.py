@@ -147,9 +147,12 @@ def gauss_factory(postgres: Postgres) -> Iterator[Callable[..., Gauss]]:
 def server(request: pytest.FixtureRequest) -> Postgres:
     """A server of each kind."""
     product, _, profile = request.param.partition("-")
+    found: Postgres
     if product == "postgresql":
-        return request.getfixturevalue("postgres")
-    return request.getfixturevalue("gauss_factory")(profile)
+        found = request.getfixturevalue("postgres")
+    else:
+        found = request.getfixturevalue("gauss_factory")(profile)
+    return found
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ IDENTITY = {
     "properties": [{"key": "city", "value": "Hangzhou", "type": "string"}],
 }
 
-OUTCOME = {
+OUTCOME: dict[str, Any] = {
     "tools": "archival_memory_insert archival_memory_search conversation_search memory_insert memory_replace",
     "said": [
         ["memory_insert", "Noted: Your name is Alice."],
@@ -115,7 +115,7 @@ def letta_behind(scripted_model: Any, tmp_path: Path) -> Iterator[Callable[..., 
                 model=scripted_model.access,
             )
             size = "8" if mode == "session" else "20"
-            letta.environment |= {"LETTA_PG_POOL_SIZE": size, "LETTA_PG_MAX_OVERFLOW": "0"}
+            letta.environment = (letta.environment or {}) | {"LETTA_PG_POOL_SIZE": size, "LETTA_PG_MAX_OVERFLOW": "0"}
             letta.start()
             held.callback(letta.stop)
             letta.wait_ready()
@@ -211,7 +211,7 @@ class _Life:
         made = self._call("POST", "/agents/", json=self._agent())
         agent = made["id"]
         tools = {tool["name"]: tool["id"] for tool in made["tools"]}
-        outcome = {"tools": " ".join(sorted(tools))}
+        outcome: dict[str, Any] = {"tools": " ".join(sorted(tools))}
         outcome["said"] = [self._say(agent, text) for text in TOLD]
         outcome["remembered"] = self._memory(agent)
         replaced = {"agent_id": agent, "tools_used": [tools["memory_replace"]]}

@@ -30,13 +30,13 @@ async def erase(client: Redis, user: str) -> int:
     await client.delete(messages, keys.seen(messages))
     for raw in await client.lrange(keys.GLOBAL_CONTEXT, 0, -1):
         if json.loads(raw)["user_id"] == user:
-            await client.lrem(keys.GLOBAL_CONTEXT, 0, raw)
+            await client.lrem(keys.GLOBAL_CONTEXT, 0, raw)  # type: ignore[arg-type]  # bytes are right as well
     return at
 
 
 async def everything(client: Redis) -> str:
     """All that memory-python keeps, as one text."""
-    found = []
+    found: list[Any] = []
     async for key in client.scan_iter(match="memory:*"):
         kind = await client.type(key)
         if kind == b"list":

@@ -35,12 +35,18 @@ def input_queue(client: Redis, instance: str, lease: float = 30) -> InputQueue:
     return InputQueue(client, client, QueueKeys(QUEUE), instance=instance, lease=lease, dead_limit=10)
 
 
+async def set_rights(client: Redis, *rights: str) -> None:
+    """The user `memory` with all rights but these."""
+    words = ("ACL", "SETUSER", "memory", "on", ">secret", "~*", "&*", "+@all", *rights)
+    await client.execute_command(*words)  # type: ignore[no-untyped-call]
+
+
 @pytest.fixture(params=[(), OLD_RIGHTS], ids=["rights of this release", "rights of the release before"])
 async def limited(request: Any, client: Redis, redis_url: str) -> Any:
-    await client.execute_command("ACL", "SETUSER", "memory", "on", ">secret", "~*", "&*", "+@all", *request.param)
+    await set_rights(client, *request.param)
     async with Redis.from_url(redis_url, username="memory", password="secret") as redis:
         yield redis
-    await client.execute_command("ACL", "DELUSER", "memory")
+    await client.acl_deluser("memory")
 
 
 async def test_lists_are_cut_by_bytes_and_keep_the_newest(client: Redis, make_settings: Any, record: Any) -> None:
@@ -51,8 +57,8 @@ async def test_lists_are_cut_by_bytes_and_keep_the_newest(client: Redis, make_se
     ann = [json.loads(raw)["content"][:2] for raw in await client.lrange(keys.user_session("ann"), 0, -1)]
     assert ann == ["11", "10", "09"][: len(ann)]
     assert outcome.length == len(ann) >= 2
-    assert await client.memory_usage(keys.user_session("ann"), samples=0) <= 400_000
-    assert await client.memory_usage(keys.GLOBAL_CONTEXT, samples=0) <= 900_000
+    assert (await client.memory_usage(keys.user_session("ann"), samples=0) or 0) <= 400_000
+    assert (await client.memory_usage(keys.GLOBAL_CONTEXT, samples=0) or 0) <= 900_000
     await store.remember([Memory(record("larger than the bound" + "x" * MEGABYTE))])
     assert await client.llen(keys.user_session("ann")) == 1
 
@@ -60,13 +66,13 @@ async def test_lists_are_cut_by_bytes_and_keep_the_newest(client: Redis, make_se
 async def test_without_the_right_to_ask_for_memory_messages_are_kept(
     client: Redis, redis_url: str, make_settings: Any, record: Any
 ) -> None:
-    await client.execute_command("ACL", "SETUSER", "memory", "on", ">secret", "~*", "&*", "+@all", "-memory")
+    await set_rights(client, "-memory")
     async with Redis.from_url(redis_url, username="memory", password="secret") as redis:
         store = MemoryStore(redis, make_settings(max_memory_bytes=65_536).memory)
         for number in range(3):
             await store.remember([Memory(record(f"{number}" + "x" * 100_000))])
     assert await client.llen(keys.user_session("ann")) == 3
-    await client.execute_command("ACL", "DELUSER", "memory")
+    await client.acl_deluser("memory")
 
 
 async def test_large_tasks_are_claimed_held_and_given_back_in_parts_and_in_order(client: Redis, limited: Redis) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
@@ -74,7 +74,7 @@ def test_without_any_source_the_defaults_hold(checkout):
 
 @pytest.mark.parametrize("sources", range(5))
 def test_each_source_is_laid_over_the_one_before(checkout, sources):
-    given = [
+    given: list[dict[str, Any]] = [
         {"main": {"redis": {"port": 1}}},
         {"local": {"redis": {"port": 2}}},
         {"environ": {"REDIS_PORT": "3"}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -185,7 +186,7 @@ def test_an_id_may_be_as_long_as_its_limit(field):
 @pytest.mark.parametrize("place", [lambda value: {"x": value}, lambda value: {"meta": {"x": value}}])
 def test_a_task_may_be_nested_as_deep_as_its_limit(place):
     def nested(levels):
-        value = 1
+        value: Any = 1
         for level in range(levels):
             value = [value] if level % 2 else {"x": value}
         return json.dumps(place(value)).encode()

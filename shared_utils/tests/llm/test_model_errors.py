@@ -151,7 +151,7 @@ _FORBIDDEN = {"type": "extra_forbidden", "loc": ["body", "temperature"], "msg": 
 )
 def test_a_refused_parameter_is_found_where_each_server_names_it(status: int, body: str, parameter: str) -> None:
     refusal = read_refusal(status, body)
-    assert (refusal.cause, refusal.parameters) == (Cause.PARAMETER, {parameter})
+    assert (refusal.cause, refusal.parameters) == (Cause.PARAMETER, frozenset({parameter}))
     assert "0.7" not in refusal.words
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 
 import pytest
 from redis.exceptions import ResponseError
@@ -95,7 +96,7 @@ async def test_a_call_that_is_cancelled_leaves_its_reply_to_nobody(client, other
 
 
 async def test_a_connection_that_went_away_between_two_calls_is_made_anew(client, other):
-    pipeline = pipeline_of(client)
+    pipeline: Any = pipeline_of(client)
     await pipeline.execute(("PING",))
     [gone] = await kept(other)
     await other.client_kill_filter(_id=gone["id"])
@@ -106,7 +107,7 @@ async def test_a_connection_that_went_away_between_two_calls_is_made_anew(client
 
 
 async def test_a_connection_that_goes_away_during_a_call_is_an_error_and_made_anew(client, other):
-    pipeline = pipeline_of(client)
+    pipeline: Any = pipeline_of(client)
     waiting = asyncio.create_task(pipeline.execute(BLOCK))
     await blocked(other)
     await other.client_kill_filter(_type="normal", skipme=True)

@@ -41,7 +41,7 @@ def started(tmp_path_factory):
             server.wait_ready()
             return server
 
-        start.enter = running.enter_context
+        start.enter = running.enter_context  # type: ignore[attr-defined]
         yield start
 
 

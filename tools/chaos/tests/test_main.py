@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -35,12 +36,13 @@ def chaos(monkeypatch, tmp_path):
             raise KeyboardInterrupt
         return Run(scenario, seed, True, Verdict(tasks=7, findings=list(end)), recovery=[1.0, 2.0, 6.0])
 
-    def invoke(*options, code=0):
+    def invoked(*options, code=0):
         invoke.ran = []
         result = CliRunner().invoke(main.app, ["chaos", *map(str, options)])
         assert result.exit_code == code, result.output
         return result.output
 
+    invoke: Any = invoked  # what the tests set and read is kept on it
     invoke.ends, invoke.commit, invoke.page = {}, "c0ffee", tmp_path / "crash-matrix.md"
     invoke.file = lambda: next((tmp_path / "results").glob("*.jsonl"))
     return invoke

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -257,7 +258,7 @@ def test_a_command_without_a_running_stack_gets_an_error(
 ) -> None:
     started: list[object] = []
     monkeypatch.setattr(environment_file, "DATA_FOLDER", tmp_path / "none")
-    monkeypatch.setattr(environment_file.os, "execve", lambda *call: started.append(call))
+    monkeypatch.setattr(os, "execve", lambda *call: started.append(call))
     for name in ("STACK_DATA", "REDIS_URL", "DATABASE_URL", "LETTA_API_URL", "LETTA_REQUESTS"):
         monkeypatch.delenv(name, raising=False)
     environment_file.main()

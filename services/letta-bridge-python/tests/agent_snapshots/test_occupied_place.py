@@ -166,7 +166,7 @@ async def test_restore_whose_agent_another_restore_removes_says_so(saved, restor
         await letta.create_agent(others)
         return await InMemoryAgentStore(letta).recompile(agent_id)
 
-    store.recompile = removed
+    store.recompile = removed  # type: ignore[method-assign]
     with pytest.raises(Conflict, match="another restore of this backup"):
         await restorer(store).restore(*saved)
     assert [agent.tags for agent in await letta.find_agents(["restoring:bridge"])] == [others.tags]

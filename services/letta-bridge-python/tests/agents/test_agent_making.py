@@ -262,7 +262,7 @@ class TestIncompleteAgents:
             await looks.acquire()
         turn.cancel()  # as its reply deadline does
         await asyncio.wait([turn])
-        now[0] = agent_maker.LISTED_WITHIN_SECONDS + 1
+        now[0] = agent_maker.LISTED_WITHIN_SECONDS + 1  # type: ignore[attr-defined]  # imported there
         async with asyncio.timeout(30):
             agent = await ask(manager, letta)
         assert await agents_of(letta) == {agent}

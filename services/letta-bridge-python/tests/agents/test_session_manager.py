@@ -393,9 +393,9 @@ async def test_a_removed_session_is_forgotten_when_it_is_used(manager, store, le
 
 async def test_sessions_are_restored_into_memory(manager, store, letta):
     await store.merge([Session(f"user-{n}", "default", agent_id=f"agent-{n}") for n in range(3)])
-    assert manager.restored is None
+    before = manager.restored
     restored = await manager.restore()
-    assert manager.restored is restored
+    assert (before, manager.restored) == (None, restored)
     assert len(restored.sessions) == 3
     store.broken = True
     assert await manager.agent_for("user-1", "default", None, letta) == "agent-1"
@@ -433,13 +433,13 @@ async def test_while_it_runs_memory_and_store_are_kept_together(store, letta, mo
     manager = SessionManager(store, SETTINGS, SessionSettings(cleanup_interval=1))
     store.broken = True
     async with manager.running(), asyncio.timeout(10):
-        while not manager.store_error:
+        while manager.store_error is None:
             await asyncio.sleep(0.005)
         store.broken = False
         await manager.agent_for("ada", "default", None, letta)
         while store.sessions["ada", "default"].message_count == 0:
             await asyncio.sleep(0.005)
-        assert manager.store_error is None
+        assert not manager.store_error
         await store.save(replace(store.sessions["ada", "default"], metadata={"permanent_memory": False}))
         while (await manager.session("ada", "default")).permanent_memory:
             await asyncio.sleep(0.005)

@@ -186,7 +186,7 @@ async def served(redis_url):
         one._served = ServedLetta(client, keys, f"bridge-{uuid.uuid4().hex[:4]}")
         return one
 
-    make.client, make.keys = client, keys
+    make.client, make.keys = client, keys  # type: ignore[attr-defined]  # where the tests find them
     yield make
     await client.aclose()
 

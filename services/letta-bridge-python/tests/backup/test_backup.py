@@ -393,7 +393,7 @@ async def test_a_damaged_backup_changes_nothing(settings, empty, store, filled, 
             changed = text.replace(before["sha256"], part.sha256).replace(f'"size": {before["size"]}', '"size": 3')
             (folder / "manifest.json").write_text(changed, "utf-8")
     other = InMemoryLetta()
-    with pytest.raises((BackupDamaged, Exception)) as caught:
+    with pytest.raises((BackupDamaged, SnapshotDamaged)) as caught:
         await restore_backup(empty, InMemoryAgentStore(other), folder)
     assert caught.value.code in {"backup_damaged", "snapshot_damaged"}
     assert not await asyncio.to_thread((empty.data_dir / empty.sessions.file).exists)

@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 from letta_bridge import fail_points
 from letta_bridge.backup import manifest, state
 from letta_bridge.backup.backup import make_backup
+from letta_bridge.backup.errors import BackupDamaged
 from letta_bridge.backup.restore import restore_backup
 from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
 from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
@@ -204,7 +205,7 @@ async def test_a_backup_that_breaks_off_at_any_step_is_no_backup(place, letta, t
         folder = tmp_path / f"broken-{number}"
         with pytest.raises(Killed):
             await make_backup(here, InMemoryAgentStore(letta), folder, configuration={})
-        with pytest.raises(manifest.BackupDamaged, match="never finished"):
+        with pytest.raises(BackupDamaged, match="never finished"):
             manifest.read(folder)
 
 

@@ -76,7 +76,7 @@ def on(call, place):
     def on(*arguments, code=0):
         return printed(call(*arguments, "--json", code=code, **place[0]))
 
-    on.text = lambda *arguments, code=0: call(*arguments, code=code, **place[0]).output
+    on.text = lambda *arguments, code=0: call(*arguments, code=code, **place[0]).output  # type: ignore[attr-defined]
     return on
 
 

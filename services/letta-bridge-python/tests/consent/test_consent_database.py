@@ -45,7 +45,7 @@ async def bridge(client, database, tmp_path):
         sessions = DatabaseSessionStore(database)
         return Consent(ChoiceReplicas(RedisChoices(client, keys), DatabaseChoiceStore(database), file, sessions))
 
-    make.key = keys.choices
+    make.key = keys.choices  # type: ignore[attr-defined]  # where the tests find it
     yield make
     for file in hosts:
         await file.close()

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 import uuid
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -90,6 +91,7 @@ class RedisRig:
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.integration)])
 async def rig(request):
     requests = f"q-{uuid.uuid4().hex[:8]}"
+    rig: Any
     if request.param == "memory":
         rig = InMemoryRig(requests)
     else:

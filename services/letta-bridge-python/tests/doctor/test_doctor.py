@@ -40,11 +40,12 @@ class StubLetta:
 
     def __init__(self):
         self.version = "0.16.8"
-        self.password = "letmein"
+        self.password: str | None = "letmein"
         self.models = [MODEL]
         self.embeddings = [EMBEDDING]
         self.locks = True
-        self.answer = "hello"
+        self.answer: str | None = "hello"
+        self.url = ""
         self.agents = {}
         self.turns = 0
 

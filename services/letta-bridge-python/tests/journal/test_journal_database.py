@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import AsyncExitStack
+from functools import partial
 
 import pytest
 
@@ -70,12 +71,14 @@ async def test_every_turn_is_written_once_in_order_whoever_writes_it(queue, clie
     await client.set(queue.keys.journal_writer, "b", px=1000)
     await answer_all(queue, client)
     async with asyncio.timeout(60), AsyncExitStack() as running:
+
+        def note(name, count):
+            writers.append((name, count))
+
         for name in "ab":
             backlog = RedisJournalBacklog(client, queue.keys, name)
             await running.enter_async_context(
-                Journal(
-                    backlog, service, JournalSettings(), lambda count, name=name: writers.append((name, count))
-                ).running()
+                Journal(backlog, service, JournalSettings(), partial(note, name)).running()
             )
         await lease_taken_from_each_who_wrote()
     assert {name for name, _ in writers} == {"a", "b"}

@@ -63,7 +63,7 @@ async def client_of() -> AsyncIterator[Callable[..., LettaClient]]:
     clients: list[LettaClient] = []
 
     def build(url: str, **options: object) -> LettaClient:
-        client = LettaClient(url, **options)  # type: ignore[arg-type]  # a test passes what the constructor takes
+        client = LettaClient(url, **options)
         clients.append(client)
         return client
 
@@ -83,7 +83,7 @@ class Agents:
 
     async def made(self, **changes: object) -> str:
         """A new agent's id."""
-        return (await self.letta.create_agent(replace(self.spec, **changes))).agent_id  # type: ignore[arg-type]
+        return (await self.letta.create_agent(replace(self.spec, **changes))).agent_id
 
     async def told(self, agent_id: str, *texts: str) -> list[str]:
         """Otids of the turns in which the agent was told these."""

@@ -309,7 +309,7 @@ async def test_all_runs_are_read(stub: Stub, client_of: Clients, monkeypatch: py
         {"id": f"run-{n}", "status": "running", "request_config": {TOOL_KWARG_LABEL: str(uuid.UUID(int=n))}}
         for n in range(5)
     ]
-    history = Pages([], runs)  # type: ignore[arg-type]  # a run is a dictionary, too
+    history = Pages([], runs)
     found = await find(client_of(await stub(history.handle)), str(uuid.UUID(int=4)))
     assert (found.state, found.run_ids) == (TurnState.RUNNING, ("run-4",))
 

@@ -179,7 +179,7 @@ async def test_a_user_whose_turns_time_out_is_left_alone_and_nobody_else_is(
     with servers.pick("mallory").guard("mallory"):
         pass
     await time_out(servers, "mallory", times=1)
-    assert servers.pick("mallory")
+    servers.pick("mallory")  # does not raise UserPaused
 
 
 async def test_a_server_that_is_down_costs_no_user_a_pause_of_their_own(servers: LettaServers, clock: Clock) -> None:
@@ -196,7 +196,7 @@ async def test_an_answer_ends_a_users_row_of_failures(servers: LettaServers, err
     for _ in range(5):
         await time_out(servers, "ada", times=1)
         await fail(servers.pick("ada"), error, 1, "ada")
-    assert servers.pick("ada")
+    servers.pick("ada")  # does not raise UserPaused
 
 
 async def test_only_so_many_users_failures_are_remembered(
@@ -215,9 +215,9 @@ async def test_a_turn_that_was_not_sent_says_nothing(servers: LettaServers, cloc
     server = servers.pick("u")
     await fail(server, LettaUnavailable(), times=1)
     await fail(server, error, times=5)
-    assert server.breaker.state is BreakerState.CLOSED
+    before = server.breaker.state
     await fail(server, LettaUnavailable(), times=1)
-    assert server.breaker.state is BreakerState.OPEN
+    assert (before, server.breaker.state) == (BreakerState.CLOSED, BreakerState.OPEN)
     clock.now += 5.0
     await fail(server, error, times=1)
     assert str(server.breaker.state) == "half_open"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from typing import Any
 
 import pytest
 
@@ -182,6 +183,7 @@ async def rig(request):
     settings = QueueSettings(
         requests=f"q-{uuid.uuid4().hex[:8]}", max_payload_bytes=1024, missed_kept=3, missed_bytes=2048, dead_bytes=2**20
     )
+    rig: Any
     if request.param == "memory":
         rig = InMemoryRig(settings)
     else:

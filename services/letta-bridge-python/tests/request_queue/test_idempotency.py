@@ -7,7 +7,8 @@ import json
 import pytest
 
 from letta_bridge.request_queue.idempotency import Identity, KeptReply, content_digest, marked
-from shared_utils.contracts.messages import Limits, parse_task
+from shared_utils.contracts.limits import Limits
+from shared_utils.contracts.messages import parse_task
 
 
 def parsed(**fields):

@@ -9,6 +9,7 @@ import asyncio
 import json
 import uuid
 from collections import deque
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,7 +29,8 @@ from letta_bridge.request_queue.records import Fault
 from letta_bridge.request_queue.scripts import ScriptRunner, read
 from letta_bridge.settings import QueueSettings
 from shared_utils.config.settings import RedisSettings
-from shared_utils.contracts.messages import Limits, parse_task
+from shared_utils.contracts.limits import Limits
+from shared_utils.contracts.messages import parse_task
 from shared_utils.errors import MalformedMessage
 from shared_utils.redis.connection import connect
 
@@ -72,7 +74,7 @@ class QueueMachine(RuleBasedStateMachine):
         """Payloads that had an outcome."""
         self.alive = set()
         """Payloads that were pushed, as far as Redis knows."""
-        self.saved = None
+        self.saved: Any = None
 
     async def connect(self):
         redis = RedisSettings(url=self.url)
@@ -99,7 +101,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     @initialize(max_lane=st.sampled_from([0, 0, 3]), journal_bound=st.sampled_from([3, 1000]))
     def choose_bounds(self, max_lane, journal_bound):
-        for queue in (*self.models.values(), *self.queues.values()):
+        queues: list[Any] = [*self.models.values(), *self.queues.values()]
+        for queue in queues:
             queue.max_lane, queue.journal_bound = max_lane, journal_bound
 
     @rule(users=st.lists(st.sampled_from(USERS), min_size=1, max_size=4), again=st.booleans())

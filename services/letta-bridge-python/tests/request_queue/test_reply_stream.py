@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ async def test_a_follower_misses_nothing_while_redis_is_unavailable(client, tcp_
     proxy = tcp_proxy(redis_url)
     behind = connect(RedisSettings(url=proxy.url), name="follower", timeout=10)
     lost = asyncio.Event()
-    following = ReplyStream(behind, KEYS).follow(BEGINNING, away=lambda _: lost.set())
+    following: Any = ReplyStream(behind, KEYS).follow(BEGINNING, away=lambda _: lost.set())
     assert (await anext(following)).reply == b"before"
     following_on = asyncio.create_task(anext(following))
     proxy.refuse()

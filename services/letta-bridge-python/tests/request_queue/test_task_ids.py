@@ -12,7 +12,8 @@ from redis import Redis
 
 from letta_bridge.request_queue.keys import user_lane, user_of
 from local_stack.valkey import Valkey
-from shared_utils.contracts.messages import Limits, parse_task
+from shared_utils.contracts.limits import Limits
+from shared_utils.contracts.messages import parse_task
 from shared_utils.errors import MalformedMessage
 
 pytestmark = pytest.mark.integration

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -113,7 +114,7 @@ async def test_a_user_is_erased_on_a_cluster(cluster, queue_at):
     queue = queue_at(cluster)
     client = connect(RedisSettings(url=cluster), name="erasure")
     lane = UserLane(client, QueueSettings(), patience=1)
-    traces = [QueueUserData(client, QueueSettings()), ShortTermUserData(client, "user_input_queue")]
+    traces: list[Any] = [QueueUserData(client, QueueSettings()), ShortTermUserData(client, "user_input_queue")]
     for user in ("ada", "bob"):
         for number in range(2):
             await client.lpush("letta_requests", json.dumps({"user_id": user, "task_id": f"{user}-{number}"}))

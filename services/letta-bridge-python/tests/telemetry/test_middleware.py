@@ -43,4 +43,4 @@ async def test_the_last_middleware_is_the_outermost():
 
 async def test_a_method_the_port_lacks_is_missing():
     with pytest.raises(AttributeError):
-        _ = instrumented(Port(), Quoting("'")).unheard
+        _ = instrumented(Port(), Quoting("'")).unheard  # type: ignore[attr-defined]

@@ -56,7 +56,7 @@ def test_a_lease_of_which_half_has_passed_unread_is_stale(time, read_at, stale):
 def test_a_revoked_lease_stays_revoked():
     lease = TurnLease(10, clock())
     lease.revoke()
-    lease.renewed(turn_lease.clock())
+    lease.renewed(turn_lease.clock())  # type: ignore[attr-defined]  # as it is imported there
     with pytest.raises(LeaseLost):
         lease.begin()
     assert not lease.begun

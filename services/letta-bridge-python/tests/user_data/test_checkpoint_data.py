@@ -16,7 +16,7 @@ class Suite:
     """The same over a store in memory and every engine."""
 
     async def fill(self, store):
-        threads = {
+        threads: dict[str, list[str | int | None]] = {
             "of-ada": ["ada", "ada"],
             "of-42": [42, "42"],
             "of-bob": ["bob"],

@@ -233,7 +233,7 @@ async def test_killed_at_any_step_it_continues_when_it_is_run_again(audit, lane,
         return step_of
 
     for place in places:
-        place.erase, place.count = passing(place.erase), passing(place.count)
+        place.erase, place.count = passing(place.erase), passing(place.count)  # type: ignore[method-assign]
     lane.quiet, lane.mark = passing(lane.quiet), passing(lane.mark)
     data = UserData(places, audit, lane, Found())
     with pytest.raises(Killed):

@@ -211,8 +211,8 @@ async def test_no_number_or_word_in_redis_passes_for_a_user_with_that_id(client)
     assert set(ELSEWHERE) | {"requests"} == set(keys.__dataclass_fields__)
     for name, value in ELSEWHERE.items():
         await put_value(client, getattr(keys, name) + ("bob" if name.endswith("_prefix") else ""), value)
-    for key, value in MEMORY.items():
-        await put_value(client, key, value)
+    for key, remembered in MEMORY.items():
+        await put_value(client, key, remembered)
     words = set(re.findall(r"[\w-]+", json.dumps([ELSEWHERE, MEMORY]))) | {*ORDINARY, *map(str, range(60))}
     search = RedisSearch(client, BridgeSettings())
     assert {word: found for word in words - {"bob"} if (found := await search.find(word))} == {}

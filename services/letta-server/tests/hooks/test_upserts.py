@@ -42,7 +42,7 @@ def everything(**values: Any) -> Any:
 
 
 def words(statement: Any) -> str:
-    written = str(statement.compile(dialect=postgresql.dialect()))
+    written = str(statement.compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
     return " ".join(re.sub(r"::[A-Z]+", "", written).split())
 
 
@@ -59,7 +59,7 @@ def test_do_update_sets_no_column_of_a_key_not_even_of_one_inside_an_expression(
 
 def test_values_conditions_and_returning_stay(dialect: Any) -> None:
     upserts.install(dialect(7, 0, 0))
-    statement = insert(TOOLS).values(**ROW)
+    statement: Any = insert(TOOLS).values(**ROW)
     statement = statement.on_conflict_do_update(
         index_elements=[TOOLS.c.id], set_={"source": "b", TOOLS.c.version: func.now()}, where=TOOLS.c.version < 5
     ).returning(TOOLS.c.id)

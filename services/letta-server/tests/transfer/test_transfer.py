@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psycopg
 import pytest
 
@@ -45,7 +47,8 @@ def test_a_batch_ends_after_so_many_rows_or_characters(
 ) -> None:
     monkeypatch.setattr(transfer, "_BATCH_SIZE", size)
     rows = iter([(str(number), "ab", None) for number in range(5)])
-    found, row = [], next(rows, None)
+    found: list[list[Any]] = []
+    row: Any = next(rows, None)
     while row is not None:
         batch = _Batch(row, rows, limit)
         found.append([each[0] for each in batch])

@@ -53,7 +53,7 @@ def away(database):
     def switch(error):
         database.error = error
 
-    switch.error = DatabaseUnavailable("away")
+    switch.error = DatabaseUnavailable("away")  # type: ignore[attr-defined]
     return switch
 
 

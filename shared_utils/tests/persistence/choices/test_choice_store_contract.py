@@ -7,6 +7,7 @@ import hashlib
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -49,7 +50,7 @@ async def store(engine, database, tmp_path):
     """An empty store."""
     if database is not None:
         await database.execute("DELETE FROM user_choices")
-    store = {
+    store: Any = {
         "memory": InMemoryChoiceStore,
         "file": lambda: FileChoiceStore(tmp_path / "data" / "sessions.db"),
     }.get(engine, lambda: DatabaseChoiceStore(database))()

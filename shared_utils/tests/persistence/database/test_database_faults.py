@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 
 import psycopg
 import pytest
+from psycopg_pool import AsyncConnectionPool
 
 from local_stack.databases import DIRECT
 from opengauss_double import Accounts, Double, ThreadedDouble
@@ -91,7 +93,7 @@ async def test_callers_that_leave_take_no_connection_with_them(make):
         await both.wait()
         return await database.rows(connection, "SELECT 1 AS one")
 
-    assert await asyncio.gather(database.run(meet), database.run(meet)) == [ONE, ONE]
+    assert list(await asyncio.gather(database.run(meet), database.run(meet))) == [ONE, ONE]
 
 
 @on_postgresql
@@ -170,10 +172,8 @@ async def test_a_connection_just_used_is_not_asked_whether_it_is_there(make, mon
     database = make(min_connections=1, max_connections=1)
     await database.fetch(PID)
     asked = []
-    real = layer.AsyncConnectionPool.check_connection
-    monkeypatch.setattr(
-        layer.AsyncConnectionPool, "check_connection", lambda connection: asked.append(1) or real(connection)
-    )
+    real = AsyncConnectionPool.check_connection
+    monkeypatch.setattr(AsyncConnectionPool, "check_connection", lambda connection: asked.append(1) or real(connection))
     await database.fetch(PID)
     assert not asked
     monkeypatch.setattr(layer, "_TRUSTED_IDLE_SECONDS", 0.0)
@@ -287,7 +287,7 @@ async def test_a_wrong_password_is_tried_ever_more_seldom(accounts):
     database = Database(DatabaseConfig.model_validate({"db_url": url.replace("Right", "Wrong")}))
     pauses = []
     for _ in range(12):
-        now = layer.time.monotonic()
+        now = time.monotonic()
         accounts.by_name["postgres"].failures = 0
         database._look_again = 0.0
         with pytest.raises(LoginRefused):

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from itertools import count
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -78,7 +79,7 @@ async def test_many_who_start_at_once_make_one_schema(database_config):
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 def test_many_processes_that_start_at_once_make_one_schema(database_config):
     environment = {"DATABASE_URL": database_config.conninfo, "DB_SCHEMA": database_config.schema_name}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen([sys.executable, "-c", STARTER], env=environment, **pipes) for _ in range(8)]
     for process in processes:
         assert process.stdout.readline() == "ready\n"

@@ -64,12 +64,12 @@ def prepared(request, postgres_server, tmp_path):
             else:
                 url = request.getfixturevalue("postgres_url")
             with psycopg.connect(url, autocommit=True) as connection:
-                name, user = connection.execute("SELECT current_database(), current_user").fetchone()
+                [(name, user)] = connection.execute("SELECT current_database(), current_user").fetchall()
                 target = {"DATABASE": f'DATABASE "{name}"', "ROLE": f'ROLE "{user}" IN DATABASE "{name}"'}[level]
                 for setting, value in settings.items():
                     statement = sql.SQL("ALTER {} SET {} TO {}")
                     connection.execute(statement.format(sql.SQL(target), sql.SQL(setting), sql.Literal(value)))
-            make.direct = url
+            make.direct = url  # type: ignore[attr-defined]
             if mode:
                 url = held.enter_context(bouncing(url, tmp_path / "pgbouncer", mode)).url()
             return url

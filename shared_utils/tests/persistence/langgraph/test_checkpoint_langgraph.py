@@ -12,7 +12,7 @@ import signal
 import sys
 import uuid
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import psycopg
 import pytest
@@ -114,7 +114,8 @@ async def test_the_public_suite_passes_completely(saver, engine, record_property
 
 class _Log(TypedDict):
     lines: Annotated[
-        list, DeltaChannel(lambda state, writes: [*state, *(x for w in writes for x in w)], list, snapshot_frequency=3)
+        list[Any],
+        DeltaChannel(lambda state, writes: [*state, *(x for w in writes for x in w)], list, snapshot_frequency=3),
     ]
     count: Annotated[int, operator.add]
 
@@ -185,7 +186,7 @@ async def test_an_interrupted_graph_continues_with_the_answer(saver):
 @_ON_TWO
 async def test_two_runs_on_one_thread_make_two_branches(saver):
     class State(TypedDict):
-        said: Annotated[list, operator.add]
+        said: Annotated[list[Any], operator.add]
 
     builder = StateGraph(State)
     builder.add_node("echo", lambda state: {"said": [f"heard {state['said'][-1]}"]})

@@ -23,6 +23,7 @@ from shared_utils.persistence.table_copy import (
     migrated_tables,
     outward,
     require_empty,
+    tables,
 )
 from shared_utils.persistence.table_copy.inward import RestoreMismatch
 from shared_utils.persistence.vectors import DatabasePassageStore, Passage, Scope, VectorSettings
@@ -269,7 +270,7 @@ async def test_a_table_of_vectors_dropped_meanwhile_does_not_end_the_copy(
     store = await opened(database_config)
     await store.store_all(passages())
     await store.begin_reembedding("other", 4)
-    lock = outward.lock
+    lock = tables.lock
     dropped = []
 
     async def dropping(connection, schema, tables, mode):

@@ -65,7 +65,8 @@ async def test_the_synchronous_methods_work_from_another_thread(make_store, embe
     store = PassageVectorStore(make_store(), embedding, model="fake", scope=MINE)
     await asyncio.to_thread(store.add_texts, ["foo"], ids=["f"])
     [(found, score)] = await asyncio.to_thread(store.similarity_search_with_relevance_scores, "foo")
-    assert (found.id, score) == ("f", pytest.approx(1))
+    assert found.id == "f"
+    assert score == pytest.approx(1)
     with pytest.raises(RuntimeError, match="another thread"):
         store.similarity_search("foo")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -17,7 +18,8 @@ class LateQueue(InMemoryQueue):
     def __init__(self, *args):
         super().__init__(*args)
         self.late = 0.0
-        self.meanwhile = lambda: None
+        self.meanwhile: Any = None
+        self.pass_time: Any = None
         self.on_renew = lambda: None
         self.renewed = []
 
