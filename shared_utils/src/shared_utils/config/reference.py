@@ -1,14 +1,9 @@
-"""The reference of all settings, made from the models: ``docs/configuration.md``.
-
-``python -m shared_utils.config.reference MODULE:MODEL ... > docs/configuration.md`` writes it.
-"""
+"""The reference of all settings, made from the models: ``docs/configuration.md``."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
-import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -183,13 +178,3 @@ def _escaped(text: str) -> str:
 
 def _in_cell(text: str) -> str:
     return re.sub(r"\s+", " ", text).replace("|", "\\|")
-
-
-def _model(name: str) -> type[BaseModel]:
-    module, _, attribute = name.partition(":")
-    found: type[BaseModel] = getattr(importlib.import_module(module), attribute)
-    return found
-
-
-if __name__ == "__main__":
-    sys.stdout.write(render(map(_model, sys.argv[1:])))

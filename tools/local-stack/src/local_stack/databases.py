@@ -158,7 +158,7 @@ async def database(engine: str, database_config: DatabaseConfig, statements_sent
     if unknown:
         pytest.fail(
             "statements were sent that docs/sql.md does not list; keep them in persistence/sql/*.sql, and run "
-            f"`python -m shared_utils.persistence.catalogue > docs/sql.md`: {sorted(unknown)}"
+            f"`./run generate`: {sorted(unknown)}"
         )
 
 

@@ -1,7 +1,7 @@
 """Every SQL statement the services send, so that it can be checked against a server nobody here can start.
 
-``python -m shared_utils.persistence.catalogue > docs/sql.md`` writes it down. A statement that a test sees sent and
-that is not in it fails that test.
+``python -m shared_utils.persistence.catalogue`` prints it, ``./run generate`` writes it as ``docs/sql.md``. A statement
+that a test sees sent and that is not in it fails that test.
 """
 
 from shared_utils.persistence.catalogue.known import known

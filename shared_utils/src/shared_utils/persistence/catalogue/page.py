@@ -14,9 +14,10 @@ _INTRODUCTION: Final = """\
 # Every SQL statement
 
 What the services send to PostgreSQL or openGauss, to be checked against a server. This page is made by
-`python -m shared_utils.persistence.catalogue > docs/sql.md`; a test compares it with the code, and every statement that
-a test on a database sees sent has to be on it. What differs between servers, and what is avoided, stands in
-[opengauss.md](opengauss.md). The Letta server sends its own SQL, which is not listed.
+`./run generate`, and printed by `python -m shared_utils.persistence.catalogue` where there is no checkout. A test
+compares it with the code, and every statement that a test on a database sees sent has to be on it. What differs between
+servers, and what is avoided, stands in [opengauss.md](opengauss.md). The Letta server sends its own SQL, which is not
+listed.
 
 `%(name)s` and `%s` are parameters: psycopg sends `$1`, `$2` … and the values apart from the text, with the extended
 protocol. Schema, time-outs, database and role are those of the default configuration.
