@@ -203,7 +203,7 @@ async def _sessions(database):
     old = Session(
         "ada", "default", session_data={"text": "\\ ' \" 你好", "none": None, "float": 0.1 + 0.2}, created_at=noon
     )
-    await store.put([old, Session("bob", "default", agent_id="agent", expires_at=noon, last_updated=noon)])
+    await store.merge([old, Session("bob", "default", agent_id="agent", expires_at=noon, last_updated=noon)])
     found = await store.load(old.session_id)
     assert (found.agent_id, found.expires_at, found.created_at) == (None, None, noon)
     assert found.session_data == old.session_data
