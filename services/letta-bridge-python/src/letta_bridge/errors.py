@@ -266,6 +266,12 @@ class LeaseLost(ServiceError):
     code = "lease_lost"
 
 
+class OutOfResources(ServiceError):
+    """This host has no memory, file descriptor or thread left; another hand-out of the turn may have."""
+
+    code = "out_of_resources"
+
+
 class UnprocessableTask(ServiceError):
     """The task can never be worked off."""
 

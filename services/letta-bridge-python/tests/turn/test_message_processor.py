@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 from dataclasses import replace
 
 import pytest
 
-from letta_bridge.errors import EmptyAnswer, LettaRejected, LettaUnavailable, OutcomeUnknown
+from letta_bridge.errors import EmptyAnswer, LettaRejected, LettaUnavailable, OutcomeUnknown, OutOfResources
 from letta_bridge.journal.record import read_entry
 from letta_bridge.letta import TurnAnswer, Usage
 from letta_bridge.letta.fake import echo
 from letta_bridge.request_queue.journal_backlog import JournalEntry
 from letta_bridge.request_queue.lease_clock import clock
+from letta_bridge.turn import settlements
 from letta_bridge.turn.lease import TurnLease
 from letta_bridge.turn.uploads import user_folder
 from shared_utils.persistence.choices.port import Choice, user_key
@@ -623,6 +625,61 @@ async def test_a_defect_in_the_bridge_costs_one_task_and_no_more(rig):
     rig.sessions.persona = explode
     await rig.work_off()
     assert json.loads(rig.shelf.dead[0][0])["code"] == "internal"
+
+
+async def lack_resources(rig):
+    """A bridge that has no resources left for the next turn."""
+    (turn,) = (await rig.queue("exhausted").settle_and_fetch([], 1)).turns
+    with pytest.raises(OutOfResources):
+        await rig.processor().process(turn, TurnLease(30, clock()))
+    rig.time += rig.settings.queue.lease + 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), OSError(errno.EMFILE, "Too many open files"), RuntimeError("can't start new thread")],
+    ids=["memory", "descriptors", "threads"],
+)
+async def test_a_host_without_resources_leaves_the_turn_to_its_lease(rig, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    rig.push("t1", user="ada", content="你好")
+    with monkeypatch.context() as patched:
+        patched.setattr(rig.sessions, "persona", fail)
+        await lack_resources(rig)
+    await rig.work_off()
+    assert rig.outcomes() == {"letta": 1}
+    assert await rig.said_to_agents() == {"ada": ["你好"]}
+
+
+async def test_a_host_without_resources_that_has_sent_the_turn_sends_it_once(rig, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError
+
+    rig.push("t1", user="ada", content="你好")
+    with monkeypatch.context() as patched:
+        patched.setattr(settlements, "by_letta", fail)
+        await lack_resources(rig)
+    await rig.work_off()
+    assert rig.outcomes() == {"letta": 1}
+    assert await rig.said_to_agents() == {"ada": ["你好"]}
+
+
+async def test_an_upload_that_no_descriptor_is_left_for_is_read_later(rig, tmp_path, monkeypatch):
+    uploads = tmp_path / "uploads" / user_folder("ada")
+    uploads.mkdir(parents=True)
+    (uploads / "note.txt").write_text("留言", encoding="utf-8")
+
+    def fail(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    rig.push("t1", user="ada", content="", input_file="note.txt")
+    with monkeypatch.context() as patched:
+        patched.setattr("letta_bridge.turn.uploads._content", fail)
+        await lack_resources(rig)
+    await rig.work_off()
+    assert await rig.said_to_agents() == {"ada": ["留言"]}
 
 
 async def test_an_upload_is_read_inside_its_users_folder_only(rig, tmp_path):

@@ -21,6 +21,7 @@ from letta_bridge.errors import (
     LimitReached,
     NotSent,
     OptedOut,
+    OutOfResources,
     ReplyDeadlineExceeded,
     TenantTaken,
     UnprocessableTask,
@@ -34,6 +35,7 @@ from letta_bridge.request_queue.port import Settlement, Turn
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.turn import settlements
 from letta_bridge.turn.delivery import Delivered, Delivery, DeliveryContext, Lease, LettaTurn
+from letta_bridge.turn.exhaustion import is_exhaustion
 from letta_bridge.turn.fallback import Fallback, FallbackAnswer
 from letta_bridge.turn.job import Job
 from letta_bridge.turn.router import Decision, route
@@ -106,7 +108,16 @@ class MessageProcessor:
 
         Raises:
             LeaseLost: another bridge has the turn; there is nothing to settle.
+            OutOfResources: this host cannot work on it now; it is left to its lease.
         """
+        try:
+            return await self._ended(turn, lease)
+        except Exception as error:
+            if is_exhaustion(error):
+                raise OutOfResources(str(error)) from error
+            raise
+
+    async def _ended(self, turn: Turn, lease: Lease) -> Settlement:
         job: Job | None = None
         try:
             self._check_attempts(turn)
@@ -117,9 +128,13 @@ class MessageProcessor:
         except MalformedMessage as error:
             end = self._dead_letter(turn, job, error)
         except UnprocessableTask as error:
+            if is_exhaustion(error):
+                raise
             job = job or self._readable(turn)
             end = await self._answered_before(job, lease) or self._dead_letter(turn, job, error)
-        except Exception as error:  # noqa: BLE001  # a defect must not stop the turns of other users
+        except Exception as error:  # a defect must not stop the turns of other users
+            if is_exhaustion(error):
+                raise
             _log.exception("turn_failed", receipt=turn.receipt)
             defect = UnprocessableTask(
                 f"the bridge failed on this task ({type(error).__name__}); see its log", _DEFECT_CODE

@@ -8,9 +8,12 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
-from letta_bridge.errors import LeaseLost
+from letta_bridge.errors import LeaseLost, OutOfResources
 from letta_bridge.request_queue.port import Settlement, Turn
 from letta_bridge.turn.lease import TurnLease
+from shared_utils.observability import logs
+
+_log = logs.get("letta_bridge.intake")
 
 _CANCEL_SECONDS: Final = 2.0
 """How long a cancelled turn is waited for."""
@@ -22,7 +25,7 @@ class RunningTurns:
     State: receipt → the task that works on the turn, and the turn's lease.
 
     Args:
-        process: turn and lease → settlement; raises LeaseLost.
+        process: turn and lease → settlement; raises LeaseLost or OutOfResources.
         on_outcome: is called with a turn, its settlement, and the seconds it took.
         on_lease_lost: is called with the receipt of a turn that found its lease to be over.
         on_gone: is called with the receipt of a turn that left without an outcome: cancelled, failed, or lost.
@@ -86,6 +89,9 @@ class RunningTurns:
             settlement = await self._process(turn, lease)
         except LeaseLost:
             self._on_lease_lost(turn.receipt)
+        except OutOfResources as error:
+            # Not given back at once: a host that has nothing left would get it again and again.
+            _log.error("out_of_resources", receipt=turn.receipt, error=str(error))
         else:
             self._on_outcome(turn, settlement, time.perf_counter() - began)
             # Here, and not in the task's callback: that would be a round of the event loop later.
