@@ -262,6 +262,17 @@ def prometheus(tmp_path):
 
 
 @pytest.fixture
+def quick_prometheus(tmp_path):
+    """As ``prometheus``, for bridges that answer a scrape within a second; its rules look back seconds, not minutes."""
+    with missing_parts():
+        server = Prometheus(tmp_path / "prometheus", scrape_seconds=1, window_seconds=6)
+    server.start()
+    server.wait_ready()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
 def start_stub(tmp_path):
     """Starts stubs of Letta, each with its ``url``; one that was killed starts again at the same place."""
     stubs = []
@@ -286,6 +297,6 @@ def eventually(until):
     """``eventually(holds, what)``: wait until it holds; unlike ``until`` it is told what is waited for."""
 
     def wait(holds, what, timeout=120.0):
-        until(holds, f"it did not come to pass that {what},", timeout, pause=0.2)
+        return until(holds, f"it did not come to pass that {what},", timeout, pause=0.2)
 
     return wait

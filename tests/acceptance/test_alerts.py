@@ -13,7 +13,7 @@ import psycopg
 import pytest
 import redis
 
-from local_stack.ports import HOST, free_port
+from local_stack.models import ScriptedModel
 from local_stack.postgres import Postgres
 from local_stack.programs import environment, program
 from local_stack.valkey import Valkey
@@ -57,7 +57,16 @@ def start_redis(tmp_path):
 @pytest.fixture
 def raised(prometheus, eventually):
     """``raised("A", "B")``: wait until these fire; with ``over`` until none of them does."""
+    return waiting(prometheus, eventually)
 
+
+@pytest.fixture
+def quickly_raised(quick_prometheus, eventually):
+    """As ``raised``, of the Prometheus that looks back seconds where a rule looks back minutes."""
+    return waiting(quick_prometheus, eventually)
+
+
+def waiting(prometheus, eventually):
     def wait(*names, over=False):
         def holds():
             firing = prometheus.firing() & set(names)
@@ -111,7 +120,7 @@ def test_a_database_that_takes_nothing_is_seen_while_turns_wait_for_it(
         server_says(own_postgres, "ALTER SYSTEM SET default_transaction_read_only = on")
     push(observer.client, *(f"during-{number}" for number in range(30)))
     observer.wait_settled(40)
-    raised("JournalStopped", *(["SessionsInFile"] if kind == "killed" else []))
+    raised("JournalStopped", *(["SessionsInFile", "ConsentUnsure"] if kind == "killed" else []))
     eventually(lambda: prometheus.value("max(letta_bridge_queue_journal_waiting)") == 30, "all thirty turns wait")
     # The oldest of them, as old as after an outage of a quarter of an hour.
     seconds, _ = observer.client.time()
@@ -193,12 +202,12 @@ def test_a_letta_that_nobody_asks_is_missed_all_the_same(redis_url, start_stub, 
 
 
 def test_users_whom_no_model_answers_are_seen(
-    redis_url, start_stub, bridge_factory, memory_factory, make_observer, prometheus, raised, eventually
+    redis_url, start_stub, bridge_factory, memory_factory, make_observer, quick_prometheus, quickly_raised, eventually
 ):
     stub = start_stub()
     memory_factory(redis_url)  # without a model
-    prometheus.discover([bridge_factory(redis_url, stub.url, LETTA_RETRY_ATTEMPTS="0").url])
-    raised("None", over=True)
+    quick_prometheus.discover([bridge_factory(redis_url, stub.url, LETTA_RETRY_ATTEMPTS="0").url])
+    quickly_raised("None", over=True)
     stub.kill()
     observer = make_observer(redis_url)
     pushed = count(1)
@@ -208,9 +217,10 @@ def test_users_whom_no_model_answers_are_seen(
         push(observer.client, f"t{number}")
         reply = observer.wait_for(number)[number - 1]
         assert (reply["source"], reply["canned"]) == ("memory-python", True)
-        return prometheus.firing() >= {"CannedAnswers", "LettaAway"}
+        return quick_prometheus.firing() >= {"CannedAnswers", "LettaAway"}
 
     eventually(one_more_fires_it, "both alerts fire")
+    quickly_raised("CannedAnswers", over=True)
     observer.client.close()
 
 
@@ -268,9 +278,17 @@ def test_a_pause_is_reported_and_what_waits_is_its_doing(
 
 
 def test_what_is_dead_lettered_dropped_or_handed_out_again_is_seen(
-    own_postgres, redis_url, start_stub, bridge_factory, memory_factory, make_observer, prometheus, raised, eventually
+    own_postgres,
+    redis_url,
+    start_stub,
+    bridge_factory,
+    memory_factory,
+    make_observer,
+    quick_prometheus,
+    quickly_raised,
+    eventually,
 ):
-    """Each rule looks at a quarter of an hour, so only the firing is tried here, and the first of each is enough."""
+    """The first of each is enough, and each is over when the rule does not see it any more."""
     own_postgres.create_database("bridge")
     stub = start_stub()
     memory_factory(redis_url)
@@ -282,62 +300,82 @@ def test_what_is_dead_lettered_dropped_or_handed_out_again_is_seen(
         "LEASE_SECONDS": "2",
     }
     bridges = [bridge_factory(redis_url, stub.url, **settings) for _ in "ab"]
-    prometheus.discover(bridge.url for bridge in bridges)
+    quick_prometheus.discover(bridge.url for bridge in bridges)
     observer = make_observer(redis_url)
     push(observer.client, "before")
     observer.wait_for(1)
-    eventually(lambda: prometheus.value("min(letta_bridge_check_ok)") == 1, "all is well")
-    seen = {"DeadLetters", "Redeliveries", "JournalDropped", "MissedTurnsDropped"}
-    assert not prometheus.firing() & seen
+    eventually(lambda: quick_prometheus.value("min(letta_bridge_check_ok)") == 1, "all is well")
+    assert not quick_prometheus.firing() & {"DeadLetters", "Redeliveries", "JournalDropped", "MissedTurnsDropped"}
     observer.client.lpush("letta_requests", "no JSON")
-    raised("DeadLetters")
-    stub.pause()
+    quickly_raised("DeadLetters")
+    httpx.post(f"{stub.url}/hold", json=True).raise_for_status()
     push(observer.client, "in-flight")
-    eventually(lambda: observer.client.hlen("{letta_requests}:turns"), "the turn begins")
-    bridges[0].kill()
-    bridges[1].kill()
-    stub.resume()
-    for bridge in bridges:
-        bridge.start()
-    raised("DeadLetters", "Redeliveries")
+    # The other bridge is scraped all the time, so that the count is seen to grow.
+    holder = eventually(lambda: next((one for one in bridges if observer.in_hand(one.pid)), None), "the turn begins")
+    holder.kill()
+    quickly_raised("Redeliveries")
+    holder.start()
+    httpx.post(f"{stub.url}/hold", json=False).raise_for_status()
     own_postgres.kill()
     stub.kill()
-    for number in range(3):
-        observer.push("ada", f"missed-{number}", "hi")
-    eventually(lambda: prometheus.firing() >= seen, "all four fire")
+    missed = count(1)
+
+    def one_more_fires_both():
+        observer.push("ada", f"missed-{next(missed)}", "hi")
+        return quick_prometheus.firing() >= {"JournalDropped", "MissedTurnsDropped"}
+
+    eventually(one_more_fires_both, "both alerts fire")
+    own_postgres.start()
+    stub.start()
+    quickly_raised("DeadLetters", "Redeliveries", "JournalDropped", "MissedTurnsDropped", over=True)
+    eventually(lambda: quick_prometheus.value("count(letta_bridge_redis_up == 1)") == 2, "both are still scraped")
     observer.client.close()
 
 
 def test_fallbacks_missed_turns_and_stopped_vectors_are_seen(
-    postgres_url, redis_url, start_stub, bridge_factory, memory_factory, make_observer, prometheus, raised, eventually
+    postgres_url,
+    redis_url,
+    start_stub,
+    bridge_factory,
+    memory_factory,
+    make_observer,
+    quick_prometheus,
+    quickly_raised,
+    tmp_path,
 ):
-    stub, nobody = start_stub(), f"http://{HOST}:{free_port()}/v1"
+    stub = start_stub()
+    embeddings = ScriptedModel(logs=tmp_path)  # never running
     memory_factory(redis_url)
-    bridge = bridge_factory(
-        redis_url,
-        stub.url,
-        DATABASE_URL=postgres_url,
-        VECTORS_ENABLED="true",
-        EMBEDDING_BASE_URL=nobody,
-        LETTA_RETRY_ATTEMPTS="0",
-    )
-    prometheus.discover([bridge.url])
+    settings = {
+        "DATABASE_URL": postgres_url,
+        "VECTORS_ENABLED": "true",
+        "EMBEDDING_BASE_URL": embeddings.url,
+        "LETTA_RETRY_ATTEMPTS": "0",
+        "LETTA_BRIDGE_LETTA_BREAKER_OPEN_SECONDS": "1",
+    }
+    quick_prometheus.discover([bridge_factory(redis_url, stub.url, **settings).url])
     observer = make_observer(redis_url)
     push(observer.client, "before")  # its turn is journalled, and waits for its embedding
     observer.wait_for(1)
-    raised("VectorsStopped")
+    quickly_raised("VectorsStopped")
     stub.kill()
-    push(observer.client, *(f"t{number}" for number in range(1100)))
+    users = [f"t{number}" for number in range(1100)]
+    push(observer.client, *users)
+    quickly_raised("ManyFallbacks")
     observer.wait_settled(1101)
-    raised("VectorsStopped", "ManyFallbacks", "MissedTurns")
+    quickly_raised("VectorsStopped", "MissedTurns")
     observer.client.close()
 
 
-def test_error_replies_are_seen(redis_url, start_stub, bridge_factory, make_observer, prometheus, raised, eventually):
+def test_error_replies_are_seen(
+    redis_url, start_stub, bridge_factory, make_observer, quick_prometheus, quickly_raised, eventually
+):
     stub = start_stub()
-    bridge = bridge_factory(redis_url, stub.url, LETTA_FALLBACK="false", LETTA_RETRY_ATTEMPTS="0", REPLY_DEADLINE="2")
-    prometheus.discover([bridge.url])
-    raised("None", over=True)
+    settings = {"LETTA_FALLBACK": "false", "LETTA_RETRY_ATTEMPTS": "0", "REPLY_DEADLINE": "2"}
+    # A breaker that opens would let tasks wait longer than the rule looks back here.
+    bridge = bridge_factory(redis_url, stub.url, LETTA_BRIDGE_LETTA_BREAKER_FAILURES="1000", **settings)
+    quick_prometheus.discover([bridge.url])
+    quickly_raised("None", over=True)
     stub.kill()
     observer = make_observer(redis_url)
     numbers = count(1)
@@ -346,7 +384,8 @@ def test_error_replies_are_seen(redis_url, start_stub, bridge_factory, make_obse
         number = next(numbers)
         push(observer.client, f"t{number}")
         assert observer.wait_for(number)[number - 1]["status"] == "error"
-        return "ErrorReplies" in prometheus.firing()
+        return "ErrorReplies" in quick_prometheus.firing()
 
     eventually(one_more_fires_it, "the alert fires")
+    quickly_raised("ErrorReplies", over=True)
     observer.client.close()

@@ -15,32 +15,39 @@ from local_stack.processes import Process
 from local_stack.programs import CHECKOUT, answers, debian_program
 
 _SHIPPED: Final = CHECKOUT / "deploy" / "prometheus"
-_EVERY: Final = {"scrape_interval": "4s", "scrape_timeout": "4s", "evaluation_interval": "500ms"}
 
 
 class Prometheus(Process):
     """It finds its targets in a file, as by service discovery, and waits a second wherever a rule waits minutes.
 
-    Expressions are the shipped ones. Their windows need no more than two scrapes.
+    Expressions, with all their limits, are the shipped ones. Their windows need no more than two scrapes to fire; what
+    they have seen is over only when it has left them.
 
     Args:
         directory: its data, configuration and log; made if missing.
+        scrape_seconds: between two scrapes, and what one may take. A health check may take two seconds.
+        window_seconds: what every window of an expression (``[15m]``) reaches back, so that a test sees it pass; at
+            least two scrapes. None leaves the windows as they are shipped.
 
     Raises:
         MissingPart: Prometheus is not installed.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, scrape_seconds: int = 4, window_seconds: int | None = None) -> None:
         port = free_port()
         self.url = f"http://{HOST}:{port}"
         directory.mkdir(parents=True, exist_ok=True)
         self._targets = directory / "targets.json"
         self.discover([])
         rules = (_SHIPPED / "alerts.yml").read_text(encoding="utf-8")
-        (directory / "alerts.yml").write_text(re.sub(r"\bfor: \d+m", "for: 1s", rules), encoding="utf-8")
+        rules = re.sub(r"\bfor: \d+m", "for: 1s", rules)
+        if window_seconds is not None:
+            rules = re.sub(r"\[\d+m\]", f"[{window_seconds}s]", rules)
+        (directory / "alerts.yml").write_text(rules, encoding="utf-8")
         config = (_SHIPPED / "prometheus.yml").read_text(encoding="utf-8")
-        for name, value in _EVERY.items():
-            config = _replaced(rf"{name}: \w+", f"{name}: {value}", config)
+        for name in ("scrape_interval", "scrape_timeout"):
+            config = _replaced(rf"{name}: \w+", f"{name}: {scrape_seconds}s", config)
+        config = _replaced(r"evaluation_interval: \w+", "evaluation_interval: 500ms", config)
         config = _replaced(
             r"static_configs:\n +- targets: .*", f"file_sd_configs: [{{files: ['{self._targets.resolve()}']}}]", config
         )

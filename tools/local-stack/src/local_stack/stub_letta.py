@@ -2,9 +2,10 @@
 
 ``python -m local_stack.stub_letta --port 0 --latency 0.5`` prints ``ready http://127.0.0.1:PORT``. With ``--gather N``
 it answers nobody until N turns are in flight at once: a caller that never holds so many waits for ever. What is POSTed
-to ``/refuse`` (``{"status": …, "body": …}``) is the answer to every turn until ``null`` is POSTed. The stub knows what
-the bridge asks of Letta on a turn's way (find an agent by tags, make one, see what it holds, send a turn) and keeps no
-histories.
+to ``/refuse`` (``{"status": …, "body": …}``) is the answer to every turn until ``null`` is POSTed; ``true`` POSTed to
+``/hold`` keeps every turn without an answer until ``false`` is POSTed, while the health page answers. The stub knows
+what the bridge asks of Letta on a turn's way (find an agent by tags, make one, see what it holds, send a turn) and
+keeps no histories.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class StubLetta:
         self._latency = latency
         self._gather = gather
         self._gathered = asyncio.Event()
+        self._released = asyncio.Event()
+        self._released.set()
         self._agents: dict[str, dict[str, Any]] = {}
         self._blocks: dict[str, dict[str, Any]] = {}
         self._refusal: dict[str, Any] | None = None
@@ -72,6 +75,7 @@ class StubLetta:
             app.router.add_get(f"/v1/{empty}", self._nothing)
         app.router.add_get("/stats", self._stats)
         app.router.add_post("/refuse", self._refuse)
+        app.router.add_post("/hold", self._hold)
         return app
 
     async def _health(self, _request: web.Request) -> web.Response:
@@ -82,6 +86,13 @@ class StubLetta:
 
     async def _refuse(self, request: web.Request) -> web.Response:
         self._refusal = await request.json()
+        return web.json_response({})
+
+    async def _hold(self, request: web.Request) -> web.Response:
+        if await request.json():
+            self._released.clear()
+        else:
+            self._released.set()
         return web.json_response({})
 
     async def _find(self, request: web.Request) -> web.Response:
@@ -149,6 +160,7 @@ class StubLetta:
             self._gathered.set()
         try:
             await self._gathered.wait()
+            await self._released.wait()
             if self._latency:
                 await asyncio.sleep(self._latency)
         finally:

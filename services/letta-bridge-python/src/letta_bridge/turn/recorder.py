@@ -29,6 +29,9 @@ class Recorder:
     def lease_lost(self) -> None:
         """Another bridge has one of this bridge's turns."""
 
+    def writes_lost(self) -> None:
+        """Redis has lost writes it had acknowledged to this bridge, whether or not the bridge holds turns."""
+
     def retried(self, cause: str) -> None:
         """A turn is going to be sent to Letta once more; ``cause`` is one of few words."""
 

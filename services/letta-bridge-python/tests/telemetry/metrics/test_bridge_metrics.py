@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
@@ -23,6 +24,7 @@ LABELS = {
     "letta_bridge_errors": {"code"},
     "letta_bridge_settlements_refused": {"reason"},
     "letta_bridge_leases_lost": set(),
+    "letta_bridge_redis_lost_writes": set(),
     "letta_bridge_retries": {"cause"},
     "letta_bridge_fallbacks": {"reason"},
     "letta_bridge_tokens": {"model", "type"},
@@ -292,10 +294,12 @@ async def test_what_another_bridge_took_over_is_counted(metered):
     metered.metrics.settled_and_fetched([settlement], FetchResult([False], [turn]), 0.001)
     metered.metrics.refused(settlement, Refusal.TAKEN_OVER)
     metered.metrics.lease_lost()
+    metered.metrics.writes_lost()
     samples = await metered.samples()
     assert samples["letta_bridge_settlements_refused_total", "taken_over"] == 1
     assert samples["letta_bridge_settlements_refused_total", "repeated"] == 0
     assert samples["letta_bridge_leases_lost_total",] == 1
+    assert samples["letta_bridge_redis_lost_writes_total",] == 1
     assert samples["letta_bridge_tasks_total", "letta"] == 0
     assert samples["letta_bridge_lane_wait_seconds_count",] == 0, "a second hand-out is no wait in the lane"
     assert not metered.metrics._ended
@@ -324,7 +328,7 @@ async def test_tokens_are_counted_by_model(metered):
 
 
 async def test_loop_lag_is_watched_until_the_block_ends(monkeypatch):
-    monkeypatch.setattr("letta_bridge.telemetry.metrics.loop_lag._EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("letta_bridge.telemetry.metrics.loop_lag._EVERY_SECONDS", 0.001)
     seen = asyncio.Event()
 
     class Observer:
@@ -337,3 +341,25 @@ async def test_loop_lag_is_watched_until_the_block_ends(monkeypatch):
     seen.clear()
     await asyncio.sleep(0)
     assert not seen.is_set()
+
+
+async def test_a_blocked_loop_is_observed_for_each_timer_it_delays(monkeypatch):
+    """One observation of a long block among many prompt ones would be no share of them that a quantile shows."""
+    monkeypatch.setattr("letta_bridge.telemetry.metrics.loop_lag._EVERY_SECONDS", 0.01)
+    late, seen = [], asyncio.Event()
+
+    class Observer:
+        def observe(self, amount):
+            if amount >= 0.01:
+                late.append(amount)
+            seen.set()
+
+    async with loop_lag_watched(Observer()):
+        await seen.wait()
+        late.clear()
+        time.sleep(0.2)  # noqa: ASYNC251  # what is tested
+        seen.clear()
+        await seen.wait()
+    assert len(late) >= 15
+    assert late == sorted(late, reverse=True)
+    assert late[0] >= 0.18

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[5]
 DASHBOARD = ROOT / "deploy" / "grafana" / "letta-bridge.json"
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
 SCRAPE = ROOT / "deploy" / "prometheus" / "prometheus.yml"
+BRIDGE_POD = ROOT / "deploy" / "kubernetes" / "bridge.yaml"
 RULE_TESTS = ROOT / "deploy" / "prometheus" / "alerts_test.yml"
 RUNBOOKS = (ROOT / "docs" / "alerts.md", ROOT / "docs" / "alerts.zh-CN.md")
 DOCS = ROOT / "docs" / "metrics.md"
@@ -150,6 +151,12 @@ def test_each_health_check_has_a_rule():
     assert checks - alarmed == {"redis", "intake", "answers"}
     assert "letta_bridge_redis_up == 0" in expressions
     assert "letta_bridge_fallbacks_total" in expressions
+
+
+def test_the_rule_about_memory_fires_below_the_limit_of_the_container():
+    (expression,) = [expression for alert, expression in rules() if alert == "LettaBridgeMemory"]
+    (limit,) = re.findall(r"limits: \{memory: (\d+)Mi\}", BRIDGE_POD.read_text(encoding="utf-8"))
+    assert float(expression.rpartition("> ")[2]) < 0.8 * int(limit) * 2**20
 
 
 def test_each_rule_fires_in_a_test_of_its_own_and_has_a_place_in_both_runbooks():

@@ -13,10 +13,14 @@ from letta_bridge.turn.recorder import Recorder
 
 
 class Refusals(Recorder):
-    """Hears which outcomes do not count."""
+    """Hears which outcomes do not count, and of lost writes."""
 
     def __init__(self):
         self.heard = []
+        self.losses = 0
+
+    def writes_lost(self):
+        self.losses += 1
 
     def refused(self, settlement, refusal):
         self.heard.append((settlement.task_id, refusal))
@@ -43,6 +47,24 @@ async def test_a_turn_that_redis_forgot_is_answered_all_the_same(make_worker, un
         await worker.settled(2)
     assert worker.replies() == ["a", "b"]
     assert not worker.shelf.turns
+
+
+async def test_lost_writes_are_recorded_by_a_bridge_that_holds_no_turn(make_worker, until):
+    """Tasks that waited may be gone with them, and no count of restored turns would say so."""
+    worker = make_worker()
+    recorder = Refusals()
+    worker.intake = Intake(worker.queue, worker.process, worker.settings, recorder=recorder)
+    snapshot = worker.shelf.snapshot()
+    async with worker:
+        worker.push("a")
+        worker.gate.set()
+        await worker.settled(1)
+        await worker.idle()
+        assert not recorder.losses
+        worker.shelf.roll_back(snapshot)
+        worker.shelf.arrived.set()
+        await until(lambda: recorder.losses)
+    assert not worker.shelf.counters["restored"]
 
 
 async def test_a_turn_that_another_bridge_has_after_a_loss_of_writes_is_stopped_here(make_worker, until):

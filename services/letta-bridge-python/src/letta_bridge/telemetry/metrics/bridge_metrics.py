@@ -48,6 +48,11 @@ class BridgeMetrics(Recorder):
         self._leases_lost = Counter(
             "letta_bridge_leases_lost", "Turns that another bridge took over from this one.", registry=registry
         )
+        self._writes_lost = Counter(
+            "letta_bridge_redis_lost_writes",
+            "Times this bridge found that Redis had lost writes it had acknowledged.",
+            registry=registry,
+        )
         self._retries = Counter(
             "letta_bridge_retries", "Turns sent to Letta once more, by what failed.", ["cause"], registry=registry
         )
@@ -156,6 +161,10 @@ class BridgeMetrics(Recorder):
     def lease_lost(self) -> None:
         """See :class:`letta_bridge.turn.recorder.Recorder`."""
         self._leases_lost.inc()
+
+    def writes_lost(self) -> None:
+        """See :class:`letta_bridge.turn.recorder.Recorder`."""
+        self._writes_lost.inc()
 
     def retried(self, cause: str) -> None:
         """See :class:`letta_bridge.turn.recorder.Recorder`."""

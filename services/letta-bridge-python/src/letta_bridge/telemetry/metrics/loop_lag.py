@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from typing import Final, Protocol
 
 _EVERY_SECONDS: Final = 0.5
+_MOST_TIMERS: Final = 600
+"""Of those that one block of the loop delays, so many are observed: five minutes of them."""
 
 
 class _Observer(Protocol):
@@ -16,7 +18,11 @@ class _Observer(Protocol):
 
 @contextlib.asynccontextmanager
 async def loop_lag_watched(histogram: _Observer) -> AsyncIterator[None]:
-    """For the length of the block, observe twice a second by how many seconds a timer is late."""
+    """For the length of the block, observe for each half second by how many seconds its timer is late.
+
+    A loop that is blocked for long delays every timer that was due meanwhile. Each counts, as if all had been set
+    beforehand: otherwise a loop blocked for ten seconds would look as good as one blocked for half a second.
+    """
     task = asyncio.create_task(_watch(histogram), name="loop-lag")
     try:
         yield
@@ -31,4 +37,6 @@ async def _watch(histogram: _Observer) -> None:
     while True:
         due = clock() + _EVERY_SECONDS
         await asyncio.sleep(_EVERY_SECONDS)
-        histogram.observe(max(0.0, clock() - due))
+        lag = max(0.0, clock() - due)
+        for number in range(min(int(lag / _EVERY_SECONDS) + 1, _MOST_TIMERS)):
+            histogram.observe(lag - number * _EVERY_SECONDS)

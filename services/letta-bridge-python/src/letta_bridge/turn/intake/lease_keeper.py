@@ -31,7 +31,7 @@ class LeaseKeeper:
         queue: extends and restores leases.
         running: the turns in work.
         lease_seconds: how long Redis grants a lease.
-        recorder: counts lost leases.
+        recorder: counts lost leases and lost writes.
         request_pass: asks for a pass of the intake soon.
     """
 
@@ -115,6 +115,7 @@ class LeaseKeeper:
         asked_at = clock()
         lost = await self._queue.restore(held)
         _log.warning("redis_lost_writes", held=len(held), lost=len(lost))
+        self._recorder.writes_lost()
         for turn in held:
             if turn.receipt not in lost:
                 self._running.renewed(turn.receipt, asked_at)
