@@ -17,20 +17,24 @@ from typing import Any, Final
 
 from bridge_bench import report, results
 from bridge_bench.figures import FIGURES
+from letta_bridge import config_layout
+from letta_bridge.former_codes import FORMER_CODES
 from letta_bridge.settings import BridgeSettings
+from local_stack import settings_reference
+from memory_service.config_layout import LAYOUT
 from memory_service.settings import ServiceSettings
-from shared_utils.config import reference
 from shared_utils.persistence import catalogue
 
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
-_MODELS: Final = (BridgeSettings, ServiceSettings)
+_SERVICES: Final = ((BridgeSettings, config_layout.LAYOUT), (ServiceSettings, LAYOUT))
 
 
 def generated() -> Mapping[str, str]:
     """Path below the checkout → what the file has to hold."""
     return {
         "config.json": _config(),
-        "docs/configuration.md": reference.render(_MODELS),
+        "docs/configuration.md": settings_reference.render(_SERVICES),
+        "docs/upgrading.md": _upgrading(),
         "docs/sql.md": catalogue.render(),
         **dict(_performance()),
     }
@@ -48,8 +52,14 @@ def _holds(path: Path, content: str) -> bool:
 def _config() -> str:
     """Every default, in the order that the file has already; what is new comes last."""
     written = json.loads((CHECKOUT / "config.json").read_text(encoding="utf-8"))
-    ordered = _in_order_of(written, reference.defaults(_MODELS))
+    ordered = _in_order_of(written, settings_reference.defaults(_SERVICES))
     return json.dumps(ordered, indent=2, ensure_ascii=False) + "\n"
+
+
+def _upgrading() -> str:
+    """The page as it is, with the present tables of former names."""
+    written = (CHECKOUT / "docs" / "upgrading.md").read_text(encoding="utf-8")
+    return settings_reference.with_former_names(written, _SERVICES, FORMER_CODES)
 
 
 def _in_order_of(written: Any, values: Any) -> Any:

@@ -294,8 +294,8 @@ def test_what_is_dead_lettered_dropped_or_handed_out_again_is_seen(
     memory_factory(redis_url)
     settings = IMPATIENT | {
         "DATABASE_URL": own_postgres.url("bridge"),
-        "LETTA_BRIDGE_JOURNAL_BACKLOG": "1",
-        "LETTA_BRIDGE_QUEUE_MISSED_KEPT": "1",
+        "LETTA_BRIDGE_JOURNAL_BACKLOG_TURNS": "1",
+        "LETTA_BRIDGE_QUEUE_MAX_MISSED_PER_USER": "1",
         "LETTA_RETRY_ATTEMPTS": "0",
         "LEASE_SECONDS": "2",
     }
@@ -371,7 +371,7 @@ def test_error_replies_are_seen(
     redis_url, start_stub, bridge_factory, make_observer, quick_prometheus, quickly_raised, eventually
 ):
     stub = start_stub()
-    settings = {"LETTA_FALLBACK": "false", "LETTA_RETRY_ATTEMPTS": "0", "REPLY_DEADLINE": "2"}
+    settings = {"LETTA_FALLBACK": "false", "LETTA_RETRY_ATTEMPTS": "0", "REPLY_DEADLINE_SECONDS": "2"}
     # A breaker that opens would let tasks wait longer than the rule looks back here.
     bridge = bridge_factory(redis_url, stub.url, LETTA_BRIDGE_LETTA_BREAKER_FAILURES="1000", **settings)
     quick_prometheus.discover([bridge.url])

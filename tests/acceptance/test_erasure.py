@@ -20,7 +20,7 @@ from local_stack.services import Bridge
 pytestmark = [pytest.mark.letta, pytest.mark.acceptance]
 
 CANARY = "kanarienvogel"
-LETTA = {"LETTA_TIMEOUT": "20", "REPLY_DEADLINE": "30", "FALLBACK_TIMEOUT": "10"}
+LETTA = {"LETTA_TIMEOUT_SECONDS": "20", "REPLY_DEADLINE_SECONDS": "30", "FALLBACK_TIMEOUT_SECONDS": "10"}
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def settings_of(letta, scripted_model, postgres_url):
         "LETTA_MODEL": letta.model,
         "LETTA_EMBEDDING": letta.embedding,
         "VECTORS_ENABLED": "true",
-        "GUARD_TURNS_PER_MINUTE": "600",
-        "LETTA_BRIDGE_GUARDS_USER_TOKENS_HARD": "100000000",
+        "LIMIT_TURNS_PER_MINUTE": "600",
+        "LETTA_BRIDGE_LIMITS_USER_TOKENS_HARD": "100000000",
         **scripted_model.access.embedding_variables,
     }
 

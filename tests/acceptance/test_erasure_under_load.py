@@ -24,7 +24,12 @@ pytestmark = pytest.mark.acceptance
 CANARY = "kanarienvogel"
 ADA = "ada:%*"
 OTHERS = [f"other-{number}" for number in range(6)]
-QUICK = {"LEASE_SECONDS": "3", "LETTA_TIMEOUT": "5", "REPLY_DEADLINE": "8", "FALLBACK_TIMEOUT": "4"}
+QUICK = {
+    "LEASE_SECONDS": "3",
+    "LETTA_TIMEOUT_SECONDS": "5",
+    "REPLY_DEADLINE_SECONDS": "8",
+    "FALLBACK_TIMEOUT_SECONDS": "4",
+}
 
 
 class Product:

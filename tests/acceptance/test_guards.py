@@ -13,8 +13,8 @@ pytestmark = pytest.mark.acceptance
 
 def test_two_bridges_count_one_users_rate_together(bridge_factory, make_observer, redis_url):
     limits = {
-        "LETTA_BRIDGE_GUARDS_TURNS_PER_MINUTE": "0.01",
-        "LETTA_BRIDGE_GUARDS_BURST": "3",
+        "LETTA_BRIDGE_LIMITS_TURNS_PER_MINUTE": "0.01",
+        "LETTA_BRIDGE_LIMITS_BURST": "3",
         "LETTA_BRIDGE_LETTA_FALLBACK_TO_MEMORY": "false",
         "LETTA_RETRY_ATTEMPTS": "0",
     }
@@ -25,7 +25,7 @@ def test_two_bridges_count_one_users_rate_together(bridge_factory, make_observer
         observer.push("ada", f"t{number}", "hi")
     observer.wait_settled(20)
     codes = Counter(reply["code"] for reply in observer.replies())
-    assert codes == {"letta_unavailable": 3, "user_rate": 17}
+    assert codes == {"letta_unavailable": 3, "user_rate_limited": 17}
     counters = observer.counters()
     assert counters["taken"] == counters["settled:error"] == 20
     observer.client.close()

@@ -66,7 +66,7 @@ def test_a_failure_after_a_tool_step_doubles_neither_message_nor_memory(
 
 
 def test_a_turn_longer_than_the_reply_budget(talk, observe, person, redis_url, letta, bridge_factory, memory_factory):
-    bridge_factory(redis_url, letta, REPLY_DEADLINE="4", LETTA_TIMEOUT="2")
+    bridge_factory(redis_url, letta, REPLY_DEADLINE_SECONDS="4", LETTA_TIMEOUT_SECONDS="2")
     memory_factory(redis_url)
     assert talk("t0", "hello")["source"] == "letta"
     reply = talk("t1", "[[latency:7000]] slow")
@@ -77,7 +77,7 @@ def test_a_turn_longer_than_the_reply_budget(talk, observe, person, redis_url, l
 
 
 def test_a_late_answer_within_the_budget_is_waited_for(talk, observe, person, redis_url, letta, bridge_factory):
-    bridge_factory(redis_url, letta, REPLY_DEADLINE="60", LETTA_TIMEOUT="2")
+    bridge_factory(redis_url, letta, REPLY_DEADLINE_SECONDS="60", LETTA_TIMEOUT_SECONDS="2")
     reply = talk("t1", "[[latency:5000]] slow")
     assert (reply["source"], reply["response_text"]) == ("letta", "echo: slow")
     assert len(observe.said(person)[person]) == 1
@@ -135,8 +135,8 @@ def test_a_black_hole_before_letta_ends_in_a_fallback(
         proxy.url,
         LETTA_API_KEY=letta.api_key,
         LETTA_MODEL=letta.model,
-        REPLY_DEADLINE="4",
-        LETTA_TIMEOUT="2",
+        REPLY_DEADLINE_SECONDS="4",
+        LETTA_TIMEOUT_SECONDS="2",
     )
     memory_factory(redis_url)
     assert talk("t0", "hello")["source"] == "letta"
@@ -145,7 +145,7 @@ def test_a_black_hole_before_letta_ends_in_a_fallback(
 
 
 def test_without_letta_and_without_memory_there_is_an_error_reply(talk, redis_url, bridge_factory):
-    bridge_factory(redis_url, "http://127.0.0.1:9", FALLBACK_TIMEOUT="1", LETTA_RETRY_ATTEMPTS="0")
+    bridge_factory(redis_url, "http://127.0.0.1:9", FALLBACK_TIMEOUT_SECONDS="1", LETTA_RETRY_ATTEMPTS="0")
     reply = talk("t1", "hello")
     assert reply["error"] is True
     assert reply["retryable"] is True

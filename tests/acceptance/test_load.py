@@ -78,7 +78,7 @@ def test_a_hundred_thousand_hostile_payloads(observe, redis_url, stub_letta, bri
     seed = random.randrange(2**32)
     random_ = random.Random(seed)
     limits = {"MAX_CONCURRENT_REQUESTS": "2000", "LETTA_BRIDGE_QUEUE_DEAD_BYTES": str(2**30)}  # every letter is kept
-    bridge = bridge_factory(redis_url, stub_letta(), FALLBACK_TIMEOUT="0.5", LOG_LEVEL="error", **limits)
+    bridge = bridge_factory(redis_url, stub_letta(), FALLBACK_TIMEOUT_SECONDS="0.5", LOG_LEVEL="error", **limits)
     pid = bridge.pid
     for start in range(0, HOSTILE, 2_000):
         observe.client.lpush("letta_requests", *[hostile(random_, start + offset) for offset in range(2_000)])
@@ -103,7 +103,7 @@ def test_memory_stays_flat_with_two_thousand_slow_turns_in_flight(observe, redis
     letta = stub_letta(latency=1.0, gather=AT_ONCE)
     # On a machine that is busy otherwise, two thousand turns at once are late; how late is not the question here. The
     # breaker is kept shut: it would open while nobody is answered and a few look-ups are late.
-    patience = {"LEASE_SECONDS": "600", "LETTA_TIMEOUT": "600", "REPLY_DEADLINE": "600"}
+    patience = {"LEASE_SECONDS": "600", "LETTA_TIMEOUT_SECONDS": "600", "REPLY_DEADLINE_SECONDS": "600"}
     patience["LETTA_BRIDGE_LETTA_BREAKER_FAILURES"] = "1000000"
     bridge = bridge_factory(redis_url, letta, MAX_CONCURRENT_REQUESTS=str(IN_FLIGHT), LOG_LEVEL="error", **patience)
     process = psutil.Process(bridge.pid)

@@ -74,7 +74,7 @@ def test_a_reply_says_whether_letta_changed_its_memory_and_whether_it_was_cut(ta
 
 
 def test_an_answer_found_later_has_its_tokens(talk, redis_url, letta, bridge_factory):
-    bridge_factory(redis_url, letta, REPLY_DEADLINE="60", LETTA_TIMEOUT="2")
+    bridge_factory(redis_url, letta, REPLY_DEADLINE_SECONDS="60", LETTA_TIMEOUT_SECONDS="2")
     reply = talk("t1", "[[latency:5000]] slow")
     assert (reply["source"], reply["response_text"]) == ("letta", "echo: slow")
     assert reply["usage"]["total_tokens"] > reply["usage"]["completion_tokens"] > 0

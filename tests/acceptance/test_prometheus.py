@@ -24,7 +24,9 @@ def test_prometheus_scrapes_bridges_and_evaluates_the_rules(
     redis_url, start_stub, bridge_factory, prometheus, eventually
 ):
     stub = start_stub()
-    bridges = [bridge_factory(redis_url, stub.url, FALLBACK_TIMEOUT="0.2", LETTA_RETRY_ATTEMPTS="0") for _ in range(2)]
+    bridges = [
+        bridge_factory(redis_url, stub.url, FALLBACK_TIMEOUT_SECONDS="0.2", LETTA_RETRY_ATTEMPTS="0") for _ in range(2)
+    ]
     prometheus.discover(bridge.url for bridge in bridges)
     eventually(lambda: prometheus.value("sum(letta_bridge_redis_up)") == 2, "both bridges are scraped")
     targets = prometheus.api("targets")["activeTargets"]
@@ -55,7 +57,7 @@ def test_prometheus_scrapes_bridges_and_evaluates_the_rules(
 
 def test_the_dashboard_is_answered(redis_url, start_stub, bridge_factory, prometheus, eventually):
     """Asked as Grafana asks: variables by label values, each panel by a range with the variables filled in."""
-    bridge = bridge_factory(redis_url, start_stub().url, FALLBACK_TIMEOUT="0.2")
+    bridge = bridge_factory(redis_url, start_stub().url, FALLBACK_TIMEOUT_SECONDS="0.2")
     prometheus.discover([bridge.url])
     with redis.Redis.from_url(redis_url) as client:
         for number in range(20):

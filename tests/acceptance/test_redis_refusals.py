@@ -135,7 +135,9 @@ def server(tmp_path):
 @pytest.mark.parametrize("kind", REFUSALS, ids=lambda kind: kind.__name__)
 def test_a_bridge_and_its_operator_know_why_nothing_is_taken(kind, server, bridge_factory, make_observer):
     nobody = f"http://{HOST}:{free_port()}"
-    bridge = bridge_factory(server.url, nobody, LETTA_ENABLED="false", LETTA_FALLBACK="false", FALLBACK_TIMEOUT="1")
+    bridge = bridge_factory(
+        server.url, nobody, LETTA_ENABLED="false", LETTA_FALLBACK="false", FALLBACK_TIMEOUT_SECONDS="1"
+    )
     with redis.Redis(host=HOST, port=server.port) as client:
         refusal = kind(client, server)
         refusal.begin()

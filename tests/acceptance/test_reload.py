@@ -51,10 +51,10 @@ def test_a_bridge_takes_new_settings_over(bridge_factory, make_observer, redis_u
     nobody = f"http://{HOST}:{free_port()}"
     bridge = bridge_factory(redis_url, nobody, LETTA_BRIDGE_CONFIG=str(configuration.path), LETTA_FALLBACK="false")
     observer = make_observer(redis_url)
-    configuration.change(guards={"max_age": 0.001}, logs={"level": "debug"}, queue={"lease": 60})
+    configuration.change(limits={"max_age_seconds": 0.001}, logs={"level": "debug"}, queue={"lease_seconds": 60})
     line = hang_up(bridge, "settings_reloaded")
-    assert line["changed"] == {"guards.max_age": 0.001, "logs.level": "debug"}
-    assert line["need_restart"] == ["queue.lease"]
+    assert line["changed"] == {"limits.max_age_seconds": 0.001, "logs.level": "debug"}
+    assert line["need_restart"] == ["queue.lease_seconds"]
     observer.push("ada", "t1", "hi", timestamp=time.time() - 60)
     observer.wait_settled(1)
     assert observer.reply("ada", "t1")["code"] == "expired"
@@ -67,23 +67,23 @@ def test_a_bridge_takes_new_settings_over(bridge_factory, make_observer, redis_u
 def test_wrong_settings_are_refused_and_the_bridge_continues(bridge_factory, redis_url, configuration):
     nobody = f"http://{HOST}:{free_port()}"
     bridge = bridge_factory(redis_url, nobody, LETTA_BRIDGE_CONFIG=str(configuration.path))
-    configuration.change(guards={"max_agee": 1})
+    configuration.change(limits={"max_age_second": 1})
     line = hang_up(bridge, "settings_refused")
-    assert "did you mean 'max_age'?" in line["error"]
-    configuration.change(guards={"max_age": 1})
-    assert hang_up(bridge, "settings_reloaded")["changed"] == {"guards.max_age": 1.0}
+    assert "did you mean 'max_age_seconds'?" in line["error"]
+    configuration.change(limits={"max_age_seconds": 1})
+    assert hang_up(bridge, "settings_reloaded")["changed"] == {"limits.max_age_seconds": 1.0}
 
 
 def test_settings_stay_where_their_file_is_gone(bridge_factory, redis_url, configuration):
-    configuration.change(guards={"max_age": 1})
+    configuration.change(limits={"max_age_seconds": 1})
     nobody = f"http://{HOST}:{free_port()}"
     bridge = bridge_factory(redis_url, nobody, LETTA_BRIDGE_CONFIG=str(configuration.path))
     configuration.path.unlink()
     line = hang_up(bridge, "settings_refused")
     assert f"{configuration.path.name} does not exist" in line["error"]
     configuration.path.write_text("{}")
-    configuration.change(guards={"max_age": 2})
-    assert hang_up(bridge, "settings_reloaded")["changed"] == {"guards.max_age": 2.0}
+    configuration.change(limits={"max_age_seconds": 2})
+    assert hang_up(bridge, "settings_reloaded")["changed"] == {"limits.max_age_seconds": 2.0}
 
 
 def test_memory_python_takes_a_new_log_level_over(memory_factory, redis_url, configuration):
@@ -91,3 +91,33 @@ def test_memory_python_takes_a_new_log_level_over(memory_factory, redis_url, con
     configuration.change(logs={"level": "debug"}, memory={"batch": 7})
     line = hang_up(memory, "settings_reloaded")
     assert (line["changed"], line["need_restart"]) == ({"logs.level": "debug"}, ["memory.batch"])
+
+
+def told(process):
+    return [(line["source"], line["names"]) for line in lines(process) if line["event"] == "settings_deprecated"]
+
+
+def test_former_names_count_and_are_told_once_at_the_start_and_on_each_reload(
+    bridge_factory, memory_factory, make_observer, redis_url, configuration
+):
+    configuration.change(queue={"lease": 8}, memory={"lease": 9})
+    variables = {"LETTA_BRIDGE_CONFIG": str(configuration.path), "LETTA_FALLBACK": "false"}
+    bridge = bridge_factory(redis_url, f"http://{HOST}:{free_port()}", **variables, GUARD_BURST="7")
+    memory = memory_factory(redis_url, LETTA_BRIDGE_CONFIG=str(configuration.path))
+    local = str(configuration.local)
+    environment = ("the environment", {"GUARD_BURST": "LIMIT_BURST"})
+    assert told(bridge) == [(local, {"queue.lease": "queue.lease_seconds"}), environment]
+    assert told(memory) == [(local, {"memory.lease": "memory.lease_seconds"})]
+    configuration.change(guards={"max_age": 0.001}, queue={"lease_seconds": 8}, memory={"lease_seconds": 9})
+    line = hang_up(bridge, "settings_reloaded")
+    assert (line["changed"], line["need_restart"]) == ({"limits.max_age_seconds": 0.001}, [])
+    assert told(bridge)[2:] == [(local, {"guards.max_age": "limits.max_age_seconds"}), environment]
+    hang_up(memory, "settings_reloaded")
+    assert len(told(memory)) == 1
+    observer = make_observer(redis_url)
+    observer.push("ada", "t1", "hi", timestamp=time.time() - 60)
+    observer.wait_settled(1)
+    assert observer.reply("ada", "t1")["code"] == "expired"
+    configuration.change(queue={"lease": 8, "lease_seconds": 9})
+    assert "different values; remove queue.lease" in hang_up(bridge, "settings_refused")["error"]
+    observer.client.close()

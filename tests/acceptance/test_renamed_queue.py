@@ -24,7 +24,7 @@ def eventually(found, says):
 
 def test_work_in_flight_under_the_old_name_is_named_at_the_start(redis_url, bridge_factory):
     nobody = f"http://{HOST}:{free_port()}"
-    names = {"LETTA_REQUESTS": "old_requests", "FALLBACK_TIMEOUT": "300"}
+    names = {"LETTA_REQUESTS": "old_requests", "FALLBACK_TIMEOUT_SECONDS": "300"}
     old = bridge_factory(redis_url, nobody, LETTA_ENABLED="false", **names)
     with redis.Redis.from_url(redis_url) as client:
         client.lpush("old_requests", json.dumps({"user_id": "ada", "task_id": "1", "content": "hi"}))

@@ -14,10 +14,10 @@ from letta_bridge.letta.letta_client import LettaClient
 pytestmark = [pytest.mark.acceptance, pytest.mark.letta]
 
 LIMITS = {
-    "REPLY_DEADLINE": "4",
-    "LETTA_TIMEOUT": "3",
-    "LETTA_BRIDGE_LETTA_TURN_PATIENCE": "1",
-    "FALLBACK_TIMEOUT": "10",
+    "REPLY_DEADLINE_SECONDS": "4",
+    "LETTA_TIMEOUT_SECONDS": "3",
+    "LETTA_BRIDGE_LETTA_PREVIOUS_TURN_TIMEOUT_SECONDS": "1",
+    "FALLBACK_TIMEOUT_SECONDS": "10",
 }
 """Of the bridge, all of them shorter than a call of the model."""
 
@@ -113,7 +113,7 @@ def test_messages_to_a_model_taken_for_dead_are_each_in_the_agent_once(
     *, observe, person, server, agent, redis_url, letta, bridge_factory, memory_factory
 ):
     """Runs of so slow a model look like those that a killed server left behind, and are cancelled."""
-    bridge_factory(redis_url, letta, **LIMITS, LETTA_BRIDGE_LETTA_RUN_LIFETIME="1")
+    bridge_factory(redis_url, letta, **LIMITS, LETTA_BRIDGE_LETTA_RUN_LIFETIME_SECONDS="1")
     memory_factory(redis_url)
     observe.push(person, "t0", "hello")
     observe.wait_for(1)
@@ -136,7 +136,7 @@ def test_messages_to_a_model_taken_for_dead_are_each_in_the_agent_once(
 def test_a_turn_that_an_operator_cancelled_is_not_sent_again(
     *, observe, person, server, agent, redis_url, letta, bridge_factory, memory_factory
 ):
-    bridge_factory(redis_url, letta, **LIMITS | {"REPLY_DEADLINE": "60"})
+    bridge_factory(redis_url, letta, **LIMITS | {"REPLY_DEADLINE_SECONDS": "60"})
     memory_factory(redis_url)
     observe.push(person, "t0", "hello")
     observe.wait_for(1)
@@ -161,7 +161,7 @@ def test_a_turn_that_an_operator_cancelled_is_not_sent_again(
 def test_a_task_id_used_again_is_a_new_task_on_the_real_server_too(
     *, observe, person, agent, redis_url, letta, bridge_factory, scripted_model
 ):
-    bridge_factory(redis_url, letta, REPLY_TTL="1")
+    bridge_factory(redis_url, letta, REPLY_TTL_SECONDS="1")
     observe.push(person, "1", "first use")
     observe.wait_for(1)
     wait_until(lambda: observe.reply(person, "1") is None)

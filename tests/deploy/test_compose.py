@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from letta_bridge.config_layout import LAYOUT
 from letta_bridge.settings import BridgeSettings
 from letta_server.environment import _OURS
 from memory_service.settings import ServiceSettings
@@ -25,7 +26,11 @@ _JOIN = (*_BASE, "deploy/compose.join.yml")
 _REDIS = (*_BASE, "deploy/compose.redis.yml")
 _JOINED = {"REDIS_URL": "redis://redis:6379/0", "AIVTUBER_NETWORK": "theirs"}
 _FILES = [(_BASE, {}), (_DEV, {}), (_JOIN, _JOINED), (_REDIS, _JOINED)]
-_OWN = {"letta-bridge": "SHUTDOWN_GRACE", "memory-python": "MEMORY_SHUTDOWN_GRACE", "letta": "LETTA_SERVER_GRACE"}
+_OWN = {
+    "letta-bridge": "SHUTDOWN_GRACE_SECONDS",
+    "memory-python": "MEMORY_SHUTDOWN_GRACE_SECONDS",
+    "letta": "LETTA_SERVER_GRACE",
+}
 
 
 @pytest.mark.process
@@ -130,7 +135,8 @@ def _known(name: str) -> set[str]:
         passed_on = {"OPENAI_BASE_URL", "LETTA_REDIS_HOST", "LETTA_REDIS_PORT", "LETTA_SERVER_GRACE"}
         return {*_OURS, *passed_on, "PYTHONPATH"}
     model: type[BaseModel] = BridgeSettings if name == "letta-bridge" else ServiceSettings
-    own = {variable for leaf in variables.leaves(model) for variable in leaf.variables}
+    own = {variable for leaf in variables.leaves(model) for variable in leaf.variables(LAYOUT)}
+    own |= {variable for names in LAYOUT.former.values() for variable in names}
     return own | {f"{variable}_FILE" for variable in own} | {"PYTHONPATH"}
 
 
@@ -143,13 +149,15 @@ def test_every_variable_is_one_its_service_knows(stack: dict[str, Any]) -> None:
 def test_what_operators_set_reaches_the_services(compose: Compose) -> None:
     given = {
         "LETTA_MODEL": "openai/gpt-5",
-        "LETTA_TIMEOUT": "30",
+        "LETTA_TIMEOUT_SECONDS": "30",
         "LETTA_RETRY_ATTEMPTS": "1",
         "LETTA_API_URL": "http://a:1",
     }
     stack = compose(*_BASE, LETTA_MEMORY_BACKEND="opengauss", **given)["services"]
     bridge = stack["letta-bridge"]["environment"]
     assert {name: bridge[name] for name in given} == given
+    bridge = compose(*_BASE, LETTA_TIMEOUT="31")["services"]["letta-bridge"]["environment"]
+    assert (bridge["LETTA_TIMEOUT"], bridge["LETTA_TIMEOUT_SECONDS"]) == ("31", "")  # a file .env of the last release
     assert stack["letta"]["environment"]["LETTA_PG_HOST"] == "opengauss"
     assert stack["opengauss"]["profiles"] == ["opengauss"]
     assert stack["postgres"]["profiles"] == ["postgres"]
@@ -160,7 +168,7 @@ def test_the_settings_files_variables_are_the_compose_files(checkout: Path) -> N
     files = [*_DEV, _JOIN[-1], _REDIS[-1]]
     used = {name for file in files for name in re.findall(r"\$\{(\w+)", (checkout / file).read_text("utf-8"))}
     assert example - {"COMPOSE_PROFILES"} <= used
-    assert used - example <= {"AIVTUBER_TAG", "AIVTUBER_MODEL_PORT", "LETTA_API_URL"}
+    assert used - example <= {"AIVTUBER_TAG", "AIVTUBER_MODEL_PORT", "LETTA_API_URL", "LETTA_TIMEOUT"}
 
 
 def test_data_lies_below_data(stack: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from letta_bridge.config_layout import LAYOUT
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings, QueueSettings
 from letta_server.environment import _OURS
@@ -106,7 +107,7 @@ def test_images_and_commands_are_the_compose_files(manifests: Any, compose: Call
 def test_every_variable_is_one_its_service_knows(workload: str, model: Any, manifests: Any) -> None:
     known = {*_OURS, "LETTA_REDIS_HOST", "LETTA_REDIS_PORT", "LETTA_SERVER_GRACE"}
     if model:
-        known = {variable for leaf in variables.leaves(model) for variable in leaf.variables}
+        known = {variable for leaf in variables.leaves(model) for variable in leaf.variables(LAYOUT)}
     (container,) = dict(_workloads(manifests))[workload]["template"]["spec"]["containers"]
     for variable in container["env"]:
         assert variable["name"] in known or variable["name"].removesuffix("_FILE") in known

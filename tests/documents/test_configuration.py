@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from letta_bridge import config_layout
 from letta_bridge.settings import BridgeSettings
+from memory_service.config_layout import LAYOUT
 from memory_service.settings import ServiceSettings
-from shared_utils.config.settings import SECTIONS
 from shared_utils.config.variables import leaves
 
 MODELS = (BridgeSettings, ServiceSettings)
+SERVICES = ((BridgeSettings, config_layout.LAYOUT), (ServiceSettings, LAYOUT))
 
 
 def test_the_sections_of_config_json_are_those_of_the_services():
-    assert set(SECTIONS) == {name for model in MODELS for name in model.model_fields}
+    sections = {name for model in MODELS for name in model.model_fields}
+    for _, layout in SERVICES:
+        assert layout.sections == sections
+
+
+def test_both_services_take_the_file_and_the_variables_for_the_same():
+    assert replace(config_layout.LAYOUT, renames=()) == replace(LAYOUT, renames=())
 
 
 def test_settings_that_both_services_read_are_defined_once():
@@ -27,9 +37,9 @@ def test_settings_that_both_services_read_are_defined_once():
 
 def test_no_variable_sets_two_settings():
     owners = {}
-    for model in MODELS:
+    for model, layout in SERVICES:
         for leaf in leaves(model):
-            for name in leaf.variables:
+            for name in (*leaf.variables(layout), *layout.former.get(leaf.path, ())):
                 assert owners.setdefault(name, leaf.path) == leaf.path
                 # NAME_FILE is the file of NAME and nothing else.
                 assert name.removesuffix("_FILE") == name or name.removesuffix("_FILE") not in owners

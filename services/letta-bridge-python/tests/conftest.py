@@ -79,7 +79,7 @@ class Rig:
     """Bridges over one queue, and what a producer sees of them."""
 
     def __init__(self, tmp_path, **changes):
-        self.settings = BridgeSettings.model_validate({"bridge": {"data_dir": str(tmp_path)}, **changes})
+        self.settings = BridgeSettings.model_validate({"storage": {"data_dir": str(tmp_path)}, **changes})
         self.time = 1_000.0
         self.breaker_failures = 3
         self.shelf = InMemoryQueueState(clock=lambda: self.time)
@@ -107,7 +107,7 @@ class Rig:
         self.time += 1_000
 
     def processor(self, queue=None):
-        guards = Limiter(self.settings.guards, self.meter, clock=lambda: self.time)
+        guards = Limiter(self.settings.limits, self.meter, clock=lambda: self.time)
         queue = queue or self.queue()
         return MessageProcessor(
             self.settings, self.delivery_context, self.fallback, queue, guards, consent=self.consent
@@ -115,7 +115,7 @@ class Rig:
 
     def queue(self, name="bridge"):
         queue = InMemoryQueue(self.shelf, self.settings.queue, name)
-        queue.max_lane = self.settings.guards.max_lane
+        queue.max_lane = self.settings.limits.max_pending_per_user
         return queue
 
     def intake(self, name="bridge", accepting=lambda: True):

@@ -17,7 +17,7 @@ from letta_bridge.settings import BridgeSettings
 @pytest.fixture
 async def bridge(tmp_path):
     """One that is not running."""
-    bridge = Bridge(BridgeSettings.model_validate({"bridge": {"data_dir": str(tmp_path)}}))
+    bridge = Bridge(BridgeSettings.model_validate({"storage": {"data_dir": str(tmp_path)}}))
     yield bridge
     await bridge._close()
 

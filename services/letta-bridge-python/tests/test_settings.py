@@ -104,7 +104,7 @@ def test_a_file_that_is_named_and_missing_is_refused(tmp_path):
 def test_a_file_that_was_there_at_the_start_is_as_good_as_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert read_settings(environ={}).config is None
-    Path("config.json").write_text('{"guards": {"max_lane": 5}}', encoding="utf-8")
+    Path("config.json").write_text('{"limits": {"max_pending_per_user": 5}}', encoding="utf-8")
     first = read_settings(environ={})
     Path("config.json").unlink()
     with pytest.raises(SettingsError, match="does not exist"):

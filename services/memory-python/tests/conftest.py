@@ -131,7 +131,7 @@ async def client(redis_url: str) -> AsyncIterator[Redis]:
 @pytest.fixture
 def make_settings() -> Callable[..., ServiceSettings]:
     def make(url: str = "redis://127.0.0.1:1", **memory: Any) -> ServiceSettings:
-        content = {"http": {"port": 0}, "shutdown_grace": 5.0, **memory}
+        content = {"http": {"port": 0}, "shutdown_grace_seconds": 5.0, **memory}
         return ServiceSettings.model_validate({"redis": {"url": url}, "memory": content})
 
     return make

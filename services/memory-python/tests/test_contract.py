@@ -14,6 +14,7 @@ from redis.crc import key_slot
 from typer.testing import CliRunner
 
 from memory_service import keys, records
+from memory_service.config_layout import LAYOUT
 from memory_service.handover import read_handover
 from memory_service.input_queue import Letter
 from memory_service.keys import QueueKeys
@@ -94,7 +95,7 @@ def test_a_handover_of_another_tenant_is_refused() -> None:
 
 def test_memories_are_looked_for_in_the_schema_of_the_tenant() -> None:
     environ = {"DATABASE_URL": "postgresql://h/d", "TENANT": "shop"}
-    found = load(ServiceSettings, config=None, environ=environ).settings
+    found = load(ServiceSettings, LAYOUT, config=None, environ=environ).settings
     assert found.database.schema_name == "letta_bridge_shop"
 
 
@@ -112,7 +113,7 @@ def test_a_letter_holds_any_payload(payload: Any) -> None:
 
 def test_the_environment_names_the_model_and_its_key_is_not_shown() -> None:
     environ = {"MEMORY_MODEL": "m", "OPENAI_BASE_URL": "http://model/v1", "OPENAI_API_KEY": "sk-secret"}
-    settings = load(ServiceSettings, config=None, environ=environ).settings
+    settings = load(ServiceSettings, LAYOUT, config=None, environ=environ).settings
     assert settings.memory.answer.model == "m"
     assert settings.memory.answer.base_url == "http://model/v1"
     assert "sk-secret" not in repr(settings)
@@ -121,8 +122,8 @@ def test_the_environment_names_the_model_and_its_key_is_not_shown() -> None:
 def test_the_limits_of_a_task_are_those_of_the_bridge(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text('{"queue": {"requests": "letta_requests", "max_id_length": 300, "lease": 30}}')
-    environ = {"LETTA_BRIDGE_QUEUE_MAX_PAYLOAD_BYTES": "2048", "LETTA_BRIDGE_QUEUE_LEASE": "10"}
-    limits = load(ServiceSettings, config=config, environ=environ).settings.queue.limits
+    environ = {"LETTA_BRIDGE_QUEUE_MAX_PAYLOAD_BYTES": "2048", "LETTA_BRIDGE_QUEUE_LEASE_SECONDS": "10"}
+    limits = load(ServiceSettings, LAYOUT, config=config, environ=environ).settings.queue.limits
     assert limits == Limits(payload_bytes=2048, depth=16, id_length=300)
 
 
@@ -146,18 +147,18 @@ def test_the_command_line_explains_itself(run_cli: Any) -> None:
     assert run_cli("nonsense").exit_code == 2
 
 
-def test_a_wrong_configuration_is_one_sentence_and_exit_3(run_cli: Any, tmp_path: Path) -> None:
+def test_a_wrong_configuration_is_one_sentence_and_exit_2(run_cli: Any, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"memory": {"max_memory_sise": 5}}')
     wrong = run_cli("run")
-    assert (wrong.exit_code, wrong.output.count("\n")) == (3, 1)
+    assert (wrong.exit_code, wrong.output.count("\n")) == (2, 1)
     assert "did you mean 'max_memory_size'" in wrong.output
-    assert run_cli("run", "--config", "missing.json").exit_code == 3
-    assert run_cli("stats", LETTA_BRIDGE_CONFIG="missing.json").exit_code == 3
+    assert run_cli("run", "--config", "missing.json").exit_code == 2
+    assert run_cli("stats", LETTA_BRIDGE_CONFIG="missing.json").exit_code == 2
 
 
-def test_a_key_that_cannot_be_sent_is_one_sentence_and_exit_3(run_cli: Any) -> None:
+def test_a_key_that_cannot_be_sent_is_one_sentence_and_exit_2(run_cli: Any) -> None:
     wrong = run_cli("run", OPENAI_API_KEY="sk-键")
-    assert (wrong.exit_code, wrong.output.count("\n")) == (3, 1)
+    assert (wrong.exit_code, wrong.output.count("\n")) == (2, 1)
     assert "memory.answer.api_key (from OPENAI_API_KEY)" in wrong.output
     assert "键" not in wrong.output
 

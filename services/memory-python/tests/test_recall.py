@@ -62,7 +62,7 @@ class Library:
         )
 
     def recall(self, **settings: Any) -> StoredRecall:
-        return StoredRecall(self.store, self.embedder.now, RecallSettings(**{"time_limit": 5.0, **settings}))
+        return StoredRecall(self.store, self.embedder.now, RecallSettings(**{"timeout_seconds": 5.0, **settings}))
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ async def test_what_is_recalled_is_near_bounded_dated_and_in_the_order_of_time(l
 async def test_a_slow_model_is_not_waited_for_and_its_answer_still_counts(library: Library) -> None:
     await library.put("ada", "user: my cat is called Mochi")
     library.embedder.release = asyncio.Event()
-    recall = library.recall(time_limit=0.02)
+    recall = library.recall(timeout_seconds=0.02)
     assert await recall.about("ada", "my cat", shown=()) == []
     assert not recall.ok
     assert recall.state.startswith("failed once: took longer than 0.02 s")
@@ -133,7 +133,7 @@ async def test_one_that_keeps_failing_is_left_alone_for_a_while(
 async def test_too_many_at_once_do_without(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recall_module, "_MOST_AT_ONCE", 2)
     library.embedder.release = asyncio.Event()
-    recall = library.recall(time_limit=0.02)
+    recall = library.recall(timeout_seconds=0.02)
     await asyncio.gather(*(recall.about("ada", "my cat", shown=()) for _ in range(5)))
     assert library.embedder.asked == 2
     await recall.close()
@@ -212,11 +212,11 @@ async def test_a_database_that_opens_slowly_is_open_for_a_later_answer(
     await library.put("ada", "user: my cat is called Mochi")
     await writer.close()
     library.store = reader = open_memories(VectorSettings(), database_config)  # type: ignore[assignment]
-    recall = library.recall(time_limit=0.001)
+    recall = library.recall(timeout_seconds=0.001)
 
     async def recalled() -> list[str]:
         recall._resting_until = 0.0
-        recall._settings = RecallSettings(time_limit=0.2)
+        recall._settings = RecallSettings(timeout_seconds=0.2)
         return await recall.about("ada", "what is my cat called", shown=())
 
     assert await recall.about("ada", "what is my cat called", shown=()) == []

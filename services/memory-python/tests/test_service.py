@@ -268,7 +268,7 @@ async def test_a_hanging_model_does_not_keep_others_waiting(
     for number in range(5):  # before the service starts, so that one batch has them all and their time ends at once
         await push("hi", task_id=f"t{number}", handover=handover(f"t{number}"))
     await push("ordinary", task_id="o", user_id="bob")
-    async with run_service(model, answer={"time_limit": 0.3, "sentences": {"en": "plain"}}):
+    async with run_service(model, answer={"timeout_seconds": 0.3, "sentences": {"en": "plain"}}):
         replies = await ear.count("letta_responses", 5)
         await ear.count("memory_updates", 6)
     assert {reply["response_text"] for reply in replies} == {"plain"}

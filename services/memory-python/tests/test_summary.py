@@ -15,7 +15,7 @@ from memory_service.summary import _prompt
 
 pytestmark = pytest.mark.integration
 
-SUMMARY = {"enabled": True, "cooldown_success": 100, "cooldown_failure": 500}
+SUMMARY = {"enabled": True, "cooldown_success_seconds": 100, "cooldown_failure_seconds": 500}
 PAUSE = "memory:summary_pause:memory:user_sessions:ann"
 
 

@@ -164,7 +164,7 @@ async def test_a_stop_finishes_what_it_can_and_gives_the_rest_back_in_order(
     *, client: Redis, run_service: Any, push: Any, handover: Any, model: Any, eventually: Any, ear: Any
 ) -> None:
     model.release = asyncio.Event()
-    async with run_service(model, shutdown_grace=0.2):
+    async with run_service(model, shutdown_grace_seconds=0.2):
         for number in range(3):
             await push(f"q{number}", task_id=f"t{number}", handover=handover(f"t{number}"))
         await ear.count("memory_updates", 3)
@@ -186,7 +186,7 @@ async def test_a_stop_finishes_what_it_can_and_gives_the_rest_back_in_order(
 
 async def test_it_stops_while_redis_is_unavailable(durable_valkey: Any, start_process: Any, eventually: Any) -> None:
     durable_valkey.start()
-    process = start_process(durable_valkey.url, shutdown_grace=1)
+    process = start_process(durable_valkey.url, shutdown_grace_seconds=1)
     async with Redis.from_url(durable_valkey.url) as client:
         await fill(client, 8)
         await eventually(lambda: client.exists("memory:user_sessions:u7"))

@@ -9,8 +9,13 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
+from shared_utils.config.layout import Layout
 from shared_utils.config.settings import LogSettings, RedisSettings, Section, TextList, config_file, load, setting
 from shared_utils.errors import SettingsError
+
+LAYOUT = Layout(
+    prefix="PROGRAM_", sections=frozenset({"redis", "logs", "letta", "agents", "memory"}), short_beginnings=("LETTA_",)
+)
 
 
 class Inner(Section):
@@ -52,7 +57,7 @@ class Checkout:
             if content is not None:
                 text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
                 path.write_text(text, encoding="utf-8")
-        return load(Settings, config=self.main, environ=environ or {}, flags=flags)
+        return load(Settings, LAYOUT, config=self.main, environ=environ or {}, flags=flags)
 
     def refusal(self, *args, **kwargs):
         with pytest.raises(SettingsError) as caught:
@@ -67,7 +72,7 @@ def checkout(tmp_path):
 
 
 def test_without_any_source_the_defaults_hold(checkout):
-    assert checkout.read() == load(Settings, config=None, environ={})
+    assert checkout.read() == load(Settings, LAYOUT, config=None, environ={})
     assert checkout.read().settings == Settings()
     assert checkout.read().origins == {}
 
@@ -192,14 +197,14 @@ def test_what_kubernetes_sets_for_a_service_named_redis_counts_as_not_set(checko
 
 
 def test_a_configuration_file_that_is_named_must_exist(tmp_path):
-    path, named = config_file(None, {"LETTA_BRIDGE_CONFIG": f"'{tmp_path}/typo.json'\n"})
+    path, named = config_file(None, LAYOUT, {"PROGRAM_CONFIG": f"'{tmp_path}/typo.json'\n"})
     assert (path, named) == (tmp_path / "typo.json", True)
     with pytest.raises(SettingsError, match=r"typo\.json does not exist"):
-        load(Settings, config=path, environ={}, must_exist=named)
-    assert config_file(tmp_path / "x.json", {}) == (tmp_path / "x.json", True)
-    path, named = config_file(None, {"LETTA_BRIDGE_CONFIG": " "})
+        load(Settings, LAYOUT, config=path, environ={}, must_exist=named)
+    assert config_file(tmp_path / "x.json", LAYOUT, {}) == (tmp_path / "x.json", True)
+    path, named = config_file(None, LAYOUT, {"PROGRAM_CONFIG": " "})
     assert (path, named) == (Path("config.json"), False)
-    assert load(Settings, config=tmp_path / "none.json", environ={}).config is None
+    assert load(Settings, LAYOUT, config=tmp_path / "none.json", environ={}).config is None
 
 
 @pytest.mark.parametrize("content", ["", "\n", " \t\n"])

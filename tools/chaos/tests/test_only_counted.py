@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from bridge_chaos.load import Utterance
@@ -32,6 +34,14 @@ def run(run_id, *numbers, left_out=0, language="en"):
 
 def numbers(found):
     return sorted(utterance.number for utterance in found)
+
+
+def test_the_bounds_are_those_of_the_configuration_and_of_the_topology():
+    def bounds(*variables):
+        return Bounds.of(SimpleNamespace(topology=SimpleNamespace(variables=variables)))
+
+    assert bounds() == Bounds(turns=20, characters=8000)
+    assert bounds(("LETTA_BRIDGE_FALLBACK_CATCH_UP_MAX_TURNS", "200")) == Bounds(turns=200, characters=8000)
 
 
 @pytest.mark.parametrize("language", NOTES)

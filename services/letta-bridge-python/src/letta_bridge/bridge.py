@@ -121,7 +121,7 @@ class Bridge:
             settings.sessions,
             tenant=settings.tenant.name,
             owner=self.name,
-            claim=queue.lease,  # a killed bridge's turn and its claim on the user's agent end together
+            claim=queue.lease_seconds,  # a killed bridge's turn and its claim on the user's agent end together
             creation_leases=RedisCreationLeases(redis, self.queue.keys),
             consent=self._consent,
             opt_outs=self._opt_outs,
@@ -137,9 +137,9 @@ class Bridge:
         )
         context = DeliveryContext(self.servers, self.sessions, settings.letta, settings.fallback, telemetry.recorder)
         fallback = telemetry.fallback(self._fallback)
-        guards = Limiter(settings.guards, RedisUsageStore(redis, self.queue.keys))
-        self.queue.max_lane = settings.guards.max_lane
-        self.queue.journal_bound = settings.journal.backlog
+        guards = Limiter(settings.limits, RedisUsageStore(redis, self.queue.keys))
+        self.queue.max_lane = settings.limits.max_pending_per_user
+        self.queue.journal_bound = settings.journal.backlog_turns
         self.queue.journal_bytes = settings.journal.backlog_bytes
         self._journal = self._new_journal(redis)
         self._vectors = (
@@ -221,7 +221,7 @@ class Bridge:
             return
         self.settings = settings
         logs.adjust(settings.logs)
-        self.queue.max_lane = settings.guards.max_lane
+        self.queue.max_lane = settings.limits.max_pending_per_user
         self._fallback.reload(settings.fallback)
         self._processor.reload(settings)
         if self._journal is not None:
@@ -230,7 +230,7 @@ class Bridge:
 
     def _app(self) -> FastAPI:
         settings = self.settings
-        grace = timedelta(hours=settings.sessions.grace_hours)
+        grace = timedelta(hours=settings.sessions.deleted_retention_hours)
         earlier = SessionChoices(self.sessions.store, settings.agents.personas, self.sessions.forget)
         agents = OptOutTags(self._any_letta, settings.tenant.name, self._may_use_agents)
         api = routers(self.sessions, UserSettings(self._consent, earlier, agents), grace=grace)

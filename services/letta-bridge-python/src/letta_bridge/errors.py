@@ -80,7 +80,7 @@ class LettaUnavailable(LettaError):
 class OutcomeUnknown(LettaError):
     """Letta may or may not have stored the turn; look for its otid before sending it again."""
 
-    code = "turn_fate_unknown"
+    code = "outcome_unknown"
     retryable = True
 
     def __init__(
@@ -200,25 +200,25 @@ class TaskExpired(LimitReached):
 class LaneFull(LimitReached):
     """Too many messages of this user wait already; send it again when they are answered."""
 
-    code = "lane_full"
+    code = "user_queue_full"
 
 
 class RateLimited(LimitReached):
     """This user's messages come too fast; send it again later."""
 
-    code = "user_rate"
+    code = "user_rate_limited"
 
 
 class UserTokenBudgetExhausted(LimitReached):
     """This user's token budget of the day is spent; it starts anew at midnight UTC."""
 
-    code = "user_tokens_spent"
+    code = "user_token_budget_exhausted"
 
 
 class TokenBudgetExhausted(LimitReached):
     """The token budget of the day is spent; it starts anew at midnight UTC."""
 
-    code = "tokens_spent"
+    code = "token_budget_exhausted"
 
 
 LIMIT_CODES = frozenset(

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
+from letta_bridge.config_layout import LAYOUT
 from shared_utils.config.setting_types import HttpAddress, HttpKey, HttpToken, http_address
 from shared_utils.config.settings import (
     Loaded,
@@ -58,10 +59,16 @@ class QueueSettings(TaskLimits):
     max_concurrent_requests: int = setting(
         64, "MAX_CONCURRENT_REQUESTS", doc="turns this bridge holds at once", reload=True, ge=1, le=100_000
     )
-    lease: float = setting(30.0, "LEASE_SECONDS", doc="seconds after which a dead bridge's turns are taken over", ge=1)
-    reply_ttl: float = setting(3600.0, "REPLY_TTL", doc="seconds a reply is kept by task id", ge=1, le=MAX_REPLY_TTL)
-    replies_kept: int = setting(10_000, doc="replies in the stream for late subscribers", ge=1)
-    missed_kept: int = setting(200, doc="turns kept per user for an agent that does not know them yet", ge=1)
+    lease_seconds: float = setting(
+        30.0, "LEASE_SECONDS", doc="seconds after which a dead bridge's turns are taken over", ge=1
+    )
+    reply_ttl_seconds: float = setting(
+        3600.0, "REPLY_TTL_SECONDS", doc="seconds a reply is kept by task id", ge=1, le=MAX_REPLY_TTL
+    )
+    reply_stream_maxlen: int = setting(10_000, doc="replies in the stream for late subscribers", ge=1)
+    max_missed_per_user: int = setting(
+        200, doc="turns kept per user and persona for an agent that does not know them yet", ge=1
+    )
     missed_bytes: int = setting(
         4_194_304, doc="bytes of these turns per user and persona; the oldest beyond are dropped", ge=1024
     )
@@ -69,8 +76,8 @@ class QueueSettings(TaskLimits):
         134_217_728, doc="bytes of memory for dead letters; the oldest beyond are dropped", ge=1_048_576
     )
     max_deliveries: int = setting(5, doc="hand-outs after which a task is a dead letter", reload=True, ge=1)
-    shutdown_grace: float = setting(
-        20.0, "SHUTDOWN_GRACE", doc="seconds running turns have to end on SIGTERM", reload=True, ge=0
+    shutdown_grace_seconds: float = setting(
+        20.0, "SHUTDOWN_GRACE_SECONDS", doc="seconds running turns have to end on SIGTERM", reload=True, ge=0
     )
 
 
@@ -98,23 +105,25 @@ class LettaSettings(Section):
         min_length=1,
     )
     api_key: HttpKey | None = setting(None, "LETTA_API_KEY", doc="Letta's server password")
-    timeout: float = setting(60.0, "LETTA_TIMEOUT", doc="seconds one call to Letta may take", reload=True, gt=0)
+    timeout_seconds: float = setting(
+        60.0, "LETTA_TIMEOUT_SECONDS", doc="seconds one call to Letta may take", reload=True, gt=0
+    )
     retry_attempts: int = setting(3, "LETTA_RETRY_ATTEMPTS", doc="further tries after a failed one", reload=True, ge=0)
-    reply_deadline: float = setting(
+    reply_deadline_seconds: float = setting(
         90.0,
-        "REPLY_DEADLINE",
+        "REPLY_DEADLINE_SECONDS",
         doc="seconds a turn has for a reply, retries included; then memory-python",
         reload=True,
         gt=0,
     )
-    turn_patience: float = setting(
+    previous_turn_timeout_seconds: float = setting(
         30.0,
         doc="seconds a user's next turn waits for one still running in Letta, but no longer than half of "
-        "reply_deadline; then memory-python answers it",
+        "reply_deadline_seconds; then memory-python answers it",
         reload=True,
         gt=0,
     )
-    run_lifetime: float = setting(
+    run_lifetime_seconds: float = setting(
         600.0,
         doc="seconds after which a run that is still active is taken for one that a killed server left behind, and "
         "cancelled; longer than any turn of the model takes",
@@ -189,9 +198,9 @@ class FallbackSettings(Section):
         min_length=1,
         max_length=MAX_QUEUE_NAME_LENGTH,
     )
-    timeout: float = setting(
+    timeout_seconds: float = setting(
         20.0,
-        "FALLBACK_TIMEOUT",
+        "FALLBACK_TIMEOUT_SECONDS",
         doc="seconds memory-python has for an answer; more than its own time limit",
         reload=True,
         gt=0,
@@ -202,8 +211,10 @@ class FallbackSettings(Section):
         doc="where memory-python serves its health, for letta-bridge doctor; null: it is not asked",
         pattern="^https?://[^/@]+(/|$)",
     )
-    told_turns: int = setting(20, doc="missed turns told to the agent word for word", reload=True, ge=1)
-    told_characters: int = setting(8000, doc="characters of missed turns told at most", reload=True, ge=500)
+    catch_up_max_turns: int = setting(
+        20, doc="missed turns told to the agent word for word, at most", reload=True, ge=1
+    )
+    catch_up_max_characters: int = setting(8000, doc="characters of missed turns told at most", reload=True, ge=500)
     canned_sentences: TextList = setting(
         (canned_sentences.CHINESE, canned_sentences.ENGLISH),
         doc="memory-python's plain sentences (memory.answer.sentences), which are nobody's answer; for replies and "
@@ -220,18 +231,24 @@ class BudgetSettings(Section):
 
 
 class GuardSettings(Section):
-    """What one user, and all of them, may ask for, over all bridges of the queue. 0 switches a guard off."""
+    """What one user, and all of them, may ask for, over all bridges of the queue. 0 switches a limit off."""
 
     turns_per_minute: float = setting(
-        0.0, "GUARD_TURNS_PER_MINUTE", doc="turns a user may take in the long run", reload=True, ge=0
+        0.0, "LIMIT_TURNS_PER_MINUTE", doc="turns a user may take in the long run", reload=True, ge=0
     )
-    burst: int = setting(10, "GUARD_BURST", doc="turns a quiet user may take at once", reload=True, ge=1)
+    burst: int = setting(10, "LIMIT_BURST", doc="turns a quiet user may take at once", reload=True, ge=1)
     user_tokens: BudgetSettings = BudgetSettings()
     all_tokens: BudgetSettings = BudgetSettings()
-    max_age: float = setting(
-        0.0, "GUARD_MAX_AGE", doc="seconds after which a task that waited is not answered any more", reload=True, ge=0
+    max_age_seconds: float = setting(
+        0.0,
+        "LIMIT_MAX_AGE_SECONDS",
+        doc="seconds after which a task that waited is not answered any more",
+        reload=True,
+        ge=0,
     )
-    max_lane: int = setting(0, "GUARD_MAX_LANE", doc="tasks of one user that may wait", reload=True, ge=0)
+    max_pending_per_user: int = setting(
+        0, "LIMIT_MAX_PENDING_PER_USER", doc="tasks of one user that may wait", reload=True, ge=0
+    )
 
 
 class SessionSettings(Section):
@@ -244,9 +261,12 @@ class SessionSettings(Section):
         None, "SESSION_EXPIRES_IN_HOURS", doc="hours after which a session ends; its agent stays; empty: never", gt=0
     )
     sliding: bool = setting(True, doc="count those hours from a session's last use; false: from when it got its agent")
-    cleanup_interval: float = setting(600.0, doc="seconds between two clean-ups of sessions", ge=1)
-    grace_hours: float = setting(
-        720.0, "SESSION_GRACE_HOURS", doc="hours an ended session can be undeleted; then a cleanup removes it", ge=0
+    cleanup_interval_seconds: float = setting(600.0, doc="seconds between two clean-ups of sessions", ge=1)
+    deleted_retention_hours: float = setting(
+        720.0,
+        "SESSION_DELETED_RETENTION_HOURS",
+        doc="hours an ended session can be undeleted; then a cleanup removes it",
+        ge=0,
     )
 
 
@@ -263,7 +283,7 @@ class JournalSettings(Section):
         doc="keep also what no agent may remember: memory_type temporary, users who switched permanent memory off",
         reload=True,
     )
-    backlog: int = setting(
+    backlog_turns: int = setting(
         100_000, doc="turns that may wait in Redis while the database is away; later ones are not kept", ge=1
     )
     backlog_bytes: int = setting(268_435_456, doc="bytes of the turns that may wait; later ones are not kept", ge=1024)
@@ -282,6 +302,20 @@ class UploadSettings(Section):
     )
 
 
+class StorageSettings(Section):
+    """Where this host keeps what is not in the database."""
+
+    data_dir: str = setting("data", "DATA_DIR", doc="directory of run-time data")
+
+
+class TelemetrySettings(Section):
+    """What is sent to OpenTelemetry; metrics are served on the HTTP port."""
+
+    traces: bool = setting(
+        False, "BRIDGE_TRACES", doc="send OpenTelemetry spans, as the OTEL_ variables say; needs letta-bridge[otel]"
+    )
+
+
 class HttpSettings(Section):
     """The bridge's own HTTP port."""
 
@@ -289,10 +323,6 @@ class HttpSettings(Section):
     port: int = setting(8290, "BRIDGE_HTTP_PORT", doc="port to bind; 0 takes a free one", ge=0, lt=65536)
     api_token: HttpToken | None = setting(
         None, "BRIDGE_API_TOKEN", doc="what callers of /api must send; needed where host is not this machine alone"
-    )
-    data_dir: str = setting("data", "DATA_DIR", doc="run-time data")
-    traces: bool = setting(
-        False, "BRIDGE_TRACES", doc="send OpenTelemetry spans, as the OTEL_ variables say; needs letta-bridge[otel]"
     )
 
 
@@ -308,14 +338,16 @@ class BridgeSettings(BaseModel):
     letta: LettaSettings = LettaSettings()
     agents: AgentSettings = AgentSettings()
     fallback: FallbackSettings = FallbackSettings()
-    guards: GuardSettings = GuardSettings()
+    limits: GuardSettings = GuardSettings()
     sessions: SessionSettings = SessionSettings()
     database: DatabaseConfig = DatabaseConfig()
     journal: JournalSettings = JournalSettings()
     vectors: VectorSettings = VectorSettings()
     embeddings: EmbeddingSettings = EmbeddingSettings()
     uploads: UploadSettings = UploadSettings()
+    storage: StorageSettings = StorageSettings()
     bridge: HttpSettings = HttpSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     @model_validator(mode="after")
     def _use_tenant_schema(self) -> Self:
@@ -331,7 +363,7 @@ class BridgeSettings(BaseModel):
     @property
     def data_dir(self) -> Path:
         """Where run-time data lies."""
-        return Path(self.bridge.data_dir)
+        return Path(self.storage.data_dir)
 
     @property
     def tenant_dir(self) -> Path:
@@ -364,8 +396,8 @@ def read_settings(
         SettingsError: one sentence for the operator.
     """
     environ = os.environ if environ is None else environ
-    path, named = config_file(config, environ)
-    loaded = load(BridgeSettings, config=path, environ=environ, flags=flags, must_exist=named)
+    path, named = config_file(config, LAYOUT, environ)
+    loaded = load(BridgeSettings, LAYOUT, config=path, environ=environ, flags=flags, must_exist=named)
     if loaded.settings.vectors.enabled and loaded.settings.database.db_url is None:
         raise SettingsError(
             "vectors.enabled is on, and there is no database to read the journal from; set DATABASE_URL, or "

@@ -411,7 +411,7 @@ async def test_restoring_does_not_bring_back_what_was_older(manager, store, lett
 
 @pytest.mark.parametrize(("sliding", "moved"), [(True, True), (False, False)])
 async def test_sessions_expire_and_keep_their_agent(store, letta, sliding, moved):
-    settings = SessionSettings(expires_in_hours=2, sliding=sliding, grace_hours=0)
+    settings = SessionSettings(expires_in_hours=2, sliding=sliding, deleted_retention_hours=0)
     manager = SessionManager(store, SETTINGS, settings)
     agent = await manager.agent_for("ada", "default", None, letta)
     first = store.sessions["ada", "default"]
@@ -430,7 +430,7 @@ async def test_sessions_expire_and_keep_their_agent(store, letta, sliding, moved
 async def test_while_it_runs_memory_and_store_are_kept_together(store, letta, monkeypatch):
     monkeypatch.setattr(session_manager, "_CHANGES_POLL_SECONDS", 0.01)
     monkeypatch.setattr(session_manager, "_LAST_SEEN_WRITE_SECONDS", 0.02)
-    manager = SessionManager(store, SETTINGS, SessionSettings(cleanup_interval=1))
+    manager = SessionManager(store, SETTINGS, SessionSettings(cleanup_interval_seconds=1))
     store.broken = True
     async with manager.running(), asyncio.timeout(10):
         while manager.store_error is None:

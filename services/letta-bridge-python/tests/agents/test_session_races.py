@@ -58,7 +58,7 @@ def run(database_config, letta_url, redis_url, tmp_path, monkeypatch):
     def bridge(number, work, claim, start, results):
         async def main():
             settings = BridgeSettings.model_validate(
-                {"database": database_config.model_dump(), "bridge": {"data_dir": str(tmp_path / str(number))}}
+                {"database": database_config.model_dump(), "storage": {"data_dir": str(tmp_path / str(number))}}
             )
             store = session_store(settings, Database(settings.database))
             redis = connect(RedisSettings(url=redis_url), name="test")

@@ -20,7 +20,7 @@ NOWHERE = "postgresql://bridge:secret-of-the-database@127.0.0.1:1/bridge"
 def settings(tmp_path):
     return BridgeSettings.model_validate(
         {
-            "bridge": {"data_dir": str(tmp_path)},
+            "storage": {"data_dir": str(tmp_path)},
             "database": {"db_url": NOWHERE, "connection_timeout": 1},
             "sessions": {"max_data_bytes": 2048},
         }

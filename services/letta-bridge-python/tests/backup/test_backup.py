@@ -27,7 +27,7 @@ from shared_utils.persistence.sessions.file_store import FileSessionStore
 
 
 def settings_of(folder):
-    return BridgeSettings.model_validate({"bridge": {"data_dir": str(folder)}})
+    return BridgeSettings.model_validate({"storage": {"data_dir": str(folder)}})
 
 
 @pytest.fixture
@@ -94,12 +94,12 @@ async def test_session_file_and_agents_come_back_whole(settings, empty, letta, s
     await FileErasureLog(settings.data_dir / "erasures.jsonl").begin("gone")
     done = []
     made = await make_backup(
-        settings, store, folder, configuration={"letta.timeout": 60.0}, progress=lambda *one: done.append(one)
+        settings, store, folder, configuration={"letta.timeout_seconds": 60.0}, progress=lambda *one: done.append(one)
     )
     assert ([state.method for state in made.state], len(made.agents)) == (["file"], 3)
     assert [count for what, count in done if what == "agents"] == [1, 2, 3]
     assert all(agent.counts["message"] == 9 and agent.counts["passage"] == 1 for agent in made.agents)
-    assert json.loads((folder / "config.json").read_text("utf-8")) == {"letta.timeout": 60.0}
+    assert json.loads((folder / "config.json").read_text("utf-8")) == {"letta.timeout_seconds": 60.0}
 
     other = InMemoryLetta(models=frozenset({"fake/model"}))
     report = await restore_backup(empty, InMemoryAgentStore(other), folder)
@@ -221,7 +221,7 @@ async def test_a_place_that_is_not_empty_is_refused_before_any_agent_is_written(
 async def test_backup_of_another_tenant_is_refused_with_and_without_agents(settings, store, filled, tmp_path, agents):
     folder, other = tmp_path / "backup", InMemoryLetta()
     await make_backup(settings, store if agents else None, folder, configuration={})
-    place = {"bridge": {"data_dir": str(tmp_path / "shop")}, "tenant": {"name": "shop"}}
+    place = {"storage": {"data_dir": str(tmp_path / "shop")}, "tenant": {"name": "shop"}}
     shop = BridgeSettings.model_validate(place)
     with pytest.raises(Conflict, match="is of the tenant ''"):
         await restore_backup(shop, InMemoryAgentStore(other) if agents else None, folder)
@@ -235,7 +235,7 @@ async def test_backup_that_names_no_tenant_is_refused_by_its_agents_even_without
     folder = tmp_path / "backup"
     made = await make_backup(settings, store, folder, configuration={})
     manifest.write(folder, made.model_copy(update={"tenant": None}))
-    place = {"bridge": {"data_dir": str(tmp_path / "shop")}, "tenant": {"name": "shop"}}
+    place = {"storage": {"data_dir": str(tmp_path / "shop")}, "tenant": {"name": "shop"}}
     shop = BridgeSettings.model_validate(place)
     with pytest.raises(SnapshotDamaged, match="of another tenant"):
         await restore_backup(shop, None, folder)

@@ -57,7 +57,7 @@ def place(url_of, tmp_path):
         schema, number = f"backup_{next(numbers)}", next(numbers)
         config = {"db_url": url_of(server), "schema_name": schema, "max_connections": 3}
         settings = BridgeSettings.model_validate(
-            {"bridge": {"data_dir": str(tmp_path / f"data-{number}")}, "database": config, **more}
+            {"storage": {"data_dir": str(tmp_path / f"data-{number}")}, "database": config, **more}
         )
         made.append(settings.database)
         return settings

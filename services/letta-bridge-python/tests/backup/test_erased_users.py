@@ -45,12 +45,12 @@ def ledger():
 
 @pytest.fixture
 def settings(tmp_path):
-    return BridgeSettings.model_validate({"bridge": {"data_dir": str(tmp_path / "data")}})
+    return BridgeSettings.model_validate({"storage": {"data_dir": str(tmp_path / "data")}})
 
 
 @pytest.fixture
 def empty(tmp_path):
-    return BridgeSettings.model_validate({"bridge": {"data_dir": str(tmp_path / "elsewhere")}})
+    return BridgeSettings.model_validate({"storage": {"data_dir": str(tmp_path / "elsewhere")}})
 
 
 @pytest.fixture

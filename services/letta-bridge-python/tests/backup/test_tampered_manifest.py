@@ -36,7 +36,7 @@ _VALUES = (
 
 
 def settings_of(folder):
-    return BridgeSettings.model_validate({"bridge": {"data_dir": str(folder)}})
+    return BridgeSettings.model_validate({"storage": {"data_dir": str(folder)}})
 
 
 @pytest.fixture

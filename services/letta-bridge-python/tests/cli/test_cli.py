@@ -97,7 +97,7 @@ def test_wrong_usage_is_exit_code_2(call, arguments):
     ("content", "named"),
     [
         ('{"letta": {"api_url": "x"}}', "did you mean 'api_urls'?"),
-        ('{"queue": {"lease": 0}}', "queue.lease"),
+        ('{"queue": {"lease_seconds": 0}}', "queue.lease_seconds"),
         ('{"redis": {"url": ', "is not valid JSON"),
         ('{"redis": {"url": "http://:hunter2@h"}}', "REDIS_URL starts with 'http://'"),
         ('{"redis": {"url": "redis://:hunt/hunter2@h"}}', "REDIS_URL cannot be read"),
@@ -141,7 +141,7 @@ def test_a_taken_http_port_ends_run_with_one_sentence(call, nowhere, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         result = call("run", "--port", str(port), REDIS_URL=nowhere, DATA_DIR=str(tmp_path))
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert f"cannot listen on 127.0.0.1:{port} (" in sentence(result)
 
 

@@ -170,6 +170,20 @@ def test_all_dead_letters_of_one_code_go_at_once(on, client):
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("asked", ["turn_fate_unknown", "outcome_unknown"])
+def test_letters_of_either_release_are_found_by_either_code(on, client, asked):
+    bury(client, "t1", code="turn_fate_unknown")
+    bury(client, "t2", code="outcome_unknown")
+    assert json.loads(on("dead", "list", "--group", "--code", asked, "--json").stdout)["by_code"] == {
+        "outcome_unknown": 2
+    }
+    shown = json.loads(on("dead", "list", "--code", asked, "--json").stdout)["letters"]
+    assert {letter["code"] for letter in shown} == {"outcome_unknown"}
+    assert "outcome_unknown" in on("dead", "show", shown[-1]["id"]).stdout
+    assert "2 letters dropped" in on("dead", "drop", "--all", "--code", asked).stdout
+
+
+@pytest.mark.integration
 def test_a_letter_that_this_release_cannot_read_is_named_and_stays(on, client):
     bury(client, "t1")
     client.lpush(f"{Q}:dead", b'{"v":2,"record":"entry","code":"newer_record","lane":"ada"}\nv2 {}\n{}')
@@ -323,7 +337,7 @@ def test_status_and_send_name_a_user_who_floods(on, client):
     client.rpush(f"{Q}:lane:mallory", *(f"{number} 0 1\n{{}}" for number in range(500)))
     shown = on("status").stdout
     assert re.search(r"flood +500 tasks of the user mallory wait and are answered one after the other", shown)
-    assert "guards.max_lane" in shown
+    assert "limits.max_pending_per_user" in shown
     told = on("send", "me too", "--user", "mallory", "--wait", "0.1", code=3).stderr
     assert "500 tasks of this user wait" in told
     assert "tasks of this user" not in on("send", "hi", "--user", "ada", "--wait", "0.1", code=3).stderr
@@ -455,11 +469,13 @@ def test_a_wrong_choice_of_what_to_replay_is_named(call, arguments, named):
 
 
 def test_config_tells_where_each_setting_came_from(call, tmp_path):
-    (tmp_path / "config.json").write_text('{"letta": {"timeout": 5}, "queue": {"lease": 7}}', encoding="utf-8")
-    (tmp_path / "config.local.json").write_text('{"queue": {"lease": 8}}', encoding="utf-8")
+    (tmp_path / "config.json").write_text(
+        '{"letta": {"timeout_seconds": 5}, "queue": {"lease_seconds": 7}}', encoding="utf-8"
+    )
+    (tmp_path / "config.local.json").write_text('{"queue": {"lease_seconds": 8}}', encoding="utf-8")
     shown = json.loads(call("config", "--json", LETTA_MODEL="openai/x").stdout)
-    assert shown["letta.timeout"] == {"value": 5.0, "source": str(tmp_path / "config.json")}
-    assert shown["queue.lease"] == {"value": 8.0, "source": str(tmp_path / "config.local.json")}
+    assert shown["letta.timeout_seconds"] == {"value": 5.0, "source": str(tmp_path / "config.json")}
+    assert shown["queue.lease_seconds"] == {"value": 8.0, "source": str(tmp_path / "config.local.json")}
     assert shown["agents.model"] == {"value": "openai/x", "source": "LETTA_MODEL"}
     assert shown["letta.enabled"]["source"] == "default"
     assert "短期" not in call("config", "queue").stdout
@@ -506,8 +522,32 @@ def test_the_schema_takes_the_shipped_configuration(call, pytestconfig):
     assert schema["additionalProperties"] is False
     letta = schema["$defs"]["LettaSettings"]
     assert shipped["letta"].keys() <= letta["properties"].keys()
-    assert letta["properties"]["timeout"]["exclusiveMinimum"] == 0
-    assert "env" not in letta["properties"]["timeout"]
+    assert letta["properties"]["timeout_seconds"]["exclusiveMinimum"] == 0
+    assert "env" not in letta["properties"]["timeout_seconds"]
+    assert letta["properties"]["timeout"] == {
+        "deprecated": True,
+        "description": "its name is letta.timeout_seconds now",
+    }
+    assert schema["properties"]["guards"]["properties"]["user_tokens"]["properties"]["soft"]["deprecated"]
+
+
+def test_config_and_doctor_name_former_settings_and_no_secret(call, tmp_path):
+    (tmp_path / "config.json").write_text('{"queue": {"lease": 7}}', encoding="utf-8")
+    sentence = "uses former names of settings, which the next release refuses: "
+    environ = {"GUARD_BURST": "4", "REDIS_URL": f"redis://:{SECRET}@127.0.0.1:1"}
+    result = call("config", "queue.lease_seconds", "--json", **environ)
+    assert json.loads(result.stdout) == {
+        "queue.lease_seconds": {"value": 7.0, "source": f"{tmp_path / 'config.json'}, as queue.lease"}
+    }
+    said = result.stderr.splitlines()
+    assert said == [
+        f"letta-bridge: {tmp_path / 'config.json'} {sentence}queue.lease is queue.lease_seconds now",
+        f"letta-bridge: the environment {sentence}GUARD_BURST is LIMIT_BURST now",
+    ]
+    found = json.loads(call("doctor", "--json", **environ).stdout)["findings"]
+    told = [finding["says"] for finding in found if finding["subject"] == "settings"]
+    assert [f"letta-bridge: {says}" for says in told] == said
+    assert SECRET not in result.output + json.dumps(found)
 
 
 def test_doctor_fails_with_exit_code_1_and_a_line_for_each(call, tmp_path):

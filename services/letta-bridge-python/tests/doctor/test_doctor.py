@@ -126,7 +126,7 @@ def settings(tmp_path, stub_letta, nowhere):
             "redis": {"url": f"redis://127.0.0.1:{nowhere}"},
             "letta": {"api_urls": [stub_letta.url], "api_key": stub_letta.password},
             "agents": {"model": MODEL, "embedding": EMBEDDING},
-            "bridge": {"data_dir": str(tmp_path / "data")},
+            "storage": {"data_dir": str(tmp_path / "data")},
         }
         for section, values in changes.items():
             base[section] = base.get(section, {}) | values
@@ -328,7 +328,7 @@ async def test_one_user_who_floods_is_named_with_what_to_do(settings, redis_url,
     level, text = await the_one(made, "flood")
     assert level is Level.WARN
     assert "500 tasks of the user ~mallory wait" in text
-    assert "guards.max_lane" in text
+    assert "limits.max_pending_per_user" in text
 
 
 @pytest.mark.integration

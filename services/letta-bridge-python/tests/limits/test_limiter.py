@@ -78,7 +78,7 @@ async def test_limits_that_are_off_read_no_counter():
     ],
 )
 async def test_a_task_that_waited_too_long_is_not_answered(queued_seconds, timestamp, expired):
-    guards = make(max_age=60)
+    guards = make(max_age_seconds=60)
     if not expired:
         assert (await guards.admit(turn(queued_seconds=queued_seconds), task(timestamp=timestamp))).to_letta() is None
         return
@@ -115,13 +115,13 @@ def answers(rig):
 
 
 async def test_a_user_who_comes_too_fast_gets_an_error_and_the_others_are_not_touched(make_rig):
-    rig = make_rig(guards={"turns_per_minute": 1, "burst": 2})
+    rig = make_rig(limits={"turns_per_minute": 1, "burst": 2})
     for number in range(4):
         rig.push(f"a{number}", user="ada")
     rig.push("b0", user="bo")
     await rig.work_off()
     assert sorted(answers(rig)) == [
-        ("a0", "letta"), ("a1", "letta"), ("a2", "user_rate"), ("a3", "user_rate"), ("b0", "letta"),
+        ("a0", "letta"), ("a1", "letta"), ("a2", "user_rate_limited"), ("a3", "user_rate_limited"), ("b0", "letta"),
     ]  # fmt: skip
     reply = rig.kept(task_id="a2")
     assert (reply["retryable"], reply["message"][:40]) == (True, "this user sends more than 1 messages a m")
@@ -129,7 +129,7 @@ async def test_a_user_who_comes_too_fast_gets_an_error_and_the_others_are_not_to
 
 
 async def test_a_refused_task_that_is_sent_again_is_judged_again_and_answered_as_if_new(make_rig):
-    rig = make_rig(guards={"turns_per_minute": 1, "burst": 1})
+    rig = make_rig(limits={"turns_per_minute": 1, "burst": 1})
     rig.push("a0")
     rig.push("a1")
     await rig.work_off()
@@ -138,13 +138,13 @@ async def test_a_refused_task_that_is_sent_again_is_judged_again_and_answered_as
     rig.time += 60
     rig.push("a1")
     await rig.work_off()
-    assert answers(rig) == [("a0", "letta"), ("a1", "user_rate"), ("a1", "user_rate"), ("a1", "letta")]
+    assert answers(rig) == [("a0", "letta"), ("a1", "user_rate_limited"), ("a1", "user_rate_limited"), ("a1", "letta")]
     assert await rig.said_to_agents() == {"ada": ["hi", "hi"]}
 
 
 async def test_what_may_be_in_the_agents_memory_is_seen_through_whatever_the_limits_say(make_rig):
     rig = make_rig(
-        letta={"fallback_to_memory": False, "retry_attempts": 0}, guards={"turns_per_minute": 0.001, "burst": 1}
+        letta={"fallback_to_memory": False, "retry_attempts": 0}, limits={"turns_per_minute": 0.001, "burst": 1}
     )
     rig.letta.down = True
     rig.push("a0")
@@ -156,7 +156,7 @@ async def test_what_may_be_in_the_agents_memory_is_seen_through_whatever_the_lim
 
 
 async def test_a_spent_budget_falls_back_then_refuses_and_the_agent_catches_up_next_day(make_rig):
-    rig = make_rig(guards={"user_tokens": {"soft": 10, "hard": 1000}})
+    rig = make_rig(limits={"user_tokens": {"soft": 10, "hard": 1000}})
     await rig.meter.spend("ada", 10)
     rig.push("a0", content="first")
     await rig.work_off()
@@ -166,13 +166,13 @@ async def test_a_spent_budget_falls_back_then_refuses_and_the_agent_catches_up_n
     rig.time += 86_400
     rig.push("a2", content="third")
     await rig.work_off()
-    assert answers(rig) == [("a1", "user_tokens_spent"), ("a2", "letta")]
-    assert rig.fallback.answered == [("a0", "user_tokens_spent")]
+    assert answers(rig) == [("a1", "user_token_budget_exhausted"), ("a2", "letta")]
+    assert rig.fallback.answered == [("a0", "user_token_budget_exhausted")]
     assert await rig.said_to_agents() == {"ada": ["first", "third"]}
 
 
 async def test_a_budget_does_not_touch_what_letta_is_not_asked_for(make_rig):
-    rig = make_rig(guards={"all_tokens": {"hard": 1}})
+    rig = make_rig(limits={"all_tokens": {"hard": 1}})
     await rig.meter.spend("ada", 1)
     rig.push("a0", meta={"memory_type": "temporary"})
     await rig.work_off()
@@ -180,7 +180,7 @@ async def test_a_budget_does_not_touch_what_letta_is_not_asked_for(make_rig):
 
 
 async def test_a_turns_tokens_are_counted(make_rig):
-    rig = make_rig(guards={"user_tokens": {"soft": 10**9}})
+    rig = make_rig(limits={"user_tokens": {"soft": 10**9}})
     rig.letta._answer = lambda _agent, _messages: TurnAnswer("hello", usage=Usage(40, 2, 42, 1))
     rig.push("a0")
     await rig.work_off()
@@ -189,77 +189,80 @@ async def test_a_turns_tokens_are_counted(make_rig):
 
 
 async def test_a_full_lane_refuses_at_once_and_keeps_the_order_of_what_waits(make_rig):
-    rig = make_rig(guards={"max_lane": 3})
+    rig = make_rig(limits={"max_pending_per_user": 3})
     for number in range(8):
         rig.push(f"a{number}", content=f"say {number}")
     rig.push("b0", user="bo")
     await rig.work_off()
     told = answers(rig)
     assert [task_id for task_id, source in told if source == "letta" and task_id != "b0"] == ["a0", "a1", "a2"]
-    assert {task_id for task_id, source in told if source == "lane_full"} == {"a3", "a4", "a5", "a6", "a7"}
+    assert {task_id for task_id, source in told if source == "user_queue_full"} == {"a3", "a4", "a5", "a6", "a7"}
     assert (await rig.said_to_agents())["ada"] == ["say 0", "say 1", "say 2"]
     counters = rig.shelf.counters
     assert counters["taken"] == counters["settled:letta"] + counters["settled:error"] == 9
 
 
-@pytest.mark.parametrize("limit", [{"max_lane": 3}, {}], ids=["limited", "not limited any more"])
+@pytest.mark.parametrize("limit", [{"max_pending_per_user": 3}, {}], ids=["limited", "not limited any more"])
 @pytest.mark.parametrize("attempts", [1, 2, 5])
 async def test_a_task_whose_lane_was_full_is_refused_on_every_delivery(make_rig, attempts, limit):
-    rig = make_rig(guards=limit)
+    rig = make_rig(limits=limit)
     payload = json.dumps({"task_id": "t1", "user_id": "ada", "content": "hi"}).encode()
     refused = turn(lane="~full:7", attempts=attempts, payload=payload)
     settlement = await rig.processor().process(refused, TurnLease(30, clock()))
-    assert json.loads(settlement.reply)["code"] == "lane_full"
-    assert settlement.tally == ("turned_away", "guard:lane_full")
+    assert json.loads(settlement.reply)["code"] == "user_queue_full"
+    assert settlement.tally == ("turned_away", "guard:user_queue_full")
     assert rig.letta.sent == []
 
 
 async def test_a_user_who_is_called_like_an_overflow_lane_is_served(make_rig):
-    rig = make_rig(guards={"max_lane": 3})
+    rig = make_rig(limits={"max_pending_per_user": 3})
     rig.push("t1", user="~full:7")
     await rig.work_off()
     assert answers(rig) == [("t1", "letta")]
 
 
 async def test_a_killed_bridge_changes_nothing_about_what_a_full_lane_refused(make_rig):
-    rig = make_rig(guards={"max_lane": 2})
+    rig = make_rig(limits={"max_pending_per_user": 2})
     for number in range(6):
         rig.push(f"a{number}", content=f"say {number}")
     dying = rig.queue("dying")
     assert len((await dying.settle_and_fetch([], 10)).turns) == 5, "a0, and four to refuse; a1 waits behind a0"
-    rig.time += rig.settings.queue.lease + 1
+    rig.time += rig.settings.queue.lease_seconds + 1
     await rig.work_off()
     told = dict(answers(rig))
     assert [task_id for task_id, source in told.items() if source == "letta"] == ["a0", "a1"]
-    assert {task_id for task_id, source in told.items() if source == "lane_full"} == {"a2", "a3", "a4", "a5"}
+    assert {task_id for task_id, source in told.items() if source == "user_queue_full"} == {"a2", "a3", "a4", "a5"}
     assert (await rig.said_to_agents())["ada"] == ["say 0", "say 1"]
 
 
 async def test_a_task_refused_by_a_full_lane_may_be_sent_again(make_rig):
-    rig = make_rig(guards={"max_lane": 1})
+    rig = make_rig(limits={"max_pending_per_user": 1})
     rig.push("a0")
     rig.push("a1", content="again")
     await rig.work_off()
-    assert rig.kept(task_id="a1")["code"] == "lane_full"
+    assert rig.kept(task_id="a1")["code"] == "user_queue_full"
     rig.push("a1", content="again")
     await rig.work_off()
     assert rig.kept(task_id="a1")["source"] == "letta"
 
 
 async def test_a_refusal_does_not_stand_in_the_way_of_the_first_task_with_its_id(make_rig):
-    rig = make_rig(guards={"max_lane": 1})
+    rig = make_rig(limits={"max_pending_per_user": 1})
     rig.push("1", content="the first")
     rig.push("1", content="another")
     await rig.work_off()
     assert [reply.get("code", reply.get("response_text")) for reply in rig.replies()] == [
-        "lane_full",
+        "user_queue_full",
         "echo: the first",
     ]
     assert rig.kept(task_id="1")["response_text"] == "echo: the first"
 
 
 async def test_a_refusal_leaves_what_is_known_of_an_earlier_try(make_rig):
-    rig = make_rig(guards={"max_lane": 1}, letta={"reply_deadline": 0.1, "timeout": 0.05, "retry_attempts": 0})
+    rig = make_rig(
+        limits={"max_pending_per_user": 1},
+        letta={"reply_deadline_seconds": 0.1, "timeout_seconds": 0.05, "retry_attempts": 0},
+    )
     rig.push("t0", content="zero")
     await rig.work_off()
     rig.fallback.down = True
@@ -272,7 +275,7 @@ async def test_a_refusal_leaves_what_is_known_of_an_earlier_try(make_rig):
     for task_id, content in (("t2", "two"), ("t1", "one")):
         rig.push(task_id, content=content)
     await rig.work_off()
-    assert rig.replies()[-2]["code"] == "lane_full" or rig.replies()[-1]["code"] == "lane_full"
+    assert rig.replies()[-2]["code"] == "user_queue_full" or rig.replies()[-1]["code"] == "user_queue_full"
     rig.push("t1", content="one")
     await rig.work_off()
     assert rig.replies()[-1]["response_text"] == "echo: one"
@@ -282,7 +285,7 @@ async def test_a_refusal_leaves_what_is_known_of_an_earlier_try(make_rig):
 async def test_new_limits_hold_from_the_next_turn_on(make_rig):
     rig = make_rig()
     processor = rig.processor()
-    changed = rig.settings.model_copy(update={"guards": GuardSettings(max_age=10)})
+    changed = rig.settings.model_copy(update={"limits": GuardSettings(max_age_seconds=10)})
     processor.reload(changed)
     payload = json.dumps({"task_id": "t1", "user_id": "ada", "content": "hi"}).encode()
     settlement = await processor.process(turn(payload=payload, queued_seconds=11.0), lease=None)

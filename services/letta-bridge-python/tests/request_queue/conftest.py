@@ -46,7 +46,7 @@ class InMemoryRig:
             self.shelf.push(payload)
 
     async def expire_leases(self):
-        self.time += self.settings.lease + 1
+        self.time += self.settings.lease_seconds + 1
 
     async def let_time_pass(self):
         self.time += 1
@@ -181,7 +181,11 @@ class RedisRig:
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.integration)])
 async def rig(request):
     settings = QueueSettings(
-        requests=f"q-{uuid.uuid4().hex[:8]}", max_payload_bytes=1024, missed_kept=3, missed_bytes=2048, dead_bytes=2**20
+        requests=f"q-{uuid.uuid4().hex[:8]}",
+        max_payload_bytes=1024,
+        max_missed_per_user=3,
+        missed_bytes=2048,
+        dead_bytes=2**20,
     )
     rig: Any
     if request.param == "memory":

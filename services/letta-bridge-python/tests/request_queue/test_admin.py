@@ -94,7 +94,7 @@ async def test_lanes_tell_who_waits_and_who_is_served(rig):
     ada, ming = sorted(lanes.lanes, key=lambda lane: lane.lane)
     assert (ada.lane, ada.waiting) == ("ada", 2)
     assert (ada.in_flight.receipt, ada.in_flight.bridge, ada.in_flight.attempts) == (turn.receipt, "bridge-1", 1)
-    assert 0 < ada.in_flight.lease_left <= rig.settings.lease
+    assert 0 < ada.in_flight.lease_left <= rig.settings.lease_seconds
     assert (ming.lane, ming.waiting, ming.in_flight) == ("小明", 1, None)
 
 

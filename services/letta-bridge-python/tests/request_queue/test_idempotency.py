@@ -84,7 +84,7 @@ def test_what_is_no_reply_belongs_to_nobody(kept):
     ("fields", "again", "sent"),
     [
         ({"error": True, "retryable": True, "code": "reply_deadline"}, True, True),
-        ({"error": True, "retryable": True, "code": "user_rate"}, True, False),
+        ({"error": True, "retryable": True, "code": "user_rate_limited"}, True, False),
         ({"error": True, "retryable": False, "code": "letta_rejected"}, False, True),
         ({"response_text": "hi"}, False, True),
     ],

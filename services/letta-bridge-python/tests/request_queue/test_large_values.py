@@ -128,7 +128,7 @@ async def test_damage_is_mended_without_reading_every_turn(client, settings, red
 
 async def test_forty_thousand_missed_turns_that_an_agent_was_told_are_removed_by_one_short_call(client):
     """Redis serves nobody meanwhile: a call that takes longer than the client's time-out fails."""
-    settings = QueueSettings(missed_kept=40_000, missed_bytes=2**30)
+    settings = QueueSettings(max_missed_per_user=40_000, missed_bytes=2**30)
     queue = RedisQueue(client, client, settings, "a")
     records = [json.dumps({"task_id": f"k{number}", "content": "hi", "timestamp": 1}) for number in range(40_000)]
     for start in range(0, len(records), 1000):

@@ -196,7 +196,7 @@ async def test_a_settlement_removes_the_missed_turns_it_names_and_no_others(rig)
 
 async def test_a_settlement_leaves_a_missed_turn_to_each_of_several_personas(rig):
     queue = rig.bridge("a")
-    kept = rig.settings.missed_kept
+    kept = rig.settings.max_missed_per_user
     records = [b'{"n":%d,"persona":"%s"}' % (n, p) for n in range(kept + 1) for p in (b"doctor", b"coach")]
     for number in range(kept + 1):
         turn = await next_turn(rig, queue, number)
@@ -209,7 +209,7 @@ async def test_a_settlement_leaves_a_missed_turn_to_each_of_several_personas(rig
 
 async def test_one_personas_missed_turns_do_not_push_out_anothers(rig):
     queue = rig.bridge("a")
-    kept = rig.settings.missed_kept
+    kept = rig.settings.max_missed_per_user
     records = [b'{"n":0}', *(b'{"n":%d,"persona":"doctor"}' % number for number in range(1, kept + 3))]
     for number, record in enumerate(records):
         turn = await next_turn(rig, queue, number)
@@ -428,7 +428,7 @@ async def test_scripts_are_loaded_again_after_script_flush(redis_url, redis_rig)
 
 @pytest.mark.integration
 async def test_replies_expire_and_lie_under_the_documented_key(redis_url, redis_rig):
-    rig = redis_rig(QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}", reply_ttl=100), redis_url)
+    rig = redis_rig(QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}", reply_ttl_seconds=100), redis_url)
     queue = rig.bridge("a")
     await rig.push(task("a:b", "t1"))
     (turn,) = (await queue.settle_and_fetch([], 1)).turns
@@ -502,7 +502,7 @@ async def test_missed_turns_are_counted_over_all_users(rig):
 
 async def test_missed_turns_that_are_dropped_are_not_counted(rig):
     queue = rig.bridge("a")
-    kept = rig.settings.missed_kept
+    kept = rig.settings.max_missed_per_user
     for number in range(kept + 2):
         await rig.push(task("ada", f"t{number}"))
         (turn,) = (await queue.settle_and_fetch([], 1)).turns

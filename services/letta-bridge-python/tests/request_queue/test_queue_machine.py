@@ -55,7 +55,7 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.settings = QueueSettings(
-            requests=f"q-{uuid.uuid4().hex[:8]}", max_payload_bytes=1024, missed_kept=2, lease=3600
+            requests=f"q-{uuid.uuid4().hex[:8]}", max_payload_bytes=1024, max_missed_per_user=2, lease_seconds=3600
         )
         self.shelf = InMemoryQueueState(clock=lambda: 1_000.0)
         self.models = {name: InMemoryQueue(self.shelf, self.settings, name) for name in BRIDGES}

@@ -90,7 +90,11 @@ async def test_a_tally_of_the_wrong_type_does_not_hold_up_an_answer(redis_queue)
         ),
         ({"unanswered": 1, "cause:breaker_open": 1}, True, "error replies: 1"),
         ({"fallback": 1, "cause:of a later release": 1}, True, "mostly because of a later release"),
-        ({"agent": 1, "turned_away": 480, "guard:lane_full": 480}, False, "guards turned away: 480, mostly lane_full"),
+        (
+            {"agent": 1, "turned_away": 480, "guard:user_queue_full": 480},
+            False,
+            "guards turned away: 480, mostly user_queue_full",
+        ),
     ],
 )
 def test_the_figures_are_reported_to_people(tally, in_trouble, says):

@@ -112,7 +112,7 @@ async def test_the_reply_that_names_a_tasks_key_does_not_expire_while_the_task_i
     (first,) = await handed_out(queue, client, "怡")
     await queue.settle_and_fetch([answered(first, reply=RETRYABLE, mark=MARK)], 0)
     ttl = await time_to_live(queue, client)
-    assert 0 < ttl <= QueueSettings().reply_ttl
+    assert 0 < ttl <= QueueSettings().reply_ttl_seconds
     (again,) = await handed_out(queue, client, "怡")
     assert json.loads(again.kept_reply)["idempotency_key"] == "1-1"
     assert await time_to_live(queue, client) > 7 * 86_400
@@ -126,11 +126,11 @@ async def test_a_reply_that_another_task_has_found_is_kept_no_longer_than_any(qu
     await queue.settle_and_fetch([answered(first, reply=RETRYABLE, mark=mark)], 0)
     (other,) = await handed_out(queue, client, "怡")
     await queue.settle_and_fetch([answered(other, replaces_kept=False)], 0)
-    assert 0 < await time_to_live(queue, client) <= QueueSettings().reply_ttl
+    assert 0 < await time_to_live(queue, client) <= QueueSettings().reply_ttl_seconds
 
 
 async def test_an_answer_that_is_kept_is_not_kept_longer_by_a_repetition(queue, client):
     (first,) = await handed_out(queue, client, "怡")
     await queue.settle_and_fetch([answered(first, mark=MARK)], 0)
     await handed_out(queue, client, "怡")
-    assert 0 < await time_to_live(queue, client) <= QueueSettings().reply_ttl
+    assert 0 < await time_to_live(queue, client) <= QueueSettings().reply_ttl_seconds

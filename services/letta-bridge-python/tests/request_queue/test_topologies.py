@@ -96,7 +96,7 @@ async def test_a_turn_is_handed_over_on_a_cluster(cluster, queue_at):
     keys = queue_at(cluster).keys
     redis = RedisSettings(url=cluster)
     fallback = MemoryPython(
-        connect(redis, name="a"), connect(redis, name="b"), keys, FallbackSettings(timeout=20), QueueSettings()
+        connect(redis, name="a"), connect(redis, name="b"), keys, FallbackSettings(timeout_seconds=20), QueueSettings()
     )
     client = connect(redis, name="memory")
     answering = asyncio.create_task(fallback.answer(Task(task_id="t1", user_id="ada", content="你好"), "1-1", "test"))
@@ -178,7 +178,7 @@ async def test_somebody_elses_answer_is_heard_after_a_failover_of_a_cluster(clus
         connect(redis, name="a"),
         connect(redis, name="b"),
         Keys("letta_requests"),
-        FallbackSettings(timeout=60),
+        FallbackSettings(timeout_seconds=60),
         QueueSettings(),
     )
     client = connect(redis, name="chat-ai")

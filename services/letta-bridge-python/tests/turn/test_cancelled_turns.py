@@ -15,9 +15,14 @@ from letta_bridge.turn.delivery import DeliveryContext
 from letta_bridge.turn.lease import TurnLease
 from shared_utils.contracts.messages import dump
 
-SLOW = {"reply_deadline": 0.1, "timeout": 0.03, "retry_attempts": 3, "turn_patience": 0.01}
+SLOW = {
+    "reply_deadline_seconds": 0.1,
+    "timeout_seconds": 0.03,
+    "retry_attempts": 3,
+    "previous_turn_timeout_seconds": 0.01,
+}
 """Every turn outlasts its budget, and the patience of the next one."""
-LEFT_BEHIND = SLOW | {"run_lifetime": 0.001}
+LEFT_BEHIND = SLOW | {"run_lifetime_seconds": 0.001}
 """And whatever still runs then is taken for dead."""
 
 
@@ -162,7 +167,7 @@ async def test_a_turn_that_somebody_else_cancelled_is_in_doubt_at_the_next_turn(
 
 
 async def test_a_turn_that_is_cancelled_while_it_is_waited_for_is_not_sent_again(make_rig):
-    rig = make_rig(letta={"timeout": 0.02})
+    rig = make_rig(letta={"timeout_seconds": 0.02})
     rig.push("t0", content="zero")
     await rig.work_off()
     with rig.letta.held() as hold:
@@ -186,7 +191,7 @@ async def test_a_bridge_killed_after_it_cancelled_leaves_the_doubt_behind(left_b
     (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
     await rig.processor(rig.queue("dying")).process(turn, TurnLease(30, clock()))  # cancels, sends, and is killed
     assert rig.shelf.missed == before
-    rig.time += rig.settings.queue.lease + 1
+    rig.time += rig.settings.queue.lease_seconds + 1
     await rig.work_off()
     rig.model.is_quick()
     rig.push("t3", content="three")
@@ -220,7 +225,9 @@ async def test_a_run_of_the_previous_release_is_given_up_with_its_turn(left_behi
 
 
 async def test_all_earlier_turns_together_get_one_patience(make_rig):
-    rig = make_rig(letta={"reply_deadline": 60.0, "turn_patience": 10.0, "run_lifetime": 1.0})
+    rig = make_rig(
+        letta={"reply_deadline_seconds": 60.0, "previous_turn_timeout_seconds": 10.0, "run_lifetime_seconds": 1.0}
+    )
     rig.push("t0", content="zero")
     await rig.work_off()
     agent = agent_of(rig)

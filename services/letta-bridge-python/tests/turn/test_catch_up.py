@@ -139,7 +139,7 @@ def test_of_a_canned_answer_only_what_the_user_said_is_reported(fate, roles):
     ],
 )
 def test_of_too_many_turns_the_newest_are_reported_and_the_others_counted(language, notice):
-    messages = told([missed(number) for number in range(5)], language, told_turns=2)
+    messages = told([missed(number) for number in range(5)], language, catch_up_max_turns=2)
     assert roles_and_contents(messages) == [
         ("system", notice),
         ("user", "said 3"),
@@ -151,18 +151,18 @@ def test_of_too_many_turns_the_newest_are_reported_and_the_others_counted(langua
 
 def test_no_more_characters_are_reported_than_allowed():
     turns = [missed(number, "u" * 100, "a" * 100) for number in range(5)]
-    notice, *messages = told(turns, told_characters=600)
+    notice, *messages = told(turns, catch_up_max_characters=600)
     assert "2 earlier messages" in notice.content
     assert sum(len(message.content) for message in messages) == 600
 
 
 def test_turns_told_as_many_as_allowed_leave_no_notice():
-    messages = told([missed(number) for number in range(2)], told_turns=2)
+    messages = told([missed(number) for number in range(2)], catch_up_max_turns=2)
     assert {message.role for message in messages} == {"user", "assistant"}
 
 
 def test_a_huge_turn_hides_the_older_ones_but_not_the_newer():
-    messages = told([missed(1), missed(2, "u" * 1000), missed(3)], told_characters=600)
+    messages = told([missed(1), missed(2, "u" * 1000), missed(3)], catch_up_max_characters=600)
     assert roles_and_contents(messages)[1:] == [("user", "said 3"), ("assistant", "answered 3")]
 
 
@@ -171,6 +171,6 @@ def test_a_huge_turn_hides_the_older_ones_but_not_the_newer():
     [(2000, 10, (490, 10)), (10, 2000, (10, 490)), (2000, 2000, (250, 250)), (300, 200, (300, 200))],
 )
 def test_a_single_huge_turn_is_cut_to_what_is_allowed(said, answered, told_lengths):
-    messages = told([missed(1, "u" * said, "a" * answered)], told_characters=500)
+    messages = told([missed(1, "u" * said, "a" * answered)], catch_up_max_characters=500)
     assert tuple(len(message.content) for message in messages) == told_lengths
     assert messages[0].content.endswith("…") == (said == 2000)

@@ -15,7 +15,7 @@ from letta_bridge.request_queue.missed_turns import MissedTurn
 from letta_bridge.turn.lease import TurnLease
 from shared_utils.contracts.messages import dump
 
-QUICK = {"reply_deadline": 0.05, "timeout": 0.02, "retry_attempts": 0}
+QUICK = {"reply_deadline_seconds": 0.05, "timeout_seconds": 0.02, "retry_attempts": 0}
 TWO_PERSONAS = {"personas": {"default": {}, "doctor": {}}}
 REFUSED = LettaRejected("the key is wrong", cause="letta_credentials")
 
@@ -70,7 +70,7 @@ async def test_a_dead_letter_found_stored_clears_only_what_went_with_it(make_rig
     rig.push("t1", content="one")
     (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
     await rig.processor(rig.queue("dying")).process(turn, TurnLease(30, clock()))  # killed before it settled
-    rig.time += rig.settings.queue.lease + 1
+    rig.time += rig.settings.queue.lease_seconds + 1
     await rig.work_off()
     assert json.loads(rig.shelf.dead[0][0])["code"] == "too_many_deliveries"
     await answered_by_memory(rig, "b", "missed later")
@@ -95,7 +95,7 @@ async def test_what_a_killed_bridge_has_told_is_not_told_again_by_the_next_turn(
     rig.push("t1", content="one")
     (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
     await rig.processor(rig.queue("dying")).process(turn, TurnLease(30, clock()))
-    rig.time += rig.settings.queue.lease + 1
+    rig.time += rig.settings.queue.lease_seconds + 1
     rig.push("t2", content="two")
     await rig.work_off()
     assert await said(rig) == ["zero", "missed", "one", "two"]
@@ -104,7 +104,7 @@ async def test_what_a_killed_bridge_has_told_is_not_told_again_by_the_next_turn(
 
 @pytest.mark.parametrize("stored", [True, False])
 async def test_what_went_along_with_a_lost_turn_shares_its_fate(make_rig, stored):
-    rig = make_rig(letta={**QUICK, "turn_patience": 0.001})
+    rig = make_rig(letta={**QUICK, "previous_turn_timeout_seconds": 0.001})
     rig.push("t0", content="zero")
     await rig.work_off()
     await answered_by_memory(rig, "a", "missed before")
@@ -150,7 +150,7 @@ async def test_what_is_settled_twice_by_two_bridges_is_reported_once(rig):
     slow = rig.queue("slow")
     (turn,) = (await slow.settle_and_fetch([], 1)).turns
     late = await rig.processor(slow).process(turn, TurnLease(30, clock()))
-    rig.time += rig.settings.queue.lease + 1
+    rig.time += rig.settings.queue.lease_seconds + 1
     await rig.work_off()
     assert (await slow.settle_and_fetch([late], 0)).settled == [False]
     rig.push("t2", content="two")
@@ -173,7 +173,7 @@ async def test_redis_forgetting_that_a_turn_was_told_does_not_tell_it_again(rig)
 
 
 async def test_missed_turns_beyond_the_bound_are_counted(make_rig):
-    rig = make_rig(queue={"missed_kept": 2})
+    rig = make_rig(queue={"max_missed_per_user": 2})
     rig.push("t0", content="zero")
     await rig.work_off()
     for number in range(4):
@@ -204,7 +204,9 @@ async def test_what_was_said_to_one_persona_is_reported_to_its_agent_alone(make_
 
 
 async def test_a_turn_still_running_is_waited_for_by_its_own_persona(make_rig):
-    rig = make_rig(agents=TWO_PERSONAS, letta={"reply_deadline": 2, "timeout": 0.02, "retry_attempts": 0})
+    rig = make_rig(
+        agents=TWO_PERSONAS, letta={"reply_deadline_seconds": 2, "timeout_seconds": 0.02, "retry_attempts": 0}
+    )
     rig.push("a1", content="hello default")
     rig.push("b1", content="hello doctor", meta={"persona": "doctor"})
     await rig.work_off()

@@ -44,7 +44,7 @@ async def make_fallback(redis_url, monkeypatch):
         listener = connect(redis, name="b")
         listener.connection_pool.connection_kwargs["health_check_interval"] = checked_every
         fallback = MemoryPython(
-            connect(redis, name="a"), listener, KEYS, FallbackSettings(timeout=timeout), QueueSettings(**queue)
+            connect(redis, name="a"), listener, KEYS, FallbackSettings(timeout_seconds=timeout), QueueSettings(**queue)
         )
         made.append(fallback)
         return fallback
@@ -246,7 +246,7 @@ async def test_an_answer_that_names_another_user_or_task_is_not_taken(make_fallb
 
 
 async def test_a_reply_ttl_above_a_week_does_not_disable_the_fallback(make_fallback, handed_over):
-    answering = asyncio.create_task(make_fallback(reply_ttl=1_000_000).answer(TASK, "7-1", "x"))
+    answering = asyncio.create_task(make_fallback(reply_ttl_seconds=1_000_000).answer(TASK, "7-1", "x"))
     (task,) = await handed_over()
     assert task["meta"]["letta_bridge"]["answer_ttl"] == 604_800
     answering.cancel()

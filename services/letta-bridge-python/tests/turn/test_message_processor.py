@@ -154,7 +154,7 @@ async def test_a_reply_says_whether_memory_was_updated(rig, updated):
 
 
 async def test_an_answer_found_later_has_its_tokens_and_counts_them(make_rig):
-    rig = make_rig(guards={"user_tokens": {"soft": 42}})
+    rig = make_rig(limits={"user_tokens": {"soft": 42}})
     rig.letta._answer = lambda _agent, _messages: TurnAnswer("once", "max_tokens_exceeded", Usage(40, 2, 42, 1))
     rig.push()
     rig.letta.fail_next(OutcomeUnknown(cause="timeout"), stored="answer")
@@ -270,7 +270,7 @@ async def test_what_memory_answered_is_reported_to_the_agent_once_in_order_with_
 
 
 async def test_a_turn_that_outlived_its_reply_is_not_told_a_second_time(make_rig):
-    rig = make_rig(letta={"reply_deadline": 0.05, "timeout": 0.02})
+    rig = make_rig(letta={"reply_deadline_seconds": 0.05, "timeout_seconds": 0.02})
     rig.push("t0", content="zero")
     await rig.work_off()
     with rig.letta.held() as hold:
@@ -288,7 +288,7 @@ async def test_a_turn_that_outlived_its_reply_is_not_told_a_second_time(make_rig
 @pytest.mark.parametrize("fallback", [True, False])
 @pytest.mark.parametrize("way", ["late", "silent"])
 async def test_what_a_lost_turn_told_is_not_told_a_second_time(make_rig, way, fallback):
-    rig = make_rig(letta={"reply_deadline": 0.05, "timeout": 0.02, "retry_attempts": 0})
+    rig = make_rig(letta={"reply_deadline_seconds": 0.05, "timeout_seconds": 0.02, "retry_attempts": 0})
     rig.push("t0", content="zero")
     await rig.work_off()
     rig.letta.down = True
@@ -313,7 +313,7 @@ async def test_what_a_lost_turn_told_is_not_told_a_second_time(make_rig, way, fa
 
 
 async def test_the_next_turn_waits_for_one_still_running(make_rig):
-    rig = make_rig(letta={"reply_deadline": 2, "timeout": 0.02, "retry_attempts": 0})
+    rig = make_rig(letta={"reply_deadline_seconds": 2, "timeout_seconds": 0.02, "retry_attempts": 0})
     rig.push("t0", content="zero")
     await rig.work_off()
     with rig.letta.held() as hold:
@@ -592,7 +592,7 @@ async def test_a_task_handed_out_in_vain_too_often_is_a_dead_letter(rig):
     queue = rig.queue("dying")
     for _ in range(rig.settings.queue.max_deliveries):
         assert (await queue.settle_and_fetch([], 1)).turns
-        rig.time += rig.settings.queue.lease + 1
+        rig.time += rig.settings.queue.lease_seconds + 1
     await rig.work_off()
     assert json.loads(rig.shelf.dead[0][0])["code"] == "too_many_deliveries"
     assert rig.replies()[0]["error"] is True
@@ -608,7 +608,7 @@ async def test_a_retried_dead_letter_is_sent_to_letta_once(make_rig, ids):
     dying = rig.queue("dying")
     (turn,) = (await dying.settle_and_fetch([], 1)).turns
     await rig.processor().process(turn, TurnLease(30, clock()))
-    rig.time += rig.settings.queue.lease + 1
+    rig.time += rig.settings.queue.lease_seconds + 1
     await rig.work_off()
     assert rig.outcomes() == {"dead": 1}
     assert rig.shelf.retry(0) == turn.lane
@@ -712,7 +712,7 @@ async def test_a_redelivered_turn_that_was_answered_is_found(rig):
     dying = rig.queue("dying")
     (turn,) = (await dying.settle_and_fetch([], 1)).turns
     await rig.processor().process(turn, TurnLease(30, clock()))
-    rig.time += rig.settings.queue.lease + 1
+    rig.time += rig.settings.queue.lease_seconds + 1
     await rig.work_off()
     assert await rig.said_to_agents() == {"ada": ["zero", "one"]}
     assert rig.kept(task_id="t1")["attempts"] == 2

@@ -8,7 +8,7 @@ from dataclasses import replace
 from letta_bridge.letta import BreakerState
 from letta_bridge.letta.fake import Hold
 
-QUICK = {"reply_deadline": 0.1, "timeout": 0.03, "turn_patience": 0.01}
+QUICK = {"reply_deadline_seconds": 0.1, "timeout_seconds": 0.03, "previous_turn_timeout_seconds": 0.01}
 
 
 async def slow_turns(rig, user, count):
@@ -71,7 +71,7 @@ async def test_without_a_fallback_a_paused_user_waits(make_rig):
     await rig.work_off()
     await slow_turns(rig, "mallory", 3)
     rig.delivery_context = replace(
-        rig.delivery_context, letta=rig.settings.letta.model_copy(update={"reply_deadline": 20.0})
+        rig.delivery_context, letta=rig.settings.letta.model_copy(update={"reply_deadline_seconds": 20.0})
     )
     rig.push("next", user="mallory", content="next")
     working = asyncio.create_task(rig.work_off())
@@ -93,7 +93,7 @@ async def test_a_server_that_refuses_is_left_alone_after_one_users_failures(make
 
 async def test_a_server_that_hangs_is_left_alone_after_one_users_failures(make_rig):
     # A turn counts as a failure only if it was sent before its reply was due: half a second even on a busy machine.
-    rig = make_rig(letta=QUICK | {"reply_deadline": 0.5})
+    rig = make_rig(letta=QUICK | {"reply_deadline_seconds": 0.5})
     rig.push("hi")
     await rig.work_off()
     hold = Hold()

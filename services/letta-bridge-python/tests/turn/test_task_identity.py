@@ -20,7 +20,7 @@ from shared_utils.contracts.limits import Limits
 from shared_utils.contracts.messages import parse_task
 
 LOST = OutcomeUnknown(cause="connection_lost")
-HOPELESS_TRIES = {"reply_deadline": 0.05, "timeout": 0.02, "retry_attempts": 0}
+HOPELESS_TRIES = {"reply_deadline_seconds": 0.05, "timeout_seconds": 0.02, "retry_attempts": 0}
 
 
 async def expire(rig):
@@ -55,7 +55,7 @@ async def test_a_redelivered_task_with_a_used_id_is_sent(rig):
     rig.push("1", content="I am allergic to nuts.")
     dying = rig.queue("dying")
     assert (await dying.settle_and_fetch([], 1)).turns  # and killed before it sent anything
-    rig.time += rig.settings.queue.lease + 1
+    rig.time += rig.settings.queue.lease_seconds + 1
     await rig.work_off()
     assert rig.kept(task_id="1")["response_text"] == "echo: I am allergic to nuts."
 
@@ -203,7 +203,7 @@ async def sent_by_the_previous_release(rig, content, task_id="t1"):
 async def handed_out_before(rig, task_id, content):
     rig.push(task_id, content=content)
     await rig.queue("a bridge of the previous release").settle_and_fetch([], 1)
-    rig.time += rig.settings.queue.lease + 1
+    rig.time += rig.settings.queue.lease_seconds + 1
 
 
 async def test_what_the_previous_release_sent_is_found_after_a_take_over(rig):
@@ -254,7 +254,7 @@ async def dead_lettered(rig, payload):
     rig.shelf.push(payload)
     (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
     await rig.processor().process(turn, TurnLease(30, clock()))
-    rig.time += rig.settings.queue.lease + 1
+    rig.time += rig.settings.queue.lease_seconds + 1
     await rig.work_off()
     ((line, _),) = rig.shelf.dead
     return json.loads(line)
@@ -264,7 +264,7 @@ async def test_an_id_that_is_used_again_takes_nothing_from_the_task_that_is_work
     rig.shelf.push(b'{"task_id":"1","user_id":"ada","content":"one"}')
     await rig.queue("dying").settle_and_fetch([], 1)
     other = rig.shelf.kept["ada", "1"] = b'{"task_id":"1","error":true,"idempotency_key":"9-9","content_digest":"x"}'
-    rig.time += rig.settings.queue.lease + 1
+    rig.time += rig.settings.queue.lease_seconds + 1
     await rig.work_off()
     assert rig.replies()[-1]["response_text"] == "echo: one"
     assert rig.shelf.kept["ada", "1"] == other
@@ -275,7 +275,7 @@ async def test_a_task_that_memory_has_answered_is_not_dead_lettered(make_rig):
     rig.shelf.push(b'{"task_id":"t1","user_id":"ada","content":"one"}')
     (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
     rig.fallback.given[turn.number] = await rig.fallback.answer(parse_task(turn.payload, Limits()), turn.number, "test")
-    rig.time += rig.settings.queue.lease + 1
+    rig.time += rig.settings.queue.lease_seconds + 1
     await rig.work_off()
     assert rig.shelf.dead == []
     assert rig.kept(task_id="t1")["response_text"] == "short: one"
@@ -286,7 +286,7 @@ async def answered_and_never_settled(rig, **task):
     rig.push("t1", **task)
     (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
     rig.fallback.given[turn.number] = await rig.fallback.answer(parse_task(turn.payload, Limits()), turn.number, "test")
-    rig.time += rig.settings.queue.lease + 1
+    rig.time += rig.settings.queue.lease_seconds + 1
 
 
 async def test_the_agent_catches_up_of_an_answer_that_is_found_before_a_task_is_dead_lettered(make_rig):
@@ -333,7 +333,7 @@ async def test_of_a_task_whose_upload_is_gone_the_agent_catches_up_the_answer_th
     upload, turn = await handed_out_with_an_upload(rig)
     rig.fallback.given[turn.number] = await rig.fallback.answer(parse_task(turn.payload, Limits()), turn.number, "test")
     upload.unlink()
-    rig.time += rig.settings.queue.lease + 1
+    rig.time += rig.settings.queue.lease_seconds + 1
     await rig.work_off()
     rig.push("t2", content="two")
     await rig.work_off()
@@ -349,7 +349,7 @@ async def test_an_answer_that_is_found_before_a_task_is_dead_lettered_takes_no_i
     (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
     rig.fallback.given[turn.number] = await rig.fallback.answer(parse_task(turn.payload, Limits()), turn.number, "test")
     other = rig.shelf.kept["ada", "t1"] = b'{"task_id":"t1","error":true,"idempotency_key":"9-9","content_digest":"x"}'
-    rig.time += rig.settings.queue.lease + 1
+    rig.time += rig.settings.queue.lease_seconds + 1
     await rig.work_off()
     assert rig.shelf.dead == []
     assert rig.shelf.kept["ada", "t1"] == other
@@ -421,7 +421,7 @@ async def test_a_turn_that_was_dead_lettered_while_letta_is_at_it_is_waited_for(
         (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
         sending = asyncio.create_task(rig.processor().process(turn, TurnLease(30, clock())))
         await hold.arrived()
-        rig.time += rig.settings.queue.lease + 1
+        rig.time += rig.settings.queue.lease_seconds + 1
         rig.push("t2", content="next")
         working = asyncio.create_task(rig.work_off())
         for _ in range(200):
@@ -454,7 +454,7 @@ async def test_a_turn_is_found_in_the_agent_of_the_persona_that_its_first_bridge
     rig.push("t1", content="I weigh 90 kg", meta={"persona": "coach"})
     (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
     await rig.processor().process(turn, TurnLease(30, clock()))  # sent, and killed before it settles
-    rig.time += rig.settings.queue.lease + 1
+    rig.time += rig.settings.queue.lease_seconds + 1
     other = configured_otherwise(rig, make_rig, **after)
     other.time = rig.time
     await other.work_off()
@@ -494,7 +494,7 @@ async def test_a_turn_whose_upload_is_gone_gets_the_answer_that_letta_gave_befor
     if is_sent:
         await rig.processor().process(turn, TurnLease(30, clock()))
     upload.unlink()
-    rig.time += rig.settings.queue.lease + 1
+    rig.time += rig.settings.queue.lease_seconds + 1
     await rig.work_off()
     reply = rig.replies()[-1]
     if is_sent:
@@ -509,7 +509,7 @@ async def test_a_turn_whose_upload_is_gone_gets_the_answer_that_letta_gave_befor
 async def test_a_turn_whose_upload_is_gone_is_dead_lettered_where_letta_cannot_be_asked(rig):
     rig.push("t1", content="", input_file="note.txt")
     await rig.queue("dying").settle_and_fetch([], 1)
-    rig.time += rig.settings.queue.lease + 1
+    rig.time += rig.settings.queue.lease_seconds + 1
     rig.letta.down = True
     await rig.work_off()
     assert rig.replies()[-1]["code"] == "upload_refused"
@@ -521,7 +521,7 @@ async def test_an_answer_of_memory_python_stands_although_letta_has_one_and_the_
     task = parse_task(turn.payload, Limits())
     rig.fallback.given[turn.number] = await rig.fallback.answer(task, turn.number, "test")  # and published
     upload.unlink()
-    rig.time += rig.settings.queue.lease + 1
+    rig.time += rig.settings.queue.lease_seconds + 1
     await rig.work_off()
     assert rig.kept(task_id="t1")["source"] == "memory-python"
     assert not [reply for reply in rig.replies() if reply.get("source") == "letta"]
@@ -537,7 +537,7 @@ async def test_a_turn_is_looked_for_in_the_agent_that_took_the_place_of_a_delete
     other = configured_otherwise(rig, lambda **_: rig.__class__(rig.settings.data_dir))
     await other.processor().process(turn, TurnLease(30, clock()))  # makes another agent, sends, and is killed
     rig.store.sessions["ada", "default"] = session  # in a store of its own, this bridge's session names the old one
-    rig.time += rig.settings.queue.lease + 1
+    rig.time += rig.settings.queue.lease_seconds + 1
     await rig.work_off()
     sent = [message.content for _, messages in rig.letta.sent for message in messages]
     assert sent.count("order ONE pizza") == 1
@@ -568,7 +568,7 @@ async def test_a_turn_that_another_personas_agent_may_have_is_waited_for_by_both
         rig.push("t1", content="one", meta={"persona": "coach"})
         (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
         await rig.processor().process(turn, TurnLease(30, clock()))  # at work in Letta; killed before it settles
-        rig.time += rig.settings.queue.lease + 1
+        rig.time += rig.settings.queue.lease_seconds + 1
         other = configured_otherwise(rig, make_rig, letta=HOPELESS_TRIES, queue={"max_deliveries": 2 - is_buried})
         other.time = rig.time
         await other.work_off()

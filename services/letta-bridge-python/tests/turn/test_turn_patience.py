@@ -14,7 +14,9 @@ from letta_bridge.turn.lease import TurnLease
 
 
 async def test_a_run_left_behind_is_cancelled_within_the_reply_budget_however_patient_the_bridge_is(make_rig):
-    rig = make_rig(letta={"reply_deadline": 0.6, "turn_patience": 30.0, "run_lifetime": 0.7})
+    rig = make_rig(
+        letta={"reply_deadline_seconds": 0.6, "previous_turn_timeout_seconds": 30.0, "run_lifetime_seconds": 0.7}
+    )
     rig.push("t0", content="hello")
     await rig.work_off()
     rig.letta.fail_next(OutcomeUnknown("gone", cause="connection_lost"), leave_run=True)
@@ -33,7 +35,7 @@ async def test_a_turn_that_letta_ended_while_its_database_was_unavailable_keeps_
     make_rig, stored, sources
 ):
     """Letta could not write the run's end, so the run stands as active for ever."""
-    rig = make_rig(letta={"reply_deadline": 60.0, "turn_patience": 30.0})
+    rig = make_rig(letta={"reply_deadline_seconds": 60.0, "previous_turn_timeout_seconds": 30.0})
     rig.push("t0", content="hello")
     await rig.work_off()
     rig.letta.fail_next(OutcomeUnknown("away", cause="server_error"), stored=stored, leave_run=True)
@@ -47,7 +49,7 @@ async def test_a_turn_that_letta_ended_while_its_database_was_unavailable_keeps_
 
 
 async def test_a_task_that_is_pushed_again_finds_the_answer_that_letta_could_not_give(make_rig):
-    rig = make_rig(letta={"reply_deadline": 60.0, "fallback_to_memory": False, "retry_attempts": 0})
+    rig = make_rig(letta={"reply_deadline_seconds": 60.0, "fallback_to_memory": False, "retry_attempts": 0})
     rig.push("t0", content="hello")
     await rig.work_off()
     rig.letta.fail_next(OutcomeUnknown("away", cause="server_error"), stored="answer", leave_run=True)
@@ -63,7 +65,12 @@ async def test_a_task_that_is_pushed_again_finds_the_answer_that_letta_could_not
 async def test_a_task_that_a_killed_bridge_may_have_sent_again_is_waited_for(make_rig):
     """What an earlier task of the same key left says nothing about the last hand-out of this one."""
     rig = make_rig(
-        letta={"reply_deadline": 0.4, "turn_patience": 0.2, "fallback_to_memory": False, "retry_attempts": 0}
+        letta={
+            "reply_deadline_seconds": 0.4,
+            "previous_turn_timeout_seconds": 0.2,
+            "fallback_to_memory": False,
+            "retry_attempts": 0,
+        }
     )
     rig.push("t0", content="hello")
     await rig.work_off()
@@ -75,7 +82,7 @@ async def test_a_task_that_a_killed_bridge_may_have_sent_again_is_waited_for(mak
     (turn,) = (await queue.settle_and_fetch([], 1)).turns
     with rig.letta.held():
         await rig.processor(queue).process(turn, TurnLease(30, clock()))
-        rig.time += rig.settings.queue.lease + 1
+        rig.time += rig.settings.queue.lease_seconds + 1
         await rig.work_off()
         assert [run.status for _, run in rig.letta._runs.values()].count("cancelled") == 0
     await rig.letta.idle()
@@ -86,7 +93,7 @@ async def test_a_task_that_a_killed_bridge_may_have_sent_again_is_waited_for(mak
 
 
 async def test_a_server_that_is_back_before_its_breakers_pause_is_over_was_seen_gone(make_rig):
-    rig = make_rig(letta={"reply_deadline": 20.0, "turn_patience": 0.2, "retry_attempts": 0})
+    rig = make_rig(letta={"reply_deadline_seconds": 20.0, "previous_turn_timeout_seconds": 0.2, "retry_attempts": 0})
     rig.push("t0", content="hello")
     await rig.work_off()
     rig.push("t1", content="lost")
@@ -107,7 +114,7 @@ async def test_a_server_that_is_back_before_its_breakers_pause_is_over_was_seen_
 
 
 async def test_a_turn_whose_server_is_left_alone_is_not_waited_for_through_another_one(make_rig):
-    rig = make_rig(letta={"reply_deadline": 60.0})
+    rig = make_rig(letta={"reply_deadline_seconds": 60.0})
     servers = LettaServers({"a": rig.letta, "b": rig.letta}, breaker=lambda: Breaker(BreakerPolicy(failures=1)))
     rig.delivery_context = DeliveryContext(servers, rig.sessions, rig.settings.letta, rig.settings.fallback)
     rig.push("t0", content="hello")

@@ -102,7 +102,7 @@ class World:
         queue = self.rig.queue("dying")
         (turn,) = (await queue.settle_and_fetch([], 1)).turns
         await self.rig.processor(queue).process(turn, TurnLease(30, clock()))
-        self.rig.time += self.rig.settings.queue.lease + 1
+        self.rig.time += self.rig.settings.queue.lease_seconds + 1
         await self.rig.work_off()
         self.check_reply(content)
 
@@ -147,7 +147,9 @@ class World:
     async def end(self):
         """Everything works, and has all the time that a busy machine takes."""
         await self.release()
-        patient = self.rig.delivery_context.letta.model_copy(update={"reply_deadline": 60.0, "timeout": 50.0})
+        patient = self.rig.delivery_context.letta.model_copy(
+            update={"reply_deadline_seconds": 60.0, "timeout_seconds": 50.0}
+        )
         self.rig.delivery_context = replace(self.rig.delivery_context, letta=patient)
         for _ in range(2):
             for persona in PERSONAS:
@@ -197,10 +199,10 @@ def test_every_message_is_in_its_own_agent_once(make_rig, steps):
         rig = make_rig(
             agents={"personas": {name: {} for name in PERSONAS}},
             letta={
-                "reply_deadline": 0.1,
-                "timeout": 0.02,
+                "reply_deadline_seconds": 0.1,
+                "timeout_seconds": 0.02,
                 "retry_attempts": 1,
-                "turn_patience": 0.01,
+                "previous_turn_timeout_seconds": 0.01,
             },
             queue={"max_deliveries": 2},
         )

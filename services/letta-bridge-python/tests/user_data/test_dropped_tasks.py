@@ -78,9 +78,9 @@ async def test_reply_that_a_dropped_task_has_found_is_kept_no_longer_than_any(cl
     await client.lpush("letta_requests", task("1"))
     (turn,) = (await queue.settle_and_fetch([], 1)).turns
     await queue.release([turn.receipt])
-    assert await client.ttl(key) > SETTINGS.reply_ttl
+    assert await client.ttl(key) > SETTINGS.reply_ttl_seconds
     assert await drop_waiting(client, SETTINGS, "ada") == 1
-    assert 0 < await client.ttl(key) <= SETTINGS.reply_ttl
+    assert 0 < await client.ttl(key) <= SETTINGS.reply_ttl_seconds
 
 
 @pytest.mark.parametrize("payload", [b'{"task_id":"1","user_id":"ada","content":5,"type":[]}', b'{"user_id":"ada"}'])

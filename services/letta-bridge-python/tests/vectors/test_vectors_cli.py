@@ -23,7 +23,7 @@ def run(postgres_url, scripted_model, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATABASE_URL", postgres_url)
     monkeypatch.setenv("EMBEDDING_BASE_URL", scripted_model.url)
-    monkeypatch.setenv("LETTA_BRIDGE_VECTORS_SYNC_RATE", "10000")
+    monkeypatch.setenv("LETTA_BRIDGE_VECTORS_SYNC_TEXTS_PER_SECOND", "10000")
 
     def run(*words, code=0):
         result = CliRunner().invoke(app, ["vectors", *words])

@@ -89,7 +89,7 @@ class Consumer:
         loop = asyncio.get_running_loop()
         if loop.time() >= self._adopt_at:
             adopted = await self._queue.adopt()
-            self._adopt_at = loop.time() + self._settings.lease / 3
+            self._adopt_at = loop.time() + self._settings.lease_seconds / 3
             if adopted:
                 _LOG.info("tasks_taken_over", count=adopted)
                 self._recover = True

@@ -13,9 +13,11 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 
 from memory_service import service
+from memory_service.config_layout import LAYOUT
 from memory_service.keys import QueueKeys
 from memory_service.settings import ServiceSettings
 from memory_service.survey import take_survey, work_done
+from shared_utils.config.deprecations import log_deprecations
 from shared_utils.config.secret_values import secrets_of
 from shared_utils.config.settings import Loaded, config_file, load
 from shared_utils.errors import SettingsError
@@ -32,7 +34,7 @@ _app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Short-term memory of a chat product in Redis, and the Letta bridge's fallback.",
-    epilog="Exit codes: 0 done, 1 a part of the service broke, 2 wrong usage, 3 the configuration is wrong, "
+    epilog="Exit codes: 0 done, 1 a part of the service broke, 2 wrong arguments or configuration, "
     "4 Redis cannot be reached (stats only; run waits for it).",
 )
 
@@ -74,9 +76,16 @@ def _run(
     settings = loaded.settings
     logs.configure(settings.logs, "memory-python", secrets=secrets_of(settings))
     http = settings.memory.http
-    try:
+    log_deprecations(loaded.deprecated, logs.get(__name__))
+
+    def read_again() -> ServiceSettings:
         # A file that was there at the start is as good as named.
-        asyncio.run(service.run(settings, lambda: _read(loaded.config or config, flags).settings))
+        now = _read(loaded.config or config, flags)
+        log_deprecations(now.deprecated, logs.get(__name__))
+        return now.settings
+
+    try:
+        asyncio.run(service.run(settings, read_again))
     except SettingsError as error:
         _leave(str(error), _EXIT_MISCONFIGURED)
     except OSError as error:
@@ -124,8 +133,8 @@ def _load_or_leave(config: Path | None, flags: dict[str, Any]) -> Loaded[Service
 
 
 def _read(config: Path | None, flags: dict[str, Any]) -> Loaded[ServiceSettings]:
-    path, named = config_file(config, os.environ)
-    return load(ServiceSettings, config=path, environ=os.environ, flags=flags, must_exist=named)
+    path, named = config_file(config, LAYOUT, os.environ)
+    return load(ServiceSettings, LAYOUT, config=path, environ=os.environ, flags=flags, must_exist=named)
 
 
 def _leave(sentence: str, code: int) -> NoReturn:

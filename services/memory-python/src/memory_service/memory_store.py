@@ -104,7 +104,7 @@ class MemoryStore:
         arguments: list[Argument] = [
             limit,
             self._ttl if user else 0,
-            settings.repeat_window,
+            settings.repeat_window_seconds,
             keys.MEMORY_UPDATES if user else "",
             settings.max_memory_bytes if user else settings.global_memory_bytes,
         ]

@@ -69,9 +69,9 @@ class StoredRecall:
         search = asyncio.create_task(self._nearest(user_id, text), name="recall")
         self._running.add(search)
         search.add_done_callback(self._ended)
-        done, _ = await asyncio.wait({search}, timeout=self._settings.time_limit)
+        done, _ = await asyncio.wait({search}, timeout=self._settings.timeout_seconds)
         if not done:
-            self._failed(f"took longer than {self._settings.time_limit:g} s (memory.recall.time_limit)")
+            self._failed(f"took longer than {self._settings.timeout_seconds:g} s (memory.recall.timeout_seconds)")
             return []
         if (error := search.exception()) is not None:
             self._failed(str(error) or type(error).__name__)

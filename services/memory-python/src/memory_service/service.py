@@ -59,7 +59,12 @@ class Service:
         outage = Outage(_LOG, self._stopping)
         self._store = MemoryStore(client, memory)
         self._queue = InputQueue(
-            client, blocking, self._keys, instance=instance, lease=memory.lease, dead_limit=memory.dead_limit
+            client,
+            blocking,
+            self._keys,
+            instance=instance,
+            lease=memory.lease_seconds,
+            dead_limit=memory.max_dead_letters,
         )
         composer = Composer(
             self._store,
@@ -68,7 +73,9 @@ class Service:
             model=_model(web, memory, memory.answer.model),
             recall=recall,
         )
-        self._answers = Answers(client, self._store, self._queue, composer, outage, time_limit=memory.answer.time_limit)
+        self._answers = Answers(
+            client, self._store, self._queue, composer, outage, time_limit=memory.answer.timeout_seconds
+        )
         summariser = _model(web, memory, memory.summary.model or memory.answer.model)
         self._summaries = (
             Summaries(client, self._store, summariser, memory, self._keys.counters)
@@ -133,7 +140,7 @@ class Service:
         _LOG.info("draining")
         await end(*background)
         outcomes = await asyncio.gather(*polite, *background, return_exceptions=True)
-        unanswered = await self._answers.drain(self._settings.shutdown_grace)
+        unanswered = await self._answers.drain(self._settings.shutdown_grace_seconds)
         try:
             async with asyncio.timeout(_RELEASE_SECONDS):
                 given_back = await self._queue.release()
@@ -151,8 +158,8 @@ async def open_service(settings: ServiceSettings) -> AsyncIterator[Service]:
     """A service with its connections, which are closed with the block."""
     client = connect(settings.redis, name=_NAME)
     blocking = connect(settings.redis, name=f"{_NAME}-waiting", timeout=BLOCK_SECONDS + 5, max_connections=4)
-    limit = settings.memory.answer.time_limit
-    web = SingleAnswerClient(timeout=max(limit, settings.memory.summary.time_limit))
+    limit = settings.memory.answer.timeout_seconds
+    web = SingleAnswerClient(timeout=max(limit, settings.memory.summary.timeout_seconds))
     try:
         async with _recall(settings, web) as recall:
             yield Service(settings, client, blocking, web, recall)

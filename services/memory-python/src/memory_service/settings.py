@@ -63,7 +63,7 @@ class AnswerSettings(Section):
         doc="OpenAI-compatible endpoint",
     )
     api_key: HttpKey | None = setting(None, "OPENAI_API_KEY", doc="its key, where it wants one")
-    time_limit: float = setting(15.0, doc="seconds from taking a task to the plain sentence", gt=0)
+    timeout_seconds: float = setting(15.0, doc="seconds from taking a task to the plain sentence", gt=0)
     max_tokens: int = setting(400, doc="length of an answer", gt=0)
     temperature: float = setting(0.7, doc="of the model", ge=0, le=2)
     concurrency: int = setting(8, doc="model requests at once", gt=0, le=256)
@@ -82,9 +82,9 @@ class SummarySettings(Section):
     model: str | None = setting(None, doc="model that summarises; answer.model where absent")
     at_fraction: float = setting(0.8, doc="how full a user's list is when it is summarised", gt=0, le=1)
     replace_fraction: float = setting(0.6, doc="oldest part that is replaced", gt=0, le=1)
-    cooldown_success: int = setting(300, doc="seconds until the same user is summarised again", gt=0)
-    cooldown_failure: int = setting(900, doc="seconds until it is tried again after a failure", gt=0)
-    time_limit: float = setting(60.0, doc="seconds a summary may take", gt=0)
+    cooldown_success_seconds: int = setting(300, doc="seconds until the same user is summarised again", gt=0)
+    cooldown_failure_seconds: int = setting(900, doc="seconds until it is tried again after a failure", gt=0)
+    timeout_seconds: float = setting(60.0, doc="seconds a summary may take", gt=0)
 
 
 class RecallSettings(Section):
@@ -93,7 +93,7 @@ class RecallSettings(Section):
     memories: int = setting(6, doc="memories the model is shown; 0 recalls nothing", ge=0, le=50)
     characters: int = setting(2000, doc="characters of them in all", ge=100)
     min_score: float = setting(0.2, doc="nearness (cosine) below which a memory is left out", ge=-1, le=1)
-    time_limit: float = setting(0.5, doc="seconds it may take; then the answer does without", gt=0)
+    timeout_seconds: float = setting(0.5, doc="seconds it may take; then the answer does without", gt=0)
 
 
 class MemorySettings(Section):
@@ -119,12 +119,14 @@ class MemorySettings(Section):
     )
     cleanup_interval_hours: float = setting(6.0, doc="hours between two cleanups", gt=0)
     cleanup_age_hours: float = setting(48.0, doc="a message older than this is removed by a cleanup", gt=0)
-    survey_interval: int = setting(300, doc="seconds between two counts of users and messages", gt=0)
-    repeat_window: int = setting(3600, doc="seconds in which a repeated task is not stored again", gt=0)
+    survey_interval_seconds: int = setting(300, doc="seconds between two counts of users and messages", gt=0)
+    repeat_window_seconds: int = setting(3600, doc="seconds in which a repeated task is not stored again", gt=0)
     batch: int = setting(100, doc="tasks taken at once", gt=0, le=1000)
-    lease: float = setting(30.0, doc="seconds of silence after which another instance takes over", gt=1)
-    shutdown_grace: float = setting(10.0, "MEMORY_SHUTDOWN_GRACE", doc="seconds to finish answers when stopped", ge=0)
-    dead_limit: int = setting(1000, doc="dead letters kept; each holds 16 KiB of its payload at most", gt=0)
+    lease_seconds: float = setting(30.0, doc="seconds of silence after which another instance takes over", gt=1)
+    shutdown_grace_seconds: float = setting(
+        10.0, "MEMORY_SHUTDOWN_GRACE_SECONDS", doc="seconds to finish answers when stopped", ge=0
+    )
+    max_dead_letters: int = setting(1000, doc="dead letters kept; each holds 16 KiB of its payload at most", gt=0)
     http: HttpSettings = HttpSettings()
     answer: AnswerSettings = AnswerSettings()
     summary: SummarySettings = SummarySettings()

@@ -80,7 +80,7 @@ class Summaries:
         messages = keys.user_session(user_id)
         pause = keys.summary_pause(messages)
         # Held against failure from the start, so that a killed instance counts as one.
-        if not await self._client.set(pause, "1", nx=True, ex=settings.cooldown_failure):
+        if not await self._client.set(pause, "1", nx=True, ex=settings.cooldown_failure_seconds):
             return False
         count = int(await self._store.length(messages) * settings.replace_fraction)
         raw = await self._store.oldest(messages, count) if count else []
@@ -88,10 +88,10 @@ class Summaries:
         if not conversation:
             return False
         try:
-            async with asyncio.timeout(settings.time_limit):
+            async with asyncio.timeout(settings.timeout_seconds):
                 answer = await self._model.complete(_prompt(conversation), max_tokens=_MAX_TOKENS, temperature=0.2)
         except (ServiceError, TimeoutError) as error:
-            _LOG.warning("summary_failed", reason=str(error) or "took longer than summary.time_limit")
+            _LOG.warning("summary_failed", reason=str(error) or "took longer than summary.timeout_seconds")
             return False
         if answer.truncated:
             # Half a summary would take the place of the whole conversation.
@@ -104,7 +104,7 @@ class Summaries:
             return False
         record = _record(user_id, messages, conversation, answer.text)
         gone = await self._store.replace_oldest(messages, raw[-replaced], records.dump(record))
-        await self._client.set(pause, "1", ex=settings.cooldown_success)
+        await self._client.set(pause, "1", ex=settings.cooldown_success_seconds)
         if gone:
             await self._client.hincrby(self._counters, "summaries", 1)
             _LOG.info("summarised", messages=gone)

@@ -46,7 +46,7 @@ class Upkeep:
                 await self._outage.wait("upkeep", error)
                 continue
             self._outage.over("upkeep")
-            await wait_or_timeout(stopping, min(_LOOK_SECONDS, self._settings.survey_interval))
+            await wait_or_timeout(stopping, min(_LOOK_SECONDS, self._settings.survey_interval_seconds))
 
     async def _look(self) -> None:
         settings = self._settings
@@ -55,9 +55,9 @@ class Upkeep:
             forgotten = await self.clean_up(datetime.now(UTC))
             await self._client.hincrby(self._counters, "forgotten", forgotten)
             _LOG.info("cleaned_up", forgotten=forgotten)
-        if await self._client.set(keys.SURVEY_TURN, "1", nx=True, ex=settings.survey_interval):
+        if await self._client.set(keys.SURVEY_TURN, "1", nx=True, ex=settings.survey_interval_seconds):
             survey = await take_survey(self._client)
-            await self._client.set(keys.SURVEY, survey.model_dump_json(), ex=2 * settings.survey_interval + 60)
+            await self._client.set(keys.SURVEY, survey.model_dump_json(), ex=2 * settings.survey_interval_seconds + 60)
 
     async def clean_up(self, now: datetime) -> int:
         """Forget messages older than ``cleanup_age_hours``, everywhere; returns how many."""

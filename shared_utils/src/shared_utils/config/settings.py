@@ -8,39 +8,19 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from shared_utils.config import variables
+from shared_utils.config.deprecations import ENVIRONMENT, Deprecated, modernise, same
+from shared_utils.config.layout import Layout, Rename
 from shared_utils.config.values import trimmed, unquoted, value_problem
-from shared_utils.config.variables import CONFIG_VARIABLE, Leaf
+from shared_utils.config.variables import Leaf
 from shared_utils.errors import SettingsError
-
-SECTIONS: Final = frozenset(
-    {
-        "redis",
-        "logs",
-        "tenant",
-        "queue",
-        "letta",
-        "agents",
-        "fallback",
-        "guards",
-        "sessions",
-        "database",
-        "journal",
-        "vectors",
-        "embeddings",
-        "uploads",
-        "bridge",
-        "memory",
-    }
-)
-"""Every section config.json may have; a service reads its own and leaves the others to their services."""
 
 
 class Section(BaseModel):
@@ -143,28 +123,32 @@ class Loaded(Generic[_Settings]):
     origins: Mapping[str, str]
     config: Path | None = None
     """The config.json that was read; None where there was none."""
+    deprecated: Sequence[Deprecated] = ()
+    """Former names of settings that the files and the environment use."""
 
 
-def config_file(named: Path | None, environ: Mapping[str, str]) -> tuple[Path, bool]:
-    """The path of config.json, and whether the caller or LETTA_BRIDGE_CONFIG names it; else it is ./config.json."""
+def config_file(named: Path | None, layout: Layout, environ: Mapping[str, str]) -> tuple[Path, bool]:
+    """The path of config.json, and whether the caller or the layout's variable names it; else it is ./config.json."""
     if named is not None:
         return named, True
-    variable = unquoted(trimmed(environ.get(CONFIG_VARIABLE, "")))
+    variable = unquoted(trimmed(environ.get(layout.config_variable, "")))
     return Path(variable or "config.json"), bool(variable)
 
 
 def load(
     model: type[_Settings],
+    layout: Layout,
     *,
     config: Path | None,
     environ: Mapping[str, str],
     flags: Mapping[str, Any] | None = None,
     must_exist: bool = False,
 ) -> Loaded[_Settings]:
-    """Read the settings of one service.
+    """Read the settings of one program.
 
     Args:
         model: its settings model; each field is a section.
+        layout: what else it declares.
         config: config.json; None means defaults. ``config.local.json`` beside it is laid over it.
         environ: the environment.
         flags: dotted path → value, from the command line.
@@ -175,18 +159,18 @@ def load(
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    deprecated: list[Deprecated] = []
     is_there = config is not None and config.exists()
     if config is not None:
         if must_exist and not is_there:
             raise SettingsError(f"the configuration file {config} does not exist; correct its name, or put it there")
         for path in (config, config.with_name(f"{config.stem}.local{config.suffix}")):
-            _lay_over(values, _read(path, model), origins, str(path))
-    variables.refuse_unknown(environ, model, SECTIONS)
-    for leaf in variables.leaves(model):
-        found = variables.given(leaf, environ)
-        if found is not None:
-            value, origins[leaf.path] = found
-            _set(values, leaf.path, value)
+            content, former = _read(path, model, layout)
+            _lay_over(values, content, origins, str(path))
+            origins |= {rename.new: f"{path}, as {rename.old}" for rename, _ in former}
+            deprecated += [used for _, used in former]
+    variables.refuse_unknown(environ, model, layout)
+    deprecated += _lay_environment_over(values, model, layout, environ, origins)
     for dotted, value in (flags or {}).items():
         if value is not None:
             _set(values, dotted, value)
@@ -195,9 +179,38 @@ def load(
     for leaf in variables.leaves(model):
         _tidy(values, leaf, origins)
     try:
-        return Loaded(model.model_validate(values), origins, config if is_there else None)
+        return Loaded(model.model_validate(values), origins, config if is_there else None, tuple(deprecated))
     except ValidationError as error:
         raise _explained(error, model, origins) from None
+
+
+def _lay_environment_over(
+    values: dict[str, Any],
+    model: type[BaseModel],
+    layout: Layout,
+    environ: Mapping[str, str],
+    origins: dict[str, str],
+) -> Iterator[Deprecated]:
+    former_variables = layout.former
+    for leaf in variables.leaves(model):
+        given = variables.given(leaf, leaf.variables(layout), environ)
+        former = variables.given(leaf, former_variables.get(leaf.path, ()), environ)
+        if former is not None:
+            yield _deprecated_variable(leaf, layout, given, former)
+        if (found := given or former) is not None:
+            value, origins[leaf.path] = found
+            _set(values, leaf.path, value)
+
+
+def _deprecated_variable(
+    leaf: Leaf, layout: Layout, given: tuple[Any, str] | None, former: tuple[Any, str]
+) -> Deprecated:
+    value, name = former
+    if given is not None and not same(given[0], value):
+        raise SettingsError(
+            f"the environment gives {given[1]} and its former name {name} different values; unset {name}"
+        )
+    return Deprecated(name, variables.successor(leaf, layout, name), ENVIRONMENT)
 
 
 def _refuse_blank_secrets(values: Mapping[str, Any], model: type[BaseModel], origins: Mapping[str, str]) -> None:
@@ -211,11 +224,14 @@ def _refuse_blank_secrets(values: Mapping[str, Any], model: type[BaseModel], ori
             raise SettingsError(f"the secret {leaf.path} (from {source}) is empty; give it a value, or leave it out")
 
 
-def _read(path: Path, model: type[BaseModel]) -> dict[str, Any]:
+def _read(
+    path: Path, model: type[BaseModel], layout: Layout
+) -> tuple[dict[str, Any], Sequence[tuple[Rename, Deprecated]]]:
+    """The sections of a file that a model has, by their present names, and which settings had a former one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        return {}
+        return {}, ()
     except OSError as error:
         raise SettingsError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
     except UnicodeDecodeError:
@@ -225,13 +241,35 @@ def _read(path: Path, model: type[BaseModel]) -> dict[str, Any]:
     except RecursionError:
         raise SettingsError(f"{path} is nested too deeply to be a configuration") from None
     if not isinstance(content, dict):
-        raise SettingsError(f"{path} must hold a JSON object with the sections {_listed(SECTIONS)}")
-    known = SECTIONS | model.model_fields.keys()
+        raise SettingsError(f"{path} must hold a JSON object with the sections {_listed(layout.sections)}")
+    known = layout.sections | model.model_fields.keys()
     for key in content:
-        if key not in known and not key.startswith("$"):
+        if key not in known | layout.former_sections and not key.startswith("$"):
             raise SettingsError(f"{path} has an unknown section '{key}'{_nearest(key, known)}")
     _check_sections(content, model, str(path))
-    return {key: value for key, value in content.items() if key in model.model_fields}
+    former = modernise(content, layout.renames, str(path))
+    _refuse_leftovers(content, layout, str(path))
+    return {key: value for key, value in content.items() if key in model.model_fields}, former
+
+
+def _refuse_leftovers(content: Mapping[str, Any], layout: Layout, source: str) -> None:
+    """Refuse what remains of a former section once its settings have their new names."""
+    own = {rename.old.partition(".")[0] for rename in layout.renames}
+    for section in layout.former_sections & own & content.keys():
+        if not isinstance(content[section], dict):
+            raise SettingsError(f"{source}: '{section}' must be a JSON object holding its settings by name")
+        known = {rename.old for rename in layout.renames}
+        for dotted in _dotted(content[section], f"{section}."):
+            near = _nearest(dotted, known)
+            raise SettingsError(f"the configuration has an unknown key {dotted} (from {source}){near}")
+
+
+def _dotted(content: Mapping[str, Any], at: str) -> Iterator[str]:
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{at}{key}.")
+        else:
+            yield f"{at}{key}"
 
 
 def _check_sections(content: Mapping[str, Any], model: type[BaseModel], source: str, at: str = "") -> None:

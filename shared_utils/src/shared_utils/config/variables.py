@@ -1,6 +1,7 @@
 """Environment variables: which one sets which setting, and which one is a slip of the pen.
 
-Every setting has a variable by its path, ``LETTA_BRIDGE_QUEUE_LEASE`` for ``queue.lease``; many have a short one too.
+Where the program has a prefix, every setting has a variable by its path, ``PREFIX_QUEUE_LEASE_SECONDS`` for
+``queue.lease_seconds``; many have a short one too.
 ``NAME_FILE`` names a file that holds the value of ``NAME``.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin
@@ -17,32 +18,17 @@ from typing import Any, Final, get_args, get_origin
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
+from shared_utils.config.layout import Layout
 from shared_utils.config.values import is_service_port, trimmed, unquoted
 from shared_utils.errors import SettingsError
-
-PREFIX: Final = "LETTA_BRIDGE_"
-"""Of every setting's variable by path. Nobody else's variables begin so: an unknown one is an error."""
-
-CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
-"""Names config.json; read before any setting."""
-
-_SHORT_PREFIXES: Final = ("BRIDGE_", "LETTA_", "MEMORY_", "REDIS_")
-"""How the short variables begin. Others use these beginnings, too, so that only a near miss is an error."""
-
-_OTHERS: Final = (
-    *("LETTA_PG_", "LETTA_REDIS_", "LETTA_SERVER_", "LETTA_ENCRYPTION_KEY", "LETTA_DEBUG"),  # letta-server
-    "LETTA_MEMORY_BACKEND",  # the compose files
-    "MEMORY_PRESSURE_",  # systemd
-)
-"""Beginnings of variables that belong to somebody else in the same environment."""
 
 _KUBERNETES: Final = re.compile(
     r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP)(_\w+)?)=|\w+_PORT=(tcp|udp)://"
 )
-"""What Kubernetes sets for every service of the namespace, a service named letta-bridge for example."""
+"""What Kubernetes sets for every service of the namespace, which may be named like the prefix."""
 
 _SIMILARITY_CUTOFF: Final = 0.87
-_FILE_SUFFIX: Final = "_FILE"
+_FILE_SUFFIX: Final = "_FILE_SUFFIX"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +40,13 @@ class Leaf:
     field: FieldInfo
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def short_variables(self) -> tuple[str, ...]:
+        """Its environment variables besides the one by its path."""
+        return tuple(self._extra("env", ()))
+
+    def variables(self, layout: Layout) -> tuple[str, ...]:
         """Its environment variables; the first that is set wins. The one by its path comes first."""
-        return (PREFIX + self.path.replace(".", "_").upper(), *self._extra("env", ()))
+        return (*layout.by_path(self.path), *self.short_variables)
 
     @property
     def reloadable(self) -> bool:
@@ -107,15 +97,20 @@ def leaves(model: type[BaseModel], at: str = "") -> Iterator[Leaf]:
             yield Leaf(f"{at}{name}", field)
 
 
-def given(leaf: Leaf, environ: Mapping[str, str]) -> tuple[Any, str] | None:
+def given(leaf: Leaf, names: Iterable[str], environ: Mapping[str, str]) -> tuple[Any, str] | None:
     """The value the environment gives a setting and the variable it comes from; what is empty counts as not set.
 
     So does what Kubernetes sets in ``REDIS_PORT`` for a service named redis.
 
+    Args:
+        leaf: the setting.
+        names: of variables; the first that is set counts.
+        environ: the environment.
+
     Raises:
         SettingsError: the file a variable names cannot be read, or holds an empty secret; a table's value is no JSON.
     """
-    for name in leaf.variables:
+    for name in names:
         found = _read(name, environ, secret=leaf.secret)
         if found is not None and not is_service_port(name, found[0]):
             text, source = found
@@ -123,42 +118,66 @@ def given(leaf: Leaf, environ: Mapping[str, str]) -> tuple[Any, str] | None:
     return None
 
 
-def refuse_unknown(environ: Mapping[str, str], model: type[BaseModel], all_sections: frozenset[str]) -> None:
+def successor(leaf: Leaf, layout: Layout, former: str) -> str:
+    """The variable to use instead of a former one: a short one for a short one, a file for a file."""
+    name = former.removesuffix(_FILE_SUFFIX) if former.endswith(_FILE_SUFFIX) else former
+    file = former[len(name) :]
+    names = (
+        leaf.variables(layout) if name.startswith(layout.prefix) else (*leaf.short_variables, *leaf.variables(layout))
+    )
+    return names[0] + file
+
+
+def refuse_unknown(environ: Mapping[str, str], model: type[BaseModel], layout: Layout) -> None:
     """Find the variable that was meant for this project and names nothing.
 
     Args:
         environ: the environment.
-        model: the settings of one service.
-        all_sections: of every service; variables of a section that ``model`` lacks, or of which it reads a part, are
-            left to their service.
+        model: the settings of one program.
+        layout: its own; variables of a section that ``model`` lacks, or of which it reads a part, are left to their
+            program.
 
     Raises:
         SettingsError: names the variable, and the nearest right one.
     """
-    known = {name for leaf in leaves(model) for name in leaf.variables} | {CONFIG_VARIABLE}
+    if not layout.prefix:
+        return
+    current = {name for leaf in leaves(model) for name in leaf.variables(layout)} | {layout.config_variable}
+    former = {
+        name: successor(leaf, layout, name) for leaf in leaves(model) for name in layout.former.get(leaf.path, ())
+    }
+    known = current | former.keys()
     whole = {name for name, section in sections(model) if section.model_config.get("extra") != "ignore"}
-    foreign = tuple(f"{PREFIX}{section.upper()}_" for section in all_sections - whole)
+    whole |= {rename.old.partition(".")[0] for rename in layout.renames}
+    foreign = tuple(
+        f"{layout.prefix}{section.upper()}_" for section in (layout.sections | layout.former_sections) - whole
+    )
     for name in sorted(environ):
-        if name in known or name.removesuffix(_FILE_SUFFIX) in known or not name.startswith((PREFIX, *_SHORT_PREFIXES)):
+        if name in known or name.removesuffix(_FILE_SUFFIX) in known:
             continue
-        if name.startswith((*foreign, *_OTHERS)) or _KUBERNETES.match(f"{name}={environ[name]}"):
+        if not name.startswith((layout.prefix, *layout.short_beginnings)):
+            continue
+        if name.startswith((*foreign, *layout.foreign_beginnings)) or _KUBERNETES.match(f"{name}={environ[name]}"):
             continue
         file = _FILE_SUFFIX if name.endswith(_FILE_SUFFIX) else ""
-        if near := _nearest(name.removesuffix(_FILE_SUFFIX), known):
+        written = name.removesuffix(_FILE_SUFFIX)
+        near = _nearest(written, current, layout.prefix) or _nearest(written, former, layout.prefix)
+        if near:
+            near = former.get(near, near)
             raise SettingsError(f"the environment has an unknown variable {name}; did you mean {near}{file}?")
-        if name.startswith(PREFIX):
+        if name.startswith(layout.prefix):
             raise SettingsError(
                 f"the environment has an unknown variable {name}; docs/configuration.md lists all that begin so"
             )
 
 
-def _nearest(name: str, known: Collection[str]) -> str | None:
-    if not name.startswith(PREFIX):
+def _nearest(name: str, known: Collection[str], prefix: str) -> str | None:
+    if not name.startswith(prefix):
         return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=_SIMILARITY_CUTOFF)), None)
     # The beginning they share says nothing about how near they are.
-    ours = [other.removeprefix(PREFIX) for other in known if other.startswith(PREFIX)]
-    near = difflib.get_close_matches(name.removeprefix(PREFIX), ours, n=1)
-    return PREFIX + near[0] if near else None
+    ours = [other.removeprefix(prefix) for other in known if other.startswith(prefix)]
+    near = difflib.get_close_matches(name.removeprefix(prefix), ours, n=1)
+    return prefix + near[0] if near else None
 
 
 def _read(name: str, environ: Mapping[str, str], *, secret: bool) -> tuple[str, str] | None:

@@ -138,6 +138,8 @@ class ErrorReply(BaseModel):
     status: Literal["error"] = "error"
     code: str = "error"
     """Stable; see docs/architecture.md."""
+    former_code: str | None = None
+    """What the last release called the code, where it has a new name; left out by the next release."""
     retryable: bool = False
     attempts: int = 1
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
+from shared_utils.config.layout import Rename
 from shared_utils.config.setting_types import HttpAddress, HttpKey
 from shared_utils.config.settings import Section, setting
 from shared_utils.connection_failures import connection_failure
@@ -45,13 +46,17 @@ class EmbeddingsRefused(ServiceError):
         """Of the request, those that the refusal is about."""
 
 
+EMBEDDING_RENAMES: Final = (Rename("embeddings.timeout", "embeddings.timeout_seconds", ("EMBEDDING_TIMEOUT",)),)
+"""Where a program has these settings in the section ``embeddings``."""
+
+
 class EmbeddingSettings(Section):
     """The model that turns texts into vectors. It should be the one Letta's agents use, so that one key serves both."""
 
     model: str = setting(
         "text-embedding-3-small",
         "EMBEDDING_MODEL",
-        doc="name of the model; vectors there are keep theirs until letta-bridge vectors reembed",
+        doc="name of the model; vectors there are keep theirs until the command vectors reembed",
         min_length=1,
     )
     dimensions: int | None = setting(
@@ -65,7 +70,7 @@ class EmbeddingSettings(Section):
     api_key: HttpKey | None = setting(None, "EMBEDDING_API_KEY", doc="its key, where it wants one")
     batch: int = setting(128, doc="texts in one request", ge=1, le=2048)
     max_characters: int = setting(8000, doc="characters of a text that are embedded; the rest is left out", ge=100)
-    timeout: float = setting(30.0, "EMBEDDING_TIMEOUT", doc="seconds one request may take", gt=0)
+    timeout_seconds: float = setting(30.0, "EMBEDDING_TIMEOUT_SECONDS", doc="seconds one request may take", gt=0)
     attempts: int = setting(3, doc="tries of one request", ge=1)
 
 
@@ -151,7 +156,7 @@ class HttpEmbedder:
 
     async def _post(self, body: dict[str, Any]) -> Any:
         try:
-            async with asyncio.timeout(self._settings.timeout):
+            async with asyncio.timeout(self._settings.timeout_seconds):
                 response = await self._client.post(self._url, json=body, headers=self._headers)
         except (httpx.TransportError, TimeoutError) as error:
             raise EmbeddingsUnavailable(

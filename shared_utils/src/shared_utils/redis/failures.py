@@ -56,7 +56,7 @@ _REFUSALS: Final[dict[str, tuple[str, str, bool]]] = {
     ),
     "WRONGTYPE": (
         "Redis holds something else under the name of one of this project's keys ({error})",
-        "rename or delete that key ('letta-bridge doctor' names it), or give the queue another name in LETTA_REQUESTS",
+        "rename or delete that key ('doctor' names it), or give the queue another name in LETTA_REQUESTS",
         True,
     ),
     "OOM": (

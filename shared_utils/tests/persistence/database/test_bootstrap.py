@@ -86,7 +86,7 @@ async def test_a_missing_database_is_not_made_without_leave_but_by_migrate(missi
     config = config_for(missing, generate_schemas=False)
     refused = await refusal(config)
     assert isinstance(refused, SchemaMissing)
-    assert "letta-bridge migrate" in str(refused)
+    assert "migrate`" in str(refused)
     assert await migrate(config)
     database = Database(config)
     await database.open()

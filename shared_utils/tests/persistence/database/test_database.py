@@ -166,5 +166,5 @@ async def test_an_absent_server_is_reported_and_found_again(database_config, tcp
 
 async def test_without_leave_to_make_tables_it_says_who_can(database_config, opened):
     database = opened(database_config, generate_schemas=False)
-    with pytest.raises(SchemaMissing, match="letta-bridge migrate"):
+    with pytest.raises(SchemaMissing, match="migrate`"):
         await database.open()

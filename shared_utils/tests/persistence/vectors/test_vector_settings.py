@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import BaseModel, ConfigDict
 
+from shared_utils.config.layout import Layout
 from shared_utils.config.settings import load
 from shared_utils.errors import SettingsError
 from shared_utils.persistence.database.config import DatabaseConfig
@@ -20,7 +21,7 @@ class Settings(BaseModel):
 
 
 def given(**environ):
-    return load(Settings, config=None, environ=environ).settings.vectors
+    return load(Settings, Layout(), config=None, environ=environ).settings.vectors
 
 
 def test_it_is_the_services_where_nothing_else_is_said():

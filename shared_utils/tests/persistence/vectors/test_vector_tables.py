@@ -57,12 +57,12 @@ async def test_a_role_that_makes_no_tables_is_reported_who_does(database_config,
         update=DatabaseConfig.model_validate({"db_url": url}).model_dump(include={"db_url"})
     )
     poor, owner = await opened(config), await opened(database_config)
-    command = "run as its owner: letta-bridge vectors prepare small 3"
+    command = "vectors prepare small 3"
     with pytest.raises(VectorTableMissing, match=command):
         await poor.store(passage("p"))
     await owner.prepare("small", 3)
     assert await poor.store(passage("p"))
-    with pytest.raises(VectorTableMissing, match="letta-bridge vectors prepare other 3"):
+    with pytest.raises(VectorTableMissing, match="vectors prepare other 3"):
         await poor.begin_reembedding("other", 3)
     await owner.begin_reembedding("other", 3)
     await reembed(poor, Same(), 3)
@@ -79,7 +79,7 @@ async def test_a_role_that_makes_no_tables_is_reported_who_does(database_config,
 async def test_tables_are_not_made_where_that_is_switched_off(database_config, passage, opened):
     await migrate(database_config)
     store = await opened(database_config.model_copy(update={"generate_schemas": False}))
-    with pytest.raises(VectorTableMissing, match="letta-bridge vectors prepare small 3"):
+    with pytest.raises(VectorTableMissing, match="vectors prepare small 3"):
         await store.store(passage("p"))
     await store.close()
 

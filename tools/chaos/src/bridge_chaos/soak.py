@@ -32,11 +32,11 @@ _TOPOLOGY: Final = Topology(
     # Other work may keep the disk busy, and Valkey would put off writing what it has acknowledged.
     redis_options=(("appendfsync", "always"),),
     variables=(
-        ("REPLY_TTL", str(_REPLY_TTL_SECONDS)),
+        ("REPLY_TTL_SECONDS", str(_REPLY_TTL_SECONDS)),
         ("MAX_CONCURRENT_REQUESTS", "32"),
         # Letta may be broken for minutes here, and what is only counted to the agent would look forgotten.
-        ("LETTA_BRIDGE_FALLBACK_TOLD_TURNS", "200"),
-        ("LETTA_BRIDGE_FALLBACK_TOLD_CHARACTERS", "100000"),
+        ("LETTA_BRIDGE_FALLBACK_CATCH_UP_MAX_TURNS", "200"),
+        ("LETTA_BRIDGE_FALLBACK_CATCH_UP_MAX_CHARACTERS", "100000"),
     ),
 )
 _USER_COUNT: Final = 40

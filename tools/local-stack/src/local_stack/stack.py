@@ -145,7 +145,7 @@ class Stack:
             **{name: value for name, value in self._variables.items() if name == "LETTA_BRIDGE_CONFIG"},
         }
         # Everything shares this machine; what is quick in production may take a while here.
-        short_term: dict[str, str | None] = {"LETTA_BRIDGE_MEMORY_RECALL_TIME_LIMIT": "3"}
+        short_term: dict[str, str | None] = {"LETTA_BRIDGE_MEMORY_RECALL_TIMEOUT_SECONDS": "3"}
         if self._short_term is not None:
             short_term["LETTA_BRIDGE_MEMORY_MAX_MEMORY_SIZE"] = str(self._short_term)
         self.memory = Memory(

@@ -250,7 +250,7 @@ class SessionManager:
     async def clean_up(self) -> None:
         """End expired sessions, remove those ended long ago."""
         with _Watch(self._store_answered):
-            done = await self.store.cleanup(grace=timedelta(hours=self._settings.grace_hours))
+            done = await self.store.cleanup(grace=timedelta(hours=self._settings.deleted_retention_hours))
             if done.ended or done.removed:
                 _log.info("sessions_cleaned_up", ended=done.ended, removed=done.removed)
 
@@ -272,7 +272,7 @@ class SessionManager:
             if time.monotonic() - touched >= _LAST_SEEN_WRITE_SECONDS:
                 await self.touch_used()
                 touched = time.monotonic()
-            if time.monotonic() - cleaned >= self._settings.cleanup_interval:
+            if time.monotonic() - cleaned >= self._settings.cleanup_interval_seconds:
                 await self.clean_up()
                 cleaned = time.monotonic()
 

@@ -11,10 +11,12 @@ from urllib.parse import urlsplit
 import typer
 from pydantic import BaseModel, SecretStr
 
-from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail
+from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, tell
 from letta_bridge.cli.output import cut, print_json, print_table
+from letta_bridge.config_layout import LAYOUT
 from letta_bridge.settings import BridgeSettings, read_settings
-from shared_utils.config.settings import SECTIONS
+from shared_utils.config.deprecations import sentences
+from shared_utils.config.layout import Rename
 from shared_utils.errors import SettingsError
 from shared_utils.observability.logs import redact_text
 
@@ -24,7 +26,7 @@ _SHOWN_LENGTH = 80
 
 def config(
     setting: Annotated[
-        str | None, typer.Argument(help="Only this setting or section, e.g. letta or queue.lease.")
+        str | None, typer.Argument(help="Only this setting or section, e.g. letta or queue.lease_seconds.")
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of config.json instead.")] = False,
     *,
@@ -46,6 +48,8 @@ def config(
     }
     if not shown:
         fail(f"there is no setting '{setting}'; 'letta-bridge config' shows all", Exit.USAGE)
+    for _, _, sentence in sentences(loaded.deprecated):
+        tell(sentence)
     if as_json:
         print_json(shown)
         return
@@ -58,11 +62,23 @@ def config_schema() -> dict[str, Any]:
     schema = BridgeSettings.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "config.json"
-    for name in sorted(SECTIONS - schema["properties"].keys()):
+    for name in sorted(LAYOUT.sections - schema["properties"].keys()):
         schema["properties"][name] = {"type": "object", "description": "read by another service"}
+    for rename in LAYOUT.renames:
+        _allow_former(schema, rename)
     schema["patternProperties"] = {r"^\$": {}}
     plain: dict[str, Any] = _without_extras(schema)
     return plain
+
+
+def _allow_former(schema: dict[str, Any], rename: Rename) -> None:
+    """Let the schema take a former name, and call it deprecated."""
+    *sections, name = rename.old.split(".")
+    at = schema
+    for section in sections:
+        found = at["properties"].setdefault(section, {"type": "object", "properties": {}, "deprecated": True})
+        at = schema["$defs"][found["$ref"].rpartition("/")[2]] if "$ref" in found else found
+    at["properties"][name] = {"deprecated": True, "description": f"its name is {rename.new} now"}
 
 
 def _without_extras(schema: Any) -> Any:

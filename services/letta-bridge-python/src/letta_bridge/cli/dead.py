@@ -10,6 +10,7 @@ import typer
 
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit
 from letta_bridge.cli.output import cut, moment, plain, print_json, print_table
+from letta_bridge.former_codes import present_code
 from letta_bridge.request_queue.admin import DeadLetter, QueueAdmin
 from letta_bridge.settings import BridgeSettings
 from shared_utils.redis.connection import RedisClient
@@ -26,7 +27,13 @@ _SHORTEST_ID: Final = 4
 _MAX_IDS: Final = 5
 """Ids listed in an error message at most."""
 
-CodeOption = Annotated[str | None, typer.Option(help="Only letters with this code, such as too_many_deliveries.")]
+CodeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Only letters with this code, such as too_many_deliveries.",
+        callback=lambda code: code and present_code(code),
+    ),
+]
 IdsArgument = Annotated[list[str] | None, typer.Argument(help="Ids as 'dead list' shows them, or their beginnings.")]
 AllOption = Annotated[bool, typer.Option("--all", help="Every letter, or every one with --code.")]
 

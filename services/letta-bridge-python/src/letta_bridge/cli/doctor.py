@@ -7,11 +7,13 @@ from typing import Annotated, Final
 
 import typer
 
-from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, settings_or_exit
+from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, load_or_exit
 from letta_bridge.cli.interruption import run_command
 from letta_bridge.cli.output import plain, print_json
 from letta_bridge.doctor import Finding, Level, examine
+from letta_bridge.doctor.findings import warn
 from letta_bridge.settings import BridgeSettings
+from shared_utils.config.deprecations import sentences
 from shared_utils.observability.logs import redact_text
 
 _COLOURS: Final = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
@@ -30,8 +32,12 @@ def doctor(
     It changes nothing that lasts: it writes scratch keys and a scratch file, and with --deep makes an agent, and
     deletes them again. WARN is worth a thought and no failure.
     """
-    settings = settings_or_exit(config, may_create=True)  # what a bridge would have
-    findings = run_command(_findings(settings, deep=deep, show=not as_json))
+    loaded = load_or_exit(config)
+    findings = [warn("settings", sentence, "use the new names") for _, _, sentence in sentences(loaded.deprecated)]
+    if not as_json:
+        for finding in findings:
+            _print(finding)
+    findings += run_command(_findings(loaded.settings, deep=deep, show=not as_json))
     failed = any(finding.level is Level.FAIL for finding in findings)
     if as_json:
         print_json({"ok": not failed, "findings": [_without_secrets(finding) for finding in findings]})

@@ -57,7 +57,7 @@ def replay(
     """Push tasks from a file onto the request list, in its order; or dead letters, which that removes.
 
     A line that is no task is named and skipped, and the exit code is 1. Each task wants a task_id of its own: one that
-    was answered in the last queue.reply_ttl gets the same reply again, and no second turn.
+    was answered in the last queue.reply_ttl_seconds gets the same reply again, and no second turn.
     """
     settings = settings_or_exit(config)
     if (file is None) == (dead is None):

@@ -11,9 +11,12 @@ import uvloop
 
 from letta_bridge.cli.common import ConfigOption, Exit, fail, load_or_exit
 from letta_bridge.settings import BridgeSettings, read_settings
+from shared_utils.config.deprecations import log_deprecations
 from shared_utils.config.secret_values import secrets_of
 from shared_utils.errors import SettingsError
 from shared_utils.observability import logs
+
+_log = logs.get(__name__)
 
 
 def run(
@@ -25,21 +28,28 @@ def run(
 
     It starts whether or not Redis, Letta and memory-python are up, says what is missing, and picks them up when they
     come. On SIGHUP it reads its settings again. On SIGTERM it takes nothing more, ends what it has begun within
-    queue.shutdown_grace, and gives back the rest.
+    queue.shutdown_grace_seconds, and gives back the rest.
     """
     flags = {"bridge.host": host, "bridge.port": port}
     loaded = load_or_exit(config, flags)
     settings = loaded.settings
     logs.configure(settings.logs, "letta-bridge", secrets=secrets_of(settings))
+    log_deprecations(loaded.deprecated, _log)
+
+    def read_again() -> BridgeSettings:
+        # A file that was there at the start is as good as named: without it, SIGHUP would drop every limit in it.
+        now = read_settings(loaded.config or config, flags=flags)
+        log_deprecations(now.deprecated, _log)
+        return now.settings
+
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            # A file that was there at the start is as good as named: without it, SIGHUP would drop every limit in it.
-            runner.run(_serve(settings, lambda: read_settings(loaded.config or config, flags=flags).settings))
+            runner.run(_serve(settings, read_again))
     except SettingsError as error:
         fail(str(error), Exit.USAGE)
     except OSError as error:
         address = f"{settings.bridge.host}:{settings.bridge.port}"
-        fail(f"cannot listen on {address} ({error.strerror}); choose another BRIDGE_HTTP_PORT", Exit.FAILED)
+        fail(f"cannot listen on {address} ({error.strerror}); choose another BRIDGE_HTTP_PORT", Exit.USAGE)
 
 
 async def _serve(settings: BridgeSettings, read_again: Callable[[], BridgeSettings]) -> None:

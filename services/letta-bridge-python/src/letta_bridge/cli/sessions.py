@@ -135,7 +135,8 @@ def conflicts(
 @app.command()
 def cleanup(
     grace_hours: Annotated[
-        float | None, typer.Option(help="Hours an ended session stays; by default sessions.grace_hours.", min=0)
+        float | None,
+        typer.Option(help="Hours an ended session stays; by default sessions.deleted_retention_hours.", min=0),
     ] = None,
     *,
     as_json: JsonOption = False,
@@ -143,7 +144,7 @@ def cleanup(
 ) -> None:
     """End what has expired, and remove what ended longer ago than the grace. Bridges do this by themselves."""
     settings = settings_or_exit(config)
-    grace = timedelta(hours=settings.sessions.grace_hours if grace_hours is None else grace_hours)
+    grace = timedelta(hours=settings.sessions.deleted_retention_hours if grace_hours is None else grace_hours)
     done = ask_sessions(settings, lambda store: store.cleanup(grace=grace))
     _print(asdict(done), as_json=as_json)
 

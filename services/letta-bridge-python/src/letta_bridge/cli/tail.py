@@ -37,7 +37,7 @@ def tail(
     """Follow the replies of all bridges: first late ones from the stream, then live.
 
     It reads the stream, not the channel, so that no reply is missed, not even while Redis restarts. The stream keeps
-    the last queue.replies_kept replies. With --json each line holds the reply and its id, for a later --since.
+    the last queue.reply_stream_maxlen replies. With --json each line holds the reply and its id, for a later --since.
     """
     settings = settings_or_exit(config)
     begin = None if since is None else _position(since)

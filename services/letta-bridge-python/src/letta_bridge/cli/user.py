@@ -133,7 +133,7 @@ def erase(
         return
     if not yes and not typer.confirm(f"Erase everything of user {user!r}?", err=True):
         fail("nothing was erased", Exit.FAILED)
-    longest = settings.letta.reply_deadline + settings.fallback.timeout + _SPARE_SECONDS
+    longest = settings.letta.reply_deadline_seconds + settings.fallback.timeout_seconds + _SPARE_SECONDS
     waits = (longest, _OTHER_SECONDS) if wait is None else (wait, wait)
     report = _ask(settings, lambda data: data.erase(user, SlowSteps()), waits=waits)
     if as_json:
@@ -159,8 +159,9 @@ def hold(
 ) -> None:
     """Let no turn of this user begin for a while, over all bridges; nobody else is held up.
 
-    A turn in flight ends as usual. Tasks go on waiting in the user's lane, up to `guards.max_lane`: 'user drop' ends
-    those that wait now. The hold ends by itself, or with 'user release'.
+    A turn in flight ends as usual. Tasks go on waiting in the user's lane, up to
+    `limits.max_pending_per_user`: 'user drop' ends those that wait now. The hold ends by itself, or with
+    'user release'.
     """
     seconds = seconds_of(period)
     if seconds is None or not 1 <= seconds <= LONGEST_SECONDS:

@@ -62,7 +62,7 @@ def import_(
                 embedder = await now()
                 sync = settings.vectors.sync
                 longest = settings.embeddings.max_characters
-                embedding = Embedding(store, now, rate=sync.rate, batch=sync.batch, longest=longest)
+                embedding = Embedding(store, now, rate=sync.texts_per_second, batch=sync.batch, longest=longest)
                 importer = Importer(
                     passages,
                     embedding,

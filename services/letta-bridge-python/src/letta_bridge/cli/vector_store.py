@@ -22,7 +22,7 @@ _Result = TypeVar("_Result")
 @contextlib.asynccontextmanager
 async def embedding_model(settings: BridgeSettings) -> AsyncIterator[HttpEmbedder]:
     """The configured one."""
-    async with SingleAnswerClient(timeout=settings.embeddings.timeout) as web:
+    async with SingleAnswerClient(timeout=settings.embeddings.timeout_seconds) as web:
         yield HttpEmbedder(web, settings.embeddings)
 
 

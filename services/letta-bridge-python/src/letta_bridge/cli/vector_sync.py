@@ -47,7 +47,7 @@ async def synchronised(
     letta = letta_client(settings.letta)
     journal = Database(settings.database)
     try:
-        async with SingleAnswerClient(timeout=settings.embeddings.timeout) as web:
+        async with SingleAnswerClient(timeout=settings.embeddings.timeout_seconds) as web:
             made = syncers(
                 settings,
                 store,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _KNOWN_VERSION: Final = "0.16."
 _LETTA_TIMEOUT_SECONDS: Final = 15.0
-"""Seconds for each question but the deep one, which has letta.timeout."""
+"""Seconds for each question but the deep one, which has letta.timeout_seconds."""
 _SHOWN_HANDLES: Final = 5
 _KEY_ADVICE: Final = "set LETTA_API_KEY to what the server has in LETTA_SERVER_PASSWORD"
 
@@ -189,7 +189,7 @@ async def _turn(client: LettaClient, settings: BridgeSettings, subject: str) -> 
     try:
         agent = await client.create_agent(spec)
         message = TurnMessage("user", "Please answer with one word: hello.", str(uuid.uuid4()))
-        answer = await client.send(agent.agent_id, [message], timeout=settings.letta.timeout)
+        answer = await client.send(agent.agent_id, [message], timeout=settings.letta.timeout_seconds)
     except LettaError as error:
         return fail(subject, f"a scratch agent could not answer: {error}", "mend that in Letta or at its provider")
     finally:

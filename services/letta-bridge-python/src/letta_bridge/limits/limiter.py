@@ -75,7 +75,7 @@ class Limiter:
         Raises:
             LimitReached: it gets an error reply in place of an answer.
         """
-        limit = self._settings.max_age
+        limit = self._settings.max_age_seconds
         if limit and self._age(turn, task) > limit:
             raise TaskExpired(f"the task waited for more than {limit:g} s and is not answered any more")
         if not self._metered:

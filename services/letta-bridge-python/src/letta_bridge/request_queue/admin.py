@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 
 from redis.exceptions import ResponseError
 
+from letta_bridge.former_codes import present_code
 from letta_bridge.request_queue.idempotency import marked
 from letta_bridge.request_queue.keys import BRIDGE_TTL_MS, Keys, per_task, user_lane
 from letta_bridge.request_queue.port import FULL_LANE, PauseMode
@@ -308,7 +309,7 @@ class QueueAdmin:
         about = letter.about
         task_id, user_id = about.get("task_id"), about.get("user_id")
         kept = per_task(str(user_id), str(task_id)) if task_id and user_id else ""
-        ttl_ms = int(self._settings.reply_ttl * 1000)
+        ttl_ms = int(self._settings.reply_ttl_seconds * 1000)
         lane = _lane_of(letter)
         seq, first_ms = (parts_of_number(about.get("number")) if lane else None) or ("", "")
         arguments = (letter.position, letter.digest, action, kept, _mendable(letter) if kept else b"", ttl_ms)
@@ -347,7 +348,7 @@ def _letter(position: int, row: list[Any]) -> DeadLetter:
         id=digest.decode()[:_ID_PREFIX_LENGTH],
         position=position,
         digest=digest.decode(),
-        about=json_object(line),
+        about=_present(json_object(line)),
         size=size,
         payload=payload,
     )
@@ -372,3 +373,9 @@ def _since(first_ms: bytes, now_ms: int) -> float:
 
 def _text(name: bytes) -> str:
     return name.decode(errors="replace")
+
+
+def _present(about: dict[str, Any]) -> dict[str, Any]:
+    """What a letter tells, with the present name of its code: bridges of the last release write former ones."""
+    code = about.get("code")
+    return {**about, "code": present_code(code)} if isinstance(code, str) else about

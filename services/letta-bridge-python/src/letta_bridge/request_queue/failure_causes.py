@@ -66,9 +66,12 @@ _EXPLANATIONS: Final[Mapping[str, Explanation]] = {
         "Letta failed several times in a row and is left alone for a while", "start Letta, or see its log"
     ),
     "reply_deadline": Explanation(
-        "Letta takes longer than letta.reply_deadline", "take a faster model, or raise letta.reply_deadline"
+        "Letta takes longer than letta.reply_deadline_seconds",
+        "take a faster model, or raise letta.reply_deadline_seconds",
     ),
-    "timeout": Explanation("Letta takes longer than letta.timeout", "take a faster model, or raise letta.timeout"),
+    "timeout": Explanation(
+        "Letta takes longer than letta.timeout_seconds", "take a faster model, or raise letta.timeout_seconds"
+    ),
     "rate_limited": Explanation(
         "the provider limits the rate of Letta's model", "raise the rate limit at the provider of Letta's model"
     ),

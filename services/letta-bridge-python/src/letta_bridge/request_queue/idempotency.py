@@ -1,9 +1,9 @@
 """Which task a pushed task is: its idempotency key, and how a task that is pushed again finds the earlier one.
 
 The key names the *task* (its number in the queue), not the id its producer gave it: ids are used again. What is kept of
-a reply carries the key and a digest of what the task said. Within ``queue.reply_ttl`` the same id with the same content
-is therefore the same task, which inherits the key; the same id with other content is refused; and after it a used id is
-a task of its own. A reply that gives a task its key is kept for as long as the task may be handed out again.
+a reply carries the key and a digest of what the task said. Within ``queue.reply_ttl_seconds`` the same id with the same
+content is therefore the same task, which inherits the key; the same id with other content is refused; and after it a
+used id is a task of its own. A reply that gives a task its key is kept for as long as the task may be handed out again.
 
 The added members of a kept reply belong to the task, expire with the reply, and are erased with it. Replies that a
 bridge of the previous release kept lack them; such a task was sent under its producer's id.
@@ -19,6 +19,7 @@ from typing import Any, Final, Self
 from pydantic_core import to_json
 
 from letta_bridge.errors import LIMIT_CODES
+from letta_bridge.former_codes import present_code
 from shared_utils.contracts.messages import Task, json_object
 
 CLOCK_TOLERANCE_SECONDS: Final = 600.0
@@ -91,7 +92,7 @@ class KeptReply:
     @property
     def may_have_been_sent(self) -> bool:
         """Whether it leaves open that Letta has the turn. The error of a limit does not."""
-        return self.content.get("code") not in LIMIT_CODES
+        return present_code(str(self.content.get("code"))) not in LIMIT_CODES
 
     def is_of(self, task: Task) -> bool:
         """Whether it belongs to a task that said the same. A reply of the previous release does not say: then yes."""

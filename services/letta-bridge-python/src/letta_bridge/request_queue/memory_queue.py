@@ -80,7 +80,7 @@ class InMemoryQueue:
 
     async def renew(self, receipts: Collection[str]) -> set[str]:
         """See :class:`RequestQueue`."""
-        deadline = self.shelf.clock() + self._settings.lease
+        deadline = self.shelf.clock() + self._settings.lease_seconds
         lost = set()
         for one in receipts:
             if (turn := self._mine(one)) is not None:
@@ -232,7 +232,7 @@ class InMemoryQueue:
         return Turn(one, lane, entry.attempts, seq, first_ms, cut, kept, in_lane, missed, choice, supposed)
 
     def _fly(self, one: str, lane: str, entry: Entry) -> None:
-        deadline = self.shelf.clock() + self._settings.lease
+        deadline = self.shelf.clock() + self._settings.lease_seconds
         self.shelf.turns[one] = InFlight(self._bridge, lane, entry, deadline)
         self.shelf.busy[lane] = one
 
@@ -353,7 +353,7 @@ class InMemoryQueue:
             after.append(missed)
             same = [record for record in after if _persona(record) == _persona(missed)]
             while len(same) > 1 and (
-                len(same) > self._settings.missed_kept or sum(map(len, same)) > self._settings.missed_bytes
+                len(same) > self._settings.max_missed_per_user or sum(map(len, same)) > self._settings.missed_bytes
             ):
                 after.remove(same.pop(0))
                 shelf.counters["missed_dropped"] += 1

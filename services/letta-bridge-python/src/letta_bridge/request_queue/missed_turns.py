@@ -1,8 +1,9 @@
 """Turns that an agent does not know yet: the records that the queue keeps of them.
 
 One list per user, oldest first; each record belongs to the persona it was said to. The user owns the list (erasing the
-user empties it), ``queue.missed_kept`` bounds it per persona, and a settlement removes exactly the records that the
-agent has caught up with. Records of the previous release name no persona and no idempotency key; they are read as well.
+user empties it), ``queue.max_missed_per_user`` bounds it per persona, and a settlement removes exactly the records
+that the agent has caught up with. Records of the previous release name no persona and no idempotency key; they are read
+as well.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from shared_utils.text import counted
 
 _CROWDED_LANE: Final = 20
 """Waiting tasks of one user from which on a person is not writing them by hand."""
-_GUARD_ADVICE: Final = "limit such users with guards.max_lane and guards.turns_per_minute (docs/guards.md)"
+_GUARD_ADVICE: Final = "limit such users with limits.max_pending_per_user and limits.turns_per_minute (docs/guards.md)"
 
 
 def no_bridge(queue: str, waiting: int = 0) -> str:

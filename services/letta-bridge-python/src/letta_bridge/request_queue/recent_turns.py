@@ -6,10 +6,12 @@ tallies its turn under a few words, per minute of the Redis server's clock.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from letta_bridge.former_codes import present_code
 from letta_bridge.request_queue import failure_causes
 
 RECENT_MINUTES: Final = 10
@@ -123,6 +125,9 @@ class RecentTurns:
 
 
 def _ranked(tally: Mapping[str, int], prefix: str) -> dict[str, int]:
-    """Count by what follows the prefix, the most frequent first."""
-    found = {word.removeprefix(prefix): count for word, count in tally.items() if word.startswith(prefix)}
+    """Count by what follows the prefix, the most frequent first. Bridges of the last release count former codes."""
+    found: Counter[str] = Counter()
+    for word, count in tally.items():
+        if word.startswith(prefix):
+            found[present_code(word.removeprefix(prefix))] += count
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))

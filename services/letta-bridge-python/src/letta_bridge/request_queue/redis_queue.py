@@ -93,7 +93,7 @@ class RedisQueue:
         self.keys = keys or Keys(settings.requests)
         self._scripts = ScriptRunner(client, self.keys.script_keys)
         self._blocking_scripts = ScriptRunner(blocking, self.keys.script_keys)
-        self._lease_ms = int(settings.lease * 1000)
+        self._lease_ms = int(settings.lease_seconds * 1000)
         self._paused = False
         self.passes = Calls("-")
         self.waits = Calls("+")
@@ -292,9 +292,9 @@ class RedisQueue:
     def _settle_args(self, ends: Sequence[Settlement]) -> list[Argument]:
         settings = self._settings
         args: list[Argument] = [
-            int(settings.reply_ttl * 1000),
-            settings.replies_kept,
-            settings.missed_kept,
+            int(settings.reply_ttl_seconds * 1000),
+            settings.reply_stream_maxlen,
+            settings.max_missed_per_user,
             settings.missed_bytes,
             self.journal_bound,
             self.journal_bytes,

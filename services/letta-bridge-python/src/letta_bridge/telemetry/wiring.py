@@ -60,7 +60,7 @@ class Telemetry:
 
 
 def _tracing(settings: BridgeSettings) -> Tracing | None:
-    if not settings.bridge.traces:
+    if not settings.telemetry.traces:
         return None
     # Imported here: who does not want it need not have it.
     from letta_bridge.telemetry.tracing import start_tracing  # noqa: PLC0415

@@ -62,7 +62,7 @@ def catch_up_messages(
     if len(told) < len(worth):
         messages.append(_note(_OMITTED_NOTE, str(uuid.uuid4()), language, count=len(worth) - len(told)))
     for turn in told:
-        messages += _messages_of(turn, agent_id, language, settings.told_characters)
+        messages += _messages_of(turn, agent_id, language, settings.catch_up_max_characters)
     return messages
 
 
@@ -72,7 +72,7 @@ def _newest(turns: Sequence[MissedTurn], settings: FallbackSettings) -> list[Mis
     characters = 0
     for turn in reversed(turns):
         characters += len(turn.content) + len(turn.response_text or "")
-        if len(chosen) == settings.told_turns or (chosen and characters > settings.told_characters):
+        if len(chosen) == settings.catch_up_max_turns or (chosen and characters > settings.catch_up_max_characters):
             break
         chosen.append(turn)
     return chosen[::-1]

@@ -168,13 +168,14 @@ class Delivery:
         """
         clock = asyncio.get_running_loop().time
         began = clock()
-        self._deadline = began + self._context.letta.reply_deadline
+        self._deadline = began + self._context.letta.reply_deadline_seconds
         try:
             async with asyncio.timeout_at(self._deadline):
                 return await self._retried()
         except TimeoutError:
             raise ReplyDeadlineExceeded(
-                f"Letta gave no answer within {self._context.letta.reply_deadline:g} s (letta.reply_deadline)"
+                f"Letta gave no answer within {self._context.letta.reply_deadline_seconds:g} s "
+                "(letta.reply_deadline_seconds)"
             ) from None
         finally:
             self._context.recorder.delivered(clock() - began)
@@ -339,7 +340,7 @@ class Delivery:
         # Slightly less than the rest of the budget, so that the breaker counts a Letta that hangs.
         remaining = (self._deadline - asyncio.get_running_loop().time()) * _SEND_TIMEOUT_SHARE
         try:
-            answer = await letta.send(agent_id, messages, timeout=min(self._context.letta.timeout, remaining))
+            answer = await letta.send(agent_id, messages, timeout=min(self._context.letta.timeout_seconds, remaining))
         except (LettaUnavailable, AgentGone):
             self.status = DeliveryStatus.ABSENT
             raise
@@ -381,13 +382,13 @@ class Delivery:
         """Whether a run that is still active was left behind by a server that has gone."""
         if began is None:
             return False
-        return began < self._context.servers.gone_at() or now() - began >= self._context.letta.run_lifetime
+        return began < self._context.servers.gone_at() or now() - began >= self._context.letta.run_lifetime_seconds
 
     @property
     def _patience(self) -> float:
         """Seconds to wait for earlier turns: a share of the reply budget, which a dead run must not use up."""
         letta = self._context.letta
-        return min(letta.turn_patience, letta.reply_deadline * _PREVIOUS_TURN_SHARE)
+        return min(letta.previous_turn_timeout_seconds, letta.reply_deadline_seconds * _PREVIOUS_TURN_SHARE)
 
 
 def _possibly_carried(own: Sequence[KeptTurn], earlier: Sequence[KeptTurn]) -> set[str]:

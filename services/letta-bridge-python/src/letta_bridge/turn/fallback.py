@@ -144,7 +144,7 @@ class MemoryPython:
         self._settings = settings
         self._queue = queue
         self._tenant = tenant
-        self._ttl = min(MAX_ANSWER_TTL, int(max(queue.reply_ttl, settings.timeout * 4)))
+        self._ttl = min(MAX_ANSWER_TTL, int(max(queue.reply_ttl_seconds, settings.timeout_seconds * 4)))
         self._relay = AnswerRelay(client)
 
     async def was_handed_over(self, number: str) -> bool:
@@ -176,11 +176,13 @@ class MemoryPython:
             wait.hand_over = lambda: self._hand_over(wait, reason, cause, persona)
             await retry_until_available(wait.hand_over)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.timeout):
+                async with asyncio.timeout(self._settings.timeout_seconds):
                     return await self._awaited(wait, subscription, held)
             if not await self._claim(number) and (answer := await self._look(wait)) is not None:
                 return answer
-        raise FallbackUnavailable(f"memory-python gave no answer within {self._settings.timeout:g} s; is it running?")
+        raise FallbackUnavailable(
+            f"memory-python gave no answer within {self._settings.timeout_seconds:g} s; is it running?"
+        )
 
     def reload(self, settings: FallbackSettings) -> None:
         """Take over the time an answer may take."""
@@ -249,7 +251,7 @@ class MemoryPython:
                     return FallbackAnswer(text, None)
                 ids = (wait.task.task_id, wait.handed_id)
                 channel = self._queue.task_response + wait.task.task_id
-                seconds = self._settings.timeout
+                seconds = self._settings.timeout_seconds
                 self._relay.begin(held.pop_all(), subscription, early=early, channel=channel, ids=ids, seconds=seconds)
                 return FallbackAnswer(text, None, under(*ids, message))
 

@@ -101,7 +101,7 @@ class MessageProcessor:
         self._settings = settings
         self._context = replace(self._context, letta=settings.letta, fallback=settings.fallback)
         if self._limiter is not None:
-            self._limiter.reload(settings.guards)
+            self._limiter.reload(settings.limits)
 
     async def process(self, turn: Turn, lease: Lease) -> Settlement:
         """The one outcome of a turn.
@@ -333,7 +333,7 @@ class MessageProcessor:
     def _missed_turns(self, job: Job, delivery: Delivery | None, answer: FallbackAnswer | None) -> tuple[bytes, ...]:
         if delivery is None:
             return ()
-        missed = job.missed_turn(delivery, answer, told_characters=self._settings.fallback.told_characters)
+        missed = job.missed_turn(delivery, answer, told_characters=self._settings.fallback.catch_up_max_characters)
         elsewhere = job.abandoned_turn(delivery.unasked) if delivery.unasked else None
         return tuple(dump(turn) for turn in (missed, elsewhere) if turn is not None)
 

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from letta_bridge.errors import LimitReached, TaskIdReused
+from letta_bridge.former_codes import former_code
 from letta_bridge.letta.port import Usage as TurnUsage
 from letta_bridge.request_queue import recent_turns
 from letta_bridge.request_queue.idempotency import Identity, KeptReply
@@ -240,6 +241,7 @@ def _error_reply(turn: Turn, error: ServiceError, code: str, task_id: str, user_
             message=str(error),
             timestamp=now(),
             code=code,
+            former_code=former_code(code),
             retryable=error.retryable,
             attempts=turn.attempts,
         )

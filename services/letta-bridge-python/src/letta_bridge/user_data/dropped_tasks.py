@@ -47,11 +47,11 @@ async def _refuse(client: RedisClient, settings: QueueSettings, entry: bytes) ->
     keys = Keys(settings.requests)
     if refused.user_id:
         # What is kept under this id already belongs to an earlier task.
-        key, ttl_ms = keys.reply(refused.user_id, refused.task_id), int(settings.reply_ttl * 1000)
+        key, ttl_ms = keys.reply(refused.user_id, refused.task_id), int(settings.reply_ttl_seconds * 1000)
         kept = _marked(refused.reply, header, payload, settings)
         if not await client.set(key, kept, px=ttl_ms, nx=True) and await client.pttl(key) > ttl_ms:
             await client.pexpire(key, ttl_ms)  # a hand-out that was given back kept it longer for this task
-    await client.xadd(keys.replies, {"reply": refused.reply}, maxlen=settings.replies_kept, approximate=True)
+    await client.xadd(keys.replies, {"reply": refused.reply}, maxlen=settings.reply_stream_maxlen, approximate=True)
     await refused.publish(client, settings)
 
 

@@ -92,7 +92,7 @@ def syncers(
     embedding = Embedding(
         store,
         embedder_of(store, HttpEmbedder(web, settings.embeddings)),
-        rate=sync.rate,
+        rate=sync.texts_per_second,
         batch=sync.batch,
         longest=settings.embeddings.max_characters,
         stored=stored,
@@ -118,7 +118,7 @@ def new_vectors(
     few = {"max_connections": _MAX_CONNECTIONS, "min_connections": 0}
     journal = Database(now.database.model_copy(update=few))
     store = open_memories(now.vectors, now.database)
-    web = SingleAnswerClient(timeout=now.embeddings.timeout)
+    web = SingleAnswerClient(timeout=now.embeddings.timeout_seconds)
     made = syncers(
         now,
         store,
@@ -130,7 +130,7 @@ def new_vectors(
         stored=lambda kind, count: metrics.vectors_stored.labels(kind).inc(count),
         removed=metrics.vectors_removed.inc,
     )
-    rounds = now.vectors.sync.sweep_every
+    rounds = now.vectors.sync.sweep_interval_seconds
     jobs: list[SyncJob] = [
         TurnsSyncJob(made.turns, made.of_turns, now.vectors.sync.batch),
         TurnSweep(made.turns, made.of_turns, made.embedding, SweepSchedule(rounds, "vectors")),

@@ -266,7 +266,7 @@ def test_switched_on_without_the_extra_says_what_to_install():
 
 def test_switched_on_everything_is_wrapped(rig, monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
-    telemetry = Telemetry(BridgeSettings.model_validate({"bridge": {"traces": True}}))
+    telemetry = Telemetry(BridgeSettings.model_validate({"telemetry": {"traces": True}}))
     try:
         assert telemetry.recorder is not telemetry.metrics
         assert telemetry.letta("http://letta", rig.letta).send.__qualname__.startswith("LettaSpans")

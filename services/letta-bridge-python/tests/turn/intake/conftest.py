@@ -78,7 +78,7 @@ class Worker:
 
     def __init__(self, shelf=None, name="a", accepting=lambda: True, **changes):
         self.time = 1_000.0
-        self.settings = QueueSettings(**{"shutdown_grace": 5, **changes})
+        self.settings = QueueSettings(**{"shutdown_grace_seconds": 5, **changes})
         self.shelf = shelf or InMemoryQueueState(clock=lambda: self.time)
         self.queue = UnreliableQueue(self.shelf, self.settings, name)
         self.started = asyncio.Queue()

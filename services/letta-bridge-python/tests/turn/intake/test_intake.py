@@ -185,7 +185,7 @@ async def test_a_turn_whose_lease_ran_out_here_is_no_stray(make_worker, set_cloc
     async with make_worker() as worker:
         worker.push("a")
         turn = await worker.started.get()
-        now += worker.settings.lease * 0.9
+        now += worker.settings.lease_seconds * 0.9
         worker.fail_with = LeaseLost()
         worker.gate.set()
         async with asyncio.timeout(20):
@@ -272,7 +272,7 @@ async def test_stopping_gives_back_what_was_not_begun(make_worker):
 
 
 async def test_stopping_leaves_what_outlasts_the_grace_to_its_lease(make_worker):
-    async with make_worker(shutdown_grace=0) as worker:
+    async with make_worker(shutdown_grace_seconds=0) as worker:
         worker.push("a")
         await worker.started.get()
         await worker.stopped()
@@ -282,7 +282,7 @@ async def test_stopping_leaves_what_outlasts_the_grace_to_its_lease(make_worker)
 
 
 async def test_a_stop_right_after_a_hand_out_waits_for_nothing(make_worker):
-    async with make_worker(shutdown_grace=3_600) as worker:
+    async with make_worker(shutdown_grace_seconds=3_600) as worker:
         worker.queue.after_hand_out = worker.intake.stop
         worker.push("a")
         await asyncio.wait_for(worker.running, 20)
@@ -331,7 +331,7 @@ def test_every_task_taken_is_settled_waiting_or_in_flight(make_queue, data):
             elif step == "die":
                 # The other bridge becomes a zombie: it still holds turns whose leases are over.
                 mine.clear()
-                now += config.lease + 1
+                now += config.lease_seconds + 1
             elif step == "release":
                 await queue.release([mine.pop().receipt for _ in mine[:1]])
             else:
@@ -340,7 +340,7 @@ def test_every_task_taken_is_settled_waiting_or_in_flight(make_queue, data):
             settled = sum(count for name, count in status.counters.items() if name.startswith("settled:"))
             assert status.counters.get("taken", 0) == settled + status.waiting + status.in_flight
             assert len(shelf.busy) == len(shelf.turns)
-        now += config.lease + 1
+        now += config.lease_seconds + 1
         while shelf.requests or shelf.lanes or shelf.turns:
             turns = (await bridges[0].settle_and_fetch([], 5)).turns
             await bridges[0].settle_and_fetch([_end(turn) for turn in turns], 0)

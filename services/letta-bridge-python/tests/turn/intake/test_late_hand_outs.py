@@ -71,7 +71,7 @@ async def test_a_hand_out_that_was_read_after_another_bridge_took_over_is_not_be
     async def take_over():
         taken_over.extend((await other.settle_and_fetch([], 5)).turns)
 
-    worker.queue.late, worker.queue.meanwhile = worker.settings.lease + 1, take_over
+    worker.queue.late, worker.queue.meanwhile = worker.settings.lease_seconds + 1, take_over
     if not waiting:
         worker.push("a")
     async with worker:
@@ -91,12 +91,12 @@ async def test_a_hand_out_that_was_read_late_and_belongs_to_no_other_task_is_ren
         pass
 
     worker = late_worker
-    worker.queue.late, worker.queue.meanwhile = worker.settings.lease * late, nobody
+    worker.queue.late, worker.queue.meanwhile = worker.settings.lease_seconds * late, nobody
     worker.push("a")
     async with worker:
         turn = await asyncio.wait_for(worker.started.get(), 20)
         assert worker.queue.renewed == [turn.receipt]
-        assert worker.shelf.turns[turn.receipt].deadline == worker.time + worker.settings.lease
+        assert worker.shelf.turns[turn.receipt].deadline == worker.time + worker.settings.lease_seconds
         worker.gate.set()
         await worker.settled(1)
 
@@ -120,7 +120,7 @@ async def test_a_late_hand_out_that_cannot_be_renewed_goes_back_uncounted(late_w
         worker.queue.on_renew = lambda: None
         raise RedisConnectionError("away")
 
-    worker.queue.late, worker.queue.meanwhile = worker.settings.lease, nobody
+    worker.queue.late, worker.queue.meanwhile = worker.settings.lease_seconds, nobody
     worker.queue.on_renew = once
     worker.push("a")
     async with worker:
@@ -159,7 +159,7 @@ async def test_a_late_hand_out_that_is_begun_is_not_given_back_by_a_pass_that_lo
 
     async with worker:
         await worker.idle()
-        queue.late, queue.meanwhile, queue.renew = worker.settings.lease, nobody, renew_while_a_pass_fails
+        queue.late, queue.meanwhile, queue.renew = worker.settings.lease_seconds, nobody, renew_while_a_pass_fails
         worker.push("a")
         await asyncio.wait_for(worker.started.get(), 20)
         assert released == []

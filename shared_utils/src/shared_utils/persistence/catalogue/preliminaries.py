@@ -12,6 +12,7 @@ from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.connections import session_settings
 from shared_utils.persistence.dialects import Dialect, OpenGauss, PostgreSQL
 from shared_utils.persistence.dialects.session_settings import for_session, for_transaction
+from shared_utils.persistence.installed_names import SCHEMA
 
 _DIALECTS: Final[tuple[Dialect, ...]] = (PostgreSQL((16,)), OpenGauss((6, 0, 0)))
 _DATABASE: Final = "letta"
@@ -29,32 +30,32 @@ PRELIMINARIES: Final[Mapping[str, Sequence[str]]] = {
     ),
     "To see which migrations are missing": (
         "SELECT 1 FROM pg_tables WHERE schemaname = %s AND tablename = 'schema_migrations'",
-        'SELECT number, checksum, compatible_from FROM "letta_bridge".schema_migrations',
+        f'SELECT number, checksum, compatible_from FROM "{SCHEMA}".schema_migrations',  # noqa: S608  # a constant
     ),
     "To apply them": (
         "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout TO 120000",
         "SELECT pg_advisory_xact_lock(%s)",
         "SELECT 1 FROM pg_namespace WHERE nspname = %s",
-        'CREATE SCHEMA "letta_bridge"',
-        """CREATE TABLE "letta_bridge".schema_migrations (
+        f'CREATE SCHEMA "{SCHEMA}"',
+        f"""CREATE TABLE "{SCHEMA}".schema_migrations (
     number integer PRIMARY KEY,
     name text NOT NULL,
     checksum text NOT NULL,
     compatible_from integer NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT now()
 )""",
-        """INSERT INTO "letta_bridge".schema_migrations (number, name, checksum, compatible_from)
-VALUES (%s, %s, %s, %s)""",
+        f"""INSERT INTO "{SCHEMA}".schema_migrations (number, name, checksum, compatible_from)
+VALUES (%s, %s, %s, %s)""",  # noqa: S608  # a constant
         "COMMIT",
     ),
-    "`letta-bridge migrate --grant bridge`": (
+    "The command `migrate --grant bridge`": (
         for_transaction({}),
-        'GRANT USAGE ON SCHEMA "letta_bridge" TO "bridge"',
-        'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA "letta_bridge" TO "bridge"',
-        'GRANT USAGE ON ALL SEQUENCES IN SCHEMA "letta_bridge" TO "bridge"',
-        'ALTER DEFAULT PRIVILEGES IN SCHEMA "letta_bridge" GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO "bridge"',
-        'ALTER DEFAULT PRIVILEGES IN SCHEMA "letta_bridge" GRANT USAGE ON SEQUENCES TO "bridge"',
-        'REVOKE INSERT, UPDATE, DELETE ON "letta_bridge".schema_migrations FROM "bridge"',
+        f'GRANT USAGE ON SCHEMA "{SCHEMA}" TO "bridge"',
+        f'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA "{SCHEMA}" TO "bridge"',
+        f'GRANT USAGE ON ALL SEQUENCES IN SCHEMA "{SCHEMA}" TO "bridge"',
+        f'ALTER DEFAULT PRIVILEGES IN SCHEMA "{SCHEMA}" GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO "bridge"',
+        f'ALTER DEFAULT PRIVILEGES IN SCHEMA "{SCHEMA}" GRANT USAGE ON SEQUENCES TO "bridge"',
+        f'REVOKE INSERT, UPDATE, DELETE ON "{SCHEMA}".schema_migrations FROM "bridge"',
     ),
 }
 """When it is sent → statements, with the default schema, a database ``letta`` and a role ``bridge``."""

@@ -26,7 +26,7 @@ class Conversation(BaseModel):
     user_id: str | None = None
     """Whose it is; None where it is nobody's in particular."""
     source: str = ""
-    """Who writes it: ``letta_bridge`` for the bridge's journal, an application's own name for its conversations."""
+    """Who writes it: A service's name for its journal, an application's own name for its conversations."""
     title: str = ""
     metadata: dict[str, Any] = {}
     created_at: AwareDatetime = Field(default_factory=utc_now)

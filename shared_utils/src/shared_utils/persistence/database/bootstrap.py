@@ -9,6 +9,7 @@ from psycopg import errors
 from psycopg.conninfo import make_conninfo
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from shared_utils.operator_commands import command
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.connection_watch import ConnectionWatch
 from shared_utils.persistence.database.connections import Connection
@@ -22,6 +23,7 @@ from shared_utils.persistence.errors import (
     SchemaMissing,
     UnfitDatabase,
 )
+from shared_utils.persistence.installed_names import APPLICATION
 
 _SELECT_FITNESS: Final = (
     "SELECT '' IS NULL, current_setting('server_encoding'), current_setting('session_replication_role')"
@@ -80,7 +82,7 @@ def parameters(config: DatabaseConfig) -> dict[str, Any]:
     seconds = max(1, round(config.query_timeout))
     ours = {
         "connect_timeout": max(2, round(config.connection_timeout)),  # libpq takes 1 for 2
-        "application_name": "letta-bridge",
+        "application_name": APPLICATION,
         "client_encoding": "utf8",
         "keepalives_idle": max(1, seconds // 2),
         "keepalives_interval": max(1, seconds // 4),
@@ -152,7 +154,7 @@ async def _made(connection: Connection, config: DatabaseConfig) -> float:
     if not config.generate_schemas:
         raise SchemaMissing(
             f"the database {config.place} does not exist; if DATABASE_URL names the right one, run "
-            "`letta-bridge migrate` as a user that may make it"
+            f"`{command('migrate')}` as a user that may make it"
         )
     dialect = await _dialect(connection)
     try:

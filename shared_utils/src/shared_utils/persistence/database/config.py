@@ -11,7 +11,9 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import BaseModel, ConfigDict, SecretStr, field_validator, model_validator
 
+from shared_utils.config.layout import Layout
 from shared_utils.config.settings import Section, load, setting
+from shared_utils.persistence.installed_names import SCHEMA
 
 _NO_URL: Final = (
     "not a database URL; it reads postgresql://user:password@host:5432/name, with special characters of the password "
@@ -34,13 +36,13 @@ class DatabaseConfig(Section):
         None, "DB_PASSWORD", doc="password of the URL's user, where the URL holds none"
     )
     schema_name: str = setting(
-        "letta_bridge",
+        SCHEMA,
         "DB_SCHEMA",
         doc="schema of the tables; a tenant's name is added to it",
         pattern=r"^[a-z_][a-z0-9_]{0,62}$",
     )
     generate_schemas: bool = setting(
-        True, "DB_GENERATE_SCHEMAS", doc="make database, schema and tables; false: `letta-bridge migrate` does"
+        True, "DB_GENERATE_SCHEMAS", doc="make database, schema and tables; false: only the command `migrate` does"
     )
     max_connections: int = setting(10, "DB_MAX_CONNECTIONS", doc="connections at most", ge=1, le=1000)
     min_connections: int = setting(1, "DB_MIN_CONNECTIONS", doc="connections kept open", ge=0)
@@ -86,7 +88,9 @@ class DatabaseConfig(Section):
             SettingsError: one of them is wrong.
         """
         model = type("_Environment", (_Environment,), {"__annotations__": {"database": cls}, "database": cls()})
-        found: Self = load(model, config=None, environ=os.environ if environ is None else environ).settings.database
+        found: Self = load(
+            model, Layout(), config=None, environ=os.environ if environ is None else environ
+        ).settings.database
         return found
 
     def of_tenant(self, name: str) -> Self:

@@ -10,6 +10,7 @@ from psycopg import errors
 from psycopg_pool import PoolTimeout, TooManyRequests
 
 from shared_utils.connection_failures import connection_failure
+from shared_utils.operator_commands import command
 from shared_utils.persistence.database.connections import NotBegun
 from shared_utils.persistence.dialects import login_refusal
 from shared_utils.persistence.errors import (
@@ -90,12 +91,12 @@ def _refusal(error: psycopg.Error, text: str, place: str, user: str) -> Persiste
             found = Conflict(f"such a row exists already ({text})")
         case errors.UndefinedTable() | errors.InvalidSchemaName() | errors.UndefinedColumn():
             found = SchemaMissing(
-                f"the database {place} has not the tables this release needs ({text}); run: letta-bridge migrate"
+                f"the database {place} has not the tables this release needs ({text}); run: {command('migrate')}"
             )
         case errors.InsufficientPrivilege():
             found = DatabaseRefused(
                 f"user {user} may not do that in the database {place} ({text}); run as its owner: "
-                f"letta-bridge migrate --grant {user}"
+                f"{command(f'migrate --grant {user}')}"
             )
         case psycopg.DataError():
             found = ValueRefused(f"the database {place} cannot hold a value ({text})")

@@ -19,11 +19,13 @@ import psycopg
 from psycopg import errors, sql
 
 from shared_utils.observability import logs
+from shared_utils.operator_commands import command
 from shared_utils.persistence.database.bootstrap import connect_and_prepare
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.connections import Connection
 from shared_utils.persistence.database.error_mapping import translate
 from shared_utils.persistence.errors import DatabaseRefused, MigrationChanged, SchemaMissing, UnfitDatabase
+from shared_utils.persistence.installed_names import LOCKS
 
 _log = logs.get("shared_utils.persistence.migration")
 
@@ -99,7 +101,7 @@ async def require_schema(connection: Connection, config: DatabaseConfig) -> None
             raise no_schema(config)
         steps = ", ".join(f"{migration.number:04}" for migration in missing)
         raise SchemaMissing(
-            f"the database {config.place} lacks the migrations {steps}; run `letta-bridge migrate` as a user that may "
+            f"the database {config.place} lacks the migrations {steps}; run `{command('migrate')}` as a user that may "
             "make tables"
         )
     await apply(connection, config)
@@ -109,7 +111,7 @@ def no_schema(config: DatabaseConfig) -> SchemaMissing:
     """The error for a database that none of this service's tables is in."""
     return SchemaMissing(
         f"the database {config.place} has no schema {config.schema_name} with this service's tables; if DATABASE_URL "
-        "and DB_SCHEMA name the right ones, run `letta-bridge migrate` as a user that may make it"
+        f"and DB_SCHEMA name the right ones, run `{command('migrate')}` as a user that may make it"
     )
 
 
@@ -128,14 +130,14 @@ async def apply(connection: Connection, config: DatabaseConfig) -> Sequence[Migr
         user = config.parts.get("user", "?")
         raise SchemaMissing(
             f"user {user} may not make tables in the database {config.place} ({error.diag.message_primary}); run as "
-            f"its owner: letta-bridge migrate --grant {user}"
+            f"its owner: {command(f'migrate --grant {user}')}"
         ) from error
     return tuple(applied)
 
 
 async def _apply_next(connection: Connection, config: DatabaseConfig) -> Migration | None:
     """One step under the lock, which the end of the transaction gives back: a pooler may give the session to others."""
-    key = zlib.crc32(f"letta-bridge {config.schema_name}".encode())
+    key = zlib.crc32(f"{LOCKS} {config.schema_name}".encode())
     async with connection.work(seconds=_LOCK_SECONDS):
         await connection.execute("SELECT pg_advisory_xact_lock(%s)", [key])
         await _make_schema(connection, config.schema_name)

@@ -87,7 +87,7 @@ async def absent_vector_tables(config: DatabaseConfig) -> Sequence[str]:
 
 
 async def mend_vector_tables(config: DatabaseConfig) -> Sequence[str]:
-    """Create missing listed tables, empty, and return their names. ``letta-bridge vectors sync`` fills them.
+    """Create missing listed tables, empty, and return their names. The command ``vectors sync`` fills them.
 
     Raises:
         PersistenceError: the database cannot be used, or the role may not create tables.

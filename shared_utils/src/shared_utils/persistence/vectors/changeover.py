@@ -8,6 +8,7 @@ from typing import Final
 
 from psycopg.errors import InsufficientPrivilege
 
+from shared_utils.operator_commands import command
 from shared_utils.persistence.database.database import Connection, Database
 from shared_utils.persistence.errors import DatabaseRefused
 from shared_utils.persistence.statements import statements
@@ -18,7 +19,11 @@ from shared_utils.persistence.vectors.rows import columns
 from shared_utils.persistence.vectors.tables import State, VectorTable, VectorTables
 
 _SQL: Final = statements("vectors", "shared_utils.persistence")
-_NO_CHANGEOVER_ERROR: Final = "no model is being changed over to; begin: letta-bridge vectors reembed"
+
+
+def no_changeover() -> str:
+    """The sentence for a collection that has no new model."""
+    return f"no model is being changed over to; begin: {command('vectors reembed')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ class Changeover:
             gaps = {"table": current.name, "other": filling.name, "columns": "passage_id"}
             if await self.database.rows(connection, filled(_SQL["outdated"], gaps), {"after": "", "limit": 1}):
                 raise ReembeddingUnfinished(
-                    f"passages lack their embedding of {filling.model} still; go on: letta-bridge vectors reembed"
+                    f"passages lack their embedding of {filling.model} still; go on: {command('vectors reembed')}"
                 )
             await self.tables.set_state(connection, current, "retired")
             await self.tables.set_state(connection, filling, "current")
@@ -76,7 +81,7 @@ class Changeover:
             if isinstance(error.__cause__, InsufficientPrivilege):
                 raise VectorTableMissing(
                     f"this role may not drop tables in the database {self.database.config.place}; run as its owner: "
-                    "letta-bridge vectors reembed"
+                    f"{command('vectors reembed')}"
                 ) from error
             raise
         self.tables.forget()
@@ -85,5 +90,5 @@ class Changeover:
     def _pair(self, tables: Sequence[VectorTable]) -> tuple[VectorTable, VectorTable]:
         by_state = {table.state: table for table in tables}
         if "current" not in by_state or "filling" not in by_state:
-            raise VectorError(_NO_CHANGEOVER_ERROR)
+            raise VectorError(no_changeover())
         return by_state["current"], by_state["filling"]

@@ -11,6 +11,7 @@ import psycopg
 from psycopg import errors
 
 from shared_utils.observability import logs
+from shared_utils.operator_commands import command
 from shared_utils.persistence.database.bootstrap import connect_and_prepare
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.database import Connection, Database
@@ -64,11 +65,11 @@ class IndexBuilder:
             except errors.QueryCanceled as error:
                 raise QueryTimeout(
                     f"the server ended the building of the index {table.index} after its own statement_timeout; raise "
-                    "that for this user, or run `letta-bridge vectors reindex` with a DATABASE_URL past the pooler"
+                    f"that for this user, or run `{command('vectors reindex')}` with a DATABASE_URL past the pooler"
                 ) from error
 
         async with _alone(self.database.config, table.lock) as alone:
-            return alone and await self.database.run_outside(work, timeout=self.settings.build_timeout)
+            return alone and await self.database.run_outside(work, timeout=self.settings.build_timeout_seconds)
 
     async def _build_alone(self, connection: Connection, table: VectorTable, precision: str, *, rebuild: bool) -> bool:
         rows = await self.database.rows(connection, _SQL["indexes"], self._names(table))
@@ -90,7 +91,9 @@ class IndexBuilder:
             return
         milliseconds = max(1, round(self.database.config.query_timeout * 1000))
         await self.database.send(connection, _SQL["unlimited"])
-        await self.database.send(connection, filled(_SQL["index_memory"], {"megabytes": self.settings.memory}))
+        await self.database.send(
+            connection, filled(_SQL["index_memory"], {"megabytes": self.settings.memory_megabytes})
+        )
         try:
             yield
         finally:

@@ -72,7 +72,7 @@ def can_be_kept(vectors: VectorSettings, database: DatabaseConfig) -> bool:
 def embedder_of(store: PassageStore, configured: HttpEmbedder) -> EmbedderNow:
     """Gives an embedder of the model whose vectors the store has.
 
-    The configured model counts where there are none yet. Else it takes over in the moment ``letta-bridge vectors
+    The configured model counts where there are none yet. Else it takes over in the moment the command ``vectors
     reembed`` has changed over to it, in every process, and nobody is without memories meanwhile.
     """
     told = ""

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from shared_utils.persistence.errors import Conflict
+from shared_utils.persistence.vectors.changeover import no_changeover
 from shared_utils.persistence.vectors.distances import score_between
 from shared_utils.persistence.vectors.errors import (
     DimensionMismatch,
@@ -269,7 +270,7 @@ class InMemoryPassageStore:
     def _pair(self) -> tuple[_Shelf, _Shelf]:
         by_state = {shelf.state: shelf for shelf in self._shelves}
         if "current" not in by_state or "filling" not in by_state:
-            raise VectorError("no model is being changed over to; begin: letta-bridge vectors reembed")
+            raise VectorError(no_changeover())
         return by_state["current"], by_state["filling"]
 
     def _mismatch(self, model: str) -> ModelMismatch:

@@ -7,10 +7,19 @@ from urllib.parse import quote, urlencode
 
 from pydantic import SecretStr
 
+from shared_utils.config.layout import Rename
 from shared_utils.config.settings import Section, setting
 from shared_utils.errors import SettingsError
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.vectors.passages import Metric
+
+VECTOR_RENAMES: Final = (
+    Rename("vectors.index.memory", "vectors.index.memory_megabytes"),
+    Rename("vectors.index.build_timeout", "vectors.index.build_timeout_seconds"),
+    Rename("vectors.sync.rate", "vectors.sync.texts_per_second", ("VECTORS_RATE",)),
+    Rename("vectors.sync.sweep_every", "vectors.sync.sweep_interval_seconds"),
+)
+"""Where a program has these settings in the section ``vectors``."""
 
 _NAME: Final = r"^[a-z_][a-z0-9_]{0,39}$"
 
@@ -38,18 +47,21 @@ class IndexSettings(Section):
     ef_search: int = setting(
         100, "VECTORS_EF_SEARCH", doc="HNSW: candidates looked at in a search; more finds more, slower", ge=10, le=1000
     )
-    memory: int = setting(512, doc="megabytes of the server's memory a build may use", ge=16, le=1_000_000)
-    build_timeout: float = setting(21_600.0, doc="seconds a build may take", gt=0)
+    memory_megabytes: int = setting(512, doc="megabytes of the server's memory a build may use", ge=16, le=1_000_000)
+    build_timeout_seconds: float = setting(21_600.0, doc="seconds a build may take", gt=0)
 
 
 class SyncSettings(Section):
     """How the bridge keeps the vectors in step with the journal and with Letta."""
 
-    rate: float = setting(
-        20.0, "VECTORS_RATE", doc="texts given to the embedding model in a second, by one bridge at a time", gt=0
+    texts_per_second: float = setting(
+        20.0,
+        "VECTORS_TEXTS_PER_SECOND",
+        doc="texts given to the embedding model in a second, by one bridge at a time",
+        gt=0,
     )
     batch: int = setting(16, doc="turns embedded at once; many at once delay replies by milliseconds", ge=1, le=200)
-    sweep_every: float = setting(
+    sweep_interval_seconds: float = setting(
         3600.0, doc="seconds between two comparisons of all vectors with what they are made from", ge=1
     )
 
@@ -60,8 +72,8 @@ class VectorSettings(Section):
     enabled: bool = setting(
         False,
         "VECTORS_ENABLED",
-        doc="embed turns and agents' archival memory, and let memory-python recall them; needs a database and "
-        "embeddings",
+        doc="embed turns and agents' archival memory, and let answers of the short-term memory recall them; needs a "
+        "database and embeddings",
     )
     table_name: str = setting(
         "passage_embeddings",

@@ -11,8 +11,10 @@ from typing import Any, Final, Literal
 from psycopg.errors import InsufficientPrivilege
 
 from shared_utils.observability import logs
+from shared_utils.operator_commands import command
 from shared_utils.persistence.database.database import Connection, Database
 from shared_utils.persistence.errors import DatabaseRefused
+from shared_utils.persistence.installed_names import LOCKS
 from shared_utils.persistence.statements import statements
 from shared_utils.persistence.vectors.errors import DimensionMismatch, ModelMismatch, VectorTableMissing
 from shared_utils.persistence.vectors.filter_sql import filled
@@ -54,7 +56,7 @@ class VectorTable:
     @property
     def lock(self) -> int:
         """Of the advisory lock held by who builds its index."""
-        return zlib.crc32(f"letta-bridge vectors {self.name}".encode())
+        return zlib.crc32(f"{LOCKS} vectors {self.name}".encode())
 
     def check(self, dimensions: int) -> None:
         """Return where vectors of this length fit.
@@ -189,12 +191,12 @@ class VectorTables:
     def _may_not(self, model: str, dimensions: int) -> VectorTableMissing:
         return VectorTableMissing(
             f"there is no table for vectors of {model} in the database {self._database.config.place}, and this role "
-            f"may not make it; run as its owner: letta-bridge vectors prepare {model} {dimensions}"
+            f"may not make it; run as its owner: {command(f'vectors prepare {model} {dimensions}')}"
         )
 
     @property
     def _key(self) -> int:
-        return zlib.crc32(f"letta-bridge vectors {self._database.config.schema_name} {self.collection}".encode())
+        return zlib.crc32(f"{LOCKS} vectors {self._database.config.schema_name} {self.collection}".encode())
 
 
 def in_use(tables: Sequence[VectorTable], model: str) -> VectorTable | None:
@@ -207,7 +209,7 @@ def mismatch(tables: Sequence[VectorTable], model: str) -> ModelMismatch:
     held = " and ".join(table.model for table in tables if table.state != "retired") or "no model"
     return ModelMismatch(
         f"the collection holds vectors of {held}, which cannot be compared with those of {model}; name that model, or "
-        f"change over: letta-bridge vectors reembed"
+        f"change over: {command('vectors reembed')}"
     )
 
 

@@ -56,14 +56,14 @@ def faults() -> list[Fault]:
             "bridges/own-limits",
             "one bridge lets three tasks of a user wait, the other any number, and one gets SIGKILL among bursts",
             _bursts,
-            topology=Topology(uneven=(("GUARD_MAX_LANE", "3"),), latency=0.4),
+            topology=Topology(uneven=(("LIMIT_MAX_PENDING_PER_USER", "3"),), latency=0.4),
             occupies=parts("bridges"),
         ),
         Fault(
             "bridges/overflow",
             "a user's tasks are refused because three wait already, and the bridge gets SIGKILL with them in its hands",
             _overflow,
-            topology=Topology(variables=(("GUARD_MAX_LANE", "3"),), latency=0.4),
+            topology=Topology(variables=(("LIMIT_MAX_PENDING_PER_USER", "3"),), latency=0.4),
             occupies=parts("bridges"),
         ),
         Fault(

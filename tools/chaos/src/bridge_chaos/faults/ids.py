@@ -12,7 +12,7 @@ from bridge_chaos.topology import Topology
 
 _SPEAKERS: Final = 3
 _REPLY_TTL_SECONDS: Final = 3.0
-_SHORT: Final = Topology(variables=(("REPLY_TTL", f"{_REPLY_TTL_SECONDS:g}"),))
+_SHORT: Final = Topology(variables=(("REPLY_TTL_SECONDS", f"{_REPLY_TTL_SECONDS:g}"),))
 
 
 def faults() -> list[Fault]:

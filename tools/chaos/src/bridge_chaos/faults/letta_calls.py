@@ -34,7 +34,7 @@ _LISTED_SECONDS: Final = 1.0
 _SERVED_SECONDS: Final = 120.0
 _PAUSE_SECONDS: Final = 1.0
 _TOPOLOGY: Final = Topology()
-_SHORT_RUNS: Final = Topology(variables=(("LETTA_BRIDGE_LETTA_RUN_LIFETIME", "6"),))
+_SHORT_RUNS: Final = Topology(variables=(("LETTA_BRIDGE_LETTA_RUN_LIFETIME_SECONDS", "6"),))
 """Shorter than a run here, so that a bridge that has not seen the server gone cancels what it left behind, too."""
 _OWN_FILES: Final = Topology(own_data=True, database=False)
 """Each bridge finds the agents that the other one made by their tags alone."""

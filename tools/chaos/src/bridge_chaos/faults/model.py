@@ -13,9 +13,9 @@ from bridge_chaos.waiting import wait_until
 
 _SLOW_SECONDS: Final = 11.0
 _SHORT_LIMITS: Final = (
-    ("LETTA_TIMEOUT", "2.5"),
-    ("REPLY_DEADLINE", "2"),
-    ("LETTA_BRIDGE_LETTA_TURN_PATIENCE", "0.75"),
+    ("LETTA_TIMEOUT_SECONDS", "2.5"),
+    ("REPLY_DEADLINE_SECONDS", "2"),
+    ("LETTA_BRIDGE_LETTA_PREVIOUS_TURN_TIMEOUT_SECONDS", "0.75"),
 )
 """Of minutes seconds: to these limits the slow turns here are as ten minutes to the default ones."""
 _NO_BREAKER: Final = (("LETTA_BRIDGE_LETTA_BREAKER_FAILURES", "1000"),)

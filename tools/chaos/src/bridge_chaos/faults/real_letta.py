@@ -15,7 +15,9 @@ from bridge_chaos.load import Load
 from bridge_chaos.topology import Topology
 from bridge_chaos.waiting import restart
 
-_TOPOLOGY: Final = Topology(real_letta=True, variables=(("LETTA_TIMEOUT", "10"), ("REPLY_DEADLINE", "40")))
+_TOPOLOGY: Final = Topology(
+    real_letta=True, variables=(("LETTA_TIMEOUT_SECONDS", "10"), ("REPLY_DEADLINE_SECONDS", "40"))
+)
 _OWN_FILES: Final = replace(_TOPOLOGY, own_data=True, database=False)
 """Each bridge finds the agents that the other one made by their tags alone."""
 _LOAD: Final = Load(users=5, messages=4, seconds=6.0)
@@ -87,7 +89,9 @@ def _killed_behind_proxy() -> Fault:
         "real-letta/kill-behind-proxy",
         "the real Letta gets SIGKILL in the middle of turns, behind a proxy that goes on taking connections",
         _kill_behind_proxy,
-        topology=replace(_TOPOLOGY, variables=(*_TOPOLOGY.variables, ("LETTA_BRIDGE_LETTA_RUN_LIFETIME", "45"))),
+        topology=replace(
+            _TOPOLOGY, variables=(*_TOPOLOGY.variables, ("LETTA_BRIDGE_LETTA_RUN_LIFETIME_SECONDS", "45"))
+        ),
         load=_THINKING,
         patience=240.0,
         occupies=_SERVER,

@@ -28,8 +28,8 @@ _TURN_SECONDS: Final = 6.0
 """Turns that began before the loss end when others have begun after it."""
 _PATIENT: Final = (
     ("LEASE_SECONDS", "30"),  # the default: it outlasts an election, and no bridge gives up a turn of its own accord
-    ("LETTA_TIMEOUT", "20"),
-    ("REPLY_DEADLINE", "60"),
+    ("LETTA_TIMEOUT_SECONDS", "20"),
+    ("REPLY_DEADLINE_SECONDS", "60"),
     ("MAX_CONCURRENT_REQUESTS", "32"),
 )
 _BUSY: Final = Load(users=24, messages=3, seconds=30.0)

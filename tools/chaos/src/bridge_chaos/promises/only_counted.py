@@ -34,7 +34,7 @@ class Bounds:
         """Those of an environment's bridges."""
         fallback = json.loads(CONFIG.read_text(encoding="utf-8"))["fallback"]
         variables = dict(environment.topology.variables)
-        names = ("told_turns", "told_characters")
+        names = ("catch_up_max_turns", "catch_up_max_characters")
         return cls(*(int(variables.get(f"{_VARIABLE}{name.upper()}", fallback[name])) for name in names))
 
 

@@ -14,7 +14,7 @@ from bridge_chaos.load import Task, Utterance, recognised
 from bridge_chaos.observer import Reply, is_answer
 from bridge_chaos.promises.verdict import Verdict
 
-_AT_THE_DOOR: Final = frozenset({"lane_full"})
+_AT_THE_DOOR: Final = frozenset({"user_queue_full"})
 """Codes of refusals that do not wait for the user's earlier tasks."""
 
 

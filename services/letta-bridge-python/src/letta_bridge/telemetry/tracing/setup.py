@@ -15,7 +15,7 @@ try:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 except ImportError as error:
     raise SettingsError(
-        f"bridge.traces is on, but OpenTelemetry is not installed ({error.name} is missing); "
+        f"telemetry.traces is on, but OpenTelemetry is not installed ({error.name} is missing); "
         "install letta-bridge[otel], or switch it off"
     ) from error
 

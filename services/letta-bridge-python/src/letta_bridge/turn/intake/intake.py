@@ -79,15 +79,15 @@ class Intake:
             accepting=accepting,
             stopping=self._stopping,
         )
-        self._leases = LeaseKeeper(queue, self._running, settings.lease, recorder, self._wake.set)
-        self._hand_outs = HandOuts(queue, self._leases, self._running, settings.lease)
+        self._leases = LeaseKeeper(queue, self._running, settings.lease_seconds, recorder, self._wake.set)
+        self._hand_outs = HandOuts(queue, self._leases, self._running, settings.lease_seconds)
         self._arrivals = Arrivals(
             queue,
             self._capacity,
             self._hand_outs,
             stopping=self._stopping,
             request_pass=self._wake.set,
-            lease_seconds=settings.lease,
+            lease_seconds=settings.lease_seconds,
             recorder=recorder,
         )
 
@@ -210,7 +210,7 @@ class Intake:
         _log.info("draining", in_flight=self.in_flight)
         unbegun = self._running.unbegun()
         await self._running.cancel_all(unbegun)
-        until = clock() + self._settings.shutdown_grace
+        until = clock() + self._settings.shutdown_grace_seconds
         await self._settle_all(release=unbegun)
         while self._running and clock() < until:
             await wait_or_timeout(self._wake, until - clock())

@@ -1,4 +1,7 @@
-"""The reference of all settings, made from the models: ``docs/configuration.md``."""
+"""What the documents say of settings, made from what the services declare.
+
+``./run generate`` writes them.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,16 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, TypeAlias
 
 from pydantic import BaseModel, SecretStr
 
+from shared_utils.config.layout import Layout, Rename
 from shared_utils.config.variables import Leaf, leaves, sections
+
+Service: TypeAlias = tuple[type[BaseModel], Layout]
+"""The settings model of a service, and its layout."""
 
 _INTRODUCTION: Final = """\
 # Configuration
@@ -24,7 +31,12 @@ not there is an error, at the start and on SIGHUP.
 - A key that does not exist is an error which names the nearest one that does. A service reads its own sections and
   leaves the others to their services; keys that begin with `$` are comments.
 - Every setting has a variable by its path: `LETTA_BRIDGE_` + the path in capitals with `_` for each dot, so
-  `LETTA_BRIDGE_QUEUE_LEASE` sets `queue.lease`. Many have a short one too; the long one wins where both are set.
+  `LETTA_BRIDGE_QUEUE_LEASE_SECONDS` sets `queue.lease_seconds`. Many have a short one too; the long one wins where both
+  are set.
+- A setting with a new name is read under its former one for one release more, from a file and from a variable
+  ([upgrading.md](upgrading.md#settings)). The log names it at the start and on SIGHUP (`settings_deprecated`), and so
+  do `letta-bridge config` and `doctor`. Both names with different values in one file, or in the environment, are an
+  error.
 - An unknown variable that begins with `LETTA_BRIDGE_` is an error, and so is a near miss of a short one
   (`LETTA_TIMOUT`). Variables of letta-server, of systemd, and those Kubernetes sets for its services are left alone;
   so `REDIS_PORT=tcp://…`, which it sets for a service named `redis`, counts as not set.
@@ -77,41 +89,70 @@ It starts Letta, which is configured by variables alone. [Its README](../service
 _BOUNDS: Final = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}", "multiple_of": "multiple of {}"}
 
 
-def render(models: Iterable[type[BaseModel]]) -> str:
+def render(services: Iterable[Service]) -> str:
     """The whole document. A section that several models have is described once."""
     parts = [_INTRODUCTION]
     seen: set[str] = set()
-    for model in models:
+    for model, layout in services:
         for name, section in sections(model):
             if name not in seen:
                 seen.add(name)
-                parts += _section(name, section)
+                parts += _section(name, section, layout)
     return "\n".join([*parts, _CLOSING])
 
 
-def defaults(models: Iterable[type[BaseModel]]) -> dict[str, Any]:
+def renames(services: Iterable[Service]) -> str:
+    """The table of former names."""
+    rows = ["| before | now | short variable before | now |", "|---|---|---|---|"]
+    for rename, leaf in _renamed(services).items():
+        before = ", ".join(f"`{name}`" for name in rename.old_variables)
+        now = ", ".join(f"`{name}`" for name in leaf.short_variables) if rename.old_variables else ""
+        rows.append(f"| `{rename.old}` | `{rename.new}` | {before} | {now} |")
+    return "\n".join(rows)
+
+
+def _renamed(services: Iterable[Service]) -> dict[Rename, Leaf]:
+    """Every rename once, with its setting."""
+    found: dict[Rename, Leaf] = {}
+    for model, layout in services:
+        by_path = {leaf.path: leaf for leaf in leaves(model)}
+        found |= {rename: by_path[rename.new] for rename in layout.renames}
+    return found
+
+
+def with_former_names(document: str, services: Iterable[Service], codes: Mapping[str, str]) -> str:
+    """The document with the present tables between their marks."""
+    rows = ["| before | now |", "|---|---|", *(f"| `{former}` | `{present}` |" for former, present in codes.items())]
+    for name, table in {"settings": renames(services), "codes": "\n".join(rows)}.items():
+        before, begin, rest = document.partition(f"<!-- {name}: ./run generate -->")
+        _, end, after = rest.partition(f"<!-- end of {name} -->")
+        document = f"{before}{begin}\n{table}\n{end}{after}"
+    return document
+
+
+def defaults(services: Iterable[Service]) -> dict[str, Any]:
     """What config.json holds: every default but secrets and what is empty."""
     found: dict[str, Any] = {}
-    for model in models:
+    for model, _ in services:
         # The first model to have a section has all of it; a later one may read a part.
         found = model().model_dump(mode="json", exclude_none=True) | found
     return found
 
 
-def _section(name: str, section: type[BaseModel]) -> Iterator[str]:
+def _section(name: str, section: type[BaseModel], layout: Layout) -> Iterator[str]:
     yield f"## `{name}`\n"
     yield f"{(section.__doc__ or '').strip()}\n"
     yield "| setting | variables | type | default | |"
     yield "|---|---|---|---|---|"
     for leaf in leaves(section, f"{name}."):
-        yield _row(leaf)
+        yield _row(leaf, layout)
     yield ""
     for leaf in leaves(section, f"{name}."):
         yield from _members(leaf)
 
 
-def _row(leaf: Leaf) -> str:
-    names = "<br>".join(f"`{name}`" for name in leaf.variables)
+def _row(leaf: Leaf, layout: Layout) -> str:
+    names = "<br>".join(f"`{name}`" for name in leaf.variables(layout))
     live = " ↻" if leaf.reloadable else ""
     return f"| `{leaf.path}`{live} | {names} | {_cells(leaf)} |"
 

@@ -1,0 +1,57 @@
+"""What a program declares about its configuration: sections, variables, and settings that have a new name."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """A setting that has a new name. The old one is read for one release more, and the log says so."""
+
+    old: str
+    """Dotted path, and so its variable by path."""
+    new: str
+    """Dotted path."""
+    old_variables: tuple[str, ...] = ()
+    """Former short variables; those that are still its own are not listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The configuration file and the environment variables of a program.
+
+    Without a prefix, settings have their short variables only, and no variable is refused.
+    """
+
+    prefix: str = ""
+    """Of every setting's variable by path. Others do not use it: an unknown variable that begins so is an error."""
+    sections: frozenset[str] = frozenset()
+    """Every section the file may have; a program reads its own and leaves the others to their programs."""
+    former_sections: frozenset[str] = frozenset()
+    """Sections of the last release, all of whose settings have moved."""
+    short_beginnings: tuple[str, ...] = ()
+    """How the short variables begin. Others use these beginnings, too, so that only a near miss is an error."""
+    foreign_beginnings: tuple[str, ...] = ()
+    """How variables begin that belong to another program in the same environment."""
+    renames: tuple[Rename, ...] = ()
+    """Of the sections this program reads."""
+
+    @property
+    def config_variable(self) -> str:
+        """Names the configuration file; read before any setting. Empty where there is none."""
+        return f"{self.prefix}CONFIG" if self.prefix else ""
+
+    def by_path(self, path: str) -> tuple[str, ...]:
+        """The variable by a setting's path."""
+        return (self.prefix + path.replace(".", "_").upper(),) if self.prefix else ()
+
+    @property
+    def former(self) -> Mapping[str, tuple[str, ...]]:
+        """Path of a setting → its former variables, the ones by path first."""
+        found: dict[str, tuple[str, ...]] = defaultdict(tuple)
+        for rename in self.renames:
+            found[rename.new] += (*self.by_path(rename.old), *rename.old_variables)
+        return found
