@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 SHARED = Path(__file__).parents[2] / "shared_utils" / "src" / "shared_utils"
-WORDS = re.compile("letta_bridge|letta-bridge|LETTA_BRIDGE|memory-python|memory_service")
+WORDS = re.compile("letta_bridge|letta-bridge(?!-common)|LETTA_BRIDGE|memory-python|memory_service")
 MAY_NAME_THEM = {
     "contracts/": "what the services have agreed on, on the wire",
     "persistence/migrations/": "applied migrations are compared by their checksums",

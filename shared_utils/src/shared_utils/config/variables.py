@@ -28,7 +28,7 @@ _KUBERNETES: Final = re.compile(
 """What Kubernetes sets for every service of the namespace, which may be named like the prefix."""
 
 _SIMILARITY_CUTOFF: Final = 0.87
-_FILE_SUFFIX: Final = "_FILE_SUFFIX"
+_FILE_SUFFIX: Final = "_FILE"
 
 
 @dataclass(frozen=True, slots=True)
