@@ -380,7 +380,7 @@ async def test_a_flood_of_rubbish_leaves_the_service_alive_and_is_accounted_for(
     for start in range(0, 6000, 500):
         await client.lpush(QUEUE, *[rubbish(start + number) for number in range(500)])
     await push("still here", task_id="last", user_id="survivor")
-    async with run_service(dead_limit=100):
+    async with run_service(max_dead_letters=100):
         async with asyncio.timeout(60):
             while not any(update["user_id"] == "survivor" for update in ear.on("memory_updates")):
                 await ear.count("memory_updates", len(ear.on("memory_updates")) + 1)

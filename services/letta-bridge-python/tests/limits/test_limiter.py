@@ -90,11 +90,21 @@ async def test_a_task_that_waited_too_long_is_not_answered(queued_seconds, times
     ("budgets", "standing", "kind", "code"),
     [
         ({"user_tokens": {"soft": 100}}, UsageSnapshot(user_tokens=99), None, None),
-        ({"user_tokens": {"soft": 100}}, UsageSnapshot(user_tokens=100), "soft", "user_tokens_spent"),
-        ({"user_tokens": {"soft": 100, "hard": 200}}, UsageSnapshot(user_tokens=200), "hard", "user_tokens_spent"),
-        ({"all_tokens": {"soft": 100}}, UsageSnapshot(all_tokens=100), "soft", "tokens_spent"),
-        ({"all_tokens": {"hard": 100}}, UsageSnapshot(all_tokens=100), "hard", "tokens_spent"),
-        ({"user_tokens": {"soft": 1}, "all_tokens": {"hard": 1}}, UsageSnapshot(True, 9, 9), "hard", "tokens_spent"),
+        ({"user_tokens": {"soft": 100}}, UsageSnapshot(user_tokens=100), "soft", "user_token_budget_exhausted"),
+        (
+            {"user_tokens": {"soft": 100, "hard": 200}},
+            UsageSnapshot(user_tokens=200),
+            "hard",
+            "user_token_budget_exhausted",
+        ),
+        ({"all_tokens": {"soft": 100}}, UsageSnapshot(all_tokens=100), "soft", "token_budget_exhausted"),
+        ({"all_tokens": {"hard": 100}}, UsageSnapshot(all_tokens=100), "hard", "token_budget_exhausted"),
+        (
+            {"user_tokens": {"soft": 1}, "all_tokens": {"hard": 1}},
+            UsageSnapshot(True, 9, 9),
+            "hard",
+            "token_budget_exhausted",
+        ),
     ],
 )
 async def test_a_soft_budget_falls_back_and_a_hard_one_refuses(budgets, standing, kind, code):
@@ -293,4 +303,10 @@ async def test_new_limits_hold_from_the_next_turn_on(make_rig):
 
 
 def test_each_guard_has_a_code_of_its_own():
-    assert {"expired", "lane_full", "user_rate", "user_tokens_spent", "tokens_spent"} == LIMIT_CODES
+    assert {
+        "expired",
+        "user_queue_full",
+        "user_rate_limited",
+        "user_token_budget_exhausted",
+        "token_budget_exhausted",
+    } == LIMIT_CODES

@@ -26,7 +26,7 @@ from shared_utils.redis.connection import CONNECTION_ERRORS, close, connect
 from shared_utils.redis.failures import explain
 
 _EXIT_FAILED: Final = 1
-_EXIT_MISCONFIGURED: Final = 3
+_EXIT_MISCONFIGURED: Final = 2
 _EXIT_NO_REDIS: Final = 4
 
 _app = typer.Typer(
