@@ -632,7 +632,7 @@ async def lack_resources(rig):
     (turn,) = (await rig.queue("exhausted").settle_and_fetch([], 1)).turns
     with pytest.raises(OutOfResources):
         await rig.processor().process(turn, TurnLease(30, clock()))
-    rig.time += rig.settings.queue.lease + 1
+    rig.time += rig.settings.queue.lease_seconds + 1
 
 
 @pytest.mark.parametrize(
