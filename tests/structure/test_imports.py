@@ -181,6 +181,15 @@ def test_shared_utils_imports_none_of_its_users():
     assert imported & OWN.keys() == {"shared_utils"}
 
 
+def test_only_tests_import_the_fakes():
+    fakes = "letta_bridge.testing"
+    importing = {
+        module for module, names in imports(OWN["letta_bridge"]).items() if any(n.startswith(fakes) for n in names)
+    }
+    assert importing
+    assert all(module.startswith(fakes) for module in importing)
+
+
 def test_packages_depend_on_each_other_in_one_direction():
     graph = {
         package.module: {name.partition(".")[0] for names in imports(package).values() for name in names}

@@ -8,13 +8,16 @@ import json
 import pytest
 
 from letta_bridge.agents.session_manager import SessionManager
-from letta_bridge.consent import ChoiceReplicas, Consent, InMemorySharedChoices
+from letta_bridge.consent import ChoiceReplicas, Consent
 from letta_bridge.errors import FallbackUnavailable
-from letta_bridge.letta import Breaker, BreakerPolicy, InMemoryLetta, LettaServers
-from letta_bridge.limits import InMemoryUsageStore, Limiter
-from letta_bridge.request_queue.memory_queue import InMemoryQueue
-from letta_bridge.request_queue.memory_queue_state import InMemoryQueueState
+from letta_bridge.letta import Breaker, BreakerPolicy, LettaServers
+from letta_bridge.limits import Limiter
 from letta_bridge.settings import BridgeSettings
+from letta_bridge.testing.letta import InMemoryLetta
+from letta_bridge.testing.queue_state import InMemoryQueueState
+from letta_bridge.testing.request_queue import InMemoryQueue
+from letta_bridge.testing.shared_choices import InMemorySharedChoices
+from letta_bridge.testing.usage_store import InMemoryUsageStore
 from letta_bridge.turn import delivery, reconciliation
 from letta_bridge.turn.delivery import DeliveryContext
 from letta_bridge.turn.fallback import FallbackAnswer

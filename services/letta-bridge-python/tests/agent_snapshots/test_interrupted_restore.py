@@ -11,11 +11,12 @@ from letta_bridge.agent_snapshots.comparison import compare
 from letta_bridge.agent_snapshots.records import snapshot_name
 from letta_bridge.agents.agent_spec import Owner, agent_spec, bridge_tag
 from letta_bridge.agents.session_manager import SessionManager
-from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
+from letta_bridge.letta import AgentSpec, Block, TurnMessage
 from letta_bridge.letta.agent_store import StoredConversation, StoredPassage
-from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
 from letta_bridge.letta.port import former_tag
 from letta_bridge.settings import AgentSettings
+from letta_bridge.testing.agent_store import InMemoryAgentStore
+from letta_bridge.testing.letta import InMemoryLetta
 from letta_bridge.user_data.agent_data import AgentUserData
 from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
 

@@ -10,10 +10,11 @@ import pytest
 from letta_bridge import fail_points
 from letta_bridge.agent_snapshots import AgentRestorer, capture, tag_lease
 from letta_bridge.agent_snapshots.records import snapshot_name
-from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
-from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
+from letta_bridge.letta import AgentSpec, Block, TurnMessage
 from letta_bridge.letta.port import former_tag
 from letta_bridge.request_queue.creation_leases import CreationLease, InMemoryCreationLeases
+from letta_bridge.testing.agent_store import InMemoryAgentStore
+from letta_bridge.testing.letta import InMemoryLetta
 from shared_utils.persistence.errors import Conflict
 
 SPEC = AgentSpec(

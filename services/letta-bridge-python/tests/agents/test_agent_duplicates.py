@@ -8,8 +8,9 @@ import pytest
 
 from letta_bridge.agents.agent_spec import Owner, agent_spec
 from letta_bridge.cli.duplicate_agents import duplicate_agents
-from letta_bridge.letta import InMemoryLetta, TurnMessage
+from letta_bridge.letta import TurnMessage
 from letta_bridge.settings import BridgeSettings
+from letta_bridge.testing.letta import InMemoryLetta
 from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
 
 SETTINGS = BridgeSettings()

@@ -13,10 +13,11 @@ from letta_bridge.agents import agent_maker
 from letta_bridge.agents.agent_spec import Owner, agent_spec, opt_out_tag
 from letta_bridge.agents.session_manager import SessionManager
 from letta_bridge.errors import LettaRejected, LettaUnavailable, OptedOut, OutcomeUnknown
-from letta_bridge.letta import InMemoryLetta, TurnMessage
+from letta_bridge.letta import TurnMessage
 from letta_bridge.request_queue import creation_leases
 from letta_bridge.request_queue.creation_leases import InMemoryCreationLeases
 from letta_bridge.settings import AgentSettings
+from letta_bridge.testing.letta import InMemoryLetta
 from shared_utils.persistence.choices.port import Choice, user_key
 from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
 

@@ -22,8 +22,9 @@ from letta_bridge.agents.agent_spec import (
     owner_of,
     untouched,
 )
-from letta_bridge.letta import AgentContents, AgentRef, InMemoryLetta, TurnMessage
+from letta_bridge.letta import AgentContents, AgentRef, TurnMessage
 from letta_bridge.settings import AgentSettings
+from letta_bridge.testing.letta import InMemoryLetta
 from shared_utils.config.settings import TenantSettings
 from shared_utils.persistence.choices.port import IMPORTED_MS, Choice, user_key
 

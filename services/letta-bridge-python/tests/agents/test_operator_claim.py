@@ -10,12 +10,12 @@ from letta_bridge.agents.operator_claim import require_own_agents
 from letta_bridge.agents.tenant_claim import ClaimState, TenantClaim
 from letta_bridge.cli import own_agents
 from letta_bridge.errors import TenantTaken
-from letta_bridge.letta import InMemoryLetta
 from letta_bridge.main import app
 from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.served_letta import ServedLetta
 from letta_bridge.settings import BridgeSettings
+from letta_bridge.testing.letta import InMemoryLetta
 
 pytestmark = pytest.mark.integration
 KEYS = Keys("letta_requests")

@@ -11,8 +11,8 @@ from letta_bridge.agents import opt_out_tags
 from letta_bridge.agents.agent_spec import Owner, agent_spec, opt_out_in, opt_out_tags_in, user_tags
 from letta_bridge.agents.opt_out_tags import OptOutTags
 from letta_bridge.errors import BreakerOpen, TenantTaken
-from letta_bridge.letta import InMemoryLetta
 from letta_bridge.settings import AgentSettings
+from letta_bridge.testing.letta import InMemoryLetta
 from shared_utils.persistence.choices.port import Choice, user_key
 
 SETTINGS = AgentSettings()

@@ -13,8 +13,9 @@ from letta_bridge.agents import session_manager
 from letta_bridge.agents.agent_maker import AgentMaker
 from letta_bridge.agents.session_manager import SessionManager
 from letta_bridge.errors import LettaUnavailable, OutcomeUnknown
-from letta_bridge.letta import AgentSpec, InMemoryLetta
+from letta_bridge.letta import AgentSpec
 from letta_bridge.settings import AgentSettings, SessionSettings
+from letta_bridge.testing.letta import InMemoryLetta
 from shared_utils.clock import utc_now
 from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
 from shared_utils.persistence.sessions.port import Session, SessionStoreAway

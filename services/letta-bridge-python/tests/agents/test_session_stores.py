@@ -9,8 +9,8 @@ import pytest
 
 from letta_bridge.agents.session_manager import SessionManager
 from letta_bridge.agents.session_stores import session_store
-from letta_bridge.letta import InMemoryLetta
 from letta_bridge.settings import BridgeSettings
+from letta_bridge.testing.letta import InMemoryLetta
 from shared_utils.persistence.database.database import Database
 
 NOWHERE = "postgresql://bridge:secret-of-the-database@127.0.0.1:1/bridge"

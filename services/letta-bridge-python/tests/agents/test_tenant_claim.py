@@ -11,11 +11,11 @@ from letta_bridge.agents import tenant_claim
 from letta_bridge.agents.session_manager import SessionManager
 from letta_bridge.agents.tenant_claim import ClaimState, TenantClaim
 from letta_bridge.errors import BreakerOpen, LettaUnavailable, TenantTaken
-from letta_bridge.letta import InMemoryLetta
 from letta_bridge.request_queue.identity import QueueIdentity
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.served_letta import ServedLetta
 from letta_bridge.settings import AgentSettings
+from letta_bridge.testing.letta import InMemoryLetta
 from shared_utils.config.settings import RedisSettings
 from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
 from shared_utils.redis.connection import connect

@@ -16,9 +16,10 @@ from letta_bridge.backup.backup import make_backup
 from letta_bridge.backup.errors import BackupDamaged
 from letta_bridge.backup.restore import restore_backup
 from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable
-from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
-from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
+from letta_bridge.letta import AgentSpec, Block, TurnMessage
 from letta_bridge.settings import BridgeSettings
+from letta_bridge.testing.agent_store import InMemoryAgentStore
+from letta_bridge.testing.letta import InMemoryLetta
 from shared_utils.persistence.choices.file_store import FileChoiceStore
 from shared_utils.persistence.choices.port import Choice
 from shared_utils.persistence.erasures.log import FileErasureLog

@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 from letta_bridge.cli import backup as commands
 from letta_bridge.cli import own_agents
 from letta_bridge.errors import LettaRejected
-from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
-from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
+from letta_bridge.letta import AgentSpec, Block, TurnMessage
 from letta_bridge.main import app
+from letta_bridge.testing.agent_store import InMemoryAgentStore
+from letta_bridge.testing.letta import InMemoryLetta
 
 
 @pytest.fixture

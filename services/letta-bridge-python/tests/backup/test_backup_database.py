@@ -18,9 +18,10 @@ from letta_bridge.backup import manifest, state
 from letta_bridge.backup.backup import make_backup
 from letta_bridge.backup.errors import BackupDamaged
 from letta_bridge.backup.restore import restore_backup
-from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
-from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
+from letta_bridge.letta import AgentSpec, Block, TurnMessage
 from letta_bridge.settings import BridgeSettings
+from letta_bridge.testing.agent_store import InMemoryAgentStore
+from letta_bridge.testing.letta import InMemoryLetta
 from letta_bridge.vectors.state import DatabaseSyncState
 from shared_utils.persistence.checkpoints.database_store import DatabaseCheckpoints
 from shared_utils.persistence.checkpoints.port import Blob, Checkpoint

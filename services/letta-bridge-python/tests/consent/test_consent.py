@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from letta_bridge.consent import ChoiceReplicas, Consent, InMemorySharedChoices, Verdict, replicas
+from letta_bridge.consent import ChoiceReplicas, Consent, Verdict, replicas
 from letta_bridge.consent.shared_choices import held_choice
 from letta_bridge.errors import ChoiceNotShared, ChoiceUnknown
+from letta_bridge.testing.shared_choices import InMemorySharedChoices
 from shared_utils.persistence.choices.memory_store import InMemoryChoiceStore
 from shared_utils.persistence.choices.port import IMPORTED_MS, Choice, user_key
 from shared_utils.persistence.errors import PersistenceError

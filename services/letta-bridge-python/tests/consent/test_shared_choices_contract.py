@@ -12,14 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from letta_bridge.consent import InMemorySharedChoices, RedisChoices, ReplicaState
+from letta_bridge.consent import RedisChoices, ReplicaState
 from letta_bridge.consent.shared_choices import applies_to, strict_entry
 from letta_bridge.request_queue import RedisQueue
 from letta_bridge.request_queue.keys import Keys
-from letta_bridge.request_queue.memory_queue import InMemoryQueue
-from letta_bridge.request_queue.memory_queue_state import InMemoryQueueState
 from letta_bridge.request_queue.port import Outcome, Settlement
 from letta_bridge.settings import QueueSettings
+from letta_bridge.testing.queue_state import InMemoryQueueState
+from letta_bridge.testing.request_queue import InMemoryQueue
+from letta_bridge.testing.shared_choices import InMemorySharedChoices
 from shared_utils.config.settings import RedisSettings
 from shared_utils.persistence.choices.port import Choice, user_key
 from shared_utils.redis.connection import connect

@@ -12,10 +12,11 @@ import httpx
 import pytest
 
 from letta_bridge.agents.user_settings import SessionChoices, UserSettings
-from letta_bridge.consent import ChoiceReplicas, Consent, InMemorySharedChoices
+from letta_bridge.consent import ChoiceReplicas, Consent
 from letta_bridge.http.api import routers
 from letta_bridge.http.app import create_app
 from letta_bridge.settings import HttpSettings
+from letta_bridge.testing.shared_choices import InMemorySharedChoices
 from shared_utils.observability.health import Check
 from shared_utils.persistence.choices.memory_store import InMemoryChoiceStore
 from shared_utils.persistence.sessions.memory_store import InMemorySessionStore

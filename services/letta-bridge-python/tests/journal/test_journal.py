@@ -9,8 +9,8 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from letta_bridge.journal import Journal, conversation_id, journal
-from letta_bridge.request_queue.memory_journal_backlog import InMemoryJournalBacklog
 from letta_bridge.settings import JournalSettings
+from letta_bridge.testing.journal_backlog import InMemoryJournalBacklog
 from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.persistence.errors import DatabaseUnavailable, ValueRefused
 from shared_utils.redis.failures import explain

@@ -9,11 +9,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, LettaPort, TurnMessage
+from letta_bridge.letta import AgentSpec, Block, LettaPort, TurnMessage
 from letta_bridge.letta.agent_store import AgentDescription, AgentStore, StoredMessage, StoredPassage
 from letta_bridge.letta.agent_store_client import LettaAgentStore
-from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
 from letta_bridge.letta.letta_client import LettaClient
+from letta_bridge.testing.agent_store import InMemoryAgentStore
+from letta_bridge.testing.letta import InMemoryLetta
 
 
 @dataclass(frozen=True)

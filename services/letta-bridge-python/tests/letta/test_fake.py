@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from letta_bridge.errors import LettaRejected, LettaUnavailable, OutcomeUnknown
-from letta_bridge.letta import AgentSpec, FoundTurn, InMemoryLetta, SoughtTurn, TurnAnswer, TurnMessage, TurnState
-from letta_bridge.letta.fake import Stored
+from letta_bridge.letta import AgentSpec, FoundTurn, SoughtTurn, TurnAnswer, TurnMessage, TurnState
+from letta_bridge.testing.letta import InMemoryLetta, Stored
 
 SPEC = AgentSpec("n", ("bridge",), "m", None, "letta_v1_agent", (), ())
 

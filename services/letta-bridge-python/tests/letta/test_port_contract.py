@@ -19,7 +19,6 @@ from letta_bridge.letta import (
     AgentSpec,
     Block,
     FoundTurn,
-    InMemoryLetta,
     LettaPort,
     SoughtTurn,
     TurnMessage,
@@ -28,6 +27,7 @@ from letta_bridge.letta import (
     turn_otid,
 )
 from letta_bridge.letta.letta_client import LettaClient
+from letta_bridge.testing.letta import InMemoryLetta
 
 GONE = "agent-22006411-d94a-4f4b-9bd9-25f0a9d311a8"
 

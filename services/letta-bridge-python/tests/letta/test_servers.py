@@ -18,7 +18,8 @@ from letta_bridge.errors import (
     TurnInterrupted,
     UserPaused,
 )
-from letta_bridge.letta import Breaker, BreakerPolicy, BreakerState, InMemoryLetta, LettaServer, LettaServers
+from letta_bridge.letta import Breaker, BreakerPolicy, BreakerState, LettaServer, LettaServers
+from letta_bridge.testing.letta import InMemoryLetta
 
 
 class Clock:

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from letta_bridge.limits import InMemoryUsageStore, RedisUsageStore, UsageSnapshot
+from letta_bridge.limits import RedisUsageStore, UsageSnapshot
 from letta_bridge.request_queue import Keys
+from letta_bridge.testing.usage_store import InMemoryUsageStore
 from shared_utils.config.settings import RedisSettings
 from shared_utils.redis.connection import connect
 

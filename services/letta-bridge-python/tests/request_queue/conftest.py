@@ -13,9 +13,9 @@ from letta_bridge.request_queue import RedisQueue
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.calls import TICKET_DIGITS
 from letta_bridge.request_queue.holds import Holds
-from letta_bridge.request_queue.memory_queue import InMemoryQueue
-from letta_bridge.request_queue.memory_queue_state import InMemoryQueueState
 from letta_bridge.settings import QueueSettings
+from letta_bridge.testing.queue_state import InMemoryQueueState
+from letta_bridge.testing.request_queue import InMemoryQueue
 from shared_utils.config.settings import RedisSettings
 from shared_utils.redis.connection import connect
 

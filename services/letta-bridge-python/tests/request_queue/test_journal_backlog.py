@@ -10,10 +10,10 @@ import pytest
 
 from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
 from letta_bridge.request_queue.journal_backlog import WRITER_LEASE_SECONDS, RedisJournalBacklog
-from letta_bridge.request_queue.memory_journal_backlog import InMemoryJournalBacklog
-from letta_bridge.request_queue.memory_queue import InMemoryQueue
-from letta_bridge.request_queue.memory_queue_state import InMemoryQueueState
 from letta_bridge.settings import QueueSettings
+from letta_bridge.testing.journal_backlog import InMemoryJournalBacklog
+from letta_bridge.testing.queue_state import InMemoryQueueState
+from letta_bridge.testing.request_queue import InMemoryQueue
 from shared_utils.config.settings import RedisSettings
 from shared_utils.redis.connection import connect
 

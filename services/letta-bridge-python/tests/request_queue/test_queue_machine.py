@@ -22,12 +22,12 @@ from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.calls import TICKET_DIGITS, Calls
 from letta_bridge.request_queue.holds import Holds
 from letta_bridge.request_queue.keys import user_lane
-from letta_bridge.request_queue.memory_queue import InMemoryQueue
-from letta_bridge.request_queue.memory_queue_state import Entry, InMemoryQueueState
 from letta_bridge.request_queue.port import fingerprint
 from letta_bridge.request_queue.records import Fault
 from letta_bridge.request_queue.scripts import ScriptRunner, read
 from letta_bridge.settings import QueueSettings
+from letta_bridge.testing.queue_state import Entry, InMemoryQueueState
+from letta_bridge.testing.request_queue import InMemoryQueue
 from shared_utils.config.settings import RedisSettings
 from shared_utils.contracts.limits import Limits
 from shared_utils.contracts.messages import parse_task

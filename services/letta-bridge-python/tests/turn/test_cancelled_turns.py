@@ -8,9 +8,9 @@ import time
 import pytest
 
 from letta_bridge.letta import Breaker, BreakerPolicy, LettaServers
-from letta_bridge.letta.fake import Hold
 from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.request_queue.missed_turns import DeliveryStatus, MissedTurn
+from letta_bridge.testing.letta import Hold
 from letta_bridge.turn.delivery import DeliveryContext
 from letta_bridge.turn.lease import TurnLease
 from shared_utils.contracts.messages import dump

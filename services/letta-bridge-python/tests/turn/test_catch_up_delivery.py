@@ -9,9 +9,9 @@ import pytest
 
 from letta_bridge.errors import LettaRejected, OutcomeUnknown
 from letta_bridge.letta import AgentSpec, TurnAnswer, TurnMessage
-from letta_bridge.letta.fake import echo
 from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.request_queue.missed_turns import MissedTurn
+from letta_bridge.testing.letta import echo
 from letta_bridge.turn.lease import TurnLease
 from shared_utils.contracts.messages import dump
 

@@ -13,9 +13,9 @@ import pytest
 from letta_bridge.errors import EmptyAnswer, LettaRejected, LettaUnavailable, OutcomeUnknown, OutOfResources
 from letta_bridge.journal.record import read_entry
 from letta_bridge.letta import TurnAnswer, Usage
-from letta_bridge.letta.fake import echo
 from letta_bridge.request_queue.journal_backlog import JournalEntry
 from letta_bridge.request_queue.lease_clock import clock
+from letta_bridge.testing.letta import echo
 from letta_bridge.turn import settlements
 from letta_bridge.turn.lease import TurnLease
 from letta_bridge.turn.uploads import user_folder

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from letta_bridge.letta import BreakerState
-from letta_bridge.letta.fake import Hold
+from letta_bridge.testing.letta import Hold
 
 QUICK = {"reply_deadline_seconds": 0.1, "timeout_seconds": 0.03, "previous_turn_timeout_seconds": 0.01}
 

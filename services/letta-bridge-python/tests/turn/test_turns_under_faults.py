@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from letta_bridge.errors import LettaRejected, LettaUnavailable, OutcomeUnknown
 from letta_bridge.letta import LettaServers, TurnAnswer
-from letta_bridge.letta.fake import Hold, echo
 from letta_bridge.request_queue.lease_clock import clock
+from letta_bridge.testing.letta import Hold, echo
 from letta_bridge.turn.lease import TurnLease
 
 PERSONAS = ("default", "doctor")

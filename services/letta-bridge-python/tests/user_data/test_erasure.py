@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 
 from letta_bridge.errors import LettaUnavailable
-from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
-from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
+from letta_bridge.letta import AgentSpec, Block, TurnMessage
+from letta_bridge.testing.agent_store import InMemoryAgentStore
+from letta_bridge.testing.letta import InMemoryLetta
 from letta_bridge.user_data import erasure as erasure_module
 from letta_bridge.user_data.agent_data import AgentUserData
 from letta_bridge.user_data.erasure import UserData

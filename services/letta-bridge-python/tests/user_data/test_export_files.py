@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from letta_bridge.letta import AgentSpec, Block, InMemoryLetta, TurnMessage
-from letta_bridge.letta.fake_agent_store import InMemoryAgentStore
+from letta_bridge.letta import AgentSpec, Block, TurnMessage
+from letta_bridge.testing.agent_store import InMemoryAgentStore
+from letta_bridge.testing.letta import InMemoryLetta
 from letta_bridge.user_data.agent_data import AgentUserData
 from letta_bridge.user_data.conversation_data import ConversationUserData
 from letta_bridge.user_data.files import write_json, write_json_lines

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from letta_bridge.journal import conversation_id
-from letta_bridge.letta import AgentSpec, InMemoryLetta
+from letta_bridge.letta import AgentSpec
+from letta_bridge.testing.letta import InMemoryLetta
 from letta_bridge.vectors.agent_sync import AgentSyncer
 from letta_bridge.vectors.embedding import Embedding
 from letta_bridge.vectors.journal_turns import InMemoryJournalTurns, JournalTurn

@@ -3,12 +3,11 @@
 from letta_bridge.consent.consent import Consent, Verdict
 from letta_bridge.consent.redis_choices import RedisChoices
 from letta_bridge.consent.replicas import ChoiceReplicas
-from letta_bridge.consent.shared_choices import InMemorySharedChoices, ReplicaState, SharedChoices
+from letta_bridge.consent.shared_choices import ReplicaState, SharedChoices
 
 __all__ = [
     "ChoiceReplicas",
     "Consent",
-    "InMemorySharedChoices",
     "RedisChoices",
     "ReplicaState",
     "SharedChoices",

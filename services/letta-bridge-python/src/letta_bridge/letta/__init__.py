@@ -7,7 +7,6 @@ Letta's SDK along, which takes half a second that the command line's ``--help`` 
 from __future__ import annotations
 
 from letta_bridge.letta.breaker import Breaker, BreakerPolicy, BreakerState
-from letta_bridge.letta.fake import InMemoryLetta
 from letta_bridge.letta.port import (
     AgentContents,
     AgentPassage,
@@ -41,7 +40,6 @@ __all__ = [
     "BreakerState",
     "FoundTurn",
     "FoundTurns",
-    "InMemoryLetta",
     "LettaAgents",
     "LettaPort",
     "LettaServer",

@@ -1,8 +1,8 @@
 """The memory agents behind the bridge, as the bridge sees them.
 
 Everything the bridge asks of Letta goes through :class:`LettaPort`. One adapter (``letta_client.py``) speaks to a real
-server, one in-memory fake (``fake.py``) serves unit tests; both pass the same contract suite. A successor of the
-retired V1 server enters here.
+server, one in-memory fake (``testing/letta.py``) serves unit tests; both pass the same contract suite. A successor of
+the retired V1 server enters here.
 """
 
 from __future__ import annotations

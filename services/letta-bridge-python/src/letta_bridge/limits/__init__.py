@@ -2,6 +2,6 @@
 
 from letta_bridge.limits.limiter import Admission, Limiter
 from letta_bridge.limits.redis_usage_store import RedisUsageStore
-from letta_bridge.limits.usage_store import InMemoryUsageStore, UsageSnapshot, UsageStore
+from letta_bridge.limits.usage_store import UsageSnapshot, UsageStore
 
-__all__ = ["Admission", "InMemoryUsageStore", "Limiter", "RedisUsageStore", "UsageSnapshot", "UsageStore"]
+__all__ = ["Admission", "Limiter", "RedisUsageStore", "UsageSnapshot", "UsageStore"]

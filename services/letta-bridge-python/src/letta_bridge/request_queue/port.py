@@ -1,6 +1,6 @@
 """The request queue as the bridge sees it: it hands out turns under a lease and takes their settlements.
 
-Two adapters pass one contract suite: ``redis_queue.py`` (the real one) and ``memory_queue.py`` (for tests).
+Two adapters pass one contract suite: ``redis_queue.py`` (the real one) and ``testing/request_queue.py`` (for tests).
 """
 
 from __future__ import annotations

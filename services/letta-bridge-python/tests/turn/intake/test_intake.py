@@ -15,9 +15,9 @@ from redis.exceptions import ResponseError
 from letta_bridge.errors import LeaseLost
 from letta_bridge.request_queue import Outcome, Settlement
 from letta_bridge.request_queue.calls import TICKET_DIGITS
-from letta_bridge.request_queue.memory_queue import InMemoryQueue
-from letta_bridge.request_queue.memory_queue_state import InMemoryQueueState
 from letta_bridge.settings import QueueSettings
+from letta_bridge.testing.queue_state import InMemoryQueueState
+from letta_bridge.testing.request_queue import InMemoryQueue
 from letta_bridge.turn.intake import arrivals, redis_outage
 
 

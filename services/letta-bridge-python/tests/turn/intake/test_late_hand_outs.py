@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from letta_bridge.request_queue.memory_queue import InMemoryQueue
+from letta_bridge.testing.request_queue import InMemoryQueue
 from letta_bridge.turn.intake import Intake, redis_outage
 
 

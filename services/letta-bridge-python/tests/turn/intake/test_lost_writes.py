@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from letta_bridge.request_queue.memory_queue import InMemoryQueue
 from letta_bridge.request_queue.port import Refusal
+from letta_bridge.testing.request_queue import InMemoryQueue
 from letta_bridge.turn.intake import Intake
 from letta_bridge.turn.recorder import Recorder
 

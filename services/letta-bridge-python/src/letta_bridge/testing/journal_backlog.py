@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from letta_bridge.request_queue.journal_backlog import WRITER_LEASE_SECONDS, JournalBatch, JournalEntry
-from letta_bridge.request_queue.memory_queue_state import InMemoryQueueState
 from letta_bridge.request_queue.records import Fault
+from letta_bridge.testing.queue_state import InMemoryQueueState
 
 
 class InMemoryJournalBacklog:

@@ -11,7 +11,6 @@ from itertools import chain
 
 from letta_bridge.request_queue.calls import TICKET_DIGITS, Calls, receipt
 from letta_bridge.request_queue.keys import user_lane, user_of
-from letta_bridge.request_queue.memory_queue_state import Entry, InFlight, InMemoryQueueState
 from letta_bridge.request_queue.port import (
     FULL_LANE,
     FULL_LANES,
@@ -30,6 +29,7 @@ from letta_bridge.request_queue.port import (
 )
 from letta_bridge.request_queue.recent_turns import RECENT_MINUTES, RecentTurns
 from letta_bridge.settings import QueueSettings
+from letta_bridge.testing.queue_state import Entry, InFlight, InMemoryQueueState
 from shared_utils.contracts.messages import json_object, parse_task
 from shared_utils.errors import MalformedMessage
 from shared_utils.persistence.choices.port import user_key

@@ -23,8 +23,8 @@ from letta_bridge.letta.agent_store import (
     StoredMessage,
     StoredPassage,
 )
-from letta_bridge.letta.fake import FakeAgent, InMemoryLetta
 from letta_bridge.letta.port import AgentPassage, AgentRef, AgentSpec
+from letta_bridge.testing.letta import FakeAgent, InMemoryLetta
 
 _TYPES: Final = {
     "user": "user_message",

@@ -50,7 +50,7 @@ def echo(_agent_id: str, messages: Sequence[TurnMessage]) -> str:
 
 @dataclass
 class FakeAgent:
-    """One agent. ``whole`` belongs to ``fake_agent_store.py``."""
+    """One agent. ``whole`` belongs to ``agent_store.py``."""
 
     ref: AgentRef
     spec: AgentSpec
