@@ -110,10 +110,10 @@ class Rig:
         self.time += 1_000
 
     def processor(self, queue=None):
-        guards = Limiter(self.settings.limits, self.meter, clock=lambda: self.time)
+        limiter = Limiter(self.settings.limits, self.meter, clock=lambda: self.time)
         queue = queue or self.queue()
         return MessageProcessor(
-            self.settings, self.delivery_context, self.fallback, queue, guards, consent=self.consent
+            self.settings, self.delivery_context, self.fallback, queue, limiter, consent=self.consent
         )
 
     def queue(self, name="bridge"):

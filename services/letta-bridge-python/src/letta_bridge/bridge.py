@@ -137,7 +137,7 @@ class Bridge:
         )
         context = DeliveryContext(self.servers, self.sessions, settings.letta, settings.fallback, telemetry.recorder)
         fallback = telemetry.fallback(self._fallback)
-        guards = Limiter(settings.limits, RedisUsageStore(redis, self.queue.keys))
+        limiter = Limiter(settings.limits, RedisUsageStore(redis, self.queue.keys))
         self.queue.max_lane = settings.limits.max_pending_per_user
         self.queue.journal_bound = settings.journal.backlog_turns
         self.queue.journal_bytes = settings.journal.backlog_bytes
@@ -147,7 +147,7 @@ class Bridge:
             if settings.vectors.enabled
             else None
         )
-        self._processor = MessageProcessor(settings, context, fallback, self.queue, guards, consent=self._consent)
+        self._processor = MessageProcessor(settings, context, fallback, self.queue, limiter, consent=self._consent)
         process = telemetry.process(self._processor.process)
         self.intake = Intake(self.queue, process, queue, self._accepting, telemetry.recorder)
         self._erasures = ErasureFollower(

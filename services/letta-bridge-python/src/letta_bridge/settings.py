@@ -230,7 +230,7 @@ class BudgetSettings(Section):
     hard: int = setting(0, doc="tokens after which an error reply answers until midnight", reload=True, ge=0)
 
 
-class GuardSettings(Section):
+class LimitSettings(Section):
     """What one user, and all of them, may ask for, over all bridges of the queue. 0 switches a limit off."""
 
     turns_per_minute: float = setting(
@@ -338,7 +338,7 @@ class BridgeSettings(BaseModel):
     letta: LettaSettings = LettaSettings()
     agents: AgentSettings = AgentSettings()
     fallback: FallbackSettings = FallbackSettings()
-    limits: GuardSettings = GuardSettings()
+    limits: LimitSettings = LimitSettings()
     sessions: SessionSettings = SessionSettings()
     database: DatabaseConfig = DatabaseConfig()
     journal: JournalSettings = JournalSettings()

@@ -1,4 +1,4 @@
-"""What each guard lets through, what a user who hits one is told, and what a guard costs that is off."""
+"""What each limit lets through, what a user who hits one is told, and what a limit costs that is off."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from letta_bridge.letta import TurnAnswer, Usage
 from letta_bridge.limits import Limiter, UsageSnapshot
 from letta_bridge.request_queue import Turn
 from letta_bridge.request_queue.lease_clock import clock
-from letta_bridge.settings import GuardSettings
+from letta_bridge.settings import LimitSettings
 from letta_bridge.turn.lease import TurnLease
 from shared_utils.contracts.messages import Task
 
@@ -42,7 +42,7 @@ class UsageStore:
 
 
 def make(meter=None, **settings):
-    return Limiter(GuardSettings.model_validate(settings), meter or UsageStore(), clock=lambda: NOW)
+    return Limiter(LimitSettings.model_validate(settings), meter or UsageStore(), clock=lambda: NOW)
 
 
 def turn(**fields):
@@ -55,10 +55,10 @@ def task(**fields):
 
 async def test_limits_that_are_off_read_no_counter():
     meter = UsageStore()
-    guards = make(meter)
-    admission = await guards.admit(turn(queued_seconds=1e9), task(timestamp=NOW - 1e9))
+    limiter = make(meter)
+    admission = await limiter.admit(turn(queued_seconds=1e9), task(timestamp=NOW - 1e9))
     assert admission.to_letta() is None
-    await guards.spent("ada", 1000)
+    await limiter.spent("ada", 1000)
     assert (meter.asked, meter.spent) == (0, [])
 
 
@@ -78,12 +78,12 @@ async def test_limits_that_are_off_read_no_counter():
     ],
 )
 async def test_a_task_that_waited_too_long_is_not_answered(queued_seconds, timestamp, expired):
-    guards = make(max_age_seconds=60)
+    limiter = make(max_age_seconds=60)
     if not expired:
-        assert (await guards.admit(turn(queued_seconds=queued_seconds), task(timestamp=timestamp))).to_letta() is None
+        assert (await limiter.admit(turn(queued_seconds=queued_seconds), task(timestamp=timestamp))).to_letta() is None
         return
     with pytest.raises(TaskExpired, match="more than 60 s"):
-        await guards.admit(turn(queued_seconds=queued_seconds), task(timestamp=timestamp))
+        await limiter.admit(turn(queued_seconds=queued_seconds), task(timestamp=timestamp))
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ async def test_a_soft_budget_falls_back_and_a_hard_one_refuses(budgets, standing
 
 
 async def test_while_the_usage_store_is_unavailable_turns_go_through():
-    guards = make(UsageStore(error=RedisConnectionError("away")), turns_per_minute=1, user_tokens={"hard": 1})
-    assert (await guards.admit(turn(), task())).to_letta() is None
-    await guards.spent("ada", 5)
+    limiter = make(UsageStore(error=RedisConnectionError("away")), turns_per_minute=1, user_tokens={"hard": 1})
+    assert (await limiter.admit(turn(), task())).to_letta() is None
+    await limiter.spent("ada", 5)
 
 
 def answers(rig):
@@ -295,14 +295,14 @@ async def test_a_refusal_leaves_what_is_known_of_an_earlier_try(make_rig):
 async def test_new_limits_hold_from_the_next_turn_on(make_rig):
     rig = make_rig()
     processor = rig.processor()
-    changed = rig.settings.model_copy(update={"limits": GuardSettings(max_age_seconds=10)})
+    changed = rig.settings.model_copy(update={"limits": LimitSettings(max_age_seconds=10)})
     processor.reload(changed)
     payload = json.dumps({"task_id": "t1", "user_id": "ada", "content": "hi"}).encode()
     settlement = await processor.process(turn(payload=payload, queued_seconds=11.0), lease=None)
     assert json.loads(settlement.reply)["code"] == "expired"
 
 
-def test_each_guard_has_a_code_of_its_own():
+def test_each_limit_has_a_code_of_its_own():
     assert {
         "expired",
         "user_queue_full",

@@ -1,6 +1,6 @@
-"""The guards: rate, token budgets, age, and length of a lane. Each that is hit has a code of its own.
+"""Limits: rate, token budgets, age, and waiting tasks of a user. Each has an error code of its own.
 
-A guard that is off costs nothing, and where all that need the meter are off it is not asked. While the meter is away
+A limit that is off costs nothing, and where all that need the meter are off it is not asked. While the meter is away
 (its Redis is the queue's) turns are let through.
 """
 
@@ -15,7 +15,7 @@ from typing import Final
 from letta_bridge.errors import LimitReached, RateLimited, TaskExpired, TokenBudgetExhausted, UserTokenBudgetExhausted
 from letta_bridge.limits.usage_store import UsageSnapshot, UsageStore
 from letta_bridge.request_queue.port import Turn
-from letta_bridge.settings import GuardSettings
+from letta_bridge.settings import LimitSettings
 from shared_utils.contracts.messages import Task
 from shared_utils.observability import logs
 from shared_utils.redis.connection import CONNECTION_ERRORS
@@ -55,14 +55,14 @@ class Limiter:
     """
 
     def __init__(
-        self, settings: GuardSettings, usage_store: UsageStore, *, clock: Callable[[], float] = time.time
+        self, settings: LimitSettings, usage_store: UsageStore, *, clock: Callable[[], float] = time.time
     ) -> None:
         self._usage_store = usage_store
         self._clock = clock
         self._away = False
         self.reload(settings)
 
-    def reload(self, settings: GuardSettings) -> None:
+    def reload(self, settings: LimitSettings) -> None:
         """Take over the limits; turns that were judged stay judged."""
         self._settings = settings
         budgets = (settings.user_tokens, settings.all_tokens)

@@ -10,7 +10,7 @@ from shared_utils.text import counted
 
 _CROWDED_LANE: Final = 20
 """Waiting tasks of one user from which on a person is not writing them by hand."""
-_GUARD_ADVICE: Final = "limit such users with limits.max_pending_per_user and limits.turns_per_minute (docs/guards.md)"
+_LIMIT_ADVICE: Final = "limit such users with limits.max_pending_per_user and limits.turns_per_minute (docs/limits.md)"
 
 
 def no_bridge(queue: str, waiting: int = 0) -> str:
@@ -35,5 +35,5 @@ def crowded(lane: Lane) -> tuple[str, str]:
     user = user_of(lane.lane) or lane.lane
     return (
         f"{lane.waiting} tasks of the user {user} wait and are answered one after the other, while other users go on",
-        f"{_GUARD_ADVICE}, or end this user's tasks: letta-bridge user drop",
+        f"{_LIMIT_ADVICE}, or end this user's tasks: letta-bridge user drop",
     )

@@ -17,7 +17,7 @@ from letta_bridge.request_queue import failure_causes
 RECENT_MINUTES: Final = 10
 _TROUBLE_SHARE: Final = 0.2
 _CAUSE: Final = "cause:"
-_GUARD: Final = "guard:"
+_LIMIT_PREFIX: Final = "guard:"
 
 BY_AGENT: Final = "agent"
 """The user's agent answered."""
@@ -38,9 +38,9 @@ def because(cause: str) -> str:
     return _CAUSE + cause
 
 
-def by_guard(code: str) -> str:
-    """The word for the guard that turned a task away."""
-    return _GUARD + code
+def by_limit(code: str) -> str:
+    """The word for the limit that turned a task away."""
+    return _LIMIT_PREFIX + code
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,9 @@ class RecentTurns:
     causes: Mapping[str, int] = field(default_factory=dict)
     """Why turns fell back or were not answered, the most frequent first."""
     turned_away: int = 0
-    """Tasks that a guard refused, which are no turns."""
+    """Tasks that a limit refused, which are no turns."""
     guards: Mapping[str, int] = field(default_factory=dict)
-    """Which guards did, the most frequent first."""
+    """Which limits did, the most frequent first."""
 
     @classmethod
     def of(cls, tally: Mapping[str, int]) -> RecentTurns:
@@ -73,7 +73,7 @@ class RecentTurns:
             canned=tally.get(CANNED, 0),
             causes=_ranked(tally, _CAUSE),
             turned_away=tally.get(TURNED_AWAY, 0),
-            guards=_ranked(tally, _GUARD),
+            guards=_ranked(tally, _LIMIT_PREFIX),
         )
 
     @property
@@ -120,7 +120,7 @@ class RecentTurns:
             parts += [f"canned sentences instead of a model's answer: {self.canned}"] if self.canned else []
             parts += [f"error replies: {self.unanswered}"] if self.unanswered else []
         if self.turned_away:
-            parts.append(f"tasks that guards turned away: {self.turned_away}, mostly {next(iter(self.guards), '?')}")
+            parts.append(f"tasks that limits turned away: {self.turned_away}, mostly {next(iter(self.guards), '?')}")
         return ", ".join(parts)
 
 

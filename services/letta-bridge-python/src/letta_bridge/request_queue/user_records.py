@@ -150,7 +150,7 @@ class UserRecords:
         return sum([await self._client.hdel(key.decode(), self._user_id) for key in keys])
 
     async def has_rate(self) -> bool:
-        """Whether a guard counts their turns now."""
+        """Whether a limit counts their turns now."""
         return bool(await self._client.exists(self._keys.rate_prefix + self._user_id))
 
     async def drop_rate(self) -> int:

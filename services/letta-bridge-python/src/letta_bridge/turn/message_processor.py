@@ -72,7 +72,7 @@ class MessageProcessor:
         desk: what a delivery to Letta needs.
         fallback: memory-python.
         missed: the queue's list of missed turns.
-        guards: what users may ask for; None sets no limit.
+        limiter: what users may ask for; None sets no limit.
         consent: decides whether a user may be remembered.
     """
 
@@ -82,7 +82,7 @@ class MessageProcessor:
         context: DeliveryContext,
         fallback: Fallback,
         missed: MissedTurns,
-        guards: Limiter | None = None,
+        limiter: Limiter | None = None,
         *,
         consent: Consent,
     ) -> None:
@@ -93,7 +93,7 @@ class MessageProcessor:
         self._fallback = fallback
         self._missed = missed
         self._consent = consent
-        self._limiter = guards
+        self._limiter = limiter
         self._uploads = settings.upload_dir
 
     def reload(self, settings: BridgeSettings) -> None:

@@ -173,7 +173,7 @@ def turned_away(turn: Turn, task: Task, hit: LimitReached) -> Settlement:
     what is known of an earlier task with this id, nor stand in the way of one that is still worked off.
     """
     settlement = refused(turn, task, None, hit, replaces_kept=False)
-    return replace(settlement, tally=(recent_turns.TURNED_AWAY, recent_turns.by_guard(hit.code)))
+    return replace(settlement, tally=(recent_turns.TURNED_AWAY, recent_turns.by_limit(hit.code)))
 
 
 def reused(turn: Turn, task: Task, identity: Identity) -> Settlement:
