@@ -99,7 +99,7 @@ def services(tmp_path_factory: pytest.TempPathFactory, wheels: Mapping[str, Path
     names = ("letta-bridge", "letta-bridge-common", "letta-bridge-memory")
     needed = folder / "needed.txt"
     lock = CHECKOUT / "requirements.lock"
-    needed.write_text(_run(sys.executable, CHECKOUT / "deploy/locked.py", lock, *names), "utf-8")
+    needed.write_text(_run(sys.executable, CHECKOUT / "deploy/lock_subset.py", lock, *names), "utf-8")
     return _install(folder, sys.executable, needed, *(wheels[name] for name in names))
 
 

@@ -22,6 +22,7 @@ from redis.exceptions import ConnectionError, RedisClusterException, RedisError 
 from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
 
 from shared_utils.config.settings import RedisSettings
+from shared_utils.exhaustion import is_exhaustion
 from shared_utils.redis.address import RedisAddress, parse
 from shared_utils.redis.cluster import Cluster
 from shared_utils.redis.failures import redis_failure
@@ -134,6 +135,7 @@ async def retry_until_available(command: Callable[[], Awaitable[_Result]]) -> _R
 
     Raises:
         RedisError: Redis refuses it, and will until somebody changes a key, a right or a setting.
+        RedisError, OSError: this host has no resources left for a connection.
     """
 
     async def again() -> _Result:  # tenacity does not await what a plain function returns
@@ -151,7 +153,8 @@ async def retry_until_available(command: Callable[[], Awaitable[_Result]]) -> _R
 
 
 def _passes(error: BaseException) -> bool:
-    return isinstance(error, CONNECTION_ERRORS) and not redis_failure(error).is_lasting
+    """Not so where this host has no descriptor for a connection: that is no absence of Redis, and may last."""
+    return isinstance(error, CONNECTION_ERRORS) and not is_exhaustion(error) and not redis_failure(error).is_lasting
 
 
 class _Loss(AbstractConnection):

@@ -24,6 +24,7 @@ from letta_bridge.errors import (
 from letta_bridge.letta.breaker import Breaker, BreakerState
 from letta_bridge.letta.port import LettaPort
 from shared_utils.contracts.messages import now
+from shared_utils.exhaustion import is_exhaustion
 
 _UNAVAILABILITY_CAUSES = frozenset({"timeout", "connection_lost", "server_error"})
 _SAYS_NOTHING: Final = (EarlierTurnRunning, TurnInterrupted)
@@ -64,6 +65,8 @@ class LettaServer:
         except _SAYS_NOTHING:
             raise
         except LettaError as error:
+            if is_exhaustion(error):
+                raise  # this host could not ask: the breaker learns nothing about Letta
             weight = failure_weight(error)
             if isinstance(error, LettaUnavailable) and error.refused:
                 self.gone_at = now()

@@ -35,7 +35,6 @@ from letta_bridge.request_queue.port import Settlement, Turn
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.turn import settlements
 from letta_bridge.turn.delivery import Delivered, Delivery, DeliveryContext, Lease, LettaTurn
-from letta_bridge.turn.exhaustion import is_exhaustion
 from letta_bridge.turn.fallback import Fallback, FallbackAnswer
 from letta_bridge.turn.job import Job
 from letta_bridge.turn.router import Decision, route
@@ -43,6 +42,7 @@ from letta_bridge.turn.uploads import Uploads
 from shared_utils.contracts.language import language_of
 from shared_utils.contracts.messages import Task, dump, parse_task, salvage_ids
 from shared_utils.errors import MalformedMessage, ServiceError
+from shared_utils.exhaustion import is_exhaustion
 from shared_utils.observability import logs
 from shared_utils.redis.connection import CONNECTION_ERRORS
 
@@ -303,6 +303,8 @@ class MessageProcessor:
         try:
             answer = await self._fallback.answer(job.task, job.number, reason, cause=cause, persona=job.persona)
         except FallbackUnavailable as unavailable:
+            if is_exhaustion(unavailable):
+                raise
             _log.warning("fallback_unavailable", receipt=job.turn.receipt, reason=reason)
             return self._refuse(job, error or unavailable, delivery)
         return self._memory_answered(job, answer, reason, delivery, error)

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
+from structlog.testing import capture_logs
 
-from letta_bridge.errors import LeaseLost
+from letta_bridge.errors import LeaseLost, OutOfResources
 from letta_bridge.request_queue import Outcome, Settlement
 from letta_bridge.request_queue.calls import TICKET_DIGITS
 from letta_bridge.settings import QueueSettings
@@ -43,6 +44,55 @@ async def test_takes_nothing_while_nobody_could_answer(make_worker, set_idle_sec
         assert worker.started.empty()
         open_for_business = True
         await asyncio.wait_for(worker.started.get(), 20)
+
+
+async def test_a_host_without_resources_leaves_its_turns_to_another_bridge(make_worker, set_idle_seconds):
+    set_idle_seconds(0.01)
+    async with make_worker(name="exhausted") as exhausted:
+        exhausted.begin = False
+        exhausted.fail_with = OutOfResources("no file descriptor")
+        exhausted.gate.set()
+        with capture_logs() as logged:
+            exhausted.push("a", "b")
+            await exhausted.started.get()
+            async with make_worker(exhausted.shelf, "healthy") as healthy:
+                healthy.gate.set()
+                await healthy.settled(2)
+    turns = [healthy.started.get_nowait() for _ in range(2)]
+    assert [turn.attempts for turn in turns] == [1, 1]
+    assert {line["event"] for line in logged} >= {"out_of_resources"}
+    assert exhausted.shelf.counters["redelivered"] == 0
+
+
+async def test_a_host_without_resources_takes_turns_again_after_a_pause(make_worker, set_idle_seconds, monkeypatch):
+    monkeypatch.setattr("letta_bridge.turn.intake.intake._EXHAUSTED_SECONDS", 0.05)
+    set_idle_seconds(0.01)
+    async with make_worker() as worker:
+        worker.begin = False
+        worker.fail_with = OutOfResources("no file descriptor")
+        worker.gate.set()
+        worker.push("a")
+        await worker.started.get()
+        worker.fail_with = None
+        await worker.settled(1)
+    assert worker.replies() == ["a"]
+
+
+async def test_a_turn_that_may_have_been_sent_is_left_to_its_lease_without_resources(make_worker, set_idle_seconds):
+    set_idle_seconds(0.01)
+    async with make_worker(name="exhausted") as exhausted:
+        exhausted.fail_with = OutOfResources("no memory")
+        exhausted.gate.set()
+        exhausted.push("a")
+        await exhausted.started.get()
+        async with asyncio.timeout(20):
+            while exhausted.intake.in_flight:
+                await asyncio.sleep(0)
+        exhausted.time += 31
+        async with make_worker(exhausted.shelf, "healthy") as healthy:
+            healthy.gate.set()
+            await healthy.settled(1)
+    assert healthy.started.get_nowait().attempts == 2
 
 
 async def test_a_reply_finished_while_redis_is_unavailable_is_held_and_settled_later(make_worker):

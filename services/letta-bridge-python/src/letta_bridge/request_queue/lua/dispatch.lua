@@ -33,7 +33,7 @@ end
 -- Tasks and opt-ins are ordered by `first_ms`: an opt-in applies to tasks with a later one. A task's first_ms is the
 -- clock's, or one more than the latest time up to which an opt-in does not apply, by at most AHEAD_MS: the clock may have
 -- gone back. While tasks wait in the request list, an opt-in waits until those pushed before it are routed.
-local AHEAD_MS, APPLIED = 1000, 500
+local AHEAD_MS, APPLIED = 1000, 5000
 local routed, newest_ms, opted_in_ms, opt_ins_wait
 
 local function stamp_ms()

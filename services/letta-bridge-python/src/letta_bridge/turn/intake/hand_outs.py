@@ -43,8 +43,13 @@ class HandOuts:
             self._running.start(turn, TurnLease(self._lease_seconds, asked_at))
             self._leases.hold(turn)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether turns wait to be given back."""
+        return bool(self._unstarted)
+
     def refuse(self, turns: Sequence[Turn]) -> None:
-        """Turns that came after the bridge stopped taking; :meth:`give_back` returns them."""
+        """Turns that came after the bridge stopped taking, or could not be begun; :meth:`give_back` returns them."""
         self._unstarted.update(turn.receipt for turn in turns)
 
     async def give_back(self) -> None:

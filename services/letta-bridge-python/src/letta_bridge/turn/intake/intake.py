@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 from letta_bridge import fail_points
+from letta_bridge.errors import OutOfResources
 from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.request_queue.port import FetchResult, RequestQueue, Settlement, Turn, is_full
 from letta_bridge.settings import QueueSettings
@@ -33,6 +34,7 @@ _log = logs.get("letta_bridge.intake")
 
 _IDLE_SECONDS: Final = 1.0
 """Between passes of an idle bridge, which look for turns whose lease has expired."""
+_EXHAUSTED_SECONDS: Final = 10.0
 _SHUTDOWN_TRIES: Final = 10
 _SHUTDOWN_PAUSE_SECONDS: Final = 0.2
 """Tries to reach Redis at shutdown, and the pause between them."""
@@ -42,7 +44,8 @@ class Intake:
     """Keeps at most ``max_concurrent_requests`` turns in work.
 
     State: the settings, whether a pass is due and whether there is more to take, the outage of Redis if there is one,
-    and whether the bridge is stopping. Everything else belongs to the parts.
+    until when this host is thought to lack resources, and whether the bridge is stopping. Everything else belongs to
+    the parts.
 
     Args:
         queue: where turns come from.
@@ -69,14 +72,20 @@ class Intake:
         """The last pass brought turns, or left some."""
         self._outage = RedisOutage()
         self._stopping = asyncio.Event()
+        self._recovers_at = 0.0
+        """No turn is taken before: this host lacked the resources for one a moment ago."""
         self._outcomes = SettleBuffer(recorder)
         self._running = RunningTurns(
-            process, on_outcome=self._outcome, on_lease_lost=self._lease_lost, on_gone=self._gone
+            process,
+            on_outcome=self._outcome,
+            on_lease_lost=self._lease_lost,
+            on_exhausted=self._exhausted,
+            on_gone=self._gone,
         )
         self._capacity = Capacity(
             settings.max_concurrent_requests,
             in_use=lambda: len(self._running) + len(self._outcomes),
-            accepting=accepting,
+            accepting=lambda: accepting() and clock() >= self._recovers_at,
             stopping=self._stopping,
         )
         self._leases = LeaseKeeper(queue, self._running, settings.lease_seconds, recorder, self._wake.set)
@@ -141,6 +150,8 @@ class Intake:
         try:
             if self._queue.writes_lost:
                 await self._restore()
+            if self._hand_outs.waiting:
+                await self._hand_outs.give_back()
             batch = self._outcomes.next_batch(self._capacity.limit)
             # While a wait brings what arrives, and there was nothing else, outcomes go out alone, which is faster.
             limit = 0 if batch and self._arrivals.waiting and not self._more else self._capacity.free()
@@ -197,6 +208,13 @@ class Intake:
         self._recorder.ended(turn, settlement, seconds)
         self._outcomes.add(settlement)
         self._wake.set()
+
+    def _exhausted(self, turn: Turn, error: OutOfResources, begun: bool) -> None:
+        """Leave turns to other bridges for a while: this one would take them again and again, in vain."""
+        _log.error("out_of_resources", receipt=turn.receipt, error=str(error), pause=_EXHAUSTED_SECONDS)
+        self._recovers_at = clock() + _EXHAUSTED_SECONDS
+        if not begun:
+            self._hand_outs.refuse([turn])
 
     def _lease_lost(self, receipt: str) -> None:
         self._leases.lost(receipt)

@@ -11,9 +11,6 @@ from typing import Final
 from letta_bridge.errors import LeaseLost, OutOfResources
 from letta_bridge.request_queue.port import Settlement, Turn
 from letta_bridge.turn.lease import TurnLease
-from shared_utils.observability import logs
-
-_log = logs.get("letta_bridge.intake")
 
 _CANCEL_SECONDS: Final = 2.0
 """How long a cancelled turn is waited for."""
@@ -28,6 +25,8 @@ class RunningTurns:
         process: turn and lease → settlement; raises LeaseLost or OutOfResources.
         on_outcome: is called with a turn, its settlement, and the seconds it took.
         on_lease_lost: is called with the receipt of a turn that found its lease to be over.
+        on_exhausted: is called with a turn that this host lacks the resources for, the error, and whether the turn may
+            have been sent outside the bridge.
         on_gone: is called with the receipt of a turn that left without an outcome: cancelled, failed, or lost.
     """
 
@@ -37,11 +36,13 @@ class RunningTurns:
         *,
         on_outcome: Callable[[Turn, Settlement, float], None],
         on_lease_lost: Callable[[str], None],
+        on_exhausted: Callable[[Turn, OutOfResources, bool], None],
         on_gone: Callable[[str], None],
     ) -> None:
         self._process = process
         self._on_outcome = on_outcome
         self._on_lease_lost = on_lease_lost
+        self._on_exhausted = on_exhausted
         self._on_gone = on_gone
         self._running: dict[str, tuple[asyncio.Task[None], TurnLease]] = {}
 
@@ -90,8 +91,7 @@ class RunningTurns:
         except LeaseLost:
             self._on_lease_lost(turn.receipt)
         except OutOfResources as error:
-            # Not given back at once: a host that has nothing left would get it again and again.
-            _log.error("out_of_resources", receipt=turn.receipt, error=str(error))
+            self._on_exhausted(turn, error, lease.begun)
         else:
             self._on_outcome(turn, settlement, time.perf_counter() - began)
             # Here, and not in the task's callback: that would be a round of the event loop later.
