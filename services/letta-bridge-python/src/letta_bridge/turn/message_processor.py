@@ -114,7 +114,7 @@ class MessageProcessor:
             return await self._ended(turn, lease)
         except Exception as error:
             if is_exhaustion(error):
-                raise OutOfResources(str(error)) from error
+                raise OutOfResources(f"this host has no memory, file descriptor or thread left: {error!r}") from error
             raise
 
     async def _ended(self, turn: Turn, lease: Lease) -> Settlement:
