@@ -114,7 +114,9 @@ class MessageProcessor:
             return await self._ended(turn, lease)
         except Exception as error:
             if is_exhaustion(error):
-                raise OutOfResources(f"this host has no memory, file descriptor or thread left: {error!r}") from error
+                raise OutOfResources(
+                    f"this host has no memory, file descriptor or thread left ({type(error).__name__})"
+                ) from error
             raise
 
     async def _ended(self, turn: Turn, lease: Lease) -> Settlement:
