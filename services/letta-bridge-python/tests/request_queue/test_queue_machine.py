@@ -145,7 +145,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.settle(bridge, [(receipt, end) for receipt, end in zip(chosen, ends, strict=False)], limit, told)
 
     def settle(self, bridge, ends, limit, caught_up=frozenset()):
-        settlements = [settlement(self.held[bridge][receipt][0], end, told) for receipt, end in ends]
+        settlements = [settlement(self.held[bridge][receipt][0], end, caught_up) for receipt, end in ends]
         before = {receipt: self.state_of(receipt) for receipt, _ in ends}
         real, model = self.both(bridge, lambda queue: queue.settle_and_fetch(settlements, limit))
         assert (real.settled, real.refused, real.more) == (model.settled, model.refused, model.more)
@@ -361,7 +361,7 @@ class QueueMachine(RuleBasedStateMachine):
             if lane in shelf.ready:
                 shelf.ready.remove(lane)
         shelf.counters["settled:erased"] += len(gone)
-        missed = self.runner.run(self.scripts.run(read("forget_missed"), user))
+        missed = self.runner.run(self.scripts.run(read("erase_missed"), user))
         assert missed == len(shelf.missed.pop(user, []))
         shelf.counters["missed_pending"] -= missed
 

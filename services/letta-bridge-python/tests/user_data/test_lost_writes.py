@@ -101,7 +101,7 @@ async def test_failover_after_the_last_pass_leaves_the_erasure_incomplete(client
             await client.zrem(ERASURES, user_hash(user_id))
             return found
 
-    report = await erasure_module.UserData(data.traces, data.audit, data.lane, Search()).erase("ada")
+    report = await erasure_module.UserData(data.stores, data.audit, data.lane, Search()).erase("ada")
     assert report.elsewhere == []
     assert not report.complete
     assert "lost writes" in report.unreachable["redis"]

@@ -37,7 +37,7 @@ async def fill(client, queue):
             await client.lpush("letta_requests", payload(user, number))
     outcomes = {0: Outcome.LETTA, 1: Outcome.MEMORY, 2: Outcome.DEAD}
     for number, outcome in outcomes.items():
-        turns = (await queue.settle_and_fetch([], want=10)).turns
+        turns = (await queue.settle_and_fetch([], limit=10)).turns
         assert len(turns) == len(USERS)
         for turn in turns:
             user = turn.lane
@@ -53,7 +53,7 @@ async def fill(client, queue):
                 dead=about if outcome is Outcome.DEAD else None,
                 journal=json.dumps({"user_id": user}).encode() if outcome is Outcome.LETTA else None,
             )
-            await queue.settle_and_fetch([settlement], want=0)
+            await queue.settle_and_fetch([settlement], limit=0)
     for number, user in enumerate(USERS):
         answer = json.dumps({"user_id": user, "task_id": "t", "response_text": "好"})
         await client.set(f"{{letta_requests}}:fallback:{number}-1", answer)
@@ -98,7 +98,7 @@ async def test_one_user_goes_and_no_other(client, queue, trace, lane):
 
 async def test_counters_still_add_up(client, queue, trace, lane):
     await fill(client, queue)
-    turns = (await queue.settle_and_fetch([], want=2)).turns  # routes what waits; two are in flight
+    turns = (await queue.settle_and_fetch([], limit=2)).turns  # routes what waits; two are in flight
     held = {turn.lane for turn in turns}
     for user in set(USERS) - held:
         await lane.quiet(user)
@@ -111,13 +111,13 @@ async def test_counters_still_add_up(client, queue, trace, lane):
 
 async def test_a_turn_in_flight_is_waited_for(client, queue, trace, lane):
     await client.lpush("letta_requests", payload("u1", 1))
-    [turn] = (await queue.settle_and_fetch([], want=1)).turns
+    [turn] = (await queue.settle_and_fetch([], limit=1)).turns
     with pytest.raises(ErasureBusy, match="letta-bridge lanes"):
         await lane.quiet("u1")
     patient = UserLane(client, QueueSettings(), patience=30)
     waiting = asyncio.create_task(patient.quiet("u1"))
     await queue.settle_and_fetch(
-        [Settlement(turn.receipt, Outcome.LETTA, user_id="u1", task_id="u1-1", reply=b"{}")], want=0
+        [Settlement(turn.receipt, Outcome.LETTA, user_id="u1", task_id="u1-1", reply=b"{}")], limit=0
     )
     assert await waiting == 0
     assert (await trace.erase("u1"))["kept_replies"] == 1

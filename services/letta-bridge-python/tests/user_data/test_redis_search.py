@@ -171,6 +171,8 @@ ELSEWHERE = {
     "held": {"zoe": "1796 1795 1797 operator agent"},
     "open": {"179": "22"},
     "begun": {"7-1": 1795.0},
+    "order": {"tasks": "35", "newest_ms": "1797"},
+    "opt_ins": {"2d" * 20: 36.0},
     "lane_prefix": [],
     "reply_prefix": '{"user_id":"bob","user":"23"}',
     "missed_prefix": ['{"content":"24"}'],

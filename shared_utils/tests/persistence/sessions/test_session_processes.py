@@ -39,7 +39,7 @@ def reserve_all(open_store, users, start, results):
 
     try:
         start.wait()
-        results.merge(asyncio.run(reserve()))
+        results.put(asyncio.run(reserve()))
     except SessionStoreError as error:
         results.merge(str(error))
 

@@ -257,7 +257,7 @@ def test_switched_on_without_the_extra_says_what_to_install():
     program = (
         "import sys; sys.modules['opentelemetry.sdk.trace'] = None;"
         "from letta_bridge.settings import BridgeSettings; from letta_bridge.telemetry.wiring import Telemetry;"
-        "Telemetry(BridgeSettings.model_validate({'bridge': {'traces': True}}))"
+        "Telemetry(BridgeSettings.model_validate({'telemetry': {'traces': True}}))"
     )
     failed = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
     assert SettingsError.__name__ in failed.stderr
