@@ -89,7 +89,8 @@ def test_a_database_in_which_letta_would_fail_or_lose_data_is_refused(
 
 def test_ten_at_once_make_one_schema(letta_server: Any, postgres: Any, server: Any, database: str) -> None:
     started = [letta_server.start("init", settings=server.variables(database)) for _ in range(10)]
-    assert [one.ended() for one in started] == [0] * 10, [one.said for one in started]
+    codes = [one.ended() for one in started]
+    assert not [one.said for one, code in zip(started, codes, strict=True) if code]
     assert sum("now holds" in one.said for one in started) >= 1
     assert len(tables(postgres, database)) == 49
     with postgres.connect(database) as connection:
