@@ -84,7 +84,7 @@ async def test_a_turn_whose_client_left_continues(double, letta, agent_id):
 
 
 async def test_a_cancelled_turn_continues_and_is_stored(double, letta, agent_id):
-    double.fail("hang", times=1, details={"seconds": 0.5})
+    double.fail("hang", times=1, details={"seconds": 4.0})
     with pytest.raises(OutcomeUnknown):
         await letta.send(agent_id, say("你好", ONE), timeout=0.2)
     running = await find(letta, agent_id, ONE)
