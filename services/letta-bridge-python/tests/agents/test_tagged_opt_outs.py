@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 from dataclasses import replace
 
@@ -169,6 +170,24 @@ async def test_tags_are_read_in_the_background_and_not_while_another_queue_holds
         await looked.wait()
         assert restored.rig.choices.choices == {}
         free.set()
+        while ADA not in restored.rig.choices.choices:
+            await asyncio.sleep(0.001)
+    assert not await restored.rig.consent.permanent_memory("ada")
+
+
+async def test_tags_are_read_in_the_background_after_a_lack_of_descriptors(restored, monkeypatch):
+    monkeypatch.setattr(opt_out_tags, "_TAG_POLL_SECONDS", 0.001)
+    await restored.agent("ada", restored.opt_out())
+    await restored.rig.consent.replicas.reconcile()
+    take_over, failures = restored.rig.consent.replicas.take_over, iter([OSError(errno.EMFILE, "Too many open files")])
+
+    async def impossible_at_first(choices):
+        if (error := next(failures, None)) is not None:
+            raise error
+        return await take_over(choices)
+
+    monkeypatch.setattr(restored.rig.consent.replicas, "take_over", impossible_at_first)
+    async with restored.tags.running(lambda: restored.rig.letta, opt_out_tags.always_allowed), asyncio.timeout(10):
         while ADA not in restored.rig.choices.choices:
             await asyncio.sleep(0.001)
     assert not await restored.rig.consent.permanent_memory("ada")

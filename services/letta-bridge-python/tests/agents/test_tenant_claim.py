@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import uuid
 
 import pytest
@@ -159,6 +160,22 @@ async def test_background_heartbeat_survives_failures(letta, monkeypatch):
             await asyncio.sleep(0.001)
         [before] = await letta.notes("letta-bridge")
         while (await letta.notes("letta-bridge"))[0] == before:
+            await asyncio.sleep(0.001)
+
+
+async def test_background_heartbeat_survives_a_host_without_descriptors(letta, monkeypatch):
+    monkeypatch.setattr(tenant_claim, "HEARTBEAT_SECONDS", 0.001)
+    one = claim("first")
+    identity, failures = one._identity, iter([OSError(errno.EMFILE, "Too many open files")] * 3)
+
+    async def unavailable_at_first():
+        if (error := next(failures, None)) is not None:
+            raise error
+        return await identity()
+
+    monkeypatch.setattr(one, "_identity", unavailable_at_first)
+    async with one.running(lambda: letta), asyncio.timeout(10):
+        while one.state is not HELD:
             await asyncio.sleep(0.001)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from letta_bridge.errors import EmptyAnswer, LettaRejected, LettaUnavailable, OutcomeUnknown, OutOfResources
 from letta_bridge.journal.record import read_entry
-from letta_bridge.letta import TurnAnswer, Usage
+from letta_bridge.letta import BreakerState, TurnAnswer, Usage
 from letta_bridge.request_queue.journal_backlog import JournalEntry
 from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.testing.letta import echo
@@ -627,11 +627,13 @@ async def test_a_defect_in_the_bridge_costs_one_task_and_no_more(rig):
     assert json.loads(rig.shelf.dead[0][0])["code"] == "internal"
 
 
-async def lack_resources(rig):
-    """A bridge that has no resources left for the next turn."""
-    (turn,) = (await rig.queue("exhausted").settle_and_fetch([], 1)).turns
-    with pytest.raises(OutOfResources):
-        await rig.processor().process(turn, TurnLease(30, clock()))
+async def lack_resources(rig, *, turns=1):
+    """A bridge that has no resources left for the next turns."""
+    handed_out = (await rig.queue("exhausted").settle_and_fetch([], turns)).turns
+    assert len(handed_out) == turns
+    for turn in handed_out:
+        with pytest.raises(OutOfResources):
+            await rig.processor().process(turn, TurnLease(30, clock()))
     rig.time += rig.settings.queue.lease_seconds + 1
 
 
@@ -664,6 +666,44 @@ async def test_a_host_without_resources_that_has_sent_the_turn_sends_it_once(rig
     await rig.work_off()
     assert rig.outcomes() == {"letta": 1}
     assert await rig.said_to_agents() == {"ada": ["你好"]}
+
+
+@pytest.mark.parametrize("fallback", [True, False], ids=["fallback", "no fallback"])
+async def test_a_host_that_cannot_open_a_connection_to_letta_blames_neither_letta_nor_the_task(make_rig, fallback):
+    rig = make_rig(letta={"fallback_to_memory": fallback, "retry_attempts": 0})
+    for number in range(10):
+        rig.push(f"t{number}", user=f"u{number}", content="你好")
+        error = LettaUnavailable()
+        error.__cause__ = OSError(errno.EMFILE, "Too many open files")
+        rig.letta.fail_next(error)
+    await lack_resources(rig, turns=10)
+    assert rig.fallback.answered == []
+    assert rig.servers.pick("u0").breaker.state is BreakerState.CLOSED
+    await rig.work_off()
+    assert rig.outcomes() == {"letta": 10}
+
+
+async def test_a_lost_upload_and_a_missing_descriptor_are_told_apart_after_a_second_hand_out(
+    make_rig, tmp_path, monkeypatch
+):
+    rig = make_rig(letta={"retry_attempts": 0})
+    uploads = tmp_path / "uploads" / user_folder("ada")
+    uploads.mkdir(parents=True)
+    (uploads / "note.txt").write_text("留言", encoding="utf-8")
+
+    def fail(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    rig.push("t0", user="ada", content="你好")
+    await rig.work_off()
+    rig.push("t1", user="ada", content="", input_file="note.txt")
+    with monkeypatch.context() as patched:
+        patched.setattr("letta_bridge.turn.uploads._content", fail)
+        await lack_resources(rig)
+        await lack_resources(rig)
+    await rig.work_off()
+    assert rig.outcomes() == {"letta": 2}
+    assert await rig.said_to_agents() == {"ada": ["你好", "留言"]}
 
 
 async def test_an_upload_that_no_descriptor_is_left_for_is_read_later(rig, tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ from letta_bridge.errors import BreakerOpen, LettaError, OptedOut, TenantTaken
 from letta_bridge.letta.port import LettaAgents
 from shared_utils.observability import logs
 from shared_utils.persistence.choices.port import Choice, user_key
-from shared_utils.redis.connection import retry_until_available
+from shared_utils.redis.connection import CONNECTION_ERRORS, retry_until_available
 from shared_utils.task_end import background
 
 _log = logs.get("letta_bridge.opt_out_tags")
@@ -132,7 +132,7 @@ class TaggedOptOuts:
     async def _keep_read(self, letta: Callable[[], LettaAgents], allowed: Allowed) -> None:
         while True:
             if self._due() and self._consent.replicas.generations:
-                with contextlib.suppress(LettaError, BreakerOpen, TenantTaken):
+                with contextlib.suppress(LettaError, BreakerOpen, TenantTaken, *CONNECTION_ERRORS):
                     server = letta()
                     await allowed(server)
                     await self._read(server)

@@ -158,9 +158,12 @@ class TenantClaim:
                         await self._served.release()
 
     async def _send_heartbeats(self, letta: Callable[[], LettaAgents]) -> None:
-        await retry_until_available(self._identity)  # the queue has an owner from now on, whether Letta answers or not
+        has_owner = False
         while True:
             with contextlib.suppress(*CONNECTION_ERRORS):
+                if not has_owner:  # from now on, whether Letta answers or not
+                    await retry_until_available(self._identity)
+                    has_owner = True
                 try:
                     await self.beat(letta())
                 except (LettaError, BreakerOpen):

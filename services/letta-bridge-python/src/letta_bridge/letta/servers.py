@@ -18,6 +18,7 @@ from letta_bridge.errors import (
     LettaError,
     LettaUnavailable,
     OutcomeUnknown,
+    OutOfResources,
     TurnInterrupted,
     UserPaused,
 )
@@ -56,6 +57,7 @@ class LettaServer:
 
         Raises:
             BreakerOpen: at entry, where this server is left alone or another turn is trying it.
+            OutOfResources: this host could not ask.
         """
         permit = self.breaker.enter(user)
         if permit is None:
@@ -66,7 +68,7 @@ class LettaServer:
             raise
         except LettaError as error:
             if is_exhaustion(error):
-                raise  # this host could not ask: the breaker learns nothing about Letta
+                raise OutOfResources from error  # the breaker learns nothing about Letta
             weight = failure_weight(error)
             if isinstance(error, LettaUnavailable) and error.refused:
                 self.gone_at = now()

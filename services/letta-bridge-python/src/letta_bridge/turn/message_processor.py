@@ -69,7 +69,7 @@ class MessageProcessor:
 
     Args:
         settings: the bridge's.
-        desk: what a delivery to Letta needs.
+        context: what a delivery to Letta needs.
         fallback: memory-python.
         missed: the queue's list of missed turns.
         limiter: what users may ask for; None sets no limit.
@@ -112,11 +112,11 @@ class MessageProcessor:
         """
         try:
             return await self._ended(turn, lease)
+        except (LeaseLost, OutOfResources):
+            raise
         except Exception as error:
             if is_exhaustion(error):
-                raise OutOfResources(
-                    f"this host has no memory, file descriptor or thread left ({type(error).__name__})"
-                ) from error
+                raise OutOfResources from error
             raise
 
     async def _ended(self, turn: Turn, lease: Lease) -> Settlement:
@@ -125,13 +125,11 @@ class MessageProcessor:
             self._check_attempts(turn)
             job = self._job(turn, parse_task(turn.payload, self._limits))
             end = await self._outcome(job, lease)
-        except LeaseLost:
+        except (LeaseLost, OutOfResources):
             raise
         except MalformedMessage as error:
             end = self._dead_letter(turn, job, error)
         except UnprocessableTask as error:
-            if is_exhaustion(error):
-                raise
             job = job or self._readable(turn)
             end = await self._answered_before(job, lease) or self._dead_letter(turn, job, error)
         except Exception as error:  # a defect must not stop the turns of other users
@@ -368,6 +366,8 @@ class MessageProcessor:
         try:
             answer = await self._fallback.withdraw(job.task, job.number)
         except _MEMORY_UNAVAILABLE_ERRORS as unavailable:
+            if is_exhaustion(unavailable):
+                raise
             # Handed out again and again, the task would end in nothing better.
             _log.warning("fallback_unavailable", receipt=job.turn.receipt, reason=str(unavailable))
             return None
@@ -390,6 +390,8 @@ class MessageProcessor:
                 return None
             return await self._delivery(job, lease)
         except CONNECTION_ERRORS as unknown:
+            if is_exhaustion(unknown):
+                raise
             _log.warning("catch_up_skipped", receipt=job.turn.receipt, error=str(unknown))
             return None
 

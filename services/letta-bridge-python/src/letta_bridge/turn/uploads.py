@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from letta_bridge.errors import UploadRefused, UploadsKept
+from letta_bridge.errors import OutOfResources, UploadRefused, UploadsKept
+from shared_utils.exhaustion import is_exhaustion
 from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.text import REPLACEMENT, read_text
 
@@ -85,6 +86,7 @@ class Uploads:
         Raises:
             UploadRefused: it is outside the folder, missing, no regular file, reached through a link, larger than
                 ``max_bytes``, or not UTF-8.
+            OutOfResources: this host cannot open it now.
         """
         return await asyncio.to_thread(self._read, user_id, name)
 
@@ -98,6 +100,8 @@ class Uploads:
                 except FileNotFoundError:
                     continue
         except (OSError, ValueError) as error:
+            if is_exhaustion(error):
+                raise OutOfResources from error
             raise UploadRefused(_MISSING_FILE_ERROR) from error
         if content is None:
             raise UploadRefused(_MISSING_FILE_ERROR)
