@@ -2,35 +2,36 @@
 
 ::
 
-    ServiceError                     shared_utils: code, retryable
+    ServiceError                      shared_utils: code, retryable
     ├── LettaError
-    │   ├── LettaUnavailable         surely not sent: wait, send again
-    │   ├── OutcomeUnknown          may have been stored: look for it first
-    │   ├── AgentGone                404: find it by tag or make a new one
-    │   ├── LettaRejected            sending it again would not help; `cause` names whose fault it is
-    │   ├── TurnInterrupted          broken off in the middle: not again, it may be stored later
-    │   ├── EarlierTurnRunning       not sent: it would run beside an earlier turn of its agent
-    │   └── EmptyAnswer              answered, but said nothing
-    ├── BreakerOpen                  the Letta server is left alone for a while
-    │   └── UserPaused               only this user's turns are: they kept failing on a server that works
-    ├── ReplyDeadlineExceeded        the reply budget is used up
-    ├── FallbackUnavailable          memory-python did not answer
-    ├── NotSent                      Letta does not have this turn, whose content is gone
-    ├── LimitReached                     a limit the operator set; nothing was sent to Letta
-    │   ├── TaskExpired              it waited too long
-    │   ├── LaneFull                 too many tasks of its user wait already
-    │   ├── RateLimited             its user's turns come too fast
-    │   ├── UserTokenBudgetExhausted          its user's token budget of the day is spent
-    │   └── TokenBudgetExhausted              everybody's is
-    ├── TaskIdReused                 the task id belongs to an earlier task that said something else
-    ├── TenantTaken                  another queue serves this tenant on this Letta
-    ├── OptedOut                     the tags of the user's agents hold an opt-out
-    ├── ChoiceUnknown                a user's choice about permanent memory cannot be determined
-    ├── ChoiceNotShared              a user's choice could not be written to Redis
-    ├── LeaseLost                    another bridge has this turn now
-    ├── UploadsKept                  a user's files cannot be removed by this process
-    └── UnprocessableTask                     the task can never be worked off; `reason` says why, for machines
-        └── UploadRefused            input_file is outside the upload root, too large, or not text
+    │   ├── LettaUnavailable          surely not sent: wait, send again
+    │   ├── OutcomeUnknown            may have been stored: look for it first
+    │   ├── AgentGone                 404: find it by tag or make a new one
+    │   ├── LettaRejected             sending it again would not help; `cause` names whose fault it is
+    │   ├── TurnInterrupted           broken off in the middle: not again, it may be stored later
+    │   ├── EarlierTurnRunning        not sent: it would run beside an earlier turn of its agent
+    │   └── EmptyAnswer               answered, but said nothing
+    ├── BreakerOpen                   the Letta server is left alone for a while
+    │   └── UserPaused                only this user's turns are: they kept failing on a server that works
+    ├── ReplyDeadlineExceeded         the reply budget is used up
+    ├── FallbackUnavailable           memory-python did not answer
+    ├── NotSent                       Letta does not have this turn, whose content is gone
+    ├── LimitReached                  a limit the operator set; nothing was sent to Letta
+    │   ├── TaskExpired               it waited too long
+    │   ├── LaneFull                  too many tasks of its user wait already
+    │   ├── RateLimited               its user's turns come too fast
+    │   ├── UserTokenBudgetExhausted  its user's token budget of the day is spent
+    │   └── TokenBudgetExhausted      everybody's is
+    ├── TaskIdReused                  the task id belongs to an earlier task that said something else
+    ├── TenantTaken                   another queue serves this tenant on this Letta
+    ├── OptedOut                      the tags of the user's agents hold an opt-out
+    ├── ChoiceUnknown                 a user's choice about permanent memory cannot be determined
+    ├── ChoiceNotShared               a user's choice could not be written to Redis
+    ├── LeaseLost                     another bridge has this turn now
+    ├── OutOfResources                this host has no memory, file descriptor or thread left
+    ├── UploadsKept                   a user's files cannot be removed by this process
+    └── UnprocessableTask             the task can never be worked off; `reason` says why, for machines
+        └── UploadRefused             input_file is outside the upload root, too large, or not text
 """
 
 from __future__ import annotations

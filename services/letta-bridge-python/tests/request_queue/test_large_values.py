@@ -54,6 +54,16 @@ async def test_many_small_tasks_are_routed_by_one_call(client, queue):
     assert await client.llen("letta_requests") == 0
 
 
+async def test_one_call_hands_out_as_many_turns_as_a_large_bridge_has_room_for(client, queue):
+    tasks = [json.dumps({"user_id": f"u{number}", "task_id": str(number), "content": "hi"}) for number in range(9_000)]
+    await client.lpush("letta_requests", *tasks)
+    while await client.llen("letta_requests"):
+        await queue.settle_and_fetch([], 0)
+    turns = (await queue.settle_and_fetch([], 10_000)).turns
+    assert len(turns) == len(tasks)
+    assert await client.zcard(queue.keys.begun) == await client.zcard(queue.keys.leases) == len(tasks)
+
+
 async def test_large_turns_of_a_dead_bridge_are_taken_over_by_several_calls(client, queue, settings):
     dead = RedisQueue(client, client, settings, "dead")
     for number in range(20):

@@ -169,7 +169,6 @@ local function kept_reply(user, task_id)
     return kept
 end
 
-local begun = {}
 local function hand_out(lane, receipt)
     if redis.call('HEXISTS', LANES, lane) == 1 then
         return nil
@@ -181,7 +180,7 @@ local function hand_out(lane, receipt)
     redis.call('HSET', TURNS, receipt, taker .. '\n' .. lane .. '\n' .. join_entry(seq, attempts, first_ms, payload))
     redis.call('HSET', LANES, lane, receipt)
     redis.call('ZADD', LEASES, now + lease_ms, receipt)
-    begun[#begun + 1], begun[#begun + 2] = now, receipt
+    redis.call('ZADD', BEGUN, now, receipt)
     local kept, missed, choice = false, 0, false
     if #payload > longest_payload then
         payload = string.sub(payload, 1, longest_payload + 1)
@@ -318,7 +317,6 @@ for _, lane in ipairs(passed_over) do
     redis.call('RPUSH', READY, lane)
 end
 if #turns > 0 then
-    redis.call('ZADD', BEGUN, unpack(begun))
     redis.call('HINCRBY', COUNTERS, 'handed_out', #turns)
 end
 return { paused, turns, 0 }

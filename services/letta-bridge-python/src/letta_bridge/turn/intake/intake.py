@@ -35,6 +35,7 @@ _log = logs.get("letta_bridge.intake")
 _IDLE_SECONDS: Final = 1.0
 """Between passes of an idle bridge, which look for turns whose lease has expired."""
 _EXHAUSTED_SECONDS: Final = 10.0
+"""In which a host that lacked the resources for a turn takes no other one."""
 _SHUTDOWN_TRIES: Final = 10
 _SHUTDOWN_PAUSE_SECONDS: Final = 0.2
 """Tries to reach Redis at shutdown, and the pause between them."""
