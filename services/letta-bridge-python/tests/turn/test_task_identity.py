@@ -20,7 +20,7 @@ from shared_utils.contracts.limits import Limits
 from shared_utils.contracts.messages import parse_task
 
 LOST = OutcomeUnknown(cause="connection_lost")
-HOPELESS_TRIES = {"reply_deadline_seconds": 0.05, "timeout_seconds": 0.02, "retry_attempts": 0}
+HOPELESS_TRIES = {"reply_deadline_seconds": 0.25, "timeout_seconds": 0.1, "retry_attempts": 0}
 
 
 async def expire(rig):
