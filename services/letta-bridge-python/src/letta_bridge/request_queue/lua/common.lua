@@ -43,6 +43,19 @@ local CHOICES, CALL = KEYS[17], KEYS[18]
 local HELD, OPEN, TALLY, BEGUN = KEYS[19], KEYS[20], KEYS[21], KEYS[22]
 local ORDER, OPT_INS = KEYS[23], KEYS[24]
 
+-- A command with any number of arguments, in calls of at most 1000: Lua passes no more than some thousands. Returns the
+-- elements of the replies, where those are lists.
+local function call_many(command, key, arguments)
+    local replies = {}
+    for at = 1, #arguments, 1000 do
+        local reply = redis.call(command, key, unpack(arguments, at, math.min(at + 999, #arguments)))
+        for _, element in ipairs(type(reply) == 'table' and reply or {}) do
+            replies[#replies + 1] = element
+        end
+    end
+    return replies
+end
+
 local function now_ms()
     local time = redis.call('TIME')
     return time[1] * 1000 + math.floor(time[2] / 1000)

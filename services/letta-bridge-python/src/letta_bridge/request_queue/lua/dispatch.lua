@@ -169,6 +169,10 @@ local function kept_reply(user, task_id)
     return kept
 end
 
+-- What the hand-outs of this call have in common is written and read at their end, in few commands. If the call failed
+-- before that, `mend` would find their leases.
+local leases, begun, choosers = {}, {}, {}
+
 local function hand_out(lane, receipt)
     if redis.call('HEXISTS', LANES, lane) == 1 then
         return nil
@@ -179,8 +183,8 @@ local function hand_out(lane, receipt)
     end
     redis.call('HSET', TURNS, receipt, taker .. '\n' .. lane .. '\n' .. join_entry(seq, attempts, first_ms, payload))
     redis.call('HSET', LANES, lane, receipt)
-    redis.call('ZADD', LEASES, now + lease_ms, receipt)
-    redis.call('ZADD', BEGUN, now, receipt)
+    leases[#leases + 1], leases[#leases + 2] = now + lease_ms, receipt
+    begun[#begun + 1], begun[#begun + 2] = now, receipt
     local kept, missed, choice = false, 0, false
     if #payload > longest_payload then
         payload = string.sub(payload, 1, longest_payload + 1)
@@ -188,12 +192,26 @@ local function hand_out(lane, receipt)
         local user, task_id = read_ids(payload, longest_lane)
         if user then
             missed = length_of(MISSED .. user)
-            choice = { user, unpack(
-                redis.call('HMGET', CHOICES, 'complete', 'generation', 'changes', redis.sha1hex(user)), 1, 4) }
+            choice = { user }
+            choosers[#choosers + 1] = choice
             kept = task_id and kept_reply(user, task_id) or false
         end
     end
     return { receipt, lane, attempts, seq, first_ms, payload, kept, missed, math.max(0, now - tonumber(first_ms)), choice }
+end
+
+-- Adds to each choice what `choices` says of its user.
+local function read_choices()
+    local complete, generation, changes = unpack(
+        redis.call('HMGET', CHOICES, 'complete', 'generation', 'changes'), 1, 3)
+    local keys = {}
+    for index, choice in ipairs(choosers) do
+        keys[index] = redis.sha1hex(choice[1])
+    end
+    for index, entry in ipairs(call_many('HMGET', CHOICES, keys)) do
+        local choice = choosers[index]
+        choice[2], choice[3], choice[4], choice[5] = complete, generation, changes, entry
+    end
 end
 
 local function take_over_expired()
@@ -317,6 +335,9 @@ for _, lane in ipairs(passed_over) do
     redis.call('RPUSH', READY, lane)
 end
 if #turns > 0 then
+    call_many('ZADD', LEASES, leases)
+    call_many('ZADD', BEGUN, begun)
+    read_choices()
     redis.call('HINCRBY', COUNTERS, 'handed_out', #turns)
 end
 return { paused, turns, 0 }

@@ -182,15 +182,21 @@ local function enqueue(lane, entry)
     end
 end
 
--- Ends a turn in flight: its lease goes, and its lane takes its place at the end of `ready` if it has more work.
-local function close_turn(receipt, lane)
+-- Ends a turn in flight, all but its entries in `leases` and `begun`: its lane takes its place at the end of `ready` if it
+-- has more work.
+local function free_lane(receipt, lane)
     redis.call('HDEL', TURNS, receipt)
-    redis.call('ZREM', LEASES, receipt)
-    redis.call('ZREM', BEGUN, receipt)
     redis.call('HDEL', LANES, lane)
     if redis.call('EXISTS', LANE .. lane) == 1 then
         redis.call('RPUSH', READY, lane)
     end
+end
+
+-- Ends a turn in flight.
+local function close_turn(receipt, lane)
+    free_lane(receipt, lane)
+    redis.call('ZREM', LEASES, receipt)
+    redis.call('ZREM', BEGUN, receipt)
 end
 
 -- Sets an unreadable turn aside and frees its lane, which only `lanes` tells.

@@ -157,7 +157,7 @@ local function journalise(turn, reply)
 end
 
 -- What these settlements add to the counters and to the figures of the last minutes, written once for all of them.
-local closed, outcomes, words = {}, {}, {}
+local closed, receipts, outcomes, words = {}, {}, {}, {}
 
 local function count(sums, name)
     sums[name] = (sums[name] or 0) + 1
@@ -197,8 +197,8 @@ local function settle(
     if journal ~= '' then
         journalise(journal, reply)
     end
-    close_turn(receipt, lane)
-    closed[#closed + 1] = entry
+    free_lane(receipt, lane)
+    closed[#closed + 1], receipts[#receipts + 1] = entry, receipt
     count(outcomes, outcome)
     for word in string.gmatch(tallied, '%S+') do
         count(words, word)
@@ -214,6 +214,8 @@ for at = FIRST, #ARGV, FIELDS do
     end
     results[#results + 1] = result
 end
+call_many('ZREM', LEASES, receipts)
+call_many('ZREM', BEGUN, receipts)
 close_entries(closed)
 for outcome, turns in pairs(outcomes) do
     redis.call('HINCRBY', COUNTERS, 'settled:' .. outcome, turns)
