@@ -73,7 +73,7 @@ def _text(messages: list[dict[str, object]]) -> str:
 
 
 def _joined(said: Iterable[str]) -> str:
-    return "\n".join(part for part in map(text_for_user, said) if part.strip())
+    return "\n".join([part for part in map(text_for_user, said) if part and not part.isspace()])
 
 
 def _content(content: object) -> str:
@@ -138,12 +138,13 @@ def _salvaged(arguments: str) -> str:
 
 
 def _memory_updated(messages: list[dict[str, object]]) -> bool:
+    returns = [message for message in messages if message.get("message_type") == "tool_return_message"]
+    if not returns:
+        return False
     names = {
         call_id: name for message in messages for name, call_id, _ in _tool_calls(message) if isinstance(call_id, str)
     }
-    for message in messages:
-        if message.get("message_type") != "tool_return_message":
-            continue
+    for message in returns:
         listed = message.get("tool_returns")
         for returned in listed if isinstance(listed, list) and listed else [message]:
             if not isinstance(returned, dict) or returned.get("status") != "success":
@@ -169,15 +170,15 @@ def run_end(run: object, usage: object) -> RunEnd:
 
 def _usage(value: object) -> Usage | None:
     """The tokens of a turn; None where Letta counts none, which it does of a turn that it lost in the middle."""
-    if not isinstance(value, dict) or not _count(value.get("total_tokens")):
+    if not isinstance(value, dict) or not (total := _count(value.get("total_tokens"))):
         return None
     return Usage(
         prompt_tokens=_count(value.get("prompt_tokens")),
         completion_tokens=_count(value.get("completion_tokens")),
-        total_tokens=_count(value.get("total_tokens")),
+        total_tokens=total,
         step_count=_count(value.get("step_count")),
     )
 
 
 def _count(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return value if type(value) is int and value > 0 else 0

@@ -112,7 +112,7 @@ class Breaker:
     @property
     def ready(self) -> bool:
         """Whether ``enter`` would give a permit."""
-        return self.ready_in <= 0 and not self._trying
+        return self._open_until is None or (self.ready_in <= 0 and not self._trying)
 
     @property
     def ready_in(self) -> float:

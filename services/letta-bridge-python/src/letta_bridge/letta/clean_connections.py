@@ -25,9 +25,13 @@ class CleanRequest(aiohttp.ClientRequest):
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         """Write the request. Raises StaleConnection instead where an answer to nothing is there already."""
-        if conn.protocol is not None and conn.protocol.should_close:
+        connection = conn.protocol
+        if connection is not None and connection.should_close:
             raise StaleConnection
-        return await super().send(conn)
+        response = await super().send(conn)
+        if isinstance(response, CleanResponse):
+            response.connection_used = connection
+        return response
 
 
 class CleanResponse(aiohttp.ClientResponse):
@@ -35,20 +39,18 @@ class CleanResponse(aiohttp.ClientResponse):
 
     _answers: Final = RepeatedAnswers()
     _numbers: Final = count()
-    _connection_used: ResponseHandler | None = None
+    connection_used: ResponseHandler | None = None
 
-    async def start(self, connection: Connection) -> CleanResponse:
-        """Read the head. After a refusal the connection is not used again: two refusals may well be alike."""
-        self._connection_used = connection.protocol
-        await super().start(connection)
-        if self._connection_used is not None and self.status != HTTPStatus.OK:
-            self._connection_used.force_close()
-        return self
+    async def whole(self) -> bytes:
+        """The body. To be called before anything else is waited for, so that no other request has the connection yet.
 
-    async def read(self) -> bytes:
-        """Read the body. Raises aiohttp.ServerDisconnectedError where it is an earlier request's, once more."""
-        body = await super().read()
-        connection = self._connection_used
+        Raises:
+            aiohttp.ServerDisconnectedError: it is an earlier request's answer, once more.
+        """
+        connection = self.connection_used
+        if self.status != HTTPStatus.OK and connection is not None:
+            connection.force_close()  # two refusals may well be alike
+        body = await self.read()
         if connection is not None and self._answers.repeats(connection, next(self._numbers), body):
             connection.close()
             raise aiohttp.ServerDisconnectedError("An earlier request's answer came again.")

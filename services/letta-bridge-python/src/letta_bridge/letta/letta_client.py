@@ -21,6 +21,7 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 from letta_client import APIStatusError, AsyncLetta, not_given, omit
+from pydantic_core import PydanticSerializationError, to_json
 from yarl import URL
 
 from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, OutcomeUnknown
@@ -87,13 +88,6 @@ class LettaClient:
         # An address keeps its parts once it was taken apart, which costs as much as a tenth of a request.
         self._turns_url = lru_cache(_MAX_CACHED_URLS)(self._url_of_turns)
         self._connect_timeout = connect_timeout
-        # Cookies would tie requests of different users together. Environment proxies do not apply.
-        self._turns = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=max_concurrency, keepalive_timeout=_KEEP_ALIVE),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            request_class=CleanRequest,
-            response_class=CleanResponse,
-        )
         others = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=max_concurrency + _SPARE_CONNECTIONS, force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -108,7 +102,14 @@ class LettaClient:
             ),
         )
         self._sdk.api_key = api_key or None  # given None, the SDK would take LETTA_API_KEY from the environment
-        self._headers = {"Content-Type": "application/json", "Accept": "application/json", **self._sdk.auth_headers}
+        # Cookies would tie requests of different users together. Environment proxies do not apply.
+        self._turns = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=max_concurrency, keepalive_timeout=_KEEP_ALIVE),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Content-Type": "application/json", "Accept": "application/json", **self._sdk.auth_headers},
+            request_class=CleanRequest,
+            response_class=CleanResponse,
+        )
 
     async def send(self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float) -> TurnAnswer:
         """Hand the agent a turn and wait for its answer; see the port."""
@@ -116,7 +117,7 @@ class LettaClient:
             "messages": [{"role": m.role, "content": m.content, "otid": m.otid} for m in messages],
             TOOL_KWARG_LABEL: messages[-1].otid,
         }
-        status, headers, body = await self._post(self._turns_url(agent_id), json.dumps(turn).encode(), timeout)
+        status, headers, body = await self._post(self._turns_url(agent_id), _as_json(turn), timeout)
         if status not in _SUCCESS_STATUSES:
             sent = [message.content for message in messages]
             raise refusal(status, body, retry_after=headers.get("Retry-After"), sent=sent)
@@ -397,11 +398,10 @@ class LettaClient:
             async with self._turns.post(
                 url,
                 data=body,
-                headers=self._headers,
                 timeout=limits,
                 allow_redirects=False,
             ) as response:
-                return response.status, response.headers, await response.read()
+                return response.status, response.headers, await cast("CleanResponse", response).whole()
         except StaleConnection:
             return await self._post(url, body, timeout)  # on the next connection, at last on a new one
         except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
@@ -484,3 +484,10 @@ class LettaClient:
         except LettaRejected as error:
             if error.cause != "not_found":
                 raise
+
+
+def _as_json(turn: object) -> bytes:
+    try:
+        return to_json(turn)  # seven times as fast
+    except PydanticSerializationError:  # half a surrogate pair, which only an escape can stand for
+        return json.dumps(turn).encode()
