@@ -17,7 +17,8 @@ class RepeatedAnswers:
     """The last answer of each connection."""
 
     def __init__(self) -> None:
-        self._last: Final[WeakKeyDictionary[object, tuple[int, int]]] = WeakKeyDictionary()
+        self._last: Final[WeakKeyDictionary[object, list[int]]] = WeakKeyDictionary()
+        """Connection → number of the request and hash of the answer."""
 
     def repeats(self, connection: object, request: int, answer: bytes) -> bool:
         """Whether ``answer`` is the answer that the connection gave to another request just before.
@@ -27,10 +28,14 @@ class RepeatedAnswers:
             request: a number of all that was asked; the same request may well be answered alike.
             answer: the whole body.
         """
-        told = (request, hash(answer))
-        before = self._last.get(connection)
-        self._last[connection] = told
-        return before is not None and before[0] != told[0] and before[1] == told[1]
+        digest = hash(answer)
+        last = self._last.get(connection)
+        if last is None:
+            self._last[connection] = [request, digest]
+            return False
+        repeated = last[0] != request and last[1] == digest
+        last[:] = request, digest
+        return repeated
 
 
 class SingleAnswerClient(httpx.AsyncClient):

@@ -26,12 +26,13 @@ _PADDING: Final = "\ufeff\x00 \t\r\n"
 
 def clean_text(text: str) -> str:
     """The text with U+FFFD in place of each character that UTF-8 or a database cannot hold."""
-    return _UNSTORABLE.sub(REPLACEMENT, text)
+    return text if is_clean(text) else _UNSTORABLE.sub(REPLACEMENT, text)
 
 
 def is_clean(text: str) -> bool:
     """Whether UTF-8 and a database can hold every character of the text."""
-    return _UNSTORABLE.search(text) is None
+    # The expression looks at each character, ten times as slowly as these two look at a text that is mostly fine.
+    return (text.isascii() and "\0" not in text) or _UNSTORABLE.search(text) is None
 
 
 def counted(number: int, noun: str) -> str:

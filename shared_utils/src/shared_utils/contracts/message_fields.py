@@ -34,6 +34,8 @@ def identifier(value: object) -> object:
     Raises:
         ValueError: it is a number that is not exact.
     """
+    if isinstance(value, str):
+        return value
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -59,10 +61,12 @@ def _passed_on(value: object) -> object:
 
 
 def _number_or_text(value: object) -> object:
+    if isinstance(value, float):
+        return value
     if isinstance(value, bool):
         return _passed_on(value)
     try:
-        return float(value) if isinstance(value, int | float) else _passed_on(value)
+        return float(value) if isinstance(value, int) else _passed_on(value)
     except OverflowError:
         return str(value)
 
@@ -73,6 +77,8 @@ def _path(value: object) -> object:
 
 
 def _content(value: object) -> object:
+    if isinstance(value, str):
+        return value
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -106,7 +112,7 @@ def _table(value: object) -> object:
             value = read_json(value)
         except ValueError:
             return {}
-    return value if isinstance(value, Mapping) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _memory_type(value: object) -> object:

@@ -315,19 +315,19 @@ def _check_ids(raw: object, payload: bytes, limits: Limits) -> None:
     Raises:
         ValueError: one of them, or the task as a whole, cannot be read.
     """
-    if not isinstance(raw, Mapping):
+    if not isinstance(raw, dict):
         raise ValueError("it is no JSON object")  # noqa: TRY004  # one kind of error for whatever is wrong
     for name in ("task_id", "user_id"):
         value = raw.get(name)
         try:
-            text = identifier(value)
+            text = value if isinstance(value, str) else identifier(value)
         except ValueError as error:
             raise ValueError(f"{name} {error}") from None
         if not isinstance(text, str):
             continue
         if len(text) > limits.id_length:
             raise ValueError(f"{name} has {len(text)} characters, {limits.id_length} are allowed")
-        if _CONTROL.search(text):
+        if not text.isprintable() and _CONTROL.search(text):
             raise ValueError(f"{name} holds control characters")
         if name == "user_id" and not is_clean(text):
             raise ValueError("user_id holds half a character, or bytes that are not UTF-8: it could be two users")
@@ -360,8 +360,9 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def _too_deep(task: Task, limit: int) -> bool:
-    extras: list[Any] = [*(task.model_extra or {}).values(), *(task.meta.model_extra or {}).values()]
-    level = extras
+    if not task.model_extra and not task.meta.model_extra:
+        return False
+    level: list[Any] = [*(task.model_extra or {}).values(), *(task.meta.model_extra or {}).values()]
     for _ in range(limit):
         level = [
             child

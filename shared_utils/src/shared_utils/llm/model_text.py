@@ -46,8 +46,6 @@ _MARK: Final = re.compile(
     """,
     re.VERBOSE | re.MULTILINE | re.IGNORECASE,
 )
-_SUSPECT: Final = re.compile(r"[<◁\[{]")
-"""Every mark and every tool call has one of these characters; most texts have none, and are read ten times as fast."""
 _CHANNEL_END: Final = re.compile(r"<\|(?:end|call|return)\|>|(?=<\|channel\|>)")
 _MOST_OBJECTS: Final = 16
 """JSON values looked at in one pass; bounds what a text made of brackets costs."""
@@ -64,7 +62,8 @@ def text_for_user(text: str) -> str:
     Returns:
         The very same text where it holds no thoughts and no tool calls, else the rest without blanks around it.
     """
-    if _SUSPECT.search(text) is None:
+    # Every mark and every tool call has one of these. Most texts have none, which is seen a hundred times as fast.
+    if "<" not in text and "[" not in text and "{" not in text and "◁" not in text:
         return text
     for _ in range(_MOST_PASSES):
         if _MARK.search(text) is None:

@@ -66,10 +66,12 @@ class Consent:
             await self._import(session.opt_out, held)
             return Verdict.DENIED
         for _ in range(_READ_ATTEMPTS):
-            if self._opted_out(held) or self._was_pushed_before_opt_in(held, first_ms):
+            newest = self._newest(held)
+            opted_out = newest is not None and not newest.permanent_memory
+            if opted_out or self._was_pushed_before_opt_in(held, first_ms):
                 return Verdict.DENIED
             if self.replicas.trusts(_state_of(held)):
-                return self._of_opt_in(self._newest(held), held)
+                return self._of_opt_in(newest, held)
             held = await self._read(user_id)
         if self._was_pushed_before_opt_in(held, first_ms):
             return Verdict.DENIED
@@ -188,6 +190,8 @@ class Consent:
 
     def _was_pushed_before_opt_in(self, held: HeldChoice, first_ms: int) -> bool:
         """Whether the entry is an opt-in that does not apply to this task."""
+        if held.entry is None:
+            return False
         entry = parse_entry("", held.entry)
         return entry is not None and entry.permanent_memory and not applies_to(held.entry, first_ms)
 
@@ -196,8 +200,10 @@ class Consent:
 
         Redis may have lost it, and with it which tasks were pushed before it.
         """
+        if newest is None:
+            return Verdict.ALLOWED
         entry = strict_entry("", held.entry)
-        if newest is None or (entry is not None and entry.chosen_ms == newest.chosen_ms):
+        if entry is not None and entry.chosen_ms == newest.chosen_ms:
             return Verdict.ALLOWED
         self.replicas.request_reconciliation()
         return Verdict.DENIED if entry is not None and not entry.permanent_memory else Verdict.UNKNOWN
@@ -219,7 +225,7 @@ class Consent:
 
     def _newest(self, held: HeldChoice) -> Choice | None:
         """The entry in Redis, unless this bridge has seen a newer choice stored: a failover may have lost that one."""
-        entry = strict_entry("", held.entry)
+        entry = strict_entry("", held.entry) if held.entry is not None else None
         recent = self.replicas.recent_choice(held.user_id)
         return recent if recent is not None and recent.beats(entry) else entry
 

@@ -92,6 +92,8 @@ class ChoiceReplicas:
 
     def trusts(self, state: ReplicaState) -> bool:
         """Whether a missing entry in this state of Redis means that the user has not chosen."""
+        if state is self._trusted:
+            return True
         self._generations.add(state.generation)
         if self._trusted is None or not state.complete or not state.follows(self._trusted):
             self._reconcile.set()

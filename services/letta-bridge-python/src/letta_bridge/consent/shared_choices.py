@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Protocol, Self
 
 from letta_bridge.request_queue.port import HeldChoice
@@ -32,6 +33,7 @@ class ReplicaState:
     """Number of writes; fewer than before in the same generation mean that Redis lost some."""
 
     @classmethod
+    @lru_cache(maxsize=16)  # between two choices of users, every hand-out carries the same state
     def of(cls, complete: bytes | None, generation: bytes | None, changes: bytes | None) -> Self:
         """Parse the fields' values; an unreadable value counts as missing."""
         counted = int(changes) if changes and changes.isdigit() else 0

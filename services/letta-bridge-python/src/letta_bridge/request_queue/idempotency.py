@@ -34,7 +34,7 @@ _LEGACY_SPAN_SECONDS: Final = 900.0
 """How long before its reply a task of the previous release can have been sent: all hand-outs of one take less."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, as what is made for every turn: see Turn
 class Identity:
     """Under which name a task may have been sent to Letta.
 

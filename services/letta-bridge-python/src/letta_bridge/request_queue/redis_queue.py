@@ -324,7 +324,8 @@ class RedisQueue:
 
 
 def _size_of_end(end: Settlement) -> int:
-    return sum(len(text or b"") for text in (end.reply, end.task_response, *end.missed, end.dead, end.journal))
+    size = len(end.reply or b"") + len(end.task_response or b"") + len(end.dead or b"") + len(end.journal or b"")
+    return size + sum(map(len, end.missed)) if end.missed else size
 
 
 def _pause_mode(mode: object) -> PauseMode | None:

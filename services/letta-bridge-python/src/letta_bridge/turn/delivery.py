@@ -138,8 +138,10 @@ class Delivery:
         self._context = context
         self._turn = turn
         self._lease = lease
-        own = [kept for kept in turn.missed if kept.turn.task_id == turn.key]
-        self._earlier = [kept for kept in turn.missed if kept.turn.task_id != turn.key]
+        own: list[KeptTurn] = []
+        self._earlier: list[KeptTurn] = []
+        for kept in turn.missed:
+            (own if kept.turn.task_id == turn.key else self._earlier).append(kept)
         self._personas: dict[str | None, bool] = {}
         """Agent id → whether it is one of this turn's persona."""
         self._deadline = 0.0
@@ -154,7 +156,7 @@ class Delivery:
         self.ended = bool(own) and not turn.handed_out_before and all(kept.turn.ended for kept in own)
         self.carried = _possibly_carried(own, self._earlier) if turn.maybe_sent else set()
         # What an earlier try left of this very turn is superseded by whatever becomes of it now.
-        self.resolved = fingerprints(own)
+        self.resolved = fingerprints(own) if own else set()
 
     async def run(self) -> Delivered:
         """Deliver the turn within the reply budget.
@@ -329,12 +331,13 @@ class Delivery:
         )
 
     async def _send(self, letta: LettaPort, agent_id: str, content: str, pending: Sequence[KeptTurn]) -> Delivered:
-        missed = [kept.turn for kept in pending]
-        told = catch_up_messages(missed, agent_id, self._turn.language, self._context.fallback) if missed else []
-        messages = [*told, TurnMessage("user", content, turn_otid(agent_id, self._turn.key))]
+        messages = [TurnMessage("user", content, turn_otid(agent_id, self._turn.key))]
+        if pending:
+            missed = [kept.turn for kept in pending]
+            messages[:0] = catch_up_messages(missed, agent_id, self._turn.language, self._context.fallback)
         self._lease.begin()
         self.status, self.ended, self._sent_to = DeliveryStatus.UNKNOWN, False, self._server
-        self.carried = {kept.turn.task_id for kept in pending}
+        self.carried = {kept.turn.task_id for kept in pending} if pending else set()
         fail_points.reach("sending")
         fail_points.reach("sent")
         # Slightly less than the rest of the budget, so that the breaker counts a Letta that hangs.
@@ -351,7 +354,8 @@ class Delivery:
             self.ended = True
             raise
         self.status = DeliveryStatus.STORED
-        self.resolved |= fingerprints(pending)
+        if pending:
+            self.resolved |= fingerprints(pending)
         fail_points.reach("answered")
         return self._delivered(answer, agent_id)
 

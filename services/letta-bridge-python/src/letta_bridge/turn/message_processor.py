@@ -110,16 +110,6 @@ class MessageProcessor:
             LeaseLost: another bridge has the turn; there is nothing to settle.
             OutOfResources: this host cannot work on it now; it is left to its lease.
         """
-        try:
-            return await self._ended(turn, lease)
-        except (LeaseLost, OutOfResources):
-            raise
-        except Exception as error:
-            if is_exhaustion(error):
-                raise OutOfResources from error
-            raise
-
-    async def _ended(self, turn: Turn, lease: Lease) -> Settlement:
         job: Job | None = None
         try:
             self._check_attempts(turn)
@@ -127,23 +117,30 @@ class MessageProcessor:
             end = await self._outcome(job, lease)
         except (LeaseLost, OutOfResources):
             raise
-        except MalformedMessage as error:
-            end = self._dead_letter(turn, job, error)
-        except UnprocessableTask as error:
-            job = job or self._readable(turn)
-            end = await self._answered_before(job, lease) or self._dead_letter(turn, job, error)
-        except Exception as error:  # a defect must not stop the turns of other users
-            if is_exhaustion(error):
+        except Exception as error:  # noqa: BLE001  # each is looked at: see _failed
+            job = job or (None if isinstance(error, MalformedMessage) else self._readable(turn))
+            try:
+                end = await self._failed(turn, job, lease, error)
+            except Exception as another:
+                if is_exhaustion(another):
+                    raise OutOfResources from another
                 raise
-            _log.exception("turn_failed", receipt=turn.receipt)
-            defect = UnprocessableTask(
-                f"the bridge failed on this task ({type(error).__name__}); see its log", _DEFECT_CODE
-            )
-            job = job or self._readable(turn)
-            end = self._dead_letter(turn, job, defect)
         if job is not None and job.id_is_taken:
             end.replaces_kept = False
         return end
+
+    async def _failed(self, turn: Turn, job: Job | None, lease: Lease, error: Exception) -> Settlement:
+        """The settlement of a turn whose task cannot be worked off. Raises ``error`` where this host is exhausted."""
+        if isinstance(error, MalformedMessage):
+            return self._dead_letter(turn, job, error)
+        if isinstance(error, UnprocessableTask):
+            return await self._answered_before(job, lease) or self._dead_letter(turn, job, error)
+        if is_exhaustion(error):
+            raise error
+        # A defect must not stop the turns of other users.
+        _log.exception("turn_failed", receipt=turn.receipt)
+        defect = f"the bridge failed on this task ({type(error).__name__}); see its log"
+        return self._dead_letter(turn, job, UnprocessableTask(defect, _DEFECT_CODE))
 
     def _check_attempts(self, turn: Turn) -> None:
         if turn.deliveries > self._settings.queue.max_deliveries:

@@ -9,7 +9,7 @@ from letta_bridge.settings import LettaSettings, Route
 from shared_utils.contracts.messages import Task
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, as what is made for every turn: see Turn
 class Decision:
     """Where a task goes, and why."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from letta_bridge.errors import LettaError, failure_label
 from letta_bridge.letta.port import RunEnd, TurnAnswer
@@ -12,6 +12,9 @@ from letta_bridge.telemetry.metrics.bridge_metrics import BridgeMetrics
 from letta_bridge.telemetry.metrics.histogram import Observations
 from letta_bridge.telemetry.middleware import Call, Middleware
 from letta_bridge.turn.fallback import FallbackAnswer
+
+_USAGE_TELLERS: Final = (TurnAnswer, RunEnd)
+"""What tells how many tokens were taken."""
 
 
 class LettaMetrics(Middleware):
@@ -47,7 +50,7 @@ class LettaMetrics(Middleware):
                 if observed is None:
                     observed = observations[status] = self._durations.labels(operation, status)
                 observed.observe(time.perf_counter() - began)
-            if isinstance(result, TurnAnswer | RunEnd) and result.usage is not None:
+            if isinstance(result, _USAGE_TELLERS) and result.usage is not None:
                 self._prompt.inc(result.usage.prompt_tokens)
                 self._completion.inc(result.usage.completion_tokens)
             return result
