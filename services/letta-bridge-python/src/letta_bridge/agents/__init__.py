@@ -1,1 +1,1 @@
-"""Whose agent is which: sessions, the agents of users, their tags, and what a user chose."""
+"""Assigns agents to users: sessions, agents and their tags, and users' choices about permanent memory."""

@@ -1,12 +1,12 @@
-"""Finds or creates a user's agent, so that the user never has two: over all bridges, and whenever one is killed.
+"""Finds or creates a user's agent, so that a user has one agent across all bridges, even if a bridge is killed.
 
 The steps: reserve the session, claim it, search Letta by the user's tags, acquire the creation lease, create the agent,
 search again, save the agent in the session. Creating an agent is not idempotent: Letta completes a request whose
-connection was lost, and lists the agent late. After any failure that leaves the outcome open, no other attempt begins
-until that agent must have been listed. Of agents that appear later still, ``agent_selection`` chooses by content.
+connection was lost, and lists the agent late. After a failure with an unknown outcome, no other attempt begins until
+Letta must have listed that agent. If agents appear even later, ``agent_selection`` chooses among them by content.
 
 A bridge that is killed in between leaves a claim and a lease, which expire, and perhaps an agent, which the next search
-finds. No database connection is held while Letta works. While the store is away, the tags alone decide.
+finds. No database connection is held during requests to Letta. While the store is away, only the tags decide.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ class AgentMaker:
 
     Args:
         store: where sessions lie.
-        settings: what an agent is made of.
-        tenant: whose agents they are.
-        owner: names this bridge in claims, like no other.
+        settings: the model, personas and other properties of new agents.
+        tenant: owner of the agents.
+        owner: unique name of this bridge in claims.
         expires_in_hours: when a session ends after it got its agent.
         claim: seconds a claim lasts without being renewed.
-        leases: keep attempts to create an agent apart, over all bridges; by default in this process only.
+        leases: serialise attempts to create an agent, across all bridges; by default in this process only.
         honours: whether an opt-out found in an agent's tags is still valid; by default every one is.
     """
 
@@ -117,10 +117,10 @@ class AgentMaker:
         Raises:
             LettaError: Letta could not be asked.
             OptedOut: the tags of the user's agents hold an opt-out that is still valid.
-            SessionStoreError: the store could not; :meth:`without_store` can still find or make the agent.
+            SessionStoreError: the store is unavailable; :meth:`without_store` can still find or make the agent.
         """
         key = (user_id, persona)
-        async with self._making.setdefault(key, asyncio.Lock()):  # the claim is the whole bridge's
+        async with self._making.setdefault(key, asyncio.Lock()):  # all turns of this bridge share the claim
             async for _ in _searches():
                 session = await self._store.reserve(user_id, persona)
                 if session.agent_id is not None:
@@ -131,7 +131,7 @@ class AgentMaker:
         raise AssertionError("the search ends with a claim")
 
     async def without_store(self, user_id: str, persona: str, language: str | None, letta: LettaAgents) -> Session:
-        """A session nobody has written down, with the user's agent.
+        """A session that is not stored, with the user's agent.
 
         Raises:
             LettaError: Letta could not be asked.
@@ -142,7 +142,7 @@ class AgentMaker:
         return replace(session, agent_id=agent_id)
 
     async def release(self, session: Session, agent_id: str) -> None:
-        """Take an agent that is gone from a session, unless somebody has done so.
+        """Remove a deleted agent from a session, unless that has been done already.
 
         Raises:
             SessionStoreError: the store is away.
@@ -181,10 +181,9 @@ class AgentMaker:
         raise AssertionError("the search ends with an agent or a lease")
 
     def _may_be_completed(self, incomplete: Sequence[Candidate]) -> bool:
-        """Whether one of them is so new that Letta may still be making it.
+        """Whether one of them is so new that Letta may still be creating it.
 
-        It is counted from the first look of this bridge: a turn may end before Letta's time is over, and so may each of
-        the turns after it.
+        The time counts from this bridge's first search, across turns: one turn may end before Letta's time is over.
         """
         now = time.monotonic()
         since = [self._incomplete_since.setdefault(one.agent_id, now) for one in incomplete]
@@ -218,7 +217,7 @@ class AgentMaker:
         return chosen_id, chosen_id == made.agent_id
 
     async def _look(self, making: _Making) -> Selection:
-        """The user's agent among those that Letta lists now."""
+        """The user's agent among those that Letta currently lists."""
         agents = await making.letta.find_agents(self._tags(making.session))
         await self._check_opt_out(making, agents)
         if len(agents) == 1:  # the usual case: its content makes no difference
@@ -232,7 +231,7 @@ class AgentMaker:
             await candidates(making.letta, self._settings, persona, agents), await self._named(making.session)
         )
         if found.chosen is not None and (found.empty or found.conflicting):
-            # With content in more than one, each knows a part of what the user said; an operator has to decide.
+            # If several have content, each has a part of the user's history; an operator has to decide.
             log = _log.error if found.conflicting else _log.warning
             log(
                 "duplicate_agents",
@@ -270,7 +269,8 @@ class AgentMaker:
             try:
                 return await self._store.save(replace(current, agent_id=agent_id), expires_in_hours=self._hours)
             except StaleSession:
-                # Somebody else wrote it meanwhile, an operator say; the agent joins what is there now.
+                # Another writer, for example an operator, changed the session meanwhile; add the agent to its present
+                # content.
                 current = await self._store.reserve(session.user_id, session.persona)
                 if current.agent_id is not None:
                     return current
@@ -304,7 +304,7 @@ class AgentMaker:
 
 
 async def _searches() -> AsyncIterator[None]:
-    """At once, and then at growing intervals without end."""
+    """Search times: at once, and then at growing intervals without end."""
     pause = _SEARCH_MIN_SECONDS
     while True:
         yield

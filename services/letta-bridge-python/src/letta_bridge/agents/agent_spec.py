@@ -49,9 +49,9 @@ def agent_tags(tenant: str, user_id: str, persona: str) -> tuple[str, ...]:
 
 
 def restoring_tags(tags: Iterable[str]) -> tuple[str, ...]:
-    """What an agent with these tags carries instead while it is being restored, so that an erasure still finds it.
+    """The tags that replace these while an agent is being restored, so that an erasure still finds it.
 
-    Only tenant and user are named, and under a prefix: no bridge takes half an agent for the user's.
+    They name only tenant and user, with a prefix, so that no bridge uses an incomplete agent.
     """
     named = [tag for tag in tags if tag == _BRIDGE_TAG or tag.startswith((f"{_BRIDGE_TAG}:", _USER_TAG_PREFIX))]
     return RESTORING_TAG, *(f"{_RESTORING_TAG_PREFIX}{tag}" for tag in named)
@@ -110,7 +110,7 @@ def opt_out_in(user_id: str, tags: Iterable[str]) -> Choice | None:
 
 
 def agent_spec(settings: AgentSettings, owner: Owner, language: str | None, *, attempt: str = "") -> AgentSpec:
-    """A new agent for the user; its name tells nothing of its user, its first memory is in the user's language."""
+    """A new agent for the user; its name does not reveal the user, its first memory is in the user's language."""
     blocks = tuple(
         Block(label, _in_language(settings, texts, language), limit=settings.block_limit)
         for label, texts in _templates(settings, owner.persona).items()

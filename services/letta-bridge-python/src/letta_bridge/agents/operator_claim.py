@@ -1,8 +1,8 @@
-"""Refuses an operator's command whose settings name other agents than those that the queue's bridges use.
+"""Refuses an operator's command whose settings name other agents than the queue's bridges use.
 
-Bridges claim the queue for one tenant on one Letta, and the tenant for one queue (tenant_claim.py). A command claims
-nothing; it compares what is claimed with its own settings. With another TENANT it would erase, save or tag the agents
-of somebody else who has the same user id.
+Bridges claim the queue for one tenant on one Letta, and the tenant for one queue (tenant_claim.py). A command makes no
+claim; it compares the existing claims with its own settings. With another TENANT it would erase, save or tag the agents
+of another user with the same id.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ async def require_own_agents(
     *,
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Raise where the queue, or its tenant, is served otherwise than these settings say.
+    """Raise if the queue's bridges serve another tenant or use another Letta than these settings name.
 
-    Nothing is served, or Letta does not answer: nothing says so, and the command goes on.
+    If no bridge serves the queue, or Letta does not answer, the check passes, because the claims are unknown.
 
     Raises:
         TenantTaken: the queue is served under another tenant or with another Letta, or the tenant by another queue.
@@ -64,7 +64,7 @@ async def require_own_agents(
             if holder not in await letta.notes(label):
                 break
         else:
-            return  # a queue that is served no longer
+            return  # the queue is no longer served
     except LettaError:
         return
     raise TenantTaken(

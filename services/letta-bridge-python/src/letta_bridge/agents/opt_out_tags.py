@@ -1,8 +1,8 @@
 """A user's opt-out in the tags of the user's agents: the last replica if database and Redis are lost or outdated.
 
 The tags of a user's agents are read whenever an agent is found by its tags, so they hold for a new database and a new
-Redis. A database that was restored from a backup names agents, and nobody looks for them: for its users every bridge
-reads the tags of all agents, once at its start and once more after Redis has lost the choices.
+Redis. A database restored from a backup names agents, so the bridge does not search for them by tags. For these users,
+every bridge reads the tags of all agents at its start and after Redis has lost the choices.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ForgetMissed = Callable[[str], Awaitable[object]]
 
 
 async def always_allowed(_letta: LettaAgents) -> None:
-    """For a caller that has compared the claims before."""
+    """For callers that have already compared the claims."""
 
 
 class OptOutTags:
@@ -82,13 +82,13 @@ class OptOutTags:
 
 
 class TaggedOptOuts:
-    """Opt-outs that stand in the tags of a tenant's agents, merged into the replicas of users' choices.
+    """Opt-outs in the tags of a tenant's agents, merged into the replicas of users' choices.
 
     Args:
-        consent: takes the opt-outs over, and knows of later opt-ins.
+        consent: stores the opt-outs, and has later opt-ins.
         tenant: name of the tenant whose agents are read.
-        forget_missed: drops what a user's agents have not been told yet: it may have been said after the opt-out. It is
-            repeated while Redis is away.
+        forget_missed: drops a user's missed turns, because they may be from after the opt-out. It is repeated while
+            Redis is away.
     """
 
     def __init__(self, consent: Consent, tenant: str, forget_missed: ForgetMissed | None = None) -> None:
@@ -150,7 +150,7 @@ class TaggedOptOuts:
             generations = self._consent.replicas.generations
             newest = await self._newest(letta)
             unheard = await self._consent.unheard(newest)
-            # Before any replica has the opt-out: a bridge that is killed behind that would never forget again.
+            # Before any replica has the opt-out: a bridge that was killed after that would never repeat this.
             await self._forget(unheard)
             taken_over = await self._consent.replicas.take_over(list(newest.values()))
             await self._forget(unheard)

@@ -1,4 +1,4 @@
-"""Which agent is this user's: what is known of sessions here, and how it is kept true."""
+"""Finds the agent of a user: a cache of sessions, kept consistent with the store."""
 
 from __future__ import annotations
 
@@ -39,15 +39,16 @@ class SessionManager:
     """User and persona → session and agent.
 
     Args:
-        store: where sessions lie; is closed with the manager.
-        agents: what an agent is made of.
-        sessions: how long they last, and how many are kept in memory.
+        store: the sessions; is closed with the manager.
+        agents: properties of new agents.
+        sessions: how long they last, and how many are cached in memory.
         tenant: owner of the users and agents.
-        owner: names this bridge, like no other.
-        claim: seconds after which another bridge may go on where a killed one was making an agent.
-        creation_leases: keep attempts to create an agent apart, over all bridges; by default in this process only.
+        owner: unique name of this bridge.
+        claim: seconds after which another bridge may continue the creation of an agent for a killed one.
+        creation_leases: serialise attempts to create an agent, across all bridges; by default in this process only.
         consent: decides whether an opt-out found in an agent's tags still holds; without it every opt-out does.
-        opt_outs: opt-outs in the tags of agents that sessions name; None reads the tags of agents looked for alone.
+        opt_outs: opt-outs in the tags of agents that sessions name; None reads only the tags of agents that are
+            searched for.
         claim_on_tenant: whether this queue may use the tenant's agents; None for a sharded tenant.
     """
 
@@ -90,21 +91,21 @@ class SessionManager:
 
     @property
     def store_error(self) -> str | None:
-        """Why the store was of no or less use the last time it was asked; None while it works."""
+        """Why the last access to the store failed or was degraded; None while it works."""
         return self._error or self.store.last_error
 
     def persona(self, name: str | None) -> str:
-        """The configured persona of this name, ``default`` where there is none."""
+        """The configured persona of this name, or ``default``."""
         return name if name in self._agents.personas else DEFAULT_PERSONA
 
     def other_persona(self, name: str | None) -> str | None:
-        """Who answers a task that names this persona at a bridge with other settings; None where nobody else does."""
+        """The persona that a bridge with other settings would choose for this name; None if it is the same one."""
         if not name or name == DEFAULT_PERSONA:
             return None
         return DEFAULT_PERSONA if name in self._agents.personas else name
 
     async def agents_of(self, user_id: str, persona: str, letta: LettaAgents) -> list[AgentRef]:
-        """Every agent that carries the tags of user and persona, whatever the sessions say.
+        """Every agent with the tags of user and persona, regardless of the sessions.
 
         Raises:
             LettaError: Letta could not be asked.
@@ -112,7 +113,7 @@ class SessionManager:
         return await letta.find_agents(agent_tags(self._tenant, user_id, persona))
 
     async def session(self, user_id: str, persona: str) -> Session | None:
-        """The user's session where one is known; None also while the store is away."""
+        """The user's session, if there is one; None also while the store is away."""
         key = (user_id, persona)
         session = self._sessions.get(key)
         if session is not None:
@@ -125,7 +126,7 @@ class SessionManager:
         return session
 
     async def reread(self, session: Session) -> Session | None:
-        """A session as the store has it now, not as this bridge remembers it; unchanged while the store is away."""
+        """The session as currently stored, bypassing the cache; unchanged while the store is away."""
         stored: Session | None = session
         with _Watch(self._store_answered):
             stored = await self.store.find(session.user_id, session.persona)
@@ -136,7 +137,7 @@ class SessionManager:
         return stored
 
     async def agent_for(self, user_id: str, persona: str, language: str | None, letta: LettaAgents) -> str:
-        """The id of the user's agent, made where there is none.
+        """The id of the user's agent, which is created if there is none.
 
         Raises:
             LettaError: Letta could not be asked.
@@ -170,11 +171,11 @@ class SessionManager:
         return await self.agent_for(user_id, persona, language, letta)
 
     def forget(self, user_id: str, persona: str) -> None:
-        """Drop what is remembered of a session, so that the store is asked again."""
+        """Drop a session from the cache, so that it is read from the store again."""
         self._sessions.pop((user_id, persona), None)
 
     def forget_users(self, hashes: set[str]) -> None:
-        """Drop what is remembered of the users whose id has one of these SHA-256 values."""
+        """Drop the sessions of users whose id has one of these SHA-256 values from the cache."""
         for user_id in {user_id for user_id, _ in self._sessions}:
             if user_hash(user_id) in hashes:
                 for key in [key for key in self._sessions if key[0] == user_id]:
@@ -182,7 +183,7 @@ class SessionManager:
         self._used = {session_id: use for session_id, use in self._used.items() if user_hash(use[0][0]) not in hashes}
 
     async def look(self) -> None:
-        """Ask the store for something small, so that :attr:`store_error` is what it says now."""
+        """Send the store a small query, so that :attr:`store_error` is up to date."""
         with _Watch(self._store_answered):
             await self.store.find("", DEFAULT_PERSONA)
 
@@ -193,7 +194,7 @@ class SessionManager:
         return {}
 
     async def restore(self) -> Restoration:
-        """Read the active sessions into memory, the most recently used ones where there are too many.
+        """Read the active sessions into memory; if there are too many, the most recently used ones.
 
         Raises:
             SessionStoreError: the store is away.
@@ -215,7 +216,7 @@ class SessionManager:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Keeps memory and store true to each other, and cleans up; at the end it writes down who was here."""
+        """Keep cache and store consistent, and clean up; at the end, record which sessions were used."""
         try:
             async with background(self._upkeep()):
                 yield
@@ -223,7 +224,7 @@ class SessionManager:
             await self.touch_used()
 
     async def touch_used(self) -> None:
-        """Tell the store which sessions were used since the last time, and forget those it does not have any more."""
+        """Record in the store which sessions were used since the last call, and drop those that it no longer has."""
         used, self._used = self._used, {}
         if not used:
             return
@@ -241,7 +242,7 @@ class SessionManager:
             self.forget(*used[session_id][0])
 
     async def follow(self) -> None:
-        """Forget what others, or this bridge, wrote since the last time."""
+        """Drop sessions from the cache that were written since the last call, by other bridges or this one."""
         with _Watch(self._store_answered):
             keys, self._changed_at = await self.store.changed(self._changed_at)
             for key in keys:
@@ -259,7 +260,7 @@ class SessionManager:
         await self.store.close()
 
     async def _upkeep(self) -> None:
-        await self.follow()  # first: what is written from now on is told, whatever is read meanwhile
+        await self.follow()  # first, so that no write during the reading is missed
         with _Watch(self._store_answered):
             await self.restore()
         touched = cleaned = time.monotonic()
@@ -281,7 +282,7 @@ class SessionManager:
             session = await self._maker.session(user_id, persona, language, letta)
             self._remember(session)
             return session
-        # Not remembered: once the store is back, what a user chose in there counts.
+        # Not cached: once the store is back, the user's choice in it counts.
         return await self._maker.without_store(user_id, persona, language, letta)
 
     def _remember(self, session: Session) -> None:
@@ -298,7 +299,7 @@ class SessionManager:
 
 
 class _Watch:
-    """Goes on after what is inside could not be done because of the store."""
+    """Suppresses failures of the store inside the block, and reports each outcome to ``told``."""
 
     def __init__(self, told: Callable[[PersistenceError | None], None]) -> None:
         self._told = told

@@ -18,10 +18,10 @@ from shared_utils.redis.connection import RedisClient
 
 
 def session_store(settings: BridgeSettings, database: Database | None) -> SessionStore:
-    """The database where there is one, with the file for when it is away; else the file.
+    """The database, if configured, with the session file for its outages; otherwise the session file.
 
     Args:
-        settings: the file's place, and the limits.
+        settings: the path of the file, and the limits.
         database: is closed with the store.
     """
     file = settings.session_file

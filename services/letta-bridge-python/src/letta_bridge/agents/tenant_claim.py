@@ -92,7 +92,7 @@ class TenantClaim:
 
     @property
     def may_take(self) -> bool:
-        """Whether this bridge may take tasks: other bridges answer them with the agents that their users have."""
+        """Whether this bridge may take tasks: if not, other bridges answer them."""
         return not self._is_pending and self.state is not ClaimState.OTHER_LETTA
 
     def _decide(self) -> None:
@@ -100,7 +100,7 @@ class TenantClaim:
 
     @property
     def last_error(self) -> str | None:
-        """Why users of this queue get no agents; None while they do, and before the first read."""
+        """Why this queue may not use agents; None while it may, and before the first read."""
         if self.state is ClaimState.OTHER_LETTA:
             return (
                 f"other bridges serve the queue '{self._queue}' with another Letta, or under another tenant; correct "
@@ -161,7 +161,7 @@ class TenantClaim:
         has_owner = False
         while True:
             with contextlib.suppress(*CONNECTION_ERRORS):
-                if not has_owner:  # from now on, whether Letta answers or not
+                if not has_owner:  # counts from now on, whether Letta answers or not
                     await retry_until_available(self._identity)
                     has_owner = True
                 try:
@@ -233,5 +233,5 @@ def note_label(tenant: str) -> str:
 
 
 def note_field(note: Note, field: str) -> str:
-    """What a note says: ``queue``, its name; ``id``, its identity; ``heartbeat``. Empty where it does not."""
+    """A field of a note: ``queue`` (name), ``id`` (identity) or ``heartbeat``; empty if it is missing."""
     return str(json_object(note.value.encode(errors="replace")).get(field, ""))
