@@ -137,7 +137,7 @@ class Consent:
         return True
 
     async def unheard(self, opt_outs: Mapping[str, Choice]) -> set[str]:
-        """The users among these whose opt-out, found in agents' tags, is later than every choice that a replica has.
+        """The users whose opt-out, found in agents' tags, is later than every choice in a replica.
 
         Args:
             opt_outs: user id → the user's latest opt-out in the tags.

@@ -233,7 +233,7 @@ class ChoiceReplicas:
             await self.mirror(choices)
         with contextlib.suppress(PersistenceError):
             await self.keep_others()
-        self.trusts(await self.shared.state())  # notices a loss without waiting for a turn
+        self.trusts(await self.shared.state())  # detects a loss without waiting for a turn
 
     async def keep_others(self) -> None:
         """Store what others have written to Redis in this host's file, unless the database has it.

@@ -1,7 +1,7 @@
 """The memory agents behind the bridge.
 
-The adapter of a real server is not imported here: ``from letta_bridge.letta.letta_client import LettaClient`` brings
-Letta's SDK along, which takes half a second that the command line's ``--help`` need not pay.
+The adapter of a real server is not imported here: ``from letta_bridge.letta.letta_client import LettaClient`` imports
+Letta's SDK, which takes half a second that the command line's ``--help`` need not spend.
 """
 
 from __future__ import annotations

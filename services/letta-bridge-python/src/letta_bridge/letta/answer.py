@@ -1,7 +1,7 @@
-"""From the messages of a turn to what the agent said.
+"""Extracts the agent's answer from the messages of a turn.
 
-Total over any JSON: whatever a server sends, these functions return and never raise. Only assistant text gets out;
-reasoning, tool calls and tool results never do, not even where the model wrote them into its text.
+These functions accept any JSON: whatever a server sends, they return and never raise. They return only assistant text,
+never reasoning, tool calls or tool results, not even if the model wrote them into its text.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _part(part: object) -> str:
 
 
 def _sent_by_tool(messages: Iterable[Mapping[str, object]]) -> Iterator[str]:
-    """Agents of the older types speak by calling the tool ``send_message``."""
+    """Text of older agent types, which answer by calling the tool ``send_message``."""
     for message in messages:
         for name, _, arguments in _tool_calls(message):
             if name == "send_message":
@@ -163,7 +163,7 @@ def _stop_reason(value: object) -> str:
 
 
 def run_end(run: object, usage: object) -> RunEnd:
-    """What Letta says of a run that is over: the run, and its usage."""
+    """The end of a finished run, from Letta's descriptions of the run and its usage."""
     reason = run.get("stop_reason") if isinstance(run, dict) else None
     return RunEnd(reason if isinstance(reason, str) else FOUND, _usage(usage))
 

@@ -1,9 +1,9 @@
-"""A circuit breaker: a server that keeps failing is left alone for a while, then tried with one turn.
+"""A circuit breaker: after repeated failures, a server gets no turns for a while, then one trial turn.
 
-What opens it must speak about the server. A failure counts in full as long as the server has answered nothing since the
-failures began: a server that is down is found out about even by a single user. Once it has answered anything, each
-user's failures count up to a share of the bound, so that only several users' together open it: one user's big context
-or long answers do not.
+Only failures of the server open it. A failure counts in full while the server has answered nothing since the failures
+began, so even a single user detects a server that is down. Once the server has answered anything, each user's failures
+count only up to a share of the limit. Then only several users together open the breaker; one user's large context or
+long answers do not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TRIAL_PAUSES: Final = 3
 
 
 class BreakerState(StrEnum):
-    """closed: turns pass. open: none does. half_open: the pause is over, one turn may try."""
+    """closed: turns pass. open: no turn passes. half_open: the pause has ended, one trial turn may pass."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -33,10 +33,10 @@ class BreakerPolicy:
     """When a breaker opens and for how long.
 
     Attributes:
-        failures: failures in a row that open it.
-        pause: seconds of the first pause; doubled at each failed try.
+        failures: consecutive failures that open it.
+        pause: seconds of the first pause; doubled after each failed trial.
         longest_pause: seconds, the cap of that growth.
-        jitter: share of a pause that is added at random, so that bridges do not try in step.
+        jitter: share of a pause that is added at random, so that bridges do not retry in step.
         user_share: part of ``failures`` that one user's count for, once the server has answered something.
     """
 
@@ -48,7 +48,7 @@ class BreakerPolicy:
 
 
 class Permit:
-    """Leave to send one turn. Tell it the outcome once; every later word is ignored."""
+    """The permission to send one turn. Report its outcome once; later reports are ignored."""
 
     __slots__ = ("_breaker", "_era", "_user")
 
@@ -68,7 +68,7 @@ class Permit:
             breaker._failed(self._era, self._user, weight)  # noqa: SLF001
 
     def released(self) -> None:
-        """Nothing was learnt, for example because the turn was cancelled."""
+        """The outcome is unknown, for example because the turn was cancelled."""
         if (breaker := self._spent()) is not None:
             breaker._released(self._era)  # noqa: SLF001
 
@@ -80,8 +80,8 @@ class Permit:
 class Breaker:
     """One server's breaker. Not thread-safe: it belongs to one event loop.
 
-    Each change of state starts a new era. What a turn of an older era learnt says nothing about the present one: a turn
-    sent before the server broke must not close the breaker, nor push its pause further out.
+    Each change of state starts a new era, and outcomes of turns from older eras are ignored: a turn that was sent
+    before the server failed must neither close the breaker nor lengthen its pause.
     """
 
     def __init__(
@@ -116,23 +116,23 @@ class Breaker:
 
     @property
     def ready_in(self) -> float:
-        """Seconds until a turn may try; 0 where the breaker is closed or half open."""
+        """Seconds until a trial turn may pass; 0 if the breaker is closed or half open."""
         return 0.0 if self._open_until is None else max(0.0, self._open_until - self._clock())
 
     def enter(self, user: str = "") -> Permit | None:
-        """A permit for one turn of this user, or None: the pause is not over, or another turn is trying already."""
+        """A permit for one turn of this user; None during the pause, or while another trial turn is running."""
         if not self.ready:
             return None
         self._trying_since = None if self._open_until is None else self._clock()
         return Permit(self, self._era, user)
 
     def answered(self) -> None:
-        """The server answered something, be it no turn: it is not down."""
+        """The server answered a request, not necessarily a turn, so it is not down."""
         self._unanswered = 0.0
 
     @property
     def _trying(self) -> bool:
-        """Whether a turn is trying the server. One slow turn does not keep all others from trying."""
+        """Whether a trial turn is running. A slow one does not block further trials for ever."""
         patience = _TRIAL_PAUSES * self._policy.pause
         return self._trying_since is not None and self._clock() - self._trying_since < patience
 

@@ -1,6 +1,6 @@
-"""Requests of aiohttp that never take the answer to another one for their own: those would be another user's words.
+"""aiohttp requests that never accept the answer to another request, which could be another user's.
 
-A proxy or a server that sends an answer twice leaves the second one in a connection that is kept for the next request.
+If a proxy or server sends an answer twice, the duplicate stays in the connection that the next request uses.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from shared_utils.repeated_answers import RepeatedAnswers
 
 
 class StaleConnection(aiohttp.ConnectionTimeoutError):
-    """Nothing was sent, and aiohttp closes that connection. A failure as where a connection could not be opened."""
+    """The request was not sent, and aiohttp closes the connection. Equivalent to a failed connect."""
 
 
 class CleanRequest(aiohttp.ClientRequest):
@@ -35,7 +35,7 @@ class CleanRequest(aiohttp.ClientRequest):
 
 
 class CleanResponse(aiohttp.ClientResponse):
-    """A response class for ``aiohttp.ClientSession``; for requests of which no two are answered alike."""
+    """A response class for ``aiohttp.ClientSession``, for requests whose answers are never equal."""
 
     _answers: Final = RepeatedAnswers()
     _numbers: Final = count()

@@ -1,4 +1,4 @@
-"""From the settings to a client of a Letta server."""
+"""Builds the client of a Letta server from the settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def letta_client(settings: LettaSettings, url: str | None = None, **limits: Any)
         url: which of its servers; the first where not given, since they share one database.
         limits: ``max_concurrency`` and the like, as LettaClient takes them.
     """
-    # Imported here: it brings Letta's SDK along, which commands that do not ask Letta need not wait for.
+    # Imported here, because it imports Letta's SDK, which is slow and not needed by every command.
     from letta_bridge.letta.letta_client import LettaClient  # noqa: PLC0415
 
     key = settings.api_key

@@ -1,13 +1,13 @@
-"""What a failed request to Letta means: transport errors and refusals, each to one error of the bridge.
+"""Maps failed requests to Letta, transport errors and refusals, to the bridge's errors.
 
-The question behind every line is whether the turn may have been stored. Letta persists a turn step by step, so an error
-of a later step (429, 500, 503, a database conflict) can leave the message and a changed memory behind. Causes tell
-whether it is over: after ``rate_limited``, ``server_error`` and ``conflict`` Letta itself ended the turn; after
-``timeout`` and ``connection_lost`` it may still be running.
+Each error says whether the turn may have been stored. Letta persists a turn step by step, so an error of a later step
+(429, 500, 503, a database conflict) can leave the message and a changed memory behind. The cause says whether the turn
+has ended: after ``rate_limited``, ``server_error`` and ``conflict`` Letta itself ended the turn; after ``timeout`` and
+``connection_lost`` it may still be running.
 
 The errors' texts are for the operator: one sentence, bounded, without the text of any user's message. Letta quotes its
-input in validation errors, so a quotation of Letta ends at the first bracket. What its model's provider said, which
-stands in braces there, is read and shown by ``shared_utils.llm.model_errors``.
+input in validation errors, so a quotation of Letta ends at the first bracket. The provider's message, which Letta
+quotes in braces, is read by ``shared_utils.llm.model_errors``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _OF_THE_MODEL = frozenset(Cause) - {Cause.BAD_REQUEST, Cause.RATE_LIMITED, Cause
 """Refusals of a provider that mean the same whatever status Letta gives them: 500 for a forbidden model and 429 for a
 quota that is used up would look as if they passed by themselves."""
 
-# Server errors which the same request would meet again: not implemented, HTTP version not supported.
+# Server errors that a retry would repeat: not implemented, HTTP version not supported.
 _PERMANENT_STATUSES = frozenset({501, 505})
 
 # Every other refusal is a bad request.
@@ -49,7 +49,7 @@ _REJECTIONS: Mapping[int, tuple[str, str]] = {
 
 
 def transport_failure(error: BaseException, *, reads: bool) -> LettaError:
-    """No complete answer came.
+    """The error for a request without a complete answer.
 
     Args:
         error: what aiohttp raised, or an error of httpx or the SDK that has it in its ``__cause__`` chain. The chain
@@ -59,7 +59,7 @@ def transport_failure(error: BaseException, *, reads: bool) -> LettaError:
     chain = list(_chain(error))
     if any(isinstance(e, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) for e in chain):
         failed = [e for e in chain if isinstance(e, aiohttp.ClientConnectorError)]
-        # A network that is cut, a name or a certificate says nothing of whether the server, and turns in it, still run.
+        # A network, DNS or certificate failure does not show whether the server, and turns in it, still run.
         refused = any(isinstance(e.os_error, ConnectionRefusedError) for e in failed)
         why = connection_failure(error) or "the connection could not be opened"
         return LettaUnavailable(f"Letta cannot be reached: {why}.", refused=refused, unopened=bool(failed))
@@ -77,14 +77,14 @@ def transport_failure(error: BaseException, *, reads: bool) -> LettaError:
 def refusal(
     status: int, body: bytes, *, retry_after: str | None = None, reads: bool = False, sent: Collection[str] = ()
 ) -> LettaError:
-    """The server answered with a status that is not success.
+    """The error for an answer whose status is not a success.
 
     Args:
         status: the HTTP status.
         body: the answer's body, of any content.
         retry_after: the header of that name, in seconds or as a date.
         reads: the request changes nothing, so its fate does not matter.
-        sent: texts of the request, of which no error may quote anything.
+        sent: texts of the request, which no error may quote.
     """
     error = _meaning(status, _Said(body, sent), retry_after=parse_retry_after(retry_after))
     if reads and isinstance(error, OutcomeUnknown):
@@ -93,7 +93,7 @@ def refusal(
 
 
 class _Said:
-    """The parts of an error body that mean something."""
+    """The parsed parts of an error body."""
 
     def __init__(self, body: bytes, sent: Collection[str] = ()) -> None:
         try:
@@ -116,7 +116,7 @@ class _Said:
 
     @property
     def quoted(self) -> str:
-        """The detail as a clause of a sentence: one line, bounded, nothing a user wrote."""
+        """The detail as a clause of a sentence: one line, bounded, without user text."""
         head = " ".join(re.split(r"[\[{]", self._own_words, maxsplit=1)[0].split())
         kind = re.sub(r"[^\w.-]", "", self.kind)[:40]
         parts = [part for part in (kind, head[:_QUOTED_LENGTH].strip(" -:."), self._providers_words) if part]
@@ -140,7 +140,7 @@ def _meaning(status: int, said: _Said, *, retry_after: float | None) -> LettaErr
 def _refused_by_provider(status: int, said: _Said, refusal: Refusal) -> LettaRejected:
     meaning, remedy = MEANINGS[refusal.cause], ""
     if refusal.cause is Cause.PARAMETER:
-        # Letta chooses the parameters by the model's name; nothing that the bridge could set leaves one out.
+        # Letta chooses the parameters by the model's name; no setting of the bridge omits one.
         named = " and ".join(sorted(refusal.parameters)) or "a parameter of the request"
         if refusal.parameters & DEMANDED.keys():
             meaning, done, mends = f"it demands {named}", "does not send it", "sets it"
@@ -212,7 +212,7 @@ def _connection_seen_closed(status: int, _: _Said, retry_after: float | None) ->
 
 
 def _not_taking(status: int, said: _Said, retry_after: float | None) -> LettaError:
-    """A proxy's word that nothing went through. Letta's own 503 can come from a later step of a turn."""
+    """The error for a proxy that did not forward the request. Letta's own 503 can come from a later step of a turn."""
     if said.by_letta:
         return _server_error(status, said, retry_after)
     return LettaUnavailable(f"Letta is not taking requests, status {status}.", retry_after=retry_after)
@@ -223,7 +223,7 @@ def _server_error(status: int, said: _Said, retry_after: float | None) -> LettaE
         return LettaRejected("Letta refuses the agent's name: it has characters Letta does not allow.", status=status)
     if _AGENT_MISSING.search(said.detail):
         return AgentGone("The agent does not exist in Letta (any more).")
-    # A proxy that lost its connection to Letta, be it with status 500, does not know whether the turn still runs there.
+    # A proxy that lost its connection to Letta, even with status 500, does not know whether the turn still runs.
     return OutcomeUnknown(
         f"Letta failed with status {status}{said.quoted}.",
         cause="server_error" if said.by_letta else "connection_lost",
@@ -245,7 +245,7 @@ _SPECIAL: Mapping[int, Callable[[int, _Said, float | None], LettaError]] = {
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and its causes. Not its context: that may be an older failure which the caller is handling."""
+    """The error and its causes. Not its context, which may be an older failure that the caller is handling."""
     current: BaseException | None = error
     while current is not None:
         yield current

@@ -2,7 +2,7 @@
 
 Turns, the hot path, are plain POSTs over aiohttp: the SDK's typed call costs ten times as much, and httpx's own pool
 collapses under many slow requests. Everything else goes through the SDK, over aiohttp as well. Turns share connections;
-other requests open one each: their answers may be alike, so that a repeated one would not be told from the next.
+each other request opens its own, because equal answers would make a duplicate undetectable.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ OLDER_PAGE = 500
 
 # uvicorn closes a connection idle for 5 s; reusing one at that moment loses the request.
 _KEEP_ALIVE = 3.0
-# Health is still asked while every turn waits.
+# Health checks still run while every turn waits.
 _SPARE_CONNECTIONS = 16
 _SUCCESS_STATUSES = range(200, 300)
 _MAX_CACHED_URLS = 10_000
@@ -85,7 +85,7 @@ class LettaClient:
         timeout: float = 30.0,
     ) -> None:
         self._base_url = str(URL(base_url)).rstrip("/")
-        # An address keeps its parts once it was taken apart, which costs as much as a tenth of a request.
+        # Parsed URLs are reused, because parsing costs about a tenth of a request.
         self._turns_url = lru_cache(_MAX_CACHED_URLS)(self._url_of_turns)
         self._connect_timeout = connect_timeout
         others = aiohttp.ClientSession(
@@ -131,7 +131,7 @@ class LettaClient:
     async def find_turns(
         self, agent_id: str, sought: Sequence[SoughtTurn], *, time_limit: float | None = None
     ) -> FoundTurns:
-        """What became of these turns, as far back as their ``since``."""
+        """The states of these turns, searched back to their ``since``."""
         began = time.monotonic()
         search = TurnSearch(sought, await self._unfinished_runs(agent_id), time.time())
         async for page in self._pages(agent_id, HISTORY_PAGE, older=OLDER_PAGE):
@@ -142,15 +142,15 @@ class LettaClient:
         return search.result()
 
     async def run_end(self, run_id: str) -> RunEnd:
-        """Why a run ended, and what it took."""
+        """Why a run ended, and its usage."""
         async with failures(reads=True):
             run = await self._sdk.runs.with_raw_response.retrieve(run_id)
             usage = await self._sdk.runs.usage.with_raw_response.retrieve(run_id)
         return run_end(json_object(run.http_response), json_object(usage.http_response))
 
     async def cancel(self, agent_id: str, run_ids: Sequence[str]) -> None:
-        """Mark the runs cancelled; the model call that is going on is not interrupted and may still be stored."""
-        if not run_ids:  # Letta would take an empty list for "whatever runs"
+        """Mark the runs cancelled; a model call in progress is not interrupted and may still be stored."""
+        if not run_ids:  # Letta would take an empty list as "all runs"
             return
         try:
             async with failures():
@@ -163,7 +163,7 @@ class LettaClient:
         return await self._listed(tags, match_all=True)
 
     async def find_tagged_agents(self, beginning: str) -> list[AgentRef]:
-        """Every agent with a tag that begins so: the tags in use are listed first."""
+        """Every agent with a tag of this prefix; the tags in use are listed first."""
         tags: list[str] = []
         while True:
             async with failures(reads=True):
@@ -174,7 +174,7 @@ class LettaClient:
             tags += page
             if len(page) < _TAG_PAGE:
                 break
-        wanted = [tag for tag in tags if tag.startswith(beginning)]  # Letta lists those that contain it
+        wanted = [tag for tag in tags if tag.startswith(beginning)]  # Letta matches it anywhere in the tag
         found: dict[str, AgentRef] = {}
         for start in range(0, len(wanted), _TAGS_PER_SEARCH):
             agents = await self._listed(wanted[start : start + _TAGS_PER_SEARCH], match_all=False)
@@ -248,7 +248,7 @@ class LettaClient:
                 agent_id,
                 limit=limit,
                 ascending=not newest_first,
-                # To Letta these words mean the time, whatever the order.
+                # In Letta's API these words refer to the time, whatever the order.
                 before=after if newest_first and after is not None else omit,
                 after=after if not newest_first and after is not None else omit,
             )
@@ -312,9 +312,9 @@ class LettaClient:
             return cast("httpx.Response", await call(path, cast_to=httpx.Response, options=options, **given))
 
     async def delete_agent(self, agent_id: str) -> bool:
-        """Delete it, after the memory blocks and archives nobody else uses: Letta itself leaves those behind.
+        """Delete the agent after the memory blocks and archives that only it uses, which Letta would keep.
 
-        The agent goes last, so that a deletion which broke off can be repeated.
+        The agent is deleted last, so that an interrupted deletion can be repeated.
         """
         try:
             await self._delete_memory(agent_id)
@@ -368,7 +368,8 @@ class LettaClient:
     async def has_locks(self) -> bool:
         """Whether Letta has a Redis for its locks.
 
-        Told by asking for the stream of a run that does not exist: without Redis Letta refuses that before it looks.
+        Requests the stream of a run that does not exist; without Redis, Letta refuses that before it searches for the
+        run.
         """
         run = {"run_id": f"run-{uuid.uuid4()}"}
         async with failures(reads=True):

@@ -1,8 +1,8 @@
-"""The memory agents behind the bridge, as the bridge sees them.
+"""The port to the memory agents behind the bridge.
 
-Everything the bridge asks of Letta goes through :class:`LettaPort`. One adapter (``letta_client.py``) speaks to a real
-server, one in-memory fake (``testing/letta.py``) serves unit tests; both pass the same contract suite. A successor of
-the retired V1 server enters here.
+All requests to Letta go through :class:`LettaPort`. One adapter (``letta_client.py``) connects to a real server, one
+in-memory fake (``testing/letta.py``) serves unit tests; both pass the same contract suite. A successor of the retired
+V1 server is one more adapter.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class AgentSpec:
-    """What a new agent is made of. ``model`` and ``embedding`` are Letta handles such as ``openai/gpt-4o-mini``."""
+    """A new agent. ``model`` and ``embedding`` are Letta handles such as ``openai/gpt-4o-mini``."""
 
     name: str
     tags: tuple[str, ...]
@@ -69,8 +69,8 @@ def former_tag(agent_id: str) -> str:
     """The tag of an agent that had this id before it was restored.
 
     A restored agent has a new id, and with it the idempotency keys of its turns change. Its messages keep the otids
-    that they were sent with. So a turn that may have been sent before the restore is looked for under the key of each
-    of :attr:`AgentRef.former_ids`, too.
+    that they were sent with. So a turn that may have been sent before the restore is also searched for under the keys
+    of :attr:`AgentRef.former_ids`.
     """
     return f"{FORMER_TAG}{agent_id}"
 
@@ -137,10 +137,10 @@ class Usage:
 
 @dataclass(slots=True)
 class TurnAnswer:
-    """What came back for a turn.
+    """Letta's answer to a turn.
 
     Attributes:
-        text: what the agent said; empty where it said nothing.
+        text: the agent's answer; may be empty.
         stop_reason: Letta's word (``end_turn``, ``max_steps``, ``cancelled`` ...), ``found`` for an answer read from
             the history, which keeps neither a stop reason nor usage.
         usage: tokens of the turn, None where unknown.
@@ -160,14 +160,14 @@ class TurnAnswer:
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """What Letta says of a run that is over: its stop reason, ``found`` where it says none, and its tokens."""
+    """The end of a finished run: its stop reason, ``found`` if Letta gives none, and its tokens."""
 
     stop_reason: str
     usage: Usage | None
 
 
 class TurnState(StrEnum):
-    """What Letta knows of a turn: the four answers to "was this message already sent?"."""
+    """The state of a turn in Letta: the four answers to "was this message already sent?"."""
 
     ABSENT = "absent"
     """Neither stored nor running, and no run of it was ever cancelled: it may be sent."""
@@ -187,7 +187,7 @@ class SoughtTurn:
         otid: the otid of the turn's last message, which is the user's.
         since: seconds since 1970. Nothing of the turn is older, so a search may stop at older messages. The caller has
             subtracted what the clocks of Redis and Letta may differ by.
-        content: what the stored message must say to count as this turn; None accepts any text.
+        content: the text that the stored message must have to count as this turn; None accepts any text.
         labelled: whether every bridge that can have sent it labels its runs. A bridge of the previous release does not:
             then any unlabelled run that began after ``since`` may be this turn's.
         copies: otids under which the catch-up of a later turn may have repeated this one.
@@ -202,14 +202,14 @@ class SoughtTurn:
 
 @dataclass(frozen=True, slots=True)
 class FoundTurn:
-    """What became of a turn.
+    """The result of a search for a turn.
 
     Attributes:
         state: see :class:`TurnState`.
         answer: of a STORED turn.
         run_ids: the active runs that keep it RUNNING; they belong to this turn and to no other.
-        running_since: when the newest of them began, seconds since 1970 by Letta's clock; None where that is not said.
-        run_id: the run that stored the message, where Letta says so.
+        running_since: when the newest of them began, seconds since 1970 by Letta's clock; None if unknown.
+        run_id: the run that stored the message, if known.
         caught_up: one of its copies is stored: a later turn has carried its catch-up.
     """
 
@@ -223,13 +223,13 @@ class FoundTurn:
 
 @dataclass(frozen=True, slots=True)
 class FoundTurns:
-    """What one look at an agent shows.
+    """The result of one search of an agent.
 
     Attributes:
         turns: one for each turn sought, in that order.
         other_runs: active runs of the agent that belong to none of them: another program's, or those of turns that the
             bridge no longer knows. Runs too old to be at work are left out.
-        complete: whether everything was looked at. Where it was not, ABSENT only means not found so far.
+        complete: whether the whole history was searched. If not, ABSENT only means not found so far.
     """
 
     turns: tuple[FoundTurn, ...]
@@ -256,7 +256,7 @@ def derived_otid(otid: str, purpose: str) -> str:
 
 
 def _uuid5(namespace: bytes, name: str) -> str:
-    # uuid.uuid5 does the same with an import and a 128-bit number on the way, a tenth of what a turn costs the bridge.
+    # Equal to uuid.uuid5, which costs a tenth of the bridge's CPU time for a turn.
     digest = bytearray(hashlib.sha1(namespace + name.encode(), usedforsecurity=False).digest()[:16])
     digest[6] = digest[6] & 0x0F | 0x50  # the version
     digest[8] = digest[8] & 0x3F | 0x80  # the variant
@@ -270,7 +270,7 @@ def _namespace(agent_id: str) -> bytes:
 
 
 class LettaTurns(Protocol):
-    """What one Letta server is asked to deliver a turn.
+    """The requests to one Letta server that deliver a turn.
 
     Every method may raise a :class:`letta_bridge.errors.LettaError`, and nothing else. A method that only reads raises
     LettaUnavailable for every failure of the server or the way to it; one that changes something raises OutcomeUnknown
@@ -284,7 +284,7 @@ class LettaTurns(Protocol):
     async def send(self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float) -> TurnAnswer:
         """Hand the agent a turn and wait at most ``timeout`` seconds for its answer. Never retried in here.
 
-        Letta's run of it is labelled with the otid of the last message: :meth:`find_turns` tells by it whose a run is.
+        The run is labelled with the otid of the last message, by which :meth:`find_turns` recognises the turn's runs.
 
         Raises:
             LettaUnavailable: surely not sent (connection refused, a proxy's 503, 409 busy).
@@ -299,32 +299,32 @@ class LettaTurns(Protocol):
     async def find_turns(
         self, agent_id: str, sought: Sequence[SoughtTurn], *, time_limit: float | None = None
     ) -> FoundTurns:
-        """What became of these turns, in one look: the agent's history back to the oldest ``since``, and its runs.
+        """The states of these turns, from one search: the agent's history back to the oldest ``since``, and its runs.
 
-        After ``time_limit`` seconds no further page of the history is asked for, and the look is not complete.
+        After ``time_limit`` seconds no further page of the history is requested, and the search is not complete.
 
-        Only a turn for which everything back to its ``since``, or the beginning of the history, was looked at is
-        ABSENT. Even then ABSENT is sure only some time after sending: Letta shows a turn once its run row is written,
-        0.1 seconds after the request on an idle server and seconds on a loaded one. A run whose server was killed stays
-        active for ever; cancel it. Of several messages with one otid the newest counts. Raises AgentGone.
+        A turn is ABSENT only if the history was searched back to its ``since`` or its beginning. Even then ABSENT is
+        certain only some time after sending: Letta shows a turn once its run row is written, 0.1 seconds after the
+        request on an idle server and seconds on a loaded one. A run whose server was killed stays active for ever;
+        cancel it. Of several messages with one otid the newest counts. Raises AgentGone.
         """
         ...
 
     async def run_end(self, run_id: str) -> RunEnd:
-        """Why a run that is over ended, and what it took; its messages tell neither. Two requests."""
+        """Why a finished run ended, and its usage; its messages contain neither. Two requests."""
         ...
 
     async def cancel(self, agent_id: str, run_ids: Sequence[str]) -> None:
         """Ask Letta to stop these runs. Best effort: a finished or unknown run is not an error.
 
-        The runs are no longer active afterwards, yet a model call that is going on is not interrupted: its step, and
-        the answer in it, can still be stored later. Pass only runs of turns that are given up.
+        The runs are no longer active afterwards, but a model call in progress is not interrupted: its step, and the
+        answer in it, can still be stored later. Pass only runs of abandoned turns.
         """
         ...
 
 
 class LettaAgents(Protocol):
-    """What one Letta server is asked about agents, their memory and the notes of bridges. Errors: see LettaTurns."""
+    """The requests to one Letta server about agents, their memory and the notes of bridges. Errors: see LettaTurns."""
 
     async def find_agents(self, tags: Sequence[str]) -> list[AgentRef]:
         """Every agent that carries all ``tags``, oldest first."""
@@ -371,7 +371,7 @@ class LettaAgents(Protocol):
         ...
 
     async def delete_agent(self, agent_id: str) -> bool:
-        """Delete it with the memory that is only its own. False where it was gone already."""
+        """Delete an agent with the memory that only it uses. False if it does not exist."""
         ...
 
     async def notes(self, label: str) -> list[Note]:

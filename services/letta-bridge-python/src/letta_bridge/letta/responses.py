@@ -1,4 +1,4 @@
-"""What Letta's SDK raises and returns, in the bridge's terms."""
+"""Converts what Letta's SDK raises and returns to the bridge's types."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Shape = TypeVar("_Shape", dict[str, Any], list[Any])
 
 @asynccontextmanager
 async def failures(*, reads: bool = False) -> AsyncIterator[None]:
-    """Turn what the SDK raises into the bridge's errors. ``reads``: the request changes nothing."""
+    """Convert the SDK's exceptions to the bridge's errors. ``reads``: the request changes nothing."""
     try:
         yield
     except APIStatusError as error:
@@ -32,17 +32,17 @@ async def failures(*, reads: bool = False) -> AsyncIterator[None]:
 
 
 def json_object(response: httpx.Response) -> dict[str, Any]:
-    """The JSON object that was answered. Raises LettaRejected where it is none."""
+    """The answer as a JSON object. Raises LettaRejected if it is not one."""
     return _parsed(response, dict)
 
 
 def json_objects(response: httpx.Response) -> list[dict[str, Any]]:
-    """The JSON objects in the array that was answered. Raises LettaRejected where it is none."""
+    """The answer as an array of JSON objects. Raises LettaRejected if it is not one."""
     return [item for item in _parsed(response, list) if isinstance(item, dict)]
 
 
 def json_texts(response: httpx.Response) -> list[str]:
-    """The strings in the JSON array that was answered. Raises LettaRejected where it is none."""
+    """The answer as an array of strings. Raises LettaRejected if it is not one."""
     return [item for item in _parsed(response, list) if isinstance(item, str)]
 
 

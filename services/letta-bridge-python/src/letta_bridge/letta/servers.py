@@ -1,6 +1,6 @@
-"""Several Letta servers over one database: which one takes a user's turn, and which are left alone.
+"""Chooses among several Letta servers over one database, with a circuit breaker for each server and each user.
 
-A user whose own turns keep failing on a server that works is left alone as well, and nobody else is.
+If only one user's turns keep failing on a working server, only that user's breaker opens.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class LettaServer:
 
     @contextmanager
     def guard(self, user: str = "") -> Iterator[LettaPort]:
-        """Send one turn of a user under the breaker: the outcome of the block is what the breaker learns.
+        """Send one turn of a user under the breaker, which records the outcome of the block.
 
         Raises:
-            BreakerOpen: at entry, where this server is left alone or another turn is trying it.
-            OutOfResources: this host could not ask.
+            BreakerOpen: at entry, if the breaker is open or another trial turn is running.
+            OutOfResources: this host lacks the resources for a request.
         """
         permit = self.breaker.enter(user)
         if permit is None:
@@ -68,7 +68,7 @@ class LettaServer:
             raise
         except LettaError as error:
             if is_exhaustion(error):
-                raise OutOfResources from error  # the breaker learns nothing about Letta
+                raise OutOfResources from error  # the error does not concern Letta
             weight = failure_weight(error)
             if isinstance(error, LettaUnavailable) and error.refused:
                 self.gone_at = now()
@@ -84,13 +84,13 @@ class LettaServer:
             if self._users is not None:
                 self._users.forget(user)
         finally:
-            permit.released()  # of a cancelled or otherwise broken turn; after an outcome it does nothing
+            permit.released()  # for a cancelled or failed turn; no effect after an outcome
 
     async def is_gone(self) -> bool:
-        """Whether nobody listens there now; asked as soon as a connection was lost.
+        """Whether the server's port is closed now; checked as soon as a connection was lost.
 
-        A server that is back before the breaker's pause is over would never be seen gone, and what it left behind would
-        seem to be at work. Turns that are lost together share one request.
+        Without this check, a server that restarts during the breaker's pause would never be seen gone, and runs that it
+        left behind would seem active. Turns that lose their connections together share one request.
         """
         if self._knock is None:
             self._knock = asyncio.create_task(self._knocked())
@@ -113,12 +113,12 @@ class LettaServer:
         self._knock = None
 
     def answered(self) -> None:
-        """The server answered a question about a turn, so it is not down."""
+        """The server answered a request about a turn, so it is not down."""
         self.breaker.answered()
 
 
 class UserBreakers:
-    """The breakers of users whose own turns fail; they last until a turn succeeds, and as long as the bridge."""
+    """The breakers of users whose own turns fail; each lasts until a turn succeeds or the bridge stops."""
 
     def __init__(self, breaker: Callable[[], Breaker]) -> None:
         self._new = breaker
@@ -126,17 +126,17 @@ class UserBreakers:
 
     @property
     def paused(self) -> int:
-        """How many users are left alone now."""
+        """How many users are paused now."""
         return sum(breaker.state is BreakerState.OPEN for breaker in self._breakers.values())
 
     def admit(self, user: str) -> None:
-        """Raises UserPaused where this user's turns are left alone for now."""
+        """Raises UserPaused while this user's turns are paused."""
         breaker = self._breakers.get(user)
         if breaker is not None and not breaker.ready:
             raise UserPaused(ready_in=breaker.ready_in)
 
     def learn(self, user: str, error: LettaError, weight: float, *, server_is_open: bool) -> None:
-        """A turn of the user failed. What a server that is down did to it is not the user's failure."""
+        """A turn of the user failed. Failures of a server that is down do not count for the user."""
         if server_is_open:
             self._breakers.clear()
         elif not weight:
@@ -157,7 +157,7 @@ class UserBreakers:
 class LettaServers:
     """All Letta servers. They share one database, so any of them can serve any user.
 
-    A user stays on one server while it is healthy (rendezvous hashing); when one is left alone, only its users move.
+    A user stays on one server while it is healthy (rendezvous hashing); when its breaker opens, only its users move.
     """
 
     def __init__(self, ports: Mapping[str, LettaPort], *, breaker: Callable[[], Breaker] = Breaker) -> None:
@@ -174,8 +174,8 @@ class LettaServers:
         """The server for this user's next turn.
 
         Raises:
-            UserPaused: this user's turns are left alone for now.
-            BreakerOpen: all servers are.
+            UserPaused: this user's turns are paused.
+            BreakerOpen: the breakers of all servers are open.
         """
         self.users.admit(user_key)
         ready = [server for server in self._servers if server.breaker.ready]
@@ -194,7 +194,7 @@ class LettaServers:
         return min(server.breaker.ready_in for server in self._servers)
 
     def gone_at(self) -> float:
-        """Since when all servers have been seen gone at least once: what began before is no longer at work."""
+        """The time since which every server has been seen gone at least once; runs that began before are dead."""
         return min(server.gone_at for server in self._servers)
 
     def states(self) -> dict[str, BreakerState]:
@@ -208,7 +208,7 @@ class LettaServers:
 
 
 def failure_weight(error: LettaError) -> float:
-    """How much an error says that the server is unavailable: 0 for not at all, 1 for fully."""
+    """How strongly an error indicates that the server is unavailable: 0 not at all, 1 fully."""
     if isinstance(error, LettaUnavailable):
         return 0.0 if error.busy else 1.0
     if isinstance(error, OutcomeUnknown):

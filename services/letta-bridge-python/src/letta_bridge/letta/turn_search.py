@@ -1,6 +1,6 @@
-"""Finding turns in an agent's history: what Letta lists, and what that says about each otid.
+"""Finds turns by otid in the history and runs that Letta lists.
 
-Pure functions over what Letta lists, so that the adapter, the fake and their tests share one reading of it.
+Pure functions, shared by the adapter, the fake and their tests.
 """
 
 from __future__ import annotations
@@ -60,16 +60,16 @@ class Run:
 
     @property
     def active(self) -> bool:
-        """Whether Letta has not marked it as ended. A killed server leaves its runs so."""
+        """Whether Letta has not marked it as ended. A killed server leaves its runs active."""
         return self.status in _ACTIVE
 
     @property
     def cancelled(self) -> bool:
-        """Whether somebody cancelled it and it has not stored anything since: then it would be completed."""
+        """Whether it was cancelled and has stored nothing since; otherwise it would be marked completed."""
         return self.status == _CANCELLED_STATUS
 
     def is_dead(self, now: float) -> bool:
-        """Whether it has been active for longer than any run can be at work."""
+        """Whether it has been active for longer than any run can last."""
         return self.began is not None and now - self.began >= _RUN_LIFETIME_SECONDS
 
     def may_be_of(self, turn: SoughtTurn) -> bool:
@@ -96,7 +96,7 @@ def seconds(date: object) -> float | None:
 
 
 class TurnSearch:
-    """One look at an agent's history, page by page from the newest, for several turns.
+    """One search of an agent's history, page by page from the newest, for several turns.
 
     Args:
         sought: the turns.
@@ -115,7 +115,7 @@ class TurnSearch:
         self._caught_up: set[int] = set()
 
     def read(self, page: Sequence[Listed]) -> bool:
-        """Take in the next older page, oldest message first; True where no older one can tell anything more."""
+        """Process the next older page, oldest message first; True if no older page is needed."""
         self._window = [*page, *self._window[:_MESSAGES_KEPT]]
         otids = {message.get("otid") for message in page}
         for index, turn in enumerate(self._sought):
@@ -135,7 +135,7 @@ class TurnSearch:
         self._complete = True
 
     def result(self) -> FoundTurns:
-        """What the pages say."""
+        """The result of the pages read so far."""
         turns = tuple(
             replace(self._found.get(index) or _unstored(self._runs_of(turn)), caught_up=index in self._caught_up)
             for index, turn in enumerate(self._sought)
@@ -176,13 +176,13 @@ def _stored(messages: Sequence[Listed], place: int, runs: Sequence[Run]) -> Foun
 
 
 def _all_older(messages: Sequence[Listed], since: float) -> bool:
-    """Whether all of these messages are older than ``since``. Not one alone: a turn stored late brings an old date."""
+    """Whether all of these messages are older than ``since``. One is not enough: a turn stored late has an old date."""
     dates = [seconds(message.get("date")) for message in messages]
     return all(date is not None and date < since for date in dates)
 
 
 def _place(messages: Sequence[Listed], turn: SoughtTurn) -> int | None:
-    """Where the newest message of the turn stands. An otid in the wrong place, or with other words, is another turn."""
+    """The position of the turn's newest message. An otid in the wrong place, or with another text, is another turn."""
     for index in range(len(messages) - 1, -1, -1):
         message = messages[index]
         if message.get("otid") == turn.otid and (turn.content is None or _says(message, turn)):
@@ -199,7 +199,7 @@ def _says(message: Listed, turn: SoughtTurn) -> bool:
 
 
 def _rest_of_turn(messages: Sequence[Listed], place: int) -> list[Listed]:
-    """What followed the input: the messages of the same run, or those up to the next user message without run ids."""
+    """The messages after the input: those of the same run or, without run ids, those up to the next user message."""
     run_id = messages[place].get("run_id")
     following = messages[place + 1 :]
     if isinstance(run_id, str):
