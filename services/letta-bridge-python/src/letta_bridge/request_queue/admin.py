@@ -1,6 +1,6 @@
-"""What an operator may do with the queue: look into it, stop it, and go through the dead letters.
+"""An operator's access to the queue: inspect it, pause it, and process dead letters.
 
-Everything here is bounded: it reads page by page, and no payload unless one is asked for.
+Every operation is bounded: it reads page by page, and payloads only on request.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """A turn some bridge works on."""
+    """A turn in flight."""
 
     receipt: str
     bridge: str
@@ -74,7 +74,7 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Lanes:
-    """Who waits and who is served, the longest first."""
+    """Waiting lanes and turns in flight, the longest first."""
 
     in_flight: int
     """Turns in flight, of all lanes."""
@@ -86,7 +86,7 @@ class Lanes:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A task that could not be worked off."""
+    """A task that could not be processed."""
 
     id: str
     """Made from the letter itself: it stays the same whatever comes or goes around it."""
@@ -105,7 +105,7 @@ class DeadLetter:
 
     @property
     def code(self) -> str:
-        """Why it is dead, for machines."""
+        """The machine-readable reason."""
         return str(self.about.get("code", "unknown"))
 
 
@@ -122,7 +122,7 @@ class QueueAdmin:
         self._scripts = ScriptRunner(client, self.keys.script_keys)
 
     async def check_redis(self) -> RedisFailure | None:
-        """Why no bridge could work with this queue now, as far as this Redis user meets it; None where one could.
+        """Why no bridge can use this queue now, as far as this Redis user can tell; None if bridges can.
 
         Nothing is changed.
         """
@@ -133,20 +133,20 @@ class QueueAdmin:
         return None
 
     async def pause(self, mode: PauseMode, reason: str = "") -> None:
-        """Stop all bridges of this queue from taking tasks, and from handing them out where ``mode`` says so."""
+        """Stop all bridges of this queue from taking tasks and, depending on ``mode``, from handing them out."""
         seconds, micros = await self._client.time()
         since = seconds * 1000 + micros // 1000
         fields: dict[Any, Any] = {"mode": mode.value, "since": since, "reason": reason}
         await self._client.hset(self.keys.paused, mapping=fields)
 
     async def resume(self) -> Pause | None:
-        """Let work go on; returns what was stopped."""
+        """End the pause; returns the pause that was in force."""
         paused = await self.paused()
         await self._client.delete(self.keys.paused)
         return paused
 
     async def paused(self) -> Pause | None:
-        """What is stopped now. An unknown mode, of a later release, counts as ALL, as bridges take it."""
+        """The present pause. An unknown mode, of a later release, counts as ALL, as it does for bridges."""
         fields = cast("dict[bytes, bytes]", await self._client.hgetall(self.keys.paused))
         if not fields.get(b"mode"):
             return None
@@ -156,7 +156,7 @@ class QueueAdmin:
         return Pause(mode, since_ms / 1000, fields.get(b"reason", b"").decode(errors="replace"))
 
     async def live_bridges(self) -> int:
-        """Bridges of this queue that have reported in within the last 15 s."""
+        """Bridges of this queue with a heartbeat within the last 15 s."""
         seconds, micros = await self._client.time()
         alive: int = await self._client.zcount(
             self.keys.bridges, seconds * 1000 + micros // 1000 - BRIDGE_TTL_MS, "+inf"
@@ -170,7 +170,7 @@ class QueueAdmin:
         return Lanes(in_flight, ready, tuple(found[:limit]))
 
     async def fullest_lane(self) -> Lane | None:
-        """Of the lanes that have work, the one in which most tasks wait; None where no task waits."""
+        """The lane with the most waiting tasks; None if no task waits."""
         _, _, found = await self._examined()
         fullest = max(found, key=lambda lane: lane.waiting, default=None)
         return fullest if fullest and fullest.waiting else None
@@ -193,7 +193,7 @@ class QueueAdmin:
         return in_flight, ready, found
 
     async def unfinished(self) -> tuple[int, int]:
-        """Turns in flight, and lanes that wait for a bridge; both 0 means that nothing taken is left to do."""
+        """The numbers of turns in flight and of waiting lanes; if both are 0, every task that was taken is settled."""
         _, in_flight, ready, _, _ = await self._scripts.run(_LANES_SCRIPT, 1, 0)
         return in_flight, ready
 
@@ -212,11 +212,11 @@ class QueueAdmin:
             position -= len(page)
 
     async def find_dead(self, id_prefix: str) -> list[DeadLetter]:
-        """The letters whose id begins so."""
+        """The letters whose id has this prefix."""
         return [letter async for letter in self.dead() if letter.digest.startswith(id_prefix.lower())]
 
     async def payload(self, letter: DeadLetter) -> bytes | None:
-        """All of a letter's payload; None where the letter is gone."""
+        """A letter's complete payload; None if the letter is gone."""
         position: int | None = letter.position
         while position is not None:
             found = await self._letters(position, position, letter.size)
@@ -236,7 +236,7 @@ class QueueAdmin:
         return await self._requeue_dead_anywhere(letter, "retry")
 
     async def drop(self, letter: DeadLetter) -> bool:
-        """Remove the letter for good; False where it is gone."""
+        """Delete the letter; False if it is gone."""
         return await self._requeue_dead_anywhere(letter, "drop")
 
     async def sweep(
@@ -244,9 +244,9 @@ class QueueAdmin:
     ) -> AsyncIterator[DeadLetter]:
         """Retry or drop every chosen letter between two positions, oldest first; yields each that was removed.
 
-        ``chosen`` is asked once about each letter, also where somebody else removes letters meanwhile: another
-        operator, or a bridge that buries more than ``queue.dead_bytes``. Letters that come while it runs are left
-        alone, so a task that dies again at once is not tried for ever.
+        ``chosen`` is called once for each letter, even if another operator, or a bridge that exceeds
+        ``queue.dead_bytes``, removes letters meanwhile. Letters that arrive meanwhile are left alone, so a task that
+        fails again at once is not retried for ever.
         """
         position, until = first, min(last or _WHOLE_PAYLOAD_BYTES, await self.dead_count())
         before = await self._letters(max(1, first - _ROWS_PER_CALL), first - 1, 0) if first > 1 else []
@@ -266,7 +266,7 @@ class QueueAdmin:
                     asked = here.digest
                     behind = await self._newest_of(passed, position)
                     if behind is None and first > 1:
-                        return  # nothing tells any more which letters were meant
+                        return  # the chosen letters can no longer be identified
                     position = (behind or 0) + 1
                     break
                 left -= 1
@@ -279,7 +279,7 @@ class QueueAdmin:
                     return
 
     async def _newest_of(self, digests: Collection[str], below: int) -> int | None:
-        """The position, lower than this one, of the newest of these letters: removing older ones has moved it there."""
+        """The position of the newest of these letters, which is lower after older letters were removed."""
         position = min(below - 1, await self.dead_count())
         while position > 0 and (page := await self._letters(position, max(1, position - _ROWS_PER_CALL + 1), 0)):
             for letter in page:
@@ -289,13 +289,13 @@ class QueueAdmin:
         return None
 
     async def _letters(self, first: int, last: int, payload_bytes: int) -> list[DeadLetter]:
-        """Letters from ``first`` towards ``last``, which may be older; fewer where they are large."""
+        """Letters from ``first`` towards ``last``, which may be older; fewer if they are large."""
         rows = await self._scripts.run(_LIST_DEAD_SCRIPT, first, last, payload_bytes)
         step = 1 if first <= last else -1
         return [_letter(first + step * index, row) for index, row in enumerate(rows)]
 
     async def _requeue_dead_anywhere(self, letter: DeadLetter, action: str) -> bool:
-        """Whether the letter was removed, from whatever position it has by now."""
+        """Remove the letter, whatever its present position; returns whether it was there."""
         position: int | None = letter.position
         while position is not None:
             result = await self._requeue_dead(replace(letter, position=position), action)
@@ -323,12 +323,12 @@ def _lane_of(letter: DeadLetter) -> str:
     """The lane that a retried task goes to; empty if the letter does not name one."""
     lane, user_id = letter.about.get("lane"), letter.about.get("user_id")
     if isinstance(lane, str) and lane.startswith(FULL_LANE) and isinstance(user_id, str):
-        return user_lane(user_id)  # in an overflow lane it would be refused again
+        return user_lane(user_id)  # an overflow lane would refuse it again
     return lane if isinstance(lane, str) else ""
 
 
 def _mendable(letter: DeadLetter) -> bytes:
-    """The error reply that lets the bridge try the task again, and look for it under the name it may have been sent."""
+    """A retryable error reply, from which the retried task inherits its identity."""
     reply = dump(
         ErrorReply(
             task_id=str(letter.about.get("task_id")),
@@ -367,7 +367,7 @@ def _busy_lane(row: list[Any], now_ms: int) -> Lane:
 
 
 def _since(first_ms: bytes, now_ms: int) -> float:
-    """Seconds; 0 where nothing waits."""
+    """Seconds; 0 if nothing waits."""
     return max(0, now_ms - int(first_ms)) / 1000 if first_ms else 0.0
 
 
@@ -376,6 +376,6 @@ def _text(name: bytes) -> str:
 
 
 def _present(about: dict[str, Any]) -> dict[str, Any]:
-    """What a letter tells, with the present name of its code: bridges of the last release write former ones."""
+    """The letter's fields, with the present name of its code: bridges of the last release write former names."""
     code = about.get("code")
     return {**about, "code": present_code(code)} if isinstance(code, str) else about

@@ -1,4 +1,4 @@
-"""Tickets for the hand-out calls of a bridge; each is unique for ever.
+"""Tickets for the hand-out calls of a bridge; no ticket is ever reused.
 
 Counters in Redis run backwards if Redis loses acknowledged writes (a failover to a lagging replica, a restart from a
 snapshot). Task numbers and receipts are therefore made from tickets, which come from the bridge. Redis stores the last
@@ -53,7 +53,7 @@ class Calls:
         del self._unanswered[ticket]
 
     def start_again(self) -> None:
-        """Expect no ticket of Redis any more: it has lost them, and the turns are restored."""
+        """Forget the acknowledged tickets: Redis has lost them, and the turns are restored."""
         self.last_answered = ""
 
     def lost(self, receipt: str) -> bool:

@@ -1,4 +1,4 @@
-"""Reads what ``lua/capacity.lua`` returns."""
+"""Parses the result of ``lua/capacity.lua``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _WRITES: Final = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_las
 
 
 def capacity_of(answer: Sequence[Any]) -> tuple[float, Capacity | None]:
-    """The age in seconds of the oldest turn that is not journalled, and what Redis says of itself."""
+    """The age in seconds of the oldest turn that is not journalled, and Redis's memory and disk status."""
     now_ms, oldest, memory, persistence = answer
     age = max(0, int(now_ms) - int(oldest.partition(b"-")[0])) / 1000 if oldest else 0.0
     fields = _fields(memory) | _fields(persistence)

@@ -2,7 +2,8 @@
 
 Letta completes a request to create an agent even if its connection was lost, and lists the agent seconds later. So each
 attempt takes a lease in Redis before it sends the request. While the lease lasts, no other attempt begins; other turns
-look for the agent until it is listed. A lease ends when its attempt surely succeeded or surely failed, else it expires.
+look for the agent until it is listed. The attempt releases its lease if it definitely succeeded or failed; otherwise
+the lease expires.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class CreationLease:
 
 
 class CreationLeases(Protocol):
-    """The leases. Every method waits while Redis is away, as the turn's settlement would."""
+    """The leases. Every method waits while Redis is away, as the turn's settlement does."""
 
     async def acquire(self, lease: CreationLease) -> bool:
         """Begin an attempt; False while another attempt for this user and persona holds the lease."""
@@ -45,7 +46,7 @@ class CreationLeases(Protocol):
         ...
 
     async def release(self, lease: CreationLease) -> None:
-        """The attempt surely succeeded or surely failed."""
+        """The attempt definitely succeeded or failed."""
         ...
 
 

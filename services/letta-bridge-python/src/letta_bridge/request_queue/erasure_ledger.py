@@ -1,7 +1,7 @@
-"""Who was erased lately, for bridges that keep something of users in files of their own.
+"""The ledger of recent erasures, for bridges that keep data of users in local files.
 
-A user stands there as the SHA-256 of the id, with the time and not a word. An erasure writes it; a bridge reads it when
-it starts and every few seconds, and says how far it has followed. What is older than :data:`KEPT_DAYS` is forgotten.
+An entry contains the SHA-256 of a user's id and a time, no text. Erasures write it; a bridge reads it at its start and
+every few seconds, and records how far it has followed. Entries older than :data:`KEPT_DAYS` are dropped.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class LedgerEntry:
 
     @property
     def id(self) -> str:
-        """Names this erasure: a user who is erased again has another."""
+        """Identifies this erasure; another erasure of the same user has another id."""
         return f"{self.user_hash}:{self.at_ms}"
 
 
@@ -42,33 +42,33 @@ class RedisErasureLedger:
     """The ledger of one queue. Every method may raise one of ``CONNECTION_ERRORS``."""
 
     def __init__(self, client: RedisClient, keys: Keys, *, key: str | None = None) -> None:
-        """``key``: another ledger's, kept the same way; by default the bridges'."""
+        """``key``: of another ledger of the same form; by default that of the bridges."""
         self._client = client
         self._keys = keys
         self._key = key or keys.erasures
 
     async def write(self, user_hash: str, at_ms: int) -> None:
-        """Note that this user was erased then; bounds what is kept."""
+        """Record the erasure of a user, and drop entries beyond the limits."""
         await self._client.zadd(self._key, {user_hash: at_ms})
         await self._client.zremrangebyscore(self._key, "-inf", at_ms - KEPT_DAYS * _DAY_MS)
         await self._client.zremrangebyrank(self._key, 0, -MAX_KEPT - 1)
 
     async def since(self, at_ms: int) -> list[LedgerEntry]:
-        """The erasures from then on, oldest first."""
+        """The erasures since a time, oldest first."""
         rows = await self._client.zrange(self._key, at_ms, "+inf", byscore=True, withscores=True)
         found = cast("list[tuple[bytes, float]]", rows)
         return [LedgerEntry(user_hash.decode(), int(score)) for user_hash, score in found]
 
     async def erased_at(self, user_hash: str) -> int | None:
-        """When this user was erased last, ms; None where that is not known."""
+        """The time of this user's last erasure, ms; None if there is no entry."""
         score = await self._client.zscore(self._key, user_hash)
         return None if score is None else int(score)
 
     async def lasts(self, user_hash: str, at_ms: int) -> bool:
-        """Whether the note of this erasure still stands, and every connected replica has what was written up to now.
+        """Whether the entry of this erasure still exists, and every connected replica has all writes up to now.
 
-        Waits for replicas up to :data:`_REPLICAS_MS`. Where Redis does not tell how many there are (a Cluster, or an
-        account without the right), the note alone counts.
+        Waits for replicas up to :data:`_REPLICAS_MS`. If their number is unknown (a Cluster, or an account without the
+        right), only the entry counts.
         """
         replicas = await self._replicas()
         async with self._client.pipeline(transaction=False) as pipeline:
@@ -80,7 +80,7 @@ class RedisErasureLedger:
         return score is not None and int(score) >= at_ms and all(count >= replicas for count in reached)
 
     async def _replicas(self) -> int:
-        """How many replicas are connected; 0 where that is not told."""
+        """How many replicas are connected; 0 if unknown."""
         if isinstance(self._client, RedisCluster):
             return 0
         try:
@@ -90,7 +90,7 @@ class RedisErasureLedger:
         return int(told.get("connected_slaves", 0))
 
     async def follow(self, bridge: str, at_ms: int) -> None:
-        """Say that a bridge has followed all erasures up to then; forgets bridges that are gone."""
+        """Record that a bridge has followed all erasures up to a time; drops bridges that are gone."""
         await self._client.zadd(self._keys.erasures_followed, {bridge: at_ms})
         known = cast("list[bytes]", await self._client.zrange(self._keys.erasures_followed, 0, -1))
         gone = set(known) - set(cast("list[bytes]", await self._client.zrange(self._keys.bridges, 0, -1)))
@@ -98,7 +98,7 @@ class RedisErasureLedger:
             await self._client.zrem(self._keys.erasures_followed, *(gone - {bridge.encode()}))
 
     async def behind(self, at_ms: int) -> list[str]:
-        """Live bridges that have not followed an erasure of that time yet."""
+        """Live bridges that have not followed an erasure of this time yet."""
         now_ms = await self.now_ms()
         live = await self._client.zrange(self._keys.bridges, now_ms - _ALIVE_MS, "+inf", byscore=True)
         followed = await self._client.zrange(self._keys.erasures_followed, at_ms, "+inf", byscore=True)

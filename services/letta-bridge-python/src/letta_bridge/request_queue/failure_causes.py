@@ -1,6 +1,6 @@
-"""What the cause of a failed turn means, and what an operator does about it.
+"""The meaning of each cause of a failed turn, and the remedy.
 
-`status`, `doctor`, `send` and `/health` take their words from here, so that none of them shows a bare code.
+`status`, `doctor`, `send` and `/health` use these texts, so that none of them shows a bare code.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 
 class Explanation(NamedTuple):
-    """A cause in words."""
+    """The explanation of a cause."""
 
     means: str
     """A clause for people, such as ``Letta cannot be reached``."""
@@ -81,17 +81,17 @@ _DEFAULT_ADVICE: Final = "see letta_failed in the bridge's log, and letta-bridge
 
 
 def advice(cause: str | None) -> str:
-    """What to do about a cause; where it is found out, for a cause that is not known here."""
+    """The remedy for a cause; for an unknown cause, where to investigate."""
     found = _EXPLANATIONS.get(cause or "")
     return found.advice if found else _DEFAULT_ADVICE
 
 
 def meaning(cause: str) -> str:
-    """The cause in words, with its code in brackets; the bare code where no words are known."""
+    """The explanation of a cause with its code in brackets; the bare code of an unknown cause."""
     found = _EXPLANATIONS.get(cause)
     return f"{found.means} ({cause})" if found else cause
 
 
 def is_explained(cause: str) -> bool:
-    """Whether there are words and an advice for the cause."""
+    """Whether the cause has an explanation and a remedy."""
     return cause in _EXPLANATIONS

@@ -1,8 +1,8 @@
-"""Holds: one user's tasks wait in their lane and none of them begins, over all bridges of the queue.
+"""Holds: while a user's lane is held, no bridge of the queue begins a turn of the user.
 
-An erasure's hold is a lease. Its holder renews it; after a holder was killed another may take over, after
-:data:`STALE_SECONDS`, and after :data:`TTL_SECONDS` bridges serve the user again by themselves. An operator's hold
-lasts for the time that was asked for, unless an operator ends it before; no erasure takes it over.
+An erasure's hold is a lease, which its holder renews. After a holder was killed, another may take over after
+:data:`STALE_SECONDS`, and the hold expires after :data:`TTL_SECONDS`. An operator's hold lasts for the requested time,
+unless an operator ends it before; no erasure takes it over.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _UNHOLD: Final = read("unhold")
 
 
 class LaneHeld(ServiceError):
-    """Somebody else holds this user's lane."""
+    """Another holder holds this user's lane."""
 
     code = "lane_held"
     retryable = True
@@ -67,7 +67,7 @@ class Holds:
         """Hold the lane, or renew the hold.
 
         Returns:
-            0; where another holds it, the seconds until that hold may be taken over.
+            0, or the seconds until another holder's hold may be taken over.
 
         Raises:
             LaneHeld: too many lanes are held.
@@ -75,7 +75,7 @@ class Holds:
         return await self._take(lane, holder, why, TTL_SECONDS, is_lease=True)
 
     async def keep(self, lane: str, why: str, seconds: float) -> float:
-        """Hold the lane for an operator, for so long from now; 0, or as :meth:`take` where an erasure holds it.
+        """Hold the lane for an operator for a time; returns 0, or as :meth:`take` if an erasure holds it.
 
         Raises:
             LaneHeld: too many lanes are held.
@@ -92,7 +92,7 @@ class Holds:
         return 0.0 if state else max(1, wait_ms[0]) / 1000
 
     async def lift(self, lane: str, holder: str = "") -> bool:
-        """End a hold, whoever has it where ``holder`` is empty; False where there was none."""
+        """End a hold, of any holder if ``holder`` is empty; False if there was none."""
         return bool(await self._scripts.run(_UNHOLD, lane, holder))
 
     async def all(self) -> list[Hold]:
@@ -110,7 +110,7 @@ class Holds:
 
     @contextlib.asynccontextmanager
     async def held(self, lane: str, why: str, patience: float) -> AsyncIterator[None]:
-        """Hold the lane while the block runs; the block is cancelled where the hold gets lost.
+        """Hold the lane while the block runs; the block is cancelled if the hold is lost.
 
         Args:
             lane: the user.
@@ -130,7 +130,7 @@ class Holds:
                     nonlocal lost
                     while not lost:
                         await asyncio.sleep(RENEW_SECONDS)
-                        # While Redis is away the block fails by itself, or goes on when it is back.
+                        # While Redis is away the block fails by itself, or continues when Redis is back.
                         with contextlib.suppress(*CONNECTION_ERRORS):
                             lost = bool(await self.take(lane, holder, why))
                     limit.reschedule(asyncio.get_running_loop().time())

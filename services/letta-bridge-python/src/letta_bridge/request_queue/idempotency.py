@@ -1,12 +1,13 @@
-"""Which task a pushed task is: its idempotency key, and how a task that is pushed again finds the earlier one.
+"""The identity of a task: its idempotency key, and how a task that is pushed again inherits it.
 
-The key names the *task* (its number in the queue), not the id its producer gave it: ids are used again. What is kept of
-a reply carries the key and a digest of what the task said. Within ``queue.reply_ttl_seconds`` the same id with the same
-content is therefore the same task, which inherits the key; the same id with other content is refused; and after it a
-used id is a task of its own. A reply that gives a task its key is kept for as long as the task may be handed out again.
+The key identifies the *task* (its number in the queue). The producer's id does not, because producers reuse ids. A
+stored reply contains the key and a digest of the task's content. Within ``queue.reply_ttl_seconds`` the same id with
+the same content is therefore the same task, which inherits the key; the same id with other content is refused; after
+that time, a reused id is a new task. A reply from which a task inherits its key is kept for as long as the task may be
+handed out again.
 
-The added members of a kept reply belong to the task, expire with the reply, and are erased with it. Replies that a
-bridge of the previous release kept lack them; such a task was sent under its producer's id.
+These added members of a stored reply expire with it, and are erased with it. Replies of the previous release lack them;
+such a task was sent under its producer's id.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ _LEGACY_SPAN_SECONDS: Final = 900.0
 
 @dataclass(slots=True)  # not frozen, as what is made for every turn: see Turn
 class Identity:
-    """Under which name a task may have been sent to Letta.
+    """The identity under which a task may have been sent to Letta.
 
     Attributes:
-        key: names the task for ever, over every hand-out and every time it is pushed again.
+        key: the idempotency key, the same for every hand-out and every repeated push.
         taken_at: seconds since 1970 by Redis's clock; no bridge sent it before.
-        digest: of what the task says; None where it cannot be read.
+        digest: of the task's content; None if the task is unreadable.
     """
 
     key: str
@@ -49,7 +50,7 @@ class Identity:
     digest: str | None
 
     def fields(self) -> dict[str, str | float]:
-        """What is added to a reply where it is kept, and to a dead letter; the key comes first."""
+        """The members added to a stored reply and to a dead letter; the key comes first."""
         fields: dict[str, str | float] = {_KEY_MEMBER: self.key, _TAKEN_AT_MEMBER: self.taken_at}
         return fields if self.digest is None else {**fields, _DIGEST_MEMBER: self.digest}
 
@@ -60,7 +61,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class KeptReply:
-    """A reply kept by task id, and whose it is."""
+    """A reply stored by task id, with the identity of its task."""
 
     reply: bytes
     """As it was published."""
@@ -70,7 +71,7 @@ class KeptReply:
 
     @classmethod
     def read(cls, kept: bytes) -> Self | None:
-        """What dispatch found under the task's id; None where that is no reply: then the id counts as unused."""
+        """Parse the value under the task's id; None if it is not a reply, so that the id counts as unused."""
         content = json_object(kept)
         if not content:
             return None
@@ -81,27 +82,27 @@ class KeptReply:
 
     @property
     def may_be_tried_again(self) -> bool:
-        """Whether it is an error that a second try may mend."""
+        """Whether it is a retryable error."""
         return bool(self.content.get("error") and self.content.get("retryable"))
 
     @property
     def turned_away(self) -> bool:
-        """Whether a limit refused some task with this id; that says nothing of any other one."""
+        """Whether it is the refusal of a limit, which says nothing about other tasks with this id."""
         return bool(self.content.get("error")) and _KEY_MEMBER not in self.content and not self.may_have_been_sent
 
     @property
     def may_have_been_sent(self) -> bool:
-        """Whether it leaves open that Letta has the turn. The error of a limit does not."""
+        """Whether Letta may have the turn. After a limit's refusal, it does not."""
         return present_code(str(self.content.get("code"))) not in LIMIT_CODES
 
     def is_of(self, task: Task) -> bool:
-        """Whether it belongs to a task that said the same. A reply of the previous release does not say: then yes."""
+        """Whether its task had the same content; assumed of a reply of the previous release, which has no digest."""
         if _KEY_MEMBER not in self.content:
             return True
         return bool(self.content.get(_DIGEST_MEMBER) == content_digest(task))
 
     def inherited(self, identity: Identity) -> Identity:
-        """The identity of the task that is pushed again: the earlier one's, as far as the reply tells it."""
+        """The identity of a task that is pushed again: the earlier task's, as far as the reply contains it."""
         key, taken = self.content.get(_KEY_MEMBER), self.content.get(_TAKEN_AT_MEMBER)
         if isinstance(taken, int | float):
             taken_at = float(taken)
@@ -114,10 +115,10 @@ class KeptReply:
 
 
 def marked(reply: bytes, letter: Mapping[str, Any]) -> bytes:
-    """A reply with what a dead letter tells of its task's identity, as it is kept.
+    """A reply to be stored, with the identity of its task from a dead letter.
 
-    A letter of the previous release tells only when its task was buried: it was sent under its producer's id, at most
-    as long before that as all its hand-outs took. A task that nobody could read was sent under no name.
+    A letter of the previous release contains only the time of its dead-lettering: its task was sent under its
+    producer's id, earlier by at most the time of all its hand-outs. An unreadable task was never sent.
     """
     buried = letter.get("time")
     members = {name: letter[name] for name in (_KEY_MEMBER, _TAKEN_AT_MEMBER, _DIGEST_MEMBER) if name in letter}
@@ -128,7 +129,7 @@ def marked(reply: bytes, letter: Mapping[str, Any]) -> bytes:
 
 
 def content_digest(task: Task) -> str:
-    """A digest of what the task says, as it was understood: not of the bytes, which a producer may write differently.
+    """A digest of the task's parsed content, not of its bytes, which may differ between producers.
 
     Returns:
         SHA-256 in hexadecimal digits.

@@ -1,7 +1,7 @@
-"""Answered turns on their way into the journal: they wait in Redis until the database has them.
+"""Answered turns that wait in Redis until the journal's writer has stored them in the database.
 
-``settle.lua`` puts them there together with the reply, so none is lost with a bridge. One bridge at a time writes;
-while it says nothing for longer than its lease, the next one that asks takes over.
+``settle.lua`` adds them together with the reply, so a killed bridge loses none. One bridge at a time writes, under a
+lease; when the lease expires, the next bridge that asks takes over.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _JOURNAL: Final = read("journal")
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """One turn that waits."""
+    """A waiting turn."""
 
     id: str
     """``<ms of the Redis server's clock>-<n>``: when it was settled; rises from entry to entry."""
@@ -39,7 +39,7 @@ class JournalEntry:
 
     @property
     def settled_ms(self) -> int:
-        """When it was settled, ms of the Redis server's clock."""
+        """Time of its settlement, ms of the Redis server's clock."""
         return int(self.id.partition("-")[0])
 
     @property
@@ -50,7 +50,7 @@ class JournalEntry:
 
 @dataclass(frozen=True, slots=True)
 class JournalBatch:
-    """What one look brought."""
+    """The result of one call."""
 
     mine: bool
     """Whether this bridge writes now; where it does not, there are no entries."""
@@ -63,23 +63,23 @@ class JournalBatch:
 
 
 class JournalBacklog(Protocol):
-    """Where turns wait for the journal; every method may raise one of ``CONNECTION_ERRORS`` and may be repeated."""
+    """The backlog of the journal; every method may raise one of ``CONNECTION_ERRORS`` and may be repeated."""
 
     async def take(
         self, written: Sequence[str], want: int, unreadable: Mapping[str, Fault] = MappingProxyType({})
     ) -> JournalBatch:
-        """Forget the entries that are in the database now, and look at up to ``want`` others.
+        """Remove the entries that are in the database now, and return up to ``want`` others.
 
         ``unreadable`` entries, by id, become dead letters.
         """
         ...
 
     async def leave(self, written: Sequence[str]) -> None:
-        """Forget the entries that are in the database now, and let another bridge write."""
+        """Remove the entries that are in the database now, and let another bridge write."""
         ...
 
     async def erased_since(self, at_ms: int) -> Mapping[str, int]:
-        """SHA-256 of the id of each user erased from then on → when, ms of the Redis server's clock."""
+        """The users erased since a time: SHA-256 of the id → time of the erasure, ms of the Redis server's clock."""
         ...
 
 
@@ -110,7 +110,7 @@ class RedisJournalBacklog:
         return {erasure.user_hash: erasure.at_ms for erasure in erasures}
 
     async def entries(self) -> AsyncIterator[JournalEntry]:
-        """All that wait, oldest first, for whoever looks for a user in them; nothing changes."""
+        """All waiting turns, oldest first, for a search for a user; changes nothing."""
         last, size = "-", PageSize(_ENTRIES_PER_PAGE)
         while page := cast("list[Any]", await self._client.xrange(self._keys.journal, min=last, count=size.items)):
             found = [
@@ -123,9 +123,9 @@ class RedisJournalBacklog:
             size.learn(len(found), sum(entry.size for entry in found))
 
     async def looked(self) -> None:
-        """Return when the writer has looked here again: what it took before is in the database by then, or will not be.
+        """Wait until the writer calls again: turns that it took before are then in the database, or never will be.
 
-        For whoever removed entries. A writer that is gone is waited for until its lease is over.
+        For callers that removed entries. If the writer is gone, this waits until its lease expires.
         """
         before = await self._looks()
         while True:

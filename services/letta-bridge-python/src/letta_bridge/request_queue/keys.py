@@ -1,4 +1,4 @@
-"""Every Redis key of the bridge; the only place that knows one. docs/architecture.md tells them in prose.
+"""Defines every Redis key of the bridge; docs/architecture.md describes them.
 
 ``Q`` is the request list's name. All other keys carry the hash tag ``{Q}``, so that one queue lives in one Cluster
 slot and a script may touch all of them.
@@ -95,7 +95,7 @@ class Keys:
                 object.__setattr__(self, name, f"{{{self.requests}}}:{suffix}")
 
     def scratch(self, mark: str) -> Keys:
-        """The same keys below ``{Q}:<mark>:``, the request list included: to try the scripts out beside the queue."""
+        """The same keys below ``{Q}:<mark>:``, also the request list, for test runs of the scripts."""
         copy = Keys(self.requests)
         below = f"{{{self.requests}}}:{mark}:"
         for name in self.__dataclass_fields__:
@@ -137,11 +137,11 @@ class Keys:
         return self.lane_prefix + user_lane(user_id)
 
     def reply(self, user_id: str, task_id: str) -> str:
-        """Where the reply to a task is kept."""
+        """The stored reply to a task."""
         return self.reply_prefix + per_task(user_id, task_id)
 
     def missed(self, user_id: str) -> str:
-        """The turns a user's agent does not know yet."""
+        """A user's missed turns."""
         return self.missed_prefix + user_id
 
     def call(self, taker: str) -> str:
@@ -149,11 +149,11 @@ class Keys:
         return self.call_prefix + taker
 
     def tally(self, minute: int) -> str:
-        """What the turns settled in a minute since 1970 are tallied under."""
+        """The tally of turns settled in a minute since 1970."""
         return f"{self.tally_prefix}{minute}"
 
     def fallback(self, number: str) -> str:
-        """Where memory-python leaves its answer to a task handed over."""
+        """memory-python's answer to a task handed over."""
         return self.fallback_prefix + number
 
     def creating(self, user_id: str, persona: str) -> str:

@@ -1,4 +1,4 @@
-"""The clock by which leases are measured: it never jumps, and goes on while the machine sleeps."""
+"""The clock that measures leases: it never jumps, and also runs while the machine sleeps."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def clock() -> float:
-    """Seconds, of no particular beginning."""
+    """Seconds since an arbitrary start."""
     return time.clock_gettime(_CLOCK)

@@ -1,9 +1,8 @@
-"""Turns that an agent does not know yet: the records that the queue keeps of them.
+"""Records of missed turns: turns that an agent has not received yet.
 
-One list per user, oldest first; each record belongs to the persona it was said to. The user owns the list (erasing the
-user empties it), ``queue.max_missed_per_user`` bounds it per persona, and a settlement removes exactly the records
-that the agent has caught up with. Records of the previous release name no persona and no idempotency key; they are read
-as well.
+One list per user, oldest first; each record belongs to one persona. The user owns the list (erasing the user empties
+it), ``queue.max_missed_per_user`` bounds it per persona, and a settlement removes exactly the records that the agent
+has caught up with. Records of the previous release name no persona and no idempotency key; they are read as well.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ DEFAULT_PERSONA: Final = "default"
 
 
 class DeliveryStatus(StrEnum):
-    """Whether Letta has stored a turn that it gave no answer to."""
+    """Whether Letta has stored a turn that it did not answer."""
 
     ABSENT = "absent"
     """Not stored: the agent does not know the turn."""
@@ -71,11 +70,11 @@ class MissedTurn(BaseModel):
 
     @property
     def is_worth_remembering(self) -> bool:
-        """Whether the user's words belong into the agent's memory: somebody heard them, be it without an answer."""
+        """Whether the user's message belongs into the agent's memory; an answer is not required."""
         return bool(self.response_text) or (self.canned and bool(self.content))
 
     def may_be_of(self, persona: str) -> bool:
-        """Whether it was said to this persona. A record that names none is told apart by its agent, if it has one."""
+        """Whether it belongs to this persona. A record without a persona is matched by its agent, if it names one."""
         if self.persona is not None:
             return self.persona == persona
         return self.agent_id is not None or persona == DEFAULT_PERSONA
@@ -87,7 +86,7 @@ class MissedTurn(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Otids:
-    """Under which otids the messages about one turn are stored."""
+    """The otids of the messages about one turn."""
 
     own: str
     """The turn itself, as it was sent in its own time."""
@@ -100,29 +99,29 @@ class Otids:
 
     @classmethod
     def of(cls, own: str) -> Self:
-        """Those of the turn whose own otid this is."""
+        """The otids derived from a turn's own otid."""
         return cls(own, *(derived_otid(own, purpose) for purpose in ("copy", "quotation", "answer")))
 
     @property
     def copies(self) -> frozenset[str]:
-        """Any of these in the history means that the agent has caught up."""
+        """The otids of catch-up messages; any of them in the history means that the agent has caught up."""
         return frozenset((self.copy, self.quotation, self.answer))
 
 
 @dataclass(frozen=True, slots=True)
 class KeptTurn:
-    """A missed turn, and the fingerprint that names its record to the queue."""
+    """A missed turn, and the fingerprint that identifies its record in the queue."""
 
     turn: MissedTurn
     fingerprint: str
 
 
 def read(records: Sequence[bytes], canned: Collection[str] = ()) -> list[KeptTurn]:
-    """Missed turns as the queue keeps them, oldest first. One that cannot be read is logged, and stays in the list.
+    """Parse missed turns, oldest first. An unreadable one is logged, and stays in the list.
 
     Args:
         records: what the queue keeps.
-        canned: memory-python's plain sentences, which the previous release kept as its answers.
+        canned: memory-python's canned sentences, which the previous release stored as answers.
     """
     turns = []
     for record in records:
@@ -138,7 +137,7 @@ def read(records: Sequence[bytes], canned: Collection[str] = ()) -> list[KeptTur
 
 
 def cut(text: str, characters: int) -> str:
-    """The text, or its beginning with an ellipsis, within so many characters."""
+    """The text, shortened with an ellipsis to a number of characters."""
     return text if len(text) <= characters else text[: characters - 1] + "…"
 
 

@@ -1,4 +1,4 @@
-"""What keeps a queue's tasks waiting, each as one sentence: what is wrong, what it means, what to do."""
+"""The obstacles that keep a queue's tasks waiting, each as one sentence: problem, effect, remedy."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def no_bridge(queue: str, waiting: int = 0) -> str:
 
     Args:
         queue: name of the request list.
-        waiting: tasks that nobody takes; 0 where they are not counted.
+        waiting: tasks that no bridge takes; 0 if they are not counted.
     """
     so = f", so {counted(waiting, 'task')} {'waits' if waiting == 1 else 'wait'}" if waiting else ""
     return f"no bridge serves the queue {queue}{so}; start one: letta-bridge run"
 
 
 async def crowded_lane(admin: QueueAdmin) -> Lane | None:
-    """The fullest lane, where one user has so many tasks waiting that it looks like a flood."""
+    """The fullest lane, if one user has so many waiting tasks that it may be a flood."""
     lane = await admin.fullest_lane()
     return lane if lane is not None and lane.waiting >= _CROWDED_LANE else None
 
 
 def crowded(lane: Lane) -> tuple[str, str]:
-    """A lane that one user floods: what is so, and what to do."""
+    """The sentence about a lane that one user floods."""
     user = user_of(lane.lane) or lane.lane
     return (
         f"{lane.waiting} tasks of the user {user} wait and are answered one after the other, while other users go on",

@@ -1,4 +1,4 @@
-"""Other queues on the same Redis whose work nobody does: a changed name of the request list leaves it behind."""
+"""Finds other queues on the same Redis with work and no bridge: a renamed request list leaves one behind."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LeftBehind:
     """Tasks that were not taken from the request list."""
 
     def __str__(self) -> str:
-        """One sentence for the operator, with what to do."""
+        """One sentence for the operator, with the remedy."""
         turns, users, tasks = (
             counted(self.in_flight, "turn"),
             counted(self.lanes, "user"),
@@ -52,7 +52,7 @@ class LeftBehind:
 
 
 async def left_behind(client: RedisClient, own: str) -> list[LeftBehind]:
-    """Every queue but ``own`` that has work and no live bridge, as far as this Redis user may look; changes nothing.
+    """Every queue but ``own`` with work and no live bridge, as far as this Redis user may read; changes nothing.
 
     Nodes of a Cluster that are down are left out: a bridge works without those that it does not need.
 
@@ -74,7 +74,7 @@ async def left_behind(client: RedisClient, own: str) -> list[LeftBehind]:
                         names.add(key.decode(errors="replace")[1 : -len(_COUNTERS_SUFFIX) - 1])
     found = []
     for name in sorted(names - {own}):
-        # One of another program's, of which this Redis user may see nothing, or on a node that is down.
+        # A key of another program that this Redis user may not read, or a key on a node that is down.
         with contextlib.suppress(ResponseError, *out_of_reach):
             if (queue := await _look(client, Keys(name))) is not None:
                 found.append(queue)
@@ -96,7 +96,7 @@ async def _look(client: RedisClient, keys: Keys) -> LeftBehind | None:
 
 
 async def tell_left_behind(client: RedisClient, own: str) -> None:
-    """Say in the log what a bridge that starts finds left behind; what keeps it from looking does not matter to it."""
+    """Log the queues left behind, at a bridge's start; failures of the search are ignored."""
     with contextlib.suppress(*CONNECTION_ERRORS):
         for queue in await left_behind(client, own):
             _log.warning(

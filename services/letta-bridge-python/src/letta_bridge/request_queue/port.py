@@ -39,7 +39,7 @@ def user_of_restored(lane: str) -> str:
 
 
 def shared_lanes() -> tuple[str, ...]:
-    """The lanes that are no single user's."""
+    """The lanes that do not belong to a single user."""
     unreadable = (f"~{number}" for number in range(UNREADABLE_LANES))
     return (*unreadable, *(f"{FULL_LANE}{number}" for number in range(FULL_LANES)))
 
@@ -62,7 +62,7 @@ class Outcome(StrEnum):
 
 
 class PauseMode(StrEnum):
-    """What an operator has stopped, for all bridges of the queue. Turns in flight always go on."""
+    """The scope of an operator's pause, for all bridges of the queue. Turns in flight always continue."""
 
     ALL = "all"
     """Nothing is taken, and nothing handed out."""
@@ -82,7 +82,7 @@ class HeldChoice:
     entry: bytes | None
 
 
-# Not frozen, as little else that is made for every turn: a frozen one costs three times as much. Nobody changes one.
+# Not frozen, because this is created for every turn and a frozen one costs three times as much. Never modified.
 @dataclass(slots=True)
 class Turn:
     """One task, handed to this bridge under a lease."""
@@ -121,18 +121,18 @@ class Turn:
 
     @property
     def size(self) -> int:
-        """Bytes of it in the answer that hands it out."""
+        """Its size in the answer that hands it out, in bytes."""
         return len(self.payload) + len(self.kept_reply or b"")
 
     def found_lane_full(self, user_id: str) -> bool:
-        """Whether the task was taken while this user's lane was full, and must be refused on every delivery."""
-        # Earlier releases put a user of such a name into the lane of that name.
+        """Whether the user's lane was full when the task was taken; it must then be refused on every delivery."""
+        # Earlier releases used the lane of that name for a user with such an id.
         return self.lane.startswith(FULL_LANE) and self.lane != user_id
 
 
 @dataclass(slots=True)
 class Settlement:
-    """The end of a turn, and everything that has to change together with it."""
+    """The end of a turn, with everything that changes in the same transaction."""
 
     receipt: str
     outcome: Outcome
@@ -164,7 +164,7 @@ class Settlement:
 
 
 class Refusal(StrEnum):
-    """Why a settlement is refused for good."""
+    """Why a settlement is finally refused."""
 
     REPEATED = "repeated"
     """An earlier try succeeded and its confirmation was lost; harmless."""
@@ -177,13 +177,13 @@ MAX_FETCHED_BYTES: Final = 4_194_304
 
 
 def is_full(turns: Sequence[Turn], limit: int) -> bool:
-    """Whether a hand-out ended because it is full, and not because no lane was ready any more."""
+    """Whether a hand-out ended because its answer is full, not because no lane was ready."""
     return len(turns) == limit or sum(turn.size for turn in turns) >= MAX_FETCHED_BYTES
 
 
 @dataclass(slots=True)
 class FetchResult:
-    """The result of one round trip: which settlements counted, and new turns."""
+    """The result of one round trip: the confirmed settlements, and new turns."""
 
     settled: list[bool] = field(default_factory=list)
     """One per settlement, in order."""
@@ -197,7 +197,7 @@ class FetchResult:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What Redis says of its own memory and disk."""
+    """Redis's own report about its memory and disk."""
 
     used_bytes: int
     limit_bytes: int
@@ -236,7 +236,7 @@ class QueueStatus:
 
 
 def fingerprint(record: bytes) -> str:
-    """What names a record of a missed turn in a settlement: its SHA-1 in hexadecimal digits, as Redis computes it."""
+    """The id of a missed turn's record in a settlement: its SHA-1 in hexadecimal digits, as Redis computes it."""
     return hashlib.sha1(record, usedforsecurity=False).hexdigest()
 
 
@@ -251,8 +251,8 @@ class RequestQueue(Protocol):
     def writes_lost(self) -> bool:
         """Whether Redis has lost writes that it had acknowledged to this bridge.
 
-        That is so after a failover to a replica that lagged, or a restart from a snapshot. This bridge is handed no
-        turns until it has called :meth:`restore`.
+        For example after a failover to a lagging replica, or a restart from a snapshot. This bridge gets no turns until
+        it has called :meth:`restore`.
         """
         ...
 
@@ -261,10 +261,10 @@ class RequestQueue(Protocol):
         ...
 
     async def wait_and_fetch(self, limit: int, timeout: float) -> list[Turn]:
-        """Up to ``limit`` turns as soon as a task arrives, or ``timeout`` seconds are over; one call at a time.
+        """Up to ``limit`` turns as soon as a task arrives, or none after ``timeout`` seconds; one call at a time.
 
-        For an idle bridge, beside :meth:`settle_and_fetch`. Must not be cancelled half-way. While the queue is paused
-        it only lets the time pass.
+        For an idle bridge, beside :meth:`settle_and_fetch`. Must not be cancelled halfway. While the queue is paused,
+        it only waits.
         """
         ...
 
@@ -288,19 +288,20 @@ class RequestQueue(Protocol):
         ...
 
     async def release_orphans(self, known: Collection[str], *, from_idle: bool = False) -> int:
-        """Give back turns handed to this bridge in an answer that got lost with a connection; returns how many.
+        """Release turns handed to this bridge in an answer that was lost with a connection; returns how many.
 
-        A turn whose hand-out did arrive is never given back here: it may have been sent, and returns with its lease.
+        A turn whose hand-out arrived is never released here: it may have been sent, and is redelivered when its lease
+        expires.
 
         Args:
             known: the receipts of all turns the bridge has.
-            from_idle: look at those :meth:`wait_and_fetch` was given, not at those of :meth:`settle_and_fetch`. Of
-                either, only while no call is under way: what its answer is about to bring would count as lost.
+            from_idle: consider turns of :meth:`wait_and_fetch`, not those of :meth:`settle_and_fetch`. Call it only
+                while no such call is in progress, because the turns in its answer would count as lost.
         """
         ...
 
     async def missed(self, user_id: str) -> list[bytes]:
-        """The turns this user's agents do not know yet, oldest first. Waits while they cannot be read."""
+        """The missed turns of this user, oldest first. Waits while they cannot be read."""
         ...
 
     async def status(self) -> QueueStatus:
@@ -308,7 +309,7 @@ class RequestQueue(Protocol):
         ...
 
     async def recent(self) -> RecentTurns:
-        """What became of the turns of the last ten minutes, over all bridges."""
+        """The outcomes of the turns of the last ten minutes, across all bridges."""
         ...
 
     async def close(self) -> None:

@@ -1,7 +1,7 @@
-"""What became of the turns of the last minutes, over all bridges of a queue: the figures that show a silent failure.
+"""Outcomes of the turns of the last minutes, across all bridges of a queue, which reveal silent failures.
 
-A wrong key of the model breaks nothing: every turn falls back, and every user gets an answer. Each settlement therefore
-tallies its turn under a few words, per minute of the Redis server's clock.
+A wrong key of the model causes no error: every turn falls back, and every user gets an answer. Therefore each
+settlement counts its turn under a few words, per minute of the Redis server's clock.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def because(cause: str) -> str:
 
 
 def by_limit(code: str) -> str:
-    """The word for the limit that turned a task away."""
+    """The word for the limit that refused a task."""
     return _LIMIT_PREFIX + code
 
 
@@ -78,7 +78,7 @@ class RecentTurns:
 
     @property
     def for_agents(self) -> int:
-        """Turns that agents were to answer."""
+        """Turns that were meant for agents."""
         return self.by_agent + self.fell_back + self.unanswered
 
     @property
@@ -88,22 +88,22 @@ class RecentTurns:
 
     @property
     def main_cause(self) -> str | None:
-        """Why most of these were not."""
+        """The most frequent cause among them."""
         return next(iter(self.causes), None)
 
     @property
     def in_trouble(self) -> bool:
-        """Whether so many were not that somebody should look."""
+        """Whether their share is so large that an operator should act."""
         return self.failed_share >= _TROUBLE_SHARE
 
     @property
     def sentence(self) -> str:
-        """What became of the turns, and what to do where somebody should look."""
+        """The outcomes of the turns and, if an operator should act, the remedy."""
         return f"{self}; {self.advice}" if self.in_trouble else str(self)
 
     @property
     def advice(self) -> str:
-        """What to do about the main cause."""
+        """The remedy for the main cause."""
         return failure_causes.advice(self.main_cause)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""The request queue on Redis or Valkey. What a script does stands in ``lua/``; here is how it is asked."""
+"""The request queue on Redis or Valkey. The scripts in ``lua/`` do the work; this module calls them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class RedisQueue:
         blocking: for the blocking pop; a client of its own, whose timeout is longer than any of :meth:`wait_and_fetch`.
         settings: names, lease and limits.
         bridge: this bridge's name, unique among all bridges.
-        keys: where it lies, by default what ``settings`` names.
+        keys: of the queue; by default those that ``settings`` names.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class RedisQueue:
         return fetched
 
     async def _naming_the_key(self, error: ResponseError) -> ResponseError:
-        """An error that says which key is of another type, where that is what is wrong; Redis does not."""
+        """For an error about a key of the wrong type: an error that also names the key, which Redis does not."""
         if redis_failure(error).code != "wrongtype":
             return error
         try:
@@ -151,7 +151,7 @@ class RedisQueue:
     async def wait_and_fetch(self, limit: int, timeout: float) -> list[Turn]:
         """See :class:`RequestQueue`."""
         if self._paused:
-            # A blocking pop would empty the list one by one, for nobody to route.
+            # A blocking pop would move the list's tasks one by one, although none may be routed.
             await asyncio.sleep(timeout)
             return []
         arrival = ("BLMOVE", self.keys.requests, self.keys.incoming, "RIGHT", "LEFT", timeout)
@@ -211,17 +211,17 @@ class RedisQueue:
 
     async def missed(self, user_id: str) -> list[bytes]:
         """See :class:`RequestQueue`."""
-        # By a turn that has been taken: it waits for Redis as its outcome would.
+        # Called for a turn in flight, so it waits for Redis as the turn's settlement does.
         try:
             found = await retry_until_available(lambda: self._client.lrange(self.keys.missed(user_id), 0, -1))
         except ResponseError as error:
-            # Whatever lies there is no missed turn, and no reason to leave the user without an answer.
+            # The key has the wrong type; the user still gets an answer.
             _log.error("missed_turns_unreadable", user_id=user_id, error=explain(error))
             return []
         return cast("list[bytes]", found)
 
     async def status(self) -> QueueStatus:
-        """See :class:`RequestQueue`. Reads only; each figure is exact, together they are a moment apart."""
+        """See :class:`RequestQueue`. Reads only; each figure is exact, but the figures are read one after another."""
         client, keys = self._client, self.keys
         counts = cast("dict[bytes, bytes]", await client.hgetall(keys.counters))
         counters = {name.decode(): int(count) for name, count in counts.items()}

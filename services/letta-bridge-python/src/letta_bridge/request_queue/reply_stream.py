@@ -1,4 +1,4 @@
-"""The stream of all replies, read so that nothing is missed: from any point on, over lost connections."""
+"""Reads the stream of all replies without gaps: from any point on, across lost connections."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ReplyStream:
 
         Args:
             last: id of the last reply seen.
-            away: called once each time Redis goes away. Reading goes on where it was when Redis is back.
+            away: called once for each outage of Redis. Reading continues from the same point when Redis is back.
         """
         lost = False
         while True:
@@ -85,7 +85,7 @@ class ReplyStream:
 
 
 def _heed_cancellation() -> None:
-    """A cancellation that a lost connection swallowed would leave the reader reading for ever."""
+    """Raise a cancellation that a lost connection swallowed; otherwise the reader would never end."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError

@@ -34,15 +34,15 @@ class ScriptRunner:
         return await run(self._client, Call(script, self._keys, args))
 
     async def run_behind(self, command: Command, script: Script, *args: Argument) -> Any:
-        """The script's result, run as soon as ``command``, which may block, is over. Raises RedisError."""
+        """The script's result, run directly after ``command``, which may block. Raises RedisError."""
         return await run_behind(self._pipeline, command, Call(script, self._keys, args))
 
     async def run_all(self, calls: Sequence[tuple[Script, Sequence[Argument]]]) -> list[Any]:
         """Several scripts in order and in one round trip (one each on a Cluster); their results in the same order.
 
         Raises:
-            RedisError: the first script that failed. The others count; the caller repeats all, and a script of this
-                queue that is repeated after it counted changes nothing.
+            RedisError: the first script that failed. The others have taken effect; the caller repeats all, because
+                every script of this queue is idempotent.
         """
         results = await run_all(self._pipeline, [Call(script, self._keys, args) for script, args in calls])
         for result in results:

@@ -1,7 +1,7 @@
-"""Which Letta the bridges of a queue use: two would give each user two agents that know half of the conversation each.
+"""The claim of one Letta on a queue: two Lettas would give each user two agents, each with half of the conversation.
 
 ``{Q}:letta`` holds the id of the queue's note in that Letta (agents/tenant_claim.py), which no other Letta has. It is a
-lease: every heartbeat of a bridge renews it. The last bridge to stop ends it; that of killed bridges ends by itself.
+lease: every heartbeat of a bridge renews it. The last bridge that stops ends it; after a kill it expires.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class ServedLetta:
     async def claim(self, note_id: str) -> bool:
         """Renew the claim of the Letta that has this note; False while another Letta holds it.
 
-        A note that was lost does not come back while bridges hold the claim with its successor: one that does is of
-        another Letta behind the same address. A claim of another Letta that is gone before its end was lost by Redis:
-        its bridges renew it within a heartbeat.
+        A lost note never reappears while bridges hold the claim with its successor; if it does, it belongs to another
+        Letta behind the same address. If the claim of another Letta disappears before its end, Redis lost it, and that
+        Letta's bridges renew it within a heartbeat.
 
         Raises:
             One of ``CONNECTION_ERRORS``.
@@ -68,7 +68,7 @@ class ServedLetta:
         return True
 
     async def keep(self) -> None:
-        """Renew the claim that this bridge holds, while Letta cannot be asked.
+        """Renew the claim that this bridge holds, while Letta is unavailable.
 
         Raises:
             One of ``CONNECTION_ERRORS``.
@@ -77,7 +77,7 @@ class ServedLetta:
             await self._renew(self._held, {self._held})
 
     async def _renew(self, note_id: str, replaces: Collection[str | None]) -> bool:
-        """Take the claim for this note where nobody has it, or one of those that it replaces."""
+        """Take the claim for this note if it is free, or held by a note that this one replaces."""
         await self._client.set(self._key, note_id, px=_LEASE_MS, nx=True)
         if await served_with(self._client, self._keys) not in replaces:
             return False
@@ -85,9 +85,9 @@ class ServedLetta:
         return True
 
     async def release(self) -> None:
-        """End the claim where this bridge holds it and no other bridge of the queue is alive.
+        """End the claim if this bridge holds it and no other bridge of the queue is alive.
 
-        Another one may hold it, too, or wait for it with another Letta: then it lasts until its end.
+        If another bridge is alive, with this or another Letta, the claim lasts until it expires.
 
         Raises:
             One of ``CONNECTION_ERRORS``.

@@ -1,4 +1,4 @@
-"""What one user left in the queue's keys: found, read and removed, page by page."""
+"""Finds, reads and removes one user's data in the queue's keys, page by page."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WRITER_PATIENCE_SECONDS: Final = 60.0
 
 @dataclass(slots=True)
 class UserKeys:
-    """Keys in which something of a user may lie, from one scan of all keys."""
+    """Keys that may contain data of a user, from one scan of all keys."""
 
     kept_replies: list[bytes] = field(default_factory=list)
     """Each holds one of theirs."""
@@ -55,7 +55,7 @@ class UserRecords:
         self._shared_lanes = shared_lanes()
 
     async def in_flight(self) -> bool:
-        """Whether a bridge works on a turn of theirs."""
+        """Whether a turn of the user is in flight."""
         if await self._client.hexists(self._keys.lanes, self._lane):
             return True
         receipts = await self._client.hmget(self._keys.lanes, list(self._shared_lanes))
@@ -68,12 +68,12 @@ class UserRecords:
         return False
 
     async def creating(self, personas: Sequence[str]) -> bool:
-        """Whether an agent of theirs may be in the making, by the leases on its creation."""
+        """Whether an agent of the user may be in creation, by the leases on it."""
         leases = [await self._client.exists(self._keys.creating(self._user_id, persona)) for persona in personas]
         return any(leases)
 
     async def waiting(self) -> AsyncIterator[bytes]:
-        """The payloads that wait for their turn, oldest first: in lanes, then those nobody has taken yet."""
+        """The user's waiting payloads, oldest first: those in lanes, then those in the request list."""
         lane = [entry async for entry in list_items(self._client, self._keys.lane(self._user_id))]
         for entry in reversed(lane):
             yield _payload(entry)
@@ -87,13 +87,13 @@ class UserRecords:
     async def drop_waiting(self, outcome: Outcome = Outcome.ERASED) -> AsyncIterator[bytes]:
         """Drop the tasks that wait now, and yield each one; a turn in flight is left alone.
 
-        In the order in which a task moves on, so that none moves past the look at it.
+        The places are read in the order in which tasks move, so that no task is missed.
 
         Args:
-            outcome: what those that were taken are counted as.
+            outcome: under which the taken tasks are counted.
 
         Yields:
-            The entry of a task in a lane, see ``records.lua``; of one that nobody has taken yet, a line end and its
+            The entry of a task in a lane, see ``records.lua``; for a task in the request list, a line end and its
             payload.
         """
         for key in (self._keys.requests, self._keys.incoming):
@@ -109,11 +109,11 @@ class UserRecords:
                 yield entry
 
     async def missed(self) -> list[bytes]:
-        """The turns their agent does not know yet, oldest first."""
+        """The user's missed turns, oldest first."""
         return [turn async for turn in list_items(self._client, self._keys.missed(self._user_id))]
 
     async def drop_missed(self) -> int:
-        """Forget them; how many."""
+        """Delete them; returns how many."""
         gone: int = await self._scripts.run(_FORGET_MISSED, self._user_id)
         return gone
 
@@ -138,27 +138,27 @@ class UserRecords:
         return found
 
     async def values(self, keys: list[bytes]) -> list[bytes]:
-        """What these keys hold; those that are gone by now are left out."""
+        """The values of these keys; deleted keys are left out."""
         return [value for key in keys if isinstance(value := await self._client.get(key), bytes)]
 
     async def drop_keys(self, keys: list[bytes]) -> int:
-        """Delete these keys; how many there still were."""
+        """Delete these keys; returns how many existed."""
         return sum([await self._client.delete(key) for key in keys])
 
     async def drop_token_counts(self, keys: list[bytes]) -> int:
-        """Forget their tokens in these days; how many days."""
+        """Delete the user's token counts of these days; returns how many days."""
         return sum([await self._client.hdel(key.decode(), self._user_id) for key in keys])
 
     async def has_rate(self) -> bool:
-        """Whether a limit counts their turns now."""
+        """Whether the user has a rate counter."""
         return bool(await self._client.exists(self._keys.rate_prefix + self._user_id))
 
     async def drop_rate(self) -> int:
-        """Forget that; 1 where there was something."""
+        """Delete the rate counter; returns 1 if there was one."""
         return int(await self._client.delete(self._keys.rate_prefix + self._user_id))
 
     async def streamed_replies(self) -> AsyncIterator[tuple[str, bytes]]:
-        """Id and text of each of their replies in the stream."""
+        """Id and text of each reply to the user in the stream."""
         async for entry in ReplyStream(self._client, self._keys).after(BEGINNING):
             if json_object(entry.reply).get("user_id") == self._user_id:
                 yield entry.id, entry.reply
@@ -169,16 +169,16 @@ class UserRecords:
         return sum([await self._client.xdel(self._keys.replies, number) for number in numbers])
 
     async def unjournalled(self) -> AsyncIterator[tuple[str, bytes]]:
-        """Id and turn of each of theirs that waits for the journal."""
+        """Id and turn of each of the user's entries that wait for the journal."""
         async for entry in RedisJournalBacklog(self._client, self._keys, "").entries():
             if self._names_user(entry):
                 yield entry.id, entry.turn
 
     async def drop_unjournalled(self) -> int:
-        """Remove what waits for the journal; how many turns. Afterwards none of them is still being written.
+        """Remove the user's entries that wait for the journal; returns how many. None is being written afterwards.
 
         Raises:
-            TimeoutError: the journal's writer does not look again.
+            TimeoutError: the journal's writer did not call again.
         """
         backlog = RedisJournalBacklog(self._client, self._keys, "")
         gone = 0
@@ -192,7 +192,7 @@ class UserRecords:
         return gone
 
     async def dead(self) -> AsyncIterator[DeadLetter]:
-        """Their dead letters, those whose body alone tells whose they are included."""
+        """The user's dead letters, including those that only their body assigns to the user."""
         async for letter in self._admin.dead():
             named = letter.about.get("user_id")
             if named == self._user_id or (
@@ -201,11 +201,11 @@ class UserRecords:
                 yield letter
 
     async def payload(self, letter: DeadLetter) -> bytes:
-        """All of a letter's payload; empty where it is gone."""
+        """A letter's complete payload; empty if it is gone."""
         return await self._admin.payload(letter) or b""
 
     async def drop_dead(self) -> int:
-        """Remove their dead letters; how many."""
+        """Remove the user's dead letters; returns how many."""
         mine = {letter.digest async for letter in self.dead()}
         if not mine:
             return 0
@@ -215,24 +215,24 @@ class UserRecords:
         return self._user_id in {json_object(half).get("user_id") for half in (entry.turn, entry.reply)}
 
     async def _in_other_lanes(self) -> AsyncIterator[tuple[str, bytes]]:
-        """Lane and entry of each task of theirs that waits in another lane than their own."""
+        """Lane and entry of each of the user's tasks that wait in another lane than the user's own."""
         for lane in (*self._shared_lanes, *await self._restored_lanes()):
             async for entry in list_items(self._client, self._keys.lane_prefix + lane):
                 if self._is_mine(_payload(entry)):
                     yield lane, entry
 
     async def _restored_lanes(self) -> list[str]:
-        """Lanes beside their own in which a task waits; ``restore.lua`` makes them, and an expired lease fills them."""
+        """The user's extra lanes with waiting tasks; ``restore.lua`` creates them, and an expired lease fills them."""
         begin = (self._lane + RESTORED_LANE).encode()
         ready = [lane async for lane in list_items(self._client, self._keys.ready) if lane.startswith(begin)]
         return [lane.decode(errors="replace") for lane in dict.fromkeys(ready)]
 
     def _is_lane_of_any(self, named: object) -> bool:
-        """Whether it is a lane, which a record that was set aside names, and not a user's own one."""
+        """Whether a lane named by a record that was set aside is one of no single user."""
         return named in self._shared_lanes or (isinstance(named, str) and user_of_restored(named) == self._user_id)
 
     def _is_in(self, body: bytes) -> bool:
-        """Whether a letter's body is theirs: a task, or a record with a task or its reply behind lines of its own."""
+        """Whether a letter's body, or a task or reply after the first lines of a record in it, is the user's."""
         lines = body.split(b"\n", _RECORD_LINES)
         return any(self._is_mine(b"\n".join(lines[start:])) for start in range(len(lines)))
 
