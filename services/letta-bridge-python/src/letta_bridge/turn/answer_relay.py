@@ -1,4 +1,4 @@
-"""What follows somebody else's answer, speech for example: published under the producer's id for a while."""
+"""Relays later messages after a foreign answer, for example speech, to the producer's channel for a while."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PAUSE_SECONDS: Final = 0.5
 
 
 def under(task_id: str, handed_id: str, message: bytes) -> bytes:
-    """The message, with ``task_id`` where it names the id that the task was handed over with."""
+    """The message, with the producer's ``task_id`` in place of the id of the hand-over."""
     content = json_object(message)
     return json.dumps(content | {"task_id": task_id}).encode() if content.get("task_id") == handed_id else message
 
@@ -40,19 +40,19 @@ class AnswerRelay:
         ids: tuple[str, str],
         seconds: float,
     ) -> None:
-        """Relay what comes within ``seconds``.
+        """Relay the messages that arrive within ``seconds``.
 
         Args:
             held: closes the subscription.
-            subscription: hears the channel of the id the task was handed over with.
-            early: what came before the text.
+            subscription: to the channel of the hand-over's id.
+            early: messages that arrived before the text.
             channel: the producer's.
-            ids: the producer's id of the task, and the one it was handed over with.
+            ids: the producer's id of the task, and the id of the hand-over.
             seconds: how long.
         """
 
         async def publish(message: bytes) -> None:
-            if not json_object(message).get("error"):  # whether there was an error is the bridge's to say
+            if not json_object(message).get("error"):  # only the bridge reports errors
                 with contextlib.suppress(*CONNECTION_ERRORS):
                     await self._client.publish(channel, under(*ids, message))
 
@@ -71,7 +71,7 @@ class AnswerRelay:
         task.add_done_callback(self._running.discard)
 
     async def close(self) -> None:
-        """End what is going on."""
+        """End all relays."""
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)

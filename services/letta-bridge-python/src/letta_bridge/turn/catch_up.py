@@ -1,9 +1,8 @@
 """The catch-up: messages about missed turns, sent before the user's next message in the same call.
 
 The user's words go into messages of role *user* and memory-python's answers into messages of role *assistant*, never
-into another role: a message of role *system* is made of fixed sentences and numbers alone, so that nobody can forge one
-or break out of one. The first message of each turn has an otid of its own, by which the catch-up is found in the
-history.
+into another role: a message of role *system* consists of fixed sentences and numbers, so that no user can forge one.
+The first message of each turn has an otid of its own, by which the catch-up is found in the history.
 """
 
 from __future__ import annotations
@@ -49,9 +48,9 @@ def catch_up_messages(
 ) -> list[TurnMessage]:
     """The catch-up messages about some missed turns, in order.
 
-    The newest turns are repeated word for word, within the configured bounds; older ones are only counted. A turn that
-    is stored is told by memory-python's answer alone. One that may be stored is told as a quotation: should Letta store
-    the message after all, the user's words are not there twice. Canned sentences and turns without any answer are left
+    The newest turns are repeated in full, within the configured limits; of older ones only the number is given. For a
+    stored turn only memory-python's answer is sent. A turn that may be stored is quoted, so that the history does not
+    contain the user's message twice if Letta stores it later. Canned sentences and turns without an answer are left
     out.
     """
     worth = [
@@ -67,7 +66,7 @@ def catch_up_messages(
 
 
 def _newest(turns: Sequence[MissedTurn], settings: FallbackSettings) -> list[MissedTurn]:
-    """As many of the newest as the settings allow, oldest first, at least one."""
+    """The newest turns that the settings allow, oldest first, at least one."""
     chosen: list[MissedTurn] = []
     characters = 0
     for turn in reversed(turns):
@@ -81,7 +80,7 @@ def _newest(turns: Sequence[MissedTurn], settings: FallbackSettings) -> list[Mis
 def _messages_of(turn: MissedTurn, agent_id: str, language: str | None, characters: int) -> list[TurnMessage]:
     otids = turn.otids(agent_id)
     said, answer = _bounded(turn.content, turn.response_text or "", characters)
-    if turn.fate is DeliveryStatus.STORED or not said:  # or its words are gone, with an upload
+    if turn.fate is DeliveryStatus.STORED or not said:  # or its content was an upload that is gone
         messages = [_note(_ANSWER_NOTE, otids.answer, language)]
     elif turn.fate is DeliveryStatus.ABSENT:
         messages = [TurnMessage("user", said, otids.copy)]
@@ -103,7 +102,7 @@ def _note(note: _Note, otid: str, language: str | None, **numbers: int) -> TurnM
 
 
 def _bounded(said: str, answer: str, characters: int) -> tuple[str, str]:
-    """Both within ``characters`` together; the shorter one is left whole where it can be."""
+    """Both texts, cut to ``characters`` in total; the shorter one stays complete if possible."""
     half = characters // 2
     said = cut(said, max(half, characters - len(answer)))
     return said, cut(answer, characters - len(said))

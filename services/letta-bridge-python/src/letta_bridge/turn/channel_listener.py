@@ -31,7 +31,7 @@ class Subscription:
         """Another owner listened on the same channel meanwhile: a message may be meant for either of them."""
 
     async def close(self) -> None:
-        """Hear nothing more; may be repeated."""
+        """End the subscription; may be repeated."""
         await self._listener.leave(self)
 
 
@@ -39,10 +39,10 @@ class ChannelListener:
     """All subscriptions of one process.
 
     Args:
-        client: of its own; it is closed with the listener.
-        near: a key; of a Cluster, the node that serves it is listened to.
-        silent: a channel nobody publishes on. It is always subscribed to: without any, redis-py asks before a
-            subscription whether the connection is well, and reads that answer beside whoever listens.
+        client: used by nothing else; it is closed with the listener.
+        near: a key; in a Cluster, the listener connects to the node that serves it.
+        silent: a channel without messages, always subscribed to. Without a subscription, redis-py checks the connection
+            before it subscribes, and reads the answer concurrently with the listener.
     """
 
     def __init__(self, client: RedisClient, near: str, silent: str) -> None:
@@ -56,10 +56,10 @@ class ChannelListener:
         self._closing = False
 
     async def subscribe(self, channel: str, owner: str) -> Subscription:
-        """Hear the messages of ``channel`` from now on; waits while Redis is away.
+        """Receive the messages of ``channel`` from now on; waits while Redis is away.
 
         Args:
-            channel: whose messages.
+            channel: its name.
             owner: names what the messages are for; two owners on one channel are ambiguous.
         """
         subscription = Subscription(self, channel, owner)
@@ -94,7 +94,7 @@ class ChannelListener:
         """Stop listening, and give back the connection."""
         self._closing = True
         if self._task is not None:
-            # Not cancelled: redis-py now and then swallows that. The loop looks up once a second.
+            # Not cancelled, because redis-py sometimes swallows that. The loop checks once a second.
             await self._task
         if self._pubsub is not None:
             with contextlib.suppress(*CONNECTION_ERRORS):
@@ -125,7 +125,7 @@ class ChannelListener:
                 subscription.messages.put_nowait(message["data"])
 
     async def _move(self) -> None:
-        """Listen to the node of a Cluster that serves the key by now: redis-py stays with the one that is gone."""
+        """Connect to the Cluster node that now serves the key, because redis-py keeps the failed one."""
         if isinstance(self._client, RedisCluster):
             with contextlib.suppress(*CONNECTION_ERRORS):
                 gone, self._pubsub = self._pubsub, await self._open()

@@ -1,8 +1,8 @@
 """Delivery of one turn to Letta, effectively once: at-least-once sending with an idempotency key and a lookup.
 
-The question before every send is whether the turn could be in the agent's history already. As long as that is open
-(``DeliveryStatus.UNKNOWN``) the turn is looked for first (``reconciliation.py``): an answer there is used, a turn still
-running is waited for, and only one that is surely absent is sent.
+While the turn may already be in the agent's history (``DeliveryStatus.UNKNOWN``), the bridge searches for it before
+every send (``reconciliation.py``): it uses an answer that it finds, waits for a running turn, and sends only a turn
+that is certainly absent.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Lease(Protocol):
     """This bridge's lease on a turn."""
 
     def begin(self) -> None:
-        """Must be called right before the turn is sent anywhere. Raises LeaseLost."""
+        """Must be called right before the turn is sent outside the bridge. Raises LeaseLost."""
         ...
 
 
@@ -110,7 +110,7 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryContext:
-    """What every delivery needs."""
+    """The dependencies that all deliveries share."""
 
     servers: LettaServers
     sessions: SessionManager
@@ -126,12 +126,12 @@ class Delivery:
     Attributes:
         status: whether Letta has the turn.
         agent_id: the user's agent, once it is known.
-        persona: whose agent that is: another persona's, where a bridge with other settings sent the turn there.
+        persona: the agent's; another one if a bridge with other settings sent the turn there.
         interrupted: the server became unavailable, or its breaker opened, after the turn was sent to it.
-        ended: Letta itself said that the last try is over.
+        ended: Letta itself reported the end of the last attempt.
         carried: keys of the missed turns that may have been sent along with it, where ``status`` is not ABSENT.
         resolved: fingerprints of the missed turns that the agent has caught up with, or that hold nothing to catch up.
-        unasked: the other persona whose agent may have the turn, too: it has not been looked up there yet.
+        unasked: the other persona whose agent may have the turn, and has not been searched yet.
     """
 
     def __init__(self, context: DeliveryContext, turn: LettaTurn, lease: Lease) -> None:
@@ -152,7 +152,7 @@ class Delivery:
         self.persona = turn.persona
         self.unasked = turn.other_persona
         self.interrupted = False
-        # What an earlier push left says so of its own last try, not of one that another hand-out may have made since.
+        # The record of an earlier push describes its own last attempt, not that of a later hand-out.
         self.ended = bool(own) and not turn.handed_out_before and all(kept.turn.ended for kept in own)
         self.carried = _possibly_carried(own, self._earlier) if turn.maybe_sent else set()
         # What an earlier try left of this very turn is superseded by whatever becomes of it now.
@@ -162,8 +162,8 @@ class Delivery:
         """Deliver the turn within the reply budget.
 
         Raises:
-            LettaError: Letta gives no answer to this turn.
-            BreakerOpen: no Letta server is to be asked now.
+            LettaError: Letta does not answer this turn.
+            BreakerOpen: the circuit breakers of all servers are open.
             ReplyDeadlineExceeded: the budget is used up.
             NotSent: the turn's content is gone, and Letta does not have the turn.
             LeaseLost: another bridge has the turn.
@@ -187,7 +187,7 @@ class Delivery:
             return await self._once()
         except _RETRYABLE_ERRORS as error:
             failure: Exception | None = error
-        # tenacity enters with the first failure only; that failure counts as its first attempt.
+        # tenacity is used only after a first failure, which counts as its first attempt.
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(_RETRYABLE_ERRORS),
             stop=stop_after_attempt(self._context.letta.retry_attempts + 1),
@@ -263,7 +263,7 @@ class Delivery:
         return await self._send(letta, agent_id, self._turn.content, pending)
 
     async def _sent_to_other_persona(self, letta: LettaPort) -> Delivered | None:
-        """The turn, where it is in the agent of another persona, or at work there."""
+        """The turn, if another persona's agent has it or is running it."""
         persona = self._turn.other_persona
         if persona is None:
             return None
@@ -275,7 +275,7 @@ class Delivery:
             except AgentGone:
                 continue
             except (TurnInterrupted, asyncio.CancelledError):
-                self.unasked = None  # it is at work there: what is noted of it belongs to that persona
+                self.unasked = None  # it is running there, so its record belongs to that persona
                 raise
             except LettaError:
                 self.persona, self.agent_id = own
@@ -288,7 +288,7 @@ class Delivery:
         return None
 
     async def _complete(self, letta: LettaPort, found: FoundTurn) -> TurnAnswer | None:
-        """An answer found in the history, with its stop reason and tokens, unless Letta is slow to tell them."""
+        """An answer found in the history, with its stop reason and tokens unless Letta returns them too slowly."""
         if found.answer is None or found.run_id is None:
             return found.answer
         remaining = self._deadline - asyncio.get_running_loop().time()
@@ -300,7 +300,7 @@ class Delivery:
         return replace(found.answer, stop_reason=end.stop_reason, usage=end.usage)
 
     async def _is_of_persona(self, letta: LettaPort, missed: MissedTurn, agent_id: str) -> bool:
-        """Whether a missed turn was said to this turn's persona. A record of the previous release has only an agent."""
+        """Whether a missed turn belongs to this turn's persona. Records of the previous release name only an agent."""
         if missed.persona is not None or missed.agent_id in {None, agent_id}:
             return True
         known = self._personas.get(missed.agent_id)
@@ -340,7 +340,7 @@ class Delivery:
         self.carried = {kept.turn.task_id for kept in pending} if pending else set()
         fail_points.reach("sending")
         fail_points.reach("sent")
-        # Slightly less than the rest of the budget, so that the breaker counts a Letta that hangs.
+        # Slightly less than the rest of the budget, so that the breaker counts a hanging Letta.
         remaining = (self._deadline - asyncio.get_running_loop().time()) * _SEND_TIMEOUT_SHARE
         try:
             answer = await letta.send(agent_id, messages, timeout=min(self._context.letta.timeout_seconds, remaining))
@@ -373,9 +373,9 @@ class Delivery:
             self._server.answered()
 
     def _is_deserted(self) -> bool:
-        """Whether the server that has the turn went away, or is another one and left alone since.
+        """Whether the server that has the turn has stopped, or its breaker has opened since.
 
-        Seen through another server, too: what a dead one began stays active for ever.
+        Checked also for runs seen through another server: runs of a dead server stay active for ever.
         """
         sent_to = self._sent_to
         if sent_to is not None and sent_to is not self._server and not sent_to.breaker.ready:
@@ -383,7 +383,7 @@ class Delivery:
         return self.interrupted
 
     def _is_dead(self, began: float | None) -> bool:
-        """Whether a run that is still active was left behind by a server that has gone."""
+        """Whether a stopped server left this active run behind."""
         if began is None:
             return False
         return began < self._context.servers.gone_at() or now() - began >= self._context.letta.run_lifetime_seconds
@@ -396,7 +396,7 @@ class Delivery:
 
 
 def _possibly_carried(own: Sequence[KeptTurn], earlier: Sequence[KeptTurn]) -> set[str]:
-    """Keys of the missed turns that an earlier try of a turn may have been sent with."""
+    """Keys of the missed turns that an earlier attempt may have carried."""
     known = [kept.turn.carried for kept in own if kept.turn.carried is not None]
     if own and len(known) == len(own):
         return {key for keys in known for key in keys}

@@ -1,12 +1,12 @@
-"""memory-python as the bridge uses it: a turn is handed over, and its answer waited for.
+"""The fallback: hands a turn over to memory-python and waits for its answer.
 
-The task goes out under an id of the bridge's own. A producer's id is not unique: two users may use the same one, and
-programs that know nothing of this project answer on ``task_response:{task_id}`` of the id they were given. Nobody else
-listens on the channel of that id, and the answer is published under the producer's id.
+The bridge gives the task an id of its own, because two users may use the same producer's id, and programs of other
+projects answer on ``task_response:`` plus the id that they received. Only the bridge listens on that channel, and it
+publishes the answer under the producer's id.
 
-One key decides whose word counts: memory-python SETs its answer there with NX and publishes only if that succeeded;
-the bridge, when it gives up, SETs a tombstone with NX. So a late answer is never published after an error reply.
-Somebody else's memory-python does not know that key; the first text on the channel is its answer.
+One key decides who answers: memory-python SETs its answer there with NX and publishes only if that succeeded; at the
+timeout, the bridge SETs a tombstone with NX. So a late answer is never published after an error reply. A memory-python
+of another project does not use that key; the first text on the channel is its answer.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _OWN_SOURCES: Final = frozenset({"letta", "letta_bridge", "memory-python"})
 
 @dataclass(frozen=True, slots=True)
 class FallbackAnswer:
-    """What memory-python said."""
+    """memory-python's answer."""
 
     text: str
     reply: bytes | None
@@ -62,7 +62,7 @@ class FallbackAnswer:
     """A plain configured sentence, which no model said: nobody's answer, and remembered by nobody."""
 
     def as_canned(self) -> FallbackAnswer:
-        """The same, and its reply says so."""
+        """The same answer, marked as canned in its reply."""
         if self.canned:
             return self
         reply = None if self.reply is None else self.reply.rstrip()[:-1] + b',"canned":true}'
@@ -70,22 +70,22 @@ class FallbackAnswer:
 
 
 class Fallback(Protocol):
-    """Who answers when Letta does not."""
+    """The service that answers when Letta does not."""
 
     async def answer(
         self, task: Task, number: str, reason: str, *, cause: str | None = None, persona: str | None = None
     ) -> FallbackAnswer:
-        """Hand the task over and wait for the answer. A task handed over before is only waited for.
+        """Hand the task over, unless that was done before, and wait for the answer.
 
         Args:
             task: with its task id and content.
-            number: names this task for ever, ``<seq>-<first_ms>``; the same task id pushed again has another.
+            number: the task's unique number, ``<seq>-<first_ms>``; the same task id pushed again has another.
             reason: why, for the reply and the log.
-            cause: what exactly failed, for the reply; one of few words.
-            persona: who would have answered.
+            cause: the failure, for the reply; one of a few words.
+            persona: whose agent would have answered.
 
         Raises:
-            FallbackUnavailable: nobody answered in time, and nobody will any more.
+            FallbackUnavailable: no answer came in time, and none is accepted any more.
         """
         ...
 
@@ -94,10 +94,10 @@ class Fallback(Protocol):
         ...
 
     async def withdraw(self, task: Task, number: str) -> FallbackAnswer | None:
-        """Let nobody answer a task that was handed over any more; the answer, where one has been given.
+        """Forbid further answers to a task that was handed over; returns the answer, if one exists.
 
         Raises:
-            FallbackUnavailable: Redis refuses to say.
+            FallbackUnavailable: Redis refuses the commands.
         """
         ...
 
@@ -120,7 +120,7 @@ class _Wait:
         return self.handed_id != self.task.task_id
 
     def report(self) -> bool:
-        """Whether it is still to be logged that what lies under the answer's key is of no use."""
+        """Whether the unusable value under the answer's key must still be logged."""
         first, self.reported = not self.reported, True
         return first
 
@@ -185,17 +185,17 @@ class MemoryPython:
         )
 
     def reload(self, settings: FallbackSettings) -> None:
-        """Take over the time an answer may take."""
+        """Apply a changed timeout."""
         self._settings = settings
 
     async def close(self) -> None:
-        """Stop listening, and give back connections."""
+        """Stop listening, and release connections."""
         await self._relay.close()
         await self._listener.close()
         await close(self._client)
 
     async def _handed_id(self, task: Task, number: str) -> str:
-        """The id the task goes out under, or went out under when another bridge handed it over."""
+        """The id of the hand-over, by this bridge or an earlier one."""
         mark = await retry_until_available(lambda: self._client.get(self._keys.handed(number)))
         if mark == _HANDED_BEFORE:
             return task.task_id
@@ -241,13 +241,13 @@ class MemoryPython:
                 async with asyncio.timeout(_POLL_SECONDS):
                     message = await subscription.messages.get()
             except TimeoutError:
-                await retry_until_available(wait.hand_over)  # where Redis has lost it meanwhile
+                await retry_until_available(wait.hand_over)  # if Redis has lost it meanwhile
                 continue
             text = None if subscription.ambiguous else _foreign_text(message, renamed=wait.renamed)
             if text is None:
                 early = [*early, message][-_MAX_EARLY:]
             elif await self._claim(wait.number):
-                if not wait.renamed:  # the producer has heard it, too
+                if not wait.renamed:  # the producer received it, too
                     return FallbackAnswer(text, None)
                 ids = (wait.task.task_id, wait.handed_id)
                 channel = self._queue.task_response + wait.task.task_id
@@ -256,7 +256,7 @@ class MemoryPython:
                 return FallbackAnswer(text, None, under(*ids, message))
 
     async def _claim(self, number: str) -> bool:
-        """Forbid memory-python to answer; False where it has answered already."""
+        """Forbid memory-python to answer; False if it has answered already."""
         key = self._keys.fallback(number)
         return bool(await retry_until_available(lambda: self._client.set(key, _TOMBSTONE, nx=True, ex=self._ttl)))
 
@@ -275,7 +275,7 @@ class MemoryPython:
                 _log.error("fallback_answer_of_another_task", number=wait.number)
             return None
         canned = bool(reply.canned)
-        if reply.task_id != wait.task.task_id:  # a memory-python that knows the id of the handover alone
+        if reply.task_id != wait.task.task_id:  # a memory-python that reads only the id of the hand-over
             response = TaskResponse(text=reply.response_text, source=reply.source, canned=reply.canned)
             return FallbackAnswer(reply.response_text, None, dump(response), canned=canned)
         return FallbackAnswer(reply.response_text, kept, canned=canned)
@@ -283,7 +283,7 @@ class MemoryPython:
 
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
-    """Raise FallbackUnavailable where Redis refuses a command."""
+    """Raise FallbackUnavailable if Redis refuses a command."""
     try:
         yield
     except ResponseError as error:
@@ -291,7 +291,7 @@ def _refusals() -> Iterator[None]:
 
 
 def _foreign_text(message: bytes, *, renamed: bool) -> str | None:
-    """The text of somebody else's answer. On a channel of the bridge's own, ``renamed``, nobody else speaks."""
+    """The text of a foreign answer. On the bridge's own channel (``renamed``), any text is one."""
     content = json_object(message)
     if content.get("error") or (not renamed and content.get("source") in _OWN_SOURCES):
         return None

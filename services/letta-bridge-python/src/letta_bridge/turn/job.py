@@ -1,4 +1,4 @@
-"""A turn whose task is readable, and the missed-turn record it leaves where the user's agent did not answer."""
+"""A turn with a readable task, and the missed-turn record that it leaves if the user's agent did not answer."""
 
 from __future__ import annotations
 
@@ -46,25 +46,25 @@ class Job:
 
     @property
     def number(self) -> str:
-        """Names this task for ever, over all its hand-outs."""
+        """The task's unique number, the same for all its hand-outs."""
         return self.turn.number
 
     def missed_turn(
         self, delivery: Undelivered, answer: FallbackAnswer | None, *, told_characters: int
     ) -> MissedTurn | None:
-        """The record of a turn that the agent did not answer; None where the agent needs neither catch-up nor a lookup.
+        """The record of a turn that the agent did not answer; None if the agent needs neither catch-up nor a lookup.
 
         Args:
             delivery: the state of its delivery to Letta.
             answer: of memory-python; None without one.
-            told_characters: characters of each text to keep: the catch-up uses no more.
+            told_characters: maximum length of each text, which is all that the catch-up uses.
         """
         canned = answer is not None and answer.canned
         if delivery.status is not DeliveryStatus.UNKNOWN and (
             answer is None or (canned and delivery.status is DeliveryStatus.STORED)
         ):
             return None
-        # A bridge of the previous release may have had this task before: its words are then compared as a whole.
+        # A bridge of the previous release may have sent this task; the lookup then compares the complete text.
         producer_id = self.task.task_id if self.maybe_sent else None
         return MissedTurn(
             task_id=self.identity.key,
@@ -83,7 +83,7 @@ class Job:
         )
 
     def abandoned_turn(self, persona: str) -> MissedTurn:
-        """The record of a turn that this persona's agent may still run: later turns wait, no catch-up repeats it."""
+        """The record of a turn that the agent may still be running: later turns wait, and no catch-up repeats it."""
         return MissedTurn(
             task_id=self.identity.key,
             content="",

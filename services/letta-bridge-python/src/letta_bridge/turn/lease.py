@@ -1,4 +1,4 @@
-"""The bridge's right to work on a turn, by its own clock: a little shorter than Redis's, so that it ends here first."""
+"""A turn's lease by the bridge's own clock, which expires slightly earlier than it does in Redis."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _MIN_LEASE_SHARE_TO_START: Final = 0.5
 
 
 class TurnLease:
-    """This bridge's right to work on one turn.
+    """This bridge's lease on one turn.
 
     Args:
         seconds: how long the queue grants it.
-        asked_at: when the bridge asked for the turn, by :func:`clock`. The queue handed it out after that, so the lease
-            ends here before it ends there, however late the answer is read.
+        asked_at: when the bridge requested the turn, by :func:`clock`. The queue handed it out later, so the lease
+            expires here first, however late the answer is read.
     """
 
     def __init__(self, seconds: float, asked_at: float) -> None:
@@ -41,9 +41,9 @@ class TurnLease:
         return self._until - clock() < self._seconds * _MIN_LEASE_SHARE_TO_START
 
     def revoke(self) -> None:
-        """Forbid to begin: a turn that is cancelled may not have noticed yet (redis-py now and then swallows that)."""
+        """Forbid :meth:`begin`, because a cancelled turn may still run (redis-py sometimes swallows a cancellation)."""
         self._revoked = True
 
     def renewed(self, asked_at: float) -> None:
-        """The queue has extended it; ``asked_at`` is when it was asked to."""
+        """The queue has extended it; ``asked_at`` is when the request was sent."""
         self._until = asked_at + self._seconds

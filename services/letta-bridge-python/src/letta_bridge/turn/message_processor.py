@@ -1,6 +1,6 @@
-"""One task, one outcome: read it, route it, let its agent answer, fall back where that fails.
+"""Processes one task to one outcome: parse, route, deliver to the agent, fall back if that fails.
 
-Knows ports only: no Redis, no SDK. Whatever a task holds, :meth:`MessageProcessor.process` ends in a settlement.
+Uses ports only: no Redis, no SDK. Whatever a task contains, :meth:`MessageProcessor.process` returns a settlement.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _LETTA_FAILURES: Final = (LettaError, BreakerOpen, ReplyDeadlineExceeded, Tenant
 
 
 class MissedTurns(Protocol):
-    """Where turns that an agent does not know yet are kept."""
+    """The store of missed turns."""
 
     async def missed(self, user_id: str) -> list[bytes]:
         """The user's missed turns, oldest first."""
@@ -65,14 +65,14 @@ class MissedTurns(Protocol):
 
 
 class MessageProcessor:
-    """Works off turns, any number side by side.
+    """Processes turns, any number concurrently.
 
     Args:
         settings: the bridge's.
-        context: what a delivery to Letta needs.
+        context: the dependencies of a delivery to Letta.
         fallback: memory-python.
         missed: the queue's list of missed turns.
-        limiter: what users may ask for; None sets no limit.
+        limiter: the users' limits; None for no limits.
         consent: decides whether a user may be remembered.
     """
 
@@ -97,7 +97,7 @@ class MessageProcessor:
         self._uploads = settings.upload_dir
 
     def reload(self, settings: BridgeSettings) -> None:
-        """Take over what may change while running; turns that have begun keep what they began with."""
+        """Apply settings that may change at runtime; running turns keep theirs."""
         self._settings = settings
         self._context = replace(self._context, letta=settings.letta, fallback=settings.fallback)
         if self._limiter is not None:
@@ -107,8 +107,8 @@ class MessageProcessor:
         """The one outcome of a turn.
 
         Raises:
-            LeaseLost: another bridge has the turn; there is nothing to settle.
-            OutOfResources: this host cannot work on it now; it is left to its lease.
+            LeaseLost: another bridge has the turn, so there is nothing to settle.
+            OutOfResources: this host cannot process it now; it is redelivered when its lease expires.
         """
         job: Job | None = None
         try:
@@ -178,7 +178,7 @@ class MessageProcessor:
         try:
             if turn.found_lane_full(task.user_id):
                 raise LaneFull  # on redelivery too: an overflow lane runs beside the user's own lane
-            # What may be in the agent's memory already is seen through, whatever the limits say by now.
+            # A turn that may already be in the agent's memory is completed regardless of the limits.
             admitted = Admission() if job.maybe_sent or not self._limiter else await self._limiter.admit(turn, task)
             try:
                 job.task = await self._with_content(task)
@@ -221,14 +221,14 @@ class MessageProcessor:
         """Letta's answer to an earlier hand-out of a task whose content has since been removed.
 
         Raises:
-            UnprocessableTask: ``gone``, where Letta has no answer, or cannot be asked.
+            UnprocessableTask: ``gone``, if Letta has no answer or is unavailable.
         """
         session = await self._sessions.session(job.task.user_id, job.persona)
         has_agent = session is not None and session.agent_id is not None
         if not has_agent or (await self._decision(job)).route == "memory-python":
             raise gone
         if job.turn.attempts > 1 and await self._fallback.was_handed_over(job.number):
-            raise gone  # memory-python's answer counts, where there is one
+            raise gone  # memory-python's answer counts, if there is one
         delivery = await self._delivery(job, lease, content_gone=True)
         try:
             delivered = await delivery.run()
@@ -315,7 +315,7 @@ class MessageProcessor:
         error: ServiceError | None = None,
     ) -> Settlement:
         if answer.text in self._settings.fallback.canned_sentences:
-            answer = answer.as_canned()  # a memory-python of the previous release does not say so
+            answer = answer.as_canned()  # a memory-python of the previous release does not mark it
         end = settlements.by_memory(
             job.turn,
             job.task,
@@ -337,7 +337,7 @@ class MessageProcessor:
         return tuple(dump(turn) for turn in (missed, elsewhere) if turn is not None)
 
     def _abandoned_turns(self, job: Job) -> tuple[bytes, ...]:
-        """For each persona whose agent an earlier hand-out may have sent the turn to."""
+        """A record for each persona whose agent may have received the turn from an earlier hand-out."""
         personas = (job.persona, self._other_persona(job))
         return tuple(dump(job.abandoned_turn(persona)) for persona in personas if persona is not None)
 
@@ -350,14 +350,14 @@ class MessageProcessor:
             job.task,
             job.identity,
             error,
-            # A turn that may still be running in Letta is noted, so that the user's next one does not overlap it.
+            # Recorded, so that the user's next turn does not overlap one that may still be running in Letta.
             missed=self._missed_turns(job, delivery, None),
             caught_up=delivery.resolved if delivery else (),
             cause=failure_label(error) if isinstance(error, LettaError) else error.code,
         )
 
     async def _answered_before(self, job: Job | None, lease: Lease) -> Settlement | None:
-        """What memory-python has answered at an earlier hand-out; where it has not, it is not going to any more."""
+        """memory-python's answer at an earlier hand-out; if there is none, further answers are forbidden."""
         if job is None or job.turn.attempts == 1:
             return None
         try:
@@ -365,7 +365,7 @@ class MessageProcessor:
         except _MEMORY_UNAVAILABLE_ERRORS as unavailable:
             if is_exhaustion(unavailable):
                 raise
-            # Handed out again and again, the task would end in nothing better.
+            # Further hand-outs would not improve the outcome.
             _log.warning("fallback_unavailable", receipt=job.turn.receipt, reason=str(unavailable))
             return None
         if answer is None:
@@ -373,13 +373,13 @@ class MessageProcessor:
         delivery = await self._delivery_to_be_told(job, lease)
         if delivery is not None:
             return self._memory_answered(job, answer, "handed_over", delivery)
-        missed = self._abandoned_turns(job)  # whatever its user wants by now, an earlier hand-out may have sent it
+        missed = self._abandoned_turns(job)  # an earlier hand-out may have sent it, whatever the user's choice is now
         end = settlements.by_memory(job.turn, job.task, job.identity, answer, reason="handed_over", missed=missed)
         return self._journalled(job, end, is_remembered=False)
 
     async def _delivery_to_be_told(self, job: Job, lease: Lease) -> Delivery | None:
-        """The delivery state for the catch-up of a turn that is not delivered any more; None without consent."""
-        with contextlib.suppress(UnprocessableTask):  # the upload is gone, memory-python's answer is not
+        """The delivery state for the catch-up of a turn that will not be delivered; None without consent."""
+        with contextlib.suppress(UnprocessableTask):  # the upload is gone, but memory-python's answer still exists
             job.task = await self._with_content(job.task)
         try:
             decision = await self._decision(job)
@@ -425,7 +425,7 @@ class MessageProcessor:
 
 
 def _log_failure(job: Job, error: ServiceError) -> None:
-    # An operator has to mend what Letta refuses for good; other failures pass.
+    # An operator has to fix permanent refusals of Letta; other failures are transient.
     log = _log.error if isinstance(error, LettaRejected) else _log.warning
     cause = getattr(error, "cause", None)
     log("letta_failed", receipt=job.turn.receipt, code=error.code, cause=cause, error=str(error))

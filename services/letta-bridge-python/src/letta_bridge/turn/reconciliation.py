@@ -1,11 +1,10 @@
 """Lookup of turns with an unknown status: the user's present one, sent before, and earlier missed ones.
 
-Letta is looked at until every question is settled. A turn still running is waited for. One that outlasts the patience
-keeps the present turn from being sent: of two turns side by side, the one that ends last decides what is in the agent's
-context, and the other is out of it for good. Only runs of the turns in question are cancelled, and only those that are
-left behind: by a server that was killed, or by one that ended the turn and could not write so into its database. Doubt
-is carried: a turn of which a run was cancelled, and which is not stored, stays UNKNOWN, whoever cancelled it and
-however long ago.
+The lookup repeats until the status of every turn is known, and waits for turns that are still running. If one outlasts
+the patience, the present turn is not sent: of two concurrent turns, the one that ends last overwrites the agent's
+context, and the other is missing from it from then on. Only runs of the turns in question are cancelled, and only if
+they were left behind: by a killed server, or by one that ended the turn and could not record that in its database. A
+turn that is not stored and has a cancelled run stays UNKNOWN, whoever cancelled it and however long ago.
 """
 
 from __future__ import annotations
@@ -43,10 +42,10 @@ _STATES_BY_CERTAINTY: Final = (TurnState.STORED, TurnState.RUNNING, TurnState.CA
 
 
 class Absences:
-    """Since when lookups have not found each earlier turn in doubt, over all turns of this bridge.
+    """Remembers, across all turns of this bridge, since when lookups have not found each earlier turn in doubt.
 
-    The looks that prove it may take longer than one turn has: without this, a turn in doubt would use up the deadline
-    of every later turn of its user. Bounded; a turn that drops out is looked for anew.
+    Proving absence may take longer than one turn lasts; without this, a turn in doubt would use up the deadline of
+    every later turn of its user. Bounded; a dropped turn is searched for again.
     """
 
     def __init__(self) -> None:
@@ -69,7 +68,7 @@ class Absences:
 
 @dataclass(frozen=True, slots=True)
 class PresentTurn:
-    """The turn to be delivered, as it may be stored already."""
+    """The turn to be delivered, if it may already be stored."""
 
     key: str
     producer_id: str
@@ -99,13 +98,13 @@ class Reconciliation:
 
     Args:
         letta: the server.
-        agent_id: whose turns.
+        agent_id: the agent's.
         former_ids: ids the agent had before it was restored; its messages keep the otids that they were sent with.
         earlier: missed turns of this agent's user and persona, oldest first.
-        present: the turn to be delivered, where it may have been sent; its own run is waited for without end.
+        present: the turn to be delivered, if it may have been sent; the wait for its own run has no limit.
         patience: seconds for earlier ones that are still running, all of them together, and for other programs' runs.
         absences: turns that earlier lookups of this bridge have not found.
-        is_dead: from when a run began to whether it is one that a killed server left behind.
+        is_dead: start of a run → whether a killed server left it behind.
         looked: called after each lookup that Letta answered.
     """
 
@@ -133,7 +132,7 @@ class Reconciliation:
         self._until = self._clock() + patience
         self._given_up: set[str] = set()
         self._own_run_ended = False
-        # What was sent to an agent that is gone never reached its successor.
+        # A turn sent to a deleted agent never reached its successor.
         gone = {kept.fingerprint for kept in earlier if kept.turn.agent_id not in {None, *self._ids}}
         self._earlier = [kept for kept in earlier if kept.fingerprint not in gone]
         self._of_gone_agents = [
@@ -147,7 +146,7 @@ class Reconciliation:
         Raises:
             LettaError: Letta could not be asked.
             TurnInterrupted: the present turn was broken off and may still be stored.
-            EarlierTurnRunning: the patience is over, and an earlier turn is still at work.
+            EarlierTurnRunning: an earlier turn is still running after the patience has ended.
         """
         if not self._earlier and self._present is None:
             return self._reconciled({})
@@ -172,13 +171,13 @@ class Reconciliation:
             return self._reconciled(earlier)
 
     async def _look(self) -> tuple[FoundTurn | None, Mapping[str, FoundTurn], Sequence[str]]:
-        """The present turn, those earlier ones of which something is known, by fingerprint, and other active runs."""
+        """The present turn, the earlier turns with a known status, by fingerprint, and other active runs."""
         sought: list[SoughtTurn] = []
         places: dict[str, list[int]] = {}
         for name, ways in self._ways():
             places[name] = list(range(len(sought), len(sought) + len(ways)))
             sought += ways
-        # Only the present turn is worth a search of any length: for an earlier one, a quotation does.
+        # Only the present turn is searched for without a time limit; an earlier one can be quoted instead.
         time_limit = None if self._present else max(self._until - self._clock(), _MIN_SEARCH_SECONDS)
         looked = await self._letta.find_turns(self._agent_id, sought, time_limit=time_limit)
         self._looked()
@@ -196,7 +195,7 @@ class Reconciliation:
         return present, known, looked.other_runs
 
     def _ways(self) -> list[tuple[str, list[SoughtTurn]]]:
-        """Each turn by fingerprint, the present one under "", with every way in which it may have been sent."""
+        """Each turn by fingerprint, the present one under "", with every form in which it may have been sent."""
         ways = [(kept.fingerprint, _ways_of(kept.turn, self._ids)) for kept in self._earlier]
         if (present := self._present) is not None:
             since = present.taken_at - CLOCK_TOLERANCE_SECONDS
@@ -207,9 +206,9 @@ class Reconciliation:
         return ways
 
     async def _end_own_run(self, present: FoundTurn | None) -> bool:
-        """Cancel the present turn's run, once, where Letta has ended the turn; False where there is none to cancel.
+        """Cancel the present turn's run, once, if Letta has ended the turn; False if there is none to cancel.
 
-        Letta answers after it has written that the run is over. Where the run is still active, its database was away.
+        Letta records the end of a run before it answers. If the run is still active, its database was away.
         """
         if present is None or self._present is None or not self._present.ended or self._own_run_ended:
             return False
@@ -220,27 +219,27 @@ class Reconciliation:
         return True
 
     def _is_running(self, present: FoundTurn | None) -> bool:
-        """Whether the present turn is still at work. Raises TurnInterrupted where it can no longer complete."""
+        """Whether the present turn is still running. Raises TurnInterrupted if it can no longer complete."""
         if present is None or self._present is None:
             return False
         if present.state is TurnState.CANCELLED:
             raise TurnInterrupted("A run of this turn was cancelled in Letta; it is not sent again, it may be stored.")
         if present.state is not TurnState.RUNNING:
             return False
-        # Without a run of its own, all there is to see is an unlabelled one, which may be of another program for ever.
+        # Without a labelled run there may only be an unlabelled one, possibly another program's.
         without_end = not present.run_ids and self._clock() >= self._until
         if without_end or self._own_run_ended or self._present.is_deserted() or self._is_dead(present.running_since):
             raise TurnInterrupted
         return True
 
     def _is_waited_for(self, earlier: Mapping[str, FoundTurn], others: Sequence[str]) -> bool:
-        """Whether something is at work on the agent that this turn should not overlap, and there is time left."""
+        """Whether a run that this turn must not overlap is active, and there is time left."""
         if self._clock() >= self._until:
             return False
         return bool(others) or bool(self._at_work(earlier))
 
     def _at_work(self, earlier: Mapping[str, FoundTurn]) -> list[KeptTurn]:
-        """The earlier turns that run, unless their server has gone, or has ended them already."""
+        """The earlier turns that are running, unless their server has stopped or has ended them already."""
         return [
             kept
             for kept in self._running(earlier)
@@ -250,7 +249,7 @@ class Reconciliation:
         ]
 
     def _running(self, earlier: Mapping[str, FoundTurn]) -> list[KeptTurn]:
-        """The earlier turns that are at work and not given up yet."""
+        """The earlier turns that are running and not abandoned yet."""
         return [
             kept
             for kept in self._earlier
@@ -260,10 +259,10 @@ class Reconciliation:
         ]
 
     async def _give_up(self, earlier: Mapping[str, FoundTurn]) -> bool:
-        """Cancel the runs of earlier turns that are left behind, and no others; False where there are none.
+        """Cancel only the runs of earlier turns that were left behind; False if there are none.
 
         Raises:
-            EarlierTurnRunning: one of them is still at work.
+            EarlierTurnRunning: one of them is still running.
         """
         if self._at_work(earlier):
             raise EarlierTurnRunning
@@ -279,7 +278,7 @@ class Reconciliation:
         await self._letta.cancel(self._agent_id, runs)
 
     def _is_in_doubt(self, present: FoundTurn | None, earlier: Mapping[str, FoundTurn]) -> bool:
-        """Whether a turn that is nowhere to be seen may be so new that Letta does not show it yet."""
+        """Whether a turn that was not found may be so new that Letta does not show it yet."""
         if present is not None and self._present is not None and not self._present.ended:
             return True
         return any(
@@ -299,7 +298,7 @@ class Reconciliation:
             seen, fate = found.get(kept.fingerprint), fates[kept.fingerprint]
             if fate is DeliveryStatus.ABSENT and kept.turn.task_id in carried:
                 fate = DeliveryStatus.UNKNOWN
-            # A bridge of the previous release told of a turn under the turn's own otid, in the run of a later one.
+            # A bridge of the previous release caught up a turn under the turn's own otid, in the run of a later turn.
             rode_along = seen is not None and seen.run_id is not None and seen.run_id in later_runs
             if rode_along or (seen is not None and seen.caught_up) or not _holds_anything(kept.turn, fate):
                 result.resolved.add(kept.fingerprint)
@@ -314,7 +313,7 @@ class Reconciliation:
     def _fate(self, kept: KeptTurn, found: FoundTurn | None) -> DeliveryStatus:
         if kept.turn.fate is DeliveryStatus.STORED:
             return DeliveryStatus.STORED
-        if found is None:  # not all of the history was read, and the agent may have been told of the turn before
+        if found is None:  # the history was not read completely, so it may contain the catch-up of this turn
             return DeliveryStatus.UNKNOWN
         if found.state is TurnState.STORED:
             return DeliveryStatus.STORED
@@ -341,12 +340,12 @@ def _ways_of(turn: MissedTurn, agent_ids: Sequence[str]) -> list[SoughtTurn]:
 
 
 def _legacy(agent_id: str, producer_id: str, since: float, content: str) -> SoughtTurn:
-    """A turn as the previous release sent it: under an id that others may have had, and in unlabelled runs."""
+    """A turn as the previous release sent it: under an id that is not unique, and in unlabelled runs."""
     return SoughtTurn(turn_otid(agent_id, producer_id), since, content=content, labelled=False)
 
 
 def _best(ways: Sequence[FoundTurn]) -> FoundTurn:
-    """One answer from those about each way a turn may have been sent."""
+    """The result for a turn, from the results for each form in which it may have been sent."""
     # An unlabelled run need not be this turn's, unless only the previous release can have sent it: it is not cancelled.
     safe = [ways[0], *(replace(way, run_ids=()) for way in ways[1:])]
     best = min(safe, key=lambda way: _STATES_BY_CERTAINTY.index(way.state))
@@ -358,7 +357,7 @@ def _may_be_on_its_way(turn: MissedTurn) -> bool:
 
 
 def _carried_by_unknown(turns: Sequence[KeptTurn], fates: Mapping[str, DeliveryStatus]) -> set[str]:
-    """The keys of turns that went along with one whose fate is unknown: theirs is unknown as well."""
+    """The keys of missed turns that a turn in doubt carried: they are in doubt as well."""
     carried: set[str] = set()
     for index, kept in enumerate(turns):
         if fates[kept.fingerprint] is not DeliveryStatus.UNKNOWN:
@@ -371,7 +370,7 @@ def _carried_by_unknown(turns: Sequence[KeptTurn], fates: Mapping[str, DeliveryS
 
 
 def _holds_anything(turn: MissedTurn, fate: DeliveryStatus) -> bool:
-    """Whether there is something to tell the agent, or a turn that may still be stored with what it carried."""
+    """Whether a record needs catch-up, or describes a turn that may still be stored with those that it carried."""
     if turn.is_worth_remembering and not (turn.canned and fate is DeliveryStatus.STORED):
         return True
     return fate is DeliveryStatus.UNKNOWN

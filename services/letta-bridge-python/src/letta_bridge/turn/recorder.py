@@ -1,4 +1,4 @@
-"""What can be observed of a turn on its way: the port behind which metrics and traces stand."""
+"""The observer port of a turn, which metrics and traces implement."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ class Recorder:
     """
 
     def settled_and_fetched(self, settlements: Sequence[Settlement], fetched: FetchResult, seconds: float) -> None:
-        """Redis took these settlements and gave new turns, in one round trip of so many seconds."""
+        """Redis accepted these settlements and handed out new turns, in one round trip of this duration."""
 
     def arrived(self, turns: Sequence[Turn]) -> None:
-        """Redis gave these turns, which an idle bridge was waiting for."""
+        """Redis handed out these turns to a waiting bridge."""
 
     def ended(self, turn: Turn, settlement: Settlement, seconds: float) -> None:
-        """A turn has its outcome, so many seconds after it was handed out; Redis does not know of it yet."""
+        """A turn has its outcome, this many seconds after its hand-out; it is not settled yet."""
 
     def refused(self, settlement: Settlement, refusal: Refusal) -> None:
-        """Redis refused a settlement for good."""
+        """Redis finally refused a settlement."""
 
     def lease_lost(self) -> None:
-        """Another bridge has one of this bridge's turns."""
+        """Another bridge has taken over one of this bridge's turns."""
 
     def writes_lost(self) -> None:
         """Redis has lost writes it had acknowledged to this bridge, whether or not the bridge holds turns."""
 
     def retried(self, cause: str) -> None:
-        """A turn is going to be sent to Letta once more; ``cause`` is one of few words."""
+        """A turn is about to be sent to Letta again; ``cause`` is one of a few words."""
 
     def delivered(self, seconds: float) -> None:
-        """What a turn spent on Letta is over, successful or not: agent look-up, tries and the waits between them."""
+        """A turn's delivery to Letta has ended, successful or not: agent look-up, tries and the waits between them."""
 
 
 NO_RECORDER: Final = Recorder()
 
 
 class Recorders(Recorder):
-    """Several recorders as one: each hook calls those of them that have it."""
+    """Combines several recorders: each hook calls the recorders that implement it."""
 
     def __init__(self, *recorders: Recorder) -> None:
         for name, default in vars(Recorder).items():

@@ -1,4 +1,4 @@
-"""Who answers a task: its own Letta agent, or memory-python."""
+"""Decides who answers a task: the user's Letta agent, or memory-python."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shared_utils.contracts.messages import Task
 
 @dataclass(slots=True)  # not frozen, as what is made for every turn: see Turn
 class Decision:
-    """Where a task goes, and why."""
+    """The destination of a task, and the reason."""
 
     route: Route
     reason: str
@@ -33,8 +33,8 @@ def route(task: Task, settings: LettaSettings, *, consent: Verdict) -> Decision:
     if consent is not Verdict.ALLOWED:
         return Decision("memory-python", "user_switch" if consent is Verdict.DENIED else "choice_unknown")
     memory_type = task.meta.memory_type or "permanent"
-    # Fail closed: an unknown memory type is no request for permanent memory. The reason does not contain the type,
-    # because reasons become metric labels.
+    # Fail closed: an unknown memory type does not request permanent memory. The reason omits the type, because #
+    # reasons become metric labels.
     if memory_type != "permanent" and memory_type not in settings.memory_type_routing:
         return Decision("memory-python", "memory_type_unknown")
     target = settings.memory_type_routing.get(memory_type, "letta")

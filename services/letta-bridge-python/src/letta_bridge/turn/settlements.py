@@ -1,4 +1,4 @@
-"""The settlement of each outcome: what is published, kept and remembered when a turn ends that way."""
+"""Builds the settlement of each outcome: its published and stored replies, missed turns and journal entry."""
 
 from __future__ import annotations
 
@@ -70,18 +70,18 @@ def by_memory(
     missed: tuple[bytes, ...] = (),
     caught_up: Collection[str] = (),
 ) -> Settlement:
-    """memory-python answered. It published its reply itself; somebody else's chat AI answered the bridge alone.
+    """memory-python answered. It published its reply itself; a foreign memory-python answered only the bridge.
 
     Args:
         turn: the turn.
-        task: what it is about.
-        identity: under which name the task may have been sent.
+        task: its task.
+        identity: the identity under which the task may have been sent.
         answer: memory-python's.
-        reason: why it answered, as ``fallback_reason`` has it.
-        cause: what exactly failed, as ``fallback_cause`` has it.
-        in_place_of_agent: an agent was to answer, and could not.
-        missed: the turn, for agents to be told of or to wait for; empty where none is to know.
-        caught_up: missed turns that the agent knows by now, by fingerprint.
+        reason: for the answer, as in ``fallback_reason``.
+        cause: the failure, as in ``fallback_cause``.
+        in_place_of_agent: an agent should have answered, but could not.
+        missed: records of the turn for catch-up or lookup; empty if no agent may learn of it.
+        caught_up: missed turns that the agent has received, by fingerprint.
     """
     reply = answer.reply or dump(
         Reply(
@@ -148,16 +148,16 @@ def refused(
     cause: str | None = None,
     replaces_kept: bool = True,
 ) -> Settlement:
-    """Nobody answers; an error reply says why.
+    """No service answered; the error reply gives the reason.
 
     Args:
         turn: the turn.
-        task: what it is about.
-        identity: under which name the task may have been sent; None where the reply is kept as nobody's.
-        error: why.
+        task: its task.
+        identity: the identity under which the task may have been sent; None stores the reply without one.
+        error: the reason.
         missed: as in :func:`by_memory`.
         caught_up: as in :func:`by_memory`.
-        cause: what kept an answer from being given.
+        cause: the failure that prevented an answer.
         replaces_kept: see :class:`Settlement`.
     """
     return Settlement(
@@ -177,17 +177,17 @@ def refused(
 
 
 def turned_away(turn: Turn, task: Task, hit: LimitReached) -> Settlement:
-    """A limit of the operator's refused the task before anything was done for it.
+    """A limit of the operator refused the task before it was processed.
 
-    The refusal is kept for who looks for it there, and only where nothing is kept: it must neither take the place of
-    what is known of an earlier task with this id, nor stand in the way of one that is still worked off.
+    The refusal is stored only if no reply is stored under this id: it must not replace the reply to an earlier task
+    with the id, nor block one that is still in flight.
     """
     settlement = refused(turn, task, None, hit, replaces_kept=False)
     return replace(settlement, tally=(recent_turns.TURNED_AWAY, recent_turns.by_limit(hit.code)))
 
 
 def reused(turn: Turn, task: Task, identity: Identity) -> Settlement:
-    """The task's id belongs to an earlier task, whose reply stays kept; this one is not worked off."""
+    """The task's id belongs to an earlier task, whose reply stays stored; this task is not processed."""
     return refused(turn, task, identity, TaskIdReused(), replaces_kept=False)
 
 
@@ -202,10 +202,10 @@ def dead_lettered(
     missed: tuple[bytes, ...] = (),
     replaces_kept: bool = False,
 ) -> Settlement:
-    """The task can never be worked off: a dead letter, and an error reply where its id can be read.
+    """The task cannot be processed: a dead letter, and an error reply if its id is readable.
 
-    The letter says under which name the task may have been sent, so that it is looked for when an operator retries it.
-    ``replaces_kept``: what is kept under the task's id is of this very task.
+    The letter contains the identity under which the task may have been sent, so that a retry searches Letta for it.
+    ``replaces_kept``: the reply stored under the task's id belongs to this task.
     """
     letter = {
         "code": code,

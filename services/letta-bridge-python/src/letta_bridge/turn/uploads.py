@@ -1,8 +1,8 @@
-"""The text of an ``input_file``: read only inside the upload directory, and only what is the task's own user's.
+"""Reads the text of an ``input_file``, only from the folder of the task's user in the upload directory.
 
-Each user has a folder there, named by the SHA-256 of the user's id: a name that is safe for any id, and that producers
-in any language can make. Every part of a path is opened relative to the one before and never through a link, so that
-nothing swapped between the check and the reading leads outside.
+Each user has a folder there, named by the SHA-256 of the user's id: a safe name for any id, which producers in any
+language can compute. Every path component is opened relative to its parent and never through a link, so that a
+component swapped between check and read cannot lead outside.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ def user_folder(user_id: str) -> str:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The files in a user's folder; nothing that is reached through a link."""
+    """The files in a user's folder, without those reached through a link."""
     if folder.is_symlink() or not folder.is_dir():
         return []
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
 def remove_files(folder: Path, until: float | None = None) -> int:
-    """Remove a user's folder, or what lies in it since before a moment; how many files that was.
+    """Remove a user's folder, or the files in it from before a time; returns the number of files.
 
     Args:
         folder: the user's.
-        until: seconds since 1970: a file whose inode changed later stays; None: nothing stays.
+        until: seconds since 1970; files whose inode changed later stay. None removes all.
 
     Raises:
-        UploadsKept: this process may not.
+        UploadsKept: this process lacks the rights.
     """
     try:
         if until is None:
@@ -115,8 +115,8 @@ class Uploads:
         return text
 
     def _places(self, user_id: str, name: str) -> Sequence[tuple[str, ...]]:
-        """Where the file may lie, as parts below the root; the user's own folder first."""
-        if "\0" in name:  # normpath may end a path there
+        """The possible places of the file, as path components below the root; the user's folder first."""
+        if "\0" in name:  # the result of normpath may be the root itself
             raise UploadRefused(_MISSING_FILE_ERROR)
         mine = user_folder(user_id)
         roots = sorted({self.root.absolute(), self.root.resolve()})
@@ -136,7 +136,7 @@ class Uploads:
 
 
 def _below(root: Path, path: Path) -> tuple[str, ...] | None:
-    """The parts of ``path`` below ``root``, where it is relative to, without ``.`` and ``..``; None where it is not."""
+    """The components of ``path`` below ``root``, without ``.`` and ``..``; None if it is not below."""
     try:
         return Path(os.path.normpath(root / path)).relative_to(os.path.normpath(root)).parts
     except ValueError:
@@ -145,7 +145,7 @@ def _below(root: Path, path: Path) -> tuple[str, ...] | None:
 
 def _content(root: Path, parts: Sequence[str], size: int) -> bytes:
     """The first ``size`` bytes of a regular file."""
-    # Not to be held up by a pipe nobody writes to.
+    # Do not block on a pipe without a writer.
     directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for part in parts[:-1]:

@@ -1,4 +1,4 @@
-"""Taking turns and giving back outcomes: the passes and their parts, each with a state of its own."""
+"""Takes turns and returns outcomes: the passes and their parts, each with its own state."""
 
 from letta_bridge.turn.intake.intake import Intake
 

@@ -1,4 +1,4 @@
-"""The waiting side: while there are free places and nothing to take, a blocking command brings tasks as they arrive."""
+"""Waits for new tasks with a blocking command while the bridge has free capacity and no task is left."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MAX_PLACES: Final = 64
 
 
 class Arrivals:
-    """Starts turns as they arrive, beside the passes: each side knows only the turns that its own answers brought.
+    """Starts turns as they arrive, beside the passes; each side handles only the turns in its own answers.
 
     State: whether a wait is allowed, whether one is under way, and whether the answer of the last one got lost.
     The passes allow a wait when they find less work than there are free places.
@@ -38,7 +38,7 @@ class Arrivals:
         stopping: set at shutdown.
         request_pass: asks for a pass of the intake soon.
         lease_seconds: how long Redis grants a lease.
-        recorder: hears of turns that arrived.
+        recorder: observes turns that arrived.
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class Arrivals:
         """The last wait may have been handed turns that this bridge does not know."""
 
     def allow(self) -> None:
-        """Let it wait: Redis has no more turns now than the passes have taken."""
+        """Allow a wait: the passes have taken every ready turn."""
         self._allowed.set()
 
     async def run(self) -> None:
         """Wait for arrivals until the shutdown; never cancelled, because a cancelled command can lose what it popped.
 
-        At shutdown, :meth:`allow` lets it notice.
+        At shutdown, :meth:`allow` wakes it.
         """
         while not self._stopping.is_set():
             await self._allowed.wait()
@@ -118,12 +118,12 @@ class Arrivals:
         return turns
 
     def _leave_to_a_pass(self) -> None:
-        """Let a pass find out whether there is more, or whether Redis is away, before the next wait."""
+        """Have a pass check for more tasks, or for an outage of Redis, before the next wait."""
         self._allowed.clear()
         self._request_pass()
 
     async def _release_orphans(self) -> None:
-        """Give back what a lost answer handed out, and what was not started."""
+        """Release turns in a lost answer, and turns that were not started."""
         if self._answer_lost:
             await self._hand_outs.release_orphans(from_idle=True)
             self._answer_lost = False

@@ -1,4 +1,4 @@
-"""Backpressure: the bridge asks Redis for no more turns than it has places for; the rest waits in the request list."""
+"""Backpressure: the bridge requests no more turns than it has free capacity for; other tasks wait in Redis."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 
 class Capacity:
-    """The places for turns. Asked by the passes and by the wait for arrivals, which share them.
+    """The capacity for turns, shared by the passes and the wait for arrivals.
 
     State: the limit, and how many turns were requested from Redis and have not arrived.
 
     Args:
         limit: turns in work at most.
-        in_use: places that are taken by turns in work and by outcomes that wait to be settled.
-        accepting: False while nothing new should be taken.
+        in_use: places used by running turns and by outcomes that wait to be settled.
+        accepting: False while no new turns should be taken.
         stopping: set at shutdown; nothing is taken from then on.
     """
 
@@ -37,9 +37,9 @@ class Capacity:
         return max(0, self.limit - self._in_use() - self._requested) if self.accepts else 0
 
     def request(self, turns: int) -> None:
-        """Keep places for as many turns, until :meth:`arrived`."""
+        """Reserve places for this many turns, until :meth:`arrived`."""
         self._requested += turns
 
     def arrived(self, turns: int) -> None:
-        """The request for as many turns is over: those that came are started and in use, the other places are free."""
+        """The request for this many turns has ended: arrived turns count as in use, the other places are free."""
         self._requested -= turns

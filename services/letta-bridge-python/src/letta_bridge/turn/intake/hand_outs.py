@@ -1,4 +1,4 @@
-"""Turns that Redis handed to this bridge: each is started, or given back."""
+"""Turns that Redis handed out to this bridge: each is started or released."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _log = logs.get("letta_bridge.intake")
 
 
 class HandOuts:
-    """What becomes of handed-out turns. Called by the passes and by the wait for arrivals.
+    """Starts or releases handed-out turns. Called by the passes and by the wait for arrivals.
 
-    State: the receipts of turns that are not started here and wait to be given back.
+    State: the receipts of turns that are not started and wait to be released.
     """
 
     def __init__(self, queue: RequestQueue, leases: LeaseKeeper, running: RunningTurns, lease_seconds: float) -> None:
@@ -32,8 +32,8 @@ class HandOuts:
     async def start(self, turns: Sequence[Turn], asked_at: float) -> None:
         """Start turns that Redis handed out after ``asked_at``.
 
-        If the answer was read so late that their leases may be over, the leases are renewed first: another bridge may
-        have taken the turns over.
+        If the answer was read so late that their leases may have expired, the leases are renewed first, because another
+        bridge may have taken the turns over.
         """
         if turns and TurnLease(self._lease_seconds, asked_at).stale:
             asked_at = clock()
@@ -45,15 +45,15 @@ class HandOuts:
 
     @property
     def waiting(self) -> bool:
-        """Whether turns wait to be given back."""
+        """Whether turns wait to be released."""
         return bool(self._unstarted)
 
     def refuse(self, turns: Sequence[Turn]) -> None:
-        """Turns that came after the bridge stopped taking, or could not be begun; :meth:`give_back` returns them."""
+        """Keep turns that this bridge cannot start for :meth:`give_back`, which releases them."""
         self._unstarted.update(turn.receipt for turn in turns)
 
     async def give_back(self) -> None:
-        """Return the turns that are not started; their hand-outs do not count as attempts."""
+        """Release the turns that are not started; their hand-outs do not count as attempts."""
         unstarted, self._unstarted = self._unstarted, set()
         try:
             await self._queue.release(unstarted)
@@ -62,7 +62,7 @@ class HandOuts:
             raise
 
     async def release_orphans(self, *, from_idle: bool = False) -> int:
-        """Return turns whose hand-outs got lost with a connection; see :meth:`RequestQueue.release_orphans`."""
+        """Release turns whose hand-outs were lost with a connection; see :meth:`RequestQueue.release_orphans`."""
         return await self._queue.release_orphans(self._leases.known(), from_idle=from_idle)
 
     async def _renewed(self, turns: Sequence[Turn]) -> list[Turn]:
@@ -71,7 +71,7 @@ class HandOuts:
         try:
             lost = await self._queue.renew(receipts)
         except CONNECTION_ERRORS:
-            self._unstarted.update(receipts)  # not before: give_back, called meanwhile, would return what starts here
+            self._unstarted.update(receipts)  # not before: a concurrent give_back would release turns that start here
             raise
         kept = [] if self._queue.writes_lost else [turn for turn in turns if turn.receipt not in lost]
         _log.warning("turns_received_late", kept=len(kept), lost=len(lost))

@@ -1,6 +1,6 @@
 """The passes: each settles outcomes and fetches new turns in one round trip, while there are free places.
 
-Only where a pass finds less than there are places for, the bridge also waits for arrivals, on a connection of its own.
+If a pass finds fewer turns than there are free places, the bridge also waits for arrivals, on a connection of its own.
 While Redis is away, outcomes wait here and keep their places. If Redis comes back without its last writes, the bridge
 first restores the turns that it holds.
 """
@@ -45,15 +45,15 @@ class Intake:
     """Keeps at most ``max_concurrent_requests`` turns in work.
 
     State: the settings, whether a pass is due and whether there is more to take, the outage of Redis if there is one,
-    until when this host is thought to lack resources, and whether the bridge is stopping. Everything else belongs to
-    the parts.
+    until when this host counts as out of resources, and whether the bridge is stopping. All other state belongs to the
+    parts.
 
     Args:
-        queue: where turns come from.
+        queue: the source of turns.
         process: turn and lease → settlement; raises LeaseLost.
         settings: places, lease and grace.
-        accepting: False while nothing new should be taken (nobody could answer it).
-        recorder: hears of turns that were taken, ended and settled.
+        accepting: False while no new turns should be taken (no server could answer them).
+        recorder: observes turns that were taken, ended and settled.
     """
 
     def __init__(
@@ -103,26 +103,26 @@ class Intake:
 
     @property
     def redis_error(self) -> str | None:
-        """Why nothing can be taken, in one sentence; None while Redis does what the passes ask."""
+        """Why no turns can be taken, in one sentence; None while Redis executes the commands of the passes."""
         return None if self._outage.last_error is None else str(self._outage.last_error)
 
     @property
     def in_flight(self) -> int:
-        """Turns held now, those that only wait to be settled included."""
+        """Turns held now, including those that only wait to be settled."""
         return len(self._leases)
 
     @property
     def stopping(self) -> bool:
-        """Whether the bridge takes nothing more."""
+        """Whether the bridge has stopped taking turns."""
         return self._stopping.is_set()
 
     def reload(self, settings: QueueSettings) -> None:
-        """Take over places and grace; the lease and names stay as they were."""
+        """Apply changed places and grace; the lease and names do not change."""
         self._settings = settings
         self._capacity.limit = settings.max_concurrent_requests
 
     async def run(self) -> None:
-        """Work until :meth:`stop`; then end what was begun within the grace, and give back the rest."""
+        """Work until :meth:`stop`; then finish started turns within the grace period, and release the others."""
         arrivals = asyncio.create_task(self._arrivals.run(), name="arrivals")
         leases = asyncio.create_task(self._leases.run(), name="leases")
         try:
@@ -134,15 +134,15 @@ class Intake:
                         helper.result()
             await self._drain()
         finally:
-            # Neither is cancelled: a blocking pop that is cancelled half-way can lose what it popped, and redis-py
-            # now and then swallows a cancellation. Both end by themselves, within their time-outs.
+            # Neither is cancelled: a cancelled blocking pop can lose the task that it popped, and redis-py sometimes #
+            # swallows a cancellation. Both end by themselves, within their timeouts.
             self._stopping.set()
             self._leases.stop()
             self._arrivals.allow()
             await asyncio.gather(arrivals, leases, return_exceptions=True)
 
     def stop(self) -> None:
-        """Take nothing more, and let :meth:`run` return."""
+        """Take no more turns, and let :meth:`run` return."""
         self._stopping.set()
         self._wake.set()
 
@@ -154,7 +154,7 @@ class Intake:
             if self._hand_outs.waiting:
                 await self._hand_outs.give_back()
             batch = self._outcomes.next_batch(self._capacity.limit)
-            # While a wait brings what arrives, and there was nothing else, outcomes go out alone, which is faster.
+            # While the wait for arrivals takes new turns, a pass only settles, which is faster.
             limit = 0 if batch and self._arrivals.waiting and not self._more else self._capacity.free()
             fetched = await self._settle_and_fetch(batch, limit)
         except CONNECTION_ERRORS as error:
@@ -169,7 +169,7 @@ class Intake:
             self._wake.set()
 
     async def _settle_and_fetch(self, batch: list[Settlement], limit: int) -> FetchResult:
-        """Settle a batch, and start up to ``limit`` new turns. What Redis did not settle returns to the buffer."""
+        """Settle a batch, and start up to ``limit`` new turns. Unconfirmed settlements return to the buffer."""
         self._capacity.request(limit)
         asked_at, began = clock(), time.perf_counter()
         try:
@@ -187,14 +187,14 @@ class Intake:
         return fetched
 
     async def _restore(self) -> None:
-        """Put the turns of this bridge back in flight in a Redis that lost its last writes."""
+        """Put the turns of this bridge back in flight after Redis lost its last writes."""
         lost = await self._leases.restore()
         self._leases.let_go(self._outcomes.drop(lost))
 
     async def _await_redis(self, error: Exception) -> None:
-        """Pause, and give back what was handed out while its answer got lost.
+        """Pause, and release turns whose hand-outs were lost.
 
-        Whether Redis is of use again, the next pass finds out: it asks what failed, and another command proves nothing.
+        The next pass detects whether Redis works again, because only the command that failed can prove it.
         """
         self._outage.failed(error, held=self.in_flight)
         await wait_or_timeout(self._stopping, self._outage.pause())
@@ -211,7 +211,7 @@ class Intake:
         self._wake.set()
 
     def _exhausted(self, turn: Turn, error: OutOfResources, begun: bool) -> None:
-        """Leave turns to other bridges for a while: this one would take them again and again, in vain."""
+        """Leave turns to other bridges for a while; this one would take them repeatedly in vain."""
         _log.error("out_of_resources", receipt=turn.receipt, error=str(error), pause=_EXHAUSTED_SECONDS)
         self._recovers_at = clock() + _EXHAUSTED_SECONDS
         if not begun:
@@ -225,7 +225,7 @@ class Intake:
         self._wake.set()
 
     async def _drain(self) -> None:
-        """What has not begun goes back at once; what has begun gets the grace, then is left to its lease."""
+        """Release turns that have not started; give started turns the grace period, then leave them to their leases."""
         _log.info("draining", in_flight=self.in_flight)
         unbegun = self._running.unbegun()
         await self._running.cancel_all(unbegun)
@@ -239,7 +239,7 @@ class Intake:
         _log.info("drained", left_to_lease=left)
 
     async def _settle_all(self, release: Collection[str] = ()) -> None:
-        """Settle all outcomes and give back turns that were not begun; a bounded number of tries if Redis is away."""
+        """Settle all outcomes and release turns that were not started, with a bounded number of tries."""
         self._wake.clear()
         for _ in range(_SHUTDOWN_TRIES):
             try:

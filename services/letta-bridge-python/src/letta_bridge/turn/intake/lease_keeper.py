@@ -22,14 +22,14 @@ _RENEW_CHUNK: Final = 1000
 
 
 class LeaseKeeper:
-    """Renews the leases of all turns that this bridge holds, and stops work on those that it has lost.
+    """Renews the leases of all turns that this bridge holds, and cancels turns whose leases it has lost.
 
-    State: the turns held, and the receipts whose leases were lost a short while ago. Turns come from hand-outs; the
-    intake lets them go as they end. :meth:`run` goes on beside the passes until the end of the shutdown.
+    State: the turns held, and the receipts whose leases were lost recently. Hand-outs add turns; the intake removes
+        them as they end. :meth:`run` runs beside the passes until the end of the shutdown.
 
     Args:
         queue: extends and restores leases.
-        running: the turns in work.
+        running: the running turns.
         lease_seconds: how long Redis grants a lease.
         recorder: counts lost leases and lost writes.
         request_pass: asks for a pass of the intake soon.
@@ -58,7 +58,7 @@ class LeaseKeeper:
         return len(self._held)
 
     def known(self) -> set[str]:
-        """Receipts that are no orphans: Letta may have been told of these turns, also of those with lost leases."""
+        """Receipts that are not orphans: these turns may have been sent to Letta, including those with lost leases."""
         return self._held.keys() | self._lost.keys()
 
     def hold(self, turn: Turn) -> None:
@@ -66,7 +66,7 @@ class LeaseKeeper:
         self._held[turn.receipt] = turn
 
     def let_go(self, receipts: Iterable[str]) -> None:
-        """These turns are over; their leases are not renewed any more."""
+        """These turns have ended; stop renewing their leases."""
         for receipt in receipts:
             self._held.pop(receipt, None)
 
@@ -91,14 +91,14 @@ class LeaseKeeper:
         self._ended.set()
 
     async def renew(self, receipts: list[str]) -> None:
-        """Extend these leases. Does nothing while Redis is away: the leases end here a little before they end there."""
+        """Extend these leases. Does nothing while Redis is away; leases expire here slightly earlier than there."""
         asked_at = clock()
         try:
             lost = await self._queue.renew(receipts)
         except CONNECTION_ERRORS:
             return
         if self._queue.writes_lost:
-            self._request_pass()  # it restores the turns, which renews their leases
+            self._request_pass()  # the pass restores the turns, which renews their leases
             return
         for receipt in receipts:
             if receipt in lost:
@@ -107,9 +107,9 @@ class LeaseKeeper:
                 self._running.renewed(receipt, asked_at)
 
     async def restore(self) -> set[str]:
-        """Put the turns back in flight in a Redis that lost its last writes; returns the receipts that are lost.
+        """Put the turns back in flight after Redis lost its last writes; returns the receipts that are lost.
 
-        A lost turn that is in work is stopped. The outcome of one that has ended is left to the caller.
+        A lost turn that is running is cancelled. The outcome of one that has ended is left to the caller.
         """
         held = list(self._held.values())
         asked_at = clock()
@@ -124,6 +124,6 @@ class LeaseKeeper:
         return lost
 
     def _abandon(self, receipt: str) -> None:
-        """Stop work on a turn that another bridge has."""
+        """Cancel a turn that another bridge has taken over."""
         if self._running.cancel(receipt):
             self.lost(receipt)

@@ -27,7 +27,7 @@ class RedisOutage:
         self._orphans = 0
 
     def failed(self, error: Exception, *, held: int) -> None:
-        """Note that a command failed; the log hears of each kind of trouble once per outage."""
+        """Note that a command failed; each kind of failure is logged once per outage."""
         self.last_error = redis_failure(error)
         if self.last_error.code not in self._told:
             self._told.add(self.last_error.code)
@@ -41,11 +41,11 @@ class RedisOutage:
         return self._pause
 
     def returned(self, orphans: int) -> None:
-        """Count turns that were given back because their hand-out got lost."""
+        """Count turns that were released because their hand-out was lost."""
         self._orphans += orphans
 
     def over(self, *, held: int) -> None:
-        """What had failed succeeded."""
+        """The command that had failed succeeded."""
         if self.last_error is None:
             return
         _log.info("redis_available", orphans=self._orphans, held=held)

@@ -1,4 +1,4 @@
-"""The turns in work: one asyncio task each."""
+"""The running turns: one asyncio task each."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _CANCEL_SECONDS: Final = 2.0
 class RunningTurns:
     """Starts and cancels turns. Called by hand-outs, the lease keeper and the shutdown.
 
-    State: receipt → the task that works on the turn, and the turn's lease.
+    State: receipt → the asyncio task of the turn, and the turn's lease.
 
     Args:
         process: turn and lease → settlement; raises LeaseLost or OutOfResources.
         on_outcome: is called with a turn, its settlement, and the seconds it took.
-        on_lease_lost: is called with the receipt of a turn that found its lease to be over.
+        on_lease_lost: is called with the receipt of a turn whose lease has expired.
         on_exhausted: is called with a turn that this host lacks the resources for, the error, and whether the turn may
             have been sent outside the bridge.
-        on_gone: is called with the receipt of a turn that left without an outcome: cancelled, failed, or lost.
+        on_gone: is called with the receipt of a turn that ended without an outcome: cancelled, failed, or lost.
     """
 
     def __init__(
@@ -50,19 +50,19 @@ class RunningTurns:
         return len(self._running)
 
     def start(self, turn: Turn, lease: TurnLease) -> None:
-        """Begin to work on a turn."""
+        """Start a turn."""
         task = asyncio.create_task(self._work(turn, lease))
         # A callback, because a task that is cancelled before its first step runs no `finally` of its own.
         task.add_done_callback(functools.partial(self._left, turn.receipt))
         self._running[turn.receipt] = (task, lease)
 
     def renewed(self, receipt: str, asked_at: float) -> None:
-        """Redis has extended the turn's lease; ``asked_at`` is when it was asked to."""
+        """Redis has extended the turn's lease; ``asked_at`` is when the request was sent."""
         if receipt in self._running:
             self._running[receipt][1].renewed(asked_at)
 
     def cancel(self, receipt: str) -> bool:
-        """Stop work on a turn that another bridge has; returns whether it was running."""
+        """Cancel a turn that another bridge has taken over; returns whether it was running."""
         task, lease = self._running.get(receipt, (None, None))
         if task is None or lease is None:
             return False
@@ -75,7 +75,7 @@ class RunningTurns:
         return {receipt for receipt, (_, lease) in self._running.items() if not lease.begun}
 
     async def cancel_all(self, receipts: Collection[str] | None = None) -> int:
-        """Cancel these turns, or all, and wait a little until they have ended; returns how many there were."""
+        """Cancel these turns, or all, and wait briefly for their end; returns how many there were."""
         turns = [turn for receipt, turn in self._running.items() if receipts is None or receipt in receipts]
         for task, lease in turns:
             lease.revoke()
@@ -94,7 +94,7 @@ class RunningTurns:
             self._on_exhausted(turn, error, lease.begun)
         else:
             self._on_outcome(turn, settlement, time.perf_counter() - began)
-            # Here, and not in the task's callback: that would be a round of the event loop later.
+            # Here, and not in the task's callback, which runs one iteration of the event loop later.
             self._running.pop(turn.receipt, None)
 
     def _left(self, receipt: str, _task: asyncio.Task[None]) -> None:

@@ -1,4 +1,4 @@
-"""Outcomes on their way to Redis, which settles them in batches."""
+"""Buffers outcomes until Redis has settled them, in batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_BATCH: Final = 64
 class SettleBuffer:
     """Settlements that Redis has not confirmed. Filled by ended turns, emptied by the passes and at shutdown.
 
-    State: the settlements, oldest first. A batch that is under way is not among them.
+    State: the settlements, oldest first, without the batch in progress.
     """
 
     def __init__(self, recorder: Recorder) -> None:
@@ -29,21 +29,21 @@ class SettleBuffer:
         return len(self._settlements)
 
     def add(self, settlement: Settlement) -> None:
-        """A turn has its outcome."""
+        """Add the outcome of a turn."""
         self._settlements.append(settlement)
 
     def next_batch(self, capacity: int) -> list[Settlement]:
-        """Take out the oldest: half of what the bridge has places for, so that other turns are in work meanwhile."""
+        """Take out the oldest, at most half of the bridge's capacity, so that other turns run meanwhile."""
         size = max(1, min(_MAX_BATCH, capacity // 2))
         batch, self._settlements = self._settlements[:size], self._settlements[size:]
         return batch
 
     def put_back(self, batch: list[Settlement]) -> None:
-        """Return a batch, or what is left of one, to the front."""
+        """Return a batch, or the rest of one, to the front."""
         self._settlements = batch + self._settlements
 
     def confirm(self, batch: Sequence[Settlement], fetched: FetchResult) -> list[str]:
-        """Returns the receipts that are settled or refused for good; the rest of the batch is put back."""
+        """Returns the receipts that are settled or finally refused; the rest of the batch is put back."""
         over: list[str] = []
         unknown: list[Settlement] = []
         for settlement, counted in zip(batch, fetched.settled, strict=True):
