@@ -1,10 +1,10 @@
--- capacity: what this server says of its memory and its disk, and how old the oldest turn is that the journal lacks.
+-- capacity: Redis's memory and disk status, and the age of the oldest turn that is not journalled.
 -- Changes nothing. On a Cluster this is the node that serves the queue.
 --
 -- Returns {now_ms, id of the journal's oldest entry, INFO memory, INFO persistence}; what is refused or missing is ''.
 
 local function info(section)
-    -- A right that is missing costs these figures, not the whole status.
+    -- A missing right omits these figures only, not the whole status.
     local told = redis.pcall('INFO', section)
     return type(told) == 'string' and told or ''
 end

@@ -12,28 +12,28 @@
 --   9 counters   hash    taken, handed_out, redelivered, restored, answers_refused, missed_pending, missed_dropped,
 --                        dead_dropped, journal_dropped, journal_bytes, journal_looks, settled:<outcome>
 --  10 bridges    zset    bridge -> last heartbeat (ms)
---  11 paused    hash    mode (all | intake), since (ms), reason; absent while work goes on
+--  11 paused    hash    mode (all | intake), since (ms), reason; absent while the queue is not paused
 --  12 lane:      prefix  + lane: list of waiting entries, oldest right
---  13 reply:     prefix  + user:task_id: the kept reply
---  14 missed:    prefix  + user: turns the agent does not know yet, oldest left
+--  13 reply:     prefix  + user:task_id: the stored reply
+--  14 missed:    prefix  + user: missed turns, oldest left
 --  15 journal    stream  answered turns that are not in the database yet
---  16 journal_writer  string  the bridge that writes them now, expires
+--  16 journal_writer  string  the bridge that currently writes them, expires
 --  17 choices  hash    users' choices about permanent memory; consent/lua/common.lua says what is in it
 --  18 call:      prefix  + taker: ticket of the taker's last hand-out call that Redis executed, expires
---  19 held      hash    lane -> "<until_ms> <since_ms> <renewed_ms> <holder> <why>": no turn of it begins meanwhile
---  20 open      hash    tenth of a second -> tasks taken in it and not settled; tells the oldest without its payload
+--  19 held      hash    lane -> "<until_ms> <since_ms> <renewed_ms> <holder> <why>": no turn of it is handed out
+--  20 open      hash    tenth of a second -> tasks taken in it and not settled; shows the oldest without payloads
 --  21 tally:     prefix  + minute: hash word -> turns settled in that minute under the word, expires
 --  22 begun      zset    receipt -> when the turn was handed out (ms); a turn handed out by an older bridge has no entry
 --  23 order      hash    tasks (taken from the request list so far), newest_ms (the latest first_ms), opted_in_ms (the
 --                        latest time up to which an opt-in does not apply); older bridges neither read nor write it
 --  24 opt_ins    zset    user key -> value of `tasks` at which the user's opt-in applies (consent/lua/common.lua)
 --
--- A receipt identifies one hand-out for ever: "<ticket>-<n>" is the n-th turn of the hand-out call with that ticket;
--- "<ticket>+<n>" was handed to the connection on which an idle bridge waits. Tickets come from the bridges
+-- A receipt is the fencing token of one hand-out: "<ticket>-<n>" is the n-th turn of the hand-out call with that
+-- ticket; "<ticket>+<n>" was handed to the connection on which an idle bridge waits. Tickets come from the bridges
 -- (request_queue/calls.py), because counters in Redis run backwards when Redis loses acknowledged writes.
 --
 -- Invariants, each holding between any two commands:
---   a lane is in `lanes`, or in `ready` exactly once, or has no entry; a held one, too: it is passed over in `ready`
+--   a lane is in `lanes`, or in `ready` exactly once, or has no entry; dispatch skips held lanes in `ready`
 --   taken = settled + entries in lanes + records in `turns`
 
 local REQUESTS, INCOMING, LANES, READY, TURNS, LEASES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -72,13 +72,13 @@ local function tenth_of(first_ms)
     return string.format('%d', math.floor(tonumber(first_ms) / 100))
 end
 
--- Minutes since 1970: what the tallies are kept by.
+-- Minutes since 1970, the keys of the tallies.
 local function minute_of(ms)
     return math.floor(ms / 60000)
 end
 
--- Whether Redis has lost the hand-out of this receipt, which it had acknowledged to the bridge. A taker makes its calls
--- one after the other with rising tickets, so an older last ticket proves it.
+-- Whether Redis has lost the hand-out of this receipt, which it had acknowledged. A taker's calls are sequential, with
+-- rising tickets, so an older last ticket proves the loss.
 local function forgotten(bridge, receipt)
     local ticket, part = string.match(receipt, '^(%d+)([-+])')
     local last = redis.call('GET', CALL .. bridge .. (part == '+' and '+' or '')) or ''

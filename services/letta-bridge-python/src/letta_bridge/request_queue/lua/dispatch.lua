@@ -1,5 +1,5 @@
--- dispatch: take over what dead bridges left, route new tasks into lanes, hand out up to `want` turns.
--- While the queue is paused nothing is routed, and nothing handed out either where the mode is `all`.
+-- dispatch: take over turns with expired leases, route new tasks into lanes, hand out up to `want` turns.
+-- While the queue is paused, no task is routed and, in mode `all`, no turn is handed out.
 -- If Redis has lost acknowledged writes, nothing is handed out to this taker until its bridge has called `restore`.
 --
 -- ARGV 1 bridge  2 want  3 intake (tasks routed at most)  4 lease_ms  5 longest lane name in bytes
@@ -19,12 +19,12 @@ local taker, ticket, answered, ticket_ttl_ms, answer_bytes = ARGV[11], ARGV[12],
 local now = now_ms()
 -- Bounds per call: unreadable entries set aside, heads of lanes marked after a loss of writes, entries of `begun` examined.
 local UNREADABLE, DOUBTED, STALE = 100, 5000, 100
--- Bytes of tasks routed, and of turns taken over from dead bridges, per call: Redis serves nobody else meanwhile.
+-- Bytes of tasks routed, and of turns taken over, per call: Redis serves no other client meanwhile.
 local ROUTED_BYTES, TAKEN_OVER_BYTES = 4194304, 8388608
--- How long after its last hand-out a task still finds the reply from which it has its idempotency key: 30 days.
+-- How long after its last hand-out a task's idempotency key is kept in its reply: 30 days.
 local NEEDED_MS = 2592000000
 
--- What no user can be read from gets one of 64 lanes of its own: a flood of it is worked off side by side.
+-- Payloads without a readable user are spread over 64 lanes, so that a flood of them is processed concurrently.
 local function lane_of(payload, place)
     local user = #payload <= longest_payload and read_ids(payload, longest_lane)
     return user and user_lane(user) or ('~' .. (place % 64))
@@ -40,7 +40,7 @@ local function stamp_ms()
     return math.min(math.max(now, opted_in_ms + 1), now + AHEAD_MS)
 end
 
--- Lets the opt-ins apply that waited for no more than this many tasks.
+-- Applies the opt-ins that wait for at most this many tasks.
 local function apply_opt_ins(tasks)
     for _, user_key in ipairs(redis.call('ZRANGEBYSCORE', OPT_INS, '-inf', tasks, 'LIMIT', 0, APPLIED)) do
         local chosen_ms = string.match(redis.call('HGET', CHOICES, user_key) or '', '^1 (%d+) %+')
@@ -108,7 +108,7 @@ local function route_new()
     local tasks, bytes = route_from(INCOMING, intake, ROUTED_BYTES)
     route_from(REQUESTS, tasks, bytes)
     if opt_ins_wait and redis.call('EXISTS', INCOMING, REQUESTS) == 0 then
-        apply_opt_ins('+inf')  -- another way out of the list than this one: an older bridge, `restore`
+        apply_opt_ins('+inf')  -- tasks also leave the list otherwise: an older bridge, `restore`
     end
     redis.call('HSET', ORDER, 'tasks', string.format('%d', routed), 'newest_ms', string.format('%d', newest_ms),
         'opted_in_ms', string.format('%d', opted_in_ms))
@@ -121,7 +121,7 @@ local function next_entry(lane)
     while true do
         local entry = redis.pcall('RPOP', LANE .. lane)
         if type(entry) ~= 'string' then
-            return nil  -- no entry, or a key of another type, which the next task of this lane sets aside
+            return nil  -- no entry, or a key of the wrong type, which the next task of this lane sets aside
         end
         local seq, attempts, first_ms, payload = split_entry(entry)
         if seq then
@@ -147,14 +147,13 @@ local function is_held_as(lane)
     return held
 end
 
--- Whether no turn of this lane may begin. A hold of a user is one of the lanes beside the user's own, too (restore.lua).
+-- Whether this lane is held. A hold on a user also covers the lanes of the user's restored turns (restore.lua).
 local function is_held(lane)
     return is_held_as(lane) or any_held and is_held_as(string.match(lane, '^(.*)~again:%d+[-+]%d+$') or lane)
 end
 
--- The reply to an earlier task of this user with the same id. The task that is pushed again after an error that may be
--- retried is sent under the earlier one's idempotency key, at every hand-out: such a reply is kept for as long as the task
--- may be handed out again.
+-- The reply to an earlier task of this user with the same id. A task that is pushed again after a retryable error
+-- inherits the earlier one's idempotency key; such a reply is kept for as long as the task may be handed out again.
 local function kept_reply(user, task_id)
     local escaped = string.gsub(string.gsub(user, '%%', '%%25'), ':', '%%3A')
     local key = REPLY .. escaped .. ':' .. task_id
@@ -226,12 +225,12 @@ local function take_over_expired()
             redis.call('ZREM', LEASES, receipt)
         end
         if bytes >= TAKEN_OVER_BYTES then
-            return  -- the next call goes on: their leases stay expired
+            return  -- the next call continues: their leases stay expired
         end
     end
 end
 
--- Repairs `leases` and `lanes`: damage there would keep a turn in flight, or a lane blocked, for ever.
+-- Repairs `leases` and `lanes`, where damage would keep a turn in flight, or a lane blocked, for ever.
 local function mend()
     local turns = redis.call('HLEN', TURNS)
     if turns == redis.call('ZCARD', LEASES) and turns == redis.call('HLEN', LANES) then
@@ -272,7 +271,7 @@ local function mend()
     end
 end
 
--- Removes entries of `begun` whose turns a bridge of an older release ended, which does not know this key.
+-- Removes entries of `begun` whose turns were ended by a bridge of an older release, which ignores this key.
 local function forget_ended()
     if redis.call('ZCARD', BEGUN) > redis.call('HLEN', TURNS) then
         for _, receipt in ipairs(redis.call('ZRANGE', BEGUN, 0, STALE - 1)) do
@@ -284,7 +283,7 @@ local function forget_ended()
 end
 
 -- After a loss of writes the task at the head of a lane may have been handed out before: count it as a redelivery, so
--- that its next bridge looks for it in Letta.
+-- that its next bridge searches for it in Letta.
 local function doubt_heads()
     for _, lane in ipairs(redis.call('LRANGE', READY, 0, DOUBTED - 1)) do
         local entry = redis.pcall('LINDEX', LANE .. lane, -1)

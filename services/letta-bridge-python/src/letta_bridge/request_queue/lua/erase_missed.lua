@@ -1,7 +1,7 @@
--- erase_missed: drop the turns that a user's agent does not know yet.
+-- erase_missed: delete a user's missed turns.
 --
 -- ARGV 1 user
--- Returns how many they were.
+-- Returns their number.
 
 local missed = redis.call('LLEN', MISSED .. ARGV[1])
 if missed > 0 then

@@ -2,8 +2,8 @@
 --
 -- ARGV 1 lane  2 tasks dropped at most, the oldest first; 0 where entries follow  3 outcome that they are counted as
 --      4… entries: only these are dropped
--- Where they are to end with an error, a task that a bridge has begun before is left: Letta or memory-python may have it.
--- Returns the entries that were dropped, fewer where they come to more than DROPPED_BYTES; none only where none is left.
+-- If they end with an error, tasks with an earlier hand-out stay, because Letta or memory-python may have them.
+-- Returns the dropped entries, limited to DROPPED_BYTES; none only if none is left.
 
 local lane, most = ARGV[1], tonumber(ARGV[2])
 local DROPPED_BYTES = 4194304

@@ -1,5 +1,5 @@
 -- expire_creation: set the remaining time of a creation lease, if it still belongs to this attempt. Idempotent.
--- Used without common.lua: it touches one key only.
+-- Runs without common.lua, because it accesses one key only.
 --
 -- KEYS 1 creation lease  string: the idempotency token of the attempt
 -- ARGV 1 token  2 ms from now, 0 releases it

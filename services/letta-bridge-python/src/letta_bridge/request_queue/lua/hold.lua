@@ -1,5 +1,5 @@
--- hold: let no bridge begin a turn of one user, until the hold is lifted or its time is over. Tasks go on being routed
--- into the lane and wait there. Repeated by the same holder it is renewed.
+-- hold: let no bridge begin a turn of one user until the hold is lifted or expires. Tasks are still routed into the
+-- lane and wait there. A repeated call of the same holder renews the hold.
 --
 -- ARGV 1 user, who is the lane  2 holder  3 ttl_ms  4 stale_ms: another's hold may be taken over once it was not renewed
 --      for so long  5 lanes held at most  6 why, one line  7 1: nobody renews it, and nobody may take it over
@@ -22,7 +22,7 @@ end
 local renewed = ARGV[7] == '1' and now + ttl_ms or now  -- in the future: not stale before it ends
 local times = string.format('%d %d %d', now + ttl_ms, since, renewed)
 redis.call('HSET', HELD, lane, times .. ' ' .. holder .. ' ' .. ARGV[6])
-if redis.call('PTTL', HELD) < ttl_ms then  -- all of it goes with the last hold
+if redis.call('PTTL', HELD) < ttl_ms then  -- the key is deleted with the last hold
     redis.call('PEXPIRE', HELD, ttl_ms)
 end
 return {1}

@@ -1,11 +1,11 @@
--- journal: forget the turns that are written, and hand the oldest others to the one bridge that writes them.
--- Repeating it is harmless: a turn that is handed out twice is written once, by its id.
+-- journal: remove the turns that are written, and return the oldest others to the one bridge that writes them.
+-- Idempotent: a turn that is returned twice is written once, by its id.
 --
 -- ARGV 1 bridge  2 lease_ms, 0 to let another bridge write from now on  3 turns wanted
 --      4 number of records to set aside  then id and code (newer_record | unreadable_record) of each
 --      then the ids of the turns that are in the database
--- Returns {1 where this bridge writes or 0, turns waiting, turns left out since ever for want of room,
---          {{id, turn, reply}, …}}, oldest first; fewer than wanted where they come to more than BATCH_BYTES.
+-- Returns {1 if this bridge writes, else 0; turns waiting; turns ever dropped because the backlog was full;
+--          {{id, turn, reply}, …}}, oldest first, limited to BATCH_BYTES.
 
 local bridge, lease_ms, want = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local PAGE, BATCH_BYTES = 20, 4194304

@@ -1,11 +1,11 @@
--- lanes: who waits and what is in flight, without any payload. Changes nothing.
+-- lanes: waiting lanes and turns in flight, without payloads. Changes nothing.
 --
 -- ARGV 1 start  2 stop (positions, both of the turns in flight, by deadline, and of `ready`, in the order served)
 -- An unreadable turn has an empty bridge and lane; it is set aside when its lease expires.
 -- Returns {now_ms, turns in flight, lanes ready,
 --          {{receipt, bridge, lane, attempts, ms of the hand-out (of older bridges first_ms), deadline_ms, waiting,
 --            first_ms of the oldest waiting}, …},
---          {{lane, waiting, first_ms of the oldest waiting}, …}}; a first_ms is '' where nothing waits.
+--          {{lane, waiting, first_ms of the oldest waiting}, …}}; first_ms is '' if nothing waits.
 
 local function waiting(lane)
     local oldest = redis.pcall('LINDEX', LANE .. lane, -1)

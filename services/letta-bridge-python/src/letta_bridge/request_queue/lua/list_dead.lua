@@ -1,4 +1,4 @@
--- list_dead: a page of dead letters by position, with as much of their payloads as is asked for. Changes nothing.
+-- list_dead: a page of dead letters by position, with the beginning of their payloads. Changes nothing.
 --
 -- ARGV 1 first  2 last (positions counted from the oldest, which is 1: new letters do not move them); from newer to older
 --      where `first` is greater
@@ -8,7 +8,7 @@
 
 local first, last, head = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local PAGE_BYTES = 1048576
--- A longer first line is no description of a letter that a bridge wrote.
+-- Bridges write no longer first lines.
 local LONGEST_LINE = 65536
 
 local found, touched = {}, 0

@@ -1,8 +1,9 @@
--- oldest: when the oldest task was taken that is not settled, of all of them; no payload is read.
+-- oldest: the time at which the oldest unsettled task was taken; reads no payloads.
 --
--- `open` is kept by every script that takes or ends tasks; a bridge of a release before does not. What it ended without
--- a word is the oldest sooner or later, and as `open` then counts more than there are tasks, that much of it is dropped.
--- Where that hits a task that does wait, the surplus is found again when that task ends.
+-- Every script that takes or ends tasks updates `open`; bridges of older releases do not. Tasks that they ended become
+-- the oldest eventually; `open` then counts more tasks than exist, and the surplus is dropped. If that removes a task
+-- that still waits, the surplus is corrected when that task ends.
+--
 -- Returns {now_ms, first_ms of the oldest to a tenth of a second, or ''}.
 
 local counters = redis.call('HGETALL', COUNTERS)

@@ -1,6 +1,6 @@
--- probe: whether the queue's scripts could do their work, and which key is in their way where not. Changes nothing.
+-- probe: whether the queue's scripts can run, and if not, which key prevents it. Changes nothing.
 --
--- Returns 1, or the error that they would meet; one about a key of another type names it.
+-- Returns 1, or the error that the scripts would get; an error about a key of the wrong type names the key.
 
 local READS = {
     { 'LLEN', REQUESTS, 'list' }, { 'LLEN', INCOMING, 'list' }, { 'HLEN', LANES, 'hash' }, { 'LLEN', READY, 'list' },
@@ -22,7 +22,7 @@ for _, read in ipairs(READS) do
         return result
     end
 end
--- Refused where writing is, by a full Redis, a replica or a full disk. A reply's key names a user and a task: this one
--- is nobody's, and what does not exist is not written.
+-- This write fails like any other on a full Redis, a replica or a full disk. Its key, of no user and no task, does not
+-- exist, so nothing is written.
 local written = redis.pcall('SET', REPLY .. 'probe', '', 'XX')
 return failed(written) and written or 1

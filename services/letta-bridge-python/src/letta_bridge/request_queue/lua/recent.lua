@@ -1,4 +1,4 @@
--- recent: what became of the turns of the last minutes. Changes nothing.
+-- recent: the outcomes of the turns of the last minutes. Changes nothing.
 --
 -- ARGV 1 minutes, the current one among them
 -- Returns {word, count, word, count, …}, in no order: the words that settlements were tallied under.

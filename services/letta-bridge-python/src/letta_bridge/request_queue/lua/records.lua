@@ -1,6 +1,6 @@
 -- The formats of the queue's records, and how unreadable records are set aside. Prepended to each script.
 --
--- Every record has a format version; one that names none has version 1.
+-- Every record has a format version; a record without one has version 1.
 --
 --   entry    a task in a lane       "<seq> <attempts> <first_ms>\n<payload>"
 --              seq       digits; the counter `taken`, then the ticket of the call that took the task (older bridges
@@ -31,7 +31,7 @@ local function split_entry(entry)
     end
 end
 
--- Counts these entries as not open any more. One that does not have version 1 names no time: `oldest` finds its surplus.
+-- Counts these entries as not open any more. An entry of another version has no time; `oldest` corrects the surplus.
 local function close_entries(entries)
     local closed = {}
     for _, entry in ipairs(entries) do
@@ -50,7 +50,7 @@ local function join_entry(seq, attempts, first_ms, payload)
     return seq .. ' ' .. attempts .. ' ' .. first_ms .. '\n' .. payload
 end
 
--- The attempts of an entry, more or less by `change`; a 0 before them stays.
+-- The attempts of an entry, changed by `change`; a leading 0 stays.
 local function add_attempts(attempts, change)
     local mark = string.find(attempts, '^0%d') and '0' or ''
     return mark .. string.format('%d', math.max(0, tonumber(attempts) + change))
@@ -76,8 +76,8 @@ local function is_of(record, bridge)
     return rest == '+\n' or string.sub(rest, 1, 1) == '\n'
 end
 
--- What waits for the journal is counted in bytes by the counter `journal_bytes`; an empty stream resets it, so what a
--- bridge of the previous release added or removed without counting does not stay in it.
+-- The counter `journal_bytes` holds the size of the journal's backlog. An empty stream resets it, which removes the
+-- error caused by bridges of the previous release, which do not count.
 local function count_journal(bytes)
     local before = redis.call('XLEN', JOURNAL) > 0 and redis.call('HGET', COUNTERS, 'journal_bytes') or 0
     redis.call('HSET', COUNTERS, 'journal_bytes', string.format('%d', math.max(0, before + bytes)))
@@ -94,8 +94,8 @@ local function remove_from_journal(id, turn, reply)
     end
 end
 
--- The digest a dead letter is named by: the SHA-1 of all of it. Of a letter that holds no ordinary task it is that of its
--- length and both ends, because Redis would stand still for a hundredth of a second per 3 MB.
+-- The digest that identifies a dead letter: the SHA-1 of all of it. For a letter without an ordinary task, that of its
+-- length and both ends, because a SHA-1 blocks Redis for 10 ms per 3 MB.
 local function letter_digest(letter)
     local HASHED_WHOLE, END = 524288, 4096
     if #letter <= HASHED_WHOLE then
@@ -133,7 +133,7 @@ local function set_aside(kind, code, lane, record)
     redis.call('LPUSH', DEAD, cjson.encode(about) .. '\n' .. record)
 end
 
--- The same for a task (entry | turn), whose outcome this is.
+-- The same for a task (entry | turn), as its outcome.
 local function bury_record(kind, lane, record)
     set_aside(kind, fault_of(record), lane, record)
     redis.call('HINCRBY', COUNTERS, 'settled:dead', 1)

@@ -1,7 +1,7 @@
--- release: give turns that were not started back to the head of their lanes; no attempt is counted.
+-- release: return turns that were not started to the head of their lanes; no attempt is counted.
 --
 -- ARGV 1 bridge  2… receipts
--- Returns how many were given back.
+-- Returns how many were released.
 
 local released = 0
 for index = 2, #ARGV do

@@ -1,7 +1,7 @@
 -- renew: extend the leases of turns in flight.
 --
 -- ARGV 1 lease_ms  2 bridge  3… receipts
--- Returns {receipts whose turns another bridge has or has ended, receipts whose hand-outs Redis has lost}.
+-- Returns {receipts whose turns another bridge has or has settled, receipts whose hand-outs Redis has lost}.
 
 local deadline, bridge = now_ms() + tonumber(ARGV[1]), ARGV[2]
 local lost, unknown = {}, {}

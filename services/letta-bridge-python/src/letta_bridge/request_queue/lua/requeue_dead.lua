@@ -1,4 +1,4 @@
--- requeue_dead: remove a dead letter, and requeue its task (or put its record back) if it is to be tried again.
+-- requeue_dead: remove a dead letter and, for a retry, requeue its task or restore its record.
 --
 -- ARGV 1 position counted from the oldest  2 digest of the letter expected there  3 'retry' or 'drop'
 --      4 user:task_id its reply is kept under, '' for none  5 error reply to keep there  6 ttl_ms
@@ -7,10 +7,10 @@
 --      11 idempotency key of the task, '' if the letter does not name it
 -- Returns 1; 0 if another letter is at this position by now; 2 if this release cannot read the record.
 --
--- A task goes back to its lane under its own number and counts as a redelivery, so that the bridge looks for it in Letta
--- first; the error reply kept for it is deleted, or, where the task has the key of an earlier one, replaced by one that
--- names that key. A letter of an older bridge names no number: its payload goes to the request list, and the kept reply
--- is replaced by one that says that the task may be tried again. What is kept of another task with the same id stays.
+-- A task returns to its lane under its own number and counts as a redelivery, so that the bridge searches Letta for it
+-- first. Its stored error reply is deleted or, if the task has the key of an earlier one, replaced by one with that key.
+-- A letter of an older bridge has no number: its payload goes to the request list, and a retryable error replaces the
+-- stored reply. The reply to another task with the same id stays.
 
 local position, digest, kept_under, kind, lane = -tonumber(ARGV[1]), ARGV[2], ARGV[4], ARGV[7], ARGV[8]
 local key = ARGV[11]

@@ -1,15 +1,15 @@
--- restore: put turns back in flight that a bridge works on and whose hand-outs Redis has lost.
+-- restore: put a bridge's turns back in flight whose hand-outs Redis has lost.
 --
 -- ARGV 1 bridge  2 lease_ms  then for each turn: receipt, lane, seq, attempts, first_ms, payload ('' if it was cut)
--- Returns for each turn 1 if it is in flight under its receipt, 0 if another bridge has the task or has ended it.
+-- Returns for each turn 1 if it is in flight under its receipt, 0 if another bridge has the task or has settled it.
 
 local bridge, lease_ms = ARGV[1], tonumber(ARGV[2])
 local FIRST, FIELDS, PAGE, PAGE_BYTES = 3, 6, 100, 1048576
--- Elements of the request list that are compared with a payload, the oldest ones: what was taken from it comes back there.
+-- How many of the oldest elements of the request list are compared with a payload; lost tasks reappear there.
 local UNTAKEN = 1000
 
 -- Removes a task from the lane it waits in. Returns its payload, or nil if it does not wait there. Most wait near the
--- head; the pages grow as far as the entries are small.
+-- head; the pages grow while the entries are small.
 local function take_out(lane, seq)
     local first, last, page = -1, -length_of(LANE .. lane), 1
     while first >= last do

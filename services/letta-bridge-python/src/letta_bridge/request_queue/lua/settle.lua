@@ -1,4 +1,4 @@
--- settle: give turns their one outcome each: publish and keep the reply, remember what the agent missed, end the turn.
+-- settle: give each turn its one outcome: publish and store the reply, record missed turns, end the turn.
 -- Refused unless the receipt is in flight with this bridge.
 --
 -- ARGV 1 reply_ttl_ms  2 length of the replies stream  3 missed turns kept of each persona at most  4 and their bytes
@@ -23,18 +23,18 @@ local journal_bound, journal_bytes, dead_bytes = tonumber(ARGV[5]), tonumber(ARG
 local bridge = ARGV[8]
 local FIRST, FIELDS = 9, 15
 local TALLY_SECONDS = 900
--- Dead letters dropped for one that is added, at most: after the bound was lowered, later ones drop the rest.
+-- Dead letters dropped for each added one, at most: after the bound was lowered, later additions drop the rest.
 local DROPPED = 16
 -- Codes that request_queue/redis_queue.py reads.
 local TAKEN_OVER, SETTLED, REPEATED, FORGOTTEN = 0, 1, 2, 3
 
--- A reply as it is kept: with members at its end that nobody is sent.
+-- A reply as it is stored, with members at its end that are not published.
 local function as_kept(reply, mark)
     return mark == '' and reply or string.sub(reply, 1, -2) .. ',' .. mark .. '}'
 end
 
--- FORGOTTEN: Redis has lost the hand-out, call `restore` first. REPEATED: an earlier try succeeded, this very reply is
--- kept. TAKEN_OVER: another bridge has the task or has ended it; an answer is dropped and counted.
+-- FORGOTTEN: Redis has lost the hand-out, call `restore` first. REPEATED: an earlier call succeeded, exactly this reply
+-- is stored. TAKEN_OVER: another bridge has the task or has settled it; an answer is dropped and counted.
 local function refusal(record, receipt, reply, kept, mark)
     if not record and forgotten(bridge, receipt) then
         return FORGOTTEN
@@ -70,14 +70,13 @@ local function answer(outcome, reply, channel, response, response_channel, kept,
     end
 end
 
--- The persona a missed turn was said to; records of the previous release name none.
+-- The persona of a missed turn; records of the previous release have none.
 local function persona_of(record)
     local readable, turn = pcall(cjson.decode, record)
     return readable and type(turn) == 'table' and turn.persona or 'default'
 end
 
--- The oldest records beyond a bound are dropped, of the persona that has one more: no persona's push out another's. The
--- newest stays, whatever its size.
+-- Drops the oldest records beyond a bound, each persona's separately. The newest stays, whatever its size.
 local function drop_oldest(key, added)
     if redis.call('LLEN', key) <= missed_kept and (memory_of(key) or math.huge) <= missed_bytes then
         return
@@ -123,7 +122,7 @@ local function remember(user, told, missed)
     end
 end
 
--- A missed-turns key of the wrong type must not keep the user's answer from being published.
+-- A missed-turns key of the wrong type must not block the user's answer.
 local function mend_missed(user, missed, problem)
     if not is_wrong_type(problem) then
         error(problem)
@@ -145,7 +144,7 @@ local function bury(letter)
     end
 end
 
--- The newest are left out: those before them may be on their way into the database already.
+-- The newest are dropped, because the writer may already have read older ones.
 local function journalise(turn, reply)
     local waiting = redis.call('XLEN', JOURNAL)
     local bytes = tonumber(redis.call('HGET', COUNTERS, 'journal_bytes') or 0) + #turn + #reply
@@ -163,7 +162,7 @@ local function count(sums, name)
     sums[name] = (sums[name] or 0) + 1
 end
 
--- Whatever lies under the name of the minute's figures, the turns are settled.
+-- A tally key of the wrong type must not block the settlements.
 local function tally()
     if next(words) == nil then
         return

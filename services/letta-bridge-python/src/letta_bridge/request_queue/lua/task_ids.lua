@@ -1,5 +1,5 @@
--- The user and the task id of a payload: exactly what parse_task (contracts/messages.py) reads from it, in whatever way a
--- producer wrote them. Two answers that differ would put one user into two lanes. Prepended to scripts that read tasks.
+-- The user and the task id of a payload, exactly as parse_task (contracts/messages.py) reads them: a difference would
+-- put one user into two lanes. Prepended to scripts that read tasks.
 --
 -- cjson rounds integers from 2^53 on, and refuses half a surrogate pair, a byte order mark and NUL; parse_task does not.
 
@@ -57,8 +57,8 @@ local function whole_pairs(json)
     end
 end
 
--- A JSON document without what only cjson minds, and with the ids that it would round as texts. A quote within a string
--- is escaped, so that `"user_id":` can be nothing but a key.
+-- A JSON document without characters that only cjson refuses, and with ids as texts that cjson would round. A quote
+-- within a string is escaped, so `"user_id":` can only be a key.
 local function readable(json)
     json = string.match(string.gsub(json, '^[%z%s\239\187\191]+', ''), '^.*[^%z%s]') or ''
     json = whole_pairs((string.gsub(json, '%z', '\\u0000')))
@@ -77,15 +77,15 @@ local function decoded(json)
     return ok and type(task) == 'table' and string.find(json, '^%s*{') and task  -- a list is a table, too
 end
 
--- A number as the text of an integer where it is one, anything else as it is.
+-- An integral number as the text of an integer; anything else unchanged.
 local function identifier(value)
     if type(value) == 'number' and value == math.floor(value) and not inexact(value) then
-        return value == 0 and '0' or string.format('%.0f', value)  -- there is a zero below zero
+        return value == 0 and '0' or string.format('%.0f', value)  -- -0 is a number, too
     end
     return value
 end
 
--- The task of a payload, as cjson reads it, with exact ids; false or nil where it is no JSON object.
+-- The task of a payload, as cjson reads it, with exact ids; false or nil if it is not a JSON object.
 local function read_task(payload)
     local task = decoded(payload)
     if not task or inexact(task.user_id) or inexact(task.task_id) then
@@ -94,7 +94,7 @@ local function read_task(payload)
     return task
 end
 
--- User and task id; nil where no user can be told, which parse_task refuses, too.
+-- User and task id; nil without a readable user, which parse_task refuses, too.
 local function read_ids(payload, longest_user)
     local task = read_task(payload)
     if not task then

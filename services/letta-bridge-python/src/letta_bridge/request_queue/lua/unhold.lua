@@ -1,7 +1,7 @@
--- unhold: let bridges begin turns of a user again.
+-- unhold: end a hold, so that bridges begin turns of the user again.
 --
--- ARGV 1 user, who is the lane  2 holder, '' for whoever it is
--- Returns 1, or 0 where this holder holds nothing.
+-- ARGV 1 user, the name of the lane  2 holder, '' for any holder
+-- Returns 1, or 0 if this holder has no hold.
 
 local held = redis.call('HGET', HELD, ARGV[1])
 if not held or (ARGV[2] ~= '' and string.match(held, '^%d+ %d+ %d+ (%S+)') ~= ARGV[2]) then
