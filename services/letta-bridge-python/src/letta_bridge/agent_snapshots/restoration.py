@@ -42,7 +42,7 @@ Erased = Callable[[str], Awaitable[bool]]
 
 
 async def nobody_erased(_user_id: str) -> bool:
-    """For a restore beside which no erasure can run."""
+    """For a restore during which no erasure can run."""
     return False
 
 
@@ -177,7 +177,7 @@ class AgentRestorer:
             return await self._tagged(replace(result, comparison=comparison), new_id, former)
         except (AgentGone, LettaRejected) as error:
             is_erased = await self._is_erased(outline.tags)  # the erasure has deleted the agent that was being written
-            # Of an agent that is gone nothing is left; what is there by now is being written by another restore.
+            # A deleted agent leaves nothing; an agent that exists now is being written by another restore.
             if is_erased or isinstance(error, LettaRejected):
                 with contextlib.suppress(LettaError):
                     await self._remove_incomplete(former)

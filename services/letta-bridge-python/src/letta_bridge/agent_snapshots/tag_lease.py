@@ -1,4 +1,4 @@
-"""Keeps bridges from creating a user's agent in the moment in which a restored one gets the user's tags."""
+"""Prevents bridges from creating a user's agent while a restored one gets the user's tags."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Users who were erased since a moment, by the ledger in Redis and by the audit of the installation.
 
 Both hold hashes of user ids. The ledger is lost with Redis, the audit with the database or the data directory, so both
-are asked. A place where both are new knows nothing of earlier erasures.
+are asked. An installation where both are new has no record of earlier erasures.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ErasedUsers:
 
     Args:
         settings: those of the installation whose audit counts.
-        ledger: that of its queue; None where Redis is not to be asked.
+        ledger: that of its queue; None to skip Redis.
         moment: the beginning of a backup.
     """
 
@@ -49,7 +49,7 @@ class ErasedUsers:
             self.unread.append(f"the ledger in Redis forgets an erasure after {KEPT_DAYS} days")
 
     async def look(self) -> None:
-        """Read ledger and audit again. One that cannot be read is noted, and the ledger not asked any more."""
+        """Read ledger and audit again. One that cannot be read is noted, and the ledger is then skipped."""
         await self.look_at_ledger()
         try:
             self.hashes |= await self._audit()
@@ -68,7 +68,7 @@ class ErasedUsers:
             self._note(f"the ledger in Redis cannot be read ({explain(error)})")
 
     def among(self, tags: Iterable[str]) -> bool:
-        """Whether a user whom these tags of an agent name was erased."""
+        """Whether a user named by an agent's tags was erased."""
         return any(user_hash(user) in self.hashes for user in users_in(tags))
 
     async def is_erased(self, user_id: str) -> bool:

@@ -1,4 +1,4 @@
-"""Verifies that a manifest fits together: what its tables and agents name is exactly what its list of files holds."""
+"""Verifies that a manifest is consistent: its tables and agents name exactly the files in its list."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared_utils.persistence.table_copy import ENDING as TABLE_ENDING
 
 
 def fault_of(manifest: Manifest) -> str | None:
-    """What does not fit together in a manifest, for people; None where everything does."""
+    """The inconsistency of a manifest, for people; None if there is none."""
     return next(_faults(manifest), None)
 
 

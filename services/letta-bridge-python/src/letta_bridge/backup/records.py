@@ -1,4 +1,4 @@
-"""What the manifest of a backup records: files, tables, agents."""
+"""The entries of a backup's manifest: files, tables, agents."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class RestoreReport:
 
     @property
     def lacks(self) -> tuple[str, ...]:
-        """What the backup does not hold, for people."""
+        """Data missing from the backup, for people."""
         found: list[str] = [] if self.manifest.whole_agents else [OLD_AGENTS_LACK]
         if self.state.compared < len(self.state.rows):
             found.append("checksums of tables, which the release that made it did not note: they were not compared")
@@ -76,7 +76,7 @@ async def restore_backup(
     leases: CreationLeases | None = None,
     progress: Progress = lambda _what, _count: None,
 ) -> RestoreReport:
-    """Restore a backup, without what it holds of users who were erased since it began.
+    """Restore a backup, without the data of users who were erased since it began.
 
     Args:
         settings: the bridge's.

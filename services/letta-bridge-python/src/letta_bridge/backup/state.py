@@ -75,7 +75,7 @@ async def save_state(settings: BridgeSettings, folder: Path) -> tuple[SavedState
 async def check_place(settings: BridgeSettings, manifest: Manifest) -> None:
     """Verify that databases and session file are empty, or were restored from this backup. Changes no rows.
 
-    What a running bridge writes by itself counts as empty, as does the audit of erasures: the choices about permanent
+    Data that a running bridge writes by itself counts as empty: the audit of erasures, and the choices about permanent
     memory that Redis has.
 
     Raises:
@@ -145,7 +145,7 @@ async def load_state(
 
 
 async def remove_from_state(settings: BridgeSettings, manifest: Manifest, hashes: Collection[str]) -> set[str]:
-    """Remove from databases what was just restored of users who were erased meanwhile. Returns whose rows there were.
+    """Remove restored rows of users who were erased meanwhile from the databases. Returns these users.
 
     A session file is left to its bridge, which follows erasures when it starts.
     """
@@ -170,7 +170,7 @@ def _databases(settings: BridgeSettings) -> dict[Place, DatabaseConfig]:
 async def _copied_out(name: Place, config: DatabaseConfig, folder: Path) -> SavedState:
     copied = await copy_out(config, folder / name)
     if name == "database" and not copied.tables:
-        raise no_schema(config)  # a backup of nothing would be found out on the day of the restore
+        raise no_schema(config)  # an empty backup would be noticed only at the restore
     return SavedState(
         name=name,
         method="copy",

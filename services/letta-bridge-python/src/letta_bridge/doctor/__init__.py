@@ -1,4 +1,4 @@
-"""Looks at everything the bridge needs, one finding a thing: fine, worth a thought, or broken, and what to do."""
+"""Checks every dependency of the bridge; each finding is OK, WARN or FAIL, with a remedy."""
 
 from letta_bridge.doctor.examination import examine
 from letta_bridge.doctor.findings import Finding, Level

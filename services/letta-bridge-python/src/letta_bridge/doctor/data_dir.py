@@ -1,4 +1,4 @@
-"""What lies on this machine's disk: the data directory, the room in it, and the session file."""
+"""Checks the data directory on this host: rights, free space, and the session file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TRIAL_CONTENT: Final = b"\0" * 65_536
 
 
 async def examine(settings: BridgeSettings) -> AsyncIterator[Finding]:
-    """Whether it can be written, has room, and holds a usable session file."""
+    """Whether it is writable, has free space, and contains a usable session file."""
     directory = settings.data_dir
     yield await asyncio.to_thread(_writable, directory)
     if directory.is_dir():
@@ -37,7 +37,7 @@ async def examine(settings: BridgeSettings) -> AsyncIterator[Finding]:
 
 
 def _writable(directory: Path) -> Finding:
-    """By writing there, as only that tells of a quota, a read-only mount, or a full disk."""
+    """Tested by writing, because only that detects a quota, a read-only mount, or a full disk."""
     subject = "disk.write"
     try:
         make_folder(directory)

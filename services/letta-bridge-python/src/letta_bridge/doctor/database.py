@@ -1,4 +1,4 @@
-"""The database: reachable, of a kind and version that is known, its tables, rights, and room for connections."""
+"""Checks the database: reachable, known product and version, tables, rights, and free connections."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _SELECT_RESERVED_CONNECTIONS: Final = "SELECT current_setting('superuser_reserve
 
 
 async def examine(settings: BridgeSettings) -> AsyncIterator[Finding]:
-    """Every finding; changes nothing. A database that cannot be used gets one."""
+    """All findings; changes nothing. An unusable database gets one."""
     config = settings.database
     if config.db_url is None:
         yield ok("database", "none configured (DATABASE_URL): sessions lie in a file, and nothing is journalled")
@@ -87,7 +87,7 @@ async def _inside(connection: Connection, config: DatabaseConfig) -> AsyncIterat
 
 
 async def _vectors(settings: BridgeSettings) -> Finding | None:
-    """An earlier release's restore brought the list of tables back, and not the tables."""
+    """The restore of an earlier release restored the list of tables, but not the tables."""
     subject = "database.vectors"
     try:
         config = vector_database(settings.vectors, settings.database)

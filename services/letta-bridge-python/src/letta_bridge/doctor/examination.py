@@ -15,7 +15,7 @@ _REDIS_TIMEOUT_SECONDS = 5.0
 
 
 async def examine(settings: BridgeSettings, *, deep: bool = False) -> AsyncIterator[Finding]:
-    """Every finding as it is made; whatever is broken, the other checks are still made.
+    """Every finding as it is made; a failed check does not stop the others.
 
     Args:
         settings: the bridge's.

@@ -1,4 +1,4 @@
-"""What a check finds."""
+"""Findings of checks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """How bad it is."""
+    """Severity."""
 
     OK = "OK"
     WARN = "WARN"
@@ -35,7 +35,7 @@ def ok(subject: str, says: str) -> Finding:
 
 
 def warn(subject: str, says: str, advice: str) -> Finding:
-    """Worth a thought."""
+    """Possibly a problem."""
     return Finding(Level.WARN, subject, says, advice)
 
 

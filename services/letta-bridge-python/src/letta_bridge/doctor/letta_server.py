@@ -1,4 +1,4 @@
-"""One Letta server: reachable, a version that is known, the right key, the models, locks, and with ``deep`` a turn."""
+"""Checks one Letta server: reachable, known version, key, models, locks and, with ``deep``, a turn."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _refused(subject: str, error: LettaError) -> Finding:
 
 
 async def _credentials(subject: str, url: str, key: str | None) -> Finding:
-    """The key is right, as it was let in; whether one is needed at all shows without it."""
+    """The key works; a request without it shows whether Letta requires one."""
     subject = f"{subject}.key"
     stranger = _connect(url, None)
     try:
@@ -172,7 +172,7 @@ async def _agents(client: LettaClient, settings: BridgeSettings, subject: str) -
 
 
 async def _turn(client: LettaClient, settings: BridgeSettings, subject: str) -> Finding:
-    """A scratch agent: made, spoken to once, found again, and deleted whatever happens."""
+    """Create a scratch agent, send it one turn, find it again, and delete it in any case."""
     name = f"bridge-doctor-{secrets.token_hex(6)}"
     agents = settings.agents
     spec = AgentSpec(
@@ -202,7 +202,7 @@ async def _turn(client: LettaClient, settings: BridgeSettings, subject: str) -> 
 
 
 async def _forget(client: LettaClient, tag: str) -> None:
-    """By its tag: an agent may have been made although the answer to making it got lost."""
+    """Found by its tag, because an agent may exist although the answer to its creation was lost."""
     try:
         for agent in await client.find_agents([tag]):
             await client.delete_agent(agent.agent_id)

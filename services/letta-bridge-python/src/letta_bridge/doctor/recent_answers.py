@@ -1,4 +1,4 @@
-"""Who answered lately, and whether memory-python could: what a wrong key of the model's provider shows in."""
+"""Checks who answered recently, and whether memory-python can: reveals a wrong key of the model's provider."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def answers(recent: RecentTurns) -> Finding:
 
 
 async def memory_python(url: str) -> list[Finding]:
-    """What memory-python says at its ``/readyz``."""
+    """The status that memory-python reports at its ``/readyz``."""
     subject = "memory-python.ready"
     try:
         async with httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, trust_env=False) as client:
@@ -49,7 +49,7 @@ def _troubles(subject: str, checks: list[dict[str, Any]]) -> Iterator[Finding]:
     for check in checks:
         if check.get("ok"):
             continue
-        # A detail that is a whole sentence has its advice behind a semicolon.
+        # In a detail that is a whole sentence, the remedy follows a semicolon.
         detail, _, advice = str(check.get("detail")).partition("; ")
         advice = advice or (_MODEL_ADVICE if check.get("name") == "model" else "see memory-python's log")
         yield (fail if check.get("required") else warn)(subject, f"{check.get('name')}: {detail}", advice)

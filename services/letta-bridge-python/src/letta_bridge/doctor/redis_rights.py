@@ -1,4 +1,4 @@
-"""Whether this Redis user may do all that the bridge does: tried out beside the queue, with the bridge's own code."""
+"""Checks that this Redis user has all rights of the bridge, by running the bridge's code on scratch keys."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FETCH_WAIT_SECONDS: Final = 0.1
 
 
 async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterator[Finding]:
-    """One finding per thing that is refused, or one that nothing is.
+    """One finding per refused right, or one that none is refused.
 
     The scripts run on scratch keys below ``{Q}:doctor-…:``, which are deleted afterwards. The lists that others use
     are trimmed to their full length, which changes nothing and needs the same rights as a push.
@@ -49,7 +49,7 @@ async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterato
     }
     trouble = await QueueAdmin(client, settings.queue).check_redis()
     if trouble is not None and trouble.code != "noperm":
-        # Every step would meet it, and say something else about it.
+        # Every step would fail with it, with different messages.
         yield fail("redis.queue", trouble.says, trouble.advice)
         return
     for what, step in steps.items():

@@ -1,4 +1,4 @@
-"""Redis itself: reachable, new enough, and set up so that it forgets nothing."""
+"""Checks Redis itself: reachable, supported version, and configured for durability."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BY_HAND = "give the ACL user +info, or look at it with an administrator's redis
 
 
 async def reach(client: RedisClient) -> Finding:
-    """Whether it answers, and to these credentials."""
+    """Whether it answers, and accepts these credentials."""
     try:
         await client.ping()
     except CONNECTION_ERRORS as error:
@@ -105,7 +105,7 @@ def _memory(info: Mapping[str, Any]) -> Finding:
 
 
 async def _clock(client: RedisClient) -> Finding:
-    """Leases count on Redis's clock alone; time stamps in replies are this machine's."""
+    """Leases use only Redis's clock; timestamps in replies are this host's."""
     before = time.time()
     seconds, micros = await client.time()
     after = time.time()

@@ -1,4 +1,4 @@
-"""The work in Redis: whether anybody does it, what stands still, and whether memory-python is there."""
+"""Checks the work in Redis: live bridges, pauses, backlogs, and whether memory-python is alive."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the bridge serves over HTTP."""
+"""The bridge's HTTP endpoints."""

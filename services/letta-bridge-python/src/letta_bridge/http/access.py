@@ -1,4 +1,4 @@
-"""Who may use /api: whoever has the token; without one, programs of this machine."""
+"""Access to /api: clients with the token; without a token, programs on this host."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _PROXY_HEADERS: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-
 
 
 def require_token(settings: HttpSettings) -> None:
-    """Return where the API may be served like this.
+    """Return if the API may be served with this configuration.
 
     Raises:
-        SettingsError: others could reach it, and there is no token, or one that can be guessed or never be sent.
+        SettingsError: other hosts can reach it, and the token is missing, too short, or cannot be sent.
     """
     token = None if settings.api_token is None else settings.api_token.get_secret_value()
     if token is not None and (not token or any(char.isspace() or not char.isprintable() for char in token)):
@@ -51,7 +51,7 @@ def require_token(settings: HttpSettings) -> None:
 
 
 class Guard:
-    """Lets a request to /api through, or answers it. It looks at headers alone: a stranger's body is never read."""
+    """Passes a request to /api on, or refuses it. It reads only headers, never the body of a refused request."""
 
     def __init__(self, app: ASGIApp, *, settings: HttpSettings) -> None:
         self._app = app
@@ -86,7 +86,7 @@ class Guard:
 
 
 def _stranger(headers: Headers) -> Response | None:
-    """Without a token: a browser could be made to ask for a foreign page, or a proxy pass strangers' requests on."""
+    """Without a token: refuse requests that a foreign web page may have triggered, or that a proxy forwards."""
     host = _host(f"//{headers.get('host', '')}")
     of_foreign_page = "origin" in headers and not _is_loopback(_host(headers["origin"]))
     if not _is_loopback(host) or of_foreign_page or any(name in headers for name in _PROXY_HEADERS):

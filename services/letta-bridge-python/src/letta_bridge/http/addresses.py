@@ -1,4 +1,4 @@
-"""Addresses that name a user: percent-encoded UTF-8, or nobody."""
+"""Validates the percent-encoded UTF-8 of URLs that name a user."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def require_utf8(request: Request) -> None:
     """A dependency of routes that name users.
 
     Raises:
-        HTTPException: 400 where path or query is not UTF-8; decoded anyhow, it would name another user.
+        HTTPException: 400 if path or query is not UTF-8; a lenient decoding could name another user.
     """
     raw_path: bytes = request.scope.get("raw_path") or b""
     try:

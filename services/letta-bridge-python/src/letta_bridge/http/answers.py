@@ -1,4 +1,4 @@
-"""How the API says that something cannot be done: ``{"code": …, "error": one sentence}``."""
+"""The API's error responses: ``{"code": …, "error": one sentence}``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _RETRY_SECONDS: Final = 1
 
 
 class Problem(BaseModel):
-    """What the API answers where it cannot do what was asked."""
+    """The body of an error response."""
 
     code: str = Field(description="stable name of what went wrong, for programs")
     error: str = Field(description="one sentence for people")
@@ -36,13 +36,13 @@ ERROR_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 
 
 def problem(status: int, code: str, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """The answer itself; what looks like a secret in the sentence is not sent."""
+    """The error response, with secrets removed from the sentence."""
     body = Problem(code=code, error=clean_text(logs.redact_text(sentence)))
     return JSONResponse(body.model_dump(), status_code=status, headers=dict(headers or {}))
 
 
 def explain_errors(app: FastAPI) -> None:
-    """Let ``app`` answer its errors so."""
+    """Install handlers that answer errors of ``app`` in this form."""
 
     @app.exception_handler(PersistenceError)
     async def _of_the_store(_request: Request, error: PersistenceError) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""Wrong tokens, counted by the address they come from, so that guessing one is slow and is seen."""
+"""Counts wrong tokens by client address, so that guessing is slow and gets logged."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class _Address:
 
 
 class Attempts:
-    """Who may try a token now. Remembers a bounded number of addresses, the latest ones."""
+    """The addresses that may try a token now. Remembers a bounded number of recent addresses."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._addresses: OrderedDict[str, _Address] = OrderedDict()
 
     def locked_for(self, address: str) -> float:
-        """Seconds until a token from there is looked at again; 0 where it is now."""
+        """Seconds until a token from this address is checked again; 0 if it is checked now."""
         known, now = self._known(address), self._clock()
         if known.wrong < MAX_WRONG or now < known.trusted_until:
             return 0.0

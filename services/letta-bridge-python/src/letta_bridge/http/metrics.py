@@ -12,7 +12,7 @@ from shared_utils.remembered import Remembered
 
 
 class MetricsSource(Protocol):
-    """Who can say everything at once; must answer quickly, whatever is down."""
+    """The source of all samples; must answer quickly, whatever is down."""
 
     async def text(self) -> bytes:
         """All samples in Prometheus's text format."""
@@ -20,7 +20,7 @@ class MetricsSource(Protocol):
 
 
 def router(source: MetricsSource, *, fresh: float = FRESH_SECONDS) -> APIRouter:
-    """The one endpoint; anybody may ask, so the source is asked once in ``fresh`` seconds."""
+    """The one endpoint; it is public, so the source is read at most once in ``fresh`` seconds."""
     routes = APIRouter(tags=["metrics"])
     ask_text = Remembered(source.text, fresh)
 

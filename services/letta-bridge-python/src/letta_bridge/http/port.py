@@ -1,4 +1,4 @@
-"""What the API needs of the session manager, and the parameters its routes share."""
+"""The session manager as the API uses it, and the parameters that its routes share."""
 
 from __future__ import annotations
 

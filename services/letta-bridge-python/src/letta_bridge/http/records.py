@@ -1,4 +1,4 @@
-"""What the API sends and takes, as JSON has it."""
+"""The JSON records of the API."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Deletion(_Record):
 
 
 class UserSettingsRecord(_Record):
-    """What a user has chosen."""
+    """A user's choices."""
 
     user_id: str
     permanent_memory: bool

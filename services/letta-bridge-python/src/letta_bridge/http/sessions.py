@@ -1,4 +1,4 @@
-"""``/api/sessions``: who has which agent, for operators and their programs."""
+"""``/api/sessions``: the assignment of agents to users, for operators and their programs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The journal: what users and their agents said, in the database, for people and programs that read it later.
+"""The journal: the conversations of users and agents, in the database, for later readers.
 
-`record.py` says what is kept of a turn, `journal.py` writes it; until then turns wait in Redis
+`record.py` defines the rows of a turn, `journal.py` writes them; until then turns wait in Redis
 (`request_queue/journal_backlog.py`).
 """
 

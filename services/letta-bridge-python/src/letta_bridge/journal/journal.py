@@ -1,7 +1,8 @@
-"""Writes answered turns into the database, off the way of any reply.
+"""Writes answered turns into the database, outside the reply path.
 
-A turn waits in Redis until the transaction that holds it is through, and is forgotten there after that: a bridge that
-is killed in between leaves it to be written again, which its ids make harmless. While the database is away turns wait.
+A turn is removed from Redis only after the transaction with its rows has been committed. If a bridge is killed in
+between, the turn is written again, which is idempotent because its ids are derived. While the database is away turns
+wait.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Journal:
         """Why nothing could be written the last time; None while it works."""
 
     def reload(self, settings: JournalSettings) -> None:
-        """Take over the retention."""
+        """Apply a changed retention."""
         self._settings = settings
 
     def stop(self) -> None:
@@ -84,7 +85,7 @@ class Journal:
         try:
             yield
         finally:
-            # Not cancelled: a transaction half-way through would be tried again for nothing.
+            # Not cancelled, because a cancelled transaction would have to be repeated.
             self.stop()
             await task
 
@@ -143,7 +144,7 @@ class Journal:
         try:
             await self._record(rows)
         except ValueRefused:
-            # One of them, or all: each on its own, so that none holds up the others for ever.
+            # Write each on its own, so that one refused turn does not block the others for ever.
             for row in rows:
                 try:
                     await self._record([row])
@@ -154,7 +155,7 @@ class Journal:
         await self._remove_erased()
 
     async def _remove_erased(self) -> None:
-        """Take out again what was written of users who were erased while this bridge held their turns."""
+        """Delete the rows of users who were erased while this bridge held their turns."""
         if not self._unchecked:
             return
         erased = await self._backlog.erased_since(min(entry.settled_ms for entry, _ in self._unchecked.values()))

@@ -1,6 +1,6 @@
-"""What the journal keeps of a turn: one user message and its answer, in the conversation of user and persona.
+"""Builds the journal's rows of a turn: one user message and its answer, in the conversation of user and persona.
 
-All ids come from what the turn is, so that a turn written again is the same rows again.
+All ids derive from the turn, so that writing it again gives the same rows.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ def conversation_id(user_id: str, persona: str) -> str:
 def journalled(
     turn: Turn, task: Task, persona: str, end: Settlement, settings: JournalSettings, *, is_remembered: bool
 ) -> Settlement:
-    """The settlement, with what the journal needs where it wants this turn: one that was answered.
+    """The settlement, with the journal's record if the turn was answered and belongs into the journal.
 
-    ``is_remembered``: the user's agent knows of the turn, or will be told of it.
+    ``is_remembered``: the user's agent has the turn, or will receive it by catch-up.
     """
     if end.outcome not in _ANSWERED_OUTCOMES or end.reply is None:
         return end
@@ -97,7 +97,7 @@ def read_entry(entry: JournalEntry) -> JournalRows:
     """The rows of a turn.
 
     Raises:
-        UnreadableEntry: the entry is none this release can read.
+        UnreadableEntry: this release cannot read the entry.
     """
     try:
         said = _Said.model_validate(read_json(entry.turn))
@@ -129,7 +129,7 @@ def read_entry(entry: JournalEntry) -> JournalRows:
         created_at=taken,
     )
     if reply.canned:
-        # Nobody's words; what is known of the reply stands with the question.
+        # A canned sentence is not stored; the reply's metadata is stored with the user's message.
         about = {"metadata": question.metadata | _about(reply), "created_at": settled}
         alone = question.model_copy(update=about)
         return JournalRows(conversation, (alone,))

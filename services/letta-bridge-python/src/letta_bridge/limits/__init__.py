@@ -1,4 +1,4 @@
-"""What one user, and all of them, may ask for."""
+"""Limits for one user and for all users."""
 
 from letta_bridge.limits.limiter import Admission, Limiter
 from letta_bridge.limits.redis_usage_store import RedisUsageStore

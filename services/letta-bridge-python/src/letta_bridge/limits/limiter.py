@@ -1,7 +1,7 @@
 """Limits: rate, token budgets, age, and waiting tasks of a user. Each has an error code of its own.
 
-A limit that is off costs nothing, and where all that need the meter are off it is not asked. While the meter is away
-(its Redis is the queue's) turns are let through.
+A limit that is off costs nothing; without a limit that needs the meter, the meter is not used. While the meter is away
+(its Redis is the queue's), turns pass (fail open).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _EARLIEST_WALL_CLOCK: Final = 1_500_000_000.0
 
 @dataclass(slots=True)
 class Admission:
-    """A turn that may go on, to Letta under the condition of :meth:`to_letta`."""
+    """An admitted turn; whether Letta may answer it is decided by :meth:`to_letta`."""
 
     soft: LimitReached | None = None
     hard: LimitReached | None = None
 
     def to_letta(self) -> LimitReached | None:
-        """Why memory-python should answer in Letta's place; None where Letta may.
+        """Why memory-python should answer in Letta's place; None if Letta may answer.
 
         Raises:
             LimitReached: a hard budget is spent.
@@ -46,7 +46,7 @@ class Admission:
 
 
 class Limiter:
-    """Judges each turn once, at its beginning.
+    """Checks each turn once, at its beginning.
 
     Args:
         settings: the limits.
@@ -63,14 +63,14 @@ class Limiter:
         self.reload(settings)
 
     def reload(self, settings: LimitSettings) -> None:
-        """Take over the limits; turns that were judged stay judged."""
+        """Apply changed limits; admitted turns stay admitted."""
         self._settings = settings
         budgets = (settings.user_tokens, settings.all_tokens)
         self._budgeted = any(budget.soft or budget.hard for budget in budgets)
         self._metered = bool(settings.turns_per_minute) or self._budgeted
 
     async def admit(self, turn: Turn, task: Task) -> Admission:
-        """Judge a turn.
+        """Check a turn against the limits.
 
         Raises:
             LimitReached: it gets an error reply in place of an answer.
@@ -88,7 +88,7 @@ class Limiter:
         return self._admission(standing)
 
     async def spent(self, user_id: str, tokens: int) -> None:
-        """A turn of the user's took so many tokens."""
+        """Count the tokens of a user's turn."""
         if tokens and self._budgeted:
             try:
                 await self._usage_store.spend(user_id, tokens)
@@ -125,10 +125,10 @@ class Limiter:
         return Admission()
 
     def _age(self, turn: Turn, task: Task) -> float:
-        """Seconds since the task was pushed, as far as anybody knows.
+        """Seconds since the task was pushed, as far as known.
 
-        What it waited with the bridges is told by Redis's clock. What it waited before, while no bridge ran, only the
-        producer's timestamp tells; one that cannot be a wall clock's is left out.
+        The time since it was taken is by Redis's clock. The time before that, while no bridge ran, is known only from
+        the producer's timestamp; one that cannot be a wall-clock time is ignored.
         """
         pushed = _seconds(task.timestamp)
         return max(turn.queued_seconds, self._clock() - pushed if pushed > _EARLIEST_WALL_CLOCK else 0.0)

@@ -19,7 +19,7 @@ _SPEND: Final = Script.read(__package__ or "", "spend")
 
 
 class RedisUsageStore:
-    """What the users of one queue have used up; one round trip each time."""
+    """Usage counters of one queue; one round trip per call."""
 
     def __init__(self, client: RedisClient, keys: Keys) -> None:
         self._scripts = ScriptRunner(client, (keys.rate_prefix, keys.tokens_prefix))

@@ -1,4 +1,4 @@
-"""What users have used up, shared by all bridges of a queue.
+"""Usage counters of users, shared by all bridges of a queue.
 
 Two adapters pass one contract suite: ``redis_usage_store.py`` (the real one) and ``testing/usage_store.py`` (for
 tests).
@@ -14,7 +14,7 @@ DAY_SECONDS: Final = 86_400
 
 @dataclass(frozen=True, slots=True)
 class UsageSnapshot:
-    """Where a user stands at the beginning of a turn."""
+    """A user's usage at the beginning of a turn."""
 
     in_rate: bool = True
     """False where the user's turns come too fast; then this one is not counted."""

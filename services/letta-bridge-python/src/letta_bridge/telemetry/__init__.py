@@ -1,1 +1,1 @@
-"""Metrics and traces of the bridge's work, put around its parts in one place."""
+"""Metrics and traces of the bridge, attached to its parts in one place."""

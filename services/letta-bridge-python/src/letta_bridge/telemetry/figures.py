@@ -1,4 +1,4 @@
-"""The figures of the queue and the sessions on the health page and in a scrape, asked for rarely."""
+"""Cached figures of the queue and the sessions, for the health page and scrapes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SESSIONS_MAX_AGE_SECONDS: Final = 30.0
 
 
 class Figures:
-    """Asked by the health page, its check of answers, and the scrape.
+    """Used by the health page, its check of answers, and the scrape.
 
     State: the last status of the queue and the last count of the sessions.
 
@@ -53,7 +53,7 @@ class Figures:
         """Sessions by state; empty while their store is away."""
 
     async def status_in_time(self) -> QueueStatus | None:
-        """The queue's figures; None while Redis does not tell them in time."""
+        """The queue's figures; None if Redis does not answer in time."""
         try:
             async with asyncio.timeout(_STATUS_SECONDS):
                 return await self.status()

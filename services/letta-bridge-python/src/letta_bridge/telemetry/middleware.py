@@ -1,6 +1,6 @@
-"""How metrics and traces watch the calls of a port: a middleware sees each call by its name, and none by default.
+"""Middlewares around the calls of a port, for metrics and traces; by default a call passes unobserved.
 
-A port that gains a method needs no change here, nor in a middleware that does not care for it.
+A new method of a port needs no change here, nor in a middleware that does not observe it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _Port = TypeVar("_Port")
 
 
 class Middleware:
-    """Stands between a port and whoever calls it."""
+    """Wraps calls from a port's users to the port."""
 
     def wrap(self, operation: str, call: Call) -> Call:
         """What is called in place of a method; by default the method itself, which costs nothing.

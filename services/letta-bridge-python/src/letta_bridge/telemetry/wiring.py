@@ -1,4 +1,4 @@
-"""Metrics always, traces where they are switched on: put around the bridge's parts in one place."""
+"""Attaches metrics and, if switched on, traces to the bridge's parts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Process = Callable[[Turn, TurnLease], Awaitable[Settlement]]
 
 
 class Telemetry:
-    """What one bridge tells of itself.
+    """The telemetry of one bridge.
 
     Raises:
         SettingsError: traces are switched on, and OpenTelemetry's SDK is not installed.
@@ -50,11 +50,11 @@ class Telemetry:
         return instrumented(fallback, *middlewares)
 
     def process(self, process: Process) -> Process:
-        """What works off a turn."""
+        """The processing of a turn, measured and traced."""
         return self._tracing.process(process) if self._tracing else process
 
     def close(self) -> None:
-        """Send what is not sent yet; may take a few seconds where nobody takes it."""
+        """Send pending spans; may take a few seconds without a collector."""
         if self._tracing:
             self._tracing.close()
 
@@ -62,7 +62,7 @@ class Telemetry:
 def _tracing(settings: BridgeSettings) -> Tracing | None:
     if not settings.telemetry.traces:
         return None
-    # Imported here: who does not want it need not have it.
+    # Imported here, because the package is optional.
     from letta_bridge.telemetry.tracing import start_tracing  # noqa: PLC0415
 
     return start_tracing(settings)

@@ -1,8 +1,9 @@
 """A Letta without a server, for unit tests: agents, histories, otids and runs in memory, and faults on demand.
 
 It passes the same contract suite as the real adapter and copies what was measured of Letta 0.16.8: turns of one agent
-are not kept apart (``overlaps`` tells), a turn whose caller went away goes on, a run carries the label of its turn, and
-a cancelled run is no longer active although its turn goes on; where that is stored after all, the run is completed.
+are not isolated (``overlaps`` records that), a turn whose caller disconnected continues, a run carries the label of its
+turn, and a cancelled run is no longer active although its turn continues; if that turn is stored after all, the run is
+completed.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _NAME = re.compile(r"[\w '-]+")
 
 
 def echo(_agent_id: str, messages: Sequence[TurnMessage]) -> str:
-    """Say the last message back."""
+    """Return the last message."""
     return f"echo: {messages[-1].content}"
 
 
@@ -95,7 +96,7 @@ class InMemoryLetta:
             context then, so a test of the bridge asserts that this is empty.
         sent: every turn that reached the server, as (agent id, messages).
         down: while True every call raises LettaUnavailable.
-        refuses: while ``down``, nobody listens: the process has gone.
+        refuses: while ``down``, connections are refused, as if the process had stopped.
     """
 
     def __init__(self, answer: Answering = echo, *, models: frozenset[str] | None = None) -> None:
@@ -136,7 +137,7 @@ class InMemoryLetta:
             hold.release()
 
     async def kill(self) -> None:
-        """The process dies: the turns that go on are lost, and their runs stay active for ever."""
+        """The process dies: its running turns are lost, and their runs stay active for ever."""
         self._killed |= {run_id for run_id, (_, run) in self._runs.items() if run.active}
         await self.close()
 
@@ -391,6 +392,6 @@ def _store(agent: FakeAgent, message_type: str, content: str, *, otid: str | Non
 
 
 def _outcome_unheard(task: asyncio.Task[TurnAnswer]) -> None:
-    """Nobody waits for this turn any more; look at its error so that asyncio does not complain."""
+    """Retrieve the error of a turn without a caller, so that asyncio does not warn."""
     if not task.cancelled():
         task.exception()

@@ -147,7 +147,7 @@ class InMemoryQueueState:
         return replace(self, **{name: deepcopy(getattr(self, name)) for name in self._state()})
 
     def roll_back(self, earlier: InMemoryQueueState) -> None:
-        """Lose everything that was written since the snapshot."""
+        """Lose all writes since the snapshot."""
         for name in self._state():
             setattr(self, name, deepcopy(getattr(earlier, name)))
 

@@ -392,10 +392,10 @@ class InMemoryQueue:
 
 
 def _as_kept(reply: bytes, mark: bytes) -> bytes:
-    """A reply with the members at its end that nobody is sent."""
+    """A reply with the members at its end that are not published."""
     return reply[:-1] + b"," + mark + b"}" if mark else reply
 
 
 def _persona(record: bytes) -> str:
-    """To whom a missed turn was said; records of the previous release do not tell."""
+    """The persona of a missed turn; records of the previous release have none."""
     return str(json_object(record).get("persona", "default"))

@@ -1,4 +1,4 @@
-"""What users have used of their limits, in memory."""
+"""Usage counters in memory."""
 
 from __future__ import annotations
 

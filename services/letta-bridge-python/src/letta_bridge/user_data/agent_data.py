@@ -21,12 +21,12 @@ CONTENTS: Final = f"{_EXPORT_FOLDER}/contents.json"
 
 
 class AgentUserData:
-    """See :class:`UserDataStore`. Every agent of the user, of every persona: twins, and what a killed restore left.
+    """See :class:`UserDataStore`. Every agent of the user, including duplicates and leftovers of killed restores.
 
     Args:
-        letta: where they are.
-        store: the same server, for taking agents along whole.
-        tenant: whose agents.
+        letta: the server.
+        store: the same server, for exporting complete agents.
+        tenant: owner of the agents.
     """
 
     name: Final = "agents in Letta"

@@ -1,4 +1,4 @@
-"""Drops one user's waiting tasks on an operator's word: each ends with an error reply, kept as any other."""
+"""Drops one user's waiting tasks for an operator: each ends with an error reply, stored as any other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def drop_waiting(client: RedisClient, settings: QueueSettings, user_id: st
     A turn in flight is left alone, and so is a task that a bridge has begun before: Letta or memory-python may have it,
     and only a bridge can find out.
 
-    Where this breaks off, at most the tasks of the last call (20) are gone without a reply; run again, it goes on.
+    If this is interrupted, at most the tasks of the last call (20) are gone without a reply; a repeated call continues.
 
     Returns:
         How many tasks.
@@ -46,7 +46,7 @@ async def _refuse(client: RedisClient, settings: QueueSettings, entry: bytes) ->
         return
     keys = Keys(settings.requests)
     if refused.user_id:
-        # What is kept under this id already belongs to an earlier task.
+        # The reply already stored under this id belongs to an earlier task.
         key, ttl_ms = keys.reply(refused.user_id, refused.task_id), int(settings.reply_ttl_seconds * 1000)
         kept = _marked(refused.reply, header, payload, settings)
         if not await client.set(key, kept, px=ttl_ms, nx=True) and await client.pttl(key) > ttl_ms:
@@ -61,5 +61,5 @@ def _marked(reply: bytes, header: bytes, payload: bytes, settings: QueueSettings
         seq, _attempts, first_ms = map(int, header.split(b" "))
         digest = content_digest(parse_task(payload, settings.limits))
     except (ValueError, MalformedMessage):
-        return reply  # nobody has taken it yet, or nobody can have sent it
+        return reply  # not taken yet, or certainly not sent
     return reply[:-1] + b"," + Identity(number_of(seq, first_ms), first_ms / 1000, digest).mark() + b"}"

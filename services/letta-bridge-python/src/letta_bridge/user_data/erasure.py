@@ -1,4 +1,4 @@
-"""Erasing a user: the lane held and quiet, every place in turn, then the proof; with a row in the audit around it."""
+"""Erases a user: hold and drain the lane, erase every place, verify; with a row in the audit."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Lane(Protocol):
         ...
 
     async def lasts(self, user_id: str, at_ms: int) -> bool:
-        """Whether Redis has lost nothing since that mark, and a failover would lose nothing of it."""
+        """Whether Redis has lost no write since that mark, and its replicas have all of them."""
         ...
 
     async def behind(self, at_ms: int) -> list[str]:
@@ -69,7 +69,7 @@ class Search(Protocol):
 class UserData:
     """One installation's places, in the order they are erased.
 
-    A place that cannot be reached is reported, and the others are erased; run again, it goes on with what is left,
+    A place that cannot be reached is reported, and the others are erased; a repeated call continues with the rest,
     under the same audit row.
     """
 
@@ -79,7 +79,7 @@ class UserData:
     search: Search
 
     async def count(self, user_id: str) -> Counts:
-        """How much there is of this user, everywhere."""
+        """How much data of this user each place has."""
         counts: dict[str, int] = {}
         for store in self.stores:
             counts |= await store.count(user_id)
@@ -98,7 +98,7 @@ class UserData:
 
         Args:
             user_id: whose.
-            step: is told what begins, as a clause for people.
+            step: called with each beginning step, as a clause for people.
 
         Raises:
             LaneHeld: another erasure of this user is running.
@@ -113,14 +113,14 @@ class UserData:
             for _ in range(_MAX_PASSES):
                 marked = await self._pass(user_id, erasure, report, step)
                 await self._count(user_id, report, step, left=True)
-                # Emptied by the pass, the lane holds what came after it: messages of somebody who begins anew.
+                # After the pass emptied the lane, it contains only later tasks, which count as those of a new user.
                 report.arrived_since, report.place(_WAITING_TASKS_PLACE).left = (
                     report.place(_WAITING_TASKS_PLACE).left or 0,
                     0,
                 )
                 if report.unreachable:
                     break
-                # A failover to a replica that lagged behind loses the hold, the mark, and what was removed in Redis.
+                # A failover to a lagging replica undoes the hold, the mark, and removals in Redis.
                 is_clean = not any(place.left for place in report.places.values())
                 if is_clean and await self.lane.lasts(user_id, marked):
                     break
@@ -138,7 +138,7 @@ class UserData:
     async def _pass(self, user_id: str, erasure: Erasure, report: ErasureReport, step: Callable[[str], None]) -> int:
         step("refusing what waits, and waiting for the turn in flight")
         _add(erasure, {_WAITING_TASKS_PLACE: await self.lane.quiet(user_id)})
-        # Behind the turn in flight, whose answer counts; what is older than this and comes later is refused.
+        # After the turn in flight, whose answer counts; later writes of older data are refused.
         marked = await self.lane.mark(user_id)
         for store in self.stores:
             step(f"erasing {_place(store)}")
@@ -146,7 +146,7 @@ class UserData:
                 _add(erasure, await store.erase(user_id))
             except ServiceError as error:
                 report.unreachable[store.name] = redact_text(str(error))
-        # What others have put back meanwhile, a dead letter for example.
+        # Data that others have written meanwhile, for example a dead letter.
         _add(erasure, {_WAITING_TASKS_PLACE: await self.lane.quiet(user_id)})
         await self._note(erasure, report)
         return marked

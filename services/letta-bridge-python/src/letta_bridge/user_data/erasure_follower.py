@@ -1,4 +1,4 @@
-"""A bridge follows erasures: what it alone keeps of a user, in memory and in files of its host, goes as well.
+"""Follows erasures: removes a bridge's local data of erased users, in memory and in files of its host.
 
 It reads the ledger when it starts, before anything of the session file is used, and every few seconds from then on. So
 a bridge that was stopped while a user was erased erases its own part when it comes back.
@@ -36,13 +36,13 @@ class ErasureFollower:
     """Follows the ledger of one queue.
 
     Args:
-        ledger: where erasures are noted.
+        ledger: the ledger of erasures.
         bridge: this bridge's name.
         file: the session file.
         uploads: the upload directory.
-        forget: drops what is remembered of the users with these hashes.
-        keep_choices: stores on this host what Redis alone may hold of users' choices about permanent memory. The
-            erasure waits for it: with the agents it removes the tags that are the last replica of an opt-out.
+        forget: drops cached data of the users with these hashes.
+        keep_choices: copies choices about permanent memory that may exist only in Redis to this host. The erasure waits
+            for it, because with the agents it removes the tags that may be the last replica of an opt-out.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class ErasureFollower:
         files = 0
         for user, at_ms in erasures.items():
             try:
-                # A user who came back since has files that were not there then.
+                # A user who returned since then has new files.
                 files += remove_files(self._uploads / user, at_ms / 1000)
             except UploadsKept as error:
                 _log.warning("uploads_kept", error=str(error))
@@ -128,6 +128,6 @@ class ErasureFollower:
                 _log.error("erasures_stalled", error=error_text(error))
             self._trouble = True
         except CONNECTION_ERRORS:
-            return  # said by the intake; the next look begins where this one did
+            return  # the intake reports it; the next look starts at the same position
         else:
             self._trouble = False

@@ -1,4 +1,4 @@
-"""How an export is written: one JSON document a line, readable by people and programs, and by its owner only."""
+"""Writes the files of an export: one JSON document per line, readable only by their owner."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared_utils.text import read_json, read_text
 
 
 def write_json_lines(path: Path, items: Iterable[bytes | Mapping[str, Any]]) -> int:
-    """Write a file where there is something to write; how many lines.
+    """Write a file if there are lines; returns their number.
 
     A text that is not JSON becomes a JSON string.
     """

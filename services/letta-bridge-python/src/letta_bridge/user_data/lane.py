@@ -1,4 +1,4 @@
-"""One user's lane during an erasure: held, emptied, and quiet before anything is erased."""
+"""Holds and drains one user's lane before an erasure."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ class UserLane:
         return self._holds.held(user_lane(user_id), "erasure", self._hold_patience)
 
     async def quiet(self, user_id: str) -> int:
-        """Refuse what waits, and wait for the end of the turn in flight; how many tasks were refused.
+        """Refuse the waiting tasks, and wait for the turn in flight; returns how many tasks were refused.
 
-        An agent whose creation was requested may appear in Letta after the turn has ended: the lease on its creation is
-        waited for as well.
+        An agent may appear in Letta after the turn that requested it has ended, so this also waits for the lease on
+        its creation.
 
         Raises:
             ErasureBusy: a turn of this user, or the creation of an agent, did not end in time.
@@ -86,9 +86,9 @@ class UserLane:
         return refused + await self._refuse_waiting(traces)
 
     async def mark(self, user_id: str) -> int:
-        """Tell bridges and memory-python that what they hold of this user from before now is to go.
+        """Mark the user as erased, for bridges and memory-python.
 
-        What they write later, from something older, is refused by this mark.
+        The mark refuses later writes of older data.
 
         Returns:
             Now, ms of the Redis server's clock.
@@ -99,7 +99,7 @@ class UserLane:
         return at_ms
 
     async def lasts(self, user_id: str, at_ms: int) -> bool:
-        """Whether Redis still has that mark in both ledgers, and its replicas have it: it has lost no write since."""
+        """Whether Redis and its replicas still have that mark in both ledgers, so no write since is lost."""
         ledgers = (self._memory, self._bridges)
         return all([await ledger.lasts(user_hash(user_id), at_ms) for ledger in ledgers])
 

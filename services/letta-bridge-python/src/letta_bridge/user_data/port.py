@@ -1,4 +1,4 @@
-"""What every place answers that may hold something of a user."""
+"""The port of every store that may contain data of a user."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class UserDataStore(Protocol):
 
     @property
     def name(self) -> str:
-        """For people: what could not be reached."""
+        """The store's name in reports."""
         ...
 
     async def count(self, user_id: str) -> Counts:
@@ -32,9 +32,9 @@ class UserDataStore(Protocol):
         ...
 
     async def export(self, user_id: str, folder: Path) -> Counts:
-        """Write all of it below ``folder``; how much it was."""
+        """Export the user's data below ``folder``; returns the counts."""
         ...
 
     async def erase(self, user_id: str) -> Counts:
-        """Remove all of it; how much went."""
+        """Remove the user's data; returns the counts."""
         ...

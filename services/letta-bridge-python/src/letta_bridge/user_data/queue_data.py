@@ -1,4 +1,4 @@
-"""The queue's keys: waiting tasks, missed turns, replies, dead letters, answers nobody fetched, meters."""
+"""The queue's keys: waiting tasks, missed turns, replies, dead letters, unfetched answers, meters."""
 
 from __future__ import annotations
 

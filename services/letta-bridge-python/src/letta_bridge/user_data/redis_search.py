@@ -1,8 +1,8 @@
-"""The last question of an erasure: does any key of this installation still name the user?
+"""The final search of an erasure for keys that still name the user.
 
-JSON is read in every key, whatever the key is for, so that a kind of state nobody thought of is found as well. Keys
-that are one other user's by their name are passed over. An id that stands bare is looked for only where bare ids stand
-(:meth:`RedisSearch._bare`): ``1`` and ``agent`` are good ids, and elsewhere mean a number and a word.
+JSON is searched in every key, whatever its purpose, so that unexpected kinds of state are found as well. Keys whose
+name belongs to another user are skipped. Bare ids are searched for only in the keys that contain them
+(:meth:`RedisSearch._bare`), because ``1`` and ``agent`` are valid ids, but elsewhere a number and a word.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class RedisSearch:
     async def find(self, user_id: str) -> list[str]:
         """The keys that name this user, or hold something that does.
 
-        Left out is what is there on purpose: the hold on the user's lane, tasks that have arrived since it was emptied
-        and wait for its end, and the digests that outlive an erasure.
+        Expected entries are left out: the hold on the user's lane, tasks that arrived after it was emptied, and the
+        digests that outlive an erasure.
         """
         found: list[str] = []
         async for page in self._pages(user_id):
@@ -91,7 +91,7 @@ class RedisSearch:
                     break
 
     async def _bare(self, key: bytes, kind: bytes, user_id: str) -> bool:
-        """Whether the id, or the user's lane, stands bare in one of the hashes that hold bare ones."""
+        """The hashes with bare ids that contain the user's id or lane."""
         keys, name, lane = self._keys, _text(key), user_lane(user_id)
         if kind != b"hash":
             return False
@@ -127,7 +127,7 @@ class RedisSearch:
 
 
 def mentions(item: bytes, user_id: str) -> bool:
-    """Whether something kept, or a line of it, is JSON that names the user as its user, at any depth."""
+    """Whether a value, or a line of it, is JSON that names the user as its user, at any depth."""
     parts = {item, *item.split(b"\n")}
     return any(_in_json(part.decode(errors="replace"), user_id, 0) for part in parts)
 
@@ -145,7 +145,7 @@ def _in_json(text: str, user_id: str, depth: int) -> bool:
         if isinstance(value, Mapping):
             if _names_user(value, user_id):
                 return True
-            if not _is_id(value.get("user_id")):  # else all of it is another user's, whatever their producer put in it
+            if not _is_id(value.get("user_id")):  # otherwise all of it is another user's, whatever it contains
                 todo += value.values()
         elif isinstance(value, Iterable) and not isinstance(value, str):
             todo += value

@@ -1,4 +1,4 @@
-"""The error reply to a task that is taken out of its user's lane before a bridge could work it off."""
+"""The error reply to a task that is removed from its user's lane before a bridge processed it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared_utils.redis.connection import RedisClient
 
 @dataclass(frozen=True, slots=True)
 class RefusedTask:
-    """A task, and what its producer is told."""
+    """A removed task, and the error reply to its producer."""
 
     task_id: str
     user_id: str | None
@@ -35,6 +35,6 @@ class RefusedTask:
         return cls(task_id, user_id, dump(reply), dump(response))
 
     async def publish(self, client: RedisClient, settings: QueueSettings) -> None:
-        """Tell whoever listens; nothing is kept. May raise one of ``CONNECTION_ERRORS``."""
+        """Publish the error without storing it. May raise one of ``CONNECTION_ERRORS``."""
         await client.publish(settings.responses, self.reply)
         await client.publish(settings.task_response + self.task_id, self.response)

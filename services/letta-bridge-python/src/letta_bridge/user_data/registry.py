@@ -1,4 +1,4 @@
-"""Where something of a user may lie in this installation, in the order in which it is erased."""
+"""Lists the stores that may contain data of a user, in the order of erasing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def user_data(
 ) -> AsyncIterator[UserData]:
     """All places of this installation.
 
-    What waits goes first, so that nothing is written down again; vectors come after what they are made from.
+    Waiting tasks are first, so that they do not write new data; vectors come after their sources.
 
     Args:
         settings: the bridge's; its Redis account must be allowed to read the short-term memory.

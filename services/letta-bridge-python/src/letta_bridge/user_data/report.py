@@ -1,4 +1,4 @@
-"""What an erasure found, removed and left, place by place, and what no erasure reaches."""
+"""The report of an erasure: found, removed and left, by place, and the data that no erasure reaches."""
 
 from __future__ import annotations
 

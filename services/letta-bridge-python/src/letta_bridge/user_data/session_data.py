@@ -22,7 +22,7 @@ class SessionUserData:
 
     Args:
         store: the sessions.
-        name: tells one store's sessions from another's.
+        name: of the store, in the counts.
         choices: keeps the opt-out that an earlier release wrote into a session; None where the store only is read.
     """
 

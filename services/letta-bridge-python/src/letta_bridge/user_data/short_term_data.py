@@ -1,4 +1,4 @@
-"""What memory-python keeps of a user in Redis: messages, and tasks on their way to it."""
+"""memory-python's data of a user in Redis: messages, and tasks that it has not settled."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ class ShortTermUserData:
         }
 
     async def _in_context(self, user_id: str) -> AsyncIterator[bytes]:
-        """Their messages in the list of everybody's latest."""
+        """The user's messages in the shared list of recent messages."""
         async for record in list_items(self._client, GLOBAL_CONTEXT):
             if json_object(record).get("user_id") == user_id:
                 yield record
 
     async def _tasks(self, user_id: str) -> AsyncIterator[tuple[str, str | None, bytes]]:
         """Key, field of it and payload of each task that memory-python has not taken, or has not settled."""
-        for key in (self._keys.queue, self._keys.incoming):  # as a task moves on, so that none moves past the look
+        for key in (self._keys.queue, self._keys.incoming):  # in the order in which tasks move, so that none is missed
             async for payload in list_items(self._client, key):
                 if ownership(payload, user_id) is Ownership.THEIRS:
                     yield key, None, payload
@@ -108,7 +108,7 @@ class ShortTermUserData:
                 yield letter
 
     async def _forget_seen(self, user_id: str) -> None:
-        """Let nobody take an answer to an erased message for one to a message that is still there."""
+        """Remove the marks by which an answer to an erased message would be accepted."""
         ids = cast("list[bytes]", await self._client.zrange(seen(user_session(user_id)), 0, -1))
         for start in range(0, len(ids), _KEYS_PER_SCAN):
             await self._client.zrem(seen(GLOBAL_CONTEXT), *ids[start : start + _KEYS_PER_SCAN])

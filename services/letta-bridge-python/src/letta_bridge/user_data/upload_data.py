@@ -13,7 +13,7 @@ from shared_utils.private_files import replacing
 
 
 class UploadUserData:
-    """See :class:`UserDataStore`. What lies outside the users' folders names nobody."""
+    """See :class:`UserDataStore`. Files outside the users' folders belong to no user."""
 
     name: Final = "the upload directory"
 

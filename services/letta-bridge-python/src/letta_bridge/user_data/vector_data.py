@@ -27,7 +27,7 @@ class VectorUserData:
         return {"vectors": len([None async for _ in self._all(user_id)])}
 
     async def export(self, user_id: str, folder: Path) -> Counts:
-        """See :class:`UserDataStore`. The texts; a vector says nothing that its text does not."""
+        """See :class:`UserDataStore`. Only the texts; vectors contain no further information."""
         lines = [
             {"passage_id": passage.passage_id, "text": passage.text, "metadata": dict(passage.metadata)}
             async for passage in self._all(user_id)

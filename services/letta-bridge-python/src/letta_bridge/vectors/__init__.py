@@ -1,5 +1,5 @@
-"""Vectors of what was said and of what agents noted, kept in step with it by a worker off the reply path.
+"""Vectors of turns and of agents' archival memory, synchronised by a worker outside the reply path.
 
-`journal_turns.py` reads turns, `passage_making.py` says what is remembered of them, `embedding.py` embeds and stores,
-`turn_parts.py` and `agent_parts.py` decide what and when, `worker.py` runs them; `build.py` puts them together.
+`journal_turns.py` reads turns, `passage_factory.py` makes passages of them, `embedding.py` embeds and stores,
+`turn_sync.py` and `agent_sync.py` decide what to synchronise, `worker.py` runs them; `build.py` builds the parts.
 """

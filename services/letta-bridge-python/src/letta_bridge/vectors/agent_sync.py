@@ -1,4 +1,4 @@
-"""Passages of agents' archival memory: fetched after a turn that changed memory, and compared now and then."""
+"""Synchronises passages of archival memory: after a turn that changed memory, and in periodic sweeps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Letta = Callable[[], LettaAgents]
 
 
 class AgentSyncer:
-    """Brings the vectors of one agent's archival memory in step with it."""
+    """Synchronises the vectors of one agent's archival memory."""
 
     def __init__(
         self, letta: Letta, embedding: Embedding, removed: Callable[[int], None] = lambda _count: None
@@ -37,11 +37,11 @@ class AgentSyncer:
         self._tell_removed = removed
 
     async def keep_new(self, agent_id: str) -> int:
-        """Embed what was added lately; how much that was."""
+        """Embed recently added passages; returns their number."""
         return await self._keep(agent_id, until_known=True)
 
     async def keep_all(self, agent_id: str) -> int:
-        """Embed what is missing, and forget what is gone from the agent, or with it; how many were embedded."""
+        """Embed missing passages, and remove the vectors of deleted ones; returns how many were embedded."""
         return await self._keep(agent_id, until_known=False)
 
     async def _keep(self, agent_id: str, *, until_known: bool) -> int:

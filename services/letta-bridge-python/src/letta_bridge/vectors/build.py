@@ -1,4 +1,4 @@
-"""Puts the parts of keeping vectors in step together, from the settings."""
+"""Builds the parts that synchronise vectors from the settings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MAX_CONNECTIONS: Final = 2
 
 @dataclass(slots=True)
 class Vectors:
-    """A worker, with what it holds."""
+    """A worker with its resources."""
 
     worker: VectorWorker
     store: PassageStore
@@ -42,7 +42,7 @@ class Vectors:
     web: httpx.AsyncClient
 
     async def close(self) -> None:
-        """Give all of it back."""
+        """Release all of them."""
         await self.store.close()
         await self.journal.close()
         await self.web.aclose()
@@ -50,7 +50,7 @@ class Vectors:
 
 @dataclass(slots=True)
 class Syncers:
-    """What brings turns and agents in step."""
+    """The synchronisers of turns and agents."""
 
     turns: JournalTurns
     embedding: Embedding
@@ -59,7 +59,7 @@ class Syncers:
 
 
 def forgotten(settings: BridgeSettings) -> frozenset[str]:
-    """Reasons for which memory-python answers what no agent shall remember: the router's, but where Letta is off."""
+    """The fallback reasons of turns that no agent may remember: the router's, unless Letta is off."""
     return _SHORT_TERM | settings.letta.memory_type_routing.keys()
 
 
@@ -84,7 +84,7 @@ def syncers(
         web: the embedding model is asked through it.
         letta: gives a server.
         without: gives the reasons of :func:`forgotten`.
-        canned: gives the sentences that are nobody's answer.
+        canned: gives the canned sentences.
         stored: is told how many vectors were stored, by kind.
         removed: is told how many were removed.
     """
@@ -109,12 +109,12 @@ def new_vectors(
 
     Args:
         settings: gives those that hold now.
-        servers: the bridge's; a server its breaker leaves alone is not asked.
+        servers: the bridge's; servers with an open circuit breaker are not used.
         metrics: where to.
         owner: the bridge's name.
     """
     now = settings()
-    # Connections of its own: no turn shall wait for one of these.
+    # Separate connections, so that no turn waits for one.
     few = {"max_connections": _MAX_CONNECTIONS, "min_connections": 0}
     journal = Database(now.database.model_copy(update=few))
     store = open_memories(now.vectors, now.database)

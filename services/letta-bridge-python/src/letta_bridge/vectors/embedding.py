@@ -1,4 +1,4 @@
-"""Puts embeddings to passages and stores them: only what is new, at a bounded rate, and no text holds up the others."""
+"""Embeds and stores new passages at a bounded rate; a refused text does not block the others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PROBE_TEXT: Final = "hello"
 
 
 class Embedding:
-    """Where all parts of the work store their passages.
+    """The embedding step that all parts share.
 
     Args:
         store: the passages.
@@ -49,7 +49,7 @@ class Embedding:
         self._free_at = 0.0
 
     async def keep(self, passages: Sequence[Passage]) -> int:
-        """Store what is not stored as it is; how many that were.
+        """Store new and changed passages; returns their number.
 
         Raises:
             ServiceError: database or embedding model are away, or refuse everything.
@@ -75,7 +75,7 @@ class Embedding:
         try:
             vectors = await self._vectors(embedder, [passage.text or "" for passage in passages])
         except EmbeddingsRefused:
-            # Refused as well: the model is set up wrongly, and no text is to blame.
+            # Refused as well: the model is misconfigured, not the text.
             await self._vectors(embedder, [_PROBE_TEXT])
             if len(passages) == 1:
                 _log.warning("vector_text_refused", passage_id=passages[0].passage_id)

@@ -1,4 +1,4 @@
-"""Everything brought in step at once, for the command line. Bridges may run meanwhile."""
+"""Synchronises everything at once, for the command line. Bridges may run meanwhile."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Progress = Callable[[str, int], None]
 
 @dataclass(slots=True)
 class FullSync:
-    """One pass over all there is.
+    """One pass over all turns and agents.
 
     Args:
         keepers: of the installation.

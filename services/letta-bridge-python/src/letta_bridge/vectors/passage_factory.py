@@ -1,4 +1,4 @@
-"""From turns and archival memory to passages: which are remembered, under which id, with which text."""
+"""Makes passages from turns and archival memory: whether one is remembered, its id and its text."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _TURN_ID_PREFIX: Final = "turn-"
 
 
 def turn_passage(turn: JournalTurn, forgotten: Collection[str], canned: Collection[str] = ()) -> Passage | None:
-    """The passage of a turn, without an embedding; None where it is not to be remembered.
+    """The passage of a turn, without an embedding; None if it must not be remembered.
 
     Args:
         turn: of the journal.
         forgotten: reasons for which memory-python answers what no agent shall remember.
-        canned: sentences that are nobody's answer; of such a turn only what the user said is remembered.
+        canned: canned sentences; of such a turn only the user's message is remembered.
     """
     user = turn.user_id
     if user is None or not turn.question.strip() or turn.about.get("fallback_reason") in forgotten:

@@ -1,4 +1,4 @@
-"""The work comes in parts, each of which goes on where it was, whichever bridge does it."""
+"""The port of a synchronisation job, which continues at its saved position on any bridge."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ IDLE_PAUSE_SECONDS: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step came to."""
+    """The result of one step."""
 
     position: str
     """Where the next one goes on."""
@@ -20,11 +20,11 @@ class Step:
 
 
 class SyncJob(Protocol):
-    """Some of the work. A step may be done twice, and by two bridges at once: it only brings vectors in step."""
+    """A synchronisation job. Steps are idempotent: two bridges may run one at once."""
 
     @property
     def name(self) -> str:
-        """What its position is noted under."""
+        """The name under which its position is saved."""
         ...
 
     async def step(self, position: str) -> Step:

@@ -1,4 +1,4 @@
-"""How far each part of the work has come, and which bridge does it: one at a time, over all bridges."""
+"""The position of each job, and the lease of the bridge that runs it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class SyncState(Protocol):
     """Positions and leases by the name of the part. Every method may raise a PersistenceError."""
 
     async def claim(self, part: str, owner: str, seconds: float) -> str | None:
-        """Where to go on, and the part is the owner's for so long; None while it is somebody else's. "" at first."""
+        """Take the lease on a job; returns its position ("" at first), or None while another owner has it."""
         ...
 
     async def save(self, part: str, owner: str, position: str) -> None:
-        """Note how far it has come; nothing where the part is somebody else's by now."""
+        """Save the position, unless another owner has the job by now."""
         ...
 
     async def leave(self, part: str, owner: str) -> None:
-        """Let another one go on."""
+        """Release the lease."""
         ...
 
 

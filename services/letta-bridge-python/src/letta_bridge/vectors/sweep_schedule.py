@@ -1,4 +1,4 @@
-"""A sweep goes round and round: through everything, then it rests."""
+"""Schedules sweeps: rounds over all data, with a rest after each."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SweepPosition:
 
 
 class SweepSchedule:
-    """When a sweep goes on, and when it rests.
+    """Decides when a sweep continues, and when it rests.
 
     Args:
         every: seconds from the end of a round to the beginning of the next; 0 for one that never rests.

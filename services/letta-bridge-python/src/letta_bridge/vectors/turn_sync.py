@@ -1,4 +1,4 @@
-"""Turns of the journal: embedded as they come, and compared with their vectors now and then."""
+"""Synchronises turns of the journal: new ones at once, all of them in periodic sweeps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Canned = Callable[[], Collection[str]]
 
 
 class TurnSyncer:
-    """Gives turns their vectors, and takes the vectors of turns that are gone."""
+    """Adds vectors of turns, and removes the vectors of deleted turns."""
 
     def __init__(
         self,

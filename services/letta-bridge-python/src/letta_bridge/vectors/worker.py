@@ -1,7 +1,7 @@
-"""Keeps the vectors in step, off the way of any reply: a loop for each part of the work.
+"""Synchronises vectors outside the reply path: one loop for each job.
 
-One bridge at a time does a part; it holds a lease in the database, and another one goes on where it was. While
-database, embedding model or Letta are away the parts that need them wait.
+One bridge at a time runs a job, under a lease in the database; the next owner continues at its position. While
+database, embedding model or Letta are away, the jobs that need them wait.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What Prometheus is told: counted on a turn's way, and read from Redis when it asks. docs/metrics.md lists it all."""
+"""Prometheus metrics, counted during turns or read from Redis at a scrape. docs/metrics.md lists them."""
 
 from letta_bridge.telemetry.metrics.bridge_metrics import BridgeMetrics
 from letta_bridge.telemetry.metrics.calls import FallbackMetrics, LettaMetrics

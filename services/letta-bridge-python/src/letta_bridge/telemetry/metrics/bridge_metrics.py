@@ -1,4 +1,4 @@
-"""What one bridge counts: every instrument, and how the events of a turn become samples.
+"""The instruments of one bridge, and how the events of a turn become samples.
 
 No label holds a user, an agent or a task: each has few values, all of them words of this project or of its
 configuration. Children of labelled instruments are looked up once and kept; an event costs about a microsecond.

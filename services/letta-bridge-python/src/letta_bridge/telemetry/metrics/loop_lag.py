@@ -1,4 +1,4 @@
-"""How late the event loop is: what blocks it shows here first."""
+"""Measures the lag of the event loop, which reveals blocking code."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class _Observer(Protocol):
 async def loop_lag_watched(histogram: _Observer) -> AsyncIterator[None]:
     """For the length of the block, observe for each half second by how many seconds its timer is late.
 
-    A loop that is blocked for long delays every timer that was due meanwhile. Each counts, as if all had been set
-    beforehand: otherwise a loop blocked for ten seconds would look as good as one blocked for half a second.
+    A blocked loop delays every timer that was due meanwhile, and each is counted; otherwise a block of ten seconds
+    would look like one of half a second.
     """
     task = asyncio.create_task(_watch(histogram), name="loop-lag")
     try:

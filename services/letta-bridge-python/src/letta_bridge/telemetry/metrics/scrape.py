@@ -1,8 +1,8 @@
-"""What Prometheus gets: the instruments of this bridge, and what Redis, sessions, breakers and health checks say now.
+"""Builds a scrape: this bridge's instruments, and the present state of Redis, sessions, breakers and health checks.
 
-Redis is asked once per scrape, and not for long. While it is away everything else is still told, and
-``letta_bridge_redis_up`` is 0, as it is while Redis answers but refuses what the intake asks of it. What Redis says is
-the same from every bridge of a queue: take ``max`` over bridges.
+Redis is read once per scrape, with a short timeout. While it is away, all other metrics are still returned, and
+``letta_bridge_redis_up`` is 0, also while Redis answers but refuses the commands of the intake. Values from Redis are
+the same from every bridge of a queue: aggregate with ``max``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SESSION_STATES: Final = ("active", "reserved")
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Who is asked at a scrape."""
+    """The sources of a scrape."""
 
     status: Callable[[], Awaitable[QueueStatus]]
     """The queue's figures; may raise what Redis raises while it is away."""
@@ -90,7 +90,7 @@ class Scrape:
 
 
 class _Together(Collector):
-    """Families from several places, without the times at which each counter was made."""
+    """Combines families of several registries, without the creation times of counters."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = families

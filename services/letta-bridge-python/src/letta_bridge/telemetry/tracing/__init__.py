@@ -1,7 +1,7 @@
-"""OpenTelemetry spans of the bridge's work; imported only where they are switched on. docs/metrics.md tells them.
+"""OpenTelemetry spans of the bridge's work; imported only if switched on. docs/metrics.md lists them.
 
-Names and attributes are those of the semantic conventions for messaging and for generative AI. Of a task a span holds
-its id and size, never a user or what was said.
+Names and attributes are those of the semantic conventions for messaging and for generative AI. Spans contain task ids
+and sizes, never users or message texts.
 """
 
 from letta_bridge.telemetry.tracing.setup import start_tracing

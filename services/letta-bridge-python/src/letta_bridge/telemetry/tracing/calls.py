@@ -25,7 +25,7 @@ class LettaSpans(Middleware):
         self._attributes = {"gen_ai.provider.name": "letta", "gen_ai.request.model": model, **server_attributes(url)}
 
     def wrap(self, operation: str, call: Call) -> Call:
-        """Other calls than these two belong to no turn, or are part of one of its tries."""
+        """Only these two calls get spans; others belong to no turn, or are part of one of its attempts."""
         match operation:
             case "send":
                 return self._send(call)

@@ -16,7 +16,7 @@ _TRACE_FIELDS: Final = ("traceparent", "tracestate")
 
 
 def creation_links(payload: bytes) -> list[Link]:
-    """A link to where the task was made; none where it does not say so, or says nonsense."""
+    """A link to the producer's span; none if the task has no valid one."""
     if b'"traceparent"' not in payload:
         return []
     try:
@@ -29,7 +29,7 @@ def creation_links(payload: bytes) -> list[Link]:
 
 
 def carrying(task: Task) -> Task:
-    """The task with the current span as the place it comes from, whatever it said before."""
+    """The task with the current span as its origin, replacing an earlier one."""
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier)
     if not carrier:

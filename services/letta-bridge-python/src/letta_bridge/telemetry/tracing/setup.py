@@ -1,4 +1,4 @@
-"""Where spans go: over OTLP to wherever OpenTelemetry's own variables say (``OTEL_EXPORTER_OTLP_ENDPOINT`` …)."""
+"""Exports spans over OTLP, configured by OpenTelemetry's own variables (``OTEL_EXPORTER_OTLP_ENDPOINT`` …)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from letta_bridge.telemetry.tracing.tracing import Tracing
 
 
 def start_tracing(settings: BridgeSettings) -> Tracing:
-    """Spans in batches, sent by a thread of their own; where nobody takes them they are dropped."""
+    """Export spans in batches on a separate thread; spans that no collector accepts are dropped."""
     named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "letta-bridge"}
     resource = Resource.create({**named, "service.version": __version__})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)

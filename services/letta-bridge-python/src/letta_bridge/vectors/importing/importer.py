@@ -40,7 +40,7 @@ class Imported:
 
     @property
     def whole(self) -> bool:
-        """Whether everything that was taken has arrived as it was."""
+        """Whether every imported passage arrived unchanged."""
         return not self.missing and not self.different
 
 
@@ -71,7 +71,7 @@ class Importer:
     _sample: dict[str, Sequence[float]] = field(default_factory=dict)
 
     async def run(self, *, dry: bool) -> Imported:
-        """Import what is not there yet. Stopped at any point, it goes on when it is called again.
+        """Import missing passages. After an interruption, a repeated call continues.
 
         Args:
             dry: change nothing, only count.
