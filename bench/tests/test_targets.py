@@ -62,7 +62,7 @@ def test_each_is_missed_by_a_hair(figures, figure, row, key, value, missed):
     assert any(name.startswith(missed) for name in names)
 
 
-def test_what_was_not_measured_is_not_judged(figures):
+def test_targets_skip_figures_that_were_not_measured(figures):
     del figures["latency"], figures["backlog"], figures["memory"], figures["setup"]
     figures["throughput"] = [row for row in figures["throughput"] if row["kind"] != "peer"]
     assert [target.name for target in targets(figures)] == [f"CPU per task against {FLOOR}"]

@@ -41,7 +41,7 @@ def test_each_kind_has_its_clause(error, clause):
     assert connection_failure(error) == clause
 
 
-def test_what_an_error_came_from_counts():
+def test_connection_failure_reads_the_cause_chain():
     error = RuntimeError("All connection attempts failed")
     error.__cause__ = OSError("in between")
     error.__cause__.__context__ = ConnectionRefusedError(111, "x")

@@ -44,7 +44,7 @@ def _open_umask():
     os.umask(before)
 
 
-def test_what_is_made_is_closed_to_others(tmp_path):
+def test_created_files_and_folders_are_private(tmp_path):
     make_folder(tmp_path / "a" / "b")
     create(tmp_path / "c" / "file")
     with replacing(tmp_path / "d" / "file") as file:
@@ -71,7 +71,7 @@ def test_a_link_is_followed_to_a_file_that_is_not_there_yet(tmp_path):
     create(tmp_path / "link")
 
 
-def test_what_is_there_stays_as_it_is(tmp_path):
+def test_existing_files_and_folders_are_not_changed(tmp_path):
     (tmp_path / "open").mkdir(mode=0o755)
     (tmp_path / "file").write_text("x")
     make_folder(tmp_path / "open")
@@ -101,7 +101,7 @@ def test_a_file_that_is_broken_off_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_left_is_written_anew_and_a_link_is_not_followed(tmp_path):
+def test_partial_file_of_a_killed_process_is_replaced_without_following_links(tmp_path):
     (tmp_path / "elsewhere").write_text("untouched")
     (tmp_path / "file.partial").symlink_to(tmp_path / "elsewhere")
     with replacing(tmp_path / "file") as file:

@@ -64,7 +64,7 @@ def test_clean_text_keeps_every_character_that_can_be_kept(text):
     ],
     ids=ascii,
 )
-def test_what_cannot_be_kept_becomes_the_replacement_character(payload, value):
+def test_characters_that_cannot_be_stored_become_the_replacement_character(payload, value):
     assert read_json(payload) == value
 
 
@@ -73,7 +73,7 @@ def test_load_json_keeps_what_tells_two_texts_apart():
 
 
 @pytest.mark.parametrize("payload", [b"", b"{", b"[" * 100_000, b"[" * 2000 + b"]" * 2000, b'{"a":' * 30_000, b"\x00"])
-def test_what_is_no_json_is_a_value_error(payload):
+def test_invalid_json_raises_value_error(payload):
     with pytest.raises(ValueError):
         read_json(payload)
 

@@ -277,7 +277,7 @@ def test_a_pause_is_reported_and_what_waits_is_its_doing(
     observer.client.close()
 
 
-def test_what_is_dead_lettered_dropped_or_handed_out_again_is_seen(
+def test_alerts_fire_for_dead_letters_drops_and_redeliveries(
     own_postgres,
     redis_url,
     start_stub,

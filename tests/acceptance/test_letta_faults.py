@@ -41,7 +41,7 @@ def test_a_model_that_fails_once_is_asked_again(talk, observe, person, redis_url
     ("fault", "reason"),
     [("fail:401", "letta_rejected"), ("fail:402", "letta_rejected"), ("empty", "empty_answer")],
 )
-def test_what_sending_again_would_not_mend_falls_back(
+def test_permanent_failures_fall_back(
     talk, observe, person, redis_url, letta, bridge_factory, memory_factory, fault, reason
 ):
     bridge_factory(redis_url, letta)

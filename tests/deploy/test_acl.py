@@ -101,7 +101,7 @@ def user(redis_with_users: Valkey, secrets: Path) -> Iterator[User]:
 
 
 @pytest.mark.parametrize("name", _REFUSED)
-def test_what_is_not_theirs_is_refused(name: str, user: User) -> None:
+def test_acl_user_is_refused_foreign_commands(name: str, user: User) -> None:
     client = user(name)
     assert client.ping()
     for command in _REFUSED[name]:

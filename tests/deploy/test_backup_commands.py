@@ -38,7 +38,7 @@ def test_every_command_names_a_service_and_a_subcommand_that_exist(
     assert sorted(bridge) == ["backup", "restore"]
 
 
-def test_what_the_bridge_writes_to_is_made_for_its_user(commands: list[list[str]], checkout: Path) -> None:
+def test_backup_folder_is_prepared_for_the_containers_user(commands: list[list[str]], checkout: Path) -> None:
     mounts = [words[words.index("--volume") + 1] for words in commands if "--volume" in words]
     folders = {mount.partition(":")[0].removeprefix("$PWD/") for mount in mounts}
     assert folders == {"data/backups"}

@@ -146,7 +146,7 @@ def test_every_variable_is_one_its_service_knows(stack: dict[str, Any]) -> None:
             assert stack["services"][name]["environment"].keys() - _known(name) == set(), name
 
 
-def test_what_operators_set_reaches_the_services(compose: Compose) -> None:
+def test_operators_variables_reach_the_services(compose: Compose) -> None:
     given = {
         "LETTA_MODEL": "openai/gpt-5",
         "LETTA_TIMEOUT_SECONDS": "30",

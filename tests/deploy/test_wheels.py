@@ -119,7 +119,7 @@ def test_a_wheel_holds_every_file_of_its_package(name: str, wheels: Mapping[str,
     assert {"METADATA", "LICENSE"} <= metadata
 
 
-def test_what_is_installed_is_complete_and_outside_of_the_checkout(services: Installed) -> None:
+def test_installed_wheels_are_complete_and_outside_of_the_checkout(services: Installed) -> None:
     _run(_UV, "pip", "check", "--python", services.root / "bin/python")
     modules = ("letta_bridge", "memory_service", "shared_utils")
     shown = "; ".join(f"import {module}; print({module}.__file__)" for module in modules)

@@ -29,7 +29,7 @@ def test_everything_that_is_generated_is_current(generate: ModuleType) -> None:
     assert generate.stale(files) == [], "run: ./run generate"
 
 
-def test_what_is_not_current_is_named_and_written(
+def test_outdated_generated_files_are_named_and_written(
     generate: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(generate, "CHECKOUT", tmp_path)

@@ -44,6 +44,6 @@ def test_a_package_and_what_it_needs_of_the_project_have_names_of_the_projects_o
 
 
 @pytest.mark.parametrize("path", PROJECTS, ids=lambda path: path.parent.name)
-def test_what_is_distributed_carries_the_licence(path):
+def test_distributed_packages_contain_the_licence(path):
     project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
     assert ("license-files" in project) != ("Private :: Do Not Upload" in project["classifiers"])

@@ -46,7 +46,7 @@ RUN_BY = {
     ),
     r"\./run bridge (status|send .+|tail .+)$": "tests/acceptance/test_readme.py::test_the_quickstarts_commands_work",
     r"\./deploy/prepare$": "tests/deploy/test_prepare.py::test_makes_every_secret_the_compose_file_names",
-    r"redis-cli .*LPUSH letta_requests": "tests/documents/test_shown_commands.py::test_what_redis_cli_pushes_is_a_task",
+    r"redis-cli .*LPUSH letta_requests": "tests/documents/test_shown_commands.py::test_redis_cli_command_of_the_readme_pushes_a_task",
     r"redis-cli .*SUBSCRIBE letta_responses": (
         "tests/deploy/test_acl.py::test_a_producer_pushes_waits_and_reads_what_it_missed"
     ),
@@ -131,7 +131,7 @@ def test_every_name_is_of_a_shown_command():
 
 
 @pytest.mark.parametrize("test", sorted(set(RUN_BY.values())))
-def test_what_runs_a_command_exists(test):
+def test_tests_that_run_shown_commands_exist(test):
     path, _, name = test.partition("::")
     assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
 
@@ -145,7 +145,7 @@ def test_shown_help_is_there(line):
 
 
 @pytest.mark.integration
-def test_what_redis_cli_pushes_is_a_task(redis_url):
+def test_redis_cli_command_of_the_readme_pushes_a_task(redis_url):
     with missing_parts():
         client = debian_program("redis-cli", package="redis-tools")
     pushed = {line for _, line in SHOWN if "LPUSH letta_requests" in line}

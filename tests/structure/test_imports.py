@@ -170,7 +170,7 @@ def test_an_undeclared_import_is_found():
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
-def test_what_runs_in_production_imports_no_tool_of_development(package):
+def test_production_packages_import_no_development_tool(package):
     tools = {other.module for other in PACKAGES if not other.production}
     imported = {name.partition(".")[0] for names in imports(package).values() for name in names}
     assert not package.production or not imported & tools

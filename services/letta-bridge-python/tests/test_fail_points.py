@@ -31,7 +31,7 @@ def test_several_turns_reach_a_step_at_once(struck):
 
 
 @pytest.mark.parametrize("text", ["answered", "nowhere:KILL:1", "answered:KILL:soon", "answered:NOTHING:1"])
-def test_what_cannot_be_read_is_refused(text):
+def test_unreadable_fail_point_is_refused(text):
     with pytest.raises(ValueError, match=r"CHAOS_FAIL_POINT"):
         fail_points.armed(text)
 

@@ -61,7 +61,7 @@ def test_certificates_go_to_the_driver_as_variables() -> None:
         ("postgresql://me:topsecret@db/letta?pool=3", "pool"),
     ],
 )
-def test_what_cannot_be_used_is_refused_without_repeating_the_password(uri: str, named: str) -> None:
+def test_invalid_database_url_is_refused_without_its_password(uri: str, named: str) -> None:
     with pytest.raises(SettingsRefused, match=named) as refusal:
         DatabaseUrl.parse(uri)
     assert "topsecret" not in str(refusal.value)

@@ -52,7 +52,7 @@ async def test_probes_need_no_password(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/health/x", "/v1/agents", "//v1/health", "/v1/healthy"])
-async def test_what_only_looks_like_a_probe_is_not(path: str) -> None:
+async def test_paths_similar_to_probes_need_the_password(path: str) -> None:
     assert await status(path) == 401
 
 

@@ -21,7 +21,7 @@ def test_uri_and_parts_name_the_same_database() -> None:
     assert by_parts == read({"LETTA_PG_URI": "postgresql://me:p%40%2F%23@db:6000/letta"}).database
 
 
-def test_what_is_not_set_has_a_default() -> None:
+def test_unset_settings_have_defaults() -> None:
     settings = read(URI)
     assert (settings.redis, settings.password, settings.wait) == (None, None, 60.0)
     assert read(URI | {"LETTA_REDIS_HOST": "cache"}).redis == Redis("cache", 6379)
@@ -99,7 +99,7 @@ def test_the_secure_flag_wants_a_password() -> None:
 
 
 @pytest.mark.parametrize("left", ["\n", "\r\n", "\ufeff", "\u200b"], ids=ascii)
-def test_what_cannot_be_meant_is_stripped(left: str, tmp_path: Path) -> None:
+def test_line_ends_and_quotes_around_values_are_stripped(left: str, tmp_path: Path) -> None:
     given = {name: f"{value}{left}" for name, value in PARTS.items()}
     settings = read(given | {"OPENAI_API_KEY": f'"sk-1"{left}', "LETTA_SERVER_SECURE": f"TRUE{left}", **password(left)})
     assert settings.database == read(PARTS).database
@@ -130,13 +130,13 @@ def test_the_encryption_key_is_never_changed(tmp_path: Path) -> None:
         ({"OPENAI_API_KEY": "sk\udcff"}, "OPENAI_API_KEY holds bytes that are not UTF-8"),
     ],
 )
-def test_what_cannot_be_sent_is_refused_by_its_name(given: dict[str, str], named: str) -> None:
+def test_unsendable_secret_is_refused_by_its_variables_name(given: dict[str, str], named: str) -> None:
     with pytest.raises(SettingsRefused, match=named) as refusal:
         read(URI | given)
     assert not [value for value in given.values() if value in str(refusal.value)]
 
 
-def test_what_kubernetes_sets_for_a_service_named_letta_redis_is_left_alone() -> None:
+def test_kubernetes_variables_of_a_service_named_letta_redis_are_ignored() -> None:
     assert read(URI | {"LETTA_REDIS_PORT": "tcp://10.96.0.1:6379"}).redis is None
     hosted = read(URI | {"LETTA_REDIS_PORT": "tcp://10.96.0.1:6379", "LETTA_REDIS_HOST": "cache"})
     assert hosted.redis == Redis("cache", 6379)

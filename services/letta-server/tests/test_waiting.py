@@ -47,7 +47,7 @@ def redis_saying() -> Iterator[Callable[..., Redis]]:
         listener.close()
 
 
-def test_what_is_up_is_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wait_until_up_returns_at_once_if_the_service_is_up(capsys: pytest.CaptureFixture[str]) -> None:
     waiting.wait_until_up("It", lambda: None, 0)
     assert capsys.readouterr().err == ""
 

@@ -18,7 +18,7 @@ def test_names_differ_and_tell_a_process_that_ended() -> None:
     assert surely_dead(ended)
 
 
-def test_what_cannot_be_told_is_not_dead() -> None:
+def test_instance_of_unknown_state_is_not_surely_dead() -> None:
     host, namespace, _, token = instance_name().rsplit(":", 3)
     assert not surely_dead(f"{host}:{namespace}:{os.getppid()}:{token}")
     assert not surely_dead(f"{host}:another:999999999:{token}")

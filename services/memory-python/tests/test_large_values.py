@@ -92,7 +92,7 @@ async def test_large_tasks_are_claimed_held_and_given_back_in_parts_and_in_order
     assert await client.exists("memory:{user_input_queue}:processing:one") == 0
 
 
-async def test_what_nobody_has_claimed_goes_back_before_large_tasks(client: Redis, limited: Redis) -> None:
+async def test_unclaimed_tasks_are_released_before_large_ones(client: Redis, limited: Redis) -> None:
     for number in range(15):
         await client.lpush(QUEUE, large(number))
     queue = input_queue(limited, "one")

@@ -51,7 +51,7 @@ def parameters(request: Any) -> dict[str, Any]:
     return {key: value for key, value in json.loads(request.content).items() if key not in {"model", "messages"}}
 
 
-async def test_what_is_sent_and_what_comes_back(ask: Any) -> None:
+async def test_completion_request_and_answer(ask: Any) -> None:
     text, (request,) = await ask(says("<think>hm</think>\n hello "))
     assert text == Completion("hello")
     assert str(request.url) == "http://model/v1/chat/completions"
@@ -65,7 +65,7 @@ async def test_what_is_sent_and_what_comes_back(ask: Any) -> None:
 
 
 @pytest.mark.parametrize("failure", [httpx.Response(429), httpx.Response(503), httpx.ConnectError("no")])
-async def test_what_may_pass_is_tried_again(ask: Any, failure: Any) -> None:
+async def test_transient_failures_are_retried(ask: Any, failure: Any) -> None:
     text, requests = await ask(failure, failure, says("hello"))
     assert (text, len(requests)) == (Completion("hello"), 3)
     error, requests = await ask(failure)
@@ -144,7 +144,7 @@ async def test_a_parameter_that_cannot_be_left_out_is_reported_with_what_to_do(a
     assert len(requests) == 1
 
 
-async def test_what_a_model_refuses_is_remembered() -> None:
+async def test_refused_parameters_are_omitted_from_later_requests() -> None:
     asked: list[dict[str, Any]] = []
 
     def handle(request: Any) -> Any:

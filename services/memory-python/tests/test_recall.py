@@ -83,7 +83,7 @@ async def test_nobody_recalls_what_another_user_said(library: Library) -> None:
     assert await recall.about("user", "what is the canary number of mine", shown=()) == []
 
 
-async def test_what_is_recalled_is_near_bounded_dated_and_in_the_order_of_time(library: Library) -> None:
+async def test_recalled_passages_are_near_bounded_dated_and_chronological(library: Library) -> None:
     await library.put("ada", "user: my cat is called Mochi", at="2026-09-30T10:00:00+00:00")
     await library.put("ada", "user: the cat is ill", at="2026-08-30T10:00:00+00:00", task_id="shown already")
     await library.put("ada", "user: is the cat called Tama?", at="2026-07-30T10:00:00+00:00")
@@ -166,7 +166,7 @@ async def test_the_model_is_shown_memories_before_the_conversation(
     assert shown == [("user", "my cat sleeps"), ("user", "what is my cat called?")]
 
 
-async def test_what_was_said_to_another_persona_is_not_recalled(library: Library) -> None:
+async def test_recall_ignores_passages_of_another_persona(library: Library) -> None:
     for persona in ("doctor", "default", None):
         await library.put("ada", f"user: my cat, said to {persona}", **({"persona": persona} if persona else {}))
     found = await library.recall(min_score=-1).about("ada", "my cat", shown=(), persona="doctor")

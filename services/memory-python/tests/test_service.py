@@ -275,7 +275,7 @@ async def test_a_hanging_model_does_not_keep_others_waiting(
     assert len(model.asked) == 1
 
 
-async def test_what_cannot_be_honoured_is_dead_lettered_with_a_reason(
+async def test_invalid_tasks_are_dead_lettered_with_a_reason(
     client: Redis, run_service: Any, eventually: Any, push: Any, handover: Any
 ) -> None:
     await client.lpush(QUEUE, b"\xff\xfe not json")
@@ -418,7 +418,7 @@ async def test_a_task_under_the_bridges_id_is_answered_and_remembered_under_the_
     assert [record["metadata"]["task_id"] for record in await kept()] == ["t1", "t1"]
 
 
-async def test_what_the_bridge_has_checked_is_not_refused_for_its_size(
+async def test_large_task_checked_by_the_bridge_is_accepted(
     *, client: Redis, run_service: Any, ear: Any, push: Any, handover: Any, model: Any
 ) -> None:
     nested: Any = "deep"

@@ -158,7 +158,7 @@ async def test_a_plain_sentence_that_was_remembered_is_not_shown(
     assert [message["role"] for message in model.asked[0][1:]] == ["user", "user"], "a user may say it"
 
 
-async def test_what_was_said_to_another_persona_is_not_shown(model: Any, record: Any) -> None:
+async def test_prompt_omits_messages_of_another_persona(model: Any, record: Any) -> None:
     memory = InMemoryQueueState(
         *(record(f"to {name}", metadata={"persona": name}) for name in ("doctor", "default")),
         record("to nobody in particular"),
@@ -183,7 +183,7 @@ async def test_the_window_is_turned_round(record: Any) -> None:
     assert [each.content for each in await recent(memory, "ann", 2)] == ["2", "3"]
 
 
-def test_what_arrived_after_a_message_was_not_known_to_it(record: Any) -> None:
+def test_before_excludes_later_questions(record: Any) -> None:
     said = [record("q1"), record("q2"), record("a1", "ai"), record("q3")]
     assert [each.content for each in before(said, "q2")] == ["q1", "a1"]
     assert before(said, "unknown") == said

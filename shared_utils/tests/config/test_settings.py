@@ -147,7 +147,7 @@ def test_a_secret_may_lie_in_a_file(checkout, tmp_path):
 
 
 @pytest.mark.parametrize("left", ["\n", "\r\n", "\ufeff", "\u200b"], ids=ascii)
-def test_what_cannot_be_meant_is_stripped_wherever_a_value_comes_from(checkout, tmp_path, left):
+def test_line_ends_and_quotes_are_stripped_from_every_source(checkout, tmp_path, left):
     secret = tmp_path / "secret"
     secret.write_text(f"\ufeff wörd {left}", encoding="utf-8")
     environ = {
@@ -180,7 +180,7 @@ def test_a_choice_may_be_written_in_any_case(checkout, written):
         ({"REDIS_HOST": "hunter2\x01"}, "the setting redis.host (from REDIS_HOST) holds a line break or another"),
     ],
 )
-def test_what_cannot_be_used_is_refused_by_its_variable_alone(checkout, environ, sentence):
+def test_invalid_value_is_refused_by_its_variables_name_only(checkout, environ, sentence):
     refusal = checkout.refusal(environ=environ)
     assert refusal.startswith(sentence)
     assert "hunter" not in refusal
@@ -190,7 +190,7 @@ def test_a_variable_of_blanks_counts_as_not_set(checkout):
     assert checkout.read(environ={"REDIS_HOST": " ", "REDIS_PORT": "\n", "REDIS_PASSWORD": '""'}).settings == Settings()
 
 
-def test_what_kubernetes_sets_for_a_service_named_redis_counts_as_not_set(checkout):
+def test_kubernetes_variables_of_a_service_named_redis_count_as_unset(checkout):
     environ = {"REDIS_PORT": "tcp://10.96.0.1:6379", "REDIS_PORT_6379_TCP": "tcp://10.96.0.1:6379"}
     assert checkout.read(environ=environ).settings.redis.port == 6379
     assert checkout.read({"redis": {"port": 7}}, environ=environ).settings.redis.port == 7

@@ -11,7 +11,7 @@ from shared_utils.config.values import header_problem, is_service_port, trimmed,
 
 @pytest.mark.parametrize("left", ["\n", "\r\n", "\n\n", "\ufeff", "\u200b", "\x00", "\u2028"], ids=ascii)
 @pytest.mark.parametrize("keep_spaces", [False, True])
-def test_what_the_way_left_around_a_value_is_stripped(left, keep_spaces):
+def test_characters_left_around_a_value_are_stripped(left, keep_spaces):
     assert trimmed(f"{left}a b{left}", keep_spaces=keep_spaces) == "a b"
 
 
@@ -48,7 +48,7 @@ def test_one_pair_of_quotes_is_removed(value, inner):
     ],
     ids=ascii,
 )
-def test_what_cannot_be_used_is_named_and_not_repeated(value, says):
+def test_value_problem_names_the_fault_without_the_value(value, says):
     assert says in value_problem(value)
     assert value not in value_problem(value)
 
@@ -76,5 +76,5 @@ def test_any_text_a_header_can_hold_can_be_encoded_for_it(value):
         ("REDIS_PORT", "http://x", False),
     ],
 )
-def test_what_kubernetes_sets_is_recognised(name, value, is_one):
+def test_kubernetes_service_ports_are_recognised(name, value, is_one):
     assert is_service_port(name, value) is is_one

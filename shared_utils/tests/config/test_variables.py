@@ -116,7 +116,7 @@ def test_a_variable_of_somebody_elses_is_left_alone(name):
     assert read(**{name: "1"}).settings == Settings()
 
 
-def test_what_kubernetes_calls_a_port_is_left_alone_and_what_an_operator_does_is_not():
+def test_kubernetes_port_variable_is_ignored_and_an_operators_is_not():
     assert read(PROGRAM_PORT="tcp://10.0.0.7:8290").settings == Settings()
     assert "unknown variable PROGRAM_PORT;" in refusal(PROGRAM_PORT="8290")
 

@@ -87,7 +87,7 @@ def test_every_field_of_a_task_may_be_null(field):
         ({"user_id": "小明 🌸"}, {"user_id": "小明 🌸"}),
     ],
 )
-def test_what_producers_send_is_read_tolerantly(sent, read):
+def test_tasks_are_parsed_tolerantly(sent, read):
     task = parse(sent)
     assert {name: getattr(task, name) for name in read} == read
 
@@ -133,7 +133,7 @@ def test_unknown_fields_are_kept():
     ],
     ids=lambda payload: repr(payload[:24]),
 )
-def test_what_breaks_the_contract_is_malformed(payload):
+def test_task_that_violates_the_contract_is_malformed(payload):
     with pytest.raises(MalformedMessage) as caught:
         parse_task(payload, LIMITS)
     assert caught.value.code == "malformed"
@@ -232,7 +232,7 @@ def test_a_user_id_that_may_name_two_users_is_refused_with_the_task_id():
     ],
     ids=lambda value: repr(value[:30]) if isinstance(value, bytes) else None,
 )
-def test_what_utf8_cannot_hold_becomes_the_replacement_character(payload, read):
+def test_invalid_unicode_becomes_the_replacement_character(payload, read):
     task = parse_task(payload, LIMITS)
     assert {name: getattr(task, name) for name in read} == read
     parse_task(dump(task), LIMITS)

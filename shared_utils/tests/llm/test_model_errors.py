@@ -172,7 +172,7 @@ def test_the_providers_words_are_shown_without_the_users(message: str, words: st
     assert read_refusal(400, openai(message, code="x"), hidden=hidden).words == words
 
 
-def test_what_a_content_filter_says_is_not_quoted() -> None:
+def test_message_of_a_content_filter_is_not_quoted() -> None:
     refusal = read_refusal(400, openai("flagged: my diary", code="content_filter"))
     assert (refusal.cause, refusal.words) == (Cause.CONTENT, "content_filter")
 

@@ -125,7 +125,7 @@ _MARKS = st.sampled_from(
 
 
 @given(text=st.lists(_MARKS | _PIECES).map("".join))
-def test_what_is_cleaned_is_clean(text: str) -> None:
+def test_text_for_user_is_idempotent(text: str) -> None:
     once = text_for_user(text)
     assert text_for_user(once) == once
 

@@ -152,7 +152,7 @@ def test_pythons_warnings_have_the_same_format(logged):
     assert "DeprecationWarning: an old way" in line["detail"]
 
 
-def test_what_is_bound_is_in_every_later_line(logged):
+def test_bound_fields_are_in_every_later_line(logged):
     log = logged.configure(format="json")
     logs.bind(task_id="t1", user_id="ada")
     log.info("event")
@@ -160,7 +160,7 @@ def test_what_is_bound_is_in_every_later_line(logged):
     assert (line["task_id"], line["user_id"]) == ("t1", logs.pseudonym("ada"))
 
 
-def test_what_people_say_and_who_they_are_may_be_switched_on(logged):
+def test_message_texts_and_user_ids_can_be_switched_on(logged):
     log = logged.configure(format="json")
     log.info("event", user_id="ada", text="hi")
     logs.adjust(LogSettings(user_ids=True, message_text=True))
@@ -221,7 +221,7 @@ def test_a_value_is_hidden_by_the_name_of_its_key(key):
     assert logs.redact(None, "", {key: "hunter2", "deep": {key: ["hunter2"]}}) == {key: "***", "deep": {key: "***"}}
 
 
-def test_what_only_counts_tokens_is_shown():
+def test_token_counts_are_not_redacted():
     event = {"event": "x", "prompt_tokens": 5, "max_tokens": 9, "enabled": True, "missing": None}
     assert logs.redact(None, "", dict(event)) == event
 
@@ -251,7 +251,7 @@ def test_a_secret_is_hidden_by_its_shape(text, redacted):
 @pytest.mark.parametrize(
     "text", ["redis://host:6379/0", "a desk-lamp", "risk-averse", "user@example.org: hi", "你好: 10:30@home"]
 )
-def test_what_is_no_secret_is_shown(text):
+def test_texts_without_secrets_are_not_redacted(text):
     assert redact_text(text) == text
 
 

@@ -20,7 +20,7 @@ def policy(monkeypatch):
 @pytest.mark.parametrize(
     "key", ["answer", "content", "input", "message", "payload", "prompt", "response_text", "summary", "text"]
 )
-def test_what_people_say_is_hidden_unless_it_is_switched_on(policy, key):
+def test_message_texts_are_hidden_unless_switched_on(policy, key):
     event = {"event": "x", key: "我叫小明", "deep": {key: ["one", "two"]}}
     assert redact(None, "", dict(event)) == {"event": "x", key: "<4 characters>", "deep": {key: "<hidden>"}}
     policy.message_text = True
@@ -58,7 +58,7 @@ def test_a_secret_is_hidden_by_its_value_wherever_it_turns_up(policy):
     }
 
 
-def test_what_pydantic_was_given_is_hidden_in_its_error(policy):
+def test_inputs_in_pydantic_errors_are_hidden(policy):
     class Model(BaseModel):
         number: int
 

@@ -95,7 +95,7 @@ def test_a_loop_that_ends_answers_nobody_and_keeps_nobody_waiting():
     loop.close()
 
 
-async def test_what_the_coroutine_raises_is_raised():
+async def test_result_of_raises_the_coroutines_error():
     async def fails():
         raise TimeoutError("its own")
 

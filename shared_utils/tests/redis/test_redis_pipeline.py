@@ -130,7 +130,7 @@ async def test_a_server_that_is_unavailable_is_an_error_until_it_is_back(redis_s
     await close(client)
 
 
-async def test_what_is_kept_is_closed_with_the_client(redis_url, other):
+async def test_pipelines_connection_is_closed_with_the_client(redis_url, other):
     client = connect(RedisSettings(url=redis_url), name="kept", timeout=10)
     await pipeline_of(client).execute(("PING",))
     assert len(await kept(other)) == 1

@@ -270,7 +270,7 @@ async def test_sentinels_with_and_without_passwords(started, primary, sentinels,
     await used(RedisSettings(url=url.format(at=f"127.0.0.1:{free_port()},{at}", pw=ESCAPED), **settings))
 
 
-async def test_what_is_wrong_with_sentinels_is_named(started):
+async def test_faults_of_sentinels_are_named(started):
     server = started(Valkey, durable=False, options={"requirepass": PASSWORD})
     watcher = started(Sentinel, server, password="other", replicas=False)
     at = f"127.0.0.1:{watcher.port}"

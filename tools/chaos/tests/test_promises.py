@@ -131,7 +131,7 @@ def test_an_error_without_a_code_is_unclear(environment, conversation):
     assert subjects(judge(environment, conversation), "unclear") == [task]
 
 
-def test_what_is_no_reply_and_was_given_out_as_one_is_unclear(environment, conversation):
+def test_published_text_that_is_no_reply_is_reported_as_unclear(environment, conversation):
     with environment.client() as client:
         client.publish("letta_responses", b"\x00 damaged")
     assert wait_until(lambda: conversation.observer.unreadable, 10)

@@ -101,7 +101,7 @@ def test_a_result_of_a_pair_that_is_not_possible_any_more_is_read(path, write):
     assert [run.name for run in read(path, FAULTS).runs] == [impossible]
 
 
-def test_what_a_machine_lacks_is_kept(path, write):
+def test_skipped_faults_are_kept_in_the_results(path, write):
     write(plan=PLAN)
     with ResultsFile(path) as file:
         file.skip({"redis/full": "nothing to fill"})

@@ -42,7 +42,7 @@ def test_a_proxy_in_front_of_postgres(postgres_server: Postgres, tcp_proxy: Prox
             connection.execute("SELECT 1")
 
 
-def test_what_is_missing_skips_here_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_part_skips_locally_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
     with pytest.raises(pytest.skip.Exception, match="not here"), fixtures.missing_parts():
         raise MissingPart("not here")

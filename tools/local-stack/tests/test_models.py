@@ -29,7 +29,7 @@ def test_the_operators_handles_win() -> None:
     assert (model.handle, model.embedding, model.name) == ("openai/gpt-4.1", "e", "m")
 
 
-def test_what_a_file_or_a_shell_left_on_a_value_does_not_count() -> None:
+def test_line_ends_and_quotes_around_model_variables_are_stripped() -> None:
     model = operators_model({"OPENAI_API_KEY": "'k'\r\n", "OPENAI_BASE_URL": "\ufeffhttp://h/v1\n", "LETTA_MODEL": " "})
     assert model
     assert (model.url, model.api_key, model.handle) == ("http://h/v1", "k", "openai-proxy/gpt-4o-mini")

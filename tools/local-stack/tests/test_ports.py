@@ -18,7 +18,7 @@ def test_free_ports_differ_and_can_be_bound() -> None:
 
 
 @pytest.mark.process
-def test_what_one_process_handed_out_no_other_does_while_it_lives() -> None:
+def test_port_reserved_by_one_process_is_not_given_to_another() -> None:
     program = "from local_stack.ports import free_port; print(free_port(), flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -75,7 +75,7 @@ def test_a_child_that_never_becomes_ready_is_killed(script: Script) -> None:
     assert not process.running
 
 
-def test_what_ignores_the_polite_signal_is_killed(script: Script, serve_forever: str) -> None:
+def test_process_that_ignores_sigterm_is_killed(script: Script, serve_forever: str) -> None:
     process = script("signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + serve_forever)
     process.start()
     process.wait_ready()
@@ -189,7 +189,7 @@ def test_children_die_with_their_parent(tmp_path: Path, how: signal.Signals) -> 
 
 
 @pytest.mark.process
-def test_what_a_dead_child_left_behind_ends_before_it_is_started_again(script: Script, tmp_path: Path) -> None:
+def test_descendants_of_a_dead_process_end_before_its_restart(script: Script, tmp_path: Path) -> None:
     process = script(
         """
         import subprocess

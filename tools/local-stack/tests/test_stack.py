@@ -146,7 +146,7 @@ def test_the_letta_password_is_kept_and_kept_secret(tmp_path: Path) -> None:
     assert (tmp_path / "data" / "letta" / "password").stat().st_mode & 0o077 == 0
 
 
-def test_what_the_operator_names_is_used_and_not_started(tmp_path: Path, redis_server: Valkey, told: Told) -> None:
+def test_configured_servers_are_used_and_not_started(tmp_path: Path, redis_server: Valkey, told: Told) -> None:
     variables = {
         "REDIS_URL": redis_server.url,
         "DATABASE_URL": "postgresql://elsewhere/letta",
@@ -229,7 +229,7 @@ def test_one_stack_at_a_time_on_a_directory(tmp_path: Path) -> None:
         Stack(tmp_path / "data", variables={}).__enter__()
 
 
-def test_what_does_not_start_stops_the_rest(tmp_path: Path) -> None:
+def test_failed_start_stops_the_other_parts(tmp_path: Path) -> None:
     stack = Stack(tmp_path / "data", variables={"OPENAI_API_KEY": "k", "LETTA_MODEL": "broken"})
     with pytest.raises(StartFailed, match="the model is broken"):
         stack.__enter__()

@@ -11,7 +11,7 @@ from local_stack.watch import watch
 Script = Callable[..., Process]
 
 
-def test_what_ends_by_itself_is_started_again(script: Script, serve_forever: str) -> None:
+def test_ended_process_is_restarted(script: Script, serve_forever: str) -> None:
     process = script(serve_forever)
     process.start()
     process.wait_ready()
@@ -33,7 +33,7 @@ def test_what_ends_by_itself_is_started_again(script: Script, serve_forever: str
     ]
 
 
-def test_what_keeps_ending_is_given_longer_pauses(script: Script) -> None:
+def test_pauses_between_restarts_grow(script: Script) -> None:
     process = script("sys.exit(f'{pathlib.Path(sys.executable).name}: the port is taken; choose another')")
     process.start()
     lines: list[str] = []
@@ -51,7 +51,7 @@ def test_what_keeps_ending_is_given_longer_pauses(script: Script) -> None:
     ]
 
 
-def test_what_runs_is_left_alone(script: Script, serve_forever: str) -> None:
+def test_running_process_is_not_restarted(script: Script, serve_forever: str) -> None:
     process = script(serve_forever)
     process.start()
     process.wait_ready()

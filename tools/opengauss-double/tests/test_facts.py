@@ -143,7 +143,7 @@ def test_floats_have_fifteen_digits_unless_asked_for_more(connection: Connection
     assert connection.execute("SELECT (0.1::float8 + 0.2::float8)::text").fetchone() == ("0.30000000000000004",)
 
 
-def test_what_the_server_says_of_itself(profile: str, connection: Connection) -> None:
+def test_double_reports_version_and_settings_of_the_release(profile: str, connection: Connection) -> None:
     [(version,)] = connection.execute("SELECT version()").fetchall()
     assert "PostgreSQL" not in version
     [(release,)] = connection.execute("SELECT opengauss_version()").fetchall()

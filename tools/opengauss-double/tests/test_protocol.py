@@ -62,7 +62,7 @@ def test_an_error_loses_postgresqls_fields_and_gains_openGausss() -> None:  # no
         (Message(b"D", b"\0\1\0\0\0\2\xff\xfe"), True),
     ],
 )
-def test_what_openGauss_does_not_send_is_dropped(message: Message, seen: bool) -> None:  # noqa: N802 - its name
+def test_message_fields_unknown_to_openGauss_are_dropped(message: Message, seen: bool) -> None:  # noqa: N802 - its name
     assert as_client_sees(message) == (message if seen else None)
 
 

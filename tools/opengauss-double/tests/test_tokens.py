@@ -80,7 +80,7 @@ def test_cuts_as_the_servers_lexer_does(sql: str, expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize("sql", ["'open", '"open', "$a$ open", "/* open", "E'open\\'"])
-def test_what_is_not_closed_runs_to_the_end(sql: str) -> None:
+def test_unclosed_token_extends_to_the_end(sql: str) -> None:
     assert len(tokenise(sql)) == 1
 
 

@@ -116,7 +116,7 @@ def test_any_statement_is_translated_or_refused(sql: str, profile: str, mode: st
     ],
 )
 @pytest.mark.parametrize("mode", ["A", "PG"])
-def test_what_both_understand_is_left_alone(sql: str, mode: str) -> None:
+def test_statement_valid_on_both_servers_is_not_translated(sql: str, mode: str) -> None:
     for statement in analysed(sql, PROFILES["7.0"])[:1]:
         translator = Translator(PROFILES["7.0"], mode, _Lookups())
         assert asyncio.run(translator.translated(statement, in_transaction=False)).sql.strip() == sql.strip(" ").strip()
@@ -163,11 +163,11 @@ def test_what_both_understand_is_left_alone(sql: str, mode: str) -> None:
         ("INSERT INTO plain VALUES (1) ON DUPLICATE KEY UPDATE n = 1", "INSERT INTO plain VALUES (1)"),
     ],
 )
-def test_what_the_upstream_is_sent(sql: str, expected: str) -> None:
+def test_translated_statement_for_the_upstream(sql: str, expected: str) -> None:
     assert " ".join(translated(sql).sql.split()) == expected
 
 
-def test_what_the_double_does_afterwards() -> None:
+def test_effects_of_translated_statements() -> None:
     assert translated("CREATE DATABASE x DBCOMPATIBILITY='B'").effects == (DatabaseMade("x", "B"),)
     assert translated("CREATE DATABASE x OWNER o").effects == (DatabaseMade("x", None),)
     assert translated("CREATE DATABASE IF NOT EXISTS there").effects == ()

@@ -87,7 +87,7 @@ def test_a_question_is_recognised_with_kind_and_subject(text: str, kinds: tuple[
 
 
 @pytest.mark.parametrize("text", ["hello", "My name is Ada", "How are you?", "你好吗？"])
-def test_what_is_not_asked(text: str) -> None:
+def test_text_without_a_question_asks_nothing(text: str) -> None:
     assert facts.asked(text) is None
 
 
@@ -126,5 +126,5 @@ def test_lines_of_a_block_that_the_model_did_not_write_are_passed_over() -> None
         '{"quoted_user_message": "My name is Ada."}',
     ],
 )
-def test_what_a_json_object_quotes_is_read(text: str) -> None:
+def test_facts_quoted_in_a_json_object_are_read(text: str) -> None:
     assert [fact.value for fact in facts.stated_facts(text)] == ["Ada"]

@@ -64,7 +64,7 @@ def test_a_system_note_may_report_them_too(request_of: Requests) -> None:
     assert _reply(request_of(note, "hello", human="")).call == _insert("The user likes tea.")
 
 
-def test_what_an_operator_has_changed_since_stays_changed(request_of: Requests, used: Any) -> None:
+def test_block_changed_by_an_operator_is_not_reverted(request_of: Requests, used: Any) -> None:
     before = ["My name is Ada", *used("memory_insert", {"label": "human", "new_string": "The user's name is Ada."})]
 
     answer = _reply(request_of(*before, "What is my name?", human="The user's name is Carol."))

@@ -186,7 +186,7 @@ async def test_a_session_in_memory_serves_while_the_store_is_unavailable(manager
     assert await manager.agent_for("ada", "default", None, letta) == agent
 
 
-async def test_what_somebody_else_wrote_meanwhile_is_kept(manager, store, letta):
+async def test_saving_an_agent_keeps_a_concurrent_change_of_the_session(manager, store, letta):
     store.meanwhile = lambda session: replace(session, metadata={"permanent_memory": False})
     agent = await manager.agent_for("ada", "default", None, letta)
     for session in (store.sessions["ada", "default"], await manager.session("ada", "default")):
@@ -358,7 +358,7 @@ async def test_while_letta_may_still_be_making_it_nobody_else_begins(store, lett
     assert len(letta.specs) == 1
 
 
-async def test_what_others_write_counts(manager, store, letta):
+async def test_manager_follows_sessions_written_by_another_bridge(manager, store, letta):
     await manager.follow()
     await manager.agent_for("ada", "default", None, letta)
     await store.save(replace(store.sessions["ada", "default"], metadata={"permanent_memory": False}))

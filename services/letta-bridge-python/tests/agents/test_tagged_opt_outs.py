@@ -193,7 +193,7 @@ async def test_tags_are_read_in_the_background_after_a_lack_of_descriptors(resto
     assert not await restored.rig.consent.permanent_memory("ada")
 
 
-async def test_what_an_opted_out_user_said_before_the_tags_could_be_read_is_reported_to_nobody(restored):
+async def test_missed_turns_of_a_user_with_an_opt_out_in_tags_reach_no_agent(restored):
     rig, forgotten = restored.rig, []
 
     async def forget(user):

@@ -303,7 +303,9 @@ async def test_a_database_with_rows_is_refused_before_any_agent_is_written(place
 
 
 @pytest.mark.parametrize("server", ["postgresql", "opengauss-5.0", "opengauss-7.0"])
-async def test_what_a_running_bridge_writes_by_itself_does_not_keep_a_restore_away(place, letta, tmp_path, server):
+async def test_restore_accepts_a_database_with_only_choices_and_audit_of_a_running_bridge(
+    place, letta, tmp_path, server
+):
     here, there, other = place("postgresql"), place(server), InMemoryLetta()
     await lived_in(here, letta)
     saved, begun = Database(here.database), Database(there.database)

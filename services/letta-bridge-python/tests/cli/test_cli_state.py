@@ -181,7 +181,7 @@ def test_without_redis_an_opt_out_is_stored_and_an_opt_in_changes_nothing(on, mo
     assert on("sessions", "settings", "ada")["permanent_memory"] is False
 
 
-def test_what_answers_is_reported(on, place):
+def test_sessions_test_reports_the_database_or_the_session_file(on, place):
     assert on("sessions", "test")["connected"] is True
     assert ("PostgreSQL" in on.text("sessions", "test")) == bool(place[0])
 

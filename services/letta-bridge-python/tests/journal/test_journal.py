@@ -167,7 +167,9 @@ async def test_a_turn_settled_after_its_users_erasure_stays(rig, service, make_j
     assert service.said()[0] == "after"
 
 
-async def test_what_was_written_is_looked_at_again_when_redis_is_back(rig, service, make_journal, monkeypatch):
+async def test_journal_checks_written_turns_for_erasures_after_an_outage_of_redis(
+    rig, service, make_journal, monkeypatch
+):
     await talked(rig, "before")
     erased_since = InMemoryJournalBacklog.erased_since
 
@@ -193,7 +195,7 @@ async def test_one_turn_that_is_refused_does_not_hold_up_the_others(rig, service
     assert sum(written) == 2
 
 
-async def test_what_cannot_be_read_is_left_out(rig, service, make_journal):
+async def test_journal_leaves_out_an_unreadable_entry(rig, service, make_journal):
     await talked(rig, "one")
     rig.shelf.journal.insert(0, ("1-0", b"{}", b"{}"))
     async with make_journal().running():
@@ -229,7 +231,7 @@ async def test_it_continues_when_redis_is_back(rig, make_journal, monkeypatch):
         await until(lambda: journal.last_error is None)
 
 
-async def test_what_was_settled_before_the_stop_is_written_at_the_stop(rig, service, make_journal, monkeypatch):
+async def test_journal_writes_settled_turns_before_it_stops(rig, service, make_journal, monkeypatch):
     monkeypatch.setattr(journal, "_TURNS_PER_WRITE", 2)
     monkeypatch.setattr(journal, "_IDLE_PAUSE_SECONDS", 60.0)
     async with make_journal("a").running():

@@ -88,7 +88,7 @@ def test_whose_turn_it_is_is_not_asked_of_the_reply():
 
 
 @pytest.mark.parametrize("outcome", [Outcome.ERROR, Outcome.REPEATED, Outcome.DEAD])
-def test_what_was_not_answered_is_not_kept(outcome):
+def test_journal_ignores_turns_without_an_answer(outcome):
     end = replace(END, outcome=outcome)
     assert journalled(TURN, TASK, "default", end, SETTINGS, is_remembered=True).journal is None
 
@@ -102,7 +102,7 @@ def test_of_a_canned_answer_only_what_the_user_said_is_kept():
     assert question.created_at.isoformat() == "2023-11-14T22:13:21+00:00"
 
 
-def test_what_was_meant_to_be_forgotten_is_not_kept_unless_one_says_so():
+def test_journal_ignores_temporary_turns_unless_configured():
     settings, everything = JournalSettings(), JournalSettings(temporary=True)
     temporary = replace(END, outcome=Outcome.MEMORY)
     assert journalled(TURN, TASK, "default", temporary, settings, is_remembered=False).journal is None

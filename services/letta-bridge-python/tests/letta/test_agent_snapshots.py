@@ -140,7 +140,7 @@ async def test_nobody_finds_an_agent_that_is_only_half_written(agents, tmp_path,
     assert await agents.letta.find_agents([RESTORING_TAG, former_tag(agent)]) == []
 
 
-async def test_what_agents_share_is_saved_once_and_shared_again(agents, tmp_path):
+async def test_shared_block_and_archive_are_saved_once_and_restored_as_shared(agents, tmp_path):
     one, other = await agents.made(), await agents.made(blocks=())
     await agents.note(one, "shared")
     block = (await agents.store.describe(one)).blocks[0]
@@ -240,7 +240,7 @@ async def test_variables_are_saved_without_their_values_unless_asked_for(agents,
 
 
 @server_only
-async def test_what_letta_cannot_export_is_read_in_its_short_form(agents, tmp_path):
+async def test_capture_falls_back_to_listed_messages_that_letta_cannot_export(agents, tmp_path):
     """Half a surrogate pair in one message fails Letta's own export of the agent."""
     agent = await agents.made()
     await agents.told(agent, "before")

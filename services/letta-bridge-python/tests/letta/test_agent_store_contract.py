@@ -129,7 +129,7 @@ async def test_an_agent_is_given_other_tags(agents):
     assert await agents.store.find(["bridge", agents.tag]) == []
 
 
-async def test_what_agents_share_says_so(agents):
+async def test_shared_block_and_archive_are_described_as_shared(agents):
     one, other = await agents.made(), await agents.made(blocks=())
     await agents.note(one, "shared")
     block = (await agents.store.describe(one)).blocks[0]
@@ -143,7 +143,7 @@ async def test_what_agents_share_says_so(agents):
     assert [passage.text async for passage in agents.store.passages(other)] == ["shared"]
 
 
-async def test_what_is_not_there_cannot_be_attached(agents):
+async def test_attaching_a_missing_block_or_archive_returns_false(agents):
     agent = await agents.made()
     assert not await agents.store.attach_block(agent, f"block-{uuid.uuid4()}")
     assert not await agents.store.attach_archive(agent, f"archive-{uuid.uuid4()}")
@@ -173,7 +173,7 @@ async def test_an_agent_that_does_not_exist_cannot_be_described(agents, agent_id
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"agents": []}', "不是".encode()])
-async def test_what_is_no_agent_file_is_not_written(agents, tmp_path, content):
+async def test_write_refuses_an_invalid_agent_file(agents, tmp_path, content):
     (tmp_path / "agent.af").write_bytes(content)
     with pytest.raises(LettaRejected):
         await agents.store.write(tmp_path / "agent.af", {})

@@ -360,7 +360,7 @@ async def test_agents_are_read_page_by_page(stub: Stub, client_of: Clients) -> N
     assert found[0].tags == ("a", "b")
 
 
-async def test_what_a_new_agent_is_made_of(stub: Stub, client_of: Clients) -> None:
+async def test_create_agent_sends_exactly_the_specification(stub: Stub, client_of: Clients) -> None:
     bodies: list[dict[str, object]] = []
 
     async def handler(request: web.Request) -> web.Response:

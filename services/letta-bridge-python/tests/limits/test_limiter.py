@@ -152,7 +152,7 @@ async def test_a_refused_task_that_is_sent_again_is_judged_again_and_answered_as
     assert await rig.said_to_agents() == {"ada": ["hi", "hi"]}
 
 
-async def test_what_may_be_in_the_agents_memory_is_seen_through_whatever_the_limits_say(make_rig):
+async def test_turn_that_may_be_stored_is_completed_despite_limits(make_rig):
     rig = make_rig(
         letta={"fallback_to_memory": False, "retry_attempts": 0}, limits={"turns_per_minute": 0.001, "burst": 1}
     )

@@ -293,7 +293,7 @@ async def test_a_retried_task_does_not_hide_a_real_answer_either(rig):
 
 
 @pytest.mark.parametrize(("user", "lane"), [("ada", "ada"), ("~ada", "~~ada")])
-async def test_what_died_in_an_overflow_lane_is_retried_in_its_users_own(rig, user, lane):
+async def test_retry_moves_a_task_of_an_overflow_lane_to_its_users_lane(rig, user, lane):
     rig.queue.max_lane = 1
     await rig.push(user, "t1")
     await rig.client.lpush(rig.settings.requests, json.dumps({"user_id": user, "task_id": "t2"}))
@@ -406,7 +406,7 @@ async def test_a_letter_is_found_where_older_ones_have_gone(rig):
     assert not await rig.admin.drop(letters["t125"])
 
 
-async def test_what_no_bridge_wrote_is_shown_and_can_be_dropped(rig):
+async def test_foreign_dead_letters_are_listed_and_can_be_dropped(rig):
     await rig.client.lpush(rig.admin.keys.dead, b"\xff\x00 no line", b"[1]\npayload")
     listed, garbage = await rig.letters()
     assert (listed.code, listed.payload) == ("unknown", b"payload")

@@ -76,7 +76,7 @@ def test_a_reply_of_the_previous_release_may_be_anybodys(reply):
 
 
 @pytest.mark.parametrize("kept", [b"not json", b"[]", b"{}", b""])
-def test_what_is_no_reply_belongs_to_nobody(kept):
+def test_kept_reply_read_returns_none_for_an_invalid_reply(kept):
     assert KeptReply.read(kept) is None
 
 
@@ -99,7 +99,7 @@ def test_a_task_pushed_again_inherits_the_key_and_the_time_of_the_first_one():
     assert kept().inherited(again) == IDENTITY
 
 
-def test_what_the_previous_release_sent_was_sent_some_time_before_its_reply():
+def test_identity_of_a_previous_release_is_dated_before_its_reply():
     again = Identity("9-5000000", 5000.0, IDENTITY.digest)
     old = KeptReply.read(b'{"error":true,"retryable":true,"timestamp":4000}')
     assert old.inherited(again) == Identity("9-5000000", 3100.0, IDENTITY.digest)

@@ -101,7 +101,7 @@ async def test_a_turn_without_a_record_is_not_kept(rig):
     assert (await rig.backlog("a").take([], 10)).waiting == 0
 
 
-async def test_what_is_not_written_is_handed_out_again(rig):
+async def test_backlog_returns_entries_again_until_they_are_written(rig):
     await settled(rig, "1", "2", "3")
     backlog = rig.backlog("a")
     first = (await backlog.take([], 2)).entries

@@ -190,7 +190,7 @@ async def test_a_turn_deep_in_its_lane_is_found(rig):
     assert (status.waiting, status.in_flight) == (249, 1)
 
 
-async def test_what_waits_after_a_loss_counts_as_handed_out_before(rig):
+async def test_waiting_tasks_count_as_redelivered_after_redis_lost_writes(rig):
     """It may have been, to a bridge that has not come back yet; the next one looks for it in Letta."""
     first, second = rig.bridge("a"), rig.bridge("b")
     await rig.push(task("ada", "t1"), task("ada", "t2"))
@@ -258,7 +258,7 @@ async def test_a_restored_turn_whose_bridge_dies_is_taken_over(rig):
     assert {turn.attempts for turn in turns} == {2}
 
 
-async def test_what_a_full_lane_refused_stays_refused_over_a_loss(rig):
+async def test_overflow_refusal_survives_lost_writes(rig):
     queue = rig.bridge("a")
     queue.max_lane = 1
     await queue.settle_and_fetch([], 0)

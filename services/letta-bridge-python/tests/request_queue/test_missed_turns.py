@@ -98,7 +98,7 @@ def test_the_messages_about_a_turn_have_otids_of_their_own():
         ({"response_text": None, "canned": True}, True),
     ],
 )
-def test_what_somebody_heard_is_worth_remembering(fields, worth):
+def test_missed_turn_with_an_answer_is_worth_remembering(fields, worth):
     assert missed(1).model_copy(update=fields).is_worth_remembering is worth
 
 

@@ -27,7 +27,7 @@ async def settle(queue, *turns):
     await queue.settle_and_fetch([Settlement(turn.receipt, Outcome.LETTA, user_id=turn.lane) for turn in turns], 0)
 
 
-async def test_what_a_release_before_settled_is_forgotten(client, queue):
+async def test_oldest_drops_tasks_settled_by_an_older_release(client, queue):
     """It took tasks with this release's scripts, so to speak, and settled them with its own."""
     await push(client, queue, "ada", "bo")
     ada, bo = (await queue.settle_and_fetch([], 2)).turns
@@ -44,7 +44,7 @@ async def test_what_a_release_before_settled_is_forgotten(client, queue):
     assert not await client.exists(queue.keys.open)
 
 
-async def test_what_a_release_before_took_is_no_negative_count(client, queue):
+async def test_open_count_never_becomes_negative_for_tasks_of_an_older_release(client, queue):
     await push(client, queue, "ada")
     (ada,) = (await queue.settle_and_fetch([], 1)).turns
     await client.delete(queue.keys.open)

@@ -353,7 +353,7 @@ async def test_a_dead_bridges_turn_waits_out_a_pause_in_its_lane(rig):
     assert [turn.attempts for turn in (await queue.settle_and_fetch([], 1)).turns] == [2]
 
 
-async def test_what_arrives_is_taken_at_once(rig):
+async def test_wait_and_fetch_returns_an_arriving_task_at_once(rig):
     queue = rig.bridge("a")
     assert await queue.wait_and_fetch(1, 0.05) == []
     taking = asyncio.create_task(queue.wait_and_fetch(2, 3))

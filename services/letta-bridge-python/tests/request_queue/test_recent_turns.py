@@ -31,7 +31,7 @@ async def settled(rig, queue, number, tally):
     return end
 
 
-async def test_what_became_of_the_last_turns_is_summed_over_bridges(rig):
+async def test_recent_outcomes_are_summed_over_bridges(rig):
     bridges = [rig.bridge("a"), rig.bridge("b")]
     assert (await bridges[0].recent()).for_agents == 0
     for number, tally in enumerate([("agent",), FELL_BACK, ("unanswered", "cause:timeout"), (), FELL_BACK]):

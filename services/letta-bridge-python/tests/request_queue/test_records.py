@@ -123,7 +123,7 @@ async def test_a_letter_of_the_release_before_goes_back_to_the_request_list(queu
 # Back: what this release writes, read by the one before
 
 
-async def test_what_this_release_writes_satisfies_the_grammar_of_the_release_before(queue, client, settings):
+async def test_records_match_the_grammar_of_the_previous_release(queue, client, settings):
     await push(client, ("ada", "1"), ("ada", "2"), ("bo", "3"))
     (settled_and_fetched,) = (await queue.settle_and_fetch([], 1)).turns
     (waited,) = await queue.wait_and_fetch(1, 0.1)

@@ -87,7 +87,7 @@ async def test_a_dead_letter_found_stored_clears_only_what_went_with_it(make_rig
     assert await said(rig) == ["zero", "missed before", "one", "missed later", "two"]
 
 
-async def test_what_a_killed_bridge_has_told_is_not_told_again_by_the_next_turn(make_rig):
+async def test_catch_up_sent_by_a_killed_bridge_is_not_repeated_by_the_next_turn(make_rig):
     rig = make_rig(queue={"max_deliveries": 1})
     rig.push("t0", content="zero")
     await rig.work_off()
@@ -103,7 +103,7 @@ async def test_what_a_killed_bridge_has_told_is_not_told_again_by_the_next_turn(
 
 
 @pytest.mark.parametrize("stored", [True, False])
-async def test_what_went_along_with_a_lost_turn_shares_its_fate(make_rig, stored):
+async def test_missed_turns_carried_by_a_turn_in_doubt_are_in_doubt(make_rig, stored):
     rig = make_rig(letta={**QUICK, "previous_turn_timeout_seconds": 0.001})
     rig.push("t0", content="zero")
     await rig.work_off()
@@ -142,7 +142,7 @@ async def test_a_turn_that_failed_after_telling_tells_nothing_twice(make_rig):
     assert ("assistant", "short: one") in await heard(rig)
 
 
-async def test_what_is_settled_twice_by_two_bridges_is_reported_once(rig):
+async def test_catch_up_settled_by_two_bridges_is_sent_once(rig):
     rig.push("t0", content="zero")
     await rig.work_off()
     await answered_by_memory(rig, "a", "missed")
@@ -187,7 +187,7 @@ async def test_missed_turns_beyond_the_bound_are_counted(make_rig):
 # --- personas
 
 
-async def test_what_was_said_to_one_persona_is_reported_to_its_agent_alone(make_rig):
+async def test_missed_turns_reach_only_the_agent_of_their_persona(make_rig):
     rig = make_rig(agents=TWO_PERSONAS)
     rig.push("a1", content="hello default")
     rig.push("b1", content="hello doctor", meta={"persona": "doctor"})
@@ -286,7 +286,7 @@ async def test_an_old_record_of_an_agent_that_is_gone_is_the_default_personas(ma
     assert await said(rig) == ["to a former agent", "hello default"]
 
 
-async def test_what_the_previous_release_told_in_a_lost_turn_is_not_told_again(make_rig):
+async def test_catch_up_of_the_previous_release_in_a_lost_turn_is_not_repeated(make_rig):
     """It told of a missed turn under that turn's own otid, in the run of the turn it sent."""
     rig = make_rig()
     rig.push("t0", content="zero")

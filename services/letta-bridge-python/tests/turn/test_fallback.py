@@ -65,7 +65,7 @@ def handed_over(client):
     return wait
 
 
-async def test_what_is_withdrawn_is_answered_by_nobody(make_fallback, client):
+async def test_withdrawn_task_gets_no_fallback_answer(make_fallback, client):
     fallback = make_fallback()
     assert await fallback.withdraw(TASK, "7-1") is None
     assert not await client.exists(KEYS.fallback("7-1"))
@@ -77,7 +77,7 @@ async def test_what_is_withdrawn_is_answered_by_nobody(make_fallback, client):
     assert (await fallback.withdraw(TASK, "7-2")).text == "在呢"
 
 
-async def test_what_redis_refuses_while_a_task_is_withdrawn_is_no_answer(make_fallback, client):
+async def test_withdraw_fails_if_redis_refuses_a_command(make_fallback, client):
     fallback = make_fallback()
     await client.set(KEYS.handed("7-1"), "x")
     await client.rpush(KEYS.fallback("7-1"), "a list")
@@ -154,7 +154,7 @@ async def test_foreign_answers_of_two_users_with_one_task_id_are_not_mixed_up(ma
     assert texts == ["for 小明", "for ada"]
 
 
-async def test_what_follows_a_foreign_answer_reaches_the_producers_channel(
+async def test_messages_after_a_foreign_answer_reach_the_producers_channel(
     make_fallback, client, handed_over, monkeypatch
 ):
     monkeypatch.setattr(answer_relay, "_PAUSE_SECONDS", 0.0)

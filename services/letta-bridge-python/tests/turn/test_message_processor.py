@@ -218,7 +218,7 @@ async def test_a_turn_stored_half_way_falls_back_and_is_not_repeated(rig):
 @pytest.mark.parametrize(
     "cause", ["bad_request", "letta_credentials", "model_credentials", "insufficient_credits", "context_overflow"]
 )
-async def test_what_letta_refuses_for_good_is_not_sent_again(rig, cause):
+async def test_turn_with_a_permanent_refusal_is_not_sent_again(rig, cause):
     rig.push()
     rig.letta.fail_next(LettaRejected(cause=cause))
     rig.letta.fail_next(LettaRejected(cause="must not be reached"))
@@ -245,7 +245,7 @@ async def test_a_vanished_agent_is_found_by_its_tags_or_made_anew(rig):
     assert rig.store.sessions["ada", "default"].agent_id != agent
 
 
-async def test_what_memory_answered_is_reported_to_the_agent_once_in_order_with_the_next_turn(rig):
+async def test_missed_turns_reach_the_agent_once_in_order_with_the_next_turn(rig):
     rig.push("t1", content="first")
     await rig.work_off()
     rig.letta.down = True
@@ -287,7 +287,7 @@ async def test_a_turn_that_outlived_its_reply_is_not_told_a_second_time(make_rig
 
 @pytest.mark.parametrize("fallback", [True, False])
 @pytest.mark.parametrize("way", ["late", "silent"])
-async def test_what_a_lost_turn_told_is_not_told_a_second_time(make_rig, way, fallback):
+async def test_catch_up_of_a_turn_with_a_lost_answer_is_not_repeated(make_rig, way, fallback):
     rig = make_rig(letta={"reply_deadline_seconds": 0.05, "timeout_seconds": 0.02, "retry_attempts": 0})
     rig.push("t0", content="zero")
     await rig.work_off()
@@ -526,7 +526,7 @@ async def test_the_session_store_unavailable_does_not_stop_anybody(rig):
         (b'{"task_id":"x","input_file":"../../etc/passwd"}', "upload_refused"),
     ],
 )
-async def test_what_can_never_be_answered_is_a_dead_letter(rig, payload, code):
+async def test_unprocessable_task_becomes_a_dead_letter(rig, payload, code):
     rig.shelf.push(payload)
     await rig.work_off()
     ((reason, kept),) = rig.shelf.dead

@@ -172,7 +172,7 @@ async def test_a_turn_that_ends_within_the_patience_is_waited_for():
     assert await reconciled(letta, missed(1), patience=20.0) == (None, [("1-1", DeliveryStatus.STORED)], set())
 
 
-async def test_what_a_killed_server_left_behind_is_cancelled_at_once_and_looked_at_once_more():
+async def test_runs_of_a_killed_server_are_cancelled_and_searched_once_more():
     letta = Letta([running("run-1", since=DEAD), running("run-2", since=DEAD)], [CANCELLED, STORED])
     assert await reconciled(letta, missed(1), missed(2)) == (
         None,
@@ -220,7 +220,7 @@ async def test_another_programs_run_is_waited_for_and_left_alone():
 
 
 @pytest.mark.parametrize(("carried", "fates"), [(("1-1",), ["unknown", "absent"]), ((), ["absent", "absent"])])
-async def test_what_went_along_with_a_turn_in_doubt_is_in_doubt(carried, fates):
+async def test_turns_carried_by_an_unknown_turn_are_unknown(carried, fates):
     turns = [missed(1, fate=DeliveryStatus.ABSENT), missed(2, fate=DeliveryStatus.ABSENT), missed(3, carried=carried)]
     _, pending, _ = await reconciled(Letta([ABSENT, ABSENT, CANCELLED]), *turns)
     assert [fate for _, fate in pending] == [*fates, "unknown"]
@@ -245,7 +245,7 @@ async def test_a_turn_of_an_agent_that_is_gone_is_absent_and_not_looked_for():
     assert letta.sought == []
 
 
-async def test_what_a_search_that_takes_too_long_has_not_found_stays_in_doubt():
+async def test_incomplete_search_leaves_turns_that_it_did_not_find_in_doubt():
     """A turn that was never sent may have been told with a later one whose answer got lost."""
     letta = Letta([ABSENT, ABSENT, STORED])
     letta.complete = False
@@ -255,7 +255,7 @@ async def test_what_a_search_that_takes_too_long_has_not_found_stays_in_doubt():
     assert 4.0 < letta.limits[0] <= 5.0
 
 
-async def test_what_a_search_that_takes_too_long_has_found_counts():
+async def test_incomplete_search_uses_turns_that_it_found():
     told = FoundTurn(TurnState.ABSENT, caught_up=True)
     letta = Letta([told, STORED])
     letta.complete = False

@@ -206,7 +206,7 @@ async def handed_out_before(rig, task_id, content):
     rig.time += rig.settings.queue.lease_seconds + 1
 
 
-async def test_what_the_previous_release_sent_is_found_after_a_take_over(rig):
+async def test_turn_sent_by_the_previous_release_is_found_after_a_takeover(rig):
     await sent_by_the_previous_release(rig, "one")
     await handed_out_before(rig, "t1", "one")
     await rig.work_off()
@@ -214,7 +214,7 @@ async def test_what_the_previous_release_sent_is_found_after_a_take_over(rig):
     assert await rig.said_to_agents() == {"ada": ["zero", "one"]}
 
 
-async def test_what_another_task_said_under_that_id_is_not_taken_for_it(rig):
+async def test_message_with_the_same_task_id_and_other_content_does_not_match(rig):
     await sent_by_the_previous_release(rig, "an old message with the same id")
     await handed_out_before(rig, "t1", "one")
     await rig.work_off()
@@ -222,7 +222,7 @@ async def test_what_another_task_said_under_that_id_is_not_taken_for_it(rig):
     assert (await rig.said_to_agents())["ada"][-1] == "one"
 
 
-async def test_what_was_said_under_that_id_before_the_task_was_taken_is_not_taken_for_it(rig):
+async def test_message_older_than_the_task_does_not_match(rig):
     await sent_by_the_previous_release(rig, "one")
     rig.time = 4e9  # long after
     await handed_out_before(rig, "t1", "one")

@@ -148,7 +148,7 @@ async def test_a_root_that_is_a_link_itself_works(root, tmp_path):
     "name", ["../../secret.txt", "voice/../../../secret.txt", "../../uploads-of-others/x.txt", "/etc/passwd", "../.."]
 )
 @pytest.mark.parametrize("shared", [False, True])
-async def test_what_lies_outside_is_refused(root, name, shared):
+async def test_upload_outside_the_directory_is_refused(root, name, shared):
     await refused(root, name, "outside the upload directory", shared=shared)
 
 
@@ -159,7 +159,7 @@ async def test_links_in_a_circle_are_refused(root):
 
 
 @pytest.mark.parametrize("name", ["missing.txt", "note.txt/x", "a\0b", "\ud800", "x" * 5000, "~/note.txt"], ids=ascii)
-async def test_what_does_not_exist_is_refused(root, name):
+async def test_missing_upload_is_refused(root, name):
     await refused(root, name, "does not exist or cannot be read")
 
 
@@ -185,7 +185,7 @@ async def test_a_file_may_be_as_large_as_the_limit(root):
 
 
 @pytest.mark.parametrize("content", [b"\x89PNG\xff", "留言".encode("gbk"), b"\x7fELF\x02\x01" + bytes(9)])
-async def test_what_is_not_utf8_is_refused(root, content):
+async def test_upload_that_is_not_utf8_is_refused(root, content):
     (root / ADA / "odd.txt").write_bytes(content)
     await refused(root, "odd.txt", "not UTF-8")
 

@@ -257,7 +257,7 @@ async def test_an_audit_that_goes_away_in_the_end_is_said(audit, lane, monkeypat
     assert report.unreachable == {"audit": "the database postgresql://u:***@db/x is away"}
 
 
-async def test_what_is_written_meanwhile_is_erased_by_a_further_pass(audit, lane):
+async def test_erasure_repeats_for_data_written_meanwhile(audit, lane):
     place = Place("a", 3)
     place.grows = 2
     report = await UserData((place,), audit, lane, Found()).erase("ada")
@@ -266,7 +266,7 @@ async def test_what_is_written_meanwhile_is_erased_by_a_further_pass(audit, lane
     assert lane.steps.count("marked") == 3
 
 
-async def test_what_never_ends_is_said(audit, lane):
+async def test_erasure_is_incomplete_if_data_keeps_appearing(audit, lane):
     place = Place("a", 3)
     place.grows = 100
     report = await UserData((place,), audit, lane, Found()).erase("ada")

@@ -80,7 +80,7 @@ def uploads(tmp_path, user):
     return [path.name for path in (tmp_path / "uploads" / user_folder(user)).glob("*")]
 
 
-async def test_what_this_host_keeps_goes_when_the_bridge_is_back(ledger, make_follower, host, tmp_path):
+async def test_follower_erases_local_sessions_and_uploads(ledger, make_follower, host, tmp_path):
     store, manager = host
     await erase(ledger, "ada")
     assert await make_follower().look() == 1

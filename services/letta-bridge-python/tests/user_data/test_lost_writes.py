@@ -80,7 +80,7 @@ async def test_mark_that_redis_lost_is_written_again(client, user_data):
 
 
 @pytest.mark.parametrize("failover_at", [1, 2, 3])
-async def test_what_a_failover_brought_back_is_erased_again(client, user_data, failover_at):
+async def test_erasure_repeats_after_a_failover_that_restored_data(client, user_data, failover_at):
     await client.lpush(KEYS.missed("ada"), b'{"task_id":"1"}')
     await client.set(KEYS.reply("ada", "1"), b'{"user_id":"ada"}')
     data = await user_data(failover_at)

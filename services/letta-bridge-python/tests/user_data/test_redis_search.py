@@ -24,7 +24,7 @@ Q = "{letta_requests}:"
         json.dumps({"payload": json.dumps({"user_id": "ada"})}).encode(),
     ],
 )
-def test_what_names_a_user_is_found(item):
+def test_json_that_names_a_user_is_found(item):
     assert mentions(item, "ada")
     assert not mentions(item, "ad")
 
@@ -45,7 +45,7 @@ def test_what_names_a_user_is_found(item):
         b"[" * 9000,
     ],
 )
-def test_what_does_not_is_not(item):
+def test_json_that_names_no_user_is_not_found(item):
     assert not mentions(item, "ada")
 
 

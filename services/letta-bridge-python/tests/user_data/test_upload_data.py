@@ -51,7 +51,7 @@ async def test_without_a_directory_there_is_nothing(tmp_path):
     assert await trace.count("ada") == await trace.erase("ada") == {"uploads": 0}
 
 
-async def test_what_may_not_be_removed_is_said(root, monkeypatch):
+async def test_uploads_without_rights_raise_uploads_kept(root, monkeypatch):
     def read_only(*_args, **_options):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 

@@ -51,7 +51,7 @@ def hold(client, user, seconds=60):
     client.hset(f"{Q}:held", user, f"{now + seconds * 1000} {now - 5000} {now} holder an erasure")
 
 
-def test_what_cannot_be_reached_is_named_and_the_rest_goes(on, client, tmp_path):
+def test_erase_names_an_unreachable_place_and_erases_the_others(on, client, tmp_path):
     client.lpush("letta_requests", json.dumps({"task_id": "t", "user_id": "ada", "content": "x"}))
     client.set(f"{Q}:reply:ada:t0", json.dumps({"user_id": "ada"}))
     folder = tmp_path / "data" / "uploads" / user_folder("ada")

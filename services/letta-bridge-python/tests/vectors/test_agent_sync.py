@@ -106,7 +106,7 @@ async def test_a_passage_another_agent_has_brought_is_left_to_it(workshop):
     assert await workshop.texts(user_scope("ada")) == ["own"]
 
 
-async def test_what_was_imported_is_not_compared_with_a_letta_that_never_had_it(workshop, sweep):
+async def test_sweep_ignores_passages_imported_from_another_letta(workshop, sweep):
     imported = Passage(
         passage_id="passage-1",
         model="model-a",

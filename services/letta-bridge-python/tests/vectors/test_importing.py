@@ -183,7 +183,7 @@ async def test_a_text_the_model_refuses_is_missing_and_the_others_arrive(worksho
     database.close()
 
 
-async def test_what_a_bridge_keeps_in_step_is_left_to_it(workshop, letta_file):
+async def test_import_skips_passages_that_a_bridge_synchronises(workshop, letta_file):
     agent = await workshop.agent("ada")
     workshop.letta._agents[agent].passages = []
     workshop.letta.note(agent, "known")
@@ -198,7 +198,7 @@ async def test_what_a_bridge_keeps_in_step_is_left_to_it(workshop, letta_file):
     database.close()
 
 
-def test_what_is_no_letta_database_is_said_so(tmp_path):
+def test_import_refuses_a_file_without_a_letta_database(tmp_path):
     with pytest.raises(SourceUnreadable, match="is no file"):
         LettaSqlite(tmp_path / "nothing.db")
     (tmp_path / "text.db").write_text("no database at all")

@@ -54,7 +54,7 @@ async def test_a_part_resumes_where_it_stopped_and_embeds_nothing_twice(workshop
     assert len(workshop.embedder.texts) == 2
 
 
-async def test_what_no_agent_shall_remember_is_not_embedded(workshop, part):
+async def test_turns_that_no_agent_may_remember_are_not_embedded(workshop, part):
     workshop.said("ada", "a secret for now", source="memory-python", fallback_reason="temporary")
     workshop.said("ada", "switched off", source="memory-python", fallback_reason="user_switch")
     workshop.said("ada", " ", source="memory-python", fallback_reason="audio")

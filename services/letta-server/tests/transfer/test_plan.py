@@ -18,7 +18,7 @@ def plan(*tables: Table) -> list[str]:
     return [step.name for step in steps({one.name: one for one in tables})]
 
 
-def test_what_is_pointed_to_comes_first() -> None:
+def test_referenced_tables_come_first() -> None:
     assert plan(table("a", b="NOT NULL"), table("b", c="NULL"), table("c")) == ["c", "b", "a"]
 
 

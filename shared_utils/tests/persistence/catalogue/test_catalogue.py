@@ -70,7 +70,7 @@ def flat(texts, name):
 
 
 @pytest.mark.parametrize("engine", ["postgresql", "opengauss-6.0"], indirect=True)
-async def test_what_is_sent_before_the_first_question_is_what_the_page_says(absent, listed, sent):
+async def test_statements_at_connect_match_the_documented_ones(absent, listed, sent):
     name, config = absent
     await migrate(config, grant=name)
     database = Database(config)

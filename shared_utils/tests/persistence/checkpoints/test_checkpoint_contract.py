@@ -193,7 +193,7 @@ async def test_text_no_database_can_hold_is_replaced_in_metadata_and_refused_in_
         ({"metadata": {"thing": object()}}, "thing"),
     ],
 )
-async def test_what_cannot_be_stored_is_refused_by_name(store, changes, named):
+async def test_put_refuses_an_invalid_value_by_name(store, changes, named):
     with pytest.raises(ValueRefused, match=named):
         await store.put(step(0, **changes))
 

@@ -124,7 +124,7 @@ async def test_a_history_is_whole_or_it_waits(checkpoints, away):
     assert (await checkpoints.history("t", "", None, ["a"]))["a"].seed is None
 
 
-async def test_what_an_earlier_process_left_in_the_file_is_handed_over(checkpoints, database, file):
+async def test_checkpoints_of_an_earlier_process_in_the_file_are_replayed(checkpoints, database, file):
     await file.put(step(0))
     await file.put_writes("only writes", "", "000", [Write("task", 0, "a", _A)])
     await checkpoints.setup()

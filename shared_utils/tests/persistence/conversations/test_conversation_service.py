@@ -37,7 +37,7 @@ async def test_a_conversation_from_its_beginning_to_its_end(service):
     assert await service.messages.count() == 0
 
 
-async def test_what_is_not_there_is_an_error(service):
+async def test_missing_conversation_raises_row_missing(service):
     for asked in (service.get("no"), service.rename("no", "a"), service.add_message("no", "user", "hi")):
         with pytest.raises(RowMissing, match="agent_conversations has no row no"):
             await asked
@@ -97,7 +97,7 @@ async def test_a_search_is_bounded(service, monkeypatch):
     assert contents(await service.search("new", conversation_id=made.id)) == ["newer", "new"]
 
 
-async def test_what_is_recorded_twice_is_there_once(service):
+async def test_repeated_record_is_stored_once(service):
     at = datetime(2026, 11, 20, tzinfo=UTC)
     conversations = [Conversation(id=name, created_at=at, updated_at=at) for name in ("b", "a", "b")]
     messages = [

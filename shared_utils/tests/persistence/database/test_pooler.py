@@ -126,7 +126,7 @@ async def test_two_programs_in_one_schema_make_it_once_and_share_it(make):
     await is_whole(other, "shared")
 
 
-async def test_what_another_client_left_behind_changes_nothing(make, pooler):
+async def test_session_state_of_another_pooler_client_has_no_effect(make, pooler):
     """Its former sessions may be ours next: openGauss has no DISCARD ALL, and transaction mode sends none."""
     first = make()
     await use(first, "before")

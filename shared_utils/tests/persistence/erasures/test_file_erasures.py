@@ -103,7 +103,7 @@ async def test_one_that_was_followed_by_another_clock_is_known(path, erasures):
     assert await erasures.follow({user_hash("ada"): 20_000}, slack_ms=1_000) > 0
 
 
-async def test_what_is_remembered_of_erasures_is_bounded_and_names_nobody(path, erasures, monkeypatch):
+async def test_erasure_records_in_the_file_are_bounded_and_anonymous(path, erasures, monkeypatch):
     monkeypatch.setattr("shared_utils.persistence.erasures.session_file._MAX_REMEMBERED_ERASURES", 3)
     await erasures.follow({user_hash(f"user-{number}"): number for number in range(10)})
     erasures.close()
@@ -127,7 +127,7 @@ async def test_a_file_of_a_backup_follows_again(path, erasures):
     assert await erasures.follow({user_hash("ada"): 1}) > 0
 
 
-async def test_what_waits_of_an_erased_user_is_never_brought_to_the_database(path):
+async def test_pending_writes_of_an_erased_user_are_not_replayed(path):
     """A host that was cut off holds writes of a user who is erased meanwhile; they end when it is back."""
     database, erased = InMemorySessionStore(), {}
     database.broken = True

@@ -276,7 +276,7 @@ def test_nothing_else_needs_the_extra():
 
 
 @pytest.mark.parametrize("nothing", [None, "", True, 1.5, ["a"]])
-async def test_what_names_no_thread_belongs_to_nobody(quick, nothing):
+async def test_configuration_without_a_thread_id_is_refused(quick, nothing):
     """Everybody who forgot their thread would share one with whoever is called "None"."""
     configured = {"configurable": {"thread_id": nothing, "checkpoint_ns": ""}}
     await quick.aput(thread("None"), checkpoint("1"), {}, {})

@@ -124,7 +124,7 @@ async def test_delete_removes_the_row(conversations):
     assert not await conversations.exists("01")
 
 
-async def test_what_no_database_holds_is_replaced(conversations):
+async def test_characters_that_no_database_stores_are_replaced(conversations):
     stored = await conversations.add(conversation(1, title="a\0b\ud800", metadata={"k\0": ["\udfff"]}))
     assert (stored.title, stored.metadata) == ("a\ufffdb\ufffd", {"k\ufffd": ["\ufffd"]})
     assert await conversations.get("01") == stored
@@ -133,7 +133,7 @@ async def test_what_no_database_holds_is_replaced(conversations):
 
 
 @pytest.mark.parametrize("value", [float("nan"), object(), START])
-async def test_what_json_cannot_hold_is_refused_by_name(conversations, value):
+async def test_metadata_that_json_cannot_represent_is_refused_by_name(conversations, value):
     with pytest.raises(ValueRefused, match="metadata of agent_conversations"):
         await conversations.add(conversation(1, metadata={"a": value}))
 
@@ -217,7 +217,7 @@ async def test_numbers_are_compared_as_numbers(messages):
         Where("title", "<", None),
     ],
 )
-async def test_what_cannot_be_asked_is_refused(conversations, where):
+async def test_invalid_filter_is_refused(conversations, where):
     with pytest.raises(ValueError):
         await conversations.filter(where)
     with pytest.raises(ValueError):

@@ -91,7 +91,7 @@ async def test_known_users_keep_their_agents_during_an_outage(store, database, o
     assert await open_store().find("bo", "default") == restored
 
 
-async def test_what_is_written_during_an_outage_is_in_the_database_afterwards(store, database):
+async def test_writes_during_an_outage_are_replayed_into_the_database(store, database):
     known = await with_agent(store, "ada", "agent-1")
     database.broken = True
     saved = await store.save(replace(known, metadata={"permanent_memory": False}))
@@ -214,7 +214,7 @@ async def test_the_same_agent_in_two_sessions_is_no_conflict(store, database):
     assert (await store.count())["conflicts"] == 0
 
 
-async def test_what_was_removed_from_the_database_does_not_come_back(store, database):
+async def test_replay_does_not_restore_rows_removed_from_the_database(store, database):
     session = await with_agent(store, "ada", "agent-1")
     database.broken = True
     await store.save(replace(session, metadata={"a": 1}))
@@ -227,7 +227,7 @@ async def test_what_was_removed_from_the_database_does_not_come_back(store, data
     assert "removed" in conflict.reason
 
 
-async def test_what_the_database_refuses_does_not_stop_the_others(store, database, monkeypatch):
+async def test_replay_continues_after_a_refused_session(store, database, monkeypatch):
     database.broken = True
     refused = await with_agent(store, "ada", "agent-1")
     await with_agent(store, "bo", "agent-2")
@@ -264,7 +264,7 @@ async def test_an_outage_during_the_replay_loses_nothing(store, database, monkey
     assert (await store.count())["conflicts"] == 0
 
 
-async def test_what_many_users_wrote_goes_back_together(store, database, monkeypatch):
+async def test_replay_merges_sessions_of_many_users_in_batches(store, database, monkeypatch):
     for number in range(20):
         await with_agent(store, f"known-{number}", f"agent-{number}")
     taken = await database.reserve("elsewhere", "default")
@@ -399,7 +399,7 @@ async def test_a_journal_keeps_its_order(path):
     await store.close()
 
 
-async def test_what_is_kept_of_a_user_can_be_erased(store, database, path):
+async def test_erasure_removes_sessions_writes_and_conflicts_of_a_user(store, database, path):
     for user in ("ada", "bo"):
         database.broken = True
         await with_agent(store, user, "agent-here")

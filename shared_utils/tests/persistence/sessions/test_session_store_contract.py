@@ -96,7 +96,7 @@ async def test_users_and_personas_are_kept_apart(store):
     assert [await store.find(*pair) for pair in pairs] == sessions
 
 
-async def test_what_is_saved_is_found(store):
+async def test_saved_session_is_found(store):
     session = await store.reserve("小明", "默认")
     saved = await store.save(
         replace(
@@ -286,7 +286,7 @@ async def test_an_ended_session_can_be_had_back(store):
         await store.save(session)
 
 
-async def test_what_another_session_took_the_place_of_stays_ended(store):
+async def test_replaced_session_cannot_be_undeleted(store):
     session = await store.reserve("ada", "default")
     await store.delete(session.session_id)
     other = await store.reserve("ada", "default")
@@ -383,7 +383,7 @@ async def test_it_says_what_it_is(store, engine):
     assert store.last_error is None
 
 
-async def test_what_json_cannot_hold_is_left_out_and_named(store):
+async def test_session_values_that_json_cannot_represent_are_left_out_and_named(store):
     session = await store.reserve("ada", "default")
     loop = {}
     loop["again"] = loop
@@ -411,7 +411,7 @@ async def test_what_json_cannot_hold_is_left_out_and_named(store):
     assert await store.find("ada", "default") == saved
 
 
-async def test_what_is_too_large_is_refused_by_name(store):
+async def test_too_large_session_data_is_refused_by_name(store):
     session = await store.reserve("ada", "default")
     with pytest.raises(ValueRefused, match=r"session_data .* largest key essay has 9\d{3}: .*sessions.max_data_bytes"):
         await store.save(replace(session, session_data={"small": "x" * 1000, "essay": "é" * 4600}))

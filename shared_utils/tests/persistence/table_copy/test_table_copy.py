@@ -154,9 +154,7 @@ async def test_a_table_that_is_not_ours_is_left_out_by_name(database, database_c
 
 
 @pytest.mark.parametrize("harm", ["cut", "fewer", "changed", "unknown"])
-async def test_what_arrives_otherwise_than_it_was_saved_leaves_nothing_behind(
-    database, database_config, empty, copied, tmp_path, harm
-):
+async def test_damaged_copy_leaves_the_tables_empty(database, database_config, empty, copied, tmp_path, harm):
     await fill(database)
     out = await copy_out(database_config, tmp_path)
     tables = expected(tmp_path, out)

@@ -103,7 +103,7 @@ async def test_every_passage_is_found_once_meanwhile(store, passage):
     assert len(await store.get([f"p-{n}" for n in range(40)], ALL)) == 12
 
 
-async def test_what_is_forgotten_meanwhile_stays_forgotten(store, passage):
+async def test_changeover_does_not_restore_deleted_passages(store, passage):
     await filled(store, passage, 4)
     await store.begin_reembedding("large", 4)
     page = await store.outdated()
@@ -121,7 +121,7 @@ async def test_what_is_forgotten_meanwhile_stays_forgotten(store, passage):
     assert (await store.statistics()).passages == 0
 
 
-async def test_what_the_new_model_has_newer_is_kept(store, passage):
+async def test_changeover_keeps_newer_passages_of_the_new_model(store, passage):
     await filled(store, passage, 1)
     await store.begin_reembedding("large", 4)
     await store.store(passage("p-0", (1.0, 2.0, 3.0, 4.0), model="large", text="newer"))

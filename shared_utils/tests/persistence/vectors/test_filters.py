@@ -67,7 +67,7 @@ METADATA = st.dictionaries(KEYS, SCALARS | st.lists(SCALARS, max_size=2), max_si
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_what_says_nothing_is_refused(where, message):
+def test_meaningless_filter_is_refused(where, message):
     with pytest.raises(FilterRefused, match=message):
         parsed(where)
 

@@ -102,7 +102,7 @@ async def test_texts_without_metadata_are_found_like_all_others(make_store, embe
         (["one"], {"metadatas": ["text"]}),
     ],
 )
-async def test_what_could_not_be_read_again_is_refused(make_store, embedding, texts, given):
+async def test_add_texts_refuses_unreadable_values(make_store, embedding, texts, given):
     store = PassageVectorStore(make_store(), embedding, model="m", scope=Scope.agent("ada"))
     with pytest.raises((ValueError, ValueRefused)):
         await store.aadd_texts(texts, **given)

@@ -60,7 +60,7 @@ async def test_embeddings_are_left_out_where_nobody_asks(store, passage):
     assert list(match.passage.embedding) == [1, 0, 0]
 
 
-async def test_what_is_stored_already_is_not_written_again(store, passage):
+async def test_unchanged_passage_is_not_written_again(store, passage):
     assert await store.store(passage("p"))
     [first] = await store.get(["p"], ALL)
     assert not await store.store(passage("p"))
@@ -116,7 +116,7 @@ async def test_text_no_database_holds_is_kept_as_well_as_it_can(store, passage):
     assert (found.text, found.metadata) == ("a\ufffdb\ufffd", {"k\ufffd": "v\ufffd"})
 
 
-async def test_what_cannot_be_kept_is_refused(store, passage):
+async def test_invalid_passage_is_refused(store, passage):
     for wrong in (
         {"embedding": ()},
         {"embedding": (0.0, 0.0, 0.0)},
@@ -345,7 +345,7 @@ async def test_statistics_count_passages_of_each_table(store, passage, engine):
     ],
     ids=str,
 )
-async def test_what_could_not_be_read_again_is_refused_when_it_is_stored(store, passage, wrong):
+async def test_passage_that_could_not_be_read_back_is_refused(store, passage, wrong):
     good = passage("good")
     with pytest.raises(ValueRefused):
         await store.store_all([replace(good, **wrong)])

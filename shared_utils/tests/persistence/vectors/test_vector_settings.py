@@ -64,7 +64,7 @@ def test_it_can_be_one_of_their_own(tmp_path):
         ({"OPENGAUSS_PORT": "0"}, "vectors.opengauss.port"),
     ],
 )
-def test_what_is_wrong_is_named(environ, message):
+def test_invalid_vector_setting_is_named(environ, message):
     with pytest.raises(SettingsError, match=message):
         given(**environ)
 

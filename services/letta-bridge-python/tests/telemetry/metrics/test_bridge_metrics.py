@@ -287,7 +287,7 @@ async def test_metered_letta_hands_everything_on(metered):
     await letta.close()
 
 
-async def test_what_another_bridge_took_over_is_counted(metered):
+async def test_settlements_refused_as_taken_over_are_counted(metered):
     turn = Turn("1-1", "ada", 2, 1, 1, b"{}", queued_seconds=40.0)
     settlement = Settlement("1-1", Outcome.LETTA)
     metered.metrics.ended(turn, settlement, 1.0)

@@ -92,7 +92,7 @@ async def test_a_turn_is_received_processed_sent_and_acknowledged(traced):
         assert [f"{link.context.trace_id:032x}" for link in spans[linked].links] == [TRACE]
 
 
-def test_what_an_idle_bridge_waited_for_is_received_when_it_came(traced):
+def test_turns_of_a_wait_for_arrivals_get_a_receive_span(traced):
     payload = json.dumps({"task_id": "t1", "user_id": "ada", "meta": {"traceparent": TRACEPARENT}}).encode()
     traced.tracing.arrived([Turn("1-1", "ada", 1, 1, 1, payload)])
     traced.tracing.arrived([])

@@ -39,7 +39,7 @@ def test_a_batch_that_is_put_back_goes_out_first_again(filled):
     assert receipts(buffer.next_batch(8)) == ["0", "1", "2", "3"]
 
 
-def test_what_redis_neither_settled_nor_refused_stays_in_front(filled):
+def test_unconfirmed_settlements_return_to_the_front_of_the_buffer(filled):
     buffer = filled(5)
     batch = buffer.next_batch(8)
     buffer.add(Settlement("5", Outcome.LETTA))
