@@ -27,7 +27,7 @@ def test_a_round_counts_every_task(bench, contender):
     assert sample["cpu"] >= 0
 
 
-def test_a_worker_that_dies_is_a_row_that_says_so(bench):
+def test_dead_worker_is_reported_in_its_row(bench):
     dying = Contender("dying", "floor", ("-c", "raise SystemExit('no such queue')"))
     with bench.harness.stub() as stub:
         rows = interleaved(

@@ -87,7 +87,7 @@ def test_an_unknown_host_name_is_explained(ask):
 
 @pytest.mark.integration
 @ASKERS
-def test_a_certificate_nobody_trusts(ask, tmp_path):
+def test_untrusted_certificate_is_explained(ask, tmp_path):
     with missing_parts():
         certificates = make_certificates(tmp_path)
     target = socket.create_server((HOST, 0))

@@ -55,7 +55,7 @@ async def test_an_error_is_not_remembered():
     assert await remembered() == 2
 
 
-async def test_who_waits_for_a_question_that_is_given_up_asks_itself():
+async def test_waiter_of_a_cancelled_call_calls_itself():
     source = Source()
     remembered = Remembered(source.ask, 0)
     first, second = (asyncio.create_task(remembered()) for _ in range(2))

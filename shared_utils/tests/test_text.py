@@ -68,7 +68,7 @@ def test_characters_that_cannot_be_stored_become_the_replacement_character(paylo
     assert read_json(payload) == value
 
 
-def test_load_json_keeps_what_tells_two_texts_apart():
+def test_load_json_keeps_distinct_texts_distinct():
     assert load_json(b'["\\ud83d","\\ud83e","\xff"]') == ["\ud83d", "\ud83e", "\udcff"]
 
 

@@ -173,7 +173,9 @@ def test_a_redis_that_fills_up_is_seen_before_it_is_full(
     observer.client.close()
 
 
-def test_a_redis_whose_disk_is_full_is_seen(start_redis, start_stub, bridge_factory, make_observer, prometheus, raised):
+def test_alert_fires_for_a_redis_with_a_full_disk(
+    start_redis, start_stub, bridge_factory, make_observer, prometheus, raised
+):
     server = start_redis(limit_files=True)
     bridge = bridge_factory(server.url, start_stub().url)
     prometheus.discover([bridge.url])
@@ -191,7 +193,7 @@ def test_a_redis_whose_disk_is_full_is_seen(start_redis, start_stub, bridge_fact
     observer.client.close()
 
 
-def test_a_letta_that_nobody_asks_is_missed_all_the_same(redis_url, start_stub, bridge_factory, prometheus, raised):
+def test_alert_fires_for_a_silent_letta_without_turns(redis_url, start_stub, bridge_factory, prometheus, raised):
     stub = start_stub()
     prometheus.discover([bridge_factory(redis_url, stub.url).url])
     stub.kill()
@@ -247,7 +249,7 @@ def test_an_expired_model_key_is_seen_although_letta_answers(
     observer.client.close()
 
 
-def test_a_session_file_that_cannot_be_written_is_seen(redis_url, start_stub, bridge_factory, prometheus, raised):
+def test_alert_fires_for_an_unwritable_session_file(redis_url, start_stub, bridge_factory, prometheus, raised):
     bridge = bridge_factory(redis_url, start_stub().url)
     prometheus.discover([bridge.url])
     raised("None", over=True)
@@ -258,7 +260,7 @@ def test_a_session_file_that_cannot_be_written_is_seen(redis_url, start_stub, br
     raised("SessionFileUnwritable", over=True)
 
 
-def test_a_pause_is_reported_and_what_waits_is_its_doing(
+def test_alert_fires_for_a_pause_but_not_for_tasks_that_it_delays(
     redis_url, start_stub, bridge_factory, make_observer, prometheus, raised
 ):
     prometheus.discover([bridge_factory(redis_url, start_stub().url).url])

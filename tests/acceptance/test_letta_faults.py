@@ -29,7 +29,7 @@ def talk(observe, person):
 
 
 @pytest.mark.parametrize("fault", ["fail:429", "fail:500", "drop"])
-def test_a_model_that_fails_once_is_asked_again(talk, observe, person, redis_url, letta, bridge_factory, fault):
+def test_transient_model_failure_is_retried(talk, observe, person, redis_url, letta, bridge_factory, fault):
     # Letta itself asks the model three times a turn: three failures are one failed turn.
     bridge_factory(redis_url, letta)
     reply = talk("t1", f"[[{fault} times=3]] 你好")

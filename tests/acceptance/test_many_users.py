@@ -71,7 +71,7 @@ def test_a_bridge_that_was_stopped_for_longer_than_its_lease(observe, users, red
     observe.assert_promises_kept(people, 4)
 
 
-def test_a_bridge_told_to_stop_ends_what_it_began_and_leaves_the_rest(observe, users, redis_url, letta, bridge_factory):
+def test_stopped_bridge_finishes_started_turns_and_leaves_the_others(observe, users, redis_url, letta, bridge_factory):
     people = users(6)
     bridge = bridge_factory(redis_url, letta)
     observe.push_conversations(people, 4)

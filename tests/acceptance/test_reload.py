@@ -97,7 +97,7 @@ def told(process):
     return [(line["source"], line["names"]) for line in lines(process) if line["event"] == "settings_deprecated"]
 
 
-def test_former_names_count_and_are_told_once_at_the_start_and_on_each_reload(
+def test_former_setting_names_are_logged_once_at_start_and_on_each_reload(
     bridge_factory, memory_factory, make_observer, redis_url, configuration
 ):
     configuration.change(queue={"lease": 8}, memory={"lease": 9})

@@ -102,7 +102,7 @@ def test_a_taken_port_is_one_clear_sentence(tmp_path: Path) -> None:
     assert "--bridge-port" in up.stderr
 
 
-def test_the_terminal_tells_of_an_expired_key_while_every_user_gets_an_answer(tmp_path: Path) -> None:
+def test_up_reports_an_expired_key_while_users_still_get_answers(tmp_path: Path) -> None:
     terminal = tmp_path / "up.log"
     with running(tmp_path / "data") as (up, urls):
         model = urls["model"].removesuffix("/v1")

@@ -167,7 +167,7 @@ def test_keda_reads_the_length_of_each_list_its_manifest_names(
     assert admin.acl_log() == []
 
 
-def test_nobody_enters_without_a_password(redis_with_users: Valkey) -> None:
+def test_every_acl_user_needs_a_password(redis_with_users: Valkey) -> None:
     once = Retry(NoBackoff(), 0)
     for name, password in ((None, None), ("bridge", "no"), ("default", "redis_password")):
         client = redis.Redis(port=redis_with_users.port, retry=once, username=name, password=password)

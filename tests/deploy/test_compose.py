@@ -196,7 +196,7 @@ def test_joining_starts_letta_and_the_bridge_alone(compose: Compose) -> None:
         compose(*_JOIN, AIVTUBER_NETWORK="theirs")
 
 
-def test_a_redis_of_ones_own_takes_the_place_of_the_stacks(compose: Compose) -> None:
+def test_existing_redis_replaces_that_of_the_stack(compose: Compose) -> None:
     whole, stack = compose(*_BASE), compose(*_REDIS, **_JOINED)
     assert {name for name, _ in _services(whole)} - {name for name, _ in _services(stack)} == {"redis"}
     assert stack["networks"]["chat"] == {"external": True, "name": "theirs"}

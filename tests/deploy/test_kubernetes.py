@@ -113,7 +113,7 @@ def test_every_variable_is_one_its_service_knows(workload: str, model: Any, mani
         assert variable["name"] in known or variable["name"].removesuffix("_FILE") in known
 
 
-def test_who_recalls_finds_what_the_bridge_embeds(manifests: Any) -> None:
+def test_memory_python_and_bridge_share_vector_settings_in_kubernetes(manifests: Any) -> None:
     workloads = dict(_workloads(manifests))
     common = []
     for name in ("letta-bridge", "memory-python"):

@@ -60,7 +60,7 @@ def test_leaves_alone_what_is_there(prepare: Callable[..., Path]) -> None:
 
 
 @pytest.mark.process
-def test_the_services_run_as_who_called_it_but_never_as_root(prepare: Callable[..., Path]) -> None:
+def test_prepare_runs_services_as_the_calling_user_but_never_as_root(prepare: Callable[..., Path]) -> None:
     settings = dict(re.findall(r"^(AIVTUBER_[UG]ID)=(\d+)$", (prepare() / ".env").read_text("utf-8"), re.MULTILINE))
     assert settings["AIVTUBER_UID"] != "0"
     assert settings["AIVTUBER_GID"] != "0"

@@ -130,7 +130,7 @@ def test_installed_wheels_are_complete_and_outside_of_the_checkout(services: Ins
 @pytest.mark.parametrize(
     ("program", "name"), [("letta-bridge", "letta-bridge"), ("memory-python", "letta-bridge-memory")]
 )
-def test_a_program_tells_its_distributions_version(program: str, name: str, services: Installed) -> None:
+def test_program_prints_the_version_of_its_distribution(program: str, name: str, services: Installed) -> None:
     assert services.output(program, "--version") == f"{_project(_FOLDERS[name])['version']}\n"
     assert re.search(rf"Usage: {program} .*COMMAND", services.output(program, "--help"))
     told = f"import importlib.metadata as m; print(m.version({name!r}))"

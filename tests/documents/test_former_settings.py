@@ -210,7 +210,7 @@ def test_the_services_leave_each_others_former_names_alone(tmp_path):
 
 
 @pytest.mark.parametrize(("model", "layout"), SERVICES)
-def test_every_present_variable_of_either_service_is_left_alone_by_the_other(model, layout):
+def test_variables_of_one_service_are_ignored_by_the_other(model, layout):
     names = {name for other, its in SERVICES for leaf in leaves(other) for name in leaf.variables(its)}
     load(model, layout, config=None, environ=dict.fromkeys(names, ""))
 

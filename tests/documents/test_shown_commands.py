@@ -46,7 +46,9 @@ RUN_BY = {
     ),
     r"\./run bridge (status|send .+|tail .+)$": "tests/acceptance/test_readme.py::test_the_quickstarts_commands_work",
     r"\./deploy/prepare$": "tests/deploy/test_prepare.py::test_makes_every_secret_the_compose_file_names",
-    r"redis-cli .*LPUSH letta_requests": "tests/documents/test_shown_commands.py::test_redis_cli_command_of_the_readme_pushes_a_task",
+    r"redis-cli .*LPUSH letta_requests": (
+        "tests/documents/test_shown_commands.py::test_redis_cli_command_of_the_readme_pushes_a_task"
+    ),
     r"redis-cli .*SUBSCRIBE letta_responses": (
         "tests/deploy/test_acl.py::test_a_producer_pushes_waits_and_reads_what_it_missed"
     ),
@@ -73,13 +75,13 @@ RUN_BY = {
         "services/letta-bridge-python/tests/doctor/test_doctor.py::test_on_a_real_letta_everything_is_fine"
     ),
     r"memory-python run$": "services/memory-python/tests/test_survival.py::test_it_stops_while_redis_is_unavailable",
-    r"memory-python --version$": "tests/deploy/test_wheels.py::test_a_program_tells_its_distributions_version",
+    r"memory-python --version$": "tests/deploy/test_wheels.py::test_program_prints_the_version_of_its_distribution",
     r"memory-python stats": "services/memory-python/tests/test_health.py::test_stats_from_the_command_line",
     r"letta-bridge tail(?!.*--no-follow)": (
         "services/letta-bridge-python/tests/cli/test_cli_operator.py::test_ctrl_c_ends_a_following_tail_without_a_word"
     ),
     r"letta-bridge vectors import --from \S+( --dry-run)?$": (
-        "services/letta-bridge-python/tests/vectors/test_vectors_cli.py::test_an_import_tells_what_it_did"
+        "services/letta-bridge-python/tests/vectors/test_vectors_cli.py::test_import_reports_its_results"
     ),
 }
 """Lines that another test runs, or runs with other values in their places."""

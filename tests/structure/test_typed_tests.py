@@ -16,7 +16,7 @@ def test_every_folder_of_tests_has_a_link() -> None:
     assert {link.resolve() for link in LINKS.iterdir()} == {folder for folder in folders if folder.is_dir()}
 
 
-def test_tests_whose_signatures_may_be_bare_are_those_that_are_named() -> None:
+def test_only_named_test_modules_may_have_untyped_signatures() -> None:
     mypy = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["tool"]["mypy"]
     [relaxed] = [each["module"] for each in mypy["overrides"] if "disallow_untyped_defs" in each]
     strict = {link.name for link in LINKS.iterdir()} - {name.partition(".")[0] for name in relaxed}

@@ -204,7 +204,7 @@ def test_a_wrong_password_is_one_sentence_without_it(letta_server: Any, postgres
 
 
 @pytest.mark.parametrize("command", ["init", "init --check"])
-def test_a_user_who_may_create_no_database_is_reported_what_to_run(
+def test_init_without_the_right_to_create_a_database_names_the_statement(
     letta_server: Any, postgres: Any, database: str, role: dict[str, str], command: Any
 ) -> None:
     code, said = letta_server.run(*command.split(), settings=postgres.variables(database, **role))
@@ -212,7 +212,7 @@ def test_a_user_who_may_create_no_database_is_reported_what_to_run(
     assert f'CREATE DATABASE "{database}" OWNER "plain"' in said
 
 
-def test_a_user_who_may_create_no_extension_gets_an_error_too(
+def test_init_without_the_right_to_create_extensions_fails(
     letta_server: Any, postgres: Any, empty: str, role: dict[str, str]
 ) -> None:
     with postgres.connect() as connection:
@@ -223,7 +223,7 @@ def test_a_user_who_may_create_no_extension_gets_an_error_too(
     assert tables(postgres, empty) == []
 
 
-def test_a_user_who_may_create_no_table_gets_an_error_too(
+def test_init_without_the_right_to_create_tables_fails(
     letta_server: Any, postgres: Any, empty: str, role: dict[str, str]
 ) -> None:
     with postgres.connect(empty) as connection:

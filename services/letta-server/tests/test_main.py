@@ -20,7 +20,7 @@ def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [["run"], ["init"], ["init", "--check"], ["check"]])
-def test_without_settings_every_command_says_so_and_exits_2(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_without_settings_exits_with_2(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command) == 2
     said = capsys.readouterr().err
     assert "LETTA_PG_URI" in said

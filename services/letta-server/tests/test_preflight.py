@@ -130,7 +130,7 @@ def test_too_few_free_connections_are_refused(
 
 
 @pytest.mark.parametrize("server", ["postgresql"], indirect=True)
-def test_a_user_who_may_not_read_the_tables(
+def test_check_names_missing_rights_on_tables(
     letta_server: Any, postgres: Any, server: Any, user: Any, database: str
 ) -> None:
     assert letta_server.run("init", settings=server.variables(database))[0] == 0

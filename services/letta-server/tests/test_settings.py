@@ -42,7 +42,7 @@ def test_a_blank_secret_is_refused(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("said", "meant"), [(None, None), ("", None), ("true", True), ("0", False), ("OFF", False)])
-def test_the_kind_of_server_is_found_out_unless_it_is_said(said: str | None, meant: bool | None) -> None:
+def test_database_product_is_detected_unless_configured(said: str | None, meant: bool | None) -> None:
     assert read(URI if said is None else URI | {"LETTA_ENABLE_OPENGAUSS": said}).opengauss is meant
 
 

@@ -56,7 +56,7 @@ def test_a_tasks_record_has_the_same_id_whoever_takes_it_and_another_users_never
     assert identity(nameless, "r1") == identity(nameless, "r1") != identity(nameless, "r2")
 
 
-def test_an_answer_told_on_the_channel_and_stored_directly_is_one_record() -> None:
+def test_answer_published_and_stored_directly_is_one_record() -> None:
     said = AiResponse(user_id="ann", text="x", original_message_id="m", timestamp=1760000000.123456)
     heard = AiResponse.model_validate_json(said.model_dump_json(exclude_none=True))
     ours, theirs = records.of_ai_response(said, task_id="t"), records.of_ai_response(heard)

@@ -132,7 +132,7 @@ async def test_a_summary_made_during_the_erasure_replaces_nothing(
     assert "secret" not in await everything(client)
 
 
-async def test_without_erasures_nothing_changes_for_anybody(
+async def test_erasure_of_another_user_has_no_effect(
     client: Redis, run_service: Any, push: Any, kept: Any, ear: Any
 ) -> None:
     await client.zadd(keys.ERASURES, {user_hash("zoe"): 1})

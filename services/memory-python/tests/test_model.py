@@ -173,7 +173,7 @@ async def test_a_parameter_that_was_not_sent_is_not_tried_for_ever(ask: Any) -> 
         (refuses("The model `m` does not exist", 404), "does not know the model (The model `m` does not exist)"),
     ],
 )
-async def test_a_refusal_says_whose_it_is_to_mend(ask: Any, answer: Any, said: str) -> None:
+async def test_refusal_names_who_has_to_fix_it(ask: Any, answer: Any, said: str) -> None:
     error, requests = await ask(answer)
     assert isinstance(error, ModelRefused)
     assert said in str(error)
@@ -181,7 +181,7 @@ async def test_a_refusal_says_whose_it_is_to_mend(ask: Any, answer: Any, said: s
     assert len(requests) == 1
 
 
-async def test_a_provider_that_asks_for_a_long_pause_is_not_asked_again(ask: Any) -> None:
+async def test_long_retry_after_ends_the_retries(ask: Any) -> None:
     error, requests = await ask(refuses("Rate limit reached", 429, **{"Retry-After": "30"}))
     assert isinstance(error, ModelUnavailable)
     assert "Rate limit reached" in str(error)

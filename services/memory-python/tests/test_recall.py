@@ -70,7 +70,7 @@ def library() -> Library:
     return Library()
 
 
-async def test_nobody_recalls_what_another_user_said(library: Library) -> None:
+async def test_recall_never_returns_passages_of_another_user(library: Library) -> None:
     users = [f"user {number}" for number in range(20)]
     for user in users:
         for number in range(5):
@@ -114,9 +114,7 @@ async def test_a_slow_model_is_not_waited_for_and_its_answer_still_counts(librar
     await recall.close()
 
 
-async def test_one_that_keeps_failing_is_left_alone_for_a_while(
-    library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_recall_pauses_after_repeated_failures(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     await library.put("ada", "user: my cat is called Mochi")
     library.embedder.error = EmbeddingsUnavailable("away")
     recall = library.recall()

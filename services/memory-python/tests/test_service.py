@@ -16,7 +16,7 @@ QUEUE = "user_input_queue"
 DEAD = "memory:{user_input_queue}:dead"
 
 
-async def test_an_ordinary_task_is_stored_told_and_not_answered(
+async def test_ordinary_task_is_stored_announced_and_not_answered(
     client: Redis, run_service: Any, ear: Any, push: Any, kept: Any
 ) -> None:
     await push(
@@ -77,7 +77,7 @@ async def test_messages_keep_their_order_newest_first(
     assert await client.llen("memory:global_context") == 250
 
 
-async def test_a_repeated_task_is_stored_and_told_once(run_service: Any, ear: Any, push: Any, kept: Any) -> None:
+async def test_repeated_task_is_stored_and_announced_once(run_service: Any, ear: Any, push: Any, kept: Any) -> None:
     for content in ("one", "one", "other"):
         await push(content, task_id=content)
     await push("one", task_id="one", user_id="bob")
@@ -160,7 +160,7 @@ async def test_an_answer_cut_off_at_the_length_limit_is_marked(
     assert response == {"text": "model says", "source": "memory-python", "truncated": True}
 
 
-async def test_the_plain_sentence_is_nobodys_words(
+async def test_canned_sentence_is_not_remembered(
     *, client: Redis, run_service: Any, ear: Any, push: Any, handover: Any, kept: Any
 ) -> None:
     given = handover("t1")

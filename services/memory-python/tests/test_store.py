@@ -47,7 +47,7 @@ async def test_the_window_is_the_newest_messages_in_the_order_they_were_said(sto
     assert await recent(memory, "nobody", 4) == []
 
 
-async def test_a_list_is_cut_and_expires_and_everybodys_list_only_is_cut(
+async def test_user_list_is_trimmed_and_expires_and_the_shared_list_is_only_trimmed(
     client: Redis, store: Any, record: Any
 ) -> None:
     memory = store(max_memory_size=3, global_memory_limit=5, memory_ttl_hours=0.5)

@@ -138,7 +138,7 @@ async def test_a_restart_of_redis_is_survived_without_a_restart(
     assert process.poll() is None
 
 
-async def test_it_starts_without_redis_says_so_once_and_serves_when_it_comes(
+async def test_service_starts_without_redis_logs_once_and_serves_later(
     durable_valkey: Any, start_process: Any, eventually: Any
 ) -> None:
     process = start_process(durable_valkey.url)

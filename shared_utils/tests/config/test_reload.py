@@ -64,7 +64,7 @@ def test_the_same_settings_change_nothing():
     assert (outcome.settings, outcome.changed, outcome.need_restart) == (settings(level="debug"), {}, ())
 
 
-def test_the_log_tells_what_changed_and_what_needs_a_restart(log):
+def test_reload_logs_changed_settings_and_those_that_need_a_restart(log):
     assert reread(settings(), lambda: settings(level="debug", key="hunter2"), log) == settings(level="debug")
     assert log.lines == [
         ("info", "settings_reloaded", {"changed": {"outer.level": "debug"}, "need_restart": ["outer.key"]})

@@ -112,7 +112,7 @@ def test_an_unknown_variable_is_refused_without_its_value():
         "MEMORY_PRESSURE_WATCH", "MEMORY_LIMIT", "LETTA_SOMETHING_ELSE", "TIMEOUT", "PATH",
     ],
 )  # fmt: skip
-def test_a_variable_of_somebody_elses_is_left_alone(name):
+def test_variables_of_other_programs_are_ignored(name):
     assert read(**{name: "1"}).settings == Settings()
 
 

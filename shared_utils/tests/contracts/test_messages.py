@@ -335,7 +335,7 @@ def test_a_content_part_without_text_is_named(sent, named):
     ],
     ids=lambda value: repr(value[:30]) if isinstance(value, bytes) else None,
 )
-def test_ids_are_salvaged_where_they_can_be_told(payload, ids):
+def test_salvage_ids_returns_readable_ids(payload, ids):
     assert salvage_ids(payload) == ids
 
 

@@ -51,7 +51,7 @@ def test_a_payload_is_its_users(payload, user):
     "payload",
     [b"", b"null", b"7", b"[]", b'"Ada"', b"\xff", b'{"user_id":["Ada"]}', b'{"user_id":true}', b'{"user_id":0x10,"x'],
 )
-def test_a_payload_that_names_nobody_belongs_to_nobody(payload):
+def test_payload_without_a_user_has_no_owner(payload):
     assert owners(payload) == frozenset()
 
 

@@ -71,7 +71,7 @@ def pauses(monkeypatch):
     return found
 
 
-async def test_an_overloaded_model_is_asked_again(pauses):
+async def test_request_to_an_overloaded_model_is_retried(pauses):
     answers = [httpx.Response(429, headers={"Retry-After": "7"}), httpx.Response(503), vectors(1)]
     made, asked = embedder(lambda _: answers.pop(0))
     assert await made.embed(["a"]) == [[1.0]]
@@ -112,7 +112,7 @@ async def test_one_that_is_unavailable_is_unavailable():
         httpx.Response(200, json={"data": [{"index": 1, "embedding": [1.0]}]}),
     ],
 )
-async def test_a_refusal_or_nonsense_is_not_asked_again(response):
+async def test_refused_or_invalid_response_is_not_retried(response):
     made, asked = embedder(lambda _: response)
     with pytest.raises(EmbeddingsRefused):
         await made.embed(["a"])
@@ -140,7 +140,7 @@ async def test_an_index_of_zero_that_is_left_out_is_found_wherever_it_stands():
 
 
 @pytest.mark.parametrize("indexes", [(0, 0), (..., ..., 1), (1, 2), (0, ...), ("x", 0)])
-async def test_vectors_whose_texts_cannot_be_told_are_refused(indexes):
+async def test_vectors_without_a_valid_index_are_refused(indexes):
     items = [{"embedding": [1.0], **({} if index is ... else {"index": index})} for index in indexes]
     made, _ = embedder(lambda _: httpx.Response(200, json={"data": items}))
     with pytest.raises(EmbeddingsRefused):
@@ -173,7 +173,7 @@ async def test_a_server_that_does_not_know_the_encoding_is_asked_without_it():
         (400, "This model's maximum context length is 512 tokens", "maximum context length is 512 tokens"),
     ],
 )
-async def test_a_refusal_is_reported_in_the_providers_words_and_not_asked_again(status, message, said):
+async def test_refusal_quotes_the_provider_and_is_not_retried(status, message, said):
     made, asked = embedder(lambda _: httpx.Response(status, json={"error": {"message": message}}))
     with pytest.raises(EmbeddingsRefused) as raised:
         await made.embed(["a"])

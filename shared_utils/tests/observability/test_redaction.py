@@ -32,7 +32,7 @@ def test_an_absent_text_stays_absent():
 
 
 @pytest.mark.parametrize("key", ["user_id", "user", "lane"])
-def test_who_users_are_is_hidden_unless_it_is_switched_on(policy, key):
+def test_user_ids_are_hidden_unless_switched_on(policy, key):
     hidden = redact(None, "", {key: "ada", "deep": [{key: "ada"}]})
     assert hidden[key] == hidden["deep"][0][key] == pseudonym("ada")
     assert "ada" not in str(hidden)

@@ -68,7 +68,7 @@ def test_a_program_that_is_left_by_an_error_ends(postgres_url, program):
     assert "LookupError: left" in ended.stderr
 
 
-def test_a_loop_that_ends_answers_nobody_and_keeps_nobody_waiting():
+def test_ended_loop_raises_for_waiting_and_later_callers():
     loop, said, begun = asyncio.new_event_loop(), [], threading.Event()
 
     async def forever():

@@ -38,7 +38,7 @@ async def read(client, change=None, *, behind=600):
 
 
 @pytest.mark.parametrize("count", [0, 1, 8, 40, 168, 2000])
-async def test_a_list_that_nobody_changes_is_read_as_it_is(client, count):
+async def test_unchanged_list_is_read_completely(client, count):
     if count:
         await client.rpush(KEY, *elements(count))
     assert await read(client) == elements(count)
@@ -83,7 +83,7 @@ async def test_no_element_is_missed_while_others_are_pushed_and_taken(client, pu
     assert set(elements(2990)) <= set(await read(client, move))
 
 
-async def test_the_reading_ends_while_somebody_pushes_all_the_time(client):
+async def test_reading_a_list_ends_despite_concurrent_pushes(client):
     await client.rpush(KEY, *elements(3000))
     found = 0
     async for _ in list_items(client, KEY):

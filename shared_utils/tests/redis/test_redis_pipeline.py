@@ -75,7 +75,7 @@ async def test_calls_side_by_side_get_each_their_own(client, other):
     assert await client.ping()
 
 
-async def test_a_call_that_takes_too_long_is_given_up_and_its_reply_belongs_to_nobody(redis_url):
+async def test_late_reply_of_a_timed_out_call_is_discarded(redis_url):
     client = connect(RedisSettings(url=redis_url), name="kept", timeout=0.2)
     pipeline = pipeline_of(client)
     with pytest.raises(RedisTimeoutError, match=r"within 0\.2 s"):
@@ -84,7 +84,7 @@ async def test_a_call_that_takes_too_long_is_given_up_and_its_reply_belongs_to_n
     await close(client)
 
 
-async def test_a_call_that_is_cancelled_leaves_its_reply_to_nobody(client, other):
+async def test_late_reply_of_a_cancelled_call_is_discarded(client, other):
     pipeline = pipeline_of(client)
     waiting = asyncio.create_task(pipeline.execute(BLOCK, ("ECHO", "old")))
     await blocked(other)

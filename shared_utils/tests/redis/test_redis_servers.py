@@ -154,7 +154,7 @@ async def test_a_server_at_an_ipv6_address_is_reached(loopback6, started):
     await used(RedisSettings(url=f"redis://[::1]:{server.port}"))
 
 
-async def test_nobody_listening_reads_so():
+async def test_closed_port_is_explained():
     said = await refusal(RedisSettings(url=f"redis://127.0.0.1:{free_port()}"))
     assert "cannot be reached: nobody listens there (connection refused); check REDIS_URL" in said
 
@@ -174,7 +174,7 @@ def tls(started, open_server, certificates):
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-async def test_tls_with_an_authority_of_ones_own(tls, certificates, host):
+async def test_tls_with_a_private_authority(tls, certificates, host):
     await used(RedisSettings(url=f"rediss://{host}:{tls.port}/0?ssl_ca_certs={certificates.authority}"))
 
 

@@ -73,7 +73,7 @@ async def test_a_turn_is_answered_and_found_again(letta, agent_id):
     assert agent_id in [agent.agent_id for agent in await letta.find_agents(["user:ada"])]
 
 
-async def test_a_turn_whose_client_left_continues(double, letta, agent_id):
+async def test_turn_continues_after_its_client_disconnected(double, letta, agent_id):
     double.fail("hang", times=1, details={"seconds": 0.5})
     with pytest.raises(OutcomeUnknown):
         await letta.send(agent_id, say("你好", ONE), timeout=0.2)
@@ -177,7 +177,7 @@ async def test_making_an_agent_is_not_atomic(double, letta):
     assert len(await letta.find_agents(["user:orphan"])) == 1
 
 
-async def test_turns_of_one_agent_side_by_side_are_noticed(double, letta, agent_id):
+async def test_overlapping_turns_of_one_agent_are_counted(double, letta, agent_id):
     double.fail("hang", times=1, details={"seconds": 0.3})
     await asyncio.gather(*(letta.send(agent_id, say("你好", f"o{n}"), timeout=5) for n in range(2)))
     assert double.seen()["overlaps"] == [agent_id]

@@ -30,7 +30,7 @@ def test_the_gate_loses_the_connection_where_its_target_is_gone(gate):
             httpx.request(method, f"{gate.url}/v1/agents/")
 
 
-def test_nobody_listens_at_the_address_of_a_letta_that_is_killed(environment):
+def test_address_of_a_killed_letta_refuses_connections(environment):
     letta = environment.letta
     url = f"{letta.link.url}/v1/health/"
     assert httpx.get(url).is_success

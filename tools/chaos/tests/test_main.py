@@ -95,7 +95,7 @@ def test_a_resumed_campaign_repeats_runs_of_another_commit(chaos):
     assert {run.commit for run in read(chaos.file(), catalogue()).runs} == {"decaf"}
 
 
-def test_broken_runs_are_repeated_on_request_only_and_the_page_says_so(chaos):
+def test_broken_runs_are_repeated_only_on_request_and_marked_on_the_page(chaos):
     chaos.ends["redis/kill"] = [Finding("lost", "gone", Task("ada", "1"))]
     chaos("--seed", 5, *faults(*FAULTS), code=1)
     chaos.ends = {}

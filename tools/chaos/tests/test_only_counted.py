@@ -60,7 +60,7 @@ def test_a_note_counts_no_turn_that_the_bounds_would_have_let_through():
     assert only_counted(history, exchanges("lmmml"), BOUNDS) == set()
 
 
-def test_a_note_counts_no_turn_that_was_told_or_answered_before():
+def test_note_excludes_turns_caught_up_or_answered_before():
     history = run("run-1", 4) + run("run-2", 6, 7, 8, 9, left_out=5)
     assert numbers(only_counted(history, exchanges("mmmmlmmmml"), BOUNDS)) == [5]
 

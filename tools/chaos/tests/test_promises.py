@@ -65,7 +65,7 @@ def test_repeated_foreign_and_missing_messages_in_agents_are_found(environment, 
     assert texts(verdict, "forgotten") == [f"{said(cy, number)} (answered by letta, no fallback)" for number in (0, 1)]
 
 
-def test_a_message_that_waits_to_be_told_is_distinguished_from_one_that_is_forgotten(environment, conversation, agents):
+def test_pending_missed_turn_is_not_reported_as_forgotten(environment, conversation, agents):
     cy = conversation.users[2]
     agents.forget(cy)
     with environment.client() as client:

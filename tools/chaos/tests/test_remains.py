@@ -59,7 +59,7 @@ def test_a_message_in_a_table_a_file_and_an_agent_is_found(environment, found):
     (environment.data(0) / "notes.txt").unlink()
 
 
-def test_a_message_whose_number_only_begins_so_is_another_one(environment, found):
+def test_message_number_with_the_same_prefix_does_not_match(environment, found):
     with environment.client() as client:
         client.set("a", Utterance(SAID.user, 12).text)
     assert found() == []

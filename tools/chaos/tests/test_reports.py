@@ -81,7 +81,7 @@ def test_the_page_names_the_window_of_what_is_only_counted_under_every_fault():
     assert ALWAYS["left_out"] not in page(Results(PLAN, [run_of("redis/kill")]), catalogue())
 
 
-def test_a_line_tells_how_to_repeat_a_run_that_broke_a_promise():
+def test_line_of_a_broken_run_has_the_command_to_repeat_it():
     broken = line(run_of(named_pair("redis/kill+letta/kill@recovery", catalogue()), Finding("lost", "gone", ADA)))
     assert "BROKEN" in broken
     assert "again: ./run chaos --pair redis/kill+letta/kill@recovery --seed 1" in broken
@@ -89,7 +89,7 @@ def test_a_line_tells_how_to_repeat_a_run_that_broke_a_promise():
     assert "(in the named window)" in line(run_of("bridge/stop-sending", in_window, excused=[in_window]))
 
 
-def test_a_soak_tells_what_grew_and_what_is_left():
+def test_soak_reports_growth_and_leftovers():
     flat = Soak(1, 1.0, resident=[50.0, 80, 80, 81, 80, 82], descriptors=[20] * 6, keys={"replies": 1})
     flat.rows["sessions"] = (40, 40)
     assert flat.problems() == []

@@ -108,7 +108,7 @@ def test_skipped_faults_are_kept_in_the_results(path, write):
     assert read(path, FAULTS).skipped == {"redis/full": "nothing to fill"}
 
 
-def test_the_commit_tells_uncommitted_changes_apart(tmp_path, monkeypatch):
+def test_commit_marks_uncommitted_changes(tmp_path, monkeypatch):
     def git(*words):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
         subprocess.run(["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True)

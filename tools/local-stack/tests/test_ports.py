@@ -46,7 +46,7 @@ def test_port_zero_picks_a_free_port() -> None:
     assert choose_port(0, "--redis-port") > 0
 
 
-def test_a_port_is_free_until_somebody_listens() -> None:
+def test_port_with_a_listener_is_not_free() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert not is_free(port)

@@ -60,7 +60,7 @@ def test_a_child_that_says_why_it_ends_is_quoted_in_one_line(script: Script) -> 
     assert str(caught.value) == expected
 
 
-def test_a_child_that_ends_is_noticed_though_somebody_else_answers(script: Script) -> None:
+def test_ended_child_is_detected_even_if_another_process_answers(script: Script) -> None:
     process: Process = script("sys.exit(1)", ready=lambda: process.returncode is not None)
     process.start()
     with pytest.raises(StartFailed):

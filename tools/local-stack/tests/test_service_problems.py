@@ -68,7 +68,7 @@ def test_a_failure_is_reported_once_and_its_end_too(service: Service) -> None:
     assert lines[1:] == ["letta-bridge (redis): well again"]
 
 
-def test_a_failure_that_is_over_at_the_next_look_is_not_told(service: Service) -> None:
+def test_failure_that_ends_before_the_next_check_is_not_reported(service: Service) -> None:
     watched = ServiceProblems({"letta-bridge": service.url}, pytest.fail)
     service.checks = [{"name": "redis", "ok": False, "detail": "starting"}]
     watched.look()
@@ -100,7 +100,7 @@ def test_a_service_that_says_nothing_has_not_got_well(service: Service, monkeypa
     assert lines == ["letta-bridge (redis): Redis is full", "letta-bridge (HTTP port): no answer"]
 
 
-def test_a_service_that_is_gone_is_left_to_who_restarts_it(service: Service) -> None:
+def test_stopped_service_is_not_reported_as_a_problem(service: Service) -> None:
     gone = socket.create_server(("127.0.0.1", 0))
     port = gone.getsockname()[1]
     gone.close()

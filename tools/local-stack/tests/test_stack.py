@@ -163,7 +163,7 @@ def test_configured_servers_are_used_and_not_started(tmp_path: Path, redis_serve
         assert "sk-real" not in stack.ready_line
 
 
-def test_running_stack_tells_its_environment_and_a_stopped_one_does_not(tmp_path: Path, told: Told) -> None:
+def test_running_stack_publishes_its_environment_and_a_stopped_one_does_not(tmp_path: Path, told: Told) -> None:
     data = tmp_path / "data"
     with Stack(data, variables={}) as stack:
         file = data / "env"

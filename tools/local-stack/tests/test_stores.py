@@ -91,7 +91,7 @@ def test_postgres_runs_without_roots_rights(postgres: Postgres) -> None:
     assert int(real) != 0 if os.geteuid() == 0 else int(real) == os.geteuid()
 
 
-def test_a_dropped_database_is_gone_though_somebody_is_connected(postgres: Postgres) -> None:
+def test_drop_database_succeeds_despite_open_connections(postgres: Postgres) -> None:
     postgres.create_database("short")
     with psycopg.connect(postgres.url("short")):
         postgres.drop_database("short")

@@ -19,7 +19,7 @@ def refusals(sql: str, profile: Profile) -> list[Refusal]:
 
 
 @pytest.mark.parametrize(("profile", "row", "example"), _EXAMPLES, ids=lambda value: str(getattr(value, "name", "")))
-def test_every_example_is_refused_where_its_row_says_so(profile: Profile, row: dict[str, Any], example: str) -> None:
+def test_examples_are_refused_as_their_rows_say(profile: Profile, row: dict[str, Any], example: str) -> None:
     states = [refusal.sqlstate for refusal in refusals(example, profile)]
     assert states == ([row.get("sqlstate", "42601")] if profile.rejects(row) else [])
 

@@ -34,7 +34,7 @@ def test_the_clients_port_is_the_clients_and_not_the_doubles(opengauss: OpenGaus
         assert connection.execute("SELECT inet_client_port()").fetchone() == (port,)
 
 
-def test_an_observer_hears_what_is_said(opengauss: OpenGaussFactory) -> None:
+def test_observer_receives_all_statements(opengauss: OpenGaussFactory) -> None:
     heard = _Heard()
     made = opengauss("6.0", observer=heard)
     with psycopg.connect(made.url, autocommit=True) as connection:

@@ -97,7 +97,7 @@ def test_a_new_name_replaces_the_old_one_and_likes_add_up() -> None:
     assert [fact.value for fact in facts.merged(told)] == ["tea", "Bob", "jazz"]
 
 
-def test_a_question_in_one_language_finds_what_was_told_in_the_other() -> None:
+def test_question_in_one_language_finds_facts_in_the_other() -> None:
     question = facts.asked("What is my cat called?")
     assert question is not None
 

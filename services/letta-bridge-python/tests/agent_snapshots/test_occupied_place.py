@@ -157,7 +157,7 @@ async def test_twin_of_two_hosts_that_restore_without_redis_is_named_also_by_a_r
     assert (again.outcome, {again.new_id, again.other}) == ("occupied", set(letta.agents))
 
 
-async def test_restore_whose_agent_another_restore_removes_says_so(saved, restorer, monkeypatch):
+async def test_restore_reports_an_agent_removed_by_another_restore(saved, restorer, monkeypatch):
     letta = InMemoryLetta()
     store = InMemoryAgentStore(letta)
     others = replace(SPEC, tags=("bridge-restoring", "restoring:bridge", former_tag(saved[0])))

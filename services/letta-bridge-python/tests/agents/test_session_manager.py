@@ -145,7 +145,7 @@ async def test_of_twins_the_oldest_is_chosen(manager, letta):
         ("bridge", "user:ad", "persona:default"),
     ],
 )
-async def test_somebody_elses_agent_is_never_adopted(manager, letta, tags):
+async def test_agent_of_another_user_is_never_adopted(manager, letta, tags):
     other = await letta.create_agent(AgentSpec("other", tags, "m", None, "letta_v1_agent", (), ()))
     assert await manager.agent_for("ada", "default", None, letta) != other.agent_id
 
@@ -244,7 +244,7 @@ async def test_a_forgotten_session_is_read_again(manager, store, letta):
 
 
 @pytest.mark.parametrize("user", ["ada", "a:b/c", "小明", "x" * 256, 'o\'neil "q"', "ada\u2028", ""])
-async def test_an_agents_name_is_allowed_and_tells_nothing_of_its_user(manager, letta, user):
+async def test_agent_name_is_valid_and_does_not_reveal_the_user(manager, letta, user):
     await manager.agent_for(user, "default", None, letta)
     (spec,) = letta.specs
     assert re.fullmatch(r"bridge-[0-9a-f]{24}", spec.name)
@@ -342,7 +342,7 @@ async def test_after_a_failure_another_bridge_need_not_wait(store, letta):
         assert await SessionManager(store, SETTINGS).agent_for("ada", "default", None, letta)
 
 
-async def test_while_letta_may_still_be_making_it_nobody_else_begins(store, letta):
+async def test_no_second_creation_begins_while_letta_may_complete_the_first(store, letta):
     made = letta.create_agent
 
     async def timed_out(spec):
@@ -366,7 +366,7 @@ async def test_manager_follows_sessions_written_by_another_bridge(manager, store
     assert (await manager.session("ada", "default")).permanent_memory is False
 
 
-async def test_who_was_here_is_written_down_in_one_go(manager, store, letta):
+async def test_used_sessions_are_recorded_in_one_call(manager, store, letta):
     agents = [await manager.agent_for(user, "default", None, letta) for user in ("ada", "bo", "ada")]
     assert agents[0] == agents[2]
     before = {key: session.last_updated for key, session in store.sessions.items()}

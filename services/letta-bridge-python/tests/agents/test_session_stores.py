@@ -49,7 +49,7 @@ async def test_while_the_database_is_unavailable_users_get_agents_and_keep_them(
 
 
 @pytest.mark.acceptance
-def test_a_bridge_without_its_database_is_ready_and_says_so(bridge_factory, redis_url):
+def test_bridge_without_its_database_is_ready_and_degraded(bridge_factory, redis_url):
     bridge = bridge_factory(redis_url, "http://127.0.0.1:1", DATABASE_URL=NOWHERE, DB_CONNECTION_TIMEOUT="1")
     assert httpx.get(f"{bridge.url}/readyz", timeout=20).status_code == 200
     health = httpx.get(f"{bridge.url}/health", timeout=20).json()

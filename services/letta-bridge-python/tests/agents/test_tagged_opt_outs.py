@@ -257,7 +257,7 @@ async def test_a_reading_that_breaks_off_forgets_all_the_same_what_an_opted_out_
     assert rig.shelf.missed == {}
 
 
-async def test_nothing_is_forgotten_of_a_user_whose_opt_out_is_known(restored):
+async def test_missed_turns_of_a_user_with_a_known_opt_out_are_kept(restored):
     forgotten = []
 
     async def forget(user):

@@ -132,7 +132,9 @@ async def test_everything_written_is_closed_to_others(settings, empty, store, fi
     assert modes(empty.data_dir) == {"0o600", "0o700"}
 
 
-async def test_restored_again_it_says_so_and_changes_nothing(settings, empty, store, filled, tmp_path):
+async def test_repeated_restore_reports_agents_as_restored_and_changes_nothing(
+    settings, empty, store, filled, tmp_path
+):
     folder = tmp_path / "backup"
     await make_backup(settings, store, folder, configuration={})
     other = InMemoryLetta()
@@ -144,7 +146,7 @@ async def test_restored_again_it_says_so_and_changes_nothing(settings, empty, st
     assert {agent: len(held.history) for agent, held in other.agents.items()} == before
 
 
-async def test_agents_that_are_there_are_left_alone(settings, empty, letta, store, filled, tmp_path):
+async def test_restore_does_not_change_existing_agents(settings, empty, letta, store, filled, tmp_path):
     await make_backup(settings, store, tmp_path / "backup", configuration={})
     [agent] = await letta.find_agents(["user:用户1"])
     await letta.delete_agent(agent.agent_id)

@@ -146,7 +146,7 @@ def test_a_taken_http_port_ends_run_with_one_sentence(call, nowhere, tmp_path):
 
 
 @pytest.mark.integration
-def test_the_status_of_a_queue_nobody_works_on_fails(call, redis_url):
+def test_status_fails_for_a_queue_without_a_bridge(call, redis_url):
     result = call("status", "--json", REDIS_URL=redis_url)
     assert result.exit_code == 1
     assert json.loads(result.stdout)["bridges"] == 0
@@ -154,7 +154,7 @@ def test_the_status_of_a_queue_nobody_works_on_fails(call, redis_url):
 
 
 @pytest.mark.integration
-def test_a_task_nobody_answers_is_exit_code_3(call, redis_url):
+def test_send_without_an_answer_exits_with_3(call, redis_url):
     result = call("send", "hi", "--wait", "0.1", REDIS_URL=redis_url)
     assert result.exit_code == 3
     assert "within 0.1 s: no bridge serves the queue letta_requests; start one" in result.stderr

@@ -382,7 +382,7 @@ EXPIRED = "model_credentials"
         ),
     ],
 )
-def test_send_says_who_answered(on, client, reply, said):
+def test_send_names_the_answering_service(on, client, reply, said):
     client.zadd(f"{Q}:bridges", {"one": 2**52})
 
     def answer():
@@ -400,7 +400,7 @@ def test_send_says_who_answered(on, client, reply, said):
 
 
 @pytest.mark.integration
-def test_lanes_tell_who_waits(on, client):
+def test_lanes_lists_waiting_users(on, client):
     client.rpush(f"{Q}:ready", "小明", "bo")
     for user, taken in (("小明", 1_000), ("bo", 2_000)):
         client.lpush(f"{Q}:lane:{user}", f"1 0 {taken}\n{{}}", f"2 0 {taken + 1}\n{{}}")
@@ -468,7 +468,7 @@ def test_a_wrong_choice_of_what_to_replay_is_named(call, arguments, named):
     assert (result.exit_code, named in result.stderr) == (2, True)
 
 
-def test_config_tells_where_each_setting_came_from(call, tmp_path):
+def test_config_shows_the_source_of_each_setting(call, tmp_path):
     (tmp_path / "config.json").write_text(
         '{"letta": {"timeout_seconds": 5}, "queue": {"lease_seconds": 7}}', encoding="utf-8"
     )
@@ -574,7 +574,7 @@ def test_doctor_fails_with_exit_code_1_and_a_line_for_each(call, tmp_path):
         ["replay", "-"],
     ],
 )
-def test_without_redis_every_command_says_so(call, arguments):
+def test_every_command_reports_an_unreachable_redis(call, arguments):
     result = call(*arguments, REDIS_URL=f"redis://:{SECRET}@127.0.0.1:1")
     assert result.exit_code == 4
     assert result.stderr.startswith("letta-bridge: Redis at 127.0.0.1:")

@@ -151,7 +151,7 @@ def test_conflicts_of_an_outage_are_shown(call, tmp_path):
     assert "another session" in call("sessions", "conflicts", DATA_DIR=str(tmp_path)).output
 
 
-def test_restore_tells_what_a_bridge_would_read(on, put):
+def test_sessions_restore_counts_readable_sessions(on, put):
     put("ada")
     assert on("sessions", "restore") == {"restored": 1, "failed": {}}
     assert "1 sessions can be read, 0 cannot" in on.text("sessions", "restore")

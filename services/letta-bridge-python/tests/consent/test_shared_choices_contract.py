@@ -404,7 +404,7 @@ async def test_task_is_later_than_an_opt_in_of_a_clock_that_has_gone_back_by_les
         (b"damaged", 9, False),
     ],
 )
-def test_entry_tells_to_which_tasks_its_opt_in_applies(held, first_ms, expected):
+def test_opt_in_applies_only_to_later_tasks(held, first_ms, expected):
     assert applies_to(held, first_ms) is expected
 
 

@@ -298,7 +298,7 @@ async def test_a_redis_that_is_too_old_is_named(settings):
 
 
 @pytest.mark.integration
-async def test_a_pause_dead_letters_and_missing_services_are_worth_a_thought(settings, redis_url, admin):
+async def test_doctor_warns_of_pauses_dead_letters_and_missing_services(settings, redis_url, admin):
     made = settings(redis={"url": redis_url})
     client = connect(RedisSettings(url=redis_url), name="test")
     await QueueAdmin(client, made.queue).pause(PauseMode.ALL, "升级")
@@ -318,7 +318,7 @@ async def test_tasks_that_wait_without_a_bridge_are_a_failure(settings, redis_ur
 
 
 @pytest.mark.integration
-async def test_one_user_who_floods_is_named_with_what_to_do(settings, redis_url, admin):
+async def test_doctor_names_a_flooding_user_and_the_remedy(settings, redis_url, admin):
     made = settings(redis={"url": redis_url})
     assert [one for one in await report(made) if one.subject == "flood"] == []
     for user, tasks in (("ada", 3), ("~mallory", 500)):
@@ -332,7 +332,7 @@ async def test_one_user_who_floods_is_named_with_what_to_do(settings, redis_url,
 
 
 @pytest.mark.integration
-async def test_a_memory_python_that_reports_in_is_seen(settings, redis_url, admin):
+async def test_doctor_finds_a_live_memory_python(settings, redis_url, admin):
     admin.zadd("memory:{user_input_queue}:instances", {"one": 2**52, "dead": 1})
     level, text = await the_one(settings(redis={"url": redis_url}), "memory-python")
     assert (level, text.startswith("1 alive")) == (Level.OK, True)
@@ -399,7 +399,7 @@ async def test_memory_python_is_asked_how_it_is(settings, redis_url, admin, memo
 
 
 @pytest.mark.integration
-async def test_a_memory_python_whose_health_cannot_be_asked_is_worth_a_thought(settings, redis_url, admin, nowhere):
+async def test_doctor_warns_of_a_memory_python_without_reachable_health(settings, redis_url, admin, nowhere):
     admin.zadd("memory:{user_input_queue}:instances", {"one": 2**52})
     made = settings(redis={"url": redis_url}, fallback={"health_url": f"http://127.0.0.1:{nowhere}"})
     level, text = await the_one(made, "memory-python.ready")
@@ -421,7 +421,7 @@ async def test_a_wrong_letta_key_is_named(settings):
     assert "LETTA_API_KEY" in text
 
 
-async def test_an_open_letta_is_worth_a_thought(settings, stub_letta):
+async def test_doctor_warns_of_a_letta_without_a_password(settings, stub_letta):
     stub_letta.password = None
     level, text = await the_one(settings(), "letta.key")
     assert (level, "LETTA_SERVER_PASSWORD" in text) == (Level.WARN, True)
@@ -441,7 +441,7 @@ async def test_a_letta_without_models_is_named(settings, stub_letta):
     assert (level, "OPENAI_API_KEY" in text) == (Level.FAIL, True)
 
 
-async def test_an_unknown_version_and_missing_locks_are_worth_a_thought(settings, stub_letta):
+async def test_doctor_warns_of_an_unknown_version_and_missing_locks(settings, stub_letta):
     stub_letta.version, stub_letta.locks = "0.17.0", False
     assert (await the_one(settings(), "letta"))[0] is Level.WARN
     level, text = await the_one(settings(), "letta.locks")

@@ -129,7 +129,7 @@ async def test_no_method_passes_without_the_token(ask_as, method):
     assert (await ask_as({})(method, STATISTICS)).status_code == 401
 
 
-async def test_who_guesses_tokens_is_locked_out_for_a_while(ask_of):
+async def test_address_with_wrong_tokens_is_locked_out_temporarily(ask_of):
     time, ask = ask_of("203.0.113.7")
     for _ in range(attempts.MAX_WRONG):
         assert (await ask("wrong")).status_code == 401

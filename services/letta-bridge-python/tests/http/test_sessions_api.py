@@ -78,7 +78,7 @@ async def test_cleanup_ends_what_expired_and_removes_what_ended_long_ago(ask, se
 
 
 @pytest.mark.parametrize("path", [f"{BASE}/restore", "/api/sessions/restore"])
-async def test_restore_tells_what_could_not_be_read(ask, sessions, path):
+async def test_restore_endpoint_names_unreadable_sessions(ask, sessions, path):
     await sessions.add("ada")
     sessions.failed = {"s9": "metadata is no JSON object"}
     assert (await ask("POST", path)).json() == {"restored": 1, "failed": sessions.failed}
@@ -202,7 +202,7 @@ async def test_a_choice_that_is_none_is_422(ask, body):
         ("GET", f"{BASE}/sessions?user_id=ada%FF"),
     ],
 )
-async def test_an_address_that_is_no_utf8_names_nobody(ask, sessions, method, path):
+async def test_url_that_is_not_utf8_is_refused(ask, sessions, method, path):
     await sessions.add("ada\ufffd")
     answer = await ask(method, path, json={"permanent_memory": False})
     assert (answer.status_code, answer.json()["error"].partition(";")[0]) == (400, "the address is not UTF-8")

@@ -81,7 +81,7 @@ def test_why_memory_python_answered_is_kept():
     assert (answer.metadata["source"], answer.metadata["fallback_reason"]) == ("memory-python", "breaker_open")
 
 
-def test_whose_turn_it_is_is_not_asked_of_the_reply():
+def test_journal_rows_take_the_user_from_the_turn_not_the_reply():
     reply = dump(REPLY.model_copy(update={"user_id": "eve", "task_id": "t9"}))
     rows = read_entry(entry(reply=reply))
     assert (rows.conversation.user_id, rows.messages[1].metadata["task_id"]) == ("ada", "t1")

@@ -112,7 +112,7 @@ async def test_twins_of_one_user_are_both_restored(agents, tmp_path):
     assert len(await agents.letta.find_agents(agents.spec.tags)) == 2
 
 
-async def test_nobody_finds_an_agent_that_is_only_half_written(agents, tmp_path, monkeypatch):
+async def test_incomplete_restored_agent_is_not_found_by_its_user(agents, tmp_path, monkeypatch):
     agent, _ = await lived(agents)
     path = tmp_path / snapshot_name(agent)
     await capture(agents.store, agent, path)

@@ -50,7 +50,7 @@ async def repeating_letta(request):
     server.close()
 
 
-async def test_nobody_gets_the_answer_to_another_request(repeating_letta):
+async def test_duplicate_answer_is_never_given_to_another_request(repeating_letta):
     url, asked = repeating_letta
     client = LettaClient(url)
     unknown = 0

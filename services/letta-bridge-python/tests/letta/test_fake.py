@@ -102,7 +102,7 @@ async def test_a_fake_that_is_down_is_unavailable(letta: InMemoryLetta) -> None:
         await letta.health()
 
 
-async def test_an_answer_of_ones_own() -> None:
+async def test_fake_uses_a_custom_answer() -> None:
     letta = InMemoryLetta(lambda agent, messages: TurnAnswer(messages[-1].content.upper(), memory_updated=True))
     agent = (await letta.create_agent(SPEC)).agent_id
     assert await letta.send(agent, turn(), timeout=5) == TurnAnswer("HELLO", memory_updated=True)

@@ -99,7 +99,7 @@ async def drip(request: web.Request) -> web.StreamResponse:
     ("handler", "cause"),
     [(never, "timeout"), (drip, "timeout"), (dropped, "connection_lost"), (cut, "connection_lost")],
 )
-async def test_a_turn_of_unknown_fate_is_sent_once(
+async def test_turn_with_an_unknown_outcome_is_sent_once(
     stub: Stub, client_of: Clients, handler: Callable[[web.Request], Awaitable[web.StreamResponse]], cause: str
 ) -> None:
     requests = 0
@@ -293,7 +293,7 @@ async def test_a_search_stops_at_messages_older_than_the_task(stub: Stub, client
     assert len(history.asked) == 1 + 2
 
 
-async def test_a_search_whose_time_is_up_is_not_complete(stub: Stub, client_of: Clients) -> None:
+async def test_search_beyond_its_time_limit_is_not_complete(stub: Stub, client_of: Clients) -> None:
     history = Pages(turns(1200), [])
     client = client_of(await stub(history.handle))
     look = await client.find_turns(AGENT, [SoughtTurn("nowhere", 0.0)], time_limit=0.0)

@@ -235,7 +235,7 @@ async def test_a_turn_is_answered_and_found_again(world: World) -> None:
     assert [m["content"] for m in await world.letta.history(agent, limit=2)] == ["第1句", answers[1].text]
 
 
-async def test_a_run_tells_what_its_messages_do_not(world: World) -> None:
+async def test_run_end_has_the_stop_reason_and_usage(world: World) -> None:
     """Why it ended, and its tokens: what an answer that is found in the history lacks."""
     agent, otid = await world.agent(), str(uuid.uuid4())
     answer = await world.letta.send(agent, [user("hello", otid)], timeout=60)

@@ -161,9 +161,7 @@ async def test_one_turn_tries_and_its_cancellation_frees_the_place(servers: Lett
     assert str(server.breaker.state) == "closed"
 
 
-async def test_a_user_whose_turns_time_out_is_left_alone_and_nobody_else_is(
-    servers: LettaServers, clock: Clock
-) -> None:
+async def test_only_the_user_with_failing_turns_is_paused(servers: LettaServers, clock: Clock) -> None:
     await time_out(servers, "mallory")
     with pytest.raises(UserPaused) as caught:
         servers.pick("mallory")
@@ -226,7 +224,7 @@ async def test_a_turn_that_was_not_sent_says_nothing(servers: LettaServers, cloc
         pass
 
 
-async def test_a_refused_connection_tells_that_a_server_has_gone(servers: LettaServers) -> None:
+async def test_refused_connection_marks_a_server_as_gone(servers: LettaServers) -> None:
     first, *others = servers
     await fail(first, LettaUnavailable(refused=True), times=1)
     assert servers.gone_at() == 0.0, "another one may be at work"

@@ -44,7 +44,7 @@ def find(messages: list[dict[str, object]], *runs: Run, sought: SoughtTurn = SOU
     return search.result().turns[0]
 
 
-def test_a_turn_nobody_sent_is_absent() -> None:
+def test_unsent_turn_is_absent() -> None:
     assert find([user(otid="else"), said("a")]).state is TurnState.ABSENT
     assert find([]).state is TurnState.ABSENT
 

@@ -82,7 +82,7 @@ async def test_without_patience_the_second_is_refused(held):
     assert await held.all() == []
 
 
-async def test_who_lost_the_hold_does_not_continue(held, quick):
+async def test_lost_hold_cancels_the_block(held, quick):
     async def work():
         async with held.held("ada", "erasure", 0):
             await held.lift("ada")

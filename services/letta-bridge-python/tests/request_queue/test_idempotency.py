@@ -59,7 +59,7 @@ def test_a_kept_reply_is_given_back_as_it_was_published():
     assert kept().mark == IDENTITY.mark()
 
 
-def test_a_kept_reply_tells_whose_it_is():
+def test_kept_reply_matches_only_the_same_content():
     assert kept().is_of(TASK)
     assert not kept().is_of(parsed(content="something else"))
 
@@ -69,7 +69,7 @@ def test_a_reply_of_an_unreadable_task_belongs_to_no_other_task():
 
 
 @pytest.mark.parametrize("reply", [REPLY, b'{"error":true}'])
-def test_a_reply_of_the_previous_release_may_be_anybodys(reply):
+def test_kept_reply_of_the_previous_release_matches_any_content(reply):
     old = KeptReply.read(reply)
     assert (old.reply, old.mark) == (reply, b"")
     assert old.is_of(TASK)
@@ -106,7 +106,7 @@ def test_identity_of_a_previous_release_is_dated_before_its_reply():
     assert KeptReply.read(b'{"error":true,"retryable":true}').inherited(again) == again
 
 
-def test_a_dead_letter_of_the_previous_release_tells_the_time_alone():
+def test_dead_letter_of_the_previous_release_has_only_a_time():
     again = Identity("9-5000000", 5000.0, IDENTITY.digest)
     reply = KeptReply.read(b'{"error":true,"retryable":true,"timestamp":4999,"taken_at":100.5}')
     assert reply.is_of(TASK)
@@ -128,5 +128,5 @@ def test_a_retried_dead_letter_that_could_not_be_read_is_a_task_of_its_own():
     assert reply.inherited(again).key == again.key
 
 
-def test_a_dead_letter_nobody_knows_anything_of_marks_nothing():
+def test_dead_letter_without_an_identity_adds_no_members():
     assert marked(b'{"error":true}', {}) == b'{"error":true}'

@@ -136,7 +136,7 @@ async def test_damage_is_mended_without_reading_every_turn(client, settings, red
         await client.execute_command("ACL", "DELUSER", "bridge")
 
 
-async def test_forty_thousand_missed_turns_that_an_agent_was_told_are_removed_by_one_short_call(client):
+async def test_removing_forty_thousand_missed_turns_takes_one_short_call(client):
     """Redis serves nobody meanwhile: a call that takes longer than the client's time-out fails."""
     settings = QueueSettings(max_missed_per_user=40_000, missed_bytes=2**30)
     queue = RedisQueue(client, client, settings, "a")

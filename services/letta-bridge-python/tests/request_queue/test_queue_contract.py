@@ -88,7 +88,7 @@ async def test_a_dead_bridges_turn_is_taken_over_and_its_late_answer_refused(rig
     assert (await other.status()).counters["redelivered"] == 1
 
 
-async def test_renewing_keeps_a_lease_and_tells_what_is_lost(rig):
+async def test_renew_extends_leases_and_returns_lost_receipts(rig):
     queue = rig.bridge("a")
     await rig.push(task("ada", "t1"))
     (turn,) = (await queue.settle_and_fetch([], 1)).turns
@@ -158,7 +158,7 @@ async def test_tasks_without_a_user_share_the_anonymous_lane(rig):
     assert [turn.lane for turn in (await queue.settle_and_fetch([], 5)).turns] == ["anonymous"]
 
 
-async def test_missed_turns_are_kept_bounded_and_forgotten_once_told(rig):
+async def test_missed_turns_are_bounded_and_removed_after_catch_up(rig):
     queue = rig.bridge("a")
     await rig.push(*[task("ada", f"t{index}") for index in range(6)])
     for index in range(5):
@@ -222,7 +222,7 @@ async def test_one_personas_missed_turns_do_not_push_out_anothers(rig):
     assert (await queue.missed("ada"))[0] == records[0]
 
 
-async def test_a_kept_reply_carries_members_that_nobody_is_sent(rig):
+async def test_kept_reply_has_members_that_are_not_published(rig):
     queue = rig.bridge("a")
     turn = await next_turn(rig, queue, 1)
     await settle(queue, answered(turn, task_id="t1", reply=b'{"text":"}"}', mark=b'"idempotency_key":"1-2"'))
@@ -366,7 +366,7 @@ async def test_wait_and_fetch_returns_an_arriving_task_at_once(rig):
     assert [json.loads(turn.payload)["task_id"] for turn in fetched.turns] == ["4", "2"]
 
 
-async def test_who_asks_for_no_turns_is_reported_whether_there_are_some(rig):
+async def test_settling_without_fetching_reports_whether_turns_wait(rig):
     queue = rig.bridge("a")
     await rig.push(task("ada", "1"), task("bo", "2"), task("ada", "3"))
     ada, bo = (await queue.settle_and_fetch([], 2)).turns
@@ -400,7 +400,7 @@ async def test_orphans_of_the_wait_are_distinguished_from_the_others(rig, lose_a
     assert [json.loads(turn.payload)["task_id"] for turn in (await queue.settle_and_fetch([], 5)).turns] == ["3"]
 
 
-async def test_a_turn_whose_hand_out_arrived_is_no_stray(rig):
+async def test_turn_whose_hand_out_arrived_is_no_orphan(rig):
     """The bridge does not have it any more because its lease ran out, or because Redis forgot that it was settled."""
     queue = rig.bridge("a")
     await rig.push(task("ada", "1"))
@@ -470,7 +470,7 @@ async def test_a_lane_that_has_emptied_takes_tasks_again(rig):
     assert following.lane == "ada"
 
 
-async def test_a_turn_tells_how_long_its_task_has_waited(rig):
+async def test_turn_has_the_waiting_time_of_its_task(rig):
     queue = rig.bridge("a")
     await rig.push(task("ada", "t1"))
     (turn,) = (await queue.settle_and_fetch([], 1)).turns

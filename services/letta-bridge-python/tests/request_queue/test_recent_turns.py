@@ -102,7 +102,7 @@ def test_the_figures_are_reported_to_people(tally, in_trouble, says):
     assert (recent.in_trouble, says in str(recent)) == (in_trouble, True)
 
 
-def test_the_sentence_has_what_to_do_only_where_somebody_should_look():
+def test_sentence_has_a_remedy_only_if_an_operator_should_act():
     fine = RecentTurns.of({"agent": 9})
     assert fine.sentence == str(fine)
     expired = RecentTurns.of({"fallback": 2, "cause:model_credentials": 2})

@@ -196,7 +196,7 @@ async def test_an_entry_that_cannot_be_read_is_set_aside_whole_and_its_user_serv
     await assert_adds_up(queue)
 
 
-async def test_a_lane_of_many_unreadable_entries_holds_nobody_up(queue, client):
+async def test_lane_of_unreadable_entries_does_not_delay_other_lanes(queue, client):
     await wait_in_lane(client, queue.keys, "ada", *[b"garbage"] * 250)
     await push(client, ("bo", "other"))
     assert len((await queue.settle_and_fetch([], 10)).turns) == 1

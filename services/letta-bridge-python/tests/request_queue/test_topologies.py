@@ -171,7 +171,7 @@ async def cluster_with_a_replica(start, tmp_path):
     return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes[:3]), nodes[0]
 
 
-async def test_somebody_elses_answer_is_heard_after_a_failover_of_a_cluster(cluster_with_a_replica):
+async def test_foreign_answer_is_received_after_a_cluster_failover(cluster_with_a_replica):
     url, primary = cluster_with_a_replica
     redis = RedisSettings(url=url)
     fallback = MemoryPython(

@@ -153,7 +153,7 @@ async def test_a_cancelled_turn_is_reported_as_a_quotation_for_as_long_as_it_is_
     assert sorted(await said(rig)) == ["message 1", "message 2", "message 3", "zero"]
 
 
-async def test_a_turn_that_somebody_else_cancelled_is_in_doubt_at_the_next_turn(slow_rig):
+async def test_turn_cancelled_by_another_client_is_in_doubt_at_the_next_turn(slow_rig):
     rig = slow_rig
     await lost(rig, "t1", "one")
     operator = [run_id for run_id, (_, run) in rig.letta._runs.items() if run.active]

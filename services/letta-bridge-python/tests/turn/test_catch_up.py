@@ -42,7 +42,7 @@ def roles_and_contents(messages):
     return [(message.role, message.content) for message in messages]
 
 
-def test_nothing_missed_is_nothing_told():
+def test_catch_up_without_missed_turns_is_empty():
     assert told([]) == []
 
 
@@ -101,7 +101,7 @@ def test_nothing_that_a_user_or_a_model_wrote_gets_another_role(text, fate, lang
 
 
 @pytest.mark.parametrize("fate", DeliveryStatus)
-def test_of_a_turn_whose_words_are_gone_the_answer_alone_is_reported(fate):
+def test_catch_up_of_a_turn_without_content_has_only_the_answer(fate):
     wordless = missed(1, fate=fate).model_copy(update={"content": ""})
     note, answer = told([wordless])
     assert (note.role, note.otid) == ("system", wordless.otids(AGENT).answer)
@@ -114,7 +114,7 @@ def test_of_a_canned_answer_to_words_that_are_gone_nothing_is_reported(fate):
 
 
 @pytest.mark.parametrize("answer", [None, ""])
-def test_a_turn_that_nobody_answered_is_not_told(answer):
+def test_catch_up_omits_unanswered_turns(answer):
     unanswered = missed(1).model_copy(update={"response_text": answer})
     assert roles_and_contents(told([unanswered, missed(2)])) == [("user", "said 2"), ("assistant", "answered 2")]
 
@@ -156,7 +156,7 @@ def test_no_more_characters_are_reported_than_allowed():
     assert sum(len(message.content) for message in messages) == 600
 
 
-def test_turns_told_as_many_as_allowed_leave_no_notice():
+def test_catch_up_within_the_limit_has_no_notice():
     messages = told([missed(number) for number in range(2)], catch_up_max_turns=2)
     assert {message.role for message in messages} == {"user", "assistant"}
 

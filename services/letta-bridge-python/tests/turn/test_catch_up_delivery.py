@@ -125,7 +125,7 @@ async def test_missed_turns_carried_by_a_turn_in_doubt_are_in_doubt(make_rig, st
     assert rig.shelf.missed == {}
 
 
-async def test_a_turn_that_failed_after_telling_tells_nothing_twice(make_rig):
+async def test_catch_up_is_not_repeated_after_an_empty_answer(make_rig):
     """The agent stored everything and said nothing: memory-python's answer to it is still to be told."""
     rig = make_rig()
     rig.push("t0", content="zero")
@@ -158,7 +158,7 @@ async def test_catch_up_settled_by_two_bridges_is_sent_once(rig):
     assert await said(rig) == ["zero", "missed", "one", "two"]
 
 
-async def test_redis_forgetting_that_a_turn_was_told_does_not_tell_it_again(rig):
+async def test_catch_up_is_not_repeated_after_redis_lost_its_settlement(rig):
     rig.push("t0", content="zero")
     await rig.work_off()
     await answered_by_memory(rig, "a", "missed")
@@ -357,7 +357,7 @@ async def test_a_canned_answer_to_a_stored_turn_leaves_nothing_to_tell(rig):
     assert rig.shelf.missed == {}
 
 
-async def test_a_fallback_tells_its_reason_and_its_cause(rig):
+async def test_fallback_reply_has_a_reason_and_a_cause(rig):
     rig.fallback.foreign = True
     rig.push("t0", content="zero")
     await rig.work_off()

@@ -95,7 +95,7 @@ async def subscribed(client, channel):
 @pytest.mark.parametrize(
     "said", [b'{"text":"hi \\ud83d"}', b'{"text":"hi \xff"}', b'\xef\xbb\xbf{"text":"hi \\u0000"}'], ids=ascii
 )
-async def test_somebody_elses_answer_counts_whatever_it_is_encoded_in(make_fallback, client, handed_over, said):
+async def test_foreign_answer_is_accepted_in_any_encoding(make_fallback, client, handed_over, said):
     answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "breaker_open"))
     (task,) = await handed_over()
     await client.publish(f"task_response:{task['task_id']}", said)
@@ -130,7 +130,7 @@ async def test_the_task_is_handed_over_whole_with_how_to_answer(make_fallback, c
     assert json.loads(answer.reply) == REPLY
 
 
-async def test_a_foreign_answer_is_heard_and_told_under_the_producers_id(make_fallback, client, handed_over):
+async def test_foreign_answer_is_published_under_the_producers_id(make_fallback, client, handed_over):
     answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "x"))
     (task,) = await handed_over()
     channel = f"task_response:{task['task_id']}"
@@ -252,7 +252,7 @@ async def test_a_reply_ttl_above_a_week_does_not_disable_the_fallback(make_fallb
     answering.cancel()
 
 
-async def test_nobody_answers_and_nobody_can_any_more(make_fallback, client):
+async def test_timeout_forbids_late_fallback_answers(make_fallback, client):
     with pytest.raises(FallbackUnavailable, match=r"within 0\.1 s"):
         await make_fallback(timeout=0.1).answer(TASK, "7-1", "x")
     assert not await client.set(KEYS.fallback("7-1"), json.dumps(REPLY), nx=True)

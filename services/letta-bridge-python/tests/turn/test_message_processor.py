@@ -166,7 +166,7 @@ async def test_an_answer_found_later_has_its_tokens_and_counts_them(make_rig):
     assert rig.kept(task_id="t2")["source"] == "memory-python"
 
 
-async def test_an_answer_found_later_whose_tokens_are_not_told_names_none(rig, monkeypatch):
+async def test_found_answer_without_known_tokens_has_no_usage(rig, monkeypatch):
     async def unknown(_run_id):
         raise LettaUnavailable
 
@@ -269,7 +269,7 @@ async def test_missed_turns_reach_the_agent_once_in_order_with_the_next_turn(rig
     assert rig.shelf.missed == {}
 
 
-async def test_a_turn_that_outlived_its_reply_is_not_told_a_second_time(make_rig):
+async def test_turn_stored_after_its_fallback_is_not_sent_twice(make_rig):
     rig = make_rig(letta={"reply_deadline_seconds": 0.05, "timeout_seconds": 0.02})
     rig.push("t0", content="zero")
     await rig.work_off()
@@ -329,7 +329,7 @@ async def test_the_next_turn_waits_for_one_still_running(make_rig):
     assert rig.letta.overlaps == []
 
 
-async def test_temporary_tasks_never_reach_the_agent_and_are_never_told(rig):
+async def test_temporary_tasks_never_reach_the_agent(rig):
     rig.push("t1", meta={"memory_type": "temporary"})
     rig.push("t2")
     await rig.work_off()
@@ -346,7 +346,7 @@ async def test_letta_switched_off_leaves_everything_to_memory(make_rig):
     assert len(rig.shelf.missed["ada"]) == 1
 
 
-async def test_a_user_who_wants_no_permanent_memory_has_none(rig):
+async def test_opted_out_user_is_answered_by_memory_python(rig):
     await rig.store.merge([Session("ada", "default", metadata={"permanent_memory": False})])
     rig.push()
     await rig.work_off()
@@ -450,7 +450,7 @@ async def test_without_fallback_a_turn_waits_for_the_breaker(make_rig):
     assert [reply["source"] for reply in rig.replies()] == ["letta"]
 
 
-async def test_a_turn_letta_died_under_is_not_sent_again_but_told_as_a_note(rig):
+async def test_turn_interrupted_by_a_letta_crash_is_caught_up_as_a_quotation(rig):
     rig.push("t0", content="zero")
     await rig.work_off()
     rig.letta.fail_next(OutcomeUnknown(cause="connection_lost"))
@@ -485,7 +485,7 @@ async def test_with_memory_unavailable_too_there_is_an_error_reply(rig):
     assert rig.outcomes() == {"error": 1}
 
 
-async def test_somebody_elses_memory_answer_is_published_by_the_bridge(rig):
+async def test_foreign_memory_answer_is_published_by_the_bridge(rig):
     rig.letta.down = True
     rig.fallback.foreign = True
     rig.push()
@@ -504,7 +504,7 @@ async def test_our_memorys_answer_is_kept_but_not_published_twice(rig):
     assert rig.kept()["source"] == "memory-python"
 
 
-async def test_the_session_store_unavailable_does_not_stop_anybody(rig):
+async def test_unavailable_session_store_does_not_stop_turns(rig):
     rig.store.broken = True
     rig.push("t1")
     rig.push("t2")
@@ -556,7 +556,7 @@ HALF = b"\\ud83d"
     ids=ascii,
 )  # fmt: skip
 @pytest.mark.parametrize("letta_is_down", [False, True])
-async def test_text_that_is_no_utf8_is_answered_journalled_and_told(make_rig, payload, letta_is_down):
+async def test_text_that_is_not_utf8_is_answered_journalled_and_caught_up(make_rig, payload, letta_is_down):
     rig = make_rig(database={"db_url": "postgresql://127.0.0.1/none"})
     rig.letta.down = letta_is_down
     rig.fallback.foreign = True
@@ -683,9 +683,7 @@ async def test_a_host_that_cannot_open_a_connection_to_letta_blames_neither_lett
     assert rig.outcomes() == {"letta": 10}
 
 
-async def test_a_lost_upload_and_a_missing_descriptor_are_told_apart_after_a_second_hand_out(
-    make_rig, tmp_path, monkeypatch
-):
+async def test_second_hand_out_distinguishes_a_lost_upload_from_a_missing_descriptor(make_rig, tmp_path, monkeypatch):
     rig = make_rig(letta={"retry_attempts": 0})
     uploads = tmp_path / "uploads" / user_folder("ada")
     uploads.mkdir(parents=True)

@@ -83,7 +83,7 @@ async def test_without_a_fallback_a_paused_user_waits(make_rig):
     assert rig.kept("mallory", "next")["source"] == "letta"
 
 
-async def test_a_server_that_refuses_is_left_alone_after_one_users_failures(make_rig):
+async def test_refusing_server_opens_its_breaker_for_a_single_user(make_rig):
     rig = make_rig()
     rig.letta.down = True
     rig.push("t1")
@@ -91,7 +91,7 @@ async def test_a_server_that_refuses_is_left_alone_after_one_users_failures(make
     assert set(rig.servers.states().values()) == {BreakerState.OPEN}
 
 
-async def test_a_server_that_hangs_is_left_alone_after_one_users_failures(make_rig):
+async def test_hanging_server_opens_its_breaker_for_a_single_user(make_rig):
     # A turn counts as a failure only if it was sent before its reply was due: half a second even on a busy machine.
     rig = make_rig(letta=QUICK | {"reply_deadline_seconds": 0.5})
     rig.push("hi")

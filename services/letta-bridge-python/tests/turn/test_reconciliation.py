@@ -93,11 +93,11 @@ async def reconciled(letta, *turns, present=None, former_ids=(), patience=0.0, a
     ("found", "fate"),
     [(ABSENT, DeliveryStatus.ABSENT), (CANCELLED, DeliveryStatus.UNKNOWN), (STORED, DeliveryStatus.STORED)],
 )
-async def test_an_earlier_turn_is_pending_with_the_fate_that_shows(found, fate):
+async def test_earlier_turn_is_pending_with_the_found_status(found, fate):
     assert await reconciled(Letta([found]), missed(1)) == (None, [("1-1", fate)], set())
 
 
-async def test_a_turn_the_agent_was_told_of_is_resolved():
+async def test_turn_with_a_stored_catch_up_is_resolved():
     told = FoundTurn(TurnState.ABSENT, caught_up=True)
     assert await reconciled(Letta([told, ABSENT]), missed(1), missed(2)) == (
         None,
@@ -131,7 +131,7 @@ async def test_a_restored_agent_is_looked_through_for_what_was_sent_to_it_before
         ({}, STORED, False),
     ],
 )
-async def test_a_turn_with_nothing_to_tell_is_resolved_once_its_fate_is_sure(fields, found, resolved):
+async def test_turn_without_catch_up_is_resolved_once_its_status_is_certain(fields, found, resolved):
     _, pending, done = await reconciled(Letta([found]), missed(1, **fields))
     assert (len(pending), len(done)) == ((0, 1) if resolved else (1, 0))
 
@@ -208,7 +208,7 @@ async def test_a_run_that_letta_left_active_although_it_ended_the_turn_is_not_wa
     assert (result, letta.cancelled) == ((None, [("1-1", DeliveryStatus.STORED)], set()), ["run-1"])
 
 
-async def test_another_programs_run_is_waited_for_and_left_alone():
+async def test_run_of_another_program_is_waited_for_and_not_cancelled():
     letta = Letta([ABSENT], others=["run-9"])
     assert await reconciled(letta, missed(1, fate=DeliveryStatus.ABSENT), patience=0.05) == (
         None,
@@ -232,7 +232,7 @@ async def test_a_record_that_does_not_say_what_went_along_may_have_taken_all_bef
     assert [fate for _, fate in pending] == ["unknown", "unknown", "absent"]
 
 
-async def test_a_turn_stored_in_the_run_of_a_later_one_was_told_by_the_previous_release():
+async def test_turn_stored_in_a_later_run_counts_as_catch_up_of_the_previous_release():
     stored = FoundTurn(TurnState.STORED, run_id="run-1")
     _, pending, resolved = await reconciled(Letta([stored, stored]), missed(1), missed(2))
     assert (pending, resolved) == ([("2-1", DeliveryStatus.STORED)], {"1-1"})

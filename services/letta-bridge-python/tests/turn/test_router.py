@@ -37,18 +37,18 @@ def test_the_route_follows_the_task(task, expected):
 
 
 @pytest.mark.parametrize("memory_type", ["permanent", None])
-def test_with_letta_switched_off_memory_answers_and_the_agent_hears_of_it_later(memory_type):
+def test_memory_python_answers_with_catch_up_while_letta_is_switched_off(memory_type):
     task = {"content": "hi", "meta": {"memory_type": memory_type}}
     assert decision(task, enabled=False) == Decision("memory-python", "letta_disabled", remember=True)
 
 
-def test_a_temporary_task_is_never_told_even_where_letta_is_switched_off():
+def test_temporary_task_has_no_catch_up_while_letta_is_switched_off():
     task = {"content": "hi", "meta": {"memory_type": "temporary"}}
     assert decision(task, enabled=False) == Decision("memory-python", "temporary")
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_a_memory_type_nobody_configured_is_no_request_for_a_permanent_memory(enabled):
+def test_unknown_memory_type_does_not_request_permanent_memory(enabled):
     task = {"content": "hi", "meta": {"memory_type": "temporay"}}
     assert decision(task, enabled=enabled) == UNKNOWN_TYPE
 

@@ -77,7 +77,7 @@ async def test_an_id_used_at_once_for_something_else_is_an_error(rig, second):
     assert rig.outcomes() == {"letta": 1, "error": 1, "repeated": 1}
 
 
-async def test_an_id_of_a_task_nobody_could_read_is_an_error_for_another(rig):
+async def test_id_of_an_unreadable_task_is_refused_for_another_task(rig):
     rig.shelf.push(b'{"task_id":"1","user_id":"ada","content":true}')
     await rig.work_off()
     rig.push("1", content="readable")
@@ -117,7 +117,7 @@ async def test_strangers_without_a_name_do_not_get_each_others_answers(rig):
     ]
 
 
-async def test_a_published_reply_tells_nothing_of_the_key(rig):
+async def test_published_reply_does_not_contain_the_idempotency_key(rig):
     rig.push("1", content="first")
     rig.push("1", content="first")
     await rig.work_off()
@@ -329,7 +329,7 @@ async def test_an_answer_that_is_found_before_a_task_is_dead_lettered_is_reporte
     assert rig.shelf.missed == {}
 
 
-async def test_of_a_task_whose_upload_is_gone_the_agent_catches_up_the_answer_that_memory_gave(rig):
+async def test_catch_up_of_a_task_with_a_lost_upload_has_memory_pythons_answer(rig):
     upload, turn = await handed_out_with_an_upload(rig)
     rig.fallback.given[turn.number] = await rig.fallback.answer(parse_task(turn.payload, Limits()), turn.number, "test")
     upload.unlink()
@@ -367,7 +367,7 @@ async def test_a_task_is_dead_lettered_although_memory_cannot_be_asked_about_it(
     assert letter["code"] == "too_many_deliveries"
 
 
-async def test_nobody_answers_a_task_that_is_dead_lettered_at_a_later_hand_out(make_rig):
+async def test_dead_lettered_task_is_withdrawn_from_memory_python(make_rig):
     rig = make_rig(queue={"max_deliveries": 1})
     await dead_lettered(rig, b'{"task_id":"t1","user_id":"ada","content":"one"}')
     assert len(rig.fallback.withdrawn) == 1
@@ -406,7 +406,7 @@ async def test_a_turn_that_a_defect_broke_off_is_waited_for_by_the_next_one(rig,
     assert rig.shelf.missed == {}
 
 
-async def test_a_dead_letter_of_a_readable_task_knows_the_user_nobody_named(make_rig):
+async def test_dead_letter_of_a_task_without_a_user_names_anonymous(make_rig):
     rig = make_rig(queue={"max_deliveries": 1})
     letter = await dead_lettered(rig, b'{"task_id":"t1","content":"one"}')
     assert (letter["user_id"], letter["task_id"]) == ("anonymous", "t1")

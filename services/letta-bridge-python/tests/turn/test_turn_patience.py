@@ -113,7 +113,7 @@ async def test_a_server_that_is_back_before_its_breakers_pause_is_over_was_seen_
     assert [rig.kept(task_id=name)["source"] for name in ("t1", "t2")] == ["memory-python", "letta"]
 
 
-async def test_a_turn_whose_server_is_left_alone_is_not_waited_for_through_another_one(make_rig):
+async def test_turn_on_a_server_with_an_open_breaker_is_not_awaited_through_another(make_rig):
     rig = make_rig(letta={"reply_deadline_seconds": 60.0})
     servers = LettaServers({"a": rig.letta, "b": rig.letta}, breaker=lambda: Breaker(BreakerPolicy(failures=1)))
     rig.delivery_context = DeliveryContext(servers, rig.sessions, rig.settings.letta, rig.settings.fallback)

@@ -80,7 +80,7 @@ async def test_another_users_file_is_refused(root, name, shared):
 
 
 @pytest.mark.parametrize("name", ["../shared.txt", "../album/one.txt"])
-async def test_a_file_of_nobody_in_particular_is_read_only_where_uploads_are_shared(root, name):
+async def test_shared_upload_is_read_only_if_uploads_are_shared(root, name):
     await refused(root, name, "outside its user's folder .* set uploads.shared")
     assert await text_of(root, name.removeprefix("../"), shared=True) == "everybody's"
     assert await text_of(root, str(root / name.removeprefix("../")), shared=True) == "everybody's"
@@ -172,7 +172,7 @@ async def test_a_directory_is_refused(root, name):
     await refused(root, name, "does not name a regular file")
 
 
-async def test_a_pipe_nobody_writes_to_is_refused_at_once(root):
+async def test_pipe_without_a_writer_is_refused_at_once(root):
     os.mkfifo(root / ADA / "pipe")
     await refused(root, "pipe", "does not name a regular file")
 

@@ -246,7 +246,7 @@ async def test_killed_at_any_step_it_continues_when_it_is_run_again(audit, lane,
     assert row["finished_at"]
 
 
-async def test_an_audit_that_goes_away_in_the_end_is_said(audit, lane, monkeypatch):
+async def test_erasure_reports_an_audit_that_fails_at_the_end(audit, lane, monkeypatch):
     async def away(erasure, *, finished=False):
         raise PersistenceError("the database postgresql://u:hunter2@db/x is away")
 

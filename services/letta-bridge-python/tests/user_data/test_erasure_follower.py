@@ -91,7 +91,7 @@ async def test_follower_erases_local_sessions_and_uploads(ledger, make_follower,
     assert uploads(tmp_path, "bob") == ["note.txt"]
 
 
-async def test_who_comes_back_keeps_what_is_new(ledger, make_follower, host, tmp_path):
+async def test_returning_user_keeps_data_from_after_the_erasure(ledger, make_follower, host, tmp_path):
     store, _ = host
     await erase(ledger, "ada")
     follower = make_follower()

@@ -90,7 +90,7 @@ async def test_the_lane_of_unreadable_tasks_is_not_emptied_for_a_user_of_its_nam
     assert len(await waiting(client, queue)) == 64
 
 
-async def test_who_waits_for_an_answer_is_reported(client, queue, lane):
+async def test_refused_tasks_get_a_published_error_reply(client, queue, lane):
     async with client.pubsub(ignore_subscribe_messages=True) as heard:
         await heard.subscribe("letta_responses", "task_response:t1", "task_response:7")
         await heard.get_message(timeout=1)

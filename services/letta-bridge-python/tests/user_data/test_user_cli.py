@@ -136,7 +136,7 @@ def test_to_look_makes_nothing(on, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_empty_id_is_refused_and_the_count_of_everybodys_tokens_stays(on, client):
+def test_empty_user_id_is_refused_and_the_total_token_count_stays(on, client):
     client.hset(f"{Q}:tokens:20000", mapping={"": 5, "ada": 5})
     assert "no user has an empty id" in on("user", "erase", "", "--yes", code=2).output
     assert client.hget(f"{Q}:tokens:20000", "") == b"5"

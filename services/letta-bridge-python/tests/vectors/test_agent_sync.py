@@ -81,7 +81,7 @@ async def test_an_agent_deleted_while_it_is_embedded_leaves_no_vector(workshop):
     assert await workshop.texts() == []
 
 
-async def test_an_agent_of_nobody_or_of_two_is_in_no_users_scope(workshop):
+async def test_agent_without_exactly_one_user_is_in_no_users_scope(workshop):
     agent = await workshop.agent("ada", "user:bo")
     workshop.letta.note(agent, "whose?")
     await workshop.of_agents.keep_all(agent)

@@ -82,13 +82,13 @@ def test_from_journal_to_search_and_to_another_model(run, postgres_url, monkeypa
     assert json.loads(run("search", "cat", "--user", "小明", "--json")) == []
 
 
-def test_an_import_tells_what_it_did(run, tmp_path):
+def test_import_reports_its_results(run, tmp_path):
     (tmp_path / "empty.db").touch()
     assert "no passages of a Letta" in run("import", "--from", f"sqlite:///{tmp_path}/empty.db", code=1)
     assert "is no file" in run("import", "--from", "sqlite:///nothing.db", code=1)
     assert "--from takes" in run("import", "--from", "mysql://x", code=2)
 
 
-def test_without_a_database_it_says_so(run, monkeypatch):
+def test_vectors_commands_refuse_without_a_database(run, monkeypatch):
     monkeypatch.delenv("DATABASE_URL")
     assert "set DATABASE_URL" in run("stats", code=2)

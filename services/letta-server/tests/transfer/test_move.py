@@ -60,7 +60,7 @@ def test_killed_in_the_middle_of_a_table_it_resumes_from_there(
     assert databases.content(target) == databases.content(source)
 
 
-def test_until_all_is_there_the_target_belongs_to_nobody(databases: Any, source: str, move: Any) -> None:
+def test_interrupted_move_leaves_the_target_unowned(databases: Any, source: str, move: Any) -> None:
     target, other = databases.ready(), databases.filled(source)
     with databases.connect(target) as connection:
         # The organizations' rows are in when the agents' turn out not to fit.

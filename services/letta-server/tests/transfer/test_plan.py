@@ -49,5 +49,5 @@ def test_a_circle_without_a_way_in_is_refused() -> None:
         plan(table("a", b="NOT NULL"), table("b", a="NOT NULL"))
 
 
-def test_a_pointer_out_of_the_database_is_nobodys_business() -> None:
+def test_plan_ignores_references_to_unknown_tables() -> None:
     assert plan(table("a", elsewhere="NOT NULL")) == ["a"]

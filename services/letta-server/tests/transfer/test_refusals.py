@@ -46,7 +46,7 @@ def test_a_target_with_rows_of_others(databases: Any, source: str, move: Any) ->
     assert databases.content(target) == before
 
 
-def test_a_target_that_is_somebody_elses(databases: Any, source: str, move: Any) -> None:
+def test_move_refuses_a_target_with_foreign_tables(databases: Any, source: str, move: Any) -> None:
     target = databases.ready()
     with databases.connect(target) as connection:
         connection.execute("DROP TABLE alembic_version")

@@ -411,7 +411,7 @@ async def test_a_cleanup_and_writers_of_one_thread_leave_nothing_torn(store):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
-async def test_a_cleanup_waits_for_who_writes_to_the_thread(store, database):
+async def test_cleanup_waits_for_writers_of_the_thread(store, database):
     for number in range(2):
         await store.put(step(number))
     waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"

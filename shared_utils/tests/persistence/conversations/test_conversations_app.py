@@ -53,7 +53,7 @@ async def test_a_conversation_over_http(client_of, database_config):
     await client_of(database_config, do)
 
 
-async def test_without_a_database_it_starts_and_says_so(client_of, engine):
+async def test_app_starts_without_a_database_and_returns_503(client_of, engine):
     async def do(client):
         answer = await client.post("/conversations", json={})
         assert answer.status_code == 503

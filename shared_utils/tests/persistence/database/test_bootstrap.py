@@ -93,7 +93,7 @@ async def test_a_missing_database_is_not_made_without_leave_but_by_migrate(missi
     await database.close()
 
 
-async def test_who_may_not_make_it_catches_up_the_statement(postgres_server):
+async def test_role_without_the_right_to_create_the_database_gets_the_statement(postgres_server):
     with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
         connection.execute("CREATE ROLE humble LOGIN PASSWORD 'humble'")
         try:

@@ -110,7 +110,7 @@ async def test_a_slow_statement_ends(database_config, opened):
     await database.close()
 
 
-async def test_a_full_pool_says_so(database_config, opened):
+async def test_full_pool_raises_an_explaining_error(database_config, opened):
     database = opened(database_config, max_connections=1, connection_timeout=1.0)
     held = asyncio.Event()
     release = asyncio.Event()
@@ -164,7 +164,7 @@ async def test_an_absent_server_is_reported_and_found_again(database_config, tcp
     await database.close()
 
 
-async def test_without_leave_to_make_tables_it_says_who_can(database_config, opened):
+async def test_missing_schema_without_generate_schemas_names_migrate(database_config, opened):
     database = opened(database_config, generate_schemas=False)
     with pytest.raises(SchemaMissing, match="migrate`"):
         await database.open()

@@ -97,7 +97,7 @@ async def test_callers_that_leave_take_no_connection_with_them(make):
 
 
 @on_postgresql
-async def test_who_leaves_while_it_opens_keeps_nobody_else_from_it(make):
+async def test_cancelled_open_does_not_block_other_callers(make):
     database = make(min_connections=5)
     for where in ("pool-", ""):
         opening = asyncio.create_task(database.open())
@@ -124,7 +124,7 @@ async def test_however_many_wait_each_gets_its_turn(make):
 
 
 @on_postgresql
-async def test_who_waits_too_long_gets_an_error(make):
+async def test_wait_for_a_connection_times_out(make):
     database = make(max_connections=1, connection_timeout=1)
     begun, release = asyncio.Event(), asyncio.Event()
 
@@ -146,7 +146,7 @@ async def test_who_waits_too_long_gets_an_error(make):
 
 
 @pytest.mark.parametrize("engine", DIRECT, indirect=True)
-async def test_a_connection_that_died_in_the_pool_is_noticed_before_it_is_used(make, engine_url):
+async def test_dead_pool_connection_is_detected_before_use(make, engine_url):
     database = make(min_connections=1, max_connections=1)
     [row] = await database.fetch(PID)
     with psycopg.connect(engine_url, autocommit=True) as other:

@@ -68,7 +68,7 @@ async def test_each_step_is_applied_once(database_config):
     assert await applied(database_config) == everything
 
 
-async def test_many_who_start_at_once_make_one_schema(database_config):
+async def test_concurrent_starts_create_one_schema(database_config):
     databases = [Database(database_config) for _ in range(8)]
     await asyncio.gather(*(database.open() for database in databases))
     for database in databases:
@@ -148,7 +148,7 @@ def humble(database_config, engine_url):
 
 
 @directly
-async def test_a_role_without_rights_is_reported_who_has_them(database_config, humble):
+async def test_role_without_rights_gets_the_grant_command(database_config, humble):
     role, its_config = humble
     with pytest.raises(SchemaMissing, match=f"migrate --grant {role}"):
         await opened(its_config)

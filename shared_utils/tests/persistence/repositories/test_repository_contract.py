@@ -65,7 +65,7 @@ async def test_a_row_comes_back_as_it_was_added(conversations):
     assert await conversations.find(record.id) == record
 
 
-async def test_a_missing_row_is_an_error_to_who_needs_it_and_none_to_who_looks(conversations):
+async def test_missing_row_raises_in_get_and_is_none_in_find(conversations):
     with pytest.raises(RowMissing, match="agent_conversations has no row nobody"):
         await conversations.get("nobody")
     assert await conversations.find("nobody") is None
@@ -89,7 +89,7 @@ async def test_update_replaces_the_row(conversations):
     assert await conversations.get("01") == changed
 
 
-async def test_an_update_with_a_condition_keeps_what_somebody_else_wrote(conversations):
+async def test_conditional_update_keeps_concurrent_changes(conversations):
     read = await conversations.add(conversation(1, title="before", metadata={"b": 1, "a": [None, 0.1]}))
     other = await conversations.update(read.model_copy(update={"title": "another's"}), expected=read)
     with pytest.raises(RowChanged, match="read it again"):

@@ -70,7 +70,7 @@ async def store(database_store, open_store):
     await store.close()
 
 
-async def test_nobody_has_a_session_at_first(store):
+async def test_empty_store_has_no_sessions(store):
     assert await store.find("ada", "default") is None
     assert await store.count() == {"active": 0, "reserved": 0}
 

@@ -30,7 +30,7 @@ PLACES = [
     indirect=["engine"],
     ids=[f"{engine}-{'indexed' if indexed else 'exact'}" for engine, indexed in PLACES],
 )
-async def test_nobody_finds_anothers_memory(make_store, passage, vectors, indexed):
+async def test_search_never_returns_passages_of_another_user(make_store, passage, vectors, indexed):
     store = make_store(exact_below=0 if indexed else 100_000)
     given = vectors(MEMORIES, DIMENSIONS)
     for user in range(USERS):

@@ -50,7 +50,7 @@ async def test_a_passage_comes_back_as_it_was_stored(store, passage):
     assert found.created_at <= found.updated_at
 
 
-async def test_embeddings_are_left_out_where_nobody_asks(store, passage):
+async def test_embeddings_are_returned_only_on_request(store, passage):
     await store.store(passage("p"))
     [found] = await store.get(["p"], ALL, embeddings=False)
     assert list(found.embedding) == []

@@ -24,7 +24,7 @@ def given(**environ):
     return load(Settings, Layout(), config=None, environ=environ).settings.vectors
 
 
-def test_it_is_the_services_where_nothing_else_is_said():
+def test_vector_database_defaults_to_the_services():
     assert vector_database(given(OPENGAUSS_HOST="elsewhere"), SERVICE) is SERVICE
 
 

@@ -46,7 +46,7 @@ def opened():
 
 
 @only_postgresql
-async def test_a_role_that_makes_no_tables_is_reported_who_does(database_config, engine_url, passage, opened):
+async def test_role_without_the_right_to_create_tables_gets_the_command(database_config, engine_url, passage, opened):
     role = f"reader_{database_config.schema_name}"
     with psycopg.connect(engine_url, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'reader'").format(sql.Identifier(role)))

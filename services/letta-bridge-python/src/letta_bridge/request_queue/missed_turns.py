@@ -70,7 +70,7 @@ class MissedTurn(BaseModel):
 
     @property
     def is_worth_remembering(self) -> bool:
-        """Whether the user's message belongs into the agent's memory; an answer is not required."""
+        """Whether the agent should learn of the turn: memory-python answered it, if only with a canned sentence."""
         return bool(self.response_text) or (self.canned and bool(self.content))
 
     def may_be_of(self, persona: str) -> bool:

@@ -123,7 +123,7 @@ async def test_reasons_codes_and_phases(metered):
     assert samples["letta_bridge_lane_wait_seconds_count",] == 6
 
 
-async def test_who_answered_lately_and_why_agents_did_not(metered):
+async def test_recent_turns_and_failures_are_exported(metered):
     await used(metered)
     samples = await metered.samples()
     recent = {

@@ -136,7 +136,7 @@ async def test_names_and_attributes_are_the_conventions(traced):
     assert kinds == [SpanKind.CLIENT, SpanKind.CONSUMER, SpanKind.PRODUCER, SpanKind.CLIENT]
 
 
-async def test_an_agents_turn_tells_model_end_and_tokens(traced):
+async def test_agent_span_has_model_finish_reason_and_tokens(traced):
     class Counting:
         async def send(self, _agent_id, _messages, *, timeout):
             return TurnAnswer("hi", "max_steps", Usage(600, 7, 607))

@@ -35,7 +35,7 @@ async def test_never_holds_more_than_there_is_room_for(make_worker):
     assert worker.replies() == ["a", "b", "c", "d"]
 
 
-async def test_takes_nothing_while_nobody_could_answer(make_worker, set_idle_seconds):
+async def test_intake_takes_no_turns_while_no_server_can_answer(make_worker, set_idle_seconds):
     set_idle_seconds(0.01)
     open_for_business = False
     async with make_worker(accepting=lambda: open_for_business) as worker:
@@ -198,7 +198,7 @@ async def test_an_arrival_that_comes_with_the_stop_goes_back(make_worker):
         assert worker.shelf.lanes["a"][0].attempts == 0
 
 
-async def test_an_arrival_nobody_could_answer_goes_back(make_worker, set_idle_seconds):
+async def test_arrival_is_released_while_no_server_can_answer(make_worker, set_idle_seconds):
     set_idle_seconds(0.05)
     open_for_business = True
     async with make_worker(accepting=lambda: open_for_business) as worker:
@@ -228,7 +228,7 @@ async def test_waiting_and_passing_share_the_room(make_worker, room, set_idle_se
         await worker.settled(2 * room)
 
 
-async def test_a_turn_whose_lease_ran_out_here_is_no_stray(make_worker, set_clock):
+async def test_turn_with_an_expired_lease_is_no_orphan(make_worker, set_clock):
     """Its message may be with the agent: given back uncounted, it would be sent again unseen."""
     now = 100.0
     set_clock(lambda: now)
@@ -277,7 +277,7 @@ async def test_a_refused_exchange_is_logged_once_while_other_commands_work(make_
         assert told == [("redis_unavailable", "wrongtype"), "redis_available"]
 
 
-def test_pauses_grow_up_to_a_bound_that_is_longer_where_somebody_has_to_mend_something():
+def test_pauses_grow_to_a_limit_that_is_longer_for_refusals():
     outage = redis_outage.RedisOutage()
     for error, longest in ((RedisConnectionError("away"), 1.0), (ResponseError("WRONGTYPE x"), 5.0)):
         outage.failed(error, held=0)
