@@ -45,7 +45,7 @@ def test_the_readmes_producer_gets_a_reply(readme, fact, answer, redis_url, lett
 
 
 @pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
-def test_the_readmes_conversation_says_what_stands_there(readme, redis_url, letta, bridge_factory):
+def test_readme_conversation_gives_the_shown_answers(readme, redis_url, letta, bridge_factory):
     bridge_factory(redis_url, letta)
     text = (_ROOT / readme).read_text(encoding="utf-8")
     (block,) = re.findall(r"```console\n(.*?)```", text, re.DOTALL)

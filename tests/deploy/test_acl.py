@@ -175,7 +175,7 @@ def test_every_acl_user_needs_a_password(redis_with_users: Valkey) -> None:
             client.ping()
 
 
-def test_the_server_keeps_what_it_acknowledged_and_forgets_nothing(user: User) -> None:
+def test_server_configuration_is_durable_and_evicts_nothing(user: User) -> None:
     settings = user("admin").config_get("append*", "maxmemory-policy", "maxmemory")
     assert settings["appendonly"] == "yes"
     assert settings["appendfsync"] == "always"
@@ -223,7 +223,7 @@ def test_every_command_of_the_scripts_is_allowed(name: str, scripts: str, user: 
     assert {command for command in called if f"+{command.lower()}" not in rules} == set()
 
 
-def test_a_producer_pushes_waits_and_reads_what_it_missed(user: User) -> None:
+def test_producer_can_push_wait_and_read_missed_replies(user: User) -> None:
     client = user("default")
     channel = client.pubsub()
     channel.subscribe("task_response:1", "letta_responses")

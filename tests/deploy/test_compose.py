@@ -106,7 +106,7 @@ def test_only_the_bridge_shares_a_network_with_letta(stack: dict[str, Any]) -> N
     assert "chat" not in stack["services"]["letta"]["networks"]
 
 
-def test_only_what_must_be_is_published_and_on_this_machine_alone(stack: dict[str, Any]) -> None:
+def test_only_required_ports_are_published_on_loopback(stack: dict[str, Any]) -> None:
     published = {name for name, service in _services(stack) if "ports" in service}
     assert published <= {"redis", "letta-bridge", "scripted-model"}
     for _, service in _services(stack):
@@ -209,7 +209,7 @@ def test_existing_redis_replaces_that_of_the_stack(compose: Compose) -> None:
         assert "redis_bridge_password" in service["secrets"]
 
 
-def test_development_watches_what_it_mounts(compose: Compose) -> None:
+def test_development_file_watches_its_mounts(compose: Compose) -> None:
     stack = compose(*_DEV)
     for name in ("letta-bridge", "memory-python", "letta", "scripted-model"):
         service = stack["services"][name]

@@ -83,7 +83,7 @@ def test_the_context_holds_no_secrets_and_no_data(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize("service", _SERVICES)
-def test_copies_only_what_the_context_holds(service: str, dockerfile: Dockerfile, checkout: Path) -> None:
+def test_dockerfile_copies_only_files_of_the_context(service: str, dockerfile: Dockerfile, checkout: Path) -> None:
     for word, rest in dockerfile(service):
         if word == "COPY" and not rest.startswith("--from="):
             for source in rest.split()[:-1]:

@@ -49,7 +49,7 @@ def test_makes_the_folders_the_containers_write_to(prepare: Callable[..., Path],
 
 
 @pytest.mark.process
-def test_leaves_alone_what_is_there(prepare: Callable[..., Path]) -> None:
+def test_prepare_does_not_change_existing_files(prepare: Callable[..., Path]) -> None:
     root = prepare(OPENAI_API_KEY="sk-first")
     (root / ".env").write_text("mine", encoding="utf-8")
     before = {file: file.read_bytes() for file in (root / "secrets").iterdir()}

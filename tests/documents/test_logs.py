@@ -73,6 +73,6 @@ def test_levels_and_fields_are_right():
         assert not missing, f"{path}: {event} has {missing}, which docs/logs.md leaves out"
 
 
-def test_no_line_holds_what_people_say():
+def test_log_lines_contain_no_message_texts():
     for path, event, _, fields in calls():
         assert not fields & {"content", "text", "message", "response_text", "prompt"}, f"{path}: {event}"

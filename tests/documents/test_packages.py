@@ -28,7 +28,7 @@ def test_a_package_names_its_licence_authors_and_readme(path):
 
 
 @pytest.mark.parametrize("path", PROJECTS, ids=lambda path: path.parent.name)
-def test_a_package_and_what_it_needs_of_the_project_have_names_of_the_projects_own(path):
+def test_package_and_project_dependencies_have_the_projects_names(path):
     """A general name, as `shared-utils`, may be somebody else's on an index."""
     content = tomllib.loads(path.read_text(encoding="utf-8"))
     project = content["project"]

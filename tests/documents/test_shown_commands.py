@@ -42,7 +42,7 @@ RUN_BY = {
     r"\./run demo$": "tests/acceptance/test_demo.py::test_the_demonstration_succeeds",
     r"\./run up$": "tests/acceptance/test_up.py::test_memory_survives_and_nothing_keeps_running",
     r"\./run bridge (status|send .+)$": (
-        "tests/acceptance/test_readme.py::test_the_readmes_conversation_says_what_stands_there"
+        "tests/acceptance/test_readme.py::test_readme_conversation_gives_the_shown_answers"
     ),
     r"\./run bridge (status|send .+|tail .+)$": "tests/acceptance/test_readme.py::test_the_quickstarts_commands_work",
     r"\./deploy/prepare$": "tests/deploy/test_prepare.py::test_makes_every_secret_the_compose_file_names",
@@ -50,13 +50,13 @@ RUN_BY = {
         "tests/documents/test_shown_commands.py::test_redis_cli_command_of_the_readme_pushes_a_task"
     ),
     r"redis-cli .*SUBSCRIBE letta_responses": (
-        "tests/deploy/test_acl.py::test_a_producer_pushes_waits_and_reads_what_it_missed"
+        "tests/deploy/test_acl.py::test_producer_can_push_wait_and_read_missed_replies"
     ),
     r"REDIS_URL=\S+ LETTA_API_URL=\S+ .*letta-bridge run$": (
         "tests/acceptance/test_many_users.py::test_two_hundred_tasks_of_twenty_users_at_once"
     ),
     r"REDIS_URL=\S+ memory-python run$": (
-        "services/memory-python/tests/test_survival.py::test_a_stop_finishes_what_it_can_and_gives_the_rest_back_in_order"
+        "services/memory-python/tests/test_survival.py::test_shutdown_finishes_tasks_in_time_and_releases_the_others_in_order"
     ),
     r"LETTA_PG_URI=\S+ .*letta-server run$": (
         "services/letta-server/tests/test_run.py::test_from_an_empty_server_to_an_agent_that_is_there_after_a_restart"
@@ -78,7 +78,7 @@ RUN_BY = {
     r"memory-python --version$": "tests/deploy/test_wheels.py::test_program_prints_the_version_of_its_distribution",
     r"memory-python stats": "services/memory-python/tests/test_health.py::test_stats_from_the_command_line",
     r"letta-bridge tail(?!.*--no-follow)": (
-        "services/letta-bridge-python/tests/cli/test_cli_operator.py::test_ctrl_c_ends_a_following_tail_without_a_word"
+        "services/letta-bridge-python/tests/cli/test_cli_operator.py::test_ctrl_c_ends_a_following_tail_silently"
     ),
     r"letta-bridge vectors import --from \S+( --dry-run)?$": (
         "services/letta-bridge-python/tests/vectors/test_vectors_cli.py::test_import_reports_its_results"

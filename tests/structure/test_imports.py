@@ -141,14 +141,14 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
-def test_a_package_declares_what_it_imports(package):
+def test_package_declares_its_imports(package):
     declared = package.declared | {package.name}
     missing = {module: undeclared(imported, declared) for module, imported in imports(package).items()}
     assert {module: names for module, names in missing.items() if names} == {}
 
 
 @pytest.mark.parametrize("folder", sorted({home(path) for path in LOOSE}), ids=str)
-def test_tests_and_scripts_import_what_is_declared_for_them(folder):
+def test_tests_and_scripts_import_only_declared_packages(folder):
     missing = {}
     for path in (CHECKOUT / path for path in LOOSE if home(path) == folder):
         siblings = {other.stem for other in path.parent.glob("*.py")}

@@ -29,7 +29,7 @@ def test_config_json_holds_the_defaults():
 
 
 @pytest.mark.skipif(not CONFIG.exists(), reason="config.json is in the checkout, not in the package")
-def test_config_json_names_everything_but_secrets_and_what_is_empty():
+def test_config_json_contains_every_default_except_secrets_and_empty_values():
     content = json.loads(CONFIG.read_text(encoding="utf-8"))
     defaults = BridgeSettings().model_dump(mode="json", exclude_none=True)
     assert {name: content[name] for name in defaults} == defaults
@@ -115,7 +115,7 @@ def test_a_file_that_was_there_at_the_start_is_as_good_as_named(tmp_path, monkey
     "written", ["secret-key\n", "\ufeffsecret-key", "'secret-key'", "Bearer secret-key", " secret-key "]
 )
 @pytest.mark.parametrize("name", ["LETTA_API_KEY", "EMBEDDING_API_KEY"])
-def test_a_key_is_what_can_be_sent(tmp_path, name, written):
+def test_key_must_be_sendable(tmp_path, name, written):
     settings = settings_of({}, tmp_path, **{name: written})
     key = settings.letta.api_key if name == "LETTA_API_KEY" else settings.embeddings.api_key
     assert key.get_secret_value() == "secret-key"
@@ -144,7 +144,7 @@ def test_an_address_of_letta_that_is_none_is_refused(tmp_path, url):
     assert "hunter2" not in str(caught.value)
 
 
-def test_addresses_of_letta_lose_what_cannot_be_meant(tmp_path):
+def test_line_ends_and_quotes_around_letta_urls_are_stripped(tmp_path):
     urls = settings_of({}, tmp_path, LETTA_API_URL="'http://a:8283, http://[::1]:8283'\r\n").letta.api_urls
     assert urls == ("http://a:8283", "http://[::1]:8283")
 

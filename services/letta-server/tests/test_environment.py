@@ -43,7 +43,7 @@ def test_letta_never_learns_the_password_which_it_would_print() -> None:
     assert "LETTA_SERVER_SECURE" not in made()
 
 
-def test_letta_does_not_see_what_is_ours() -> None:
+def test_letta_does_not_get_the_projects_variables() -> None:
     assert "LETTA_ENABLE_OPENGAUSS" not in made(LETTA_ENABLE_OPENGAUSS="true")
 
 
@@ -52,7 +52,7 @@ def test_everything_letta_writes_is_below_its_directory() -> None:
     assert all(path.startswith("/data") for path in paths)
 
 
-def test_letta_gets_values_without_what_cannot_be_meant() -> None:
+def test_letta_gets_stripped_values() -> None:
     letta = made(OPENAI_BASE_URL="'http://model/v1'\r\n", ANTHROPIC_API_KEY="k\n", LETTA_REDIS_PORT="tcp://10.96.0.1:1")
     assert (letta["OPENAI_BASE_URL"], letta["ANTHROPIC_API_KEY"]) == ("http://model/v1", "k")
     assert letta["LETTA_REDIS_PORT"] == "6379"

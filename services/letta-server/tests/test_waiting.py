@@ -77,7 +77,7 @@ def test_no_redis_at_all(free_port: Callable[[], int]) -> None:
         wait_for_redis(Redis("127.0.0.1", free_port()), 0)
 
 
-def test_a_single_look_speaks_of_no_time() -> None:
+def test_single_attempt_mentions_no_waiting_time() -> None:
     with pytest.raises(NotReachable, match=r"^It is away; start it, or correct its address\.$"):
         waiting.wait_until_up("It", lambda: "is away", 0)
 

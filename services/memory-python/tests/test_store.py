@@ -80,7 +80,9 @@ async def test_an_interrupted_store_is_completed_by_repeating_it(client: Redis, 
     assert await client.llen(keys.GLOBAL_CONTEXT) == 2
 
 
-async def test_replacing_the_oldest_spares_what_arrived_meanwhile(client: Redis, store: Any, record: Any) -> None:
+async def test_replacing_the_oldest_keeps_messages_that_arrived_meanwhile(
+    client: Redis, store: Any, record: Any
+) -> None:
     memory = store()
     await memory.remember([Memory(record(str(number))) for number in range(6)])
     raw = await memory.oldest(keys.user_session("ann"), 4)

@@ -155,7 +155,7 @@ async def test_a_summary_beyond_all_measure_replaces_nothing(
     assert await client.ttl(PAUSE) in range(490, 501)
 
 
-async def test_only_what_the_model_was_shown_is_replaced(
+async def test_summary_replaces_only_messages_shown_to_the_model(
     *, client: Redis, run_service: Any, push: Any, kept: Any, ear: Any, model: Any, eventually: Any
 ) -> None:
     model.answer = "short"

@@ -160,7 +160,7 @@ async def test_service_starts_without_redis_logs_once_and_serves_later(
     assert sum("redis_unavailable" in line for line in lines) == 1
 
 
-async def test_a_stop_finishes_what_it_can_and_gives_the_rest_back_in_order(
+async def test_shutdown_finishes_tasks_in_time_and_releases_the_others_in_order(
     *, client: Redis, run_service: Any, push: Any, handover: Any, model: Any, eventually: Any, ear: Any
 ) -> None:
     model.release = asyncio.Event()

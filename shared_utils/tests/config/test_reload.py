@@ -45,7 +45,7 @@ def settings(**outer):
     return Settings.model_validate({"outer": outer})
 
 
-def test_only_what_may_change_is_taken_over():
+def test_reload_applies_only_reloadable_settings():
     read = settings(level="debug", key="new", inner={"size": 2, "place": "there"})
     outcome = merge(settings(key="old"), read)
     assert outcome.settings == settings(level="debug", key="old", inner={"size": 2})

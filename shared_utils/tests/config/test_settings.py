@@ -92,7 +92,7 @@ def test_each_source_is_laid_over_the_one_before(checkout, sources):
     assert loaded.settings.redis.host == "localhost"
 
 
-def test_the_local_file_changes_only_what_it_names(checkout):
+def test_local_file_overrides_only_its_settings(checkout):
     loaded = checkout.read(
         {"letta": {"timeout": 5, "routing": {"a": "here", "b": "here"}, "inner": {"size": 2}}, "redis": {"db": 1}},
         {"letta": {"routing": {"b": "there"}, "inner": {}}, "redis": {}},

@@ -121,7 +121,7 @@ def test_kubernetes_port_variable_is_ignored_and_an_operators_is_not():
     assert "unknown variable PROGRAM_PORT;" in refusal(PROGRAM_PORT="8290")
 
 
-def test_a_leaf_knows_what_it_is():
+def test_leaf_describes_its_setting():
     by_path = {leaf.path: leaf for leaf in leaves(Settings)}
     assert list(by_path) == ["letta.timeout", "letta.api_key", "letta.routing", "letta.inner.size"]
     assert [path for path, leaf in by_path.items() if leaf.secret] == ["letta.api_key"]

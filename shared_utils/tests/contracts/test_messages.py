@@ -197,7 +197,7 @@ def test_a_task_may_be_nested_as_deep_as_its_limit(place):
         parse_task(nested(5), limits)
 
 
-def test_a_refusal_names_the_ids_but_never_what_the_user_wrote():
+def test_refusal_names_ids_but_no_user_text():
     content = [{"type": "my secret", "text": "my secret"}]
     payload = json.dumps({"task_id": "t1", "user_id": "ada", "content": content, "meta": {"lang": "my secret"}})
     with pytest.raises(MalformedMessage) as caught:

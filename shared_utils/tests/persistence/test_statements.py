@@ -41,7 +41,7 @@ def test_settings_are_set_for_a_session_or_a_transaction():
     assert for_transaction({}, snapshot=True) == "BEGIN ISOLATION LEVEL REPEATABLE READ"
 
 
-def test_each_product_sets_only_what_it_knows():
+def test_each_product_gets_only_its_known_settings():
     assert "lock_timeout" not in OpenGauss((6, 0, 0)).session_settings
     assert "session_timeout" not in PostgreSQL((16,)).session_settings
     assert "transaction_timeout" not in PostgreSQL((16,)).session_settings

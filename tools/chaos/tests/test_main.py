@@ -75,7 +75,7 @@ def test_each_result_is_in_the_file_although_the_campaign_is_interrupted(chaos):
     assert [run.name for run in read(chaos.file(), catalogue()).runs] == ["redis/kill"]
 
 
-def test_a_resumed_campaign_runs_what_the_file_lacks_and_writes_the_whole_page(chaos):
+def test_resumed_campaign_runs_missing_faults_and_writes_the_complete_page(chaos):
     chaos.ends["letta/kill"] = KeyboardInterrupt
     chaos("--docs", "--seed", 5, *faults(*FAULTS))
     chaos.ends = {}

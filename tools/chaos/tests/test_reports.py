@@ -48,7 +48,7 @@ def test_faults_name_promises_and_parts_that_exist():
         assert fault.occupies | fault.needs or fault.alone, fault.name
 
 
-def test_the_page_counts_and_names_what_cannot_be_kept():
+def test_page_counts_and_names_known_limitations():
     faults = catalogue()
     in_window = Finding("repeated_messages", "twice", ADA)
     runs = [
@@ -74,7 +74,7 @@ def test_the_page_counts_and_names_what_cannot_be_kept():
     assert totals(runs) == {"lost": 1}
 
 
-def test_the_page_names_the_window_of_what_is_only_counted_under_every_fault():
+def test_page_names_the_window_of_counted_turns_under_every_fault():
     finding = Finding("left_out", "only counted", ADA)
     text = page(Results(PLAN, [run_of("redis/kill", finding, excused=[finding])]), catalogue())
     assert f"- every fault ({PROMISES['left_out']}): {ALWAYS['left_out']}" in text
@@ -104,7 +104,7 @@ def test_a_soak_needs_no_stack_of_its_own_for_its_faults():
     assert {known[name].topology for name in SPRINKLED} == {Topology()}
 
 
-def test_the_command_line_lists_the_faults_and_refuses_what_it_does_not_know():
+def test_command_line_lists_faults_and_refuses_unknown_ones():
     listed = CliRunner().invoke(app, ["chaos", "--list"])
     assert (listed.exit_code, "letta/one-of-two" in listed.output) == (0, True)
     assert CliRunner().invoke(app, ["chaos", "--fault", "nothing"]).exit_code == 2

@@ -106,7 +106,7 @@ def test_holds_when_every_user_behaves(stack: SimpleNamespace, answer: Callable[
         ({"error": True, "message": "boom"}, "an error reply"),
     ],
 )
-def test_says_what_did_not_hold(
+def test_demo_names_broken_promises(
     stack: SimpleNamespace, answer: Callable[[str], dict[str, Any]], fault: dict[str, Any], complaint: str
 ) -> None:
     def faulty(text: str) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def test_kill_takes_grandchildren_along(script: Script, tmp_path: Path) -> None:
     assert gone(int((tmp_path / "child").read_text()))
 
 
-def test_restart_runs_the_same_command_anew_and_the_tail_is_of_the_last_start(
+def test_restart_runs_the_same_command_and_its_tail_is_of_the_last_start(
     script: Script, serve_forever: str, tmp_path: Path
 ) -> None:
     process = script("print('hello', flush=True)\n" + serve_forever)

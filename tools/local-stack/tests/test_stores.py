@@ -34,7 +34,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     server.stop()
 
 
-def test_a_killed_valkey_keeps_what_it_acknowledged(valkey: Valkey) -> None:
+def test_killed_valkey_keeps_acknowledged_writes(valkey: Valkey) -> None:
     with redis.Redis.from_url(valkey.url) as client:
         client.rpush("list", *range(1000))
     valkey.kill()
@@ -60,7 +60,7 @@ def test_a_valkey_that_is_not_durable_forgets(tmp_path: Path) -> None:
     server.stop()
 
 
-def test_a_killed_postgres_keeps_what_it_committed(postgres: Postgres) -> None:
+def test_killed_postgres_keeps_committed_rows(postgres: Postgres) -> None:
     postgres.create_database("kept")
     with psycopg.connect(postgres.url("kept"), autocommit=True) as connection:
         connection.execute("CREATE TABLE t (n int)")

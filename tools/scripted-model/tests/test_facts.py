@@ -106,7 +106,7 @@ def test_question_in_one_language_finds_facts_in_the_other() -> None:
     assert [fact.value for fact in found] == ["年糕"]
 
 
-def test_a_note_of_an_earlier_turn_tells_what_the_user_said_and_not_the_answer() -> None:
+def test_note_of_an_earlier_turn_has_the_users_message_without_the_answer() -> None:
     note = "Answered elsewhere:\n- User: My name is Ada\n- Assistant: my name is Eve\n用户说：我喜欢茶\n助手：我叫小红"
 
     assert [fact.line for fact in facts.stated_facts(note)] == ["The user's name is Ada.", "用户喜欢茶。"]

@@ -42,7 +42,7 @@ def test_fail_after_tool_waits_for_the_tool() -> None:
     assert faults.decide("[[fail-after-tool:429 once]]", after_tool=True).action is None
 
 
-def test_markers_are_taken_out_of_what_was_said() -> None:
+def test_markers_are_removed_from_messages() -> None:
     assert without_markers("I like tea [[fail:500 once]]") == "I like tea"
     assert without_markers("[[latency:5]] hello [[drop]] there [[1]]") == "hello there [[1]]"
     assert [marker.name for marker in markers("[[latency:5]] hello [[drop]]")] == ["latency", "drop"]

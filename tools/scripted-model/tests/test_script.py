@@ -100,7 +100,7 @@ def test_answers_from_the_block(request_of: Requests, question: str, answer: str
     assert _reply(request_of(question, human=human)) == Reply(answer)
 
 
-def test_without_memory_the_conversation_is_what_it_knows(request_of: Requests) -> None:
+def test_model_without_memory_uses_the_conversation(request_of: Requests) -> None:
     earlier = [{"role": "system", "content": "Be brief."}, "我喜欢乌龙茶", {"role": "assistant", "content": "好的"}]
 
     assert _reply(request_of(*earlier, "我喜欢什么？")).text == "你喜欢乌龙茶。"

@@ -278,7 +278,7 @@ async def test_the_first_memory_is_in_the_users_language(manager, letta, languag
     assert [block.value for block in letta.specs[0].blocks] == values
 
 
-async def test_a_persona_without_the_language_speaks_what_it_can(manager, letta):
+async def test_persona_without_the_language_uses_an_available_one(manager, letta):
     await manager.agent_for("ada", "luna", "zh", letta)
     assert [block.value for block in letta.specs[0].blocks] == ["Luna", ""]
 

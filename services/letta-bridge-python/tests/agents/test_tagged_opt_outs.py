@@ -228,7 +228,7 @@ async def test_a_moment_without_redis_costs_no_turn_and_no_forgetting(restored):
     assert restored.rig.shelf.dead == []
 
 
-async def test_a_reading_that_breaks_off_forgets_all_the_same_what_an_opted_out_user_said(restored):
+async def test_interrupted_reading_still_drops_missed_turns_of_opted_out_users(restored):
     rig = restored.rig
     begun = asyncio.Event()
 

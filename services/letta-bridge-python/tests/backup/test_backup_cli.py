@@ -55,7 +55,7 @@ def call(tmp_path, monkeypatch, letta):
     return call
 
 
-def test_a_backup_says_what_is_in_it_and_what_is_not(call, tmp_path):
+def test_backup_prints_its_contents_and_omissions(call, tmp_path):
     told = call("backup", tmp_path / "backup")
     assert "2 agents with 6 messages and 2 passages" in told
     assert "in no backup: embeddings of passages, which Letta makes anew" in told
@@ -75,7 +75,7 @@ def test_an_agent_that_cannot_be_read_is_named_and_ends_in_failure(call, letta, 
     assert "its history is broken" in call("restore", tmp_path / "backup", data="elsewhere")
 
 
-def test_a_restore_says_what_it_did_and_what_it_compared(call, letta, tmp_path):
+def test_restore_prints_its_results_and_comparisons(call, letta, tmp_path):
     call("backup", tmp_path / "backup")
     letta.agents.clear()
     told = call("restore", tmp_path / "backup", data="elsewhere")

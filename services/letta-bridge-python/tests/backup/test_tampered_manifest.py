@@ -113,7 +113,7 @@ async def test_restore_answers_any_tampered_manifest_with_a_result_or_one_senten
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 2}', "\udcff", "[" * 100_000])
-def test_read_refuses_what_is_no_manifest(tmp_path, text):
+def test_read_refuses_an_invalid_manifest(tmp_path, text):
     (tmp_path / manifest.MANIFEST_FILE).write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(BackupDamaged):
         manifest.read(tmp_path)

@@ -103,7 +103,7 @@ def test_tail_since_a_reply_that_was_seen_continues_after_it(on, client):
 
 @pytest.mark.process
 @pytest.mark.integration
-def test_ctrl_c_ends_a_following_tail_without_a_word(redis_url, client):
+def test_ctrl_c_ends_a_following_tail_silently(redis_url, client):
     reply(client, "one")
     tail = subprocess.Popen(
         [sys.executable, "-m", "letta_bridge.main", "tail"],
@@ -282,7 +282,7 @@ def test_drain_that_ends_in_vain_names_held_users_as_a_reason(on, client):
 
 
 @pytest.mark.integration
-def test_drain_returns_when_the_last_lane_is_worked_off(on, client):
+def test_drain_returns_when_the_last_lane_is_empty(on, client):
     client.zadd(f"{Q}:bridges", {"one": 2**52})
     client.rpush(f"{Q}:ready", "ada")
     client.rpush(f"{Q}:lane:ada", '1 0 1\n{"user_id":"ada"}')
@@ -324,7 +324,7 @@ def test_interrupted_drain_says_that_the_queue_stays_paused(redis_url, client, n
 
 
 @pytest.mark.integration
-def test_status_without_a_bridge_says_what_waits_and_what_to_do(on, client):
+def test_status_without_a_bridge_counts_tasks_and_names_the_remedy(on, client):
     client.lpush("letta_requests", "{}")
     shown = on("status", code=1).stdout
     assert re.search(r"trouble +no bridge serves the queue letta_requests, so 1 task waits; start one: letta-b", shown)
@@ -414,7 +414,7 @@ def test_lanes_lists_waiting_users(on, client):
 
 
 @pytest.mark.integration
-def test_replay_pushes_a_file_in_order_and_names_what_is_no_task(on, client, tmp_path):
+def test_replay_pushes_a_file_in_order_and_names_invalid_lines(on, client, tmp_path):
     file = tmp_path / "tasks.jsonl"
     file.write_text('{"task_id":"1","content":"你好"}\n\nnonsense\n{"task_id":"2"}\n', encoding="utf-8")
     result = on("replay", str(file), code=1)
@@ -463,7 +463,7 @@ def test_a_check_of_a_file_needs_no_redis(call, tmp_path):
         (["missing"], "missing"),
     ],
 )
-def test_a_wrong_choice_of_what_to_replay_is_named(call, arguments, named):
+def test_replay_refuses_invalid_arguments(call, arguments, named):
     result = call("replay", *arguments)
     assert (result.exit_code, named in result.stderr) == (2, True)
 

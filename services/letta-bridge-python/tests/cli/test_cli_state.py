@@ -233,7 +233,7 @@ def test_migrate_makes_a_listed_table_of_vectors_that_is_missing(call, database_
     call("vectors", "stats", **database_variables)
 
 
-def test_migrate_says_what_is_missing_and_makes_it(call, database_variables):
+def test_migrate_names_and_creates_missing_tables(call, database_variables):
     everything = [{"number": step.number, "name": step.name} for step in migrations()]
     missing = printed(call("migrate", "--check", "--json", code=1, **database_variables))
     assert missing == {"missing": everything}

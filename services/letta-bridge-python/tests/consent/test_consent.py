@@ -220,7 +220,7 @@ async def test_opt_in_that_redis_lacks_lets_no_turn_reach_an_agent(world, databa
     assert await world.verdict(restarted, "bo") is ALLOWED
 
 
-async def test_repeated_opt_in_applies_to_what_was_pushed_between_the_two(world):
+async def test_repeated_opt_in_applies_to_tasks_pushed_between_the_two(world):
     bridge = await started(world.bridge())
     await opt_in(bridge)
     since_ms = int(world.handed_out().entry.split()[2])

@@ -284,7 +284,7 @@ async def test_opt_in_applies_to_tasks_pushed_after_it_alone(rig):
     assert await handed_out(rig) == {"in flight": False, "in lane": False, "after": True}
 
 
-async def test_opt_in_waits_for_what_is_in_the_request_list(rig):
+async def test_opt_in_waits_for_tasks_in_the_request_list(rig):
     await choose_in_private(rig)
     await say(rig, "before", "also before")
     await opt_in(rig)
@@ -307,7 +307,7 @@ async def test_opt_ins_of_two_users_wait_for_their_own_tasks(rig):
     assert await handed_out(rig) == {"a1": False, "a2": True, "b1": False, "b2": True}
 
 
-async def test_opt_in_that_is_merged_again_leaves_out_what_a_failover_brought_back(rig):
+async def test_remerged_opt_in_excludes_tasks_restored_by_a_failover(rig):
     await choose_in_private(rig)
     replica = await rig.snapshot()
     await say(rig, "private")
@@ -343,7 +343,7 @@ async def test_opt_out_takes_back_an_opt_in_that_waits(rig):
     assert (await entry(rig)).permanent_memory is False
 
 
-async def test_repeated_opt_in_applies_to_what_was_pushed_before_it(rig):
+async def test_repeated_opt_in_applies_to_tasks_pushed_before_it(rig):
     await opt_in(rig)
     await say(rig, "between")
     first = await opt_in(rig, repeated=True)

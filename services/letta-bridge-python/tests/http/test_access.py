@@ -119,7 +119,7 @@ def test_on_the_loopback_it_is_not(host):
 
 
 @pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via"])
-async def test_without_a_token_what_a_proxy_passes_on_is_not_answered(ask_as, header):
+async def test_api_without_a_token_refuses_forwarded_requests(ask_as, header):
     answer = await ask_as({header: "203.0.113.7"}, api_token=None)("GET", STATISTICS)
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
 

@@ -71,7 +71,7 @@ async def test_statistics_count_sessions_by_state(ask, sessions):
     assert numbers["last_seen"]["1h"] == 2
 
 
-async def test_cleanup_ends_what_expired_and_removes_what_ended_long_ago(ask, sessions):
+async def test_cleanup_ends_expired_sessions_and_removes_old_ones(ask, sessions):
     await sessions.add("ada", expires_at=utc_now() - timedelta(hours=1))
     assert (await ask("POST", f"{BASE}/cleanup")).json() == {"ended": 1, "removed": 0}
     assert (await ask("POST", f"{BASE}/cleanup?grace_hours=0")).json() == {"ended": 0, "removed": 1}
@@ -91,7 +91,7 @@ async def test_before_a_restore_nothing_is_restored(ask):
     assert (await ask("GET", "/api/sessions/restored")).json()["total"] == 0
 
 
-async def test_the_connection_test_says_what_answers(ask, sessions):
+async def test_connection_endpoint_names_the_store(ask, sessions):
     found = (await ask("GET", f"{BASE}/connection/test")).json()
     assert found == {"connected": True, "store": "memory of this process", "trouble": None}
 

@@ -93,7 +93,7 @@ def test_journal_ignores_turns_without_an_answer(outcome):
     assert journalled(TURN, TASK, "default", end, SETTINGS, is_remembered=True).journal is None
 
 
-def test_of_a_canned_answer_only_what_the_user_said_is_kept():
+def test_journal_of_a_canned_answer_has_only_the_users_message():
     reply = REPLY.model_copy(update={"source": "memory-python", "fallback_reason": "breaker_open", "canned": True})
     (question,) = read_entry(entry(outcome=Outcome.MEMORY, reply=dump(reply))).messages
     assert (question.role, question.content) == ("user", "你好")

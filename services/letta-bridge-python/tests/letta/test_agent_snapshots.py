@@ -40,7 +40,7 @@ def parts(path, part):
     return [line for line in lines(path) if line["part"] == part]
 
 
-async def test_an_agent_comes_back_whole(agents, tmp_path):
+async def test_agent_is_restored_completely(agents, tmp_path):
     agent, otids = await lived(agents)
     path = tmp_path / snapshot_name(agent)
     taken = await capture(agents.store, agent, path)
@@ -167,7 +167,7 @@ async def test_shared_block_and_archive_are_saved_once_and_restored_as_shared(ag
     assert archives[0] == archives[1]
 
 
-async def test_a_shared_archive_comes_back_though_its_first_owner_does_not(agents, tmp_path):
+async def test_shared_archive_is_restored_without_its_first_owner(agents, tmp_path):
     one, other = await agents.made(), await agents.made(blocks=(), tags=("bridge", agents.tag, "persona:cat"))
     await agents.note(one, "shared")
     [archive] = await agents.store.archives(one)
@@ -185,7 +185,7 @@ async def test_a_shared_archive_comes_back_though_its_first_owner_does_not(agent
     assert [passage.text async for passage in agents.store.passages(restored.new_id)] == ["shared"]
 
 
-async def test_a_difference_is_named_and_says_nothing_of_what_was_said(agents, tmp_path):
+async def test_differences_are_named_without_message_texts(agents, tmp_path):
     agent, _ = await lived(agents)
     path, changed = tmp_path / "a", tmp_path / "b"
     await capture(agents.store, agent, path)
@@ -290,7 +290,7 @@ async def test_another_backup_of_an_agent_is_not_mistaken_for_the_one_restored_b
     assert (again.outcome, again.other) == ("occupied", first.new_id)
 
 
-async def test_an_agent_that_letta_rejects_is_named_and_nothing_of_it_stays(agents, tmp_path, monkeypatch):
+async def test_rejected_agent_is_named_and_removed(agents, tmp_path, monkeypatch):
     agent, _ = await lived(agents, turns=1)
     path = tmp_path / snapshot_name(agent)
     await capture(agents.store, agent, path)

@@ -148,7 +148,7 @@ async def test_redirects_are_not_followed(stub: Stub, client_of: Clients) -> Non
         assert caught.value.cause == "redirected"
 
 
-async def test_a_refusal_brings_what_the_server_asked_for(stub: Stub, client_of: Clients) -> None:
+async def test_refusal_carries_retry_after(stub: Stub, client_of: Clients) -> None:
     async def handler(_: web.Request) -> web.Response:
         return web.json_response({"error": {"type": "llm_rate_limit"}}, status=429, headers={"Retry-After": "9"})
 
@@ -198,7 +198,7 @@ async def test_a_closed_client_is_unavailable(stub: Stub, client_of: Clients) ->
         await client.health()
 
 
-async def test_the_pool_holds_as_many_turns_as_it_was_built_for(stub: Stub, client_of: Clients) -> None:
+async def test_connection_pool_holds_max_concurrency_turns(stub: Stub, client_of: Clients) -> None:
     turns, waiting, all_in = 200, 0, asyncio.Event()
 
     async def handler(_: web.Request) -> web.Response:

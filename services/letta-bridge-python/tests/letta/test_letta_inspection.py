@@ -8,7 +8,7 @@ from aiohttp import web
 from letta_bridge.errors import LettaRejected, LettaUnavailable
 
 
-async def test_handles_are_read_and_what_has_none_is_left_out(stub, client_of):
+async def test_models_without_a_handle_are_left_out(stub, client_of):
     async def models(request):
         names = ["a/embedding"] if request.path.endswith("embedding") else ["a/one", "", "b/二"]
         return web.json_response([{"handle": name} for name in names] + [{}])
@@ -25,7 +25,7 @@ async def test_handles_are_read_and_what_has_none_is_left_out(stub, client_of):
         (503, "Background streaming requires Redis to be running.", False),
     ],
 )
-async def test_locks_are_reported_by_what_a_missing_stream_is_refused_with(stub, client_of, status, detail, locks):
+async def test_locks_are_detected_by_the_refusal_of_a_missing_stream(stub, client_of, status, detail, locks):
     async def refuse(_request):
         return web.json_response({"detail": detail}, status=status)
 

@@ -148,7 +148,7 @@ async def test_a_new_agent_is_whole_and_holds_nothing_but_its_first_blocks(world
     assert contents.blocks == {"human": "说中文", "persona": "kind"}
 
 
-async def test_contents_count_what_was_said_and_noted(world: World) -> None:
+async def test_contents_count_messages_and_passages(world: World) -> None:
     letta = world.letta
     agent = await world.agent()
     await letta.send(agent, [user("hello", turn_otid(agent, "t"))], timeout=60)
@@ -363,7 +363,7 @@ async def test_a_failed_turn_is_absent_although_it_had_a_run(world: World) -> No
     assert (await world.find(agent, otid)).state is TurnState.ABSENT
 
 
-async def test_cancelling_what_is_not_running(world: World) -> None:
+async def test_cancelling_a_finished_run_is_no_error(world: World) -> None:
     agent = await world.agent()
     await world.letta.cancel(agent, [])
     await world.letta.cancel(agent, [f"run-{uuid.uuid4()}"])

@@ -181,7 +181,7 @@ async def test_a_spent_budget_falls_back_then_refuses_and_the_agent_catches_up_n
     assert await rig.said_to_agents() == {"ada": ["first", "third"]}
 
 
-async def test_a_budget_does_not_touch_what_letta_is_not_asked_for(make_rig):
+async def test_budget_does_not_affect_tasks_for_memory_python(make_rig):
     rig = make_rig(limits={"all_tokens": {"hard": 1}})
     await rig.meter.spend("ada", 1)
     rig.push("a0", meta={"memory_type": "temporary"})
@@ -198,7 +198,7 @@ async def test_a_turns_tokens_are_counted(make_rig):
     assert standing.user_tokens == standing.all_tokens == rig.kept(task_id="a0")["usage"]["total_tokens"] == 42
 
 
-async def test_a_full_lane_refuses_at_once_and_keeps_the_order_of_what_waits(make_rig):
+async def test_full_lane_refuses_at_once_and_keeps_waiting_tasks_in_order(make_rig):
     rig = make_rig(limits={"max_pending_per_user": 3})
     for number in range(8):
         rig.push(f"a{number}", content=f"say {number}")
@@ -231,7 +231,7 @@ async def test_a_user_who_is_called_like_an_overflow_lane_is_served(make_rig):
     assert answers(rig) == [("t1", "letta")]
 
 
-async def test_a_killed_bridge_changes_nothing_about_what_a_full_lane_refused(make_rig):
+async def test_overflow_refusal_survives_a_killed_bridge(make_rig):
     rig = make_rig(limits={"max_pending_per_user": 2})
     for number in range(6):
         rig.push(f"a{number}", content=f"say {number}")
@@ -268,7 +268,7 @@ async def test_a_refusal_does_not_stand_in_the_way_of_the_first_task_with_its_id
     assert rig.kept(task_id="1")["response_text"] == "echo: the first"
 
 
-async def test_a_refusal_leaves_what_is_known_of_an_earlier_try(make_rig):
+async def test_limit_refusal_keeps_the_stored_reply_of_an_earlier_try(make_rig):
     rig = make_rig(
         limits={"max_pending_per_user": 1},
         letta={"reply_deadline_seconds": 0.1, "timeout_seconds": 0.05, "retry_attempts": 0},

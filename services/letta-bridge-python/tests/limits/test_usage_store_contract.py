@@ -42,7 +42,7 @@ async def test_each_user_has_a_rate_of_its_own(meter):
     assert await admitted(meter, "用户:1", 4, SLOW) == [True, True, True, False]
 
 
-async def test_room_comes_back_with_time(meter):
+async def test_rate_allowance_refills_over_time(meter):
     began = time.monotonic()
     taken = 0
     while taken < 6:

@@ -259,7 +259,7 @@ async def test_a_retried_task_keeps_its_number_and_counts_as_handed_out(rig, pay
     assert await rig.letters() == []
 
 
-async def test_a_retried_task_waits_behind_what_its_user_has_in_flight(rig):
+async def test_retried_task_waits_for_its_users_turn_in_flight(rig):
     dead = await rig.bury_payload(b'{"user_id":"ada","task_id":"t1"}', user_id="ada", task_id="t1")
     await rig.push("ada", "t2")
     (flying,) = await rig.take()
@@ -385,7 +385,7 @@ async def test_a_sweep_that_cannot_tell_its_range_any_more_ends(rig):
     assert retried == ["t3"]
 
 
-async def test_a_sweep_leaves_what_comes_while_it_runs(rig):
+async def test_sweep_leaves_letters_that_arrive_meanwhile(rig):
     for number in range(5):
         await rig.bury("ada", f"t{number}", "internal")
     retried = []

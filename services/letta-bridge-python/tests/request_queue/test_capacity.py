@@ -26,7 +26,7 @@ def test_an_age_counts_from_the_entrys_id_and_is_never_negative():
 
 
 @pytest.mark.parametrize("memory", [b"", b"# Memory\r\nused_memory:1000\r\n", b"used_memory:?\r\nmaxmemory:0\r\n"])
-def test_a_server_that_says_nothing_of_itself_has_no_capacity(memory):
+def test_server_without_info_has_unknown_capacity(memory):
     assert capacity_of([5_000, b"", memory, b""]) == (0.0, None)
 
 

@@ -32,7 +32,7 @@ def kept(reply=REPLY, identity=IDENTITY):
         {"content": "你好", "timestamp": 5, "source": "asr", "meta": {"trace_id": "x", "lang": "zh"}},
     ],
 )
-def test_the_digest_is_of_what_a_task_says_and_not_of_its_bytes(same):
+def test_content_digest_ignores_the_byte_representation(same):
     assert content_digest(parsed(**same)) == content_digest(TASK)
 
 
@@ -54,7 +54,7 @@ def test_parts_of_a_task_do_not_run_into_each_other():
     assert content_digest(parsed(content="ab", input_file="c")) != content_digest(parsed(content="a", input_file="bc"))
 
 
-def test_a_kept_reply_is_given_back_as_it_was_published():
+def test_kept_reply_is_returned_as_published():
     assert kept().reply == REPLY
     assert kept().mark == IDENTITY.mark()
 

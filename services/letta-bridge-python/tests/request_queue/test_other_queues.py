@@ -33,7 +33,7 @@ def queue(client):
     return make
 
 
-async def test_a_queue_whose_bridge_is_gone_is_found_with_what_it_holds(client, queue):
+async def test_queue_without_a_bridge_is_found_with_its_counts(client, queue):
     old = await queue("old_requests")
     assert await left_behind(client, "letta_requests") == []  # its bridge has just been there
     await client.delete(old.keys.bridges)

@@ -328,7 +328,7 @@ async def test_a_pause_stops_taking_and_handing_out_and_nothing_else(rig):
     assert (await queue.status()).paused is None
 
 
-async def test_a_paused_intake_lets_the_lanes_be_worked_off(rig):
+async def test_paused_intake_still_hands_out_tasks_of_lanes(rig):
     queue = rig.bridge("a")
     await rig.push(task("ada", "1"), task("ada", "2"))
     (turn,) = (await queue.settle_and_fetch([], 1)).turns
@@ -561,7 +561,7 @@ async def test_a_hold_lets_a_turn_in_flight_end_and_holds_the_next(rig):
     assert len((await queue.settle_and_fetch([], 10)).turns) == 1
 
 
-async def test_a_hold_holds_what_a_dead_bridge_left(rig):
+async def test_hold_covers_turns_of_a_dead_bridge(rig):
     queue = rig.bridge("a")
     await rig.push(task("ada", "1"))
     await queue.settle_and_fetch([], 1)

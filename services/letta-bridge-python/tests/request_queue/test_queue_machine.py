@@ -521,7 +521,7 @@ def settlement(turn, end, told):
     )
 
 
-def test_the_scripts_do_what_the_model_says(redis_url):
+def test_scripts_behave_like_the_model(redis_url):
     class OnRedis(QueueMachine):
         url = redis_url
 

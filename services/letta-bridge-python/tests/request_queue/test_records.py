@@ -110,7 +110,7 @@ async def test_a_turn_of_the_release_before_is_taken_over_when_its_lease_ends(qu
     assert (turn.number, turn.attempts) == ("41-1700000000123", 2)
 
 
-async def test_a_letter_of_the_release_before_goes_back_to_the_request_list(queue, client, admin):
+async def test_dead_letter_of_the_previous_release_returns_to_the_request_list(queue, client, admin):
     line = b'{"code":"internal","reason":"x","attempts":1,"time":1.0,"task_id":"t1","user_id":"ada"}'
     await client.lpush(queue.keys.dead, line + b'\n{"user_id":"ada","task_id":"t1"}')
     (letter,) = [letter async for letter in admin.dead()]
@@ -152,7 +152,7 @@ async def test_a_retried_task_is_read_by_the_release_before_as_handed_out_once(q
     assert (f"{int(seq)}-{int(first_ms)}", int(attempts), payload) == (turn.number, 1, turn.payload)
 
 
-async def test_a_letter_says_to_any_release_what_it_always_said(queue, client):
+async def test_dead_letter_format_is_readable_by_every_release(queue, client):
     await push(client, ("ada", "1"))
     (turn,) = (await queue.settle_and_fetch([], 1)).turns
     line = json.dumps({"code": "internal", "number": turn.number, "lane": "ada"}).encode()
@@ -367,7 +367,7 @@ async def test_a_record_that_this_release_cannot_read_stays_a_letter(queue, clie
     assert await admin.drop(letter)
 
 
-async def test_a_record_of_the_journal_goes_back_into_its_stream(queue, client, admin):
+async def test_set_aside_journal_record_returns_to_its_stream(queue, client, admin):
     line = json.dumps({"v": 2, "record": "journal", "code": "newer_record"})
     await client.lpush(queue.keys.dead, line.encode() + b'\n{"v":1,"user_id":"ada"}\n{"text":"a\\nb"}')
     (letter,) = [letter async for letter in admin.dead()]

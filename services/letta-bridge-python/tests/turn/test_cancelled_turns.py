@@ -143,7 +143,7 @@ async def test_giving_up_one_turn_does_not_cancel_the_next_ones_run(left_behind_
     assert runs(rig, "running") == {second}
 
 
-async def test_a_cancelled_turn_is_reported_as_a_quotation_for_as_long_as_it_is_not_stored(left_behind_rig):
+async def test_cancelled_turn_is_caught_up_as_a_quotation_while_it_is_not_stored(left_behind_rig):
     rig = left_behind_rig
     for number in range(1, 4):
         await lost(rig, f"t{number}", f"message {number}")

@@ -123,7 +123,7 @@ def test_catch_up_omits_unanswered_turns(answer):
     ("fate", "roles"),
     [(DeliveryStatus.ABSENT, ["user"]), (DeliveryStatus.UNKNOWN, ["system", "user"]), (DeliveryStatus.STORED, [])],
 )
-def test_of_a_canned_answer_only_what_the_user_said_is_reported(fate, roles):
+def test_catch_up_of_a_canned_answer_has_only_the_users_message(fate, roles):
     canned = missed(1, fate=fate, canned=True).model_copy(update={"response_text": None})
     assert [message.role for message in told([canned])] == roles
 
@@ -170,7 +170,7 @@ def test_a_huge_turn_hides_the_older_ones_but_not_the_newer():
     ("said", "answered", "told_lengths"),
     [(2000, 10, (490, 10)), (10, 2000, (10, 490)), (2000, 2000, (250, 250)), (300, 200, (300, 200))],
 )
-def test_a_single_huge_turn_is_cut_to_what_is_allowed(said, answered, told_lengths):
+def test_single_huge_turn_is_cut_to_the_limit(said, answered, told_lengths):
     messages = told([missed(1, "u" * said, "a" * answered)], catch_up_max_characters=500)
     assert tuple(len(message.content) for message in messages) == told_lengths
     assert messages[0].content.endswith("…") == (said == 2000)

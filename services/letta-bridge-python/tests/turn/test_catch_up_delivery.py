@@ -39,7 +39,7 @@ async def answered_by_memory(rig, task_id, content, **fields):
     assert rig.kept(task_id=task_id)["source"] == "memory-python"
 
 
-async def test_a_task_pushed_again_does_not_clear_what_was_missed_after_it(make_rig):
+async def test_repeated_task_does_not_clear_later_missed_turns(make_rig):
     rig = make_rig(letta=QUICK)
     rig.push("t0", content="zero")
     await rig.work_off()
@@ -62,7 +62,7 @@ async def test_a_task_pushed_again_does_not_clear_what_was_missed_after_it(make_
     assert rig.shelf.missed == {}
 
 
-async def test_a_dead_letter_found_stored_clears_only_what_went_with_it(make_rig):
+async def test_stored_dead_letter_clears_only_the_missed_turns_that_it_carried(make_rig):
     rig = make_rig(queue={"max_deliveries": 1})
     rig.push("t0", content="zero")
     await rig.work_off()

@@ -800,7 +800,7 @@ async def test_turns_that_no_agent_was_to_answer_are_no_failures(rig):
     assert (recent.for_agents, recent.by_agent, recent.by_memory, recent.failed_share) == (1, 1, 1, 0.0)
 
 
-async def test_turns_that_get_an_error_count_with_what_failed(make_rig):
+async def test_turns_with_an_error_are_tallied_with_their_cause(make_rig):
     rig = make_rig(letta={"fallback_to_memory": False, "retry_attempts": 0})
     rig.letta.fail_next(LettaRejected(cause="context_overflow"))
     rig.push("t1")

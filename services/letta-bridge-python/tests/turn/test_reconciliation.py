@@ -106,7 +106,7 @@ async def test_turn_with_a_stored_catch_up_is_resolved():
     )
 
 
-async def test_a_restored_agent_is_looked_through_for_what_was_sent_to_it_before():
+async def test_restored_agent_is_searched_for_turns_sent_before_the_restore():
     former = f"agent-{uuid.UUID(int=8)}"
     letta = Letta([ABSENT, STORED, ABSENT, STORED])
     earlier = missed(1, agent_id=former)
@@ -226,7 +226,7 @@ async def test_turns_carried_by_an_unknown_turn_are_unknown(carried, fates):
     assert [fate for _, fate in pending] == [*fates, "unknown"]
 
 
-async def test_a_record_that_does_not_say_what_went_along_may_have_taken_all_before_it():
+async def test_record_without_carried_keys_may_have_carried_all_earlier_turns():
     turns = [missed(1, fate=DeliveryStatus.ABSENT), missed(2), missed(3, fate=DeliveryStatus.ABSENT)]
     _, pending, _ = await reconciled(Letta([ABSENT, CANCELLED, ABSENT]), *turns)
     assert [fate for _, fate in pending] == ["unknown", "unknown", "absent"]
@@ -309,7 +309,7 @@ async def test_a_run_that_may_be_another_programs_is_waited_for_within_the_patie
     assert letta.cancelled == []
 
 
-async def test_the_present_turn_is_absent_after_three_looks_or_one_where_letta_ended_it():
+async def test_present_turn_is_absent_after_three_searches_or_one_if_letta_ended_it():
     letta = Letta([ABSENT])
     assert await reconciled(letta, present=present()) == (None, [], set())
     assert len(letta.sought) == 3

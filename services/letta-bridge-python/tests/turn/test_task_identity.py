@@ -260,7 +260,7 @@ async def dead_lettered(rig, payload):
     return json.loads(line)
 
 
-async def test_an_id_that_is_used_again_takes_nothing_from_the_task_that_is_worked_off(rig):
+async def test_reused_id_does_not_affect_the_task_in_flight(rig):
     rig.shelf.push(b'{"task_id":"1","user_id":"ada","content":"one"}')
     await rig.queue("dying").settle_and_fetch([], 1)
     other = rig.shelf.kept["ada", "1"] = b'{"task_id":"1","error":true,"idempotency_key":"9-9","content_digest":"x"}'

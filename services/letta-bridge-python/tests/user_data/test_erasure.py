@@ -172,7 +172,7 @@ async def test_the_lane_is_held_and_quiet_before_anything_goes(everywhere, lane)
     assert report.behind == ["old-bridge"]
 
 
-async def test_an_erasure_says_what_it_does_in_the_order_it_does_it(everywhere):
+async def test_erasure_reports_its_steps_in_order(everywhere):
     steps = []
     await everywhere.erase("用户7", steps.append)
     assert steps[0] == "holding the user's lane"

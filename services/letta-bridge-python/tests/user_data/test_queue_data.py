@@ -124,7 +124,7 @@ async def test_a_turn_in_flight_is_waited_for(client, queue, trace, lane):
 
 
 @pytest.mark.parametrize("lane", ["~3", "~full:3", "u1~again:0017-1"])
-async def test_a_record_set_aside_in_another_lane_goes_with_its_user(client, trace, lane):
+async def test_record_set_aside_in_another_lane_is_erased_with_its_user(client, trace, lane):
     about = {"v": 2, "code": "unreadable_record", "lane": lane, "user_id": lane}
     entry = "7 1 1\n" + payload("u1", 1)
     bodies = {"entry": entry, "turn": f"bridge v2\n{lane}\n{entry}", "journal": '{}\n{"user_id":"u1"}'}

@@ -133,7 +133,7 @@ async def test_users_whose_ids_look_alike_are_distinguished(client, user):
 
 
 @pytest.mark.integration
-async def test_the_hold_and_what_waits_for_its_end_are_no_leftover(client):
+async def test_search_ignores_the_hold_and_tasks_that_wait_for_its_end(client):
     search = RedisSearch(client, BridgeSettings())
     await client.hset(f"{Q}held", "ada", "1 1 1 x erasure")
     await client.lpush("letta_requests", b'{"user_id":"ada"}')

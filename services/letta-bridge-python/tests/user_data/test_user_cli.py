@@ -131,7 +131,7 @@ def test_an_id_that_no_producer_can_have_sent_is_a_wrong_argument(on):
     assert "not UTF-8" in on("user", "show", "\udcff", code=2).output
 
 
-def test_to_look_makes_nothing(on, tmp_path):
+def test_show_creates_nothing(on, tmp_path):
     on("user", "show", "ada", code=1)  # Letta is away
     assert not (tmp_path / "data").exists()
 

@@ -161,7 +161,7 @@ async def test_it_resumes_where_it_stopped(workshop, letta_file):
     database.close()
 
 
-async def test_a_vector_that_did_not_arrive_as_it_was_is_reported(workshop, letta_file):
+async def test_vector_changed_by_the_import_is_reported(workshop, letta_file):
     database = LettaSqlite(letta_file)
     store_all = workshop.store.store_all
 

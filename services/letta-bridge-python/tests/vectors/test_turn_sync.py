@@ -65,7 +65,7 @@ async def test_turns_that_no_agent_may_remember_are_not_embedded(workshop, part)
     assert await workshop.texts() == ["user: while Letta was away\nassistant: ok"]
 
 
-async def test_of_a_canned_answer_only_what_the_user_said_is_embedded(workshop, part):
+async def test_passage_of_a_canned_answer_has_only_the_users_message(workshop, part):
     workshop.said("ada", "marked", answer="", source="memory-python", fallback_reason="breaker_open", canned=True)
     workshop.said("ada", "of an earlier release", answer="I cannot answer now.", fallback_reason="breaker_open")
     workshop.said("ada", "temporary", answer="", fallback_reason="temporary", canned=True)
@@ -109,7 +109,7 @@ async def test_a_turn_erased_while_it_is_embedded_leaves_no_vector(workshop, par
     assert workshop.removed == [1]
 
 
-async def test_a_sweep_removes_what_is_gone_and_finds_what_was_missed(workshop, part, sweep):
+async def test_sweep_removes_deleted_passages_and_embeds_missing_ones(workshop, part, sweep):
     gone, _ = workshop.said("ada", "gone"), workshop.said("ada", "stays")
     await to_the_end(part)
     workshop.turns.turns.remove(gone)

@@ -303,7 +303,7 @@ async def test_a_deleted_thread_leaves_nothing_and_touches_no_other(store):
     assert len((await store.get("u")).writes) == len((await store.get("u")).values) == 1
 
 
-async def test_runs_are_removed_with_what_only_they_had(store):
+async def test_removing_runs_removes_their_unshared_data(store):
     shared = {"a": Blob("raw", b"a")}
     await store.put(step(0, run_id="keep", versions={"a": "1"}, values=shared))
     await store.put(step(1, run_id="gone", versions={"a": "1", "b": "1"}, values={"b": Blob("raw", b"b")}))
@@ -345,7 +345,7 @@ async def test_cleanup_keeps_the_last_of_each_namespace(store):
     assert (await store.cleanup(keep_last=1)).removed == 0
 
 
-async def test_cleanup_spares_what_a_kept_one_inherits_from(store):
+async def test_cleanup_keeps_ancestors_of_kept_checkpoints(store):
     for number in range(6):
         stored = number == 2
         await store.put(

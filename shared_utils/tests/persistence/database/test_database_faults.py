@@ -208,7 +208,7 @@ async def test_a_restarted_server_is_found_again(make, database_config, tcp_prox
 
 
 @on_postgresql
-async def test_while_one_looks_whether_it_is_back_the_others_are_reported_at_once(make, database_config, tcp_proxy):
+async def test_concurrent_calls_fail_at_once_while_one_probes_the_database(make, database_config, tcp_proxy):
     proxy = tcp_proxy(database_config.conninfo)
     database = make(db_url=proxy.url, connection_timeout=30)
     proxy.refuse()

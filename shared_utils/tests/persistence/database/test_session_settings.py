@@ -82,12 +82,12 @@ def config_for(url, schema="state"):
 
 
 @pytest.mark.parametrize("setting", OF_POSTGRESQL)
-async def test_no_default_of_a_postgresql_database_changes_what_is_kept(prepared, setting, tmp_path):
+async def test_defaults_of_a_postgresql_database_do_not_change_stored_values(prepared, setting, tmp_path):
     await keeps_everything(config_for(prepared("postgresql", {setting: OF_POSTGRESQL[setting]})), tmp_path)
 
 
 @pytest.mark.parametrize("setting", OF_OPENGAUSS)
-async def test_no_default_of_an_opengauss_database_changes_what_is_kept(prepared, setting, tmp_path):
+async def test_defaults_of_an_opengauss_database_do_not_change_stored_values(prepared, setting, tmp_path):
     await keeps_everything(config_for(prepared("opengauss-6.0", {setting: OF_OPENGAUSS[setting]})), tmp_path)
 
 

@@ -35,7 +35,7 @@ def test_a_server_is_recognised(says, dialect):
         ("", "openGauss >= 5.0"),
     ],
 )
-def test_another_one_is_refused_with_what_would_do(says, told):
+def test_unsupported_product_is_refused_with_the_supported_ones(says, told):
     with pytest.raises(UnfitDatabase, match=told):
         recognise(says)
 

@@ -78,7 +78,7 @@ async def test_an_opt_out_of_an_earlier_release_outlives_its_session(path, erasu
     await store.close()
 
 
-async def test_to_look_makes_no_file(path, erasures):
+async def test_reading_creates_no_file(path, erasures):
     assert set((await erasures.count("ada")).values()) == {0}
     assert set((await erasures.erase("ada")).values()) == {0}
     assert not path.exists()

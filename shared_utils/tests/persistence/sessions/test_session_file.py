@@ -79,7 +79,7 @@ async def test_a_process_that_closes_the_file_takes_nothing_from_two_stores_that
         ]
 
 
-async def test_a_mirrored_session_takes_the_place_of_what_was_here(file_store):
+async def test_mirrored_session_replaces_the_local_one(file_store):
     here = await file_store.reserve("ada", "default")
     there = Session("ada", "default", agent_id="agent-1", version=4)
     await file_store.mirror([there])

@@ -209,7 +209,7 @@ async def test_a_session_may_expire(store):
     assert (await store.find("ada", "default")).expires_at - session.expires_at > timedelta(hours=1)
 
 
-async def test_cleanup_ends_what_expired_and_later_removes_it(store):
+async def test_cleanup_ends_expired_sessions_and_removes_them_later(store):
     expired = await store.save(await store.reserve("ada", "default"), expires_in_hours=-1)
     refusing = replace(await store.reserve("bo", "default"), metadata={"permanent_memory": False})
     await store.save(refusing, expires_in_hours=-1)
@@ -375,7 +375,7 @@ async def test_a_session_that_never_expires_counts_as_active(store, choice):
     assert (await store.cleanup(grace=timedelta(days=1))).ended == 0
 
 
-async def test_it_says_what_it_is(store, engine):
+async def test_store_describes_itself(store, engine):
     says = await store.check()
     assert {"memory": "memory", "file": "SQLite", "postgresql": "PostgreSQL"}.get(
         engine.partition("/")[0], "openGauss"

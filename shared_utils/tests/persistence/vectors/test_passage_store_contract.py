@@ -73,7 +73,7 @@ async def test_unchanged_passage_is_not_written_again(store, passage):
     assert second.updated_at > first.updated_at
 
 
-async def test_a_batch_says_what_it_came_to(store, passage):
+async def test_batch_returns_its_results(store, passage):
     await store.store_all([passage("a"), passage("b")])
     batch = [passage("a"), passage("b", text="new"), passage("c", text="old"), passage("c", text="newer")]
     assert await store.store_all(batch) == Stored(added=1, changed=1, unchanged=1)
@@ -94,7 +94,7 @@ async def test_first_passages_of_one_model_may_come_at_once(store, passage):
     assert len((await store.statistics()).tables) == 1
 
 
-async def test_hashes_tell_what_is_to_be_embedded(store, passage):
+async def test_hashes_identify_texts_to_embed(store, passage):
     given = passage("p", metadata={"n": 1})
     await store.store(given)
     assert await store.hashes(["p", "q"], model="small") == {"p": content_hash(given.text, {"n": 1})}

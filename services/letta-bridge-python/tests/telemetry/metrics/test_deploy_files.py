@@ -81,16 +81,16 @@ def test_every_rule_is_read_here():
 
 
 @pytest.mark.parametrize(("title", "expression"), panel_queries() if DASHBOARD.exists() else [])
-def test_a_panel_names_what_exists(title, expression, exposed):
+def test_dashboard_panels_use_existing_metrics(title, expression, exposed):
     assert_names_exist(expression, exposed)
 
 
 @pytest.mark.parametrize(("alert", "expression"), rules() if RULES.exists() else [])
-def test_a_rule_names_what_exists(alert, expression, exposed):
+def test_alert_rules_use_existing_metrics(alert, expression, exposed):
     assert_names_exist(expression, exposed)
 
 
-def test_the_check_finds_what_does_not_exist(exposed):
+def test_check_of_metric_names_finds_unknown_ones(exposed):
     for wrong in (
         "letta_bridge_nothing > 1",
         'letta_bridge_tasks_total{user="x"}',

@@ -158,7 +158,7 @@ async def test_agent_span_has_model_finish_reason_and_tokens(traced):
     }
 
 
-async def test_no_span_holds_a_user_or_what_was_said(traced):
+async def test_spans_contain_neither_users_nor_message_texts(traced):
     traced.rig.push("t1", "secret-user", "secret-words")
     traced.rig.push("t2", "secret-user", "secret-words", meta={"memory_type": "temporary"})
     await traced.rig.work_off()
@@ -253,7 +253,7 @@ def test_traces_are_off_by_default_and_not_even_imported():
 
 
 @pytest.mark.process
-def test_switched_on_without_the_extra_says_what_to_install():
+def test_tracing_without_the_extra_names_the_package():
     program = (
         "import sys; sys.modules['opentelemetry.sdk.trace'] = None;"
         "from letta_bridge.settings import BridgeSettings; from letta_bridge.telemetry.wiring import Telemetry;"

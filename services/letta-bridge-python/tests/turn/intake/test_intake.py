@@ -122,7 +122,7 @@ async def test_an_answer_of_redis_that_got_lost_doubles_nothing_and_strands_noth
     assert worker.shelf.counters["redelivered"] == 0
 
 
-async def test_an_idle_bridge_starts_what_arrives(make_worker):
+async def test_idle_bridge_starts_arriving_turns(make_worker):
     async with make_worker() as worker:
         await worker.idle()
         worker.push("a")
@@ -188,7 +188,7 @@ async def test_an_arrival_whose_answer_got_lost_returns_uncounted(make_worker, m
     assert worker.shelf.counters["redelivered"] == 0
 
 
-async def test_an_arrival_that_comes_with_the_stop_goes_back(make_worker):
+async def test_arrival_during_the_shutdown_is_released(make_worker):
     async with make_worker() as worker:
         await worker.idle()
         worker.queue.after_hand_out = worker.intake.stop
@@ -288,7 +288,7 @@ def test_pauses_grow_to_a_limit_that_is_longer_for_refusals():
         assert outage.last_error is None
 
 
-async def test_half_of_what_has_ended_is_settled_while_the_rest_is_in_work(make_worker):
+async def test_pass_settles_at_most_half_of_the_capacity(make_worker):
     async with make_worker(max_concurrent_requests=8) as worker:
         worker.push(*(f"u{number}" for number in range(16)))
         for _ in range(8):
@@ -300,7 +300,7 @@ async def test_half_of_what_has_ended_is_settled_while_the_rest_is_in_work(make_
     assert sorted(worker.replies()) == sorted(f"u{number}" for number in range(16))
 
 
-async def test_stopping_ends_what_was_begun(make_worker):
+async def test_shutdown_finishes_started_turns(make_worker):
     async with make_worker() as worker:
         worker.push("a")
         await worker.started.get()
@@ -310,7 +310,7 @@ async def test_stopping_ends_what_was_begun(make_worker):
     assert worker.replies() == ["a"]
 
 
-async def test_stopping_gives_back_what_was_not_begun(make_worker):
+async def test_shutdown_releases_turns_that_were_not_started(make_worker):
     worker = make_worker()
     worker.begin = False
     async with worker:
@@ -321,7 +321,7 @@ async def test_stopping_gives_back_what_was_not_begun(make_worker):
         assert worker.shelf.lanes["a"][0].attempts == 0
 
 
-async def test_stopping_leaves_what_outlasts_the_grace_to_its_lease(make_worker):
+async def test_shutdown_leaves_turns_beyond_the_grace_to_their_leases(make_worker):
     async with make_worker(shutdown_grace_seconds=0) as worker:
         worker.push("a")
         await worker.started.get()

@@ -109,7 +109,7 @@ async def test_a_hand_out_that_was_read_at_once_is_begun_without_asking(late_wor
         assert worker.queue.renewed == []
 
 
-async def test_a_late_hand_out_that_cannot_be_renewed_goes_back_uncounted(late_worker, monkeypatch):
+async def test_late_hand_out_without_renewal_is_released_uncounted(late_worker, monkeypatch):
     monkeypatch.setattr(redis_outage, "_FIRST_PAUSE_SECONDS", 0.0)
     worker = late_worker
 

@@ -33,7 +33,7 @@ def test_a_batch_is_half_of_the_capacity_up_to_a_bound(filled, capacity, size):
     assert len(buffer) == 100 - size
 
 
-def test_a_batch_that_is_put_back_goes_out_first_again(filled):
+def test_batch_that_is_put_back_is_next_again(filled):
     buffer = filled(4)
     buffer.put_back(buffer.next_batch(4))
     assert receipts(buffer.next_batch(8)) == ["0", "1", "2", "3"]
