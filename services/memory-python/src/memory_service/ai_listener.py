@@ -1,4 +1,4 @@
-"""What the chat AI says on ``ai_responses`` is remembered too, once, however many instances hear it."""
+"""Remembers answers of the chat AI on ``ai_responses``, each once, however many instances receive it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _POLL_SECONDS: Final = 0.5
 
 
 class AiListener:
-    """Subscribes, and subscribes again after every outage. What is said while Redis is away is lost to pub/sub."""
+    """Subscribes, and again after every outage. Pub/sub loses messages that are published while Redis is away."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class AiListener:
             await self._queue.settle(Settlement(letters=[Letter(payload, error.code, str(error), origin=AI_RESPONSES)]))
             return
         if response.text in self._plain_sentences:
-            return  # an instance of an earlier release said it, without any model
+            return  # a canned sentence of an instance of an earlier release
         (remembered,) = await self._store.remember([records.of_ai_response(response)])
         if remembered.stored:
             await self._queue.settle(Settlement(counts={"stored_ai": 1}))

@@ -1,4 +1,4 @@
-"""Answers to the bridge's tasks: a user's in order, different users' side by side."""
+"""Answers the bridge's tasks: per-user FIFO, different users concurrently."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SHORT_TERM_ALONE: Final = frozenset({"temporary", "memory_type_unknown", "user_
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A remembered task that waits for its answer."""
+    """A stored task that waits for its answer."""
 
     receipt: str
     payload: bytes
@@ -44,7 +44,7 @@ class Ask:
 
 
 class Answers:
-    """Holds asks until they are answered; each stays claimed in Redis for as long."""
+    """Holds asks until they are answered; until then each stays claimed in Redis."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Answers:
         del self._lanes[user_id]
 
     async def _finish(self, ask: Ask) -> None:
-        """Answer and settle, however often Redis goes away meanwhile, until nobody would read the answer."""
+        """Answer and settle, retrying while Redis is away, until the answer would be too late."""
         loop = asyncio.get_running_loop()
         settlement: Settlement | None = None
         while True:
@@ -119,7 +119,7 @@ class Answers:
                 await self._outage.wait("answers", error)
                 if settlement is None and loop.time() - ask.taken_at > ask.handover.answer_ttl:
                     settlement = _unanswerable(ask, "expired", "Redis refused the answer until nobody waited for it")
-            except Exception:  # noqa: BLE001  # or one task would end the lane and all behind it be stuck
+            except Exception:  # noqa: BLE001 # otherwise one task would block all later ones of its user
                 _LOG.exception("answer_failed", task_id=ask.task.task_id)
                 settlement = _unanswerable(ask, "internal", "answering failed; the log tells more")
             else:
@@ -157,7 +157,7 @@ class Answers:
         told = (
             *(handover.responses_channel, dump(reply)),
             *(handover.response_channel or keys.task_response(task.task_id), dump(said_to_one)),
-            # A plain sentence is nobody's words: whoever listens there would remember it as the AI's.
+            # A canned sentence is not published there: listeners would remember it as the AI's answer.
             *(() if words.canned else (keys.AI_RESPONSES, dump(response))),
         )
         said = await run(self._client, Call(ANSWER, (handover.answer_key,), (dump(reply), handover.answer_ttl, *told)))
@@ -169,7 +169,7 @@ class Answers:
         return Settlement([ask.receipt], counts={"answered": 1, "stored_ai": stored})
 
     async def _remember_earlier(self, ask: Ask) -> None:
-        """Remember an answer of ours whose sender was killed before it could; a tombstone is left alone."""
+        """Remember an answer whose instance was killed before it remembered it; a tombstone is ignored."""
         try:
             raw = await self._client.get(ask.handover.answer_key)
             reply = Reply.model_validate(read_json(raw)) if raw else None

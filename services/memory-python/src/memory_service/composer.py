@@ -1,4 +1,4 @@
-"""The words of an answer: from the model with the recent conversation, or a plain sentence."""
+"""Composes the text of an answer: from the model with the recent conversation, or a canned sentence."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Words:
 
 
 class Composer:
-    """Finds words within a time limit, whatever the model does."""
+    """Composes a text within a time limit, whatever the model does."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Composer:
 
     @property
     def model_ok(self) -> bool:
-        """False where a configured model failed lately."""
+        """False if a configured model failed recently."""
         return self._failures == 0
 
     async def compose(
@@ -81,10 +81,10 @@ class Composer:
 
         Args:
             task: what the user said.
-            message_id: under which it is remembered.
-            deadline: the event loop's time at which the plain sentence answers instead of the model.
+            message_id: the id of the stored message.
+            deadline: the event loop's time at which a canned sentence replaces the model's answer.
             long_term: whether earlier conversations may be recalled for it.
-            persona: to whom it was said: what the user said to others is not shown. None shows everything.
+            persona: the addressed one; messages to other personas are not shown. None shows all.
 
         Raises:
             RedisError: Redis is away, the conversation cannot be read.
@@ -111,7 +111,7 @@ class Composer:
         return Words(text, truncated=completion.truncated or len(text) < len(completion.text))
 
     def _is_shown(self, record: MemoryRecord, persona: str | None) -> bool:
-        """Not a plain sentence, which earlier releases remembered, and not what was said to another persona."""
+        """Whether it is neither a canned sentence of an earlier release, nor addressed to another persona."""
         if record.source == "ai" and record.content in self._plain_sentences:
             return False
         return persona is None or records.persona_of(record) in {None, persona}
@@ -124,7 +124,7 @@ class Composer:
 
     def _failed(self, error: Exception) -> None:
         if isinstance(error, ModelRefused) and error.concerns_conversation:
-            # One user's conversation must not take the model away from everybody else.
+            # One user's conversation must not mark the model as failed for all users.
             _LOG.warning("model_failed", reason=str(error), in_a_row=self._failures)
             return
         self._failures += 1

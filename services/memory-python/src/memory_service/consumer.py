@@ -1,4 +1,4 @@
-"""The loop that takes tasks: claim, remember, settle or pass on to be answered."""
+"""The loop that takes tasks: claim, store, then settle or pass on for an answer."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class _Taken:
 
 
 class Consumer:
-    """Serial: one batch after the other, so that each user's messages are remembered in the order they came.
+    """Serial: one batch after another, so that each user's messages are stored in order of arrival.
 
-    It keeps no list of what it holds. Whatever goes wrong in a round, Redis knows what was claimed and not settled,
-    and the next round starts with that; remembering twice is harmless.
+    It has no state of its own. After any failure, the next round starts with the tasks that Redis lists as claimed and
+    not settled; storing is idempotent.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Consumer:
         self._adopt_at = 0.0
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Take tasks until ``stopping`` is set; then return between two rounds, nothing half done."""
+        """Take tasks until ``stopping`` is set; then return between two rounds."""
         while not stopping.is_set():
             try:
                 await self._round()
@@ -157,7 +157,7 @@ def _read(held: Held, limits: Limits, tenant: str) -> _Taken:
     said = bool(task.content.strip())
     if handover is None and not said and not task.input_file:
         raise MalformedMessage("the task has neither content nor input_file", task_id=task.task_id or None)
-    # The bridge's task is answered here, and silence needs no answer: nobody else shall speak then.
+    # This service answers the bridge's tasks, so the chat AI is not asked for an answer.
     wanted = said and handover is None
     origins = (held.claimed_ms, handover.taken_ms if handover else None)
     origin = min((ms for ms in origins if ms is not None), default=None)

@@ -1,4 +1,4 @@
-"""What was said lately, in the order it was said."""
+"""The recent conversation, in chronological order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shared_utils.contracts.messages import MemoryRecord
 
 
 class NewestFirst(Protocol):
-    """Where a user's messages are read from."""
+    """The source of a user's messages."""
 
     async def newest(self, user_id: str, limit: int) -> list[MemoryRecord]:
         """The user's last ``limit`` messages, newest first."""
@@ -26,9 +26,9 @@ async def recent(memory: NewestFirst, user_id: str, window: int) -> list[MemoryR
 
 
 def before(conversation: Sequence[MemoryRecord], message_id: str) -> list[MemoryRecord]:
-    """The conversation as it was for one message: without it, and without what the user said after it.
+    """The conversation before one message: without that message and the user's later ones.
 
-    Answers stay wherever they are: those to earlier messages are often written later.
+    Answers stay, because those to earlier messages are often stored later.
     """
     positions = [index for index, record in enumerate(conversation) if record.message_id == message_id]
     if not positions:

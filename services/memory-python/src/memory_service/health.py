@@ -1,4 +1,4 @@
-"""How this instance is, for ``/readyz`` and ``/health``."""
+"""The health of this instance, for ``/readyz`` and ``/health``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Health:
         self.stopping = False
 
     def own_checks(self) -> list[Check]:
-        """Whether this instance is on its way out."""
+        """Whether this instance is shutting down."""
         return [Check("accepting", not self.stopping, "stopping" if self.stopping else "taking tasks", required=True)]
 
     async def checks(self) -> list[Check]:
@@ -56,7 +56,7 @@ class Health:
         ]
 
     async def summary(self) -> Mapping[str, Any]:
-        """Numbers; those Redis has are left out while it is away."""
+        """Counts; those from Redis are left out while it is away."""
         numbers: dict[str, Any] = {
             "service": "memory-python",
             "version": version("letta-bridge-memory"),
@@ -72,7 +72,7 @@ class Health:
         return numbers | {"memory": survey.model_dump() if survey else None}
 
     async def _redis(self) -> Check:
-        """Required where it keeps tasks from being taken; where it only keeps others from their work, that is less."""
+        """Required if tasks cannot be taken; failures of other parts only degrade the service."""
         troubles = self._outage.troubles
         taking = troubles.get("queue")
         try:

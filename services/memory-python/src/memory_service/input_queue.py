@@ -41,7 +41,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A message nobody can do anything with."""
+    """A dead letter."""
 
     payload: bytes
     code: str
@@ -67,7 +67,7 @@ class Letter:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What became of some tasks."""
+    """The outcomes of some tasks."""
 
     receipts: Sequence[str] = ()
     letters: Sequence[Letter] = ()
@@ -75,7 +75,7 @@ class Settlement:
 
 
 class InputQueue:
-    """One instance's hold on the queue. Each call may raise what Redis raises while it is away."""
+    """The queue as one instance uses it. Each call may raise Redis's errors while it is away."""
 
     def __init__(
         self,
@@ -112,10 +112,10 @@ class InputQueue:
         await self._blocking.blmove(self._keys.queue, self._keys.incoming, BLOCK_SECONDS, "RIGHT", "LEFT")  # type: ignore[arg-type]  # seconds may be fractions
 
     async def adopt(self) -> int:
-        """Take over what dead instances held; returns how many tasks that were.
+        """Take over the tasks of dead instances; returns their number.
 
-        Dead is whose lease is over. The first call also looks for instances that ended on this machine: their tasks
-        come before anything newer is taken, so that a restart keeps the order.
+        An instance is dead when its lease has expired. The first call also finds instances that ended on this host:
+        their tasks are taken before newer ones, so that a restart keeps the order.
         """
         names = [raw.decode() for raw in cast("list[bytes]", await self._client.zrange(self._keys.instances, 0, -1))]
         adopted = 0
@@ -129,9 +129,9 @@ class InputQueue:
         return adopted
 
     async def held(self, *, but: Collection[str]) -> AsyncIterator[list[Held]]:
-        """What this instance holds in Redis, oldest first, without the receipts it knows about; page by page.
+        """The tasks that this instance holds in Redis, except those with known receipts, oldest first; page by page.
 
-        After an outage or an adoption these are the tasks whose claim was never heard of here.
+        After an outage or an adoption these are tasks whose claim this process did not receive.
         """
         try:
             names = cast("list[bytes]", await self._client.hkeys(self._processing))
@@ -151,7 +151,7 @@ class InputQueue:
             size.learn(len(page), sum(len(payload or b"") for payload in payloads))
 
     async def settle(self, settlement: Settlement) -> None:
-        """Let go of tasks, bury letters, count. Repeating it settles and buries nothing twice."""
+        """Settle tasks, store dead letters, count. Idempotent."""
         order: dict[str, Any] = {
             "receipts": list(settlement.receipts),
             "letters": [[letter.receipt, letter.dump()] for letter in settlement.letters],
@@ -162,7 +162,7 @@ class InputQueue:
         await self._run(scripts.SETTLE, keys, (json.dumps(order, ensure_ascii=False),))
 
     async def release(self) -> int:
-        """Give back what is not settled and end the lease; returns how many tasks went back."""
+        """Release unsettled tasks and end the lease; returns their number."""
         keys = (self._processing, self._keys.queue, self._keys.incoming, self._keys.instances)
         given, left = await self._run(scripts.RELEASE, keys, (self._instance, 1))
         while left:

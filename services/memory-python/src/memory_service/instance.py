@@ -1,4 +1,4 @@
-"""The name of a process, from which a later one on the same machine can tell that it is gone."""
+"""Names a process, so that a later one on the same host can detect that it has ended."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def instance_name() -> str:
 
 
 def surely_dead(name: str) -> bool:
-    """Whether the instance ``name`` ended, judged from here; False where it cannot be told.
+    """Whether the instance ``name`` has certainly ended; False if unknown.
 
     It ended if it ran on this host and its process is gone, or if its process number is ours now, as after the
-    restart of a container. Wrong at worst where two containers share a host name; its tasks are then worked on
-    twice, which stores and answers nothing twice.
+    restart of a container. The check can be wrong only if two containers share a host name; its tasks are then
+    processed twice, which is idempotent.
     """
     parts = name.rsplit(":", _NAME_PARTS - 1)
     if len(parts) != _NAME_PARTS or parts[0] != _host() or not parts[2].isdecimal():

@@ -1,4 +1,4 @@
-"""Short-term memory as Redis keeps it: one list a user and one for everybody, newest first."""
+"""Short-term memory in Redis: one list per user and one shared list, newest first."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PERMANENT_REFUSALS: Final = ("WRONGTYPE", "CROSSSLOT")
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """What became of one message."""
+    """The outcome for one message."""
 
     stored: bool = False
     """False where it was stored before, or is refused."""
@@ -37,21 +37,21 @@ class Remembered:
 
 
 class MemoryStore:
-    """Remembers, and gives back what was remembered. Each call may raise what Redis raises while it is away."""
+    """Stores and returns messages. Each call may raise Redis's errors while it is away."""
 
     def __init__(self, client: RedisClient, settings: MemorySettings) -> None:
         self._client = client
         self._pipeline = pipeline_of(client)
         self._settings = settings
-        # In a Cluster it lies in another slot than the lists: there nothing tells of an erasure in between.
+        # In a Cluster it is in another slot than the lists, so an erasure in between is not seen.
         self._erasures = () if isinstance(client, RedisCluster) else (keys.ERASURES,)
         self._ttl = max(1, round(settings.memory_ttl_hours * 3600))
 
     async def remember(self, memories: Sequence[Memory]) -> list[Remembered]:
-        """Store messages, oldest first, each once however often it is given; tell ``memory_updates``.
+        """Store messages, oldest first, idempotently; announce them on ``memory_updates``.
 
-        A user's messages are stored and told in one script; everybody's list is written before, in another (it may
-        be in another Cluster slot). Where the second is interrupted, repeating the call completes it.
+        One script stores and announces a user's messages; before that, another one writes the shared list, which may be
+        in another Cluster slot. After an interruption, a repeated call completes both.
         """
         by_user: dict[str, list[int]] = {}
         for index, memory in enumerate(memories):
@@ -91,9 +91,9 @@ class MemoryStore:
         return length
 
     async def replace_oldest(self, messages: str, newest_of_them: bytes, replacement: bytes = b"") -> int:
-        """Put ``replacement`` in the place of ``newest_of_them`` and all that is older; drop them where it is empty.
+        """Replace ``newest_of_them`` and all older messages by ``replacement``; delete them if it is empty.
 
-        Returns how many messages went: 0 where that message is no longer there. Messages that came meanwhile stay.
+        Returns how many messages were removed; 0 if that message no longer exists. Newer messages stay.
         """
         gone: int = await run(self._client, Call(REPLACE_TAIL, (messages,), (newest_of_them, replacement)))
         return gone

@@ -1,4 +1,4 @@
-"""Redis being away: said once by the whole service, waited for by each of its loops, said once more when over."""
+"""An outage of Redis: logged once by the whole service, awaited by each of its loops, and logged again at its end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST_PAUSE: Final = 2.0
 
 
 class Outage:
-    """What the service's loops know about Redis."""
+    """The state of Redis that the service's loops share."""
 
     def __init__(self, log: FilteringBoundLogger, stopping: asyncio.Event) -> None:
         self._log = log
@@ -27,11 +27,11 @@ class Outage:
 
     @property
     def troubles(self) -> Mapping[str, str]:
-        """Part → why it can do nothing, in one sentence; a part that works is not in it."""
+        """Part → why it is blocked, in one sentence; working parts are left out."""
         return self._troubles
 
     async def wait(self, part: str, error: Exception) -> None:
-        """Pause ``part`` before its next try, longer each time; briefly where the service is stopping."""
+        """Pause ``part`` before its next try, longer each time; briefly while the service is stopping."""
         if not self._pauses:
             self._log.warning("redis_unavailable", part=part, kind=type(error).__name__, error=explain(error))
         self._troubles[part] = explain(error)

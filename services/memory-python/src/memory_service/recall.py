@@ -1,4 +1,4 @@
-"""What a user said long ago, found by its nearness to what they say now. An answer never depends on it."""
+"""Recalls a user's earlier turns by their similarity to the present message. An answer never depends on it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Recall(Protocol):
     """Finds memories."""
 
     async def about(self, user_id: str, text: str, *, shown: Collection[str], persona: str | None = None) -> list[str]:
-        """Memories of this user, and of nobody else, oldest first; none where it takes too long or fails.
+        """Memories of this user only, oldest first; none if the search takes too long or fails.
 
         Args:
             user_id: whose.
-            text: what they say now.
+            text: the user's present message.
             shown: ids of tasks the recent conversation holds; their turns are left out.
-            persona: to whom they say it; what was said to another one is left out. None leaves out nothing.
+            persona: the addressed one; turns with other personas are left out. None includes all.
         """
         ...
 
@@ -101,7 +101,7 @@ class StoredRecall:
         return [match.passage for match in matches]
 
     def _chosen(self, nearest: Sequence[Passage], shown: Collection[str]) -> list[str]:
-        """As many of the nearest as there is room for, in the order of time."""
+        """As many of the nearest as fit, in chronological order."""
         room = self._settings.characters
         chosen: dict[str, str] = {}
         for passage in nearest:

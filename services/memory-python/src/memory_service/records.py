@@ -1,4 +1,4 @@
-"""The records of short-term memory: made from what came in, read from what is kept."""
+"""The records of short-term memory: made from messages, and parsed from Redis."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAMESPACE: Final = uuid.UUID("7e0d3c6a-54a5-4b5e-9d3f-0d1f3f1c9a52")
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A record and what is told about it, if anything."""
+    """A record, and its announcement, if any."""
 
     record: MemoryRecord
     update: MemoryUpdate | None = None
@@ -38,15 +38,15 @@ def of_task(
     persona: str | None = None,
     origin_ms: int | None = None,
 ) -> Memory:
-    """A user's message. Its id is the same whenever the same task, or the same receipt of a nameless one, comes.
+    """A user's message. Its id is the same for every delivery of a task, or of a receipt if the task has no id.
 
-    A task id alone does not name a message: producers use ids again, and then it says something else.
+    A task id alone does not identify a message, because producers reuse ids.
 
     Args:
         task: the message.
         receipt: of this claim.
         require_ai_response: whether the chat AI is asked for an answer.
-        persona: to whom it was said, where the bridge says so.
+        persona: the addressed one, if the bridge names it.
         origin_ms: when it reached this stack, see :class:`Memory`.
     """
     said = ("file", task.input_file) if task.input_file else ("text", task.content)
@@ -84,9 +84,9 @@ def of_task(
 def of_ai_response(
     response: AiResponse, *, task_id: str | None = None, persona: str | None = None, origin_ms: int | None = None
 ) -> Memory:
-    """An answer. Its id is the same in every instance that hears it.
+    """An answer. Its id is the same in every instance that receives it.
 
-    Nothing is told on ``memory_updates``: that channel is for messages of users.
+    It is not announced on ``memory_updates``, which is for messages of users.
     """
     metadata = {
         "original_message_id": response.original_message_id,
@@ -119,18 +119,18 @@ def dump(message: MemoryRecord | MemoryUpdate) -> bytes:
 
 
 def persona_of(record: MemoryRecord) -> str | None:
-    """To whom the user spoke; None where nobody said so."""
+    """The persona that the user addressed; None if unknown."""
     persona = (record.metadata.model_extra or {}).get(_PERSONA_FIELD)
     return persona if isinstance(persona, str) else None
 
 
 def is_summary(record: MemoryRecord) -> bool:
-    """Whether a record is one this service made of older ones; a user's message may call itself anything."""
+    """Whether a record is a summary made by this service; a user's message cannot claim to be one."""
     return record.type == SUMMARY and record.source == "ai"
 
 
 def read(raw: bytes) -> MemoryRecord | None:
-    """A kept record; None where something else is in the list."""
+    """A stored record; None if the element is something else."""
     try:
         return MemoryRecord.model_validate(read_json(raw))
     except ValueError:
@@ -138,7 +138,7 @@ def read(raw: bytes) -> MemoryRecord | None:
 
 
 def written_at(record: MemoryRecord) -> datetime | None:
-    """When it was remembered; None where the time cannot be read. Without an offset it is this machine's time."""
+    """The time of storing; None if unreadable. Without an offset it is this host's time."""
     try:
         return datetime.fromisoformat(record.timestamp).astimezone(UTC)
     except (ValueError, OverflowError, OSError):

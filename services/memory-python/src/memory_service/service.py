@@ -107,7 +107,7 @@ class Service:
         self._instance = instance
 
     def stop(self) -> None:
-        """Take nothing more, finish, give back, end."""
+        """Shut down gracefully: take no more tasks, finish, release the others, end."""
         self._stopping.set()
         self._health.stopping = True
 
@@ -116,7 +116,7 @@ class Service:
 
         Raises:
             OSError: the HTTP address cannot be bound.
-            Exception: a part of the service broke; everything was given back.
+            Exception: a part of the service failed; all tasks were released.
         """
         app = FastAPI(title=_NAME, docs_url=None, redoc_url=None, openapi_url=None)
         app.include_router(health.router(self._health))
@@ -126,7 +126,7 @@ class Service:
             background = [asyncio.create_task(self._upkeep.run(self._stopping), name="upkeep")]
             if self._summaries is not None:
                 background.append(asyncio.create_task(self._summaries.run(self._stopping), name="summaries"))
-            # These two hold a connection in the middle of a reply: they are asked to end, never cancelled.
+            # These two may be in the middle of reading a reply, so they are asked to end and never cancelled.
             polite = [
                 asyncio.create_task(self._consumer.run(self._stopping), name="consumer"),
                 asyncio.create_task(self._listener.run(self._stopping), name="ai_responses"),
@@ -181,7 +181,7 @@ async def run(settings: ServiceSettings, read_again: Callable[[], ServiceSetting
 
 
 class _Reloading:
-    """What SIGHUP does: of this service only the log can change while it runs."""
+    """Reloads settings on SIGHUP; only log settings of this service can change at runtime."""
 
     def __init__(self, settings: ServiceSettings, read_again: Callable[[], ServiceSettings]) -> None:
         self._settings = settings
@@ -196,7 +196,7 @@ class _Reloading:
 
 @contextlib.asynccontextmanager
 async def _recall(settings: ServiceSettings, web: httpx.AsyncClient) -> AsyncIterator[StoredRecall | None]:
-    """None where it is switched off, or there is no model to show memories to."""
+    """None if it is switched off, or no model is configured."""
     memory = settings.memory
     if not (settings.vectors.enabled and memory.recall.memories and memory.answer.model):
         yield None

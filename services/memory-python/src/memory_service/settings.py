@@ -1,4 +1,4 @@
-"""What memory-python can be told; each leaf names its environment variable."""
+"""The settings of memory-python; each leaf names its environment variable."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class HttpSettings(Section):
 
 
 class Sentences(Section):
-    """What is answered where no model answers."""
+    """The canned sentences, used if no model answers."""
 
     zh: str = setting(
         canned_sentences.CHINESE,
@@ -40,7 +40,7 @@ class Sentences(Section):
 
 
 class Instructions(Section):
-    """What the model is told before the conversation."""
+    """The model's instructions."""
 
     zh: str = setting(
         "你是一个友好的聊天伙伴。长期记忆暂时不可用，你只知道下面的近期对话。简短地回答，不知道的就直说，不要编造。",
@@ -88,7 +88,7 @@ class SummarySettings(Section):
 
 
 class RecallSettings(Section):
-    """What is recalled of a user's earlier conversations for an answer, where vectors.enabled."""
+    """Recall of a user's earlier turns for an answer, if vectors.enabled."""
 
     memories: int = setting(6, doc="memories the model is shown; 0 recalls nothing", ge=0, le=50)
     characters: int = setting(2000, doc="characters of them in all", ge=100)

@@ -1,4 +1,4 @@
-"""A user's oldest messages become one summary. Off by default; storing never waits for it."""
+"""Summarises a user's oldest messages. Off by default; storing never waits for it."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class Summaries:
         self._wanted = asyncio.Event()
 
     def consider(self, user_id: str, length: int) -> None:
-        """Summarise soon, if ``length`` messages are enough."""
+        """Schedule a summary if ``length`` messages are enough."""
         enough = self._settings.max_memory_size * self._settings.summary.at_fraction
         if length >= enough and len(self._waiting) < _MAX_WAITING:
             self._waiting[user_id] = None
             self._wanted.set()
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Summarise who was considered, until ``stopping`` is set and this is cancelled.
+        """Summarise the scheduled users, until ``stopping`` is set and this is cancelled.
 
         A cancelled summary replaces nothing. The event ends the loop even where a cancellation is lost on its way
         through a Redis call that completes at the same moment.
@@ -75,11 +75,11 @@ class Summaries:
                     self._wanted.clear()
 
     async def summarise(self, user_id: str) -> bool:
-        """Summarise one user now; False where it is paused, failed, or somebody else changed those messages."""
+        """Summarise one user now; False if it is paused, failed, or the messages changed meanwhile."""
         settings = self._settings.summary
         messages = keys.user_session(user_id)
         pause = keys.summary_pause(messages)
-        # Held against failure from the start, so that a killed instance counts as one.
+        # The pause for a failure is set first, so that a killed instance counts as a failure.
         if not await self._client.set(pause, "1", nx=True, ex=settings.cooldown_failure_seconds):
             return False
         count = int(await self._store.length(messages) * settings.replace_fraction)
@@ -94,11 +94,11 @@ class Summaries:
             _LOG.warning("summary_failed", reason=str(error) or "took longer than summary.timeout_seconds")
             return False
         if answer.truncated:
-            # Half a summary would take the place of the whole conversation.
+            # An incomplete summary must not replace the whole conversation.
             _LOG.warning("summary_failed", reason="the model reached its length limit")
             return False
         if len(answer.text) > _SUMMARY_CHARACTERS:
-            # Cut, it would stand for less than it replaces; kept whole, the next prompt would have no room for it.
+            # A cut summary would lose content; a complete one would not fit into the next prompt.
             reason = f"the model answered {len(answer.text)} characters where {_SUMMARY_CHARACTERS} are allowed"
             _LOG.warning("summary_failed", reason=reason)
             return False
@@ -132,7 +132,7 @@ def _fitting(raw: Sequence[bytes], plain: Collection[str]) -> tuple[int, list[Me
 
 
 def _prompt(conversation: Sequence[MemoryRecord]) -> list[Message]:
-    # One object a line: what somebody wrote cannot look like another line.
+    # One JSON object per line, so that user text cannot forge a line.
     speakers = ["summary so far" if records.is_summary(record) else record.source for record in conversation]
     lines = [
         json.dumps({speaker: record.content}, ensure_ascii=False)

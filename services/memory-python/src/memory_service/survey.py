@@ -1,4 +1,4 @@
-"""Counting what is remembered."""
+"""Counts the stored memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KEYS_PER_SCAN: Final = 500
 
 
 class Survey(BaseModel):
-    """What is remembered at one moment."""
+    """The counts at one moment."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -75,7 +75,7 @@ async def take_survey(client: RedisClient) -> Survey:
 
 
 async def last_survey(client: RedisClient) -> Survey | None:
-    """The last survey an instance took; None where there is none yet."""
+    """The last survey of any instance; None if there is none yet."""
     raw = await client.get(keys.SURVEY)
     try:
         return Survey.model_validate(read_json(raw)) if raw else None
@@ -84,7 +84,7 @@ async def last_survey(client: RedisClient) -> Survey | None:
 
 
 async def work_done(client: RedisClient, queue: QueueKeys) -> Mapping[str, Any]:
-    """What waits, and what all instances have done so far."""
+    """Waiting tasks, and the work of all instances so far."""
     counters = cast("dict[bytes, bytes]", await client.hgetall(queue.counters))
     return {
         "queue_depth": await client.llen(queue.queue) + await client.llen(queue.incoming),

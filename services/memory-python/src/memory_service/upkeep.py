@@ -1,4 +1,4 @@
-"""What is done now and then, by one instance for all: forgetting what is too old, and counting what is left."""
+"""Periodic work, done by one instance for all: delete old messages, and count the others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KEYS_PER_SCAN: Final = 100
 
 
 class Upkeep:
-    """Looks every few seconds whether it is time, and whether another instance is at it already."""
+    """Checks every few seconds whether the work is due and no other instance is doing it."""
 
     def __init__(
         self, client: RedisClient, store: MemoryStore, settings: MemorySettings, outage: Outage, counters: str
@@ -38,7 +38,7 @@ class Upkeep:
         self._counters = counters
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Keep looking until ``stopping`` is set or this is cancelled."""
+        """Keep checking until ``stopping`` is set or this is cancelled."""
         while not stopping.is_set():
             try:
                 await self._look()
@@ -60,11 +60,11 @@ class Upkeep:
             await self._client.set(keys.SURVEY, survey.model_dump_json(), ex=2 * settings.survey_interval_seconds + 60)
 
     async def clean_up(self, now: datetime) -> int:
-        """Forget messages older than ``cleanup_age_hours``, everywhere; returns how many."""
+        """Delete messages older than ``cleanup_age_hours`` from all lists; returns their number."""
         cutoff = now - timedelta(hours=self._settings.cleanup_age_hours)
         forgotten = 0
         async for messages in self._lists():
-            with contextlib.suppress(ResponseError):  # a stranger's key of another type
+            with contextlib.suppress(ResponseError):  # a foreign key of the wrong type
                 forgotten += await self._clean(messages, cutoff)
         return forgotten
 

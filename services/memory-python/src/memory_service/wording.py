@@ -1,4 +1,4 @@
-"""Which language to answer in, and what to say without a model."""
+"""Chooses the language of an answer, and the canned sentences."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _SUMMARY: Final[dict[Language, str]] = {
 
 
 def recalled(memories: Sequence[str], spoken: Language) -> list[Message]:
-    """How the model is shown what was recalled. Users' words are quoted in the user's name, never the system's."""
+    """The prompt with recalled turns. Users' text is quoted in the role user, never in the role system."""
     return _quoted(_RECALLED[spoken], {"records": list(memories)})
 
 
 def summarised(summary: str, spoken: Language) -> list[Message]:
-    """How the model is shown a summary, which a model made of users' words."""
+    """The prompt with a summary, which a model made from users' text."""
     return _quoted(_SUMMARY[spoken], {"summary": summary})
 
 
@@ -42,7 +42,7 @@ def _quoted(note: str, content: dict[str, object]) -> list[Message]:
 
 
 def plain_sentences(sentences: Sentences) -> frozenset[str]:
-    """What is said here without a model: as configured, and as every release says it by default."""
+    """The canned sentences: the configured ones, and the defaults of every release."""
     return frozenset((sentences.zh, sentences.en, canned_sentences.CHINESE, canned_sentences.ENGLISH))
 
 
@@ -59,5 +59,5 @@ def language(task: Task, default: Language) -> Language:
 
 
 def sentence(sentences: Sentences, spoken: Language) -> str:
-    """The plain answer in that language."""
+    """The canned sentence in a language."""
     return sentences.zh if spoken == "zh" else sentences.en
