@@ -1,1 +1,1 @@
-"""What more than one service of the Letta memory bridge needs."""
+"""Code that several services of the Letta memory bridge share."""

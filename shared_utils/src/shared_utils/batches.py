@@ -1,4 +1,4 @@
-"""Work cut into pieces that are bounded by number and by bytes."""
+"""Splits work into batches, limited by number and by bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _Item = TypeVar("_Item")
 def batches_of(
     items: Sequence[_Item], most: int, most_bytes: float = float("inf"), size: Callable[[_Item], int] = lambda _: 0
 ) -> Iterator[Sequence[_Item]]:
-    """The items in order, in batches of at most ``most``; one ends behind the item that brings it to ``most_bytes``."""
+    """The items in order, in batches of at most ``most``; a batch ends after the item that reaches ``most_bytes``."""
     start = total = 0
     for index, item in enumerate(items):
         total += size(item)
@@ -21,7 +21,7 @@ def batches_of(
 
 
 class PageSize:
-    """How many items to ask for next, of a source that tells no sizes: pages grow while the items are small.
+    """The size of the next page of a source without known item sizes: pages grow while the items are small.
 
     Args:
         most: items of a page at most.

@@ -1,4 +1,4 @@
-"""The time as records hold it."""
+"""The time, as in records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a connection cannot be opened, for people: nobody listens, no such name, a certificate nobody trusts.
+"""Explains why a connection cannot be opened: closed port, unknown name, untrusted certificate.
 
 Libraries wrap the operating system's error, each in its own way, and some keep only its text; both are looked through.
 """
@@ -49,7 +49,7 @@ _TEXTS: Final = (
 
 
 def connection_failure(error: BaseException) -> str | None:
-    """What keeps a connection from being opened, as a clause about the server; None where it is something else."""
+    """Why a connection cannot be opened, as a clause about the server; None for other errors."""
     for inner in _chain(error):
         if (found := _of_type(inner)) is not None:
             return found

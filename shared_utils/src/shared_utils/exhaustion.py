@@ -1,7 +1,7 @@
-"""Whether a failure is this host's own, which has no memory, file descriptor or thread left.
+"""Detects failures caused by a lack of memory, file descriptors or threads on this host.
 
-Libraries report it in words of their own, mostly as a server that cannot be reached. It says nothing about that server,
-nor about the task in work.
+Libraries report it in various ways, mostly as an unreachable server. It says nothing about that server or the current
+task.
 """
 
 from __future__ import annotations

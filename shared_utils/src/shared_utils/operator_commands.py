@@ -1,4 +1,4 @@
-"""Commands that sentences for operators name. The package knows none of its users: a service declares its program."""
+"""Names commands in sentences for operators; a service declares its program, so that this package needs no names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ class _Program:
 
 
 def declare_program(name: str) -> None:
-    """Say which program has the commands; a service does so once, when it is imported."""
+    """Declare the program that has the commands; a service does so once, at import."""
     _Program.name = name
 
 

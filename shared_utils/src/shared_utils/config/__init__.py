@@ -1,1 +1,1 @@
-"""Settings: where they come from, their types, and the reference made of them."""
+"""Settings: their sources, their types, and the generated reference."""

@@ -1,4 +1,4 @@
-"""Former names of settings: they are read for one release, and everybody who uses one is told."""
+"""Former names of settings: they are read for one release, with a warning."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENVIRONMENT: Final = "the environment"
 
 @dataclass(frozen=True, slots=True)
 class Deprecated:
-    """A former name that is in use."""
+    """A former name that the configuration uses."""
 
     old: str
     new: str
@@ -25,7 +25,7 @@ class Deprecated:
 
 
 def modernise(content: dict[str, Any], renames: Sequence[Rename], source: str) -> list[tuple[Rename, Deprecated]]:
-    """Give the settings of a file their new names, in place; returns which had a former one.
+    """Rename former settings of a file in place; returns the former names.
 
     Args:
         content: the file's; its sections are JSON objects.

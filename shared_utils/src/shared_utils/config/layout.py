@@ -1,4 +1,4 @@
-"""What a program declares about its configuration: sections, variables, and settings that have a new name."""
+"""A program's declaration of its configuration: sections, variables, and renamed settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which part of newly read settings a running service takes over, and which part has to wait for a restart."""
+"""Splits newly read settings into those that a running service applies and those that need a restart."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def merge(running: _Settings, read: _Settings) -> Reload[_Settings]:
 
 
 def reread(running: _Settings, read: Callable[[], _Settings], log: FilteringBoundLogger) -> _Settings | None:
-    """Read the settings again and tell the log; returns what holds from now on, None where they are wrong."""
+    """Read the settings again and log the result; returns the settings in force, None if they are invalid."""
     try:
         outcome = merge(running, read())
     except SettingsError as error:

@@ -1,4 +1,4 @@
-"""The secrets among a service's settings, so that its logs can hide them wherever they turn up."""
+"""Collects the secrets of a service's settings, so that its logs can hide them."""
 
 from __future__ import annotations
 

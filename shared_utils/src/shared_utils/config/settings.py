@@ -1,7 +1,7 @@
 """Settings: ``config.json`` < ``config.local.json`` < environment < command line, read once, then frozen.
 
-A service describes what it can be told as pydantic models whose leaves name their environment variables
-(:func:`setting`). :func:`load` merges the sources and remembers where each value came from.
+A service describes its settings as pydantic models whose leaves name their environment variables (:func:`setting`).
+:func:`load` merges the sources and remembers where each value came from.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def _deprecated_variable(
 
 
 def _refuse_blank_secrets(values: Mapping[str, Any], model: type[BaseModel], origins: Mapping[str, str]) -> None:
-    """A blank secret would be compared, sent or hashed like any other: it guards nothing and looks as if it did."""
+    """Refuse blank secrets: they would be used like any other, but protect nothing."""
     for leaf in variables.leaves(model):
         value: Any = values
         for key in leaf.path.split("."):
@@ -253,7 +253,7 @@ def _read(
 
 
 def _refuse_leftovers(content: Mapping[str, Any], layout: Layout, source: str) -> None:
-    """Refuse what remains of a former section once its settings have their new names."""
+    """Refuse unknown keys of a former section after its settings were renamed."""
     own = {rename.old.partition(".")[0] for rename in layout.renames}
     for section in layout.former_sections & own & content.keys():
         if not isinstance(content[section], dict):
@@ -298,7 +298,7 @@ def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 def _tidy(values: dict[str, Any], leaf: Leaf, origins: Mapping[str, str]) -> None:
-    """Bring a text into the form in which it can only be meant, wherever it comes from.
+    """Strip a text from any source of characters that cannot be intended.
 
     Raises:
         SettingsError: it cannot be used; the sentence does not repeat it.
@@ -319,7 +319,7 @@ def _tidy(values: dict[str, Any], leaf: Leaf, origins: Mapping[str, str]) -> Non
 
 
 def _word(text: str, choices: Sequence[str]) -> str:
-    """The choice that is meant, in whatever case it is written; other texts as they are."""
+    """The matching choice, ignoring case; other texts unchanged."""
     return next((choice for choice in choices if choice.lower() == text.lower()), text)
 
 

@@ -1,4 +1,4 @@
-"""Values that people set: what cannot be meant is stripped, and what cannot be sent is named.
+"""Cleans and checks configured values: strips unintended characters, and names values that cannot be sent.
 
 A value reaches a service through an environment, a file of secrets, a ``.env`` file or config.json, and its way there
 leaves things on it: a line end, a byte order mark, an invisible character of a web page, quotes. Only the standard
@@ -37,11 +37,11 @@ def unquoted(value: str) -> str:
 
 
 def value_problem(value: str, *, one_line: bool = False) -> str | None:
-    """What keeps the value from being used, as the rest of a sentence that does not repeat it; None where nothing.
+    """Why the value is unusable, as a clause that does not repeat it; None if it is usable.
 
     Args:
         value: trimmed.
-        one_line: whether a line break or tab within it is trouble, too.
+        one_line: whether a line break or tab within it is a fault, too.
     """
     if _SURROGATE.search(value):
         return "holds bytes that are not UTF-8; write it anew, in UTF-8"
@@ -51,7 +51,7 @@ def value_problem(value: str, *, one_line: bool = False) -> str | None:
 
 
 def header_problem(value: str) -> str | None:
-    """The same for what is sent in an HTTP header: a key or a token."""
+    """The same for values of HTTP headers, such as keys and tokens."""
     found = _NOT_IN_A_HEADER.search(value)
     if found is None:
         return None
@@ -59,5 +59,5 @@ def header_problem(value: str) -> str | None:
 
 
 def is_service_port(name: str, value: str) -> bool:
-    """Whether this is what Kubernetes and Docker set in ``…_PORT`` for a service: an address where a number belongs."""
+    """Whether this is a variable ``…_PORT`` that Kubernetes or Docker set for a service: an address, not a number."""
     return name.endswith("_PORT") and _SERVICE_PORT.match(value.strip()) is not None

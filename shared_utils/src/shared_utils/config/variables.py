@@ -1,4 +1,4 @@
-"""Environment variables: which one sets which setting, and which one is a slip of the pen.
+"""Maps environment variables to settings, and finds misspelt ones.
 
 Where the program has a prefix, every setting has a variable by its path, ``PREFIX_QUEUE_LEASE_SECONDS`` for
 ``queue.lease_seconds``; many have a short one too.
@@ -98,9 +98,9 @@ def leaves(model: type[BaseModel], at: str = "") -> Iterator[Leaf]:
 
 
 def given(leaf: Leaf, names: Iterable[str], environ: Mapping[str, str]) -> tuple[Any, str] | None:
-    """The value the environment gives a setting and the variable it comes from; what is empty counts as not set.
+    """The value and variable of a setting in the environment; empty values count as unset.
 
-    So does what Kubernetes sets in ``REDIS_PORT`` for a service named redis.
+    So does ``REDIS_PORT`` if Kubernetes set it for a service named redis.
 
     Args:
         leaf: the setting.
@@ -129,7 +129,7 @@ def successor(leaf: Leaf, layout: Layout, former: str) -> str:
 
 
 def refuse_unknown(environ: Mapping[str, str], model: type[BaseModel], layout: Layout) -> None:
-    """Find the variable that was meant for this project and names nothing.
+    """Refuse a variable with this project's prefix that names no setting.
 
     Args:
         environ: the environment.
@@ -174,7 +174,7 @@ def refuse_unknown(environ: Mapping[str, str], model: type[BaseModel], layout: L
 def _nearest(name: str, known: Collection[str], prefix: str) -> str | None:
     if not name.startswith(prefix):
         return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=_SIMILARITY_CUTOFF)), None)
-    # The beginning they share says nothing about how near they are.
+    # The common prefix says nothing about their similarity.
     ours = [other.removeprefix(prefix) for other in known if other.startswith(prefix)]
     near = difflib.get_close_matches(name.removeprefix(prefix), ours, n=1)
     return prefix + near[0] if near else None

@@ -1,1 +1,1 @@
-"""What one service writes and another reads: messages, whose they are, their limits, and shared names in Redis."""
+"""Contracts between services: messages, their owners and limits, and shared names in Redis."""

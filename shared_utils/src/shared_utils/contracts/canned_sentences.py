@@ -1,4 +1,4 @@
-"""What memory-python says where no model answers: by default, and in every release that did not mark its replies."""
+"""The default canned sentences of memory-python, of this and of earlier releases, which did not mark replies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which language a message is written in: Chinese, or one that is answered in English."""
+"""Detects the language of a message: Chinese, or one that is answered in English."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""What a task may be at most: one definition for every service that reads, hands over or answers tasks.
+"""Limits of a task: one definition for every service that reads, hands over or answers tasks.
 
-Each limit is a setting with a bound. A service refuses what exceeds its setting. What another service has checked and
-handed over is accepted up to the bound, so that two services with different settings never disagree about one task.
+Each limit is a setting with an upper bound. A service refuses tasks beyond its setting. A task that another service has
+checked and handed over is accepted up to the upper bound, so that services with different settings do not disagree
+about it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MAX_REPLY_TTL: Final = 366 * 86_400
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a payload may be at most."""
+    """Limits of a payload."""
 
     payload_bytes: int = 262_144
     depth: int = 16

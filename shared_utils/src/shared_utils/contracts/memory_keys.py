@@ -1,4 +1,4 @@
-"""The Redis names of memory-python: the only place that knows them. Its README says what each holds.
+"""Defines the Redis names of memory-python; its README describes each.
 
 memory-python uses them through ``memory_service.keys``; the bridge's ``user export`` and ``user erase`` look there too.
 

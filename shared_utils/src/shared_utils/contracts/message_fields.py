@@ -1,7 +1,7 @@
-"""Fields of a message as strangers write them, and the one text each of them becomes.
+"""Normalises fields of foreign messages to one text each.
 
-What decides whose memory is used, or whether anything is remembered, has to be exact; what is only passed on is taken
-in whatever shape it comes. Every type here is for pydantic models that are validated from Python values.
+Fields that decide whose memory is used, or whether anything is remembered, must be exact; fields that are only passed
+on may have any shape. Every type here is for pydantic models that are validated from Python values.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The messages on the queues, as the surrounding stack already speaks them.
+"""The messages on the queues, in the format of the surrounding stack.
 
 Reading is tolerant: unknown fields are kept, missing ones get their default. Writing is strict: the models below are
 the only shapes that leave a service, and fields are only ever added to the ones other programs know. Times are
@@ -54,7 +54,7 @@ _READABLE_ID: Final = {
 
 
 class TaskMeta(BaseModel):
-    """What a producer may say about a task; unknown keys are kept."""
+    """A producer's metadata of a task; unknown keys are kept."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -145,7 +145,7 @@ class ErrorReply(BaseModel):
 
 
 class TaskResponse(BaseModel):
-    """What whoever waits on ``task_response:{task_id}`` is told."""
+    """The message on ``task_response:{task_id}``."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -163,7 +163,7 @@ HANDOVER_KEY: Final = "letta_bridge"
 
 
 class Handover(BaseModel):
-    """What the bridge writes into a task it wants answered by memory-python: how and where to answer.
+    """The bridge's instructions to memory-python in a task: how and where to answer.
 
     The task itself carries an id that the bridge made, because a stranger's task id is not unique: programs that know
     nothing of this record answer on ``task_response:{task_id}``, where no other turn listens. Fields with a default may
@@ -225,7 +225,7 @@ class MemoryRecord(BaseModel):
 
 
 class MemoryUpdate(BaseModel):
-    """Told on ``memory_updates`` after a message was remembered."""
+    """The message on ``memory_updates`` after a message was stored."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -310,7 +310,7 @@ def json_object(text: bytes | str) -> dict[str, Any]:
 
 
 def _check_ids(raw: object, payload: bytes, limits: Limits) -> None:
-    """Ids as they were written: cleaning must not make one user of two.
+    """Check ids as they were written, because cleaning could merge two users.
 
     Raises:
         ValueError: one of them, or the task as a whole, cannot be read.

@@ -1,4 +1,4 @@
-r"""Whose a payload is, also where it can be read as a task only in part: for whoever looks for all of one user's.
+r"""Finds the owner of a payload, even of a partly unreadable task, for exports and erasures of one user.
 
 ``parse_task`` decides for what it can read. The rest, tasks that end as dead letters, is judged by its JSON object, or
 by the ids that stand in its text. A user id has many JSON forms: ``42`` and ``"42"``, ``"Ada"`` and ``"\u0041da"``,
@@ -23,7 +23,7 @@ _USER_IDS: Final = re.compile(r'"user_id"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d+(?=[\s,}
 
 
 class Ownership(StrEnum):
-    """How surely a payload is a user's."""
+    """How certainly a payload belongs to a user."""
 
     THEIRS = "theirs"
     SHARED = "shared"
@@ -41,7 +41,7 @@ def ownership(payload: bytes, user_id: str) -> Ownership:
 
 
 def owners(payload: bytes) -> frozenset[str]:
-    """Every user the payload may be of; one where that is sure, none where nothing in it tells."""
+    """Every possible owner of the payload: one if certain, none if it names no user."""
     try:
         return frozenset({parse_task(payload, BOUNDS).user_id})
     except MalformedMessage:
@@ -58,7 +58,7 @@ def owners(payload: bytes) -> frozenset[str]:
 
 
 def _user(value: Any) -> str | None:
-    """The user of an object that is no task in all else, as generously as any reader of the stack takes the id."""
+    """The user of an object that is not a valid task, read as leniently as by any reader of the stack."""
     if value is None or value == "":
         return ANONYMOUS
     try:

@@ -79,7 +79,7 @@ class Embedder(Protocol):
 
     @property
     def model(self) -> str:
-        """Which model; it is noted beside every vector."""
+        """The model's name, which is stored with every vector."""
         ...
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
@@ -87,7 +87,7 @@ class Embedder(Protocol):
 
         Raises:
             EmbeddingsUnavailable: out of reach or overloaded, however often it was tried.
-            EmbeddingsRefused: it will not take this, or answers nonsense.
+            EmbeddingsRefused: the request is refused, or the answer is invalid.
         """
         ...
 

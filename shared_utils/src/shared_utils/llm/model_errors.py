@@ -1,4 +1,4 @@
-"""What a refusal of an OpenAI-compatible model server means, whichever provider's words it is in.
+"""Classifies refusals of OpenAI-compatible model servers of any provider.
 
 The chat model, the embedding model and Letta, which quotes its model's errors, are read here alike. Providers agree on
 little but the HTTP status, so the words decide first. What is quoted of them is for operators: one line, bounded, and
@@ -33,7 +33,7 @@ class Cause(StrEnum):
 
     @property
     def passes(self) -> bool:
-        """Whether the same request may succeed later without anybody mending anything."""
+        """Whether the same request may succeed later without a fix."""
         return self in {Cause.RATE_LIMITED, Cause.UNAVAILABLE}
 
 
@@ -137,7 +137,7 @@ _KEYS_OF_CODES: Final = ("code", "type", "error_type", "status", *_KEYS_OF_PARAM
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a refusal means."""
+    """A classified refusal."""
 
     cause: Cause
     words: str
@@ -152,7 +152,7 @@ class Refusal:
 
 
 def read_refusal(status: int, body: str | bytes, *, hidden: Collection[str] = ()) -> Refusal:
-    """What a model server means by an answer that is not a success.
+    """Classify an answer that is not a success.
 
     Args:
         status: the HTTP status.
@@ -173,7 +173,7 @@ def read_refusal(status: int, body: str | bytes, *, hidden: Collection[str] = ()
 
 
 def shown(message: str, hidden: Collection[str] = ()) -> str:
-    """A provider's message as one bounded line, without quotations, keys, and anything that stands in ``hidden``."""
+    """A provider's message as one bounded line, without quotations, keys, and texts in ``hidden``."""
     message = _INPUT.split(" ".join(message.split()), maxsplit=1)[0]
     message = _SECRET.sub("…", _QUOTATION.sub(_unquoted, message))
     message = re.split(r"[\[{]", message, maxsplit=1)[0][:_READ_WORDS]

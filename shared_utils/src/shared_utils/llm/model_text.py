@@ -1,4 +1,4 @@
-"""A model's answer as its user may see it: without the model's thoughts, and without tool calls written as text.
+"""Cleans a model's text for its user: removes thoughts, and tool calls written as text.
 
 Models mark both in their text in many ways, and servers that should take the marks out often do not. Code is left
 alone: a text *about* these marks keeps them where it quotes them as code. Only whole texts can be cleaned here.
@@ -54,13 +54,13 @@ _MOST_PASSES: Final = 4
 
 
 def text_for_user(text: str) -> str:
-    """What of a model's text is meant for its user; empty where nothing is.
+    """The part of a model's text that is meant for its user; may be empty.
 
     Args:
         text: one whole message of the model, as it wrote it.
 
     Returns:
-        The very same text where it holds no thoughts and no tool calls, else the rest without blanks around it.
+        The same text if it contains no thoughts and no tool calls, otherwise the rest without surrounding blanks.
     """
     # Every mark and every tool call has one of these. Most texts have none, which is seen a hundred times as fast.
     if "<" not in text and "[" not in text and "{" not in text and "◁" not in text:

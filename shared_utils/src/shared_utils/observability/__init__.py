@@ -1,1 +1,1 @@
-"""Logs without secrets or users' words, and health over HTTP."""
+"""Logs without secrets and message texts, and health over HTTP."""

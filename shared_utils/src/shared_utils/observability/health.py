@@ -1,6 +1,6 @@
 """Health over HTTP: ``/livez`` (no dependencies), ``/readyz`` (each dependency), ``/health`` (a summary for people).
 
-Anybody may ask, so asking is cheap: dependencies are looked at once a second at most, however many ask.
+The endpoints are public, so dependencies are checked at most once a second, whatever the request rate.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Check:
 
 
 class HealthSource(Protocol):
-    """A service that can say how it is. Each call must answer quickly, whatever is down."""
+    """A service that reports its health. Each call must answer quickly, whatever is down."""
 
     def own_checks(self) -> list[Check]:
-        """What the service knows by itself, that it is stopping for example: told as it is now."""
+        """The service's own state, for example that it is stopping; never cached."""
         ...
 
     async def checks(self) -> list[Check]:
@@ -44,7 +44,7 @@ class HealthSource(Protocol):
         ...
 
     async def summary(self) -> Mapping[str, Any]:
-        """What an operator looks at first."""
+        """The summary for operators."""
         ...
 
 
@@ -67,7 +67,7 @@ def router(source: HealthSource, *, fresh: float = FRESH_SECONDS) -> APIRouter:
     @routes.head("/livez", include_in_schema=False)
     @routes.get("/livez")
     async def livez() -> dict[str, str]:
-        """The process runs. Asks nothing else, so that a restart is never blamed on a dependency."""
+        """The process runs. Checks no dependency, so that an outage of one never causes a restart."""
         return {"status": "ok"}
 
     @routes.head("/readyz", include_in_schema=False)

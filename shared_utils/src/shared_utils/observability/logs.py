@@ -1,6 +1,6 @@
-"""Structured logs: one event a line, a stable name and ids, never a user's words, never a secret.
+"""Structured logs: one event per line with a stable name and ids, without message texts and secrets.
 
-docs/logs.md lists every event; :mod:`shared_utils.observability.redaction` says what is hidden.
+docs/logs.md lists every event; :mod:`shared_utils.observability.redaction` hides sensitive values.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NUMBERS: Final = {logging.getLevelName(level).lower(): level for level in _LOG_
 
 
 class _Threshold:
-    """Drops what is below a level that may change while running."""
+    """Drops lines below a level that may change at runtime."""
 
     level = logging.INFO
 
@@ -80,9 +80,9 @@ def configure(
 
 
 def adjust(settings: LogSettings) -> None:
-    """Take over what may change while running: the level, and what is shown."""
+    """Apply settings that may change at runtime: the level and the redaction."""
     _threshold.level = _NUMBERS[settings.level]
-    # What libraries say below a warning is about their own insides, and may quote what they send.
+    # Library lines below warning concern internals, and may quote requests.
     logging.getLogger().setLevel(max(_threshold.level, logging.WARNING))
     policy.user_ids = settings.user_ids
     policy.message_text = settings.message_text

@@ -1,4 +1,4 @@
-"""What no log line shows: secrets, what users and agents say, and, unless it is switched on, who the users are."""
+"""Redacts log lines: secrets, message texts and, unless switched on, user ids."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _INPUT_VALUE: Final = re.compile(r"(input_value=).*?(, input_type=)")
 
 @dataclass(slots=True)
 class Policy:
-    """What this process shows. One per process: its log is one."""
+    """The redaction policy of this process."""
 
     user_ids: bool = False
     message_text: bool = False
@@ -51,7 +51,7 @@ def redact_text(text: str) -> str:
 
 
 def pseudonym(user_id: str, salt: str = "") -> str:
-    """What stands for a user in the log: the same for the same user and salt, and not to be turned back."""
+    """The pseudonym of a user in the log: a salted one-way hash."""
     return "user-" + hashlib.blake2b(user_id.encode(), key=salt.encode()[:64], digest_size=6).hexdigest()
 
 

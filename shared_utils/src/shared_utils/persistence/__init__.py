@@ -1,4 +1,4 @@
-"""Where state lives: PostgreSQL or openGauss through psycopg, files where there is none or it is away, memory in tests.
+"""State in PostgreSQL or openGauss through psycopg, in files without a database or during outages, in memory in tests.
 
 ::
 

@@ -1,4 +1,4 @@
-"""What can go wrong where state lives.
+"""Errors of persistence.
 
 ::
 

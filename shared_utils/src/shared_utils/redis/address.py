@@ -1,4 +1,4 @@
-"""What REDIS_URL says: which kind of Redis, where, as whom, and with which options.
+"""Parses REDIS_URL: kind of Redis, address, user and options.
 
 ======================================================  ==============================================================
 ``redis://``, ``rediss://`` (TLS)                       one server: ``[user:password@]host[:port][/DB]``

@@ -1,7 +1,7 @@
 """A client of a Cluster of which some nodes are down.
 
-redis-py looks for the nodes again only where it may repeat commands, which this project does not let it. Here it does
-so before the next command whenever one has failed.
+redis-py discovers the nodes again only if it may retry commands, which this project disables. This client does so
+before the next command after any failure.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Connections to Redis or Valkey: standalone, Sentinel or Cluster, TLS, ACL user.
 
-The clients never retry by themselves. A push or a script that was repeated after its answer got lost would count
-twice; each caller knows whether repeating is safe.
+The clients never retry by themselves, because a repeated push or script with a lost answer could take effect twice;
+each caller decides whether repeating is safe.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ async def close(client: RedisClient) -> None:
 
 
 async def retry_until_available(command: Callable[[], Awaitable[_Result]]) -> _Result:
-    """What a command that may be repeated returns, as soon as Redis answers: a turn outlives an absence of Redis.
+    """The result of an idempotent command, retried while Redis is away, so that turns survive an outage.
 
     Raises:
         RedisError: Redis refuses it, and will until somebody changes a key, a right or a setting.

@@ -1,6 +1,6 @@
-"""Why Redis is of no use: out of reach, or refusing; what it means and what to do, in one sentence.
+"""Explains failures of Redis, unreachable or refusing, in one sentence with effect and remedy.
 
-A script reports what the command in it met, so the code that Redis begins its errors with is looked for in its text.
+A script's error contains the error of its command, so the error code is searched for in the text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lua scripts on Redis: read from files, run by their digest, given again to a server that lost them."""
+"""Lua scripts on Redis: read from files, run by their digest, and reloaded after the server lost them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Checkpoints in a database, and in a file while it is away.
 
-What is written meanwhile goes to the file, and from there to the database before anything else is asked of it. The
-file is no copy of the database: a thread that has a checkpoint in it can go on, any other waits, because to begin it
-anew would do its work twice. Lists, copies, cleanups and deletions wait for the database too: they must be complete.
+Writes during an outage go to the file, and are replayed before any other use of the database. The file is not a copy of
+the database: a thread with a checkpoint in it can continue; any other thread waits, because starting it again would
+repeat its work. Lists, copies, cleanups and deletions wait for the database, too, because they must be complete.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class FallbackCheckpoints:
 
     @property
     def away(self) -> DatabaseUnavailable | None:
-        """Why the file served the last question; None where the database did."""
+        """Why the file served the last call; None if the database did."""
         return self._away
 
     async def setup(self) -> None:
@@ -201,7 +201,7 @@ class FallbackCheckpoints:
         except DatabaseUnavailable:
             raise
         except PersistenceError as error:
-            # It stays in the file, for somebody to look at; the other threads are not held up by it.
+            # It stays in the file for an operator; the other threads are replayed nevertheless.
             _log.error("checkpoint_replay_refused", error=str(error))
 
     async def _began_here(self, thread_id: str, namespace: str, checkpoint_id: str | None) -> bool:

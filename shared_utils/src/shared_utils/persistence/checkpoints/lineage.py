@@ -1,4 +1,4 @@
-"""Which checkpoints depend on which, and so what may go: pure functions over what a thread's rows say of each other."""
+"""Dependencies between checkpoints, which decide what may be removed: pure functions over a thread's rows."""
 
 from __future__ import annotations
 

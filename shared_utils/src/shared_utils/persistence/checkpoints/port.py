@@ -1,4 +1,4 @@
-"""Checkpoints: where a piece of work stood, step by step, so that it can go on. The port, its records, its errors.
+"""Checkpoints, from which a piece of work can continue: the port, its records, its errors.
 
 A thread is one piece of work. Its checkpoints form a tree: each names the one it followed, and two writers that go on
 from the same one make two branches, of which none is lost. What a checkpoint holds is bytes to this package, with the

@@ -1,4 +1,4 @@
-"""What goes: checkpoints past their time, and those of a run. What a later one inherits from stays."""
+"""Removes checkpoints by age, number or run, except those that later ones inherit from."""
 
 from __future__ import annotations
 

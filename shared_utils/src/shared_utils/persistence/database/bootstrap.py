@@ -1,4 +1,4 @@
-"""The first connection to a database: is it there, is it fit, may we? Where it is missing, it is made."""
+"""The first connection to a database: checks existence, fitness and rights, and creates a missing database."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def connect_and_prepare(config: DatabaseConfig) -> tuple[Connection, Diale
         DatabaseRefused: it does not exist and may not be made.
     """
     connection = await _reach(config)
-    # A pooler lets clients in while its server is away, and then says nothing.
+    # A pooler accepts clients while its server is away, and then does not answer.
     watch = ConnectionWatch(connection, config.connection_timeout + _GRACE_SECONDS)
     try:
         dialect = await _dialect(connection)

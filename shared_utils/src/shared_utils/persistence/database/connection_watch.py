@@ -1,4 +1,4 @@
-"""Two eyes on the pool's connections: one cuts those whose peer fell silent, one tells why connecting failed."""
+"""Watches the pool's connections: closes those with a silent peer, and reports why connecting failed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared_utils.persistence.database.connections import Connection
 
 
 class ConnectionWatch:
-    """Cuts a connection whose peer says nothing for too long. Cancelling would ask that same peer to cancel."""
+    """Closes a connection whose peer is silent for too long; a cancel request would need the same peer."""
 
     def __init__(self, connection: AsyncConnection[Any], seconds: float) -> None:
         self.cut = False
@@ -37,9 +37,9 @@ class ConnectionWatch:
 
 
 def silent(connection: AsyncConnection[Any]) -> bool:
-    """Whether nothing came from the server since the last answer: what ends a session, or a server, says so.
+    """Whether nothing arrived from the server since the last answer; ending a session or server sends a message.
 
-    It costs no round trip, and so cannot tell a peer that went without a word.
+    It needs no round trip, so it cannot detect a peer that vanished silently.
     """
     look = select.poll()
     look.register(connection.fileno(), select.POLLIN)

@@ -1,7 +1,7 @@
-"""The database: its connections, and how a piece of work is done in it.
+"""The database: its connections and transactions.
 
-It is opened by the first question and again after an outage. While it is away a question fails at once, but for one a
-second, which looks whether it is back; so nobody waits in line for a server that is gone.
+It is opened by the first call and again after an outage. While it is away, calls fail at once, except for one per
+second that probes it; so callers never queue for a missing server.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Database:
 
     @property
     def last_error(self) -> PersistenceError | None:
-        """Why it was of no use the last time it was asked; None while it works, or before the first question."""
+        """Why the last call failed; None while it works, or before the first call."""
         return self._trouble
 
     async def open(self) -> Dialect:

@@ -1,4 +1,4 @@
-"""What psycopg raises, as the errors of this package. openGauss names no constraint, so only the SQLSTATE counts."""
+"""Maps psycopg's errors to this package's. openGauss names no constraint, so only the SQLSTATE counts."""
 
 from __future__ import annotations
 

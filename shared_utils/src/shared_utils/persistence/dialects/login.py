@@ -1,4 +1,4 @@
-"""Why a login failed, in words an operator can act on. openGauss answers stock clients with riddles about SASL."""
+"""Explains failed logins to operators; openGauss gives stock clients only obscure SASL errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which server is this: told from ``version()``, because openGauss says 9.2.4 everywhere else."""
+"""Recognises the server by ``version()``, because openGauss reports 9.2.4 everywhere else."""
 
 from __future__ import annotations
 

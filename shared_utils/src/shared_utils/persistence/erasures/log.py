@@ -1,4 +1,4 @@
-"""The audit of erasures: when a user was erased and how much went; who it was only as a hash."""
+"""The audit of erasures: time, removed counts, and the user as a hash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Erasures followed in the session file: what it holds of a user goes, whenever this host learns of the erasure.
+"""Follows erasures in the session file: removes an erased user's rows when this host learns of the erasure.
 
 The file may hold sessions, writes that wait for the database, uses and conflicts. Which erasures it has followed stands
 in it too, so that a file brought back from a backup follows them once more. An opt-out in a session of an earlier

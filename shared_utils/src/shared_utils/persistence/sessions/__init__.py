@@ -1,1 +1,1 @@
-"""Sessions, which agent is a user's: the port, stores in the database, a file and memory, and a failover."""
+"""Sessions, which assign agents to users: the port, stores in the database, a file and memory, and a failover."""

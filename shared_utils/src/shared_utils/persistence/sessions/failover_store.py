@@ -1,8 +1,8 @@
 """Sessions in the database, and in the file while the database is away.
 
-While it is there, everything goes to the database, and the file learns what it tells. While it is away, the file
-answers and remembers what is written; nobody waits for the database then: one task looks for it, brings the writes
-there when it is back, and only then does the database answer again.
+While the database is available, all calls go to it, and the file mirrors the results. During an outage the file answers
+and records the writes, and no caller waits for the database: one task probes it and replays the writes when it is back;
+only then does the database answer again.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class FailoverSessionStore:
         return self._mirror_trouble
 
     async def conflicts(self, limit: int = 100) -> Sequence[SessionConflict]:
-        """What was given up when file and database were brought together, newest first."""
+        """Writes that were dropped when file and database were merged, newest first."""
         return await self._journal.conflicts(limit)
 
     async def find(self, user_id: str, persona: str) -> Session | None:

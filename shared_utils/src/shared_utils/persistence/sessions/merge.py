@@ -1,4 +1,4 @@
-"""Which sessions of another store a store takes over: decided in one place for every store."""
+"""Decides which sessions a store takes over from another one, for all stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was written while the database was away, in order, and what could not be brought together afterwards.
+"""The writes during an outage of the database, in order, and the conflicts of their replay.
 
 The tables lie in the session file, so that a write and its entry are one transaction.
 """

@@ -1,4 +1,4 @@
-"""Sessions: which agent is a user's, and what the user chose. The port, its records, and what can go wrong."""
+"""Sessions, which assign agents to users and hold users' choices: the port, its records and errors."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class SessionStore(Protocol):
 
     @property
     def last_error(self) -> str | None:
-        """Why it serves less than it should, for people; None while all is well."""
+        """Why it is degraded, for people; None while it works."""
         ...
 
     async def find(self, user_id: str, persona: str) -> Session | None:

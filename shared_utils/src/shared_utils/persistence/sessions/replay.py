@@ -1,11 +1,11 @@
-"""Brings into the database what was written to the file while the database was away.
+"""Replays writes from an outage of the database from the file into the database.
 
-Each entry of the journal says which version it followed. Where the database still has that one, the entry is applied.
-Else somebody wrote there meanwhile, and both cannot stay: the higher version does, but an agent in the database is
-never replaced by another; what is given up is kept in the file and reported. Every step may be done twice.
+Each entry of the journal names the version that it followed. If the database still has that version, the entry is
+applied. Otherwise another writer changed the row meanwhile: the higher version wins, but an agent in the database is
+never replaced by another; the losing write is kept in the file and reported. Every step is idempotent.
 
-Entries about which nothing is in doubt are replayed together, hundreds in one transaction: one by one, they would go
-back more slowly than new ones come in under load. The others are replayed one by one, in their order.
+Entries without a possible conflict are replayed together, hundreds in one transaction, because one by one is slower
+than new writes arrive under load. The others are replayed one by one, in order.
 """
 
 from __future__ import annotations

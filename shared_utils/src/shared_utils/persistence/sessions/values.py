@@ -1,4 +1,4 @@
-"""What may stand in a session's data and metadata: JSON that every store can hold, up to a size."""
+"""Checks a session's data and metadata: JSON that every store can hold, up to a size."""
 
 from __future__ import annotations
 

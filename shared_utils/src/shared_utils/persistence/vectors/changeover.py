@@ -1,4 +1,4 @@
-"""From one embedding model to another, in the database: both tables side by side, then one."""
+"""Changes from one embedding model to another, with both tables side by side meanwhile."""
 
 from __future__ import annotations
 

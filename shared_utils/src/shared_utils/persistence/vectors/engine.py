@@ -1,4 +1,4 @@
-"""What a server can do with vectors: its type for them, and how its index is asked to look far enough."""
+"""The vector features of a server: its vector type, and the settings of its index."""
 
 from __future__ import annotations
 

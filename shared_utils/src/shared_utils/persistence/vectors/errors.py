@@ -1,4 +1,4 @@
-"""What can go wrong with vectors.
+"""Errors of vectors.
 
 ::
 

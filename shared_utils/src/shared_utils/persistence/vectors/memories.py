@@ -1,4 +1,4 @@
-"""Long-term memories of users: how they lie in the passage store, for the bridge that writes and whoever recalls."""
+"""Long-term memories of users in the passage store, which the bridge writes and memory-python recalls."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def source_hash(source_id: str) -> str | None:
 
 
 def user_scope(user_id: str) -> Scope:
-    """What a question on behalf of a user may find: nothing but their own."""
+    """The scope of searches for a user: only the user's own passages."""
     return Scope.source(user_source(user_id))
 
 

@@ -1,4 +1,4 @@
-"""Passages in memory, for tests: everything the port promises but survival."""
+"""Passages in memory, for tests."""
 
 from __future__ import annotations
 

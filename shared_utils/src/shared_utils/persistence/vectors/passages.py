@@ -1,4 +1,4 @@
-"""What a passage store keeps and answers: plain records."""
+"""The records of a passage store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHORTEST, _LONGEST = 1e-15, 1e15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
-    """A piece of text a user's agent shall find again, and its embedding."""
+    """A searchable text of a user's agent, and its embedding."""
 
     passage_id: str
     model: str
@@ -52,7 +52,7 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Whose passages a question is about. There is no default: who means all says :meth:`everything`.
+    """The owner of the passages in a query. There is no default; use :meth:`everything` for all.
 
     Raises:
         ValueError: it names nobody.

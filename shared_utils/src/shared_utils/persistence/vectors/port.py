@@ -1,4 +1,4 @@
-"""What a passage store promises."""
+"""The port of a passage store."""
 
 from __future__ import annotations
 
