@@ -1,1 +1,1 @@
-"""Measures the bridge against the job queues one would pick instead, and against what the machine can do."""
+"""Measures the bridge against alternative job queues, and against the limits of the machine."""

@@ -1,4 +1,4 @@
-"""Users of a Letta server over plain HTTP, each waiting for its answer before it says the next thing.
+"""Users of a Letta server over plain HTTP, each of whom waits for an answer before the next message.
 
 No SDK: what a turn costs its caller is of no interest here, and both cores are needed for the server.
 """

@@ -1,4 +1,4 @@
-"""What is measured: the bridge, the floors, and the peers, each as its documentation says to run it fastest."""
+"""The contenders: the bridge, the baselines and the peers, each configured for speed as documented."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Users who speak through the bridge, each waiting for its answer before it says the next thing."""
+"""Users of the bridge, each of whom waits for an answer before the next message."""
 
 from __future__ import annotations
 

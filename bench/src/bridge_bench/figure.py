@@ -1,4 +1,4 @@
-"""What a figure is: its columns, its charts, and what has to be said of it."""
+"""The definition of a figure: its columns, charts and notes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where everything is measured: one Valkey, one stub Letta, and workers that come and go."""
+"""The test bed: one Valkey, one stub Letta, and workers that start and stop."""
 
 from __future__ import annotations
 

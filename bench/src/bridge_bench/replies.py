@@ -1,4 +1,4 @@
-"""Who got which reply when: a subscriber that costs next to nothing, so that it does not slow down what it measures."""
+"""A cheap subscriber that records the replies and their times without slowing down the measurement."""
 
 from __future__ import annotations
 

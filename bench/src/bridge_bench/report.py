@@ -1,4 +1,4 @@
-"""How results are told: as tables on a terminal, and as a page with charts."""
+"""Renders results as tables on a terminal, and as a page with charts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rounds, interleaved: whatever else the machine does meanwhile, it does to everybody."""
+"""Interleaved rounds, so that other load on the machine affects all contenders alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Letta that answers at once, or after a set time: fast enough never to be the limit of what is measured.
+"""A Letta stub that answers at once, or after a set time, and is fast enough never to be the bottleneck.
 
 ``python -m bridge_bench.stub --port 8283 --latency 0.05``. HTTP is read by hand on uvloop: of a request only the first
 line, the length and the body's end are looked at. Every turn gets the same text, in about 1 KB shaped as Letta's

@@ -1,4 +1,4 @@
-"""What the bridge has to reach, and whether it did."""
+"""The performance targets of the bridge, and whether it reaches them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The floors: what a worker costs that promises nothing."""
+"""The baselines: workers without any guarantees."""

@@ -1,4 +1,4 @@
-"""A worker written by hand with redis-py, aiohttp and uvloop: batches in, batches out, and not one promise kept.
+"""A handwritten worker with redis-py, aiohttp and uvloop: batched, without any guarantees.
 
 What is in flight when it dies is lost, users' turns overlap, and a failed POST ends it.
 """

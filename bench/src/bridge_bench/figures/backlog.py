@@ -1,4 +1,4 @@
-"""Whether a task costs more when many wait, or when many users do."""
+"""The cost of a task with many waiting tasks, and with many waiting users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker adds to Letta's own time when there is little to do."""
+"""The latency that a worker adds to Letta's own, under light load."""
 
 from __future__ import annotations
 

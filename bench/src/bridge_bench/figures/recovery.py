@@ -1,4 +1,4 @@
-"""What becomes of the turns in flight when a worker is killed, and how soon."""
+"""The recovery of turns in flight after a worker was killed, and its duration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What asking for a session costs where there are a million of them, beside the plainest statement there is."""
+"""The cost of a session look-up among a million sessions, compared with a trivial statement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks a second, and what they cost, with Letta answering at once."""
+"""Tasks per second and their cost, with a Letta that answers at once."""
 
 from __future__ import annotations
 

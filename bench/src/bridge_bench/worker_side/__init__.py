@@ -1,4 +1,4 @@
-"""What runs in a worker's or a producer's own process, also in the peers' environments.
+"""Code that runs in a worker's or a producer's process, also in the peers' environments.
 
 Nothing here imports more than the standard library at module level, except where a module says which library its
 environment has.

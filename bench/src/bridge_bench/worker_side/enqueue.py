@@ -1,4 +1,4 @@
-"""Puts tasks where a worker expects them, in that worker's own environment and its own way.
+"""Enqueues tasks for a worker, in that worker's environment and with its client.
 
 ``python -m bridge_bench.worker_side.enqueue --module peer --count 100``. The module offers ``producer()``, an async
 context manager that gives a function for a batch of payloads. With ``--rate`` tasks come one by one, evenly spaced, and

@@ -1,4 +1,4 @@
--- What Letta's 167 migrations do to a database and its models do not say. Applied after the models' own tables.
+-- Changes that Letta's 167 migrations make and its models lack. Applied after the models' own tables.
 
 -- Without this every new message fails: its number comes from a sequence that only a migration creates.
 CREATE SEQUENCE message_seq_id;

@@ -1,4 +1,4 @@
-"""What the operator hears: sentences on stderr, answers on stdout."""
+"""Output for the operator: sentences on stderr, results on stdout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reaching the database server, whichever of the two it is, and making a database on it."""
+"""Connects to the database server of either product, and creates databases on it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CONNECT_TIMEOUT: Final = 5
 
 
 def wait_for_server(url: DatabaseUrl, limit: float) -> None:
-    """Return when it accepts connections; whether ours is welcome is another question.
+    """Return when it accepts connections; the login is not checked.
 
     Raises:
         NotReachable: it did not within ``limit`` seconds.

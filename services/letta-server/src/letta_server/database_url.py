@@ -1,4 +1,4 @@
-"""Where the database is: read from what operators write, written as Letta and psycopg want it."""
+"""Parses database URLs of operators, and formats them for Letta and psycopg."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The .env file: NAME=value lines, read for what the environment does not say already."""
+"""The .env file: NAME=value lines, for variables that the environment does not set."""
 
 from __future__ import annotations
 

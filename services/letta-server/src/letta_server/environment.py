@@ -1,4 +1,4 @@
-"""The environment Letta is started in: the operator's, plus the settings that were measured best."""
+"""Letta's environment: the operator's variables, plus the settings that performed best in measurements."""
 
 from __future__ import annotations
 

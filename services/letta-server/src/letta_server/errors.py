@@ -1,4 +1,4 @@
-"""What can keep Letta from starting.
+"""Errors that prevent a start of Letta.
 
 ::
 

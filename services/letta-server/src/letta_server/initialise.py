@@ -1,4 +1,4 @@
-"""From whatever is there to a database Letta 0.16.8 can use; nothing of it by halves, and only once."""
+"""Creates what a database lacks for Letta 0.16.8, in one transaction and only once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class State(Enum):
 
 
 def look(url: DatabaseUrl, *, opengauss: bool | None = None) -> State:
-    """Say what is there, changing nothing.
+    """Describe the database, without changes.
 
     Args:
         url: the database.
@@ -49,7 +49,7 @@ def look(url: DatabaseUrl, *, opengauss: bool | None = None) -> State:
 
     Raises:
         DatabaseUnfit: no access, wrong product, version or mode, no vectors, too few rights or connections.
-        SchemaRefused: something is there that we neither made nor may touch.
+        SchemaRefused: the schema contains foreign tables.
     """
     dialect = preflight.server(url).dialect
     preflight.check_product(dialect, url, opengauss=opengauss)

@@ -1,4 +1,4 @@
--- What PostgreSQL has and openGauss has not, for Letta's migrations and whatever else is pointed at its database.
+-- Functions of PostgreSQL that openGauss lacks, for Letta's migrations and other clients of its database.
 
 -- A random UUID of version 4 from what every release has.
 CREATE FUNCTION gen_random_uuid() RETURNS uuid LANGUAGE sql VOLATILE AS $$

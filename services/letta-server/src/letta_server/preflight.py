@@ -1,7 +1,7 @@
-"""What a database must be able to do before Letta may start on it; nothing is changed here.
+"""Checks a database before Letta starts on it, without changes.
 
-Each check is a sentence that says what is missing and what to run. Letta's own driver would crash, or work without
-saying so until the first message.
+A failed check is a sentence that names the lack and the remedy. Without these checks, Letta's driver would crash, or
+fail at the first message.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Is Redis up? Letta looks once, for five seconds, and then works without locks for as long as it lives."""
+"""Waits for Redis, because Letta checks for it only once, for five seconds, and then runs without locks."""
 
 from __future__ import annotations
 

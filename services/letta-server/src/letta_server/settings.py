@@ -1,4 +1,4 @@
-"""What the operator decided, read once from the environment, checked, and secret in its printed form."""
+"""The operator's settings, read once from the environment, validated, and redacted when printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting, with a limit, for what is still starting."""
+"""Waits, with a limit, for services that are starting."""
 
 from __future__ import annotations
 

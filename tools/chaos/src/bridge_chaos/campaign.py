@@ -1,4 +1,4 @@
-"""Many runs: each scenario at least once, then over again while there is time."""
+"""A campaign: each scenario runs at least once, and again while there is time."""
 
 from __future__ import annotations
 

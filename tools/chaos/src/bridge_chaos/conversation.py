@@ -1,4 +1,4 @@
-"""Users who talk: what was pushed and when, what each user had chosen then, and what was heard back."""
+"""Users' conversations: pushed tasks with their times, users' choices at that time, and received replies."""
 
 from __future__ import annotations
 

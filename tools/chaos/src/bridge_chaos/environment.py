@@ -1,4 +1,4 @@
-"""The processes under test, with a TCP proxy before each server, so that a network can fail as well."""
+"""The processes under test, with a TCP proxy in front of each server, to simulate network faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a fault is, and the run it strikes in."""
+"""The interface of a fault, and of the run that it strikes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Somebody else's memory-python with its chat AI: it knows the surrounding stack's names and nothing of the bridge.
+"""A foreign memory-python with its chat AI, which uses the surrounding stack's names and ignores the bridge's.
 
 ``python -m bridge_chaos.foreign_memory --redis URL`` takes tasks from `user_input_queue`, remembers them, answers one
 after the other on `ai_responses` and `task_response:{task_id}`, and prints ``ready`` once it has reached Redis.

@@ -1,4 +1,4 @@
-"""Reads what agents remember over Letta's HTTP interface, without the bridge's own client: a judge of its own."""
+"""Reads agents' memory over Letta's HTTP interface, independently of the bridge's client."""
 
 from __future__ import annotations
 

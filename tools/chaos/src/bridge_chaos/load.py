@@ -1,4 +1,4 @@
-"""What users say: each message names its number, its user and its persona, so that it is recognised anywhere."""
+"""The users' messages: each contains its number, user and persona, so that it is recognised anywhere."""
 
 from __future__ import annotations
 

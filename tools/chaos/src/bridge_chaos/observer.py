@@ -1,4 +1,4 @@
-"""Everything that is heard of replies, in the stream and on the channel, with the time it was heard."""
+"""Records every reply in the stream and on the channel, with the time of its arrival."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run was made with: the commit, and the machine."""
+"""The provenance of a run: the commit and the machine."""
 
 from __future__ import annotations
 

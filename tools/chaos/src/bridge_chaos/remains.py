@@ -1,4 +1,4 @@
-"""What is left of an erased user, looked for in every Redis key, table, file and agent."""
+"""Searches every Redis key, table, file and agent for remains of an erased user."""
 
 from __future__ import annotations
 

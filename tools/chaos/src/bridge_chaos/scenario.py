@@ -1,4 +1,4 @@
-"""What is tried in one run: one fault, or two at once."""
+"""The scenario of one run: one fault, or two at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The long run: a steady load, a fault every now and then, and at the end nothing broken and nothing grown."""
+"""The soak test: a steady load with occasional faults, then checks of promises and of growth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One more user beside the load, whose every word a fault chooses itself."""
+"""An additional user beside the load, whose messages a fault chooses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stack under test is made of."""
+"""The parts of a stack under test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What outlives a stack: a directory, and one PostgreSQL."""
+"""Resources that outlive a stack: a directory, and one PostgreSQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A short conversation of two users that shows what survives what."""
+"""The demo: a short conversation of two users that survives several failures."""
 
 from __future__ import annotations
 

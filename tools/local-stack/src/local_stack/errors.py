@@ -1,4 +1,4 @@
-"""What can go wrong while the stack is being run.
+"""Errors of running the stack.
 
 ::
 

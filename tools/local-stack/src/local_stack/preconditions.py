@@ -1,4 +1,4 @@
-"""What the operator's machine and environment must offer before anything is started; each lack is one sentence."""
+"""Checks the machine and environment before anything is started; each failure is one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the project's own programs are, and the environment they are started with."""
+"""Paths of the project's programs, and their environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose queue an operator's Redis holds: a stack that serves another one's would answer its users without memory."""
+"""Checks the owner of the queue in an operator's Redis: serving another stack's queue would answer without memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The last one out: a tiny process that ends what a dead parent left behind.
+"""A small process that ends the children of a dead parent.
 
 The parent writes `+<pid>` for every child it starts and `-<pid>` for every child that is gone. When the pipe closes,
 the parent has ended, whatever killed it, and the process groups still on the list are killed. A pipe works on every

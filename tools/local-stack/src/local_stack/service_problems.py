@@ -1,4 +1,4 @@
-"""Tells the terminal what the running services say is wrong: each trouble once when it comes, and when it is over."""
+"""Prints problems that running services report: each once when it begins, and once when it ends."""
 
 from __future__ import annotations
 

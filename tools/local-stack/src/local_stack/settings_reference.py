@@ -1,4 +1,4 @@
-"""What the documents say of settings, made from what the services declare.
+"""Generates the reference of settings from the services' declarations.
 
 ``./run generate`` writes them.
 """

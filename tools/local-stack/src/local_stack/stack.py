@@ -1,4 +1,4 @@
-"""The whole stack on this machine: what is started, in which order."""
+"""The whole stack on this machine: its parts and the order of their start."""
 
 from __future__ import annotations
 

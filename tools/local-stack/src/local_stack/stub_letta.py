@@ -1,4 +1,4 @@
-"""A Letta that only says what it was told, after a set time: for load tests, where the real one would be the limit.
+"""A Letta stub with fixed answers after a set time, for load tests in which the real one would be the bottleneck.
 
 ``python -m local_stack.stub_letta --port 0 --latency 0.5`` prints ``ready http://127.0.0.1:PORT``. With ``--gather N``
 it answers nobody until N turns are in flight at once: a caller that never holds so many waits for ever. What is POSTed

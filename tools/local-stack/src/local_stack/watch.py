@@ -1,4 +1,4 @@
-"""Restarts what ends by itself."""
+"""Restarts processes that end by themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the double does itself after a statement has succeeded upstream."""
+"""Effects of the double itself after a statement has succeeded upstream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the double can say no with.
+"""The errors that the double returns.
 
 DoubleError
 ├── Refusal            what the client is told, as an openGauss error

@@ -1,4 +1,4 @@
-"""What all sessions of one double share."""
+"""The state that all sessions of one double share."""
 
 from __future__ import annotations
 

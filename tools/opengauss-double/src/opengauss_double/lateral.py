@@ -1,4 +1,4 @@
-"""Finds what only PostgreSQL takes: a function in FROM that reads a table named before it in the same FROM.
+"""Finds a construct that only PostgreSQL accepts: a function in FROM that reads an earlier table of the same FROM.
 
 Seen where the function's arguments name that table (`FROM t, unnest(t.list)`); a bare column (`unnest(list)`) is not.
 """

@@ -1,4 +1,4 @@
-"""From a client's first bytes to its session."""
+"""Handles a client's login, up to its session."""
 
 from __future__ import annotations
 

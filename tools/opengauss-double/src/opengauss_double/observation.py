@@ -1,4 +1,4 @@
-"""What a double is asked and what it refuses, for tests that want to know."""
+"""Records a double's statements and refusals, for tests."""
 
 from __future__ import annotations
 

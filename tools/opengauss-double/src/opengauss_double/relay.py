@@ -1,4 +1,4 @@
-"""From the upstream to the client: which of the upstream's messages pass, and as what."""
+"""Relays messages from the upstream to the client, filtered and translated."""
 
 from __future__ import annotations
 

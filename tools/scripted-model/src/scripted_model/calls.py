@@ -1,4 +1,4 @@
-"""What the model was asked, for tests to look at: counts, and the last calls in full."""
+"""Records the model's calls for tests: counts, and the last calls in full."""
 
 from __future__ import annotations
 

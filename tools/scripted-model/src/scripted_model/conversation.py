@@ -1,4 +1,4 @@
-"""A chat completion request as the script sees it: what was said, what memory is shown, which tools are offered."""
+"""A parsed chat completion request: messages, memory and tools."""
 
 from __future__ import annotations
 

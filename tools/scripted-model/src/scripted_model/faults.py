@@ -1,4 +1,4 @@
-"""Failures on demand: marked in a message, dialled in for every call, or at random with a seed."""
+"""Failures on demand: marked in a message, configured for every call, or random with a seed."""
 
 from __future__ import annotations
 

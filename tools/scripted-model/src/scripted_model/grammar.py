@@ -1,4 +1,4 @@
-"""What the model understands, as data: kinds of facts and questions, in English and Chinese.
+"""The model's grammar, as data: kinds of facts and questions, in English and Chinese.
 
 A kind is stored in a memory block as one line (``line``) and recognised there by the same template, so what one
 conversation stores another can answer from. Order matters: the first kind that matches a clause wins.

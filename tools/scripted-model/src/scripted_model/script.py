@@ -1,4 +1,4 @@
-"""The script: what the model answers to a conversation. A pure function; all state is in the conversation itself.
+"""The script: a pure function from a conversation to the model's answer.
 
 In this order: facts the user has stated and memory does not hold yet are stored, one tool call a step; a question is
 answered from memory and from what was said; a statement is confirmed; anything else is echoed.

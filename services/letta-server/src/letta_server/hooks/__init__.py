@@ -1,4 +1,4 @@
-"""What lets Letta's own code, written for PostgreSQL, work on openGauss. Nothing of it is installed on PostgreSQL.
+"""Hooks that let Letta's code, written for PostgreSQL, work on openGauss. None is installed on PostgreSQL.
 
 Each module changes one thing in SQLAlchemy, in this process, by ``install(dialect)``; no file of Letta's is edited::
 

@@ -1,4 +1,4 @@
-"""What Letta's statements rely on, fixed for each of its connections, whatever an operator set for server or role.
+"""Fixes the session settings that Letta's statements rely on, whatever an operator set for server or role.
 
 Behind a pooler the next transaction may run in another session, which other programs use too: there each transaction
 begins with the settings, and leaves none.

@@ -1,4 +1,4 @@
-"""The version SQLAlchemy takes the server for.
+"""Sets the server version that SQLAlchemy assumes.
 
 It reads ``version()`` and gives up on openGauss's. The number openGauss names itself everywhere else is the right one:
 by a later one SQLAlchemy would ask its catalog for columns that are not there.

@@ -1,4 +1,4 @@
-"""Do both sides hold the same? Every row of both is read and brought into one form; counts and checksums must agree.
+"""Compares both sides: every row is read and normalised; counts and checksums must agree.
 
 A checksum is the sum of the rows' hashes, so it does not depend on their order: the two servers may sort text in
 different ways.

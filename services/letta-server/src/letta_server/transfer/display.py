@@ -1,4 +1,4 @@
-"""What a person sees of a move: a bar on a terminal, lines elsewhere."""
+"""The progress of a move: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 

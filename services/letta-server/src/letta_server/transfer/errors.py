@@ -1,4 +1,4 @@
-"""What can keep a database from being moved.
+"""Errors that prevent a move.
 
 ::
 

@@ -1,7 +1,7 @@
 """How far a move has come: a table on the target, written in the transactions that write the rows.
 
-So after a kill the target says itself what it holds. Until the move has ended well, the target's
-stamp keeps Letta away.
+So after a kill the target itself records its state. Until the move has succeeded, the target's stamp prevents a start
+of Letta.
 """
 
 from __future__ import annotations

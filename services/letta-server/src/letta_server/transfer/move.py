@@ -1,4 +1,4 @@
-"""One move, from start to end; and the two ways of only looking."""
+"""One move, from start to end, and its two read-only modes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sequences: not rows, but without their values the next message would take a number that is taken."""
+"""Copies the values of sequences; without them, new messages would reuse numbers."""
 
 from __future__ import annotations
 

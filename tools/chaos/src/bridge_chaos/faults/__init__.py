@@ -1,1 +1,1 @@
-"""What is broken: one function a fault, one module a part of the stack."""
+"""The faults: one function for each fault, one module for each part of the stack."""

@@ -1,4 +1,4 @@
-"""memory-python is killed, away, without its model, or somebody else's, while it answers for Letta."""
+"""memory-python is killed, away, without its model, or a foreign one, while it answers for Letta."""
 
 from __future__ import annotations
 

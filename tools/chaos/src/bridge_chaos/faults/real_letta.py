@@ -1,4 +1,4 @@
-"""The real Letta server with the scripted model: what its double only claims."""
+"""The real Letta server with the scripted model, which verifies the behaviour of its double."""
 
 from __future__ import annotations
 

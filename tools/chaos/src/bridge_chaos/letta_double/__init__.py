@@ -1,4 +1,4 @@
-"""A Letta that behaves as the real one was measured to, in milliseconds, and fails on demand.
+"""A double of Letta with the measured behaviour of the real one, fast, and with faults on demand.
 
 It keeps agents, histories and runs; stores a turn step by step and only at a step's end; goes on with a turn whose
 client has left; shows a turn's run only a moment after its request, with what was asked for; marks runs cancelled

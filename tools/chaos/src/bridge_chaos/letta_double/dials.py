@@ -1,4 +1,4 @@
-"""What can go wrong in the double of Letta, dialled in by operation."""
+"""The faults of the Letta double, configured for each operation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the double of Letta remembers: agents, messages, runs. In a file, so that killing the server is survivable.
+"""The state of the Letta double: agents, messages, runs, in a file that survives a kill of the server.
 
 Several servers may share the file, as several Letta servers share a database.
 """

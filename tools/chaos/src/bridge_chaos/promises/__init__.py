@@ -1,4 +1,4 @@
-"""What must hold at the end of a run, seen from outside and counted."""
+"""The promises that must hold at the end of a run, checked from outside."""
 
 from bridge_chaos.promises.judge import judge
 from bridge_chaos.promises.verdict import ALWAYS, PROMISES, Finding, Verdict

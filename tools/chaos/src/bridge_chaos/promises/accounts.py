@@ -1,4 +1,4 @@
-"""Counters and keys that must add up once the queue has come to rest."""
+"""Checks counters and keys once the queue is idle."""
 
 from __future__ import annotations
 

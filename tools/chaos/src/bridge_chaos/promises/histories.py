@@ -1,4 +1,4 @@
-"""What stands in the agents: everything once, in order, of the right user and persona, and nothing said in private."""
+"""Checks the agents' histories: every turn once, in order, of the right user and persona, no private messages."""
 
 from __future__ import annotations
 

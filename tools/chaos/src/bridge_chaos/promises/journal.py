@@ -1,4 +1,4 @@
-"""The journal in the database: every answered turn exactly once, in order, and nothing said in private."""
+"""Checks the journal in the database: every answered turn exactly once, in order, no private messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that can be seen from outside, once all is quiet."""
+"""Runs all checks once the stack is idle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns that an agent was told the number of only: those beyond the configured bounds of what is told word for word."""
+"""Missed turns of which an agent received only the number, because they exceed the limits of catch-up."""
 
 from __future__ import annotations
 

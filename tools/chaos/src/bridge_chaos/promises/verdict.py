@@ -1,4 +1,4 @@
-"""Broken promises, each as a finding: which promise, where, and whom it concerns."""
+"""Broken promises as findings: the promise, the place, and the affected user."""
 
 from __future__ import annotations
 

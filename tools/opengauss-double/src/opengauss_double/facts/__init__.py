@@ -1,4 +1,4 @@
-"""What is known of openGauss, as data."""
+"""Facts about openGauss, as data."""
 
 from __future__ import annotations
 
