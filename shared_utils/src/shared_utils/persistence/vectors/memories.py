@@ -1,4 +1,4 @@
-"""Long-term memories of users in the passage store, which the bridge writes and memory-python recalls."""
+"""Long-term memories of users in the passage store, for the service that writes them and those that recall them."""
 
 from __future__ import annotations
 
