@@ -58,7 +58,7 @@ def test_the_producer_of_a_peer_that_is_not_there_is_an_error(bench):
         bench.harness.enqueue(nobody, 1, 1)
 
 
-def test_the_stub_is_no_limit(bench):
+def test_stub_is_not_the_bottleneck(bench):
     with bench.harness.stub() as stub:
         turns, cpu = ceiling(stub)
         assert stub.stats()["turns"] > 1000
@@ -66,7 +66,7 @@ def test_the_stub_is_no_limit(bench):
     assert 0 < cpu < 1
 
 
-def test_a_row_knows_its_ratio_to_the_bridge(bench):
+def test_row_has_its_ratio_to_the_bridge(bench):
     rows = [{"name": BRIDGE.name, "tasks_per_second": 50.0}, {"name": BASELINES[0].name, "tasks_per_second": 100.0}]
     fastest, slower = described(bench, rows)
     assert (fastest["name"], fastest["relative"], fastest["kind"]) == (BASELINES[0].name, 2.0, "floor")

@@ -39,7 +39,7 @@ def test_an_answer_in_many_pieces_is_one(bench, publish):
     assert len(tap.times()) == 200
 
 
-def test_an_error_reply_is_no_answer(bench, publish):
+def test_error_reply_does_not_count_as_an_answer(bench, publish):
     with bench.harness.tap() as tap:
         publish(json.dumps({"task_id": "t-1", "user_id": "ada", "error": True, "message": "no"}))
         tap.wait(1)

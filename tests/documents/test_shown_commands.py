@@ -72,7 +72,7 @@ RUN_BY = {
     r"api ": "services/letta-bridge-python/tests/http/test_running_bridge.py::test_api_serves_sessions",
     r"letta-bridge run$": "services/letta-bridge-python/tests/http/test_running_bridge.py::test_api_serves_sessions",
     r"letta-bridge doctor$": (
-        "services/letta-bridge-python/tests/doctor/test_doctor.py::test_on_a_real_letta_everything_is_fine"
+        "services/letta-bridge-python/tests/doctor/test_doctor.py::test_doctor_finds_no_fault_on_a_real_letta"
     ),
     r"memory-python run$": "services/memory-python/tests/test_survival.py::test_it_stops_while_redis_is_unavailable",
     r"memory-python --version$": "tests/deploy/test_wheels.py::test_program_prints_the_version_of_its_distribution",

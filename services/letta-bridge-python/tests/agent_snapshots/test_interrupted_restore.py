@@ -85,7 +85,7 @@ async def two_agents(letta, store):
 
 
 @pytest.mark.parametrize("done", [False, True], ids=["before its effect", "after its effect"])
-async def test_broken_off_at_any_call_and_repeated_it_ends_the_same(tmp_path, done):
+async def test_restore_interrupted_at_any_call_can_be_repeated(tmp_path, done):
     source = InMemoryLetta()
     store = InMemoryAgentStore(source)
     agents = await two_agents(source, store)
@@ -122,7 +122,7 @@ async def test_broken_off_at_any_call_and_repeated_it_ends_the_same(tmp_path, do
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".restore-")]
 
 
-async def test_an_agent_restored_twice_knows_all_its_former_ids(tmp_path):
+async def test_agent_restored_twice_has_all_former_ids(tmp_path):
     ids, letta = [], InMemoryLetta()
     store = InMemoryAgentStore(letta)
     agent = (await two_agents(letta, store))[1]

@@ -66,7 +66,7 @@ class Talking(InMemoryAgentStore):
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_agent_of_a_user_who_talks_while_it_is_written_is_not_restored(saved, restorer, after):
+async def test_restore_skips_the_agent_of_a_user_who_gets_another_meanwhile(saved, restorer, after):
     letta = InMemoryLetta()
     store = Talking(letta, "write", after=after)
     result = await restorer(store).restore(*saved)

@@ -102,7 +102,7 @@ async def test_users_and_personas_have_agents_of_their_own(manager, letta):
     assert len({spec.name for spec in letta.specs}) == len(pairs)
 
 
-async def test_after_a_restart_the_store_knows_the_agent(manager, store, letta):
+async def test_agent_is_found_in_the_store_after_a_restart(manager, store, letta):
     agent = await manager.agent_for("ada", "default", None, letta)
     letta.down = True
     assert await SessionManager(store, SETTINGS).agent_for("ada", "default", None, letta) == agent
@@ -298,7 +298,7 @@ async def test_many_first_messages_at_once_make_one_agent(store, letta):
     assert len(letta.specs) == 1
 
 
-async def test_an_agent_a_killed_bridge_left_unconfirmed_is_adopted_when_its_claim_ends(store, letta):
+async def test_unconfirmed_agent_of_a_killed_bridge_is_adopted_after_its_claim(store, letta):
     session = await store.reserve("ada", "default")
     await store.claim(session.session_id, "killed", 0.5)
     spec = AgentSpec("a", ("bridge", "user:ada", "persona:default"), "m", None, "letta_v1_agent", (), ())
@@ -428,7 +428,7 @@ async def test_sessions_expire_and_keep_their_agent(store, letta, sliding, moved
     assert len(letta.specs) == 1
 
 
-async def test_while_it_runs_memory_and_store_are_kept_together(store, letta, monkeypatch):
+async def test_running_manager_synchronises_cache_and_store(store, letta, monkeypatch):
     monkeypatch.setattr(session_manager, "_CHANGES_POLL_SECONDS", 0.01)
     monkeypatch.setattr(session_manager, "_LAST_SEEN_WRITE_SECONDS", 0.02)
     manager = SessionManager(store, SETTINGS, SessionSettings(cleanup_interval_seconds=1))

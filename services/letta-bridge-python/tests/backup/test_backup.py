@@ -124,7 +124,7 @@ async def test_session_file_and_agents_come_back_whole(settings, empty, letta, s
     assert list(empty.data_dir.glob(".restore*")) == []
 
 
-async def test_everything_written_is_closed_to_others(settings, empty, store, filled, tmp_path):
+async def test_backup_files_are_private(settings, empty, store, filled, tmp_path):
     folder = tmp_path / "backup"
     await make_backup(settings, store, folder, configuration={})
     assert modes(folder) == {"0o600", "0o700"}

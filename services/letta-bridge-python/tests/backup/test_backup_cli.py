@@ -139,7 +139,7 @@ def test_a_second_backup_into_a_directory_is_refused_in_one_sentence(call, tmp_p
 
 
 @pytest.mark.parametrize(("option", "outcome"), [("--agents", ["asked", "answered"]), ("--no-agents", ["asked"])])
-def test_only_a_backup_without_agents_continues_while_letta_says_nothing(call, tmp_path, monkeypatch, option, outcome):
+def test_only_a_backup_without_agents_continues_while_letta_is_silent(call, tmp_path, monkeypatch, option, outcome):
     async def slow(*_args):
         seen.append("asked")
         await asyncio.sleep(5 * patience)

@@ -161,7 +161,7 @@ class Killed(BaseException):
     """As SIGKILL does."""
 
 
-async def test_broken_off_at_every_step_and_repeated_it_ends_the_same(place, letta, tmp_path, monkeypatch):
+async def test_restore_interrupted_at_any_step_can_be_repeated(place, letta, tmp_path, monkeypatch):
     here = place("postgresql")
     await lived_in(here, letta)
     await make_backup(here, InMemoryAgentStore(letta), tmp_path / "backup", configuration={})
@@ -189,7 +189,7 @@ async def test_broken_off_at_every_step_and_repeated_it_ends_the_same(place, let
         assert await content(there, other) == expected, steps[number]
 
 
-async def test_a_backup_that_breaks_off_at_any_step_is_no_backup(place, letta, tmp_path, monkeypatch):
+async def test_backup_interrupted_at_any_step_is_invalid(place, letta, tmp_path, monkeypatch):
     here = place("postgresql")
     await lived_in(here, letta)
     reached = []

@@ -171,7 +171,7 @@ async def test_backup_and_restore_say_that_the_ledger_cannot_be_read(settings, e
     assert "ledger in Redis cannot be read" in report.unread[0]
 
 
-async def test_restore_says_that_the_ledger_forgets_erasures_after_an_old_backup(backup, empty, ledger):
+async def test_restore_warns_that_the_ledger_does_not_reach_back_to_an_old_backup(backup, empty, ledger):
     old = manifest.read(backup).model_copy(update={"created_at": utc_now() - timedelta(days=500)})
     manifest.write(backup, old)
     report = await restore_backup(empty, InMemoryAgentStore(InMemoryLetta()), backup, ledger=ledger)

@@ -180,7 +180,7 @@ def test_an_argument_that_is_no_utf8_is_refused(tmp_path):
 
 
 @pytest.mark.process
-def test_a_path_may_be_any_bytes(tmp_path):
+def test_paths_may_contain_any_bytes(tmp_path):
     config = tmp_path / "confi\udcff.json"
     config.write_text('{"queue": {"requests": "of that file"}}')
     command = [sys.executable, "-m", "letta_bridge.main", "config", "queue.requests", "--config", str(config)]

@@ -120,7 +120,7 @@ def test_ctrl_c_ends_a_following_tail_silently(redis_url, client):
     assert tail.returncode == 0
 
 
-def test_tail_names_a_since_it_does_not_understand(call):
+def test_tail_refuses_an_invalid_since(call):
     result = call("tail", "--since", "yesterday")
     assert (result.exit_code, "'yesterday'" in result.stderr) == (2, True)
 
@@ -208,7 +208,7 @@ def test_a_letter_that_this_release_cannot_read_is_named_and_stays(on, client):
         (["show", "abcdef"], 1, "no dead letter 'abcdef'"),
     ],
 )
-def test_a_wrong_choice_of_dead_letters_changes_nothing(on, client, arguments, code, named):
+def test_invalid_choice_of_dead_letters_is_refused(on, client, arguments, code, named):
     bury(client, "t1")
     assert named in on("dead", *arguments, code=code).stderr
     assert client.llen(f"{Q}:dead") == 1
@@ -245,7 +245,7 @@ def test_status_shows_no_raw_counters_to_people_and_all_to_programs(on, client):
 
 
 @pytest.mark.integration
-def test_status_tells_which_turns_agents_did_not_answer(on, client):
+def test_status_counts_turns_that_agents_did_not_answer(on, client):
     assert "no agent was asked in the last 10 minutes" in on("status", code=1).stdout
     tally = f"{Q}:tally:{client.time()[0] // 60}"
     client.hset(tally, mapping={"agent": 1, "memory": 3, "fallback": 3, "canned": 3, "cause:model_credentials": 3})

@@ -7,7 +7,7 @@ import asyncio
 from letta_bridge.cli.progress import SlowSteps
 
 
-async def test_a_quick_command_says_nothing():
+async def test_quick_command_prints_no_progress():
     lines = []
     step = SlowSteps(lines.append, patience=3600)
     step("one")
@@ -16,7 +16,7 @@ async def test_a_quick_command_says_nothing():
     assert lines == []
 
 
-async def test_a_slow_command_says_the_step_it_is_at_and_each_later_one():
+async def test_slow_command_prints_its_present_and_later_steps():
     lines = []
     told = asyncio.Event()
 

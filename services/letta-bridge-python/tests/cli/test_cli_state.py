@@ -171,7 +171,7 @@ def test_a_user_is_switched_off_and_on(on, put, redis_url, monkeypatch):
     assert on("sessions", "settings", "小明", "--permanent-memory")["permanent_memory"] is True
 
 
-def test_without_redis_an_opt_out_is_stored_and_an_opt_in_changes_nothing(on, monkeypatch):
+def test_without_redis_an_opt_out_is_stored_and_an_opt_in_fails(on, monkeypatch):
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
     assert on("sessions", "settings", "ada")["permanent_memory"] is True
     opt_out = on.text("sessions", "settings", "ada", "--no-permanent-memory", code=4)
@@ -186,7 +186,7 @@ def test_sessions_test_reports_the_database_or_the_session_file(on, place):
     assert ("PostgreSQL" in on.text("sessions", "test")) == bool(place[0])
 
 
-def test_a_database_that_is_unavailable_ends_it_with_5(call):
+def test_sessions_commands_exit_with_5_without_the_database(call):
     said = call("sessions", "list", code=5, DATABASE_URL="postgresql://bo:hunter2@127.0.0.1:1/db").stderr
     assert "is away" in said
     assert "hunter2" not in said

@@ -273,7 +273,7 @@ async def handed_out(rig):
     return applies
 
 
-async def test_opt_in_applies_to_tasks_pushed_after_it_alone(rig):
+async def test_opt_in_applies_only_to_tasks_pushed_after_it(rig):
     await choose_in_private(rig)
     await say(rig, "in flight", "in lane")
     (turn,) = (await rig.queue.settle_and_fetch([], 1)).turns

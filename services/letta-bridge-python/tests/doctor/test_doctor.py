@@ -387,7 +387,9 @@ async def memory_python():
         (200, None, Level.WARN, "is no memory-python"),
     ],
 )  # fmt: skip
-async def test_memory_python_is_asked_how_it_is(settings, redis_url, admin, memory_python, status, checks, level, said):
+async def test_doctor_reads_memory_pythons_readiness(
+    settings, redis_url, admin, memory_python, status, checks, level, said
+):
     admin.zadd("memory:{user_input_queue}:instances", {"one": 2**52})
     names = ("name", "ok", "detail", "required")
     body = {"status": "x"} if checks is None else {"checks": [dict(zip(names, check, strict=True)) for check in checks]}
@@ -456,7 +458,7 @@ async def test_deep_lets_a_scratch_agent_answer_and_deletes_it(settings, stub_le
     assert (stub_letta.turns, stub_letta.agents) == (1, {})
 
 
-async def test_a_letta_that_is_not_used_is_not_asked(settings, stub_letta):
+async def test_doctor_skips_a_disabled_letta(settings, stub_letta):
     await found(settings(letta={"enabled": False}), "letta.turn", deep=True)
     assert stub_letta.turns == 0
 
@@ -536,7 +538,7 @@ async def test_an_unusable_session_file_is_named(settings, tmp_path):
 
 
 @pytest.mark.letta
-async def test_on_a_real_letta_everything_is_fine(settings, letta):
+async def test_doctor_finds_no_fault_on_a_real_letta(settings, letta):
     made = settings(
         letta={"api_urls": [letta.url], "api_key": letta.api_key},
         agents={"model": letta.model, "embedding": letta.embedding},

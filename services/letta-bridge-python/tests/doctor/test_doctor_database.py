@@ -163,7 +163,7 @@ async def test_text_in_the_clear_is_named(postgres_url):
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
-async def test_a_pooler_is_named_and_is_no_fault(postgres_url, tmp_path, mode):
+async def test_doctor_names_a_pooler_without_a_warning(postgres_url, tmp_path, mode):
     with bouncing(postgres_url, tmp_path / "pgbouncer", mode) as pooler:
         found = await report(settings_for(pooler.url()))
     assert found["database.pooler"][0] is Level.OK

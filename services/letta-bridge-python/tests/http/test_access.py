@@ -48,7 +48,7 @@ async def test_the_right_token_is_let_in(ask):
     "header", [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic a-long-token", "bearer a-long-token-时x"]
 )
 @pytest.mark.parametrize("path", [STATISTICS, "/api", "/api/", "/api/nothing", "/api/users/ada/settings"])
-async def test_without_it_everything_below_api_is_401(ask_as, header, path):
+async def test_requests_without_the_token_get_401(ask_as, header, path):
     headers = {} if header is None else {"Authorization": header.encode()}
     answer = await ask_as(headers)("GET", path)
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
@@ -113,7 +113,7 @@ def test_an_empty_token_in_config_json_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "::1"])
-def test_on_the_loopback_it_is_not(host):
+def test_loopback_address_needs_no_token(host):
     require_token(HttpSettings(host=host))
     require_token(HttpSettings.model_validate({"host": host, "api_token": "secret"}))
 
@@ -148,7 +148,7 @@ async def test_an_address_that_sent_the_right_token_is_not_locked_out(ask_of):
     assert (await ask(TOKEN)).status_code == 200
 
 
-async def test_a_request_without_a_token_is_no_attempt(ask_of):
+async def test_request_without_a_token_does_not_count_as_an_attempt(ask_of):
     _, ask = ask_of("203.0.113.7")
     for _ in range(attempts.MAX_WRONG + 1):
         assert (await ask(None)).status_code == 401
@@ -163,7 +163,7 @@ def test_a_flood_of_addresses_is_forgotten():
     assert len(known._addresses) == 10_000
 
 
-async def test_the_description_knows_every_route_and_the_token(ask_as):
+async def test_openapi_describes_every_route_and_the_token(ask_as):
     schema = (await ask_as({})("GET", "/openapi.json")).json()
     assert {path for path in schema["paths"] if path.startswith("/api/")} == {
         "/api/sessions/postgres/sessions",

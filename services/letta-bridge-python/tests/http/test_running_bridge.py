@@ -78,7 +78,7 @@ def test_api_serves_sessions(bridge_factory, redis_url, letta, postgres_url, say
     assert TOKEN not in log
 
 
-def test_off_the_loopback_it_does_not_start_without_a_token(tmp_path):
+def test_bridge_off_the_loopback_does_not_start_without_a_token(tmp_path):
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     environment = {"LETTA_BRIDGE_CONFIG": str(tmp_path / "config.json"), "DATA_DIR": str(tmp_path)}
     command = [program("letta-bridge"), "run", "--host", "0.0.0.0", "--port", "0"]

@@ -212,7 +212,7 @@ async def test_a_defect_does_not_end_the_journal(rig, service, make_journal):
         await until(lambda: not rig.shelf.journal)
 
 
-async def test_it_continues_when_redis_is_back(rig, make_journal, monkeypatch):
+async def test_journal_continues_when_redis_is_back(rig, make_journal, monkeypatch):
     await talked(rig, "one")
     tries = []
     take = InMemoryJournalBacklog.take

@@ -36,7 +36,7 @@ def entry(end=END, number="1700000001000-3", **fields):
     return JournalEntry(number, noted.journal, noted.reply)
 
 
-def test_a_turn_is_two_messages_of_one_conversation():
+def test_turn_becomes_two_messages_of_one_conversation():
     rows = read_entry(entry())
     question, answer = rows.messages
     assert rows.conversation.id == question.conversation_id == answer.conversation_id
@@ -121,7 +121,7 @@ def test_journal_ignores_temporary_turns_unless_configured():
         (entry().turn.replace(b'"v":1', b'"v":2'), dump(REPLY), Fault.NEWER),
     ],
 )
-def test_a_record_that_cannot_be_read_says_whether_a_later_release_wrote_it(turn, reply, fault):
+def test_unreadable_journal_record_distinguishes_later_releases_from_damage(turn, reply, fault):
     with pytest.raises(UnreadableEntry) as caught:
         read_entry(JournalEntry("1-0", turn, reply))
     assert caught.value.fault is fault

@@ -74,7 +74,7 @@ async def test_agent_is_restored_completely(agents, tmp_path):
     assert [agent.agent_id for agent in await agents.store.find([former_tag(agent)])] == [found.agent_id]
 
 
-async def test_a_second_restore_of_the_same_changes_nothing(agents, tmp_path):
+async def test_repeated_restore_of_a_snapshot_changes_nothing(agents, tmp_path):
     agent, _ = await lived(agents)
     path = tmp_path / snapshot_name(agent)
     await capture(agents.store, agent, path)

@@ -44,7 +44,7 @@ async def test_an_agent_is_described(agents):
 
 
 @pytest.mark.parametrize("tools", [(), ("memory_insert",), ("conversation_search", "memory_insert", "memory_rethink")])
-async def test_an_agent_has_the_tools_it_was_given_and_no_others(agents, tools):
+async def test_written_agent_has_exactly_its_tools(agents, tools):
     described = await agents.store.describe(await agents.made(tools=tools))
     assert sorted(tool["name"] for tool in described.tools) == sorted(tools)
 
@@ -180,7 +180,7 @@ async def test_write_refuses_an_invalid_agent_file(agents, tmp_path, content):
 
 
 @server_only
-async def test_a_variable_gets_its_value_and_a_tool_stays_as_it_is(agents, tmp_path):
+async def test_write_sets_variables_and_keeps_existing_tools(agents, tmp_path):
     client = agents.letta
     name = f"tool_{uuid.uuid4().hex[:8]}"
     source = f'def {name}() -> str:\n    """Say it."""\n    return "it"\n'

@@ -123,7 +123,7 @@ def test_a_response_without_its_parts(response: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"null", b"\xff\xfe\x00", b"[" * 100_000])
-def test_a_body_that_is_no_answer(body: bytes) -> None:
+def test_parse_answer_refuses_an_invalid_body(body: bytes) -> None:
     with pytest.raises(ValueError):
         parse_answer(body)
 

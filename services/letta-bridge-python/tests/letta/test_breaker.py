@@ -107,7 +107,7 @@ def test_a_success_forgets_every_users_failures(breaker: Breaker) -> None:
     assert str(breaker.state) == "closed"
 
 
-def test_one_slow_try_does_not_keep_all_others_from_trying(breaker: Breaker, clock: Clock) -> None:
+def test_slow_trial_turn_does_not_block_further_trials(breaker: Breaker, clock: Clock) -> None:
     broken(breaker)
     clock.now += 5.0
     slow = entered(breaker)
@@ -157,7 +157,7 @@ def test_jitter_lengthens_a_pause(clock: Clock) -> None:
     assert breaker.ready_in == pytest.approx(11.0)
 
 
-def test_turns_from_before_say_nothing(breaker: Breaker, clock: Clock) -> None:
+def test_outcomes_of_turns_from_an_older_era_are_ignored(breaker: Breaker, clock: Clock) -> None:
     early = [entered(breaker) for _ in range(4)]
     broken(breaker)
     early[0].succeeded()

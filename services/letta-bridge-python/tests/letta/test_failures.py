@@ -154,7 +154,7 @@ def test_a_refusal_is_mapped_to_its_error(status: int, content: object, expected
 
 
 @pytest.mark.parametrize(("status", "content", "expected"), REFUSALS)
-def test_refused_reads_store_nothing(status: int, content: object, expected: str) -> None:
+def test_refused_reads_are_unavailable(status: int, content: object, expected: str) -> None:
     error = refusal(status, as_body(content), reads=True)
     assert meaning(error) == ("unavailable" if expected.startswith("unknown") else expected)
 
@@ -224,13 +224,13 @@ def test_a_transport_failure_is_mapped_to_its_error(error: BaseException, expect
     assert as_read == ("unavailable" if expected.startswith("unknown") else expected)
 
 
-def test_a_failure_the_caller_is_handling_says_nothing_about_the_next_one() -> None:
+def test_failure_in_the_context_does_not_affect_the_classification() -> None:
     error = aiohttp.ServerDisconnectedError()
     error.__context__ = connector_error()  # as when a turn is sent again in an except block
     assert meaning(transport_failure(error, reads=False)) == "unknown:connection_lost"
 
 
-def test_only_a_refused_connection_says_that_the_server_has_gone() -> None:
+def test_only_a_refused_connection_marks_the_server_as_gone() -> None:
     key = ConnectionKey("letta", 8283, is_ssl=False, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None)
     for os_error, refused in (
         (ConnectionRefusedError(111, "Connection refused"), True),

@@ -86,7 +86,7 @@ async def test_the_fake_records_overlapping_turns_of_one_agent(letta: InMemoryLe
     assert letta.overlaps == [one]
 
 
-async def test_a_run_left_behind(letta: InMemoryLetta) -> None:
+async def test_fake_leaves_an_active_run_behind(letta: InMemoryLetta) -> None:
     agent = (await letta.create_agent(SPEC)).agent_id
     run = letta.leave_run(agent, "o1")
     found = await find(letta, agent, "o1")

@@ -395,7 +395,7 @@ async def test_create_agent_sends_exactly_the_specification(stub: Stub, client_o
     ]
 
 
-async def test_cancelling_nothing_asks_nothing(stub: Stub, client_of: Clients) -> None:
+async def test_cancel_without_runs_sends_no_request(stub: Stub, client_of: Clients) -> None:
     bodies: list[object] = []
 
     async def handler(request: web.Request) -> web.Response:

@@ -32,7 +32,7 @@ async def test_locks_are_detected_by_the_refusal_of_a_missing_stream(stub, clien
     assert await client_of(await stub(refuse)).has_locks() is locks
 
 
-async def test_a_server_that_is_not_taking_requests_says_nothing_about_locks(stub, client_of):
+async def test_has_locks_fails_if_the_server_takes_no_requests(stub, client_of):
     async def refuse(_request):
         return web.Response(status=503)
 
@@ -40,7 +40,7 @@ async def test_a_server_that_is_not_taking_requests_says_nothing_about_locks(stu
         await client_of(await stub(refuse)).has_locks()
 
 
-async def test_a_refused_key_says_nothing_about_locks(stub, client_of):
+async def test_has_locks_fails_if_the_key_is_refused(stub, client_of):
     async def refuse(_request):
         return web.json_response({"detail": "Unauthorized"}, status=401)
 
@@ -52,7 +52,7 @@ async def test_a_refused_key_says_nothing_about_locks(stub, client_of):
 
 
 @pytest.mark.letta
-async def test_a_real_server_tells_its_handles_and_locks(letta, client_of):
+async def test_real_server_lists_handles_and_has_locks(letta, client_of):
     client = client_of(letta.url, api_key=letta.api_key)
     assert letta.model in await client.model_handles()
     assert letta.embedding in await client.embedding_handles()

@@ -23,7 +23,7 @@ def test_a_user_message_keeps_its_otid():
     assert own_otid(listed) == "otid"
 
 
-def test_content_of_several_parts_stays_as_it_is():
+def test_content_of_several_parts_is_unchanged():
     parts = [{"type": "text", "text": "see"}, {"type": "image", "source": {}}]
     assert listed_row([entry("user_message", content=parts)])["content"] == parts
 

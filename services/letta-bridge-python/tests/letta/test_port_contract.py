@@ -171,7 +171,7 @@ async def test_tags_are_added_and_removed(world: World) -> None:
     assert (await letta.contents(agent)).messages == 0
 
 
-async def test_notes_are_left_changed_and_removed(world: World) -> None:
+async def test_notes_are_created_changed_and_removed(world: World) -> None:
     letta = world.letta
     label = f"contract/{uuid.uuid4().hex[:8]}"
     assert await letta.notes(label) == []

@@ -210,7 +210,7 @@ async def test_only_so_many_users_failures_are_remembered(
 
 
 @pytest.mark.parametrize("error", [EarlierTurnRunning(), TurnInterrupted()], ids=str)
-async def test_a_turn_that_was_not_sent_says_nothing(servers: LettaServers, clock: Clock, error: LettaError) -> None:
+async def test_unsent_turn_does_not_affect_the_breaker(servers: LettaServers, clock: Clock, error: LettaError) -> None:
     server = servers.pick("u")
     await fail(server, LettaUnavailable(), times=1)
     await fail(server, error, times=5)

@@ -67,7 +67,7 @@ def test_a_cancelled_run_without_a_message_leaves_the_turn_in_doubt() -> None:
     assert find([], run_of(OTHER, "cancelled")).state is TurnState.ABSENT
 
 
-def test_a_cancelled_run_that_stored_its_message_is_no_doubt() -> None:
+def test_cancelled_run_with_a_stored_message_is_stored() -> None:
     assert find([user(), said("late")], run_of(OTID, "cancelled")).state is TurnState.STORED
 
 
@@ -76,7 +76,7 @@ def test_a_new_run_beside_a_cancelled_one_is_waited_for() -> None:
     assert (found.state, found.run_ids) == (TurnState.RUNNING, ("run-2",))
 
 
-def test_an_unlabelled_run_may_be_a_turns_of_the_previous_release() -> None:
+def test_unlabelled_run_may_belong_to_a_turn_of_the_previous_release() -> None:
     legacy = SoughtTurn(OTID, TAKEN, content="q", labelled=False)
     assert find([], run_of(None), sought=legacy).state is TurnState.RUNNING
     assert find([], run_of(None, "cancelled"), sought=legacy).state is TurnState.CANCELLED

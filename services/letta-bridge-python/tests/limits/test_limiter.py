@@ -124,7 +124,7 @@ def answers(rig):
     return [(reply["task_id"], reply.get("code") or reply["source"]) for reply in rig.replies()]
 
 
-async def test_a_user_who_comes_too_fast_gets_an_error_and_the_others_are_not_touched(make_rig):
+async def test_rate_limit_refuses_only_the_fast_user(make_rig):
     rig = make_rig(limits={"turns_per_minute": 1, "burst": 2})
     for number in range(4):
         rig.push(f"a{number}", user="ada")
@@ -256,7 +256,7 @@ async def test_a_task_refused_by_a_full_lane_may_be_sent_again(make_rig):
     assert rig.kept(task_id="a1")["source"] == "letta"
 
 
-async def test_a_refusal_does_not_stand_in_the_way_of_the_first_task_with_its_id(make_rig):
+async def test_refusal_does_not_block_the_first_task_with_its_id(make_rig):
     rig = make_rig(limits={"max_pending_per_user": 1})
     rig.push("1", content="the first")
     rig.push("1", content="another")

@@ -66,7 +66,7 @@ async def test_tokens_add_up_by_user_and_for_all(meter):
     assert await meter.admit("eve", **NO_LIMIT) == UsageSnapshot(user_tokens=0, all_tokens=123)
 
 
-async def test_a_new_day_starts_at_nothing():
+async def test_token_counts_start_at_zero_each_day():
     now = 86_400.0 * 20_000
     meter = InMemoryUsageStore(lambda: now)
     await meter.spend("ada", 100)

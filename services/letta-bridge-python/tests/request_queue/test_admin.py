@@ -158,7 +158,7 @@ async def test_nothing_unfinished_means_no_entry_is_left(rig):
     assert await rig.admin.unfinished() == (0, 2)
 
 
-async def test_a_pause_tells_since_when_and_why(rig):
+async def test_pause_has_its_time_and_reason(rig):
     assert await rig.admin.paused() is None
     await rig.admin.pause(PauseMode.INTAKE, "升级")
     paused = await rig.admin.paused()
@@ -168,7 +168,7 @@ async def test_a_pause_tells_since_when_and_why(rig):
     assert await rig.admin.resume() is None
 
 
-async def test_a_paused_queue_keeps_its_list_where_it_is(rig):
+async def test_paused_queue_keeps_its_request_list(rig):
     await rig.admin.pause(PauseMode.ALL)
     await rig.push("ada", "1", "2")
     assert await rig.take() == []
@@ -190,7 +190,7 @@ async def test_dead_letters_come_newest_first_with_ids_that_last(rig):
     assert found.about == newest.about
 
 
-async def test_a_retried_letter_is_a_task_again_and_may_be_answered(rig):
+async def test_retried_letter_is_handed_out_and_answered(rig):
     await rig.bury("ada", "t1")
     (letter,) = await rig.letters()
     assert await rig.admin.retry(letter)
@@ -201,7 +201,7 @@ async def test_a_retried_letter_is_a_task_again_and_may_be_answered(rig):
     assert json.loads(turn.kept_reply)["retryable"] is True
 
 
-async def test_a_retried_task_keeps_the_name_under_which_it_was_sent(rig):
+async def test_retried_task_keeps_its_idempotency_key(rig):
     await rig.bury("ada", "t1", idempotency_key="7-1000", taken_at=1.0, content_digest="abc")
     await rig.bury("ada", "t2", time=5000.0)  # by the previous release
     for letter in await rig.letters():
@@ -271,7 +271,7 @@ async def test_retried_task_waits_for_its_users_turn_in_flight(rig):
 
 
 @pytest.mark.parametrize("release", ["this", "before"])
-async def test_a_retried_task_is_not_answered_from_the_error_reply_it_left(rig, release):
+async def test_retried_task_is_not_answered_from_its_stored_error(rig, release):
     kept = json.dumps({"task_id": "t1", "error": True, "code": "internal", "retryable": False})
     if release == "this":
         await rig.bury_payload(b'{"user_id":"ada","task_id":"t1"}', user_id="ada", task_id="t1")
@@ -362,7 +362,7 @@ async def test_a_sweep_misses_no_letter_while_somebody_drops_older_ones(rig):
     assert await rig.letters() == []
 
 
-async def test_a_sweep_misses_no_letter_where_the_very_next_ones_go(rig):
+async def test_sweep_misses_no_letter_if_adjacent_ones_are_removed(rig):
     for number in range(30):
         await rig.bury("ada", f"t{number}", "internal")
     going = {"t1", "t2", "t20", "t29"}
@@ -395,7 +395,7 @@ async def test_sweep_leaves_letters_that_arrive_meanwhile(rig):
     assert retried == [f"t{number}" for number in range(5)]
 
 
-async def test_a_letter_is_found_where_older_ones_have_gone(rig):
+async def test_letter_is_found_after_older_ones_were_removed(rig):
     for number in range(130):
         await rig.bury("ada", f"t{number}")
     letters = {letter.about["task_id"]: letter for letter in await rig.letters()}

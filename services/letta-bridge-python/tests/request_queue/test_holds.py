@@ -102,7 +102,7 @@ async def test_an_error_of_the_work_ends_the_hold_and_is_reported(held):
     assert await held.all() == []
 
 
-async def test_the_work_may_be_cancelled(held):
+async def test_held_block_can_be_cancelled(held):
     entered = asyncio.Event()
 
     async def work():
@@ -127,7 +127,7 @@ async def test_the_number_of_held_users_is_bounded(held, monkeypatch):
     assert await held.take("ada", "one", "") == 0
 
 
-async def test_nothing_is_left_in_redis_when_the_last_hold_is_over(held, client, keys):
+async def test_held_key_is_removed_with_the_last_hold(held, client, keys):
     await held.take("ada", "killed", "")
     assert 0 < await client.pttl(keys.held) <= holds.TTL_SECONDS * 1000
     await held.lift("ada")

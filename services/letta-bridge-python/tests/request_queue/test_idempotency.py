@@ -113,7 +113,7 @@ def test_dead_letter_of_the_previous_release_has_only_a_time():
     assert reply.inherited(again) == Identity("9-5000000", 100.5, IDENTITY.digest)
 
 
-def test_a_retried_dead_letter_is_the_task_it_was():
+def test_retried_dead_letter_inherits_its_identity():
     letter = {"code": "too_many_deliveries", "time": 9000.0, **IDENTITY.fields()}
     reply = KeptReply.read(marked(b'{"error":true,"retryable":true}', letter))
     assert reply.is_of(TASK)

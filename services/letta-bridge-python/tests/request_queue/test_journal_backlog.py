@@ -112,7 +112,7 @@ async def test_backlog_returns_entries_again_until_they_are_written(rig):
     assert (batch.entries, batch.waiting) == ([], 0)
 
 
-async def test_one_bridge_writes_until_it_leaves_or_falls_silent(rig):
+async def test_one_bridge_writes_the_journal_until_its_lease_ends(rig):
     await settled(rig, "1", "2")
     first, second = rig.backlog("a"), rig.backlog("b")
     (entry, _) = (await first.take([], 10)).entries
@@ -128,7 +128,7 @@ async def test_one_bridge_writes_until_it_leaves_or_falls_silent(rig):
     assert (await first.take([], 10)).mine
 
 
-async def test_when_too_many_wait_the_newest_are_left_out_and_counted(rig):
+async def test_full_backlog_drops_and_counts_the_newest_turns(rig):
     rig.queue.journal_bound = 2
     await settled(rig, "1", "2", "3", "4")
     batch = await rig.backlog("a").take([], 10)
@@ -137,7 +137,7 @@ async def test_when_too_many_wait_the_newest_are_left_out_and_counted(rig):
     assert (status.unjournalled, status.counters["journal_dropped"], status.counters["settled:letta"]) == (2, 2, 4)
 
 
-async def test_turns_beyond_the_bytes_of_the_backlog_are_left_out_and_counted(rig):
+async def test_backlog_drops_and_counts_turns_beyond_its_bytes(rig):
     rig.queue.journal_bytes = 1100
     large = b'"' + b"x" * 500 + b'"'
     await settled(rig, "1", "2", "3", journal=large)
@@ -174,7 +174,7 @@ async def test_a_batch_ends_behind_its_first_four_megabytes(rig):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("rig", ["redis"], indirect=True)
-async def test_all_that_wait_can_be_looked_through(rig, monkeypatch):
+async def test_entries_lists_all_waiting_turns(rig, monkeypatch):
     monkeypatch.setattr("letta_bridge.request_queue.journal_backlog._ENTRIES_PER_PAGE", 2)
     await settled(rig, "1", "2", "3", "4")
     backlog = rig.backlog("a")
@@ -184,7 +184,7 @@ async def test_all_that_wait_can_be_looked_through(rig, monkeypatch):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("rig", ["redis"], indirect=True)
-async def test_one_can_wait_until_the_writer_holds_nothing_it_took_before(rig):
+async def test_looked_waits_for_the_writers_next_call(rig):
     writer, other = rig.backlog("a"), rig.backlog("other")
     await other.looked()
     await settled(rig, "1")

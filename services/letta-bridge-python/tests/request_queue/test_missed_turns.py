@@ -76,7 +76,7 @@ def test_a_canned_sentence_that_the_previous_release_kept_as_an_answer_is_none()
         ({"persona": None, "agent_id": AGENT}, ["default", "doctor"]),  # its agent tells
     ],
 )
-def test_a_record_belongs_to_the_persona_it_was_said_to(fields, personas):
+def test_missed_turn_belongs_to_its_persona(fields, personas):
     turn = missed(1).model_copy(update=fields)
     assert [persona for persona in ("default", "doctor") if turn.may_be_of(persona)] == personas
 

@@ -53,7 +53,7 @@ async def test_open_count_never_becomes_negative_for_tasks_of_an_older_release(c
     assert (await queue.status()).oldest_age == 0
 
 
-async def test_a_live_task_that_was_dropped_for_it_is_put_right_when_it_ends(client, queue):
+async def test_open_count_is_corrected_when_a_wrongly_dropped_task_ends(client, queue):
     await push(client, queue, "ada")
     (ada,) = (await queue.settle_and_fetch([], 1)).turns
     [tenth] = await client.hkeys(queue.keys.open)

@@ -118,7 +118,7 @@ async def test_orphans_are_given_back(rig, lose_answer):
     assert [json.loads(turn.payload)["task_id"] for turn in (await queue.settle_and_fetch([], 5)).turns] == ["2"]
 
 
-async def test_a_repeated_task_id_comes_with_its_kept_reply_for_the_same_user_only(rig):
+async def test_repeated_task_id_has_its_kept_reply_only_for_the_same_user(rig):
     queue = rig.bridge("a")
     await rig.push(task("a:b", "t1"), task("a", "b:t1"), task("a:b", "t1"))
     turns = (await queue.settle_and_fetch([], 5)).turns
@@ -178,7 +178,7 @@ async def next_turn(rig, queue, number):
     return turn
 
 
-async def test_a_settlement_removes_the_missed_turns_it_names_and_no_others(rig):
+async def test_settlement_removes_only_the_named_missed_turns(rig):
     queue = rig.bridge("a")
     records = ['{"说":"第一句"}'.encode(), b'{"n":2}', b"not json"]
     for number, record in enumerate(records):
@@ -615,7 +615,7 @@ def small_answers(monkeypatch):
 
 @pytest.mark.usefixtures("small_answers")
 @pytest.mark.parametrize("waits", [False, True])
-async def test_a_hand_out_ends_behind_the_turn_that_makes_it_large(rig, waits):
+async def test_hand_out_ends_after_the_turn_that_reaches_its_size_limit(rig, waits):
     queue = rig.bridge("a")
     await rig.push(*(task(f"u{number}", str(number), content="x" * 850) for number in range(5)))
     handed = []

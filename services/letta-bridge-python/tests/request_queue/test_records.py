@@ -91,7 +91,7 @@ async def served(queue, client, user):
 # Forward: what the release before wrote
 
 
-async def test_an_entry_of_the_release_before_is_handed_out_under_the_number_it_always_had(queue, client):
+async def test_entry_of_the_previous_release_keeps_its_number(queue, client):
     await wait_in_lane(client, queue.keys, "ada", b'41 2 1700000000123\n{"user_id":"ada","task_id":"t1"}')
     (turn,) = (await queue.settle_and_fetch([], 1)).turns
     assert (turn.number, turn.attempts, turn.payload) == (
@@ -244,7 +244,7 @@ async def test_no_call_fails_because_of_a_turn_that_cannot_be_read(queue, client
     assert (await queue.settle_and_fetch([ended(turn)], 0)).settled == [True]
 
 
-async def test_a_task_waits_in_its_lane_again_although_something_else_lay_there(queue, client):
+async def test_lane_key_of_the_wrong_type_is_set_aside_for_a_task(queue, client):
     lane = queue.keys.lane("ada")
     await client.hset(lane, "no", "list")
     content = await client.dump(lane)
