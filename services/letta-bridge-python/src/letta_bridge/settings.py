@@ -42,7 +42,7 @@ class QueueSettings(TaskLimits):
     requests: str = setting(
         "letta_requests",
         "LETTA_REQUESTS",
-        doc="list the tasks come from",
+        doc="request list, from which bridges take tasks",
         pattern=r"^[^{}\s]+$",
         max_length=MAX_QUEUE_NAME_LENGTH,
     )
@@ -57,7 +57,7 @@ class QueueSettings(TaskLimits):
         "task_response:", doc="+ task id: channel of one task's reply", max_length=MAX_CHANNEL_LENGTH
     )
     max_concurrent_requests: int = setting(
-        64, "MAX_CONCURRENT_REQUESTS", doc="turns this bridge holds at once", reload=True, ge=1, le=100_000
+        64, "MAX_CONCURRENT_REQUESTS", doc="turns that this bridge holds at once", reload=True, ge=1, le=100_000
     )
     lease_seconds: float = setting(
         30.0, "LEASE_SECONDS", doc="seconds after which a dead bridge's turns are taken over", ge=1
@@ -66,9 +66,7 @@ class QueueSettings(TaskLimits):
         3600.0, "REPLY_TTL_SECONDS", doc="seconds a reply is kept by task id", ge=1, le=MAX_REPLY_TTL
     )
     reply_stream_maxlen: int = setting(10_000, doc="replies in the stream for late subscribers", ge=1)
-    max_missed_per_user: int = setting(
-        200, doc="turns kept per user and persona for an agent that does not know them yet", ge=1
-    )
+    max_missed_per_user: int = setting(200, doc="missed turns kept per user and persona", ge=1)
     missed_bytes: int = setting(
         4_194_304, doc="bytes of these turns per user and persona; the oldest beyond are dropped", ge=1024
     )
@@ -84,7 +82,7 @@ class QueueSettings(TaskLimits):
 class BreakerSettings(Section):
     """When a Letta server is left alone."""
 
-    failures: int = setting(5, doc="failures in a row that open it", ge=1)
+    failures: int = setting(5, doc="consecutive failures that open it", ge=1)
     open_seconds: float = setting(5.0, doc="seconds it stays open at first; doubled each time up to a minute", gt=0)
 
 
@@ -92,9 +90,7 @@ class LettaSettings(Section):
     """Letta, and what to do without it."""
 
     enabled: bool = setting(True, "LETTA_ENABLED", doc="false: memory-python answers everything", reload=True)
-    fallback_to_memory: bool = setting(
-        True, "LETTA_FALLBACK", doc="memory-python answers where Letta cannot", reload=True
-    )
+    fallback_to_memory: bool = setting(True, "LETTA_FALLBACK", doc="memory-python answers if Letta cannot", reload=True)
     memory_type_routing: dict[str, Route] = setting(
         {"permanent": "letta", "temporary": "memory-python"}, doc="who answers which meta.memory_type", reload=True
     )
@@ -108,7 +104,7 @@ class LettaSettings(Section):
     timeout_seconds: float = setting(
         60.0, "LETTA_TIMEOUT_SECONDS", doc="seconds one call to Letta may take", reload=True, gt=0
     )
-    retry_attempts: int = setting(3, "LETTA_RETRY_ATTEMPTS", doc="further tries after a failed one", reload=True, ge=0)
+    retry_attempts: int = setting(3, "LETTA_RETRY_ATTEMPTS", doc="retries after a failed attempt", reload=True, ge=0)
     reply_deadline_seconds: float = setting(
         90.0,
         "REPLY_DEADLINE_SECONDS",
@@ -163,7 +159,7 @@ class AgentSettings(Section):
     )
     agent_type: str = setting("letta_v1_agent", "LETTA_AGENT_TYPE", doc="Letta's agent type")
     language: str = setting(
-        "zh", "LETTA_AGENT_LANGUAGE", doc="language of a new agent where neither meta.lang nor the text tells"
+        "zh", "LETTA_AGENT_LANGUAGE", doc="language of a new agent if neither meta.lang nor the text determines it"
     )
     context_window: int | None = setting(None, doc="tokens; empty leaves it to Letta", ge=4096)
     block_limit: int = setting(5000, doc="characters of a memory block", ge=200)
@@ -208,13 +204,15 @@ class FallbackSettings(Section):
     health_url: HttpAddress | None = setting(
         "http://localhost:8285",
         "MEMORY_PYTHON_URL",
-        doc="where memory-python serves its health, for letta-bridge doctor; null: it is not asked",
+        doc="URL of memory-python's health, for letta-bridge doctor; null: not checked",
         pattern="^https?://[^/@]+(/|$)",
     )
     catch_up_max_turns: int = setting(
-        20, doc="missed turns told to the agent word for word, at most", reload=True, ge=1
+        20, doc="maximum number of missed turns that catch-up sends in full", reload=True, ge=1
     )
-    catch_up_max_characters: int = setting(8000, doc="characters of missed turns told at most", reload=True, ge=500)
+    catch_up_max_characters: int = setting(
+        8000, doc="maximum characters of missed turns that catch-up sends", reload=True, ge=500
+    )
     canned_sentences: TextList = setting(
         (canned_sentences.CHINESE, canned_sentences.ENGLISH),
         doc="memory-python's plain sentences (memory.answer.sentences), which are nobody's answer; for replies and "
@@ -242,12 +240,12 @@ class LimitSettings(Section):
     max_age_seconds: float = setting(
         0.0,
         "LIMIT_MAX_AGE_SECONDS",
-        doc="seconds after which a task that waited is not answered any more",
+        doc="seconds after which a waiting task is refused",
         reload=True,
         ge=0,
     )
     max_pending_per_user: int = setting(
-        0, "LIMIT_MAX_PENDING_PER_USER", doc="tasks of one user that may wait", reload=True, ge=0
+        0, "LIMIT_MAX_PENDING_PER_USER", doc="maximum number of waiting tasks of one user", reload=True, ge=0
     )
 
 
@@ -256,7 +254,7 @@ class SessionSettings(Section):
 
     file: str = setting("sessions.db", doc="SQLite file below the data directory")
     cached: int = setting(50_000, doc="sessions kept in memory", ge=1)
-    max_data_bytes: int = setting(65_536, doc="size of a session's data, and of its metadata, at most", ge=1024)
+    max_data_bytes: int = setting(65_536, doc="maximum size of a session's data, and of its metadata", ge=1024)
     expires_in_hours: float | None = setting(
         None, "SESSION_EXPIRES_IN_HOURS", doc="hours after which a session ends; its agent stays; empty: never", gt=0
     )
@@ -273,9 +271,9 @@ class SessionSettings(Section):
 class JournalSettings(Section):
     """What users and agents said, kept in the database; without one there is no journal."""
 
-    enabled: bool = setting(True, "JOURNAL_ENABLED", doc="keep every answered turn", reload=True)
+    enabled: bool = setting(True, "JOURNAL_ENABLED", doc="store every answered turn", reload=True)
     retention_days: int = setting(
-        0, "JOURNAL_RETENTION_DAYS", doc="days a message is kept; 0 for ever", reload=True, ge=0, le=36_500
+        0, "JOURNAL_RETENTION_DAYS", doc="days a message is kept; 0: for ever", reload=True, ge=0, le=36_500
     )
     temporary: bool = setting(
         False,
@@ -293,11 +291,11 @@ class UploadSettings(Section):
     """What input_file may name."""
 
     root: str = setting("uploads", "UPLOAD_ROOT", doc="directory; relative to the data directory of the tenant")
-    max_bytes: int = setting(262_144, doc="size of a file at most", reload=True, ge=1)
+    max_bytes: int = setting(262_144, doc="maximum size of a file", reload=True, ge=1)
     shared: bool = setting(
         False,
         "UPLOAD_SHARED",
-        doc="let every user name the files outside the users' folders, too; false: each user's own folder alone",
+        doc="let every user's tasks name the files outside the users' folders, too; false: only each user's own folder",
         reload=True,
     )
 
@@ -322,7 +320,7 @@ class HttpSettings(Section):
     host: str = setting("127.0.0.1", "BRIDGE_HTTP_HOST", doc="address to bind")
     port: int = setting(8290, "BRIDGE_HTTP_PORT", doc="port to bind; 0 takes a free one", ge=0, lt=65536)
     api_token: HttpToken | None = setting(
-        None, "BRIDGE_API_TOKEN", doc="what callers of /api must send; needed where host is not this machine alone"
+        None, "BRIDGE_API_TOKEN", doc="token that callers of /api must send; needed unless host is the loopback address"
     )
 
 

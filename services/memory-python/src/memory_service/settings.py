@@ -29,12 +29,12 @@ class Sentences(Section):
 
     zh: str = setting(
         canned_sentences.CHINESE,
-        doc="plain answer in Chinese",
+        doc="canned sentence in Chinese",
         min_length=1,
     )
     en: str = setting(
         canned_sentences.ENGLISH,
-        doc="plain answer in English",
+        doc="canned sentence in English",
         min_length=1,
     )
 
@@ -56,20 +56,20 @@ class Instructions(Section):
 class AnswerSettings(Section):
     """How the bridge's tasks are answered."""
 
-    model: str | None = setting(None, "MEMORY_MODEL", doc="model that answers; without one a plain sentence answers")
+    model: str | None = setting(None, "MEMORY_MODEL", doc="model that answers; without one a canned sentence is sent")
     base_url: HttpAddress = setting(
         "https://api.openai.com/v1",
         "OPENAI_BASE_URL",
         doc="OpenAI-compatible endpoint",
     )
-    api_key: HttpKey | None = setting(None, "OPENAI_API_KEY", doc="its key, where it wants one")
-    timeout_seconds: float = setting(15.0, doc="seconds from taking a task to the plain sentence", gt=0)
+    api_key: HttpKey | None = setting(None, "OPENAI_API_KEY", doc="its key, if it needs one")
+    timeout_seconds: float = setting(15.0, doc="seconds from taking a task to the canned sentence", gt=0)
     max_tokens: int = setting(400, doc="length of an answer", gt=0)
     temperature: float = setting(0.7, doc="of the model", ge=0, le=2)
     concurrency: int = setting(8, doc="model requests at once", gt=0, le=256)
-    max_waiting: int = setting(1000, doc="tasks held for answering before taking pauses", gt=0)
+    max_waiting: int = setting(1000, doc="tasks held for answers before the intake pauses", gt=0)
     language: Literal["zh", "en"] = setting(
-        "zh", doc="language of the plain sentence where neither text nor meta tells"
+        "zh", doc="language of the canned sentence if neither text nor meta determines it"
     )
     sentences: Sentences = Sentences()
     instructions: Instructions = Instructions()
@@ -79,21 +79,21 @@ class SummarySettings(Section):
     """When a user's oldest messages become one summary."""
 
     enabled: bool = setting(False, "MEMORY_SUMMARY", doc="summarise through the model")
-    model: str | None = setting(None, doc="model that summarises; answer.model where absent")
+    model: str | None = setting(None, doc="model that summarises; default: answer.model")
     at_fraction: float = setting(0.8, doc="how full a user's list is when it is summarised", gt=0, le=1)
     replace_fraction: float = setting(0.6, doc="oldest part that is replaced", gt=0, le=1)
     cooldown_success_seconds: int = setting(300, doc="seconds until the same user is summarised again", gt=0)
-    cooldown_failure_seconds: int = setting(900, doc="seconds until it is tried again after a failure", gt=0)
+    cooldown_failure_seconds: int = setting(900, doc="seconds until a retry after a failure", gt=0)
     timeout_seconds: float = setting(60.0, doc="seconds a summary may take", gt=0)
 
 
 class RecallSettings(Section):
     """Recall of a user's earlier turns for an answer, if vectors.enabled."""
 
-    memories: int = setting(6, doc="memories the model is shown; 0 recalls nothing", ge=0, le=50)
-    characters: int = setting(2000, doc="characters of them in all", ge=100)
-    min_score: float = setting(0.2, doc="nearness (cosine) below which a memory is left out", ge=-1, le=1)
-    timeout_seconds: float = setting(0.5, doc="seconds it may take; then the answer does without", gt=0)
+    memories: int = setting(6, doc="memories that the model gets; 0: no recall", ge=0, le=50)
+    characters: int = setting(2000, doc="characters of all memories together", ge=100)
+    min_score: float = setting(0.2, doc="similarity (cosine) below which a memory is left out", ge=-1, le=1)
+    timeout_seconds: float = setting(0.5, doc="seconds that recall may take; then the answer is given without it", gt=0)
 
 
 class MemorySettings(Section):
@@ -102,7 +102,7 @@ class MemorySettings(Section):
     queue: str = setting(
         "user_input_queue",
         "MEMORY_QUEUE",
-        doc="list producers LPUSH to",
+        doc="list to which producers LPUSH",
         pattern="^[^{}]+$",
         min_length=1,
         max_length=MAX_QUEUE_NAME_LENGTH,
@@ -111,18 +111,18 @@ class MemorySettings(Section):
     max_memory_bytes: int = setting(
         16_777_216, doc="bytes of memory for the messages of a user; the oldest beyond are dropped", ge=65_536
     )
-    memory_ttl_hours: float = setting(24.0, doc="hours a silent user is remembered", gt=0)
-    context_window: int = setting(20, doc="newest messages the model is shown", gt=0, le=1000)
-    global_memory_limit: int = setting(1000, doc="messages kept of everybody", gt=0, le=100_000)
+    memory_ttl_hours: float = setting(24.0, doc="hours an inactive user's messages are kept", gt=0)
+    context_window: int = setting(20, doc="newest messages that the model gets", gt=0, le=1000)
+    global_memory_limit: int = setting(1000, doc="messages kept of all users", gt=0, le=100_000)
     global_memory_bytes: int = setting(
-        67_108_864, doc="bytes of memory for the messages of everybody; the oldest beyond are dropped", ge=65_536
+        67_108_864, doc="bytes of memory for the messages of all users; the oldest beyond are dropped", ge=65_536
     )
     cleanup_interval_hours: float = setting(6.0, doc="hours between two cleanups", gt=0)
-    cleanup_age_hours: float = setting(48.0, doc="a message older than this is removed by a cleanup", gt=0)
+    cleanup_age_hours: float = setting(48.0, doc="age in hours from which on a cleanup removes a message", gt=0)
     survey_interval_seconds: int = setting(300, doc="seconds between two counts of users and messages", gt=0)
     repeat_window_seconds: int = setting(3600, doc="seconds in which a repeated task is not stored again", gt=0)
     batch: int = setting(100, doc="tasks taken at once", gt=0, le=1000)
-    lease_seconds: float = setting(30.0, doc="seconds of silence after which another instance takes over", gt=1)
+    lease_seconds: float = setting(30.0, doc="seconds without a renewal after which another instance takes over", gt=1)
     shutdown_grace_seconds: float = setting(
         10.0, "MEMORY_SHUTDOWN_GRACE_SECONDS", doc="seconds to finish answers when stopped", ge=0
     )

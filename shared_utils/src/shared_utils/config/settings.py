@@ -63,16 +63,16 @@ class RedisSettings(Section):
         "options behind a ?: ssl_ca_certs, ssl_certfile, ssl_keyfile, ssl_cert_reqs, ssl_check_hostname, db, username, "
         "password, sentinel_username, sentinel_password",
     )
-    host: str = setting("localhost", "REDIS_HOST", doc="host, where there is no url")
-    port: int = setting(6379, "REDIS_PORT", doc="port, where there is no url", gt=0, lt=65536)
-    db: int = setting(0, "REDIS_DB", doc="database number, where there is no url", ge=0)
+    host: str = setting("localhost", "REDIS_HOST", doc="host, if there is no url")
+    port: int = setting(6379, "REDIS_PORT", doc="port, if there is no url", gt=0, lt=65536)
+    db: int = setting(0, "REDIS_DB", doc="database number, if there is no url", ge=0)
     username: str | None = setting(None, "REDIS_USERNAME", doc="ACL user")
     password: SecretStr | None = setting(None, "REDIS_PASSWORD", doc="password of the ACL user, or requirepass")
     sentinel_username: str | None = setting(None, "REDIS_SENTINEL_USERNAME", doc="ACL user of the Sentinels")
     sentinel_password: SecretStr | None = setting(
         None,
         "REDIS_SENTINEL_PASSWORD",
-        doc="password of the Sentinels, where they want another one than the servers they watch",
+        doc="password of the Sentinels, if it differs from that of the servers",
     )
 
 
@@ -98,14 +98,14 @@ class LogSettings(Section):
     """What is logged, and how."""
 
     level: Literal["debug", "info", "warning", "error"] = setting(
-        "info", "LOG_LEVEL", doc="what is less important is left out", reload=True
+        "info", "LOG_LEVEL", doc="least severe level that is logged", reload=True
     )
     format: Literal["auto", "json", "console"] = setting(
         "auto", "LOG_FORMAT", doc="auto: console on a terminal, json elsewhere"
     )
     user_ids: bool = setting(False, "LOG_USER_IDS", doc="show user ids as they are, not as a short hash", reload=True)
     message_text: bool = setting(
-        False, "LOG_MESSAGE_TEXT", doc="show what users and agents say; for debugging only", reload=True
+        False, "LOG_MESSAGE_TEXT", doc="show message texts of users and agents; for debugging only", reload=True
     )
     salt: SecretStr | None = setting(
         None, "LOG_SALT", doc="makes the hashes of user ids this installation's own; the same for all its services"

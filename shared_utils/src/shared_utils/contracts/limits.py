@@ -43,9 +43,9 @@ BOUNDS: Final = Limits(MAX_PAYLOAD_BYTES, MAX_DEPTH, MAX_ID_LENGTH)
 class TaskLimits(Section):
     """The settings; they lie in the section ``queue``, which the bridge and memory-python both read."""
 
-    max_payload_bytes: int = setting(262_144, doc="size of a task at most", ge=1024, le=MAX_PAYLOAD_BYTES)
-    max_depth: int = setting(16, doc="nesting of a task at most", ge=2, le=MAX_DEPTH)
-    max_id_length: int = setting(256, doc="characters of a task id or user id at most", ge=16, le=MAX_ID_LENGTH)
+    max_payload_bytes: int = setting(262_144, doc="maximum size of a task", ge=1024, le=MAX_PAYLOAD_BYTES)
+    max_depth: int = setting(16, doc="maximum nesting of a task", ge=2, le=MAX_DEPTH)
+    max_id_length: int = setting(256, doc="maximum characters of a task id or user id", ge=16, le=MAX_ID_LENGTH)
 
     @property
     def limits(self) -> Limits:

@@ -56,22 +56,25 @@ class EmbeddingSettings(Section):
     model: str = setting(
         "text-embedding-3-small",
         "EMBEDDING_MODEL",
-        doc="name of the model; vectors there are keep theirs until the command vectors reembed",
+        doc="name of the model; existing vectors keep theirs until the command vectors reembed",
         min_length=1,
     )
     dimensions: int | None = setting(
-        None, "EMBEDDING_DIMENSIONS", doc="length asked for, where the model can choose; empty is its own", ge=1
+        None,
+        "EMBEDDING_DIMENSIONS",
+        doc="requested dimensions, if the model supports a choice; empty: its default",
+        ge=1,
     )
     base_url: HttpAddress = setting(
         "https://api.openai.com/v1",
         "EMBEDDING_BASE_URL",
         doc="OpenAI-compatible endpoint",
     )
-    api_key: HttpKey | None = setting(None, "EMBEDDING_API_KEY", doc="its key, where it wants one")
+    api_key: HttpKey | None = setting(None, "EMBEDDING_API_KEY", doc="its key, if it needs one")
     batch: int = setting(128, doc="texts in one request", ge=1, le=2048)
-    max_characters: int = setting(8000, doc="characters of a text that are embedded; the rest is left out", ge=100)
+    max_characters: int = setting(8000, doc="characters of a text that are embedded; the rest is ignored", ge=100)
     timeout_seconds: float = setting(30.0, "EMBEDDING_TIMEOUT_SECONDS", doc="seconds one request may take", gt=0)
-    attempts: int = setting(3, doc="tries of one request", ge=1)
+    attempts: int = setting(3, doc="attempts of one request", ge=1)
 
 
 class Embedder(Protocol):

@@ -32,9 +32,7 @@ class DatabaseConfig(Section):
         doc="postgresql://user:password@host:port/name of a PostgreSQL >= 15 or openGauss >= 5.0 database; libpq's "
         "parameters (sslmode, sslrootcert …) may follow after a ?; empty: files serve",
     )
-    password: SecretStr | None = setting(
-        None, "DB_PASSWORD", doc="password of the URL's user, where the URL holds none"
-    )
+    password: SecretStr | None = setting(None, "DB_PASSWORD", doc="password of the URL's user, if the URL has none")
     schema_name: str = setting(
         SCHEMA,
         "DB_SCHEMA",
@@ -42,14 +40,14 @@ class DatabaseConfig(Section):
         pattern=r"^[a-z_][a-z0-9_]{0,62}$",
     )
     generate_schemas: bool = setting(
-        True, "DB_GENERATE_SCHEMAS", doc="make database, schema and tables; false: only the command `migrate` does"
+        True, "DB_GENERATE_SCHEMAS", doc="create database, schema and tables; false: only the command `migrate` does"
     )
-    max_connections: int = setting(10, "DB_MAX_CONNECTIONS", doc="connections at most", ge=1, le=1000)
+    max_connections: int = setting(10, "DB_MAX_CONNECTIONS", doc="maximum number of connections", ge=1, le=1000)
     min_connections: int = setting(1, "DB_MIN_CONNECTIONS", doc="connections kept open", ge=0)
     connection_timeout: float = setting(
         5.0, "DB_CONNECTION_TIMEOUT", doc="seconds to wait for a connection", ge=1, le=300
     )
-    query_timeout: float = setting(10.0, "DB_QUERY_TIMEOUT", doc="seconds one question may take", gt=0, le=3600)
+    query_timeout: float = setting(10.0, "DB_QUERY_TIMEOUT", doc="seconds that one statement may take", gt=0, le=3600)
 
     @field_validator("db_url")
     @classmethod

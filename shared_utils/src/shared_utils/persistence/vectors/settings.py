@@ -30,7 +30,7 @@ class OpenGaussSettings(Section):
     enabled: bool = setting(False, "ENABLE_OPENGAUSS", doc="keep vectors in this database")
     host: str = setting("localhost", "OPENGAUSS_HOST", doc="host", min_length=1)
     port: int = setting(5432, "OPENGAUSS_PORT", doc="port", gt=0, lt=65536)
-    database: str = setting("letta", "OPENGAUSS_DATABASE", doc="name of the database; made where it is missing")
+    database: str = setting("letta", "OPENGAUSS_DATABASE", doc="name of the database; created if it is missing")
     username: str | None = setting(None, "OPENGAUSS_USERNAME", doc="user")
     password: SecretStr | None = setting(None, "OPENGAUSS_PASSWORD", doc="the user's password")
     ssl_mode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = setting(
@@ -41,11 +41,15 @@ class OpenGaussSettings(Section):
 class IndexSettings(Section):
     """The index by nearness."""
 
-    above: int = setting(10_000, doc="passages of a table from which on it is indexed", ge=0)
+    above: int = setting(10_000, doc="number of passages from which on a table is indexed", ge=0)
     m: int = setting(16, doc="HNSW: neighbours of a passage", ge=2, le=100)
-    ef_construction: int = setting(64, doc="HNSW: candidates looked at while a passage is put in", ge=4, le=1000)
+    ef_construction: int = setting(64, doc="HNSW: candidates examined when a passage is inserted", ge=4, le=1000)
     ef_search: int = setting(
-        100, "VECTORS_EF_SEARCH", doc="HNSW: candidates looked at in a search; more finds more, slower", ge=10, le=1000
+        100,
+        "VECTORS_EF_SEARCH",
+        doc="HNSW: candidates examined in a search; more find more, but slower",
+        ge=10,
+        le=1000,
     )
     memory_megabytes: int = setting(512, doc="megabytes of the server's memory a build may use", ge=16, le=1_000_000)
     build_timeout_seconds: float = setting(21_600.0, doc="seconds a build may take", gt=0)
@@ -57,12 +61,12 @@ class SyncSettings(Section):
     texts_per_second: float = setting(
         20.0,
         "VECTORS_TEXTS_PER_SECOND",
-        doc="texts given to the embedding model in a second, by one bridge at a time",
+        doc="texts per second that the embedding model gets, from one bridge at a time",
         gt=0,
     )
     batch: int = setting(16, doc="turns embedded at once; many at once delay replies by milliseconds", ge=1, le=200)
     sweep_interval_seconds: float = setting(
-        3600.0, doc="seconds between two comparisons of all vectors with what they are made from", ge=1
+        3600.0, doc="seconds between two comparisons of all vectors with their sources", ge=1
     )
 
 
@@ -78,12 +82,12 @@ class VectorSettings(Section):
     table_name: str = setting(
         "passage_embeddings",
         "OPENGAUSS_TABLE_NAME",
-        doc="what the names of the tables begin with, one for each model",
+        doc="prefix of the tables' names; each model has a table",
         pattern=_NAME,
     )
-    metric: Metric = setting("cosine", doc="nearness of new tables")
+    metric: Metric = setting("cosine", doc="distance metric of new tables")
     exact_below: int = setting(
-        1000, doc="with up to so many passages in scope and filter, the query is compared with each", ge=0, le=100_000
+        1000, doc="up to this number of passages in scope and filter, the search is exact", ge=0, le=100_000
     )
     arrays: bool = setting(False, doc="use float8[] and exact search even where the server has a vector type")
     index: IndexSettings = IndexSettings()
