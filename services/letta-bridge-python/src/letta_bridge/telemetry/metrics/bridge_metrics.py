@@ -29,11 +29,11 @@ class BridgeMetrics(Recorder):
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         build = Gauge(
-            "letta_bridge_build_info", "Always 1; the labels tell the version.", ["version"], registry=registry
+            "letta_bridge_build_info", "Always 1; the label contains the version.", ["version"], registry=registry
         )
         build.labels(__version__).set(1)
         self._tasks = Counter(
-            "letta_bridge_tasks", "Tasks this bridge has settled, by how they ended.", ["outcome"], registry=registry
+            "letta_bridge_tasks", "Tasks this bridge has settled, by outcome.", ["outcome"], registry=registry
         )
         self._errors = Counter(
             "letta_bridge_errors", "Error replies and dead letters of this bridge.", ["code"], registry=registry
@@ -54,14 +54,14 @@ class BridgeMetrics(Recorder):
             registry=registry,
         )
         self._retries = Counter(
-            "letta_bridge_retries", "Turns sent to Letta once more, by what failed.", ["cause"], registry=registry
+            "letta_bridge_retries", "Turns sent to Letta again, by the failure.", ["cause"], registry=registry
         )
         self.fallbacks = Counter(
             "letta_bridge_fallbacks", "Turns given to memory-python, by reason.", ["reason"], registry=registry
         )
         self.canned = Counter(
             "letta_bridge_canned_answers",
-            "Turns for which memory-python had a configured sentence alone: no model answered the user.",
+            "Turns answered with memory-python's configured sentence, because no model answered.",
             registry=registry,
         )
         self.tokens = Counter(
@@ -69,7 +69,7 @@ class BridgeMetrics(Recorder):
         )
         self.letta_requests = Histogram(
             "letta_bridge_letta_request_duration_seconds",
-            "Requests to Letta, by operation and what came of them.",
+            "Requests to Letta, by operation and result.",
             ["operation", "status"],
             buckets=_CALL_BUCKETS,
             registry=registry,
@@ -108,11 +108,13 @@ class BridgeMetrics(Recorder):
             "letta_bridge_vectors_stored", "Vectors this bridge has stored, by kind.", ["kind"], registry=registry
         )
         self.vectors_removed = Counter(
-            "letta_bridge_vectors_removed", "Vectors this bridge has removed: their text was gone.", registry=registry
+            "letta_bridge_vectors_removed",
+            "Vectors this bridge has removed because their text was deleted.",
+            registry=registry,
         )
         self.loop_lag = Histogram(
             "letta_bridge_event_loop_lag_seconds",
-            "How late the event loop wakes a timer; everything in the bridge is late by as much.",
+            "How late the event loop wakes a timer, which delays everything in the bridge.",
             buckets=_SHORT_BUCKETS,
             registry=registry,
         )

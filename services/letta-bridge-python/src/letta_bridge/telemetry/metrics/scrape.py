@@ -107,15 +107,15 @@ def _queue(status: QueueStatus, name: str) -> list[Metric]:
         "depth": ("Tasks in the request list, not taken yet.", status.depth),
         "waiting": ("Tasks taken, waiting in their lanes.", status.waiting),
         "in_flight": ("Turns in flight, over all bridges.", status.in_flight),
-        "ready_lanes": ("Lanes with work that wait for a bridge with room.", status.ready_lanes),
+        "ready_lanes": ("Lanes with tasks that wait for a bridge with free capacity.", status.ready_lanes),
         "oldest_task_age_seconds": ("Age of the oldest task taken and not settled, by Redis's clock.",
                                     status.oldest_age),
         "dead_letters": ("Dead letters kept now.", status.dead),
-        "missed_turns_pending": ("Turns answered by memory-python that agents have not been told of yet.",
+        "missed_turns_pending": ("Missed turns that agents have not received yet.",
                                  counters.get("missed_pending", 0)),
-        "bridges": ("Bridges heard of within the last 15 seconds.", status.bridges),
-        "paused": ("1 while an operator has stopped the queue.", status.paused is not None),
-        "held_users": ("Users of whom no turn begins for the moment, because an erasure holds them.", status.held),
+        "bridges": ("Bridges with a heartbeat within the last 15 seconds.", status.bridges),
+        "paused": ("1 while an operator has paused the queue.", status.paused is not None),
+        "held_users": ("Users whose lanes are held, by an erasure or an operator.", status.held),
         "journal_waiting": ("Answered turns that are not in the database yet.", status.unjournalled),
         "journal_oldest_age_seconds": ("Seconds since the oldest of them was answered.", status.unjournalled_age),
     }  # fmt: skip
@@ -129,7 +129,7 @@ def _queue(status: QueueStatus, name: str) -> list[Metric]:
         _counter("queue_taken", "Tasks taken from the request list.", counters.get("taken", 0), queue=name),
         _counter(
             "queue_redelivered",
-            "Turns handed out again after their bridge fell silent.",
+            "Turns handed out again after their lease expired.",
             counters.get("redelivered", 0),
             queue=name,
         ),
@@ -153,13 +153,13 @@ def _queue(status: QueueStatus, name: str) -> list[Metric]:
         ),
         _counter(
             "queue_answers_refused",
-            "Replies that were refused: another bridge had the task, or had ended it.",
+            "Replies that were refused: another bridge had taken the task over or settled it.",
             counters.get("answers_refused", 0),
             queue=name,
         ),
         _counter(
             "queue_journal_dropped",
-            "Turns that were not journalled, because too many waited for it.",
+            "Turns that were not journalled, because the backlog was full.",
             counters.get("journal_dropped", 0),
             queue=name,
         ),
@@ -172,14 +172,14 @@ def _queue(status: QueueStatus, name: str) -> list[Metric]:
 def _recent(recent: RecentTurns, name: str) -> list[Metric]:
     turns = GaugeMetricFamily(
         "letta_bridge_queue_recent_turns",
-        "Turns of the last ten minutes that agents were to answer, by who did.",
+        "Turns of the last ten minutes that were meant for agents, by who answered.",
         labels=["queue", "answered_by"],
     )
     for who, count in (("agent", recent.by_agent), ("memory", recent.fell_back), ("nobody", recent.unanswered)):
         turns.add_metric([name, who], count)
     causes = GaugeMetricFamily(
         "letta_bridge_queue_recent_failures",
-        "Those of them that no agent answered, by why.",
+        "Turns among them that no agent answered, by cause.",
         labels=["queue", "cause"],
     )
     for cause, count in recent.causes.items():
