@@ -77,7 +77,7 @@ _FILE_SECONDS: Final = 10.0
 _COLLECTED_EVERY: Final = 50_000
 """Objects made, less those gone, between two looks of the garbage collector at the young ones."""
 _MOST_TURNS: Final = 100_000
-"""Connections to Letta at most. The intake bounds them, by a number that may change while running."""
+"""Maximum connections to Letta. The intake limits them further, by a setting that may change at runtime."""
 
 
 class Bridge:

@@ -69,11 +69,11 @@ class LettaUnavailable(LettaError):
     ) -> None:
         super().__init__(message)
         self.busy = busy
-        """True where the server is well but this agent is taken (409): no reason to open the breaker."""
+        """True if the server works but the agent is busy (409), which must not open the breaker."""
         self.refused = refused
-        """True where nobody listens: the server has gone, and its turns most likely with it."""
+        """True if the port is closed: the server has stopped, most likely together with its turns."""
         self.unopened = unopened or refused
-        """True where there was no connection (a name that is not resolved, a failed handshake): nothing was sent."""
+        """True if there was no connection (unresolved name, failed handshake), so nothing was sent."""
         self.retry_after = retry_after
         """Seconds the server asked for, None where it asked for nothing."""
 
@@ -225,7 +225,7 @@ class TokenBudgetExhausted(LimitReached):
 LIMIT_CODES = frozenset(
     hit.code for hit in (TaskExpired, LaneFull, RateLimited, UserTokenBudgetExhausted, TokenBudgetExhausted)
 )
-"""Of error replies to tasks that were not sent to Letta, and of fallbacks that spared it."""
+"""Codes of error replies and fallbacks caused by limits."""
 
 
 class TaskIdReused(ServiceError):

@@ -53,7 +53,7 @@ ARCHIVE_STEPS: Final = (
 )
 _FORM: Final = re.compile(rf"(?P<step>{'|'.join(STEPS + ARCHIVE_STEPS)}):(?P<signal>[A-Z0-9]+):(?P<n>[1-9]\d*)")
 _ON_ITS_WAY: Final = 0.05
-"""Seconds after which a request that was begun is surely written."""
+"""Seconds after which a started request is certainly sent."""
 
 
 def armed(text: str | None) -> Callable[..., None]:

@@ -22,7 +22,7 @@ from shared_utils.redis.connection import CONNECTION_ERRORS
 from shared_utils.redis.failures import explain
 
 _CHECK_SECONDS: Final = 2.0
-"""What a check may take; a dependency that needs longer counts as unavailable."""
+"""Time limit of a check; a slower dependency counts as unavailable."""
 
 DependencyCheck: TypeAlias = Callable[[], Awaitable[Sequence[Check]]]
 """Asks one dependency; answers within ``_CHECK_SECONDS``, and raises nothing."""

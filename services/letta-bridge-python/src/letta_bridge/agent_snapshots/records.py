@@ -40,7 +40,7 @@ NEVER_CARRIED: Final = (
     "token usage and step records",
     "earlier values of memory blocks",
 )
-"""What no snapshot holds, or no Letta server accepts, for people."""
+"""Data that no snapshot contains, or no Letta server accepts, for people."""
 
 Line = Mapping[str, Any]
 

@@ -13,7 +13,7 @@ from letta_bridge.request_queue.creation_leases import LEASE_SECONDS, CreationLe
 from shared_utils.redis.connection import CONNECTION_ERRORS
 
 _PATIENCE_SECONDS: Final = LEASE_SECONDS + 5.0
-"""Longer than a lease whose bridge is gone lasts."""
+"""Longer than the lease of a dead bridge lasts."""
 _PAUSE_SECONDS: Final = 0.2
 _UNAVAILABLE_ERRORS: Final[tuple[type[Exception], ...]] = (TimeoutError, *CONNECTION_ERRORS)
 

@@ -39,7 +39,7 @@ from shared_utils.persistence.sessions.port import Session, SessionStore, Sessio
 
 _log = logs.get("letta_bridge.agent_maker")
 CLAIM_SECONDS: Final = 30.0
-"""Seconds after which a killed bridge's claim is free; a living one renews it."""
+"""Seconds after which a killed bridge's claim expires; a running bridge renews its claim."""
 _INCOMPLETE_AGENTS: Final = 1000
 """Incomplete agents that are remembered, those seen last."""
 _SEARCH_MIN_SECONDS, _SEARCH_MAX_SECONDS = 0.05, 1.0

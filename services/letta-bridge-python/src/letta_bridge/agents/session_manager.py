@@ -28,9 +28,9 @@ from shared_utils.task_end import background
 
 _log = logs.get("letta_bridge.session_manager")
 _CHANGES_POLL_SECONDS: Final = 3.0
-"""Seconds until what another bridge or an operator wrote counts here."""
+"""Seconds until changes of other bridges or operators take effect here."""
 _LAST_SEEN_WRITE_SECONDS: Final = 30.0
-"""Seconds between two writes of who was here."""
+"""Seconds between two records of used sessions."""
 _MAX_LOGGED_SESSION_IDS: Final = 20
 """Unreadable rows in one log line."""
 
@@ -68,7 +68,7 @@ class SessionManager:
     ) -> None:
         self.store = store
         self.restored: Restoration | None = None
-        """What was read into memory last; None before the first time."""
+        """The result of the last restore; None before the first."""
         self._agents = agents
         self._tenant = tenant
         self._opt_outs = opt_outs

@@ -38,9 +38,9 @@ HEARTBEAT_SECONDS: Final = 15.0
 _MISSED_HEARTBEATS: Final = 5
 """Consecutive reads of an unchanged note after which its queue counts as gone."""
 _FIRST_HEARTBEAT_TIMEOUT_SECONDS: Final = 2.0
-"""For which nothing is taken before the first heartbeat: Letta and Redis may be away."""
+"""How long no tasks are taken before the first heartbeat, because Letta and Redis may be away."""
 _RELEASE_TIMEOUT_SECONDS: Final = 2.0
-"""For which a stop tries to give the claim on the queue back."""
+"""How long a shutdown tries to release the claim on the queue."""
 _NOTE_LABEL: Final = "letta-bridge"
 
 
@@ -53,7 +53,7 @@ class ClaimState(StrEnum):
     TAKEN = "taken"
     """Another queue holds it."""
     OTHER_LETTA = "other_letta"
-    """It does, on this Letta; other bridges serve the same queue with another Letta."""
+    """This queue holds it on this Letta, but other bridges serve the same queue with another Letta."""
 
 
 @dataclass(slots=True)

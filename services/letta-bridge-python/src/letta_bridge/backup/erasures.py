@@ -23,7 +23,7 @@ from shared_utils.redis.connection import CONNECTION_ERRORS
 from shared_utils.redis.failures import explain
 
 _CLOCKS_DIFFER: Final = timedelta(seconds=60)
-"""The clocks of hosts, Redis and database. A user who was erased so shortly before counts as erased since."""
+"""Tolerance for clock differences: an erasure this shortly before the backup counts as later."""
 
 
 @dataclass(slots=True)

@@ -84,7 +84,7 @@ class Manifest(_Frozen):
     backup_id: BackupId
     release: str
     tenant: str | None = None
-    """Whose agents and state it holds, "" for the default one; None where the release that made it did not note it."""
+    """Owner of the agents and the state, "" for the default one; None in backups of releases that did not record it."""
     created_at: Moment
     finished_at: Moment
     state: tuple[SavedState, ...]

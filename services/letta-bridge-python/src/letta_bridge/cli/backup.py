@@ -45,7 +45,7 @@ AgentsOption = Annotated[
     typer.Option("--agents/--no-agents", help="Agents out of Letta; leave them out if you save Letta's own database."),
 ]
 _PATIENCE_SECONDS: Final = 5.0
-"""A backup without agents may wait for Letta's word on whose agents they are."""
+"""How long a backup without agents waits for Letta's answer about the owner of the agents."""
 _Result = TypeVar("_Result")
 
 

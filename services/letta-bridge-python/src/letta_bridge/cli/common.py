@@ -41,7 +41,7 @@ class Exit(IntEnum):
 
     DONE = 0
     FAILED = 1
-    """An error reply, an unhealthy service, or something that was asked for and is not there."""
+    """An error reply, an unhealthy service, or a missing object."""
     USAGE = 2
     """Wrong arguments or configuration."""
     TIMEOUT = 3
@@ -51,7 +51,7 @@ class Exit(IntEnum):
     NO_STATE = 5
     """The database or the session file cannot be used."""
     INTERRUPTED = 130
-    """Stopped by Ctrl-C or SIGTERM; what was begun and stays so is named."""
+    """Stopped by Ctrl-C or SIGTERM; the output names unfinished effects."""
 
 
 def settings_or_exit(config: Path | None, *, may_create: bool = False) -> BridgeSettings:

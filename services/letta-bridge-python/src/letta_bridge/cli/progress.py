@@ -17,7 +17,7 @@ from letta_bridge.cli.common import tell
 _LOG_SECONDS: Final = 30.0
 """Between two lines where no terminal shows a bar."""
 _PATIENCE_SECONDS: Final = 1.0
-"""What people expect a command to take without a word."""
+"""Duration after which a command prints progress."""
 
 
 @contextmanager

@@ -35,7 +35,7 @@ class _Replayed:
     pushed: int = 0
     skipped: int = 0
     line: int = 0
-    """The last line that is surely done with."""
+    """The last line that is certainly processed."""
     trouble: str | None = None
     told: float = field(default=0.0)
 

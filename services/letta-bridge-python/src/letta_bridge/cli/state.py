@@ -33,7 +33,7 @@ from shared_utils.persistence.sessions.file_store import FileSessionStore
 from shared_utils.persistence.sessions.port import SessionStore
 
 _CONFLICT_ERRORS: Final = (Conflict, RowMissing, StaleSession, ValueRefused)
-"""The store answers these; it is not to blame."""
+"""Conflicts, which the store reports while it works."""
 _REDIS_TIMEOUT_SECONDS: Final = 5.0
 
 _Result = TypeVar("_Result")

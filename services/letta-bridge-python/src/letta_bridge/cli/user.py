@@ -52,7 +52,7 @@ UserArgument = Annotated[
 ]
 _Result = TypeVar("_Result")
 _SPARE_SECONDS = 10.0
-"""Beyond the longest turn: for its outcome to be settled."""
+"""Added to the longest turn, for its settlement."""
 _OTHER_SECONDS = 600.0
 """For another erasure of the same user, which may have a million keys to look through."""
 

@@ -11,9 +11,9 @@ class Level(StrEnum):
 
     OK = "OK"
     WARN = "WARN"
-    """It works, and will not always; or it could not be told."""
+    """Possibly a problem, or not determined."""
     FAIL = "FAIL"
-    """The bridge cannot do its work, or will lose some."""
+    """The bridge cannot work, or will lose tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,9 @@ class Finding:
     subject: str
     """Stable name of the check, such as ``redis.eviction``."""
     says: str
-    """What is so."""
+    """The finding."""
     advice: str = ""
-    """What to do about it; empty where it is fine."""
+    """The remedy; empty if no fault was found."""
 
 
 def ok(subject: str, says: str) -> Finding:

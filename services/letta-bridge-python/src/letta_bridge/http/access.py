@@ -21,7 +21,7 @@ _PROTECTED_PREFIX: Final = "/api"
 _SHORTEST_TOKEN: Final = 16
 """Characters of a token that others can try to guess."""
 _PROXY_HEADERS: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
-"""Headers that a proxy adds: the request comes from elsewhere, whatever address it was passed on from."""
+"""Headers that a proxy adds to forwarded requests."""
 
 
 def require_token(settings: HttpSettings) -> None:

@@ -16,7 +16,7 @@ MAX_WRONG: Final = 20
 """Wrong tokens from one address in :data:`WINDOW_SECONDS`."""
 WINDOW_SECONDS: Final = 60.0
 _TRUSTED_SECONDS: Final = 600.0
-"""An address that sent the right token is not locked out for so long: behind a proxy all callers share one."""
+"""How long an address with a valid token is not locked out, because callers behind a proxy share one address."""
 _MAX_ADDRESSES: Final = 10_000
 
 

@@ -30,9 +30,9 @@ _log = logs.get(__name__)
 
 _TURNS_PER_WRITE: Final = 200
 _IDLE_PAUSE_SECONDS: Final = 1.0
-"""Seconds between two looks while nothing, or little, waits: what comes meanwhile is one transaction."""
+"""Seconds between two passes with few or no waiting turns, so that later ones share a transaction."""
 _PAUSE_MOST: Final = 10.0
-"""Seconds between two tries at most, while the database is away."""
+"""Maximum seconds between two attempts while the database is away."""
 _PURGE_EVERY: Final = 3600.0
 _UNAVAILABLE_ERRORS: Final[tuple[type[Exception], ...]] = (PersistenceError, *CONNECTION_ERRORS)
 
@@ -60,15 +60,15 @@ class Journal:
         self._tell_written = written
         self._stopping = asyncio.Event()
         self._done: Sequence[str] = ()
-        """Entries that are in the database, and that Redis has not been told of."""
+        """Entries that are in the database, but not yet removed from Redis."""
         self._unreadable: dict[str, Fault] = {}
-        """Entries that this release cannot read, and that are to be set aside with the next look."""
+        """Entries that this release cannot read, to be set aside by the next call."""
         self._unchecked: dict[str, tuple[JournalEntry, JournalRows]] = {}
         """Rows that may be in the database, and whose users may have been erased meanwhile; a batch, by entry."""
         self._dropped: int | None = None
         self._purge_at = 0.0
         self.last_error: str | None = None
-        """Why nothing could be written the last time; None while it works."""
+        """Why the last write failed; None while it works."""
 
     def reload(self, settings: JournalSettings) -> None:
         """Apply a changed retention."""

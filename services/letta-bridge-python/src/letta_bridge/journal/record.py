@@ -40,7 +40,7 @@ class _Said(BaseModel):
     user_id: str
     task_id: str
     number: str
-    """Names the task for ever, over all its hand-outs."""
+    """The task's unique number, the same for all its hand-outs."""
     persona: str
     type: str = "text"
     content: str
@@ -62,7 +62,7 @@ class JournalRows:
 
     conversation: Conversation
     messages: tuple[Message, ...]
-    """What the user said and the answer; the first alone where a canned sentence was all there was."""
+    """The user's message and the answer; only the former if the answer was a canned sentence."""
 
 
 def conversation_id(user_id: str, persona: str) -> str:

@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Final
 
 _TRIAL_PAUSES: Final = 3
-"""First pauses after which a trial that has not ended lets another turn try as well."""
+"""First pauses after which an unfinished trial admits another trial turn."""
 
 
 class BreakerState(StrEnum):

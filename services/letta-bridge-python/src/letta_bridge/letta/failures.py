@@ -33,8 +33,9 @@ _HANDLE_MISSING = re.compile(r"Handle (\S{1,200}) not found")
 _PROVIDERS_STATUS = re.compile(r"\bError code: (\d{3})\b")
 """How Letta's client of the provider begins an error: the provider's status, and its answer behind it."""
 _OF_THE_MODEL = frozenset(Cause) - {Cause.BAD_REQUEST, Cause.RATE_LIMITED, Cause.UNAVAILABLE}
-"""Refusals of a provider that mean the same whatever status Letta gives them: 500 for a forbidden model and 429 for a
-quota that is used up would look as if they passed by themselves."""
+"""Refusals of a provider with a fixed meaning, whatever status Letta gives them: 500 for a forbidden model and 429 for
+an exhausted quota would look transient.
+"""
 
 # Server errors that a retry would repeat: not implemented, HTTP version not supported.
 _PERMANENT_STATUSES = frozenset({501, 505})
@@ -106,12 +107,12 @@ class _Said:
         detail = error.get("detail", content.get("detail"))
         kind = error.get("type")
         self.by_letta = "detail" in content or bool(error)
-        """False for what a proxy says, and for an empty body."""
+        """False for the body of a proxy, and for an empty body."""
         self.kind = kind if isinstance(kind, str) else ""
         self.detail = detail if isinstance(detail, str) else json.dumps(detail) if detail is not None else ""
         status = _PROVIDERS_STATUS.search(self.detail)
         self.provider = read_refusal(int(status[1]), self.detail[status.end() :], hidden=sent) if status else None
-        """What the model's provider said, where Letta quotes it."""
+        """The message of the model's provider, if Letta quotes it."""
         self._own_words = self.detail[: status.end()] if status else self.detail
 
     @property

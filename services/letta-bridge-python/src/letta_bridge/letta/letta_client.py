@@ -44,9 +44,9 @@ from letta_bridge.letta.responses import agent_ref, failures, handles, json_obje
 from letta_bridge.letta.turn_search import TOOL_KWARG_LABEL, Listed, Run, TurnSearch
 
 HISTORY_PAGE = 100
-"""Messages asked for at a time; a turn sought is mostly among the last of them."""
+"""Messages per request; a sought turn is mostly among the newest."""
 OLDER_PAGE = 500
-"""Messages asked for at a time once the first page did not do."""
+"""Messages per request after the first page."""
 
 # uvicorn closes a connection idle for 5 s; reusing one at that moment loses the request.
 _KEEP_ALIVE = 3.0
@@ -57,7 +57,7 @@ _MAX_CACHED_URLS = 10_000
 _AGENT_PAGE = 50
 _TAG_PAGE = 1000
 _TAGS_PER_SEARCH = 100
-"""They stand in the address, of which servers and proxies read 8 KB."""
+"""Tags are part of the URL, of which servers and proxies accept 8 KB."""
 _RUN_PAGE = 1000
 _UNFINISHED_RUN_STATUSES = ("created", "running", "cancelled")
 """States of runs that matter to a turn that is not stored: it may still be, or nobody can tell."""

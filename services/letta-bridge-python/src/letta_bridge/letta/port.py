@@ -170,13 +170,13 @@ class TurnState(StrEnum):
     """The state of a turn in Letta: the four answers to "was this message already sent?"."""
 
     ABSENT = "absent"
-    """Neither stored nor running, and no run of it was ever cancelled: it may be sent."""
+    """Neither stored nor running, and none of its runs was ever cancelled, so it may be sent."""
     RUNNING = "running"
     """A run of this turn is still active; ask again."""
     CANCELLED = "cancelled"
     """Not stored, but a run of it was cancelled. A cancel does not stop a model call, so it may still be stored."""
     STORED = "stored"
-    """The message is in the agent's history. ``answer`` is what the agent said to it, None where it never got there."""
+    """The message is in the agent's history. ``answer`` is the agent's answer, None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,9 +31,9 @@ _UNAVAILABILITY_CAUSES = frozenset({"timeout", "connection_lost", "server_error"
 _SAYS_NOTHING: Final = (EarlierTurnRunning, TurnInterrupted)
 """Errors of turns that were not sent, or not this time."""
 _RATE_LIMIT_WEIGHT = 0.25
-"""A rate limit says the model is busy, not that Letta is broken; only a row of them opens the breaker."""
+"""A rate limit means a busy model, not a broken Letta; only a series of them opens the breaker."""
 _KNOCK_SECONDS: Final = 2.0
-"""For a server to say that it is there, after a connection was lost."""
+"""How long a server may take to accept a connection after one was lost."""
 _MAX_REMEMBERED_USERS: Final = 10_000
 """Users whose failures are remembered, those of the latest failures."""
 
@@ -47,7 +47,7 @@ class LettaServer:
         self.port = port
         self.breaker = breaker
         self.gone_at = 0.0
-        """When nobody listened there the last time this bridge knocked, seconds since 1970; 0 for never."""
+        """When this bridge last found the port closed, seconds since 1970; 0 for never."""
         self._users = users
         self._knock: asyncio.Task[bool] | None = None
 

@@ -20,8 +20,8 @@ Listed = Mapping[str, object]
 TOOL_KWARG_LABEL: Final = "assistant_message_tool_kwarg"
 """The request field that labels a run with the otid of its turn.
 
-Letta 0.16.8 keeps this field of a request in the run's ``request_config`` and uses it for nothing else on the path of
-turns, so it is the one place of a run that the sender can write to.
+Letta 0.16.8 stores this field in the run's ``request_config`` and does not use it otherwise on the path of turns, so it
+is the only field of a run that the sender can set.
 """
 
 _ACTIVE: Final = frozenset({"created", "running"})

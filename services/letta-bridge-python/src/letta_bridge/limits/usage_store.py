@@ -17,11 +17,11 @@ class UsageSnapshot:
     """A user's usage at the beginning of a turn."""
 
     in_rate: bool = True
-    """False where the user's turns come too fast; then this one is not counted."""
+    """False if the user exceeds the rate; the turn is then not counted."""
     user_tokens: int = 0
     """Spent by the user since midnight UTC."""
     all_tokens: int = 0
-    """Spent by everybody since midnight UTC."""
+    """Spent by all users since midnight UTC."""
 
 
 class UsageStore(Protocol):

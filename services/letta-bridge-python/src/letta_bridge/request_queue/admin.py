@@ -57,7 +57,7 @@ class InFlight:
     age: float
     """Seconds since the turn was handed to the bridge; since its task was taken where an older bridge works on it."""
     lease_left: float
-    """Seconds until it is taken over unless its bridge says that it is alive; negative where that is overdue."""
+    """Seconds until another bridge takes it over unless its bridge renews the lease; negative if overdue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Lanes:
     in_flight: int
     """Turns in flight, of all lanes."""
     ready: int
-    """Lanes that wait for a bridge with room."""
+    """Lanes that wait for a bridge with free capacity."""
     lanes: tuple[Lane, ...]
     """The most urgent ones only."""
 
@@ -89,7 +89,7 @@ class DeadLetter:
     """A task that could not be processed."""
 
     id: str
-    """Made from the letter itself: it stays the same whatever comes or goes around it."""
+    """Derived from the letter's content, so it stays the same while other letters arrive or go."""
     position: int
     """Counted from the oldest letter, which is 1."""
     digest: str

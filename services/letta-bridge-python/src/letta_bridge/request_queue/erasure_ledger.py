@@ -19,7 +19,7 @@ KEPT_DAYS: Final = 400
 MAX_KEPT: Final = 100_000
 _ALIVE_MS: Final = 15_000
 _REPLICAS_MS: Final = 2_000
-"""For which a replica that lags behind is waited for."""
+"""How long to wait for a lagging replica."""
 _DAY_MS: Final = 86_400_000
 
 

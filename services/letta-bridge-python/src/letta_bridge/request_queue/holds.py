@@ -30,7 +30,7 @@ MAX_HELD: Final = 1000
 LONGEST_SECONDS: Final = 30 * 86_400.0
 """For which an operator may hold a user."""
 _OPERATOR: Final = "operator"
-"""The holder that all operators are: each may prolong or end another's hold."""
+"""The holder shared by all operators: each may prolong or end another operator's hold."""
 
 _HOLD: Final = read("hold")
 _UNHOLD: Final = read("unhold")

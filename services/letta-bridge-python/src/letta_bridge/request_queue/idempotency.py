@@ -30,7 +30,7 @@ _KEY_MEMBER: Final = "idempotency_key"
 _DIGEST_MEMBER: Final = "content_digest"
 _TAKEN_AT_MEMBER: Final = "taken_at"
 _MARK_BEGINS: Final = f',"{_KEY_MEMBER}":'.encode()
-"""In no JSON text: there, a quotation mark is escaped."""
+"""Cannot occur within a JSON text, where a quotation mark is escaped."""
 _LEGACY_SPAN_SECONDS: Final = 900.0
 """How long before its reply a task of the previous release can have been sent: all hand-outs of one take less."""
 
@@ -66,7 +66,7 @@ class KeptReply:
     reply: bytes
     """As it was published."""
     mark: bytes
-    """What was added to it, as :meth:`Identity.mark` gives it; empty for a reply of the previous release."""
+    """The members added to it by :meth:`Identity.mark`; empty in a reply of the previous release."""
     content: dict[str, Any]
 
     @classmethod

@@ -20,7 +20,7 @@ from shared_utils.batches import PageSize
 from shared_utils.redis.connection import RedisClient
 
 WRITER_LEASE_SECONDS: Final = 30.0
-"""Seconds one bridge may be silent before another one writes. Two that write at once do no harm."""
+"""Lease of the writer. Two bridges that write at once do no harm."""
 _ENTRIES_PER_PAGE: Final = 200
 _POLL_SECONDS: Final = 0.1
 _JOURNAL: Final = read("journal")
@@ -33,7 +33,7 @@ class JournalEntry:
     id: str
     """``<ms of the Redis server's clock>-<n>``: when it was settled; rises from entry to entry."""
     turn: bytes
-    """What the settlement said of it, JSON."""
+    """The settlement's record of the turn, JSON."""
     reply: bytes
     """The reply, JSON."""
 
@@ -57,9 +57,9 @@ class JournalBatch:
     waiting: int
     """Entries that wait, those of the batch included."""
     dropped: int
-    """Turns left out since ever, because too many waited."""
+    """Turns dropped so far because the backlog was full."""
     entries: Sequence[JournalEntry] = field(default_factory=list)
-    """The oldest ones, in the order they were settled; fewer than asked for where they are large."""
+    """The oldest ones, in the order of their settlement; fewer than requested if they are large."""
 
 
 class JournalBacklog(Protocol):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 BRIDGE_TTL_MS: Final = 15_000
-"""A bridge says at least once a second that it lives; one that was silent for longer is not alive."""
+"""A bridge sends a heartbeat every second; one without a heartbeat for longer is not alive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Keys:
     """List: tasks not taken yet. Foreign producers LPUSH; taken from the right."""
 
     incoming: str = field(init=False)
-    """List: what the blocking BLMOVE took and no script has routed yet."""
+    """List: tasks that the blocking BLMOVE moved here and no script has routed yet."""
     lanes: str = field(init=False)
     """Hash lane → receipt: lanes with a turn in flight."""
     ready: str = field(init=False)
@@ -44,7 +44,7 @@ class Keys:
     erasures_followed: str = field(init=False)
     """Sorted set of bridges by the latest erasure they have followed, ms."""
     paused: str = field(init=False)
-    """Hash: mode (all | intake), since (ms), reason; absent while work goes on."""
+    """Hash: mode (all | intake), since (ms), reason; absent while the queue is not paused."""
     journal: str = field(init=False)
     """Stream, bounded: answered turns that are not in the database yet, each with its reply."""
     journal_writer: str = field(init=False)
@@ -60,7 +60,7 @@ class Keys:
     call_prefix: str = field(init=False)
     """+ taker: ticket of its last hand-out call that Redis executed; expires a day after the last one."""
     held: str = field(init=False)
-    """Hash lane → hold: lanes of which no turn begins, until the time in it is over."""
+    """Hash lane → hold: lanes of which no turn is handed out until the hold ends."""
     open: str = field(init=False)
     """Hash tenth of a second → tasks taken in it and not settled: tells the oldest."""
     begun: str = field(init=False)
@@ -69,13 +69,13 @@ class Keys:
     """Hash: tasks (taken from the request list so far), newest_ms (the latest ``first_ms``), opted_in_ms (the latest
     time up to which an opt-in does not apply); orders tasks and opt-ins of one Redis; kept."""
     opt_ins: str = field(init=False)
-    """Sorted set user key → ``tasks`` at which the user's opt-in applies; empty once the request list is worked off."""
+    """Sorted set user key → ``tasks`` at which the user's opt-in applies; empty once the request list is empty."""
     lane_prefix: str = field(init=False)
     """+ lane: list of that lane's waiting entries (right first)."""
     reply_prefix: str = field(init=False)
     """+ user:task_id: the kept reply, expires."""
     missed_prefix: str = field(init=False)
-    """+ user: list of turns that the agent does not know yet, oldest left."""
+    """+ user: list of missed turns, oldest left."""
     fallback_prefix: str = field(init=False)
     """+ number of the task: memory-python's answer to it, or the tombstone that forbids one; expires."""
     handed_prefix: str = field(init=False)
@@ -86,7 +86,7 @@ class Keys:
     rate_prefix: str = field(init=False)
     """+ user: until when the user's bucket of turns is full, ms of the Redis server's clock; expires then."""
     tokens_prefix: str = field(init=False)
-    """+ day (since 1970, UTC): hash user → tokens spent that day, and under the empty name everybody's; expires."""
+    """+ day (since 1970, UTC): hash user → tokens spent that day; the empty name holds the total; expires."""
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:

@@ -6,7 +6,7 @@ import time
 from typing import Final
 
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""Goes on while the machine sleeps, where there is such a clock, so that a bridge that was away for long notices."""
+"""Also runs while the machine sleeps, if the system has such a clock, so that a bridge detects a long sleep."""
 
 
 def clock() -> float:

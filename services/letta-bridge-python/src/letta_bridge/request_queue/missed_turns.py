@@ -22,14 +22,14 @@ from shared_utils.text import read_json
 _log = logs.get("letta_bridge.missed_turns")
 
 DEFAULT_PERSONA: Final = "default"
-"""Whose a record of the previous release is, where nothing tells."""
+"""The persona of records of the previous release without another hint."""
 
 
 class DeliveryStatus(StrEnum):
     """Whether Letta has stored a turn that it did not answer."""
 
     ABSENT = "absent"
-    """Not stored: the agent does not know the turn."""
+    """Not stored in the agent's history."""
     UNKNOWN = "unknown"
     """It was sent and may be stored at any time: look it up before sending anything about it."""
     STORED = "stored"
@@ -45,9 +45,9 @@ class MissedTurn(BaseModel):
     """The task's idempotency key, under which it may have been sent. In a record of the previous release it is the
     producer's task id, under which that release sent it; the name of the field lets that release read ours."""
     content: str
-    """What the user said."""
+    """The user's message."""
     response_text: str | None = None
-    """What memory-python answered; None where nobody did, or only with a canned sentence."""
+    """memory-python's answer; None without one, or if it was a canned sentence."""
     timestamp: float
     """When it was settled, seconds since 1970."""
     fate: DeliveryStatus = DeliveryStatus.ABSENT
@@ -56,7 +56,7 @@ class MissedTurn(BaseModel):
     interrupted: bool = False
     """Letta went away after it was sent: a run of it that still seems active is most likely dead."""
     persona: str | None = None
-    """To whom the user spoke; None in a record of the previous release."""
+    """The persona that the user addressed; None in a record of the previous release."""
     taken_at: float | None = None
     """When the task was taken, seconds since 1970 by Redis's clock; None in a record of the previous release."""
     producer_id: str | None = None
@@ -66,7 +66,7 @@ class MissedTurn(BaseModel):
     ended: bool = False
     """Letta itself said that the last try to send it is over: a run of it that still seems active is left behind."""
     canned: bool = False
-    """Answered by a canned sentence of memory-python, which says nothing about the user's words."""
+    """Answered with a canned sentence of memory-python."""
 
     @property
     def is_worth_remembering(self) -> bool:
@@ -89,13 +89,13 @@ class Otids:
     """The otids of the messages about one turn."""
 
     own: str
-    """The turn itself, as it was sent in its own time."""
+    """Of the turn itself, when it was sent."""
     copy: str
-    """The user's words, repeated with a later turn."""
+    """Of the user's message, repeated with a later turn."""
     quotation: str
-    """The note before a quotation of the user's words, where the turn may be stored as well."""
+    """Of the note before a quotation of the user's message, for a turn that may be stored."""
     answer: str
-    """The note before memory-python's answer to a turn that is stored."""
+    """Of the note before memory-python's answer, for a stored turn."""
 
     @classmethod
     def of(cls, own: str) -> Self:

@@ -9,7 +9,7 @@ from letta_bridge.request_queue.keys import user_of
 from shared_utils.text import counted
 
 _CROWDED_LANE: Final = 20
-"""Waiting tasks of one user from which on a person is not writing them by hand."""
+"""Number of one user's waiting tasks that suggests a flood."""
 _LIMIT_ADVICE: Final = "limit such users with limits.max_pending_per_user and limits.turns_per_minute (docs/limits.md)"
 
 

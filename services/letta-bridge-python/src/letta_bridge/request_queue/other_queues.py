@@ -19,7 +19,7 @@ _log = logs.get(__name__)
 
 _SCANNED_AT_ONCE: Final = 1000
 _SCAN_SECONDS: Final = 20.0
-"""What a look through all keys may take: a million take about two."""
+"""Time limit of a scan of all keys; a million keys take about two seconds."""
 _COUNTERS_SUFFIX: Final = ":counters"
 """End of the key that every queue has which a bridge has ever worked on."""
 

@@ -16,7 +16,7 @@ from letta_bridge.request_queue.recent_turns import RecentTurns
 from letta_bridge.request_queue.records import number_of
 
 FULL_LANE: Final = "~full:"
-"""Begins the name of the lanes for tasks whose own lane was full: to be refused, side by side with the work."""
+"""Prefix of the overflow lanes, whose tasks are refused."""
 FULL_LANES: Final = 64
 """How many there are."""
 UNREADABLE_LANES: Final = 64
@@ -65,9 +65,9 @@ class PauseMode(StrEnum):
     """The scope of an operator's pause, for all bridges of the queue. Turns in flight always continue."""
 
     ALL = "all"
-    """Nothing is taken, and nothing handed out."""
+    """No tasks are taken, and none are handed out."""
     INTAKE = "intake"
-    """Nothing is taken; what waits in lanes is worked off."""
+    """No tasks are taken; tasks in lanes are processed."""
 
 
 @dataclass(slots=True)
@@ -138,29 +138,31 @@ class Settlement:
     outcome: Outcome
     user_id: str = ""
     task_id: str = ""
-    """Empty where the task named none that can be read: then nothing is kept or sent per task."""
+    """Empty without a readable id; then no reply is stored or sent per task."""
     reply: bytes | None = None
     """JSON for the responses channel."""
     task_response: bytes | None = None
     """JSON for ``task_response:{task_id}``."""
     publish: bool = True
-    """False where memory-python has published already and the reply is only to be kept."""
+    """False if memory-python has published the reply already, so that it is only stored."""
     replaces_kept: bool = True
-    """False where a reply that is kept under the same task id stays there: it is another task's."""
+    """False if the reply stored under the same task id is another task's, and must stay."""
     mark: bytes = b""
     """JSON members added to the reply where it is kept; they are not published."""
     caught_up: frozenset[str] = frozenset()
     """Fingerprints of the missed turns the agent has caught up with; exactly these records are removed."""
     missed: tuple[bytes, ...] = ()
-    """The turn, for each persona whose agent does not know it yet, JSON lines; added after ``caught_up`` is removed."""
+    """Records of the turn, one for each persona whose agent missed it, JSON lines; added after ``caught_up`` is
+    removed.
+    """
     dead: bytes | None = None
     """One line of JSON: why the task is a dead letter."""
     code: str = ""
-    """Why there is no answer, where there is none: an error's code, for the metrics."""
+    """The error's code if there is no answer, for the metrics."""
     journal: bytes | None = None
-    """What the journal keeps of the turn beside the reply, JSON; None where it is not journalled."""
+    """The journal's record of the turn beside the reply, JSON; None if it is not journalled."""
     tally: tuple[str, ...] = ()
-    """Words of ``recent_turns.py``: what the turn counts as in the figures of the last minutes."""
+    """Words of ``recent_turns.py`` under which the turn is tallied."""
 
 
 class Refusal(StrEnum):
@@ -169,11 +171,11 @@ class Refusal(StrEnum):
     REPEATED = "repeated"
     """An earlier try succeeded and its confirmation was lost; harmless."""
     TAKEN_OVER = "taken_over"
-    """Another bridge has the task or has ended it; this outcome, and an answer in it, is dropped."""
+    """Another bridge has the task or has settled it; this outcome, and an answer in it, is dropped."""
 
 
 MAX_FETCHED_BYTES: Final = 4_194_304
-"""Payloads and kept replies of one hand-out: it ends behind the turn that brings it to this size."""
+"""Size limit of payloads and kept replies of one hand-out, which ends after the turn that reaches it."""
 
 
 def is_full(turns: Sequence[Turn], limit: int) -> bool:
@@ -189,7 +191,7 @@ class FetchResult:
     """One per settlement, in order."""
     turns: list[Turn] = field(default_factory=list)
     more: bool = False
-    """Where no turns were asked for: there are some."""
+    """If no turns were requested: whether turns wait."""
     refused: dict[str, Refusal] = field(default_factory=dict)
     """Receipt → why its settlement is refused. One that is neither settled nor refused is to be repeated after
     :meth:`RequestQueue.restore`."""
@@ -222,11 +224,11 @@ class QueueStatus:
     bridges: int
     counters: dict[str, int]
     paused: PauseMode | None = None
-    """What an operator has stopped, if anything."""
+    """The operator's pause, if any."""
     unjournalled: int = 0
     """Turns the journal has not written yet."""
     held: int = 0
-    """Users of whom no turn begins for the moment."""
+    """Users whose lanes are held."""
     recent: RecentTurns = field(default_factory=RecentTurns)
     """Turns of the last ten minutes."""
     unjournalled_age: float = 0.0

@@ -28,7 +28,7 @@ FELL_BACK: Final = "fallback"
 UNANSWERED: Final = "unanswered"
 """An error reply: neither could."""
 CANNED: Final = "canned"
-"""memory-python had no model's answer and said its configured sentence."""
+"""memory-python answered with its configured sentence, because no model answered."""
 TURNED_AWAY: Final = "turned_away"
 """A limit of the operator's refused the task before an agent was asked."""
 
@@ -49,9 +49,9 @@ class RecentTurns:
 
     by_agent: int = 0
     by_memory: int = 0
-    """Every answer of memory-python's, also those it was asked for."""
+    """Every answer of memory-python, including those routed to it."""
     fell_back: int = 0
-    """Those in the agent's place, because the agent could not answer."""
+    """Answers in place of an agent that could not answer."""
     unanswered: int = 0
     canned: int = 0
     """Answers of memory-python's that no model gave."""
@@ -60,7 +60,7 @@ class RecentTurns:
     turned_away: int = 0
     """Tasks that a limit refused, which are no turns."""
     guards: Mapping[str, int] = field(default_factory=dict)
-    """Which limits did, the most frequent first."""
+    """The limits that refused them, the most frequent first."""
 
     @classmethod
     def of(cls, tally: Mapping[str, int]) -> RecentTurns:

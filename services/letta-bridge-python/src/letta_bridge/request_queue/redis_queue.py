@@ -45,7 +45,7 @@ _TURNS_PER_RESTORE: Final = 16
 _TURNS_PER_RELEASE: Final = 16
 """Turns released by one call at most; Redis moves the payload of each."""
 _CALL_BYTES: Final = 4_194_304
-"""A call that carries turns ends behind the one that brings it to this size."""
+"""Size limit of a call with turns, which ends after the turn that reaches it."""
 _TICKET_SECONDS: Final = 86_400.0
 """How long Redis stores the last ticket of a silent bridge. After that a missing ticket proves nothing."""
 _UTF8_BYTES: Final = 4

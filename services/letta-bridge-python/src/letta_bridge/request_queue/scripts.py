@@ -10,7 +10,7 @@ from shared_utils.redis.lua_scripts import SIZES, Call, Script, run, run_all, ru
 from shared_utils.redis.pipeline import Argument, Command, pipeline_of
 
 IDLE_CONSUMER_SUFFIX: Final = "+"
-"""Behind a bridge's name in the record of a turn: it was taken by the connection on which an idle bridge waits."""
+"""Suffix of a bridge's name in the record of a turn that its wait for arrivals took."""
 
 _READS_TASKS: Final = frozenset({"dispatch", "restore"})
 

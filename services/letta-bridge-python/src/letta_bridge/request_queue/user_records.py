@@ -27,7 +27,7 @@ _TASKS_PER_ERASURE: Final = 20
 _RECORD_LINES: Final = 3
 """Lines before the payload in the record of a turn; an entry has one."""
 _WRITER_PATIENCE_SECONDS: Final = 60.0
-"""For the journal's writer to look again: twice its lease."""
+"""How long to wait for the next call of the journal's writer: twice its lease."""
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from shared_utils.redis.connection import CONNECTION_ERRORS
 from shared_utils.remembered import Remembered
 
 _STATUS_SECONDS: Final = 2.0
-"""What Redis may take to answer; the health page is then shown without the queue's figures."""
+"""Time limit for Redis; beyond it, the health page omits the queue's figures."""
 _STATUS_MAX_AGE_SECONDS: Final = 0.1
 """The parts of a health page or a scrape ask at the same time and share one answer."""
 _SESSIONS_MAX_AGE_SECONDS: Final = 30.0

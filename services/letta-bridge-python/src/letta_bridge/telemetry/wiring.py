@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from letta_bridge.telemetry.tracing import Tracing
 
 Process = Callable[[Turn, TurnLease], Awaitable[Settlement]]
-"""Works off one turn."""
+"""Processes one turn."""
 
 
 class Telemetry:

@@ -14,7 +14,7 @@ from shared_utils.contracts.messages import json_object
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
 
 _PAUSE_SECONDS: Final = 0.5
-"""What follows the text is relayed no sooner: the text itself is published when the turn is settled."""
+"""Delay of relayed messages, so that they follow the text, which is published at the settlement."""
 
 
 def under(task_id: str, handed_id: str, message: bytes) -> bytes:

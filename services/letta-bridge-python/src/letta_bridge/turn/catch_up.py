@@ -17,7 +17,7 @@ from letta_bridge.request_queue.missed_turns import DeliveryStatus, MissedTurn, 
 from letta_bridge.settings import FallbackSettings
 
 QUOTATION_MEMBER: Final = "quoted_user_message"
-"""The only member of a quotation: a JSON object, so that it is never taken for something the user says now."""
+"""The only member of a quotation, a JSON object that cannot be mistaken for a present message of the user."""
 
 
 class _Note(NamedTuple):

@@ -11,7 +11,7 @@ from redis.asyncio.cluster import RedisCluster
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient, close, retry_until_available, subscriber
 
 _POLL_SECONDS: Final = 1.0
-"""How late the listener notices that it is to end."""
+"""Maximum delay until the listener ends."""
 _PAUSE_SECONDS: Final = 0.2
 """Between two tries to read while the connection is lost."""
 
@@ -28,7 +28,7 @@ class Subscription:
         self.owner = owner
         self.messages: asyncio.Queue[bytes] = asyncio.Queue()
         self.ambiguous = False
-        """Another owner listened on the same channel meanwhile: a message may be meant for either of them."""
+        """Another owner subscribed to the same channel meanwhile, so a message may be meant for either."""
 
     async def close(self) -> None:
         """End the subscription; may be repeated."""

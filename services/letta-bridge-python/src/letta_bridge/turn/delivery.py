@@ -50,12 +50,12 @@ from shared_utils.contracts.messages import now
 
 _RETRYABLE_ERRORS: Final = (LettaUnavailable, OutcomeUnknown)
 _CAUSES_THAT_END_A_TURN: Final = frozenset({"rate_limited", "server_error", "conflict"})
-"""Causes with which Letta itself said that the turn is over: one look is enough."""
+"""Causes with which Letta itself reported the end of the turn, so that one search is enough."""
 _SEND_TIMEOUT_SHARE: Final = 0.95
 _PREVIOUS_TURN_SHARE: Final = 0.5
 """Part of the reply budget that a turn spends at most on waiting for one before it."""
 _RUN_END_TIMEOUT_SECONDS: Final = 2.0
-"""For the tokens of an answer that is there already."""
+"""Time limit for reading the tokens of a found answer."""
 _CAUSE_OF_STOP_REASON: Final = {
     LENGTH_LIMIT: "length_limit",
     "context_window_overflow_in_system_prompt": "context_overflow",
@@ -81,7 +81,7 @@ class LettaTurn:
     user_id: str
     persona: str
     language: str | None
-    """``meta.lang``, or what the message is written in; None where neither tells."""
+    """``meta.lang``, or the language of the message; None if unknown."""
     producer_id: str
     """The task's id, as its producer named it."""
     key: str
@@ -91,13 +91,13 @@ class LettaTurn:
     content: str | None
     """None where the upload is gone: the turn is looked up, and never sent."""
     missed: Sequence[KeptTurn]
-    """Turns that this persona's agent does not know yet, oldest first."""
+    """Missed turns of this persona's agent, oldest first."""
     maybe_sent: bool
     """An earlier hand-out of the same task may have sent it, or one before it was pushed again."""
     handed_out_before: bool = False
     """Since it was pushed, another hand-out may have sent it."""
     other_persona: str | None = None
-    """To whose agent a bridge with other settings may have sent it."""
+    """The persona to whose agent a bridge with other settings may have sent it."""
 
 
 @dataclass(slots=True)

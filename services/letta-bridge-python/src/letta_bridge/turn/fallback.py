@@ -42,11 +42,11 @@ _HANDED_BEFORE: Final = b"1"
 """The mark of a handover by a release that handed tasks over under the producer's id."""
 _HANDED_IDS: Final = uuid.UUID("6d0f3c0a-6a2e-4c58-9a53-0c8b7f1f5a11")
 _POLL_SECONDS: Final = 1.0
-"""A publication lost with a connection is made up for by looking at the key this often."""
+"""Interval of reading the key, in case a publication was lost with a connection."""
 _MAX_EARLY: Final = 100
-"""Messages kept that come before the text."""
+"""Maximum number of messages kept from before the text."""
 _OWN_SOURCES: Final = frozenset({"letta", "letta_bridge", "memory-python"})
-"""Who publishes on a producer's channel without being somebody else's answer to this turn."""
+"""Sources on a producer's channel that are not a foreign answer to this turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,11 @@ class FallbackAnswer:
 
     text: str
     reply: bytes | None
-    """The reply it has published already; None where nobody has published one."""
+    """The reply that it has published already; None if it has not."""
     response: bytes | None = None
-    """What the producer's own channel is still to be told; None where it has been told."""
+    """The message still to be published on the producer's channel; None if it was published."""
     canned: bool = False
-    """A plain configured sentence, which no model said: nobody's answer, and remembered by nobody."""
+    """A canned sentence, which no memory keeps."""
 
     def as_canned(self) -> FallbackAnswer:
         """The same answer, marked as canned in its reply."""

@@ -42,7 +42,7 @@ class Job:
     kept: KeptReply | None
     """The reply that is kept under the task's user and id; None also where it cannot be read."""
     id_is_taken: bool = False
-    """Another task used the id while this one was worked off: the reply kept there belongs to that task."""
+    """Another task used the id while this one was in flight, so the stored reply belongs to that task."""
 
     @property
     def number(self) -> str:

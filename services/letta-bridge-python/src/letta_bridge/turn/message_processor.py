@@ -52,7 +52,7 @@ _MEMORY_UNAVAILABLE_ERRORS: Final[tuple[type[Exception], ...]] = (FallbackUnavai
 _DEFECT_CODE: Final = "internal"
 """The code of a dead letter that a defect of the bridge made."""
 _REASONS_TO_CATCH_UP: Final = frozenset({"choice_unknown", "handed_over"})
-"""Reasons without an error for which memory-python answers although an agent was to."""
+"""Reasons without an error for which memory-python answers in place of an agent."""
 _LETTA_FAILURES: Final = (LettaError, BreakerOpen, ReplyDeadlineExceeded, TenantTaken)
 
 

@@ -38,7 +38,7 @@ _LEGACY_SEARCH_SECONDS: Final = 86_400.0
 """How long before it was settled a turn of the previous release, which noted no time, can have been sent."""
 
 _STATES_BY_CERTAINTY: Final = (TurnState.STORED, TurnState.RUNNING, TurnState.CANCELLED, TurnState.ABSENT)
-"""Of two answers about one turn, sent under two otids, the one that comes first here counts."""
+"""Of two states of one turn, sent under two otids, the first one in this list counts."""
 
 
 class Absences:

@@ -17,7 +17,7 @@ class Decision:
     reason: str
     """A configured memory type, or memory_type_unknown, letta_disabled, user_switch, choice_unknown, audio."""
     remember: bool = False
-    """Whether the user's agent hears of it later, where memory-python answers: not what was meant to be forgotten."""
+    """Whether the user's agent receives the turn by catch-up, if memory-python answers."""
 
 
 def route(task: Task, settings: LettaSettings, *, consent: Verdict) -> Decision:

@@ -26,7 +26,7 @@ _USER_FOLDER: Final = re.compile(r"[0-9a-fA-F]{64}")
 """Any user's folder, also where the file system takes capitals for small letters."""
 _MISSING_FILE_ERROR: Final = "input_file names a file that does not exist or cannot be read"
 _UNREADABLE_SHARE: Final = 0.05
-"""Of a file's characters: a few broken ones are no reason to lose a message, many mean that it is no UTF-8 text."""
+"""Share of a file's characters: a few invalid ones are replaced, many mean that it is not UTF-8 text."""
 
 
 def user_folder(user_id: str) -> str:

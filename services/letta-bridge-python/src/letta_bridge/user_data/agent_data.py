@@ -17,7 +17,7 @@ from letta_bridge.user_data.port import Counts
 
 _EXPORT_FOLDER: Final = "agents"
 CONTENTS: Final = f"{_EXPORT_FOLDER}/contents.json"
-"""Says which file is whose, what is in it, and what could not be carried."""
+"""The file that lists each agent file's owner, contents and omissions."""
 
 
 class AgentUserData:

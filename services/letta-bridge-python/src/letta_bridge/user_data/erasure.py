@@ -18,7 +18,7 @@ from shared_utils.observability.logs import redact_text
 from shared_utils.persistence.erasures.log import Erasure, ErasureLog
 
 _MAX_PASSES: Final = 4
-"""A service that was just writing something of the user down leaves work for another pass."""
+"""Passes of an erasure: a service that was writing data of the user requires another one."""
 _WAITING_TASKS_PLACE: Final = "waiting_tasks"
 _LOST_WRITES_WARNING: Final = (
     "Redis lost writes of this erasure, or a replica of it lags behind and could lose them; run this again when its "

@@ -27,9 +27,9 @@ from shared_utils.task_end import end
 _log = logs.get("letta_bridge.erasure_follower")
 _LOOK_SECONDS: Final = 3.0
 _START_SECONDS: Final = 2.0
-"""What the first look may delay a start by; while Redis is away nothing of the ledger can be asked for."""
+"""Maximum delay of a start by the first reading of the ledger."""
 _OVERLAP_MS: Final = 60_000
-"""Looked at again each time: of two erasures at once the later one may be written first."""
+"""Overlap of two readings, because of two concurrent erasures the later one may be written first."""
 
 
 class ErasureFollower:

@@ -9,7 +9,7 @@ from typing import Protocol
 from shared_utils.errors import ServiceError
 
 Counts = Mapping[str, int]
-"""What it is (``agents``, ``kept_replies``) → how many."""
+"""Kind of data (``agents``, ``kept_replies``) → count."""
 
 
 class ErasureBusy(ServiceError):

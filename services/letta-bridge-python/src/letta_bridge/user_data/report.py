@@ -40,9 +40,9 @@ class ErasureReport:
     elsewhere: list[str] = field(default_factory=list)
     """Redis keys in which the user is still named."""
     arrived_since: int = 0
-    """Tasks that came after the last one was refused; they begin anew."""
+    """Tasks that arrived after the last refusal; they count as those of a new user."""
     behind: list[str] = field(default_factory=list)
-    """Live bridges that have not said yet that they followed."""
+    """Live bridges that have not confirmed the erasure yet."""
 
     @property
     def complete(self) -> bool:

@@ -13,7 +13,7 @@ from letta_bridge.vectors.sweep_schedule import SweepSchedule
 from letta_bridge.vectors.turn_sync import TurnSweep
 
 Progress = Callable[[str, int], None]
-"""Is told what is gone through, and how much of it was: turns by hundreds, agents one by one."""
+"""Called with the kind and number of processed items: turns by hundreds, agents one by one."""
 
 
 @dataclass(slots=True)

@@ -27,9 +27,9 @@ class JournalTurn:
     persona: str
     question: str
     answer: str
-    """Empty where a canned sentence was all the user got."""
+    """Empty if the user got a canned sentence."""
     about: Mapping[str, Any]
-    """What the journal notes of the answer: task_id, source, agent_id, fallback_reason, memory_updated …"""
+    """The journal's metadata of the answer: task_id, source, agent_id, fallback_reason, memory_updated …"""
     at: datetime
     """When it was settled."""
 

@@ -14,9 +14,9 @@ class Step:
     """The result of one step."""
 
     position: str
-    """Where the next one goes on."""
+    """The position at which the next step continues."""
     pause: float = 0.0
-    """Seconds until there may be something to do."""
+    """Seconds until there may be work."""
 
 
 class SyncJob(Protocol):

@@ -15,9 +15,9 @@ from shared_utils.persistence.vectors import Passage, Scope
 _PASSAGES_PER_PAGE: Final = 200
 
 Forgotten = Callable[[], Collection[str]]
-"""Gives the reasons for which memory-python answers what no agent shall remember, as they are configured now."""
+"""Returns the fallback reasons of turns that no agent may remember, as configured now."""
 Canned = Callable[[], Collection[str]]
-"""Gives the sentences of memory-python's that are nobody's answer, as they are configured now."""
+"""Returns memory-python's canned sentences, as configured now."""
 
 
 class TurnSyncer:

@@ -21,13 +21,13 @@ from shared_utils.waiting import wait_or_timeout
 _log = logs.get(__name__)
 
 JOB_LEASE_SECONDS: Final = 30.0
-"""Seconds a bridge may be silent before another one goes on. Two that work at once do no harm."""
+"""Lease of a job's owner. Two bridges that work at once do no harm."""
 _LEASE_POLL_SECONDS: Final = 5.0
-"""Seconds until it is asked again whether another bridge does the part still."""
+"""Seconds between attempts to take the lease on a job."""
 _PAUSE_LEAST: Final = 1.0
 _PAUSE_MOST: Final = 60.0
 _SHUTDOWN_GRACE_SECONDS: Final = 5.0
-"""Seconds a step has to end when the bridge stops; cut off, it is done again."""
+"""Seconds that a step has to end at shutdown; an interrupted step is repeated."""
 
 
 class VectorWorker:

@@ -25,9 +25,9 @@ from shared_utils.observability.health import Check
 from shared_utils.redis.connection import CONNECTION_ERRORS
 
 _SCRAPE_TIMEOUT_SECONDS: Final = 2.0
-"""What Redis and the session store have for an answer; less than Prometheus waits for a scrape."""
+"""Time limit for Redis and the session store, below Prometheus's limit for a scrape."""
 _CHECKS_SECONDS: Final = 6.0
-"""What all health checks together have; each bounds itself, and Prometheus waits ten seconds for a scrape."""
+"""Time limit for all health checks together; Prometheus waits ten seconds for a scrape."""
 _SESSION_STATES: Final = ("active", "reserved")
 
 
@@ -45,7 +45,7 @@ class Sources:
     checks: Callable[[], Awaitable[Sequence[Check]]]
     """The checks behind ``/readyz``."""
     redis_error: Callable[[], str | None]
-    """Why the intake can take nothing from Redis; None while it can."""
+    """Why the intake cannot take turns from Redis; None while it can."""
 
 
 class Scrape:

@@ -61,7 +61,7 @@ class Arrivals:
         self._recorder = recorder
         self._allowed = asyncio.Event()
         self.waiting = False
-        """Redis is being asked for what arrives."""
+        """A wait for arrivals is in progress."""
         self._answer_lost = False
         """The last wait may have been handed turns that this bridge does not know."""
 

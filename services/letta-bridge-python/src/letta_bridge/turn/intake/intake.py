@@ -35,7 +35,7 @@ _log = logs.get("letta_bridge.intake")
 _IDLE_SECONDS: Final = 1.0
 """Between passes of an idle bridge, which look for turns whose lease has expired."""
 _EXHAUSTED_SECONDS: Final = 10.0
-"""In which a host that lacked the resources for a turn takes no other one."""
+"""How long a host without resources for a turn takes no other one."""
 _SHUTDOWN_TRIES: Final = 10
 _SHUTDOWN_PAUSE_SECONDS: Final = 0.2
 """Tries to reach Redis at shutdown, and the pause between them."""
@@ -74,7 +74,7 @@ class Intake:
         self._outage = RedisOutage()
         self._stopping = asyncio.Event()
         self._recovers_at = 0.0
-        """No turn is taken before: this host lacked the resources for one a moment ago."""
+        """No turn is taken before this time, because this host lacked the resources for one."""
         self._outcomes = SettleBuffer(recorder)
         self._running = RunningTurns(
             process,

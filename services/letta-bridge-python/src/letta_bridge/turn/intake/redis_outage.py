@@ -13,7 +13,7 @@ _FIRST_PAUSE_SECONDS: Final = 0.05
 _LONGEST_PAUSE_SECONDS: Final = 1.0
 """Between tries while Redis is out of reach: it is back as soon as it runs."""
 _LONGEST_REFUSED_SECONDS: Final = 5.0
-"""Between tries while it refuses: somebody has to mend something."""
+"""Between tries while it refuses, until an operator fixes the cause."""
 
 
 class RedisOutage:
@@ -21,7 +21,7 @@ class RedisOutage:
 
     def __init__(self) -> None:
         self.last_error: RedisFailure | None = None
-        """What was wrong the last time; None while Redis works."""
+        """The last failure; None while Redis works."""
         self._told: set[str] = set()
         self._pause = 0.0
         self._orphans = 0

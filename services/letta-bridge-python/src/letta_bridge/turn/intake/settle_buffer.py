@@ -12,7 +12,7 @@ from shared_utils.observability import logs
 _log = logs.get("letta_bridge.intake")
 
 _MAX_BATCH: Final = 64
-"""Settlements of one round trip. With the whole buffer in one, the bridge's users would all wait for it at once."""
+"""Maximum settlements of one round trip, so that users do not all wait for one large call."""
 
 
 class SettleBuffer:

@@ -32,7 +32,7 @@ class LettaPassage:
     model: str
     """Empty where it is not known."""
     dimensions: int
-    """What the embedding configuration says, without the padding; 0 where it says nothing."""
+    """According to the embedding configuration, without padding; 0 if unknown."""
     agent_id: str | None
     source_id: str | None
     created_at: str
