@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final
 
 _CANCEL_AGAIN_SECONDS: Final = 2.0
-"""What a task may take to leave things in order before it is cancelled once more."""
+"""Time for a task to clean up before it is cancelled again."""
 
 
 async def end(*tasks: asyncio.Task[Any]) -> None:

@@ -21,7 +21,7 @@ REPLACEMENT: Final = "\ufffd"
 
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 _PADDING: Final = "\ufeff\x00 \t\r\n"
-"""What programs leave around a JSON document: a byte order mark, a C string's end, line ends."""
+"""Characters that programs leave around a JSON document: a byte order mark, NUL, line ends."""
 
 
 def clean_text(text: str) -> str:

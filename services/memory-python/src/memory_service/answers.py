@@ -25,7 +25,7 @@ from shared_utils.waiting import wait_or_timeout
 _LOG: Final = logs.get(__name__)
 _ANSWER_SOURCE: Final = "memory-python"
 _SHORT_TERM_ALONE: Final = frozenset({"temporary", "memory_type_unknown", "user_switch", "choice_unknown"})
-"""Handover reasons without recall: producer or user declined long-term memory, or the choice is unknown."""
+"""Reasons of hand-overs without recall: temporary tasks, opted-out users, unknown choices."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ _FAILURES_BEFORE_REST: Final = 3
 _REST_SECONDS: Final = 30.0
 _CONTEXT_CHARACTERS: Final = 24_000
 _ANSWER_CHARACTERS: Final = 32_000
-"""Of a model's answer at most: it is kept in Redis and shown to the model again."""
+"""Maximum of a model's answer, which is stored in Redis and becomes part of later prompts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ class ModelRefused(ServiceError):
         self.parameters = parameters
         """Of the request, those that the refusal is about."""
         self.concerns_conversation = concerns_conversation
-        """This conversation is too long or not permitted; the model may take any other."""
+        """The refusal concerns only this conversation, which is too long or not permitted."""
 
 
 class ModelSaidNothing(ServiceError):

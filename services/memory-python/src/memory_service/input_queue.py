@@ -19,7 +19,7 @@ from shared_utils.redis.lua_scripts import Call, Script, run
 from shared_utils.redis.pipeline import Argument
 
 BLOCK_SECONDS: Final = 1.0
-"""How long a BLMOVE waits: also how late an instance notices a stop or a task somebody else left in ``incoming``."""
+"""Timeout of a BLMOVE, and maximum delay of noticing a stop, or tasks of another instance in ``incoming``."""
 
 _LETTER_BYTES: Final = 16_384
 _TASKS_PER_PAGE: Final = 100

@@ -29,9 +29,9 @@ class Remembered:
     stored: bool = False
     """False where it was stored before, or is refused."""
     erased: bool = False
-    """Its user was erased since it reached this stack: it is remembered nowhere."""
+    """Its user was erased after it reached this stack, so it is not stored."""
     refused: str | None = None
-    """Why Redis will never take it: a stranger's key is in the way, or its user id does not fit a Cluster."""
+    """Why Redis will never store it: a key of the wrong type, or a user id that a Cluster cannot hash."""
     length: int = 0
     """Messages of the user now."""
 

@@ -22,13 +22,13 @@ _LOG: Final = logs.get(__name__)
 _MODEL_ATTEMPTS: Final = 3
 _FIRST_REFUSAL: Final = 300
 _LONGEST_PAUSE_SECONDS: Final = 5.0
-"""A provider that asks for a longer pause is not asked again: an answer after it would come too late."""
+"""Longest ``Retry-After`` that is honoured; a later answer would be too late."""
 _INSTEAD: Final[Mapping[str, str | None]] = {
     "max_tokens": "max_completion_tokens",
     "max_completion_tokens": None,
     "temperature": None,
 }
-"""Parameters that some models refuse, and what says the same; None leaves it to the model."""
+"""Parameters that some models refuse, and their replacements; None omits them."""
 _ADVICE: Final[Mapping[Cause, str]] = {
     Cause.CREDENTIALS: "give memory-python a valid OPENAI_API_KEY",
     Cause.CREDITS: "pay the provider, or raise the quota",

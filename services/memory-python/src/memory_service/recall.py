@@ -18,7 +18,7 @@ _FAILURES_BEFORE_REST: Final = 3
 _REST_SECONDS: Final = 30.0
 _MOST_AT_ONCE: Final = 16
 _OVERSAMPLING: Final = 2
-"""So many times the memories wanted are looked for: some say what the conversation shows already."""
+"""Factor by which more memories are searched for, because some repeat the conversation."""
 _LONGEST_QUESTION: Final = 2000
 
 

@@ -11,7 +11,7 @@ from shared_utils.contracts.messages import AiResponse, MemoryMetadata, MemoryRe
 from shared_utils.text import read_json
 
 SUMMARY: Final = "memory_summary"
-"""The type of a record that stands for older ones."""
+"""The type of a record that summarises older ones."""
 _PERSONA_FIELD: Final = "persona"
 """A member of a record's metadata that the surrounding stack does not know."""
 _NAMESPACE: Final = uuid.UUID("7e0d3c6a-54a5-4b5e-9d3f-0d1f3f1c9a52")
@@ -24,10 +24,11 @@ class Memory:
     record: MemoryRecord
     update: MemoryUpdate | None = None
     origin_ms: int | None = None
-    """When what it comes from reached this stack, ms of the Redis server's clock: what an erasure since then forbids to
-    remember. None where that is not known: then ``answers`` tells."""
+    """When its source reached this stack, ms of the Redis server's clock; a later erasure of the user forbids storing
+    it. None if unknown; then ``answers`` decides.
+    """
     answers: str | None = None
-    """The message it answers; what was erased is not answered."""
+    """The message that it answers; an answer to an erased message is not stored."""
 
 
 def of_task(

@@ -22,7 +22,7 @@ _LOG: Final = logs.get(__name__)
 _MAX_WAITING: Final = 1000
 _MAX_TOKENS: Final = 800
 _PROMPT_CHARACTERS: Final = 48_000
-"""Of the conversation the model is shown at once; what does not fit stays for the next summary."""
+"""Maximum of one prompt; the rest of the conversation waits for the next summary."""
 _SUMMARY_CHARACTERS: Final = 12_000
 """Of a model's answer at most. It is far above ``_MAX_TOKENS``, and leaves the next prompt room for new messages."""
 _OBJECT: Final = re.compile(r"(?s)\{.*\}")

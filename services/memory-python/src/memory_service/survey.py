@@ -26,7 +26,7 @@ class Survey(BaseModel):
 
     users: int
     messages: int
-    """Of all users; the list of everybody repeats them and is not counted here."""
+    """Of all users' lists; the shared list repeats them and is not counted."""
     global_messages: int
     oldest: str | None
     """ISO 8601 time of the oldest message of any user."""

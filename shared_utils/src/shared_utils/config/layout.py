@@ -27,15 +27,15 @@ class Layout:
     """
 
     prefix: str = ""
-    """Of every setting's variable by path. Others do not use it: an unknown variable that begins so is an error."""
+    """Prefix of every setting's variable by path. It is exclusive: an unknown variable with it is an error."""
     sections: frozenset[str] = frozenset()
     """Every section the file may have; a program reads its own and leaves the others to their programs."""
     former_sections: frozenset[str] = frozenset()
     """Sections of the last release, all of whose settings have moved."""
     short_beginnings: tuple[str, ...] = ()
-    """How the short variables begin. Others use these beginnings, too, so that only a near miss is an error."""
+    """Prefixes of the short variables. Other programs use them, too, so only a similar name is an error."""
     foreign_beginnings: tuple[str, ...] = ()
-    """How variables begin that belong to another program in the same environment."""
+    """Prefixes of variables of other programs in the same environment."""
     renames: tuple[Rename, ...] = ()
     """Of the sections this program reads."""
 

@@ -21,7 +21,7 @@ class Reload(Generic[_Settings]):
     """The outcome of reading the settings again."""
 
     settings: _Settings
-    """What holds from now on: the running settings with every changed value that can change while running."""
+    """The settings in force: the running ones with every changed value that is reloadable."""
     changed: dict[str, Any]
     """Dotted path → new value of the settings taken over."""
     need_restart: tuple[str, ...]

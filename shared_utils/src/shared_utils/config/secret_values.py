@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote
 from pydantic import BaseModel, SecretStr
 
 _MIN_SECRET_LENGTH: Final = 6
-"""A shorter secret would be found in the middle of innocent words."""
+"""A shorter secret would match parts of ordinary words."""
 
 
 def secrets_of(settings: BaseModel) -> frozenset[str]:

@@ -47,4 +47,4 @@ HttpAddress = Annotated[str, AfterValidator(http_address)]
 HttpKey = Annotated[SecretStr, AfterValidator(_sendable)]
 """A key or password that this service sends in an HTTP header."""
 HttpToken = Annotated[SecretStr, AfterValidator(lambda token: SecretStr(trimmed(token.get_secret_value())))]
-"""A token that others send to this service; whatever bytes their clients can send are compared."""
+"""A token that clients send to this service, compared byte by byte."""

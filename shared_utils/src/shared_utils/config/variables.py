@@ -25,7 +25,7 @@ from shared_utils.errors import SettingsError
 _KUBERNETES: Final = re.compile(
     r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP)(_\w+)?)=|\w+_PORT=(tcp|udp)://"
 )
-"""What Kubernetes sets for every service of the namespace, which may be named like the prefix."""
+"""Variables that Kubernetes sets for every service of the namespace, whose name may equal the prefix."""
 
 _SIMILARITY_CUTOFF: Final = 0.87
 _FILE_SUFFIX: Final = "_FILE"

@@ -21,7 +21,7 @@ MAX_QUEUE_NAME_LENGTH: Final = 256
 MAX_CHANNEL_LENGTH: Final = 512
 """Characters of a configured channel, or of the prefix of one."""
 MAX_ANSWER_TTL: Final = 604_800
-"""Seconds memory-python keeps an answer for the bridge that asked: a week."""
+"""Seconds that memory-python keeps an answer for the bridge: a week."""
 MAX_REPLY_TTL: Final = 366 * 86_400
 """Seconds a reply is kept by task id: a year."""
 
@@ -37,7 +37,7 @@ class Limits:
 
 
 BOUNDS: Final = Limits(MAX_PAYLOAD_BYTES, MAX_DEPTH, MAX_ID_LENGTH)
-"""What no setting exceeds."""
+"""Upper bounds of the settings."""
 
 
 class TaskLimits(Section):

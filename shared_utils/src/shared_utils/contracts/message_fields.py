@@ -130,15 +130,15 @@ UserId = Annotated[str, BeforeValidator(_user_id)]
 Content = Annotated[str, BeforeValidator(_content)]
 """Text, or OpenAI-style text parts, joined by line breaks; other parts are refused."""
 PassedOn = Annotated[str | None, BeforeValidator(_passed_on)]
-"""Text that no decision here depends on, from a value of any shape."""
+"""Text that no decision depends on, from a value of any shape."""
 FilePath = Annotated[str | None, BeforeValidator(_path)]
 Moment = Annotated[float | str | None, BeforeValidator(_number_or_text)]
 """Seconds since 1970, or whatever the producer writes."""
 TaskType = Annotated[str, BeforeValidator(lambda value: _passed_on(value) if value else "text")]
 Source = Annotated[str, BeforeValidator(lambda value: _passed_on(value) if value else "user")]
 MemoryType = Annotated[str | None, BeforeValidator(_memory_type)]
-"""In lower case. Another shape than text is refused: it may have meant that nothing is to be remembered."""
+"""In lower case. Values other than text are refused, because they may have meant "do not remember"."""
 
 
 Table = BeforeValidator(_table)
-"""For a field that holds a model: what is no JSON object counts as an empty one."""
+"""For a field that holds a model: a value that is not a JSON object counts as an empty one."""

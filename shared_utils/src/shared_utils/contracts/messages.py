@@ -72,7 +72,7 @@ class Task(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     task_id: TaskId = ""
-    """The producer's id. Empty means the producer does not care: the bridge gives it one."""
+    """The producer's id; if it is empty, the bridge generates one."""
     type: TaskType = "text"
     user_id: UserId = ANONYMOUS
     content: Content = ""
@@ -103,24 +103,25 @@ class Reply(BaseModel):
     user_id: str
     response_text: str
     memory_updated: bool
-    """Whether the turn changed what the agent remembers for good: a memory tool of the agent succeeded."""
+    """Whether the turn changed the agent's memory: a memory tool succeeded."""
     source: Literal["letta", "memory-python"]
     timestamp: float
     status: Literal["ok"] = "ok"
     agent_id: str | None = None
     usage: Usage | None = None
-    """Absent where memory-python answered, and where Letta does not tell what an answer found later took."""
+    """Absent if memory-python answered, and if Letta has no usage of a found answer."""
     attempts: int = 1
     """How many times the task was handed to a bridge."""
     fallback_reason: str | None = None
-    """Why memory-python answered, where it did (an error code)."""
+    """Why memory-python answered, if it did: an error code or a routing rule."""
     fallback_cause: str | None = None
-    """What exactly failed then, in one of few words: timeout, server_error, unknown_model …"""
+    """The failure, one of a few words: timeout, server_error, unknown_model …"""
     canned: bool | None = None
-    """True where memory-python had no model's answer and said its configured sentence instead: nobody's words, which
-    neither an agent nor a memory is told."""
+    """True if no model of memory-python answered, and it replied with its configured sentence, which neither agents nor
+    memories receive.
+    """
     truncated: bool | None = None
-    """True where the model's text was cut off at its length limit."""
+    """True if the model's text reached its length limit."""
 
 
 class ErrorReply(BaseModel):
@@ -132,14 +133,14 @@ class ErrorReply(BaseModel):
     user_id: str | None = None
     error: Literal[True] = True
     message: str
-    """One sentence for the person who can act on it."""
+    """One sentence for people, with the remedy."""
     source: Literal["letta_bridge"] = "letta_bridge"
     timestamp: float
     status: Literal["error"] = "error"
     code: str = "error"
     """Stable; see docs/architecture.md."""
     former_code: str | None = None
-    """What the last release called the code, where it has a new name; left out by the next release."""
+    """The code's name in the last release, if it has a new one; the next release omits it."""
     retryable: bool = False
     attempts: int = 1
 
@@ -177,7 +178,7 @@ class Handover(BaseModel):
     tenant: str | None = Field(default=None, max_length=64)
     """The user's tenant, None for the default one; a memory-python of another tenant refuses the handover."""
     answer_key: str = Field(min_length=1, max_length=MAX_QUEUE_NAME_LENGTH + 768)
-    """Redis key. Whoever sets it first has answered: memory-python with a Reply, the bridge with a tombstone."""
+    """Redis key. The first to set it decides the answer: memory-python with a Reply, the bridge with a tombstone."""
     answer_ttl: int = Field(default=600, gt=0, le=MAX_ANSWER_TTL)
     """Seconds the answer is kept."""
     responses_channel: str = Field(default="letta_responses", min_length=1, max_length=MAX_CHANNEL_LENGTH)
@@ -185,11 +186,11 @@ class Handover(BaseModel):
     reason: str = Field(default="fallback", max_length=128)
     """Why Letta did not answer, an error code or the name of a routing rule; becomes ``fallback_reason``."""
     cause: str | None = Field(default=None, max_length=128)
-    """What exactly failed; becomes ``fallback_cause``."""
+    """The failure; becomes ``fallback_cause``."""
     persona: str | None = Field(default=None, max_length=256)
-    """The persona that would have answered: what was said to others is not shown to the model."""
+    """The persona that would have answered; the model sees no messages to other personas."""
     task_id: str | None = Field(default=None, min_length=1, max_length=MAX_ID_LENGTH)
-    """The producer's id of the task, which the answer and whatever is remembered carry; None: the task's own."""
+    """The producer's id of the task, which the answer and stored records carry; None: the task's own."""
     response_channel: str | None = Field(default=None, min_length=1, max_length=MAX_CHANNEL_LENGTH + MAX_ID_LENGTH)
     """Where the producer waits for the text; None: ``task_response:`` and the id."""
     taken_ms: int | None = Field(default=None, ge=0)

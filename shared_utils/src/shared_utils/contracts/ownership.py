@@ -27,9 +27,9 @@ class Ownership(StrEnum):
 
     THEIRS = "theirs"
     SHARED = "shared"
-    """It names this user and others, and cannot be read as one task."""
+    """It names this user and others, and is not one readable task."""
     OTHERS = "others"
-    """It is somebody else's, or nobody can tell whose."""
+    """It belongs to another user, or to an unknown one."""
 
 
 def ownership(payload: bytes, user_id: str) -> Ownership:

@@ -88,7 +88,7 @@ _WORDS: Final[Mapping[Cause, re.Pattern[str]]] = {
             | does\ not\ support.{0,40}(parameter|temperature|max_)""",
     }.items()
 }  # fmt: skip
-"""In this order: an overflow's words name a parameter often, and a quota is told with the status of a rate limit."""
+"""Tried in this order: an overflow's message often names a parameter, and a quota has the status of a rate limit."""
 
 _OF_STATUS: Final[Mapping[int, Cause]] = {
     401: Cause.CREDENTIALS,
@@ -105,9 +105,9 @@ _UNAMBIGUOUS_STATUSES: Final = frozenset({401, 402})
 """Statuses whose words cannot mean anything else."""
 _SERVER_ERROR: Final = 500
 _DESPITE_SERVER_ERROR: Final = frozenset({Cause.CREDITS, Cause.OVERFLOW, Cause.NO_TOOLS})
-"""What some servers refuse with a status of 500 and more; other words there are about the server's own trouble."""
+"""Refusals that some servers send with a status of 500 or more; other messages there concern the server itself."""
 DEMANDED: Final[Mapping[str, bool]] = {"enable_thinking": False}
-"""Parameters that nobody sends at first and some model demands, with their values: Qwen's may think only in streams."""
+"""Parameters that some models demand, with their values; Qwen's models, for example, think only in streams."""
 _PARAMETERS: Final = (
     *("max_completion_tokens", "max_tokens", "temperature", "encoding_format", "dimensions"),
     *("parallel_tool_calls", "reasoning_effort", "response_format", "verbosity", *DEMANDED),
@@ -120,7 +120,7 @@ _INPUT: Final = re.compile(
     r"""['"](?:input|prompt|messages|content)['"]\s*: | \b(?:input_value|input|prompt|messages|content)\s*=""",
     re.IGNORECASE | re.VERBOSE,
 )
-"""Where a validator begins to repeat what it was sent."""
+"""Where a validator begins to quote its input."""
 _QUOTATION: Final = re.compile(r"""(?<!\w)(?:'([^'\n]*)'|"([^"\n]*)"|`([^`\n]*)`|“([^”\n]*)”|‘([^’\n]*)’)(?!\w)""")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][\w.:/-]{0,99}", re.ASCII)
 _SECRET: Final = re.compile(r"\b(?:sk|pk|key|gsk|hf|xai|nvapi|AIza)[-_]?[\w*-]{6,}", re.ASCII)
@@ -130,7 +130,7 @@ _SHORTEST_HIDDEN: Final = 3
 _READ_WORDS: Final = 2 * _QUOTED_CHARACTERS
 _KEYS_OF_WORDS: Final = ("message", "msg", "detail", "error_msg", "error")
 _KEYS_OF_ERRORS: Final = ("error", "errors", "detail", "message", "metadata")
-"""Below which an error, a list of errors, or what a router knows of one, may lie."""
+"""Keys below which an error, a list of errors, or a router's details of one may be."""
 _KEYS_OF_PARAMETERS: Final = ("param", "loc")
 _KEYS_OF_CODES: Final = ("code", "type", "error_type", "status", *_KEYS_OF_PARAMETERS)
 

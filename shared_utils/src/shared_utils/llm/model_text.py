@@ -50,7 +50,7 @@ _CHANNEL_END: Final = re.compile(r"<\|(?:end|call|return)\|>|(?=<\|channel\|>)")
 _MOST_OBJECTS: Final = 16
 """JSON values looked at in one pass; bounds what a text made of brackets costs."""
 _MOST_PASSES: Final = 4
-"""What is left out may make a mark, or a tool call at the beginning of a line, of what was around it."""
+"""Passes over a text, because a removal may join its surroundings to a mark or a tool call."""
 
 
 def text_for_user(text: str) -> str:

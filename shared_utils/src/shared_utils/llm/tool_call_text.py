@@ -10,12 +10,12 @@ _CALL_KEYS: Final = frozenset({"name", "arguments", "parameters", "function", "t
 _KNOWN_TOOLS: Final = re.compile(
     r"(?:core_memory|archival_memory|memory|rethink|conversation)_?\w*|rethink_memory|send_message|run_code|web_search"
 )
-"""Names of Letta's tools: a call of one is meant as a call, wherever it stands."""
+"""Names of Letta's tools; a call of one counts as a call anywhere in the text."""
 _BROKEN_CALL: Final = re.compile(
     r'\[?\s*\{\s*(?:"(?:type|id)"\s*:\s*"[^"\n]{0,100}"\s*,\s*)*'
     r'(?:"function"\s*:\s*\{\s*)?"name"\s*:\s*"(?P<name>[\w.:/-]{1,100})"\s*,\s*"(?:arguments|parameters)"\s*:'
 )
-"""How a call begins whose JSON was cut off or is otherwise broken."""
+"""The beginning of a call with truncated or invalid JSON."""
 _STRUCTURE: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|$)|[\[{]|[\]}]', re.DOTALL)
 _MAX_CALL_CHARACTERS: Final = 32_768
 """Characters of one call."""

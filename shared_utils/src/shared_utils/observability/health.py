@@ -105,7 +105,7 @@ def _status(checks: list[Check]) -> str:
 
 
 _GRACE_SECONDS: Final = 2
-"""What a request that is being answered may delay the end of the service by."""
+"""Maximum delay of the shutdown by requests in progress."""
 
 
 class _QuietServer(uvicorn.Server):

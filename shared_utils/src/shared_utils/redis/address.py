@@ -51,7 +51,7 @@ _OURS: Final = frozenset(
         *("socket_connect_timeout", "socket_keepalive", "socket_timeout", "timeout"),
     }
 )
-"""Options of redis-py that this project chooses itself: its commands would fail or hang with others."""
+"""Options of redis-py that this project fixes, because its commands would fail or hang with other values."""
 
 
 @dataclass(frozen=True, slots=True)

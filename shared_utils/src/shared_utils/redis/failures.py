@@ -29,7 +29,7 @@ class RedisFailure:
     advice: str
     """What to do about it."""
     is_lasting: bool = False
-    """Whether repeating the command is vain until somebody changes a key, a right or a setting."""
+    """Whether the command will fail until somebody changes a key, a right or a setting."""
 
     @property
     def is_refusal(self) -> bool:
@@ -95,11 +95,11 @@ _DISK_FULL: Final = (
 )
 _CODE: Final = re.compile(rf"\b({'|'.join(_REFUSALS)}|NOAUTH)\b")
 _NO_LOGIN: Final = re.compile("Authentication required|username-password pair")
-"""What is left of such an error where a Cluster's client wraps it."""
+"""The rest of such an error in the wrapper of a Cluster's client."""
 _PIPELINE: Final = re.compile(r"^Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
-"""What redis-py puts in front: it quotes the command, and with it what a user wrote."""
+"""redis-py's prefix, which quotes the command and thereby user text."""
 _SCRIPT: Final = re.compile(r",? (script: [0-9a-f]*,? ?on @user_script|\(call to f_).*$", re.DOTALL)
-"""Where in a script it happened: of no use to an operator."""
+"""The position in a script, which is useless to an operator."""
 _AT: Final = re.compile(r"connecting to (\S*[:/]\S*?)\.?(?:\s|$)")
 _MAX_TEXT_LENGTH: Final = 200
 _NO_ROOM: Final = re.compile("no space left|disk quota exceeded", re.IGNORECASE)

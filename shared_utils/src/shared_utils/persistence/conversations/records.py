@@ -42,7 +42,7 @@ class Message(BaseModel):
     id: str = Field(default_factory=_new_id)
     conversation_id: str
     ordinal: int = 0
-    """Orders the messages of a conversation: what was said at one moment still has its order."""
+    """Orders the messages of a conversation, also those of the same time."""
     role: Role
     content: str
     metadata: dict[str, Any] = {}

@@ -32,7 +32,7 @@ _MAINTENANCE_DATABASES: Final = ("postgres", "template1")
 _CREATION_POLL_SECONDS: Final = 0.1
 """Seconds between tries to reach a database that is being made."""
 _GRACE_SECONDS: Final = 1.0
-"""Beyond the time for connecting, after which a server that has let us in is taken for silent."""
+"""Added to the connection timeout, after which a connected server counts as silent."""
 _MAKING_SECONDS: Final = 60.0
 """A database may take to be made."""
 _CONCURRENT_CREATION_SECONDS: Final = 1.0

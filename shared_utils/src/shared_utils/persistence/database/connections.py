@@ -22,7 +22,7 @@ from shared_utils.persistence.dialects.session_settings import for_session, for_
 Row = dict[str, Any]
 
 _IDLE_IN_TRANSACTION_SECONDS: Final = 60.0
-"""A transaction nobody goes on with (a frozen process's) is ended after so long, and its locks are free again."""
+"""Limit of an idle transaction, for example of a frozen process, after which its locks are released."""
 
 
 class NotBegun(psycopg.OperationalError):

@@ -38,7 +38,7 @@ Params = Mapping[str, Any] | Sequence[Any]
 Observer = Callable[[str], None]
 
 _RECONNECT_PAUSE_SECONDS: Final = 1.0
-"""Seconds between two looks whether a lost database is back."""
+"""Seconds between two probes of a lost database."""
 _LONGEST_PAUSE: Final = 300.0
 """The same while it refuses the password, doubled each time: openGauss locks an account after ten wrong ones."""
 _LOGIN_PAUSE: Final = 30.0
@@ -48,7 +48,7 @@ _MAX_CONNECTION_SECONDS: Final = 1800.0
 _CANCEL_GRACE_SECONDS: Final = 1.0
 """Seconds the server has to end a statement that took too long, before its connection is cut."""
 _TRUSTED_IDLE_SECONDS: Final = 1.0
-"""Seconds since its last use after which a connection is asked whether it is there; before, it is listened to."""
+"""Seconds since its last use after which a connection is checked with a round trip; before, it is only watched."""
 _TRANSACTION_ATTEMPTS: Final = 5
 
 _Result = TypeVar("_Result")

@@ -26,7 +26,7 @@ from shared_utils.persistence.errors import (
 )
 
 RETRYABLE_ERRORS = (errors.SerializationFailure, errors.DeadlockDetected, NotBegun)
-"""The database ended the transaction for another's sake, or before it began; the same again may well succeed."""
+"""The database aborted the transaction in favour of another one, or before it began; a retry may succeed."""
 _POOLER_REFUSAL: Final = re.compile(r"unsupported startup parameter(?: in options)?: (\w+)")
 _ADVICE: Final = {
     "its name cannot": "correct the host in DATABASE_URL, or this machine's DNS",

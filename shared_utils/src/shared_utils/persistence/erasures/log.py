@@ -33,7 +33,7 @@ class Erasure:
 
 
 UNDER_WAY: Final = timedelta(days=1)
-"""An erasure that was begun at most so long before a moment, and never finished, counts as under way at that moment."""
+"""How long an unfinished erasure counts as in progress."""
 
 
 class ErasureLog(Protocol):

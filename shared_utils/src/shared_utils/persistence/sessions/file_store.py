@@ -30,7 +30,7 @@ from shared_utils.persistence.sqlite_file import SqliteFile
 from shared_utils.persistence.statements import statements
 
 Record = Callable[[sqlite3.Connection, Session, int | None], None]
-"""Told of each write in its transaction: the session as it is now and the version before, None where it is removed."""
+"""Called for each write in its transaction, with the session (None if removed) and the version before."""
 
 _SQL: Final = statements("file_sessions")
 _SESSIONS_PER_TRANSACTION: Final = 500

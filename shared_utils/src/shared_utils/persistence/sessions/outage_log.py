@@ -48,7 +48,7 @@ class SessionConflict:
     session_id: str
     reason: str
     lost: Mapping[str, Any] | None
-    """The row that is nowhere else any more; None where a removal was lost."""
+    """The row of the losing write; None if a removal lost."""
     won: Mapping[str, Any] | None
 
 

@@ -22,14 +22,14 @@ from shared_utils.text import clean_text
 _log = logs.get("shared_utils.memories")
 
 EmbedderNow = Callable[[], Awaitable[Embedder]]
-"""Gives the embedder to use for what comes next: model and vectors must be of one and the same."""
+"""Returns the embedder for the next texts; model and vectors must match."""
 
 Kind = Literal["turn", "passage"]
 """``metadata["kind"]``: a turn of the journal, or a passage of an agent's archival memory."""
 
 _MAX_USER_ID_LENGTH: Final = 400
 _MAX_CONNECTIONS: Final = 4
-"""At most: nobody's reply shall wait for a connection that is busy with vectors."""
+"""Maximum connections, separate so that no reply waits for one."""
 
 
 def user_source(user_id: str) -> str:

@@ -29,7 +29,7 @@ _MAX_SEARCH_WIDTH: Final = 1000
 """Passages an index looks at on one go, at most."""
 _WIDENING_FACTOR: Final = 4
 _SELECTIVITY_CACHE_SECONDS: Final = 60.0
-"""Seconds it is remembered whether a question is about few passages. A wrong memory costs time, not matches."""
+"""Seconds for which the selectivity of a query is cached. A stale value costs time, not matches."""
 _MOST_REMEMBERED: Final = 2000
 
 

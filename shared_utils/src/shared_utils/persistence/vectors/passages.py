@@ -40,7 +40,7 @@ class Passage:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """JSON."""
     content_hash: str = ""
-    """What tells a changed passage from one that is stored already; made by :func:`content_hash` where it is empty."""
+    """Detects changed passages; computed by :func:`content_hash` if it is empty."""
     created_at: datetime | None = None
     updated_at: datetime | None = None
 

@@ -21,7 +21,7 @@ class IndexState:
     precision: str | None
     """``single``, ``half``, or None where there can be no index."""
     note: str = ""
-    """Why there is none, or what is less than one would expect."""
+    """Why there is no index, or how it is limited."""
 
 
 @dataclass(frozen=True, slots=True)

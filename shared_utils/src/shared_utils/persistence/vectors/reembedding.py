@@ -36,7 +36,7 @@ class Progress:
     done: int
     """Passages embedded in this run."""
     without_text: int
-    """Passages nobody has a text of; while there are any, the models cannot be changed over."""
+    """Passages without a text; while there are any, the change of models cannot finish."""
 
 
 async def reembed(

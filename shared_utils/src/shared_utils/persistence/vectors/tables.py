@@ -27,7 +27,7 @@ State = Literal["current", "filling", "retired"]
 _SQL: Final = statements("vectors", "shared_utils.persistence")
 _DDL: Final = statements("vectors_table", "shared_utils.persistence")
 _TABLE_CACHE_SECONDS: Final = 15.0
-"""Seconds after which what another process changed is noticed; a table it dropped is noticed at once."""
+"""Seconds after which changes of other processes are seen; dropped tables are detected at once."""
 
 
 @dataclass(frozen=True, slots=True)
