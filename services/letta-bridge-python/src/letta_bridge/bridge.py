@@ -84,8 +84,8 @@ class Bridge:
     """One running bridge.
 
     Args:
-        settings: what it begins with.
-        read_again: reads the settings anew, for SIGHUP; raises SettingsError.
+        settings: the initial ones.
+        read_again: reads the settings again, for SIGHUP; raises SettingsError.
     """
 
     def __init__(self, settings: BridgeSettings, read_again: Callable[[], BridgeSettings] | None = None) -> None:
@@ -212,11 +212,11 @@ class Bridge:
             _log.info("stopped", bridge=self.name)
 
     def stop(self) -> None:
-        """Take nothing more, end what was begun, and let :meth:`run` return."""
+        """Shut down gracefully: take no more turns, finish started ones, and let :meth:`run` return."""
         self.intake.stop()
 
     def reload(self) -> None:
-        """Read the settings again, and take over what can change while running."""
+        """Read the settings again, and apply those that can change at runtime."""
         if self._read_again is None or (settings := reread(self.settings, self._read_again, _log)) is None:
             return
         self.settings = settings
@@ -285,7 +285,7 @@ class Bridge:
         )
 
     def _new_journal(self, redis: RedisClient) -> Journal | None:
-        """None where there is no database. It runs while it is switched off, too: something may still wait for it."""
+        """None without a database. It also runs while it is switched off, because turns may still wait."""
         if self._database is None:
             return None
         return Journal(
@@ -313,9 +313,9 @@ class Bridge:
 
 
 def _spare_the_collector() -> None:
-    """What is there now stays; looking through it again and again took a sixth of a loaded bridge's time.
+    """Exclude present objects from garbage collection, which took a sixth of a loaded bridge's time.
 
-    What comes later is looked through more rarely: a turn makes hundreds of objects and no cycles of its own.
+    Later objects are collected more rarely, because a turn creates hundreds of objects and no cycles.
     """
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""What can go wrong in the bridge.
+"""Errors of the bridge.
 
 ::
 

@@ -153,7 +153,7 @@ def _with_letta(
 
 
 async def _in_redis(settings: BridgeSettings) -> Mapping[str, int | str]:
-    """What the backup does not hold: label → how much, or why it is unknown."""
+    """Data in Redis, which the backup does not contain: label → amount, or why it is unknown."""
     status = await _queue(settings)
     if isinstance(status, str):
         return {"redis": status}

@@ -1,4 +1,4 @@
-"""What the commands share: their options, exit codes, how Redis is asked, and how an error is told."""
+"""Shared code of the commands: options, exit codes, access to Redis, and error messages."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def ask_redis(
     *,
     signals: Sequence[signal.Signals] = (signal.SIGINT,),
 ) -> _Result:
-    """What ``work`` returns, given a client. Trouble with Redis ends the command with one sentence.
+    """Run ``work`` with a client and return its result. A failure of Redis ends the command with one sentence.
 
     Raises:
         KeyboardInterrupt: one of these signals came.
@@ -94,7 +94,7 @@ def ask_redis(
     except SettingsError as error:
         fail(str(error), Exit.USAGE)
     except BrokenPipeError:
-        raise  # whoever read our output has gone; that is not Redis's fault
+        raise  # the reader of the output has closed it; not a failure of Redis
     except CONNECTION_ERRORS as error:
         fail(explain(error), Exit.NO_REDIS)
 
@@ -117,11 +117,11 @@ async def redis_client(
 
 
 def check_directory(path: Path, *, needed_as: str | None = None) -> None:
-    """End the command with one sentence where a path is something else than a directory.
+    """End the command with one sentence if a path is not a directory.
 
     Args:
-        path: what the caller named.
-        needed_as: what the directory is; None where the command makes it.
+        path: the caller's argument.
+        needed_as: the purpose of the directory; None if the command creates it.
     """
     if path.is_dir() or (needed_as is None and not path.exists()):
         return
@@ -142,7 +142,7 @@ def tell(sentence: str) -> None:
 
 
 def refuse_undecodable(arguments: Sequence[str]) -> None:
-    """End the program where an argument is neither UTF-8 text nor a path: a user named by it may be another one."""
+    """End the program if an argument is neither UTF-8 text nor a path, because it could name another user."""
     for argument in arguments:
         if not is_clean(argument) and not Path(argument).exists():
             tell(f"the argument {argument!a} is not UTF-8 text; type it anew, in a terminal that uses UTF-8")

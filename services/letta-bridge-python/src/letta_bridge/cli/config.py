@@ -82,7 +82,7 @@ def _allow_former(schema: dict[str, Any], rename: Rename) -> None:
 
 
 def _without_extras(schema: Any) -> Any:
-    """The schema without what only this project's own code reads in it."""
+    """The schema without entries that only this project's code reads."""
     if isinstance(schema, list):
         return [_without_extras(item) for item in schema]
     if not isinstance(schema, dict):
@@ -118,7 +118,7 @@ def _redacted(value: Any) -> Any:
 
 
 def _address(url: str) -> str:
-    """A URL without who logs in and without its query; nothing of one in which the password is not escaped."""
+    """A URL without credentials and query; empty if its password is not escaped."""
     try:
         parts = urlsplit(url)
     except ValueError:

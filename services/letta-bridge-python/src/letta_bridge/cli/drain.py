@@ -27,7 +27,7 @@ _STAYS_CLOSED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Left:
-    """What was not worked off."""
+    """The unfinished work."""
 
     in_flight: int
     lanes: int

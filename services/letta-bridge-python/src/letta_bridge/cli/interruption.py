@@ -14,7 +14,7 @@ _Result = TypeVar("_Result")
 
 
 def run_command(work: Coroutine[Any, Any, _Result], *, signals: Sequence[signal.Signals] = (signal.SIGINT,)) -> _Result:
-    """What the work returns. The first of these signals cancels it; a second ^C ends the program at once.
+    """Run the work and return its result. The first signal cancels it; a second ^C ends the program at once.
 
     Raises:
         KeyboardInterrupt: a signal came before the work had ended.

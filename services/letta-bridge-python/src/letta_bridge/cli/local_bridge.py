@@ -1,4 +1,4 @@
-"""What the bridge of this host says of itself: its Redis user may meet what the operator's does not."""
+"""Reads the status of this host's bridge, whose Redis user may fail where the operator's does not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOOPBACK_OF_WILDCARD: Final = {
     "": "127.0.0.1",
     "0.0.0.0": "127.0.0.1",
     "::": "::1",
-}  # where one binds, and where one asks
+}  # the bound address, and the address to connect to
 
 
 def not_ready(settings: HttpSettings) -> str | None:

@@ -1,4 +1,4 @@
-"""How the commands print: tables, JSON, ages, and text that came from strangers."""
+"""Prints tables, JSON, ages, and untrusted text."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def duration(seconds: float) -> str:
 
 
 def seconds_of(period: str) -> float | None:
-    """What ``90s``, ``10m``, ``2h`` or ``1.5d`` means, in seconds; None where it is no such period."""
+    """A period such as ``90s``, ``10m``, ``2h`` or ``1.5d`` in seconds; None if it is not one."""
     found = _PERIOD.fullmatch(period)
     return float(found[1]) * _PERIOD_SECONDS[found[2]] if found else None
 

@@ -20,9 +20,9 @@ _REDIS_TIMEOUT_SECONDS: Final = 5.0
 
 
 def refuse_other_agents(settings: BridgeSettings, *, patience: float | None = None) -> None:
-    """Return where the command acts on the agents that the queue's bridges use, or nothing tells; else end it.
+    """End the command if it would act on other agents than the queue's bridges use; unknown claims pass.
 
-    Without Redis nothing tells: a command that needs Redis says so itself.
+    Without Redis the claims are unknown; a command that needs Redis reports that itself.
 
     Args:
         settings: the command's.

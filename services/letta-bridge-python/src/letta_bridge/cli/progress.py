@@ -1,4 +1,4 @@
-"""How a long command shows how far it is, on standard error: a line written over, or now and then one in a log."""
+"""Shows the progress of a long command on standard error: one updated line, or occasional lines in a log."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PATIENCE_SECONDS: Final = 1.0
 
 @contextmanager
 def counting(did: str) -> Iterator[Callable[[str, int], None]]:
-    """Gives what to call with what it is and how many; ``did`` says what was done to them."""
+    """Returns the progress callback (label, count); ``did`` is the verb in its lines."""
     if not sys.stderr.isatty():
         yield _logged(did)
         return
@@ -54,7 +54,7 @@ def _logged(did: str) -> Callable[[str, int], None]:
 
 
 class SlowSteps:
-    """Told of each step as it begins; says nothing for the first second, then the step it is at, and each later one.
+    """Called with each beginning step; prints nothing for the first second, then the present and each later step.
 
     Args:
         write: gets one line without its end.

@@ -105,7 +105,7 @@ async def _push(
         try:
             await client.lpush(settings.queue.requests, *batch)
         except CONNECTION_ERRORS as error:
-            # An answer that got lost says nothing about what was done.
+            # After a lost answer, the effect is unknown.
             done.trouble = (
                 f"{explain(error)}. {done.pushed} tasks are surely pushed; the last {len(batch)}, up to line "
                 f"{before}, may or may not be"
@@ -158,7 +158,7 @@ async def _dead_letters(
 
 
 async def _paced(rate: float | None) -> AsyncIterator[None]:
-    """Without end; ``rate`` times a second, or as fast as it is asked."""
+    """Endless; at most ``rate`` times a second, if a rate is given."""
     clock = asyncio.get_running_loop().time
     due = clock()
     while True:

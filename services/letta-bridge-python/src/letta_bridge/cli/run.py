@@ -37,7 +37,7 @@ def run(
     log_deprecations(loaded.deprecated, _log)
 
     def read_again() -> BridgeSettings:
-        # A file that was there at the start is as good as named: without it, SIGHUP would drop every limit in it.
+        # A file that existed at the start is required on SIGHUP; otherwise its limits would be dropped.
         now = read_settings(loaded.config or config, flags=flags)
         log_deprecations(now.deprecated, _log)
         return now.settings

@@ -59,7 +59,7 @@ def send(
 
 
 def _answered_by(reply: Mapping[str, Any]) -> str:
-    """Who answered, and where it was not the agent, why."""
+    """The answering service and, if it was not the agent, the reason."""
     if reply.get("source") == "letta":
         return f"answered by the agent {reply.get('agent_id') or '(unnamed)'}"
     what = " with a configured sentence, as it has no model's answer either" if reply.get("canned") else ""
@@ -67,7 +67,7 @@ def _answered_by(reply: Mapping[str, Any]) -> str:
 
 
 def _why(reply: Mapping[str, Any]) -> str:
-    """Why not by the agent, and where something failed, what to do."""
+    """Why the agent did not answer and, after a failure, the remedy."""
     codes = [str(reply[field]) for field in ("fallback_cause", "fallback_reason") if reply.get(field)]
     known = next((code for code in codes if failure_causes.is_explained(code)), None)
     if known is not None:
@@ -81,7 +81,7 @@ async def _exchange(
     """Push the task, then wait on its channel; the kept reply makes up for a publication that was missed.
 
     Returns:
-        the reply, None where there is none in time; and what keeps bridges from taking tasks, if anything does.
+        the reply, None if there is none in time; and the obstacle that keeps bridges from taking tasks, if any.
     """
     kept = Keys(settings.queue.requests).reply(task["user_id"], task["task_id"])
     async with await subscriber(client, kept) as pubsub:
@@ -101,7 +101,7 @@ async def _exchange(
 
 
 async def _obstacle(client: RedisClient, settings: BridgeSettings, user_id: str) -> str | None:
-    """Why no bridge takes a task now, and what to do; None where nothing is seen."""
+    """Why no bridge takes tasks now, with the remedy; None if no obstacle is found."""
     admin = QueueAdmin(client, settings.queue)
     if (pause := await admin.paused()) is not None:
         return f"the queue is paused {pause_told(pause)}; 'letta-bridge resume' ends that"

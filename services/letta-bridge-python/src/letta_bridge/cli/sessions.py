@@ -39,7 +39,7 @@ UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The user's id
 
 
 class Place(StrEnum):
-    """Where sessions may lie."""
+    """Places of sessions."""
 
     DATABASE = "database"
     FILE = "file"

@@ -1,4 +1,4 @@
-"""Gives commands the stores of sessions and choices, and ends a command whose store fails."""
+"""Provides commands with the stores of sessions and choices, and ends a command whose store fails."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class UserStores:
 
 
 def ask(work: Callable[[], Awaitable[_Result]]) -> _Result:
-    """What ``work`` returns. Trouble with where state lies ends the command with one sentence."""
+    """Run ``work`` and return its result. A failure of a store ends the command with one sentence."""
 
     async def asked() -> _Result:
         return await work()
@@ -62,7 +62,7 @@ def ask(work: Callable[[], Awaitable[_Result]]) -> _Result:
 
 
 def ask_sessions(settings: BridgeSettings, work: Callable[[SessionStore], Awaitable[_Result]]) -> _Result:
-    """What ``work`` returns, given the configured session store: the database where there is one, else the file."""
+    """The result of ``work`` with the configured session store: the database if configured, otherwise the file."""
     _tell_of_missing_file(settings)
 
     async def asked() -> _Result:
@@ -78,7 +78,7 @@ def ask_user_settings(
     *,
     with_agents: bool = False,
 ) -> _Result:
-    """What ``work`` returns, given the configured session store and the settings of users.
+    """The result of ``work`` with the configured session store and the settings of users.
 
     Redis is used only for the choice of a single user; without Redis, an opt-in fails and an opt-out is reported.
 
@@ -136,13 +136,13 @@ async def in_file(settings: BridgeSettings) -> AsyncIterator[UserStores]:
 
 
 def require_database(settings: BridgeSettings) -> None:
-    """Return where a database is configured; else the command ends."""
+    """End the command unless a database is configured."""
     if settings.database.db_url is None:
         fail("no database is configured; set DATABASE_URL", Exit.USAGE)
 
 
 async def _refuse_missing(database: Database) -> None:
-    """Choices do without a database that is away; one that does not exist is a mistyped name."""
+    """Choices work while the database is away; a database that does not exist has a mistyped name."""
     try:
         await database.open()
     except SchemaMissing:

@@ -27,7 +27,7 @@ _PAUSES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What Redis tells of the queue."""
+    """The queue's state in Redis."""
 
     trouble: RedisFailure | None
     queue: QueueStatus | None = None
@@ -68,7 +68,7 @@ def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
 
 
 def _trouble(settings: BridgeSettings, redis: RedisFailure | None, queue: QueueStatus) -> str | None:
-    """Why nothing is worked off, and what to do; None where nothing is seen."""
+    """Why no tasks are processed, with the remedy; None if no obstacle is found."""
     if redis is not None:
         return str(redis)
     if not queue.bridges:

@@ -55,7 +55,7 @@ def tail(
 
 async def _replies(stream: ReplyStream, begin: str | None, count: int, *, follow: bool) -> AsyncIterator[StreamedReply]:
     if begin is None:
-        # The newest is read even where none is to be shown: following has to begin somewhere certain.
+        # The newest reply is read even if none is shown, because following starts after it.
         kept = await stream.newest(max(count, 1))
         begin = kept[-1].id if kept else BEGINNING
         for reply in kept if count else ():

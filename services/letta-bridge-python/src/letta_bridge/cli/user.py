@@ -221,7 +221,7 @@ def _ask(
     *,
     waits: tuple[float, float] = (0.0, 0.0),
 ) -> _Result:
-    """What ``work`` returns. ``waits``: seconds for a turn in flight, and for another erasure of the user."""
+    """The result of ``work``. ``waits``: seconds for a turn in flight, and for another erasure of the user."""
 
     async def ask() -> _Result:
         async with user_data(settings, patience=waits[0], hold_patience=waits[1]) as data:

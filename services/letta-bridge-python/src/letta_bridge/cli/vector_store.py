@@ -1,4 +1,4 @@
-"""How the commands about vectors reach store and embedding model, and how errors end them."""
+"""Connects commands about vectors to store and embedding model; errors end them with one sentence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def embedding_model(settings: BridgeSettings) -> AsyncIterator[HttpEmbedde
 
 
 def ask_store(settings: BridgeSettings, work: Callable[[DatabasePassageStore], Awaitable[_Result]]) -> _Result:
-    """What ``work`` returns, given the store. Trouble ends the command with one sentence."""
+    """The result of ``work`` with the store. An error ends the command with one sentence."""
     if not can_be_kept(settings.vectors, settings.database):
         fail("no database is configured; set DATABASE_URL", Exit.USAGE)
 

@@ -1,4 +1,4 @@
-"""What ``letta-bridge vectors sync`` does."""
+"""The work of ``letta-bridge vectors sync``."""
 
 from __future__ import annotations
 
