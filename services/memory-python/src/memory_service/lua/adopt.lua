@@ -1,7 +1,7 @@
--- Take over what a dead instance had claimed, as many tasks as come to about MOVED_BYTES; call it until it moves none.
+-- Take over the tasks of a dead instance, up to about MOVED_BYTES; call it until it moves none.
 -- KEYS[1] processing of the dead instance   KEYS[2] processing of this one   KEYS[3] instances
 -- ARGV[1] the dead instance   ARGV[2] 1 where its process is known to be gone, whatever its lease says
--- Returns how many tasks moved; 0 where none is left, the instance lives after all, or somebody else was quicker.
+-- Returns how many tasks moved; 0 if none is left, the instance is alive, or another instance took them.
 local MOVED_BYTES = 8388608
 local deadline = redis.call('ZSCORE', KEYS[3], ARGV[1])
 if not deadline then return 0 end

@@ -1,10 +1,10 @@
--- Take up to n tasks, oldest first, fewer where they come to CLAIMED_BYTES, and renew this instance's lease.
--- KEYS[1] incoming   list, taken before the queue: what a BLMOVE moved and nobody claimed
+-- Take up to n tasks, oldest first, limited to CLAIMED_BYTES, and renew this instance's lease.
+-- KEYS[1] incoming   list, taken before the queue: tasks that a BLMOVE moved and no instance claimed
 -- KEYS[2] queue      list, producers LPUSH
 -- KEYS[3] processing hash receipt -> payload, of this instance
 -- KEYS[4] instances  zset instance -> end of lease (Redis time, ms)
 -- ARGV[1] n   ARGV[2] instance   ARGV[3] lease in ms
--- Returns receipt, payload, receipt, payload ... A receipt sorts by the time of its claim and is never given twice.
+-- Returns receipt, payload, receipt, payload ... A receipt sorts by the time of its claim and is unique.
 local CLAIMED_BYTES = 4194304
 local time = redis.call('TIME')
 local micros = time[1] * 1000000 + time[2]

@@ -1,14 +1,14 @@
--- A graceful stop: what is not done goes back to the head of the queue, as much as comes to about MOVED_BYTES; call it
--- until nothing is left. The lease ends with the last of it.
+-- Graceful shutdown: return unsettled tasks to the head of the queue, up to about MOVED_BYTES; call it until none is
+-- left. The lease ends with the last task.
 -- KEYS[1] processing   KEYS[2] queue   KEYS[3] incoming   KEYS[4] instances
--- ARGV[1] instance   ARGV[2] 1 in the first call of a stop: what nobody has claimed yet goes back before
--- Returns how many tasks went back, and how many are left.
+-- ARGV[1] instance   ARGV[2] 1 in the first call of a shutdown, which first returns unclaimed tasks
+-- Returns how many tasks were returned, and how many are left.
 local MOVED_BYTES = 8388608
 if ARGV[2] == '1' then
   while redis.call('LMOVE', KEYS[3], KEYS[2], 'LEFT', 'RIGHT') do end
 end
 local receipts, payload_of = fields_of(KEYS[1])
--- Consumers pop on the right: the youngest goes back first so that the oldest ends there.
+-- Consumers pop on the right, so the youngest is returned first and the oldest last.
 table.sort(receipts, function(one, other) return one > other end)
 local bytes = 0
 for moved, receipt in ipairs(receipts) do

@@ -1,5 +1,5 @@
--- Remember messages in one list, newest first, each once, and tell so. What comes from before its user's erasure is not
--- remembered: it was on its way, in a service that was frozen, while everything else of the user went.
+-- Store messages in one list, newest first, each once, and announce them. Messages from before their user's erasure are
+-- not stored: a frozen service may have held them during the erasure.
 -- KEYS[1] list of messages   KEYS[2] seen: zset message id -> Redis time in seconds
 -- KEYS[3] erasures: zset hash of a user -> when the user was erased (Redis time, ms); absent in a Cluster
 -- ARGV[1] limit of the list  ARGV[2] its ttl in seconds, 0 for none  ARGV[3] window of seen in seconds
@@ -9,10 +9,10 @@
 -- Returns the list's length, then for each message 1 (stored), 0 (was stored before) or -1 (its user was erased since).
 local KEEP_SEEN = 10000
 local FIRST, FIELDS = 6, 6
--- Messages dropped for one that is stored, at most: after the bound was lowered, later calls drop the rest.
+-- Messages dropped for each stored one, at most: after the bound was lowered, later calls drop the rest.
 local DROPPED = 16
 local DAY_MS = 86400000
--- Fails before anything is written where a stranger's key of another type is in the way.
+-- Fails before any write if a key has the wrong type.
 redis.call('LLEN', KEYS[1])
 local time = redis.call('TIME')
 local now = tonumber(time[1])
@@ -22,7 +22,7 @@ local function is_erased(user, origin, answers)
   local at = any_erased and redis.call('ZSCORE', KEYS[3], user)
   if not at then return false end
   if origin ~= '' then return tonumber(origin) <= tonumber(at) end
-  -- An answer that was heard: the message it answers is among the ones seen, unless that was erased.
+  -- Of a received answer: the message that it answers is among the seen ones, unless that was erased.
   return answers ~= '' and tonumber(at) > now * 1000 - DAY_MS and not redis.call('ZSCORE', KEYS[2], answers)
 end
 

@@ -1,8 +1,8 @@
--- Replace the oldest messages of a list, or drop them. Messages that arrived meanwhile stay: they are at the other end.
+-- Replace the oldest messages of a list, or drop them. Messages that arrived meanwhile, at the other end, stay.
 -- KEYS[1] list of messages, newest first
 -- ARGV[1] the newest message of the part to replace; all behind it goes with it
 -- ARGV[2] what takes their place, '' for nothing
--- Returns how many messages went; 0 where that message is no longer there, so somebody else has been here.
+-- Returns how many messages were removed; 0 if that message no longer exists, because another instance removed it.
 local at = redis.call('LPOS', KEYS[1], ARGV[1])
 if not at then return 0 end
 local gone = redis.call('LLEN', KEYS[1]) - at

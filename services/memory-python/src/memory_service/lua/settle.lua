@@ -1,4 +1,4 @@
--- Let go of tasks that are done, bury those that never can be, count both.
+-- Settle finished tasks, dead-letter unprocessable ones, count both.
 -- KEYS[1] processing   KEYS[2] dead   KEYS[3] counters
 -- ARGV[1] JSON {"receipts": [..], "letters": [[receipt, letter] ..], "counts": {name: n}, "dead_limit": n}
 --         A letter whose receipt is '' did not come from the queue.

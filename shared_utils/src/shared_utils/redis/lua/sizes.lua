@@ -1,4 +1,4 @@
--- Bounds by bytes, for scripts of every service. Prepended to them.
+-- Limits in bytes, for scripts of every service. Prepended to them.
 
 -- Bytes of memory that a key takes, without touching its values; nil where this Redis user may not ask (MEMORY USAGE).
 local function memory_of(key)
@@ -6,8 +6,8 @@ local function memory_of(key)
     return type(bytes) == 'number' and bytes or nil
 end
 
--- Drops elements from the tail of a list, where the oldest lie, until it takes no more than `bytes`: at most `most` of them,
--- and never the newest. Returns how many; none where memory cannot be asked for.
+-- Drops elements from the tail of a list, the oldest first, until it takes at most `bytes`: at most `most` elements,
+-- and never the newest. Returns how many; none if this Redis user may not ask for memory.
 local function drop_tail(key, bytes, most)
     for dropped = 0, most - 1 do
         if (memory_of(key) or 0) <= bytes or redis.call('LLEN', key) == 1 then

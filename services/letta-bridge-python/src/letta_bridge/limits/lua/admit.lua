@@ -1,9 +1,9 @@
--- admit: count a turn of a user's rate, and tell what was spent today.
+-- admit: count a turn for the user's rate, and return the tokens spent today.
 --
 -- KEYS 1 rate:    prefix  + user: until when the user's bucket is full (ms, this server's clock)
---      2 tokens:  prefix  + day (since 1970, UTC): hash user -> tokens, and under the empty name everybody's
+--      2 tokens:  prefix  + day (since 1970, UTC): hash user -> tokens; the empty name holds the total
 -- ARGV 1 user  2 ms between two turns in the long run, 0 for no limit  3 turns at once
--- Returns {1, or 0 where the turn comes too fast and is not counted, tokens of the user, tokens of everybody}.
+-- Returns {1, or 0 if the turn exceeds the rate and is not counted; tokens of the user; tokens of all users}.
 
 local user, interval, burst = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local time = redis.call('TIME')
