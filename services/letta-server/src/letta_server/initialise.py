@@ -49,7 +49,7 @@ def look(url: DatabaseUrl, *, opengauss: bool | None = None) -> State:
 
     Raises:
         DatabaseUnfit: no access, wrong product, version or mode, no vectors, too few rights or connections.
-        SchemaRefused: the schema contains foreign tables.
+        SchemaRefused: the database contains something that letta-server neither made nor may change.
     """
     dialect = preflight.server(url).dialect
     preflight.check_product(dialect, url, opengauss=opengauss)

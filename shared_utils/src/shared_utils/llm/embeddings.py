@@ -106,7 +106,7 @@ class HttpEmbedder:
         self._headers = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
         self._key = key.get_secret_value() if key else ""
         self._names_encoding = True
-        """Whether requests ask for base64; a server that refuses the parameter returns numbers anyway."""
+        """Whether requests name the encoding ``float``; a server that refuses the parameter returns numbers anyway."""
 
     @property
     def model(self) -> str:

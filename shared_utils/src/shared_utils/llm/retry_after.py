@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 RETRY_AFTER_CAP: Final = 60.0
-"""Seconds; the longest ``Retry-After`` that is honoured."""
+"""Seconds; a longer ``Retry-After`` is shortened to this."""
 
 
 def parse_retry_after(value: str | None) -> float | None:
