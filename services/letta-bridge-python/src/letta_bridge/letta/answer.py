@@ -169,7 +169,7 @@ def run_end(run: object, usage: object) -> RunEnd:
 
 
 def _usage(value: object) -> Usage | None:
-    """The tokens of a turn; None where Letta counts none, which it does of a turn that it lost in the middle."""
+    """The tokens of a turn; None if Letta counted none, as for a turn that failed in the middle."""
     if not isinstance(value, dict) or not (total := _count(value.get("total_tokens"))):
         return None
     return Usage(

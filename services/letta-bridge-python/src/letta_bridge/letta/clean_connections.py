@@ -24,7 +24,7 @@ class CleanRequest(aiohttp.ClientRequest):
     """A request class for ``aiohttp.ClientSession``."""
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
-        """Write the request. Raises StaleConnection instead where an answer to nothing is there already."""
+        """Write the request. Raises StaleConnection if the connection already contains an unrequested answer."""
         connection = conn.protocol
         if connection is not None and connection.should_close:
             raise StaleConnection

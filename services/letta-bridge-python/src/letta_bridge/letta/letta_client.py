@@ -102,7 +102,7 @@ class LettaClient:
             ),
         )
         self._sdk.api_key = api_key or None  # given None, the SDK would take LETTA_API_KEY from the environment
-        # Cookies would tie requests of different users together. Environment proxies do not apply.
+        # Cookies would link requests of different users. Proxies from the environment are ignored.
         self._turns = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=max_concurrency, keepalive_timeout=_KEEP_ALIVE),
             cookie_jar=aiohttp.DummyCookieJar(),

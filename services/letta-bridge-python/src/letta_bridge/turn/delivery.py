@@ -155,7 +155,7 @@ class Delivery:
         # The record of an earlier push describes its own last attempt, not that of a later hand-out.
         self.ended = bool(own) and not turn.handed_out_before and all(kept.turn.ended for kept in own)
         self.carried = _possibly_carried(own, self._earlier) if turn.maybe_sent else set()
-        # What an earlier try left of this very turn is superseded by whatever becomes of it now.
+        # The result of this delivery replaces the record that an earlier attempt of this turn left.
         self.resolved = fingerprints(own) if own else set()
 
     async def run(self) -> Delivered:

@@ -22,7 +22,7 @@ from shared_utils.errors import ServiceError
 def by_letta(
     turn: Turn, task: Task, identity: Identity, delivered: Delivered, caught_up: Collection[str] = ()
 ) -> Settlement:
-    """The user's agent answered. ``caught_up``: the missed turns it has been told of, by fingerprint."""
+    """The user's agent answered. ``caught_up``: the missed turns that it has received, by fingerprint."""
     answer, usage = delivered.answer, delivered.answer.usage
     # The fields of Reply and TaskResponse, without the models: those cost a tenth of what a turn does.
     reply: dict[str, object] = {

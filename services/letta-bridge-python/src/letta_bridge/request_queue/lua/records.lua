@@ -199,7 +199,7 @@ local function close_turn(receipt, lane)
     redis.call('ZREM', BEGUN, receipt)
 end
 
--- Sets an unreadable turn aside and frees its lane, which only `lanes` tells.
+-- Sets an unreadable turn aside and frees its lane, which is found in `lanes`.
 local function close_unreadable(receipt, record)
     local lanes, lane = redis.call('HGETALL', LANES), nil
     for index = 1, #lanes, 2 do

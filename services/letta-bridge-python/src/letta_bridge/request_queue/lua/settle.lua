@@ -155,7 +155,7 @@ local function journalise(turn, reply)
     end
 end
 
--- What these settlements add to the counters and to the figures of the last minutes, written once for all of them.
+-- The additions of these settlements to the counters and tallies, written once for all of them.
 local closed, receipts, outcomes, words = {}, {}, {}, {}
 
 local function count(sums, name)
