@@ -1,4 +1,4 @@
-"""docs/crash-matrix.md: what was broken, what held, and the windows that stay."""
+"""docs/crash-matrix.md: what was broken, what held, and the known limitations."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def _windows(runs: Sequence[Run], faults: Mapping[str, Fault]) -> Iterable[str]:
     seen = {finding.promise for run in runs for finding in run.excused}
     always = [name for name in ALWAYS if name in seen]
     if named or always:
-        yield "## Windows that stay\n"
+        yield "## Known limitations\n"
         yield from (f"- every fault ({PROMISES[name]}): {ALWAYS[name]}" for name in always)
         for fault in sorted(named, key=lambda fault: fault.name):
             if fault.window is not None:
@@ -182,8 +182,9 @@ def _windows(runs: Sequence[Run], faults: Mapping[str, Fault]) -> Iterable[str]:
 
 
 def _remarks(runs: Sequence[Run]) -> Iterable[str]:
-    told = sorted((run.name, remark) for run in runs for remark in run.remarks)
+    told = Counter((run.name, remark) for run in runs for remark in run.remarks)
     if told:
-        yield "## Measured beside\n"
-        yield from (f"- **{name}**: {remark}" for name, remark in told)
+        yield "## Further observations\n"
+        for (name, remark), times in sorted(told.items()):
+            yield f"- **{name}**: {remark}" + (f" ({times} times)" if times > 1 else "")
         yield ""
