@@ -26,7 +26,7 @@ SCRIPT = (
     + """
 local user, task_id = read_ids(ARGV[1], tonumber(ARGV[2]))
 return { user or false, task_id or false, user and user_lane(user) or false,
-    user and user_of(user_lane(user)) or false }
+    user and user_of(user_lane(user)) or false, leading_task_id(ARGV[1]) or false }
 """
 )
 
@@ -41,13 +41,14 @@ def by_script(redis_server: Valkey):
 
 
 def check(by_script, payload):
-    user, task_id, lane, user_of_lane = by_script(payload)
+    user, task_id, lane, user_of_lane, leading_task_id = by_script(payload)
     try:
         task = parse_task(payload, LIMITS)
     except MalformedMessage:
         return  # whatever lane a refused task waits in, nothing is kept under its ids
     assert user == task.user_id.encode()
     assert (task_id or b"") == task.task_id.encode()
+    assert leading_task_id in {None, task_id}
     assert lane == user_lane(task.user_id).encode()
     assert user_of_lane == user_of(user_lane(task.user_id)).encode() == user
 
@@ -70,11 +71,13 @@ VALUES = st.one_of(
     st.sampled_from(["null", "true", "false", "[]", "{}", "-0", "0x10", "012", "nan", "1e999", "-Infinity"]),
     st.sampled_from(['"\\ud83d\\ud83d\\ude00"', '"\\\\ud83d"']),
 )
-NAMES = st.sampled_from(["user_id", "task_id", "content", "meta", "x", '\\"user_id', "user\\u005fid", "\\ud83d"])
+NAMES = st.sampled_from(
+    ["user_id", "task_id", "content", "meta", "x", '\\"user_id', "user\\u005fid", "task\\u005Fid", "\\ud83d"]
+)
 SPACE = st.sampled_from(["", " ", "\n\t"])
 OBJECTS = st.recursive(
     VALUES,
-    lambda inner: st.lists(st.tuples(NAMES, SPACE, inner), max_size=5).map(
+    lambda inner: st.lists(st.tuples(NAMES, SPACE, TEXTS.map(json.dumps) | inner), max_size=5).map(
         lambda members: "{" + ",".join(f'"{name}"{space}:{space}{value}' for name, space, value in members) + "}"
     ),
     max_leaves=12,
@@ -108,6 +111,10 @@ def payloads(draw):
 @example(payload=b'{"content":"a\x00b","user_id":"ada"}')
 @example(payload=b'{"content":"user_id\\": 1234567890123456789, ","user_id":1234567890123456788}')
 @example(payload=b'{"user_id":"a","meta":{"user_id":1234567890123456789.5},"task_id":9007199254740993}')
+@example(payload=b'{"task_id":"a","task_id":"b"}')
+@example(payload=b'{"task_id":"a","task\\u005fid":"b"}')
+@example(payload=b'{"task_id":"a","meta":{"task_id":"b"}}')
+@example(payload=b'{"task_id" : "a" ,"user_id":"ada","content":"\\u4f60\\u597d"}')
 def test_scripts_and_python_read_the_same_ids(by_script, payload):
     check(by_script, payload)
 

@@ -17,6 +17,9 @@ local WELL_FORMED = {
 
 -- A text with U+FFFD in place of each byte that is not UTF-8.
 local function clean_utf8(text)
+    if not string.find(text, '[\128-\255]') then
+        return text
+    end
     local parts, at = {}, 1
     while true do
         local odd = string.find(text, '[\128-\255]', at)
@@ -92,6 +95,15 @@ local function read_task(payload)
         task = decoded(readable(payload))
     end
     return task
+end
+
+-- The task id of a JSON object that begins with it, without the cost of decoding the whole; nil where another member could
+-- count as the task id, too: the last one of a name counts, and a name may be written with escapes.
+local function leading_task_id(json)
+    local task_id, after = string.match(json, '^{%s*"task_id"%s*:%s*"([^"\\%c\128-\255]+)"()')
+    if task_id and not string.find(json, 'task_id', after, true) and not string.find(json, '\\u00', after, true) then
+        return task_id
+    end
 end
 
 -- User and task id; nil without a readable user, which parse_task refuses, too.
