@@ -7,7 +7,6 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ import httpx
 import psycopg
 import redis
 
+from local_stack.letta_double.process import LettaDouble
 from local_stack.postgres import Postgres
 from local_stack.programs import CHECKOUT, program
 from local_stack.valkey import Valkey
@@ -81,19 +81,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         postgres, valkey = Postgres(folder / "postgres", durable=False), Valkey(folder / "redis", logs=folder)
-        command = [sys.executable, "-m", "local_stack.stub_letta", "--port", "0", "--latency", "0.05"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stub:
-            try:
-                for server in (postgres, valkey):
-                    server.start()
-                    server.wait_ready()
-                postgres.create_database("bridge")
-                assert stub.stdout is not None
-                measure(postgres, valkey, stub.stdout.readline().split()[1], folder, users)
-            finally:
-                stub.terminate()
-                for server in (valkey, postgres):
-                    server.kill()
+        letta = LettaDouble(logs=folder, latency=0.05)
+        try:
+            for server in (postgres, valkey, letta):
+                server.start()
+                server.wait_ready()
+            postgres.create_database("bridge")
+            measure(postgres, valkey, letta.url, folder, users)
+        finally:
+            for server in (letta, valkey, postgres):
+                server.kill()
 
 
 if __name__ == "__main__":

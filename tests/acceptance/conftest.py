@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -18,9 +17,7 @@ from psycopg import sql
 
 from letta_bridge.letta.letta_client import LettaClient
 from local_stack.fixtures import missing_parts
-from local_stack.ports import HOST, free_port
-from local_stack.processes import Process
-from local_stack.programs import answers, program
+from local_stack.programs import program
 from local_stack.prometheus import Prometheus
 
 QUEUE = "letta_requests"
@@ -270,26 +267,6 @@ def quick_prometheus(tmp_path):
     server.wait_ready()
     yield server
     server.stop()
-
-
-@pytest.fixture
-def start_stub(tmp_path):
-    """Starts stubs of Letta, each with its ``url``; one that was killed starts again at the same place."""
-    stubs = []
-
-    def start():
-        port = free_port()
-        words = [sys.executable, "-m", "local_stack.stub_letta", "--port", str(port)]
-        stub = Process(f"stub-{port}", words, logs=tmp_path, ready=answers(f"http://{HOST}:{port}/v1/health/"))
-        stub.url = f"http://{HOST}:{port}"  # type: ignore[attr-defined]  # where the tests find it
-        stubs.append(stub)
-        stub.start()
-        stub.wait_ready()
-        return stub
-
-    yield start
-    for stub in stubs:
-        stub.kill()
 
 
 @pytest.fixture

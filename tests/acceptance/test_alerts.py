@@ -8,7 +8,6 @@ import shlex
 import subprocess
 from itertools import count
 
-import httpx
 import psycopg
 import pytest
 import redis
@@ -84,10 +83,10 @@ def push(client, *task_ids):
 
 
 def test_no_bridge_at_all_is_seen_although_none_can_say_so(
-    redis_url, start_stub, bridge_factory, prometheus, raised, eventually
+    redis_url, letta_double, bridge_factory, prometheus, raised, eventually
 ):
     raised("None")
-    bridge = bridge_factory(redis_url, start_stub().url)
+    bridge = bridge_factory(redis_url, letta_double().url)
     prometheus.discover([bridge.url])
     raised("None", over=True)
     prometheus.discover([])  # what becomes of a pod that is taken away
@@ -102,11 +101,11 @@ def test_no_bridge_at_all_is_seen_although_none_can_say_so(
 
 @pytest.mark.parametrize("kind", ["killed", "read only"])
 def test_a_database_that_takes_nothing_is_seen_while_turns_wait_for_it(
-    kind, own_postgres, redis_url, start_stub, bridge_factory, make_observer, prometheus, raised, eventually
+    kind, own_postgres, redis_url, letta_double, bridge_factory, make_observer, prometheus, raised, eventually
 ):
     own_postgres.create_database("bridge")
-    stub = start_stub()
-    bridges = [bridge_factory(redis_url, stub.url, DATABASE_URL=own_postgres.url("bridge"), **IMPATIENT) for _ in "ab"]
+    letta = letta_double()
+    bridges = [bridge_factory(redis_url, letta.url, DATABASE_URL=own_postgres.url("bridge"), **IMPATIENT) for _ in "ab"]
     prometheus.discover(bridge.url for bridge in bridges)
     observer = make_observer(redis_url)
     push(observer.client, *(f"before-{number}" for number in range(10)))
@@ -151,10 +150,10 @@ def server_says(server, statement):
 
 
 def test_a_redis_that_fills_up_is_seen_before_it_is_full(
-    start_redis, start_stub, bridge_factory, make_observer, prometheus, raised
+    start_redis, letta_double, bridge_factory, make_observer, prometheus, raised
 ):
     server = start_redis()
-    bridge = bridge_factory(server.url, start_stub().url)
+    bridge = bridge_factory(server.url, letta_double().url)
     prometheus.discover([bridge.url])
     with redis.Redis.from_url(server.url) as client:
         client.setrange("ballast", 20_000_000, b"x")
@@ -174,10 +173,10 @@ def test_a_redis_that_fills_up_is_seen_before_it_is_full(
 
 
 def test_alert_fires_for_a_redis_with_a_full_disk(
-    start_redis, start_stub, bridge_factory, make_observer, prometheus, raised
+    start_redis, letta_double, bridge_factory, make_observer, prometheus, raised
 ):
     server = start_redis(limit_files=True)
-    bridge = bridge_factory(server.url, start_stub().url)
+    bridge = bridge_factory(server.url, letta_double().url)
     prometheus.discover([bridge.url])
     observer = make_observer(server.url)
     observer.push("ada", "t1", "hi")
@@ -193,24 +192,24 @@ def test_alert_fires_for_a_redis_with_a_full_disk(
     observer.client.close()
 
 
-def test_alert_fires_for_a_silent_letta_without_turns(redis_url, start_stub, bridge_factory, prometheus, raised):
-    stub = start_stub()
-    prometheus.discover([bridge_factory(redis_url, stub.url).url])
-    stub.kill()
+def test_alert_fires_for_a_silent_letta_without_turns(redis_url, letta_double, bridge_factory, prometheus, raised):
+    letta = letta_double()
+    prometheus.discover([bridge_factory(redis_url, letta.url).url])
+    letta.kill()
     raised("LettaSilent")
     assert "LettaAway" not in prometheus.firing()
-    stub.start()
+    letta.start()
     raised("LettaSilent", over=True)
 
 
 def test_users_whom_no_model_answers_are_seen(
-    redis_url, start_stub, bridge_factory, memory_factory, make_observer, quick_prometheus, quickly_raised, eventually
+    redis_url, letta_double, bridge_factory, memory_factory, make_observer, quick_prometheus, quickly_raised, eventually
 ):
-    stub = start_stub()
+    letta = letta_double()
     memory_factory(redis_url)  # without a model
-    quick_prometheus.discover([bridge_factory(redis_url, stub.url, LETTA_RETRY_ATTEMPTS="0").url])
+    quick_prometheus.discover([bridge_factory(redis_url, letta.url, LETTA_RETRY_ATTEMPTS="0").url])
     quickly_raised("None", over=True)
-    stub.kill()
+    letta.kill()
     observer = make_observer(redis_url)
     pushed = count(1)
 
@@ -227,30 +226,30 @@ def test_users_whom_no_model_answers_are_seen(
 
 
 def test_an_expired_model_key_is_seen_although_letta_answers(
-    redis_url, start_stub, bridge_factory, memory_factory, make_observer, prometheus, raised, eventually
+    redis_url, letta_double, bridge_factory, memory_factory, make_observer, prometheus, raised, eventually
 ):
-    stub = start_stub()
+    letta = letta_double()
     memory_factory(redis_url)
-    prometheus.discover([bridge_factory(redis_url, stub.url).url])
+    prometheus.discover([bridge_factory(redis_url, letta.url).url])
     observer = make_observer(redis_url)
     words = "OpenAI's client: Error code: 401 - {'error': {'message': 'Incorrect API key provided.'}}"
     body = {"error": {"type": "llm_authentication", "message": "Authentication failed.", "detail": words}}
-    httpx.post(f"{stub.url}/refuse", json={"status": 401, "body": body}).raise_for_status()
+    letta.fail("status", details={"code": 401, "body": body})
     push(observer.client, *(f"refused-{number}" for number in range(8)))
     assert {reply["fallback_cause"] for reply in observer.wait_for(8)} == {"model_credentials"}
     raised("AgentsNotAnswering")
     failures = 'max(letta_bridge_queue_recent_failures{cause="model_credentials"})'
     eventually(lambda: prometheus.value(failures) == 8, "all eight failures are scraped")  # the alert fires at five
     assert not prometheus.firing() & {"LettaAway", "LettaSilent"}
-    httpx.post(f"{stub.url}/refuse", content="null").raise_for_status()
+    letta.heal()
     push(observer.client, *(f"answered-{number}" for number in range(12)))
     observer.wait_for(20)
     raised("AgentsNotAnswering", over=True)
     observer.client.close()
 
 
-def test_alert_fires_for_an_unwritable_session_file(redis_url, start_stub, bridge_factory, prometheus, raised):
-    bridge = bridge_factory(redis_url, start_stub().url)
+def test_alert_fires_for_an_unwritable_session_file(redis_url, letta_double, bridge_factory, prometheus, raised):
+    bridge = bridge_factory(redis_url, letta_double().url)
     prometheus.discover([bridge.url])
     raised("None", over=True)
     # The log stays below the limit, and what SQLite writes is beyond it.
@@ -261,9 +260,9 @@ def test_alert_fires_for_an_unwritable_session_file(redis_url, start_stub, bridg
 
 
 def test_alert_fires_for_a_pause_but_not_for_tasks_that_it_delays(
-    redis_url, start_stub, bridge_factory, make_observer, prometheus, raised
+    redis_url, letta_double, bridge_factory, make_observer, prometheus, raised
 ):
-    prometheus.discover([bridge_factory(redis_url, start_stub().url).url])
+    prometheus.discover([bridge_factory(redis_url, letta_double().url).url])
 
     def operate(command):
         subprocess.run([program("letta-bridge"), command], env=environment(REDIS_URL=redis_url), check=True, timeout=60)
@@ -282,7 +281,7 @@ def test_alert_fires_for_a_pause_but_not_for_tasks_that_it_delays(
 def test_alerts_fire_for_dead_letters_drops_and_redeliveries(
     own_postgres,
     redis_url,
-    start_stub,
+    letta_double,
     bridge_factory,
     memory_factory,
     make_observer,
@@ -292,7 +291,7 @@ def test_alerts_fire_for_dead_letters_drops_and_redeliveries(
 ):
     """The first of each is enough, and each is over when the rule does not see it any more."""
     own_postgres.create_database("bridge")
-    stub = start_stub()
+    letta = letta_double()
     memory_factory(redis_url)
     settings = IMPATIENT | {
         "DATABASE_URL": own_postgres.url("bridge"),
@@ -301,7 +300,7 @@ def test_alerts_fire_for_dead_letters_drops_and_redeliveries(
         "LETTA_RETRY_ATTEMPTS": "0",
         "LEASE_SECONDS": "2",
     }
-    bridges = [bridge_factory(redis_url, stub.url, **settings) for _ in "ab"]
+    bridges = [bridge_factory(redis_url, letta.url, **settings) for _ in "ab"]
     quick_prometheus.discover(bridge.url for bridge in bridges)
     observer = make_observer(redis_url)
     push(observer.client, "before")
@@ -310,16 +309,16 @@ def test_alerts_fire_for_dead_letters_drops_and_redeliveries(
     assert not quick_prometheus.firing() & {"DeadLetters", "Redeliveries", "JournalDropped", "MissedTurnsDropped"}
     observer.client.lpush("letta_requests", "no JSON")
     quickly_raised("DeadLetters")
-    httpx.post(f"{stub.url}/hold", json=True).raise_for_status()
+    letta.fail("hold")
     push(observer.client, "in-flight")
     # The other bridge is scraped all the time, so that the count is seen to grow.
     holder = eventually(lambda: next((one for one in bridges if observer.in_hand(one.pid)), None), "the turn begins")
     holder.kill()
     quickly_raised("Redeliveries")
     holder.start()
-    httpx.post(f"{stub.url}/hold", json=False).raise_for_status()
+    letta.heal()
     own_postgres.kill()
-    stub.kill()
+    letta.kill()
     missed = count(1)
 
     def one_more_fires_both():
@@ -328,7 +327,7 @@ def test_alerts_fire_for_dead_letters_drops_and_redeliveries(
 
     eventually(one_more_fires_both, "both alerts fire")
     own_postgres.start()
-    stub.start()
+    letta.start()
     quickly_raised("DeadLetters", "Redeliveries", "JournalDropped", "MissedTurnsDropped", over=True)
     eventually(lambda: quick_prometheus.value("count(letta_bridge_redis_up == 1)") == 2, "both are still scraped")
     observer.client.close()
@@ -337,7 +336,7 @@ def test_alerts_fire_for_dead_letters_drops_and_redeliveries(
 def test_fallbacks_missed_turns_and_stopped_vectors_are_seen(
     postgres_url,
     redis_url,
-    start_stub,
+    letta_double,
     bridge_factory,
     memory_factory,
     make_observer,
@@ -345,7 +344,7 @@ def test_fallbacks_missed_turns_and_stopped_vectors_are_seen(
     quickly_raised,
     tmp_path,
 ):
-    stub = start_stub()
+    letta = letta_double()
     embeddings = ScriptedModel(logs=tmp_path)  # never running
     memory_factory(redis_url)
     settings = {
@@ -355,12 +354,12 @@ def test_fallbacks_missed_turns_and_stopped_vectors_are_seen(
         "LETTA_RETRY_ATTEMPTS": "0",
         "LETTA_BRIDGE_LETTA_BREAKER_OPEN_SECONDS": "1",
     }
-    quick_prometheus.discover([bridge_factory(redis_url, stub.url, **settings).url])
+    quick_prometheus.discover([bridge_factory(redis_url, letta.url, **settings).url])
     observer = make_observer(redis_url)
     push(observer.client, "before")  # its turn is journalled, and waits for its embedding
     observer.wait_for(1)
     quickly_raised("VectorsStopped")
-    stub.kill()
+    letta.kill()
     users = [f"t{number}" for number in range(1100)]
     push(observer.client, *users)
     quickly_raised("ManyFallbacks")
@@ -370,15 +369,15 @@ def test_fallbacks_missed_turns_and_stopped_vectors_are_seen(
 
 
 def test_error_replies_are_seen(
-    redis_url, start_stub, bridge_factory, make_observer, quick_prometheus, quickly_raised, eventually
+    redis_url, letta_double, bridge_factory, make_observer, quick_prometheus, quickly_raised, eventually
 ):
-    stub = start_stub()
+    letta = letta_double()
     settings = {"LETTA_FALLBACK": "false", "LETTA_RETRY_ATTEMPTS": "0", "REPLY_DEADLINE_SECONDS": "2"}
     # A breaker that opens would let tasks wait longer than the rule looks back here.
-    bridge = bridge_factory(redis_url, stub.url, LETTA_BRIDGE_LETTA_BREAKER_FAILURES="1000", **settings)
+    bridge = bridge_factory(redis_url, letta.url, LETTA_BRIDGE_LETTA_BREAKER_FAILURES="1000", **settings)
     quick_prometheus.discover([bridge.url])
     quickly_raised("None", over=True)
-    stub.kill()
+    letta.kill()
     observer = make_observer(redis_url)
     numbers = count(1)
 

@@ -60,10 +60,6 @@ def lose_everything(server):
     server.wait_ready()
 
 
-def hold(stub, held):
-    httpx.post(f"{stub.url}/hold", json=held).raise_for_status()
-
-
 @pytest.fixture
 def fires_of(quick_prometheus):
     """``fires_of(bridge)``: names of the alerts that fire of this bridge."""
@@ -81,17 +77,17 @@ def fires_of(quick_prometheus):
 
 
 def test_six_states_are_seen_side_by_side_and_are_over_when_mended(
-    redis_url, forgetful_redis, start_stub, bridge_factory, quick_prometheus, fires_of, eventually
+    redis_url, forgetful_redis, letta_double, bridge_factory, quick_prometheus, fires_of, eventually
 ):
-    stub = start_stub()
-    losing = bridge_factory(forgetful_redis.url, stub.url, ready=False, LEASE_SECONDS="3", data="losing")
-    working = bridge_factory(redis_url, stub.url, TENANT_SHARDS=None, LETTA_BRIDGE_QUEUE_MAX_PAYLOAD_BYTES="2000000")
-    claims = f"{stub.url}/v1/blocks/?label=letta-bridge"
+    letta = letta_double()
+    losing = bridge_factory(forgetful_redis.url, letta.url, ready=False, LEASE_SECONDS="3", data="losing")
+    working = bridge_factory(redis_url, letta.url, TENANT_SHARDS=None, LETTA_BRIDGE_QUEUE_MAX_PAYLOAD_BYTES="2000000")
+    claims = f"{letta.url}/v1/blocks/?label=letta-bridge"
     eventually(lambda: httpx.get(claims).json(), "the tenant is claimed")
     unready = bridge_factory(
-        redis_url, stub.url, ready=False, data="unready", TENANT_SHARDS=None, LETTA_REQUESTS="other_requests"
+        redis_url, letta.url, ready=False, data="unready", TENANT_SHARDS=None, LETTA_REQUESTS="other_requests"
     )
-    hold(stub, True)
+    letta.fail("hold")
     losing.wait_ready()
     with redis.Redis.from_url(redis_url) as client, redis.Redis.from_url(forgetful_redis.url) as forgetful:
         # A first loss, which Prometheus does not see: what Redis counts is 1 after it, and 1 again after the second.
@@ -122,7 +118,7 @@ def test_six_states_are_seen_side_by_side_and_are_over_when_mended(
 
         eventually(fires_while_the_loop_stalls, "five alerts fire")
         assert counted(forgetful, "restored") == 1
-        hold(stub, False)
+        letta.heal()
         eventually(lambda: "SlowTurns" in quick_prometheus.firing(), "the sixth fires")
         eventually(lambda: not client.hlen(f"{Q}:turns"), "all turns are answered")
         unready.environment["TENANT"] = "other"

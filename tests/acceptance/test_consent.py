@@ -1,6 +1,6 @@
 """Opt-outs with real bridges: several hosts, new hosts, Redis data lost, database away.
 
-Letta is a stub that counts the turns it gets; none may belong to a user who opted out.
+Letta is a double that counts the turns it gets; none may belong to a user who opted out.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 
 import httpx
@@ -26,11 +25,8 @@ IMPATIENT = {"DB_CONNECTION_TIMEOUT": "1", "DB_QUERY_TIMEOUT": "2"}
 
 
 @pytest.fixture
-def stub_letta():
-    process = subprocess.Popen([sys.executable, "-m", "local_stack.stub_letta"], stdout=subprocess.PIPE, text=True)
-    yield process.stdout.readline().split()[1]
-    process.kill()
-    process.communicate()
+def letta_url(letta_double):
+    return letta_double().url
 
 
 @pytest.fixture
@@ -45,7 +41,7 @@ def own_postgres(tmp_path):
 
 
 @pytest.fixture
-def producer(redis_url, memory_factory, make_observer, stub_letta):
+def producer(redis_url, memory_factory, make_observer, letta_url):
     """Sends a task as a user and waits for its reply; returns the source or the fallback reason."""
     memory_factory(redis_url)
     observer = make_observer(redis_url)
@@ -60,7 +56,7 @@ def producer(redis_url, memory_factory, make_observer, stub_letta):
             time.sleep(0.02)
         return reply.get("fallback_reason") or reply["source"]
 
-    say.turns = lambda: httpx.get(f"{stub_letta}/stats", timeout=10).json()["turns"]  # type: ignore[attr-defined]
+    say.turns = lambda: httpx.get(f"{letta_url}/seen", timeout=10).json()["turns"]  # type: ignore[attr-defined]
     say.redis = observer.client  # type: ignore[attr-defined]
     yield say
     observer.client.close()
@@ -89,15 +85,15 @@ def complete(client):
     return client.hexists(CHOICES, "complete")
 
 
-def test_opt_out_applies_to_bridges_with_separate_data_directories(bridge_factory, redis_url, stub_letta, producer):
-    bridges = [bridge_factory(redis_url, stub_letta, data=f"host-{number}") for number in range(2)]
+def test_opt_out_applies_to_bridges_with_separate_data_directories(bridge_factory, redis_url, letta_url, producer):
+    bridges = [bridge_factory(redis_url, letta_url, data=f"host-{number}") for number in range(2)]
     assert producer("bo") == "letta"
     choose(bridges[0], "ada", False)
     assert [producer("ada") for _ in range(6)] == ["user_switch"] * 6
     assert [permanent_memory_of(bridge, "ada") for bridge in bridges] == [False, False]
     bridges[0].kill()
     assert producer("ada") == "user_switch"
-    new = bridge_factory(redis_url, stub_letta, data="host-3")
+    new = bridge_factory(redis_url, letta_url, data="host-3")
     bridges[1].kill()
     assert producer("ada") == "user_switch"
     assert producer.turns() == 1
@@ -105,8 +101,8 @@ def test_opt_out_applies_to_bridges_with_separate_data_directories(bridge_factor
     assert producer("ada") == "letta"
 
 
-def test_opt_out_survives_deleted_sessions_and_covers_later_personas(bridge_factory, redis_url, stub_letta, producer):
-    bridge = bridge_factory(redis_url, stub_letta)
+def test_opt_out_survives_deleted_sessions_and_covers_later_personas(bridge_factory, redis_url, letta_url, producer):
+    bridge = bridge_factory(redis_url, letta_url)
     assert producer("ada") == "letta"
     choose(bridge, "ada", False)
     path = f"{bridge.url}/api/sessions/postgres/sessions"
@@ -116,24 +112,24 @@ def test_opt_out_survives_deleted_sessions_and_covers_later_personas(bridge_fact
     assert producer("ada") == "user_switch"
     bridge.stop()
     personas = json.dumps({"default": {}, "coach": {}})
-    bridge_factory(redis_url, stub_letta, LETTA_BRIDGE_AGENTS_PERSONAS=personas)
+    bridge_factory(redis_url, letta_url, LETTA_BRIDGE_AGENTS_PERSONAS=personas)
     assert producer("ada", meta={"persona": "coach"}) == "user_switch"
     assert producer("bo", meta={"persona": "coach"}) == "letta"
     assert producer.turns() == 2
 
 
 def test_bridge_started_without_the_database_honours_every_choice(
-    bridge_factory, redis_url, stub_letta, producer, own_postgres
+    bridge_factory, redis_url, letta_url, producer, own_postgres
 ):
     variables = {**IMPATIENT, "DATABASE_URL": own_postgres.url("bridge")}
-    first = bridge_factory(redis_url, stub_letta, data="pod-1", **variables)
+    first = bridge_factory(redis_url, letta_url, data="pod-1", **variables)
     choose(first, "ada", False)
     choose(first, "bo", False)
     choose(first, "bo", True)
     wait_until(lambda: complete(producer.redis), "Redis is not marked complete")
     first.kill()
     own_postgres.kill()
-    second = bridge_factory(redis_url, stub_letta, data="pod-2", **variables)
+    second = bridge_factory(redis_url, letta_url, data="pod-2", **variables)
     assert [producer(user) for user in ("ada", "bo", "cy")] == ["user_switch", "letta", "letta"]
     assert choose(second, "cy", True, status=503)["code"] == "database_unavailable"
     choose(second, "cy", False)
@@ -144,20 +140,20 @@ def test_bridge_started_without_the_database_honours_every_choice(
     wait_until(lambda: _check(second, "consent"), "the replicas are not reconciled after the outage")
     producer.redis.flushall()
     second.kill()
-    bridge_factory(redis_url, stub_letta, data="pod-3", **variables)
+    bridge_factory(redis_url, letta_url, data="pod-3", **variables)
     assert [producer(user) for user in ("ada", "bo", "cy")] == ["user_switch", "letta", "user_switch"]
 
 
 def test_unknown_choices_go_to_the_fallback_without_redis_data_and_database(
-    bridge_factory, redis_url, stub_letta, producer, own_postgres
+    bridge_factory, redis_url, letta_url, producer, own_postgres
 ):
     variables = {**IMPATIENT, "DATABASE_URL": own_postgres.url("bridge")}
-    first = bridge_factory(redis_url, stub_letta, data="pod-1", **variables)
+    first = bridge_factory(redis_url, letta_url, data="pod-1", **variables)
     choose(first, "ada", False)
     first.kill()
     own_postgres.kill()
     producer.redis.delete(CHOICES)
-    second = bridge_factory(redis_url, stub_letta, data="pod-2", **variables)
+    second = bridge_factory(redis_url, letta_url, data="pod-2", **variables)
     assert [producer(user) for user in ("ada", "bo")] == ["choice_unknown"] * 2
     assert httpx.get(f"{second.url}/api/users/bo/settings", timeout=20).status_code == 503
     assert not _check(second, "consent")
@@ -169,14 +165,14 @@ def test_unknown_choices_go_to_the_fallback_without_redis_data_and_database(
     assert producer.turns() == 1
 
 
-def test_opt_out_survives_erasure_until_the_user_opts_in(bridge_factory, redis_url, stub_letta, producer, tmp_path):
-    bridge = bridge_factory(redis_url, stub_letta)
+def test_opt_out_survives_erasure_until_the_user_opts_in(bridge_factory, redis_url, letta_url, producer, tmp_path):
+    bridge = bridge_factory(redis_url, letta_url)
     assert producer("ada") == "letta"
     choose(bridge, "ada", False)
     environment = {
         **os.environ,
         "REDIS_URL": redis_url,
-        "LETTA_API_URL": stub_letta,
+        "LETTA_API_URL": letta_url,
         "DATA_DIR": str(tmp_path / "bridge"),
         "LETTA_BRIDGE_CONFIG": str(CHECKOUT / "config.json"),
     }
@@ -199,11 +195,11 @@ def test_opt_out_survives_erasure_until_the_user_opts_in(bridge_factory, redis_u
     assert producer("ada") == "letta"
 
 
-def test_second_queue_is_ready_only_with_a_tenant_of_its_own(bridge_factory, redis_url, stub_letta, producer):
+def test_second_queue_is_ready_only_with_a_tenant_of_its_own(bridge_factory, redis_url, letta_url, producer):
     alone = {"TENANT_SHARDS": "false"}
-    bridge_factory(redis_url, stub_letta, **alone)
+    bridge_factory(redis_url, letta_url, **alone)
     assert producer("ada") == "letta"
-    second = bridge_factory(redis_url, stub_letta, data="b", ready=False, LETTA_REQUESTS="other", **alone)
+    second = bridge_factory(redis_url, letta_url, data="b", ready=False, LETTA_REQUESTS="other", **alone)
     wait_until(lambda: _answers(second, 503), "the second queue's bridge answers as if it were ready")
     assert "TENANT" in httpx.get(f"{second.url}/readyz?verbose", timeout=10).text
     with redis.Redis.from_url(redis_url) as client:
@@ -211,11 +207,11 @@ def test_second_queue_is_ready_only_with_a_tenant_of_its_own(bridge_factory, red
         wait_until(lambda: client.get("{other}:reply:ada:1"), "no reply")
         assert json.loads(client.get("{other}:reply:ada:1"))["fallback_reason"] == "tenant_taken"
         second.kill()
-        bridge_factory(redis_url, stub_letta, data="b", LETTA_REQUESTS="other", TENANT="shop", **alone)
+        bridge_factory(redis_url, letta_url, data="b", LETTA_REQUESTS="other", TENANT="shop", **alone)
         client.lpush("other", json.dumps({"task_id": "2", "user_id": "ada", "content": "who am I?"}))
         wait_until(lambda: client.get("{other}:reply:ada:2"), "no reply")
         assert json.loads(client.get("{other}:reply:ada:2"))["source"] == "letta"
-    agents = httpx.get(f"{stub_letta}/v1/agents/", timeout=10).json()
+    agents = httpx.get(f"{letta_url}/v1/agents/", timeout=10).json()
     assert sorted(tag for agent in agents for tag in agent["tags"] if tag.startswith("bridge")) == [
         "bridge",
         "bridge:shop",
@@ -235,11 +231,11 @@ def _answers(bridge, status):
 
 
 def test_opt_out_holds_after_an_older_database_and_a_new_redis(
-    bridge_factory, redis_url, stub_letta, producer, own_postgres
+    bridge_factory, redis_url, letta_url, producer, own_postgres
 ):
     """Letta alone knows of the opt-out, in the tags of an agent that the restored database names."""
     own_postgres.create_database("later")
-    bridge = bridge_factory(redis_url, stub_letta, DATABASE_URL=own_postgres.url("bridge"))
+    bridge = bridge_factory(redis_url, letta_url, DATABASE_URL=own_postgres.url("bridge"))
     assert [producer("ada"), producer("bo")] == ["letta"] * 2
     programs, before = own_postgres.programs, own_postgres.url("bridge")
     dump = subprocess.run([f"{programs}/pg_dump", before], check=True, capture_output=True).stdout
@@ -250,7 +246,7 @@ def test_opt_out_holds_after_an_older_database_and_a_new_redis(
     for key in producer.redis.scan_iter():
         if key != f"{{{QUEUE}}}:identity".encode():  # the claim on the tenant stays; it would expire after 75 s
             producer.redis.delete(key)
-    new = bridge_factory(redis_url, stub_letta, data="new-host", DATABASE_URL=restored)
+    new = bridge_factory(redis_url, letta_url, data="new-host", DATABASE_URL=restored)
     assert [producer("ada"), producer("bo"), producer("ada")] == ["user_switch", "letta", "user_switch"]
     assert producer.turns() == 3
     assert not permanent_memory_of(new, "ada")

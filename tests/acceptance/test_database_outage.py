@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections import Counter
 
@@ -21,12 +19,8 @@ IMPATIENT = {"DB_CONNECTION_TIMEOUT": "1", "DB_QUERY_TIMEOUT": "1"}
 
 
 @pytest.fixture
-def stub_letta():
-    command = [sys.executable, "-m", "local_stack.stub_letta", "--latency", "0.05"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    yield process.stdout.readline().split()[1]
-    process.kill()
-    process.communicate()
+def letta_url(letta_double):
+    return letta_double(latency=0.05).url
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +87,13 @@ def sessions_check(bridge):
 
 @pytest.mark.parametrize("kind", ["killed", "black hole", "answers lost", "cut in the middle", "read only"])
 def test_replies_continue_and_state_is_reconciled(
-    kind, own_postgres, stub_letta, tcp_proxy, redis_url, bridge_factory, make_observer
+    kind, own_postgres, letta_url, tcp_proxy, redis_url, bridge_factory, make_observer
 ):
     name = f"bridge_{kind.replace(' ', '_')}"
     own_postgres.create_database(name)
     url = own_postgres.url(name)
     outage = Outage(own_postgres, tcp_proxy(url))
-    bridges = [bridge_factory(redis_url, stub_letta, **IMPATIENT, DATABASE_URL=outage.proxy.url) for _ in range(2)]
+    bridges = [bridge_factory(redis_url, letta_url, **IMPATIENT, DATABASE_URL=outage.proxy.url) for _ in range(2)]
     observer = make_observer(redis_url)
     pushed = Counter()
 
@@ -132,7 +126,7 @@ def test_replies_continue_and_state_is_reconciled(
 
     active = rows(url, "SELECT user_id, agent_id FROM letta_bridge.agent_sessions WHERE is_active ORDER BY user_id")
     assert [user for user, _ in active] == sorted(pushed)
-    found = httpx.get(f"{stub_letta}/v1/agents?tags=bridge", timeout=10).json()
+    found = httpx.get(f"{letta_url}/v1/agents?tags=bridge&limit=1000", timeout=10).json()
     agents = {agent["id"]: agent["tags"] for agent in found}
     assert all(f"user:{user}" in agents[agent_id] for user, agent_id in active)
     assert len(agents) == len(active), "a user has two agents"

@@ -16,7 +16,6 @@ from collections import Counter
 import pytest
 import redis
 
-from bridge_chaos.letta_double import LettaDouble
 from local_stack.programs import program
 
 pytestmark = pytest.mark.acceptance
@@ -106,12 +105,8 @@ def product(redis_url):
 
 
 @pytest.fixture
-def double(tmp_path):
-    double = LettaDouble(tmp_path / "letta.db", logs=tmp_path, name="letta", latency=0.1)
-    double.start()
-    double.wait_ready()
-    yield double
-    double.kill()
+def double(letta_double, tmp_path):
+    return letta_double(tmp_path / "letta.db", latency=0.1)
 
 
 @pytest.fixture

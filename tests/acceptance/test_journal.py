@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 import time
 
 import psycopg
@@ -15,11 +13,8 @@ USERS = [f"user{number}" for number in range(4)]
 
 
 @pytest.fixture
-def stub_letta():
-    process = subprocess.Popen([sys.executable, "-m", "local_stack.stub_letta"], stdout=subprocess.PIPE, text=True)
-    yield process.stdout.readline().split()[1]
-    process.kill()
-    process.communicate()
+def letta_url(letta_double):
+    return letta_double().url
 
 
 def rows(url):
@@ -51,11 +46,11 @@ def wait_until_empty(client):
 
 
 def test_turns_answered_while_the_database_was_unavailable_survive_the_bridge(
-    stub_letta, postgres_url, tcp_proxy, redis_url, bridge_factory, make_observer
+    letta_url, postgres_url, tcp_proxy, redis_url, bridge_factory, make_observer
 ):
     proxy = tcp_proxy(postgres_url)
     variables = {"DATABASE_URL": proxy.url, "DB_CONNECTION_TIMEOUT": "1", "DB_QUERY_TIMEOUT": "1"}
-    bridge = bridge_factory(redis_url, stub_letta, **variables)
+    bridge = bridge_factory(redis_url, letta_url, **variables)
     observer = make_observer(redis_url)
     observer.push_conversations(USERS, 1)
     observer.wait_settled(4)
@@ -70,7 +65,7 @@ def test_turns_answered_while_the_database_was_unavailable_survive_the_bridge(
     assert observer.client.xlen("{letta_requests}:journal") == 12
     observer.client.delete("{letta_requests}:journal_writer")  # or wait for its half minute
     proxy.resume()
-    bridge_factory(redis_url, stub_letta, **variables)
+    bridge_factory(redis_url, letta_url, **variables)
     expected = [
         (user, text)
         for user in USERS

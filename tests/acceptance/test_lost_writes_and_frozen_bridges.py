@@ -11,7 +11,6 @@ import pytest
 import redis
 from redis.sentinel import Sentinel as SentinelClient
 
-from bridge_chaos.letta_double import LettaDouble
 from local_stack.ports import HOST
 from local_stack.valkey import Sentinel, Valkey
 
@@ -36,9 +35,9 @@ def start():
 
 
 @pytest.fixture
-def letta(start, tmp_path):
+def letta(letta_double, tmp_path):
     """``letta(latency)``: a double whose turns take so many seconds."""
-    return lambda latency: start(LettaDouble(tmp_path / "letta.db", logs=tmp_path, name="letta", latency=latency))
+    return lambda latency: letta_double(tmp_path / "letta.db", latency=latency)
 
 
 @pytest.fixture

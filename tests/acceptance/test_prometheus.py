@@ -21,11 +21,11 @@ def push(client, number, **fields):
 
 
 def test_prometheus_scrapes_bridges_and_evaluates_the_rules(
-    redis_url, start_stub, bridge_factory, prometheus, eventually
+    redis_url, letta_double, bridge_factory, prometheus, eventually
 ):
-    stub = start_stub()
+    letta = letta_double()
     bridges = [
-        bridge_factory(redis_url, stub.url, FALLBACK_TIMEOUT_SECONDS="0.2", LETTA_RETRY_ATTEMPTS="0") for _ in range(2)
+        bridge_factory(redis_url, letta.url, FALLBACK_TIMEOUT_SECONDS="0.2", LETTA_RETRY_ATTEMPTS="0") for _ in range(2)
     ]
     prometheus.discover(bridge.url for bridge in bridges)
     eventually(lambda: prometheus.value("sum(letta_bridge_redis_up)") == 2, "both bridges are scraped")
@@ -45,7 +45,7 @@ def test_prometheus_scrapes_bridges_and_evaluates_the_rules(
         eventually(lambda: not prometheus.firing(), "no alarm is left of the start")
         push(client, "empty", content="")
         eventually(lambda: "DeadLetters" in prometheus.firing(), "dead letters raise an alarm")
-        stub.kill()
+        letta.kill()
         for number in range(100, 140):
             push(client, number)
         eventually(lambda: "LettaAway" in prometheus.firing(), "an absent Letta raises an alarm")
@@ -55,9 +55,9 @@ def test_prometheus_scrapes_bridges_and_evaluates_the_rules(
     assert not prometheus.broken_rules()
 
 
-def test_the_dashboard_is_answered(redis_url, start_stub, bridge_factory, prometheus, eventually):
+def test_the_dashboard_is_answered(redis_url, letta_double, bridge_factory, prometheus, eventually):
     """Asked as Grafana asks: variables by label values, each panel by a range with the variables filled in."""
-    bridge = bridge_factory(redis_url, start_stub().url, FALLBACK_TIMEOUT_SECONDS="0.2")
+    bridge = bridge_factory(redis_url, letta_double().url, FALLBACK_TIMEOUT_SECONDS="0.2")
     prometheus.discover([bridge.url])
     with redis.Redis.from_url(redis_url) as client:
         for number in range(20):

@@ -17,10 +17,10 @@ import yaml
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from local_stack.fixtures import missing_parts
-from local_stack.ports import HOST, free_port
-from local_stack.processes import Process
-from local_stack.programs import answers, debian_program
+from local_stack.fixtures import DoubleFactory, missing_parts
+from local_stack.letta_double.process import LettaDouble
+from local_stack.ports import HOST
+from local_stack.programs import debian_program
 from local_stack.valkey import Valkey
 
 pytestmark = pytest.mark.integration
@@ -237,16 +237,8 @@ def test_producer_can_push_wait_and_read_missed_replies(user: User) -> None:
 
 
 @pytest.fixture
-def stub_letta(tmp_path: Path) -> Iterator[Process]:
-    port = free_port()
-    url = f"http://{HOST}:{port}"
-    words = [sys.executable, "-m", "local_stack.stub_letta", "--port", str(port)]
-    process = Process("stub-letta", words, logs=tmp_path, ready=answers(f"{url}/v1/health/"))
-    process.url = url  # type: ignore[attr-defined]  # where the tests find it
-    process.start()
-    process.wait_ready()
-    yield process
-    process.kill()
+def letta(letta_double: DoubleFactory) -> LettaDouble:
+    return letta_double()
 
 
 @pytest.fixture
@@ -291,14 +283,14 @@ def memory(logins: Callable[[str], dict[str, str]], memory_factory: Callable[...
 
 
 @pytest.fixture
-def bridge(logins: Callable[[str], dict[str, str]], stub_letta: Any, bridge_factory: Callable[..., Any]) -> Any:
+def bridge(logins: Callable[[str], dict[str, str]], letta: LettaDouble, bridge_factory: Callable[..., Any]) -> Any:
     """A bridge as its user."""
-    return bridge_factory(letta=stub_letta.url, LETTA_RETRY_ATTEMPTS="0", **logins("bridge"))
+    return bridge_factory(letta=letta.url, LETTA_RETRY_ATTEMPTS="0", **logins("bridge"))
 
 
 @pytest.mark.usefixtures("memory")
 def test_bridge_and_memory_do_all_their_work_as_their_users(
-    bridge: Any, stub_letta: Process, turn: Callable[..., dict[str, Any]], user: User
+    bridge: Any, letta: LettaDouble, turn: Callable[..., dict[str, Any]], user: User
 ) -> None:
     assert turn("1", content="hello")["source"] == "letta"
     assert turn("2", content="psst", meta={"memory_type": "temporary"})["source"] == "memory-python"
@@ -307,7 +299,7 @@ def test_bridge_and_memory_do_all_their_work_as_their_users(
     user("default").lpush("letta_requests", "no JSON")
     bridge.restart()  # gives back, takes up, sets aside
     assert turn("4", content="still there?")["source"] == "letta"
-    stub_letta.kill()
+    letta.kill()
     assert turn("5", content="and now?")["fallback_reason"]
     admin = user("admin")
     assert user("default").get("{letta_requests}:reply:ada:4")

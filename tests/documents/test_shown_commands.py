@@ -1,6 +1,6 @@
 """Every command that a block of a document shows is run as it stands, or named with what runs it or why nothing does.
 
-The bridge's commands run here one after the other, against a real Redis, a real PostgreSQL, a stub of Letta and the
+The bridge's commands run here one after the other, against a real Redis, a real PostgreSQL, a double of Letta and the
 scripted model. Pieces of code within a sentence are looked up by test_commands.py.
 """
 
@@ -161,26 +161,23 @@ def test_redis_cli_command_of_the_readme_pushes_a_task(redis_url):
 
 
 @pytest.fixture
-def place(tmp_path, redis_url, postgres_url, scripted_model, monkeypatch):
+def place(tmp_path, redis_url, postgres_url, scripted_model, letta_double, monkeypatch):
     """Where the commands run: a queue with a bridge and dead letters, a database, a file of tasks."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tasks.jsonl").write_text('{"task_id":"t1","user_id":"ada","content":"hi"}\n', encoding="utf-8")
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("CREATE ROLE bridge LOGIN")
-    command = [program("python"), "-m", "local_stack.stub_letta", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as letta:
-        variables = {
-            "REDIS_URL": redis_url,
-            "DATABASE_URL": postgres_url,
-            "LETTA_API_URL": letta.stdout.readline().split()[1],
-            "EMBEDDING_BASE_URL": scripted_model.url,
-            "DATA_DIR": str(tmp_path / "data"),
-            "LETTA_BRIDGE_CONFIG": str(ROOT / "config.json"),
-            "TERM": "dumb",
-        }
-        assert CliRunner().invoke(app, ["migrate"], env=variables).exit_code == 0
-        yield variables
-        letta.kill()
+    variables = {
+        "REDIS_URL": redis_url,
+        "DATABASE_URL": postgres_url,
+        "LETTA_API_URL": letta_double().url,
+        "EMBEDDING_BASE_URL": scripted_model.url,
+        "DATA_DIR": str(tmp_path / "data"),
+        "LETTA_BRIDGE_CONFIG": str(ROOT / "config.json"),
+        "TERM": "dumb",
+    }
+    assert CliRunner().invoke(app, ["migrate"], env=variables).exit_code == 0
+    yield variables
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("DROP OWNED BY bridge")
         connection.execute("DROP ROLE bridge")

@@ -1,5 +1,8 @@
 """A Letta stub that answers at once, or after a set time, and is fast enough never to be the bottleneck.
 
+It stands beside the double of Letta in ``local_stack.letta_double`` because that one, on aiohttp and SQLite, answers
+less than a thousand turns a second and would be what a benchmark measures; both give answers of one shape.
+
 ``python -m bridge_bench.stub --port 8283 --latency 0.05``. HTTP is read by hand on uvloop: of a request only the first
 line, the length and the body's end are looked at. Every turn gets the same text, in about 1 KB shaped as Letta's
 answers, with an id of its own.
@@ -20,11 +23,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import uvloop
 
+from local_stack.letta_double.answers import health, turn_answer
+
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTH: Final = b"content-length:"
 _TEXT: Final = "You told me the first tomatoes were still green last week. I am glad they have turned red since then."
-_ANSWER: Final = {
-    "messages": [
+_ANSWER: Final = turn_answer(
+    [
         {
             "id": "message-5b2b1c5e-0000-4000-8000-000000000001",
             "date": "2026-01-01T00:00:00+00:00",
@@ -39,10 +44,8 @@ _ANSWER: Final = {
             "content": _TEXT,
             "run_id": "run-5b2b1c5e-0000-4000-8000-000000000003",
         },
-    ],
-    "stop_reason": {"message_type": "stop_reason", "stop_reason": "end_turn"},
-    "usage": {"completion_tokens": 23, "prompt_tokens": 668, "total_tokens": 691, "step_count": 1},
-}
+    ]
+)
 
 
 def _response(content: object) -> bytes:
@@ -88,7 +91,7 @@ class StubLetta:
         query = parse_qs(parts.query)
         path = parts.path.rstrip("/")
         if path == "/v1/health":
-            return {"version": "stub", "status": "ok"}
+            return health("stub")
         if path == "/stats":
             seen = {"turns": self.turns, "in_flight": self.in_flight, "most_in_flight": self.most_in_flight}
             self.most_in_flight = self.in_flight

@@ -17,9 +17,6 @@ from letta_bridge.request_queue import creation_leases
 from letta_bridge.request_queue.creation_leases import RedisCreationLeases
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
-from local_stack.ports import free_port
-from local_stack.processes import Process
-from local_stack.programs import answers, program
 from shared_utils.config.settings import RedisSettings
 from shared_utils.persistence.database.database import Database
 from shared_utils.redis.connection import close, connect
@@ -32,20 +29,9 @@ PROCESSES, MESSAGES, USERS = 8, 200, 50
 
 
 @pytest.fixture
-def letta_url(tmp_path):
+def letta_url(letta_double):
     """A Letta that knows agents and their tags, in a process of its own."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    stub = Process(
-        "stub-letta",
-        [program("python"), "-m", "local_stack.stub_letta", "--port", str(port)],
-        logs=tmp_path,
-        ready=answers(f"{url}/v1/health/"),
-    )
-    stub.start()
-    stub.wait_ready()
-    yield url
-    stub.kill()
+    return letta_double().url
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import psycopg
 import pytest
 import redis
@@ -11,7 +9,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from letta_bridge.main import app
-from local_stack.programs import program
+from local_stack.letta_double.process import LettaDouble
 
 pytestmark = pytest.mark.integration
 
@@ -111,13 +109,13 @@ def commands(group, before=()):
 
 
 @pytest.fixture(scope="module")
-def letta_url():
+def letta_url(tmp_path_factory):
     """A Letta without agents, so that commands come as far as the database."""
-    with subprocess.Popen(
-        [program("python"), "-m", "local_stack.stub_letta", "--port", "0"], stdout=subprocess.PIPE, text=True
-    ) as process:
-        yield process.stdout.readline().split()[1]
-        process.terminate()
+    double = LettaDouble(logs=tmp_path_factory.mktemp("letta"))
+    double.start()
+    double.wait_ready()
+    yield double.url
+    double.kill()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The doctor names each fault: on a real Redis set up wrongly, a stand-in for an old one, and a stub of Letta."""
+"""The doctor names each fault: on a real Redis set up wrongly, a stand-in for an old one, and a double of Letta."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ from letta_bridge.request_queue import PauseMode
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.recent_turns import RecentTurns
 from letta_bridge.settings import BridgeSettings
+from local_stack.letta_double.dials import Dial
+from local_stack.letta_double.server import Profile, Server
+from local_stack.letta_double.store import LettaStore
+from local_stack.letta_double.turns import Pace
+from local_stack.serving import serving
 from shared_utils.config.settings import RedisSettings
 from shared_utils.llm.model_errors import Cause
 from shared_utils.persistence.sessions.file_store import FileSessionStore
@@ -28,85 +33,18 @@ from shared_utils.redis.connection import connect
 MODEL, EMBEDDING = "openai-proxy/scripted", "openai/text-embedding-3-small"
 
 
-def _answering(answer):
-    async def handler(_request):
-        return web.json_response(answer())
-
-    return handler
-
-
-class StubLetta:
-    """What the doctor asks of Letta, answered as the dials say."""
-
-    def __init__(self):
-        self.version = "0.16.8"
-        self.password: str | None = "letmein"
-        self.models = [MODEL]
-        self.embeddings = [EMBEDDING]
-        self.locks = True
-        self.answer: str | None = "hello"
-        self.url = ""
-        self.agents = {}
-        self.turns = 0
-
-    def app(self):
-        app = web.Application(middlewares=[self._guard])
-        for path, answer in {
-            "/v1/health/": lambda: {"version": self.version, "status": "ok"},
-            "/v1/models/": lambda: [{"handle": one} for one in self.models],
-            "/v1/models/embedding": lambda: [{"handle": one} for one in self.embeddings],
-            "/v1/agents/": lambda: list(self.agents.values()),
-            "/v1/agents/{agent}/core-memory/blocks": list,
-            "/v1/archives/": list,
-        }.items():
-            app.router.add_get(path, _answering(answer))
-        app.router.add_post("/v1/conversations/default/stream", self._stream)
-        app.router.add_post("/v1/agents/", self._create)
-        app.router.add_delete("/v1/agents/{agent}", self._delete)
-        app.router.add_post("/v1/agents/{agent}/messages", self._turn)
-        return app
-
-    @web.middleware
-    async def _guard(self, request, handler):
-        open_to_all = self.password is None or "health" in request.path
-        if not open_to_all and request.headers.get("Authorization") != f"Bearer {self.password}":
-            return web.json_response({"detail": "Unauthorized"}, status=401)
-        return await handler(request)
-
-    async def _stream(self, _request):
-        if self.locks:
-            return web.json_response({"detail": "Run not found"}, status=404)
-        return web.json_response({"detail": "Background streaming requires Redis to be running."}, status=503)
-
-    async def _create(self, request):
-        spec = await request.json()
-        agent = {"id": "agent-1", "name": spec["name"], "tags": spec["tags"]}
-        self.agents["agent-1"] = agent
-        return web.json_response(agent)
-
-    async def _delete(self, request):
-        self.agents.pop(request.match_info["agent"])
-        return web.json_response({})
-
-    async def _turn(self, _request):
-        self.turns += 1
-        if self.answer is None:
-            return web.json_response({"detail": "no key"}, status=402)
-        return web.json_response(
-            {
-                "messages": [{"id": "m", "message_type": "assistant_message", "content": self.answer}],
-                "stop_reason": {"message_type": "stop_reason", "stop_reason": "end_turn"},
-                "usage": {"total_tokens": 7},
-            }
-        )
+@pytest.fixture
+async def served_double():
+    """A double of Letta, and where it serves."""
+    profile = Profile("0.16.8", password="letmein", models=[MODEL], embeddings=[EMBEDDING])
+    double = Server(LettaStore(), Pace(), profile)
+    async with serving(double.app()) as url:
+        yield double, url
 
 
 @pytest.fixture
-async def stub_letta():
-    stub = StubLetta()
-    async with TestServer(stub.app(), host="127.0.0.1") as server:
-        stub.url = str(server.make_url("")).rstrip("/")
-        yield stub
+def letta_double(served_double):
+    return served_double[0]
 
 
 @pytest.fixture
@@ -118,13 +56,13 @@ def nowhere():
 
 
 @pytest.fixture
-def settings(tmp_path, stub_letta, nowhere):
+def settings(tmp_path, served_double, nowhere):
     """Settings with changes: section=dict."""
 
     def make(**changes):
         base = {
             "redis": {"url": f"redis://127.0.0.1:{nowhere}"},
-            "letta": {"api_urls": [stub_letta.url], "api_key": stub_letta.password},
+            "letta": {"api_urls": [served_double[1]], "api_key": served_double[0].profile.password},
             "agents": {"model": MODEL, "embedding": EMBEDDING},
             "storage": {"data_dir": str(tmp_path / "data")},
         }
@@ -423,8 +361,8 @@ async def test_a_wrong_letta_key_is_named(settings):
     assert "LETTA_API_KEY" in text
 
 
-async def test_doctor_warns_of_a_letta_without_a_password(settings, stub_letta):
-    stub_letta.password = None
+async def test_doctor_warns_of_a_letta_without_a_password(settings, letta_double):
+    letta_double.profile.password = None
     level, text = await the_one(settings(), "letta.key")
     assert (level, "LETTA_SERVER_PASSWORD" in text) == (Level.WARN, True)
 
@@ -437,30 +375,38 @@ async def test_unknown_handles_are_named_with_the_nearest(settings):
     assert (level, EMBEDDING in text, "LETTA_EMBEDDING" in text) == (Level.FAIL, True, True)
 
 
-async def test_a_letta_without_models_is_named(settings, stub_letta):
-    stub_letta.models = []
+async def test_a_letta_without_models_is_named(settings, letta_double):
+    letta_double.profile.models = []
     level, text = await the_one(settings(), "letta.model")
     assert (level, "OPENAI_API_KEY" in text) == (Level.FAIL, True)
 
 
-async def test_doctor_warns_of_an_unknown_version_and_missing_locks(settings, stub_letta):
-    stub_letta.version, stub_letta.locks = "0.17.0", False
+async def test_doctor_warns_of_an_unknown_version_and_missing_locks(settings, letta_double):
+    letta_double.profile.version, letta_double.profile.locks = "0.17.0", False
     assert (await the_one(settings(), "letta"))[0] is Level.WARN
     level, text = await the_one(settings(), "letta.locks")
     assert (level, "LETTA_REDIS_HOST" in text) == (Level.WARN, True)
 
 
-@pytest.mark.parametrize(("answer", "level"), [("hello", Level.OK), ("", Level.FAIL), (None, Level.FAIL)])
-async def test_deep_lets_a_scratch_agent_answer_and_deletes_it(settings, stub_letta, answer, level):
+@pytest.mark.parametrize(
+    ("fault", "level"),
+    [
+        (Dial(), Level.OK),
+        (Dial(mode="empty", left=1), Level.FAIL),
+        (Dial(mode="status", left=1, code=402, body={"detail": "no key"}), Level.FAIL),
+    ],
+    ids=["answer", "empty-answer", "refusal"],
+)
+async def test_deep_lets_a_scratch_agent_answer_and_deletes_it(settings, letta_double, fault, level):
     assert await found(settings(), "letta.turn") == []
-    stub_letta.answer = answer
+    letta_double.dials.set(fault)
     assert (await the_one(settings(), "letta.turn", deep=True))[0] is level
-    assert (stub_letta.turns, stub_letta.agents) == (1, {})
+    assert (letta_double.turns.begun, letta_double.store.agents(())) == (1, [])
 
 
-async def test_doctor_skips_a_disabled_letta(settings, stub_letta):
+async def test_doctor_skips_a_disabled_letta(settings, letta_double):
     await found(settings(letta={"enabled": False}), "letta.turn", deep=True)
-    assert stub_letta.turns == 0
+    assert letta_double.turns.begun == 0
 
 
 async def test_an_address_that_leads_nowhere_hides_no_other_finding(settings):

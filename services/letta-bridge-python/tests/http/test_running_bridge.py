@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 
 import httpx
@@ -21,12 +20,9 @@ BASE = "/api/sessions/postgres"
 
 
 @pytest.fixture
-def letta():
+def letta(letta_double):
     """The address of something that answers as Letta does."""
-    command = [sys.executable, "-m", "local_stack.stub_letta"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        yield process.stdout.readline().split()[1]
-        process.kill()
+    return letta_double().url
 
 
 @pytest.fixture

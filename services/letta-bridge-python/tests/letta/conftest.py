@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
 import pytest
@@ -15,6 +16,10 @@ from letta_bridge.letta.agent_store_client import LettaAgentStore
 from letta_bridge.letta.letta_client import LettaClient
 from letta_bridge.testing.agent_store import InMemoryAgentStore
 from letta_bridge.testing.letta import InMemoryLetta
+from local_stack.letta_double.server import Server
+from local_stack.letta_double.store import LettaStore
+from local_stack.letta_double.turns import Pace
+from local_stack.serving import serving
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,21 @@ def letta_url(request: pytest.FixtureRequest) -> RealLetta:
         return RealLetta(url, model, os.environ.get("LETTA_TEST_API_KEY"))
     letta = request.getfixturevalue("letta")
     return RealLetta(letta.url, letta.model, letta.api_key)
+
+
+Double = Callable[[], Awaitable[RealLetta]]
+
+
+@pytest.fixture
+async def double() -> AsyncIterator[Double]:
+    """Starts the HTTP double of Letta, whose steps take longer than the 0.02 seconds a test may wait."""
+    async with AsyncExitStack() as held:
+
+        async def start() -> RealLetta:
+            app = Server(LettaStore(), Pace(latency=0.05)).app()
+            return RealLetta(await held.enter_async_context(serving(app)), "openai/gpt-4o-mini")
+
+        yield start
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

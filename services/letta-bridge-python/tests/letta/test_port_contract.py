@@ -1,13 +1,14 @@
-"""What every Letta behind the port does: one suite, run on the fake and on a real server."""
+"""What every Letta behind the port does: one suite, run on the fake, on the HTTP double and on a real server."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import httpx
 import pytest
@@ -29,6 +30,7 @@ from letta_bridge.letta import (
 from letta_bridge.letta.letta_client import LettaClient
 from letta_bridge.testing.letta import InMemoryLetta
 
+servers = pytest.mark.parametrize("world", ["double", pytest.param("server", marks=pytest.mark.letta)], indirect=True)
 GONE = "agent-22006411-d94a-4f4b-9bd9-25f0a9d311a8"
 
 
@@ -38,6 +40,11 @@ class World:
 
     letta: LettaPort
     spec: AgentSpec
+    url: str = ""
+    """Of the server behind the port; the fake has none."""
+    api_key: str | None = None
+    slow_milliseconds: int = 6000
+    """What a slow turn takes."""
 
     async def agent(self) -> str:
         return (await self.letta.create_agent(self.spec)).agent_id
@@ -66,16 +73,21 @@ class World:
         return self.letta.held() if isinstance(self.letta, InMemoryLetta) else nullcontext()
 
 
-@pytest.fixture(params=["fake", pytest.param("server", marks=pytest.mark.letta)])
-async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+@pytest.fixture(params=["fake", "double", pytest.param("server", marks=pytest.mark.letta)])
+async def world(request: pytest.FixtureRequest, double: Callable[[], Awaitable[Any]]) -> AsyncIterator[World]:
     letta: LettaPort
+    options: dict[str, Any] = {}
     if request.param == "fake":
         model = "fake/model"
         letta = InMemoryLetta(models=frozenset({model}))
     else:
-        real = request.getfixturevalue("letta_url")
-        model = real.model
-        letta = LettaClient(real.url, api_key=real.api_key)
+        double_wanted = request.param == "double"
+        server = await double() if double_wanted else request.getfixturevalue("letta_url")
+        options = {"url": server.url, "api_key": server.api_key}
+        if double_wanted:
+            options["slow_milliseconds"] = 500
+        model = server.model
+        letta = LettaClient(server.url, api_key=server.api_key)
     tag = f"test:{uuid.uuid4()}"
     spec = AgentSpec(
         name="contract test",
@@ -86,7 +98,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         blocks=(Block("human", "说中文", "about the user", 2000), Block("persona", "kind")),
         tools=("memory_insert", "memory_replace"),
     )
-    yield World(letta, spec)
+    yield World(letta, spec, **options)
     for agent in await letta.find_agents([tag]):
         await letta.delete_agent(agent.agent_id)
     await letta.close()
@@ -252,8 +264,7 @@ async def test_run_end_has_the_stop_reason_and_usage(world: World) -> None:
     assert caught.value.cause == "not_found"
 
 
-@pytest.mark.letta
-@pytest.mark.parametrize("world", ["server"], indirect=True)  # the fake has no model that cuts
+@servers  # the fake has no model that cuts
 async def test_a_text_cut_at_the_length_limit_is_marked(world: World) -> None:
     agent, otid = await world.agent(), str(uuid.uuid4())
     answer = await world.letta.send(agent, [user("[[cut]] Once upon a time", otid)], timeout=60)
@@ -339,7 +350,9 @@ async def test_a_run_belongs_to_the_turn_it_was_sent_for(world: World) -> None:
     with world.slow():
         for otid in otids:
             with pytest.raises(OutcomeUnknown):
-                await world.letta.send(agent, [user(f"[[latency:6000]] {otid}", otid)], timeout=0.02)
+                await world.letta.send(
+                    agent, [user(f"[[latency:{world.slow_milliseconds}]] {otid}", otid)], timeout=0.02
+                )
         running = [await world.wait_until(agent, otid, TurnState.RUNNING) for otid in otids]
         assert [len(turn.run_ids) for turn in running] == [1, 1]
         assert running[0].run_ids != running[1].run_ids
@@ -373,20 +386,18 @@ async def test_health_answers(world: World) -> None:
     assert await world.letta.health()
 
 
-@pytest.mark.letta
-async def test_a_deleted_agent_leaves_no_block_behind(request: pytest.FixtureRequest) -> None:
-    real = request.getfixturevalue("letta_url")
-    headers = {"Authorization": f"Bearer {real.api_key}"} if real.api_key else {}
+@servers
+async def test_a_deleted_agent_leaves_no_block_behind(world: World) -> None:
+    letta = world.letta
+    headers = {"Authorization": f"Bearer {world.api_key}"} if world.api_key else {}
     value = f"secret of {uuid.uuid4()}"
-    letta = LettaClient(real.url, api_key=real.api_key)
-    async with httpx.AsyncClient(base_url=real.url, headers=headers) as raw:
+    async with httpx.AsyncClient(base_url=world.url, headers=headers) as raw:
         blocks = (Block("human", value), Block("persona", "kind"))
-        agent = await letta.create_agent(AgentSpec("n", ("bridge",), real.model, None, "letta_v1_agent", blocks, ()))
+        agent = await letta.create_agent(replace(world.spec, blocks=blocks))
         query = {"label": "human", "value_search": value}
         assert len((await raw.get("/v1/blocks/", params=query)).json()) == 1
         assert await letta.delete_agent(agent.agent_id)
         assert (await raw.get("/v1/blocks/", params=query)).json() == []
-    await letta.close()
 
 
 def test_an_otid_belongs_to_one_agent_and_one_task() -> None:

@@ -16,13 +16,13 @@ from typing import Final
 import aiohttp
 from aiohttp import web
 
-from bridge_chaos.letta_double.connections import cutting
-from bridge_chaos.letta_double.dials import OPERATIONS, Dial, Dials
-from bridge_chaos.letta_double.process import Dialled
-from bridge_chaos.serving import serve
+from local_stack.letta_double.connections import cutting
+from local_stack.letta_double.dials import OPERATIONS, Dial, Dials
+from local_stack.letta_double.process import Dialled
 from local_stack.ports import HOST, free_port
 from local_stack.processes import Process
 from local_stack.programs import answers, environment
+from local_stack.serving import serve
 
 _LARGEST_REQUEST: Final = 256 * 2**20
 _HOP_BY_HOP: Final = frozenset({"host", "content-length", "connection", "transfer-encoding", "accept-encoding"})

@@ -8,13 +8,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
-from bridge_chaos.letta_double import LettaDouble
-from bridge_chaos.letta_double.process import Dialled
 from bridge_chaos.letta_gate import LettaGate
 from bridge_chaos.letta_reader import LettaReader
 from bridge_chaos.topology import Topology
 from bridge_chaos.waiting import revive, wait_until
 from local_stack.letta import Letta
+from local_stack.letta_double.process import Dialled, LettaDouble
 from local_stack.models import ScriptedModel
 from local_stack.postgres import Postgres
 from local_stack.processes import Process

@@ -11,6 +11,7 @@ fixture                       scope     gives
 `postgres_url`                test      the URL of an empty database on it, dropped afterwards
 `scripted_model`              session   a `ScriptedModel`
 `letta`                       session   a real `Letta` on PostgreSQL and the scripted model
+`letta_double`                test      `letta_double(file=None, **options) -> LettaDouble`, ready
 `tcp_proxy`                   test      `tcp_proxy(target) -> TcpProxy`
 `bridge_factory`              test      `bridge_factory(redis_url, letta, **environment) -> Bridge`, ready
 `memory_factory`              test      `memory_factory(redis_url, model=None, **environment) -> Memory`, ready
@@ -25,13 +26,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import redis
 
 from local_stack.errors import MissingPart
 from local_stack.letta import Letta
+from local_stack.letta_double.process import LettaDouble
 from local_stack.models import ModelAccess, ScriptedModel
 from local_stack.postgres import Postgres
 from local_stack.processes import Process
@@ -42,6 +44,7 @@ from local_stack.valkey import Valkey
 
 BridgeFactory = Callable[..., Bridge]
 MemoryFactory = Callable[..., Memory]
+DoubleFactory = Callable[..., LettaDouble]
 StackFactory = Callable[..., Stack]
 ProxyFactory = Callable[[str], TcpProxy]
 
@@ -108,6 +111,21 @@ def letta(
         ) as server,
     ):
         yield server
+
+
+@pytest.fixture
+def letta_double(tmp_path: Path) -> Iterator[DoubleFactory]:
+    """Makes running doubles of Letta that are killed with the test. One without a file forgets all when it ends."""
+    with ExitStack() as held:
+
+        def make(file: Path | None = None, **options: Any) -> LettaDouble:
+            double = LettaDouble(file, logs=tmp_path, **options)
+            held.callback(double.kill)
+            double.start()
+            double.wait_ready()
+            return double
+
+        yield make
 
 
 @pytest.fixture

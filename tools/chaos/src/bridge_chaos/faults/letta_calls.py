@@ -10,10 +10,10 @@ from typing import Final
 
 from bridge_chaos.command_line import insist
 from bridge_chaos.fault import Fault, FaultContext, parts
-from bridge_chaos.letta_double.dials import CUTS
 from bridge_chaos.speaker import Speaker
 from bridge_chaos.topology import Topology
 from bridge_chaos.waiting import wait_until
+from local_stack.letta_double.dials import CUTS
 
 _STRUCK_SECONDS: Final = 60.0
 _WORKING_SECONDS: Final = 1.0

@@ -1,24 +1,29 @@
-"""The double keeps what the real Letta keeps."""
+"""The double of Letta keeps what the real one keeps, and fails as it is told."""
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
 import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
-from bridge_chaos.letta_double import LettaDouble
-from bridge_chaos.letta_double.store import LettaStore
-from letta_bridge.errors import AgentGone, OutcomeUnknown
+from letta_bridge.errors import AgentGone, LettaRejected, OutcomeUnknown
 from letta_bridge.letta.letta_client import LettaClient
-from letta_bridge.letta.port import AgentSpec, SoughtTurn, TurnMessage, TurnState
+from letta_bridge.letta.port import AgentSpec, FoundTurn, SoughtTurn, TurnMessage, TurnState
+from local_stack.letta_double.process import LettaDouble
+from local_stack.letta_double.server import Server
+from local_stack.letta_double.store import LettaStore
+from local_stack.letta_double.turns import Pace
+from local_stack.serving import serving
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("chaos")]
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("letta-double")]
 
 
 @pytest.fixture(scope="module")
-def double(tmp_path_factory):
+def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LettaDouble]:
     folder = tmp_path_factory.mktemp("double")
     double = LettaDouble(folder / "letta.db", logs=folder, name="letta", latency=0.05)
     double.start()
@@ -28,14 +33,14 @@ def double(tmp_path_factory):
 
 
 @pytest.fixture
-async def letta(double):
+async def letta(double: LettaDouble) -> AsyncIterator[LettaClient]:
     double.heal()
     client = LettaClient(double.url)
     yield client
     await client.close()
 
 
-def spec_of(user):
+def spec_of(user: str) -> AgentSpec:
     return AgentSpec(
         name=user,
         tags=("bridge", f"user:{user}"),
@@ -48,7 +53,7 @@ def spec_of(user):
 
 
 @pytest.fixture
-async def agent_id(letta):
+async def agent_id(letta: LettaClient) -> str:
     return (await letta.create_agent(spec_of("ada"))).agent_id
 
 
@@ -56,24 +61,27 @@ ONE, TWO = (f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2))
 """Two otids."""
 
 
-def say(text, otid):
+def say(text: str, otid: str) -> list[TurnMessage]:
     return [TurnMessage("user", text, otid)]
 
 
-async def find(letta, agent_id, otid):
+async def find(letta: LettaClient, agent_id: str, otid: str) -> FoundTurn:
     return (await letta.find_turns(agent_id, [SoughtTurn(otid, 0.0)])).turns[0]
 
 
-async def test_a_turn_is_answered_and_found_again(letta, agent_id):
+async def test_a_turn_is_answered_and_found_again(letta: LettaClient, agent_id: str) -> None:
     answer = await letta.send(agent_id, say("你好", ONE), timeout=5)
     assert answer.text == "echo: 你好"
     found = await find(letta, agent_id, ONE)
+    assert found.answer is not None
     assert (found.state, found.answer.text) == (TurnState.STORED, "echo: 你好")
     assert (await find(letta, agent_id, TWO)).state is TurnState.ABSENT
     assert agent_id in [agent.agent_id for agent in await letta.find_agents(["user:ada"])]
 
 
-async def test_turn_continues_after_its_client_disconnected(double, letta, agent_id):
+async def test_turn_continues_after_its_client_disconnected(
+    double: LettaDouble, letta: LettaClient, agent_id: str
+) -> None:
     double.fail("hang", times=1, details={"seconds": 0.5})
     with pytest.raises(OutcomeUnknown):
         await letta.send(agent_id, say("你好", ONE), timeout=0.2)
@@ -83,7 +91,7 @@ async def test_turn_continues_after_its_client_disconnected(double, letta, agent
             await asyncio.sleep(0.05)
 
 
-async def test_a_cancelled_turn_continues_and_is_stored(double, letta, agent_id):
+async def test_a_cancelled_turn_continues_and_is_stored(double: LettaDouble, letta: LettaClient, agent_id: str) -> None:
     double.fail("hang", times=1, details={"seconds": 4.0})
     with pytest.raises(OutcomeUnknown):
         await letta.send(agent_id, say("你好", ONE), timeout=0.2)
@@ -96,7 +104,9 @@ async def test_a_cancelled_turn_continues_and_is_stored(double, letta, agent_id)
             await asyncio.sleep(0.05)
 
 
-async def test_a_refusal_after_a_tool_step_leaves_the_message_behind(double, letta, agent_id):
+async def test_a_refusal_after_a_tool_step_leaves_the_message_behind(
+    double: LettaDouble, letta: LettaClient, agent_id: str
+) -> None:
     double.fail("late_status", times=1, details={"code": 429})
     with pytest.raises(OutcomeUnknown):
         await letta.send(agent_id, say("你好", ONE), timeout=5)
@@ -104,7 +114,9 @@ async def test_a_refusal_after_a_tool_step_leaves_the_message_behind(double, let
     assert (found.state, found.answer) == (TurnState.STORED, None)
 
 
-async def test_a_killed_server_remembers_and_leaves_its_runs_active(double, letta, agent_id):
+async def test_a_killed_server_remembers_and_leaves_its_runs_active(
+    double: LettaDouble, letta: LettaClient, agent_id: str
+) -> None:
     await letta.send(agent_id, say("你好", ONE), timeout=5)
     double.fail("hang", times=1, details={"seconds": 30.0})
     sending = asyncio.create_task(letta.send(agent_id, say("再见", TWO), timeout=20))
@@ -120,20 +132,22 @@ async def test_a_killed_server_remembers_and_leaves_its_runs_active(double, lett
     assert (await find(letta, agent_id, TWO)).state is TurnState.RUNNING
 
 
-async def test_a_deleted_agent_is_gone(letta, agent_id):
+async def test_a_deleted_agent_is_gone(letta: LettaClient, agent_id: str) -> None:
     assert await letta.delete_agent(agent_id)
     with pytest.raises(AgentGone):
         await letta.send(agent_id, say("你好", ONE), timeout=5)
 
 
-async def test_equal_otids_are_stored_twice(letta, agent_id):
+async def test_equal_otids_are_stored_twice(letta: LettaClient, agent_id: str) -> None:
     for text in ("一", "二"):
         await letta.send(agent_id, say(text, ONE), timeout=5)
     said = [entry["content"] for entry in await letta.history(agent_id) if entry["otid"] == ONE]
     assert said == ["一", "二"]
 
 
-async def test_a_run_is_listed_late_and_its_turn_survives_a_cancel(double, letta, agent_id):
+async def test_a_run_is_listed_late_and_its_turn_survives_a_cancel(
+    double: LettaDouble, letta: LettaClient, agent_id: str
+) -> None:
     double.fail("late_run", times=1, details={"seconds": 1.0})
     sending = asyncio.create_task(letta.send(agent_id, say("你好", ONE), timeout=5))
     await asyncio.sleep(0.3)
@@ -147,7 +161,7 @@ async def test_a_run_is_listed_late_and_its_turn_survives_a_cancel(double, letta
     assert (await find(letta, agent_id, ONE)).state is TurnState.STORED
 
 
-async def test_histories_and_agents_come_in_pages(letta, agent_id):
+async def test_histories_and_agents_come_in_pages(letta: LettaClient, agent_id: str) -> None:
     for number in range(60):
         await letta.send(agent_id, say(str(number), f"o{number}"), timeout=5)
     history = await letta.history(agent_id)
@@ -159,7 +173,7 @@ async def test_histories_and_agents_come_in_pages(letta, agent_id):
 
 
 @pytest.mark.parametrize("mode", ["cut-request", "cut-working", "cut-answer", "cut"])
-async def test_a_connection_lost_while_an_agent_is_made(double, letta, mode):
+async def test_a_connection_lost_while_an_agent_is_made(double: LettaDouble, letta: LettaClient, mode: str) -> None:
     double.fail(mode, operation="create", times=1, details={"seconds": 0.3})
     with pytest.raises(OutcomeUnknown):
         await letta.create_agent(spec_of(mode))
@@ -170,20 +184,65 @@ async def test_a_connection_lost_while_an_agent_is_made(double, letta, mode):
             await asyncio.sleep(0.05)
 
 
-async def test_making_an_agent_is_not_atomic(double, letta):
+async def test_making_an_agent_is_not_atomic(double: LettaDouble, letta: LettaClient) -> None:
     double.fail("orphan", operation="create", times=1, details={"code": 500})
     with pytest.raises(OutcomeUnknown):
         await letta.create_agent(spec_of("orphan"))
     assert len(await letta.find_agents(["user:orphan"])) == 1
 
 
-async def test_overlapping_turns_of_one_agent_are_counted(double, letta, agent_id):
+async def test_a_held_turn_is_answered_when_the_hold_ends(
+    double: LettaDouble, letta: LettaClient, agent_id: str
+) -> None:
+    double.fail("hold")
+    sending = asyncio.create_task(letta.send(agent_id, say("你好", ONE), timeout=20))
+    async with asyncio.timeout(10):
+        while not double.seen()["at_work"]:
+            await asyncio.sleep(0.02)
+    double.heal()
+    assert (await sending).text == "echo: 你好"
+    assert (await letta.send(agent_id, say("又来", TWO), timeout=5)).text == "echo: 又来"
+
+
+async def test_a_refusal_says_what_it_is_told_until_healed(
+    double: LettaDouble, letta: LettaClient, agent_id: str
+) -> None:
+    body = {"error": {"type": "llm_authentication", "message": "no", "detail": "Incorrect API key provided"}}
+    double.fail("status", details={"code": 401, "body": body})
+    for _ in range(2):
+        with pytest.raises(LettaRejected) as caught:
+            await letta.send(agent_id, say("你好", ONE), timeout=5)
+        assert caught.value.cause == "model_credentials"
+    assert double.struck() == 2
+    double.heal()
+    assert (await letta.send(agent_id, say("你好", ONE), timeout=5)).text == "echo: 你好"
+
+
+async def test_a_gathering_double_answers_when_enough_turns_are_at_work() -> None:
+    server = Server(LettaStore(), Pace(gather=3))
+    async with serving(server.app()) as url:
+        letta = LettaClient(url)
+        agents = [(await letta.create_agent(spec_of(f"u{number}"))).agent_id for number in range(3)]
+        sending = [asyncio.create_task(letta.send(agent, say("你好", ONE), timeout=20)) for agent in agents[:2]]
+        async with asyncio.timeout(10):
+            while server.turns.at_work < 2:
+                await asyncio.sleep(0.02)
+        assert not any(turn.done() for turn in sending)
+        await letta.send(agents[2], say("你好", ONE), timeout=20)
+        await asyncio.gather(*sending)
+        assert server.turns.most_at_work == 3
+        await letta.close()
+
+
+async def test_overlapping_turns_of_one_agent_are_counted(
+    double: LettaDouble, letta: LettaClient, agent_id: str
+) -> None:
     double.fail("hang", times=1, details={"seconds": 0.3})
     await asyncio.gather(*(letta.send(agent_id, say("你好", f"o{n}"), timeout=5) for n in range(2)))
     assert double.seen()["overlaps"] == [agent_id]
 
 
-def test_servers_that_make_the_file_at_once_wait_for_each_other(tmp_path):
+def test_servers_that_make_the_file_at_once_wait_for_each_other(tmp_path: Path) -> None:
     file = tmp_path / "letta.db"
     other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
     other.execute("CREATE TABLE begun (by TEXT)")

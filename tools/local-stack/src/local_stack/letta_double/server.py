@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
-from bridge_chaos.letta_double.agents import Agents, page_of, unknown
-from bridge_chaos.letta_double.connections import DIAL, cutting
-from bridge_chaos.letta_double.dials import OPERATIONS, Dial, Dials, marked
-from bridge_chaos.letta_double.store import LettaStore
-from bridge_chaos.letta_double.turns import REFUSALS, USAGE, Pace, Turns, answer_to
+from local_stack.letta_double.agents import Agents, page_of, unknown
+from local_stack.letta_double.answers import USAGE, health
+from local_stack.letta_double.connections import DIAL, cutting
+from local_stack.letta_double.dials import OPERATIONS, Dial, Dials, marked
+from local_stack.letta_double.store import LettaStore
+from local_stack.letta_double.turns import REFUSALS, Pace, Turns, answer_to
 
 _LARGEST_REQUEST: Final = 64 * 2**20
+
+
+@dataclass
+class Profile:
+    """What a server says of itself.
+
+    Attributes:
+        version: of Letta.
+        password: the key that every request but health needs; None for an open server.
+        models: handles that it lists. An agent may have any model of a known provider.
+        embeddings: handles of embedding models that it lists.
+        locks: it has a Redis for its locks.
+    """
+
+    version: str = "double"
+    password: str | None = None
+    models: Sequence[str] = ()
+    embeddings: Sequence[str] = ()
+    locks: bool = True
 
 
 class Server:
@@ -22,12 +45,18 @@ class Server:
     Args:
         store: what it remembers; other servers may share the file.
         pace: how long things take.
+        profile: what it says of itself; may be changed while it serves.
+
+    Attributes:
+        dials: its faults.
+        turns: the turns it has begun.
     """
 
-    def __init__(self, store: LettaStore, pace: Pace) -> None:
-        self._store = store
-        self._dials = Dials()
-        self._turns = Turns(store, pace)
+    def __init__(self, store: LettaStore, pace: Pace, profile: Profile | None = None) -> None:
+        self.store = store
+        self.profile = profile or Profile()
+        self.dials = Dials()
+        self.turns = Turns(store, pace)
         self._agents = Agents(store, pace)
 
     def app(self) -> web.Application:
@@ -53,6 +82,9 @@ class Server:
             ("DELETE", "/v1/blocks/{block}", agents.delete_block),
             ("GET", "/v1/tags/", agents.tags),
             ("GET", "/v1/archives/", self._nothing),
+            ("GET", "/v1/models/", self._models),
+            ("GET", "/v1/models/embedding", self._embeddings),
+            ("POST", "/v1/conversations/default/stream", self._stream),
             ("GET", "/v1/runs/", self._runs),
             ("GET", "/v1/runs/{run}", self._run),
             ("GET", "/v1/runs/{run}/usage", self._run_usage),
@@ -60,14 +92,38 @@ class Server:
             ("DELETE", "/control", self._heal),
             ("GET", "/seen", self._seen),
         ]
-        app = web.Application(middlewares=[cutting(self._dials, OPERATIONS)], client_max_size=_LARGEST_REQUEST)
+        app = web.Application(
+            middlewares=[cutting(self.dials, OPERATIONS), self._guard], client_max_size=_LARGEST_REQUEST
+        )
         for method, path, handler in routes:
             for spelling in {path, path.rstrip("/")}:
                 app.router.add_route(method, spelling, handler)
         return app
 
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        password = self.profile.password
+        if password is None or request.path.startswith("/v1/health"):
+            return await handler(request)
+        if request.headers.get("Authorization") != f"Bearer {password}":
+            return web.json_response(REFUSALS[401], status=HTTPStatus.UNAUTHORIZED)
+        return await handler(request)
+
     async def _health(self, _request: web.Request) -> web.Response:
-        return web.json_response({"version": "double", "status": "ok"})
+        return web.json_response(health(self.profile.version))
+
+    async def _models(self, _request: web.Request) -> web.Response:
+        return web.json_response([{"handle": handle} for handle in self.profile.models])
+
+    async def _embeddings(self, _request: web.Request) -> web.Response:
+        return web.json_response([{"handle": handle} for handle in self.profile.embeddings])
+
+    async def _stream(self, _request: web.Request) -> web.Response:
+        """Without locks Letta refuses this before it looks for the run."""
+        if self.profile.locks:
+            return web.json_response({"detail": "Run not found"}, status=HTTPStatus.NOT_FOUND)
+        detail = "Background streaming requires Redis to be running."
+        return web.json_response({"detail": detail}, status=HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def _nothing(self, _request: web.Request) -> web.Response:
         return web.json_response([])
@@ -75,11 +131,11 @@ class Server:
     async def _runs(self, request: web.Request) -> web.Response:
         """A page of an agent's runs, newest first; the active ones unless states are named."""
         query = request.query
-        found = self._store.runs(query["agent_id"], query.getall("statuses", ["running"]))
+        found = self.store.runs(query["agent_id"], query.getall("statuses", ["running"]))
         return web.json_response(page_of(found, query.get("before"), int(query.get("limit", "100"))))
 
     async def _run(self, request: web.Request) -> web.Response:
-        found = self._store.run(request.match_info["run"])
+        found = self.store.run(request.match_info["run"])
         if found is None:
             return web.json_response({"detail": "Run not found"}, status=HTTPStatus.NOT_FOUND)
         return web.json_response(found)
@@ -89,13 +145,13 @@ class Server:
 
     async def _cancel(self, request: web.Request) -> web.Response:
         """The runs count as cancelled from now on; their turns go on and are stored."""
-        self._store.cancel_runs((await request.json()).get("run_ids") or [])
+        self.store.cancel_runs((await request.json()).get("run_ids") or [])
         return web.json_response({})
 
     async def _send(self, request: web.Request) -> web.StreamResponse:
         agent_id = request.match_info["agent"]
         asked = await request.json()
-        if self._store.agent(agent_id) is None:
+        if self.store.agent(agent_id) is None:
             return unknown(request)
         if not all(message["content"] for message in asked["messages"]):
             detail = {"detail": "Message content is empty or invalid"}
@@ -103,20 +159,21 @@ class Server:
         dial = request[DIAL]
         if not dial.mode:
             dial = marked(str(asked["messages"][-1]["content"]))
-        answer = await self._turns.run(agent_id, asked, dial)
+        answer = await self.turns.run(agent_id, asked, dial)
         if answer is None:
-            return web.json_response(REFUSALS.get(dial.code, REFUSALS[500]), status=dial.code)
+            body = REFUSALS.get(dial.code, REFUSALS[500]) if dial.body is None else dial.body
+            return web.json_response(body, status=dial.code)
         return await answer_to(request, dial, answer)
 
     async def _control(self, request: web.Request) -> web.Response:
-        self._dials.set(Dial(**await request.json()))
+        self.dials.set(Dial(**await request.json()))
         return web.json_response({})
 
     async def _heal(self, _request: web.Request) -> web.Response:
-        self._dials.clear()
-        self._store.forget_overlaps()
+        self.dials.clear()
+        self.store.forget_overlaps()
         return web.json_response({})
 
     async def _seen(self, _request: web.Request) -> web.Response:
-        seen: dict[str, Any] = {"turns": self._turns.begun, "at_work": self._store.at_work()}
-        return web.json_response(seen | {"struck": self._dials.struck, "overlaps": self._store.overlaps()})
+        turns = {"turns": self.turns.begun, "at_work": self.store.at_work(), "most_at_work": self.turns.most_at_work}
+        return web.json_response(turns | {"struck": self.dials.struck, "overlaps": self.store.overlaps()})

@@ -10,7 +10,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from bridge_chaos.letta_double.dials import CUTS, Dial, Dials
+from local_stack.letta_double.dials import CUTS, Dial, Dials
 
 BEGAN: Final = web.RequestKey("began", str)
 """When a request came, as ISO time: what is made for it has this time, however late it is made."""

@@ -1,4 +1,4 @@
-"""The state of the Letta double: agents, messages, runs, in a file that survives a kill of the server.
+"""The state of the Letta double: agents, messages, runs; in a file it survives a kill of the server.
 
 Several servers may share the file, as several Letta servers share a database.
 """
@@ -41,11 +41,11 @@ class LettaStore:
     """One connection to the file.
 
     Args:
-        file: made where missing.
+        file: made where missing; None keeps everything in memory.
     """
 
-    def __init__(self, file: Path) -> None:
-        self._connection = sqlite3.connect(file, isolation_level=None, timeout=30)
+    def __init__(self, file: Path | None = None) -> None:
+        self._connection = sqlite3.connect(file or ":memory:", isolation_level=None, timeout=30)
         write_ahead(self._connection)
         self._connection.execute("PRAGMA synchronous=OFF")  # killed processes, not power cuts
         self._connection.executescript(_SCHEMA)
@@ -147,10 +147,10 @@ class LettaStore:
         return f"run-{uuid.uuid4()}"
 
     def begin_run(self, agent_id: str, run_id: str, request: Mapping[str, Any]) -> None:
-        """List the run as active. Letta keeps what was asked for beside the messages."""
+        """List the run as active, unless it is listed already. Letta keeps the request without its messages."""
         kept = json.dumps({name: value for name, value in request.items() if name != "messages"})
         self._connection.execute(
-            "INSERT INTO runs VALUES (?, ?, 'running', ?, ?, NULL)", (run_id, agent_id, _now(), kept)
+            "INSERT OR IGNORE INTO runs VALUES (?, ?, 'running', ?, ?, NULL)", (run_id, agent_id, _now(), kept)
         )
 
     def end_run(self, run_id: str, status: str, stop_reason: str) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from scripted_model.faults import markers
 
@@ -33,16 +34,17 @@ cut-request: before Letta has read the request, which it never sees; cut-working
 
 TURN_MODES: Final = (
     *("status", "failed", "late_status", "empty", "hang", "drip", "twice", "twice_late"),
-    *("tool", "late_run", "text", "length"),
+    *("tool", "late_run", "text", "length", "hold"),
 )
 """What else can go wrong with a turn.
 
-status: refused with ``code``, nothing stored; failed: the same, with a run that is listed as failed; late_status:
-refused after the message and a tool step were stored; empty: stored, and nothing said; hang: nothing happens for
-``seconds``, then the turn is done; drip: the answer comes byte by byte over ``seconds``; twice: the answer is sent two
-times; twice_late: the second time after the next request on its connection; tool: two steps, ``seconds`` between them;
-late_run: the turn takes ``seconds``, and its run is listed only after three quarters of them; text: the model says
-``text``; length: the text ends at the model's length limit."""
+status: refused with ``code`` and ``body``, nothing stored; failed: the same, with a run that is listed as failed;
+late_status: refused after the message and a tool step were stored; empty: stored, and nothing said; hang: nothing
+happens for ``seconds``, then the turn is done; drip: the answer comes byte by byte over ``seconds``; twice: the answer
+is sent two times; twice_late: the second time after the next request on its connection; tool: two steps, ``seconds``
+between them; late_run: the turn takes ``seconds``, and its run is listed only after three quarters of them; text: the
+model says ``text``; length: the text ends at the model's length limit; hold: nothing happens until the dial is replaced
+or taken back, then the turn is done."""
 
 CREATE_MODES: Final = ("orphan",)
 """orphan: the agent is made, and the answer is ``code``: creation is not atomic in Letta."""
@@ -50,7 +52,18 @@ CREATE_MODES: Final = ("orphan",)
 
 @dataclass
 class Dial:
-    """One fault. ``left``: calls it still strikes; ``only``: it strikes turns that hold this text alone."""
+    """One fault.
+
+    Attributes:
+        operation: one of OPERATIONS.
+        mode: one of CUTS, TURN_MODES or CREATE_MODES; empty for none.
+        code: HTTP status of a refusal.
+        seconds: how long it lasts, where the mode says so.
+        left: calls it still strikes.
+        text: what the model says in the mode ``text``.
+        only: it strikes calls whose body contains this alone.
+        body: JSON of a refusal; None for what Letta says with ``code``.
+    """
 
     operation: str = "send"
     mode: str = ""
@@ -59,6 +72,9 @@ class Dial:
     left: int = 0
     text: str = ""
     only: str = ""
+    body: Any = None
+    over: asyncio.Event = field(default_factory=asyncio.Event, repr=False, compare=False)
+    """Set when the dial is replaced or taken back."""
 
 
 class Dials:
@@ -77,13 +93,19 @@ class Dials:
         """
         if dial.operation not in OPERATIONS.values() or dial.mode not in {"", *CUTS, *TURN_MODES, *CREATE_MODES}:
             raise ValueError(f"there is no fault {dial.mode!r} of {dial.operation!r}")
+        self._end(dial.operation)
         self._dials[dial.operation] = dial
         self.struck[dial.operation] = 0
 
     def clear(self) -> None:
         """Take everything back."""
-        self._dials.clear()
+        for operation in list(self._dials):
+            self._end(operation)
         self.struck.clear()
+
+    def _end(self, operation: str) -> None:
+        if (dial := self._dials.pop(operation, None)) is not None:
+            dial.over.set()
 
     def take(self, operation: str, content: str) -> Dial:
         """The fault that strikes this call; one without a mode where none does."""

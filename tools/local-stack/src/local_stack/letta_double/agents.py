@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from bridge_chaos.letta_double.connections import BEGAN, DIAL
-from bridge_chaos.letta_double.store import LettaStore
-from bridge_chaos.letta_double.turns import REFUSALS, Pace
+from local_stack.letta_double.connections import BEGAN, DIAL
+from local_stack.letta_double.store import LettaStore
+from local_stack.letta_double.turns import REFUSALS, Pace
 
 _CREATE_STEPS: Final = 0.5
 """Of a turn's step, until an agent is listed, and again until it has its system message."""

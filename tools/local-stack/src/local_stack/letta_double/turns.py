@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
-from bridge_chaos.letta_double.dials import Dial
-from bridge_chaos.letta_double.store import LettaStore
+from local_stack.letta_double.answers import turn_answer
+from local_stack.letta_double.dials import Dial
+from local_stack.letta_double.store import LettaStore
 
 REFUSALS: Final[Mapping[int, Any]] = {
     401: {"detail": "Unauthorized"},
@@ -22,8 +24,6 @@ REFUSALS: Final[Mapping[int, Any]] = {
     500: {"error": {"type": "llm_error", "message": "no", "detail": "INTERNAL_SERVER_ERROR"}},
 }
 """Status → what Letta says with it."""
-USAGE: Final = {"completion_tokens": 3, "prompt_tokens": 668, "total_tokens": 671, "step_count": 1}
-"""Tokens of every turn."""
 _LATE_SHARE: Final = 0.75
 """Part of a turn after which its run is listed, where that is late."""
 _repeated_later: Final[WeakKeyDictionary[asyncio.Transport, bytes]] = WeakKeyDictionary()
@@ -32,10 +32,17 @@ _repeated_later: Final[WeakKeyDictionary[asyncio.Transport, bytes]] = WeakKeyDic
 
 @dataclass(frozen=True)
 class Pace:
-    """How long things take, in seconds: a step of a turn, and the listing of its run after its request."""
+    """How long things take.
 
-    latency: float
-    run_lag: float
+    Attributes:
+        latency: seconds of a step of a turn.
+        run_lag: seconds until the run of a turn is listed.
+        gather: turns that have to be at work at once before the first is answered.
+    """
+
+    latency: float = 0.0
+    run_lag: float = 0.0
+    gather: int = 1
 
 
 class Turns:
@@ -49,30 +56,50 @@ class Turns:
     def __init__(self, store: LettaStore, pace: Pace) -> None:
         self._store = store
         self._pace = pace
+        self._gathered = asyncio.Event()
         self.begun = 0
+        self.at_work = 0
+        """In this process."""
+        self.most_at_work = 0
 
     async def run(self, agent_id: str, request: Mapping[str, Any], dial: Dial) -> list[dict[str, Any]] | None:
         """The answer to a request's messages, stored; None where Letta refuses it, at once or at a later step."""
         self.begun += 1
         if dial.mode == "status":
             return None
-        work = self._store.begin_work(agent_id)
         run_id = LettaStore.new_run_id()
         late = dial.seconds * _LATE_SHARE if dial.mode == "late_run" else self._pace.run_lag
         listing = asyncio.get_running_loop().call_later(late, self._store.begin_run, agent_id, run_id, request)
         try:
-            answer = await self._answer(agent_id, run_id, request["messages"], dial)
+            with self._working(agent_id):
+                await self._gathered.wait()
+                answer = await self._answer(agent_id, run_id, request["messages"], dial)
         finally:
-            self._store.end_work(work)
             listing.cancel()
+        self._store.begin_run(agent_id, run_id, request)  # a turn that took less than the run's lag
         self._store.end_run(run_id, "failed" if answer is None else "completed", _stop_reason(dial))
         return answer
+
+    @contextmanager
+    def _working(self, agent_id: str) -> Iterator[None]:
+        self.at_work += 1
+        self.most_at_work = max(self.most_at_work, self.at_work)
+        if self.at_work >= self._pace.gather:
+            self._gathered.set()
+        work = self._store.begin_work(agent_id)
+        try:
+            yield
+        finally:
+            self._store.end_work(work)
+            self.at_work -= 1
 
     async def _answer(
         self, agent_id: str, run_id: str, messages: Sequence[Mapping[str, Any]], dial: Dial
     ) -> list[dict[str, Any]] | None:
         text = dial.text if dial.mode == "text" else f"echo: {messages[-1]['content']}"
         said = {"role": "assistant", "content": text}
+        if dial.mode == "hold":
+            await dial.over.wait()
         await asyncio.sleep(self._pace.latency + (dial.seconds if dial.mode in {"hang", "late_run"} else 0.0))
         if dial.mode in {"tool", "late_status"}:
             call = {"role": "tool_call_message", "content": "memory_insert"}
@@ -97,13 +124,7 @@ def _stop_reason(dial: Dial) -> str:
 
 async def answer_to(request: web.Request, dial: Dial, answer: Sequence[Mapping[str, Any]]) -> web.StreamResponse:
     """Send a turn's answer, whole or as the dial wants it."""
-    body = json.dumps(
-        {
-            "messages": list(answer),
-            "stop_reason": {"message_type": "stop_reason", "stop_reason": _stop_reason(dial)},
-            "usage": USAGE,
-        }
-    ).encode()
+    body = json.dumps(turn_answer(answer, _stop_reason(dial))).encode()
     transport = request.transport
     if transport is not None:
         transport.write(_repeated_later.pop(transport, b""))
