@@ -9,6 +9,7 @@ from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
+from shared_utils.observability.outage import OncePerOutage
 from shared_utils.redis.failures import explain
 from shared_utils.waiting import wait_or_timeout
 
@@ -22,6 +23,7 @@ class Outage:
     def __init__(self, log: FilteringBoundLogger, stopping: asyncio.Event) -> None:
         self._log = log
         self._stopping = stopping
+        self._once = OncePerOutage()
         self._pauses: dict[str, float] = {}
         self._troubles: dict[str, str] = {}
 
@@ -32,9 +34,9 @@ class Outage:
 
     async def wait(self, part: str, error: Exception) -> None:
         """Pause ``part`` before its next try, longer each time; briefly while the service is stopping."""
-        if not self._pauses:
-            self._log.warning("redis_unavailable", part=part, kind=type(error).__name__, error=explain(error))
-        self._troubles[part] = explain(error)
+        kind, reason = type(error).__name__, explain(error)
+        self._once.failed(reason, lambda said: self._log.warning("redis_unavailable", part=part, kind=kind, error=said))
+        self._troubles[part] = reason
         pause = self._pauses.get(part, _FIRST_PAUSE)
         self._pauses[part] = min(pause * 2, _LONGEST_PAUSE)
         if self._stopping.is_set():
@@ -47,7 +49,7 @@ class Outage:
         """Redis answered ``part``."""
         self._troubles.pop(part, None)
         if self._pauses.pop(part, None) is not None and not self._pauses:
-            self._log.info("redis_available")
+            self._once.worked(lambda: self._log.info("redis_available"))
 
 
 def failing(times: int, reason: str) -> str:

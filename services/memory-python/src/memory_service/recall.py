@@ -10,6 +10,7 @@ from memory_service.outage import failing
 from memory_service.settings import RecallSettings
 from shared_utils.errors import ServiceError
 from shared_utils.observability import logs
+from shared_utils.observability.outage import OncePerOutage
 from shared_utils.persistence.vectors import Passage, PassageStore
 from shared_utils.persistence.vectors.memories import EmbedderNow, user_scope
 
@@ -45,9 +46,8 @@ class StoredRecall:
         self._embedder = embedder
         self._settings = settings
         self._running: set[asyncio.Task[list[Passage]]] = set()
+        self._outage = OncePerOutage()
         self._failures = 0
-        self._failure = ""
-        """Why the last one did, for operators."""
         self._resting_until = 0.0
 
     @property
@@ -58,7 +58,7 @@ class StoredRecall:
     @property
     def state(self) -> str:
         """For people: ``ok``, or how often it failed in a row and why."""
-        return "ok" if self.ok else failing(self._failures, self._failure)
+        return "ok" if self.ok else failing(self._failures, self._outage.last_error or "")
 
     async def about(self, user_id: str, text: str, *, shown: Collection[str], persona: str | None = None) -> list[str]:
         """See :class:`Recall`."""
@@ -76,9 +76,8 @@ class StoredRecall:
         if (error := search.exception()) is not None:
             self._failed(str(error) or type(error).__name__)
             return []
-        if self._failures:
-            self._failures = 0
-            _LOG.info("recall_recovered")
+        self._failures = 0
+        self._outage.worked(lambda: _LOG.info("recall_recovered"))
         mine = [passage for passage in search.result() if _is_of(passage, persona)]
         return self._chosen(mine, shown)
 
@@ -121,11 +120,9 @@ class StoredRecall:
 
     def _failed(self, reason: str) -> None:
         self._failures += 1
-        self._failure = reason
         if self._failures >= _FAILURES_BEFORE_REST:
             self._resting_until = asyncio.get_running_loop().time() + _REST_SECONDS
-        if self._failures == 1:
-            _LOG.warning("recall_failed", reason=reason)
+        self._outage.failed(reason, lambda said: _LOG.warning("recall_failed", reason=said))
 
 
 def _is_of(passage: Passage, persona: str | None) -> bool:

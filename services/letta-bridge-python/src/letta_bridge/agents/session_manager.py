@@ -7,7 +7,7 @@ import contextlib
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -21,6 +21,7 @@ from letta_bridge.request_queue.creation_leases import CreationLeases
 from letta_bridge.request_queue.missed_turns import DEFAULT_PERSONA
 from letta_bridge.settings import AgentSettings, SessionSettings
 from shared_utils.observability import logs
+from shared_utils.observability.outage import OncePerOutage
 from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions.port import Restoration, Session, SessionStore
@@ -87,12 +88,12 @@ class SessionManager:
         self._sessions: OrderedDict[tuple[str, str], Session] = OrderedDict()
         self._used: dict[str, tuple[tuple[str, str], int]] = {}
         self._changed_at: datetime | None = None
-        self._error: str | None = None
+        self._store_outage = OncePerOutage()
 
     @property
     def store_error(self) -> str | None:
         """Why the last access to the store failed or was degraded; None while it works."""
-        return self._error or self.store.last_error
+        return self._store_outage.last_error or self.store.last_error
 
     def persona(self, name: str | None) -> str:
         """The configured persona of this name, or ``default``."""
@@ -119,7 +120,7 @@ class SessionManager:
         if session is not None:
             self._sessions.move_to_end(key)
             return session
-        with _Watch(self._store_answered):
+        with self._store_tolerated():
             session = await self.store.find(user_id, persona)
         if session is not None:
             self._remember(session)
@@ -128,7 +129,7 @@ class SessionManager:
     async def reread(self, session: Session) -> Session | None:
         """The session as currently stored, bypassing the cache; unchanged while the store is away."""
         stored: Session | None = session
-        with _Watch(self._store_answered):
+        with self._store_tolerated():
             stored = await self.store.find(session.user_id, session.persona)
         if stored is None:
             self.forget(session.user_id, session.persona)
@@ -166,7 +167,7 @@ class SessionManager:
         session = await self.session(user_id, persona)
         if session is not None and session.agent_id == gone:
             self.forget(user_id, persona)
-            with _Watch(self._store_answered):
+            with self._store_tolerated():
                 await self._maker.release(session, gone)
         return await self.agent_for(user_id, persona, language, letta)
 
@@ -184,12 +185,12 @@ class SessionManager:
 
     async def look(self) -> None:
         """Send the store a small query, so that :attr:`store_error` is up to date."""
-        with _Watch(self._store_answered):
+        with self._store_tolerated():
             await self.store.find("", DEFAULT_PERSONA)
 
     async def count(self) -> Mapping[str, int]:
         """Sessions in the store; empty while it is away."""
-        with _Watch(self._store_answered):
+        with self._store_tolerated():
             return await self.store.count()
         return {}
 
@@ -231,7 +232,7 @@ class SessionManager:
         messages = {session_id: count for session_id, (_, count) in used.items()}
         hours = self._settings.expires_in_hours if self._settings.sliding else None
         missed = None
-        with _Watch(self._store_answered):
+        with self._store_tolerated():
             missed = await self.store.touch(list(used), messages=messages, expires_in_hours=hours)
         if missed is None:
             for session_id, (key, count) in used.items():
@@ -243,14 +244,14 @@ class SessionManager:
 
     async def follow(self) -> None:
         """Drop sessions from the cache that were written since the last call, by other bridges or this one."""
-        with _Watch(self._store_answered):
+        with self._store_tolerated():
             keys, self._changed_at = await self.store.changed(self._changed_at)
             for key in keys:
                 self.forget(*key)
 
     async def clean_up(self) -> None:
         """End expired sessions, remove those ended long ago."""
-        with _Watch(self._store_answered):
+        with self._store_tolerated():
             done = await self.store.cleanup(grace=timedelta(hours=self._settings.deleted_retention_hours))
             if done.ended or done.removed:
                 _log.info("sessions_cleaned_up", ended=done.ended, removed=done.removed)
@@ -261,14 +262,14 @@ class SessionManager:
 
     async def _upkeep(self) -> None:
         await self.follow()  # first, so that no write during the reading is missed
-        with _Watch(self._store_answered):
+        with self._store_tolerated():
             await self.restore()
         touched = cleaned = time.monotonic()
         while True:
             await asyncio.sleep(_CHANGES_POLL_SECONDS)
             await self.follow()
             if self.restored is None:
-                with _Watch(self._store_answered):
+                with self._store_tolerated():
                     await self.restore()
             if time.monotonic() - touched >= _LAST_SEEN_WRITE_SECONDS:
                 await self.touch_used()
@@ -278,7 +279,7 @@ class SessionManager:
                 cleaned = time.monotonic()
 
     async def _with_agent(self, user_id: str, persona: str, language: str | None, letta: LettaAgents) -> Session:
-        with _Watch(self._store_answered):
+        with self._store_tolerated():
             session = await self._maker.session(user_id, persona, language, letta)
             self._remember(session)
             return session
@@ -292,25 +293,8 @@ class SessionManager:
         while len(self._sessions) > self._settings.cached:
             self._sessions.popitem(last=False)
 
-    def _store_answered(self, error: PersistenceError | None) -> None:
-        if error is not None and self._error is None:
-            _log.error("session_store_away", error=str(error))
-        self._error = None if error is None else str(error)
-
-
-class _Watch:
-    """Suppresses failures of the store inside the block, and reports each outcome to ``told``."""
-
-    def __init__(self, told: Callable[[PersistenceError | None], None]) -> None:
-        self._told = told
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, PersistenceError):
-            self._told(error)
-            return True
-        if error is None:
-            self._told(None)
-        return False
+    def _store_tolerated(self) -> contextlib.AbstractContextManager[None, bool]:
+        """Suppress failures of the store inside the block, and note each outcome."""
+        return self._store_outage.tolerating(
+            PersistenceError, lambda reason: _log.error("session_store_away", error=reason)
+        )

@@ -19,6 +19,7 @@ from letta_bridge.request_queue.journal_backlog import JournalBacklog, JournalBa
 from letta_bridge.request_queue.records import Fault
 from letta_bridge.settings import JournalSettings
 from shared_utils.observability import logs
+from shared_utils.observability.outage import OncePerOutage
 from shared_utils.persistence.conversations.service import ConversationService
 from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.persistence.errors import PersistenceError, ValueRefused
@@ -67,8 +68,12 @@ class Journal:
         """Rows that may be in the database, and whose users may have been erased meanwhile; a batch, by entry."""
         self._dropped: int | None = None
         self._purge_at = 0.0
-        self.last_error: str | None = None
+        self._outage = OncePerOutage()
+
+    @property
+    def last_error(self) -> str | None:
         """Why the last write failed; None while it works."""
+        return self._outage.last_error
 
     def reload(self, settings: JournalSettings) -> None:
         """Apply a changed retention."""
@@ -98,7 +103,7 @@ class Journal:
                 pause = 0.0 if full else _IDLE_PAUSE_SECONDS
             except _UNAVAILABLE_ERRORS as error:
                 pause = min(max(pause, _IDLE_PAUSE_SECONDS) * 2, _PAUSE_MOST)
-                self._in_trouble(error)
+                self._outage.failed(error_text(error), lambda reason: _log.warning("journal_stalled", error=reason))
             except Exception:  # noqa: BLE001  # a defect of ours must not stop the bridge, nor end the journal for good
                 pause = _PAUSE_MOST
                 _log.exception("journal_failed")
@@ -111,7 +116,7 @@ class Journal:
         batch = await self._take(_TURNS_PER_WRITE)
         self._note_dropped(batch.dropped)
         if not batch.mine:
-            self.last_error = None  # it is another bridge's now
+            self._outage.worked()  # it is another bridge's now
             return False
         if batch.entries:
             await self._write(batch.entries)
@@ -119,9 +124,7 @@ class Journal:
         if batch.entries and not full:
             await self._take(0)
         await self._purge()
-        if self.last_error is not None:
-            self.last_error = None
-            _log.info("journal_recovered", waiting=batch.waiting)
+        self._outage.worked(lambda: _log.info("journal_recovered", waiting=batch.waiting))
         return full
 
     async def _take(self, want: int) -> JournalBatch:
@@ -193,9 +196,3 @@ class Journal:
         if self._dropped is not None and dropped > self._dropped:
             _log.error("journal_full", dropped=dropped - self._dropped)
         self._dropped = dropped
-
-    def _in_trouble(self, error: Exception) -> None:
-        text = error_text(error)
-        if self.last_error is None:
-            _log.warning("journal_stalled", error=text)
-        self.last_error = text

@@ -18,6 +18,7 @@ from letta_bridge.request_queue.port import Turn
 from letta_bridge.settings import LimitSettings
 from shared_utils.contracts.messages import Task
 from shared_utils.observability import logs
+from shared_utils.observability.outage import OncePerOutage
 from shared_utils.redis.connection import CONNECTION_ERRORS
 from shared_utils.redis.failures import error_text
 
@@ -59,7 +60,7 @@ class Limiter:
     ) -> None:
         self._usage_store = usage_store
         self._clock = clock
-        self._away = False
+        self._outage = OncePerOutage()
         self.reload(settings)
 
     def reload(self, settings: LimitSettings) -> None:
@@ -104,13 +105,11 @@ class Limiter:
         except CONNECTION_ERRORS as error:
             self._store_unavailable(error)
             return UsageSnapshot()
-        self._away = False
+        self._outage.worked()
         return standing
 
     def _store_unavailable(self, error: Exception) -> None:
-        if not self._away:
-            _log.warning("limits_unavailable", error=error_text(error))
-        self._away = True
+        self._outage.failed(error_text(error), lambda reason: _log.warning("limits_unavailable", error=reason))
 
     def _admission(self, standing: UsageSnapshot) -> Admission:
         of_user, of_all = self._settings.user_tokens, self._settings.all_tokens

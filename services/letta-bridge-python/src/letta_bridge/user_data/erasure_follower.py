@@ -18,6 +18,7 @@ from letta_bridge.errors import UploadsKept
 from letta_bridge.request_queue.erasure_ledger import LedgerEntry, RedisErasureLedger
 from letta_bridge.turn.uploads import remove_files
 from shared_utils.observability import logs
+from shared_utils.observability.outage import OncePerOutage
 from shared_utils.persistence.erasures.session_file import FileErasures
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.redis.connection import CONNECTION_ERRORS
@@ -63,7 +64,7 @@ class ErasureFollower:
         self._keep_choices = keep_choices
         self._done: set[str] = set()
         self._since_ms = 0
-        self._trouble = False
+        self._outage = OncePerOutage()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -124,10 +125,8 @@ class ErasureFollower:
         try:
             await self.look()
         except (ResponseError, PersistenceError) as error:
-            if not self._trouble:
-                _log.error("erasures_stalled", error=error_text(error))
-            self._trouble = True
+            self._outage.failed(error_text(error), lambda reason: _log.error("erasures_stalled", error=reason))
         except CONNECTION_ERRORS:
             return  # the intake reports it; the next look starts at the same position
         else:
-            self._trouble = False
+            self._outage.worked()

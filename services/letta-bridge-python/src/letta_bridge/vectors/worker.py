@@ -16,6 +16,7 @@ from letta_bridge.vectors.state import SyncState
 from shared_utils.errors import ServiceError
 from shared_utils.llm.embeddings import EmbeddingsUnavailable
 from shared_utils.observability import logs
+from shared_utils.observability.outage import OncePerOutage
 from shared_utils.waiting import wait_or_timeout
 
 _log = logs.get(__name__)
@@ -44,12 +45,13 @@ class VectorWorker:
         self._state = state
         self._owner = owner
         self._stopping = asyncio.Event()
-        self._failures: dict[str, str] = {}
+        self._outages = {job.name: OncePerOutage() for job in jobs}
 
     @property
     def last_error(self) -> str | None:
         """Why some of it waits; None while it works."""
-        return "; ".join(dict.fromkeys(self._failures.values())) or None
+        errors = (outage.last_error for outage in self._outages.values())
+        return "; ".join(dict.fromkeys(error for error in errors if error)) or None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -69,12 +71,14 @@ class VectorWorker:
         while not self._stopping.is_set():
             try:
                 pause = await self._step(job)
-                self._recovered(job)
+                self._outages[job.name].worked(lambda: _log.info("vector_sync_recovered", part=job.name))
             except ServiceError as error:
                 pause = min(max(pause, _PAUSE_LEAST) * 2, _PAUSE_MOST)
                 if isinstance(error, EmbeddingsUnavailable) and error.retry_after:
                     pause = max(pause, min(error.retry_after, _PAUSE_MOST))
-                self._stalled(job, error)
+                self._outages[job.name].failed(
+                    str(error), lambda reason: _log.warning("vector_sync_stalled", part=job.name, error=reason)
+                )
             except Exception:  # noqa: BLE001  # a defect of ours must not stop the bridge, nor end the work for good
                 pause = _PAUSE_MOST
                 _log.exception("vector_sync_failed", part=job.name)
@@ -90,12 +94,3 @@ class VectorWorker:
         if step.position != position:
             await self._state.save(job.name, self._owner, step.position)
         return step.pause
-
-    def _stalled(self, job: SyncJob, error: ServiceError) -> None:
-        if job.name not in self._failures:
-            _log.warning("vector_sync_stalled", part=job.name, error=str(error))
-        self._failures[job.name] = str(error)
-
-    def _recovered(self, job: SyncJob) -> None:
-        if self._failures.pop(job.name, None) is not None:
-            _log.info("vector_sync_recovered", part=job.name)

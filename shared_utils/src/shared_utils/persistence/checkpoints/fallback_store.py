@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from shared_utils.observability import logs
+from shared_utils.observability.outage import OncePerOutage
 from shared_utils.persistence.checkpoints.file_store import FileCheckpoints, ThreadNamespace
 from shared_utils.persistence.checkpoints.port import Checkpoint, CheckpointCleanup, CheckpointStore, History, Write
 from shared_utils.persistence.errors import DatabaseUnavailable, PersistenceError
@@ -38,13 +39,13 @@ class FallbackCheckpoints:
         self._begin = begin
         self._handing_over = asyncio.Lock()
         self._handed_over = False
-        self._file_away = False
-        self._away: DatabaseUnavailable | None = None
+        self._file_outage = OncePerOutage()
+        self._outage = OncePerOutage()
 
     @property
-    def away(self) -> DatabaseUnavailable | None:
+    def away(self) -> str | None:
         """Why the file served the last call; None if the database did."""
-        return self._away
+        return self._outage.last_error
 
     async def setup(self) -> None:
         """See :class:`BaseCheckpoint`; a database that is away is made later."""
@@ -158,13 +159,11 @@ class FallbackCheckpoints:
             await self._hand_over()
             result = await database()
         except DatabaseUnavailable as away:
-            if self._away is None:
-                _log.warning("checkpoints_in_file", error=str(away))
-            self._away = away
+            self._outage.failed(str(away), lambda reason: _log.warning("checkpoints_in_file", error=reason))
             if file is None:
                 raise
             return await file(away)
-        self._away = None
+        self._outage.worked()
         return result
 
     async def _hand_over(self) -> None:
@@ -174,11 +173,11 @@ class FallbackCheckpoints:
             try:
                 threads = await self._file.threads()
             except DatabaseUnavailable as error:
-                if not self._file_away:
-                    _log.error("checkpoint_file_unavailable", error=str(error))
-                self._file_away = True
+                self._file_outage.failed(
+                    str(error), lambda reason: _log.error("checkpoint_file_unavailable", error=reason)
+                )
                 return  # no reason not to use the database
-            self._file_away = False
+            self._file_outage.worked()
             # What another task writes to the file from here on is handed over the next time.
             self._handed_over = True
             try:

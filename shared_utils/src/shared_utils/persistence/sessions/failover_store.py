@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, TypeVar
 
 from shared_utils.observability import logs
+from shared_utils.observability.outage import OncePerOutage
 from shared_utils.persistence.erasures.session_file import FileErasures
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions.file_store import FileSessionStore
@@ -73,7 +74,7 @@ class FailoverSessionStore:
         self._erased = erased
         self._pause = pause
         self._away: str | None = None
-        self._mirror_trouble: str | None = None
+        self._mirror_outage = OncePerOutage()
         self._asked_first = False
         self._returned = False
         self._writing = asyncio.Lock()
@@ -84,7 +85,9 @@ class FailoverSessionStore:
         """See :class:`SessionStore`."""
         if self._away is not None:
             return f"{self._away}; the session file serves"
-        return self._mirror_trouble
+        if (error := self._mirror_outage.last_error) is not None:
+            return f"the next outage of the database will not be bridged: {error}"
+        return None
 
     async def conflicts(self, limit: int = 100) -> Sequence[SessionConflict]:
         """Writes that were dropped when file and database were merged, newest first."""
@@ -297,14 +300,8 @@ class FailoverSessionStore:
             elif (ended := await self._mirror.find(user_id, persona)) is not None:
                 await self._mirror.delete(ended.session_id, hard=True)
 
-    @contextlib.contextmanager
-    def _mirroring(self) -> Iterator[None]:
+    def _mirroring(self) -> contextlib.AbstractContextManager[None, bool]:
         """The file not being writable is bad for the next outage, not for this call."""
-        try:
-            yield
-        except SessionStoreError as error:
-            if self._mirror_trouble is None:
-                _log.error("session_file_unavailable", error=str(error))
-            self._mirror_trouble = f"the next outage of the database will not be bridged: {error}"
-        else:
-            self._mirror_trouble = None
+        return self._mirror_outage.tolerating(
+            SessionStoreError, lambda reason: _log.error("session_file_unavailable", error=reason)
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from shared_utils.observability import logs
+from shared_utils.observability.outage import OncePerOutage
 from shared_utils.redis.failures import RedisFailure, redis_failure
 
 _log = logs.get("letta_bridge.redis_outage")
@@ -22,16 +23,18 @@ class RedisOutage:
     def __init__(self) -> None:
         self.last_error: RedisFailure | None = None
         """The last failure; None while Redis works."""
-        self._told: set[str] = set()
+        self._outage = OncePerOutage()
         self._pause = 0.0
         self._orphans = 0
 
     def failed(self, error: Exception, *, held: int) -> None:
         """Note that a command failed; each kind of failure is logged once per outage."""
-        self.last_error = redis_failure(error)
-        if self.last_error.code not in self._told:
-            self._told.add(self.last_error.code)
-            _log.warning("redis_unavailable", code=self.last_error.code, error=str(self.last_error), held=held)
+        failure = self.last_error = redis_failure(error)
+        self._outage.failed(
+            str(failure),
+            lambda reason: _log.warning("redis_unavailable", code=failure.code, error=reason, held=held),
+            kind=failure.code,
+        )
 
     def pause(self) -> float:
         """Seconds to wait before the next try."""
@@ -48,7 +51,6 @@ class RedisOutage:
         """The command that had failed succeeded."""
         if self.last_error is None:
             return
-        _log.info("redis_available", orphans=self._orphans, held=held)
         self.last_error = None
-        self._told.clear()
+        self._outage.worked(lambda: _log.info("redis_available", orphans=self._orphans, held=held))
         self._pause, self._orphans = 0.0, 0
