@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from bridge_bench.contenders import BASELINES, BRIDGE
@@ -8,7 +10,7 @@ from bridge_bench.runs import Bench, Options
 
 
 @pytest.fixture(scope="session")
-def bench(tmp_path_factory):
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """A stage with small rounds, and nobody on it yet."""
     options = Options(
         tasks=200, rounds=1, concurrency=32, users=50, contenders=(BRIDGE, *BASELINES), patience=30.0, large=False

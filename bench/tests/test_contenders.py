@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -11,14 +12,14 @@ from bridge_bench.ceiling import ceiling
 from bridge_bench.contenders import BASELINES, BRIDGE, PEERS_BY_NAME, Contender
 from bridge_bench.errors import BenchError, WorkerFailed
 from bridge_bench.figures.throughput import described, throughput
-from bridge_bench.runs import interleaved
+from bridge_bench.runs import Bench, interleaved
 from bridge_bench.worker_side import tasks
 
 pytestmark = pytest.mark.acceptance
 
 
 @pytest.mark.parametrize("contender", [BRIDGE, *BASELINES], ids=lambda contender: contender.name)
-def test_a_round_counts_every_task(bench, contender):
+def test_a_round_counts_every_task(bench: Bench, contender: Any) -> None:
     with bench.harness.stub() as stub:
         sample = throughput(bench, stub, contender)
         assert stub.stats()["turns"] == 250
@@ -27,7 +28,7 @@ def test_a_round_counts_every_task(bench, contender):
     assert sample["cpu"] >= 0
 
 
-def test_dead_worker_is_reported_in_its_row(bench):
+def test_dead_worker_is_reported_in_its_row(bench: Bench) -> None:
     dying = Contender("dying", "floor", ("-c", "raise SystemExit('no such queue')"))
     with bench.harness.stub() as stub:
         rows = interleaved(
@@ -37,7 +38,7 @@ def test_dead_worker_is_reported_in_its_row(bench):
     assert "no such queue" in rows[0]["failed"]
 
 
-def test_a_worker_that_does_not_ask_letta_fails(bench):
+def test_a_worker_that_does_not_ask_letta_fails(bench: Bench) -> None:
     script = (
         "import redis, json, bridge_bench.worker_side.tasks as t\n"
         "client = redis.Redis.from_url(t.REDIS_URL)\n"
@@ -52,13 +53,13 @@ def test_a_worker_that_does_not_ask_letta_fails(bench):
         throughput(bench, stub, lazy)
 
 
-def test_the_producer_of_a_peer_that_is_not_there_is_an_error(bench):
+def test_the_producer_of_a_peer_that_is_not_there_is_an_error(bench: Bench) -> None:
     nobody = Contender("nobody", "floor", producer="no_such_module")
     with pytest.raises(BenchError, match="no_such_module"):
         bench.harness.enqueue(nobody, 1, 1)
 
 
-def test_stub_is_not_the_bottleneck(bench):
+def test_stub_is_not_the_bottleneck(bench: Bench) -> None:
     with bench.harness.stub() as stub:
         turns, cpu = ceiling(stub)
         assert stub.stats()["turns"] > 1000
@@ -66,7 +67,7 @@ def test_stub_is_not_the_bottleneck(bench):
     assert 0 < cpu < 1
 
 
-def test_row_has_its_ratio_to_the_bridge(bench):
+def test_row_has_its_ratio_to_the_bridge(bench: Bench) -> None:
     rows = [{"name": BRIDGE.name, "tasks_per_second": 50.0}, {"name": BASELINES[0].name, "tasks_per_second": 100.0}]
     fastest, slower = described(bench, rows)
     assert (fastest["name"], fastest["relative"], fastest["kind"]) == (BASELINES[0].name, 2.0, "floor")
@@ -74,7 +75,7 @@ def test_row_has_its_ratio_to_the_bridge(bench):
 
 
 @pytest.mark.parametrize("peer", PEERS_BY_NAME.values(), ids=lambda peer: peer.name)
-def test_a_peer_has_its_lock_and_its_application(peer):
+def test_a_peer_has_its_lock_and_its_application(peer: Any) -> None:
     folder = environments.PEERS / peer.folder
     assert (folder / f"{peer.producer}.py").exists()
     lock = (folder / "requirements.lock").read_text()
@@ -84,5 +85,5 @@ def test_a_peer_has_its_lock_and_its_application(peer):
     assert re.fullmatch(r"(\S+ \d[\w.]*(, )?)+", versions)
 
 
-def test_a_task_has_about_300_bytes():
+def test_a_task_has_about_300_bytes() -> None:
     assert 250 < len(tasks.payload(123_456, 1000)) < 400

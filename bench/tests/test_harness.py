@@ -11,7 +11,7 @@ from bridge_bench.harness import Harness, known_agents
 from shared_utils.persistence.sessions.file_store import FileSessionStore
 
 
-async def test_every_user_has_an_agent_already(tmp_path):
+async def test_every_user_has_an_agent_already(tmp_path: Path) -> None:
     file = tmp_path / "bridge" / "sessions.db"
     known_agents(file, 3)
     known_agents(file, 3)
@@ -24,7 +24,9 @@ async def test_every_user_has_an_agent_already(tmp_path):
 
 
 @pytest.mark.integration
-def test_valkey_has_the_official_images_allocator_where_there_is_one(tmp_path, monkeypatch):
+def test_valkey_has_the_official_images_allocator_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Harness(tmp_path / "as-it-is") as harness:
         loaded = Path(f"/proc/{harness.valkey.pid}/maps").read_text("utf-8")
     assert ("jemalloc" in loaded) is (machine.allocator() is not None)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -9,11 +11,11 @@ from rich.console import Console
 from bridge_bench import report, results
 from bridge_bench.charts import Bar, bar_chart
 from bridge_bench.figures import FIGURES
-from bridge_bench.runs import interleaved
+from bridge_bench.runs import Bench, Row, interleaved
 from bridge_bench.targets import targets
 
 FIGURE = FIGURES["throughput"].FIGURE
-ROWS = [
+ROWS: list[Row] = [
     {"name": "letta-bridge", "kind": "bridge", "tasks_per_second": 2000.0, "cpu": 0.2, "redis_cpu": 0.1, "order": "yes",
      "survives": "yes", "relative": 1.0},
     {"name": "peer <1>", "kind": "peer", "tasks_per_second": 500.0, "cpu": 0.8, "redis_cpu": float("nan"),
@@ -23,7 +25,7 @@ ROWS = [
 
 
 @pytest.fixture
-def measured():
+def measured() -> dict[str, dict[str, Any]]:
     about = {
         "date": "2026-01-01",
         "command": "./run bench",
@@ -35,7 +37,7 @@ def measured():
     return {"throughput": {**about, "rounds": 3, "rows": ROWS}}
 
 
-def test_a_table_shows_ratios_and_what_failed():
+def test_a_table_shows_ratios_and_what_failed() -> None:
     console = Console(width=150, record=True, file=None, quiet=False)
     with console.capture() as printed:
         report.print_figure(console, FIGURE, ROWS)
@@ -44,7 +46,7 @@ def test_a_table_shows_ratios_and_what_failed():
     assert "broken: the worker ended" in printed.get()
 
 
-def test_results_of_another_run_stay(tmp_path, measured):
+def test_results_of_another_run_stay(tmp_path: Path, measured: dict[str, dict[str, Any]]) -> None:
     file = tmp_path / "results.json"
     assert results.read(file) == {}
     results.write(file, measured)
@@ -55,7 +57,7 @@ def test_results_of_another_run_stay(tmp_path, measured):
     assert [target["met"] for target in json.loads(file.read_text())["targets"]] == [True, True]
 
 
-def test_the_page_names_targets_machine_and_charts(tmp_path, measured):
+def test_the_page_names_targets_machine_and_charts(tmp_path: Path, measured: dict[str, dict[str, Any]]) -> None:
     report.write_page(tmp_path, [FIGURE, FIGURES["memory"].FIGURE], measured)
     page = (tmp_path / "performance.md").read_text()
     assert "| throughput against the fastest peer (peer <1>) | at least 2 × | 4.00 × | met |" in page
@@ -67,14 +69,14 @@ def test_the_page_names_targets_machine_and_charts(tmp_path, measured):
         assert ET.parse(tmp_path / "charts" / f"{chart.file}.svg").getroot().tag.endswith("svg")  # noqa: S314 - ours
 
 
-def test_bars_are_as_long_as_their_values():
+def test_bars_are_as_long_as_their_values() -> None:
     chart = ET.fromstring(bar_chart("a & b", [Bar("x", 10, "10", "bridge"), Bar("<y>", 5, "5", "peer")]))  # noqa: S314
-    widths = [float(bar.get("width")) for bar in chart.iter("{http://www.w3.org/2000/svg}rect")]
+    widths = [float(bar.get("width", "")) for bar in chart.iter("{http://www.w3.org/2000/svg}rect")]
     assert widths[0] == pytest.approx(2 * widths[1])
     assert not list(ET.fromstring(bar_chart("nothing", [])).iter("{http://www.w3.org/2000/svg}rect"))  # noqa: S314
 
 
-def test_missed_targets_are_named(measured):
+def test_missed_targets_are_named(measured: Any) -> None:
     measured["throughput"]["rows"] = [{**ROWS[0], "tasks_per_second": 600.0}, *ROWS[1:]]
     console = Console(width=150)
     with console.capture() as printed:
@@ -82,10 +84,10 @@ def test_missed_targets_are_named(measured):
     assert "missed  throughput against the fastest peer (peer <1>): 1.20 ×, at least 2 ×" in printed.get()
 
 
-def test_rounds_take_turns_and_a_row_is_their_median(bench):
+def test_rounds_take_turns_and_a_row_is_their_median(bench: Bench) -> None:
     order = []
 
-    def measure(item):
+    def measure(item: Any) -> dict[str, Any]:
         order.append(item)
         return {"value": {"a": [1, 30, 2], "b": [4, 5, 6]}[item][order.count(item) - 1]}
 

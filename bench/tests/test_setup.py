@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bridge_bench.callers import Callers
 from bridge_bench.errors import WorkerFailed
 from bridge_bench.figures.setup import described
+from bridge_bench.runs import Bench, Row
 from bridge_bench.stock_letta import stock_variables
 from local_stack.ports import HOST, free_port
 
 
 @pytest.fixture
-def letta():
+def letta() -> Iterator[Any]:
     """A server that gives one answer to everything: set ``status`` and ``body``, look at ``seen``."""
 
     class Handler(BaseHTTPRequestHandler):
         status, body, seen = 200, "{}", []
 
-        def do_POST(self):
+        def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             self.seen.append((self.path, self.headers["Authorization"], asked))
             self.send_response(self.status)
@@ -30,7 +34,7 @@ def letta():
             self.end_headers()
             self.wfile.write(self.body.encode())
 
-        def log_message(self, *_):
+        def log_message(self, *_: Any) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -43,7 +47,7 @@ def letta():
     server.server_close()
 
 
-def test_every_agent_has_its_turns(bench):
+def test_every_agent_has_its_turns(bench: Bench) -> None:
     with bench.harness.stub() as stub:
         callers = Callers(stub.url, "openai-proxy/scripted")
         agents = callers.new_agents(3)
@@ -54,14 +58,14 @@ def test_every_agent_has_its_turns(bench):
     assert min(taken) > 0
 
 
-def test_agents_take_their_turns_side_by_side_but_each_one_by_one(bench):
+def test_agents_take_their_turns_side_by_side_but_each_one_by_one(bench: Bench) -> None:
     with bench.harness.stub(0.1) as stub:
         callers = Callers(stub.url, "openai-proxy/scripted")
         callers.talk(callers.new_agents(5), 3)
         assert stub.stats()["most_in_flight"] == 5
 
 
-def test_the_password_goes_with_each_request(letta):
+def test_the_password_goes_with_each_request(letta: Any) -> None:
     letta.body = json.dumps({"id": "agent-1"})
     assert Callers(letta.url, "openai-proxy/scripted", "sesame").new_agents(1) == ["agent-1"]
     path, authorization, spec = letta.seen[-1]
@@ -76,18 +80,18 @@ def test_the_password_goes_with_each_request(letta):
     ],
     ids=["refused", "wordless"],
 )
-def test_a_turn_without_an_answer_fails(letta, status, body, sentence):
+def test_a_turn_without_an_answer_fails(letta: Any, status: int, body: Any, sentence: str) -> None:
     letta.status, letta.body = status, body
     with pytest.raises(WorkerFailed, match=sentence):
         Callers(letta.url, "openai-proxy/scripted").talk(["agent-1"], 1)
 
 
-def test_a_server_that_is_gone_fails():
+def test_a_server_that_is_gone_fails() -> None:
     with pytest.raises(WorkerFailed, match="Letta did not answer"):
         Callers(f"http://{HOST}:{free_port()}", "openai-proxy/scripted").talk(["agent-1"], 1)
 
 
-def test_the_defaults_are_lettas_own(tmp_path):
+def test_the_defaults_are_lettas_own(tmp_path: Path) -> None:
     operators = {
         "PATH": "/bin",
         "HOME": "/home/me",
@@ -99,14 +103,14 @@ def test_the_defaults_are_lettas_own(tmp_path):
     assert found == {"PATH": "/bin", "HOME": str(tmp_path), "LETTA_PG_URI": "postgresql://db/letta"}
 
 
-def test_rows_know_their_ratio_to_the_defaults():
+def test_rows_know_their_ratio_to_the_defaults() -> None:
     rows = [{"name": "ours", "turns_per_second": 8.0}, {"name": "stock", "turns_per_second": 4.0}]
     ours, stock = described(rows, {"ours": "bridge", "stock": "peer"})
     assert (ours["kind"], ours["relative"], stock["relative"]) == ("bridge", 2.0, 1.0)
 
 
-def test_without_the_defaults_there_is_no_ratio():
-    rows = [{"name": "ours", "turns_per_second": 8.0}, {"name": "stock", "failed": "it ended"}]
+def test_without_the_defaults_there_is_no_ratio() -> None:
+    rows: list[Row] = [{"name": "ours", "turns_per_second": 8.0}, {"name": "stock", "failed": "it ended"}]
     ours, stock = described(rows, {"ours": "bridge", "stock": "peer"})
     assert "relative" not in ours
     assert stock["kind"] == "peer"

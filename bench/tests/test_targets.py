@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from bridge_bench.targets import targets
@@ -8,7 +10,7 @@ FLOOR = "redis-py + aiohttp by hand"
 
 
 @pytest.fixture
-def figures():
+def figures() -> dict[str, Any]:
     """A run in which every target is met, each by a hair."""
     return {
         "throughput": [
@@ -37,7 +39,7 @@ def figures():
     }
 
 
-def test_targets_are_met_where_every_figure_is_good_enough(figures):
+def test_targets_are_met_where_every_figure_is_good_enough(figures: dict[str, Any]) -> None:
     judged = targets(figures)
     assert [target.met for target in judged] == [True] * 7
     assert judged[0].name == "throughput against the fastest peer (fast)"
@@ -56,19 +58,21 @@ def test_targets_are_met_where_every_figure_is_good_enough(figures):
         ("backlog", 1, "cpu", 0.31, "cost of a task with 100,000 waiting against 1,000"),
     ],
 )
-def test_each_is_missed_by_a_hair(figures, figure, row, key, value, missed):
+def test_each_is_missed_by_a_hair(
+    figures: dict[str, Any], figure: str, row: int, key: str, value: float, missed: str
+) -> None:
     figures[figure][row][key] = value
     names = [target.name for target in targets(figures) if not target.met]
     assert any(name.startswith(missed) for name in names)
 
 
-def test_targets_skip_figures_that_were_not_measured(figures):
+def test_targets_skip_figures_that_were_not_measured(figures: dict[str, Any]) -> None:
     del figures["latency"], figures["backlog"], figures["memory"], figures["setup"]
     figures["throughput"] = [row for row in figures["throughput"] if row["kind"] != "peer"]
     assert [target.name for target in targets(figures)] == [f"CPU per task against {FLOOR}"]
 
 
-def test_a_bridge_that_failed_misses(figures):
+def test_a_bridge_that_failed_misses(figures: dict[str, Any]) -> None:
     figures["memory"][0] = {"name": "bridge", "kind": "bridge", "failed": "the worker ended"}
     missed = [target for target in targets(figures) if not target.met]
     assert [(target.name, target.measured) for target in missed] == [("memory: bridge", "the worker ended")]

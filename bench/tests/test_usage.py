@@ -10,7 +10,7 @@ from bridge_bench.usage import cpu_seconds
 
 
 @pytest.mark.process
-def test_the_work_of_a_child_that_ended_counts():
+def test_the_work_of_a_child_that_ended_counts() -> None:
     before = cpu_seconds(os.getpid())
     work = "import time\nwhile time.process_time() < 0.3: pass"
     subprocess.run([sys.executable, "-c", work], check=True)

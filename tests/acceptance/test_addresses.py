@@ -6,11 +6,14 @@ import contextlib
 import json
 import subprocess
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
-from local_stack.fixtures import missing_parts
+from local_stack.fixtures import BridgeFactory, MemoryFactory, missing_parts
 from local_stack.ports import HOST, free_port
 from local_stack.programs import environment, program
 from local_stack.tls import TlsFront, make_certificates
@@ -23,10 +26,10 @@ PLAIN = "p@ss/w#rd"
 
 
 @pytest.fixture
-def start(tmp_path):
+def start(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     with contextlib.ExitStack() as running:
 
-        def make(kind, *arguments, **options):
+        def make(kind: Any, *arguments: Any, **options: Any) -> Any:
             server = kind(tmp_path / f"server-{free_port()}", *arguments, **options)
             running.callback(server.kill)
             server.start()
@@ -37,31 +40,31 @@ def start(tmp_path):
         yield make
 
 
-def one_server(start, tmp_path):
+def one_server(start: Any, tmp_path: Any) -> str:
     server = start(Valkey, options={"requirepass": PLAIN})
     return f"redis://:{PASSWORD}@{HOST}:{server.port}/0"
 
 
-def unix_socket(start, tmp_path):
+def unix_socket(start: Any, tmp_path: Any) -> str:
     path = f"/tmp/addresses-{free_port()}.sock"  # noqa: S108  # a socket's path may have about a hundred bytes
     start(Valkey, options={"unixsocket": path})
     return f"unix://{path}"
 
 
-def tls(start, tmp_path):
+def tls(start: Any, tmp_path: Any) -> str:
     with missing_parts():
         certificates = make_certificates(tmp_path / "tls")
     front = start.enter(TlsFront(start(Valkey).port, certificates))
     return f"rediss://localhost:{front.port}/0?ssl_ca_certs={certificates.authority}"
 
 
-def sentinel(start, tmp_path):
+def sentinel(start: Any, tmp_path: Any) -> str:
     server = start(Valkey, options={"requirepass": PLAIN})
     watcher = start(Sentinel, server, password="other", replicas=False)
     return f"redis+sentinel://:{PASSWORD}@{HOST}:{watcher.port}/bridge/0?sentinel_password=other"
 
 
-def cluster(start, tmp_path):
+def cluster(start: Any, tmp_path: Any) -> str:
     """Three primaries; one of the two without the queue is dead before anything starts."""
     options = {"cluster-enabled": "yes", "cluster-require-full-coverage": "no", "appendonly": "no"}
     nodes = [start(Valkey, options=options | {"cluster-port": str(free_port())}) for _ in range(3)]
@@ -86,14 +89,16 @@ def cluster(start, tmp_path):
 
 
 @pytest.mark.parametrize("form", [one_server, unix_socket, tls, sentinel, cluster], ids=lambda form: form.__name__)
-def test_a_message_gets_its_answer(form, start, tmp_path, bridge_factory, memory_factory):
+def test_a_message_gets_its_answer(
+    form: Any, start: Callable[..., Any], tmp_path: Path, bridge_factory: BridgeFactory, memory_factory: MemoryFactory
+) -> None:
     url = form(start, tmp_path)
     nobody = f"http://{HOST}:{free_port()}"
     bridge_factory(url, nobody, LETTA_ENABLED="false")
     memory_factory(url)
     variables = environment(REDIS_URL=url, LETTA_ENABLED="false", DATABASE_URL=None, DATA_DIR=str(tmp_path / "data"))
 
-    def run(*arguments):
+    def run(*arguments: Any) -> Any:
         done = subprocess.run(
             [program("letta-bridge"), *arguments],
             env=variables,

@@ -6,15 +6,20 @@ import json
 import resource
 import shlex
 import subprocess
+from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 import redis
 
+from local_stack.fixtures import BridgeFactory, DoubleFactory, MemoryFactory
 from local_stack.models import ScriptedModel
 from local_stack.postgres import Postgres
 from local_stack.programs import environment, program
+from local_stack.prometheus import Prometheus
 from local_stack.valkey import Valkey
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.xdist_group("alerts")]
@@ -24,7 +29,7 @@ JOURNAL = "{letta_requests}:journal"
 
 
 @pytest.fixture
-def own_postgres(tmp_path):
+def own_postgres(tmp_path: Path) -> Iterator[Postgres]:
     """One that may be killed."""
     server = Postgres(tmp_path / "postgres", durable=False)
     server.start()
@@ -34,11 +39,11 @@ def own_postgres(tmp_path):
 
 
 @pytest.fixture
-def start_redis(tmp_path):
+def start_redis(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """``start_redis(limit_files=True)``: one of the test's own, on whose files the system may be told a limit."""
     started = []
 
-    def start(*, limit_files=False):
+    def start(*, limit_files: bool = False) -> Valkey:
         server = Valkey(tmp_path / "own-redis", logs=tmp_path)
         if limit_files:
             # As with a full disk a write then fails with an error, instead of the signal that ends the process.
@@ -54,20 +59,20 @@ def start_redis(tmp_path):
 
 
 @pytest.fixture
-def raised(prometheus, eventually):
+def raised(prometheus: Prometheus, eventually: Callable[..., Any]) -> Any:
     """``raised("A", "B")``: wait until these fire; with ``over`` until none of them does."""
     return waiting(prometheus, eventually)
 
 
 @pytest.fixture
-def quickly_raised(quick_prometheus, eventually):
+def quickly_raised(quick_prometheus: Prometheus, eventually: Callable[..., Any]) -> Any:
     """As ``raised``, of the Prometheus that looks back seconds where a rule looks back minutes."""
     return waiting(quick_prometheus, eventually)
 
 
-def waiting(prometheus, eventually):
-    def wait(*names, over=False):
-        def holds():
+def waiting(prometheus: Any, eventually: Any) -> Callable[..., Any]:
+    def wait(*names: Any, over: bool = False) -> None:
+        def holds() -> Any:
             firing = prometheus.firing() & set(names)
             return not firing if over else firing == set(names)
 
@@ -77,14 +82,19 @@ def waiting(prometheus, eventually):
     return wait
 
 
-def push(client, *task_ids):
+def push(client: Any, *task_ids: Any) -> None:
     for task_id in task_ids:
         client.lpush("letta_requests", json.dumps({"task_id": task_id, "user_id": f"u-{task_id}", "content": "hi"}))
 
 
 def test_no_bridge_at_all_is_seen_although_none_can_say_so(
-    redis_url, letta_double, bridge_factory, prometheus, raised, eventually
-):
+    redis_url: str,
+    letta_double: DoubleFactory,
+    bridge_factory: BridgeFactory,
+    prometheus: Prometheus,
+    raised: Any,
+    eventually: Callable[..., Any],
+) -> None:
     raised("None")
     bridge = bridge_factory(redis_url, letta_double().url)
     prometheus.discover([bridge.url])
@@ -101,8 +111,16 @@ def test_no_bridge_at_all_is_seen_although_none_can_say_so(
 
 @pytest.mark.parametrize("kind", ["killed", "read only"])
 def test_a_database_that_takes_nothing_is_seen_while_turns_wait_for_it(
-    kind, own_postgres, redis_url, letta_double, bridge_factory, make_observer, prometheus, raised, eventually
-):
+    kind: str,
+    own_postgres: Postgres,
+    redis_url: str,
+    letta_double: DoubleFactory,
+    bridge_factory: BridgeFactory,
+    make_observer: Any,
+    prometheus: Prometheus,
+    raised: Any,
+    eventually: Callable[..., Any],
+) -> None:
     own_postgres.create_database("bridge")
     letta = letta_double()
     bridges = [bridge_factory(redis_url, letta.url, DATABASE_URL=own_postgres.url("bridge"), **IMPATIENT) for _ in "ab"]
@@ -142,7 +160,7 @@ def test_a_database_that_takes_nothing_is_seen_while_turns_wait_for_it(
     observer.client.close()
 
 
-def server_says(server, statement):
+def server_says(server: Any, statement: Any) -> None:
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute("SET default_transaction_read_only = off")
         connection.execute(statement)
@@ -150,8 +168,13 @@ def server_says(server, statement):
 
 
 def test_a_redis_that_fills_up_is_seen_before_it_is_full(
-    start_redis, letta_double, bridge_factory, make_observer, prometheus, raised
-):
+    start_redis: Callable[..., Any],
+    letta_double: DoubleFactory,
+    bridge_factory: BridgeFactory,
+    make_observer: Any,
+    prometheus: Prometheus,
+    raised: Any,
+) -> None:
     server = start_redis()
     bridge = bridge_factory(server.url, letta_double().url)
     prometheus.discover([bridge.url])
@@ -173,8 +196,13 @@ def test_a_redis_that_fills_up_is_seen_before_it_is_full(
 
 
 def test_alert_fires_for_a_redis_with_a_full_disk(
-    start_redis, letta_double, bridge_factory, make_observer, prometheus, raised
-):
+    start_redis: Callable[..., Any],
+    letta_double: DoubleFactory,
+    bridge_factory: BridgeFactory,
+    make_observer: Any,
+    prometheus: Prometheus,
+    raised: Any,
+) -> None:
     server = start_redis(limit_files=True)
     bridge = bridge_factory(server.url, letta_double().url)
     prometheus.discover([bridge.url])
@@ -192,7 +220,9 @@ def test_alert_fires_for_a_redis_with_a_full_disk(
     observer.client.close()
 
 
-def test_alert_fires_for_a_silent_letta_without_turns(redis_url, letta_double, bridge_factory, prometheus, raised):
+def test_alert_fires_for_a_silent_letta_without_turns(
+    redis_url: str, letta_double: DoubleFactory, bridge_factory: BridgeFactory, prometheus: Prometheus, raised: Any
+) -> None:
     letta = letta_double()
     prometheus.discover([bridge_factory(redis_url, letta.url).url])
     letta.kill()
@@ -203,8 +233,15 @@ def test_alert_fires_for_a_silent_letta_without_turns(redis_url, letta_double, b
 
 
 def test_users_whom_no_model_answers_are_seen(
-    redis_url, letta_double, bridge_factory, memory_factory, make_observer, quick_prometheus, quickly_raised, eventually
-):
+    redis_url: str,
+    letta_double: DoubleFactory,
+    bridge_factory: BridgeFactory,
+    memory_factory: MemoryFactory,
+    make_observer: Any,
+    quick_prometheus: Prometheus,
+    quickly_raised: Any,
+    eventually: Callable[..., Any],
+) -> None:
     letta = letta_double()
     memory_factory(redis_url)  # without a model
     quick_prometheus.discover([bridge_factory(redis_url, letta.url, LETTA_RETRY_ATTEMPTS="0").url])
@@ -213,7 +250,7 @@ def test_users_whom_no_model_answers_are_seen(
     observer = make_observer(redis_url)
     pushed = count(1)
 
-    def one_more_fires_it():
+    def one_more_fires_it() -> bool:
         number = next(pushed)
         push(observer.client, f"t{number}")
         reply = observer.wait_for(number)[number - 1]
@@ -226,8 +263,15 @@ def test_users_whom_no_model_answers_are_seen(
 
 
 def test_an_expired_model_key_is_seen_although_letta_answers(
-    redis_url, letta_double, bridge_factory, memory_factory, make_observer, prometheus, raised, eventually
-):
+    redis_url: str,
+    letta_double: DoubleFactory,
+    bridge_factory: BridgeFactory,
+    memory_factory: MemoryFactory,
+    make_observer: Any,
+    prometheus: Prometheus,
+    raised: Any,
+    eventually: Callable[..., Any],
+) -> None:
     letta = letta_double()
     memory_factory(redis_url)
     prometheus.discover([bridge_factory(redis_url, letta.url).url])
@@ -248,10 +292,13 @@ def test_an_expired_model_key_is_seen_although_letta_answers(
     observer.client.close()
 
 
-def test_alert_fires_for_an_unwritable_session_file(redis_url, letta_double, bridge_factory, prometheus, raised):
+def test_alert_fires_for_an_unwritable_session_file(
+    redis_url: str, letta_double: DoubleFactory, bridge_factory: BridgeFactory, prometheus: Prometheus, raised: Any
+) -> None:
     bridge = bridge_factory(redis_url, letta_double().url)
     prometheus.discover([bridge.url])
     raised("None", over=True)
+    assert bridge.pid is not None
     # The log stays below the limit, and what SQLite writes is beyond it.
     resource.prlimit(bridge.pid, resource.RLIMIT_FSIZE, (bridge.log.stat().st_size + 16_384, resource.RLIM_INFINITY))
     raised("SessionFileUnwritable")
@@ -260,11 +307,16 @@ def test_alert_fires_for_an_unwritable_session_file(redis_url, letta_double, bri
 
 
 def test_alert_fires_for_a_pause_but_not_for_tasks_that_it_delays(
-    redis_url, letta_double, bridge_factory, make_observer, prometheus, raised
-):
+    redis_url: str,
+    letta_double: DoubleFactory,
+    bridge_factory: BridgeFactory,
+    make_observer: Any,
+    prometheus: Prometheus,
+    raised: Any,
+) -> None:
     prometheus.discover([bridge_factory(redis_url, letta_double().url).url])
 
-    def operate(command):
+    def operate(command: Any) -> None:
         subprocess.run([program("letta-bridge"), command], env=environment(REDIS_URL=redis_url), check=True, timeout=60)
 
     operate("pause")
@@ -279,16 +331,16 @@ def test_alert_fires_for_a_pause_but_not_for_tasks_that_it_delays(
 
 
 def test_alerts_fire_for_dead_letters_drops_and_redeliveries(
-    own_postgres,
-    redis_url,
-    letta_double,
-    bridge_factory,
-    memory_factory,
-    make_observer,
-    quick_prometheus,
-    quickly_raised,
-    eventually,
-):
+    own_postgres: Postgres,
+    redis_url: str,
+    letta_double: DoubleFactory,
+    bridge_factory: BridgeFactory,
+    memory_factory: MemoryFactory,
+    make_observer: Any,
+    quick_prometheus: Prometheus,
+    quickly_raised: Any,
+    eventually: Callable[..., Any],
+) -> None:
     """The first of each is enough, and each is over when the rule does not see it any more."""
     own_postgres.create_database("bridge")
     letta = letta_double()
@@ -321,7 +373,7 @@ def test_alerts_fire_for_dead_letters_drops_and_redeliveries(
     letta.kill()
     missed = count(1)
 
-    def one_more_fires_both():
+    def one_more_fires_both() -> bool:
         observer.push("ada", f"missed-{next(missed)}", "hi")
         return quick_prometheus.firing() >= {"JournalDropped", "MissedTurnsDropped"}
 
@@ -334,16 +386,16 @@ def test_alerts_fire_for_dead_letters_drops_and_redeliveries(
 
 
 def test_fallbacks_missed_turns_and_stopped_vectors_are_seen(
-    postgres_url,
-    redis_url,
-    letta_double,
-    bridge_factory,
-    memory_factory,
-    make_observer,
-    quick_prometheus,
-    quickly_raised,
-    tmp_path,
-):
+    postgres_url: str,
+    redis_url: str,
+    letta_double: DoubleFactory,
+    bridge_factory: BridgeFactory,
+    memory_factory: MemoryFactory,
+    make_observer: Any,
+    quick_prometheus: Prometheus,
+    quickly_raised: Any,
+    tmp_path: Path,
+) -> None:
     letta = letta_double()
     embeddings = ScriptedModel(logs=tmp_path)  # never running
     memory_factory(redis_url)
@@ -369,8 +421,14 @@ def test_fallbacks_missed_turns_and_stopped_vectors_are_seen(
 
 
 def test_error_replies_are_seen(
-    redis_url, letta_double, bridge_factory, make_observer, quick_prometheus, quickly_raised, eventually
-):
+    redis_url: str,
+    letta_double: DoubleFactory,
+    bridge_factory: BridgeFactory,
+    make_observer: Any,
+    quick_prometheus: Prometheus,
+    quickly_raised: Any,
+    eventually: Callable[..., Any],
+) -> None:
     letta = letta_double()
     settings = {"LETTA_FALLBACK": "false", "LETTA_RETRY_ATTEMPTS": "0", "REPLY_DEADLINE_SECONDS": "2"}
     # A breaker that opens would let tasks wait longer than the rule looks back here.
@@ -381,7 +439,7 @@ def test_error_replies_are_seen(
     observer = make_observer(redis_url)
     numbers = count(1)
 
-    def one_more_fires_it():
+    def one_more_fires_it() -> bool:
         number = next(numbers)
         push(observer.client, f"t{number}")
         assert observer.wait_for(number)[number - 1]["status"] == "error"

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import redis
 
+from local_stack.fixtures import BridgeFactory, DoubleFactory
+from local_stack.prometheus import Prometheus
 from local_stack.valkey import Valkey
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.xdist_group("alerts")]
@@ -24,7 +29,7 @@ _SLOW_TURNS = 10  # more than one in twenty of all
 
 
 @pytest.fixture
-def forgetful_redis(tmp_path):
+def forgetful_redis(tmp_path: Path) -> Iterator[Valkey]:
     """It writes nothing to its disk: a restart loses everything."""
     server = Valkey(tmp_path / "forgetful", durable=False)
     server.start()
@@ -33,16 +38,16 @@ def forgetful_redis(tmp_path):
     server.kill()
 
 
-def push(client, user, *task_ids, content="hi"):
+def push(client: Any, user: str, *task_ids: Any, content: str = "hi") -> None:
     for task_id in task_ids:
         client.lpush("letta_requests", json.dumps({"task_id": task_id, "user_id": user, "content": content}))
 
 
-def counted(client, name):
+def counted(client: Any, name: str) -> int:
     return int(client.hget(f"{Q}:counters", name) or 0)
 
 
-def grow_old(client, lane):
+def grow_old(client: Any, lane: Any) -> None:
     """All that waits in a lane, and every task not settled, came ten minutes earlier."""
     for place, entry in enumerate(client.lrange(f"{Q}:lane:{lane}", 0, -1)):
         head, _, payload = entry.partition(b"\n")
@@ -54,17 +59,17 @@ def grow_old(client, lane):
         client.hincrby(f"{Q}:open", str(int(tenth) - _TEN_MINUTES_MS // 100), int(tasks))
 
 
-def lose_everything(server):
+def lose_everything(server: Any) -> None:
     server.kill()
     server.start()
     server.wait_ready()
 
 
 @pytest.fixture
-def fires_of(quick_prometheus):
+def fires_of(quick_prometheus: Prometheus) -> Callable[..., Any]:
     """``fires_of(bridge)``: names of the alerts that fire of this bridge."""
 
-    def names(bridge):
+    def names(bridge: Any) -> set[Any]:
         instance = bridge.url.removeprefix("http://")
         alerts = quick_prometheus.api("alerts")["alerts"]
         return {
@@ -77,8 +82,14 @@ def fires_of(quick_prometheus):
 
 
 def test_six_states_are_seen_side_by_side_and_are_over_when_mended(
-    redis_url, forgetful_redis, letta_double, bridge_factory, quick_prometheus, fires_of, eventually
-):
+    redis_url: str,
+    forgetful_redis: Valkey,
+    letta_double: DoubleFactory,
+    bridge_factory: BridgeFactory,
+    quick_prometheus: Prometheus,
+    fires_of: Callable[..., Any],
+    eventually: Callable[..., Any],
+) -> None:
     letta = letta_double()
     losing = bridge_factory(forgetful_redis.url, letta.url, ready=False, LEASE_SECONDS="3", data="losing")
     working = bridge_factory(redis_url, letta.url, TENANT_SHARDS=None, LETTA_BRIDGE_QUEUE_MAX_PAYLOAD_BYTES="2000000")
@@ -105,7 +116,7 @@ def test_six_states_are_seen_side_by_side_and_are_over_when_mended(
         eventually(lambda: not quick_prometheus.firing() & {"None", "Down", "RedisLostWrites"}, "bridges are up")
         lose_everything(forgetful_redis)
 
-        def fires_while_the_loop_stalls():
+        def fires_while_the_loop_stalls() -> Any:
             losing.pause()
             time.sleep(0.6)
             losing.resume()
@@ -121,6 +132,8 @@ def test_six_states_are_seen_side_by_side_and_are_over_when_mended(
         letta.heal()
         eventually(lambda: "SlowTurns" in quick_prometheus.firing(), "the sixth fires")
         eventually(lambda: not client.hlen(f"{Q}:turns"), "all turns are answered")
+        assert unready.environment is not None
+        assert working.environment is not None
         unready.environment["TENANT"] = "other"
         working.environment["MAX_CONCURRENT_REQUESTS"] = "8"
         for bridge in (unready, working):

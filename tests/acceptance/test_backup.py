@@ -8,6 +8,9 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -17,7 +20,10 @@ import pytest
 from letta_bridge.fail_points import ARCHIVE_STEPS
 from letta_bridge.letta import AgentSpec, Block
 from letta_bridge.letta.letta_client import LettaClient
+from local_stack.fixtures import BridgeFactory, MemoryFactory
 from local_stack.letta import Letta
+from local_stack.models import ScriptedModel
+from local_stack.postgres import Postgres
 from local_stack.programs import program
 from local_stack.valkey import Valkey
 from shared_utils.persistence.choices.port import user_key
@@ -34,7 +40,9 @@ RESTORE_STEPS = tuple(step for step in ARCHIVE_STEPS if step not in BACKUP_STEPS
 
 
 @pytest.fixture(scope="module")
-def own_letta(postgres_server, scripted_model, tmp_path_factory):
+def own_letta(
+    postgres_server: Postgres, scripted_model: ScriptedModel, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Letta]:
     """A Letta with no agents but this module's: a backup holds all there are."""
     locks = Valkey(tmp_path_factory.mktemp("locks"), durable=False)
     letta = Letta(
@@ -52,7 +60,7 @@ def own_letta(postgres_server, scripted_model, tmp_path_factory):
 
 
 @pytest.fixture
-def observe(make_observer, redis_url, own_letta):
+def observe(make_observer: Any, redis_url: str, own_letta: Letta) -> Iterator[Any]:
     """An observer of that Letta."""
     observer = make_observer(redis_url, own_letta)
     yield observer
@@ -60,16 +68,16 @@ def observe(make_observer, redis_url, own_letta):
 
 
 @pytest.fixture
-def bridge(bridge_factory, own_letta, redis_url, postgres_url):
+def bridge(bridge_factory: BridgeFactory, own_letta: Letta, redis_url: str, postgres_url: str) -> Iterator[Any]:
     yield bridge_factory(redis_url, own_letta, DATABASE_URL=postgres_url)
     asyncio.run(lose_agents(own_letta))
 
 
 @pytest.fixture
-def command(bridge):
+def command(bridge: Any) -> Callable[..., Any]:
     """``letta-bridge ARGUMENTS`` against the same installation, or one with other variables."""
 
-    def run(*arguments, code=0, **variables):
+    def run(*arguments: Any, code: int = 0, **variables: Any) -> Any:
         done = subprocess.run(
             [program("letta-bridge"), *map(str, arguments)],
             env={**bridge.environment, **variables},
@@ -85,11 +93,11 @@ def command(bridge):
 
 
 @pytest.fixture
-def place(postgres_server, tmp_path):
+def place(postgres_server: Postgres, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Makes empty places to restore into: variables that name a database and a data directory."""
     made = []
 
-    def make():
+    def make() -> dict[str, Any]:
         name = f"restored_{time.monotonic_ns()}"
         postgres_server.create_database(name)
         made.append(name)
@@ -100,7 +108,7 @@ def place(postgres_server, tmp_path):
         postgres_server.drop_database(name)
 
 
-async def lose_agents(letta, *tags):
+async def lose_agents(letta: Any, *tags: Any) -> None:
     """As a Letta that lost its database."""
     client = LettaClient(letta.url, api_key=letta.api_key)
     for tag in tags or ("bridge", "bridge-restoring", "bridge-reader"):
@@ -109,7 +117,7 @@ async def lose_agents(letta, *tags):
     await client.close()
 
 
-async def agents_of(letta, *tags):
+async def agents_of(letta: Any, *tags: Any) -> Any:
     client = LettaClient(letta.url, api_key=letta.api_key)
     try:
         return await client.find_agents(tags)
@@ -117,19 +125,19 @@ async def agents_of(letta, *tags):
         await client.close()
 
 
-def held(postgres_url):
+def held(postgres_url: Any) -> list[Any]:
     """What the database holds: (user, kind) of each."""
     with psycopg.connect(postgres_url) as connection:
         return sorted(connection.execute(_HELD).fetchall())
 
 
-def sessions(postgres_url):
+def sessions(postgres_url: Any) -> Any:
     with psycopg.connect(postgres_url) as connection:
         rows = connection.execute("SELECT user_id, agent_id FROM letta_bridge.agent_sessions").fetchall()
     return dict(rows)
 
 
-def wait_for_journal(observe):
+def wait_for_journal(observe: Any) -> None:
     """Until every turn settled is in the database, and nowhere else any more."""
     deadline = time.monotonic() + 60
     while waiting := observe.unjournalled():
@@ -138,15 +146,24 @@ def wait_for_journal(observe):
 
 
 def test_a_stack_is_saved_while_users_talk_and_comes_back(
-    command, observe, users, bridge, bridge_factory, own_letta, redis_url, postgres_url, place, tmp_path
-):
+    command: Callable[..., Any],
+    observe: Any,
+    users: Callable[..., Any],
+    bridge: Any,
+    bridge_factory: BridgeFactory,
+    own_letta: Letta,
+    redis_url: str,
+    postgres_url: Any,
+    place: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
     everybody = users(3)
     observe.push_conversations(everybody, 2)
     observe.wait_settled(6)
     wait_for_journal(observe)
     over = threading.Event()
 
-    def talk():
+    def talk() -> None:
         number = 2
         while not over.is_set() and number < 40:
             for user in everybody:
@@ -192,7 +209,14 @@ def test_a_stack_is_saved_while_users_talk_and_comes_back(
         assert observe.said(user)[user][-1] == "再见"
 
 
-def test_a_backup_comes_back_beside_the_agents_it_was_made_of(command, observe, users, postgres_url, place, tmp_path):
+def test_a_backup_comes_back_beside_the_agents_it_was_made_of(
+    command: Callable[..., Any],
+    observe: Any,
+    users: Callable[..., Any],
+    postgres_url: str,
+    place: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
     everybody = users(2)
     observe.push_conversations(everybody, 1)
     observe.wait_settled(2)
@@ -209,7 +233,9 @@ def test_a_backup_comes_back_beside_the_agents_it_was_made_of(command, observe, 
     command("restore", tmp_path / "backup", code=1, DATABASE_URL=postgres_url, DATA_DIR=there["DATA_DIR"])
 
 
-def test_a_backup_killed_at_any_step_is_refused(command, observe, users, place, tmp_path):
+def test_a_backup_killed_at_any_step_is_refused(
+    command: Callable[..., Any], observe: Any, users: Callable[..., Any], place: Callable[..., Any], tmp_path: Path
+) -> None:
     observe.push_conversations(users(1), 1)
     observe.wait_settled(1)
     there = place()
@@ -221,8 +247,14 @@ def test_a_backup_killed_at_any_step_is_refused(command, observe, users, place, 
 
 
 def test_a_restore_killed_at_every_step_in_turn_ends_the_same(
-    command, observe, users, bridge, own_letta, place, tmp_path
-):
+    command: Callable[..., Any],
+    observe: Any,
+    users: Callable[..., Any],
+    bridge: Any,
+    own_letta: Letta,
+    place: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
     everybody = users(2)
     observe.push_conversations(everybody, 2)
     observe.wait_settled(4)
@@ -252,8 +284,14 @@ def test_a_restore_killed_at_every_step_in_turn_ends_the_same(
 
 
 def test_restore_leaves_out_a_user_who_was_erased_after_the_backup_and_after_a_restore(
-    command, observe, users, bridge, own_letta, place, tmp_path
-):
+    command: Callable[..., Any],
+    observe: Any,
+    users: Callable[..., Any],
+    bridge: Any,
+    own_letta: Letta,
+    place: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
     first, second, third = everybody = users(3)
     observe.push_conversations(everybody, 1)
     observe.wait_settled(3)
@@ -280,8 +318,16 @@ def test_restore_leaves_out_a_user_who_was_erased_after_the_backup_and_after_a_r
 
 
 def test_backup_of_a_named_tenant_comes_back_under_a_bridge_that_was_started_first(
-    bridge_factory, memory_factory, observe, own_letta, redis_url, place, command_of, until, tmp_path
-):
+    bridge_factory: BridgeFactory,
+    memory_factory: MemoryFactory,
+    observe: Any,
+    own_letta: Letta,
+    redis_url: str,
+    place: Callable[..., Any],
+    command_of: Callable[..., Any],
+    until: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
     """Another tenant's agents stay as they are; restored opt-outs apply to the running bridge's next turn."""
     tenant = {"TENANT": "shop"}
     memory_factory(redis_url, **tenant)
@@ -291,8 +337,8 @@ def test_backup_of_a_named_tenant_comes_back_under_a_bridge_that_was_started_fir
         observe.push(user, "first", f"I am {user}")
     observe.wait_settled(2)
     wait_for_journal(observe)
-    choose = {"json": {"permanent_memory": False}, "timeout": 20}
-    httpx.put(f"{bridge.url}/api/users/ada/settings", **choose).raise_for_status()
+    choice = {"permanent_memory": False}
+    httpx.put(f"{bridge.url}/api/users/ada/settings", json=choice, timeout=20).raise_for_status()
     others = asyncio.run(made(own_letta, "bridge", "user:小明", "persona:default"))
     folder = tmp_path / "backup"
     assert len(json.loads(command_of(bridge)("backup", folder, "--json")[1])["agents"]) == 2
@@ -321,7 +367,7 @@ def test_backup_of_a_named_tenant_comes_back_under_a_bridge_that_was_started_fir
     asyncio.run(lose_agents(own_letta, "bridge:shop", "bridge"))
 
 
-def choices(place):
+def choices(place: Any) -> Any:
     """What the named tenant's database holds: user key → choice."""
     with psycopg.connect(place["DATABASE_URL"]) as connection:
         found = connection.execute("SELECT to_regclass('letta_bridge_shop.user_choices')").fetchone()
@@ -332,7 +378,7 @@ def choices(place):
         )
 
 
-async def made(letta, *tags):
+async def made(letta: Any, *tags: Any) -> Any:
     """An empty agent with these tags."""
     client = LettaClient(letta.url, api_key=letta.api_key)
     spec = AgentSpec("x", tags, letta.model, None, "letta_v1_agent", (Block("human", ""),), ("memory_insert",))
@@ -343,13 +389,13 @@ async def made(letta, *tags):
         await client.close()
 
 
-async def note(letta, agent_id, text):
+async def note(letta: Any, agent_id: str, text: str) -> None:
     client = LettaClient(letta.url, api_key=letta.api_key)
     await client.request("POST", f"/v1/agents/{agent_id}/archival-memory", body={"text": text, "tags": ["cats"]})
     await client.close()
 
 
-async def noted(letta, agent_id):
+async def noted(letta: Any, agent_id: str) -> list[Any]:
     client = LettaClient(letta.url, api_key=letta.api_key)
     try:
         return [passage.text for passage in await client.passages(agent_id)]

@@ -9,11 +9,15 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import redis
 
+from local_stack.fixtures import BridgeFactory, DoubleFactory, MemoryFactory
 from local_stack.postgres import Postgres
 from local_stack.programs import CHECKOUT, program
 
@@ -25,12 +29,12 @@ IMPATIENT = {"DB_CONNECTION_TIMEOUT": "1", "DB_QUERY_TIMEOUT": "2"}
 
 
 @pytest.fixture
-def letta_url(letta_double):
+def letta_url(letta_double: DoubleFactory) -> Any:
     return letta_double().url
 
 
 @pytest.fixture
-def own_postgres(tmp_path):
+def own_postgres(tmp_path: Path) -> Iterator[Postgres]:
     """A server that this test may kill."""
     server = Postgres(tmp_path / "own-postgres", durable=False)
     server.start()
@@ -41,13 +45,15 @@ def own_postgres(tmp_path):
 
 
 @pytest.fixture
-def producer(redis_url, memory_factory, make_observer, letta_url):
+def producer(
+    redis_url: str, memory_factory: MemoryFactory, make_observer: Any, letta_url: Any
+) -> Iterator[Callable[..., Any]]:
     """Sends a task as a user and waits for its reply; returns the source or the fallback reason."""
     memory_factory(redis_url)
     observer = make_observer(redis_url)
     numbers = iter(range(1000))
 
-    def say(user, **fields):
+    def say(user: str, **fields: Any) -> Any:
         task_id = f"t{next(numbers)}"
         observer.push(user, task_id, "something", **fields)
         deadline = time.monotonic() + 60
@@ -62,30 +68,32 @@ def producer(redis_url, memory_factory, make_observer, letta_url):
     observer.client.close()
 
 
-def choose(bridge, user, permanent_memory, *, status=200):
+def choose(bridge: Any, user: str, permanent_memory: Any, *, status: int = 200) -> Any:
     body = {"permanent_memory": permanent_memory}
     answer = httpx.put(f"{bridge.url}/api/users/{user}/settings", json=body, timeout=20)
     assert answer.status_code == status, answer.text
     return answer.json()
 
 
-def permanent_memory_of(bridge, user):
+def permanent_memory_of(bridge: Any, user: str) -> Any:
     answer = httpx.get(f"{bridge.url}/api/users/{user}/settings", timeout=20).raise_for_status()
     return answer.json()["permanent_memory"]
 
 
-def wait_until(holds, what, seconds=60.0):
+def wait_until(holds: Any, what: Any, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)
 
 
-def complete(client):
+def complete(client: Any) -> Any:
     return client.hexists(CHOICES, "complete")
 
 
-def test_opt_out_applies_to_bridges_with_separate_data_directories(bridge_factory, redis_url, letta_url, producer):
+def test_opt_out_applies_to_bridges_with_separate_data_directories(
+    bridge_factory: BridgeFactory, redis_url: str, letta_url: Any, producer: Any
+) -> None:
     bridges = [bridge_factory(redis_url, letta_url, data=f"host-{number}") for number in range(2)]
     assert producer("bo") == "letta"
     choose(bridges[0], "ada", False)
@@ -101,7 +109,9 @@ def test_opt_out_applies_to_bridges_with_separate_data_directories(bridge_factor
     assert producer("ada") == "letta"
 
 
-def test_opt_out_survives_deleted_sessions_and_covers_later_personas(bridge_factory, redis_url, letta_url, producer):
+def test_opt_out_survives_deleted_sessions_and_covers_later_personas(
+    bridge_factory: BridgeFactory, redis_url: str, letta_url: Any, producer: Any
+) -> None:
     bridge = bridge_factory(redis_url, letta_url)
     assert producer("ada") == "letta"
     choose(bridge, "ada", False)
@@ -119,8 +129,8 @@ def test_opt_out_survives_deleted_sessions_and_covers_later_personas(bridge_fact
 
 
 def test_bridge_started_without_the_database_honours_every_choice(
-    bridge_factory, redis_url, letta_url, producer, own_postgres
-):
+    bridge_factory: BridgeFactory, redis_url: str, letta_url: Any, producer: Any, own_postgres: Postgres
+) -> None:
     variables = {**IMPATIENT, "DATABASE_URL": own_postgres.url("bridge")}
     first = bridge_factory(redis_url, letta_url, data="pod-1", **variables)
     choose(first, "ada", False)
@@ -145,8 +155,8 @@ def test_bridge_started_without_the_database_honours_every_choice(
 
 
 def test_unknown_choices_go_to_the_fallback_without_redis_data_and_database(
-    bridge_factory, redis_url, letta_url, producer, own_postgres
-):
+    bridge_factory: BridgeFactory, redis_url: str, letta_url: Any, producer: Any, own_postgres: Postgres
+) -> None:
     variables = {**IMPATIENT, "DATABASE_URL": own_postgres.url("bridge")}
     first = bridge_factory(redis_url, letta_url, data="pod-1", **variables)
     choose(first, "ada", False)
@@ -165,7 +175,9 @@ def test_unknown_choices_go_to_the_fallback_without_redis_data_and_database(
     assert producer.turns() == 1
 
 
-def test_opt_out_survives_erasure_until_the_user_opts_in(bridge_factory, redis_url, letta_url, producer, tmp_path):
+def test_opt_out_survives_erasure_until_the_user_opts_in(
+    bridge_factory: BridgeFactory, redis_url: str, letta_url: Any, producer: Any, tmp_path: Path
+) -> None:
     bridge = bridge_factory(redis_url, letta_url)
     assert producer("ada") == "letta"
     choose(bridge, "ada", False)
@@ -177,7 +189,7 @@ def test_opt_out_survives_erasure_until_the_user_opts_in(bridge_factory, redis_u
         "LETTA_BRIDGE_CONFIG": str(CHECKOUT / "config.json"),
     }
 
-    def command(*words):
+    def command(*words: Any) -> Any:
         done = subprocess.run(
             [program("letta-bridge"), *words], env=environment, capture_output=True, text=True, timeout=120, check=False
         )
@@ -195,7 +207,9 @@ def test_opt_out_survives_erasure_until_the_user_opts_in(bridge_factory, redis_u
     assert producer("ada") == "letta"
 
 
-def test_second_queue_is_ready_only_with_a_tenant_of_its_own(bridge_factory, redis_url, letta_url, producer):
+def test_second_queue_is_ready_only_with_a_tenant_of_its_own(
+    bridge_factory: BridgeFactory, redis_url: str, letta_url: Any, producer: Callable[..., Any]
+) -> None:
     alone = {"TENANT_SHARDS": "false"}
     bridge_factory(redis_url, letta_url, **alone)
     assert producer("ada") == "letta"
@@ -218,12 +232,12 @@ def test_second_queue_is_ready_only_with_a_tenant_of_its_own(bridge_factory, red
     ]
 
 
-def _check(bridge, name):
+def _check(bridge: Any, name: str) -> Any:
     checks = httpx.get(f"{bridge.url}/readyz?verbose", timeout=10).json()["checks"]
     return next(check for check in checks if check["name"] == name)["ok"]
 
 
-def _answers(bridge, status):
+def _answers(bridge: Any, status: int) -> bool:
     try:
         return httpx.get(f"{bridge.url}/readyz", timeout=5).status_code == status
     except httpx.TransportError:
@@ -231,8 +245,8 @@ def _answers(bridge, status):
 
 
 def test_opt_out_holds_after_an_older_database_and_a_new_redis(
-    bridge_factory, redis_url, letta_url, producer, own_postgres
-):
+    bridge_factory: BridgeFactory, redis_url: str, letta_url: Any, producer: Any, own_postgres: Postgres
+) -> None:
     """Letta alone knows of the opt-out, in the tags of an agent that the restored database names."""
     own_postgres.create_database("later")
     bridge = bridge_factory(redis_url, letta_url, DATABASE_URL=own_postgres.url("bridge"))

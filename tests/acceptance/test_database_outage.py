@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import psycopg
 import pytest
 
+from local_stack.fixtures import BridgeFactory, DoubleFactory, ProxyFactory
 from local_stack.postgres import Postgres
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.xdist_group("database-outage")]
@@ -19,12 +22,12 @@ IMPATIENT = {"DB_CONNECTION_TIMEOUT": "1", "DB_QUERY_TIMEOUT": "1"}
 
 
 @pytest.fixture
-def letta_url(letta_double):
+def letta_url(letta_double: DoubleFactory) -> Any:
     return letta_double(latency=0.05).url
 
 
 @pytest.fixture(scope="module")
-def own_postgres(tmp_path_factory):
+def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """A PostgreSQL that may be killed: nobody else's tests use it."""
     server = Postgres(tmp_path_factory.mktemp("own-postgres"), durable=False)
     server.start()
@@ -36,11 +39,11 @@ def own_postgres(tmp_path_factory):
 class Outage:
     """Ways for a database to go away, and to come back."""
 
-    def __init__(self, server, proxy):
+    def __init__(self, server: Any, proxy: Any) -> None:
         self.server = server
         self.proxy = proxy
 
-    def begin(self, kind):
+    def begin(self, kind: str) -> None:
         match kind:
             case "killed":
                 self.server.kill()
@@ -53,7 +56,7 @@ class Outage:
             case "read only":
                 self.server_says("ALTER SYSTEM SET default_transaction_read_only = on")
 
-    def end(self, kind):
+    def end(self, kind: str) -> None:
         if kind == "killed":
             self.server.start()
             self.server.wait_ready()
@@ -61,43 +64,49 @@ class Outage:
             self.server_says("ALTER SYSTEM RESET default_transaction_read_only")
         self.proxy.resume()
 
-    def server_says(self, statement):
+    def server_says(self, statement: Any) -> None:
         with psycopg.connect(self.server.url(), autocommit=True) as connection:
             connection.execute("SET default_transaction_read_only = off")
             connection.execute(statement)
             connection.execute("SELECT pg_reload_conf()")
 
 
-def rows(url, statement):
+def rows(url: str, statement: Any) -> Any:
     with psycopg.connect(url) as connection:
         return connection.execute(statement).fetchall()
 
 
-def until(holds, what, seconds=60.0):
+def until(holds: Any, what: Any, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, what
         time.sleep(0.1)
 
 
-def sessions_check(bridge):
+def sessions_check(bridge: Any) -> Any:
     checks = httpx.get(f"{bridge.url}/readyz?verbose", timeout=10).raise_for_status().json()["checks"]
     return next(check for check in checks if check["name"] == "sessions")
 
 
 @pytest.mark.parametrize("kind", ["killed", "black hole", "answers lost", "cut in the middle", "read only"])
 def test_replies_continue_and_state_is_reconciled(
-    kind, own_postgres, letta_url, tcp_proxy, redis_url, bridge_factory, make_observer
-):
+    kind: str,
+    own_postgres: Postgres,
+    letta_url: Any,
+    tcp_proxy: ProxyFactory,
+    redis_url: str,
+    bridge_factory: BridgeFactory,
+    make_observer: Any,
+) -> None:
     name = f"bridge_{kind.replace(' ', '_')}"
     own_postgres.create_database(name)
     url = own_postgres.url(name)
     outage = Outage(own_postgres, tcp_proxy(url))
     bridges = [bridge_factory(redis_url, letta_url, **IMPATIENT, DATABASE_URL=outage.proxy.url) for _ in range(2)]
     observer = make_observer(redis_url)
-    pushed = Counter()
+    pushed: Counter[str] = Counter()
 
-    def push(users, count):
+    def push(users: Any, count: int) -> None:
         for _ in range(count):
             for user in users:
                 observer.push(user, f"{user}-{pushed[user]}", f"第{pushed[user]}句")
@@ -118,7 +127,7 @@ def test_replies_continue_and_state_is_reconciled(
 
     until(lambda: not observer.client.xlen("{letta_requests}:journal"), "the journal is not written")
     until(lambda: all(sessions_check(bridge)["ok"] for bridge in bridges), "a bridge stays degraded")
-    answered = {user: [] for user in pushed}
+    answered: dict[str, list[str]] = {user: [] for user in pushed}
     for reply in observer.replies():
         assert reply["source"] == "letta", reply
         answered[reply["user_id"]].append(reply["task_id"])

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
@@ -15,6 +18,10 @@ import pytest
 import redis
 
 from letta_bridge.turn.uploads import user_folder
+from local_stack.fixtures import BridgeFactory, MemoryFactory, ProxyFactory
+from local_stack.letta import Letta
+from local_stack.models import ScriptedModel
+from local_stack.postgres import Postgres
 from local_stack.services import Bridge
 
 pytestmark = [pytest.mark.letta, pytest.mark.acceptance]
@@ -24,18 +31,18 @@ LETTA = {"LETTA_TIMEOUT_SECONDS": "20", "REPLY_DEADLINE_SECONDS": "30", "FALLBAC
 
 
 @pytest.fixture
-def client(redis_url):
+def client(redis_url: str) -> Iterator[Any]:
     with redis.Redis.from_url(redis_url, socket_timeout=10) as client:
         yield client
 
 
 @pytest.fixture
-def person(users):
+def person(users: Callable[..., Any]) -> str:
     """The user who is erased, with an id that needs care in JSON, in key names and in patterns."""
     return f"{users(1)[0]}:%*[é]"
 
 
-def settings_of(letta, scripted_model, postgres_url):
+def settings_of(letta: Any, scripted_model: Any, postgres_url: Any) -> dict[str, Any]:
     return {
         **LETTA,
         "DATABASE_URL": postgres_url,
@@ -50,23 +57,23 @@ def settings_of(letta, scripted_model, postgres_url):
 
 
 def test_a_canary_sent_through_every_feature_is_nowhere_afterwards(  # noqa: PLR0915  # every feature, one after the other
-    observe,
-    client,
-    person,
-    users,
-    redis_url,
-    letta,
-    scripted_model,
-    postgres_server,
-    postgres_url,
-    bridge_factory,
-    memory_factory,
-    tcp_proxy,
-    command_of,
-    place_of,
-    until,
-    tmp_path,
-):
+    observe: Any,
+    client: Any,
+    person: str,
+    users: Callable[..., Any],
+    redis_url: str,
+    letta: Letta,
+    scripted_model: ScriptedModel,
+    postgres_server: Postgres,
+    postgres_url: str,
+    bridge_factory: BridgeFactory,
+    memory_factory: MemoryFactory,
+    tcp_proxy: ProxyFactory,
+    command_of: Callable[..., Any],
+    place_of: Any,
+    until: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
     other = users(2)[1]
     proxy = tcp_proxy(letta.url)
     variables = settings_of(letta, scripted_model, postgres_url)
@@ -82,11 +89,11 @@ def test_a_canary_sent_through_every_feature_is_nowhere_afterwards(  # noqa: PLR
         [tmp_path / "bridge", tmp_path / "other-host"],
     )
 
-    def say(user, task_id, content="", **fields):
+    def say(user: str, task_id: str, content: str = "", **fields: Any) -> Any:
         observe.push(user, task_id, content, **fields)
         return until(lambda: kept(user, task_id), f"no reply to {task_id}")
 
-    def kept(user, task_id):
+    def kept(user: str, task_id: str) -> Any:
         escaped = user.replace("%", "%25").replace(":", "%3A")
         reply = client.get(f"{{letta_requests}}:reply:{escaped}:{task_id}")
         return json.loads(reply) if reply else None
@@ -201,12 +208,12 @@ def test_a_canary_sent_through_every_feature_is_nowhere_afterwards(  # noqa: PLR
     away.stop()
 
 
-def without_files(names):
+def without_files(names: Any) -> set[Any]:
     """The keys and tables of these; an SQLite file moves its content between itself and its log."""
     return {name for name in names if not name.startswith("file ")}
 
 
-def vector_table(url):
+def vector_table(url: str) -> str:
     """The table of the current model's vectors."""
     with contextlib.suppress(psycopg.Error), psycopg.connect(url) as connection:
         found = connection.execute(

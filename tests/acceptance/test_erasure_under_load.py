@@ -12,10 +12,14 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
+from local_stack.fixtures import BridgeFactory, DoubleFactory, MemoryFactory, ProxyFactory
 from local_stack.programs import program
 
 pytestmark = pytest.mark.acceptance
@@ -34,62 +38,62 @@ QUICK = {
 class Product:
     """Everybody who talks, and everything that is answered."""
 
-    def __init__(self, url):
+    def __init__(self, url: str) -> None:
         self.url = url
         self.client = redis.Redis.from_url(url, socket_timeout=20)
-        self.pushed = {}
+        self.pushed: dict[str, str] = {}
         self._numbers = itertools.count(1)
-        self.answers = []
+        self.answers: list[dict[str, Any]] = []
         self._over = threading.Event()
-        self._threads = []
-        self._ear = self.client.pubsub(ignore_subscribe_messages=True)
+        self._threads: list[threading.Thread] = []
+        self._ear = self.client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis does not type it
         self._ear.subscribe("letta_responses")
         self._ear.get_message(timeout=5)
         self._spawn(self._listen)
 
-    def push(self, user, content):
+    def push(self, user: str, content: str) -> str:
         task_id = f"t{next(self._numbers)}"  # it stands in logs: a user's name in it would, too
         self.pushed[task_id] = user
         self.client.lpush("letta_requests", json.dumps({"task_id": task_id, "user_id": user, "content": content}))
         return task_id
 
-    def talk(self, user, words, every):
+    def talk(self, user: str, words: str, every: Any) -> None:
         """Keep saying that until the end."""
 
-        def say():
+        def say() -> None:
             while not self._over.wait(every):
                 self.push(user, words)
 
         self._spawn(say)
 
-    def stop_talking(self):
+    def stop_talking(self) -> None:
         self._over.set()
         for thread in self._threads[1:]:
             thread.join()
 
-    def outcomes(self, user):
+    def outcomes(self, user: str) -> dict[str, Any]:
         """Task id → what was published for it."""
-        found = {}
+        found: dict[str, Any] = {}
         for answer in list(self.answers):
             if self.pushed.get(answer["task_id"]) == user:
                 found.setdefault(answer["task_id"], []).append(answer.get("code") or answer["source"])
         return found
 
-    def unanswered(self):
+    def unanswered(self) -> Any:
         return self.pushed.keys() - {answer["task_id"] for answer in list(self.answers)}
 
-    def close(self):
+    def close(self) -> None:
         self.stop_talking()
         self._threads[0].join(0.1)
         self._ear.close()
         self.client.close()
 
-    def _spawn(self, work):
+    def _spawn(self, work: Any) -> None:
         thread = threading.Thread(target=work, daemon=True)
         self._threads.append(thread)
         thread.start()
 
-    def _listen(self):
+    def _listen(self) -> None:
         try:
             for message in self._ear.listen():
                 self.answers.append(json.loads(message["data"]))
@@ -98,33 +102,33 @@ class Product:
 
 
 @pytest.fixture
-def product(redis_url):
+def product(redis_url: str) -> Iterator[Product]:
     product = Product(redis_url)
     yield product
     product.close()
 
 
 @pytest.fixture
-def double(letta_double, tmp_path):
+def double(letta_double: DoubleFactory, tmp_path: Path) -> Any:
     return letta_double(tmp_path / "letta.db", latency=0.1)
 
 
 @pytest.fixture
-def bridges(bridge_factory, redis_url, double, postgres_url):
+def bridges(bridge_factory: BridgeFactory, redis_url: str, double: Any, postgres_url: str) -> list[Any]:
     return [bridge_factory(redis_url, double.url, DATABASE_URL=postgres_url, **QUICK) for _ in range(2)]
 
 
 @pytest.fixture
-def command(command_of, bridges):
+def command(command_of: Callable[..., Any], bridges: list[Any]) -> Any:
     return command_of(bridges[0])
 
 
 @pytest.fixture
-def begin(bridges):
+def begin(bridges: list[Any]) -> Iterator[Callable[..., Any]]:
     """Start ``letta-bridge ARGUMENTS`` and leave it running."""
     started = []
 
-    def run(*arguments):
+    def run(*arguments: Any) -> Any:
         started.append(
             subprocess.Popen(
                 [program("letta-bridge"), *arguments],
@@ -143,11 +147,11 @@ def begin(bridges):
 
 
 @pytest.fixture
-def place(place_of, product, postgres_url, tmp_path, double):
+def place(place_of: Any, product: Product, postgres_url: str, tmp_path: Path, double: Any) -> Any:
     return place_of(product.client, [postgres_url], [tmp_path])
 
 
-def erased(command, user=ADA):
+def erased(command: Any, user: str = ADA) -> Any:
     """Run an erasure to its end; its report."""
     code, out, err = command("user", "erase", user, "--yes", "--json", timeout=300)
     assert out, err
@@ -156,18 +160,25 @@ def erased(command, user=ADA):
     return report
 
 
-def held(place, *words):
+def held(place: Any, *words: Any) -> set[Any]:
     """Where these are, but for the double's own file, which keeps what is deleted in its free pages."""
     return {name for name in place.holding(*words) if not name.startswith("file letta.db")}
 
 
-def settled(product, until):
+def settled(product: Any, until: Any) -> None:
     until(lambda: not product.unanswered(), "tasks without an outcome", 120)
 
 
 def test_sixty_tasks_wait_two_operators_erase_and_every_user_continues_talking(
-    product, bridges, memory_factory, redis_url, command, begin, place, until
-):
+    product: Product,
+    bridges: list[Any],
+    memory_factory: MemoryFactory,
+    redis_url: str,
+    command: Any,
+    begin: Callable[..., Any],
+    place: Any,
+    until: Callable[..., Any],
+) -> None:
     memory_factory(redis_url)
     for number in range(60):
         product.push(ADA, f"{CANARY} {number}")
@@ -196,7 +207,9 @@ def test_sixty_tasks_wait_two_operators_erase_and_every_user_continues_talking(
     assert not product.client.exists("{letta_requests}:held")
 
 
-def test_erasures_killed_anywhere_are_gone_on_with(product, bridges, command, begin, place, until):
+def test_erasures_killed_anywhere_are_gone_on_with(
+    product: Product, bridges: list[Any], command: Any, begin: Callable[..., Any], place: Any, until: Callable[..., Any]
+) -> None:
     seed = random.Random(7)
     for user in (ADA, *OTHERS):
         for number in range(3):
@@ -216,7 +229,9 @@ def test_erasures_killed_anywhere_are_gone_on_with(product, bridges, command, be
     assert {tuple(outcomes) for outcomes in product.outcomes(OTHERS[0]).values()} == {("letta",)}
 
 
-def test_a_killed_erasures_hold_is_taken_over(product, bridges, command, begin, until):
+def test_a_killed_erasures_hold_is_taken_over(
+    product: Product, bridges: list[Any], command: Any, begin: Callable[..., Any], until: Callable[..., Any]
+) -> None:
     product.push(ADA, CANARY)
     settled(product, until)
     double_slow = begin("user", "erase", ADA, "--yes")
@@ -230,8 +245,15 @@ def test_a_killed_erasures_hold_is_taken_over(product, bridges, command, begin, 
 
 
 def test_with_letta_unavailable_the_rest_goes_and_the_user_is_served_again(
-    product, bridges, memory_factory, redis_url, command, double, place, until
-):
+    product: Product,
+    bridges: list[Any],
+    memory_factory: MemoryFactory,
+    redis_url: str,
+    command: Any,
+    double: Any,
+    place: Any,
+    until: Callable[..., Any],
+) -> None:
     memory_factory(redis_url)
     product.push(ADA, f"{CANARY} one")
     settled(product, until)
@@ -249,8 +271,15 @@ def test_with_letta_unavailable_the_rest_goes_and_the_user_is_served_again(
 
 
 def test_with_the_database_unavailable_nothing_is_erased_and_it_can_be_run_again(
-    product, bridge_factory, redis_url, double, postgres_url, tcp_proxy, command_of, until
-):
+    product: Product,
+    bridge_factory: BridgeFactory,
+    redis_url: str,
+    double: Any,
+    postgres_url: str,
+    tcp_proxy: ProxyFactory,
+    command_of: Callable[..., Any],
+    until: Callable[..., Any],
+) -> None:
     proxy = tcp_proxy(postgres_url)
     bridge = bridge_factory(redis_url, double.url, DATABASE_URL=proxy.url, DB_CONNECTION_TIMEOUT="1", **QUICK)
     command = command_of(bridge)
@@ -266,8 +295,15 @@ def test_with_the_database_unavailable_nothing_is_erased_and_it_can_be_run_again
 
 
 def test_a_frozen_memory_python_remembers_nothing_when_it_thaws(
-    product, bridges, memory_factory, redis_url, command, double, place, until
-):
+    product: Product,
+    bridges: list[Any],
+    memory_factory: MemoryFactory,
+    redis_url: str,
+    command: Any,
+    double: Any,
+    place: Any,
+    until: Callable[..., Any],
+) -> None:
     memory = memory_factory(redis_url)
     double.kill()
     product.push(ADA, f"{CANARY} warm")
@@ -286,7 +322,9 @@ def test_a_frozen_memory_python_remembers_nothing_when_it_thaws(
     assert held(place, CANARY, ADA) == set()
 
 
-def test_a_bridge_killed_with_the_turn_in_flight_is_outwaited(product, bridges, command, double, place, until):
+def test_a_bridge_killed_with_the_turn_in_flight_is_outwaited(
+    product: Product, bridges: list[Any], command: Any, double: Any, place: Any, until: Callable[..., Any]
+) -> None:
     product.push(ADA, CANARY)
     settled(product, until)
     double.fail("hang", times=1, details={"seconds": 60.0})

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
+from local_stack.fixtures import BridgeFactory
 from local_stack.ports import HOST, free_port
 
 pytestmark = pytest.mark.acceptance
 
 
-def test_two_bridges_count_one_users_rate_together(bridge_factory, make_observer, redis_url):
+def test_two_bridges_count_one_users_rate_together(
+    bridge_factory: BridgeFactory, make_observer: Any, redis_url: str
+) -> None:
     limits = {
         "LETTA_BRIDGE_LIMITS_TURNS_PER_MINUTE": "0.01",
         "LETTA_BRIDGE_LIMITS_BURST": "3",

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import time
+from typing import Any
 
 import psycopg
 import pytest
+
+from local_stack.fixtures import BridgeFactory, DoubleFactory, ProxyFactory
 
 pytestmark = pytest.mark.acceptance
 USERS = [f"user{number}" for number in range(4)]
 
 
 @pytest.fixture
-def letta_url(letta_double):
+def letta_url(letta_double: DoubleFactory) -> Any:
     return letta_double().url
 
 
-def rows(url):
+def rows(url: str) -> Any:
     with psycopg.connect(url, autocommit=True) as connection:
         found = connection.execute(
             "SELECT c.user_id, m.content FROM letta_bridge.agent_messages m "
@@ -26,7 +29,7 @@ def rows(url):
         return found.fetchall()
 
 
-def wait_rows(url, count):
+def wait_rows(url: str, count: int) -> Any:
     deadline = time.monotonic() + 60
     while True:
         found = []
@@ -38,7 +41,7 @@ def wait_rows(url, count):
         time.sleep(0.1)
 
 
-def wait_until_empty(client):
+def wait_until_empty(client: Any) -> None:
     deadline = time.monotonic() + 60
     while client.xlen("{letta_requests}:journal"):
         assert time.monotonic() < deadline, "what was written is not forgotten"
@@ -46,8 +49,13 @@ def wait_until_empty(client):
 
 
 def test_turns_answered_while_the_database_was_unavailable_survive_the_bridge(
-    letta_url, postgres_url, tcp_proxy, redis_url, bridge_factory, make_observer
-):
+    letta_url: Any,
+    postgres_url: str,
+    tcp_proxy: ProxyFactory,
+    redis_url: str,
+    bridge_factory: BridgeFactory,
+    make_observer: Any,
+) -> None:
     proxy = tcp_proxy(postgres_url)
     variables = {"DATABASE_URL": proxy.url, "DB_CONNECTION_TIMEOUT": "1", "DB_QUERY_TIMEOUT": "1"}
     bridge = bridge_factory(redis_url, letta_url, **variables)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
+
+from local_stack.fixtures import BridgeFactory, MemoryFactory, ProxyFactory
+from local_stack.letta import Letta
+from local_stack.models import ScriptedModel
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.letta]
 
 
 @pytest.fixture
-def person(users):
+def person(users: Callable[..., Any]) -> Any:
     return users(1)[0]
 
 
 @pytest.fixture
-def talk(observe, person):
-    def say(task_id, content, timeout=90.0):
+def talk(observe: Any, person: Any) -> Callable[..., Any]:
+    def say(task_id: str, content: str, timeout: float = 90.0) -> Any:
         observe.push(person, task_id, content)
         deadline = time.monotonic() + timeout
         while (reply := observe.reply(person, task_id)) is None:
@@ -29,7 +35,15 @@ def talk(observe, person):
 
 
 @pytest.mark.parametrize("fault", ["fail:429", "fail:500", "drop"])
-def test_transient_model_failure_is_retried(talk, observe, person, redis_url, letta, bridge_factory, fault):
+def test_transient_model_failure_is_retried(
+    talk: Callable[..., Any],
+    observe: Any,
+    person: Any,
+    redis_url: str,
+    letta: Letta,
+    bridge_factory: BridgeFactory,
+    fault: str,
+) -> None:
     # Letta itself asks the model three times a turn: three failures are one failed turn.
     bridge_factory(redis_url, letta)
     reply = talk("t1", f"[[{fault} times=3]] 你好")
@@ -42,8 +56,16 @@ def test_transient_model_failure_is_retried(talk, observe, person, redis_url, le
     [("fail:401", "letta_rejected"), ("fail:402", "letta_rejected"), ("empty", "empty_answer")],
 )
 def test_permanent_failures_fall_back(
-    talk, observe, person, redis_url, letta, bridge_factory, memory_factory, fault, reason
-):
+    talk: Callable[..., Any],
+    observe: Any,
+    person: Any,
+    redis_url: str,
+    letta: Letta,
+    bridge_factory: BridgeFactory,
+    memory_factory: MemoryFactory,
+    fault: str,
+    reason: str,
+) -> None:
     bridge_factory(redis_url, letta)
     memory_factory(redis_url)
     talk("t0", "hello")
@@ -55,8 +77,14 @@ def test_permanent_failures_fall_back(
 
 
 def test_a_failure_after_a_tool_step_doubles_neither_message_nor_memory(
-    talk, observe, person, redis_url, letta, bridge_factory, memory_factory
-):
+    talk: Callable[..., Any],
+    observe: Any,
+    person: Any,
+    redis_url: str,
+    letta: Letta,
+    bridge_factory: BridgeFactory,
+    memory_factory: MemoryFactory,
+) -> None:
     bridge_factory(redis_url, letta)
     memory_factory(redis_url)
     reply = talk("t1", "[[fail-after-tool:429]] 我喜欢乌龙茶")
@@ -65,7 +93,15 @@ def test_a_failure_after_a_tool_step_doubles_neither_message_nor_memory(
     assert len(observe.said(person)[person]) == 2
 
 
-def test_a_turn_longer_than_the_reply_budget(talk, observe, person, redis_url, letta, bridge_factory, memory_factory):
+def test_a_turn_longer_than_the_reply_budget(
+    talk: Callable[..., Any],
+    observe: Any,
+    person: Any,
+    redis_url: str,
+    letta: Letta,
+    bridge_factory: BridgeFactory,
+    memory_factory: MemoryFactory,
+) -> None:
     bridge_factory(redis_url, letta, REPLY_DEADLINE_SECONDS="4", LETTA_TIMEOUT_SECONDS="2")
     memory_factory(redis_url)
     assert talk("t0", "hello")["source"] == "letta"
@@ -76,22 +112,31 @@ def test_a_turn_longer_than_the_reply_budget(talk, observe, person, redis_url, l
     assert len(said) == len(set(said))
 
 
-def test_a_late_answer_within_the_budget_is_waited_for(talk, observe, person, redis_url, letta, bridge_factory):
+def test_a_late_answer_within_the_budget_is_waited_for(
+    talk: Callable[..., Any], observe: Any, person: Any, redis_url: str, letta: Letta, bridge_factory: BridgeFactory
+) -> None:
     bridge_factory(redis_url, letta, REPLY_DEADLINE_SECONDS="60", LETTA_TIMEOUT_SECONDS="2")
     reply = talk("t1", "[[latency:5000]] slow")
     assert (reply["source"], reply["response_text"]) == ("letta", "echo: slow")
     assert len(observe.said(person)[person]) == 1
 
 
-def in_flight(model):
+def in_flight(model: Any) -> set[Any]:
     """What the model is being asked now."""
     calls = httpx.get(f"{model.base_url}/control/calls").json()["last"]
     return {call["newest"] for call in calls if call["outcome"] == "in flight"}
 
 
 def test_a_connection_cut_after_the_request_was_sent(
-    talk, observe, person, redis_url, letta, bridge_factory, tcp_proxy, scripted_model
-):
+    talk: Callable[..., Any],
+    observe: Any,
+    person: Any,
+    redis_url: str,
+    letta: Letta,
+    bridge_factory: BridgeFactory,
+    tcp_proxy: ProxyFactory,
+    scripted_model: ScriptedModel,
+) -> None:
     proxy = tcp_proxy(letta.url)
     bridge_factory(redis_url, proxy.url, LETTA_API_KEY=letta.api_key, LETTA_MODEL=letta.model)
     talk("t0", "hello")
@@ -106,7 +151,16 @@ def test_a_connection_cut_after_the_request_was_sent(
     assert len(observe.said(person)[person]) == 2
 
 
-def test_letta_unavailable_and_back(talk, observe, person, redis_url, letta, bridge_factory, memory_factory, tcp_proxy):
+def test_letta_unavailable_and_back(
+    talk: Callable[..., Any],
+    observe: Any,
+    person: Any,
+    redis_url: str,
+    letta: Letta,
+    bridge_factory: BridgeFactory,
+    memory_factory: MemoryFactory,
+    tcp_proxy: ProxyFactory,
+) -> None:
     proxy = tcp_proxy(letta.url)
     bridge = bridge_factory(redis_url, proxy.url, LETTA_API_KEY=letta.api_key, LETTA_MODEL=letta.model)
     memory_factory(redis_url)
@@ -127,8 +181,13 @@ def test_letta_unavailable_and_back(talk, observe, person, redis_url, letta, bri
 
 
 def test_a_black_hole_before_letta_ends_in_a_fallback(
-    talk, redis_url, letta, bridge_factory, memory_factory, tcp_proxy
-):
+    talk: Callable[..., Any],
+    redis_url: str,
+    letta: Letta,
+    bridge_factory: BridgeFactory,
+    memory_factory: MemoryFactory,
+    tcp_proxy: ProxyFactory,
+) -> None:
     proxy = tcp_proxy(letta.url)
     bridge_factory(
         redis_url,
@@ -144,7 +203,9 @@ def test_a_black_hole_before_letta_ends_in_a_fallback(
     assert talk("t1", "lost")["source"] == "memory-python"
 
 
-def test_without_letta_and_without_memory_there_is_an_error_reply(talk, redis_url, bridge_factory):
+def test_without_letta_and_without_memory_there_is_an_error_reply(
+    talk: Callable[..., Any], redis_url: str, bridge_factory: BridgeFactory
+) -> None:
     bridge_factory(redis_url, "http://127.0.0.1:9", FALLBACK_TIMEOUT_SECONDS="1", LETTA_RETRY_ATTEMPTS="0")
     reply = talk("t1", "hello")
     assert reply["error"] is True

@@ -6,10 +6,14 @@ import json
 import random
 import time
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import psutil
 import pytest
+
+from local_stack.fixtures import BridgeFactory, DoubleFactory
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.xdist_group("load")]  # each alone fills a core
 
@@ -20,13 +24,13 @@ AT_ONCE = IN_FLIGHT * 9 // 10
 
 
 @pytest.fixture
-def observe(redis_url, request):
+def observe(redis_url: str, request: pytest.FixtureRequest) -> Iterator[Any]:
     observer = request.getfixturevalue("make_observer")(redis_url)
     yield observer
     observer.client.close()
 
 
-def hostile(random_, number):
+def hostile(random_: Any, number: int) -> Any:
     """One payload that a broken, careless or malicious producer might push."""
     task_id = f"h{number}"
     good = {"task_id": task_id, "user_id": f"u{number % 50}", "content": "你好"}
@@ -53,7 +57,9 @@ def hostile(random_, number):
     return json.dumps({**good, field: value}, ensure_ascii=random_.random() < 0.5).encode()
 
 
-def test_a_hundred_thousand_hostile_payloads(observe, redis_url, letta_double, bridge_factory):
+def test_a_hundred_thousand_hostile_payloads(
+    observe: Any, redis_url: str, letta_double: DoubleFactory, bridge_factory: BridgeFactory
+) -> None:
     seed = random.randrange(2**32)
     random_ = random.Random(seed)
     limits = {"MAX_CONCURRENT_REQUESTS": "2000", "LETTA_BRIDGE_QUEUE_DEAD_BYTES": str(2**30)}  # every letter is kept
@@ -78,7 +84,9 @@ def test_a_hundred_thousand_hostile_payloads(observe, redis_url, letta_double, b
     assert httpx.get(f"{bridge.url}/livez").status_code == 200
 
 
-def test_memory_stays_flat_with_two_thousand_slow_turns_in_flight(observe, redis_url, letta_double, bridge_factory):
+def test_memory_stays_flat_with_two_thousand_slow_turns_in_flight(
+    observe: Any, redis_url: str, letta_double: DoubleFactory, bridge_factory: BridgeFactory
+) -> None:
     letta = letta_double(latency=1.0, gather=AT_ONCE).url
     # On a machine that is busy otherwise, two thousand turns at once are late; how late is not the question here. The
     # breaker is kept shut: it would open while nobody is answered and a few look-ups are late.

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import redis
 from redis.sentinel import Sentinel as SentinelClient
 
+from local_stack.fixtures import BridgeFactory, DoubleFactory
 from local_stack.ports import HOST
 from local_stack.valkey import Sentinel, Valkey
 
@@ -21,11 +25,11 @@ PATIENCE = 60.0
 
 
 @pytest.fixture
-def start():
+def start() -> Iterator[Callable[..., Any]]:
     """``start(process)``: running and ready, killed with the test."""
     with ExitStack() as held:
 
-        def run(process):
+        def run(process: Any) -> Any:
             held.callback(process.kill)
             process.start()
             process.wait_ready()
@@ -35,16 +39,16 @@ def start():
 
 
 @pytest.fixture
-def letta(letta_double, tmp_path):
+def letta(letta_double: DoubleFactory, tmp_path: Path) -> Callable[..., Any]:
     """``letta(latency)``: a double whose turns take so many seconds."""
     return lambda latency: letta_double(tmp_path / "letta.db", latency=latency)
 
 
 @pytest.fixture
-def said(tmp_path):
+def said(tmp_path: Path) -> Callable[..., Any]:
     """Every user message in any agent's history."""
 
-    def read():
+    def read() -> list[Any]:
         with sqlite3.connect(tmp_path / "letta.db") as store:
             rows = store.execute("SELECT content FROM messages WHERE kind = 'user_message' ORDER BY number")
             return [json.loads(content) for (content,) in rows]
@@ -52,12 +56,12 @@ def said(tmp_path):
     return read
 
 
-def push(client, user, *task_ids):
+def push(client: Any, user: str, *task_ids: Any) -> None:
     for task_id in task_ids:
         client.lpush("letta_requests", json.dumps({"task_id": task_id, "user_id": user, "content": f"say {task_id}"}))
 
 
-def wait_until(holds):
+def wait_until(holds: Any) -> None:
     """Until it holds; Redis may be away meanwhile."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
@@ -68,35 +72,41 @@ def wait_until(holds):
     raise AssertionError(f"not within {PATIENCE:g} s")
 
 
-def replies(client):
+def replies(client: Any) -> list[Any]:
     return [json.loads(fields[b"reply"])["task_id"] for _, fields in client.xrange(f"{Q}:replies")]
 
 
-def counters(client):
+def counters(client: Any) -> dict[Any, int]:
     return {name.decode(): int(count) for name, count in client.hgetall(f"{Q}:counters").items()}
 
 
-def adds_up(client):
+def adds_up(client: Any) -> Any:
     counts = counters(client)
     settled = sum(count for name, count in counts.items() if name.startswith("settled:"))
     waiting = sum(client.llen(key) for key in client.scan_iter(f"{Q}:lane:*"))
     return counts["taken"] == settled + waiting + client.hlen(f"{Q}:turns")
 
 
-def log_of(process):
+def log_of(process: Any) -> Any:
     return process.log.read_text("utf-8")
 
 
-def holders(client):
+def holders(client: Any) -> Any:
     """Process id of a bridge → users of the turns it holds."""
-    found = {}
+    found: dict[int, list[str]] = {}
     for record in client.hgetall(f"{Q}:turns").values():
         taker, lane, _ = record.split(b"\n", 2)
         found.setdefault(int(taker.split(b"-")[-2]), []).append(lane.decode())
     return found
 
 
-def test_no_task_is_lost_in_a_failover_to_a_replica_that_lagged(start, letta, said, bridge_factory, tmp_path):
+def test_no_task_is_lost_in_a_failover_to_a_replica_that_lagged(
+    start: Callable[..., Any],
+    letta: Callable[..., Any],
+    said: Callable[..., Any],
+    bridge_factory: BridgeFactory,
+    tmp_path: Path,
+) -> None:
     """What was taken before, and lost by Redis, is answered; what is pushed after it is, too: each once."""
     primary = start(Valkey(tmp_path / "primary", options={"repl-diskless-sync-delay": "0"}))
     replica = Valkey(tmp_path / "replica", options={"replicaof": f"{HOST} {primary.port}"}, name="replica")
@@ -104,7 +114,7 @@ def test_no_task_is_lost_in_a_failover_to_a_replica_that_lagged(start, letta, sa
     sentinel = start(Sentinel(tmp_path / "sentinel", primary))
     double = letta(4.0)
     bridges = [bridge_factory(sentinel.url, double.url, LETTA_FALLBACK="false") for _ in range(2)]
-    watcher = SentinelClient([(HOST, sentinel.port)], socket_timeout=2)
+    watcher: Any = cast("Any", SentinelClient)([(HOST, sentinel.port)], socket_timeout=2)
     client = watcher.master_for("bridge", socket_timeout=3)
     push(client, "warm", "warm")
     wait_until(lambda: replies(client) == ["warm"])
@@ -124,7 +134,12 @@ def test_no_task_is_lost_in_a_failover_to_a_replica_that_lagged(start, letta, sa
 
     after = [f"after{number}" for number in range(4)]
     for task_id in after:
-        wait_until(lambda task_id=task_id: push(client, task_id, task_id) is None)
+
+        def pushed(task_id: str = task_id) -> bool:
+            push(client, task_id, task_id)
+            return True
+
+        wait_until(pushed)
     wait_until(lambda: set(replies(client)) >= {*before, *after})
     wait_until(lambda: not client.hlen(f"{Q}:turns"))
     assert sorted(replies(client)) == sorted(["warm", *before, *after])
@@ -136,8 +151,12 @@ def test_no_task_is_lost_in_a_failover_to_a_replica_that_lagged(start, letta, sa
 
 
 def test_a_bridge_does_not_answer_for_a_task_of_a_redis_that_was_restored_from_a_snapshot(
-    start, letta, said, bridge_factory, tmp_path
-):
+    start: Callable[..., Any],
+    letta: Callable[..., Any],
+    said: Callable[..., Any],
+    bridge_factory: BridgeFactory,
+    tmp_path: Path,
+) -> None:
     """Counters have run backwards: a task that came afterwards is at the place of one that is still in work."""
     server = start(Valkey(tmp_path / "valkey", durable=False))
     double = letta(3.0)
@@ -162,8 +181,12 @@ def test_a_bridge_does_not_answer_for_a_task_of_a_redis_that_was_restored_from_a
 
 
 def test_an_idle_bridge_that_was_frozen_sends_nothing_that_another_took_over(
-    start, letta, said, bridge_factory, redis_url
-):
+    start: Callable[..., Any],
+    letta: Callable[..., Any],
+    said: Callable[..., Any],
+    bridge_factory: BridgeFactory,
+    redis_url: str,
+) -> None:
     """Redis handed it a task while it was stopped; it reads of it only after the lease is over."""
     double = letta(0.1)
     bridges = [bridge_factory(redis_url, double.url, LEASE_SECONDS="2", LETTA_FALLBACK="false") for _ in range(2)]
@@ -173,7 +196,7 @@ def test_an_idle_bridge_that_was_frozen_sends_nothing_that_another_took_over(
         wait_until(lambda: replies(client) == ["warm"])
         pushed, mine = ["warm"], []
 
-        def all_answered():
+        def all_answered() -> bool:
             return sorted(replies(client)) == sorted(pushed)
 
         for number in range(20):

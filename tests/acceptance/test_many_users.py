@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+
+from local_stack.fixtures import BridgeFactory
+from local_stack.letta import Letta
+from local_stack.valkey import Valkey
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.letta]
 
 LEASE = "5"
 
 
-def test_two_hundred_tasks_of_twenty_users_at_once(observe, users, redis_url, letta, bridge_factory):
+def test_two_hundred_tasks_of_twenty_users_at_once(
+    observe: Any, users: Callable[..., Any], redis_url: str, letta: Letta, bridge_factory: BridgeFactory
+) -> None:
     people = users(20)
     observe.push_conversations(people, 10)
     bridge_factory(redis_url, letta)
@@ -20,7 +28,9 @@ def test_two_hundred_tasks_of_twenty_users_at_once(observe, users, redis_url, le
     observe.assert_promises_kept(people, 10)
 
 
-def test_the_bridge_killed_in_the_middle_of_it(observe, users, redis_url, letta, bridge_factory):
+def test_the_bridge_killed_in_the_middle_of_it(
+    observe: Any, users: Callable[..., Any], redis_url: str, letta: Letta, bridge_factory: BridgeFactory
+) -> None:
     people = users(12)
     observe.push_conversations(people, 6)
     bridge = bridge_factory(redis_url, letta, LEASE_SECONDS=LEASE)
@@ -32,7 +42,9 @@ def test_the_bridge_killed_in_the_middle_of_it(observe, users, redis_url, letta,
     assert observe.counters()["redelivered"] > 0
 
 
-def test_one_of_two_bridges_killed(observe, users, redis_url, letta, bridge_factory):
+def test_one_of_two_bridges_killed(
+    observe: Any, users: Callable[..., Any], redis_url: str, letta: Letta, bridge_factory: BridgeFactory
+) -> None:
     people = users(12)
     bridges = [bridge_factory(redis_url, letta, LEASE_SECONDS=LEASE) for _ in range(2)]
     observe.push_conversations(people, 6)
@@ -46,7 +58,7 @@ def test_one_of_two_bridges_killed(observe, users, redis_url, letta, bridge_fact
     observe.assert_promises_kept(people, 6)
 
 
-def _kill_one_with_turns_in_hand(observe, bridges):
+def _kill_one_with_turns_in_hand(observe: Any, bridges: Any) -> None:
     """Two may share the work as unevenly as they like: the one that has turns is killed, and is frozen for the look."""
     deadline = time.monotonic() + 60
     for bridge in itertools.cycle(bridges):
@@ -58,7 +70,9 @@ def _kill_one_with_turns_in_hand(observe, bridges):
         assert time.monotonic() < deadline, "neither bridge ever had two turns at once"
 
 
-def test_a_bridge_that_was_stopped_for_longer_than_its_lease(observe, users, redis_url, letta, bridge_factory):
+def test_a_bridge_that_was_stopped_for_longer_than_its_lease(
+    observe: Any, users: Callable[..., Any], redis_url: str, letta: Letta, bridge_factory: BridgeFactory
+) -> None:
     people = users(6)
     zombie = bridge_factory(redis_url, letta, LEASE_SECONDS="3")
     observe.push_conversations(people, 4)
@@ -71,7 +85,9 @@ def test_a_bridge_that_was_stopped_for_longer_than_its_lease(observe, users, red
     observe.assert_promises_kept(people, 4)
 
 
-def test_stopped_bridge_finishes_started_turns_and_leaves_the_others(observe, users, redis_url, letta, bridge_factory):
+def test_stopped_bridge_finishes_started_turns_and_leaves_the_others(
+    observe: Any, users: Callable[..., Any], redis_url: str, letta: Letta, bridge_factory: BridgeFactory
+) -> None:
     people = users(6)
     bridge = bridge_factory(redis_url, letta)
     observe.push_conversations(people, 4)
@@ -85,7 +101,9 @@ def test_stopped_bridge_finishes_started_turns_and_leaves_the_others(observe, us
 
 
 @pytest.mark.usefixtures("redis_url")
-def test_redis_restarted_in_the_middle_of_it(observe, users, redis_server, letta, bridge_factory):
+def test_redis_restarted_in_the_middle_of_it(
+    observe: Any, users: Callable[..., Any], redis_server: Valkey, letta: Letta, bridge_factory: BridgeFactory
+) -> None:
     people = users(10)
     bridge = bridge_factory(redis_server.url, letta)
     observe.push_conversations(people, 6)

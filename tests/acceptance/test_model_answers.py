@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
 
+from local_stack.fixtures import BridgeFactory, MemoryFactory
+from local_stack.letta import Letta
+from local_stack.models import ScriptedModel
 from local_stack.programs import program
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.letta]
@@ -18,13 +23,13 @@ _NOWHERE = "http://127.0.0.1:9"
 
 
 @pytest.fixture
-def person(users):
+def person(users: Callable[..., Any]) -> Any:
     return users(1)[0]
 
 
 @pytest.fixture
-def talk(observe, person):
-    def say(task_id, content, timeout=90.0, **meta):
+def talk(observe: Any, person: Any) -> Callable[..., Any]:
+    def say(task_id: str, content: str, timeout: float = 90.0, **meta: Any) -> Any:
         observe.push(person, task_id, content, meta=meta)
         deadline = time.monotonic() + timeout
         while (reply := observe.reply(person, task_id)) is None:
@@ -35,7 +40,7 @@ def talk(observe, person):
     return say
 
 
-def command(bridge, *arguments):
+def command(bridge: Any, *arguments: Any) -> Any:
     """What a command says in the environment of a bridge, as JSON."""
     done = subprocess.run(
         [program("letta-bridge"), *arguments, "--json"],
@@ -49,8 +54,13 @@ def command(bridge, *arguments):
 
 
 def test_letta_passes_on_no_thoughts_and_no_tool_calls(
-    talk, redis_url, letta, scripted_model, bridge_factory, memory_factory
-):
+    talk: Callable[..., Any],
+    redis_url: str,
+    letta: Letta,
+    scripted_model: ScriptedModel,
+    bridge_factory: BridgeFactory,
+    memory_factory: MemoryFactory,
+) -> None:
     # The scripted model says back what it is told.
     bridge_factory(redis_url, letta)
     memory_factory(redis_url)
@@ -62,7 +72,9 @@ def test_letta_passes_on_no_thoughts_and_no_tool_calls(
     assert talk("t3", "a </think>")["fallback_cause"] == "empty_answer"
 
 
-def test_a_reply_says_whether_letta_changed_its_memory_and_whether_it_was_cut(talk, redis_url, letta, bridge_factory):
+def test_a_reply_says_whether_letta_changed_its_memory_and_whether_it_was_cut(
+    talk: Callable[..., Any], redis_url: str, letta: Letta, bridge_factory: BridgeFactory
+) -> None:
     bridge_factory(redis_url, letta)
     told = talk("t1", "我喜欢乌龙茶")
     assert (told["source"], told["memory_updated"]) == ("letta", True)
@@ -73,7 +85,9 @@ def test_a_reply_says_whether_letta_changed_its_memory_and_whether_it_was_cut(ta
     assert "truncated" not in whole
 
 
-def test_an_answer_found_later_has_its_tokens(talk, redis_url, letta, bridge_factory):
+def test_an_answer_found_later_has_its_tokens(
+    talk: Callable[..., Any], redis_url: str, letta: Letta, bridge_factory: BridgeFactory
+) -> None:
     bridge_factory(redis_url, letta, REPLY_DEADLINE_SECONDS="60", LETTA_TIMEOUT_SECONDS="2")
     reply = talk("t1", "[[latency:5000]] slow")
     assert (reply["source"], reply["response_text"]) == ("letta", "echo: slow")
@@ -81,8 +95,12 @@ def test_an_answer_found_later_has_its_tokens(talk, redis_url, letta, bridge_fac
 
 
 def test_memory_python_passes_on_no_thoughts_and_no_tool_calls(
-    talk, redis_url, scripted_model, bridge_factory, memory_factory
-):
+    talk: Callable[..., Any],
+    redis_url: str,
+    scripted_model: ScriptedModel,
+    bridge_factory: BridgeFactory,
+    memory_factory: MemoryFactory,
+) -> None:
     bridge_factory(redis_url, _NOWHERE)
     memory_factory(redis_url, scripted_model.access)
     assert talk("t1", "<think>the user greets me</think>hello")["response_text"] == "echo: hello"
@@ -93,8 +111,13 @@ def test_memory_python_passes_on_no_thoughts_and_no_tool_calls(
 
 
 def test_an_expired_key_is_reported_by_reply_status_health_and_doctor(
-    talk, redis_url, letta, scripted_model, bridge_factory, memory_factory
-):
+    talk: Callable[..., Any],
+    redis_url: str,
+    letta: Letta,
+    scripted_model: ScriptedModel,
+    bridge_factory: BridgeFactory,
+    memory_factory: MemoryFactory,
+) -> None:
     memory = memory_factory(redis_url, scripted_model.access)
     bridge = bridge_factory(redis_url, letta, MEMORY_PYTHON_URL=memory.url)
     assert talk("t0", "hello")["source"] == "letta"

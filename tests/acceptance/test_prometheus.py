@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+
+from local_stack.fixtures import BridgeFactory, DoubleFactory
+from local_stack.prometheus import Prometheus
 
 pytestmark = pytest.mark.acceptance
 
@@ -15,14 +20,18 @@ DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "letta-bridge.jso
 EMPTY_WHERE_NOTHING_FAILS = {"Errors by code", "Retries by cause"}
 
 
-def push(client, number, **fields):
+def push(client: Any, number: Any, **fields: Any) -> None:
     task = {"task_id": f"t{number}", "user_id": f"u{number}", "content": "hi", **fields}
     client.lpush("letta_requests", json.dumps(task))
 
 
 def test_prometheus_scrapes_bridges_and_evaluates_the_rules(
-    redis_url, letta_double, bridge_factory, prometheus, eventually
-):
+    redis_url: str,
+    letta_double: DoubleFactory,
+    bridge_factory: BridgeFactory,
+    prometheus: Prometheus,
+    eventually: Callable[..., Any],
+) -> None:
     letta = letta_double()
     bridges = [
         bridge_factory(redis_url, letta.url, FALLBACK_TIMEOUT_SECONDS="0.2", LETTA_RETRY_ATTEMPTS="0") for _ in range(2)
@@ -55,7 +64,13 @@ def test_prometheus_scrapes_bridges_and_evaluates_the_rules(
     assert not prometheus.broken_rules()
 
 
-def test_the_dashboard_is_answered(redis_url, letta_double, bridge_factory, prometheus, eventually):
+def test_the_dashboard_is_answered(
+    redis_url: str,
+    letta_double: DoubleFactory,
+    bridge_factory: BridgeFactory,
+    prometheus: Prometheus,
+    eventually: Callable[..., Any],
+) -> None:
     """Asked as Grafana asks: variables by label values, each panel by a range with the variables filled in."""
     bridge = bridge_factory(redis_url, letta_double().url, FALLBACK_TIMEOUT_SECONDS="0.2")
     prometheus.discover([bridge.url])
@@ -77,7 +92,7 @@ def test_the_dashboard_is_answered(redis_url, letta_double, bridge_factory, prom
     )
 
 
-def empty_panels(prometheus, dashboard, values):
+def empty_panels(prometheus: Any, dashboard: Any, values: Any) -> Any:
     now = time.time()
     empty = set()
     for panel in dashboard["panels"]:

@@ -8,9 +8,12 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from local_stack.fixtures import BridgeFactory
+from local_stack.letta import Letta
 from local_stack.programs import environment, program
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.letta]
@@ -22,7 +25,9 @@ _ROOT = Path(__file__).parents[2]
     ("readme", "fact", "answer"),
     [("README.md", "My name is Ada.", "Your name is Ada."), ("README.zh-CN.md", "我叫小明", "你叫小明。")],
 )
-def test_the_readmes_producer_gets_a_reply(readme, fact, answer, redis_url, letta, bridge_factory):
+def test_the_readmes_producer_gets_a_reply(
+    readme: str, fact: str, answer: str, redis_url: str, letta: Letta, bridge_factory: BridgeFactory
+) -> None:
     bridge_factory(redis_url, letta)
     text = (_ROOT / readme).read_text(encoding="utf-8")
     (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -30,7 +35,7 @@ def test_the_readmes_producer_gets_a_reply(readme, fact, answer, redis_url, lett
     program = program.replace("redis://127.0.0.1:16379/0", redis_url)
     (question,) = re.findall(r'"content": "(.*?)"', program)
 
-    def said(content):
+    def said(content: str) -> Any:
         output = subprocess.run(
             [sys.executable, "-c", program.replace(question, content)],
             capture_output=True,
@@ -45,7 +50,9 @@ def test_the_readmes_producer_gets_a_reply(readme, fact, answer, redis_url, lett
 
 
 @pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
-def test_readme_conversation_gives_the_shown_answers(readme, redis_url, letta, bridge_factory):
+def test_readme_conversation_gives_the_shown_answers(
+    readme: str, redis_url: str, letta: Letta, bridge_factory: BridgeFactory
+) -> None:
     bridge_factory(redis_url, letta)
     text = (_ROOT / readme).read_text(encoding="utf-8")
     (block,) = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
@@ -58,7 +65,7 @@ def test_readme_conversation_gives_the_shown_answers(readme, redis_url, letta, b
     assert said == 2
 
 
-def test_the_quickstarts_commands_work(redis_url, letta, bridge_factory):
+def test_the_quickstarts_commands_work(redis_url: str, letta: Letta, bridge_factory: BridgeFactory) -> None:
     bridge_factory(redis_url, letta)
     text = (_ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
@@ -68,7 +75,7 @@ def test_the_quickstarts_commands_work(redis_url, letta, bridge_factory):
     assert "bridges alive        1" in told[3]
 
 
-def _bridge(command, redis_url):
+def _bridge(command: Any, redis_url: Any) -> Any:
     """What a line of a document says; the stack's address stands in for what `./run bridge` takes from its stack."""
     words = shlex.split(command, comments=True)
     assert words[:2] == ["./run", "bridge"], command

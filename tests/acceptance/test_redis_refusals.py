@@ -7,11 +7,15 @@ import shutil
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import redis
 
+from local_stack.fixtures import BridgeFactory, MemoryFactory
 from local_stack.ports import HOST, free_port
 from local_stack.programs import environment, program
 from local_stack.valkey import Valkey
@@ -26,84 +30,84 @@ WATCHED_SECONDS = 3
 class Refusal:
     """One way in which Redis refuses: how it begins, how it ends, what an operator reads."""
 
-    def __init__(self, client, server):
+    def __init__(self, client: Any, server: Any) -> None:
         self.client, self.server = client, server
 
-    def end(self):
+    def end(self) -> None:
         raise NotImplementedError
 
 
 class AnotherType(Refusal):
     says = "the key letta_requests is no list"
 
-    def begin(self):
+    def begin(self) -> None:
         self.client.delete("letta_requests")
         self.client.xadd("letta_requests", {"a": "b"})
 
-    def end(self):
+    def end(self) -> None:
         self.client.delete("letta_requests")
 
 
 class NoRight(Refusal):
     says = "Redis forbids the command"
 
-    def begin(self):
+    def begin(self) -> None:
         self.client.execute_command("ACL", "SETUSER", "default", "-zadd")
 
-    def end(self):
+    def end(self) -> None:
         self.client.execute_command("ACL", "SETUSER", "default", "+zadd")
 
 
 class Full(Refusal):
     says = "Redis is full"
 
-    def begin(self):
+    def begin(self) -> None:
         self.client.config_set("maxmemory", "1mb")
 
-    def end(self):
+    def end(self) -> None:
         self.client.config_set("maxmemory", "0")
 
 
 class Replica(Refusal):
     says = "Redis is a read-only replica"
 
-    def begin(self):
+    def begin(self) -> None:
         self.client.execute_command("REPLICAOF", HOST, free_port())
 
-    def end(self):
+    def end(self) -> None:
         self.client.execute_command("REPLICAOF", "NO", "ONE")
 
 
 class DiskTrouble(Refusal):
     says = "Redis cannot save its data"
 
-    def begin(self):
+    def begin(self) -> None:
         shutil.rmtree(self.client.config_get("dir")["dir"])
         self.client.config_set("save", "3600 1")
         self.client.bgsave()
         wait_until(lambda: self.client.info("persistence")["rdb_last_bgsave_status"] == "err")
 
-    def end(self):
+    def end(self) -> None:
         self.client.config_set("stop-writes-on-bgsave-error", "no")
 
 
 class PasswordChanged(Refusal):
     says = "Redis refuses the password"
 
-    def begin(self):
+    def begin(self) -> None:
         self.client.config_set("requirepass", "another")
         self.client.execute_command("AUTH", "another")
         self.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         self.client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
 
-    def end(self):
+    def end(self) -> None:
         self.client.config_set("requirepass", "")
 
 
 REFUSALS = [AnotherType, NoRight, Full, Replica, DiskTrouble, PasswordChanged]
 
 
-def wait_until(holds):
+def wait_until(holds: Any) -> Any:
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not (found := holds()):
         assert time.monotonic() < deadline
@@ -111,20 +115,20 @@ def wait_until(holds):
     return found
 
 
-def redis_check(process):
+def redis_check(process: Any) -> Any:
     """Whether the service is ready, and what it says of Redis."""
     answer = httpx.get(f"{process.url}/readyz?verbose")
     (check,) = [check for check in answer.json()["checks"] if check["name"] == "redis"]
     return answer.status_code == 200, check["detail"]
 
 
-def events(process, *names):
+def events(process: Any, *names: Any) -> Any:
     lines = [json.loads(line) for line in process.log.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
     return Counter(line["event"] for line in lines if line["event"] in names)
 
 
 @pytest.fixture
-def server(tmp_path):
+def server(tmp_path: Path) -> Iterator[Valkey]:
     server = Valkey(tmp_path / "valkey", durable=False, logs=tmp_path)
     server.start()
     server.wait_ready()
@@ -133,7 +137,9 @@ def server(tmp_path):
 
 
 @pytest.mark.parametrize("kind", REFUSALS, ids=lambda kind: kind.__name__)
-def test_a_bridge_and_its_operator_know_why_nothing_is_taken(kind, server, bridge_factory, make_observer):
+def test_a_bridge_and_its_operator_know_why_nothing_is_taken(
+    kind: Any, server: Any, bridge_factory: BridgeFactory, make_observer: Any
+) -> None:
     nobody = f"http://{HOST}:{free_port()}"
     bridge = bridge_factory(
         server.url, nobody, LETTA_ENABLED="false", LETTA_FALLBACK="false", FALLBACK_TIMEOUT_SECONDS="1"
@@ -175,7 +181,7 @@ def test_a_bridge_and_its_operator_know_why_nothing_is_taken(kind, server, bridg
 
 
 @pytest.mark.parametrize("kind", [Full, Replica, PasswordChanged, NoRight], ids=lambda kind: kind.__name__)
-def test_memory_python_knows_why_nothing_is_taken(kind, server, memory_factory):
+def test_memory_python_knows_why_nothing_is_taken(kind: Any, server: Any, memory_factory: MemoryFactory) -> None:
     memory = memory_factory(server.url)
     with redis.Redis(host=HOST, port=server.port) as client:
         refusal = kind(client, server)
@@ -190,7 +196,9 @@ def test_memory_python_knows_why_nothing_is_taken(kind, server, memory_factory):
         wait_until(lambda: client.exists("memory:user_sessions:ada"))
 
 
-def test_a_hand_over_that_is_refused_for_good_is_an_error_reply(server, bridge_factory, make_observer):
+def test_a_hand_over_that_is_refused_for_good_is_an_error_reply(
+    server: Valkey, bridge_factory: BridgeFactory, make_observer: Any
+) -> None:
     nobody = f"http://{HOST}:{free_port()}"
     with redis.Redis(host=HOST, port=server.port) as client:
         client.set("user_input_queue", "somebody else's")

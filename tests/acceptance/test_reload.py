@@ -6,9 +6,12 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from local_stack.fixtures import BridgeFactory, MemoryFactory
 from local_stack.ports import HOST, free_port
 from local_stack.programs import CONFIG
 
@@ -18,25 +21,25 @@ pytestmark = pytest.mark.acceptance
 class Configuration:
     """A config.json and what lies over it."""
 
-    def __init__(self, directory):
+    def __init__(self, directory: Any) -> None:
         self.path = directory / "config.json"
         self.path.write_text(CONFIG.read_text(encoding="utf-8"), encoding="utf-8")
         self.local = directory / "config.local.json"
 
-    def change(self, **sections):
+    def change(self, **sections: Any) -> None:
         self.local.write_text(json.dumps(sections), encoding="utf-8")
 
 
 @pytest.fixture
-def configuration(tmp_path):
+def configuration(tmp_path: Path) -> Configuration:
     return Configuration(tmp_path)
 
 
-def lines(process):
+def lines(process: Any) -> list[Any]:
     return [json.loads(line) for line in process.log.read_text(encoding="utf-8").splitlines()]
 
 
-def hang_up(process, event, count=1):
+def hang_up(process: Any, event: str, count: int = 1) -> Any:
     """Send SIGHUP; returns the log line that tells what came of it."""
     os.kill(process.pid, signal.SIGHUP)
     deadline = time.monotonic() + 30
@@ -47,7 +50,9 @@ def hang_up(process, event, count=1):
     return found[-1]
 
 
-def test_a_bridge_takes_new_settings_over(bridge_factory, make_observer, redis_url, configuration):
+def test_a_bridge_takes_new_settings_over(
+    bridge_factory: BridgeFactory, make_observer: Any, redis_url: str, configuration: Configuration
+) -> None:
     nobody = f"http://{HOST}:{free_port()}"
     bridge = bridge_factory(redis_url, nobody, LETTA_BRIDGE_CONFIG=str(configuration.path), LETTA_FALLBACK="false")
     observer = make_observer(redis_url)
@@ -64,7 +69,9 @@ def test_a_bridge_takes_new_settings_over(bridge_factory, make_observer, redis_u
     observer.client.close()
 
 
-def test_wrong_settings_are_refused_and_the_bridge_continues(bridge_factory, redis_url, configuration):
+def test_wrong_settings_are_refused_and_the_bridge_continues(
+    bridge_factory: BridgeFactory, redis_url: str, configuration: Configuration
+) -> None:
     nobody = f"http://{HOST}:{free_port()}"
     bridge = bridge_factory(redis_url, nobody, LETTA_BRIDGE_CONFIG=str(configuration.path))
     configuration.change(limits={"max_age_second": 1})
@@ -74,7 +81,9 @@ def test_wrong_settings_are_refused_and_the_bridge_continues(bridge_factory, red
     assert hang_up(bridge, "settings_reloaded")["changed"] == {"limits.max_age_seconds": 1.0}
 
 
-def test_settings_stay_where_their_file_is_gone(bridge_factory, redis_url, configuration):
+def test_settings_stay_where_their_file_is_gone(
+    bridge_factory: BridgeFactory, redis_url: str, configuration: Configuration
+) -> None:
     configuration.change(limits={"max_age_seconds": 1})
     nobody = f"http://{HOST}:{free_port()}"
     bridge = bridge_factory(redis_url, nobody, LETTA_BRIDGE_CONFIG=str(configuration.path))
@@ -86,20 +95,26 @@ def test_settings_stay_where_their_file_is_gone(bridge_factory, redis_url, confi
     assert hang_up(bridge, "settings_reloaded")["changed"] == {"limits.max_age_seconds": 2.0}
 
 
-def test_memory_python_takes_a_new_log_level_over(memory_factory, redis_url, configuration):
+def test_memory_python_takes_a_new_log_level_over(
+    memory_factory: MemoryFactory, redis_url: str, configuration: Configuration
+) -> None:
     memory = memory_factory(redis_url, LETTA_BRIDGE_CONFIG=str(configuration.path))
     configuration.change(logs={"level": "debug"}, memory={"batch": 7})
     line = hang_up(memory, "settings_reloaded")
     assert (line["changed"], line["need_restart"]) == ({"logs.level": "debug"}, ["memory.batch"])
 
 
-def told(process):
+def told(process: Any) -> list[Any]:
     return [(line["source"], line["names"]) for line in lines(process) if line["event"] == "settings_deprecated"]
 
 
 def test_former_setting_names_are_logged_once_at_start_and_on_each_reload(
-    bridge_factory, memory_factory, make_observer, redis_url, configuration
-):
+    bridge_factory: BridgeFactory,
+    memory_factory: MemoryFactory,
+    make_observer: Any,
+    redis_url: str,
+    configuration: Configuration,
+) -> None:
     configuration.change(queue={"lease": 8}, memory={"lease": 9})
     variables = {"LETTA_BRIDGE_CONFIG": str(configuration.path), "LETTA_FALLBACK": "false"}
     bridge = bridge_factory(redis_url, f"http://{HOST}:{free_port()}", **variables, GUARD_BURST="7")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import pytest
 import redis
 
+from local_stack.fixtures import BridgeFactory
 from local_stack.ports import HOST, free_port
 
 pytestmark = pytest.mark.acceptance
 
 
-def eventually(found, says):
+def eventually(found: Any, says: Any) -> Any:
     """Wait until ``found()`` is true; returns its value."""
     deadline = time.monotonic() + 60
     while not (value := found()):
@@ -22,7 +24,7 @@ def eventually(found, says):
     return value
 
 
-def test_work_in_flight_under_the_old_name_is_named_at_the_start(redis_url, bridge_factory):
+def test_work_in_flight_under_the_old_name_is_named_at_the_start(redis_url: str, bridge_factory: BridgeFactory) -> None:
     nobody = f"http://{HOST}:{free_port()}"
     names = {"LETTA_REQUESTS": "old_requests", "FALLBACK_TIMEOUT_SECONDS": "300"}
     old = bridge_factory(redis_url, nobody, LETTA_ENABLED="false", **names)
@@ -33,7 +35,7 @@ def test_work_in_flight_under_the_old_name_is_named_at_the_start(redis_url, brid
         client.delete("{old_requests}:bridges")  # as it is some seconds later
     new = bridge_factory(redis_url, nobody, LETTA_ENABLED="false")
 
-    def told():
+    def told() -> list[Any]:
         lines = [json.loads(line) for line in new.log.read_text(encoding="utf-8").splitlines()]
         return [line for line in lines if line["event"] == "unserved_queue_found"]
 

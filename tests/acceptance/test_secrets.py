@@ -7,13 +7,17 @@ import subprocess
 import threading
 import time
 import urllib.request
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from local_stack.ports import HOST, free_port
 from local_stack.programs import environment, program
+from local_stack.valkey import Valkey
 
 pytestmark = pytest.mark.acceptance
 
@@ -24,7 +28,7 @@ SECRET = "Tr0ub4dor-and-3"
 class Echo(BaseHTTPRequestHandler):
     """A Letta, or a model, that refuses and repeats in its refusal what it was sent."""
 
-    def _refuse(self):
+    def _refuse(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         body = json.dumps({"detail": f"wrong: {self.headers} {self.rfile.read(length)!r}"}).encode()
         self.send_response(401)
@@ -34,12 +38,12 @@ class Echo(BaseHTTPRequestHandler):
 
     do_GET = do_POST = _refuse  # noqa: N815  # the names http.server looks for
 
-    def log_message(self, *args):
+    def log_message(self, *args: Any) -> None:
         pass
 
 
 @pytest.fixture(scope="module")
-def echo():
+def echo() -> Iterator[str]:
     server = ThreadingHTTPServer((HOST, 0), Echo)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -49,7 +53,7 @@ def echo():
     server.server_close()
 
 
-def places(tmp_path, redis_url):
+def places(tmp_path: Any, redis_url: Any) -> dict[str, Any]:
     """Name → (config.json, config.local.json, environment) with the secret in one place each."""
     port = int(redis_url.rpartition(":")[2].partition("/")[0])
     closed = free_port()
@@ -80,10 +84,10 @@ PLACES = (
 
 
 @pytest.fixture
-def setting(tmp_path, redis_url, echo):
+def setting(tmp_path: Path, redis_url: str, echo: str) -> Callable[..., Any]:
     """Makes the environment of a process that has the secret from one place."""
 
-    def make(place):
+    def make(place: Any) -> Any:
         config, local, variables = places(tmp_path, redis_url)[place]
         (tmp_path / "config.json").write_text(json.dumps(config))
         local = local if isinstance(local, str) else json.dumps(local)
@@ -108,7 +112,7 @@ def setting(tmp_path, redis_url, echo):
 
 
 @contextmanager
-def running(command, variables, log):
+def running(command: Any, variables: Any, log: Any) -> Iterator[Any]:
     """The process, its output in ``log``; ended with the block."""
     with log.open("wb") as output:
         child = subprocess.Popen(command, env=variables, stdout=output, stderr=subprocess.STDOUT)
@@ -119,7 +123,7 @@ def running(command, variables, log):
             child.wait(30)
 
 
-def pages(port):
+def pages(port: int) -> Any:
     """What the process serves, once it serves; nothing where it does not."""
     shown = []
     for path in ("/livez", "/readyz?verbose", "/health", "/metrics", "/nothing"):
@@ -134,7 +138,7 @@ def pages(port):
     return "\n".join(shown)
 
 
-def wait_served(child, port):
+def wait_served(child: Any, port: int) -> Any:
     """Until it serves or has ended; returns its pages."""
     deadline = time.monotonic() + 60
     while child.poll() is None:
@@ -145,12 +149,12 @@ def wait_served(child, port):
     return ""
 
 
-def process_list():
+def process_list() -> Any:
     return subprocess.run(["ps", "-eww", "-o", "pid,args"], capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_no_trace_of_a_secret(setting, tmp_path, redis_server, place):
+def test_no_trace_of_a_secret(setting: Callable[..., Any], tmp_path: Path, redis_server: Valkey, place: Any) -> None:
     variables = setting(place)
     bridge, memory = free_port(), free_port()
     seen = {}
@@ -191,7 +195,7 @@ def test_no_trace_of_a_secret(setting, tmp_path, redis_server, place):
     [["letta-bridge", "run"], ["letta-bridge", "send"], ["memory-python", "run"], ["memory-python", "stats"]],
     ids=" ".join,
 )
-def test_no_secret_has_a_flag(command):
+def test_no_secret_has_a_flag(command: list[str]) -> None:
     shown = subprocess.run([program(command[0]), *command[1:], "--help"], capture_output=True, text=True, check=True)
     flags = [word for word in shown.stdout.split() if word.startswith("--")]
     assert "--config" in flags

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
 
 from letta_bridge.letta.letta_client import LettaClient
+from local_stack.fixtures import BridgeFactory, MemoryFactory
+from local_stack.letta import Letta
+from local_stack.models import ScriptedModel
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.letta]
 
@@ -23,21 +28,21 @@ LIMITS = {
 
 
 @pytest.fixture
-def person(users):
+def person(users: Callable[..., Any]) -> Any:
     return users(1)[0]
 
 
 @pytest.fixture
-def server(letta):
+def server(letta: Letta) -> Iterator[Any]:
     with httpx.Client(base_url=letta.url, headers={"Authorization": f"Bearer {letta.api_key}"}, timeout=30) as client:
         yield client
 
 
 @pytest.fixture
-def agent(letta):
+def agent(letta: Letta) -> Callable[..., Any]:
     """Looks into the agent of a user."""
 
-    async def find(user):
+    async def find(user: str) -> Any:
         client = LettaClient(letta.url, api_key=letta.api_key)
         try:
             (found,) = await client.find_agents(["bridge", f"user:{user}"])
@@ -48,7 +53,7 @@ def agent(letta):
     return lambda user: asyncio.run(find(user))
 
 
-def in_context(server, agent_id, history):
+def in_context(server: Any, agent_id: str, history: Any) -> Any:
     """What the user says in the agent's context, in order."""
     response = server.get(f"/v1/agents/{agent_id}")
     response.raise_for_status()
@@ -56,7 +61,7 @@ def in_context(server, agent_id, history):
     return said([entry for entry in history if entry["id"] in known])
 
 
-def wait_until(condition, timeout=120.0):
+def wait_until(condition: Any, timeout: float = 120.0) -> Any:
     deadline = time.monotonic() + timeout
     while not (result := condition()):
         assert time.monotonic() < deadline, "it does not come true"
@@ -64,31 +69,39 @@ def wait_until(condition, timeout=120.0):
     return result
 
 
-def runs(server, agent_id):
+def runs(server: Any, agent_id: str) -> Any:
     response = server.get("/v1/runs/", params={"agent_id": agent_id, "limit": 100})
     response.raise_for_status()
     return response.json()
 
 
-def at_rest(server, agent_id):
+def at_rest(server: Any, agent_id: str) -> bool:
     """Whether no run goes on; a cancelled one goes on until it has stored its turn, and is completed then."""
     return not any(run["status"] in {"created", "running", "cancelled"} for run in runs(server, agent_id))
 
 
-def said(history):
+def said(history: Any) -> list[Any]:
     """What the user says in the agent's history, in order. Quotations and Letta's own events are JSON."""
     texts = [str(entry["content"]) for entry in history if entry["message_type"] == "user_message"]
     return [text for text in texts if not text.startswith("{")]
 
 
-def quoted(history):
+def quoted(history: Any) -> list[Any]:
     quotations = [json.loads(entry["content"]) for entry in history if str(entry["content"]).startswith('{"quoted')]
     return [quotation["quoted_user_message"] for quotation in quotations]
 
 
 def test_quick_messages_to_a_slow_model_are_each_in_the_agent_once_and_in_its_context(
-    *, observe, person, server, agent, redis_url, letta, bridge_factory, memory_factory
-):
+    *,
+    observe: Any,
+    person: Any,
+    server: Any,
+    agent: Callable[..., Any],
+    redis_url: str,
+    letta: Letta,
+    bridge_factory: BridgeFactory,
+    memory_factory: MemoryFactory,
+) -> None:
     bridge_factory(redis_url, letta, **LIMITS)
     memory_factory(redis_url)
     observe.push(person, "t0", "hello")
@@ -110,8 +123,16 @@ def test_quick_messages_to_a_slow_model_are_each_in_the_agent_once_and_in_its_co
 
 
 def test_messages_to_a_model_taken_for_dead_are_each_in_the_agent_once(
-    *, observe, person, server, agent, redis_url, letta, bridge_factory, memory_factory
-):
+    *,
+    observe: Any,
+    person: Any,
+    server: Any,
+    agent: Callable[..., Any],
+    redis_url: str,
+    letta: Letta,
+    bridge_factory: BridgeFactory,
+    memory_factory: MemoryFactory,
+) -> None:
     """Runs of so slow a model look like those that a killed server left behind, and are cancelled."""
     bridge_factory(redis_url, letta, **LIMITS, LETTA_BRIDGE_LETTA_RUN_LIFETIME_SECONDS="1")
     memory_factory(redis_url)
@@ -134,8 +155,16 @@ def test_messages_to_a_model_taken_for_dead_are_each_in_the_agent_once(
 
 
 def test_a_turn_that_an_operator_cancelled_is_not_sent_again(
-    *, observe, person, server, agent, redis_url, letta, bridge_factory, memory_factory
-):
+    *,
+    observe: Any,
+    person: Any,
+    server: Any,
+    agent: Callable[..., Any],
+    redis_url: str,
+    letta: Letta,
+    bridge_factory: BridgeFactory,
+    memory_factory: MemoryFactory,
+) -> None:
     bridge_factory(redis_url, letta, **LIMITS | {"REPLY_DEADLINE_SECONDS": "60"})
     memory_factory(redis_url)
     observe.push(person, "t0", "hello")
@@ -159,8 +188,15 @@ def test_a_turn_that_an_operator_cancelled_is_not_sent_again(
 
 
 def test_a_task_id_used_again_is_a_new_task_on_the_real_server_too(
-    *, observe, person, agent, redis_url, letta, bridge_factory, scripted_model
-):
+    *,
+    observe: Any,
+    person: Any,
+    agent: Callable[..., Any],
+    redis_url: str,
+    letta: Letta,
+    bridge_factory: BridgeFactory,
+    scripted_model: ScriptedModel,
+) -> None:
     bridge_factory(redis_url, letta, REPLY_TTL_SECONDS="1")
     observe.push(person, "1", "first use")
     observe.wait_for(1)

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from local_stack.fixtures import BridgeFactory
+from local_stack.letta import Letta
 from local_stack.programs import program
 
 pytestmark = [pytest.mark.letta, pytest.mark.acceptance]
@@ -20,15 +25,15 @@ _HELD = """
 
 
 @pytest.fixture
-def bridge(bridge_factory, letta, redis_url, postgres_url):
+def bridge(bridge_factory: BridgeFactory, letta: Letta, redis_url: str, postgres_url: str) -> Any:
     return bridge_factory(redis_url, letta, DATABASE_URL=postgres_url)
 
 
 @pytest.fixture
-def command(bridge, tmp_path):
+def command(bridge: Any, tmp_path: Path) -> Callable[..., Any]:
     """``letta-bridge ARGUMENTS`` against the same installation, or one with other variables."""
 
-    def run(*arguments, code=0, **variables):
+    def run(*arguments: Any, code: int = 0, **variables: Any) -> Any:
         done = subprocess.run(
             [program("letta-bridge"), *arguments],
             env={**bridge.environment, **variables},
@@ -43,13 +48,13 @@ def command(bridge, tmp_path):
     return run
 
 
-def held(postgres_url):
+def held(postgres_url: Any) -> list[Any]:
     """What the database holds: (user, kind) of each."""
     with psycopg.connect(postgres_url) as connection:
         return sorted(connection.execute(_HELD).fetchall())
 
 
-def wait_for_journal(observe):
+def wait_for_journal(observe: Any) -> None:
     """Until every turn settled is in the database, and nowhere else any more."""
     deadline = time.monotonic() + 60
     while waiting := observe.unjournalled():
@@ -57,14 +62,16 @@ def wait_for_journal(observe):
         time.sleep(0.1)
 
 
-def test_one_user_is_exported_and_erased_and_no_other(command, observe, users, postgres_url, tmp_path):
+def test_one_user_is_exported_and_erased_and_no_other(
+    command: Callable[..., Any], observe: Any, users: Callable[..., Any], postgres_url: str, tmp_path: Path
+) -> None:
     everybody = users(4)
     gone, others = everybody[1], [everybody[0], *everybody[2:]]
     observe.push_conversations(everybody, 2)
     observe.wait_settled(8)
     wait_for_journal(observe)
 
-    def shown(user):
+    def shown(user: str) -> Any:
         counts = json.loads(command("user", "show", user, "--json"))
         assert counts.pop("permanent_memory") is True
         return counts

@@ -19,7 +19,7 @@ Dockerfile = Callable[[str], list[tuple[str, str]]]
 @pytest.mark.parametrize("service", _SERVICES)
 def test_hadolint_accepts_each_dockerfile(service: str, dockerfile_path: Callable[[str], Path]) -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
-    command = [hadolint, "--failure-threshold", "style", dockerfile_path(service)]
+    command: list[str | Path] = [hadolint, "--failure-threshold", "style", dockerfile_path(service)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 

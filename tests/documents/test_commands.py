@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -29,7 +30,7 @@ USAGE = {
 }
 
 
-def code(document):
+def code(document: Any) -> list[Any]:
     """Blocks and pieces of code, where commands stand."""
     text = document.read_text(encoding="utf-8")
     blocks = re.findall(r"^ *```(?:sh|console|bash)?\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
@@ -37,7 +38,7 @@ def code(document):
     return [*(line for block in blocks for line in block.replace("\\\n", " ").splitlines()), *pieces]
 
 
-def problem(words):
+def problem(words: Any) -> Any:
     """What is wrong with a command line without the program's name; None where nothing is."""
     command = BRIDGE
     while words and hasattr(command, "commands"):
@@ -57,7 +58,7 @@ def problem(words):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
-def test_every_command_of_the_bridge_exists(document):
+def test_every_command_of_the_bridge_exists(document: str) -> None:
     wrong = {}
     for line in code(document):
         for shown in COMMAND.findall(line):
@@ -71,6 +72,6 @@ def test_every_command_of_the_bridge_exists(document):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
-def test_every_command_of_run_exists(document):
+def test_every_command_of_run_exists(document: str) -> None:
     shown = {word for line in code(document) for word in RUN.findall(line)}
     assert shown <= USAGE | {"help"}

@@ -68,12 +68,12 @@ VARIABLES = [(case, name) for case in CASES for name in case.layout.former[case.
 
 
 @pytest.fixture(params=CASES, ids=lambda case: f"{case.model.__name__}-{case.rename.old}")
-def case(request):
+def case(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
 @pytest.mark.parametrize("name", ["config.json", "config.local.json"])
-def test_a_file_may_use_the_former_name(case, name, tmp_path):
+def test_a_file_may_use_the_former_name(case: Any, name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(json.dumps(case.at(case.rename.old, case.value)))
     loaded = case.read(tmp_path / "config.json")
     assert case.of(loaded) == case.value
@@ -84,7 +84,7 @@ def test_a_file_may_use_the_former_name(case, name, tmp_path):
 
 
 @pytest.mark.parametrize(("case", "name"), VARIABLES, ids=lambda value: getattr(value, "model", str(value)))
-def test_the_environment_may_use_the_former_name(case, name, tmp_path):
+def test_the_environment_may_use_the_former_name(case: Any, name: str, tmp_path: Path) -> None:
     loaded = case.read(**{name: str(case.value)})
     assert case.of(loaded) == case.value
     assert loaded.origins[case.rename.new] == name
@@ -102,7 +102,7 @@ def test_the_environment_may_use_the_former_name(case, name, tmp_path):
     assert used.new.endswith("_FILE")
 
 
-def test_both_names_with_one_value_are_no_error(case, tmp_path):
+def test_both_names_with_one_value_are_no_error(case: Any, tmp_path: Path) -> None:
     content = case.at(case.rename.old, case.value)
     for section, settings in case.at(case.rename.new, case.value).items():
         content[section] = {**content.get(section, {}), **settings}
@@ -117,7 +117,7 @@ def test_both_names_with_one_value_are_no_error(case, tmp_path):
     assert [used.old for used in loaded.deprecated] == [case.rename.old, old]
 
 
-def test_both_names_with_different_values_are_refused_in_the_environment(case):
+def test_both_names_with_different_values_are_refused_in_the_environment(case: Any) -> None:
     new, old = case.leaf.variables(case.layout)[0], case.layout.former[case.rename.new][0]
     with pytest.raises(SettingsError) as caught:
         case.read(**{new: str(case.leaf.field.default), old: str(case.value)})
@@ -133,14 +133,14 @@ def test_both_names_with_different_values_are_refused_in_the_environment(case):
     ],
     ids=str,
 )
-def test_both_names_with_different_values_are_refused_in_a_file(content, tmp_path):
+def test_both_names_with_different_values_are_refused_in_a_file(content: str, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(content))
     with pytest.raises(SettingsError, match=r"gives [\w.]+ and its former name [\w.]+ different values; remove"):
         load(BridgeSettings, config_layout.LAYOUT, config=path, environ={})
 
 
-def test_a_file_with_the_present_name_wins_over_an_earlier_one_with_the_former(tmp_path):
+def test_a_file_with_the_present_name_wins_over_an_earlier_one_with_the_former(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"queue": {"lease": 5}}')
     (tmp_path / "config.local.json").write_text('{"queue": {"lease_seconds": 6}}')
     loaded = load(BridgeSettings, config_layout.LAYOUT, config=tmp_path / "config.json", environ={})
@@ -154,7 +154,7 @@ def test_a_file_with_the_present_name_wins_over_an_earlier_one_with_the_former(t
 
 
 @pytest.mark.parametrize(("model", "layout"), SERVICES)
-def test_the_former_config_file_counts_unchanged(model, layout):
+def test_the_former_config_file_counts_unchanged(model: Any, layout: Any) -> None:
     loaded = load(model, layout, config=FORMER_CONFIG, environ={})
     assert loaded.settings == model()
     ((source, names, _),) = sentences(loaded.deprecated)
@@ -175,7 +175,9 @@ def test_the_former_config_file_counts_unchanged(model, layout):
     ],
     ids=str,
 )
-def test_a_wrong_former_setting_is_refused_by_the_name_it_has_in_the_file(content, sentence, tmp_path):
+def test_a_wrong_former_setting_is_refused_by_the_name_it_has_in_the_file(
+    content: str, sentence: str, tmp_path: Path
+) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(content))
     with pytest.raises(SettingsError) as caught:
@@ -191,14 +193,14 @@ def test_a_wrong_former_setting_is_refused_by_the_name_it_has_in_the_file(conten
         ("LETTA_TIMEOUT_SECOND", "LETTA_TIMEOUT_SECONDS"),
     ],
 )
-def test_a_slip_in_a_former_variable_is_refused_by_its_service_alone(name, meant):
+def test_a_slip_in_a_former_variable_is_refused_by_its_service_alone(name: str, meant: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load(BridgeSettings, config_layout.LAYOUT, config=None, environ={name: "4"})
     assert str(caught.value) == f"the environment has an unknown variable {name}; did you mean {meant}?"
     assert load(ServiceSettings, LAYOUT, config=None, environ={name: "4"}).deprecated == ()
 
 
-def test_the_services_leave_each_others_former_names_alone(tmp_path):
+def test_the_services_leave_each_others_former_names_alone(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"guards": {"burst": 3}, "memory": {"lease": 20}, "queue": {"lease": 20}}')
     variables = {name: str(case.value) for case, name in VARIABLES if case.model is BridgeSettings}
     variables |= {name: str(case.value) for case, name in VARIABLES if case.model is ServiceSettings}
@@ -210,12 +212,12 @@ def test_the_services_leave_each_others_former_names_alone(tmp_path):
 
 
 @pytest.mark.parametrize(("model", "layout"), SERVICES)
-def test_variables_of_one_service_are_ignored_by_the_other(model, layout):
+def test_variables_of_one_service_are_ignored_by_the_other(model: Any, layout: Any) -> None:
     names = {name for other, its in SERVICES for leaf in leaves(other) for name in leaf.variables(its)}
     load(model, layout, config=None, environ=dict.fromkeys(names, ""))
 
 
-def test_every_former_name_is_gone_and_every_present_one_is_there():
+def test_every_former_name_is_gone_and_every_present_one_is_there() -> None:
     present = {leaf.path for model, _ in SERVICES for leaf in leaves(model)}
     for _, layout in SERVICES:
         for rename in layout.renames:
@@ -223,7 +225,7 @@ def test_every_former_name_is_gone_and_every_present_one_is_there():
             assert rename.new in present
 
 
-def test_every_duration_and_size_names_its_unit():
+def test_every_duration_and_size_names_its_unit() -> None:
     """Names that another interface fixes are left as they are."""
     units = ("_seconds", "_hours", "_days", "_bytes", "_megabytes", "_characters", "_tokens")
     for model, _ in SERVICES:

@@ -6,6 +6,7 @@ import re
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -18,13 +19,13 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 
 
-def prose(document):
+def prose(document: Any) -> Any:
     """The text without blocks and pieces of code."""
     return re.sub(r"`[^`\n]+`", "", FENCED.sub("", document.read_text(encoding="utf-8")))
 
 
 @cache
-def anchors(document):
+def anchors(document: Any) -> Any:
     """What a link to a heading may be, as GitHub and others make it from the heading's words."""
     found = set()
     for heading in HEADING.findall(FENCED.sub("", document.read_text(encoding="utf-8"))):
@@ -38,7 +39,7 @@ def anchors(document):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
-def test_every_link_leads_somewhere(document):
+def test_every_link_leads_somewhere(document: Any) -> None:
     broken = []
     for link in LINK.findall(prose(document)):
         if link.startswith(("http://", "https://", "mailto:")):
@@ -50,5 +51,5 @@ def test_every_link_leads_somewhere(document):
     assert broken == []
 
 
-def test_headings_become_anchors_as_on_github():
+def test_headings_become_anchors_as_on_github() -> None:
     assert "move-uploads-into-their-users-folders" in anchors(ROOT / "docs" / "operations.md")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,12 +19,12 @@ EVENT = re.compile(r"^[a-z][a-z0-9_]*$")
 
 
 @cache
-def calls():
+def calls() -> Any:
     """Every call that writes a line: (path, event, level, names of its fields)."""
     return list(_calls())
 
 
-def _calls():
+def _calls() -> Iterator[Any]:
     for source in SOURCES:
         for path in sorted((CHECKOUT / source).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -30,7 +32,7 @@ def _calls():
                     yield path, *found
 
 
-def _event(call):
+def _event(call: Any) -> Any:
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     if name not in LEVELS and name != "log":
         return None
@@ -41,29 +43,29 @@ def _event(call):
     return texts[0], name.replace("exception", "error"), fields
 
 
-def rows():
+def rows() -> dict[Any, Any]:
     """Event → its row's cells: level, fields, when, what to do."""
     text = (CHECKOUT / "docs" / "logs.md").read_text(encoding="utf-8")
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
     return {event.strip("`"): rest for event, *rest in cells}
 
 
-def test_an_event_is_a_name():
+def test_an_event_is_a_name() -> None:
     for path, event, _, _ in calls():
         assert EVENT.match(event), f"{path}: {event!r}"
 
 
-def test_every_event_is_listed_and_no_other():
+def test_every_event_is_listed_and_no_other() -> None:
     assert sorted(rows()) == sorted({event for _, event, _, _ in calls()})
 
 
-def test_every_row_is_complete():
+def test_every_row_is_complete() -> None:
     for event, (level, _fields, when, _what_to_do) in rows().items():
         assert level, event
         assert when, event
 
 
-def test_levels_and_fields_are_right():
+def test_levels_and_fields_are_right() -> None:
     listed = rows()
     for path, event, level, fields in calls():
         row = listed[event]
@@ -73,6 +75,6 @@ def test_levels_and_fields_are_right():
         assert not missing, f"{path}: {event} has {missing}, which docs/logs.md leaves out"
 
 
-def test_log_lines_contain_no_message_texts():
+def test_log_lines_contain_no_message_texts() -> None:
     for path, event, _, fields in calls():
         assert not fields & {"content", "text", "message", "response_text", "prompt"}, f"{path}: {event}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ PROJECTS = sorted(
 
 
 @pytest.mark.parametrize("path", PROJECTS, ids=lambda path: path.parent.name)
-def test_a_package_names_its_licence_authors_and_readme(path):
+def test_a_package_names_its_licence_authors_and_readme(path: Any) -> None:
     project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
     assert project["license"] == "Apache-2.0"
     assert project["authors"]
@@ -28,13 +29,13 @@ def test_a_package_names_its_licence_authors_and_readme(path):
 
 
 @pytest.mark.parametrize("path", PROJECTS, ids=lambda path: path.parent.name)
-def test_package_and_project_dependencies_have_the_projects_names(path):
+def test_package_and_project_dependencies_have_the_projects_names(path: Any) -> None:
     """A general name, as `shared-utils`, may be somebody else's on an index."""
     content = tomllib.loads(path.read_text(encoding="utf-8"))
     project = content["project"]
     assert re.fullmatch(r"letta-bridge(-[a-z]+)*", project["name"])
     groups = [*project.get("optional-dependencies", {}).values(), *content.get("dependency-groups", {}).values()]
-    needed = {re.match(r"[\w.-]+", each)[0] for group in [project["dependencies"], *groups] for each in group}
+    needed = {re.findall(r"^[\w.-]+", each)[0] for group in [project["dependencies"], *groups] for each in group}
     folders = {each.parent.name for each in PROJECTS} | {
         tomllib.loads(each.read_text(encoding="utf-8"))["tool"]["uv"]["build-backend"]["module-name"]
         for each in PROJECTS
@@ -44,6 +45,6 @@ def test_package_and_project_dependencies_have_the_projects_names(path):
 
 
 @pytest.mark.parametrize("path", PROJECTS, ids=lambda path: path.parent.name)
-def test_distributed_packages_contain_the_licence(path):
+def test_distributed_packages_contain_the_licence(path: Any) -> None:
     project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
     assert ("license-files" in project) != ("Private :: Do Not Upload" in project["classifiers"])

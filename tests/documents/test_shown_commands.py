@@ -14,7 +14,9 @@ import re
 import shlex
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -22,7 +24,8 @@ import redis
 from typer.testing import CliRunner
 
 from letta_bridge.main import app
-from local_stack.fixtures import missing_parts
+from local_stack.fixtures import DoubleFactory, missing_parts
+from local_stack.models import ScriptedModel
 from local_stack.programs import debian_program, program
 from shared_utils.contracts.limits import Limits
 from shared_utils.contracts.messages import parse_task
@@ -97,7 +100,7 @@ NOT_RUN = {
 """Lines that no test runs, and why."""
 
 
-def lines(document):
+def lines(document: str) -> Iterator[Any]:
     """The commands of a document's blocks, without prompts, comments and what they print."""
     for language, block in BLOCK.findall((ROOT / document).read_text(encoding="utf-8")):
         for line in block.replace("\\\n", " ").splitlines():
@@ -111,7 +114,7 @@ def lines(document):
 SHOWN = [(document, line) for document in DOCUMENTS for line in lines(document)]
 
 
-def named(line, table):
+def named(line: Any, table: Any) -> Any:
     return any(re.match(pattern, line) for pattern in table)
 
 
@@ -122,32 +125,32 @@ HERE = {
 HELP = [line for line in itertools.chain(*HERE.values()) if line.endswith(" --help")]
 
 
-def test_every_shown_command_is_run_or_named():
+def test_every_shown_command_is_run_or_named() -> None:
     unnamed = [line for line in itertools.chain(*HERE.values()) if not BRIDGE.search(line) and line not in HELP]
     assert unnamed == []
 
 
-def test_every_name_is_of_a_shown_command():
+def test_every_name_is_of_a_shown_command() -> None:
     for pattern in (*RUN_BY, *NOT_RUN):
         assert any(re.match(pattern, line) for _, line in SHOWN), pattern
 
 
 @pytest.mark.parametrize("test", sorted(set(RUN_BY.values())))
-def test_tests_that_run_shown_commands_exist(test):
+def test_tests_that_run_shown_commands_exist(test: Any) -> None:
     path, _, name = test.partition("::")
     assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
 
 
 @pytest.mark.process
 @pytest.mark.parametrize("line", HELP)
-def test_shown_help_is_there(line):
+def test_shown_help_is_there(line: Any) -> None:
     name, *words = line.split()
     said = subprocess.run([program(name), *words], capture_output=True, check=True, text=True, timeout=60).stdout
     assert "Usage: " in said
 
 
 @pytest.mark.integration
-def test_redis_cli_command_of_the_readme_pushes_a_task(redis_url):
+def test_redis_cli_command_of_the_readme_pushes_a_task(redis_url: str) -> None:
     with missing_parts():
         client = debian_program("redis-cli", package="redis-tools")
     pushed = {line for _, line in SHOWN if "LPUSH letta_requests" in line}
@@ -161,7 +164,14 @@ def test_redis_cli_command_of_the_readme_pushes_a_task(redis_url):
 
 
 @pytest.fixture
-def place(tmp_path, redis_url, postgres_url, scripted_model, letta_double, monkeypatch):
+def place(
+    tmp_path: Path,
+    redis_url: str,
+    postgres_url: str,
+    scripted_model: ScriptedModel,
+    letta_double: DoubleFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[dict[str, Any]]:
     """Where the commands run: a queue with a bridge and dead letters, a database, a file of tasks."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tasks.jsonl").write_text('{"task_id":"t1","user_id":"ada","content":"hi"}\n', encoding="utf-8")
@@ -183,7 +193,7 @@ def place(tmp_path, redis_url, postgres_url, scripted_model, letta_double, monke
         connection.execute("DROP ROLE bridge")
 
 
-def refill(client):
+def refill(client: Any) -> None:
     """What commands look at and take away: a live bridge, two dead letters; their ids."""
     client.zadd(f"{QUEUE}:bridges", {"one": (time.time() + 3600) * 1000})
     client.delete(f"{QUEUE}:dead")
@@ -192,10 +202,10 @@ def refill(client):
         client.lpush(f"{QUEUE}:dead", f'{json.dumps(about)}\n{{"user_id":"ada","content":"{number}"}}')
 
 
-def existing(client, database_url):
+def existing(client: Any, database_url: Any) -> dict[str, Callable[..., Any]]:
     """What stands in for the ids that a document shows: two dead letters', a session's, and names in capitals."""
 
-    async def session():
+    async def session() -> Any:
         store = DatabaseSessionStore(Database(DatabaseConfig.model_validate({"db_url": database_url})))
         made = await store.reserve("ada", "default")
         await store.close()
@@ -213,13 +223,13 @@ def existing(client, database_url):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("document", [document for document, commands in HERE.items() if commands])
-def test_shown_commands_of_the_bridge_work(document, place, tmp_path):
+def test_shown_commands_of_the_bridge_work(document: str, place: dict[str, Any], tmp_path: Path) -> None:
     wrong = []
     with redis.Redis.from_url(place["REDIS_URL"]) as client:
         for shown in (shown for line in HERE[document] for shown in BRIDGE.findall(line)):
             refill(client)
             known = existing(client, place["DATABASE_URL"])
-            words = [known.get(word, lambda word=word: word)() for word in shlex.split(shown)]
+            words = [known[word]() if word in known else word for word in shlex.split(shown)]
             words = [word.replace("/backups", str(tmp_path / "backups")) for word in words]
             given = (tmp_path / "tasks.jsonl").read_text(encoding="utf-8") if words[-1] == "-" else "y\n"
             empty = {"DB_SCHEMA": "restored"} if words[0] == "restore" else {}

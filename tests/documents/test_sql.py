@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared_utils.persistence.catalogue import known
 
 
-def test_a_statement_is_known_however_it_is_spaced_and_in_either_dialect():
+def test_a_statement_is_known_however_it_is_spaced_and_in_either_dialect() -> None:
     insert = (
         'INSERT INTO "letta_bridge"."agent_conversations" '
         '("id", "user_id", "source", "title", "metadata", "created_at", "updated_at") '
@@ -21,7 +21,7 @@ def test_a_statement_is_known_however_it_is_spaced_and_in_either_dialect():
     assert not known(f"{insert} ON CONFLICT (id) DO NOTHING")
 
 
-def test_filters_are_known_by_their_conditions():
+def test_filters_are_known_by_their_conditions() -> None:
     begin, end = 'SELECT count(*) AS rows FROM "letta_bridge"."agent_messages"', '"role" = %(where_0)s::text'
     assert known(f'{begin} WHERE {end} AND "content" IS NULL AND "ordinal" = ANY(%(where_12)s::bigint[])')
     assert not known(f"{begin} WHERE {end} OR {end}")

@@ -16,6 +16,7 @@ from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,9 @@ class Package:
 
 def normalised(requirement: str) -> str:
     """The name in a requirement, as indexes compare it."""
-    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
+    found = re.match(r"[\w.-]+", requirement)
+    assert found, requirement
+    return re.sub(r"[-_.]+", "-", found[0]).lower()
 
 
 def read(pyproject: Path) -> Package:
@@ -141,14 +144,14 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
-def test_package_declares_its_imports(package):
+def test_package_declares_its_imports(package: Any) -> None:
     declared = package.declared | {package.name}
     missing = {module: undeclared(imported, declared) for module, imported in imports(package).items()}
     assert {module: names for module, names in missing.items() if names} == {}
 
 
 @pytest.mark.parametrize("folder", sorted({home(path) for path in LOOSE}), ids=str)
-def test_tests_and_scripts_import_only_declared_packages(folder):
+def test_tests_and_scripts_import_only_declared_packages(folder: Any) -> None:
     missing = {}
     for path in (CHECKOUT / path for path in LOOSE if home(path) == folder):
         siblings = {other.stem for other in path.parent.glob("*.py")}
@@ -157,31 +160,31 @@ def test_tests_and_scripts_import_only_declared_packages(folder):
     assert missing == {}
 
 
-def test_every_python_file_is_looked_at():
+def test_every_python_file_is_looked_at() -> None:
     files = {CHECKOUT / name for name in LISTED.stdout.split("\0") if name}
     packaged = {path for package in PACKAGES for path in modules(package).values()}
     assert files - packaged - {CHECKOUT / path for path in LOOSE} == set()
 
 
-def test_an_undeclared_import_is_found():
+def test_an_undeclared_import_is_found() -> None:
     declared = declared_at(Path("tests"))
     assert undeclared({"json", "redis.asyncio", "letta_bridge.main", "numpy"}, declared) == {"numpy"}
     assert undeclared({"redis"}, declared_at(Path("deploy"))) == {"redis"}
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
-def test_production_packages_import_no_development_tool(package):
+def test_production_packages_import_no_development_tool(package: Any) -> None:
     tools = {other.module for other in PACKAGES if not other.production}
     imported = {name.partition(".")[0] for names in imports(package).values() for name in names}
     assert not package.production or not imported & tools
 
 
-def test_shared_utils_imports_none_of_its_users():
+def test_shared_utils_imports_none_of_its_users() -> None:
     imported = {name.partition(".")[0] for names in imports(OWN["shared_utils"]).values() for name in names}
     assert imported & OWN.keys() == {"shared_utils"}
 
 
-def test_only_tests_import_the_fakes():
+def test_only_tests_import_the_fakes() -> None:
     fakes = "letta_bridge.testing"
     importing = {
         module for module, names in imports(OWN["letta_bridge"]).items() if any(n.startswith(fakes) for n in names)
@@ -190,7 +193,7 @@ def test_only_tests_import_the_fakes():
     assert all(module.startswith(fakes) for module in importing)
 
 
-def test_packages_depend_on_each_other_in_one_direction():
+def test_packages_depend_on_each_other_in_one_direction() -> None:
     graph = {
         package.module: {name.partition(".")[0] for names in imports(package).values() for name in names}
         & (OWN.keys() - {package.module})
@@ -200,12 +203,12 @@ def test_packages_depend_on_each_other_in_one_direction():
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
-def test_modules_and_rooms_depend_on_each_other_in_one_direction(package):
+def test_modules_and_rooms_depend_on_each_other_in_one_direction(package: Any) -> None:
     """In every folder: among its modules and the folders in it, each of which counts as one."""
     found = imports(package)
     folders = {name for name, path in modules(package).items() if path.name == "__init__.py"}
     for folder in sorted(folders):
-        graph = {}
+        graph: dict[str, set[str]] = {}
         for module, imported in found.items():
             for other in imported & found.keys():
                 parts = [name.removeprefix(folder).lstrip(".").partition(".")[0] for name in (module, other)]
@@ -215,6 +218,6 @@ def test_modules_and_rooms_depend_on_each_other_in_one_direction(package):
         assert circle(graph) == [], folder
 
 
-def test_a_circle_is_found():
+def test_a_circle_is_found() -> None:
     assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})) == {"a", "b", "c"}
     assert circle({"a": {"b"}, "b": {"c"}, "d": {"a"}}) == []

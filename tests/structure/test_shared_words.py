@@ -14,7 +14,7 @@ MAY_NAME_THEM = {
 }
 
 
-def test_shared_utils_names_none_of_its_users():
+def test_shared_utils_names_none_of_its_users() -> None:
     named = {}
     for path in sorted(SHARED.rglob("*")):
         place = path.relative_to(SHARED).as_posix()
@@ -25,7 +25,7 @@ def test_shared_utils_names_none_of_its_users():
     assert named == {}
 
 
-def test_every_exception_is_needed():
+def test_every_exception_is_needed() -> None:
     for place in MAY_NAME_THEM:
         files = [SHARED / place] if place.endswith(".py") else (SHARED / place).rglob("*.*")
         assert any(WORDS.search(path.read_text(encoding="utf-8")) for path in files if path.suffix in {".py", ".sql"})

@@ -19,12 +19,5 @@ def test_every_folder_of_tests_has_a_link() -> None:
 def test_only_named_test_modules_may_have_untyped_signatures() -> None:
     mypy = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["tool"]["mypy"]
     [relaxed] = [each["module"] for each in mypy["overrides"] if "disallow_untyped_defs" in each]
-    strict = {link.name for link in LINKS.iterdir()} - {name.partition(".")[0] for name in relaxed}
     assert mypy["strict"] is True
-    assert strict == {
-        "letta_server_tests",
-        "local_stack_tests",
-        "memory_service_tests",
-        "opengauss_double_tests",
-        "scripted_model_tests",
-    }
+    assert relaxed == ["letta_bridge_tests.*", "shared_utils_tests.*"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 
 from bridge_chaos.choices import Chooser
@@ -13,7 +16,7 @@ from bridge_chaos.workspace import Workspace
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory):
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with (
         Workspace(tmp_path_factory.mktemp("chaos")) as workspace,
         Environment(workspace, Topology(latency=0.08)) as environment,
@@ -22,7 +25,7 @@ def environment(tmp_path_factory):
 
 
 @pytest.fixture
-def conversation(environment, request):
+def conversation(environment: Any, request: pytest.FixtureRequest) -> Iterator[Conversation]:
     """A few users who have said two things each, one of them the second in private, and been answered."""
     environment.renew()
     tag = request.node.name.replace("_", "-")

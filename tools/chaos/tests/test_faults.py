@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from bridge_chaos.catalogue import catalogue
@@ -26,14 +28,14 @@ PAIRS = [
 
 
 @pytest.mark.parametrize("name", SELECTION)
-def test_promises_hold_under_a_fault(environment, name):
+def test_promises_hold_under_a_fault(environment: Any, name: str) -> None:
     run = run_once(environment, with_load(Scenario(catalogue()[name]), LOAD), seed=1)
     assert run.struck, line(run)
     assert not run.broken, line(run)
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_promises_hold_under_two_faults(environment, name):
+def test_promises_hold_under_two_faults(environment: Any, name: str) -> None:
     run = run_once(environment, named_pair(name, catalogue()), seed=1)
     assert run.struck, line(run)
     assert not run.broken, line(run)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,7 +18,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("chaos")]
 
 
 @pytest.fixture
-def gate(tmp_path):
+def gate(tmp_path: Path) -> Iterator[LettaGate]:
     """Before a port at which nobody listens."""
     gate = LettaGate(f"http://{HOST}:{free_port()}", logs=tmp_path)
     gate.start()
@@ -23,21 +26,21 @@ def gate(tmp_path):
     gate.kill()
 
 
-def test_the_gate_loses_the_connection_where_its_target_is_gone(gate):
+def test_the_gate_loses_the_connection_where_its_target_is_gone(gate: LettaGate) -> None:
     gate.wait_ready()
     for method in ("GET", "POST"):
         with pytest.raises(httpx.RemoteProtocolError):
             httpx.request(method, f"{gate.url}/v1/agents/")
 
 
-def test_address_of_a_killed_letta_refuses_connections(environment):
+def test_address_of_a_killed_letta_refuses_connections(environment: Any) -> None:
     letta = environment.letta
     url = f"{letta.link.url}/v1/health/"
     assert httpx.get(url).is_success
     restarting = threading.Thread(target=letta.kill_and_restart, args=(letta.double,), kwargs={"away": 1.0})
     restarting.start()
 
-    def is_refused():
+    def is_refused() -> bool:
         try:
             httpx.get(url)
         except httpx.ConnectError:

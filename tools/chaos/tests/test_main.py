@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ FAULTS = ("redis/kill", "letta/kill", "postgres/kill")
 
 
 @pytest.fixture
-def chaos(monkeypatch, tmp_path):
+def chaos(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """`chaos(*options)`: the output of a command whose runs are `chaos.ends`, name → findings or an interruption."""
     monkeypatch.setattr(main, "_PAGE", tmp_path / "crash-matrix.md")
     monkeypatch.setattr(main, "_RESULTS", tmp_path / "results")
@@ -29,14 +30,14 @@ def chaos(monkeypatch, tmp_path):
     for module in (main, campaign):
         monkeypatch.setattr(module, "commit", lambda: invoke.commit)
 
-    def run(scenario, seed):
+    def run(scenario: Any, seed: int) -> Run:
         invoke.ran.append((scenario.name, seed))
         end = invoke.ends.get(scenario.name, ())
         if end is KeyboardInterrupt:
             raise KeyboardInterrupt
         return Run(scenario, seed, True, Verdict(tasks=7, findings=list(end)), recovery=[1.0, 2.0, 6.0])
 
-    def invoked(*options, code=0):
+    def invoked(*options: Any, code: int = 0) -> Any:
         invoke.ran = []
         result = CliRunner().invoke(main.app, ["chaos", *map(str, options)])
         assert result.exit_code == code, result.output
@@ -48,7 +49,7 @@ def chaos(monkeypatch, tmp_path):
     return invoke
 
 
-def faults(*names):
+def faults(*names: Any) -> list[Any]:
     return [option for name in names for option in ("--fault", name)]
 
 
@@ -60,13 +61,13 @@ def faults(*names):
         (["--minutes", "0.001", "--pairs", "2"], "--minutes 0.001 --pairs 2 "),
     ],
 )
-def test_the_page_names_the_command_that_made_it(chaos, options, shown):
+def test_the_page_names_the_command_that_made_it(chaos: Any, options: Any, shown: str) -> None:
     chaos("--docs", "--seed", "47", *faults(*FAULTS), *options)
     given = " ".join(faults(*FAULTS))
     assert f"`./run chaos {given} {shown}--seed 47 --docs`" in chaos.page.read_text("utf-8")
 
 
-def test_each_result_is_in_the_file_although_the_campaign_is_interrupted(chaos):
+def test_each_result_is_in_the_file_although_the_campaign_is_interrupted(chaos: Any) -> None:
     chaos.ends["letta/kill"] = KeyboardInterrupt
     output = chaos("--docs", "--seed", 5, *faults(*FAULTS))
     assert str(chaos.file()) in output.splitlines()[0]
@@ -75,7 +76,7 @@ def test_each_result_is_in_the_file_although_the_campaign_is_interrupted(chaos):
     assert [run.name for run in read(chaos.file(), catalogue()).runs] == ["redis/kill"]
 
 
-def test_resumed_campaign_runs_missing_faults_and_writes_the_complete_page(chaos):
+def test_resumed_campaign_runs_missing_faults_and_writes_the_complete_page(chaos: Any) -> None:
     chaos.ends["letta/kill"] = KeyboardInterrupt
     chaos("--docs", "--seed", 5, *faults(*FAULTS))
     chaos.ends = {}
@@ -87,7 +88,7 @@ def test_resumed_campaign_runs_missing_faults_and_writes_the_complete_page(chaos
     assert chaos.ran == []
 
 
-def test_a_resumed_campaign_repeats_runs_of_another_commit(chaos):
+def test_a_resumed_campaign_repeats_runs_of_another_commit(chaos: Any) -> None:
     chaos("--seed", 5, *faults(*FAULTS))
     chaos.commit = "decaf"
     chaos("--resume", chaos.file())
@@ -95,7 +96,7 @@ def test_a_resumed_campaign_repeats_runs_of_another_commit(chaos):
     assert {run.commit for run in read(chaos.file(), catalogue()).runs} == {"decaf"}
 
 
-def test_broken_runs_are_repeated_only_on_request_and_marked_on_the_page(chaos):
+def test_broken_runs_are_repeated_only_on_request_and_marked_on_the_page(chaos: Any) -> None:
     chaos.ends["redis/kill"] = [Finding("lost", "gone", Task("ada", "1"))]
     chaos("--seed", 5, *faults(*FAULTS), code=1)
     chaos.ends = {}
@@ -108,7 +109,7 @@ def test_broken_runs_are_repeated_only_on_request_and_marked_on_the_page(chaos):
     assert "outside the windows named below: **none**" in text
 
 
-def test_the_page_is_made_anew_from_files_without_a_run(chaos):
+def test_the_page_is_made_anew_from_files_without_a_run(chaos: Any) -> None:
     chaos("--seed", 5, *faults(*FAULTS))
     chaos("--page", chaos.file())
     assert chaos.ran == []
@@ -118,13 +119,13 @@ def test_the_page_is_made_anew_from_files_without_a_run(chaos):
 
 
 @pytest.mark.parametrize("option", [("--seed", 1), ("--pairs", 2), ("--fault", "redis/kill"), ("--minutes", 3)])
-def test_a_resumed_campaign_takes_its_choices_from_the_file_alone(chaos, option):
+def test_a_resumed_campaign_takes_its_choices_from_the_file_alone(chaos: Any, option: Any) -> None:
     chaos("--seed", 5, *faults(*FAULTS))
     chaos("--resume", chaos.file(), *option, code=2)
 
 
 @pytest.mark.parametrize("text", ["", "nonsense\n", '{"v": 2}\n', '{"v": 1, "run": {}}\n'])
-def test_a_file_that_holds_no_results_is_refused(chaos, tmp_path, text):
+def test_a_file_that_holds_no_results_is_refused(chaos: Any, tmp_path: Path, text: str) -> None:
     other = tmp_path / "other"
     other.write_text(text)
     chaos("--resume", other, code=2)

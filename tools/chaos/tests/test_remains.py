@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,10 +18,10 @@ SAID = Utterance("用户-remains-u001", 1)
 
 
 @pytest.fixture
-def found(environment):
+def found(environment: Any) -> Iterator[Callable[..., Any]]:
     environment.renew()
 
-    def places():
+    def places() -> list[Any]:
         return [place for place, _ in remains_of(environment, [SAID.mark])]
 
     assert places() == []
@@ -28,7 +30,7 @@ def found(environment):
         client.flushall()
 
 
-def test_a_message_in_any_kind_of_redis_key_is_found(environment, found):
+def test_a_message_in_any_kind_of_redis_key_is_found(environment: Any, found: Callable[..., Any]) -> None:
     escaped = json.dumps({"content": SAID.text})
     with environment.client() as client:
         client.set("a", escaped)
@@ -43,7 +45,7 @@ def test_a_message_in_any_kind_of_redis_key_is_found(environment, found):
     ]  # fmt: skip
 
 
-def test_a_message_in_a_table_a_file_and_an_agent_is_found(environment, found):
+def test_a_message_in_a_table_a_file_and_an_agent_is_found(environment: Any, found: Callable[..., Any]) -> None:
     (environment.data(0) / "notes.txt").write_text(SAID.text)
     with (
         psycopg.connect(environment.postgres.url(environment.database), autocommit=True) as connection,
@@ -59,7 +61,7 @@ def test_a_message_in_a_table_a_file_and_an_agent_is_found(environment, found):
     (environment.data(0) / "notes.txt").unlink()
 
 
-def test_message_number_with_the_same_prefix_does_not_match(environment, found):
+def test_message_number_with_the_same_prefix_does_not_match(environment: Any, found: Callable[..., Any]) -> None:
     with environment.client() as client:
         client.set("a", Utterance(SAID.user, 12).text)
     assert found() == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from typer.testing import CliRunner
 
@@ -22,14 +24,14 @@ ADA = Task("ada", "1")
 PLAN = Plan("./run chaos", 1, None, ())
 
 
-def run_of(scenario, *findings, excused=(), seed=1):
+def run_of(scenario: Any, *findings: Any, excused: Any = (), seed: int = 1) -> Run:
     if isinstance(scenario, str):
         scenario = Scenario(catalogue()[scenario])
     verdict = Verdict(tasks=10, findings=[*findings])
     return Run(scenario, seed, True, verdict, recovery=[1.0, 3.0], seconds=5.0, excused=[*excused])
 
 
-def test_each_fault_has_a_name_of_its_own_and_is_found_by_its_beginning():
+def test_each_fault_has_a_name_of_its_own_and_is_found_by_its_beginning() -> None:
     names = list(catalogue())
     assert len(names) == len(set(names)) > 70
     assert [fault.name for fault in chosen(["redis/kill"])] == ["redis/kill"]
@@ -39,7 +41,7 @@ def test_each_fault_has_a_name_of_its_own_and_is_found_by_its_beginning():
         chosen(["nothing"])
 
 
-def test_faults_name_promises_and_parts_that_exist():
+def test_faults_name_promises_and_parts_that_exist() -> None:
     for fault in catalogue().values():
         if fault.window is not None:
             assert fault.window.promises <= set(PROMISES), fault.name
@@ -48,7 +50,7 @@ def test_faults_name_promises_and_parts_that_exist():
         assert fault.occupies | fault.needs or fault.alone, fault.name
 
 
-def test_page_counts_and_names_known_limitations():
+def test_page_counts_and_names_known_limitations() -> None:
     faults = catalogue()
     in_window = Finding("repeated_messages", "twice", ADA)
     runs = [
@@ -68,20 +70,22 @@ def test_page_counts_and_names_known_limitations():
     assert "**letta/kill**" not in text
     assert "| 2 | 20 | 0 | 0 | 0 | **1** | 0 | 0 |" in text
     assert "1\\*" in text
-    assert faults["bridge/stop-sending"].window.why in text
+    window = faults["bridge/stop-sending"].window
+    assert window is not None
+    assert window.why in text
     assert "redis/kill + letta/kill @ recovery (seed 1)" in text
     assert "`redis/full`: nothing to fill" in text
     assert totals(runs) == {"lost": 1}
 
 
-def test_page_names_the_window_of_counted_turns_under_every_fault():
+def test_page_names_the_window_of_counted_turns_under_every_fault() -> None:
     finding = Finding("left_out", "only counted", ADA)
     text = page(Results(PLAN, [run_of("redis/kill", finding, excused=[finding])]), catalogue())
     assert f"- every fault ({PROMISES['left_out']}): {ALWAYS['left_out']}" in text
     assert ALWAYS["left_out"] not in page(Results(PLAN, [run_of("redis/kill")]), catalogue())
 
 
-def test_line_of_a_broken_run_has_the_command_to_repeat_it():
+def test_line_of_a_broken_run_has_the_command_to_repeat_it() -> None:
     broken = line(run_of(named_pair("redis/kill+letta/kill@recovery", catalogue()), Finding("lost", "gone", ADA)))
     assert "BROKEN" in broken
     assert "again: ./run chaos --pair redis/kill+letta/kill@recovery --seed 1" in broken
@@ -89,7 +93,7 @@ def test_line_of_a_broken_run_has_the_command_to_repeat_it():
     assert "(in the named window)" in line(run_of("bridge/stop-sending", in_window, excused=[in_window]))
 
 
-def test_soak_reports_growth_and_leftovers():
+def test_soak_reports_growth_and_leftovers() -> None:
     flat = Soak(1, 1.0, resident=[50.0, 80, 80, 81, 80, 82], descriptors=[20] * 6, keys={"replies": 1})
     flat.rows["sessions"] = (40, 40)
     assert flat.problems() == []
@@ -99,12 +103,12 @@ def test_soak_reports_growth_and_leftovers():
     assert len(grown.problems()) == 5
 
 
-def test_a_soak_needs_no_stack_of_its_own_for_its_faults():
+def test_a_soak_needs_no_stack_of_its_own_for_its_faults() -> None:
     known = catalogue()
     assert {known[name].topology for name in SPRINKLED} == {Topology()}
 
 
-def test_command_line_lists_faults_and_refuses_unknown_ones():
+def test_command_line_lists_faults_and_refuses_unknown_ones() -> None:
     listed = CliRunner().invoke(app, ["chaos", "--list"])
     assert (listed.exit_code, "letta/one-of-two" in listed.output) == (0, True)
     assert CliRunner().invoke(app, ["chaos", "--fault", "nothing"]).exit_code == 2

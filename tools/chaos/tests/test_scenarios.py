@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from bridge_chaos.catalogue import catalogue
@@ -12,11 +14,11 @@ from bridge_chaos.topology import Topology
 FAULTS = catalogue()
 
 
-def pair(first, second, phase=Phase.TOGETHER):
+def pair(first: Any, second: Any, phase: Any = Phase.TOGETHER) -> Scenario:
     return Scenario(FAULTS[first], FAULTS[second], phase)
 
 
-def test_the_same_seed_draws_the_same_pairs():
+def test_the_same_seed_draws_the_same_pairs() -> None:
     faults = list(FAULTS.values())
     drawn = [pair.name for pair in drawn_pairs(faults, 40, 7)]
     assert drawn == [pair.name for pair in drawn_pairs(faults, 40, 7)]
@@ -25,7 +27,7 @@ def test_the_same_seed_draws_the_same_pairs():
     assert {name.rpartition("@")[2] for name in drawn} == set(Phase)
 
 
-def test_every_drawn_pair_is_possible_and_named():
+def test_every_drawn_pair_is_possible_and_named() -> None:
     for drawn in drawn_pairs(list(FAULTS.values()), 60, 1):
         assert drawn.problem() is None
         assert named_pair(drawn.name, FAULTS) == drawn
@@ -41,7 +43,7 @@ def test_every_drawn_pair_is_possible_and_named():
         ("letta/kill", "letta/hang"),
     ],
 )
-def test_two_faults_of_one_part_strike_one_after_the_other_only(first, second):
+def test_two_faults_of_one_part_strike_one_after_the_other_only(first: str, second: str) -> None:
     assert pair(first, second).problem()
     assert pair(second, first, Phase.DURING).problem()
     assert pair(first, second, Phase.RECOVERY).problem() is None
@@ -58,29 +60,29 @@ def test_two_faults_of_one_part_strike_one_after_the_other_only(first, second):
         ("load/flood", "bridge/kill"),
     ],
 )
-def test_faults_that_need_different_stacks_are_no_pair(first, second, phase):
+def test_faults_that_need_different_stacks_are_no_pair(first: str, second: str, phase: Any) -> None:
     assert pair(first, second, phase).problem()
 
 
 @pytest.mark.parametrize("phase", Phase)
-def test_bridges_that_lose_tasks_are_no_pair_where_tasks_are_handed_out_once(phase):
+def test_bridges_that_lose_tasks_are_no_pair_where_tasks_are_handed_out_once(phase: Any) -> None:
     faults = catalogue()
     problem = Scenario(faults["operator/dead-retry"], faults["bridge/stop-taken"], phase).problem()
     assert problem is not None
     assert Scenario(faults["operator/dead-retry"], faults["memory/killed"], Phase.RECOVERY).problem() is None
 
 
-def test_two_faults_of_one_bridge_strike_one_bridge_each():
+def test_two_faults_of_one_bridge_strike_one_bridge_each() -> None:
     assert pair("bridge/kill-sent", "bridge/stop-answered").problem() is None
 
 
-def test_a_pairs_load_is_enough_for_both():
+def test_a_pairs_load_is_enough_for_both() -> None:
     load = pair("memory/gone", "redis/kill").load
     assert (load.users, load.messages >= 8) == (16, True)
     assert Load(users=3).merged(Load(users=2, prefix="x")).prefix == "x"
 
 
-def test_topologies_merge_where_one_of_them_wants_the_default():
+def test_topologies_merge_where_one_of_them_wants_the_default() -> None:
     one = Topology(redis="sentinel", variables=(("A", "1"),))
     other = Topology(own_data=True, variables=(("B", "2"),))
     merged = one.merged(other)
