@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from datetime import timedelta
 
-import psycopg
 import pytest
 
-from local_stack.databases import ENGINES
 from shared_utils.persistence.checkpoints.database_store import DatabaseCheckpoints
 from shared_utils.persistence.checkpoints.file_store import FileCheckpoints
 from shared_utils.persistence.checkpoints.memory_store import InMemoryCheckpoints
@@ -21,26 +18,9 @@ from shared_utils.persistence.checkpoints.port import (
     ValuesMissing,
     Write,
 )
-from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.errors import ValueRefused
 
-_SCHEMA = f"checkpoints_{os.getpid()}"
 _EVERY_BYTE = bytes(range(256))
-
-
-@pytest.fixture(
-    scope="session", params=["memory", "file", *(pytest.param(name, marks=pytest.mark.integration) for name in ENGINES)]
-)
-def engine(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def database_config(engine_url):
-    """One schema for all these tests: making one takes longer than a test."""
-    yield DatabaseConfig.model_validate({"db_url": engine_url, "schema_name": _SCHEMA, "max_connections": 5})
-    with psycopg.connect(engine_url, autocommit=True) as connection:
-        connection.execute(f"DROP SCHEMA IF EXISTS {_SCHEMA} CASCADE")
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import uuid
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
-import psycopg
 import pytest
 from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.conformance import checkpointer_test, validate
@@ -23,34 +22,16 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, interrupt
 
-from local_stack.databases import ENGINES
 from shared_utils.persistence.checkpoints.database_store import DatabaseCheckpoints
 from shared_utils.persistence.checkpoints.file_store import FileCheckpoints
 from shared_utils.persistence.checkpoints.memory_store import InMemoryCheckpoints
-from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.langgraph import CheckpointSaver
 
-_SCHEMA = f"graphs_{os.getpid()}"
 # The stores have a suite of their own on every engine; what follows from it needs no more than these.
 _ON_TWO = pytest.mark.parametrize(
     "engine", ["memory", pytest.param("postgresql", marks=pytest.mark.integration)], indirect=True
 )
 _EXAMPLE = Path(__file__).parents[3] / "examples" / "langgraph_resume.py"
-
-
-@pytest.fixture(
-    scope="session", params=["memory", "file", *(pytest.param(name, marks=pytest.mark.integration) for name in ENGINES)]
-)
-def engine(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def database_config(engine_url):
-    """One schema for all these tests: making one takes longer than a test."""
-    yield DatabaseConfig.model_validate({"db_url": engine_url, "schema_name": _SCHEMA, "max_connections": 5})
-    with psycopg.connect(engine_url, autocommit=True) as connection:
-        connection.execute(f"DROP SCHEMA IF EXISTS {_SCHEMA} CASCADE")
 
 
 @pytest.fixture
