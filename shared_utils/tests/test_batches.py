@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from shared_utils.batches import PageSize, batches_of
@@ -17,11 +19,13 @@ from shared_utils.batches import PageSize, batches_of
         ([1, 1, 8, 1], 9, 10, [[1, 1, 8], [1]]),
     ],
 )
-def test_batches_are_bounded_by_number_and_bytes(sizes, most, most_bytes, expected):
+def test_batches_are_bounded_by_number_and_bytes(
+    sizes: list[Any], most: int, most_bytes: int, expected: list[Any]
+) -> None:
     assert list(batches_of(sizes, most, most_bytes, lambda size: size)) == expected
 
 
-def test_pages_grow_while_items_are_small_and_shrink_where_they_are_large():
+def test_pages_grow_while_items_are_small_and_shrink_where_they_are_large() -> None:
     page = PageSize(500, 1000)
     for _ in range(5):
         page.learn(page.items, page.items)

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 import httpx
@@ -37,34 +39,34 @@ from shared_utils.connection_failures import connection_failure
     ],
     ids=repr,
 )  # fmt: skip
-def test_each_kind_has_its_clause(error, clause):
+def test_each_kind_has_its_clause(error: Any, clause: str | None) -> None:
     assert connection_failure(error) == clause
 
 
-def test_connection_failure_reads_the_cause_chain():
+def test_connection_failure_reads_the_cause_chain() -> None:
     error = RuntimeError("All connection attempts failed")
     error.__cause__ = OSError("in between")
     error.__cause__.__context__ = ConnectionRefusedError(111, "x")
     assert connection_failure(error) == "nobody listens there (connection refused)"
 
 
-async def by_httpx(url):
+async def by_httpx(url: str) -> None:
     async with httpx.AsyncClient(timeout=5) as client:
         await client.get(url)
 
 
-async def by_aiohttp(url):
+async def by_aiohttp(url: str) -> None:
     async with aiohttp.ClientSession() as session, session.get(url):
         pass
 
 
-async def by_psycopg(url):
+async def by_psycopg(url: str) -> None:
     address = url.replace("https://", "postgresql://u:p@").replace("http://", "postgresql://u:p@")
     mode = "verify-full&sslrootcert=system&sslnegotiation=direct" if url.startswith("https") else "disable"
     await psycopg.AsyncConnection.connect(f"{address}/db?sslmode={mode}", connect_timeout=5)
 
 
-def clause_of(ask, url):
+def clause_of(ask: Any, url: str) -> str | None:
     with pytest.raises((httpx.TransportError, aiohttp.ClientError, psycopg.OperationalError)) as caught:
         asyncio.run(ask(url))
     return connection_failure(caught.value)
@@ -75,22 +77,23 @@ ASKERS = pytest.mark.parametrize("ask", [by_httpx, by_aiohttp, by_psycopg])
 
 @pytest.mark.integration
 @ASKERS
-def test_a_refused_connection_is_explained(ask):
+def test_a_refused_connection_is_explained(ask: Any) -> None:
     assert clause_of(ask, f"http://{HOST}:{free_port()}") == "nobody listens there (connection refused)"
 
 
 @pytest.mark.integration
 @ASKERS
-def test_an_unknown_host_name_is_explained(ask):
+def test_an_unknown_host_name_is_explained(ask: Any) -> None:
     assert clause_of(ask, "http://no-such-host.invalid:80") == "its name cannot be resolved"
 
 
 @pytest.mark.integration
 @ASKERS
-def test_untrusted_certificate_is_explained(ask, tmp_path):
+def test_untrusted_certificate_is_explained(ask: Any, tmp_path: Path) -> None:
     with missing_parts():
         certificates = make_certificates(tmp_path)
     target = socket.create_server((HOST, 0))
     with contextlib.closing(target), TlsFront(target.getsockname()[1], certificates) as front:
         clause = clause_of(ask, f"https://localhost:{front.port}")
+    assert clause is not None
     assert clause.startswith("its certificate is not trusted")

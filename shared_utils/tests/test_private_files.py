@@ -6,6 +6,8 @@ import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -33,18 +35,18 @@ NASTY = (
 )
 
 
-def mode(path):
+def mode(path: Path) -> str:
     return oct(path.stat().st_mode & 0o777)
 
 
 @pytest.fixture(autouse=True)
-def _open_umask():
+def _open_umask() -> Iterator[None]:
     before = os.umask(0)
     yield
     os.umask(before)
 
 
-def test_created_files_and_folders_are_private(tmp_path):
+def test_created_files_and_folders_are_private(tmp_path: Path) -> None:
     make_folder(tmp_path / "a" / "b")
     create(tmp_path / "c" / "file")
     with replacing(tmp_path / "d" / "file") as file:
@@ -54,7 +56,7 @@ def test_created_files_and_folders_are_private(tmp_path):
     assert [mode(tmp_path / name) for name in ("c/file", "d/file")] == ["0o600"] * 2
 
 
-def test_locks_on_a_file_that_is_there_are_kept(tmp_path):
+def test_locks_on_a_file_that_is_there_are_kept(tmp_path: Path) -> None:
     """A process loses its POSIX locks on a file with the first descriptor of it that is closed."""
     with (tmp_path / "file").open("w") as file:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,14 +66,14 @@ def test_locks_on_a_file_that_is_there_are_kept(tmp_path):
     assert b"BlockingIOError" in locked.stderr
 
 
-def test_a_link_is_followed_to_a_file_that_is_not_there_yet(tmp_path):
+def test_a_link_is_followed_to_a_file_that_is_not_there_yet(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "target")
     create(tmp_path / "link")
     assert mode(tmp_path / "target") == "0o600"
     create(tmp_path / "link")
 
 
-def test_existing_files_and_folders_are_not_changed(tmp_path):
+def test_existing_files_and_folders_are_not_changed(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir(mode=0o755)
     (tmp_path / "file").write_text("x")
     make_folder(tmp_path / "open")
@@ -80,7 +82,7 @@ def test_existing_files_and_folders_are_not_changed(tmp_path):
     assert (tmp_path / "file").read_text() == "x"
 
 
-def test_a_file_appears_when_it_is_whole(tmp_path):
+def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("before")
     with replacing(path) as file:
@@ -90,8 +92,8 @@ def test_a_file_appears_when_it_is_whole(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_file_that_is_broken_off_leaves_nothing(tmp_path):
-    def broken_off():
+def test_a_file_that_is_broken_off_leaves_nothing(tmp_path: Path) -> None:
+    def broken_off() -> None:
         with replacing(tmp_path / "file") as file:
             file.write(b"half")
             raise KeyboardInterrupt
@@ -101,7 +103,7 @@ def test_a_file_that_is_broken_off_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_partial_file_of_a_killed_process_is_replaced_without_following_links(tmp_path):
+def test_partial_file_of_a_killed_process_is_replaced_without_following_links(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_text("untouched")
     (tmp_path / "file.partial").symlink_to(tmp_path / "elsewhere")
     with replacing(tmp_path / "file") as file:
@@ -111,7 +113,7 @@ def test_partial_file_of_a_killed_process_is_replaced_without_following_links(tm
 
 
 @pytest.mark.parametrize("text", NASTY)
-def test_any_text_names_a_file(tmp_path, text):
+def test_any_text_names_a_file(tmp_path: Path, text: str) -> None:
     name = file_name(text, ".jsonl")
     (tmp_path / name).write_text("x")
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
@@ -119,7 +121,7 @@ def test_any_text_names_a_file(tmp_path, text):
 
 
 @given(st.text(max_size=300), st.text(max_size=300))
-def test_no_two_texts_share_a_name_whatever_their_case(one, other):
+def test_no_two_texts_share_a_name_whatever_their_case(one: str, other: str) -> None:
     if one != other:
         assert file_name(one).lower() != file_name(other).lower()
     name = file_name(one)
@@ -130,6 +132,6 @@ def test_no_two_texts_share_a_name_whatever_their_case(one, other):
     assert name.isprintable()
 
 
-def test_ids_as_letta_gives_them_stay_readable():
+def test_ids_as_letta_gives_them_stay_readable() -> None:
     assert file_name("agent-22006411-d94a-4f4b-9bd9-25f0a9d311a8") == "agent-22006411-d94a-4f4b-9bd9-25f0a9d311a8"
     assert file_name("小明").startswith("%E5%B0%8F%E6%98%8E~")

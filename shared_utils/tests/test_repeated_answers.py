@@ -6,6 +6,9 @@ import asyncio
 import contextlib
 import json
 import re
+from asyncio.streams import StreamReader, StreamWriter
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import httpx
 import pytest
@@ -14,13 +17,15 @@ from shared_utils.repeated_answers import SingleAnswerClient
 
 
 @pytest.fixture
-async def serve():
+async def serve() -> AsyncIterator[Callable[..., Any]]:
     """Serves on a port of its own; takes what makes each answer of the request before it and this one."""
-    served = []
+    served: list[asyncio.Task[None]] = []
 
-    async def start(answers):
-        async def connected(reader, writer):
-            served.append(asyncio.current_task())
+    async def start(answers: Callable[..., Any]) -> str:
+        async def connected(reader: StreamReader, writer: StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            served.append(task)
             before = b""
             with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
                 while head := await reader.readuntil(b"\r\n\r\n"):
@@ -38,7 +43,7 @@ async def serve():
         host, port = server.sockets[0].getsockname()
         return f"http://{host}:{port}"
 
-    servers = []
+    servers: list[Any] = []
     yield start
     for server in servers:
         server.close()
@@ -52,7 +57,9 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("answers", ANSWERS.values(), ids=ANSWERS)
-async def test_a_repeated_answer_is_an_error_and_costs_the_connection(serve, answers):
+async def test_a_repeated_answer_is_an_error_and_costs_the_connection(
+    serve: Callable[..., Any], answers: Callable[..., Any]
+) -> None:
     url = await serve(answers)
     refused = 0
     async with SingleAnswerClient(timeout=5) as client:
@@ -67,7 +74,7 @@ async def test_a_repeated_answer_is_an_error_and_costs_the_connection(serve, ans
     assert refused in {0, 5}
 
 
-async def test_the_same_request_may_be_answered_alike(serve):
+async def test_the_same_request_may_be_answered_alike(serve: Callable[..., Any]) -> None:
     url = await serve(lambda _, answer: answer)
     async with SingleAnswerClient(timeout=5) as client:
         for _ in range(3):

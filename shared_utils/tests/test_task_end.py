@@ -10,7 +10,7 @@ from shared_utils import task_end
 from shared_utils.task_end import background, end
 
 
-async def swallowing(times):
+async def swallowing(times: int) -> None:
     while True:
         try:
             await asyncio.sleep(30)
@@ -20,7 +20,7 @@ async def swallowing(times):
                 raise
 
 
-async def test_tasks_end_although_a_cancellation_is_swallowed(monkeypatch):
+async def test_tasks_end_although_a_cancellation_is_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task_end, "_CANCEL_AGAIN_SECONDS", 0.01)
     tasks = [asyncio.create_task(swallowing(times)) for times in (0, 2)]
     await asyncio.sleep(0)
@@ -29,8 +29,8 @@ async def test_tasks_end_although_a_cancellation_is_swallowed(monkeypatch):
     assert all(task.cancelled() for task in tasks)
 
 
-async def test_error_of_a_task_stays_in_it():
-    async def failed():
+async def test_error_of_a_task_stays_in_it() -> None:
+    async def failed() -> None:
         raise LookupError
 
     task = asyncio.create_task(failed())
@@ -40,14 +40,14 @@ async def test_error_of_a_task_stays_in_it():
         await task
 
 
-async def test_no_task_is_ended_at_once():
+async def test_no_task_is_ended_at_once() -> None:
     await end()
 
 
-async def test_background_work_ends_with_its_block():
+async def test_background_work_ends_with_its_block() -> None:
     ended = asyncio.Event()
 
-    async def work():
+    async def work() -> None:
         try:
             await asyncio.sleep(30)
         finally:
@@ -59,8 +59,8 @@ async def test_background_work_ends_with_its_block():
     assert ended.is_set()
 
 
-async def test_error_of_background_work_is_raised_at_the_end_of_its_block():
-    async def failed():
+async def test_error_of_background_work_is_raised_at_the_end_of_its_block() -> None:
+    async def failed() -> None:
         raise LookupError
 
     with pytest.raises(LookupError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,14 +20,14 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_any_json_value_is_read_and_can_be_encoded(value):
+def test_any_json_value_is_read_and_can_be_encoded(value: Any) -> None:
     read = read_json(json.dumps(value))
     assert read == clean_json(value)
     json.dumps(read, ensure_ascii=False).encode()
 
 
 @given(st.binary() | st.text(st.characters()))
-def test_any_bytes_are_json_or_a_value_error(payload):
+def test_any_bytes_are_json_or_a_value_error(payload: bytes | str) -> None:
     try:
         value = read_json(payload)
     except ValueError:
@@ -35,7 +36,7 @@ def test_any_bytes_are_json_or_a_value_error(payload):
 
 
 @given(st.text(st.characters()))
-def test_clean_text_keeps_every_character_that_can_be_kept(text):
+def test_clean_text_keeps_every_character_that_can_be_kept(text: str) -> None:
     cleaned = clean_text(text)
     assert is_clean(cleaned)
     assert len(cleaned) == len(text)
@@ -64,16 +65,16 @@ def test_clean_text_keeps_every_character_that_can_be_kept(text):
     ],
     ids=ascii,
 )
-def test_characters_that_cannot_be_stored_become_the_replacement_character(payload, value):
+def test_characters_that_cannot_be_stored_become_the_replacement_character(payload: bytes | str, value: Any) -> None:
     assert read_json(payload) == value
 
 
-def test_load_json_keeps_distinct_texts_distinct():
+def test_load_json_keeps_distinct_texts_distinct() -> None:
     assert load_json(b'["\\ud83d","\\ud83e","\xff"]') == ["\ud83d", "\ud83e", "\udcff"]
 
 
 @pytest.mark.parametrize("payload", [b"", b"{", b"[" * 100_000, b"[" * 2000 + b"]" * 2000, b'{"a":' * 30_000, b"\x00"])
-def test_invalid_json_raises_value_error(payload):
+def test_invalid_json_raises_value_error(payload: bytes) -> None:
     with pytest.raises(ValueError):
         read_json(payload)
 
@@ -92,9 +93,9 @@ def test_invalid_json_raises_value_error(payload):
     ],
     ids=ascii,
 )
-def test_a_file_is_read_as_text(content, text):
+def test_a_file_is_read_as_text(content: bytes, text: str) -> None:
     assert read_text(content) == text
 
 
-def test_a_number_stands_with_its_noun():
+def test_a_number_stands_with_its_noun() -> None:
     assert [counted(number, "task") for number in range(3)] == ["0 tasks", "1 task", "2 tasks"]

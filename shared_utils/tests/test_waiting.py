@@ -7,7 +7,7 @@ import asyncio
 from shared_utils.waiting import wait_or_timeout
 
 
-async def test_wait_ends_with_the_event():
+async def test_wait_ends_with_the_event() -> None:
     event = asyncio.Event()
     waiting = asyncio.create_task(wait_or_timeout(event, 3_600.0))
     await asyncio.sleep(0)
@@ -16,11 +16,11 @@ async def test_wait_ends_with_the_event():
     await asyncio.wait_for(waiting, 20)
 
 
-async def test_wait_ends_with_the_time_limit_without_an_error():
+async def test_wait_ends_with_the_time_limit_without_an_error() -> None:
     await asyncio.wait_for(wait_or_timeout(asyncio.Event(), 0.01), 20)
 
 
-async def test_wait_can_be_cancelled():
+async def test_wait_can_be_cancelled() -> None:
     waiting = asyncio.create_task(wait_or_timeout(asyncio.Event(), 3_600.0))
     await asyncio.sleep(0)
     waiting.cancel()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pydantic import BaseModel, SecretStr
 
@@ -34,5 +36,5 @@ class Settings(BaseModel):
     ],
     ids=str,
 )
-def test_every_secret_of_the_settings_is_collected(settings, secrets):
+def test_every_secret_of_the_settings_is_collected(settings: Settings, secrets: list[Any]) -> None:
     assert secrets_of(settings) == set(secrets)

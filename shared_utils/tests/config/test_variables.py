@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from pydantic import BaseModel, SecretStr
 
@@ -33,17 +36,17 @@ class Settings(BaseModel):
     letta: Letta = Letta()
 
 
-def read(**environ):
+def read(**environ: Any) -> Any:
     return load(Settings, LAYOUT, config=None, environ=environ)
 
 
-def refusal(**environ):
+def refusal(**environ: str) -> str:
     with pytest.raises(SettingsError) as caught:
         read(**environ)
     return str(caught.value)
 
 
-def test_every_setting_has_a_variable_by_its_path():
+def test_every_setting_has_a_variable_by_its_path() -> None:
     loaded = read(PROGRAM_LETTA_TIMEOUT="5", PROGRAM_LETTA_INNER_SIZE="2")
     assert (loaded.settings.letta.timeout, loaded.settings.letta.inner.size) == (5, 2)
     assert loaded.origins == {
@@ -52,23 +55,23 @@ def test_every_setting_has_a_variable_by_its_path():
     }
 
 
-def test_the_variable_by_path_wins_over_the_short_one():
+def test_the_variable_by_path_wins_over_the_short_one() -> None:
     assert read(LETTA_TIMEOUT="1", PROGRAM_LETTA_TIMEOUT="2").settings.letta.timeout == 2
 
 
-def test_the_variable_by_path_may_be_a_file_too(tmp_path):
+def test_the_variable_by_path_may_be_a_file_too(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("hunter2\n")
     loaded = read(PROGRAM_LETTA_API_KEY_FILE=str(tmp_path / "key"))
     assert loaded.settings.letta.api_key.get_secret_value() == "hunter2"
     assert loaded.origins == {"letta.api_key": "PROGRAM_LETTA_API_KEY_FILE"}
 
 
-def test_a_table_is_a_json_object():
+def test_a_table_is_a_json_object() -> None:
     assert read(PROGRAM_LETTA_ROUTING='{"a": "there"}').settings.letta.routing == {"a": "there"}
 
 
 @pytest.mark.parametrize("text", ["there", "[1]", '{"a":', "[" * 100_000], ids=lambda text: text[:5])
-def test_a_table_that_is_no_json_object_is_refused(text):
+def test_a_table_that_is_no_json_object_is_refused(text: str) -> None:
     assert refusal(PROGRAM_LETTA_ROUTING=text).startswith("PROGRAM_LETTA_ROUTING must hold a JSON object")
 
 
@@ -86,17 +89,17 @@ def test_a_table_that_is_no_json_object_is_refused(text):
         ("LETTA_API_KEYS_FILE", "LETTA_API_KEY_FILE"),
     ],
 )
-def test_an_unknown_variable_is_refused_and_the_nearest_named(name, meant):
+def test_an_unknown_variable_is_refused_and_the_nearest_named(name: str, meant: str) -> None:
     assert refusal(**{name: "1"}) == f"the environment has an unknown variable {name}; did you mean {meant}?"
 
 
-def test_an_unknown_variable_near_to_none_is_refused_too():
+def test_an_unknown_variable_near_to_none_is_refused_too() -> None:
     assert refusal(PROGRAM_XYZZY="1") == (
         "the environment has an unknown variable PROGRAM_XYZZY; docs/configuration.md lists all that begin so"
     )
 
 
-def test_an_unknown_variable_is_refused_without_its_value():
+def test_an_unknown_variable_is_refused_without_its_value() -> None:
     assert "hunter2" not in refusal(PROGRAM_XYZZY="hunter2")
 
 
@@ -112,16 +115,16 @@ def test_an_unknown_variable_is_refused_without_its_value():
         "MEMORY_PRESSURE_WATCH", "MEMORY_LIMIT", "LETTA_SOMETHING_ELSE", "TIMEOUT", "PATH",
     ],
 )  # fmt: skip
-def test_variables_of_other_programs_are_ignored(name):
+def test_variables_of_other_programs_are_ignored(name: Any) -> None:
     assert read(**{name: "1"}).settings == Settings()
 
 
-def test_kubernetes_port_variable_is_ignored_and_an_operators_is_not():
+def test_kubernetes_port_variable_is_ignored_and_an_operators_is_not() -> None:
     assert read(PROGRAM_PORT="tcp://10.0.0.7:8290").settings == Settings()
     assert "unknown variable PROGRAM_PORT;" in refusal(PROGRAM_PORT="8290")
 
 
-def test_leaf_describes_its_setting():
+def test_leaf_describes_its_setting() -> None:
     by_path = {leaf.path: leaf for leaf in leaves(Settings)}
     assert list(by_path) == ["letta.timeout", "letta.api_key", "letta.routing", "letta.inner.size"]
     assert [path for path, leaf in by_path.items() if leaf.secret] == ["letta.api_key"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -48,27 +49,27 @@ FULL_TASK = {
 }
 
 
-def parse(content):
+def parse(content: dict[str, Any]) -> Task:
     return parse_task(json.dumps(content, ensure_ascii=False).encode(), LIMITS)
 
 
-def parsed(message):
+def parsed(message: Any) -> Any:
     return json.loads(dump(message))
 
 
-def test_a_task_is_written_as_it_was_read():
+def test_a_task_is_written_as_it_was_read() -> None:
     assert parsed(parse(FULL_TASK)) == FULL_TASK
 
 
 @pytest.mark.parametrize("field", FULL_TASK)
-def test_every_field_of_a_task_may_be_missing(field):
+def test_every_field_of_a_task_may_be_missing(field: str) -> None:
     task = parse({name: value for name, value in FULL_TASK.items() if name != field})
     expected = {"task_id": "", "type": "text", "user_id": "anonymous", "content": "", "source": "user"}
     assert getattr(task, field) == (type(task.meta)() if field == "meta" else expected.get(field))
 
 
 @pytest.mark.parametrize("field", FULL_TASK)
-def test_every_field_of_a_task_may_be_null(field):
+def test_every_field_of_a_task_may_be_null(field: str) -> None:
     assert parse({**FULL_TASK, field: None}) == parse({n: v for n, v in FULL_TASK.items() if n != field})
 
 
@@ -87,12 +88,12 @@ def test_every_field_of_a_task_may_be_null(field):
         ({"user_id": "小明 🌸"}, {"user_id": "小明 🌸"}),
     ],
 )
-def test_tasks_are_parsed_tolerantly(sent, read):
+def test_tasks_are_parsed_tolerantly(sent: dict[str, Any], read: dict[str, Any]) -> None:
     task = parse(sent)
     assert {name: getattr(task, name) for name in read} == read
 
 
-def test_unknown_fields_are_kept():
+def test_unknown_fields_are_kept() -> None:
     content = {"room": {"id": 7, "title": "聊天室"}, "model_config": 1, "meta": {"x_emotion": ["喜"]}}
     written = parsed(parse(content))
     assert written["room"] == content["room"]
@@ -133,7 +134,7 @@ def test_unknown_fields_are_kept():
     ],
     ids=lambda payload: repr(payload[:24]),
 )
-def test_task_that_violates_the_contract_is_malformed(payload):
+def test_task_that_violates_the_contract_is_malformed(payload: bytes) -> None:
     with pytest.raises(MalformedMessage) as caught:
         parse_task(payload, LIMITS)
     assert caught.value.code == "malformed"
@@ -143,32 +144,32 @@ def test_task_that_violates_the_contract_is_malformed(payload):
 
 @pytest.mark.parametrize("field", ["user_id", "task_id"])
 @pytest.mark.parametrize("number", [2**53 - 1, 2**53, 2**53 + 1, 1234567890123456789, -(2**63), 10**30])
-def test_an_integer_id_is_its_digits_however_large(field, number):
+def test_an_integer_id_is_its_digits_however_large(field: str, number: int) -> None:
     assert getattr(parse({field: number}), field) == str(number)
 
 
 @pytest.mark.parametrize(("sent", "read"), [(b"7.0", "7"), (b"-0.0", "0"), (b"-0", "0"), (b"1e3", "1000")])
-def test_a_floating_point_id_is_taken_where_it_is_exact(sent, read):
+def test_a_floating_point_id_is_taken_where_it_is_exact(sent: bytes, read: str) -> None:
     assert parse_task(b'{"user_id":%s}' % sent, LIMITS).user_id == read
 
 
 @pytest.mark.parametrize("sent", [b"9007199254740992.0", b"1e300", b"1.5", b"1e999", b"NaN"])
-def test_an_inexact_floating_point_id_is_refused(sent):
+def test_an_inexact_floating_point_id_is_refused(sent: bytes) -> None:
     with pytest.raises(MalformedMessage, match="send it as text"):
         parse_task(b'{"user_id":%s}' % sent, LIMITS)
 
 
-def test_of_a_repeated_key_the_last_counts():
+def test_of_a_repeated_key_the_last_counts() -> None:
     assert parse_task(b'{"user_id":"a","user_id":"b"}', LIMITS).user_id == "b"
 
 
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"1e999"])
-def test_a_number_json_does_not_know_is_never_written(number):
+def test_a_number_json_does_not_know_is_never_written(number: bytes) -> None:
     task = parse_task(b'{"timestamp":' + number + b',"x":' + number + b"}", LIMITS)
     json.loads(dump(task), parse_constant=pytest.fail)
 
 
-def test_a_payload_may_be_as_large_as_its_limit():
+def test_a_payload_may_be_as_large_as_its_limit() -> None:
     payload = b'{"content":"%s"}' % (b"x" * 100)
     assert parse_task(payload, Limits(payload_bytes=len(payload))).content == "x" * 100
     with pytest.raises(MalformedMessage, match=f"{len(payload)} bytes, {len(payload) - 1} are allowed"):
@@ -176,7 +177,7 @@ def test_a_payload_may_be_as_large_as_its_limit():
 
 
 @pytest.mark.parametrize("field", ["user_id", "task_id"])
-def test_an_id_may_be_as_long_as_its_limit(field):
+def test_an_id_may_be_as_long_as_its_limit(field: str) -> None:
     limits = Limits(id_length=16)
     assert getattr(parse_task(json.dumps({field: "名" * 16}).encode(), limits), field) == "名" * 16
     with pytest.raises(MalformedMessage, match=f"{field} has 17 characters, 16 are allowed"):
@@ -184,8 +185,8 @@ def test_an_id_may_be_as_long_as_its_limit(field):
 
 
 @pytest.mark.parametrize("place", [lambda value: {"x": value}, lambda value: {"meta": {"x": value}}])
-def test_a_task_may_be_nested_as_deep_as_its_limit(place):
-    def nested(levels):
+def test_a_task_may_be_nested_as_deep_as_its_limit(place: Callable[..., Any]) -> None:
+    def nested(levels: int) -> bytes:
         value: Any = 1
         for level in range(levels):
             value = [value] if level % 2 else {"x": value}
@@ -197,7 +198,7 @@ def test_a_task_may_be_nested_as_deep_as_its_limit(place):
         parse_task(nested(5), limits)
 
 
-def test_refusal_names_ids_but_no_user_text():
+def test_refusal_names_ids_but_no_user_text() -> None:
     content = [{"type": "my secret", "text": "my secret"}]
     payload = json.dumps({"task_id": "t1", "user_id": "ada", "content": content, "meta": {"lang": "my secret"}})
     with pytest.raises(MalformedMessage) as caught:
@@ -206,7 +207,7 @@ def test_refusal_names_ids_but_no_user_text():
     assert "secret" not in str(caught.value)
 
 
-def test_a_user_id_that_may_name_two_users_is_refused_with_the_task_id():
+def test_a_user_id_that_may_name_two_users_is_refused_with_the_task_id() -> None:
     with pytest.raises(MalformedMessage, match="two users") as caught:
         parse_task(b'{"task_id":"t1","user_id":"ada\\ud83d","content":"hi"}', LIMITS)
     assert (caught.value.task_id, caught.value.user_id) == ("t1", None)
@@ -232,7 +233,7 @@ def test_a_user_id_that_may_name_two_users_is_refused_with_the_task_id():
     ],
     ids=lambda value: repr(value[:30]) if isinstance(value, bytes) else None,
 )
-def test_invalid_unicode_becomes_the_replacement_character(payload, read):
+def test_invalid_unicode_becomes_the_replacement_character(payload: bytes, read: dict[str, str]) -> None:
     task = parse_task(payload, LIMITS)
     assert {name: getattr(task, name) for name in read} == read
     parse_task(dump(task), LIMITS)
@@ -255,7 +256,7 @@ def test_invalid_unicode_becomes_the_replacement_character(payload, read):
         ({"memory_type": ""}, {}),
     ],
 )
-def test_meta_of_any_shape_loses_no_message(sent, read):
+def test_meta_of_any_shape_loses_no_message(sent: Any, read: dict[str, Any]) -> None:
     task = parse({"content": "hi", "meta": sent})
     assert task.content == "hi"
     assert task.meta.model_dump(exclude_none=True) == read
@@ -276,7 +277,7 @@ def test_meta_of_any_shape_loses_no_message(sent, read):
         ("timestamp", 10**400, str(10**400)),
     ],
 )
-def test_a_field_that_is_only_passed_on_may_have_any_shape(field, sent, read):
+def test_a_field_that_is_only_passed_on_may_have_any_shape(field: str, sent: Any, read: str | None) -> None:
     task = parse({"content": "hi", field: sent})
     assert (task.content, getattr(task, field)) == ("hi", read)
 
@@ -292,7 +293,7 @@ def test_a_field_that_is_only_passed_on_may_have_any_shape(field, sent, read):
         ({"type": "text", "text": "a"}, "a"),
     ],
 )
-def test_content_is_text_or_text_parts(sent, read):
+def test_content_is_text_or_text_parts(sent: Any, read: str) -> None:
     assert parse({"content": sent}).content == read
 
 
@@ -306,7 +307,7 @@ def test_content_is_text_or_text_parts(sent, read):
         ({}, "'text'"),
     ],
 )
-def test_a_content_part_without_text_is_named(sent, named):
+def test_a_content_part_without_text_is_named(sent: Any, named: str) -> None:
     with pytest.raises(MalformedMessage, match=f"content holds a part of (type )?{named}; only text parts"):
         parse({"content": sent})
 
@@ -335,7 +336,7 @@ def test_a_content_part_without_text_is_named(sent, named):
     ],
     ids=lambda value: repr(value[:30]) if isinstance(value, bytes) else None,
 )
-def test_salvage_ids_returns_readable_ids(payload, ids):
+def test_salvage_ids_returns_readable_ids(payload: bytes, ids: tuple[Any, ...]) -> None:
     assert salvage_ids(payload) == ids
 
 
@@ -351,7 +352,7 @@ BROKEN = st.builds(lambda payload, at, junk: payload[:at] + junk, TASKS, st.inte
 
 
 @given(st.binary(max_size=64) | TASKS | BROKEN | JSON.map(lambda content: json.dumps(content).encode()))
-def test_any_payload_is_a_task_or_malformed(payload):
+def test_any_payload_is_a_task_or_malformed(payload: bytes) -> None:
     salvage_ids(payload)
     try:
         task = parse_task(payload, LIMITS)
@@ -445,7 +446,7 @@ REPLY = Reply(
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else None,
 )
-def test_messages_leave_in_exactly_this_form(message, golden):
+def test_messages_leave_in_exactly_this_form(message: Any, golden: str) -> None:
     assert dump(message).decode() == golden
     assert type(message).model_validate_json(golden) == message
 
@@ -478,14 +479,14 @@ def test_messages_leave_in_exactly_this_form(message, golden):
         (AiResponse, {"user_id", "text", "original_message_id", "timestamp", "audio_file"}),
     ],
 )
-def test_no_field_other_programs_know_was_renamed_or_dropped(model, contract):
+def test_no_field_other_programs_know_was_renamed_or_dropped(model: Any, contract: set[str]) -> None:
     assert contract <= model.model_fields.keys()
 
 
-def test_a_chat_ais_answer_is_read_tolerantly():
+def test_a_chat_ais_answer_is_read_tolerantly() -> None:
     answer = AiResponse.model_validate({"user_id": 7, "text": None, "timestamp": 1.5, "audio_file": 0, "mood": "glad"})
     assert (answer.user_id, answer.text, answer.audio_file, answer.model_extra) == ("7", "", None, {"mood": "glad"})
 
 
-def test_now_is_in_seconds():
+def test_now_is_in_seconds() -> None:
     assert 1_700_000_000 < now() < 10_000_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -41,7 +42,7 @@ from shared_utils.errors import MalformedMessage
         (b'[{"user_id":"Ada"}]', "Ada"),
     ],
 )
-def test_a_payload_is_its_users(payload, user):
+def test_a_payload_is_its_users(payload: bytes, user: str) -> None:
     assert owners(payload) == {user}
     assert ownership(payload, user) is Ownership.THEIRS
     assert ownership(payload, f"{user}x") is Ownership.OTHERS
@@ -51,17 +52,17 @@ def test_a_payload_is_its_users(payload, user):
     "payload",
     [b"", b"null", b"7", b"[]", b'"Ada"', b"\xff", b'{"user_id":["Ada"]}', b'{"user_id":true}', b'{"user_id":0x10,"x'],
 )
-def test_payload_without_a_user_has_no_owner(payload):
+def test_payload_without_a_user_has_no_owner(payload: bytes) -> None:
     assert owners(payload) == frozenset()
 
 
-def test_a_payload_that_names_several_is_no_single_ones():
+def test_a_payload_that_names_several_is_no_single_ones() -> None:
     payload = b'[{"user_id":"Ada"},{"user_id":"bob"}]'
     assert ownership(payload, "Ada") is Ownership.SHARED
     assert ownership(payload, "cy") is Ownership.OTHERS
 
 
-def test_only_the_tasks_own_user_counts_not_one_inside_it():
+def test_only_the_tasks_own_user_counts_not_one_inside_it() -> None:
     assert owners(b'{"user_id":"bob","meta":{"user_id":"Ada"}}') == {"bob"}
 
 
@@ -70,7 +71,7 @@ FIELDS = st.sampled_from(["user_id", "content", "meta", "task_id"])
 
 
 @given(st.dictionaries(FIELDS, st.recursive(SCALARS, st.lists, max_leaves=3)))
-def test_it_never_disagrees_with_the_reader_of_tasks(task):
+def test_it_never_disagrees_with_the_reader_of_tasks(task: dict[str, Any]) -> None:
     payload = json.dumps(task).encode()
     try:
         user = parse_task(payload, BOUNDS).user_id

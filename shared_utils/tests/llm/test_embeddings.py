@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import Any
 
 import httpx
 import pytest
+from tenacity import RetryCallState
 
 from scripted_model.app import application
 from shared_utils.llm import embeddings
 from shared_utils.llm.embeddings import EmbeddingSettings, EmbeddingsRefused, EmbeddingsUnavailable, HttpEmbedder
 
 
-def embedder(answer, **settings):
+def embedder(answer: Callable[..., Any], **settings: int) -> tuple[embeddings.HttpEmbedder, list[Any]]:
     """One that asks `answer(body) -> response`; `asked` collects the bodies."""
     asked = []
 
-    def handle(request):
+    def handle(request: httpx.Request) -> Any:
         asked.append(json.loads(request.content))
         return answer(asked[-1])
 
@@ -27,14 +30,14 @@ def embedder(answer, **settings):
     return made, asked
 
 
-def vectors(*numbers):
+def vectors(*numbers: int) -> httpx.Response:
     return httpx.Response(
         200, json={"data": [{"index": index, "embedding": [float(number)]} for index, number in enumerate(numbers)]}
     )
 
 
-async def test_texts_are_asked_for_in_parts_and_come_back_in_order():
-    def answer(body):
+async def test_texts_are_asked_for_in_parts_and_come_back_in_order() -> None:
+    def answer(body: dict[str, list[str] | str]) -> httpx.Response:
         items = [{"index": index, "embedding": [float(text)]} for index, text in enumerate(body["input"])]
         return httpx.Response(200, json={"data": items[::-1]})
 
@@ -45,25 +48,25 @@ async def test_texts_are_asked_for_in_parts_and_come_back_in_order():
     assert await made.embed([]) == []
 
 
-async def test_a_long_text_is_cut_and_an_empty_one_is_a_space():
+async def test_a_long_text_is_cut_and_an_empty_one_is_a_space() -> None:
     made, asked = embedder(lambda body: vectors(*range(len(body["input"]))), max_characters=100)
     await made.embed(["长" * 500, ""])
     assert asked[0]["input"] == ["长" * 100, " "]
 
 
-async def test_texts_are_sent_as_utf8_whatever_they_hold():
+async def test_texts_are_sent_as_utf8_whatever_they_hold() -> None:
     made, asked = embedder(lambda body: vectors(*range(len(body["input"]))))
     await made.embed(["half \ud83d", "NUL\x00"])
     assert asked[0]["input"] == ["half \ufffd", "NUL\ufffd"]
 
 
 @pytest.fixture
-def pauses(monkeypatch):
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The pauses before another attempt, in seconds; nobody waits for them."""
     found = []
     real = embeddings._pause
 
-    def none(state):
+    def none(state: RetryCallState) -> float:
         found.append(real(state))
         return 0.0
 
@@ -71,7 +74,7 @@ def pauses(monkeypatch):
     return found
 
 
-async def test_request_to_an_overloaded_model_is_retried(pauses):
+async def test_request_to_an_overloaded_model_is_retried(pauses: list[Any]) -> None:
     answers = [httpx.Response(429, headers={"Retry-After": "7"}), httpx.Response(503), vectors(1)]
     made, asked = embedder(lambda _: answers.pop(0))
     assert await made.embed(["a"]) == [[1.0]]
@@ -82,15 +85,15 @@ async def test_request_to_an_overloaded_model_is_retried(pauses):
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 @pytest.mark.usefixtures("pauses")
-async def test_one_that_stays_overloaded_is_unavailable(status):
+async def test_one_that_stays_overloaded_is_unavailable(status: int) -> None:
     made, asked = embedder(lambda _: httpx.Response(status), attempts=2)
     with pytest.raises(EmbeddingsUnavailable):
         await made.embed(["a"])
     assert len(asked) == 2
 
 
-async def test_one_that_is_unavailable_is_unavailable():
-    def answer(_body):
+async def test_one_that_is_unavailable_is_unavailable() -> None:
+    def answer(_body: dict[str, list[str] | str]) -> None:
         raise httpx.ConnectError("refused")
 
     made, _ = embedder(answer, attempts=1)
@@ -112,7 +115,7 @@ async def test_one_that_is_unavailable_is_unavailable():
         httpx.Response(200, json={"data": [{"index": 1, "embedding": [1.0]}]}),
     ],
 )
-async def test_refused_or_invalid_response_is_not_retried(response):
+async def test_refused_or_invalid_response_is_not_retried(response: httpx.Response) -> None:
     made, asked = embedder(lambda _: response)
     with pytest.raises(EmbeddingsRefused):
         await made.embed(["a"])
@@ -124,7 +127,7 @@ async def test_refused_or_invalid_response_is_not_retried(response):
     [(None, None, None), (..., ..., ...), (0, 1, 2), (..., 1, 2), (None, 1, 2)],
     ids=["null", "left out", "given", "zero left out", "zero null"],
 )
-async def test_vectors_without_an_index_are_in_the_order_of_the_texts(indexes):
+async def test_vectors_without_an_index_are_in_the_order_of_the_texts(indexes: tuple[Any, ...]) -> None:
     items = [
         {"embedding": [float(place)], **({} if index is ... else {"index": index})}
         for place, index in enumerate(indexes)
@@ -133,21 +136,21 @@ async def test_vectors_without_an_index_are_in_the_order_of_the_texts(indexes):
     assert await made.embed(["a", "b", "c"]) == [[0.0], [1.0], [2.0]]
 
 
-async def test_an_index_of_zero_that_is_left_out_is_found_wherever_it_stands():
+async def test_an_index_of_zero_that_is_left_out_is_found_wherever_it_stands() -> None:
     items = [{"index": 1, "embedding": [1.0]}, {"embedding": [0.0]}]
     made, _ = embedder(lambda _: httpx.Response(200, json={"data": items}))
     assert await made.embed(["a", "b"]) == [[0.0], [1.0]]
 
 
 @pytest.mark.parametrize("indexes", [(0, 0), (..., ..., 1), (1, 2), (0, ...), ("x", 0)])
-async def test_vectors_without_a_valid_index_are_refused(indexes):
+async def test_vectors_without_a_valid_index_are_refused(indexes: tuple[Any, ...]) -> None:
     items = [{"embedding": [1.0], **({} if index is ... else {"index": index})} for index in indexes]
     made, _ = embedder(lambda _: httpx.Response(200, json={"data": items}))
     with pytest.raises(EmbeddingsRefused):
         await made.embed(["text"] * len(items))
 
 
-async def test_a_date_in_retry_after_is_waited_for(pauses):
+async def test_a_date_in_retry_after_is_waited_for(pauses: list[Any]) -> None:
     when = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
     answers = [httpx.Response(429, headers={"Retry-After": when}), vectors(1)]
     made, _ = embedder(lambda _: answers.pop(0))
@@ -155,8 +158,8 @@ async def test_a_date_in_retry_after_is_waited_for(pauses):
     assert 10 < pauses[0] <= 20
 
 
-async def test_a_server_that_does_not_know_the_encoding_is_asked_without_it():
-    def answer(body):
+async def test_a_server_that_does_not_know_the_encoding_is_asked_without_it() -> None:
+    def answer(body: dict[str, list[str] | str]) -> httpx.Response:
         refused = {"error": {"message": "Unknown parameter: 'encoding_format'", "param": "encoding_format"}}
         return httpx.Response(400, json=refused) if "encoding_format" in body else vectors(1)
 
@@ -173,7 +176,7 @@ async def test_a_server_that_does_not_know_the_encoding_is_asked_without_it():
         (400, "This model's maximum context length is 512 tokens", "maximum context length is 512 tokens"),
     ],
 )
-async def test_refusal_quotes_the_provider_and_is_not_retried(status, message, said):
+async def test_refusal_quotes_the_provider_and_is_not_retried(status: int, message: str, said: str) -> None:
     made, asked = embedder(lambda _: httpx.Response(status, json={"error": {"message": message}}))
     with pytest.raises(EmbeddingsRefused) as raised:
         await made.embed(["a"])
@@ -181,19 +184,19 @@ async def test_refusal_quotes_the_provider_and_is_not_retried(status, message, s
     assert len(asked) == 1
 
 
-async def test_other_dimensions_than_asked_for_are_refused():
+async def test_other_dimensions_than_asked_for_are_refused() -> None:
     made, asked = embedder(lambda _: vectors(1), dimensions=8)
     with pytest.raises(EmbeddingsRefused, match="8 were asked for"):
         await made.embed(["a"])
     assert asked[0]["dimensions"] == 8
 
 
-async def test_the_scripted_model_answers_it():
+async def test_the_scripted_model_answers_it() -> None:
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app=application()))
     made = HttpEmbedder(client, EmbeddingSettings.model_validate({"base_url": "http://model/v1", "dimensions": 64}))
     tea, drink, trains = await made.embed(["我喜欢喝茶", "我喜欢喝绿茶", "火车几点开"])
 
-    def near(one, other):
+    def near(one: list[float], other: list[float]) -> float:
         return sum(a * b for a, b in zip(one, other, strict=True))
 
     assert near(tea, drink) > 0.5 > near(tea, trains)

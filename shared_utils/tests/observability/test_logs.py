@@ -6,6 +6,8 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import structlog
@@ -20,28 +22,28 @@ from shared_utils.observability.redaction import Policy
 class Logged:
     """A process that logs to the captured standard output."""
 
-    def __init__(self, capsys):
+    def __init__(self, capsys: Any) -> None:
         self._capsys = capsys
         self._text = ""
 
-    def configure(self, *secrets, **settings):
+    def configure(self, *secrets: str, **settings: str) -> Any:
         logs.configure(LogSettings(**settings), "a-service", secrets=secrets)
         return logs.get("a.module")
 
-    def text(self):
+    def text(self) -> str:
         self._text += self._capsys.readouterr().out
         return self._text
 
-    def lines(self):
+    def lines(self) -> list[Any]:
         return [json.loads(line) for line in self.text().splitlines()]
 
 
-def fail(error):
+def fail(error: Any) -> None:
     raise error
 
 
 @pytest.fixture
-def logged(monkeypatch, capsys):
+def logged(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Logged]:
     monkeypatch.setattr(logging.root, "handlers", [])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(redaction, "policy", Policy())
@@ -55,7 +57,7 @@ def logged(monkeypatch, capsys):
     structlog.contextvars.clear_contextvars()
 
 
-def test_a_line_is_one_json_object_with_event_service_module_level_and_time(logged):
+def test_a_line_is_one_json_object_with_event_service_module_level_and_time(logged: Logged) -> None:
     logged.configure(format="json").info(
         "turn_settled", task_id="t1", attempts=2, ratio=0.5, agent_id=None, note="名\n"
     )
@@ -75,12 +77,12 @@ def test_a_line_is_one_json_object_with_event_service_module_level_and_time(logg
     assert "名" in logged.text()
 
 
-def test_without_a_terminal_the_automatic_format_is_json(logged):
+def test_without_a_terminal_the_automatic_format_is_json(logged: Logged) -> None:
     logged.configure().info("started")
     assert logged.lines()[0]["event"] == "started"
 
 
-def test_the_console_format_is_for_people(logged):
+def test_the_console_format_is_for_people(logged: Logged) -> None:
     log = logged.configure(format="console")
     try:
         fail(OSError("redis://:hunter2@h is away"))
@@ -94,7 +96,7 @@ def test_the_console_format_is_for_people(logged):
 
 
 @pytest.mark.parametrize(("level", "events"), [("debug", ["d", "i", "w"]), ("info", ["i", "w"]), ("error", [])])
-def test_the_level_is_the_least_that_is_written(logged, level, events):
+def test_the_level_is_the_least_that_is_written(logged: Logged, level: str, events: list[Any]) -> None:
     log = logged.configure(format="json", level=level)
     log.debug("d")
     log.info("i")
@@ -102,7 +104,7 @@ def test_the_level_is_the_least_that_is_written(logged, level, events):
     assert [line["event"] for line in logged.lines()] == events
 
 
-def test_the_level_may_change_while_running(logged):
+def test_the_level_may_change_while_running(logged: Logged) -> None:
     log = logged.configure(format="json")
     log.debug("before")
     logs.adjust(LogSettings(level="debug"))
@@ -113,7 +115,7 @@ def test_the_level_may_change_while_running(logged):
     assert [line["event"] for line in logged.lines()] == ["between"]
 
 
-def test_a_configured_secret_is_hidden_in_every_kind_of_line(logged):
+def test_a_configured_secret_is_hidden_in_every_kind_of_line(logged: Logged) -> None:
     log = logged.configure("correct horse", format="json", salt="ours")
     log.info("event", error="it is correct horse", deep={"why": ["correct horse"]})
     logging.getLogger("some.library").error("sent %r", b"AUTH correct horse")
@@ -125,7 +127,7 @@ def test_a_configured_secret_is_hidden_in_every_kind_of_line(logged):
     assert "correct horse" not in logged.text()
 
 
-def test_a_crash_is_one_line_without_secrets(logged):
+def test_a_crash_is_one_line_without_secrets(logged: Logged) -> None:
     logged.configure("correct horse", format="json")
     try:
         fail(RuntimeError("correct horse\nin two lines"))
@@ -136,13 +138,13 @@ def test_a_crash_is_one_line_without_secrets(logged):
     assert "RuntimeError: ***" in line["exception"]
 
 
-def test_ctrl_c_is_no_crash(logged, capsys):
+def test_ctrl_c_is_no_crash(logged: Logged, capsys: pytest.CaptureFixture[str]) -> None:
     logged.configure(format="json")
     sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert logged.lines() == []
 
 
-def test_pythons_warnings_have_the_same_format(logged):
+def test_pythons_warnings_have_the_same_format(logged: Logged) -> None:
     logged.configure(format="json")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -152,7 +154,7 @@ def test_pythons_warnings_have_the_same_format(logged):
     assert "DeprecationWarning: an old way" in line["detail"]
 
 
-def test_bound_fields_are_in_every_later_line(logged):
+def test_bound_fields_are_in_every_later_line(logged: Logged) -> None:
     log = logged.configure(format="json")
     logs.bind(task_id="t1", user_id="ada")
     log.info("event")
@@ -160,7 +162,7 @@ def test_bound_fields_are_in_every_later_line(logged):
     assert (line["task_id"], line["user_id"]) == ("t1", logs.pseudonym("ada"))
 
 
-def test_message_texts_and_user_ids_can_be_switched_on(logged):
+def test_message_texts_and_user_ids_can_be_switched_on(logged: Logged) -> None:
     log = logged.configure(format="json")
     log.info("event", user_id="ada", text="hi")
     logs.adjust(LogSettings(user_ids=True, message_text=True))
@@ -170,7 +172,7 @@ def test_message_texts_and_user_ids_can_be_switched_on(logged):
     assert (shown["user_id"], shown["text"]) == ("ada", "hi")
 
 
-def test_an_exception_is_part_of_its_line_without_its_secrets(logged):
+def test_an_exception_is_part_of_its_line_without_its_secrets(logged: Logged) -> None:
     log = logged.configure(format="json")
     try:
         fail(ValueError("no answer from postgres://u:hunter2@h/d with Bearer abcdef123"))
@@ -181,7 +183,7 @@ def test_an_exception_is_part_of_its_line_without_its_secrets(logged):
     assert "ValueError: no answer from postgres://u:***@h/d with Bearer ***" in line["exception"]
 
 
-def test_a_librarys_line_has_the_same_format(logged):
+def test_a_librarys_line_has_the_same_format(logged: Logged) -> None:
     logged.configure(format="json")
     logging.getLogger("some.library").warning("cannot reach %s", "redis://:hunter2@h:6379")
     logging.getLogger("some.library").info("chatter")
@@ -190,7 +192,7 @@ def test_a_librarys_line_has_the_same_format(logged):
     assert (line["event"], line["module"], line["level"]) == ("library_log", "some.library", "warning")
 
 
-def test_a_librarys_exception_is_not_lost(logged):
+def test_a_librarys_exception_is_not_lost(logged: Logged) -> None:
     logged.configure(format="json")
     try:
         fail(KeyError("a key"))
@@ -200,13 +202,13 @@ def test_a_librarys_exception_is_not_lost(logged):
     assert "KeyError: 'a key'" in line["exception"]
 
 
-def test_a_librarys_own_level_is_taken_for_the_one_below(logged):
+def test_a_librarys_own_level_is_taken_for_the_one_below(logged: Logged) -> None:
     logged.configure(format="json")
     logging.getLogger("some.library").log(35, "between")
     assert logged.lines()[0]["level"] == "warning"
 
 
-def test_a_librarys_wrong_call_does_not_fail_its_caller(logged, monkeypatch):
+def test_a_librarys_wrong_call_does_not_fail_its_caller(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging, "raiseExceptions", False)
     logged.configure(format="json")
     logging.getLogger("some.library").warning("%d", "no number")
@@ -217,11 +219,11 @@ def test_a_librarys_wrong_call_does_not_fail_its_caller(logged, monkeypatch):
     "key", ["password", "redis_password", "passwd", "secret", "client_secret", "token", "api_key", "apikey",
             "letta_api_key", "Authorization", "access_token"],
 )  # fmt: skip
-def test_a_value_is_hidden_by_the_name_of_its_key(key):
+def test_a_value_is_hidden_by_the_name_of_its_key(key: str) -> None:
     assert logs.redact(None, "", {key: "hunter2", "deep": {key: ["hunter2"]}}) == {key: "***", "deep": {key: "***"}}
 
 
-def test_token_counts_are_not_redacted():
+def test_token_counts_are_not_redacted() -> None:
     event = {"event": "x", "prompt_tokens": 5, "max_tokens": 9, "enabled": True, "missing": None}
     assert logs.redact(None, "", dict(event)) == event
 
@@ -244,14 +246,14 @@ def test_token_counts_are_not_redacted():
         ('{"api_key": "hunter2", "a": 1}', '{"api_key": "***", "a": 1}'),
     ],
 )
-def test_a_secret_is_hidden_by_its_shape(text, redacted):
+def test_a_secret_is_hidden_by_its_shape(text: str, redacted: str) -> None:
     assert redact_text(text) == redacted
 
 
 @pytest.mark.parametrize(
     "text", ["redis://host:6379/0", "a desk-lamp", "risk-averse", "user@example.org: hi", "你好: 10:30@home"]
 )
-def test_texts_without_secrets_are_not_redacted(text):
+def test_texts_without_secrets_are_not_redacted(text: str) -> None:
     assert redact_text(text) == text
 
 
@@ -260,7 +262,7 @@ def test_texts_without_secrets_are_not_redacted(text):
     [b"redis://:hunter2@h", ValueError("sk-hunter2hunter2"), SecretStr("hunter2"), {"redis://:hunter2@h"}],
     ids=lambda value: type(value).__name__,
 )
-def test_a_value_that_is_no_text_is_searched_too(logged, value):
+def test_a_value_that_is_no_text_is_searched_too(logged: Logged, value: Any) -> None:
     logged.configure(format="json").info("event", value=value, deep=[{"value": value}])
     assert logged.lines()
     assert "hunter2" not in logged.text()

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ asyncio.run(main())
 @pytest.mark.process
 @pytest.mark.integration
 @pytest.mark.parametrize("program", [WAITING_THREAD, OPEN_STORES], ids=["a thread waits", "stores are open"])
-def test_a_program_that_is_left_by_an_error_ends(postgres_url, program):
+def test_a_program_that_is_left_by_an_error_ends(postgres_url: str, program: Any) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", program, postgres_url], capture_output=True, text=True, timeout=90, check=False
     )
@@ -68,19 +69,19 @@ def test_a_program_that_is_left_by_an_error_ends(postgres_url, program):
     assert "LookupError: left" in ended.stderr
 
 
-def test_ended_loop_raises_for_waiting_and_later_callers():
+def test_ended_loop_raises_for_waiting_and_later_callers() -> None:
     loop, said, begun = asyncio.new_event_loop(), [], threading.Event()
 
-    async def forever():
+    async def forever() -> None:
         begun.set()
         await asyncio.Event().wait()
 
-    def ask():
+    def ask() -> None:
         with pytest.raises(RuntimeError, match="the event loop ended before the call was done; wrong place"):
             result_of(forever(), loop, "wrong place")
         said.append("ended")
 
-    async def main():
+    async def main() -> None:
         thread.start()
         await asyncio.to_thread(begun.wait)
 
@@ -95,8 +96,8 @@ def test_ended_loop_raises_for_waiting_and_later_callers():
     loop.close()
 
 
-async def test_result_of_raises_the_coroutines_error():
-    async def fails():
+async def test_result_of_raises_the_coroutines_error() -> None:
+    async def fails() -> None:
         raise TimeoutError("its own")
 
     loop = asyncio.get_running_loop()

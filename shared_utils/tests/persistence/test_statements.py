@@ -13,7 +13,7 @@ _MADE = re.compile(r"^CREATE TABLE (?:IF NOT EXISTS )?(\w+)", re.MULTILINE)
 _COMMENT = re.compile(r"--.*")
 
 
-def test_every_table_is_named_with_its_schema():
+def test_every_table_is_named_with_its_schema() -> None:
     """Else a pooler may lead a statement to another program's table of that name."""
     tables = {name for migration in migrations() for name in _MADE.findall(migration.text)}
     assert "agent_sessions" in tables
@@ -24,7 +24,7 @@ def test_every_table_is_named_with_its_schema():
     assert all('{schema}."' in text for table in TABLES for text in fixed(table).values())
 
 
-def test_no_statement_relies_on_its_session():
+def test_no_statement_relies_on_its_session() -> None:
     """A lock or a setting of the session would be the next client's behind a pooler; so would LISTEN."""
     texts = {name: text for statements in named().values() for name, text in statements.items()}
     of_the_build = {"unlimited", "limited", "index_memory", "one_worker", "reset_memory", "reset_workers"}
@@ -34,14 +34,14 @@ def test_no_statement_relies_on_its_session():
     assert {name for name, text in texts.items() if sessions.search(_COMMENT.sub("", text))} == of_the_build
 
 
-def test_settings_are_set_for_a_session_or_a_transaction():
+def test_settings_are_set_for_a_session_or_a_transaction() -> None:
     assert for_session({"a": literal("it's"), "b": "1"}) == "SET a TO 'it''s'; SET b TO 1"
     given = {"default_transaction_isolation": "'serializable'", "session_timeout": "0", "b": "1"}
     assert for_transaction(given) == "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL b TO 1"
     assert for_transaction({}, snapshot=True) == "BEGIN ISOLATION LEVEL REPEATABLE READ"
 
 
-def test_each_product_gets_only_its_known_settings():
+def test_each_product_gets_only_its_known_settings() -> None:
     assert "lock_timeout" not in OpenGauss((6, 0, 0)).session_settings
     assert "session_timeout" not in PostgreSQL((16,)).session_settings
     assert "transaction_timeout" not in PostgreSQL((16,)).session_settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 import uvloop
@@ -16,11 +17,11 @@ from shared_utils.errors import SettingsError
 from shared_utils.redis.connection import CONNECTION_ERRORS, _watched, close, connect
 
 
-def client_of(url=None, **settings):
+def client_of(url: str | None = None, **settings: Any) -> Any:
     return connect(RedisSettings(url=url, **settings), name="test")
 
 
-def options_of(client):
+def options_of(client: Any) -> Any:
     return client.connection_pool.connection_kwargs
 
 
@@ -37,7 +38,7 @@ def options_of(client):
         ("unix://u:p@/run/r.sock", UnixDomainSocketConnection, {"path": "/run/r.sock", "username": "u"}),
     ],
 )
-def test_a_url_becomes_a_client_of_one_server(url, connection, options):
+def test_a_url_becomes_a_client_of_one_server(url: str, connection: Any, options: dict[str, Any]) -> None:
     client = client_of(url)
     assert isinstance(client, Redis)
     assert isinstance(client.connection_pool, BlockingConnectionPool)
@@ -45,13 +46,13 @@ def test_a_url_becomes_a_client_of_one_server(url, connection, options):
     assert options.items() <= options_of(client).items()
 
 
-def test_host_and_port_count_where_there_is_no_url():
+def test_host_and_port_count_where_there_is_no_url() -> None:
     client = client_of(host="valkey", port=7000, db=2, username="bridge", password="p@/:")
     expected = {"host": "valkey", "port": 7000, "db": 2, "username": "bridge", "password": "p@/:"}
     assert expected.items() <= options_of(client).items()
 
 
-def test_the_url_wins_over_everything_but_fills_in_no_credentials_it_lacks():
+def test_the_url_wins_over_everything_but_fills_in_no_credentials_it_lacks() -> None:
     settings = {"host": "other", "db": 5, "username": "bridge", "password": "s3"}
     expected = {"host": "h", "username": "bridge", "password": "s3"}
     assert expected.items() <= options_of(client_of("redis://h", **settings)).items()
@@ -59,8 +60,8 @@ def test_the_url_wins_over_everything_but_fills_in_no_credentials_it_lacks():
 
 
 @pytest.mark.parametrize("url", [None, "redis://h", "redis+sentinel://h/main"])
-def test_every_client_waits_bounded_names_itself_and_never_retries(url):
-    client = connect(RedisSettings(url=url), name="a-bridge", timeout=7, max_connections=3)
+def test_every_client_waits_bounded_names_itself_and_never_retries(url: str | None) -> None:
+    client: Any = connect(RedisSettings(url=url), name="a-bridge", timeout=7, max_connections=3)
     options = options_of(client)
     assert (options["socket_timeout"], options["socket_connect_timeout"], options["client_name"]) == (7, 5, "a-bridge")
     assert options["retry"].get_retries() == 0
@@ -76,7 +77,9 @@ def test_every_client_waits_bounded_names_itself_and_never_retries(url):
         ("redis+sentinel://u:p@a,b/main/1", [("a", 26379), ("b", 26379)], "main", {"username": "u", "password": "p"}),
     ],
 )
-def test_a_sentinel_url_becomes_a_client_of_the_primary(url, sentinels, name, options):
+def test_a_sentinel_url_becomes_a_client_of_the_primary(
+    url: Any, sentinels: Any, name: Any, options: dict[str, Any]
+) -> None:
     pool = client_of(url).connection_pool
     asked = [sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels]
     assert [(options["host"], options["port"]) for options in asked] == sentinels
@@ -86,7 +89,7 @@ def test_a_sentinel_url_becomes_a_client_of_the_primary(url, sentinels, name, op
     assert isinstance(pool, BlockingConnectionPool)
 
 
-def test_tls_behind_sentinel_covers_the_sentinels_too():
+def test_tls_behind_sentinel_covers_the_sentinels_too() -> None:
     pool = client_of("rediss+sentinel://a/main").connection_pool
     assert issubclass(pool.connection_class, SentinelManagedSSLConnection)
     (sentinel,) = pool.sentinel_manager.sentinels
@@ -101,7 +104,7 @@ def test_tls_behind_sentinel_covers_the_sentinels_too():
         ("redis+cluster://:p@@h/0", "h:6379", Connection),
     ],
 )
-def test_a_cluster_url_becomes_a_cluster_client(url, node, connection):
+def test_a_cluster_url_becomes_a_cluster_client(url: str, node: str, connection: Any) -> None:
     client = client_of(url)
     assert isinstance(client, RedisCluster)
     assert list(client.nodes_manager.startup_nodes) == [node]
@@ -148,7 +151,7 @@ def test_a_cluster_url_becomes_a_cluster_client(url, node, connection):
         ("redis+cluster://", "names no host"),
     ],
 )
-def test_a_wrong_url_is_one_sentence_without_its_password(url, sentence):
+def test_a_wrong_url_is_one_sentence_without_its_password(url: str, sentence: str) -> None:
     with pytest.raises(SettingsError, match=sentence) as caught:
         client_of(url)
     assert "hunter2" not in str(caught.value)
@@ -157,7 +160,7 @@ def test_a_wrong_url_is_one_sentence_without_its_password(url, sentence):
 
 
 @pytest.mark.integration
-async def test_a_burst_of_commands_waits_for_connections(redis_url):
+async def test_a_burst_of_commands_waits_for_connections(redis_url: str) -> None:
     client = connect(RedisSettings(url=redis_url), name="burst", max_connections=2)
     answers = await asyncio.gather(*(client.incr("counter") for _ in range(50)))
     assert sorted(answers) == list(range(1, 51))
@@ -166,11 +169,12 @@ async def test_a_burst_of_commands_waits_for_connections(redis_url):
 
 
 @pytest.mark.integration
-async def test_a_burst_behind_sentinel_waits_for_connections(redis_url, monkeypatch):
+async def test_a_burst_behind_sentinel_waits_for_connections(redis_url: Any, monkeypatch: Any) -> None:
     at = options_of(client_of(redis_url))
-    client = connect(RedisSettings(url="redis+sentinel://sentinel/main"), name="behind", max_connections=2)
+    settings = RedisSettings(url="redis+sentinel://sentinel/main")
+    client: Any = connect(settings, name="behind", max_connections=2)
 
-    async def primary(_name):
+    async def primary(_name: str) -> tuple[str, int]:
         return at["host"], at["port"]
 
     monkeypatch.setattr(client.connection_pool.sentinel_manager, "discover_master", primary)
@@ -180,7 +184,9 @@ async def test_a_burst_behind_sentinel_waits_for_connections(redis_url, monkeypa
 
 
 @pytest.mark.integration
-async def test_a_wrong_password_is_a_connection_error_that_does_not_name_it(redis_url, caplog):
+async def test_a_wrong_password_is_a_connection_error_that_does_not_name_it(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     client = connect(RedisSettings(url=redis_url, password="hunter2"), name="test")
     with caplog.at_level(logging.DEBUG), pytest.raises(CONNECTION_ERRORS) as caught:
         await client.ping()
@@ -188,7 +194,7 @@ async def test_a_wrong_password_is_a_connection_error_that_does_not_name_it(redi
     await client.aclose()
 
 
-async def test_a_server_that_is_unavailable_is_a_connection_error():
+async def test_a_server_that_is_unavailable_is_a_connection_error() -> None:
     client = client_of("redis://127.0.0.1:1")
     with pytest.raises(CONNECTION_ERRORS):
         await client.ping()
@@ -196,8 +202,8 @@ async def test_a_server_that_is_unavailable_is_a_connection_error():
 
 
 @pytest.mark.integration
-def test_a_write_to_a_closed_transport_is_a_lost_connection(redis_url):
-    async def scenario():
+def test_a_write_to_a_closed_transport_is_a_lost_connection(redis_url: str) -> None:
+    async def scenario() -> None:
         client = client_of(redis_url)
         await client.ping()
         [connection] = client.connection_pool._available_connections
@@ -211,7 +217,7 @@ def test_a_write_to_a_closed_transport_is_a_lost_connection(redis_url):
 
 
 @pytest.mark.integration
-async def test_two_that_read_at_once_lose_the_connection(redis_url):
+async def test_two_that_read_at_once_lose_the_connection(redis_url: str) -> None:
     client = client_of(redis_url)
     pubsub = client.pubsub()
     await pubsub.subscribe("letta_responses")
@@ -228,9 +234,9 @@ async def test_two_that_read_at_once_lose_the_connection(redis_url):
     await close(client)
 
 
-def test_other_programming_errors_stay_what_they_are():
+def test_other_programming_errors_stay_what_they_are() -> None:
     class Broken(Connection):
-        async def send_packed_command(self, *args, **options):
+        async def send_packed_command(self, *args: Any, **options: Any) -> None:
             raise RuntimeError("deque mutated during iteration")
 
     with pytest.raises(RuntimeError):

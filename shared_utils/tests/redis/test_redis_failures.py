@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import (
@@ -58,7 +60,7 @@ SCRIPT = " script: 5f0c, on @user_script:27."
     ],
     ids=repr,
 )
-def test_each_failure_is_one_sentence_with_advice(error, code, says, lasting):
+def test_each_failure_is_one_sentence_with_advice(error: Any, code: str, says: str, lasting: bool) -> None:
     trouble = redis_failure(error)
     assert (trouble.code, trouble.is_lasting) == (code, lasting)
     assert trouble.is_refusal == (code != "unreachable")
@@ -70,13 +72,13 @@ def test_each_failure_is_one_sentence_with_advice(error, code, says, lasting):
     assert "user_script" not in sentence
 
 
-def test_a_command_that_a_pipeline_quotes_is_not_repeated():
+def test_a_command_that_a_pipeline_quotes_is_not_repeated() -> None:
     error = ResponseError('Command # 1 (LPUSH q {"content":"my (secret) words"}) of pipeline caused error: WRONGTYPE x')
     assert "secret" not in explain(error)
     assert redis_failure(error).code == "wrongtype"
 
 
-def test_an_error_that_is_not_of_redis_is_reported_in_its_own_words():
+def test_an_error_that_is_not_of_redis_is_reported_in_its_own_words() -> None:
     assert error_text(OutOfMemoryError("command not allowed", status_code="OOM")).startswith("Redis is full")
     assert error_text(RuntimeError("the journal is closed")) == "the journal is closed"
     assert error_text(TimeoutError()) == "TimeoutError"

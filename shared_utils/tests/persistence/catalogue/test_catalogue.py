@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from itertools import count
 from types import FunctionType
+from typing import Any
 
 import psycopg
 import pytest
@@ -24,12 +26,12 @@ _numbers = count(1)
 
 
 @pytest.fixture
-def sent(monkeypatch):
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Everything that goes through a psycopg cursor, white space and names made those of the page."""
     found = []
     execute = psycopg.AsyncCursor.execute
 
-    async def listening(self, query, *args, **kwargs):
+    async def listening(self: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
         text = query.as_string() if isinstance(query, sql.Composable) else query
         found.append(text.decode() if isinstance(text, bytes) else text)
         return await execute(self, query, *args, **kwargs)
@@ -39,7 +41,7 @@ def sent(monkeypatch):
 
 
 @pytest.fixture
-def absent(engine_url):
+def absent(engine_url: str) -> Iterator[Any]:
     """The configuration of a database that is not there yet, and a role, both removed afterwards."""
     name = f"absent_{next(_numbers)}"
     with psycopg.connect(engine_url, autocommit=True) as connection:
@@ -49,13 +51,13 @@ def absent(engine_url):
         connection.execute(f"DROP ROLE {name}")
 
 
-def _url(url, name):
+def _url(url: Any, name: Any) -> Any:
     parts = conninfo_to_dict(url)
-    return re.sub(rf"/{re.escape(parts['dbname'])}(\?|$)", rf"/{name}\1", url)
+    return re.sub(rf"/{re.escape(str(parts['dbname']))}(\?|$)", rf"/{name}\1", url)
 
 
 @pytest.fixture
-def listed(engine):
+def listed(engine: str) -> Any:
     """What the page says, of this product."""
     product = "PostgreSQL" if engine == "postgresql" else "openGauss"
     texts = {" ".join(text.split()) for texts in PRELIMINARIES.values() for text in texts}
@@ -65,12 +67,12 @@ def listed(engine):
     return {text.replace('"letta"', '"bridge"') for text in own} | steps | set(every_connection()[product])
 
 
-def flat(texts, name):
+def flat(texts: Any, name: str) -> Any:
     return {" ".join(text.replace(f'"{name}"', '"bridge"').split()) for text in texts} - {""}
 
 
 @pytest.mark.parametrize("engine", ["postgresql", "opengauss-6.0"], indirect=True)
-async def test_statements_at_connect_match_the_documented_ones(absent, listed, sent):
+async def test_statements_at_connect_match_the_documented_ones(absent: Any, listed: Any, sent: list[Any]) -> None:
     name, config = absent
     await migrate(config, grant=name)
     database = Database(config)
@@ -80,11 +82,11 @@ async def test_statements_at_connect_match_the_documented_ones(absent, listed, s
     assert (sorted(found - listed), sorted(listed - found)) == ([], []), "sent and not listed, listed and not sent"
 
 
-def _ask():
+def _ask() -> bool:
     return _sent_by_a_test()
 
 
-def test_a_statement_of_a_test_is_the_tests_own():
+def test_a_statement_of_a_test_is_the_tests_own() -> None:
     assert _ask()
     in_the_project = str(CHECKOUT / "shared_utils" / "src" / "shared_utils" / "module.py")
     assert not FunctionType(_ask.__code__.replace(co_filename=in_the_project), globals())()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,16 +18,18 @@ from shared_utils.persistence.checkpoints.port import (
     Checkpoint,
     CheckpointCleanup,
     CheckpointNeeded,
+    CheckpointStore,
     ValuesMissing,
     Write,
 )
+from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.errors import ValueRefused
 
 _EVERY_BYTE = bytes(range(256))
 
 
 @pytest.fixture
-def _store(request, engine, tmp_path):
+def _store(request: pytest.FixtureRequest, engine: str, tmp_path: Path) -> Any:
     match engine:
         case "memory":
             return InMemoryCheckpoints(max_bytes=1000)
@@ -35,7 +40,7 @@ def _store(request, engine, tmp_path):
 
 
 @pytest.fixture
-async def store(_store):
+async def store(_store: Any) -> AsyncIterator[Any]:
     await _store.setup()
     for thread_id in {checkpoint.thread_id for checkpoint in await _store.list()}:
         await _store.delete(thread_id)
@@ -43,29 +48,29 @@ async def store(_store):
     await _store.close()
 
 
-def step(number, thread_id="t", **changes):
+def step(number: int, thread_id: Any = "t", **changes: Any) -> Checkpoint:
     """The step of this number, which followed the one before."""
     parent_id = f"{number - 1:03}" if number else None
     known = {"state": Blob("raw", b"%d" % number), "checkpoint_id": f"{number:03}", "parent_id": parent_id}
     return Checkpoint(thread_id, **{**known, **changes})
 
 
-def write(task_id, index=0, data=b"w", **changes):
+def write(task_id: str, index: int = 0, data: bytes = b"w", **changes: Any) -> Write:
     return Write(task_id, index, **{"name": "c", "blob": Blob("raw", data), **changes})
 
 
-def ids(checkpoints):
+def ids(checkpoints: Any) -> list[Any]:
     return [checkpoint.checkpoint_id for checkpoint in checkpoints]
 
 
-async def test_nothing_is_there_at_first(store):
+async def test_nothing_is_there_at_first(store: CheckpointStore) -> None:
     assert await store.get("t") is None
     assert await store.get("t", "", "001") is None
     assert await store.list() == []
     assert await store.delete("t") == 0
 
 
-async def test_a_checkpoint_comes_back_as_it_was_put(store):
+async def test_a_checkpoint_comes_back_as_it_was_put(store: CheckpointStore) -> None:
     put = Checkpoint(
         "t",
         Blob("raw", _EVERY_BYTE),
@@ -81,24 +86,29 @@ async def test_a_checkpoint_comes_back_as_it_was_put(store):
     await store.put(put)
     got = await store.get("t", "child:1")
     assert got == await store.get("t", "child:1", "002")
+    assert got is not None
+    assert got.created_at is not None
     assert got.created_at.utcoffset() == timedelta(0)
     for part in ("state", "parent_id", "run_id", "metadata", "versions", "values"):
         assert getattr(got, part) == getattr(put, part), part
+    assert got is not None
     assert set(got.inherited) == {"c"}
     assert await store.get("t") is None, "another namespace"
 
 
-async def test_put_again_replaces_state_and_metadata(store):
+async def test_put_again_replaces_state_and_metadata(store: CheckpointStore) -> None:
     await store.put(step(0, metadata={"a": 1}))
     before = await store.get("t")
+    assert before is not None
     await store.put(step(0, metadata={"b": 2}, state=Blob("raw", b"new")))
     after = await store.get("t")
+    assert after is not None
     assert (after.metadata, after.state.data) == ({"b": 2}, b"new")
     assert after.created_at == before.created_at
     assert len(await store.list("t")) == 1
 
 
-async def test_the_latest_is_the_greatest_id_whatever_the_order_of_arrival(store):
+async def test_the_latest_is_the_greatest_id_whatever_the_order_of_arrival(store: Any) -> None:
     # In a language's order "a" would come before "B", and "-" would not count.
     for name in ("B", "a", "A-2", "A1"):
         await store.put(step(0, checkpoint_id=name))
@@ -106,21 +116,22 @@ async def test_the_latest_is_the_greatest_id_whatever_the_order_of_arrival(store
     assert ids(await store.list("t")) == ["a", "B", "A1", "A-2"]
 
 
-async def test_a_value_is_stored_once_and_shared(store):
+async def test_a_value_is_stored_once_and_shared(store: CheckpointStore) -> None:
     await store.put(step(0, versions={"a": "1"}, values={"a": Blob("raw", b"one")}))
     await store.put(step(1, versions={"a": "1", "b": "1"}, values={"b": Blob("raw", b"two")}))
     got = await store.get("t")
+    assert got is not None
     assert {name: blob.data for name, blob in got.values.items()} == {"a": b"one", "b": b"two"}
 
 
-async def test_a_value_that_is_nowhere_is_asked_for_and_nothing_is_stored(store):
+async def test_a_value_that_is_nowhere_is_asked_for_and_nothing_is_stored(store: CheckpointStore) -> None:
     with pytest.raises(ValuesMissing) as missing:
         await store.put(step(0, versions={"a": "1", "b": "1"}, values={"b": Blob("raw", b"b")}))
     assert missing.value.names == {"a"}
     assert await store.get("t") is None
 
 
-async def test_lists_by_thread_namespace_id_and_metadata(store):
+async def test_lists_by_thread_namespace_id_and_metadata(store: CheckpointStore) -> None:
     for number in range(4):
         await store.put(step(number, metadata={"source": "loop" if number % 2 else "input", "n": number, "l": [1, 2]}))
     await store.put(step(0, namespace="child"))
@@ -139,20 +150,21 @@ async def test_lists_by_thread_namespace_id_and_metadata(store):
 
 
 @pytest.mark.parametrize("scope", [(), ("t",), ("t", "")])
-async def test_pages_follow_each_other_without_gap_or_overlap(store, scope):
+async def test_pages_follow_each_other_without_gap_or_overlap(store: CheckpointStore, scope: Any) -> None:
     for namespace in ("", "child"):
         for number in range(3):
             await store.put(step(number, namespace=namespace))
     await store.copy("t", "u")
     whole = await store.list(*scope)
-    paged, last = [], None
+    paged: list[Checkpoint] = []
+    last = None
     while page := await store.list(*scope, after=last, limit=2):
         paged += page
         last = page[-1]
     assert paged == whole
 
 
-async def test_text_no_database_can_hold_is_replaced_in_metadata_and_refused_in_ids(store):
+async def test_text_no_database_can_hold_is_replaced_in_metadata_and_refused_in_ids(store: Any) -> None:
     await store.put(step(0, metadata={"a\0": ["x\ud800\0", {"\udfff": 1}]}))
     assert (await store.get("t")).metadata == {"a\ufffd": ["x\ufffd\ufffd", {"\ufffd": 1}]}
     with pytest.raises(ValueRefused, match="thread_id"):
@@ -173,20 +185,21 @@ async def test_text_no_database_can_hold_is_replaced_in_metadata_and_refused_in_
         ({"metadata": {"thing": object()}}, "thing"),
     ],
 )
-async def test_put_refuses_an_invalid_value_by_name(store, changes, named):
+async def test_put_refuses_an_invalid_value_by_name(store: CheckpointStore, changes: Any, named: str) -> None:
     with pytest.raises(ValueRefused, match=named):
         await store.put(step(0, **changes))
 
 
-async def test_the_longest_keys_fit(store):
+async def test_the_longest_keys_fit(store: CheckpointStore) -> None:
     key = "x" * 512
     await store.put(Checkpoint(key, Blob("raw", b""), key, key, versions={key: key}, values={key: Blob("raw", b"v")}))
     await store.put_writes(key, key, key, [write(key, name=key)])
     got = await store.get(key, key, key)
+    assert got is not None
     assert (got.values[key].data, len(got.writes)) == (b"v", 1)
 
 
-async def test_writes_are_kept_in_the_order_of_their_tasks(store):
+async def test_writes_are_kept_in_the_order_of_their_tasks(store: Any) -> None:
     await store.put(step(0))
     await store.put_writes("t", "", "000", [write("a", 0, task_path="~2"), write("a", 1, task_path="~2")])
     await store.put_writes("t", "", "000", [write("z", data=_EVERY_BYTE, task_path="~10")])
@@ -198,14 +211,14 @@ async def test_writes_are_kept_in_the_order_of_their_tasks(store):
     assert writes == (await store.list("t"))[0].writes
 
 
-async def test_the_same_write_again_changes_nothing_but_a_special_one_is_replaced(store):
+async def test_the_same_write_again_changes_nothing_but_a_special_one_is_replaced(store: Any) -> None:
     await store.put(step(0))
     for data in (b"first", b"second"):
         await store.put_writes("t", "", "000", [write("a", 0, data), write("a", -1, data), write("a", -1, data + b"!")])
     assert {found.index: found.blob.data for found in (await store.get("t")).writes} == {0: b"first", -1: b"second!"}
 
 
-async def test_two_writers_on_one_thread_lose_nothing(store):
+async def test_two_writers_on_one_thread_lose_nothing(store: CheckpointStore) -> None:
     await store.put(step(0, versions={"a": "1"}, values={"a": Blob("raw", b"a")}))
     branches = [
         step(1, checkpoint_id=f"001-{n}", versions={"a": "1", "b": f"2.{n}"}, values={"b": Blob("raw", b"%d" % n)})
@@ -222,7 +235,7 @@ async def test_two_writers_on_one_thread_lose_nothing(store):
     assert [found[f"001-{n}"].values["b"].data for n in range(8)] == [b"%d" % n for n in range(8)]
 
 
-async def test_history_is_the_nearest_stored_value_and_the_writes_since(store):
+async def test_history_is_the_nearest_stored_value_and_the_writes_since(store: CheckpointStore) -> None:
     for number in range(6):
         versions = {1: {"c": "1"}, 3: {"d": "1"}}.get(number, {})
         values = {name: Blob("raw", b"seed of " + name.encode()) for name in versions}
@@ -245,7 +258,9 @@ async def test_history_is_the_nearest_stored_value_and_the_writes_since(store):
     assert (await store.history("nobody", "", None, ["c"]))["c"].writes == []
 
 
-async def test_history_reaches_beyond_one_look_and_ends_in_a_circle(store, monkeypatch):
+async def test_history_reaches_beyond_one_look_and_ends_in_a_circle(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("shared_utils.persistence.checkpoints.base_store._ANCESTORS_PER_STATEMENT", 2)
     for number in range(7):
         await store.put(step(number, parent_id=f"{(number - 1) % 7:03}"))
@@ -254,7 +269,7 @@ async def test_history_reaches_beyond_one_look_and_ends_in_a_circle(store, monke
     assert [found.task_id for found in found["c"].writes] == [f"task{number}" for number in range(6)]
 
 
-async def test_a_copy_has_all_and_the_source_keeps_it(store):
+async def test_a_copy_has_all_and_the_source_keeps_it(store: Any) -> None:
     for number in range(3):
         await store.put(step(number, versions={"a": "1"}, values={"a": Blob("raw", b"a")}))
     await store.put(step(0, namespace="child"))
@@ -270,7 +285,7 @@ async def test_a_copy_has_all_and_the_source_keeps_it(store):
     assert (await store.get("u")).values["a"].data == b"a"
 
 
-async def test_a_deleted_thread_leaves_nothing_and_touches_no_other(store):
+async def test_a_deleted_thread_leaves_nothing_and_touches_no_other(store: Any) -> None:
     for thread_id in ("t", "u"):
         await store.put(step(0, thread_id, versions={"a": "1"}, values={"a": Blob("raw", b"a")}))
         await store.put_writes(thread_id, "", "000", [write("task")])
@@ -283,7 +298,7 @@ async def test_a_deleted_thread_leaves_nothing_and_touches_no_other(store):
     assert len((await store.get("u")).writes) == len((await store.get("u")).values) == 1
 
 
-async def test_removing_runs_removes_their_unshared_data(store):
+async def test_removing_runs_removes_their_unshared_data(store: Any) -> None:
     shared = {"a": Blob("raw", b"a")}
     await store.put(step(0, run_id="keep", versions={"a": "1"}, values=shared))
     await store.put(step(1, run_id="gone", versions={"a": "1", "b": "1"}, values={"b": Blob("raw", b"b")}))
@@ -296,7 +311,7 @@ async def test_removing_runs_removes_their_unshared_data(store):
         await store.put(step(1, versions={"a": "1", "b": "1"}))
 
 
-async def test_a_run_that_a_later_one_builds_on_stays(store):
+async def test_a_run_that_a_later_one_builds_on_stays(store: CheckpointStore) -> None:
     await store.put(step(0, run_id="a"))
     await store.put(step(1, run_id="b", inherited=["c"]))
     with pytest.raises(CheckpointNeeded, match="'t'"):
@@ -305,7 +320,7 @@ async def test_a_run_that_a_later_one_builds_on_stays(store):
     assert await store.delete_runs(["a", "b"]) == 2
 
 
-async def test_cleanup_keeps_the_last_of_each_namespace(store):
+async def test_cleanup_keeps_the_last_of_each_namespace(store: CheckpointStore) -> None:
     for namespace in ("", "child"):
         for number in range(4):
             versions = {"a": str(number // 2)}
@@ -325,7 +340,7 @@ async def test_cleanup_keeps_the_last_of_each_namespace(store):
     assert (await store.cleanup(keep_last=1)).removed == 0
 
 
-async def test_cleanup_keeps_ancestors_of_kept_checkpoints(store):
+async def test_cleanup_keeps_ancestors_of_kept_checkpoints(store: CheckpointStore) -> None:
     for number in range(6):
         stored = number == 2
         await store.put(
@@ -341,11 +356,12 @@ async def test_cleanup_keeps_ancestors_of_kept_checkpoints(store):
     assert await store.cleanup(keep_last=1) == CheckpointCleanup(1, 2, 3)
     assert ids(await store.list("t")) == ["005", "004", "003", "002"]
     assert await store.history("t", "", None, ["c"]) == before
+    assert before["c"].seed is not None
     assert before["c"].seed.data == b"c"
     assert len(before["c"].writes) == 3
 
 
-async def test_cleanup_removes_checkpoints_by_age(store):
+async def test_cleanup_removes_checkpoints_by_age(store: Any) -> None:
     await store.put(step(0, versions={"a": "1"}, values={"a": Blob("raw", b"a")}))
     await store.put_writes("t", "", "000", [write("task")])
     await store.put_writes("t", "", "stray", [write("task")])
@@ -360,17 +376,17 @@ async def test_cleanup_removes_checkpoints_by_age(store):
 
 
 @pytest.mark.parametrize("engine", ["memory"], indirect=True)
-async def test_a_cleanup_without_a_limit_is_a_mistake(store):
+async def test_a_cleanup_without_a_limit_is_a_mistake(store: CheckpointStore) -> None:
     with pytest.raises(ValueError, match="would remove nothing"):
         await store.cleanup()
     with pytest.raises(ValueError, match="at least 1"):
         await store.cleanup(keep_last=0)
 
 
-async def test_a_cleanup_and_writers_of_one_thread_leave_nothing_torn(store):
+async def test_a_cleanup_and_writers_of_one_thread_leave_nothing_torn(store: Any) -> None:
     await store.put(step(0, versions={"a": "0"}, values={"a": Blob("raw", b"a")}))
 
-    async def go_on():
+    async def go_on() -> None:
         for number in range(1, 12):
             new = number % 3 == 0
             changes = {"versions": {"a": str(number // 3)}, "values": {"a": Blob("raw", b"a")} if new else {}}
@@ -379,7 +395,7 @@ async def test_a_cleanup_and_writers_of_one_thread_leave_nothing_torn(store):
             except ValuesMissing:
                 await store.put(step(number, **{**changes, "values": {"a": Blob("raw", b"a")}}))
 
-    async def clean():
+    async def clean() -> None:
         for _ in range(8):
             await store.cleanup(keep_last=1, thread_ids=["t"])
 
@@ -391,13 +407,13 @@ async def test_a_cleanup_and_writers_of_one_thread_leave_nothing_torn(store):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
-async def test_cleanup_waits_for_writers_of_the_thread(store, database):
+async def test_cleanup_waits_for_writers_of_the_thread(store: Any, database: Database) -> None:
     for number in range(2):
         await store.put(step(number))
     waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
     looked, go_on = asyncio.Event(), asyncio.Event()
 
-    async def write(statements):
+    async def write(statements: Any) -> None:
         await statements.lock("t", alone=False)
         looked.set()
         await go_on.wait()

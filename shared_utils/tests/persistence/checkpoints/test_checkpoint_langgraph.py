@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -25,6 +26,7 @@ from langgraph.types import Command, interrupt
 from shared_utils.persistence.checkpoints.database_store import DatabaseCheckpoints
 from shared_utils.persistence.checkpoints.file_store import FileCheckpoints
 from shared_utils.persistence.checkpoints.memory_store import InMemoryCheckpoints
+from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.langgraph import CheckpointSaver
 
 # The stores have a suite of their own on every engine; what follows from it needs no more than these.
@@ -35,7 +37,7 @@ _EXAMPLE = Path(__file__).parents[3] / "examples" / "langgraph_resume.py"
 
 
 @pytest.fixture
-def _store(request, engine, tmp_path):
+def _store(request: pytest.FixtureRequest, engine: str, tmp_path: Path) -> Any:
     match engine:
         case "memory":
             return InMemoryCheckpoints()
@@ -46,7 +48,7 @@ def _store(request, engine, tmp_path):
 
 
 @pytest.fixture
-async def saver(_store):
+async def saver(_store: Any) -> AsyncIterator[CheckpointSaver]:
     saver = CheckpointSaver(_store)
     await saver.setup()
     yield saver
@@ -54,18 +56,18 @@ async def saver(_store):
 
 
 @pytest.fixture
-async def quick():
+async def quick() -> AsyncIterator[CheckpointSaver]:
     """A saver in memory, for what no engine does differently."""
     store = InMemoryCheckpoints()
     yield CheckpointSaver(store)
     await store.close()
 
 
-def thread(name, **more):
+def thread(name: Any, **more: Any) -> Any:
     return {"configurable": {"thread_id": name, **more}}
 
 
-def checkpoint(name, **changes):
+def checkpoint(name: str, **changes: Any) -> Any:
     known = {
         "v": 1,
         "id": name,
@@ -78,9 +80,9 @@ def checkpoint(name, **changes):
     return {**known, **changes}
 
 
-async def test_the_public_suite_passes_completely(saver, engine, record_property):
+async def test_the_public_suite_passes_completely(saver: CheckpointSaver, engine: str, record_property: Any) -> None:
     @checkpointer_test(name=f"CheckpointSaver on {engine}")
-    async def registered():
+    async def registered() -> AsyncIterator[Any]:
         yield saver
 
     report = await validate(registered)
@@ -101,7 +103,7 @@ class _Log(TypedDict):
     count: Annotated[int, operator.add]
 
 
-def _delta_graph(checkpointer):
+def _delta_graph(checkpointer: Any) -> Any:
     """Two tasks a step that both write one channel, of which only every third change is stored whole."""
     builder = StateGraph(_Log)
     builder.add_node("a", lambda state: {"lines": [f"a{state['count']}"], "count": 1})
@@ -111,7 +113,7 @@ def _delta_graph(checkpointer):
     return builder.compile(checkpointer=checkpointer)
 
 
-async def test_delta_channels_survive_pruning_and_copying(saver):
+async def test_delta_channels_survive_pruning_and_copying(saver: CheckpointSaver) -> None:
     config = thread("delta")
     ours, theirs = _delta_graph(saver), _delta_graph(InMemorySaver())
     for number in range(5):
@@ -133,7 +135,7 @@ async def test_delta_channels_survive_pruning_and_copying(saver):
 
 
 @_ON_TWO
-async def test_parallel_writes_of_one_channel_come_back_in_the_order_of_their_tasks(saver):
+async def test_parallel_writes_of_one_channel_come_back_in_the_order_of_their_tasks(saver: Any) -> None:
     for name, parent in (("1", None), ("2", "1")):
         config = thread("parallel", checkpoint_ns="", **({"checkpoint_id": parent} if parent else {}))
         await saver.aput(config, checkpoint(name), {"source": "loop", "step": 0, "parents": {}}, {})
@@ -151,7 +153,7 @@ async def test_parallel_writes_of_one_channel_come_back_in_the_order_of_their_ta
 
 
 @_ON_TWO
-async def test_an_interrupted_graph_continues_with_the_answer(saver):
+async def test_an_interrupted_graph_continues_with_the_answer(saver: CheckpointSaver) -> None:
     class State(TypedDict):
         said: str
 
@@ -165,7 +167,7 @@ async def test_an_interrupted_graph_continues_with_the_answer(saver):
 
 
 @_ON_TWO
-async def test_two_runs_on_one_thread_make_two_branches(saver):
+async def test_two_runs_on_one_thread_make_two_branches(saver: Any) -> None:
     class State(TypedDict):
         said: Annotated[list[Any], operator.add]
 
@@ -184,7 +186,7 @@ async def test_two_runs_on_one_thread_make_two_branches(saver):
     assert sorted(ends) == [["root", "heard root", name, f"heard {name}"] for name in ("left", "right")]
 
 
-async def test_lists_go_over_pages_and_threads(quick, monkeypatch):
+async def test_lists_go_over_pages_and_threads(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared_utils.persistence.langgraph.saver._CHECKPOINTS_PER_PAGE", 2)
     for name in ("1", "2", "3"):
         for thread_id in ("t", "u"):
@@ -199,7 +201,7 @@ async def test_lists_go_over_pages_and_threads(quick, monkeypatch):
     assert [found.checkpoint["id"] async for found in found] == ["2"]
 
 
-async def test_values_that_a_cleanup_took_are_stored_again(quick):
+async def test_values_that_a_cleanup_took_are_stored_again(quick: Any) -> None:
     versions = {"kept": "1", "gone": "1"}
     values = {"kept": "k", "gone": "g", "loose": "in the state itself"}
     await quick.aput(thread("t", checkpoint_ns=""), checkpoint("1"), {}, {})
@@ -212,7 +214,7 @@ async def test_values_that_a_cleanup_took_are_stored_again(quick):
     assert (await quick.aget_tuple(thread("t"))).checkpoint["channel_values"] == values
 
 
-def test_versions_grow_and_no_two_writers_make_the_same():
+def test_versions_grow_and_no_two_writers_make_the_same() -> None:
     saver = CheckpointSaver(InMemoryCheckpoints())
     first, second = saver.get_next_version(None, None), saver.get_next_version(None, None)
     assert first != second
@@ -220,8 +222,8 @@ def test_versions_grow_and_no_two_writers_make_the_same():
     assert saver.get_next_version("9.x", None) < saver.get_next_version("10.x", None)
 
 
-async def test_synchronous_methods_work_from_another_thread(quick):
-    def use():
+async def test_synchronous_methods_work_from_another_thread(quick: Any) -> None:
+    def use() -> Any:
         config = quick.put(
             thread("t", checkpoint_ns=""), checkpoint("1"), {"source": "input", "step": -1, "run_id": "r"}, {}
         )
@@ -239,17 +241,17 @@ async def test_synchronous_methods_work_from_another_thread(quick):
     assert gone is None
 
 
-async def test_synchronous_methods_say_why_they_cannot_wait_for_their_own_loop(quick):
+async def test_synchronous_methods_say_why_they_cannot_wait_for_their_own_loop(quick: Any) -> None:
     with pytest.raises(RuntimeError, match="ainvoke"):
         quick.get_tuple(thread("t"))
 
 
-def test_synchronous_methods_need_a_loop():
+def test_synchronous_methods_need_a_loop() -> None:
     with pytest.raises(RuntimeError, match="ainvoke"):
         CheckpointSaver(InMemoryCheckpoints()).get_tuple(thread("t"))
 
 
-def test_nothing_else_needs_the_extra():
+def test_nothing_else_needs_the_extra() -> None:
     source = Path(__file__).parents[3] / "src"
     importing = re.compile(r"^\s*(?:from|import) (?:shared_utils\.persistence\.)?lang(?:graph|chain)", re.MULTILINE)
     found = {path.parent.name for path in source.rglob("*.py") if importing.search(path.read_text(encoding="utf-8"))}
@@ -257,7 +259,7 @@ def test_nothing_else_needs_the_extra():
 
 
 @pytest.mark.parametrize("nothing", [None, "", True, 1.5, ["a"]])
-async def test_configuration_without_a_thread_id_is_refused(quick, nothing):
+async def test_configuration_without_a_thread_id_is_refused(quick: Any, nothing: Any) -> None:
     """Everybody who forgot their thread would share one with whoever is called "None"."""
     configured = {"configurable": {"thread_id": nothing, "checkpoint_ns": ""}}
     await quick.aput(thread("None"), checkpoint("1"), {}, {})
@@ -279,14 +281,14 @@ async def test_configuration_without_a_thread_id_is_refused(quick, nothing):
     assert [found.config["configurable"]["thread_id"] async for found in quick.alist(None)] == ["None"]
 
 
-async def test_a_number_or_a_uuid_names_a_thread(quick):
+async def test_a_number_or_a_uuid_names_a_thread(quick: Any) -> None:
     name = uuid.uuid4()
     for given in (7, name):
         await quick.aput(thread(given), checkpoint("1"), {}, {})
         assert (await quick.aget_tuple(thread(str(given)))).checkpoint["id"] == "1"
 
 
-async def test_wrong_use_is_named(quick):
+async def test_wrong_use_is_named(quick: Any) -> None:
     with pytest.raises(ValueError, match="keep_latest or delete"):
         await quick.aprune(["t"], strategy="all")
     with pytest.raises(ValueError, match="names none"):
@@ -296,11 +298,11 @@ async def test_wrong_use_is_named(quick):
 @pytest.mark.acceptance
 @pytest.mark.integration
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
-async def test_a_killed_process_is_continued_by_another(database_config):
+async def test_a_killed_process_is_continued_by_another(database_config: DatabaseConfig) -> None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_", "DB_"))}
     environ |= {"DATABASE_URL": database_config.conninfo, "DB_SCHEMA": database_config.schema_name}
 
-    async def run(*arguments):
+    async def run(*arguments: Any) -> Any:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             str(_EXAMPLE),
@@ -312,7 +314,7 @@ async def test_a_killed_process_is_continued_by_another(database_config):
         )
 
     killed = await run("--pause-at", "brew")
-    seen = []
+    seen: list[Any] = []
     try:
         async with asyncio.timeout(60):
             while not seen or not seen[-1].startswith("brew"):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sqlite3
+from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from local_stack.databases import ENGINES
 from shared_utils.persistence.choices.database_store import DatabaseChoiceStore
 from shared_utils.persistence.choices.file_store import FileChoiceStore
 from shared_utils.persistence.choices.memory_store import InMemoryChoiceStore
-from shared_utils.persistence.choices.port import IMPORTED_MS, Choice, user_key
+from shared_utils.persistence.choices.port import IMPORTED_MS, Choice, ChoiceStore, user_key
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.database import Database
 
@@ -28,14 +30,14 @@ choices = st.builds(Choice, st.sampled_from(["a", "b"]), st.booleans(), st.integ
 
 
 @pytest.fixture(scope="module")
-def schema(request):
+def schema(request: pytest.FixtureRequest) -> DatabaseConfig:
     """One schema for the whole module, because a schema per test would cost more than the tests."""
     url = request.getfixturevalue("engine_url")
     return DatabaseConfig.model_validate({"db_url": url, "schema_name": "choice_contract", "max_connections": 5})
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def database(engine, request, statements_sent):
+async def database(engine: str, request: pytest.FixtureRequest, statements_sent: Any) -> AsyncIterator[Any]:
     """Open for the whole module; None for stores without a database."""
     if engine not in ENGINES:
         yield None
@@ -46,14 +48,18 @@ async def database(engine, request, statements_sent):
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def store(engine, database, tmp_path):
+async def store(engine: str, database: Database, tmp_path: Path) -> AsyncIterator[Any]:
     """An empty store."""
     if database is not None:
         await database.execute("DELETE FROM user_choices")
-    store: Any = {
-        "memory": InMemoryChoiceStore,
-        "file": lambda: FileChoiceStore(tmp_path / "data" / "sessions.db"),
-    }.get(engine, lambda: DatabaseChoiceStore(database))()
+    store: ChoiceStore
+    match engine:
+        case "memory":
+            store = InMemoryChoiceStore()
+        case "file":
+            store = FileChoiceStore(tmp_path / "data" / "sessions.db")
+        case _:
+            store = DatabaseChoiceStore(database)
     yield store
     await store.close()
 
@@ -62,11 +68,11 @@ async def store(engine, database, tmp_path):
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("engine", ["memory", "file", *ENGINES], indirect=True, scope="session")
 class TestStore:
-    async def test_user_without_a_choice_has_no_record(self, store):
+    async def test_user_without_a_choice_has_no_record(self, store: ChoiceStore) -> None:
         assert await store.find([user_key("ada")]) == {}
         assert await store.page() == []
 
-    async def test_merged_choice_is_found_by_its_user(self, store):
+    async def test_merged_choice_is_found_by_its_user(self, store: ChoiceStore) -> None:
         ada, bo = Choice(user_key("ada"), OFF, 5), Choice(user_key("bo"), ON, 6)
         await store.merge([ada, bo])
         await store.merge([])
@@ -86,16 +92,18 @@ class TestStore:
             ((OFF, 5), (OFF, 7), (OFF, 7)),
         ],
     )
-    async def test_later_choice_wins_and_an_opt_out_wins_a_tie(self, store, stored, merged, wins):
+    async def test_later_choice_wins_and_an_opt_out_wins_a_tie(
+        self, store: ChoiceStore, stored: Any, merged: Any, wins: Any
+    ) -> None:
         await store.merge([Choice("k", *stored)])
         await store.merge([Choice("k", *merged)])
         assert await store.find(["k"]) == {"k": Choice("k", *wins)}
 
-    async def test_merge_of_several_choices_of_one_user_keeps_the_winner(self, store):
+    async def test_merge_of_several_choices_of_one_user_keeps_the_winner(self, store: ChoiceStore) -> None:
         await store.merge([Choice("k", ON, 7), Choice("k", OFF, 9), Choice("k", ON, 8)])
         assert await store.find(["k"]) == {"k": Choice("k", OFF, 9)}
 
-    async def test_pages_list_every_choice_once_in_key_order(self, store):
+    async def test_pages_list_every_choice_once_in_key_order(self, store: ChoiceStore) -> None:
         kept = [Choice(user_key(f"user-{n}"), n % 2 == 0, n + 1) for n in range(25)]
         await store.merge(kept)
         pages, after = [], ""
@@ -105,7 +113,7 @@ class TestStore:
         assert [len(page) for page in pages] == [10, 10, 5]
         assert [one for page in pages for one in page] == sorted(kept, key=lambda one: one.user_key)
 
-    async def test_changed_lists_choices_stored_since_a_position(self, store):
+    async def test_changed_lists_choices_stored_since_a_position(self, store: ChoiceStore) -> None:
         nothing, since = await store.changed(None)
         assert list(nothing) == []
         await store.merge([Choice("k", OFF, 3)])
@@ -113,31 +121,31 @@ class TestStore:
         assert list(listed) == [Choice("k", OFF, 3)]
         assert {one.user_key for one in (await store.changed(since))[0]} <= {"k"}
 
-    async def test_concurrent_merges_of_one_user_keep_the_winner(self, store):
+    async def test_concurrent_merges_of_one_user_keep_the_winner(self, store: ChoiceStore) -> None:
         all_of_them = [Choice("k", n % 3 != 0, n) for n in range(1, 31)]
         await asyncio.gather(*(store.merge([one, replace(one, user_key=f"k{n}")]) for n, one in enumerate(all_of_them)))
         assert await store.find(["k"]) == {"k": Choice("k", OFF, 30)}
 
-    async def test_more_concurrent_queries_than_connections_all_succeed(self, store):
+    async def test_more_concurrent_queries_than_connections_all_succeed(self, store: ChoiceStore) -> None:
         kept = [Choice(f"k{n}", OFF, n + 1) for n in range(400)]
         await asyncio.gather(*(store.merge([one]) for one in kept))
         found = await asyncio.gather(*(store.find([one.user_key]) for one in kept))
         assert [one[choice.user_key] for one, choice in zip(found, kept, strict=True)] == kept
 
-    async def test_timestamp_beyond_32_bits_is_kept(self, store):
+    async def test_timestamp_beyond_32_bits_is_kept(self, store: ChoiceStore) -> None:
         late = Choice("k", OFF, 1_800_000_000_000)
         await store.merge([late])
         assert await store.find(["k"]) == {"k": late}
 
 
 @pytest.mark.parametrize("user", ["ada", "", "小明", "a\0b\nc", "half \ud83d an emoji", "x" * 5000])
-def test_user_key_accepts_any_text(user):
+def test_user_key_accepts_any_text(user: str) -> None:
     data = user.encode(errors="surrogatepass")
     assert user_key(user) == hashlib.sha1(data, usedforsecurity=False).hexdigest()
 
 
 @given(choices, choices)
-def test_exactly_one_of_two_different_choices_wins(one, other):
+def test_exactly_one_of_two_different_choices_wins(one: Choice, other: Choice) -> None:
     if (one.permanent_memory, one.chosen_ms) == (other.permanent_memory, other.chosen_ms):
         assert not one.beats(other)
         assert not other.beats(one)
@@ -146,7 +154,7 @@ def test_exactly_one_of_two_different_choices_wins(one, other):
 
 
 @given(st.lists(choices, max_size=8), st.randoms())
-async def test_merges_in_any_order_converge(made, random):
+async def test_merges_in_any_order_converge(made: list[Any], random: Any) -> None:
     one, other = InMemoryChoiceStore(), InMemoryChoiceStore()
     await one.merge(made)
     random.shuffle(made)
@@ -156,7 +164,9 @@ async def test_merges_in_any_order_converge(made, random):
 
 
 @pytest.mark.parametrize(("permanent_memory", "chosen_ms"), [("yes", 5), (2, 5), (1, "soon")])
-async def test_damaged_row_in_the_file_is_an_opt_out(tmp_path, permanent_memory, chosen_ms):
+async def test_damaged_row_in_the_file_is_an_opt_out(
+    tmp_path: Path, permanent_memory: int | str, chosen_ms: int | str
+) -> None:
     store = FileChoiceStore(tmp_path / "sessions.db")
     await store.merge([Choice("k", ON, 5)])
     with closing(sqlite3.connect(tmp_path / "sessions.db")) as connection, connection:

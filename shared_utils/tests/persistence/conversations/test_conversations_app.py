@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,14 +18,14 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 @pytest.fixture
-def example(monkeypatch):
+def example(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(EXAMPLES)
     return importlib.import_module("conversations_app")
 
 
 @pytest.fixture
-async def client_of(example):
-    async def use(config, do):
+async def client_of(example: Any) -> Callable[..., Any]:
+    async def use(config: Any, do: Any) -> None:
         app = example.create_app(config)
         async with (
             app.router.lifespan_context(app),
@@ -34,8 +36,8 @@ async def client_of(example):
     return use
 
 
-async def test_a_conversation_over_http(client_of, database_config):
-    async def do(client):
+async def test_a_conversation_over_http(client_of: Callable[..., Any], database_config: DatabaseConfig) -> None:
+    async def do(client: Any) -> None:
         made = (await client.post("/conversations", json={"title": "first", "user_id": "ada"})).json()
         path = f"/conversations/{made['id']}"
         for role, content in (("user", "你好"), ("assistant", "hello")):
@@ -53,8 +55,8 @@ async def test_a_conversation_over_http(client_of, database_config):
     await client_of(database_config, do)
 
 
-async def test_app_starts_without_a_database_and_returns_503(client_of, engine):
-    async def do(client):
+async def test_app_starts_without_a_database_and_returns_503(client_of: Callable[..., Any], engine: str) -> None:
+    async def do(client: Any) -> None:
         answer = await client.post("/conversations", json={})
         assert answer.status_code == 503
         assert "is away" in answer.json()["detail"]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg_pool import AsyncConnectionPool
 
 from local_stack.databases import DIRECT
+from local_stack.fixtures import ProxyFactory
+from local_stack.postgres import Postgres
 from opengauss_double import Accounts, Double, ThreadedDouble
 from shared_utils.persistence.database import database as layer
 from shared_utils.persistence.database.config import DatabaseConfig
@@ -25,11 +29,11 @@ on_postgresql = pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 
 
 @pytest.fixture
-async def make(database_config):
+async def make(database_config: DatabaseConfig) -> AsyncIterator[Callable[..., Any]]:
     """Makes databases from changed settings, closed with the test."""
     made = []
 
-    def make(**changes):
+    def make(**changes: Any) -> Any:
         config = DatabaseConfig.model_validate(database_config.model_dump() | changes)
         made.append(Database(config))
         return made[-1]
@@ -39,7 +43,7 @@ async def make(database_config):
         await database.close()
 
 
-async def answers(database):
+async def answers(database: Database) -> Any:
     """Ask until it answers, for a few seconds."""
     for _ in range(100):
         try:
@@ -50,11 +54,13 @@ async def answers(database):
 
 
 @on_postgresql
-async def test_a_caller_that_leaves_while_it_gives_its_connection_back_does_not_take_it_along(make):
+async def test_a_caller_that_leaves_while_it_gives_its_connection_back_does_not_take_it_along(
+    make: Callable[..., Any],
+) -> None:
     database = make(max_connections=1, connection_timeout=2)
     begun, release = asyncio.Event(), asyncio.Event()
 
-    async def hold(connection):
+    async def hold(connection: Any) -> None:
         begun.set()
         await release.wait()
         await database.rows(connection, "SELECT 1")
@@ -75,7 +81,7 @@ async def test_a_caller_that_leaves_while_it_gives_its_connection_back_does_not_
 
 
 @on_postgresql
-async def test_callers_that_leave_take_no_connection_with_them(make):
+async def test_callers_that_leave_take_no_connection_with_them(make: Callable[..., Any]) -> None:
     database = make(max_connections=2, min_connections=2, connection_timeout=5)
     await database.open()
     dice = random.Random(7)
@@ -89,7 +95,7 @@ async def test_callers_that_leave_take_no_connection_with_them(make):
 
     both = asyncio.Barrier(2)
 
-    async def meet(connection):
+    async def meet(connection: Any) -> Any:
         await both.wait()
         return await database.rows(connection, "SELECT 1 AS one")
 
@@ -97,7 +103,7 @@ async def test_callers_that_leave_take_no_connection_with_them(make):
 
 
 @on_postgresql
-async def test_cancelled_open_does_not_block_other_callers(make):
+async def test_cancelled_open_does_not_block_other_callers(make: Callable[..., Any]) -> None:
     database = make(min_connections=5)
     for where in ("pool-", ""):
         opening = asyncio.create_task(database.open())
@@ -112,23 +118,23 @@ async def test_cancelled_open_does_not_block_other_callers(make):
             await asyncio.sleep(0.01)
 
 
-async def test_no_connection_needs_to_be_kept_open(make):
+async def test_no_connection_needs_to_be_kept_open(make: Callable[..., Any]) -> None:
     database = make(min_connections=0, max_connections=2)
     assert await asyncio.gather(*(database.fetch("SELECT 1 AS one") for _ in range(6))) == [ONE] * 6
 
 
 @on_postgresql
-async def test_however_many_wait_each_gets_its_turn(make):
+async def test_however_many_wait_each_gets_its_turn(make: Callable[..., Any]) -> None:
     database = make(max_connections=2, connection_timeout=60)
     assert await asyncio.gather(*(database.fetch("SELECT pg_sleep(0.005), 1 AS one") for _ in range(200)))
 
 
 @on_postgresql
-async def test_wait_for_a_connection_times_out(make):
+async def test_wait_for_a_connection_times_out(make: Callable[..., Any]) -> None:
     database = make(max_connections=1, connection_timeout=1)
     begun, release = asyncio.Event(), asyncio.Event()
 
-    async def hold(connection):
+    async def hold(connection: Any) -> Any:
         begun.set()
         await release.wait()
         return await database.rows(connection, "SELECT 1 AS one")
@@ -146,7 +152,7 @@ async def test_wait_for_a_connection_times_out(make):
 
 
 @pytest.mark.parametrize("engine", DIRECT, indirect=True)
-async def test_dead_pool_connection_is_detected_before_use(make, engine_url):
+async def test_dead_pool_connection_is_detected_before_use(make: Callable[..., Any], engine_url: str) -> None:
     database = make(min_connections=1, max_connections=1)
     [row] = await database.fetch(PID)
     with psycopg.connect(engine_url, autocommit=True) as other:
@@ -157,23 +163,34 @@ async def test_dead_pool_connection_is_detected_before_use(make, engine_url):
 
 
 @on_postgresql
-async def test_however_many_connections_died_in_the_pool_the_next_question_is_answered(make, postgres_server):
+async def test_however_many_connections_died_in_the_pool_the_next_question_is_answered(
+    make: Callable[..., Any], postgres_server: Postgres
+) -> None:
     database = make(min_connections=5, max_connections=5, connection_timeout=5)
     await asyncio.gather(*(database.fetch("SELECT pg_sleep(0.1), 1 AS one") for _ in range(5)))
     with psycopg.connect(postgres_server.url(), autocommit=True) as other:
         ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'letta-bridge'"
-        assert other.execute(ended).fetchone() >= (5,)
+        ending = other.execute(ended).fetchone()
+        assert ending is not None
+        assert ending >= (5,)
         while other.execute("SELECT 1 FROM pg_stat_activity WHERE application_name = 'letta-bridge'").fetchall():
             await asyncio.sleep(0.01)
     assert await asyncio.gather(*(database.fetch("SELECT 1 AS one") for _ in range(5))) == [ONE] * 5
 
 
-async def test_a_connection_just_used_is_not_asked_whether_it_is_there(make, monkeypatch):
+async def test_a_connection_just_used_is_not_asked_whether_it_is_there(
+    make: Callable[..., Any], monkeypatch: Any
+) -> None:
     database = make(min_connections=1, max_connections=1)
     await database.fetch(PID)
     asked = []
     real = AsyncConnectionPool.check_connection
-    monkeypatch.setattr(AsyncConnectionPool, "check_connection", lambda connection: asked.append(1) or real(connection))
+
+    async def check(connection: Any) -> None:
+        asked.append(connection)
+        await real(connection)
+
+    monkeypatch.setattr(AsyncConnectionPool, "check_connection", check)
     await database.fetch(PID)
     assert not asked
     monkeypatch.setattr(layer, "_TRUSTED_IDLE_SECONDS", 0.0)
@@ -181,7 +198,7 @@ async def test_a_connection_just_used_is_not_asked_whether_it_is_there(make, mon
     assert asked
 
 
-async def test_opengauss_is_asked_to_leave_idle_sessions_alone(opengauss):
+async def test_opengauss_is_asked_to_leave_idle_sessions_alone(opengauss: Any) -> None:
     made = opengauss("6.0", session_timeout="1s")
     database = Database(DatabaseConfig.model_validate({"db_url": made.url, "max_connections": 1}))
     before = await database.fetch(PID)
@@ -194,7 +211,9 @@ async def test_opengauss_is_asked_to_leave_idle_sessions_alone(opengauss):
 
 
 @on_postgresql
-async def test_a_restarted_server_is_found_again(make, database_config, tcp_proxy):
+async def test_a_restarted_server_is_found_again(
+    make: Callable[..., Any], database_config: DatabaseConfig, tcp_proxy: ProxyFactory
+) -> None:
     proxy = tcp_proxy(database_config.conninfo)
     database = make(db_url=proxy.url, connection_timeout=2)
     await database.open()
@@ -208,7 +227,9 @@ async def test_a_restarted_server_is_found_again(make, database_config, tcp_prox
 
 
 @on_postgresql
-async def test_concurrent_calls_fail_at_once_while_one_probes_the_database(make, database_config, tcp_proxy):
+async def test_concurrent_calls_fail_at_once_while_one_probes_the_database(
+    make: Callable[..., Any], database_config: DatabaseConfig, tcp_proxy: ProxyFactory
+) -> None:
     proxy = tcp_proxy(database_config.conninfo)
     database = make(db_url=proxy.url, connection_timeout=30)
     proxy.refuse()
@@ -227,7 +248,7 @@ async def test_concurrent_calls_fail_at_once_while_one_probes_the_database(make,
 
 
 @pytest.fixture
-def accounts(postgres_server):
+def accounts(postgres_server: Postgres) -> Iterator[Any]:
     """The accounts of a double, and the settings to log in there."""
     accounts = Accounts()
     accounts.set_password("postgres", "Right#2024")
@@ -237,7 +258,7 @@ def accounts(postgres_server):
         threaded.call(threaded.double.drop_database("rotated"))
 
 
-async def test_a_changed_password_costs_few_tries(accounts):
+async def test_a_changed_password_costs_few_tries(accounts: Any) -> None:
     accounts, url = accounts
     account = accounts.by_name["postgres"]
     config = DatabaseConfig.model_validate({"db_url": url, "connection_timeout": 20, "max_connections": 3})
@@ -251,14 +272,14 @@ async def test_a_changed_password_costs_few_tries(accounts):
     await database.close()
 
 
-async def test_a_lost_connection_after_a_changed_password_is_a_refused_login(accounts):
+async def test_a_lost_connection_after_a_changed_password_is_a_refused_login(accounts: Any) -> None:
     accounts, url = accounts
     account = accounts.by_name["postgres"]
     database = Database(DatabaseConfig.model_validate({"db_url": url, "connection_timeout": 3}))
     [row] = await database.fetch(PID)
     account.password = "Changed#2024"
 
-    async def crowd(connection):
+    async def crowd(connection: Any) -> Any:
         with pytest.raises(PoolExhausted):  # which is no reason to give up the connection that works
             await database.fetch("SELECT 1")
         return await database.rows(connection, "SELECT 1 AS one")
@@ -266,7 +287,7 @@ async def test_a_lost_connection_after_a_changed_password_is_a_refused_login(acc
     assert await database.run(crowd) == ONE
     assert await database.fetch("SELECT 1 AS one") == ONE
 
-    async def lose(connection):
+    async def lose(connection: Any) -> None:
         await database.rows(connection, f"SELECT pg_terminate_backend({row['pid']})")
 
     with pytest.raises(DatabaseUnavailable):
@@ -282,7 +303,7 @@ async def test_a_lost_connection_after_a_changed_password_is_a_refused_login(acc
     await database.close()
 
 
-async def test_a_wrong_password_is_tried_ever_more_seldom(accounts):
+async def test_a_wrong_password_is_tried_ever_more_seldom(accounts: Any) -> None:
     accounts, url = accounts
     database = Database(DatabaseConfig.model_validate({"db_url": url.replace("Right", "Wrong")}))
     pauses = []
@@ -298,6 +319,6 @@ async def test_a_wrong_password_is_tried_ever_more_seldom(accounts):
 
 
 @on_postgresql
-async def test_half_a_surrogate_pair_is_refused(make):
+async def test_half_a_surrogate_pair_is_refused(make: Callable[..., Any]) -> None:
     with pytest.raises(ValueRefused):
         await make().fetch("SELECT %s::text", ["\ud800"])

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from local_stack.databases import bouncing
+from local_stack.fixtures import ProxyFactory
 from local_stack.postgres import Postgres
 from opengauss_double.plugin import running
 from shared_utils.persistence.checkpoints.database_store import DatabaseCheckpoints
@@ -32,7 +36,7 @@ ALL = Scope.everything()
 
 
 @pytest.fixture(params=["postgresql", "opengauss-6.0.2"])
-def behind(request, postgres_server):
+def behind(request: pytest.FixtureRequest, postgres_server: Postgres) -> Iterator[Any]:
     """The URL of a database, without the pooler."""
     product, _, profile = request.param.partition("-")
     if product == "opengauss":
@@ -43,18 +47,18 @@ def behind(request, postgres_server):
 
 
 @pytest.fixture(params=["session", "transaction"])
-def pooler(request, behind, tmp_path):
+def pooler(request: pytest.FixtureRequest, behind: Any, tmp_path: Path) -> Iterator[Any]:
     """A PgBouncer in front of it, with fewer sessions than it has clients."""
     with bouncing(behind, tmp_path / "pgbouncer", request.param, default_pool_size="3") as made:
         yield made
 
 
 @pytest.fixture
-async def make(pooler):
+async def make(pooler: Any) -> AsyncIterator[Callable[..., Any]]:
     """Makes databases through the pooler, each with a schema of its own, closed with the test."""
     made = []
 
-    def make(**changes):
+    def make(**changes: Any) -> Any:
         schema = f"program_{next(numbers)}"
         settings = {"db_url": pooler.url(), "schema_name": schema, "max_connections": 5, "query_timeout": 10.0}
         if pooler.mode == "session":
@@ -67,16 +71,16 @@ async def make(pooler):
         await database.close()
 
 
-def passage(passage_id, *numbers):
+def passage(passage_id: Any, *numbers: Any) -> Passage:
     return Passage(passage_id=passage_id, model="small", embedding=numbers, text=passage_id, agent_id="ada")
 
 
-async def use(database, tag):
+async def use(database: Database, tag: str) -> None:
     """Every kind of work, at once; what must be found again afterwards."""
     sessions, checkpoints = DatabaseSessionStore(database), DatabaseCheckpoints(database)
     conversations, passages = ConversationService(database), DatabasePassageStore(database)
 
-    async def one(number):
+    async def one(number: int) -> None:
         name = f"{tag}-{number}"
         session = await sessions.reserve(name, "default")
         await sessions.save(replace(session, agent_id=f"agent-{name}", session_data={"none": None}))
@@ -86,6 +90,7 @@ async def use(database, tag):
             Checkpoint(name, Blob("raw", data), versions={"v": "1"}, values={"v": Blob("raw", data[::-1])})
         )
         found = await checkpoints.get(name)
+        assert found is not None
         assert (found.state.data, found.values["v"].data) == (data, data[::-1])
         conversation = await conversations.create(name, user_id=name)
         await conversations.add_messages(conversation.id, [NewMessage("user", name), NewMessage("assistant", name)])
@@ -95,7 +100,7 @@ async def use(database, tag):
     await asyncio.gather(*(one(number) for number in range(10)))
 
 
-async def is_whole(database, tag):
+async def is_whole(database: Database, tag: str) -> None:
     """Whether it holds all of its own, and nothing of anybody else's."""
     users = {f"{tag}-{number}" for number in range(10)}
     tables = {"agent_sessions": "user_id", "agent_conversations": "user_id", "agent_checkpoints": "thread_id"}
@@ -111,14 +116,14 @@ async def is_whole(database, tag):
     assert row == {"rows": 0}
 
 
-async def test_two_programs_with_schemas_of_their_own_keep_apart(make):
+async def test_two_programs_with_schemas_of_their_own_keep_apart(make: Callable[..., Any]) -> None:
     one, other = make(), make()
     await asyncio.gather(use(one, "one"), use(other, "other"))
     await is_whole(one, "one")
     await is_whole(other, "other")
 
 
-async def test_two_programs_in_one_schema_make_it_once_and_share_it(make):
+async def test_two_programs_in_one_schema_make_it_once_and_share_it(make: Callable[..., Any]) -> None:
     one = make()
     other = make(schema_name=one.config.schema_name)
     await asyncio.gather(one.open(), other.open())
@@ -126,7 +131,7 @@ async def test_two_programs_in_one_schema_make_it_once_and_share_it(make):
     await is_whole(other, "shared")
 
 
-async def test_session_state_of_another_pooler_client_has_no_effect(make, pooler):
+async def test_session_state_of_another_pooler_client_has_no_effect(make: Callable[..., Any], pooler: Any) -> None:
     """Its former sessions may be ours next: openGauss has no DISCARD ALL, and transaction mode sends none."""
     first = make()
     await use(first, "before")
@@ -152,7 +157,7 @@ HOSTILE = (
 )
 
 
-async def test_nothing_of_ours_is_left_behind(make, pooler):
+async def test_nothing_of_ours_is_left_behind(make: Callable[..., Any], pooler: Any) -> None:
     names = ("search_path", "statement_timeout", "TimeZone", "extra_float_digits", "array_nulls")
     question = ", ".join(f"current_setting('{name}') AS {name}" for name in names)
     with psycopg.connect(pooler.url(), autocommit=True) as stranger:
@@ -166,7 +171,7 @@ async def test_nothing_of_ours_is_left_behind(make, pooler):
         assert stranger.execute(held).fetchall() == [(0,)]
 
 
-async def test_an_index_is_built_and_used(make):
+async def test_an_index_is_built_and_used(make: Callable[..., Any]) -> None:
     database = make(max_connections=2)
     settings = VectorSettings.model_validate({"exact_below": 0, "index": {"above": 0}})
     store = DatabasePassageStore(database, settings)
@@ -178,18 +183,20 @@ async def test_an_index_is_built_and_used(make):
 
 
 @pytest.mark.parametrize("behind", ["postgresql"], indirect=True)
-async def test_sessions_whose_server_ended_are_replaced(make, postgres_server):
+async def test_sessions_whose_server_ended_are_replaced(make: Callable[..., Any], postgres_server: Postgres) -> None:
     database = make()
     store = DatabaseSessionStore(database)
     await store.reserve("ada", "default")
     with psycopg.connect(postgres_server.url(), autocommit=True) as direct:
         ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'letta-bridge'"
         direct.execute(ended)
-    assert (await store.find("ada", "default")).user_id == "ada"
+    again = await store.find("ada", "default")
+    assert again is not None
+    assert again.user_id == "ada"
 
 
 @pytest.fixture(params=["session", "transaction"])
-def away(request, tmp_path):
+def away(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     """A server of its own to stop, and a pooler in front of it."""
     server = Postgres(tmp_path / "server", durable=False)
     server.start()
@@ -201,14 +208,17 @@ def away(request, tmp_path):
         server.kill()
 
 
-async def test_an_outage_behind_the_pooler_is_bridged_and_ends(away, tmp_path):
+async def test_an_outage_behind_the_pooler_is_bridged_and_ends(away: Any, tmp_path: Path) -> None:
     server, pooler = away
     settings = {"db_url": pooler.url(), "connection_timeout": 1.0, "query_timeout": 1.0, "max_connections": 2}
     database = Database(DatabaseConfig.model_validate(settings))
     store = FailoverSessionStore(DatabaseSessionStore(database), tmp_path / "sessions.db", pause=0.05)
     before = await store.save(replace(await store.reserve("ada", "default"), agent_id="agent"))
     server.kill()
-    assert (await store.find("ada", "default")).agent_id == before.agent_id
+    assert before is not None
+    after = await store.find("ada", "default")
+    assert after is not None
+    assert after.agent_id == before.agent_id
     await store.save(replace(await store.reserve("bob", "default"), agent_id="another"))
     assert store.last_error
     began = asyncio.get_running_loop().time()
@@ -227,7 +237,9 @@ async def test_an_outage_behind_the_pooler_is_bridged_and_ends(away, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
-async def test_a_silent_server_behind_the_pooler_is_not_waited_for(postgres_url, tcp_proxy, tmp_path, mode):
+async def test_a_silent_server_behind_the_pooler_is_not_waited_for(
+    postgres_url: str, tcp_proxy: ProxyFactory, tmp_path: Any, mode: Any
+) -> None:
     """The pooler lets in, and then nothing comes: an arrival ends by itself, and so does what was begun before."""
     proxy = tcp_proxy(postgres_url)
     with bouncing(proxy.url, tmp_path / "pgbouncer", mode) as pooler:
@@ -250,7 +262,7 @@ async def test_a_silent_server_behind_the_pooler_is_not_waited_for(postgres_url,
 
 
 @pytest.mark.parametrize("behind", ["postgresql"], indirect=True)
-async def test_parameters_the_pooler_refuses_are_named(pooler):
+async def test_parameters_the_pooler_refuses_are_named(pooler: Any) -> None:
     database = Database(DatabaseConfig(db_url=f"{pooler.url()}?options=-csearch_path%3Dx"))
     with pytest.raises(UnfitDatabase, match="options"):
         await database.open()

@@ -21,7 +21,7 @@ GAUSS = "(openGauss {} build d1f02e70) compiled at 2024-10-11 10:39:30 commit 0 
         ("openGauss 6.0.0 (distributed)", OpenGauss((6, 0, 0))),
     ],
 )
-def test_a_server_is_recognised(says, dialect):
+def test_a_server_is_recognised(says: str, dialect: OpenGauss | PostgreSQL) -> None:
     assert recognise(says) == dialect
 
 
@@ -35,12 +35,12 @@ def test_a_server_is_recognised(says, dialect):
         ("", "openGauss >= 5.0"),
     ],
 )
-def test_unsupported_product_is_refused_with_the_supported_ones(says, told):
+def test_unsupported_product_is_refused_with_the_supported_ones(says: str, told: str) -> None:
     with pytest.raises(UnfitDatabase, match=told):
         recognise(says)
 
 
-def test_vectors_came_with_6_0_2():
+def test_vectors_came_with_6_0_2() -> None:
     assert [OpenGauss(version).vectors for version in ((5, 0, 0), (6, 0, 1), (6, 0, 2), (7, 0, 0))] == [
         None,
         None,
@@ -50,13 +50,13 @@ def test_vectors_came_with_6_0_2():
 
 
 @pytest.mark.parametrize(("mode", "empty_is_null"), [("A", True), ("A", False), ("B", False), (None, False)])
-def test_another_mode_is_refused_with_the_statement_that_helps(mode, empty_is_null):
+def test_another_mode_is_refused_with_the_statement_that_helps(mode: str | None, empty_is_null: bool) -> None:
     refusal = OpenGauss((6, 0, 0)).mode_refusal(mode, empty_is_null, 'my "db"')
     assert f"mode {mode or 'unknown'}" in str(refusal)
     assert 'CREATE DATABASE "my ""db""_pg" DBCOMPATIBILITY \'PG\'' in str(refusal)
 
 
-def test_the_right_mode_is_not_refused():
+def test_the_right_mode_is_not_refused() -> None:
     assert OpenGauss((6, 0, 0)).mode_refusal("PG", False, "db") is None
     assert PostgreSQL((16,)).mode_refusal(None, False, "db") is None
 
@@ -76,12 +76,12 @@ def test_the_right_mode_is_not_refused():
         ("SSL error: certificate verify failed", "sslrootcert"),
     ],
 )
-def test_a_refused_login_says_what_to_do(message, told):
+def test_a_refused_login_says_what_to_do(message: str, told: str) -> None:
     refusal = login_refusal(f'connection failed: connection to server at "10.1.1.1", port 5432 failed: {message}', "bo")
     assert refusal is not None
     assert told in str(refusal)
 
 
 @pytest.mark.parametrize("message", ["Connection refused", 'FATAL:  database "x" does not exist', ""])
-def test_other_failures_are_no_refused_login(message):
+def test_other_failures_are_no_refused_login(message: str) -> None:
     assert login_refusal(message, "bo") is None

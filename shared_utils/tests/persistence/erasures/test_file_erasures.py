@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,18 +25,18 @@ CANARY = "canary-of-ada"
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path: Path) -> Path:
     return tmp_path / "sessions.db"
 
 
 @pytest.fixture
-def erasures(path):
+def erasures(path: Path) -> Iterator[FileErasures]:
     erasures = FileErasures(path)
     yield erasures
     erasures.close()
 
 
-async def fill(path, *users):
+async def fill(path: Path, *users: str) -> None:
     """Sessions, writes that wait for the database, a conflict and uses, of each user; written several times over."""
     store, journal = FileSessionStore(path, record=record), SessionOutageLog(path)
     for user in users:
@@ -48,11 +51,11 @@ async def fill(path, *users):
     journal.close()
 
 
-def bytes_of(path):
+def bytes_of(path: Path) -> bytes:
     return b"".join(file.read_bytes() for file in path.parent.iterdir())
 
 
-async def test_one_user_goes_to_the_byte_and_no_other(path, erasures):
+async def test_one_user_goes_to_the_byte_and_no_other(path: Path, erasures: FileErasures) -> None:
     await fill(path, "ada", "bob")
     assert CANARY.encode() in bytes_of(path)
     of_bob, of_ada = await erasures.count("bob"), await erasures.count("ada")
@@ -66,9 +69,14 @@ async def test_one_user_goes_to_the_byte_and_no_other(path, erasures):
     assert await erasures.erase("ada") == {"sessions": 0, "writes": 0, "conflicts": 0}
 
 
-async def test_an_opt_out_of_an_earlier_release_outlives_its_session(path, erasures):
+async def test_an_opt_out_of_an_earlier_release_outlives_its_session(path: Path, erasures: FileErasures) -> None:
     store, choices = FileSessionStore(path), FileChoiceStore(path)
-    for user, metadata in {"ada": {"permanent_memory": "no"}, "bob": {"permanent_memory": False}, "cy": {}}.items():
+    opt_outs: dict[str, dict[str, Any]] = {
+        "ada": {"permanent_memory": "no"},
+        "bob": {"permanent_memory": False},
+        "cy": {},
+    }
+    for user, metadata in opt_outs.items():
         await store.save(replace(await store.reserve(user, "default"), metadata=metadata))
     chosen = Choice(user_key("bob"), permanent_memory=True, chosen_ms=1_000)
     await choices.merge([chosen])
@@ -78,13 +86,13 @@ async def test_an_opt_out_of_an_earlier_release_outlives_its_session(path, erasu
     await store.close()
 
 
-async def test_reading_creates_no_file(path, erasures):
+async def test_reading_creates_no_file(path: Path, erasures: FileErasures) -> None:
     assert set((await erasures.count("ada")).values()) == {0}
     assert set((await erasures.erase("ada")).values()) == {0}
     assert not path.exists()
 
 
-async def test_an_erasure_is_followed_once(path, erasures):
+async def test_an_erasure_is_followed_once(path: Path, erasures: FileErasures) -> None:
     await fill(path, "ada", "bob")
     assert await erasures.follow({user_hash("ada"): 1_000}) > 0
     await fill(path, "ada")  # the user came back
@@ -95,7 +103,7 @@ async def test_an_erasure_is_followed_once(path, erasures):
     assert (await erasures.count("bob"))["sessions"] == 1
 
 
-async def test_one_that_was_followed_by_another_clock_is_known(path, erasures):
+async def test_one_that_was_followed_by_another_clock_is_known(path: Path, erasures: FileErasures) -> None:
     await fill(path, "ada")
     assert await erasures.follow({user_hash("ada"): 10_000}) > 0
     await fill(path, "ada")
@@ -103,7 +111,9 @@ async def test_one_that_was_followed_by_another_clock_is_known(path, erasures):
     assert await erasures.follow({user_hash("ada"): 20_000}, slack_ms=1_000) > 0
 
 
-async def test_erasure_records_in_the_file_are_bounded_and_anonymous(path, erasures, monkeypatch):
+async def test_erasure_records_in_the_file_are_bounded_and_anonymous(
+    path: Path, erasures: FileErasures, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("shared_utils.persistence.erasures.session_file._MAX_REMEMBERED_ERASURES", 3)
     await erasures.follow({user_hash(f"user-{number}"): number for number in range(10)})
     erasures.close()
@@ -113,7 +123,7 @@ async def test_erasure_records_in_the_file_are_bounded_and_anonymous(path, erasu
     assert b"user-9" not in bytes_of(path)
 
 
-async def test_a_file_of_a_backup_follows_again(path, erasures):
+async def test_a_file_of_a_backup_follows_again(path: Path, erasures: FileErasures) -> None:
     await fill(path, "ada")
     before = path.read_bytes()
     with closing(sqlite3.connect(path)) as connection:
@@ -127,12 +137,13 @@ async def test_a_file_of_a_backup_follows_again(path, erasures):
     assert await erasures.follow({user_hash("ada"): 1}) > 0
 
 
-async def test_pending_writes_of_an_erased_user_are_not_replayed(path):
+async def test_pending_writes_of_an_erased_user_are_not_replayed(path: Path) -> None:
     """A host that was cut off holds writes of a user who is erased meanwhile; they end when it is back."""
-    database, erased = InMemorySessionStore(), {}
+    database = InMemorySessionStore()
+    erased: dict[str, int] = {}
     database.broken = True
 
-    async def lately():
+    async def lately() -> dict[str, int]:
         return erased
 
     store = FailoverSessionStore(database, path, pause=0.01, erased=lately)

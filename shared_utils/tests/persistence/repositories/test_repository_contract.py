@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
-from typing import get_args
+from typing import Any, cast, get_args
 from uuid import UUID
 
 import pytest
@@ -29,7 +30,7 @@ START = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-def repository_of(engine, request):
+def repository_of(engine: str, request: pytest.FixtureRequest) -> Any:
     if engine == "memory":
         return InMemoryRepository
     database = request.getfixturevalue("database")
@@ -37,26 +38,26 @@ def repository_of(engine, request):
 
 
 @pytest.fixture
-def conversations(repository_of):
+def conversations(repository_of: Any) -> Any:
     return repository_of(CONVERSATIONS)
 
 
 @pytest.fixture
-async def messages(repository_of, conversations):
+async def messages(repository_of: Any, conversations: Any) -> Any:
     await conversations.add(Conversation(id="c"))
     return repository_of(MESSAGES)
 
 
-def conversation(number, **fields):
+def conversation(number: int, **fields: Any) -> Conversation:
     return Conversation(id=f"{number:02}", created_at=START + timedelta(minutes=number), **fields)
 
 
-async def ids(repository, *where, **paging):
+async def ids(repository: Any, *where: Any, **paging: Any) -> list[Any]:
     page = await repository.filter(*where, **paging)
     return [row.id for row in page.rows]
 
 
-async def test_a_row_comes_back_as_it_was_added(conversations):
+async def test_a_row_comes_back_as_it_was_added(conversations: Any) -> None:
     record = Conversation(
         title="你好 %s {} \" '", user_id="ada", metadata={"深": [1, 2.5, None, {"a": True}], "empty": ""}
     )
@@ -65,7 +66,7 @@ async def test_a_row_comes_back_as_it_was_added(conversations):
     assert await conversations.find(record.id) == record
 
 
-async def test_missing_row_raises_in_get_and_is_none_in_find(conversations):
+async def test_missing_row_raises_in_get_and_is_none_in_find(conversations: Any) -> None:
     with pytest.raises(RowMissing, match="agent_conversations has no row nobody"):
         await conversations.get("nobody")
     assert await conversations.find("nobody") is None
@@ -75,21 +76,21 @@ async def test_missing_row_raises_in_get_and_is_none_in_find(conversations):
         await conversations.update(conversation(1))
 
 
-async def test_a_key_is_taken_once(conversations):
+async def test_a_key_is_taken_once(conversations: Any) -> None:
     await conversations.add(conversation(1, title="first"))
     with pytest.raises(Conflict):
         await conversations.add(conversation(1, title="second"))
     assert (await conversations.get("01")).title == "first"
 
 
-async def test_update_replaces_the_row(conversations):
+async def test_update_replaces_the_row(conversations: Any) -> None:
     await conversations.add(conversation(1, title="before", user_id="ada"))
     changed = conversation(1, title="after", metadata={"a": 1})
     assert await conversations.update(changed) == changed
     assert await conversations.get("01") == changed
 
 
-async def test_conditional_update_keeps_concurrent_changes(conversations):
+async def test_conditional_update_keeps_concurrent_changes(conversations: Any) -> None:
     read = await conversations.add(conversation(1, title="before", metadata={"b": 1, "a": [None, 0.1]}))
     other = await conversations.update(read.model_copy(update={"title": "another's"}), expected=read)
     with pytest.raises(RowChanged, match="read it again"):
@@ -101,10 +102,10 @@ async def test_conditional_update_keeps_concurrent_changes(conversations):
         await conversations.update(conversation(2), expected=conversation(2))
 
 
-async def test_no_change_of_many_at_once_is_lost(conversations):
+async def test_no_change_of_many_at_once_is_lost(conversations: Any) -> None:
     await conversations.add(conversation(1, metadata={"n": 0}))
 
-    def one_more(record):
+    def one_more(record: Conversation) -> Conversation:
         return record.model_copy(update={"metadata": {"n": record.metadata["n"] + 1}})
 
     changed = await asyncio.gather(*(conversations.modify("01", one_more) for _ in range(20)))
@@ -117,14 +118,14 @@ async def test_no_change_of_many_at_once_is_lost(conversations):
     assert (await conversations.get("01")).metadata == {"n": 20}
 
 
-async def test_delete_removes_the_row(conversations):
+async def test_delete_removes_the_row(conversations: Any) -> None:
     await conversations.add(conversation(1))
     assert await conversations.exists("01")
     assert await conversations.delete("01")
     assert not await conversations.exists("01")
 
 
-async def test_characters_that_no_database_stores_are_replaced(conversations):
+async def test_characters_that_no_database_stores_are_replaced(conversations: Any) -> None:
     stored = await conversations.add(conversation(1, title="a\0b\ud800", metadata={"k\0": ["\udfff"]}))
     assert (stored.title, stored.metadata) == ("a\ufffdb\ufffd", {"k\ufffd": ["\ufffd"]})
     assert await conversations.get("01") == stored
@@ -133,12 +134,12 @@ async def test_characters_that_no_database_stores_are_replaced(conversations):
 
 
 @pytest.mark.parametrize("value", [float("nan"), object(), START])
-async def test_metadata_that_json_cannot_represent_is_refused_by_name(conversations, value):
+async def test_metadata_that_json_cannot_represent_is_refused_by_name(conversations: Any, value: Any) -> None:
     with pytest.raises(ValueRefused, match="metadata of agent_conversations"):
         await conversations.add(conversation(1, metadata={"a": value}))
 
 
-async def test_many_are_added_at_once_or_none(conversations):
+async def test_many_are_added_at_once_or_none(conversations: Any) -> None:
     assert await conversations.bulk_create([]) == 0
     assert await conversations.bulk_create([conversation(1, user_id="ada"), conversation(2, metadata={"a": "b"})]) == 2
     with pytest.raises(Conflict):
@@ -149,7 +150,7 @@ async def test_many_are_added_at_once_or_none(conversations):
     assert (await conversations.get("01")).user_id == "ada"
 
 
-async def test_pages_have_one_order_while_rows_come_and_go(conversations):
+async def test_pages_have_one_order_while_rows_come_and_go(conversations: Any) -> None:
     await conversations.bulk_create([conversation(number) for number in (4, 2, 0, 3, 1)])
     first = await conversations.list(limit=2)
     assert [row.id for row in first.rows] == ["00", "01"]
@@ -160,7 +161,7 @@ async def test_pages_have_one_order_while_rows_come_and_go(conversations):
     assert ([row.id for row in last.rows], last.next) == (["04"], None)
 
 
-async def test_a_list_can_be_read_newest_first(conversations):
+async def test_a_list_can_be_read_newest_first(conversations: Any) -> None:
     await conversations.bulk_create([conversation(number) for number in range(3)])
     page = await conversations.list(limit=2, newest_first=True)
     assert [row.id for row in page.rows] == ["02", "01"]
@@ -168,7 +169,7 @@ async def test_a_list_can_be_read_newest_first(conversations):
     assert ([row.id for row in page.rows], page.next) == (["00"], None)
 
 
-async def test_rows_of_one_moment_are_ordered_by_their_key(conversations):
+async def test_rows_of_one_moment_are_ordered_by_their_key(conversations: Any) -> None:
     await conversations.bulk_create([Conversation(id=name, created_at=START) for name in "bca"])
     seen, after = [], None
     while True:
@@ -180,7 +181,7 @@ async def test_rows_of_one_moment_are_ordered_by_their_key(conversations):
     assert seen == ["a", "b", "c"]
 
 
-async def test_a_list_can_be_filtered_by_conditions(conversations):
+async def test_a_list_can_be_filtered_by_conditions(conversations: Any) -> None:
     await conversations.bulk_create(
         [conversation(1, user_id="ada"), conversation(2, user_id="bo"), conversation(3, title="free")]
     )
@@ -196,7 +197,7 @@ async def test_a_list_can_be_filtered_by_conditions(conversations):
     assert await conversations.count(later, Where("title", "=", "free")) == 1
 
 
-async def test_numbers_are_compared_as_numbers(messages):
+async def test_numbers_are_compared_as_numbers(messages: Any) -> None:
     await messages.bulk_create(
         [Message(id=f"m{n}", conversation_id="c", ordinal=n, role="user", content="hi") for n in (2, 10, 2**62)]
     )
@@ -212,12 +213,12 @@ async def test_numbers_are_compared_as_numbers(messages):
         Where("titel", "=", "a"),
         Where("id\" = 'a' OR \"id", "=", "a"),
         Where("metadata", "=", {}),
-        Where("title", "~", "a"),
+        Where("title", cast("Any", "~"), "a"),
         Where("title", "in", "abc"),
         Where("title", "<", None),
     ],
 )
-async def test_invalid_filter_is_refused(conversations, where):
+async def test_invalid_filter_is_refused(conversations: Any, where: Any) -> None:
     with pytest.raises(ValueError):
         await conversations.filter(where)
     with pytest.raises(ValueError):
@@ -225,7 +226,7 @@ async def test_invalid_filter_is_refused(conversations, where):
 
 
 @pytest.mark.parametrize("paging", [{"limit": 0}, {"limit": 1001}, {"after": "?"}, {"after": "WzFd"}])
-async def test_a_page_that_is_none_is_refused(conversations, paging):
+async def test_a_page_that_is_none_is_refused(conversations: Any, paging: Any) -> None:
     with pytest.raises(ValueError):
         await conversations.list(**paging)
 
@@ -256,7 +257,7 @@ ANYTHING = st.one_of(st.none(), TEXTS, st.floats(), st.integers(), st.binary(max
 
 
 @st.composite
-def questions(draw):
+def questions(draw: Callable[..., Any]) -> tuple[Any, ...] | None:
     """Things, and a condition, which may be none that can be asked."""
     columns = {name: st.none() | values for name, values in VALUES.items()}
     things = draw(
@@ -269,7 +270,7 @@ def questions(draw):
 
 
 @pytest.fixture
-async def things(engine, request):
+async def things(engine: str, request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     if engine == "memory":
         yield InMemoryRepository(THINGS)
         return
@@ -283,7 +284,7 @@ async def things(engine, request):
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(questions())
 @example(([], Where("weight", "in", [0.5, 1])))
-async def test_every_question_is_answered_or_refused_as_in_memory(things, question):
+async def test_every_question_is_answered_or_refused_as_in_memory(things: Any, question: Any) -> None:
     """The in-memory repository is what tests of applications run on: it must not take what a database refuses."""
     rows, where = question
     expected = InMemoryRepository(THINGS)
@@ -294,7 +295,7 @@ async def test_every_question_is_answered_or_refused_as_in_memory(things, questi
     assert await answer(things, where) == await answer(expected, where)
 
 
-async def answer(repository, where):
+async def answer(repository: Any, where: Any) -> str | set[Any]:
     try:
         found = {row.id for row in (await repository.filter(where)).rows}
     except ValueError as refused:
@@ -315,6 +316,6 @@ async def answer(repository, where):
     ],
     ids=str,
 )
-async def test_a_value_of_another_type_is_refused(conversations, where):
+async def test_a_value_of_another_type_is_refused(conversations: Any, where: Any) -> None:
     with pytest.raises(ValueError, match="is compared with"):
         await conversations.filter(where)

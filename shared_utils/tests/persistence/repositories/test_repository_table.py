@@ -35,7 +35,7 @@ class Thing(BaseModel):
 THINGS = Table(Thing, "things", order=("number",))
 
 
-def test_columns_are_typed_by_the_model():
+def test_columns_are_typed_by_the_model() -> None:
     assert THINGS.columns == {
         "id": "text",
         "number": "bigint",
@@ -51,8 +51,10 @@ def test_columns_are_typed_by_the_model():
     }
 
 
-def test_values_are_parameters_and_names_are_quoted():
-    table = Table(type("Row", (BaseModel,), {"__annotations__": {"id": str, "more": dict}}), 'a "b"', order=())
+def test_values_are_parameters_and_names_are_quoted() -> None:
+    table: Table[Any] = Table(
+        type("Row", (BaseModel,), {"__annotations__": {"id": str, "more": dict}}), 'a "b"', order=()
+    )
     assert table.insert == 'INSERT INTO {schema}."a ""b""" ("id", "more") VALUES (%(id)s::text, %(more)s::jsonb)'
     assert table.insert_all == (
         'INSERT INTO {schema}."a ""b""" ("id", "more") SELECT "id", "more"::jsonb FROM '
@@ -60,25 +62,25 @@ def test_values_are_parameters_and_names_are_quoted():
     )
 
 
-def test_a_record_becomes_a_row():
+def test_a_record_becomes_a_row() -> None:
     row = THINGS.row(Thing(id="1", tags=["é"], colour=Colour.RED))
     assert row["tags"] == '["é"]'
     assert row["more"] is None
     assert type(row["colour"]) is str
 
 
-def test_a_time_without_a_zone_is_refused():
+def test_a_time_without_a_zone_is_refused() -> None:
     with pytest.raises(ValueRefused, match="naive of things has no time zone"):
         THINGS.row(Thing(id="1", naive=datetime(2026, 1, 1)))  # noqa: DTZ001  # that is the point
 
 
 @pytest.mark.parametrize("annotation", [bytes, int | str, set[str], Literal[1, 2]])
-def test_a_type_no_column_holds_is_refused(annotation):
+def test_a_type_no_column_holds_is_refused(annotation: Any) -> None:
     model = type("Wrong", (BaseModel,), {"__annotations__": {"id": str, "x": annotation}})
     with pytest.raises(TypeError, match=r"Wrong\.x is of a type no column holds"):
         Table(model, "wrong", order=())
 
 
-def test_an_order_by_no_column_is_refused():
+def test_an_order_by_no_column_is_refused() -> None:
     with pytest.raises(ValueError, match="things has no column 'colour_'"):
         Table(Thing, "things", order=("colour_",))

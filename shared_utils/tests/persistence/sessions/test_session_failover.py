@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from local_stack.fixtures import ProxyFactory
 from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.errors import ValueRefused
@@ -17,7 +21,12 @@ from shared_utils.persistence.sessions.failover_store import FailoverSessionStor
 from shared_utils.persistence.sessions.file_store import FileSessionStore
 from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
 from shared_utils.persistence.sessions.outage_log import SessionOutageLog, record
-from shared_utils.persistence.sessions.port import Session, SessionStoreAway, SessionStoreError
+from shared_utils.persistence.sessions.port import (
+    Session,
+    SessionStore,
+    SessionStoreAway,
+    SessionStoreError,
+)
 
 
 class SlowToDie(InMemorySessionStore):
@@ -25,7 +34,7 @@ class SlowToDie(InMemorySessionStore):
 
     dies_after_writing = False
 
-    async def save(self, session, *, expires_in_hours=None):
+    async def save(self, session: Any, *, expires_in_hours: Any = None) -> Any:
         saved = await super().save(session, expires_in_hours=expires_in_hours)
         if self.dies_after_writing:
             self.broken = True
@@ -34,20 +43,20 @@ class SlowToDie(InMemorySessionStore):
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path: Path) -> Path:
     return tmp_path / "sessions.db"
 
 
 @pytest.fixture
-def database():
+def database() -> SlowToDie:
     return SlowToDie()
 
 
 @pytest.fixture
-async def open_store(database, path):
+async def open_store(database: Any, path: Any) -> AsyncIterator[Callable[..., Any]]:
     opened = []
 
-    def make():
+    def make() -> FailoverSessionStore:
         opened.append(FailoverSessionStore(database, path, pause=0.01))
         return opened[-1]
 
@@ -57,11 +66,11 @@ async def open_store(database, path):
 
 
 @pytest.fixture
-def store(open_store):
+def store(open_store: Callable[..., Any]) -> Any:
     return open_store()
 
 
-async def back(store, database):
+async def back(store: Any, database: Any) -> None:
     database.broken = False
     async with asyncio.timeout(10):
         await store.count()
@@ -69,18 +78,20 @@ async def back(store, database):
             await asyncio.sleep(0.005)
 
 
-async def with_agent(store, user, agent, **values):
+async def with_agent(store: Any, user: str, agent: str, **values: Any) -> Any:
     return await store.save(replace(await store.reserve(user, "default"), agent_id=agent, **values))
 
 
-async def test_while_the_database_is_there_it_has_everything(store, database):
+async def test_while_the_database_is_there_it_has_everything(store: Any, database: Any) -> None:
     session = await with_agent(store, "ada", "agent-1")
     assert await database.find("ada", "default") == session == await store.find("ada", "default")
     assert await store.count() == {"active": 1, "reserved": 0, "waiting": 0, "conflicts": 0}
     assert store.last_error is None
 
 
-async def test_known_users_keep_their_agents_during_an_outage(store, database, open_store):
+async def test_known_users_keep_their_agents_during_an_outage(
+    store: Any, database: Any, open_store: Callable[..., Any]
+) -> None:
     session = await with_agent(database, "ada", "agent-1")
     await store.find("ada", "default")
     restored = await with_agent(database, "bo", "agent-2")
@@ -91,7 +102,7 @@ async def test_known_users_keep_their_agents_during_an_outage(store, database, o
     assert await open_store().find("bo", "default") == restored
 
 
-async def test_writes_during_an_outage_are_replayed_into_the_database(store, database):
+async def test_writes_during_an_outage_are_replayed_into_the_database(store: Any, database: Any) -> None:
     known = await with_agent(store, "ada", "agent-1")
     database.broken = True
     saved = await store.save(replace(known, metadata={"permanent_memory": False}))
@@ -111,7 +122,9 @@ async def test_writes_during_an_outage_are_replayed_into_the_database(store, dat
     assert await store.count() == {"active": 2, "reserved": 0, "waiting": 0, "conflicts": 0}
 
 
-async def test_writes_of_an_outage_outlive_the_bridge(store, database, open_store):
+async def test_writes_of_an_outage_outlive_the_bridge(
+    store: Any, database: Any, open_store: Callable[..., Any]
+) -> None:
     database.broken = True
     new = await with_agent(store, "ada", "agent-1")
     await store.close()
@@ -122,7 +135,7 @@ async def test_writes_of_an_outage_outlive_the_bridge(store, database, open_stor
     assert await database.find("ada", "default") == new
 
 
-async def test_a_write_whose_answer_was_lost_is_not_a_conflict(store, database):
+async def test_a_write_whose_answer_was_lost_is_not_a_conflict(store: Any, database: Any) -> None:
     session = await with_agent(store, "ada", "agent-1")
     database.dies_after_writing = True
     saved = await store.save(replace(session, metadata={"a": 1}))
@@ -133,7 +146,7 @@ async def test_a_write_whose_answer_was_lost_is_not_a_conflict(store, database):
     assert (await store.count())["conflicts"] == 0
 
 
-async def test_the_higher_version_stays_and_the_other_is_kept(store, database):
+async def test_the_higher_version_stays_and_the_other_is_kept(store: Any, database: Any) -> None:
     session = await with_agent(store, "ada", "agent-1")
     await store.find("ada", "default")
     database.broken = True
@@ -152,7 +165,7 @@ async def test_the_higher_version_stays_and_the_other_is_kept(store, database):
     assert [line["event"] for line in logs].count("session_conflict") == len(kept)
 
 
-async def test_the_database_stays_where_it_is_ahead(store, database):
+async def test_the_database_stays_where_it_is_ahead(store: Any, database: Any) -> None:
     session = await with_agent(store, "ada", "agent-1")
     database.broken = True
     await store.save(replace(session, metadata={"here": 1}))
@@ -166,7 +179,7 @@ async def test_the_database_stays_where_it_is_ahead(store, database):
     assert (conflict.lost["metadata"], conflict.won["metadata"]) == ('{"here": 1}', '{"there": 2}')
 
 
-async def test_an_agent_in_the_database_is_never_replaced(store, database):
+async def test_an_agent_in_the_database_is_never_replaced(store: Any, database: Any) -> None:
     session = await store.reserve("ada", "default")
     database.broken = True
     for number in range(4):
@@ -181,7 +194,7 @@ async def test_an_agent_in_the_database_is_never_replaced(store, database):
     assert await store.find("ada", "default") == theirs
 
 
-async def test_another_session_in_the_database_stays(store, database):
+async def test_another_session_in_the_database_stays(store: Any, database: Any) -> None:
     database.broken = True
     await with_agent(store, "ada", "agent-here")
     database.broken = False
@@ -193,7 +206,7 @@ async def test_another_session_in_the_database_stays(store, database):
     assert "another agent" in conflict.reason
 
 
-async def test_a_reservation_in_the_database_gets_the_agent(store, database):
+async def test_a_reservation_in_the_database_gets_the_agent(store: Any, database: Any) -> None:
     database.broken = True
     await with_agent(store, "ada", "agent-1")
     database.broken = False
@@ -204,7 +217,7 @@ async def test_a_reservation_in_the_database_gets_the_agent(store, database):
     assert (await store.count())["conflicts"] == 0
 
 
-async def test_the_same_agent_in_two_sessions_is_no_conflict(store, database):
+async def test_the_same_agent_in_two_sessions_is_no_conflict(store: Any, database: Any) -> None:
     database.broken = True
     await with_agent(store, "ada", "agent-1")
     database.broken = False
@@ -214,7 +227,7 @@ async def test_the_same_agent_in_two_sessions_is_no_conflict(store, database):
     assert (await store.count())["conflicts"] == 0
 
 
-async def test_replay_does_not_restore_rows_removed_from_the_database(store, database):
+async def test_replay_does_not_restore_rows_removed_from_the_database(store: Any, database: Any) -> None:
     session = await with_agent(store, "ada", "agent-1")
     database.broken = True
     await store.save(replace(session, metadata={"a": 1}))
@@ -227,13 +240,15 @@ async def test_replay_does_not_restore_rows_removed_from_the_database(store, dat
     assert "removed" in conflict.reason
 
 
-async def test_replay_continues_after_a_refused_session(store, database, monkeypatch):
+async def test_replay_continues_after_a_refused_session(
+    store: Any, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     database.broken = True
     refused = await with_agent(store, "ada", "agent-1")
     await with_agent(store, "bo", "agent-2")
     put = database.merge
 
-    async def picky(sessions, *, dry_run=False):
+    async def picky(sessions: list[Session], *, dry_run: bool = False) -> Any:
         if sessions[0].session_id == refused.session_id:
             raise ValueRefused("too large")
         return await put(sessions, dry_run=dry_run)
@@ -244,13 +259,15 @@ async def test_replay_continues_after_a_refused_session(store, database, monkeyp
     assert {conflict.session_id for conflict in await store.conflicts()} == {refused.session_id}
 
 
-async def test_an_outage_during_the_replay_loses_nothing(store, database, monkeypatch):
+async def test_an_outage_during_the_replay_loses_nothing(
+    store: Any, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     database.broken = True
     for number in range(5):
         await with_agent(store, f"user-{number}", f"agent-{number}")
     put, calls = database.merge, []
 
-    async def fragile(sessions, *, dry_run=False):
+    async def fragile(sessions: list[Session], *, dry_run: bool = False) -> Any:
         calls.append(sessions)
         if len(calls) in (2, 5):
             raise SessionStoreAway("gone again")
@@ -264,7 +281,7 @@ async def test_an_outage_during_the_replay_loses_nothing(store, database, monkey
     assert (await store.count())["conflicts"] == 0
 
 
-async def test_replay_merges_sessions_of_many_users_in_batches(store, database, monkeypatch):
+async def test_replay_merges_sessions_of_many_users_in_batches(store: Any, database: Any, monkeypatch: Any) -> None:
     for number in range(20):
         await with_agent(store, f"known-{number}", f"agent-{number}")
     taken = await database.reserve("elsewhere", "default")
@@ -277,8 +294,17 @@ async def test_replay_merges_sessions_of_many_users_in_batches(store, database, 
     mine = await with_agent(store, "elsewhere", "agent-here")
     puts, loads = [], []
     put, load = database.merge, database.load
-    monkeypatch.setattr(database, "merge", lambda sessions, **how: puts.append(len(sessions)) or put(sessions, **how))
-    monkeypatch.setattr(database, "load", lambda one: loads.append(one) or load(one))
+
+    async def merge(sessions: list[Session], **how: Any) -> Any:
+        puts.append(len(sessions))
+        return await put(sessions, **how)
+
+    async def load_one(session_id: str) -> Any:
+        loads.append(session_id)
+        return await load(session_id)
+
+    monkeypatch.setattr(database, "merge", merge)
+    monkeypatch.setattr(database, "load", load_one)
     await back(store, database)
     assert sum(puts) >= 320
     assert len(puts) + len(loads) < 20
@@ -289,7 +315,7 @@ async def test_replay_merges_sessions_of_many_users_in_batches(store, database, 
     assert (await store.count())["waiting"] == 0
 
 
-async def test_writes_during_the_replay_come_after_it(store, database):
+async def test_writes_during_the_replay_come_after_it(store: Any, database: Any) -> None:
     database.broken = True
     session = await with_agent(store, "ada", "agent-1")
     database.broken = False
@@ -301,7 +327,7 @@ async def test_writes_during_the_replay_come_after_it(store, database):
     assert (await store.count())["conflicts"] == 0
 
 
-async def test_after_an_outage_every_user_may_have_changed(store, database):
+async def test_after_an_outage_every_user_may_have_changed(store: Any, database: Any) -> None:
     await with_agent(store, "ada", "agent-1")
     _, then = await store.changed(None)
     database.broken = True
@@ -311,7 +337,7 @@ async def test_after_an_outage_every_user_may_have_changed(store, database):
     assert ("ada", "default") in keys
 
 
-async def test_nothing_is_cleaned_up_during_an_outage(store, database):
+async def test_nothing_is_cleaned_up_during_an_outage(store: SessionStore, database: Any) -> None:
     await store.save(await store.reserve("ada", "default"), expires_in_hours=-1)
     database.broken = True
     await store.find("ada", "default")
@@ -319,7 +345,7 @@ async def test_nothing_is_cleaned_up_during_an_outage(store, database):
     assert await store.find("ada", "default")
 
 
-async def test_a_session_ended_elsewhere_is_not_found_in_the_next_outage(store, database):
+async def test_a_session_ended_elsewhere_is_not_found_in_the_next_outage(store: Any, database: Any) -> None:
     session = await with_agent(store, "ada", "agent-1")
     await database.delete(session.session_id)
     assert await store.find("ada", "default") is None
@@ -327,7 +353,7 @@ async def test_a_session_ended_elsewhere_is_not_found_in_the_next_outage(store, 
     assert await store.find("ada", "default") is None
 
 
-async def test_a_broken_file_does_not_stop_the_database(store, database, path):
+async def test_a_broken_file_does_not_stop_the_database(store: Any, database: Any, path: Path) -> None:
     path.mkdir()
     session = await with_agent(store, "ada", "agent-1")
     assert await store.find("ada", "default") == session
@@ -339,7 +365,7 @@ async def test_a_broken_file_does_not_stop_the_database(store, database, path):
     assert await store.find("ada", "default") is None
 
 
-async def test_two_bridges_of_one_host_share_the_file(open_store, database):
+async def test_two_bridges_of_one_host_share_the_file(open_store: Callable[..., Any], database: Any) -> None:
     one, other = open_store(), open_store()
     database.broken = True
     session = await with_agent(one, "ada", "agent-1")
@@ -351,7 +377,7 @@ async def test_two_bridges_of_one_host_share_the_file(open_store, database):
 
 
 @pytest.fixture
-async def behind_proxy(database_config, tcp_proxy, path):
+async def behind_proxy(database_config: DatabaseConfig, tcp_proxy: ProxyFactory, path: Path) -> AsyncIterator[Any]:
     proxy = tcp_proxy(database_config.conninfo)
     changes = {"db_url": proxy.url, "connection_timeout": 1.0, "query_timeout": 0.5}
     config = DatabaseConfig.model_validate(database_config.model_dump() | changes)
@@ -362,7 +388,7 @@ async def behind_proxy(database_config, tcp_proxy, path):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
-async def test_a_database_that_falls_silent_costs_one_wait(behind_proxy):
+async def test_a_database_that_falls_silent_costs_one_wait(behind_proxy: Any) -> None:
     proxy, store = behind_proxy
     known = await with_agent(store, "ada", "agent-1")
     proxy.blackhole()
@@ -383,7 +409,7 @@ async def test_a_database_that_falls_silent_costs_one_wait(behind_proxy):
     assert row == {"agent_id": "agent-7"}
 
 
-async def test_a_journal_keeps_its_order(path):
+async def test_a_journal_keeps_its_order(path: Path) -> None:
     store = FileSessionStore(path, record=record)
     session = await store.reserve("ada", "default")
     saved = await store.save(session)
@@ -399,7 +425,7 @@ async def test_a_journal_keeps_its_order(path):
     await store.close()
 
 
-async def test_erasure_removes_sessions_writes_and_conflicts_of_a_user(store, database, path):
+async def test_erasure_removes_sessions_writes_and_conflicts_of_a_user(store: Any, database: Any, path: Path) -> None:
     for user in ("ada", "bo"):
         database.broken = True
         await with_agent(store, user, "agent-here")

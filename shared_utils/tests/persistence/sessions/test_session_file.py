@@ -6,8 +6,11 @@ import asyncio
 import resource
 import sqlite3
 import sys
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,18 +38,18 @@ connection.close()
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path: Path) -> Path:
     return tmp_path / "data" / "sessions.db"
 
 
 @pytest.fixture
-async def file_store(path):
+async def file_store(path: Path) -> AsyncIterator[FileSessionStore]:
     store = FileSessionStore(path)
     yield store
     await store.close()
 
 
-async def test_a_file_of_the_first_release_is_brought_up_to_date(path, file_store):
+async def test_a_file_of_the_first_release_is_brought_up_to_date(path: Path, file_store: Any) -> None:
     path.parent.mkdir()
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(_FIRST_RELEASE)
@@ -64,7 +67,9 @@ async def test_a_file_of_the_first_release_is_brought_up_to_date(path, file_stor
     assert (await file_store.find("bo", "default")).session_id == "s2"
 
 
-async def test_a_process_that_closes_the_file_takes_nothing_from_two_stores_that_have_it_open(path, file_store):
+async def test_a_process_that_closes_the_file_takes_nothing_from_two_stores_that_have_it_open(
+    path: Path, file_store: FileSessionStore
+) -> None:
     """SQLite deletes the log with the last connection; where locks got lost, another process takes its own for that."""
     await file_store.reserve("ada", "default")
     second = FileSessionStore(path)  # as a bridge has several, each with its own connection
@@ -79,7 +84,7 @@ async def test_a_process_that_closes_the_file_takes_nothing_from_two_stores_that
         ]
 
 
-async def test_mirrored_session_replaces_the_local_one(file_store):
+async def test_mirrored_session_replaces_the_local_one(file_store: FileSessionStore) -> None:
     here = await file_store.reserve("ada", "default")
     there = Session("ada", "default", agent_id="agent-1", version=4)
     await file_store.mirror([there])
@@ -89,7 +94,7 @@ async def test_mirrored_session_replaces_the_local_one(file_store):
     assert await file_store.find("ada", "default") == there
 
 
-async def test_rows_that_cannot_be_read_are_named_and_stop_no_others(path, file_store):
+async def test_rows_that_cannot_be_read_are_named_and_stop_no_others(path: Path, file_store: FileSessionStore) -> None:
     sessions = [await file_store.reserve(f"user-{number}", "default") for number in range(3)]
     broken = sessions[1].session_id
     with closing(sqlite3.connect(path)) as connection, connection:
@@ -100,7 +105,7 @@ async def test_rows_that_cannot_be_read_are_named_and_stop_no_others(path, file_
         assert f"session {broken} in the session file cannot be read" in restoration.failed[broken]
 
 
-async def test_the_file_outlives_its_store(path, file_store):
+async def test_the_file_outlives_its_store(path: Path, file_store: FileSessionStore) -> None:
     session = await file_store.reserve("ada", "default")
     await file_store.close()
     with_agent = replace(session, agent_id="agent-1")
@@ -111,7 +116,7 @@ async def test_the_file_outlives_its_store(path, file_store):
     assert await file_store.find("ada", "default") == saved
 
 
-async def test_two_stores_on_one_file_agree(path, file_store):
+async def test_two_stores_on_one_file_agree(path: Path, file_store: FileSessionStore) -> None:
     other = FileSessionStore(path)
     users = [f"user-{number}" for number in range(20)]
     reservations = [store.reserve(user, "default") for user in users for store in (file_store, other)]
@@ -125,7 +130,7 @@ async def test_two_stores_on_one_file_agree(path, file_store):
     await other.close()
 
 
-async def refused(store, path):
+async def refused(store: FileSessionStore, path: Path) -> None:
     with pytest.raises(SessionStoreError) as caught:
         await store.reserve("ada", "default")
     assert type(caught.value) is SessionStoreError
@@ -134,21 +139,21 @@ async def refused(store, path):
     assert "check that its directory can be written and the disk is not full" in str(caught.value)
 
 
-async def test_a_file_in_an_impossible_place_is_an_error_until_the_place_exists(path, file_store):
+async def test_a_file_in_an_impossible_place_is_an_error_until_the_place_exists(path: Path, file_store: Any) -> None:
     path.parent.write_text("a file where the directory should be")
     await refused(file_store, path)
     path.parent.unlink()
     assert await file_store.reserve("ada", "default")
 
 
-async def test_a_directory_in_the_files_place_is_an_error_until_it_is_gone(path, file_store):
+async def test_a_directory_in_the_files_place_is_an_error_until_it_is_gone(path: Path, file_store: Any) -> None:
     path.mkdir(parents=True)
     await refused(file_store, path)
     path.rmdir()
     assert await file_store.reserve("ada", "default")
 
 
-async def test_a_file_that_is_no_database_is_an_error_until_it_is_replaced(path, file_store):
+async def test_a_file_that_is_no_database_is_an_error_until_it_is_replaced(path: Path, file_store: Any) -> None:
     path.parent.mkdir()
     path.write_bytes(b"this is no database" * 100)
     await refused(file_store, path)
@@ -156,7 +161,7 @@ async def test_a_file_that_is_no_database_is_an_error_until_it_is_replaced(path,
     assert await file_store.reserve("ada", "default")
 
 
-async def test_a_full_disk_is_an_error_until_there_is_room(path, file_store):
+async def test_a_full_disk_is_an_error_until_there_is_room(path: Path, file_store: Any) -> None:
     kept = await file_store.reserve("bo", "default")
     with file_size_limit(1):
         await refused(file_store, path)
@@ -165,7 +170,7 @@ async def test_a_full_disk_is_an_error_until_there_is_room(path, file_store):
 
 
 @contextmanager
-def file_size_limit(size):
+def file_size_limit(size: int) -> Iterator[None]:
     """No file of this process may grow beyond ``size`` bytes, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -183,7 +188,7 @@ def file_size_limit(size):
         "UPDATE agent_sessions SET created_at = 'yesterday'",
     ],
 )
-async def test_a_row_that_cannot_be_read_is_named_and_can_be_mended(path, file_store, damage):
+async def test_a_row_that_cannot_be_read_is_named_and_can_be_mended(path: Path, file_store: Any, damage: str) -> None:
     session = await file_store.reserve("ada", "default")
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(damage)

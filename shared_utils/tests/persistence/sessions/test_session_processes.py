@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +24,7 @@ pytestmark = [
 
 
 @pytest.fixture
-def open_store(engine, request, tmp_path):
+def open_store(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Any]:
     """Makes stores on the same rows."""
     if engine == "file":
         return lambda: FileSessionStore(tmp_path / "sessions.db")
@@ -29,8 +32,8 @@ def open_store(engine, request, tmp_path):
     return lambda: DatabaseSessionStore(Database(config))
 
 
-def reserve_all(open_store, users, start, results):
-    async def reserve():
+def reserve_all(open_store: Any, users: Any, start: Any, results: Any) -> None:
+    async def reserve() -> Any:
         store = open_store()
         sessions = [await store.reserve(user, "default") for user in users]
         claims = [await store.claim(session.session_id, f"process {os.getpid()}", 60) for session in sessions]
@@ -44,7 +47,7 @@ def reserve_all(open_store, users, start, results):
         results.merge(str(error))
 
 
-def test_several_processes_reserving_the_same_users_make_one_session_each(open_store):
+def test_several_processes_reserving_the_same_users_make_one_session_each(open_store: Callable[..., Any]) -> None:
     # fork: the function needs no import of this file.
     processes = multiprocessing.get_context("fork")
     users = [f"process-{number}" for number in range(20)]

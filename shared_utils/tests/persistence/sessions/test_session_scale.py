@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -63,7 +65,7 @@ _INDEX_ONLY = {
 
 
 @pytest.fixture(scope="module")
-def filled(engine_url):
+def filled(engine_url: str) -> Any:
     """The URL of a database with many sessions in the schema ``session_scale``."""
     with psycopg.connect(engine_url, autocommit=True) as connection:
         connection.execute("DROP SCHEMA IF EXISTS session_scale CASCADE")
@@ -71,7 +73,7 @@ def filled(engine_url):
 
 
 @pytest.fixture
-async def connection(filled):
+async def connection(filled: Any) -> AsyncIterator[Any]:
     config = DatabaseConfig.model_validate({"db_url": filled, "schema_name": "session_scale"})
     made = await migrate(config)
     with psycopg.connect(filled, autocommit=True, row_factory=scalar_row) as connection:
@@ -83,20 +85,20 @@ async def connection(filled):
         yield connection
 
 
-def nodes(plan):
+def nodes(plan: Any) -> Iterator[Any]:
     yield plan
     for part in plan.get("Plans", ()):
         yield from nodes(part)
 
 
-def planned(connection, name, params):
+def planned(connection: Any, name: str, params: Any) -> Any:
     statement = _SQL[name].replace("{schema}", "session_scale")
     [found] = connection.execute(f"EXPLAIN (FORMAT JSON) {statement}".encode(), params).fetchone()
     return list(nodes(found["Plan"]))
 
 
 @pytest.mark.parametrize("name", _ON_INDEX)
-async def test_it_is_looked_up_in_an_index(connection, name):
+async def test_it_is_looked_up_in_an_index(connection: Any, name: str) -> None:
     params, indexes = _ON_INDEX[name]
     plan = planned(connection, name, params)
     assert indexes & {node.get("Index Name") for node in plan}, plan
@@ -104,13 +106,13 @@ async def test_it_is_looked_up_in_an_index(connection, name):
 
 
 @pytest.mark.parametrize("name", _INDEX_ONLY)
-async def test_it_is_counted_in_an_index(connection, name):
+async def test_it_is_counted_in_an_index(connection: Any, name: str) -> None:
     plan = planned(connection, name, {})
     scans = [node for node in plan if "Relation Name" in node]
     assert [node["Node Type"] for node in scans] == ["Index Only Scan"], plan
     assert scans[0]["Index Name"].startswith(_INDEX_ONLY[name]), plan
 
 
-async def test_no_statement_that_reads_is_forgotten(connection):
+async def test_no_statement_that_reads_is_forgotten(connection: Any) -> None:
     writes = {"reserve", "save", "revive", "put_new", "put_newer", "now", "read_only"}
     assert _ON_INDEX.keys() | _INDEX_ONLY.keys() | writes == _SQL.keys()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -19,7 +22,7 @@ from shared_utils.persistence.sessions.copying import copy_sessions
 from shared_utils.persistence.sessions.database_store import DatabaseSessionStore
 from shared_utils.persistence.sessions.file_store import FileSessionStore
 from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
-from shared_utils.persistence.sessions.port import Session, StaleSession
+from shared_utils.persistence.sessions.port import Session, SessionStore, StaleSession
 
 pytestmark = [
     pytest.mark.integration,
@@ -29,14 +32,14 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def schema(engine, request):
+def schema(engine: str, request: pytest.FixtureRequest) -> DatabaseConfig:
     """One for the whole module: a schema a test would cost more than the tests. It goes with its database."""
     url = request.getfixturevalue("engine_url")
     return DatabaseConfig.model_validate({"db_url": url, "schema_name": "session_contract", "max_connections": 5})
 
 
 @pytest.fixture
-def open_store(engine, request, tmp_path):
+def open_store(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Any]:
     """Makes stores on the same rows; in memory there can only be one."""
     if engine == "memory":
         return lambda: InMemorySessionStore(max_bytes=10_000)
@@ -47,7 +50,7 @@ def open_store(engine, request, tmp_path):
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def database_store(engine, request, statements_sent):
+async def database_store(engine: str, request: pytest.FixtureRequest, statements_sent: Any) -> AsyncIterator[Any]:
     """Open for the whole module."""
     if engine not in ENGINES:
         yield None
@@ -59,7 +62,7 @@ async def database_store(engine, request, statements_sent):
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def store(database_store, open_store):
+async def store(database_store: Any, open_store: Callable[..., Any]) -> AsyncIterator[Any]:
     """Empty."""
     if database_store is not None:
         await database_store._database.execute("DELETE FROM agent_sessions")
@@ -70,12 +73,12 @@ async def store(database_store, open_store):
     await store.close()
 
 
-async def test_empty_store_has_no_sessions(store):
+async def test_empty_store_has_no_sessions(store: SessionStore) -> None:
     assert await store.find("ada", "default") is None
     assert await store.count() == {"active": 0, "reserved": 0}
 
 
-async def test_a_reserved_session_has_no_agent_yet(store):
+async def test_a_reserved_session_has_no_agent_yet(store: SessionStore) -> None:
     session = await store.reserve("ada", "default")
     assert (session.user_id, session.persona, session.agent_id) == ("ada", "default", None)
     assert (session.version, session.is_active, session.permanent_memory) == (1, True, True)
@@ -83,20 +86,20 @@ async def test_a_reserved_session_has_no_agent_yet(store):
     assert await store.count() == {"active": 1, "reserved": 1}
 
 
-async def test_reserving_again_finds_the_same_session(store):
+async def test_reserving_again_finds_the_same_session(store: SessionStore) -> None:
     first = await store.reserve("ada", "default")
     saved = await store.save(replace(first, agent_id="agent-1"))
     assert await store.reserve("ada", "default") == saved
 
 
-async def test_users_and_personas_are_kept_apart(store):
+async def test_users_and_personas_are_kept_apart(store: SessionStore) -> None:
     pairs = [("ada", "default"), ("ada", "luna"), ("bo", "default"), ("Ada", "default"), ("ada ", "default")]
     sessions = [await store.reserve(*pair) for pair in pairs]
     assert len({session.session_id for session in sessions}) == len(pairs)
     assert [await store.find(*pair) for pair in pairs] == sessions
 
 
-async def test_saved_session_is_found(store):
+async def test_saved_session_is_found(store: SessionStore) -> None:
     session = await store.reserve("小明", "默认")
     saved = await store.save(
         replace(
@@ -114,7 +117,7 @@ async def test_saved_session_is_found(store):
     assert await store.count() == {"active": 1, "reserved": 0}
 
 
-async def test_a_stale_write_is_refused_and_changes_nothing(store):
+async def test_a_stale_write_is_refused_and_changes_nothing(store: SessionStore) -> None:
     session = await store.reserve("ada", "default")
     saved = await store.save(replace(session, agent_id="agent-1"))
     with pytest.raises(StaleSession) as caught:
@@ -124,7 +127,7 @@ async def test_a_stale_write_is_refused_and_changes_nothing(store):
     assert (await store.save(replace(saved, agent_id="agent-3"))).version == 3
 
 
-async def test_of_two_writes_at_once_one_is_refused(store):
+async def test_of_two_writes_at_once_one_is_refused(store: SessionStore) -> None:
     session = await store.reserve("ada", "default")
     writes = (store.save(replace(session, agent_id=f"agent-{number}")) for number in range(5))
     results = await asyncio.gather(*writes, return_exceptions=True)
@@ -133,13 +136,13 @@ async def test_of_two_writes_at_once_one_is_refused(store):
     assert await store.find("ada", "default") == winner
 
 
-async def test_an_unknown_session_cannot_be_saved(store):
+async def test_an_unknown_session_cannot_be_saved(store: SessionStore) -> None:
     session = await store.reserve("ada", "default")
     with pytest.raises(StaleSession):
         await store.save(replace(session, session_id="another"))
 
 
-async def test_after_a_session_was_ended_a_new_one_can_be_reserved(store):
+async def test_after_a_session_was_ended_a_new_one_can_be_reserved(store: SessionStore) -> None:
     session = await store.reserve("ada", "default")
     await store.save(replace(session, agent_id="agent-1", is_active=False))
     assert await store.find("ada", "default") is None
@@ -147,30 +150,31 @@ async def test_after_a_session_was_ended_a_new_one_can_be_reserved(store):
     assert await store.count() == {"active": 1, "reserved": 1}
 
 
-async def test_touching_marks_use_and_is_no_write(store):
+async def test_touching_marks_use_and_is_no_write(store: SessionStore) -> None:
     session = await store.reserve("ada", "default")
     other = await store.reserve("bo", "default")
     assert await store.touch([session.session_id, "unknown"]) == ["unknown"]
     touched = await store.find("ada", "default")
+    assert touched is not None
     assert touched == replace(session, last_updated=touched.last_updated)
     assert session.last_updated <= touched.last_updated <= datetime.now(UTC) + timedelta(seconds=1)
     assert await store.find("bo", "default") == other
     await store.save(replace(session, agent_id="agent-1"))
 
 
-async def test_reserving_at_once_makes_one_session(store):
+async def test_reserving_at_once_makes_one_session(store: SessionStore) -> None:
     sessions = await asyncio.gather(*(store.reserve("ada", "default") for _ in range(20)))
     assert len({session.session_id for session in sessions}) == 1
 
 
-async def test_an_ended_session_is_reported_when_it_is_touched(store):
+async def test_an_ended_session_is_reported_when_it_is_touched(store: SessionStore) -> None:
     session = await store.reserve("ada", "default")
     await store.delete(session.session_id)
     assert await store.touch([session.session_id]) == [session.session_id]
     assert await store.touch([]) == []
 
 
-async def test_messages_are_counted_and_survive_a_save(store):
+async def test_messages_are_counted_and_survive_a_save(store: Any) -> None:
     session = await store.reserve("ada", "default")
     other = await store.reserve("bo", "default")
     await store.touch([session.session_id, other.session_id], messages={session.session_id: 2})
@@ -181,7 +185,7 @@ async def test_messages_are_counted_and_survive_a_save(store):
     assert (await store.statistics()).average_messages == 3.0
 
 
-async def test_only_one_owner_may_make_the_agent(store):
+async def test_only_one_owner_may_make_the_agent(store: SessionStore) -> None:
     session = await store.reserve("ada", "default")
     claims = await asyncio.gather(*(store.claim(session.session_id, f"owner-{n}", 60) for n in range(5)))
     assert sorted(claims) == [False, False, False, False, True]
@@ -192,7 +196,7 @@ async def test_only_one_owner_may_make_the_agent(store):
     assert not await store.claim("unknown", winner, 60)
 
 
-async def test_a_claim_ends_with_its_time(store):
+async def test_a_claim_ends_with_its_time(store: SessionStore) -> None:
     session = await store.reserve("ada", "default")
     assert await store.claim(session.session_id, "killed", 60)
     assert not await store.claim(session.session_id, "next", 60)
@@ -201,7 +205,7 @@ async def test_a_claim_ends_with_its_time(store):
     assert await store.claim(session.session_id, "next", 60)
 
 
-async def test_a_session_may_expire(store):
+async def test_a_session_may_expire(store: Any) -> None:
     session = await store.save(await store.reserve("ada", "default"), expires_in_hours=1.5)
     assert timedelta(minutes=89) < session.expires_at - utc_now() < timedelta(minutes=91)
     assert (await store.save(session)).expires_at == session.expires_at
@@ -209,7 +213,7 @@ async def test_a_session_may_expire(store):
     assert (await store.find("ada", "default")).expires_at - session.expires_at > timedelta(hours=1)
 
 
-async def test_cleanup_ends_expired_sessions_and_removes_them_later(store):
+async def test_cleanup_ends_expired_sessions_and_removes_them_later(store: Any) -> None:
     expired = await store.save(await store.reserve("ada", "default"), expires_in_hours=-1)
     refusing = replace(await store.reserve("bo", "default"), metadata={"permanent_memory": False})
     await store.save(refusing, expires_in_hours=-1)
@@ -227,19 +231,19 @@ async def test_cleanup_ends_expired_sessions_and_removes_them_later(store):
 
 
 @pytest.mark.parametrize("value", [False, None, 0, "false", "true", [], {}])
-async def test_any_value_but_true_is_an_opt_out(store, value):
+async def test_any_value_but_true_is_an_opt_out(store: SessionStore, value: Any) -> None:
     saved = await store.save(replace(await store.reserve("ada", "default"), metadata={"permanent_memory": value}))
     assert saved.permanent_memory is False
     assert set(await store.opted_out_users()) == {"ada"}
 
 
-async def test_users_without_an_opt_out_are_not_listed(store):
+async def test_users_without_an_opt_out_are_not_listed(store: SessionStore) -> None:
     await store.reserve("ada", "default")
     await store.save(replace(await store.reserve("bo", "default"), metadata={"permanent_memory": True, "x": 1}))
     assert list(await store.opted_out_users()) == []
 
 
-async def test_an_opt_out_in_an_ended_session_holds_until_the_user_opts_in(store):
+async def test_an_opt_out_in_an_ended_session_holds_until_the_user_opts_in(store: SessionStore) -> None:
     opted_out = await store.save(replace(await store.reserve("ada", "default"), metadata={"permanent_memory": False}))
     await store.delete(opted_out.session_id)
     unaware = await store.reserve("ada", "default")
@@ -248,7 +252,7 @@ async def test_an_opt_out_in_an_ended_session_holds_until_the_user_opts_in(store
     assert list(await store.opted_out_users()) == []
 
 
-async def test_a_page_lists_the_most_recently_used_first(store):
+async def test_a_page_lists_the_most_recently_used_first(store: SessionStore) -> None:
     sessions = [await store.reserve(f"user-{number}", "default") for number in range(5)]
     await store.delete(sessions[3].session_id)
     await store.touch([sessions[0].session_id])
@@ -261,7 +265,7 @@ async def test_a_page_lists_the_most_recently_used_first(store):
     assert await store.page(limit=1, offset=9) == replace(page, sessions=[])
 
 
-async def test_a_page_of_one_user(store):
+async def test_a_page_of_one_user(store: Any) -> None:
     for persona in ("default", "luna"):
         await store.reserve("ada", persona)
     await store.reserve("bo", "default")
@@ -274,7 +278,7 @@ async def test_a_page_of_one_user(store):
     assert (await store.page(limit=10, user_id="nobody")).total == 0
 
 
-async def test_an_ended_session_can_be_had_back(store):
+async def test_an_ended_session_can_be_had_back(store: SessionStore) -> None:
     session = await store.save(replace(await store.reserve("ada", "default"), agent_id="agent-1"))
     assert await store.delete(session.session_id)
     assert not await store.delete(session.session_id)
@@ -286,7 +290,7 @@ async def test_an_ended_session_can_be_had_back(store):
         await store.save(session)
 
 
-async def test_replaced_session_cannot_be_undeleted(store):
+async def test_replaced_session_cannot_be_undeleted(store: SessionStore) -> None:
     session = await store.reserve("ada", "default")
     await store.delete(session.session_id)
     other = await store.reserve("ada", "default")
@@ -295,7 +299,7 @@ async def test_replaced_session_cannot_be_undeleted(store):
     assert await store.find("ada", "default") == other
 
 
-async def test_a_removed_session_is_gone(store):
+async def test_a_removed_session_is_gone(store: SessionStore) -> None:
     session = await store.reserve("ada", "default")
     assert await store.delete(session.session_id, hard=True)
     assert not await store.delete(session.session_id, hard=True)
@@ -304,13 +308,13 @@ async def test_a_removed_session_is_gone(store):
         await store.undelete(session.session_id)
 
 
-async def test_an_expired_session_that_is_had_back_does_not_expire_at_once(store):
+async def test_an_expired_session_that_is_had_back_does_not_expire_at_once(store: SessionStore) -> None:
     session = await store.save(await store.reserve("ada", "default"), expires_in_hours=-1)
     await store.cleanup(grace=timedelta(hours=1))
     assert (await store.undelete(session.session_id)).expires_at is None
 
 
-async def test_writes_of_others_are_reported(store):
+async def test_writes_of_others_are_reported(store: SessionStore) -> None:
     await store.reserve("ada", "default")
     keys, begin = await store.changed(None)
     assert (keys, begin.tzinfo is not None) == (set(), True)
@@ -324,7 +328,7 @@ async def test_writes_of_others_are_reported(store):
     assert (await store.changed(far))[0] == set()
 
 
-async def test_active_sessions_are_restored_newest_first(store):
+async def test_active_sessions_are_restored_newest_first(store: Any) -> None:
     for number in range(4):
         await store.reserve(f"user-{number}", "default")
     ended = await store.find("user-2", "default")
@@ -334,7 +338,7 @@ async def test_active_sessions_are_restored_newest_first(store):
     assert restoration.failed == {}
 
 
-async def test_more_sessions_than_one_part_holds_are_restored_in_order(store):
+async def test_more_sessions_than_one_part_holds_are_restored_in_order(store: SessionStore) -> None:
     """Many of one moment: a part may end among them."""
     now = utc_now()
     times = [now - timedelta(minutes=number // 900) for number in range(2500)]
@@ -347,7 +351,7 @@ async def test_more_sessions_than_one_part_holds_are_restored_in_order(store):
         assert [one.session_id for one in found] == [one.session_id for one in ordered[:limit]]
 
 
-async def test_statistics_count_sessions_by_age(store):
+async def test_statistics_count_sessions_by_age(store: Any) -> None:
     assert (await store.statistics()).average_messages == 0.0
     now = utc_now()
     ages = {"a": timedelta(minutes=1), "b": timedelta(hours=2), "c": timedelta(days=2), "d": timedelta(days=40)}
@@ -365,7 +369,7 @@ async def test_statistics_count_sessions_by_age(store):
 
 
 @pytest.mark.parametrize("choice", [False, None, "no", 0, 1])
-async def test_a_session_that_never_expires_counts_as_active(store, choice):
+async def test_a_session_that_never_expires_counts_as_active(store: SessionStore, choice: Any) -> None:
     """A choice against permanent memory would be forgotten with it, so no cleanup ends it."""
     session = await store.reserve("ada", "default")
     await store.save(replace(session, metadata={"permanent_memory": choice}), expires_in_hours=-1)
@@ -375,7 +379,7 @@ async def test_a_session_that_never_expires_counts_as_active(store, choice):
     assert (await store.cleanup(grace=timedelta(days=1))).ended == 0
 
 
-async def test_store_describes_itself(store, engine):
+async def test_store_describes_itself(store: SessionStore, engine: str) -> None:
     says = await store.check()
     assert {"memory": "memory", "file": "SQLite", "postgresql": "PostgreSQL"}.get(
         engine.partition("/")[0], "openGauss"
@@ -383,9 +387,9 @@ async def test_store_describes_itself(store, engine):
     assert store.last_error is None
 
 
-async def test_session_values_that_json_cannot_represent_are_left_out_and_named(store):
+async def test_session_values_that_json_cannot_represent_are_left_out_and_named(store: Any) -> None:
     session = await store.reserve("ada", "default")
-    loop = {}
+    loop: dict[str, Any] = {}
     loop["again"] = loop
     data = {
         "good": {"kept": 1, "bad": {1, 2}},
@@ -411,7 +415,7 @@ async def test_session_values_that_json_cannot_represent_are_left_out_and_named(
     assert await store.find("ada", "default") == saved
 
 
-async def test_too_large_session_data_is_refused_by_name(store):
+async def test_too_large_session_data_is_refused_by_name(store: SessionStore) -> None:
     session = await store.reserve("ada", "default")
     with pytest.raises(ValueRefused, match=r"session_data .* largest key essay has 9\d{3}: .*sessions.max_data_bytes"):
         await store.save(replace(session, session_data={"small": "x" * 1000, "essay": "é" * 4600}))
@@ -419,7 +423,7 @@ async def test_too_large_session_data_is_refused_by_name(store):
     await store.save(replace(session, metadata={"essay": "x" * 9000}))
 
 
-async def test_sessions_of_another_store_are_taken_over_as_they_are(store):
+async def test_sessions_of_another_store_are_taken_over_as_they_are(store: SessionStore) -> None:
     old = datetime(2020, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
     session = Session(
         "小明", "default", agent_id="agent-1", session_data={"深": [1, {"a": None}]}, metadata={"m": 1}, created_at=old,
@@ -434,7 +438,7 @@ async def test_sessions_of_another_store_are_taken_over_as_they_are(store):
     assert (again.written, again.kept) == (0, 2)
 
 
-async def test_of_two_versions_the_newer_one_stays(store):
+async def test_of_two_versions_the_newer_one_stays(store: SessionStore) -> None:
     session = await store.reserve("ada", "default")
     saved = await store.save(replace(session, agent_id="agent-1"))
     assert (await store.merge([session])).kept == 1
@@ -444,7 +448,7 @@ async def test_of_two_versions_the_newer_one_stays(store):
     assert await store.find("ada", "default") == newer
 
 
-async def test_a_second_active_session_is_not_taken_over(store):
+async def test_a_second_active_session_is_not_taken_over(store: SessionStore) -> None:
     here = await store.reserve("ada", "default")
     other = Session("ada", "default")
     taken = await store.merge([other, Session("bo", "default")])
@@ -455,7 +459,7 @@ async def test_a_second_active_session_is_not_taken_over(store):
     assert await store.find("ada", "default") == other
 
 
-async def test_all_sessions_are_read_in_parts(store):
+async def test_all_sessions_are_read_in_parts(store: SessionStore) -> None:
     sessions = [Session(f"user-{number}", "default", is_active=number % 2 == 0) for number in range(7)]
     await store.merge(sessions)
     first = await store.part(after="", limit=4)
@@ -465,7 +469,7 @@ async def test_all_sessions_are_read_in_parts(store):
     assert (await store.part(after=ids[-1], limit=4)).sessions == []
 
 
-async def test_sessions_are_copied_there_and_back(store, tmp_path):
+async def test_sessions_are_copied_there_and_back(store: SessionStore, tmp_path: Path) -> None:
     sessions = [Session(f"user-{number}", "default", agent_id=f"agent-{number}") for number in range(12)]
     await store.merge(sessions)
     other = FileSessionStore(tmp_path / "other.db")

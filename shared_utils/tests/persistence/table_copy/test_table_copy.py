@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -44,16 +47,16 @@ numbers = count(1)
 both = pytest.mark.parametrize("engine", ["postgresql", "opengauss-6.0", "opengauss-7.0"], indirect=True)
 
 
-def expected(folder, copied):
+def expected(folder: Any, copied: Any) -> dict[Any, Expected]:
     return {table.name: Expected(folder / table.file, table.rows, table.digest) for table in copied.tables}
 
 
-async def fill(database, user="用户\t\\N "):
+async def fill(database: Database, user: str = "用户\t\\N ") -> None:
     await database.execute(_FILL, {"user": user, "data": psycopg.types.json.Jsonb({"text": TEXT})})
 
 
 @pytest.fixture
-async def empty(database_config):
+async def empty(database_config: DatabaseConfig) -> AsyncIterator[Any]:
     """A second schema beside the test's."""
     config = database_config.model_copy(update={"schema_name": f"{database_config.schema_name}_again"})
     yield config
@@ -63,14 +66,14 @@ async def empty(database_config):
 
 
 @pytest.fixture
-async def copied(empty):
+async def copied(empty: Any) -> AsyncIterator[Database]:
     """The second schema, opened when it is first asked."""
     database = Database(empty)
     yield database
     await database.close()
 
 
-async def test_every_table_of_the_schema_is_known(database, database_config):
+async def test_every_table_of_the_schema_is_known(database: Database, database_config: DatabaseConfig) -> None:
     """Where this fails, a migration makes a table in a way that the registry does not see: no backup would hold it."""
     rows = await database.fetch(
         "SELECT tablename::text AS name FROM pg_tables WHERE schemaname = %(schema)s",
@@ -79,7 +82,9 @@ async def test_every_table_of_the_schema_is_known(database, database_config):
     assert {row["name"] for row in rows} == migrated_tables() | BOOKKEEPING
 
 
-async def test_out_and_in_again(database, database_config, empty, copied, tmp_path):
+async def test_out_and_in_again(
+    database: Database, database_config: DatabaseConfig, empty: Any, copied: Database, tmp_path: Path
+) -> None:
     await fill(database)
     before = await database.fetch(_ROWS)
     out = await copy_out(database_config, tmp_path / "out")
@@ -95,7 +100,9 @@ async def test_out_and_in_again(database, database_config, empty, copied, tmp_pa
     assert await copied.fetch(_ROWS) == before
 
 
-async def test_done_before_it_changes_nothing(database, database_config, empty, copied, tmp_path):
+async def test_done_before_it_changes_nothing(
+    database: Database, database_config: DatabaseConfig, empty: Any, copied: Database, tmp_path: Path
+) -> None:
     await fill(database)
     out = await copy_out(database_config, tmp_path)
     assert not await require_empty(empty, MARKER)
@@ -109,7 +116,9 @@ async def test_done_before_it_changes_nothing(database, database_config, empty, 
         await require_empty(empty, replace(MARKER, backup_id="another"))
 
 
-async def test_sessions_get_the_ids_their_agents_have_now(database, database_config, empty, copied, tmp_path):
+async def test_sessions_get_the_ids_their_agents_have_now(
+    database: Database, database_config: DatabaseConfig, empty: Any, copied: Database, tmp_path: Path
+) -> None:
     await fill(database)
     out = await copy_out(database_config, tmp_path)
     moved = {f"agent-{number}": f"agent-new-{number}" for number in range(1, 11)}
@@ -127,11 +136,13 @@ async def test_sessions_get_the_ids_their_agents_have_now(database, database_con
 
 
 @both
-async def test_everything_is_of_one_moment(database, database_config, tmp_path, monkeypatch):
+async def test_everything_is_of_one_moment(
+    database: Database, database_config: DatabaseConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Somebody writes to two tables at once while they are copied one after the other."""
     write = outward._write
 
-    async def interrupted(connection, schema, table, *arguments):
+    async def interrupted(connection: Any, schema: Any, table: Any, *arguments: Any) -> Any:
         written = await write(connection, schema, table, *arguments)
         if table == "agent_conversations":  # the first one
             await database.execute(
@@ -146,7 +157,9 @@ async def test_everything_is_of_one_moment(database, database_config, tmp_path, 
     assert len(await database.fetch(_ROWS)) == 500
 
 
-async def test_a_table_that_is_not_ours_is_left_out_by_name(database, database_config, tmp_path):
+async def test_a_table_that_is_not_ours_is_left_out_by_name(
+    database: Database, database_config: DatabaseConfig, tmp_path: Path
+) -> None:
     await database.execute("CREATE TABLE somebody_elses (secret text)")
     out = await copy_out(database_config, tmp_path)
     assert out.left_out == ("somebody_elses",)
@@ -154,7 +167,9 @@ async def test_a_table_that_is_not_ours_is_left_out_by_name(database, database_c
 
 
 @pytest.mark.parametrize("harm", ["cut", "fewer", "changed", "unknown"])
-async def test_damaged_copy_leaves_the_tables_empty(database, database_config, empty, copied, tmp_path, harm):
+async def test_damaged_copy_leaves_the_tables_empty(
+    database: Database, database_config: DatabaseConfig, empty: Any, copied: Database, tmp_path: Path, harm: str
+) -> None:
     await fill(database)
     out = await copy_out(database_config, tmp_path)
     tables = expected(tmp_path, out)
@@ -182,11 +197,11 @@ SERVERS = ("postgresql", "opengauss-5.0", "opengauss-7.0")
 
 
 @pytest.fixture
-def config_of(url_of):
+def config_of(url_of: Any) -> Iterator[Callable[..., Any]]:
     """Makes a configuration with a schema of its own on a server."""
     made = []
 
-    def make(server):
+    def make(server: Any) -> DatabaseConfig:
         schema = f"moved_{next(numbers)}"
         config = DatabaseConfig.model_validate({"db_url": url_of(server), "schema_name": schema, "max_connections": 5})
         made.append(config)
@@ -198,7 +213,7 @@ def config_of(url_of):
             connection.execute(f"DROP SCHEMA IF EXISTS {config.schema_name} CASCADE")
 
 
-def passages(model="small", size=3):
+def passages(model: str = "small", size: int = 3) -> list[Passage]:
     return [
         Passage(
             passage_id=f"passage-{number}",
@@ -213,13 +228,15 @@ def passages(model="small", size=3):
     ]
 
 
-async def opened(config):
+async def opened(config: Any) -> DatabasePassageStore:
     return DatabasePassageStore(Database(config), VectorSettings())
 
 
 @pytest.mark.parametrize("target", SERVERS)
 @pytest.mark.parametrize("source", SERVERS)
-async def test_vectors_come_along_between_any_two_servers(config_of, tmp_path, source, target):
+async def test_vectors_come_along_between_any_two_servers(
+    config_of: Callable[..., Any], tmp_path: Path, source: Any, target: Any
+) -> None:
     here, there = config_of(source), config_of(target)
     store = await opened(here)
     await store.store_all(passages())
@@ -250,7 +267,9 @@ async def test_vectors_come_along_between_any_two_servers(config_of, tmp_path, s
 
 
 @both
-async def test_vectors_that_are_listed_and_not_in_the_backup_are_refused(database, database_config, empty, tmp_path):
+async def test_vectors_that_are_listed_and_not_in_the_backup_are_refused(
+    database: Database, database_config: DatabaseConfig, empty: Any, tmp_path: Path
+) -> None:
     store = await opened(database_config)
     await store.store_all(passages())
     await store.close()
@@ -263,17 +282,18 @@ async def test_vectors_that_are_listed_and_not_in_the_backup_are_refused(databas
 
 @both
 async def test_a_table_of_vectors_dropped_meanwhile_does_not_end_the_copy(
-    database, database_config, tmp_path, monkeypatch
-):
+    database: Database, database_config: DatabaseConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = await opened(database_config)
     await store.store_all(passages())
     await store.begin_reembedding("other", 4)
     lock = tables.lock
-    dropped = []
+    dropped: list[Any] = []
 
-    async def dropping(connection, schema, tables, mode):
+    async def dropping(connection: Any, schema: Any, tables: Any, mode: str) -> None:
         if not dropped:
-            dropped.append(await store.abandon_reembedding())
+            dropped.append("reembedding")
+            await store.abandon_reembedding()
         await lock(connection, schema, tables, mode)
 
     monkeypatch.setattr(outward, "lock", dropping)
@@ -283,7 +303,9 @@ async def test_a_table_of_vectors_dropped_meanwhile_does_not_end_the_copy(
 
 
 @both
-async def test_bookkeeping_without_its_tables_is_seen_and_mended(database, database_config, tmp_path):
+async def test_bookkeeping_without_its_tables_is_seen_and_mended(
+    database: Database, database_config: DatabaseConfig, tmp_path: Path
+) -> None:
     """What an older restore left: the list of tables came back, the tables did not."""
     store = await opened(database_config)
     await store.store_all(passages())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import AsyncIterator, Callable
 from importlib.util import find_spec
 from itertools import count
+from typing import Any
 
 import psycopg
 import pytest
@@ -33,20 +35,20 @@ _numbers = count(1)
 collect_ignore = [] if find_spec("langchain_tests") or "CI" in os.environ else ["test_langchain.py"]
 
 
-def pytest_pycollect_makemodule(parent):
+def pytest_pycollect_makemodule(parent: Any) -> None:
     """LangChain's suite comes in a package whose other suites bear marks of plugins that are switched off here."""
     for mark in ("benchmark", "vcr"):
         parent.config.addinivalue_line("markers", f"{mark}: of LangChain's suites; nothing here uses it")
 
 
 @pytest.fixture(scope="session", params=["memory", *SERVERS])
-def engine(request):
+def engine(request: pytest.FixtureRequest) -> Any:
     """The kind of store."""
     return request.param
 
 
 @pytest.fixture(scope="module")
-def vector_config(engine, request):
+def vector_config(engine: str, request: pytest.FixtureRequest) -> Any:
     """A schema for the module; it goes with its database."""
     if engine == "memory":
         return None
@@ -57,7 +59,7 @@ def vector_config(engine, request):
     return DatabaseConfig.model_validate({"db_url": url, "schema_name": schema, "max_connections": 5})
 
 
-def _as_poor_role(url, schema):
+def _as_poor_role(url: str, schema: Any) -> str:
     role, name = f"poor_{schema}", conninfo_to_dict(url)["dbname"]
     with psycopg.connect(url, autocommit=True) as connection:
         for text in (
@@ -72,7 +74,7 @@ def _as_poor_role(url, schema):
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def vector_database(vector_config, statements_sent):
+async def vector_database(vector_config: Any, statements_sent: Any) -> AsyncIterator[Any]:
     """Open for the whole module; None in memory."""
     if vector_config is None:
         yield None
@@ -84,10 +86,10 @@ async def vector_database(vector_config, statements_sent):
 
 
 @pytest.fixture
-def make_store(vector_database):
+def make_store(vector_database: Any) -> Callable[..., Any]:
     """Makes stores; each collection name is a collection of its own."""
 
-    def make(table_name=None, *, database=None, **settings):
+    def make(table_name: Any = None, *, database: Any = None, **settings: Any) -> Any:
         if vector_database is None:
             return InMemoryPassageStore(metric=settings.get("metric", "cosine"))
         name = table_name or f"collection_{next(_numbers)}"
@@ -98,16 +100,18 @@ def make_store(vector_database):
 
 
 @pytest.fixture
-def store(make_store):
+def store(make_store: Callable[..., Any]) -> Any:
     """Empty."""
     return make_store()
 
 
 @pytest.fixture
-def passage():
+def passage() -> Callable[..., Any]:
     """Makes passages of the model ``small``."""
 
-    def make(passage_id, embedding=(1.0, 0.0, 0.0), *, model="small", agent_id="ada", **fields):
+    def make(
+        passage_id: Any, embedding: Any = (1.0, 0.0, 0.0), *, model: str = "small", agent_id: str = "ada", **fields: Any
+    ) -> Passage:
         return Passage(
             passage_id=passage_id,
             embedding=embedding,
@@ -120,10 +124,10 @@ def passage():
 
 
 @pytest.fixture
-def vectors():
+def vectors() -> Callable[..., Any]:
     """Makes random vectors, the same in each run."""
 
-    def make(number, dimensions, seed=1):
+    def make(number: int, dimensions: Any, seed: int = 1) -> list[list[Any]]:
         numbers = random.Random(seed)
         return [[numbers.gauss(0, 1) for _ in range(dimensions)] for _ in range(number)]
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -30,7 +32,9 @@ PLACES = [
     indirect=["engine"],
     ids=[f"{engine}-{'indexed' if indexed else 'exact'}" for engine, indexed in PLACES],
 )
-async def test_search_never_returns_passages_of_another_user(make_store, passage, vectors, indexed):
+async def test_search_never_returns_passages_of_another_user(
+    make_store: Callable[..., Any], passage: Callable[..., Any], vectors: Callable[..., Any], indexed: Any
+) -> None:
     store = make_store(exact_below=0 if indexed else 100_000)
     given = vectors(MEMORIES, DIMENSIONS)
     for user in range(USERS):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from shared_utils.persistence.vectors import ModelMismatch, ReembeddingUnfinished, Scope, VectorError, reembed
+from shared_utils.persistence.vectors.port import PassageStore
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -18,7 +21,7 @@ SMALL, LARGE = {"small": EAST}, {"small": EAST, "large": (1.0, 0.0, 0.0, 0.0)}
 
 
 @pytest.fixture(scope="session", params=KINDS)
-def engine(request):
+def engine(request: pytest.FixtureRequest) -> Any:
     """With a vector type and without, of either product."""
     return request.param
 
@@ -28,28 +31,28 @@ class Axes:
 
     model = "large"
 
-    def __init__(self, broken_after=None):
-        self.asked = []
+    def __init__(self, broken_after: Any = None) -> None:
+        self.asked: list[Any] = []
         self._broken_after = broken_after
 
-    async def embed(self, texts):
+    async def embed(self, texts: Any) -> list[list[float]]:
         if self._broken_after is not None and len(self.asked) >= self._broken_after:
             raise ConnectionError
         self.asked += texts
         return [[1.0, float(text.rpartition("-")[2]), 0.0, 0.0] for text in texts]
 
 
-def ids(found):
+def ids(found: Any) -> list[Any]:
     return [match.passage.passage_id for match in found]
 
 
-async def filled(store, passage, number=10):
+async def filled(store: Any, passage: Any, number: int = 10) -> None:
     await store.store_all([passage(f"p-{n}", (1.0, float(n), 0.0)) for n in range(number)])
 
 
-async def test_another_model_becomes_the_current_one(store, passage):
+async def test_another_model_becomes_the_current_one(store: PassageStore, passage: Callable[..., Any]) -> None:
     await filled(store, passage)
-    reports = []
+    reports: list[Any] = []
     progress = await reembed(store, Axes(), 4, batch=3, report=reports.append)
     assert progress.done == 10
     assert [report.done for report in reports[:4]] == [3, 6, 9, 10]
@@ -68,7 +71,7 @@ async def test_another_model_becomes_the_current_one(store, passage):
     assert len((await store.statistics()).tables) == 1
 
 
-async def test_it_resumes_where_it_stopped(store, passage):
+async def test_it_resumes_where_it_stopped(store: PassageStore, passage: Callable[..., Any]) -> None:
     await filled(store, passage)
     with pytest.raises(ConnectionError):
         await reembed(store, Axes(broken_after=4), 4, batch=2)
@@ -77,7 +80,7 @@ async def test_it_resumes_where_it_stopped(store, passage):
     assert len(embedder.asked) == 6
 
 
-async def test_every_passage_is_found_once_meanwhile(store, passage):
+async def test_every_passage_is_found_once_meanwhile(store: PassageStore, passage: Callable[..., Any]) -> None:
     await filled(store, passage)
     await store.begin_reembedding("large", 4)
     page = await store.outdated(limit=4)
@@ -103,7 +106,7 @@ async def test_every_passage_is_found_once_meanwhile(store, passage):
     assert len(await store.get([f"p-{n}" for n in range(40)], ALL)) == 12
 
 
-async def test_changeover_does_not_restore_deleted_passages(store, passage):
+async def test_changeover_does_not_restore_deleted_passages(store: PassageStore, passage: Callable[..., Any]) -> None:
     await filled(store, passage, 4)
     await store.begin_reembedding("large", 4)
     page = await store.outdated()
@@ -121,7 +124,9 @@ async def test_changeover_does_not_restore_deleted_passages(store, passage):
     assert (await store.statistics()).passages == 0
 
 
-async def test_changeover_keeps_newer_passages_of_the_new_model(store, passage):
+async def test_changeover_keeps_newer_passages_of_the_new_model(
+    store: PassageStore, passage: Callable[..., Any]
+) -> None:
     await filled(store, passage, 1)
     await store.begin_reembedding("large", 4)
     await store.store(passage("p-0", (1.0, 2.0, 3.0, 4.0), model="large", text="newer"))
@@ -131,19 +136,19 @@ async def test_changeover_keeps_newer_passages_of_the_new_model(store, passage):
     assert found.text == "newer"
 
 
-async def test_passages_without_text_need_it_from_elsewhere(store, passage):
+async def test_passages_without_text_need_it_from_elsewhere(store: PassageStore, passage: Callable[..., Any]) -> None:
     await store.store_all([passage("p-1", text=None), passage("p-2")])
     with pytest.raises(ReembeddingUnfinished):
         await reembed(store, Axes(), 4)
 
-    async def texts(passages):
+    async def texts(passages: Any) -> dict[Any, str]:
         return {one.passage_id: f"kept elsewhere: {one.passage_id}" for one in passages}
 
     await reembed(store, Axes(), 4, texts=texts)
     assert [one.text for one in await store.get(["p-1", "p-2"], ALL)] == [None, "text of p-2"]
 
 
-async def test_it_can_be_given_up(store, passage):
+async def test_it_can_be_given_up(store: PassageStore, passage: Callable[..., Any]) -> None:
     await filled(store, passage)
     with pytest.raises(VectorError, match="no model is being changed over to"):
         await store.finish_reembedding()
@@ -157,7 +162,9 @@ async def test_it_can_be_given_up(store, passage):
 
 
 @pytest.mark.parametrize("engine", SHARED, indirect=True)
-async def test_another_process_notices_a_changeover(make_store, passage):
+async def test_another_process_notices_a_changeover(
+    make_store: Callable[..., Any], passage: Callable[..., Any]
+) -> None:
     here, there = make_store("shared"), make_store("shared")
     await filled(here, passage)
     assert len(await there.search(SMALL, ALL, k=20)) == 10
@@ -168,5 +175,5 @@ async def test_another_process_notices_a_changeover(make_store, passage):
     assert len(await there.search({"large": (1.0, 0.0, 0.0, 0.0)}, ALL, k=20)) == 10
 
 
-def _with(passage, vector):
+def _with(passage: Any, vector: Any) -> Any:
     return replace(passage, model="large", embedding=vector)

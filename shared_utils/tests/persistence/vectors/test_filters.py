@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -67,20 +68,20 @@ METADATA = st.dictionaries(KEYS, SCALARS | st.lists(SCALARS, max_size=2), max_si
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_meaningless_filter_is_refused(where, message):
+def test_meaningless_filter_is_refused(where: Any, message: str) -> None:
     with pytest.raises(FilterRefused, match=message):
         parsed(where)
 
 
-def test_a_filter_is_not_nested_without_end():
-    where = {"a": 1}
+def test_a_filter_is_not_nested_without_end() -> None:
+    where: dict[str, Any] = {"a": 1}
     for _ in range(11):
         where = {"$not": where}
     with pytest.raises(FilterRefused, match="nested deeper than 10 levels"):
         parsed(where)
 
 
-def test_no_text_of_a_filter_stands_in_the_statement():
+def test_no_text_of_a_filter_stands_in_the_statement() -> None:
     conditions = Conditions(Scope.agent("it's"), parsed({"k'; --": {"$in": ["v'; --", 1, None]}}))
     assert "; --" not in conditions.text
     assert "it's" not in conditions.text
@@ -89,13 +90,13 @@ def test_no_text_of_a_filter_stands_in_the_statement():
 @pytest.mark.integration
 @pytest.mark.parametrize("engine", ["postgresql", "opengauss-5.0"], indirect=True)
 @pytest.mark.asyncio(loop_scope="module")
-async def test_memory_and_sql_agree(vector_database):
+async def test_memory_and_sql_agree(vector_database: Any) -> None:
     """Many filters on many metadata in one statement."""
     cases = []
 
     @settings(max_examples=60, database=None, deadline=None, suppress_health_check=list(HealthCheck))
     @given(FILTERS, METADATA)
-    def collect(where, metadata):
+    def collect(where: Any, metadata: Any) -> None:
         cases.append((where, metadata))
 
     collect()
@@ -107,4 +108,5 @@ async def test_memory_and_sql_agree(vector_database):
             filled(statement, {"conditions": conditions.text}),
             conditions.params | {"metadata": json.dumps(metadata)},
         )
+        assert condition is not None
         assert row["holds"] is condition.holds(metadata), (where, metadata)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from operator import mul
+from typing import Any
 
 import pytest
 
+from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.vectors import Scope
 from shared_utils.persistence.vectors.distances import indexed_distance, query_params
 from shared_utils.persistence.vectors.filter_sql import Conditions, filled
@@ -23,23 +26,25 @@ with_vectors = pytest.mark.parametrize("engine", [ITERATIVE, WIDENED, f"{ITERATI
 
 
 @pytest.fixture
-def indexed(make_store):
+def indexed(make_store: Callable[..., Any]) -> Callable[..., Any]:
     """Makes stores that hardly ever compare a query with each passage."""
 
-    def make(**settings):
+    def make(**settings: Any) -> Any:
         return make_store(**{"exact_below": 10, "index": {"above": 100, "ef_search": 100}, **settings})
 
     return make
 
 
 @with_vectors
-async def test_passages_are_written_and_found_while_it_is_built(indexed, passage, vectors):
+async def test_passages_are_written_and_found_while_it_is_built(
+    indexed: Callable[..., Any], passage: Callable[..., Any], vectors: Callable[..., Any]
+) -> None:
     store = indexed()
     given = vectors(1500, 16)
     await store.store_all([passage(f"p-{n}", vector) for n, vector in enumerate(given[:1000])])
     done = False
 
-    async def work():
+    async def work() -> int:
         written = 1000
         while not done or written == 1000:
             await store.store(passage(f"p-{written}", given[written]))
@@ -59,7 +64,9 @@ async def test_passages_are_written_and_found_while_it_is_built(indexed, passage
 
 
 @with_vectors
-async def test_it_is_built_when_it_is_due(indexed, passage, vectors, vector_database):
+async def test_it_is_built_when_it_is_due(
+    indexed: Callable[..., Any], passage: Callable[..., Any], vectors: Callable[..., Any], vector_database: Any
+) -> None:
     store = indexed()
     given = vectors(100, 8)
     await store.store_all([passage(f"p-{n}", vector) for n, vector in enumerate(given[:99])])
@@ -75,7 +82,9 @@ async def test_it_is_built_when_it_is_due(indexed, passage, vectors, vector_data
 
 
 @pytest.mark.parametrize("engine", [ITERATIVE], indirect=True)
-async def test_a_build_that_did_not_end_is_replaced(indexed, passage, vector_database):
+async def test_a_build_that_did_not_end_is_replaced(
+    indexed: Callable[..., Any], passage: Callable[..., Any], vector_database: Any
+) -> None:
     store = indexed()
     await store.store(passage("p"))
     await store.build_index()
@@ -89,12 +98,14 @@ async def test_a_build_that_did_not_end_is_replaced(indexed, passage, vector_dat
 
 
 @with_vectors
-async def test_two_do_not_build_at_once(indexed, passage, vector_database):
+async def test_two_do_not_build_at_once(
+    indexed: Callable[..., Any], passage: Callable[..., Any], vector_database: Any
+) -> None:
     store = indexed()
     await store.store(passage("p"))
     [table] = await store._tables.fresh()
 
-    async def work(connection):
+    async def work(connection: Any) -> list[Any]:
         await vector_database.send(connection, filled(_SQL["try_lock"], {"key": table.lock}))
         return [state.state for state in await store.build_index()]
 
@@ -103,7 +114,9 @@ async def test_two_do_not_build_at_once(indexed, passage, vector_database):
 
 
 @with_vectors
-async def test_more_dimensions_than_an_index_holds(indexed, passage, vectors, engine):
+async def test_more_dimensions_than_an_index_holds(
+    indexed: Callable[..., Any], passage: Callable[..., Any], vectors: Callable[..., Any], engine: str
+) -> None:
     """Half precision where there is such a type; else, and beyond that, every passage is compared. Both are said."""
     given = vectors(20, 2500)
     store = indexed(exact_below=0)
@@ -129,7 +142,9 @@ async def test_more_dimensions_than_an_index_holds(indexed, passage, vectors, en
 
 
 @with_vectors
-async def test_filtered_searches_are_filled_and_near(indexed, passage, vectors, vector_database):
+async def test_filtered_searches_are_filled_and_near(
+    indexed: Callable[..., Any], passage: Callable[..., Any], vectors: Callable[..., Any], vector_database: Any
+) -> None:
     """Recall@10 against a look at every passage, where one in 1, 10, 100 or 1000 meets the filter."""
     dimensions, number, queries = 64, 5000, 10
     # Points near a few hundred centres, as embeddings are; noise alone has no neighbours worth finding.
@@ -153,7 +168,7 @@ async def test_filtered_searches_are_filled_and_near(indexed, passage, vectors, 
         assert hits / wanted >= 0.95, f"{hits} of {wanted} nearest, from {least} on"
 
 
-async def _plans_use_the_index(store, database, query):
+async def _plans_use_the_index(store: Any, database: Database, query: Any) -> Any:
     [table] = await store._tables.fresh()
     await database.execute(f"ANALYZE {table.name}")
     conditions = Conditions(ALL, parsed({"n": 1}))
@@ -171,6 +186,6 @@ async def _plans_use_the_index(store, database, query):
     return all(f"Index Scan using {table.index}" in plan for plan in plans)
 
 
-async def _index_oids(database):
+async def _index_oids(database: Database) -> set[Any]:
     rows = await database.fetch("SELECT oid FROM pg_class WHERE relkind = 'i' AND relname LIKE '%%\\_nearest%%'", {})
     return {row["oid"] for row in rows}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import pytest
 from langchain_core.documents import Document
@@ -19,7 +21,7 @@ MINE = Scope.agent("mine")
 
 
 @pytest.fixture(scope="session", params=["postgresql", "postgresql-plain"])
-def engine(request):
+def engine(request: pytest.FixtureRequest) -> Any:
     """With a vector type and without."""
     return request.param
 
@@ -28,7 +30,7 @@ class TestStandard(VectorStoreIntegrationTests):
     """The public suite, synchronous and asynchronous."""
 
     @pytest.fixture
-    def vectorstore(self, make_store, vector_config):
+    def vectorstore(self, make_store: Callable[..., Any], vector_config: Any) -> Iterator[PassageVectorStore]:
         made = make_store(database=Database(vector_config))
         store = PassageVectorStore(made, self.get_embeddings(), model="fake", scope=MINE)
         yield store
@@ -36,12 +38,12 @@ class TestStandard(VectorStoreIntegrationTests):
 
 
 @pytest.fixture
-def embedding():
+def embedding() -> Any:
     return VectorStoreIntegrationTests.get_embeddings()
 
 
 @pytest.mark.parametrize("engine", ["memory"], indirect=True)
-async def test_it_stays_within_its_scope(make_store, embedding):
+async def test_it_stays_within_its_scope(make_store: Callable[..., Any], embedding: Any) -> None:
     store = make_store()
     mine = PassageVectorStore(store, embedding, model="fake", scope=MINE)
     other = await PassageVectorStore.afrom_texts(
@@ -61,7 +63,7 @@ async def test_it_stays_within_its_scope(make_store, embedding):
 
 
 @pytest.mark.parametrize("engine", ["memory"], indirect=True)
-async def test_the_synchronous_methods_work_from_another_thread(make_store, embedding):
+async def test_the_synchronous_methods_work_from_another_thread(make_store: Callable[..., Any], embedding: Any) -> None:
     store = PassageVectorStore(make_store(), embedding, model="fake", scope=MINE)
     await asyncio.to_thread(store.add_texts, ["foo"], ids=["f"])
     [(found, score)] = await asyncio.to_thread(store.similarity_search_with_relevance_scores, "foo")
@@ -72,7 +74,7 @@ async def test_the_synchronous_methods_work_from_another_thread(make_store, embe
 
 
 @pytest.mark.parametrize("engine", ["memory"], indirect=True)
-async def test_marginal_relevance_prefers_different_passages(make_store, embedding):
+async def test_marginal_relevance_prefers_different_passages(make_store: Callable[..., Any], embedding: Any) -> None:
     store = PassageVectorStore(make_store(), embedding, model="fake", scope=MINE)
     await store.aadd_texts(["same", "same", "other"], [{"n": n} for n in range(3)], ids=["1", "2", "3"])
     found = await store.amax_marginal_relevance_search("same", k=2, lambda_mult=0.3)
@@ -82,9 +84,9 @@ async def test_marginal_relevance_prefers_different_passages(make_store, embeddi
     assert len(await store.asimilarity_search_by_vector(vector, k=2)) == 2
 
 
-async def test_texts_without_metadata_are_found_like_all_others(make_store, embedding):
+async def test_texts_without_metadata_are_found_like_all_others(make_store: Callable[..., Any], embedding: Any) -> None:
     store = PassageVectorStore(make_store(), embedding, model="m", scope=Scope.agent("ada"))
-    assert await store.aadd_texts(["one", "two"], [{"k": 1}, None], ids=["1", "2"]) == ["1", "2"]
+    assert await store.aadd_texts(["one", "two"], [{"k": 1}, cast("Any", None)], ids=["1", "2"]) == ["1", "2"]
     assert {found.id: found.metadata for found in await store.asimilarity_search("one")} == {"1": {"k": 1}, "2": {}}
     assert [found.id for found in await store.asimilarity_search("two", filter={"k": 1})] == ["1"]
     assert [found.metadata for found in await store.aget_by_ids(["2"])] == [{}]
@@ -102,7 +104,9 @@ async def test_texts_without_metadata_are_found_like_all_others(make_store, embe
         (["one"], {"metadatas": ["text"]}),
     ],
 )
-async def test_add_texts_refuses_unreadable_values(make_store, embedding, texts, given):
+async def test_add_texts_refuses_unreadable_values(
+    make_store: Callable[..., Any], embedding: Any, texts: Any, given: Any
+) -> None:
     store = PassageVectorStore(make_store(), embedding, model="m", scope=Scope.agent("ada"))
     with pytest.raises((ValueError, ValueRefused)):
         await store.aadd_texts(texts, **given)

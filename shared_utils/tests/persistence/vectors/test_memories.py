@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
@@ -15,15 +17,15 @@ OLD = {"model": "old", "base_url": "http://model/v1"}
 
 
 @pytest.fixture
-def asked():
+def asked() -> list[Any]:
     return []
 
 
 @pytest.fixture
-def embedder(asked):
+def embedder(asked: list[Any]) -> Callable[..., Any]:
     """Makes embedders of one server, whose models have vectors of 3 dimensions or as many as asked for."""
 
-    def handle(request):
+    def handle(request: httpx.Request) -> httpx.Response:
         body = json.loads(request.content)
         asked.append(body)
         length = body.get("dimensions", 3)
@@ -34,7 +36,7 @@ def embedder(asked):
     return lambda **settings: HttpEmbedder(client, EmbeddingSettings.model_validate(OLD | settings))
 
 
-async def put(store, now, passage_id):
+async def put(store: InMemoryPassageStore, now: Callable[..., Any], passage_id: str) -> None:
     model = await now()
     [vector] = await model.embed(["hello"])
     await store.store(
@@ -42,19 +44,19 @@ async def put(store, now, passage_id):
     )
 
 
-async def found(store, now):
+async def found(store: InMemoryPassageStore, now: Callable[..., Any]) -> set[str]:
     model = await now()
     [vector] = await model.embed(["hello"])
     matches = await store.search({model.model: vector}, user_scope("怡"))
     return {match.passage.passage_id for match in matches}
 
 
-async def test_the_configured_model_counts_where_there_are_no_vectors(embedder):
+async def test_the_configured_model_counts_where_there_are_no_vectors(embedder: Callable[..., Any]) -> None:
     store = InMemoryPassageStore()
     assert (await embedder_of(store, embedder(model="new"))()).model == "new"
 
 
-async def test_every_user_follows_the_changeover_restarted_or_not(embedder):
+async def test_every_user_follows_the_changeover_restarted_or_not(embedder: Callable[..., Any]) -> None:
     store = InMemoryPassageStore()
     before, restarted = embedder_of(store, embedder()), embedder_of(store, embedder(model="new"))
     await put(store, before, "first")
@@ -70,7 +72,9 @@ async def test_every_user_follows_the_changeover_restarted_or_not(embedder):
     assert await found(store, restarted) == {"first", "second", "third"}
 
 
-async def test_a_model_that_chooses_its_dimensions_is_asked_for_those_in_store(embedder, asked):
+async def test_a_model_that_chooses_its_dimensions_is_asked_for_those_in_store(
+    embedder: Callable[..., Any], asked: list[Any]
+) -> None:
     store = InMemoryPassageStore()
     await put(store, embedder_of(store, embedder(dimensions=5)), "first")
     restarted = embedder_of(store, embedder(model="new", dimensions=7))
@@ -78,7 +82,9 @@ async def test_a_model_that_chooses_its_dimensions_is_asked_for_those_in_store(e
     assert (asked[-1]["model"], asked[-1]["dimensions"]) == ("old", 5)
 
 
-async def test_a_configured_model_that_is_not_in_use_is_reported_once(embedder, capsys):
+async def test_a_configured_model_that_is_not_in_use_is_reported_once(
+    embedder: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     store = InMemoryPassageStore()
     await put(store, embedder_of(store, embedder()), "first")
     restarted = embedder_of(store, embedder(model="new"))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from shared_utils.persistence.vectors import (
     Stored,
     content_hash,
 )
+from shared_utils.persistence.vectors.port import PassageStore
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -24,11 +27,11 @@ ADA, BOB, ALL = Scope.agent("ada"), Scope.agent("bob"), Scope.everything()
 EAST, NORTH, UP = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 
 
-def ids(found):
+def ids(found: Any) -> list[Any]:
     return [match.passage.passage_id for match in found]
 
 
-async def test_nothing_is_found_where_nothing_is(store):
+async def test_nothing_is_found_where_nothing_is(store: PassageStore) -> None:
     assert await store.search({"small": EAST}, ALL) == []
     assert await store.get(["a"], ALL) == []
     assert await store.hashes(["a"], model="small") == {}
@@ -38,7 +41,7 @@ async def test_nothing_is_found_where_nothing_is(store):
     assert await store.build_index() == []
 
 
-async def test_a_passage_comes_back_as_it_was_stored(store, passage):
+async def test_a_passage_comes_back_as_it_was_stored(store: PassageStore, passage: Callable[..., Any]) -> None:
     metadata = {"topic": "cats", "year": 2024, "deep": {"list": [1, None, "\N{CAT}"]}, "a\u4e2d": True}
     given = passage("p-1", (0.25, -2.0, 1e-3), source_id="s", metadata=metadata, text="喵 says the 'cat' %s {}")
     assert await store.store(given)
@@ -46,11 +49,13 @@ async def test_a_passage_comes_back_as_it_was_stored(store, passage):
     assert found.embedding == pytest.approx([0.25, -2.0, 1e-3], rel=1e-6)
     kept = replace(found, embedding=given.embedding, created_at=None, updated_at=None)
     assert kept == replace(given, content_hash=given.hashed)
+    assert found.created_at is not None
+    assert found.updated_at is not None
     assert abs(found.created_at - datetime.now(UTC)) < timedelta(minutes=5)
     assert found.created_at <= found.updated_at
 
 
-async def test_embeddings_are_returned_only_on_request(store, passage):
+async def test_embeddings_are_returned_only_on_request(store: PassageStore, passage: Callable[..., Any]) -> None:
     await store.store(passage("p"))
     [found] = await store.get(["p"], ALL, embeddings=False)
     assert list(found.embedding) == []
@@ -60,7 +65,7 @@ async def test_embeddings_are_returned_only_on_request(store, passage):
     assert list(match.passage.embedding) == [1, 0, 0]
 
 
-async def test_unchanged_passage_is_not_written_again(store, passage):
+async def test_unchanged_passage_is_not_written_again(store: PassageStore, passage: Callable[..., Any]) -> None:
     assert await store.store(passage("p"))
     [first] = await store.get(["p"], ALL)
     assert not await store.store(passage("p"))
@@ -70,10 +75,12 @@ async def test_unchanged_passage_is_not_written_again(store, passage):
     [second] = await store.get(["p"], ALL)
     assert (second.text, list(second.embedding)) == ("another", [0, 1, 0])
     assert second.created_at == first.created_at
+    assert first.updated_at is not None
+    assert second.updated_at is not None
     assert second.updated_at > first.updated_at
 
 
-async def test_batch_returns_its_results(store, passage):
+async def test_batch_returns_its_results(store: PassageStore, passage: Callable[..., Any]) -> None:
     await store.store_all([passage("a"), passage("b")])
     batch = [passage("a"), passage("b", text="new"), passage("c", text="old"), passage("c", text="newer")]
     assert await store.store_all(batch) == Stored(added=1, changed=1, unchanged=1)
@@ -81,7 +88,7 @@ async def test_batch_returns_its_results(store, passage):
     assert await store.store_all([]) == Stored()
 
 
-async def test_batches_of_the_same_passages_may_come_at_once(store, passage):
+async def test_batches_of_the_same_passages_may_come_at_once(store: PassageStore, passage: Callable[..., Any]) -> None:
     await store.prepare("small", 3)
     batches = [[passage(f"p-{number}", metadata={"by": by}) for number in range(50)] for by in range(4)]
     came = await asyncio.gather(*map(store.store_all, batches))
@@ -89,19 +96,19 @@ async def test_batches_of_the_same_passages_may_come_at_once(store, passage):
     assert (await store.statistics()).passages == 50
 
 
-async def test_first_passages_of_one_model_may_come_at_once(store, passage):
+async def test_first_passages_of_one_model_may_come_at_once(store: PassageStore, passage: Callable[..., Any]) -> None:
     assert all(await asyncio.gather(*(store.store(passage(f"p-{number}")) for number in range(4))))
     assert len((await store.statistics()).tables) == 1
 
 
-async def test_hashes_identify_texts_to_embed(store, passage):
+async def test_hashes_identify_texts_to_embed(store: PassageStore, passage: Callable[..., Any]) -> None:
     given = passage("p", metadata={"n": 1})
     await store.store(given)
     assert await store.hashes(["p", "q"], model="small") == {"p": content_hash(given.text, {"n": 1})}
     assert await store.hashes(["p"], model="other") == {}
 
 
-async def test_a_passage_cannot_be_taken_over(store, passage):
+async def test_a_passage_cannot_be_taken_over(store: PassageStore, passage: Callable[..., Any]) -> None:
     await store.store(passage("p"))
     with pytest.raises(Conflict, match="passage p belongs to another agent or source"):
         await store.store_all([passage("new"), passage("p", agent_id="bob", text="mine")])
@@ -110,13 +117,15 @@ async def test_a_passage_cannot_be_taken_over(store, passage):
     assert [found.text for found in await store.get(["p", "new"], ALL)] == ["text of p"]
 
 
-async def test_text_no_database_holds_is_kept_as_well_as_it_can(store, passage):
+async def test_text_no_database_holds_is_kept_as_well_as_it_can(
+    store: PassageStore, passage: Callable[..., Any]
+) -> None:
     await store.store(passage("p", text="a\x00b\ud800", metadata={"k\x00": "v\x00"}))
     [found] = await store.get(["p"], ALL)
     assert (found.text, found.metadata) == ("a\ufffdb\ufffd", {"k\ufffd": "v\ufffd"})
 
 
-async def test_invalid_passage_is_refused(store, passage):
+async def test_invalid_passage_is_refused(store: PassageStore, passage: Callable[..., Any]) -> None:
     for wrong in (
         {"embedding": ()},
         {"embedding": (0.0, 0.0, 0.0)},
@@ -135,7 +144,9 @@ async def test_invalid_passage_is_refused(store, passage):
     assert (await store.statistics()).passages == 0
 
 
-async def test_vectors_of_another_length_or_model_are_refused_by_name(store, passage):
+async def test_vectors_of_another_length_or_model_are_refused_by_name(
+    store: PassageStore, passage: Callable[..., Any]
+) -> None:
     await store.store(passage("p"))
     with pytest.raises(DimensionMismatch, match="small has vectors of 3 dimensions here, and this one has 2"):
         await store.store(passage("q", (1.0, 0.0)))
@@ -156,7 +167,7 @@ async def test_vectors_of_another_length_or_model_are_refused_by_name(store, pas
     assert (await store.statistics()).passages == 1
 
 
-async def test_the_nearest_come_first(store, passage):
+async def test_the_nearest_come_first(store: PassageStore, passage: Callable[..., Any]) -> None:
     await store.store_all(
         [passage("east", EAST), passage("north", NORTH), passage("between", (2.0, 1.0, 0.0)), passage("up", UP)]
     )
@@ -174,7 +185,9 @@ async def test_the_nearest_come_first(store, passage):
         ("inner_product", [("far", 10.0), ("near", 1.0), ("other", 0.0)]),
     ],
 )
-async def test_nearness_has_a_metric(make_store, passage, metric, expected):
+async def test_nearness_has_a_metric(
+    make_store: Callable[..., Any], passage: Callable[..., Any], metric: str, expected: list[Any]
+) -> None:
     passages = [passage("near", (1.0, 0.2, 0.0)), passage("far", (10.0, 0.0, 0.0)), passage("other", NORTH)]
     for store, asked in ((make_store(metric=metric), None), (make_store(), metric)):
         await store.store_all(passages)
@@ -182,7 +195,7 @@ async def test_nearness_has_a_metric(make_store, passage, metric, expected):
         assert [(match.passage.passage_id, pytest.approx(match.score, abs=1e-4)) for match in found] == expected
 
 
-async def test_a_scope_is_not_left(store, passage):
+async def test_a_scope_is_not_left(store: PassageStore, passage: Callable[..., Any]) -> None:
     await store.store_all(
         [
             passage("a", agent_id="ada", source_id="s"),
@@ -204,7 +217,7 @@ async def test_a_scope_is_not_left(store, passage):
         assert {found.passage_id for found in (await store.page(scope)).passages} == expected
 
 
-async def test_k_offset_and_a_least_score(store, passage, vectors):
+async def test_k_offset_and_a_least_score(store: Any, passage: Callable[..., Any], vectors: Callable[..., Any]) -> None:
     await store.store_all([passage(f"p-{number:03}", v) for number, v in enumerate(vectors(60, 3))])
     query = {"small": EAST}
     everything = ids(await store.search(query, ALL, k=60))
@@ -220,7 +233,7 @@ async def test_k_offset_and_a_least_score(store, passage, vectors):
             await store.search(query, ALL, **wrong)
 
 
-async def test_pages_hold_every_passage_once(store, passage):
+async def test_pages_hold_every_passage_once(store: PassageStore, passage: Callable[..., Any]) -> None:
     given = [f"p-{number:02}" for number in range(25)]
     await store.store_all([passage(name, metadata={"even": number % 2 == 0}) for number, name in enumerate(given)])
     found, after = [], None
@@ -234,7 +247,7 @@ async def test_pages_hold_every_passage_once(store, passage):
     assert [one.passage_id for one in page.passages] == ["p-06", "p-08", "p-10", "p-12", "p-14"]
 
 
-async def test_delete_removes_passages_by_id_source_or_scope(store, passage):
+async def test_delete_removes_passages_by_id_source_or_scope(store: PassageStore, passage: Callable[..., Any]) -> None:
     given = [
         passage(name, agent_id=agent, source_id=source, metadata={"n": number})
         for number, (name, agent, source) in enumerate(
@@ -302,7 +315,7 @@ FILTERS = [
 ]
 
 
-async def test_filters_mean_the_same_everywhere(store, passage):
+async def test_filters_mean_the_same_everywhere(store: Any, passage: Callable[..., Any]) -> None:
     await store.store_all([passage(name, metadata=metadata) for name, metadata in METADATA.items()])
     for where, expected in FILTERS:
         found = await store.search({"small": EAST}, ADA, where=where)
@@ -315,7 +328,9 @@ async def test_filters_mean_the_same_everywhere(store, passage):
     assert (await store.statistics()).passages == len(METADATA)
 
 
-async def test_statistics_count_passages_of_each_table(store, passage, engine):
+async def test_statistics_count_passages_of_each_table(
+    store: PassageStore, passage: Callable[..., Any], engine: str
+) -> None:
     await store.store_all([passage(f"p-{number}") for number in range(3)])
     found = await store.statistics()
     [table] = found.tables
@@ -345,7 +360,9 @@ async def test_statistics_count_passages_of_each_table(store, passage, engine):
     ],
     ids=str,
 )
-async def test_passage_that_could_not_be_read_back_is_refused(store, passage, wrong):
+async def test_passage_that_could_not_be_read_back_is_refused(
+    store: PassageStore, passage: Callable[..., Any], wrong: Any
+) -> None:
     good = passage("good")
     with pytest.raises(ValueRefused):
         await store.store_all([replace(good, **wrong)])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from pydantic import BaseModel, ConfigDict
 
@@ -20,15 +23,15 @@ class Settings(BaseModel):
     vectors: VectorSettings = VectorSettings()
 
 
-def given(**environ):
+def given(**environ: str) -> Any:
     return load(Settings, Layout(), config=None, environ=environ).settings.vectors
 
 
-def test_vector_database_defaults_to_the_services():
+def test_vector_database_defaults_to_the_services() -> None:
     assert vector_database(given(OPENGAUSS_HOST="elsewhere"), SERVICE) is SERVICE
 
 
-def test_it_can_be_one_of_their_own(tmp_path):
+def test_it_can_be_one_of_their_own(tmp_path: Path) -> None:
     secret = tmp_path / "password"
     secret.write_text("p@ss/w:rd\n")
     settings = given(
@@ -64,11 +67,11 @@ def test_it_can_be_one_of_their_own(tmp_path):
         ({"OPENGAUSS_PORT": "0"}, "vectors.opengauss.port"),
     ],
 )
-def test_invalid_vector_setting_is_named(environ, message):
+def test_invalid_vector_setting_is_named(environ: dict[str, str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         given(**environ)
 
 
-def test_a_user_is_needed():
+def test_a_user_is_needed() -> None:
     with pytest.raises(SettingsError, match="set OPENGAUSS_USERNAME and OPENGAUSS_PASSWORD"):
         vector_database(given(ENABLE_OPENGAUSS="1"), SERVICE)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import psycopg
 import pytest
 from psycopg import sql
@@ -28,16 +31,16 @@ only_postgresql = pytest.mark.parametrize("engine", ["postgresql"], indirect=Tru
 class Same:
     model = "other"
 
-    async def embed(self, texts):
+    async def embed(self, texts: Any) -> list[Any]:
         return [list(EAST) for _ in texts]
 
 
 @pytest.fixture
-def opened():
+def opened() -> Iterator[Callable[..., Any]]:
     """Makes stores that are closed with the test."""
     made = []
 
-    async def make(config, **settings):
+    async def make(config: Any, **settings: Any) -> Any:
         made.append(DatabasePassageStore(Database(config), VectorSettings.model_validate(settings)))
         return made[-1]
 
@@ -46,7 +49,9 @@ def opened():
 
 
 @only_postgresql
-async def test_role_without_the_right_to_create_tables_gets_the_command(database_config, engine_url, passage, opened):
+async def test_role_without_the_right_to_create_tables_gets_the_command(
+    database_config: DatabaseConfig, engine_url: str, passage: Callable[..., Any], opened: Callable[..., Any]
+) -> None:
     role = f"reader_{database_config.schema_name}"
     with psycopg.connect(engine_url, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'reader'").format(sql.Identifier(role)))
@@ -76,7 +81,9 @@ async def test_role_without_the_right_to_create_tables_gets_the_command(database
 
 
 @only_postgresql
-async def test_tables_are_not_made_where_that_is_switched_off(database_config, passage, opened):
+async def test_tables_are_not_made_where_that_is_switched_off(
+    database_config: DatabaseConfig, passage: Callable[..., Any], opened: Callable[..., Any]
+) -> None:
     await migrate(database_config)
     store = await opened(database_config.model_copy(update={"generate_schemas": False}))
     with pytest.raises(VectorTableMissing, match="vectors prepare small 3"):
@@ -85,7 +92,9 @@ async def test_tables_are_not_made_where_that_is_switched_off(database_config, p
 
 
 @only_postgresql
-async def test_arrays_can_be_asked_for(database_config, passage, opened):
+async def test_arrays_can_be_asked_for(
+    database_config: DatabaseConfig, passage: Callable[..., Any], opened: Callable[..., Any]
+) -> None:
     store = await opened(database_config, arrays=True)
     await store.store(passage("p"))
     [table] = (await store.statistics()).tables
@@ -95,8 +104,10 @@ async def test_arrays_can_be_asked_for(database_config, passage, opened):
 
 
 @pytest.mark.parametrize("engine", ["postgresql", "opengauss-6.0"], indirect=True)
-async def test_a_thousand_passages_are_one_round_trip(database_config, passage):
-    sent = []
+async def test_a_thousand_passages_are_one_round_trip(
+    database_config: DatabaseConfig, passage: Callable[..., Any]
+) -> None:
+    sent: list[Any] = []
     database = Database(database_config, observe=sent.append)
     store = DatabasePassageStore(database)
     await store.prepare("small", 3)
