@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,11 +29,11 @@ from letta_bridge.turn.message_processor import MessageProcessor
 from shared_utils.config.settings import RedisSettings
 from shared_utils.persistence.choices.memory_store import InMemoryChoiceStore
 from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
-from shared_utils.redis.connection import close, connect
+from shared_utils.redis.connection import RedisClient, close, connect
 
 
 @pytest.fixture
-async def client(redis_url):
+async def client(redis_url: str) -> AsyncIterator[RedisClient]:
     """A client of a clean Redis, for tests that look into it themselves."""
     client = connect(RedisSettings(url=redis_url), name="test", timeout=10)
     yield client
@@ -40,23 +43,25 @@ async def client(redis_url):
 class FakeFallback:
     """memory-python: answers at once, or not at all."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.down = False
         self.foreign = False
         self.canned = False
-        self.handed = {}
-        self.answered = []
-        self.withdrawn = []
-        self.given = {}
+        self.handed: dict[str, Any] = {}
+        self.answered: list[Any] = []
+        self.withdrawn: list[Any] = []
+        self.given: dict[str, Any] = {}
 
-    async def was_handed_over(self, number):
+    async def was_handed_over(self, number: str) -> bool:
         return number in self.handed
 
-    async def withdraw(self, task, number):
+    async def withdraw(self, task: Any, number: str) -> FallbackAnswer | None:
         self.withdrawn.append(number)
         return self.given.get(number)
 
-    async def answer(self, task, number, reason, *, cause=None, persona=None):
+    async def answer(
+        self, task: Any, number: str, reason: str, *, cause: str | None = None, persona: str | None = None
+    ) -> FallbackAnswer:
         self.handed[number] = task
         if self.down:
             raise FallbackUnavailable
@@ -81,7 +86,7 @@ class FakeFallback:
 class Rig:
     """Bridges over one queue, and what a producer sees of them."""
 
-    def __init__(self, tmp_path, **changes):
+    def __init__(self, tmp_path: Path, **changes: Any) -> None:
         self.settings = BridgeSettings.model_validate({"storage": {"data_dir": str(tmp_path)}, **changes})
         self.time = 1_000.0
         self.breaker_failures = 3
@@ -101,35 +106,35 @@ class Rig:
             self.servers, self.sessions, self.settings.letta, self.settings.fallback
         )
 
-    def breaker(self):
+    def breaker(self) -> Breaker:
         return Breaker(BreakerPolicy(failures=self.breaker_failures), clock=lambda: self.time)
 
-    def letta_comes_back(self):
+    def letta_comes_back(self) -> None:
         """Letta answers again, and its breaker's pause is over."""
         self.letta.down = False
         self.time += 1_000
 
-    def processor(self, queue=None):
+    def processor(self, queue: InMemoryQueue | None = None) -> MessageProcessor:
         limiter = Limiter(self.settings.limits, self.meter, clock=lambda: self.time)
         queue = queue or self.queue()
         return MessageProcessor(
             self.settings, self.delivery_context, self.fallback, queue, limiter, consent=self.consent
         )
 
-    def queue(self, name="bridge"):
+    def queue(self, name: str = "bridge") -> InMemoryQueue:
         queue = InMemoryQueue(self.shelf, self.settings.queue, name)
         queue.max_lane = self.settings.limits.max_pending_per_user
         return queue
 
-    def intake(self, name="bridge", accepting=lambda: True):
+    def intake(self, name: str = "bridge", accepting: Callable[..., Any] = lambda: True) -> Intake:
         queue = self.queue(name)
         return Intake(queue, self.processor(queue).process, self.settings.queue, accepting)
 
-    def push(self, task_id="t1", user="ada", content="hi", **fields):
+    def push(self, task_id: str = "t1", user: str = "ada", content: str = "hi", **fields: Any) -> None:
         task = {"task_id": task_id, "user_id": user, "content": content, **fields}
         self.shelf.push(json.dumps(task, ensure_ascii=False).encode())
 
-    async def work_off(self, *, bridges=1):
+    async def work_off(self, *, bridges: int = 1) -> None:
         """Run bridges until nothing waits and nothing is in flight."""
         intakes = [self.intake(f"bridge{number}") for number in range(bridges)]
         running = [asyncio.create_task(intake.run()) for intake in intakes]
@@ -140,21 +145,21 @@ class Rig:
         self.shelf.arrived.set()
         await asyncio.gather(*running)
 
-    def replies(self):
+    def replies(self) -> list[Any]:
         """Everything published on letta_responses."""
         return [json.loads(body) for channel, body in self.shelf.published if channel == "letta_responses"]
 
-    def kept(self, user="ada", task_id="t1"):
+    def kept(self, user: str = "ada", task_id: str = "t1") -> Any:
         return json.loads(self.shelf.kept[user, task_id])
 
-    def outcomes(self):
+    def outcomes(self) -> dict[str, int]:
         return {name[8:]: count for name, count in self.shelf.counters.items() if name.startswith("settled:")}
 
-    async def said_to_agents(self):
+    async def said_to_agents(self) -> dict[str, list[str]]:
         """The user messages in every agent's history, in order, by user."""
         return {user: said for (user, _), said in (await self.said_to_agents_by_session()).items()}
 
-    async def said_to_agents_by_session(self):
+    async def said_to_agents_by_session(self) -> dict[Any, Any]:
         """The same, by user and persona."""
         histories = {}
         for owner, session in self.store.sessions.items():
@@ -164,17 +169,17 @@ class Rig:
 
 
 @pytest.fixture
-def make_rig(tmp_path):
+def make_rig(tmp_path: Path) -> Callable[..., Any]:
     return lambda **changes: Rig(tmp_path, **changes)
 
 
 @pytest.fixture
-def rig(make_rig):
+def rig(make_rig: Callable[..., Any]) -> Any:
     return make_rig()
 
 
 @pytest.fixture(autouse=True)
-def quick_waits(request, monkeypatch):
+def quick_waits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Back-off and polls cost no time in unit tests; marked tests keep the real ones."""
     if any(request.node.get_closest_marker(name) for name in ("integration", "letta", "acceptance")):
         return

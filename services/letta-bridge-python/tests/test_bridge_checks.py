@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -15,17 +18,17 @@ from letta_bridge.settings import BridgeSettings
 
 
 @pytest.fixture
-async def bridge(tmp_path):
+async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
     """One that is not running."""
     bridge = Bridge(BridgeSettings.model_validate({"storage": {"data_dir": str(tmp_path)}}))
     yield bridge
     await bridge._close()
 
 
-async def test_dependencies_are_asked_at_once(bridge, monkeypatch):
+async def test_dependencies_are_asked_at_once(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
     together = asyncio.Barrier(3)
 
-    async def ask(*_):
+    async def ask(*_: str) -> str:
         await together.wait()
         return ""
 
@@ -39,29 +42,31 @@ async def test_dependencies_are_asked_at_once(bridge, monkeypatch):
     assert all(check.ok for check in checks[:3])
 
 
-async def test_a_session_store_that_hangs_is_a_failed_check(bridge, monkeypatch):
+async def test_a_session_store_that_hangs_is_a_failed_check(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bridge.sessions, "look", asyncio.Event().wait)
     monkeypatch.setattr(health_checks, "_CHECK_SECONDS", 0.01)
     (check,) = await health_checks.sessions_check(bridge.sessions)()
     assert (check.ok, check.detail) == (False, "the store does not answer in time")
 
 
-async def test_a_stopped_bridge_is_draining(bridge):
+async def test_a_stopped_bridge_is_draining(bridge: Bridge) -> None:
     assert [(check.ok, check.detail) for check in bridge.health.own_checks()] == [(True, "taking")]
     bridge.stop()
     assert [(check.ok, check.detail) for check in bridge.health.own_checks()] == [(False, "draining")]
 
 
 @pytest.mark.parametrize("page", ["/health", "/metrics"])
-async def test_a_page_asks_redis_for_the_queues_figures_once(bridge, monkeypatch, page):
+async def test_a_page_asks_redis_for_the_queues_figures_once(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch, page: str
+) -> None:
     asked = []
 
-    async def status():
+    async def status() -> QueueStatus:
         asked.append("status")
         await asyncio.sleep(0)
         return QueueStatus(0, 0, 0, 0, 0, 0.0, 1, {}, None)
 
-    async def recent():
+    async def recent() -> Any:
         asked.append("recent")
         return QueueStatus(0, 0, 0, 0, 0, 0.0, 1, {}, None).recent
 
@@ -74,11 +79,13 @@ async def test_a_page_asks_redis_for_the_queues_figures_once(bridge, monkeypatch
     assert "no agent was asked" in text or 'check="answers"' in text or "recent_turns" in text
 
 
-async def test_sessions_are_counted_once_for_all_pages_of_half_a_minute(bridge, monkeypatch):
+async def test_sessions_are_counted_once_for_all_pages_of_half_a_minute(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
     counted = []
     count = bridge.sessions.store.count
 
-    async def counting():
+    async def counting() -> Any:
         counted.append(1)
         return await count()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from typing import Any
 
 import pytest
 
@@ -12,17 +13,17 @@ from letta_bridge import fail_points
 
 
 @pytest.fixture
-def struck(monkeypatch):
+def struck(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     signals = []
     monkeypatch.setattr(os, "kill", lambda pid, number: signals.append((pid, number)))
     return signals
 
 
-def test_nothing_is_armed_in_normal_runs():
+def test_nothing_is_armed_in_normal_runs() -> None:
     assert fail_points.reach is fail_points.armed(None) is fail_points.armed("")
 
 
-def test_several_turns_reach_a_step_at_once(struck):
+def test_several_turns_reach_a_step_at_once(struck: list[Any]) -> None:
     reach = fail_points.armed("settled:STOP:3")
     reach("settled", 2)
     assert struck == []
@@ -31,12 +32,12 @@ def test_several_turns_reach_a_step_at_once(struck):
 
 
 @pytest.mark.parametrize("text", ["answered", "nowhere:KILL:1", "answered:KILL:soon", "answered:NOTHING:1"])
-def test_unreadable_fail_point_is_refused(text):
+def test_unreadable_fail_point_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"CHAOS_FAIL_POINT"):
         fail_points.armed(text)
 
 
-def test_it_strikes_at_the_count_and_never_again(struck):
+def test_it_strikes_at_the_count_and_never_again(struck: list[Any]) -> None:
     reach = fail_points.armed("answered:STOP:2")
     assert reach is not None
     for step in ("answered", "settled", "answered", "answered"):
@@ -44,7 +45,7 @@ def test_it_strikes_at_the_count_and_never_again(struck):
     assert struck == [(os.getpid(), signal.SIGSTOP)]
 
 
-async def test_sent_strikes_when_the_request_is_on_its_way(struck):
+async def test_sent_strikes_when_the_request_is_on_its_way(struck: list[Any]) -> None:
     reach = fail_points.armed("sent:KILL:1")
     assert reach is not None
     reach("sent")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,17 +43,17 @@ class Killed(BaseException):
 class Breaking:
     """A store that ends at its n-th change."""
 
-    def __init__(self, store, after, *, done):
+    def __init__(self, store: InMemoryAgentStore, after: int, *, done: bool) -> None:
         self._store = store
         self.left = after
         self._done = done
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         call = getattr(self._store, name)
         if name not in CHANGES:
             return call
 
-        async def change(*arguments):
+        async def change(*arguments: Any) -> Any:
             self.left -= 1
             if self.left == 0 and not self._done:
                 raise Killed
@@ -63,7 +65,7 @@ class Breaking:
         return change
 
 
-async def two_agents(letta, store):
+async def two_agents(letta: InMemoryLetta, store: InMemoryAgentStore) -> list[str]:
     """Two agents that share a block and an archive; one of them has a side conversation."""
     made = []
     for user in ("小明", "ada"):
@@ -85,7 +87,7 @@ async def two_agents(letta, store):
 
 
 @pytest.mark.parametrize("done", [False, True], ids=["before its effect", "after its effect"])
-async def test_restore_interrupted_at_any_call_can_be_repeated(tmp_path, done):
+async def test_restore_interrupted_at_any_call_can_be_repeated(tmp_path: Path, done: bool) -> None:
     source = InMemoryLetta()
     store = InMemoryAgentStore(source)
     agents = await two_agents(source, store)
@@ -109,6 +111,7 @@ async def test_restore_interrupted_at_any_call_can_be_repeated(tmp_path, done):
         assert all(result.outcome in {"restored", "restored_before"} for result in results), breaks
         assert len(target.agents) == 2, breaks
         for agent, result in zip(agents, results, strict=True):
+            assert result.new_id is not None
             assert set(target.agents[result.new_id].ref.tags) == {
                 *result.tags,
                 f"formerly:{agent}",
@@ -122,7 +125,7 @@ async def test_restore_interrupted_at_any_call_can_be_repeated(tmp_path, done):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".restore-")]
 
 
-async def test_agent_restored_twice_has_all_former_ids(tmp_path):
+async def test_agent_restored_twice_has_all_former_ids(tmp_path: Path) -> None:
     ids, letta = [], InMemoryLetta()
     store = InMemoryAgentStore(letta)
     agent = (await two_agents(letta, store))[1]
@@ -134,13 +137,14 @@ async def test_agent_restored_twice_has_all_former_ids(tmp_path):
         store = InMemoryAgentStore(letta)
         restorer = AgentRestorer(store, "bridge", f"backup-{number}", folder, tmp_path)
         restored = await restorer.restore(agent, folder / snapshot_name(agent))
+        assert restored.new_id is not None
         agent = restored.new_id
     assert set((await store.get(agent)).former_ids) == set(ids)
     assert dataclasses.asdict(restored.comparison)["differences"] == []
 
 
 @pytest.mark.parametrize("tenant", ["", "shop"])
-async def test_erasure_finds_the_agent_of_a_killed_restore_and_no_bridge_does(tmp_path, tenant):
+async def test_erasure_finds_the_agent_of_a_killed_restore_and_no_bridge_does(tmp_path: Path, tenant: str) -> None:
     source, target = InMemoryLetta(), InMemoryLetta()
     folder, user, tag = tmp_path / "saved", "a:b 小明", bridge_tag(tenant)
     agents = {}
@@ -168,20 +172,20 @@ async def test_erasure_finds_the_agent_of_a_killed_restore_and_no_bridge_does(tm
 class Erasing:
     """A store beside which the user is erased at the n-th change; afterwards the ledger names them."""
 
-    def __init__(self, store, trace, user, at):
+    def __init__(self, store: InMemoryAgentStore, trace: AgentUserData, user: str, at: int) -> None:
         self._store = store
         self._trace = trace
         self._user = user
         self._at = at
         self.changes = 0
-        self.ledger = set()
+        self.ledger: set[Any] = set()
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         call = getattr(self._store, name)
         if name not in CHANGES:
             return call
 
-        async def change(*arguments):
+        async def change(*arguments: Any) -> Any:
             self.changes += 1
             if self.changes == self._at:
                 self.ledger.add(self._user)  # the mark comes before anything is removed
@@ -190,11 +194,11 @@ class Erasing:
 
         return change
 
-    async def erased(self, user_id):
+    async def erased(self, user_id: str) -> bool:
         return user_id in self.ledger
 
 
-async def test_agent_of_a_user_erased_at_any_call_of_the_restore_is_not_restored(tmp_path):
+async def test_agent_of_a_user_erased_at_any_call_of_the_restore_is_not_restored(tmp_path: Path) -> None:
     source = InMemoryLetta()
     agents = await two_agents(source, InMemoryAgentStore(source))
     saved = tmp_path / "saved"

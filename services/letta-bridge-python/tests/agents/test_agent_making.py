@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -14,12 +16,16 @@ from letta_bridge.agents.agent_spec import Owner, agent_spec, opt_out_tag
 from letta_bridge.agents.session_manager import SessionManager
 from letta_bridge.errors import LettaRejected, LettaUnavailable, OptedOut, OutcomeUnknown
 from letta_bridge.letta import TurnMessage
+from letta_bridge.letta.port import AgentRef, AgentSpec
 from letta_bridge.request_queue import creation_leases
 from letta_bridge.request_queue.creation_leases import InMemoryCreationLeases
 from letta_bridge.settings import AgentSettings
 from letta_bridge.testing.letta import InMemoryLetta
 from shared_utils.persistence.choices.port import Choice, user_key
 from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
+
+if TYPE_CHECKING:
+    from letta_bridge_tests.conftest import Rig
 
 SETTINGS = AgentSettings()
 ADA = Owner("", "ada", "default")
@@ -31,15 +37,15 @@ class LateLetta(InMemoryLetta):
     ``incomplete``: agents listed late lack their system message until :meth:`complete`.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.losing = 0
         self.error = OutcomeUnknown
         self.incomplete = False
         self.requests = 0
-        self._hidden = []
+        self._hidden: list[Any] = []
 
-    async def create_agent(self, spec):
+    async def create_agent(self, spec: AgentSpec) -> AgentRef:
         self.requests += 1
         if not self.losing:
             return await super().create_agent(spec)
@@ -47,7 +53,7 @@ class LateLetta(InMemoryLetta):
         self._hidden.append(spec)
         raise self.error
 
-    async def list_late(self):
+    async def list_late(self) -> list[str]:
         """List the agents whose responses were lost; returns their ids."""
         listed = [(await super(LateLetta, self).create_agent(spec)).agent_id for spec in self._hidden]
         self._hidden.clear()
@@ -56,26 +62,26 @@ class LateLetta(InMemoryLetta):
                 self._agents[agent_id].history.clear()
         return listed
 
-    def complete(self, agent_id):
+    def complete(self, agent_id: str) -> None:
         self._agents[agent_id].history.append({"message_type": "system_message", "content": "system"})
 
-    async def say(self, agent_id, text):
+    async def say(self, agent_id: str, text: str) -> None:
         await self.send(agent_id, [TurnMessage("user", text, f"otid-{text}")], timeout=5)
 
 
 @pytest.fixture
-def letta():
+def letta() -> LateLetta:
     return LateLetta()
 
 
 @pytest.fixture
-def leases():
+def leases() -> creation_leases.InMemoryCreationLeases:
     """The creation leases that all bridges of the queue share."""
     return InMemoryCreationLeases()
 
 
 @pytest.fixture
-def bridge(leases):
+def bridge(leases: creation_leases.InMemoryCreationLeases) -> Callable[..., Any]:
     """Builds the session manager of a bridge, with a session file of its own unless one is given."""
     return lambda store=None, **how: SessionManager(
         store or InMemorySessionStore(), SETTINGS, creation_leases=leases, **how
@@ -83,28 +89,30 @@ def bridge(leases):
 
 
 @pytest.fixture(autouse=True)
-def quick_searches(monkeypatch):
+def quick_searches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent_maker, "_SEARCH_MIN_SECONDS", 0.001)
     monkeypatch.setattr(agent_maker, "_SEARCH_MAX_SECONDS", 0.005)
 
 
 @pytest.fixture
-def impatient(monkeypatch):
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lost agent is waited for only briefly."""
     monkeypatch.setattr(creation_leases, "LISTED_WITHIN_SECONDS", 0.02)
     monkeypatch.setattr(agent_maker, "LISTED_WITHIN_SECONDS", 0.02)
 
 
-async def ask(manager, letta, user="ada"):
+async def ask(manager: SessionManager, letta: Any, user: str = "ada") -> Any:
     return await manager.agent_for(user, "default", None, letta)
 
 
-async def agents_of(letta, user="ada"):
+async def agents_of(letta: LateLetta, user: str = "ada") -> set[str]:
     return {ref.agent_id for ref in await letta.find_agents(["bridge", f"user:{user}"])}
 
 
 @pytest.mark.parametrize("same_bridge", [True, False])
-async def test_lost_create_response_waits_for_the_agent_instead_of_creating_another(letta, bridge, same_bridge):
+async def test_lost_create_response_waits_for_the_agent_instead_of_creating_another(
+    letta: LateLetta, bridge: Callable[..., Any], same_bridge: bool
+) -> None:
     letta.losing = 1
     first = bridge()
     with pytest.raises(OutcomeUnknown):
@@ -117,10 +125,10 @@ async def test_lost_create_response_waits_for_the_agent_instead_of_creating_anot
     assert letta.requests == 1
 
 
-async def test_cancelled_create_waits_for_the_agent_too(letta, bridge):
+async def test_cancelled_create_waits_for_the_agent_too(letta: Any, bridge: Callable[..., Any]) -> None:
     made, stuck = letta.create_agent, asyncio.Event()
 
-    async def never_answered(spec):
+    async def never_answered(spec: AgentSpec) -> None:
         await made(spec)
         stuck.set()
         await asyncio.Event().wait()
@@ -135,7 +143,9 @@ async def test_cancelled_create_waits_for_the_agent_too(letta, bridge):
 
 
 @pytest.mark.parametrize("error", [LettaUnavailable(refused=True), LettaRejected()])
-async def test_definite_create_failure_releases_the_lease_at_once(letta, bridge, error):
+async def test_definite_create_failure_releases_the_lease_at_once(
+    letta: Any, bridge: Callable[..., Any], error: Any
+) -> None:
     letta.losing, letta.error = 1, error
     with pytest.raises(type(error)):
         await ask(bridge(), letta)
@@ -143,7 +153,9 @@ async def test_definite_create_failure_releases_the_lease_at_once(letta, bridge,
         assert await ask(bridge(), letta)
 
 
-async def test_agent_listed_after_its_lease_expired_does_not_replace_the_used_one(letta, bridge, impatient):
+async def test_agent_listed_after_its_lease_expired_does_not_replace_the_used_one(
+    letta: LateLetta, bridge: Callable[..., Any], impatient: None
+) -> None:
     letta.losing = 1
     store = InMemorySessionStore()
     manager = bridge(store)
@@ -157,7 +169,9 @@ async def test_agent_listed_after_its_lease_expired_does_not_replace_the_used_on
         assert await ask(other, letta) == agent
 
 
-async def test_bridge_without_sessions_adopts_the_agent_with_content_not_the_older_one(letta, bridge):
+async def test_bridge_without_sessions_adopts_the_agent_with_content_not_the_older_one(
+    letta: LateLetta, bridge: Callable[..., Any]
+) -> None:
     older = await letta.create_agent(agent_spec(SETTINGS, ADA, None))
     used = await letta.create_agent(agent_spec(SETTINGS, ADA, None))
     await letta.say(used.agent_id, "I am Ada")
@@ -168,7 +182,9 @@ async def test_bridge_without_sessions_adopts_the_agent_with_content_not_the_old
     assert len(await agents_of(letta)) == 2  # another bridge may be using the other one
 
 
-async def test_of_two_agents_with_content_the_one_named_by_an_ended_session_is_chosen(letta, bridge):
+async def test_of_two_agents_with_content_the_one_named_by_an_ended_session_is_chosen(
+    letta: LateLetta, bridge: Callable[..., Any]
+) -> None:
     store = InMemorySessionStore()
     manager = bridge(store)
     mine = await ask(manager, letta)
@@ -184,10 +200,12 @@ async def test_of_two_agents_with_content_the_one_named_by_an_ended_session_is_c
     assert await ask(bridge(), letta) == rival  # no session names one: most messages win
 
 
-async def test_search_after_create_finds_the_agent_of_a_concurrent_attempt(letta, bridge):
+async def test_search_after_create_finds_the_agent_of_a_concurrent_attempt(
+    letta: Any, bridge: Callable[..., Any]
+) -> None:
     created = letta.create_agent
 
-    async def beside_another_bridge(spec):
+    async def beside_another_bridge(spec: AgentSpec) -> Any:
         twin = await created(replace(spec, tags=spec.tags[:3]))
         await letta.say(twin.agent_id, "said meanwhile")
         return await created(spec)
@@ -198,11 +216,13 @@ async def test_search_after_create_finds_the_agent_of_a_concurrent_attempt(letta
     assert (await letta.contents(agent)).messages == 2
 
 
-async def test_concurrent_creates_without_shared_leases_converge_on_one_agent(letta, bridge, monkeypatch):
+async def test_concurrent_creates_without_shared_leases_converge_on_one_agent(
+    letta: Any, bridge: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Redis has lost the leases, and both bridges searched before either agent existed."""
     create, ready = letta.create_agent, asyncio.Barrier(2)
 
-    async def together(spec):
+    async def together(spec: AgentSpec) -> Any:
         await ready.wait()
         made = await create(spec)
         await ready.wait()
@@ -217,7 +237,9 @@ async def test_concurrent_creates_without_shared_leases_converge_on_one_agent(le
 
 
 class TestIncompleteAgents:
-    async def test_incomplete_agent_is_used_only_once_it_is_complete(self, letta, bridge):
+    async def test_incomplete_agent_is_used_only_once_it_is_complete(
+        self, letta: LateLetta, bridge: Callable[..., Any]
+    ) -> None:
         letta.losing, letta.incomplete = 1, True
         manager = bridge()
         with pytest.raises(OutcomeUnknown):
@@ -229,7 +251,9 @@ class TestIncompleteAgents:
         letta.complete(late)
         assert await again == late
 
-    async def test_agent_that_stays_incomplete_is_replaced_and_deleted(self, letta, bridge, impatient):
+    async def test_agent_that_stays_incomplete_is_replaced_and_deleted(
+        self, letta: Any, bridge: Callable[..., Any], impatient: None
+    ) -> None:
         letta.losing, letta.incomplete, letta.error = 1, True, LettaUnavailable
         manager = bridge()
         with pytest.raises(LettaUnavailable):
@@ -240,8 +264,8 @@ class TestIncompleteAgents:
         assert await agents_of(letta) == {agent}
 
     async def test_agent_that_stays_incomplete_is_replaced_although_no_turn_waits_that_long(
-        self, letta, bridge, monkeypatch
-    ):
+        self, letta: Any, bridge: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         now = [0.0]
         monkeypatch.setattr(agent_maker, "time", SimpleNamespace(monotonic=lambda: now[0]))
         monkeypatch.setattr(creation_leases, "LISTED_WITHIN_SECONDS", 0.0)
@@ -253,7 +277,7 @@ class TestIncompleteAgents:
         looks = asyncio.Semaphore(0)
         find_agents = letta.find_agents
 
-        async def counted(tags):
+        async def counted(tags: Any) -> Any:
             looks.release()
             return await find_agents(tags)
 
@@ -269,7 +293,9 @@ class TestIncompleteAgents:
         assert await agents_of(letta) == {agent}
         assert agent != incomplete
 
-    async def test_incomplete_agent_with_a_passage_is_not_deleted(self, letta, bridge, impatient):
+    async def test_incomplete_agent_with_a_passage_is_not_deleted(
+        self, letta: LateLetta, bridge: Callable[..., Any], impatient: None
+    ) -> None:
         letta.losing, letta.incomplete = 1, True
         manager = bridge()
         with pytest.raises(OutcomeUnknown):
@@ -284,13 +310,15 @@ class TestOptOutTags:
     """The tag is the last replica of an opt-out after database and Redis lost it."""
 
     @staticmethod
-    async def opted_out_agent(letta, chosen_ms=17):
+    async def opted_out_agent(letta: InMemoryLetta, chosen_ms: int = 17) -> str:
         ref = await letta.create_agent(agent_spec(SETTINGS, ADA, None))
         await letta.retag(ref.agent_id, add=[opt_out_tag(Choice(user_key("ada"), False, chosen_ms))])
         return ref.agent_id
 
     @pytest.mark.parametrize("store_away", [False, True])
-    async def test_opt_out_tag_stops_adoption_and_restores_the_choice(self, make_rig, store_away):
+    async def test_opt_out_tag_stops_adoption_and_restores_the_choice(
+        self, make_rig: Callable[..., Rig], store_away: bool
+    ) -> None:
         rig = make_rig()
         await self.opted_out_agent(rig.letta)
         rig.store.broken = store_away
@@ -300,14 +328,16 @@ class TestOptOutTags:
         assert rig.choices.choices[user_key("ada")] == Choice(user_key("ada"), False, 17)
         assert rig.letta.sent == []
 
-    async def test_later_opt_in_wins_and_removes_the_tag(self, make_rig):
+    async def test_later_opt_in_wins_and_removes_the_tag(self, make_rig: Callable[..., Rig]) -> None:
         rig = make_rig()
         agent = await self.opted_out_agent(rig.letta)
         await rig.consent.choose("ada", permanent_memory=True)
         assert await ask(SessionManager(rig.store, SETTINGS, consent=rig.consent), rig.letta) == agent
         assert opt_out_tag(Choice("", False, 17)) not in (await rig.letta.get_agent(agent)).tags
 
-    async def test_turn_of_a_tagged_agent_is_answered_by_the_fallback_without_journal_entry(self, make_rig):
+    async def test_turn_of_a_tagged_agent_is_answered_by_the_fallback_without_journal_entry(
+        self, make_rig: Callable[..., Rig]
+    ) -> None:
         rig = make_rig()
         await self.opted_out_agent(rig.letta)
         rig.sessions = SessionManager(rig.store, SETTINGS, consent=rig.consent)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from letta_bridge.agents.agent_maker import AgentMaker
 from letta_bridge.agents.session_manager import SessionManager
 from letta_bridge.errors import LettaUnavailable, OutcomeUnknown
 from letta_bridge.letta import AgentSpec
+from letta_bridge.letta.port import AgentRef
 from letta_bridge.settings import AgentSettings, SessionSettings
 from letta_bridge.testing.letta import InMemoryLetta
 from shared_utils.clock import utc_now
@@ -30,20 +33,20 @@ SETTINGS = AgentSettings.model_validate({"personas": PERSONAS, "model": "openai/
 class CountingStore(InMemorySessionStore):
     """Counts what it is asked; ``meanwhile`` is done right before a write, as another process would."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.calls = []
-        self.meanwhile = None
+        self.calls: list[Any] = []
+        self.meanwhile: Callable[[Session], Session] | None = None
 
-    async def find(self, user_id, persona):
+    async def find(self, user_id: str, persona: str) -> Session | None:
         self.calls.append("find")
         return await super().find(user_id, persona)
 
-    async def claim(self, session_id, owner, seconds):
+    async def claim(self, session_id: str, owner: str, seconds: float) -> bool:
         self.calls.append("claim")
         return await super().claim(session_id, owner, seconds)
 
-    async def save(self, session, *, expires_in_hours=None):
+    async def save(self, session: Session, *, expires_in_hours: float | None = None) -> Session:
         self.calls.append("save")
         if self.meanwhile is not None:
             meanwhile, self.meanwhile = self.meanwhile, None
@@ -54,17 +57,17 @@ class CountingStore(InMemorySessionStore):
 class RecordingLetta(InMemoryLetta):
     """Remembers what agents were made of, and can be killed right after making one."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.specs = []
+        self.specs: list[Any] = []
         self.searches = 0
         self.dies_after_creating = False
 
-    async def find_agents(self, tags):
+    async def find_agents(self, tags: Any) -> Any:
         self.searches += 1
         return await super().find_agents(tags)
 
-    async def create_agent(self, spec):
+    async def create_agent(self, spec: AgentSpec) -> AgentRef:
         self.specs.append(spec)
         ref = await super().create_agent(spec)
         if self.dies_after_creating:
@@ -74,21 +77,21 @@ class RecordingLetta(InMemoryLetta):
 
 
 @pytest.fixture
-def store():
+def store() -> CountingStore:
     return CountingStore()
 
 
 @pytest.fixture
-def letta():
+def letta() -> RecordingLetta:
     return RecordingLetta()
 
 
 @pytest.fixture
-def manager(store):
+def manager(store: CountingStore) -> session_manager.SessionManager:
     return SessionManager(store, SETTINGS)
 
 
-async def test_a_new_user_gets_an_agent_and_keeps_it(manager, store, letta):
+async def test_a_new_user_gets_an_agent_and_keeps_it(manager: Any, store: CountingStore, letta: Any) -> None:
     agent = await manager.agent_for("ada", "default", None, letta)
     assert store.sessions["ada", "default"].agent_id == agent
     assert [await manager.agent_for("ada", "default", None, letta) for _ in range(3)] == [agent] * 3
@@ -96,19 +99,19 @@ async def test_a_new_user_gets_an_agent_and_keeps_it(manager, store, letta):
     assert (letta.searches, store.calls) == (2, ["find", "claim", "save"])  # before it is made, and after
 
 
-async def test_users_and_personas_have_agents_of_their_own(manager, letta):
+async def test_users_and_personas_have_agents_of_their_own(manager: Any, letta: Any) -> None:
     pairs = [("ada", "default"), ("ada", "luna"), ("bo", "default")]
     assert len({await manager.agent_for(*pair, None, letta) for pair in pairs}) == len(pairs)
     assert len({spec.name for spec in letta.specs}) == len(pairs)
 
 
-async def test_agent_is_found_in_the_store_after_a_restart(manager, store, letta):
+async def test_agent_is_found_in_the_store_after_a_restart(manager: Any, store: Any, letta: Any) -> None:
     agent = await manager.agent_for("ada", "default", None, letta)
     letta.down = True
     assert await SessionManager(store, SETTINGS).agent_for("ada", "default", None, letta) == agent
 
 
-async def test_the_session_is_reserved_before_the_agent_is_made(manager, store, letta):
+async def test_the_session_is_reserved_before_the_agent_is_made(manager: Any, store: CountingStore, letta: Any) -> None:
     letta.down = True
     with pytest.raises(LettaUnavailable):
         await manager.agent_for("ada", "default", None, letta)
@@ -117,7 +120,7 @@ async def test_the_session_is_reserved_before_the_agent_is_made(manager, store, 
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-async def test_an_agent_made_but_not_written_down_is_adopted(store, letta, restarted):
+async def test_an_agent_made_but_not_written_down_is_adopted(store: CountingStore, letta: Any, restarted: bool) -> None:
     manager = SessionManager(store, SETTINGS, claim=0.05)
     letta.dies_after_creating = True
     with pytest.raises(LettaUnavailable):
@@ -128,7 +131,7 @@ async def test_an_agent_made_but_not_written_down_is_adopted(store, letta, resta
     assert store.sessions["ada", "default"].agent_id == agent
 
 
-async def test_of_twins_the_oldest_is_chosen(manager, letta):
+async def test_of_twins_the_oldest_is_chosen(manager: Any, letta: Any) -> None:
     tags = ("bridge", "user:ada", "persona:default")
     spec = AgentSpec("twin", tags, "m", None, "letta_v1_agent", (), ())
     oldest = await letta.create_agent(spec)
@@ -145,12 +148,12 @@ async def test_of_twins_the_oldest_is_chosen(manager, letta):
         ("bridge", "user:ad", "persona:default"),
     ],
 )
-async def test_agent_of_another_user_is_never_adopted(manager, letta, tags):
+async def test_agent_of_another_user_is_never_adopted(manager: Any, letta: Any, tags: tuple[Any, ...]) -> None:
     other = await letta.create_agent(AgentSpec("other", tags, "m", None, "letta_v1_agent", (), ()))
     assert await manager.agent_for("ada", "default", None, letta) != other.agent_id
 
 
-async def test_while_the_store_is_unavailable_the_tags_decide(manager, store, letta):
+async def test_while_the_store_is_unavailable_the_tags_decide(manager: Any, store: Any, letta: Any) -> None:
     store.broken = True
     agent = await manager.agent_for("ada", "default", None, letta)
     assert await manager.agent_for("ada", "default", None, letta) == agent
@@ -161,7 +164,7 @@ async def test_while_the_store_is_unavailable_the_tags_decide(manager, store, le
     assert manager.store_error == SessionStoreAway.__doc__
 
 
-async def test_when_the_store_is_back_the_agent_is_written_down(manager, store, letta):
+async def test_when_the_store_is_back_the_agent_is_written_down(manager: Any, store: CountingStore, letta: Any) -> None:
     store.broken = True
     agent = await manager.agent_for("ada", "default", None, letta)
     store.broken = False
@@ -171,7 +174,9 @@ async def test_when_the_store_is_back_the_agent_is_written_down(manager, store, 
     assert manager.store_error is None
 
 
-async def test_a_choice_in_the_store_counts_again_when_the_store_is_back(manager, store, letta):
+async def test_a_choice_in_the_store_counts_again_when_the_store_is_back(
+    manager: Any, store: CountingStore, letta: Any
+) -> None:
     session = await store.reserve("ada", "default")
     await store.save(replace(session, metadata={"permanent_memory": False}))
     store.broken = True
@@ -180,20 +185,22 @@ async def test_a_choice_in_the_store_counts_again_when_the_store_is_back(manager
     assert (await manager.session("ada", "default")).permanent_memory is False
 
 
-async def test_a_session_in_memory_serves_while_the_store_is_unavailable(manager, store, letta):
+async def test_a_session_in_memory_serves_while_the_store_is_unavailable(
+    manager: Any, store: CountingStore, letta: Any
+) -> None:
     agent = await manager.agent_for("ada", "default", None, letta)
     store.broken = True
     assert await manager.agent_for("ada", "default", None, letta) == agent
 
 
-async def test_saving_an_agent_keeps_a_concurrent_change_of_the_session(manager, store, letta):
+async def test_saving_an_agent_keeps_a_concurrent_change_of_the_session(manager: Any, store: Any, letta: Any) -> None:
     store.meanwhile = lambda session: replace(session, metadata={"permanent_memory": False})
     agent = await manager.agent_for("ada", "default", None, letta)
     for session in (store.sessions["ada", "default"], await manager.session("ada", "default")):
         assert (session.agent_id, session.permanent_memory, session.version) == (agent, False, 3)
 
 
-async def test_a_vanished_agent_is_replaced(manager, store, letta):
+async def test_a_vanished_agent_is_replaced(manager: Any, store: CountingStore, letta: Any) -> None:
     gone = await manager.agent_for("ada", "default", None, letta)
     await letta.delete_agent(gone)
     agent = await manager.replace_agent("ada", "default", None, letta, gone)
@@ -202,7 +209,7 @@ async def test_a_vanished_agent_is_replaced(manager, store, letta):
     assert await manager.agent_for("ada", "default", None, letta) == agent
 
 
-async def test_a_vanished_agent_that_another_bridge_replaced_is_looked_up(manager, store, letta):
+async def test_a_vanished_agent_that_another_bridge_replaced_is_looked_up(manager: Any, store: Any, letta: Any) -> None:
     gone = await manager.agent_for("ada", "default", None, letta)
     await letta.delete_agent(gone)
     other = await SessionManager(store, SETTINGS).replace_agent("ada", "default", None, letta, gone)
@@ -210,7 +217,9 @@ async def test_a_vanished_agent_that_another_bridge_replaced_is_looked_up(manage
     assert len(letta.specs) == 2
 
 
-async def test_a_vanished_agent_is_replaced_while_the_store_is_unavailable(manager, store, letta):
+async def test_a_vanished_agent_is_replaced_while_the_store_is_unavailable(
+    manager: Any, store: CountingStore, letta: Any
+) -> None:
     gone = await manager.agent_for("ada", "default", None, letta)
     await letta.delete_agent(gone)
     store.broken = True
@@ -222,7 +231,7 @@ async def test_a_vanished_agent_is_replaced_while_the_store_is_unavailable(manag
     assert await manager.replace_agent("ada", "default", None, letta, gone) == agent
 
 
-async def test_no_more_sessions_than_allowed_are_kept_in_memory(store, letta):
+async def test_no_more_sessions_than_allowed_are_kept_in_memory(store: CountingStore, letta: Any) -> None:
     manager = SessionManager(store, SETTINGS, SessionSettings(cached=2))
     for user in ("ada", "bo"):
         await manager.agent_for(user, "default", None, letta)
@@ -236,7 +245,7 @@ async def test_no_more_sessions_than_allowed_are_kept_in_memory(store, letta):
     assert store.calls == ["find"]
 
 
-async def test_a_forgotten_session_is_read_again(manager, store, letta):
+async def test_a_forgotten_session_is_read_again(manager: Any, store: CountingStore, letta: Any) -> None:
     await manager.agent_for("ada", "default", None, letta)
     await store.save(replace(store.sessions["ada", "default"], metadata={"permanent_memory": False}))
     manager.forget("ada", "default")
@@ -244,7 +253,7 @@ async def test_a_forgotten_session_is_read_again(manager, store, letta):
 
 
 @pytest.mark.parametrize("user", ["ada", "a:b/c", "小明", "x" * 256, 'o\'neil "q"', "ada\u2028", ""])
-async def test_agent_name_is_valid_and_does_not_reveal_the_user(manager, letta, user):
+async def test_agent_name_is_valid_and_does_not_reveal_the_user(manager: Any, letta: Any, user: Any) -> None:
     await manager.agent_for(user, "default", None, letta)
     (spec,) = letta.specs
     assert re.fullmatch(r"bridge-[0-9a-f]{24}", spec.name)
@@ -253,7 +262,7 @@ async def test_agent_name_is_valid_and_does_not_reveal_the_user(manager, letta, 
     assert re.fullmatch(r"attempt:[0-9a-f]{16}", attempt)
 
 
-async def test_an_agent_is_made_of_the_settings(manager, letta):
+async def test_an_agent_is_made_of_the_settings(manager: Any, letta: Any) -> None:
     await manager.agent_for("ada", "default", None, letta)
     (spec,) = letta.specs
     assert (spec.model, spec.embedding, spec.agent_type) == ("openai/m", SETTINGS.embedding, "letta_v1_agent")
@@ -273,12 +282,14 @@ async def test_an_agent_is_made_of_the_settings(manager, letta):
         ("ja", ["中", "人"]),
     ],
 )
-async def test_the_first_memory_is_in_the_users_language(manager, letta, language, values):
+async def test_the_first_memory_is_in_the_users_language(
+    manager: Any, letta: Any, language: Any, values: list[str]
+) -> None:
     await manager.agent_for("ada", "default", language, letta)
     assert [block.value for block in letta.specs[0].blocks] == values
 
 
-async def test_persona_without_the_language_uses_an_available_one(manager, letta):
+async def test_persona_without_the_language_uses_an_available_one(manager: Any, letta: Any) -> None:
     await manager.agent_for("ada", "luna", "zh", letta)
     assert [block.value for block in letta.specs[0].blocks] == ["Luna", ""]
 
@@ -287,18 +298,20 @@ async def test_persona_without_the_language_uses_an_available_one(manager, letta
     ("name", "persona"),
     [("luna", "luna"), ("default", "default"), ("Luna", "default"), ("", "default"), (None, "default")],
 )
-def test_an_unknown_persona_is_the_default_one(manager, name, persona):
+def test_an_unknown_persona_is_the_default_one(
+    manager: session_manager.SessionManager, name: str | None, persona: str
+) -> None:
     assert manager.persona(name) == persona
 
 
-async def test_many_first_messages_at_once_make_one_agent(store, letta):
+async def test_many_first_messages_at_once_make_one_agent(store: CountingStore, letta: Any) -> None:
     managers = [SessionManager(store, SETTINGS) for _ in range(4)]
     firsts = [manager.agent_for("ada", "default", None, letta) for manager in managers for _ in range(5)]
     assert len(set(await asyncio.gather(*firsts))) == 1
     assert len(letta.specs) == 1
 
 
-async def test_unconfirmed_agent_of_a_killed_bridge_is_adopted_after_its_claim(store, letta):
+async def test_unconfirmed_agent_of_a_killed_bridge_is_adopted_after_its_claim(store: Any, letta: Any) -> None:
     session = await store.reserve("ada", "default")
     await store.claim(session.session_id, "killed", 0.5)
     spec = AgentSpec("a", ("bridge", "user:ada", "persona:default"), "m", None, "letta_v1_agent", (), ())
@@ -310,10 +323,10 @@ async def test_unconfirmed_agent_of_a_killed_bridge_is_adopted_after_its_claim(s
     assert len(letta.specs) == 1
 
 
-async def test_a_slow_letta_does_not_end_the_claim_of_a_living_bridge(store, letta):
+async def test_a_slow_letta_does_not_end_the_claim_of_a_living_bridge(store: CountingStore, letta: Any) -> None:
     slow, made = asyncio.Event(), letta.create_agent
 
-    async def create(spec):
+    async def create(spec: AgentSpec) -> Any:
         await slow.wait()
         return await made(spec)
 
@@ -327,13 +340,13 @@ async def test_a_slow_letta_does_not_end_the_claim_of_a_living_bridge(store, let
     assert len(letta.specs) == 1
 
 
-async def test_a_bridge_that_slept_past_its_claim_removes_its_surplus_agent(store, letta):
+async def test_a_bridge_that_slept_past_its_claim_removes_its_surplus_agent(store: Any, letta: Any) -> None:
     store.meanwhile = lambda session: replace(session, agent_id="agent-other")
     assert await SessionManager(store, SETTINGS).agent_for("ada", "default", None, letta) == "agent-other"
     assert await letta.find_agents(["user:ada"]) == []
 
 
-async def test_after_a_failure_another_bridge_need_not_wait(store, letta):
+async def test_after_a_failure_another_bridge_need_not_wait(store: Any, letta: Any) -> None:
     letta.down = True
     with pytest.raises(LettaUnavailable):
         await SessionManager(store, SETTINGS).agent_for("ada", "default", None, letta)
@@ -342,10 +355,10 @@ async def test_after_a_failure_another_bridge_need_not_wait(store, letta):
         assert await SessionManager(store, SETTINGS).agent_for("ada", "default", None, letta)
 
 
-async def test_no_second_creation_begins_while_letta_may_complete_the_first(store, letta):
+async def test_no_second_creation_begins_while_letta_may_complete_the_first(store: CountingStore, letta: Any) -> None:
     made = letta.create_agent
 
-    async def timed_out(spec):
+    async def timed_out(spec: AgentSpec) -> None:
         await made(spec)
         raise OutcomeUnknown
 
@@ -358,7 +371,9 @@ async def test_no_second_creation_begins_while_letta_may_complete_the_first(stor
     assert len(letta.specs) == 1
 
 
-async def test_manager_follows_sessions_written_by_another_bridge(manager, store, letta):
+async def test_manager_follows_sessions_written_by_another_bridge(
+    manager: Any, store: CountingStore, letta: Any
+) -> None:
     await manager.follow()
     await manager.agent_for("ada", "default", None, letta)
     await store.save(replace(store.sessions["ada", "default"], metadata={"permanent_memory": False}))
@@ -366,7 +381,7 @@ async def test_manager_follows_sessions_written_by_another_bridge(manager, store
     assert (await manager.session("ada", "default")).permanent_memory is False
 
 
-async def test_used_sessions_are_recorded_in_one_call(manager, store, letta):
+async def test_used_sessions_are_recorded_in_one_call(manager: Any, store: CountingStore, letta: Any) -> None:
     agents = [await manager.agent_for(user, "default", None, letta) for user in ("ada", "bo", "ada")]
     assert agents[0] == agents[2]
     before = {key: session.last_updated for key, session in store.sessions.items()}
@@ -375,7 +390,7 @@ async def test_used_sessions_are_recorded_in_one_call(manager, store, letta):
     assert all(session.last_updated > before[key] for key, session in store.sessions.items())
 
 
-async def test_uses_are_not_lost_while_the_store_is_unavailable(manager, store, letta):
+async def test_uses_are_not_lost_while_the_store_is_unavailable(manager: Any, store: CountingStore, letta: Any) -> None:
     await manager.agent_for("ada", "default", None, letta)
     store.broken = True
     await manager.touch_used()
@@ -385,14 +400,14 @@ async def test_uses_are_not_lost_while_the_store_is_unavailable(manager, store, 
     assert store.sessions["ada", "default"].message_count == 2
 
 
-async def test_a_removed_session_is_forgotten_when_it_is_used(manager, store, letta):
+async def test_a_removed_session_is_forgotten_when_it_is_used(manager: Any, store: CountingStore, letta: Any) -> None:
     await manager.agent_for("ada", "default", None, letta)
     await store.delete(store.sessions["ada", "default"].session_id, hard=True)
     await manager.touch_used()
     assert await manager.session("ada", "default") is None
 
 
-async def test_sessions_are_restored_into_memory(manager, store, letta):
+async def test_sessions_are_restored_into_memory(manager: Any, store: CountingStore, letta: Any) -> None:
     await store.merge([Session(f"user-{n}", "default", agent_id=f"agent-{n}") for n in range(3)])
     before = manager.restored
     restored = await manager.restore()
@@ -402,7 +417,7 @@ async def test_sessions_are_restored_into_memory(manager, store, letta):
     assert await manager.agent_for("user-1", "default", None, letta) == "agent-1"
 
 
-async def test_restoring_does_not_bring_back_what_was_older(manager, store, letta):
+async def test_restoring_does_not_bring_back_what_was_older(manager: Any, store: Any, letta: Any) -> None:
     await manager.agent_for("ada", "default", None, letta)
     known = await manager.session("ada", "default")
     await store.merge([replace(known, agent_id="older", version=1)])
@@ -411,7 +426,7 @@ async def test_restoring_does_not_bring_back_what_was_older(manager, store, lett
 
 
 @pytest.mark.parametrize(("sliding", "moved"), [(True, True), (False, False)])
-async def test_sessions_expire_and_keep_their_agent(store, letta, sliding, moved):
+async def test_sessions_expire_and_keep_their_agent(store: Any, letta: Any, sliding: bool, moved: Any) -> None:
     settings = SessionSettings(expires_in_hours=2, sliding=sliding, deleted_retention_hours=0)
     manager = SessionManager(store, SETTINGS, settings)
     agent = await manager.agent_for("ada", "default", None, letta)
@@ -428,7 +443,9 @@ async def test_sessions_expire_and_keep_their_agent(store, letta, sliding, moved
     assert len(letta.specs) == 1
 
 
-async def test_running_manager_synchronises_cache_and_store(store, letta, monkeypatch):
+async def test_running_manager_synchronises_cache_and_store(
+    store: CountingStore, letta: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(session_manager, "_CHANGES_POLL_SECONDS", 0.01)
     monkeypatch.setattr(session_manager, "_LAST_SEEN_WRITE_SECONDS", 0.02)
     manager = SessionManager(store, SETTINGS, SessionSettings(cleanup_interval_seconds=1))
@@ -442,7 +459,7 @@ async def test_running_manager_synchronises_cache_and_store(store, letta, monkey
             await asyncio.sleep(0.005)
         assert not manager.store_error
         await store.save(replace(store.sessions["ada", "default"], metadata={"permanent_memory": False}))
-        while (await manager.session("ada", "default")).permanent_memory:
+        while (session := await manager.session("ada", "default")) is None or session.permanent_memory:
             await asyncio.sleep(0.005)
         await manager.agent_for("ada", "default", None, letta)
     assert store.sessions["ada", "default"].message_count == 2

@@ -6,6 +6,9 @@ import asyncio
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -17,7 +20,9 @@ from letta_bridge.request_queue import creation_leases
 from letta_bridge.request_queue.creation_leases import RedisCreationLeases
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
+from local_stack.fixtures import DoubleFactory
 from shared_utils.config.settings import RedisSettings
+from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.database import Database
 from shared_utils.redis.connection import close, connect
 
@@ -29,20 +34,22 @@ PROCESSES, MESSAGES, USERS = 8, 200, 50
 
 
 @pytest.fixture
-def letta_url(letta_double):
+def letta_url(letta_double: DoubleFactory) -> str:
     """A Letta that knows agents and their tags, in a process of its own."""
     return letta_double().url
 
 
 @pytest.fixture
-def run(database_config, letta_url, redis_url, tmp_path, monkeypatch):
+def run(
+    database_config: DatabaseConfig, letta_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
     """Runs ``work(manager, letta)`` in processes that begin together; returns what became of each."""
     # Longer than Letta may take for the requests of a killed bridge, also on a busy machine.
     monkeypatch.setattr(creation_leases, "LEASE_SECONDS", 10.0)
     processes = multiprocessing.get_context("fork")  # the functions need no import of this file
 
-    def bridge(number, work, claim, start, results):
-        async def main():
+    def bridge(number: int, work: Any, claim: Any, start: Any, results: Any) -> None:
+        async def main() -> Any:
             settings = BridgeSettings.model_validate(
                 {"database": database_config.model_dump(), "storage": {"data_dir": str(tmp_path / str(number))}}
             )
@@ -61,7 +68,7 @@ def run(database_config, letta_url, redis_url, tmp_path, monkeypatch):
 
         results.put(asyncio.run(main()))
 
-    def run(*works, claim):
+    def run(*works: Any, claim: float) -> Any:
         start, results = processes.Barrier(len(works)), processes.Queue()
         bridges = [
             processes.Process(target=bridge, args=(number, work, claim, start, results))
@@ -77,33 +84,35 @@ def run(database_config, letta_url, redis_url, tmp_path, monkeypatch):
     return run
 
 
-async def agents_in(letta_url):
+async def agents_in(letta_url: str) -> set[str]:
     async with httpx.AsyncClient() as client:
         return {agent["id"] for agent in (await client.get(f"{letta_url}/v1/agents/")).json()}
 
 
-async def active_agents(database_config):
+async def active_agents(database_config: DatabaseConfig) -> list[str]:
     database = Database(database_config)
     rows = await database.fetch("SELECT agent_id FROM agent_sessions WHERE is_active")
     await database.close()
     return [row["agent_id"] for row in rows]
 
 
-async def first_messages(manager, letta):
+async def first_messages(manager: Any, letta: Any) -> Any:
     users = [f"user-{number % USERS}" for number in range(MESSAGES)]
     agents = await asyncio.gather(*(manager.agent_for(user, "default", None, letta) for user in users))
     return dict(zip(users, agents, strict=True))
 
 
-async def dies_before_writing_down(manager, letta):
-    async def save(session, **_):
+async def dies_before_writing_down(manager: Any, letta: Any) -> Any:
+    async def save(session: Any, **_: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL if session.agent_id else 0)
 
     manager.store.save = save
     return await first_messages(manager, letta)
 
 
-def test_first_messages_in_many_processes_make_one_agent_a_user(run, database_config, letta_url):
+def test_first_messages_in_many_processes_make_one_agent_a_user(
+    run: Callable[..., Any], database_config: DatabaseConfig, letta_url: str
+) -> None:
     codes, found = run(*[first_messages] * PROCESSES, claim=30.0)
     assert codes == [0] * PROCESSES
     assert found == [found[0]] * PROCESSES
@@ -111,7 +120,9 @@ def test_first_messages_in_many_processes_make_one_agent_a_user(run, database_co
     assert (len(active), set(active)) == (USERS, asyncio.run(agents_in(letta_url)))
 
 
-def test_bridges_killed_before_they_wrote_an_agent_down_leave_no_second_one(run, database_config, letta_url):
+def test_bridges_killed_before_they_wrote_an_agent_down_leave_no_second_one(
+    run: Callable[..., Any], database_config: DatabaseConfig, letta_url: str
+) -> None:
     codes, found = run(dies_before_writing_down, dies_before_writing_down, first_messages, first_messages, claim=3.0)
     assert codes == [-signal.SIGKILL, -signal.SIGKILL, 0, 0]
     assert found[0] == found[1]

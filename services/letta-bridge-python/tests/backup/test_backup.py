@@ -6,7 +6,10 @@ import asyncio
 import json
 import shutil
 import sqlite3
+from collections.abc import AsyncIterator
 from itertools import count
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +20,7 @@ from letta_bridge.backup.errors import BackupDamaged
 from letta_bridge.backup.restore import restore_backup
 from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable
 from letta_bridge.letta import AgentSpec, Block, TurnMessage
+from letta_bridge.letta.agent_store import AgentDescription
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.testing.agent_store import InMemoryAgentStore
 from letta_bridge.testing.letta import InMemoryLetta
@@ -25,25 +29,26 @@ from shared_utils.persistence.choices.port import Choice
 from shared_utils.persistence.erasures.log import FileErasureLog
 from shared_utils.persistence.errors import Conflict
 from shared_utils.persistence.sessions.file_store import FileSessionStore
+from shared_utils.persistence.sessions.port import Session
 
 
-def settings_of(folder):
+def settings_of(folder: Path) -> BridgeSettings:
     return BridgeSettings.model_validate({"storage": {"data_dir": str(folder)}})
 
 
 @pytest.fixture
-def settings(tmp_path):
+def settings(tmp_path: Path) -> BridgeSettings:
     return settings_of(tmp_path / "data")
 
 
 @pytest.fixture
-def empty(tmp_path):
+def empty(tmp_path: Path) -> BridgeSettings:
     """Settings of another, empty place."""
     return settings_of(tmp_path / "elsewhere")
 
 
 @pytest.fixture
-async def letta():
+async def letta() -> InMemoryLetta:
     letta = InMemoryLetta(models=frozenset({"fake/model"}))
     for number in range(3):
         spec = AgentSpec(
@@ -63,12 +68,12 @@ async def letta():
 
 
 @pytest.fixture
-def store(letta):
+def store(letta: InMemoryLetta) -> InMemoryAgentStore:
     return InMemoryAgentStore(letta)
 
 
 @pytest.fixture
-async def filled(settings, letta):
+async def filled(settings: BridgeSettings, letta: InMemoryLetta) -> Session:
     """Sessions of the three users, the first one's at hand."""
     sessions = FileSessionStore(settings.data_dir / settings.sessions.file)
     found = []
@@ -80,17 +85,24 @@ async def filled(settings, letta):
     return found[0]
 
 
-def replaced(session, agent_id):
+def replaced(session: Session, agent_id: str) -> Session:
     return type(session)(**{**{f: getattr(session, f) for f in session.__dataclass_fields__}, "agent_id": agent_id})
 
 
-def modes(folder):
+def modes(folder: Path) -> set[str]:
     return {oct(path.stat().st_mode & 0o777) for path in folder.rglob("*") if path.is_file()} | {
         oct(path.stat().st_mode & 0o777) for path in (folder, *folder.rglob("*")) if path.is_dir()
     }
 
 
-async def test_session_file_and_agents_come_back_whole(settings, empty, letta, store, filled, tmp_path):
+async def test_session_file_and_agents_come_back_whole(
+    settings: BridgeSettings,
+    empty: BridgeSettings,
+    letta: InMemoryLetta,
+    store: InMemoryAgentStore,
+    filled: Any,
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "backup"
     await FileErasureLog(settings.data_dir / "erasures.jsonl").begin("gone")
     done = []
@@ -115,6 +127,7 @@ async def test_session_file_and_agents_come_back_whole(settings, empty, letta, s
     found = await sessions.find("用户0", "default")
     await sessions.close()
     [agent] = await other.find_agents(["user:用户0"])
+    assert found is not None
     assert found.agent_id == agent.agent_id
     assert found.version == filled.version + 1
     assert found.session_id == filled.session_id
@@ -124,7 +137,9 @@ async def test_session_file_and_agents_come_back_whole(settings, empty, letta, s
     assert list(empty.data_dir.glob(".restore*")) == []
 
 
-async def test_backup_files_are_private(settings, empty, store, filled, tmp_path):
+async def test_backup_files_are_private(
+    settings: BridgeSettings, empty: BridgeSettings, store: InMemoryAgentStore, filled: Session, tmp_path: Path
+) -> None:
     folder = tmp_path / "backup"
     await make_backup(settings, store, folder, configuration={})
     assert modes(folder) == {"0o600", "0o700"}
@@ -133,8 +148,8 @@ async def test_backup_files_are_private(settings, empty, store, filled, tmp_path
 
 
 async def test_repeated_restore_reports_agents_as_restored_and_changes_nothing(
-    settings, empty, store, filled, tmp_path
-):
+    settings: BridgeSettings, empty: BridgeSettings, store: InMemoryAgentStore, filled: Session, tmp_path: Path
+) -> None:
     folder = tmp_path / "backup"
     await make_backup(settings, store, folder, configuration={})
     other = InMemoryLetta()
@@ -146,7 +161,14 @@ async def test_repeated_restore_reports_agents_as_restored_and_changes_nothing(
     assert {agent: len(held.history) for agent, held in other.agents.items()} == before
 
 
-async def test_restore_does_not_change_existing_agents(settings, empty, letta, store, filled, tmp_path):
+async def test_restore_does_not_change_existing_agents(
+    settings: BridgeSettings,
+    empty: BridgeSettings,
+    letta: InMemoryLetta,
+    store: InMemoryAgentStore,
+    filled: Session,
+    tmp_path: Path,
+) -> None:
     await make_backup(settings, store, tmp_path / "backup", configuration={})
     [agent] = await letta.find_agents(["user:用户1"])
     await letta.delete_agent(agent.agent_id)
@@ -155,7 +177,9 @@ async def test_restore_does_not_change_existing_agents(settings, empty, letta, s
     assert len(await letta.find_agents(["bridge"])) == 3
 
 
-async def test_a_user_with_another_agent_keeps_it_and_is_named(settings, empty, letta, store, filled, tmp_path):
+async def test_a_user_with_another_agent_keeps_it_and_is_named(
+    settings: BridgeSettings, empty: BridgeSettings, letta: Any, store: InMemoryAgentStore, filled: Any, tmp_path: Path
+) -> None:
     await make_backup(settings, store, tmp_path / "backup", configuration={})
     await letta.delete_agent(filled.agent_id)
     spec = AgentSpec("x", ("bridge", "user:用户0", "persona:default"), "fake/model", None, "letta_v1_agent", (), ())
@@ -165,13 +189,17 @@ async def test_a_user_with_another_agent_keeps_it_and_is_named(settings, empty, 
     [occupied] = [agent for agent in report.agents if agent.outcome == "occupied"]
     assert (occupied.agent_id, occupied.other) == (filled.agent_id, other)
     sessions = FileSessionStore(empty.data_dir / empty.sessions.file)
-    assert (await sessions.find("用户0", "default")).agent_id == other
+    found = await sessions.find("用户0", "default")
+    assert found is not None
+    assert found.agent_id == other
     await sessions.close()
 
 
-async def test_an_agent_deleted_meanwhile_does_not_end_the_backup(settings, letta, store, filled, tmp_path):
+async def test_an_agent_deleted_meanwhile_does_not_end_the_backup(
+    settings: BridgeSettings, letta: InMemoryLetta, store: InMemoryAgentStore, filled: Session, tmp_path: Path
+) -> None:
     class Vanishing(InMemoryAgentStore):
-        async def describe(self, agent_id):
+        async def describe(self, agent_id: str) -> AgentDescription:
             if agent_id == filled.agent_id:
                 raise AgentGone
             return await super().describe(agent_id)
@@ -183,9 +211,11 @@ async def test_an_agent_deleted_meanwhile_does_not_end_the_backup(settings, lett
     assert manifest.read(tmp_path / "backup") == made
 
 
-async def test_an_agent_letta_cannot_read_is_named_and_not_harmless(settings, letta, store, filled, tmp_path):
+async def test_an_agent_letta_cannot_read_is_named_and_not_harmless(
+    settings: BridgeSettings, letta: InMemoryLetta, store: InMemoryAgentStore, filled: Session, tmp_path: Path
+) -> None:
     class Unreadable(InMemoryAgentStore):
-        async def describe(self, agent_id):
+        async def describe(self, agent_id: str) -> AgentDescription:
             if agent_id == filled.agent_id:
                 raise LettaRejected("broken")
             return await super().describe(agent_id)
@@ -196,11 +226,13 @@ async def test_an_agent_letta_cannot_read_is_named_and_not_harmless(settings, le
     assert "broken" in skipped.reason
 
 
-async def test_a_moment_of_failure_with_letta_does_not_end_the_backup(settings, letta, filled, tmp_path):
+async def test_a_moment_of_failure_with_letta_does_not_end_the_backup(
+    settings: BridgeSettings, letta: InMemoryLetta, filled: Session, tmp_path: Path
+) -> None:
     troubles = iter([LettaUnavailable("away"), LettaUnavailable("away")])
 
     class Troubled(InMemoryAgentStore):
-        async def describe(self, agent_id):
+        async def describe(self, agent_id: str) -> AgentDescription:
             if (trouble := next(troubles, None)) is not None:
                 raise trouble
             return await super().describe(agent_id)
@@ -209,7 +241,9 @@ async def test_a_moment_of_failure_with_letta_does_not_end_the_backup(settings, 
     assert len(made.agents) == 3
 
 
-async def test_a_place_that_is_not_empty_is_refused_before_any_agent_is_written(settings, store, filled, tmp_path):
+async def test_a_place_that_is_not_empty_is_refused_before_any_agent_is_written(
+    settings: BridgeSettings, store: InMemoryAgentStore, filled: Session, tmp_path: Path
+) -> None:
     folder = tmp_path / "backup"
     await make_backup(settings, store, folder, configuration={})
     with pytest.raises(Conflict, match="not empty"):
@@ -221,7 +255,9 @@ async def test_a_place_that_is_not_empty_is_refused_before_any_agent_is_written(
 
 
 @pytest.mark.parametrize("agents", [False, True])
-async def test_backup_of_another_tenant_is_refused_with_and_without_agents(settings, store, filled, tmp_path, agents):
+async def test_backup_of_another_tenant_is_refused_with_and_without_agents(
+    settings: BridgeSettings, store: InMemoryAgentStore, filled: Session, tmp_path: Path, agents: bool
+) -> None:
     folder, other = tmp_path / "backup", InMemoryLetta()
     await make_backup(settings, store if agents else None, folder, configuration={})
     place = {"storage": {"data_dir": str(tmp_path / "shop")}, "tenant": {"name": "shop"}}
@@ -233,8 +269,8 @@ async def test_backup_of_another_tenant_is_refused_with_and_without_agents(setti
 
 
 async def test_backup_that_names_no_tenant_is_refused_by_its_agents_even_without_agents(
-    settings, store, filled, tmp_path
-):
+    settings: BridgeSettings, store: InMemoryAgentStore, filled: Session, tmp_path: Path
+) -> None:
     folder = tmp_path / "backup"
     made = await make_backup(settings, store, folder, configuration={})
     manifest.write(folder, made.model_copy(update={"tenant": None}))
@@ -247,7 +283,7 @@ async def test_backup_that_names_no_tenant_is_refused_by_its_agents_even_without
 
 
 @pytest.fixture
-async def begun(empty):
+async def begun(empty: BridgeSettings) -> AsyncIterator[FileChoiceStore]:
     """The session file of a bridge that was started before the restore, and stored what Redis knew."""
     choices = FileChoiceStore(empty.session_file)
     await choices.merge([Choice("new", False, 7), Choice("both", False, 9), Choice("tie", True, 5)])
@@ -255,7 +291,14 @@ async def begun(empty):
     await choices.close()
 
 
-async def test_choices_of_a_bridge_that_was_started_first_are_merged(settings, empty, store, filled, begun, tmp_path):
+async def test_choices_of_a_bridge_that_was_started_first_are_merged(
+    settings: BridgeSettings,
+    empty: BridgeSettings,
+    store: InMemoryAgentStore,
+    filled: Session,
+    begun: FileChoiceStore,
+    tmp_path: Path,
+) -> None:
     saved = FileChoiceStore(settings.session_file)
     await saved.merge([Choice("both", True, 8), Choice("tie", False, 5), Choice("old", False, 3)])
     await saved.close()
@@ -276,7 +319,9 @@ async def test_choices_of_a_bridge_that_was_started_first_are_merged(settings, e
     assert again.state.done_before
 
 
-async def test_audit_file_at_the_new_place_is_merged_with_that_of_the_backup(settings, empty, filled, tmp_path):
+async def test_audit_file_at_the_new_place_is_merged_with_that_of_the_backup(
+    settings: BridgeSettings, empty: BridgeSettings, filled: Session, tmp_path: Path
+) -> None:
     saved, here = (
         FileErasureLog(settings.data_dir / "erasures.jsonl"),
         FileErasureLog(empty.data_dir / "erasures.jsonl"),
@@ -298,8 +343,13 @@ async def test_audit_file_at_the_new_place_is_merged_with_that_of_the_backup(set
 
 
 async def test_file_that_a_bridge_has_open_is_refused_before_any_agent_is_written(
-    settings, empty, store, filled, begun, tmp_path
-):
+    settings: BridgeSettings,
+    empty: BridgeSettings,
+    store: InMemoryAgentStore,
+    filled: Session,
+    begun: FileChoiceStore,
+    tmp_path: Path,
+) -> None:
     await make_backup(settings, store, tmp_path / "backup", configuration={})
     other = InMemoryLetta()
     with pytest.raises(Conflict, match="open; stop the bridges of this host"):
@@ -308,9 +358,11 @@ async def test_file_that_a_bridge_has_open_is_refused_before_any_agent_is_writte
     assert len(await begun.page()) == 3
 
 
-async def test_a_backup_that_broke_off_is_recognised(settings, empty, letta, filled, tmp_path):
+async def test_a_backup_that_broke_off_is_recognised(
+    settings: Any, empty: BridgeSettings, letta: Any, filled: Session, tmp_path: Any
+) -> None:
     class Broken(InMemoryAgentStore):
-        async def find(self, tags):
+        async def find(self, tags: Any) -> Any:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -322,13 +374,13 @@ async def test_a_backup_that_broke_off_is_recognised(settings, empty, letta, fil
 
 
 async def test_an_agent_that_letta_rejects_does_not_keep_the_others_from_being_restored(
-    settings, empty, store, filled, tmp_path
-):
+    settings: BridgeSettings, empty: Any, store: InMemoryAgentStore, filled: Session, tmp_path: Any
+) -> None:
     await make_backup(settings, store, tmp_path / "backup", configuration={})
     writes = count(1)
 
     class Choosy(InMemoryAgentStore):
-        async def write(self, agent_file, variables):
+        async def write(self, agent_file: Path, variables: Any) -> str:
             if next(writes) == 2:
                 raise LettaRejected("its name is odd")
             return await super().write(agent_file, variables)
@@ -348,15 +400,18 @@ async def test_an_agent_that_letta_rejects_does_not_keep_the_others_from_being_r
     sessions = FileSessionStore(empty.data_dir / empty.sessions.file)
     for user in range(3):
         found = await sessions.find(f"用户{user}", "default")
+        assert found is not None
         assert [found.agent_id] == [agent.agent_id for agent in await letta.find_agents([f"user:用户{user}"])]
     await sessions.close()
 
 
-async def test_two_restores_do_not_work_in_one_data_directory(settings, empty, store, filled, tmp_path):
+async def test_two_restores_do_not_work_in_one_data_directory(
+    settings: BridgeSettings, empty: BridgeSettings, store: InMemoryAgentStore, filled: Session, tmp_path: Path
+) -> None:
     await make_backup(settings, store, tmp_path / "backup", configuration={})
 
     class Slow(InMemoryAgentStore):
-        async def find(self, tags):
+        async def find(self, tags: Any) -> Any:
             with pytest.raises(Conflict, match="another restore"):
                 await restore_backup(empty, InMemoryAgentStore(InMemoryLetta()), tmp_path / "backup")
             return await super().find(tags)
@@ -368,7 +423,14 @@ async def test_two_restores_do_not_work_in_one_data_directory(settings, empty, s
 @pytest.mark.parametrize(
     "harm", ["changed", "missing", "unnamed", "linked", "incomplete", "newer", "outside", "no_snapshot"]
 )
-async def test_a_damaged_backup_changes_nothing(settings, empty, store, filled, tmp_path, harm):
+async def test_a_damaged_backup_changes_nothing(
+    settings: BridgeSettings,
+    empty: BridgeSettings,
+    store: InMemoryAgentStore,
+    filled: Session,
+    tmp_path: Path,
+    harm: str,
+) -> None:
     folder = tmp_path / "backup"
     await make_backup(settings, store, folder, configuration={})
     agent_file = next((folder / "agents").iterdir())
@@ -404,7 +466,14 @@ async def test_a_damaged_backup_changes_nothing(settings, empty, store, filled, 
         assert other.agents == {}
 
 
-async def test_a_backup_of_an_earlier_release_is_still_read(settings, empty, letta, store, filled, tmp_path):
+async def test_a_backup_of_an_earlier_release_is_still_read(
+    settings: BridgeSettings,
+    empty: BridgeSettings,
+    letta: InMemoryLetta,
+    store: InMemoryAgentStore,
+    filled: Session,
+    tmp_path: Path,
+) -> None:
     """Format 1: a session file, and agent files with the messages in context only."""
     folder = tmp_path / "backup"
     (folder / "agents").mkdir(parents=True)
@@ -451,11 +520,16 @@ async def test_a_backup_of_an_earlier_release_is_still_read(settings, empty, let
     assert again.outcomes == {"restored_before": 1}
     assert again.state.done_before
     sessions = FileSessionStore(empty.data_dir / empty.sessions.file)
-    assert (await sessions.find("用户0", "default")).agent_id == agent.agent_id
+    assert agent is not None
+    found = await sessions.find("用户0", "default")
+    assert found is not None
+    assert found.agent_id == agent.agent_id
     await sessions.close()
 
 
-async def test_the_user_data_of_a_killed_restore_does_not_stay(settings, empty, store, filled, tmp_path):
+async def test_the_user_data_of_a_killed_restore_does_not_stay(
+    settings: BridgeSettings, empty: BridgeSettings, store: InMemoryAgentStore, filled: Session, tmp_path: Path
+) -> None:
     await make_backup(settings, store, tmp_path / "backup", configuration={})
     left = empty.data_dir / ".restore" / "scratch" / "tmp-killed"
     left.mkdir(parents=True)

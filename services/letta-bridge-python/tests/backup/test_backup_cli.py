@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 from typer.testing import CliRunner
 
 from letta_bridge.cli import backup as commands
 from letta_bridge.cli import own_agents
 from letta_bridge.errors import LettaRejected
 from letta_bridge.letta import AgentSpec, Block, TurnMessage
+from letta_bridge.letta.agent_store import AgentDescription
+from letta_bridge.letta.letta_client import LettaClient
 from letta_bridge.main import app
+from letta_bridge.settings import BridgeSettings
 from letta_bridge.testing.agent_store import InMemoryAgentStore
 from letta_bridge.testing.letta import InMemoryLetta
 
 
 @pytest.fixture
-def letta():
+def letta() -> InMemoryLetta:
     letta = InMemoryLetta()
 
-    async def fill():
+    async def fill() -> None:
         for user in ("小明", "ada"):
             tags = ("bridge", f"user:{user}", "persona:default")
             spec = AgentSpec("x", tags, "m", None, "letta_v1_agent", (Block("human", user),), ())
@@ -34,12 +41,12 @@ def letta():
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, letta):
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, letta: InMemoryLetta) -> Callable[..., Any]:
     """A command against the fake, without a database and without Redis."""
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     monkeypatch.delenv("DATABASE_URL", raising=False)
 
-    def call(*arguments, code=0, store=None, data="data"):
+    def call(*arguments: Path | str, code: int = 0, store: Any = None, data: str = "data") -> str:
         monkeypatch.setattr(commands, "letta_client", lambda _settings: letta)
         monkeypatch.setattr(commands, "agent_store", lambda client: store or InMemoryAgentStore(client))
         variables = {
@@ -55,7 +62,7 @@ def call(tmp_path, monkeypatch, letta):
     return call
 
 
-def test_backup_prints_its_contents_and_omissions(call, tmp_path):
+def test_backup_prints_its_contents_and_omissions(call: Callable[..., Any], tmp_path: Path) -> None:
     told = call("backup", tmp_path / "backup")
     assert "2 agents with 6 messages and 2 passages" in told
     assert "in no backup: embeddings of passages, which Letta makes anew" in told
@@ -63,9 +70,11 @@ def test_backup_prints_its_contents_and_omissions(call, tmp_path):
     assert "secret words" not in told
 
 
-def test_an_agent_that_cannot_be_read_is_named_and_ends_in_failure(call, letta, tmp_path):
+def test_an_agent_that_cannot_be_read_is_named_and_ends_in_failure(
+    call: Callable[..., Any], letta: InMemoryLetta, tmp_path: Path
+) -> None:
     class Unreadable(InMemoryAgentStore):
-        async def describe(self, agent_id):
+        async def describe(self, agent_id: str) -> AgentDescription:
             if agent_id == next(iter(letta.agents)):
                 raise LettaRejected("its history is broken")
             return await super().describe(agent_id)
@@ -75,7 +84,9 @@ def test_an_agent_that_cannot_be_read_is_named_and_ends_in_failure(call, letta, 
     assert "its history is broken" in call("restore", tmp_path / "backup", data="elsewhere")
 
 
-def test_restore_prints_its_results_and_comparisons(call, letta, tmp_path):
+def test_restore_prints_its_results_and_comparisons(
+    call: Callable[..., Any], letta: InMemoryLetta, tmp_path: Path
+) -> None:
     call("backup", tmp_path / "backup")
     letta.agents.clear()
     told = call("restore", tmp_path / "backup", data="elsewhere")
@@ -85,7 +96,9 @@ def test_restore_prints_its_results_and_comparisons(call, letta, tmp_path):
     assert "agents: 0 restored, 2 restored by an earlier run" in again
 
 
-def test_an_agent_that_was_not_restored_is_named_and_ends_in_failure(call, letta, tmp_path):
+def test_an_agent_that_was_not_restored_is_named_and_ends_in_failure(
+    call: Callable[..., Any], letta: InMemoryLetta, tmp_path: Path
+) -> None:
     call("backup", tmp_path / "backup")
     saved = next(iter(letta.agents))
     del letta.agents[saved]
@@ -97,9 +110,11 @@ def test_an_agent_that_was_not_restored_is_named_and_ends_in_failure(call, letta
     )
 
 
-def test_a_difference_is_listed_and_ends_in_failure(call, letta, tmp_path):
+def test_a_difference_is_listed_and_ends_in_failure(
+    call: Callable[..., Any], letta: InMemoryLetta, tmp_path: Path
+) -> None:
     class Forgetful(InMemoryAgentStore):
-        async def add_passages(self, archive_id, passages):
+        async def add_passages(self, archive_id: str, passages: Any) -> None:
             await super().add_passages(archive_id, passages[1:])
 
     call("backup", tmp_path / "backup")
@@ -111,7 +126,7 @@ def test_a_difference_is_listed_and_ends_in_failure(call, letta, tmp_path):
     assert again.count("1 of 1 passages are missing or differ") == 2
 
 
-def test_backup_and_restore_print_json(call, letta, tmp_path):
+def test_backup_and_restore_print_json(call: Callable[..., Any], letta: InMemoryLetta, tmp_path: Path) -> None:
     made = json.loads(call("backup", tmp_path / "backup", "--json").splitlines()[-1])
     assert made["format"] == 2
     assert {agent["counts"]["message"] for agent in made["agents"]} == {3}
@@ -122,16 +137,16 @@ def test_backup_and_restore_print_json(call, letta, tmp_path):
     assert report["agents"][0]["compared"]["message"] == 2
 
 
-def test_a_script_that_asks_for_plain_text_still_works(call, tmp_path):
+def test_a_script_that_asks_for_plain_text_still_works(call: Callable[..., Any], tmp_path: Path) -> None:
     call("backup", tmp_path / "backup", "--plain")
 
 
-def test_agents_can_be_left_out(call, letta, tmp_path):
+def test_agents_can_be_left_out(call: Callable[..., Any], letta: InMemoryLetta, tmp_path: Path) -> None:
     assert "0 agents" in call("backup", tmp_path / "backup", "--no-agents")
     assert "agents: 0 restored" in call("restore", tmp_path / "backup", "--no-agents", data="elsewhere")
 
 
-def test_a_second_backup_into_a_directory_is_refused_in_one_sentence(call, tmp_path):
+def test_a_second_backup_into_a_directory_is_refused_in_one_sentence(call: Callable[..., Any], tmp_path: Path) -> None:
     call("backup", tmp_path / "backup")
     told = call("backup", tmp_path / "backup", code=1)
     assert told.strip().splitlines()[-1].startswith("letta-bridge: ")
@@ -139,14 +154,16 @@ def test_a_second_backup_into_a_directory_is_refused_in_one_sentence(call, tmp_p
 
 
 @pytest.mark.parametrize(("option", "outcome"), [("--agents", ["asked", "answered"]), ("--no-agents", ["asked"])])
-def test_only_a_backup_without_agents_continues_while_letta_is_silent(call, tmp_path, monkeypatch, option, outcome):
-    async def slow(*_args):
+def test_only_a_backup_without_agents_continues_while_letta_is_silent(
+    call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, outcome: list[str]
+) -> None:
+    async def slow(*_args: LettaClient | BridgeSettings | Redis) -> None:
         seen.append("asked")
         await asyncio.sleep(5 * patience)
         seen.append("answered")
 
     patience = 0.3
-    seen = []
+    seen: list[Any] = []
     monkeypatch.setattr(commands, "_PATIENCE_SECONDS", patience)
     monkeypatch.setattr(own_agents, "require_own_agents", slow)
     assert "not saved, in Redis" in call("backup", tmp_path / "backup", option)
@@ -163,7 +180,9 @@ def test_only_a_backup_without_agents_continues_while_letta_is_silent(call, tmp_
     ],
     ids=["restore nothing", "restore a file", "backup to a file", "export to a file"],
 )
-def test_a_path_that_is_no_directory_is_named_in_one_sentence(call, tmp_path, arguments, says):
+def test_a_path_that_is_no_directory_is_named_in_one_sentence(
+    call: Callable[..., Any], tmp_path: Path, arguments: tuple[Any, ...], says: str
+) -> None:
     told = call(*(argument.format(folder=tmp_path) for argument in arguments), code=2)
     assert told.startswith(f"letta-bridge: {says.format(folder=tmp_path)}")
     assert len(told.splitlines()) == 1

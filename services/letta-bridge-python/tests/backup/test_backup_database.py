@@ -6,8 +6,11 @@ import asyncio
 import json
 import os
 import subprocess
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import count
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -23,17 +26,21 @@ from letta_bridge.settings import BridgeSettings
 from letta_bridge.testing.agent_store import InMemoryAgentStore
 from letta_bridge.testing.letta import InMemoryLetta
 from letta_bridge.vectors.state import DatabaseSyncState
+from local_stack.postgres import Postgres
 from shared_utils.persistence.checkpoints.database_store import DatabaseCheckpoints
 from shared_utils.persistence.checkpoints.port import Blob, Checkpoint
 from shared_utils.persistence.choices.database_store import DatabaseChoiceStore
 from shared_utils.persistence.choices.port import Choice, user_key
 from shared_utils.persistence.conversations.service import ConversationService
+from shared_utils.persistence.database.config import DatabaseConfig
 from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.database.migration import migrate
 from shared_utils.persistence.erasures.log import DatabaseErasureLog, user_hash
 from shared_utils.persistence.errors import Conflict, DatabaseRefused
 from shared_utils.persistence.sessions.database_store import DatabaseSessionStore
+from shared_utils.persistence.sessions.port import Session
 from shared_utils.persistence.table_copy import copy_in, migrated_tables
+from shared_utils.persistence.table_copy.inward import CopyIn
 from shared_utils.persistence.vectors import (
     DatabasePassageStore,
     Passage,
@@ -50,11 +57,11 @@ USERS = ("小明", "../../etc", "a\nb", "ada")
 
 
 @pytest.fixture
-def place(url_of, tmp_path):
+def place(url_of: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Makes settings of an installation with a schema of its own on a server."""
     made = []
 
-    def make(server, **more):
+    def make(server: str, **more: Any) -> BridgeSettings:
         schema, number = f"backup_{next(numbers)}", next(numbers)
         config = {"db_url": url_of(server), "schema_name": schema, "max_connections": 3}
         settings = BridgeSettings.model_validate(
@@ -70,7 +77,7 @@ def place(url_of, tmp_path):
 
 
 @pytest.fixture
-async def letta():
+async def letta() -> InMemoryLetta:
     letta = InMemoryLetta()
     for user in USERS:
         tags = ("bridge", f"user:{user}", "persona:default")
@@ -82,7 +89,7 @@ async def letta():
     return letta
 
 
-async def lived_in(settings, letta):
+async def lived_in(settings: BridgeSettings, letta: InMemoryLetta) -> None:
     """Sessions, conversations and vectors of every user."""
     database = Database(settings.database)
     sessions, service = DatabaseSessionStore(database), ConversationService(database)
@@ -93,21 +100,21 @@ async def lived_in(settings, letta):
         await sessions.save(type(session)(**{**as_dict(session), "agent_id": agent.agent_id}))
         conversation = await service.create("t", user_id=user)
         await service.add_message(conversation.id, "user", f"你好 {user}")
-        vector = {"embedding": [1.0, number / 3], "model": "small"}
+        vector: dict[str, Any] = {"embedding": [1.0, number / 3], "model": "small"}
         await vectors.store(Passage(passage_id=f"p{number}", agent_id=agent.agent_id, text=f"of {user}", **vector))
     await vectors.close()
     await database.close()
 
 
-def vector_config(settings):
+def vector_config(settings: BridgeSettings) -> DatabaseConfig:
     return vector_database(settings.vectors, settings.database)
 
 
-def as_dict(session):
+def as_dict(session: Session) -> dict[str, Any]:
     return {name: getattr(session, name) for name in session.__dataclass_fields__}
 
 
-async def content(settings, letta):
+async def content(settings: BridgeSettings, letta: InMemoryLetta) -> dict[str, list[Any]]:
     """Everything an installation holds, with ids of agents as their users."""
     database = Database(settings.database)
     users = {agent.ref.agent_id: agent.ref.tags[1] for agent in letta.agents.values()}
@@ -121,7 +128,7 @@ async def content(settings, letta):
     return {
         "sessions": [(row["session_id"], row["user_id"], users[row["agent_id"]]) for row in sessions],
         "messages": [row["content"] for row in messages],
-        "vectors": [(passage.passage_id, users[passage.agent_id], passage.text) for passage in page.passages],
+        "vectors": [(passage.passage_id, users[str(passage.agent_id)], passage.text) for passage in page.passages],
         "found": [match.passage.passage_id for match in found],
         "agents": sorted(
             (agent.ref.tags[1], tuple(str(message["content"]) for message in agent.history[1:]))
@@ -140,7 +147,9 @@ async def content(settings, letta):
         ("opengauss-7.0", "postgresql"),
     ],
 )
-async def test_an_installation_moves_between_servers(place, letta, tmp_path, source, target):
+async def test_an_installation_moves_between_servers(
+    place: Callable[..., Any], letta: InMemoryLetta, tmp_path: Path, source: str, target: str
+) -> None:
     here, there, other = place(source), place(target), InMemoryLetta()
     await lived_in(here, letta)
     made = await make_backup(here, InMemoryAgentStore(letta), tmp_path / "backup", configuration={})
@@ -161,13 +170,15 @@ class Killed(BaseException):
     """As SIGKILL does."""
 
 
-async def test_restore_interrupted_at_any_step_can_be_repeated(place, letta, tmp_path, monkeypatch):
+async def test_restore_interrupted_at_any_step_can_be_repeated(
+    place: Callable[..., Any], letta: InMemoryLetta, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = place("postgresql")
     await lived_in(here, letta)
     await make_backup(here, InMemoryAgentStore(letta), tmp_path / "backup", configuration={})
     expected = await content(here, letta)
 
-    reached = []
+    reached: list[Any] = []
     monkeypatch.setattr(fail_points, "reach", reached.append)
     await restore_backup(place("postgresql"), InMemoryAgentStore(InMemoryLetta()), tmp_path / "backup")
     steps = list(reached)
@@ -176,7 +187,7 @@ async def test_restore_interrupted_at_any_step_can_be_repeated(place, letta, tmp
         there, other = place("postgresql"), InMemoryLetta()
         left = iter(range(number, -1, -1))
 
-        def kill(_step, left=left):
+        def kill(_step: str, left: Any = left) -> None:
             if next(left, 1) == 0:
                 raise Killed
 
@@ -189,16 +200,18 @@ async def test_restore_interrupted_at_any_step_can_be_repeated(place, letta, tmp
         assert await content(there, other) == expected, steps[number]
 
 
-async def test_backup_interrupted_at_any_step_is_invalid(place, letta, tmp_path, monkeypatch):
+async def test_backup_interrupted_at_any_step_is_invalid(
+    place: Callable[..., Any], letta: InMemoryLetta, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = place("postgresql")
     await lived_in(here, letta)
-    reached = []
+    reached: list[Any] = []
     monkeypatch.setattr(fail_points, "reach", reached.append)
     await make_backup(here, InMemoryAgentStore(letta), tmp_path / "whole", configuration={})
     for number in range(len(reached)):
         left = iter(range(number, -1, -1))
 
-        def kill(_step, left=left):
+        def kill(_step: str, left: Any = left) -> None:
             if next(left, 1) == 0:
                 raise Killed
 
@@ -210,9 +223,11 @@ async def test_backup_interrupted_at_any_step_is_invalid(place, letta, tmp_path,
             manifest.read(folder)
 
 
-async def test_vectors_with_a_database_of_their_own_are_saved_too(place, letta, tmp_path, url_of):
+async def test_vectors_with_a_database_of_their_own_are_saved_too(
+    place: Callable[..., Any], letta: InMemoryLetta, tmp_path: Path, url_of: Any
+) -> None:
     """And a backup of one kind of installation can be brought back into the other."""
-    parts = psycopg.conninfo.conninfo_to_dict(url_of("opengauss-7.0"))
+    parts: Any = psycopg.conninfo.conninfo_to_dict(url_of("opengauss-7.0"))
     own = {
         "enabled": True,
         "host": parts["host"],
@@ -239,7 +254,7 @@ async def test_vectors_with_a_database_of_their_own_are_saved_too(place, letta, 
             connection.execute(f"DROP SCHEMA IF EXISTS {settings.database.schema_name} CASCADE")
 
 
-def old_manifest(folder, method, rows):
+def old_manifest(folder: Path, method: str, rows: dict[str, Any]) -> None:
     (folder / "config.json").write_text("{}\n")
     old = {
         "format": 1,
@@ -253,7 +268,13 @@ def old_manifest(folder, method, rows):
     (folder / "manifest.json").write_text(json.dumps(old))
 
 
-async def test_a_backup_that_pg_dump_made_is_still_read(place, letta, tmp_path, postgres_server, monkeypatch):
+async def test_a_backup_that_pg_dump_made_is_still_read(
+    place: Callable[..., Any],
+    letta: InMemoryLetta,
+    tmp_path: Path,
+    postgres_server: Postgres,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     here, there = place("postgresql"), place("postgresql")
     await lived_in(here, letta)
     folder = tmp_path / "backup"
@@ -275,7 +296,9 @@ async def test_a_backup_that_pg_dump_made_is_still_read(place, letta, tmp_path, 
     assert (await restore_backup(there, None, folder)).state.done_before
 
 
-async def test_a_copy_of_an_earlier_release_brings_its_vectors_too(place, letta, tmp_path):
+async def test_a_copy_of_an_earlier_release_brings_its_vectors_too(
+    place: Callable[..., Any], letta: InMemoryLetta, tmp_path: Path
+) -> None:
     here, there = place("postgresql"), place("opengauss-7.0")
     await lived_in(here, letta)
     made = await make_backup(here, None, tmp_path / "new", configuration={})
@@ -290,7 +313,9 @@ async def test_a_copy_of_an_earlier_release_brings_its_vectors_too(place, letta,
     assert await content(there, letta) == await content(here, letta)
 
 
-async def test_a_database_with_rows_is_refused_before_any_agent_is_written(place, letta, tmp_path):
+async def test_a_database_with_rows_is_refused_before_any_agent_is_written(
+    place: Callable[..., Any], letta: InMemoryLetta, tmp_path: Path
+) -> None:
     here, there, other = place("postgresql"), place("postgresql"), InMemoryLetta()
     await lived_in(here, letta)
     await make_backup(here, InMemoryAgentStore(letta), tmp_path / "backup", configuration={})
@@ -304,8 +329,8 @@ async def test_a_database_with_rows_is_refused_before_any_agent_is_written(place
 
 @pytest.mark.parametrize("server", ["postgresql", "opengauss-5.0", "opengauss-7.0"])
 async def test_restore_accepts_a_database_with_only_choices_and_audit_of_a_running_bridge(
-    place, letta, tmp_path, server
-):
+    place: Callable[..., Any], letta: InMemoryLetta, tmp_path: Path, server: str
+) -> None:
     here, there, other = place("postgresql"), place(server), InMemoryLetta()
     await lived_in(here, letta)
     saved, begun = Database(here.database), Database(there.database)
@@ -336,7 +361,9 @@ async def test_restore_accepts_a_database_with_only_choices_and_audit_of_a_runni
 
 
 @pytest.mark.parametrize("server", ["postgresql", "opengauss-5.0", "opengauss-7.0"])
-async def test_audit_of_erasures_at_the_new_place_is_merged_with_that_of_the_backup(place, letta, tmp_path, server):
+async def test_audit_of_erasures_at_the_new_place_is_merged_with_that_of_the_backup(
+    place: Callable[..., Any], letta: InMemoryLetta, tmp_path: Path, server: str
+) -> None:
     here, there = place("postgresql"), place(server)
     await lived_in(here, letta)
     saved, begun = Database(here.database), Database(there.database)
@@ -364,7 +391,9 @@ async def test_audit_of_erasures_at_the_new_place_is_merged_with_that_of_the_bac
 
 
 @pytest.mark.parametrize("server", ["postgresql", "opengauss-5.0", "opengauss-7.0"])
-async def test_restore_leaves_out_every_row_of_a_user_who_was_erased_since(place, letta, tmp_path, server):
+async def test_restore_leaves_out_every_row_of_a_user_who_was_erased_since(
+    place: Callable[..., Any], letta: InMemoryLetta, tmp_path: Path, server: str
+) -> None:
     here, there, other = place("postgresql"), place(server), InMemoryLetta()
     saved, target = Database(here.database), Database(there.database)
     await lived_in(here, letta)
@@ -397,14 +426,14 @@ async def test_restore_leaves_out_every_row_of_a_user_who_was_erased_since(place
 
 
 async def test_restore_removes_rows_of_a_user_whose_erasure_begins_while_the_tables_are_copied(
-    place, letta, tmp_path, monkeypatch
-):
+    place: Callable[..., Any], letta: InMemoryLetta, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here, there = place("postgresql"), place("postgresql")
     target = Database(there.database)
     await lived_in(here, letta)
     await make_backup(here, None, tmp_path / "backup", configuration={})
 
-    async def copy_and_erase(*arguments, **named):
+    async def copy_and_erase(*arguments: Any, **named: Any) -> CopyIn:
         done = await copy_in(*arguments, **named)
         await DatabaseErasureLog(target).begin("ada")
         return done
@@ -416,7 +445,7 @@ async def test_restore_removes_rows_of_a_user_whose_erasure_begins_while_the_tab
     await target.close()
 
 
-async def write_passage(settings, source):
+async def write_passage(settings: BridgeSettings, source: str) -> None:
     vectors = DatabasePassageStore(Database(vector_config(settings)), VectorSettings())
     await vectors.store(
         Passage(passage_id="turn", agent_id=None, source_id=source, text="a turn", embedding=[0.5, 0.5], model="small")
@@ -424,20 +453,23 @@ async def write_passage(settings, source):
     await vectors.close()
 
 
-async def write_threads(database):
+async def write_threads(database: Database) -> None:
     """Threads of one user, of two, and of nobody."""
     checkpoints = DatabaseCheckpoints(database)
-    for thread, users in {"own": ["ada"], "shared": ["ada", "小明"], "of-nobody": [None]}.items():
+    threads: dict[str, list[str | None]] = {"own": ["ada"], "shared": ["ada", "小明"], "of-nobody": [None]}
+    for thread, users in threads.items():
         for number, user in enumerate(users):
             metadata = {} if user is None else {"user_id": user}
             blob = Blob("json", str(user).encode())
-            values = {"values": {"said": blob}, "versions": {"said": str(number)}}
+            values: dict[str, Any] = {"values": {"said": blob}, "versions": {"said": str(number)}}
             await checkpoints.put(
                 Checkpoint(thread_id=thread, state=blob, checkpoint_id=str(number), metadata=metadata, **values)
             )
 
 
-async def test_an_older_schema_gets_the_tables_of_this_release_empty(place, letta, tmp_path):
+async def test_an_older_schema_gets_the_tables_of_this_release_empty(
+    place: Callable[..., Any], letta: InMemoryLetta, tmp_path: Path
+) -> None:
     here, there = place("postgresql"), place("postgresql")
     await lived_in(here, letta)
     made = await make_backup(here, None, tmp_path / "backup", configuration={})
@@ -450,7 +482,9 @@ async def test_an_older_schema_gets_the_tables_of_this_release_empty(place, lett
     assert report.state.absent == ("erasures",)
 
 
-async def test_a_backup_carries_no_notes_about_other_restores(place, letta, tmp_path):
+async def test_a_backup_carries_no_notes_about_other_restores(
+    place: Callable[..., Any], letta: InMemoryLetta, tmp_path: Path
+) -> None:
     here, there = place("postgresql"), place("postgresql")
     await lived_in(here, letta)
     await make_backup(here, None, tmp_path / "one", configuration={})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,36 +28,36 @@ USERS = ("小明", "ada")
 class Ledger:
     """As the ledger in Redis."""
 
-    def __init__(self, error=None):
-        self.entries = {}
+    def __init__(self, error: ConnectionError | None = None) -> None:
+        self.entries: dict[str, Any] = {}
         self.error = error
 
-    def erase(self, user, ago=timedelta()):
+    def erase(self, user: str, ago: timedelta = timedelta()) -> None:
         self.entries[user_hash(user)] = int((utc_now() - ago).timestamp() * 1000)
 
-    async def since(self, at_ms):
+    async def since(self, at_ms: int) -> list[Any]:
         if self.error is not None:
             raise self.error
         return [LedgerEntry(user, at) for user, at in self.entries.items() if at >= at_ms]
 
 
 @pytest.fixture
-def ledger():
+def ledger() -> Ledger:
     return Ledger()
 
 
 @pytest.fixture
-def settings(tmp_path):
+def settings(tmp_path: Path) -> BridgeSettings:
     return BridgeSettings.model_validate({"storage": {"data_dir": str(tmp_path / "data")}})
 
 
 @pytest.fixture
-def empty(tmp_path):
+def empty(tmp_path: Path) -> BridgeSettings:
     return BridgeSettings.model_validate({"storage": {"data_dir": str(tmp_path / "elsewhere")}})
 
 
 @pytest.fixture
-async def letta(settings):
+async def letta(settings: BridgeSettings) -> InMemoryLetta:
     """An agent and a session of each user."""
     letta, sessions = InMemoryLetta(), FileSessionStore(settings.session_file)
     for user in USERS:
@@ -68,23 +70,25 @@ async def letta(settings):
 
 
 @pytest.fixture
-async def backup(settings, letta, tmp_path):
+async def backup(settings: BridgeSettings, letta: InMemoryLetta, tmp_path: Path) -> Path:
     await make_backup(settings, InMemoryAgentStore(letta), tmp_path / "backup", configuration={})
     return tmp_path / "backup"
 
 
-def users_of(letta):
+def users_of(letta: InMemoryLetta) -> set[str]:
     return {tag for agent in letta.agents.values() for tag in agent.ref.tags if tag.startswith("user:")}
 
 
-async def sessions_of(settings):
+async def sessions_of(settings: BridgeSettings) -> set[str]:
     store = FileSessionStore(settings.session_file)
     found = {user for user in USERS if await store.find(user, "default") is not None}
     await store.close()
     return found
 
 
-async def test_restore_leaves_out_a_user_whom_the_ledger_names_since_the_backup(backup, empty, ledger):
+async def test_restore_leaves_out_a_user_whom_the_ledger_names_since_the_backup(
+    backup: Any, empty: Any, ledger: Any
+) -> None:
     ledger.erase("ada")
     other = InMemoryLetta()
     report = await restore_backup(empty, InMemoryAgentStore(other), backup, ledger=ledger)
@@ -97,7 +101,7 @@ async def test_restore_leaves_out_a_user_whom_the_ledger_names_since_the_backup(
     assert row not in empty.session_file.read_bytes()
 
 
-async def test_restore_leaves_out_a_user_whom_the_audit_of_the_place_names(backup, empty):
+async def test_restore_leaves_out_a_user_whom_the_audit_of_the_place_names(backup: Path, empty: BridgeSettings) -> None:
     await FileErasureLog(empty.tenant_dir / "erasures.jsonl").begin("ada")
     other = InMemoryLetta()
     report = await restore_backup(empty, InMemoryAgentStore(other), backup)
@@ -106,13 +110,17 @@ async def test_restore_leaves_out_a_user_whom_the_audit_of_the_place_names(backu
     assert await sessions_of(empty) == {"小明"}
 
 
-async def test_restore_brings_back_a_user_who_was_erased_before_the_backup_and_returned(backup, empty, ledger):
+async def test_restore_brings_back_a_user_who_was_erased_before_the_backup_and_returned(
+    backup: Any, empty: Any, ledger: Any
+) -> None:
     ledger.erase("ada", ago=timedelta(minutes=5))
     report = await restore_backup(empty, InMemoryAgentStore(InMemoryLetta()), backup, ledger=ledger)
     assert (report.outcomes, report.erased_since) == ({"restored": 2}, 0)
 
 
-async def test_repeated_restore_does_not_write_an_agent_anew_whose_user_was_erased_in_between(backup, empty, ledger):
+async def test_repeated_restore_does_not_write_an_agent_anew_whose_user_was_erased_in_between(
+    backup: Any, empty: Any, ledger: Any
+) -> None:
     other = InMemoryLetta()
     await restore_backup(empty, InMemoryAgentStore(other), backup, ledger=ledger)
     ledger.erase("ada")
@@ -123,7 +131,9 @@ async def test_repeated_restore_does_not_write_an_agent_anew_whose_user_was_eras
     assert users_of(other) == {"user:小明"}
 
 
-async def test_restore_names_an_agent_that_exists_although_its_user_was_erased(backup, empty, letta, ledger):
+async def test_restore_names_an_agent_that_exists_although_its_user_was_erased(
+    backup: Any, empty: Any, letta: Any, ledger: Any
+) -> None:
     ledger.erase("ada")
     report = await restore_backup(empty, InMemoryAgentStore(letta), backup, ledger=ledger)
     [agent] = await letta.find_agents(["user:ada"])
@@ -132,8 +142,8 @@ async def test_restore_names_an_agent_that_exists_although_its_user_was_erased(b
 
 
 async def test_restore_leaves_out_a_user_whose_erasure_begins_while_it_writes_agents(
-    backup, empty, ledger, monkeypatch
-):
+    backup: Any, empty: Any, ledger: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = InMemoryLetta()
     monkeypatch.setattr(fail_points, "reach", lambda step: ledger.erase("ada") if step == "agent_restored" else None)
     report = await restore_backup(empty, InMemoryAgentStore(other), backup, ledger=ledger)
@@ -142,8 +152,8 @@ async def test_restore_leaves_out_a_user_whose_erasure_begins_while_it_writes_ag
 
 
 async def test_backup_leaves_out_the_agent_of_a_user_who_is_erased_meanwhile_and_names_the_user(
-    settings, empty, letta, ledger, tmp_path, monkeypatch
-):
+    settings: Any, empty: BridgeSettings, letta: Any, ledger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fail_points, "reach", lambda step: ledger.erase("ada") if step == "state_saved" else None)
     folder = tmp_path / "backup"
     made = await make_backup(settings, InMemoryAgentStore(letta), folder, configuration={}, ledger=ledger)
@@ -157,21 +167,28 @@ async def test_backup_leaves_out_the_agent_of_a_user_who_is_erased_meanwhile_and
     assert await sessions_of(empty) == {"小明"}
 
 
-async def test_backup_names_a_user_whose_erasure_began_before_it_and_has_not_ended(settings, letta, tmp_path):
+async def test_backup_names_a_user_whose_erasure_began_before_it_and_has_not_ended(
+    settings: BridgeSettings, letta: InMemoryLetta, tmp_path: Path
+) -> None:
     await FileErasureLog(settings.tenant_dir / "erasures.jsonl").begin("ada")
     made = await make_backup(settings, InMemoryAgentStore(letta), tmp_path / "backup", configuration={})
     assert made.erased == (user_hash("ada"),)
 
 
-async def test_backup_and_restore_say_that_the_ledger_cannot_be_read(settings, empty, letta, tmp_path):
-    away, store = Ledger(ConnectionError("refused")), InMemoryAgentStore(letta)
+async def test_backup_and_restore_say_that_the_ledger_cannot_be_read(
+    settings: Any, empty: Any, letta: InMemoryLetta, tmp_path: Any
+) -> None:
+    away: Any = Ledger(ConnectionError("refused"))
+    store = InMemoryAgentStore(letta)
     made = await make_backup(settings, store, tmp_path / "backup", configuration={}, ledger=away)
     assert "ledger in Redis cannot be read" in made.erasures_unread[0]
-    report = await restore_backup(empty, store, tmp_path / "backup", ledger=Ledger(ConnectionError("refused")))
+    report = await restore_backup(empty, store, tmp_path / "backup", ledger=away)
     assert "ledger in Redis cannot be read" in report.unread[0]
 
 
-async def test_restore_warns_that_the_ledger_does_not_reach_back_to_an_old_backup(backup, empty, ledger):
+async def test_restore_warns_that_the_ledger_does_not_reach_back_to_an_old_backup(
+    backup: Any, empty: Any, ledger: Any
+) -> None:
     old = manifest.read(backup).model_copy(update={"created_at": utc_now() - timedelta(days=500)})
     manifest.write(backup, old)
     report = await restore_backup(empty, InMemoryAgentStore(InMemoryLetta()), backup, ledger=ledger)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +22,7 @@ from letta_bridge.testing.letta import InMemoryLetta
 from shared_utils.errors import ServiceError
 from shared_utils.persistence.sessions.file_store import FileSessionStore
 
-_VALUES = (
+_VALUES: tuple[Any, ...] = (
     None,
     "",
     "x\ny",
@@ -36,12 +39,12 @@ _VALUES = (
 )
 
 
-def settings_of(folder):
+def settings_of(folder: Path) -> BridgeSettings:
     return BridgeSettings.model_validate({"storage": {"data_dir": str(folder)}})
 
 
 @pytest.fixture
-async def backup(tmp_path):
+async def backup(tmp_path: Path) -> Path:
     """The directory of a backup with a session file, an audit and one agent."""
     letta, settings = InMemoryLetta(), settings_of(tmp_path / "data")
     spec = AgentSpec(
@@ -56,7 +59,7 @@ async def backup(tmp_path):
     return tmp_path / "backup"
 
 
-def places(value, path=()):
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The path of everything in a JSON document."""
     if path:
         yield path
@@ -65,12 +68,12 @@ def places(value, path=()):
         yield from places(inner, (*path, key))
 
 
-def changed(good):
+def changed(good: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
     """The document with one of its values removed, doubled or replaced: (what was done, document)."""
     for *above, last in places(good):
         for value in ("removed", "doubled", *_VALUES):
             document = copy.deepcopy(good)
-            holder = document
+            holder: Any = document
             for key in above:
                 holder = holder[key]
             if value == "removed":
@@ -82,7 +85,7 @@ def changed(good):
             yield (*above, last, value), document
 
 
-def altered(document):
+def altered(document: dict[str, Any]) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], list[tuple[Any, ...]]]:
     """Whether a document names other files, or other owners of them, than the backup has."""
     return (
         [(state["name"], state.get("tables", [])) for state in document["state"]],
@@ -91,7 +94,9 @@ def altered(document):
     )
 
 
-async def test_restore_answers_any_tampered_manifest_with_a_result_or_one_sentence(backup, tmp_path):
+async def test_restore_answers_any_tampered_manifest_with_a_result_or_one_sentence(
+    backup: Path, tmp_path: Path
+) -> None:
     good = json.loads((backup / manifest.MANIFEST_FILE).read_text("utf-8"))
     restored = 0
     for number, (what, document) in enumerate(changed(good)):
@@ -113,13 +118,13 @@ async def test_restore_answers_any_tampered_manifest_with_a_result_or_one_senten
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 2}', "\udcff", "[" * 100_000])
-def test_read_refuses_an_invalid_manifest(tmp_path, text):
+def test_read_refuses_an_invalid_manifest(tmp_path: Path, text: str) -> None:
     (tmp_path / manifest.MANIFEST_FILE).write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(BackupDamaged):
         manifest.read(tmp_path)
 
 
-def test_read_refuses_a_folder_in_place_of_the_manifest(tmp_path):
+def test_read_refuses_a_folder_in_place_of_the_manifest(tmp_path: Path) -> None:
     (tmp_path / manifest.MANIFEST_FILE).mkdir()
     with pytest.raises(BackupDamaged, match="cannot be read"):
         manifest.read(tmp_path)
@@ -136,14 +141,14 @@ def test_read_refuses_a_folder_in_place_of_the_manifest(tmp_path):
         (lambda state: state.update(method="file"), "saved by the method file"),
     ],
 )
-def test_read_refuses_tables_that_are_not_the_listed_files(tmp_path, change, sentence):
+def test_read_refuses_tables_that_are_not_the_listed_files(tmp_path: Path, change: Any, sentence: str) -> None:
     (tmp_path / "database").mkdir()
     names = ("agent_sessions", "erasures")
     for name in names:
         (tmp_path / "database" / f"{name}.copy").write_bytes(b"a\n")
     tables = [{"name": name, "path": f"database/{name}.copy", "rows": 0, "digest": "0"} for name in names]
     moment = "2026-11-20T12:00:00Z"
-    document = {
+    document: dict[str, Any] = {
         "format": 2,
         "backup_id": "b",
         "release": "0",

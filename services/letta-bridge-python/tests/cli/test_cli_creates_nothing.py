@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
 import psycopg
 import pytest
 import redis
 from typer.main import get_command
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from letta_bridge.main import app
 from local_stack.letta_double.process import LettaDouble
+from local_stack.postgres import Postgres
 
 pytestmark = pytest.mark.integration
 
@@ -99,7 +104,7 @@ CASES = [
 NAMES = [f"{name} {' '.join(arguments)}" for name, arguments in CASES]
 
 
-def commands(group, before=()):
+def commands(group: Any, before: tuple[Any, ...] = ()) -> Iterator[Any]:
     """The names of all commands, as typed."""
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
@@ -109,7 +114,7 @@ def commands(group, before=()):
 
 
 @pytest.fixture(scope="module")
-def letta_url(tmp_path_factory):
+def letta_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Letta without agents, so that commands come as far as the database."""
     double = LettaDouble(logs=tmp_path_factory.mktemp("letta"))
     double.start()
@@ -119,13 +124,13 @@ def letta_url(tmp_path_factory):
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, redis_url, letta_url):
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str, letta_url: str) -> Callable[..., Any]:
     """A command with an empty configuration, on an empty Redis and an empty Letta."""
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     for name in ("DATABASE_URL", "DB_SCHEMA", "DB_GENERATE_SCHEMAS", "LETTA_API_KEY"):
         monkeypatch.delenv(name, raising=False)
 
-    def call(name, arguments, **environ):
+    def call(name: str, arguments: tuple[Any, ...], **environ: str) -> Result:
         variables = {
             "LETTA_BRIDGE_CONFIG": str(tmp_path / "config.json"),
             "DATA_DIR": str(tmp_path / "data"),
@@ -141,12 +146,12 @@ def call(tmp_path, monkeypatch, redis_url, letta_url):
     return call
 
 
-def databases(server):
+def databases(server: Postgres) -> set[str]:
     with psycopg.connect(server.url(), autocommit=True) as connection:
         return {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
 
 
-def schemas(url):
+def schemas(url: str) -> set[str]:
     """Every schema that is not PostgreSQL's own, and every table."""
     with psycopg.connect(url, autocommit=True) as connection:
         found = connection.execute(
@@ -157,12 +162,14 @@ def schemas(url):
         return {name for (name,) in found}
 
 
-def test_every_command_is_tried_or_named_as_creating():
+def test_every_command_is_tried_or_named_as_creating() -> None:
     assert {*commands(get_command(app))} == CREATING | LOOKING.keys() | CHANGING.keys()
 
 
 @pytest.mark.parametrize(("name", "arguments"), CASES, ids=NAMES)
-def test_a_command_creates_no_mistyped_database(call, postgres_server, name, arguments):
+def test_a_command_creates_no_mistyped_database(
+    call: Callable[..., Any], postgres_server: Postgres, name: str, arguments: tuple[Any, ...]
+) -> None:
     before = databases(postgres_server)
     result = call(name, arguments, DATABASE_URL=postgres_server.url("mistyped"))
     assert databases(postgres_server) == before
@@ -174,7 +181,9 @@ def test_a_command_creates_no_mistyped_database(call, postgres_server, name, arg
 
 
 @pytest.mark.parametrize(("name", "arguments"), CASES, ids=NAMES)
-def test_a_command_creates_no_mistyped_schema(call, postgres_url, name, arguments):
+def test_a_command_creates_no_mistyped_schema(
+    call: Callable[..., Any], postgres_url: str, name: str, arguments: tuple[Any, ...]
+) -> None:
     before = schemas(postgres_url)
     result = call(name, arguments, DATABASE_URL=postgres_url, DB_SCHEMA="mistyped")
     assert schemas(postgres_url) == before
@@ -186,14 +195,16 @@ def test_a_command_creates_no_mistyped_schema(call, postgres_url, name, argument
 
 
 @pytest.mark.parametrize(("name", "arguments"), LOOKING.items(), ids=LOOKING)
-def test_a_looking_command_creates_no_file_and_no_key(call, tmp_path, redis_url, name, arguments):
+def test_a_looking_command_creates_no_file_and_no_key(
+    call: Callable[..., Any], tmp_path: Path, redis_url: str, name: str, arguments: tuple[Any, ...]
+) -> None:
     result = call(name, arguments)
     assert not [*(tmp_path / "data").rglob("*.db*")], result.output
     with redis.Redis.from_url(redis_url) as client:
         assert name == "send" or not client.dbsize(), client.keys()  # send pushes a task, which may stay
 
 
-def test_a_missing_session_file_is_named(call, tmp_path):
+def test_a_missing_session_file_is_named(call: Callable[..., Any], tmp_path: Path) -> None:
     result = call("sessions list", ())
     assert result.exit_code == 0
     assert str(tmp_path / "data" / "sessions.db") in result.stderr

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from typing import Any
 
 import pytest
 
 from letta_bridge.cli.interruption import run_command
 from shared_utils import task_end
 
-_ENDED = []
+_ENDED: list[Any] = []
 
 
-async def waiting(number, swallows):
+async def waiting(number: signal.Signals, swallows: int) -> None:
     os.kill(os.getpid(), number)
     try:
         while True:
@@ -30,7 +31,9 @@ async def waiting(number, swallows):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("swallows", [0, 2])
-def test_signal_ends_the_work_although_a_cancellation_is_swallowed(monkeypatch, number, swallows):
+def test_signal_ends_the_work_although_a_cancellation_is_swallowed(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals, swallows: int
+) -> None:
     monkeypatch.setattr(task_end, "_CANCEL_AGAIN_SECONDS", 0.01)
     _ENDED.clear()
     with pytest.raises(KeyboardInterrupt):
@@ -39,11 +42,11 @@ def test_signal_ends_the_work_although_a_cancellation_is_swallowed(monkeypatch, 
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_result_and_error_of_the_work_are_those_of_the_command():
-    async def done():
+def test_result_and_error_of_the_work_are_those_of_the_command() -> None:
+    async def done() -> int:
         return 5
 
-    async def failed():
+    async def failed() -> None:
         raise LookupError
 
     assert run_command(done()) == 5

@@ -11,10 +11,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from letta_bridge.main import app
 from letta_bridge.request_queue.failure_causes import advice, meaning
@@ -25,14 +28,14 @@ SECRET = "hunter2secret"
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch):
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """A command with an empty configuration of its own."""
     config = tmp_path / "config.json"
     config.write_text("{}", encoding="utf-8")
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
-    def call(*arguments, stdin=None, **environ):
+    def call(*arguments: str, stdin: str | None = None, **environ: str) -> Result:
         variables = {"LETTA_BRIDGE_CONFIG": str(config), "DATA_DIR": str(tmp_path), "TERM": "dumb", **environ}
         return CliRunner().invoke(app, arguments, env=variables, input=stdin)
 
@@ -40,10 +43,10 @@ def call(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def on(call, redis_url):
+def on(call: Callable[..., Any], redis_url: str) -> Callable[..., Any]:
     """A command on the real Redis; fails the test unless it ends with the code expected."""
 
-    def on(*arguments, code=0, **environ):
+    def on(*arguments: str, code: int = 0, **environ: str) -> Any:
         result = call(*arguments, REDIS_URL=redis_url, **environ)
         assert result.exit_code == code, result.output
         return result
@@ -52,12 +55,12 @@ def on(call, redis_url):
 
 
 @pytest.fixture
-def client(redis_url):
+def client(redis_url: str) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(redis_url) as client:
         yield client
 
 
-def bury(client, *task_ids, code="malformed"):
+def bury(client: redis.Redis, *task_ids: str, code: str = "malformed") -> None:
     for task_id in task_ids:
         about = {
             "code": code,
@@ -72,13 +75,13 @@ def bury(client, *task_ids, code="malformed"):
         client.lpush(f"{Q}:dead", letter)
 
 
-def reply(client, text, user="ada"):
+def reply(client: Any, text: str, user: str = "ada") -> Any:
     content = {"task_id": "t", "user_id": user, "response_text": text, "source": "letta"}
     return client.xadd(f"{Q}:replies", {"reply": json.dumps(content, ensure_ascii=False)}).decode()
 
 
 @pytest.mark.integration
-def test_tail_shows_late_replies_with_their_chinese(on, client):
+def test_tail_shows_late_replies_with_their_chinese(on: Callable[..., Any], client: redis.Redis) -> None:
     for text in ("one", "two", "你好\x1b]0;x\x07\nthere"):
         reply(client, text)
     shown = on("tail", "--no-follow", "-n", "2").stdout
@@ -89,7 +92,7 @@ def test_tail_shows_late_replies_with_their_chinese(on, client):
 
 
 @pytest.mark.integration
-def test_tail_since_a_reply_that_was_seen_continues_after_it(on, client):
+def test_tail_since_a_reply_that_was_seen_continues_after_it(on: Callable[..., Any], client: redis.Redis) -> None:
     first = reply(client, "one")
     reply(client, "two", user="bo")
     reply(client, "three")
@@ -103,7 +106,7 @@ def test_tail_since_a_reply_that_was_seen_continues_after_it(on, client):
 
 @pytest.mark.process
 @pytest.mark.integration
-def test_ctrl_c_ends_a_following_tail_silently(redis_url, client):
+def test_ctrl_c_ends_a_following_tail_silently(redis_url: str, client: redis.Redis) -> None:
     reply(client, "one")
     tail = subprocess.Popen(
         [sys.executable, "-m", "letta_bridge.main", "tail"],
@@ -114,19 +117,20 @@ def test_ctrl_c_ends_a_following_tail_silently(redis_url, client):
         # Whoever runs the tests in the background has them ignore Ctrl-C, and so would this child.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509  # no threads yet
     )
+    assert tail.stdout is not None
     assert "letta: one" in tail.stdout.readline()
     tail.send_signal(signal.SIGINT)
     assert tail.communicate(timeout=60) == ("", "")
     assert tail.returncode == 0
 
 
-def test_tail_refuses_an_invalid_since(call):
+def test_tail_refuses_an_invalid_since(call: Callable[..., Any]) -> None:
     result = call("tail", "--since", "yesterday")
     assert (result.exit_code, "'yesterday'" in result.stderr) == (2, True)
 
 
 @pytest.mark.integration
-def test_dead_letters_are_listed_shown_retried_and_dropped(on, client):
+def test_dead_letters_are_listed_shown_retried_and_dropped(on: Callable[..., Any], client: Any) -> None:
     bury(client, "t1", "t2")
     bury(client, "t3", code="internal")
     table = on("dead", "list").stdout
@@ -144,7 +148,7 @@ def test_dead_letters_are_listed_shown_retried_and_dropped(on, client):
 
 
 @pytest.mark.integration
-def test_dead_letters_are_counted_by_code_and_listed_by_user(on, client):
+def test_dead_letters_are_counted_by_code_and_listed_by_user(on: Callable[..., Any], client: redis.Redis) -> None:
     bury(client, "t1", "t2", "t3")
     bury(client, "t4", code="internal")
     client.lpush(f"{Q}:dead", '{"code":"internal","user_id":"bo","task_id":"t5"}\n{}')
@@ -160,7 +164,7 @@ def test_dead_letters_are_counted_by_code_and_listed_by_user(on, client):
 
 
 @pytest.mark.integration
-def test_all_dead_letters_of_one_code_go_at_once(on, client):
+def test_all_dead_letters_of_one_code_go_at_once(on: Callable[..., Any], client: redis.Redis) -> None:
     bury(client, "t1", "t2", "t3")
     bury(client, "t4", code="internal")
     assert "3 letters put back" in on("dead", "retry", "--all", "--code", "malformed").stdout
@@ -171,7 +175,9 @@ def test_all_dead_letters_of_one_code_go_at_once(on, client):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("asked", ["turn_fate_unknown", "outcome_unknown"])
-def test_letters_of_either_release_are_found_by_either_code(on, client, asked):
+def test_letters_of_either_release_are_found_by_either_code(
+    on: Callable[..., Any], client: redis.Redis, asked: str
+) -> None:
     bury(client, "t1", code="turn_fate_unknown")
     bury(client, "t2", code="outcome_unknown")
     assert json.loads(on("dead", "list", "--group", "--code", asked, "--json").stdout)["by_code"] == {
@@ -184,7 +190,7 @@ def test_letters_of_either_release_are_found_by_either_code(on, client, asked):
 
 
 @pytest.mark.integration
-def test_a_letter_that_this_release_cannot_read_is_named_and_stays(on, client):
+def test_a_letter_that_this_release_cannot_read_is_named_and_stays(on: Callable[..., Any], client: redis.Redis) -> None:
     bury(client, "t1")
     client.lpush(f"{Q}:dead", b'{"v":2,"record":"entry","code":"newer_record","lane":"ada"}\nv2 {}\n{}')
     (newer, _) = json.loads(on("dead", "list", "--json").stdout)["letters"]
@@ -208,14 +214,16 @@ def test_a_letter_that_this_release_cannot_read_is_named_and_stays(on, client):
         (["show", "abcdef"], 1, "no dead letter 'abcdef'"),
     ],
 )
-def test_invalid_choice_of_dead_letters_is_refused(on, client, arguments, code, named):
+def test_invalid_choice_of_dead_letters_is_refused(
+    on: Callable[..., Any], client: redis.Redis, arguments: list[str], code: int, named: str
+) -> None:
     bury(client, "t1")
     assert named in on("dead", *arguments, code=code).stderr
     assert client.llen(f"{Q}:dead") == 1
 
 
 @pytest.mark.integration
-def test_pause_shows_in_the_status_and_resume_ends_it(on, client):
+def test_pause_shows_in_the_status_and_resume_ends_it(on: Callable[..., Any], client: redis.Redis) -> None:
     on("pause", "--reason", "升级")
     client.lpush("letta_requests", "{}")
     shown = on("status", code=1).stdout
@@ -229,14 +237,16 @@ def test_pause_shows_in_the_status_and_resume_ends_it(on, client):
 
 
 @pytest.mark.integration
-def test_pause_of_a_later_release_counts_as_paused(on, client):
+def test_pause_of_a_later_release_counts_as_paused(on: Callable[..., Any], client: redis.Redis) -> None:
     client.hset(f"{Q}:paused", mapping={"mode": "selective", "reason": "new"})
     assert "nothing is taken and nothing begun" in on("status", code=1).stdout
     assert "(new)" in on("resume").stdout
 
 
 @pytest.mark.integration
-def test_status_shows_no_raw_counters_to_people_and_all_to_programs(on, client):
+def test_status_shows_no_raw_counters_to_people_and_all_to_programs(
+    on: Callable[..., Any], client: redis.Redis
+) -> None:
     client.hset(f"{Q}:counters", mapping={"taken": 7, "settled:letta": 7, "answers_refused": 1})
     shown = on("status", code=1).stdout
     assert not re.search("(?m)^taken|settled|answers_refused", shown)
@@ -245,7 +255,7 @@ def test_status_shows_no_raw_counters_to_people_and_all_to_programs(on, client):
 
 
 @pytest.mark.integration
-def test_status_counts_turns_that_agents_did_not_answer(on, client):
+def test_status_counts_turns_that_agents_did_not_answer(on: Callable[..., Any], client: redis.Redis) -> None:
     assert "no agent was asked in the last 10 minutes" in on("status", code=1).stdout
     tally = f"{Q}:tally:{client.time()[0] // 60}"
     client.hset(tally, mapping={"agent": 1, "memory": 3, "fallback": 3, "canned": 3, "cause:model_credentials": 3})
@@ -256,13 +266,13 @@ def test_status_counts_turns_that_agents_did_not_answer(on, client):
 
 
 @pytest.mark.integration
-def test_drain_of_an_idle_queue_is_done_at_once_and_closes_the_intake(on):
+def test_drain_of_an_idle_queue_is_done_at_once_and_closes_the_intake(on: Callable[..., Any]) -> None:
     assert json.loads(on("drain", "--json").stdout) == {"drained": True, "in_flight": 0, "lanes_waiting": 0}
     assert json.loads(on("status", "--json", code=1).stdout)["paused"] == "intake"
 
 
 @pytest.mark.integration
-def test_drain_waits_for_bridges_only_where_there_are_any(on, client):
+def test_drain_waits_for_bridges_only_where_there_are_any(on: Callable[..., Any], client: redis.Redis) -> None:
     client.rpush(f"{Q}:ready", "ada")
     client.rpush(f"{Q}:lane:ada", '1 0 1\n{"user_id":"ada"}')
     assert "no bridge is alive" in on("drain", code=1).stderr
@@ -271,7 +281,7 @@ def test_drain_waits_for_bridges_only_where_there_are_any(on, client):
 
 
 @pytest.mark.integration
-def test_drain_that_ends_in_vain_names_held_users_as_a_reason(on, client):
+def test_drain_that_ends_in_vain_names_held_users_as_a_reason(on: Callable[..., Any], client: redis.Redis) -> None:
     client.rpush(f"{Q}:ready", "ada")
     client.rpush(f"{Q}:lane:ada", '1 0 1\n{"user_id":"ada"}')
     client.zadd(f"{Q}:bridges", {"one": 2**52})
@@ -282,12 +292,12 @@ def test_drain_that_ends_in_vain_names_held_users_as_a_reason(on, client):
 
 
 @pytest.mark.integration
-def test_drain_returns_when_the_last_lane_is_empty(on, client):
+def test_drain_returns_when_the_last_lane_is_empty(on: Callable[..., Any], client: redis.Redis) -> None:
     client.zadd(f"{Q}:bridges", {"one": 2**52})
     client.rpush(f"{Q}:ready", "ada")
     client.rpush(f"{Q}:lane:ada", '1 0 1\n{"user_id":"ada"}')
 
-    def work_off():
+    def work_off() -> None:
         while not client.exists(f"{Q}:paused"):
             pass
         client.delete(f"{Q}:ready", f"{Q}:lane:ada")
@@ -301,7 +311,7 @@ def test_drain_returns_when_the_last_lane_is_empty(on, client):
 @pytest.mark.process
 @pytest.mark.integration
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_drain_says_that_the_queue_stays_paused(redis_url, client, number):
+def test_interrupted_drain_says_that_the_queue_stays_paused(redis_url: str, client: redis.Redis, number: int) -> None:
     client.zadd(f"{Q}:bridges", {"one": 2**52})
     client.rpush(f"{Q}:ready", "ada")
     client.rpush(f"{Q}:lane:ada", '1 0 1\n{"user_id":"ada"}')
@@ -324,14 +334,14 @@ def test_interrupted_drain_says_that_the_queue_stays_paused(redis_url, client, n
 
 
 @pytest.mark.integration
-def test_status_without_a_bridge_counts_tasks_and_names_the_remedy(on, client):
+def test_status_without_a_bridge_counts_tasks_and_names_the_remedy(on: Callable[..., Any], client: redis.Redis) -> None:
     client.lpush("letta_requests", "{}")
     shown = on("status", code=1).stdout
     assert re.search(r"trouble +no bridge serves the queue letta_requests, so 1 task waits; start one: letta-b", shown)
 
 
 @pytest.mark.integration
-def test_status_and_send_name_a_user_who_floods(on, client):
+def test_status_and_send_name_a_user_who_floods(on: Callable[..., Any], client: redis.Redis) -> None:
     client.zadd(f"{Q}:bridges", {"one": 2**52})
     client.rpush(f"{Q}:ready", "mallory")
     client.rpush(f"{Q}:lane:mallory", *(f"{number} 0 1\n{{}}" for number in range(500)))
@@ -344,7 +354,9 @@ def test_status_and_send_name_a_user_who_floods(on, client):
 
 
 @pytest.mark.integration
-def test_status_says_that_the_bridge_of_this_host_is_frozen(on, client, monkeypatch):
+def test_status_says_that_the_bridge_of_this_host_is_frozen(
+    on: Callable[..., Any], client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client.zadd(f"{Q}:bridges", {"one": 2**52})
     monkeypatch.setattr("letta_bridge.cli.local_bridge._READYZ_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as frozen:
@@ -354,7 +366,7 @@ def test_status_says_that_the_bridge_of_this_host_is_frozen(on, client, monkeypa
 
 
 @pytest.mark.integration
-def test_send_says_that_the_queue_is_paused(on):
+def test_send_says_that_the_queue_is_paused(on: Callable[..., Any]) -> None:
     on("pause", "--reason", "升级")
     told = on("send", "hi", "--wait", "0.1", code=3).stderr
     assert told.count("the queue is paused since ") == 2
@@ -382,10 +394,12 @@ EXPIRED = "model_credentials"
         ),
     ],
 )
-def test_send_names_the_answering_service(on, client, reply, said):
+def test_send_names_the_answering_service(
+    on: Callable[..., Any], client: Any, reply: dict[str, Any], said: str
+) -> None:
     client.zadd(f"{Q}:bridges", {"one": 2**52})
 
-    def answer():
+    def answer() -> None:
         _, task = client.brpop("letta_requests", timeout=60)
         task_id = json.loads(task)["task_id"]
         kept = {"task_id": task_id, "user_id": "ada", "response_text": "hello", **reply}
@@ -400,7 +414,7 @@ def test_send_names_the_answering_service(on, client, reply, said):
 
 
 @pytest.mark.integration
-def test_lanes_lists_waiting_users(on, client):
+def test_lanes_lists_waiting_users(on: Callable[..., Any], client: redis.Redis) -> None:
     client.rpush(f"{Q}:ready", "小明", "bo")
     for user, taken in (("小明", 1_000), ("bo", 2_000)):
         client.lpush(f"{Q}:lane:{user}", f"1 0 {taken}\n{{}}", f"2 0 {taken + 1}\n{{}}")
@@ -414,7 +428,9 @@ def test_lanes_lists_waiting_users(on, client):
 
 
 @pytest.mark.integration
-def test_replay_pushes_a_file_in_order_and_names_invalid_lines(on, client, tmp_path):
+def test_replay_pushes_a_file_in_order_and_names_invalid_lines(
+    on: Callable[..., Any], client: redis.Redis, tmp_path: Path
+) -> None:
     file = tmp_path / "tasks.jsonl"
     file.write_text('{"task_id":"1","content":"你好"}\n\nnonsense\n{"task_id":"2"}\n', encoding="utf-8")
     result = on("replay", str(file), code=1)
@@ -425,7 +441,9 @@ def test_replay_pushes_a_file_in_order_and_names_invalid_lines(on, client, tmp_p
 
 
 @pytest.mark.integration
-def test_replay_takes_a_file_with_a_byte_order_mark_and_names_one_in_utf16(on, client, tmp_path):
+def test_replay_takes_a_file_with_a_byte_order_mark_and_names_one_in_utf16(
+    on: Callable[..., Any], client: redis.Redis, tmp_path: Path
+) -> None:
     lines = '{"task_id":"1","user_id":"ada","content":"你好"}\r\n{"task_id":"2","content":"half \\ud83d"}\r\n'
     (tmp_path / "tasks.jsonl").write_bytes(lines.encode("utf-8-sig"))
     assert json.loads(on("replay", str(tmp_path / "tasks.jsonl"), "--json").stdout)["pushed"] == 2
@@ -433,21 +451,21 @@ def test_replay_takes_a_file_with_a_byte_order_mark_and_names_one_in_utf16(on, c
     assert "is UTF-16; save it as UTF-8" in on("replay", str(tmp_path / "wide.jsonl"), code=2).stderr
 
 
-def test_replay_reads_standard_input_at_a_rate(on, client):
+def test_replay_reads_standard_input_at_a_rate(on: Callable[..., Any], client: redis.Redis) -> None:
     tasks = "".join(f'{{"task_id":"{number}"}}\n' for number in range(5))
     assert json.loads(on("replay", "-", "--rate", "1000", "--json", stdin=tasks).stdout)["pushed"] == 5
     assert client.llen("letta_requests") == 5
 
 
 @pytest.mark.integration
-def test_replay_takes_a_range_of_dead_letters(on, client):
+def test_replay_takes_a_range_of_dead_letters(on: Callable[..., Any], client: redis.Redis) -> None:
     bury(client, "t1", "t2", "t3")
     assert json.loads(on("replay", "--dead", "2..", "--json").stdout)["pushed"] == 2
     assert [json.loads(task)["task_id"] for task in client.lrange("letta_requests", 0, -1)] == ["t3", "t2"]
     assert client.llen(f"{Q}:dead") == 1
 
 
-def test_a_check_of_a_file_needs_no_redis(call, tmp_path):
+def test_a_check_of_a_file_needs_no_redis(call: Callable[..., Any], tmp_path: Path) -> None:
     file = tmp_path / "tasks.jsonl"
     file.write_text('{"task_id":"1"}\n', encoding="utf-8")
     result = call("replay", str(file), "--check", REDIS_URL="redis://127.0.0.1:1")
@@ -463,12 +481,12 @@ def test_a_check_of_a_file_needs_no_redis(call, tmp_path):
         (["missing"], "missing"),
     ],
 )
-def test_replay_refuses_invalid_arguments(call, arguments, named):
+def test_replay_refuses_invalid_arguments(call: Callable[..., Any], arguments: list[Any], named: str) -> None:
     result = call("replay", *arguments)
     assert (result.exit_code, named in result.stderr) == (2, True)
 
 
-def test_config_shows_the_source_of_each_setting(call, tmp_path):
+def test_config_shows_the_source_of_each_setting(call: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(
         '{"letta": {"timeout_seconds": 5}, "queue": {"lease_seconds": 7}}', encoding="utf-8"
     )
@@ -497,7 +515,7 @@ def test_config_shows_the_source_of_each_setting(call, tmp_path):
         f"redis://{SECRET}@example.org",
     ],
 )
-def test_config_shows_no_secret(call, tmp_path, url):
+def test_config_shows_no_secret(call: Callable[..., Any], tmp_path: Path, url: str) -> None:
     secret_file = tmp_path / "key"
     secret_file.write_text(SECRET)
     for arguments in (["config"], ["config", "--json"], ["config", "redis"]):
@@ -515,7 +533,7 @@ def test_config_shows_no_secret(call, tmp_path, url):
     }
 
 
-def test_the_schema_takes_the_shipped_configuration(call, pytestconfig):
+def test_the_schema_takes_the_shipped_configuration(call: Callable[..., Any], pytestconfig: pytest.Config) -> None:
     schema = json.loads(call("config", "--schema").stdout)
     shipped = json.loads((pytestconfig.rootpath / "config.json").read_text("utf-8"))
     assert shipped.keys() <= schema["properties"].keys()
@@ -531,7 +549,7 @@ def test_the_schema_takes_the_shipped_configuration(call, pytestconfig):
     assert schema["properties"]["guards"]["properties"]["user_tokens"]["properties"]["soft"]["deprecated"]
 
 
-def test_config_and_doctor_name_former_settings_and_no_secret(call, tmp_path):
+def test_config_and_doctor_name_former_settings_and_no_secret(call: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"queue": {"lease": 7}}', encoding="utf-8")
     sentence = "uses former names of settings, which the next release refuses: "
     environ = {"GUARD_BURST": "4", "REDIS_URL": f"redis://:{SECRET}@127.0.0.1:1"}
@@ -550,7 +568,7 @@ def test_config_and_doctor_name_former_settings_and_no_secret(call, tmp_path):
     assert SECRET not in result.output + json.dumps(found)
 
 
-def test_doctor_fails_with_exit_code_1_and_a_line_for_each(call, tmp_path):
+def test_doctor_fails_with_exit_code_1_and_a_line_for_each(call: Callable[..., Any], tmp_path: Path) -> None:
     environ = {"REDIS_URL": f"redis://:{SECRET}@127.0.0.1:1", "LETTA_API_URL": "http://127.0.0.1:1"}
     result = call("doctor", **environ)
     assert result.exit_code == 1
@@ -574,7 +592,7 @@ def test_doctor_fails_with_exit_code_1_and_a_line_for_each(call, tmp_path):
         ["replay", "-"],
     ],
 )
-def test_every_command_reports_an_unreachable_redis(call, arguments):
+def test_every_command_reports_an_unreachable_redis(call: Callable[..., Any], arguments: list[str]) -> None:
     result = call(*arguments, REDIS_URL=f"redis://:{SECRET}@127.0.0.1:1")
     assert result.exit_code == 4
     assert result.stderr.startswith("letta-bridge: Redis at 127.0.0.1:")
@@ -582,7 +600,7 @@ def test_every_command_reports_an_unreachable_redis(call, arguments):
 
 
 @pytest.mark.integration
-def test_a_refused_password_is_distinguished(call, redis_url, client):
+def test_a_refused_password_is_distinguished(call: Callable[..., Any], redis_url: str, client: redis.Redis) -> None:
     client.acl_setuser("nobody", enabled=True, passwords=["+right"], keys=["*"], categories=["+@all"])
     try:
         result = call("lanes", REDIS_URL=redis_url, REDIS_USERNAME="nobody", REDIS_PASSWORD=SECRET)
@@ -593,5 +611,5 @@ def test_a_refused_password_is_distinguished(call, redis_url, client):
     assert SECRET not in result.output
 
 
-def test_the_shell_can_complete_commands(call):
+def test_the_shell_can_complete_commands(call: Callable[..., Any]) -> None:
     assert "--install-completion" in call("--help").stdout

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from letta_bridge.cli.progress import SlowSteps
 
 
-async def test_quick_command_prints_no_progress():
-    lines = []
+async def test_quick_command_prints_no_progress() -> None:
+    lines: list[Any] = []
     step = SlowSteps(lines.append, patience=3600)
     step("one")
     step("two")
@@ -16,11 +17,11 @@ async def test_quick_command_prints_no_progress():
     assert lines == []
 
 
-async def test_slow_command_prints_its_present_and_later_steps():
+async def test_slow_command_prints_its_present_and_later_steps() -> None:
     lines = []
     told = asyncio.Event()
 
-    def write(line):
+    def write(line: str) -> None:
         lines.append(line)
         told.set()
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from letta_bridge.main import app
 from shared_utils.clock import utc_now
@@ -27,19 +30,19 @@ pytestmark = pytest.mark.integration
 VARIABLES = ("DATABASE_URL", "LETTA_BRIDGE_CONFIG", "DB_SCHEMA", "DATA_DIR")
 
 
-def printed(result):
+def printed(result: Result) -> Any:
     """The JSON of a command; only in a process of its own do log lines go elsewhere."""
     return json.loads(result.stdout.splitlines()[-1])
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch):
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """A command with an empty configuration and no database, unless the variables say so."""
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
-    def call(*arguments, code=0, **environ):
+    def call(*arguments: str, code: int = 0, **environ: str) -> Result:
         variables = {
             "LETTA_BRIDGE_CONFIG": str(tmp_path / "config.json"),
             "DATA_DIR": str(tmp_path),
@@ -54,12 +57,12 @@ def call(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def database_variables(postgres_url):
+def database_variables(postgres_url: str) -> dict[str, str]:
     return {"DATABASE_URL": postgres_url}
 
 
 @pytest.fixture(params=["database", "file"])
-def place(request, tmp_path):
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, ...]:
     """The variables that name a store, and the store itself for one piece of work."""
     if request.param == "file":
         return {}, lambda: FileSessionStore(tmp_path / "sessions.db")
@@ -70,10 +73,10 @@ def place(request, tmp_path):
 
 
 @pytest.fixture
-def on(call, place):
+def on(call: Callable[..., Any], place: tuple[Any, ...]) -> Any:
     """A command on that store; what it printed as JSON."""
 
-    def on(*arguments, code=0):
+    def on(*arguments: str, code: int = 0) -> Any:
         return printed(call(*arguments, "--json", code=code, **place[0]))
 
     on.text = lambda *arguments, code=0: call(*arguments, code=code, **place[0]).output  # type: ignore[attr-defined]
@@ -81,11 +84,11 @@ def on(call, place):
 
 
 @pytest.fixture
-def put(place):
+def put(place: tuple[Any, ...]) -> Callable[..., Any]:
     """Write a session with an agent."""
 
-    def put(user, persona="default", **changes):
-        async def write():
+    def put(user: str, persona: str = "default", **changes: Any) -> Any:
+        async def write() -> Any:
             store = place[1]()
             session = await store.reserve(user, persona)
             saved = await store.save(replace(session, agent_id=f"agent-{user}", **changes))
@@ -97,7 +100,7 @@ def put(place):
     return put
 
 
-def test_sessions_are_listed_and_shown(on, put):
+def test_sessions_are_listed_and_shown(on: Any, put: Callable[..., Any]) -> None:
     ada, _ = put("ada"), put("小明", metadata={"permanent_memory": False}, session_data={"mood": "好\x1b[31m"})
     listed = on("sessions", "list")
     assert [one["user_id"] for one in listed["sessions"]] == ["小明", "ada"]
@@ -112,7 +115,7 @@ def test_sessions_are_listed_and_shown(on, put):
     assert "sessions list --all" in on.text("sessions", "show", "nobody", code=1)
 
 
-def test_a_session_is_deleted_and_undeleted(on, put):
+def test_a_session_is_deleted_and_undeleted(on: Any, put: Callable[..., Any]) -> None:
     session_id = put("ada").session_id
     assert on("sessions", "delete", session_id) == {"session_id": session_id, "hard": False}
     assert on("sessions", "list")["total"] == 0
@@ -126,7 +129,7 @@ def test_a_session_is_deleted_and_undeleted(on, put):
     assert "no session" in on.text("sessions", "undelete", session_id, code=1)
 
 
-def test_statistics_count_and_cleanup_ends_expired_sessions(on, put):
+def test_statistics_count_and_cleanup_ends_expired_sessions(on: Any, put: Callable[..., Any]) -> None:
     put("ada", expires_at=utc_now() - timedelta(hours=1))
     put("bo")
     assert on("sessions", "statistics")["expired"] == 1
@@ -135,11 +138,11 @@ def test_statistics_count_and_cleanup_ends_expired_sessions(on, put):
     assert on("sessions", "cleanup", "--grace-hours", "0") == {"ended": 0, "removed": 1}
 
 
-def test_conflicts_of_an_outage_are_shown(call, tmp_path):
+def test_conflicts_of_an_outage_are_shown(call: Callable[..., Any], tmp_path: Path) -> None:
     assert printed(call("sessions", "conflicts", "--json", DATA_DIR=str(tmp_path))) == {"conflicts": []}
     lost = Session("小明", "default", agent_id="agent-1")
 
-    async def write():
+    async def write() -> None:
         journal = SessionOutageLog(tmp_path / "sessions.db")
         entry = Entry(1, lost.session_id, 0, lost)
         await journal.lost(entry, "the database has another session", lost=lost, won=None, drop=False)
@@ -151,13 +154,15 @@ def test_conflicts_of_an_outage_are_shown(call, tmp_path):
     assert "another session" in call("sessions", "conflicts", DATA_DIR=str(tmp_path)).output
 
 
-def test_sessions_restore_counts_readable_sessions(on, put):
+def test_sessions_restore_counts_readable_sessions(on: Any, put: Callable[..., Any]) -> None:
     put("ada")
     assert on("sessions", "restore") == {"restored": 1, "failed": {}}
     assert "1 sessions can be read, 0 cannot" in on.text("sessions", "restore")
 
 
-def test_a_user_is_switched_off_and_on(on, put, redis_url, monkeypatch):
+def test_a_user_is_switched_off_and_on(
+    on: Any, put: Callable[..., Any], redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("REDIS_URL", redis_url)
     put("小明", persona="coach")
     assert on("sessions", "settings", "小明") == {"user_id": "小明", "permanent_memory": True}
@@ -171,7 +176,7 @@ def test_a_user_is_switched_off_and_on(on, put, redis_url, monkeypatch):
     assert on("sessions", "settings", "小明", "--permanent-memory")["permanent_memory"] is True
 
 
-def test_without_redis_an_opt_out_is_stored_and_an_opt_in_fails(on, monkeypatch):
+def test_without_redis_an_opt_out_is_stored_and_an_opt_in_fails(on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
     assert on("sessions", "settings", "ada")["permanent_memory"] is True
     opt_out = on.text("sessions", "settings", "ada", "--no-permanent-memory", code=4)
@@ -181,20 +186,22 @@ def test_without_redis_an_opt_out_is_stored_and_an_opt_in_fails(on, monkeypatch)
     assert on("sessions", "settings", "ada")["permanent_memory"] is False
 
 
-def test_sessions_test_reports_the_database_or_the_session_file(on, place):
+def test_sessions_test_reports_the_database_or_the_session_file(on: Any, place: Any) -> None:
     assert on("sessions", "test")["connected"] is True
     assert ("PostgreSQL" in on.text("sessions", "test")) == bool(place[0])
 
 
-def test_sessions_commands_exit_with_5_without_the_database(call):
+def test_sessions_commands_exit_with_5_without_the_database(call: Callable[..., Any]) -> None:
     said = call("sessions", "list", code=5, DATABASE_URL="postgresql://bo:hunter2@127.0.0.1:1/db").stderr
     assert "is away" in said
     assert "hunter2" not in said
     assert call("migrate", "--check", code=5, DATABASE_URL="postgresql://bo@127.0.0.1:1/db")
 
 
-def test_sessions_go_to_the_database_and_back(call, database_variables, tmp_path):
-    async def write():
+def test_sessions_go_to_the_database_and_back(
+    call: Callable[..., Any], database_variables: dict[str, str], tmp_path: Path
+) -> None:
+    async def write() -> None:
         store = FileSessionStore(tmp_path / "sessions.db")
         for user in ("ada", "小明"):
             await store.reserve(user, "default")
@@ -202,7 +209,7 @@ def test_sessions_go_to_the_database_and_back(call, database_variables, tmp_path
 
     asyncio.run(write())
 
-    def migrated(*arguments):
+    def migrated(*arguments: str) -> Any:
         return printed(call("sessions", "migrate", *arguments, "--json", **database_variables))
 
     call("migrate", **database_variables)
@@ -216,12 +223,14 @@ def test_sessions_go_to_the_database_and_back(call, database_variables, tmp_path
     assert migrated("--to", "file")["written"] == 2
 
 
-def test_without_a_database_there_is_nothing_to_migrate(call):
+def test_without_a_database_there_is_nothing_to_migrate(call: Callable[..., Any]) -> None:
     assert "DATABASE_URL" in call("migrate", code=2).stderr
     assert "DATABASE_URL" in call("sessions", "migrate", "--to", "database", code=2).stderr
 
 
-def test_migrate_makes_a_listed_table_of_vectors_that_is_missing(call, database_variables):
+def test_migrate_makes_a_listed_table_of_vectors_that_is_missing(
+    call: Callable[..., Any], database_variables: dict[str, str]
+) -> None:
     call("migrate", **database_variables)
     call("vectors", "prepare", "small", "3", **database_variables)
     with psycopg.connect(database_variables["DATABASE_URL"], autocommit=True) as connection:
@@ -233,7 +242,7 @@ def test_migrate_makes_a_listed_table_of_vectors_that_is_missing(call, database_
     call("vectors", "stats", **database_variables)
 
 
-def test_migrate_names_and_creates_missing_tables(call, database_variables):
+def test_migrate_names_and_creates_missing_tables(call: Callable[..., Any], database_variables: dict[str, str]) -> None:
     everything = [{"number": step.number, "name": step.name} for step in migrations()]
     missing = printed(call("migrate", "--check", "--json", code=1, **database_variables))
     assert missing == {"missing": everything}
@@ -242,7 +251,9 @@ def test_migrate_names_and_creates_missing_tables(call, database_variables):
     assert printed(call("migrate", "--json", **database_variables)) == {"applied": []}
 
 
-def test_a_service_may_run_as_a_role_that_can_change_no_table(call, database_variables, postgres_url, redis_url):
+def test_a_service_may_run_as_a_role_that_can_change_no_table(
+    call: Callable[..., Any], database_variables: dict[str, str], postgres_url: str, redis_url: str
+) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("CREATE ROLE clerk LOGIN PASSWORD 'clerk'")
         try:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from letta_bridge.consent import ChoiceReplicas, Consent, Verdict, replicas
 from letta_bridge.consent.shared_choices import held_choice
 from letta_bridge.errors import ChoiceNotShared, ChoiceUnknown
+from letta_bridge.request_queue.port import HeldChoice
 from letta_bridge.testing.shared_choices import InMemorySharedChoices
 from shared_utils.persistence.choices.memory_store import InMemoryChoiceStore
 from shared_utils.persistence.choices.port import IMPORTED_MS, Choice, user_key
@@ -27,58 +29,60 @@ ALLOWED, DENIED, UNKNOWN = Verdict.ALLOWED, Verdict.DENIED, Verdict.UNKNOWN
 class World:
     """Bridges of one queue: one Redis, one database, a session file for each host."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         ticks = itertools.count(1_800_000_000)
-        self.redis = {}
+        self.redis: dict[str, Any] = {}
         self.shared = InMemorySharedChoices(self.redis, lambda: next(ticks))
         self.database = InMemoryChoiceStore()
         self.sessions = InMemorySessionStore()
 
-    def bridge(self, file=None):
+    def bridge(self, file: Any = None) -> Consent:
         """A bridge with a database, and a session file of its own unless one is given."""
         return Consent(ChoiceReplicas(self.shared, self.database, file or InMemoryChoiceStore(), self.sessions))
 
-    def bridge_without_database(self, file=None):
+    def bridge_without_database(self, file: InMemoryChoiceStore | None = None) -> Consent:
         return Consent(ChoiceReplicas(self.shared, file or InMemoryChoiceStore(), None, self.sessions))
 
-    def handed_out(self, user="ada"):
+    def handed_out(self, user: str = "ada") -> HeldChoice:
         return held_choice(self.redis, user)
 
-    async def verdict(self, bridge, user="ada", session=None, *, first_ms=NOW_MS):
+    async def verdict(
+        self, bridge: Consent, user: str = "ada", session: Session | None = None, *, first_ms: int = NOW_MS
+    ) -> Verdict:
         return await bridge.verdict(user, self.handed_out(user), session, first_ms=first_ms)
 
-    def database_goes_away(self):
+    def database_goes_away(self) -> None:
         self.database.broken = self.sessions.broken = True
 
-    def database_comes_back(self):
+    def database_comes_back(self) -> None:
         self.database.broken = self.sessions.broken = False
 
-    def fail_over(self, replica):
+    def fail_over(self, replica: dict[str, bytes]) -> None:
         """Promote a Redis replica that lags behind."""
         self.redis.clear()
         self.redis.update(replica)
 
 
 @pytest.fixture
-def world():
+def world() -> World:
     return World()
 
 
-async def started(bridge):
+async def started(bridge: Consent) -> Consent:
     await bridge.replicas.reconcile()
     await bridge.replicas.poll()
     return bridge
 
 
-async def opt_out(bridge, user="ada"):
+async def opt_out(bridge: Consent, user: str = "ada") -> Choice:
     return await bridge.choose(user, permanent_memory=False)
 
 
-async def opt_in(bridge, user="ada"):
+async def opt_in(bridge: Consent, user: str = "ada") -> Choice:
     return await bridge.choose(user, permanent_memory=True)
 
 
-async def test_user_without_a_choice_is_allowed(world):
+async def test_user_without_a_choice_is_allowed(world: World) -> None:
     bridge = world.bridge()
     assert await world.verdict(bridge) is ALLOWED  # before the first reconciliation the database is asked
     await started(bridge)
@@ -87,7 +91,7 @@ async def test_user_without_a_choice_is_allowed(world):
     assert await world.verdict(bridge) is ALLOWED
 
 
-async def test_choice_applies_to_every_bridge_with_the_next_hand_out(world):
+async def test_choice_applies_to_every_bridge_with_the_next_hand_out(world: World) -> None:
     bridges = [await started(world.bridge()) for _ in range(3)]
     await opt_out(bridges[0])
     assert [await world.verdict(bridge) for bridge in bridges] == [DENIED] * 3
@@ -96,7 +100,7 @@ async def test_choice_applies_to_every_bridge_with_the_next_hand_out(world):
     assert [await world.verdict(bridge) for bridge in bridges] == [ALLOWED] * 3
 
 
-async def test_bridge_started_without_the_database_trusts_a_complete_replica_in_redis(world):
+async def test_bridge_started_without_the_database_trusts_a_complete_replica_in_redis(world: World) -> None:
     await opt_out(await started(world.bridge()))
     world.database_goes_away()
     new = world.bridge()
@@ -107,14 +111,14 @@ async def test_bridge_started_without_the_database_trusts_a_complete_replica_in_
     assert new.replicas.last_error is not None
 
 
-async def test_bridges_without_a_database_share_choices_through_redis(world):
+async def test_bridges_without_a_database_share_choices_through_redis(world: World) -> None:
     one, other = [await started(world.bridge_without_database()) for _ in range(2)]
     await opt_out(one)
     assert await world.verdict(other) is DENIED
     assert await world.verdict(world.bridge_without_database()) is DENIED
 
 
-async def test_session_file_of_each_bridge_replicates_the_choices_of_the_others(world):
+async def test_session_file_of_each_bridge_replicates_the_choices_of_the_others(world: World) -> None:
     one, other = [await started(world.bridge_without_database()) for _ in range(2)]
     await opt_out(one)
     await world.verdict(other, "bo")  # any user's turn reports the number of changes
@@ -124,7 +128,7 @@ async def test_session_file_of_each_bridge_replicates_the_choices_of_the_others(
 
 
 @pytest.mark.parametrize("with_database", [True, False])
-async def test_durable_store_restores_a_lost_redis_replica(world, with_database):
+async def test_durable_store_restores_a_lost_redis_replica(world: World, with_database: bool) -> None:
     file = InMemoryChoiceStore()
     bridge = await started(world.bridge() if with_database else world.bridge_without_database(file))
     await opt_out(bridge)
@@ -139,7 +143,7 @@ async def test_durable_store_restores_a_lost_redis_replica(world, with_database)
     assert await world.verdict(bridge, "bo") is ALLOWED
 
 
-async def test_lost_redis_replica_without_the_database_makes_every_choice_unknown(world):
+async def test_lost_redis_replica_without_the_database_makes_every_choice_unknown(world: World) -> None:
     bridge = await started(world.bridge())
     await opt_out(bridge)
     world.database_goes_away()
@@ -155,13 +159,13 @@ async def test_lost_redis_replica_without_the_database_makes_every_choice_unknow
     assert await world.verdict(bridge) is DENIED
 
 
-async def test_eviction_of_the_choices_takes_the_completeness_marker_too(world):
+async def test_eviction_of_the_choices_takes_the_completeness_marker_too(world: World) -> None:
     await opt_out(await started(world.bridge()))
     world.redis.clear()
     assert world.handed_out("bo").complete is None
 
 
-async def test_opt_out_lost_in_a_failover_still_applies(world):
+async def test_opt_out_lost_in_a_failover_still_applies(world: World) -> None:
     writer, reader = [await started(world.bridge()) for _ in range(2)]
     replica = dict(world.redis)
     await opt_out(writer)
@@ -176,7 +180,7 @@ async def test_opt_out_lost_in_a_failover_still_applies(world):
     assert world.redis["complete"] == b"1"
 
 
-async def test_opt_in_lost_in_a_failover_applies_once_redis_has_it_again(world):
+async def test_opt_in_lost_in_a_failover_applies_once_redis_has_it_again(world: World) -> None:
     writer, reader = [await started(world.bridge()) for _ in range(2)]
     await opt_out(writer)
     await reader.replicas.poll()
@@ -194,7 +198,7 @@ async def test_opt_in_lost_in_a_failover_applies_once_redis_has_it_again(world):
     assert await world.verdict(writer) is DENIED
 
 
-async def test_words_pushed_before_an_opt_in_stay_private_at_every_bridge(world):
+async def test_words_pushed_before_an_opt_in_stay_private_at_every_bridge(world: Any) -> None:
     one, other = [await started(world.bridge()) for _ in range(2)]
     await opt_out(one)
     await opt_in(one)
@@ -207,7 +211,7 @@ async def test_words_pushed_before_an_opt_in_stay_private_at_every_bridge(world)
 
 
 @pytest.mark.parametrize("database", ["there", "away"])
-async def test_opt_in_that_redis_lacks_lets_no_turn_reach_an_agent(world, database):
+async def test_opt_in_that_redis_lacks_lets_no_turn_reach_an_agent(world: Any, database: Any) -> None:
     bridge = await started(world.bridge())
     await opt_out(bridge)
     await opt_in(bridge)
@@ -220,7 +224,7 @@ async def test_opt_in_that_redis_lacks_lets_no_turn_reach_an_agent(world, databa
     assert await world.verdict(restarted, "bo") is ALLOWED
 
 
-async def test_repeated_opt_in_applies_to_tasks_pushed_between_the_two(world):
+async def test_repeated_opt_in_applies_to_tasks_pushed_between_the_two(world: Any) -> None:
     bridge = await started(world.bridge())
     await opt_in(bridge)
     since_ms = int(world.handed_out().entry.split()[2])
@@ -245,7 +249,9 @@ async def test_repeated_opt_in_applies_to_tasks_pushed_between_the_two(world):
         ({"permanent_memory": "no", "permanent_memory_chosen_ms": True}, DENIED),
     ],
 )
-async def test_opt_out_in_a_session_holds_unless_a_later_opt_in_is_known(world, metadata, verdict):
+async def test_opt_out_in_a_session_holds_unless_a_later_opt_in_is_known(
+    world: World, metadata: dict[str, Any], verdict: Verdict
+) -> None:
     bridge = await started(world.bridge())
     session = Session("ada", "default", metadata=metadata)
     choice = await opt_in(bridge)
@@ -255,14 +261,14 @@ async def test_opt_out_in_a_session_holds_unless_a_later_opt_in_is_known(world, 
     assert await world.verdict(bridge, session=Session("ada", "default", metadata=of_previous_release)) is DENIED
 
 
-async def test_opt_out_that_only_a_session_holds_keeps_its_time_when_it_is_imported(world):
+async def test_opt_out_that_only_a_session_holds_keeps_its_time_when_it_is_imported(world: World) -> None:
     bridge = await started(world.bridge())
     metadata = {"permanent_memory": False, "permanent_memory_chosen_ms": 1_000}
     assert await world.verdict(bridge, session=Session("ada", "default", metadata=metadata)) is DENIED
     assert (await bridge.replicas.stored([ADA]))[ADA].chosen_ms == 1_000
 
 
-async def test_failover_that_lost_writes_is_not_trusted_without_the_database(world):
+async def test_failover_that_lost_writes_is_not_trusted_without_the_database(world: World) -> None:
     bridge, other = [await started(world.bridge()) for _ in range(2)]
     replica = dict(world.redis)
     await opt_out(bridge, "cy")
@@ -279,7 +285,7 @@ async def test_failover_that_lost_writes_is_not_trusted_without_the_database(wor
     assert await world.verdict(other, "cy") is DENIED
 
 
-async def test_failover_hidden_by_later_writes_loses_no_opt_out(world):
+async def test_failover_hidden_by_later_writes_loses_no_opt_out(world: World) -> None:
     writer, reader = [await started(world.bridge()) for _ in range(2)]
     replica = dict(world.redis)
     await opt_out(writer)
@@ -295,7 +301,7 @@ async def test_failover_hidden_by_later_writes_loses_no_opt_out(world):
     assert await world.verdict(reader) is DENIED
 
 
-async def test_hand_outs_read_out_of_order_do_not_count_as_a_loss(world):
+async def test_hand_outs_read_out_of_order_do_not_count_as_a_loss(world: World) -> None:
     bridge = await started(world.bridge())
     earlier = world.handed_out("bo")
     await opt_out(bridge)
@@ -304,7 +310,7 @@ async def test_hand_outs_read_out_of_order_do_not_count_as_a_loss(world):
     assert await bridge.verdict("bo", earlier, None, first_ms=NOW_MS) is ALLOWED
 
 
-async def test_hand_out_of_another_user_is_ignored(world):
+async def test_hand_out_of_another_user_is_ignored(world: World) -> None:
     bridge = await started(world.bridge())
     await opt_out(bridge)
     assert await bridge.verdict("ada", world.handed_out("bo"), None, first_ms=NOW_MS) is DENIED
@@ -312,7 +318,7 @@ async def test_hand_out_of_another_user_is_ignored(world):
     assert await bridge.verdict("bo", world.handed_out("ada"), None, first_ms=NOW_MS) is ALLOWED
 
 
-async def test_unreadable_entry_counts_as_an_opt_out(world):
+async def test_unreadable_entry_counts_as_an_opt_out(world: World) -> None:
     bridge = await started(world.bridge())
     world.redis[ADA] = b"maybe"
     assert await world.verdict(bridge) is DENIED
@@ -323,7 +329,7 @@ async def test_unreadable_entry_counts_as_an_opt_out(world):
 
 
 @pytest.mark.parametrize("field", ["generation", "changes"])
-async def test_unreadable_replica_state_is_not_trusted(world, field):
+async def test_unreadable_replica_state_is_not_trusted(world: World, field: str) -> None:
     bridge = await started(world.bridge())
     await opt_out(bridge)
     world.redis[field] = b"\xff?"
@@ -338,7 +344,7 @@ async def test_unreadable_replica_state_is_not_trusted(world, field):
 
 
 class TestOptingOut:
-    async def test_kill_before_the_durable_write_leaves_the_opt_out_to_other_bridges(self, world):
+    async def test_kill_before_the_durable_write_leaves_the_opt_out_to_other_bridges(self, world: World) -> None:
         bridge, other = [await started(world.bridge()) for _ in range(2)]
         await world.shared.choose(Choice(ADA, False, 0))  # and the bridge is killed here
         assert await world.verdict(other) is DENIED
@@ -346,7 +352,7 @@ class TestOptingOut:
         assert world.database.choices[ADA].permanent_memory is False
         del bridge
 
-    async def test_database_outage_keeps_the_opt_out_on_the_host_until_a_restart_stores_it(self, world):
+    async def test_database_outage_keeps_the_opt_out_on_the_host_until_a_restart_stores_it(self, world: World) -> None:
         file = InMemoryChoiceStore()
         bridge = await started(world.bridge(file))
         world.database_goes_away()
@@ -358,7 +364,7 @@ class TestOptingOut:
         await started(restarted)
         assert world.database.choices[ADA].permanent_memory is False
 
-    async def test_running_bridge_stores_the_opt_out_after_the_outage(self, world):
+    async def test_running_bridge_stores_the_opt_out_after_the_outage(self, world: World) -> None:
         bridge = await started(world.bridge())
         world.database_goes_away()
         await opt_out(bridge)
@@ -368,7 +374,7 @@ class TestOptingOut:
         await bridge.replicas.reconcile()
         assert world.database.choices[ADA].permanent_memory is False
 
-    async def test_no_durable_store_raises_and_the_opt_out_still_applies(self, world):
+    async def test_no_durable_store_raises_and_the_opt_out_still_applies(self, world: World) -> None:
         file = InMemoryChoiceStore()
         bridge = await started(world.bridge_without_database(file))
         file.broken = True
@@ -376,7 +382,7 @@ class TestOptingOut:
             await opt_out(bridge)
         assert await world.verdict(bridge) is DENIED
 
-    async def test_redis_outage_raises_and_the_opt_out_is_stored(self, world):
+    async def test_redis_outage_raises_and_the_opt_out_is_stored(self, world: World) -> None:
         bridge, other = [await started(world.bridge()) for _ in range(2)]
         world.shared.down = True
         with pytest.raises(ChoiceNotShared, match="opt-out is stored"):
@@ -387,7 +393,7 @@ class TestOptingOut:
         assert await world.verdict(other) is DENIED
         assert world.handed_out().entry is not None
 
-    async def test_opt_out_overrides_an_opt_in_from_a_clock_ahead_of_redis(self, world):
+    async def test_opt_out_overrides_an_opt_in_from_a_clock_ahead_of_redis(self, world: World) -> None:
         await world.database.merge([Choice(ADA, True, 2**50)])
         bridge = world.bridge()
         await opt_out(bridge)
@@ -397,7 +403,7 @@ class TestOptingOut:
 
 
 class TestOptingIn:
-    async def test_database_outage_changes_nothing(self, world):
+    async def test_database_outage_changes_nothing(self, world: World) -> None:
         bridge = await started(world.bridge())
         await opt_out(bridge)
         world.database_goes_away()
@@ -408,7 +414,7 @@ class TestOptingIn:
         await started(bridge)
         assert await world.verdict(bridge) is DENIED
 
-    async def test_redis_outage_changes_nothing(self, world):
+    async def test_redis_outage_changes_nothing(self, world: World) -> None:
         bridge = await started(world.bridge())
         await opt_out(bridge)
         world.shared.down = True
@@ -418,11 +424,11 @@ class TestOptingIn:
         await started(bridge)
         assert await world.verdict(bridge) is DENIED
 
-    async def test_kill_before_the_redis_write_leaves_the_opt_in_to_other_bridges(self, world):
+    async def test_kill_before_the_redis_write_leaves_the_opt_in_to_other_bridges(self, world: Any) -> None:
         bridge, other = [await started(world.bridge()) for _ in range(2)]
         await opt_out(bridge)
 
-        async def killed(_choices, **_how):
+        async def killed(_choices: list[Choice], **_how: bool) -> None:
             raise asyncio.CancelledError
 
         merge, world.shared.merge = world.shared.merge, killed
@@ -433,7 +439,7 @@ class TestOptingIn:
         await other.replicas.poll()
         assert await world.verdict(other) is ALLOWED
 
-    async def test_concurrent_writes_leave_every_replica_with_the_same_choice(self, world):
+    async def test_concurrent_writes_leave_every_replica_with_the_same_choice(self, world: World) -> None:
         file = InMemoryChoiceStore()
         bridge, other = await started(world.bridge(file)), await started(world.bridge())
         await asyncio.gather(*(ask(one) for one in (bridge, other) for ask in (opt_out, opt_in, opt_out)))
@@ -445,7 +451,7 @@ class TestOptingIn:
 
 
 class TestReplicas:
-    async def test_database_restored_from_an_older_backup_receives_the_later_choices(self, world):
+    async def test_database_restored_from_an_older_backup_receives_the_later_choices(self, world: World) -> None:
         bridge = await started(world.bridge())
         await opt_in(bridge)
         backup = dict(world.database.choices)
@@ -454,7 +460,7 @@ class TestReplicas:
         await started(world.bridge())
         assert world.database.choices[ADA].permanent_memory is False
 
-    async def test_outdated_session_file_overrides_no_later_choice(self, world):
+    async def test_outdated_session_file_overrides_no_later_choice(self, world: World) -> None:
         old = InMemoryChoiceStore()
         await old.merge([Choice(ADA, False, 5), Choice(user_key("bo"), True, 5)])
         bridge = await started(world.bridge())
@@ -465,20 +471,20 @@ class TestReplicas:
         assert await world.verdict(bridge, "bo") is DENIED
         assert old.choices[ADA].permanent_memory is True
 
-    async def test_many_choices_are_reconciled_in_batches(self, world, monkeypatch):
+    async def test_many_choices_are_reconciled_in_batches(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(replicas, "_CHOICES_PER_MERGE", 7)
         await world.database.merge([Choice(user_key(f"user-{n}"), n % 3 == 0, n + 1) for n in range(50)])
         await world.shared.merge([Choice(user_key(f"redis-{n}"), False, n + 1) for n in range(20)])
-        bridge = await started(world.bridge())
+        bridge: Any = await started(world.bridge())
         assert len(world.database.choices) == len(bridge.replicas.local.choices) == 70
         assert await world.verdict(bridge, "user-49") is DENIED
         assert await world.verdict(bridge, "user-48") is ALLOWED
 
-    async def test_loss_during_reconciliation_repeats_it(self, world):
+    async def test_loss_during_reconciliation_repeats_it(self, world: Any) -> None:
         await world.database.merge([Choice(user_key(f"user-{n}"), False, n + 1) for n in range(5)])
         losses, merge = iter([True, True]), world.shared.merge
 
-        async def losing(choices, **how):
+        async def losing(choices: Any, **how: Any) -> Any:
             seen = await merge(choices, **how)
             if choices and next(losses, False):
                 world.redis.clear()
@@ -489,11 +495,11 @@ class TestReplicas:
         assert world.redis["complete"] == b"1"
         assert all([await world.verdict(bridge, f"user-{n}") is DENIED for n in range(5)])
 
-    async def test_redis_that_keeps_losing_choices_is_never_marked_complete(self, world):
+    async def test_redis_that_keeps_losing_choices_is_never_marked_complete(self, world: Any) -> None:
         await world.database.merge([Choice(ADA, False, 1)])
         merge = world.shared.merge
 
-        async def losing(choices, **how):
+        async def losing(choices: list[Any], **how: Any) -> Any:
             seen = await merge(choices, **how)
             world.redis.clear()
             return seen
@@ -505,7 +511,9 @@ class TestReplicas:
         assert "keeps losing" in bridge.replicas.last_error
         assert await world.verdict(bridge) is DENIED
 
-    async def test_upkeep_reconciles_at_start_and_after_a_turn_noticed_a_loss(self, world, monkeypatch):
+    async def test_upkeep_reconciles_at_start_and_after_a_turn_noticed_a_loss(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(replicas, "_POLL_SECONDS", 30.0)
         monkeypatch.setattr(replicas, "_PAUSE_SECONDS", 0.0)
         await world.database.merge([Choice(ADA, False, 1)])
@@ -519,7 +527,9 @@ class TestReplicas:
                 await asyncio.sleep(0.001)
         assert world.handed_out().entry is not None
 
-    async def test_upkeep_notices_a_lost_replica_without_any_turn(self, world, monkeypatch):
+    async def test_upkeep_notices_a_lost_replica_without_any_turn(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(replicas, "_POLL_SECONDS", 0.001)
         monkeypatch.setattr(replicas, "_PAUSE_SECONDS", 0.0)
         bridge = world.bridge()
@@ -529,7 +539,7 @@ class TestReplicas:
                     await asyncio.sleep(0.001)
                 world.redis.clear()
 
-    async def test_upkeep_survives_a_redis_outage(self, world, monkeypatch):
+    async def test_upkeep_survives_a_redis_outage(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(replicas, "_POLL_SECONDS", 0.001)
         monkeypatch.setattr(replicas, "_PAUSE_SECONDS", 0.001)
         world.shared.down = True
@@ -545,25 +555,25 @@ class TestEarlierReleases:
     """Earlier releases keep an opt-out in session metadata only."""
 
     @staticmethod
-    async def session(world, *, permanent_memory, persona="default"):
+    async def session(world: World, *, permanent_memory: bool, persona: str = "default") -> Session:
         reserved = await world.sessions.reserve("ada", persona)
         return await world.sessions.save(replace(reserved, metadata={"permanent_memory": permanent_memory}))
 
-    async def test_opt_out_in_a_session_is_imported_at_start(self, world):
+    async def test_opt_out_in_a_session_is_imported_at_start(self, world: World) -> None:
         session = await self.session(world, permanent_memory=False)
         bridge = await started(world.bridge())
         assert world.database.choices[ADA] == Choice(ADA, False, IMPORTED_MS)
         await world.sessions.delete(session.session_id, hard=True)
         assert await world.verdict(bridge) is DENIED
 
-    async def test_opt_out_at_an_old_bridge_applies_and_outlives_its_session(self, world):
+    async def test_opt_out_at_an_old_bridge_applies_and_outlives_its_session(self, world: World) -> None:
         bridge = await started(world.bridge())
         session = await self.session(world, permanent_memory=False)
         assert await world.verdict(bridge, session=session) is DENIED
         assert await world.verdict(bridge, session=None) is DENIED
         assert world.database.choices[ADA].permanent_memory is False
 
-    async def test_opt_out_in_an_ended_session_does_not_undo_a_later_opt_in(self, world):
+    async def test_opt_out_in_an_ended_session_does_not_undo_a_later_opt_in(self, world: World) -> None:
         ended = await self.session(world, permanent_memory=False)
         await world.sessions.delete(ended.session_id)
         bridge = await started(world.bridge())
@@ -572,13 +582,13 @@ class TestEarlierReleases:
         await started(bridge)
         assert await world.verdict(bridge) is ALLOWED
 
-    async def test_opt_out_in_a_session_overrides_an_opt_in_not_mirrored_to_it(self, world):
+    async def test_opt_out_in_a_session_overrides_an_opt_in_not_mirrored_to_it(self, world: World) -> None:
         bridge = await started(world.bridge())
         await opt_in(bridge)
         session = await self.session(world, permanent_memory=False)
         assert await world.verdict(bridge, session=session) is DENIED
 
-    async def test_unreadable_sessions_keep_redis_from_being_marked_complete(self, world):
+    async def test_unreadable_sessions_keep_redis_from_being_marked_complete(self, world: World) -> None:
         world.sessions.broken = True
         bridge = world.bridge()
         await bridge.replicas.reconcile()
@@ -587,7 +597,7 @@ class TestEarlierReleases:
 
 
 class TestPermanentMemory:
-    async def test_permanent_memory_without_a_turn_is_answered_by_the_stores(self, world):
+    async def test_permanent_memory_without_a_turn_is_answered_by_the_stores(self, world: World) -> None:
         bridge = world.bridge()
         assert await bridge.permanent_memory("ada")
         await opt_out(bridge)
@@ -596,7 +606,7 @@ class TestPermanentMemory:
         assert not await bridge.permanent_memory("ada")
         assert await bridge.permanent_memory("bo")
 
-    async def test_permanent_memory_raises_when_no_store_can_answer(self, world):
+    async def test_permanent_memory_raises_when_no_store_can_answer(self, world: World) -> None:
         bridge = world.bridge()
         world.database_goes_away()
         world.shared.down = True
@@ -605,7 +615,9 @@ class TestPermanentMemory:
 
 
 @pytest.mark.parametrize("is_started", [True, False])
-async def test_opt_out_of_another_host_is_kept_on_this_one_before_an_erasure_ends(world, is_started):
+async def test_opt_out_of_another_host_is_kept_on_this_one_before_an_erasure_ends(
+    world: World, is_started: bool
+) -> None:
     receiver, other = world.bridge_without_database(), world.bridge_without_database()
     await started(receiver)
     if is_started:
@@ -617,7 +629,7 @@ async def test_opt_out_of_another_host_is_kept_on_this_one_before_an_erasure_end
     assert await world.verdict(other) is DENIED
 
 
-async def test_choices_that_could_not_be_kept_are_kept_at_the_next_try(world):
+async def test_choices_that_could_not_be_kept_are_kept_at_the_next_try(world: World) -> None:
     file = InMemoryChoiceStore()
     other = await started(world.bridge_without_database(file))
     await opt_out(await started(world.bridge_without_database()))

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +18,9 @@ from shared_utils.config.settings import RedisSettings
 from shared_utils.persistence.choices.database_store import DatabaseChoiceStore
 from shared_utils.persistence.choices.file_store import FileChoiceStore
 from shared_utils.persistence.choices.port import IMPORTED_MS, Choice, user_key
+from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.sessions.database_store import DatabaseSessionStore
-from shared_utils.redis.connection import connect
+from shared_utils.redis.connection import RedisClient, connect
 
 pytestmark = [
     pytest.mark.integration,
@@ -28,18 +32,19 @@ NOW_MS = 2**50
 
 
 @pytest.fixture
-async def client(redis_url):
+async def client(redis_url: str) -> AsyncIterator[RedisClient]:
     client = connect(RedisSettings(url=redis_url), name="test")
     yield client
     await client.aclose()
 
 
 @pytest.fixture
-async def bridge(client, database, tmp_path):
+async def bridge(client: RedisClient, database: Database, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     """Builds bridges of one queue, each on a host of its own."""
-    keys, hosts = Keys(f"q-{uuid.uuid4().hex[:8]}"), []
+    keys = Keys(f"q-{uuid.uuid4().hex[:8]}")
+    hosts: list[Any] = []
 
-    def make():
+    def make() -> Consent:
         file = FileChoiceStore(tmp_path / f"host-{len(hosts)}" / "sessions.db")
         hosts.append(file)
         sessions = DatabaseSessionStore(database)
@@ -51,11 +56,13 @@ async def bridge(client, database, tmp_path):
         await file.close()
 
 
-async def verdicts(one, *users):
+async def verdicts(one: Consent, *users: str) -> list[Verdict]:
     return [await one.verdict(user, None, None, first_ms=NOW_MS) for user in users]
 
 
-async def test_opt_outs_of_earlier_releases_are_imported_once_and_for_all_personas(bridge, database):
+async def test_opt_outs_of_earlier_releases_are_imported_once_and_for_all_personas(
+    bridge: Callable[..., Any], database: Database
+) -> None:
     sessions = DatabaseSessionStore(database)
     for user, value in (("ada", False), ("小明", "no"), ("bo", True), ("cy", None)):
         for persona in ("default", "coach"):
@@ -73,7 +80,7 @@ async def test_opt_outs_of_earlier_releases_are_imported_once_and_for_all_person
     assert await verdicts(one, "ada") == [ALLOWED]
 
 
-async def test_concurrent_choices_on_many_hosts_converge(bridge, client):
+async def test_concurrent_choices_on_many_hosts_converge(bridge: Any, client: Any) -> None:
     hosts = [bridge() for _ in range(3)]
     for one in hosts:
         await one.replicas.reconcile()
@@ -102,7 +109,9 @@ async def test_concurrent_choices_on_many_hosts_converge(bridge, client):
     assert await verdicts(new, *users) == found[0]
 
 
-async def test_opt_out_in_redis_survives_an_older_database_backup(bridge, database):
+async def test_opt_out_in_redis_survives_an_older_database_backup(
+    bridge: Callable[..., Any], database: Database
+) -> None:
     one = bridge()
     await one.replicas.reconcile()
     await one.choose("ada", permanent_memory=True)
@@ -119,7 +128,9 @@ async def test_opt_out_in_redis_survives_an_older_database_backup(bridge, databa
     assert stored[user_key("ada")].permanent_memory is False
 
 
-async def test_choice_stored_by_another_queue_reaches_this_one(bridge, client, database, tmp_path):
+async def test_choice_stored_by_another_queue_reaches_this_one(
+    bridge: Callable[..., Any], client: RedisClient, database: Database, tmp_path: Path
+) -> None:
     one = bridge()
     await one.replicas.reconcile()
     await one.replicas.poll()

@@ -8,7 +8,11 @@ import os
 import shutil
 import socket
 import subprocess
+from asyncio.streams import StreamReader, StreamWriter
 from collections import namedtuple
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -16,10 +20,12 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from letta_bridge.doctor import Level, data_dir, examine, letta_server, recent_answers
+from letta_bridge.doctor.findings import Finding
 from letta_bridge.request_queue import PauseMode
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.recent_turns import RecentTurns
 from letta_bridge.settings import BridgeSettings
+from local_stack.letta import Letta
 from local_stack.letta_double.dials import Dial
 from local_stack.letta_double.server import Profile, Server
 from local_stack.letta_double.store import LettaStore
@@ -34,7 +40,7 @@ MODEL, EMBEDDING = "openai-proxy/scripted", "openai/text-embedding-3-small"
 
 
 @pytest.fixture
-async def served_double():
+async def served_double() -> AsyncIterator[Any]:
     """A double of Letta, and where it serves."""
     profile = Profile("0.16.8", password="letmein", models=[MODEL], embeddings=[EMBEDDING])
     double = Server(LettaStore(), Pace(), profile)
@@ -43,12 +49,12 @@ async def served_double():
 
 
 @pytest.fixture
-def letta_double(served_double):
+def letta_double(served_double: tuple[Server, str]) -> Server:
     return served_double[0]
 
 
 @pytest.fixture
-def nowhere():
+def nowhere() -> Iterator[int]:
     """A port on which nobody listens for as long as the test runs."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
@@ -56,10 +62,10 @@ def nowhere():
 
 
 @pytest.fixture
-def settings(tmp_path, served_double, nowhere):
+def settings(tmp_path: Path, served_double: tuple[Server, str], nowhere: int) -> Callable[..., Any]:
     """Settings with changes: section=dict."""
 
-    def make(**changes):
+    def make(**changes: Any) -> BridgeSettings:
         base = {
             "redis": {"url": f"redis://127.0.0.1:{nowhere}"},
             "letta": {"api_urls": [served_double[1]], "api_key": served_double[0].profile.password},
@@ -74,7 +80,7 @@ def settings(tmp_path, served_double, nowhere):
 
 
 @pytest.fixture
-def admin(redis_url):
+def admin(redis_url: str) -> Iterator[redis.Redis]:
     """An administrator's client; what it sets is undone."""
     with redis.Redis.from_url(redis_url) as client:
         client.url = redis_url
@@ -89,29 +95,29 @@ def admin(redis_url):
                 client.acl_deluser(name)
 
 
-async def report(settings, *, deep=False):
+async def report(settings: BridgeSettings, *, deep: bool = False) -> list[Finding]:
     return [finding async for finding in examine(settings, deep=deep)]
 
 
-async def found(settings, subject, *, deep=False):
+async def found(settings: BridgeSettings, subject: str, *, deep: bool = False) -> list[Any]:
     """All findings about one subject, as (level, text)."""
     findings = await report(settings, deep=deep)
     return [(one.level, f"{one.says}; {one.advice}") for one in findings if one.subject == subject]
 
 
-async def the_one(settings, subject, *, deep=False):
+async def the_one(settings: BridgeSettings, subject: str, *, deep: bool = False) -> Any:
     (finding,) = await found(settings, subject, deep=deep)
     return finding
 
 
-async def test_every_other_check_is_made_while_redis_is_down(settings):
+async def test_every_other_check_is_made_while_redis_is_down(settings: Callable[..., Any]) -> None:
     subjects = {finding.subject: finding.level for finding in await report(settings())}
     assert subjects.pop("redis") is Level.FAIL
     assert set(subjects.values()) == {Level.OK}
     assert {"letta", "letta.key", "letta.model", "letta.embedding", "disk.write", "sessions"} <= subjects.keys()
 
 
-async def test_redis_down_is_named(settings):
+async def test_redis_down_is_named(settings: Callable[..., Any]) -> None:
     level, text = await the_one(settings(), "redis")
     assert level is Level.FAIL
     assert "cannot be reached" in text
@@ -119,7 +125,7 @@ async def test_redis_down_is_named(settings):
 
 
 @pytest.mark.integration
-async def test_a_sound_redis_has_nothing_to_complain_about(settings, redis_url):
+async def test_a_sound_redis_has_nothing_to_complain_about(settings: Callable[..., Any], redis_url: str) -> None:
     findings = await report(settings(redis={"url": redis_url}))
     about_redis = {one.subject: one.level for one in findings if one.subject.startswith(("redis", "clock"))}
     assert set(about_redis.values()) == {Level.OK}
@@ -127,13 +133,17 @@ async def test_a_sound_redis_has_nothing_to_complain_about(settings, redis_url):
 
 
 @pytest.mark.integration
-async def test_the_doctor_leaves_nothing_behind(settings, redis_url, admin):
+async def test_the_doctor_leaves_nothing_behind(
+    settings: Callable[..., Any], redis_url: str, admin: redis.Redis
+) -> None:
     await report(settings(redis={"url": redis_url}))
     assert admin.keys("*") == []
 
 
 @pytest.mark.integration
-async def test_a_wrong_redis_password_is_named(settings, redis_url, admin):
+async def test_a_wrong_redis_password_is_named(
+    settings: Callable[..., Any], redis_url: str, admin: redis.Redis
+) -> None:
     admin.acl_setuser("bridge", enabled=True, passwords=["+right"], keys=["*"], channels=["*"], categories=["+@all"])
     wrong = settings(redis={"url": redis_url, "username": "bridge", "password": "wrong"})
     level, text = await the_one(wrong, "redis")
@@ -154,7 +164,9 @@ async def test_a_wrong_redis_password_is_named(settings, redis_url, admin):
         (["{letta_requests}:*", "letta_requests", "user_input_queue"], ["-xadd"], "{letta_requests}:*"),
     ],
 )
-async def test_a_missing_right_is_named(settings, admin, keys, commands, named):
+async def test_a_missing_right_is_named(
+    settings: Any, admin: Any, keys: list[str], commands: list[str], named: str
+) -> None:
     admin.acl_setuser(
         "bridge",
         enabled=True,
@@ -172,7 +184,9 @@ async def test_a_missing_right_is_named(settings, admin, keys, commands, named):
 
 
 @pytest.mark.integration
-async def test_a_missing_channel_right_is_named(settings, redis_url, admin):
+async def test_a_missing_channel_right_is_named(
+    settings: Callable[..., Any], redis_url: str, admin: redis.Redis
+) -> None:
     admin.acl_setuser(
         "bridge", enabled=True, passwords=["+right"], keys=["*"], channels=["task_response:*"], categories=["+@all"]
     )
@@ -182,7 +196,9 @@ async def test_a_missing_channel_right_is_named(settings, redis_url, admin):
 
 
 @pytest.mark.integration
-async def test_doctor_reports_an_eviction_policy_that_loses_keys(settings, redis_url, admin):
+async def test_doctor_reports_an_eviction_policy_that_loses_keys(
+    settings: Callable[..., Any], redis_url: str, admin: redis.Redis
+) -> None:
     admin.config_set("maxmemory-policy", "allkeys-lru")
     level, text = await the_one(settings(redis={"url": redis_url}), "redis.eviction")
     assert level is Level.WARN
@@ -194,7 +210,9 @@ async def test_doctor_reports_an_eviction_policy_that_loses_keys(settings, redis
 
 
 @pytest.mark.integration
-async def test_full_redis_gets_no_advice_that_cannot_be_followed(settings, redis_url, admin):
+async def test_full_redis_gets_no_advice_that_cannot_be_followed(
+    settings: Callable[..., Any], redis_url: str, admin: redis.Redis
+) -> None:
     """No bridge can report in there, and nothing can be worked off."""
     admin.config_set("maxmemory-policy", "noeviction")
     admin.config_set("maxmemory", "1mb")
@@ -208,14 +226,14 @@ async def test_full_redis_gets_no_advice_that_cannot_be_followed(settings, redis
 
 
 @pytest.mark.integration
-async def test_missing_persistence_is_named(settings, redis_url, admin):
+async def test_missing_persistence_is_named(settings: Callable[..., Any], redis_url: str, admin: redis.Redis) -> None:
     admin.config_set("appendonly", "no")
     level, text = await the_one(settings(redis={"url": redis_url}), "redis.persistence")
     assert (level, "appendonly yes" in text) == (Level.WARN, True)
 
 
-async def test_a_redis_that_is_too_old_is_named(settings):
-    async def serve(reader, writer):
+async def test_a_redis_that_is_too_old_is_named(settings: Callable[..., Any]) -> None:
+    async def serve(reader: StreamReader, writer: StreamWriter) -> None:
         info = b"redis_version:6.0.16\r\nrole:master\r\naof_enabled:1\r\nmaxmemory_policy:noeviction\r\n"
         while header := await reader.readline():
             words = []
@@ -236,7 +254,9 @@ async def test_a_redis_that_is_too_old_is_named(settings):
 
 
 @pytest.mark.integration
-async def test_doctor_warns_of_pauses_dead_letters_and_missing_services(settings, redis_url, admin):
+async def test_doctor_warns_of_pauses_dead_letters_and_missing_services(
+    settings: Callable[..., Any], redis_url: str, admin: redis.Redis
+) -> None:
     made = settings(redis={"url": redis_url})
     client = connect(RedisSettings(url=redis_url), name="test")
     await QueueAdmin(client, made.queue).pause(PauseMode.ALL, "升级")
@@ -248,7 +268,9 @@ async def test_doctor_warns_of_pauses_dead_letters_and_missing_services(settings
 
 
 @pytest.mark.integration
-async def test_tasks_that_wait_without_a_bridge_are_a_failure(settings, redis_url, admin):
+async def test_tasks_that_wait_without_a_bridge_are_a_failure(
+    settings: Callable[..., Any], redis_url: str, admin: redis.Redis
+) -> None:
     admin.lpush("letta_requests", "{}", "{}")
     level, text = await the_one(settings(redis={"url": redis_url}), "bridges")
     assert level is Level.FAIL
@@ -256,7 +278,9 @@ async def test_tasks_that_wait_without_a_bridge_are_a_failure(settings, redis_ur
 
 
 @pytest.mark.integration
-async def test_doctor_names_a_flooding_user_and_the_remedy(settings, redis_url, admin):
+async def test_doctor_names_a_flooding_user_and_the_remedy(
+    settings: Callable[..., Any], redis_url: str, admin: redis.Redis
+) -> None:
     made = settings(redis={"url": redis_url})
     assert [one for one in await report(made) if one.subject == "flood"] == []
     for user, tasks in (("ada", 3), ("~mallory", 500)):
@@ -270,7 +294,9 @@ async def test_doctor_names_a_flooding_user_and_the_remedy(settings, redis_url, 
 
 
 @pytest.mark.integration
-async def test_doctor_finds_a_live_memory_python(settings, redis_url, admin):
+async def test_doctor_finds_a_live_memory_python(
+    settings: Callable[..., Any], redis_url: str, admin: redis.Redis
+) -> None:
     admin.zadd("memory:{user_input_queue}:instances", {"one": 2**52, "dead": 1})
     level, text = await the_one(settings(redis={"url": redis_url}), "memory-python")
     assert (level, text.startswith("1 alive")) == (Level.OK, True)
@@ -290,7 +316,9 @@ async def test_doctor_finds_a_live_memory_python(settings, redis_url, admin):
         ),
     ],
 )
-async def test_turns_that_fell_back_are_named_with_their_cause(settings, redis_url, admin, tally, level, said):
+async def test_turns_that_fell_back_are_named_with_their_cause(
+    settings: Callable[..., Any], redis_url: str, admin: redis.Redis, tally: dict[str, int], level: Level, said: str
+) -> None:
     for word, count in tally.items():
         admin.hset(f"{{letta_requests}}:tally:{admin.time()[0] // 60}", word, count)
     found_level, text = await the_one(settings(redis={"url": redis_url}), "answers")
@@ -298,12 +326,12 @@ async def test_turns_that_fell_back_are_named_with_their_cause(settings, redis_u
 
 
 @pytest.fixture
-async def memory_python():
+async def memory_python() -> AsyncIterator[Callable[..., Any]]:
     """``await memory_python(status, body)``: the address of one whose /readyz answers so."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def start(status, body):
-            async def readyz(_request):
+        async def start(status: int, body: dict[str, Any]) -> str:
+            async def readyz(_request: Any) -> Any:
                 return web.json_response(body, status=status)
 
             app = web.Application()
@@ -326,8 +354,15 @@ async def memory_python():
     ],
 )  # fmt: skip
 async def test_doctor_reads_memory_pythons_readiness(
-    settings, redis_url, admin, memory_python, status, checks, level, said
-):
+    settings: Callable[..., Any],
+    redis_url: str,
+    admin: redis.Redis,
+    memory_python: Callable[..., Any],
+    status: int,
+    checks: list[Any] | None,
+    level: Level,
+    said: str,
+) -> None:
     admin.zadd("memory:{user_input_queue}:instances", {"one": 2**52})
     names = ("name", "ok", "detail", "required")
     body = {"status": "x"} if checks is None else {"checks": [dict(zip(names, check, strict=True)) for check in checks]}
@@ -339,7 +374,9 @@ async def test_doctor_reads_memory_pythons_readiness(
 
 
 @pytest.mark.integration
-async def test_doctor_warns_of_a_memory_python_without_reachable_health(settings, redis_url, admin, nowhere):
+async def test_doctor_warns_of_a_memory_python_without_reachable_health(
+    settings: Callable[..., Any], redis_url: str, admin: redis.Redis, nowhere: int
+) -> None:
     admin.zadd("memory:{user_input_queue}:instances", {"one": 2**52})
     made = settings(redis={"url": redis_url}, fallback={"health_url": f"http://127.0.0.1:{nowhere}"})
     level, text = await the_one(made, "memory-python.ready")
@@ -348,26 +385,26 @@ async def test_doctor_warns_of_a_memory_python_without_reachable_health(settings
     assert await found(made, "memory-python.ready") == []
 
 
-async def test_letta_down_is_named(settings, nowhere):
+async def test_letta_down_is_named(settings: Callable[..., Any], nowhere: int) -> None:
     level, text = await the_one(settings(letta={"api_urls": [f"http://127.0.0.1:{nowhere}"]}), "letta")
     assert level is Level.FAIL
     assert "cannot be reached" in text
     assert "LETTA_API_URL" in text
 
 
-async def test_a_wrong_letta_key_is_named(settings):
+async def test_a_wrong_letta_key_is_named(settings: Callable[..., Any]) -> None:
     level, text = await the_one(settings(letta={"api_key": "wrong"}), "letta.key")
     assert level is Level.FAIL
     assert "LETTA_API_KEY" in text
 
 
-async def test_doctor_warns_of_a_letta_without_a_password(settings, letta_double):
+async def test_doctor_warns_of_a_letta_without_a_password(settings: Callable[..., Any], letta_double: Server) -> None:
     letta_double.profile.password = None
     level, text = await the_one(settings(), "letta.key")
     assert (level, "LETTA_SERVER_PASSWORD" in text) == (Level.WARN, True)
 
 
-async def test_unknown_handles_are_named_with_the_nearest(settings):
+async def test_unknown_handles_are_named_with_the_nearest(settings: Callable[..., Any]) -> None:
     made = settings(agents={"model": "openai/scripted", "embedding": "openai/text-embedding-4"})
     level, text = await the_one(made, "letta.model")
     assert (level, "openai/scripted" in text, MODEL in text) == (Level.FAIL, True, True)
@@ -375,13 +412,15 @@ async def test_unknown_handles_are_named_with_the_nearest(settings):
     assert (level, EMBEDDING in text, "LETTA_EMBEDDING" in text) == (Level.FAIL, True, True)
 
 
-async def test_a_letta_without_models_is_named(settings, letta_double):
+async def test_a_letta_without_models_is_named(settings: Callable[..., Any], letta_double: Server) -> None:
     letta_double.profile.models = []
     level, text = await the_one(settings(), "letta.model")
     assert (level, "OPENAI_API_KEY" in text) == (Level.FAIL, True)
 
 
-async def test_doctor_warns_of_an_unknown_version_and_missing_locks(settings, letta_double):
+async def test_doctor_warns_of_an_unknown_version_and_missing_locks(
+    settings: Callable[..., Any], letta_double: Server
+) -> None:
     letta_double.profile.version, letta_double.profile.locks = "0.17.0", False
     assert (await the_one(settings(), "letta"))[0] is Level.WARN
     level, text = await the_one(settings(), "letta.locks")
@@ -397,33 +436,37 @@ async def test_doctor_warns_of_an_unknown_version_and_missing_locks(settings, le
     ],
     ids=["answer", "empty-answer", "refusal"],
 )
-async def test_deep_lets_a_scratch_agent_answer_and_deletes_it(settings, letta_double, fault, level):
+async def test_deep_lets_a_scratch_agent_answer_and_deletes_it(
+    settings: Callable[..., Any], letta_double: Server, fault: Dial, level: Level
+) -> None:
     assert await found(settings(), "letta.turn") == []
     letta_double.dials.set(fault)
     assert (await the_one(settings(), "letta.turn", deep=True))[0] is level
     assert (letta_double.turns.begun, letta_double.store.agents(())) == (1, [])
 
 
-async def test_doctor_skips_a_disabled_letta(settings, letta_double):
+async def test_doctor_skips_a_disabled_letta(settings: Callable[..., Any], letta_double: Server) -> None:
     await found(settings(letta={"enabled": False}), "letta.turn", deep=True)
     assert letta_double.turns.begun == 0
 
 
-async def test_an_address_that_leads_nowhere_hides_no_other_finding(settings):
+async def test_an_address_that_leads_nowhere_hides_no_other_finding(settings: Callable[..., Any]) -> None:
     findings = await report(settings(letta={"api_urls": ["http://" + "x" * 300 + ".invalid"]}))
     assert any(one.level is Level.FAIL and one.subject.startswith("letta") for one in findings)
     assert "sessions" in {finding.subject for finding in findings}
 
 
-async def test_a_full_disk_is_named(settings, monkeypatch):
+async def test_a_full_disk_is_named(settings: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")  # noqa: PYI024  # as shutil's own
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 2**20))
     level, text = await the_one(settings(), "disk.space")
     assert (level, "the disk is full" in text, "DATA_DIR" in text) == (Level.FAIL, True, True)
 
 
-async def test_a_disk_that_takes_no_byte_is_named(settings, monkeypatch):
-    def full(_):
+async def test_a_disk_that_takes_no_byte_is_named(
+    settings: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(os, "fsync", full)
@@ -432,7 +475,7 @@ async def test_a_disk_that_takes_no_byte_is_named(settings, monkeypatch):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def small_disk(tmp_path: Path) -> Iterator[Path]:
     """The data directory on a disk of its own, with room for a few pages."""
     directory = tmp_path / "data"
     directory.mkdir()
@@ -444,7 +487,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.process
-async def test_a_disk_that_is_really_full_is_named(settings, small_disk):
+async def test_a_disk_that_is_really_full_is_named(settings: Callable[..., Any], small_disk: Path) -> None:
     assert (await the_one(settings(), "disk.write"))[0] is Level.OK
     level, text = await the_one(settings(), "disk.space")
     assert (level, "the disk is full: 0 MB free" in text) == (Level.FAIL, True)
@@ -455,7 +498,7 @@ async def test_a_disk_that_is_really_full_is_named(settings, small_disk):
     assert (level, "No space left" in text, "DATA_DIR" in text) == (Level.FAIL, True, True)
 
 
-async def test_a_session_file_that_every_user_can_read_is_named(settings, tmp_path):
+async def test_a_session_file_that_every_user_can_read_is_named(settings: Callable[..., Any], tmp_path: Path) -> None:
     """As releases before made it."""
     file = tmp_path / "data" / "sessions.db"
     store = FileSessionStore(file)
@@ -469,14 +512,14 @@ async def test_a_session_file_that_every_user_can_read_is_named(settings, tmp_pa
     assert str(file) in finding.says
 
 
-async def test_a_data_directory_that_is_none_is_named(settings, tmp_path):
+async def test_a_data_directory_that_is_none_is_named(settings: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
     findings = {finding.subject: finding for finding in await report(settings())}
     assert findings["disk.write"].level is Level.FAIL
     assert findings["sessions"].level is Level.FAIL
 
 
-async def test_an_unusable_session_file_is_named(settings, tmp_path):
+async def test_an_unusable_session_file_is_named(settings: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "sessions.db").write_bytes(b"no database at all, but long enough to be looked at" * 100)
     level, text = await the_one(settings(), "sessions")
@@ -484,7 +527,7 @@ async def test_an_unusable_session_file_is_named(settings, tmp_path):
 
 
 @pytest.mark.letta
-async def test_doctor_finds_no_fault_on_a_real_letta(settings, letta):
+async def test_doctor_finds_no_fault_on_a_real_letta(settings: Callable[..., Any], letta: Letta) -> None:
     made = settings(
         letta={"api_urls": [letta.url], "api_key": letta.api_key},
         agents={"model": letta.model, "embedding": letta.embedding},
@@ -497,7 +540,7 @@ async def test_doctor_finds_no_fault_on_a_real_letta(settings, letta):
 
 
 @pytest.mark.letta
-async def test_faults_of_a_real_letta_are_named(settings, letta):
+async def test_faults_of_a_real_letta_are_named(settings: Callable[..., Any], letta: Letta) -> None:
     made = settings(letta={"api_urls": [letta.url], "api_key": "wrong"})
     assert (await the_one(made, "letta.key"))[0] is Level.FAIL
     made = settings(
@@ -510,7 +553,7 @@ async def test_faults_of_a_real_letta_are_named(settings, letta):
 
 
 @pytest.mark.parametrize("cause", list(Cause))
-def test_every_refusal_of_a_models_provider_has_an_advice_of_its_own(cause):
+def test_every_refusal_of_a_models_provider_has_an_advice_of_its_own(cause: Cause) -> None:
     recent = RecentTurns.of({"fallback": 9, f"cause:{cause}": 9})
     unknown = recent_answers.answers(RecentTurns.of({"fallback": 9, "cause:never heard of": 9})).advice
     assert recent_answers.answers(recent).advice not in {None, "", unknown}
@@ -527,7 +570,7 @@ def test_every_refusal_of_a_models_provider_has_an_advice_of_its_own(cause):
         (["openai-proxy/gpt-4o"], "Letta does not know the handle openai-proxy/gpt-4o-mini"),
     ],
 )
-def test_a_handle_that_is_missing_with_its_whole_provider_points_at_the_key(known, said):
+def test_a_handle_that_is_missing_with_its_whole_provider_points_at_the_key(known: list[str], said: str) -> None:
     finding = letta_server._handle("letta.model", "openai-proxy/gpt-4o-mini", known, "LETTA_MODEL")
     assert finding.level is Level.FAIL
     assert finding.says.startswith(said)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import psycopg
 import pytest
 from psycopg import sql
@@ -9,6 +12,7 @@ from psycopg import sql
 from letta_bridge.doctor import Level, database
 from letta_bridge.settings import BridgeSettings
 from local_stack.databases import bouncing
+from local_stack.postgres import Postgres
 from opengauss_double import Accounts
 from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.database.migration import migrate
@@ -18,11 +22,11 @@ from shared_utils.persistence.vectors import DatabasePassageStore, VectorSetting
 pytestmark = pytest.mark.integration
 
 
-def settings_for(url, **changes):
+def settings_for(url: str, **changes: bool | int) -> BridgeSettings:
     return BridgeSettings.model_validate({"database": {"db_url": url, **changes}})
 
 
-async def report(settings):
+async def report(settings: BridgeSettings) -> dict[str, tuple[Level, str]]:
     """Subject → (level, text)."""
     return {
         finding.subject: (finding.level, f"{finding.says}; {finding.advice}")
@@ -31,7 +35,7 @@ async def report(settings):
 
 
 @pytest.fixture(params=["postgresql", "5.0", "7.0"])
-def url(request):
+def url(request: Any) -> Any:
     """An empty database."""
     if request.param == "postgresql":
         return request.getfixturevalue("postgres_url")
@@ -39,7 +43,7 @@ def url(request):
 
 
 @pytest.fixture
-def clerk(postgres_url):
+def clerk(postgres_url: str) -> Iterator[str]:
     """A role that may only log in, and its URL."""
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("CREATE ROLE clerk LOGIN PASSWORD 'clerk'")
@@ -47,14 +51,14 @@ def clerk(postgres_url):
         connection.execute(sql.SQL("DROP OWNED BY clerk; DROP ROLE clerk"))
 
 
-async def test_without_a_database_nothing_is_wrong():
+async def test_without_a_database_nothing_is_wrong() -> None:
     found = await report(BridgeSettings())
     assert list(found) == ["database"]
     assert found["database"][0] is Level.OK
     assert "DATABASE_URL" in found["database"][1]
 
 
-async def test_a_fit_database_has_nothing_wrong(url):
+async def test_a_fit_database_has_nothing_wrong(url: str) -> None:
     settings = settings_for(url)
     await migrate(settings.database)
     found = await report(settings)
@@ -64,7 +68,7 @@ async def test_a_fit_database_has_nothing_wrong(url):
     assert found["database"][1].startswith(("PostgreSQL 1", "openGauss 5.0.0", "openGauss 7.0.0"))
 
 
-async def test_a_list_of_vectors_without_its_tables_is_named_and_migrate_mends_it(url):
+async def test_a_list_of_vectors_without_its_tables_is_named_and_migrate_mends_it(url: str) -> None:
     """What a restore by an earlier release left."""
     settings = settings_for(url)
     store = DatabasePassageStore(Database(settings.database), VectorSettings())
@@ -80,40 +84,40 @@ async def test_a_list_of_vectors_without_its_tables_is_named_and_migrate_mends_i
 
 
 @pytest.mark.parametrize(("generate", "level"), [(True, Level.WARN), (False, Level.FAIL)])
-async def test_missing_migrations_are_named(postgres_url, generate, level):
+async def test_missing_migrations_are_named(postgres_url: str, generate: bool, level: Level) -> None:
     found = await report(settings_for(postgres_url, generate_schemas=generate))
     assert found["database.schema"][0] is level
     assert "0001 sessions" in found["database.schema"][1]
     assert "letta-bridge migrate" in found["database.schema"][1]
 
 
-async def test_doctor_creates_no_schema(postgres_url):
+async def test_doctor_creates_no_schema(postgres_url: str) -> None:
     await report(settings_for(postgres_url))
     with psycopg.connect(postgres_url) as connection:
         assert connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'letta_bridge'").fetchone() is None
 
 
 @pytest.mark.parametrize(("generate", "level"), [(True, Level.WARN), (False, Level.FAIL)])
-async def test_a_missing_database_is_named(postgres_server, generate, level):
+async def test_a_missing_database_is_named(postgres_server: Postgres, generate: bool, level: Level) -> None:
     found = await report(settings_for(postgres_server.url("absent"), generate_schemas=generate))
     assert found["database"][0] is level
     assert "does not exist" in found["database"][1]
 
 
-async def test_a_server_that_is_unavailable_is_named():
+async def test_a_server_that_is_unavailable_is_named() -> None:
     found = await report(settings_for("postgresql://bo:hunter2@127.0.0.1:1/db"))
     assert found["database"][0] is Level.FAIL
     assert "is away" in found["database"][1]
 
 
-async def test_mode_a_is_named_with_the_statement_that_helps(opengauss):
+async def test_mode_a_is_named_with_the_statement_that_helps(opengauss: Callable[..., Any]) -> None:
     found = await report(settings_for(opengauss("6.0", mode="A").url))
     assert found["database"][0] is Level.FAIL
     assert "mode A" in found["database"][1]
     assert "DBCOMPATIBILITY 'PG'" in found["database"][1]
 
 
-async def test_an_account_of_the_wrong_kind_is_named_with_each_step(opengauss):
+async def test_an_account_of_the_wrong_kind_is_named_with_each_step(opengauss: Callable[..., Any]) -> None:
     accounts = Accounts(password_encryption_type=2)
     accounts.set_password("postgres", "Right#2024")
     found = await report(settings_for(opengauss("6.0", accounts=accounts).url))
@@ -121,7 +125,7 @@ async def test_an_account_of_the_wrong_kind_is_named_with_each_step(opengauss):
     assert "password_encryption_type=1" in found["database"][1]
 
 
-async def test_a_changed_migration_and_a_newer_schema_are_named(postgres_url):
+async def test_a_changed_migration_and_a_newer_schema_are_named(postgres_url: str) -> None:
     settings = settings_for(postgres_url)
     await migrate(settings.database)
     with psycopg.connect(postgres_url, autocommit=True) as connection:
@@ -133,7 +137,7 @@ async def test_a_changed_migration_and_a_newer_schema_are_named(postgres_url):
         assert "0001" in (await report(settings))["database.schema"][1]
 
 
-async def test_missing_rights_are_named(postgres_url, clerk):
+async def test_missing_rights_are_named(postgres_url: str, clerk: str) -> None:
     found = await report(settings_for(clerk))
     assert found["database.rights"][0] is Level.FAIL
     assert "may make no schema" in found["database.rights"][1]
@@ -148,13 +152,13 @@ async def test_missing_rights_are_named(postgres_url, clerk):
     assert "agent_sessions" in found["database.rights"][1]
 
 
-async def test_too_few_free_connections_are_named(postgres_url):
+async def test_too_few_free_connections_are_named(postgres_url: str) -> None:
     found = await report(settings_for(postgres_url, max_connections=1000))
     assert found["database.connections"][0] is Level.WARN
     assert "DB_MAX_CONNECTIONS" in found["database.connections"][1]
 
 
-async def test_text_in_the_clear_is_named(postgres_url):
+async def test_text_in_the_clear_is_named(postgres_url: str) -> None:
     port = postgres_url.rpartition(":")[2].partition("/")[0]
     far = postgres_url.replace(f"127.0.0.1:{port}", f"db.example:{port}") + "?hostaddr=127.0.0.1"
     found = await report(settings_for(far))
@@ -163,7 +167,7 @@ async def test_text_in_the_clear_is_named(postgres_url):
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
-async def test_doctor_names_a_pooler_without_a_warning(postgres_url, tmp_path, mode):
+async def test_doctor_names_a_pooler_without_a_warning(postgres_url: Any, tmp_path: Any, mode: Any) -> None:
     with bouncing(postgres_url, tmp_path / "pgbouncer", mode) as pooler:
         found = await report(settings_for(pooler.url()))
     assert found["database.pooler"][0] is Level.OK

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
 import pytest
 import redis
 
+from local_stack.fixtures import BridgeFactory, DoubleFactory
 from local_stack.programs import program
 
 pytestmark = pytest.mark.acceptance
@@ -20,17 +24,17 @@ BASE = "/api/sessions/postgres"
 
 
 @pytest.fixture
-def letta(letta_double):
+def letta(letta_double: DoubleFactory) -> Any:
     """The address of something that answers as Letta does."""
     return letta_double().url
 
 
 @pytest.fixture
-def say(redis_url):
+def say(redis_url: str) -> Iterator[Callable[..., Any]]:
     """Send a task; returns the reply."""
     with redis.Redis.from_url(redis_url) as client:
 
-        def say(task_id, user):
+        def say(task_id: str, user: str) -> Any:
             task = {"task_id": task_id, "user_id": user, "content": "你好"}
             client.lpush("letta_requests", json.dumps(task, ensure_ascii=False))
             last = "0"
@@ -46,7 +50,9 @@ def say(redis_url):
         yield say
 
 
-def test_api_serves_sessions(bridge_factory, redis_url, letta, postgres_url, say):
+def test_api_serves_sessions(
+    bridge_factory: BridgeFactory, redis_url: str, letta: Any, postgres_url: str, say: Callable[..., Any]
+) -> None:
     bridge = bridge_factory(redis_url, letta, DATABASE_URL=postgres_url, BRIDGE_API_TOKEN=TOKEN)
     assert httpx.get(f"{bridge.url}{BASE}/sessions").status_code == 401
     assert httpx.get(f"{bridge.url}/metrics").status_code == 200
@@ -74,10 +80,10 @@ def test_api_serves_sessions(bridge_factory, redis_url, letta, postgres_url, say
     assert TOKEN not in log
 
 
-def test_bridge_off_the_loopback_does_not_start_without_a_token(tmp_path):
+def test_bridge_off_the_loopback_does_not_start_without_a_token(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     environment = {"LETTA_BRIDGE_CONFIG": str(tmp_path / "config.json"), "DATA_DIR": str(tmp_path)}
-    command = [program("letta-bridge"), "run", "--host", "0.0.0.0", "--port", "0"]
+    command: Any = [program("letta-bridge"), "run", "--host", "0.0.0.0", "--port", "0"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert ended.returncode == 2
     [sentence] = ended.stderr.splitlines()

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
 
 from shared_utils.clock import utc_now
 from shared_utils.persistence.errors import DatabaseRefused, StaleSession, ValueRefused
+from shared_utils.persistence.sessions.port import Session
+
+if TYPE_CHECKING:
+    from letta_bridge_tests.http.conftest import FakeSessions
 
 BASE = "/api/sessions/postgres"
 
 
-async def test_a_page_of_sessions(ask, sessions):
+async def test_a_page_of_sessions(ask: Callable[..., Any], sessions: FakeSessions) -> None:
     for user in ("ada", "小明", "bo"):
         await sessions.add(user)
     ended = await sessions.add("eve")
@@ -27,7 +33,7 @@ async def test_a_page_of_sessions(ask, sessions):
     assert [one["agent_id"] for one in mine["sessions"]] == ["agent-小明"]
 
 
-async def test_a_session_is_returned_with_all_its_fields(ask, sessions):
+async def test_a_session_is_returned_with_all_its_fields(ask: Callable[..., Any], sessions: FakeSessions) -> None:
     session = await sessions.add("ada", metadata={"permanent_memory": False}, session_data={"mood": "开心"})
     found = (await ask("GET", f"{BASE}/sessions/{session.session_id}")).json()
     assert found["session_data"] == {"mood": "开心"}
@@ -38,12 +44,12 @@ async def test_a_session_is_returned_with_all_its_fields(ask, sessions):
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/x"), ("DELETE", "/x"), ("POST", "/x/undelete"), ("DELETE", "/x?hard=true")]
 )
-async def test_a_session_that_is_not_there_is_404(ask, method, path):
+async def test_a_session_that_is_not_there_is_404(ask: Callable[..., Any], method: str, path: str) -> None:
     answer = await ask(method, f"{BASE}/sessions{path}")
     assert (answer.status_code, answer.json()["code"]) == (404, "row_missing")
 
 
-async def test_a_session_is_ended_and_made_active_again(ask, sessions):
+async def test_a_session_is_ended_and_made_active_again(ask: Callable[..., Any], sessions: FakeSessions) -> None:
     session = await sessions.add("ada")
     path = f"{BASE}/sessions/{session.session_id}"
     assert (await ask("DELETE", path)).json() == {"session_id": session.session_id, "hard": False}
@@ -55,7 +61,7 @@ async def test_a_session_is_ended_and_made_active_again(ask, sessions):
     assert set(sessions.forgotten) == {("ada", "default")}
 
 
-async def test_two_active_sessions_of_one_user_are_a_conflict(ask, sessions):
+async def test_two_active_sessions_of_one_user_are_a_conflict(ask: Callable[..., Any], sessions: FakeSessions) -> None:
     old = await sessions.add("ada")
     await sessions.store.delete(old.session_id)
     await sessions.add("ada")
@@ -63,7 +69,7 @@ async def test_two_active_sessions_of_one_user_are_a_conflict(ask, sessions):
     assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
 
 
-async def test_statistics_count_sessions_by_state(ask, sessions):
+async def test_statistics_count_sessions_by_state(ask: Callable[..., Any], sessions: FakeSessions) -> None:
     await sessions.add("ada")
     await sessions.store.reserve("bo", "default")
     numbers = (await ask("GET", f"{BASE}/statistics")).json()
@@ -71,14 +77,18 @@ async def test_statistics_count_sessions_by_state(ask, sessions):
     assert numbers["last_seen"]["1h"] == 2
 
 
-async def test_cleanup_ends_expired_sessions_and_removes_old_ones(ask, sessions):
+async def test_cleanup_ends_expired_sessions_and_removes_old_ones(
+    ask: Callable[..., Any], sessions: FakeSessions
+) -> None:
     await sessions.add("ada", expires_at=utc_now() - timedelta(hours=1))
     assert (await ask("POST", f"{BASE}/cleanup")).json() == {"ended": 1, "removed": 0}
     assert (await ask("POST", f"{BASE}/cleanup?grace_hours=0")).json() == {"ended": 0, "removed": 1}
 
 
 @pytest.mark.parametrize("path", [f"{BASE}/restore", "/api/sessions/restore"])
-async def test_restore_endpoint_names_unreadable_sessions(ask, sessions, path):
+async def test_restore_endpoint_names_unreadable_sessions(
+    ask: Callable[..., Any], sessions: FakeSessions, path: str
+) -> None:
     await sessions.add("ada")
     sessions.failed = {"s9": "metadata is no JSON object"}
     assert (await ask("POST", path)).json() == {"restored": 1, "failed": sessions.failed}
@@ -87,11 +97,11 @@ async def test_restore_endpoint_names_unreadable_sessions(ask, sessions, path):
     assert restored["failed"] == sessions.failed
 
 
-async def test_before_a_restore_nothing_is_restored(ask):
+async def test_before_a_restore_nothing_is_restored(ask: Callable[..., Any]) -> None:
     assert (await ask("GET", "/api/sessions/restored")).json()["total"] == 0
 
 
-async def test_connection_endpoint_names_the_store(ask, sessions):
+async def test_connection_endpoint_names_the_store(ask: Callable[..., Any], sessions: FakeSessions) -> None:
     found = (await ask("GET", f"{BASE}/connection/test")).json()
     assert found == {"connected": True, "store": "memory of this process", "trouble": None}
 
@@ -110,7 +120,9 @@ async def test_connection_endpoint_names_the_store(ask, sessions):
         ("POST", "/api/sessions/restore"),
     ],
 )
-async def test_a_store_that_is_unavailable_is_503(ask, sessions, method, path):
+async def test_a_store_that_is_unavailable_is_503(
+    ask: Callable[..., Any], sessions: FakeSessions, method: str, path: str
+) -> None:
     sessions.store.broken = True
     answer = await ask(method, path)
     assert (answer.status_code, answer.json()["code"]) == (503, "session_store_away")
@@ -125,8 +137,14 @@ async def test_a_store_that_is_unavailable_is_503(ask, sessions, method, path):
         (DatabaseRefused("the URL postgresql://bo:hunter2@host/db is refused"), 503),
     ],
 )
-async def test_each_error_has_its_status_and_shows_no_password(ask, sessions, monkeypatch, error, status):
-    async def fail(_session_id):
+async def test_each_error_has_its_status_and_shows_no_password(
+    ask: Callable[..., Any],
+    sessions: FakeSessions,
+    monkeypatch: pytest.MonkeyPatch,
+    error: DatabaseRefused | StaleSession | ValueRefused,
+    status: int,
+) -> None:
+    async def fail(_session_id: str) -> None:
         raise error
 
     monkeypatch.setattr(sessions.store, "load", fail)
@@ -136,14 +154,14 @@ async def test_each_error_has_its_status_and_shows_no_password(ask, sessions, mo
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=many", "offset=-1", "include_inactive=perhaps"])
-async def test_a_wrong_parameter_is_named(ask, query):
+async def test_a_wrong_parameter_is_named(ask: Callable[..., Any], query: str) -> None:
     answer = await ask("GET", f"{BASE}/sessions?{query}")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert query.partition("=")[0] in answer.json()["error"]
 
 
 @pytest.mark.parametrize("user", ["ada", "小明", "a/b c?d%", "settings"])
-async def test_a_user_switches_permanent_memory_off_and_on(ask, sessions, user):
+async def test_a_user_switches_permanent_memory_off_and_on(ask: Callable[..., Any], sessions: Any, user: Any) -> None:
     path = f"/api/users/{quote(user, safe='')}/settings"
     assert (await ask("GET", path)).json() == {"user_id": user, "permanent_memory": True}
     assert (await ask("PUT", path, json={"permanent_memory": False})).json()["permanent_memory"] is False
@@ -156,28 +174,32 @@ async def test_a_user_switches_permanent_memory_off_and_on(ask, sessions, user):
     assert (await sessions.store.find(user, "teacher")).permanent_memory
 
 
-async def test_a_choice_changes_nothing_else(ask, sessions):
+async def test_a_choice_changes_nothing_else(ask: Callable[..., Any], sessions: FakeSessions) -> None:
     await sessions.add("ada", metadata={"theme": "dark"}, session_data={"mood": "ok"})
     await ask("PUT", "/api/users/ada/settings", json={"permanent_memory": False})
     session = await sessions.store.find("ada", "default")
+    assert session is not None
     assert session.metadata == {
         "theme": "dark",
         "permanent_memory": False,
         "permanent_memory_chosen_ms": session.metadata["permanent_memory_chosen_ms"],
     }
+    assert session is not None
     assert (session.agent_id, session.session_data) == ("agent-ada", {"mood": "ok"})
 
 
-async def test_switching_on_makes_no_session(ask, sessions):
+async def test_switching_on_makes_no_session(ask: Callable[..., Any], sessions: FakeSessions) -> None:
     await ask("PUT", "/api/users/ada/settings", json={"permanent_memory": True})
     assert sessions.store.sessions == {}
 
 
-async def test_a_choice_survives_a_bridge_that_writes_at_the_same_time(ask, sessions, monkeypatch):
+async def test_a_choice_survives_a_bridge_that_writes_at_the_same_time(
+    ask: Callable[..., Any], sessions: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await sessions.add("ada")
     save, tries = sessions.store.save, []
 
-    async def stale_at_first(session, **how):
+    async def stale_at_first(session: Session, **how: Any) -> Any:
         tries.append(session.persona)
         if len(tries) == 1:
             raise StaleSession
@@ -189,7 +211,7 @@ async def test_a_choice_survives_a_bridge_that_writes_at_the_same_time(ask, sess
 
 
 @pytest.mark.parametrize("body", ["{}", '{"permanent_memory": "no"}', '{"permanent_memory": true, "x": 1}', "nonsense"])
-async def test_a_choice_that_is_none_is_422(ask, body):
+async def test_a_choice_that_is_none_is_422(ask: Callable[..., Any], body: str) -> None:
     answer = await ask("PUT", "/api/users/ada/settings", content=body, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
 
@@ -202,7 +224,9 @@ async def test_a_choice_that_is_none_is_422(ask, body):
         ("GET", f"{BASE}/sessions?user_id=ada%FF"),
     ],
 )
-async def test_url_that_is_not_utf8_is_refused(ask, sessions, method, path):
+async def test_url_that_is_not_utf8_is_refused(
+    ask: Callable[..., Any], sessions: FakeSessions, method: str, path: str
+) -> None:
     await sessions.add("ada\ufffd")
     answer = await ask(method, path, json={"permanent_memory": False})
     assert (answer.status_code, answer.json()["error"].partition(";")[0]) == (400, "the address is not UTF-8")
@@ -210,6 +234,6 @@ async def test_url_that_is_not_utf8_is_refused(ask, sessions, method, path):
     assert (await ask("GET", f"/api/users/{namesake}/settings")).json()["permanent_memory"] is True
 
 
-async def test_a_body_with_half_a_character_gets_a_sentence(ask):
+async def test_a_body_with_half_a_character_gets_a_sentence(ask: Callable[..., Any]) -> None:
     answer = await ask("PUT", "/api/users/ada/settings", content=b'{"permanent_memory":true,"\\ud83d":1}')
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")

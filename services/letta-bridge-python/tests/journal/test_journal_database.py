@@ -6,6 +6,7 @@ import asyncio
 import json
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -13,10 +14,13 @@ from letta_bridge.journal import JOURNAL_SOURCE, Journal, conversation_id, journ
 from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
 from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
+from letta_bridge.request_queue.port import Turn
 from letta_bridge.settings import JournalSettings, QueueSettings
 from shared_utils.contracts.messages import Reply, dump, parse_task
 from shared_utils.persistence.conversations.service import ConversationService
+from shared_utils.persistence.database.database import Database
 from shared_utils.persistence.erasures.log import user_hash
+from shared_utils.redis.connection import RedisClient
 
 pytestmark = pytest.mark.integration
 USERS = ("ada", "bo", "怡")
@@ -24,16 +28,16 @@ TURNS = 8
 
 
 @pytest.fixture
-def queue(client):
+def queue(client: RedisClient) -> RedisQueue:
     return RedisQueue(client, client, QueueSettings(), "a")
 
 
 @pytest.fixture
-def service(database):
+def service(database: Database) -> ConversationService:
     return ConversationService(database, source=JOURNAL_SOURCE)
 
 
-async def answer_all(queue, client):
+async def answer_all(queue: RedisQueue, client: Any) -> None:
     """Every user's tasks, answered as two bridges would: a user's one after the other, users at once."""
     for number in range(TURNS):
         for user in USERS:
@@ -43,7 +47,7 @@ async def answer_all(queue, client):
         await queue.settle_and_fetch([answered(turn) for turn in turns], 0)
 
 
-def answered(turn):
+def answered(turn: Turn) -> Settlement:
     task = parse_task(turn.payload, QueueSettings().limits)
     reply = Reply(
         task_id=task.task_id,
@@ -57,12 +61,14 @@ def answered(turn):
     return journalled(turn, task, "default", end, JournalSettings(), is_remembered=True)
 
 
-async def test_every_turn_is_written_once_in_order_whoever_writes_it(queue, client, service, monkeypatch):
+async def test_every_turn_is_written_once_in_order_whoever_writes_it(
+    queue: RedisQueue, client: RedisClient, service: ConversationService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(journal, "_TURNS_PER_WRITE", 3)
     monkeypatch.setattr(journal, "_IDLE_PAUSE_SECONDS", 0.01)
-    writers = []
+    writers: list[Any] = []
 
-    async def lease_taken_from_each_who_wrote():
+    async def lease_taken_from_each_who_wrote() -> None:
         while await client.xlen(queue.keys.journal):
             last = writers[-1][0] if writers else "a"
             await client.set(queue.keys.journal_writer, "b" if last == "a" else "a", px=1000)
@@ -72,7 +78,7 @@ async def test_every_turn_is_written_once_in_order_whoever_writes_it(queue, clie
     await answer_all(queue, client)
     async with asyncio.timeout(60), AsyncExitStack() as running:
 
-        def note(name, count):
+        def note(name: str, count: int) -> None:
             writers.append((name, count))
 
         for name in "ab":
@@ -91,7 +97,9 @@ async def test_every_turn_is_written_once_in_order_whoever_writes_it(queue, clie
     assert await service.messages.count() == 2 * TURNS * len(USERS)
 
 
-async def test_a_turn_written_while_its_user_was_erased_leaves_no_row(queue, client, service):
+async def test_a_turn_written_while_its_user_was_erased_leaves_no_row(
+    queue: Any, client: Any, service: ConversationService
+) -> None:
     await answer_all(queue, client)
     backlog = RedisJournalBacklog(client, queue.keys, "a")
     batch = await backlog.take([], 1000)

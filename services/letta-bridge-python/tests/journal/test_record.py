@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -31,12 +32,12 @@ END = Settlement("7-9", Outcome.LETTA, user_id="ada", task_id="t1", reply=dump(R
 SETTINGS = JournalSettings()
 
 
-def entry(end=END, number="1700000001000-3", **fields):
-    noted = journalled(TURN, TASK, "default", replace(end, **fields), SETTINGS, is_remembered=True)
+def entry(end: Settlement = END, number: Any = "1700000001000-3", **fields: Any) -> JournalEntry:
+    noted: Any = journalled(TURN, TASK, "default", replace(end, **fields), SETTINGS, is_remembered=True)
     return JournalEntry(number, noted.journal, noted.reply)
 
 
-def test_turn_becomes_two_messages_of_one_conversation():
+def test_turn_becomes_two_messages_of_one_conversation() -> None:
     rows = read_entry(entry())
     question, answer = rows.messages
     assert rows.conversation.id == question.conversation_id == answer.conversation_id
@@ -55,45 +56,45 @@ def test_turn_becomes_two_messages_of_one_conversation():
     assert answer.created_at.isoformat() == "2023-11-14T22:13:21+00:00"
 
 
-def test_the_same_turn_is_the_same_rows():
+def test_the_same_turn_is_the_same_rows() -> None:
     again = read_entry(entry(number="1700000002000-0"))
     assert [message.id for message in again.messages] == [message.id for message in read_entry(entry()).messages]
     other = read_entry(JournalEntry("1-0", entry().turn.replace(b"7-17", b"8-17"), entry().reply))
     assert not {message.id for message in other.messages} & {message.id for message in again.messages}
 
 
-def test_ordinals_rise_with_the_place_in_the_stream():
+def test_ordinals_rise_with_the_place_in_the_stream() -> None:
     places = ["1700000001000-0", "1700000001000-1", "1700000001001-0", "8000000000000-1000"]
     ordinals = [message.ordinal for place in places for message in read_entry(entry(number=place)).messages]
     assert ordinals == sorted(set(ordinals))
     assert ordinals[-1] < 2**63
 
 
-def test_no_two_users_share_a_conversation():
+def test_no_two_users_share_a_conversation() -> None:
     names = [("a", "b"), ("a", 'b"'), ('a", "b', ""), ("ab", ""), ("", "ab"), ("a\u2028", "b")]
     assert len({conversation_id(*name) for name in names}) == len(names)
     assert conversation_id("ada", "default") == conversation_id("ada", "default")
 
 
-def test_why_memory_python_answered_is_kept():
+def test_why_memory_python_answered_is_kept() -> None:
     reply = REPLY.model_copy(update={"source": "memory-python", "agent_id": None, "fallback_reason": "breaker_open"})
     _, answer = read_entry(entry(outcome=Outcome.MEMORY, reply=dump(reply), missed=(b"{}",))).messages
     assert (answer.metadata["source"], answer.metadata["fallback_reason"]) == ("memory-python", "breaker_open")
 
 
-def test_journal_rows_take_the_user_from_the_turn_not_the_reply():
+def test_journal_rows_take_the_user_from_the_turn_not_the_reply() -> None:
     reply = dump(REPLY.model_copy(update={"user_id": "eve", "task_id": "t9"}))
     rows = read_entry(entry(reply=reply))
     assert (rows.conversation.user_id, rows.messages[1].metadata["task_id"]) == ("ada", "t1")
 
 
 @pytest.mark.parametrize("outcome", [Outcome.ERROR, Outcome.REPEATED, Outcome.DEAD])
-def test_journal_ignores_turns_without_an_answer(outcome):
+def test_journal_ignores_turns_without_an_answer(outcome: Outcome) -> None:
     end = replace(END, outcome=outcome)
     assert journalled(TURN, TASK, "default", end, SETTINGS, is_remembered=True).journal is None
 
 
-def test_journal_of_a_canned_answer_has_only_the_users_message():
+def test_journal_of_a_canned_answer_has_only_the_users_message() -> None:
     reply = REPLY.model_copy(update={"source": "memory-python", "fallback_reason": "breaker_open", "canned": True})
     (question,) = read_entry(entry(outcome=Outcome.MEMORY, reply=dump(reply))).messages
     assert (question.role, question.content) == ("user", "你好")
@@ -102,7 +103,7 @@ def test_journal_of_a_canned_answer_has_only_the_users_message():
     assert question.created_at.isoformat() == "2023-11-14T22:13:21+00:00"
 
 
-def test_journal_ignores_temporary_turns_unless_configured():
+def test_journal_ignores_temporary_turns_unless_configured() -> None:
     settings, everything = JournalSettings(), JournalSettings(temporary=True)
     temporary = replace(END, outcome=Outcome.MEMORY)
     assert journalled(TURN, TASK, "default", temporary, settings, is_remembered=False).journal is None
@@ -121,13 +122,15 @@ def test_journal_ignores_temporary_turns_unless_configured():
         (entry().turn.replace(b'"v":1', b'"v":2'), dump(REPLY), Fault.NEWER),
     ],
 )
-def test_unreadable_journal_record_distinguishes_later_releases_from_damage(turn, reply, fault):
+def test_unreadable_journal_record_distinguishes_later_releases_from_damage(
+    turn: bytes, reply: bytes, fault: Fault
+) -> None:
     with pytest.raises(UnreadableEntry) as caught:
         read_entry(JournalEntry("1-0", turn, reply))
     assert caught.value.fault is fault
 
 
-def test_a_record_without_a_version_is_read_and_keeps_its_ids():
+def test_a_record_without_a_version_is_read_and_keeps_its_ids() -> None:
     """As bridges wrote it before records had versions; written again, it is the same row."""
     turn = (
         b'{"user_id":"ada","task_id":"t1","number":"7-1700000000123","persona":"default","type":"text",'

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -83,7 +84,7 @@ async def client_of() -> AsyncIterator[Callable[..., LettaClient]]:
     """Builds clients and closes them."""
     clients: list[LettaClient] = []
 
-    def build(url: str, **options: object) -> LettaClient:
+    def build(url: str, **options: Any) -> LettaClient:
         client = LettaClient(url, **options)
         clients.append(client)
         return client
@@ -102,7 +103,7 @@ class Agents:
     spec: AgentSpec
     tag: str
 
-    async def made(self, **changes: object) -> str:
+    async def made(self, **changes: Any) -> str:
         """A new agent's id."""
         return (await self.letta.create_agent(replace(self.spec, **changes))).agent_id
 

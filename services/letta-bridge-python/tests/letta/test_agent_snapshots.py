@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,16 +14,19 @@ from letta_bridge.agent_snapshots.comparison import compare
 from letta_bridge.agent_snapshots.records import lines, snapshot_name
 from letta_bridge.agents.agent_spec import RESTORING_TAG
 from letta_bridge.errors import AgentGone, LettaRejected
-from letta_bridge.letta.agent_store import StoredConversation
+from letta_bridge.letta.agent_store import AgentDescription, StoredConversation
 from letta_bridge.letta.exact_rows import READER_TAG
 from letta_bridge.letta.letta_client import LettaClient
 from letta_bridge.letta.port import SoughtTurn, TurnState, former_tag
+
+if TYPE_CHECKING:
+    from letta_bridge_tests.letta.conftest import Agents
 
 fake_only = pytest.mark.parametrize("agents", ["fake"], indirect=True)
 server_only = pytest.mark.parametrize("agents", [pytest.param("server", marks=pytest.mark.letta)], indirect=True)
 
 
-async def lived(agents, *, turns=4):
+async def lived(agents: Agents, *, turns: int = 4) -> tuple[str, list[str]]:
     """An agent that has something of everything: history out of context, passages, a side conversation."""
     agent = await agents.made()
     otids = await agents.told(agent, "我叫小明。", *(f"第{number}句 😀\n\t\\N" for number in range(turns)))
@@ -32,15 +38,15 @@ async def lived(agents, *, turns=4):
     return agent, otids
 
 
-def restorer(agents, folder, backup="backup-1"):
+def restorer(agents: Agents, folder: Path, backup: str = "backup-1") -> AgentRestorer:
     return AgentRestorer(agents.store, "bridge", backup, folder, folder)
 
 
-def parts(path, part):
+def parts(path: Path, part: str) -> list[Any]:
     return [line for line in lines(path) if line["part"] == part]
 
 
-async def test_agent_is_restored_completely(agents, tmp_path):
+async def test_agent_is_restored_completely(agents: Agents, tmp_path: Path) -> None:
     agent, otids = await lived(agents)
     path = tmp_path / snapshot_name(agent)
     taken = await capture(agents.store, agent, path)
@@ -74,7 +80,7 @@ async def test_agent_is_restored_completely(agents, tmp_path):
     assert [agent.agent_id for agent in await agents.store.find([former_tag(agent)])] == [found.agent_id]
 
 
-async def test_repeated_restore_of_a_snapshot_changes_nothing(agents, tmp_path):
+async def test_repeated_restore_of_a_snapshot_changes_nothing(agents: Agents, tmp_path: Path) -> None:
     agent, _ = await lived(agents)
     path = tmp_path / snapshot_name(agent)
     await capture(agents.store, agent, path)
@@ -87,7 +93,7 @@ async def test_repeated_restore_of_a_snapshot_changes_nothing(agents, tmp_path):
     assert len(await agents.letta.find_agents([agents.tag])) == 1
 
 
-async def test_an_agent_is_not_put_beside_another_one_of_its_user(agents, tmp_path):
+async def test_an_agent_is_not_put_beside_another_one_of_its_user(agents: Agents, tmp_path: Path) -> None:
     agent, _ = await lived(agents, turns=1)
     path = tmp_path / snapshot_name(agent)
     await capture(agents.store, agent, path)
@@ -98,7 +104,7 @@ async def test_an_agent_is_not_put_beside_another_one_of_its_user(agents, tmp_pa
     assert [found.agent_id for found in await agents.letta.find_agents([agents.tag])] == [other]
 
 
-async def test_twins_of_one_user_are_both_restored(agents, tmp_path):
+async def test_twins_of_one_user_are_both_restored(agents: Agents, tmp_path: Path) -> None:
     twins = [(await lived(agents, turns=1))[0] for _ in range(2)]
     for twin in twins:
         await capture(agents.store, twin, tmp_path / snapshot_name(twin))
@@ -112,14 +118,16 @@ async def test_twins_of_one_user_are_both_restored(agents, tmp_path):
     assert len(await agents.letta.find_agents(agents.spec.tags)) == 2
 
 
-async def test_incomplete_restored_agent_is_not_found_by_its_user(agents, tmp_path, monkeypatch):
+async def test_incomplete_restored_agent_is_not_found_by_its_user(
+    agents: Agents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     agent, _ = await lived(agents)
     path = tmp_path / snapshot_name(agent)
     await capture(agents.store, agent, path)
     await agents.letta.delete_agent(agent)
     seen = []
 
-    async def interrupted(*_arguments):
+    async def interrupted(*_arguments: str) -> None:
         seen.extend(await agents.letta.find_agents([former_tag(agent)]))
         raise KeyboardInterrupt
 
@@ -140,7 +148,7 @@ async def test_incomplete_restored_agent_is_not_found_by_its_user(agents, tmp_pa
     assert await agents.letta.find_agents([RESTORING_TAG, former_tag(agent)]) == []
 
 
-async def test_shared_block_and_archive_are_saved_once_and_restored_as_shared(agents, tmp_path):
+async def test_shared_block_and_archive_are_saved_once_and_restored_as_shared(agents: Any, tmp_path: Path) -> None:
     one, other = await agents.made(), await agents.made(blocks=())
     await agents.note(one, "shared")
     block = (await agents.store.describe(one)).blocks[0]
@@ -167,7 +175,7 @@ async def test_shared_block_and_archive_are_saved_once_and_restored_as_shared(ag
     assert archives[0] == archives[1]
 
 
-async def test_shared_archive_is_restored_without_its_first_owner(agents, tmp_path):
+async def test_shared_archive_is_restored_without_its_first_owner(agents: Any, tmp_path: Path) -> None:
     one, other = await agents.made(), await agents.made(blocks=(), tags=("bridge", agents.tag, "persona:cat"))
     await agents.note(one, "shared")
     [archive] = await agents.store.archives(one)
@@ -185,7 +193,7 @@ async def test_shared_archive_is_restored_without_its_first_owner(agents, tmp_pa
     assert [passage.text async for passage in agents.store.passages(restored.new_id)] == ["shared"]
 
 
-async def test_differences_are_named_without_message_texts(agents, tmp_path):
+async def test_differences_are_named_without_message_texts(agents: Agents, tmp_path: Path) -> None:
     agent, _ = await lived(agents)
     path, changed = tmp_path / "a", tmp_path / "b"
     await capture(agents.store, agent, path)
@@ -200,7 +208,9 @@ async def test_differences_are_named_without_message_texts(agents, tmp_path):
 
 @fake_only
 @pytest.mark.parametrize("harm", ["cut", "counts", "newer", "no_json", "goes_on", "empty"])
-async def test_a_damaged_snapshot_is_refused_before_anything_is_written(agents, tmp_path, harm):
+async def test_a_damaged_snapshot_is_refused_before_anything_is_written(
+    agents: Agents, tmp_path: Path, harm: str
+) -> None:
     agent, _ = await lived(agents)
     path = tmp_path / snapshot_name(agent)
     await capture(agents.store, agent, path)
@@ -225,7 +235,7 @@ async def test_a_damaged_snapshot_is_refused_before_anything_is_written(agents, 
 
 
 @server_only
-async def test_variables_are_saved_without_their_values_unless_asked_for(agents, tmp_path):
+async def test_variables_are_saved_without_their_values_unless_asked_for(agents: Any, tmp_path: Path) -> None:
     agent = await agents.made()
     await agents.letta.request("PATCH", f"/v1/agents/{agent}", body={"secrets": {"KEY": "very secret"}})
     taken = await capture(agents.store, agent, tmp_path / "without")
@@ -240,7 +250,7 @@ async def test_variables_are_saved_without_their_values_unless_asked_for(agents,
 
 
 @server_only
-async def test_capture_falls_back_to_listed_messages_that_letta_cannot_export(agents, tmp_path):
+async def test_capture_falls_back_to_listed_messages_that_letta_cannot_export(agents: Any, tmp_path: Path) -> None:
     """Half a surrogate pair in one message fails Letta's own export of the agent."""
     agent = await agents.made()
     await agents.told(agent, "before")
@@ -260,17 +270,17 @@ async def test_capture_falls_back_to_listed_messages_that_letta_cannot_export(ag
     assert restored.comparison.differences == []
 
 
-async def test_an_agent_deleted_while_it_is_read_leaves_no_file(agents, tmp_path):
+async def test_an_agent_deleted_while_it_is_read_leaves_no_file(agents: Agents, tmp_path: Path) -> None:
     """Letta then lists no passages, and no error: a snapshot would silently lack them."""
     agent, _ = await lived(agents)
 
     class Deleting:
         """Deletes the agent once its messages are read."""
 
-        def __getattr__(self, name):
+        def __getattr__(self, name: str) -> Any:
             return getattr(agents.store, name)
 
-        async def messages(self, described):
+        async def messages(self, described: AgentDescription) -> AsyncIterator[Any]:
             async for message in agents.store.messages(described):
                 yield message
             await agents.letta.delete_agent(agent)
@@ -280,7 +290,9 @@ async def test_an_agent_deleted_while_it_is_read_leaves_no_file(agents, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_another_backup_of_an_agent_is_not_mistaken_for_the_one_restored_before(agents, tmp_path):
+async def test_another_backup_of_an_agent_is_not_mistaken_for_the_one_restored_before(
+    agents: Agents, tmp_path: Path
+) -> None:
     agent, _ = await lived(agents, turns=1)
     path = tmp_path / snapshot_name(agent)
     await capture(agents.store, agent, path)
@@ -290,13 +302,15 @@ async def test_another_backup_of_an_agent_is_not_mistaken_for_the_one_restored_b
     assert (again.outcome, again.other) == ("occupied", first.new_id)
 
 
-async def test_rejected_agent_is_named_and_removed(agents, tmp_path, monkeypatch):
+async def test_rejected_agent_is_named_and_removed(
+    agents: Agents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     agent, _ = await lived(agents, turns=1)
     path = tmp_path / snapshot_name(agent)
     await capture(agents.store, agent, path)
     await agents.letta.delete_agent(agent)
 
-    async def rejected(*_arguments):
+    async def rejected(*_arguments: Any) -> None:
         raise LettaRejected("no such embedding model")
 
     monkeypatch.setattr(agents.store, "add_passages", rejected)
@@ -308,7 +322,7 @@ async def test_rejected_agent_is_named_and_removed(agents, tmp_path, monkeypatch
     assert (await restorer(agents, tmp_path).restore(agent, path)).outcome == "restored"
 
 
-async def test_reading_leaves_nothing_behind_in_letta(agents, tmp_path):
+async def test_reading_leaves_nothing_behind_in_letta(agents: Any, tmp_path: Path) -> None:
     agent, _ = await lived(agents)
     before = await agents.rows(agent)
     await capture(agents.store, agent, tmp_path / "snapshot")
@@ -322,7 +336,7 @@ async def test_reading_leaves_nothing_behind_in_letta(agents, tmp_path):
     ]
 
 
-def test_a_snapshot_is_readable_by_people(tmp_path):
+def test_a_snapshot_is_readable_by_people(tmp_path: Path) -> None:
     assert snapshot_name("agent-22006411-d94a-4f4b-9bd9-25f0a9d311a8") == (
         "agent-22006411-d94a-4f4b-9bd9-25f0a9d311a8.jsonl"
     )

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from letta_bridge.agent_snapshots import capture
 from letta_bridge.agent_snapshots.agent_file import write_agent_file
 from letta_bridge.errors import AgentGone, LettaRejected
-from letta_bridge.letta.agent_store import StoredConversation
+from letta_bridge.letta.agent_store import StoredConversation, StoredMessage
+
+if TYPE_CHECKING:
+    from letta_bridge_tests.letta.conftest import Agents
 
 GONE = "agent-22006411-d94a-4f4b-9bd9-25f0a9d311a8"
 server_only = pytest.mark.parametrize("agents", [pytest.param("server", marks=pytest.mark.letta)], indirect=True)
 LISTS = ("groups", "blocks", "files", "sources", "tools", "mcp_servers")
 
 
-def text_of(message):
+def text_of(message: StoredMessage) -> str:
     return "".join(part.get("text", "") for part in message.row.get("content") or [])
 
 
-async def test_an_agent_is_described(agents):
+async def test_an_agent_is_described(agents: Agents) -> None:
     agent = await agents.made()
     await agents.told(agent, "你好")
     described = await agents.store.describe(agent)
@@ -44,12 +49,12 @@ async def test_an_agent_is_described(agents):
 
 
 @pytest.mark.parametrize("tools", [(), ("memory_insert",), ("conversation_search", "memory_insert", "memory_rethink")])
-async def test_written_agent_has_exactly_its_tools(agents, tools):
+async def test_written_agent_has_exactly_its_tools(agents: Agents, tools: tuple[Any, ...]) -> None:
     described = await agents.store.describe(await agents.made(tools=tools))
     assert sorted(tool["name"] for tool in described.tools) == sorted(tools)
 
 
-async def test_every_message_is_read_in_order_also_out_of_context(agents):
+async def test_every_message_is_read_in_order_also_out_of_context(agents: Agents) -> None:
     agent = await agents.made()
     texts = [f"第{number}句" for number in range(6)]
     otids = await agents.told(agent, *texts)
@@ -64,7 +69,7 @@ async def test_every_message_is_read_in_order_also_out_of_context(agents):
     assert all(row.exact and row.row["created_at"] for row in rows)
 
 
-async def test_messages_of_later_turns_are_not_part_of_a_description(agents):
+async def test_messages_of_later_turns_are_not_part_of_a_description(agents: Agents) -> None:
     agent = await agents.made()
     await agents.told(agent, "before")
     described = await agents.store.describe(agent)
@@ -74,7 +79,7 @@ async def test_messages_of_later_turns_are_not_part_of_a_description(agents):
     assert "after" not in texts
 
 
-async def test_passages_keep_date_tags_and_metadata(agents):
+async def test_passages_keep_date_tags_and_metadata(agents: Agents) -> None:
     agent = await agents.made()
     texts = [f"第{number}条" for number in range(120)]
     await agents.note(agent, *texts[:60])
@@ -89,7 +94,7 @@ async def test_passages_keep_date_tags_and_metadata(agents):
     assert passages[7].created_at.startswith("2021-02-03T04:05:07.123456")
 
 
-async def test_a_written_agent_has_every_message_under_ids_of_its_own(agents, tmp_path):
+async def test_a_written_agent_has_every_message_under_ids_of_its_own(agents: Agents, tmp_path: Path) -> None:
     agent = await agents.made()
     otids = await agents.told(agent, "我叫小明。", "one", "two", "three")
     described = await agents.store.describe(agent)
@@ -119,7 +124,7 @@ async def test_a_written_agent_has_every_message_under_ids_of_its_own(agents, tm
     await agents.told(written, "再见")
 
 
-async def test_an_agent_is_given_other_tags(agents):
+async def test_an_agent_is_given_other_tags(agents: Agents) -> None:
     agent = await agents.made()
     await agents.store.retag(agent, [agents.tag, "formerly:agent-x"])
     [found] = await agents.store.find([agents.tag, "formerly:agent-x"])
@@ -129,7 +134,7 @@ async def test_an_agent_is_given_other_tags(agents):
     assert await agents.store.find(["bridge", agents.tag]) == []
 
 
-async def test_shared_block_and_archive_are_described_as_shared(agents):
+async def test_shared_block_and_archive_are_described_as_shared(agents: Agents) -> None:
     one, other = await agents.made(), await agents.made(blocks=())
     await agents.note(one, "shared")
     block = (await agents.store.describe(one)).blocks[0]
@@ -143,13 +148,13 @@ async def test_shared_block_and_archive_are_described_as_shared(agents):
     assert [passage.text async for passage in agents.store.passages(other)] == ["shared"]
 
 
-async def test_attaching_a_missing_block_or_archive_returns_false(agents):
+async def test_attaching_a_missing_block_or_archive_returns_false(agents: Agents) -> None:
     agent = await agents.made()
     assert not await agents.store.attach_block(agent, f"block-{uuid.uuid4()}")
     assert not await agents.store.attach_archive(agent, f"archive-{uuid.uuid4()}")
 
 
-async def test_a_conversation_is_forked_with_the_context_of_the_moment(agents):
+async def test_a_conversation_is_forked_with_the_context_of_the_moment(agents: Agents) -> None:
     agent = await agents.made()
     await agents.told(agent, "one", "two")
     assert await agents.store.conversations(agent) == []
@@ -164,7 +169,7 @@ async def test_a_conversation_is_forked_with_the_context_of_the_moment(agents):
 
 
 @pytest.mark.parametrize("agent_id", [GONE, "agent-of nobody"])
-async def test_an_agent_that_does_not_exist_cannot_be_described(agents, agent_id):
+async def test_an_agent_that_does_not_exist_cannot_be_described(agents: Agents, agent_id: str) -> None:
     with pytest.raises(AgentGone):
         await agents.store.describe(agent_id)
     with pytest.raises(AgentGone):
@@ -173,15 +178,15 @@ async def test_an_agent_that_does_not_exist_cannot_be_described(agents, agent_id
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"agents": []}', "不是".encode()])
-async def test_write_refuses_an_invalid_agent_file(agents, tmp_path, content):
+async def test_write_refuses_an_invalid_agent_file(agents: Agents, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "agent.af").write_bytes(content)
     with pytest.raises(LettaRejected):
         await agents.store.write(tmp_path / "agent.af", {})
 
 
 @server_only
-async def test_write_sets_variables_and_keeps_existing_tools(agents, tmp_path):
-    client = agents.letta
+async def test_write_sets_variables_and_keeps_existing_tools(agents: Agents, tmp_path: Path) -> None:
+    client: Any = agents.letta
     name = f"tool_{uuid.uuid4().hex[:8]}"
     source = f'def {name}() -> str:\n    """Say it."""\n    return "it"\n'
     await client.request("POST", "/v1/tools/", body={"source_code": source, "source_type": "python"})

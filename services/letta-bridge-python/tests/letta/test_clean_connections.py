@@ -6,6 +6,9 @@ import asyncio
 import contextlib
 import json
 import re
+from asyncio.streams import StreamReader, StreamWriter
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -15,16 +18,16 @@ from letta_bridge.letta.port import TurnMessage
 
 
 @pytest.fixture(params=["while the connection is idle", "after the next request"])
-async def repeating_letta(request):
+async def repeating_letta(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     """Says each turn's agent back, twice; gives its address and a list of the agents asked."""
     asked = []
     late = request.param == "after the next request"
 
-    async def serve(reader, writer):
+    async def serve(reader: Any, writer: StreamWriter) -> None:
         again = b""
         while head := await reader.readuntil(b"\r\n\r\n") if not reader.at_eof() else b"":
-            await reader.readexactly(int(re.search(rb"content-length: (\d+)", head.lower())[1]))
-            agent = re.search(rb"agents/([\w-]+)/", head)[1].decode()
+            await reader.readexactly(int(re.findall(rb"content-length: (\d+)", head.lower())[0]))
+            agent = re.findall(rb"agents/([\w-]+)/", head)[0].decode()
             asked.append(agent)
             said = {"messages": [{"message_type": "assistant_message", "content": f"I am {agent}"}]}
             body = json.dumps(said).encode()
@@ -36,7 +39,7 @@ async def repeating_letta(request):
             await asyncio.sleep(0.05)  # by then the connection waits for its next request
             writer.write(answer)
 
-    async def guarded(reader, writer):
+    async def guarded(reader: StreamReader, writer: StreamWriter) -> None:
         try:
             await serve(reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -50,7 +53,7 @@ async def repeating_letta(request):
     server.close()
 
 
-async def test_duplicate_answer_is_never_given_to_another_request(repeating_letta):
+async def test_duplicate_answer_is_never_given_to_another_request(repeating_letta: tuple[Any, ...]) -> None:
     url, asked = repeating_letta
     client = LettaClient(url)
     unknown = 0
@@ -69,10 +72,10 @@ async def test_duplicate_answer_is_never_given_to_another_request(repeating_lett
     assert unknown <= 2  # a repeated answer costs the connection, so that the next turn has a new one
 
 
-async def test_lookups_share_no_connection():
+async def test_lookups_share_no_connection() -> None:
     seen = []
 
-    async def serve(reader, writer):
+    async def serve(reader: StreamReader, writer: StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         seen.append(writer.get_extra_info("peername"))
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]")

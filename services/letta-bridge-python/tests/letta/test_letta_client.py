@@ -8,6 +8,7 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -305,7 +306,7 @@ async def test_search_beyond_its_time_limit_is_not_complete(stub: Stub, client_o
 
 async def test_all_runs_are_read(stub: Stub, client_of: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(letta_client, "_RUN_PAGE", 2)
-    runs = [
+    runs: Any = [
         {"id": f"run-{n}", "status": "running", "request_config": {TOOL_KWARG_LABEL: str(uuid.UUID(int=n))}}
         for n in range(5)
     ]

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -58,7 +58,7 @@ class World:
         assert made.id
         return made.id
 
-    async def find(self, agent_id: str, otid: str, **sought: object) -> FoundTurn:
+    async def find(self, agent_id: str, otid: str, **sought: Any) -> FoundTurn:
         turn = SoughtTurn(otid, **{"since": time.time() - 600, **sought})
         return (await self.letta.find_turns(agent_id, [turn])).turns[0]
 
@@ -284,7 +284,7 @@ async def test_a_turn_never_sent(world: World) -> None:
 @pytest.mark.parametrize("roles", [("user", "user"), ("user", "assistant", "user"), ("system", "user")])
 async def test_several_messages_in_one_turn(world: World, roles: tuple[str, ...]) -> None:
     agent = await world.agent()
-    told = [TurnMessage(role, f"{n} {role}", str(uuid.uuid4())) for n, role in enumerate(roles)]
+    told = [TurnMessage(cast("Any", role), f"{n} {role}", str(uuid.uuid4())) for n, role in enumerate(roles)]
     answer = await world.letta.send(agent, told, timeout=60)
     listed = [m for m in await world.letta.history(agent) if m.get("run_id")]
     assert [m["content"] for m in listed] == [*(m.content for m in told), answer.text]

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 import pytest
 
 from letta_bridge.errors import OutcomeUnknown, TurnInterrupted
 from letta_bridge.letta import AgentSpec, Block, SoughtTurn, TurnMessage, TurnState, turn_otid
+from letta_bridge.letta.letta_client import LettaClient
 from letta_bridge.turn.reconciliation import Absences, PresentTurn, Reconciliation
+from local_stack.letta import Letta
+from local_stack.postgres import Postgres
 
 pytestmark = pytest.mark.letta
 
@@ -22,11 +27,11 @@ _REFUSED = "CREATE TRIGGER refused BEFORE {} FOR EACH ROW EXECUTE FUNCTION refus
 
 
 @pytest.fixture
-def refusing(postgres_server):
+def refusing(postgres_server: Postgres) -> Callable[..., Any]:
     """Lets Letta's database refuse kinds of statements, such as ``UPDATE ON runs``."""
 
     @contextmanager
-    def refuse(*statements):
+    def refuse(*statements: Any) -> Iterator[None]:
         with psycopg.connect(postgres_server.url("letta"), autocommit=True) as connection:
             connection.execute(_REFUSE)
             try:
@@ -40,7 +45,7 @@ def refusing(postgres_server):
 
 
 @pytest.fixture
-async def agent(letta, client_of):
+async def agent(letta: Letta, client_of: Callable[..., LettaClient]) -> AsyncIterator[Any]:
     client = client_of(letta.url, api_key=letta.api_key)
     blocks = (Block("human", "", "about the user", 2000), Block("persona", "kind"))
     tags = ("bridge", f"test:{uuid.uuid4()}")
@@ -50,7 +55,7 @@ async def agent(letta, client_of):
     await client.delete_agent(made.agent_id)
 
 
-async def failed(client, agent_id):
+async def failed(client: Any, agent_id: str) -> None:
     """A turn that Letta answers with an error of its own, while its run stays active."""
     otid = turn_otid(agent_id, KEY)
     with pytest.raises(OutcomeUnknown) as failure:
@@ -60,7 +65,7 @@ async def failed(client, agent_id):
     assert found.state is TurnState.RUNNING
 
 
-async def reconciled(client, agent_id):
+async def reconciled(client: Any, agent_id: str) -> Any:
     present = PresentTurn(KEY, "t1", time.time(), "hello", ended=True, is_deserted=lambda: False)
     async with asyncio.timeout(60):
         return await Reconciliation(
@@ -75,7 +80,9 @@ async def reconciled(client, agent_id):
         ).run()
 
 
-async def test_an_answer_is_found_although_letta_could_not_write_the_end_of_its_run(agent, refusing):
+async def test_an_answer_is_found_although_letta_could_not_write_the_end_of_its_run(
+    agent: Any, refusing: Callable[..., Any]
+) -> None:
     client, agent_id = agent
     with refusing("UPDATE ON runs"):
         await failed(client, agent_id)
@@ -84,7 +91,9 @@ async def test_an_answer_is_found_although_letta_could_not_write_the_end_of_its_
     assert result.present.answer.text
 
 
-async def test_a_turn_that_letta_could_store_neither_nor_end_stays_in_doubt(agent, refusing):
+async def test_a_turn_that_letta_could_store_neither_nor_end_stays_in_doubt(
+    agent: Any, refusing: Callable[..., Any]
+) -> None:
     client, agent_id = agent
     with refusing("UPDATE ON runs", "INSERT ON messages"):
         await failed(client, agent_id)

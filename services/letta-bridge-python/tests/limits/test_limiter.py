@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -17,43 +19,46 @@ from letta_bridge.settings import LimitSettings
 from letta_bridge.turn.lease import TurnLease
 from shared_utils.contracts.messages import Task
 
+if TYPE_CHECKING:
+    from letta_bridge_tests.conftest import Rig
+
 NOW = 1_795_000_000.0
 
 
 class UsageStore:
     """Says what it was told to, and remembers that it was asked."""
 
-    def __init__(self, standing=None, error=None):
+    def __init__(self, standing: UsageSnapshot | None = None, error: RedisConnectionError | None = None) -> None:
         self.standing = standing or UsageSnapshot()
         self.error = error
         self.asked = 0
-        self.spent = []
+        self.spent: list[Any] = []
 
-    async def admit(self, user_id, *, per_minute, burst):
+    async def admit(self, user_id: str, *, per_minute: float, burst: int) -> UsageSnapshot:
         self.asked += 1
         if self.error:
             raise self.error
         return self.standing
 
-    async def spend(self, user_id, tokens):
+    async def spend(self, user_id: str, tokens: int) -> None:
         if self.error:
             raise self.error
         self.spent.append((user_id, tokens))
 
 
-def make(meter=None, **settings):
+def make(meter: UsageStore | None = None, **settings: Any) -> Limiter:
     return Limiter(LimitSettings.model_validate(settings), meter or UsageStore(), clock=lambda: NOW)
 
 
-def turn(**fields):
+def turn(**fields: Any) -> Any:
     return Turn(**{"receipt": "1-1", "lane": "ada", "attempts": 1, "seq": 1, "first_ms": 0, "payload": b"", **fields})
 
 
-def task(**fields):
+def task(**fields: float | str | None) -> Task:
     return Task(task_id="t1", user_id="ada", content="hi", **fields)
 
 
-async def test_limits_that_are_off_read_no_counter():
+async def test_limits_that_are_off_read_no_counter() -> None:
     meter = UsageStore()
     limiter = make(meter)
     admission = await limiter.admit(turn(queued_seconds=1e9), task(timestamp=NOW - 1e9))
@@ -77,7 +82,9 @@ async def test_limits_that_are_off_read_no_counter():
         (0.0, "yesterday", False),
     ],
 )
-async def test_a_task_that_waited_too_long_is_not_answered(queued_seconds, timestamp, expired):
+async def test_a_task_that_waited_too_long_is_not_answered(
+    queued_seconds: float, timestamp: float | str | None, expired: bool
+) -> None:
     limiter = make(max_age_seconds=60)
     if not expired:
         assert (await limiter.admit(turn(queued_seconds=queued_seconds), task(timestamp=timestamp))).to_letta() is None
@@ -107,24 +114,28 @@ async def test_a_task_that_waited_too_long_is_not_answered(queued_seconds, times
         ),
     ],
 )
-async def test_a_soft_budget_falls_back_and_a_hard_one_refuses(budgets, standing, kind, code):
+async def test_a_soft_budget_falls_back_and_a_hard_one_refuses(
+    budgets: dict[str, dict[str, int]], standing: UsageSnapshot, kind: str | None, code: str | None
+) -> None:
     admission = await make(UsageStore(standing), **budgets).admit(turn(), task())
     assert {name: hit.code for name in ("soft", "hard") if (hit := getattr(admission, name))} == (
         {kind: code} if kind else {}
     )
 
 
-async def test_while_the_usage_store_is_unavailable_turns_go_through():
+async def test_while_the_usage_store_is_unavailable_turns_go_through() -> None:
     limiter = make(UsageStore(error=RedisConnectionError("away")), turns_per_minute=1, user_tokens={"hard": 1})
     assert (await limiter.admit(turn(), task())).to_letta() is None
     await limiter.spent("ada", 5)
 
 
-def answers(rig):
+def answers(rig: Rig) -> list[tuple[str, str]]:
     return [(reply["task_id"], reply.get("code") or reply["source"]) for reply in rig.replies()]
 
 
-async def test_rate_limit_refuses_only_the_fast_user(make_rig):
+async def test_rate_limit_refuses_only_the_fast_user(
+    make_rig: Callable[..., Rig],
+) -> None:
     rig = make_rig(limits={"turns_per_minute": 1, "burst": 2})
     for number in range(4):
         rig.push(f"a{number}", user="ada")
@@ -138,7 +149,9 @@ async def test_rate_limit_refuses_only_the_fast_user(make_rig):
     assert rig.outcomes() == {"letta": 3, "error": 2}
 
 
-async def test_a_refused_task_that_is_sent_again_is_judged_again_and_answered_as_if_new(make_rig):
+async def test_a_refused_task_that_is_sent_again_is_judged_again_and_answered_as_if_new(
+    make_rig: Callable[..., Rig],
+) -> None:
     rig = make_rig(limits={"turns_per_minute": 1, "burst": 1})
     rig.push("a0")
     rig.push("a1")
@@ -152,7 +165,9 @@ async def test_a_refused_task_that_is_sent_again_is_judged_again_and_answered_as
     assert await rig.said_to_agents() == {"ada": ["hi", "hi"]}
 
 
-async def test_turn_that_may_be_stored_is_completed_despite_limits(make_rig):
+async def test_turn_that_may_be_stored_is_completed_despite_limits(
+    make_rig: Callable[..., Rig],
+) -> None:
     rig = make_rig(
         letta={"fallback_to_memory": False, "retry_attempts": 0}, limits={"turns_per_minute": 0.001, "burst": 1}
     )
@@ -165,7 +180,9 @@ async def test_turn_that_may_be_stored_is_completed_despite_limits(make_rig):
     assert answers(rig) == [("a0", "letta_unavailable"), ("a0", "letta")]
 
 
-async def test_a_spent_budget_falls_back_then_refuses_and_the_agent_catches_up_next_day(make_rig):
+async def test_a_spent_budget_falls_back_then_refuses_and_the_agent_catches_up_next_day(
+    make_rig: Callable[..., Rig],
+) -> None:
     rig = make_rig(limits={"user_tokens": {"soft": 10, "hard": 1000}})
     await rig.meter.spend("ada", 10)
     rig.push("a0", content="first")
@@ -181,7 +198,7 @@ async def test_a_spent_budget_falls_back_then_refuses_and_the_agent_catches_up_n
     assert await rig.said_to_agents() == {"ada": ["first", "third"]}
 
 
-async def test_budget_does_not_affect_tasks_for_memory_python(make_rig):
+async def test_budget_does_not_affect_tasks_for_memory_python(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(limits={"all_tokens": {"hard": 1}})
     await rig.meter.spend("ada", 1)
     rig.push("a0", meta={"memory_type": "temporary"})
@@ -189,7 +206,7 @@ async def test_budget_does_not_affect_tasks_for_memory_python(make_rig):
     assert rig.outcomes() == {"memory": 1}
 
 
-async def test_a_turns_tokens_are_counted(make_rig):
+async def test_a_turns_tokens_are_counted(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(limits={"user_tokens": {"soft": 10**9}})
     rig.letta._answer = lambda _agent, _messages: TurnAnswer("hello", usage=Usage(40, 2, 42, 1))
     rig.push("a0")
@@ -198,7 +215,7 @@ async def test_a_turns_tokens_are_counted(make_rig):
     assert standing.user_tokens == standing.all_tokens == rig.kept(task_id="a0")["usage"]["total_tokens"] == 42
 
 
-async def test_full_lane_refuses_at_once_and_keeps_waiting_tasks_in_order(make_rig):
+async def test_full_lane_refuses_at_once_and_keeps_waiting_tasks_in_order(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(limits={"max_pending_per_user": 3})
     for number in range(8):
         rig.push(f"a{number}", content=f"say {number}")
@@ -214,24 +231,26 @@ async def test_full_lane_refuses_at_once_and_keeps_waiting_tasks_in_order(make_r
 
 @pytest.mark.parametrize("limit", [{"max_pending_per_user": 3}, {}], ids=["limited", "not limited any more"])
 @pytest.mark.parametrize("attempts", [1, 2, 5])
-async def test_a_task_whose_lane_was_full_is_refused_on_every_delivery(make_rig, attempts, limit):
+async def test_a_task_whose_lane_was_full_is_refused_on_every_delivery(
+    make_rig: Callable[..., Rig], attempts: int, limit: dict[str, Any]
+) -> None:
     rig = make_rig(limits=limit)
     payload = json.dumps({"task_id": "t1", "user_id": "ada", "content": "hi"}).encode()
     refused = turn(lane="~full:7", attempts=attempts, payload=payload)
-    settlement = await rig.processor().process(refused, TurnLease(30, clock()))
+    settlement: Any = await rig.processor().process(refused, TurnLease(30, clock()))
     assert json.loads(settlement.reply)["code"] == "user_queue_full"
     assert settlement.tally == ("turned_away", "guard:user_queue_full")
     assert rig.letta.sent == []
 
 
-async def test_a_user_who_is_called_like_an_overflow_lane_is_served(make_rig):
+async def test_a_user_who_is_called_like_an_overflow_lane_is_served(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(limits={"max_pending_per_user": 3})
     rig.push("t1", user="~full:7")
     await rig.work_off()
     assert answers(rig) == [("t1", "letta")]
 
 
-async def test_overflow_refusal_survives_a_killed_bridge(make_rig):
+async def test_overflow_refusal_survives_a_killed_bridge(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(limits={"max_pending_per_user": 2})
     for number in range(6):
         rig.push(f"a{number}", content=f"say {number}")
@@ -245,7 +264,7 @@ async def test_overflow_refusal_survives_a_killed_bridge(make_rig):
     assert (await rig.said_to_agents())["ada"] == ["say 0", "say 1"]
 
 
-async def test_a_task_refused_by_a_full_lane_may_be_sent_again(make_rig):
+async def test_a_task_refused_by_a_full_lane_may_be_sent_again(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(limits={"max_pending_per_user": 1})
     rig.push("a0")
     rig.push("a1", content="again")
@@ -256,7 +275,7 @@ async def test_a_task_refused_by_a_full_lane_may_be_sent_again(make_rig):
     assert rig.kept(task_id="a1")["source"] == "letta"
 
 
-async def test_refusal_does_not_block_the_first_task_with_its_id(make_rig):
+async def test_refusal_does_not_block_the_first_task_with_its_id(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(limits={"max_pending_per_user": 1})
     rig.push("1", content="the first")
     rig.push("1", content="another")
@@ -268,7 +287,7 @@ async def test_refusal_does_not_block_the_first_task_with_its_id(make_rig):
     assert rig.kept(task_id="1")["response_text"] == "echo: the first"
 
 
-async def test_limit_refusal_keeps_the_stored_reply_of_an_earlier_try(make_rig):
+async def test_limit_refusal_keeps_the_stored_reply_of_an_earlier_try(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(
         limits={"max_pending_per_user": 1},
         letta={"reply_deadline_seconds": 0.1, "timeout_seconds": 0.05, "retry_attempts": 0},
@@ -292,17 +311,17 @@ async def test_limit_refusal_keeps_the_stored_reply_of_an_earlier_try(make_rig):
     assert (await rig.said_to_agents())["ada"].count("one") == 1
 
 
-async def test_new_limits_hold_from_the_next_turn_on(make_rig):
+async def test_new_limits_hold_from_the_next_turn_on(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig()
     processor = rig.processor()
     changed = rig.settings.model_copy(update={"limits": LimitSettings(max_age_seconds=10)})
     processor.reload(changed)
     payload = json.dumps({"task_id": "t1", "user_id": "ada", "content": "hi"}).encode()
-    settlement = await processor.process(turn(payload=payload, queued_seconds=11.0), lease=None)
+    settlement: Any = await processor.process(turn(payload=payload, queued_seconds=11.0), lease=cast("Any", None))
     assert json.loads(settlement.reply)["code"] == "expired"
 
 
-def test_each_limit_has_a_code_of_its_own():
+def test_each_limit_has_a_code_of_its_own() -> None:
     assert {
         "expired",
         "user_queue_full",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -15,12 +17,12 @@ from shared_utils.redis.connection import connect
 
 FAST = {"per_minute": 600.0, "burst": 3}
 """One turn every 100 ms in the long run."""
-SLOW = {"per_minute": 0.001, "burst": 3}
-NO_LIMIT = {"per_minute": 0.0, "burst": 3}
+SLOW: dict[str, Any] = {"per_minute": 0.001, "burst": 3}
+NO_LIMIT: dict[str, Any] = {"per_minute": 0.0, "burst": 3}
 
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.integration)])
-async def meter(request):
+async def meter(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     if request.param == "memory":
         yield InMemoryUsageStore(time.time)
         return
@@ -29,20 +31,20 @@ async def meter(request):
     await client.aclose()
 
 
-async def admitted(meter, user, times, limits):
+async def admitted(meter: Any, user: Any, times: Any, limits: Any) -> list[bool]:
     return [(await meter.admit(user, **limits)).in_rate for _ in range(times)]
 
 
-async def test_a_quiet_user_may_take_a_burst_and_no_more(meter):
+async def test_a_quiet_user_may_take_a_burst_and_no_more(meter: RedisUsageStore | InMemoryUsageStore) -> None:
     assert await admitted(meter, "ada", 5, SLOW) == [True, True, True, False, False]
 
 
-async def test_each_user_has_a_rate_of_its_own(meter):
+async def test_each_user_has_a_rate_of_its_own(meter: RedisUsageStore | InMemoryUsageStore) -> None:
     assert await admitted(meter, "ada", 4, SLOW) == [True, True, True, False]
     assert await admitted(meter, "用户:1", 4, SLOW) == [True, True, True, False]
 
 
-async def test_rate_allowance_refills_over_time(meter):
+async def test_rate_allowance_refills_over_time(meter: Any) -> None:
     began = time.monotonic()
     taken = 0
     while taken < 6:
@@ -53,12 +55,12 @@ async def test_rate_allowance_refills_over_time(meter):
     assert time.monotonic() - began > 0.25
 
 
-async def test_without_a_limit_nothing_is_counted(meter):
+async def test_without_a_limit_nothing_is_counted(meter: Any) -> None:
     assert all(await admitted(meter, "ada", 20, NO_LIMIT))
     assert (await meter.admit("ada", **SLOW)).in_rate
 
 
-async def test_tokens_add_up_by_user_and_for_all(meter):
+async def test_tokens_add_up_by_user_and_for_all(meter: Any) -> None:
     await meter.spend("ada", 100)
     await meter.spend("ada", 20)
     await meter.spend("bo", 3)
@@ -66,7 +68,7 @@ async def test_tokens_add_up_by_user_and_for_all(meter):
     assert await meter.admit("eve", **NO_LIMIT) == UsageSnapshot(user_tokens=0, all_tokens=123)
 
 
-async def test_token_counts_start_at_zero_each_day():
+async def test_token_counts_start_at_zero_each_day() -> None:
     now = 86_400.0 * 20_000
     meter = InMemoryUsageStore(lambda: now)
     await meter.spend("ada", 100)
@@ -77,7 +79,7 @@ async def test_token_counts_start_at_zero_each_day():
 
 
 @pytest.mark.integration
-async def test_every_key_expires_and_carries_the_queues_hash_tag(redis_url):
+async def test_every_key_expires_and_carries_the_queues_hash_tag(redis_url: str) -> None:
     client = connect(RedisSettings(url=redis_url), name="meter")
     meter = RedisUsageStore(client, Keys("q"))
     await meter.admit("ada", **SLOW)

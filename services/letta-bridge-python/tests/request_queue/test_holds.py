@@ -10,29 +10,30 @@ import pytest
 
 from letta_bridge.request_queue import Keys, holds
 from letta_bridge.request_queue.holds import Holds, LaneHeld
+from shared_utils.redis.connection import RedisClient
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def keys():
+def keys() -> Keys:
     return Keys(f"q-{uuid.uuid4().hex[:8]}")
 
 
 @pytest.fixture
-def held(client, keys):
+def held(client: RedisClient, keys: Keys) -> holds.Holds:
     return Holds(client, keys)
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Holders renew and are given up after fractions of a second."""
     monkeypatch.setattr(holds, "TTL_SECONDS", 30.0)
     monkeypatch.setattr(holds, "STALE_SECONDS", 0.5)
     monkeypatch.setattr(holds, "RENEW_SECONDS", 0.05)
 
 
-async def test_a_hold_is_shown_with_why_and_how_long(held):
+async def test_a_hold_is_shown_with_why_and_how_long(held: holds.Holds) -> None:
     assert await held.take("小明 x", "one", "an erasure") == 0
     (hold,) = await held.all()
     assert (hold.lane, hold.why) == ("小明 x", "an erasure")
@@ -43,7 +44,7 @@ async def test_a_hold_is_shown_with_why_and_how_long(held):
     assert not await held.lift("小明 x")
 
 
-async def test_only_the_holder_renews_and_lifts_unless_an_operator_does(held):
+async def test_only_the_holder_renews_and_lifts_unless_an_operator_does(held: holds.Holds) -> None:
     assert await held.take("ada", "one", "") == 0
     assert await held.take("ada", "one", "") == 0
     assert 0 < await held.take("ada", "two", "") <= holds.STALE_SECONDS
@@ -51,7 +52,7 @@ async def test_only_the_holder_renews_and_lifts_unless_an_operator_does(held):
     assert await held.lift("ada")
 
 
-async def test_a_hold_that_is_not_renewed_is_taken_over(held, quick):
+async def test_a_hold_that_is_not_renewed_is_taken_over(held: holds.Holds, quick: None) -> None:
     assert await held.take("ada", "killed", "") == 0
     wait = await held.take("ada", "two", "")
     await asyncio.sleep(wait)
@@ -59,10 +60,10 @@ async def test_a_hold_that_is_not_renewed_is_taken_over(held, quick):
     assert await held.take("ada", "killed", "") > 0
 
 
-async def test_one_waits_for_the_other(held, quick):
+async def test_one_waits_for_the_other(held: holds.Holds, quick: None) -> None:
     order = []
 
-    async def work(name):
+    async def work(name: str) -> None:
         async with held.held("ada", "erasure", 30):
             order.append(f"{name} begins")
             await asyncio.sleep(0.2)
@@ -72,7 +73,7 @@ async def test_one_waits_for_the_other(held, quick):
     assert [step.split()[1] for step in order] == ["begins", "ends"] * 2
 
 
-async def test_without_patience_the_second_is_refused(held):
+async def test_without_patience_the_second_is_refused(held: holds.Holds) -> None:
     async with held.held("ada", "erasure", 0):
         with pytest.raises(LaneHeld, match="letta-bridge user release"):
             async with held.held("ada", "erasure", 0):
@@ -82,8 +83,8 @@ async def test_without_patience_the_second_is_refused(held):
     assert await held.all() == []
 
 
-async def test_lost_hold_cancels_the_block(held, quick):
-    async def work():
+async def test_lost_hold_cancels_the_block(held: holds.Holds, quick: None) -> None:
+    async def work() -> None:
         async with held.held("ada", "erasure", 0):
             await held.lift("ada")
             await held.take("ada", "another", "")
@@ -95,17 +96,17 @@ async def test_lost_hold_cancels_the_block(held, quick):
     assert len(await held.all()) == 1  # the other's
 
 
-async def test_an_error_of_the_work_ends_the_hold_and_is_reported(held):
+async def test_an_error_of_the_work_ends_the_hold_and_is_reported(held: holds.Holds) -> None:
     with pytest.raises(TimeoutError):
         async with held.held("ada", "erasure", 0):
             raise TimeoutError
     assert await held.all() == []
 
 
-async def test_held_block_can_be_cancelled(held):
+async def test_held_block_can_be_cancelled(held: holds.Holds) -> None:
     entered = asyncio.Event()
 
-    async def work():
+    async def work() -> None:
         async with held.held("ada", "erasure", 0):
             entered.set()
             await asyncio.sleep(60)
@@ -118,7 +119,7 @@ async def test_held_block_can_be_cancelled(held):
     assert await held.all() == []
 
 
-async def test_the_number_of_held_users_is_bounded(held, monkeypatch):
+async def test_the_number_of_held_users_is_bounded(held: holds.Holds, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holds, "MAX_HELD", 2)
     for user in ("ada", "bo"):
         await held.take(user, "one", "")
@@ -127,7 +128,7 @@ async def test_the_number_of_held_users_is_bounded(held, monkeypatch):
     assert await held.take("ada", "one", "") == 0
 
 
-async def test_held_key_is_removed_with_the_last_hold(held, client, keys):
+async def test_held_key_is_removed_with_the_last_hold(held: holds.Holds, client: RedisClient, keys: Keys) -> None:
     await held.take("ada", "killed", "")
     assert 0 < await client.pttl(keys.held) <= holds.TTL_SECONDS * 1000
     await held.lift("ada")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -19,48 +21,48 @@ from shared_utils.redis.connection import connect
 
 
 class InMemoryRig:
-    def __init__(self, settings):
+    def __init__(self, settings: QueueSettings) -> None:
         self.time = 1_000.0
         self.shelf = InMemoryQueueState(clock=lambda: self.time)
         self.queue = InMemoryQueue(self.shelf, settings, "a")
 
-    def backlog(self, bridge):
+    def backlog(self, bridge: str) -> InMemoryJournalBacklog:
         return InMemoryJournalBacklog(self.shelf, bridge)
 
-    async def push(self, payload):
+    async def push(self, payload: bytes) -> None:
         self.shelf.push(payload)
 
-    async def expire_lease(self):
+    async def expire_lease(self) -> None:
         self.time += WRITER_LEASE_SECONDS + 1
 
-    async def close(self):
+    async def close(self) -> None:
         pass
 
 
 class RedisRig:
-    def __init__(self, settings, url):
+    def __init__(self, settings: QueueSettings, url: str) -> None:
         redis = RedisSettings(url=url)
         self.client = connect(redis, name="rig")
         self.settings = settings
         self.queue = RedisQueue(connect(redis, name="a"), connect(redis, name="a"), settings, "a")
 
-    def backlog(self, bridge):
+    def backlog(self, bridge: str) -> RedisJournalBacklog:
         return RedisJournalBacklog(self.client, self.queue.keys, bridge)
 
-    async def push(self, payload):
+    async def push(self, payload: bytes) -> None:
         await self.client.lpush(self.settings.requests, payload)
 
-    async def expire_lease(self):
+    async def expire_lease(self) -> None:
         assert 0 < await self.client.pttl(self.queue.keys.journal_writer) <= WRITER_LEASE_SECONDS * 1000
         await self.client.delete(self.queue.keys.journal_writer)
 
-    async def close(self):
+    async def close(self) -> None:
         await self.queue.close()
         await self.client.aclose()
 
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.integration)])
-async def rig(request):
+async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     settings = QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}")
     rig = (
         InMemoryRig(settings) if request.param == "memory" else RedisRig(settings, request.getfixturevalue("redis_url"))
@@ -69,7 +71,7 @@ async def rig(request):
     await rig.close()
 
 
-async def settled(rig, *names, **fields):
+async def settled(rig: InMemoryRig | RedisRig, *names: str, **fields: Any) -> None:
     """Tasks of one user, answered one after the other."""
     for name in names:
         await rig.push(json.dumps({"task_id": name, "user_id": "ada"}).encode())
@@ -82,7 +84,7 @@ async def settled(rig, *names, **fields):
         assert (await rig.queue.settle_and_fetch([end], 0)).settled == [False]
 
 
-async def test_turns_wait_in_the_order_they_were_settled_each_once(rig):
+async def test_turns_wait_in_the_order_they_were_settled_each_once(rig: InMemoryRig | RedisRig) -> None:
     await settled(rig, "1", "2", "3")
     batch = await rig.backlog("a").take([], 10)
     assert (batch.mine, batch.waiting, batch.dropped) == (True, 3, 0)
@@ -96,12 +98,12 @@ async def test_turns_wait_in_the_order_they_were_settled_each_once(rig):
     assert (await rig.queue.status()).unjournalled == 3
 
 
-async def test_a_turn_without_a_record_is_not_kept(rig):
+async def test_a_turn_without_a_record_is_not_kept(rig: InMemoryRig | RedisRig) -> None:
     await settled(rig, "1", journal=None)
     assert (await rig.backlog("a").take([], 10)).waiting == 0
 
 
-async def test_backlog_returns_entries_again_until_they_are_written(rig):
+async def test_backlog_returns_entries_again_until_they_are_written(rig: InMemoryRig | RedisRig) -> None:
     await settled(rig, "1", "2", "3")
     backlog = rig.backlog("a")
     first = (await backlog.take([], 2)).entries
@@ -112,7 +114,7 @@ async def test_backlog_returns_entries_again_until_they_are_written(rig):
     assert (batch.entries, batch.waiting) == ([], 0)
 
 
-async def test_one_bridge_writes_the_journal_until_its_lease_ends(rig):
+async def test_one_bridge_writes_the_journal_until_its_lease_ends(rig: InMemoryRig | RedisRig) -> None:
     await settled(rig, "1", "2")
     first, second = rig.backlog("a"), rig.backlog("b")
     (entry, _) = (await first.take([], 10)).entries
@@ -128,7 +130,7 @@ async def test_one_bridge_writes_the_journal_until_its_lease_ends(rig):
     assert (await first.take([], 10)).mine
 
 
-async def test_full_backlog_drops_and_counts_the_newest_turns(rig):
+async def test_full_backlog_drops_and_counts_the_newest_turns(rig: InMemoryRig | RedisRig) -> None:
     rig.queue.journal_bound = 2
     await settled(rig, "1", "2", "3", "4")
     batch = await rig.backlog("a").take([], 10)
@@ -137,7 +139,7 @@ async def test_full_backlog_drops_and_counts_the_newest_turns(rig):
     assert (status.unjournalled, status.counters["journal_dropped"], status.counters["settled:letta"]) == (2, 2, 4)
 
 
-async def test_backlog_drops_and_counts_turns_beyond_its_bytes(rig):
+async def test_backlog_drops_and_counts_turns_beyond_its_bytes(rig: InMemoryRig | RedisRig) -> None:
     rig.queue.journal_bytes = 1100
     large = b'"' + b"x" * 500 + b'"'
     await settled(rig, "1", "2", "3", journal=large)
@@ -154,7 +156,7 @@ async def test_backlog_drops_and_counts_turns_beyond_its_bytes(rig):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("rig", ["redis"], indirect=True)
-async def test_an_empty_stream_resets_the_counted_bytes(rig):
+async def test_an_empty_stream_resets_the_counted_bytes(rig: Any) -> None:
     await settled(rig, "1")
     (entry,) = (await rig.backlog("a").take([], 10)).entries
     await rig.client.hincrby(rig.queue.keys.counters, "journal_bytes", 10_000)  # what another release removed uncounted
@@ -166,7 +168,7 @@ async def test_an_empty_stream_resets_the_counted_bytes(rig):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("rig", ["redis"], indirect=True)
-async def test_a_batch_ends_behind_its_first_four_megabytes(rig):
+async def test_a_batch_ends_behind_its_first_four_megabytes(rig: RedisRig) -> None:
     await settled(rig, *map(str, range(30)), journal=b'"' + b"x" * 1_000_000 + b'"')
     batch = await rig.backlog("a").take([], 100)
     assert (len(batch.entries), batch.waiting) == (20, 30)
@@ -174,7 +176,7 @@ async def test_a_batch_ends_behind_its_first_four_megabytes(rig):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("rig", ["redis"], indirect=True)
-async def test_entries_lists_all_waiting_turns(rig, monkeypatch):
+async def test_entries_lists_all_waiting_turns(rig: RedisRig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("letta_bridge.request_queue.journal_backlog._ENTRIES_PER_PAGE", 2)
     await settled(rig, "1", "2", "3", "4")
     backlog = rig.backlog("a")
@@ -184,7 +186,7 @@ async def test_entries_lists_all_waiting_turns(rig, monkeypatch):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("rig", ["redis"], indirect=True)
-async def test_looked_waits_for_the_writers_next_call(rig):
+async def test_looked_waits_for_the_writers_next_call(rig: RedisRig) -> None:
     writer, other = rig.backlog("a"), rig.backlog("other")
     await other.looked()
     await settled(rig, "1")

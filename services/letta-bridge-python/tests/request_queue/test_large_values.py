@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from letta_bridge.request_queue.port import fingerprint
 from letta_bridge.request_queue.user_records import UserRecords
 from letta_bridge.settings import QueueSettings
 from shared_utils.config.settings import RedisSettings
-from shared_utils.redis.connection import connect
+from shared_utils.redis.connection import RedisClient, connect
 
 pytestmark = pytest.mark.integration
 
@@ -19,24 +20,26 @@ MEGABYTE = 2**20
 
 
 @pytest.fixture
-def settings():
+def settings() -> QueueSettings:
     return QueueSettings(max_payload_bytes=2 * MEGABYTE)
 
 
 @pytest.fixture
-def queue(client, settings):
+def queue(client: RedisClient, settings: QueueSettings) -> RedisQueue:
     return RedisQueue(client, client, settings, "a")
 
 
-def large(user, task_id):
+def large(user: str, task_id: str) -> str:
     return json.dumps({"user_id": user, "task_id": task_id, "content": "x" * MEGABYTE})
 
 
-def task_ids(payloads):
+def task_ids(payloads: Any) -> list[str]:
     return [json.loads(payload)["task_id"] for payload in payloads]
 
 
-async def test_one_call_routes_some_large_tasks_and_the_next_ones_the_others_in_order(client, queue):
+async def test_one_call_routes_some_large_tasks_and_the_next_ones_the_others_in_order(
+    client: RedisClient, queue: RedisQueue
+) -> None:
     for number in range(24):
         await client.lpush("letta_requests", large(f"u{number}", str(number)))
     turns = (await queue.settle_and_fetch([], 1)).turns
@@ -47,14 +50,16 @@ async def test_one_call_routes_some_large_tasks_and_the_next_ones_the_others_in_
     assert (await queue.status()).counters["taken"] == 24
 
 
-async def test_many_small_tasks_are_routed_by_one_call(client, queue):
+async def test_many_small_tasks_are_routed_by_one_call(client: RedisClient, queue: RedisQueue) -> None:
     for number in range(500):
         await client.lpush("letta_requests", json.dumps({"user_id": "ada", "task_id": str(number), "content": "hi"}))
     await queue.settle_and_fetch([], 1)
     assert await client.llen("letta_requests") == 0
 
 
-async def test_one_call_hands_out_as_many_turns_as_a_large_bridge_has_room_for(client, queue):
+async def test_one_call_hands_out_as_many_turns_as_a_large_bridge_has_room_for(
+    client: RedisClient, queue: RedisQueue
+) -> None:
     tasks = [json.dumps({"user_id": f"u{number}", "task_id": str(number), "content": "hi"}) for number in range(9_000)]
     await client.lpush("letta_requests", *tasks)
     while await client.llen("letta_requests"):
@@ -64,7 +69,9 @@ async def test_one_call_hands_out_as_many_turns_as_a_large_bridge_has_room_for(c
     assert await client.zcard(queue.keys.begun) == await client.zcard(queue.keys.leases) == len(tasks)
 
 
-async def test_large_turns_of_a_dead_bridge_are_taken_over_by_several_calls(client, queue, settings):
+async def test_large_turns_of_a_dead_bridge_are_taken_over_by_several_calls(
+    client: RedisClient, queue: RedisQueue, settings: QueueSettings
+) -> None:
     dead = RedisQueue(client, client, settings, "dead")
     for number in range(20):
         await client.lpush("letta_requests", large(f"u{number}", str(number)))
@@ -80,7 +87,9 @@ async def test_large_turns_of_a_dead_bridge_are_taken_over_by_several_calls(clie
     assert sorted(task_ids(turn.payload for turn in taken)) == sorted(map(str, range(20)))
 
 
-async def test_a_users_large_tasks_are_dropped_by_several_calls_and_all_of_them(client, queue, settings):
+async def test_a_users_large_tasks_are_dropped_by_several_calls_and_all_of_them(
+    client: RedisClient, queue: RedisQueue, settings: QueueSettings
+) -> None:
     for number in range(12):
         await client.lpush("letta_requests", large("ada", str(number)))
     while await client.llen("letta_requests"):
@@ -93,8 +102,8 @@ async def test_a_users_large_tasks_are_dropped_by_several_calls_and_all_of_them(
 
 @pytest.mark.parametrize("rights", [["+@all"], ["+@all", "-lpos", "-hkeys"]])
 async def test_a_lost_turn_is_found_behind_large_ones_with_this_releases_rights_and_the_last_ones(
-    client, settings, redis_url, rights
-):
+    client: Any, settings: QueueSettings, redis_url: str, rights: list[str]
+) -> None:
     await client.execute_command("ACL", "SETUSER", "bridge", "on", ">secret", "~*", "&*", *rights)
     limited = connect(RedisSettings(url=redis_url.replace("redis://", "redis://bridge:secret@")), name="bridge")
     queue = RedisQueue(limited, limited, settings, "a")
@@ -118,7 +127,9 @@ async def test_a_lost_turn_is_found_behind_large_ones_with_this_releases_rights_
 
 
 @pytest.mark.parametrize("rights", [["+@all"], ["+@all", "-hkeys"]])
-async def test_damage_is_mended_without_reading_every_turn(client, settings, redis_url, rights):
+async def test_damage_is_mended_without_reading_every_turn(
+    client: RedisClient, settings: QueueSettings, redis_url: str, rights: list[str]
+) -> None:
     await client.execute_command("ACL", "SETUSER", "bridge", "on", ">secret", "~*", "&*", *rights)
     limited = connect(RedisSettings(url=redis_url.replace("redis://", "redis://bridge:secret@")), name="bridge")
     queue = RedisQueue(limited, limited, settings, "a")
@@ -136,7 +147,9 @@ async def test_damage_is_mended_without_reading_every_turn(client, settings, red
         await client.execute_command("ACL", "DELUSER", "bridge")
 
 
-async def test_removing_forty_thousand_missed_turns_takes_one_short_call(client):
+async def test_removing_forty_thousand_missed_turns_takes_one_short_call(
+    client: RedisClient,
+) -> None:
     """Redis serves nobody meanwhile: a call that takes longer than the client's time-out fails."""
     settings = QueueSettings(max_missed_per_user=40_000, missed_bytes=2**30)
     queue = RedisQueue(client, client, settings, "a")

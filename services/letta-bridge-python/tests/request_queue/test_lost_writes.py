@@ -3,48 +3,54 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from letta_bridge.request_queue import Outcome, Settlement
-from letta_bridge.request_queue.port import Refusal
+from letta_bridge.request_queue.port import Refusal, Turn
+from letta_bridge.request_queue.redis_queue import RedisQueue
+from letta_bridge.testing.request_queue import InMemoryQueue
+
+if TYPE_CHECKING:
+    from letta_bridge_tests.request_queue.conftest import InMemoryRig, RedisRig
 
 
-def task(user, task_id, **fields):
+def task(user: str, task_id: str, **fields: Any) -> bytes:
     return json.dumps({"task_id": task_id, "user_id": user, "content": "你好", **fields}).encode()
 
 
-def answered(turn, **changes):
+def answered(turn: Turn, **changes: Any) -> Settlement:
     ids = json.loads(turn.payload)
     reply = json.dumps({"to": ids["task_id"], "by": turn.receipt}).encode()
     values = {"user_id": ids["user_id"], "task_id": ids["task_id"], "reply": reply} | changes
     return Settlement(turn.receipt, Outcome.LETTA, **values)
 
 
-def task_ids(turns):
+def task_ids(turns: list[Turn]) -> list[str]:
     return [json.loads(turn.payload)["task_id"] for turn in turns]
 
 
-async def replied(rig):
+async def replied(rig: InMemoryRig | RedisRig) -> list[str]:
     return [json.loads(reply)["to"] for reply in await rig.replies()]
 
 
-async def adds_up(queue):
+async def adds_up(queue: RedisQueue | InMemoryQueue) -> bool:
     status = await queue.status()
     settled = sum(count for name, count in status.counters.items() if name.startswith("settled:"))
     return status.counters.get("taken", 0) == settled + status.waiting + status.in_flight
 
 
-async def restored(queue, *turns):
+async def restored(queue: Any, *turns: Turn) -> set[Any]:
     """What a bridge with these turns does when it meets such a Redis; the receipts that stay lost."""
     assert (await queue.settle_and_fetch([], 5)).turns == []
     assert queue.writes_lost
-    lost = await queue.restore(turns)
+    lost: set[Any] = await queue.restore(turns)
     assert not queue.writes_lost
     return lost
 
 
-async def test_a_late_settlement_ends_no_task_that_came_after_the_loss(rig):
+async def test_a_late_settlement_ends_no_task_that_came_after_the_loss(rig: InMemoryRig | RedisRig) -> None:
     first, second = rig.bridge("a"), rig.bridge("b")
     await first.settle_and_fetch([], 1)
     await second.settle_and_fetch([], 1)
@@ -62,7 +68,7 @@ async def test_a_late_settlement_ends_no_task_that_came_after_the_loss(rig):
     assert await replied(rig) == ["after"]
 
 
-async def test_an_answer_to_a_task_that_redis_forgot_reaches_its_user(rig):
+async def test_an_answer_to_a_task_that_redis_forgot_reaches_its_user(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await queue.settle_and_fetch([], 1)
     await rig.save()
@@ -77,7 +83,7 @@ async def test_an_answer_to_a_task_that_redis_forgot_reaches_its_user(rig):
     assert (await queue.status()).counters["restored"] == 1
 
 
-async def test_a_hold_covers_the_lane_of_a_restored_turn_too(rig):
+async def test_a_hold_covers_the_lane_of_a_restored_turn_too(rig: InMemoryRig | RedisRig) -> None:
     queue, other = rig.bridge("a"), rig.bridge("b")
     await queue.settle_and_fetch([], 1)
     await other.settle_and_fetch([], 1)
@@ -95,7 +101,7 @@ async def test_a_hold_covers_the_lane_of_a_restored_turn_too(rig):
     assert sorted(task_ids((await other.settle_and_fetch([], 5)).turns)) == ["t1", "t2"]
 
 
-async def test_a_restored_task_counts_as_open_since_it_was_taken(rig):
+async def test_a_restored_task_counts_as_open_since_it_was_taken(rig: RedisRig) -> None:
     queue = rig.bridge("a")
     await queue.settle_and_fetch([], 1)
     await rig.save()
@@ -109,7 +115,7 @@ async def test_a_restored_task_counts_as_open_since_it_was_taken(rig):
     assert (await queue.status()).oldest_age == 0
 
 
-async def test_restoring_twice_restores_once(rig):
+async def test_restoring_twice_restores_once(rig: RedisRig) -> None:
     queue = rig.bridge("a")
     await queue.settle_and_fetch([], 1)
     await rig.save()
@@ -121,7 +127,7 @@ async def test_restoring_twice_restores_once(rig):
     assert ((await queue.status()).in_flight, await adds_up(queue)) == (1, True)
 
 
-async def test_a_turn_that_redis_remembers_as_waiting_is_taken_out_of_its_lane(rig):
+async def test_a_turn_that_redis_remembers_as_waiting_is_taken_out_of_its_lane(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.push(task("ada", "t1"), task("ada", "t2"))
     await queue.settle_and_fetch([], 0)
@@ -137,7 +143,9 @@ async def test_a_turn_that_redis_remembers_as_waiting_is_taken_out_of_its_lane(r
     assert await adds_up(queue)
 
 
-async def test_a_turn_whose_task_is_in_the_request_list_again_is_removed_from_there(rig):
+async def test_a_turn_whose_task_is_in_the_request_list_again_is_removed_from_there(
+    rig: InMemoryRig | RedisRig,
+) -> None:
     queue = rig.bridge("a")
     await queue.settle_and_fetch([], 0)
     await rig.push(task("ada", "t1"), task("bob", "t2"))
@@ -152,7 +160,9 @@ async def test_a_turn_whose_task_is_in_the_request_list_again_is_removed_from_th
 
 
 @pytest.mark.parametrize("content", [b'"half \\ud83d"', b'"\xff"'], ids=["half a pair", "not UTF-8"])
-async def test_a_task_that_only_the_bridge_can_read_is_removed_from_the_request_list(rig, content):
+async def test_a_task_that_only_the_bridge_can_read_is_removed_from_the_request_list(
+    rig: RedisRig, content: bytes
+) -> None:
     queue = rig.bridge("a")
     await queue.settle_and_fetch([], 0)
     await rig.push(b'\xef\xbb\xbf{"user_id":"ada","task_id":"t1","content":' + content + b"}")
@@ -163,7 +173,7 @@ async def test_a_task_that_only_the_bridge_can_read_is_removed_from_the_request_
     assert ((await queue.status()).depth, await adds_up(queue)) == (0, True)
 
 
-async def test_a_task_without_an_id_is_left_in_the_request_list(rig):
+async def test_a_task_without_an_id_is_left_in_the_request_list(rig: InMemoryRig | RedisRig) -> None:
     """It may be another one with the same words."""
     queue = rig.bridge("a")
     await queue.settle_and_fetch([], 0)
@@ -176,12 +186,12 @@ async def test_a_task_without_an_id_is_left_in_the_request_list(rig):
     assert (await queue.status()).depth == 1
 
 
-async def test_a_turn_deep_in_its_lane_is_found(rig):
+async def test_a_turn_deep_in_its_lane_is_found(rig: RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.push(*[task("ada", f"t{number}") for number in range(250)])
     await queue.settle_and_fetch([], 0)
     await rig.save()
-    turns = []
+    turns: list[Any] = []
     for _ in range(150):
         turns += (await queue.settle_and_fetch([answered(turn) for turn in turns[-1:]], 1)).turns
     await rig.lose_writes()
@@ -190,7 +200,7 @@ async def test_a_turn_deep_in_its_lane_is_found(rig):
     assert (status.waiting, status.in_flight) == (249, 1)
 
 
-async def test_waiting_tasks_count_as_redelivered_after_redis_lost_writes(rig):
+async def test_waiting_tasks_count_as_redelivered_after_redis_lost_writes(rig: RedisRig) -> None:
     """It may have been, to a bridge that has not come back yet; the next one looks for it in Letta."""
     first, second = rig.bridge("a"), rig.bridge("b")
     await rig.push(task("ada", "t1"), task("ada", "t2"))
@@ -209,7 +219,7 @@ async def test_waiting_tasks_count_as_redelivered_after_redis_lost_writes(rig):
     assert await replied(rig) == ["t1"]
 
 
-async def test_a_supposed_hand_out_stays_uncounted_over_further_ones(rig):
+async def test_a_supposed_hand_out_stays_uncounted_over_further_ones(rig: RedisRig) -> None:
     first, second = rig.bridge("a"), rig.bridge("b")
     await rig.push(task("ada", "t1"))
     await first.settle_and_fetch([], 0)
@@ -225,7 +235,7 @@ async def test_a_supposed_hand_out_stays_uncounted_over_further_ones(rig):
     assert [(one.attempts, one.deliveries) for one in (turn, released, redelivered)] == [(2, 1), (2, 1), (3, 2)]
 
 
-async def test_a_turn_is_restored_beside_a_later_one_of_its_user(rig):
+async def test_a_turn_is_restored_beside_a_later_one_of_its_user(rig: InMemoryRig | RedisRig) -> None:
     first, second = rig.bridge("a"), rig.bridge("b")
     await first.settle_and_fetch([], 0)
     await rig.save()
@@ -242,7 +252,7 @@ async def test_a_turn_is_restored_beside_a_later_one_of_its_user(rig):
     assert await adds_up(first)
 
 
-async def test_a_restored_turn_whose_bridge_dies_is_taken_over(rig):
+async def test_a_restored_turn_whose_bridge_dies_is_taken_over(rig: InMemoryRig | RedisRig) -> None:
     first, second = rig.bridge("a"), rig.bridge("b")
     await first.settle_and_fetch([], 0)
     await rig.save()
@@ -258,7 +268,7 @@ async def test_a_restored_turn_whose_bridge_dies_is_taken_over(rig):
     assert {turn.attempts for turn in turns} == {2}
 
 
-async def test_overflow_refusal_survives_lost_writes(rig):
+async def test_overflow_refusal_survives_lost_writes(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     queue.max_lane = 1
     await queue.settle_and_fetch([], 0)
@@ -273,7 +283,7 @@ async def test_overflow_refusal_survives_lost_writes(rig):
     assert [turn.number for turn in again if turn.found_lane_full("ada")] == [refused.number]
 
 
-async def test_a_settlement_that_redis_forgot_is_not_given_back_uncounted(rig):
+async def test_a_settlement_that_redis_forgot_is_not_given_back_uncounted(rig: InMemoryRig | RedisRig) -> None:
     """Its turn is in flight again, and nobody's; it has been sent to Letta."""
     queue = rig.bridge("a")
     await rig.push(task("ada", "t1"))
@@ -287,7 +297,7 @@ async def test_a_settlement_that_redis_forgot_is_not_given_back_uncounted(rig):
     assert [again.attempts for again in (await queue.settle_and_fetch([], 1)).turns] == [2]
 
 
-async def test_a_turn_that_ended_is_not_restored(rig):
+async def test_a_turn_that_ended_is_not_restored(rig: InMemoryRig | RedisRig) -> None:
     """Redis knows its hand-out; that it is gone means that it ended, or that another bridge has it."""
     first, second = rig.bridge("a"), rig.bridge("b")
     await rig.push(task("ada", "t1"), task("bob", "t2"))
@@ -302,7 +312,7 @@ async def test_a_turn_that_ended_is_not_restored(rig):
     assert (await first.status()).in_flight == 0
 
 
-async def test_a_forgotten_turn_is_not_reported_as_lost_by_renewing(rig):
+async def test_a_forgotten_turn_is_not_reported_as_lost_by_renewing(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await queue.settle_and_fetch([], 0)
     await rig.save()
@@ -313,7 +323,7 @@ async def test_a_forgotten_turn_is_not_reported_as_lost_by_renewing(rig):
     assert queue.writes_lost
 
 
-async def test_a_waiting_bridge_notices_the_loss_as_well(rig):
+async def test_a_waiting_bridge_notices_the_loss_as_well(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.save()
     await rig.push(task("ada", "t1"))
@@ -326,7 +336,7 @@ async def test_a_waiting_bridge_notices_the_loss_as_well(rig):
     assert task_ids((await queue.settle_and_fetch([answered(turn)], 5)).turns) == ["t2"]
 
 
-async def test_the_number_of_a_task_is_the_same_over_all_its_hand_outs(rig):
+async def test_the_number_of_a_task_is_the_same_over_all_its_hand_outs(rig: InMemoryRig | RedisRig) -> None:
     first, second = rig.bridge("a"), rig.bridge("b")
     await rig.push(task("ada", "t1"))
     (turn,) = (await first.settle_and_fetch([], 1)).turns
@@ -339,7 +349,7 @@ async def test_the_number_of_a_task_is_the_same_over_all_its_hand_outs(rig):
 
 
 @pytest.mark.parametrize("waited", [False, True])
-async def test_a_bridge_can_do_nothing_with_the_receipt_of_another(rig, waited):
+async def test_a_bridge_can_do_nothing_with_the_receipt_of_another(rig: InMemoryRig | RedisRig, waited: bool) -> None:
     first, second = rig.bridge("a"), rig.bridge("aa")
     await rig.push(task("ada", "t1"))
     (turn,) = await first.wait_and_fetch(1, 3) if waited else (await first.settle_and_fetch([], 1)).turns
@@ -351,7 +361,9 @@ async def test_a_bridge_can_do_nothing_with_the_receipt_of_another(rig, waited):
     assert (await first.settle_and_fetch([answered(turn)], 0)).settled == [True]
 
 
-async def test_a_repeated_settlement_is_distinguished_from_an_answer_that_came_too_late(rig):
+async def test_a_repeated_settlement_is_distinguished_from_an_answer_that_came_too_late(
+    rig: InMemoryRig | RedisRig,
+) -> None:
     first, second = rig.bridge("a"), rig.bridge("b")
     await rig.push(task("ada", "t1"), task("bob", "t2"))
     repeated, late = (await first.settle_and_fetch([], 2)).turns

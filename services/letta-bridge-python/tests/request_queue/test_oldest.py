@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import json
 import uuid
+from typing import Any
 
 import pytest
 
 from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
+from letta_bridge.request_queue.port import Turn
 from letta_bridge.settings import QueueSettings
+from shared_utils.redis.connection import RedisClient
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def queue(client):
+def queue(client: RedisClient) -> RedisQueue:
     return RedisQueue(client, client, QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}"), "a")
 
 
-async def push(client, queue, *users):
+async def push(client: Any, queue: RedisQueue, *users: str) -> None:
     for user in users:
         await client.lpush(queue.keys.requests, json.dumps({"task_id": "t", "user_id": user}))
 
 
-async def settle(queue, *turns):
+async def settle(queue: RedisQueue, *turns: Turn) -> None:
     await queue.settle_and_fetch([Settlement(turn.receipt, Outcome.LETTA, user_id=turn.lane) for turn in turns], 0)
 
 
-async def test_oldest_drops_tasks_settled_by_an_older_release(client, queue):
+async def test_oldest_drops_tasks_settled_by_an_older_release(client: Any, queue: Any) -> None:
     """It took tasks with this release's scripts, so to speak, and settled them with its own."""
     await push(client, queue, "ada", "bo")
     ada, bo = (await queue.settle_and_fetch([], 2)).turns
@@ -44,7 +47,7 @@ async def test_oldest_drops_tasks_settled_by_an_older_release(client, queue):
     assert not await client.exists(queue.keys.open)
 
 
-async def test_open_count_never_becomes_negative_for_tasks_of_an_older_release(client, queue):
+async def test_open_count_never_becomes_negative_for_tasks_of_an_older_release(client: Any, queue: Any) -> None:
     await push(client, queue, "ada")
     (ada,) = (await queue.settle_and_fetch([], 1)).turns
     await client.delete(queue.keys.open)
@@ -53,7 +56,7 @@ async def test_open_count_never_becomes_negative_for_tasks_of_an_older_release(c
     assert (await queue.status()).oldest_age == 0
 
 
-async def test_open_count_is_corrected_when_a_wrongly_dropped_task_ends(client, queue):
+async def test_open_count_is_corrected_when_a_wrongly_dropped_task_ends(client: Any, queue: Any) -> None:
     await push(client, queue, "ada")
     (ada,) = (await queue.settle_and_fetch([], 1)).turns
     [tenth] = await client.hkeys(queue.keys.open)
@@ -64,7 +67,7 @@ async def test_open_count_is_corrected_when_a_wrongly_dropped_task_ends(client, 
     assert not await client.exists(queue.keys.open)
 
 
-async def test_no_payload_is_read_for_the_status(client, queue):
+async def test_no_payload_is_read_for_the_status(client: Any, queue: Any) -> None:
     await push(client, queue, *(f"user-{number}" for number in range(50)))
     await queue.settle_and_fetch([], 20)
     await client.config_resetstat()

@@ -5,28 +5,35 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from letta_bridge.request_queue import Outcome, PauseMode, Settlement
-from letta_bridge.request_queue.port import fingerprint, is_full
+from letta_bridge.request_queue.port import FetchResult, Turn, fingerprint, is_full
+from letta_bridge.request_queue.redis_queue import RedisQueue
 from letta_bridge.settings import QueueSettings
+from letta_bridge.testing.request_queue import InMemoryQueue
+
+if TYPE_CHECKING:
+    from letta_bridge_tests.request_queue.conftest import InMemoryRig, RedisRig
 
 
-def task(user, task_id, **fields):
+def task(user: str, task_id: str, **fields: str) -> bytes:
     return json.dumps({"task_id": task_id, "user_id": user, "content": "你好", **fields}).encode()
 
 
-def answered(turn, user="ada", task_id="t1", **fields):
+def answered(turn: Turn, user: str = "ada", task_id: str = "t1", **fields: Any) -> Settlement:
     values = {"reply": b'{"response_text":"hi"}', "task_response": b'{"text":"hi"}', **fields}
     return Settlement(turn.receipt, Outcome.LETTA, user_id=user, task_id=task_id, **values)
 
 
-async def settle(queue, *settlements, limit=0):
+async def settle(queue: RedisQueue | InMemoryQueue, *settlements: Settlement, limit: int = 0) -> FetchResult:
     return await queue.settle_and_fetch(settlements, limit)
 
 
-async def test_takes_in_arrival_order(rig):
+async def test_takes_in_arrival_order(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.push(task("ada", "1"), task("bo", "2"), task("cy", "3"))
     turns = (await queue.settle_and_fetch([], 10)).turns
@@ -34,7 +41,7 @@ async def test_takes_in_arrival_order(rig):
     assert [turn.attempts for turn in turns] == [1, 1, 1]
 
 
-async def test_one_turn_of_a_user_at_a_time_over_all_bridges(rig):
+async def test_one_turn_of_a_user_at_a_time_over_all_bridges(rig: InMemoryRig | RedisRig) -> None:
     first, second = rig.bridge("a"), rig.bridge("b")
     await rig.push(task("ada", "1"), task("ada", "2"))
     (turn,) = (await first.settle_and_fetch([], 10)).turns
@@ -44,7 +51,7 @@ async def test_one_turn_of_a_user_at_a_time_over_all_bridges(rig):
     assert json.loads(following.payload)["task_id"] == "2"
 
 
-async def test_a_flood_of_one_user_delays_others_by_a_round_at_most(rig):
+async def test_a_flood_of_one_user_delays_others_by_a_round_at_most(rig: RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.push(*[task("flood", f"f{index}") for index in range(50)], task("quiet", "q"))
     served = []
@@ -56,7 +63,7 @@ async def test_a_flood_of_one_user_delays_others_by_a_round_at_most(rig):
     assert [name for name in served if name != "q"] == [f"f{index}" for index in range(50)]
 
 
-async def test_hands_out_no_more_than_wanted(rig):
+async def test_hands_out_no_more_than_wanted(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.push(*[task(f"user{index}", str(index)) for index in range(5)])
     assert len((await queue.settle_and_fetch([], 2)).turns) == 2
@@ -64,7 +71,7 @@ async def test_hands_out_no_more_than_wanted(rig):
     assert len((await queue.settle_and_fetch([], 9)).turns) == 3
 
 
-async def test_settling_twice_counts_once(rig):
+async def test_settling_twice_counts_once(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.push(task("ada", "t1"))
     (turn,) = (await queue.settle_and_fetch([], 1)).turns
@@ -73,7 +80,7 @@ async def test_settling_twice_counts_once(rig):
     assert (await queue.status()).counters["settled:letta"] == 1
 
 
-async def test_a_dead_bridges_turn_is_taken_over_and_its_late_answer_refused(rig):
+async def test_a_dead_bridges_turn_is_taken_over_and_its_late_answer_refused(rig: InMemoryRig | RedisRig) -> None:
     dying, other = rig.bridge("a"), rig.bridge("b")
     await rig.push(task("ada", "t1"), task("ada", "t2"))
     (turn,) = (await dying.settle_and_fetch([], 1)).turns
@@ -88,7 +95,7 @@ async def test_a_dead_bridges_turn_is_taken_over_and_its_late_answer_refused(rig
     assert (await other.status()).counters["redelivered"] == 1
 
 
-async def test_renew_extends_leases_and_returns_lost_receipts(rig):
+async def test_renew_extends_leases_and_returns_lost_receipts(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.push(task("ada", "t1"))
     (turn,) = (await queue.settle_and_fetch([], 1)).turns
@@ -98,7 +105,7 @@ async def test_renew_extends_leases_and_returns_lost_receipts(rig):
     assert (await queue.settle_and_fetch([], 1)).turns == []
 
 
-async def test_released_turns_return_to_the_head_of_their_lane_uncounted(rig):
+async def test_released_turns_return_to_the_head_of_their_lane_uncounted(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.push(task("ada", "1"), task("ada", "2"))
     (turn,) = (await queue.settle_and_fetch([], 1)).turns
@@ -107,7 +114,7 @@ async def test_released_turns_return_to_the_head_of_their_lane_uncounted(rig):
     assert (json.loads(again.payload)["task_id"], again.attempts) == ("1", 1)
 
 
-async def test_orphans_are_given_back(rig, lose_answer):
+async def test_orphans_are_given_back(rig: InMemoryRig | RedisRig, lose_answer: Callable[..., Any]) -> None:
     queue = rig.bridge("a")
     other = rig.bridge("b")
     await rig.push(task("ada", "1"), task("bo", "2"), task("cy", "3"))
@@ -118,7 +125,7 @@ async def test_orphans_are_given_back(rig, lose_answer):
     assert [json.loads(turn.payload)["task_id"] for turn in (await queue.settle_and_fetch([], 5)).turns] == ["2"]
 
 
-async def test_repeated_task_id_has_its_kept_reply_only_for_the_same_user(rig):
+async def test_repeated_task_id_has_its_kept_reply_only_for_the_same_user(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.push(task("a:b", "t1"), task("a", "b:t1"), task("a:b", "t1"))
     turns = (await queue.settle_and_fetch([], 5)).turns
@@ -133,7 +140,7 @@ async def test_repeated_task_id_has_its_kept_reply_only_for_the_same_user(rig):
 
 
 @pytest.mark.parametrize("user", ["anonymous", "小明", "100%", "a b"])
-async def test_kept_replies_are_found_for_any_spelling(rig, user):
+async def test_kept_replies_are_found_for_any_spelling(rig: InMemoryRig | RedisRig, user: str) -> None:
     queue = rig.bridge("a")
     await rig.push(task(user, "t1"), task(user, "t1"))
     (turn,) = (await queue.settle_and_fetch([], 5)).turns
@@ -142,7 +149,7 @@ async def test_kept_replies_are_found_for_any_spelling(rig, user):
     assert repeated.kept_reply is not None
 
 
-async def test_numbers_and_texts_name_the_same_user(rig):
+async def test_numbers_and_texts_name_the_same_user(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.push(b'{"user_id":1234567890123456,"task_id":7}', b'{"user_id":"1234567890123456","task_id":"7"}')
     (turn,) = (await queue.settle_and_fetch([], 5)).turns
@@ -152,13 +159,13 @@ async def test_numbers_and_texts_name_the_same_user(rig):
     assert repeated.kept_reply is not None
 
 
-async def test_tasks_without_a_user_share_the_anonymous_lane(rig):
+async def test_tasks_without_a_user_share_the_anonymous_lane(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.push(b'{"content":"1"}', b'{"user_id":null,"content":"2"}', b'{"user_id":"","content":"3"}')
     assert [turn.lane for turn in (await queue.settle_and_fetch([], 5)).turns] == ["anonymous"]
 
 
-async def test_missed_turns_are_bounded_and_removed_after_catch_up(rig):
+async def test_missed_turns_are_bounded_and_removed_after_catch_up(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.push(*[task("ada", f"t{index}") for index in range(6)])
     for index in range(5):
@@ -172,13 +179,13 @@ async def test_missed_turns_are_bounded_and_removed_after_catch_up(rig):
     assert await queue.missed("ada") == []
 
 
-async def next_turn(rig, queue, number):
+async def next_turn(rig: InMemoryRig | RedisRig, queue: RedisQueue | InMemoryQueue, number: int) -> Turn:
     await rig.push(task("ada", f"t{number}"))
     (turn,) = (await queue.settle_and_fetch([], 1)).turns
     return turn
 
 
-async def test_settlement_removes_only_the_named_missed_turns(rig):
+async def test_settlement_removes_only_the_named_missed_turns(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     records = ['{"说":"第一句"}'.encode(), b'{"n":2}', b"not json"]
     for number, record in enumerate(records):
@@ -194,7 +201,7 @@ async def test_settlement_removes_only_the_named_missed_turns(rig):
     assert len(await queue.missed("ada")) == 3
 
 
-async def test_a_settlement_leaves_a_missed_turn_to_each_of_several_personas(rig):
+async def test_a_settlement_leaves_a_missed_turn_to_each_of_several_personas(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     kept = rig.settings.max_missed_per_user
     records = [b'{"n":%d,"persona":"%s"}' % (n, p) for n in range(kept + 1) for p in (b"doctor", b"coach")]
@@ -207,7 +214,7 @@ async def test_a_settlement_leaves_a_missed_turn_to_each_of_several_personas(rig
     assert (counters["missed_pending"], counters["missed_dropped"]) == (2 * kept, 2)
 
 
-async def test_one_personas_missed_turns_do_not_push_out_anothers(rig):
+async def test_one_personas_missed_turns_do_not_push_out_anothers(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     kept = rig.settings.max_missed_per_user
     records = [b'{"n":0}', *(b'{"n":%d,"persona":"doctor"}' % number for number in range(1, kept + 3))]
@@ -222,16 +229,16 @@ async def test_one_personas_missed_turns_do_not_push_out_anothers(rig):
     assert (await queue.missed("ada"))[0] == records[0]
 
 
-async def test_kept_reply_has_members_that_are_not_published(rig):
+async def test_kept_reply_has_members_that_are_not_published(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     turn = await next_turn(rig, queue, 1)
     await settle(queue, answered(turn, task_id="t1", reply=b'{"text":"}"}', mark=b'"idempotency_key":"1-2"'))
-    repeated = await next_turn(rig, queue, 1)
+    repeated: Any = await next_turn(rig, queue, 1)
     assert json.loads(repeated.kept_reply) == {"text": "}", "idempotency_key": "1-2"}
     assert [json.loads(reply) for reply in await rig.replies()] == [{"text": "}"}]
 
 
-async def test_a_settlement_may_leave_the_kept_reply_of_an_earlier_task(rig):
+async def test_a_settlement_may_leave_the_kept_reply_of_an_earlier_task(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     turn = await next_turn(rig, queue, 1)
     await settle(queue, answered(turn, task_id="t1", reply=b'{"of":"the first"}'))
@@ -241,7 +248,7 @@ async def test_a_settlement_may_leave_the_kept_reply_of_an_earlier_task(rig):
     assert await rig.replies() == [b'{"of":"the first"}', b'{"of":"the second"}']
 
 
-async def test_dead_letters_keep_the_payload_to_the_byte(rig):
+async def test_dead_letters_keep_the_payload_to_the_byte(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     payload = b'\xff\x00{"task_id": broken\n\r\n'
     await rig.push(payload)
@@ -252,7 +259,7 @@ async def test_dead_letters_keep_the_payload_to_the_byte(rig):
     assert (await queue.status()).dead == 1
 
 
-async def test_dead_letters_beyond_their_bytes_push_out_the_oldest_and_are_counted(rig):
+async def test_dead_letters_beyond_their_bytes_push_out_the_oldest_and_are_counted(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     for number in range(3):
         await rig.push(b"%d" % number + b"x" * 400_000)
@@ -262,7 +269,7 @@ async def test_dead_letters_beyond_their_bytes_push_out_the_oldest_and_are_count
     assert (await queue.status()).counters["dead_dropped"] == 1
 
 
-async def test_a_dead_letter_larger_than_the_bound_is_kept_alone(rig):
+async def test_a_dead_letter_larger_than_the_bound_is_kept_alone(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     for payload in (b"x", b"y" * 3_000_000):
         await rig.push(payload)
@@ -271,7 +278,7 @@ async def test_a_dead_letter_larger_than_the_bound_is_kept_alone(rig):
     assert [payload[:1] for _, payload in await rig.dead()] == [b"y"]
 
 
-async def test_missed_turns_beyond_their_bytes_push_out_the_oldest_of_the_persona(rig):
+async def test_missed_turns_beyond_their_bytes_push_out_the_oldest_of_the_persona(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     other = b'{"persona":"doctor"}'
     records = [other, *(b'{"n":%d,"text":"%s"}' % (number, b"x" * 900) for number in range(3))]
@@ -287,7 +294,9 @@ async def test_missed_turns_beyond_their_bytes_push_out_the_oldest_of_the_person
     assert (counters["missed_pending"], counters["missed_dropped"]) == (2, 3)
 
 
-async def test_an_oversized_payload_is_cut_on_the_way_and_whole_in_the_dead_letters(rig):
+async def test_an_oversized_payload_is_cut_on_the_way_and_whole_in_the_dead_letters(
+    rig: InMemoryRig | RedisRig,
+) -> None:
     queue = rig.bridge("a")
     await rig.push(b"x" * 5000)
     (turn,) = (await queue.settle_and_fetch([], 1)).turns
@@ -296,13 +305,13 @@ async def test_an_oversized_payload_is_cut_on_the_way_and_whole_in_the_dead_lett
     assert (await rig.dead())[0][1] == b"x" * 5000
 
 
-async def test_hostile_payloads_do_not_share_one_lane(rig):
+async def test_hostile_payloads_do_not_share_one_lane(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.push(*[b"[" * 900 for _ in range(20)], b"null", b"3", b'{"user_id":[]}', b'{"user_id":"a\\nb"}', b"")
     assert len((await queue.settle_and_fetch([], 100)).turns) == 25
 
 
-async def test_everything_taken_is_settled_waiting_or_in_flight(rig):
+async def test_everything_taken_is_settled_waiting_or_in_flight(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.push(*[task(f"user{index % 3}", str(index)) for index in range(10)])
     turns = (await queue.settle_and_fetch([], 2)).turns
@@ -312,7 +321,7 @@ async def test_everything_taken_is_settled_waiting_or_in_flight(rig):
     assert status.counters["taken"] == status.waiting + status.in_flight + status.counters["settled:letta"]
 
 
-async def test_a_pause_stops_taking_and_handing_out_and_nothing_else(rig):
+async def test_a_pause_stops_taking_and_handing_out_and_nothing_else(rig: RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.push(task("ada", "1"), task("bo", "2"))
     (turn,) = (await queue.settle_and_fetch([], 1)).turns
@@ -328,7 +337,7 @@ async def test_a_pause_stops_taking_and_handing_out_and_nothing_else(rig):
     assert (await queue.status()).paused is None
 
 
-async def test_paused_intake_still_hands_out_tasks_of_lanes(rig):
+async def test_paused_intake_still_hands_out_tasks_of_lanes(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.push(task("ada", "1"), task("ada", "2"))
     (turn,) = (await queue.settle_and_fetch([], 1)).turns
@@ -341,7 +350,7 @@ async def test_paused_intake_still_hands_out_tasks_of_lanes(rig):
     assert (status.paused, status.depth, status.waiting, status.in_flight) == (PauseMode.INTAKE, 1, 0, 0)
 
 
-async def test_a_dead_bridges_turn_waits_out_a_pause_in_its_lane(rig):
+async def test_a_dead_bridges_turn_waits_out_a_pause_in_its_lane(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.push(task("ada", "1"))
     await queue.settle_and_fetch([], 1)
@@ -353,7 +362,7 @@ async def test_a_dead_bridges_turn_waits_out_a_pause_in_its_lane(rig):
     assert [turn.attempts for turn in (await queue.settle_and_fetch([], 1)).turns] == [2]
 
 
-async def test_wait_and_fetch_returns_an_arriving_task_at_once(rig):
+async def test_wait_and_fetch_returns_an_arriving_task_at_once(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     assert await queue.wait_and_fetch(1, 0.05) == []
     taking = asyncio.create_task(queue.wait_and_fetch(2, 3))
@@ -366,7 +375,7 @@ async def test_wait_and_fetch_returns_an_arriving_task_at_once(rig):
     assert [json.loads(turn.payload)["task_id"] for turn in fetched.turns] == ["4", "2"]
 
 
-async def test_settling_without_fetching_reports_whether_turns_wait(rig):
+async def test_settling_without_fetching_reports_whether_turns_wait(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.push(task("ada", "1"), task("bo", "2"), task("ada", "3"))
     ada, bo = (await queue.settle_and_fetch([], 2)).turns
@@ -378,7 +387,7 @@ async def test_settling_without_fetching_reports_whether_turns_wait(rig):
     assert ([json.loads(turn.payload)["task_id"] for turn in fetched.turns], fetched.more) == (["3"], False)
 
 
-async def test_a_paused_queue_lets_the_wait_pass(rig):
+async def test_a_paused_queue_lets_the_wait_pass(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.pause(PauseMode.ALL)
     await queue.settle_and_fetch([], 1)
@@ -387,7 +396,9 @@ async def test_a_paused_queue_lets_the_wait_pass(rig):
     assert (await queue.status()).depth == 1
 
 
-async def test_orphans_of_the_wait_are_distinguished_from_the_others(rig, lose_answer):
+async def test_orphans_of_the_wait_are_distinguished_from_the_others(
+    rig: InMemoryRig | RedisRig, lose_answer: Callable[..., Any]
+) -> None:
     queue = rig.bridge("a")
     await rig.push(task("ada", "1"))
     (settled_and_fetched,) = (await queue.settle_and_fetch([], 1)).turns
@@ -400,7 +411,7 @@ async def test_orphans_of_the_wait_are_distinguished_from_the_others(rig, lose_a
     assert [json.loads(turn.payload)["task_id"] for turn in (await queue.settle_and_fetch([], 5)).turns] == ["3"]
 
 
-async def test_turn_whose_hand_out_arrived_is_no_orphan(rig):
+async def test_turn_whose_hand_out_arrived_is_no_orphan(rig: InMemoryRig | RedisRig) -> None:
     """The bridge does not have it any more because its lease ran out, or because Redis forgot that it was settled."""
     queue = rig.bridge("a")
     await rig.push(task("ada", "1"))
@@ -411,7 +422,7 @@ async def test_turn_whose_hand_out_arrived_is_no_orphan(rig):
 
 
 @pytest.mark.integration
-async def test_scripts_are_loaded_again_after_script_flush(redis_url, redis_rig):
+async def test_scripts_are_loaded_again_after_script_flush(redis_url: str, redis_rig: Any) -> None:
     rig = redis_rig(QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}"), redis_url)
     queue = rig.bridge("a")
     await rig.push(task("ada", "t1"), task("ada", "t2"))
@@ -427,7 +438,7 @@ async def test_scripts_are_loaded_again_after_script_flush(redis_url, redis_rig)
 
 
 @pytest.mark.integration
-async def test_replies_expire_and_lie_under_the_documented_key(redis_url, redis_rig):
+async def test_replies_expire_and_lie_under_the_documented_key(redis_url: str, redis_rig: Any) -> None:
     rig = redis_rig(QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}", reply_ttl_seconds=100), redis_url)
     queue = rig.bridge("a")
     await rig.push(task("a:b", "t1"))
@@ -439,7 +450,7 @@ async def test_replies_expire_and_lie_under_the_documented_key(redis_url, redis_
     await rig.close()
 
 
-async def test_tasks_beyond_a_full_lane_wait_in_lanes_of_their_own_and_are_counted(rig):
+async def test_tasks_beyond_a_full_lane_wait_in_lanes_of_their_own_and_are_counted(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     queue.max_lane = 2
     await rig.push(*[task("ada", f"t{number}") for number in range(5)], task("bo", "b0"))
@@ -458,7 +469,7 @@ async def test_tasks_beyond_a_full_lane_wait_in_lanes_of_their_own_and_are_count
     assert (following.lane, json.loads(following.payload)["task_id"]) == ("ada", "t1")
 
 
-async def test_a_lane_that_has_emptied_takes_tasks_again(rig):
+async def test_a_lane_that_has_emptied_takes_tasks_again(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     queue.max_lane = 1
     await rig.push(task("ada", "t1"))
@@ -470,17 +481,17 @@ async def test_a_lane_that_has_emptied_takes_tasks_again(rig):
     assert following.lane == "ada"
 
 
-async def test_turn_has_the_waiting_time_of_its_task(rig):
+async def test_turn_has_the_waiting_time_of_its_task(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.push(task("ada", "t1"))
     (turn,) = (await queue.settle_and_fetch([], 1)).turns
     assert 0 <= turn.queued_seconds < 60
 
 
-async def test_missed_turns_are_counted_over_all_users(rig):
+async def test_missed_turns_are_counted_over_all_users(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
 
-    async def pending():
+    async def pending() -> int:
         return (await queue.status()).counters.get("missed_pending", 0)
 
     for number in range(3):
@@ -500,7 +511,7 @@ async def test_missed_turns_are_counted_over_all_users(rig):
     assert await pending() == 3
 
 
-async def test_missed_turns_that_are_dropped_are_not_counted(rig):
+async def test_missed_turns_that_are_dropped_are_not_counted(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     kept = rig.settings.max_missed_per_user
     for number in range(kept + 2):
@@ -511,7 +522,7 @@ async def test_missed_turns_that_are_dropped_are_not_counted(rig):
     assert (counters["missed_pending"], counters["missed_dropped"]) == (kept, 2)
 
 
-async def test_the_oldest_turn_that_is_not_journalled_has_an_age(rig):
+async def test_the_oldest_turn_that_is_not_journalled_has_an_age(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     assert (await queue.status()).unjournalled_age == 0
     for number in range(2):
@@ -524,7 +535,7 @@ async def test_the_oldest_turn_that_is_not_journalled_has_an_age(rig):
     assert 0 < status.unjournalled_age < 60
 
 
-async def test_the_oldest_task_is_reported_whether_it_waits_or_is_in_flight(rig):
+async def test_the_oldest_task_is_reported_whether_it_waits_or_is_in_flight(rig: RedisRig) -> None:
     queue = rig.bridge("a")
     assert (await queue.status()).oldest_age == 0
     await rig.push(task("ada", "t1"))
@@ -537,7 +548,7 @@ async def test_the_oldest_task_is_reported_whether_it_waits_or_is_in_flight(rig)
     assert (await queue.status()).oldest_age == 0
 
 
-async def test_a_held_users_tasks_wait_and_others_continue(rig):
+async def test_a_held_users_tasks_wait_and_others_continue(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.hold("ada")
     await rig.push(task("ada", "1"), task("bo", "2"), task("ada", "3"), task("cy", "4"))
@@ -550,7 +561,7 @@ async def test_a_held_users_tasks_wait_and_others_continue(rig):
     assert json.loads(turn.payload)["task_id"] == "1"
 
 
-async def test_a_hold_lets_a_turn_in_flight_end_and_holds_the_next(rig):
+async def test_a_hold_lets_a_turn_in_flight_end_and_holds_the_next(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.push(task("ada", "1"), task("ada", "2"))
     (turn,) = (await queue.settle_and_fetch([], 10)).turns
@@ -561,7 +572,7 @@ async def test_a_hold_lets_a_turn_in_flight_end_and_holds_the_next(rig):
     assert len((await queue.settle_and_fetch([], 10)).turns) == 1
 
 
-async def test_hold_covers_turns_of_a_dead_bridge(rig):
+async def test_hold_covers_turns_of_a_dead_bridge(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.push(task("ada", "1"))
     await queue.settle_and_fetch([], 1)
@@ -570,7 +581,7 @@ async def test_hold_covers_turns_of_a_dead_bridge(rig):
     assert (await rig.bridge("b").settle_and_fetch([], 10)).turns == []
 
 
-async def test_a_hold_ends_by_itself(rig):
+async def test_a_hold_ends_by_itself(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.hold("ada")
     await rig.push(task("ada", "1"))
@@ -579,7 +590,7 @@ async def test_a_hold_ends_by_itself(rig):
     assert len((await queue.settle_and_fetch([], 10)).turns) == 1
 
 
-async def test_many_held_users_do_not_keep_others_from_their_turn(rig):
+async def test_many_held_users_do_not_keep_others_from_their_turn(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     for number in range(30):
         await rig.hold(f"held-{number}")
@@ -590,7 +601,7 @@ async def test_many_held_users_do_not_keep_others_from_their_turn(rig):
     assert [turn.lane for turn in (await queue.settle_and_fetch([], 2)).turns] == ["held-7"]
 
 
-async def test_the_oldest_task_is_reported_without_its_payload_until_it_is_settled(rig):
+async def test_the_oldest_task_is_reported_without_its_payload_until_it_is_settled(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     assert (await queue.status()).oldest_age == 0
     await rig.push(task("ada", "1"), task("ada", "2"))
@@ -607,7 +618,7 @@ async def test_the_oldest_task_is_reported_without_its_payload_until_it_is_settl
 
 
 @pytest.fixture
-def small_answers(monkeypatch):
+def small_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hand-outs end behind two thousand bytes."""
     for module in ("port", "redis_queue"):
         monkeypatch.setattr(f"letta_bridge.request_queue.{module}.MAX_FETCHED_BYTES", 2000)
@@ -615,7 +626,9 @@ def small_answers(monkeypatch):
 
 @pytest.mark.usefixtures("small_answers")
 @pytest.mark.parametrize("waits", [False, True])
-async def test_hand_out_ends_after_the_turn_that_reaches_its_size_limit(rig, waits):
+async def test_hand_out_ends_after_the_turn_that_reaches_its_size_limit(
+    rig: InMemoryRig | RedisRig, waits: bool
+) -> None:
     queue = rig.bridge("a")
     await rig.push(*(task(f"u{number}", str(number), content="x" * 850) for number in range(5)))
     handed = []
@@ -627,7 +640,7 @@ async def test_hand_out_ends_after_the_turn_that_reaches_its_size_limit(rig, wai
 
 
 @pytest.mark.usefixtures("small_answers")
-async def test_a_kept_reply_counts_toward_the_size_of_a_hand_out(rig):
+async def test_a_kept_reply_counts_toward_the_size_of_a_hand_out(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     for user in ("ada", "bo"):
         await rig.push(task(user, "t1"))
@@ -637,7 +650,9 @@ async def test_a_kept_reply_counts_toward_the_size_of_a_hand_out(rig):
     assert [len((await queue.settle_and_fetch([], 5)).turns) for _ in range(3)] == [1, 1, 0]
 
 
-async def test_many_large_settlements_are_settled_in_several_calls(rig, monkeypatch):
+async def test_many_large_settlements_are_settled_in_several_calls(
+    rig: InMemoryRig | RedisRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("letta_bridge.request_queue.redis_queue._CALL_BYTES", 100)
     queue = rig.bridge("a")
     await rig.push(*(task(f"u{number}", str(number)) for number in range(5)))
@@ -650,7 +665,7 @@ async def test_many_large_settlements_are_settled_in_several_calls(rig, monkeypa
     assert len(await rig.replies()) == 5
 
 
-async def test_many_turns_are_released_in_several_calls(rig):
+async def test_many_turns_are_released_in_several_calls(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     await rig.push(*(task(f"u{number}", str(number)) for number in range(40)))
     turns = (await queue.settle_and_fetch([], 40)).turns

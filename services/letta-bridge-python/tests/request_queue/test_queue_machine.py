@@ -9,6 +9,7 @@ import asyncio
 import json
 import uuid
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,11 +19,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from letta_bridge.request_queue import Outcome, PauseMode, RedisQueue, Settlement
-from letta_bridge.request_queue.admin import QueueAdmin
+from letta_bridge.request_queue.admin import DeadLetter, QueueAdmin
 from letta_bridge.request_queue.calls import TICKET_DIGITS, Calls
 from letta_bridge.request_queue.holds import Holds
 from letta_bridge.request_queue.keys import user_lane
-from letta_bridge.request_queue.port import fingerprint
+from letta_bridge.request_queue.port import Turn, fingerprint
 from letta_bridge.request_queue.records import Fault
 from letta_bridge.request_queue.scripts import ScriptRunner, read
 from letta_bridge.settings import QueueSettings
@@ -52,31 +53,31 @@ class QueueMachine(RuleBasedStateMachine):
 
     url = ""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.settings = QueueSettings(
             requests=f"q-{uuid.uuid4().hex[:8]}", max_payload_bytes=1024, max_missed_per_user=2, lease_seconds=3600
         )
         self.shelf = InMemoryQueueState(clock=lambda: 1_000.0)
         self.models = {name: InMemoryQueue(self.shelf, self.settings, name) for name in BRIDGES}
-        self.runner = asyncio.Runner()
+        self.runner: Any = asyncio.Runner()
         self.runner.run(self.connect())
-        self.held = {name: {} for name in BRIDGES}
+        self.held: dict[str, dict[str, Any]] = {name: {} for name in BRIDGES}
         """Bridge → receipt → turn and the model's turn, those whose lease it lost included: it does not know."""
-        self.handed = {}
+        self.handed: dict[str, Any] = {}
         """Lane → numbers of its tasks in the order they were first handed out; since the last loss of writes."""
-        self.restored = set()
+        self.restored: set[Any] = set()
         """Numbers of restored turns: they belong to a history that Redis lost, and are in no order with others."""
-        self.payloads = {}
+        self.payloads: dict[str, Any] = {}
         """Number of a task → its payload, for ever."""
         self.pushed = 0
-        self.ended = set()
+        self.ended: set[bytes] = set()
         """Payloads that had an outcome."""
-        self.alive = set()
+        self.alive: set[bytes] = set()
         """Payloads that were pushed, as far as Redis knows."""
         self.saved: Any = None
 
-    async def connect(self):
+    async def connect(self) -> None:
         redis = RedisSettings(url=self.url)
         self.client = connect(redis, name="machine")
         self.queues = {name: RedisQueue(self.client, self.client, self.settings, name) for name in BRIDGES}
@@ -88,25 +89,25 @@ class QueueMachine(RuleBasedStateMachine):
                 queue.passes = Calls("-", first=2 * number)
                 queue.waits = Calls("+", first=2 * number + 1)
 
-    def both(self, bridge, call):
+    def both(self, bridge: str, call: Callable[..., Any]) -> tuple[Any, ...]:
         """The same call to the model and to Redis; the results of both."""
         real = self.runner.run(call(self.queues[bridge]))
         model = self.runner.run(call(self.models[bridge]))
         assert self.queues[bridge].writes_lost == self.models[bridge].writes_lost
         return real, model
 
-    def state_of(self, receipt):
+    def state_of(self, receipt: str) -> Entry | None:
         flying = self.shelf.turns.get(receipt)
         return flying.entry if flying is not None else None
 
     @initialize(max_lane=st.sampled_from([0, 0, 3]), journal_bound=st.sampled_from([3, 1000]))
-    def choose_bounds(self, max_lane, journal_bound):
+    def choose_bounds(self, max_lane: int, journal_bound: int) -> None:
         queues: list[Any] = [*self.models.values(), *self.queues.values()]
         for queue in queues:
             queue.max_lane, queue.journal_bound = max_lane, journal_bound
 
     @rule(users=st.lists(st.sampled_from(USERS), min_size=1, max_size=4), again=st.booleans())
-    def push(self, users, again):
+    def push(self, users: list[Any], again: bool) -> None:
         for user in users:
             self.pushed += 1
             task_id = f"t{self.pushed // 2 if again else self.pushed}"
@@ -114,7 +115,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.push_payload(json.dumps(task).encode())
 
     @rule(user=st.sampled_from(USERS), begins=st.booleans())
-    def hold(self, user, begins):
+    def hold(self, user: str, begins: bool) -> None:
         holds = Holds(self.client, self.keys)
         if begins:
             self.shelf.held[user] = float("inf")
@@ -124,29 +125,31 @@ class QueueMachine(RuleBasedStateMachine):
             self.runner.run(holds.lift(user))
 
     @rule(payload=st.sampled_from(ODD))
-    def push_payload(self, payload):
+    def push_payload(self, payload: Any) -> None:
         self.alive.add(payload)
         self.ended.discard(payload)
         self.shelf.push(payload)
         self.runner.run(self.client.lpush(self.settings.requests, payload))
 
     @rule(bridge=st.sampled_from(BRIDGES), limit=st.integers(1, 4))
-    def take(self, bridge, limit):
+    def take(self, bridge: str, limit: int) -> None:
         if self.shelf.requests and self.shelf.paused is None and not self.queues[bridge]._paused:
             real, model = self.both(bridge, lambda queue: queue.wait_and_fetch(limit, 0.05))
             self.handed_out(bridge, real, model)
 
     @rule(bridge=st.sampled_from(BRIDGES), limit=st.integers(0, 4), ends=st.lists(ENDS, max_size=3), data=st.data())
-    def settle_and_fetch(self, bridge, limit, ends, data):
+    def settle_and_fetch(self, bridge: str, limit: int, ends: list[Any], data: Any) -> None:
         receipts = sorted(self.held[bridge])
         chosen = data.draw(st.lists(st.sampled_from(receipts), max_size=len(ends))) if receipts else []
         known = sorted({fingerprint(record) for records in self.shelf.missed.values() for record in records})
         told = data.draw(st.sets(st.sampled_from(known))) if known else set()
         self.settle(bridge, [(receipt, end) for receipt, end in zip(chosen, ends, strict=False)], limit, told)
 
-    def settle(self, bridge, ends, limit, caught_up=frozenset()):
+    def settle(
+        self, bridge: str, ends: list[Any], limit: int, caught_up: frozenset[Any] | set[Any] = frozenset()
+    ) -> None:
         settlements = [settlement(self.held[bridge][receipt][0], end, caught_up) for receipt, end in ends]
-        before = {receipt: self.state_of(receipt) for receipt, _ in ends}
+        before: dict[str, Any] = {receipt: self.state_of(receipt) for receipt, _ in ends}
         real, model = self.both(bridge, lambda queue: queue.settle_and_fetch(settlements, limit))
         assert (real.settled, real.refused, real.more) == (model.settled, model.refused, model.more)
         for (receipt, _), counted in zip(ends, real.settled, strict=True):
@@ -158,7 +161,7 @@ class QueueMachine(RuleBasedStateMachine):
                 self.held[bridge].pop(receipt, None)
         self.handed_out(bridge, real.turns, model.turns)
 
-    def handed_out(self, bridge, real, model):
+    def handed_out(self, bridge: str, real: list[Any], model: list[Any]) -> None:
         assert [seen(turn) for turn in real] == [seen(turn) for turn in model]
         for turn, modelled in zip(real, model, strict=True):
             assert all(turn.receipt not in held for held in self.held.values()), "a receipt was given twice"
@@ -172,12 +175,12 @@ class QueueMachine(RuleBasedStateMachine):
                 numbers.append(turn.seq)
 
     @rule(bridge=st.sampled_from(BRIDGES))
-    def renew(self, bridge):
+    def renew(self, bridge: str) -> None:
         real, model = self.both(bridge, lambda queue: queue.renew(sorted(self.held[bridge])))
         assert real == model
 
     @rule(bridge=st.sampled_from(BRIDGES), data=st.data())
-    def release(self, bridge, data):
+    def release(self, bridge: str, data: Any) -> None:
         receipts = sorted(self.held[bridge])
         chosen = data.draw(st.lists(st.sampled_from(receipts), unique=True)) if receipts else []
         self.both(bridge, lambda queue: queue.release(chosen))
@@ -185,7 +188,7 @@ class QueueMachine(RuleBasedStateMachine):
             del self.held[bridge][receipt]
 
     @rule(bridge=st.sampled_from(BRIDGES), other=st.sampled_from(BRIDGES), data=st.data())
-    def meddle(self, bridge, other, data):
+    def meddle(self, bridge: str, other: str, data: Any) -> None:
         """A bridge names a receipt of another one."""
         if bridge == other or not self.held[other]:
             return
@@ -199,7 +202,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert real.settled == model.settled == [False]
 
     @rule(bridge=st.sampled_from(BRIDGES), from_idle=st.booleans(), data=st.data())
-    def lose_answer(self, bridge, from_idle, data):
+    def lose_answer(self, bridge: str, from_idle: bool, data: Any) -> None:
         """An answer of Redis does not arrive: the bridge does not know of the turns it was given."""
         mark = "+" if from_idle else "-"
         mine = sorted(receipt for receipt in self.held[bridge] if receipt[TICKET_DIGITS] == mark)
@@ -219,14 +222,14 @@ class QueueMachine(RuleBasedStateMachine):
         assert real == model
 
     @rule(bridge=st.sampled_from(BRIDGES), data=st.data())
-    def expire(self, bridge, data):
+    def expire(self, bridge: str, data: Any) -> None:
         """Leases run out; whichever bridge looks next gives those turns back."""
         flying = list(self.shelf.turns)
         chosen = data.draw(st.sets(st.sampled_from(flying))) if flying else set()
         self.run_out(chosen)
         self.both(bridge, lambda queue: queue.settle_and_fetch([], 0))
 
-    def run_out(self, chosen):
+    def run_out(self, chosen: set[Any]) -> None:
         for place, receipt in enumerate(list(self.shelf.turns)):
             if receipt in chosen:
                 self.note_buried([self.shelf.turns[receipt].entry])
@@ -234,7 +237,7 @@ class QueueMachine(RuleBasedStateMachine):
                 self.runner.run(self.client.zadd(self.keys.leases, {receipt: place + 1}))
 
     @rule(mode=st.sampled_from([None, *PauseMode]))
-    def pause(self, mode):
+    def pause(self, mode: PauseMode | None) -> None:
         self.runner.run(self.admin.pause(mode) if mode else self.admin.resume())
         self.shelf.paused = mode
         for bridge in BRIDGES:
@@ -243,12 +246,12 @@ class QueueMachine(RuleBasedStateMachine):
     # Redis loses its last writes
 
     @rule()
-    def save(self):
+    def save(self) -> None:
         self.saved = self.runner.run(self.dump()), self.shelf.snapshot(), set(self.alive)
 
     @precondition(lambda self: self.saved is not None)
     @rule()
-    def roll_back(self):
+    def roll_back(self) -> None:
         keys, shelf, alive = self.saved
         self.runner.run(self.restore_keys(keys))
         self.shelf.roll_back(shelf)
@@ -262,7 +265,9 @@ class QueueMachine(RuleBasedStateMachine):
         first=st.sampled_from(BRIDGES),
         takes_over=st.booleans(),
     )
-    def lose_hand_outs(self, users, routed, lost, first, takes_over):
+    def lose_hand_outs(
+        self, users: list[Any], routed: bool, lost: list[tuple[str, int, str]], first: str, takes_over: bool
+    ) -> None:
         """The bridges work on what Redis then knows nothing of; one of them comes back first, and goes on."""
         self.push(users, again=False)
         if routed:
@@ -278,7 +283,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.settle(first, [], 2)
 
     @rule(bridge=st.sampled_from(BRIDGES))
-    def restore(self, bridge):
+    def restore(self, bridge: str) -> None:
         if not self.models[bridge].writes_lost:
             return
         held = self.held[bridge]
@@ -292,13 +297,13 @@ class QueueMachine(RuleBasedStateMachine):
         self.alive |= {entry.payload for entry in entries}
         self.restored |= {entry.seq for entry in entries}
 
-    async def dump(self):
+    async def dump(self) -> dict[Any, Any]:
         found = {}
         async for key in self.client.scan_iter(match="*", count=1000):
             found[key] = (await self.client.dump(key), max(0, await self.client.pttl(key)))
         return found
 
-    async def restore_keys(self, keys):
+    async def restore_keys(self, keys: dict[str, Any]) -> None:
         await self.client.flushdb()
         for key, (content, expires_ms) in keys.items():
             await self.client.restore(key, expires_ms, content)
@@ -306,7 +311,7 @@ class QueueMachine(RuleBasedStateMachine):
     # Damage
 
     @rule(damage=st.sampled_from(DAMAGE), data=st.data())
-    def damage_entry(self, damage, data):
+    def damage_entry(self, damage: tuple[bytes, Fault], data: Any) -> None:
         lanes = sorted(lane for lane, entries in self.shelf.lanes.items() if entries)
         if not lanes:
             return
@@ -314,12 +319,13 @@ class QueueMachine(RuleBasedStateMachine):
         entries = self.shelf.lanes[lane]
         place = data.draw(st.integers(0, len(entries) - 1))
         self.alive.discard(entries[place].payload)
+        raw: Any
         raw, fault = damage
         entries[place] = Entry(0, entries[place].first_ms, raw, fault=fault)
         self.runner.run(self.client.lset(self.keys.lane_prefix + lane, -1 - place, raw))
 
     @rule(damage=st.sampled_from(DAMAGE), data=st.data())
-    def damage_turn(self, damage, data):
+    def damage_turn(self, damage: tuple[bytes, Fault], data: Any) -> None:
         if not self.shelf.turns:
             return
         receipt = data.draw(st.sampled_from(sorted(self.shelf.turns)))
@@ -331,7 +337,7 @@ class QueueMachine(RuleBasedStateMachine):
     # Operators
 
     @rule(bridge=st.sampled_from(BRIDGES), data=st.data())
-    def retry_dead(self, bridge, data):
+    def retry_dead(self, bridge: str, data: Any) -> None:
         self.settle(bridge, [(receipt, "dead") for receipt in sorted(self.held[bridge])[:1]], 1)
         if not self.shelf.dead:
             return
@@ -345,11 +351,11 @@ class QueueMachine(RuleBasedStateMachine):
             self.alive.add(payload)
             self.handed.pop(lane, None)
 
-    async def letters(self):
+    async def letters(self) -> list[DeadLetter]:
         return [letter async for letter in self.admin.dead()]
 
     @rule(user=st.sampled_from(USERS), most=st.integers(1, 5))
-    def forget_user(self, user, most):
+    def forget_user(self, user: str, most: int) -> None:
         shelf, lane = self.shelf, user_lane(user)
         waiting = shelf.lanes.get(lane, deque())
         gone = [waiting.popleft() for _ in range(min(most, len(waiting)))]
@@ -368,12 +374,12 @@ class QueueMachine(RuleBasedStateMachine):
     # What must hold
 
     @invariant()
-    def looks_alike(self):
+    def looks_alike(self) -> None:
         real, model = self.runner.run(self.picture()), self.model_picture()
         assert real == model
 
     @invariant()
-    def adds_up(self):
+    def adds_up(self) -> None:
         shelf = self.shelf
         settled = sum(count for name, count in shelf.counters.items() if name.startswith("settled:"))
         waiting = sum(map(len, shelf.lanes.values()))
@@ -382,19 +388,19 @@ class QueueMachine(RuleBasedStateMachine):
         assert set(shelf.ready) == shelf.lanes.keys() - shelf.busy.keys()
 
     @invariant()
-    def counts_every_open_task(self):
+    def counts_every_open_task(self) -> None:
         unsettled = sum(map(len, self.shelf.lanes.values())) + len(self.shelf.turns)
         assert self.runner.run(self.open_tasks()) == unsettled
 
-    async def open_tasks(self):
+    async def open_tasks(self) -> int:
         """Tasks taken and not settled, once the status has dropped the surplus that damaged records leave."""
         await self.queues["one"].status()
         return sum(map(int, await self.client.hvals(self.keys.open)))
 
-    def note_buried(self, entries):
+    def note_buried(self, entries: list[Entry]) -> None:
         self.ended |= {entry.payload for entry in entries if entry.fault is not None}
 
-    def everything_ends(self):
+    def everything_ends(self) -> None:
         """One bridge that goes on alone gives every task that Redis knows an outcome."""
         self.runner.run(self.admin.resume())
         self.shelf.paused = None
@@ -410,11 +416,12 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.runner.run(self.unfinished()) == (0, 0, 0)
         assert self.alive <= self.ended
 
-    async def unfinished(self):
+    async def unfinished(self) -> tuple[int, int, int]:
         return (*await self.admin.unfinished(), await self.client.llen(self.settings.requests))
 
-    async def picture(self):
-        keys, client = self.keys, self.client
+    async def picture(self) -> dict[str, Any]:
+        keys = self.keys
+        client: Any = self.client
         counters = {name.decode(): int(count) for name, count in (await client.hgetall(keys.counters)).items()}
         lanes, calls = {}, {}
         async for key in client.scan_iter(match=f"{keys.lane_prefix}*", count=1000):
@@ -438,7 +445,7 @@ class QueueMachine(RuleBasedStateMachine):
             "calls": calls,
         }
 
-    def model_picture(self):
+    def model_picture(self) -> dict[str, Any]:
         shelf = self.shelf
         journal_bytes = {"journal_bytes": sum(len(turn) + len(reply) for _, turn, reply in shelf.journal)}
         return {
@@ -460,19 +467,19 @@ class QueueMachine(RuleBasedStateMachine):
             "calls": shelf.calls,
         }
 
-    def teardown(self):
+    def teardown(self) -> None:
         try:
             self.everything_ends()
         finally:
             self.runner.run(self.close())
             self.runner.close()
 
-    async def close(self):
+    async def close(self) -> None:
         await self.client.flushall()
         await self.client.aclose()
 
 
-def told(entry):
+def told(entry: Any) -> Any:
     """What an entry in Redis says; clocks differ."""
     head, _, payload = entry.partition(b"\n")
     words = head.split(b" ")
@@ -481,22 +488,22 @@ def told(entry):
     return int(words[0]), int(words[1]), words[1] != b"0" and words[1].startswith(b"0"), payload
 
 
-def modelled(entry):
+def modelled(entry: Entry) -> bytes | tuple[int, int, bool, bytes]:
     """The same of the model's."""
     return (entry.seq, entry.attempts, entry.supposed, entry.payload) if entry.fault is None else entry.payload
 
 
-def seen(turn):
+def seen(turn: Turn) -> tuple[Any, ...]:
     """What both queues say of a turn; clocks differ."""
     known = (turn.kept_reply, turn.missed)
     return (turn.receipt, turn.lane, turn.attempts, turn.deliveries, turn.seq, turn.payload, *known)
 
 
-def settlement(turn, end, told):
+def settlement(turn: Turn, end: str, told: Any) -> Settlement:
     """One of the ways in which a turn can end."""
     try:
         task = parse_task(turn.payload, Limits())
-        ids = {"user_id": task.user_id, "task_id": task.task_id}
+        ids: dict[str, Any] = {"user_id": task.user_id, "task_id": task.task_id}
     except MalformedMessage:
         ids = {}
     reply = json.dumps({"to": turn.receipt}).encode() if ids and end != "dead" else None
@@ -521,7 +528,7 @@ def settlement(turn, end, told):
     )
 
 
-def test_scripts_behave_like_the_model(redis_url):
+def test_scripts_behave_like_the_model(redis_url: str) -> None:
     class OnRedis(QueueMachine):
         url = redis_url
 

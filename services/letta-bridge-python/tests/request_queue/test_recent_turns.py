@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from letta_bridge.request_queue import Outcome, Settlement
 from letta_bridge.request_queue.recent_turns import RecentTurns
+from letta_bridge.request_queue.redis_queue import RedisQueue
 from letta_bridge.settings import QueueSettings
+from letta_bridge.testing.request_queue import InMemoryQueue
+
+if TYPE_CHECKING:
+    from letta_bridge_tests.request_queue.conftest import InMemoryRig, RedisRig
 
 FELL_BACK = ("memory", "fallback", "cause:model_credentials", "canned")
 
 
 @pytest.fixture
-async def redis_queue(redis_url, redis_rig):
+async def redis_queue(redis_url: str, redis_rig: Any) -> AsyncIterator[Any]:
     rig = redis_rig(QueueSettings(requests=f"q-{uuid.uuid4().hex[:8]}"), redis_url)
     yield rig
     await rig.close()
 
 
-async def settled(rig, queue, number, tally):
+async def settled(
+    rig: InMemoryRig | RedisRig, queue: RedisQueue | InMemoryQueue, number: int, tally: tuple[Any, ...]
+) -> Settlement:
     """Take a task of a user of its own, and settle it."""
     user, task_id = f"user{number}", f"t{number}"
     await rig.push(json.dumps({"task_id": task_id, "user_id": user, "content": "hi"}).encode())
@@ -31,7 +40,7 @@ async def settled(rig, queue, number, tally):
     return end
 
 
-async def test_recent_outcomes_are_summed_over_bridges(rig):
+async def test_recent_outcomes_are_summed_over_bridges(rig: RedisRig) -> None:
     bridges = [rig.bridge("a"), rig.bridge("b")]
     assert (await bridges[0].recent()).for_agents == 0
     for number, tally in enumerate([("agent",), FELL_BACK, ("unanswered", "cause:timeout"), (), FELL_BACK]):
@@ -43,7 +52,7 @@ async def test_recent_outcomes_are_summed_over_bridges(rig):
     )
 
 
-async def test_a_settlement_that_is_repeated_is_tallied_once(rig):
+async def test_a_settlement_that_is_repeated_is_tallied_once(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     end = await settled(rig, queue, 1, ("agent",))
     assert (await queue.settle_and_fetch([end], 0)).settled == [False]
@@ -51,7 +60,7 @@ async def test_a_settlement_that_is_repeated_is_tallied_once(rig):
 
 
 @pytest.mark.integration
-async def test_tallies_are_of_ten_minutes_and_expire(redis_queue):
+async def test_tallies_are_of_ten_minutes_and_expire(redis_queue: RedisRig) -> None:
     queue, client = redis_queue.bridge("a"), redis_queue.client
     minute = (await client.time())[0] // 60
     for past in (3, 11):
@@ -66,7 +75,7 @@ async def test_tallies_are_of_ten_minutes_and_expire(redis_queue):
 
 
 @pytest.mark.integration
-async def test_a_tally_of_the_wrong_type_does_not_hold_up_an_answer(redis_queue):
+async def test_a_tally_of_the_wrong_type_does_not_hold_up_an_answer(redis_queue: RedisRig) -> None:
     queue, client = redis_queue.bridge("a"), redis_queue.client
     minute = (await client.time())[0] // 60
     for ahead in range(3):
@@ -97,12 +106,12 @@ async def test_a_tally_of_the_wrong_type_does_not_hold_up_an_answer(redis_queue)
         ),
     ],
 )
-def test_the_figures_are_reported_to_people(tally, in_trouble, says):
+def test_the_figures_are_reported_to_people(tally: dict[str, Any], in_trouble: bool, says: str) -> None:
     recent = RecentTurns.of(tally)
     assert (recent.in_trouble, says in str(recent)) == (in_trouble, True)
 
 
-def test_sentence_has_a_remedy_only_if_an_operator_should_act():
+def test_sentence_has_a_remedy_only_if_an_operator_should_act() -> None:
     fine = RecentTurns.of({"agent": 9})
     assert fine.sentence == str(fine)
     expired = RecentTurns.of({"fallback": 2, "cause:model_credentials": 2})

@@ -9,14 +9,15 @@ import pytest
 
 from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.reply_stream import BEGINNING, ReplyStream
+from local_stack.fixtures import ProxyFactory
 from shared_utils.config.settings import RedisSettings
-from shared_utils.redis.connection import connect
+from shared_utils.redis.connection import RedisClient, connect
 
 pytestmark = pytest.mark.integration
 KEYS = Keys("letta_requests")
 
 
-async def test_pages_are_joined_without_a_gap(client):
+async def test_pages_are_joined_without_a_gap(client: RedisClient) -> None:
     for number in range(450):
         await client.xadd(KEYS.replies, {"reply": str(number)})
     found = [entry async for entry in ReplyStream(client, KEYS).after(BEGINNING)]
@@ -25,7 +26,9 @@ async def test_pages_are_joined_without_a_gap(client):
     assert newest == found[-2:]
 
 
-async def test_a_follower_misses_nothing_while_redis_is_unavailable(client, tcp_proxy, redis_url):
+async def test_a_follower_misses_nothing_while_redis_is_unavailable(
+    client: RedisClient, tcp_proxy: ProxyFactory, redis_url: str
+) -> None:
     await client.xadd(KEYS.replies, {"reply": "before"})
     proxy = tcp_proxy(redis_url)
     behind = connect(RedisSettings(url=proxy.url), name="follower", timeout=10)
@@ -42,21 +45,21 @@ async def test_a_follower_misses_nothing_while_redis_is_unavailable(client, tcp_
     await behind.aclose()
 
 
-async def test_a_cancellation_that_a_connection_swallowed_still_ends_the_following():
+async def test_a_cancellation_that_a_connection_swallowed_still_ends_the_following() -> None:
     class Swallowing:
         """A client that answers a cancelled read as if nothing had come."""
 
-        def __init__(self):
+        def __init__(self) -> None:
             self.reading = asyncio.Event()
 
-        async def xread(self, *_, **__):
+        async def xread(self, *_: Any, **__: int) -> Any:
             self.reading.set()
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
                 return []
 
-    swallowing = Swallowing()
+    swallowing: Any = Swallowing()
     following = asyncio.ensure_future(anext(ReplyStream(swallowing, KEYS).follow(BEGINNING)))
     await swallowing.reading.wait()
     following.cancel()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,10 +31,10 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def start():
+def start() -> Iterator[Callable[..., Any]]:
     with contextlib.ExitStack() as running:
 
-        def start_process(process):
+        def start_process(process: Sentinel | Valkey) -> Sentinel | Valkey:
             process.start()
             running.callback(process.kill)
             process.wait_ready()
@@ -42,10 +44,10 @@ def start():
 
 
 @pytest.fixture
-async def queue_at():
+async def queue_at() -> AsyncIterator[Callable[..., Any]]:
     async with contextlib.AsyncExitStack() as open_queues:
 
-        def make(url):
+        def make(url: str) -> RedisQueue:
             redis = RedisSettings(url=url)
             queue = RedisQueue(connect(redis, name="a"), connect(redis, name="a"), QueueSettings(), "a")
             open_queues.push_async_callback(queue.close)
@@ -55,7 +57,7 @@ async def queue_at():
 
 
 @pytest.fixture
-async def cluster(start, tmp_path):
+async def cluster(start: Callable[..., Any], tmp_path: Path) -> str:
     # The cluster's own port is the server's plus 10 000 where nobody says otherwise, which may be too high.
     options = {"cluster-enabled": "yes", "cluster-port": str(free_port()), "appendonly": "no"}
     server = start(Valkey(tmp_path / "node", options=options))
@@ -67,7 +69,9 @@ async def cluster(start, tmp_path):
     return f"redis+cluster://127.0.0.1:{server.port}"
 
 
-async def test_every_call_of_the_queue_works_on_a_cluster(cluster, queue_at, lose_answer):
+async def test_every_call_of_the_queue_works_on_a_cluster(
+    cluster: str, queue_at: Callable[..., Any], lose_answer: Callable[..., Any]
+) -> None:
     queue = queue_at(cluster)
     client = connect(RedisSettings(url=cluster), name="producer")
     for number in range(3):
@@ -92,7 +96,7 @@ async def test_every_call_of_the_queue_works_on_a_cluster(cluster, queue_at, los
     await client.aclose()
 
 
-async def test_a_turn_is_handed_over_on_a_cluster(cluster, queue_at):
+async def test_a_turn_is_handed_over_on_a_cluster(cluster: str, queue_at: Callable[..., Any]) -> None:
     keys = queue_at(cluster).keys
     redis = RedisSettings(url=cluster)
     fallback = MemoryPython(
@@ -110,7 +114,7 @@ async def test_a_turn_is_handed_over_on_a_cluster(cluster, queue_at):
     await client.aclose()
 
 
-async def test_a_user_is_erased_on_a_cluster(cluster, queue_at):
+async def test_a_user_is_erased_on_a_cluster(cluster: str, queue_at: Callable[..., Any]) -> None:
     queue = queue_at(cluster)
     client = connect(RedisSettings(url=cluster), name="erasure")
     lane = UserLane(client, QueueSettings(), patience=1)
@@ -142,7 +146,7 @@ async def test_a_user_is_erased_on_a_cluster(cluster, queue_at):
 
 
 @pytest.fixture
-async def cluster_with_a_replica(start, tmp_path):
+async def cluster_with_a_replica(start: Callable[..., Any], tmp_path: Path) -> tuple[str, Valkey]:
     """URL of a Cluster, and the primary of the request list, whose replica takes over when it dies."""
     options = {"cluster-enabled": "yes", "appendonly": "no", "cluster-node-timeout": "1000"}
     options |= {"cluster-replica-validity-factor": "0", "cluster-require-full-coverage": "no"}
@@ -171,7 +175,9 @@ async def cluster_with_a_replica(start, tmp_path):
     return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes[:3]), nodes[0]
 
 
-async def test_foreign_answer_is_received_after_a_cluster_failover(cluster_with_a_replica):
+async def test_foreign_answer_is_received_after_a_cluster_failover(
+    cluster_with_a_replica: tuple[str, Valkey],
+) -> None:
     url, primary = cluster_with_a_replica
     redis = RedisSettings(url=url)
     fallback = MemoryPython(
@@ -183,7 +189,7 @@ async def test_foreign_answer_is_received_after_a_cluster_failover(cluster_with_
     )
     client = connect(redis, name="chat-ai")
 
-    async def asked_and_answered(number):
+    async def asked_and_answered(number: str) -> str:
         task = Task(task_id=number, content="hi")
         answering = asyncio.create_task(fallback.answer(task, number, "test"))
         channel = f"task_response:{await fallback._handed_id(task, number)}"
@@ -201,7 +207,9 @@ async def test_foreign_answer_is_received_after_a_cluster_failover(cluster_with_
     await close(client)
 
 
-async def test_the_queue_follows_a_failover(start, tmp_path, queue_at):
+async def test_the_queue_follows_a_failover(
+    start: Callable[..., Any], tmp_path: Path, queue_at: Callable[..., Any]
+) -> None:
     primary = start(Valkey(tmp_path / "primary"))
     replica = start(Valkey(tmp_path / "replica", options={"replicaof": f"127.0.0.1 {primary.port}"}))
     queue = queue_at(start(Sentinel(tmp_path / "sentinel", primary)).url)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from letta_bridge.telemetry.middleware import Middleware, instrumented
@@ -16,31 +19,31 @@ class Port:
 
 
 class Quoting(Middleware):
-    def __init__(self, mark):
+    def __init__(self, mark: str) -> None:
         self.mark = mark
 
-    def wrap(self, operation, call):
+    def wrap(self, operation: str, call: Callable[..., Any]) -> Callable[..., Any]:
         if operation != "said":
             return call
 
-        async def quoted(words):
+        async def quoted(words: str) -> str:
             return f"{self.mark}{await call(words)}{self.mark}"
 
         return quoted
 
 
-async def test_a_middleware_changes_nothing_by_default():
+async def test_a_middleware_changes_nothing_by_default() -> None:
     port = Port()
     assert instrumented(port, Middleware()).forgotten == port.forgotten
 
 
-async def test_the_last_middleware_is_the_outermost():
-    port = instrumented(Port(), Quoting("'"), Quoting('"'))
+async def test_the_last_middleware_is_the_outermost() -> None:
+    port: Any = instrumented(Port(), Quoting("'"), Quoting('"'))
     assert await port.said("你好") == "\"'你好'\""
     assert await port.said("again") == "\"'again'\""
     assert await port.forgotten() is None
 
 
-async def test_a_method_the_port_lacks_is_missing():
+async def test_a_method_the_port_lacks_is_missing() -> None:
     with pytest.raises(AttributeError):
         _ = instrumented(Port(), Quoting("'")).unheard  # type: ignore[attr-defined]

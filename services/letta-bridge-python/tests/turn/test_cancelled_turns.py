@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from letta_bridge.letta import Breaker, BreakerPolicy, LettaServers
 from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.request_queue.missed_turns import DeliveryStatus, MissedTurn
-from letta_bridge.testing.letta import Hold
+from letta_bridge.testing.letta import Hold, InMemoryLetta
 from letta_bridge.turn.delivery import DeliveryContext
 from letta_bridge.turn.lease import TurnLease
 from shared_utils.contracts.messages import dump
+
+if TYPE_CHECKING:
+    from letta_bridge_tests.conftest import Rig
 
 SLOW = {
     "reply_deadline_seconds": 0.1,
@@ -29,38 +34,38 @@ LEFT_BEHIND = SLOW | {"run_lifetime_seconds": 0.001}
 class Model:
     """A model that answers each turn when the test says so."""
 
-    def __init__(self, letta):
+    def __init__(self, letta: InMemoryLetta) -> None:
         self._letta = letta
-        self._holds = []
+        self._holds: list[Any] = []
 
-    def holds_next(self):
+    def holds_next(self) -> Hold:
         """Turns from now on wait until they are released."""
         self._letta._hold = hold = Hold()
         self._holds.append(hold)
         return hold
 
-    def is_quick(self):
+    def is_quick(self) -> None:
         self._letta._hold = None
 
-    async def release_all(self):
+    async def release_all(self) -> None:
         for hold in self._holds:
             hold.release()
         await self._letta.idle()
 
 
 @pytest.fixture
-async def slow_rig(make_rig):
+async def slow_rig(make_rig: Callable[..., Rig]) -> AsyncIterator[Any]:
     async for rig in _begun(make_rig(letta=SLOW)):
         yield rig
 
 
 @pytest.fixture
-async def left_behind_rig(make_rig):
+async def left_behind_rig(make_rig: Callable[..., Rig]) -> AsyncIterator[Any]:
     async for rig in _begun(make_rig(letta=LEFT_BEHIND)):
         yield rig
 
 
-async def _begun(rig):
+async def _begun(rig: Any) -> AsyncIterator[Any]:
     rig.model = Model(rig.letta)
     rig.push("t0", content="zero")
     await rig.work_off()
@@ -68,28 +73,28 @@ async def _begun(rig):
     await rig.model.release_all()
 
 
-def agent_of(rig):
+def agent_of(rig: Rig) -> Any:
     return rig.store.sessions["ada", "default"].agent_id
 
 
-async def said(rig):
+async def said(rig: Rig) -> list[str]:
     """What the agent has of the user, word for word; quotations are JSON."""
     return [text for text in (await rig.said_to_agents())["ada"] if not text.startswith("{")]
 
 
-def runs(rig, status):
+def runs(rig: Rig, status: str) -> set[Any]:
     return {run.label for _, run in rig.letta._runs.values() if run.status == status}
 
 
-async def lost(rig, task_id, content):
+async def lost(rig: Any, task_id: str, content: str) -> None:
     rig.model.holds_next()
     rig.push(task_id, content=content)
     await rig.work_off()
     assert rig.kept(task_id=task_id)["source"] == "memory-python"
 
 
-async def test_three_quick_messages_to_a_slow_model_stand_in_the_agent_once(slow_rig):
-    rig = slow_rig
+async def test_three_quick_messages_to_a_slow_model_stand_in_the_agent_once(slow_rig: Rig) -> None:
+    rig: Any = slow_rig
     for number in range(1, 4):
         await lost(rig, f"t{number}", f"message {number}")
     assert [reason for _, reason in rig.fallback.answered] == ["reply_deadline", *["earlier_turn_running"] * 2]
@@ -103,7 +108,9 @@ async def test_three_quick_messages_to_a_slow_model_stand_in_the_agent_once(slow
     assert rig.shelf.missed == {}
 
 
-async def test_without_a_fallback_a_turn_beside_a_slow_one_gets_an_error_that_may_be_tried_again(make_rig):
+async def test_without_a_fallback_a_turn_beside_a_slow_one_gets_an_error_that_may_be_tried_again(
+    make_rig: Callable[..., Rig],
+) -> None:
     rig = make_rig(letta=SLOW | {"fallback_to_memory": False})
     rig.push("t0", content="zero")
     await rig.work_off()
@@ -120,8 +127,8 @@ async def test_without_a_fallback_a_turn_beside_a_slow_one_gets_an_error_that_ma
     assert await said(rig) == ["zero", "message 1", "message 2"]
 
 
-async def test_turns_that_are_taken_for_dead_and_are_not_stand_in_the_agent_once(left_behind_rig):
-    rig = left_behind_rig
+async def test_turns_that_are_taken_for_dead_and_are_not_stand_in_the_agent_once(left_behind_rig: Rig) -> None:
+    rig: Any = left_behind_rig
     for number in range(1, 4):
         await lost(rig, f"t{number}", f"message {number}")
     await rig.model.release_all()
@@ -134,7 +141,7 @@ async def test_turns_that_are_taken_for_dead_and_are_not_stand_in_the_agent_once
     assert rig.shelf.missed == {}
 
 
-async def test_giving_up_one_turn_does_not_cancel_the_next_ones_run(left_behind_rig):
+async def test_giving_up_one_turn_does_not_cancel_the_next_ones_run(left_behind_rig: Rig) -> None:
     rig = left_behind_rig
     await lost(rig, "t1", "one")
     await lost(rig, "t2", "two")  # gives up the first
@@ -143,8 +150,10 @@ async def test_giving_up_one_turn_does_not_cancel_the_next_ones_run(left_behind_
     assert runs(rig, "running") == {second}
 
 
-async def test_cancelled_turn_is_caught_up_as_a_quotation_while_it_is_not_stored(left_behind_rig):
-    rig = left_behind_rig
+async def test_cancelled_turn_is_caught_up_as_a_quotation_while_it_is_not_stored(
+    left_behind_rig: Rig,
+) -> None:
+    rig: Any = left_behind_rig
     for number in range(1, 4):
         await lost(rig, f"t{number}", f"message {number}")
         told = [message.role for message in rig.letta.sent[-1][1]]
@@ -153,8 +162,8 @@ async def test_cancelled_turn_is_caught_up_as_a_quotation_while_it_is_not_stored
     assert sorted(await said(rig)) == ["message 1", "message 2", "message 3", "zero"]
 
 
-async def test_turn_cancelled_by_another_client_is_in_doubt_at_the_next_turn(slow_rig):
-    rig = slow_rig
+async def test_turn_cancelled_by_another_client_is_in_doubt_at_the_next_turn(slow_rig: Rig) -> None:
+    rig: Any = slow_rig
     await lost(rig, "t1", "one")
     operator = [run_id for run_id, (_, run) in rig.letta._runs.items() if run.active]
     await rig.letta.cancel(agent_of(rig), operator)
@@ -166,7 +175,7 @@ async def test_turn_cancelled_by_another_client_is_in_doubt_at_the_next_turn(slo
     assert sorted(await said(rig)) == ["one", "two", "zero"]
 
 
-async def test_a_turn_that_is_cancelled_while_it_is_waited_for_is_not_sent_again(make_rig):
+async def test_a_turn_that_is_cancelled_while_it_is_waited_for_is_not_sent_again(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(letta={"timeout_seconds": 0.02})
     rig.push("t0", content="zero")
     await rig.work_off()
@@ -182,9 +191,9 @@ async def test_a_turn_that_is_cancelled_while_it_is_waited_for_is_not_sent_again
     assert await said(rig) == ["zero", "one"]
 
 
-async def test_a_bridge_killed_after_it_cancelled_leaves_the_doubt_behind(left_behind_rig):
+async def test_a_bridge_killed_after_it_cancelled_leaves_the_doubt_behind(left_behind_rig: Rig) -> None:
     """Nothing in Redis tells that the turn was cancelled; Letta does."""
-    rig = left_behind_rig
+    rig: Any = left_behind_rig
     await lost(rig, "t1", "one")
     rig.push("t2", content="two")
     before = dict(rig.shelf.missed)
@@ -202,8 +211,8 @@ async def test_a_bridge_killed_after_it_cancelled_leaves_the_doubt_behind(left_b
 
 
 @pytest.mark.parametrize("began", [None, 0.0])
-async def test_another_programs_run_is_never_cancelled(left_behind_rig, began):
-    rig = left_behind_rig
+async def test_another_programs_run_is_never_cancelled(left_behind_rig: Rig, began: float) -> None:
+    rig: Any = left_behind_rig
     foreign = rig.letta.leave_run(agent_of(rig), began=began)
     await lost(rig, "t1", "one")
     rig.model.is_quick()
@@ -213,7 +222,7 @@ async def test_another_programs_run_is_never_cancelled(left_behind_rig, began):
     assert rig.letta.run_status(foreign) == "running"
 
 
-async def test_a_run_of_the_previous_release_is_given_up_with_its_turn(left_behind_rig):
+async def test_a_run_of_the_previous_release_is_given_up_with_its_turn(left_behind_rig: Rig) -> None:
     rig = left_behind_rig
     run = rig.letta.leave_run(agent_of(rig))
     record = b'{"task_id":"old","content":"one","response_text":"x","timestamp":%d,"fate":"unknown","agent_id":"%s"}'
@@ -224,7 +233,7 @@ async def test_a_run_of_the_previous_release_is_given_up_with_its_turn(left_behi
     assert [message.role for message in rig.letta.sent[-1][1]] == ["system", "user", "assistant", "user"]
 
 
-async def test_all_earlier_turns_together_get_one_patience(make_rig):
+async def test_all_earlier_turns_together_get_one_patience(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(
         letta={"reply_deadline_seconds": 60.0, "previous_turn_timeout_seconds": 10.0, "run_lifetime_seconds": 1.0}
     )
@@ -253,8 +262,8 @@ async def test_all_earlier_turns_together_get_one_patience(make_rig):
     assert len(runs(rig, "cancelled")) == 4
 
 
-async def test_a_run_that_began_before_its_server_was_seen_gone_is_dead(slow_rig):
-    rig = slow_rig
+async def test_a_run_that_began_before_its_server_was_seen_gone_is_dead(slow_rig: Rig) -> None:
+    rig: Any = slow_rig
     await lost(rig, "t1", "one")
     rig.letta.down = True
     rig.letta.refuses = True
@@ -268,8 +277,8 @@ async def test_a_run_that_began_before_its_server_was_seen_gone_is_dead(slow_rig
     assert len(runs(rig, "cancelled")) == 1
 
 
-async def test_a_turn_seen_running_through_another_server_is_attributed_there_too(make_rig):
-    rig = make_rig(letta=LEFT_BEHIND)
+async def test_a_turn_seen_running_through_another_server_is_attributed_there_too(make_rig: Callable[..., Rig]) -> None:
+    rig: Any = make_rig(letta=LEFT_BEHIND)
     servers = LettaServers({"a": rig.letta, "b": rig.letta}, breaker=lambda: Breaker(BreakerPolicy(failures=1)))
     rig.delivery_context = DeliveryContext(servers, rig.sessions, rig.settings.letta, rig.settings.fallback)
     rig.model = Model(rig.letta)

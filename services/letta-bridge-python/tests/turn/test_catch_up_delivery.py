@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,23 +17,26 @@ from letta_bridge.testing.letta import echo
 from letta_bridge.turn.lease import TurnLease
 from shared_utils.contracts.messages import dump
 
+if TYPE_CHECKING:
+    from letta_bridge_tests.conftest import Rig
+
 QUICK = {"reply_deadline_seconds": 0.25, "timeout_seconds": 0.1, "retry_attempts": 0}
-TWO_PERSONAS = {"personas": {"default": {}, "doctor": {}}}
+TWO_PERSONAS: dict[str, Any] = {"personas": {"default": {}, "doctor": {}}}
 REFUSED = LettaRejected("the key is wrong", cause="letta_credentials")
 
 
-async def heard(rig, persona="default", user="ada"):
+async def heard(rig: Any, persona: str = "default", user: str = "ada") -> list[tuple[str, str]]:
     """Everything in the persona's agent after its system prompt, as (role, content)."""
     agent = rig.store.sessions[user, persona].agent_id
     history = await rig.letta.history(agent)
     return [(entry["message_type"].removesuffix("_message"), entry["content"]) for entry in history[1:]]
 
 
-async def said(rig, persona="default"):
+async def said(rig: Rig, persona: str = "default") -> list[str]:
     return [content for role, content in await heard(rig, persona) if role == "user"]
 
 
-async def answered_by_memory(rig, task_id, content, **fields):
+async def answered_by_memory(rig: Rig, task_id: str, content: str, **fields: Any) -> None:
     """A turn that Letta refuses, without ever having had it."""
     rig.letta.fail_next(REFUSED)
     rig.push(task_id, content=content, **fields)
@@ -39,7 +44,7 @@ async def answered_by_memory(rig, task_id, content, **fields):
     assert rig.kept(task_id=task_id)["source"] == "memory-python"
 
 
-async def test_repeated_task_does_not_clear_later_missed_turns(make_rig):
+async def test_repeated_task_does_not_clear_later_missed_turns(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(letta=QUICK)
     rig.push("t0", content="zero")
     await rig.work_off()
@@ -62,7 +67,7 @@ async def test_repeated_task_does_not_clear_later_missed_turns(make_rig):
     assert rig.shelf.missed == {}
 
 
-async def test_stored_dead_letter_clears_only_the_missed_turns_that_it_carried(make_rig):
+async def test_stored_dead_letter_clears_only_the_missed_turns_that_it_carried(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(queue={"max_deliveries": 1})
     rig.push("t0", content="zero")
     await rig.work_off()
@@ -87,7 +92,7 @@ async def test_stored_dead_letter_clears_only_the_missed_turns_that_it_carried(m
     assert await said(rig) == ["zero", "missed before", "one", "missed later", "two"]
 
 
-async def test_catch_up_sent_by_a_killed_bridge_is_not_repeated_by_the_next_turn(make_rig):
+async def test_catch_up_sent_by_a_killed_bridge_is_not_repeated_by_the_next_turn(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(queue={"max_deliveries": 1})
     rig.push("t0", content="zero")
     await rig.work_off()
@@ -103,7 +108,7 @@ async def test_catch_up_sent_by_a_killed_bridge_is_not_repeated_by_the_next_turn
 
 
 @pytest.mark.parametrize("stored", [True, False])
-async def test_missed_turns_carried_by_a_turn_in_doubt_are_in_doubt(make_rig, stored):
+async def test_missed_turns_carried_by_a_turn_in_doubt_are_in_doubt(make_rig: Callable[..., Rig], stored: bool) -> None:
     rig = make_rig(letta={**QUICK, "previous_turn_timeout_seconds": 0.001})
     rig.push("t0", content="zero")
     await rig.work_off()
@@ -125,7 +130,7 @@ async def test_missed_turns_carried_by_a_turn_in_doubt_are_in_doubt(make_rig, st
     assert rig.shelf.missed == {}
 
 
-async def test_catch_up_is_not_repeated_after_an_empty_answer(make_rig):
+async def test_catch_up_is_not_repeated_after_an_empty_answer(make_rig: Callable[..., Rig]) -> None:
     """The agent stored everything and said nothing: memory-python's answer to it is still to be told."""
     rig = make_rig()
     rig.push("t0", content="zero")
@@ -142,7 +147,7 @@ async def test_catch_up_is_not_repeated_after_an_empty_answer(make_rig):
     assert ("assistant", "short: one") in await heard(rig)
 
 
-async def test_catch_up_settled_by_two_bridges_is_sent_once(rig):
+async def test_catch_up_settled_by_two_bridges_is_sent_once(rig: Rig) -> None:
     rig.push("t0", content="zero")
     await rig.work_off()
     await answered_by_memory(rig, "a", "missed")
@@ -158,7 +163,7 @@ async def test_catch_up_settled_by_two_bridges_is_sent_once(rig):
     assert await said(rig) == ["zero", "missed", "one", "two"]
 
 
-async def test_catch_up_is_not_repeated_after_redis_lost_its_settlement(rig):
+async def test_catch_up_is_not_repeated_after_redis_lost_its_settlement(rig: Rig) -> None:
     rig.push("t0", content="zero")
     await rig.work_off()
     await answered_by_memory(rig, "a", "missed")
@@ -172,7 +177,7 @@ async def test_catch_up_is_not_repeated_after_redis_lost_its_settlement(rig):
     assert rig.shelf.missed == {}
 
 
-async def test_missed_turns_beyond_the_bound_are_counted(make_rig):
+async def test_missed_turns_beyond_the_bound_are_counted(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(queue={"max_missed_per_user": 2})
     rig.push("t0", content="zero")
     await rig.work_off()
@@ -187,7 +192,7 @@ async def test_missed_turns_beyond_the_bound_are_counted(make_rig):
 # --- personas
 
 
-async def test_missed_turns_reach_only_the_agent_of_their_persona(make_rig):
+async def test_missed_turns_reach_only_the_agent_of_their_persona(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(agents=TWO_PERSONAS)
     rig.push("a1", content="hello default")
     rig.push("b1", content="hello doctor", meta={"persona": "doctor"})
@@ -203,7 +208,7 @@ async def test_missed_turns_reach_only_the_agent_of_their_persona(make_rig):
     assert rig.shelf.missed == {}
 
 
-async def test_a_turn_still_running_is_waited_for_by_its_own_persona(make_rig):
+async def test_a_turn_still_running_is_waited_for_by_its_own_persona(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(
         agents=TWO_PERSONAS, letta={"reply_deadline_seconds": 2, "timeout_seconds": 0.02, "retry_attempts": 0}
     )
@@ -228,7 +233,7 @@ async def test_a_turn_still_running_is_waited_for_by_its_own_persona(make_rig):
     assert await said(rig, "doctor") == ["hello doctor", "slow doctor", "to doctor again"]
 
 
-async def test_a_removed_persona_keeps_its_turns_to_itself(make_rig):
+async def test_a_removed_persona_keeps_its_turns_to_itself(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(agents=TWO_PERSONAS)
     rig.push("a1", content="hello default")
     rig.push("b1", content="hello doctor", meta={"persona": "doctor"})
@@ -241,12 +246,12 @@ async def test_a_removed_persona_keeps_its_turns_to_itself(make_rig):
     assert len(rig.shelf.missed["ada"]) == 1
 
 
-def record_of_previous_release(content, **fields):
+def record_of_previous_release(content: str, **fields: Any) -> Any:
     turn = {"task_id": "old", "content": content, "response_text": f"short: {content}", "timestamp": 1.0, **fields}
     return json.dumps(turn, ensure_ascii=False).encode()
 
 
-async def test_an_old_record_without_an_agent_is_the_default_personas(make_rig):
+async def test_an_old_record_without_an_agent_is_the_default_personas(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(agents=TWO_PERSONAS)
     rig.shelf.missed["ada"] = [record_of_previous_release("said before the upgrade")]
     rig.push("b1", content="hello doctor", meta={"persona": "doctor"})
@@ -257,7 +262,7 @@ async def test_an_old_record_without_an_agent_is_the_default_personas(make_rig):
     assert rig.shelf.missed == {}
 
 
-async def test_an_old_record_with_an_agent_is_its_personas(make_rig):
+async def test_an_old_record_with_an_agent_is_its_personas(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(agents=TWO_PERSONAS)
     rig.push("a1", content="hello default")
     rig.push("b1", content="hello doctor", meta={"persona": "doctor"})
@@ -273,7 +278,7 @@ async def test_an_old_record_with_an_agent_is_its_personas(make_rig):
     assert await said(rig, "doctor") == ["hello doctor", "secret", "next to doctor"]
 
 
-async def test_an_old_record_of_an_agent_that_is_gone_is_the_default_personas(make_rig):
+async def test_an_old_record_of_an_agent_that_is_gone_is_the_default_personas(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(agents=TWO_PERSONAS)
     gone = (await rig.letta.create_agent(AgentSpec("n", ("bridge",), "m", None, "letta_v1_agent", (), ()))).agent_id
     await rig.letta.delete_agent(gone)
@@ -286,17 +291,17 @@ async def test_an_old_record_of_an_agent_that_is_gone_is_the_default_personas(ma
     assert await said(rig) == ["to a former agent", "hello default"]
 
 
-async def test_catch_up_of_the_previous_release_in_a_lost_turn_is_not_repeated(make_rig):
+async def test_catch_up_of_the_previous_release_in_a_lost_turn_is_not_repeated(make_rig: Callable[..., Rig]) -> None:
     """It told of a missed turn under that turn's own otid, in the run of the turn it sent."""
     rig = make_rig()
     rig.push("t0", content="zero")
     await rig.work_off()
-    agent = rig.store.sessions["ada", "default"].agent_id
+    agent: Any = rig.store.sessions["ada", "default"].agent_id
     first = MissedTurn(task_id="m1", content="missed", response_text="short: missed", timestamp=1.0, agent_id=agent)
     later = MissedTurn(
         task_id="m2", content="lost", response_text="short: lost", timestamp=2.0, agent_id=agent, fate="unknown"
     )
-    old = [
+    old: list[dict[str, Any]] = [
         {"role": "user", "content": "missed", "otid": first.otids(agent).own},
         {"role": "assistant", "content": "short: missed", "otid": "x"},
         {"role": "user", "content": "lost", "otid": later.otids(agent).own},
@@ -313,7 +318,7 @@ async def test_catch_up_of_the_previous_release_in_a_lost_turn_is_not_repeated(m
 # --- canned sentences
 
 
-async def test_a_canned_sentence_is_no_answer(rig):
+async def test_a_canned_sentence_is_no_answer(rig: Rig) -> None:
     rig.push("t0", content="zero")
     await rig.work_off()
     rig.fallback.canned = True
@@ -332,7 +337,7 @@ async def test_a_canned_sentence_is_no_answer(rig):
 
 
 @pytest.mark.parametrize("foreign", [True, False])
-async def test_an_unmarked_canned_sentence_is_known_by_its_words(make_rig, foreign):
+async def test_an_unmarked_canned_sentence_is_known_by_its_words(make_rig: Callable[..., Rig], foreign: bool) -> None:
     rig = make_rig(fallback={"canned_sentences": ["short: I like tea"]})
     rig.fallback.foreign = foreign
     rig.push("t0", content="zero")
@@ -345,7 +350,7 @@ async def test_an_unmarked_canned_sentence_is_known_by_its_words(make_rig, forei
     assert rig.kept(task_id="t1")["canned"] is True
 
 
-async def test_a_canned_answer_to_a_stored_turn_leaves_nothing_to_tell(rig):
+async def test_a_canned_answer_to_a_stored_turn_leaves_nothing_to_tell(rig: Rig) -> None:
     rig.push("t0", content="zero")
     await rig.work_off()
     rig.fallback.canned = True
@@ -357,7 +362,7 @@ async def test_a_canned_answer_to_a_stored_turn_leaves_nothing_to_tell(rig):
     assert rig.shelf.missed == {}
 
 
-async def test_fallback_reply_has_a_reason_and_a_cause(rig):
+async def test_fallback_reply_has_a_reason_and_a_cause(rig: Rig) -> None:
     rig.fallback.foreign = True
     rig.push("t0", content="zero")
     await rig.work_off()

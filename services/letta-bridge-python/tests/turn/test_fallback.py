@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ from letta_bridge.turn import fallback as fallback_module
 from letta_bridge.turn.fallback import MemoryPython
 from shared_utils.config.settings import RedisSettings
 from shared_utils.contracts.messages import Task
-from shared_utils.redis.connection import connect
+from shared_utils.redis.connection import RedisClient, connect
 
 pytestmark = pytest.mark.integration
 
@@ -35,13 +37,13 @@ KEYS = Keys("letta_requests")
 
 
 @pytest.fixture
-async def make_fallback(redis_url, monkeypatch):
+async def make_fallback(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[..., Any]]:
     monkeypatch.setattr(fallback_module, "_POLL_SECONDS", 0.1)
     made = []
 
-    def make(timeout=20.0, checked_every=15.0, **queue):
+    def make(timeout: float = 20.0, checked_every: Any = 15.0, **queue: int) -> fallback_module.MemoryPython:
         redis = RedisSettings(url=redis_url)
-        listener = connect(redis, name="b")
+        listener: Any = connect(redis, name="b")
         listener.connection_pool.connection_kwargs["health_check_interval"] = checked_every
         fallback = MemoryPython(
             connect(redis, name="a"), listener, KEYS, FallbackSettings(timeout_seconds=timeout), QueueSettings(**queue)
@@ -55,8 +57,8 @@ async def make_fallback(redis_url, monkeypatch):
 
 
 @pytest.fixture
-def handed_over(client):
-    async def wait(count=1):
+def handed_over(client: RedisClient) -> Callable[..., Any]:
+    async def wait(count: int = 1) -> list[dict[str, dict[str, Any] | int | str]]:
         async with asyncio.timeout(20):
             while await client.llen("user_input_queue") < count:
                 await asyncio.sleep(0.005)
@@ -65,7 +67,7 @@ def handed_over(client):
     return wait
 
 
-async def test_withdrawn_task_gets_no_fallback_answer(make_fallback, client):
+async def test_withdrawn_task_gets_no_fallback_answer(make_fallback: Callable[..., Any], client: RedisClient) -> None:
     fallback = make_fallback()
     assert await fallback.withdraw(TASK, "7-1") is None
     assert not await client.exists(KEYS.fallback("7-1"))
@@ -77,7 +79,9 @@ async def test_withdrawn_task_gets_no_fallback_answer(make_fallback, client):
     assert (await fallback.withdraw(TASK, "7-2")).text == "在呢"
 
 
-async def test_withdraw_fails_if_redis_refuses_a_command(make_fallback, client):
+async def test_withdraw_fails_if_redis_refuses_a_command(
+    make_fallback: Callable[..., Any], client: RedisClient
+) -> None:
     fallback = make_fallback()
     await client.set(KEYS.handed("7-1"), "x")
     await client.rpush(KEYS.fallback("7-1"), "a list")
@@ -85,7 +89,7 @@ async def test_withdraw_fails_if_redis_refuses_a_command(make_fallback, client):
         await fallback.withdraw(TASK, "7-1")
 
 
-async def subscribed(client, channel):
+async def subscribed(client: Any, channel: str) -> None:
     """Until somebody listens on the channel."""
     async with asyncio.timeout(20):
         while not dict(await client.pubsub_numsub(channel))[channel.encode()]:
@@ -95,14 +99,18 @@ async def subscribed(client, channel):
 @pytest.mark.parametrize(
     "said", [b'{"text":"hi \\ud83d"}', b'{"text":"hi \xff"}', b'\xef\xbb\xbf{"text":"hi \\u0000"}'], ids=ascii
 )
-async def test_foreign_answer_is_accepted_in_any_encoding(make_fallback, client, handed_over, said):
+async def test_foreign_answer_is_accepted_in_any_encoding(
+    make_fallback: Callable[..., Any], client: RedisClient, handed_over: Callable[..., Any], said: bytes
+) -> None:
     answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "breaker_open"))
     (task,) = await handed_over()
     await client.publish(f"task_response:{task['task_id']}", said)
     assert (await answering).text == "hi \ufffd"
 
 
-async def test_the_task_is_handed_over_whole_with_how_to_answer(make_fallback, client, handed_over):
+async def test_the_task_is_handed_over_whole_with_how_to_answer(
+    make_fallback: Callable[..., Any], client: RedisClient, handed_over: Callable[..., Any]
+) -> None:
     answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "breaker_open"))
     (task,) = await handed_over()
     handover = task["meta"].pop("letta_bridge")
@@ -130,7 +138,9 @@ async def test_the_task_is_handed_over_whole_with_how_to_answer(make_fallback, c
     assert json.loads(answer.reply) == REPLY
 
 
-async def test_foreign_answer_is_published_under_the_producers_id(make_fallback, client, handed_over):
+async def test_foreign_answer_is_published_under_the_producers_id(
+    make_fallback: Callable[..., Any], client: RedisClient, handed_over: Callable[..., Any]
+) -> None:
     answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "x"))
     (task,) = await handed_over()
     channel = f"task_response:{task['task_id']}"
@@ -144,7 +154,9 @@ async def test_foreign_answer_is_published_under_the_producers_id(make_fallback,
     assert not await client.set(KEYS.fallback("7-1"), json.dumps(REPLY), nx=True)
 
 
-async def test_foreign_answers_of_two_users_with_one_task_id_are_not_mixed_up(make_fallback, client, handed_over):
+async def test_foreign_answers_of_two_users_with_one_task_id_are_not_mixed_up(
+    make_fallback: Callable[..., Any], client: RedisClient, handed_over: Callable[..., Any]
+) -> None:
     fallback = make_fallback()
     other = TASK.model_copy(update={"user_id": "ada"})
     answers = [asyncio.create_task(fallback.answer(task, f"{n}-1", "x")) for n, task in ((1, TASK), (2, other))]
@@ -155,8 +167,11 @@ async def test_foreign_answers_of_two_users_with_one_task_id_are_not_mixed_up(ma
 
 
 async def test_messages_after_a_foreign_answer_reach_the_producers_channel(
-    make_fallback, client, handed_over, monkeypatch
-):
+    make_fallback: Callable[..., Any],
+    client: RedisClient,
+    handed_over: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(answer_relay, "_PAUSE_SECONDS", 0.0)
     async with client.pubsub(ignore_subscribe_messages=True) as producer:
         await producer.subscribe("task_response:t1")
@@ -170,7 +185,7 @@ async def test_messages_after_a_foreign_answer_reach_the_producers_channel(
         await client.publish(channel, json.dumps({"audio_file": "a.wav", "task_id": task["task_id"]}))
         await client.publish(channel, b'{"error":true,"text":"is the bridge\'s to say"}')
         await client.publish(channel, b'{"text":"and goodbye"}')
-        heard = []
+        heard: list[Any] = []
         async with asyncio.timeout(20):
             while len(heard) < 3:
                 if (message := await producer.get_message(timeout=1)) is not None:
@@ -178,7 +193,9 @@ async def test_messages_after_a_foreign_answer_reach_the_producers_channel(
     assert heard == [{"typing": True}, {"audio_file": "a.wav", "task_id": "t1"}, {"text": "and goodbye"}]
 
 
-async def test_after_the_tombstone_nothing_foreign_is_reported(make_fallback, client, handed_over):
+async def test_after_the_tombstone_nothing_foreign_is_reported(
+    make_fallback: Callable[..., Any], client: RedisClient, handed_over: Callable[..., Any]
+) -> None:
     async with client.pubsub(ignore_subscribe_messages=True) as producer:
         await producer.subscribe("task_response:t1")
         await producer.get_message(timeout=1)
@@ -189,7 +206,9 @@ async def test_after_the_tombstone_nothing_foreign_is_reported(make_fallback, cl
         assert await producer.get_message(timeout=0.3) is None
 
 
-async def test_a_task_handed_over_by_the_release_before_is_answered_on_the_producers_channel(make_fallback, client):
+async def test_a_task_handed_over_by_the_release_before_is_answered_on_the_producers_channel(
+    make_fallback: Callable[..., Any], client: RedisClient
+) -> None:
     await client.set(KEYS.handed("7-1"), 1, ex=60)
     fallback = make_fallback()
     answering = asyncio.create_task(fallback.answer(TASK, "7-1", "x"))
@@ -208,7 +227,9 @@ async def test_a_task_handed_over_by_the_release_before_is_answered_on_the_produ
     assert await client.llen("user_input_queue") == 0
 
 
-async def test_no_text_counts_while_two_turns_of_the_release_before_wait_on_one_channel(make_fallback, client):
+async def test_no_text_counts_while_two_turns_of_the_release_before_wait_on_one_channel(
+    make_fallback: Callable[..., Any], client: Any
+) -> None:
     other = TASK.model_copy(update={"user_id": "ada"})
     for number in ("1-1", "2-1"):
         await client.set(KEYS.handed(number), 1, ex=60)
@@ -225,8 +246,8 @@ async def test_no_text_counts_while_two_turns_of_the_release_before_wait_on_one_
 
 
 async def test_an_answer_of_a_memory_python_before_is_reported_under_the_producers_id(
-    make_fallback, client, handed_over
-):
+    make_fallback: Callable[..., Any], client: RedisClient, handed_over: Callable[..., Any]
+) -> None:
     answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "x"))
     (task,) = await handed_over()
     reply = {**REPLY, "task_id": task["task_id"]}
@@ -237,7 +258,9 @@ async def test_an_answer_of_a_memory_python_before_is_reported_under_the_produce
 
 
 @pytest.mark.parametrize("stranger", [{"user_id": "ada"}, {"task_id": "t2"}])
-async def test_an_answer_that_names_another_user_or_task_is_not_taken(make_fallback, client, handed_over, stranger):
+async def test_an_answer_that_names_another_user_or_task_is_not_taken(
+    make_fallback: Callable[..., Any], client: RedisClient, handed_over: Callable[..., Any], stranger: dict[str, str]
+) -> None:
     answering = asyncio.create_task(make_fallback(timeout=1.0).answer(TASK, "7-1", "x"))
     await handed_over()
     await client.set(KEYS.fallback("7-1"), json.dumps(REPLY | stranger), nx=True)
@@ -245,20 +268,24 @@ async def test_an_answer_that_names_another_user_or_task_is_not_taken(make_fallb
         await asyncio.wait_for(answering, 20)
 
 
-async def test_a_reply_ttl_above_a_week_does_not_disable_the_fallback(make_fallback, handed_over):
+async def test_a_reply_ttl_above_a_week_does_not_disable_the_fallback(
+    make_fallback: Callable[..., Any], handed_over: Callable[..., Any]
+) -> None:
     answering = asyncio.create_task(make_fallback(reply_ttl_seconds=1_000_000).answer(TASK, "7-1", "x"))
     (task,) = await handed_over()
     assert task["meta"]["letta_bridge"]["answer_ttl"] == 604_800
     answering.cancel()
 
 
-async def test_timeout_forbids_late_fallback_answers(make_fallback, client):
+async def test_timeout_forbids_late_fallback_answers(make_fallback: Callable[..., Any], client: RedisClient) -> None:
     with pytest.raises(FallbackUnavailable, match=r"within 0\.1 s"):
         await make_fallback(timeout=0.1).answer(TASK, "7-1", "x")
     assert not await client.set(KEYS.fallback("7-1"), json.dumps(REPLY), nx=True)
 
 
-async def test_a_task_handed_over_before_is_only_waited_for(make_fallback, client, handed_over):
+async def test_a_task_handed_over_before_is_only_waited_for(
+    make_fallback: Callable[..., Any], client: RedisClient, handed_over: Callable[..., Any]
+) -> None:
     first = asyncio.create_task(make_fallback().answer(TASK, "7-1", "x"))
     await handed_over()
     first.cancel()  # as a kill would
@@ -271,7 +298,9 @@ async def test_a_task_handed_over_before_is_only_waited_for(make_fallback, clien
     assert await client.llen("user_input_queue") == 1
 
 
-async def test_a_hand_over_that_redis_has_lost_is_repeated(make_fallback, client, handed_over):
+async def test_a_hand_over_that_redis_has_lost_is_repeated(
+    make_fallback: Callable[..., Any], client: RedisClient, handed_over: Callable[..., Any]
+) -> None:
     answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "x"))
     (lost,) = await handed_over()
     await client.flushall()
@@ -280,7 +309,9 @@ async def test_a_hand_over_that_redis_has_lost_is_repeated(make_fallback, client
     assert (await asyncio.wait_for(answering, 20)).text == "在呢"
 
 
-async def test_an_answer_survives_the_loss_of_the_listening_connection(make_fallback, client, handed_over):
+async def test_an_answer_survives_the_loss_of_the_listening_connection(
+    make_fallback: Callable[..., Any], client: RedisClient, handed_over: Callable[..., Any]
+) -> None:
     answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "x"))
     await handed_over()
     await client.client_kill_filter(_type="pubsub")
@@ -288,7 +319,9 @@ async def test_an_answer_survives_the_loss_of_the_listening_connection(make_fall
     assert (await asyncio.wait_for(answering, 20)).text == "在呢"
 
 
-async def test_one_turn_after_the_other_while_the_connection_is_looked_after(make_fallback, client, handed_over):
+async def test_one_turn_after_the_other_while_the_connection_is_looked_after(
+    make_fallback: Callable[..., Any], client: RedisClient, handed_over: Callable[..., Any]
+) -> None:
     fallback = make_fallback(checked_every=0.01)
     for number in range(5):
         task = TASK.model_copy(update={"task_id": f"t{number}"})

@@ -6,13 +6,17 @@ import asyncio
 import contextlib
 import errno
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from letta_bridge.errors import EmptyAnswer, LettaRejected, LettaUnavailable, OutcomeUnknown, OutOfResources
 from letta_bridge.journal.record import read_entry
 from letta_bridge.letta import BreakerState, TurnAnswer, Usage
+from letta_bridge.letta.port import SoughtTurn
 from letta_bridge.request_queue.journal_backlog import JournalEntry
 from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.testing.letta import echo
@@ -22,8 +26,11 @@ from letta_bridge.turn.uploads import user_folder
 from shared_utils.persistence.choices.port import Choice, user_key
 from shared_utils.persistence.sessions.port import Session
 
+if TYPE_CHECKING:
+    from letta_bridge_tests.conftest import Rig
 
-async def test_a_task_is_answered_by_its_users_agent(rig):
+
+async def test_a_task_is_answered_by_its_users_agent(rig: Rig) -> None:
     rig.push(content="你好", meta={"memory_type": "permanent"})
     await rig.work_off()
     (reply,) = rig.replies()
@@ -55,14 +62,16 @@ async def test_a_task_is_answered_by_its_users_agent(rig):
         ("🍵 !!", {}, "关于这位用户,我目前知道的:"),
     ],
 )
-async def test_new_agent_speaks_the_language_of_the_first_message(rig, content, meta, human):
+async def test_new_agent_speaks_the_language_of_the_first_message(
+    rig: Any, content: str, meta: dict[str, Any], human: Any
+) -> None:
     rig.push(content=content, meta=meta)
     await rig.work_off()
     agent_id = rig.store.sessions["ada", "default"].agent_id
     assert (await rig.letta.contents(agent_id)).blocks["human"] == human
 
 
-async def test_a_repeated_task_gets_the_kept_reply_and_no_second_turn(rig):
+async def test_a_repeated_task_gets_the_kept_reply_and_no_second_turn(rig: Rig) -> None:
     rig.push()
     rig.push()
     await rig.work_off()
@@ -73,7 +82,7 @@ async def test_a_repeated_task_gets_the_kept_reply_and_no_second_turn(rig):
 
 
 @pytest.mark.parametrize("damaged", [b"\x00\xff damaged", b"[]", b'{"response_text":"cut o', b"{}"])
-async def test_a_kept_reply_that_is_none_is_not_published_and_the_task_is_answered(rig, damaged):
+async def test_a_kept_reply_that_is_none_is_not_published_and_the_task_is_answered(rig: Rig, damaged: bytes) -> None:
     rig.shelf.kept["ada", "t1"] = damaged
     rig.push()
     await rig.work_off()
@@ -83,7 +92,7 @@ async def test_a_kept_reply_that_is_none_is_not_published_and_the_task_is_answer
     assert rig.outcomes() == {"letta": 1}
 
 
-async def test_another_users_same_task_id_gets_a_turn_of_its_own(rig):
+async def test_another_users_same_task_id_gets_a_turn_of_its_own(rig: Rig) -> None:
     rig.push(user="ada", content="secret")
     rig.push(user="bo", content="other")
     await rig.work_off()
@@ -93,7 +102,7 @@ async def test_another_users_same_task_id_gets_a_turn_of_its_own(rig):
     }
 
 
-async def test_an_error_that_may_pass_is_tried_again_when_the_task_is_repeated(make_rig):
+async def test_an_error_that_may_pass_is_tried_again_when_the_task_is_repeated(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(letta={"fallback_to_memory": False, "retry_attempts": 0})
     rig.letta.down = True
     rig.push()
@@ -106,7 +115,7 @@ async def test_an_error_that_may_pass_is_tried_again_when_the_task_is_repeated(m
     assert await rig.said_to_agents() == {"ada": ["hi"]}
 
 
-async def test_a_task_without_an_id_is_answered_too(rig):
+async def test_a_task_without_an_id_is_answered_too(rig: Rig) -> None:
     rig.shelf.push(b'{"content":"hi"}')
     await rig.work_off()
     (reply,) = rig.replies()
@@ -126,7 +135,7 @@ async def test_a_task_without_an_id_is_answered_too(rig):
     ],
     ids=lambda error: getattr(error, "cause", error.code),
 )
-async def test_a_passing_failure_is_sent_again(rig, error):
+async def test_a_passing_failure_is_sent_again(rig: Rig, error: LettaUnavailable | OutcomeUnknown) -> None:
     rig.push()
     rig.letta.fail_next(error, stored="nothing")
     await rig.work_off()
@@ -136,7 +145,7 @@ async def test_a_passing_failure_is_sent_again(rig, error):
 
 
 @pytest.mark.parametrize("cause", ["timeout", "connection_lost", "rate_limited", "server_error"])
-async def test_an_answer_lost_on_its_way_is_found_and_not_sent_for_again(rig, cause):
+async def test_an_answer_lost_on_its_way_is_found_and_not_sent_for_again(rig: Rig, cause: str) -> None:
     rig.push()
     rig.letta.fail_next(OutcomeUnknown(cause=cause), stored="answer")
     await rig.work_off()
@@ -146,14 +155,14 @@ async def test_an_answer_lost_on_its_way_is_found_and_not_sent_for_again(rig, ca
 
 
 @pytest.mark.parametrize("updated", [True, False])
-async def test_a_reply_says_whether_memory_was_updated(rig, updated):
+async def test_a_reply_says_whether_memory_was_updated(rig: Rig, updated: bool) -> None:
     rig.letta._answer = lambda _agent, _messages: TurnAnswer("noted", memory_updated=updated)
     rig.push()
     await rig.work_off()
     assert rig.kept()["memory_updated"] is updated
 
 
-async def test_an_answer_found_later_has_its_tokens_and_counts_them(make_rig):
+async def test_an_answer_found_later_has_its_tokens_and_counts_them(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(limits={"user_tokens": {"soft": 42}})
     rig.letta._answer = lambda _agent, _messages: TurnAnswer("once", "max_tokens_exceeded", Usage(40, 2, 42, 1))
     rig.push()
@@ -166,8 +175,8 @@ async def test_an_answer_found_later_has_its_tokens_and_counts_them(make_rig):
     assert rig.kept(task_id="t2")["source"] == "memory-python"
 
 
-async def test_found_answer_without_known_tokens_has_no_usage(rig, monkeypatch):
-    async def unknown(_run_id):
+async def test_found_answer_without_known_tokens_has_no_usage(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unknown(_run_id: str) -> None:
         raise LettaUnavailable
 
     monkeypatch.setattr(rig.letta, "run_end", unknown)
@@ -178,7 +187,7 @@ async def test_found_answer_without_known_tokens_has_no_usage(rig, monkeypatch):
     assert "usage" not in rig.kept()
 
 
-async def test_a_text_cut_at_the_length_limit_is_marked(rig):
+async def test_a_text_cut_at_the_length_limit_is_marked(rig: Rig) -> None:
     rig.letta._answer = lambda _agent, _messages: TurnAnswer("Once upon", "max_tokens_exceeded")
     rig.push()
     await rig.work_off()
@@ -198,7 +207,7 @@ async def test_a_text_cut_at_the_length_limit_is_marked(rig):
         ("context_window_overflow_in_system_prompt", "context_overflow"),
     ],
 )
-async def test_a_silent_answer_says_why(rig, stop_reason, cause):
+async def test_a_silent_answer_says_why(rig: Rig, stop_reason: str, cause: str) -> None:
     rig.fallback.foreign = True
     rig.letta._answer = lambda _agent, _messages: TurnAnswer("", stop_reason)
     rig.push()
@@ -206,7 +215,7 @@ async def test_a_silent_answer_says_why(rig, stop_reason, cause):
     assert (rig.kept()["fallback_reason"], rig.kept()["fallback_cause"]) == ("empty_answer", cause)
 
 
-async def test_a_turn_stored_half_way_falls_back_and_is_not_repeated(rig):
+async def test_a_turn_stored_half_way_falls_back_and_is_not_repeated(rig: Rig) -> None:
     rig.push()
     rig.letta.fail_next(OutcomeUnknown(cause="rate_limited"), stored="message")
     await rig.work_off()
@@ -218,7 +227,7 @@ async def test_a_turn_stored_half_way_falls_back_and_is_not_repeated(rig):
 @pytest.mark.parametrize(
     "cause", ["bad_request", "letta_credentials", "model_credentials", "insufficient_credits", "context_overflow"]
 )
-async def test_turn_with_a_permanent_refusal_is_not_sent_again(rig, cause):
+async def test_turn_with_a_permanent_refusal_is_not_sent_again(rig: Rig, cause: str) -> None:
     rig.push()
     rig.letta.fail_next(LettaRejected(cause=cause))
     rig.letta.fail_next(LettaRejected(cause="must not be reached"))
@@ -227,14 +236,14 @@ async def test_turn_with_a_permanent_refusal_is_not_sent_again(rig, cause):
     assert len(rig.letta.sent) <= 1
 
 
-async def test_an_answer_without_text_falls_back(rig):
+async def test_an_answer_without_text_falls_back(rig: Rig) -> None:
     rig.letta._answer = lambda _agent, _messages: ""
     rig.push()
     await rig.work_off()
     assert rig.fallback.answered == [("t1", EmptyAnswer.code)]
 
 
-async def test_a_vanished_agent_is_found_by_its_tags_or_made_anew(rig):
+async def test_a_vanished_agent_is_found_by_its_tags_or_made_anew(rig: Any) -> None:
     rig.push("t1")
     await rig.work_off()
     agent = rig.store.sessions["ada", "default"].agent_id
@@ -245,7 +254,7 @@ async def test_a_vanished_agent_is_found_by_its_tags_or_made_anew(rig):
     assert rig.store.sessions["ada", "default"].agent_id != agent
 
 
-async def test_missed_turns_reach_the_agent_once_in_order_with_the_next_turn(rig):
+async def test_missed_turns_reach_the_agent_once_in_order_with_the_next_turn(rig: Rig) -> None:
     rig.push("t1", content="first")
     await rig.work_off()
     rig.letta.down = True
@@ -269,7 +278,7 @@ async def test_missed_turns_reach_the_agent_once_in_order_with_the_next_turn(rig
     assert rig.shelf.missed == {}
 
 
-async def test_turn_stored_after_its_fallback_is_not_sent_twice(make_rig):
+async def test_turn_stored_after_its_fallback_is_not_sent_twice(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(letta={"reply_deadline_seconds": 0.05, "timeout_seconds": 0.02})
     rig.push("t0", content="zero")
     await rig.work_off()
@@ -287,7 +296,9 @@ async def test_turn_stored_after_its_fallback_is_not_sent_twice(make_rig):
 
 @pytest.mark.parametrize("fallback", [True, False])
 @pytest.mark.parametrize("way", ["late", "silent"])
-async def test_catch_up_of_a_turn_with_a_lost_answer_is_not_repeated(make_rig, way, fallback):
+async def test_catch_up_of_a_turn_with_a_lost_answer_is_not_repeated(
+    make_rig: Callable[..., Rig], way: str, fallback: bool
+) -> None:
     rig = make_rig(letta={"reply_deadline_seconds": 0.05, "timeout_seconds": 0.02, "retry_attempts": 0})
     rig.push("t0", content="zero")
     await rig.work_off()
@@ -312,7 +323,7 @@ async def test_catch_up_of_a_turn_with_a_lost_answer_is_not_repeated(make_rig, w
     assert rig.shelf.missed == {}
 
 
-async def test_the_next_turn_waits_for_one_still_running(make_rig):
+async def test_the_next_turn_waits_for_one_still_running(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(letta={"reply_deadline_seconds": 2, "timeout_seconds": 0.02, "retry_attempts": 0})
     rig.push("t0", content="zero")
     await rig.work_off()
@@ -329,7 +340,7 @@ async def test_the_next_turn_waits_for_one_still_running(make_rig):
     assert rig.letta.overlaps == []
 
 
-async def test_temporary_tasks_never_reach_the_agent(rig):
+async def test_temporary_tasks_never_reach_the_agent(rig: Rig) -> None:
     rig.push("t1", meta={"memory_type": "temporary"})
     rig.push("t2")
     await rig.work_off()
@@ -338,7 +349,7 @@ async def test_temporary_tasks_never_reach_the_agent(rig):
     assert [len(messages) for _, messages in rig.letta.sent] == [1]
 
 
-async def test_letta_switched_off_leaves_everything_to_memory(make_rig):
+async def test_letta_switched_off_leaves_everything_to_memory(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(letta={"enabled": False})
     rig.push()
     await rig.work_off()
@@ -346,7 +357,7 @@ async def test_letta_switched_off_leaves_everything_to_memory(make_rig):
     assert len(rig.shelf.missed["ada"]) == 1
 
 
-async def test_opted_out_user_is_answered_by_memory_python(rig):
+async def test_opted_out_user_is_answered_by_memory_python(rig: Rig) -> None:
     await rig.store.merge([Session("ada", "default", metadata={"permanent_memory": False})])
     rig.push()
     await rig.work_off()
@@ -355,7 +366,9 @@ async def test_opted_out_user_is_answered_by_memory_python(rig):
     assert rig.shelf.missed == {}
 
 
-async def test_an_opt_in_at_another_bridge_applies_with_the_next_hand_out_although_the_session_is_cached(rig):
+async def test_an_opt_in_at_another_bridge_applies_with_the_next_hand_out_although_the_session_is_cached(
+    rig: Rig,
+) -> None:
     reserved = await rig.store.reserve("ada", "default")
     opted_out = await rig.store.save(replace(reserved, metadata={"permanent_memory": False}))
     rig.push("t1")
@@ -369,7 +382,7 @@ async def test_an_opt_in_at_another_bridge_applies_with_the_next_hand_out_althou
     assert len(rig.letta.sent) == 1
 
 
-async def test_words_pushed_in_private_stay_private_when_redis_hands_them_out_again_after_an_opt_in(rig):
+async def test_words_pushed_in_private_stay_private_when_redis_hands_them_out_again_after_an_opt_in(rig: Rig) -> None:
     await rig.consent.replicas.reconcile()
     await rig.consent.choose("ada", permanent_memory=False)
     rig.push("t1", content="in private")
@@ -389,7 +402,7 @@ async def test_words_pushed_in_private_stay_private_when_redis_hands_them_out_ag
     assert [len(messages) for _, messages in rig.letta.sent] == [1]
 
 
-async def test_words_pushed_in_private_that_waited_in_their_lane_stay_private_after_an_opt_in(rig):
+async def test_words_pushed_in_private_that_waited_in_their_lane_stay_private_after_an_opt_in(rig: Rig) -> None:
     await rig.consent.replicas.reconcile()
     await rig.consent.choose("ada", permanent_memory=False)
     rig.push("t1", content="in private")
@@ -404,7 +417,9 @@ async def test_words_pushed_in_private_that_waited_in_their_lane_stay_private_af
     assert await rig.said_to_agents() == {"ada": ["aloud"]}
 
 
-async def test_an_opt_out_of_a_previous_release_after_an_opt_in_holds_while_the_session_store_is_unavailable(rig):
+async def test_an_opt_out_of_a_previous_release_after_an_opt_in_holds_while_the_session_store_is_unavailable(
+    rig: Rig,
+) -> None:
     await rig.shared_choices.choose(Choice(user_key("ada"), permanent_memory=True, chosen_ms=0))
     reserved = await rig.store.reserve("ada", "default")
     await rig.store.save(replace(reserved, metadata={"permanent_memory": False}))
@@ -416,13 +431,13 @@ async def test_an_opt_out_of_a_previous_release_after_an_opt_in_holds_while_the_
     assert rig.letta.sent == []
 
 
-async def test_audio_without_text_goes_to_memory(rig):
+async def test_audio_without_text_goes_to_memory(rig: Rig) -> None:
     rig.push(type="audio", content="", input_file="voice.wav")
     await rig.work_off()
     assert rig.fallback.answered == [("t1", "audio")]
 
 
-async def test_without_fallback_an_error_reply_names_the_cause(make_rig):
+async def test_without_fallback_an_error_reply_names_the_cause(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(letta={"fallback_to_memory": False})
     rig.push()
     rig.letta.fail_next(LettaRejected("the key is wrong", cause="letta_credentials"))
@@ -437,7 +452,7 @@ async def test_without_fallback_an_error_reply_names_the_cause(make_rig):
     }
 
 
-async def test_without_fallback_a_turn_waits_for_the_breaker(make_rig):
+async def test_without_fallback_a_turn_waits_for_the_breaker(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(letta={"fallback_to_memory": False, "retry_attempts": 9})
     rig.letta.down = True
     rig.push()
@@ -450,13 +465,13 @@ async def test_without_fallback_a_turn_waits_for_the_breaker(make_rig):
     assert [reply["source"] for reply in rig.replies()] == ["letta"]
 
 
-async def test_turn_interrupted_by_a_letta_crash_is_caught_up_as_a_quotation(rig):
+async def test_turn_interrupted_by_a_letta_crash_is_caught_up_as_a_quotation(rig: Any) -> None:
     rig.push("t0", content="zero")
     await rig.work_off()
     rig.letta.fail_next(OutcomeUnknown(cause="connection_lost"))
     find, looks = rig.letta.find_turns, []
 
-    async def refused_then_a_run_left_behind(agent_id, sought, **how):
+    async def refused_then_a_run_left_behind(agent_id: str, sought: list[SoughtTurn], **how: float | None) -> Any:
         looks.append(sought)
         if len(looks) == 1:
             raise LettaUnavailable(refused=True)
@@ -476,7 +491,7 @@ async def test_turn_interrupted_by_a_letta_crash_is_caught_up_as_a_quotation(rig
     assert [message.role for message in told] == ["system", "user", "assistant", "user"]
 
 
-async def test_with_memory_unavailable_too_there_is_an_error_reply(rig):
+async def test_with_memory_unavailable_too_there_is_an_error_reply(rig: Rig) -> None:
     rig.letta.down = True
     rig.fallback.down = True
     rig.push()
@@ -485,7 +500,7 @@ async def test_with_memory_unavailable_too_there_is_an_error_reply(rig):
     assert rig.outcomes() == {"error": 1}
 
 
-async def test_foreign_memory_answer_is_published_by_the_bridge(rig):
+async def test_foreign_memory_answer_is_published_by_the_bridge(rig: Rig) -> None:
     rig.letta.down = True
     rig.fallback.foreign = True
     rig.push()
@@ -496,7 +511,7 @@ async def test_foreign_memory_answer_is_published_by_the_bridge(rig):
     assert told == [{"text": "short: hi"}]
 
 
-async def test_our_memorys_answer_is_kept_but_not_published_twice(rig):
+async def test_our_memorys_answer_is_kept_but_not_published_twice(rig: Rig) -> None:
     rig.letta.down = True
     rig.push()
     await rig.work_off()
@@ -504,7 +519,7 @@ async def test_our_memorys_answer_is_kept_but_not_published_twice(rig):
     assert rig.kept()["source"] == "memory-python"
 
 
-async def test_unavailable_session_store_does_not_stop_turns(rig):
+async def test_unavailable_session_store_does_not_stop_turns(rig: Rig) -> None:
     rig.store.broken = True
     rig.push("t1")
     rig.push("t2")
@@ -526,7 +541,7 @@ async def test_unavailable_session_store_does_not_stop_turns(rig):
         (b'{"task_id":"x","input_file":"../../etc/passwd"}', "upload_refused"),
     ],
 )
-async def test_unprocessable_task_becomes_a_dead_letter(rig, payload, code):
+async def test_unprocessable_task_becomes_a_dead_letter(rig: Rig, payload: bytes, code: str) -> None:
     rig.shelf.push(payload)
     await rig.work_off()
     ((reason, kept),) = rig.shelf.dead
@@ -556,7 +571,9 @@ HALF = b"\\ud83d"
     ids=ascii,
 )  # fmt: skip
 @pytest.mark.parametrize("letta_is_down", [False, True])
-async def test_text_that_is_not_utf8_is_answered_journalled_and_caught_up(make_rig, payload, letta_is_down):
+async def test_text_that_is_not_utf8_is_answered_journalled_and_caught_up(
+    make_rig: Callable[..., Rig], payload: bytes, letta_is_down: bool
+) -> None:
     rig = make_rig(database={"db_url": "postgresql://127.0.0.1/none"})
     rig.letta.down = letta_is_down
     rig.fallback.foreign = True
@@ -574,7 +591,7 @@ async def test_text_that_is_not_utf8_is_answered_journalled_and_caught_up(make_r
 
 
 @pytest.mark.parametrize("user_id", [1234567890123456789, -(2**63), 2**53])
-async def test_a_platforms_large_user_numbers_have_an_agent_each(rig, user_id):
+async def test_a_platforms_large_user_numbers_have_an_agent_each(rig: Any, user_id: Any) -> None:
     rig.push("t1", user=user_id)
     rig.push("t2", user=user_id + 1)
     rig.push("t3", user=str(user_id))
@@ -587,7 +604,7 @@ async def test_a_platforms_large_user_numbers_have_an_agent_each(rig, user_id):
     assert len(await rig.letta.find_agents([f"user:{user_id}"])) == 1
 
 
-async def test_a_task_handed_out_in_vain_too_often_is_a_dead_letter(rig):
+async def test_a_task_handed_out_in_vain_too_often_is_a_dead_letter(rig: Rig) -> None:
     rig.push()
     queue = rig.queue("dying")
     for _ in range(rig.settings.queue.max_deliveries):
@@ -601,7 +618,7 @@ async def test_a_task_handed_out_in_vain_too_often_is_a_dead_letter(rig):
 @pytest.mark.parametrize(
     "ids", [{"user_id": "ada", "task_id": "t1"}, {"user_id": 7, "task_id": 7}, {}, {"user_id": "ada"}, {"task_id": 7}]
 )
-async def test_a_retried_dead_letter_is_sent_to_letta_once(make_rig, ids):
+async def test_a_retried_dead_letter_is_sent_to_letta_once(make_rig: Callable[..., Rig], ids: dict[str, Any]) -> None:
     """Its bridge was killed after the agent had answered, and it must not be handed out again."""
     rig = make_rig(queue={"max_deliveries": 1})
     rig.shelf.push(json.dumps({"content": "remember this", **ids}).encode())
@@ -617,8 +634,8 @@ async def test_a_retried_dead_letter_is_sent_to_letta_once(make_rig, ids):
     assert list((await rig.said_to_agents()).values()) == [["remember this"]]
 
 
-async def test_a_defect_in_the_bridge_costs_one_task_and_no_more(rig):
-    def explode(*_):
+async def test_a_defect_in_the_bridge_costs_one_task_and_no_more(rig: Any) -> None:
+    def explode(*_: Any) -> None:
         raise RuntimeError("boom")
 
     rig.push("t1", user="ada")
@@ -627,7 +644,7 @@ async def test_a_defect_in_the_bridge_costs_one_task_and_no_more(rig):
     assert json.loads(rig.shelf.dead[0][0])["code"] == "internal"
 
 
-async def lack_resources(rig, *, turns=1):
+async def lack_resources(rig: Rig, *, turns: int = 1) -> None:
     """A bridge that has no resources left for the next turns."""
     handed_out = (await rig.queue("exhausted").settle_and_fetch([], turns)).turns
     assert len(handed_out) == turns
@@ -642,8 +659,10 @@ async def lack_resources(rig, *, turns=1):
     [MemoryError(), OSError(errno.EMFILE, "Too many open files"), RuntimeError("can't start new thread")],
     ids=["memory", "descriptors", "threads"],
 )
-async def test_a_host_without_resources_leaves_the_turn_to_its_lease(rig, monkeypatch, error):
-    def fail(*_):
+async def test_a_host_without_resources_leaves_the_turn_to_its_lease(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, error: Any
+) -> None:
+    def fail(*_: Any) -> None:
         raise error
 
     rig.push("t1", user="ada", content="你好")
@@ -655,8 +674,10 @@ async def test_a_host_without_resources_leaves_the_turn_to_its_lease(rig, monkey
     assert await rig.said_to_agents() == {"ada": ["你好"]}
 
 
-async def test_a_host_without_resources_that_has_sent_the_turn_sends_it_once(rig, monkeypatch):
-    def fail(*_, **__):
+async def test_a_host_without_resources_that_has_sent_the_turn_sends_it_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise MemoryError
 
     rig.push("t1", user="ada", content="你好")
@@ -669,7 +690,9 @@ async def test_a_host_without_resources_that_has_sent_the_turn_sends_it_once(rig
 
 
 @pytest.mark.parametrize("fallback", [True, False], ids=["fallback", "no fallback"])
-async def test_a_host_that_cannot_open_a_connection_to_letta_blames_neither_letta_nor_the_task(make_rig, fallback):
+async def test_a_host_that_cannot_open_a_connection_to_letta_blames_neither_letta_nor_the_task(
+    make_rig: Callable[..., Rig], fallback: bool
+) -> None:
     rig = make_rig(letta={"fallback_to_memory": fallback, "retry_attempts": 0})
     for number in range(10):
         rig.push(f"t{number}", user=f"u{number}", content="你好")
@@ -683,13 +706,15 @@ async def test_a_host_that_cannot_open_a_connection_to_letta_blames_neither_lett
     assert rig.outcomes() == {"letta": 10}
 
 
-async def test_second_hand_out_distinguishes_a_lost_upload_from_a_missing_descriptor(make_rig, tmp_path, monkeypatch):
+async def test_second_hand_out_distinguishes_a_lost_upload_from_a_missing_descriptor(
+    make_rig: Callable[..., Rig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rig = make_rig(letta={"retry_attempts": 0})
     uploads = tmp_path / "uploads" / user_folder("ada")
     uploads.mkdir(parents=True)
     (uploads / "note.txt").write_text("留言", encoding="utf-8")
 
-    def fail(*_, **__):
+    def fail(*_: Any, **__: Any) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
     rig.push("t0", user="ada", content="你好")
@@ -704,12 +729,14 @@ async def test_second_hand_out_distinguishes_a_lost_upload_from_a_missing_descri
     assert await rig.said_to_agents() == {"ada": ["你好", "留言"]}
 
 
-async def test_an_upload_that_no_descriptor_is_left_for_is_read_later(rig, tmp_path, monkeypatch):
+async def test_an_upload_that_no_descriptor_is_left_for_is_read_later(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     uploads = tmp_path / "uploads" / user_folder("ada")
     uploads.mkdir(parents=True)
     (uploads / "note.txt").write_text("留言", encoding="utf-8")
 
-    def fail(*_, **__):
+    def fail(*_: Any, **__: Any) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
     rig.push("t1", user="ada", content="", input_file="note.txt")
@@ -720,7 +747,7 @@ async def test_an_upload_that_no_descriptor_is_left_for_is_read_later(rig, tmp_p
     assert await rig.said_to_agents() == {"ada": ["留言"]}
 
 
-async def test_an_upload_is_read_inside_its_users_folder_only(rig, tmp_path):
+async def test_an_upload_is_read_inside_its_users_folder_only(rig: Rig, tmp_path: Path) -> None:
     uploads = tmp_path / "uploads" / user_folder("ada")
     uploads.mkdir(parents=True)
     (uploads / "note.txt").write_text("留言", encoding="utf-8")
@@ -736,13 +763,13 @@ async def test_an_upload_is_read_inside_its_users_folder_only(rig, tmp_path):
     assert rig.outcomes() == {"letta": 1, "dead": 8}
 
 
-async def test_content_comes_before_the_file(rig):
+async def test_content_comes_before_the_file(rig: Rig) -> None:
     rig.push(content="text", input_file="../secret.txt")
     await rig.work_off()
     assert await rig.said_to_agents() == {"ada": ["text"]}
 
 
-async def test_a_redelivered_turn_that_was_answered_is_found(rig):
+async def test_a_redelivered_turn_that_was_answered_is_found(rig: Rig) -> None:
     rig.push("t0", content="zero")
     await rig.work_off()
     agent = rig.store.sessions["ada", "default"].agent_id
@@ -757,7 +784,7 @@ async def test_a_redelivered_turn_that_was_answered_is_found(rig):
     assert rig.kept(task_id="t1")["agent_id"] == agent
 
 
-async def test_a_redelivered_turn_that_memory_has_already_is_not_sent_to_letta(rig):
+async def test_a_redelivered_turn_that_memory_has_already_is_not_sent_to_letta(rig: Rig) -> None:
     rig.letta.down = True
     rig.push("t1")
     dying = rig.queue("dying")
@@ -772,14 +799,14 @@ async def test_a_redelivered_turn_that_memory_has_already_is_not_sent_to_letta(r
     assert await rig.said_to_agents() == {"ada": ["hi", "next"]}
 
 
-async def test_reasons_and_usage_are_reported(rig):
+async def test_reasons_and_usage_are_reported(rig: Rig) -> None:
     rig.letta._answer = lambda _agent, _messages: TurnAnswer("hello", usage=Usage(3, 1, 4, 1))
     rig.push()
     await rig.work_off()
     assert rig.kept()["usage"] == {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
 
 
-async def test_an_expired_key_of_the_model_shows_in_the_figures(rig):
+async def test_an_expired_key_of_the_model_shows_in_the_figures(rig: Rig) -> None:
     rig.fallback.canned = True
     for number in range(3):
         rig.letta.fail_next(LettaRejected(cause="model_credentials"))
@@ -791,7 +818,7 @@ async def test_an_expired_key_of_the_model_shows_in_the_figures(rig):
     assert (recent.failed_share, recent.main_cause, recent.in_trouble) == (1.0, "model_credentials", True)
 
 
-async def test_turns_that_no_agent_was_to_answer_are_no_failures(rig):
+async def test_turns_that_no_agent_was_to_answer_are_no_failures(rig: Rig) -> None:
     rig.push("t1")
     rig.push("t2", meta={"memory_type": "temporary"})
     rig.push("t3", user="bo", content=" ")
@@ -800,7 +827,7 @@ async def test_turns_that_no_agent_was_to_answer_are_no_failures(rig):
     assert (recent.for_agents, recent.by_agent, recent.by_memory, recent.failed_share) == (1, 1, 1, 0.0)
 
 
-async def test_turns_with_an_error_are_tallied_with_their_cause(make_rig):
+async def test_turns_with_an_error_are_tallied_with_their_cause(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(letta={"fallback_to_memory": False, "retry_attempts": 0})
     rig.letta.fail_next(LettaRejected(cause="context_overflow"))
     rig.push("t1")

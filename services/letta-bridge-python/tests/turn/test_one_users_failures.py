@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from letta_bridge.letta import BreakerState
 from letta_bridge.testing.letta import Hold
 
+if TYPE_CHECKING:
+    from letta_bridge_tests.conftest import Rig
+
 QUICK = {"reply_deadline_seconds": 0.1, "timeout_seconds": 0.03, "previous_turn_timeout_seconds": 0.01}
 
 
-async def slow_turns(rig, user, count):
+async def slow_turns(rig: Rig, user: str, count: int) -> None:
     """Each takes longer than the bridge waits, and is stored before the next one."""
     for number in range(count):
         with rig.letta.held() as hold:
@@ -21,7 +26,7 @@ async def slow_turns(rig, user, count):
             await rig.letta.idle()
 
 
-async def test_slow_turns_of_one_user_do_not_switch_letta_off_for_others(make_rig):
+async def test_slow_turns_of_one_user_do_not_switch_letta_off_for_others(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(letta=QUICK)
     for user in ("bob", "mallory"):
         rig.push(f"hi {user}", user=user)
@@ -33,7 +38,7 @@ async def test_slow_turns_of_one_user_do_not_switch_letta_off_for_others(make_ri
     assert set(rig.servers.states().values()) == {BreakerState.CLOSED}
 
 
-async def test_after_some_slow_turns_a_user_is_answered_at_once_by_memory(make_rig):
+async def test_after_some_slow_turns_a_user_is_answered_at_once_by_memory(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(letta=QUICK)
     rig.push("hi", user="mallory")
     await rig.work_off()
@@ -48,7 +53,7 @@ async def test_after_some_slow_turns_a_user_is_answered_at_once_by_memory(make_r
     assert rig.shelf.missed == {}
 
 
-async def test_turns_beside_a_slow_one_do_not_count_as_failures(make_rig):
+async def test_turns_beside_a_slow_one_do_not_count_as_failures(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(letta=QUICK)
     rig.push("hi", user="mallory")
     await rig.work_off()
@@ -65,7 +70,7 @@ async def test_turns_beside_a_slow_one_do_not_count_as_failures(make_rig):
     assert rig.letta.overlaps == []
 
 
-async def test_without_a_fallback_a_paused_user_waits(make_rig):
+async def test_without_a_fallback_a_paused_user_waits(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(letta={**QUICK, "fallback_to_memory": False, "retry_attempts": 0})
     rig.push("hi", user="mallory")
     await rig.work_off()
@@ -83,7 +88,7 @@ async def test_without_a_fallback_a_paused_user_waits(make_rig):
     assert rig.kept("mallory", "next")["source"] == "letta"
 
 
-async def test_refusing_server_opens_its_breaker_for_a_single_user(make_rig):
+async def test_refusing_server_opens_its_breaker_for_a_single_user(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig()
     rig.letta.down = True
     rig.push("t1")
@@ -91,16 +96,16 @@ async def test_refusing_server_opens_its_breaker_for_a_single_user(make_rig):
     assert set(rig.servers.states().values()) == {BreakerState.OPEN}
 
 
-async def test_hanging_server_opens_its_breaker_for_a_single_user(make_rig):
+async def test_hanging_server_opens_its_breaker_for_a_single_user(make_rig: Callable[..., Rig]) -> None:
     # A turn counts as a failure only if it was sent before its reply was due: half a second even on a busy machine.
-    rig = make_rig(letta=QUICK | {"reply_deadline_seconds": 0.5})
+    rig: Any = make_rig(letta=QUICK | {"reply_deadline_seconds": 0.5})
     rig.push("hi")
     await rig.work_off()
     hold = Hold()
     rig.letta._hold = hold
     find = rig.letta.find_turns
 
-    async def hanging(*_, **__):
+    async def hanging(*_: Any, **__: Any) -> None:
         await asyncio.Event().wait()
 
     rig.letta.find_turns = hanging

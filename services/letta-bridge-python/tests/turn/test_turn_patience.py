@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,8 +14,13 @@ from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.turn.delivery import DeliveryContext
 from letta_bridge.turn.lease import TurnLease
 
+if TYPE_CHECKING:
+    from letta_bridge_tests.conftest import Rig
 
-async def test_a_run_left_behind_is_cancelled_within_the_reply_budget_however_patient_the_bridge_is(make_rig):
+
+async def test_a_run_left_behind_is_cancelled_within_the_reply_budget_however_patient_the_bridge_is(
+    make_rig: Callable[..., Rig],
+) -> None:
     rig = make_rig(
         letta={"reply_deadline_seconds": 0.6, "previous_turn_timeout_seconds": 30.0, "run_lifetime_seconds": 0.7}
     )
@@ -32,8 +39,8 @@ async def test_a_run_left_behind_is_cancelled_within_the_reply_budget_however_pa
     ("stored", "sources"), [("nothing", ("memory-python", "letta")), ("answer", ("letta", "letta"))]
 )
 async def test_a_turn_that_letta_ended_while_its_database_was_unavailable_keeps_no_later_one_from_letta(
-    make_rig, stored, sources
-):
+    make_rig: Callable[..., Rig], stored: Any, sources: tuple[str, str]
+) -> None:
     """Letta could not write the run's end, so the run stands as active for ever."""
     rig = make_rig(letta={"reply_deadline_seconds": 60.0, "previous_turn_timeout_seconds": 30.0})
     rig.push("t0", content="hello")
@@ -48,7 +55,9 @@ async def test_a_turn_that_letta_ended_while_its_database_was_unavailable_keeps_
     assert rig.shelf.missed.get("ada", []) == []
 
 
-async def test_a_task_that_is_pushed_again_finds_the_answer_that_letta_could_not_give(make_rig):
+async def test_a_task_that_is_pushed_again_finds_the_answer_that_letta_could_not_give(
+    make_rig: Callable[..., Rig],
+) -> None:
     rig = make_rig(letta={"reply_deadline_seconds": 60.0, "fallback_to_memory": False, "retry_attempts": 0})
     rig.push("t0", content="hello")
     await rig.work_off()
@@ -62,7 +71,7 @@ async def test_a_task_that_is_pushed_again_finds_the_answer_that_letta_could_not
     assert rig.kept(task_id="t1")["response_text"] == "echo: said once"
 
 
-async def test_a_task_that_a_killed_bridge_may_have_sent_again_is_waited_for(make_rig):
+async def test_a_task_that_a_killed_bridge_may_have_sent_again_is_waited_for(make_rig: Callable[..., Rig]) -> None:
     """What an earlier task of the same key left says nothing about the last hand-out of this one."""
     rig = make_rig(
         letta={
@@ -92,7 +101,9 @@ async def test_a_task_that_a_killed_bridge_may_have_sent_again_is_waited_for(mak
     assert rig.letta.overlaps == []
 
 
-async def test_a_server_that_is_back_before_its_breakers_pause_is_over_was_seen_gone(make_rig):
+async def test_a_server_that_is_back_before_its_breakers_pause_is_over_was_seen_gone(
+    make_rig: Callable[..., Rig],
+) -> None:
     rig = make_rig(letta={"reply_deadline_seconds": 20.0, "previous_turn_timeout_seconds": 0.2, "retry_attempts": 0})
     rig.push("t0", content="hello")
     await rig.work_off()
@@ -113,7 +124,9 @@ async def test_a_server_that_is_back_before_its_breakers_pause_is_over_was_seen_
     assert [rig.kept(task_id=name)["source"] for name in ("t1", "t2")] == ["memory-python", "letta"]
 
 
-async def test_turn_on_a_server_with_an_open_breaker_is_not_awaited_through_another(make_rig):
+async def test_turn_on_a_server_with_an_open_breaker_is_not_awaited_through_another(
+    make_rig: Callable[..., Rig],
+) -> None:
     rig = make_rig(letta={"reply_deadline_seconds": 60.0})
     servers = LettaServers({"a": rig.letta, "b": rig.letta}, breaker=lambda: Breaker(BreakerPolicy(failures=1)))
     rig.delivery_context = DeliveryContext(servers, rig.sessions, rig.settings.letta, rig.settings.fallback)

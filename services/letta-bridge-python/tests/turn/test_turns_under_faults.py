@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -15,6 +17,9 @@ from letta_bridge.letta import LettaServers, TurnAnswer
 from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.testing.letta import Hold, echo
 from letta_bridge.turn.lease import TurnLease
+
+if TYPE_CHECKING:
+    from letta_bridge_tests.conftest import Rig
 
 PERSONAS = ("default", "doctor")
 FAULTS = {
@@ -41,17 +46,17 @@ STEPS = st.one_of(
 class World:
     """One user with two agents, and everything that can go wrong for them."""
 
-    def __init__(self, rig):
+    def __init__(self, rig: Rig) -> None:
         self.rig = rig
-        self.said = {}
+        self.said: dict[str, Any] = {}
         """What was said → task id and persona."""
-        self.holds = []
-        self.before = {}
+        self.holds: list[Any] = []
+        self.before: dict[str, Any] = {}
         self.cancelled = False
 
-    async def step(self, name, *args):
+    async def step(self, name: str, *args: str) -> None:
         self.before = {user: list(records) for user, records in self.rig.shelf.missed.items()}
-        await {
+        steps: dict[str, Callable[..., Awaitable[None]]] = {
             "say": self.say,
             "kill": self.kill,
             "kill letta": self.kill_letta,
@@ -60,9 +65,10 @@ class World:
             "cancel": self.cancel,
             "expire": self.expire,
             "lose": self.lose,
-        }[name](*args)
+        }
+        await steps[name](*args)
 
-    def prepare(self, letta, memory):
+    def prepare(self, letta: Any, memory: str) -> None:
         self.rig.fallback.down, self.rig.fallback.canned = memory == "away", memory == "canned"
         self.rig.letta._answer = (lambda _agent, _messages: TurnAnswer("")) if letta == "silent" else echo
         self.rig.letta._hold = None
@@ -73,9 +79,9 @@ class World:
         elif letta in FAULTS:
             error, stored = FAULTS[letta]
             # Letta without its database cannot write that the run is over.
-            self.rig.letta.fail_next(error, stored=stored, leave_run="without its database" in letta)
+            self.rig.letta.fail_next(error, stored=cast("Any", stored), leave_run="without its database" in letta)
 
-    def push(self, persona):
+    def push(self, persona: str) -> str:
         content = f"message {len(self.said)}"
         # Producers use an id again as soon as they may.
         task_id = "1" if ("ada", "1") not in self.rig.shelf.kept else f"unique {len(self.said)}"
@@ -83,19 +89,19 @@ class World:
         self.rig.push(task_id, content=content, meta={"persona": persona})
         return content
 
-    def check_reply(self, content):
+    def check_reply(self, content: str) -> None:
         """Whatever came of it, nobody gets the answer to something else."""
         reply = json.loads(self.rig.shelf.kept["ada", self.said[content][0]])
         if reply.get("source") == "letta":
             assert reply["response_text"] == f"echo: {content}"
 
-    async def say(self, persona, letta, memory):
+    async def say(self, persona: str, letta: str, memory: str) -> None:
         self.prepare(letta, memory)
         content = self.push(persona)
         await self.rig.work_off()
         self.check_reply(content)
 
-    async def kill(self, persona, letta, memory):
+    async def kill(self, persona: str, letta: str, memory: str) -> None:
         """The bridge is killed after it has done everything but settle."""
         self.prepare(letta, memory)
         content = self.push(persona)
@@ -106,14 +112,14 @@ class World:
         await self.rig.work_off()
         self.check_reply(content)
 
-    async def kill_letta(self, persona, memory):
+    async def kill_letta(self, persona: str, memory: str) -> None:
         """It is killed, with all that runs, and started again after somebody has noticed."""
         await self.rig.letta.kill()
         self.rig.letta.down = self.rig.letta.refuses = True
         await self.say(persona, "well", memory)
         self.rig.letta.down = False
 
-    async def push_again(self, _persona, letta, memory):
+    async def push_again(self, _persona: str, letta: str, memory: str) -> None:
         for content, (task_id, persona) in self.said.items():
             kept = json.loads(self.rig.shelf.kept.get(("ada", task_id), b"{}"))
             if kept.get("retryable"):
@@ -123,28 +129,28 @@ class World:
                 self.check_reply(content)
                 return
 
-    async def release(self):
+    async def release(self) -> None:
         for hold in self.holds:
             hold.release()
         await self.rig.letta.idle()
 
-    async def cancel(self):
+    async def cancel(self) -> None:
         """An operator cancels whatever runs."""
         self.cancelled = True
         for run_id, (agent_id, run) in list(self.rig.letta._runs.items()):
             if run.active:
                 await self.rig.letta.cancel(agent_id, [run_id])
 
-    async def expire(self):
+    async def expire(self) -> None:
         self.rig.shelf.kept.clear()
 
-    async def lose(self):
+    async def lose(self) -> None:
         """A failover forgets what the last step removed."""
         for user, records in self.before.items():
             left = self.rig.shelf.missed.get(user, [])
             self.rig.shelf.missed[user] = [*records, *(record for record in left if record not in records)]
 
-    async def end(self):
+    async def end(self) -> None:
         """Everything works, and has all the time that a busy machine takes."""
         await self.release()
         patient = self.rig.delivery_context.letta.model_copy(
@@ -156,15 +162,15 @@ class World:
                 self.rig.time += 1_000
                 await self.say(persona, "well", "well")
 
-    async def judge(self):
-        rig = self.rig
+    async def judge(self) -> None:
+        rig: Any = self.rig
         answers = {}
         for reply in map(json.loads, rig.shelf.replies):
             if reply.get("source") == "letta":
                 answers[reply["response_text"].removeprefix("echo: ")] = reply
         histories = {}
         for persona in PERSONAS:
-            agent_id = rig.store.sessions["ada", persona].agent_id
+            agent_id: Any = rig.store.sessions["ada", persona].agent_id
             histories[persona] = (await rig.letta.history(agent_id))[1:]
         for persona, history in histories.items():
             users = [entry["content"] for entry in history if entry["message_type"] == "user_message"]
@@ -194,9 +200,9 @@ class World:
 @example(steps=[("say", "default", "slow", "away"), ("release",), ("say", "default", "refused", "well"),
                 ("push again", "", "well", "well")])  # fmt: skip
 @example(steps=[("say", "default", "refused", "well"), ("kill", "default", "slow", "well"), ("cancel",), ("lose",)])
-def test_every_message_is_in_its_own_agent_once(make_rig, steps):
-    async def run():
-        rig = make_rig(
+def test_every_message_is_in_its_own_agent_once(make_rig: Callable[..., Rig], steps: list[Any]) -> None:
+    async def run() -> None:
+        rig: Any = make_rig(
             agents={"personas": {name: {} for name in PERSONAS}},
             letta={
                 "reply_deadline_seconds": 0.1,
@@ -212,7 +218,7 @@ def test_every_message_is_in_its_own_agent_once(make_rig, steps):
         rig.fallback.heard = []
         answer = rig.fallback.answer
 
-        async def remembering(task, number, reason, **how):
+        async def remembering(task: Any, number: str, reason: str, **how: Any) -> Any:
             answered = await answer(task, number, reason, **how)
             rig.fallback.heard.append((task.content, how["persona"]))
             return answered

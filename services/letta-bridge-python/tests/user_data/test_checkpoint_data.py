@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -10,12 +12,13 @@ from letta_bridge.user_data.checkpoint_data import CheckpointUserData
 from shared_utils.persistence.checkpoints.database_store import DatabaseCheckpoints
 from shared_utils.persistence.checkpoints.memory_store import InMemoryCheckpoints
 from shared_utils.persistence.checkpoints.port import Blob, Checkpoint
+from shared_utils.persistence.database.database import Database
 
 
 class Suite:
     """The same over a store in memory and every engine."""
 
-    async def fill(self, store):
+    async def fill(self, store: DatabaseCheckpoints | InMemoryCheckpoints) -> None:
         threads: dict[str, list[str | int | None]] = {
             "of-ada": ["ada", "ada"],
             "of-42": [42, "42"],
@@ -28,7 +31,7 @@ class Suite:
                 metadata = {"step": 1} if user is None else {"user_id": user, "said": f"by {user}"}
                 await store.put(Checkpoint(thread_id, Blob("json", b"{}"), metadata=metadata))
 
-    async def test_only_the_users_own_threads_go(self, store, tmp_path):
+    async def test_only_the_users_own_threads_go(self, store: DatabaseCheckpoints, tmp_path: Path) -> None:
         await self.fill(store)
         trace = CheckpointUserData(store)
         assert await trace.count("ada") == {"checkpoint_threads": 1, "shared_checkpoint_threads": 1}
@@ -41,7 +44,7 @@ class Suite:
         left = {checkpoint.thread_id for checkpoint in await store.list()}
         assert left == {"of-bob", "shared", "x"}
 
-    async def test_many_checkpoints_are_read_page_by_page(self, store):
+    async def test_many_checkpoints_are_read_page_by_page(self, store: DatabaseCheckpoints) -> None:
         for number in range(120):
             await store.put(Checkpoint(f"t{number % 3}", Blob("json", b"{}"), metadata={"user_id": "ada"}))
         trace = CheckpointUserData(store)
@@ -52,7 +55,7 @@ class Suite:
 
 class TestInMemory(Suite):
     @pytest.fixture
-    async def store(self):
+    async def store(self) -> AsyncIterator[InMemoryCheckpoints]:
         store = InMemoryCheckpoints()
         yield store
         await store.close()
@@ -61,5 +64,5 @@ class TestInMemory(Suite):
 @pytest.mark.integration
 class TestDatabase(Suite):
     @pytest.fixture
-    def store(self, database):
+    def store(self, database: Database) -> DatabaseCheckpoints:
         return DatabaseCheckpoints(database)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from letta_bridge.settings import QueueSettings
 from letta_bridge.user_data.dropped_tasks import drop_waiting
 from shared_utils.config.settings import RedisSettings
 from shared_utils.contracts.messages import parse_task
-from shared_utils.redis.connection import connect
+from shared_utils.redis.connection import RedisClient, connect
 
 pytestmark = pytest.mark.integration
 
@@ -21,15 +22,15 @@ SETTINGS = QueueSettings()
 
 
 @pytest.fixture
-async def queue(client, redis_url):
+async def queue(client: RedisClient, redis_url: str) -> RedisQueue:
     return RedisQueue(client, connect(RedisSettings(url=redis_url), name="pop"), SETTINGS, "bridge")
 
 
-def task(task_id, user="ada", content="hi"):
+def task(task_id: str, user: str = "ada", content: str = "hi") -> Any:
     return json.dumps({"task_id": task_id, "user_id": user, "content": content}).encode()
 
 
-async def test_waiting_tasks_end_with_a_kept_error_reply_and_others_wait_on(client, queue):
+async def test_waiting_tasks_end_with_a_kept_error_reply_and_others_wait_on(client: Any, queue: Any) -> None:
     await client.lpush("letta_requests", task("1"), task("2"), task("3", "bo"))
     (turn,) = (await queue.settle_and_fetch([], 1)).turns
     assert turn.lane == "ada"
@@ -40,7 +41,7 @@ async def test_waiting_tasks_end_with_a_kept_error_reply_and_others_wait_on(clie
     status = await queue.status()
     assert (status.depth, status.waiting, status.in_flight) == (0, 1, 1)
     assert status.counters["settled:error"] == 1
-    replies = [KeptReply.read(await client.get(queue.keys.reply("ada", number))) for number in ("2", "4")]
+    replies: list[Any] = [KeptReply.read(await client.get(queue.keys.reply("ada", number))) for number in ("2", "4")]
     assert [(reply.content["code"], reply.content["retryable"]) for reply in replies] == [("dropped", True)] * 2
     assert replies[0].is_of(parse_task(task("2"), SETTINGS.limits))
     assert not replies[0].is_of(parse_task(task("2", content="other"), SETTINGS.limits))
@@ -51,7 +52,9 @@ async def test_waiting_tasks_end_with_a_kept_error_reply_and_others_wait_on(clie
     assert not await client.exists(queue.keys.reply("ada", "1"))
 
 
-async def test_dropping_keeps_the_reply_of_an_earlier_task_with_the_same_id(client, queue):
+async def test_dropping_keeps_the_reply_of_an_earlier_task_with_the_same_id(
+    client: RedisClient, queue: RedisQueue
+) -> None:
     key = queue.keys.reply("ada", "1")
     await client.set(key, b'{"response_text":"earlier"}')
     await client.lpush("letta_requests", task("1"))
@@ -59,7 +62,9 @@ async def test_dropping_keeps_the_reply_of_an_earlier_task_with_the_same_id(clie
     assert await client.get(key) == b'{"response_text":"earlier"}'
 
 
-async def test_task_that_was_begun_before_is_left_to_a_bridge_and_stays_first(client, queue):
+async def test_task_that_was_begun_before_is_left_to_a_bridge_and_stays_first(
+    client: RedisClient, queue: RedisQueue
+) -> None:
     await client.lpush("letta_requests", task("1"), task("2"), task("3"))
     (turn,) = (await queue.settle_and_fetch([], 1)).turns
     await client.zadd(queue.keys.leases, {turn.receipt: 0})  # its bridge was killed
@@ -72,7 +77,9 @@ async def test_task_that_was_begun_before_is_left_to_a_bridge_and_stays_first(cl
     assert (await queue.status()).waiting == 0
 
 
-async def test_reply_that_a_dropped_task_has_found_is_kept_no_longer_than_any(client, queue):
+async def test_reply_that_a_dropped_task_has_found_is_kept_no_longer_than_any(
+    client: RedisClient, queue: RedisQueue
+) -> None:
     key = queue.keys.reply("ada", "1")
     await client.set(key, b'{"error":true,"retryable":true,"idempotency_key":"1-1"}', ex=60)
     await client.lpush("letta_requests", task("1"))
@@ -84,14 +91,14 @@ async def test_reply_that_a_dropped_task_has_found_is_kept_no_longer_than_any(cl
 
 
 @pytest.mark.parametrize("payload", [b'{"task_id":"1","user_id":"ada","content":5,"type":[]}', b'{"user_id":"ada"}'])
-async def test_task_that_cannot_be_read_is_dropped_too(client, queue, payload):
+async def test_task_that_cannot_be_read_is_dropped_too(client: RedisClient, queue: RedisQueue, payload: bytes) -> None:
     await client.lpush("letta_requests", payload)
     await queue.settle_and_fetch([], 0)
     assert await drop_waiting(client, SETTINGS, "ada") == 1
     assert (await queue.status()).waiting == 0
 
 
-async def test_held_user_waits_while_others_are_served(client, queue):
+async def test_held_user_waits_while_others_are_served(client: RedisClient, queue: RedisQueue) -> None:
     holds = Holds(client, queue.keys)
     assert await holds.keep("ada", "floods", 60) == 0
     await client.lpush("letta_requests", task("1"), task("2", "bo"))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
@@ -21,18 +23,19 @@ from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.persistence.erasures.session_file import FileErasures
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions.file_store import FileSessionStore
+from shared_utils.redis.connection import RedisClient
 
 pytestmark = pytest.mark.integration
 KEYS = Keys("letta_requests")
 
 
 @pytest.fixture
-def ledger(client):
+def ledger(client: RedisClient) -> RedisErasureLedger:
     return RedisErasureLedger(client, KEYS)
 
 
 @pytest.fixture
-async def host(tmp_path):
+async def host(tmp_path: Path) -> AsyncIterator[Any]:
     """A data directory with a session and an upload of two users, and a manager that remembers them."""
     store = FileSessionStore(tmp_path / "sessions.db")
     manager = SessionManager(store, AgentSettings())
@@ -47,13 +50,15 @@ async def host(tmp_path):
 
 
 @pytest.fixture
-async def make_follower(ledger, tmp_path, host):
+async def make_follower(
+    ledger: RedisErasureLedger, tmp_path: Path, host: tuple[FileSessionStore, SessionManager]
+) -> AsyncIterator[Callable[..., Any]]:
     made = []
 
-    async def nothing():
+    async def nothing() -> None:
         return
 
-    def make(bridge="b", keep_choices=nothing):
+    def make(bridge: str = "b", keep_choices: Any = nothing) -> erasure_follower.ErasureFollower:
         files = FileErasures(tmp_path / "sessions.db")
         made.append(files)
         return ErasureFollower(
@@ -70,17 +75,22 @@ async def make_follower(ledger, tmp_path, host):
         files.close()
 
 
-async def erase(ledger, user):
+async def erase(ledger: RedisErasureLedger, user: str) -> int:
     at = await ledger.now_ms()
     await ledger.write(user_hash(user), at)
     return at
 
 
-def uploads(tmp_path, user):
+def uploads(tmp_path: Path, user: str) -> list[Any]:
     return [path.name for path in (tmp_path / "uploads" / user_folder(user)).glob("*")]
 
 
-async def test_follower_erases_local_sessions_and_uploads(ledger, make_follower, host, tmp_path):
+async def test_follower_erases_local_sessions_and_uploads(
+    ledger: RedisErasureLedger,
+    make_follower: Callable[..., Any],
+    host: tuple[FileSessionStore, SessionManager],
+    tmp_path: Path,
+) -> None:
     store, manager = host
     await erase(ledger, "ada")
     assert await make_follower().look() == 1
@@ -91,7 +101,12 @@ async def test_follower_erases_local_sessions_and_uploads(ledger, make_follower,
     assert uploads(tmp_path, "bob") == ["note.txt"]
 
 
-async def test_returning_user_keeps_data_from_after_the_erasure(ledger, make_follower, host, tmp_path):
+async def test_returning_user_keeps_data_from_after_the_erasure(
+    ledger: RedisErasureLedger,
+    make_follower: Callable[..., Any],
+    host: tuple[FileSessionStore, SessionManager],
+    tmp_path: Path,
+) -> None:
     store, _ = host
     await erase(ledger, "ada")
     follower = make_follower()
@@ -107,7 +122,9 @@ async def test_returning_user_keeps_data_from_after_the_erasure(ledger, make_fol
     assert await store.find("ada", "default") is None
 
 
-async def test_it_says_how_far_it_has_followed(ledger, make_follower, client):
+async def test_it_says_how_far_it_has_followed(
+    ledger: RedisErasureLedger, make_follower: Callable[..., Any], client: RedisClient
+) -> None:
     await client.zadd(KEYS.bridges, {"b": await ledger.now_ms(), "old": await ledger.now_ms()})
     at = await erase(ledger, "ada")
     assert await ledger.behind(at) == ["b", "old"]
@@ -117,7 +134,9 @@ async def test_it_says_how_far_it_has_followed(ledger, make_follower, client):
     assert await ledger.behind(at) == []
 
 
-async def test_bridges_that_are_gone_are_forgotten(ledger, make_follower, client):
+async def test_bridges_that_are_gone_are_forgotten(
+    ledger: RedisErasureLedger, make_follower: Callable[..., Any], client: RedisClient
+) -> None:
     await client.zadd(KEYS.erasures_followed, {"gone": 1})
     await client.zadd(KEYS.bridges, {"b": await ledger.now_ms(), "c": await ledger.now_ms()})
     await make_follower("b").look()
@@ -125,7 +144,12 @@ async def test_bridges_that_are_gone_are_forgotten(ledger, make_follower, client
     assert await client.zrange(KEYS.erasures_followed, 0, -1) == [b"b", b"c"]
 
 
-async def test_it_continues_following_while_it_runs(ledger, make_follower, host, monkeypatch):
+async def test_it_continues_following_while_it_runs(
+    ledger: RedisErasureLedger,
+    make_follower: Callable[..., Any],
+    host: tuple[FileSessionStore, SessionManager],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(erasure_follower, "_LOOK_SECONDS", 0.02)
     store, _ = host
     async with make_follower().running():
@@ -135,8 +159,13 @@ async def test_it_continues_following_while_it_runs(ledger, make_follower, host,
                 await asyncio.sleep(0.02)
 
 
-async def test_uploads_that_may_not_be_removed_do_not_stop_the_rest(ledger, make_follower, host, monkeypatch):
-    def read_only(*_args, **_options):
+async def test_uploads_that_may_not_be_removed_do_not_stop_the_rest(
+    ledger: RedisErasureLedger,
+    make_follower: Callable[..., Any],
+    host: tuple[FileSessionStore, SessionManager],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def read_only(*_args: Path, **_options: bool) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(Path, "unlink", read_only)
@@ -145,7 +174,9 @@ async def test_uploads_that_may_not_be_removed_do_not_stop_the_rest(ledger, make
     assert await host[0].find("ada", "default") is None
 
 
-async def test_the_ledger_is_bounded_by_age_and_number(ledger, client, monkeypatch):
+async def test_the_ledger_is_bounded_by_age_and_number(
+    ledger: RedisErasureLedger, client: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("letta_bridge.request_queue.erasure_ledger.MAX_KEPT", 3)
     now = await ledger.now_ms()
     await client.zadd(KEYS.erasures, {"old": now - 401 * 86_400_000})
@@ -156,7 +187,9 @@ async def test_the_ledger_is_bounded_by_age_and_number(ledger, client, monkeypat
     assert await ledger.erased_at("old") is None
 
 
-async def test_erasure_is_followed_only_when_this_host_has_the_choices_of_others(ledger, make_follower, client):
+async def test_erasure_is_followed_only_when_this_host_has_the_choices_of_others(
+    ledger: RedisErasureLedger, make_follower: Callable[..., Any], client: RedisClient
+) -> None:
     await client.zadd(KEYS.bridges, {"b": await ledger.now_ms()})
     at = await erase(ledger, "ada")
     keeping = AsyncMock(side_effect=[PersistenceError("disk full"), None])

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 
 from letta_bridge.request_queue import Outcome, RedisQueue, Settlement
+from letta_bridge.request_queue.port import Turn
 from letta_bridge.settings import QueueSettings
 from letta_bridge.user_data.lane import UserLane
 from letta_bridge.user_data.port import ErasureBusy
 from shared_utils.config.settings import RedisSettings
-from shared_utils.redis.connection import connect
+from shared_utils.redis.connection import RedisClient, connect
 
 pytestmark = pytest.mark.integration
 
@@ -35,16 +37,16 @@ OTHERS = [
 
 
 @pytest.fixture
-async def queue(client, redis_url):
+async def queue(client: RedisClient, redis_url: str) -> RedisQueue:
     return RedisQueue(client, connect(RedisSettings(url=redis_url), name="pop"), QueueSettings(), "bridge")
 
 
 @pytest.fixture
-def lane(client):
+def lane(client: RedisClient) -> UserLane:
     return UserLane(client, QueueSettings(), patience=0.3)
 
 
-async def waiting(client, queue):
+async def waiting(client: Any, queue: RedisQueue) -> list[bytes]:
     """Everything that waits, in whatever lane or list."""
     keys = [queue.keys.requests, queue.keys.incoming]
     keys += [key.decode() async for key in client.scan_iter(match="{letta_requests}:lane:*")]
@@ -55,7 +57,9 @@ async def waiting(client, queue):
 
 @pytest.mark.parametrize("routed", [False, True], ids=["untaken", "in lanes"])
 @pytest.mark.parametrize("user", FORMS)
-async def test_every_form_of_an_id_is_found_and_no_other_user(client, queue, lane, user, routed):
+async def test_every_form_of_an_id_is_found_and_no_other_user(
+    client: Any, queue: Any, lane: UserLane, user: str, routed: bool
+) -> None:
     mine = [payload for payload in FORMS[user] for _ in range(2)]
     for payload in (*OTHERS, *mine, *OTHERS):
         await client.lpush("letta_requests", payload)
@@ -70,7 +74,7 @@ async def test_every_form_of_an_id_is_found_and_no_other_user(client, queue, lan
     assert status.waiting == (len(OTHERS) * 2 if routed else 0)
 
 
-async def test_a_users_tasks_among_unreadable_ones_are_found(client, queue, lane):
+async def test_a_users_tasks_among_unreadable_ones_are_found(client: Any, queue: Any, lane: UserLane) -> None:
     """What cannot be read as a task waits in shared lanes, and so does what found its own lane full."""
     queue.max_lane = 1
     unreadable = b'{"task_id":"u","user_id":"Ada","meta":[]'
@@ -81,7 +85,9 @@ async def test_a_users_tasks_among_unreadable_ones_are_found(client, queue, lane
     assert await waiting(client, queue) == sorted([b"{not json", b"{}"])
 
 
-async def test_the_lane_of_unreadable_tasks_is_not_emptied_for_a_user_of_its_name(client, queue, lane):
+async def test_the_lane_of_unreadable_tasks_is_not_emptied_for_a_user_of_its_name(
+    client: Any, queue: Any, lane: UserLane
+) -> None:
     for number in range(64):
         await client.lpush("letta_requests", b"{not json %d" % number)
     await client.lpush("letta_requests", b'{"task_id":"a","user_id":"~7"}')
@@ -90,7 +96,9 @@ async def test_the_lane_of_unreadable_tasks_is_not_emptied_for_a_user_of_its_nam
     assert len(await waiting(client, queue)) == 64
 
 
-async def test_refused_tasks_get_a_published_error_reply(client, queue, lane):
+async def test_refused_tasks_get_a_published_error_reply(
+    client: RedisClient, queue: RedisQueue, lane: UserLane
+) -> None:
     async with client.pubsub(ignore_subscribe_messages=True) as heard:
         await heard.subscribe("letta_responses", "task_response:t1", "task_response:7")
         await heard.get_message(timeout=1)
@@ -98,7 +106,7 @@ async def test_refused_tasks_get_a_published_error_reply(client, queue, lane):
         await queue.settle_and_fetch([], 0)
         await client.lpush("letta_requests", b'{"user_id":"Ada"}')
         assert await lane.quiet("Ada") == 3
-        told = []
+        told: list[Any] = []
         async with asyncio.timeout(20):
             while len(told) < 4:
                 if (message := await heard.get_message(timeout=1)) is not None:
@@ -115,7 +123,9 @@ async def test_refused_tasks_get_a_published_error_reply(client, queue, lane):
     assert (await queue.status()).counters["settled:erased"] == 2
 
 
-async def test_a_turn_in_flight_from_a_shared_lane_is_waited_for(client, queue, lane):
+async def test_a_turn_in_flight_from_a_shared_lane_is_waited_for(
+    client: RedisClient, queue: RedisQueue, lane: UserLane
+) -> None:
     await client.lpush("letta_requests", b'{"task_id":"u","user_id":"Ada","meta":[]')
     (turn,) = (await queue.settle_and_fetch([], 1)).turns
     assert turn.lane.startswith("~")
@@ -126,7 +136,7 @@ async def test_a_turn_in_flight_from_a_shared_lane_is_waited_for(client, queue, 
     assert await lane.quiet("Ada") == 0
 
 
-async def lose_the_hand_out(client, queue, other):
+async def lose_the_hand_out(client: Any, queue: RedisQueue, other: RedisQueue) -> tuple[Turn, Turn]:
     """Redis loses its writes while Ada's turn is in flight: the turn is restored beside a later one of hers."""
     await queue.settle_and_fetch([], 1)
     await client.lpush("letta_requests", b'{"task_id":"t1","user_id":"Ada"}')
@@ -139,7 +149,9 @@ async def lose_the_hand_out(client, queue, other):
     return turn, later
 
 
-async def test_a_restored_turn_in_a_lane_of_its_own_is_waited_for(client, queue, lane):
+async def test_a_restored_turn_in_a_lane_of_its_own_is_waited_for(
+    client: RedisClient, queue: RedisQueue, lane: UserLane
+) -> None:
     turn, later = await lose_the_hand_out(client, queue, RedisQueue(client, client, QueueSettings(), "other"))
     async with lane.held("Ada"):
         await RedisQueue(client, client, QueueSettings(), "other").settle_and_fetch(
@@ -154,7 +166,9 @@ async def test_a_restored_turn_in_a_lane_of_its_own_is_waited_for(client, queue,
         assert await lane.quiet("Ada") == 0
 
 
-async def test_a_restored_task_that_waits_in_a_lane_of_its_own_is_refused(client, queue, lane):
+async def test_a_restored_task_that_waits_in_a_lane_of_its_own_is_refused(
+    client: Any, queue: Any, lane: UserLane
+) -> None:
     other = RedisQueue(client, client, QueueSettings(), "other")
     await lose_the_hand_out(client, queue, other)
     for receipt in await client.zrange(queue.keys.leases, 0, -1):
@@ -166,7 +180,7 @@ async def test_a_restored_task_that_waits_in_a_lane_of_its_own_is_refused(client
     assert [key async for key in client.scan_iter(match="*:lane:*")] == []
 
 
-async def test_an_agent_in_the_making_is_waited_for(client, queue):
+async def test_an_agent_in_the_making_is_waited_for(client: RedisClient, queue: RedisQueue) -> None:
     lane = UserLane(client, QueueSettings(), patience=0.3, personas=("default", "cat"))
     await client.set(queue.keys.creating("Ada", "cat"), "token", px=60_000)
     with pytest.raises(ErasureBusy, match="making an agent"):
@@ -176,7 +190,9 @@ async def test_an_agent_in_the_making_is_waited_for(client, queue):
     assert await UserLane(client, QueueSettings(), patience=30, personas=("default", "cat")).quiet("Ada") == 0
 
 
-async def test_sixty_waiting_tasks_are_refused_while_the_one_in_flight_ends(client, queue):
+async def test_sixty_waiting_tasks_are_refused_while_the_one_in_flight_ends(
+    client: RedisClient, queue: RedisQueue
+) -> None:
     lane = UserLane(client, QueueSettings(), patience=30)
     for number in range(61):
         await client.lpush("letta_requests", json.dumps({"task_id": f"t{number}", "user_id": "ada"}))

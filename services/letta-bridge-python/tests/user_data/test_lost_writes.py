@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.holds import Holds
@@ -19,7 +23,7 @@ from local_stack.valkey import Valkey
 from shared_utils.config.settings import RedisSettings
 from shared_utils.contracts.memory_keys import ERASURES
 from shared_utils.persistence.erasures.log import FileErasureLog, user_hash
-from shared_utils.redis.connection import close, connect
+from shared_utils.redis.connection import RedisClient, close, connect
 
 pytestmark = pytest.mark.integration
 
@@ -31,16 +35,16 @@ class Failover:
 
     name = "failover"
 
-    def __init__(self, client, at):
+    def __init__(self, client: Redis, at: int) -> None:
         self._client = client
         self._left = at
-        self._snapshot = {}
+        self._snapshot: dict[str, Any] = {}
 
-    async def begin(self):
+    async def begin(self) -> None:
         async for key in self._client.scan_iter():
             self._snapshot[key] = await self._client.dump(key)
 
-    async def count(self, _user_id):
+    async def count(self, _user_id: str) -> dict[str, Any]:
         self._left -= 1
         if self._left == 0:
             await self._client.flushall()
@@ -48,39 +52,41 @@ class Failover:
                 await self._client.restore(key, 0, value)
         return {}
 
-    async def erase(self, _user_id):
+    async def erase(self, _user_id: str) -> dict[str, Any]:
         return {}
 
 
 @pytest.fixture
-def user_data(client, tmp_path, monkeypatch):
+def user_data(client: RedisClient, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Builds the erasure of one queue's Redis, with a failover at the n-th count: the first is before any erasing."""
     monkeypatch.setattr(erasure_module, "_FOLLOW_PAUSE_SECONDS", 0.0)
 
-    async def build(failover_at, *, redis=client):
+    async def build(failover_at: Any, *, redis: Any = client) -> erasure_module.UserData:
         failover = Failover(redis, failover_at)
         await failover.begin()
         lane = UserLane(redis, QueueSettings(), patience=5)
         search = RedisSearch(redis, BridgeSettings())
-        traces = (QueueUserData(redis, QueueSettings()), failover)
+        traces: Any = (QueueUserData(redis, QueueSettings()), failover)
         return UserData(traces, FileErasureLog(tmp_path / "erasures.jsonl"), lane, search)
 
     return build
 
 
-async def marked(client):
+async def marked(client: Any) -> list[bool]:
     """Whether both ledgers have the user."""
     return [await client.zscore(key, user_hash("ada")) is not None for key in (KEYS.erasures, ERASURES)]
 
 
-async def test_mark_that_redis_lost_is_written_again(client, user_data):
+async def test_mark_that_redis_lost_is_written_again(client: RedisClient, user_data: Callable[..., Any]) -> None:
     report = await (await user_data(2)).erase("ada")
     assert report.complete
     assert await marked(client) == [True, True]
 
 
 @pytest.mark.parametrize("failover_at", [1, 2, 3])
-async def test_erasure_repeats_after_a_failover_that_restored_data(client, user_data, failover_at):
+async def test_erasure_repeats_after_a_failover_that_restored_data(
+    client: Any, user_data: Callable[..., Any], failover_at: int
+) -> None:
     await client.lpush(KEYS.missed("ada"), b'{"task_id":"1"}')
     await client.set(KEYS.reply("ada", "1"), b'{"user_id":"ada"}')
     data = await user_data(failover_at)
@@ -91,12 +97,14 @@ async def test_erasure_repeats_after_a_failover_that_restored_data(client, user_
     assert [hold.lane for hold in await Holds(client, KEYS).all()] == []
 
 
-async def test_failover_after_the_last_pass_leaves_the_erasure_incomplete(client, user_data):
+async def test_failover_after_the_last_pass_leaves_the_erasure_incomplete(
+    client: RedisClient, user_data: Callable[..., Any]
+) -> None:
     await client.lpush(KEYS.missed("ada"), b'{"task_id":"1"}')
     data = await user_data(0)
 
     class Search:
-        async def find(self, user_id):
+        async def find(self, user_id: str) -> list[Any]:
             found = await RedisSearch(client, BridgeSettings()).find(user_id)
             await client.zrem(ERASURES, user_hash(user_id))
             return found
@@ -108,7 +116,9 @@ async def test_failover_after_the_last_pass_leaves_the_erasure_incomplete(client
     assert (await data.erase("ada")).complete
 
 
-async def test_erasure_is_complete_only_when_the_replicas_of_redis_have_it(tmp_path, user_data, monkeypatch):
+async def test_erasure_is_complete_only_when_the_replicas_of_redis_have_it(
+    tmp_path: Path, user_data: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("letta_bridge.request_queue.erasure_ledger._REPLICAS_MS", 100)
     async with contextlib.AsyncExitStack() as running:
         primary = Valkey(tmp_path / "primary", options={"repl-diskless-sync-delay": "0"})

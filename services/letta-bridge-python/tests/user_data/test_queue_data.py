@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,7 @@ from letta_bridge.user_data.lane import UserLane
 from letta_bridge.user_data.port import ErasureBusy
 from letta_bridge.user_data.queue_data import QueueUserData
 from shared_utils.config.settings import RedisSettings
-from shared_utils.redis.connection import connect
+from shared_utils.redis.connection import RedisClient, connect
 
 pytestmark = pytest.mark.integration
 
@@ -22,15 +24,15 @@ USERS = ("小明", "u*", "u1", "a:b", "u[1]")
 
 
 @pytest.fixture
-async def queue(client, redis_url):
+async def queue(client: RedisClient, redis_url: str) -> RedisQueue:
     return RedisQueue(client, connect(RedisSettings(url=redis_url), name="pop"), QueueSettings(), "bridge")
 
 
-def payload(user, number):
+def payload(user: str, number: int) -> str:
     return json.dumps({"task_id": f"{user}-{number}", "user_id": user, "content": f"消息 {number}"})
 
 
-async def fill(client, queue):
+async def fill(client: Any, queue: RedisQueue) -> None:
     """Every user: an answered task, a dead letter, a missed turn, a waiting task and an untaken one; meters."""
     for number in range(3):
         for user in USERS:
@@ -63,12 +65,12 @@ async def fill(client, queue):
 
 
 @pytest.fixture
-def trace(client):
+def trace(client: RedisClient) -> QueueUserData:
     return QueueUserData(client, QueueSettings())
 
 
 @pytest.fixture
-def lane(client):
+def lane(client: RedisClient) -> UserLane:
     return UserLane(client, QueueSettings(), patience=0.3)
 
 
@@ -84,7 +86,9 @@ EXPECTED = {
 }
 
 
-async def test_one_user_goes_and_no_other(client, queue, trace, lane):
+async def test_one_user_goes_and_no_other(
+    client: RedisClient, queue: RedisQueue, trace: QueueUserData, lane: UserLane
+) -> None:
     await fill(client, queue)
     assert {user: await trace.count(user) for user in USERS} == dict.fromkeys(USERS, EXPECTED)
     for gone in range(len(USERS)):
@@ -96,7 +100,7 @@ async def test_one_user_goes_and_no_other(client, queue, trace, lane):
     assert set((await trace.erase(USERS[0])).values()) == {0}
 
 
-async def test_counters_still_add_up(client, queue, trace, lane):
+async def test_counters_still_add_up(client: Any, queue: Any, trace: QueueUserData, lane: UserLane) -> None:
     await fill(client, queue)
     turns = (await queue.settle_and_fetch([], limit=2)).turns  # routes what waits; two are in flight
     held = {turn.lane for turn in turns}
@@ -109,7 +113,9 @@ async def test_counters_still_add_up(client, queue, trace, lane):
     assert status.counters["missed_pending"] == len(held)
 
 
-async def test_a_turn_in_flight_is_waited_for(client, queue, trace, lane):
+async def test_a_turn_in_flight_is_waited_for(
+    client: RedisClient, queue: RedisQueue, trace: QueueUserData, lane: UserLane
+) -> None:
     await client.lpush("letta_requests", payload("u1", 1))
     [turn] = (await queue.settle_and_fetch([], limit=1)).turns
     with pytest.raises(ErasureBusy, match="letta-bridge lanes"):
@@ -124,7 +130,9 @@ async def test_a_turn_in_flight_is_waited_for(client, queue, trace, lane):
 
 
 @pytest.mark.parametrize("lane", ["~3", "~full:3", "u1~again:0017-1"])
-async def test_record_set_aside_in_another_lane_is_erased_with_its_user(client, trace, lane):
+async def test_record_set_aside_in_another_lane_is_erased_with_its_user(
+    client: RedisClient, trace: QueueUserData, lane: str
+) -> None:
     about = {"v": 2, "code": "unreadable_record", "lane": lane, "user_id": lane}
     entry = "7 1 1\n" + payload("u1", 1)
     bodies = {"entry": entry, "turn": f"bridge v2\n{lane}\n{entry}", "journal": '{}\n{"user_id":"u1"}'}
@@ -141,7 +149,7 @@ async def test_record_set_aside_in_another_lane_is_erased_with_its_user(client, 
     assert all(b'"a:b"' in letter for letter in left)
 
 
-async def test_all_of_it_is_exported(client, queue, trace, tmp_path):
+async def test_all_of_it_is_exported(client: Any, queue: Any, trace: QueueUserData, tmp_path: Path) -> None:
     await fill(client, queue)
     counts = await trace.export("小明", tmp_path)
     assert counts.items() <= (await trace.count("小明")).items()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 
 from letta_bridge.request_queue.keys import Keys, user_lane
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.user_data.redis_search import RedisSearch, mentions
+from shared_utils.redis.connection import RedisClient
 
 Q = "{letta_requests}:"
 
@@ -24,7 +26,7 @@ Q = "{letta_requests}:"
         json.dumps({"payload": json.dumps({"user_id": "ada"})}).encode(),
     ],
 )
-def test_json_that_names_a_user_is_found(item):
+def test_json_that_names_a_user_is_found(item: bytes) -> None:
     assert mentions(item, "ada")
     assert not mentions(item, "ad")
 
@@ -45,11 +47,11 @@ def test_json_that_names_a_user_is_found(item):
         b"[" * 9000,
     ],
 )
-def test_json_that_names_no_user_is_not_found(item):
+def test_json_that_names_no_user_is_not_found(item: bytes) -> None:
     assert not mentions(item, "ada")
 
 
-def test_a_number_is_the_same_user_as_its_text():
+def test_a_number_is_the_same_user_as_its_text() -> None:
     assert mentions(b'{"user_id":42}', "42")
     assert not mentions(b'{"user_id":true}', "True")
 
@@ -83,7 +85,7 @@ PLACES = {
 ESCAPED = (f"{Q}reply:", f"{Q}creating:")
 
 
-async def put(client, key, kind, user):
+async def put(client: Any, key: str, kind: str, user: str) -> None:
     record = json.dumps({"user_id": user, "content": "x"})
     match kind:
         case "list":
@@ -107,7 +109,7 @@ async def put(client, key, kind, user):
 
 
 @pytest.mark.integration
-async def test_a_user_is_found_in_every_kind_of_key(client):
+async def test_a_user_is_found_in_every_kind_of_key(client: Any) -> None:
     search = RedisSearch(client, BridgeSettings())
     for key, kind in PLACES.items():
         await put(client, key.replace(":ada", ":bob"), kind, "bob")
@@ -121,7 +123,7 @@ async def test_a_user_is_found_in_every_kind_of_key(client):
 @pytest.mark.parametrize(
     "user", ["a", "a:b", "a%3Ab", "*", "a*", "[a]", "reply", "~7", "", "user_id", "lanes", "held", "complete"]
 )
-async def test_users_whose_ids_look_alike_are_distinguished(client, user):
+async def test_users_whose_ids_look_alike_are_distinguished(client: Any, user: str) -> None:
     search = RedisSearch(client, BridgeSettings())
     others = {"a", "a:b", "a%3Ab", "*", "a*", "[a]", "b"} - {user}
     await client.hset(f"{Q}choices", mapping={"complete": "1", "generation": "a", "changes": "3"})
@@ -133,7 +135,7 @@ async def test_users_whose_ids_look_alike_are_distinguished(client, user):
 
 
 @pytest.mark.integration
-async def test_search_ignores_the_hold_and_tasks_that_wait_for_its_end(client):
+async def test_search_ignores_the_hold_and_tasks_that_wait_for_its_end(client: RedisClient) -> None:
     search = RedisSearch(client, BridgeSettings())
     await client.hset(f"{Q}held", "ada", "1 1 1 x erasure")
     await client.lpush("letta_requests", b'{"user_id":"ada"}')
@@ -194,7 +196,7 @@ MEMORY = {
 ORDINARY = ("1", "agent", "memory", "all", "operator", "true", "null", "user", "user_id", "lane", "complete", "0")
 
 
-async def put_value(client, key, value):
+async def put_value(client: Any, key: str, value: Any) -> None:
     if value is None:
         await client.xadd(key, {"reply": '{"user_id":"bob","text":"34"}', "35": "36"})
     elif isinstance(value, str):
@@ -208,7 +210,7 @@ async def put_value(client, key, value):
 
 
 @pytest.mark.integration
-async def test_no_number_or_word_in_redis_passes_for_a_user_with_that_id(client):
+async def test_no_number_or_word_in_redis_passes_for_a_user_with_that_id(client: Any) -> None:
     keys = Keys("letta_requests")
     assert set(ELSEWHERE) | {"requests"} == set(keys.__dataclass_fields__)
     for name, value in ELSEWHERE.items():

@@ -100,22 +100,22 @@ OF_FILE_TABLES = {
 _MADE = re.compile(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)")
 
 
-def test_every_key_of_the_queue_is_known_to_the_registry():
+def test_every_key_of_the_queue_is_known_to_the_registry() -> None:
     assert OF_KEYS.keys() == Keys.__dataclass_fields__.keys()
 
 
-def test_every_name_of_memory_python_is_known_to_the_registry():
+def test_every_name_of_memory_python_is_known_to_the_registry() -> None:
     names = {name for name in vars(memory_keys) if not name.startswith("_") and name not in {"dataclass", "Final"}}
     names |= {name for name in vars(memory_keys.QueueKeys) if not name.startswith("_")} | {"queue"}
     assert OF_MEMORY.keys() == names - {"QueueKeys", "annotations"}
 
 
-def test_every_table_of_the_database_is_known_to_the_registry():
+def test_every_table_of_the_database_is_known_to_the_registry() -> None:
     made = {table for migration in migrations() for table in _MADE.findall(migration.text)}
     assert OF_TABLES.keys() == made
 
 
-def test_every_table_of_the_session_file_is_known_to_the_registry():
+def test_every_table_of_the_session_file_is_known_to_the_registry() -> None:
     folder = Path(memory_keys.__file__).parents[1] / "persistence"
     text = (folder / "session_file" / "tables.sql").read_text("utf-8") + (
         folder / "sql" / "file_erasures.sql"
@@ -124,5 +124,5 @@ def test_every_table_of_the_session_file_is_known_to_the_registry():
 
 
 @pytest.mark.parametrize("table", [OF_KEYS, OF_MEMORY, OF_TABLES, OF_FILE_TABLES])
-def test_each_says_by_whom_or_why_not(table):
+def test_each_says_by_whom_or_why_not(table: dict[str, str]) -> None:
     assert all(table.values())

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from letta_bridge.user_data.short_term_data import ShortTermUserData
 from shared_utils.contracts.memory_keys import QueueKeys
+from shared_utils.redis.connection import RedisClient
 
 pytestmark = pytest.mark.integration
 
@@ -16,11 +19,11 @@ USERS = ("小明", "u*", "u1", "a:b", "a", "a%3Ab", "u[1]", "{x}")
 KEYS = QueueKeys("user_input_queue")
 
 
-def task(user, content):
+def task(user: str, content: str) -> str:
     return json.dumps({"task_id": "t", "user_id": user, "content": content})
 
 
-async def fill(client):
+async def fill(client: Any) -> None:
     """Of every user: a message, in everybody's list too, a task in each place, dead letters of tasks and an answer."""
     for user in USERS:
         record = json.dumps({"user_id": user, "content": "记住"}, ensure_ascii=False)
@@ -46,7 +49,7 @@ async def fill(client):
 EXPECTED = {"short_term_messages": 2, "handed_over_tasks": 3, "short_term_dead_letters": 3, "short_term_marks": 2}
 
 
-async def test_one_user_goes_and_no_other(client, tmp_path):
+async def test_one_user_goes_and_no_other(client: RedisClient, tmp_path: Path) -> None:
     trace = ShortTermUserData(client, "user_input_queue")
     await fill(client)
     assert {user: await trace.count(user) for user in USERS} == dict.fromkeys(USERS, EXPECTED)
@@ -58,7 +61,7 @@ async def test_one_user_goes_and_no_other(client, tmp_path):
     assert [key async for key in client.scan_iter(match="*")] == []
 
 
-async def test_all_of_it_is_exported(client, tmp_path):
+async def test_all_of_it_is_exported(client: Any, tmp_path: Path) -> None:
     trace = ShortTermUserData(client, "user_input_queue")
     await fill(client)
     exported = await trace.export("u*", tmp_path)
@@ -67,7 +70,7 @@ async def test_all_of_it_is_exported(client, tmp_path):
     assert sorted(one["content"] for one in tasks) == ["claimed", "incoming", "untaken"]
 
 
-async def test_a_task_of_another_form_of_the_id_is_found(client):
+async def test_a_task_of_another_form_of_the_id_is_found(client: RedisClient) -> None:
     await client.lpush("user_input_queue", b'{"user_id":42,"content":"x"}', b'{"content":"nobody"}')
     trace = ShortTermUserData(client, "user_input_queue")
     assert (await trace.erase("42"))["handed_over_tasks"] == 1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from letta_bridge.user_data.vector_data import VectorUserData
 from shared_utils.persistence.vectors import InMemoryPassageStore, Passage, Scope
 from shared_utils.persistence.vectors.memories import user_scope, user_source
 
 
-async def test_only_one_users_vectors_are_exported_and_erased(tmp_path):
+async def test_only_one_users_vectors_are_exported_and_erased(tmp_path: Path) -> None:
     store = InMemoryPassageStore()
     users = ["ada", "小明", "ada2", "a" * 1000, "nul\0"]
     for user in users:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -24,16 +25,16 @@ class CountingEmbedder:
 
     model = "model-a"
 
-    def __init__(self):
-        self.asked = []
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
         self.away = False
         self.refuses_all = False
         self.refused = "nothing has this in it"
 
-    async def now(self):
+    async def now(self) -> Any:
         return self
 
-    async def embed(self, texts):
+    async def embed(self, texts: list[str]) -> list[list[float]]:
         self.asked.append(list(texts))
         if self.away:
             raise EmbeddingsUnavailable
@@ -42,19 +43,19 @@ class CountingEmbedder:
         return [embedding(text, 64) for text in texts]
 
     @property
-    def texts(self):
+    def texts(self) -> list[str]:
         return [text for batch in self.asked for text in batch]
 
 
 class Workshop:
     """What the tests look at."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.store = InMemoryPassageStore()
         self.embedder = CountingEmbedder()
         self.turns = InMemoryJournalTurns()
         self.letta = InMemoryLetta()
-        self.removed = []
+        self.removed: list[Any] = []
         self.embedding = Embedding(self.store, self.embedder.now, rate=1e9, batch=16, longest=200)
         self.of_turns = TurnSyncer(
             self.turns,
@@ -65,7 +66,16 @@ class Workshop:
         )
         self.of_agents = AgentSyncer(lambda: self.letta, self.embedding, self.removed.append)
 
-    def said(self, user, question, *, answer="ok", persona="default", conversation=None, **about):
+    def said(
+        self,
+        user: Any,
+        question: str,
+        *,
+        answer: str = "ok",
+        persona: Any = "default",
+        conversation: Any = None,
+        **about: bool | str,
+    ) -> JournalTurn:
         """A turn of the journal, a second after the one before."""
         turn = JournalTurn(
             message_id=str(uuid.uuid4()),
@@ -80,15 +90,15 @@ class Workshop:
         self.turns.turns.append(turn)
         return turn
 
-    async def agent(self, user, *tags):
+    async def agent(self, user: str, *tags: str) -> str:
         spec = AgentSpec("n", ("bridge", f"user:{user}", *tags), "m", None, "letta_v1_agent", (), ())
         return (await self.letta.create_agent(spec)).agent_id
 
-    async def texts(self, scope=None):
+    async def texts(self, scope: Scope | None = None) -> list[Any]:
         page = await self.store.page(scope or Scope.everything(), limit=1000)
         return sorted(passage.text for passage in page.passages)
 
 
 @pytest.fixture
-def workshop():
+def workshop() -> Workshop:
     return Workshop()

@@ -7,10 +7,13 @@ import hashlib
 import json
 import sqlite3
 import struct
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -26,6 +29,10 @@ from local_stack.databases import bouncing
 from scripted_model.embeddings import embedding
 from shared_utils.persistence.vectors import Scope
 from shared_utils.persistence.vectors.memories import user_scope
+from shared_utils.persistence.vectors.passages import Passage
+
+if TYPE_CHECKING:
+    from letta_bridge_tests.vectors.conftest import Workshop
 
 DIMENSIONS = 64
 PADDED = 4096
@@ -33,23 +40,23 @@ PAGE = 50
 COUNT = 123  # more than two pages
 
 
-def base64_text(vector):
+def base64_text(vector: list[float]) -> bytes:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector))
 
 
-def plain_bytes(vector):
+def plain_bytes(vector: list[float]) -> bytes:
     return struct.pack(f"<{len(vector)}f", *vector)
 
 
-def config(model="model-a"):
+def config(model: str = "model-a") -> str:
     return json.dumps({"embedding_model": model, "embedding_dim": DIMENSIONS, "embedding_endpoint_type": "openai"})
 
 
-def padded(text):
+def padded(text: str) -> list[float]:
     return [*embedding(text, DIMENSIONS), *[0.0] * (PADDED - DIMENSIONS)]
 
 
-def rows(count=COUNT):
+def rows(count: Any = COUNT) -> Iterator[Any]:
     """id, text, model, deleted, agent."""
     for number in range(count):
         yield f"passage-{number:05}", f"事实 number {number}", "model-a", False, f"agent-{number % 3}"
@@ -57,7 +64,7 @@ def rows(count=COUNT):
     yield "passage-x2", "of another model", "model-b", False, "agent-0"
 
 
-def make_sqlite(path, *, old):
+def make_sqlite(path: Path, *, old: bool) -> Path:
     with sqlite3.connect(path) as file:
         own = "agent_id VARCHAR" if old else "archive_id VARCHAR"
         table = "agent_passages" if old else "archival_passages"
@@ -95,27 +102,30 @@ def make_sqlite(path, *, old):
     return path
 
 
-def importer_of(workshop, database, *, embed=False, seen=None, tenant=""):
+def importer_of(
+    workshop: Any, database: Any, *, embed: Any = False, seen: list[Any] | None = None, tenant: str = ""
+) -> Any:
     progress = (lambda _count: None) if seen is None else seen.append
     model, foreign = workshop.embedder.model, partial(of_another_tenant, tenant)
     return Importer(LettaPassages(database), workshop.embedding, model, None, embed, 200, progress, foreign)
 
 
 @pytest.fixture(autouse=True)
-def small_pages(monkeypatch):
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Letta's vectors of 4096 numbers make a page of the real size slow, and its size decides nothing."""
     monkeypatch.setattr(importer, "_PASSAGES_PER_PAGE", PAGE)
     monkeypatch.setattr(importer, "_SAMPLE_SIZE", 20)
 
 
 @pytest.fixture(scope="module", params=["0.10", "0.11"])
-def letta_file(request, tmp_path_factory):
+def letta_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_sqlite(tmp_path_factory.mktemp("letta") / "sqlite.db", old=request.param == "0.10")
 
 
-async def test_everything_arrives_from_sqlite_and_the_file_stays_as_it_is(workshop, letta_file):
+async def test_everything_arrives_from_sqlite_and_the_file_stays_as_it_is(workshop: Any, letta_file: Any) -> None:
     before = hashlib.sha256(letta_file.read_bytes()).hexdigest()
-    database, seen = LettaSqlite(letta_file), []
+    database = LettaSqlite(letta_file)
+    seen: list[Any] = []
     dry = await importer_of(workshop, database).run(dry=True)
     assert (dry.found, dry.stored, (await workshop.store.statistics()).passages) == (COUNT + 2, COUNT + 1, 0)
     done = await importer_of(workshop, database, seen=seen).run(dry=False)
@@ -141,11 +151,11 @@ async def test_everything_arrives_from_sqlite_and_the_file_stays_as_it_is(worksh
     assert [path.name for path in letta_file.parent.iterdir()] == [letta_file.name]
 
 
-async def test_it_resumes_where_it_stopped(workshop, letta_file):
+async def test_it_resumes_where_it_stopped(workshop: Any, letta_file: Path) -> None:
     class Stopped(Exception):
         pass
 
-    def stop(count):
+    def stop(count: int) -> None:
         if count >= 2 * PAGE:
             raise Stopped
 
@@ -161,11 +171,11 @@ async def test_it_resumes_where_it_stopped(workshop, letta_file):
     database.close()
 
 
-async def test_vector_changed_by_the_import_is_reported(workshop, letta_file):
+async def test_vector_changed_by_the_import_is_reported(workshop: Any, letta_file: Path) -> None:
     database = LettaSqlite(letta_file)
     store_all = workshop.store.store_all
 
-    async def spoiling(passages):
+    async def spoiling(passages: list[Passage]) -> Any:
         return await store_all([replace(passage, embedding=[*passage.embedding[1:], 1.0]) for passage in passages])
 
     workshop.store.store_all = spoiling
@@ -175,7 +185,7 @@ async def test_vector_changed_by_the_import_is_reported(workshop, letta_file):
     database.close()
 
 
-async def test_a_text_the_model_refuses_is_missing_and_the_others_arrive(workshop, letta_file):
+async def test_a_text_the_model_refuses_is_missing_and_the_others_arrive(workshop: Any, letta_file: Path) -> None:
     workshop.embedder.refused = "of another model"
     database = LettaSqlite(letta_file)
     done = await importer_of(workshop, database, embed=True).run(dry=False)
@@ -183,7 +193,7 @@ async def test_a_text_the_model_refuses_is_missing_and_the_others_arrive(worksho
     database.close()
 
 
-async def test_import_skips_passages_that_a_bridge_synchronises(workshop, letta_file):
+async def test_import_skips_passages_that_a_bridge_synchronises(workshop: Any, letta_file: Path) -> None:
     agent = await workshop.agent("ada")
     workshop.letta._agents[agent].passages = []
     workshop.letta.note(agent, "known")
@@ -198,7 +208,7 @@ async def test_import_skips_passages_that_a_bridge_synchronises(workshop, letta_
     database.close()
 
 
-def test_import_refuses_a_file_without_a_letta_database(tmp_path):
+def test_import_refuses_a_file_without_a_letta_database(tmp_path: Path) -> None:
     with pytest.raises(SourceUnreadable, match="is no file"):
         LettaSqlite(tmp_path / "nothing.db")
     (tmp_path / "text.db").write_text("no database at all")
@@ -212,7 +222,9 @@ def test_import_refuses_a_file_without_a_letta_database(tmp_path):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("mode", [None, "transaction", "session"])
-async def test_everything_arrives_from_postgresql_and_nothing_is_written(workshop, postgres_url, tmp_path, mode):
+async def test_everything_arrives_from_postgresql_and_nothing_is_written(
+    workshop: Workshop, postgres_url: Any, tmp_path: Any, mode: Any
+) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as letta:
         letta.execute("CREATE EXTENSION vector")
         letta.execute('CREATE SCHEMA "Letta"')
@@ -241,7 +253,7 @@ async def test_everything_arrives_from_postgresql_and_nothing_is_written(worksho
         await _arrives_wholly(workshop, LettaPostgresql(pooler.url() if pooler else postgres_url))
 
 
-async def _arrives_wholly(workshop, database):
+async def _arrives_wholly(workshop: Workshop, database: Any) -> None:
     with pytest.raises(SourceUnreadable, match="read-only transaction"):
         database.rows("DELETE FROM agents_tags", {})
     done = await importer_of(workshop, database, embed=True).run(dry=False)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from letta_bridge.journal import JOURNAL_SOURCE, conversation_id
 from letta_bridge.main import app
+from local_stack.models import ScriptedModel
 from shared_utils.persistence.conversations.records import Conversation, Message
 from shared_utils.persistence.conversations.service import ConversationService
 from shared_utils.persistence.database.config import DatabaseConfig
@@ -19,13 +23,15 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def run(postgres_url, scripted_model, monkeypatch, tmp_path):
+def run(
+    postgres_url: str, scripted_model: ScriptedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Any]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATABASE_URL", postgres_url)
     monkeypatch.setenv("EMBEDDING_BASE_URL", scripted_model.url)
     monkeypatch.setenv("LETTA_BRIDGE_VECTORS_SYNC_TEXTS_PER_SECOND", "10000")
 
-    def run(*words, code=0):
+    def run(*words: str, code: int = 0) -> str:
         result = CliRunner().invoke(app, ["vectors", *words])
         assert result.exit_code == code, result.output
         # The entry point sends the log elsewhere.
@@ -34,7 +40,7 @@ def run(postgres_url, scripted_model, monkeypatch, tmp_path):
     return run
 
 
-async def journal(url, user, *facts):
+async def journal(url: str, user: str, *facts: str) -> None:
     database = Database(DatabaseConfig.model_validate({"db_url": url}))
     service = ConversationService(database, source=JOURNAL_SOURCE)
     conversation = Conversation(
@@ -50,13 +56,15 @@ async def journal(url, user, *facts):
     await database.close()
 
 
-async def forget(url, user):
+async def forget(url: str, user: str) -> None:
     database = Database(DatabaseConfig.model_validate({"db_url": url}))
     await ConversationService(database).delete(conversation_id(user, "default"))
     await database.close()
 
 
-def test_from_journal_to_search_and_to_another_model(run, postgres_url, monkeypatch):
+def test_from_journal_to_search_and_to_another_model(
+    run: Callable[..., Any], postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asyncio.run(journal(postgres_url, "ada", "I like oolong tea.", "My cat is called Mochi."))
     asyncio.run(journal(postgres_url, "小明", "我喜欢乌龙茶。", "My cat is called Tama."))
     assert run("sync", "--no-agents") == "4 vectors stored, 0 removed\n"
@@ -82,13 +90,13 @@ def test_from_journal_to_search_and_to_another_model(run, postgres_url, monkeypa
     assert json.loads(run("search", "cat", "--user", "小明", "--json")) == []
 
 
-def test_import_reports_its_results(run, tmp_path):
+def test_import_reports_its_results(run: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "empty.db").touch()
     assert "no passages of a Letta" in run("import", "--from", f"sqlite:///{tmp_path}/empty.db", code=1)
     assert "is no file" in run("import", "--from", "sqlite:///nothing.db", code=1)
     assert "--from takes" in run("import", "--from", "mysql://x", code=2)
 
 
-def test_vectors_commands_refuse_without_a_database(run, monkeypatch):
+def test_vectors_commands_refuse_without_a_database(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DATABASE_URL")
     assert "set DATABASE_URL" in run("stats", code=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -12,12 +13,13 @@ from letta_bridge.vectors.journal_turns import DatabaseJournalTurns, JournalPosi
 from letta_bridge.vectors.state import DatabaseSyncState
 from shared_utils.persistence.conversations.records import Conversation, Message
 from shared_utils.persistence.conversations.service import ConversationService
+from shared_utils.persistence.database.database import Database
 
 pytestmark = pytest.mark.integration
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-async def test_one_bridge_at_a_time_has_a_part(database):
+async def test_one_bridge_at_a_time_has_a_part(database: Database) -> None:
     state = DatabaseSyncState(database)
     claims = await asyncio.gather(*(state.claim("turns", owner, 60) for owner in "abcde"))
     # Where several began it at once the others come back later.
@@ -37,14 +39,15 @@ async def test_one_bridge_at_a_time_has_a_part(database):
     assert await state.claim("turns", owner, 60) == "so far"
 
 
-async def test_turns_come_in_order_page_by_page(database):
+async def test_turns_come_in_order_page_by_page(database: Database) -> None:
     service = ConversationService(database, source=JOURNAL_SOURCE)
     for user in ("ada", "小明"):
         await record(service, user, 5)
     foreign = await ConversationService(database, source="an application").create(user_id="ada")
     await service.add_messages(foreign.id, [])
     turns = DatabaseJournalTurns(database)
-    seen, position = [], JournalPosition()
+    seen: list[Any] = []
+    position = JournalPosition()
     while page := await turns.after(position, 3):
         assert len(page) <= 3
         seen += page
@@ -60,7 +63,9 @@ async def test_turns_come_in_order_page_by_page(database):
     assert await turns.present(rows) == {turn.message_id for turn in seen if turn.user_id == "小明"}
 
 
-async def test_a_question_without_an_answer_is_a_turn_where_a_canned_sentence_was_all_there_was(database):
+async def test_a_question_without_an_answer_is_a_turn_where_a_canned_sentence_was_all_there_was(
+    database: Database,
+) -> None:
     service = ConversationService(database, source=JOURNAL_SOURCE)
     conversation = Conversation(id=conversation_id("ada", "default"), user_id="ada", source=JOURNAL_SOURCE)
     rows = [
@@ -88,7 +93,7 @@ async def test_a_question_without_an_answer_is_a_turn_where_a_canned_sentence_wa
     assert await DatabaseJournalTurns(database).present([found[1].message_id]) == {found[1].message_id}
 
 
-async def record(service, user, count):
+async def record(service: ConversationService, user: str, count: int) -> None:
     conversation = Conversation(
         id=conversation_id(user, "default"), user_id=user, source=JOURNAL_SOURCE, metadata={"persona": "default"}
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -16,13 +17,13 @@ from shared_utils.llm.embeddings import EmbeddingsUnavailable
 class CountingJob:
     """Counts from 1; `errors` are raised first."""
 
-    def __init__(self, name, *errors):
+    def __init__(self, name: str, *errors: RuntimeError | EmbeddingsUnavailable) -> None:
         self.name = name
         self.errors = list(errors)
-        self.numbers = []
+        self.numbers: list[Any] = []
         self.reached = asyncio.Event()
 
-    async def step(self, position):
+    async def step(self, position: str) -> Step:
         if self.errors:
             raise self.errors.pop(0)
         number = int(position or 0) + 1
@@ -34,13 +35,13 @@ class CountingJob:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "_PAUSE_LEAST", 0.001)
     monkeypatch.setattr(worker_module, "_PAUSE_MOST", 0.01)
     monkeypatch.setattr(worker_module, "_LEASE_POLL_SECONDS", 0.001)
 
 
-async def test_a_part_in_failure_continues_and_holds_up_no_other():
+async def test_a_part_in_failure_continues_and_holds_up_no_other() -> None:
     away = CountingJob("away", *[EmbeddingsUnavailable("the model is away")] * 3, RuntimeError("a defect"))
     fine = CountingJob("fine")
     state = InMemorySyncState()
@@ -52,7 +53,7 @@ async def test_a_part_in_failure_continues_and_holds_up_no_other():
     assert fine.numbers == away.numbers == [1, 2, 3, 4, 5]
 
 
-async def test_last_error_is_the_failure_of_a_job():
+async def test_last_error_is_the_failure_of_a_job() -> None:
     part = CountingJob("away", *[EmbeddingsUnavailable("the model is away")] * 100_000)
     worker = VectorWorker([part], InMemorySyncState(), "a")
     async with asyncio.timeout(10), worker.running():
@@ -61,7 +62,7 @@ async def test_last_error_is_the_failure_of_a_job():
         assert worker.last_error == "the model is away"
 
 
-async def test_another_bridge_resumes_a_job_where_the_first_left_it():
+async def test_another_bridge_resumes_a_job_where_the_first_left_it() -> None:
     state = InMemorySyncState()
     first, second = CountingJob("one"), CountingJob("one")
     async with asyncio.timeout(10):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -15,6 +17,9 @@ from letta_bridge.request_queue import FetchResult, Outcome, Settlement, Turn
 from letta_bridge.request_queue.port import Refusal
 from letta_bridge.telemetry.metrics import LettaMetrics, loop_lag_watched
 from letta_bridge.telemetry.middleware import instrumented
+
+if TYPE_CHECKING:
+    from letta_bridge_tests.telemetry.metrics.conftest import Metered
 
 LABELS = {
     "letta_bridge_vectors_stored": {"kind"},
@@ -69,7 +74,7 @@ LABELS = {
 }
 
 
-async def used(metered):
+async def used(metered: Metered) -> None:
     """Turns that end in every way."""
     rig = metered.rig
     rig.push("secret-task", "secret-user", "hi")
@@ -86,7 +91,7 @@ async def used(metered):
     await rig.work_off()
 
 
-async def test_labels_are_the_listed_ones_and_hold_no_ids(metered):
+async def test_labels_are_the_listed_ones_and_hold_no_ids(metered: Metered) -> None:
     await used(metered)
     families = await metered.families()
     labels = {
@@ -99,7 +104,7 @@ async def test_labels_are_the_listed_ones_and_hold_no_ids(metered):
     assert not [value for value in values if "secret" in value or "agent-" in value]
 
 
-async def test_every_outcome_is_counted_here_and_over_all_bridges(metered):
+async def test_every_outcome_is_counted_here_and_over_all_bridges(metered: Metered) -> None:
     await used(metered)
     samples = await metered.samples()
     expected = {"letta": 1, "repeated": 1, "memory": 2, "dead": 1, "error": 1}
@@ -110,7 +115,7 @@ async def test_every_outcome_is_counted_here_and_over_all_bridges(metered):
     assert samples["letta_bridge_queue_taken_total", "letta_requests"] == sum(expected.values())
 
 
-async def test_reasons_codes_and_phases(metered):
+async def test_reasons_codes_and_phases(metered: Metered) -> None:
     await used(metered)
     samples = await metered.samples()
     assert samples["letta_bridge_fallbacks_total", "temporary"] == 1
@@ -123,7 +128,7 @@ async def test_reasons_codes_and_phases(metered):
     assert samples["letta_bridge_lane_wait_seconds_count",] == 6
 
 
-async def test_recent_turns_and_failures_are_exported(metered):
+async def test_recent_turns_and_failures_are_exported(metered: Metered) -> None:
     await used(metered)
     samples = await metered.samples()
     recent = {
@@ -134,13 +139,13 @@ async def test_recent_turns_and_failures_are_exported(metered):
     assert sum(causes.values()) == 2
 
 
-async def test_missed_turns_beyond_the_bound_are_counted(metered):
+async def test_missed_turns_beyond_the_bound_are_counted(metered: Metered) -> None:
     rig = metered.rig
     rig.shelf.counters["missed_dropped"] = 7
     assert (await metered.samples())["letta_bridge_queue_missed_turns_dropped_total", "letta_requests"] == 7
 
 
-async def test_missed_turns_are_pending_until_the_agent_catches_up(metered):
+async def test_missed_turns_are_pending_until_the_agent_catches_up(metered: Metered) -> None:
     rig = metered.rig
     rig.letta.down = True
     for number in range(3):
@@ -153,7 +158,7 @@ async def test_missed_turns_are_pending_until_the_agent_catches_up(metered):
     assert (await metered.samples())["letta_bridge_queue_missed_turns_pending", "letta_requests"] == 0
 
 
-async def test_a_producers_own_memory_type_is_no_label(make_metered):
+async def test_a_producers_own_memory_type_is_no_label(make_metered: Callable[..., Any]) -> None:
     metered = make_metered(letta={"memory_type_routing": {"permanent": "memory-python"}})
     metered.rig.push("t1", "ada", "hi", meta={"memory_type": "made up"})
     metered.rig.push("t2", "ada", "hi")
@@ -163,7 +168,7 @@ async def test_a_producers_own_memory_type_is_no_label(make_metered):
     assert samples["letta_bridge_fallbacks_total", "permanent"] == 1
 
 
-async def test_an_open_breaker_shows(metered):
+async def test_an_open_breaker_shows(metered: Metered) -> None:
     rig = metered.rig
     rig.letta.down = True
     for number in range(4):
@@ -174,8 +179,8 @@ async def test_an_open_breaker_shows(metered):
     assert states == {"closed": 0, "open": 1}
 
 
-async def test_without_redis_the_rest_is_reported(metered, monkeypatch):
-    async def away():
+async def test_without_redis_the_rest_is_reported(metered: Metered, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away() -> None:
         raise RedisConnectionError
 
     monkeypatch.setattr(metered.queue, "status", away)
@@ -185,26 +190,26 @@ async def test_without_redis_the_rest_is_reported(metered, monkeypatch):
     assert "letta_bridge_tasks" in families
 
 
-async def test_a_redis_that_hangs_does_not_hold_the_scrape(metered, monkeypatch):
+async def test_a_redis_that_hangs_does_not_hold_the_scrape(metered: Metered, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metered.queue, "status", asyncio.Event().wait)
     monkeypatch.setattr("letta_bridge.telemetry.metrics.scrape._SCRAPE_TIMEOUT_SECONDS", 0.01)
     assert (await metered.samples())["letta_bridge_redis_up",] == 0
 
 
-async def test_a_redis_that_answers_but_hands_out_nothing_is_not_up(metered):
+async def test_a_redis_that_answers_but_hands_out_nothing_is_not_up(metered: Any) -> None:
     metered.redis_error = "Redis is full"
     samples = await metered.samples()
     assert samples["letta_bridge_redis_up",] == 0
     assert samples["letta_bridge_queue_depth", "letta_requests"] == 0
 
 
-async def test_each_health_check_is_a_sample(metered):
+async def test_each_health_check_is_a_sample(metered: Metered) -> None:
     samples = await metered.samples()
     assert samples["letta_bridge_check_ok", "redis", "true"] == 1
     assert samples["letta_bridge_check_ok", "journal", "false"] == 0
 
 
-async def test_checks_that_hang_do_not_hold_the_scrape(metered, monkeypatch):
+async def test_checks_that_hang_do_not_hold_the_scrape(metered: Metered, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metered, "_checks", asyncio.Event().wait)
     metered.sources = replace(metered.sources, checks=metered._checks)
     monkeypatch.setattr("letta_bridge.telemetry.metrics.scrape._CHECKS_SECONDS", 0.01)
@@ -213,7 +218,7 @@ async def test_checks_that_hang_do_not_hold_the_scrape(metered, monkeypatch):
     assert not [name for name, *_ in samples if name == "letta_bridge_check_ok"]
 
 
-async def test_canned_answers_are_counted_and_others_are_not(metered):
+async def test_canned_answers_are_counted_and_others_are_not(metered: Metered) -> None:
     metered.rig.letta.down = True
     metered.rig.push("t1", "ada", "hi")
     await metered.rig.work_off()
@@ -224,15 +229,20 @@ async def test_canned_answers_are_counted_and_others_are_not(metered):
     assert (await metered.samples())["letta_bridge_canned_answers_total",] == 1
 
 
-async def test_redis_is_asked_once_a_scrape(metered, monkeypatch):
+async def test_redis_is_asked_once_a_scrape(metered: Any, monkeypatch: Any) -> None:
     asked = []
     status = metered.queue.status
-    monkeypatch.setattr(metered.queue, "status", lambda: asked.append(1) or status())
+
+    async def counting() -> Any:
+        asked.append(1)
+        return await status()
+
+    monkeypatch.setattr(metered.queue, "status", counting)
     await metered.families()
     assert asked == [1]
 
 
-async def test_two_bridges_in_one_process_count_for_themselves(make_metered):
+async def test_two_bridges_in_one_process_count_for_themselves(make_metered: Callable[..., Any]) -> None:
     first, second = make_metered(), make_metered()
     first.rig.push()
     await first.rig.work_off()
@@ -240,7 +250,7 @@ async def test_two_bridges_in_one_process_count_for_themselves(make_metered):
     assert (await second.samples())["letta_bridge_tasks_total", "letta"] == 0
 
 
-async def test_the_process_is_measured(metered):
+async def test_the_process_is_measured(metered: Metered) -> None:
     assert (await metered.samples())["process_resident_memory_bytes",] > 10e6
 
 
@@ -253,9 +263,11 @@ async def test_the_process_is_measured(metered):
         (LettaRejected(cause="context_overflow"), "context_overflow"),
     ],
 )
-async def test_a_failed_request_is_named(metered, error, status):
+async def test_a_failed_request_is_named(
+    metered: Metered, error: LettaRejected | LettaUnavailable | OutcomeUnknown, status: str
+) -> None:
     class Failing:
-        async def health(self):
+        async def health(self) -> None:
             raise error
 
     with pytest.raises(type(error)):
@@ -263,9 +275,9 @@ async def test_a_failed_request_is_named(metered, error, status):
     assert (await metered.samples())["letta_bridge_letta_request_duration_seconds_count", "health", status] == 1
 
 
-async def test_an_abandoned_request_is_counted(metered):
+async def test_an_abandoned_request_is_counted(metered: Metered) -> None:
     class Hanging:
-        async def health(self):
+        async def health(self) -> None:
             await asyncio.Event().wait()
 
     with pytest.raises(TimeoutError):
@@ -274,7 +286,7 @@ async def test_an_abandoned_request_is_counted(metered):
     assert (await metered.samples())["letta_bridge_letta_request_duration_seconds_count", "health", "abandoned"] == 1
 
 
-async def test_metered_letta_hands_everything_on(metered):
+async def test_metered_letta_hands_everything_on(metered: Metered) -> None:
     letta = instrumented(metered.rig.letta, LettaMetrics(metered.metrics, "m"))
     spec = AgentSpec("bridge-x", ("bridge", "user:u"), "m", None, "letta_v1_agent", (), ())
     agent = await letta.create_agent(spec)
@@ -287,7 +299,7 @@ async def test_metered_letta_hands_everything_on(metered):
     await letta.close()
 
 
-async def test_settlements_refused_as_taken_over_are_counted(metered):
+async def test_settlements_refused_as_taken_over_are_counted(metered: Metered) -> None:
     turn = Turn("1-1", "ada", 2, 1, 1, b"{}", queued_seconds=40.0)
     settlement = Settlement("1-1", Outcome.LETTA)
     metered.metrics.ended(turn, settlement, 1.0)
@@ -305,7 +317,7 @@ async def test_settlements_refused_as_taken_over_are_counted(metered):
     assert not metered.metrics._ended
 
 
-async def test_a_turns_whole_duration_is_wait_work_and_settling(metered):
+async def test_a_turns_whole_duration_is_wait_work_and_settling(metered: Metered) -> None:
     turn = Turn("1-1", "ada", 1, 1, 1, b"{}", queued_seconds=40.0)
     settlement = Settlement("1-1", Outcome.LETTA)
     metered.metrics.ended(turn, settlement, 20.0)
@@ -314,9 +326,9 @@ async def test_a_turns_whole_duration_is_wait_work_and_settling(metered):
     assert 60.0 <= seconds < 61.0
 
 
-async def test_tokens_are_counted_by_model(metered):
+async def test_tokens_are_counted_by_model(metered: Metered) -> None:
     class Counting:
-        async def send(self, _agent_id, _messages, *, timeout):
+        async def send(self, _agent_id: str, _messages: list[Any], *, timeout: int) -> TurnAnswer:
             return TurnAnswer("hi", usage=Usage(prompt_tokens=600, completion_tokens=7, total_tokens=607))
 
     letta = instrumented(Counting(), LettaMetrics(metered.metrics, "openai/m"))
@@ -327,12 +339,12 @@ async def test_tokens_are_counted_by_model(metered):
     assert tokens == [1200, 14]
 
 
-async def test_loop_lag_is_watched_until_the_block_ends(monkeypatch):
+async def test_loop_lag_is_watched_until_the_block_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("letta_bridge.telemetry.metrics.loop_lag._EVERY_SECONDS", 0.001)
     seen = asyncio.Event()
 
     class Observer:
-        def observe(self, amount):
+        def observe(self, amount: float) -> None:
             assert amount >= 0
             seen.set()
 
@@ -343,13 +355,13 @@ async def test_loop_lag_is_watched_until_the_block_ends(monkeypatch):
     assert not seen.is_set()
 
 
-async def test_a_blocked_loop_is_observed_for_each_timer_it_delays(monkeypatch):
+async def test_a_blocked_loop_is_observed_for_each_timer_it_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     """One observation of a long block among many prompt ones would be no share of them that a quantile shows."""
     monkeypatch.setattr("letta_bridge.telemetry.metrics.loop_lag._EVERY_SECONDS", 0.01)
     late, seen = [], asyncio.Event()
 
     class Observer:
-        def observe(self, amount):
+        def observe(self, amount: float) -> None:
             if amount >= 0.01:
                 late.append(amount)
             seen.set()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +38,7 @@ _EXPOSED: dict[str, set[str]] = {}
 
 
 @pytest.fixture
-async def exposed(make_metered):
+async def exposed(make_metered: Callable[..., Any]) -> dict[str, set[Any]]:
     """Sample name → its labels, of everything a bridge tells; the same for all tests, so that one scrape does."""
     if _EXPOSED:
         return _EXPOSED
@@ -52,18 +54,18 @@ async def exposed(make_metered):
     return _EXPOSED
 
 
-def panel_queries():
+def panel_queries() -> list[tuple[str, str]]:
     dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
     return [(panel["title"], target["expr"]) for panel in panels for target in panel["targets"]]
 
 
-def rules():
+def rules() -> list[tuple[str, str]]:
     text = RULES.read_text(encoding="utf-8")
     return re.findall(r"- alert: (\w+)\n +expr: (.+)\n", text)
 
 
-def assert_names_exist(expression, exposed):
+def assert_names_exist(expression: str, exposed: dict[str, set[Any]]) -> None:
     names = NAME.findall(expression)
     assert names or re.search(r"\bup\{", expression), expression
     known = OF_THE_SCRAPE.union(*(exposed.get(name, set()) for name in names))
@@ -76,21 +78,21 @@ def assert_names_exist(expression, exposed):
         assert {label.strip() for label in group.split(",")} <= known, expression
 
 
-def test_every_rule_is_read_here():
+def test_every_rule_is_read_here() -> None:
     assert len(rules()) == RULES.read_text(encoding="utf-8").count("alert:") > 10
 
 
 @pytest.mark.parametrize(("title", "expression"), panel_queries() if DASHBOARD.exists() else [])
-def test_dashboard_panels_use_existing_metrics(title, expression, exposed):
+def test_dashboard_panels_use_existing_metrics(title: str, expression: str, exposed: dict[str, set[Any]]) -> None:
     assert_names_exist(expression, exposed)
 
 
 @pytest.mark.parametrize(("alert", "expression"), rules() if RULES.exists() else [])
-def test_alert_rules_use_existing_metrics(alert, expression, exposed):
+def test_alert_rules_use_existing_metrics(alert: str, expression: str, exposed: dict[str, set[Any]]) -> None:
     assert_names_exist(expression, exposed)
 
 
-def test_check_of_metric_names_finds_unknown_ones(exposed):
+def test_check_of_metric_names_finds_unknown_ones(exposed: dict[str, set[Any]]) -> None:
     for wrong in (
         "letta_bridge_nothing > 1",
         'letta_bridge_tasks_total{user="x"}',
@@ -100,13 +102,13 @@ def test_check_of_metric_names_finds_unknown_ones(exposed):
             assert_names_exist(wrong, exposed)
 
 
-def test_documentation_lists_exactly_the_exported_metrics(exposed):
+def test_documentation_lists_exactly_the_exported_metrics(exposed: dict[str, set[Any]]) -> None:
     told = set(re.findall(r"^\| `(letta_bridge_[a-z_]+)`", DOCS.read_text(encoding="utf-8"), re.MULTILINE))
     exist = {re.sub(r"_(bucket|sum|count)$", "", name) for name in exposed if name.startswith("letta_bridge_")}
     assert told == exist
 
 
-def test_panels_do_not_overlap():
+def test_panels_do_not_overlap() -> None:
     places = [panel["gridPos"] for panel in json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]]
     cells = [
         (x, y)
@@ -117,7 +119,7 @@ def test_panels_do_not_overlap():
     assert len(cells) == len(set(cells))
 
 
-def test_reasons_that_a_rule_leaves_out_are_reasons_of_the_router():
+def test_reasons_that_a_rule_leaves_out_are_reasons_of_the_router() -> None:
     (expression,) = [expression for alert, expression in rules() if alert == "LettaBridgeManyFallbacks"]
     (left_out,) = re.findall(r'reason!~"([^"]*)"', expression)
     router = Path(router_module.__file__).read_text(encoding="utf-8")
@@ -127,7 +129,7 @@ def test_reasons_that_a_rule_leaves_out_are_reasons_of_the_router():
     } == set()
 
 
-def test_each_health_check_has_a_rule():
+def test_each_health_check_has_a_rule() -> None:
     source = Path(health_checks.__file__).read_text(encoding="utf-8")
     checks = set(re.findall(r'\b(?:Check|_trouble_check)\("(\w+)"', source)) | {"letta", "letta-2"}
     assert checks >= {
@@ -153,13 +155,13 @@ def test_each_health_check_has_a_rule():
     assert "letta_bridge_fallbacks_total" in expressions
 
 
-def test_the_rule_about_memory_fires_below_the_limit_of_the_container():
+def test_the_rule_about_memory_fires_below_the_limit_of_the_container() -> None:
     (expression,) = [expression for alert, expression in rules() if alert == "LettaBridgeMemory"]
     (limit,) = re.findall(r"limits: \{memory: (\d+)Mi\}", BRIDGE_POD.read_text(encoding="utf-8"))
     assert float(expression.rpartition("> ")[2]) < 0.8 * int(limit) * 2**20
 
 
-def test_each_rule_fires_in_a_test_of_its_own_and_has_a_place_in_both_runbooks():
+def test_each_rule_fires_in_a_test_of_its_own_and_has_a_place_in_both_runbooks() -> None:
     names = {alert for alert, _ in rules()}
     assert set(re.findall(r'alertname="(\w+)"', RULE_TESTS.read_text(encoding="utf-8"))) == names
     for runbook in RUNBOOKS:
@@ -172,7 +174,7 @@ def test_each_rule_fires_in_a_test_of_its_own_and_has_a_place_in_both_runbooks()
     [("check", "rules", RULES), ("check", "config", SCRAPE), ("test", "rules", RULE_TESTS)],
     ids=["rules", "scrape configuration", "tests of the rules"],
 )
-def test_promtool_accepts_the_shipped_rules(words):
+def test_promtool_accepts_the_shipped_rules(words: str) -> None:
     with missing_parts():
         promtool = debian_program("promtool", package="prometheus")
     checked = subprocess.run([promtool, *map(str, words)], capture_output=True, text=True, check=False)

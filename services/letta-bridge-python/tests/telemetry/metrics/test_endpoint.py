@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -10,17 +12,18 @@ from letta_bridge.telemetry.metrics import Scrape
 
 
 class Healthy:
-    async def checks(self):
+    async def checks(self) -> list[Any]:
         return []
 
-    async def summary(self):
+    async def summary(self) -> dict[str, Any]:
         return {}
 
 
-async def test_metrics_are_served_as_prometheus_reads_them(metered):
+async def test_metrics_are_served_as_prometheus_reads_them(metered: Any) -> None:
     metered.rig.push()
     await metered.rig.work_off()
-    app = create_app(Healthy(), Scrape(metered.metrics, metered.sources))
+    healthy: Any = Healthy()
+    app = create_app(healthy, Scrape(metered.metrics, metered.sources))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://bridge") as client:
         answer = await client.get("/metrics")
         headed = await client.head("/metrics")

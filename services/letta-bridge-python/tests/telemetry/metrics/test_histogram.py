@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
@@ -13,7 +15,7 @@ BUCKETS = (0.005, 0.1, 1, 2.5)
 AMOUNTS = st.lists(st.one_of(st.sampled_from(BUCKETS), st.floats(0, 10)))
 
 
-def both(*labels):
+def both(*labels: Any) -> list[tuple[Any, ...]]:
     """Each with a registry of its own, and with the same name."""
     made = []
     for kind in (Histogram, LibraryHistogram):
@@ -22,12 +24,12 @@ def both(*labels):
     return made
 
 
-def text(registry):
+def text(registry: CollectorRegistry) -> list[bytes]:
     return [line for line in generate_latest(registry).splitlines() if b"_created" not in line]
 
 
 @given(AMOUNTS)
-def test_observations_fall_into_the_librarys_buckets(amounts):
+def test_observations_fall_into_the_librarys_buckets(amounts: list[Any]) -> None:
     (ours, histogram), (theirs, reference) = both()
     assert text(ours) == text(theirs), "it is 0 from the start"
     for amount in amounts:
@@ -37,7 +39,7 @@ def test_observations_fall_into_the_librarys_buckets(amounts):
 
 
 @given(st.dictionaries(st.tuples(st.sampled_from(["ada", 'b"o', "小明"]), st.sampled_from(["x", ""])), AMOUNTS))
-def test_labels_keep_their_observations_apart(observed):
+def test_labels_keep_their_observations_apart(observed: dict[Any, Any]) -> None:
     (ours, histogram), (theirs, reference) = both("who", "what")
     for labels, amounts in observed.items():
         for amount in amounts:

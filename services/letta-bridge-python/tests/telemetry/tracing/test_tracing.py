@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -28,6 +30,9 @@ from letta_bridge.turn.intake import Intake
 from letta_bridge.turn.message_processor import MessageProcessor
 from shared_utils.errors import SettingsError
 
+if TYPE_CHECKING:
+    from letta_bridge_tests.conftest import Rig
+
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
 REDIS = {"server.address": "redis", "server.port": 6379}
@@ -36,7 +41,7 @@ REDIS = {"server.address": "redis", "server.port": 6379}
 class Traced:
     """A rig whose parts are traced."""
 
-    def __init__(self, rig):
+    def __init__(self, rig: Any) -> None:
         self.rig = rig
         self.exporter = InMemorySpanExporter()
         provider = TracerProvider(shutdown_on_exit=False)
@@ -57,7 +62,7 @@ class Traced:
         process = tracing.process(processor.process)
         rig.intake = lambda _name: Intake(self.queue, process, rig.settings.queue, recorder=tracing)
 
-    def spans(self):
+    def spans(self) -> Any:
         """Name → its only span."""
         spans = self.exporter.get_finished_spans()
         assert len({span.name for span in spans}) == len(spans), [span.name for span in spans]
@@ -65,13 +70,13 @@ class Traced:
 
 
 @pytest.fixture
-def traced(rig):
+def traced(rig: Rig) -> Iterator[Traced]:
     traced = Traced(rig)
     yield traced
     traced.tracing.close()
 
 
-async def test_a_turn_is_received_processed_sent_and_acknowledged(traced):
+async def test_a_turn_is_received_processed_sent_and_acknowledged(traced: Traced) -> None:
     traced.rig.push("t1", "ada", "hi", meta={"traceparent": TRACEPARENT})
     await traced.rig.work_off()
     spans = traced.spans()
@@ -92,7 +97,7 @@ async def test_a_turn_is_received_processed_sent_and_acknowledged(traced):
         assert [f"{link.context.trace_id:032x}" for link in spans[linked].links] == [TRACE]
 
 
-def test_turns_of_a_wait_for_arrivals_get_a_receive_span(traced):
+def test_turns_of_a_wait_for_arrivals_get_a_receive_span(traced: Traced) -> None:
     payload = json.dumps({"task_id": "t1", "user_id": "ada", "meta": {"traceparent": TRACEPARENT}}).encode()
     traced.tracing.arrived([Turn("1-1", "ada", 1, 1, 1, payload)])
     traced.tracing.arrived([])
@@ -102,13 +107,16 @@ def test_turns_of_a_wait_for_arrivals_get_a_receive_span(traced):
     assert [f"{link.context.trace_id:032x}" for link in receive.links] == [TRACE]
 
 
-async def test_names_and_attributes_are_the_conventions(traced):
+async def test_names_and_attributes_are_the_conventions(traced: Traced) -> None:
     traced.rig.push("t1", "ada", "hi")
     await traced.rig.work_off()
     spans = traced.spans()
     common = {"messaging.system": "redis", **REDIS}
     requests = {**common, "messaging.destination.name": "letta_requests"}
-    operation = lambda name, kind: {"messaging.operation.name": name, "messaging.operation.type": kind}  # noqa: E731  # a shorthand of four lines
+
+    def operation(name: str, kind: str) -> dict[str, Any]:
+        return {"messaging.operation.name": name, "messaging.operation.type": kind}
+
     receive, process = spans["receive letta_requests"], spans["process letta_requests"]
     send, ack = spans["send letta_responses"], spans["ack letta_requests"]
     assert receive.attributes == {
@@ -136,9 +144,9 @@ async def test_names_and_attributes_are_the_conventions(traced):
     assert kinds == [SpanKind.CLIENT, SpanKind.CONSUMER, SpanKind.PRODUCER, SpanKind.CLIENT]
 
 
-async def test_agent_span_has_model_finish_reason_and_tokens(traced):
+async def test_agent_span_has_model_finish_reason_and_tokens(traced: Traced) -> None:
     class Counting:
-        async def send(self, _agent_id, _messages, *, timeout):
+        async def send(self, _agent_id: str, _messages: list[Any], *, timeout: int) -> TurnAnswer:
             return TurnAnswer("hi", "max_steps", Usage(600, 7, 607))
 
     letta = instrumented(Counting(), traced.tracing.letta("https://letta/", "openai/m"))
@@ -158,16 +166,16 @@ async def test_agent_span_has_model_finish_reason_and_tokens(traced):
     }
 
 
-async def test_spans_contain_neither_users_nor_message_texts(traced):
+async def test_spans_contain_neither_users_nor_message_texts(traced: Traced) -> None:
     traced.rig.push("t1", "secret-user", "secret-words")
     traced.rig.push("t2", "secret-user", "secret-words", meta={"memory_type": "temporary"})
     await traced.rig.work_off()
     assert "secret" not in "".join(span.to_json() for span in traced.exporter.get_finished_spans())
 
 
-async def test_a_failure_names_itself(traced):
+async def test_a_failure_names_itself(traced: Traced) -> None:
     class Failing:
-        async def send(self, _agent_id, _messages, *, timeout):
+        async def send(self, _agent_id: str, _messages: list[Any], *, timeout: int) -> None:
             raise LettaUnavailable(busy=True)
 
     letta = instrumented(Failing(), traced.tracing.letta("http://letta:8283", "m"))
@@ -178,7 +186,7 @@ async def test_a_failure_names_itself(traced):
     assert not span.status.is_ok
 
 
-async def test_an_error_reply_makes_an_error_of_the_span(traced):
+async def test_an_error_reply_makes_an_error_of_the_span(traced: Traced) -> None:
     traced.rig.push("t1", "ada", "")
     await traced.rig.work_off()
     span = traced.spans()["process letta_requests"]
@@ -186,7 +194,7 @@ async def test_an_error_reply_makes_an_error_of_the_span(traced):
     assert not span.status.is_ok
 
 
-async def test_memory_python_is_handed_the_trace(traced):
+async def test_memory_python_is_handed_the_trace(traced: Traced) -> None:
     traced.rig.push(
         "t1", "ada", "hi", meta={"memory_type": "temporary", "traceparent": TRACEPARENT, "tracestate": "a=b", "mine": 1}
     )
@@ -203,14 +211,14 @@ async def test_memory_python_is_handed_the_trace(traced):
     "meta",
     [{"traceparent": "nonsense"}, {"traceparent": 7}, {"traceparent": TRACEPARENT[:-3]}, [], "traceparent", None],
 )
-async def test_a_wrong_trace_context_is_none(traced, meta):
+async def test_a_wrong_trace_context_is_none(traced: Traced, meta: Any) -> None:
     traced.rig.push("t1", "ada", "hi", meta=meta, note='"traceparent"')
     await traced.rig.work_off()
     assert not traced.spans()["process letta_requests"].links
 
 
-async def test_a_lost_lease_leaves_nothing_behind(traced):
-    async def lost(_turn, _lease):
+async def test_a_lost_lease_leaves_nothing_behind(traced: Any) -> None:
+    async def lost(_turn: Turn, _lease: Any) -> None:
         raise LeaseLost
 
     turn = Turn("1-1", "ada", 1, 1, 1, b"{}")
@@ -220,7 +228,7 @@ async def test_a_lost_lease_leaves_nothing_behind(traced):
     assert not traced.tracing._processed
 
 
-def test_a_refused_settlement_is_reported_and_sends_nothing(traced):
+def test_a_refused_settlement_is_reported_and_sends_nothing(traced: Any) -> None:
     settlement = Settlement("1-1", Outcome.LETTA, task_id="t1", reply=b"{}")
     traced.tracing.settled_and_fetched([settlement], FetchResult([False]), 0.1)
     assert set(traced.spans()) == {"ack letta_requests"}
@@ -236,12 +244,12 @@ def test_a_refused_settlement_is_reported_and_sends_nothing(traced):
         ("unix:///run/redis.sock", {}),
     ],
 )
-def test_a_servers_address_is_reported_without_its_password(url, expected):
+def test_a_servers_address_is_reported_without_its_password(url: str, expected: dict[str, Any]) -> None:
     assert server_attributes(url) == expected
 
 
 @pytest.mark.process
-def test_traces_are_off_by_default_and_not_even_imported():
+def test_traces_are_off_by_default_and_not_even_imported() -> None:
     program = (
         "import sys, letta_bridge.bridge as b; from letta_bridge.settings import BridgeSettings;"
         "from letta_bridge.telemetry.wiring import Telemetry; t = Telemetry(BridgeSettings());"
@@ -253,7 +261,7 @@ def test_traces_are_off_by_default_and_not_even_imported():
 
 
 @pytest.mark.process
-def test_tracing_without_the_extra_names_the_package():
+def test_tracing_without_the_extra_names_the_package() -> None:
     program = (
         "import sys; sys.modules['opentelemetry.sdk.trace'] = None;"
         "from letta_bridge.settings import BridgeSettings; from letta_bridge.telemetry.wiring import Telemetry;"
@@ -264,7 +272,7 @@ def test_tracing_without_the_extra_names_the_package():
     assert "install letta-bridge[otel]" in failed.stderr
 
 
-def test_switched_on_everything_is_wrapped(rig, monkeypatch):
+def test_switched_on_everything_is_wrapped(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     telemetry = Telemetry(BridgeSettings.model_validate({"telemetry": {"traces": True}}))
     try:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,13 +18,17 @@ from structlog.testing import capture_logs
 from letta_bridge.errors import LeaseLost, OutOfResources
 from letta_bridge.request_queue import Outcome, Settlement
 from letta_bridge.request_queue.calls import TICKET_DIGITS
+from letta_bridge.request_queue.port import Turn
 from letta_bridge.settings import QueueSettings
 from letta_bridge.testing.queue_state import InMemoryQueueState
 from letta_bridge.testing.request_queue import InMemoryQueue
 from letta_bridge.turn.intake import arrivals, redis_outage
 
+if TYPE_CHECKING:
+    from letta_bridge_tests.turn.intake.conftest import UnreliableQueue
 
-async def test_never_holds_more_than_there_is_room_for(make_worker):
+
+async def test_never_holds_more_than_there_is_room_for(make_worker: Any) -> None:
     async with make_worker(max_concurrent_requests=2) as worker:
         worker.push("a", "b", "c", "d")
         await worker.started.get()
@@ -35,7 +41,9 @@ async def test_never_holds_more_than_there_is_room_for(make_worker):
     assert worker.replies() == ["a", "b", "c", "d"]
 
 
-async def test_intake_takes_no_turns_while_no_server_can_answer(make_worker, set_idle_seconds):
+async def test_intake_takes_no_turns_while_no_server_can_answer(
+    make_worker: Any, set_idle_seconds: Callable[..., Any]
+) -> None:
     set_idle_seconds(0.01)
     open_for_business = False
     async with make_worker(accepting=lambda: open_for_business) as worker:
@@ -46,7 +54,9 @@ async def test_intake_takes_no_turns_while_no_server_can_answer(make_worker, set
         await asyncio.wait_for(worker.started.get(), 20)
 
 
-async def test_a_host_without_resources_leaves_its_turns_to_another_bridge(make_worker, set_idle_seconds):
+async def test_a_host_without_resources_leaves_its_turns_to_another_bridge(
+    make_worker: Any, set_idle_seconds: Callable[..., Any]
+) -> None:
     set_idle_seconds(0.01)
     async with make_worker(name="exhausted") as exhausted:
         exhausted.begin = False
@@ -64,7 +74,9 @@ async def test_a_host_without_resources_leaves_its_turns_to_another_bridge(make_
     assert exhausted.shelf.counters["redelivered"] == 0
 
 
-async def test_a_host_without_resources_takes_turns_again_after_a_pause(make_worker, set_idle_seconds, monkeypatch):
+async def test_a_host_without_resources_takes_turns_again_after_a_pause(
+    make_worker: Any, set_idle_seconds: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("letta_bridge.turn.intake.intake._EXHAUSTED_SECONDS", 0.05)
     set_idle_seconds(0.01)
     async with make_worker() as worker:
@@ -78,7 +90,9 @@ async def test_a_host_without_resources_takes_turns_again_after_a_pause(make_wor
     assert worker.replies() == ["a"]
 
 
-async def test_a_turn_that_may_have_been_sent_is_left_to_its_lease_without_resources(make_worker, set_idle_seconds):
+async def test_a_turn_that_may_have_been_sent_is_left_to_its_lease_without_resources(
+    make_worker: Any, set_idle_seconds: Callable[..., Any]
+) -> None:
     set_idle_seconds(0.01)
     async with make_worker(name="exhausted") as exhausted:
         exhausted.fail_with = OutOfResources("no memory")
@@ -95,7 +109,7 @@ async def test_a_turn_that_may_have_been_sent_is_left_to_its_lease_without_resou
     assert healthy.started.get_nowait().attempts == 2
 
 
-async def test_a_reply_finished_while_redis_is_unavailable_is_held_and_settled_later(make_worker):
+async def test_a_reply_finished_while_redis_is_unavailable_is_held_and_settled_later(make_worker: Any) -> None:
     async with make_worker() as worker:
         worker.push("a")
         await worker.started.get()
@@ -109,7 +123,7 @@ async def test_a_reply_finished_while_redis_is_unavailable_is_held_and_settled_l
     assert worker.replies() == ["a"]
 
 
-async def test_an_answer_of_redis_that_got_lost_doubles_nothing_and_strands_nothing(make_worker):
+async def test_an_answer_of_redis_that_got_lost_doubles_nothing_and_strands_nothing(make_worker: Any) -> None:
     async with make_worker() as worker:
         worker.gate.set()
         worker.queue.lose_next_answer = True
@@ -122,7 +136,7 @@ async def test_an_answer_of_redis_that_got_lost_doubles_nothing_and_strands_noth
     assert worker.shelf.counters["redelivered"] == 0
 
 
-async def test_idle_bridge_starts_arriving_turns(make_worker):
+async def test_idle_bridge_starts_arriving_turns(make_worker: Any) -> None:
     async with make_worker() as worker:
         await worker.idle()
         worker.push("a")
@@ -132,7 +146,9 @@ async def test_idle_bridge_starts_arriving_turns(make_worker):
         await worker.settled(1)
 
 
-async def test_an_outcome_of_an_idle_bridge_is_one_round_trip(make_worker, set_idle_seconds):
+async def test_an_outcome_of_an_idle_bridge_is_one_round_trip(
+    make_worker: Any, set_idle_seconds: Callable[..., Any]
+) -> None:
     set_idle_seconds(3_600.0)
     async with make_worker() as worker:
         worker.gate.set()
@@ -144,7 +160,9 @@ async def test_an_outcome_of_an_idle_bridge_is_one_round_trip(make_worker, set_i
         assert worker.queue.settled_at_once == [1]
 
 
-async def test_the_next_of_a_user_is_not_left_to_the_wait_for_arrivals(make_worker, set_idle_seconds):
+async def test_the_next_of_a_user_is_not_left_to_the_wait_for_arrivals(
+    make_worker: Any, set_idle_seconds: Callable[..., Any]
+) -> None:
     set_idle_seconds(3_600.0)
     async with make_worker() as worker:
         worker.gate.set()
@@ -157,7 +175,7 @@ async def test_the_next_of_a_user_is_not_left_to_the_wait_for_arrivals(make_work
     assert [name for name in replies if name.isdigit()] == list("123")
 
 
-async def test_outcomes_that_never_cease_do_not_hold_up_the_next_of_a_user(make_worker):
+async def test_outcomes_that_never_cease_do_not_hold_up_the_next_of_a_user(make_worker: Any) -> None:
     """Each pass has something to settle, and the wait for arrivals goes on: one of them takes what is left."""
     worker = make_worker()
     worker.push("a", "b", user="ada")
@@ -173,7 +191,9 @@ async def test_outcomes_that_never_cease_do_not_hold_up_the_next_of_a_user(make_
     assert intake._running.cancel(turn.receipt)
 
 
-async def test_an_arrival_whose_answer_got_lost_returns_uncounted(make_worker, monkeypatch, set_idle_seconds):
+async def test_an_arrival_whose_answer_got_lost_returns_uncounted(
+    make_worker: Any, monkeypatch: pytest.MonkeyPatch, set_idle_seconds: Callable[..., Any]
+) -> None:
     monkeypatch.setattr(arrivals, "_PAUSE_SECONDS", 0.0)
     set_idle_seconds(0.05)
     async with make_worker() as worker:
@@ -188,7 +208,7 @@ async def test_an_arrival_whose_answer_got_lost_returns_uncounted(make_worker, m
     assert worker.shelf.counters["redelivered"] == 0
 
 
-async def test_arrival_during_the_shutdown_is_released(make_worker):
+async def test_arrival_during_the_shutdown_is_released(make_worker: Any) -> None:
     async with make_worker() as worker:
         await worker.idle()
         worker.queue.after_hand_out = worker.intake.stop
@@ -198,7 +218,9 @@ async def test_arrival_during_the_shutdown_is_released(make_worker):
         assert worker.shelf.lanes["a"][0].attempts == 0
 
 
-async def test_arrival_is_released_while_no_server_can_answer(make_worker, set_idle_seconds):
+async def test_arrival_is_released_while_no_server_can_answer(
+    make_worker: Any, set_idle_seconds: Callable[..., Any]
+) -> None:
     set_idle_seconds(0.05)
     open_for_business = True
     async with make_worker(accepting=lambda: open_for_business) as worker:
@@ -213,7 +235,9 @@ async def test_arrival_is_released_while_no_server_can_answer(make_worker, set_i
 
 
 @pytest.mark.parametrize("room", [1, 2, 3, 100])
-async def test_waiting_and_passing_share_the_room(make_worker, room, set_idle_seconds):
+async def test_waiting_and_passing_share_the_room(
+    make_worker: Any, room: int, set_idle_seconds: Callable[..., Any]
+) -> None:
     set_idle_seconds(3_600.0)  # neither may leave to the other's time-out what is there
     async with make_worker(max_concurrent_requests=room) as worker:
         await worker.idle()
@@ -228,7 +252,7 @@ async def test_waiting_and_passing_share_the_room(make_worker, room, set_idle_se
         await worker.settled(2 * room)
 
 
-async def test_turn_with_an_expired_lease_is_no_orphan(make_worker, set_clock):
+async def test_turn_with_an_expired_lease_is_no_orphan(make_worker: Any, set_clock: Callable[..., Any]) -> None:
     """Its message may be with the agent: given back uncounted, it would be sent again unseen."""
     now = 100.0
     set_clock(lambda: now)
@@ -254,7 +278,9 @@ async def test_turn_with_an_expired_lease_is_no_orphan(make_worker, set_clock):
         assert worker.shelf.turns[turn.receipt].entry.attempts == 1
 
 
-async def test_a_refused_exchange_is_logged_once_while_other_commands_work(make_worker, monkeypatch):
+async def test_a_refused_exchange_is_logged_once_while_other_commands_work(
+    make_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = []
     monkeypatch.setattr(redis_outage, "_FIRST_PAUSE_SECONDS", 0.001)
     log = SimpleNamespace(
@@ -277,7 +303,7 @@ async def test_a_refused_exchange_is_logged_once_while_other_commands_work(make_
         assert told == [("redis_unavailable", "wrongtype"), "redis_available"]
 
 
-def test_pauses_grow_to_a_limit_that_is_longer_for_refusals():
+def test_pauses_grow_to_a_limit_that_is_longer_for_refusals() -> None:
     outage = redis_outage.RedisOutage()
     for error, longest in ((RedisConnectionError("away"), 1.0), (ResponseError("WRONGTYPE x"), 5.0)):
         outage.failed(error, held=0)
@@ -288,7 +314,7 @@ def test_pauses_grow_to_a_limit_that_is_longer_for_refusals():
         assert outage.last_error is None
 
 
-async def test_pass_settles_at_most_half_of_the_capacity(make_worker):
+async def test_pass_settles_at_most_half_of_the_capacity(make_worker: Any) -> None:
     async with make_worker(max_concurrent_requests=8) as worker:
         worker.push(*(f"u{number}" for number in range(16)))
         for _ in range(8):
@@ -300,7 +326,7 @@ async def test_pass_settles_at_most_half_of_the_capacity(make_worker):
     assert sorted(worker.replies()) == sorted(f"u{number}" for number in range(16))
 
 
-async def test_shutdown_finishes_started_turns(make_worker):
+async def test_shutdown_finishes_started_turns(make_worker: Any) -> None:
     async with make_worker() as worker:
         worker.push("a")
         await worker.started.get()
@@ -310,7 +336,7 @@ async def test_shutdown_finishes_started_turns(make_worker):
     assert worker.replies() == ["a"]
 
 
-async def test_shutdown_releases_turns_that_were_not_started(make_worker):
+async def test_shutdown_releases_turns_that_were_not_started(make_worker: Any) -> None:
     worker = make_worker()
     worker.begin = False
     async with worker:
@@ -321,7 +347,7 @@ async def test_shutdown_releases_turns_that_were_not_started(make_worker):
         assert worker.shelf.lanes["a"][0].attempts == 0
 
 
-async def test_shutdown_leaves_turns_beyond_the_grace_to_their_leases(make_worker):
+async def test_shutdown_leaves_turns_beyond_the_grace_to_their_leases(make_worker: Any) -> None:
     async with make_worker(shutdown_grace_seconds=0) as worker:
         worker.push("a")
         await worker.started.get()
@@ -331,7 +357,7 @@ async def test_shutdown_leaves_turns_beyond_the_grace_to_their_leases(make_worke
         assert turn.entry.attempts == 1
 
 
-async def test_a_stop_right_after_a_hand_out_waits_for_nothing(make_worker):
+async def test_a_stop_right_after_a_hand_out_waits_for_nothing(make_worker: Any) -> None:
     async with make_worker(shutdown_grace_seconds=3_600) as worker:
         worker.queue.after_hand_out = worker.intake.stop
         worker.push("a")
@@ -340,7 +366,7 @@ async def test_a_stop_right_after_a_hand_out_waits_for_nothing(make_worker):
         assert worker.shelf.lanes["a"][0].attempts == 0
 
 
-async def test_a_lost_lease_stops_the_turn(make_worker):
+async def test_a_lost_lease_stops_the_turn(make_worker: Any) -> None:
     async with make_worker() as worker:
         worker.push("a")
         turn = await worker.started.get()
@@ -360,15 +386,15 @@ async def test_a_lost_lease_stops_the_turn(make_worker):
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_every_task_taken_is_settled_waiting_or_in_flight(make_queue, data):
+def test_every_task_taken_is_settled_waiting_or_in_flight(make_queue: Any, data: Any) -> None:
     """Bridges that work, die and lose answers in any order: each task ends once, each user's in order."""
 
-    async def scenario():
+    async def scenario() -> None:
         now = 1_000.0
         shelf = InMemoryQueueState(clock=lambda: now)
         config = QueueSettings()
         bridges = [make_queue(shelf, config, name) for name in "ab"]
-        held = {name: [] for name in "ab"}
+        held: dict[str, list[Any]] = {name: [] for name in "ab"}
         pushed = 0
         for _ in range(data.draw(st.integers(5, 40))):
             step = data.draw(st.sampled_from(["push", "take", "settle", "die", "lose", "release"]))
@@ -394,7 +420,7 @@ def test_every_task_taken_is_settled_waiting_or_in_flight(make_queue, data):
         while shelf.requests or shelf.lanes or shelf.turns:
             turns = (await bridges[0].settle_and_fetch([], 5)).turns
             await bridges[0].settle_and_fetch([_end(turn) for turn in turns], 0)
-        by_user = {}
+        by_user: dict[str, Any] = {}
         for reply in shelf.replies:
             task = json.loads(reply)
             by_user.setdefault(task["user_id"], []).append(int(task["task_id"]))
@@ -404,7 +430,7 @@ def test_every_task_taken_is_settled_waiting_or_in_flight(make_queue, data):
     asyncio.run(scenario())
 
 
-async def _settle_and_fetch(queue, mine, step, limit):
+async def _settle_and_fetch(queue: UnreliableQueue, mine: list[Any], step: str, limit: int) -> None:
     queue.lose_next_answer = step == "lose"
     ends = [] if step == "take" else [_end(turn) for turn in mine]
     try:
@@ -419,11 +445,13 @@ async def _settle_and_fetch(queue, mine, step, limit):
     mine.extend(fetched.turns)
 
 
-def _end(turn):
+def _end(turn: Turn) -> Settlement:
     return Settlement(turn.receipt, Outcome.LETTA, reply=turn.payload)
 
 
-async def test_large_turns_are_all_begun_although_no_answer_holds_them_all(make_worker, monkeypatch, set_idle_seconds):
+async def test_large_turns_are_all_begun_although_no_answer_holds_them_all(
+    make_worker: Any, monkeypatch: pytest.MonkeyPatch, set_idle_seconds: Callable[..., Any]
+) -> None:
     monkeypatch.setattr("letta_bridge.request_queue.port.MAX_FETCHED_BYTES", 1)
     set_idle_seconds(3600)
     worker = make_worker()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from letta_bridge.request_queue.port import Refusal
+from letta_bridge.request_queue.port import Refusal, Settlement
 from letta_bridge.testing.request_queue import InMemoryQueue
 from letta_bridge.turn.intake import Intake
 from letta_bridge.turn.recorder import Recorder
@@ -15,19 +17,21 @@ from letta_bridge.turn.recorder import Recorder
 class Refusals(Recorder):
     """Hears which outcomes do not count, and of lost writes."""
 
-    def __init__(self):
-        self.heard = []
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
         self.losses = 0
 
-    def writes_lost(self):
+    def writes_lost(self) -> None:
         self.losses += 1
 
-    def refused(self, settlement, refusal):
+    def refused(self, settlement: Settlement, refusal: Refusal) -> None:
         self.heard.append((settlement.task_id, refusal))
 
 
 @pytest.mark.parametrize("ended", [False, True], ids=["in work", "answered meanwhile"])
-async def test_a_turn_that_redis_forgot_is_answered_all_the_same(make_worker, until, ended):
+async def test_a_turn_that_redis_forgot_is_answered_all_the_same(
+    make_worker: Any, until: Callable[..., Any], ended: bool
+) -> None:
     async with make_worker() as worker:
         await worker.idle()
         snapshot = worker.shelf.snapshot()
@@ -49,7 +53,9 @@ async def test_a_turn_that_redis_forgot_is_answered_all_the_same(make_worker, un
     assert not worker.shelf.turns
 
 
-async def test_lost_writes_are_recorded_by_a_bridge_that_holds_no_turn(make_worker, until):
+async def test_lost_writes_are_recorded_by_a_bridge_that_holds_no_turn(
+    make_worker: Any, until: Callable[..., Any]
+) -> None:
     """Tasks that waited may be gone with them, and no count of restored turns would say so."""
     worker = make_worker()
     recorder = Refusals()
@@ -67,7 +73,9 @@ async def test_lost_writes_are_recorded_by_a_bridge_that_holds_no_turn(make_work
     assert not worker.shelf.counters["restored"]
 
 
-async def test_a_turn_that_another_bridge_has_after_a_loss_of_writes_is_stopped_here(make_worker, until):
+async def test_a_turn_that_another_bridge_has_after_a_loss_of_writes_is_stopped_here(
+    make_worker: Any, until: Callable[..., Any]
+) -> None:
     worker = make_worker()
     worker.push("a")
     await worker.queue.settle_and_fetch([], 0)
@@ -84,7 +92,9 @@ async def test_a_turn_that_another_bridge_has_after_a_loss_of_writes_is_stopped_
     assert worker.replies() == []
 
 
-async def test_an_answer_that_came_too_late_is_reported_and_a_repeated_one_is_distinguished(make_worker, until, capsys):
+async def test_an_answer_that_came_too_late_is_reported_and_a_repeated_one_is_distinguished(
+    make_worker: Any, until: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     worker = make_worker()
     recorder = Refusals()
     worker.intake = Intake(worker.queue, worker.process, worker.settings, recorder=recorder)
@@ -104,7 +114,7 @@ async def test_an_answer_that_came_too_late_is_reported_and_a_repeated_one_is_di
     assert ["warning" in line for line in sorted(warned, key=lambda line: "taken_over" in line)] == [False, True]
 
 
-async def test_a_stop_with_an_answer_that_redis_forgot_still_gives_it(make_worker):
+async def test_a_stop_with_an_answer_that_redis_forgot_still_gives_it(make_worker: Any) -> None:
     worker = make_worker()
     async with worker:
         await worker.idle()

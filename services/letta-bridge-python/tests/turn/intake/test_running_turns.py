@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from letta_bridge.errors import OutOfResources
 from letta_bridge.request_queue.lease_clock import clock
@@ -11,8 +12,8 @@ from letta_bridge.turn.intake.running_turns import RunningTurns
 from letta_bridge.turn.lease import TurnLease
 
 
-async def test_a_turn_without_resources_is_let_go():
-    async def process(_turn, _lease):
+async def test_a_turn_without_resources_is_let_go() -> None:
+    async def process(_turn: Turn, _lease: TurnLease) -> Any:
         raise OutOfResources("no memory")
 
     gone: asyncio.Queue[str] = asyncio.Queue()
