@@ -1,8 +1,9 @@
 """The port to the memory agents behind the bridge.
 
 All requests to Letta go through :class:`LettaPort`. One adapter (``letta_client.py``) connects to a real server, one
-in-memory fake (``testing/letta.py``) serves unit tests; both pass the same contract suite. A successor of the retired
-V1 server is one more adapter.
+in-memory fake (``testing/letta.py``) serves unit tests. The fake, the adapter on a real server and the adapter on the
+double of Letta that tests of whole processes use pass the same contract suite. A successor of the retired V1 server is
+one more adapter.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class Server:
     """The double of one Letta server.
 
     Args:
-        store: what it remembers; other servers may share the file.
+        store: what it remembers, closed with the application; other servers may share the file.
         pace: how long things take.
         profile: what it says of itself; may be changed while it serves.
 
@@ -98,7 +98,11 @@ class Server:
         for method, path, handler in routes:
             for spelling in {path, path.rstrip("/")}:
                 app.router.add_route(method, spelling, handler)
+        app.on_cleanup.append(self._close)
         return app
+
+    async def _close(self, _app: web.Application) -> None:
+        self.store.close()
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
