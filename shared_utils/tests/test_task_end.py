@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from shared_utils import task_end
-from shared_utils.task_end import background, end
+from shared_utils.task_end import background, completed, end
 
 
 async def swallowing(times):
@@ -66,3 +66,39 @@ async def test_error_of_background_work_is_raised_at_the_end_of_its_block():
     with pytest.raises(LookupError):
         async with background(failed()):
             await asyncio.sleep(0)
+
+
+async def test_a_cancellation_waits_for_the_end_of_work_that_is_to_be_completed():
+    begun, may_end, done = asyncio.Event(), asyncio.Event(), []
+
+    async def work():
+        begun.set()
+        await may_end.wait()
+        done.append(1)
+        return 5
+
+    caller = asyncio.create_task(completed(work()))
+    await begun.wait()
+    for _ in range(2):
+        caller.cancel()
+        await asyncio.sleep(0)
+    assert not caller.done()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert done == [1]
+    assert await completed(work()) == 5
+
+
+async def test_an_error_of_completed_work_is_raised_unless_it_was_cancelled():
+    async def failing():
+        await asyncio.sleep(0)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await completed(failing())
+    caller = asyncio.create_task(completed(failing()))
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller

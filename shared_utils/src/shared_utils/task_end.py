@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 _CANCEL_AGAIN_SECONDS: Final = 2.0
 """Time for a task to clean up before it is cancelled again."""
+
+_Result = TypeVar("_Result")
 
 
 async def end(*tasks: asyncio.Task[Any]) -> None:
@@ -21,6 +23,21 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
         for task in running:
             task.cancel()
         _, running = await asyncio.wait(running, timeout=_CANCEL_AGAIN_SECONDS)
+
+
+async def completed(work: Coroutine[Any, Any, _Result]) -> _Result:
+    """What the work returns. A cancellation takes effect when the work has ended, not in the middle of it."""
+    task, cancelled = asyncio.ensure_future(work), False
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        with contextlib.suppress(asyncio.CancelledError):
+            task.exception()  # the cancellation hides it
+        raise asyncio.CancelledError
+    return task.result()
 
 
 @contextlib.asynccontextmanager
