@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from shared_utils import task_end
-from shared_utils.task_end import background, completed, end
+from shared_utils.task_end import background, completed, end, end_and_log
 
 
 async def swallowing(times):
@@ -102,3 +103,25 @@ async def test_an_error_of_completed_work_is_raised_unless_it_was_cancelled():
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
+
+
+async def test_what_ended_tasks_raised_is_logged_with_their_names():
+    async def failing():
+        raise LookupError("why")
+
+    async def failing_at_its_end():
+        try:
+            await asyncio.sleep(30)
+        finally:
+            raise ValueError("late")
+
+    tasks = [
+        asyncio.create_task(failing(), name="early"),
+        asyncio.create_task(failing_at_its_end(), name="late"),
+        asyncio.create_task(asyncio.sleep(30), name="well"),
+    ]
+    await asyncio.sleep(0)
+    with capture_logs() as logged:
+        await end_and_log(*tasks)
+    assert {(line["task"], str(line["exc_info"])) for line in logged} == {("early", "why"), ("late", "late")}
+    assert {line["event"] for line in logged} == {"background_task_failed"}

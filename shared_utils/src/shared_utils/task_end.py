@@ -7,6 +7,9 @@ import contextlib
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final, TypeVar
 
+from shared_utils.observability import logs
+
+_log = logs.get(__name__)
 _CANCEL_AGAIN_SECONDS: Final = 2.0
 """Time for a task to clean up before it is cancelled again."""
 
@@ -23,6 +26,19 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
         for task in running:
             task.cancel()
         _, running = await asyncio.wait(running, timeout=_CANCEL_AGAIN_SECONDS)
+
+
+async def end_and_log(*tasks: asyncio.Task[Any]) -> None:
+    """As :func:`end`, for tasks whose errors nobody else asks for: each is logged."""
+    await end(*tasks)
+    log_failures(*tasks)
+
+
+def log_failures(*tasks: asyncio.Task[Any]) -> None:
+    """Log what tasks that have ended raised."""
+    for task in tasks:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("background_task_failed", task=task.get_name(), exc_info=error)
 
 
 async def completed(work: Coroutine[Any, Any, _Result]) -> _Result:

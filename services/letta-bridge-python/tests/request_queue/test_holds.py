@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+from unittest.mock import AsyncMock
 
 import pytest
+from structlog.testing import capture_logs
 
 from letta_bridge.request_queue import Keys, holds
 from letta_bridge.request_queue.holds import Holds, LaneHeld
@@ -93,6 +95,18 @@ async def test_lost_hold_cancels_the_block(held, quick):
     with pytest.raises(LaneHeld, match="another one holds"):
         await work()
     assert len(await held.all()) == 1  # the other's
+
+
+async def test_who_cannot_renew_the_hold_for_a_defect_does_not_continue(held, quick, monkeypatch):
+    async def work():
+        async with held.held("ada", "erasure", 0):
+            monkeypatch.setattr(held, "take", AsyncMock(side_effect=LookupError))
+            await asyncio.sleep(30)
+            pytest.fail("it went on")
+
+    with pytest.raises(LookupError), capture_logs() as logged:
+        await work()
+    assert [(line["event"], line["task"]) for line in logged] == [("background_task_failed", "hold")]
 
 
 async def test_an_error_of_the_work_ends_the_hold_and_is_reported(held):

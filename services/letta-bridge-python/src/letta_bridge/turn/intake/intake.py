@@ -28,6 +28,7 @@ from letta_bridge.turn.lease import TurnLease
 from letta_bridge.turn.recorder import NO_RECORDER, Recorder
 from shared_utils.observability import logs
 from shared_utils.redis.connection import CONNECTION_ERRORS
+from shared_utils.task_end import log_failures
 from shared_utils.waiting import wait_or_timeout
 
 _log = logs.get("letta_bridge.intake")
@@ -152,7 +153,8 @@ class Intake:
             self._stopping.set()
             self._leases.stop()
             self._arrivals.allow()
-            await asyncio.gather(arrivals, leases, return_exceptions=True)
+            await asyncio.wait((arrivals, leases))
+            log_failures(arrivals, leases)
 
     def stop(self) -> None:
         """Take no more turns, and let :meth:`run` return."""
