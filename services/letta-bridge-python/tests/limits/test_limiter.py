@@ -17,6 +17,8 @@ from letta_bridge.settings import LimitSettings
 from letta_bridge.turn.lease import TurnLease
 from shared_utils.contracts.messages import Task
 
+pytestmark = pytest.mark.virtual_time
+
 NOW = 1_795_000_000.0
 
 

@@ -15,6 +15,8 @@ from letta_bridge.testing.letta import echo
 from letta_bridge.turn.lease import TurnLease
 from shared_utils.contracts.messages import dump
 
+pytestmark = pytest.mark.virtual_time
+
 QUICK = {"reply_deadline_seconds": 0.25, "timeout_seconds": 0.1, "retry_attempts": 0}
 TWO_PERSONAS = {"personas": {"default": {}, "doctor": {}}}
 REFUSED = LettaRejected("the key is wrong", cause="letta_credentials")

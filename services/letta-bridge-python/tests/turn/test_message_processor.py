@@ -23,6 +23,8 @@ from letta_bridge.turn.uploads import user_folder
 from shared_utils.persistence.choices.port import Choice, user_key
 from shared_utils.persistence.sessions.port import Session
 
+pytestmark = pytest.mark.virtual_time
+
 
 async def test_a_task_is_answered_by_its_users_agent(rig):
     rig.push(content="你好", meta={"memory_type": "permanent"})

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
+
 from letta_bridge.letta import BreakerState
 from letta_bridge.testing.letta import Hold
+
+pytestmark = pytest.mark.virtual_time
 
 QUICK = {"reply_deadline_seconds": 0.1, "timeout_seconds": 0.03, "previous_turn_timeout_seconds": 0.01}
 

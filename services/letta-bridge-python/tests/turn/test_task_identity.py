@@ -19,6 +19,8 @@ from letta_bridge.turn.uploads import user_folder
 from shared_utils.contracts.limits import Limits
 from shared_utils.contracts.messages import parse_task
 
+pytestmark = pytest.mark.virtual_time
+
 LOST = OutcomeUnknown(cause="connection_lost")
 HOPELESS_TRIES = {"reply_deadline_seconds": 0.25, "timeout_seconds": 0.1, "retry_attempts": 0}
 

@@ -12,7 +12,10 @@ from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.turn.delivery import DeliveryContext
 from letta_bridge.turn.lease import TurnLease
 
+pytestmark = pytest.mark.virtual_time
 
+
+@pytest.mark.virtual_time(on=False)  # a run's age is told by the clock
 async def test_a_run_left_behind_is_cancelled_within_the_reply_budget_however_patient_the_bridge_is(make_rig):
     rig = make_rig(
         letta={"reply_deadline_seconds": 0.6, "previous_turn_timeout_seconds": 30.0, "run_lifetime_seconds": 0.7}
