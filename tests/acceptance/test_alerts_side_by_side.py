@@ -1,4 +1,4 @@
-"""Six states at once, each of one bridge or one queue of its own: a real Prometheus sees all begin, and all end.
+"""Several states at once, each of one bridge or one queue: a real Prometheus sees all begin, and all end.
 
 Every limit of a rule is the shipped one. Prometheus looks back six seconds where a rule looks back minutes, and what
 takes minutes to grow old is told an earlier time in Redis.
@@ -26,6 +26,8 @@ Q = "{letta_requests}"
 _TEN_MINUTES_MS = 600_000
 _BIG_TURNS = 80
 _SLOW_TURNS = 10  # more than one in twenty of all
+_BACKLOG_TASKS = 1000  # the most that TasksNotTaken allows
+_BACKLOG_USERS = 10  # one task each, pushed again and again: answering a thousand is most of what the test would take
 
 
 @pytest.fixture
@@ -142,4 +144,42 @@ def test_six_states_are_seen_side_by_side_and_are_over_when_mended(
         for query, value in {"count(up == 1)": 3, 'min(letta_bridge_check_ok{required="true"})': 1}.items():
             eventually(lambda query=query, value=value: quick_prometheus.value(query) == value, f"{query} is {value}")
         eventually(lambda: not quick_prometheus.api("alerts")["alerts"], "no alert fires, or is about to")
+    assert not quick_prometheus.broken_rules()
+
+
+def test_a_backlog_behind_a_pause_and_a_stopped_bridge_are_seen_and_are_over_when_mended(
+    redis_url: str,
+    letta_double: DoubleFactory,
+    bridge_factory: BridgeFactory,
+    command_of: Callable[..., Any],
+    quick_prometheus: Prometheus,
+    fires_of: Callable[..., Any],
+    eventually: Callable[..., Any],
+) -> None:
+    letta = letta_double()
+    stays, stops = (bridge_factory(redis_url, letta.url) for _ in "ab")
+    letta_bridge = command_of(stays)
+    assert letta_bridge("pause")[0] == 0
+    quick_prometheus.discover([stays.url, stops.url])
+    depth = "min(letta_bridge_queue_depth)"
+    with redis.Redis.from_url(redis_url) as client:
+        for number in range(_BACKLOG_TASKS):
+            push(client, f"user-{number % _BACKLOG_USERS}", "t1")
+        eventually(lambda: quick_prometheus.value(depth) == _BACKLOG_TASKS, "the backlog is scraped")
+        stops.stop()
+        eventually(lambda: "Down" in fires_of(stops), "a stopped bridge is down")
+        assert not quick_prometheus.firing() & {"None", "TasksNotTaken"}
+        push(client, "ada", "one-more")
+        eventually(lambda: "TasksNotTaken" in quick_prometheus.firing(), "the backlog is an alert")
+        stops.start()
+        eventually(lambda: "Down" not in fires_of(stops), "a bridge that was started again is not down")
+        assert fires_of(stops) == fires_of(stays) == set()
+        assert "TasksNotTaken" in quick_prometheus.firing()
+        assert letta_bridge("resume")[0] == 0
+        answered = _BACKLOG_USERS + 1, _BACKLOG_TASKS - _BACKLOG_USERS
+        eventually(
+            lambda: (counted(client, "settled:letta"), counted(client, "settled:repeated")) == answered,
+            "all tasks are answered",
+        )
+        eventually(lambda: not quick_prometheus.firing() & {"TasksNotTaken", "Paused"}, "the alerts are over")
     assert not quick_prometheus.broken_rules()

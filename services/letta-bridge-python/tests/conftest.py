@@ -21,6 +21,7 @@ from letta_bridge.testing.queue_state import InMemoryQueueState
 from letta_bridge.testing.request_queue import InMemoryQueue
 from letta_bridge.testing.shared_choices import InMemorySharedChoices
 from letta_bridge.testing.usage_store import InMemoryUsageStore
+from letta_bridge.testing.virtual_time import VirtualTimeLoop
 from letta_bridge.turn import delivery, reconciliation
 from letta_bridge.turn.delivery import DeliveryContext
 from letta_bridge.turn.fallback import FallbackAnswer
@@ -38,6 +39,13 @@ async def client(redis_url: str) -> AsyncIterator[RedisClient]:
     client = connect(RedisSettings(url=redis_url), name="test", timeout=10)
     yield client
     await close(client)
+
+
+def pytest_asyncio_loop_factories(item: Any) -> Any:
+    """See :mod:`letta_bridge.testing.virtual_time`."""
+    marker = item.get_closest_marker("virtual_time")
+    virtual = marker is not None and marker.kwargs.get("on", True)
+    return {"loop": VirtualTimeLoop if virtual else asyncio.new_event_loop}
 
 
 class FakeFallback:

@@ -50,9 +50,9 @@ async def test_a_session_store_that_hangs_is_a_failed_check(bridge: Bridge, monk
 
 
 async def test_a_stopped_bridge_is_draining(bridge: Bridge) -> None:
-    assert [(check.ok, check.detail) for check in bridge.health.own_checks()] == [(True, "taking")]
+    assert [check.ok for check in bridge.health.own_checks()] == [True, True]
     bridge.stop()
-    assert [(check.ok, check.detail) for check in bridge.health.own_checks()] == [(False, "draining")]
+    assert [check.detail for check in bridge.health.own_checks() if not check.ok] == ["draining"]
 
 
 @pytest.mark.parametrize("page", ["/health", "/metrics"])

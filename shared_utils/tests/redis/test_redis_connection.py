@@ -241,3 +241,24 @@ def test_other_programming_errors_stay_what_they_are() -> None:
 
     with pytest.raises(RuntimeError):
         asyncio.run(_watched(Broken)().send_packed_command(b""))
+
+
+@pytest.mark.integration
+async def test_the_first_cancellation_ends_a_task_in_whichever_moment_of_a_command_it_comes(redis_url: str) -> None:
+    client = connect(RedisSettings(url=redis_url), name="test")
+
+    async def count() -> None:
+        while True:
+            await client.incr("n")
+
+    for number in range(50):
+        begun = int(await client.get("n") or 0)
+        task = asyncio.create_task(count())
+        while int(await client.get("n") or 0) < begun + number % 5 + 1:
+            await asyncio.sleep(0)
+        task.cancel()
+        before = int(await client.get("n") or 0)
+        await asyncio.wait({task}, timeout=5)
+        assert task.cancelled()
+        assert int(await client.get("n") or 0) <= before + 1
+    await close(client)

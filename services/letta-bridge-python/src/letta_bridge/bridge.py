@@ -69,7 +69,7 @@ from shared_utils.persistence.erasures.session_file import FileErasures
 from shared_utils.persistence.session_file.probe import SessionFileProbe
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient, connect
 from shared_utils.remembered import Remembered
-from shared_utils.task_end import end
+from shared_utils.task_end import end_and_log
 
 _log = logs.get(__name__)
 _FILE_SECONDS: Final = 10.0
@@ -200,12 +200,13 @@ class Bridge:
             ):
                 _spare_the_collector()
                 _log.info("started", bridge=self.name, version=__version__, port=port)
-                looking = asyncio.create_task(tell_left_behind(self._redis, self.settings.queue.requests))
+                looking = asyncio.create_task(
+                    tell_left_behind(self._redis, self.settings.queue.requests), name="other-queues"
+                )
                 try:
                     await self.intake.run()
                 finally:
-                    await end(looking)
-                    await asyncio.gather(looking, return_exceptions=True)
+                    await end_and_log(looking)
         finally:
             await self._close()
             await asyncio.to_thread(self.telemetry.close)

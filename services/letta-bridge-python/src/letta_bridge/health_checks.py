@@ -49,8 +49,12 @@ class HealthChecks:
 
     def own_checks(self) -> list[Check]:
         """What the bridge knows by itself."""
-        stopping = self._intake.stopping
-        return [Check("intake", ok=not stopping, detail="draining" if stopping else "taking", required=True)]
+        stopping, lack = self._intake.stopping, self._intake.resource_error
+        return [
+            Check("intake", ok=not stopping, detail="draining" if stopping else "taking", required=True),
+            # Required: the bridge takes nothing meanwhile, and an upgrade must not go on to the next bridge.
+            Check("resources", ok=lack is None, detail=lack or "enough for a turn", required=True),
+        ]
 
     async def checks(self) -> list[Check]:
         """Each dependency."""

@@ -1,17 +1,27 @@
-"""^C ends a command, also where the cancellation is swallowed on its way."""
+"""^C ends a command, also where the cancellation is swallowed on its way; the command says how far it came."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
+from typer.testing import CliRunner
 
 from letta_bridge.cli.interruption import run_command
+from letta_bridge.main import app
 from shared_utils import task_end
 
+Q = "{letta_requests}"
 _ENDED: list[Any] = []
 
 
@@ -52,3 +62,140 @@ def test_result_and_error_of_the_work_are_those_of_the_command() -> None:
     assert run_command(done()) == 5
     with pytest.raises(LookupError):
         run_command(failed())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["dead", "retry", "--all"], "0 letters put back into the queue, and perhaps one more; the others are still"),
+        (["dead", "drop", "--all"], "0 letters dropped, and perhaps one more; the others are still there"),
+        (["user", "drop", "ada", "--yes"], "0 waiting tasks dropped; the others still wait"),
+        (["user", "erase", "ada", "--yes"], "the rest is still there"),
+        (["user", "export", "ada", "--to", "new"], "the export in new is not complete"),
+        (["replay", "tasks"], "0 tasks are surely pushed; go on with --from-line 1"),
+        (["replay", "--dead", "1.."], "0 letters pushed, and perhaps one more; the others are still there"),
+        (["sessions", "migrate", "--to", "database"], "0 sessions copied; those stay"),
+        (["sessions", "duplicates", "--remove-empty"], "0 empty agents deleted"),
+        (["vectors", "sync"], "0 vectors stored, 0 removed"),
+        (["vectors", "reembed"], "0 passages embedded; the model before stays"),
+        (["vectors", "import", "--from", "sqlite:///x"], "0 passages stored"),
+        (["vectors", "reindex"], "an index that was not complete is not used"),
+        (["backup", "new"], "the backup in new is not complete and cannot be restored"),
+        (["restore", "."], "the restore is not complete; repeat the command"),
+        (["migrate"], "steps that were complete stay"),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_every_interrupted_command_that_changes_much_says_how_far_it_came(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: Any, told: Any
+) -> None:
+    def interrupted(work: Any, **_options: Any) -> None:
+        work.close()
+        raise KeyboardInterrupt
+
+    for name in ("common", "user", "state", "vector_store", "backup"):
+        monkeypatch.setattr(f"letta_bridge.cli.{name}.run_command", interrupted)
+    for name in ("user", "sessions", "vectors", "backup"):
+        monkeypatch.setattr(f"letta_bridge.cli.{name}.refuse_other_agents", lambda *_, **_options: None)
+    monkeypatch.setattr("letta_bridge.cli.user.choice_record", lambda *_: {})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text('{"vectors": {"enabled": true}}', encoding="utf-8")
+    (tmp_path / "tasks").touch()
+    environ = {"DATABASE_URL": "postgresql://127.0.0.1:1/x", "DATA_DIR": str(tmp_path), "LETTA_BRIDGE_CONFIG": None}
+    result = CliRunner().invoke(app, arguments, env=environ)
+    assert result.exit_code == 130
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("letta-bridge: interrupted; ")
+    assert told in line
+
+
+@pytest.fixture
+def started(redis_url: str) -> Any:
+    """A command in a process of its own, which ^C reaches although whoever runs the tests may ignore it."""
+    commands = []
+
+    def start(*arguments: Any, **options: Any) -> Any:
+        command = subprocess.Popen(
+            [sys.executable, "-m", "letta_bridge.main", *arguments],
+            env={**os.environ, "REDIS_URL": redis_url},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509  # no threads
+            **options,
+        )
+        commands.append(command)
+        return command
+
+    yield start
+    for command in commands:
+        command.kill()
+        command.communicate()
+
+
+def interrupt(command: Any, begun: Any) -> Any:
+    """Interrupt it once it has begun; standard output and the one line on standard error."""
+    deadline = time.monotonic() + 60
+    while not begun():
+        assert command.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    command.send_signal(signal.SIGINT)
+    output, said = command.communicate(timeout=60)
+    assert command.returncode == 130
+    (line,) = said.splitlines()
+    return output, line
+
+
+@pytest.mark.process
+@pytest.mark.integration
+@pytest.mark.parametrize("as_json", [False, True])
+def test_interrupted_retry_counts_the_letters_it_put_back(redis_url: str, started: Any, as_json: bool) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.rpush(f"{Q}:dead", *(f'{{"code":"x"}}\n{{"task_id":"t{number}"}}' for number in range(50_000)))
+        command = started("dead", "retry", "--all", *(["--json"] if as_json else []))
+        output, line = interrupt(command, lambda: client.llen("letta_requests") > 20)
+        told = re.search(r"interrupted; (\d+) letters put back into the queue, and perhaps one more", line)
+        assert told
+        assert client.llen("letta_requests") - int(told[1]) in {0, 1}
+        assert client.llen(f"{Q}:dead") + client.llen("letta_requests") == 50_000
+        if as_json:
+            record = json.loads(output)
+            assert (len(record["retried"]), record["interrupted"]) == (int(told[1]), True)
+
+
+@pytest.mark.process
+@pytest.mark.integration
+def test_interrupted_drop_has_answered_every_task_it_dropped(redis_url: str, started: Any) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        tasks = [json.dumps({"task_id": f"t{number}", "user_id": "ada", "content": "hi"}) for number in range(20_000)]
+        client.rpush(f"{Q}:lane:ada", *(f"{number} 0 1\n{task}" for number, task in enumerate(tasks)))
+        client.rpush(f"{Q}:ready", "ada")
+        command = started("user", "drop", "ada", "--yes")
+        _, line = interrupt(command, lambda: client.llen(f"{Q}:lane:ada") < 20_000)
+        told = re.search(r"interrupted; (\d+) waiting tasks dropped; the others still wait", line)
+        assert told
+        dropped = int(told[1])
+        assert 0 < dropped < 20_000
+        assert client.llen(f"{Q}:lane:ada") == 20_000 - dropped
+        assert client.xlen(f"{Q}:replies") == dropped
+
+
+@pytest.mark.process
+@pytest.mark.integration
+def test_interrupted_replay_names_the_line_to_go_on_with(redis_url: str, started: Any, tmp_path: Path) -> None:
+    file = tmp_path / "tasks"
+    file.write_text("".join(f'{{"task_id":"t{n}","user_id":"ada","content":"hi"}}\n' for n in range(100)))
+    with redis.Redis.from_url(redis_url) as client:
+        command = started("replay", str(file), "--rate", "20")
+        _, line = interrupt(command, lambda: client.llen("letta_requests") > 1)
+        pushed = client.llen("letta_requests")
+    told = re.search(
+        r"interrupted; (\d+) tasks? (?:is|are) surely pushed; (?:go on with --from-line (\d+)|the last 1, up to line)",
+        line,
+    )
+    assert told
+    if told[2]:
+        assert (int(told[1]), int(told[2])) == (pushed, pushed + 1)
+    else:
+        assert pushed - int(told[1]) in {0, 1}

@@ -505,6 +505,28 @@ def test_config_shows_the_source_of_each_setting(call: Callable[..., Any], tmp_p
 
 
 @pytest.mark.parametrize(
+    ("asked", "shown", "told"),
+    [
+        ("queue.lease", {"queue.lease_seconds"}, "queue.lease is queue.lease_seconds now"),
+        ("guards.user_tokens", {"limits.user_tokens.soft", "limits.user_tokens.hard"}, "guards.user_tokens.soft is"),
+        ("LETTA_BRIDGE_QUEUE_LEASE", {"queue.lease_seconds"}, "LETTA_BRIDGE_QUEUE_LEASE is queue.lease_seconds now"),
+        ("GUARD_BURST", {"limits.burst"}, "GUARD_BURST is limits.burst now"),
+    ],
+)
+def test_config_shows_the_setting_that_a_former_name_means(call: Any, asked: Any, shown: Any, told: Any) -> None:
+    result = call("config", asked, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout).keys() == shown
+    assert result.stderr.startswith(f"letta-bridge: {told}")
+
+
+def test_config_of_a_former_section_names_every_setting_that_moved(call: Any) -> None:
+    result = call("config", "guards")
+    assert "guards.max_lane is limits.max_pending_per_user now" in result.stderr
+    assert "limits.max_pending_per_user" in result.stdout
+
+
+@pytest.mark.parametrize(
     "url",
     [
         f"redis://:{SECRET}@example.org:6379/0",

@@ -278,6 +278,23 @@ async def test_tasks_that_wait_without_a_bridge_are_a_failure(
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("field", ["newest_ms", "opted_in_ms"])
+async def test_opt_ins_that_wait_for_the_clock_of_redis_are_named_with_the_time(
+    settings: Any, redis_url: str, admin: Any, field: Any
+) -> None:
+    made = settings(redis={"url": redis_url})
+    order, now_ms = "{letta_requests}:order", admin.time()[0] * 1000
+    admin.hset(order, mapping={"tasks": 7, "newest_ms": now_ms, "opted_in_ms": now_ms + 900})
+    assert [one for one in await report(made) if one.subject == "opt_ins"] == []
+    admin.hset(order, field, 1_999_999_999_000)
+    level, text = await the_one(made, "opt_ins")
+    assert level is Level.WARN
+    assert "until 2033-05-18 03:33:18 UTC; run NTP" in text
+    admin.hset(order, field, 10**18)
+    assert "until 9999-12-31" in (await the_one(made, "opt_ins"))[1]
+
+
+@pytest.mark.integration
 async def test_doctor_names_a_flooding_user_and_the_remedy(
     settings: Callable[..., Any], redis_url: str, admin: redis.Redis
 ) -> None:

@@ -22,6 +22,8 @@ from shared_utils.contracts.messages import Task
 if TYPE_CHECKING:
     from letta_bridge_tests.conftest import Rig
 
+pytestmark = pytest.mark.virtual_time
+
 NOW = 1_795_000_000.0
 
 

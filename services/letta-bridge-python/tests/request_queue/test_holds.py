@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
+from structlog.testing import capture_logs
 
 from letta_bridge.request_queue import Keys, holds
 from letta_bridge.request_queue.holds import Holds, LaneHeld
@@ -94,6 +97,20 @@ async def test_lost_hold_cancels_the_block(held: holds.Holds, quick: None) -> No
     with pytest.raises(LaneHeld, match="another one holds"):
         await work()
     assert len(await held.all()) == 1  # the other's
+
+
+async def test_who_cannot_renew_the_hold_for_a_defect_does_not_continue(
+    held: Any, quick: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with held.held("ada", "erasure", 0):
+            monkeypatch.setattr(held, "take", AsyncMock(side_effect=LookupError))
+            await asyncio.sleep(30)
+            pytest.fail("it went on")
+
+    with pytest.raises(LookupError), capture_logs() as logged:
+        await work()
+    assert [(line["event"], line["task"]) for line in logged] == [("background_task_failed", "hold")]
 
 
 async def test_an_error_of_the_work_ends_the_hold_and_is_reported(held: holds.Holds) -> None:

@@ -95,7 +95,7 @@ async def test_a_users_large_tasks_are_dropped_by_several_calls_and_all_of_them(
     while await client.llen("letta_requests"):
         await queue.settle_and_fetch([], 0)
     traces = UserRecords(client, settings, "ada")
-    dropped = [entry.partition(b"\n")[2] async for entry in traces.drop_waiting(Outcome.ERASED)]
+    dropped = [entry.partition(b"\n")[2] async for entries in traces.drop_waiting(Outcome.ERASED) for entry in entries]
     assert task_ids(dropped) == list(map(str, range(12)))
     assert (await queue.status()).waiting == 0
 

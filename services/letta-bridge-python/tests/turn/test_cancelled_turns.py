@@ -20,6 +20,8 @@ from shared_utils.contracts.messages import dump
 if TYPE_CHECKING:
     from letta_bridge_tests.conftest import Rig
 
+pytestmark = pytest.mark.virtual_time
+
 SLOW = {
     "reply_deadline_seconds": 0.1,
     "timeout_seconds": 0.03,
@@ -27,7 +29,7 @@ SLOW = {
     "previous_turn_timeout_seconds": 0.01,
 }
 """Every turn outlasts its budget, and the patience of the next one."""
-LEFT_BEHIND = SLOW | {"run_lifetime_seconds": 0.001}
+LEFT_BEHIND = SLOW | {"run_lifetime_seconds": 0.0001}
 """And whatever still runs then is taken for dead."""
 
 
@@ -233,6 +235,7 @@ async def test_a_run_of_the_previous_release_is_given_up_with_its_turn(left_behi
     assert [message.role for message in rig.letta.sent[-1][1]] == ["system", "user", "assistant", "user"]
 
 
+@pytest.mark.virtual_time(on=False)  # a run's age is told by the clock
 async def test_all_earlier_turns_together_get_one_patience(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(
         letta={"reply_deadline_seconds": 60.0, "previous_turn_timeout_seconds": 10.0, "run_lifetime_seconds": 1.0}

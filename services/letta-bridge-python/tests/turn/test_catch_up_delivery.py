@@ -20,6 +20,8 @@ from shared_utils.contracts.messages import dump
 if TYPE_CHECKING:
     from letta_bridge_tests.conftest import Rig
 
+pytestmark = pytest.mark.virtual_time
+
 QUICK = {"reply_deadline_seconds": 0.25, "timeout_seconds": 0.1, "retry_attempts": 0}
 TWO_PERSONAS: dict[str, Any] = {"personas": {"default": {}, "doctor": {}}}
 REFUSED = LettaRejected("the key is wrong", cause="letta_credentials")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from letta_bridge.errors import EmptyAnswer, LettaRejected, LettaUnavailable, OutcomeUnknown, OutOfResources
 from letta_bridge.journal.record import read_entry
@@ -28,6 +29,7 @@ from shared_utils.persistence.sessions.port import Session
 
 if TYPE_CHECKING:
     from letta_bridge_tests.conftest import Rig
+pytestmark = pytest.mark.virtual_time
 
 
 async def test_a_task_is_answered_by_its_users_agent(rig: Rig) -> None:
@@ -642,6 +644,86 @@ async def test_a_defect_in_the_bridge_costs_one_task_and_no_more(rig: Any) -> No
     rig.sessions.persona = explode
     await rig.work_off()
     assert json.loads(rig.shelf.dead[0][0])["code"] == "internal"
+
+
+def explode(*_: Any, **__: Any) -> None:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("where", ["Job.missed_turn", "message_processor.journalled"])
+async def test_a_defect_behind_the_answer_of_memory_python_leaves_the_turn_answered(
+    make_rig: Any, monkeypatch: pytest.MonkeyPatch, where: Any
+) -> None:
+    rig = make_rig(database={"db_url": "postgresql://h/d"})
+    rig.letta.down = True
+    rig.push("t1", user="ada")
+    module = "letta_bridge.turn.job" if where.startswith("Job") else "letta_bridge.turn"
+    monkeypatch.setattr(f"{module}.{where}", explode)
+    with capture_logs() as logged:
+        await rig.work_off()
+    assert rig.outcomes() == {"memory": 1}
+    assert rig.kept()["response_text"] == "short: hi"
+    assert "turn_failed" in {line["event"] for line in logged}
+    assert rig.shelf.dead == []
+
+
+async def test_a_defect_while_memory_python_answers_leaves_the_turn_answered_by_it(
+    rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = rig.fallback.answer
+
+    async def answered_and_broken(task: Any, number: Any, *arguments: Any, **options: Any) -> None:
+        rig.fallback.given[number] = await answer(task, number, *arguments, **options)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(rig.fallback, "answer", answered_and_broken)
+    rig.letta.down = True
+    rig.push("t1", user="ada")
+    await rig.work_off()
+    assert rig.outcomes() == {"memory": 1}
+    assert rig.shelf.dead == []
+
+
+async def test_a_defect_before_memory_python_has_answered_forbids_its_answer(
+    rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def handed_over_and_broken(task: Any, number: Any, *_: Any, **__: Any) -> None:
+        rig.fallback.handed[number] = task
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(rig.fallback, "answer", handed_over_and_broken)
+    rig.letta.down = True
+    rig.push("t1", user="ada")
+    await rig.work_off()
+    assert rig.outcomes() == {"dead": 1}
+    assert len(rig.fallback.withdrawn) == 1
+
+
+async def test_a_defect_in_every_look_at_an_answered_turn_is_a_dead_letter(
+    rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rig.fallback, "answer", explode)
+    monkeypatch.setattr(rig.fallback, "withdraw", explode)
+    rig.letta.down = True
+    rig.push("t1", user="ada")
+    rig.push("t2", user="bob")
+    await rig.work_off()
+    assert rig.outcomes() == {"dead": 2}
+
+
+@pytest.mark.parametrize("where", ["limiter.Limiter.spent", "journalled"])
+async def test_a_defect_behind_the_answer_of_an_agent_leaves_the_turn_answered(
+    make_rig: Any, monkeypatch: pytest.MonkeyPatch, where: Any
+) -> None:
+    rig = make_rig(database={"db_url": "postgresql://h/d"})
+    rig.letta._answer = lambda _agent, _messages: TurnAnswer("hello", usage=Usage(40, 2, 42, 1))
+    rig.push("t1", user="ada")
+    place = "limits" if where.startswith("limiter") else "turn.message_processor"
+    monkeypatch.setattr(f"letta_bridge.{place}.{where}", explode)
+    with capture_logs() as logged:
+        await rig.work_off()
+    assert rig.outcomes() == {"letta": 1}
+    assert "turn_failed" in {line["event"] for line in logged}
 
 
 async def lack_resources(rig: Rig, *, turns: int = 1) -> None:

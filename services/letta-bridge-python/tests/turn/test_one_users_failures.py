@@ -7,11 +7,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from letta_bridge.letta import BreakerState
 from letta_bridge.testing.letta import Hold
 
 if TYPE_CHECKING:
     from letta_bridge_tests.conftest import Rig
+
+pytestmark = pytest.mark.virtual_time
 
 QUICK = {"reply_deadline_seconds": 0.1, "timeout_seconds": 0.03, "previous_turn_timeout_seconds": 0.01}
 

@@ -17,6 +17,8 @@ from letta_bridge.turn import reconciliation
 from letta_bridge.turn.reconciliation import Absences, PresentTurn, Reconciliation
 from shared_utils.contracts.messages import dump
 
+pytestmark = pytest.mark.virtual_time
+
 AGENT = f"agent-{uuid.UUID(int=7)}"
 ABSENT, RUNNING, CANCELLED, STORED = (FoundTurn(state) for state in TurnState)
 

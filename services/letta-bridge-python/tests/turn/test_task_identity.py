@@ -26,6 +26,8 @@ from shared_utils.contracts.messages import parse_task
 if TYPE_CHECKING:
     from letta_bridge_tests.conftest import Rig
 
+pytestmark = pytest.mark.virtual_time
+
 LOST = OutcomeUnknown(cause="connection_lost")
 HOPELESS_TRIES = {"reply_deadline_seconds": 0.25, "timeout_seconds": 0.1, "retry_attempts": 0}
 

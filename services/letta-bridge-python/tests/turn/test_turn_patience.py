@@ -16,8 +16,10 @@ from letta_bridge.turn.lease import TurnLease
 
 if TYPE_CHECKING:
     from letta_bridge_tests.conftest import Rig
+pytestmark = pytest.mark.virtual_time
 
 
+@pytest.mark.virtual_time(on=False)  # a run's age is told by the clock
 async def test_a_run_left_behind_is_cancelled_within_the_reply_budget_however_patient_the_bridge_is(
     make_rig: Callable[..., Rig],
 ) -> None:

@@ -16,6 +16,7 @@ from letta_bridge.errors import LettaRejected, LettaUnavailable, OutcomeUnknown
 from letta_bridge.letta import LettaServers, TurnAnswer
 from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.testing.letta import Hold, echo
+from letta_bridge.testing.virtual_time import VirtualTimeLoop
 from letta_bridge.turn.lease import TurnLease
 
 if TYPE_CHECKING:
@@ -233,4 +234,5 @@ def test_every_message_is_in_its_own_agent_once(make_rig: Callable[..., Rig], st
         await world.judge()
         await rig.letta.close()
 
-    asyncio.run(run())
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(run())

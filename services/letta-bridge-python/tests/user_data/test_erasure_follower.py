@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
+from structlog.testing import capture_logs
 
 from letta_bridge.agents.session_manager import SessionManager
 from letta_bridge.request_queue import Keys
@@ -201,3 +202,26 @@ async def test_erasure_is_followed_only_when_this_host_has_the_choices_of_others
     assert await ledger.behind(at) == []
     assert await follower.look() == 0
     assert keeping.await_count == 2
+
+
+async def test_a_defect_does_not_keep_it_from_following_later_erasures(
+    ledger: Any, make_follower: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasure_follower, "_LOOK_SECONDS", 0.02)
+    follower, looked = make_follower(), asyncio.Event()
+    look, calls = follower.look, iter([LookupError])
+
+    async def breaks_once() -> Any:
+        if (error := next(calls, None)) is not None:
+            raise error
+        found = await look()
+        if found:
+            looked.set()
+        return found
+
+    with capture_logs() as logged:
+        async with follower.running():
+            monkeypatch.setattr(follower, "look", breaks_once)
+            await erase(ledger, "ada")
+            await asyncio.wait_for(looked.wait(), 20)
+    assert [line["event"] for line in logged if line["log_level"] == "error"] == ["erasures_failed"]

@@ -25,7 +25,8 @@ _HOMES: Final = """
     SELECT nspname::text FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE relkind = 'r' AND relname = ANY(%s) GROUP BY nspname HAVING count(*) = %s ORDER BY nspname
 """
-_CONNECT_TIMEOUT: Final = 5
+_LOGIN_SECONDS: Final = 15
+"""The server has accepted a connection before (:func:`wait_for_server`): a busy one may need a while for a login."""
 
 
 def wait_for_server(url: DatabaseUrl, limit: float) -> None:
@@ -184,7 +185,7 @@ def _settle(connection: Connection, url: DatabaseUrl) -> None:
 
 
 def _open(url: DatabaseUrl, *, autocommit: bool = False) -> Connection:
-    conninfo = make_conninfo(**url.conninfo, connect_timeout=str(_CONNECT_TIMEOUT), application_name="letta-server")
+    conninfo = make_conninfo(**url.conninfo, connect_timeout=str(_LOGIN_SECONDS), application_name="letta-server")
     connection = psycopg.connect(conninfo, autocommit=autocommit, prepare_threshold=None)
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     return connection

@@ -19,6 +19,7 @@ from shared_utils.contracts.messages import AiResponse, Handover, Reply, Task, T
 from shared_utils.observability import logs
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
 from shared_utils.redis.lua_scripts import Call, run
+from shared_utils.task_end import end, log_failures
 from shared_utils.text import read_json
 from shared_utils.waiting import wait_or_timeout
 
@@ -82,7 +83,7 @@ class Answers:
         self._lanes[ask.task.user_id] = deque([ask])
         task = asyncio.create_task(self._serve(ask.task.user_id), name="answers")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
 
     async def one_less(self, timeout: float) -> None:
         """Until an ask was answered, at most ``timeout`` seconds."""
@@ -93,10 +94,12 @@ class Answers:
         """Finish within ``grace`` seconds; returns how many asks are left unanswered, still claimed in Redis."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace)
-        for task in (unfinished := list(self._tasks)):
-            task.cancel()
-        await asyncio.gather(*unfinished, return_exceptions=True)
+        await end(*self._tasks)
         return len(self._receipts)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        log_failures(task)
 
     async def _serve(self, user_id: str) -> None:
         lane = self._lanes[user_id]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
 from shared_utils.config.layout import Rename
+from shared_utils.config.variables import Leaf
 from shared_utils.errors import SettingsError
 
 ENVIRONMENT: Final = "the environment"
@@ -24,18 +26,22 @@ class Deprecated:
     """The path of a file, or ``ENVIRONMENT``."""
 
 
-def modernise(content: dict[str, Any], renames: Sequence[Rename], source: str) -> list[tuple[Rename, Deprecated]]:
+def modernise(
+    content: dict[str, Any], renames: Sequence[Rename], leaves: Iterable[Leaf], source: str
+) -> list[tuple[Rename, Deprecated]]:
     """Rename former settings of a file in place; returns the former names.
 
     Args:
         content: the file's; its sections are JSON objects.
         renames: of sections that the caller reads.
+        leaves: the settings that the caller reads, which say what their values mean.
         source: the file.
 
     Raises:
         SettingsError: a setting has different values under both names, or a former section has an unknown key.
     """
     found = []
+    known = {leaf.path: leaf for leaf in leaves}
     for rename in renames:
         *sections, name = rename.old.split(".")
         holder = _holder(content, sections)
@@ -46,7 +52,7 @@ def modernise(content: dict[str, Any], renames: Sequence[Rename], source: str) -
         target = _holder(content, sections, make=True)
         if target is None:
             continue  # a section that is no JSON object is refused by name afterwards
-        if name in target and not same(target[name], value):
+        if name in target and not same(target[name], value, known.get(rename.new)):
             raise SettingsError(
                 f"{source} gives {rename.new} and its former name {rename.old} different values; remove {rename.old}"
             )
@@ -55,12 +61,23 @@ def modernise(content: dict[str, Any], renames: Sequence[Rename], source: str) -
     return found
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether two values of a setting mean the same: ``"30"`` and ``30.0`` do."""
+def same(one: Any, other: Any, leaf: Leaf | None) -> bool:
+    """Whether two values of a setting mean the same: ``"30"`` and ``30.0`` do for a number, and not for a password.
+
+    Args:
+        one: as it was found.
+        other: as it was found.
+        leaf: the setting; None where another program reads it.
+    """
+    if leaf is None:
+        return bool(one == other)
+    one, other = leaf.tidied(one), leaf.tidied(other)
+    if one == other:
+        return True
     try:
-        return bool(one == other) or float(one) == float(other)
-    except (TypeError, ValueError):
-        return str(one).strip().lower() == str(other).strip().lower()
+        return bool(leaf.parsed(one) == leaf.parsed(other))
+    except ValidationError:  # whichever counts is refused by name afterwards
+        return False
 
 
 def sentences(deprecated: Sequence[Deprecated]) -> Iterator[tuple[str, Mapping[str, str], str]]:

@@ -48,6 +48,12 @@ class Layout:
         """The variable by a setting's path."""
         return (self.prefix + path.replace(".", "_").upper(),) if self.prefix else ()
 
+    def moved(self, name: str) -> Mapping[str, str]:
+        """Former name → path of each setting that once had this name, lay in this section, or had this variable."""
+        found = {rename.old: rename.new for rename in self.renames if f"{rename.old}.".startswith(f"{name}.")}
+        paths = {variable: path for path, former in self.former.items() for variable in former}
+        return found or ({name: paths[name]} if name in paths else {})
+
     @property
     def former(self) -> Mapping[str, tuple[str, ...]]:
         """Path of a setting → its former variables, the ones by path first."""

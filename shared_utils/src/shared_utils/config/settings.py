@@ -194,23 +194,31 @@ def _lay_environment_over(
     former_variables = layout.former
     for leaf in variables.leaves(model):
         given = variables.given(leaf, leaf.variables(layout), environ)
-        former = variables.given(leaf, former_variables.get(leaf.path, ()), environ)
-        if former is not None:
-            yield _deprecated_variable(leaf, layout, given, former)
-        if (found := given or former) is not None:
-            value, origins[leaf.path] = found
+        for name in former_variables.get(leaf.path, ()):
+            if (former := variables.given(leaf, [name], environ)) is not None:
+                yield _deprecated_variable(leaf, layout, given, former)
+                given = given or former
+        if given is not None:
+            value, origins[leaf.path] = given
             _set(values, leaf.path, value)
 
 
 def _deprecated_variable(
-    leaf: Leaf, layout: Layout, given: tuple[Any, str] | None, former: tuple[Any, str]
+    leaf: Leaf, layout: Layout, counts: tuple[Any, str] | None, former: tuple[Any, str]
 ) -> Deprecated:
+    """A former variable in use, beside the one that counts: a present one, or another former one."""
     value, name = former
-    if given is not None and not same(given[0], value):
+    present = variables.successor(leaf, layout, name)
+    if counts is not None and not same(counts[0], value, leaf):
+        if counts[1].removesuffix("_FILE") in layout.former.get(leaf.path, ()):
+            raise SettingsError(
+                f"the environment gives {counts[1]} and {name} different values, and both are former names of "
+                f"{present}; set that alone"
+            )
         raise SettingsError(
-            f"the environment gives {given[1]} and its former name {name} different values; unset {name}"
+            f"the environment gives {counts[1]} and its former name {name} different values; unset {name}"
         )
-    return Deprecated(name, variables.successor(leaf, layout, name), ENVIRONMENT)
+    return Deprecated(name, present, ENVIRONMENT)
 
 
 def _refuse_blank_secrets(values: Mapping[str, Any], model: type[BaseModel], origins: Mapping[str, str]) -> None:
@@ -247,7 +255,7 @@ def _read(
         if key not in known | layout.former_sections and not key.startswith("$"):
             raise SettingsError(f"{path} has an unknown section '{key}'{_nearest(key, known)}")
     _check_sections(content, model, str(path))
-    former = modernise(content, layout.renames, str(path))
+    former = modernise(content, layout.renames, variables.leaves(model), str(path))
     _refuse_leftovers(content, layout, str(path))
     return {key: value for key, value in content.items() if key in model.model_fields}, former
 
@@ -306,21 +314,11 @@ def _tidy(values: dict[str, Any], leaf: Leaf, origins: Mapping[str, str]) -> Non
     *sections, name = leaf.path.split(".")
     for section in sections:
         values = values.get(section, {})
-    value = values.get(name)
-    if isinstance(value, str):
-        text = values[name] = _word(trimmed(value, keep_spaces=leaf.secret), leaf.choices)
-        if problem := value_problem(text, one_line=leaf.secret):
-            raise SettingsError(f"the setting {leaf.path} (from {_source(leaf.path, origins)}) {problem}")
-    elif isinstance(value, dict) and leaf.choices:
-        values[name] = {
-            key: _word(trimmed(entry), leaf.choices) if isinstance(entry, str) else entry
-            for key, entry in value.items()
-        }
-
-
-def _word(text: str, choices: Sequence[str]) -> str:
-    """The matching choice, ignoring case; other texts unchanged."""
-    return next((choice for choice in choices if choice.lower() == text.lower()), text)
+    if name not in values:
+        return
+    value = values[name] = leaf.tidied(values[name])
+    if isinstance(value, str) and (problem := value_problem(value, one_line=leaf.secret)):
+        raise SettingsError(f"the setting {leaf.path} (from {_source(leaf.path, origins)}) {problem}")
 
 
 def _explained(error: ValidationError, model: type[BaseModel], origins: Mapping[str, str]) -> SettingsError:

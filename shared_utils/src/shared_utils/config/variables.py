@@ -13,9 +13,9 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, get_args, get_origin
+from typing import Annotated, Any, Final, get_args, get_origin
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, SecretStr, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from shared_utils.config.layout import Layout
@@ -67,6 +67,30 @@ class Leaf:
     def table(self) -> bool:
         """Whether its value is a JSON object, from a variable too."""
         return get_origin(self.field.annotation) is dict
+
+    def tidied(self, value: Any) -> Any:
+        """A text, or a table of texts, in the form in which it can only be meant; another value as it is."""
+        if isinstance(value, str):
+            return self._word(trimmed(value, keep_spaces=self.secret))
+        if isinstance(value, dict) and self.choices:
+            return {
+                key: self._word(trimmed(entry)) if isinstance(entry, str) else entry for key, entry in value.items()
+            }
+        return value
+
+    def parsed(self, value: Any) -> Any:
+        """The value as the settings hold it.
+
+        Raises:
+            ValidationError: it is none of this setting.
+        """
+        kind: Any = Annotated[self.field.annotation, self.field]
+        adapter: TypeAdapter[Any] = TypeAdapter(kind)
+        return adapter.validate_python(value)
+
+    def _word(self, text: str) -> str:
+        """The choice that is meant, in whatever case it is written; other texts as they are."""
+        return next((choice for choice in self.choices if choice.lower() == text.lower()), text)
 
     def _extra(self, key: str, default: Any) -> Any:
         extra = self.field.json_schema_extra

@@ -6,6 +6,7 @@ each caller decides whether repeating is safe.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final, NoReturn, TypeVar
@@ -158,20 +159,26 @@ def _passes(error: BaseException) -> bool:
 
 
 class _Loss(AbstractConnection):
-    """Says that the connection is lost where others say RuntimeError.
+    """Says that the connection is lost where others say RuntimeError, and swallows no cancellation.
 
-    They are uvloop, asked to write to a closed one, and asyncio, asked to read by two at once: whoever subscribes
-    while redis-py connects anew for whoever listens.
+    RuntimeErrors come from uvloop, asked to write to a closed connection, and from asyncio, asked to read by two at
+    once: whoever subscribes while redis-py connects anew for whoever listens. The ``wait_for`` around redis-py's send
+    swallows a cancellation that comes when the command has just been sent, before Python 3.12.
     """
 
     async def send_packed_command(self, *args: Any, **options: Any) -> None:
         """See redis-py."""
+        task = asyncio.current_task()
+        cancellations = task.cancelling() if task else 0
         try:
             await super().send_packed_command(*args, **options)
         except RuntimeError as error:
             if "closed" not in str(error):
                 raise
             await self._give_up(error)
+        if task and task.cancelling() > cancellations:
+            await self.disconnect(nowait=True)  # nobody will read the answer
+            raise asyncio.CancelledError
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         """See redis-py."""

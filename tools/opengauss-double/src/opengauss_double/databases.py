@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 
 from opengauss_double import facts, settings
@@ -28,12 +29,34 @@ class Databases:
         profile: the release.
         session_timeout: its default in every database prepared from now on.
         adopt: the mode in which a database made elsewhere is prepared when a client first asks for it; None refuses it.
+
+    The upstream shows a new database before it is prepared, and openGauss does not: who enters it waits until then.
     """
 
     address: Address
     profile: Profile
     session_timeout: str = "10min"
     adopt: str | None = None
+    _making: dict[str, list[asyncio.Event]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Name → one for each statement that makes such a database now; set when it has succeeded or failed."""
+
+    def begin(self, name: str) -> asyncio.Event:
+        """A statement makes a database of this name from now on, until :meth:`end`."""
+        making = asyncio.Event()
+        self._making.setdefault(name, []).append(making)
+        return making
+
+    def end(self, name: str, making: asyncio.Event) -> None:
+        """The database is prepared, or is not made after all."""
+        self._making[name].remove(making)
+        if not self._making[name]:
+            del self._making[name]
+        making.set()
+
+    async def made(self, name: str) -> None:
+        """Return when no statement that was begun before makes a database of this name any more."""
+        for making in tuple(self._making.get(name, ())):
+            await making.wait()
 
     async def open(self) -> None:
         """Makes the maintenance database that clients know as `postgres`, where it is missing."""
@@ -91,8 +114,12 @@ class Databases:
 
     async def create(self, name: str, mode: str) -> None:
         """Makes and prepares one. Raises `UpstreamRefused`."""
-        await self._run_in_upstream(f"CREATE DATABASE {_identifier(name)}")
-        await self.prepare(name, mode)
+        making = self.begin(name)
+        try:
+            await self._run_in_upstream(f"CREATE DATABASE {_identifier(name)}")
+            await self.prepare(name, mode)
+        finally:
+            self.end(name, making)
 
     async def drop(self, name: str) -> None:
         await self._run_in_upstream(f"DROP DATABASE IF EXISTS {_identifier(name)} WITH (FORCE)")

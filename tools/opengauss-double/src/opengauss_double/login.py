@@ -67,6 +67,7 @@ async def _connected(
         settings.upstream_name(name, installation.profile, writing=True): value for name, value in _settings(parameters)
     }
     wanted[settings.CLIENT_PORT] = str(client_port)
+    await installation.databases.made(database)
     await installation.databases.adopt_foreign(database)
     name = installation.databases.upstream_name(database)
     return await Upstream.connect(installation.address, name, wanted)

@@ -56,6 +56,12 @@ class Session:
 
     async def run(self) -> None:
         """Raises `Disconnected` at the end."""
+        try:
+            await self._serve()
+        finally:
+            self._effects.end()
+
+    async def _serve(self) -> None:
         await self._client.send(Message(b"Z", b"I"))
         await self._read_idle_limit()
         while True:
@@ -117,6 +123,7 @@ class Session:
         if not self._lookups.failed:
             for effect in done:
                 await self._apply(effect)
+        self._effects.end()
         await self._client.send(message)
 
     async def _apply(self, effect: Effect) -> None:
@@ -143,6 +150,7 @@ class Session:
             await self._relay.until_error(_error(error))
             await self._ready(await self._relay.until(b"Z"))
             return
+        self._effects.begin(effect for one in translated for effect in one.effects)
         await self._upstream.send(protocol.query("".join(one.sql for one in translated)))
         failed = await self._relay.until(b"Z", b"E")
         if failed.kind == b"Z":
@@ -189,6 +197,7 @@ class Session:
             message = binding.with_nulls(message, bound.null_where_empty) if bound.null_where_empty else message
         elif message.kind == b"E":
             effects = self._portals.get(binding.name(message.body), _Prepared()).effects
+            self._effects.begin(effects)
         self._lookups.in_pipeline = True
         await self._upstream.send(message, _FLUSH)
         answer = await self._relay.until(b"E", *_ANSWERS[message.kind])

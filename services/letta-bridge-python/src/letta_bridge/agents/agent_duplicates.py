@@ -56,12 +56,28 @@ async def find_duplicates(
     return found
 
 
-async def remove_empty(letta: LettaAgents, settings: AgentSettings, found: Duplicates) -> list[str]:
+async def remove_empty(
+    letta: LettaAgents,
+    settings: AgentSettings,
+    found: Duplicates,
+    deleted: Callable[[str], None] = lambda _agent_id: None,
+) -> list[str]:
     """Delete the removable agents after a second look at their content; returns their ids.
+
+    Args:
+        letta: where they are.
+        settings: of agents.
+        found: one user's agents of a persona.
+        deleted: is called with each id as the agent is deleted.
 
     Raises:
         LettaError: Letta could not be asked.
     """
     agents = [one.agent for one in found.removable]
     again = await candidates(letta, settings, found.persona, agents)
-    return [one.agent_id for one in again if not one.used and await letta.delete_agent(one.agent_id)]
+    gone: list[str] = []
+    for one in again:
+        if not one.used and await letta.delete_agent(one.agent_id):
+            gone.append(one.agent_id)
+            deleted(one.agent_id)
+    return gone

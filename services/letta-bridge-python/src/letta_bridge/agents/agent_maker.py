@@ -36,6 +36,7 @@ from shared_utils.observability import logs
 from shared_utils.persistence.choices.port import Choice
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.persistence.sessions.port import Session, SessionStore, SessionStoreError, StaleSession
+from shared_utils.task_end import end_and_log
 
 _log = logs.get("letta_bridge.agent_maker")
 CLAIM_SECONDS: Final = 30.0
@@ -296,11 +297,11 @@ class AgentMaker:
                 with contextlib.suppress(SessionStoreError):
                     await self._store.claim(session.session_id, self._owner, self._claim_seconds)
 
-        renewing = asyncio.create_task(renew())
+        renewing = asyncio.create_task(renew(), name="agent-claim")
         try:
             yield
         finally:
-            renewing.cancel()
+            await end_and_log(renewing)
 
 
 async def _searches() -> AsyncIterator[None]:

@@ -20,6 +20,9 @@ _LOCK_FILE: Final = "lock"
 def workspace(data_dir: Path) -> Iterator[Path]:
     """An empty folder, readable by its owner only, and deleted at the end. Leftovers of a killed restore are deleted.
 
+    The lock file stays: where it were deleted, a process that had opened it before and one that creates it anew would
+    both hold a lock.
+
     Raises:
         Conflict: another restore of this data directory is running.
     """
@@ -28,7 +31,7 @@ def workspace(data_dir: Path) -> Iterator[Path]:
     with (folder / _LOCK_FILE).open("rb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise Conflict(f"another restore is running in {data_dir}; wait for its end") from None
         scratch = folder / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
@@ -36,4 +39,4 @@ def workspace(data_dir: Path) -> Iterator[Path]:
         try:
             yield scratch
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)

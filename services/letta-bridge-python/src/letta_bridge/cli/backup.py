@@ -19,6 +19,7 @@ from letta_bridge.cli.common import (
     JsonOption,
     check_directory,
     fail,
+    progress_told,
     redis_client,
     settings_or_exit,
     tell,
@@ -84,7 +85,8 @@ def backup(
                 progress=count,
             )
 
-    made = _with_letta(settings, agents, "saved", work)
+    with progress_told(lambda: f"the backup in {folder} is not complete and cannot be restored; remove it"):
+        made = _with_letta(settings, agents, "saved", work)
     if as_json:
         print_json(made.model_dump(mode="json"))
     else:
@@ -120,7 +122,8 @@ def restore(
         await _have_choices_read(settings)
         return report
 
-    report = _with_letta(settings, agents, "restored", work)
+    with progress_told(lambda: "what was restored stays, and the restore is not complete; repeat the command to go on"):
+        report = _with_letta(settings, agents, "restored", work)
     if as_json:
         print_json(restore_json(report))
     else:

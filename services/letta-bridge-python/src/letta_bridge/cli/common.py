@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, TypeVar
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, NoReturn, TypeVar
 import typer
 
 from letta_bridge.cli.interruption import run_command
+from letta_bridge.cli.output import print_json
 from letta_bridge.settings import BridgeSettings, read_settings
 from shared_utils.config.settings import Loaded
 from shared_utils.errors import SettingsError
@@ -51,7 +52,7 @@ class Exit(IntEnum):
     NO_STATE = 5
     """The database or the session file cannot be used."""
     INTERRUPTED = 130
-    """Stopped by Ctrl-C or SIGTERM; the output names unfinished effects."""
+    """Stopped by Ctrl-C (``drain``: or SIGTERM); the output names what was done and what is left."""
 
 
 def settings_or_exit(config: Path | None, *, may_create: bool = False) -> BridgeSettings:
@@ -114,6 +115,26 @@ async def redis_client(
         yield client
     finally:
         await close(client)
+
+
+@contextlib.contextmanager
+def progress_told(words: Callable[[], str], record: Callable[[], Mapping[str, Any]] | None = None) -> Iterator[None]:
+    """Say how far a command came that ^C interrupts, or that loses Redis or the database.
+
+    Args:
+        words: one clause: what was done, and what becomes of the rest.
+        record: the same for programs, printed as JSON; None where people ran the command.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if record is not None:
+            print_json({**record(), "interrupted": True})
+        fail(f"interrupted; {words()}", Exit.INTERRUPTED)
+    except typer.Exit as end:
+        if end.exit_code in {Exit.NO_REDIS, Exit.NO_STATE}:
+            tell(words())
+        raise
 
 
 def check_directory(path: Path, *, needed_as: str | None = None) -> None:

@@ -41,11 +41,15 @@ def config(
         loaded = read_settings(config)
     except SettingsError as error:
         fail(str(error), Exit.USAGE)
-    shown = {
-        name: {"value": value, "source": _source(name, loaded.origins)}
-        for name, value in effective(loaded.settings)
-        if setting is None or f"{name}.".startswith(f"{setting}.")
+    everything = {
+        name: {"value": value, "source": _source(name, loaded.origins)} for name, value in effective(loaded.settings)
     }
+    shown = {name: leaf for name, leaf in everything.items() if setting is None or _is_in(name, setting)}
+    if setting is not None and not shown:
+        moved = LAYOUT.moved(setting)
+        shown = {name: leaf for name, leaf in everything.items() if name in moved.values()}
+        for old, new in moved.items():
+            tell(f"{old} is {new} now")
     if not shown:
         fail(f"there is no setting '{setting}'; 'letta-bridge config' shows all", Exit.USAGE)
     for _, _, sentence in sentences(loaded.deprecated):
@@ -55,6 +59,11 @@ def config(
         return
     rows = [(name, _text(leaf["value"], whole=setting in shown), leaf["source"]) for name, leaf in shown.items()]
     print_table(("SETTING", "VALUE", "FROM"), rows)
+
+
+def _is_in(name: str, setting: str) -> bool:
+    """Whether a dotted name is this setting, or one of this section."""
+    return f"{name}.".startswith(f"{setting}.")
 
 
 def config_schema() -> dict[str, Any]:

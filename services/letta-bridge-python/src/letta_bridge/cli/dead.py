@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit
+from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, progress_told, settings_or_exit
 from letta_bridge.cli.output import cut, moment, plain, print_json, print_table
 from letta_bridge.former_codes import present_code
 from letta_bridge.request_queue.admin import DeadLetter, QueueAdmin
@@ -146,14 +146,12 @@ def drop(
 def _remove(
     ids: list[str] | None, *, every: bool, code: str | None, retry: bool, as_json: bool, settings: BridgeSettings
 ) -> None:
-    if bool(ids) == every:
-        fail("name letters by their ids, or all of them with --all (and --code)", Exit.USAGE)
-    if ids and code:
-        fail("--code goes with --all, not with ids", Exit.USAGE)
-
+    _check_choice(ids, every=every, code=code)
     chosen: list[DeadLetter] = []
+    removed: list[DeadLetter] = []
+    did, key = ("put back into the queue", "retried") if retry else ("dropped", "dropped")
 
-    async def remove(client: RedisClient) -> list[DeadLetter]:
+    async def remove(client: RedisClient) -> None:
         admin = QueueAdmin(client, settings.queue)
         wanted = {(await _one(admin, letter_id)).digest for letter_id in ids or ()}
 
@@ -163,21 +161,39 @@ def _remove(
                 chosen.append(letter)
             return fits
 
-        return [letter async for letter in admin.sweep(choose, retry=retry)]
+        async for letter in admin.sweep(choose, retry=retry):
+            removed.append(letter)  # noqa: PERF401  # an interruption tells how far it came
 
-    removed = ask_redis(settings, remove)
+    def as_record() -> dict[str, list[str]]:
+        return {key: [letter.id for letter in removed]}
+
+    with progress_told(
+        lambda: (
+            f"{_letters(len(removed))} {did}, and perhaps one more; the others are still there: repeat the command "
+            "to go on"
+        ),
+        as_record if as_json else None,
+    ):
+        ask_redis(settings, remove)
     gone = {letter.digest for letter in removed}
     left = [letter.id for letter in chosen if letter.digest not in gone]
     if as_json:
-        print_json({"retried" if retry else "dropped": [letter.id for letter in removed], "left": left})
+        print_json({**as_record(), "left": left})
     else:
-        typer.echo(f"{_letters(len(removed))} {'put back into the queue' if retry else 'dropped'}")
+        typer.echo(f"{_letters(len(removed))} {did}")
     if left:
         fail(
             f"{_letters(len(left))} left ({', '.join(left[:_MAX_IDS])}): somebody else removed it, or another release "
             "wrote it; 'letta-bridge dead show' tells which",
             Exit.FAILED,
         )
+
+
+def _check_choice(ids: list[str] | None, *, every: bool, code: str | None) -> None:
+    if bool(ids) == every:
+        fail("name letters by their ids, or all of them with --all (and --code)", Exit.USAGE)
+    if ids and code:
+        fail("--code goes with --all, not with ids", Exit.USAGE)
 
 
 def _letters(count: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from letta_bridge.agents.agent_duplicates import Duplicates, find_duplicates, remove_empty
@@ -15,11 +16,17 @@ _MAX_SESSIONS_PER_USER: Final = 1000
 
 
 async def duplicate_agents(
-    letta: LettaAgents, settings: BridgeSettings, store: SessionStore, *, remove: bool
+    letta: LettaAgents,
+    settings: BridgeSettings,
+    store: SessionStore,
+    *,
+    remove: bool,
+    deleted: Callable[[str], None] = lambda _agent_id: None,
 ) -> list[dict[str, Any]]:
     """The agents of every user who has several: user_id, persona, agent_id, messages, passages, state.
 
-    The state is ``used``, ``conflicting`` (content of its own), ``empty``, ``incomplete`` or ``deleted``.
+    The state is ``used``, ``conflicting`` (content of its own), ``empty``, ``incomplete`` or ``deleted``; ``deleted``
+    is called with the id of each agent as it is deleted.
     """
 
     async def named(user_id: str, persona: str) -> list[str]:
@@ -29,7 +36,7 @@ async def duplicate_agents(
 
     rows = []
     for found in await find_duplicates(letta, settings.agents, settings.tenant.name, named):
-        gone = await remove_empty(letta, settings.agents, found) if remove else []
+        gone = await remove_empty(letta, settings.agents, found, deleted) if remove else []
         rows += [_row(found, one, "deleted" if one.agent_id in gone else state) for one, state in _states(found)]
     return rows
 

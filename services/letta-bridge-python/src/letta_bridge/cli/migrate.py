@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
+from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, progress_told, settings_or_exit
 from letta_bridge.cli.output import print_json
 from letta_bridge.cli.state import ask, require_database
 from shared_utils.persistence.database import migration
@@ -45,8 +45,11 @@ def migrate(
         absent = ask(lambda: absent_vector_tables(vectors))
         _tell(missing, absent, as_json=as_json, key="missing", place=database.place)
         raise typer.Exit(int(Exit.FAILED if missing or absent else Exit.DONE))
-    applied = ask(lambda: migration.migrate(database, grant=grant))
-    mended = ask(lambda: mend_vector_tables(vectors))
+    with progress_told(
+        lambda: "steps that were complete stay, and no other left anything; repeat the command to go on"
+    ):
+        applied = ask(lambda: migration.migrate(database, grant=grant))
+        mended = ask(lambda: mend_vector_tables(vectors))
     _tell(applied, mended, as_json=as_json, key="applied", place=database.place)
     if grant and not as_json:
         typer.echo(f"{grant} may use the tables, and not change them")

@@ -64,12 +64,13 @@ class SlowSteps:
     def __init__(self, write: Callable[[str], None] = tell, *, patience: float = _PATIENCE_SECONDS) -> None:
         self._write = write
         self._patience = patience
-        self._step = ""
+        self.step = ""
+        """The one that it is at; empty before the first."""
         self._begun = self._told = False
 
     def __call__(self, step: str) -> None:
         """A step begins; to be called inside an event loop."""
-        self._step = step
+        self.step = step
         if self._told:
             self._write(f"… {step}")
         elif not self._begun:
@@ -78,4 +79,4 @@ class SlowSteps:
 
     def _tell(self) -> None:
         self._told = True
-        self._write(f"… {self._step}")
+        self._write(f"… {self.step}")

@@ -12,7 +12,16 @@ from typing import Annotated, BinaryIO, Final
 
 import typer
 
-from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit, tell
+from letta_bridge.cli.common import (
+    ConfigOption,
+    Exit,
+    JsonOption,
+    ask_redis,
+    fail,
+    progress_told,
+    settings_or_exit,
+    tell,
+)
 from letta_bridge.cli.output import print_json
 from letta_bridge.request_queue.admin import DeadLetter, QueueAdmin
 from letta_bridge.settings import BridgeSettings
@@ -35,7 +44,9 @@ class _Replayed:
     pushed: int = 0
     skipped: int = 0
     line: int = 0
-    """The last line that is certainly processed."""
+    """The last line that was read."""
+    unsure: int = 0
+    """Tasks of the push in flight: the last ones up to ``line``."""
     trouble: str | None = None
     told: float = field(default=0.0)
 
@@ -62,13 +73,17 @@ def replay(
     settings = settings_or_exit(config)
     if (file is None) == (dead is None):
         fail("name either a file of tasks or a range of --dead letters", Exit.USAGE)
-    if file is not None:
-        done = _from_file(settings, file, rate, from_line, check=check)
-    else:
-        first, last = _range(dead or "")
-        done = ask_redis(settings, lambda client: _dead_letters(client, settings, first, last, rate))
+    done = _Replayed()
+    with progress_told(
+        lambda: _how_far(done, letters=file is None, check=check), (lambda: _as_record(done)) if as_json else None
+    ):
+        if file is not None:
+            _from_file(settings, file, rate, from_line, done, check=check)
+        else:
+            positions = _range(dead or "")
+            ask_redis(settings, lambda client: _dead_letters(client, settings, positions, rate, done))
     if as_json:
-        print_json({"pushed": done.pushed, "skipped": done.skipped, "last_line": done.line})
+        print_json(_as_record(done))
     else:
         what = "checked, none pushed" if check else "pushed"
         typer.echo(f"{counted(done.pushed, 'task')} {what}, {done.skipped} {'lines' if file else 'letters'} skipped")
@@ -77,43 +92,62 @@ def replay(
     raise typer.Exit(int(Exit.FAILED if done.skipped else Exit.DONE))
 
 
-def _from_file(settings: BridgeSettings, file: Path, rate: float | None, from_line: int, *, check: bool) -> _Replayed:
+def _as_record(done: _Replayed) -> dict[str, int]:
+    return {"pushed": done.pushed, "skipped": done.skipped, "last_line": done.line}
+
+
+def _how_far(done: _Replayed, *, letters: bool, check: bool) -> str:
+    """One clause: what was surely pushed, what may be, and how to go on."""
+    if check:
+        return f"{counted(done.line, 'line')} checked, none pushed"
+    if letters:
+        return f"{counted(done.pushed, 'letter')} pushed, and perhaps one more; the others are still there"
+    surely = f"{counted(done.pushed, 'task')} {'is' if done.pushed == 1 else 'are'} surely pushed"
+    if done.unsure:
+        return f"{surely}; the last {done.unsure}, up to line {done.line}, may or may not be"
+    return f"{surely}; go on with --from-line {done.line + 1}"
+
+
+def _from_file(
+    settings: BridgeSettings, file: Path, rate: float | None, from_line: int, done: _Replayed, *, check: bool
+) -> None:
     try:
         source = sys.stdin.buffer if str(file) == "-" else file.open("rb")
     except OSError as error:
         fail(f"{file} cannot be read ({error.strerror})", Exit.USAGE)
     with source:
         if check:
-            done = _Replayed()
             for _ in _tasks(source, settings.queue.limits, from_line, done):
                 done.pushed += 1
-            return done
-        return ask_redis(settings, lambda client: _push(client, settings, source, rate, from_line))
+            return
+        ask_redis(settings, lambda client: _push(client, settings, source, done, rate=rate, from_line=from_line))
 
 
 async def _push(
-    client: RedisClient, settings: BridgeSettings, source: BinaryIO, rate: float | None, from_line: int
-) -> _Replayed:
+    client: RedisClient,
+    settings: BridgeSettings,
+    source: BinaryIO,
+    done: _Replayed,
+    *,
+    rate: float | None,
+    from_line: int,
+) -> None:
     await client.ping()
-    done = _Replayed()
     tasks = _tasks(source, settings.queue.limits, from_line, done)
     async for _ in _paced(rate):
         batch = [task for _, task in zip(range(1 if rate else _TASKS_PER_PUSH), tasks, strict=False)]
         if not batch:
-            return done
-        before = done.line
+            return
+        done.unsure = len(batch)
         try:
             await client.lpush(settings.queue.requests, *batch)
         except CONNECTION_ERRORS as error:
             # After a lost answer, the effect is unknown.
-            done.trouble = (
-                f"{explain(error)}. {done.pushed} tasks are surely pushed; the last {len(batch)}, up to line "
-                f"{before}, may or may not be"
-            )
-            return done
+            done.trouble = f"{explain(error)}. {_how_far(done, letters=False, check=False)}"
+            return
+        done.unsure = 0
         done.pushed += len(batch)
         _show_progress(done)
-    return done
 
 
 def _tasks(source: BinaryIO, limits: Limits, from_line: int, done: _Replayed) -> Iterator[bytes]:
@@ -138,9 +172,13 @@ def _tasks(source: BinaryIO, limits: Limits, from_line: int, done: _Replayed) ->
 
 
 async def _dead_letters(
-    client: RedisClient, settings: BridgeSettings, first: int, last: int | None, rate: float | None
-) -> _Replayed:
-    done = _Replayed()
+    client: RedisClient,
+    settings: BridgeSettings,
+    positions: tuple[int, int | None],
+    rate: float | None,
+    done: _Replayed,
+) -> None:
+    first, last = positions
 
     def choose(_: DeadLetter) -> bool:
         done.skipped += 1  # until the letter is removed
@@ -154,7 +192,6 @@ async def _dead_letters(
         done.skipped -= 1
         _show_progress(done)
         await anext(pace)
-    return done
 
 
 async def _paced(rate: float | None) -> AsyncIterator[None]:

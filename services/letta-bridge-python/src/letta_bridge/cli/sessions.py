@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from letta_bridge.agents.user_settings import UserSettings
-from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
+from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, progress_told, settings_or_exit
 from letta_bridge.cli.duplicate_agents import duplicate_agents
 from letta_bridge.cli.output import moment, plain, print_json, print_table
 from letta_bridge.cli.own_agents import refuse_other_agents
@@ -24,6 +24,7 @@ from shared_utils.persistence.errors import RowMissing
 from shared_utils.persistence.sessions.copying import CopyCounts, copy_sessions
 from shared_utils.persistence.sessions.outage_log import SessionOutageLog
 from shared_utils.persistence.sessions.port import Restoration, SessionStore
+from shared_utils.text import counted
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -224,18 +225,20 @@ def duplicates(
     """
     settings = settings_or_exit(config)
     refuse_other_agents(settings)
+    deleted: list[str] = []
 
     async def work(store: SessionStore) -> list[dict[str, Any]]:
         letta = letta_client(settings.letta)
         try:
-            return await duplicate_agents(letta, settings, store, remove=remove_empty)
+            return await duplicate_agents(letta, settings, store, remove=remove_empty, deleted=deleted.append)
         finally:
             await letta.close()
 
-    try:
-        found = ask_sessions(settings, work)
-    except LettaError as error:
-        fail(f"{error}; run this again", Exit.FAILED)
+    with progress_told(lambda: f"{counted(len(deleted), 'empty agent')} deleted; repeat the command to go on"):
+        try:
+            found = ask_sessions(settings, work)
+        except LettaError as error:
+            fail(f"{error}; run this again", Exit.FAILED)
     if as_json:
         print_json({"agents": found})
     elif found:
@@ -274,9 +277,14 @@ def migrate(
             source, target = (file, database) if to is Place.DATABASE else (database, file)
             if not dry_run:
                 await copy_choices(source.choices, target.choices)
-            return await copy_sessions(source.sessions, target.sessions, dry_run)
+            return await copy_sessions(source.sessions, target.sessions, dry_run, so_far.append)
 
-    counts = asdict(ask(copy))
+    so_far = [CopyCounts()]
+    with progress_told(
+        lambda: f"{counted(so_far[-1].written, 'session')} copied; those stay, repeat the command to go on",
+        (lambda: {"dry_run": dry_run, **asdict(so_far[-1])}) if as_json else None,
+    ):
+        counts = asdict(ask(copy))
     _print({"dry_run": dry_run, **counts}, as_json=as_json)
     raise typer.Exit(int(Exit.FAILED if counts["refused"] or counts["unreadable"] else Exit.DONE))
 

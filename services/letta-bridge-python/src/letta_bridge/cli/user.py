@@ -10,7 +10,16 @@ from typing import Annotated, TypeVar
 import typer
 
 from letta_bridge.cli.choice import choice_record, choice_text
-from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, check_directory, fail, settings_or_exit
+from letta_bridge.cli.common import (
+    ConfigOption,
+    Exit,
+    JsonOption,
+    ask_redis,
+    check_directory,
+    fail,
+    progress_told,
+    settings_or_exit,
+)
 from letta_bridge.cli.interruption import run_command
 from letta_bridge.cli.output import duration, plain, print_json, print_table, seconds_of
 from letta_bridge.cli.own_agents import refuse_other_agents
@@ -29,6 +38,7 @@ from letta_bridge.user_data.report import BEYOND_REACH, ErasureReport
 from shared_utils.errors import ServiceError
 from shared_utils.redis.connection import CONNECTION_ERRORS
 from shared_utils.redis.failures import explain
+from shared_utils.text import counted
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -90,7 +100,8 @@ def export(
     settings = settings_or_exit(config)
     refuse_other_agents(settings)
     write_json(to / "choice.json", choice_record(settings, user))  # before the export, whose manifest completes it
-    counts = _ask(settings, lambda data: data.export(user, to))
+    with progress_told(lambda: f"the export in {to} is not complete, as it has no manifest.json; repeat it elsewhere"):
+        counts = _ask(settings, lambda data: data.export(user, to))
     _tell(counts, as_json=as_json, did=f"written to {to}")
     if counts.get("agents") and not as_json:
         typer.echo(f"not carried: {'; '.join(_not_carried(to / CONTENTS))}")
@@ -135,7 +146,16 @@ def erase(
         fail("nothing was erased", Exit.FAILED)
     longest = settings.letta.reply_deadline_seconds + settings.fallback.timeout_seconds + _SPARE_SECONDS
     waits = (longest, _OTHER_SECONDS) if wait is None else (wait, wait)
-    report = _ask(settings, lambda data: data.erase(user, SlowSteps()), waits=waits)
+    steps = SlowSteps()
+
+    def how_far() -> str:
+        return (
+            f"it stopped {f'while {steps.step}' if steps.step else 'before it had begun'}: what was erased is gone, "
+            "the rest is still there, and turns of the user begin again within a minute; repeat the command to go on"
+        )
+
+    with progress_told(how_far, (lambda: {"complete": False, "step": steps.step}) if as_json else None):
+        report = _ask(settings, lambda data: data.erase(user, steps), waits=waits)
     if as_json:
         print_json(report.as_json())
     else:
@@ -193,11 +213,20 @@ def drop(
     settings = settings_or_exit(config)
     if not yes and not typer.confirm(f"Drop every waiting task of user {user!r}?", err=True):
         fail("nothing was dropped", Exit.FAILED)
-    dropped = ask_redis(settings, lambda client: drop_waiting(client, settings.queue, user))
+    dropped: list[int] = []
+
+    def told() -> str:
+        return f"{counted(sum(dropped), 'waiting task')} dropped"
+
+    with progress_told(
+        lambda: f"{told()}; the others still wait: repeat the command to go on",
+        (lambda: {"dropped": sum(dropped)}) if as_json else None,
+    ):
+        ask_redis(settings, lambda client: drop_waiting(client, settings.queue, user, dropped.append))
     if as_json:
-        print_json({"dropped": dropped})
+        print_json({"dropped": sum(dropped)})
     else:
-        typer.echo(f"{dropped} waiting {'task' if dropped == 1 else 'tasks'} dropped")
+        typer.echo(told())
 
 
 @app.command()

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from letta_bridge.agents.agent_spec import of_another_tenant
-from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
+from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, progress_told, settings_or_exit
 from letta_bridge.cli.output import print_json
 from letta_bridge.cli.progress import counting
 from letta_bridge.cli.vector_store import ask_store, embedding_model
@@ -21,6 +21,7 @@ from letta_bridge.vectors.importing.letta_sqlite import LettaSqlite
 from letta_bridge.vectors.importing.letta_tables import LettaDatabase, LettaPassages
 from shared_utils.persistence.vectors import DatabasePassageStore
 from shared_utils.persistence.vectors.memories import embedder_of
+from shared_utils.text import counted
 
 _SQLITE: Final = "sqlite:///"
 
@@ -72,12 +73,23 @@ def import_(
                     longest,
                     lambda number: count("passages", number),
                     lambda tags: of_another_tenant(settings.tenant.name, tags),
+                    so_far,
                 )
                 return await importer.run(dry=dry_run)
         finally:
             database.close()
 
-    with counting("gone through") as count:
+    so_far = Imported()
+    with (
+        progress_told(
+            lambda: (
+                f"{counted(so_far.stored + so_far.embedded, 'passage')} {'would be ' if dry_run else ''}stored, and "
+                "perhaps a part of the next 500; repeat the command to go on"
+            ),
+            (lambda: asdict(so_far)) if as_json else None,
+        ),
+        counting("gone through") as count,
+    ):
         done = ask_store(settings, lambda store: work(store, count))
     if as_json:
         print_json(asdict(done) | {"whole": done.whole})

@@ -27,16 +27,16 @@ async def synchronised(
     settings: BridgeSettings,
     store: PassageStore,
     progress: Callable[[str, int], None],
+    done: Synchronised,
     *,
     turns: bool,
     agents: bool,
-) -> Synchronised:
-    """Bring turns, agents or both in step.
+) -> None:
+    """Bring turns, agents or both in step; ``done`` counts as it goes.
 
     Raises:
         ServiceError: database, embedding model or Letta cannot be used.
     """
-    done = Synchronised()
 
     def stored(_kind: str, count: int) -> None:
         done.stored += count
@@ -67,4 +67,3 @@ async def synchronised(
     finally:
         await journal.close()
         await letta.close()
-    return done

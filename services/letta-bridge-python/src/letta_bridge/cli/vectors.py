@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, settings_or_exit
+from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, fail, progress_told, settings_or_exit
 from letta_bridge.cli.output import cut, print_json, print_table
 from letta_bridge.cli.own_agents import refuse_other_agents
 from letta_bridge.cli.progress import counting
@@ -17,6 +17,7 @@ from letta_bridge.cli.vector_store import ask_store, embedding_model
 from shared_utils.persistence.vectors import DatabasePassageStore, Match, Progress, Scope, VectorStatistics
 from shared_utils.persistence.vectors import reembed as reembed_all
 from shared_utils.persistence.vectors.memories import embedder_of, user_scope
+from shared_utils.text import counted
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -59,18 +60,27 @@ def sync(
     Bridges do this by themselves where vectors.enabled is on, and may run meanwhile. Stopped, it can be run again:
     nothing is embedded twice.
     """
-    from letta_bridge.cli.vector_sync import synchronised  # noqa: PLC0415  # brings Letta's SDK, which takes a second
+    # It brings Letta's SDK, which takes a second.
+    from letta_bridge.cli.vector_sync import Synchronised, synchronised  # noqa: PLC0415
 
     settings = settings_or_exit(config, may_create=True)
     if settings.database.db_url is None:
         fail("no database is configured; set DATABASE_URL", Exit.USAGE)
     refuse_other_agents(settings)
-    with counting("gone through") as count:
-        done = ask_store(settings, lambda store: synchronised(settings, store, count, turns=turns, agents=agents))
+    done = Synchronised()
+
+    def told() -> str:
+        return f"{counted(done.stored, 'vector')} stored, {done.removed} removed"
+
+    with (
+        progress_told(lambda: f"{told()}; repeat the command to go on", (lambda: asdict(done)) if as_json else None),
+        counting("gone through") as count,
+    ):
+        ask_store(settings, lambda store: synchronised(settings, store, count, done, turns=turns, agents=agents))
     if as_json:
         print_json(asdict(done))
         return
-    typer.echo(f"{done.stored} vectors stored, {done.removed} removed")
+    typer.echo(told())
 
 
 @app.command()
@@ -145,7 +155,8 @@ def reindex(
 
     A bridge builds the one of a table that has grown to vectors.index.above passages.
     """
-    states = ask_store(settings_or_exit(config), lambda store: store.build_index(rebuild=rebuild))
+    with progress_told(lambda: "an index that was not complete is not used; repeat the command to build it"):
+        states = ask_store(settings_or_exit(config), lambda store: store.build_index(rebuild=rebuild))
     if as_json:
         print_json([asdict(state) for state in states])
         return
@@ -180,12 +191,23 @@ def reembed(
             [probe] = await embedder.embed(["hello"])
 
             def report(progress: Progress) -> None:
+                embedded.append(progress.done)
                 count("passages", progress.done)
 
             done = await reembed_all(store, embedder, len(probe), batch=settings.vectors.sync.batch * 4, report=report)
         return {"embedded": done.done} | ({"tables_dropped": await store.drop_retired()} if drop else {})
 
-    with counting("embedded") as count:
+    embedded = [0]
+    with (
+        progress_told(
+            lambda: (
+                f"{counted(embedded[-1], 'passage')} embedded; the model before stays until all are, so repeat the "
+                "command to go on"
+            ),
+            (lambda: {"embedded": embedded[-1]}) if as_json else None,
+        ),
+        counting("embedded") as count,
+    ):
         done = ask_store(settings, lambda store: work(store, count))
     if as_json:
         print_json(done)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from letta_bridge.doctor import data_dir, database, letta_server, redis_rights, redis_server, work
+from letta_bridge.doctor import data_dir, database, letta_server, opt_ins, redis_rights, redis_server, work
 from letta_bridge.doctor.findings import Finding, Level, fail
 from letta_bridge.settings import BridgeSettings
 from shared_utils.errors import SettingsError
@@ -51,7 +51,7 @@ async def _redis(settings: BridgeSettings) -> AsyncIterator[Finding]:
 
 
 async def _with_redis(client: RedisClient, settings: BridgeSettings) -> AsyncIterator[Finding]:
-    for check in (redis_server.examine, redis_rights.examine, work.examine):
+    for check in (redis_server.examine, redis_rights.examine, opt_ins.examine, work.examine):
         try:
             async for finding in check(client, settings):
                 yield finding

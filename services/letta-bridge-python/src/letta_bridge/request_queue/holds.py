@@ -18,7 +18,7 @@ from letta_bridge.request_queue.keys import Keys
 from letta_bridge.request_queue.scripts import ScriptRunner, read
 from shared_utils.errors import ServiceError
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
-from shared_utils.task_end import end
+from shared_utils.task_end import end_and_log
 
 TTL_SECONDS: Final = 60.0
 STALE_SECONDS: Final = 20.0
@@ -123,27 +123,35 @@ class Holds:
         holder = secrets.token_hex(8)
         await self._taken(lane, holder, why, patience)
         lost = False
+        defect: BaseException | None = None
         try:
             async with asyncio.timeout(None) as limit:
 
                 async def renew() -> None:
-                    nonlocal lost
-                    while not lost:
-                        await asyncio.sleep(RENEW_SECONDS)
-                        # While Redis is away the block fails by itself, or continues when Redis is back.
-                        with contextlib.suppress(*CONNECTION_ERRORS):
-                            lost = bool(await self.take(lane, holder, why))
-                    limit.reschedule(asyncio.get_running_loop().time())
+                    nonlocal lost, defect
+                    try:
+                        while not lost:
+                            await asyncio.sleep(RENEW_SECONDS)
+                            # While Redis is away the block fails by itself, or continues when Redis is back.
+                            with contextlib.suppress(*CONNECTION_ERRORS):
+                                lost = bool(await self.take(lane, holder, why))
+                    except Exception as error:
+                        defect = error
+                        raise
+                    finally:
+                        if lost or defect:  # the block would go on without the hold
+                            limit.reschedule(asyncio.get_running_loop().time())
 
                 renewing = asyncio.create_task(renew(), name="hold")
                 try:
                     yield
                 finally:
-                    await end(renewing)
-                    await asyncio.gather(renewing, return_exceptions=True)
+                    await end_and_log(renewing)
         except TimeoutError:
             if lost:
                 raise LaneHeld("another one holds this user's lane by now; run this again when it has ended") from None
+            if defect:
+                raise defect from None
             raise
         finally:
             with contextlib.suppress(*CONNECTION_ERRORS):

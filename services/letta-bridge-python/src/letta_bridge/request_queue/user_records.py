@@ -84,8 +84,8 @@ class UserRecords:
             for payload in reversed(mine):
                 yield payload
 
-    async def drop_waiting(self, outcome: Outcome = Outcome.ERASED) -> AsyncIterator[bytes]:
-        """Drop the tasks that wait now, and yield each one; a turn in flight is left alone.
+    async def drop_waiting(self, outcome: Outcome = Outcome.ERASED) -> AsyncIterator[Sequence[bytes]]:
+        """Drop the tasks that wait now, and yield those that one call removed; a turn in flight is left alone.
 
         The places are read in the order in which tasks move, so that no task is missed.
 
@@ -93,20 +93,17 @@ class UserRecords:
             outcome: under which the taken tasks are counted.
 
         Yields:
-            The entry of a task in a lane, see ``records.lua``; for a task in the request list, a line end and its
+            Entries of tasks in a lane, see ``records.lua``; for a task in the request list, a line end and its
             payload.
         """
         for key in (self._keys.requests, self._keys.incoming):
             mine = {payload async for payload in list_items(self._client, key) if self._is_mine(payload)}
             for payload in mine:
-                for _ in range(await self._client.lrem(key, 0, cast("str", payload))):
-                    yield b"\n" + payload
+                yield [b"\n" + payload] * await self._client.lrem(key, 0, cast("str", payload))
         for lane, entry in [found async for found in self._in_other_lanes()]:
-            for dropped in await self._scripts.run(_ERASE_USER_SCRIPT, lane, 0, outcome.value, entry):
-                yield dropped
+            yield await self._scripts.run(_ERASE_USER_SCRIPT, lane, 0, outcome.value, entry)
         while dropped := await self._scripts.run(_ERASE_USER_SCRIPT, self._lane, _TASKS_PER_ERASURE, outcome.value):
-            for entry in dropped:
-                yield entry
+            yield dropped
 
     async def missed(self) -> list[bytes]:
         """The user's missed turns, oldest first."""

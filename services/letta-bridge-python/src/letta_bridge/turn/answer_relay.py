@@ -12,6 +12,7 @@ from typing import Final
 from letta_bridge.turn.channel_listener import Subscription
 from shared_utils.contracts.messages import json_object
 from shared_utils.redis.connection import CONNECTION_ERRORS, RedisClient
+from shared_utils.task_end import end, log_failures
 
 _PAUSE_SECONDS: Final = 0.5
 """Delay of relayed messages, so that they follow the text, which is published at the settlement."""
@@ -68,10 +69,12 @@ class AnswerRelay:
 
         task = asyncio.create_task(relay(), name="answer-relay")
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        log_failures(task)
 
     async def close(self) -> None:
         """End all relays."""
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await end(*self._running)

@@ -34,6 +34,7 @@ from letta_bridge.request_queue.missed_turns import KeptTurn, read
 from letta_bridge.request_queue.port import Settlement, Turn
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.turn import settlements
+from letta_bridge.turn.defects import DefectsLogged
 from letta_bridge.turn.delivery import Delivered, Delivery, DeliveryContext, Lease, LettaTurn
 from letta_bridge.turn.fallback import Fallback, FallbackAnswer
 from letta_bridge.turn.job import Job
@@ -139,6 +140,11 @@ class MessageProcessor:
             raise error
         # A defect must not stop the turns of other users.
         _log.exception("turn_failed", receipt=turn.receipt)
+        if job is not None:
+            with DefectsLogged(turn):  # the user may have memory-python's answer; else it gives none any more
+                answered = await self._withdrawn(job, lease)
+                if answered is not None:
+                    return answered
         defect = f"the bridge failed on this task ({type(error).__name__}); see its log"
         return self._dead_letter(turn, job, UnprocessableTask(defect, _DEFECT_CODE))
 
@@ -257,7 +263,8 @@ class MessageProcessor:
             _log_failure(job, error)
             return await self._without_letta(job, lease, error, delivery)
         if self._limiter is not None and (usage := delivered.answer.usage) is not None:
-            await self._limiter.spent(task.user_id, usage.total_tokens)
+            with DefectsLogged(job.turn):  # the turn is answered, whatever becomes of the count
+                await self._limiter.spent(task.user_id, usage.total_tokens)
         return self._by_letta(job, delivered, delivery)
 
     def _by_letta(self, job: Job, delivered: Delivered, delivery: Delivery) -> Settlement:
@@ -314,20 +321,27 @@ class MessageProcessor:
         delivery: Delivery | None,
         error: ServiceError | None = None,
     ) -> Settlement:
+        """The settlement of a turn whose user has this answer, also where a defect keeps the agent from it."""
         if answer.text in self._settings.fallback.canned_sentences:
             answer = answer.as_canned()  # a memory-python of the previous release does not mark it
-        end = settlements.by_memory(
-            job.turn,
-            job.task,
-            job.identity,
-            answer,
-            reason=reason,
-            cause=failure_label(error) if isinstance(error, LettaError) else None,
-            in_place_of_agent=error is not None or reason in _REASONS_TO_CATCH_UP,
-            missed=self._missed_turns(job, delivery, answer),
-            caught_up=delivery.resolved if delivery else (),
+        cause = failure_label(error) if isinstance(error, LettaError) else None
+        with DefectsLogged(job.turn):
+            end = settlements.by_memory(
+                job.turn,
+                job.task,
+                job.identity,
+                answer,
+                reason=reason,
+                cause=cause,
+                in_place_of_agent=error is not None or reason in _REASONS_TO_CATCH_UP,
+                missed=self._missed_turns(job, delivery, answer),
+                caught_up=delivery.resolved if delivery else (),
+            )
+            return self._journalled(job, end, is_remembered=delivery is not None)
+        missed = self._abandoned_turns(job) if delivery else ()  # the agent may have it
+        return settlements.by_memory(
+            job.turn, job.task, job.identity, answer, reason=reason, cause=cause, missed=missed
         )
-        return self._journalled(job, end, is_remembered=delivery is not None)
 
     def _missed_turns(self, job: Job, delivery: Delivery | None, answer: FallbackAnswer | None) -> tuple[bytes, ...]:
         if delivery is None:
@@ -360,6 +374,10 @@ class MessageProcessor:
         """memory-python's answer at an earlier hand-out; if there is none, further answers are forbidden."""
         if job is None or job.turn.attempts == 1:
             return None
+        return await self._withdrawn(job, lease)
+
+    async def _withdrawn(self, job: Job, lease: Lease) -> Settlement | None:
+        """memory-python's answer to a task that was handed over, or None; it gives none any more."""
         try:
             answer = await self._fallback.withdraw(job.task, job.number)
         except _MEMORY_UNAVAILABLE_ERRORS as unavailable:
@@ -370,7 +388,9 @@ class MessageProcessor:
             return None
         if answer is None:
             return None
-        delivery = await self._delivery_to_be_told(job, lease)
+        delivery = None
+        with DefectsLogged(job.turn):
+            delivery = await self._delivery_to_be_told(job, lease)
         if delivery is not None:
             return self._memory_answered(job, answer, "handed_over", delivery)
         missed = self._abandoned_turns(job)  # an earlier hand-out may have sent it, whatever the user's choice is now
@@ -419,9 +439,12 @@ class MessageProcessor:
             return None
 
     def _journalled(self, job: Job, end: Settlement, *, is_remembered: bool) -> Settlement:
-        if not self._settings.journals:
-            return end
-        return journalled(job.turn, job.task, job.persona, end, self._settings.journal, is_remembered=is_remembered)
+        if self._settings.journals:
+            with DefectsLogged(job.turn):
+                return journalled(
+                    job.turn, job.task, job.persona, end, self._settings.journal, is_remembered=is_remembered
+                )
+        return end
 
 
 def _log_failure(job: Job, error: ServiceError) -> None:

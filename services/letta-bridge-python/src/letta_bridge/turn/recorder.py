@@ -32,6 +32,9 @@ class Recorder:
     def writes_lost(self) -> None:
         """Redis has lost writes it had acknowledged to this bridge, whether or not the bridge holds turns."""
 
+    def out_of_resources(self) -> None:
+        """This host lacked the memory, file descriptor or thread for a turn."""
+
     def retried(self, cause: str) -> None:
         """A turn is about to be sent to Letta again; ``cause`` is one of a few words."""
 

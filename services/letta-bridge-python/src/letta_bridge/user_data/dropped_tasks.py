@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from letta_bridge.request_queue.idempotency import Identity, content_digest
@@ -10,7 +11,7 @@ from letta_bridge.request_queue.port import Outcome
 from letta_bridge.request_queue.records import number_of
 from letta_bridge.request_queue.user_records import UserRecords
 from letta_bridge.settings import QueueSettings
-from letta_bridge.user_data.refused_tasks import RefusedTask
+from letta_bridge.user_data.refused_tasks import RefusedTask, refuse_all
 from shared_utils.contracts.messages import parse_task
 from shared_utils.errors import MalformedMessage
 from shared_utils.redis.connection import RedisClient
@@ -18,13 +19,25 @@ from shared_utils.redis.connection import RedisClient
 _DROPPED_ERROR: Final = "an operator dropped this task while it waited; push it again to have it answered"
 
 
-async def drop_waiting(client: RedisClient, settings: QueueSettings, user_id: str) -> int:
+async def drop_waiting(
+    client: RedisClient,
+    settings: QueueSettings,
+    user_id: str,
+    count: Callable[[int], None] = lambda _number: None,
+) -> int:
     """End every task of the user that waits and was never begun, in the request list and in lanes.
 
     A turn in flight is left alone, and so is a task that a bridge has begun before: Letta or memory-python may have it,
     and only a bridge can find out.
 
-    If this is interrupted, at most the tasks of the last call (20) are gone without a reply; a repeated call continues.
+    A cancellation takes effect between two calls. If the process is killed or Redis fails, at most the tasks of the
+    last call (20) are gone without a reply; a repeated call continues.
+
+    Args:
+        client: of the queue's Redis.
+        settings: of the queue.
+        user_id: whose tasks.
+        count: is called with the number of tasks of each call that was answered.
 
     Returns:
         How many tasks.
@@ -32,11 +45,8 @@ async def drop_waiting(client: RedisClient, settings: QueueSettings, user_id: st
     Raises:
         One of ``CONNECTION_ERRORS``.
     """
-    dropped = 0
-    async for entry in UserRecords(client, settings, user_id).drop_waiting(Outcome.ERROR):
-        dropped += 1
-        await _refuse(client, settings, entry)
-    return dropped
+    dropped = UserRecords(client, settings, user_id).drop_waiting(Outcome.ERROR)
+    return await refuse_all(dropped, lambda entry: _refuse(client, settings, entry), count)
 
 
 async def _refuse(client: RedisClient, settings: QueueSettings, entry: bytes) -> None:

@@ -23,7 +23,7 @@ from shared_utils.persistence.erasures.session_file import FileErasures
 from shared_utils.persistence.errors import PersistenceError
 from shared_utils.redis.connection import CONNECTION_ERRORS
 from shared_utils.redis.failures import error_text
-from shared_utils.task_end import end
+from shared_utils.task_end import end_and_log
 
 _log = logs.get("letta_bridge.erasure_follower")
 _LOOK_SECONDS: Final = 3.0
@@ -76,8 +76,7 @@ class ErasureFollower:
         try:
             yield
         finally:
-            await end(following)
-            await asyncio.gather(following, return_exceptions=True)
+            await end_and_log(following)
             self._file.close()
 
     async def look(self) -> int:
@@ -119,7 +118,10 @@ class ErasureFollower:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            await self._look()
+            try:
+                await self._look()
+            except Exception:  # noqa: BLE001  # a defect must not end it for good: later erasures would not be followed
+                _log.exception("erasures_failed")
 
     async def _look(self) -> None:
         try:

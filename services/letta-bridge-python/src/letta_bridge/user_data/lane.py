@@ -13,7 +13,7 @@ from letta_bridge.request_queue.keys import Keys, user_lane
 from letta_bridge.request_queue.user_records import UserRecords
 from letta_bridge.settings import QueueSettings
 from letta_bridge.user_data.port import ErasureBusy
-from letta_bridge.user_data.refused_tasks import RefusedTask
+from letta_bridge.user_data.refused_tasks import RefusedTask, refuse_all
 from shared_utils.contracts.memory_keys import ERASURES
 from shared_utils.persistence.erasures.log import user_hash
 from shared_utils.redis.connection import RedisClient
@@ -108,10 +108,9 @@ class UserLane:
         return await self._bridges.behind(at_ms)
 
     async def _refuse_waiting(self, traces: UserRecords) -> int:
-        refused = 0
-        async for entry in traces.drop_waiting():
-            refused += 1
-            task = RefusedTask.of(entry.partition(b"\n")[2], "erased", _ERASED_ERROR)
-            if task is not None:
-                await task.publish(self._client, self._settings)
-        return refused
+        return await refuse_all(traces.drop_waiting(), self._refuse)
+
+    async def _refuse(self, entry: bytes) -> None:
+        task = RefusedTask.of(entry.partition(b"\n")[2], "erased", _ERASED_ERROR)
+        if task is not None:
+            await task.publish(self._client, self._settings)

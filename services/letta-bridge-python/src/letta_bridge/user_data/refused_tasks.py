@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from letta_bridge.settings import QueueSettings
 from shared_utils.contracts.messages import ErrorReply, TaskResponse, dump, now, salvage_ids
 from shared_utils.redis.connection import RedisClient
+from shared_utils.task_end import completed
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +40,34 @@ class RefusedTask:
         """Publish the error without storing it. May raise one of ``CONNECTION_ERRORS``."""
         await client.publish(settings.responses, self.reply)
         await client.publish(settings.task_response + self.task_id, self.response)
+
+
+async def refuse_all(
+    dropped: AsyncIterator[Sequence[bytes]],
+    refuse: Callable[[bytes], Awaitable[None]],
+    count: Callable[[int], None] = lambda _number: None,
+) -> int:
+    """Refuse each task that is dropped; a cancellation waits until those that one call removed are refused.
+
+    Args:
+        dropped: removes tasks from their lane, and yields their entries call by call.
+        refuse: tells the producer of one.
+        count: is called with the number of tasks of each call.
+
+    Returns:
+        How many tasks.
+    """
+    total = 0
+
+    async def next_call() -> bool:
+        nonlocal total
+        entries = await anext(dropped, None)
+        for entry in entries or ():
+            await refuse(entry)
+        total += len(entries or ())
+        count(len(entries or ()))
+        return entries is not None
+
+    while await completed(next_call()):
+        pass
+    return total

@@ -17,6 +17,7 @@ from shared_utils.errors import ServiceError
 from shared_utils.llm.embeddings import EmbeddingsUnavailable
 from shared_utils.observability import logs
 from shared_utils.observability.outage import OncePerOutage
+from shared_utils.task_end import end, log_failures
 from shared_utils.waiting import wait_or_timeout
 
 _log = logs.get(__name__)
@@ -62,9 +63,8 @@ class VectorWorker:
         finally:
             self._stopping.set()
             _, late = await asyncio.wait(tasks, timeout=_SHUTDOWN_GRACE_SECONDS)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            await end(*late)
+            log_failures(*tasks)
 
     async def _run(self, job: SyncJob) -> None:
         pause = 0.0

@@ -30,6 +30,7 @@ LABELS = {
     "letta_bridge_settlements_refused": {"reason"},
     "letta_bridge_leases_lost": set(),
     "letta_bridge_redis_lost_writes": set(),
+    "letta_bridge_out_of_resources": set(),
     "letta_bridge_retries": {"cause"},
     "letta_bridge_fallbacks": {"reason"},
     "letta_bridge_tokens": {"model", "type"},

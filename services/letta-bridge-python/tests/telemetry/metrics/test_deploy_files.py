@@ -141,6 +141,7 @@ def test_each_health_check_has_a_rule() -> None:
         "journal",
         "vectors",
         "intake",
+        "resources",
         "answers",
     }
     required = set(re.findall(r'\bCheck\("(\w+)".*required=True', source))

@@ -19,6 +19,7 @@ from letta_bridge.testing.queue_state import InMemoryQueueState
 from letta_bridge.testing.request_queue import InMemoryQueue
 from letta_bridge.turn import lease
 from letta_bridge.turn.intake import Intake, arrivals, hand_outs, intake, lease_keeper
+from letta_bridge.turn.recorder import NO_RECORDER
 
 
 class UnreliableQueue(InMemoryQueue):
@@ -79,7 +80,14 @@ def lose_answer(calls: Calls, turns: list[Any]) -> None:
 class Worker:
     """An intake whose turns end when the test says so."""
 
-    def __init__(self, shelf: Any = None, name: str = "a", accepting: Any = lambda: True, **changes: Any) -> None:
+    def __init__(
+        self,
+        shelf: Any = None,
+        name: str = "a",
+        accepting: Any = lambda: True,
+        recorder: Any = NO_RECORDER,
+        **changes: Any,
+    ) -> None:
         self.time = 1_000.0
         self.settings = QueueSettings(**{"shutdown_grace_seconds": 5, **changes})
         self.shelf = shelf or InMemoryQueueState(clock=lambda: self.time)
@@ -88,7 +96,7 @@ class Worker:
         self.gate = asyncio.Event()
         self.begin = True
         self.fail_with = None
-        self.intake = Intake(self.queue, self.process, self.settings, accepting)
+        self.intake = Intake(self.queue, self.process, self.settings, accepting, recorder)
         self.running: Any = None
 
     async def process(self, turn: Turn, lease: lease.TurnLease) -> Settlement:

@@ -16,10 +16,12 @@ from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
 from letta_bridge.errors import LeaseLost, OutOfResources
+from letta_bridge.health_checks import HealthChecks
 from letta_bridge.request_queue import Outcome, Settlement
 from letta_bridge.request_queue.calls import TICKET_DIGITS
 from letta_bridge.request_queue.port import Turn
 from letta_bridge.settings import QueueSettings
+from letta_bridge.telemetry.metrics.bridge_metrics import BridgeMetrics
 from letta_bridge.testing.queue_state import InMemoryQueueState
 from letta_bridge.testing.request_queue import InMemoryQueue
 from letta_bridge.turn.intake import arrivals, redis_outage
@@ -72,6 +74,38 @@ async def test_a_host_without_resources_leaves_its_turns_to_another_bridge(
     assert [turn.attempts for turn in turns] == [1, 1]
     assert {line["event"] for line in logged} >= {"out_of_resources"}
     assert exhausted.shelf.counters["redelivered"] == 0
+
+
+async def test_a_host_without_resources_is_not_ready_until_it_takes_turns(
+    make_worker: Any, set_clock: Any, set_idle_seconds: Any
+) -> None:
+    now = [0.0]
+    set_clock(lambda: now[0])
+    set_idle_seconds(0.01)
+    metrics = BridgeMetrics()
+    async with make_worker(recorder=metrics) as worker:
+        health = HealthChecks(worker.intake, [], nothing)
+        assert [check.ok for check in health.own_checks()] == [True, True]
+        worker.begin = False
+        worker.fail_with = OutOfResources("no file descriptor")
+        worker.gate.set()
+        worker.push("a")
+        await worker.started.get()
+        async with asyncio.timeout(20):
+            while worker.intake.in_flight:
+                await asyncio.sleep(0)
+        (check,) = [check for check in health.own_checks() if not check.ok]
+        assert (check.name, check.required) == ("resources", True)
+        assert "no file descriptor), so this bridge takes none for 10 s" in check.detail
+        assert metrics.registry.get_sample_value("letta_bridge_out_of_resources_total") == 1
+        worker.fail_with = None
+        now[0] = 10.0
+        assert [check.ok for check in health.own_checks()] == [True, True]
+        await worker.settled(1)
+
+
+async def nothing() -> Any:
+    return {}
 
 
 async def test_a_host_without_resources_takes_turns_again_after_a_pause(

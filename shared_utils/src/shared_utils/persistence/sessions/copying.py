@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,13 +26,19 @@ class CopyCounts:
     """Session id → why its row could not be read."""
 
 
-async def copy_sessions(source: SessionStore, target: SessionStore, dry_run: bool = False) -> CopyCounts:
+async def copy_sessions(
+    source: SessionStore,
+    target: SessionStore,
+    dry_run: bool = False,
+    progress: Callable[[CopyCounts], None] = lambda _counts: None,
+) -> CopyCounts:
     """Copy every session, ended ones too; the source is left as it is. It may be run again: what is there is kept.
 
     Args:
         source: is read part by part, so that it may be large.
         target: keeps what it has in as new a version.
         dry_run: write nothing, only count.
+        progress: is given the counts so far, after each part.
 
     Raises:
         SessionStoreError: one of the two went away; what was copied so far stays.
@@ -50,6 +57,7 @@ async def copy_sessions(source: SessionStore, target: SessionStore, dry_run: boo
             (*counts.refused, *taken.refused),
             {**counts.unreadable, **part.failed},
         )
+        progress(counts)
         after = _last(part)
 
 

@@ -53,6 +53,11 @@ class BridgeMetrics(Recorder):
             "Times this bridge found that Redis had lost writes it had acknowledged.",
             registry=registry,
         )
+        self._lacks = Counter(
+            "letta_bridge_out_of_resources",
+            "Turns this bridge gave up because its host had no memory, file descriptor or thread left.",
+            registry=registry,
+        )
         self._retries = Counter(
             "letta_bridge_retries", "Turns sent to Letta again, by the failure.", ["cause"], registry=registry
         )
@@ -167,6 +172,10 @@ class BridgeMetrics(Recorder):
     def writes_lost(self) -> None:
         """See :class:`letta_bridge.turn.recorder.Recorder`."""
         self._writes_lost.inc()
+
+    def out_of_resources(self) -> None:
+        """See :class:`letta_bridge.turn.recorder.Recorder`."""
+        self._lacks.inc()
 
     def retried(self, cause: str) -> None:
         """See :class:`letta_bridge.turn.recorder.Recorder`."""

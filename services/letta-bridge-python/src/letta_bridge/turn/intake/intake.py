@@ -28,6 +28,7 @@ from letta_bridge.turn.lease import TurnLease
 from letta_bridge.turn.recorder import NO_RECORDER, Recorder
 from shared_utils.observability import logs
 from shared_utils.redis.connection import CONNECTION_ERRORS
+from shared_utils.task_end import log_failures
 from shared_utils.waiting import wait_or_timeout
 
 _log = logs.get("letta_bridge.intake")
@@ -75,6 +76,8 @@ class Intake:
         self._stopping = asyncio.Event()
         self._recovers_at = 0.0
         """No turn is taken before this time, because this host lacked the resources for one."""
+        self._lack = ""
+        """What it lacked."""
         self._outcomes = SettleBuffer(recorder)
         self._running = RunningTurns(
             process,
@@ -86,7 +89,7 @@ class Intake:
         self._capacity = Capacity(
             settings.max_concurrent_requests,
             in_use=lambda: len(self._running) + len(self._outcomes),
-            accepting=lambda: accepting() and clock() >= self._recovers_at,
+            accepting=lambda: accepting() and self.resource_error is None,
             stopping=self._stopping,
         )
         self._leases = LeaseKeeper(queue, self._running, settings.lease_seconds, recorder, self._wake.set)
@@ -105,6 +108,17 @@ class Intake:
     def redis_error(self) -> str | None:
         """Why no turns can be taken, in one sentence; None while Redis executes the commands of the passes."""
         return None if self._outage.last_error is None else str(self._outage.last_error)
+
+    @property
+    def resource_error(self) -> str | None:
+        """Why no turn is taken for a while, in one sentence; None while this host has the resources for one."""
+        seconds = self._recovers_at - clock()
+        if seconds <= 0:
+            return None
+        return (
+            f"this host lacks the resources for a turn ({self._lack}), so this bridge takes none for {seconds:.0f} s; "
+            "give it more memory, threads or open files, or lower queue.max_concurrent_requests"
+        )
 
     @property
     def in_flight(self) -> int:
@@ -139,7 +153,8 @@ class Intake:
             self._stopping.set()
             self._leases.stop()
             self._arrivals.allow()
-            await asyncio.gather(arrivals, leases, return_exceptions=True)
+            await asyncio.wait((arrivals, leases))
+            log_failures(arrivals, leases)
 
     def stop(self) -> None:
         """Take no more turns, and let :meth:`run` return."""
@@ -213,7 +228,8 @@ class Intake:
     def _exhausted(self, turn: Turn, error: OutOfResources, begun: bool) -> None:
         """Leave turns to other bridges for a while; this one would take them repeatedly in vain."""
         _log.error("out_of_resources", receipt=turn.receipt, error=str(error), pause=_EXHAUSTED_SECONDS)
-        self._recovers_at = clock() + _EXHAUSTED_SECONDS
+        self._recorder.out_of_resources()
+        self._lack, self._recovers_at = str(error), clock() + _EXHAUSTED_SECONDS
         if not begun:
             self._hand_outs.refuse([turn])
 

@@ -57,6 +57,7 @@ class Importer:
         longest: characters of a text that are kept.
         progress: is told how many were gone through.
         foreign: whether an agent with these tags belongs to another tenant.
+        done: counts as it goes.
     """
 
     source: LettaPassages
@@ -67,6 +68,7 @@ class Importer:
     longest: int
     progress: Callable[[int], None]
     foreign: Callable[[Collection[str]], bool]
+    done: Imported = field(default_factory=Imported)
     _every: int = 1
     _sample: dict[str, Sequence[float]] = field(default_factory=dict)
 
@@ -79,7 +81,7 @@ class Importer:
         Raises:
             ServiceError: source, store or embedding model cannot be used.
         """
-        done = Imported()
+        done = self.done
         self._every = max(1, self.source.count() // _SAMPLE_SIZE)
         for everything in self._pages():
             page = [(row, passage) for row, passage, tags in everything if not self.foreign(tags)]
