@@ -140,6 +140,11 @@ class Conversation:
         numbers = [utterance.number for utterance in utterances if utterance.task not in self.reordered]
         return numbers == sorted(numbers)
 
+    def answered_since(self, moment: float) -> set[Task]:
+        """The tasks whose first reply was heard after that moment of the monotonic clock."""
+        with self.observer.changed:
+            return {task for task, at in self.observer.answered_at.items() if at > moment}
+
     def tasks_of(self, users: Iterable[str]) -> set[Task]:
         """Everything those have said so far."""
         wanted = set(users)
