@@ -23,10 +23,10 @@ from shared_utils.connection_failures import connection_failure
 @pytest.mark.parametrize(
     ("error", "clause"),
     [
-        (ConnectionRefusedError(111, "x"), "nobody listens there (connection refused)"),
+        (ConnectionRefusedError(111, "x"), "no program listens there (connection refused)"),
         (socket.gaierror(-2, "x"), "its name cannot be resolved"),
-        (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER]"), "a TLS connection cannot be agreed on"),
-        (FileNotFoundError(2, "x"), "there is no such socket"),
+        (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER]"), "the TLS handshake fails"),
+        (FileNotFoundError(2, "x"), "the socket does not exist"),
         (PermissionError(13, "x"), "this user may not open the socket"),
         (TimeoutError("timed out"), "it does not answer in time"),
         (OSError(101, "Network is unreachable"), "its network cannot be reached"),
@@ -34,7 +34,7 @@ from shared_utils.connection_failures import connection_failure
          "its certificate is not trusted (self-signed certificate)"),
         (RuntimeError("failed to resolve host 'x': [Errno -2] Name or service"), "its name cannot be resolved"),
         (ExceptionGroup("several", [OSError("other"), ConnectionRefusedError(111, "x")]),
-         "nobody listens there (connection refused)"),
+         "no program listens there (connection refused)"),
         (RuntimeError("something else"), None),
     ],
     ids=repr,
@@ -47,7 +47,7 @@ def test_connection_failure_reads_the_cause_chain() -> None:
     error = RuntimeError("All connection attempts failed")
     error.__cause__ = OSError("in between")
     error.__cause__.__context__ = ConnectionRefusedError(111, "x")
-    assert connection_failure(error) == "nobody listens there (connection refused)"
+    assert connection_failure(error) == "no program listens there (connection refused)"
 
 
 async def by_httpx(url: str) -> None:

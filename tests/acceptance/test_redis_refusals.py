@@ -208,6 +208,8 @@ def test_a_hand_over_that_is_refused_for_good_is_an_error_reply(
         observer.push("ada", f"t{number}", "my secret words")
     replies = observer.wait_for(3)
     assert {reply["code"] for reply in replies} == {"fallback_unavailable"}
-    assert all("memory-python cannot be asked: Redis holds something else" in reply["message"] for reply in replies)
+    assert all(
+        "memory-python cannot be asked: Redis has a value of another type" in reply["message"] for reply in replies
+    )
     assert "secret" not in json.dumps(replies)
     observer.client.close()

@@ -50,7 +50,7 @@ def listens(url: str) -> bool:
 
 
 def falls_silent(url: str) -> bool:
-    """Whether nobody listens there any more, within some seconds."""
+    """Whether no program listens there any more, within some seconds."""
     deadline = time.monotonic() + 10
     while listens(url) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -134,7 +134,7 @@ def test_a_wrong_database_is_one_clear_sentence_before_anything_starts(tmp_path:
     assert up.returncode == 1
     assert "starting" not in up.stderr.replace("and starting no PostgreSQL", "")
     assert up.stderr.splitlines()[-1] == (
-        f"DATABASE_URL in the environment is used, and does not work: The database server at 127.0.0.1:{port} does not "
+        f"DATABASE_URL in the environment does not work: The database server at 127.0.0.1:{port} does not "
         "answer; start it, or correct its address."
     )
     assert "secret" not in up.stderr

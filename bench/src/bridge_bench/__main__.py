@@ -38,18 +38,22 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def bench(
     *,
-    tasks: Annotated[int, typer.Option(help="Tasks that count in a throughput round.", min=500)] = 6000,
-    rounds: Annotated[int, typer.Option(help="Rounds, of which the medians are told.", min=1)] = 3,
-    peers: Annotated[str, typer.Option(help="Comma-separated: beginnings of their names; all, none.")] = "all",
-    figure: Annotated[str, typer.Option(help=f"Comma-separated, or all: {', '.join(FIGURES)}.")] = ",".join(USUAL),
-    letta: Annotated[bool, typer.Option("--letta", help="The same as --figure letta: with a real Letta.")] = False,
-    concurrency: Annotated[int, typer.Option(help="Tasks in flight at most.", min=1)] = 64,
-    users: Annotated[int, typer.Option(help="Users the tasks are spread over.", min=1)] = 500,
-    patience: Annotated[float, typer.Option(help="Seconds a killed worker's tasks are waited for.")] = 75.0,
-    large: Annotated[bool, typer.Option("--large", help="A million tasks waiting, 100 000 users, too.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the results here.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Exit 1 where a target is missed, and name it.")] = False,
-    docs: Annotated[bool, typer.Option("--docs", help="Take the results over into docs/performance.md.")] = False,
+    tasks: Annotated[int, typer.Option(help="Measured tasks of a throughput round.", min=500)] = 6000,
+    rounds: Annotated[int, typer.Option(help="Rounds; the output shows their medians.", min=1)] = 3,
+    peers: Annotated[str, typer.Option(help="Comma-separated prefixes of peers' names, or all, or none.")] = "all",
+    figure: Annotated[str, typer.Option(help=f"Comma-separated figures, or all: {', '.join(FIGURES)}.")] = ",".join(
+        USUAL
+    ),
+    letta: Annotated[bool, typer.Option("--letta", help="The same as --figure letta: use a real Letta.")] = False,
+    concurrency: Annotated[int, typer.Option(help="Maximum number of tasks in flight.", min=1)] = 64,
+    users: Annotated[int, typer.Option(help="Number of users that send the tasks.", min=1)] = 500,
+    patience: Annotated[float, typer.Option(help="Seconds to wait for the tasks of a killed worker.")] = 75.0,
+    large: Annotated[
+        bool, typer.Option("--large", help="Also measure a million waiting tasks and 100 000 users.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for the results.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if a target is missed, and name it.")] = False,
+    docs: Annotated[bool, typer.Option("--docs", help="Write the results into docs/performance.md.")] = False,
 ) -> None:
     """Measure the bridge against peers and floors, interleaved; print tables of medians."""
     logs.configure(LogSettings(level="warning", format="console"), "bench", stream=sys.stderr)
@@ -85,7 +89,7 @@ def _measured(console: Console, names: Sequence[str], options: Options) -> resul
         "rounds": options.rounds,
     }
     if before > (os.cpu_count() or 1) / 2:
-        console.print(f"The machine is not idle (load average {before:.1f}): only ratios mean something.")
+        console.print(f"The machine is not idle (load average {before:.1f}): only ratios are meaningful.")
     measured: results.Results = {}
     with (
         tempfile.TemporaryDirectory(prefix="bridge-bench-") as data,

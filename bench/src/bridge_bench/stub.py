@@ -167,7 +167,7 @@ def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--latency", type=float, default=0.0, help="seconds a turn takes")
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds that a turn takes")
     parser.add_argument("--remember", action="store_true", help="keep turns, so that they can be found")
     args = parser.parse_args()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

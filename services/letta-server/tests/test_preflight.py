@@ -52,7 +52,7 @@ def test_a_postgresql_that_is_too_old_is_refused(letta_server: Any, postgres: An
     with postgres.connect(database) as connection:
         connection.execute("CREATE FUNCTION version() RETURNS text LANGUAGE sql AS $$ SELECT 'PostgreSQL 14.2' $$")
     said = refused(letta_server, postgres.variables(database))
-    assert "PostgreSQL 14.2 is too old: this service needs 15 or newer; upgrade the server, or name another one" in said
+    assert "PostgreSQL 14.2 is too old: this service needs 15 or newer; upgrade the server, or use another one" in said
 
 
 @pytest.mark.parametrize("mode", ["A", "B", "C"])

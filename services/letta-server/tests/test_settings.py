@@ -34,7 +34,7 @@ def test_an_empty_variable_counts_as_unset() -> None:
 
 @pytest.mark.parametrize("name", ["LETTA_SERVER_PASSWORD", "LETTA_ENCRYPTION_KEY", "OPENAI_API_KEY"])
 def test_a_blank_secret_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(SettingsRefused, match=f"^{name} holds nothing but blanks"):
+    with pytest.raises(SettingsRefused, match=f"^{name} contains only blanks"):
         read(URI | {name: " \t"})
     (tmp_path / "secret").write_text(" \n")
     with pytest.raises(SettingsRefused, match=f"^{name}_FILE names .* which is empty"):
@@ -73,8 +73,8 @@ def test_no_secret_is_in_the_printed_form() -> None:
         (PARTS | {"LETTA_PG_PORT": "54x"}, "LETTA_PG_PORT"),
         (PARTS | {"LETTA_PG_PORT": "65536"}, "LETTA_PG_PORT"),
         (URI | {"LETTA_REDIS_PORT": "6379"}, "LETTA_REDIS_HOST"),
-        (URI | {"LETTA_REDIS_HOST": "redis://cache"}, "bare host"),
-        (URI | {"LETTA_SERVER_SECURE": "true"}, "without a password"),
+        (URI | {"LETTA_REDIS_HOST": "redis://cache"}, "only a host"),
+        (URI | {"LETTA_SERVER_SECURE": "true"}, "requires a password"),
         (URI | {"LETTA_SERVER_SECURE": "maybe"}, "true or false"),
         (URI | {"LETTA_ENABLE_OPENGAUSS": "perhaps"}, "LETTA_ENABLE_OPENGAUSS must be true or false"),
         (URI | {"LETTA_PG_POOL_SIZE": "many"}, "LETTA_PG_POOL_SIZE must be a whole number"),
@@ -126,8 +126,8 @@ def test_the_encryption_key_is_never_changed(tmp_path: Path) -> None:
         ({"OPENAI_API_KEY": "sk-中"}, "OPENAI_API_KEY cannot be sent"),
         ({"ANTHROPIC_API_KEY": "sk\u00e4"}, "ANTHROPIC_API_KEY cannot be sent"),
         ({"LETTA_SERVER_PASSWORD": "hunter\u4e2d"}, "LETTA_SERVER_PASSWORD cannot be sent"),
-        ({"LETTA_SERVER_PASSWORD": "hunter\n2"}, "LETTA_SERVER_PASSWORD holds a line break"),
-        ({"OPENAI_API_KEY": "sk\udcff"}, "OPENAI_API_KEY holds bytes that are not UTF-8"),
+        ({"LETTA_SERVER_PASSWORD": "hunter\n2"}, "LETTA_SERVER_PASSWORD contains a line break"),
+        ({"OPENAI_API_KEY": "sk\udcff"}, "OPENAI_API_KEY contains bytes that are not UTF-8"),
     ],
 )
 def test_unsendable_secret_is_refused_by_its_variables_name(given: dict[str, str], named: str) -> None:

@@ -68,7 +68,7 @@ def test_redis_that_loads_is_waited_for(redis_saying: Callable[..., Redis]) -> N
 
 
 def test_redis_with_a_password_is_not(redis_saying: Callable[..., Redis]) -> None:
-    with pytest.raises(NotReachable, match="wants a password"):
+    with pytest.raises(NotReachable, match="requires a password"):
         wait_for_redis(redis_saying(b"-NOAUTH Authentication required.\r\n"), 30)
 
 

@@ -166,4 +166,4 @@ def test_a_key_that_cannot_be_sent_is_one_sentence_and_exit_2(run_cli: Any) -> N
 def test_stats_without_redis_is_exit_4(run_cli: Any) -> None:
     away = run_cli("stats", REDIS_URL="redis://127.0.0.1:1")
     assert away.exit_code == 4
-    assert "Redis at 127.0.0.1:1 cannot be reached: nobody listens there" in away.output
+    assert "Redis at 127.0.0.1:1 cannot be reached: no program listens there" in away.output

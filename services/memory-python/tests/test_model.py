@@ -106,7 +106,7 @@ async def test_a_text_cut_at_the_length_limit_is_marked(ask: Any) -> None:
 async def test_thoughts_and_tool_calls_are_no_answer(ask: Any, text: str) -> None:
     error, _ = await ask(says(text))
     assert isinstance(error, ModelSaidNothing)
-    assert "thoughts or tool calls" in str(error)
+    assert "reasoning or tool calls" in str(error)
 
 
 async def test_a_model_that_refuses_parameters_is_asked_without_them(ask: Any) -> None:
@@ -139,7 +139,7 @@ async def test_a_parameter_that_cannot_be_left_out_is_reported_with_what_to_do(a
     error, requests = await ask(refuses("Unsupported parameter: 'response_format' is not supported"))
     assert isinstance(error, ModelRefused)
     assert str(error).endswith(
-        "; take another MEMORY_MODEL, or set OPENAI_BASE_URL to a proxy that leaves it out or sets it"
+        "; choose another MEMORY_MODEL, or set OPENAI_BASE_URL to a proxy that removes or sets it"
     )
     assert len(requests) == 1
 
@@ -169,7 +169,7 @@ async def test_a_parameter_that_was_not_sent_is_not_tried_for_ever(ask: Any) -> 
     [
         (refuses("Incorrect token: sk-hsu5Gs8a", 401), "refuses the key (Incorrect token: …); give"),
         (refuses("You exceeded your current quota", 429), "a quota is used up (You exceeded your current quota)"),
-        (refuses("the request exceeds the available context size"), "memory.context_window smaller"),
+        (refuses("the request exceeds the available context size"), "lower memory.context_window"),
         (refuses("The model `m` does not exist", 404), "does not know the model (The model `m` does not exist)"),
     ],
 )

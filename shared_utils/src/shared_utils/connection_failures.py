@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from typing import Final
 
 _UNTRUSTED: Final = "its certificate is not trusted"
-_NO_TLS: Final = "a TLS connection cannot be agreed on"
+_NO_TLS: Final = "the TLS handshake fails"
 _NO_NAME: Final = "its name cannot be resolved"
-_REFUSED: Final = "nobody listens there (connection refused)"
+_REFUSED: Final = "no program listens there (connection refused)"
 _NO_ROUTE: Final = "its network cannot be reached"
-_NO_SOCKET: Final = "there is no such socket"
+_NO_SOCKET: Final = "the socket does not exist"
 _FORBIDDEN: Final = "this user may not open the socket"
 _SILENT: Final = "it does not answer in time"
 

@@ -56,5 +56,7 @@ class SingleAnswerClient(httpx.AsyncClient):
             asked = hash((request.method, str(request.url), request.content))
             if self._answers.repeats(connection, asked, response.content):
                 await connection.aclose()
-                raise httpx.RemoteProtocolError("an earlier request's answer came again", request=request)
+                raise httpx.RemoteProtocolError(
+                    "the connection delivered an earlier request's answer again", request=request
+                )
         return response

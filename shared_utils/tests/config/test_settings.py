@@ -188,10 +188,13 @@ def test_a_choice_may_be_written_in_any_case(checkout: Any, written: Any) -> Non
 @pytest.mark.parametrize(
     ("environ", "sentence"),
     [
-        ({"REDIS_PASSWORD": "hunter\n2"}, "the setting redis.password (from REDIS_PASSWORD) holds a line break"),
-        ({"REDIS_URL": "redis://:hunter2@h\x01"}, "the setting redis.url (from REDIS_URL) holds a line break"),
-        ({"LETTA_API_KEY": "hunter2\udcff"}, "the setting letta.api_key (from LETTA_API_KEY) holds bytes that are not"),
-        ({"REDIS_HOST": "hunter2\x01"}, "the setting redis.host (from REDIS_HOST) holds a line break or another"),
+        ({"REDIS_PASSWORD": "hunter\n2"}, "the setting redis.password (from REDIS_PASSWORD) contains a line break"),
+        ({"REDIS_URL": "redis://:hunter2@h\x01"}, "the setting redis.url (from REDIS_URL) contains a line break"),
+        (
+            {"LETTA_API_KEY": "hunter2\udcff"},
+            "the setting letta.api_key (from LETTA_API_KEY) contains bytes that are not",
+        ),
+        ({"REDIS_HOST": "hunter2\x01"}, "the setting redis.host (from REDIS_HOST) contains a line break or another"),
     ],
 )
 def test_invalid_value_is_refused_by_its_variables_name_only(

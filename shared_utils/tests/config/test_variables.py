@@ -95,7 +95,8 @@ def test_an_unknown_variable_is_refused_and_the_nearest_named(name: str, meant: 
 
 def test_an_unknown_variable_near_to_none_is_refused_too() -> None:
     assert refusal(PROGRAM_XYZZY="1") == (
-        "the environment has an unknown variable PROGRAM_XYZZY; docs/configuration.md lists all that begin so"
+        "the environment has an unknown variable PROGRAM_XYZZY; docs/configuration.md lists all variables with "
+        "this prefix"
     )
 
 

@@ -172,7 +172,7 @@ def test_a_number_json_does_not_know_is_never_written(number: bytes) -> None:
 def test_a_payload_may_be_as_large_as_its_limit() -> None:
     payload = b'{"content":"%s"}' % (b"x" * 100)
     assert parse_task(payload, Limits(payload_bytes=len(payload))).content == "x" * 100
-    with pytest.raises(MalformedMessage, match=f"{len(payload)} bytes, {len(payload) - 1} are allowed"):
+    with pytest.raises(MalformedMessage, match=f"{len(payload)} bytes; the maximum is {len(payload) - 1}"):
         parse_task(payload, Limits(payload_bytes=len(payload) - 1))
 
 
@@ -180,7 +180,7 @@ def test_a_payload_may_be_as_large_as_its_limit() -> None:
 def test_an_id_may_be_as_long_as_its_limit(field: str) -> None:
     limits = Limits(id_length=16)
     assert getattr(parse_task(json.dumps({field: "名" * 16}).encode(), limits), field) == "名" * 16
-    with pytest.raises(MalformedMessage, match=f"{field} has 17 characters, 16 are allowed"):
+    with pytest.raises(MalformedMessage, match=f"{field} has 17 characters; the maximum is 16"):
         parse_task(json.dumps({field: "x" * 17}).encode(), limits)
 
 

@@ -16,10 +16,18 @@ _NO_NAME = "could not translate host name to address: Name or service not known"
 @pytest.mark.parametrize(
     ("error", "says", "advice"),
     [
-        (psycopg.OperationalError(_REFUSED), "nobody listens there", "start it, or correct host and port in DATABASE"),
+        (
+            psycopg.OperationalError(_REFUSED),
+            "no program listens there",
+            "start it, or correct host and port in DATABASE",
+        ),
         (psycopg.OperationalError(_NO_NAME), "its name cannot be resolved", "correct the host in DATABASE_URL"),
         (psycopg.OperationalError("server closed"), "server closed", "start it, or correct"),
-        (errors.DiskFull("could not extend file: No space left on device"), "the disk of the database", "make room"),
+        (
+            errors.DiskFull("could not extend file: No space left on device"),
+            "the disk of the database",
+            "free disk space",
+        ),
     ],
 )
 def test_a_database_that_is_unavailable_says_why_and_what_to_do(error: psycopg.Error, says: str, advice: str) -> None:

@@ -159,7 +159,7 @@ async def test_a_server_at_an_ipv6_address_is_reached(loopback6: None, started: 
 
 async def test_closed_port_is_explained() -> None:
     said = await refusal(RedisSettings(url=f"redis://127.0.0.1:{free_port()}"))
-    assert "cannot be reached: nobody listens there (connection refused); check REDIS_URL" in said
+    assert "cannot be reached: no program listens there (connection refused); check REDIS_URL" in said
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
@@ -211,7 +211,7 @@ def test_an_untrusted_certificate_reads_so(tls: TlsFront, loop: Callable[..., An
 
 async def test_tls_toward_a_server_without_it_reads_so(open_server: Valkey) -> None:
     said = await refusal(RedisSettings(url=f"rediss://127.0.0.1:{open_server.port}"))
-    assert "rediss:// is used only where the server has TLS" in said
+    assert "rediss:// is used only if the server has TLS" in said
     assert "refused" not in said
 
 
@@ -282,12 +282,12 @@ async def test_faults_of_sentinels_are_named(started: Callable[..., Any]) -> Non
     watcher = started(Sentinel, server, password="other", replicas=False)
     at = f"127.0.0.1:{watcher.port}"
     wrong = await refusal(RedisSettings(url=f"redis+sentinel://:{ESCAPED}@{at}/bridge/0"))
-    assert wrong.startswith("the Sentinels are of no use: Redis refuses the password")
+    assert wrong.startswith("the Sentinels cannot be used: Redis refuses the password")
     assert "REDIS_SENTINEL_PASSWORD" in wrong
     unknown = await refusal(RedisSettings(url=f"redis+sentinel://{at}/nobody/0", sentinel_password="other"))
-    assert unknown.startswith("the Sentinels name no primary that is up")
+    assert unknown.startswith("the Sentinels name no available primary")
     nobody = await refusal(RedisSettings(url=f"redis+sentinel://127.0.0.1:{free_port()}/bridge/0"))
-    assert nobody.startswith("the Sentinels are of no use: Redis at 127.0.0.1:")
+    assert nobody.startswith("the Sentinels cannot be used: Redis at 127.0.0.1:")
     bare = await refusal(RedisSettings(url=f"redis+sentinel://{at}/bridge/0", sentinel_password="other"))
     assert bare.startswith("Redis refuses the password")
 
@@ -328,7 +328,7 @@ async def test_a_cluster_is_entered_through_any_node_that_lives(cluster: tuple[l
     first = ",".join(f"127.0.0.1:{node.port}" for node in sorted(nodes, key=lambda node: node is not dead))
     await used(RedisSettings(url=f"redis+cluster://:pw@{first}"))
     said = await refusal(RedisSettings(url=f"redis+cluster://:pw@127.0.0.1:{dead.port}"))
-    assert "nobody listens there" in said
+    assert "no program listens there" in said
 
 
 def owns(client: Any, *keys: Any) -> bool:

@@ -65,7 +65,7 @@ def test_a_failure_is_reported_once_and_its_end_too(service: Service) -> None:
     service.checks, service.status = [full | {"ok": True}], 200
     watched.look()
     watched.look()
-    assert lines[1:] == ["letta-bridge (redis): well again"]
+    assert lines[1:] == ["letta-bridge (redis): healthy again"]
 
 
 def test_failure_that_ends_before_the_next_check_is_not_reported(service: Service) -> None:

@@ -112,27 +112,25 @@ def test_an_unfit_database_is_one_sentence_before_anything_starts(tmp_path: Path
         stack.start()
     assert stack.processes == []
     stack.stop()
-    assert str(caught.value) == (
-        "DATABASE_URL in the environment is used, and does not work: DATABASE_URL is wrong; correct it."
-    )
+    assert str(caught.value) == ("DATABASE_URL in the environment does not work: DATABASE_URL is wrong; correct it.")
 
 
 def test_a_missing_configuration_file_is_one_sentence_before_anything_starts(tmp_path: Path) -> None:
     stack = Stack(tmp_path / "data", variables={"LETTA_BRIDGE_CONFIG": str(tmp_path / "none.json")})
-    with pytest.raises(ConfigMissing, match=r"none\.json, which does not exist, so .*; correct its name"):
+    with pytest.raises(ConfigMissing, match=r"none\.json, which does not exist; correct its name"):
         stack.start()
     assert stack.processes == []
 
 
 def test_a_full_disk_is_one_sentence_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preconditions, "_LEAST_ROOM", 2**80)
-    with pytest.raises(DataUnwritable, match=r"The disk of .* is full .*; make room, or name"):
+    with pytest.raises(DataUnwritable, match=r"The disk of .* is full .*; free disk space, or name"):
         Stack(tmp_path / "data", variables={}).start()
 
 
 def test_a_data_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataUnwritable, match=r"cannot be written \(.*\), so nothing could be kept; give"):
+    with pytest.raises(DataUnwritable, match=r"cannot be written \(.*\), so no data could be stored; grant"):
         Stack(tmp_path / "file" / "data", variables={}).start()
 
 
@@ -218,7 +216,7 @@ def test_queue_of_another_stack_is_refused(
 def test_operators_redis_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "letta-bridge.status").unlink()
     with (
-        pytest.raises(RedisUnusable, match="REDIS_URL in the environment is used, and does not work"),
+        pytest.raises(RedisUnusable, match="REDIS_URL in the environment does not work"),
         Stack(tmp_path / "data", variables={"REDIS_URL": "redis://127.0.0.1:1"}),
     ):
         pass

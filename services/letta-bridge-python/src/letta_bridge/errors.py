@@ -148,7 +148,7 @@ def failure_label(error: LettaError) -> str:
 
 
 class BreakerOpen(ServiceError):
-    """Letta failed several times in a row and is left alone for a while."""
+    """Letta failed several times in a row; its circuit breaker is open."""
 
     code = "breaker_open"
     retryable = True

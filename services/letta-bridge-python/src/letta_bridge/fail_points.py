@@ -69,7 +69,7 @@ def armed(text: str | None) -> Callable[..., None]:
         return _unarmed
     found = _FORM.fullmatch(text)
     if found is None or f"SIG{found['signal']}" not in signal.Signals.__members__:
-        raise ValueError(f"{VARIABLE} reads <step>:<signal>:<n>, the step being one of {', '.join(STEPS)}")
+        raise ValueError(f"{VARIABLE} must be <step>:<signal>:<n>, with one of the steps {', '.join(STEPS)}")
     step, left = found["step"], int(found["n"])
     number = signal.Signals[f"SIG{found['signal']}"]
 

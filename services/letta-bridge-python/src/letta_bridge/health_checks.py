@@ -81,7 +81,7 @@ def redis_check(ping: Callable[[], Awaitable[object]], intake: Intake) -> Depend
                 await ping()
         except CONNECTION_ERRORS as error:
             trouble = trouble or explain(error)
-        return [Check("redis", ok=trouble is None, detail=trouble or "does what is asked", required=True)]
+        return [Check("redis", ok=trouble is None, detail=trouble or "processes commands", required=True)]
 
     return check
 
@@ -152,12 +152,12 @@ def consent_check(choices: ChoiceReplicas) -> DependencyCheck:
 
 def journal_check(journal: Journal) -> DependencyCheck:
     """Whether turns get into the database."""
-    return _trouble_check("journal", lambda: journal.last_error, "writes, or leaves it to another bridge")
+    return _trouble_check("journal", lambda: journal.last_error, "the journal is written, by this bridge or another")
 
 
 def vectors_check(worker: VectorWorker) -> DependencyCheck:
     """Whether the vectors follow the turns and passages."""
-    return _trouble_check("vectors", lambda: worker.last_error, "kept in step, by this bridge or another")
+    return _trouble_check("vectors", lambda: worker.last_error, "synchronised, by this bridge or another")
 
 
 def answers_check(status: Callable[[], Awaitable[QueueStatus | None]]) -> DependencyCheck:

@@ -75,7 +75,7 @@ app.command(name="doctor")(doctor.doctor)
 
 
 def main() -> None:
-    """Run the command line. What a command logs goes to standard error; ``run`` has its own mind about that."""
+    """Run the command line. Commands log to standard error; ``run`` logs as configured."""
     logs.configure(LogSettings(level="warning", format="console"), "letta-bridge", stream=sys.stderr)
     refuse_undecodable(sys.argv[1:])
     app()

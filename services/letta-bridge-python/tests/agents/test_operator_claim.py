@@ -72,7 +72,7 @@ async def test_command_with_another_tenant_is_refused(
     await bridge(client, served).beat(letta)
     if other_is_served:
         await bridge(client, asked, Keys("other")).beat(letta)
-    with pytest.raises(TenantTaken, match=f"another tenant than '{asked}'.*nothing was done.*TENANT.*LETTA_API_URL"):
+    with pytest.raises(TenantTaken, match=f"another tenant than '{asked}'.*nothing was changed.*TENANT.*LETTA_API_URL"):
         await require_own_agents(settings_of(asked), client, letta)
 
 

@@ -44,7 +44,7 @@ async def test_while_the_database_is_unavailable_users_get_agents_and_keep_them(
         agents.add(await manager.agent_for("ada", "default", None, letta))
         assert manager.store_error is not None
         assert "bridge on 127.0.0.1:1" in manager.store_error
-        assert "the session file serves" in manager.store_error
+        assert "the session file is used instead" in manager.store_error
         assert "secret-of-the-database" not in manager.store_error
         assert (await manager.count())["active"] == 1
         await manager.close()
@@ -56,5 +56,5 @@ def test_bridge_without_its_database_is_ready_and_degraded(bridge_factory: Bridg
     bridge = bridge_factory(redis_url, "http://127.0.0.1:1", DATABASE_URL=NOWHERE, DB_CONNECTION_TIMEOUT="1")
     assert httpx.get(f"{bridge.url}/readyz", timeout=20).status_code == 200
     health = httpx.get(f"{bridge.url}/health", timeout=20).json()
-    assert "the session file serves" in json.dumps(health["checks"]["sessions"])
+    assert "the session file is used instead" in json.dumps(health["checks"]["sessions"])
     assert health["status"] == "degraded"

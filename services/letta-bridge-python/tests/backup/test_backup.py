@@ -249,7 +249,7 @@ async def test_a_place_that_is_not_empty_is_refused_before_any_agent_is_written(
     with pytest.raises(Conflict, match="not empty"):
         await make_backup(settings, store, folder, configuration={})
     other = InMemoryLetta()
-    with pytest.raises(Conflict, match="exists already"):
+    with pytest.raises(Conflict, match="already contains sessions"):
         await restore_backup(settings, InMemoryAgentStore(other), folder)
     assert other.agents == {}
 
@@ -352,7 +352,7 @@ async def test_file_that_a_bridge_has_open_is_refused_before_any_agent_is_writte
 ) -> None:
     await make_backup(settings, store, tmp_path / "backup", configuration={})
     other = InMemoryLetta()
-    with pytest.raises(Conflict, match="open; stop the bridges of this host"):
+    with pytest.raises(Conflict, match="; stop the bridges of this host and repeat"):
         await restore_backup(empty, InMemoryAgentStore(other), tmp_path / "backup")
     assert other.agents == {}
     assert len(await begun.page()) == 3
@@ -367,9 +367,9 @@ async def test_a_backup_that_broke_off_is_recognised(
 
     with pytest.raises(KeyboardInterrupt):
         await make_backup(settings, Broken(letta), tmp_path / "backup", configuration={})
-    with pytest.raises(BackupDamaged, match="never finished"):
+    with pytest.raises(BackupDamaged, match="incomplete"):
         await restore_backup(empty, None, tmp_path / "backup")
-    with pytest.raises(Conflict, match="never finished"):
+    with pytest.raises(Conflict, match="incomplete"):
         await make_backup(settings, None, tmp_path / "backup", configuration={})
 
 
@@ -513,7 +513,7 @@ async def test_a_backup_of_an_earlier_release_is_still_read(
     report = await restore_backup(empty, InMemoryAgentStore(other), folder)
     assert report.outcomes == {"restored": 1}
     [lack] = report.lacks
-    assert "messages in context only" in lack
+    assert "only the messages in context" in lack
     [agent] = await other.find_agents(["user:用户0"])
     assert agent.former_ids == (filled.agent_id,)
     again = await restore_backup(empty, InMemoryAgentStore(other), folder)

@@ -65,7 +65,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, letta: InMemoryLetta) 
 def test_backup_prints_its_contents_and_omissions(call: Callable[..., Any], tmp_path: Path) -> None:
     told = call("backup", tmp_path / "backup")
     assert "2 agents with 6 messages and 2 passages" in told
-    assert "in no backup: embeddings of passages, which Letta makes anew" in told
+    assert "in no backup: embeddings of passages, which Letta computes again" in told
     assert "not saved, in Redis: redis:" in told
     assert "secret words" not in told
 
@@ -174,9 +174,9 @@ def test_only_a_backup_without_agents_continues_while_letta_is_silent(
     ("arguments", "says"),
     [
         (("restore", "{folder}/none"), "{folder}/none does not exist; name the directory of a backup"),
-        (("restore", "{folder}/config.json"), "{folder}/config.json is no directory; name another place"),
-        (("backup", "{folder}/config.json"), "{folder}/config.json is no directory; name another place"),
-        (("user", "export", "ada", "--to", "{folder}/config.json"), "{folder}/config.json is no directory; name"),
+        (("restore", "{folder}/config.json"), "{folder}/config.json is not a directory; name a directory"),
+        (("backup", "{folder}/config.json"), "{folder}/config.json is not a directory; name a directory"),
+        (("user", "export", "ada", "--to", "{folder}/config.json"), "{folder}/config.json is not a directory; name"),
     ],
     ids=["restore nothing", "restore a file", "backup to a file", "export to a file"],
 )

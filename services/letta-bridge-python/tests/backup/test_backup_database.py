@@ -219,7 +219,7 @@ async def test_backup_interrupted_at_any_step_is_invalid(
         folder = tmp_path / f"broken-{number}"
         with pytest.raises(Killed):
             await make_backup(here, InMemoryAgentStore(letta), folder, configuration={})
-        with pytest.raises(BackupDamaged, match="never finished"):
+        with pytest.raises(BackupDamaged, match="incomplete"):
             manifest.read(folder)
 
 
@@ -286,7 +286,7 @@ async def test_a_backup_that_pg_dump_made_is_still_read(
     old_manifest(folder, "pg_dump", {})
 
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DatabaseRefused, match="pg_restore is not here"):
+    with pytest.raises(DatabaseRefused, match="pg_restore is not installed"):
         await restore_backup(there, None, folder)
     monkeypatch.setenv("PATH", programs["PATH"])
     report = await restore_backup(there, None, folder)
@@ -322,7 +322,7 @@ async def test_a_database_with_rows_is_refused_before_any_agent_is_written(
     database = Database(there.database)
     await DatabaseSessionStore(database).reserve("somebody", "default")
     await database.close()
-    with pytest.raises(Conflict, match="holds rows in agent_sessions"):
+    with pytest.raises(Conflict, match="already contains rows in agent_sessions"):
         await restore_backup(there, InMemoryAgentStore(other), tmp_path / "backup")
     assert other.agents == {}
 

@@ -192,4 +192,4 @@ async def test_restore_warns_that_the_ledger_does_not_reach_back_to_an_old_backu
     old = manifest.read(backup).model_copy(update={"created_at": utc_now() - timedelta(days=500)})
     manifest.write(backup, old)
     report = await restore_backup(empty, InMemoryAgentStore(InMemoryLetta()), backup, ledger=ledger)
-    assert "forgets an erasure after 400 days" in report.unread[0]
+    assert "keeps an entry for only 400 days" in report.unread[0]

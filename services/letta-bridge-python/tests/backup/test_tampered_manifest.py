@@ -133,7 +133,7 @@ def test_read_refuses_a_folder_in_place_of_the_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda state: state["tables"].pop(), "lists the file 'database/erasures.copy' and names nothing"),
+        (lambda state: state["tables"].pop(), "lists the file 'database/erasures.copy', but no content"),
         (lambda state: state["tables"][0].update(path="database/other.copy"), "as the file of the table"),
         (lambda state: state["tables"].append(state["tables"][0]), "more than once"),
         (lambda state: state.update(tables=[]), "names no tables"),

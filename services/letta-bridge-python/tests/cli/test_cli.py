@@ -103,7 +103,7 @@ def test_wrong_usage_is_exit_code_2(call: Callable[..., Any], arguments: list[st
         ('{"queue": {"lease_seconds": 0}}', "queue.lease_seconds"),
         ('{"redis": {"url": ', "is not valid JSON"),
         ('{"redis": {"url": "http://:hunter2@h"}}', "REDIS_URL starts with 'http://'"),
-        ('{"redis": {"url": "redis://:hunt/hunter2@h"}}', "REDIS_URL cannot be read"),
+        ('{"redis": {"url": "redis://:hunt/hunter2@h"}}', "REDIS_URL cannot be parsed"),
     ],
 )
 def test_a_wrong_configuration_is_exit_code_2_and_one_sentence(
@@ -128,7 +128,7 @@ def test_a_named_file_that_does_not_exist_is_exit_code_2(
 ) -> None:
     result = call(*arguments_of(command), "--config", str(tmp_path / "missing.json"))
     assert result.exit_code == 2
-    assert "missing.json does not exist; correct its name, or put it there" in sentence(result)
+    assert "missing.json does not exist; correct its name, or create it" in sentence(result)
 
 
 def test_a_wrong_flag_is_named(call: Callable[..., Any]) -> None:
@@ -141,7 +141,7 @@ def test_a_wrong_flag_is_named(call: Callable[..., Any]) -> None:
 def test_without_redis_the_exit_code_is_4(call: Callable[..., Any], nowhere: str, command: str) -> None:
     result = call(*arguments_of(command), REDIS_URL=nowhere)
     assert result.exit_code == 4
-    assert re.match(r"Redis at 127\.0\.0\.1:\d+ cannot be reached: nobody listens there", sentence(result))
+    assert re.match(r"Redis at 127\.0\.0\.1:\d+ cannot be reached: no program listens there", sentence(result))
 
 
 def test_a_taken_http_port_ends_run_with_one_sentence(call: Callable[..., Any], nowhere: str, tmp_path: Path) -> None:

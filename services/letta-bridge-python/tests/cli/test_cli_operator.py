@@ -227,7 +227,7 @@ def test_pause_shows_in_the_status_and_resume_ends_it(on: Callable[..., Any], cl
     on("pause", "--reason", "升级")
     client.lpush("letta_requests", "{}")
     shown = on("status", code=1).stdout
-    assert re.search(r"paused +yes: nothing is taken and nothing begun; since 20\d\d-\S+ \S+ \(升级\)", shown)
+    assert re.search(r"paused +yes: bridges take no tasks and begin no turns; since 20\d\d-\S+ \S+ \(升级\)", shown)
     told = json.loads(on("status", "--json", code=1).stdout)
     assert (told["paused"], told["pause_reason"]) == ("all", "升级")
     assert told["paused_since"] > 1_700_000_000
@@ -239,7 +239,7 @@ def test_pause_shows_in_the_status_and_resume_ends_it(on: Callable[..., Any], cl
 @pytest.mark.integration
 def test_pause_of_a_later_release_counts_as_paused(on: Callable[..., Any], client: redis.Redis) -> None:
     client.hset(f"{Q}:paused", mapping={"mode": "selective", "reason": "new"})
-    assert "nothing is taken and nothing begun" in on("status", code=1).stdout
+    assert "bridges take no tasks and begin no turns" in on("status", code=1).stdout
     assert "(new)" in on("resume").stdout
 
 
@@ -346,7 +346,7 @@ def test_status_and_send_name_a_user_who_floods(on: Callable[..., Any], client: 
     client.rpush(f"{Q}:ready", "mallory")
     client.rpush(f"{Q}:lane:mallory", *(f"{number} 0 1\n{{}}" for number in range(500)))
     shown = on("status").stdout
-    assert re.search(r"flood +500 tasks of the user mallory wait and are answered one after the other", shown)
+    assert re.search(r"flood +500 tasks of the user mallory wait and are processed one at a time", shown)
     assert "limits.max_pending_per_user" in shown
     told = on("send", "me too", "--user", "mallory", "--wait", "0.1", code=3).stderr
     assert "500 tasks of this user wait" in told
@@ -370,7 +370,7 @@ def test_send_says_that_the_queue_is_paused(on: Callable[..., Any]) -> None:
     on("pause", "--reason", "升级")
     told = on("send", "hi", "--wait", "0.1", code=3).stderr
     assert told.count("the queue is paused since ") == 2
-    assert "(升级); 'letta-bridge resume' ends that" in told
+    assert "(升级); 'letta-bridge resume' ends the pause" in told
 
 
 EXPIRED = "model_credentials"
@@ -388,7 +388,8 @@ EXPIRED = "model_credentials"
         (
             {"source": "memory_python", "fallback_reason": "temporary", "canned": True},
             (
-                " by memory_python with a configured sentence, as it has no model's answer either, not by the user's "
+                " by memory_python with its canned sentence, because its model did not answer either, not by the "
+                "user's "
                 "agent: temporary"
             ),
         ),
@@ -421,7 +422,7 @@ def test_lanes_lists_waiting_users(on: Callable[..., Any], client: redis.Redis) 
     lines = on("lanes").stdout.splitlines()
     assert lines[0].split()[:3] == ["USER", "WAITING", "OLDEST"]
     assert lines[1].split()[:2] == ["小明", "2"]
-    assert lines[-1] == "0 users in flight, 2 waiting for a bridge with room"
+    assert lines[-1] == "0 users in flight, 2 waiting for a bridge with free capacity"
     assert "1 more not shown" in on("lanes", "--limit", "1").stdout
     (lane,) = json.loads(on("lanes", "--limit", "1", "--json").stdout)["lanes"]
     assert (lane["lane"], lane["waiting"], lane["in_flight"]) == ("小明", 2, None)
@@ -566,7 +567,7 @@ def test_the_schema_takes_the_shipped_configuration(call: Callable[..., Any], py
     assert "env" not in letta["properties"]["timeout_seconds"]
     assert letta["properties"]["timeout"] == {
         "deprecated": True,
-        "description": "its name is letta.timeout_seconds now",
+        "description": "it is now called letta.timeout_seconds",
     }
     assert schema["properties"]["guards"]["properties"]["user_tokens"]["properties"]["soft"]["deprecated"]
 

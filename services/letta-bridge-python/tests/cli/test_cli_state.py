@@ -180,7 +180,7 @@ def test_without_redis_an_opt_out_is_stored_and_an_opt_in_fails(on: Any, monkeyp
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
     assert on("sessions", "settings", "ada")["permanent_memory"] is True
     opt_out = on.text("sessions", "settings", "ada", "--no-permanent-memory", code=4)
-    assert "the opt-out is stored, but Redis is away" in opt_out
+    assert "the opt-out is stored, but Redis is unavailable" in opt_out
     assert on("sessions", "settings", "ada")["permanent_memory"] is False
     assert "nothing was changed" in on.text("sessions", "settings", "ada", "--permanent-memory", code=4)
     assert on("sessions", "settings", "ada")["permanent_memory"] is False
@@ -257,7 +257,10 @@ def test_a_service_may_run_as_a_role_that_can_change_no_table(
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("CREATE ROLE clerk LOGIN PASSWORD 'clerk'")
         try:
-            assert "clerk may use the tables" in call("migrate", "--grant", "clerk", **database_variables).stdout
+            assert (
+                "clerk may read and write the tables"
+                in call("migrate", "--grant", "clerk", **database_variables).stdout
+            )
             place = postgres_url.rpartition("@")[2]
             as_clerk = {"DATABASE_URL": f"postgresql://clerk:clerk@{place}", "REDIS_URL": redis_url}
             call("sessions", "settings", "ada", "--no-permanent-memory", **as_clerk)

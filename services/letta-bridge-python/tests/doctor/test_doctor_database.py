@@ -78,7 +78,7 @@ async def test_a_list_of_vectors_without_its_tables_is_named_and_migrate_mends_i
         connection.execute("DROP TABLE letta_bridge.passage_embeddings_1")
     found = await report(settings)
     assert found["database.vectors"][0] is Level.FAIL
-    assert "passage_embeddings_1 are listed and missing; run letta-bridge migrate" in found["database.vectors"][1]
+    assert "passage_embeddings_1 are missing; run letta-bridge migrate" in found["database.vectors"][1]
     assert await mend_vector_tables(settings.database) == ["passage_embeddings_1"]
     assert "database.vectors" not in await report(settings)
 
@@ -140,7 +140,7 @@ async def test_a_changed_migration_and_a_newer_schema_are_named(postgres_url: st
 async def test_missing_rights_are_named(postgres_url: str, clerk: str) -> None:
     found = await report(settings_for(clerk))
     assert found["database.rights"][0] is Level.FAIL
-    assert "may make no schema" in found["database.rights"][1]
+    assert "may not create a schema" in found["database.rights"][1]
     await migrate(settings_for(postgres_url).database)
     assert "migrate --grant clerk" in (await report(settings_for(clerk)))["database.rights"][1]
     await migrate(settings_for(postgres_url).database, grant="clerk")

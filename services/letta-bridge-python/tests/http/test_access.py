@@ -103,7 +103,7 @@ def test_off_the_loopback_a_token_is_required(host: str) -> None:
     with pytest.raises(SettingsError, match="BRIDGE_API_TOKEN"):
         require_token(HttpSettings(host=host))
     require_token(HttpSettings.model_validate({"host": host, "api_token": "a-secret-of-16-ch"}))
-    with pytest.raises(SettingsError, match="has 6 characters and others can try to guess it"):
+    with pytest.raises(SettingsError, match="has 6 characters and could be guessed"):
         require_token(HttpSettings.model_validate({"host": host, "api_token": "secret"}))
 
 

@@ -90,7 +90,7 @@ async def test_restore_endpoint_names_unreadable_sessions(
     ask: Callable[..., Any], sessions: FakeSessions, path: str
 ) -> None:
     await sessions.add("ada")
-    sessions.failed = {"s9": "metadata is no JSON object"}
+    sessions.failed = {"s9": "metadata is not a JSON object"}
     assert (await ask("POST", path)).json() == {"restored": 1, "failed": sessions.failed}
     restored = (await ask("GET", "/api/sessions/restored")).json()
     assert [one["user_id"] for one in restored["sessions"]] == ["ada"]

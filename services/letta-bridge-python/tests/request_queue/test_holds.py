@@ -94,7 +94,7 @@ async def test_lost_hold_cancels_the_block(held: holds.Holds, quick: None) -> No
             await asyncio.sleep(30)
             pytest.fail("it went on")
 
-    with pytest.raises(LaneHeld, match="another one holds"):
+    with pytest.raises(LaneHeld, match="another command now holds"):
         await work()
     assert len(await held.all()) == 1  # the other's
 

@@ -102,7 +102,7 @@ async def test_a_tally_of_the_wrong_type_does_not_hold_up_an_answer(redis_queue:
         (
             {"agent": 1, "turned_away": 480, "guard:user_queue_full": 480},
             False,
-            "limits turned away: 480, mostly user_queue_full",
+            "refused by limits: 480, mostly user_queue_full",
         ),
     ],
 )

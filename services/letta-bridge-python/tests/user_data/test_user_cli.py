@@ -69,7 +69,7 @@ def test_erase_names_an_unreachable_place_and_erases_the_others(
     assert rows["uploads"] == ["1", "1", "0"]
     assert "could not be reached: agents in Letta:" in result.output
     assert "no erasure reaches:" in result.output
-    assert "not everything could be erased" in result.output
+    assert "the erasure is incomplete" in result.output
     assert not folder.exists()
     assert not client.exists(f"{Q}:held")
 
@@ -149,5 +149,5 @@ def test_show_creates_nothing(on: Callable[..., Any], tmp_path: Path) -> None:
 
 def test_empty_user_id_is_refused_and_the_total_token_count_stays(on: Callable[..., Any], client: redis.Redis) -> None:
     client.hset(f"{Q}:tokens:20000", mapping={"": 5, "ada": 5})
-    assert "no user has an empty id" in on("user", "erase", "", "--yes", code=2).output
+    assert "a user id cannot be empty" in on("user", "erase", "", "--yes", code=2).output
     assert client.hget(f"{Q}:tokens:20000", "") == b"5"

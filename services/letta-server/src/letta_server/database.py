@@ -87,8 +87,8 @@ def _connect(url: DatabaseUrl) -> Connection | None:
         return _open(url)  # another process may have made it between the two looks
     except psycopg.OperationalError as refusal:
         raise DatabaseUnfit(
-            f"User {url.user} cannot enter database {url}: {_last_line(refusal)} "
-            "(check user, password and pg_hba.conf)."
+            f"User {url.user} cannot connect to database {url}: {_last_line(refusal)} (check user, password and "
+            "pg_hba.conf)."
         ) from None
 
 
@@ -124,7 +124,7 @@ def create_database(url: DatabaseUrl) -> None:
     connection = connect_elsewhere(url)
     if connection is None:
         raise DatabaseUnfit(
-            f"Database {url} does not exist, and user {url.user} may enter no other one to create it from."
+            f"Database {url} does not exist, and user {url.user} cannot connect to another database to create it from."
         )
     with connection:
         dialect = dialect_of(connection)
@@ -158,8 +158,9 @@ def search_path(connection: Connection, url: DatabaseUrl) -> str | None:
     home = next((schema for schema in current if schema in homes), None)
     if home is None and len(homes) > 1:
         raise DatabaseUnfit(
-            f"Database {url} holds Letta's tables in several schemas ({', '.join(homes)}), and the search_path of user "
-            f'{url.user} leads to none of them; name one: ALTER ROLE "{url.user}" SET search_path = ...'
+            f"Database {url} contains Letta's tables in several schemas ({', '.join(homes)}), but the search_path "
+            "of user "
+            f'{url.user} contains none of them; name one: ALTER ROLE "{url.user}" SET search_path = ...'
         )
     if home is None and homes:
         home = homes[0]
@@ -194,7 +195,7 @@ def _open(url: DatabaseUrl, *, autocommit: bool = False) -> Connection:
 def _refuse_login(error: psycopg.Error, url: DatabaseUrl) -> None:
     refusal = login_refusal(str(error), url.user)
     if refusal is not None:
-        raise DatabaseUnfit(f"Database {url} cannot be entered: {refusal}.") from None
+        raise DatabaseUnfit(f"Database {url} refuses the connection: {refusal}.") from None
 
 
 def _exists(url: DatabaseUrl) -> bool | None:

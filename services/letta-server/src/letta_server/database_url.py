@@ -12,8 +12,8 @@ _SCHEMES: Final = {"postgresql", "postgres"}
 _SSL_MODES: Final = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
 _SSL_FILES: Final = {"sslrootcert": "PGSSLROOTCERT", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY"}
 _UNESCAPED: Final = (
-    "LETTA_PG_URI cannot be read: percent-encode the special characters of its password, or set LETTA_PG_HOST, "
-    "LETTA_PG_USER, LETTA_PG_PASSWORD and LETTA_PG_DB instead, which take it as it is."
+    "LETTA_PG_URI cannot be parsed: percent-encode the special characters of its password, or set LETTA_PG_HOST, "
+    "LETTA_PG_USER, LETTA_PG_PASSWORD and LETTA_PG_DB instead, without encoding."
 )
 
 
@@ -72,7 +72,9 @@ class DatabaseUrl:
             raise SettingsRefused(_UNESCAPED)
         # "postgresql+asyncpg" is how Letta's own documents write it; the driver is not the operator's choice.
         if parts.scheme.partition("+")[0] not in _SCHEMES:
-            raise SettingsRefused("LETTA_PG_URI must start with postgresql://; Letta 0.16.8 knows no other database.")
+            raise SettingsRefused(
+                "LETTA_PG_URI must start with postgresql://; Letta 0.16.8 supports no other database."
+            )
         ssl_mode, ssl_files = _ssl(parts.query)
         return _checked(
             cls(
@@ -101,13 +103,13 @@ def _checked(url: DatabaseUrl, setting: str) -> DatabaseUrl:
         )
     if not url.name.isprintable() or url.name.strip() != url.name or set(url.name) & set("/?#%"):
         raise SettingsRefused(
-            f"{setting} names the database {url.name!r}, which Letta 0.16.8 cannot read; "
-            "use a name without / ? # % and spaces around it."
+            f"{setting} names the database {url.name!r}, which Letta 0.16.8 cannot parse; use a name without / ? # "
+            "% and spaces around it."
         )
     if ":" in url.host or "/" in url.host:
         raise SettingsRefused(
-            f"{setting} names the host as an IPv6 address or a socket path, which Letta 0.16.8 cannot read; "
-            "give a host name or an IPv4 address."
+            f"{setting} names the host as an IPv6 address or a socket path, which Letta 0.16.8 cannot parse; use a "
+            "host name or an IPv4 address."
         )
     return url
 
@@ -121,7 +123,8 @@ def _ssl(query: str) -> tuple[str | None, tuple[tuple[str, str], ...]]:
             files.append((name, value))
         else:
             raise SettingsRefused(
-                f"LETTA_PG_URI has the parameter {name!r} with a value Letta's driver does not take; it may have "
+                f"LETTA_PG_URI has the parameter {name!r} with a value that Letta's driver does not support; "
+                "allowed are "
                 f"sslmode ({', '.join(sorted(_SSL_MODES))}), {', '.join(_SSL_FILES)}."
             )
     return mode, tuple(files)

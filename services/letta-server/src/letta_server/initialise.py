@@ -84,7 +84,7 @@ def initialise(url: DatabaseUrl, *, opengauss: bool | None = None) -> State:
         database.create_database(url)
     connection = database.connect(url)
     if connection is None:
-        raise DatabaseUnfit(f"Database {url} vanished while it was being filled; start again.")
+        raise DatabaseUnfit(f"Database {url} was dropped while its tables were created; start again.")
     with connection:
         dialect = database.dialect_of(connection)
         preflight.check_database(connection, dialect, url)
@@ -102,16 +102,16 @@ def _state(connection: Connection, url: DatabaseUrl) -> State:
         return State.EMPTY
     if not set(database.MARKS) <= set(tables):
         raise SchemaRefused(
-            f"Database {url} holds tables that are not Letta's ({', '.join(tables[:3])}, ...); "
-            "name an empty or a new database, it will be created."
+            f"Database {url} contains tables that are not Letta's ({', '.join(tables[:3])}, ...); name an empty "
+            "database, or a new one, which will be created."
         )
     preflight.check_may_use(connection, url)
     revisions = sorted(str(row[0]) for row in connection.execute("SELECT version_num FROM alembic_version"))
     if revisions != [HEAD]:
         raise SchemaRefused(
             f"Database {url} is at revision {' and '.join(revisions) or 'none'}, Letta 0.16.8 needs {HEAD}; name a "
-            "new database, or, only where an older Letta made this one, bring it there with the migrations of Letta's "
-            "release 0.16.8 (alembic upgrade head)."
+            "new database, or, if an older Letta created this one, upgrade it with the migrations of Letta's release "
+            "0.16.8 (alembic upgrade head)."
         )
     return State.READY
 

@@ -41,9 +41,9 @@ def _run(given: argparse.Namespace) -> int:
     listener = launch.reserve(given.host, given.port)
     host, port = listener.getsockname()[:2]
     if settings.password is None and given.host not in {"127.0.0.1", "localhost", "::1"}:
-        say(f"no password is set: whoever reaches {host}:{port} can read and change every agent.")
+        say(f"no password is set: anyone who can reach {host}:{port} can read and change every agent.")
     if settings.redis is None:
-        say("no Redis is set (LETTA_REDIS_HOST): Letta will not lock agents against two turns at once.")
+        say("no Redis is set (LETTA_REDIS_HOST): Letta will not lock agents against concurrent turns.")
     else:
         wait_for_redis(settings.redis, settings.wait)
     database.wait_for_server(settings.database, settings.wait)
@@ -53,11 +53,14 @@ def _run(given: argparse.Namespace) -> int:
     server = preflight.server(settings.database)
     if server.free_connections < settings.connections:
         say(
-            f"the database has {server.free_connections} free connections, and Letta may want {settings.connections}: "
+            f"the database has {server.free_connections} free connections, but Letta may use {settings.connections}: "
             "raise its max_connections, or lower LETTA_PG_POOL_SIZE and LETTA_PG_MAX_OVERFLOW."
         )
     if server.pooled:
-        say("a connection pooler stands before the database, or may: each of Letta's transactions sets what it needs.")
+        say(
+            "a connection pooler is, or may be, in front of the database: each of Letta's transactions sets its "
+            "own session settings."
+        )
     launch.serve(listener, server, password=settings.password, grace=settings.grace)
 
 
@@ -81,13 +84,13 @@ def _check(given: argparse.Namespace) -> int:
     show(f"database  {settings.database} {state.value}")
     free, wanted = server.free_connections, settings.connections
     pooler = ", behind a connection pooler" if server.pooled else ""
-    show(f"server    {server.dialect.product}{pooler}, {free} free connections where Letta may want {wanted}")
+    show(f"server    {server.dialect.product}{pooler}, {free} free connections; Letta may use {wanted}")
     if settings.redis is None:
-        show("redis     not set: Letta will not lock agents against two turns at once")
+        show("redis     not set: Letta will not lock agents against concurrent turns")
     else:
         wait_for_redis(settings.redis, 0)
         show(f"redis     {settings.redis} answers")
-    show(f"password  {'set' if settings.password else 'not set: the server will be open'}")
+    show(f"password  {'set' if settings.password else 'not set: the server will accept requests without a password'}")
     show(f"model     {os.environ.get('OPENAI_BASE_URL', 'OpenAI') if settings.openai_api_key else 'no OpenAI key'}")
     return 0
 
@@ -127,29 +130,33 @@ def _port(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="letta-server", description="Letta 0.16.8, nothing by hand.")
+    parser = argparse.ArgumentParser(prog="letta-server", description="Prepare and run Letta 0.16.8.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--env-file", type=Path, help="more settings, NAME=value a line (default: .env, if there)")
+    common.add_argument(
+        "--env-file", type=Path, help="file of settings, one NAME=value per line (default: .env, if it exists)"
+    )
     data = argparse.ArgumentParser(add_help=False)
     data.add_argument(
         "--data",
         type=Path,
         default=Path(os.environ.get("LETTA_SERVER_DATA", "data/letta")),
-        help="where Letta may write: logs, scratch files (default: %(default)s)",
+        help="directory for Letta's logs and scratch files (default: %(default)s)",
     )
 
     run = commands.add_parser("run", parents=[common, data], help="prepare the database if needed, then serve")
     run.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    run.add_argument("--port", type=_port, default=8283, help="its port, 0 for any free one (default: %(default)s)")
+    run.add_argument(
+        "--port", type=_port, default=8283, help="port to listen on, 0 picks a free one (default: %(default)s)"
+    )
     run.add_argument("--secure", action="store_true", help="refuse to start without LETTA_SERVER_PASSWORD")
     run.set_defaults(command=_run)
 
     init = commands.add_parser("init", parents=[common, data], help="prepare the database only")
-    init.add_argument("--check", action="store_true", help="change nothing; exit 1 where something is to be done")
+    init.add_argument("--check", action="store_true", help="change nothing; exit 1 if something has to be done")
     init.set_defaults(command=_init)
 
-    check = commands.add_parser("check", parents=[common], help="look at settings, database and Redis once")
+    check = commands.add_parser("check", parents=[common], help="check settings, database and Redis once")
     check.set_defaults(command=_check)
 
     transfer.register(commands, [data], _become_letta)

@@ -78,7 +78,7 @@ def server(url: DatabaseUrl) -> Server:
     connection = found or database.connect_elsewhere(url)
     if connection is None:
         raise DatabaseUnfit(
-            f"Database {url} does not exist, and user {url.user} may enter no other one to create it from."
+            f"Database {url} does not exist, and user {url.user} cannot connect to another database to create it from."
         )
     with connection:
         dialect = database.dialect_of(connection)
@@ -95,12 +95,12 @@ def check_product(dialect: Dialect, url: DatabaseUrl, *, opengauss: bool | None)
     if opengauss is not None and opengauss is not isinstance(dialect, OpenGauss):
         raise DatabaseUnfit(
             f"LETTA_ENABLE_OPENGAUSS is {str(opengauss).lower()} but the server at {url.host}:{url.port} is "
-            f"{dialect.product}; unset it (the server is recognised by itself), or name the server that is meant."
+            f"{dialect.product}; unset it (the server is detected automatically), or correct the database's address."
         )
     if dialect.vectors is None:
         raise DatabaseUnfit(
-            f"{dialect.product} has no vector type, and Letta keeps its embeddings in one; upgrade it to "
-            "openGauss 6.0.2, or 7.0.0-RC1 and later, or give Letta a PostgreSQL >= 15 with pgvector."
+            f"{dialect.product} has no vector type, which Letta needs for embeddings; upgrade it to "
+            "openGauss 6.0.2, or 7.0.0-RC1 and later, or use a PostgreSQL >= 15 with pgvector."
         )
 
 
@@ -116,8 +116,8 @@ def check_database(connection: Connection, dialect: Dialect, url: DatabaseUrl) -
     free = _free_connections(connection)
     if free < _MIN_FREE:
         raise DatabaseUnfit(
-            f"Database {url} has {max(free, 0)} free connections for user {url.user}, and Letta needs {_MIN_FREE} to "
-            "start; raise max_connections (or the user's or the database's own limit), or end other clients."
+            f"Database {url} has {max(free, 0)} free connections for user {url.user}, but Letta needs {_MIN_FREE} to "
+            "start; raise max_connections (or the limit of the user or the database), or close other connections."
         )
 
 
@@ -134,7 +134,7 @@ def check_may_create(dialect: Dialect, url: DatabaseUrl) -> None:
         (may,) = connection.execute(_MAY_CREATE).fetchone() or (True,)
     # openGauss's administrators may, too, and are marked in another way.
     if not may and not isinstance(dialect, OpenGauss):
-        raise database.cannot_create(dialect, url, "it has not the right CREATEDB")
+        raise database.cannot_create(dialect, url, "it lacks the right CREATEDB")
 
 
 def check_may_fill(connection: Connection, dialect: Dialect, url: DatabaseUrl) -> None:
@@ -181,14 +181,14 @@ def vector_version(connection: Connection, dialect: Dialect) -> str | None:
     if dialect.vectors == "builtin":
         if connection.execute("SELECT 1 FROM pg_type WHERE typname = 'vector'").fetchone() is None:
             raise DatabaseUnfit(
-                f"This {dialect.product} was built without DataVec, where Letta keeps its embeddings; "
-                "install the project's own build of it, or a PostgreSQL >= 15 with pgvector."
+                f"This {dialect.product} was built without DataVec, which Letta needs for embeddings; install the "
+                "official build, or use a PostgreSQL >= 15 with pgvector."
             )
         return dialect.product
     row = connection.execute("SELECT installed_version FROM pg_available_extensions WHERE name = 'vector'").fetchone()
     if row is None:
         raise DatabaseUnfit(
-            "This PostgreSQL has no pgvector, where Letta keeps its embeddings; install it "
+            "This PostgreSQL has no pgvector, which Letta needs for embeddings; install it "
             "(Debian: postgresql-16-pgvector) or use an image that has it (pgvector/pgvector:pg16)."
         )
     return None if row[0] is None else str(row[0])
@@ -207,13 +207,13 @@ def _check_mode(connection: Connection, dialect: Dialect, url: DatabaseUrl) -> N
 def _check_settings(connection: Connection, url: DatabaseUrl) -> None:
     if _one(connection, "SHOW transaction_read_only") == "on":
         raise DatabaseUnfit(
-            f"Database {url} is read-only: a standby, or default_transaction_read_only is set for it; name the "
-            "primary, or take that setting back."
+            f"Database {url} is read-only: it is a standby, or default_transaction_read_only is set for it; name the "
+            "primary, or reset that setting."
         )
     if (role := _one(connection, "SHOW session_replication_role")) != "origin":
         raise DatabaseUnfit(
-            f"Sessions in database {url} have session_replication_role = {role}, with which foreign keys do not work; "
-            "reset that setting of the role or the database."
+            f"Sessions in database {url} have session_replication_role = {role}, which disables foreign keys; reset "
+            "that setting of the role or the database."
         )
 
 

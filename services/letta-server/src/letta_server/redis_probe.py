@@ -32,6 +32,7 @@ def _trouble(redis: Redis) -> str | None:
         return f"does not answer ({error.strerror or error})"
     if answer.startswith(("-NOAUTH", "-WRONGPASS", "-NOPERM")):
         raise NotReachable(
-            f"Redis at {redis} wants a password, and Letta 0.16.8 cannot give one; give Letta a Redis of its own."
+            f"Redis at {redis} requires a password, which Letta 0.16.8 cannot send; use a Redis without a password "
+            "for Letta."
         )
     return None if answer == "+PONG" else f"answers {answer[:80]!r} to PING"

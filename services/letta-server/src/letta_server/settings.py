@@ -61,18 +61,18 @@ class Settings:
         for name in _SECRETS:
             # An empty variable counts as not set, as compose files pass it on; blanks are a slip of the hand.
             if environment.get(name) and not environment[name].strip():
-                raise SettingsRefused(f"{name} holds nothing but blanks; give it a value, or leave it out.")
+                raise SettingsRefused(f"{name} contains only blanks; give it a value, or remove it.")
         given = given_values(environment)
         password = _header_secret(given, "LETTA_SERVER_PASSWORD")
         if (secure or _switch(given, "LETTA_SERVER_SECURE")) and password is None:
             raise SettingsRefused(
-                "Secure mode is asked for without a password; set LETTA_SERVER_PASSWORD or LETTA_SERVER_PASSWORD_FILE."
+                "Secure mode requires a password; set LETTA_SERVER_PASSWORD or LETTA_SERVER_PASSWORD_FILE."
             )
         openai_api_key = _header_secret(given, "OPENAI_API_KEY")
         if openai_api_key is None and given.keys() & {"OPENAI_BASE_URL", "OPENAI_API_BASE"}:
             raise SettingsRefused(
-                "OPENAI_BASE_URL is set without OPENAI_API_KEY, and Letta ignores the one without the other; "
-                "set the key too (any text, where the endpoint asks for none)."
+                "OPENAI_BASE_URL is set without OPENAI_API_KEY, so Letta ignores it; set the key too (any text if the "
+                "endpoint needs none)."
             )
         return cls(
             database=_database(given),
@@ -116,7 +116,7 @@ def _database(given: Mapping[str, str]) -> DatabaseUrl:
     uri, password = given.get("LETTA_PG_URI"), _secret(given, "LETTA_PG_PASSWORD")
     parts = [name for name in (*_PG_PARTS, "LETTA_PG_PORT") if name in given or (name == _PG_PARTS[2] and password)]
     if uri and parts:
-        raise SettingsRefused(f"LETTA_PG_URI and {parts[0]} are both set; keep the URI or the parts, not both.")
+        raise SettingsRefused(f"LETTA_PG_URI and {parts[0]} are both set; set either the URI or the parts.")
     if uri:
         return DatabaseUrl.parse(uri)
     if not parts:
@@ -143,7 +143,9 @@ def _redis(given: Mapping[str, str]) -> Redis | None:
             raise SettingsRefused("LETTA_REDIS_PORT is set without LETTA_REDIS_HOST; set both, or neither.")
         return None
     if "/" in host or "@" in host:
-        raise SettingsRefused("LETTA_REDIS_HOST must be a bare host name: Letta 0.16.8 takes no URL and no password.")
+        raise SettingsRefused(
+            "LETTA_REDIS_HOST must be only a host name: Letta 0.16.8 supports neither a URL nor a password."
+        )
     return Redis(host, _port(given, "LETTA_REDIS_PORT", 6379))
 
 

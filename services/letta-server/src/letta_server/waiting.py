@@ -31,8 +31,7 @@ def wait_until_up(what: str, trouble: Callable[[], str | None], limit: float) ->
             if not limit:
                 raise NotReachable(f"{what} {reason}; start it, or correct its address.")
             raise NotReachable(
-                f"{what} {reason}, even after {limit:g} s; start it, correct its address, or wait longer: "
-                "LETTA_SERVER_WAIT."
+                f"{what} {reason}, even after {limit:g} s; start it, correct its address, or raise LETTA_SERVER_WAIT."
             )
         if not announced:
             say(f"{what} {reason}; waiting up to {limit:g} s for it.")

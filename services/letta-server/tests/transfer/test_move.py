@@ -55,7 +55,7 @@ def test_killed_in_the_middle_of_a_table_it_resumes_from_there(
     left = databases.content(target)
     assert (len(left["messages"]), len(left["agents"])) == (32, 8)
     code, out, err = move(source, target)
-    assert (code, "going on" in err) == (0, True), err
+    assert (code, "continuing" in err) == (0, True), err
     assert "messages: 50 rows\n" in out
     assert databases.content(target) == databases.content(source)
 
@@ -70,8 +70,8 @@ def test_interrupted_move_leaves_the_target_unowned(databases: Any, source: str,
         stamp = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         assert stamp == ("half of letta-server move",)
         for from_, to, refusal in [
-            (target, databases.ready(), "holds half of a move"),
-            (other, target, "half of another move"),
+            (target, databases.ready(), "contains an unfinished move"),
+            (other, target, "contains an unfinished move"),
         ]:
             code, _, err = move(from_, to)
             assert (code, refusal in err, err.count("\n")) == (1, True, 1)

@@ -45,7 +45,7 @@ def test_two_circles_through_one_table() -> None:
 
 
 def test_a_circle_without_a_way_in_is_refused() -> None:
-    with pytest.raises(MoveRefused, match="a, b point to each other"):
+    with pytest.raises(MoveRefused, match="a, b reference each other"):
         plan(table("a", b="NOT NULL"), table("b", a="NOT NULL"))
 
 

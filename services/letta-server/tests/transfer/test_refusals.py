@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.letta, pytest.mark.xdist_grou
     [
         ("UPDATE alembic_version SET version_num = 'a08c972e781b'", "a08c972e781b"),
         ("DELETE FROM alembic_version", "revision none"),
-        ("DROP TABLE alembic_version", "holds no Letta"),
+        ("DROP TABLE alembic_version", "does not contain Letta's tables"),
         ("ALTER TABLE blocks_agents DROP COLUMN block_label", "no column blocks_agents.block_label"),
         ("DROP TABLE prompts", "no table prompts"),
         ("ALTER TABLE agents ADD COLUMN mine text", "column agents.mine"),
@@ -42,7 +42,7 @@ def test_a_target_with_rows_of_others(databases: Any, source: str, move: Any) ->
         )
     before = databases.content(target)
     code, _, err = move(source, target)
-    assert (code, "rows already, in organizations;" in err, err.count("\n")) == (1, True, 1), err
+    assert (code, "already contains rows, in organizations;" in err, err.count("\n")) == (1, True, 1), err
     assert databases.content(target) == before
 
 

@@ -94,7 +94,7 @@ class AiListener:
 
 def _read(payload: bytes, limits: Limits) -> AiResponse:
     if len(payload) > limits.payload_bytes:
-        raise MalformedMessage(f"the answer has {len(payload)} bytes, {limits.payload_bytes} are allowed")
+        raise MalformedMessage(f"the answer has {len(payload)} bytes; the maximum is {limits.payload_bytes}")
     try:
         response = AiResponse.model_validate(read_json(payload))
     except ValidationError as error:
@@ -105,7 +105,7 @@ def _read(payload: bytes, limits: Limits) -> AiResponse:
         raise MalformedMessage(f"the answer cannot be read: {error}") from None
     # The user of a task that was handed over is within the bridge's limit, which may be another than this service's.
     if len(response.user_id) > MAX_ID_LENGTH:
-        raise MalformedMessage(f"user_id has {len(response.user_id)} characters, {MAX_ID_LENGTH} are allowed")
+        raise MalformedMessage(f"user_id has {len(response.user_id)} characters; the maximum is {MAX_ID_LENGTH}")
     if not response.text.strip():
         raise MalformedMessage("the answer has no text")
     return response

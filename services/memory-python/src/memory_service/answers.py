@@ -121,10 +121,12 @@ class Answers:
             except CONNECTION_ERRORS as error:
                 await self._outage.wait("answers", error)
                 if settlement is None and loop.time() - ask.taken_at > ask.handover.answer_ttl:
-                    settlement = _unanswerable(ask, "expired", "Redis refused the answer until nobody waited for it")
+                    settlement = _unanswerable(
+                        ask, "expired", "Redis refused the answer until its time limit had passed"
+                    )
             except Exception:  # noqa: BLE001 # otherwise one task would block all later ones of its user
                 _LOG.exception("answer_failed", task_id=ask.task.task_id)
-                settlement = _unanswerable(ask, "internal", "answering failed; the log tells more")
+                settlement = _unanswerable(ask, "internal", "the answer failed; see the log")
             else:
                 self._outage.over("answers")
                 return

@@ -108,7 +108,7 @@ class Consumer:
                 letters.append(Letter(held.payload, error.code, str(error), receipt=held.receipt))
                 _LOG.warning("task_malformed", task_id=error.task_id, reason=str(error))
             except Exception:  # noqa: BLE001  # the same task would end every instance that takes it over
-                letters.append(Letter(held.payload, "internal", "reading it failed; the log tells more", held.receipt))
+                letters.append(Letter(held.payload, "internal", "it could not be read; see the log", held.receipt))
                 _LOG.exception("task_failed")
         outcomes = await self._store.remember([one.memory for one in taken]) if taken else []
         done: list[str] = []

@@ -33,8 +33,8 @@ def read_handover(task: Task, tenant: str) -> Handover | None:
     theirs = handover.tenant or ""
     if theirs != tenant:
         raise MalformedMessage(
-            f"the handover is of the tenant '{theirs}', and this memory-python serves '{tenant}'; give each "
-            "tenant a memory-python and a Redis of its own",
+            f"the handover is of the tenant '{theirs}', but this memory-python serves '{tenant}'; give each tenant "
+            "its own memory-python and Redis",
             **ids,
         )
     return handover

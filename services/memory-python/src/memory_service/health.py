@@ -83,4 +83,4 @@ class Health:
         if taking is not None:
             return Check("redis", ok=False, detail=taking, required=True)
         others = "; ".join(f"{part}: {trouble}" for part, trouble in troubles.items())
-        return Check("redis", ok=not others, detail=others or "does what is asked")
+        return Check("redis", ok=not others, detail=others or "processes commands")

@@ -34,7 +34,7 @@ _app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Short-term memory of a chat product in Redis, and the Letta bridge's fallback.",
-    epilog="Exit codes: 0 done, 1 a part of the service broke, 2 wrong arguments or configuration, "
+    epilog="Exit codes: 0 done, 1 a part of the service failed, 2 wrong arguments or configuration, "
     "4 Redis cannot be reached (stats only; run waits for it).",
 )
 
@@ -42,7 +42,7 @@ _Config = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        help="Configuration file. Default: $LETTA_BRIDGE_CONFIG, else ./config.json where there is one.",
+        help="Configuration file. Default: $LETTA_BRIDGE_CONFIG, else ./config.json if it exists.",
         show_default=False,
     ),
 ]
@@ -89,7 +89,10 @@ def _run(
     except SettingsError as error:
         _leave(str(error), _EXIT_MISCONFIGURED)
     except OSError as error:
-        _leave(f"http://{http.host}:{http.port} cannot be served ({error.strerror}); set --port", _EXIT_MISCONFIGURED)
+        _leave(
+            f"http://{http.host}:{http.port} cannot be used ({error.strerror}); choose another --port",
+            _EXIT_MISCONFIGURED,
+        )
     except Exception:  # noqa: BLE001  # the outermost place: whatever broke is logged once, as one line
         logs.get(__name__).exception("service_crashed")
         raise typer.Exit(_EXIT_FAILED) from None

@@ -32,10 +32,10 @@ _INSTEAD: Final[Mapping[str, str | None]] = {
 _ADVICE: Final[Mapping[Cause, str]] = {
     Cause.CREDENTIALS: "give memory-python a valid OPENAI_API_KEY",
     Cause.CREDITS: "pay the provider, or raise the quota",
-    Cause.OVERFLOW: "take a model with a larger window, or make memory.context_window smaller",
+    Cause.OVERFLOW: "choose a model with a larger window, or lower memory.context_window",
     Cause.UNKNOWN_MODEL: "correct MEMORY_MODEL or OPENAI_BASE_URL",
-    Cause.PARAMETER: "take another MEMORY_MODEL, or set OPENAI_BASE_URL to a proxy that leaves it out or sets it",
-    Cause.CONTENT: "take a provider whose content filter lets these conversations pass",
+    Cause.PARAMETER: "choose another MEMORY_MODEL, or set OPENAI_BASE_URL to a proxy that removes or sets it",
+    Cause.CONTENT: "choose a provider whose content filter allows these conversations",
 }
 
 
@@ -181,7 +181,7 @@ def _completion(answer: Any) -> Completion:
     if text:
         return Completion(text, truncated)
     if truncated:
-        raise ModelSaidNothing("the model reached its length limit before it said anything; raise answer.max_tokens")
+        raise ModelSaidNothing("the model reached its length limit before it wrote a reply; raise answer.max_tokens")
     if isinstance(content, str) and content.strip():
-        raise ModelSaidNothing("the model wrote nothing but thoughts or tool calls")
+        raise ModelSaidNothing("the model wrote only reasoning or tool calls")
     raise ModelSaidNothing

@@ -99,7 +99,7 @@ class Summaries:
             return False
         if len(answer.text) > _SUMMARY_CHARACTERS:
             # A cut summary would lose content; a complete one would not fit into the next prompt.
-            reason = f"the model answered {len(answer.text)} characters where {_SUMMARY_CHARACTERS} are allowed"
+            reason = f"the model answered {len(answer.text)} characters; the maximum is {_SUMMARY_CHARACTERS}"
             _LOG.warning("summary_failed", reason=reason)
             return False
         record = _record(user_id, messages, conversation, answer.text)

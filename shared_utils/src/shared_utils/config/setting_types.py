@@ -28,9 +28,9 @@ def http_address(url: str) -> str:
     except ValueError:
         has_host = False
     if "@" in url:
-        raise ValueError("an address must not hold a user or password; the key or password has a setting of its own")
+        raise ValueError("an address must not hold a user or password; the key or password has its own setting")
     if not has_host or parts.scheme not in {"http", "https"} or " " in url:
-        raise ValueError("this is no address of an HTTP server; it reads http://host:port, or https://host/path")
+        raise ValueError("this is not the address of an HTTP server; write http://host:port or https://host/path")
     return url
 
 

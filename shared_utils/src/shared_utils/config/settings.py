@@ -108,7 +108,7 @@ class LogSettings(Section):
         False, "LOG_MESSAGE_TEXT", doc="show message texts of users and agents; for debugging only", reload=True
     )
     salt: SecretStr | None = setting(
-        None, "LOG_SALT", doc="makes the hashes of user ids this installation's own; the same for all its services"
+        None, "LOG_SALT", doc="makes the hashes of user ids unique to this installation; the same for all its services"
     )
 
 
@@ -163,7 +163,7 @@ def load(
     is_there = config is not None and config.exists()
     if config is not None:
         if must_exist and not is_there:
-            raise SettingsError(f"the configuration file {config} does not exist; correct its name, or put it there")
+            raise SettingsError(f"the configuration file {config} does not exist; correct its name, or create it")
         for path in (config, config.with_name(f"{config.stem}.local{config.suffix}")):
             content, former = _read(path, model, layout)
             _lay_over(values, content, origins, str(path))
@@ -229,7 +229,7 @@ def _refuse_blank_secrets(values: Mapping[str, Any], model: type[BaseModel], ori
             value = value.get(key) if isinstance(value, Mapping) else None
         if leaf.secret and isinstance(value, str) and not value.strip():
             source = _source(leaf.path, origins)
-            raise SettingsError(f"the secret {leaf.path} (from {source}) is empty; give it a value, or leave it out")
+            raise SettingsError(f"the secret {leaf.path} (from {source}) is empty; give it a value, or remove it")
 
 
 def _read(
@@ -247,7 +247,7 @@ def _read(
     except ValueError as error:
         raise SettingsError(f"{path} is not valid JSON ({error}); correct it there") from None
     except RecursionError:
-        raise SettingsError(f"{path} is nested too deeply to be a configuration") from None
+        raise SettingsError(f"{path} is nested too deeply for a configuration") from None
     if not isinstance(content, dict):
         raise SettingsError(f"{path} must hold a JSON object with the sections {_listed(layout.sections)}")
     known = layout.sections | model.model_fields.keys()
@@ -265,7 +265,7 @@ def _refuse_leftovers(content: Mapping[str, Any], layout: Layout, source: str) -
     own = {rename.old.partition(".")[0] for rename in layout.renames}
     for section in layout.former_sections & own & content.keys():
         if not isinstance(content[section], dict):
-            raise SettingsError(f"{source}: '{section}' must be a JSON object holding its settings by name")
+            raise SettingsError(f"{source}: '{section}' must be a JSON object of settings by name")
         known = {rename.old for rename in layout.renames}
         for dotted in _dotted(content[section], f"{section}."):
             near = _nearest(dotted, known)
@@ -284,7 +284,7 @@ def _check_sections(content: Mapping[str, Any], model: type[BaseModel], source: 
     for name, section in variables.sections(model):
         if name in content:
             if not isinstance(content[name], dict):
-                raise SettingsError(f"{source}: '{at}{name}' must be a JSON object holding its settings by name")
+                raise SettingsError(f"{source}: '{at}{name}' must be a JSON object of settings by name")
             _check_sections(content[name], section, source, f"{at}{name}.")
 
 

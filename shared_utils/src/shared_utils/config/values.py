@@ -44,9 +44,9 @@ def value_problem(value: str, *, one_line: bool = False) -> str | None:
         one_line: whether a line break or tab within it is a fault, too.
     """
     if _SURROGATE.search(value):
-        return "holds bytes that are not UTF-8; write it anew, in UTF-8"
+        return "contains bytes that are not UTF-8; write it again, in UTF-8"
     if _CONTROL.search(value) or (one_line and _BREAK.search(value)):
-        return "holds a line break or another control character; write it anew, in one line"
+        return "contains a line break or another control character; write it again, in one line"
     return None
 
 
@@ -55,7 +55,7 @@ def header_problem(value: str) -> str | None:
     found = _NOT_IN_A_HEADER.search(value)
     if found is None:
         return None
-    return f"cannot be sent: its character {found.start() + 1} is none that an HTTP header may hold; copy it anew"
+    return f"cannot be sent: its character {found.start() + 1} is not allowed in an HTTP header; copy it again"
 
 
 def is_service_port(name: str, value: str) -> bool:

@@ -191,7 +191,8 @@ def refuse_unknown(environ: Mapping[str, str], model: type[BaseModel], layout: L
             raise SettingsError(f"the environment has an unknown variable {name}; did you mean {near}{file}?")
         if name.startswith(layout.prefix):
             raise SettingsError(
-                f"the environment has an unknown variable {name}; docs/configuration.md lists all that begin so"
+                f"the environment has an unknown variable {name}; docs/configuration.md lists all variables with "
+                "this prefix"
             )
 
 

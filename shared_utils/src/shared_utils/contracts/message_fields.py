@@ -42,7 +42,9 @@ def identifier(value: object) -> object:
         return str(value)
     if isinstance(value, float):
         if not value.is_integer() or abs(value) >= LARGEST_EXACT_FLOAT:
-            raise ValueError("is a number that is not exact; send it as text, or as an integer with all its digits")
+            raise ValueError(
+                "is a number with limited precision; send it as text, or as an integer with all its digits"
+            )
         return str(int(value))
     return value
 
@@ -102,7 +104,7 @@ def _part(part: object) -> str:
     # A type that is no plain word may hold what the user wrote, which no error repeats.
     known = isinstance(kind, str) and _PART_TYPE.fullmatch(kind)
     named = f"a part of type '{kind}'" if known else "a part of an unknown type"
-    raise ValueError(f"holds {named}; only text parts are answered, so leave it out or send its text")
+    raise ValueError(f"contains {named}; only text parts are supported, so remove it or send its text")
 
 
 def _table(value: object) -> object:
@@ -119,7 +121,7 @@ def _memory_type(value: object) -> object:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        raise ValueError("is no text; send permanent or temporary")  # noqa: TRY004  # see above
+        raise ValueError("is not text; send permanent or temporary")  # noqa: TRY004  # see above
     return value.strip().lower()
 
 

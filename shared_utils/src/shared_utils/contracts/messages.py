@@ -268,7 +268,7 @@ def parse_task(payload: bytes, limits: Limits) -> Task:
         MalformedMessage: with one sentence, and the ids where they can be read.
     """
     if len(payload) > limits.payload_bytes:
-        raise _malformed(payload, f"the task has {len(payload)} bytes, {limits.payload_bytes} are allowed")
+        raise _malformed(payload, f"the task has {len(payload)} bytes; the maximum is {limits.payload_bytes}")
     try:
         written, clean = read_json_both(payload)
         _check_ids(written, payload, limits)
@@ -317,7 +317,7 @@ def _check_ids(raw: object, payload: bytes, limits: Limits) -> None:
         ValueError: one of them, or the task as a whole, cannot be read.
     """
     if not isinstance(raw, dict):
-        raise ValueError("it is no JSON object")  # noqa: TRY004  # one kind of error for whatever is wrong
+        raise ValueError("it is not a JSON object")  # noqa: TRY004  # one kind of error for whatever is wrong
     for name in ("task_id", "user_id"):
         value = raw.get(name)
         try:
@@ -327,11 +327,13 @@ def _check_ids(raw: object, payload: bytes, limits: Limits) -> None:
         if not isinstance(text, str):
             continue
         if len(text) > limits.id_length:
-            raise ValueError(f"{name} has {len(text)} characters, {limits.id_length} are allowed")
+            raise ValueError(f"{name} has {len(text)} characters; the maximum is {limits.id_length}")
         if not text.isprintable() and _CONTROL.search(text):
-            raise ValueError(f"{name} holds control characters")
+            raise ValueError(f"{name} contains control characters")
         if name == "user_id" and not is_clean(text):
-            raise ValueError("user_id holds half a character, or bytes that are not UTF-8: it could be two users")
+            raise ValueError(
+                "user_id contains half a surrogate pair, or bytes that are not UTF-8, so it could mean two users"
+            )
         # The queue's scripts, whose numbers are floating-point ones, read the digits behind the plain key.
         is_rounded = isinstance(value, int) and abs(value) >= LARGEST_EXACT_FLOAT
         if is_rounded and any(b"\\" in key for key in _ID_KEYS[name].findall(payload)):

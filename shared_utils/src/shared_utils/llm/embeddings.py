@@ -56,7 +56,7 @@ class EmbeddingSettings(Section):
     model: str = setting(
         "text-embedding-3-small",
         "EMBEDDING_MODEL",
-        doc="name of the model; existing vectors keep theirs until the command vectors reembed",
+        doc="name of the model; existing vectors keep their model until the command vectors reembed",
         min_length=1,
     )
     dimensions: int | None = setting(
@@ -207,16 +207,18 @@ def _vectors(answer: Any, count: int, dimensions: int | None) -> list[list[float
         vectors = [[float(number) for number in item["embedding"]] for item in items]
         places = _places([item.get("index") for item in items])
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise EmbeddingsRefused("the embedding model's answer holds no embeddings; check its base_url") from None
+        raise EmbeddingsRefused("the embedding model's answer contains no embeddings; check its base_url") from None
     if sorted(places) != list(range(count)):
-        raise EmbeddingsRefused(f"the embedding model answered {len(items)} vectors to {count} texts")
+        raise EmbeddingsRefused(f"the embedding model answered with {len(items)} vectors for {count} texts")
     vectors = [vector for _, vector in sorted(zip(places, vectors, strict=True))]
     if any(not vector or not all(map(math.isfinite, vector)) for vector in vectors):
-        raise EmbeddingsRefused("the embedding model answered with an empty vector, or numbers that are none")
+        raise EmbeddingsRefused(
+            "the embedding model answered with an empty vector, or with values that are not finite numbers"
+        )
     if dimensions is not None and any(len(vector) != dimensions for vector in vectors):
         raise EmbeddingsRefused(
-            f"the embedding model answered with {len(vectors[0])} dimensions where {dimensions} were asked for; unset "
-            "embeddings.dimensions, or name a model that can choose"
+            f"the embedding model answered with {len(vectors[0])} dimensions instead of {dimensions}; unset "
+            "embeddings.dimensions, or choose a model that supports it"
         )
     return vectors
 

@@ -39,16 +39,16 @@ class Cause(StrEnum):
 
 MEANINGS: Final[Mapping[Cause, str]] = {
     Cause.CREDENTIALS: "the provider refuses the key",
-    Cause.CREDITS: "the provider wants to be paid, or a quota is used up",
-    Cause.FORBIDDEN: "the provider forbids this to the key's account",
+    Cause.CREDITS: "the provider demands payment, or a quota is used up",
+    Cause.FORBIDDEN: "the provider forbids this request to the key's account",
     Cause.OVERFLOW: "the request does not fit the model's context window",
     Cause.UNKNOWN_MODEL: "the provider does not know the model",
     Cause.NO_TOOLS: "the model cannot call tools",
     Cause.CONTENT: "the provider's content filter refuses the conversation",
-    Cause.PARAMETER: "the model does not take a parameter of the request",
-    Cause.BAD_REQUEST: "the provider finds the request invalid",
+    Cause.PARAMETER: "the model does not support a parameter of the request",
+    Cause.BAD_REQUEST: "the provider rejects the request as invalid",
     Cause.RATE_LIMITED: "the provider limits the rate",
-    Cause.UNAVAILABLE: "the provider is overloaded or broken",
+    Cause.UNAVAILABLE: "the provider is overloaded or reports an error",
 }
 """A clause for people; the subject is the provider or the model."""
 

@@ -27,5 +27,5 @@ def statements(file: str, package: str = __package__) -> Mapping[str, str]:
     _, *parts = _NAME.split(text)
     names = parts[::2]
     if len(set(names)) != len(names):
-        raise ValueError(f"{file}.sql gives one name to two statements")
+        raise ValueError(f"{file}.sql uses a name twice")
     return MappingProxyType({name: body.strip().rstrip(";") for name, body in zip(names, parts[1::2], strict=True)})

@@ -34,8 +34,8 @@ _KINDS: Final[Mapping[str, tuple[Kind, bool]]] = {
 _DEFAULT_PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
 _UNESCAPED: Final = (
-    "REDIS_URL cannot be read: its port is no number, or its password holds one of / ? # [ @ : % unescaped; write them "
-    "as %2F and so on, or give the password by itself in REDIS_PASSWORD"
+    "REDIS_URL cannot be parsed: its port is not a number, or its password contains one of / ? # [ @ : % unescaped; "
+    "percent-encode them (%2F), or set the password in REDIS_PASSWORD"
 )
 _OURS: Final = frozenset(
     {
@@ -83,10 +83,11 @@ def parse(url: str) -> RedisAddress:
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
-        raise SettingsError("REDIS_URL is no URL; it reads redis://host:6379, for example")
+        raise SettingsError("REDIS_URL is not a URL; write for example redis://host:6379")
     if scheme.lower() not in _KINDS:
         raise SettingsError(
-            f"REDIS_URL starts with '{scheme}://', which is none of redis, rediss, unix, redis+sentinel, redis+cluster"
+            f"REDIS_URL starts with '{scheme}://', which is not one of redis, rediss, unix, redis+sentinel, "
+            "redis+cluster"
         )
     kind, tls = _KINDS[scheme.lower()]
     try:
@@ -106,7 +107,7 @@ def parse(url: str) -> RedisAddress:
 
 def _socket(hosts: str, path: str) -> dict[str, Any]:
     if hosts or not path.strip("/"):
-        raise SettingsError("REDIS_URL names no socket; it reads unix:///path/to/redis.sock, with three slashes")
+        raise SettingsError("REDIS_URL names no socket; write unix:///path/to/redis.sock, with three slashes")
     return {"path": unquote(path)}
 
 
@@ -114,7 +115,7 @@ def _network(kind: Kind, hosts: str, path: str) -> dict[str, Any]:
     default = _SENTINEL_PORT if kind == "sentinel" else _DEFAULT_PORT
     addresses = tuple(_address(host, default) for host in hosts.split(","))
     if kind == "server" and len(addresses) > 1:
-        raise SettingsError("REDIS_URL names several servers; that is redis+sentinel:// or redis+cluster://")
+        raise SettingsError("REDIS_URL names several servers; use redis+sentinel:// or redis+cluster://")
     words = [unquote(word) for word in path.split("/") if word]
     name = ""
     if kind == "sentinel":
@@ -124,10 +125,10 @@ def _network(kind: Kind, hosts: str, path: str) -> dict[str, Any]:
             )
         name = words.pop(0)
     if len(words) > 1:
-        raise SettingsError("REDIS_URL holds more behind its host than a database number")
+        raise SettingsError("REDIS_URL has more than a database number after its host")
     db = _number("database", words[0]) if words else None
     if kind == "cluster" and db:
-        raise SettingsError(f"REDIS_URL asks for database {db} of a Cluster, which has database 0 only")
+        raise SettingsError(f"REDIS_URL names database {db} of a Cluster, which has only database 0")
     return {"hosts": addresses, "name": name, **({} if db is None else {"db": db})}
 
 
@@ -138,9 +139,9 @@ def _address(text: str, default_port: int) -> tuple[str, int]:
     except ValueError:
         raise SettingsError(_UNESCAPED) from None
     if not host:
-        raise SettingsError("REDIS_URL names no host, or none between two commas; it reads redis://host:6379")
+        raise SettingsError("REDIS_URL has an empty host; write redis://host:6379")
     if port == 0:
-        raise SettingsError("REDIS_URL names port 0; a server listens on 1 to 65535")
+        raise SettingsError("REDIS_URL names port 0; use 1 to 65535")
     return unquote(host), port or default_port
 
 
@@ -157,7 +158,7 @@ def _options(query: str, *, tls: bool, sentinel: bool) -> dict[str, Any]:
         elif name in _OPTIONS or (sentinel and name in _SENTINEL_OPTIONS):
             found[name] = _number("database", value) if name == "db" else value
         elif name in _OURS:
-            raise SettingsError(f"REDIS_URL has the option {name}, which this project chooses itself; leave it out")
+            raise SettingsError(f"REDIS_URL has the option {name}, which this project sets itself; remove it")
         else:
             # A name that is none may be a piece of a password with a question mark.
             known = sorted({*_OPTIONS, *_SENTINEL_OPTIONS, *_TLS_OPTIONS})

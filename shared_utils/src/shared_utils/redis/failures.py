@@ -44,53 +44,53 @@ _REFUSALS: Final[dict[str, tuple[str, str, bool]]] = {
     "WRONGPASS": (
         "Redis refuses the password ({error})",
         (
-            "set REDIS_PASSWORD, or the password in REDIS_URL, to what the server has, and REDIS_USERNAME where it has "
-            "ACL users"
+            "set REDIS_PASSWORD, or the password in REDIS_URL, to the server's password, and REDIS_USERNAME if the "
+            "server has ACL users"
         ),
         False,
     ),
     "NOPERM": (
         "Redis forbids the command ({error})",
-        "give the ACL user that right, or name another user in REDIS_USERNAME",
+        "grant the ACL user that right, or set another user in REDIS_USERNAME",
         True,
     ),
     "WRONGTYPE": (
-        "Redis holds something else under the name of one of this project's keys ({error})",
+        "Redis has a value of another type under one of this project's keys ({error})",
         "rename or delete that key ('doctor' names it), or give the queue another name in LETTA_REQUESTS",
         True,
     ),
     "OOM": (
         "Redis is full ({error}), so no task can be taken or answered",
-        "raise its maxmemory, or remove what fills it; until it takes writes nothing can be worked off",
+        "raise its maxmemory, or remove other data; no task can be processed until it accepts writes",
         False,
     ),
-    "LOADING": ("Redis is still loading its data", "wait until it has, or see its log", False),
+    "LOADING": ("Redis is still loading its data", "wait until it has finished, or see its log", False),
     "READONLY": ("Redis is a read-only replica", "name its primary, or a Sentinel, in REDIS_URL", False),
     "MASTERDOWN": (
-        "Redis is a replica that has lost its primary",
-        "bring the primary back, or promote this one",
+        "Redis is a replica without a connection to its primary",
+        "start the primary again, or promote this replica",
         False,
     ),
     "NOREPLICAS": (
-        "Redis does not write because too few replicas are there ({error})",
-        "bring them back, or lower min-replicas-to-write",
+        "Redis refuses writes because too few replicas are connected ({error})",
+        "start the replicas again, or lower min-replicas-to-write",
         False,
     ),
     "MISCONF": (
-        "Redis cannot save its data and does not write any more ({error})",
-        "look for a full disk or a wrong owner in Redis's directory",
+        "Redis cannot save its data and refuses writes ({error})",
+        "check Redis's directory for a full disk or a wrong owner",
         False,
     ),
     "CLUSTERDOWN": (
         "a part of the Redis Cluster is down ({error})",
-        "bring back the node that serves this queue's slot, or its replica",
+        "start the node that serves this queue's slot, or its replica",
         False,
     ),
-    "TRYAGAIN": ("a slot of the Redis Cluster is being moved", "wait until that is done", False),
-    "BUSY": ("Redis is busy with somebody's script", "end it: redis-cli SCRIPT KILL", False),
+    "TRYAGAIN": ("a slot of the Redis Cluster is being moved", "wait until it has moved", False),
+    "BUSY": ("Redis is busy with a script", "end it: redis-cli SCRIPT KILL", False),
 }
 _DISK_FULL: Final = (
-    "Redis's disk is full, and it does not write any more ({error}), so no task can be taken or answered",
+    "Redis's disk is full, so it refuses writes ({error}), so no task can be taken or answered",
     "make room on the disk of Redis's directory",
 )
 _CODE: Final = re.compile(rf"\b({'|'.join(_REFUSALS)}|NOAUTH)\b")
@@ -105,14 +105,14 @@ _MAX_TEXT_LENGTH: Final = 200
 _NO_ROOM: Final = re.compile("no space left|disk quota exceeded", re.IGNORECASE)
 
 _ADVICE: Final = {
-    "certificate": "name the authority that signed it behind REDIS_URL: ?ssl_ca_certs=/path/to/ca.pem",
-    "TLS": "begin REDIS_URL with redis:// where the server has no TLS, with rediss:// where it has",
+    "certificate": "add the authority that signed it to REDIS_URL: ?ssl_ca_certs=/path/to/ca.pem",
+    "TLS": "begin REDIS_URL with redis:// if the server has no TLS, with rediss:// if it has",
     "name": "correct the host in REDIS_URL, or this machine's DNS",
-    "in time": "check host and port in REDIS_URL, firewalls, and that rediss:// is used only where the server has TLS",
+    "in time": "check host and port in REDIS_URL, firewalls, and that rediss:// is used only if the server has TLS",
     "socket": "correct the path in REDIS_URL, and the socket's permissions",
 }
 _ASK_SENTINELS: Final = (
-    "set REDIS_SENTINEL_PASSWORD (and REDIS_SENTINEL_USERNAME), where the Sentinels want another password than the "
+    "set REDIS_SENTINEL_PASSWORD (and REDIS_SENTINEL_USERNAME), if the Sentinels need another password than the "
     "servers they watch"
 )
 _DEFAULT_ADVICE: Final = "check REDIS_URL, and that Redis runs"
@@ -123,7 +123,7 @@ def redis_failure(error: Exception) -> RedisFailure:
     if isinstance(error, SentinelFailure):
         inner = redis_failure(error.why)
         advice = _ASK_SENTINELS if inner.code == "wrongpass" else inner.advice
-        return replace(inner, says=f"the Sentinels are of no use: {inner.says}", advice=advice)
+        return replace(inner, says=f"the Sentinels cannot be used: {inner.says}", advice=advice)
     text = _text(error)
     code = _code_of(error)
     if code is not None:
@@ -132,16 +132,16 @@ def redis_failure(error: Exception) -> RedisFailure:
             says, advice = _DISK_FULL
         return RedisFailure(code.lower(), says.format(error=text), advice, is_lasting)
     if isinstance(error, ResponseError):
-        return RedisFailure("refused", f"Redis refuses a command ({text})", "look into Redis's log", is_lasting=True)
+        return RedisFailure("refused", f"Redis refuses a command ({text})", "see Redis's log", is_lasting=True)
     return _unreachable(error, text)
 
 
 def _unreachable(error: Exception, text: str) -> RedisFailure:
     if isinstance(error, InvalidResponse):
-        says = f"what answers is not Redis ({text})"
-        advice = "check host and port in REDIS_URL, and that TLS is used (rediss://) where the server wants it"
+        says = f"the server is not Redis ({text})"
+        advice = "check host and port in REDIS_URL, and that TLS is used (rediss://) if the server requires it"
     elif isinstance(error, MasterNotFoundError):
-        says = f"the Sentinels name no primary that is up ({text.partition(' : ')[0]})"
+        says = f"the Sentinels name no available primary ({text.partition(' : ')[0]})"
         advice = "check the name in REDIS_URL, and that the primary runs"
     elif (why := connection_failure(error)) is not None:
         at = _AT.search(str(error))

@@ -16,7 +16,7 @@ class SentinelFailure(ConnectionError):
     """No Sentinel answers; ``why`` is what one of them says."""
 
     def __init__(self, why: ConnectionError | TimeoutError) -> None:
-        super().__init__(f"the Sentinels are of no use: {why}")
+        super().__init__(f"the Sentinels cannot be used: {why}")
         self.why = why
 
 

@@ -106,7 +106,7 @@ async def test_role_without_the_right_to_create_the_database_gets_the_statement(
             text = str(await refusal(config_for(f"postgresql://humble:humble@{place}")))
         finally:
             connection.execute("DROP ROLE humble")
-    assert "humble cannot make it" in text
+    assert "humble cannot create it" in text
     assert 'CREATE DATABASE "nothing here" ENCODING' in text
 
 

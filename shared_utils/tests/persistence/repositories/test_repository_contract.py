@@ -113,7 +113,7 @@ async def test_no_change_of_many_at_once_is_lost(conversations: Any) -> None:
     assert (await conversations.get("01")).metadata == {"n": 20}
     with pytest.raises(RowMissing):
         await conversations.modify("nobody", one_more)
-    with pytest.raises(ValueError, match="leave its id"):
+    with pytest.raises(ValueError, match="must not change its id"):
         await conversations.modify("01", lambda record: record.model_copy(update={"id": "02"}))
     assert (await conversations.get("01")).metadata == {"n": 20}
 

@@ -77,7 +77,7 @@ def test_a_time_without_a_zone_is_refused() -> None:
 @pytest.mark.parametrize("annotation", [bytes, int | str, set[str], Literal[1, 2]])
 def test_a_type_no_column_holds_is_refused(annotation: Any) -> None:
     model = type("Wrong", (BaseModel,), {"__annotations__": {"id": str, "x": annotation}})
-    with pytest.raises(TypeError, match=r"Wrong\.x is of a type no column holds"):
+    with pytest.raises(TypeError, match=r"Wrong\.x has a type that no column can store"):
         Table(model, "wrong", order=())
 
 

@@ -98,7 +98,7 @@ async def test_known_users_keep_their_agents_during_an_outage(
     await store.restore(limit=10)
     database.broken = True
     assert await store.find("ada", "default") == session
-    assert "the session file serves" in store.last_error
+    assert "the session file is used instead" in store.last_error
     assert await open_store().find("bo", "default") == restored
 
 
@@ -357,7 +357,7 @@ async def test_a_broken_file_does_not_stop_the_database(store: Any, database: An
     path.mkdir()
     session = await with_agent(store, "ada", "agent-1")
     assert await store.find("ada", "default") == session
-    assert "the next outage of the database will not be bridged" in store.last_error
+    assert "the next outage of the database cannot be bridged" in store.last_error
     database.broken = True
     with pytest.raises(SessionStoreError):
         await store.find("ada", "default")
@@ -393,7 +393,7 @@ async def test_a_database_that_falls_silent_costs_one_wait(behind_proxy: Any) ->
     known = await with_agent(store, "ada", "agent-1")
     proxy.blackhole()
     assert await store.find("ada", "default") == known
-    assert "the session file serves" in store.last_error
+    assert "the session file is used instead" in store.last_error
     async with asyncio.timeout(5):  # many more answers than there could be looks for the database
         for number in range(20):
             await with_agent(store, f"user-{number}", f"agent-{number}")

@@ -92,7 +92,7 @@ async def test_out_and_in_again(
     assert out.left_out == ()
     assert {table.name: table.rows for table in out.tables}["agent_sessions"] == len(before) == 500
     assert {oct(file.stat().st_mode & 0o777) for file in (tmp_path / "out").iterdir()} == {"0o600"}
-    with pytest.raises(Conflict, match="holds rows in agent_sessions"):
+    with pytest.raises(Conflict, match="already contains rows in agent_sessions"):
         await copy_in(database_config, expected(tmp_path / "out", out), MARKER, {})
     done = await copy_in(empty, expected(tmp_path / "out", out), MARKER, {})
     assert done.rows == {table.name: table.rows for table in out.tables}
@@ -275,7 +275,7 @@ async def test_vectors_that_are_listed_and_not_in_the_backup_are_refused(
     await store.close()
     out = await copy_out(database_config, tmp_path)
     tables = {name: file for name, file in expected(tmp_path, out).items() if name in migrated_tables()}
-    with pytest.raises(RestoreMismatch, match="has no file of them"):
+    with pytest.raises(RestoreMismatch, match="lacks their file"):
         await copy_in(empty, tables, MARKER, {})
     assert not await require_empty(empty, MARKER)
 

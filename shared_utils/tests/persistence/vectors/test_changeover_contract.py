@@ -150,7 +150,7 @@ async def test_passages_without_text_need_it_from_elsewhere(store: PassageStore,
 
 async def test_it_can_be_given_up(store: PassageStore, passage: Callable[..., Any]) -> None:
     await filled(store, passage)
-    with pytest.raises(VectorError, match="no model is being changed over to"):
+    with pytest.raises(VectorError, match="no change of the model is in progress"):
         await store.finish_reembedding()
     await store.begin_reembedding("large", 4)
     await store.begin_reembedding("large", 4)

@@ -130,7 +130,7 @@ async def test_more_dimensions_than_an_index_holds(
         )
     else:
         assert (state.state, state.precision) == ("none", None)
-        assert "no index holds so many dimensions" in state.note
+        assert "no index supports so many dimensions" in state.note
     for wanted in (3, 17):
         [match] = await store.search({"small": given[wanted]}, ALL, k=1)
         assert match.passage.passage_id == f"p-{wanted}"

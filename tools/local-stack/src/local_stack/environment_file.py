@@ -65,13 +65,16 @@ def main() -> None:
     data = Path(own.get(DATA_VARIABLE) or DATA_FOLDER)
     stack = running(data)
     if stack is None and own.get(DATA_VARIABLE):
-        sys.exit(f"run: no stack runs on {data}, which {DATA_VARIABLE} names; start it, or unset {DATA_VARIABLE}")
+        sys.exit(f"run: no stack runs on {data}, which {DATA_VARIABLE} names; start one, or unset {DATA_VARIABLE}")
     if stack is None and not any(own.get(name) for name in _PUBLISHED_VARIABLES):
         _tell(f"no stack runs on {data}, so the default addresses are used; start one: ./run up")
     if stack is not None:
         own, other = merged(own, stack)
         if other is not None:
-            _tell(f"{other} in the environment names another installation than the stack on {data}; it is left alone")
+            _tell(
+                f"{other} in the environment names another installation than the stack on {data}, so the stack's "
+                "environment is not used"
+            )
     program = Path(sys.executable).parent / "letta-bridge"
     os.execve(program, [str(program), *sys.argv[1:]], own)  # noqa: S606  # the project's own program, no shell
 

@@ -25,7 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="The whole stack on this machine, without docker. Everything listens on 127.0.0.1 only.",
+    help="Run the whole stack on this machine, without Docker. All services listen only on 127.0.0.1.",
 )
 
 
@@ -47,7 +47,7 @@ def up(
         Path,
         typer.Option(
             envvar=DATA_VARIABLE,
-            help="Directory of everything that survives a restart, and of the logs.",
+            help="Directory for persistent data and logs.",
             metavar="DIR",
         ),
     ] = DATA_FOLDER,
@@ -55,22 +55,20 @@ def up(
         bool, typer.Option("--take-queue", help="Serve the queue in REDIS_URL even if another stack has served it.")
     ] = False,
 ) -> None:
-    """Start everything in the foreground; Ctrl-C stops it, and the data stays.
+    """Start the stack in the foreground; Ctrl-C stops it, and the data is kept. A port of 0 picks a free one.
 
-    Any port may be 0: a free one is picked then. When everything serves, one line is printed on standard output:
+    When all services are ready, one line is printed on standard output:
 
-    ready redis=URL letta=URL bridge=URL memory=URL model=URL postgres=URL
+        ready redis=URL letta=URL bridge=URL memory=URL model=URL postgres=URL
 
-    Progress goes to standard error, and so does, in one sentence each, what goes wrong while it runs. A part that ends
-    by itself is started again.
-
-    While it runs, './run bridge' in another shell uses its environment, which is in the file 'env' of its directory
+    Progress and problems, one sentence each, go to standard error. A service that ends by itself is started again.
+    While the stack runs, './run bridge' in another shell uses its environment, from the file 'env' in its directory
     (STACK_DATA=DIR names another directory than the default).
 
-    REDIS_URL and DATABASE_URL in the environment name a Redis and a PostgreSQL to use instead of the embedded ones. A
-    queue in that Redis that another stack serves, or has served, is refused.
-    OPENAI_API_KEY, OPENAI_BASE_URL or both name a model to use instead of the scripted one; LETTA_MODEL and
-    LETTA_EMBEDDING are then its handles in Letta, MEMORY_MODEL its name for memory-python.
+    REDIS_URL and DATABASE_URL in the environment name a Redis and a PostgreSQL to use instead of the embedded ones. The
+    command refuses a queue in that Redis that another stack serves or has served. OPENAI_API_KEY, OPENAI_BASE_URL or
+    both name a model to use instead of the scripted one; LETTA_MODEL and LETTA_EMBEDDING are then its handles in Letta,
+    MEMORY_MODEL its name for memory-python.
     """
     ports = Ports(redis_port, letta_port, bridge_port, memory_port, model_port, postgres_port)
     with _ending_well(), Stack(data, ports, announce=_progress, take_queue=take_queue) as stack:
@@ -81,11 +79,11 @@ def up(
 @app.command()
 def demo(
     *,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running afterwards, until Ctrl-C.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the stack running afterwards, until Ctrl-C.")] = False,
 ) -> None:
-    """Start everything afresh, hold a short conversation, kill parts of it, show that memory survives.
+    """Start a new stack, hold a short conversation, kill services, and show that memory survives.
 
-    Free ports and a scratch directory are used; nothing is left behind. Exit code 0 only if every expectation held.
+    It uses free ports and a scratch directory, which it removes. Exit code 0 only if every expectation held.
     """
     held = False
     with (
@@ -110,7 +108,7 @@ def _serve(stack: Stack) -> None:
 
 @contextmanager
 def _ending_well() -> Iterator[None]:
-    """Turns signals and failures into a tidy end: everything stopped, one sentence, an exit code."""
+    """Turn signals and failures into an orderly end: all processes stopped, one sentence, an exit code."""
     # A shell has its background jobs ignore SIGINT; who sends it to us all the same means it. nohup means SIGHUP too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -126,7 +124,7 @@ def _ending_well() -> Iterator[None]:
 
 
 def _without_stores() -> dict[str, str]:
-    """The environment without the operator's databases: a demonstration has no business in them."""
+    """The environment without the operator's databases, which a demonstration must not touch."""
     return {name: value for name, value in os.environ.items() if name not in {"REDIS_URL", "DATABASE_URL"}}
 
 

@@ -104,7 +104,7 @@ def _account(*paths: Path) -> tuple[int, int] | None:
         for path in paths:
             os.chown(path, account.pw_uid, account.pw_gid)
         return account.pw_uid, account.pw_gid
-    raise MissingPart("PgBouncer refuses to run as root and there is no account 'postgres' or 'nobody' to run it as.")
+    raise MissingPart("PgBouncer refuses to run as root, and the machine has no account 'postgres' or 'nobody' for it.")
 
 
 def _program() -> str:

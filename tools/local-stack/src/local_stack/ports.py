@@ -81,8 +81,8 @@ def choose_port(wanted: int, option: str) -> int:
         _probe(wanted)
     except OSError as error:
         raise PortTaken(
-            f"Port {wanted} cannot be used ({error.strerror}), probably another program listens on it; "
-            f"stop that program, or choose another port with {option} (0 picks a free one)."
+            f"Port {wanted} cannot be used ({error.strerror}), probably because another program listens on it; stop "
+            f"that program, or choose another port with {option} (0 picks a free one)."
         ) from error
     return wanted
 

@@ -118,7 +118,7 @@ class Postgres(Process):
             command, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
         if made.returncode != 0:
-            raise StartFailed(f"PostgreSQL could not make its data directory {self._cluster}: {made.stderr.strip()}")
+            raise StartFailed(f"PostgreSQL could not create its data directory {self._cluster}: {made.stderr.strip()}")
 
     def _as_account(self, program: str, *arguments: str) -> list[str]:
         command = [str(_program(program)), *arguments]
@@ -141,7 +141,9 @@ def _account(cluster: Path) -> tuple[int, int] | None:
         except KeyError:
             continue
         return account.pw_uid, account.pw_gid
-    raise MissingPart("PostgreSQL refuses to run as root and there is no account 'postgres' or 'nobody' to run it as.")
+    raise MissingPart(
+        "PostgreSQL refuses to run as root, and the machine has no account 'postgres' or 'nobody' for it."
+    )
 
 
 def _program(name: str) -> Path:

@@ -30,13 +30,13 @@ def make_data(data: Path) -> None:
         free = shutil.disk_usage(data).free
     except OSError as error:
         raise DataUnwritable(
-            f"{data} cannot be written ({error.strerror}), so nothing could be kept; give your user the right, make "
-            "room, or name another directory with --data."
+            f"{data} cannot be written ({error.strerror}), so no data could be stored; grant your user write access, "
+            "free disk space, or name another directory with --data."
         ) from None
     if free < _LEAST_ROOM:
         raise DataUnwritable(
-            f"The disk of {data} is full ({free / 2**20:.0f} MB free, {_LEAST_ROOM / 2**20:.0f} MB needed), so nothing "
-            "could be kept; make room, or name a directory on another disk with --data."
+            f"The disk of {data} is full ({free / 2**20:.0f} MB free, {_LEAST_ROOM / 2**20:.0f} MB needed), so no "
+            "data could be stored; free disk space, or name a directory on another disk with --data."
         )
 
 
@@ -49,8 +49,8 @@ def require_config(variables: Mapping[str, str]) -> None:
     name = variables.get("LETTA_BRIDGE_CONFIG", "").strip()
     if name and not Path(name).is_file():
         raise ConfigMissing(
-            f"LETTA_BRIDGE_CONFIG names the configuration file {name}, which does not exist, so no setting could be "
-            "read; correct its name, put it there, or unset LETTA_BRIDGE_CONFIG."
+            f"LETTA_BRIDGE_CONFIG names the configuration file {name}, which does not exist; correct its name, create "
+            "it, or unset LETTA_BRIDGE_CONFIG."
         )
 
 
@@ -76,4 +76,4 @@ def require_database(letta_server: Path, url: str) -> None:
     said = [line.removeprefix(_PROGRAM_PREFIX) for line in told.stderr.splitlines() if line.startswith(_PROGRAM_PREFIX)]
     why = said[-1] if said else f"letta-server check ended with exit code {told.returncode}"
     why = why.replace("LETTA_PG_URI", "DATABASE_URL")
-    raise DatabaseUnusable(redact_text(f"DATABASE_URL in the environment is used, and does not work: {why}"))
+    raise DatabaseUnusable(redact_text(f"DATABASE_URL in the environment does not work: {why}"))

@@ -79,7 +79,9 @@ class TcpProxy:
     def __init__(self, target: str) -> None:
         parts = urlsplit(target if "://" in target else f"tcp://{target}")
         if not parts.hostname or not parts.port:
-            raise ValueError(f"{target!r} names no host and port to forward to; write host:port or a URL with both.")
+            raise ValueError(
+                f"{target!r} does not name the host and port to forward to; write host:port or a URL with both."
+            )
         self._target = (parts.hostname, parts.port)
         self._changed = threading.Condition(threading.RLock())
         self._faults = _Faults()
@@ -151,7 +153,7 @@ class TcpProxy:
         """
         with self._changed:
             if not self._changed.wait_for(lambda: condition(self), timeout):
-                raise TimeoutError(f"The proxy did not see what was waited for within {timeout:g} s.")
+                raise TimeoutError(f"The proxy did not see the expected traffic within {timeout:g} s.")
 
     def close(self) -> None:
         """Ends everything; returns when its last thread has ended."""

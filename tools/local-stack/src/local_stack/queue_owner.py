@@ -17,8 +17,8 @@ from shared_utils.text import counted
 _COMMAND_TIMEOUT_SECONDS: Final = 60.0
 _QUEUE_ID_FILE: Final = "queue-id"
 _WAY_OUT: Final = (
-    "unset REDIS_URL to start a Redis of this stack's own, set LETTA_REQUESTS to the name of another queue, or say "
-    "--take-queue where it is this stack's, or its owner is gone"
+    "unset REDIS_URL to start a Redis of this stack's own, set LETTA_REQUESTS to the name of another queue, or use "
+    "--take-queue if the queue belongs to this stack or its owner no longer exists"
 )
 
 
@@ -51,8 +51,8 @@ class Queue:
             status = json.loads(told.stdout)
             return cls(status["queue"], status["queue_id"], int(status["bridges"]))
         except (ValueError, KeyError, TypeError):
-            why = redact_text(told.stderr.strip().removeprefix("letta-bridge: ") or "it tells nothing of its queue")
-            raise RedisUnusable(f"REDIS_URL in the environment is used, and does not work: {why}") from None
+            why = redact_text(told.stderr.strip().removeprefix("letta-bridge: ") or "it does not describe its queue")
+            raise RedisUnusable(f"REDIS_URL in the environment does not work: {why}") from None
 
     def refuse_another(self, data: Path) -> None:
         """Let only the stack on this data directory serve a queue that was served before.

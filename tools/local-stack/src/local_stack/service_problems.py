@@ -59,7 +59,7 @@ class ServiceProblems:
         for key in [key for key in self._seen if key[0] == service and key[1] not in troubles]:
             del self._seen[key]
             if self._told.pop(key, None) is not None:
-                self._announce(f"{service} ({key[1]}): well again")
+                self._announce(f"{service} ({key[1]}): healthy again")
 
     def _is_told(self, service: str, detail: str) -> bool:
         """Whether another check of the service has the same trouble: one full Redis fails several."""
@@ -79,7 +79,7 @@ def _troubles(url: str) -> dict[str, str] | None:
             return None
         return {
             _NO_ANSWER: f"no answer within {_TIMEOUT_SECONDS:g} s, so it is frozen or overloaded; see its log, and "
-            "kill it if it stays so: it is started again"
+            "kill it if this persists: the stack restarts it"
         }
 
 

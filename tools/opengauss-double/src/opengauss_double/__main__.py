@@ -17,7 +17,7 @@ from opengauss_double.server import Double
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serves until SIGTERM or Ctrl-C; 1 where it could not start."""
+    """Serve until SIGTERM or Ctrl-C; returns 1 if the start fails."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=options.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     try:
@@ -30,21 +30,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("opengauss-double", description="An openGauss for tests, made of a PostgreSQL.")
-    parser.add_argument("--profile", choices=PROFILES, default="6.0", help="the release to be (default: 6.0)")
+    parser.add_argument("--profile", choices=PROFILES, default="6.0", help="the release to imitate (default: 6.0)")
     parser.add_argument("--listen", default="127.0.0.1:5433", metavar="HOST:PORT", help="port 0 picks a free one")
     parser.add_argument("--upstream", required=True, metavar="URL", help="postgresql://superuser:password@host:port/")
     parser.add_argument(
-        "--account", action="append", default=[], metavar="NAME:PASSWORD", help="who may log in; may be repeated"
+        "--account",
+        action="append",
+        default=[],
+        metavar="NAME:PASSWORD",
+        help="account that may log in; may be repeated",
     )
     parser.add_argument("--hba", choices=("md5", "sha256"), default="md5", help="the method in pg_hba.conf")
     parser.add_argument(
         "--password-encryption-type", type=int, choices=range(4), default=1, help="0 md5, 1 both, 2 sha256, 3 sm3"
     )
-    parser.add_argument("--initial-user", metavar="NAME", help="may not log in from afar")
-    parser.add_argument("--treat-as-remote", action="store_true", help="take every client for one from afar")
-    parser.add_argument("--session-timeout", default="10min", help="how long a session may be idle; 0 is for ever")
+    parser.add_argument("--initial-user", metavar="NAME", help="user that may not log in over the network")
+    parser.add_argument("--treat-as-remote", action="store_true", help="treat every client as one from the network")
+    parser.add_argument("--session-timeout", default="10min", help="time a session may be idle; 0: unlimited")
     parser.add_argument(
-        "--adopt", choices=MODES, help="change databases made elsewhere when they are first asked for, in this mode"
+        "--adopt",
+        choices=MODES,
+        help="also adapt databases created without the double, to this mode, when a client first connects to them",
     )
     parser.add_argument("--log-level", choices=("debug", "info", "warning"), default="info")
     return parser

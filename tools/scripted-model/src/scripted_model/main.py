@@ -20,8 +20,8 @@ def _run(
     context_length: Annotated[int, typer.Option(help="Context window to claim, in tokens.")] = 128_000,
     latency_ms: Annotated[float, typer.Option(help="Delay of every chat completion.", min=0)] = 0.0,
     fail_rate: Annotated[float, typer.Option(help="Share of chat completions that fail.", min=0, max=1)] = 0.0,
-    fail_status: Annotated[int, typer.Option(help="HTTP status of those.", min=400, max=599)] = 500,
-    seed: Annotated[int, typer.Option(help="Which of them fail.")] = 0,
+    fail_status: Annotated[int, typer.Option(help="HTTP status of failed completions.", min=400, max=599)] = 500,
+    seed: Annotated[int, typer.Option(help="Which completions fail.")] = 0,
 ) -> None:
     """A deterministic OpenAI-compatible model: stores stated facts, answers from memory, echoes otherwise.
 
@@ -40,7 +40,7 @@ def _run(
 
 
 def _allow_many_connections() -> None:
-    """A test may leave thousands of requests hanging; the usual limit is 1 024 open files."""
+    """Raise the limit of open files: a test may leave thousands of requests open."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

@@ -133,7 +133,7 @@ class _Read:
 
 def _difference(one: Line | None, other: Line | None) -> str:
     if one is None:
-        return "is there and was not"
+        return "is not in the backup"
     if other is None:
         return "is missing"
     ours, theirs = _message(one["row"]), _message(other["row"])
@@ -169,11 +169,11 @@ def _moment(text: Any) -> Any:
 def _compare_contexts(ours: _Read, theirs: _Read, done: Comparison) -> None:
     done.counts["conversation"] += len(ours.conversations)
     if len(ours.conversations) != len(theirs.conversations):
-        done.differences.append(f"{len(theirs.conversations)} conversations in place of {len(ours.conversations)}")
+        done.differences.append(f"{len(theirs.conversations)} conversations instead of {len(ours.conversations)}")
     for number, (one, other) in enumerate(zip(ours.contexts(), theirs.contexts(), strict=False)):
         if one != other:
             whose = f"of conversation {number}" if number else "of the agent"
-            done.differences.append(f"the context {whose} differs: {len(other)} messages, and {len(one)} before")
+            done.differences.append(f"the context {whose} differs: {len(other)} messages instead of {len(one)}")
     for number, (before, after) in enumerate(zip(ours.conversations, theirs.conversations, strict=False), 1):
         if (before["summary"] or "") != (after["summary"] or ""):
             done.differences.append(f"the summary of conversation {number} differs")
@@ -193,7 +193,7 @@ def _compare_named(ours: _Read, theirs: _Read, done: Comparison) -> None:
             if name not in after:
                 done.differences.append(f"{what} {name} is missing")
             elif name not in before:
-                done.differences.append(f"{what} {name} is there and was not")
+                done.differences.append(f"{what} {name} is not in the backup")
             elif before[name] != after[name] and not (what == "block" and name in elsewhere):
                 changed = sorted(key for key in before[name] if before[name][key] != after[name].get(key))
                 done.differences.append(f"{what} {name} differs in {', '.join(changed)}")
@@ -214,7 +214,7 @@ def _compare_passages(ours: _Read, theirs: _Read, done: Comparison) -> None:
     own = [archive for archive in ours.archives if "kept_in" not in archive]
     done.counts["archive"] += len(ours.archives)
     if len(ours.archives) != len(theirs.archives):
-        done.differences.append(f"{len(theirs.archives)} archives in place of {len(ours.archives)}")
+        done.differences.append(f"{len(theirs.archives)} archives instead of {len(ours.archives)}")
     done.counts["passage"] += ours.passages.total()
     if len(own) != len(ours.archives):
         return  # passages of a shared archive are compared with the snapshot that holds them
@@ -222,7 +222,7 @@ def _compare_passages(ours: _Read, theirs: _Read, done: Comparison) -> None:
     if missing:
         done.differences.append(f"{missing.total()} of {ours.passages.total()} passages are missing or differ")
     if surplus.total() > missing.total():
-        done.differences.append(f"{surplus.total() - missing.total()} passages are there and were not")
+        done.differences.append(f"{surplus.total() - missing.total()} passages are not in the backup")
 
 
 def _digest(content: Line) -> bytes:

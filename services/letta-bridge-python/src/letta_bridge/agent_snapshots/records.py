@@ -35,8 +35,8 @@ ENDING: Final = ".jsonl"
 PARTS: Final = ("tool", "variable", "block", "conversation", "archive", "message", "passage")
 """Parts that may occur several times."""
 NEVER_CARRIED: Final = (
-    "embeddings of passages, which Letta makes anew",
-    "ids of messages, runs and steps, which Letta gives anew",
+    "embeddings of passages, which Letta computes again",
+    "ids of messages, runs and steps, which Letta assigns again",
     "token usage and step records",
     "earlier values of memory blocks",
 )
@@ -66,16 +66,18 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as file:
         for number, text in enumerate(file, 1):
             if line.get("part") == "end":
-                raise SnapshotDamaged(f"{path} goes on after its end; use another copy of it")
+                raise SnapshotDamaged(f"{path} has lines after its last one; use another copy of it")
             line = _parsed(path, number, text)
             _check_place(path, number, line)
             counts[line["part"]] += 1
             yield line
     if line.get("part") != "end":
-        raise SnapshotDamaged(f"{path} ends before its last line: it was never finished; use another copy of it")
+        raise SnapshotDamaged(f"{path} has no last line, so it is incomplete; use another copy of it")
     found = {part: counts[part] for part in PARTS}
     if line.get("counts") != found:
-        raise SnapshotDamaged(f"{path} holds {found} and says that it holds {line.get('counts')}; use another copy")
+        raise SnapshotDamaged(
+            f"{path} contains {found}, but its last line counts {line.get('counts')}; use another copy"
+        )
 
 
 def _parsed(path: Path, number: int, text: bytes) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def _parsed(path: Path, number: int, text: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         line = None
     if not isinstance(line, dict) or not isinstance(line.get("part"), str):
-        raise SnapshotDamaged(f"line {number} of {path} is no part of a snapshot; use another copy of it")
+        raise SnapshotDamaged(f"line {number} of {path} is not part of a snapshot; use another copy of it")
     return line
 
 
@@ -92,6 +94,10 @@ def _check_place(path: Path, number: int, line: Line) -> None:
     if (number == 1) != (line["part"] == "snapshot"):
         raise SnapshotDamaged(f"{path} is not a snapshot of an agent; use another copy of it")
     if number == 1 and line.get("format") != FORMAT:
-        raise SnapshotDamaged(f"{path} is of format {line.get('format')!r}, which a newer release wrote; upgrade")
+        raise SnapshotDamaged(
+            f"{path} is of format {line.get('format')!r}, which only a newer release can read; upgrade"
+        )
     if line["part"] not in {"snapshot", "settings", "end", *PARTS}:
-        raise SnapshotDamaged(f"line {number} of {path} holds a part {line['part']!r} of a newer release; upgrade")
+        raise SnapshotDamaged(
+            f"line {number} of {path} is a part {line['part']!r}, which only a newer release can read; upgrade"
+        )

@@ -185,8 +185,8 @@ class AgentRestorer:
                 return replace(result, outcome="erased")
             if isinstance(error, AgentGone):
                 raise Conflict(
-                    f"the agent {result.agent_id} vanished while it was restored; is another restore of this backup "
-                    "running? Wait for its end, and repeat this one"
+                    f"the agent {result.agent_id} was deleted while it was being restored, perhaps by another restore "
+                    "of this backup; wait until that one has ended, then repeat this one"
                 ) from error
             return replace(result, outcome="refused", reason=str(error))
 
@@ -374,8 +374,8 @@ def _checked(path: Path, tag: str) -> _Outline:
     outline = _Outline(tags=old_files.tags_of(path)) if old else _outline(path)
     if tag not in outline.tags:
         raise SnapshotDamaged(
-            f"{path} holds an agent without the tag '{tag}', so of another tenant; correct tenant.name, or "
-            "remove it from the backup"
+            f"{path} contains an agent of another tenant (it lacks the tag '{tag}'); correct tenant.name, "
+            "or remove the file from the backup"
         )
     return outline
 

@@ -275,7 +275,10 @@ class AgentMaker:
                 current = await self._store.reserve(session.user_id, session.persona)
                 if current.agent_id is not None:
                     return current
-        raise SessionStoreError(f"session {session.session_id} is written all the time; who does that?")
+        raise SessionStoreError(
+            f"session {session.session_id} changed at every attempt to store its agent; find out which program "
+            f"writes it"
+        )
 
     async def _remove_if_empty(self, agent_id: str, making: _Making) -> None:
         """Delete an agent that this attempt created, or one that was never completed, if it has no content."""

@@ -23,7 +23,7 @@ from shared_utils.redis.connection import RedisClient
 _MAX_CLAIM_CHECKS: Final = int(HEARTBEAT_SECONDS) + 5
 """Once a second, until another queue's note has changed: a heartbeat and the time to write it."""
 _CLAIM_ADVICE: Final = (
-    "nothing was done: give this command the TENANT, LETTA_API_URL, REDIS_URL and LETTA_REQUESTS of the bridges"
+    "nothing was changed: give this command the TENANT, LETTA_API_URL, REDIS_URL and LETTA_REQUESTS of the bridges"
 )
 
 

@@ -62,7 +62,7 @@ async def save_agents(
         await erased.look_at_ledger()
         if erased.among(agent.tags):
             done.skipped.append(
-                _skipped(agent, "its user was erased a moment before, or while the backup was made", harmless=True)
+                _skipped(agent, "its user was erased shortly before or during the backup", harmless=True)
             )
             continue
         path = f"{AGENTS}/{snapshot_name(agent.agent_id)}"
@@ -73,7 +73,7 @@ async def save_agents(
                         store, agent.agent_id, folder / path, secrets=secrets, shared=shared, progress=progress
                     )
         except AgentGone:
-            done.skipped.append(_skipped(agent, "deleted while the backup was made", harmless=True))
+            done.skipped.append(_skipped(agent, "deleted during the backup", harmless=True))
         except LettaRejected as error:
             done.skipped.append(_skipped(agent, f"Letta cannot read it: {error}", harmless=False))
         else:

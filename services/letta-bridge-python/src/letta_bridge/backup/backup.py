@@ -90,7 +90,7 @@ async def make_backup(
 def _begin(folder: Path) -> None:
     make_folder(folder)
     if (folder / manifest.UNFINISHED_MARK).exists():
-        raise Conflict(f"{folder} holds a backup that was never finished; remove it, or name a new directory")
+        raise Conflict(f"{folder} contains an incomplete backup; remove it, or name a new directory")
     if any(folder.iterdir()):
         raise Conflict(f"{folder} is not empty; name a new directory for the backup")
     with replacing(folder / manifest.UNFINISHED_MARK) as file:

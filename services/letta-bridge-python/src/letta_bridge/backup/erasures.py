@@ -46,7 +46,7 @@ class ErasedUsers:
 
     def __post_init__(self) -> None:
         if self.moment < utc_now() - timedelta(days=KEPT_DAYS):
-            self.unread.append(f"the ledger in Redis forgets an erasure after {KEPT_DAYS} days")
+            self.unread.append(f"the list of erasures in Redis keeps an entry for only {KEPT_DAYS} days")
 
     async def look(self) -> None:
         """Read ledger and audit again. One that cannot be read is noted, and the ledger is then skipped."""
@@ -54,7 +54,7 @@ class ErasedUsers:
         try:
             self.hashes |= await self._audit()
         except PersistenceError as error:
-            self._note(f"the audit cannot be read ({error})")
+            self._note(f"the audit of erasures cannot be read ({error})")
 
     async def look_at_ledger(self) -> None:
         """Read the ledger again: an erasure writes it before it removes anything."""
@@ -65,7 +65,7 @@ class ErasedUsers:
             self.hashes.update(entry.user_hash for entry in await self.ledger.since(since_ms))
         except CONNECTION_ERRORS as error:
             self.ledger = None
-            self._note(f"the ledger in Redis cannot be read ({explain(error)})")
+            self._note(f"the list of erasures in Redis cannot be read ({explain(error)})")
 
     def among(self, tags: Iterable[str]) -> bool:
         """Whether a user named by an agent's tags was erased."""

@@ -21,8 +21,8 @@ MANIFEST_FILE: Final = "manifest.json"
 UNFINISHED_MARK: Final = "unfinished"
 """Exists in a backup's directory while the backup is being made."""
 OLD_AGENTS_LACK: Final = (
-    "the backup is of an earlier release, whose agent files hold the messages in context only: older messages, "
-    "archival memory and the ids that mark redelivered messages are not in it"
+    "the backup is of an earlier release, whose agent files contain only the messages in context: older messages, "
+    "archival memory and the ids that identify redelivered messages are not in it"
 )
 
 _ANY_MANIFEST: Final[TypeAdapter[Manifest | OldManifest]] = TypeAdapter(
@@ -54,9 +54,9 @@ def read(folder: Path) -> Manifest:
         text = (folder / MANIFEST_FILE).read_bytes()
     except FileNotFoundError:
         if (folder / UNFINISHED_MARK).exists():
-            raise BackupDamaged(f"the backup in {folder} was never finished; make another one") from None
+            raise BackupDamaged(f"the backup in {folder} is incomplete; make another one") from None
         raise BackupDamaged(
-            f"{folder} holds no complete backup ({MANIFEST_FILE} is missing); name another directory"
+            f"{folder} does not contain a complete backup ({MANIFEST_FILE} is missing); name another directory"
         ) from None
     except OSError as error:
         raise BackupDamaged(
@@ -66,7 +66,9 @@ def read(folder: Path) -> Manifest:
         found = _ANY_MANIFEST.validate_json(text)
     except ValidationError as error:
         problem = " ".join(error.errors(include_url=False)[0]["msg"].split())  # it may quote what the manifest says
-        raise BackupDamaged(f"{folder / MANIFEST_FILE} is not a manifest this release can read ({problem})") from None
+        raise BackupDamaged(
+            f"{folder / MANIFEST_FILE} is not a manifest that this release can read ({problem})"
+        ) from None
     try:
         _check(folder, found.parts)
     except OSError as error:
@@ -74,7 +76,7 @@ def read(folder: Path) -> Manifest:
     manifest = found if isinstance(found, Manifest) else _upgraded(found, text)
     if (fault := fault_of(manifest)) is not None:
         raise BackupDamaged(
-            f"{folder / MANIFEST_FILE} was changed: {fault}; nothing was changed. Use another copy of the backup"
+            f"{folder / MANIFEST_FILE} was modified: {fault}; nothing was restored. Use another copy of the backup"
         )
     return manifest
 

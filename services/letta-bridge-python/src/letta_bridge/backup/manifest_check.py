@@ -20,7 +20,7 @@ def fault_of(manifest: Manifest) -> str | None:
 def _faults(manifest: Manifest) -> Iterator[str]:
     places = Counter(state.name for state in manifest.state)
     if not places.keys() & {"database", "file"}:
-        yield "it names neither a database nor a session file"
+        yield "it lists neither a database nor a session file"
     yield from (f"it names {place} more than once" for place, times in places.items() if times > 1)
     for state in manifest.state:
         yield from _faults_of_state(state)
@@ -32,9 +32,9 @@ def _faults(manifest: Manifest) -> Iterator[str]:
     parts = Counter(part.path for part in manifest.parts)
     for paths in (named, parts):
         yield from (f"it names {path!r} more than once" for path, times in paths.items() if times > 1)
-    yield from (f"it names {path!r} and does not list that file" for path in sorted(named.keys() - parts.keys()))
+    yield from (f"it names {path!r}, but does not list that file" for path in sorted(named.keys() - parts.keys()))
     unnamed = parts.keys() - named.keys() - _optional(manifest)
-    yield from (f"it lists the file {path!r} and names nothing that is in it" for path in sorted(unnamed))
+    yield from (f"it lists the file {path!r}, but no content of it" for path in sorted(unnamed))
 
 
 def _faults_of_state(state: SavedState) -> Iterator[str]:

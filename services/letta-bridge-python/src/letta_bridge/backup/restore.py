@@ -57,7 +57,9 @@ class RestoreReport:
         """Data missing from the backup, for people."""
         found: list[str] = [] if self.manifest.whole_agents else [OLD_AGENTS_LACK]
         if self.state.compared < len(self.state.rows):
-            found.append("checksums of tables, which the release that made it did not note: they were not compared")
+            found.append(
+                "checksums of tables: the release that made the backup did not write them, so tables were not compared"
+            )
         found += [f"{skipped.name} ({skipped.agent_id}): {skipped.reason}" for skipped in self.manifest.skipped]
         return tuple(found)
 

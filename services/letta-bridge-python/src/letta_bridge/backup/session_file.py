@@ -48,7 +48,7 @@ def restored_before(target: Path, backup_id: str) -> bool:
             used = True
     if used:
         raise Conflict(
-            f"{target} exists already and holds sessions; stop the bridges of this host and move it away, or name "
+            f"{target} already contains sessions; stop the bridges of this host and move the file away, or name "
             "another place (DATA_DIR)"
         )
     _choices_of(target)
@@ -128,9 +128,7 @@ def _choices_of(target: Path) -> Sequence[Choice]:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
                 raise PersistenceError(f"the session file {target} cannot be read ({error})") from error
-            raise Conflict(
-                f"a bridge has {target} open; stop the bridges of this host and repeat the restore"
-            ) from error
+            raise Conflict(f"a bridge uses {target}; stop the bridges of this host and repeat the restore") from error
 
 
 def _moved(connection: sqlite3.Connection, agents: Mapping[str, str]) -> int:

@@ -84,7 +84,7 @@ async def check_place(settings: BridgeSettings, manifest: Manifest) -> None:
     """
     if manifest.tenant not in {None, settings.tenant.name}:
         raise Conflict(
-            f"the backup is of the tenant {manifest.tenant!r} and this is '{settings.tenant.name}'; restore it "
+            f"the backup is of the tenant {manifest.tenant!r}, but this is '{settings.tenant.name}'; restore it "
             "with that name in tenant.name (TENANT)"
         )
     databases = _databases(settings)
@@ -93,7 +93,7 @@ async def check_place(settings: BridgeSettings, manifest: Manifest) -> None:
             target = settings.session_file
             await asyncio.to_thread(session_file.restored_before, target, manifest.backup_id)
         elif not databases or (state.name == "database" and "database" not in databases):
-            raise DatabaseRefused("the backup is of a database and none is configured; set DATABASE_URL")
+            raise DatabaseRefused("the backup contains a database, but none is configured; set DATABASE_URL")
     if manifest.tables or any(state.method == "pg_dump" for state in manifest.state):
         for config in databases.values():
             await require_empty(config, _marker(manifest))

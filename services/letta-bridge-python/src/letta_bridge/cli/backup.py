@@ -43,7 +43,9 @@ from shared_utils.redis.failures import explain
 
 AgentsOption = Annotated[
     bool,
-    typer.Option("--agents/--no-agents", help="Agents out of Letta; leave them out if you save Letta's own database."),
+    typer.Option(
+        "--agents/--no-agents", help="Also save the agents from Letta; not needed if you back up Letta's own database."
+    ),
 ]
 _PATIENCE_SECONDS: Final = 5.0
 """How long a backup without agents waits for Letta's answer about the owner of the agents."""
@@ -51,7 +53,7 @@ _Result = TypeVar("_Result")
 
 
 def backup(
-    folder: Annotated[Path, typer.Argument(help="Directory to write to; empty, or not there yet.")],
+    folder: Annotated[Path, typer.Argument(help="Directory to write to; must be empty or not exist yet.")],
     agents: AgentsOption = True,
     secrets: Annotated[
         bool, typer.Option("--secrets", help="Also save the values of agents' variables, which may be secret.")
@@ -61,10 +63,11 @@ def backup(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Save database (or session file), every agent whole, and settings, with a manifest. Bridges may run meanwhile.
+    """Save the database (or session file), a snapshot of every agent, and the settings, with a manifest.
 
-    Only its owner can read it. The bridge's settings are saved without secrets. Redis is not saved: it holds work, not
-    memory; its own AOF does that, and the manifest says how much there was. Exit code 1: an agent could not be read.
+    Bridges may run meanwhile. Only the owner can read the backup. The bridge's settings are saved without secrets.
+    Redis is not saved, because it holds work in progress and has its own append-only file; the manifest says how much
+    work there was. Exit code 1: an agent could not be read.
     """
     check_directory(folder)
     del plain  # of earlier releases: every backup is COPY text now, which fits both database products
@@ -102,12 +105,12 @@ def restore(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Restore a backup into an empty place, and compare what arrived with it, item by item.
+    """Restore a backup into an empty database or data directory, and compare the result with the backup, item by item.
 
-    Checksums are compared first, and files that the manifest does not name are refused. Agents come one by one, then
-    all of the state or nothing; after a crash, repeat the command. Agents of users who have one in Letta are left
-    alone, and users who were erased since the backup began are left out. The saved settings are not put in force:
-    compare config.json. Exit code 1: something is not as it was saved.
+    The command first compares checksums and refuses files that the manifest does not name. It restores the agents one
+    by one, then the state in one transaction; after a crash, repeat the command. It does not change agents of users who
+    already have one in Letta, and leaves out users who were erased after the backup began. It does not apply the saved
+    settings: compare config.json. Exit code 1: the result differs from the backup.
     """
     check_directory(folder, needed_as="a backup")
     settings = settings_or_exit(config, may_create=True)
@@ -164,7 +167,7 @@ async def _in_redis(settings: BridgeSettings) -> Mapping[str, int | str]:
     return {
         "tasks waiting": queue.depth + queue.waiting,
         "tasks in flight": queue.in_flight,
-        "turns that agents have not been told yet": queue.counters.get("missed_pending", 0),
+        "missed turns that agents have not received yet": queue.counters.get("missed_pending", 0),
         "answered turns that are not in the database yet": unwritten,
         "dead letters": queue.dead,
     }
@@ -174,8 +177,8 @@ async def _warn_of_running_bridges(settings: BridgeSettings) -> None:
     status = await _queue(settings)
     if not isinstance(status, str) and status[0].bridges and status[0].paused is None:
         tell(
-            f"{status[0].bridges} bridges are running: a user who talks before the end gets a new agent, and the saved "
-            "one is then not restored; stop them, or run letta-bridge pause"
+            f"{status[0].bridges} bridges are running: a user who sends a message during the restore gets a new "
+            "agent, and then the saved agent is not restored; stop the bridges, or run letta-bridge pause"
         )
 
 
@@ -186,8 +189,7 @@ async def _have_choices_read(settings: BridgeSettings) -> None:
             await RedisChoices(client, Keys(settings.queue.requests)).begin_generation()
     except CONNECTION_ERRORS as error:
         tell(
-            f"bridges that are running may not know the restored choices about permanent memory ({explain(error)}); "
-            "restart them"
+            f"running bridges may not know the restored choices about permanent memory ({explain(error)}); restart them"
         )
 
 

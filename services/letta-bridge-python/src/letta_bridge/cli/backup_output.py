@@ -28,8 +28,8 @@ def backup_lines(folder: Path, made: Manifest) -> Iterator[str]:
     for skipped in made.skipped:
         yield f"skipped: agent {skipped.name} ({skipped.agent_id}): {skipped.reason}"
     if made.erased:
-        yield f"erased while the backup was made: {len(made.erased)} users; a restore leaves out what it holds of them"
-    yield from _unread(made.erasures_unread, "while the backup was made")
+        yield f"erased during the backup: {len(made.erased)} users; a restore leaves out their data"
+    yield from _unread(made.erasures_unread, "during the backup")
     if made.never_carried:
         yield f"in no backup: {'; '.join(made.never_carried)}"
     yield from _not_carried(made)
@@ -47,23 +47,26 @@ def restore_lines(report: RestoreReport) -> Iterator[str]:
         compared = f", {state.compared} compared" if made.tables else ""
         yield f"state: {len(state.rows)} tables with {sum(state.rows.values())} rows are restored{compared}"
     if state.choices_found:
-        yield f"choices about permanent memory: {state.choices_found} were here already; each user's later one holds"
+        yield (
+            f"choices about permanent memory: {state.choices_found} existed already; of each user's choices the "
+            "later one applies"
+        )
     if state.absent:
-        yield f"empty, as the backup is older than they are: tables {', '.join(state.absent)}"
+        yield f"empty, because the backup is older than these tables: tables {', '.join(state.absent)}"
     not_restored = outcomes["occupied"] + outcomes["refused"]
     yield (
         f"agents: {outcomes['restored']} restored, {outcomes['restored_before']} restored by an earlier run, "
         f"{outcomes['there']} there already, {not_restored} not restored"
     )
     if report.erased_since:
-        yield f"erased since the backup: {report.erased_since} users; nothing of them is restored"
+        yield f"erased since the backup: {report.erased_since} users; their data is not restored"
     yield from _unread(report.unread, "since the backup")
     if items := [f"{count} {part}s" for part, count in sorted(report.compared.items()) if count]:
         yield f"compared with the backup: {', '.join(items)}"
     for agent in report.agents:
         yield from _agent_lines(agent)
     for lack in report.lacks:
-        yield f"not in the backup: {lack}"
+        yield f"missing from the backup: {lack}"
     yield from _not_carried(made)
 
 
@@ -97,25 +100,25 @@ def restore_json(report: RestoreReport) -> Mapping[str, Any]:
 
 def _unread(reasons: Sequence[str], when: str) -> Iterator[str]:
     for reason in reasons:
-        yield f"users who were erased {when} may not be known: {reason}; after a restore, erase these users again"
+        yield f"users erased {when} may be unknown: {reason}; erase these users again after the restore"
 
 
 def _agent_lines(agent: Restored) -> Iterator[str]:
     whose = ", ".join(agent.tags)
     if agent.outcome == "occupied" and agent.new_id:
         yield (
-            f"restored beside another one: {agent.agent_id} ({whose}) is {agent.new_id} now, and the user has "
-            f"{agent.other} as well; see letta-bridge sessions duplicates, and delete one of them"
+            f"restored beside another agent: {agent.agent_id} ({whose}) is now {agent.new_id}, and the user also has "
+            f"{agent.other}; see letta-bridge sessions duplicates, and delete one of them"
         )
     elif agent.outcome == "occupied":
         yield (
-            f"not restored: {agent.agent_id} ({whose}): the user has the agent {agent.other}; delete that one and "
-            "repeat the command if the saved one shall take its place"
+            f"not restored: {agent.agent_id} ({whose}): the user has the agent {agent.other}; to replace it by the "
+            "saved one, delete it and repeat the command"
         )
     if agent.outcome == "erased" and agent.other:
         yield (
-            f"not restored: {agent.agent_id} ({whose}): the user was erased since the backup, and {agent.other} "
-            "is in Letta nevertheless; run letta-bridge user erase for this user again"
+            f"not restored: {agent.agent_id} ({whose}): the user was erased after the backup, but {agent.other} is "
+            "still in Letta; run letta-bridge user erase for this user again"
         )
     if agent.outcome == "refused":
         yield f"not restored: {agent.agent_id} ({whose}): {agent.reason}"
@@ -128,4 +131,4 @@ def _agent_lines(agent: Restored) -> Iterator[str]:
 
 def _not_carried(made: Manifest) -> Iterator[str]:
     for what, count in Counter(thing for agent in made.agents for thing in agent.left_out).items():
-        yield f"not carried, of {count} agents: {what}"
+        yield f"not in the backup, of {count} agents: {what}"

@@ -29,7 +29,7 @@ ConfigOption = Annotated[
         help="config.json to read; by default LETTA_BRIDGE_CONFIG or ./config.json.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _REDIS_TIMEOUT_SECONDS: Final = 10.0
 """Seconds a command to Redis may take: more than any of these commands blocks."""
@@ -88,7 +88,7 @@ def ask_redis(
     """Run ``work`` with a client and return its result. A failure of Redis ends the command with one sentence.
 
     Raises:
-        KeyboardInterrupt: one of these signals came.
+        KeyboardInterrupt: the command received SIGINT or SIGTERM.
     """
     try:
         return run_command(_with_client(settings, work), signals=signals)
@@ -147,7 +147,7 @@ def check_directory(path: Path, *, needed_as: str | None = None) -> None:
     if path.is_dir() or (needed_as is None and not path.exists()):
         return
     if path.exists():
-        fail(f"{path} is no directory; name another place", Exit.USAGE)
+        fail(f"{path} is not a directory; name a directory", Exit.USAGE)
     fail(f"{path} does not exist; name the directory of {needed_as}", Exit.USAGE)
 
 

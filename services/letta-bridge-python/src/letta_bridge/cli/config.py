@@ -33,7 +33,7 @@ def config(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show the settings that count, and where each came from. Secrets are not shown."""
+    """Show the settings in force and where each comes from. Secrets are not shown."""
     if schema:
         typer.echo(json.dumps(config_schema(), ensure_ascii=False, indent=2))
         return
@@ -67,7 +67,7 @@ def _is_in(name: str, setting: str) -> bool:
 
 
 def config_schema() -> dict[str, Any]:
-    """The JSON schema of config.json. Sections of other services are allowed, and theirs to check."""
+    """The JSON schema of config.json. It allows sections of other services without checking them."""
     schema = BridgeSettings.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "config.json"
@@ -81,13 +81,13 @@ def config_schema() -> dict[str, Any]:
 
 
 def _allow_former(schema: dict[str, Any], rename: Rename) -> None:
-    """Let the schema take a former name, and call it deprecated."""
+    """Allow a former name in the schema, marked as deprecated."""
     *sections, name = rename.old.split(".")
     at = schema
     for section in sections:
         found = at["properties"].setdefault(section, {"type": "object", "properties": {}, "deprecated": True})
         at = schema["$defs"][found["$ref"].rpartition("/")[2]] if "$ref" in found else found
-    at["properties"][name] = {"deprecated": True, "description": f"its name is {rename.new} now"}
+    at["properties"][name] = {"deprecated": True, "description": f"it is now called {rename.new}"}
 
 
 def _without_extras(schema: Any) -> Any:
@@ -101,7 +101,7 @@ def _without_extras(schema: Any) -> Any:
 
 
 def effective(model: BaseModel, at: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted path and value of each setting that holds, without anything secret."""
+    """Dotted path and value of each setting in force, without secrets."""
     for name in type(model).model_fields:
         value = getattr(model, name)
         if isinstance(value, BaseModel):
@@ -111,7 +111,7 @@ def effective(model: BaseModel, at: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _redacted(value: Any) -> Any:
-    """The value as JSON has it, with nothing secret in it."""
+    """The value as JSON, without secrets."""
     if isinstance(value, SecretStr):
         secret = value.get_secret_value()
         return _address(secret) if "://" in secret else _HIDDEN_VALUE

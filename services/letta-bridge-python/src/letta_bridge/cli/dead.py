@@ -18,7 +18,7 @@ from shared_utils.redis.connection import RedisClient
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Go through the dead letters: tasks that could not be worked off.",
+    help="Go through the dead letters: tasks that could not be processed.",
 )
 
 _COLUMNS: Final = ("ID", "TIME", "CODE", "TRIES", "USER", "TASK", "BYTES", "WHY")
@@ -35,20 +35,20 @@ CodeOption = Annotated[
     ),
 ]
 IdsArgument = Annotated[list[str] | None, typer.Argument(help="Ids as 'dead list' shows them, or their beginnings.")]
-AllOption = Annotated[bool, typer.Option("--all", help="Every letter, or every one with --code.")]
+AllOption = Annotated[bool, typer.Option("--all", help="All letters, or all with --code.")]
 
 
 @app.command(name="list")
 def list_letters(
-    limit: Annotated[int, typer.Option(help="Letters shown at most.", min=1)] = 20,
+    limit: Annotated[int, typer.Option(help="Maximum number of letters.", min=1)] = 20,
     code: CodeOption = None,
-    user: Annotated[str | None, typer.Option(help="Only letters of this user's tasks.")] = None,
-    group: Annotated[bool, typer.Option("--group", help="Only count them, by code and of all pages.")] = False,
+    user: Annotated[str | None, typer.Option(help="Only letters of this user.")] = None,
+    group: Annotated[bool, typer.Option("--group", help="Only count them, by code.")] = False,
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """List dead letters, newest first. An id belongs to its letter whatever comes or goes around it."""
+    """List dead letters, newest first. An id stays valid while other letters arrive or go."""
     settings = settings_or_exit(config)
 
     counts: Counter[str] = Counter()
@@ -83,12 +83,12 @@ def list_letters(
 @app.command()
 def show(
     letter_id: Annotated[str, typer.Argument(metavar="ID", help="The letter's id, or its beginning.")],
-    raw: Annotated[bool, typer.Option("--raw", help="Write the payload alone, to the byte.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Write only the payload, byte for byte.")] = False,
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show one dead letter whole: why it is dead, and the task as it came."""
+    """Show a dead letter: its reason, and the task as it was received."""
     settings = settings_or_exit(config)
 
     async def read(client: RedisClient) -> tuple[DeadLetter, bytes | None]:
@@ -122,10 +122,10 @@ def retry(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Requeue the tasks of dead letters, oldest first; a letter is removed in the same step.
+    """Requeue the tasks of dead letters, oldest first; each letter is removed in the same step.
 
-    A task keeps its idempotency key, so a message that Letta stored before is not sent again. A letter that holds a
-    record which this release cannot read stays, and the exit code is 1.
+    A task keeps its idempotency key, so Letta does not receive a message twice. Letters with records that this release
+    cannot read stay, and the exit code is 1.
     """
     _remove(ids, every=every, code=code, retry=True, as_json=as_json, settings=settings_or_exit(config))
 
@@ -139,7 +139,7 @@ def drop(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Remove dead letters for good. Nothing asks again: 'dead show --raw' keeps a copy."""
+    """Remove dead letters permanently, without confirmation. 'dead show --raw' saves a copy first."""
     _remove(ids, every=every, code=code, retry=False, as_json=as_json, settings=settings_or_exit(config))
 
 
@@ -183,8 +183,8 @@ def _remove(
         typer.echo(f"{_letters(len(removed))} {did}")
     if left:
         fail(
-            f"{_letters(len(left))} left ({', '.join(left[:_MAX_IDS])}): somebody else removed it, or another release "
-            "wrote it; 'letta-bridge dead show' tells which",
+            f"{_letters(len(left))} left ({', '.join(left[:_MAX_IDS])}): another command removed it, or another "
+            "release wrote it; see 'letta-bridge dead show'",
             Exit.FAILED,
         )
 

@@ -21,16 +21,20 @@ _COLOURS: Final = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 
 def doctor(
     deep: Annotated[
-        bool, typer.Option("--deep", help="Also let a scratch agent answer once in each Letta; costs a few tokens.")
+        bool,
+        typer.Option(
+            "--deep",
+            help="Also create a scratch agent on each Letta server and let it answer once; costs a few tokens.",
+        ),
     ] = False,
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Look at everything the bridge needs; one line each, with what to do. Exit code 1 where something fails.
+    """Check everything the bridge needs; one line per check, with the remedy. Exit code 1 if a check fails.
 
-    It changes nothing that lasts: it writes scratch keys and a scratch file, and with --deep makes an agent, and
-    deletes them again. WARN is worth a thought and no failure.
+    It changes nothing permanently: it creates scratch keys, a scratch file and, with --deep, an agent, and deletes them
+    again. WARN is a possible problem, not a failure.
     """
     loaded = load_or_exit(config)
     findings = [warn("settings", sentence, "use the new names") for _, _, sentence in sentences(loaded.deprecated)]

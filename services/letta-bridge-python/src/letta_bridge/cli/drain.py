@@ -21,7 +21,7 @@ from shared_utils.text import counted
 
 _POLL_SECONDS: Final = 0.2
 _STAYS_CLOSED: Final = (
-    "the queue stays paused: no bridge takes new tasks until 'letta-bridge resume'; what was taken is worked off"
+    "the queue stays paused: no bridge takes new tasks until 'letta-bridge resume'; tasks already taken are processed"
 )
 
 
@@ -41,17 +41,16 @@ class _Left:
 
 
 def drain(
-    timeout: Annotated[float, typer.Option(help="Seconds to wait at most.", min=0)] = 300.0,
+    timeout: Annotated[float, typer.Option(help="Maximum seconds to wait.", min=0)] = 300.0,
     reason: ReasonOption = "drain",
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Take nothing more, work off what was taken, and return when nothing is in flight or waiting in lanes.
+    """Close the intake, and return when no task is in flight or waits in a lane.
 
-    For an upgrade or before a change to Letta. The request list is left as it is, and the intake stays closed, for all
-    bridges of this queue, until 'resume'; also where the time is over. A queue that was paused goes on with what it
-    has in its lanes.
+    Use it before an upgrade or a change to Letta. Tasks in the request list stay there, and the intake stays closed for
+    all bridges of this queue until 'resume', also after a timeout. If the queue was paused, its lanes are processed.
     """
     settings = settings_or_exit(config)
     both = (signal.SIGINT, signal.SIGTERM)
@@ -63,19 +62,17 @@ def drain(
         print_json({"drained": left.nothing, "in_flight": left.in_flight, "lanes_waiting": left.lanes})
     if left.nothing:
         if not as_json:
-            typer.echo(
-                "drained: nothing is in flight or waiting in lanes; 'letta-bridge resume' opens the intake again"
-            )
+            typer.echo("drained: no task is in flight or waits in a lane; 'letta-bridge resume' opens the intake again")
         return
     what = f"{counted(left.in_flight, 'turn')} in flight and {counted(left.lanes, 'lane')} waiting"
     if left.held:
         what += (
-            f" ({counted(left.held, 'user')} held: 'letta-bridge lanes' names them, 'user release' or 'user drop' ends "
-            "that)"
+            f" ({counted(left.held, 'user')} held: 'letta-bridge lanes' lists them; 'user release' or 'user drop' "
+            "ends a hold)"
         )
     if not left.bridges:
-        fail(f"{what}, and no bridge is alive to work them off; start one, the intake stays closed", Exit.FAILED)
-    fail(f"{what} after {timeout:g} s; the intake stays closed, run drain again or resume", Exit.TIMEOUT)
+        fail(f"{what}, and no bridge is alive to process them; start one; the intake stays closed", Exit.FAILED)
+    fail(f"{what} after {timeout:g} s; the intake stays closed; run drain again, or resume", Exit.TIMEOUT)
 
 
 async def _drained(client: RedisClient, settings: BridgeSettings, timeout: float, reason: str) -> _Left:

@@ -20,16 +20,16 @@ _COLUMNS = ("USER", "WAITING", "OLDEST", "IN FLIGHT", "ATTEMPT", "LEASE", "BRIDG
 
 
 def lanes(
-    limit: Annotated[int, typer.Option(help="Users shown at most.", min=1, max=5000)] = 20,
+    limit: Annotated[int, typer.Option(help="Maximum number of users.", min=1, max=5000)] = 20,
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show who waits, how many tasks and for how long, and what is in flight; the longest first.
+    """Show the lanes: how many tasks wait and for how long, and which turns are in flight; the longest first.
 
-    OLDEST counts from when the task was taken from the request list, IN FLIGHT from when its turn began. LEASE is the
-    time after which another bridge takes the turn over unless its bridge reports in. A user '~7' stands for tasks that
-    name no readable user. No turn of a user who is held begins: an operator, or an erasure under way, holds the lane.
+    OLDEST is the time since the oldest task was taken from the request list, IN FLIGHT the time since the turn began.
+    LEASE is the time after which another bridge takes over the turn, unless its bridge renews the lease. A user '~7'
+    stands for tasks whose user id cannot be read. A held lane, by an operator or a running erasure, begins no turns.
     """
     settings = settings_or_exit(config)
     found, held = ask_redis(settings, lambda client: _look(client, settings, limit))
@@ -64,4 +64,4 @@ def _row(lane: Lane) -> tuple[object, ...]:
 def _summary(found: Lanes) -> str:
     hidden = found.in_flight + found.ready - len(found.lanes)
     more = f"; {hidden} more not shown (--limit)" if hidden > 0 else ""
-    return f"{counted(found.in_flight, 'user')} in flight, {found.ready} waiting for a bridge with room{more}"
+    return f"{counted(found.in_flight, 'user')} in flight, {found.ready} waiting for a bridge with free capacity{more}"

@@ -21,7 +21,7 @@ _LOOPBACK_OF_WILDCARD: Final = {
 
 
 def not_ready(settings: HttpSettings) -> str | None:
-    """Why the bridge on this host's configured port takes no tasks; None where it does, or where none listens there."""
+    """Why the bridge on this host's configured port takes no tasks; None if it does, or if no bridge listens there."""
     host = _LOOPBACK_OF_WILDCARD.get(settings.host, settings.host)
     address = f"[{host}]" if ":" in host else host
     place = f"{address}:{settings.port}"
@@ -34,15 +34,14 @@ def not_ready(settings: HttpSettings) -> str | None:
         if not _timed_out(error):
             return None
         return (
-            f"the bridge at {place} does not answer within {_READYZ_SECONDS:g} s, so it is "
-            f"frozen or overloaded and takes no "
-            "tasks; see its log, and restart it if it stays so"
+            f"the bridge at {place} does not answer within {_READYZ_SECONDS:g} s, so it is frozen or overloaded and "
+            f"takes no tasks; see its log, and restart it if this persists"
         )
     return None
 
 
 def _timed_out(error: OSError | ValueError) -> bool:
-    """Urllib wraps what fails before the request is sent, and nothing after."""
+    """Whether the request timed out; urllib wraps only errors from before the request is sent."""
     return isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError)
 
 

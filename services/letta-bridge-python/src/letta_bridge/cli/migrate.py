@@ -18,26 +18,31 @@ from shared_utils.persistence.vectors import vector_database
 
 def migrate(
     check: Annotated[
-        bool, typer.Option("--check", help="Only say what is missing; exit code 1 where something is.")
+        bool, typer.Option("--check", help="Only list what is missing; exit code 1 if anything is.")
     ] = False,
     grant: Annotated[
-        str | None, typer.Option(metavar="ROLE", help="Also let this role use the tables, without changing them.")
+        str | None,
+        typer.Option(
+            metavar="ROLE", help="Also grant this role access to the tables' rows, but not to their definitions."
+        ),
     ] = None,
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Make the database and its tables as this release needs them. What is there already stays as it is.
+    """Create the database and its tables, or upgrade them to this release. Existing data is kept.
 
-    Tables of vectors that are listed and missing, as a restore by an earlier release left them, are made anew, empty.
-
-    A bridge does this itself at its start unless DB_GENERATE_SCHEMAS is false. Then run this before the new release
-    starts, with DATABASE_URL naming a user that may make tables. Bridges of the release before may run meanwhile.
+    Missing tables of vectors, as a restore by an earlier release left them, are created, empty. A bridge migrates the
+    database at its start unless DB_GENERATE_SCHEMAS is false. In that case run this command before the new release
+    starts, with a DATABASE_URL whose user may create tables. Bridges of the previous release may run meanwhile.
     """
     settings = settings_or_exit(config, may_create=not check)
     require_database(settings)
     if check and grant:
-        fail("--check changes nothing, so --grant cannot go with it; run it once more without --check", Exit.USAGE)
+        fail(
+            "--check changes nothing, so it cannot be combined with --grant; run the command without --check",
+            Exit.USAGE,
+        )
     database = settings.database
     vectors = vector_database(settings.vectors, database)
     if check:
@@ -52,7 +57,7 @@ def migrate(
         mended = ask(lambda: mend_vector_tables(vectors))
     _tell(applied, mended, as_json=as_json, key="applied", place=database.place)
     if grant and not as_json:
-        typer.echo(f"{grant} may use the tables, and not change them")
+        typer.echo(f"{grant} may read and write the tables' rows, but not alter the tables")
 
 
 def _tell(steps: Sequence[Migration], vectors: Sequence[str], *, as_json: bool, key: str, place: str) -> None:
@@ -63,7 +68,7 @@ def _tell(steps: Sequence[Migration], vectors: Sequence[str], *, as_json: bool, 
     for step in steps:
         typer.echo(f"{key}: {step.number:04} {step.name}")
     if vectors:
-        did = "are listed and missing" if key == "missing" else "were listed and missing, and are made anew, empty"
+        did = "are missing" if key == "missing" else "were missing and have been created, empty"
         typer.echo(f"tables of vectors {did}: {', '.join(vectors)}; fill them: letta-bridge vectors sync")
     elif not steps:
         typer.echo(f"the database {place} has all tables this release needs")

@@ -24,12 +24,12 @@ _UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60))
 
 
 def print_json(content: Any) -> None:
-    """One line of JSON; Chinese stays Chinese."""
+    """Print one line of JSON, with Chinese text unescaped."""
     typer.echo(json.dumps(content, ensure_ascii=False))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: Sequence[str] = ()) -> None:
-    """A table without a frame; the columns in ``numbers`` are set flush right. Wide characters count as two."""
+    """Print a table without a frame; the columns in ``numbers`` are right-aligned. Wide characters count as two."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
@@ -71,7 +71,7 @@ def seconds_of(period: str) -> float | None:
 
 
 def moment(timestamp: object) -> str:
-    """Seconds since 1970 as local time; a dash where it is none."""
+    """Seconds since 1970 as local time; a dash if there is no time."""
     try:
         return datetime.fromtimestamp(float(str(timestamp)), UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):

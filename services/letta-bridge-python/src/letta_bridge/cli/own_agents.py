@@ -1,4 +1,4 @@
-"""Ends a command whose settings name other agents than those of the queue's bridges."""
+"""Ends a command whose settings name other agents than those that the queue's bridges use."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def refuse_other_agents(settings: BridgeSettings, *, patience: float | None = No
 
     Args:
         settings: the command's.
-        patience: seconds after which a Letta that does not answer tells nothing, for a command that neither reads nor
-            changes agents. None waits as long as any call to Letta may take: a slow Letta may still answer, and then
-            the command would act on somebody else's agents.
+        patience: seconds after which an unanswered request to Letta counts as an unknown claim, for a command that
+            neither reads nor changes agents. None waits as long as any call to Letta may take: a slow Letta may still
+            answer, and then the command would act on another installation's agents.
     """
 
     async def ask() -> None:

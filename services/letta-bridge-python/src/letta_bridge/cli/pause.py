@@ -11,25 +11,25 @@ from letta_bridge.cli.output import moment, plain, print_json
 from letta_bridge.request_queue import PauseMode
 from letta_bridge.request_queue.admin import Pause, QueueAdmin
 
-ReasonOption = Annotated[str, typer.Option(help="Shown to whoever asks for the status.")]
+ReasonOption = Annotated[str, typer.Option(help="Reason, shown by status and /health.")]
 
 
 def pause(reason: ReasonOption = "", *, as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Stop all bridges of this queue from taking tasks and from beginning turns, until 'resume'.
+    """Stop all bridges of this queue from taking tasks and beginning turns, until 'resume'.
 
-    Turns in flight end as usual, leases are kept, replies go out, and producers may push on: their tasks wait in the
-    request list. The pause lies in Redis, so it also holds for bridges that start later.
+    Turns in flight end as usual, leases are renewed, and replies are published. Producers may continue to push; their
+    tasks wait in the request list. The pause is stored in Redis, so it also applies to bridges that start later.
     """
     settings = settings_or_exit(config)
     ask_redis(settings, lambda client: QueueAdmin(client, settings.queue).pause(PauseMode.ALL, reason))
     if as_json:
         print_json({"paused": PauseMode.ALL.value, "reason": reason})
     else:
-        typer.echo("paused: nothing is taken and nothing begun; 'letta-bridge resume' ends it")
+        typer.echo("paused: bridges take no tasks and begin no turns; 'letta-bridge resume' ends the pause")
 
 
 def resume(as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Let work go on after 'pause' or 'drain'. Without either it changes nothing."""
+    """End the pause of 'pause' or 'drain'. Without a pause it changes nothing."""
     settings = settings_or_exit(config)
     ended = ask_redis(settings, lambda client: QueueAdmin(client, settings.queue).resume())
     if as_json:
@@ -41,5 +41,5 @@ def resume(as_json: JsonOption = False, config: ConfigOption = None) -> None:
 
 
 def pause_told(pause: Pause) -> str:
-    """Since when and why, for people."""
+    """The start and the reason of the pause, for people."""
     return f"since {moment(pause.since)} ({plain(pause.reason) or 'no reason given'})"

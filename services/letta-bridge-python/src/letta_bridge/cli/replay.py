@@ -39,7 +39,7 @@ _TOLD_LINES: Final = 10
 
 @dataclass(slots=True)
 class _Replayed:
-    """How far a replay has come."""
+    """Progress of a replay."""
 
     pushed: int = 0
     skipped: int = 0
@@ -53,22 +53,23 @@ class _Replayed:
 
 def replay(
     file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="Tasks as JSON, one a line; - reads standard input.")
+        Path | None, typer.Argument(metavar="FILE", help="File of tasks as JSON, one per line; - reads standard input.")
     ] = None,
     dead: Annotated[
-        str | None, typer.Option(metavar="FIRST..LAST", help="Dead letters instead, by position; 1 is the oldest.")
+        str | None,
+        typer.Option(metavar="FIRST..LAST", help="Replay dead letters instead, by position; 1 is the oldest."),
     ] = None,
-    rate: Annotated[float | None, typer.Option(help="Tasks a second at most; no limit by default.", min=0.01)] = None,
-    from_line: Annotated[int, typer.Option(help="Begin with this line of the file.", min=1)] = 1,
-    check: Annotated[bool, typer.Option("--check", help="Only read the file and tell what is wrong in it.")] = False,
+    rate: Annotated[float | None, typer.Option(help="Maximum tasks per second; default: no limit.", min=0.01)] = None,
+    from_line: Annotated[int, typer.Option(help="First line of the file to push.", min=1)] = 1,
+    check: Annotated[bool, typer.Option("--check", help="Only read the file and list its errors.")] = False,
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Push tasks from a file onto the request list, in its order; or dead letters, which that removes.
+    """Push tasks from a file onto the request list, in order; or dead letters, which are then removed.
 
-    A line that is no task is named and skipped, and the exit code is 1. Each task wants a task_id of its own: one that
-    was answered in the last queue.reply_ttl_seconds gets the same reply again, and no second turn.
+    A line that is not a task is reported and skipped, and the exit code is 1. Each task needs its own task_id: a task
+    that was answered within the last queue.reply_ttl_seconds gets the same reply again and no second turn.
     """
     settings = settings_or_exit(config)
     if (file is None) == (dead is None):
@@ -151,10 +152,10 @@ async def _push(
 
 
 def _tasks(source: BinaryIO, limits: Limits, from_line: int, done: _Replayed) -> Iterator[bytes]:
-    """The readable lines, without their line ends. Empty lines count for nothing."""
+    """The readable lines, without their line ends. Empty lines are ignored."""
     for number, line in enumerate(source, start=1):
         if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            fail("the file is UTF-16; save it as UTF-8, one task a line", Exit.USAGE)
+            fail("the file is UTF-16; save it as UTF-8, one task per line", Exit.USAGE)
         payload = line.strip()
         done.line = number
         if number < from_line or not payload:
@@ -166,7 +167,7 @@ def _tasks(source: BinaryIO, limits: Limits, from_line: int, done: _Replayed) ->
             if done.skipped <= _TOLD_LINES:
                 tell(f"line {number} is skipped: {error}")
             elif done.skipped == _TOLD_LINES + 1:
-                tell("further lines are skipped without a word")
+                tell("further skipped lines are not listed")
             continue
         yield payload
 

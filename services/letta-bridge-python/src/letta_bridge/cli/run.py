@@ -22,13 +22,13 @@ _log = logs.get(__name__)
 def run(
     config: ConfigOption = None,
     host: Annotated[str | None, typer.Option(help="Address of the HTTP port.")] = None,
-    port: Annotated[int | None, typer.Option(help="HTTP port; 0 takes a free one.")] = None,
+    port: Annotated[int | None, typer.Option(help="HTTP port; 0 picks a free one.")] = None,
 ) -> None:
     """Run the bridge until SIGTERM or Ctrl-C.
 
-    It starts whether or not Redis, Letta and memory-python are up, says what is missing, and picks them up when they
-    come. On SIGHUP it reads its settings again. On SIGTERM it takes nothing more, ends what it has begun within
-    queue.shutdown_grace_seconds, and gives back the rest.
+    It starts even if Redis, Letta or memory-python is unavailable, reports what is missing, and uses each when it
+    becomes available. On SIGHUP it reloads its settings. On SIGTERM it takes no more tasks, finishes its turns within
+    queue.shutdown_grace_seconds, and returns the rest to the queue.
     """
     flags = {"bridge.host": host, "bridge.port": port}
     loaded = load_or_exit(config, flags)

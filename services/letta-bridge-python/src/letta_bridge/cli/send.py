@@ -22,7 +22,7 @@ from shared_utils.redis.connection import RedisClient, subscriber
 
 
 def send(
-    text: Annotated[str, typer.Argument(help="What the user says.")],
+    text: Annotated[str, typer.Argument(help="The user's message.")],
     user: Annotated[str, typer.Option(help="The user's id.")] = "anonymous",
     memory: Annotated[str, typer.Option(help="permanent or temporary.")] = "permanent",
     wait: Annotated[float, typer.Option(help="Seconds to wait for the reply.", min=0)] = 120.0,
@@ -32,7 +32,8 @@ def send(
 ) -> None:
     """Push one task and wait for its reply.
 
-    The reply's text goes to standard output; who answered, and what keeps the task waiting, to standard error.
+    The reply's text goes to standard output; who answered, and the obstacle that keeps the task waiting, to standard
+    error.
     """
     settings = settings_or_exit(config)
     task = {
@@ -46,7 +47,7 @@ def send(
     }
     reply, obstacle = ask_redis(settings, lambda client: _exchange(client, settings, task, wait))
     if reply is None:
-        why = obstacle or not_ready(settings.bridge) or "a bridge is alive and may be busy ('letta-bridge lanes' tells)"
+        why = obstacle or not_ready(settings.bridge) or "a bridge is alive, but may be busy; see 'letta-bridge lanes'"
         fail(f"no reply to task {task['task_id']} within {wait:g} s: {why}", Exit.TIMEOUT)
     if as_json:
         typer.echo(json.dumps(reply, ensure_ascii=False))
@@ -62,7 +63,7 @@ def _answered_by(reply: Mapping[str, Any]) -> str:
     """The answering service and, if it was not the agent, the reason."""
     if reply.get("source") == "letta":
         return f"answered by the agent {reply.get('agent_id') or '(unnamed)'}"
-    what = " with a configured sentence, as it has no model's answer either" if reply.get("canned") else ""
+    what = " with its canned sentence, because its model did not answer either" if reply.get("canned") else ""
     return f"answered by {reply.get('source')}{what}, not by the user's agent: {_why(reply)}"
 
 
@@ -78,7 +79,7 @@ def _why(reply: Mapping[str, Any]) -> str:
 async def _exchange(
     client: RedisClient, settings: BridgeSettings, task: dict[str, Any], wait: float
 ) -> tuple[dict[str, Any] | None, str | None]:
-    """Push the task, then wait on its channel; the kept reply makes up for a publication that was missed.
+    """Push the task, then wait on its channel; the stored reply replaces a publication that was missed.
 
     Returns:
         the reply, None if there is none in time; and the obstacle that keeps bridges from taking tasks, if any.
@@ -104,9 +105,9 @@ async def _obstacle(client: RedisClient, settings: BridgeSettings, user_id: str)
     """Why no bridge takes tasks now, with the remedy; None if no obstacle is found."""
     admin = QueueAdmin(client, settings.queue)
     if (pause := await admin.paused()) is not None:
-        return f"the queue is paused {pause_told(pause)}; 'letta-bridge resume' ends that"
+        return f"the queue is paused {pause_told(pause)}; 'letta-bridge resume' ends the pause"
     if not await admin.live_bridges():
         return obstacles.no_bridge(settings.queue.requests)
     if (waiting := await admin.waiting_of(user_id)) > 1:  # one may be this one
-        return f"{waiting} tasks of this user wait, and a user's tasks are answered one after the other; wait longer"
+        return f"{waiting} tasks of this user wait, and a user's tasks are processed one at a time; wait longer"
     return None

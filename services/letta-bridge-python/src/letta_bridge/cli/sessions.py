@@ -29,7 +29,8 @@ from shared_utils.text import counted
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Go through the sessions: which agent is whose. In the database where one is configured, else in the file.",
+    help="Inspect and change the sessions, which assign agents to users: in the database if one is configured, "
+    "else in the session file.",
 )
 
 _AGENT_COLUMNS: Final = ("USER", "PERSONA", "AGENT", "MESSAGES", "PASSAGES", "STATE")
@@ -48,15 +49,15 @@ class Place(StrEnum):
 
 @app.command(name="list")
 def list_sessions(
-    limit: Annotated[int, typer.Option(help="Sessions shown at most.", min=1, max=1000)] = 20,
+    limit: Annotated[int, typer.Option(help="Maximum number of sessions.", min=1, max=1000)] = 20,
     offset: Annotated[int, typer.Option(help="Sessions to skip.", min=0)] = 0,
-    user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Ended ones too.")] = False,
+    user: Annotated[str | None, typer.Option(help="Only data of this user.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Also list ended sessions.")] = False,
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """List sessions, newest use first."""
+    """List sessions, most recently used first."""
 
     async def read(store: SessionStore, choices: UserSettings) -> tuple[list[SessionRecord], int]:
         page = await store.page(limit=limit, offset=offset, include_inactive=every, user_id=user)
@@ -73,7 +74,7 @@ def list_sessions(
 
 @app.command()
 def show(session_id: IdArgument, *, as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Show one session whole, active or not."""
+    """Show all fields of a session, active or not."""
 
     async def load(store: SessionStore, choices: UserSettings) -> SessionRecord:
         session = await store.load(session_id)
@@ -87,16 +88,16 @@ def show(session_id: IdArgument, *, as_json: JsonOption = False, config: ConfigO
 
 @app.command()
 def statistics(as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Count sessions: active, without an agent yet, expired; when they were made and last used."""
+    """Count sessions: active, without an agent, expired; by creation and last use."""
     numbers = ask_sessions(settings_or_exit(config), lambda store: store.statistics())
     _print(asdict(numbers), as_json=as_json)
 
 
 @app.command()
 def restore(as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Read the active sessions as a bridge does at its start, and name each that cannot be read.
+    """Read the active sessions as a bridge does at its start, and list those that cannot be read.
 
-    A running bridge reads them into its memory by itself, or when asked: POST /api/sessions/restore.
+    A running bridge reads them itself, or on request: POST /api/sessions/restore.
     """
     settings = settings_or_exit(config)
     done = ask_sessions(settings, lambda store: store.restore(limit=settings.sessions.cached))
@@ -109,12 +110,12 @@ def restore(as_json: JsonOption = False, config: ConfigOption = None) -> None:
 
 @app.command()
 def conflicts(
-    limit: Annotated[int, typer.Option(help="Conflicts shown at most.", min=1, max=1000)] = 20,
+    limit: Annotated[int, typer.Option(help="Maximum number of conflicts.", min=1, max=1000)] = 20,
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show what this host's session file gave up when it met the database again after an outage, newest first."""
+    """Show session writes of an outage that the database rejected afterwards, newest first."""
     settings = settings_or_exit(config)
 
     async def read() -> list[dict[str, Any]]:
@@ -130,20 +131,20 @@ def conflicts(
         return
     for conflict in found:
         typer.echo(f"{conflict['happened']}  {conflict['session_id']}  {plain(conflict['reason'])}")
-    typer.echo(f"{len(found)} conflicts; --json shows what lost and what won")
+    typer.echo(f"{len(found)} conflicts; --json shows the rejected and the stored values")
 
 
 @app.command()
 def cleanup(
     grace_hours: Annotated[
         float | None,
-        typer.Option(help="Hours an ended session stays; by default sessions.deleted_retention_hours.", min=0),
+        typer.Option(help="Hours to keep ended sessions; default: sessions.deleted_retention_hours.", min=0),
     ] = None,
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """End what has expired, and remove what ended longer ago than the grace. Bridges do this by themselves."""
+    """End expired sessions, and remove those that ended before the grace period. Bridges do this themselves."""
     settings = settings_or_exit(config)
     grace = timedelta(hours=settings.sessions.deleted_retention_hours if grace_hours is None else grace_hours)
     done = ask_sessions(settings, lambda store: store.cleanup(grace=grace))
@@ -153,12 +154,14 @@ def cleanup(
 @app.command()
 def delete(
     session_id: IdArgument,
-    hard: Annotated[bool, typer.Option("--hard", help="Remove the row for good; else it can be undeleted.")] = False,
+    hard: Annotated[
+        bool, typer.Option("--hard", help="Remove the row permanently; otherwise the session can be undeleted.")
+    ] = False,
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """End a session, or remove its row. Agent and choices stay: its user's next task finds the agent again."""
+    """End a session, or remove its row. Agent and choices stay: the user's next task finds the agent again."""
     done = ask_sessions(settings_or_exit(config), lambda store: store.delete(session_id, hard=hard))
     if not done:
         fail(f"there is no {'' if hard else 'active '}session '{session_id}'", Exit.FAILED)
@@ -187,7 +190,7 @@ def settings(
     user: UserArgument,
     permanent_memory: Annotated[
         bool | None,
-        typer.Option("--permanent-memory/--no-permanent-memory", help="Whether an agent remembers this user."),
+        typer.Option("--permanent-memory/--no-permanent-memory", help="Whether agents remember this user."),
     ] = None,
     *,
     as_json: JsonOption = False,
@@ -219,9 +222,10 @@ def duplicates(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """List users with several agents in Letta, and which agent is used. Searches all agents of the tenant.
+    """List users with several agents in Letta, and which agent is used.
 
-    For agents in state conflicting, docs/troubleshooting.md describes how to merge their content.
+    Searches all agents of the tenant. For agents in state conflicting, docs/troubleshooting.md describes how to merge
+    their content.
     """
     settings = settings_or_exit(config)
     refuse_other_agents(settings)
@@ -245,29 +249,30 @@ def duplicates(
         print_table(_AGENT_COLUMNS, [tuple(agent.values()) for agent in found], numbers=("MESSAGES", "PASSAGES"))
     if not as_json:
         users = len({(agent["user_id"], agent["persona"]) for agent in found})
-        typer.echo(f"{users} users with several agents, {len(found)} agents in all")
+        typer.echo(f"{users} users with several agents, {len(found)} agents in total")
     left = [agent for agent in found if agent["state"] != "deleted"]
     raise typer.Exit(int(Exit.FAILED if len(left) > len({(a["user_id"], a["persona"]) for a in left}) else Exit.DONE))
 
 
 @app.command(name="test")
 def check(as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Say what answers where sessions lie: product, version, place."""
+    """Show which store serves the sessions: product, version, place."""
     answers = ask_sessions(settings_or_exit(config), lambda store: store.check())
     _print({"connected": True, "store": answers}, as_json=as_json)
 
 
 @app.command()
 def migrate(
-    to: Annotated[Place, typer.Option(help="Where the sessions shall be.")],
+    to: Annotated[Place, typer.Option(help="The store to copy to.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be copied.")] = False,
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Copy sessions and choices from the file to the database, or back. It may be repeated; the newer version stays.
+    """Copy sessions and choices from the file to the database, or back.
 
-    The source is left as it is. A bridge works on the database as soon as DATABASE_URL is set, and on the file without.
+    The command may be repeated; the newer version of a session stays. It does not change the source. A bridge uses the
+    database if DATABASE_URL is set, and the file otherwise.
     """
     found = settings_or_exit(config, may_create=to is Place.DATABASE and not dry_run)
 

@@ -142,7 +142,7 @@ def require_database(settings: BridgeSettings) -> None:
 
 
 async def _refuse_missing(database: Database) -> None:
-    """Choices work while the database is away; a database that does not exist has a mistyped name."""
+    """End the command if the database does not exist: its name is probably mistyped. It may be unavailable."""
     try:
         await database.open()
     except SchemaMissing:

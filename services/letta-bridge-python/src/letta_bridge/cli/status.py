@@ -20,8 +20,8 @@ from shared_utils.redis.connection import RedisClient
 from shared_utils.redis.failures import RedisFailure
 
 _PAUSES: Final = {
-    PauseMode.ALL: "yes: nothing is taken and nothing begun",
-    PauseMode.INTAKE: "intake only: lanes are worked off",
+    PauseMode.ALL: "yes: bridges take no tasks and begin no turns",
+    PauseMode.INTAKE: "intake only: lanes are processed",
 }
 
 
@@ -38,9 +38,9 @@ class _Seen:
 
 
 def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Show the queue as Redis has it: what waits, what runs, how tasks ended.
+    """Show the queue: waiting tasks, turns in flight, and how tasks ended.
 
-    Fails where no bridge is alive, where Redis would not let one work, and where this host's bridge takes nothing.
+    Fails if no bridge is alive, if Redis refuses commands that a bridge needs, or if this host's bridge takes no tasks.
     """
     settings = settings_or_exit(config)
 
@@ -48,7 +48,7 @@ def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
         admin = QueueAdmin(client, settings.queue)
         trouble = await admin.check_redis()
         if trouble is not None and trouble.code == "wrongtype":
-            return _Seen(trouble)  # what lies there cannot be counted
+            return _Seen(trouble)  # another type of value cannot be counted
         queue = RedisQueue(client, client, settings.queue, "status")
         identity = await QueueIdentity(client, queue.keys).kept()
         return _Seen(trouble, await queue.status(), await admin.paused(), identity, await crowded_lane(admin))

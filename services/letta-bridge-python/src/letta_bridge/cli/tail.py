@@ -25,19 +25,19 @@ _STREAM_ID: Final = re.compile(r"\d+-\d+")
 def tail(
     since: Annotated[
         str | None,
-        typer.Option(help="Begin there: 90s, 10m, 2h or 1d ago, an ISO time, 'start', or the id of a reply seen."),
+        typer.Option(help="Start 90s, 10m, 2h or 1d ago, at an ISO time, at 'start', or after the id of a reply."),
     ] = None,
-    count: Annotated[int, typer.Option("--count", "-n", help="Begin with this many replies.", min=0)] = 10,
-    user: Annotated[str | None, typer.Option(help="Replies to this user only.")] = None,
-    follow: Annotated[bool, typer.Option(help="Wait for more, until Ctrl-C.")] = True,
+    count: Annotated[int, typer.Option("--count", "-n", help="Number of earlier replies to print first.", min=0)] = 10,
+    user: Annotated[str | None, typer.Option(help="Only replies to this user.")] = None,
+    follow: Annotated[bool, typer.Option(help="Wait for further replies until Ctrl-C.")] = True,
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Follow the replies of all bridges: first late ones from the stream, then live.
+    """Follow the replies of all bridges: first the latest ones from the stream, then live.
 
-    It reads the stream, not the channel, so that no reply is missed, not even while Redis restarts. The stream keeps
-    the last queue.reply_stream_maxlen replies. With --json each line holds the reply and its id, for a later --since.
+    It reads the stream, not the channel, so it misses no reply, even while Redis restarts. The stream keeps the last
+    queue.reply_stream_maxlen replies. With --json each line contains the reply and its id, for a later --since.
     """
     settings = settings_or_exit(config)
     begin = None if since is None else _position(since)
@@ -81,7 +81,7 @@ def _position(since: str) -> str:
     try:
         return f"{max(0, int(datetime.fromisoformat(since).timestamp() * 1000))}-0"
     except (ValueError, OverflowError, OSError):
-        fail(f"--since does not understand '{since}'; it takes 10m, 2h, 2026-01-31T08:00, or an id", Exit.USAGE)
+        fail(f"--since '{since}' is not valid; use for example 10m, 2h, 2026-01-31T08:00, or an id", Exit.USAGE)
 
 
 def _print(reply: StreamedReply, content: dict[str, Any], *, as_json: bool) -> None:

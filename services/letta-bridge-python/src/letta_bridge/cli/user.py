@@ -43,13 +43,13 @@ from shared_utils.text import counted
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Everything that is kept of one user: agents, sessions, conversations, replies, short-term memory.",
+    help="Show, export, erase, hold or drop the data of one user, in all stores.",
 )
 
 
 def _text(user: str) -> str:
     if not user:  # the field of everybody's tokens in {Q}:tokens:<day> has this name
-        raise typer.BadParameter("no user has an empty id; a task without a user is of the user 'anonymous'")
+        raise typer.BadParameter("a user id cannot be empty; tasks without a user id belong to the user 'anonymous'")
     try:
         user.encode()
     except UnicodeEncodeError:
@@ -84,15 +84,15 @@ def show(user: UserArgument, *, as_json: JsonOption = False, config: ConfigOptio
 @app.command()
 def export(
     user: UserArgument,
-    to: Annotated[Path, typer.Option("--to", help="Directory to write to; made if missing.")],
+    to: Annotated[Path, typer.Option("--to", help="Directory to write to; created if missing.")],
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Write all of it to a directory, for its owner only: every agent whole, and a line of JSON for everything else.
+    """Write a user's data to a directory that only its owner can read.
 
-    `agents/contents.json` says what is in each agent's file and what could not be carried. It is complete once there is
-    `manifest.json`.
+    Every agent becomes a snapshot; everything else becomes JSON lines. `agents/contents.json` lists the contents of
+    each agent's file and the data that could not be exported. The export is complete once `manifest.json` exists.
     """
     check_directory(to)
     if to.exists() and any(to.iterdir()):
@@ -104,12 +104,12 @@ def export(
         counts = _ask(settings, lambda data: data.export(user, to))
     _tell(counts, as_json=as_json, did=f"written to {to}")
     if counts.get("agents") and not as_json:
-        typer.echo(f"not carried: {'; '.join(_not_carried(to / CONTENTS))}")
+        typer.echo(f"not exported: {'; '.join(_not_carried(to / CONTENTS))}")
 
 
 @app.command()
 def folder(user: UserArgument, *, config: ConfigOption = None) -> None:
-    """Print the directory that holds the user's uploads, the only one from which a task of theirs may name files."""
+    """Print the directory of the user's uploads, the only one from which the user's tasks may name files."""
     settings = settings_or_exit(config)
     typer.echo(settings.upload_dir / user_folder(user))
 
@@ -117,12 +117,13 @@ def folder(user: UserArgument, *, config: ConfigOption = None) -> None:
 @app.command()
 def erase(
     user: UserArgument,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be erased.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     wait: Annotated[
         float | None,
         typer.Option(
-            help="Seconds to wait for a turn in flight (by default as long as one may take), and for another erasure.",
+            help="Seconds to wait for the turn in flight (default: the longest time a turn may take), and for "
+            "another erasure.",
             min=0,
         ),
     ] = None,
@@ -130,12 +131,12 @@ def erase(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Remove all of it for good, and look through every place whether anything is left.
+    """Erase a user's data permanently, then search every place for remains.
 
-    No turn of the user begins meanwhile; tasks that wait, or come until it is done, get an error reply with the code
-    'erased'. It can be repeated: where it broke off, it goes on. A later message of the user gets a new agent, unless
-    the user has opted out of permanent memory: the choice is kept under a hash of the user id. So is an audit row, with
-    the time and the counts. What takes longer than a second is told step by step on stderr.
+    No turn of the user begins meanwhile; waiting and arriving tasks get an error reply with the code 'erased'. The
+    command may be repeated and continues an interrupted erasure. A later message of the user gets a new agent, unless
+    the user has opted out of permanent memory: the choice is kept under a hash of the user id. An audit row with the
+    time and the counts is kept, too. Steps that take longer than a second are shown on standard error.
     """
     settings = settings_or_exit(config)
     refuse_other_agents(settings)
@@ -161,7 +162,7 @@ def erase(
     else:
         _tell_report(report)
     if not report.complete:
-        fail("not everything could be erased; run this again when what is named above can be reached", Exit.FAILED)
+        fail("the erasure is incomplete; run the command again when the places named above can be reached", Exit.FAILED)
 
 
 def _not_carried(contents: Path) -> list[str]:
@@ -172,20 +173,19 @@ def _not_carried(contents: Path) -> list[str]:
 @app.command()
 def hold(
     user: UserArgument,
-    period: Annotated[str, typer.Option("--for", help="How long: 90s, 10m, 2h or 1d.")] = "1h",
+    period: Annotated[str, typer.Option("--for", help="Duration: 90s, 10m, 2h or 1d.")] = "1h",
     reason: Annotated[str, typer.Option(help="Shown by 'lanes'.")] = "",
     *,
     config: ConfigOption = None,
 ) -> None:
-    """Let no turn of this user begin for a while, over all bridges; nobody else is held up.
+    """Let no turn of this user begin for a while, on all bridges; other users are not affected.
 
-    A turn in flight ends as usual. Tasks go on waiting in the user's lane, up to
-    `limits.max_pending_per_user`: 'user drop' ends those that wait now. The hold ends by itself, or with
-    'user release'.
+    A turn in flight ends as usual. Tasks wait in the user's lane, up to `limits.max_pending_per_user`; 'user drop' ends
+    the waiting ones. The hold ends by itself, or with 'user release'.
     """
     seconds = seconds_of(period)
     if seconds is None or not 1 <= seconds <= LONGEST_SECONDS:
-        fail(f"'{period}' is no time to hold a user; give it as 90s, 10m, 2h or 1d, 30d at most", Exit.USAGE)
+        fail(f"'{period}' is not a valid duration; use for example 90s, 10m, 2h or 1d; the maximum is 30d", Exit.USAGE)
     settings = settings_or_exit(config)
     keys, why = Keys(settings.queue.requests), plain(reason) or "an operator"
     try:
@@ -193,8 +193,11 @@ def hold(
     except LaneHeld as error:
         fail(str(error), Exit.FAILED)
     if refused:
-        fail("an erasure holds this user; wait for its end, or end it with 'letta-bridge user release'", Exit.FAILED)
-    typer.echo(f"held for {duration(seconds)}: no turn of this user begins; 'letta-bridge user release' ends it")
+        fail(
+            "an erasure holds this user; wait until it has ended, or end its hold with 'letta-bridge user release'",
+            Exit.FAILED,
+        )
+    typer.echo(f"held for {duration(seconds)}: no turn of this user begins; 'letta-bridge user release' ends the hold")
 
 
 @app.command()
@@ -205,10 +208,10 @@ def drop(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """End all tasks of this user that wait, with an error reply (code 'dropped'); memory and turns in flight stay.
+    """End all waiting tasks of this user with an error reply (code 'dropped'); memory and turns in flight stay.
 
-    So does a task that a bridge has begun before: Letta or memory-python may have it. More may arrive: 'user hold'
-    first keeps them from being answered.
+    A task that a bridge has begun before also stays, because Letta or memory-python may have received it. New tasks may
+    arrive: use 'user hold' first to keep them from being processed.
     """
     settings = settings_or_exit(config)
     if not yes and not typer.confirm(f"Drop every waiting task of user {user!r}?", err=True):
@@ -231,10 +234,10 @@ def drop(
 
 @app.command()
 def release(user: UserArgument, *, config: ConfigOption = None) -> None:
-    """End the hold that an operator or an erasure has on a user's lane, so that bridges serve the user again.
+    """End the hold of an operator or an erasure on a user's lane, so that bridges serve the user again.
 
-    An erasure that was killed leaves its hold for a minute at most, and needs no help. One that still runs takes the
-    hold back within a second: stop its process instead.
+    The hold of a killed erasure expires within a minute. A running erasure takes its hold back within a second: stop
+    its process instead.
     """
     settings = settings_or_exit(config)
     keys = Keys(settings.queue.requests)
@@ -250,7 +253,7 @@ def _ask(
     *,
     waits: tuple[float, float] = (0.0, 0.0),
 ) -> _Result:
-    """The result of ``work``. ``waits``: seconds for a turn in flight, and for another erasure of the user."""
+    """The result of ``work``. ``waits``: seconds to wait for a turn in flight, and for another erasure of the user."""
 
     async def ask() -> _Result:
         async with user_data(settings, patience=waits[0], hold_patience=waits[1]) as data:
@@ -259,7 +262,7 @@ def _ask(
     try:
         return run_command(ask())
     except ServiceError as error:
-        fail(f"{error}; what was not reached is done when this is run again", Exit.FAILED)
+        fail(f"{error}; run the command again to process the rest", Exit.FAILED)
     except CONNECTION_ERRORS as error:
         fail(explain(error), Exit.NO_REDIS)
 
@@ -283,9 +286,9 @@ def _tell_report(report: ErasureReport) -> None:
     for key in report.elsewhere:
         typer.echo(f"still names the user: the Redis key {plain(key)}")
     for bridge in report.behind:
-        typer.echo(f"has not said that it followed: the bridge {bridge}; one of a release before does not")
+        typer.echo(f"has not confirmed the erasure: the bridge {bridge}; bridges of older releases never confirm")
     if report.arrived_since:
-        typer.echo(f"{report.arrived_since} tasks have come since; they begin anew")
+        typer.echo(f"{report.arrived_since} tasks have arrived since; they start a new history")
     typer.echo(f"{sum(place.removed for place in report.places.values())} erased")
     typer.echo("no erasure reaches:")
     for place in BEYOND_REACH:

@@ -30,25 +30,28 @@ def import_(
     source: Annotated[
         str,
         typer.Option(
-            "--from", metavar="URL", help="sqlite:///PATH of Letta 0.11 or earlier, or postgresql://… of any Letta."
+            "--from",
+            metavar="URL",
+            help="sqlite:///PATH of Letta 0.11 or earlier, or postgresql://… of any Letta release.",
         ),
     ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; only count.")] = False,
     embed: Annotated[
-        bool, typer.Option("--embed", help="Embed again what another model has embedded; else it is left out.")
+        bool, typer.Option("--embed", help="Embed passages of other models again; otherwise they are left out.")
     ] = False,
-    schema: Annotated[str | None, typer.Option(help="Schema of Letta's tables, where there are several.")] = None,
+    schema: Annotated[str | None, typer.Option(help="Schema of Letta's tables, if there are several.")] = None,
     dimensions: Annotated[
-        int | None, typer.Option(help="Length of the vectors, where Letta's configuration has it wrong.", min=1)
+        int | None, typer.Option(help="Dimensions of the vectors, if Letta's configuration is wrong.", min=1)
     ] = None,
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Take over the passages of a Letta with the embeddings they have; its database is only read.
+    """Copy the passages of a Letta database with their embeddings; that database is only read.
 
-    What is there already is passed over, so it can be run again after a stop. Afterwards counts are compared, and
-    vectors of a sample of passages. Agents whose tags name a user (the bridge's do) bring their passages to that user.
+    Passages already stored are skipped, so the command may be repeated. Afterwards it compares the counts, and the
+    vectors of a sample of passages. Passages of agents whose tags name a user (as the bridge's do) are assigned to that
+    user.
     """
     settings = settings_or_exit(config, may_create=not dry_run)
 
@@ -57,7 +60,7 @@ def import_(
         try:
             passages = LettaPassages(database)
             if not passages.found:
-                fail("there are no passages of a Letta in this database", Exit.FAILED)
+                fail("this database contains no passages of Letta", Exit.FAILED)
             async with embedding_model(settings) as configured:
                 now = embedder_of(store, configured)
                 embedder = await now()
@@ -100,14 +103,14 @@ def import_(
 
 def _tell_imported(done: Imported, *, dry: bool) -> None:
     will = "would be " if dry else ""
-    typer.echo(f"{done.found} passages found, {done.there_already} there already")
+    typer.echo(f"{done.found} passages found, {done.there_already} already stored")
     typer.echo(f"{done.stored} {will}stored with their embeddings, {done.embedded} {will}embedded again")
     for reason, count in done.left_out.most_common():
         typer.echo(f"{count} left out: {reason}")
     if not dry:
         typer.echo(
-            f"{done.missing} missing afterwards; {done.compared} vectors compared with the source, "
-            f"{done.different} different"
+            f"{done.missing} missing afterwards; {done.compared} vectors compared with the source, {done.different} "
+            f"different"
         )
 
 

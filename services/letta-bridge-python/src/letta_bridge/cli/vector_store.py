@@ -1,4 +1,4 @@
-"""Connects commands about vectors to store and embedding model; errors end them with one sentence."""
+"""Connects the vector commands with store and embedding model; an error ends the command with one sentence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Result = TypeVar("_Result")
 
 @contextlib.asynccontextmanager
 async def embedding_model(settings: BridgeSettings) -> AsyncIterator[HttpEmbedder]:
-    """The configured one."""
+    """The configured embedding model."""
     async with SingleAnswerClient(timeout=settings.embeddings.timeout_seconds) as web:
         yield HttpEmbedder(web, settings.embeddings)
 

@@ -17,7 +17,7 @@ from shared_utils.repeated_answers import SingleAnswerClient
 
 @dataclass(slots=True)
 class Synchronised:
-    """What came of it."""
+    """The result of a synchronisation."""
 
     stored: int = 0
     removed: int = 0

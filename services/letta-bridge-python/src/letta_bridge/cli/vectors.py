@@ -22,7 +22,7 @@ from shared_utils.text import counted
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Vectors of turns and of agents' archival memory: what memory-python recalls while Letta is away.",
+    help="Vectors of turns and of agents' archival memory: memory-python recalls them while Letta is unavailable.",
 )
 
 _MAX_TEXT_COLUMNS: Final = 160
@@ -34,31 +34,32 @@ app.command(name="import")(import_)
 @app.command()
 def prepare(
     model: Annotated[str, typer.Argument(help="Name of the embedding model.")],
-    dimensions: Annotated[int, typer.Argument(help="Length of its vectors.", min=1)],
+    dimensions: Annotated[int, typer.Argument(help="Dimensions of its vectors.", min=1)],
     *,
     config: ConfigOption = None,
 ) -> None:
-    """Make the table for a model's vectors; nothing where it is there.
+    """Create the table for a model's vectors, if it does not exist.
 
-    The first vector makes it as well, where the bridge's role may make tables. Else run this as their owner.
+    The first vector creates it, too, if the bridge's role may create tables. Otherwise run this command as the owner of
+    the tables.
     """
     settings = settings_or_exit(config, may_create=True)
     ask_store(settings, lambda store: store.prepare(model, dimensions))
-    typer.echo(f"there is a place for vectors of {model} with {dimensions} dimensions")
+    typer.echo(f"the table for vectors of {model} with {dimensions} dimensions exists")
 
 
 @app.command()
 def sync(
-    turns: Annotated[bool, typer.Option("--turns/--no-turns", help="The journal's turns.")] = True,
-    agents: Annotated[bool, typer.Option("--agents/--no-agents", help="The agents' archival memory.")] = True,
+    turns: Annotated[bool, typer.Option("--turns/--no-turns", help="Turns of the journal.")] = True,
+    agents: Annotated[bool, typer.Option("--agents/--no-agents", help="All agents' archival memory.")] = True,
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Bring all vectors in step now: embed what has none, remove those whose text is gone.
+    """Synchronise all vectors now: embed texts without a vector, and remove vectors of deleted texts.
 
-    Bridges do this by themselves where vectors.enabled is on, and may run meanwhile. Stopped, it can be run again:
-    nothing is embedded twice.
+    Bridges do this themselves if vectors.enabled is on, and may run meanwhile. An interrupted command may be repeated:
+    no text is embedded twice.
     """
     # It brings Letta's SDK, which takes a second.
     from letta_bridge.cli.vector_sync import Synchronised, synchronised  # noqa: PLC0415
@@ -85,7 +86,7 @@ def sync(
 
 @app.command()
 def stats(*, as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Tell what there is: passages, models, sizes, indexes."""
+    """Show passages, models, sizes and indexes."""
     found: VectorStatistics = ask_store(settings_or_exit(config), lambda store: store.statistics())
     if as_json:
         print_json(asdict(found) | {"dimensions": list(found.dimensions)})
@@ -108,16 +109,16 @@ def stats(*, as_json: JsonOption = False, config: ConfigOption = None) -> None:
 
 @app.command()
 def search(
-    text: Annotated[str, typer.Argument(help="What to look for.")],
-    user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
-    agent: Annotated[str | None, typer.Option(help="Only this Letta agent's.")] = None,
-    everybody: Annotated[bool, typer.Option("--all", help="Everybody's.")] = False,
-    limit: Annotated[int, typer.Option(help="Matches at most.", min=1, max=1000)] = 10,
+    text: Annotated[str, typer.Argument(help="The text to search for.")],
+    user: Annotated[str | None, typer.Option(help="Only data of this user.")] = None,
+    agent: Annotated[str | None, typer.Option(help="Only vectors of this Letta agent.")] = None,
+    everybody: Annotated[bool, typer.Option("--all", help="Data of all users.")] = False,
+    limit: Annotated[int, typer.Option(help="Maximum number of matches.", min=1, max=1000)] = 10,
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show the passages nearest to a text, as an answer would be given them."""
+    """Show the passages nearest to a text, as memory-python would recall them."""
     settings = settings_or_exit(config)
     scope = _scope(user, agent, everybody=everybody)
 
@@ -146,14 +147,14 @@ def search(
 
 @app.command()
 def reindex(
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Also where there is an index.")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Rebuild indexes that exist.")] = False,
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Build the indexes by nearness, without stopping anybody; may take minutes.
+    """Build the nearest-neighbour indexes while the tables are in use; may take minutes.
 
-    A bridge builds the one of a table that has grown to vectors.index.above passages.
+    A bridge builds the index of a table that has grown to vectors.index.above passages.
     """
     with progress_told(lambda: "an index that was not complete is not used; repeat the command to build it"):
         states = ask_store(settings_or_exit(config), lambda store: store.build_index(rebuild=rebuild))
@@ -168,18 +169,18 @@ def reindex(
 
 @app.command()
 def reembed(
-    drop: Annotated[bool, typer.Option("--drop", help="Then drop the vectors of the model before.")] = False,
+    drop: Annotated[bool, typer.Option("--drop", help="Drop the previous model's vectors afterwards.")] = False,
     abandon: Annotated[
-        bool, typer.Option("--abandon", help="Instead forget the new model's vectors of a run that was stopped.")
+        bool, typer.Option("--abandon", help="Cancel an unfinished change: delete the new model's vectors.")
     ] = False,
     *,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Embed everything again with the model the configuration names now, then let its vectors take over.
+    """Embed everything again with the configured model, then switch to its vectors.
 
-    Bridges and memory-python go on with the model before until it is through, and then with the new one, restarted or
-    not. Stopped, it goes on where it was when it is run again.
+    Bridges and memory-python use the previous model until the command has finished, and then the new one, without a
+    restart. An interrupted command continues when it is run again.
     """
     settings = settings_or_exit(config, may_create=True)
 
@@ -212,14 +213,14 @@ def reembed(
     if as_json:
         print_json(done)
     elif abandon:
-        typer.echo("the model before stays")
+        typer.echo("the previous model stays in use")
     else:
-        typer.echo(f"{done['embedded']} passages embedded; {settings.embeddings.model} is the model now")
+        typer.echo(f"{done['embedded']} passages embedded; the model is now {settings.embeddings.model}")
 
 
 def _scope(user: str | None, agent: str | None, *, everybody: bool) -> Scope:
     if [user is not None, agent is not None, everybody].count(True) != 1:
-        fail("say whose: --user, --agent or --all", Exit.USAGE)
+        fail("name the owner: --user, --agent or --all", Exit.USAGE)
     if user is not None:
         return user_scope(user)
     return Scope.everything() if agent is None else Scope.agent(agent)

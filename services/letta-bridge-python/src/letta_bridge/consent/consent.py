@@ -158,7 +158,7 @@ class Consent:
         except CONNECTION_ERRORS as error:
             stored = (await self.replicas.stored([key])).get(key)
             await self.replicas.store(_timestamped_here(wanted, stored))
-            reason = "the opt-out is stored, but Redis is away: it takes effect when Redis is back"
+            reason = "the opt-out is stored, but Redis is unavailable: it takes effect when Redis is available again"
             raise ChoiceNotShared(reason) from error
         await self.replicas.store(choice)
         return choice
@@ -170,14 +170,16 @@ class Consent:
             repeated = self._is_opted_in(await shared.read(user_id), stored)
             choice = await shared.timestamped(replace(wanted, chosen_ms=stored.chosen_ms if stored else 0))
         except CONNECTION_ERRORS as error:
-            raise ChoiceNotShared("Redis is away, so nothing was changed; choose again when it is back") from error
+            raise ChoiceNotShared(
+                "Redis is unavailable, so nothing was changed; choose again when it is available"
+            ) from error
         await durable.merge([choice])
         self.replicas.remember([choice])
         await self.replicas.mirror([choice])
         try:
             await shared.merge([choice], chosen=True, repeated=repeated)
         except CONNECTION_ERRORS as error:
-            reason = "the opt-in is stored, but Redis is away: it takes effect when Redis is back"
+            reason = "the opt-in is stored, but Redis is unavailable: it takes effect when Redis is available again"
             raise ChoiceNotShared(reason) from error
         return choice
 

@@ -49,14 +49,14 @@ def _writable(directory: Path) -> Finding:
         if error.errno in _NO_ROOM:
             return fail(
                 subject,
-                f"the disk or the quota of {directory} is full ({error.strerror}), so neither sessions nor uploads can "
-                "be kept there",
-                "make room, or name another directory in DATA_DIR",
+                f"the disk or the quota of {directory} is full ({error.strerror}), so it can store neither sessions "
+                "nor uploads",
+                "free disk space, or name another directory in DATA_DIR",
             )
         return fail(
             subject,
             f"{directory} cannot be written ({error.strerror})",
-            "make room, or give the bridge's user the right, or name another directory in DATA_DIR",
+            "free disk space, grant the bridge's user write access, or name another directory in DATA_DIR",
         )
     return ok(subject, f"{directory.resolve()} can be written")
 
@@ -65,9 +65,9 @@ def _room(directory: Path) -> Finding:
     free = shutil.disk_usage(directory).free
     says = f"{free / 2**20:,.0f} MB free in {directory.resolve()}"
     if free < _FULL_BELOW_BYTES:
-        return fail("disk.space", f"the disk is full: {says}", "make room, or move DATA_DIR to another disk")
+        return fail("disk.space", f"the disk is full: {says}", "free disk space, or move DATA_DIR to another disk")
     if free < _TIGHT_BELOW_BYTES:
-        return warn("disk.space", f"the disk is getting full: {says}", "make room soon")
+        return warn("disk.space", f"the disk is nearly full: {says}", "make room soon")
     return ok("disk.space", says)
 
 
@@ -78,7 +78,9 @@ def _exposed(sessions: Path) -> Finding | None:
     if not open_to_all:
         return None
     return warn(
-        "disk.private", f"everybody on this machine can read {', '.join(open_to_all)}", "take the right away: chmod 600"
+        "disk.private",
+        f"every user of this machine can read {', '.join(open_to_all)}",
+        "remove the permission: chmod 600",
     )
 
 

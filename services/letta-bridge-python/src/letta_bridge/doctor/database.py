@@ -48,7 +48,9 @@ async def examine(settings: BridgeSettings) -> AsyncIterator[Finding]:
     """All findings; changes nothing. An unusable database gets one."""
     config = settings.database
     if config.db_url is None:
-        yield ok("database", "none configured (DATABASE_URL): sessions lie in a file, and nothing is journalled")
+        yield ok(
+            "database", "none configured (DATABASE_URL): sessions are stored in a file, and turns are not journalled"
+        )
         return
     try:
         connection, dialect = await connect_and_prepare(config.model_copy(update={"generate_schemas": False}))
@@ -67,7 +69,10 @@ async def examine(settings: BridgeSettings) -> AsyncIterator[Finding]:
             if suspicion is not None:
                 yield suspicion
         if connection.pooled:
-            yield ok("database.pooler", "a connection pooler may stand before the server: nothing relies on a session")
+            yield ok(
+                "database.pooler",
+                "a connection pooler may be in front of the server; the bridge relies on no session state",
+            )
     finally:
         await connection.close()
 
@@ -94,13 +99,13 @@ async def _vectors(settings: BridgeSettings) -> Finding | None:
         absent = await absent_vector_tables(config)
     except (PersistenceError, SettingsError) as error:
         says, _, advice = str(error).partition("; ")
-        return fail(subject, says, advice or "mend that and run doctor again")
+        return fail(subject, says, advice or "correct that and run doctor again")
     if not absent:
         return None
     return fail(
         subject,
-        f"the tables of vectors {', '.join(absent)} are listed and missing",
-        "run letta-bridge migrate, which makes them anew, and then letta-bridge vectors sync",
+        f"the tables of vectors {', '.join(absent)} are missing",
+        "run letta-bridge migrate, which creates them, and then letta-bridge vectors sync",
     )
 
 
@@ -110,7 +115,8 @@ def _absent(error: SchemaMissing, config: DatabaseConfig) -> Finding:
     return warn(
         "database",
         f"{config.place} does not exist yet",
-        "correct its name in DATABASE_URL; where that is right, the bridge makes it at its start, if its user may",
+        "correct its name in DATABASE_URL; if the name is right, the bridge creates the database at its start, if "
+        "its user may",
     )
 
 
@@ -120,8 +126,8 @@ def _schema(missing: Sequence[Migration], config: DatabaseConfig) -> Finding:
         return ok(subject, f"all {len(migrations())} migrations are applied in schema {config.schema_name}")
     says = f"schema {config.schema_name} lacks {', '.join(f'{step.number:04} {step.name}' for step in missing)}"
     if config.generate_schemas:
-        return warn(subject, says, "the bridge applies them at its start; or run before: letta-bridge migrate")
-    return fail(subject, says, "run as a user that may make tables: letta-bridge migrate")
+        return warn(subject, says, "the bridge applies them at its start; to apply them now: letta-bridge migrate")
+    return fail(subject, says, "run as a user that may create tables: letta-bridge migrate")
 
 
 async def _rights(connection: Connection, config: DatabaseConfig, missing: Sequence[Migration]) -> Finding:
@@ -135,10 +141,10 @@ async def _rights(connection: Connection, config: DatabaseConfig, missing: Seque
     if missing and config.generate_schemas and not await _number(connection, _MAY_MAKE):
         return fail(
             subject,
-            f"user {user} may make no schema in {config.place}",
+            f"user {user} may not create a schema in {config.place}",
             f"run as an administrator: letta-bridge migrate --grant {user}",
         )
-    return ok(subject, f"user {user} may do what the bridge does")
+    return ok(subject, f"user {user} has all rights the bridge needs")
 
 
 async def _room(connection: Connection, config: DatabaseConfig) -> Finding:
@@ -147,7 +153,7 @@ async def _room(connection: Connection, config: DatabaseConfig) -> Finding:
     with contextlib.suppress(psycopg.Error):  # openGauss calls it otherwise
         reserved = await _number(connection, _SELECT_RESERVED_CONNECTIONS)
     free = max(0, most - reserved - used)
-    says = f"{free} of {most} connections are free, and this bridge takes up to {config.max_connections}"
+    says = f"{free} of {most} connections are free, but this bridge uses up to {config.max_connections}"
     if free < config.max_connections:
         return warn(subject, says, "raise the server's max_connections, or lower DB_MAX_CONNECTIONS")
     return ok(subject, says)
@@ -159,8 +165,8 @@ def _plain_text(connection: Connection, config: DatabaseConfig) -> Finding | Non
         return None
     return warn(
         "database.tls",
-        f"what users say travels to {host} unencrypted",
-        "add sslmode=verify-full and sslrootcert to DATABASE_URL, unless the network is yours alone",
+        f"users' messages travel to {host} unencrypted",
+        "add sslmode=verify-full and sslrootcert to DATABASE_URL, unless the network is private",
     )
 
 
@@ -176,7 +182,7 @@ def _is_near(host: str) -> bool:
 
 def _refused(subject: str, error: PersistenceError) -> Finding:
     says, _, advice = str(error).partition("; ")
-    return fail(subject, says, advice or "mend that and run doctor again")
+    return fail(subject, says, advice or "correct that and run doctor again")
 
 
 async def _number(connection: Connection, statement: str) -> int:

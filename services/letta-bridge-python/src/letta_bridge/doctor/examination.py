@@ -30,7 +30,7 @@ async def examine(settings: BridgeSettings, *, deep: bool = False) -> AsyncItera
             async for finding in part:
                 yield finding
         except Exception as error:  # noqa: BLE001  # one check that breaks must not hide what the others find
-            yield fail(subject, f"could not be examined ({type(error).__name__}: {error})", "correct its settings")
+            yield fail(subject, f"could not be checked ({type(error).__name__}: {error})", "correct its settings")
 
 
 async def _redis(settings: BridgeSettings) -> AsyncIterator[Finding]:
@@ -56,4 +56,4 @@ async def _with_redis(client: RedisClient, settings: BridgeSettings) -> AsyncIte
             async for finding in check(client, settings):
                 yield finding
         except CONNECTION_ERRORS as error:
-            yield fail("redis", explain(error), "mend that and run doctor again")
+            yield fail("redis", explain(error), "correct that and run doctor again")

@@ -23,7 +23,7 @@ _KNOWN_VERSION: Final = "0.16."
 _LETTA_TIMEOUT_SECONDS: Final = 15.0
 """Seconds for each question but the deep one, which has letta.timeout_seconds."""
 _SHOWN_HANDLES: Final = 5
-_KEY_ADVICE: Final = "set LETTA_API_KEY to what the server has in LETTA_SERVER_PASSWORD"
+_KEY_ADVICE: Final = "set LETTA_API_KEY to the server's LETTA_SERVER_PASSWORD"
 
 
 async def examine(settings: BridgeSettings, url: str, *, deep: bool) -> AsyncIterator[Finding]:
@@ -84,15 +84,15 @@ def _version(subject: str, url: str, version: str) -> Finding:
         return ok(subject, f"version {version} answers at {_where(url)}")
     return warn(
         subject,
-        f"version {version or 'unknown'} answers at {_where(url)}; the bridge is made for {_KNOWN_VERSION}x",
-        "run Letta 0.16.8, or try this one with --deep first",
+        f"version {version or 'unknown'} answers at {_where(url)}; the bridge supports {_KNOWN_VERSION}x",
+        "run Letta 0.16.8, or test this version with --deep first",
     )
 
 
 def _refused(subject: str, error: LettaError) -> Finding:
     if isinstance(error, LettaRejected) and error.cause in {"letta_credentials", "forbidden"}:
         return fail(f"{subject}.key", str(error), _KEY_ADVICE)
-    return fail(f"{subject}.models", str(error), "see Letta's log; its database may be away")
+    return fail(f"{subject}.models", str(error), "see Letta's log; its database may be unavailable")
 
 
 async def _credentials(subject: str, url: str, key: str | None) -> Finding:
@@ -102,14 +102,16 @@ async def _credentials(subject: str, url: str, key: str | None) -> Finding:
     try:
         await stranger.model_handles()
     except LettaUnavailable as error:
-        return warn(subject, f"cannot be told: {error}", "run doctor again")
+        return warn(subject, f"unknown: {error}", "run doctor again")
     except LettaError:
         return ok(subject, "accepted, and needed")
     finally:
         await stranger.close()
-    has = "the key is not asked for" if key else "no key is asked for"
+    has = "Letta does not ask for the key" if key else "Letta asks for no key"
     return warn(
-        subject, f"{has}: whoever reaches Letta reads every memory", "start it with --secure and LETTA_SERVER_PASSWORD"
+        subject,
+        f"{has}: anyone who can reach Letta can read every memory",
+        "start it with --secure and LETTA_SERVER_PASSWORD",
     )
 
 
@@ -126,8 +128,8 @@ def _handle(subject: str, handle: str, known: Sequence[str], variable: str) -> F
     if not known:
         return fail(
             subject,
-            f"Letta knows no handle at all, so not {handle}",
-            "give Letta OPENAI_API_KEY or another provider's key, and let it reach the provider",
+            f"Letta offers no model at all, so not {handle}",
+            "give Letta OPENAI_API_KEY or another provider's key, and make sure that it can reach the provider",
         )
     near = difflib.get_close_matches(handle, known, n=_SHOWN_HANDLES, cutoff=0.5)
     provider = handle.partition("/")[0]
@@ -136,9 +138,9 @@ def _handle(subject: str, handle: str, known: Sequence[str], variable: str) -> F
         return fail(
             subject,
             f"Letta lists no model of the provider {provider}, so not {handle}: the provider refuses Letta's key, or "
-            "Letta does not reach it",
-            f"give Letta a valid OPENAI_API_KEY and OPENAI_BASE_URL and restart it, or set {variable} to one it has: "
-            f"{', '.join(list(known)[:_SHOWN_HANDLES])}",
+            "Letta cannot reach the provider",
+            f"give Letta a valid OPENAI_API_KEY and OPENAI_BASE_URL and restart it, or set {variable} to a handle "
+            f"that it offers: {', '.join(list(known)[:_SHOWN_HANDLES])}",
         )
     examples = ", ".join(near or list(known)[:_SHOWN_HANDLES])
     return fail(subject, f"Letta does not know the handle {handle}", f"set {variable}, e.g. to {examples}")
@@ -146,11 +148,11 @@ def _handle(subject: str, handle: str, known: Sequence[str], variable: str) -> F
 
 async def _locks(client: LettaClient, _settings: BridgeSettings, subject: str) -> Finding:
     if await client.has_locks():
-        return ok(subject, "Letta has its Redis")
+        return ok(subject, "Letta uses Redis")
     return warn(
         subject,
         "Letta runs without Redis, so two turns of one agent from outside the bridge may overlap",
-        "set LETTA_REDIS_HOST and LETTA_REDIS_PORT for Letta and restart it; it looks for Redis only once",
+        "set LETTA_REDIS_HOST and LETTA_REDIS_PORT for Letta and restart it; it connects to Redis only at its start",
     )
 
 
@@ -163,7 +165,7 @@ async def _agents(client: LettaClient, settings: BridgeSettings, subject: str) -
     found = await find_duplicates(client, settings.agents, settings.tenant.name, no_session)
     conflicting = sum(bool(one.selection.conflicting) for one in found)
     if not found:
-        return ok(subject, "no user has two agents")
+        return ok(subject, "no user has several agents")
     return warn(
         subject,
         f"{len(found)} users have several agents; for {conflicting} of them more than one has content",
@@ -191,14 +193,14 @@ async def _turn(client: LettaClient, settings: BridgeSettings, subject: str) -> 
         message = TurnMessage("user", "Please answer with one word: hello.", str(uuid.uuid4()))
         answer = await client.send(agent.agent_id, [message], timeout=settings.letta.timeout_seconds)
     except LettaError as error:
-        return fail(subject, f"a scratch agent could not answer: {error}", "mend that in Letta or at its provider")
+        return fail(subject, f"a scratch agent could not answer: {error}", "correct that in Letta or at its provider")
     finally:
         await _forget(client, name)
     seconds = time.monotonic() - begun
     if not answer.text:
-        return fail(subject, f"a scratch agent said nothing ({answer.stop_reason})", "try another LETTA_MODEL")
+        return fail(subject, f"a scratch agent wrote no reply ({answer.stop_reason})", "try another LETTA_MODEL")
     took = f"{seconds:.1f} s, {answer.usage.total_tokens} tokens" if answer.usage else f"{seconds:.1f} s"
-    return ok(subject, f"a scratch agent answered within {took}, and is deleted")
+    return ok(subject, f"a scratch agent answered within {took}, and was deleted")
 
 
 async def _forget(client: LettaClient, tag: str) -> None:

@@ -34,13 +34,14 @@ async def memory_python(url: str) -> list[Finding]:
         return [
             warn(
                 subject,
-                f"cannot be asked at {url} ({type(error).__name__})",
-                "set MEMORY_PYTHON_URL to where it serves its health, or fallback.health_url to null not to ask it",
+                f"does not answer at {url} ({type(error).__name__})",
+                "set MEMORY_PYTHON_URL to its health endpoint's address, or fallback.health_url to null to skip "
+                "this check",
             )
         ]
     checks = json_object(response.content).get("checks")
     if not isinstance(checks, list):
-        return [warn(subject, f"what answers at {url} is no memory-python", "correct MEMORY_PYTHON_URL")]
+        return [warn(subject, f"the server at {url} is not memory-python", "correct MEMORY_PYTHON_URL")]
     troubles = list(_troubles(subject, [check for check in checks if isinstance(check, dict)]))
     return troubles or [ok(subject, "; ".join(f"{check.get('name')} {check.get('detail')}" for check in checks))]
 

@@ -59,14 +59,16 @@ async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterato
             refused += 1
             yield _refused(what, error)
     if not refused:
-        yield ok(_SUBJECT, "every command, key and channel the bridge uses is allowed")
+        yield ok(_SUBJECT, "every command, key and channel that the bridge uses is allowed")
 
 
 def _refused(what: str, error: RedisError) -> Finding:
     trouble = redis_failure(error)
     if trouble.code == "noperm":
         return fail(
-            _SUBJECT, f"{what}: {trouble.says}", "give the ACL user that right (docs/cli.md lists what it needs)"
+            _SUBJECT,
+            f"{what}: {trouble.says}",
+            "grant the ACL user that right (deploy/redis/users.acl lists what it needs)",
         )
     return fail(_SUBJECT, f"{what} cannot be used: {trouble.says}", trouble.advice)
 

@@ -16,7 +16,7 @@ from shared_utils.redis.failures import explain
 _MIN_REDIS_VERSION: Final = (6, 2)
 _SKEW_SECONDS: Final = 2.0
 _NEARLY_FULL: Final = 0.9
-_BY_HAND = "give the ACL user +info, or look at it with an administrator's redis-cli"
+_BY_HAND = "grant the ACL user +info, or run INFO with an administrator's redis-cli"
 
 
 async def reach(client: RedisClient) -> Finding:
@@ -35,11 +35,11 @@ async def examine(client: RedisClient, _settings: BridgeSettings) -> AsyncIterat
         # The client reads it into a dictionary; every section in one answer.
         info = cast("Mapping[str, Any]", await client.info())
     except ResponseError as error:
-        yield warn("redis.info", f"INFO is refused ({error}), so version and set-up cannot be told", _BY_HAND)
+        yield warn("redis.info", f"INFO is refused ({error}), so version and configuration are unknown", _BY_HAND)
     else:
         yield _version(info)
         if info.get("role") == "slave":
-            yield fail("redis.role", "a replica, on which nothing can be written", "name its primary in REDIS_URL")
+            yield fail("redis.role", "a read-only replica", "name its primary in REDIS_URL")
         yield _persistence(info)
         yield _eviction(info)
         yield _memory(info)
@@ -52,11 +52,13 @@ def _version(info: Mapping[str, Any]) -> Finding:
     compatible = str(info.get("redis_version", version))
     numbers = tuple(int(part) for part in compatible.split(".")[:2] if part.isdigit())
     if not numbers:
-        return warn("redis.version", "does not tell its version", "make sure that it is Redis 6.2 or newer, or Valkey")
+        return warn(
+            "redis.version", "does not report its version", "make sure that it is Redis 6.2 or newer, or Valkey"
+        )
     if numbers < _MIN_REDIS_VERSION:
         return fail(
             "redis.version",
-            f"{name} {version} is too old: it has no BLMOVE",
+            f"{name} {version} is too old: it lacks BLMOVE",
             "upgrade to Redis 6.2 or newer, or to Valkey 8",
         )
     return ok("redis.version", f"{name} {version}")
@@ -65,12 +67,14 @@ def _version(info: Mapping[str, Any]) -> Finding:
 def _persistence(info: Mapping[str, Any]) -> Finding:
     subject = "redis.persistence"
     if str(info.get("aof_last_write_status", "ok")) != "ok":
-        return fail(subject, "the append-only file cannot be written", "look for a full disk or a wrong owner there")
+        return fail(
+            subject, "the append-only file cannot be written", "check that directory for a full disk or a wrong owner"
+        )
     if str(info.get("rdb_last_bgsave_status", "ok")) != "ok":
         return fail(
             subject,
-            "the last snapshot failed, after which Redis may refuse to write",
-            "look for a full disk or a wrong owner in Redis's directory",
+            "the last snapshot failed, so Redis may refuse writes",
+            "check Redis's directory for a full disk or a wrong owner",
         )
     if info.get("aof_enabled") not in {1, "1"}:
         return warn(
@@ -82,13 +86,13 @@ def _persistence(info: Mapping[str, Any]) -> Finding:
 def _eviction(info: Mapping[str, Any]) -> Finding:
     subject, policy = "redis.eviction", str(info.get("maxmemory_policy", ""))
     if not policy:
-        return warn(subject, "does not tell its eviction policy", "make sure that maxmemory-policy is noeviction")
+        return warn(subject, "does not report its eviction policy", "make sure that maxmemory-policy is noeviction")
     if policy == "noeviction":
         return ok(subject, "off (noeviction)")
     advice = "set maxmemory-policy noeviction"
     if not int(info.get("maxmemory", 0)):
-        return warn(subject, f"{policy} is set and would delete keys as soon as maxmemory were set, too", advice)
-    return fail(subject, f"on ({policy}): a full Redis deletes tasks and replies without a word", advice)
+        return warn(subject, f"{policy} is set and would delete keys if maxmemory were set, too", advice)
+    return fail(subject, f"on ({policy}): a full Redis silently deletes tasks and replies", advice)
 
 
 def _memory(info: Mapping[str, Any]) -> Finding:
@@ -98,9 +102,11 @@ def _memory(info: Mapping[str, Any]) -> Finding:
         return ok("redis.memory", f"{megabytes}, no limit set")
     says = f"{megabytes} of {limit / 2**20:.0f} MB"
     if used >= limit:
-        return fail("redis.memory", f"{says}: it refuses to write", "raise maxmemory, then see what fills it")
+        return fail("redis.memory", f"{says}: it refuses writes", "raise maxmemory, then find out which keys fill it")
     if used >= limit * _NEARLY_FULL:
-        return fail("redis.memory", f"{says}: it is about to refuse to write", "raise maxmemory or work off its lists")
+        return fail(
+            "redis.memory", f"{says}: it will soon refuse writes", "raise maxmemory, or let its lists be processed"
+        )
     return ok("redis.memory", says)
 
 
@@ -114,7 +120,8 @@ async def _clock(client: RedisClient) -> Finding:
     if certain > _SKEW_SECONDS:
         return warn(
             "clock",
-            f"this host is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} Redis: replies carry a wrong time",
-            "run NTP on both",
+            f"this host is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} Redis: replies contain a wrong "
+            "time",
+            "run NTP on both hosts",
         )
     return ok("clock", f"within {max(abs(skew), 0.001):.3f} s of Redis")

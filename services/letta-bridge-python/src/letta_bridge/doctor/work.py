@@ -24,7 +24,7 @@ async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterato
     if status.bridges:
         yield ok("bridges", f"{status.bridges} alive, {status.depth} tasks not taken, {status.in_flight} in flight")
     elif (trouble := await QueueAdmin(client, settings.queue).check_redis()) is not None:
-        yield warn("bridges", f"cannot be told, since none can report in: {trouble.says}", trouble.advice)
+        yield warn("bridges", f"unknown, because bridges cannot send heartbeats: {trouble.says}", trouble.advice)
     else:
         waiting = status.depth + status.waiting
         says, _, advice = no_bridge(settings.queue.requests, waiting).partition("; ")
@@ -54,7 +54,7 @@ async def _memory_python(client: RedisClient, settings: BridgeSettings) -> Async
         waiting = await client.llen(name)
         alive = await client.zcount(memory_python_instances(name), seconds * 1000 + micros // 1000, "+inf")
     except NoPermissionError:
-        yield ok(subject, "cannot be told with this Redis user's rights")
+        yield ok(subject, "unknown: this Redis user lacks the rights")
         return
     if alive:
         yield ok(subject, f"{alive} alive, {counted(waiting, 'task')} waiting in {name}")
@@ -62,10 +62,10 @@ async def _memory_python(client: RedisClient, settings: BridgeSettings) -> Async
             yield finding
         return
     if not settings.letta.fallback_to_memory and settings.letta.enabled and not waiting:
-        yield ok(subject, "none reports in; only temporary tasks would need it")
+        yield ok(subject, "none sends heartbeats; only temporary tasks would need it")
         return
     yield warn(
         subject,
-        f"none reports in, {counted(waiting, 'task')} waiting in {name}",
-        "start memory-python, or leave it where a chat AI of your own, which reports nothing, reads that list",
+        f"none sends heartbeats, {counted(waiting, 'task')} waiting in {name}",
+        "start memory-python; if your own chat service, which sends no heartbeats, reads that list, ignore this",
     )

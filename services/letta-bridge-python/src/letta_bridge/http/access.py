@@ -33,20 +33,20 @@ def require_token(settings: HttpSettings) -> None:
     token = None if settings.api_token is None else settings.api_token.get_secret_value()
     if token is not None and (not token or any(char.isspace() or not char.isprintable() for char in token)):
         raise SettingsError(
-            "BRIDGE_API_TOKEN is empty, or holds a space or a character no header can carry; make one with "
-            "'openssl rand -hex 32'"
+            "BRIDGE_API_TOKEN is empty, or contains a space or a character that is not allowed in a header; create "
+            "one with 'openssl rand -hex 32'"
         )
     if _is_loopback(settings.host):
         return
     if token is None:
         raise SettingsError(
-            f"the HTTP port is bound to {settings.host or 'every address'}, where others can reach the API; set "
+            f"the HTTP port is bound to {settings.host or 'every address'}, where other hosts can reach the API; set "
             "BRIDGE_API_TOKEN (or BRIDGE_API_TOKEN_FILE), or bind it to 127.0.0.1 with BRIDGE_HTTP_HOST"
         )
     if len(token) < _SHORTEST_TOKEN:
         raise SettingsError(
-            f"BRIDGE_API_TOKEN has {len(token)} characters and others can try to guess it; give it {_SHORTEST_TOKEN} "
-            "or more ('openssl rand -hex 32' makes one)"
+            f"BRIDGE_API_TOKEN has {len(token)} characters and could be guessed; use {_SHORTEST_TOKEN} or more "
+            "('openssl rand -hex 32' creates one)"
         )
 
 
@@ -73,7 +73,7 @@ class Guard:
     def _refusal(self, scope: Scope, headers: Headers, token: bytes) -> Response | None:
         address = (scope.get("client") or ("",))[0]
         if seconds := self._attempts.locked_for(address):
-            sentence = "too many wrong tokens came from this address; wait a minute, and send the right one"
+            sentence = "too many wrong tokens from this address; wait a minute, then send the right one"
             return problem(429, "too_many_attempts", sentence, {"Retry-After": str(math.ceil(seconds))})
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and secrets.compare_digest(given.strip().encode("latin-1"), token):
@@ -90,7 +90,7 @@ def _stranger(headers: Headers) -> Response | None:
     host = _host(f"//{headers.get('host', '')}")
     of_foreign_page = "origin" in headers and not _is_loopback(_host(headers["origin"]))
     if not _is_loopback(host) or of_foreign_page or any(name in headers for name in _PROXY_HEADERS):
-        return problem(403, "forbidden", "without BRIDGE_API_TOKEN the API answers programs of this machine alone")
+        return problem(403, "forbidden", "without BRIDGE_API_TOKEN the API accepts only requests from this machine")
     return None
 
 

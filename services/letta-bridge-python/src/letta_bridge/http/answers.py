@@ -25,7 +25,7 @@ _RETRY_SECONDS: Final = 1
 class Problem(BaseModel):
     """The body of an error response."""
 
-    code: str = Field(description="stable name of what went wrong, for programs")
+    code: str = Field(description="stable error code, for programs")
     error: str = Field(description="one sentence for people")
 
 

@@ -22,7 +22,7 @@ class SessionRecord(_Record):
     session_id: str
     user_id: str
     persona: str
-    agent_id: str | None = Field(description="Letta's agent; null while it is not made yet")
+    agent_id: str | None = Field(description="Letta's agent; null until it is created")
     session_data: Mapping[str, Any]
     metadata: Mapping[str, Any]
     permanent_memory: bool = Field(description="whether agents may remember the user; one choice for all personas")
@@ -69,7 +69,7 @@ class CleanupResult(_Record):
     """What a cleanup did."""
 
     ended: int = Field(description="expired sessions that are inactive now")
-    removed: int = Field(description="sessions inactive for longer than the grace, gone for good")
+    removed: int = Field(description="sessions inactive for longer than the grace period, removed permanently")
 
 
 class Statistics(_Record):
@@ -80,7 +80,7 @@ class Statistics(_Record):
     reserved: int = Field(description="active ones without an agent")
     expired: int
     average_messages: float = Field(description="over active sessions that have messages")
-    created: Mapping[str, int] = Field(description="day (UTC) → sessions made on it; the last 30 days")
+    created: Mapping[str, int] = Field(description="day (UTC) → sessions created on it; the last 30 days")
     last_seen: Mapping[str, int] = Field(description="1h, 1d, 7d, 30d, older → active sessions last used within it")
 
 
@@ -88,15 +88,15 @@ class Connection(_Record):
     """Whether the session store answers."""
 
     connected: bool
-    store: str = Field(description="what answers: product, version, place")
-    trouble: str | None = Field(description="why it serves less than it should")
+    store: str = Field(description="the store: product, version, place")
+    trouble: str | None = Field(description="why its function is limited")
 
 
 class Deletion(_Record):
     """What became of a session."""
 
     session_id: str
-    hard: bool = Field(description="the row is gone; else the session is only ended, and can be undeleted")
+    hard: bool = Field(description="true: the row is removed; false: the session is ended, and can be undeleted")
 
 
 class UserSettingsRecord(_Record):
@@ -111,4 +111,4 @@ class UserChoice(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    permanent_memory: bool = Field(strict=True, description="false: no agent remembers, memory-python answers")
+    permanent_memory: bool = Field(strict=True, description="false: no agent remembers the user; memory-python answers")

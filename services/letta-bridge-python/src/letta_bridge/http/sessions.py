@@ -81,7 +81,7 @@ def router(sessions: Sessions, settings: UserSettings, *, grace: timedelta) -> A
     @routes.post(f"{_POSTGRES}/cleanup")
     async def cleanup(
         grace_hours: Annotated[
-            float | None, Query(ge=0, le=1_000_000, description="hours an ended session stays")
+            float | None, Query(ge=0, le=1_000_000, description="hours to keep ended sessions")
         ] = None,
     ) -> CleanupResult:
         """End what has expired, and remove what ended longer ago than the grace."""
@@ -102,5 +102,5 @@ def router(sessions: Sessions, settings: UserSettings, *, grace: timedelta) -> A
 async def _loaded(store: SessionStore, session_id: str) -> Session:
     session = await store.load(session_id)
     if session is None:
-        raise RowMissing(f"there is no session {session_id}; it may have been removed for good")
+        raise RowMissing(f"there is no session {session_id}; it may have been removed permanently")
     return session

@@ -317,5 +317,5 @@ def _parsed(content: bytes, shape: type[_Shape]) -> _Shape:
     except (ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, shape):
-        raise LettaRejected("What answers at Letta's address does not speak as Letta does.", cause="not_letta")
+        raise LettaRejected("The server at Letta's address is not Letta.", cause="not_letta")
     return parsed

@@ -53,5 +53,5 @@ class CleanResponse(aiohttp.ClientResponse):
         body = await self.read()
         if connection is not None and self._answers.repeats(connection, next(self._numbers), body):
             connection.close()
-            raise aiohttp.ServerDisconnectedError("An earlier request's answer came again.")
+            raise aiohttp.ServerDisconnectedError("The connection delivered an earlier request's answer again.")
         return body

@@ -70,9 +70,9 @@ class ExactReader:
         try:
             messages = json.loads(response.content)["agents"][0]["messages"]
         except (ValueError, KeyError, IndexError, TypeError):
-            raise LettaRejected("What answers at Letta's address exports no agents.", cause="not_letta") from None
+            raise LettaRejected("The server at Letta's address cannot export agents.", cause="not_letta") from None
         if len(messages) != len(message_ids):
-            raise AgentGone("Messages vanished while they were read: the agent was deleted or reset.")
+            raise AgentGone("Messages disappeared while they were read: the agent was deleted or reset.")
         return [_row(message) for message in messages]
 
     async def _made(self, llm_config: object) -> str:

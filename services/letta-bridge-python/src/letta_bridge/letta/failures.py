@@ -43,9 +43,9 @@ _PERMANENT_STATUSES = frozenset({501, 505})
 # Every other refusal is a bad request.
 _REJECTIONS: Mapping[int, tuple[str, str]] = {
     401: ("letta_credentials", "Letta refuses the bridge's token"),
-    402: ("insufficient_credits", "The model's provider wants to be paid"),
+    402: ("insufficient_credits", "The model's provider demands payment"),
     403: ("forbidden", "Letta or its model's provider forbids the request"),
-    422: ("invalid", "Letta finds the request invalid"),
+    422: ("invalid", "Letta rejects the request as invalid"),
 }
 
 
@@ -65,13 +65,14 @@ def transport_failure(error: BaseException, *, reads: bool) -> LettaError:
         why = connection_failure(error) or "the connection could not be opened"
         return LettaUnavailable(f"Letta cannot be reached: {why}.", refused=refused, unopened=bool(failed))
     if any(isinstance(e, aiohttp.InvalidURL) for e in chain):
-        return LettaRejected("Letta's address is not a URL: correct the configured Letta address.")
+        return LettaRejected("The configured Letta address is not a URL: correct it.")
     timed_out = any(isinstance(e, TimeoutError) for e in chain)
     what = "did not answer in time" if timed_out else "closed the connection before its answer was complete"
     if reads:
         return LettaUnavailable(f"Letta {what}.")
     return OutcomeUnknown(
-        f"Letta {what}, so what was sent may be stored or not.", cause="timeout" if timed_out else "connection_lost"
+        f"Letta {what}, so it may or may not have stored the request.",
+        cause="timeout" if timed_out else "connection_lost",
     )
 
 
@@ -156,7 +157,7 @@ def _refused_by_provider(status: int, said: _Said, refusal: Refusal) -> LettaRej
 def _rejected(status: int, said: _Said) -> LettaRejected:
     cause, meaning = _REJECTIONS.get(status, ("bad_request", "Letta refused the request"))
     if status < HTTPStatus.BAD_REQUEST:
-        cause, meaning = "redirected", "Letta's address answers with a redirect, which is not followed"
+        cause, meaning = "redirected", "Letta's address answers with a redirect, which the bridge does not follow"
     elif "CONTEXT_WINDOW_EXCEEDED" in said.detail:
         cause, meaning = "context_overflow", "The agent's context does not fit the model's window"
     elif said.kind == "llm_authentication":
@@ -174,19 +175,21 @@ def _not_found(status: int, said: _Said, _: float | None) -> LettaError:
         )
     if _AGENT_MISSING.search(said.detail):
         return AgentGone("The agent does not exist in Letta (any more).")
-    return LettaRejected(f"Letta has nothing there, status {status}{said.quoted}.", cause="not_found", status=status)
+    return LettaRejected(
+        f"Letta does not have the requested object, status {status}{said.quoted}.", cause="not_found", status=status
+    )
 
 
 def _invalid(status: int, said: _Said, _: float | None) -> LettaError:
     if _AGENT_ID_MALFORMED in said.detail:
-        return AgentGone("The agent's id is not one Letta gives, so it cannot exist.")
+        return AgentGone("The agent's id does not have Letta's format, so the agent cannot exist.")
     return _rejected(status, said)
 
 
 def _conflict(status: int, said: _Said, retry_after: float | None) -> LettaError:
     if "PENDING_APPROVAL" in said.detail or "waiting for approval" in said.detail:
         return LettaRejected(
-            "The agent waits for somebody to approve a tool call: approve or deny it in Letta.",
+            "The agent waits for the approval of a tool call: approve or deny it in Letta.",
             cause="pending_approval",
             status=status,
         )
@@ -208,7 +211,7 @@ def _gave_up(status: int, said: _Said, retry_after: float | None) -> LettaError:
 
 def _connection_seen_closed(status: int, _: _Said, retry_after: float | None) -> LettaError:
     return OutcomeUnknown(
-        f"Letta saw the connection close, status {status}.", cause="connection_lost", retry_after=retry_after
+        f"Letta reports a closed connection, status {status}.", cause="connection_lost", retry_after=retry_after
     )
 
 
@@ -216,12 +219,14 @@ def _not_taking(status: int, said: _Said, retry_after: float | None) -> LettaErr
     """The error for a proxy that did not forward the request. Letta's own 503 can come from a later step of a turn."""
     if said.by_letta:
         return _server_error(status, said, retry_after)
-    return LettaUnavailable(f"Letta is not taking requests, status {status}.", retry_after=retry_after)
+    return LettaUnavailable(f"Letta accepts no requests, status {status}.", retry_after=retry_after)
 
 
 def _server_error(status: int, said: _Said, retry_after: float | None) -> LettaError:
     if "contains invalid characters" in said.detail:
-        return LettaRejected("Letta refuses the agent's name: it has characters Letta does not allow.", status=status)
+        return LettaRejected(
+            "Letta refuses the agent's name: it contains characters that Letta does not allow.", status=status
+        )
     if _AGENT_MISSING.search(said.detail):
         return AgentGone("The agent does not exist in Letta (any more).")
     # A proxy that lost its connection to Letta, even with status 500, does not know whether the turn still runs.

@@ -125,7 +125,7 @@ class LettaClient:
             return parse_answer(body)
         except ValueError:
             raise OutcomeUnknown(
-                f"What answered with status {status} in Letta's place does not speak as Letta does."
+                f"The server that answered with status {status} at Letta's address is not Letta."
             ) from None
 
     async def find_turns(
@@ -280,7 +280,7 @@ class LettaClient:
             )
         agent_ids = json_object(response.http_response).get("agent_ids") or []
         if not agent_ids:
-            raise LettaRejected("Letta made no agent of the agent file: it names none.")
+            raise LettaRejected("Letta created no agent from the agent file: its answer names none.")
         return str(agent_ids[0])
 
     async def request(
@@ -461,7 +461,7 @@ class LettaClient:
                 return
             oldest = str(page[0].get("id"))
             if oldest == before:
-                raise LettaRejected("What answers at Letta's address lists the same messages again.", cause="not_letta")
+                raise LettaRejected("The server at Letta's address lists the same messages again.", cause="not_letta")
             yield page
             before = oldest
             size = older or first

@@ -57,7 +57,7 @@ def _parsed(response: httpx.Response, shape: type[_Shape]) -> _Shape:
     except ValueError:
         parsed = None
     if not isinstance(parsed, shape):
-        raise LettaRejected("What answers at Letta's address does not speak as Letta does.", cause="not_letta")
+        raise LettaRejected("The server at Letta's address is not Letta.", cause="not_letta")
     return parsed
 
 

@@ -61,7 +61,7 @@ class LettaServer:
         """
         permit = self.breaker.enter(user)
         if permit is None:
-            raise BreakerOpen(f"Letta at {self.name} failed several times in a row and is left alone for a while.")
+            raise BreakerOpen(f"Letta at {self.name} failed several times in a row; its circuit breaker is open.")
         try:
             yield self.port
         except _SAYS_NOTHING:
@@ -180,7 +180,10 @@ class LettaServers:
         self.users.admit(user_key)
         ready = [server for server in self._servers if server.breaker.ready]
         if not ready:
-            raise BreakerOpen(f"Every Letta server is left alone; the next try is in {self.ready_in():.1f} seconds.")
+            raise BreakerOpen(
+                f"The circuit breakers of all Letta servers are open; the next attempt is in {self.ready_in():.1f} "
+                "seconds."
+            )
         if len(ready) == 1:
             return ready[0]
         return max(ready, key=lambda server: _score(server.name, user_key))

@@ -78,7 +78,7 @@ class Limiter:
         """
         limit = self._settings.max_age_seconds
         if limit and self._age(turn, task) > limit:
-            raise TaskExpired(f"the task waited for more than {limit:g} s and is not answered any more")
+            raise TaskExpired(f"the task waited for more than {limit:g} s, so it is no longer answered")
         if not self._metered:
             return Admission()
         standing = await self._standing(task.user_id)

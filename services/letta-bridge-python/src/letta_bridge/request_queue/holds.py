@@ -88,7 +88,7 @@ class Holds:
             _HOLD, lane, holder, ttl_ms, stale_ms, MAX_HELD, why, "" if is_lease else 1
         )
         if state < 0:
-            raise LaneHeld(f"{MAX_HELD} users are held already; wait until some of them are not")
+            raise LaneHeld(f"{MAX_HELD} users are held already; release one first")
         return 0.0 if state else max(1, wait_ms[0]) / 1000
 
     async def lift(self, lane: str, holder: str = "") -> bool:
@@ -163,12 +163,13 @@ class Holds:
         while (wait := await self.take(lane, holder, why)) > 0:
             if wait > STALE_SECONDS:
                 raise LaneHeld(
-                    "an operator holds this user's lane ('letta-bridge lanes' tells why); end that with 'letta-bridge "
+                    "an operator holds this user's lane ('letta-bridge lanes' shows the reason); end the hold with "
+                    "'letta-bridge "
                     "user release'"
                 )
             if clock() + min(wait, RENEW_SECONDS) > until:
                 raise LaneHeld(
-                    "another erasure holds this user's lane; wait for its end, or end its hold with "
+                    "another erasure holds this user's lane; wait until it has ended, or end its hold with "
                     "'letta-bridge user release'"
                 )
             await asyncio.sleep(min(wait, 1.0))

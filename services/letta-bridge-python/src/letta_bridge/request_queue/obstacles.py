@@ -34,6 +34,6 @@ def crowded(lane: Lane) -> tuple[str, str]:
     """The sentence about a lane that one user floods."""
     user = user_of(lane.lane) or lane.lane
     return (
-        f"{lane.waiting} tasks of the user {user} wait and are answered one after the other, while other users go on",
+        f"{lane.waiting} tasks of the user {user} wait and are processed one at a time; other users are not affected",
         f"{_LIMIT_ADVICE}, or end this user's tasks: letta-bridge user drop",
     )

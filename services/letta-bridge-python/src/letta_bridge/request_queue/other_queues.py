@@ -46,7 +46,7 @@ class LeftBehind:
         )
         return (
             f"the queue {self.name} on the same Redis has {turns} in flight, {users} waiting and {tasks} not taken, "
-            f"and no bridge; where that is the name this one had before, run a bridge with LETTA_REQUESTS={self.name} "
+            f"and no bridge; if that is a former name of this queue, run a bridge with LETTA_REQUESTS={self.name} "
             "until they are done"
         )
 

@@ -120,7 +120,7 @@ class RecentTurns:
             parts += [f"canned sentences instead of a model's answer: {self.canned}"] if self.canned else []
             parts += [f"error replies: {self.unanswered}"] if self.unanswered else []
         if self.turned_away:
-            parts.append(f"tasks that limits turned away: {self.turned_away}, mostly {next(iter(self.guards), '?')}")
+            parts.append(f"tasks refused by limits: {self.turned_away}, mostly {next(iter(self.guards), '?')}")
         return ", ".join(parts)
 
 

@@ -147,6 +147,6 @@ def _healthy(servers: LettaServers) -> Letta:
         for server in servers:
             if server.breaker.ready:
                 return server.port
-        raise LettaUnavailable("Every Letta server is left alone for a while.")
+        raise LettaUnavailable("The circuit breakers of all Letta servers are open.")
 
     return letta

@@ -35,16 +35,16 @@ def register(
         parents=list(parents),
         help="copy everything into another database, PostgreSQL or openGauss",
         description="Copy a whole Letta database into a new or empty one, PostgreSQL or openGauss, and compare the two "
-        "at the end. Stop Letta first. The source is only read. Killed half-way, the same command goes on.",
-        epilog="A password may be left out of the URLs and kept in ~/.pgpass (or the file PGPASSFILE names). Secrets "
-        "that Letta encrypted stay so: give the new server the same LETTA_ENCRYPTION_KEY.",
+        "at the end. Stop Letta first. The source is only read. After an interruption, the same command continues.",
+        epilog="A password may be left out of the URLs and kept in ~/.pgpass (or the file PGPASSFILE names). Letta's "
+        "encrypted secrets stay encrypted: give the new server the same LETTA_ENCRYPTION_KEY.",
     )
     url = "postgresql://user:password@host:port/database"
     move.add_argument("--from", dest="source", required=True, metavar="URL", help=f"the source: {url}")
-    move.add_argument("--to", dest="target", required=True, metavar="URL", help="the target; created where missing")
-    move.add_argument("--batch", type=_count, default=1000, help="rows a transaction copies at most (default: 1000)")
+    move.add_argument("--to", dest="target", required=True, metavar="URL", help="the target; created if missing")
+    move.add_argument("--batch", type=_count, default=1000, help="maximum rows per transaction (default: 1000)")
     only = move.add_mutually_exclusive_group()
-    only.add_argument("--dry-run", action="store_true", help="say what would be copied; write nothing")
+    only.add_argument("--dry-run", action="store_true", help="list what would be copied; write nothing")
     only.add_argument("--verify", action="store_true", help="compare only; write nothing")
     move.set_defaults(command=lambda given: _move(given, become_letta))
 
@@ -61,7 +61,7 @@ def _move(given: argparse.Namespace, become_letta: BecomeLetta) -> int:
             rows = move.verify()
         else:
             rows = move.run(batch=given.batch, before_schema=lambda: _prepare(target, given.data, become_letta))
-    say(f"{move.target} holds what {move.source} holds: {rows} rows, compared one by one.")
+    say(f"{move.target} contains the same as {move.source}: {rows} rows, compared one by one.")
     return 0
 
 

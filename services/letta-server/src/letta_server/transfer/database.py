@@ -64,7 +64,7 @@ def has_schema(url: DatabaseUrl) -> bool:
 def _entered(url: DatabaseUrl) -> Iterator[Connection]:
     connection = database.connect(url)
     if connection is None:
-        raise DatabaseUnfit(f"Database {url} does not exist; name the database that Letta runs on.")
+        raise DatabaseUnfit(f"Database {url} does not exist; name the database that Letta uses.")
     with contextlib.closing(connection):
         path = database.search_path(connection, url)
         dialect = database.dialect_of(connection)
@@ -73,7 +73,7 @@ def _entered(url: DatabaseUrl) -> Iterator[Connection]:
         connection.autocommit = True
         if pooled:
             raise DatabaseUnfit(
-                f"A connection pooler stands before database {url}, or may, and a move needs a session of its own; "
+                f"A connection pooler is, or may be, in front of database {url}, but a move needs its own session; "
                 "name the server itself."
             )
         _refuse_mode(connection, dialect, url)
@@ -92,13 +92,13 @@ def _refuse_mode(connection: Connection, dialect: Dialect, url: DatabaseUrl) -> 
 def _refuse_other_stamp(connection: Connection, url: DatabaseUrl, *accepted: str) -> None:
     found = _stamps(connection)
     if found is None:
-        raise SchemaRefused(f"Database {url} holds no Letta; name the database that Letta runs on.")
+        raise SchemaRefused(f"Database {url} does not contain Letta's tables; name the database that Letta uses.")
     if found == [HALF_MOVED] and HALF_MOVED not in accepted:
-        raise SchemaRefused(f"Database {url} holds half of a move; end that one first: run its command again.")
+        raise SchemaRefused(f"Database {url} contains an unfinished move; finish it first: run its command again.")
     if len(found) != 1 or found[0] not in accepted:
         raise SchemaRefused(
-            f"Database {url} is at revision {' and '.join(found) or 'none'}, and only {HEAD} can be moved; "
-            "bring it there with the migrations of Letta's release 0.16.8 (alembic upgrade head)."
+            f"Database {url} is at revision {' and '.join(found) or 'none'}, but only {HEAD} can be moved; upgrade it "
+            "with the migrations of Letta's release 0.16.8 (alembic upgrade head)."
         )
 
 

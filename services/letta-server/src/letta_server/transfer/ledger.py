@@ -67,8 +67,8 @@ class Ledger:
             self._begin(source, steps)
         elif self._begun_from() != ({source}, {step.name for step in steps}):
             raise MoveRefused(
-                f"The target holds half of another move (from {' and '.join(sorted(self._begun_from()[0]))}); end "
-                "that one first, or drop the target's database and start anew."
+                f"The target contains an unfinished move (from {' and '.join(sorted(self._begun_from()[0]))}); finish "
+                "it first, or drop the target's database and start again."
             )
 
     def position(self, step: Step) -> Position:
@@ -76,7 +76,7 @@ class Ledger:
         row = self._connection.execute(question, [step.name]).fetchone()
         if row is None:
             raise MoveRefused(
-                f"The target's table {LEDGER_TABLE} has lost its entry {step.name}; start anew on a new target."
+                f"The target's table {LEDGER_TABLE} lacks its entry {step.name}; start again with a new target."
             )
         copied, key, done = row
         return Position(int(copied), None if key is None else tuple(json.loads(key)), bool(done))
@@ -104,8 +104,8 @@ class Ledger:
             taken = sorted({step.table.name for step in steps if self._holds_rows(step.table.name)})
             if taken:
                 raise MoveRefused(
-                    f"The target holds rows already, in {taken[0]}{' and other tables' if taken[1:] else ''}; "
-                    "name a new or an empty database, it will be created."
+                    f"The target already contains rows, in {taken[0]}{' and other tables' if taken[1:] else ''}; "
+                    "name an empty database, or a new one, which will be created."
                 )
             self._connection.execute(self._statement(_CREATE_LEDGER))
             self._stamp(HALF_MOVED)

@@ -69,7 +69,7 @@ class Move:
                 steps = _checked(source, tables)
                 ledger = Ledger(target, str(self.source), steps)
                 if ledger.resumed:
-                    say(f"going on with the move into {self.target}.")
+                    say(f"continuing the move into {self.target}.")
                 transfer = Transfer(source, target, ledger, self.display, batch)
                 for step in steps:
                     self.display.begin(step.name, _count(source, step))
@@ -114,11 +114,13 @@ class Move:
                 self.display.end()
                 differences += [found] if found else []
                 total += rows
-            differences += [f"sequence {name} is behind the source's" for name in sequences.behind(source, target)]
+            differences += [
+                f"sequence {name} is behind that of the source" for name in sequences.behind(source, target)
+            ]
         if differences:
             raise ContentDiffers(
-                f"{self.source} and {self.target} do not hold the same: {'; '.join(differences)} (where Letta wrote to "
-                "one of them after the move began, stop it, drop the target's database, and move again)."
+                f"{self.source} and {self.target} differ: {'; '.join(differences)} (if Letta wrote to one of them "
+                "after the move began, stop Letta, drop the target's database, and move again)."
             )
         return total
 
@@ -140,16 +142,16 @@ def _explained() -> Iterator[None]:
         yield
     except psycopg.IntegrityError as error:
         raise MoveRefused(
-            f"A row does not fit its place in the target: {_reason(error)}; something else wrote to source or target "
-            "after the move began, so stop it, drop the target's database, and move again."
+            f"The target rejects a row: {_reason(error)}; another program wrote to source or target after the move "
+            "began; stop it, drop the target's database, and move again."
         ) from None
     except psycopg.errors.InsufficientPrivilege as error:
-        raise MoveRefused(f"A right is missing: {_reason(error)}; name users who own Letta's tables.") from None
+        raise MoveRefused(f"The user lacks a right: {_reason(error)}; name users who own Letta's tables.") from None
     except KeyboardInterrupt:  # elsewhere a clean end, but half a move is none
-        raise MoveInterrupted("Stopped; run the same command again, a move goes on where it was.") from None
+        raise MoveInterrupted("Stopped; run the same command again to continue the move.") from None
     except psycopg.Error as error:
         raise MoveInterrupted(
-            f"Interrupted: {_reason(error)}; run the same command again, a move goes on where it was."
+            f"Interrupted: {_reason(error)}; run the same command again to continue the move."
         ) from None
 
 
@@ -165,7 +167,7 @@ def _lock(target: Connection, url: DatabaseUrl) -> None:
         if row is not None and row[0]:
             return
         if time.monotonic() >= deadline:
-            raise MoveRefused(f"Another move into {url} is at work; wait for its end, or stop it first.")
+            raise MoveRefused(f"Another move into {url} is running; wait until it has ended, or stop it first.")
         time.sleep(0.2)
 
 
@@ -178,16 +180,18 @@ def _checked(source: Connection, tables: Mapping[str, Table]) -> Sequence[Step]:
     theirs = catalog.tables(source)
     lacking = catalog.lacking(tables, theirs)
     if lacking is not None:
-        raise MoveRefused(f"The source has no {lacking}, so it is not Letta 0.16.8's, whatever its stamp says.")
+        raise MoveRefused(
+            f"The source has no {lacking}, so it is not a database of Letta 0.16.8, despite its recorded revision."
+        )
     lost = catalog.lacking({name: theirs[name] for name in tables}, tables)
     if lost is not None:
         raise MoveRefused(
-            f"The source has a {lost} that the target lacks; it would be lost, so save it elsewhere and drop it first."
+            f"The source has a {lost} that the target lacks; it would be lost: save it elsewhere and drop it first."
         )
     keyless = sorted(name for name, table in tables.items() if not table.key)
     if keyless:
         raise MoveRefused(
-            f"Table {keyless[0]} of the target has no key to go by; name a new database, it will be created with all."
+            f"Table {keyless[0]} of the target has no primary key; name a new database, which will be created."
         )
     return plan.steps(tables)
 

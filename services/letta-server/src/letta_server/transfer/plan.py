@@ -67,6 +67,6 @@ def _weakest(tables: Mapping[str, Table], circle: Iterable[str]) -> tuple[str, F
                 return name, key
         pointed_to = name
     raise MoveRefused(
-        f"The tables {', '.join(sorted(set(others)))} point to each other and none of the pointers may be NULL, "
-        "so none can be filled first; move databases of Letta 0.16.8 only, as its own migrations make them."
+        f"The tables {', '.join(sorted(set(others)))} reference each other with columns that are NOT NULL, so none "
+        "can be filled first; only databases created by Letta 0.16.8's own migrations can be moved."
     )

@@ -26,9 +26,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.seconds is None and self.keep_last is None:
-            raise ValueError("a cleanup without older_than and keep_last would remove nothing; give one of them")
+            raise ValueError("a cleanup without older_than and keep_last would remove nothing; set one of them")
         if self.keep_last is not None and self.keep_last < 1:
-            raise ValueError(f"keep_last is {self.keep_last}, but at least 1 stays; to remove a thread, delete it")
+            raise ValueError(f"keep_last is {self.keep_last}, but must be at least 1; to remove a thread, delete it")
 
 
 async def cleanup(
@@ -64,8 +64,8 @@ async def delete_runs(statements: Statements, run_ids: Collection[str]) -> int:
         doomed = {_key(row) for row in rows if row["run_id"] in run_ids}
         if needed := thread.needed(doomed):
             raise CheckpointNeeded(
-                f"{len(needed)} checkpoints of these runs in the thread {thread_id!r} hold values that later ones "
-                "inherit; nothing was removed: delete the later runs too, or the whole thread"
+                f"{len(needed)} checkpoints of these runs in the thread {thread_id!r} contain values that later "
+                "checkpoints use; nothing was removed: delete the later runs, too, or the whole thread"
             )
         removed += await _remove(statements, thread_id, thread, doomed)
     return removed

@@ -139,8 +139,8 @@ def require_size(limit: int, blobs: Mapping[str, Blob]) -> None:
     for name, blob in blobs.items():
         if len(blob.data) > limit:
             raise ValueRefused(
-                f"{name} of a checkpoint takes {len(blob.data)} bytes, more than the {limit} it may; keep large things "
-                "elsewhere and refer to them"
+                f"{name} of a checkpoint takes {len(blob.data)} bytes, more than the maximum of {limit}; store large "
+                "values elsewhere and refer to them"
             )
 
 

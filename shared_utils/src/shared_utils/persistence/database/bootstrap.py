@@ -154,7 +154,7 @@ async def _made(connection: Connection, config: DatabaseConfig) -> float:
     if not config.generate_schemas:
         raise SchemaMissing(
             f"the database {config.place} does not exist; if DATABASE_URL names the right one, run "
-            f"`{command('migrate')}` as a user that may make it"
+            f"`{command('migrate')}` as a user that may create it"
         )
     dialect = await _dialect(connection)
     try:
@@ -165,7 +165,7 @@ async def _made(connection: Connection, config: DatabaseConfig) -> float:
         reason = error.diag.message_primary or str(error)
         statement = dialect.create_database(name).as_string(connection)
         raise DatabaseRefused(
-            f"the database {config.place} does not exist and user {config.parts.get('user')} cannot make it "
+            f"the database {config.place} does not exist and user {config.parts.get('user')} cannot create it "
             f"({reason}); run as an administrator: {statement}"
         ) from error
     return config.connection_timeout
@@ -187,13 +187,13 @@ async def _refuse_unfit(connection: Connection, dialect: Dialect, config: Databa
     if encoding != "UTF8":
         statement = dialect.create_database(f"{config.parts['dbname']}_utf8").as_string(connection)
         raise UnfitDatabase(
-            f"the database {config.place} is in the encoding {encoding}, which cannot hold every text; make one in "
-            f"UTF8 and name that: {statement}"
+            f"the database {config.place} is in the encoding {encoding}, which cannot store every text; create one in "
+            f"UTF8 and use that: {statement}"
         )
     if role != "origin":  # only a superuser could set it back
         raise UnfitDatabase(
-            f"sessions in the database {config.place} have session_replication_role = {role}, with which foreign keys "
-            "do not work and an erased conversation would leave its messages; reset that setting of the role or the "
+            f"sessions in the database {config.place} have session_replication_role = {role}, which disables foreign "
+            "keys, so an erased conversation would leave its messages; reset that setting of the role or the "
             "database (ALTER ROLE … RESET session_replication_role)"
         )
 
@@ -207,9 +207,10 @@ async def _row(connection: Connection, statement: str) -> tuple[Any, ...]:
 
 def _silent(config: DatabaseConfig) -> DatabaseUnavailable:
     return DatabaseUnavailable(
-        f"the database {config.place} does not answer within {config.connection_timeout + _GRACE_SECONDS:g} s, though "
-        "something there takes connections: a pooler whose server is away, or a server that is overloaded; it is tried "
-        "again"
+        f"the database {config.place} does not answer within {config.connection_timeout + _GRACE_SECONDS:g} s, "
+        "although "
+        "its address accepts connections: perhaps a pooler whose server is unavailable, or an overloaded server; it "
+        "is tried again"
     )
 
 

@@ -16,7 +16,7 @@ from shared_utils.config.settings import Section, load, setting
 from shared_utils.persistence.installed_names import SCHEMA
 
 _NO_URL: Final = (
-    "not a database URL; it reads postgresql://user:password@host:5432/name, with special characters of the password "
+    "not a database URL; write postgresql://user:password@host:5432/name, with special characters of the password "
     "percent-encoded (@ is %40, / is %2F)"
 )
 _LONGEST_NAME: Final = 63

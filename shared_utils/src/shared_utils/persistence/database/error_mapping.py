@@ -49,8 +49,9 @@ def translate(error: psycopg.Error, *, place: str, user: str) -> PersistenceErro
     found = _refusal(error, text, place, user)
     if found is None and (parameter := _POOLER_REFUSAL.search(str(error))):
         found = UnfitDatabase(
-            f"the connection pooler before the database {place} takes no parameter {parameter[1]}; take it out of "
-            f"DATABASE_URL, or let the pooler ignore it (ignore_startup_parameters = {parameter[1]})"
+            f"the connection pooler in front of the database {place} does not accept the parameter {parameter[1]}; "
+            "remove "
+            f"it from DATABASE_URL, or let the pooler ignore it (ignore_startup_parameters = {parameter[1]})"
         )
     if found is None and isinstance(error, _CONNECTION_ERRORS):
         why = connection_failure(error) or text
@@ -67,7 +68,7 @@ def _refusal(error: psycopg.Error, text: str, place: str, user: str) -> Persiste
         case PoolTimeout() | TooManyRequests():
             found = PoolExhausted(
                 f"no connection to the database {place} became free within DB_CONNECTION_TIMEOUT; raise that or "
-                "DB_MAX_CONNECTIONS, or ask it less at once"
+                "DB_MAX_CONNECTIONS, or send fewer queries at once"
             )
         case errors.QueryCanceled():
             found = QueryTimeout(
@@ -75,12 +76,13 @@ def _refusal(error: psycopg.Error, text: str, place: str, user: str) -> Persiste
             )
         case errors.SerializationFailure() | errors.DeadlockDetected() | errors.LockNotAvailable():
             found = DatabaseUnavailable(
-                f"the database {place} ended a transaction for another's sake, again and again ({text}); try it later"
+                f"the database {place} rolled back a transaction repeatedly because of conflicts with others "
+                f"({text}); try again later"
             )
         case errors.DiskFull():
             found = DatabaseUnavailable(
-                f"the disk of the database {place} is full ({text}), so nothing can be written there; make room on it; "
-                "it is tried again"
+                f"the disk of the database {place} is full ({text}), so it refuses writes; free disk space; it is "
+                "tried again"
             )
         case errors.ReadOnlySqlTransaction():
             found = DatabaseUnavailable(
@@ -88,10 +90,10 @@ def _refusal(error: psycopg.Error, text: str, place: str, user: str) -> Persiste
                 "it; name the primary in DATABASE_URL, or take that setting back; it is tried again"
             )
         case errors.UniqueViolation():
-            found = Conflict(f"such a row exists already ({text})")
+            found = Conflict(f"such a row already exists ({text})")
         case errors.UndefinedTable() | errors.InvalidSchemaName() | errors.UndefinedColumn():
             found = SchemaMissing(
-                f"the database {place} has not the tables this release needs ({text}); run: {command('migrate')}"
+                f"the database {place} lacks tables that this release needs ({text}); run: {command('migrate')}"
             )
         case errors.InsufficientPrivilege():
             found = DatabaseRefused(

@@ -74,8 +74,8 @@ async def pending(connection: Connection, config: DatabaseConfig) -> Sequence[Mi
         checksum = applied.get(migration.number, (migration.checksum, 0))[0]
         if checksum != migration.checksum:
             raise MigrationChanged(
-                f"migration {migration.number:04} ({migration.name}) of the database {config.place} is not the one of "
-                "this release; restore the file, never edit an applied migration"
+                f"migration {migration.number:04} ({migration.name}) of the database {config.place} differs from this "
+                "release's; restore the file, never edit an applied migration"
             )
     newest = migrations()[-1].number
     needed = max((compatible_from for _, compatible_from in applied.values()), default=0)
@@ -102,7 +102,7 @@ async def require_schema(connection: Connection, config: DatabaseConfig) -> None
         steps = ", ".join(f"{migration.number:04}" for migration in missing)
         raise SchemaMissing(
             f"the database {config.place} lacks the migrations {steps}; run `{command('migrate')}` as a user that may "
-            "make tables"
+            "create tables"
         )
     await apply(connection, config)
 
@@ -111,7 +111,7 @@ def no_schema(config: DatabaseConfig) -> SchemaMissing:
     """The error for a database that none of this service's tables is in."""
     return SchemaMissing(
         f"the database {config.place} has no schema {config.schema_name} with this service's tables; if DATABASE_URL "
-        f"and DB_SCHEMA name the right ones, run `{command('migrate')}` as a user that may make it"
+        f"and DB_SCHEMA name the right ones, run `{command('migrate')}` as a user that may create it"
     )
 
 
@@ -129,7 +129,7 @@ async def apply(connection: Connection, config: DatabaseConfig) -> Sequence[Migr
     except errors.InsufficientPrivilege as error:
         user = config.parts.get("user", "?")
         raise SchemaMissing(
-            f"user {user} may not make tables in the database {config.place} ({error.diag.message_primary}); run as "
+            f"user {user} may not create tables in the database {config.place} ({error.diag.message_primary}); run as "
             f"its owner: {command(f'migrate --grant {user}')}"
         ) from error
     return tuple(applied)
@@ -173,8 +173,8 @@ async def migrate(config: DatabaseConfig, *, grant: str | None = None) -> Sequen
                 await _grant(connection, config.schema_name, grant)
     except errors.UndefinedObject as error:
         raise DatabaseRefused(
-            f"the database {config.place} has no role {grant} ({error.diag.message_primary}); make it first: "
-            f"CREATE USER {grant} PASSWORD '...'"
+            f"the database {config.place} has no role {grant} ({error.diag.message_primary}); create it first: CREATE "
+            f"USER {grant} PASSWORD '...'"
         ) from error
     except psycopg.Error as error:
         raise translate(error, place=config.place, user=config.parts.get("user", "?")) from error

@@ -14,16 +14,16 @@ _SHA256_ONLY: Final = (
 )
 _SM3_ONLY: Final = _SHA256_ONLY.replace("the sha256 form", "the SM3 form")
 _INITIAL_USER: Final = (
-    "openGauss does not let its initial user {user} in over the network; make an account of its own: "
-    "CREATE USER bridge CREATEDB PASSWORD '...' (after password_encryption_type = 1), and name that one"
+    "openGauss does not allow its initial user {user} to connect over the network; create another account: CREATE "
+    "USER bridge CREATEDB PASSWORD '...' (after password_encryption_type = 1), and use that"
 )
 _LOCKED: Final = (
     "openGauss has locked the account {user} after too many wrong passwords; unlock it as an administrator: "
-    'ALTER USER "{user}" ACCOUNT UNLOCK, and correct the password here first'
+    'ALTER USER "{user}" ACCOUNT UNLOCK, after correcting the password here'
 )
-_WRONG: Final = "the database does not let user {user} in ({reason}); check user, password and pg_hba.conf"
+_WRONG: Final = "the database refuses user {user} ({reason}); check user, password and pg_hba.conf"
 _TLS: Final = (
-    "no connection to the database is safe enough as its URL asks for ({reason}); give the server a certificate, or "
+    "the connection to the database is not as secure as its URL requires ({reason}); give the server a certificate, or "
     "correct sslmode and sslrootcert in the URL"
 )
 

@@ -66,9 +66,9 @@ class OpenGauss:
         """See :class:`Dialect`."""
         if compatibility == "PG" and not empty_is_null:
             return None
-        loss = "an empty text is NULL there, so text would be lost" if empty_is_null else "its SQL differs"
+        loss = "it stores an empty text as NULL, so text would be lost" if empty_is_null else "its SQL differs"
         statement = self.create_database(f"{database}_pg").as_string()
         return UnfitDatabase(
-            f"the openGauss database {database} is in compatibility mode {compatibility or 'unknown'} ({loss}); make "
-            f"one in mode PG and name that: {statement}"
+            f"the openGauss database {database} is in compatibility mode {compatibility or 'unknown'} ({loss}); create "
+            f"one in mode PG and use that: {statement}"
         )

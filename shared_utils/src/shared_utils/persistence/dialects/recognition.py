@@ -32,13 +32,11 @@ def recognise(version: str) -> Dialect:
     elif found := _POSTGRESQL.match(version):
         dialect, oldest = PostgreSQL(_numbers(found)), _OLDEST_POSTGRESQL
     else:
-        raise UnfitDatabase(
-            f"the server says it is {version[:60]!r}; give this service a PostgreSQL >= 15 or an openGauss >= 5.0"
-        )
+        raise UnfitDatabase(f"the server is {version[:60]!r}; use a PostgreSQL >= 15 or an openGauss >= 5.0")
     if dialect.version < oldest:
         raise UnfitDatabase(
             f"{dialect.product} is too old: this service needs {'.'.join(map(str, oldest))} or newer; upgrade the "
-            "server, or name another one"
+            "server, or use another one"
         )
     return dialect
 

@@ -148,7 +148,9 @@ class FileErasureLog:
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:
-            raise PersistenceError(f"the audit file {self._path} cannot be read ({error}); mend or move it") from error
+            raise PersistenceError(
+                f"the audit file {self._path} cannot be read ({error}); repair or move it"
+            ) from error
 
 
 def _is_since(row: Mapping[str, Any], moment: datetime) -> bool:

@@ -187,7 +187,7 @@ class PassageVectorStore(VectorStore):
 
     async def _deleted(self, ids: Sequence[str] | None, where: Mapping[str, Any] | None) -> bool:
         if ids is None and not where:
-            raise ValueError("what to delete is said by ids or a filter; the store deletes everything of a scope")
+            raise ValueError("pass ids or a filter of what to delete; to delete a whole scope, use the store")
         await self._store.delete(self._scope, passage_ids=ids, where=where)
         return True
 

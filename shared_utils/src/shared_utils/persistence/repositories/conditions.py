@@ -78,9 +78,9 @@ def check_condition(where: Where, table: Table[Any]) -> None:
     """
     kind = table.columns[table.check(where.column)]
     if kind == "jsonb":
-        raise ValueError(f"{where.column} of {table.name} is JSON, which is not compared")
+        raise ValueError(f"{where.column} of {table.name} is JSON, which cannot be compared")
     if where.comparison not in _COMPARISONS:
-        raise ValueError(f"{where.comparison!r} is no comparison")
+        raise ValueError(f"{where.comparison!r} is not a comparison")
     if where.comparison == "in":
         if isinstance(where.value, str) or not isinstance(where.value, Collection):
             raise ValueError(f"what {where.column} is to be in must be a collection")
@@ -89,7 +89,7 @@ def check_condition(where: Where, table: Table[Any]) -> None:
     elif where.value is not None:
         _check_value(where.column, kind, where.value, table)
     elif where.comparison in _ORDERS:
-        raise ValueError(f"{where.column} {where.comparison} None holds for no row; use = or !=")
+        raise ValueError(f"{where.column} {where.comparison} None matches no row; use = or !=")
 
 
 def _check_value(column: str, kind: str, value: object, table: Table[Any]) -> None:

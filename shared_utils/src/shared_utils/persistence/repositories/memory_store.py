@@ -106,7 +106,7 @@ class InMemoryRepository(Generic[Model]):
             if key not in self._rows and key not in new:
                 new[key] = row
             elif not ignore_existing:
-                raise Conflict(f"such a row exists already ({key})")
+                raise Conflict(f"such a row already exists ({key})")
         self._rows |= new
         return len(new)
 

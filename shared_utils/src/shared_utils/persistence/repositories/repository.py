@@ -88,7 +88,7 @@ class BaseRepository(Protocol[Model]):
 
         Raises:
             RowMissing: there is none.
-            RowChanged: the row is not as expected any more; read it again. Nothing is written.
+            RowChanged: the row has changed; read it again. Nothing is written.
         """
         ...
 
@@ -249,7 +249,7 @@ def position(after: str, table: Table[Any]) -> Mapping[str, Any]:
             if table.columns[column] == "timestamptz":
                 found[column] = datetime.fromisoformat(found[column])
     except (ValueError, TypeError):
-        raise ValueError(f"{after!r} is not where a page of {table.name} begins") from None
+        raise ValueError(f"{after!r} is not a position in {table.name}") from None
     return found
 
 
@@ -281,14 +281,14 @@ def changed_row(before: Model, change: Callable[[Model], Model], table: Table[Mo
     """
     row = table.row(change(before))
     if row[table.key] != table.row(before)[table.key]:
-        raise ValueError(f"a change of a row of {table.name} must leave its {table.key} as it is")
+        raise ValueError(f"a change of a row of {table.name} must not change its {table.key}")
     return row
 
 
 def not_as_expected(there: bool, table: Table[Any], key: str) -> RowChanged | RowMissing:
     """Why an update with a condition touched nothing."""
     if there:
-        return RowChanged(f"the row {key} of {table.name} is not as expected any more; read it again")
+        return RowChanged(f"the row {key} of {table.name} has changed; read it again")
     return RowMissing(f"{table.name} has no row {key}")
 
 

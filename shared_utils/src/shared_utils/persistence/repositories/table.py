@@ -163,7 +163,9 @@ class Table(Generic[Model]):
         try:
             return None if value is None else json.dumps(clean_json(value), ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise ValueRefused(f"{column} of {self.name} holds what JSON cannot ({error}); leave it out") from None
+            raise ValueRefused(
+                f"{column} of {self.name} contains a value that JSON cannot represent ({error}); remove it"
+            ) from None
 
     def _is_expected(self, column: str) -> sql.Composed:
         value = sql.SQL("{}::{}").format(sql.Placeholder(f"expected_{column}"), sql.SQL(self.columns[column]))
@@ -186,7 +188,7 @@ def _type(annotation: Any, where: str) -> str:
     if found is None and isinstance(annotation, type) and issubclass(annotation, str):
         found = "text"
     if found is None:
-        raise TypeError(f"{where} is of a type no column holds: {annotation}")
+        raise TypeError(f"{where} has a type that no column can store: {annotation}")
     return found
 
 

@@ -75,7 +75,7 @@ class DatabaseSessionStore:
             session = await self.find(user_id, persona)
             if session is not None:
                 return session
-        raise SessionStoreError("a session was ended each time it was reserved; look for what keeps ending it")
+        raise SessionStoreError("the session was ended each time it was reserved; find out which program ends it")
 
     async def claim(self, session_id: str, owner: str, seconds: float) -> bool:
         """See :class:`SessionStore`."""
@@ -97,9 +97,7 @@ class DatabaseSessionStore:
         }
         saved = _one(await self._fetch("save", values))
         if saved is None:
-            raise StaleSession(
-                f"session {session.session_id} is not at version {session.version} any more; read it again"
-            )
+            raise StaleSession(f"session {session.session_id} is no longer at version {session.version}; read it again")
         return saved
 
     async def page(
@@ -124,7 +122,7 @@ class DatabaseSessionStore:
             raise Conflict(f"the user of session {session_id} has another active one; end that first") from error
         session = await self.load(session_id)
         if session is None:
-            raise RowMissing(f"there is no session {session_id}; it may have been removed for good")
+            raise RowMissing(f"there is no session {session_id}; it may have been removed permanently")
         return session
 
     async def touch(
@@ -335,7 +333,7 @@ def _session(row: Row) -> Session:
     for name in ("session_data", "metadata"):
         if not isinstance(row[name], dict):
             raise SessionStoreError(
-                f"session {row['session_id']} in the database cannot be read ({name} is no JSON object); correct or "
+                f"session {row['session_id']} in the database cannot be read ({name} is not a JSON object); correct or "
                 "delete that row"
             )
     values: dict[str, Any] = {

@@ -103,7 +103,7 @@ class FileSessionStore:
             stored = _load(connection, session.session_id)
             if stored is None or stored.version != session.version:
                 raise StaleSession(
-                    f"session {session.session_id} is not at version {session.version} any more; read it again"
+                    f"session {session.session_id} is no longer at version {session.version}; read it again"
                 )
             return self._write(connection, _following(held, message_count=stored.message_count), session.version)
 
@@ -144,7 +144,7 @@ class FileSessionStore:
         def revive(connection: sqlite3.Connection) -> Session:
             session = _load(connection, session_id)
             if session is None:
-                raise RowMissing(f"there is no session {session_id}; it may have been removed for good")
+                raise RowMissing(f"there is no session {session_id}; it may have been removed permanently")
             if session.is_active:
                 return session
             # An expiry that has passed is taken away: the next cleanup would end it again.

@@ -25,9 +25,9 @@ _REPLAY_ATTEMPTS: Final = 5
 _ENTRIES_PER_REPLAY: Final = 500
 """Entries replayed together."""
 
-_CHANGED_REASON: Final = "the database has been written to meanwhile"
+_CHANGED_REASON: Final = "the database's session was changed meanwhile"
 _REMOVED_REASON: Final = "the session was removed from the database meanwhile"
-_OTHER_AGENT: Final = "the database names another agent; this one is nobody's now"
+_OTHER_AGENT: Final = "the database names another agent; this one is no longer used"
 _OTHER_SESSION: Final = "the user got another session in the database meanwhile"
 
 
@@ -105,7 +105,7 @@ class SessionReplay:
             done = await (self._insert(entry, session) if current is None else self._update(entry, session, current))
             if done:
                 return
-        raise StaleSession(f"session {session.session_id} is written all the time; its entry cannot be replayed")
+        raise StaleSession(f"session {session.session_id} changed at every attempt; its entry cannot be replayed")
 
     async def _insert(self, entry: Entry, session: Session) -> bool:
         if entry.base not in (NEW_SESSION, UNKNOWN_BASE):

@@ -58,7 +58,7 @@ def _storable(session: Session, name: str, values: Mapping[str, Any], max_bytes:
     if total > max_bytes:
         largest = max(sizes, key=sizes.__getitem__)
         raise ValueRefused(
-            f"{name} of session {session.session_id} has {total} bytes, {max_bytes} are allowed; its largest key "
+            f"{name} of session {session.session_id} has {total} bytes; the maximum is {max_bytes}; its largest key "
             f"{_shown(largest)} has {sizes[largest]}: make it smaller, or raise sessions.max_data_bytes"
         )
     return held

@@ -196,8 +196,8 @@ async def _refuse_rows(connection: Connection, config: DatabaseConfig, tables: s
         found = await connection.execute(statement("one_row", config.schema_name, table=table))
         if await found.fetchone():
             raise Conflict(
-                f"the database {config.place} holds rows in {table} already, so bridges have worked with it; stop "
-                "them, and restore into an empty database, or into another schema (DB_SCHEMA)"
+                f"the database {config.place} already contains rows in {table}, so bridges have used it; stop them, "
+                "and restore into an empty database, or into another schema (DB_SCHEMA)"
             )
 
 
@@ -222,13 +222,14 @@ class _Filling:
         unknown = self.tables.keys() - known - {table.name for table in lists} - BOOKKEEPING
         if unknown:
             raise DatabaseRefused(
-                f"the backup holds tables that this release does not know: {', '.join(sorted(unknown))}; upgrade, or "
+                f"the backup contains tables that this release does not know: {', '.join(sorted(unknown))}; "
+                "upgrade, or "
                 "restore with the release that made it"
             )
         for table in lists:
             if table.name not in self.tables:
                 raise RestoreMismatch(
-                    f"the backup lists the vectors {table.name} and has no file of them; nothing was changed. Use "
+                    f"the backup lists the vectors {table.name}, but lacks their file; nothing was restored. Use "
                     "another copy of it"
                 )
             kind = vector_kind if table.kind == "vector" else table.kind
@@ -278,10 +279,10 @@ class _Filling:
                 digest.feed(data)
         if expected.rows not in {None, digest.rows}:
             raise RestoreMismatch(
-                f"{table} has {digest.rows} rows, and the backup says {expected.rows}; nothing was changed"
+                f"{table} has {digest.rows} rows, but the backup lists {expected.rows}; nothing was restored"
             )
         if expected.digest not in {None, digest.hexdigest}:
-            raise RestoreMismatch(f"{table} has rows that differ from those of the backup; nothing was changed")
+            raise RestoreMismatch(f"{table} has rows that differ from those of the backup; nothing was restored")
         self.done.rows[table] = digest.rows
         self.done.compared += expected.digest is not None
 

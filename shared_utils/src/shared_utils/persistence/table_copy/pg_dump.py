@@ -32,7 +32,8 @@ async def unpack(dump: Path, folder: Path) -> dict[str, Path]:
     program = shutil.which("pg_restore")
     if program is None:
         raise DatabaseRefused(
-            "the backup was made by pg_dump and pg_restore is not here; install PostgreSQL's client programs of the "
+            "the backup was made by pg_dump, but pg_restore is not installed; install PostgreSQL's client programs "
+            "of the "
             "server's version, or make the backup again with this release"
         )
     make_folder(folder)

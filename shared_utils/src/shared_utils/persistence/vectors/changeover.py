@@ -23,7 +23,7 @@ _SQL: Final = statements("vectors", "shared_utils.persistence")
 
 def no_changeover() -> str:
     """The sentence for a collection that has no new model."""
-    return f"no model is being changed over to; begin: {command('vectors reembed')}"
+    return f"no change of the model is in progress; start one: {command('vectors reembed')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Changeover:
             gaps = {"table": current.name, "other": filling.name, "columns": "passage_id"}
             if await self.database.rows(connection, filled(_SQL["outdated"], gaps), {"after": "", "limit": 1}):
                 raise ReembeddingUnfinished(
-                    f"passages lack their embedding of {filling.model} still; go on: {command('vectors reembed')}"
+                    f"passages still lack their embedding of {filling.model}; continue: {command('vectors reembed')}"
                 )
             await self.tables.set_state(connection, current, "retired")
             await self.tables.set_state(connection, filling, "current")

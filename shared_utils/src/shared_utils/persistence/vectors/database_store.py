@@ -296,8 +296,8 @@ class DatabasePassageStore:
             )
             if row["taken"] is not None:
                 raise Conflict(
-                    f"passage {row['taken']} belongs to another agent or source; delete it there, or give this one an "
-                    "id of its own"
+                    f"passage {row['taken']} belongs to another agent or source; delete that passage, or use another "
+                    "id for this one"
                 )
             if not row["fit"]:
                 raise mismatch(await self._tables.fresh(), model)

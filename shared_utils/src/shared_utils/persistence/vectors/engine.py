@@ -71,13 +71,13 @@ async def look(database: Database, *, create: bool) -> VectorEngine:
     """
     dialect = await database.open()
     if dialect.vectors is None:
-        return VectorEngine(None, lack=f"{dialect.product} has no vector type; openGauss has it from 6.0.2 on")
+        return VectorEngine(None, lack=f"{dialect.product} has no vector type; openGauss has one since 6.0.2")
     if found := await _found(database, builtin=dialect.vectors == "builtin"):
         return found
     if dialect.vectors == "builtin":
         return VectorEngine(None, lack=f"this {dialect.product} was built without its vector type")
     if not create:
-        return VectorEngine(None, lack="the extension pgvector is not there, and nobody asks for it")
+        return VectorEngine(None, lack="the extension pgvector is not installed, and the settings do not require it")
     lack = await _created(database)
     if found := await _found(database, builtin=False):
         return found
@@ -102,23 +102,23 @@ async def _found(database: Database, *, builtin: bool) -> VectorEngine | None:
 async def _created(database: Database) -> str:
     """Make the extension, and say why it is not to be had where it is not; another process may have been faster."""
     if not database.config.generate_schemas:
-        return "the extension pgvector is not there; run as an administrator: CREATE EXTENSION vector"
+        return "the extension pgvector is missing in the database; run as an administrator: CREATE EXTENSION vector"
 
     async def work(connection: Connection) -> str:
         try:
             await database.send(connection, _SQL["create_extension"])
         except (errors.DuplicateObject, errors.UniqueViolation):
-            return "the extension pgvector is in a schema that is not looked into; move it to the schema public"
+            return "the extension pgvector is in a schema outside the search path; move it to the schema public"
         except errors.InsufficientPrivilege:
-            return "this role may not make the extension pgvector; run as an administrator: CREATE EXTENSION vector"
+            return "this role may not create the extension pgvector; run as an administrator: CREATE EXTENSION vector"
         except (errors.FeatureNotSupported, errors.UndefinedFile):
             return "the extension pgvector is not installed on the server"
-        return "the extension pgvector is in a schema that is not looked into; move it to the schema public"
+        return "the extension pgvector is in a schema outside the search path; move it to the schema public"
 
     try:
         return await database.run(work, transaction=False)
     except PersistenceError as error:
-        return f"the extension pgvector cannot be made ({error})"
+        return f"the extension pgvector cannot be created ({error})"
 
 
 def operator(metric: Metric) -> str:

@@ -128,7 +128,7 @@ class _Parser:
 
     def filter(self, given: Any, depth: int) -> Condition:
         if not isinstance(given, Mapping) or not given:
-            raise FilterRefused(f"{_shown(given)} is no filter; it reads {{'key': value}} or {{'$and': [...]}}")
+            raise FilterRefused(f"{_shown(given)} is not a filter; write {{'key': value}} or {{'$and': [...]}}")
         if depth > _MAX_FILTER_DEPTH:
             raise FilterRefused(f"the filter is nested deeper than {_MAX_FILTER_DEPTH} levels; make it flatter")
         parts: list[Condition] = []
@@ -140,7 +140,7 @@ class _Parser:
         self._count()
         if not isinstance(name, str) or not name or len(name) > _LONGEST_KEY:
             raise FilterRefused(
-                f"{_shown(name)} is no key; a filter's keys are texts of 1 to {_LONGEST_KEY} characters"
+                f"{_shown(name)} is not a key; a filter's keys are texts of 1 to {_LONGEST_KEY} characters"
             )
         if name == "$not":
             return [Not(self.filter(value, depth + 1))]
@@ -150,12 +150,12 @@ class _Parser:
             parts = [self.filter(part, depth + 1) for part in value]
             return [Every(parts) if name == "$and" else Some(parts)]
         if name.startswith("$"):
-            raise FilterRefused(f"{name} cannot stand here; before a key there may be {', '.join(_ON_FILTERS)}")
+            raise FilterRefused(f"{name} is not allowed here; before a key, use {', '.join(_ON_FILTERS)}")
         key = clean_text(name)
         if not isinstance(value, Mapping):
             return [Compare(key, "$eq", _scalar(value, "$eq", key))]
         if not value:
-            raise FilterRefused(f"the filter asks nothing of {key}; it reads {{{key!r}: {{'$eq': value}}}}")
+            raise FilterRefused(f"the filter has no condition for {key}; write {{{key!r}: {{'$eq': value}}}}")
         return [part for operator, operand in value.items() for part in self._compared(key, operator, operand)]
 
     def _compared(self, key: str, operator: Any, value: Any) -> Sequence[Condition]:
@@ -179,12 +179,12 @@ class _Parser:
                     raise FilterRefused(f"$exists of {key} takes true or false, not {_shown(value)}")
                 return [Compare(key, operator, value)]
             case _:
-                raise FilterRefused(f"{_shown(operator)} of {key} is no operator; there are {', '.join(_ON_KEYS)}")
+                raise FilterRefused(f"{_shown(operator)} of {key} is not an operator; use one of {', '.join(_ON_KEYS)}")
 
     def _count(self) -> None:
         self._parts += 1
         if self._parts > _MOST_PARTS:
-            raise FilterRefused(f"the filter has more than {_MOST_PARTS} conditions; ask for less at once")
+            raise FilterRefused(f"the filter has more than {_MOST_PARTS} conditions; use fewer")
 
 
 def _scalar(value: Any, operator: str, key: str) -> Scalar:

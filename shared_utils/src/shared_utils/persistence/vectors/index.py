@@ -27,7 +27,7 @@ _log = logs.get(__name__)
 
 _SQL: Final = statements("vectors", "shared_utils.persistence")
 _NO_TYPE: Final = "the server has no vector type, so every passage in scope is compared"
-_TOO_LONG: Final = "no index holds so many dimensions, so every passage in scope is compared"
+_TOO_LONG: Final = "no index supports so many dimensions, so every passage in scope is compared"
 _HALF_PRECISION_NOTE: Final = "the index finds candidates in half precision"
 
 
@@ -64,8 +64,9 @@ class IndexBuilder:
                 return await self._build_alone(connection, table, precision, rebuild=rebuild)
             except errors.QueryCanceled as error:
                 raise QueryTimeout(
-                    f"the server ended the building of the index {table.index} after its own statement_timeout; raise "
-                    f"that for this user, or run `{command('vectors reindex')}` with a DATABASE_URL past the pooler"
+                    f"the server cancelled the build of the index {table.index} after its own statement_timeout; "
+                    f"raise that for this user, or run `{command('vectors reindex')}` with a DATABASE_URL that "
+                    "bypasses the pooler"
                 ) from error
 
         async with _alone(self.database.config, table.lock) as alone:

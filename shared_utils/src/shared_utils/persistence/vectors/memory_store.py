@@ -203,7 +203,7 @@ class InMemoryPassageStore:
     async def finish_reembedding(self) -> None:
         current, filling = self._pair()
         if (await self.outdated(limit=1)).passages:
-            raise ReembeddingUnfinished(f"passages lack their embedding of {filling.model} still")
+            raise ReembeddingUnfinished(f"passages still lack their embedding of {filling.model}")
         current.state, filling.state = "retired", "current"
         self._shelves.sort(key=lambda shelf: shelf.state != "current")
 

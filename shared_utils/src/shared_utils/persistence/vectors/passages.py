@@ -151,7 +151,9 @@ def metadata_json(metadata: Mapping[str, Any]) -> str:
         # Cleaning walks through all of it, and hardly ever finds anything.
         return _JSON.encode(clean_json(metadata)) if _UNCLEAN.search(text) else text
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueRefused(f"a passage's metadata holds what JSON cannot ({error}); leave it out") from None
+        raise ValueRefused(
+            f"a passage's metadata contains a value that JSON cannot represent ({error}); remove it"
+        ) from None
 
 
 def checked(passage: Passage) -> Passage:
@@ -195,7 +197,7 @@ def check_vector(vector: Sequence[float], what: str) -> None:
     length = math.hypot(*vector)
     if not _SHORTEST <= length <= _LONGEST:  # nor is it where one of the numbers is none
         raise ValueRefused(
-            f"{what} has the length {length:g}, so its direction is lost in single precision; embed the text again"
+            f"{what} has the length {length:g}, so single precision loses its direction; embed the text again"
         )
 
 

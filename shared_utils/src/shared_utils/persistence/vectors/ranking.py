@@ -22,7 +22,7 @@ def check_limits(limit: int, offset: int = 0) -> None:
     if not 1 <= limit <= MAX_MATCHES:
         raise ValueError(f"an answer holds 1 to {MAX_MATCHES} passages, not {limit}")
     if not 0 <= offset <= MAX_OFFSET:
-        raise ValueError(f"the nearest 0 to {MAX_OFFSET} passages may be left out, not {offset}")
+        raise ValueError(f"the nearest 0 to {MAX_OFFSET} passages may be skipped, not {offset}")
 
 
 def ranked(matches: Sequence[Match], k: int, offset: int, min_score: float | None) -> Sequence[Match]:

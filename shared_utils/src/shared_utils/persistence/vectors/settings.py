@@ -105,7 +105,7 @@ def vector_database(settings: VectorSettings, service: DatabaseConfig) -> Databa
     if not given.enabled:
         return service
     if given.username is None:
-        raise SettingsError("ENABLE_OPENGAUSS is set, and no user; set OPENGAUSS_USERNAME and OPENGAUSS_PASSWORD")
+        raise SettingsError("ENABLE_OPENGAUSS is set without a user; set OPENGAUSS_USERNAME and OPENGAUSS_PASSWORD")
     login = quote(given.username, safe="")
     if given.password is not None:
         login += f":{quote(given.password.get_secret_value(), safe='')}"

@@ -191,7 +191,7 @@ class VectorTables:
     def _may_not(self, model: str, dimensions: int) -> VectorTableMissing:
         return VectorTableMissing(
             f"there is no table for vectors of {model} in the database {self._database.config.place}, and this role "
-            f"may not make it; run as its owner: {command(f'vectors prepare {model} {dimensions}')}"
+            f"may not create it; run as its owner: {command(f'vectors prepare {model} {dimensions}')}"
         )
 
     @property
@@ -209,7 +209,7 @@ def mismatch(tables: Sequence[VectorTable], model: str) -> ModelMismatch:
     held = " and ".join(table.model for table in tables if table.state != "retired") or "no model"
     return ModelMismatch(
         f"the collection holds vectors of {held}, which cannot be compared with those of {model}; name that model, or "
-        f"change over: {command('vectors reembed')}"
+        f"switch to the new one: {command('vectors reembed')}"
     )
 
 
